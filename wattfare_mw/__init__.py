@@ -1,0 +1,1 @@
+"""Wattfare for Python."""

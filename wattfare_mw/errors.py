@@ -1,0 +1,290 @@
+"""The WattfareError family, its wire form, and the three helpers that see through the error of
+an AI library to the one inside it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
+
+import msgspec
+
+
+class WattfareError(Exception):
+    """Anything that Wattfare refuses or cannot do; its subclasses say what to do about it.
+
+    Attributes:
+        code: the protocol's word for it, e.g. ``"budget_exceeded"``.
+        status: the HTTP status as answered; 0 where nothing answered at all.
+        message: for people; never holds a secret.
+        retry_after: seconds to wait before trying again, where the service said so.
+        request_id: the service's id of the call, where it gave one: what support asks for.
+    """
+
+    default_code: ClassVar[str] = "unknown"
+    default_status: ClassVar[int] = 500
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        code: str | None = None,
+        status: int | None = None,
+        retry_after: float | None = None,
+        request_id: str | None = None,
+    ) -> None:
+        self.code = code or self.default_code
+        self.status = self.default_status if status is None else status
+        self.message = message or (type(self).__doc__ or self.code).split("\n")[0]
+        self.retry_after = retry_after
+        self.request_id = request_id
+        super().__init__(self.message)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.message!r}, code={self.code!r}, status={self.status})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Keyword-only arguments: say how a copy is made, or a worker pool cannot hand it back.
+        return (_rebuild, (type(self), self.message, self._fields()))
+
+    def _fields(self) -> dict[str, Any]:
+        return {
+            "code": self.code,
+            "status": self.status,
+            "retry_after": self.retry_after,
+            "request_id": self.request_id,
+        }
+
+    def to_wire(self) -> dict[str, dict[str, str]]:
+        """The protocol's JSON: ``{"error": {"code", "message"}}``."""
+        return {"error": {"code": self.code, "message": self.message}}
+
+    def to_json(self) -> bytes:
+        """:meth:`to_wire`, encoded."""
+        return msgspec.json.encode(self.to_wire())
+
+    @property
+    def http_status(self) -> int:
+        """The status to answer an HTTP client with: a service that was never reached is a 502."""
+        return self.status or 502
+
+
+class WattfareNotConnectedError(WattfareError):
+    """This user has not connected a budget yet. Offer to connect one."""
+
+    default_code = "not_connected"
+    default_status = 402
+
+
+class WattfareBudgetExceededError(WattfareError):
+    """The month's cap is reached. Show the usage, and let the user raise the cap."""
+
+    default_code = "budget_exceeded"
+    default_status = 402
+
+
+class WattfareFundingError(WattfareError):
+    """The user's funding was refused by the model's provider. The user must reconnect."""
+
+    default_code = "funding_invalid"
+    default_status = 402
+
+
+class WattfareGrantError(WattfareError):
+    """The grant is unknown, expired, used up or over its dollar cap. Ask for a new one."""
+
+    default_code = "grant_invalid"
+    default_status = 402
+
+
+class WattfareRateLimitError(WattfareError):
+    """Too many requests. Slow down."""
+
+    default_code = "rate_limited"
+    default_status = 429
+
+
+class WattfareAuthError(WattfareError):
+    """A bad or missing credential. Check the app's secret key."""
+
+    default_code = "auth"
+    default_status = 401
+
+
+class WattfareNetworkError(WattfareError):
+    """The service could not be reached. Try again, with backoff.
+
+    Attributes:
+        sent: False where the connection was never made, so that nothing can have been billed.
+    """
+
+    default_code = "network"
+    default_status = 0
+
+    def __init__(self, message: str = "", *, sent: bool = True, **fields: Any) -> None:
+        super().__init__(message, **fields)
+        self.sent = sent
+
+    def _fields(self) -> dict[str, Any]:
+        return {**super()._fields(), "sent": self.sent}
+
+
+def _rebuild(cls: type[WattfareError], message: str, fields: dict[str, Any]) -> WattfareError:
+    return cls(message, **fields)
+
+
+_CLASSES: dict[str, type[WattfareError]] = {
+    cls.default_code: cls
+    for cls in (
+        WattfareNotConnectedError,
+        WattfareBudgetExceededError,
+        WattfareFundingError,
+        WattfareGrantError,
+        WattfareRateLimitError,
+        WattfareAuthError,
+        WattfareNetworkError,
+    )
+}
+#: Every code of the protocol: those that have a class of their own, and the rest.
+CODES = frozenset({*_CLASSES, "invalid_request", "upstream", "unknown"})
+
+#: What a status alone says, where the answer carried no code that we know.
+_CODE_BY_STATUS = {
+    401: "auth",
+    429: "rate_limited",
+    **dict.fromkeys((400, 403, 405, 409, 413, 415, 422), "invalid_request"),
+    **dict.fromkeys((502, 503, 504), "upstream"),
+}
+
+
+class _WireError(msgspec.Struct):
+    code: str | None = None
+    message: str = ""
+
+
+class _WireEnvelope(msgspec.Struct):
+    error: _WireError
+
+
+_decode_envelope = msgspec.json.Decoder(_WireEnvelope).decode
+
+
+def make_error(
+    code: str | None, message: str = "", *, status: int | None = None, **fields: Any
+) -> WattfareError:
+    """The error of this code, in its class; a code that the protocol does not know goes by its
+    status and is named in the message."""
+    if code not in CODES:
+        if code is not None:
+            message = f"{message} (code {code[:100]!r})".lstrip()
+        code = _CODE_BY_STATUS.get(status or 0, "unknown")
+    return _CLASSES.get(code, WattfareError)(message, code=code, status=status, **fields)
+
+
+def error_from_answer(
+    status: int, body: bytes, headers: Mapping[str, str] | None = None
+) -> WattfareError:
+    """The typed error that an answer of the service stands for, whatever its body is: the
+    protocol's JSON, a proxy's HTML page, or half of either."""
+    headers = headers or {}
+    about: dict[str, Any] = {
+        "status": status,
+        "retry_after": retry_after_seconds(headers.get("retry-after")),
+        "request_id": headers.get("x-request-id"),
+    }
+    error = wire_error(body)
+    if error is not None:
+        return make_error(error.code, error.message or f"Wattfare answered {status}.", **about)
+    if 300 <= status < 400:
+        message = f"Wattfare answered with a redirect ({status}), which is not followed: check base_url."
+    elif status == 404:
+        message = "Nothing answers at this address (404): check base_url."
+    else:
+        message = f"Wattfare answered {status} without an error in its JSON form."
+    return make_error(None, message, **about)
+
+
+def wire_error(body: bytes) -> _WireError | None:
+    """The ``{"error": {"code", "message"}}`` in a body or an event's data, or None."""
+    try:
+        return _decode_envelope(body).error
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+def retry_after_seconds(value: str | None) -> float | None:
+    """A ``Retry-After`` of seconds (the form that this protocol uses), or None for any other."""
+    try:
+        seconds = float(value or "")
+    except ValueError:
+        return None
+    return seconds if 0 <= seconds <= 86_400 else None
+
+
+def to_wattfare_error(error: BaseException | None) -> WattfareError | None:
+    """The Wattfare error inside ``error``, or None.
+
+    It looks through what AI libraries wrap around it: causes, contexts and exception groups,
+    and the ``body`` or ``response`` that an HTTP error of openai, pydantic-ai or httpx carries.
+    """
+    for inner in _unwrapped(error):
+        if isinstance(inner, WattfareError):
+            return inner
+        found = _from_http_error(inner)
+        if found is not None:
+            return found
+    return None
+
+
+def is_budget_exceeded(error: BaseException | None) -> bool:
+    """Is the month's cap reached?"""
+    return isinstance(to_wattfare_error(error), WattfareBudgetExceededError)
+
+
+def is_not_connected(error: BaseException | None) -> bool:
+    """Must the user connect a budget, or connect it again?"""
+    return isinstance(to_wattfare_error(error), (WattfareNotConnectedError, WattfareFundingError))
+
+
+def _unwrapped(error: BaseException | None) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    queue: list[BaseException | None] = [error]
+    while queue:
+        inner = queue.pop(0)
+        if inner is None or id(inner) in seen:
+            continue
+        seen.add(id(inner))
+        yield inner
+        queue.append(inner.__cause__)
+        # `raise X from None` says that the context is not the reason.
+        queue.append(None if inner.__suppress_context__ else inner.__context__)
+        if isinstance(inner, BaseExceptionGroup):
+            queue.extend(inner.exceptions)  # pyright: ignore[reportUnknownMemberType,reportUnknownArgumentType]
+
+
+def _from_http_error(error: BaseException) -> WattfareError | None:
+    """By the shapes that HTTP errors of AI libraries share, so that none has to be imported."""
+    response = getattr(error, "response", None)
+    status = getattr(error, "status_code", None) or getattr(response, "status_code", None)
+    if not isinstance(status, int):
+        status = None
+    for body in (getattr(error, "body", None), getattr(response, "_content", None)):
+        wire = _wire_error_of(body)
+        # Other services have an `error` in their JSON too: only our own codes are ours.
+        if wire is not None and wire.code in CODES - {"unknown"}:
+            return make_error(wire.code, wire.message, status=status)
+    return None
+
+
+def _wire_error_of(body: object) -> _WireError | None:
+    if isinstance(body, str):
+        body = body.encode("utf-8", "replace")
+    if isinstance(body, (bytes, bytearray)):
+        return wire_error(bytes(body))
+    if isinstance(body, Mapping):
+        # The openai package has taken the error out of its envelope already.
+        inner: object = body.get("error", body)  # pyright: ignore[reportUnknownVariableType,reportUnknownMemberType]
+        try:
+            return msgspec.convert(inner, _WireError)
+        except msgspec.ValidationError:
+            return None
+    return None

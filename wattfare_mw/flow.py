@@ -1,0 +1,42 @@
+"""A flow is a rule that needs the outside world: a generator that yields what it needs, is sent
+what came of it, and returns what it decided. It does no I/O, so that one flow serves the
+synchronous and the asynchronous side; the two functions here are all that differs."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Generator
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+Flow = Generator[Any, Any, T]
+
+
+def run(flow: Flow[T], perform: Callable[[Any], Any]) -> T:
+    """Carry a flow out: ``perform`` does what it asks for; what that raises, the flow sees."""
+    try:
+        need = next(flow)
+        while True:
+            try:
+                result = perform(need)
+            except BaseException as error:
+                need = flow.throw(error)
+            else:
+                need = flow.send(result)
+    except StopIteration as stop:
+        return stop.value
+
+
+async def run_async(flow: Flow[T], perform: Callable[[Any], Awaitable[Any]]) -> T:
+    """:func:`run`, with an asynchronous ``perform``."""
+    try:
+        need = next(flow)
+        while True:
+            try:
+                result = await perform(need)
+            except BaseException as error:
+                need = flow.throw(error)
+            else:
+                need = flow.send(result)
+    except StopIteration as stop:
+        return stop.value

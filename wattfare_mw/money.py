@@ -1,0 +1,109 @@
+"""Caps and amounts: integers of nano-dollars inside, exact decimals outside, a float nowhere.
+
+A number that comes from a person, an app or the wire passes through here once, and is checked
+before any arithmetic is tried on it: ``Decimal("1e999999999")`` is a valid number, and adding one
+to it would take all the memory there is.
+"""
+
+from __future__ import annotations
+
+from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal, InvalidOperation
+
+from .errors import WattfareError
+
+#: One US dollar in the unit that is billed.
+NANOS_PER_USD = 10**9
+#: The largest cap that can be set, in USD.
+MAX_CAP_USD = 10**9
+#: The largest amount of any kind that is read from the wire, in USD.
+MAX_AMOUNT_USD = 10**12
+
+# Wide enough for every product of a token count and a price that passes the checks below.
+_EXACT = Context(prec=80)
+
+Number = int | float | Decimal
+"""What an app may give as an amount of USD."""
+
+
+class Usd(Decimal):
+    """An amount in US dollars that has been checked: finite, from 0 to 10¹². A plain Decimal
+    to whoever reads it."""
+
+    __slots__ = ()
+
+
+def amount(value: object, *, most: int = MAX_AMOUNT_USD) -> Usd:
+    """``value`` as an exact amount of USD.
+
+    Raises:
+        ValueError: it is no number, not finite, negative, or above ``most``.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float, Decimal)):
+        raise ValueError(f"an amount in USD is a number, not {type(value).__name__}")
+    # A float goes by its shortest repr: 0.1 means a tenth and not its binary neighbour.
+    number = Decimal(repr(float(value)) if isinstance(value, float) else value)
+    # `adjusted` bounds the magnitude without any arithmetic, and comparing is exact and cheap.
+    if not number.is_finite() or number < 0 or number.adjusted() > 18 or number > most:
+        raise ValueError(f"an amount in USD is a finite number from 0 to {most:,}")
+    return Usd(number)
+
+
+def cap_nanos(value: object) -> int | None:
+    """A cap as nano-dollars; ``None``, no cap, stays None. Below a nano-dollar it is rounded
+    down: nobody is given more than was asked for.
+
+    Raises:
+        WattfareError: ``invalid_request``; not a finite number from 0 to 10⁹ USD.
+    """
+    if value is None:
+        return None
+    try:
+        return nanos_floor(amount(value, most=MAX_CAP_USD))
+    except ValueError:
+        raise WattfareError(
+            "A monthly cap is a finite number of USD from 0 to 1,000,000,000, or null for none.",
+            code="invalid_request",
+            status=400,
+        ) from None
+
+
+def cap_usd(value: object) -> Usd | None:
+    """A cap as the amount that goes over the wire: what :func:`cap_nanos` makes of it, in USD."""
+    nanos = cap_nanos(value)
+    return None if nanos is None else usd(nanos)
+
+
+def usd(nanos: int) -> Usd:
+    """Nano-dollars as USD, exactly, and in as few digits as it takes."""
+    whole, rest = divmod(nanos, NANOS_PER_USD)
+    return Usd(f"{whole}.{rest:09d}".rstrip("0").rstrip("."))
+
+
+def nanos_floor(value: Decimal) -> int:
+    """A checked amount in USD as nano-dollars, rounded down."""
+    return _nanos(value, ROUND_FLOOR)
+
+
+def nanos_ceil(value: Decimal) -> int:
+    """A checked amount in USD as nano-dollars, rounded up: what a call costs is rounded once,
+    at its end, and never to the operator's loss."""
+    return _nanos(value, ROUND_CEILING)
+
+
+def cost_nanos(prompt: int, completion: int, prompt_price: Decimal, completion_price: Decimal) -> int:
+    """What so many tokens cost at these prices (USD for one token), rounded up once."""
+    total = _EXACT.add(
+        _EXACT.multiply(Decimal(prompt), prompt_price),
+        _EXACT.multiply(Decimal(completion), completion_price),
+    )
+    return nanos_ceil(total)
+
+
+def _nanos(value: Decimal, rounding: str) -> int:
+    if value and value.adjusted() < -60:  # absurdly small: no need to spell out its digits
+        return 0 if rounding == ROUND_FLOOR else 1
+    try:
+        scaled = _EXACT.scaleb(value, 9)
+        return int(scaled.to_integral_value(rounding=rounding))
+    except InvalidOperation:
+        raise ValueError("not a finite amount") from None

@@ -1,0 +1,140 @@
+"""Event streams, read and written as bytes: where an event ends, and what is in it.
+
+The rules are those of the WHATWG's "Server-sent events": a line ends in LF, CRLF or CR and in
+nothing else (U+2028 is text), an empty line ends an event, and what has not ended is no event.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import msgspec
+
+from .errors import WattfareError, make_error, wire_error
+
+CONTENT_TYPE = "text/event-stream"
+#: What the data of the last event of a complete answer is.
+DONE = b"[DONE]"
+#: An event that grows past this is no event of this protocol (bytes).
+MAX_EVENT_BYTES = 32 * 2**20
+
+# A line end (in an atomic group: a CRLF is one and must not be taken apart into two), and whatever
+# empty lines come after it.
+_EVENT_END = re.compile(rb"(?>\r\n|\r|\n)[\r\n]+")
+_LINE_END = re.compile(rb"\r\n|\n|\r")
+_BOM = b"\xef\xbb\xbf"
+
+
+class EventTooLargeError(ValueError):
+    """An event passed :data:`MAX_EVENT_BYTES`."""
+
+
+class Splitter:
+    """Cuts a stream, however it is chunked, behind its last complete event.
+
+    ``feed`` gives the bytes of all the events that are whole by now, unchanged, and keeps the
+    rest. A chunk that ends with an event, the usual case, is handed back as it is.
+    """
+
+    __slots__ = ("_rest",)
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def feed(self, chunk: bytes) -> bytes:
+        """The complete events that this chunk ends, as one run of bytes, maybe empty.
+
+        Raises:
+            EventTooLargeError: the event under way has no end.
+        """
+        rest = self._rest
+        data = rest + chunk if rest else chunk
+        cut = _last_event_end(data, len(rest))
+        if cut == len(data):
+            self._rest = b""
+            return data
+        if len(data) - cut > MAX_EVENT_BYTES:
+            raise EventTooLargeError(f"an event of more than {MAX_EVENT_BYTES:,} bytes")
+        self._rest = data[cut:]
+        return data[:cut]
+
+    @property
+    def rest(self) -> bytes:
+        """The half event at the end."""
+        return self._rest
+
+
+def _last_event_end(data: bytes, searched: int) -> int:
+    """Where the last complete event in ``data`` ends, empty lines behind it included; 0 where
+    none does. The first ``searched`` bytes are half an event, without an end."""
+    if data.endswith(b"\n\n"):
+        return len(data)
+    if searched:
+        end = 0
+        position = len(data[:searched].rstrip(b"\r\n"))  # an end may begin in that half
+    else:
+        # Between two events: an empty line, or the LF of a CRLF, belongs to what is out already.
+        end = len(data) - len(data.lstrip(b"\r\n"))
+        # The common endings are found from behind; one that lies later still can only mix in CRs.
+        position = max(data.rfind(b"\n\n"), data.rfind(b"\r\n\r\n"), end)
+    for match in _EVENT_END.finditer(data, position):
+        end = match.end()
+    return end
+
+
+class Event(msgspec.Struct, frozen=True):
+    """One event: its data as bytes (UTF-8), and its type where it names one."""
+
+    data: bytes
+    type: str = "message"
+
+
+def events(block: bytes) -> Iterator[Event]:
+    """The events in a block of complete ones; comments and events without data are left out."""
+    data: list[bytes] = []
+    kind = "message"
+    for line in _LINE_END.split(block):
+        if line.startswith(_BOM):
+            line = line[3:]
+        if not line:
+            if data:
+                yield Event(b"\n".join(data), kind)
+            data, kind = [], "message"
+            continue
+        field, _, value = line.partition(b":")
+        value = value.removeprefix(b" ")
+        if field == b"data":
+            data.append(value)
+        elif field == b"event":
+            kind = value.decode("utf-8", "replace")
+
+
+def write(data: bytes) -> bytes:
+    """An event with this data, which holds no line end (JSON never does)."""
+    return b"data: " + data + b"\n\n"
+
+
+def write_error(error: WattfareError) -> bytes:
+    """The event that tells a client that the stream ends here and is not complete."""
+    return write(error.to_json())
+
+
+def is_done(data: bytes) -> bool:
+    """Does an event with this data end a complete answer?"""
+    return data.strip() == DONE
+
+
+def error_in(data: bytes) -> WattfareError | None:
+    """The error that an event's data stands for, or None for any other event."""
+    if b'"error"' not in data:
+        return None
+    error = wire_error(data)
+    if error is None or (error.code is None and not error.message):
+        return None
+    return make_error(error.code or "upstream", error.message, status=_status_of(error.code))
+
+
+def _status_of(code: str | None) -> int | None:
+    # Inside a stream there is no status: each class knows its own; the rest is the upstream's.
+    return 502 if code in (None, "upstream") else None

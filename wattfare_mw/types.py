@@ -1,0 +1,146 @@
+"""The shapes of the protocol: camelCase on the wire, snake_case here, amounts exact."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from functools import cache
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import msgspec
+
+from . import money
+from .money import Usd
+
+T = TypeVar("T")
+
+
+class Wire(msgspec.Struct, rename="camel", frozen=True, omit_defaults=False):
+    """Base of the shapes: immutable values, equal by their fields."""
+
+
+class RequestLimit(Wire):
+    """The cap that an app asks for on behalf of its user.
+
+    Args:
+        monthly_usd: USD in a month, 0 to 10⁹; None asks for no cap.
+
+    Raises:
+        WattfareError: ``invalid_request``; not such a number.
+    """
+
+    monthly_usd: Usd | None = None
+
+    if TYPE_CHECKING:  # any number may be given; what is kept is the amount
+
+        def __init__(self, monthly_usd: money.Number | None = None) -> None: ...
+
+    def __post_init__(self) -> None:
+        # Plain numbers are welcome from Python; what is kept is the checked amount.
+        msgspec.structs.force_setattr(self, "monthly_usd", money.cap_usd(self.monthly_usd))
+
+
+class SessionRequest(Wire, omit_defaults=True):
+    """What an app may ask of a session."""
+
+    request_limit: RequestLimit | None = None
+
+
+class CreatedSession(Wire):
+    """A session token for one user's browser, and when it ends (Unix seconds)."""
+
+    token: str
+    expires_at: int
+
+    def __repr__(self) -> str:
+        return f"CreatedSession(token='…', expires_at={self.expires_at})"
+
+
+class Limits(Wire):
+    """The caps in force. ``monthly_usd=None``: unlimited."""
+
+    monthly_usd: Usd | None = None
+
+
+class Usage(Wire):
+    """What the user has been billed, in USD, this UTC month."""
+
+    monthly_usd: Usd = Usd(0)
+
+
+class ConnectionStatus(Wire):
+    """A user's connection to this app.
+
+    Attributes:
+        connected: has the user connected a budget?
+        limits: the caps in force; None while not connected.
+        usage: what is billed in this UTC month.
+        remaining_usd: what is left of the cap; None = unlimited; 0 while not connected.
+    """
+
+    connected: bool
+    limits: Limits | None = None
+    usage: Usage = Usage()
+    remaining_usd: Usd | None = None
+
+
+NOT_CONNECTED = ConnectionStatus(connected=False, remaining_usd=Usd(0))
+"""The status of a user who has connected nothing."""
+
+
+class GrantResult(Wire):
+    """A one-time grant: a token good for so many requests until ``expires_at`` (Unix seconds)."""
+
+    grant_token: str
+    expires_at: int
+    requests: int
+
+    def __repr__(self) -> str:
+        return (
+            f"GrantResult(grant_token='…', expires_at={self.expires_at}, requests={self.requests})"
+        )
+
+
+class TokenUsage(msgspec.Struct, frozen=True):
+    """What a call used, in tokens, as the provider counts them."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    total_tokens: int = 0
+
+
+def encode(value: object) -> bytes:
+    """``value`` as JSON, its amounts as numbers with every digit that they have."""
+    return _ENCODER.encode(value)
+
+
+def decode(shape: type[T], body: bytes) -> T:
+    """``body`` as ``shape``. Fields that the shape does not know are passed over.
+
+    Raises:
+        msgspec.MsgspecError: it is not JSON, or not of this shape.
+    """
+    try:
+        return _decoder(shape).decode(body)
+    except (UnicodeDecodeError, RecursionError) as error:
+        raise msgspec.DecodeError(f"JSON is malformed: {type(error).__name__}") from None
+
+
+def _encode_other(value: Any) -> Any:
+    if isinstance(value, Decimal):  # a subclass of Decimal is no Decimal to msgspec
+        return Decimal(value)
+    raise NotImplementedError(f"{type(value).__name__} has no JSON form here")
+
+
+def _decode_other(shape: type[Any], value: Any) -> Any:
+    if shape is Usd:
+        return money.amount(value)
+    raise NotImplementedError(f"{shape.__name__} is no shape of the wire")
+
+
+_ENCODER = msgspec.json.Encoder(decimal_format="number", enc_hook=_encode_other)
+
+
+@cache
+def _decoder(shape: Any) -> msgspec.json.Decoder[Any]:
+    # Numbers come as Decimal, so that no digit is lost on the way through a float.
+    return msgspec.json.Decoder(shape, dec_hook=_decode_other, float_hook=Decimal)

@@ -1,0 +1,139 @@
+"""A request and an answer as plain values, whichever server or framework they came through."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property
+from http.cookies import CookieError, SimpleCookie
+from typing import Any, Literal
+from urllib.parse import parse_qs
+
+import msgspec
+
+
+class Headers(Mapping[str, str]):
+    """Headers to look up by name in any case. A header that came more than once is one value,
+    joined by commas (cookies by semicolons)."""
+
+    __slots__ = ("_fields",)
+
+    def __init__(self, fields: Iterable[tuple[str, str]] = ()) -> None:
+        self._fields: dict[str, str] = {}
+        for name, value in fields:
+            name = name.lower()
+            if name in self._fields:
+                glue = "; " if name == "cookie" else ", "
+                value = self._fields[name] + glue + value
+            self._fields[name] = value
+
+    def __getitem__(self, name: str) -> str:
+        return self._fields[name.lower()]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._fields)
+
+    def __len__(self) -> int:
+        return len(self._fields)
+
+    def __repr__(self) -> str:
+        # Cookies and credentials travel in headers.
+        return f"Headers({', '.join(self._fields)})"
+
+
+class Request:
+    """What a request is to ``resolve_user`` and ``request_limit``: read-only, parsed when asked.
+
+    Attributes:
+        method: in capitals.
+        path: below the mount point, decoded.
+        headers: by name, in any case.
+        client: the peer's address, or None where the server does not know it.
+        raw: the ASGI ``scope`` or the WSGI ``environ``.
+        interface: which of the two.
+    """
+
+    def __init__(
+        self,
+        method: str,
+        path: str,
+        headers: Mapping[str, str],
+        *,
+        query_string: str = "",
+        client: str | None = None,
+        raw: Any = None,
+        interface: Literal["asgi", "wsgi"] | None = None,
+    ) -> None:
+        self.method = method
+        self.path = path
+        self.headers = headers
+        self.query_string = query_string
+        self.client = client
+        self.raw = raw
+        self.interface = interface
+
+    @property
+    def scope(self) -> dict[str, Any]:
+        """The ASGI scope.
+
+        Raises:
+            AttributeError: the request came through WSGI.
+        """
+        if self.interface != "asgi":
+            raise AttributeError("this request came through WSGI: it has an environ and no scope")
+        return self.raw
+
+    @property
+    def environ(self) -> dict[str, Any]:
+        """The WSGI environ.
+
+        Raises:
+            AttributeError: the request came through ASGI.
+        """
+        if self.interface != "wsgi":
+            raise AttributeError("this request came through ASGI: it has a scope and no environ")
+        return self.raw
+
+    @cached_property
+    def cookies(self) -> Mapping[str, str]:
+        """The cookies by name."""
+        jar: SimpleCookie = SimpleCookie()
+        found: dict[str, str] = {}
+        # One malformed cookie, maybe another application's, must not hide the others.
+        for part in self.headers.get("cookie", "").split(";"):
+            try:
+                jar.load(part.strip())
+            except CookieError:
+                continue
+        for name, morsel in jar.items():
+            found[name] = morsel.value
+        return found
+
+    @cached_property
+    def query(self) -> Mapping[str, str]:
+        """The query's parameters by name; of one given more than once, the last."""
+        pairs = parse_qs(self.query_string, keep_blank_values=True)
+        return {name: values[-1] for name, values in pairs.items()}
+
+    def __repr__(self) -> str:
+        return f"Request({self.method!r}, {self.path!r})"
+
+
+class Response(msgspec.Struct, frozen=True):
+    """An answer to send: names of headers in lower case, each once."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    def __repr__(self) -> str:
+        # The body may hold a session token.
+        return f"Response(status={self.status}, {len(self.body)} bytes)"
+
+
+def json_response(status: int, body: bytes, headers: Mapping[str, str] | None = None) -> Response:
+    """An answer in JSON that no cache keeps."""
+    return Response(
+        status,
+        {"content-type": "application/json", "cache-control": "no-store", **(headers or {})},
+        body,
+    )
