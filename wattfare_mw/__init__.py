@@ -1,1 +1,146 @@
-"""Wattfare for Python."""
+"""Wattfare for Python: the users of a web app pay for their own AI calls.
+
+This module hands on the public names and defines nothing; each part is loaded when one of its
+names is first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .calls import Timeout
+    from .client import AsyncWattfare, Wattfare
+    from .completions import Chunk, Completion, ToolCall
+    from .errors import (
+        WattfareAuthError,
+        WattfareBudgetExceededError,
+        WattfareError,
+        WattfareFundingError,
+        WattfareGrantError,
+        WattfareNetworkError,
+        WattfareNotConnectedError,
+        WattfareRateLimitError,
+        is_budget_exceeded,
+        is_not_connected,
+        to_wattfare_error,
+    )
+    from .handles import (
+        AsyncGrant,
+        AsyncModel,
+        AsyncStream,
+        AsyncUser,
+        Grant,
+        Model,
+        Stream,
+        User,
+    )
+    from .middleware import WattfareMiddleware
+    from .types import (
+        ConnectionStatus,
+        CreatedSession,
+        GrantResult,
+        Limits,
+        RequestLimit,
+        SessionRequest,
+        TokenUsage,
+        Usage,
+    )
+    from .web import Request, Response
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "calls": ("Timeout",),
+    "client": ("AsyncWattfare", "Wattfare"),
+    "completions": ("Chunk", "Completion", "ToolCall"),
+    "errors": (
+        "WattfareAuthError",
+        "WattfareBudgetExceededError",
+        "WattfareError",
+        "WattfareFundingError",
+        "WattfareGrantError",
+        "WattfareNetworkError",
+        "WattfareNotConnectedError",
+        "WattfareRateLimitError",
+        "is_budget_exceeded",
+        "is_not_connected",
+        "to_wattfare_error",
+    ),
+    "handles": (
+        "AsyncGrant",
+        "AsyncModel",
+        "AsyncStream",
+        "AsyncUser",
+        "Grant",
+        "Model",
+        "Stream",
+        "User",
+    ),
+    "middleware": ("WattfareMiddleware",),
+    "types": (
+        "ConnectionStatus",
+        "CreatedSession",
+        "GrantResult",
+        "Limits",
+        "RequestLimit",
+        "SessionRequest",
+        "TokenUsage",
+        "Usage",
+    ),
+    "web": ("Request", "Response"),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [  # noqa: RUF022  # in the order in which they are met
+    "Wattfare",
+    "AsyncWattfare",
+    "WattfareMiddleware",
+    "Timeout",
+    "User",
+    "AsyncUser",
+    "Grant",
+    "AsyncGrant",
+    "Model",
+    "AsyncModel",
+    "Stream",
+    "AsyncStream",
+    "Completion",
+    "Chunk",
+    "ToolCall",
+    "TokenUsage",
+    "Request",
+    "Response",
+    "SessionRequest",
+    "RequestLimit",
+    "CreatedSession",
+    "ConnectionStatus",
+    "Limits",
+    "Usage",
+    "GrantResult",
+    "WattfareError",
+    "WattfareAuthError",
+    "WattfareNotConnectedError",
+    "WattfareBudgetExceededError",
+    "WattfareFundingError",
+    "WattfareRateLimitError",
+    "WattfareGrantError",
+    "WattfareNetworkError",
+    "to_wattfare_error",
+    "is_budget_exceeded",
+    "is_not_connected",
+]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOME_OF.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{home}"), name)
+    globals()[name] = value  # the next time it is simply there
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

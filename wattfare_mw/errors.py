@@ -64,8 +64,9 @@ class WattfareError(Exception):
 
     @property
     def http_status(self) -> int:
-        """The status to answer an HTTP client with: a service that was never reached is a 502."""
-        return self.status or 502
+        """The status to answer an HTTP client with: 502 where the service was not reached, or
+        answered what is no error and no success either."""
+        return self.status if 400 <= self.status <= 599 else 502
 
 
 class WattfareNotConnectedError(WattfareError):
@@ -195,7 +196,9 @@ def error_from_answer(
     if error is not None:
         return make_error(error.code, error.message or f"Wattfare answered {status}.", **about)
     if 300 <= status < 400:
-        message = f"Wattfare answered with a redirect ({status}), which is not followed: check base_url."
+        message = (
+            f"Wattfare answered with a redirect ({status}), which is not followed: check base_url."
+        )
     elif status == 404:
         message = "Nothing answers at this address (404): check base_url."
     else:

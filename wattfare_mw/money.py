@@ -90,7 +90,9 @@ def nanos_ceil(value: Decimal) -> int:
     return _nanos(value, ROUND_CEILING)
 
 
-def cost_nanos(prompt: int, completion: int, prompt_price: Decimal, completion_price: Decimal) -> int:
+def cost_nanos(
+    prompt: int, completion: int, prompt_price: Decimal, completion_price: Decimal
+) -> int:
     """What so many tokens cost at these prices (USD for one token), rounded up once."""
     total = _EXACT.add(
         _EXACT.multiply(Decimal(prompt), prompt_price),

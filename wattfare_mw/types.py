@@ -14,11 +14,7 @@ from .money import Usd
 T = TypeVar("T")
 
 
-class Wire(msgspec.Struct, rename="camel", frozen=True, omit_defaults=False):
-    """Base of the shapes: immutable values, equal by their fields."""
-
-
-class RequestLimit(Wire):
+class RequestLimit(msgspec.Struct, rename="camel", frozen=True):
     """The cap that an app asks for on behalf of its user.
 
     Args:
@@ -39,13 +35,13 @@ class RequestLimit(Wire):
         msgspec.structs.force_setattr(self, "monthly_usd", money.cap_usd(self.monthly_usd))
 
 
-class SessionRequest(Wire, omit_defaults=True):
+class SessionRequest(msgspec.Struct, rename="camel", frozen=True, omit_defaults=True):
     """What an app may ask of a session."""
 
     request_limit: RequestLimit | None = None
 
 
-class CreatedSession(Wire):
+class CreatedSession(msgspec.Struct, rename="camel", frozen=True):
     """A session token for one user's browser, and when it ends (Unix seconds)."""
 
     token: str
@@ -55,19 +51,19 @@ class CreatedSession(Wire):
         return f"CreatedSession(token='…', expires_at={self.expires_at})"
 
 
-class Limits(Wire):
+class Limits(msgspec.Struct, rename="camel", frozen=True):
     """The caps in force. ``monthly_usd=None``: unlimited."""
 
     monthly_usd: Usd | None = None
 
 
-class Usage(Wire):
+class Usage(msgspec.Struct, rename="camel", frozen=True):
     """What the user has been billed, in USD, this UTC month."""
 
     monthly_usd: Usd = Usd(0)
 
 
-class ConnectionStatus(Wire):
+class ConnectionStatus(msgspec.Struct, rename="camel", frozen=True):
     """A user's connection to this app.
 
     Attributes:
@@ -87,7 +83,7 @@ NOT_CONNECTED = ConnectionStatus(connected=False, remaining_usd=Usd(0))
 """The status of a user who has connected nothing."""
 
 
-class GrantResult(Wire):
+class GrantResult(msgspec.Struct, rename="camel", frozen=True):
     """A one-time grant: a token good for so many requests until ``expires_at`` (Unix seconds)."""
 
     grant_token: str
@@ -128,7 +124,7 @@ def decode(shape: type[T], body: bytes) -> T:
 def _encode_other(value: Any) -> Any:
     if isinstance(value, Decimal):  # a subclass of Decimal is no Decimal to msgspec
         return Decimal(value)
-    raise NotImplementedError(f"{type(value).__name__} has no JSON form here")
+    raise TypeError(f"{type(value).__name__} has no JSON form here")
 
 
 def _decode_other(shape: type[Any], value: Any) -> Any:

@@ -1,0 +1,35 @@
+"""The app's own functions, which may be synchronous or asynchronous on either side."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+from asgiref.sync import async_to_sync, sync_to_async
+
+
+def call(function: Callable[..., Any], *args: Any) -> Any:
+    """Call it from synchronous code; one that is asynchronous runs on an event loop."""
+    result = function(*args)
+    return async_to_sync(_awaited)(result) if inspect.isawaitable(result) else result
+
+
+async def call_async(function: Callable[..., Any], *args: Any) -> Any:
+    """Call it from an event loop; one that is synchronous runs in a thread, where it may block."""
+    if _is_async(function):
+        return await function(*args)
+    result = await sync_to_async(function, thread_sensitive=False)(*args)
+    return await result if inspect.isawaitable(result) else result
+
+
+async def _awaited(value: Any) -> Any:
+    return await value
+
+
+@cache
+def _is_async(function: Callable[..., Any]) -> bool:
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
+        getattr(function, "__call__", None)  # noqa: B004  # an object with an async __call__
+    )

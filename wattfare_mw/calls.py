@@ -1,0 +1,378 @@
+"""Each call of the service's API as a value: how its request is written and its answer read;
+and when it is worth, and safe, to try it again. No I/O here."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Generic, TypeVar
+from urllib.parse import quote
+
+import msgspec
+
+from . import sse
+from .completions import Completion, not_the_protocol, read_completion
+from .errors import (
+    WattfareAuthError,
+    WattfareError,
+    WattfareGrantError,
+    WattfareNetworkError,
+    WattfareRateLimitError,
+    error_from_answer,
+)
+from .flow import Flow
+from .money import Number
+from .transport import HTTPRequest, Secret
+from .types import (
+    ConnectionStatus,
+    CreatedSession,
+    RequestLimit,
+    SessionRequest,
+    decode,
+    encode,
+)
+
+T = TypeVar("T")
+
+DEFAULT_BASE_URL = "https://wattfare.com"
+API_PREFIX = "/api/v1"
+#: The header that names the user who pays (a choice of ours: the public documents name none).
+USER_HEADER = "x-wattfare-user"
+#: The header that names the grant that pays (likewise).
+GRANT_HEADER = "x-wattfare-grant"
+REQUEST_ID_HEADER = "x-request-id"
+#: The longest user id that is taken, in characters.
+MAX_USER_ID = 256
+USER_AGENT = "wattfare-mw-python"
+# What may stand in a header as it is: 0x21-0x7E, but for the "%" that marks what may not.
+_HEADER_SAFE = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) != "%")
+
+LimitLike = Number | RequestLimit | None
+Message = Mapping[str, Any]
+
+
+class Timeout(msgspec.Struct, frozen=True):
+    """How long to wait, in seconds; None: for ever.
+
+    Args:
+        connect: for a connection to be made.
+        read: for an answer to ``status``, ``create_session`` and ``models``.
+        inference: for each silence of an inference call: before its first token, which can take
+            minutes, and between two of them. There is no limit on the whole.
+    """
+
+    connect: float | None = 5.0
+    read: float | None = 30.0
+    inference: float | None = 600.0
+
+
+class Call(msgspec.Struct, Generic[T], frozen=True):
+    """A call to make, and how its answer is read.
+
+    Attributes:
+        path: below ``/api/v1``.
+        read: makes the result of the status and the body of a 2xx answer.
+        repeatable: does a second one bill nothing?
+        inference: may its answer take minutes to come?
+    """
+
+    method: str
+    path: str
+    read: Callable[[int, bytes], T]
+    headers: dict[str, str] = msgspec.field(default_factory=dict[str, str])
+    body: bytes | None = None
+    repeatable: bool = False
+    inference: bool = False
+
+
+# -- who pays
+
+
+class Payer(msgspec.Struct, frozen=True):
+    """Who pays for a call: the header that says so."""
+
+    header: str
+    value: str
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {self.header: self.value}
+
+
+def user_payer(user_id: str) -> Payer:
+    """The user with this id of the app's own.
+
+    Raises:
+        WattfareError: ``invalid_request``; no such id can exist.
+    """
+    return Payer(USER_HEADER, quote(check_user_id(user_id), safe=_HEADER_SAFE))
+
+
+def grant_payer(grant_token: str) -> Payer:
+    """Whoever gave this one-time grant.
+
+    Raises:
+        WattfareGrantError: no such token can exist.
+    """
+    if not isinstance(grant_token, str) or not grant_token or not _visible(grant_token):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise WattfareGrantError("This is no grant token: a grant token is visible ASCII.")
+    return Payer(GRANT_HEADER, Secret(grant_token))
+
+
+def check_user_id(user_id: object) -> str:
+    """``user_id``, if it can be one.
+
+    Raises:
+        WattfareError: ``invalid_request``.
+    """
+    if not isinstance(user_id, str):
+        why = f"not {type(user_id).__name__}"
+    elif not 1 <= len(user_id) <= MAX_USER_ID:
+        why = f"of 1 to {MAX_USER_ID} characters"
+    elif any("\ud800" <= char <= "\udfff" for char in user_id):
+        why = "without surrogates"
+    else:
+        return user_id
+    raise WattfareError(f"A user id is a string, {why}.", code="invalid_request", status=400)
+
+
+def _visible(text: str) -> bool:
+    return text.isascii() and all(0x21 <= ord(char) <= 0x7E for char in text)
+
+
+# -- the calls
+
+
+def create_session(
+    user_id: str, request_limit: LimitLike | SessionRequest = None
+) -> Call[CreatedSession]:
+    """A session token for this user's browser, asking for this cap."""
+    body: dict[str, Any] = {"appUserId": check_user_id(user_id)}
+    limit = session_request(request_limit).request_limit
+    if limit is not None:
+        body["requestLimit"] = limit
+    return Call(
+        "POST",
+        "/sessions",
+        _reads(CreatedSession),
+        headers={"content-type": "application/json"},
+        body=encode(body),
+        repeatable=True,
+    )
+
+
+def session_request(request_limit: object) -> SessionRequest:
+    """What an app gave as the cap to ask for, in its wire shape.
+
+    Raises:
+        WattfareError: ``invalid_request``; it is none of the kinds that are taken.
+    """
+    if isinstance(request_limit, SessionRequest):
+        return request_limit
+    if request_limit is None or isinstance(request_limit, RequestLimit):
+        return SessionRequest(request_limit)
+    return SessionRequest(RequestLimit(request_limit))  # type: ignore[arg-type]  # it checks
+
+
+def status(user_id: str) -> Call[ConnectionStatus]:
+    """The user's connection to this app."""
+    user = quote(check_user_id(user_id), safe="")
+    return Call("GET", f"/status?appUserId={user}", _reads(ConnectionStatus), repeatable=True)
+
+
+def models() -> Call[bytes]:
+    """The models that the service offers, as it lists them."""
+    return Call("GET", "/models", _as_it_is, repeatable=True)
+
+
+def chat_completion(
+    payer: Payer,
+    model: str,
+    prompt: str | None,
+    messages: Sequence[Message] | None,
+    params: Mapping[str, Any],
+    *,
+    stream: bool,
+) -> Call[Completion]:
+    """A call of ``model``, of a prompt or of messages.
+
+    Raises:
+        TypeError: both or neither are given, or a parameter has no JSON form.
+    """
+    if (prompt is None) == (messages is None):
+        raise TypeError("give a prompt or messages=, one of the two")
+    if "stream" in params:
+        raise TypeError("stream= is said by the method: generate() or stream()")
+    if messages is None:
+        messages = [{"role": "user", "content": prompt}]
+    body: dict[str, Any] = {"model": model, "messages": messages, **params}
+    if stream:
+        body["stream"] = True
+        # Without it nobody would tell what the stream cost.
+        body.setdefault("stream_options", {"include_usage": True})
+    accept = sse.CONTENT_TYPE if stream else "application/json"
+    return relayed_completion(
+        payer, encode(body), {"content-type": "application/json", "accept": accept}
+    )
+
+
+def relayed_completion(payer: Payer, body: bytes, headers: Mapping[str, str]) -> Call[Completion]:
+    """A call of a model with a body and headers that somebody else wrote."""
+    return Call(
+        "POST",
+        "/chat/completions",
+        read_completion,
+        headers={**headers, **payer.headers},
+        body=body,
+        inference=True,
+    )
+
+
+def _reads(shape: type[T]) -> Callable[[int, bytes], T]:
+    def read(status: int, body: bytes) -> T:
+        try:
+            return decode(shape, body)
+        except msgspec.MsgspecError as error:
+            raise not_the_protocol(status, f"a {shape.__name__}", error) from None
+
+    return read
+
+
+def _as_it_is(_status: int, body: bytes) -> bytes:
+    return body
+
+
+# -- making them: what a flow asks of its driver
+
+
+class Send(msgspec.Struct, frozen=True):
+    """Send this request; gives the answer, its body still on its way."""
+
+    request: HTTPRequest
+
+
+class Read(msgspec.Struct, frozen=True):
+    """Read the whole body of this answer; gives the bytes."""
+
+    answer: Any
+
+
+class Sleep(msgspec.Struct, frozen=True):
+    """Wait so many seconds."""
+
+    seconds: float
+
+
+class Service:
+    """The service, as an app with a secret key sees it: the flows of its calls.
+
+    Raises:
+        WattfareAuthError: the key is no secret key.
+        ValueError: the URL is none.
+    """
+
+    def __init__(
+        self, secret_key: str | None, base_url: str, timeout: Timeout, max_retries: int
+    ) -> None:
+        if not isinstance(secret_key, str) or not secret_key.startswith("sk_"):
+            raise WattfareAuthError(
+                "A secret key is needed, which starts with 'sk_': give secret_key= or set"
+                " WATTFARE_SECRET_KEY. (A publishable key, 'pk_…', is the browser's.)"
+            )
+        if not _visible(secret_key):
+            raise WattfareAuthError("The secret key holds a space, a line end or the like.")
+        self.base_url = _check_url(base_url)
+        self.timeout = timeout
+        self.max_retries = max_retries
+        self.secret_key = Secret(secret_key)
+        self._authorization = Secret(f"Bearer {secret_key}")
+
+    def request(self, call: Call[Any]) -> HTTPRequest:
+        """The request that makes this call."""
+        return HTTPRequest(
+            call.method,
+            f"{self.base_url}{API_PREFIX}{call.path}",
+            {
+                "accept": "application/json",
+                "accept-encoding": "identity",
+                "user-agent": USER_AGENT,
+                **call.headers,
+                "authorization": self._authorization,
+            },
+            call.body,
+            self.timeout.connect,
+            self.timeout.inference if call.inference else self.timeout.read,
+        )
+
+    def fetch(self, call: Call[T]) -> Flow[T]:
+        """Make the call, read its answer.
+
+        Raises:
+            WattfareError: whatever went wrong, typed.
+        """
+        status, body = yield from self._attempts(call, keep_open=False)
+        return call.read(status, body)
+
+    def open(self, call: Call[Any]) -> Flow[Any]:
+        """Make the call, and give its answer of success with the body still on its way.
+
+        Raises:
+            WattfareError: the answer was no success, or there was none.
+        """
+        return (yield from self._attempts(call, keep_open=True))
+
+    def _attempts(self, call: Call[Any], *, keep_open: bool) -> Flow[Any]:
+        request = self.request(call)
+        attempt = 0
+        while True:
+            try:
+                answer = yield Send(request)
+                success = 200 <= answer.status < 300
+                if success and keep_open:
+                    return answer
+                body = yield Read(answer)
+                if success:
+                    return answer.status, body
+                failure = error_from_answer(answer.status, body, answer.headers)
+            except WattfareNetworkError as error:
+                failure = error
+            delay = None
+            if attempt < self.max_retries:
+                delay = retry_delay(failure, attempt, repeatable=call.repeatable)
+            if delay is None:
+                raise failure
+            yield Sleep(delay)
+            attempt += 1
+
+
+#: Waiting longer than this is for the caller to decide (seconds).
+MAX_RETRY_DELAY = 30.0
+
+
+def retry_delay(failure: WattfareError, attempt: int, *, repeatable: bool) -> float | None:
+    """How long to wait (seconds) before the call is made again, or None: not at all.
+
+    An inference call is repeated only where nothing can have been billed, because the connection
+    was never made; any other call where the failure may pass.
+    """
+    if isinstance(failure, WattfareNetworkError):
+        if failure.sent and not repeatable:
+            return None
+    elif not repeatable or not (
+        isinstance(failure, WattfareRateLimitError) or failure.status >= 500
+    ):
+        return None
+    # Full-speed retries of many clients at once would keep a struggling service down.
+    delay = min(0.5 * 2**attempt, 8.0) * random.uniform(0.5, 1.0)  # noqa: S311
+    if failure.retry_after is not None:
+        delay = max(delay, failure.retry_after)
+    return delay if delay <= MAX_RETRY_DELAY else None
+
+
+def _check_url(url: str) -> str:
+    scheme, _, rest = url.partition("://")
+    if scheme not in ("http", "https") or not rest or not _visible(url):
+        raise ValueError("base_url is the service's address, such as https://wattfare.com")
+    if any(mark in url for mark in "?#@"):
+        raise ValueError("base_url has no query, no fragment and no credentials")
+    return url.rstrip("/").removesuffix(API_PREFIX)

@@ -1,0 +1,265 @@
+"""``Wattfare`` and ``AsyncWattfare``: thin over :mod:`.calls`. What is written twice here is only
+the driving: a method, and its twin with ``await``."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable, Collection
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from . import callables, calls
+from .calls import Call, LimitLike, Read, Send, Service, Sleep, Timeout
+from .flow import Flow, run, run_async
+from .handles import AsyncGrant, AsyncUser, Grant, User
+from .sessions import Ask, ResolveUser, answered, mint
+from .transport import async_transport, sync_transport
+from .types import CreatedSession, SessionRequest
+from .web import Request, Response
+
+T = TypeVar("T")
+C = TypeVar("C", bound="Wattfare | AsyncWattfare")
+
+
+class _Client:
+    """What both kinds of client are made of."""
+
+    def __init__(
+        self,
+        secret_key: str | None = None,
+        *,
+        base_url: str | None = None,
+        http_client: Any = None,
+        timeout: Timeout | float | None = None,
+        max_retries: int = 2,
+    ) -> None:
+        """
+        Args:
+            secret_key: ``sk_live_…`` or ``sk_test_…``; else from ``WATTFARE_SECRET_KEY``.
+            base_url: the service's address; else from ``WATTFARE_BASE_URL``, else Wattfare's own.
+            http_client: the HTTP client to use for every call, or a function that makes one; see
+                :mod:`wattfare_mw.transport`. A client that is given is not closed by us.
+            timeout: a :class:`Timeout`, or seconds for its ``connect`` and ``read``.
+            max_retries: how often a call that may be repeated is tried again.
+
+        Raises:
+            WattfareAuthError: there is no secret key, or what is given is none.
+            TypeError: ``http_client`` is of a kind that cannot be used here.
+        """
+        if secret_key is None:
+            secret_key = os.environ.get("WATTFARE_SECRET_KEY")
+        if base_url is None:
+            base_url = os.environ.get("WATTFARE_BASE_URL") or calls.DEFAULT_BASE_URL
+        if timeout is None:
+            timeout = Timeout()
+        elif not isinstance(timeout, Timeout):
+            timeout = Timeout(connect=timeout, read=timeout)
+        self._service = Service(secret_key, base_url, timeout, max_retries)
+
+    @property
+    def base_url(self) -> str:
+        """The service's address, without the ``/api/v1``."""
+        return self._service.base_url
+
+    def _sibling(self, kind: type[C]) -> C:
+        """A client of the other kind, for the same app and service."""
+        service = self._service
+        return kind(
+            service.secret_key,
+            base_url=service.base_url,
+            timeout=service.timeout,
+            max_retries=service.max_retries,
+        )
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(base_url={self.base_url!r})"
+
+
+class Wattfare(_Client):
+    """The client for an app's backend. Use it in a ``with`` block or ``close()`` it; threads and
+    forked workers may share one."""
+
+    def __init__(
+        self,
+        secret_key: str | None = None,
+        *,
+        base_url: str | None = None,
+        http_client: Any = None,
+        timeout: Timeout | float | None = None,
+        max_retries: int = 2,
+    ) -> None:
+        super().__init__(secret_key, base_url=base_url, timeout=timeout, max_retries=max_retries)
+        self._transport = sync_transport(http_client)
+
+    __init__.__doc__ = _Client.__init__.__doc__
+
+    def user(self, user_id: str) -> User:
+        """A handle bound to one user of the app's, by the app's own id. No request is made.
+
+        Raises:
+            WattfareError: ``invalid_request``; no such id can exist.
+        """
+        return User(self, user_id)
+
+    def grant(self, grant_token: str) -> Grant:
+        """A handle whose models spend against a one-time grant. No request is made.
+
+        Raises:
+            WattfareGrantError: no such token can exist.
+        """
+        return Grant(self, grant_token)
+
+    def create_session(
+        self, user_id: str, request_limit: LimitLike | SessionRequest = None
+    ) -> CreatedSession:
+        """A session token for this user's browser.
+
+        Args:
+            user_id: the app's own id of the user.
+            request_limit: the monthly cap to ask for, in USD; None leaves it to the user.
+
+        Raises:
+            WattfareError: e.g. ``invalid_request`` for a cap that is none, ``rate_limited``.
+        """
+        return self._fetch(calls.create_session(user_id, request_limit))
+
+    def session_handler(
+        self,
+        resolve_user: ResolveUser,
+        request_limit: Any = None,
+        *,
+        allowed_origins: Collection[str] = (),
+    ) -> Callable[[Request], Response]:
+        """A drop-in token route, for any framework: give it a :class:`Request`, send the
+        :class:`Response`. It never raises.
+
+        Args:
+            resolve_user: gives the id of the user who makes the request, or None: 401.
+            request_limit: the cap to ask for in USD, or a function of the request that gives it.
+            allowed_origins: other sites' origins that may ask.
+        """
+
+        def handler(request: Request) -> Response:
+            flow = mint(self._service, request, resolve_user, request_limit, allowed_origins)
+            return self._run(answered(flow))
+
+        return handler
+
+    def close(self) -> None:
+        """Close the connections that are our own. Used again, the client opens new ones."""
+        self._transport.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _fetch(self, call: Call[T]) -> T:
+        return self._run(self._service.fetch(call))
+
+    def _run(self, flow: Flow[T]) -> T:
+        return run(flow, self._perform)
+
+    def _perform(self, need: Any) -> Any:
+        match need:
+            case Send():
+                return self._transport.send(need.request)
+            case Read():
+                return need.answer.read()
+            case Sleep():
+                return time.sleep(need.seconds)
+            case Ask():
+                return callables.call(need.function, need.request)
+            case _:
+                raise TypeError(f"nobody here can do {need!r}")
+
+
+class AsyncWattfare(_Client):
+    """:class:`Wattfare` for asyncio. Use it in an ``async with`` block or ``await aclose()``;
+    each event loop has connections of its own."""
+
+    def __init__(
+        self,
+        secret_key: str | None = None,
+        *,
+        base_url: str | None = None,
+        http_client: Any = None,
+        timeout: Timeout | float | None = None,
+        max_retries: int = 2,
+    ) -> None:
+        super().__init__(secret_key, base_url=base_url, timeout=timeout, max_retries=max_retries)
+        self._transport = async_transport(http_client)
+
+    __init__.__doc__ = _Client.__init__.__doc__
+
+    def user(self, user_id: str) -> AsyncUser:
+        """See :meth:`Wattfare.user`."""
+        return AsyncUser(self, user_id)
+
+    def grant(self, grant_token: str) -> AsyncGrant:
+        """See :meth:`Wattfare.grant`."""
+        return AsyncGrant(self, grant_token)
+
+    async def create_session(
+        self, user_id: str, request_limit: LimitLike | SessionRequest = None
+    ) -> CreatedSession:
+        """See :meth:`Wattfare.create_session`."""
+        return await self._fetch(calls.create_session(user_id, request_limit))
+
+    def session_handler(
+        self,
+        resolve_user: ResolveUser,
+        request_limit: Any = None,
+        *,
+        allowed_origins: Collection[str] = (),
+    ) -> Callable[[Request], Any]:
+        """See :meth:`Wattfare.session_handler`; this one is awaited."""
+
+        async def handler(request: Request) -> Response:
+            flow = mint(self._service, request, resolve_user, request_limit, allowed_origins)
+            return await self._run(answered(flow))
+
+        return handler
+
+    async def aclose(self) -> None:
+        """Close this event loop's connections that are our own. Used again, the client opens
+        new ones."""
+        await self._transport.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    async def _fetch(self, call: Call[T]) -> T:
+        return await self._run(self._service.fetch(call))
+
+    async def _run(self, flow: Flow[T]) -> T:
+        return await run_async(flow, self._perform)
+
+    async def _perform(self, need: Any) -> Any:
+        match need:
+            case Send():
+                return await self._transport.send(need.request)
+            case Read():
+                return await need.answer.read()
+            case Sleep():
+                return await asyncio.sleep(need.seconds)
+            case Ask():
+                return await callables.call_async(need.function, need.request)
+            case _:
+                raise TypeError(f"nobody here can do {need!r}")

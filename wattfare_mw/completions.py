@@ -1,0 +1,337 @@
+"""What a model answers: whole, or in the chunks of a stream, read without any I/O."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Any
+
+import msgspec
+
+from . import money, sse
+from .errors import WattfareError, error_from_answer, wire_error
+from .types import TokenUsage, decode
+
+
+class ToolCall(msgspec.Struct, frozen=True):
+    """A call of a tool that the model asks for; ``arguments`` is the JSON text it wrote."""
+
+    id: str
+    name: str
+    arguments: str
+    type: str = "function"
+
+
+class Completion(msgspec.Struct, frozen=True):
+    """A model's whole answer.
+
+    Attributes:
+        text: of the first choice; empty where the model only called tools.
+        tool_calls: of the first choice.
+        finish_reason: why it ended there: ``"stop"``, ``"length"``, ``"tool_calls"``, ….
+        usage: the tokens used, where the provider tells.
+        cost_usd: what the user was billed, in USD, where the service tells.
+        raw: the answer as it came, with the fields that have no name here.
+    """
+
+    text: str
+    model: str | None
+    finish_reason: str | None
+    tool_calls: tuple[ToolCall, ...]
+    usage: TokenUsage | None
+    cost_usd: Decimal | None
+    raw: dict[str, Any]
+    id: str | None = None
+
+
+class Chunk(msgspec.Struct, frozen=True):
+    """A piece of a streamed answer.
+
+    Attributes:
+        text: what is new in it; often empty.
+        tool_calls: those that are complete with it; never a part of one.
+        finish_reason: on the last chunk that holds any of the answer.
+        usage: the tokens used, on the chunk that tells.
+        cost_usd: what the user was billed, in USD, likewise.
+        raw: the chunk as it came.
+    """
+
+    text: str
+    finish_reason: str | None
+    tool_calls: tuple[ToolCall, ...]
+    usage: TokenUsage | None
+    cost_usd: Decimal | None
+    raw: dict[str, Any]
+
+
+# -- the wire, as far as it is read; everything else stays in `raw`
+
+
+class _Function(msgspec.Struct):
+    name: str | None = None
+    arguments: str | None = None
+
+
+class _ToolCall(msgspec.Struct):
+    index: int = 0
+    id: str | None = None
+    type: str | None = None
+    function: _Function | None = None
+
+
+class _Part(msgspec.Struct):
+    text: str | None = None
+
+
+class _Message(msgspec.Struct):
+    content: str | list[_Part] | None = None
+    tool_calls: list[_ToolCall] | None = None
+
+    @property
+    def text(self) -> str:
+        if isinstance(self.content, list):
+            return "".join(part.text or "" for part in self.content)
+        return self.content or ""
+
+
+class _Choice(msgspec.Struct):
+    message: _Message = msgspec.field(default_factory=_Message)
+    delta: _Message = msgspec.field(default_factory=_Message)
+    finish_reason: str | None = None
+    index: int = 0
+
+
+class _Body(msgspec.Struct):
+    choices: list[_Choice]
+    id: str | None = None
+    model: str | None = None
+
+
+class _TokensUsed(msgspec.Struct):
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    total_tokens: int = 0
+
+
+class _Metered(msgspec.Struct):
+    usage: _TokensUsed | None = None
+
+
+class _Costed(msgspec.Struct):
+    usage: _Cost | None = None
+
+
+class _Cost(msgspec.Struct):
+    cost: money.Usd | None = None
+
+
+class Metering(msgspec.Struct, frozen=True):
+    """What an answer says of its own cost."""
+
+    usage: TokenUsage | None = None
+    cost_usd: Decimal | None = None
+
+
+def metering(body: bytes) -> Metering:
+    """The usage and the cost that a JSON body tells. Nonsense there is no reason to lose an
+    answer that was paid for: it counts as not told.
+
+    Raises:
+        msgspec.DecodeError: it is not JSON at all.
+    """
+    usage = cost = None
+    try:
+        used = decode(_Metered, body).usage
+        if used is not None:
+            usage = TokenUsage(
+                used.prompt_tokens,
+                used.completion_tokens,
+                used.total_tokens or used.prompt_tokens + used.completion_tokens,
+            )
+    except msgspec.ValidationError:
+        pass
+    try:
+        told = decode(_Costed, body).usage
+        cost = None if told is None else told.cost
+    except msgspec.ValidationError:
+        pass
+    return Metering(usage, cost)
+
+
+def read_completion(status: int, body: bytes) -> Completion:
+    """A whole answer.
+
+    Raises:
+        WattfareError: the body is an error after all, or no completion.
+    """
+    if (error := _error_in_body(status, body)) is not None:
+        raise error
+    try:
+        wire = decode(_Body, body)
+        if not wire.choices:
+            raise msgspec.ValidationError("no choices")
+        raw = msgspec.json.decode(body)
+    except msgspec.MsgspecError as error:
+        raise not_the_protocol(status, "a chat completion", error) from None
+    told = metering(body)
+    choice = wire.choices[0]
+    return Completion(
+        text=choice.message.text,
+        model=wire.model,
+        finish_reason=choice.finish_reason,
+        tool_calls=_whole(choice.message.tool_calls or ()),
+        usage=told.usage,
+        cost_usd=told.cost_usd,
+        raw=raw,
+        id=wire.id,
+    )
+
+
+def not_the_protocol(status: int, wanted: str, error: Exception | None = None) -> WattfareError:
+    """The error for an answer of success that is not what the protocol says."""
+    why = f": {error}" if error is not None else ""
+    return WattfareError(
+        f"The answer ({status}) is not {wanted}{why}. Is this address a Wattfare service's?",
+        code="unknown",
+        status=status,
+    )
+
+
+def _error_in_body(status: int, body: bytes) -> WattfareError | None:
+    # Some providers fail with a 200 and say so in the body.
+    error = wire_error(body) if b'"error"' in body else None
+    if error is None or not (error.code or error.message):
+        return None
+    return error_from_answer(502, body)
+
+
+def _whole(calls: Any) -> tuple[ToolCall, ...]:
+    return tuple(
+        ToolCall(
+            id=call.id or "",
+            name=(call.function and call.function.name) or "",
+            arguments=(call.function and call.function.arguments) or "",
+            type=call.type or "function",
+        )
+        for call in calls
+    )
+
+
+class StreamReader:
+    """Reads a streamed answer: bytes in, chunks out. What it has seen so far stands in its
+    attributes.
+
+    Attributes:
+        done: has the answer come to its proper end?
+        text, finish_reason, tool_calls, usage, cost_usd, model: of the answer so far.
+    """
+
+    def __init__(self) -> None:
+        self._splitter = sse.Splitter()
+        self._calls: dict[int, _ToolCall] = {}
+        self._texts: list[str] = []
+        self.done = False
+        self.finish_reason: str | None = None
+        self.tool_calls: tuple[ToolCall, ...] = ()
+        self.usage: TokenUsage | None = None
+        self.cost_usd: Decimal | None = None
+        self.model: str | None = None
+        self.id: str | None = None
+
+    @property
+    def text(self) -> str:
+        return "".join(self._texts)
+
+    def feed(self, data: bytes) -> list[Chunk]:
+        """The chunks that these bytes complete.
+
+        Raises:
+            WattfareError: an error event; or an event that is none of this protocol.
+        """
+        try:
+            return self._read(self._splitter.feed(data))
+        except sse.EventTooLargeError as error:
+            raise _broken(str(error)) from None
+
+    def end(self) -> list[Chunk]:
+        """The bytes have ended.
+
+        Raises:
+            WattfareError: ``upstream``; they ended too early.
+        """
+        # A server may leave out the empty line behind the very last event.
+        chunks = [] if self.done else self._read(self._splitter.rest + b"\n\n")
+        if not self.done:
+            raise _broken("it ended before its end")
+        return chunks
+
+    def broken(self, error: Exception) -> WattfareError:
+        """The error to raise where the connection broke."""
+        return _broken(str(error).rstrip("."))
+
+    def _read(self, block: bytes) -> list[Chunk]:
+        chunks: list[Chunk] = []
+        for event in sse.events(block):
+            if self.done:
+                break
+            if sse.is_done(event.data):
+                self.done = True
+                chunks.extend(self._left_over_calls())
+                break
+            chunks.append(self._chunk(event.data))
+        return chunks
+
+    def _left_over_calls(self) -> list[Chunk]:
+        if not self._calls:
+            return []
+        return [Chunk("", None, self._finish_calls(), None, None, {})]
+
+    def _chunk(self, data: bytes) -> Chunk:
+        if (error := sse.error_in(data)) is not None:
+            raise error
+        try:
+            wire = decode(_Body, data)
+            raw = msgspec.json.decode(data)
+        except msgspec.MsgspecError as error:
+            raise _broken(f"an event is no chat completion chunk: {error}") from None
+        self.id = wire.id or self.id
+        self.model = wire.model or self.model
+        text, reason = "", None
+        finished: tuple[ToolCall, ...] = ()
+        for choice in wire.choices:
+            if choice.index != 0:
+                continue  # of several choices the first is typed; all are in `raw`
+            text = choice.delta.text
+            reason = choice.finish_reason
+            for part in choice.delta.tool_calls or ():
+                self._add_call(part)
+            if reason is not None:
+                self.finish_reason = reason
+                finished = self._finish_calls()
+        if text:
+            self._texts.append(text)
+        told = metering(data) if b'"usage"' in data else Metering()
+        self.usage = told.usage or self.usage
+        self.cost_usd = told.cost_usd if told.cost_usd is not None else self.cost_usd
+        return Chunk(text, reason, finished, told.usage, told.cost_usd, raw)
+
+    def _add_call(self, part: _ToolCall) -> None:
+        call = self._calls.get(part.index)
+        if call is None:
+            call = self._calls[part.index] = _ToolCall(index=part.index, function=_Function("", ""))
+        call.id = call.id or part.id
+        call.type = call.type or part.type
+        if part.function is not None and call.function is not None:
+            call.function.name = call.function.name or part.function.name
+            call.function.arguments = (call.function.arguments or "") + (
+                part.function.arguments or ""
+            )
+
+    def _finish_calls(self) -> tuple[ToolCall, ...]:
+        finished = _whole(self._calls[index] for index in sorted(self._calls))
+        self._calls.clear()
+        self.tool_calls += finished
+        return finished
+
+
+def _broken(why: str) -> WattfareError:
+    return WattfareError(f"The answer's stream broke off: {why}.", code="upstream", status=502)

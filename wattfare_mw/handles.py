@@ -1,0 +1,296 @@
+"""What a client gives: a user, a grant, a model, a stream. Thin over :mod:`.calls` and
+:mod:`.completions`, each in two kinds that differ in the ``await``."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator, Sequence
+from contextlib import aclosing, closing
+from decimal import Decimal
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
+
+from . import calls
+from .calls import Message, Payer
+from .completions import Chunk, Completion, StreamReader, ToolCall
+from .errors import WattfareNetworkError
+from .types import ConnectionStatus, TokenUsage
+
+if TYPE_CHECKING:
+    from .client import AsyncWattfare, Wattfare
+
+C = TypeVar("C", "Wattfare", "AsyncWattfare")
+
+
+class _Handle(Generic[C]):
+    def __init__(self, client: C, payer: Payer) -> None:
+        self._client = client
+        self._payer = payer
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._payer.value!r})"
+
+
+class _UserHandle(_Handle[C]):
+    """Attributes:
+    id: the app's own id of the user.
+    """
+
+    def __init__(self, client: C, user_id: str) -> None:
+        super().__init__(client, calls.user_payer(user_id))
+        self.id = user_id
+
+
+class _GrantHandle(_Handle[C]):
+    def __init__(self, client: C, grant_token: str) -> None:
+        super().__init__(client, calls.grant_payer(grant_token))
+
+
+class User(_UserHandle["Wattfare"]):
+    """One user of the app's, and the budget that the user connected."""
+
+    def status(self) -> ConnectionStatus:
+        """The user's connection; ``connected=False``, and no error, where there is none."""
+        return self._client._fetch(calls.status(self.id))
+
+    def model(self, model_id: str) -> Model:
+        """A model whose calls this user pays for; any OpenRouter id."""
+        return Model(self._client, self._payer, model_id)
+
+
+class AsyncUser(_UserHandle["AsyncWattfare"]):
+    """:class:`User`, for asyncio."""
+
+    async def status(self) -> ConnectionStatus:
+        """See :meth:`User.status`."""
+        return await self._client._fetch(calls.status(self.id))
+
+    def model(self, model_id: str) -> AsyncModel:
+        """See :meth:`User.model`."""
+        return AsyncModel(self._client, self._payer, model_id)
+
+
+class Grant(_GrantHandle["Wattfare"]):
+    """A one-time grant."""
+
+    def model(self, model_id: str) -> Model:
+        """A model whose calls the grant pays for."""
+        return Model(self._client, self._payer, model_id)
+
+
+class AsyncGrant(_GrantHandle["AsyncWattfare"]):
+    """:class:`Grant`, for asyncio."""
+
+    def model(self, model_id: str) -> AsyncModel:
+        """See :meth:`Grant.model`."""
+        return AsyncModel(self._client, self._payer, model_id)
+
+
+class _ModelHandle(_Handle[C]):
+    """Attributes:
+    id: the model's id.
+    """
+
+    def __init__(self, client: C, payer: Payer, model_id: str) -> None:
+        super().__init__(client, payer)
+        if not isinstance(model_id, str) or not model_id:  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError("a model id is a string such as 'anthropic/claude-sonnet-4'")
+        self.id = model_id
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.id!r})"
+
+
+class Model(_ModelHandle["Wattfare"]):
+    """A model whose calls somebody else pays for."""
+
+    def generate(
+        self, prompt: str | None = None, *, messages: Sequence[Message] | None = None, **params: Any
+    ) -> Completion:
+        """The model's whole answer.
+
+        Args:
+            prompt: what the user says; or else
+            messages: the conversation, as OpenAI shapes it.
+            params: any parameter of an OpenAI-compatible API: ``max_tokens``, ``tools``, ….
+
+        Raises:
+            WattfareError: e.g. not_connected, budget_exceeded: a branch of an app, not its crash.
+        """
+        return self._client._fetch(
+            calls.chat_completion(self._payer, self.id, prompt, messages, params, stream=False)
+        )
+
+    def stream(
+        self, prompt: str | None = None, *, messages: Sequence[Message] | None = None, **params: Any
+    ) -> Stream:
+        """The model's answer as it comes; use it in a ``with`` block, or close it. The call is
+        made at once.
+
+        Raises:
+            WattfareError: see :meth:`generate`; and while it is read, ``upstream`` where the
+                stream breaks off.
+        """
+        call = calls.chat_completion(self._payer, self.id, prompt, messages, params, stream=True)
+        return Stream(self._client._run(self._client._service.open(call)))
+
+
+class AsyncModel(_ModelHandle["AsyncWattfare"]):
+    """:class:`Model`, for asyncio."""
+
+    async def generate(
+        self, prompt: str | None = None, *, messages: Sequence[Message] | None = None, **params: Any
+    ) -> Completion:
+        """See :meth:`Model.generate`."""
+        return await self._client._fetch(
+            calls.chat_completion(self._payer, self.id, prompt, messages, params, stream=False)
+        )
+
+    def stream(
+        self, prompt: str | None = None, *, messages: Sequence[Message] | None = None, **params: Any
+    ) -> AsyncStream:
+        """See :meth:`Model.stream`; the call is made where the stream is entered or first read."""
+        call = calls.chat_completion(self._payer, self.id, prompt, messages, params, stream=True)
+        return AsyncStream(lambda: self._client._run(self._client._service.open(call)))
+
+
+class _StreamState:
+    def __init__(self) -> None:
+        self._reader = StreamReader()
+
+    @property
+    def text(self) -> str:
+        """All the text that has come so far."""
+        return self._reader.text
+
+    @property
+    def tool_calls(self) -> tuple[ToolCall, ...]:
+        """The tool calls that have come whole so far."""
+        return self._reader.tool_calls
+
+    @property
+    def finish_reason(self) -> str | None:
+        """Why the answer ended, once it has."""
+        return self._reader.finish_reason
+
+    @property
+    def usage(self) -> TokenUsage | None:
+        """The tokens used; told at the end of the stream."""
+        return self._reader.usage
+
+    @property
+    def cost_usd(self) -> Decimal | None:
+        """What the user was billed, in USD; told at the end of the stream."""
+        return self._reader.cost_usd
+
+
+class Stream(_StreamState):
+    """A streamed answer: iterate it for its :class:`Chunk`\\ s, or its ``text_stream``."""
+
+    def __init__(self, answer: Any) -> None:
+        super().__init__()
+        self._answer = answer
+        self._chunks = self._iterate()
+
+    def __iter__(self) -> Iterator[Chunk]:
+        return self
+
+    def __next__(self) -> Chunk:
+        return next(self._chunks)
+
+    @property
+    def text_stream(self) -> Iterator[str]:
+        """The text alone, piece by piece."""
+        return (chunk.text for chunk in self if chunk.text)
+
+    def close(self) -> None:
+        """Close the connection; a model that is still at it is stopped."""
+        self._chunks.close()
+        self._answer.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _iterate(self) -> Generator[Chunk, None, None]:
+        reader = self._reader
+        try:
+            try:
+                with closing(self._answer.chunks()) as pieces:
+                    for data in pieces:
+                        yield from reader.feed(data)
+                        if reader.done:
+                            return
+            except WattfareNetworkError as error:
+                raise reader.broken(error) from error
+            yield from reader.end()
+        finally:
+            self._answer.close()
+
+
+class AsyncStream(_StreamState):
+    """:class:`Stream`, for asyncio."""
+
+    def __init__(self, open_: Callable[[], Any]) -> None:
+        super().__init__()
+        self._open = open_
+        self._answer: Any = None
+        self._chunks = self._iterate()
+
+    def __aiter__(self) -> AsyncIterator[Chunk]:
+        return self
+
+    async def __anext__(self) -> Chunk:
+        return await anext(self._chunks)
+
+    @property
+    def text_stream(self) -> AsyncIterator[str]:
+        """The text alone, piece by piece."""
+        return (chunk.text async for chunk in self if chunk.text)
+
+    async def aclose(self) -> None:
+        """Close the connection; a model that is still at it is stopped."""
+        await self._chunks.aclose()
+        if self._answer is not None:
+            await self._answer.close()
+
+    async def __aenter__(self) -> Self:
+        await self._opened()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    async def _opened(self) -> Any:
+        if self._answer is None:
+            self._answer = await self._open()
+        return self._answer
+
+    async def _iterate(self) -> AsyncGenerator[Chunk, None]:
+        reader = self._reader
+        answer = await self._opened()
+        try:
+            try:
+                async with aclosing(answer.chunks()) as pieces:
+                    async for data in pieces:
+                        for chunk in reader.feed(data):
+                            yield chunk
+                        if reader.done:
+                            return
+            except WattfareNetworkError as error:
+                raise reader.broken(error) from error
+            for chunk in reader.end():
+                yield chunk
+        finally:
+            await answer.close()

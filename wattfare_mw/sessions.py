@@ -1,0 +1,193 @@
+"""The rule of the token route: who asks, which cap, what to answer. And what every route of ours
+shares with it: how a user is told, and what an error answers."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+import msgspec
+
+from . import calls
+from .errors import WattfareAuthError, WattfareError
+from .flow import Flow
+from .types import encode
+from .web import Request, Response, json_response
+
+logger = logging.getLogger("wattfare_mw")
+
+ResolveUser = Callable[[Any], Any]
+"""Gives the app's own id of the user who makes a request, or None; may be asynchronous."""
+
+
+class Ask(msgspec.Struct, frozen=True):
+    """Call a function of the app's with the request; gives what it gives, awaited."""
+
+    function: Callable[[Any], Any]
+    request: Request
+
+
+class AppError(Exception):
+    """The app's own code gave what it may not give: a bug there, told in the log only."""
+
+
+def mint(
+    service: calls.Service,
+    request: Request,
+    resolve_user: ResolveUser,
+    request_limit: Any,
+    allowed_origins: Collection[str] = (),
+) -> Flow[Response]:
+    """Answer a request for a session token."""
+    refuse_other_methods(request, "POST")
+    refuse_other_sites(request, allowed_origins)
+    user_id = yield from identify(request, resolve_user)
+    limit = yield from _limit(request, request_limit)
+    session = yield from service.fetch(calls.create_session(user_id, limit))
+    return json_response(200, encode(session))
+
+
+def identify(request: Request, resolve_user: ResolveUser) -> Flow[str]:
+    """The id of the user who makes this request.
+
+    Raises:
+        WattfareAuthError: nobody is signed in.
+        AppError: ``resolve_user`` gave something else than an id or None.
+    """
+    user_id = yield Ask(resolve_user, request)
+    if user_id is None:
+        raise NotSignedInError
+    try:
+        return calls.check_user_id(user_id)
+    except WattfareError as error:
+        raise AppError(f"resolve_user must give a user id or None. {error.message}") from None
+
+
+def _limit(request: Request, request_limit: Any) -> Flow[Any]:
+    limit = (yield Ask(request_limit, request)) if callable(request_limit) else request_limit
+    try:
+        return calls.session_request(limit)
+    except WattfareError as error:
+        raise AppError(f"request_limit gave no cap. {error.message}") from None
+
+
+class NotSignedInError(WattfareAuthError):
+    """Nobody is signed in to this app."""
+
+    def __init__(self) -> None:
+        super().__init__("Sign in first: this request comes from no user of this app.")
+
+
+# -- what every route refuses
+
+
+def refuse_other_methods(request: Request, *allowed: str) -> None:
+    """405 for any method but these."""
+    if request.method not in allowed:
+        raise MethodNotAllowedError(allowed)
+
+
+class MethodNotAllowedError(WattfareError):
+    """The method is not one of this path's."""
+
+    default_code = "invalid_request"
+    default_status = 405
+
+    def __init__(self, allowed: tuple[str, ...]) -> None:
+        self.allowed = ", ".join(allowed)
+        super().__init__(f"This path answers to {self.allowed} only.")
+
+
+def refuse_other_sites(request: Request, allowed_origins: Collection[str]) -> None:
+    """403 for a browser that acts for another site: its user's cookies come with the request,
+    and a page of that site, not the user, may have sent it."""
+    headers = request.headers
+    origin = headers.get("origin")
+    if origin is not None and origin in allowed_origins:
+        return
+    site = headers.get("sec-fetch-site")
+    if site is not None:
+        same = site in ("same-origin", "none")
+    elif origin is not None:
+        same = _same_host(origin, headers.get("host", ""))
+    else:
+        return  # no browser: it would send one or the other
+    if not same:
+        raise WattfareError(
+            "This request comes from another site. An app that wants it lists that site's origin"
+            " in allowed_origins.",
+            code="invalid_request",
+            status=403,
+        )
+
+
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
+def _same_host(origin: str, host: str) -> bool:
+    # Host and port only: behind a proxy that ends TLS the app does not see the scheme.
+    try:
+        theirs = urlsplit(origin)
+        ours = urlsplit(f"//{host}")
+        default = _DEFAULT_PORTS.get(theirs.scheme)
+        return (
+            default is not None
+            and bool(theirs.hostname)
+            and theirs.hostname == ours.hostname
+            and (theirs.port or default) == (ours.port or default)
+        )
+    except ValueError:
+        return False
+
+
+# -- what an error answers
+
+
+def answered(flow: Flow[Any], request_id: str | None = None) -> Flow[Any]:
+    """``flow``, with every error made an answer: a WattfareError its JSON and status, anything
+    else a 500 that tells nothing, and the log the rest."""
+    try:
+        return (yield from flow)
+    except WattfareError as error:
+        if isinstance(error, WattfareAuthError) and not isinstance(error, NotSignedInError):
+            logger.error(
+                "Wattfare refused this app's secret key (%s): no user of this app can pay until"
+                " WATTFARE_SECRET_KEY is put right. request_id=%s",
+                error.message,
+                request_id,
+            )
+        elif error.http_status >= 500:
+            logger.warning("%s: %s request_id=%s", error.code, error.message, request_id)
+        return error_response(error)
+    except Exception:
+        logger.exception("A request could not be answered. request_id=%s", request_id)
+        return error_response(
+            WattfareError("Something went wrong here. It has been logged.", status=500)
+        )
+
+
+def error_response(error: WattfareError) -> Response:
+    """The protocol's answer to an error."""
+    headers: dict[str, str] = {}
+    if isinstance(error, MethodNotAllowedError):
+        headers["allow"] = error.allowed
+    if error.retry_after is not None:
+        headers["retry-after"] = format(error.retry_after, "g")
+    return json_response(error.http_status, error.to_json(), headers)
+
+
+def cors_headers(request: Request, allowed_origins: Collection[str]) -> Mapping[str, str]:
+    """What lets a page of an allowed origin read the answer."""
+    if not allowed_origins:
+        return {}
+    origin = request.headers.get("origin")
+    if origin is None or origin not in allowed_origins:
+        return {"vary": "Origin"}
+    return {
+        "vary": "Origin",
+        "access-control-allow-origin": origin,
+        "access-control-allow-credentials": "true",
+        "access-control-expose-headers": "retry-after, x-request-id, x-wattfare-max-tokens",
+    }
