@@ -83,6 +83,14 @@ def _last_event_end(data: bytes, searched: int) -> int:
     return end
 
 
+def split(block: bytes) -> Iterator[bytes]:
+    """The events in a block of complete ones, each as the bytes that it is."""
+    start = 0
+    for match in _EVENT_END.finditer(block):
+        yield block[start : match.end()]
+        start = match.end()
+
+
 class Event(msgspec.Struct, frozen=True):
     """One event: its data as bytes (UTF-8), and its type where it names one."""
 
