@@ -1,0 +1,209 @@
+"""`wattfare serve` as a real process on a free port."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+#: How long anything of this may take before a test is called failed, in seconds.
+PATIENCE = 60
+
+
+@dataclass
+class Keys:
+    """An app's keys, and its id."""
+
+    app_id: str
+    publishable_key: str
+    secret_key: str
+
+
+@dataclass
+class Service:
+    """A running service."""
+
+    url: str
+    database: str
+    process: subprocess.Popen[str]
+    log: list[str] = field(default_factory=list)
+
+    @property
+    def api(self) -> str:
+        """The base of the protocol's paths, and an OpenAI client's ``base_url``."""
+        return f"{self.url}/api/v1"
+
+    def create_app(self, mode: str = "test", name: str = "test app") -> Keys:
+        """A new app, by ``wattfare apps create``."""
+        answer = run_cli("apps", "create", name, "--mode", mode, "--database", self.database, "--json")
+        assert answer.returncode == 0, answer.stderr
+        fields = json.loads(answer.stdout)
+        return Keys(fields["appId"], fields["publishableKey"], fields["secretKey"])
+
+    def app(self, mode: str = "test") -> App:
+        """A new app, with what its backend does."""
+        return App(self, self.create_app(mode))
+
+    def stop(self) -> int:
+        """SIGTERM; the exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(PATIENCE)
+
+
+@dataclass
+class App:
+    """An app's backend, calling by plain HTTP."""
+
+    service: Service
+    keys: Keys
+
+    def __post_init__(self) -> None:
+        self.http = httpx.Client(base_url=self.service.api, timeout=PATIENCE, trust_env=False)
+
+    @property
+    def auth(self) -> dict[str, str]:
+        """The header with the secret key."""
+        return bearer(self.keys.secret_key)
+
+    def token(self, user: str = "u1", **limit: Any) -> str:
+        """A session token; ``monthlyUsd=…`` for a limit."""
+        body: dict[str, Any] = {"appUserId": user}
+        if limit:
+            body["requestLimit"] = limit
+        answer = self.http.post("/sessions", json=body, headers=self.auth)
+        assert answer.status_code == 200, answer.text
+        return answer.json()["token"]
+
+    def connect(self, user: str = "u1", **cap: Any) -> dict[str, Any]:
+        """Connect this user; ``monthlyUsd=…`` for a cap."""
+        answer = self.http.post("/connections", json=cap, headers=bearer(self.token(user)))
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    def status(self, user: str = "u1") -> dict[str, Any]:
+        """This user's ConnectionStatus."""
+        answer = self.http.get("/status", params={"appUserId": user}, headers=self.auth)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    def chat(self, text: str = "one two three", user: str = "u1", **fields: Any) -> httpx.Response:
+        """An inference call for this user, whole."""
+        return self.http.post(
+            "/chat/completions", json=chat_body(text, **fields), headers=self.paid_by(user)
+        )
+
+    def paid_by(self, user: str) -> dict[str, str]:
+        """The headers of a call for this user, whose id is plain ASCII."""
+        return {**self.auth, "x-wattfare-user": user}
+
+    def openai(self, user: str = "u1", **options: Any) -> Any:
+        """The official openai client, billed to this user."""
+        import openai
+
+        return openai.OpenAI(
+            api_key=self.keys.secret_key,
+            base_url=self.service.api,
+            default_headers={"x-wattfare-user": user},
+            max_retries=0,
+            http_client=openai.DefaultHttpxClient(trust_env=False),
+            **options,
+        )
+
+    def close(self) -> None:
+        """Let go of the connections."""
+        self.http.close()
+
+
+def bearer(credential: str) -> dict[str, str]:
+    """The header with this credential."""
+    return {"authorization": f"Bearer {credential}"}
+
+
+def chat_body(text: str = "one two three", **fields: Any) -> dict[str, Any]:
+    """An inference body for the built-in model."""
+    return {
+        "model": "wattfare/echo",
+        "messages": [{"role": "user", "content": text}],
+        **fields,
+    }
+
+
+def run_cli(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """`wattfare …`, to its end."""
+    return subprocess.run(
+        [sys.executable, "-m", "wattfare_mw.cli", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        env=environment(env),
+        check=False,
+    )
+
+
+@contextmanager
+def run_service(
+    tmp_path: Path, *options: str, env: dict[str, str] | None = None, stop_grace: float = 0
+) -> Iterator[Service]:
+    """`wattfare serve --port 0` over a database in ``tmp_path``, from the line that says that it
+    listens until the block ends.
+
+    Args:
+        options: more arguments of ``serve``.
+        env: more variables.
+        stop_grace: seconds that streams may go on after SIGTERM.
+    """
+    database = f"sqlite:///{tmp_path / 'wattfare.db'}"
+    arguments = ["--port", "0", "--database", database, "--stop-grace", str(stop_grace), *options]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "wattfare_mw.cli", "serve", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(env),
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    log: list[str] = []
+    # Read all along, so that a full pipe never stops it.
+    reader = threading.Thread(target=log.extend, args=(process.stderr,), daemon=True)
+    reader.start()
+    try:
+        line = process.stdout.readline()
+        if "listening on " not in line:
+            process.wait(PATIENCE)
+            reader.join(PATIENCE)
+            raise AssertionError(f"wattfare serve did not start: {''.join(log)}")
+        yield Service(line.split("listening on ")[1].strip(), database, process, log)
+    finally:
+        if process.poll() is None:
+            process.terminate()
+        try:
+            process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            raise
+        finally:
+            reader.join(PATIENCE)
+            process.stdout.close()
+            process.stderr.close()
+
+
+def environment(more: dict[str, str] | None = None) -> dict[str, str]:
+    """This process's variables, without those that would steer the service from outside."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("WATTFARE_")}
+    kept["PYTHONUNBUFFERED"] = "1"
+    # The package of this tree, whichever is installed.
+    root = str(Path(__file__).parents[2])
+    kept["PYTHONPATH"] = os.pathsep.join(filter(None, [root, kept.get("PYTHONPATH")]))
+    return {**kept, **(more or {})}

@@ -1,0 +1,248 @@
+"""A fake OpenAI-compatible upstream on a real socket, which does what a test's script says.
+
+It speaks HTTP by hand, so that it can also speak it wrongly: break off, hang, lie.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+#: How long anything of this may take before a test is called failed, in seconds.
+PATIENCE = 60
+
+#: Prices as OpenRouter lists them, in USD for a token.
+MODELS: list[dict[str, Any]] = [
+    {"id": "fake/model", "pricing": {"prompt": "0.000001", "completion": "0.000002"}},
+    {"id": "fake/tiny", "pricing": {"prompt": "0.0000000001", "completion": "0.0000000003"}},
+    {"id": "fake/router", "pricing": {"prompt": "-1", "completion": "-1"}},
+    {"id": "fake/unpriced"},
+]
+
+
+class Gone(Exception):
+    """The client has closed the connection."""
+
+
+@dataclass
+class Exchange:
+    """One request, and the connection to answer it on."""
+
+    method: str
+    path: str
+    headers: dict[str, str]
+    body: bytes
+    connection: socket.socket
+    upstream: Upstream
+
+    @property
+    def json(self) -> Any:
+        """The request's body, decoded."""
+        return json.loads(self.body)
+
+    def send(self, data: bytes) -> None:
+        """Raw bytes."""
+        try:
+            self.connection.sendall(data)
+        except OSError:
+            raise Gone from None
+
+    def answer(
+        self,
+        body: bytes | str | dict[str, Any],
+        *,
+        status: int = 200,
+        content_type: str = "application/json",
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        """A whole answer."""
+        if isinstance(body, dict):
+            body = json.dumps(body)
+        if isinstance(body, str):
+            body = body.encode()
+        more = {"content-length": str(len(body)), **(headers or {})}
+        self._head(status, content_type, more)
+        self.send(body)
+
+    def start_stream(self, content_type: str = "text/event-stream") -> None:
+        """The head of a chunked event stream."""
+        self._head(200, content_type, {"transfer-encoding": "chunked"})
+
+    def event(self, data: dict[str, Any] | str) -> None:
+        """An event in an HTTP chunk of its own."""
+        text = data if isinstance(data, str) else json.dumps(data)
+        self.chunk(f"data: {text}\n\n".encode())
+
+    def chunk(self, data: bytes) -> None:
+        """An HTTP chunk."""
+        self.send(b"%x\r\n%s\r\n" % (len(data), data))
+
+    def word(self, word: str) -> None:
+        """A chunk of a completion."""
+        self.event(chunk_of({"choices": [{"index": 0, "delta": {"content": word}}]}))
+
+    def usage(self, usage: Any) -> None:
+        """The extra chunk with the usage."""
+        self.event(chunk_of({"choices": [], "usage": usage}))
+
+    def done(self) -> None:
+        """The end of a complete stream."""
+        self.event("[DONE]")
+        self.send(b"0\r\n\r\n")
+
+    def hang(self) -> None:
+        """Say nothing until the client goes away, and count that."""
+        with suppress(OSError):
+            while self.connection.recv(65536):
+                pass
+        raise Gone
+
+    def reset(self) -> None:
+        """Break the connection in the middle of what is being said."""
+        with suppress(OSError):
+            self.connection.shutdown(socket.SHUT_RDWR)
+        raise Gone
+
+    def _head(self, status: int, content_type: str, headers: dict[str, str]) -> None:
+        fields = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        self.send(f"HTTP/1.1 {status} X\r\ncontent-type: {content_type}\r\n{fields}\r\n".encode())
+
+
+Script = Callable[[Exchange], None]
+
+
+def chunk_of(fields: dict[str, Any]) -> dict[str, Any]:
+    """A chunk of a completion with these fields."""
+    return {
+        "id": "chatcmpl-1",
+        "object": "chat.completion.chunk",
+        "created": 1,
+        "model": "fake/model",
+        **fields,
+    }
+
+
+def completion_of(text: str, **fields: Any) -> dict[str, Any]:
+    """A whole completion."""
+    message = {"role": "assistant", "content": text}
+    return {
+        "id": "chatcmpl-1",
+        "object": "chat.completion",
+        "created": 1,
+        "model": "fake/model",
+        "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
+        **fields,
+    }
+
+
+def good(exchange: Exchange) -> None:
+    """What a well-behaved upstream does: three words, their usage, and what they cost."""
+    usage = {"prompt_tokens": 5, "completion_tokens": 3, "total_tokens": 8, "cost": 0.000011}
+    if not exchange.json.get("stream"):
+        exchange.answer(completion_of("one two three", usage=usage))
+        return
+    exchange.start_stream()
+    for word in ("one ", "two ", "three"):
+        exchange.word(word)
+    if (exchange.json.get("stream_options") or {}).get("include_usage"):
+        exchange.usage(usage)
+    exchange.done()
+
+
+@dataclass
+class Upstream:
+    """The fake.
+
+    Attributes:
+        script: what to do with a call to ``/chat/completions``; set it before the call.
+        models: what ``/models`` lists.
+        calls: the calls that came.
+        gone: released once for each call whose client went away before its end.
+    """
+
+    url: str = ""
+    script: Script = good
+    models: Any = field(default_factory=lambda: {"data": MODELS})
+    calls: list[Exchange] = field(default_factory=list)
+    gone: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
+    failures: list[BaseException] = field(default_factory=list)
+
+    def wait_gone(self) -> None:
+        """Wait until the client of a call has gone away."""
+        assert self.gone.acquire(timeout=PATIENCE), "the connection to the upstream stayed open"
+
+
+@contextmanager
+def run_upstream(script: Script = good) -> Iterator[Upstream]:
+    """The fake on a free port; ``.url`` is its base URL, OpenRouter's way."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    upstream = Upstream(f"http://127.0.0.1:{listener.getsockname()[1]}/api/v1", script)
+    open_connections: list[socket.socket] = []
+    threads: list[threading.Thread] = []
+
+    def accept() -> None:
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            open_connections.append(connection)
+            thread = threading.Thread(target=_talk, args=(upstream, connection), daemon=True)
+            threads.append(thread)
+            thread.start()
+
+    accepting = threading.Thread(target=accept, daemon=True)
+    accepting.start()
+    try:
+        yield upstream
+    finally:
+        # Closing a listener does not wake up who waits on it; shutting it down does.
+        with suppress(OSError):
+            listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+        accepting.join(PATIENCE)
+        for connection in open_connections:
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+        for thread in threads:
+            thread.join(PATIENCE)
+    assert not upstream.failures, upstream.failures
+
+
+def _talk(upstream: Upstream, connection: socket.socket) -> None:
+    reader = connection.makefile("rb")
+    try:
+        while (exchange := _read(reader, connection, upstream)) is not None:
+            if exchange.path.endswith("/models"):
+                exchange.answer(upstream.models)
+            else:
+                upstream.calls.append(exchange)
+                upstream.script(exchange)
+    except Gone:
+        upstream.gone.release()
+    except OSError:
+        pass
+    except BaseException as error:  # a mistake in a script fails the test
+        upstream.failures.append(error)
+    finally:
+        reader.close()
+        connection.close()
+
+
+def _read(reader: Any, connection: socket.socket, upstream: Upstream) -> Exchange | None:
+    line = reader.readline().decode("latin-1")
+    if not line:
+        return None
+    method, path, _ = line.split(" ", 2)
+    headers: dict[str, str] = {}
+    while (field_line := reader.readline().decode("latin-1").strip()) != "":
+        name, _, value = field_line.partition(":")
+        headers[name.lower()] = value.strip()
+    body = reader.read(int(headers.get("content-length", 0)))
+    return Exchange(method, path, headers, body, connection, upstream)

@@ -1,0 +1,5 @@
+"""``python -m wattfare_mw.cli`` is ``wattfare``."""
+
+from . import main
+
+main()

@@ -1,0 +1,33 @@
+"""The commands of ``wattfare``: one group, and one place where errors become messages."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from ..errors import WattfareError
+from .apps import apps
+from .serve import serve
+
+
+class _Group(click.Group):
+    """A user's mistake is one line and exit code 1, never a traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except WattfareError as error:
+            raise click.ClickException(error.message) from None
+        except OSError as error:
+            raise click.ClickException(error.strerror or str(error)) from None
+
+
+@click.group(cls=_Group)
+@click.version_option(package_name="wattfare-mw")
+def cli() -> None:
+    """Wattfare for Python: run a service, and make apps for it."""
+
+
+cli.add_command(serve)
+cli.add_command(apps)

@@ -1,0 +1,111 @@
+"""``wattfare serve``: run the service."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from decimal import Decimal, InvalidOperation
+
+import click
+from click.core import ParameterSource
+
+from .. import money
+from ..service import Settings, secret_from_environment
+from ..service import serve as run
+from ..service.settings import DEFAULT_PORT, STOP_GRACE_SECONDS
+from .apps import database_option
+
+NO_CEILING = "none"
+
+
+@click.command()
+@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=DEFAULT_PORT,
+    show_default=True,
+    help="0 takes a free one.",
+)
+@database_option
+@click.option(
+    "--upstream", metavar="URL", help="Base URL of an OpenAI-compatible API, with its /v1."
+)
+@click.option(
+    "--upstream-key",
+    envvar="WATTFARE_UPSTREAM_KEY",
+    metavar="KEY",
+    help="Your key for the upstream: with one, you pay. Better given as WATTFARE_UPSTREAM_KEY.",
+)
+@click.option(
+    "--user-ceiling-usd",
+    metavar="AMOUNT",
+    help="The most that a user may spend of your money in a month, or `none`.",
+)
+@click.option(
+    "--stop-grace",
+    type=click.FloatRange(0, 3600),
+    default=STOP_GRACE_SECONDS,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long streams may go on after SIGTERM.",
+)
+@click.option(
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    default="info",
+    show_default=True,
+)
+def serve(
+    host: str,
+    port: int,
+    database: str,
+    upstream: str | None,
+    upstream_key: str | None,
+    user_ceiling_usd: str | None,
+    stop_grace: float,
+    log_level: str,
+) -> None:
+    """Run a Wattfare-compatible service until it is told to stop.
+
+    Without --upstream it answers with its built-in models, wattfare/echo and wattfare/echo-slow.
+    Session tokens are signed with WATTFARE_SERVICE_SECRET, or with a key kept in the database.
+    """
+    source = click.get_current_context().get_parameter_source("upstream_key")
+    if upstream is None and source is ParameterSource.ENVIRONMENT:
+        upstream_key = None  # it may be there for another day
+    settings = Settings(
+        database=database,
+        upstream=upstream,
+        upstream_key=upstream_key or None,
+        user_ceiling=_ceiling(user_ceiling_usd, operator_pays=bool(upstream_key)),
+        secret=secret_from_environment(),
+        stop_grace=stop_grace,
+    )
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=log_level.upper(),
+        format="%(asctime)s %(levelname)s %(name)s %(message)s",
+    )
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # it tells of its plugins
+    run(settings, host, port, lambda url: click.echo(f"wattfare: listening on {url}"))
+
+
+def _ceiling(amount: str | None, *, operator_pays: bool) -> int | None:
+    if amount is None:
+        if operator_pays:
+            raise click.UsageError(
+                "With an upstream key you pay for every user: say how much each may spend in a "
+                f"month with --user-ceiling-usd, or `{NO_CEILING}`."
+            )
+        return None
+    if not operator_pays:
+        raise click.UsageError("--user-ceiling-usd goes with --upstream and --upstream-key.")
+    if amount == NO_CEILING:
+        return None
+    try:
+        return money.cap_nanos(Decimal(amount))
+    except (InvalidOperation, ValueError):
+        raise click.UsageError(
+            f"--user-ceiling-usd is an amount in USD, or `{NO_CEILING}`."
+        ) from None

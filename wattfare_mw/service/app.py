@@ -1,0 +1,97 @@
+"""The service as an ASGI application, and the few things that can be done to its database."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+
+from ..errors import WattfareError
+from ..transport import AsyncTransport
+from . import api, web
+from .calls import Calls
+from .echo import Echo
+from .keys import AppKeys, Mode, new_app
+from .settings import Settings
+from .store import open_store
+from .throttle import Throttle
+from .tokens import Signer
+from .upstream import Upstream
+
+log = logging.getLogger("wattfare_mw.service")
+
+MAX_NAME = 256
+
+
+def create_app(
+    settings: Settings | None = None, *, transport: AsyncTransport | None = None
+) -> Starlette:
+    """A Wattfare-compatible service; its lifespan opens and closes the database.
+
+    Args:
+        transport: how the upstream is called; by default over a client of its own.
+    """
+    settings = settings or Settings()
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncGenerator[None]:
+        store = open_store(settings.database)
+        try:
+            abandoned = await store.settle_abandoned()
+            if abandoned:
+                log.warning("%d calls were in flight when the service last died", abandoned)
+            secret = settings.secret or await store.signing_key()
+            if settings.upstream is None:
+                provider = Echo()
+            else:
+                provider = Upstream(settings.upstream, settings.upstream_key, transport=transport)
+            app.state.service = api.Service(
+                store=store,
+                signer=Signer(secret),
+                provider=provider,
+                throttle=Throttle(),
+                calls=Calls(store, settings.terms),
+                terms=settings.terms,
+            )
+            try:
+                yield
+            finally:
+                await provider.close()
+        finally:
+            await store.close()
+
+    return Starlette(
+        routes=api.routes(),
+        lifespan=lifespan,
+        middleware=[Middleware(web.Frame, cors_paths=api.CORS_PATHS)],
+        exception_handlers={
+            WattfareError: web.on_wattfare_error,
+            HTTPException: web.on_http_exception,
+        },
+    )
+
+
+def create_keys(database: str, name: str, mode: Mode = "test") -> AppKeys:
+    """Make an app in this database, and give the keys, of which only a hash is kept.
+
+    Raises:
+        WattfareError: ``invalid_request``; the name is none, or the database cannot be opened.
+    """
+    if not 0 < len(name.strip()) <= MAX_NAME or not name.isprintable():
+        raise web.invalid(f"An app's name is a line of 1 to {MAX_NAME} characters.")
+    app, app_keys = new_app(name, mode)
+
+    async def keep() -> None:
+        store = open_store(database)
+        try:
+            await store.add_app(app)
+        finally:
+            await store.close()
+
+    asyncio.run(keep())
+    return app_keys

@@ -1,0 +1,143 @@
+"""The built-in model: repeats the last user message, a word a token, at a price that a test can
+compute to the nano-dollar."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import AsyncIterator
+from decimal import Decimal
+from typing import Any
+
+from .. import money, sse
+from ..types import encode
+from .chat import ChatRequest, invalid, text_of
+from .metering import Meter, Price
+from .rules import Bounds
+
+#: USD for one token.
+PRICE = Price(prompt=Decimal("0.000001"), completion=Decimal("0.000002"))
+#: How long each model takes for a word, in seconds.
+MODELS = {"wattfare/echo": 0.0, "wattfare/echo-slow": 0.05}
+
+
+class Echo:
+    """The provider of ``wattfare/echo`` and ``wattfare/echo-slow``."""
+
+    async def models(self) -> bytes:
+        """Both, with their prices."""
+        pricing = {"prompt": str(PRICE.prompt), "completion": str(PRICE.completion)}
+        return encode(
+            {
+                "object": "list",
+                "data": [
+                    {
+                        "id": model,
+                        "object": "model",
+                        "created": 0,
+                        "owned_by": "wattfare",
+                        "name": model,
+                        "pricing": pricing,
+                    }
+                    for model in MODELS
+                ],
+            }
+        )
+
+    async def prepare(self, request: ChatRequest, request_id: str) -> EchoJob:
+        """The words to say, and their exact price."""
+        if request.model not in MODELS:
+            raise invalid(
+                f"There is no model {request.model!r} here: {' and '.join(MODELS)} are built in."
+            )
+        return EchoJob(request)
+
+    async def close(self) -> None:
+        """There is nothing to let go of."""
+
+
+class EchoJob:
+    """One answer of the built-in model."""
+
+    def __init__(self, request: ChatRequest) -> None:
+        texts = [text_of(message) for message in request.messages]
+        said = [
+            text
+            for message, text in zip(request.messages, texts, strict=True)
+            if message["role"] == "user"
+        ]
+        if not said:
+            raise invalid("This model repeats the last user message, and there is none.")
+        words = said[-1].split()
+        self._words = words[: request.max_tokens]
+        self._finish = "stop" if len(self._words) == len(words) else "length"
+        self._request = request
+        self._pause = MODELS[request.model]
+        self._about: dict[str, Any] = {
+            "id": f"chatcmpl-{secrets.token_hex(12)}",
+            "created": int(time.time()),
+            "model": request.model,
+        }
+        self.meter = Meter(PRICE, sum(len(text.split()) for text in texts))
+        cost = PRICE.cost(self.meter.prompt_tokens, len(self._words))
+        self.bounds = Bounds(cost, cost)
+
+    async def start(self) -> None:
+        """There is nobody to ask."""
+
+    async def body(self) -> bytes:
+        """The whole answer, when its last word is said."""
+        words = [word async for word in self._spoken()]
+        self._complete()
+        message = {"role": "assistant", "content": "".join(words)}
+        choice = {"index": 0, "message": message, "finish_reason": self._finish, "logprobs": None}
+        return encode(
+            {
+                **self._about,
+                "object": "chat.completion",
+                "choices": [choice],
+                "usage": self._usage(),
+            }
+        )
+
+    async def blocks(self) -> AsyncIterator[bytes]:
+        """A word a chunk."""
+        yield self._chunk({"role": "assistant", "content": ""})
+        async for word in self._spoken():
+            yield self._chunk({"content": word})
+        self._complete()
+        last = self._chunk({}, finish=self._finish)
+        if self._request.include_usage:
+            last += self._event({"choices": [], "usage": self._usage()})
+        yield last + sse.write(sse.DONE)
+
+    async def close(self) -> None:
+        """There is nothing to let go of."""
+
+    async def _spoken(self) -> AsyncIterator[str]:
+        """The words, each with the space that follows it, counted as they are said."""
+        for place, word in enumerate(self._words, start=1):
+            # A pause of nothing still gives the others their turn.
+            await asyncio.sleep(self._pause)
+            self.meter.count()
+            yield word if place == len(self._words) else word + " "
+
+    def _complete(self) -> None:
+        self.meter.generated = self.meter.complete = True
+
+    def _usage(self) -> dict[str, Any]:
+        prompt, completion = self.meter.prompt_tokens, self.meter.completion_tokens
+        return {
+            "prompt_tokens": prompt,
+            "completion_tokens": completion,
+            "total_tokens": prompt + completion,
+            "cost": money.usd(self.meter.cost()),
+        }
+
+    def _chunk(self, delta: dict[str, str], finish: str | None = None) -> bytes:
+        choice = {"index": 0, "delta": delta, "finish_reason": finish, "logprobs": None}
+        return self._event({"choices": [choice]})
+
+    def _event(self, fields: dict[str, Any]) -> bytes:
+        return sse.write(encode({**self._about, "object": "chat.completion.chunk", **fields}))

@@ -1,0 +1,138 @@
+"""Who asks, and for whom: the credentials and the ids that come with a request."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+from urllib.parse import parse_qsl, unquote_to_bytes
+
+from starlette.requests import Request
+
+from ..errors import WattfareAuthError
+from . import keys
+from .keys import App
+from .tokens import Session, Signer
+from .web import invalid
+
+if TYPE_CHECKING:
+    from .store import Store
+
+#: The app's own id of a user, in characters (ours).
+MAX_USER_ID = 256
+#: The header that names the user who pays, percent-encoded UTF-8 (ours).
+USER_HEADER = "x-wattfare-user"
+#: The header that holds the grant that pays (ours).
+GRANT_HEADER = "x-wattfare-grant"
+
+_BEARER = re.compile(r"bearer +([!-~]+) *", re.IGNORECASE)
+_PERCENT_ENCODED = re.compile(r"(?:[!-$&-~]|%[0-9A-Fa-f]{2})+")
+
+
+def check_user_id(user_id: str) -> str:
+    """An app's id of a user: any text of 1 to :data:`MAX_USER_ID` characters, without NUL,
+    which databases do not keep.
+
+    Raises:
+        WattfareError: ``invalid_request``.
+    """
+    if not 0 < len(user_id) <= MAX_USER_ID or "\0" in user_id:
+        raise invalid(f"A user id is a string of 1 to {MAX_USER_ID} characters, none of them NUL.")
+    return user_id
+
+
+def user_in_header(request: Request) -> str | None:
+    """The user that the header names, or None where there is no such header."""
+    value = _single(request, USER_HEADER)
+    if value is None:
+        return None
+    message = "X-Wattfare-User is a user id, percent-encoded as UTF-8."
+    if not _PERCENT_ENCODED.fullmatch(value):
+        raise invalid(message)
+    try:
+        user_id = unquote_to_bytes(value).decode()
+    except UnicodeDecodeError:
+        raise invalid(message) from None
+    return check_user_id(user_id)
+
+
+def user_in_query(request: Request) -> str:
+    """The one ``appUserId`` in the query."""
+    try:
+        pairs = parse_qsl(
+            request.scope["query_string"].decode("ascii"), keep_blank_values=True, errors="strict"
+        )
+    except (UnicodeDecodeError, ValueError):
+        raise invalid("The query is percent-encoded UTF-8.") from None
+    found = [value for name, value in pairs if name == "appUserId"]
+    if len(found) != 1:
+        raise invalid("Name one user: ?appUserId=…")
+    return check_user_id(found[0])
+
+
+def grant_in_header(request: Request) -> str | None:
+    """The grant token in the header, or None where there is no such header."""
+    return _single(request, GRANT_HEADER)
+
+
+async def app_by_secret_key(request: Request, store: Store) -> App:
+    """The app whose secret key came with this request.
+
+    Raises:
+        WattfareAuthError: none did.
+    """
+    credential = _bearer(request)
+    app_id = keys.app_id_of(credential)
+    if app_id is None:
+        raise WattfareAuthError("This call takes the app's secret key, sk_….")
+    app = await store.app_by_id(app_id)
+    if app is None or not keys.opens(credential, app):
+        raise WattfareAuthError("The secret key is not valid.")
+    return app
+
+
+async def app_by_publishable_key(request: Request, store: Store) -> App:
+    """The app whose publishable key came with this request.
+
+    Raises:
+        WattfareAuthError: none did.
+    """
+    credential = _bearer(request)
+    if not credential.startswith("pk_"):
+        raise WattfareAuthError("This call takes the app's publishable key, pk_….")
+    app = await store.app_by_publishable_key(credential)
+    if app is None:
+        raise WattfareAuthError("The publishable key is not valid.")
+    return app
+
+
+async def session_of(request: Request, signer: Signer, store: Store) -> tuple[Session, App]:
+    """The session whose token came with this request, and its app.
+
+    Raises:
+        WattfareAuthError: none did, or the app is not one of this service.
+    """
+    credential = _bearer(request)
+    if credential.startswith(("sk_", "pk_")):
+        raise WattfareAuthError("This call takes a session token, not a key.")
+    session = signer.read(credential)
+    app = await store.app_by_id(session.app_id)
+    if app is None:
+        raise WattfareAuthError("The session token is not valid.")
+    return session, app
+
+
+def _bearer(request: Request) -> str:
+    value = _single(request, "authorization")
+    if value is None:
+        raise WattfareAuthError("A credential is missing: Authorization: Bearer ….")
+    match = _BEARER.fullmatch(value)
+    if match is None:
+        raise WattfareAuthError("The credential is sent as Authorization: Bearer ….")
+    return match[1]
+
+
+def _single(request: Request, name: str) -> str | None:
+    values = request.headers.getlist(name)
+    if len(values) > 1:
+        raise invalid(f"The header {name} came more than once.")
+    return values[0] if values else None

@@ -1,0 +1,71 @@
+"""The keys of an app: made here, shown once, kept as a hash, compared in constant time."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+import secrets
+from typing import Literal
+
+import msgspec
+
+
+Mode = Literal["test", "live"]
+
+_SECRET_KEY = re.compile(r"sk_(?:test|live)_([0-9a-z]{1,64})_[!-~]{1,256}")
+
+
+class App(msgspec.Struct, frozen=True):
+    """An app as the database knows it."""
+
+    id: str
+    name: str
+    mode: Mode
+    secret_hash: str
+    publishable_key: str
+
+    def __repr__(self) -> str:
+        return f"App({self.id!r}, mode={self.mode!r})"
+
+
+class AppKeys(msgspec.Struct, rename="camel", frozen=True):
+    """What the owner of a new app is given, once."""
+
+    app_id: str
+    publishable_key: str
+    secret_key: str
+
+    def __repr__(self) -> str:
+        return f"AppKeys({self.app_id!r}, publishable_key={self.publishable_key!r})"
+
+
+def new_app(name: str, mode: Mode) -> tuple[App, AppKeys]:
+    """An app with fresh keys, and the keys."""
+    app_id = secrets.token_hex(8)
+    # 192 random bits each: a plain hash is enough, there is nothing to guess by dictionary.
+    secret_key = f"sk_{mode}_{app_id}_{secrets.token_hex(24)}"
+    publishable_key = f"pk_{mode}_{app_id}_{secrets.token_hex(24)}"
+    app = App(app_id, name, mode, digest(secret_key), publishable_key)
+    return app, AppKeys(app_id, publishable_key, secret_key)
+
+
+def new_grant_token() -> str:
+    """A token that spends a grant."""
+    return f"gt_{secrets.token_hex(24)}"
+
+
+def digest(secret: str) -> str:
+    """The form in which a secret is kept."""
+    return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def app_id_of(secret_key: str) -> str | None:
+    """The app that a secret key names, or None where it is no secret key."""
+    match = _SECRET_KEY.fullmatch(secret_key)
+    return match[1] if match else None
+
+
+def opens(secret_key: str, app: App) -> bool:
+    """Is this the app's secret key? Its mode and id are in the hash too."""
+    return hmac.compare_digest(digest(secret_key), app.secret_hash)

@@ -1,0 +1,65 @@
+"""What the service asks of whoever generates the answers: the built-in model, or an upstream."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Protocol
+
+from .chat import ChatRequest
+from .metering import Meter
+from .rules import Bounds
+
+
+class Job(Protocol):
+    """One call, known by its bounds before it starts, metered while it runs.
+
+    A job that fails raises a WattfareError from :meth:`start`, :meth:`body` or :meth:`blocks`;
+    its meter says whether anything was generated before that.
+    """
+
+    @property
+    def bounds(self) -> Bounds:
+        """What it can cost."""
+        ...
+
+    @property
+    def meter(self) -> Meter:
+        """What it has cost."""
+        ...
+
+    async def start(self) -> None:
+        """Send it off; returns when the answer's head is good."""
+        ...
+
+    async def body(self) -> bytes:
+        """The whole answer, as JSON."""
+        ...
+
+    def blocks(self) -> AsyncIterator[bytes]:
+        """The answer's events, in runs of whole ones. The meter says ``complete`` before the
+        block is given that a client can know it by."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of everything, at once; safe to call at any time."""
+        ...
+
+
+class Provider(Protocol):
+    """Where answers come from."""
+
+    async def models(self) -> bytes:
+        """The list of models, as OpenRouter shapes it (JSON)."""
+        ...
+
+    async def prepare(self, request: ChatRequest, request_id: str) -> Job:
+        """The job that this request is. Nothing is sent yet.
+
+        Raises:
+            WattfareError: ``invalid_request``; there is no such model, or none at a known price.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Let go of connections."""
+        ...

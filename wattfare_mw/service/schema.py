@@ -1,0 +1,120 @@
+"""The tables of the ledger. All amounts are integers of nano-dollars; secrets are here as hashes.
+
+A change here needs a migration in ``migrations/versions``; a test holds the two together.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+)
+
+metadata = MetaData()
+
+# SQLite counts rows up by itself only where the column's type is its own INTEGER.
+_COUNTER = BigInteger().with_variant(Integer, "sqlite")
+
+apps = Table(
+    "apps",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("name", String(256), nullable=False),
+    Column("mode", String(8), nullable=False),
+    Column("secret_hash", String(64), nullable=False),
+    Column("publishable_key", String(256), nullable=False, unique=True),
+    Column("created_at", BigInteger, nullable=False),
+)
+
+settings = Table(
+    "settings",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("value", LargeBinary, nullable=False),
+)
+
+connections = Table(
+    "connections",
+    metadata,
+    Column("app_id", String(64), ForeignKey("apps.id"), primary_key=True),
+    Column("user_id", String(256), primary_key=True),
+    Column("cap_nanos", BigInteger),
+    Column("connected", Boolean, nullable=False),
+    Column("changed_at", BigInteger, nullable=False),
+)
+
+totals = Table(
+    "totals",
+    metadata,
+    Column("app_id", String(64), ForeignKey("apps.id"), primary_key=True),
+    Column("user_id", String(256), primary_key=True),
+    Column("month", String(7), primary_key=True),
+    Column("billed_nanos", BigInteger, nullable=False),
+    Column("reserved_nanos", BigInteger, nullable=False),
+    CheckConstraint("billed_nanos >= 0", name="totals_billed"),
+    CheckConstraint("reserved_nanos >= 0", name="totals_reserved"),
+)
+
+grants = Table(
+    "grants",
+    metadata,
+    Column("token_hash", String(64), primary_key=True),
+    Column("app_id", String(64), ForeignKey("apps.id"), nullable=False),
+    Column("requests_left", Integer, nullable=False),
+    Column("cap_nanos", BigInteger, nullable=False),
+    Column("expires_at", BigInteger, nullable=False),
+    Column("billed_nanos", BigInteger, nullable=False),
+    Column("reserved_nanos", BigInteger, nullable=False),
+    CheckConstraint("requests_left >= 0", name="grants_requests"),
+    CheckConstraint("billed_nanos + reserved_nanos <= cap_nanos", name="grants_cap"),
+)
+
+# Calls in flight. Each has one payer: a user or a grant.
+reservations = Table(
+    "reservations",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("app_id", String(64), ForeignKey("apps.id"), nullable=False),
+    Column("user_id", String(256)),
+    Column("grant_hash", String(64)),
+    Column("month", String(7), nullable=False),
+    Column("model", String(256), nullable=False),
+    Column("reserved_nanos", BigInteger, nullable=False),
+    Column("reserved_at", BigInteger, nullable=False),
+    Column("request_id", String(128), nullable=False),
+    CheckConstraint("(user_id IS NULL) <> (grant_hash IS NULL)", name="reservations_payer"),
+)
+
+# Append-only: one row for each call that has ended, whatever it was billed.
+ledger = Table(
+    "ledger",
+    metadata,
+    Column("id", _COUNTER, primary_key=True, autoincrement=True),
+    Column("reservation_id", String(64), nullable=False, unique=True),
+    Column("reserved_at", BigInteger, nullable=False),
+    Column("settled_at", BigInteger, nullable=False),
+    Column("app_id", String(64), ForeignKey("apps.id"), nullable=False),
+    Column("user_id", String(256)),
+    Column("grant_hash", String(64)),
+    Column("month", String(7), nullable=False),
+    Column("model", String(256), nullable=False),
+    Column("prompt_tokens", BigInteger, nullable=False),
+    Column("completion_tokens", BigInteger, nullable=False),
+    Column("reserved_nanos", BigInteger, nullable=False),
+    Column("billed_nanos", BigInteger, nullable=False),
+    Column("claimed_nanos", BigInteger),  # what the upstream says it cost; maybe more
+    Column("ended", String(32), nullable=False),
+    Column("request_id", String(128), nullable=False),
+    CheckConstraint("billed_nanos >= 0", name="ledger_billed"),
+    CheckConstraint("billed_nanos <= reserved_nanos", name="ledger_within_reservation"),
+    Index("ledger_by_user", "app_id", "user_id", "month"),
+)

@@ -1,0 +1,112 @@
+"""The service on a socket: uvicorn, told to say when it listens and how to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
+
+import uvicorn
+from starlette.applications import Starlette
+
+from ..errors import WattfareError
+from . import api
+from .app import create_app
+from .settings import Settings
+from .store import open_store
+
+#: How long a stream that was told has to take the news, in seconds.
+LAST_WORDS_SECONDS = 5
+#: Longer than clients keep a connection for the next call, so that none is closed under it.
+KEEPALIVE_SECONDS = 75
+
+
+def serve(settings: Settings, host: str, port: int, listening: Callable[[str], None]) -> None:
+    """Serve until SIGTERM or SIGINT; returns when all is settled and closed.
+
+    Args:
+        port: 0 takes a free one.
+        listening: called once, with the URL, when requests are taken.
+
+    Raises:
+        WattfareError: the database or the signing key will not do.
+        OSError: the address is taken, or is none.
+    """
+    # What is wrong with it is said here, and not from within a server that is starting.
+    asyncio.run(open_store(settings.database).close())
+    app = create_app(settings)
+    with _listen(host, port) as sock:
+        config = uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            timeout_keep_alive=KEEPALIVE_SECONDS,
+            timeout_graceful_shutdown=max(1, round(settings.stop_grace + LAST_WORDS_SECONDS)),
+            ws="none",
+            lifespan="on",
+        )
+        url = _url(host, sock.getsockname()[1])
+        server = _Server(config, app, settings.stop_grace, lambda: listening(url))
+        server.run([sock])
+    if not server.started:
+        raise WattfareError("The service did not start.")
+
+
+class _Server(uvicorn.Server):
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        app: Starlette,
+        grace: float,
+        listening: Callable[[], None],
+    ) -> None:
+        super().__init__(config)
+        self._app = app
+        self._grace = grace
+        self._listening = listening
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._listening()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        loop = asyncio.get_running_loop()
+        last_call = loop.call_later(self._grace, self._tell_streams)
+        try:
+            await super().shutdown(sockets)
+        finally:
+            last_call.cancel()
+
+    def _tell_streams(self) -> None:
+        service: api.Service = self._app.state.service
+        service.calls.cut_off(api.shutting_down(), lambda _: True)
+
+    @contextmanager
+    def capture_signals(self) -> Generator[None]:
+        """uvicorn raises the signal again when all is done, so that the process dies of it; here
+        a stop that was asked for ends well."""
+        with super().capture_signals():
+            yield
+            self._captured_signals.clear()
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        # A port whose last connections still linger can be taken again.
+        with suppress(OSError):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind((host, port))
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _url(host: str, port: int) -> str:
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

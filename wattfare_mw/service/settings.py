@@ -1,0 +1,77 @@
+"""What an operator can set, as one checked value."""
+
+from __future__ import annotations
+
+import os
+from urllib.parse import urlsplit
+
+import msgspec
+
+from ..errors import WattfareError
+from ..transport import Secret
+from .rules import Terms
+from .tokens import Signer
+
+DEFAULT_DATABASE = "sqlite:///wattfare.db"
+DEFAULT_PORT = 8787
+#: How long streams may go on after SIGTERM before their clients are told, in seconds.
+STOP_GRACE_SECONDS = 10.0
+SECRET_VARIABLE = "WATTFARE_SERVICE_SECRET"  # noqa: S105 - the name of a variable
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """How a service runs.
+
+    Args:
+        database: an SQLAlchemy URL; this version keeps its ledger in SQLite.
+        upstream: base URL of an OpenAI-compatible API, ``https://…/v1``; None: the built-in model.
+        upstream_key: the operator's key for it; with one, the operator pays.
+        user_ceiling: what a user may spend of the operator's money in a month, in nano-dollars;
+            None for no bound.
+        secret: signs the session tokens; None: a key that is made once and kept in the database.
+        stop_grace: seconds that streams may go on after SIGTERM.
+
+    Raises:
+        WattfareError: ``invalid_request``, where one of these cannot be.
+    """
+
+    database: str = DEFAULT_DATABASE
+    upstream: str | None = None
+    upstream_key: str | None = None
+    user_ceiling: int | None = None
+    secret: bytes | None = None
+    stop_grace: float = STOP_GRACE_SECONDS
+
+    def __post_init__(self) -> None:
+        if self.upstream is not None:
+            try:
+                parts = urlsplit(self.upstream)
+                usable = parts.scheme in ("http", "https") and bool(parts.hostname)
+            except ValueError:
+                usable = False
+            if not usable:
+                raise _unusable("The upstream is given as a URL: https://host/api/v1.")
+        elif self.upstream_key is not None:
+            raise _unusable("A key for the upstream is of no use without an upstream.")
+        if self.secret is not None:
+            Signer(self.secret)  # a weak one stops the service before it starts
+        if self.upstream_key is not None:
+            msgspec.structs.force_setattr(self, "upstream_key", Secret(self.upstream_key))
+
+    @property
+    def terms(self) -> Terms:
+        """Who pays, and up to what."""
+        return Terms(operator_pays=self.upstream_key is not None, ceiling=self.user_ceiling)
+
+    def __repr__(self) -> str:
+        return f"Settings(database={self.database!r}, upstream={self.upstream!r})"
+
+
+def secret_from_environment() -> bytes | None:
+    """The signing key in ``WATTFARE_SERVICE_SECRET``, or None where it is not set."""
+    value = os.environ.get(SECRET_VARIABLE)
+    return None if value is None else value.encode()
+
+
+def _unusable(message: str) -> WattfareError:
+    return WattfareError(message, code="invalid_request", status=400)

@@ -1,0 +1,53 @@
+"""How often an app, and each user within it, may ask for what costs the service work."""
+
+from __future__ import annotations
+
+import math
+import time
+from urllib.parse import quote
+
+from limits import RateLimitItem, RateLimitItemPerMinute
+from limits.aio.storage import MemoryStorage
+from limits.aio.strategies import MovingWindowRateLimiter
+
+from ..errors import WattfareRateLimitError
+
+#: Sessions a minute for each app: the protocol's number.
+SESSIONS_PER_APP = 120
+#: Sessions a minute for each user, so that no one takes all of an app's.
+SESSIONS_PER_USER = 30
+#: Grants a minute for each app: anyone who has seen the publishable key can ask for one.
+GRANTS_PER_APP = 120
+
+
+class Throttle:
+    """Counts within a moving minute, in this process's memory.
+
+    Each method raises a WattfareRateLimitError, with ``retry_after``, for one too many.
+    """
+
+    def __init__(self) -> None:
+        self._window = MovingWindowRateLimiter(MemoryStorage())
+        self._app_sessions = RateLimitItemPerMinute(SESSIONS_PER_APP)
+        self._user_sessions = RateLimitItemPerMinute(SESSIONS_PER_USER)
+        self._app_grants = RateLimitItemPerMinute(GRANTS_PER_APP)
+
+    async def session(self, app_id: str, user_id: str) -> None:
+        """A session for this user. What the user is refused does not count against the app."""
+        await self._hit(
+            self._user_sessions, "sessions", app_id, quote(user_id, safe=""), of="for this user"
+        )
+        await self._hit(self._app_sessions, "sessions", app_id, of="for this app")
+
+    async def grant(self, app_id: str) -> None:
+        """A grant of this app."""
+        await self._hit(self._app_grants, "grants", app_id, of="for this app")
+
+    async def _hit(self, item: RateLimitItem, what: str, *key: str, of: str) -> None:
+        if await self._window.hit(item, what, *key):
+            return
+        resets = (await self._window.get_window_stats(item, what, *key)).reset_time
+        raise WattfareRateLimitError(
+            f"At most {item.amount} {what} a minute {of}.",
+            retry_after=max(1, math.ceil(resets - time.time())),
+        )

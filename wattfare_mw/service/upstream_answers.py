@@ -1,0 +1,170 @@
+"""What an upstream's answers mean: statuses, errors, completions and chunks. No I/O."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Any, cast
+
+import msgspec
+
+from ..errors import (
+    WattfareError,
+    WattfareFundingError,
+    WattfareNetworkError,
+    WattfareRateLimitError,
+    retry_after_seconds,
+)
+from ..types import encode
+from .chat import invalid
+from .metering import Meter, estimate_tokens
+
+#: As much of the upstream's own words as is passed on, in characters.
+MAX_MESSAGE = 500
+
+
+def failed(message: str) -> WattfareError:
+    """The model's provider failed."""
+    return WattfareError(message, code="upstream", status=502)
+
+
+def unreachable(error: WattfareNetworkError) -> WattfareError:
+    """The provider could not be reached, or broke off; its address is the operator's business."""
+    if error.sent:
+        return failed("The connection to the upstream broke.")
+    return failed("The upstream could not be reached.")
+
+
+def failure(status: int, body: bytes, headers: Mapping[str, str]) -> WattfareError:
+    """What an answer other than 200 stands for."""
+    said = _message_in(body)
+    if status in (401, 402, 403):
+        return WattfareFundingError("The funding key was refused upstream: reconnect.")
+    if status == 429:
+        return WattfareRateLimitError(
+            said or "The upstream is asked too often.",
+            retry_after=retry_after_seconds(headers.get("retry-after")) or 1,
+        )
+    if 400 <= status < 500:
+        return invalid(said or f"The upstream refused the request ({status}).")
+    return failed(said or f"The upstream failed ({status}).")
+
+
+def error_of(answer: object) -> WattfareError | None:
+    """The error that an answer or a chunk with status 200 holds, or None."""
+    error = _fields(answer).get("error")
+    if not error:
+        return None
+    code = _fields(error).get("code")
+    # OpenRouter's code is the status that it would have been.
+    status = code if isinstance(code, int) and 400 <= code < 600 else 502
+    return failure(status, encode({"error": error}), {})
+
+
+def read_completion(body: bytes, meter: Meter) -> bytes:
+    """Meter a whole answer; gives it as JSON that every client can read.
+
+    Raises:
+        WattfareError: ``upstream``; it is an error, or no answer.
+    """
+    try:
+        answer = decode(body)
+    except ValueError:
+        raise failed("The upstream did not answer with JSON.") from None
+    error = error_of(answer)
+    if error is not None:
+        raise error
+    fields = _fields(answer)
+    choices = fields.get("choices")
+    if not isinstance(choices, list):
+        raise failed("The upstream did not answer with a completion.")
+    # Its own count, should the usage below be none.
+    meter.count(estimate_tokens(encode(_said(cast("list[Any]", choices)))))
+    meter.told(fields.get("usage"))
+    meter.complete = True
+    return body if _is_strict(body) else encode(fields)
+
+
+def read_chunk(data: bytes, meter: Meter) -> bool:
+    """Meter a chunk of a stream. Is it the extra one that holds the usage and nothing else?
+
+    Raises:
+        WattfareError: ``upstream``; it is an error, or no chunk.
+    """
+    try:
+        chunk = decode(data)
+    except ValueError:
+        raise failed("The upstream sent an event that is not JSON.") from None
+    error = error_of(chunk)
+    if error is not None:
+        raise error
+    if not isinstance(chunk, dict):
+        raise failed("The upstream sent an event that is no chunk.")
+    fields = _fields(cast("object", chunk))
+    choices = fields.get("choices")
+    if isinstance(choices, list) and any(map(_generates, cast("list[Any]", choices))):
+        meter.count()
+    usage = fields.get("usage")
+    meter.told(usage)
+    return "usage" in fields and not choices
+
+
+def decode(data: bytes) -> Any:
+    """JSON, its fractions as Decimal. ``NaN`` and its kin, which Python's own writer makes and
+    JSON has not, are None.
+
+    Raises:
+        ValueError: it is not even that.
+    """
+    try:
+        return _DECODER.decode(data)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        pass
+    try:
+        return json.loads(data, parse_float=Decimal, parse_constant=lambda _: None)
+    except (ValueError, RecursionError):
+        raise ValueError("not JSON") from None
+
+
+_DECODER = msgspec.json.Decoder(float_hook=Decimal)
+
+
+def _is_strict(body: bytes) -> bool:
+    try:
+        msgspec.json.decode(body, type=msgspec.Raw)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return False
+    return True
+
+
+def _generates(choice: object) -> bool:
+    """Does this choice of a chunk hold anything that the model made?"""
+    return any(_made(choice, "delta"))
+
+
+def _said(choices: list[Any]) -> list[Any]:
+    """What the model made, without what is written around it."""
+    return [value for choice in choices for value in _made(choice, "message")]
+
+
+def _made(choice: object, part: str) -> list[Any]:
+    made = _fields(_fields(choice).get(part))
+    return [value for name, value in made.items() if name != "role" and value]
+
+
+def _fields(value: object) -> dict[str, Any]:
+    """A JSON object; an empty one for anything else."""
+    return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
+
+
+def _message_in(body: bytes) -> str:
+    """The upstream's own words, in the shapes that they come in, or nothing."""
+    try:
+        answer = decode(body)
+    except ValueError:
+        return ""
+    error = _fields(answer).get("error")
+    if isinstance(error, dict):
+        error = _fields(cast("object", error)).get("message")
+    return error[:MAX_MESSAGE] if isinstance(error, str) else ""

@@ -1,0 +1,255 @@
+"""HTTP around the routes: request ids, errors in the protocol's JSON, CORS for the browser's own
+calls, bodies with a bound, and clients that go away."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import re
+import secrets
+import time
+from collections.abc import Coroutine
+from contextlib import suppress
+from typing import Any, TypeVar
+
+import msgspec
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from .. import sse
+from ..errors import WattfareError
+from ..types import decode
+
+T = TypeVar("T")
+
+log = logging.getLogger("wattfare_mw.service")
+
+#: The largest body of an inference call, and of any other (bytes).
+MAX_CALL_BYTES = 20 * 2**20
+MAX_BODY_BYTES = 64 * 2**10
+#: How long a browser may remember what a preflight said, in seconds.
+PREFLIGHT_SECONDS = 600
+
+_SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+
+
+class Frame:
+    """The outermost middleware: what holds for every answer.
+
+    Args:
+        cors_paths: those that a browser calls from an app's page.
+    """
+
+    def __init__(self, app: ASGIApp, *, cors_paths: frozenset[str]) -> None:
+        self._app = app
+        self._cors_paths = cors_paths
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        request_id = headers.get("x-request-id", "")
+        if not _SANE_REQUEST_ID.fullmatch(request_id):
+            request_id = secrets.token_hex(16)
+        scope["wattfare.request_id"] = request_id
+        # Nothing but bearer tokens opens anything here, so that any page may ask; what a live
+        # app's token opens is not for any page, and its route takes this back.
+        scope["wattfare.any_origin"] = scope["path"] in self._cors_paths and "origin" in headers
+        status = 0
+        began = time.monotonic()
+
+        async def answer(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                fields = MutableHeaders(scope=message)
+                fields["x-request-id"] = request_id
+                fields.setdefault("cache-control", "no-store")
+                if scope["path"] in self._cors_paths:
+                    fields.add_vary_header("Origin")
+                if scope["wattfare.any_origin"]:
+                    fields["access-control-allow-origin"] = "*"
+                    fields["access-control-expose-headers"] = "Retry-After, X-Request-Id"
+            await send(message)
+
+        try:
+            if scope["wattfare.any_origin"] and _is_preflight(scope, headers):
+                await _preflight(scope, receive, answer)
+            else:
+                await self._app(scope, receive, answer)
+        except ClientDisconnect:
+            pass
+        except Exception:
+            log.exception("request failed request_id=%s", request_id)
+            if not status:
+                failure = WattfareError("The service failed.", status=500)
+                await error_response(failure)(scope, receive, answer)
+        finally:
+            # The path without its query, which holds a user's id.
+            log.info(
+                "%s %s %s %.0fms request_id=%s",
+                scope["method"],
+                scope["path"].encode("ascii", "backslashreplace").decode()[:200],
+                status or "gone",
+                (time.monotonic() - began) * 1000,
+                request_id,
+            )
+
+
+def error_response(error: WattfareError, headers: dict[str, str] | None = None) -> Response:
+    """The protocol's JSON for an error."""
+    headers = dict(headers or {})
+    if error.retry_after is not None:
+        headers["retry-after"] = str(math.ceil(error.retry_after))
+    if error.http_status == 401:
+        headers["www-authenticate"] = "Bearer"
+    return Response(error.to_json(), error.http_status, headers, "application/json")
+
+
+async def on_wattfare_error(request: Request, error: Exception) -> Response:
+    """Starlette's handler for a WattfareError."""
+    assert isinstance(error, WattfareError)
+    if error.http_status >= 500:
+        log.warning(
+            "%s: %s request_id=%s", error.code, error.message, request.scope["wattfare.request_id"]
+        )
+    return error_response(error)
+
+
+async def on_http_exception(request: Request, error: Exception) -> Response:
+    """Starlette's handler for what its router refuses."""
+    assert isinstance(error, HTTPException)
+    message = {
+        404: "There is no such path here.",
+        405: "This path does not take this method.",
+    }.get(error.status_code, error.detail)
+    refusal = WattfareError(message, code="invalid_request", status=error.status_code)
+    return error_response(refusal, dict(error.headers or {}))
+
+
+def invalid(message: str, status: int = 400) -> WattfareError:
+    """The refusal of a request that cannot be."""
+    return WattfareError(message, code="invalid_request", status=status)
+
+
+def json_response(body: bytes) -> Response:
+    """An answer in JSON."""
+    return Response(body, media_type="application/json")
+
+
+async def read_body(request: Request, most: int = MAX_BODY_BYTES) -> bytes:
+    """The body, if it is JSON by its type and not too large.
+
+    Raises:
+        WattfareError: ``invalid_request``, 413 or 415.
+    """
+    kind = request.headers.get("content-type", "application/json")
+    if kind.split(";")[0].strip().lower() != "application/json":
+        raise invalid("The body is JSON: send it as application/json.", 415)
+    too_large = invalid(f"The body is larger than {most:,} bytes.", 413)
+    length = request.headers.get("content-length", "")
+    if length.isdecimal() and int(length[:20]) > most:
+        raise too_large  # without reading any of it
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > most:
+            raise too_large
+    return bytes(body)
+
+
+async def read_json(request: Request, shape: type[T]) -> T:
+    """The body as this shape.
+
+    Raises:
+        WattfareError: ``invalid_request``, with what is wrong and where.
+    """
+    body = await read_body(request)
+    try:
+        return decode(shape, body)
+    except msgspec.ValidationError as error:
+        raise invalid(f"{error}.") from None
+    except msgspec.MsgspecError:
+        raise invalid("The body is not valid JSON.") from None
+
+
+class ASGIOut:
+    """Where a call's answer goes: an ASGI server."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+
+    async def begin(self) -> None:
+        """The head of an event stream, which nothing on the way keeps or collects."""
+        await self._start(
+            (b"content-type", sse.CONTENT_TYPE.encode()), (b"x-accel-buffering", b"no")
+        )
+
+    async def write(self, block: bytes) -> None:
+        """Whole events."""
+        await self._send({"type": "http.response.body", "body": block, "more_body": True})
+
+    async def end(self) -> None:
+        """The end of the stream."""
+        await self._send({"type": "http.response.body", "body": b""})
+
+    async def json(self, body: bytes) -> None:
+        """A whole answer."""
+        length = str(len(body)).encode()
+        await self._start((b"content-type", b"application/json"), (b"content-length", length))
+        await self._send({"type": "http.response.body", "body": body})
+
+    async def _start(self, *headers: tuple[bytes, bytes]) -> None:
+        await self._send({"type": "http.response.start", "status": 200, "headers": list(headers)})
+
+
+async def while_connected(receive: Receive, work: Coroutine[Any, Any, None]) -> None:
+    """Run this; when the client goes away first, cancel it and wait until it has ended.
+
+    The request's body has been read before.
+    """
+    task = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(_disconnected(receive))
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        gone.cancel()
+        left = not task.done()
+        if left:
+            task.cancel()
+        await asyncio.wait({task, gone})
+        if left:
+            # There is nobody to tell; what went wrong while it ended is for the log.
+            with suppress(asyncio.CancelledError):
+                error = task.exception()
+                if error is not None and not isinstance(error, WattfareError):
+                    log.error("a call ended badly: %s", type(error).__name__)
+    if not left:
+        task.result()
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def _is_preflight(scope: Scope, headers: Headers) -> bool:
+    return scope["method"] == "OPTIONS" and "access-control-request-method" in headers
+
+
+async def _preflight(scope: Scope, receive: Receive, send: Send) -> None:
+    response = Response(
+        status_code=204,
+        headers={
+            "access-control-allow-methods": "GET, POST, DELETE",
+            "access-control-allow-headers": "Authorization, Content-Type, X-Request-Id",
+            "access-control-max-age": str(PREFLIGHT_SECONDS),
+        },
+    )
+    await response(scope, receive, send)
