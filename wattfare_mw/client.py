@@ -177,7 +177,7 @@ class Wattfare(_Client):
             case Sleep():
                 return time.sleep(need.seconds)
             case Ask():
-                return callables.call(need.function, need.request)
+                return callables.call(need.function, *need.args)
             case _:
                 raise TypeError(f"nobody here can do {need!r}")
 
@@ -260,6 +260,30 @@ class AsyncWattfare(_Client):
             case Sleep():
                 return await asyncio.sleep(need.seconds)
             case Ask():
-                return await callables.call_async(need.function, need.request)
+                return await callables.call_async(need.function, *need.args)
             case _:
                 raise TypeError(f"nobody here can do {need!r}")
+
+
+def client_for(
+    kind: type[C],
+    client: Wattfare | AsyncWattfare | None,
+    secret_key: str | None = None,
+    base_url: str | None = None,
+) -> tuple[C, bool]:
+    """The client of this kind to use, and whether it was made here, so that whoever asked has to
+    close it: ``client`` itself, its sibling where it is of the other kind, or a new one.
+
+    Raises:
+        TypeError: ``client`` is none; or it is, and a key or a URL is given beside it.
+        WattfareAuthError: there is no secret key.
+    """
+    if client is None:
+        return kind(secret_key, base_url=base_url), True
+    if not isinstance(client, (Wattfare, AsyncWattfare)):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"client is a Wattfare or an AsyncWattfare, not {type(client).__name__}")
+    if secret_key is not None or base_url is not None:
+        raise TypeError("give client=, or secret_key= and base_url=, not both")
+    if isinstance(client, kind):
+        return client, False
+    return client._sibling(kind), True

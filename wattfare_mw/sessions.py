@@ -23,10 +23,10 @@ ResolveUser = Callable[[Any], Any]
 
 
 class Ask(msgspec.Struct, frozen=True):
-    """Call a function of the app's with the request; gives what it gives, awaited."""
+    """Call a function of the app's with these; gives what it gives, awaited."""
 
-    function: Callable[[Any], Any]
-    request: Request
+    function: Callable[..., Any]
+    args: tuple[Any, ...]
 
 
 class AppError(Exception):
@@ -56,7 +56,7 @@ def identify(request: Request, resolve_user: ResolveUser) -> Flow[str]:
         WattfareAuthError: nobody is signed in.
         AppError: ``resolve_user`` gave something else than an id or None.
     """
-    user_id = yield Ask(resolve_user, request)
+    user_id = yield Ask(resolve_user, (request,))
     if user_id is None:
         raise NotSignedInError
     try:
@@ -66,7 +66,7 @@ def identify(request: Request, resolve_user: ResolveUser) -> Flow[str]:
 
 
 def _limit(request: Request, request_limit: Any) -> Flow[Any]:
-    limit = (yield Ask(request_limit, request)) if callable(request_limit) else request_limit
+    limit = (yield Ask(request_limit, (request,))) if callable(request_limit) else request_limit
     try:
         return calls.session_request(limit)
     except WattfareError as error:
@@ -159,7 +159,13 @@ def answered(flow: Flow[Any], request_id: str | None = None) -> Flow[Any]:
                 request_id,
             )
         elif error.http_status >= 500:
-            logger.warning("%s: %s request_id=%s", error.code, error.message, request_id)
+            logger.warning(
+                "%s: %s request_id=%s cause=%r",
+                error.code,
+                error.message,
+                request_id,
+                error.__cause__,
+            )
         return error_response(error)
     except Exception:
         logger.exception("A request could not be answered. request_id=%s", request_id)

@@ -69,13 +69,12 @@ def async_transport(http_client: Any = None) -> AsyncTransport:
         TypeError: it is none of these.
     """
     if http_client is None:
-        if importlib.util.find_spec("aiohttp") is not None:
-            from . import over_aiohttp
+        if importlib.util.find_spec("aiohttp") is None:
+            return over_httpx.AsyncHttpxTransport(LoopPool(over_httpx.own_async_client, owned=True))
+        from . import over_aiohttp
 
-        return over_aiohttp.AiohttpTransport(
-            LoopPool(over_aiohttp.own_session, owned=True), own=True
-        )
-        return over_httpx.AsyncHttpxTransport(LoopPool(over_httpx.own_async_client, owned=True))
+        pool = LoopPool(over_aiohttp.own_session, owned=True)
+        return over_aiohttp.AiohttpTransport(pool, own=True)
     if not _is_a_client(http_client) and callable(http_client):
         return _MadeTransport(http_client)
     return _async_transport_over(http_client, owned=False)
@@ -103,8 +102,8 @@ def _is_a_client(value: Any) -> bool:
     return any(_is_a(value, m, n) for m, n in [*pairs, ("aiohttp", "ClientSession")])
 
 
-def _wrong_kind(value: Any, wanted: str) -> TypeError:
-    kind: type[Any] = type(value)
+def _wrong_kind(value: object, wanted: str) -> TypeError:
+    kind: type[object] = type(value)
     return TypeError(f"http_client must be {wanted}, not {kind.__module__}.{kind.__qualname__}")
 
 

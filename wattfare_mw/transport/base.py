@@ -108,9 +108,8 @@ def network_error(error: BaseException, *, sent: bool) -> WattfareNetworkError:
         seen.add(id(inner))
         inner.__traceback__ = None
         inner = inner.__cause__ or inner.__context__
-    detail = type(error).__name__
-    what = "The connection to Wattfare broke" if sent else "Wattfare could not be reached"
-    return WattfareNetworkError(f"{what} ({detail}).", sent=sent)
+    what = "The connection to Wattfare broke." if sent else "Wattfare could not be reached."
+    return WattfareNetworkError(what, sent=sent)
 
 
 # -- pools: one for each process, and for each event loop in it

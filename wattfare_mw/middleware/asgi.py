@@ -1,0 +1,226 @@
+"""Drives the gate for an ASGI app (asyncio)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import aclosing
+from types import TracebackType
+from typing import Any
+
+from .. import calls
+from ..client import AsyncWattfare
+from ..errors import WattfareError
+from ..flow import run_async
+from ..web import Headers, Request, Response
+from .gate import Answered, ReadBody, cut_short, too_large
+from .relay import Record, Relay
+from .wrap import WattfareMiddleware
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+
+class WattfareASGIMiddleware(WattfareMiddleware):
+    """:class:`WattfareMiddleware` around an ASGI app."""
+
+    _client_kind = AsyncWattfare
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        kind = scope["type"]
+        if kind == "http":
+            path = scope["path"]
+            if root := scope.get("root_path"):
+                path = below_mount(path, root)
+            if path in self._routes:
+                await self.serve(path, scope, receive, send)
+                return
+        elif kind == "lifespan" and self._owns_client:
+            send = self._closing(send)
+        await self.app(scope, receive, send)
+
+    async def aclose(self) -> None:
+        """Close the connections that are our own. A server does it with the app's lifespan."""
+        if self._owns_client:
+            await self._client.aclose()
+
+    def _closing(self, send: Send) -> Send:
+        async def send_and_close(message: Message) -> None:
+            if message["type"] in ("lifespan.shutdown.complete", "lifespan.shutdown.failed"):
+                await self.aclose()
+            await send(message)
+
+        return send_and_close
+
+    async def serve(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request to one of our paths."""
+        exchange = _Exchange(self, request_of(scope, path), receive, send)
+        await exchange.run()
+
+
+class _Exchange:
+    """One request to one of our paths, and its answer."""
+
+    def __init__(
+        self, middleware: WattfareASGIMiddleware, request: Request, receive: Receive, send: Send
+    ) -> None:
+        self._gate = middleware._gate
+        self._client: AsyncWattfare = middleware._client
+        self._request = request
+        self._receive = receive
+        self._send = send
+        self._record: Record | None = None
+        self._gone = _ClientGone(receive)
+
+    async def run(self) -> None:
+        try:
+            async with self._gone:
+                await self._answer()
+        finally:
+            if self._record is not None:
+                await run_async(self._gate.finished(self._record), self._client._perform)
+
+    async def _answer(self) -> None:
+        reply = await run_async(self._gate.answer(self._request), self._perform)
+        if isinstance(reply, Relay):
+            self._record = reply.record
+            try:
+                await self._relay(reply)
+            finally:
+                await reply.answer.close()
+        else:
+            if isinstance(reply, Answered):
+                self._record = reply.record
+                reply = reply.response
+            await self._respond(reply)
+
+    async def _perform(self, need: Any) -> Any:
+        if isinstance(need, ReadBody):
+            return await self._read_body(need.limit)
+        if isinstance(need, (calls.Send, calls.Read)):
+            # We wait for the service now, and want to know when nobody waits for us.
+            self._gone.watch()
+        return await self._client._perform(need)
+
+    async def _read_body(self, limit: int) -> bytes:
+        parts: list[bytes] = []
+        size = 0
+        more = True
+        while more:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                raise cut_short()
+            part = message.get("body", b"")
+            size += len(part)
+            if size > limit:
+                raise too_large(limit)
+            parts.append(part)
+            more = message.get("more_body", False)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    async def _relay(self, relay: Relay) -> None:
+        await self._start(relay.status, relay.headers)
+        try:
+            async with aclosing(relay.answer.chunks()) as chunks:
+                async for chunk in chunks:
+                    if passed := relay.feed(chunk):
+                        await self._body(passed, more=True)
+            last = relay.end()
+        except WattfareError as error:
+            last = relay.broken(error.message.rstrip("."))
+        await self._body(last, more=False)
+
+    async def _respond(self, response: Response) -> None:
+        await self._start(response.status, response.headers)
+        await self._body(response.body, more=False)
+
+    async def _start(self, status: int, headers: dict[str, str]) -> None:
+        fields = [(k.encode("latin-1"), v.encode("latin-1")) for k, v in headers.items()]
+        await self._tell({"type": "http.response.start", "status": status, "headers": fields})
+
+    async def _body(self, body: bytes, *, more: bool) -> None:
+        await self._tell({"type": "http.response.body", "body": body, "more_body": more})
+
+    async def _tell(self, message: Message) -> None:
+        try:
+            await self._send(message)
+        except OSError:  # as the specification has it for a client that is gone
+            raise _ClientGoneError from None
+
+
+class _ClientGoneError(Exception):
+    """The client went away, and the server says so where we send."""
+
+
+class _ClientGone:
+    """A block that is left when the client goes away: what runs in it is cancelled, as
+    :func:`asyncio.timeout` does it, and its cancellation ends here."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._watcher: asyncio.Task[None] | None = None
+        self._task: asyncio.Task[Any] | None = None
+        self._gone = False
+
+    def watch(self) -> None:
+        """Begin to watch; the request's body has been read, or nobody wants it."""
+        if self._watcher is None:
+            self._watcher = asyncio.ensure_future(self._watch())
+
+    async def _watch(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        if self._task is not None:
+            self._gone = True
+            self._task.cancel()
+
+    async def __aenter__(self) -> None:
+        self._task = asyncio.current_task()
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool:
+        task, self._task = self._task, None
+        if self._watcher is not None:
+            self._watcher.cancel()
+        if isinstance(error, _ClientGoneError):
+            return True
+        if not self._gone or task is None:
+            return False
+        if kind is None:
+            # It was done in the same moment; the cancellation still waits for the next await.
+            try:
+                await asyncio.sleep(0)
+            except asyncio.CancelledError:
+                kind = asyncio.CancelledError
+        # Ours is one cancellation; if the server has asked for another, that one goes on.
+        return task.uncancel() == 0 and kind is asyncio.CancelledError
+
+
+def below_mount(path: str, root_path: str) -> str:
+    """The path below the point where the app is mounted: ``root_path`` stands inside ``path``
+    on the servers that follow the ASGI specification, and does not on those that do not."""
+    if path.startswith(root_path):
+        rest = path[len(root_path) :]
+        if rest.startswith("/") or not rest:
+            return rest
+    return path
+
+
+def request_of(scope: Scope, path: str) -> Request:
+    """The neutral request that a scope stands for."""
+    client = scope.get("client")
+    return Request(
+        scope["method"],
+        path,
+        Headers([(k.decode("latin-1"), v.decode("latin-1")) for k, v in scope["headers"]]),
+        query_string=scope.get("query_string", b"").decode("latin-1"),
+        client=client[0] if client else None,
+        raw=scope,
+        interface="asgi",
+    )

@@ -1,0 +1,175 @@
+"""What is let through: which headers up and down, and which models."""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import re
+import uuid
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import msgspec
+
+from ..errors import WattfareError
+from ..types import decode, encode
+from ..web import Request
+
+#: What goes up to the service of what the browser sent; the credentials are ours.
+HEADERS_UP = ("content-type", "accept", "idempotency-key", "traceparent", "tracestate")
+#: What comes down to the browser of what the service answered.
+HEADERS_DOWN = ("content-type", "content-encoding", "retry-after", "x-wattfare-max-tokens")
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._~+/=:-]{1,128}")
+
+
+def request_id(request: Request) -> str:
+    """The request's own id, where it brings a sane one, or a new one."""
+    given = request.headers.get("x-request-id")
+    return given if given and _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+
+
+def headers_up(request: Request, request_id: str) -> dict[str, str]:
+    """The headers of an inference call, as they go to the service."""
+    passed = {name: value for name in HEADERS_UP if (value := request.headers.get(name))}
+    return {**passed, "x-request-id": request_id}
+
+
+def headers_down(headers: Mapping[str, str]) -> dict[str, str]:
+    """The headers of the service's answer, as they go to the browser."""
+    found = {name: headers.get(name, "") for name in HEADERS_DOWN}
+    return {name: value for name, value in found.items() if value and value.isascii()}
+
+
+class Asked(msgspec.Struct):
+    """What is read of an inference body; the rest passes by."""
+
+    model: str | None = None
+    models: list[str] | None = None
+    stream: bool | None = None
+    stream_options: dict[str, Any] | None = None
+
+    @property
+    def includes_usage(self) -> bool:
+        """Will the stream tell its usage?"""
+        return bool((self.stream_options or {}).get("include_usage"))
+
+
+def read_body(body: bytes) -> Asked:
+    """What an inference body asks for.
+
+    Raises:
+        WattfareError: ``invalid_request``; it is no JSON object of this shape.
+    """
+    try:
+        return decode(Asked, body)
+    except msgspec.MsgspecError as error:
+        raise WattfareError(
+            f"The body is no chat completion request: {error}", code="invalid_request", status=400
+        ) from None
+
+
+def with_usage(body: bytes, asked: Asked) -> bytes:
+    """The same request, its stream asked to tell its usage at the end."""
+    fields: dict[str, Any] = decode(dict[str, msgspec.Raw], body)
+    fields["stream_options"] = {**(asked.stream_options or {}), "include_usage": True}
+    return encode(fields)
+
+
+class Models:
+    """The models that an app allows: ids, and globs such as ``openai/*``; None for any.
+
+    Raises:
+        TypeError: a string, or what holds anything else than strings.
+    """
+
+    def __init__(self, allowed: Iterable[str] | None) -> None:
+        self._pattern: re.Pattern[str] | None = None
+        if allowed is None:
+            return
+        patterns = [allowed] if isinstance(allowed, str) else list(allowed)
+        if isinstance(allowed, str) or not all(isinstance(one, str) for one in patterns):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError("models is a list of model ids and globs, such as ['openai/*']")
+        # No pattern at all allows nothing, and not everything.
+        self._pattern = re.compile("|".join(map(fnmatch.translate, patterns)) or r"(?!)")
+
+    @property
+    def any(self) -> bool:
+        """Is every model allowed?"""
+        return self._pattern is None
+
+    def allow(self, model: str) -> bool:
+        """Is this one allowed?"""
+        return self._pattern is None or self._pattern.fullmatch(model) is not None
+
+    def check(self, body: bytes, asked: Asked) -> None:
+        """Refuse a body that may reach a model that is not allowed, by any of the ways that a
+        body has to name one.
+
+        Raises:
+            WattfareError: ``invalid_request``, 403; or 400 for a body that names it twice.
+        """
+        if self.any:
+            return
+        if _may_name_twice(body) and _names_twice(body):
+            raise WattfareError(
+                "The body names its model twice.", code="invalid_request", status=400
+            )
+        named = [] if asked.model is None else [asked.model]
+        named += asked.models or []
+        if not named:
+            raise WattfareError("The body names no model.", code="invalid_request", status=400)
+        for model in named:
+            if not self.allow(model):
+                raise WattfareError(
+                    f"This app does not allow the model {model[:200]!r}.",
+                    code="invalid_request",
+                    status=403,
+                )
+
+    def filter(self, listing: bytes) -> bytes:
+        """A list of models, without those that are not allowed.
+
+        Raises:
+            msgspec.MsgspecError: it is no such list.
+        """
+        fields = decode(dict[str, msgspec.Raw], listing)
+        models = decode(list[msgspec.Raw], fields.get("data") or b"null")
+        kept = [raw for raw in models if self.allow(decode(_Listed, raw).id)]
+        return encode({**fields, "data": kept})
+
+
+class _Listed(msgspec.Struct):
+    id: str
+
+
+# Two readers of JSON can take one name given twice for different things: what is checked here
+# might not be what is used there. A careful look is dear, so that a cheap one comes first: a name
+# twice, or one spelled with escapes (which nobody needs for these letters), and nothing else can
+# be it.
+_ESCAPED = re.compile(rb"\\u00(?:6[dDfF45cC]|73)")
+_GUARDED = ("model", "models")
+
+
+def _may_name_twice(body: bytes) -> bool:
+    return (
+        body.count(b'"model"') > 1
+        or body.count(b'"models"') > 1
+        or (b"\\u00" in body and _ESCAPED.search(body) is not None)
+    )
+
+
+def _names_twice(body: bytes) -> bool:
+    outermost: list[tuple[str, Any]] = []
+
+    def keep(pairs: list[tuple[str, Any]]) -> None:
+        # Objects are told from the inside out: the last one is the body itself.
+        nonlocal outermost
+        outermost = pairs
+
+    try:
+        json.loads(body, object_pairs_hook=keep)
+    except (ValueError, RecursionError):
+        return True  # readers differ already on what this is
+    names = [name for name, _ in outermost]
+    return any(names.count(name) > 1 for name in _GUARDED)

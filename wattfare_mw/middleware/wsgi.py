@@ -1,0 +1,169 @@
+"""Drives the gate for a WSGI app."""
+
+from __future__ import annotations
+
+import atexit
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from http import HTTPStatus
+from typing import Any
+
+from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
+from werkzeug.wsgi import get_input_stream
+
+from ..client import Wattfare
+from ..errors import WattfareError
+from ..flow import run
+from ..web import Headers, Request
+from .gate import Answered, ReadBody, cut_short, too_large
+from .relay import Relay
+from .wrap import WattfareMiddleware
+
+Environ = dict[str, Any]
+StartResponse = Callable[..., Any]
+ReadInput = Callable[[int], bytes]
+
+
+class WattfareWSGIMiddleware(WattfareMiddleware):
+    """:class:`WattfareMiddleware` around a WSGI app."""
+
+    _client_kind = Wattfare
+
+    def __init__(self, app: Any, **options: Any) -> None:
+        super().__init__(app, **options)
+        # A WSGI environ has the path's bytes as latin-1, whatever they mean.
+        self._paths = {path.encode().decode("latin-1"): path for path in self._routes}
+        if self._owns_client:
+            # WSGI has no lifespan. Not the bound method: it would keep the middleware alive.
+            atexit.register(_close, weakref.ref(self))
+
+    def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        path = self._paths.get(environ.get("PATH_INFO", ""))
+        if path is None:
+            return self.app(environ, start_response)
+        status, headers, body = self.serve(path, environ)
+        start_response(status, headers)
+        return body
+
+    def close(self) -> None:
+        """Close the connections that are our own; done at exit, too."""
+        if self._owns_client:
+            self._client.close()
+
+    def serve(
+        self, path: str, environ: Environ, read_input: ReadInput | None = None
+    ) -> tuple[str, list[tuple[str, str]], Iterable[bytes]]:
+        """Answer a request to one of our paths: the status line, the headers, and the body.
+
+        Args:
+            path: which one.
+            environ: the request's.
+            read_input: reads the body, at most so many bytes of it, in place of
+                :func:`read_body`: for a framework that may have read it already.
+        """
+        gate, client = self._gate, self._client
+
+        def perform(need: Any) -> Any:
+            if isinstance(need, ReadBody):
+                if read_input is not None:
+                    return read_input(need.limit)
+                return read_body(environ, need.limit)
+            return client._perform(need)
+
+        reply = run(gate.answer(request_of(environ, path)), perform)
+        if isinstance(reply, Relay):
+            return _line(reply.status), list(reply.headers.items()), _Stream(reply, self)
+        if isinstance(reply, Answered):
+            run(gate.finished(reply.record), client._perform)
+            reply = reply.response
+        return _line(reply.status), list(reply.headers.items()), [reply.body]
+
+
+class _Stream:
+    """A streamed answer as WSGI takes it. The server closes it when the client goes away, which
+    it learns with the next chunk, and that closes the call to the service."""
+
+    def __init__(self, relay: Relay, middleware: WattfareWSGIMiddleware) -> None:
+        self._relay = relay
+        self._middleware = middleware
+        self._chunks: Iterator[bytes] | None = relay.answer.chunks()
+        self._closed = False
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        relay = self._relay
+        while self._chunks is not None:
+            try:
+                for chunk in self._chunks:
+                    if passed := relay.feed(chunk):
+                        return passed
+                last = relay.end()
+            except WattfareError as error:
+                last = relay.broken(error.message.rstrip("."))
+            self._chunks = None
+            if last:
+                return last
+        raise StopIteration
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        self._chunks = None
+        self._relay.answer.close()
+        middleware = self._middleware
+        run(middleware._gate.finished(self._relay.record), middleware._client._perform)
+
+
+def read_body(environ: Environ, limit: int) -> bytes:
+    """The request's body.
+
+    Raises:
+        WattfareError: 413, it is larger than ``limit``; 400, the client went away within it.
+    """
+    try:
+        # One more than the limit: a body without a length shows its size by being read.
+        body = get_input_stream(environ, max_content_length=limit + 1).read(limit + 1)
+    except RequestEntityTooLarge:
+        raise too_large(limit) from None
+    except (ClientDisconnected, OSError):
+        raise cut_short() from None
+    if len(body) > limit:
+        raise too_large(limit)
+    return body
+
+
+_PLAIN_HEADERS = frozenset({"CONTENT_TYPE", "CONTENT_LENGTH"})
+
+
+def request_of(environ: Environ, path: str) -> Request:
+    """The neutral request that an environ stands for."""
+    fields = [
+        (key.removeprefix("HTTP_").replace("_", "-"), value)
+        for key, value in environ.items()
+        # These two stand without the prefix; with it, they are a client's own invention.
+        if key in _PLAIN_HEADERS or (key.startswith("HTTP_") and key[5:] not in _PLAIN_HEADERS)
+    ]
+    return Request(
+        environ["REQUEST_METHOD"],
+        path,
+        Headers(fields),
+        query_string=environ.get("QUERY_STRING", ""),
+        client=environ.get("REMOTE_ADDR"),
+        raw=environ,
+        interface="wsgi",
+    )
+
+
+def _line(status: int) -> str:
+    try:
+        return f"{status} {HTTPStatus(status).phrase}"
+    except ValueError:
+        return f"{status} Unknown"
+
+
+def _close(middleware: weakref.ref[WattfareWSGIMiddleware]) -> None:
+    if (alive := middleware()) is not None:
+        alive.close()
