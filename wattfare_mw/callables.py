@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from functools import cache
-from typing import Any
+from typing import Any, cast
 
 from asgiref.sync import async_to_sync, sync_to_async
 
@@ -28,7 +27,25 @@ async def _awaited(value: Any) -> Any:
     return await value
 
 
-@cache
+def given(function: Any, convert: Callable[[Any], Any]) -> Any:
+    """``function`` of the app's, given what ``convert`` makes of our request: a framework's own.
+    What is no function is handed back as it is."""
+    if not callable(function):
+        return function
+    function = cast("Callable[[Any], Any]", function)
+    if _is_async(function):
+
+        async def call_async_with(request: Any) -> Any:
+            return await function(convert(request))
+
+        return call_async_with
+
+    def call_with(request: Any) -> Any:
+        return function(convert(request))
+
+    return call_with
+
+
 def _is_async(function: Callable[..., Any]) -> bool:
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
         getattr(function, "__call__", None)  # noqa: B004  # an object with an async __call__

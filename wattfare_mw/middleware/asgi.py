@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import aclosing
+from functools import cached_property
 from types import TracebackType
 from typing import Any
 
 from .. import calls
-from ..client import AsyncWattfare
+from ..client import AsyncWattfare, Wattfare, client_for
 from ..errors import WattfareError
 from ..flow import run_async
+from ..handles import AsyncUser, User
 from ..web import Headers, Request, Response
 from .gate import Answered, ReadBody, cut_short, too_large
 from .relay import Record, Relay
@@ -27,6 +29,7 @@ class WattfareASGIMiddleware(WattfareMiddleware):
     """:class:`WattfareMiddleware` around an ASGI app."""
 
     _client_kind = AsyncWattfare
+    _client: AsyncWattfare
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         kind = scope["type"]
@@ -37,12 +40,33 @@ class WattfareASGIMiddleware(WattfareMiddleware):
             if path in self._routes:
                 await self.serve(path, scope, receive, send)
                 return
-        elif kind == "lifespan" and self._owns_client:
+        elif kind == "lifespan":
             send = self._closing(send)
         await self.app(scope, receive, send)
 
+    async def user(self, scope: Scope) -> AsyncUser:
+        """The budget of the user who makes this request, for an app's own use.
+
+        Raises:
+            WattfareAuthError: nobody is signed in.
+        """
+        flow = self._gate.identify(request_of(scope))
+        return self._client.user(await self._client._run(flow))
+
+    def user_sync(self, scope: Scope) -> User:
+        """:meth:`user`, for synchronous code in a thread."""
+        client = self._sync_client
+        flow = self._gate.identify(request_of(scope))
+        return client.user(client._run(flow))
+
+    @cached_property
+    def _sync_client(self) -> Wattfare:
+        return client_for(Wattfare, self._client)[0]
+
     async def aclose(self) -> None:
         """Close the connections that are our own. A server does it with the app's lifespan."""
+        if "_sync_client" in self.__dict__:
+            self._sync_client.close()
         if self._owns_client:
             await self._client.aclose()
 
@@ -67,7 +91,7 @@ class _Exchange:
         self, middleware: WattfareASGIMiddleware, request: Request, receive: Receive, send: Send
     ) -> None:
         self._gate = middleware._gate
-        self._client: AsyncWattfare = middleware._client
+        self._client = middleware._client
         self._request = request
         self._receive = receive
         self._send = send
@@ -212,8 +236,10 @@ def below_mount(path: str, root_path: str) -> str:
     return path
 
 
-def request_of(scope: Scope, path: str) -> Request:
-    """The neutral request that a scope stands for."""
+def request_of(scope: Scope, path: str | None = None) -> Request:
+    """The neutral request that a scope stands for; ``path``: below the mount, where known."""
+    if path is None:
+        path = below_mount(scope["path"], scope.get("root_path", ""))
     client = scope.get("client")
     return Request(
         scope["method"],

@@ -114,6 +114,14 @@ class Gate:
                 return Response(response.status, response.headers, b"")
         return reply
 
+    def identify(self, request: Request) -> Flow[str]:
+        """The id of the user who makes a request, to whichever path of the app's.
+
+        Raises:
+            WattfareAuthError: nobody is signed in.
+        """
+        return identify(request, self._resolve_user)
+
     def finished(self, record: Record) -> Flow[None]:
         """An inference call is over, however it ended: tell the log and the app. Never raises."""
         logger.info(
@@ -164,13 +172,13 @@ class Gate:
         return mint(self.service, request, self._resolve_user, self._request_limit, self._origins)
 
     def _status(self, request: Request, _request_id: str) -> Flow[Response]:
-        user_id = yield from identify(request, self._resolve_user)
+        user_id = yield from self.identify(request)
         status = yield from self.service.fetch(calls.status(user_id))
         return json_response(200, encode(status))
 
     def _list_models(self, request: Request, _request_id: str) -> Flow[Response]:
         if not self._allow_grants:  # with grants, an app may have no users at all
-            yield from identify(request, self._resolve_user)
+            yield from self.identify(request)
         listing = yield from self.service.fetch(calls.models())
         try:
             return json_response(200, self._models.filter(listing))
@@ -185,7 +193,7 @@ class Gate:
             # The grant pays, and only it: never the user who happens to be signed in.
             user_id, payer = None, self._grant_payer(grant)
         else:
-            user_id = yield from identify(request, self._resolve_user)
+            user_id = yield from self.identify(request)
             payer = calls.user_payer(user_id)
         body = yield from self._body(request)
         asked = policy.read_body(body)

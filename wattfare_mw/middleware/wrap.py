@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Iterable
-from typing import Any, Literal, NotRequired, Required, Self, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, NotRequired, Required, Self, TypedDict
 
 from ..client import AsyncWattfare, Wattfare, client_for
 from ..sessions import ResolveUser
@@ -65,22 +65,24 @@ class WattfareMiddleware:
         TypeError, ValueError: an option is of no use; the message says which.
     """
 
-    def __new__(
-        cls, app: Any, *, interface: Literal["auto", "asgi", "wsgi"] = "auto", **_options: Any
-    ) -> Self:
-        if cls is not WattfareMiddleware:
-            return super().__new__(cls)
-        if interface == "auto":
-            interface = interface_of(app)
-        if interface == "asgi":
-            from .asgi import WattfareASGIMiddleware as Kind
-        elif interface == "wsgi":
-            from .wsgi import WattfareWSGIMiddleware as Kind
-        else:
-            raise ValueError("interface is 'auto', 'asgi' or 'wsgi'")
-        return super().__new__(Kind)  # pyright: ignore[reportArgumentType]
+    if not TYPE_CHECKING:  # to a reader of types, `__init__` says it all
 
-    def __init__(  # pyright: ignore[reportInconsistentConstructor]
+        def __new__(
+            cls, app: Any, *, interface: Literal["auto", "asgi", "wsgi"] = "auto", **_options: Any
+        ) -> Self:
+            if cls is not WattfareMiddleware:
+                return super().__new__(cls)
+            if interface == "auto":
+                interface = interface_of(app)
+            if interface == "asgi":
+                from .asgi import WattfareASGIMiddleware as Kind
+            elif interface == "wsgi":
+                from .wsgi import WattfareWSGIMiddleware as Kind
+            else:
+                raise ValueError("interface is 'auto', 'asgi' or 'wsgi'")
+            return super().__new__(Kind)
+
+    def __init__(
         self,
         app: Any,
         *,
@@ -117,6 +119,11 @@ class WattfareMiddleware:
             on_usage=on_usage,
         )
         self._routes = self._gate.routes
+
+    @property
+    def paths(self) -> Iterable[str]:
+        """The paths that are ours."""
+        return self._routes
 
     # Each kind of middleware drives the client of its kind.
     _client_kind: Any

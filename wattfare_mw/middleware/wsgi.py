@@ -14,6 +14,7 @@ from werkzeug.wsgi import get_input_stream
 from ..client import Wattfare
 from ..errors import WattfareError
 from ..flow import run
+from ..handles import User
 from ..web import Headers, Request
 from .gate import Answered, ReadBody, cut_short, too_large
 from .relay import Relay
@@ -28,6 +29,7 @@ class WattfareWSGIMiddleware(WattfareMiddleware):
     """:class:`WattfareMiddleware` around a WSGI app."""
 
     _client_kind = Wattfare
+    _client: Wattfare
 
     def __init__(self, app: Any, **options: Any) -> None:
         super().__init__(app, **options)
@@ -44,6 +46,15 @@ class WattfareWSGIMiddleware(WattfareMiddleware):
         status, headers, body = self.serve(path, environ)
         start_response(status, headers)
         return body
+
+    def user(self, environ: Environ) -> User:
+        """The budget of the user who makes this request, for an app's own use.
+
+        Raises:
+            WattfareAuthError: nobody is signed in.
+        """
+        flow = self._gate.identify(request_of(environ))
+        return self._client.user(self._client._run(flow))
 
     def close(self) -> None:
         """Close the connections that are our own; done at exit, too."""
@@ -138,8 +149,10 @@ def read_body(environ: Environ, limit: int) -> bytes:
 _PLAIN_HEADERS = frozenset({"CONTENT_TYPE", "CONTENT_LENGTH"})
 
 
-def request_of(environ: Environ, path: str) -> Request:
-    """The neutral request that an environ stands for."""
+def request_of(environ: Environ, path: str | None = None) -> Request:
+    """The neutral request that an environ stands for; ``path``: below the mount, where known."""
+    if path is None:
+        path = environ.get("PATH_INFO", "").encode("latin-1").decode("utf-8", "replace")
     fields = [
         (key.removeprefix("HTTP_").replace("_", "-"), value)
         for key, value in environ.items()

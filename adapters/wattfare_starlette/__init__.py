@@ -1,0 +1,121 @@
+"""Wattfare for Starlette and FastAPI: the users of an app pay for its AI calls."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Collection
+from typing import Any, Unpack
+
+from starlette.applications import Starlette
+from starlette.requests import HTTPConnection, Request
+from starlette.responses import Response
+
+from wattfare_mw import AsyncUser, AsyncWattfare, User, WattfareError
+from wattfare_mw.callables import given
+from wattfare_mw.middleware.asgi import (
+    Receive,
+    Scope,
+    Send,
+    WattfareASGIMiddleware,
+    request_of,
+)
+from wattfare_mw.middleware.wrap import Options
+from wattfare_mw.sessions import ResolveUser, error_response
+from wattfare_mw.web import Request as NeutralRequest
+from wattfare_mw.web import Response as Answer
+
+__all__ = [
+    "WattfareMiddleware",
+    "add_wattfare",
+    "get_user",
+    "get_user_sync",
+    "session_endpoint",
+    "wattfare_error_handler",
+]
+
+_SCOPE_KEY = "wattfare"
+
+
+class WattfareMiddleware(WattfareASGIMiddleware):
+    """For ``app.add_middleware(WattfareMiddleware, resolve_user=…)``, ``Middleware(…)``, or
+    around the app.
+
+    The options are those of :class:`wattfare_mw.WattfareMiddleware`; ``resolve_user`` and a
+    ``request_limit`` that is a function are given Starlette's request. Middleware that sets
+    ``request.session`` or ``request.user`` must be outside of this one: added after it.
+    """
+
+    def __init__(self, app: Any, **options: Unpack[Options]) -> None:
+        options["resolve_user"] = given(options["resolve_user"], _starlette_request)
+        if "request_limit" in options:
+            options["request_limit"] = given(options["request_limit"], _starlette_request)
+        super().__init__(app, **options)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "lifespan":
+            scope[_SCOPE_KEY] = self
+        await super().__call__(scope, receive, send)
+
+
+def add_wattfare(app: Starlette, **options: Unpack[Options]) -> None:
+    """Add the middleware to an app, and answers for the WattfareErrors that its views let
+    through. FastAPI's app is one, too."""
+    app.add_middleware(WattfareMiddleware, **options)
+    app.add_exception_handler(WattfareError, wattfare_error_handler)
+
+
+async def get_user(request: HTTPConnection) -> AsyncUser:
+    """The signed-in user's budget, in an async view or as a FastAPI dependency.
+
+    Raises:
+        WattfareAuthError: nobody is signed in.
+        RuntimeError: no WattfareMiddleware is around this app.
+    """
+    return await _middleware_of(request).user(request.scope)
+
+
+def get_user_sync(request: HTTPConnection) -> User:
+    """:func:`get_user`, for a view that is no coroutine."""
+    return _middleware_of(request).user_sync(request.scope)
+
+
+def session_endpoint(
+    client: AsyncWattfare,
+    resolve_user: ResolveUser,
+    request_limit: Any = None,
+    *,
+    allowed_origins: Collection[str] = (),
+) -> Callable[[Request], Awaitable[Response]]:
+    """The token route alone, as an endpoint: ``Route("/token", …, methods=["POST"])``; see
+    :meth:`wattfare_mw.Wattfare.session_handler`."""
+    handler = client.session_handler(
+        given(resolve_user, _starlette_request),
+        given(request_limit, _starlette_request),
+        allowed_origins=allowed_origins,
+    )
+
+    async def wattfare_session(request: Request) -> Response:
+        return _starlette_response(await handler(request_of(request.scope)))
+
+    return wattfare_session
+
+
+def wattfare_error_handler(_request: Request, error: Exception) -> Response:
+    """The protocol's answer to a WattfareError: for ``exception_handlers={WattfareError: …}``."""
+    if not isinstance(error, WattfareError):
+        raise error
+    return _starlette_response(error_response(error))
+
+
+def _middleware_of(request: HTTPConnection) -> WattfareMiddleware:
+    middleware = request.scope.get(_SCOPE_KEY)
+    if middleware is None:
+        raise RuntimeError("no WattfareMiddleware is around this app: add it first")
+    return middleware
+
+
+def _starlette_request(request: NeutralRequest) -> Request:
+    return Request(request.scope)
+
+
+def _starlette_response(answer: Answer) -> Response:
+    return Response(answer.body, answer.status, answer.headers)
