@@ -152,7 +152,7 @@ _PLAIN_HEADERS = frozenset({"CONTENT_TYPE", "CONTENT_LENGTH"})
 def request_of(environ: Environ, path: str | None = None) -> Request:
     """The neutral request that an environ stands for; ``path``: below the mount, where known."""
     if path is None:
-        path = environ.get("PATH_INFO", "").encode("latin-1").decode("utf-8", "replace")
+        path = str(environ.get("PATH_INFO", "")).encode("latin-1").decode("utf-8", "replace")
     fields = [
         (key.removeprefix("HTTP_").replace("_", "-"), value)
         for key, value in environ.items()
