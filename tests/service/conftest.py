@@ -32,9 +32,7 @@ def upstream() -> Iterator[Upstream]:
 
 
 @pytest.fixture(scope="module")
-def forwarding(
-    tmp_path_factory: pytest.TempPathFactory, upstream: Upstream
-) -> Iterator[Service]:
+def forwarding(tmp_path_factory: pytest.TempPathFactory, upstream: Upstream) -> Iterator[Service]:
     """A service in front of the fake upstream, for whose use nobody is asked a key."""
     with run_service(tmp_path_factory.mktemp("forwarding"), "--upstream", upstream.url) as running:
         yield running

@@ -8,7 +8,7 @@ from decimal import Decimal
 
 import openai
 import pytest
-from support.service import App, Service, bearer, chat_body
+from support.service import App, Service, bearer, chat_body, eventually, run_service
 
 
 def cost(prompt: int, completion: int) -> Decimal:
@@ -57,7 +57,10 @@ def test_all_messages_are_read_and_the_last_of_the_user_repeated(app: App) -> No
         {"role": "system", "content": "be kind"},
         {"role": "user", "content": "first"},
         {"role": "assistant", "content": None},
-        {"role": "user", "content": [{"type": "text", "text": "a "}, {"type": "text", "text": "b"}]},
+        {
+            "role": "user",
+            "content": [{"type": "text", "text": "a "}, {"type": "text", "text": "b"}],
+        },
         {"role": "assistant", "content": "mine"},
     ]
     body = exact(app.chat(messages=messages).text)
@@ -137,8 +140,7 @@ def test_a_client_that_hangs_up_is_billed_what_was_said(app: App) -> None:
         while "word" not in next(lines):
             pass
     # It is settled when the service has noticed; until then it is only reserved.
-    while not (billed := app.status()["usage"]["monthlyUsd"]):
-        pass
+    billed = eventually(lambda: app.status()["usage"]["monthlyUsd"])
     assert float(cost(200, 1)) <= billed < float(cost(200, 200))
 
 
@@ -171,8 +173,6 @@ def test_revoking_cuts_off_a_call_in_flight(app: App) -> None:
 
 @pytest.mark.parametrize("stop", ["told", "finished"])
 def test_sigterm_during_a_stream(tmp_path, stop: str) -> None:
-    from support.service import run_service
-
     with run_service(tmp_path, stop_grace=0 if stop == "told" else 30) as service:
         app = service.app()
         app.connect()

@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 
+from wattfare_mw.service import AppKeys, create_keys
+from wattfare_mw.service.keys import Mode
+
+T = TypeVar("T")
+
 #: How long anything of this may take before a test is called failed, in seconds.
 PATIENCE = 60
-
-
-@dataclass
-class Keys:
-    """An app's keys, and its id."""
-
-    app_id: str
-    publishable_key: str
-    secret_key: str
 
 
 @dataclass
@@ -43,14 +39,11 @@ class Service:
         """The base of the protocol's paths, and an OpenAI client's ``base_url``."""
         return f"{self.url}/api/v1"
 
-    def create_app(self, mode: str = "test", name: str = "test app") -> Keys:
-        """A new app, by ``wattfare apps create``."""
-        answer = run_cli("apps", "create", name, "--mode", mode, "--database", self.database, "--json")
-        assert answer.returncode == 0, answer.stderr
-        fields = json.loads(answer.stdout)
-        return Keys(fields["appId"], fields["publishableKey"], fields["secretKey"])
+    def create_app(self, mode: Mode = "test", name: str = "test app") -> AppKeys:
+        """A new app, made as ``wattfare apps create`` makes it, without a process for each."""
+        return create_keys(self.database, name, mode)
 
-    def app(self, mode: str = "test") -> App:
+    def app(self, mode: Mode = "test") -> App:
         """A new app, with what its backend does."""
         return App(self, self.create_app(mode))
 
@@ -65,7 +58,7 @@ class App:
     """An app's backend, calling by plain HTTP."""
 
     service: Service
-    keys: Keys
+    keys: AppKeys
 
     def __post_init__(self) -> None:
         self.http = httpx.Client(base_url=self.service.api, timeout=PATIENCE, trust_env=False)
@@ -122,6 +115,20 @@ class App:
     def close(self) -> None:
         """Let go of the connections."""
         self.http.close()
+
+    def __enter__(self) -> App:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+def eventually(probe: Callable[[], T]) -> T:
+    """What this says as soon as it says anything, for what has no event to wait for."""
+    deadline = time.monotonic() + PATIENCE
+    while not (said := probe()):
+        assert time.monotonic() < deadline, "it never came to be"
+    return said
 
 
 def bearer(credential: str) -> dict[str, str]:

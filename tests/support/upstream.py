@@ -25,7 +25,7 @@ MODELS: list[dict[str, Any]] = [
 ]
 
 
-class Gone(Exception):
+class GoneError(Exception):
     """The client has closed the connection."""
 
 
@@ -50,7 +50,7 @@ class Exchange:
         try:
             self.connection.sendall(data)
         except OSError:
-            raise Gone from None
+            raise GoneError from None
 
     def answer(
         self,
@@ -100,13 +100,13 @@ class Exchange:
         with suppress(OSError):
             while self.connection.recv(65536):
                 pass
-        raise Gone
+        raise GoneError
 
     def reset(self) -> None:
         """Break the connection in the middle of what is being said."""
         with suppress(OSError):
             self.connection.shutdown(socket.SHUT_RDWR)
-        raise Gone
+        raise GoneError
 
     def _head(self, status: int, content_type: str, headers: dict[str, str]) -> None:
         fields = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
@@ -224,7 +224,7 @@ def _talk(upstream: Upstream, connection: socket.socket) -> None:
             else:
                 upstream.calls.append(exchange)
                 upstream.script(exchange)
-    except Gone:
+    except GoneError:
         upstream.gone.release()
     except OSError:
         pass

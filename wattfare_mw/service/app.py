@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 
 from starlette.applications import Starlette
@@ -65,7 +66,7 @@ def create_app(
         finally:
             await store.close()
 
-    return Starlette(
+    app = Starlette(
         routes=api.routes(),
         lifespan=lifespan,
         middleware=[Middleware(web.Frame, cors_paths=api.CORS_PATHS)],
@@ -74,6 +75,9 @@ def create_app(
             HTTPException: web.on_http_exception,
         },
     )
+    # A path is right or it is not: a redirect would have a client send its key again.
+    app.router.redirect_slashes = False
+    return app
 
 
 def create_keys(database: str, name: str, mode: Mode = "test") -> AppKeys:
@@ -93,5 +97,7 @@ def create_keys(database: str, name: str, mode: Mode = "test") -> AppKeys:
         finally:
             await store.close()
 
-    asyncio.run(keep())
+    # In a thread of its own, so that this can be called where a loop is running, too.
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(asyncio.run, keep()).result()
     return app_keys

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from .. import sse
@@ -91,8 +91,8 @@ class Calls:
 
         async def settle() -> None:
             nonlocal settled
-            settled = True
             await self._store.settle(order.id, job.meter.outcome(ended))
+            settled = True
 
         try:
             try:
@@ -133,10 +133,21 @@ class Calls:
                 await job.close()
             finally:
                 if not settled:
-                    await settle()
+                    error = await self._settle_at_last(order, settle) or error
         if error is None:
             return
         if not begun:
             raise error
         await out.write(sse.write_error(error))
         await out.end()
+
+    async def _settle_at_last(
+        self, order: Order, settle: Callable[[], Awaitable[None]]
+    ) -> WattfareError | None:
+        try:
+            await settle()
+        except WattfareError as failure:
+            # The reservation stands, and is settled when the service next starts.
+            log.error("call not settled: %s request_id=%s", failure.message, order.request_id)
+            return failure
+        return None

@@ -10,7 +10,6 @@ from typing import Literal
 
 import msgspec
 
-
 Mode = Literal["test", "live"]
 
 _SECRET_KEY = re.compile(r"sk_(?:test|live)_([0-9a-z]{1,64})_[!-~]{1,256}")

@@ -64,7 +64,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         return Terms(operator_pays=self.upstream_key is not None, ceiling=self.user_ceiling)
 
     def __repr__(self) -> str:
-        return f"Settings(database={self.database!r}, upstream={self.upstream!r})"
+        return "Settings()"  # a URL may hold a password
 
 
 def secret_from_environment() -> bytes | None:

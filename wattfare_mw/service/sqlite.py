@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Connection, create_engine, event
 from sqlalchemy.engine import URL
+from sqlalchemy.exc import DBAPIError
 
 from .migrate import migrate
 
@@ -111,13 +112,20 @@ def _carry_out(connection: Connection, batch: list[_Job]) -> None:
                     # A savepoint each: the refusal of one undoes nothing of the others.
                     with connection.begin_nested():
                         results.append((future, job(connection), None))
+                except DBAPIError:
+                    # SQLite may have rolled everything back by itself (a full disk does that):
+                    # nothing that came before counts.
+                    raise
                 except Exception as error:
                     results.append((future, None, error))
     except Exception as error:
-        # Not committed, so that nothing has happened.
-        results = [(future, None, error) for _, future in batch]
         with suppress(Exception):
             connection.rollback()
+        if len(batch) > 1:  # one of them, or the commit: let each stand for itself
+            for single in batch:
+                _carry_out(connection, [single])
+            return
+        results = [(batch[0][1], None, error)]
     for future, result, error in results:
         if error is None:
             future.set_result(result)

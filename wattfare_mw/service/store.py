@@ -57,7 +57,7 @@ class SQLiteStore:
 
         self._clock = clock
         try:
-            self._writer = Writer(make_url(url))
+            self._writer = Writer(make_url(url).set(drivername="sqlite"))
         except DBAPIError as error:
             raise WattfareError(
                 f"The database cannot be opened: {error.orig}.", code="invalid_request", status=400

@@ -12,6 +12,7 @@ import time
 from collections.abc import Coroutine
 from contextlib import suppress
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 import msgspec
 from starlette.datastructures import Headers, MutableHeaders
@@ -95,7 +96,7 @@ class Frame:
             log.info(
                 "%s %s %s %.0fms request_id=%s",
                 scope["method"],
-                scope["path"].encode("ascii", "backslashreplace").decode()[:200],
+                quote(scope["path"])[:200],
                 status or "gone",
                 (time.monotonic() - began) * 1000,
                 request_id,

@@ -1,0 +1,132 @@
+"""The command: what it prints, what it refuses, and how it ends."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+
+import pytest
+from support.service import bearer, environment, run_cli, run_service
+
+
+def failed(answer: subprocess.CompletedProcess[str], code: int = 1) -> str:
+    """It failed for a reason that it says, without a traceback; the reason."""
+    assert answer.returncode == code, answer.stderr
+    assert "Traceback" not in answer.stderr
+    assert "Error: " in answer.stderr
+    return answer.stderr
+
+
+def test_an_app_is_made_and_opens_a_running_service(tmp_path) -> None:
+    with run_service(tmp_path) as service:
+        arguments = ("apps", "create", "My app", "--database", service.database)
+        made = run_cli(*arguments, "--json")
+        assert made.returncode == 0
+        keys = json.loads(made.stdout)
+        assert set(keys) == {"appId", "publishableKey", "secretKey"}
+        assert keys["secretKey"].startswith(f"sk_test_{keys['appId']}_")
+        assert keys["publishableKey"].startswith("pk_")
+        with service.app() as app:
+            answer = app.http.get("/models", headers=bearer(keys["secretKey"]))
+        assert answer.status_code == 200
+        live = run_cli(*arguments, "--mode", "live")
+        assert "sk_live_" in live.stdout
+        assert service.stop() == 0
+    with open(service.database.removeprefix("sqlite:///"), "rb") as file:
+        assert keys["secretKey"].encode() not in file.read()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["apps", "create", ""], "name"),
+        (["apps", "create", "two\nlines"], "name"),
+        (["apps", "create", "x", "--database", "postgresql://host/db"], "SQLite"),
+        (["apps", "create", "x", "--database", "nonsense"], "SQLite"),
+        (["apps", "create", "x", "--database", "sqlite:////no/such/dir/x.db"], "cannot be opened"),
+        (["serve", "--database", "sqlite:////no/such/dir/x.db"], "cannot be opened"),
+        (["serve", "--upstream", "host/v1"], "URL"),
+        (["serve", "--upstream-key", "k"], "upstream"),
+    ],
+)
+def test_mistakes(tmp_path, arguments: list[str], says: str) -> None:
+    if "--database" not in arguments:
+        arguments = [*arguments, "--database", f"sqlite:///{tmp_path / 'x.db'}"]
+    answer = run_cli(*arguments)
+    assert says in failed(answer, answer.returncode or 1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--upstream", "http://x/v1", "--upstream-key", "k-secret"], "--user-ceiling-usd"),
+        (["--upstream", "http://x/v1", "--user-ceiling-usd", "5"], "--upstream-key"),
+        (["--user-ceiling-usd", "5"], "--upstream"),
+        (["--upstream", "http://x", "--upstream-key", "k", "--user-ceiling-usd", "x"], "amount"),
+        (["--port", "65536"], "port"),
+        (["--port", "x"], "port"),
+    ],
+)
+def test_usage(arguments: list[str], says: str) -> None:
+    message = failed(run_cli("serve", *arguments), 2)
+    assert says in message
+    assert "k-secret" not in message
+
+
+@pytest.mark.parametrize("amount", ["-1", "NaN", "Infinity", "1e999999999", "1000000001"])
+def test_no_ceiling(amount: str) -> None:
+    options = ["--upstream", "http://x", "--upstream-key", "k", f"--user-ceiling-usd={amount}"]
+    assert "finite number" in failed(run_cli("serve", *options))
+
+
+def test_no_ceiling_must_be_said(tmp_path) -> None:
+    options = ("--upstream", "http://127.0.0.1:9/v1", "--upstream-key", "k")
+    options = (*options, "--user-ceiling-usd", "none")
+    with run_service(tmp_path, *options) as service, service.app() as app:
+        assert app.connect()["limits"] == {"monthlyUsd": None}
+
+
+def test_a_weak_signing_key(tmp_path) -> None:
+    database = f"sqlite:///{tmp_path / 'x.db'}"
+    answer = run_cli("serve", "--database", database, env={"WATTFARE_SERVICE_SECRET": "weak-key"})
+    message = failed(answer)
+    assert "WATTFARE_SERVICE_SECRET" in message
+    assert "weak-key" not in message
+
+
+def test_a_port_that_is_taken(tmp_path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        database = f"sqlite:///{tmp_path / 'x.db'}"
+        assert "in use" in failed(run_cli("serve", "--port", port, "--database", database))
+
+
+def test_a_database_that_is_none(tmp_path) -> None:
+    path = tmp_path / "x.db"
+    path.write_bytes(b"this is no database" * 100)
+    assert "database" in failed(run_cli("serve", "--database", f"sqlite:///{path}"))
+
+
+def test_without_the_extra_it_says_which() -> None:
+    code = "import sys; sys.modules['sqlalchemy'] = None\nfrom wattfare_mw.cli import main; main()"
+    answer = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=environment(),
+        check=False,
+    )
+    assert answer.returncode == 1
+    assert "wattfare-mw[service]" in answer.stderr
+    assert "Traceback" not in answer.stderr
+
+
+def test_sigint_ends_it_well_too(tmp_path) -> None:
+    import signal
+
+    with run_service(tmp_path) as service:
+        service.process.send_signal(signal.SIGINT)
+        assert service.process.wait(60) == 0

@@ -1,0 +1,425 @@
+"""An upstream that behaves, breaks, lies, hangs: what the client sees, and what is billed."""
+
+from __future__ import annotations
+
+import json
+from decimal import Decimal
+
+import pytest
+from support.service import App, Service, chat_body, eventually, run_service
+from support.upstream import Exchange, Upstream, chunk_of, completion_of, good
+
+MODEL = {"model": "fake/model"}
+
+
+@pytest.fixture
+def app(forwarding: Service, upstream: Upstream):
+    upstream.script = good
+    upstream.calls.clear()
+    app = forwarding.app()
+    app.connect(monthlyUsd=100)
+    yield app
+    app.close()
+    assert not upstream.failures
+
+
+def billed(app: App) -> Decimal:
+    return Decimal(str(app.status()["usage"]["monthlyUsd"]))
+
+
+def events_of(text: str) -> list[str]:
+    assert text.endswith("\n\n")
+    return [event.removeprefix("data: ") for event in text[:-2].split("\n\n")]
+
+
+def error_in(answer) -> str:
+    return answer.json()["error"]["code"]
+
+
+def last_error(answer) -> str:
+    assert answer.status_code == 200
+    assert "[DONE]" not in answer.text
+    return json.loads(events_of(answer.text)[-1])["error"]["code"]
+
+
+def test_a_whole_answer_as_it_came(app: App, upstream: Upstream) -> None:
+    body = '{"choices": [ ],\n "extra": 1.0, "usage": {"cost": 0.0000123, "x": 1}}'
+    upstream.script = lambda exchange: exchange.answer(body)
+    answer = app.chat(**MODEL, temperature=0.5)
+    assert answer.text == body
+    assert billed(app) == Decimal("0.0000123")
+    sent = upstream.calls[0]
+    assert sent.json == chat_body(**MODEL, temperature=0.5, max_tokens=8192)
+    assert sent.headers["accept-encoding"] == "identity"
+    assert sent.headers["x-request-id"] == answer.headers["x-request-id"]
+    assert not {"authorization", "x-wattfare-user", "cookie"} & set(sent.headers)
+
+
+def test_a_stream_as_it_comes(app: App, upstream: Upstream) -> None:
+    raw = (
+        b": OPENROUTER PROCESSING\n\n",
+        b'data: {"choices":[{"delta":{"content":"\xe2\x82',
+        b'\xac"}}], "x": 1}\r\n\r\n',
+        b'event: message\ndata: {"choices":\ndata: []}\n\n',
+    )
+
+    def script(exchange: Exchange) -> None:
+        exchange.start_stream()
+        for chunk in raw:
+            exchange.chunk(chunk)
+        exchange.usage({"prompt_tokens": 1, "completion_tokens": 1, "cost": 0.5})
+        exchange.done()
+
+    upstream.script = script
+    answer = app.chat(**MODEL, stream=True)
+    assert answer.content == b"".join(raw) + b"data: [DONE]\n\n"
+    assert upstream.calls[0].json["stream_options"] == {"include_usage": True}
+    # Half a dollar is more than was reserved.
+    assert 0 < billed(app) < Decimal("0.5")
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_the_usage_chunk_is_for_who_asked(app: App, upstream: Upstream, asked: bool) -> None:
+    options = {"stream_options": {"include_usage": True, "mine": 1}} if asked else {}
+    answer = app.chat(**MODEL, stream=True, **options)
+    assert ('"cost"' in answer.text) is asked
+    assert billed(app) == Decimal("0.000011")
+    sent = upstream.calls[0].json["stream_options"]
+    assert sent == {"include_usage": True, **options.get("stream_options", {})}
+
+
+def test_the_official_client(app: App, upstream: Upstream) -> None:
+    messages = [{"role": "user", "content": "hello"}]
+    with app.openai() as client:
+        whole = client.chat.completions.create(model="fake/model", messages=messages)
+        assert whole.choices[0].message.content == "one two three"
+        with client.chat.completions.create(
+            model="fake/model", messages=messages, stream=True
+        ) as stream:
+            text = "".join(chunk.choices[0].delta.content or "" for chunk in stream)
+    assert text == "one two three"
+    assert billed(app) == Decimal("0.000022")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("status", "ours", "code"),
+    [
+        (400, 400, "invalid_request"),
+        (404, 400, "invalid_request"),
+        (422, 400, "invalid_request"),
+        (401, 402, "funding_invalid"),
+        (402, 402, "funding_invalid"),
+        (403, 402, "funding_invalid"),
+        (429, 429, "rate_limited"),
+        (500, 502, "upstream"),
+        (503, 502, "upstream"),
+        (302, 502, "upstream"),
+    ],
+)
+def test_what_it_refuses(
+    app: App, upstream: Upstream, stream: bool, status: int, ours: int, code: str
+) -> None:
+    error = {"error": {"message": "said the upstream", "code": status}}
+    headers = {"retry-after": "7", "location": "http://127.0.0.1:1/"}
+    upstream.script = lambda exchange: exchange.answer(error, status=status, headers=headers)
+    answer = app.chat(**MODEL, stream=stream)
+    assert answer.status_code == ours
+    assert error_in(answer) == code
+    if code == "invalid_request":
+        assert answer.json()["error"]["message"] == "said the upstream"
+    if status == 429:
+        assert answer.headers["retry-after"] == "7"
+    assert billed(app) == 0
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_errors_with_status_200(app: App, upstream: Upstream, stream: bool) -> None:
+    error = {"error": {"message": "too many", "code": 429}}
+    upstream.script = lambda exchange: exchange.answer(error)
+    assert app.chat(**MODEL, stream=stream).status_code == 429
+    upstream.script = lambda exchange: exchange.answer({"error": "no"})
+    assert app.chat(**MODEL, stream=stream).status_code == 502
+    assert billed(app) == 0
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("status", [200, 404, 502])
+def test_html(app: App, upstream: Upstream, stream: bool, status: int) -> None:
+    upstream.script = lambda exchange: exchange.answer(
+        "<html>nginx</html>", status=status, content_type="text/html"
+    )
+    answer = app.chat(**MODEL, stream=stream)
+    assert error_in(answer) == ("invalid_request" if status == 404 else "upstream")
+    assert "nginx" not in answer.text
+    assert billed(app) == 0
+
+
+def test_a_stream_where_none_was_asked_for(app: App, upstream: Upstream) -> None:
+    def script(exchange: Exchange) -> None:
+        exchange.start_stream()
+        exchange.word("x")
+        exchange.done()
+
+    upstream.script = script
+    answer = app.chat(**MODEL)
+    assert (answer.status_code, error_in(answer)) == (502, "upstream")
+
+
+def test_breaking_in_mid_stream(app: App, upstream: Upstream) -> None:
+    def script(exchange: Exchange) -> None:
+        exchange.start_stream()
+        exchange.word("one ")
+        exchange.word("two ")
+        exchange.chunk(b'data: {"half": ')
+        exchange.reset()
+
+    upstream.script = script
+    answer = app.chat(**MODEL, stream=True)
+    assert last_error(answer) == "upstream"
+    assert "half" not in answer.text
+    assert len(events_of(answer.text)) == 3
+    # Its prompt, for want of the upstream's word, by its length; two tokens as they passed.
+    prompt = -(-len('[{"role":"user","content":"one two three"}]') // 4)
+    assert billed(app) == prompt * Decimal("0.000001") + 2 * Decimal("0.000002")
+
+
+def test_ending_without_done(app: App, upstream: Upstream) -> None:
+    def script(exchange: Exchange) -> None:
+        exchange.start_stream()
+        exchange.word("one")
+        exchange.send(b"0\r\n\r\n")
+
+    upstream.script = script
+    assert last_error(app.chat(**MODEL, stream=True)) == "upstream"
+
+
+def test_breaking_before_anything_is_said(app: App, upstream: Upstream) -> None:
+    upstream.script = lambda exchange: exchange.reset()
+    answer = app.chat(**MODEL)
+    assert (answer.status_code, error_in(answer)) == (502, "upstream")
+
+    def script(exchange: Exchange) -> None:
+        exchange.start_stream()
+        exchange.reset()
+
+    upstream.script = script
+    assert last_error(app.chat(**MODEL, stream=True)) == "upstream"
+    assert billed(app) == 0
+
+
+@pytest.mark.parametrize("data", ['{"error": {"message": "boo", "code": 500}}', "<html>", "[1]"])
+def test_an_error_inside_a_stream(app: App, upstream: Upstream, data: str) -> None:
+    def script(exchange: Exchange) -> None:
+        exchange.start_stream()
+        exchange.word("one")
+        exchange.event(data)
+        exchange.done()
+
+    upstream.script = script
+    answer = app.chat(**MODEL, stream=True)
+    assert last_error(answer) == "upstream"
+    assert billed(app) > 0
+
+
+LIES = [
+    None,
+    "a string",
+    [],
+    {},
+    {"cost": -1},
+    {"cost": float("nan")},
+    {"cost": float("inf")},
+    {"cost": "0.5"},
+    {"cost": True},
+    {"cost": 1e300},
+    {"cost": [1]},
+    {"prompt_tokens": -5, "completion_tokens": -5},
+    {"prompt_tokens": "7", "completion_tokens": 3},
+    {"prompt_tokens": 1.5, "completion_tokens": 3},
+    {"prompt_tokens": True, "completion_tokens": True},
+    {"prompt_tokens": 10**30, "completion_tokens": 1},
+]
+ESTIMATED_PROMPT = 11 * Decimal("0.000001")
+
+
+@pytest.mark.parametrize("usage", LIES, ids=repr)
+@pytest.mark.parametrize("stream", [False, True])
+def test_lies_about_usage_do_not_count(
+    app: App, upstream: Upstream, stream: bool, usage: object
+) -> None:
+    def script(exchange: Exchange) -> None:
+        if not stream:
+            exchange.answer(completion_of("one two", usage=usage))
+            return
+        exchange.start_stream()
+        exchange.word("one ")
+        exchange.word("two")
+        exchange.event(chunk_of({"choices": [], "usage": usage}))
+        exchange.done()
+
+    upstream.script = script
+    answer = app.chat(**MODEL, stream=stream)
+    assert answer.status_code == 200
+    assert "NaN" not in answer.text
+    assert "Infinity" not in answer.text
+    if stream:
+        assert events_of(answer.text)[-1] == "[DONE]"
+        tokens = 2
+    else:
+        assert answer.json()["choices"][0]["message"]["content"] == "one two"
+        tokens = 3  # the JSON of what was said, four bytes a token
+    assert billed(app) == ESTIMATED_PROMPT + tokens * Decimal("0.000002")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    "usage", [{"cost": 99}, {"prompt_tokens": 10**6, "completion_tokens": 10**6}], ids=repr
+)
+def test_nothing_is_billed_beyond_the_reservation(
+    app: App, upstream: Upstream, stream: bool, usage: dict
+) -> None:
+    def script(exchange: Exchange) -> None:
+        if not stream:
+            exchange.answer(completion_of("one", usage=usage))
+            return
+        exchange.start_stream()
+        exchange.word("one")
+        exchange.usage(usage)
+        exchange.usage(usage)
+        exchange.done()
+
+    upstream.script = script
+    assert app.chat(**MODEL, stream=stream, max_tokens=10).status_code == 200
+    size = len(upstream.calls[0].body)
+    assert billed(app) == size * Decimal("0.000001") + 10 * Decimal("0.000002")
+
+
+def test_usage_times_price_where_no_cost_is_named(app: App, upstream: Upstream) -> None:
+    usage = {"prompt_tokens": 5, "completion_tokens": 3}
+    upstream.script = lambda exchange: exchange.answer(completion_of("x", usage=usage))
+    app.chat(**MODEL)
+    assert billed(app) == Decimal("0.000011")
+    # Below a nano-dollar for a token, rounded up once: 0.5 + 0.9 nano-dollars are two.
+    app.chat(model="fake/tiny")
+    assert billed(app) == Decimal("0.000011002")
+
+
+@pytest.mark.parametrize("model", ["fake/router", "fake/unpriced", "no/such"])
+def test_a_model_without_a_price_is_refused(app: App, upstream: Upstream, model: str) -> None:
+    answer = app.chat(model=model)
+    assert (answer.status_code, error_in(answer)) == (400, "invalid_request")
+    assert model in answer.text
+    assert upstream.calls == []
+
+
+def test_a_cap_that_does_not_pay_for_the_bound(app: App, upstream: Upstream) -> None:
+    app.connect(monthlyUsd=0.001)
+    answer = app.chat(**MODEL)
+    assert (answer.status_code, error_in(answer)) == (402, "budget_exceeded")
+    assert "max_tokens" in answer.text
+    assert upstream.calls == []
+    assert app.chat(**MODEL, max_tokens=10).status_code == 200
+    assert upstream.calls[0].json["max_tokens"] == 10
+
+
+def test_the_limit_under_the_clients_own_name(app: App, upstream: Upstream) -> None:
+    app.chat(**MODEL, max_completion_tokens=10)
+    assert upstream.calls[0].json["max_completion_tokens"] == 10
+    assert "max_tokens" not in upstream.calls[0].json
+
+
+@pytest.mark.parametrize("when", ["before", "middle", "json"])
+def test_a_client_that_hangs_up_closes_the_upstream(
+    app: App, upstream: Upstream, when: str
+) -> None:
+    def script(exchange: Exchange) -> None:
+        if when == "middle":
+            exchange.start_stream()
+            exchange.word("one")
+        exchange.hang()
+
+    upstream.script = script
+    if when == "middle":
+        body, headers = chat_body(**MODEL, stream=True), app.paid_by("u1")
+        with app.http.stream(
+            "POST", "/chat/completions", json=body, headers=app.paid_by("u1")
+        ) as it:
+            chunks = it.iter_bytes()
+            assert b"one" in next(chunks)
+    else:
+        import httpx
+
+        with pytest.raises(httpx.ReadTimeout):
+            app.http.post(
+                "/chat/completions",
+                json=chat_body(**MODEL, stream=when == "before"),
+                headers=app.paid_by("u1"),
+                timeout=httpx.Timeout(60, read=0.5),
+            )
+    upstream.wait_gone()
+    if when == "middle":
+        # Settled as soon as it is closed.
+        assert eventually(lambda: billed(app)) == ESTIMATED_PROMPT + Decimal("0.000002")
+    # Nothing is held any more: all of the budget is there for the next.
+    app.connect(monthlyUsd=0.0201)
+    upstream.script = good
+    eventually(lambda: app.chat(**MODEL).status_code == 200)
+
+
+def test_the_models_are_the_upstreams(app: App, upstream: Upstream) -> None:
+    assert app.http.get("/models", headers=app.auth).json() == upstream.models
+
+
+def test_an_upstream_that_is_not_there(tmp_path) -> None:
+    with run_service(tmp_path, "--upstream", "http://127.0.0.1:9/v1") as service:
+        app = service.app()
+        app.connect()
+        answer = app.chat(**MODEL)
+        assert (answer.status_code, error_in(answer)) == (502, "upstream")
+        assert "127.0.0.1" not in answer.text
+        assert app.http.get("/models", headers=app.auth).status_code == 502
+        app.close()
+
+
+def test_where_the_operator_pays(tmp_path, upstream: Upstream) -> None:
+    key = "sk-operator-0123456789"
+    env = {"WATTFARE_UPSTREAM_KEY": key}
+    options = ("--upstream", upstream.url, "--user-ceiling-usd", "2.50")
+    upstream.script = good
+    upstream.calls.clear()
+    with run_service(tmp_path, *options, env=env) as service:
+        app = service.app()
+        for limit, asked, cap in (
+            ({}, {}, 2.5),
+            ({}, {"monthlyUsd": None}, 2.5),
+            ({"monthlyUsd": 1}, {"monthlyUsd": None}, 1),
+            ({"monthlyUsd": 1}, {"monthlyUsd": 2}, 1),
+            ({"monthlyUsd": 9}, {"monthlyUsd": 9}, 2.5),
+            ({}, {"monthlyUsd": 0.5}, 0.5),
+        ):
+            headers = {"authorization": f"Bearer {app.token(**limit)}"}
+            answer = app.http.post("/connections", json=asked, headers=headers)
+            assert answer.json()["limits"] == {"monthlyUsd": cap}
+        assert app.chat(**MODEL).status_code == 200
+        assert upstream.calls[0].headers["authorization"] == f"Bearer {key}"
+        # A publishable key is public, and this is the operator's money.
+        grant = app.http.post(
+            "/grants",
+            json={"requests": 1},
+            headers={"authorization": f"Bearer {app.keys.publishable_key}"},
+        )
+        assert (grant.status_code, error_in(grant)) == (403, "invalid_request")
+        upstream.script = lambda exchange: exchange.answer({}, status=401)
+        assert error_in(app.chat(**MODEL)) == "funding_invalid"
+        app.close()
+        service.stop()
+        assert not any(key in line for line in service.log)
+        assert any("operator's key" in line for line in service.log)
+    # A ceiling that has come down counts for the caps that were set before.
+    options = ("--upstream", upstream.url, "--user-ceiling-usd", "0.25")
+    with run_service(tmp_path, *options, env=env) as service:
+        app.service = service
+        app.__post_init__()
+        assert app.status()["limits"] == {"monthlyUsd": 0.25}
+        app.close()
