@@ -296,6 +296,26 @@ async def test_decisions_in_one_commit_do_not_undo_each_other(tmp_path) -> None:
     await store.close()
 
 
+async def test_a_call_belongs_to_the_month_in_which_it_was_reserved(tmp_path) -> None:
+    now = datetime(2026, 10, 31, 23, 59, 59, tzinfo=UTC)
+    store = SQLiteStore(f"sqlite:///{tmp_path / 'ledger.db'}", clock=lambda: now)
+    app, _ = new_app("app", "test")
+    await store.add_app(app)
+    await store.connect(app.id, "u1", 5)
+    order = Order(
+        id="1", app_id=app.id, user_id="u1", model="m", bounds=Bounds(5, 5), request_id="r"
+    )
+    await store.reserve(order, Terms())
+    october, now = now, now + timedelta(seconds=1)
+    assert (await store.account(app.id, "u1"))[1] == Totals()
+    assert await store.settle("1", Outcome(ended="completed", generated=True, cost=4)) == 4
+    assert (await store.account(app.id, "u1"))[1] == Totals()
+    now = october
+    assert (await store.account(app.id, "u1"))[1] == Totals(billed=4)
+    assert await store.verify() == []
+    await store.close()
+
+
 async def test_a_database_error_of_one_leaves_the_others_alone(tmp_path) -> None:
     store = SQLiteStore(f"sqlite:///{tmp_path / 'ledger.db'}")
     app, _ = new_app("app", "test")
@@ -306,6 +326,34 @@ async def test_a_database_error_of_one_leaves_the_others_alone(tmp_path) -> None
     assert answers[2] is None
     assert (await store.account(app.id, "u1"))[0] == Connection(5)
     await store.close()
+
+
+def test_a_transaction_that_sqlite_itself_gave_up(tmp_path) -> None:
+    """A full disk rolls back what came before in the same commit, and says so to one only."""
+    import threading
+
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import OperationalError
+    from wattfare_mw.service import queries
+    from wattfare_mw.service.sqlite import Writer
+
+    def full_disk(sql) -> None:
+        sql.connection.cursor().execute("ROLLBACK")
+        raise OperationalError("INSERT", {}, Exception("disk full"))
+
+    writer = Writer(make_url(f"sqlite:///{tmp_path / 'ledger.db'}"))
+    gate = threading.Event()
+    writer.submit(lambda _: gate.wait(60))  # so that the next ones share a commit
+    before = writer.submit(lambda sql: queries.setting(sql, "before", b"1"))
+    failed = writer.submit(full_disk)
+    after = writer.submit(lambda sql: queries.setting(sql, "after", b"1"))
+    gate.set()
+    assert before.result(60) == after.result(60) == b"1"
+    assert isinstance(failed.exception(60), OperationalError)
+    for name in ("before", "after"):
+        kept = writer.submit(lambda sql, name=name: queries.setting(sql, name, b"2"))
+        assert kept.result(60) == b"1"
+    writer.close()
 
 
 async def test_a_total_that_its_rows_do_not_prove_is_found(tmp_path) -> None:

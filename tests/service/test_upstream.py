@@ -341,7 +341,7 @@ def test_a_client_that_hangs_up_closes_the_upstream(
 
     upstream.script = script
     if when == "middle":
-        body, headers = chat_body(**MODEL, stream=True), app.paid_by("u1")
+        body = chat_body(**MODEL, stream=True)
         with app.http.stream(
             "POST", "/chat/completions", json=body, headers=app.paid_by("u1")
         ) as it:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import aclosing
 from typing import Protocol
 
 from .. import sse
@@ -93,6 +94,7 @@ class Calls:
             nonlocal settled
             await self._store.settle(order.id, job.meter.outcome(ended))
             settled = True
+            self._flights.discard(flight)  # what is paid for is delivered
 
         try:
             try:
@@ -104,10 +106,11 @@ class Calls:
             if stream:
                 begun = True
                 await out.begin()
-                async for block in job.blocks():
-                    if job.meter.complete and not settled:
-                        await settle()
-                    await out.write(block)
+                async with aclosing(job.blocks()) as blocks:
+                    async for block in blocks:
+                        if job.meter.complete and not settled:
+                            await settle()
+                        await out.write(block)
                 await out.end()
             else:
                 body = await job.body()

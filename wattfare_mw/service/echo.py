@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from decimal import Decimal
 from typing import Any
 
@@ -101,7 +101,7 @@ class EchoJob:
             }
         )
 
-    async def blocks(self) -> AsyncIterator[bytes]:
+    async def blocks(self) -> AsyncGenerator[bytes]:
         """A word a chunk."""
         yield self._chunk({"role": "assistant", "content": ""})
         async for word in self._spoken():
@@ -115,7 +115,7 @@ class EchoJob:
     async def close(self) -> None:
         """There is nothing to let go of."""
 
-    async def _spoken(self) -> AsyncIterator[str]:
+    async def _spoken(self) -> AsyncGenerator[str]:
         """The words, each with the space that follows it, counted as they are said."""
         for place, word in enumerate(self._words, start=1):
             # A pause of nothing still gives the others their turn.

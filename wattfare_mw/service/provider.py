@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Protocol
 
 from .chat import ChatRequest
@@ -35,7 +35,7 @@ class Job(Protocol):
         """The whole answer, as JSON."""
         ...
 
-    def blocks(self) -> AsyncIterator[bytes]:
+    def blocks(self) -> AsyncGenerator[bytes]:
         """The answer's events, in runs of whole ones. The meter says ``complete`` before the
         block is given that a client can know it by."""
         ...

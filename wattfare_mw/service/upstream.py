@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import msgspec
@@ -168,7 +168,7 @@ class UpstreamJob:
         """The answer, as it came; its usage has been read."""
         return answers.read_completion(await self._read(), self.meter)
 
-    async def blocks(self) -> AsyncIterator[bytes]:
+    async def blocks(self) -> AsyncGenerator[bytes]:
         """The events, as they come; our own question for the usage is taken out again."""
         assert self._answer is not None
         splitter = sse.Splitter()
