@@ -334,6 +334,7 @@ def test_a_transaction_that_sqlite_itself_gave_up(tmp_path) -> None:
 
     from sqlalchemy.engine import make_url
     from sqlalchemy.exc import OperationalError
+
     from wattfare_mw.service import queries
     from wattfare_mw.service.sqlite import Writer
 

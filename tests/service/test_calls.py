@@ -1,0 +1,170 @@
+"""One call, from its reservation to its settling, with everything around it in the test's hand."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+
+import pytest
+from support.service import chat_body
+
+from wattfare_mw.errors import WattfareError, WattfareNotConnectedError
+from wattfare_mw.service import chat
+from wattfare_mw.service.calls import Calls
+from wattfare_mw.service.echo import Echo
+from wattfare_mw.service.keys import new_app
+from wattfare_mw.service.queries import Order
+from wattfare_mw.service.rules import Terms, Totals
+from wattfare_mw.service.store import SQLiteStore
+
+COST = 3 * 1000 + 3 * 2000
+
+
+class Bench:
+    """A store, calls on it, and an ``Out`` that notes the totals whenever it is given something."""
+
+    def __init__(self, store: SQLiteStore) -> None:
+        self.store = store
+        self.calls = Calls(store, Terms())
+        self.app, _ = new_app("app", "test")
+        self.sent: list[bytes] = []
+        self.totals: list[Totals] = []
+        self.on_write = None
+        self.closed: list[str] = []
+
+    async def begin(self) -> None:
+        pass
+
+    async def write(self, block: bytes) -> None:
+        self.sent.append(block)
+        self.totals.append(await self.account())
+        if self.on_write is not None:
+            await self.on_write(block)
+
+    async def end(self) -> None:
+        self.sent.append(b"end")
+
+    async def json(self, body: bytes) -> None:
+        await self.write(body)
+
+    async def account(self) -> Totals:
+        return (await self.store.account(self.app.id, "u1"))[1]
+
+    async def run(self, *, stream: bool = True, job=None) -> None:
+        body = json.dumps(chat_body("one two three", stream=stream)).encode()
+        request = chat.read(body)
+        job = job or await Echo().prepare(request, "r")
+        order = Order(
+            id=f"call{len(self.closed)}",
+            app_id=self.app.id,
+            user_id="u1",
+            model="m",
+            bounds=job.bounds,
+            request_id="r",
+        )
+
+        async def close() -> None:
+            self.closed.append(order.id)
+
+        job.close = close
+        await self.calls.run(order, job, stream=stream, out=self)
+
+
+@pytest.fixture
+async def bench(tmp_path):
+    store = SQLiteStore(f"sqlite:///{tmp_path / 'ledger.db'}")
+    bench = Bench(store)
+    await store.add_app(bench.app)
+    await store.connect(bench.app.id, "u1", COST)
+    yield bench
+    assert bench.closed, "the upstream was left open"
+    assert await store.verify() == []
+    await store.close()
+
+
+async def test_it_is_settled_before_the_client_can_know_that_it_is_over(bench: Bench) -> None:
+    await bench.run()
+    assert bench.sent[-2].endswith(b"data: [DONE]\n\n")
+    assert bench.sent[-1] == b"end"
+    assert bench.totals[0] == Totals(reserved=COST)
+    assert bench.totals[-1] == Totals(billed=COST)
+
+
+async def test_a_whole_answer_is_settled_before_it_is_given(bench: Bench) -> None:
+    await bench.run(stream=False)
+    assert bench.totals == [Totals(billed=COST)]
+
+
+async def test_cancelled_in_the_middle_bills_what_was_said(bench: Bench) -> None:
+    here = asyncio.Event()
+
+    async def stay(block: bytes) -> None:
+        if b"two" in block:
+            here.set()
+            await asyncio.Event().wait()
+
+    bench.on_write = stay
+    task = asyncio.ensure_future(bench.run())
+    await here.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert await bench.account() == Totals(billed=3 * 1000 + 2 * 2000)
+    assert not any(b"error" in block for block in bench.sent)
+
+
+async def test_cancelled_while_it_reserves_holds_nothing(bench: Bench) -> None:
+    for turns in range(6):
+        task = asyncio.ensure_future(bench.run())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert (await bench.account()).reserved == 0
+
+
+async def test_a_server_that_says_that_the_client_has_gone(bench: Bench) -> None:
+    async def gone(block: bytes) -> None:
+        if b"one" in block:
+            raise OSError("the client has gone")
+
+    bench.on_write = gone
+    await bench.run()
+    assert await bench.account() == Totals(billed=3 * 1000 + 1 * 2000)
+
+
+async def test_cut_off_it_says_why_and_ends(bench: Bench) -> None:
+    error = WattfareNotConnectedError("taken back")
+
+    async def cut(block: bytes) -> None:
+        if b"two" in block:
+            bench.calls.cut_off(error, lambda order: order.user_id == "someone else")
+            await asyncio.sleep(0)
+            bench.calls.cut_off(error, lambda order: order.user_id == "u1")
+            await asyncio.sleep(0)
+
+    bench.on_write = cut
+    await bench.run()
+    assert bench.sent[-2:] == [b"data: " + error.to_json() + b"\n\n", b"end"]
+    assert await bench.account() == Totals(billed=3 * 1000 + 2 * 2000)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_mistake_of_ours_tells_nothing_and_holds_nothing(
+    bench: Bench, caplog: pytest.LogCaptureFixture, stream: bool
+) -> None:
+    request = chat.read(json.dumps(chat_body("one two three")).encode())
+    job = await Echo().prepare(request, "r")
+
+    async def broken() -> None:
+        raise KeyError("sk_live_secret")
+
+    job.start = broken
+    with caplog.at_level(logging.ERROR), pytest.raises(WattfareError) as failure:
+        await bench.run(stream=stream, job=job)
+    assert "KeyError" in caplog.text
+    assert failure.value.http_status == 500
+    assert "secret" not in failure.value.message
+    assert await bench.account() == Totals()
