@@ -8,6 +8,7 @@ import click
 
 from ..errors import WattfareError
 from .apps import apps
+from .demo import demo
 from .serve import serve
 
 
@@ -31,3 +32,4 @@ def cli() -> None:
 
 cli.add_command(serve)
 cli.add_command(apps)
+cli.add_command(demo)

@@ -70,6 +70,7 @@ def serve(
 
     Without --upstream it answers with its built-in models, wattfare/echo and wattfare/echo-slow.
     Session tokens are signed with WATTFARE_SERVICE_SECRET, or with a key kept in the database.
+    One process for each database: what is found in flight at the start is settled as abandoned.
     """
     source = click.get_current_context().get_parameter_source("upstream_key")
     if upstream is None and source is ParameterSource.ENVIRONMENT:

@@ -1,0 +1,103 @@
+"""`wattfare demo`, as it is run by a newcomer."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from click.testing import CliRunner
+
+from wattfare_mw.cli import demo as demo_module
+from wattfare_mw.cli.commands import cli
+
+PATIENCE = 60
+
+
+def test_it_tells_the_story_through_both_apps() -> None:
+    run = subprocess.run(
+        [sys.executable, "-m", "wattfare_mw.cli", "demo"],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    story = [
+        "402 not_connected ✓",
+        "a token, for ten minutes ✓",
+        "connected ✓",
+        "$0.000120 left",
+        demo_module.PROMPT,
+        "$0.000081 left",
+        "$0.000042 left",
+        "$0.000003 left",
+        "402 budget_exceeded ✓",
+    ]
+    for title in ("Flask, and ada", "Starlette, and grace"):
+        rest = run.stdout.partition(title)[2]
+        for line in story:
+            _, found, rest = rest.partition(line)
+            assert found, f"{line!r} is not in its place in\n{run.stdout}"
+    assert "Every step went as it should." in run.stdout
+    assert "sk_test_" not in run.stdout + run.stderr
+
+
+def test_a_step_that_goes_wrong_is_said_and_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo_module._Story, "_cost", staticmethod(lambda: demo_module.CAP_USD / 2))
+    run = CliRunner().invoke(cli, ["demo"])
+    assert run.exit_code == 1
+    assert "Flask: it cost" in run.output
+
+
+def test_keep_leaves_all_running_and_its_curl_lines_work() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "wattfare_mw.cli", "demo", "--keep"],
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    try:
+        lines: list[str] = []
+        for line in process.stdout:
+            lines.append(line)
+            if "Ctrl-C stops it" in line:
+                break
+        text = "".join(lines)
+        script = [line for line in lines if line.startswith(("curl", "TOKEN="))]
+        assert len(script) == 4, text
+        played = subprocess.run(
+            ["bash", "-ec", "\n".join(script)],
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+        )
+        assert played.returncode == 0, played.stderr
+        assert '"connected":true' in played.stdout
+        assert "data: [DONE]" in played.stdout
+        # Three words in, three out.
+        assert '"remainingUsd":0.999991' in played.stdout
+    finally:
+        process.send_signal(signal.SIGINT)
+        code = process.wait(PATIENCE)
+        process.stdout.close()
+    assert code == 0
+    for port in set(re.findall(r"http://127\.0\.0\.1:(\d+)", text)):
+        _wait_closed(int(port))
+
+
+def _wait_closed(port: int) -> None:
+    import socket
+
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        with socket.socket() as sock:
+            if sock.connect_ex(("127.0.0.1", port)) != 0:
+                return
+    raise AssertionError(f"port {port} still answers; pid {os.getpid()}")
