@@ -19,8 +19,16 @@ async def call_async(function: Callable[..., Any], *args: Any) -> Any:
     """Call it from an event loop; one that is synchronous runs in a thread, where it may block."""
     if _is_async(function):
         return await function(*args)
-    result = await sync_to_async(function, thread_sensitive=False)(*args)
+    result = await sync_to_async(_in_thread, thread_sensitive=False)(function, *args)
     return await result if inspect.isawaitable(result) else result
+
+
+def _in_thread(function: Callable[..., Any], *args: Any) -> Any:
+    try:
+        return function(*args)
+    except StopIteration as error:  # of a bare `next(…)`
+        # No future can carry one, and who waits for it would (before Python 3.12) wait for ever.
+        raise RuntimeError(f"{function!r} raised StopIteration") from error
 
 
 async def _awaited(value: Any) -> Any:
