@@ -333,6 +333,8 @@ class Service:
                 body = yield Read(answer)
                 if success:
                     return answer.status, body
+                # It may repeat the key that it refuses, and our errors travel as far as a browser.
+                body = body.replace(self.secret_key.encode(), "…".encode())
                 failure = error_from_answer(answer.status, body, answer.headers)
             except WattfareNetworkError as error:
                 failure = error
