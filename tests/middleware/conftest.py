@@ -1,0 +1,71 @@
+"""A strict fake of the service, and the middleware driven from both sides."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from support.drivers import KINDS, Driver
+from support.fake_wattfare import SECRET_KEY, FakeWattfare, run_fake_wattfare
+
+from wattfare_mw import AsyncWattfare, Wattfare
+
+
+@pytest.fixture(scope="session")
+def _fake() -> Iterator[FakeWattfare]:
+    with run_fake_wattfare() as fake:
+        yield fake
+
+
+@pytest.fixture
+def fake(_fake: FakeWattfare) -> Iterator[FakeWattfare]:
+    """The service; a request that is not right fails the test."""
+    _fake.forget()
+    yield _fake
+    failures = list(_fake.failures)
+    _fake.close_all()
+    _fake.forget()
+    assert not failures, failures
+
+
+@pytest.fixture(params=["asgi", "wsgi"])
+def interface(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture
+def drive(interface: str, fake: FakeWattfare) -> Iterator[Callable[..., Driver]]:
+    """Makes a middleware around an app and drives it; options as those of the middleware."""
+    drivers: list[Driver] = []
+
+    def make(**options: Any) -> Driver:
+        options.setdefault("resolve_user", lambda request: "user_1")
+        if "client" not in options:
+            options = {"secret_key": SECRET_KEY, "base_url": fake.url, **options}
+        drivers.append(KINDS[interface](**options))
+        return drivers[-1]
+
+    yield make
+    for driver in drivers:
+        driver.close()
+
+
+@pytest.fixture
+def once(drive: Any, fake: FakeWattfare, interface: str) -> Iterator[Callable[..., Driver]]:
+    """A middleware over a client that tries once."""
+    kind = AsyncWattfare if interface == "asgi" else Wattfare
+    clients: list[Any] = []
+    drivers: list[Any] = []
+
+    def make(url: str | None = None, **options: Any) -> Any:
+        clients.append(kind(SECRET_KEY, base_url=url or fake.url, max_retries=0))
+        drivers.append(drive(client=clients[-1], **options))
+        return drivers[-1]
+
+    yield make
+    for client, driver in zip(clients, drivers, strict=True):
+        if interface == "asgi":
+            driver.loop.run(client.aclose())
+        else:
+            client.close()

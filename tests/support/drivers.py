@@ -1,0 +1,328 @@
+"""The same request to the ASGI and to the WSGI side of the middleware, and what came of it."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import queue
+import sys
+import threading
+from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from support.fake_wattfare import PATIENCE
+from wattfare_mw import WattfareMiddleware
+
+Fields = dict[str, str] | list[tuple[str, str]]
+
+TOKEN = "/api/wattfare-token"
+INFERENCE = "/api/wattfare/chat/completions"
+STATUS = "/api/wattfare/status"
+MODELS = "/api/wattfare/models"
+JSON = {"content-type": "application/json"}
+
+
+@dataclass
+class Answered:
+    """An answer, whole."""
+
+    status: int
+    fields: list[tuple[str, str]]
+    body: bytes
+
+    @property
+    def headers(self) -> dict[str, str]:
+        names = [name for name, _ in self.fields]
+        assert len(names) == len(set(names)), names
+        return dict(self.fields)
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    @property
+    def code(self) -> str:
+        """The error's code; checks that it is an error in the protocol's form."""
+        assert self.status >= 400
+        assert self.headers["content-type"] == "application/json"
+        assert self.headers["cache-control"] == "no-store"
+        assert set(self.json) == {"error"}
+        assert set(self.json["error"]) == {"code", "message"}
+        assert self.json["error"]["message"]
+        return self.json["error"]["code"]
+
+
+class LoopThread:
+    """An event loop that runs all along, as a server's does."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
+        self._thread.start()
+
+    def submit(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        """A future of it."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop)
+
+    def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        return self.submit(coroutine).result(PATIENCE)
+
+    def close(self) -> None:
+        async def settle() -> None:
+            others = asyncio.all_tasks() - {asyncio.current_task()}
+            for task in others:
+                task.cancel()
+            await asyncio.gather(*others, return_exceptions=True)
+            await self.loop.shutdown_asyncgens()
+            await self.loop.shutdown_default_executor()
+
+        self.run(settle())
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join(PATIENCE)
+        self.loop.close()
+
+
+def scope_of(method: str, path: str, headers: Fields, query: str = "", **more: Any) -> Any:
+    """An ASGI scope of a request."""
+    fields = list(headers.items()) if isinstance(headers, dict) else headers
+    return {
+        "type": "http",
+        "asgi": {"version": "3.0", "spec_version": "2.4"},
+        "http_version": "1.1",
+        "method": method,
+        "scheme": "http",
+        "path": path,
+        "raw_path": path.encode("utf-8", "surrogateescape"),
+        "root_path": "",
+        "query_string": query.encode("latin-1"),
+        "headers": [(k.lower().encode("latin-1"), v.encode("latin-1")) for k, v in fields],
+        "client": ("127.0.0.1", 50000),
+        "server": ("testserver", 80),
+        **more,
+    }
+
+
+def environ_of(
+    method: str,
+    path: str,
+    headers: Fields,
+    body: bytes | None = b"",
+    query: str = "",
+    **more: Any,
+) -> dict[str, Any]:
+    """A WSGI environ of the same request; a body of None: one whose length nobody told."""
+    environ: dict[str, Any] = {
+        "REQUEST_METHOD": method,
+        "SCRIPT_NAME": "",
+        "PATH_INFO": path.encode().decode("latin-1"),
+        "QUERY_STRING": query,
+        "SERVER_NAME": "testserver",
+        "SERVER_PORT": "80",
+        "SERVER_PROTOCOL": "HTTP/1.1",
+        "REMOTE_ADDR": "127.0.0.1",
+        "wsgi.version": (1, 0),
+        "wsgi.url_scheme": "http",
+        "wsgi.input": io.BytesIO(body or b""),
+        "wsgi.errors": sys.stderr,
+        "wsgi.multithread": True,
+        "wsgi.multiprocess": False,
+        "wsgi.run_once": False,
+    }
+    for name, value in headers.items() if isinstance(headers, dict) else headers:
+        key = name.upper().replace("-", "_")
+        if key not in ("CONTENT_TYPE", "CONTENT_LENGTH"):
+            key = f"HTTP_{key}"
+        # As servers join what came more than once.
+        glue = "; " if key == "HTTP_COOKIE" else ", "
+        environ[key] = f"{environ[key]}{glue}{value}" if key in environ else value
+    return {**environ, **more}
+
+
+@dataclass
+class Live:
+    """An answer under way, seen from its client.
+
+    Attributes:
+        chunks: what has come and nobody has taken; None is the end, an exception a failure.
+    """
+
+    close: Callable[[], None]
+    chunks: queue.Queue[bytes | BaseException | None] = field(default_factory=queue.Queue)
+    started: threading.Event = field(default_factory=threading.Event)
+    status: int = 0
+    fields: list[tuple[str, str]] = field(default_factory=list)
+
+    def wait_started(self) -> None:
+        assert self.started.wait(PATIENCE), "no answer has come"
+
+    def next(self) -> bytes | None:
+        """What comes next, as soon as it comes; None: the end."""
+        chunk = self.chunks.get(timeout=PATIENCE)
+        if isinstance(chunk, BaseException):
+            raise chunk
+        return chunk
+
+    def rest(self) -> bytes:
+        """All that comes from here to the end."""
+        return b"".join(iter(self.next, None))
+
+    def answered(self) -> Answered:
+        body = self.rest()
+        return Answered(self.status, self.fields, body)
+
+
+class ASGIDriver:
+    """Speaks to a middleware as an ASGI server does."""
+
+    interface = "asgi"
+
+    def __init__(self, **options: Any) -> None:
+        self.loop = LoopThread()
+        self.app = asgi_app
+        self.middleware: Any = WattfareMiddleware(options.pop("app", asgi_app), **options)
+
+    def open(
+        self,
+        method: str,
+        path: str,
+        headers: Fields | None = None,
+        body: bytes = b"",
+        query: str = "",
+        **more: Any,
+    ) -> Live:
+        """Begin a request; like a server, tell its length."""
+        fields = with_length(headers, body)
+        scope = scope_of(method, path, fields, query, **more)
+        messages: asyncio.Queue[Any] = asyncio.Queue()
+        messages.put_nowait({"type": "http.request", "body": body, "more_body": False})
+
+        def leave() -> None:
+            self.loop.loop.call_soon_threadsafe(messages.put_nowait, {"type": "http.disconnect"})
+
+        live = Live(leave)
+
+        async def send(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                assert not live.started.is_set()
+                live.status = message["status"]
+                live.fields = [
+                    (k.decode("latin-1"), v.decode("latin-1")) for k, v in message["headers"]
+                ]
+                live.started.set()
+            else:
+                assert message["type"] == "http.response.body"
+                assert live.started.is_set()
+                if message.get("body"):
+                    live.chunks.put(message["body"])
+
+        async def run() -> None:
+            try:
+                await self.middleware(scope, messages.get, send)
+            except BaseException as error:
+                live.chunks.put(error)
+                raise
+            finally:
+                live.chunks.put(None)
+
+        live.task = self.loop.submit(run())  # type: ignore[attr-defined]
+        return live
+
+    def request(self, *args: Any, **more: Any) -> Answered:
+        """A request, and its whole answer."""
+        return self.open(*args, **more).answered()
+
+    def close(self) -> None:
+        self.loop.run(self.middleware.aclose())
+        self.loop.close()
+
+
+class WSGIDriver:
+    """Speaks to a middleware as a WSGI server does, in a thread for each request."""
+
+    interface = "wsgi"
+
+    def __init__(self, **options: Any) -> None:
+        self.middleware: Any = WattfareMiddleware(options.pop("app", wsgi_app), **options)
+        self.wrapped = self.middleware
+
+    def open(
+        self,
+        method: str,
+        path: str,
+        headers: Fields | None = None,
+        body: bytes = b"",
+        query: str = "",
+        **more: Any,
+    ) -> Live:
+        """Begin a request; like a server, tell its length."""
+        environ = environ_of(method, path, with_length(headers, body), body, query, **more)
+        gone = threading.Event()
+        live = Live(gone.set)
+
+        def start_response(
+            status: str, headers: list[tuple[str, str]], exc_info: Any = None
+        ) -> Any:
+            assert not live.started.is_set()
+            live.status = int(status.split(" ")[0])
+            live.fields = list(headers)
+            live.started.set()
+            return live.chunks.put
+
+        def run() -> None:
+            try:
+                result = self.wrapped(environ, start_response)
+                try:
+                    for chunk in result:
+                        # A server learns that its client is gone when it writes.
+                        if gone.is_set():
+                            break
+                        if chunk:
+                            live.chunks.put(chunk)
+                finally:
+                    if hasattr(result, "close"):
+                        result.close()
+            except BaseException as error:
+                live.chunks.put(error)
+            finally:
+                live.chunks.put(None)
+
+        threading.Thread(target=run, daemon=True).start()
+        return live
+
+    def request(self, *args: Any, **more: Any) -> Answered:
+        """A request, and its whole answer."""
+        return self.open(*args, **more).answered()
+
+    def close(self) -> None:
+        self.middleware.close()
+
+
+Driver = ASGIDriver | WSGIDriver
+KINDS: dict[str, Any] = {"asgi": ASGIDriver, "wsgi": WSGIDriver}
+
+
+def with_length(headers: Fields | None, body: bytes) -> list[tuple[str, str]]:
+    fields = list(headers.items()) if isinstance(headers, dict) else list(headers or [])
+    if body and not any(name.lower() == "content-length" for name, _ in fields):
+        fields.append(("content-length", str(len(body))))
+    return fields
+
+
+def body_of(model: Any = "openai/gpt-4o", **fields: Any) -> bytes:
+    """An inference body."""
+    return json.dumps({"model": model, "messages": [], **fields}).encode()
+
+
+async def asgi_app(scope: Any, receive: Any, send: Any) -> None:
+    """The app behind: says where it was."""
+    assert scope["type"] == "http"
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b"the app: " + scope["path"].encode()})
+
+
+def wsgi_app(environ: Any, start_response: Any) -> Iterator[bytes]:
+    """The app behind: says where it was."""
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return iter([b"the app: " + environ["PATH_INFO"].encode("latin-1")])
