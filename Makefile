@@ -9,7 +9,7 @@ PYTEST_ARGS ?=
 help: ## what there is
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
-demo: $(VENV)/installed ## the main job, with real HTTP, on screen
+demo: $(VENV)/demo ## the main job, with real HTTP, on screen
 	@$(BIN)/wattfare demo
 
 test: lint ## the whole test suite
@@ -27,9 +27,19 @@ format: $(VENV)/installed ## let ruff put the code in order
 clean: ## forget the virtual environment
 	rm -rf $(VENV)
 
-$(VENV)/installed: pyproject.toml
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12")'
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+$(VENV)/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 …")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable . --group test --group lint
-	touch $@
+	$(PIP) --upgrade "pip>=25.1"
+	@touch $@
+
+# The demo needs less than the tests do, and is there sooner.
+$(VENV)/demo: $(VENV)/pip pyproject.toml
+	$(PIP) --editable ".[demo]"
+	@touch $@
+
+$(VENV)/installed: $(VENV)/pip pyproject.toml
+	$(PIP) --editable . --group test --group lint
+	@touch $@
