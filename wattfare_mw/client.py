@@ -8,23 +8,26 @@ import os
 import time
 from collections.abc import Callable, Collection
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 from . import callables, calls
 from .calls import Call, LimitLike, Read, Send, Service, Sleep, Timeout
 from .flow import Flow, run, run_async
 from .handles import AsyncGrant, AsyncUser, Grant, User
 from .sessions import Ask, ResolveUser, answered, mint
-from .transport import async_transport, sync_transport
+from .transport import AsyncTransport, Transport, async_transport, sync_transport
 from .types import CreatedSession, SessionRequest
 from .web import Request, Response
 
 T = TypeVar("T")
 C = TypeVar("C", bound="Wattfare | AsyncWattfare")
+TransportT = TypeVar("TransportT", Transport, AsyncTransport)
 
 
-class _Client:
+class _Client(Generic[TransportT]):
     """What both kinds of client are made of."""
+
+    _make_transport: Callable[[Any], TransportT]
 
     def __init__(
         self,
@@ -57,6 +60,7 @@ class _Client:
         elif not isinstance(timeout, Timeout):
             timeout = Timeout(connect=timeout, read=timeout)
         self._service = Service(secret_key, base_url, timeout, max_retries)
+        self._transport = self._make_transport(http_client)
 
     @property
     def base_url(self) -> str:
@@ -77,23 +81,11 @@ class _Client:
         return f"{type(self).__name__}(base_url={self.base_url!r})"
 
 
-class Wattfare(_Client):
+class Wattfare(_Client[Transport]):
     """The client for an app's backend. Use it in a ``with`` block or ``close()`` it; threads and
     forked workers may share one."""
 
-    def __init__(
-        self,
-        secret_key: str | None = None,
-        *,
-        base_url: str | None = None,
-        http_client: Any = None,
-        timeout: Timeout | float | None = None,
-        max_retries: int = 2,
-    ) -> None:
-        super().__init__(secret_key, base_url=base_url, timeout=timeout, max_retries=max_retries)
-        self._transport = sync_transport(http_client)
-
-    __init__.__doc__ = _Client.__init__.__doc__
+    _make_transport = staticmethod(sync_transport)
 
     def user(self, user_id: str) -> User:
         """A handle bound to one user of the app's, by the app's own id. No request is made.
@@ -182,23 +174,11 @@ class Wattfare(_Client):
                 raise TypeError(f"nobody here can do {need!r}")
 
 
-class AsyncWattfare(_Client):
+class AsyncWattfare(_Client[AsyncTransport]):
     """:class:`Wattfare` for asyncio. Use it in an ``async with`` block or ``await aclose()``;
     each event loop has connections of its own."""
 
-    def __init__(
-        self,
-        secret_key: str | None = None,
-        *,
-        base_url: str | None = None,
-        http_client: Any = None,
-        timeout: Timeout | float | None = None,
-        max_retries: int = 2,
-    ) -> None:
-        super().__init__(secret_key, base_url=base_url, timeout=timeout, max_retries=max_retries)
-        self._transport = async_transport(http_client)
-
-    __init__.__doc__ = _Client.__init__.__doc__
+    _make_transport = staticmethod(async_transport)
 
     def user(self, user_id: str) -> AsyncUser:
         """See :meth:`Wattfare.user`."""
