@@ -21,6 +21,7 @@ from .calls import Calls
 from .keys import App
 from .provider import Provider
 from .queries import Order
+from .refusals import invalid
 from .rules import Grant, Terms
 from .store import Store
 from .throttle import Throttle
@@ -28,7 +29,6 @@ from .tokens import Session, Signer
 from .web import (
     MAX_CALL_BYTES,
     ASGIOut,
-    invalid,
     json_response,
     read_body,
     read_json,

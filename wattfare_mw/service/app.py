@@ -18,6 +18,7 @@ from . import api, web
 from .calls import Calls
 from .echo import Echo
 from .keys import AppKeys, Mode, new_app
+from .refusals import invalid
 from .settings import Settings
 from .store import open_store
 from .throttle import Throttle
@@ -87,7 +88,7 @@ def create_keys(database: str, name: str, mode: Mode = "test") -> AppKeys:
         WattfareError: ``invalid_request``; the name is none, or the database cannot be opened.
     """
     if not 0 < len(name.strip()) <= MAX_NAME or not name.isprintable():
-        raise web.invalid(f"An app's name is a line of 1 to {MAX_NAME} characters.")
+        raise invalid(f"An app's name is a line of 1 to {MAX_NAME} characters.")
     app, app_keys = new_app(name, mode)
 
     async def keep() -> None:

@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import msgspec
 
-from ..errors import WattfareError
+from .refusals import invalid
 
 MAX_MODEL_CHARACTERS = 256
 #: More tokens than any model gives; a number beyond is a mistake.
@@ -75,11 +75,6 @@ def text_of(message: dict[str, Any]) -> str:
     if isinstance(content, list):
         return "".join(_text_part(part) for part in cast("list[object]", content))
     raise invalid("A message's `content` is a string, or an array of parts.")
-
-
-def invalid(message: str) -> WattfareError:
-    """The refusal of a request that cannot be."""
-    return WattfareError(message, code="invalid_request", status=400)
 
 
 def _text_part(part: object) -> str:

@@ -12,8 +12,9 @@ from typing import Any
 
 from .. import money, sse
 from ..types import encode
-from .chat import ChatRequest, invalid, text_of
+from .chat import ChatRequest, text_of
 from .metering import Meter, Price
+from .refusals import invalid
 from .rules import Bounds
 
 #: USD for one token.

@@ -11,8 +11,8 @@ from starlette.requests import Request
 from ..errors import WattfareAuthError
 from . import keys
 from .keys import App
+from .refusals import invalid
 from .tokens import Session, Signer
-from .web import invalid
 
 if TYPE_CHECKING:
     from .store import Store

@@ -10,7 +10,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection
 
-from ..errors import WattfareError
+from .refusals import invalid
 
 _SCRIPTS = Path(__file__).parent / "migrations"
 
@@ -30,11 +30,9 @@ def migrate(connection: Connection) -> None:
     with connection.begin():
         current = set(MigrationContext.configure(connection).get_current_heads())
         if current - known:
-            raise WattfareError(
+            raise invalid(
                 f"The database is of version {', '.join(sorted(current))}, "
-                "which this version of wattfare-mw does not know: upgrade wattfare-mw.",
-                code="invalid_request",
-                status=400,
+                "which this version of wattfare-mw does not know: upgrade wattfare-mw."
             )
         config.attributes["connection"] = connection
         command.upgrade(config, "head")

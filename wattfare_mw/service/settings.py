@@ -7,8 +7,8 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from ..errors import WattfareError
 from ..transport import Secret
+from .refusals import invalid
 from .rules import Terms
 from .tokens import Signer
 
@@ -50,9 +50,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             except ValueError:
                 usable = False
             if not usable:
-                raise _unusable("The upstream is given as a URL: https://host/api/v1.")
+                raise invalid("The upstream is given as a URL: https://host/api/v1.")
         elif self.upstream_key is not None:
-            raise _unusable("A key for the upstream is of no use without an upstream.")
+            raise invalid("A key for the upstream is of no use without an upstream.")
         if self.secret is not None:
             Signer(self.secret)  # a weak one stops the service before it starts
         if self.upstream_key is not None:
@@ -71,7 +71,3 @@ def secret_from_environment() -> bytes | None:
     """The signing key in ``WATTFARE_SERVICE_SECRET``, or None where it is not set."""
     value = os.environ.get(SECRET_VARIABLE)
     return None if value is None else value.encode()
-
-
-def _unusable(message: str) -> WattfareError:
-    return WattfareError(message, code="invalid_request", status=400)

@@ -18,6 +18,7 @@ from ..errors import WattfareError
 from . import queries
 from .keys import App
 from .queries import Order, Outcome
+from .refusals import invalid
 from .rules import Connection, Grant, Terms, Totals
 from .tokens import MIN_KEY_BYTES
 
@@ -59,9 +60,7 @@ class SQLiteStore:
         try:
             self._writer = Writer(make_url(url).set(drivername="sqlite"))
         except DBAPIError as error:
-            raise WattfareError(
-                f"The database cannot be opened: {error.orig}.", code="invalid_request", status=400
-            ) from None
+            raise invalid(f"The database cannot be opened: {error.orig}.") from None
 
     async def app_by_id(self, app_id: str) -> App | None:
         """The app with this id."""
@@ -141,10 +140,8 @@ def open_store(url: str) -> Store:
     except ArgumentError:
         backend = None
     if backend != "sqlite":
-        raise WattfareError(
+        raise invalid(
             "This version keeps its ledger in SQLite: sqlite:///wattfare.db, "
-            "or sqlite:////an/absolute/path.db.",
-            code="invalid_request",
-            status=400,
+            "or sqlite:////an/absolute/path.db."
         )
     return SQLiteStore(url)

@@ -7,8 +7,9 @@ import time
 import jwt
 import msgspec
 
-from ..errors import WattfareAuthError, WattfareError
+from ..errors import WattfareAuthError
 from ..types import CreatedSession
+from .refusals import invalid
 
 ALGORITHM = "HS256"
 ISSUER = "wattfare-service"
@@ -42,11 +43,9 @@ class Signer:
 
     def __init__(self, key: bytes) -> None:
         if len(key) < MIN_KEY_BYTES:
-            raise WattfareError(
+            raise invalid(
                 f"The signing key (WATTFARE_SERVICE_SECRET) has {len(key)} bytes; "
-                f"it needs at least {MIN_KEY_BYTES}.",
-                code="invalid_request",
-                status=400,
+                f"it needs at least {MIN_KEY_BYTES}."
             )
         self._key = key
 

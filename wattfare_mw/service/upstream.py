@@ -15,9 +15,10 @@ from .. import sse
 from ..errors import WattfareError, WattfareNetworkError
 from ..transport import AsyncAnswer, AsyncTransport, HTTPRequest, async_transport
 from . import upstream_answers as answers
-from .chat import ChatRequest, invalid
+from .chat import ChatRequest
 from .metering import MAX_RESERVATION, Meter, Price, estimate_tokens
 from .prices import read_prices
+from .refusals import invalid
 
 log = logging.getLogger("wattfare_mw.service")
 

@@ -17,8 +17,8 @@ from ..errors import (
     retry_after_seconds,
 )
 from ..types import encode
-from .chat import invalid
 from .metering import Meter, estimate_tokens
+from .refusals import invalid
 
 #: As much of the upstream's own words as is passed on, in characters.
 MAX_MESSAGE = 500

@@ -24,6 +24,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from .. import sse
 from ..errors import WattfareError
 from ..types import decode
+from .refusals import invalid
 
 T = TypeVar("T")
 
@@ -130,13 +131,7 @@ async def on_http_exception(request: Request, error: Exception) -> Response:
         404: "There is no such path here.",
         405: "This path does not take this method.",
     }.get(error.status_code, error.detail)
-    refusal = WattfareError(message, code="invalid_request", status=error.status_code)
-    return error_response(refusal, dict(error.headers or {}))
-
-
-def invalid(message: str, status: int = 400) -> WattfareError:
-    """The refusal of a request that cannot be."""
-    return WattfareError(message, code="invalid_request", status=status)
+    return error_response(invalid(message, error.status_code), dict(error.headers or {}))
 
 
 def json_response(body: bytes) -> Response:
