@@ -14,6 +14,7 @@ from ..errors import WattfareError
 from ..flow import Flow
 from ..sessions import (
     Ask,
+    LetThrough,
     ResolveUser,
     answered,
     cors_headers,
@@ -72,6 +73,7 @@ class Gate:
         allowed_origins: Iterable[str],
         max_body_bytes: int,
         on_usage: Callable[..., Any] | None,
+        let_through: LetThrough = (),
     ) -> None:
         if not callable(resolve_user):
             raise TypeError("resolve_user is a function that gives a request's user id, or None")
@@ -85,6 +87,7 @@ class Gate:
         self._origins = _check_origins(allowed_origins)
         self._max_body_bytes = max_body_bytes
         self._on_usage = on_usage
+        self._let_through = let_through
         models_path = None if inference_path is None else _beside(inference_path)
         #: For each path that is ours: the methods it answers to, and what it does.
         self.routes: dict[str, tuple[tuple[str, ...], Route]] = {}
@@ -101,10 +104,12 @@ class Gate:
             self.routes[path] = (methods, route)
 
     def answer(self, request: Request) -> Flow[Response | Relay | Answered]:
-        """Answer a request to one of our paths. Never raises."""
+        """Answer a request to one of our paths. Never raises but what it is told to let through."""
         methods, route = self.routes[request.path]
         request_id = policy.request_id(request)
-        reply = yield from answered(self._dispatch(request, request_id, methods, route), request_id)
+        reply = yield from answered(
+            self._dispatch(request, request_id, methods, route), request_id, self._let_through
+        )
         response = reply.response if isinstance(reply, Answered) else reply
         response.headers.update(cors_headers(request, self._origins))
         response.headers["x-request-id"] = request_id
@@ -125,7 +130,8 @@ class Gate:
     def finished(self, record: Record) -> Flow[None]:
         """An inference call is over, however it ended: tell the log and the app. Never raises."""
         logger.info(
-            "inference request_id=%s user=%s model=%s status=%s outcome=%s tokens=%s cost_usd=%s",
+            # The browser has chosen the model's name: it must not begin a line of its own.
+            "inference request_id=%s user=%r model=%r status=%s outcome=%s tokens=%s cost_usd=%s",
             record.request_id,
             record.user,
             record.model,
@@ -162,7 +168,7 @@ class Gate:
             {
                 "access-control-allow-methods": ", ".join(methods),
                 # Any header: the origin is trusted, and what goes up is an allow-list anyway.
-                "access-control-allow-headers": asked,
+                "access-control-allow-headers": asked if policy.is_plain(asked) else "",
                 "access-control-max-age": "600",
             },
             b"",

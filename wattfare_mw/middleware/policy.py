@@ -30,15 +30,22 @@ def request_id(request: Request) -> str:
 
 
 def headers_up(request: Request, request_id: str) -> dict[str, str]:
-    """The headers of an inference call, as they go to the service."""
-    passed = {name: value for name in HEADERS_UP if (value := request.headers.get(name))}
-    return {**passed, "x-request-id": request_id}
+    """The headers of an inference call, as they go to the service. A value that not every HTTP
+    client would send is left out."""
+    found = {name: request.headers.get(name, "").strip() for name in HEADERS_UP}
+    passed = {name: value for name, value in found.items() if value and is_plain(value)}
+    return {"content-type": "application/json", **passed, "x-request-id": request_id}
 
 
 def headers_down(headers: Mapping[str, str]) -> dict[str, str]:
     """The headers of the service's answer, as they go to the browser."""
     found = {name: headers.get(name, "") for name in HEADERS_DOWN}
-    return {name: value for name, value in found.items() if value and value.isascii()}
+    return {name: value for name, value in found.items() if value and is_plain(value)}
+
+
+def is_plain(value: str) -> bool:
+    """Is a header's value visible ASCII and spaces?"""
+    return value.isascii() and value.isprintable()
 
 
 class Asked(msgspec.Struct):

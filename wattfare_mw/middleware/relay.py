@@ -119,8 +119,9 @@ class Relay:
                 self.record.outcome = "broken"
 
 
-class _Choices(msgspec.Struct):
+class _Told(msgspec.Struct):
     choices: list[msgspec.Raw] | None = None
+    error: Any = None
 
 
 def _metering(data: bytes) -> Metering:
@@ -132,6 +133,7 @@ def _metering(data: bytes) -> Metering:
 
 def _tells_usage_only(data: bytes) -> bool:
     try:
-        return not decode(_Choices, data).choices
+        told = decode(_Told, data)
     except msgspec.MsgspecError:
         return False
+    return not told.choices and told.error is None
