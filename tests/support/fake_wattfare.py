@@ -267,8 +267,12 @@ class FakeWattfare:
     def forget(self) -> None:
         """Begin anew, as after the last test."""
         self.script = good
-        self.exchanges.clear()
         self.failures.clear()
+        self.forget_exchanges()
+
+    def forget_exchanges(self) -> None:
+        """Leave only what has been wrong."""
+        self.exchanges.clear()
         while not self._arrived.empty():
             self._arrived.get()
 
