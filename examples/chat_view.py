@@ -1,0 +1,53 @@
+"""The client in a view of one's own, without the middleware: stream, and say what went wrong.
+
+flask --app examples/chat_view run
+"""
+
+import secrets
+
+from flask import Flask, Response, request, session
+from wattfare_flask import session_view
+
+from wattfare_mw import Wattfare, WattfareError, is_budget_exceeded, is_not_connected
+
+app = Flask(__name__)
+app.secret_key = secrets.token_bytes()
+wf = Wattfare()  # reads WATTFARE_SECRET_KEY
+
+
+def signed_in(request):
+    return session.get("user_id")
+
+
+# The token route alone, for a view of its own or a blueprint.
+app.add_url_rule("/wattfare-token", view_func=session_view(wf, signed_in, 20), methods=["POST"])
+
+
+@app.post("/chat")
+def chat():
+    if "user_id" not in session:
+        return {"do": "sign in"}, 401
+    model = wf.user(session["user_id"]).model("wattfare/echo")
+    try:
+        stream = model.stream(messages=request.get_json()["messages"])  # the call is made here
+    except WattfareError as error:
+        if is_not_connected(error):
+            return {"do": "connect a budget"}, 402
+        if is_budget_exceeded(error):
+            return {"do": "raise the cap"}, 402
+        return error.to_wire(), error.http_status
+
+    def text():
+        with stream:  # closed early, it stops the model
+            try:
+                yield from stream.text_stream
+            except WattfareError as error:  # too late for a status: the answer has begun
+                yield f"\n[{error.message}]"
+
+    return Response(text(), mimetype="text/plain")
+
+
+@app.post("/sign-in/<name>")
+def sign_in(name: str):
+    session["user_id"] = name  # after a password, of course
+    return "", 204

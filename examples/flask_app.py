@@ -1,0 +1,42 @@
+"""A Flask app whose users pay for its AI calls, with a page to try it in a browser.
+
+flask --app examples/flask_app run
+"""
+
+import secrets
+from pathlib import Path
+
+from flask import Flask, redirect, request, send_from_directory, session
+from wattfare_flask import WattfareMiddleware, get_user
+
+app = Flask(__name__)
+app.secret_key = secrets.token_bytes()
+
+WattfareMiddleware(
+    app,
+    resolve_user=lambda request: session.get("user_id"),  # your sign-in: an id, or None
+    request_limit=20,  # the monthly cap to ask for, in USD
+)
+
+
+@app.post("/summary")
+def summary():
+    text = request.get_json()["text"]
+    answer = get_user().model("wattfare/echo").generate(text, max_tokens=200)
+    return {"summary": answer.text, "costUsd": str(answer.cost_usd)}
+
+
+@app.post("/sign-in/<name>")
+def sign_in(name: str):
+    session["user_id"] = name  # after a password, of course
+    return redirect("/")
+
+
+@app.get("/")
+def page():
+    return send_from_directory(Path(__file__).parent, "page.html")
+
+
+@app.get("/browser.js")
+def script():
+    return send_from_directory(Path(__file__).parent, "browser.js")

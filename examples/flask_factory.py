@@ -1,0 +1,63 @@
+"""Flask with an application factory, a blueprint, and sign-in by flask-login.
+
+flask --app examples/flask_factory run
+"""
+
+import secrets
+
+from flask import Blueprint, Flask, Response, request
+from flask_login import LoginManager, UserMixin, current_user, login_user
+from wattfare_flask import WattfareMiddleware, get_user
+
+from wattfare_mw import WattfareError, is_not_connected
+
+
+def signed_in(request):
+    return current_user.get_id()  # None for an anonymous user
+
+
+wattfare = WattfareMiddleware(resolve_user=signed_in)
+login_manager = LoginManager()
+pages = Blueprint("pages", __name__)
+
+
+def create_app() -> Flask:
+    app = Flask(__name__)
+    app.secret_key = secrets.token_bytes()
+    login_manager.init_app(app)
+    wattfare.init_app(app)
+    app.register_blueprint(pages)
+    return app
+
+
+class User(UserMixin):
+    def __init__(self, name: str) -> None:
+        self.id = name
+
+
+@login_manager.user_loader
+def load_user(name: str) -> User:
+    return User(name)
+
+
+@pages.post("/sign-in/<name>")
+def sign_in(name: str):
+    login_user(User(name))  # after a password, of course
+    return "", 204
+
+
+@pages.post("/story")
+def story():
+    stream = get_user().model("wattfare/echo").stream(request.get_json()["about"])
+
+    def text():
+        with stream:  # closed early, it stops the model
+            yield from stream.text_stream
+
+    return Response(text(), mimetype="text/plain")
+
+
+@pages.app_errorhandler(WattfareError)
+def explain(error: WattfareError):
+    text = "Connect a budget first." if is_not_connected(error) else error.message
+    return text, error.http_status

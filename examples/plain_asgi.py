@@ -1,0 +1,35 @@
+"""Any ASGI app: here one without a framework.
+
+uvicorn --app-dir examples plain_asgi:app
+"""
+
+import secrets
+
+from wattfare_mw import Request, WattfareMiddleware
+
+USERS: dict[str, str] = {}  # your session store: the user of each session cookie
+
+
+def signed_in_user(request: Request) -> str | None:
+    return USERS.get(request.cookies.get("session", ""))
+
+
+async def app(scope, receive, send):
+    if scope["type"] == "lifespan":  # at its end the middleware closes its connections
+        while True:
+            event = (await receive())["type"]
+            await send({"type": f"{event}.complete"})
+            if event == "lifespan.shutdown":
+                return
+    headers = []
+    if scope["method"] == "POST" and scope["path"].startswith("/sign-in/"):
+        session = secrets.token_urlsafe()
+        USERS[session] = scope["path"].removeprefix("/sign-in/")  # after a password, of course
+        headers.append(
+            (b"set-cookie", f"session={session}; Path=/; HttpOnly; SameSite=Lax".encode())
+        )
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": b"Hello from the app itself."})
+
+
+app = WattfareMiddleware(app, resolve_user=signed_in_user)

@@ -1,0 +1,31 @@
+"""Any WSGI app: here one without a framework.
+
+python examples/plain_wsgi.py
+"""
+
+import secrets
+from wsgiref.simple_server import make_server
+
+from wattfare_mw import Request, WattfareMiddleware
+
+USERS: dict[str, str] = {}  # your session store: the user of each session cookie
+
+
+def signed_in_user(request: Request) -> str | None:
+    return USERS.get(request.cookies.get("session", ""))
+
+
+def app(environ, start_response):
+    headers = [("Content-Type", "text/plain")]
+    if environ["REQUEST_METHOD"] == "POST" and environ["PATH_INFO"].startswith("/sign-in/"):
+        session = secrets.token_urlsafe()
+        USERS[session] = environ["PATH_INFO"].removeprefix("/sign-in/")  # after a password
+        headers.append(("Set-Cookie", f"session={session}; Path=/; HttpOnly; SameSite=Lax"))
+    start_response("200 OK", headers)
+    return [b"Hello from the app itself."]
+
+
+app = WattfareMiddleware(app, resolve_user=signed_in_user)
+
+if __name__ == "__main__":
+    make_server("127.0.0.1", 8000, app).serve_forever()

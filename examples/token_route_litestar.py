@@ -1,0 +1,30 @@
+"""The token route alone, in Litestar.
+
+litestar --app-dir examples --app token_route_litestar:app run
+"""
+
+from typing import Any
+
+from litestar import Litestar, Request, post
+from litestar.middleware.session.server_side import ServerSideSessionConfig
+from wattfare_litestar import session_route
+
+from wattfare_mw import AsyncWattfare
+
+wf = AsyncWattfare()
+
+
+@post("/sign-in/{name:str}", status_code=204)
+async def sign_in(request: Request[Any, Any, Any]) -> None:
+    request.session["user_id"] = request.path_params["name"]  # after a password, of course
+
+
+token = session_route(
+    "/wattfare-token", wf, lambda connection: connection.session.get("user_id"), request_limit=20
+)
+
+app = Litestar(
+    [sign_in, token],
+    middleware=[ServerSideSessionConfig().middleware],
+    on_shutdown=[wf.aclose],
+)

@@ -1,0 +1,149 @@
+"""The examples, each served as itself: a real service behind, a real server around, real HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+from support.service import PATIENCE, App, Service, bearer, run_service
+from werkzeug.serving import make_server
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+@pytest.fixture(scope="session")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """With the built-in model."""
+    with run_service(tmp_path_factory.mktemp("service")) as running:
+        yield running
+
+
+@pytest.fixture
+def app(service: Service, monkeypatch: pytest.MonkeyPatch) -> Iterator[App]:
+    """A test app of its own, which this process's variables name."""
+    with service.app() as app:
+        monkeypatch.setenv("WATTFARE_SECRET_KEY", app.keys.secret_key)
+        monkeypatch.setenv("WATTFARE_BASE_URL", service.url)
+        yield app
+
+
+class Example:
+    """An example that is served, and a browser in front of it."""
+
+    def __init__(self, module: ModuleType, url: str, app: App) -> None:
+        self.module = module
+        self.url = url
+        self.app = app
+        self.http = httpx.Client(base_url=url, timeout=PATIENCE, trust_env=False)
+
+    def sign_in(self, name: str = "ada") -> None:
+        """As the example's own route has it."""
+        answer = self.http.post(f"/sign-in/{name}")
+        assert answer.status_code < 400, answer.text
+
+    def connect(self, token_path: str = "/api/wattfare-token", **cap: Any) -> dict[str, Any]:
+        """Get a token from the example, connect with it."""
+        answer = self.http.post(token_path)
+        assert answer.status_code == 200, answer.text
+        answer = self.app.http.post(
+            "/connections", json=cap, headers=bearer(answer.json()["token"])
+        )
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    def ask(self, text: str = "one two three", **fields: Any) -> httpx.Response:
+        """An inference call through the example's middleware."""
+        return self.http.post(
+            "/api/wattfare/chat/completions",
+            json={
+                "model": "wattfare/echo",
+                "messages": [{"role": "user", "content": text}],
+                **fields,
+            },
+        )
+
+
+@pytest.fixture
+def serve(app: App) -> Iterator[Any]:
+    """``serve("flask_app")``: an example, served."""
+    with ExitStack() as running:
+
+        def start(name: str) -> Example:
+            module = load(name)
+            target = module.create_app() if hasattr(module, "create_app") else module.app
+            url = running.enter_context(_served(target))
+            example = Example(module, url, app)
+            running.callback(example.http.close)
+            return example
+
+        yield start
+
+
+def load(name: str) -> ModuleType:
+    """An example's module, fresh."""
+    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # where frameworks look up the names in annotations
+    spec.loader.exec_module(module)
+    return module
+
+
+def _served(target: Any) -> Any:
+    from wattfare_mw.middleware.wrap import interface_of
+
+    return _served_wsgi(target) if interface_of(target) == "wsgi" else _served_asgi(target)
+
+
+@contextmanager
+def _served_wsgi(target: Any) -> Iterator[str]:
+    server = make_server("127.0.0.1", 0, target, threaded=True)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.port}"
+    finally:
+        server.shutdown()
+        thread.join(PATIENCE)
+        server.server_close()
+        # WSGI has no end of its own; a process closes these when it exits.
+        middleware = getattr(target, "extensions", {}).get("wattfare", target)
+        if hasattr(middleware, "close"):
+            middleware.close()
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.listening = threading.Event()
+
+    async def startup(self, sockets: Any = None) -> None:
+        await super().startup(sockets)
+        self.listening.set()
+
+
+@contextmanager
+def _served_asgi(target: Any) -> Iterator[str]:
+    config = uvicorn.Config(target, port=0, log_level="warning", ws="none", lifespan="auto")
+    server = _Server(config)
+    thread = threading.Thread(target=lambda: asyncio.run(server.serve()))
+    thread.start()
+    try:
+        assert server.listening.wait(PATIENCE)
+        assert server.started
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join(PATIENCE)

