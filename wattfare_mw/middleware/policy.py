@@ -114,13 +114,15 @@ class Models:
         body has to name one.
 
         Raises:
-            WattfareError: ``invalid_request``, 403; or 400 for a body that names it twice.
+            WattfareError: ``invalid_request``, 403; or 400 for a body that readers may differ on.
         """
         if self.any:
             return
-        if _may_name_twice(body) and _names_twice(body):
+        if _may_name_otherwise(body) and _names_otherwise(body):
             raise WattfareError(
-                "The body names its model twice.", code="invalid_request", status=400
+                "The body names its model twice, or not as it is named.",
+                code="invalid_request",
+                status=400,
             )
         named = [] if asked.model is None else [asked.model]
         named += asked.models or []
@@ -150,23 +152,26 @@ class _Listed(msgspec.Struct):
     id: str
 
 
-# Two readers of JSON can take one name given twice for different things: what is checked here
-# might not be what is used there. A careful look is dear, so that a cheap one comes first: a name
-# twice, or one spelled with escapes (which nobody needs for these letters), and nothing else can
-# be it.
-_ESCAPED = re.compile(rb"\\u00(?:6[dDfF45cC]|73)")
+# Two readers of JSON can take one name given twice for different things, and some (Go's) take
+# "Model", or one with a long s, for the same name: what is checked here might not be what is used
+# there. A careful look is dear, so that a cheap one comes first: where each name stands once at
+# most, nothing in any case begins like one, and none of its letters is spelled with an escape
+# (which nobody needs), all readers agree.
 _GUARDED = ("model", "models")
+_ESCAPED = re.compile(rb"\\u(?:00(?:[46][dDfF45cC]|[57]3)|017[fF])")
 
 
-def _may_name_twice(body: bytes) -> bool:
+def _may_name_otherwise(body: bytes) -> bool:
+    model, models = body.count(b'"model"'), body.count(b'"models"')
     return (
-        body.count(b'"model"') > 1
-        or body.count(b'"models"') > 1
-        or (b"\\u00" in body and _ESCAPED.search(body) is not None)
+        model > 1
+        or models > 1
+        or body.lower().count(b'"model') > model + models
+        or (b"\\u" in body and _ESCAPED.search(body) is not None)
     )
 
 
-def _names_twice(body: bytes) -> bool:
+def _names_otherwise(body: bytes) -> bool:
     outermost: list[tuple[str, Any]] = []
 
     def keep(pairs: list[tuple[str, Any]]) -> None:
@@ -178,5 +183,5 @@ def _names_twice(body: bytes) -> bool:
         json.loads(body, object_pairs_hook=keep)
     except (ValueError, RecursionError):
         return True  # readers differ already on what this is
-    names = [name for name, _ in outermost]
-    return any(names.count(name) > 1 for name in _GUARDED)
+    names = [name for name, _ in outermost if name.casefold() in _GUARDED]
+    return len(names) > len(set(_GUARDED).intersection(names))
