@@ -14,7 +14,7 @@ from . import callables, calls
 from .calls import Call, LimitLike, Read, Send, Service, Sleep, Timeout
 from .flow import Flow, run, run_async
 from .handles import AsyncGrant, AsyncUser, Grant, User
-from .sessions import Ask, ResolveUser, answered, mint
+from .sessions import Ask, LetThrough, ResolveUser, answered, mint
 from .transport import AsyncTransport, Transport, async_transport, sync_transport
 from .types import CreatedSession, SessionRequest
 from .web import Request, Response
@@ -123,19 +123,21 @@ class Wattfare(_Client[Transport]):
         request_limit: Any = None,
         *,
         allowed_origins: Collection[str] = (),
+        let_through: LetThrough = (),
     ) -> Callable[[Request], Response]:
         """A drop-in token route, for any framework: give it a :class:`Request`, send the
-        :class:`Response`. It never raises.
+        :class:`Response`. It never raises but what it is told to let through.
 
         Args:
             resolve_user: gives the id of the user who makes the request, or None: 401.
             request_limit: the cap to ask for in USD, or a function of the request that gives it.
             allowed_origins: other sites' origins that may ask.
+            let_through: exceptions of these functions that a web framework answers itself.
         """
 
         def handler(request: Request) -> Response:
             flow = mint(self._service, request, resolve_user, request_limit, allowed_origins)
-            return self._run(answered(flow))
+            return self._run(answered(flow, let_through=let_through))
 
         return handler
 
@@ -200,12 +202,13 @@ class AsyncWattfare(_Client[AsyncTransport]):
         request_limit: Any = None,
         *,
         allowed_origins: Collection[str] = (),
+        let_through: LetThrough = (),
     ) -> Callable[[Request], Any]:
         """See :meth:`Wattfare.session_handler`; this one is awaited."""
 
         async def handler(request: Request) -> Response:
             flow = mint(self._service, request, resolve_user, request_limit, allowed_origins)
-            return await self._run(answered(flow))
+            return await self._run(answered(flow, let_through=let_through))
 
         return handler
 

@@ -21,6 +21,10 @@ logger = logging.getLogger("wattfare_mw")
 ResolveUser = Callable[[Any], Any]
 """Gives the app's own id of the user who makes a request, or None; may be asynchronous."""
 
+LetThrough = tuple[type[Exception], ...]
+"""A web framework's own answers, raised (its ``HTTPException``): for the framework to give, where
+the app's functions raise them."""
+
 
 class Ask(msgspec.Struct, frozen=True):
     """Call a function of the app's with these; gives what it gives, awaited."""
@@ -145,33 +149,44 @@ def _same_host(origin: str, host: str) -> bool:
 # -- what an error answers
 
 
-def answered(flow: Flow[Any], request_id: str | None = None) -> Flow[Any]:
+def answered(
+    flow: Flow[Any], request_id: str | None = None, let_through: LetThrough = ()
+) -> Flow[Any]:
     """``flow``, with every error made an answer: a WattfareError its JSON and status, anything
-    else a 500 that tells nothing, and the log the rest."""
+    else a 500 that tells nothing, and the log the rest. Only what is ``let_through`` still
+    raises."""
     try:
         return (yield from flow)
     except WattfareError as error:
-        if isinstance(error, WattfareAuthError) and not isinstance(error, NotSignedInError):
-            logger.error(
-                "Wattfare refused this app's secret key (%s): no user of this app can pay until"
-                " WATTFARE_SECRET_KEY is put right. request_id=%s",
-                error.message,
-                request_id,
-            )
-        elif error.http_status >= 500:
-            logger.warning(
-                "%s: %s request_id=%s cause=%r",
-                error.code,
-                error.message,
-                request_id,
-                error.__cause__,
-            )
-        return error_response(error)
+        return answer_error(error, request_id)
+    except let_through:
+        raise
     except Exception:
         logger.exception("A request could not be answered. request_id=%s", request_id)
         return error_response(
             WattfareError("Something went wrong here. It has been logged.", status=500)
         )
+
+
+def answer_error(error: WattfareError, request_id: str | None = None) -> Response:
+    """The protocol's answer to an error, and what the log must know of it: for an adapter, too,
+    whose app's own views let one through."""
+    if isinstance(error, WattfareAuthError) and not isinstance(error, NotSignedInError):
+        logger.error(
+            "Wattfare refused this app's secret key (%s): no user of this app can pay until"
+            " WATTFARE_SECRET_KEY is put right. request_id=%s",
+            error.message,
+            request_id,
+        )
+    elif error.http_status >= 500:
+        logger.warning(
+            "%s: %s request_id=%s cause=%r",
+            error.code,
+            error.message,
+            request_id,
+            error.__cause__,
+        )
+    return error_response(error)
 
 
 def error_response(error: WattfareError) -> Response:

@@ -10,20 +10,20 @@ from collections.abc import Callable, Collection, Iterable
 from typing import Any, Unpack
 
 import flask
+from werkzeug.exceptions import HTTPException
 
 from wattfare_mw import Request, User, Wattfare, WattfareError
 from wattfare_mw.callables import given
-from wattfare_mw.middleware.gate import too_large
-from wattfare_mw.middleware.wrap import Options
-from wattfare_mw.middleware.wsgi import WattfareWSGIMiddleware, request_of
-from wattfare_mw.sessions import ResolveUser, error_response
+from wattfare_mw.middleware.wrap import Options, in_framework
+from wattfare_mw.middleware.wsgi import WattfareWSGIMiddleware, read_within, request_of
+from wattfare_mw.sessions import ResolveUser, answer_error
 from wattfare_mw.web import Response
 
 __all__ = ["WattfareMiddleware", "get_user", "session_view"]
 
 _EXTENSION = "wattfare"
-# All of them: which ones a path answers to, the gate says, in the protocol's JSON.
-_METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
+# `abort(403)` in `resolve_user` is for Flask to answer, as it is in a view.
+_FLASK_ANSWERS = (HTTPException,)
 
 
 class WattfareMiddleware:
@@ -31,16 +31,17 @@ class WattfareMiddleware:
     :meth:`init_app` in an application factory.
 
     The options are those of :class:`wattfare_mw.WattfareMiddleware`; ``resolve_user`` and a
-    ``request_limit`` that is a function are given :data:`flask.request`. The secret key and the
-    service's address are looked for in the app's config, too: ``WATTFARE_SECRET_KEY`` and
-    ``WATTFARE_BASE_URL``.
+    ``request_limit`` that is a function are given :data:`flask.request`; where they ``abort()``,
+    the app's error handlers answer. The secret key and the service's address are looked for in
+    the app's config, too: ``WATTFARE_SECRET_KEY`` and ``WATTFARE_BASE_URL``.
 
-    It is a WSGI callable as well, for a server to be pointed at or for ``app.wsgi_app``.
+    It is a WSGI callable as well, for a server to be pointed at or for ``app.wsgi_app``: the app
+    as it is when it is given, with what stands around its ``wsgi_app`` by then.
     """
 
     def __init__(self, app: flask.Flask | None = None, **options: Unpack[Options]) -> None:
         self._options = options
-        self._wsgi_app: Callable[..., Iterable[bytes]] | None = None
+        self._wsgi_apps: list[Callable[..., Iterable[bytes]]] = []
         if app is not None:
             self.init_app(app)
 
@@ -52,28 +53,30 @@ class WattfareMiddleware:
             TypeError, ValueError: an option is of no use; the message says which.
         """
         # As it is now: assigned to `app.wsgi_app` later, we must not call ourselves.
-        self._wsgi_app = app.wsgi_app
-        extension = _Extension(self._wsgi_app, **_configured(self._options, app.config))
+        wsgi_app = app.wsgi_app
+        extension = _Extension(wsgi_app, **_configured(self._options, app.config))
         app.extensions[_EXTENSION] = extension
         for path in extension.paths:
-            app.add_url_rule(
-                path,
-                endpoint=f"wattfare:{path}",
-                view_func=extension.view(path),
-                methods=_METHODS,
-                provide_automatic_options=False,
-                strict_slashes=True,
-            )
-        app.register_error_handler(WattfareError, _answer_error)
+            endpoint = f"wattfare:{path}"
+            # Not `add_url_rule`, which wants to know the methods: the gate answers to any, in the
+            # protocol's JSON.
+            app.url_map.add(app.url_rule_class(path, endpoint=endpoint, strict_slashes=True))
+            app.endpoint(endpoint)(extension.view(path))
+        if WattfareError not in app.error_handler_spec[None][None]:  # the app's own goes first
+            app.register_error_handler(WattfareError, _answer_error)
+        self._wsgi_apps.append(wsgi_app)
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-        if self._wsgi_app is None:
-            raise RuntimeError("this WattfareMiddleware has no app yet: call init_app(app)")
-        return self._wsgi_app(environ, start_response)
+        if len(self._wsgi_apps) != 1:
+            raise RuntimeError(
+                f"this WattfareMiddleware has {len(self._wsgi_apps)} apps, and is a WSGI app with"
+                " one: call init_app(app), and where there are more, point the server at an app"
+            )
+        return self._wsgi_apps[0](environ, start_response)
 
 
 def get_user() -> User:
-    """The signed-in user's budget, in a view; found once a request.
+    """The signed-in user's budget, in a view.
 
     Raises:
         WattfareAuthError: nobody is signed in; left alone, it is answered with a 401.
@@ -82,9 +85,7 @@ def get_user() -> User:
     extension = flask.current_app.extensions.get(_EXTENSION)
     if extension is None:
         raise RuntimeError("this app has no WattfareMiddleware: call init_app(app) first")
-    if "_wattfare_user" not in flask.g:
-        flask.g._wattfare_user = extension.user(flask.request.environ)
-    return flask.g._wattfare_user
+    return extension.user(flask.request.environ)
 
 
 def session_view(
@@ -100,6 +101,7 @@ def session_view(
         given(resolve_user, _flask_request),
         given(request_limit, _flask_request),
         allowed_origins=allowed_origins,
+        let_through=_FLASK_ANSWERS,
     )
 
     def wattfare_session() -> flask.Response:
@@ -111,17 +113,16 @@ def session_view(
 class _Extension(WattfareWSGIMiddleware):
     """What one app has of us."""
 
+    _let_through = _FLASK_ANSWERS
+
     def __init__(self, app: Any, **options: Unpack[Options]) -> None:
-        options["resolve_user"] = given(options["resolve_user"], _flask_request)
-        if "request_limit" in options:
-            options["request_limit"] = given(options["request_limit"], _flask_request)
-        super().__init__(app, **options)
+        super().__init__(app, **in_framework(options, _flask_request))
 
     def view(self, path: str) -> Callable[[], flask.Response]:
         def wattfare() -> flask.Response:
             status, headers, body = self.serve(path, flask.request.environ, _read_input)
             # Not `stream_with_context`: the context is left before the stream begins.
-            return flask.Response(body, status, headers, direct_passthrough=True)
+            return flask.Response(body, status, headers)
 
         return wattfare
 
@@ -141,15 +142,21 @@ def _flask_request(_request: Request) -> flask.Request:
 
 
 def _read_input(limit: int) -> bytes:
-    # Flask's, which remembers it: a `before_request` function may have read it already.
-    body = flask.request.get_data(cache=True)
-    if len(body) > limit:
-        raise too_large(limit)
-    return body
+    return read_within(min(limit, flask.request.max_content_length or limit), _read_some)
+
+
+def _read_some(size: int) -> bytes:
+    request = flask.request
+    if request.content_length is None:  # nobody knows how much there is
+        body = request.stream.read(size)
+        if body:
+            return body
+    # Flask remembers it: a `before_request` function may have read it already.
+    return request.get_data()
 
 
 def _answer_error(error: WattfareError) -> flask.Response:
-    return _flask_response(error_response(error))
+    return _flask_response(answer_error(error))
 
 
 def _flask_response(response: Response) -> flask.Response:

@@ -10,23 +10,30 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any, Unpack, cast
 
-from litestar import Request, Response, asgi, post
+from litestar import Request, Response, asgi
 from litestar.config.app import AppConfig
+from litestar.config.csrf import CSRFConfig
 from litestar.connection import ASGIConnection
 from litestar.di import Provide
-from litestar.handlers import ASGIRouteHandler, HTTPRouteHandler
+from litestar.exceptions import HTTPException
+from litestar.handlers import ASGIRouteHandler
 from litestar.plugins import InitPlugin
+from litestar.response.base import ASGIResponse
 from litestar.types import Receive, Scope, Send
 
 from wattfare_mw import AsyncUser, AsyncWattfare, User, WattfareError
 from wattfare_mw.callables import given
 from wattfare_mw.middleware.asgi import WattfareASGIMiddleware, request_of
-from wattfare_mw.middleware.wrap import Options
-from wattfare_mw.sessions import ResolveUser, error_response
+from wattfare_mw.middleware.wrap import Options, in_framework
+from wattfare_mw.sessions import ResolveUser, answer_error
 from wattfare_mw.web import Request as NeutralRequest
 from wattfare_mw.web import Response as Answer
 
 __all__ = ["WattfareMiddleware", "WattfarePlugin", "session_route", "wattfare_error_handler"]
+
+# `raise PermissionDeniedException` in `resolve_user` is for Litestar to answer, as it is in a
+# handler.
+_LITESTAR_ANSWERS = (HTTPException,)
 
 
 class WattfareMiddleware(WattfareASGIMiddleware):
@@ -36,7 +43,7 @@ class WattfareMiddleware(WattfareASGIMiddleware):
     :class:`WattfarePlugin`."""
 
     def __init__(self, app: Any, **options: Unpack[Options]) -> None:
-        super().__init__(app, **_with_connection(options))
+        super().__init__(app, **in_framework(options, _connection))
 
 
 class WattfarePlugin(InitPlugin):
@@ -44,43 +51,44 @@ class WattfarePlugin(InitPlugin):
 
     The options are those of :class:`wattfare_mw.WattfareMiddleware`; ``resolve_user`` and a
     ``request_limit`` that is a function are given the connection, with its ``user``, ``auth`` and
-    ``session``. Handlers may ask for ``wattfare_user: AsyncUser``, or where they are synchronous
+    ``session``; an ``HTTPException`` of theirs is answered by the app's exception handlers.
+    Handlers may ask for ``wattfare_user: AsyncUser``, or where they are synchronous
     for ``wattfare_user_sync: User``; a WattfareError that they let through is answered in the
     protocol's JSON.
     """
 
     def __init__(self, **options: Unpack[Options]) -> None:
-        self._driver = WattfareASGIMiddleware(None, **_with_connection(options))
+        self._driver = _Driver(None, **in_framework(options, _connection))
 
     def on_app_init(self, app_config: AppConfig) -> AppConfig:
         """Register what this app has of us."""
-        opt: dict[str, Any] = {}
-        if app_config.csrf_config is not None:
-            # These routes have the gate's own rule, and clients that know no CSRF token.
-            opt[app_config.csrf_config.exclude_from_csrf_key] = True
+        opt = _opt(app_config.csrf_config)
         app_config.route_handlers.extend(self._route(path, opt) for path in self._driver.paths)
         app_config.dependencies.setdefault("wattfare_user", Provide(self._user))
-        app_config.dependencies.setdefault(
-            "wattfare_user_sync", Provide(self._user_sync, sync_to_thread=True)
-        )
-        app_config.signature_types.extend([AsyncUser, User])
+        app_config.dependencies.setdefault("wattfare_user_sync", Provide(self._user_sync))
         handlers = cast("dict[Any, Any]", app_config.exception_handlers)  # pyright: ignore[reportUnknownMemberType]
         handlers.setdefault(WattfareError, wattfare_error_handler)
         app_config.on_shutdown.append(self._driver.aclose)
         return app_config
 
     def _route(self, path: str, opt: dict[str, Any]) -> ASGIRouteHandler:
-        @asgi(path, opt=opt, copy_scope=True, name=f"wattfare:{path}")
+        # Not a copy of the scope: a session that `resolve_user` sets is to be kept.
+        @asgi(path, opt=opt, copy_scope=False, name=f"wattfare:{path}")
         async def wattfare(scope: Scope, receive: Receive, send: Send) -> None:
             await self._driver.serve(path, scope, receive, send)  # type: ignore[arg-type]
 
         return wattfare
 
-    async def _user(self, request: Request[Any, Any, Any]) -> AsyncUser:
-        return await self._driver.user(request.scope)  # type: ignore[arg-type]
+    # Of the scope, which a websocket has, too.
+    async def _user(self, scope: Scope) -> AsyncUser:
+        return await self._driver.user(scope)  # type: ignore[arg-type]
 
-    def _user_sync(self, request: Request[Any, Any, Any]) -> User:
-        return self._driver.user_sync(request.scope)  # type: ignore[arg-type]
+    async def _user_sync(self, scope: Scope) -> User:
+        return self._driver.user_sync(await self._user(scope))
+
+
+class _Driver(WattfareASGIMiddleware):
+    _let_through = _LITESTAR_ANSWERS
 
 
 def session_route(
@@ -90,19 +98,24 @@ def session_route(
     request_limit: Any = None,
     *,
     allowed_origins: Collection[str] = (),
-) -> HTTPRouteHandler:
+) -> ASGIRouteHandler:
     """The token route alone, as a handler for an app, a router or a controller; see
     :meth:`wattfare_mw.Wattfare.session_handler`."""
     handler = client.session_handler(
         given(resolve_user, _connection),
         given(request_limit, _connection),
         allowed_origins=allowed_origins,
+        let_through=_LITESTAR_ANSWERS,
     )
 
-    @post(path)
-    async def wattfare_session(request: Request[Any, Any, Any]) -> Response[bytes]:
-        scope = cast("dict[str, Any]", request.scope)
-        return _litestar_response(await handler(request_of(scope)))
+    # A handler of any method, whose refusals are the protocol's; in a controller it is a method.
+    @asgi(path, opt=_opt(CSRFConfig("")), copy_scope=False)
+    async def wattfare_session(
+        self: Any = None, *, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        answer = await handler(request_of(cast("dict[str, Any]", scope)))
+        response = ASGIResponse(body=answer.body, status_code=answer.status, headers=answer.headers)
+        await response(scope, receive, send)
 
     return wattfare_session
 
@@ -111,14 +124,12 @@ def wattfare_error_handler(
     _request: Request[Any, Any, Any], error: WattfareError
 ) -> Response[bytes]:
     """The protocol's answer to a WattfareError: for ``exception_handlers={WattfareError: …}``."""
-    return _litestar_response(error_response(error))
+    return _litestar_response(answer_error(error))
 
 
-def _with_connection(options: Options) -> Options:
-    changed: Options = {**options, "resolve_user": given(options["resolve_user"], _connection)}
-    if "request_limit" in options:
-        changed["request_limit"] = given(options["request_limit"], _connection)
-    return changed
+def _opt(csrf: CSRFConfig | None) -> dict[str, Any]:
+    # Our routes have a rule of their own against other sites, and clients that know no CSRF token.
+    return {} if csrf is None else {csrf.exclude_from_csrf_key: True}
 
 
 def _connection(request: NeutralRequest) -> ASGIConnection[Any, Any, Any, Any]:

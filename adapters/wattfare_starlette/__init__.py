@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Collection
 from typing import Any, Unpack
 
+import anyio.from_thread
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 
@@ -18,8 +21,8 @@ from wattfare_mw.middleware.asgi import (
     WattfareASGIMiddleware,
     request_of,
 )
-from wattfare_mw.middleware.wrap import Options
-from wattfare_mw.sessions import ResolveUser, error_response
+from wattfare_mw.middleware.wrap import Options, in_framework
+from wattfare_mw.sessions import ResolveUser, answer_error
 from wattfare_mw.web import Request as NeutralRequest
 from wattfare_mw.web import Response as Answer
 
@@ -33,6 +36,8 @@ __all__ = [
 ]
 
 _SCOPE_KEY = "wattfare"
+# `raise HTTPException(403)` in `resolve_user` is for Starlette to answer, as it is in a view.
+_STARLETTE_ANSWERS = (HTTPException,)
 
 
 class WattfareMiddleware(WattfareASGIMiddleware):
@@ -40,31 +45,51 @@ class WattfareMiddleware(WattfareASGIMiddleware):
     around the app.
 
     The options are those of :class:`wattfare_mw.WattfareMiddleware`; ``resolve_user`` and a
-    ``request_limit`` that is a function are given Starlette's request. Middleware that sets
-    ``request.session`` or ``request.user`` must be outside of this one: added after it.
+    ``request_limit`` that is a function are given Starlette's request; an ``HTTPException`` of
+    theirs is answered by the app's exception handlers. Middleware that sets ``request.session``
+    or ``request.user`` must be outside of this one: added after it.
+
+    For the WattfareErrors that views let through, see :func:`add_wattfare` or
+    :func:`wattfare_error_handler`. A mounted app hears of no shutdown from Starlette: where the
+    middleware is around one alone, give it a ``client`` and close that with the outer app.
     """
 
+    _let_through = _STARLETTE_ANSWERS
+
     def __init__(self, app: Any, **options: Unpack[Options]) -> None:
-        options["resolve_user"] = given(options["resolve_user"], _starlette_request)
-        if "request_limit" in options:
-            options["request_limit"] = given(options["request_limit"], _starlette_request)
-        super().__init__(app, **options)
+        super().__init__(app, **in_framework(options, _starlette_request))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "lifespan":
             scope[_SCOPE_KEY] = self
         await super().__call__(scope, receive, send)
 
+    async def serve(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request to one of our paths."""
+        try:
+            await super().serve(path, scope, receive, send)
+        except HTTPException as raised:
+            # We stand outside of Starlette's own place for it.
+            error = raised
+
+            async def raise_again(_scope: Scope, _receive: Receive, _send: Send) -> None:
+                raise error
+
+            handlers = getattr(scope.get("app", self.app), "exception_handlers", None)
+            await ExceptionMiddleware(raise_again, handlers)(scope, receive, send)
+
 
 def add_wattfare(app: Starlette, **options: Unpack[Options]) -> None:
     """Add the middleware to an app, and answers for the WattfareErrors that its views let
     through. FastAPI's app is one, too."""
     app.add_middleware(WattfareMiddleware, **options)
-    app.add_exception_handler(WattfareError, wattfare_error_handler)
+    if WattfareError not in app.exception_handlers:  # the app's own goes first
+        app.add_exception_handler(WattfareError, wattfare_error_handler)
 
 
 async def get_user(request: HTTPConnection) -> AsyncUser:
-    """The signed-in user's budget, in an async view or as a FastAPI dependency.
+    """The signed-in user's budget, in an async view, of a websocket too, or as a FastAPI
+    dependency.
 
     Raises:
         WattfareAuthError: nobody is signed in.
@@ -74,8 +99,10 @@ async def get_user(request: HTTPConnection) -> AsyncUser:
 
 
 def get_user_sync(request: HTTPConnection) -> User:
-    """:func:`get_user`, for a view that is no coroutine."""
-    return _middleware_of(request).user_sync(request.scope)
+    """:func:`get_user`, for a view that is no coroutine, which Starlette runs in a thread."""
+    # Asked on the app's own event loop, where an asynchronous `resolve_user` has its database.
+    user = anyio.from_thread.run(get_user, request)
+    return _middleware_of(request).user_sync(user)
 
 
 def session_endpoint(
@@ -91,6 +118,7 @@ def session_endpoint(
         given(resolve_user, _starlette_request),
         given(request_limit, _starlette_request),
         allowed_origins=allowed_origins,
+        let_through=_STARLETTE_ANSWERS,
     )
 
     async def wattfare_session(request: Request) -> Response:
@@ -103,7 +131,7 @@ def wattfare_error_handler(_request: Request, error: Exception) -> Response:
     """The protocol's answer to a WattfareError: for ``exception_handlers={WattfareError: …}``."""
     if not isinstance(error, WattfareError):
         raise error
-    return _starlette_response(error_response(error))
+    return _starlette_response(answer_error(error))
 
 
 def _middleware_of(request: HTTPConnection) -> WattfareMiddleware:
@@ -113,8 +141,9 @@ def _middleware_of(request: HTTPConnection) -> WattfareMiddleware:
     return middleware
 
 
-def _starlette_request(request: NeutralRequest) -> Request:
-    return Request(request.scope)
+def _starlette_request(request: NeutralRequest) -> HTTPConnection:
+    kind = Request if request.scope["type"] == "http" else HTTPConnection
+    return kind(request.scope)
 
 
 def _starlette_response(answer: Answer) -> Response:

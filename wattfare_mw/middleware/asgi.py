@@ -53,11 +53,9 @@ class WattfareASGIMiddleware(WattfareMiddleware):
         flow = self._gate.identify(request_of(scope))
         return self._client.user(await self._client._run(flow))
 
-    def user_sync(self, scope: Scope) -> User:
-        """:meth:`user`, for synchronous code in a thread."""
-        client = self._sync_client
-        flow = self._gate.identify(request_of(scope))
-        return client.user(client._run(flow))
+    def user_sync(self, user: AsyncUser) -> User:
+        """The same user's budget, for synchronous code in a thread."""
+        return self._sync_client.user(user.id)
 
     @cached_property
     def _sync_client(self) -> Wattfare:
@@ -242,7 +240,7 @@ def request_of(scope: Scope, path: str | None = None) -> Request:
         path = below_mount(scope["path"], scope.get("root_path", ""))
     client = scope.get("client")
     return Request(
-        scope["method"],
+        scope.get("method", "GET"),  # a websocket has none, and opens with a GET
         path,
         Headers([(k.decode("latin-1"), v.decode("latin-1")) for k, v in scope["headers"]]),
         query_string=scope.get("query_string", b"").decode("latin-1"),

@@ -7,8 +7,10 @@ import inspect
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Literal, NotRequired, Required, Self, TypedDict
 
+from ..callables import given
 from ..client import AsyncWattfare, Wattfare, client_for
-from ..sessions import ResolveUser
+from ..sessions import LetThrough, ResolveUser
+from ..web import Request
 from .gate import Gate
 
 TOKEN_PATH = "/api/wattfare-token"  # noqa: S105
@@ -32,6 +34,18 @@ class Options(TypedDict, total=False):
     allowed_origins: NotRequired[Iterable[str]]
     max_body_bytes: NotRequired[int]
     on_usage: NotRequired[Callable[..., Any] | None]
+
+
+def in_framework(options: Options, request_of: Callable[[Request], Any]) -> Options:
+    """For an adapter: the options, with their functions given the framework's own request, which
+    ``request_of`` makes of ours."""
+    changed = options.copy()
+    # What is missing stays so, and the middleware says it.
+    if "resolve_user" in options:
+        changed["resolve_user"] = given(options["resolve_user"], request_of)
+    if "request_limit" in options:
+        changed["request_limit"] = given(options["request_limit"], request_of)
+    return changed
 
 
 class WattfareMiddleware:
@@ -117,6 +131,7 @@ class WattfareMiddleware:
             allowed_origins=allowed_origins,
             max_body_bytes=max_body_bytes,
             on_usage=on_usage,
+            let_through=self._let_through,
         )
         self._routes = self._gate.routes
 
@@ -127,6 +142,8 @@ class WattfareMiddleware:
 
     # Each kind of middleware drives the client of its kind.
     _client_kind: Any
+    # For an adapter, whose framework answers some exceptions itself.
+    _let_through: LetThrough = ()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         raise NotImplementedError  # pragma: no cover

@@ -95,10 +95,10 @@ class _Stream:
     it learns with the next chunk, and that closes the call to the service."""
 
     def __init__(self, relay: Relay, middleware: WattfareWSGIMiddleware) -> None:
+        self._closed = False
         self._relay = relay
         self._middleware = middleware
         self._chunks: Iterator[bytes] | None = relay.answer.chunks()
-        self._closed = False
 
     def __iter__(self) -> Iterator[bytes]:
         return self
@@ -127,6 +127,9 @@ class _Stream:
         middleware = self._middleware
         run(middleware._gate.finished(self._relay.record), middleware._client._perform)
 
+    # A framework whose own code fails behind us drops the answer, and nobody closes it.
+    __del__ = close
+
 
 def read_body(environ: Environ, limit: int) -> bytes:
     """The request's body.
@@ -134,9 +137,22 @@ def read_body(environ: Environ, limit: int) -> bytes:
     Raises:
         WattfareError: 413, it is larger than ``limit``; 400, the client went away within it.
     """
+
+    def read(size: int) -> bytes:
+        return get_input_stream(environ, max_content_length=size).read(size)
+
+    return read_within(limit, read)
+
+
+def read_within(limit: int, read: Callable[[int], bytes]) -> bytes:
+    """What ``read`` gives, asked for a byte more than the limit: a body that did not tell its
+    length shows its size by being read.
+
+    Raises:
+        WattfareError: see :func:`read_body`.
+    """
     try:
-        # One more than the limit: a body without a length shows its size by being read.
-        body = get_input_stream(environ, max_content_length=limit + 1).read(limit + 1)
+        body = read(limit + 1)
     except RequestEntityTooLarge:
         raise too_large(limit) from None
     except (ClientDisconnected, OSError):
