@@ -155,19 +155,18 @@ class _Listed(msgspec.Struct):
 # Two readers of JSON can take one name given twice for different things, and some (Go's) take
 # "Model", or one with a long s, for the same name: what is checked here might not be what is used
 # there. A careful look is dear, so that a cheap one comes first: where each name stands once at
-# most, nothing in any case begins like one, and none of its letters is spelled with an escape
-# (which nobody needs), all readers agree.
+# most, in its own spelling, and none of its letters anywhere is written as an escape (which
+# nobody needs), all readers agree.
 _GUARDED = ("model", "models")
+_NAMED = re.compile('"model(?:s|\u017f)?"'.encode(), re.IGNORECASE)
+_AS_NAMED = {b'"model"', b'"models"'}
 _ESCAPED = re.compile(rb"\\u(?:00(?:[46][dDfF45cC]|[57]3)|017[fF])")
 
 
 def _may_name_otherwise(body: bytes) -> bool:
-    model, models = body.count(b'"model"'), body.count(b'"models"')
-    return (
-        model > 1
-        or models > 1
-        or body.lower().count(b'"model') > model + models
-        or (b"\\u" in body and _ESCAPED.search(body) is not None)
+    found = _NAMED.findall(body)
+    return len(found) > len(_AS_NAMED.intersection(found)) or (
+        b"\\u" in body and _ESCAPED.search(body) is not None
     )
 
 
