@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
@@ -14,7 +14,7 @@ from . import callables, calls
 from .calls import Call, LimitLike, Read, Send, Service, Sleep, Timeout
 from .flow import Flow, run, run_async
 from .handles import AsyncGrant, AsyncUser, Grant, User
-from .sessions import Ask, LetThrough, ResolveUser, answered, mint
+from .sessions import Ask, LetThrough, ResolveUser, answered, check_origins, mint
 from .transport import AsyncTransport, Transport, async_transport, sync_transport
 from .types import CreatedSession, SessionRequest
 from .web import Request, Response
@@ -122,7 +122,7 @@ class Wattfare(_Client[Transport]):
         resolve_user: ResolveUser,
         request_limit: Any = None,
         *,
-        allowed_origins: Collection[str] = (),
+        allowed_origins: Iterable[str] = (),
         let_through: LetThrough = (),
     ) -> Callable[[Request], Response]:
         """A drop-in token route, for any framework: give it a :class:`Request`, send the
@@ -134,9 +134,10 @@ class Wattfare(_Client[Transport]):
             allowed_origins: other sites' origins that may ask.
             let_through: exceptions of these functions that a web framework answers itself.
         """
+        origins = check_origins(allowed_origins)
 
         def handler(request: Request) -> Response:
-            flow = mint(self._service, request, resolve_user, request_limit, allowed_origins)
+            flow = mint(self._service, request, resolve_user, request_limit, origins)
             return self._run(answered(flow, let_through=let_through))
 
         return handler
@@ -201,13 +202,14 @@ class AsyncWattfare(_Client[AsyncTransport]):
         resolve_user: ResolveUser,
         request_limit: Any = None,
         *,
-        allowed_origins: Collection[str] = (),
+        allowed_origins: Iterable[str] = (),
         let_through: LetThrough = (),
     ) -> Callable[[Request], Any]:
         """See :meth:`Wattfare.session_handler`; this one is awaited."""
+        origins = check_origins(allowed_origins)
 
         async def handler(request: Request) -> Response:
-            flow = mint(self._service, request, resolve_user, request_limit, allowed_origins)
+            flow = mint(self._service, request, resolve_user, request_limit, origins)
             return await self._run(answered(flow, let_through=let_through))
 
         return handler

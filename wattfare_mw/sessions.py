@@ -4,9 +4,9 @@ shares with it: how a user is told, and what an error answers."""
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Mapping
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
-from urllib.parse import urlsplit
 
 import msgspec
 
@@ -128,22 +128,40 @@ def refuse_other_sites(request: Request, allowed_origins: Collection[str]) -> No
 
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
+_AUTHORITY = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::([0-9]{1,5}))?")
+
+
+def check_origins(origins: Iterable[str]) -> Collection[str]:
+    """``allowed_origins``, each as a browser writes it; one may stand alone.
+
+    Raises:
+        ValueError: no browser writes one so.
+    """
+    checked = [origins] if isinstance(origins, str) else list(origins)
+    for origin in checked:
+        scheme, _, authority = origin.partition("://")
+        match = _AUTHORITY.fullmatch(authority)
+        port = _DEFAULT_PORTS.get(scheme)
+        if match is None or port in (None, int(match[2] or 0)) or authority != authority.lower():
+            raise ValueError(
+                f"allowed_origins: {origin!r} is no origin such as 'https://app.example.com'"
+            )
+    return frozenset(checked)
 
 
 def _same_host(origin: str, host: str) -> bool:
     # Host and port only: behind a proxy that ends TLS the app does not see the scheme.
-    try:
-        theirs = urlsplit(origin)
-        ours = urlsplit(f"//{host}")
-        default = _DEFAULT_PORTS.get(theirs.scheme)
-        return (
-            default is not None
-            and bool(theirs.hostname)
-            and theirs.hostname == ours.hostname
-            and (theirs.port or default) == (ours.port or default)
-        )
-    except ValueError:
+    scheme, _, authority = origin.partition("://")
+    default = _DEFAULT_PORTS.get(scheme)
+    if default is None:
         return False
+    theirs = _host_and_port(authority, default)
+    return theirs is not None and theirs == _host_and_port(host, default)
+
+
+def _host_and_port(authority: str, default_port: int) -> tuple[str, int] | None:
+    match = _AUTHORITY.fullmatch(authority)
+    return match and (match[1].lower(), int(match[2] or default_port))
 
 
 # -- what an error answers

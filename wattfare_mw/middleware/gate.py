@@ -3,7 +3,7 @@ here say step by step what they need; :mod:`.asgi` and :mod:`.wsgi` fetch and se
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import msgspec
@@ -17,6 +17,7 @@ from ..sessions import (
     LetThrough,
     ResolveUser,
     answered,
+    check_origins,
     cors_headers,
     identify,
     logger,
@@ -84,7 +85,7 @@ class Gate:
         self._request_limit = request_limit
         self._models = policy.Models(models)
         self._allow_grants = allow_grants
-        self._origins = _check_origins(allowed_origins)
+        self._origins = check_origins(allowed_origins)
         self._max_body_bytes = max_body_bytes
         self._on_usage = on_usage
         self._let_through = let_through
@@ -271,14 +272,3 @@ def _beside(inference_path: str) -> str:
     if inference_path.endswith(_COMPLETIONS):
         return inference_path.removesuffix(_COMPLETIONS) + "/models"
     return inference_path.rpartition("/")[0] + "/models"
-
-
-def _check_origins(origins: Iterable[str]) -> Collection[str]:
-    checked = [origins] if isinstance(origins, str) else list(origins)
-    for origin in checked:
-        scheme, _, host = origin.partition("://")
-        if scheme not in ("http", "https") or not host or "/" in host or "*" in host:
-            raise ValueError(
-                f"allowed_origins: {origin!r} is no origin such as 'https://app.example.com'"
-            )
-    return frozenset(checked)
