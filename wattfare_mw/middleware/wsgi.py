@@ -139,9 +139,18 @@ def read_body(environ: Environ, limit: int) -> bytes:
     """
 
     def read(size: int) -> bytes:
-        return get_input_stream(environ, max_content_length=size).read(size)
+        return read_all(size, get_input_stream(environ, max_content_length=size).read)
 
     return read_within(limit, read)
+
+
+def read_all(size: int, read: Callable[[int], bytes]) -> bytes:
+    """Up to ``size`` bytes, from a stream that may give fewer at a time than it is asked for."""
+    parts: list[bytes] = []
+    while size > 0 and (part := read(size)):
+        parts.append(part)
+        size -= len(part)
+    return b"".join(parts)
 
 
 def read_within(limit: int, read: Callable[[int], bytes]) -> bytes:

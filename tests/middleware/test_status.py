@@ -1,0 +1,88 @@
+"""The status path: a budget bar needs no token."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from support.drivers import STATUS, Driver
+from support.fake_wattfare import STATUS as TOLD
+from support.fake_wattfare import FakeWattfare
+
+Drive = Callable[..., Driver]
+
+
+def test_get(drive: Drive, fake: FakeWattfare) -> None:
+    answer = drive(resolve_user=lambda request: "ü ser&/%").request("GET", STATUS)
+    assert answer.status == 200
+    assert answer.json == TOLD
+    assert answer.headers["cache-control"] == "no-store"
+    assert fake.next("/status").query == {"appUserId": ["ü ser&/%"]}
+
+
+def test_head(drive: Drive) -> None:
+    driver = drive()
+    head, get = driver.request("HEAD", STATUS), driver.request("GET", STATUS)
+    assert (head.status, head.body) == (200, b"")
+    for answer in (head, get):
+        answer.fields.remove(("x-request-id", answer.headers["x-request-id"]))
+    assert head.headers == get.headers
+
+
+def test_who_is_not_connected_gets_no_error(drive: Drive, fake: FakeWattfare) -> None:
+    told = {"connected": False, "limits": None, "usage": {"monthlyUsd": 0}, "remainingUsd": 0}
+    fake.script = lambda exchange: exchange.answer(told)
+    answer = drive().request("GET", STATUS)
+    assert (answer.status, answer.json) == (200, told)
+
+
+def test_amounts_keep_every_digit(drive: Drive, fake: FakeWattfare) -> None:
+    told = (
+        '{"connected":true,"limits":{"monthlyUsd":20.00},"usage":{"monthlyUsd":0.100000001},'
+        '"remainingUsd":19.899999999}'
+    )
+    fake.script = lambda exchange: exchange.answer(told)
+    body = drive().request("GET", STATUS).body
+    assert b"0.100000001" in body
+    assert b"19.899999999" in body
+
+
+def test_nobody_signed_in(drive: Drive, fake: FakeWattfare) -> None:
+    driver = drive(resolve_user=lambda request: None)
+    answer = driver.request("GET", STATUS)
+    assert (answer.status, answer.code) == (401, "auth")
+    answer = driver.request("HEAD", STATUS)
+    assert (answer.status, answer.body) == (401, b"")
+    assert int(answer.headers["content-length"]) > 0
+    assert not fake.exchanges
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS"])
+def test_other_methods(drive: Drive, fake: FakeWattfare, method: str) -> None:
+    answer = drive().request(method, STATUS)
+    assert (answer.status, answer.code) == (405, "invalid_request")
+    assert answer.headers["allow"] == "GET, HEAD"
+    assert not fake.exchanges
+
+
+@pytest.mark.parametrize("told", ["[]", "{}", '{"connected": "yes"}', "<html>", '{"connected": tr'])
+def test_what_is_no_status(drive: Drive, fake: FakeWattfare, told: str) -> None:
+    fake.script = lambda exchange: exchange.answer(told)
+    answer = drive().request("GET", STATUS)
+    assert (answer.status, answer.code) == (502, "unknown")
+
+
+def test_it_is_tried_again(drive: Drive, fake: FakeWattfare, monkeypatch: Any) -> None:
+    monkeypatch.setattr("random.uniform", lambda low, high: 0.0)
+    left = [("upstream", 503), ("rate_limited", 429)]
+
+    def script(exchange: Any) -> None:
+        if left:
+            exchange.error(*left.pop())
+        else:
+            exchange.answer(TOLD)
+
+    fake.script = script
+    assert drive().request("GET", STATUS).status == 200
+    assert len(fake.exchanges) == 3
