@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from typing import Any, cast
 
 from asgiref.sync import async_to_sync, sync_to_async
@@ -12,7 +15,21 @@ from asgiref.sync import async_to_sync, sync_to_async
 def call(function: Callable[..., Any], *args: Any) -> Any:
     """Call it from synchronous code; one that is asynchronous runs on an event loop."""
     result = function(*args)
-    return async_to_sync(_awaited)(result) if inspect.isawaitable(result) else result
+    if not inspect.isawaitable(result):
+        return result
+    if not _on_event_loop():
+        return async_to_sync(_awaited)(result)
+    # In an asynchronous view of a synchronous framework: its loop is taken, and waits for us.
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(copy_context().run, asyncio.run, _awaited(result)).result()
+
+
+def _on_event_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 async def call_async(function: Callable[..., Any], *args: Any) -> Any:

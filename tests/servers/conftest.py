@@ -1,0 +1,81 @@
+"""The pairs of frameworks and servers in front of the service, and the two clients."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+
+import httpx
+import openai
+import pytest
+from support.node import Sdk, run_sdk
+from support.servers import PAIRS, Pair, Server, run_server
+from support.service import PATIENCE, App, Service, run_service
+
+
+@pytest.fixture(scope="session")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    with run_service(tmp_path_factory.mktemp("service")) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def app(service: Service) -> Iterator[App]:
+    """The app's account with the service."""
+    with service.app() as account:
+        yield account
+
+
+@pytest.fixture(scope="module", params=PAIRS, ids=lambda pair: pair.name)
+def pair(request: pytest.FixtureRequest) -> Pair:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def server(
+    pair: Pair, service: Service, app: App, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
+    with run_server(pair, service, app.keys, tmp_path_factory.mktemp("home")) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def sdk() -> Iterator[Sdk]:
+    with run_sdk() as running:
+        yield running
+
+
+_numbers = itertools.count()
+
+
+@pytest.fixture
+def new_user() -> Callable[[], str]:
+    """Gives the id of a user of this app whom nobody has seen before."""
+    return lambda: f"user-{next(_numbers)}"
+
+
+@pytest.fixture
+def openai_for() -> Iterator[Callable[[Server, str], openai.OpenAI]]:
+    """The official client, with this user's cookie."""
+    clients: list[openai.OpenAI] = []
+
+    def make(server: Server, user: str | None) -> openai.OpenAI:
+        client = openai.OpenAI(
+            api_key="none of the browser's business",
+            base_url=f"{server.url}/api/wattfare",
+            default_headers={"cookie": f"user={user}"} if user else {},
+            max_retries=0,
+            http_client=openai.DefaultHttpxClient(trust_env=False, timeout=PATIENCE),
+        )
+        clients.append(client)
+        return client
+
+    yield make
+    for client in clients:
+        client.close()
+
+
+@pytest.fixture
+def browser() -> Iterator[httpx.Client]:
+    with httpx.Client(trust_env=False, timeout=PATIENCE) as client:
+        yield client
