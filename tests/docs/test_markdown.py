@@ -1,0 +1,232 @@
+"""What the Markdown says is so: its code is that of examples which are run, its commands and
+options exist, its links lead somewhere."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import textwrap
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from support.service import PATIENCE, App, environment
+
+import wattfare_mw
+from wattfare_mw import errors
+from wattfare_mw.cli.commands import cli
+from wattfare_mw.middleware.wrap import Options
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+README = ROOT / "README.md"
+EXAMPLES = [
+    path for path in sorted((ROOT / "examples").rglob("*")) if path.suffix in (".py", ".js")
+]
+_FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
+
+
+def _name(value: object) -> str | None:
+    return str(value.relative_to(ROOT)) if isinstance(value, Path) else None
+
+
+def _blocks(*languages: str) -> list[Any]:
+    blocks: list[Any] = []
+    for page in PAGES:
+        text = page.read_text()
+        for fence in _FENCE.finditer(text):
+            if fence[2] in languages:
+                line = text.count("\n", 0, fence.start()) + 1
+                name = f"{page.relative_to(ROOT)}:{line}"
+                blocks.append(pytest.param(textwrap.dedent(fence[3]), id=name))
+    return blocks
+
+
+def test_every_block_says_its_language() -> None:
+    known = {"python", "js", "sh", "json", "text", "http"}
+    for page in PAGES:
+        for fence in _FENCE.finditer(page.read_text()):
+            assert fence[2] in known, f"{page.name}: {fence[0][:60]!r}"
+
+
+@pytest.mark.parametrize("block", _blocks("python", "js"))
+def test_code_is_that_of_an_example(block: str) -> None:
+    """Each of its paragraphs stands in one example, in the same order; and `test_examples.py`
+    runs every example."""
+    paragraphs = re.split(r"\n{2,}", block.strip("\n"))
+    assert any(_holds(path.read_text(), paragraphs) for path in EXAMPLES), (
+        "this block is in no example"
+    )
+
+
+def _holds(source: str, paragraphs: list[str]) -> bool:
+    lines = source.splitlines()
+    place = 0
+    for paragraph in paragraphs:
+        wanted = textwrap.dedent(paragraph).splitlines()
+        for start in range(place, len(lines) - len(wanted) + 1):
+            found = textwrap.dedent("\n".join(lines[start : start + len(wanted)])).splitlines()
+            if found == wanted:
+                place = start + len(wanted)
+                break
+        else:
+            return False
+    return True
+
+
+# -- commands
+
+
+@pytest.mark.parametrize("block", _blocks("sh"))
+def test_commands_exist(block: str) -> None:
+    targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
+    for line in block.replace("\\\n", " ").splitlines():
+        words = shlex.split(line, comments=True)
+        while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
+            words.pop(0)
+        match words:
+            case []:
+                pass
+            case ["make", *rest]:
+                assert {word for word in rest if "=" not in word} <= set(targets), line
+            case ["pip", "install", *what]:
+                for extra in re.findall(r"\[(.*?)\]", " ".join(what)):
+                    assert set(extra.split(",")) <= set(extras), line
+            case ["wattfare", *rest]:
+                _check_command(cli, rest, line)
+            case ["python", script]:
+                assert (ROOT / script).is_file(), line
+            case ["flask", "--app", app, "run"]:
+                assert (ROOT / f"{app}.py").is_file(), line
+            case ["uvicorn" | "litestar", "--app-dir", folder, *_]:
+                (app,) = re.findall(r"(\w+):app\b", line)
+                assert (ROOT / folder / f"{app}.py").is_file(), line
+            case ["export" | "curl" | "git" | "cd" | "echo", *_]:
+                pass  # `curl` is run below
+            case _:
+                pytest.fail(f"nobody checks this command: {line}")
+
+
+def _check_command(command: click.Command, words: list[str], line: str) -> None:
+    if isinstance(command, click.Group) and words and not words[0].startswith("-"):
+        assert words[0] in command.commands, line
+        _check_command(command.commands[words[0]], words[1:], line)
+        return
+    known = {name for parameter in command.params for name in parameter.opts} | {"--help"}
+    given = {word.split("=")[0] for word in words if word.startswith("--")}
+    assert given <= known, line
+
+
+@pytest.mark.parametrize("block", [b for b in _blocks("sh") if "curl" in b.values[0]])
+def test_curl_lines_work(block: str, app: App) -> None:
+    if shutil.which("curl") is None or shutil.which("bash") is None:
+        pytest.skip("needs curl and bash")
+    app.connect("user_123", monthlyUsd=1)
+    variables = {
+        "WATTFARE_BASE_URL": app.service.url,
+        "WATTFARE_SECRET_KEY": app.keys.secret_key,
+        "WATTFARE_PUBLISHABLE_KEY": app.keys.publishable_key,
+        "TOKEN": app.token("user_123"),
+        "no_proxy": "127.0.0.1",
+    }
+    run = subprocess.run(
+        ["bash", "-euc", block.replace("curl ", "curl --fail-with-body ")],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        env=environment(variables),
+        check=False,
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert '"error"' not in run.stdout
+
+
+def test_every_option_of_serve_is_told() -> None:
+    text = (ROOT / "docs" / "service.md").read_text()
+    for command in ("serve", "apps create"):
+        at: Any = cli
+        for word in command.split():
+            at = at.commands[word]
+        for parameter in at.params:
+            if isinstance(parameter, click.Option):
+                assert f"`{parameter.opts[0]}" in text, parameter.opts[0]
+
+
+# -- names
+
+
+def test_every_option_of_the_middleware_is_told() -> None:
+    told = set(re.findall(r"^\| `(\w+)`", (ROOT / "docs" / "middleware.md").read_text(), re.M))
+    assert {*Options.__annotations__, "interface"} <= told
+
+
+def test_the_defaults_are_those_of_the_code() -> None:
+    defaults = {
+        name: parameter.default
+        for name, parameter in inspect.signature(
+            wattfare_mw.WattfareMiddleware.__init__
+        ).parameters.items()
+    }
+    for page in (README, ROOT / "docs" / "middleware.md"):
+        rows = re.findall(r"^\| `(\w+)` \| `(.*?)` \|", page.read_text(), re.M)
+        rows = [(name, told) for name, told in rows if name in defaults]
+        assert len(rows) > 8
+        for name, told in rows:
+            shown = "20 * 2**20" if name == "max_body_bytes" else repr(defaults[name])
+            assert told.replace('"', "'") == shown, (page.name, name)
+
+
+def test_every_error_is_told() -> None:
+    text = (ROOT / "docs" / "errors.md").read_text()
+    for name in wattfare_mw.__all__:
+        if name.endswith("Error"):
+            assert f"`{name}`" in text, name
+    for code in (*errors._CLASSES, "invalid_request", "upstream", "unknown"):
+        assert f"`{code}`" in text, code
+
+
+def test_names_in_the_text_exist() -> None:
+    known = set(wattfare_mw.__all__)
+    for page in PAGES:
+        for name in re.findall(r"`((?:Async)?Wattfare\w*)\b", page.read_text()):
+            assert name in known | {"WattfarePlugin"}, (page.name, name)
+
+
+# -- links
+
+
+@pytest.mark.parametrize("page", PAGES, ids=_name)
+def test_links_lead_somewhere(page: Path) -> None:
+    text = _FENCE.sub("", page.read_text())
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if target.startswith(("http://", "https://")):
+            continue
+        path, _, anchor = target.partition("#")
+        file = (page.parent / path).resolve() if path else page
+        assert file.exists(), f"{page.name}: {target}"
+        assert file.is_relative_to(ROOT), f"{page.name}: {target}"
+        if anchor:
+            assert anchor in _anchors(file), f"{page.name}: {target}"
+
+
+def _anchors(page: Path) -> set[str]:
+    """As GitHub makes them of headings."""
+    headings = re.findall(r"^#+ (.*)$", _FENCE.sub("", page.read_text()), re.MULTILINE)
+    return {
+        re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings
+    }
+
+
+def test_every_page_is_linked() -> None:
+    linked = set(re.findall(r"\]\(docs/([\w-]+\.md)", README.read_text()))
+    assert linked == {path.name for path in (ROOT / "docs").glob("*.md")}
+    assert os.path.lexists(ROOT / "LICENSE")
