@@ -140,6 +140,14 @@ def test_the_page_of_the_flask_app(serve: Any) -> None:
     assert "/api/wattfare/status" in example.http.get("/plain.js").text
 
 
+def test_the_name_by_which_a_csrf_extension_exempts_the_paths(serve: Any) -> None:
+    views = serve("flask_app").module.app.view_functions
+    named = {f"{view.__module__}.{view.__name__}" for name, view in views.items() if ":" in name}
+    page = EXAMPLES.parent / "docs" / "flask.md"
+    assert named == {"wattfare_flask.wattfare"}
+    assert 'csrf.exempt("wattfare_flask.wattfare")' in page.read_text()
+
+
 def test_a_stream_from_a_blueprint(serve: Any) -> None:
     example: Example = serve("flask_factory")
     example.sign_in()
