@@ -78,6 +78,10 @@ class Gate:
     ) -> None:
         if not callable(resolve_user):
             raise TypeError("resolve_user is a function that gives a request's user id, or None")
+        if on_usage is not None and not callable(on_usage):
+            raise TypeError("on_usage is a function, or None")
+        if type(max_body_bytes) is not int or max_body_bytes < 1:
+            raise ValueError("max_body_bytes is a number of bytes")
         if not callable(request_limit):
             calls.session_request(request_limit)  # nonsense is told when the app starts
         self.service = service

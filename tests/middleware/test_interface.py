@@ -1,0 +1,241 @@
+"""Which interface an app has, seen from the app; and that servers see ours."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import pytest
+import uvicorn
+from asgiref.wsgi import WsgiToAsgi
+from fastapi import FastAPI
+from flask import Flask
+from hypercorn.app_wrappers import ASGIWrapper
+from hypercorn.utils import is_asgi, wrap_app
+from litestar import Litestar
+from starlette.applications import Starlette
+from starlette.middleware.gzip import GZipMiddleware
+from support.fake_wattfare import SECRET_KEY
+from werkzeug.middleware.proxy_fix import ProxyFix
+from werkzeug.wrappers import Request as WerkzeugRequest
+
+from wattfare_mw import AsyncWattfare, Wattfare, WattfareAuthError, WattfareMiddleware
+from wattfare_mw.middleware.asgi import WattfareASGIMiddleware
+from wattfare_mw.middleware.wsgi import WattfareWSGIMiddleware
+
+OPTIONS: dict[str, Any] = {"resolve_user": lambda request: "u", "secret_key": SECRET_KEY}
+
+
+async def asgi_function(scope: Any, receive: Any, send: Any) -> None: ...
+
+
+def wsgi_function(environ: Any, start_response: Any) -> Any: ...
+
+
+def returns_a_coroutine(scope: Any, receive: Any, send: Any) -> Any:
+    return asgi_function(scope, receive, send)
+
+
+def wsgi_generator(environ: Any, start_response: Any) -> Any:
+    yield b""
+
+
+class ASGIObject:
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None: ...
+
+    async def method(self, scope: Any, receive: Any, send: Any) -> None: ...
+
+
+class SyncASGIObject:
+    def __call__(self, scope: Any, receive: Any, send: Any) -> Any: ...
+
+
+class WSGIObject:
+    def __call__(self, environ: Any, start_response: Any) -> Any: ...
+
+    def method(self, environ: Any, start_response: Any) -> Any: ...
+
+    @staticmethod
+    def static(environ: Any, start_response: Any) -> Any: ...
+
+    @classmethod
+    def of_class(cls, environ: Any, start_response: Any) -> Any: ...
+
+
+class DjangoLikeWSGIHandler:
+    request_class = object
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None: ...
+
+    def __call__(self, environ: Any, start_response: Any) -> Any: ...
+
+
+class DjangoLikeASGIHandler(DjangoLikeWSGIHandler):
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> Any: ...
+
+
+class AsyncArgs:
+    async def __call__(self, *args: Any) -> None: ...
+
+
+def decorated(function: Any) -> Any:
+    @functools.wraps(function)
+    def around(*args: Any, **kwargs: Any) -> Any:
+        return function(*args, **kwargs)
+
+    return around
+
+
+def with_more(more: Any, scope: Any, receive: Any, send: Any) -> None: ...
+
+
+async def async_with_more(more: Any, scope: Any, receive: Any, send: Any) -> None: ...
+
+
+@WerkzeugRequest.application
+def werkzeug_app(request: Any) -> Any: ...
+
+
+def _flask_wrapped() -> Any:
+    app = Flask("x")
+    app.wsgi_app = ProxyFix(app.wsgi_app)  # type: ignore[method-assign]
+    return app
+
+
+@pytest.mark.parametrize(
+    "app",
+    [
+        asgi_function,
+        returns_a_coroutine,
+        ASGIObject(),
+        ASGIObject().method,
+        SyncASGIObject(),
+        DjangoLikeASGIHandler(),
+        AsyncArgs(),
+        decorated(asgi_function),
+        functools.partial(asgi_function),
+        functools.partial(functools.partial(async_with_more, 1)),
+        functools.partial(with_more, 1),
+        lambda scope, receive, send: None,
+        Starlette(),
+        FastAPI(),
+        Litestar(),
+        GZipMiddleware(Starlette()),
+        WsgiToAsgi(wsgi_function),
+    ],
+)
+def test_asgi(app: Any) -> None:
+    middleware = WattfareMiddleware(app, **OPTIONS)
+    assert type(middleware) is WattfareASGIMiddleware
+    assert type(WattfareMiddleware(middleware, **OPTIONS)) is WattfareASGIMiddleware
+    assert type(WattfareMiddleware(decorated(middleware), **OPTIONS)) is WattfareASGIMiddleware
+    # As servers look at it.
+    config = uvicorn.Config(middleware, log_config=None)
+    config.load()
+    assert config.interface == "asgi3"
+    assert is_asgi(middleware)
+    assert isinstance(wrap_app(middleware, 1000, None), ASGIWrapper)
+
+
+@pytest.mark.parametrize(
+    "app",
+    [
+        wsgi_function,
+        wsgi_generator,
+        WSGIObject(),
+        WSGIObject().method,
+        WSGIObject.static,
+        WSGIObject.of_class,
+        DjangoLikeWSGIHandler(),
+        decorated(wsgi_function),
+        functools.partial(wsgi_function),
+        lambda environ, start_response: None,
+        Flask("x"),
+        Flask("x").wsgi_app,
+        _flask_wrapped(),
+        ProxyFix(wsgi_function),
+    ],
+)
+def test_wsgi(app: Any) -> None:
+    middleware: Any = WattfareMiddleware(app, **OPTIONS)
+    assert type(middleware) is WattfareWSGIMiddleware
+    assert type(WattfareMiddleware(middleware, **OPTIONS)) is WattfareWSGIMiddleware
+    assert not is_asgi(middleware)
+    assert not isinstance(wrap_app(middleware, 1000, None), ASGIWrapper)
+
+
+@pytest.mark.parametrize(
+    "app",
+    [
+        lambda *args: None,
+        lambda *args, **kwargs: None,
+        lambda a, b, c=None: None,
+        lambda a: None,
+        lambda: None,
+        print,
+        with_more,
+        werkzeug_app,
+    ],
+)
+def test_what_cannot_be_told_is_said(app: Any) -> None:
+    with pytest.raises(TypeError, match="interface='asgi' or interface='wsgi'"):
+        WattfareMiddleware(app, **OPTIONS)
+    for interface, kind in (("asgi", WattfareASGIMiddleware), ("wsgi", WattfareWSGIMiddleware)):
+        assert type(WattfareMiddleware(app, interface=interface, **OPTIONS)) is kind
+
+
+@pytest.mark.parametrize(
+    "app", [None, 7, "app:app", object(), Flask, Starlette, ASGIObject, [], {}]
+)
+def test_what_is_no_app(app: Any) -> None:
+    with pytest.raises(TypeError, match="no app"):
+        WattfareMiddleware(app, **OPTIONS)
+
+
+def test_an_interface_that_there_is_not() -> None:
+    with pytest.raises(ValueError, match="'auto', 'asgi' or 'wsgi'"):
+        WattfareMiddleware(asgi_function, interface="ASGI", **OPTIONS)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "told"),
+    [
+        ({"resolve_user": None}, TypeError, "resolve_user"),
+        ({"resolve_user": "user"}, TypeError, "resolve_user"),
+        ({"secret_key": "pk_test_1"}, WattfareAuthError, "sk_"),
+        ({"secret_key": ""}, WattfareAuthError, "sk_"),
+        ({"base_url": "wattfare.com"}, ValueError, "base_url"),
+        ({"client": object(), "secret_key": None}, TypeError, "client"),
+        ({"client": Wattfare(SECRET_KEY)}, TypeError, "not both"),
+        ({"on_usage": "x"}, TypeError, "on_usage"),
+        ({"max_body_bytes": "20MB"}, ValueError, "max_body_bytes"),
+        ({"max_body_bytes": -1}, ValueError, "max_body_bytes"),
+        ({"unknown": 1}, TypeError, "unknown"),
+    ],
+)
+@pytest.mark.parametrize("app", [asgi_function, wsgi_function])
+def test_an_option_of_no_use_is_told_when_the_app_starts(
+    app: Any, options: Any, error: Any, told: str
+) -> None:
+    with pytest.raises(error, match=told):
+        WattfareMiddleware(app, **{**OPTIONS, **options})
+
+
+def test_the_key_of_the_environment(monkeypatch: Any) -> None:
+    monkeypatch.delenv("WATTFARE_SECRET_KEY", raising=False)
+    with pytest.raises(WattfareAuthError, match="WATTFARE_SECRET_KEY"):
+        WattfareMiddleware(asgi_function, resolve_user=lambda request: "u")
+    monkeypatch.setenv("WATTFARE_SECRET_KEY", SECRET_KEY)
+    monkeypatch.setenv("WATTFARE_BASE_URL", "http://127.0.0.1:1/api/v1/")
+    middleware = WattfareMiddleware(asgi_function, resolve_user=lambda request: "u")
+    assert SECRET_KEY not in repr(middleware)
+    assert middleware._client.base_url == "http://127.0.0.1:1"
+
+
+@pytest.mark.parametrize("kind", [Wattfare, AsyncWattfare])
+@pytest.mark.parametrize("app", [asgi_function, wsgi_function])
+def test_a_client_of_either_kind(app: Any, kind: Any) -> None:
+    middleware = WattfareMiddleware(
+        app, resolve_user=lambda request: "u", client=kind(SECRET_KEY, base_url="http://x")
+    )
+    assert middleware._client.base_url == "http://x"
