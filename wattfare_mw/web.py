@@ -65,7 +65,7 @@ class Request:
     ) -> None:
         self.method = method
         self.path = path
-        self.headers = headers
+        self.headers = headers if isinstance(headers, Headers) else Headers(headers.items())
         self.query_string = query_string
         self.client = client
         self.raw = raw

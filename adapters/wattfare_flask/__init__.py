@@ -41,7 +41,7 @@ class WattfareMiddleware:
 
     def __init__(self, app: flask.Flask | None = None, **options: Unpack[Options]) -> None:
         self._options = options
-        self._wsgi_apps: list[Callable[..., Iterable[bytes]]] = []
+        self._extensions: list[_Extension] = []
         if app is not None:
             self.init_app(app)
 
@@ -53,8 +53,7 @@ class WattfareMiddleware:
             TypeError, ValueError: an option is of no use; the message says which.
         """
         # As it is now: assigned to `app.wsgi_app` later, we must not call ourselves.
-        wsgi_app = app.wsgi_app
-        extension = _Extension(wsgi_app, **_configured(self._options, app.config))
+        extension = _Extension(app.wsgi_app, **_configured(self._options, app.config))
         app.extensions[_EXTENSION] = extension
         for path in extension.paths:
             endpoint = f"wattfare:{path}"
@@ -64,15 +63,20 @@ class WattfareMiddleware:
             app.endpoint(endpoint)(extension.view(path))
         if WattfareError not in app.error_handler_spec[None][None]:  # the app's own goes first
             app.register_error_handler(WattfareError, _answer_error)
-        self._wsgi_apps.append(wsgi_app)
+        self._extensions.append(extension)
+
+    def close(self) -> None:
+        """Close the connections that are our own, of all its apps; done at exit, too."""
+        for extension in self._extensions:
+            extension.close()
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-        if len(self._wsgi_apps) != 1:
+        if len(self._extensions) != 1:
             raise RuntimeError(
-                f"this WattfareMiddleware has {len(self._wsgi_apps)} apps, and is a WSGI app with"
+                f"this WattfareMiddleware has {len(self._extensions)} apps, and is a WSGI app with"
                 " one: call init_app(app), and where there are more, point the server at an app"
             )
-        return self._wsgi_apps[0](environ, start_response)
+        return self._extensions[0].app(environ, start_response)
 
 
 def get_user() -> User:
