@@ -31,6 +31,7 @@ def fake(_fake: FakeWattfare) -> Iterator[FakeWattfare]:
 
 @pytest.fixture(params=["asgi", "wsgi"])
 def interface(request: pytest.FixtureRequest) -> str:
+    """Which side; a test of one side alone names it by indirect parametrization."""
     return request.param
 
 

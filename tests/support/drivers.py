@@ -220,6 +220,11 @@ class ASGIDriver:
         async def run() -> None:
             try:
                 await self.middleware(scope, messages.get, send)
+                # The server goes on in this task: no cancellation of ours may be left in it.
+                task = asyncio.current_task()
+                assert task is not None
+                assert not task.cancelling()
+                await asyncio.sleep(0)
             except BaseException as error:
                 live.chunks.put(error)
                 raise

@@ -1,0 +1,351 @@
+"""When the client goes away, the call to the service is closed; and a cancellation that is not
+ours goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import threading
+from collections.abc import Callable
+from concurrent.futures import CancelledError
+from typing import Any
+
+import pytest
+from support.drivers import (
+    INFERENCE,
+    JSON,
+    MODELS,
+    STATUS,
+    TOKEN,
+    ASGIDriver,
+    Driver,
+    Live,
+    body_of,
+    scope_of,
+)
+from support.fake_wattfare import (
+    DONE,
+    PATIENCE,
+    USAGE,
+    Exchange,
+    FakeWattfare,
+    held,
+    held_stream,
+    word,
+)
+
+from wattfare_mw import TokenUsage
+
+Drive = Callable[..., Driver]
+asgi_only = pytest.mark.parametrize("interface", ["asgi"], indirect=True)
+wsgi_only = pytest.mark.parametrize("interface", ["wsgi"], indirect=True)
+STREAM = body_of(stream=True)
+
+
+def nothing_came(live: Live) -> None:
+    assert live.rest() == b""
+    assert not live.started.is_set()
+
+
+@asgi_only
+@pytest.mark.parametrize("body", [body_of(), STREAM])
+def test_asgi_before_the_first_byte(drive: Drive, fake: FakeWattfare, body: bytes) -> None:
+    fake.script = held
+    live = drive().open("POST", INFERENCE, JSON, body)
+    exchange = fake.next()
+    live.close()
+    exchange.wait_gone()
+    nothing_came(live)
+
+
+@asgi_only
+@pytest.mark.parametrize(
+    ("method", "path"), [("POST", TOKEN), ("GET", STATUS), ("HEAD", STATUS), ("GET", MODELS)]
+)
+def test_asgi_on_every_path(drive: Drive, fake: FakeWattfare, method: str, path: str) -> None:
+    fake.script = held
+    live = drive().open(method, path)
+    exchange = fake.next(fake_path(path))
+    live.close()
+    exchange.wait_gone()
+    nothing_came(live)
+
+
+def fake_path(path: str) -> str:
+    return {TOKEN: "/sessions", STATUS: "/status", MODELS: "/models"}[path]
+
+
+@asgi_only
+def test_asgi_in_the_middle_of_a_json_answer(drive: Drive, fake: FakeWattfare) -> None:
+    fake.script = lambda x: (x.head(200, {"content-length": "99"}), x.send(b"{"))
+    live = drive().open("POST", INFERENCE, JSON, body_of())
+    exchange = fake.next()
+    live.close()
+    exchange.wait_gone()
+    nothing_came(live)
+
+
+@asgi_only
+@pytest.mark.parametrize("half", [b"", b"data: half"])
+def test_asgi_in_the_middle_of_a_stream(
+    drive: Drive, fake: FakeWattfare, caplog: Any, half: bytes
+) -> None:
+    caplog.set_level("INFO", "wattfare_mw")
+    told: list[Any] = []
+    fake.script = held_stream
+    driver = drive(on_usage=lambda *args: told.append(args))
+    live = driver.open("POST", INFERENCE, JSON, STREAM)
+    exchange = fake.next()
+    exchange.chunk(word("one", usage=USAGE) + half)
+    assert live.next() == word("one", usage=USAGE)
+    live.close()
+    exchange.wait_gone()
+    assert live.rest() == b""  # no half event, and nobody to tell of it
+    assert [args[2] for args in told] == [TokenUsage(5, 3, 8)]
+    assert "outcome=gone" in caplog.text
+
+
+@asgi_only
+def test_asgi_between_two_tries(drive: Drive, fake: FakeWattfare, monkeypatch: Any) -> None:
+    asleep = threading.Event()
+
+    async def sleep(seconds: float) -> None:
+        asleep.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr("wattfare_mw.client.asyncio.sleep", sleep)
+    fake.script = lambda x: x.error("upstream", 503)
+    live = drive().open("GET", STATUS)
+    assert asleep.wait(PATIENCE)
+    monkeypatch.undo()
+    live.close()
+    nothing_came(live)
+
+
+@asgi_only
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("started", [False, True])
+def test_asgi_a_cancellation_that_is_not_ours(
+    drive: Drive, fake: FakeWattfare, stream: bool, started: bool
+) -> None:
+    """The server stops: the call is closed, and the task is cancelled as it was asked to be."""
+    told = threading.Event()
+    fake.script = held_stream if started else held
+    driver = drive(on_usage=lambda *args: told.set())
+    live: Any = driver.open("POST", INFERENCE, JSON, body_of(stream=stream))
+    exchange = fake.next()
+    if started:
+        exchange.chunk(word("one"))
+        assert live.next() == word("one")
+    live.task.cancel()
+    exchange.wait_gone()
+    with pytest.raises((CancelledError, asyncio.CancelledError)):
+        live.rest()
+    assert told.is_set() == started
+
+
+@asgi_only
+def test_asgi_both_at_once(drive: Drive, fake: FakeWattfare) -> None:
+    """The client goes away and the server stops: ours ends with us, the server's does not."""
+    fake.script = held
+    driver: Any = drive()
+    live: Any = driver.open("POST", INFERENCE, JSON, STREAM)
+    exchange = fake.next()
+
+    def both() -> None:
+        live.close()
+        live.task.cancel()
+
+    driver.loop.loop.call_soon_threadsafe(both)
+    exchange.wait_gone()
+    with pytest.raises((CancelledError, asyncio.CancelledError)):
+        live.rest()
+
+
+@asgi_only
+def test_asgi_a_cancellation_of_the_apps_own(drive: Drive) -> None:
+    async def resolve_user(request: Any) -> str:
+        raise asyncio.CancelledError
+
+    live = drive(resolve_user=resolve_user).open("POST", TOKEN)
+    with pytest.raises(asyncio.CancelledError):
+        live.rest()
+
+
+@asgi_only
+@pytest.mark.parametrize("error", [OSError, BrokenPipeError, ConnectionResetError, ValueError])
+@pytest.mark.parametrize("at", [0, 1])
+def test_asgi_a_server_that_says_so_where_we_send(
+    drive: Drive, fake: FakeWattfare, error: type[Exception], at: int
+) -> None:
+    fake.script = lambda x: (x.start_stream(), x.chunk(word("one")))
+    driver: Any = drive()
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        if not sent:
+            sent.append(None)
+            return {"type": "http.request", "body": STREAM}
+        return await asyncio.Event().wait()
+
+    async def send(message: Any) -> None:
+        if len(sent) > at:
+            raise error
+        sent.append(message)
+
+    call = driver.middleware(scope_of("POST", INFERENCE, JSON), receive, send)
+    if issubclass(error, OSError):
+        driver.loop.run(call)
+    else:  # somebody's bug, between the server and us
+        with pytest.raises(error):
+            driver.loop.run(call)
+    fake.next().wait_gone()
+
+
+@asgi_only
+@pytest.mark.parametrize("left_at", range(6))
+def test_asgi_at_whichever_moment(drive: Drive, fake: FakeWattfare, left_at: int) -> None:
+    """Nothing is raised, and no cancellation is left behind (the driver looks)."""
+    driver = drive()
+    for body in (body_of(), STREAM):
+        leave: list[Callable[[], None]] = []
+        steps = 0
+
+        def script(exchange: Exchange, leave: Any = leave) -> None:
+            nonlocal steps
+            whole = [
+                lambda: exchange.start_stream(),
+                lambda: exchange.chunk(word("one")),
+                lambda: exchange.chunk(word("two")),
+                lambda: exchange.chunk(DONE),
+                lambda: exchange.end(),
+            ]
+            for number, step in enumerate(whole):
+                if number == left_at:
+                    leave[0]()
+                step()
+            if left_at == len(whole):
+                leave[0]()
+
+        fake.script = script
+        ready = threading.Event()
+
+        def when_ready(exchange: Exchange, ready: Any = ready, script: Any = script) -> None:
+            assert ready.wait(PATIENCE)
+            script(exchange)
+
+        fake.script = when_ready
+        live = driver.open("POST", INFERENCE, JSON, body)
+        leave.append(live.close)
+        ready.set()
+        assert (word("one") + word("two") + DONE).startswith(live.rest())
+
+
+@asgi_only
+def test_asgi_no_task_is_left(drive: Drive, fake: FakeWattfare) -> None:
+    driver: Any = drive()
+    for body in (body_of(), STREAM):
+        driver.request("POST", INFERENCE, JSON, body)
+
+    async def names() -> list[str]:
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        return [str(task) for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+
+    assert [name for name in driver.loop.run(names()) if "_watch" in name] == []
+
+
+@asgi_only
+def test_asgi_a_receive_that_fails(drive: Drive, fake: FakeWattfare, caplog: Any) -> None:
+    driver: Any = drive()
+    sent: list[Any] = []
+    asked = 0
+
+    async def receive() -> Any:
+        nonlocal asked
+        asked += 1
+        if asked == 1:
+            return {"type": "http.request", "body": body_of()}
+        raise RuntimeError("there is no more")
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    driver.loop.run(driver.middleware(scope_of("POST", INFERENCE, JSON), receive, send))
+    gc.collect()
+    assert asked == 2
+    assert sent[0]["status"] == 200
+    assert not [record for record in caplog.records if record.name == "asyncio"]
+
+
+# -- WSGI, where nobody tells
+
+
+@wsgi_only
+def test_wsgi_closed_with_the_next_chunk(drive: Drive, fake: FakeWattfare, caplog: Any) -> None:
+    caplog.set_level("INFO", "wattfare_mw")
+    told: list[Any] = []
+    fake.script = held_stream
+    driver = drive(on_usage=lambda *args: told.append(args))
+    live = driver.open("POST", INFERENCE, JSON, STREAM)
+    exchange = fake.next()
+    exchange.chunk(word("one"))
+    assert live.next() == word("one")
+    live.close()
+    exchange.chunk(word("two"))
+    exchange.wait_gone()
+    assert live.rest() == b""
+    assert len(told) == 1
+    assert "outcome=gone" in caplog.text
+
+
+@wsgi_only
+@pytest.mark.parametrize("read", [0, 1])
+@pytest.mark.parametrize("how", ["close", "drop"])
+def test_wsgi_a_server_that_takes_no_more(
+    drive: Drive, fake: FakeWattfare, read: int, how: str
+) -> None:
+    told: list[Any] = []
+    driver: Any = drive(on_usage=lambda *args: told.append(args))
+    fake.script = lambda x: (x.start_stream(), x.chunk(word("one")))
+    result = iter(driver.middleware(*_call(STREAM)))
+    for _ in range(read):
+        assert next(result) == word("one")
+    if how == "close":
+        result.close()
+        result.close()
+        assert list(result) == []
+    else:  # as werkzeug's lint does where the app behind has failed
+        del result
+        gc.collect()
+    fake.next().wait_gone()
+    assert len(told) == 1
+
+
+@wsgi_only
+def test_wsgi_a_start_response_that_fails(drive: Drive, fake: FakeWattfare) -> None:
+    driver: Any = drive()
+    fake.script = held_stream
+    environ, _ = _call(STREAM)
+
+    def start_response(*args: Any) -> Any:
+        raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        driver.middleware(environ, start_response)
+    gc.collect()
+    fake.next().wait_gone()
+
+
+def _call(body: bytes) -> tuple[Any, Any]:
+    from support.drivers import environ_of, with_length
+
+    return environ_of("POST", INFERENCE, with_length(JSON, body), body), lambda *args: None
+
+
+def test_a_complete_call_gives_its_connection_back(drive: Drive, fake: FakeWattfare) -> None:
+    driver = drive()
+    for body in (body_of(), STREAM, body_of(), STREAM):
+        assert driver.request("POST", INFERENCE, JSON, body).status == 200
+    assert len({id(exchange.writer) for exchange in fake.exchanges}) == 1
+    assert not isinstance(driver, ASGIDriver) or driver.loop.loop.is_running()
