@@ -168,7 +168,7 @@ def session_request(request_limit: object) -> SessionRequest:
         WattfareError: ``invalid_request``; it is none of the kinds that are taken.
     """
     if isinstance(request_limit, SessionRequest):
-        return request_limit
+        request_limit = request_limit.request_limit
     if request_limit is None or isinstance(request_limit, RequestLimit):
         return SessionRequest(request_limit)
     return SessionRequest(RequestLimit(request_limit))  # type: ignore[arg-type]  # it checks

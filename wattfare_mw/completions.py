@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from decimal import Decimal
 from typing import Any
 
@@ -9,7 +10,7 @@ import msgspec
 
 from . import money, sse
 from .errors import WattfareError, error_from_answer, wire_error
-from .types import TokenUsage, decode
+from .types import TokenUsage, decode, decode_raw
 
 
 class ToolCall(msgspec.Struct, frozen=True):
@@ -169,7 +170,7 @@ def read_completion(status: int, body: bytes) -> Completion:
         wire = decode(_Body, body)
         if not wire.choices:
             raise msgspec.ValidationError("no choices")
-        raw = msgspec.json.decode(body)
+        raw = decode_raw(body)
     except msgspec.MsgspecError as error:
         raise not_the_protocol(status, "a chat completion", error) from None
     told = metering(body)
@@ -198,8 +199,7 @@ def not_the_protocol(status: int, wanted: str, error: Exception | None = None) -
 
 def _error_in_body(status: int, body: bytes) -> WattfareError | None:
     # Some providers fail with a 200 and say so in the body.
-    error = wire_error(body) if b'"error"' in body else None
-    if error is None or not (error.code or error.message):
+    if b'"error"' not in body or wire_error(body) is None:
         return None
     return error_from_answer(502, body)
 
@@ -241,56 +241,52 @@ class StreamReader:
     def text(self) -> str:
         return "".join(self._texts)
 
-    def feed(self, data: bytes) -> list[Chunk]:
-        """The chunks that these bytes complete.
+    def feed(self, data: bytes) -> Iterator[Chunk]:
+        """The chunks that these bytes complete, one by one: those before an error come first,
+        wherever the bytes were cut.
 
         Raises:
             WattfareError: an error event; or an event that is none of this protocol.
         """
         try:
-            return self._read(self._splitter.feed(data))
+            block = self._splitter.feed(data)
         except sse.EventTooLargeError as error:
             raise _broken(str(error)) from None
+        yield from self._read(block)
 
-    def end(self) -> list[Chunk]:
+    def end(self) -> Iterator[Chunk]:
         """The bytes have ended.
 
         Raises:
             WattfareError: ``upstream``; they ended too early.
         """
-        # A server may leave out the empty line behind the very last event.
-        chunks = [] if self.done else self._read(self._splitter.rest + b"\n\n")
+        if not self.done:
+            # A server may leave out the empty line behind the very last event.
+            yield from self._read(self._splitter.rest + b"\n\n")
         if not self.done:
             raise _broken("it ended before its end")
-        return chunks
 
     def broken(self, error: Exception) -> WattfareError:
         """The error to raise where the connection broke."""
         return _broken(str(error).rstrip("."))
 
-    def _read(self, block: bytes) -> list[Chunk]:
-        chunks: list[Chunk] = []
+    def _read(self, block: bytes) -> Iterator[Chunk]:
         for event in sse.events(block):
             if self.done:
-                break
-            if sse.is_done(event.data):
-                self.done = True
-                chunks.extend(self._left_over_calls())
-                break
-            chunks.append(self._chunk(event.data))
-        return chunks
-
-    def _left_over_calls(self) -> list[Chunk]:
-        if not self._calls:
-            return []
-        return [Chunk("", None, self._finish_calls(), None, None, {})]
+                return
+            if not sse.is_done(event.data):
+                yield self._chunk(event.data)
+                continue
+            self.done = True
+            if self._calls:
+                yield Chunk("", None, self._finish_calls(), None, None, {})
 
     def _chunk(self, data: bytes) -> Chunk:
         if (error := sse.error_in(data)) is not None:
             raise error
         try:
             wire = decode(_Body, data)
-            raw = msgspec.json.decode(data)
+            raw = decode_raw(data)
         except msgspec.MsgspecError as error:
             raise _broken(f"an event is no chat completion chunk: {error}") from None
         self.id = wire.id or self.id

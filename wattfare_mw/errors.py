@@ -43,16 +43,9 @@ class WattfareError(Exception):
         return f"{type(self).__name__}({self.message!r}, code={self.code!r}, status={self.status})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Keyword-only arguments: say how a copy is made, or a worker pool cannot hand it back.
-        return (_rebuild, (type(self), self.message, self._fields()))
-
-    def _fields(self) -> dict[str, Any]:
-        return {
-            "code": self.code,
-            "status": self.status,
-            "retry_after": self.retry_after,
-            "request_id": self.request_id,
-        }
+        # Each class has an `__init__` of its own, which a copy must not go through: say how one
+        # is made, or a worker pool cannot hand it back.
+        return (_copy, (type(self), self.message), self.__dict__)
 
     def to_wire(self) -> dict[str, dict[str, str]]:
         """The protocol's JSON: ``{"error": {"code", "message"}}``."""
@@ -125,12 +118,9 @@ class WattfareNetworkError(WattfareError):
         super().__init__(message, **fields)
         self.sent = sent
 
-    def _fields(self) -> dict[str, Any]:
-        return {**super()._fields(), "sent": self.sent}
 
-
-def _rebuild(cls: type[WattfareError], message: str, fields: dict[str, Any]) -> WattfareError:
-    return cls(message, **fields)
+def _copy(cls: type[WattfareError], message: str) -> WattfareError:
+    return cls.__new__(cls, message)  # the rest is its `__dict__`
 
 
 _CLASSES: dict[str, type[WattfareError]] = {
@@ -145,9 +135,14 @@ _CLASSES: dict[str, type[WattfareError]] = {
         WattfareNetworkError,
     )
 }
-#: Every code of the protocol: those that have a class of their own, and the rest.
-CODES = frozenset({*_CLASSES, "invalid_request", "upstream", "unknown"})
-
+#: Every code of the protocol, those that have a class of their own and the rest; and the status
+#: of each, where an error comes without one.
+STATUS_BY_CODE = {
+    **{code: cls.default_status for code, cls in _CLASSES.items()},
+    "invalid_request": 400,
+    "upstream": 502,
+    "unknown": 500,
+}
 #: What a status alone says, where the answer carried no code that we know.
 _CODE_BY_STATUS = {
     401: "auth",
@@ -157,13 +152,16 @@ _CODE_BY_STATUS = {
 }
 
 
-class _WireError(msgspec.Struct):
+class WireError(msgspec.Struct, frozen=True):
+    """What an ``error`` in an answer tells. ``code`` is None where it gives none of words: some
+    providers write a number there."""
+
     code: str | None = None
     message: str = ""
 
 
 class _WireEnvelope(msgspec.Struct):
-    error: _WireError
+    error: dict[str, Any]
 
 
 _decode_envelope = msgspec.json.Decoder(_WireEnvelope).decode
@@ -174,10 +172,12 @@ def make_error(
 ) -> WattfareError:
     """The error of this code, in its class; a code that the protocol does not know goes by its
     status and is named in the message."""
-    if code not in CODES:
+    if code not in STATUS_BY_CODE:
         if code is not None:
             message = f"{message} (code {code[:100]!r})".lstrip()
         code = _CODE_BY_STATUS.get(status or 0, "unknown")
+    if status is None:
+        status = STATUS_BY_CODE[code]
     return _CLASSES.get(code, WattfareError)(message, code=code, status=status, **fields)
 
 
@@ -206,12 +206,22 @@ def error_from_answer(
     return make_error(None, message, **about)
 
 
-def wire_error(body: bytes) -> _WireError | None:
-    """The ``{"error": {"code", "message"}}`` in a body or an event's data, or None."""
+def wire_error(body: bytes) -> WireError | None:
+    """The ``{"error": {"code", "message"}}`` in a body or an event's data, or None; an error that
+    tells nothing at all is none."""
     try:
-        return _decode_envelope(body).error
+        return _told(_decode_envelope(body).error)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
+
+
+def _told(error: Mapping[Any, Any]) -> WireError | None:
+    code, message = error.get("code"), error.get("message")
+    if not code and not message:
+        return None
+    return WireError(
+        code if isinstance(code, str) else None, message if isinstance(message, str) else ""
+    )
 
 
 def retry_after_seconds(value: str | None) -> float | None:
@@ -229,7 +239,7 @@ def to_wattfare_error(error: BaseException | None) -> WattfareError | None:
     It looks through what AI libraries wrap around it: causes, contexts and exception groups,
     and the ``body`` or ``response`` that an HTTP error of openai, pydantic-ai or httpx carries.
     """
-    for inner in _unwrapped(error):
+    for inner in unwrapped(error):
         if isinstance(inner, WattfareError):
             return inner
         found = _from_http_error(inner)
@@ -248,7 +258,9 @@ def is_not_connected(error: BaseException | None) -> bool:
     return isinstance(to_wattfare_error(error), (WattfareNotConnectedError, WattfareFundingError))
 
 
-def _unwrapped(error: BaseException | None) -> Iterator[BaseException]:
+def unwrapped(error: BaseException | None, *, suppressed: bool = False) -> Iterator[BaseException]:
+    """``error``, and all that is behind it and in it; with ``suppressed``, also what a ``from
+    None`` says is not the reason."""
     seen: set[int] = set()
     queue: list[BaseException | None] = [error]
     while queue:
@@ -258,8 +270,8 @@ def _unwrapped(error: BaseException | None) -> Iterator[BaseException]:
         seen.add(id(inner))
         yield inner
         queue.append(inner.__cause__)
-        # `raise X from None` says that the context is not the reason.
-        queue.append(None if inner.__suppress_context__ else inner.__context__)
+        if suppressed or not inner.__suppress_context__:
+            queue.append(inner.__context__)
         if isinstance(inner, BaseExceptionGroup):
             queue.extend(inner.exceptions)  # pyright: ignore[reportUnknownMemberType,reportUnknownArgumentType]
 
@@ -273,12 +285,12 @@ def _from_http_error(error: BaseException) -> WattfareError | None:
     for body in (getattr(error, "body", None), getattr(response, "_content", None)):
         wire = _wire_error_of(body)
         # Other services have an `error` in their JSON too: only our own codes are ours.
-        if wire is not None and wire.code in CODES - {"unknown"}:
+        if wire is not None and wire.code != "unknown" and wire.code in STATUS_BY_CODE:
             return make_error(wire.code, wire.message, status=status)
     return None
 
 
-def _wire_error_of(body: object) -> _WireError | None:
+def _wire_error_of(body: object) -> WireError | None:
     if isinstance(body, str):
         body = body.encode("utf-8", "replace")
     if isinstance(body, (bytes, bytearray)):
@@ -286,8 +298,6 @@ def _wire_error_of(body: object) -> _WireError | None:
     if isinstance(body, Mapping):
         # The openai package has taken the error out of its envelope already.
         inner: object = body.get("error", body)  # pyright: ignore[reportUnknownVariableType,reportUnknownMemberType]
-        try:
-            return msgspec.convert(inner, _WireError)
-        except msgspec.ValidationError:
-            return None
+        if isinstance(inner, Mapping):
+            return _told(inner)  # pyright: ignore[reportUnknownArgumentType]
     return None

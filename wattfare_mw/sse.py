@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from .errors import WattfareError, make_error, wire_error
+from .errors import STATUS_BY_CODE, WattfareError, make_error, wire_error
 
 CONTENT_TYPE = "text/event-stream"
 #: What the data of the last event of a complete answer is.
@@ -37,10 +37,14 @@ class Splitter:
     rest. A chunk that ends with an event, the usual case, is handed back as it is.
     """
 
-    __slots__ = ("_rest",)
+    __slots__ = ("_line_end", "_parts", "_size")
 
     def __init__(self) -> None:
-        self._rest = b""
+        # The half event under way, in the pieces that it came in: joining them at each would take
+        # the square of its length. Its last line end, where it ends with one, is looked at again.
+        self._parts: list[bytes] = []
+        self._size = 0
+        self._line_end = b""
 
     def feed(self, chunk: bytes) -> bytes:
         """The complete events that this chunk ends, as one run of bytes, maybe empty.
@@ -48,36 +52,38 @@ class Splitter:
         Raises:
             EventTooLargeError: the event under way has no end.
         """
-        rest = self._rest
-        data = rest + chunk if rest else chunk
-        cut = _last_event_end(data, len(rest))
-        if cut == len(data):
-            self._rest = b""
-            return data
-        if len(data) - cut > MAX_EVENT_BYTES:
-            raise EventTooLargeError(f"an event of more than {MAX_EVENT_BYTES:,} bytes")
-        self._rest = data[cut:]
-        return data[:cut]
+        seen = len(self._line_end)
+        data = self._line_end + chunk if seen else chunk
+        cut = _last_event_end(data, under_way=bool(self._parts))
+        if cut:
+            whole = b"".join((*self._parts, chunk[: cut - seen])) if self._parts else data[:cut]
+            self._parts, self._size, chunk = [], 0, data[cut:]
+        else:
+            whole = b""
+        if chunk:
+            self._parts.append(chunk)
+            self._size += len(chunk)
+            if self._size > MAX_EVENT_BYTES:
+                raise EventTooLargeError(f"an event of more than {MAX_EVENT_BYTES:,} bytes")
+        ending = data[max(cut, len(data) - 2) :]
+        self._line_end = ending[len(ending.rstrip(b"\r\n")) :]
+        return whole
 
     @property
     def rest(self) -> bytes:
         """The half event at the end."""
-        return self._rest
+        return b"".join(self._parts)
 
 
-def _last_event_end(data: bytes, searched: int) -> int:
+def _last_event_end(data: bytes, *, under_way: bool) -> int:
     """Where the last complete event in ``data`` ends, empty lines behind it included; 0 where
-    none does. The first ``searched`` bytes are half an event, without an end."""
+    none does. ``under_way``: it begins inside of an event."""
     if data.endswith(b"\n\n"):
         return len(data)
-    if searched:
-        end = 0
-        position = len(data[:searched].rstrip(b"\r\n"))  # an end may begin in that half
-    else:
-        # Between two events: an empty line, or the LF of a CRLF, belongs to what is out already.
-        end = len(data) - len(data.lstrip(b"\r\n"))
-        # The common endings are found from behind; one that lies later still can only mix in CRs.
-        position = max(data.rfind(b"\n\n"), data.rfind(b"\r\n\r\n"), end)
+    # Between two events: an empty line, or the LF of a CRLF, belongs to what is out already.
+    end = 0 if under_way else len(data) - len(data.lstrip(b"\r\n"))
+    # The common endings are found from behind; one that lies later still can only mix in CRs.
+    position = max(data.rfind(b"\n\n"), data.rfind(b"\r\n\r\n"), end)
     for match in _EVENT_END.finditer(data, position):
         end = match.end()
     return end
@@ -138,11 +144,8 @@ def error_in(data: bytes) -> WattfareError | None:
     if b'"error"' not in data:
         return None
     error = wire_error(data)
-    if error is None or (error.code is None and not error.message):
+    if error is None:
         return None
-    return make_error(error.code or "upstream", error.message, status=_status_of(error.code))
-
-
-def _status_of(code: str | None) -> int | None:
-    # Inside a stream there is no status: each class knows its own; the rest is the upstream's.
-    return 502 if code in (None, "upstream") else None
+    # Inside a stream there is no status: each code has its own, and the rest is the upstream's.
+    code = error.code or "upstream"
+    return make_error(code, error.message, status=STATUS_BY_CODE.get(code, 502))

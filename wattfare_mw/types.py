@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
 from . import money
+from .errors import WattfareError
 from .money import Usd
 
 T = TypeVar("T")
@@ -105,8 +106,20 @@ class TokenUsage(msgspec.Struct, frozen=True):
 
 
 def encode(value: object) -> bytes:
-    """``value`` as JSON, its amounts as numbers with every digit that they have."""
-    return _ENCODER.encode(value)
+    """``value`` as JSON, its amounts as numbers with every digit that they have.
+
+    Raises:
+        TypeError: something in it has no JSON form.
+        WattfareError: ``invalid_request``; a text in it has none, for half of a surrogate pair.
+    """
+    try:
+        return _ENCODER.encode(value)
+    except UnicodeEncodeError:
+        raise WattfareError(
+            "A text holds half of a surrogate pair, which has no form in UTF-8.",
+            code="invalid_request",
+            status=400,
+        ) from None
 
 
 def decode(shape: type[T], body: bytes) -> T:
@@ -115,8 +128,21 @@ def decode(shape: type[T], body: bytes) -> T:
     Raises:
         msgspec.MsgspecError: it is not JSON, or not of this shape.
     """
+    return _decode(_decoder(shape), body)
+
+
+def decode_raw(body: bytes) -> dict[str, Any]:
+    """A JSON object as it came, for whoever wants more than the shapes here hold.
+
+    Raises:
+        msgspec.MsgspecError: it is none.
+    """
+    return _decode(_RAW_DECODER, body)
+
+
+def _decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
     try:
-        return _decoder(shape).decode(body)
+        return decoder.decode(body)
     except (UnicodeDecodeError, RecursionError) as error:
         raise msgspec.DecodeError(f"JSON is malformed: {type(error).__name__}") from None
 
@@ -133,10 +159,18 @@ def _decode_other(shape: type[Any], value: Any) -> Any:
     raise NotImplementedError(f"{shape.__name__} is no shape of the wire")
 
 
+def _exact(digits: str) -> Decimal:
+    try:
+        return Decimal(digits)
+    except InvalidOperation:  # an exponent of twenty digits
+        raise ValueError("a number out of any range") from None
+
+
+_RAW_DECODER = msgspec.json.Decoder(dict[str, Any])
 _ENCODER = msgspec.json.Encoder(decimal_format="number", enc_hook=_encode_other)
 
 
 @cache
 def _decoder(shape: Any) -> msgspec.json.Decoder[Any]:
     # Numbers come as Decimal, so that no digit is lost on the way through a float.
-    return msgspec.json.Decoder(shape, dec_hook=_decode_other, float_hook=Decimal)
+    return msgspec.json.Decoder(shape, dec_hook=_decode_other, float_hook=_exact)
