@@ -9,9 +9,10 @@ and each event loop and each process has a pool of its own. What fails becomes a
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from . import over_httpx
 from .base import (
@@ -37,6 +38,10 @@ __all__ = [
 ]
 
 
+_SYNC = (("httpx", "Client"), ("httpx2", "Client"))
+_ASYNC = (("httpx", "AsyncClient"), ("httpx2", "AsyncClient"), ("aiohttp", "ClientSession"))
+
+
 def sync_transport(http_client: Any = None) -> Transport:
     """A transport over ``http_client``: an ``httpx.Client``, an ``httpx2.Client``, a function
     that makes one, or None for one of our own.
@@ -45,19 +50,19 @@ def sync_transport(http_client: Any = None) -> Transport:
         TypeError: it is none of these.
     """
     if http_client is None:
-        return over_httpx.HttpxTransport(Pool(over_httpx.own_client, owned=True))
-    if _is_a(http_client, "httpx", "Client") or _is_a(http_client, "httpx2", "Client"):
-        return over_httpx.HttpxTransport(Pool(lambda: http_client, owned=False))
-    if _is_a_client(http_client) or not callable(http_client):
-        raise _wrong_kind(http_client, "an httpx.Client or an httpx2.Client")
+        return over_httpx.HttpxTransport(Pool(over_httpx.own_client, over_httpx.close_client))
+    if _is_a(http_client, _SYNC):
+        return over_httpx.HttpxTransport(Pool(lambda: http_client))
+    if not _may_make(http_client, _SYNC):
+        raise _wrong_kind(http_client, _SYNC)
 
     def make() -> Any:
         client = http_client()
-        if not (_is_a(client, "httpx", "Client") or _is_a(client, "httpx2", "Client")):
-            raise _wrong_kind(client, "a function that gives an httpx.Client or an httpx2.Client")
+        if not _is_a(client, _SYNC):
+            raise _wrong_kind(client, _SYNC)
         return client
 
-    return over_httpx.HttpxTransport(Pool(make, owned=True))
+    return over_httpx.HttpxTransport(Pool(make, over_httpx.close_client))
 
 
 def async_transport(http_client: Any = None) -> AsyncTransport:
@@ -70,53 +75,69 @@ def async_transport(http_client: Any = None) -> AsyncTransport:
     """
     if http_client is None:
         if importlib.util.find_spec("aiohttp") is None:
-            return over_httpx.AsyncHttpxTransport(LoopPool(over_httpx.own_async_client, owned=True))
+            pool = LoopPool(over_httpx.own_async_client, over_httpx.close_async_client)
+            return over_httpx.AsyncHttpxTransport(pool)
         from . import over_aiohttp
 
-        pool = LoopPool(over_aiohttp.own_session, owned=True)
+        pool = LoopPool(over_aiohttp.own_session, over_aiohttp.close_session)
         return over_aiohttp.AiohttpTransport(pool, own=True)
-    if not _is_a_client(http_client) and callable(http_client):
+    if _may_make(http_client, _ASYNC):
         return _MadeTransport(http_client)
     return _async_transport_over(http_client, owned=False)
 
 
 def _async_transport_over(client: Any, *, owned: bool) -> AsyncTransport:
-    if _is_a(client, "httpx", "AsyncClient") or _is_a(client, "httpx2", "AsyncClient"):
-        return over_httpx.AsyncHttpxTransport(LoopPool(lambda: client, owned=owned))
-    if _is_a(client, "aiohttp", "ClientSession"):
+    if not _is_a(client, _ASYNC):
+        raise _wrong_kind(client, _ASYNC)
+    if _is_a(client, (("aiohttp", "ClientSession"),)):
         from . import over_aiohttp
 
-        return over_aiohttp.AiohttpTransport(LoopPool(lambda: client, owned=owned))
-    kinds = "an httpx.AsyncClient, an httpx2.AsyncClient or an aiohttp.ClientSession"
-    raise _wrong_kind(client, kinds)
+        close = over_aiohttp.close_session if owned else None
+        return over_aiohttp.AiohttpTransport(LoopPool(lambda: client, close))
+    close = over_httpx.close_async_client if owned else None
+    return over_httpx.AsyncHttpxTransport(LoopPool(lambda: client, close))
 
 
-def _is_a(value: Any, module: str, name: str) -> bool:
+Kinds = tuple[tuple[str, str], ...]
+
+
+def _classes(kinds: Kinds) -> tuple[type[Any], ...]:
     # A client of a library that nobody has imported cannot be here: nothing need be imported.
-    loaded = sys.modules.get(module)
-    return loaded is not None and isinstance(value, getattr(loaded, name))
+    return tuple(getattr(sys.modules[m], name) for m, name in kinds if m in sys.modules)
 
 
-def _is_a_client(value: Any) -> bool:
-    pairs = [(m, n) for m in ("httpx", "httpx2") for n in ("Client", "AsyncClient")]
-    return any(_is_a(value, m, n) for m, n in [*pairs, ("aiohttp", "ClientSession")])
+def _is_a(value: object, kinds: Kinds) -> bool:
+    return isinstance(value, _classes(kinds))
 
 
-def _wrong_kind(value: object, wanted: str) -> TypeError:
-    kind: type[object] = type(value)
-    return TypeError(f"http_client must be {wanted}, not {kind.__module__}.{kind.__qualname__}")
+def _may_make(value: object, kinds: Kinds) -> bool:
+    """May this be a function that makes one? Of a class it can be told."""
+    if isinstance(value, type):
+        return issubclass(value, _classes(kinds))
+    return callable(value) and not inspect.iscoroutinefunction(value)
+
+
+def _wrong_kind(value: object, kinds: Kinds) -> TypeError:
+    wanted = ", ".join(f"{module}.{name}" for module, name in kinds)
+    kind = cast("type[object]", value if isinstance(value, type) else type(value))
+    return TypeError(
+        f"http_client must be one of {wanted}, or a function that gives one,"
+        f" not {kind.__module__}.{kind.__qualname__}"
+    )
 
 
 class _MadeTransport:
     """Over whatever client the app's function makes: one for each event loop."""
 
     def __init__(self, make: Callable[[], Any]) -> None:
-        self._pool = LoopPool(lambda: _async_transport_over(make(), owned=True), owned=True)
+        self._pool = LoopPool(lambda: _async_transport_over(make(), owned=True), _close)
 
     async def send(self, request: HTTPRequest) -> AsyncAnswer:
         return await self._pool.get().send(request)
 
     async def close(self) -> None:
-        transport = self._pool.take()
-        if transport is not None:
-            await transport.close()
+        await self._pool.close()
+
+
+async def _close(transport: AsyncTransport) -> None:
+    await transport.close()

@@ -6,17 +6,25 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterator,
+    Mapping,
+)
+from contextlib import suppress
 from functools import cache
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
-from weakref import WeakKeyDictionary
+from typing import TYPE_CHECKING, Generic, Protocol, SupportsIndex, TypeVar
 
 import msgspec
 
-from ..errors import WattfareNetworkError
+from ..errors import WattfareNetworkError, unwrapped
 
 if TYPE_CHECKING:
     import ssl
+    from types import TracebackType
 
 C = TypeVar("C")
 
@@ -32,6 +40,9 @@ class Secret(str):
 
     def __repr__(self) -> str:
         return "'…'"
+
+    def __getitem__(self, key: SupportsIndex | slice) -> Secret:
+        return Secret(super().__getitem__(key))  # rich cuts a string before it takes its repr
 
 
 class HTTPRequest(msgspec.Struct, frozen=True):
@@ -99,17 +110,47 @@ class AsyncTransport(Protocol):
     async def close(self) -> None: ...
 
 
-def network_error(error: BaseException, *, sent: bool) -> WattfareNetworkError:
-    # The library's frames hold the headers, and so the secret key, in their local variables;
-    # a reporter of tracebacks may print those. What went wrong stays, where it did does not.
-    inner: BaseException | None = error
-    seen: set[int] = set()
-    while inner is not None and id(inner) not in seen:
-        seen.add(id(inner))
-        inner.__traceback__ = None
-        inner = inner.__cause__ or inner.__context__
-    what = "The connection to Wattfare broke." if sent else "Wattfare could not be reached."
-    return WattfareNetworkError(what, sent=sent)
+class LibraryError(Exception):
+    """What an HTTP library said of a failure: its words, and nothing of what it holds."""
+
+
+class Failures:
+    """A block in which what an HTTP library raises becomes our own error.
+
+    Args:
+        failures: what the library raises where a request fails.
+        never_made: those of them after which nothing can have arrived.
+    """
+
+    __slots__ = ("_failures", "_never_made")
+
+    def __init__(
+        self, failures: tuple[type[Exception], ...], never_made: tuple[type[Exception], ...]
+    ) -> None:
+        self._failures = failures
+        self._never_made = never_made
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if error is None:
+            return
+        # The library's frames hold the headers, and so the secret key, in their local variables,
+        # and a reporter of tracebacks may print those: of a cancellation, too, which is how a
+        # timeout of the app's ends a call. Its errors hold the request, or a proxy's password.
+        for inner in unwrapped(error, suppressed=True):
+            inner.__traceback__ = None
+        if isinstance(error, self._failures):
+            sent = not isinstance(error, self._never_made)
+            what = "The connection to Wattfare broke." if sent else "Wattfare could not be reached."
+            said = LibraryError(f"{type(error).__name__}: {error}")
+            raise WattfareNetworkError(what, sent=sent) from said
 
 
 # -- pools: one for each process, and for each event loop in it
@@ -120,65 +161,114 @@ def network_error(error: BaseException, *, sent: bool) -> WattfareNetworkError:
 _inherited: list[object] = []
 
 
-class Pool(Generic[C]):
-    """One client for each process, made when it is first needed."""
+class _Slot(Generic[C]):
+    """What one process has in a pool. A new one's lock is free, whatever thread of the parent
+    held the other in the moment of the fork."""
 
-    def __init__(self, make: Callable[[], C], *, owned: bool) -> None:
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.client: C | None = None
+
+
+class Pool(Generic[C]):
+    """One client for each process, made when it is first needed.
+
+    Args:
+        make: makes one.
+        close: closes one; None where the client is not ours to close.
+    """
+
+    def __init__(self, make: Callable[[], C], close: Callable[[C], None] | None = None) -> None:
         self._make = make
-        self._owned = owned
-        self._client: C | None = None
-        self._pid = os.getpid()
-        self._lock = threading.Lock()
+        self._close = close
+        self._slots: dict[int, _Slot[C]] = {}
 
     def get(self) -> C:
-        client = self._client
-        if client is not None and self._pid == os.getpid():
-            return client
-        if self._pid != os.getpid():
-            # The parent may have held the lock in the moment of the fork.
-            self._lock = threading.Lock()
-            if self._owned:
-                _inherited.append(self._client)
-                self._client = None
-            self._pid = os.getpid()
-        with self._lock:
-            if self._client is None:
-                self._client = self._make()
-            return self._client
-
-    def take(self) -> C | None:
-        """The client to close, if there is one that is ours to close."""
-        if not self._owned or self._pid != os.getpid():
-            return None
-        client, self._client = self._client, None
+        slot = self._slots.get(os.getpid())
+        if slot is None:
+            _inherited.extend(self._slots.values())
+            slot = self._slots.setdefault(os.getpid(), _Slot())
+        client = slot.client
+        if client is None:
+            with slot.lock:
+                client = slot.client
+                if client is None:
+                    client = slot.client = self._make()
         return client
+
+    def close(self) -> None:
+        """Close this process's client, if there is one that is ours to close."""
+        slot = self._slots.get(os.getpid())
+        if slot is None or self._close is None:
+            return
+        client, slot.client = slot.client, None
+        if client is not None:
+            self._close(client)
+
+
+Lease = AsyncGenerator[C, None]
 
 
 class LoopPool(Generic[C]):
-    """One client for each event loop of each process: a connection cannot leave its loop."""
+    """One client for each event loop of each process: a connection cannot leave its loop. A
+    client that nobody has closed is closed with its loop.
 
-    def __init__(self, make: Callable[[], C], *, owned: bool) -> None:
+    Args:
+        make: makes one.
+        close: closes one; None where the client is not ours to close.
+    """
+
+    def __init__(
+        self, make: Callable[[], C], close: Callable[[C], Awaitable[None]] | None = None
+    ) -> None:
         self._make = make
-        self._owned = owned
-        self._clients: WeakKeyDictionary[asyncio.AbstractEventLoop, C] = WeakKeyDictionary()
+        self._close = close
+        self._clients: dict[asyncio.AbstractEventLoop, tuple[C, Lease[C] | None]] = {}
         self._pid = os.getpid()
+
+    def __len__(self) -> int:
+        return len(self._clients)
 
     def get(self) -> C:
         if self._pid != os.getpid():
-            if self._owned:
-                _inherited.append(self._clients)
-            self._clients, self._pid = WeakKeyDictionary(), os.getpid()
+            _inherited.append(self._clients)
+            self._clients, self._pid = {}, os.getpid()
         loop = asyncio.get_running_loop()
-        client = self._clients.get(loop)
-        if client is None:
-            client = self._clients[loop] = self._make()
-        return client
+        entry = self._clients.get(loop)
+        if entry is None:
+            # A client may hold on to its loop, so that neither would ever go by itself.
+            for other in list(self._clients):
+                if other.is_closed():
+                    self._clients.pop(other, None)
+            client = self._make()
+            lease = None if self._close is None else _lease(client, self._close)
+            entry = self._clients[loop] = (client, lease)
+        return entry[0]
 
-    def take(self) -> C | None:
-        """The client of the running loop, if there is one that is ours to close."""
-        if not self._owned or self._pid != os.getpid():
-            return None
-        return self._clients.pop(asyncio.get_running_loop(), None)
+    async def close(self) -> None:
+        """Close the running loop's client, if there is one that is ours to close."""
+        if self._close is None or self._pid != os.getpid():
+            return
+        _, lease = self._clients.pop(asyncio.get_running_loop(), (None, None))
+        if lease is not None:
+            await lease.aclose()
+
+
+def _lease(client: C, close: Callable[[C], Awaitable[None]]) -> Lease[C]:
+    """An asynchronous generator that closes ``client`` where it ends. A loop ends those that were
+    begun on it before it is closed (``asyncio.run`` sees to it, and so does every server), and
+    has no other word for us."""
+
+    async def lease() -> Lease[C]:
+        try:
+            yield client
+        finally:
+            await close(client)
+
+    begun = lease()
+    with suppress(StopIteration):  # there is nothing to wait for before the `yield`
+        begun.__anext__().__await__().__next__()
+    return begun
 
 
 @cache

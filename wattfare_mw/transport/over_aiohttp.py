@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import urllib.request
 from collections.abc import AsyncIterator, Mapping
-from functools import cache
 from typing import Any
 from urllib.parse import urlsplit
 
 import aiohttp
+import yarl
 
 from ..web import Headers
-from .base import KEEPALIVE_SECONDS, AsyncAnswer, HTTPRequest, LoopPool, network_error, ssl_context
+from .base import KEEPALIVE_SECONDS, AsyncAnswer, Failures, HTTPRequest, LoopPool, ssl_context
+
+# Larger bodies are written in pieces, so that the loop goes on meanwhile (bytes).
+_PIECEMEAL = 2**20
 
 
 def own_session() -> Any:
@@ -22,17 +26,13 @@ def own_session() -> Any:
         ),
         cookie_jar=aiohttp.DummyCookieJar(),
         # Not `trust_env`: that looks for the proxy in a thread, for each request, and lets a
-        # ~/.netrc get in the way of our credentials. `_environment_proxy` is told apart once.
+        # ~/.netrc get in the way of our credentials. Our own look is taken once.
         trust_env=False,
     )
 
 
-@cache
-def _environment_proxy(scheme: str, host: str) -> str | None:
-    if urllib.request.proxy_bypass(host):
-        return None
-    proxies = urllib.request.getproxies()
-    return proxies.get(scheme) or proxies.get("all")
+async def close_session(session: Any) -> None:
+    await session.close()
 
 
 class AiohttpTransport:
@@ -41,39 +41,96 @@ class AiohttpTransport:
     def __init__(self, pool: LoopPool[Any], *, own: bool = False) -> None:
         self._pool = pool
         self._own = own
+        self._proxies: dict[tuple[str, str], str | None] = {}
 
     async def send(self, request: HTTPRequest) -> AsyncAnswer:
         session = self._pool.get()
-        options: dict[str, Any] = {}
+        headers = dict(request.headers)
         if self._own:
-            parts = urlsplit(request.url)
-            options["proxy"] = _environment_proxy(parts.scheme, parts.netloc.rpartition("@")[2])
-        body: Any = request.body
-        if body is not None and len(body) > 2**20:
-            body = io.BytesIO(body)  # written in pieces, so that the loop goes on meanwhile
-        with _AiohttpErrors():
-            response = await session.request(
-                request.method,
-                request.url,
-                headers=request.headers,
-                data=body,
-                allow_redirects=False,
-                auto_decompress=False,
-                raise_for_status=False,
-                timeout=aiohttp.ClientTimeout(
-                    total=None,
-                    connect=request.connect_timeout,
-                    sock_connect=request.connect_timeout,
-                    sock_read=request.read_timeout,
-                ),
-                **options,
-            )
+            options = {"proxy": self._proxy(request.url)}
+        else:
+            options = {"middlewares": _with_our_credentials_only(session, headers)}
+        with _FAILURES:
+            async with asyncio.timeout(_head_timeout(request)) as deadline:
+                response = await session.request(
+                    request.method,
+                    yarl.URL(request.url, encoded=True),
+                    headers=headers,
+                    data=_body(request, deadline),
+                    allow_redirects=False,
+                    auto_decompress=False,
+                    raise_for_status=False,
+                    timeout=aiohttp.ClientTimeout(
+                        total=None,
+                        connect=request.connect_timeout,
+                        sock_connect=request.connect_timeout,
+                        sock_read=request.read_timeout,
+                    ),
+                    **options,
+                )
         return AiohttpAnswer(response)
 
     async def close(self) -> None:
-        session = self._pool.take()
-        if session is not None:
-            await session.close()
+        await self._pool.close()
+
+    def _proxy(self, url: str) -> str | None:
+        parts = urlsplit(url)
+        key = (parts.scheme, parts.netloc)
+        if key not in self._proxies:
+            self._proxies[key] = _environment_proxy(*key)
+        return self._proxies[key]
+
+
+def _environment_proxy(scheme: str, host: str) -> str | None:
+    if urllib.request.proxy_bypass(host):
+        return None
+    proxies = urllib.request.getproxies()
+    proxy = proxies.get(scheme) or proxies.get("all")
+    return f"http://{proxy}" if proxy and "://" not in proxy else proxy
+
+
+def _with_our_credentials_only(session: Any, headers: dict[str, str]) -> tuple[Any, ...]:
+    """The session's own middlewares, and behind them one with the last word: a session of the
+    app's may have cookies, and credentials for other services (from a ~/.netrc, too, where it
+    trusts the environment), which aiohttp refuses to see beside an Authorization of ours."""
+    authorization = headers.pop("authorization")
+
+    async def middleware(outgoing: Any, handler: Any) -> Any:
+        outgoing.headers.popall("cookie", None)
+        outgoing.headers["authorization"] = authorization
+        return await handler(outgoing)
+
+    return (*getattr(session, "_middlewares", ()), middleware)
+
+
+# aiohttp bounds the silence of a service that does not answer, and not that of one that does not
+# read: while a body is being written nothing would ever time out.
+
+
+def _head_timeout(request: HTTPRequest) -> float | None:
+    if request.connect_timeout is None or request.read_timeout is None:
+        return None
+    return request.connect_timeout + request.read_timeout
+
+
+def _body(request: HTTPRequest, deadline: asyncio.Timeout) -> Any:
+    if request.body is None or len(request.body) <= _PIECEMEAL:
+        return request.body
+    return _Pieces(request.body, deadline, request.read_timeout)
+
+
+class _Pieces(io.BytesIO):
+    """A body that is written in pieces; each that is taken puts the deadline off."""
+
+    def __init__(self, body: bytes, deadline: asyncio.Timeout, silence: float | None) -> None:
+        super().__init__(body)
+        self._deadline = deadline
+        self._silence = silence
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if self._silence is not None and not self._deadline.expired():
+            self._deadline.reschedule(asyncio.get_running_loop().time() + self._silence)
+        return super().read(size)
 
 
 class AiohttpAnswer:
@@ -84,14 +141,14 @@ class AiohttpAnswer:
 
     async def read(self) -> bytes:
         try:
-            with _AiohttpErrors():
+            with _FAILURES:
                 return await self._response.read()
         finally:
             await self.close()
 
     async def chunks(self) -> AsyncIterator[bytes]:
         try:
-            with _AiohttpErrors():
+            with _FAILURES:
                 async for chunk in self._response.content.iter_any():
                     yield chunk
         finally:
@@ -102,22 +159,13 @@ class AiohttpAnswer:
         self._response.close()
 
 
-class _AiohttpErrors:
-    """Turns what aiohttp raises into our own."""
-
-    __slots__ = ()
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
-        if error is None:
-            return
-        if isinstance(error, (aiohttp.ClientError, TimeoutError)):
-            never_made = (
-                aiohttp.ClientConnectorError,
-                aiohttp.ConnectionTimeoutError,
-                aiohttp.ClientHttpProxyError,
-                aiohttp.InvalidURL,
-            )
-            raise network_error(error, sent=not isinstance(error, never_made)) from error
+_FAILURES = Failures(
+    (aiohttp.ClientError, TimeoutError),
+    (
+        aiohttp.ClientConnectorError,
+        aiohttp.ConnectionTimeoutError,
+        aiohttp.ClientHttpProxyError,
+        aiohttp.InvalidURL,
+        aiohttp.NonHttpUrlClientError,
+    ),
+)

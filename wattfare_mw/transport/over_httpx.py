@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import AsyncIterator, Iterator, Mapping
+from functools import cache
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any
 
@@ -12,10 +13,10 @@ from .base import (
     KEEPALIVE_SECONDS,
     Answer,
     AsyncAnswer,
+    Failures,
     HTTPRequest,
     LoopPool,
     Pool,
-    network_error,
     ssl_context,
 )
 
@@ -44,6 +45,14 @@ def _options(httpx: Any) -> dict[str, Any]:
     return {"verify": ssl_context(), "cookies": _no_cookies(), "limits": limits}
 
 
+def close_client(client: Any) -> None:
+    client.close()
+
+
+async def close_async_client(client: Any) -> None:
+    await client.aclose()
+
+
 class HttpxTransport:
     """Over an ``httpx.Client`` or an ``httpx2.Client``."""
 
@@ -53,14 +62,12 @@ class HttpxTransport:
     def send(self, request: HTTPRequest) -> Answer:
         client = self._pool.get()
         httpx = _module_of(client)
-        with _HttpxErrors(httpx):
+        with _failures(httpx):
             outgoing = _httpx_request(client, httpx, request)
-            return HttpxAnswer(client.send(outgoing, stream=True, follow_redirects=False), httpx)
+            return HttpxAnswer(client.send(outgoing, **_SENDING), httpx)
 
     def close(self) -> None:
-        client = self._pool.take()
-        if client is not None:
-            client.close()
+        self._pool.close()
 
 
 class AsyncHttpxTransport:
@@ -72,16 +79,16 @@ class AsyncHttpxTransport:
     async def send(self, request: HTTPRequest) -> AsyncAnswer:
         client = self._pool.get()
         httpx = _module_of(client)
-        with _HttpxErrors(httpx):
+        with _failures(httpx):
             outgoing = _httpx_request(client, httpx, request)
-            return AsyncHttpxAnswer(
-                await client.send(outgoing, stream=True, follow_redirects=False), httpx
-            )
+            return AsyncHttpxAnswer(await client.send(outgoing, **_SENDING), httpx)
 
     async def close(self) -> None:
-        client = self._pool.take()
-        if client is not None:
-            await client.aclose()
+        await self._pool.close()
+
+
+# `auth`: the app's own client may have credentials for other services; ours are in the request.
+_SENDING: dict[str, Any] = {"stream": True, "follow_redirects": False, "auth": None}
 
 
 def _module_of(client: Any) -> Any:
@@ -124,7 +131,7 @@ class HttpxAnswer(_HttpxAnswerHead):
 
     def chunks(self) -> Iterator[bytes]:
         try:
-            with _HttpxErrors(self._httpx):
+            with _failures(self._httpx):
                 yield from self._response.iter_raw()
         finally:
             self.close()
@@ -139,7 +146,7 @@ class AsyncHttpxAnswer(_HttpxAnswerHead):
 
     async def chunks(self) -> AsyncIterator[bytes]:
         try:
-            with _HttpxErrors(self._httpx):
+            with _failures(self._httpx):
                 async for chunk in self._response.aiter_raw():
                     yield chunk
         finally:
@@ -149,27 +156,16 @@ class AsyncHttpxAnswer(_HttpxAnswerHead):
         await self._response.aclose()
 
 
-class _HttpxErrors:
-    """Turns what httpx raises into our own."""
-
-    __slots__ = ("_httpx",)
-
-    def __init__(self, httpx: Any) -> None:
-        self._httpx = httpx
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
-        httpx = self._httpx
-        if isinstance(error, (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError)):
-            never_made = (
-                httpx.ConnectError,
-                httpx.ConnectTimeout,
-                httpx.PoolTimeout,
-                httpx.ProxyError,
-                httpx.UnsupportedProtocol,
-                httpx.LocalProtocolError,
-                httpx.InvalidURL,
-            )
-            raise network_error(error, sent=not isinstance(error, never_made)) from error
+@cache
+def _failures(httpx: Any) -> Failures:
+    return Failures(
+        (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError),
+        (
+            httpx.ConnectError,
+            httpx.ConnectTimeout,
+            httpx.PoolTimeout,
+            httpx.ProxyError,
+            httpx.UnsupportedProtocol,
+            httpx.InvalidURL,
+        ),
+    )
