@@ -1,0 +1,67 @@
+"""A scripted service, and each kind of HTTP client in front of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from support.clients import KINDS, Driver, Kind, driving
+from support.wire import Wire, run_wire
+
+PROXY_VARIABLES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
+
+
+@pytest.fixture(autouse=True)
+def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment of whoever runs the tests has no say in them."""
+    for name in PROXY_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    for name in ("WATTFARE_SECRET_KEY", "WATTFARE_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def wire() -> Iterator[Wire]:
+    """A service that says what the test tells it to."""
+    with run_wire() as running:
+        yield running
+
+
+@pytest.fixture(params=KINDS, ids=lambda kind: kind.id)
+def kind(request: pytest.FixtureRequest) -> Kind:
+    """Each kind of HTTP client."""
+    return request.param
+
+
+@pytest.fixture
+def drive(kind: Kind, wire: Wire) -> Iterator[Callable[..., Driver]]:
+    """Makes a driver of each kind, in front of the wire unless another ``url`` is given."""
+    with ExitStack() as stack:
+
+        def make(url: str | None = None, http: Any = None, **options: Any) -> Driver:
+            return stack.enter_context(driving(kind, url or wire.url, http, **options))
+
+        yield make
+
+
+@pytest.fixture
+def driver(drive: Callable[..., Driver]) -> Driver:
+    """A driver of each kind."""
+    return drive()
+
+
+@pytest.fixture
+def no_wait(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """No retry waits; gives the seconds that each would have."""
+    waited: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        waited.append(seconds)
+
+    monkeypatch.setattr("wattfare_mw.client.time", SimpleNamespace(sleep=waited.append))
+    monkeypatch.setattr("wattfare_mw.client.asyncio", SimpleNamespace(sleep=sleep))
+    return waited

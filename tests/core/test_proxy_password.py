@@ -1,0 +1,38 @@
+"""The password of a proxy, which stands in a variable of the environment, stays there."""
+
+from __future__ import annotations
+
+import asyncio
+import traceback
+
+import pytest
+from support.clients import SECRET
+from support.wire import Wire, answer, close
+
+from wattfare_mw import AsyncWattfare, WattfareNetworkError
+
+PASSWORD = "pr0xy-passw0rd"  # noqa: S105
+
+
+@pytest.mark.parametrize("listening", [True, False])
+def test_an_error_of_a_proxy_does_not_tell_its_password(
+    listening: bool, wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def call() -> WattfareNetworkError:
+        async with AsyncWattfare(SECRET, base_url=f"https://w{listening}.invalid") as wf:
+            with pytest.raises(WattfareNetworkError) as raised:
+                await wf.user("u1").model("m").generate("hello")
+        return raised.value
+
+    port = wire.port if listening else 1
+    monkeypatch.setenv("https_proxy", f"http://ada:{PASSWORD}@127.0.0.1:{port}")
+    monkeypatch.setattr("wattfare_mw.calls.retry_delay", lambda *_, **__: None)
+    if listening:
+        wire.then(answer(407), close)
+    error = asyncio.run(call())
+    assert not error.sent
+    # What the log shows of an error, and what a reporter of tracebacks does.
+    told = repr(error.__cause__) + "".join(traceback.format_exception(error))
+    assert ("ClientHttpProxyError" if listening else "ClientProxyConnectionError") in told
+    for secret in (PASSWORD, "Proxy-Authorization", SECRET):
+        assert secret not in told

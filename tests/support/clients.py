@@ -1,0 +1,216 @@
+"""Every kind of HTTP client behind one face, so that one test drives them all.
+
+A kind is a library (httpx, httpx2, aiohttp), synchronous or not, and whose the client is: injected
+by the app, made by a function of the app's, or our own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+from unittest.mock import patch
+
+import aiohttp
+import httpx
+import httpx2
+
+from wattfare_mw import AsyncWattfare, Chunk, Request, Response, Wattfare
+from wattfare_mw.web import Headers
+
+SECRET = "sk_test_app1_" + "s3cr3t" * 20  # longer than what rich cuts a string at
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of HTTP client."""
+
+    library: str
+    is_async: bool
+    whose: str  # injected, factory, own
+
+    @property
+    def id(self) -> str:
+        return f"{'async' if self.is_async else 'sync'}-{self.library}-{self.whose}"
+
+    def make(self, **options: Any) -> Any:
+        """A client of this library, as an app would make one."""
+        match self.library, self.is_async:
+            case "httpx", False:
+                return httpx.Client(**options)
+            case "httpx", True:
+                return httpx.AsyncClient(**options)
+            case "httpx2", False:
+                return httpx2.Client(**options)
+            case "httpx2", True:
+                return httpx2.AsyncClient(**options)
+            case _:
+                return aiohttp.ClientSession(**options)
+
+
+KINDS = [
+    Kind("httpx", False, "injected"),
+    Kind("httpx", False, "factory"),
+    Kind("httpx", False, "own"),
+    Kind("httpx2", False, "injected"),
+    Kind("httpx2", False, "factory"),
+    Kind("httpx", True, "injected"),
+    Kind("httpx", True, "factory"),
+    Kind("httpx", True, "own"),
+    Kind("httpx2", True, "injected"),
+    Kind("httpx2", True, "factory"),
+    Kind("aiohttp", True, "injected"),
+    Kind("aiohttp", True, "factory"),
+    Kind("aiohttp", True, "own"),
+]
+
+
+class Driver:
+    """A client of this kind, driven synchronously whichever it is.
+
+    Args:
+        kind: of the HTTP client.
+        url: the service's.
+        http: options for the HTTP client, where it is not our own.
+        options: for :class:`Wattfare` or :class:`AsyncWattfare`.
+    """
+
+    def __init__(self, kind: Kind, url: str, http: dict[str, Any] | None = None, **options: Any):
+        self.kind = kind
+        self.runner = asyncio.Runner() if kind.is_async else None
+        self.http_client: Any = None
+        self._made: list[Any] = []
+        options.setdefault("secret_key", SECRET)
+        options.setdefault("max_retries", 0)
+        cls = AsyncWattfare if kind.is_async else Wattfare
+        http = http or {}
+        if kind.whose == "injected":
+            self.http_client = self.run(self._make, http)
+            options["http_client"] = self.http_client
+        elif kind.whose == "factory":
+            options["http_client"] = lambda: kind.make(**http)
+        with without_aiohttp() if kind.library == "httpx" else ExitStack():
+            self.client: Any = cls(base_url=url, **options)
+
+    def _make(self, http: dict[str, Any]) -> Any:
+        if not self.kind.is_async:
+            return self.kind.make(**http)
+
+        async def make() -> Any:
+            return self.kind.make(**http)
+
+        return make()
+
+    def run(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Call it, and await what it gives on our event loop where it gives an awaitable."""
+        if self.runner is None:
+            return function(*args, **kwargs)
+
+        async def call() -> Any:
+            result = function(*args, **kwargs)
+            return await result if isinstance(result, Awaitable) else result
+
+        return self.runner.run(call())
+
+    def status(self, user: str = "u1") -> Any:
+        return self.run(lambda: self.client.user(user).status())
+
+    def create_session(self, user: str = "u1", request_limit: Any = None) -> Any:
+        return self.run(self.client.create_session, user, request_limit)
+
+    def generate(self, prompt: str | None = "Hi", **params: Any) -> Any:
+        model = self.client.user("u1").model("test/model")
+        return self.run(lambda: model.generate(prompt, **params))
+
+    def stream(self, prompt: str | None = "Hi", **params: Any) -> DrivenStream:
+        model = self.client.user("u1").model("test/model")
+        return DrivenStream(self, self.run(lambda: model.stream(prompt, **params)))
+
+    def handle(self, request: Request, resolve_user: Any, *args: Any, **options: Any) -> Response:
+        handler = self.client.session_handler(resolve_user, *args, **options)
+        return self.run(handler, request)
+
+    def close(self) -> None:
+        """Close the client, and nothing else."""
+        self.run(self.client.aclose if self.kind.is_async else self.client.close)
+
+    def end(self) -> None:
+        """Close all that this driver has made."""
+        self.close()
+        if self.http_client is not None:
+            if self.kind.library == "aiohttp":
+                self.run(self.http_client.close)
+            else:
+                self.run(self.http_client.aclose if self.kind.is_async else self.http_client.close)
+        if self.runner is not None:
+            self.runner.close()
+
+
+class DrivenStream:
+    """A stream, driven synchronously."""
+
+    def __init__(self, driver: Driver, stream: Any) -> None:
+        self.driver = driver
+        self.stream = stream
+
+    def __enter__(self) -> DrivenStream:
+        if self.driver.kind.is_async:
+            self.driver.run(self.stream.__aenter__)
+        else:
+            self.stream.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        if self.driver.kind.is_async:
+            self.driver.run(self.stream.__aexit__, *error)
+        else:
+            self.stream.__exit__(*error)
+
+    def __iter__(self) -> Iterator[Chunk]:
+        return self
+
+    def __next__(self) -> Chunk:
+        if not self.driver.kind.is_async:
+            return next(self.stream)
+        try:
+            return self.driver.run(self.stream.__anext__)
+        except StopAsyncIteration:
+            raise StopIteration from None
+
+    def texts(self) -> list[str]:
+        """All that ``text_stream`` gives."""
+        if not self.driver.kind.is_async:
+            return list(self.stream.text_stream)
+
+        async def collect() -> list[str]:
+            return [text async for text in self.stream.text_stream]
+
+        return self.driver.run(collect)
+
+
+def without_aiohttp() -> AbstractContextManager[Any]:
+    """As if aiohttp were not installed."""
+    find = importlib.util.find_spec
+    return patch(
+        "importlib.util.find_spec",
+        lambda name, *args: None if name == "aiohttp" else find(name, *args),
+    )
+
+
+@contextmanager
+def driving(kind: Kind, url: str, http: dict[str, Any] | None = None, **options: Any) -> Any:
+    """A driver for as long as the block runs."""
+    driver = Driver(kind, url, http, **options)
+    try:
+        yield driver
+    finally:
+        driver.end()
+
+
+def post(path: str = "/api/wattfare-token", **headers: str) -> Request:
+    """A POST as a browser of the app's own page sends it."""
+    fields = [(name.replace("_", "-"), value) for name, value in headers.items()]
+    return Request("POST", path, Headers(fields))
