@@ -295,6 +295,51 @@ def test_nothing_is_billed_beyond_the_reservation(
     assert billed(app) == size * Decimal("0.000001") + 10 * Decimal("0.000002")
 
 
+def test_a_fallback_is_reserved_for_too(app: App, upstream: Upstream) -> None:
+    # The dear one may be the one that answers, and names what it cost.
+    answer = app.chat(model="fake/tiny", models=["fake/model"], max_tokens=10)
+    assert answer.status_code == 200
+    assert upstream.calls[0].json["models"] == ["fake/model"]
+    assert billed(app) == Decimal("0.000011")
+
+
+@pytest.mark.parametrize("models", [["fake/unpriced"], ["nobody/knows"], "fake/tiny", [1], {}])
+def test_fallbacks_that_cannot_be_reserved_for(app: App, upstream: Upstream, models) -> None:
+    assert error_in(app.chat(**MODEL, models=models)) == "invalid_request"
+    assert upstream.calls == []
+
+
+@pytest.mark.parametrize("name", ["Model", "MODELS", "model\u017f", "Max_Tokens", "N", "Stream"])
+def test_what_an_upstream_may_read_for_a_name_that_we_read(
+    app: App, upstream: Upstream, name: str
+) -> None:
+    assert error_in(app.chat(**MODEL, **{name: 1})) == "invalid_request"
+    assert upstream.calls == []
+
+
+def test_half_a_surrogate_pair_is_no_reason_to_lose_an_answer(app: App, upstream: Upstream) -> None:
+    usage = {"prompt_tokens": 5, "completion_tokens": 3, "cost": 0.000011}
+    body = json.dumps(completion_of("half \ud83d, whole \U0001f600", usage=usage))
+    assert "half \\ud83d," in body
+    upstream.script = lambda exchange: exchange.answer(body)
+    answer = app.chat(**MODEL)
+    assert answer.status_code == 200
+    content = answer.json()["choices"][0]["message"]["content"]
+    assert content == "half \ufffd, whole \U0001f600"
+    assert billed(app) == Decimal("0.000011")
+
+
+def test_many_tokens_in_one_chunk_are_counted(app: App, upstream: Upstream) -> None:
+    def script(exchange: Exchange) -> None:
+        exchange.start_stream()
+        exchange.word("four" * 20)
+        exchange.done()
+
+    upstream.script = script
+    app.chat(**MODEL, stream=True)
+    assert billed(app) == ESTIMATED_PROMPT + 20 * Decimal("0.000002")
+
+
 def test_usage_times_price_where_no_cost_is_named(app: App, upstream: Upstream) -> None:
     usage = {"prompt_tokens": 5, "completion_tokens": 3}
     upstream.script = lambda exchange: exchange.answer(completion_of("x", usage=usage))

@@ -13,16 +13,21 @@ MAX_MODEL_CHARACTERS = 256
 MAX_TOKENS = 10_000_000
 
 _TOKEN_FIELDS = ("max_completion_tokens", "max_tokens")
+_LOOKED_AT = frozenset(
+    {"model", "models", "messages", "n", "stream", "stream_options", *_TOKEN_FIELDS}
+)
 
 
 class ChatRequest(msgspec.Struct, frozen=True):
     """The fields that the service looks at, and the whole body.
 
     ``body`` is decoded JSON: where a name stood in it twice, one value is left, the one that was
-    looked at. ``max_tokens`` is under whichever name the client used.
+    looked at. ``max_tokens`` is under whichever name the client used; ``fallbacks`` are the models
+    that an upstream may turn to instead (OpenRouter's ``models``).
     """
 
     model: str
+    fallbacks: tuple[str, ...]
     messages: list[dict[str, Any]]
     stream: bool
     include_usage: bool
@@ -46,13 +51,15 @@ def read(body: bytes) -> ChatRequest:
     if not isinstance(fields, dict):
         raise invalid("The body is a JSON object.")
     known = cast("dict[str, Any]", fields)
+    _check_names(known)
     model = known.get("model")
-    if not isinstance(model, str) or not 0 < len(model) <= MAX_MODEL_CHARACTERS:
+    if not _is_model(model):
         raise invalid(f"`model` is a string of 1 to {MAX_MODEL_CHARACTERS} characters.")
     _check_n(known.get("n"))
     stream = _flag(known, "stream")
     return ChatRequest(
-        model=model,
+        model=cast("str", model),
+        fallbacks=_fallbacks(known.get("models")),
         messages=_messages(known.get("messages")),
         stream=stream,
         include_usage=_include_usage(known.get("stream_options"), stream),
@@ -83,6 +90,25 @@ def _text_part(part: object) -> str:
     if fields.get("type") != "text" or not isinstance(text, str):
         raise invalid("This model reads parts of type `text` only.")
     return text
+
+
+def _check_names(fields: dict[str, Any]) -> None:
+    # An upstream in Go takes "Model" for "model": it must not read what nobody has looked at.
+    for name in fields:
+        if name not in _LOOKED_AT and name.casefold() in _LOOKED_AT:
+            raise invalid(f"`{name.casefold()}` is not named as it is spelled.")
+
+
+def _is_model(value: object) -> bool:
+    return isinstance(value, str) and 0 < len(value) <= MAX_MODEL_CHARACTERS
+
+
+def _fallbacks(value: object) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    if not isinstance(value, list) or not all(map(_is_model, cast("list[object]", value))):
+        raise invalid("`models` is an array of models.")
+    return tuple(cast("list[str]", value))
 
 
 def _messages(value: object) -> list[dict[str, Any]]:

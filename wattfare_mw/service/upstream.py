@@ -13,12 +13,13 @@ import msgspec
 
 from .. import sse
 from ..errors import WattfareError, WattfareNetworkError
-from ..transport import AsyncAnswer, AsyncTransport, HTTPRequest, async_transport
+from ..transport import AsyncAnswer, AsyncTransport, HTTPRequest, Secret, async_transport
 from . import upstream_answers as answers
 from .chat import ChatRequest
 from .metering import MAX_RESERVATION, Meter, Price, estimate_tokens
 from .prices import read_prices
 from .refusals import invalid
+from .rules import Bounds
 
 log = logging.getLogger("wattfare_mw.service")
 
@@ -43,7 +44,7 @@ class Upstream:
         self, base_url: str, key: str | None = None, *, transport: AsyncTransport | None = None
     ) -> None:
         self._base_url = base_url.rstrip("/")
-        self._key = key
+        self._authorization = None if key is None else Secret(f"Bearer {key}")
         self._transport = transport or async_transport(None)
         self._models: tuple[float, bytes, dict[str, Price | None]] | None = None
         self._models_lock = asyncio.Lock()
@@ -55,16 +56,9 @@ class Upstream:
 
     async def prepare(self, request: ChatRequest, request_id: str) -> UpstreamJob:
         """The call with its limit and its price."""
-        _, prices = await self._model_list()
-        if request.model not in prices:
-            raise invalid(f"The upstream lists no model {request.model!r}.")
-        price = prices[request.model]
-        if price is None:
-            raise invalid(
-                f"The upstream names no fixed price for {request.model!r}, so that its cost "
-                "cannot be bounded: choose a model with a price."
-            )
-        return UpstreamJob(self, request, price, request_id)
+        _, listed = await self._model_list()
+        prices = [_price(listed, model) for model in (request.model, *request.fallbacks)]
+        return UpstreamJob(self, request, prices, request_id)
 
     async def close(self) -> None:
         """Let go of the connections."""
@@ -77,8 +71,8 @@ class Upstream:
         headers = {"accept-encoding": "identity", "accept": "application/json, text/event-stream"}
         if body is not None:
             headers["content-type"] = "application/json"
-        if self._key is not None:
-            headers["authorization"] = f"Bearer {self._key}"
+        if self._authorization is not None:
+            headers["authorization"] = self._authorization
         if request_id is not None:
             headers["x-request-id"] = request_id
         request = HTTPRequest(
@@ -95,7 +89,7 @@ class Upstream:
         except WattfareNetworkError as error:
             raise answers.unreachable(error) from None
         failure = answers.failure(answer.status, text, answer.headers)
-        if failure.code == "funding_invalid" and self._key is not None:
+        if failure.code == "funding_invalid" and self._authorization is not None:
             log.error("the upstream refuses the operator's key (%d)", answer.status)
         raise failure
 
@@ -130,7 +124,7 @@ class UpstreamJob:
     """One call to the upstream."""
 
     def __init__(
-        self, upstream: Upstream, request: ChatRequest, price: Price, request_id: str
+        self, upstream: Upstream, request: ChatRequest, prices: list[Price], request_id: str
     ) -> None:
         body = dict(request.body)
         limit = request.max_tokens
@@ -141,12 +135,13 @@ class UpstreamJob:
             body["stream_options"] = {**(options or {}), "include_usage": True}
         self._body = msgspec.json.encode(body)
         # No tokenizer makes more tokens than bytes, and what a chat template adds to a message is
-        # less than the JSON around it.
-        self.bounds = price.bounds(len(self._body), 1, limit)
+        # less than the JSON around it. Any of the models may be the one that answers.
+        bounds = [price.bounds(len(self._body), 1, limit) for price in prices]
+        self.bounds = Bounds(min(b.least for b in bounds), max(b.most for b in bounds))
         if self.bounds.most > MAX_RESERVATION:
             raise invalid("This call could cost more than any budget: lower max_tokens.")
         prompt = msgspec.json.encode(request.messages)
-        self.meter = Meter(price, estimate_tokens(prompt))
+        self.meter = Meter(prices[0], estimate_tokens(prompt))
         self._upstream = upstream
         self._request = request
         self._request_id = request_id
@@ -225,6 +220,18 @@ class UpstreamJob:
                 return error
         wanted = "an event stream" if self._request.stream else "JSON"
         return answers.failed(f"The upstream did not answer with {wanted}.")
+
+
+def _price(listed: dict[str, Price | None], model: str) -> Price:
+    if model not in listed:
+        raise invalid(f"The upstream lists no model {model!r}.")
+    price = listed[model]
+    if price is None:
+        raise invalid(
+            f"The upstream names no fixed price for {model!r}, so that its cost "
+            "cannot be bounded: choose a model with a price."
+        )
+    return price
 
 
 def _decoded(text: bytes) -> Any:

@@ -17,7 +17,7 @@ from ..errors import (
     retry_after_seconds,
 )
 from ..types import encode
-from .metering import Meter, estimate_tokens
+from .metering import BYTES_PER_TOKEN, Meter, estimate_tokens
 from .refusals import invalid
 
 #: As much of the upstream's own words as is passed on, in characters.
@@ -80,7 +80,8 @@ def read_completion(body: bytes, meter: Meter) -> bytes:
     if not isinstance(choices, list):
         raise failed("The upstream did not answer with a completion.")
     # Its own count, should the usage below be none.
-    meter.count(estimate_tokens(encode(_said(cast("list[Any]", choices)))))
+    made = _made_by(cast("object", choices), "message")
+    meter.count(estimate_tokens(encode(made)))
     meter.told(fields.get("usage"))
     meter.complete = True
     return body if _is_strict(body) else encode(fields)
@@ -103,16 +104,18 @@ def read_chunk(data: bytes, meter: Meter) -> bool:
         raise failed("The upstream sent an event that is no chunk.")
     fields = _fields(cast("object", chunk))
     choices = fields.get("choices")
-    if isinstance(choices, list) and any(map(_generates, cast("list[Any]", choices))):
-        meter.count()
+    made = _made_by(choices, "delta")
+    if made:
+        # A token a chunk is the custom, and the least; some upstreams send many at once.
+        meter.count(max(1, sum(map(_length, made)) // BYTES_PER_TOKEN))
     usage = fields.get("usage")
     meter.told(usage)
     return "usage" in fields and not choices
 
 
 def decode(data: bytes) -> Any:
-    """JSON, its fractions as Decimal. ``NaN`` and its kin, which Python's own writer makes and
-    JSON has not, are None.
+    """JSON, its fractions as Decimal. What Python's own writer makes and JSON has not is made
+    good: ``NaN`` and its kin are None, half a surrogate pair is U+FFFD.
 
     Raises:
         ValueError: it is not even that.
@@ -122,12 +125,23 @@ def decode(data: bytes) -> Any:
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         pass
     try:
-        return json.loads(data, parse_float=Decimal, parse_constant=lambda _: None)
+        return _whole_text(json.loads(data, parse_float=Decimal, parse_constant=lambda _: None))
     except (ValueError, RecursionError):
         raise ValueError("not JSON") from None
 
 
 _DECODER = msgspec.json.Decoder(float_hook=Decimal)
+
+
+def _whole_text(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(value, list):
+        return [_whole_text(item) for item in cast("list[Any]", value)]
+    if isinstance(value, dict):
+        fields = cast("dict[str, Any]", value)
+        return {_whole_text(name): _whole_text(item) for name, item in fields.items()}
+    return value
 
 
 def _is_strict(body: bytes) -> bool:
@@ -138,19 +152,18 @@ def _is_strict(body: bytes) -> bool:
     return True
 
 
-def _generates(choice: object) -> bool:
-    """Does this choice of a chunk hold anything that the model made?"""
-    return any(_made(choice, "delta"))
-
-
-def _said(choices: list[Any]) -> list[Any]:
+def _made_by(choices: object, part: str) -> list[Any]:
     """What the model made, without what is written around it."""
-    return [value for choice in choices for value in _made(choice, "message")]
+    made: list[Any] = []
+    for choice in cast("list[object]", choices) if isinstance(choices, list) else ():
+        fields = _fields(_fields(choice).get(part))
+        made += [value for name, value in fields.items() if name != "role" and value]
+    return made
 
 
-def _made(choice: object, part: str) -> list[Any]:
-    made = _fields(_fields(choice).get(part))
-    return [value for name, value in made.items() if name != "role" and value]
+def _length(made: object) -> int:
+    """How much text that is, in bytes; what is no text has none."""
+    return len(made.encode()) if isinstance(made, str) else 0
 
 
 def _fields(value: object) -> dict[str, Any]:
