@@ -11,7 +11,7 @@ from support.wire import Wire, answer, close
 
 from wattfare_mw import AsyncWattfare, WattfareNetworkError
 
-PASSWORD = "pr0xy-passw0rd"  # noqa: S105
+PASSWORD = "pr0xy-passw0rd"
 
 
 @pytest.mark.parametrize("listening", [True, False])

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import threading
 from collections.abc import (
     AsyncGenerator,
@@ -110,6 +111,10 @@ class AsyncTransport(Protocol):
     async def close(self) -> None: ...
 
 
+#: The credentials in a URL: a proxy's, which aiohttp repeats.
+_USERINFO = re.compile(r"://[^\s'\"]*@")
+
+
 class LibraryError(Exception):
     """What an HTTP library said of a failure: its words, and nothing of what it holds."""
 
@@ -149,7 +154,7 @@ class Failures:
         if isinstance(error, self._failures):
             sent = not isinstance(error, self._never_made)
             what = "The connection to Wattfare broke." if sent else "Wattfare could not be reached."
-            said = LibraryError(f"{type(error).__name__}: {error}")
+            said = LibraryError(f"{type(error).__name__}: {_USERINFO.sub('://', str(error))}")
             raise WattfareNetworkError(what, sent=sent) from said
 
 
