@@ -9,7 +9,7 @@ import httpx
 import openai
 import pytest
 from support.node import Sdk, run_sdk
-from support.servers import PAIRS, Pair, Server, run_server
+from support.pairs import PAIRS, Pair, Server, run_server
 from support.service import PATIENCE, App, Service, run_service
 
 

@@ -15,7 +15,7 @@ import httpx
 import openai
 import pytest
 from support.node import Sdk
-from support.servers import Pair, Server, run_server
+from support.pairs import Pair, Server, run_server
 from support.service import App, bearer, eventually, run_service
 
 ECHO = "wattfare/echo"
