@@ -18,7 +18,7 @@ test: lint ## the whole test suite
 lint: $(VENV)/installed ## ruff and pyright
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 format: $(VENV)/installed ## let ruff put the code in order
 	$(BIN)/ruff check --fix .
