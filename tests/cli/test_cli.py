@@ -6,9 +6,17 @@ import json
 import socket
 import subprocess
 import sys
+from contextlib import suppress
 
 import pytest
-from support.service import bearer, environment, run_cli, run_service
+from support.service import (
+    bearer,
+    chat_body,
+    environment,
+    eventually,
+    run_cli,
+    run_service,
+)
 
 
 def failed(answer: subprocess.CompletedProcess[str], code: int = 1) -> str:
@@ -130,3 +138,55 @@ def test_sigint_ends_it_well_too(tmp_path) -> None:
     with run_service(tmp_path) as service:
         service.process.send_signal(signal.SIGINT)
         assert service.process.wait(60) == 0
+
+
+def test_sigint_twice_leaves_no_call_unsettled(tmp_path) -> None:
+    import signal
+    import sqlite3
+
+    import httpx
+
+    with run_service(tmp_path, stop_grace=60) as service, service.app() as app:
+        app.connect(monthlyUsd=1)
+        body = chat_body("word " * 500, stream=True, model="wattfare/echo-slow")
+        with (
+            suppress(httpx.RemoteProtocolError),
+            app.http.stream(
+                "POST", "/chat/completions", json=body, headers=app.paid_by("u1")
+            ) as answer,
+        ):
+            chunks = answer.iter_bytes()
+            next(chunks)
+            service.process.send_signal(signal.SIGINT)
+            # It takes no calls any more: it has heard.
+            eventually(lambda: not listens(service.url))
+            service.process.send_signal(signal.SIGINT)
+            list(chunks)
+        assert service.process.wait(60) == 0
+    ledger = sqlite3.connect(tmp_path / "wattfare.db")
+    assert ledger.execute("SELECT count(*) FROM reservations").fetchone() == (0,)
+    billed, reserved = ledger.execute("SELECT billed_nanos, reserved_nanos FROM ledger").fetchone()
+    assert 0 < billed < reserved
+    ledger.close()
+
+
+def listens(url: str) -> bool:
+    host, _, port = url.removeprefix("http://").partition(":")
+    with suppress(OSError), socket.create_connection((host, int(port)), timeout=1):
+        return True
+    return False
+
+
+def test_the_database_is_for_its_owner_only(tmp_path) -> None:
+    # The key that signs session tokens is in it.
+    path = tmp_path / "x.db"
+    assert run_cli("apps", "create", "a", "--database", f"sqlite:///{path}").returncode == 0
+    assert path.stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize("grace", ["nan", "inf", "-1", "3601"])
+def test_a_grace_that_is_none(tmp_path, grace: str) -> None:
+    database = f"sqlite:///{tmp_path / 'x.db'}"
+    assert "grace" in failed(
+        run_cli("serve", "--port", "0", "--stop-grace", grace, "--database", database)
+    )

@@ -168,3 +168,20 @@ async def test_a_mistake_of_ours_tells_nothing_and_holds_nothing(
     assert failure.value.http_status == 500
     assert "secret" not in failure.value.message
     assert await bench.account() == Totals()
+
+
+async def test_closing_waits_until_all_is_settled(bench: Bench) -> None:
+    async def deaf(block: bytes) -> None:
+        if b"one" in block or b"shutting" in block:
+            here.set()
+            await asyncio.Event().wait()  # a client that takes nothing, not even last words
+
+    here = asyncio.Event()
+    bench.on_write = deaf
+    task = asyncio.ensure_future(bench.run())
+    await here.wait()
+    await bench.calls.close(WattfareError("shutting down", code="upstream", status=503))
+    assert await bench.account() == Totals(billed=3 * 1000 + 1 * 2000)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task

@@ -357,6 +357,29 @@ def test_a_transaction_that_sqlite_itself_gave_up(tmp_path) -> None:
     writer.close()
 
 
+def test_a_database_that_another_process_holds_is_waited_for_once(tmp_path, monkeypatch) -> None:
+    import sqlite3
+    import time
+
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import OperationalError
+
+    from wattfare_mw.service import queries, sqlite
+
+    monkeypatch.setattr(sqlite, "BUSY_SECONDS", 0.5)
+    writer = sqlite.Writer(make_url(f"sqlite:///{tmp_path / 'ledger.db'}"))
+    other = sqlite3.connect(tmp_path / "ledger.db", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    began = time.monotonic()
+    waiting = [writer.submit(lambda sql: queries.setting(sql, "a", b"1")) for _ in range(40)]
+    assert all(isinstance(job.exception(60), OperationalError) for job in waiting)
+    assert time.monotonic() - began < 10  # and not half a second for each
+    other.execute("ROLLBACK")
+    other.close()
+    assert writer.submit(lambda sql: queries.setting(sql, "a", b"2")).result(60) == b"2"
+    writer.close()
+
+
 async def test_a_total_that_its_rows_do_not_prove_is_found(tmp_path) -> None:
     import sqlite3
 

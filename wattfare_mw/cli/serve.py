@@ -44,7 +44,7 @@ NO_CEILING = "none"
 )
 @click.option(
     "--stop-grace",
-    type=click.FloatRange(0, 3600),
+    type=float,
     default=STOP_GRACE_SECONDS,
     show_default=True,
     metavar="SECONDS",

@@ -52,17 +52,19 @@ def create_app(
                 provider = Echo()
             else:
                 provider = Upstream(settings.upstream, settings.upstream_key, transport=transport)
+            calls = Calls(store, settings.terms)
             app.state.service = api.Service(
                 store=store,
                 signer=Signer(secret),
                 provider=provider,
                 throttle=Throttle(),
-                calls=Calls(store, settings.terms),
+                calls=calls,
                 terms=settings.terms,
             )
             try:
                 yield
             finally:
+                await calls.close(api.shutting_down())
                 await provider.close()
         finally:
             await store.close()

@@ -48,6 +48,7 @@ class Flight:
     def __init__(self, order: Order) -> None:
         self.order = order
         self.cut: WattfareError | None = None
+        self.settled = asyncio.Event()
         self._task = asyncio.current_task()
 
     def stop(self, error: WattfareError) -> None:
@@ -69,12 +70,20 @@ class Calls:
         self._store = store
         self._terms = terms
         self._flights: set[Flight] = set()
+        self._unsettled: set[Flight] = set()
 
     def cut_off(self, error: WattfareError, whose: Callable[[Order], bool]) -> None:
         """End the calls in flight that ``whose`` picks; each client is told ``error``."""
         for flight in list(self._flights):
             if whose(flight.order):
                 flight.stop(error)
+
+    async def close(self, error: WattfareError) -> None:
+        """End the calls that are left, and wait until each is settled: a client that does not
+        take its last words keeps nobody waiting."""
+        self.cut_off(error, lambda _: True)
+        for flight in list(self._unsettled):
+            await flight.settled.wait()
 
     async def run(self, order: Order, job: Job, *, stream: bool, out: Out) -> None:
         """Carry a call out, in a task of its own: cancelling that says that the client has gone.
@@ -85,6 +94,7 @@ class Calls:
         flight = Flight(order)
         # Known before it is reserved, so that nothing can slip in between.
         self._flights.add(flight)
+        self._unsettled.add(flight)
         begun = False
         settled = False
         ended = "completed"
@@ -92,6 +102,8 @@ class Calls:
 
         async def settle() -> None:
             nonlocal settled
+            if settled:
+                return
             await self._store.settle(order.id, job.meter.outcome(ended))
             settled = True
             self._flights.discard(flight)  # what is paid for is delivered
@@ -108,7 +120,7 @@ class Calls:
                 await out.begin()
                 async with aclosing(job.blocks()) as blocks:
                     async for block in blocks:
-                        if job.meter.complete and not settled:
+                        if job.meter.complete:
                             await settle()
                         await out.write(block)
                 await out.end()
@@ -135,22 +147,36 @@ class Calls:
             try:
                 await job.close()
             finally:
-                if not settled:
-                    error = await self._settle_at_last(order, settle) or error
+                error = await self._settle_at_last(flight, settle) or error
         if error is None:
             return
         if not begun:
             raise error
+        log.warning(
+            "stream ended early: %s: %s request_id=%s cause=%r",
+            error.code,
+            error.message,
+            order.request_id,
+            error.__cause__,
+        )
         await out.write(sse.write_error(error))
         await out.end()
 
     async def _settle_at_last(
-        self, order: Order, settle: Callable[[], Awaitable[None]]
+        self, flight: Flight, settle: Callable[[], Awaitable[None]]
     ) -> WattfareError | None:
         try:
             await settle()
         except WattfareError as failure:
             # The reservation stands, and is settled when the service next starts.
-            log.error("call not settled: %s request_id=%s", failure.message, order.request_id)
+            log.error(
+                "call not settled: %s request_id=%s cause=%r",
+                failure.message,
+                flight.order.request_id,
+                failure.__cause__,
+            )
             return failure
+        finally:
+            self._unsettled.discard(flight)
+            flight.settled.set()
         return None

@@ -16,6 +16,7 @@ DEFAULT_DATABASE = "sqlite:///wattfare.db"
 DEFAULT_PORT = 8787
 #: How long streams may go on after SIGTERM before their clients are told, in seconds.
 STOP_GRACE_SECONDS = 10.0
+MAX_STOP_GRACE_SECONDS = 3600
 SECRET_VARIABLE = "WATTFARE_SERVICE_SECRET"  # noqa: S105 - the name of a variable
 
 
@@ -53,6 +54,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
                 raise invalid("The upstream is given as a URL: https://host/api/v1.")
         elif self.upstream_key is not None:
             raise invalid("A key for the upstream is of no use without an upstream.")
+        if not 0 <= self.stop_grace <= MAX_STOP_GRACE_SECONDS:
+            raise invalid(f"A grace is 0 to {MAX_STOP_GRACE_SECONDS:,} seconds.")
         if self.secret is not None:
             Signer(self.secret)  # a weak one stops the service before it starts
         if self.upstream_key is not None:

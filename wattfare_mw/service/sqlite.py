@@ -8,6 +8,7 @@ asked once for many.
 from __future__ import annotations
 
 import asyncio
+import os
 import queue
 import threading
 from collections.abc import Callable
@@ -106,7 +107,13 @@ class Writer:
 def _carry_out(connection: Connection, batch: list[_Job]) -> None:
     results: list[tuple[Future[Any], Any, BaseException | None]] = []
     try:
-        with connection.begin():
+        transaction = connection.begin()
+    except Exception as error:  # another process holds the database: tell all at once, not in turn
+        for _, future in batch:
+            future.set_exception(error)
+        return
+    try:
+        with transaction:
             for job, future in batch:
                 try:
                     # A savepoint each: the refusal of one undoes nothing of the others.
@@ -133,7 +140,15 @@ def _carry_out(connection: Connection, batch: list[_Job]) -> None:
             future.set_exception(error)
 
 
+def _create_private(path: str | None) -> None:
+    # The key that signs session tokens is in it. SQLite gives its other files the same mode.
+    if path and path != ":memory:" and not path.startswith("file:"):
+        with suppress(OSError):  # which SQLite will tell
+            os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+
+
 def _engine(url: URL) -> Any:
+    _create_private(url.database)
     # Parameters stay out of error messages: they hold users' ids.
     engine = create_engine(url, hide_parameters=True, connect_args={"timeout": BUSY_SECONDS})
 

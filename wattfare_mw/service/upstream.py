@@ -87,7 +87,7 @@ class Upstream:
             finally:
                 await answer.close()
         except WattfareNetworkError as error:
-            raise answers.unreachable(error) from None
+            raise answers.unreachable(error) from error.__cause__
         failure = answers.failure(answer.status, text, answer.headers)
         if failure.code == "funding_invalid" and self._authorization is not None:
             log.error("the upstream refuses the operator's key (%d)", answer.status)
@@ -112,7 +112,7 @@ class Upstream:
             finally:
                 await answer.close()
         except WattfareNetworkError as error:
-            raise answers.unreachable(error) from None
+            raise answers.unreachable(error) from error.__cause__
         except WattfareError as error:
             if error.code != "invalid_request":
                 raise
@@ -176,7 +176,7 @@ class UpstreamJob:
                 if self.meter.complete:
                     return
         except WattfareNetworkError as error:
-            raise answers.unreachable(error) from None
+            raise answers.unreachable(error) from error.__cause__
         except sse.EventTooLargeError:
             raise answers.failed("The upstream's answer has no end.") from None
         raise answers.failed("The upstream's answer broke off.")
@@ -209,7 +209,7 @@ class UpstreamJob:
         try:
             return await self._answer.read()
         except WattfareNetworkError as error:
-            raise answers.unreachable(error) from None
+            raise answers.unreachable(error) from error.__cause__
 
     async def _wrong_kind(self) -> WattfareError:
         assert self._answer is not None

@@ -119,7 +119,11 @@ async def on_wattfare_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, WattfareError)
     if error.http_status >= 500:
         log.warning(
-            "%s: %s request_id=%s", error.code, error.message, request.scope["wattfare.request_id"]
+            "%s: %s request_id=%s cause=%r",
+            error.code,
+            error.message,
+            request.scope["wattfare.request_id"],
+            error.__cause__,
         )
     return error_response(error)
 
