@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterable
 from typing import Any, Unpack
 
 import flask
+from werkzeug.datastructures import Headers
 from werkzeug.exceptions import HTTPException
 
 from wattfare_mw import Request, User, Wattfare, WattfareError
@@ -109,7 +110,7 @@ def session_view(
     )
 
     def wattfare_session() -> flask.Response:
-        return _flask_response(handler(request_of(flask.request.environ)))
+        return _answer(handler(request_of(flask.request.environ)))
 
     return wattfare_session
 
@@ -126,7 +127,7 @@ class _Extension(WattfareWSGIMiddleware):
         def wattfare() -> flask.Response:
             status, headers, body = self.serve(path, flask.request.environ, _read_input)
             # Not `stream_with_context`: the context is left before the stream begins.
-            return flask.Response(body, status, headers)
+            return _flask_response(status, headers, body)
 
         return wattfare
 
@@ -160,8 +161,15 @@ def _read_some(size: int) -> bytes:
 
 
 def _answer_error(error: WattfareError) -> flask.Response:
-    return _flask_response(answer_error(error))
+    return _answer(answer_error(error))
 
 
-def _flask_response(response: Response) -> flask.Response:
-    return flask.Response(response.body, response.status, response.headers)
+def _answer(answer: Response) -> flask.Response:
+    return _flask_response(answer.status, answer.headers, [answer.body])
+
+
+def _flask_response(status: str | int, headers: Any, body: Iterable[bytes]) -> flask.Response:
+    response = flask.Response(body, status)
+    # Ours alone: Flask knows a content type even for what has no content.
+    response.headers = Headers(headers)
+    return response
