@@ -6,7 +6,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import msgspec
 
@@ -24,6 +24,10 @@ from .flow import Flow
 from .money import Number
 from .transport import HTTPRequest, Secret
 from .types import (
+    API_PREFIX,
+    GRANT_HEADER,
+    MAX_USER_ID,
+    USER_HEADER,
     ConnectionStatus,
     CreatedSession,
     RequestLimit,
@@ -35,14 +39,6 @@ from .types import (
 T = TypeVar("T")
 
 DEFAULT_BASE_URL = "https://wattfare.com"
-API_PREFIX = "/api/v1"
-#: The header that names the user who pays (a choice of ours: the public documents name none).
-USER_HEADER = "x-wattfare-user"
-#: The header that names the grant that pays (likewise).
-GRANT_HEADER = "x-wattfare-grant"
-REQUEST_ID_HEADER = "x-request-id"
-#: The longest user id that is taken, in characters.
-MAX_USER_ID = 256
 USER_AGENT = "wattfare-mw-python"
 # What may stand in a header as it is: 0x21-0x7E, but for the "%" that marks what may not.
 _HEADER_SAFE = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) != "%")
@@ -372,8 +368,12 @@ def retry_delay(failure: WattfareError, attempt: int, *, repeatable: bool) -> fl
 
 
 def _check_url(url: str) -> str:
-    scheme, _, rest = url.partition("://")
-    if scheme not in ("http", "https") or not rest or not _visible(url):
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:  # of a port, or of an IPv6 address
+        usable = False
+    if not usable or not _visible(url):
         raise ValueError("base_url is the service's address, such as https://wattfare.com")
     if any(mark in url for mark in "?#@"):
         raise ValueError("base_url has no query, no fragment and no credentials")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from decimal import Decimal, InvalidOperation
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -13,6 +14,17 @@ from .errors import WattfareError
 from .money import Usd
 
 T = TypeVar("T")
+
+#: What stands before each path of the protocol.
+API_PREFIX = "/api/v1"
+#: The header that names the user who pays (a choice of ours: the public documents name none).
+USER_HEADER = "x-wattfare-user"
+#: The header that holds the grant that pays (likewise).
+GRANT_HEADER = "x-wattfare-grant"
+#: The longest id of a user that is taken, in characters (likewise).
+MAX_USER_ID = 256
+#: An ``X-Request-Id`` that is taken over; any other is replaced by one of our own (likewise).
+SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._~+/=:-]{1,128}")
 
 
 class RequestLimit(msgspec.Struct, rename="camel", frozen=True):
@@ -78,10 +90,6 @@ class ConnectionStatus(msgspec.Struct, rename="camel", frozen=True):
     limits: Limits | None = None
     usage: Usage = Usage()
     remaining_usd: Usd | None = None
-
-
-NOT_CONNECTED = ConnectionStatus(connected=False, remaining_usd=Usd(0))
-"""The status of a user who has connected nothing."""
 
 
 class GrantResult(msgspec.Struct, rename="camel", frozen=True):

@@ -25,7 +25,7 @@ from ..sessions import (
     refuse_other_methods,
     refuse_other_sites,
 )
-from ..types import encode
+from ..types import GRANT_HEADER, encode
 from ..web import Request, Response, json_response
 from . import policy
 from .relay import Record, Relay
@@ -199,7 +199,7 @@ class Gate:
     def _inference(self, request: Request, request_id: str) -> Flow[Relay | Answered]:
         refuse_other_sites(request, self._origins)
         _refuse_other_types(request)
-        grant = request.headers.get(calls.GRANT_HEADER)
+        grant = request.headers.get(GRANT_HEADER)
         if grant is not None:
             # The grant pays, and only it: never the user who happens to be signed in.
             user_id, payer = None, self._grant_payer(grant)

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from ..errors import WattfareError
-from ..types import decode, encode
+from ..types import SANE_REQUEST_ID, decode, encode
 from ..web import Request
 
 #: What goes up to the service of what the browser sent; the credentials are ours.
@@ -20,13 +20,11 @@ HEADERS_UP = ("content-type", "accept", "idempotency-key", "traceparent", "trace
 #: What comes down to the browser of what the service answered.
 HEADERS_DOWN = ("content-type", "content-encoding", "retry-after", "x-wattfare-max-tokens")
 
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._~+/=:-]{1,128}")
-
 
 def request_id(request: Request) -> str:
     """The request's own id, where it brings a sane one, or a new one."""
     given = request.headers.get("x-request-id")
-    return given if given and _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+    return given if given and SANE_REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
 
 
 def headers_up(request: Request, request_id: str) -> dict[str, str]:

@@ -15,6 +15,7 @@ from starlette.types import Receive, Scope, Send
 from .. import money
 from ..errors import WattfareError, WattfareNotConnectedError
 from ..money import Usd
+from ..types import API_PREFIX as PREFIX
 from ..types import ConnectionStatus, GrantResult, SessionRequest, encode
 from . import chat, identity, keys, rules
 from .calls import Calls
@@ -35,7 +36,6 @@ from .web import (
     while_connected,
 )
 
-PREFIX = "/api/v1"
 #: Those that a browser calls from an app's page.
 CORS_PATHS = frozenset({f"{PREFIX}/connections", f"{PREFIX}/grants"})
 

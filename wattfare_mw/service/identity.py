@@ -9,6 +9,7 @@ from urllib.parse import parse_qsl, unquote_to_bytes
 from starlette.requests import Request
 
 from ..errors import WattfareAuthError
+from ..types import GRANT_HEADER, MAX_USER_ID, USER_HEADER
 from . import keys
 from .keys import App
 from .refusals import invalid
@@ -16,13 +17,6 @@ from .tokens import Session, Signer
 
 if TYPE_CHECKING:
     from .store import Store
-
-#: The app's own id of a user, in characters (ours).
-MAX_USER_ID = 256
-#: The header that names the user who pays, percent-encoded UTF-8 (ours).
-USER_HEADER = "x-wattfare-user"
-#: The header that holds the grant that pays (ours).
-GRANT_HEADER = "x-wattfare-grant"
 
 _BEARER = re.compile(r"bearer +([!-~]+) *", re.IGNORECASE)
 _PERCENT_ENCODED = re.compile(r"(?:[!-$&-~]|%[0-9A-Fa-f]{2})+")

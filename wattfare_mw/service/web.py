@@ -6,7 +6,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import re
 import secrets
 import time
 from collections.abc import Coroutine
@@ -23,7 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .. import sse
 from ..errors import WattfareError
-from ..types import decode
+from ..types import SANE_REQUEST_ID, decode
 from .refusals import invalid
 
 T = TypeVar("T")
@@ -35,8 +34,6 @@ MAX_CALL_BYTES = 20 * 2**20
 MAX_BODY_BYTES = 64 * 2**10
 #: How long a browser may remember what a preflight said, in seconds.
 PREFLIGHT_SECONDS = 600
-
-_SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
 class Frame:
@@ -57,7 +54,7 @@ class Frame:
             return
         headers = Headers(scope=scope)
         request_id = headers.get("x-request-id", "")
-        if not _SANE_REQUEST_ID.fullmatch(request_id):
+        if not SANE_REQUEST_ID.fullmatch(request_id):
             request_id = secrets.token_hex(16)
         scope["wattfare.request_id"] = request_id
         # Nothing but bearer tokens opens anything here, so that any page may ask; what a live
