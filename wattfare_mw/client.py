@@ -15,7 +15,7 @@ from .calls import Call, LimitLike, Read, Send, Service, Sleep, Timeout
 from .flow import Flow, run, run_async
 from .handles import AsyncGrant, AsyncUser, Grant, User
 from .sessions import Ask, LetThrough, ResolveUser, answered, check_origins, mint
-from .transport import AsyncTransport, Transport, async_transport, sync_transport
+from .transport import AsyncTransport, Secret, Transport, async_transport, sync_transport
 from .types import CreatedSession, SessionRequest
 from .web import Request, Response
 
@@ -53,6 +53,8 @@ class _Client(Generic[TransportT]):
         """
         if secret_key is None:
             secret_key = os.environ.get("WATTFARE_SECRET_KEY")
+        if isinstance(secret_key, str):
+            secret_key = Secret(secret_key)  # hidden at once: what follows may raise
         if base_url is None:
             base_url = os.environ.get("WATTFARE_BASE_URL") or calls.DEFAULT_BASE_URL
         if timeout is None:
@@ -78,7 +80,9 @@ class _Client(Generic[TransportT]):
         )
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}(base_url={self.base_url!r})"
+        # A traceback's local variables may show one that could not be made.
+        service = getattr(self, "_service", None)
+        return f"{type(self).__name__}(base_url={service and service.base_url!r})"
 
 
 class Wattfare(_Client[Transport]):

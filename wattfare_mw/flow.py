@@ -18,11 +18,13 @@ def run(flow: Flow[T], perform: Callable[[Any], Any]) -> T:
         need = next(flow)
         while True:
             try:
-                result = perform(need)
+                result = [perform(need)]
             except BaseException as error:
                 need = flow.throw(error)
             else:
-                need = flow.send(result)
+                # Handed over and not kept: a traceback's local variables show what the flow
+                # itself holds, and nothing that it has dropped or cleaned of a secret.
+                need = flow.send(result.pop())
     except StopIteration as stop:
         return stop.value
 
@@ -33,10 +35,10 @@ async def run_async(flow: Flow[T], perform: Callable[[Any], Awaitable[Any]]) -> 
         need = next(flow)
         while True:
             try:
-                result = await perform(need)
+                result = [await perform(need)]
             except BaseException as error:
                 need = flow.throw(error)
             else:
-                need = flow.send(result)
+                need = flow.send(result.pop())
     except StopIteration as stop:
         return stop.value

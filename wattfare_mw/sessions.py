@@ -4,6 +4,7 @@ shares with it: how a user is told, and what an error answers."""
 from __future__ import annotations
 
 import logging
+import math
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
@@ -213,7 +214,7 @@ def error_response(error: WattfareError) -> Response:
     if isinstance(error, MethodNotAllowedError):
         headers["allow"] = error.allowed
     if error.retry_after is not None:
-        headers["retry-after"] = format(error.retry_after, "g")
+        headers["retry-after"] = str(math.ceil(error.retry_after))
     return json_response(error.http_status, error.to_json(), headers)
 
 
