@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import ssl
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 from unittest.mock import patch
 
@@ -21,7 +23,9 @@ import httpx2
 from wattfare_mw import AsyncWattfare, Chunk, Request, Response, Wattfare
 from wattfare_mw.web import Headers
 
-SECRET = "sk_test_app1_" + "s3cr3t" * 20  # longer than what rich cuts a string at
+#: What may stand in no error, log or traceback; it is spelled out nowhere in a source.
+NEEDLE = bytes(range(0x61, 0x71)).decode()
+SECRET = f"sk_test_app1_{NEEDLE * 8}"  # longer than what rich cuts a string at
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,8 @@ class Kind:
 
     def make(self, **options: Any) -> Any:
         """A client of this library, as an app would make one."""
+        if self.library != "aiohttp":
+            options.setdefault("verify", _ssl_context())
         match self.library, self.is_async:
             case "httpx", False:
                 return httpx.Client(**options)
@@ -66,6 +72,23 @@ KINDS = [
     Kind("aiohttp", True, "factory"),
     Kind("aiohttp", True, "own"),
 ]
+
+
+#: For what does not depend on whose the client is.
+ONE_OF_EACH = [
+    Kind("httpx", False, "own"),
+    Kind("httpx2", False, "injected"),
+    Kind("httpx", True, "own"),
+    Kind("httpx2", True, "factory"),
+    Kind("aiohttp", True, "own"),
+    Kind("aiohttp", True, "injected"),
+]
+
+
+@cache
+def _ssl_context() -> ssl.SSLContext:
+    # Reading all certificates takes more time than the rest of most tests.
+    return ssl.create_default_context()
 
 
 class Driver:
