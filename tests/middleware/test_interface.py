@@ -119,7 +119,7 @@ def _flask_wrapped() -> Any:
         lambda scope, receive, send: None,
         Starlette(),
         FastAPI(),
-        Litestar(),
+        Litestar(logging_config=None),  # which would set up logging for every test
         GZipMiddleware(Starlette()),
         WsgiToAsgi(wsgi_function),
     ],

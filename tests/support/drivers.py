@@ -322,6 +322,11 @@ def body_of(model: Any = "openai/gpt-4o", **fields: Any) -> bytes:
 
 async def asgi_app(scope: Any, receive: Any, send: Any) -> None:
     """The app behind: says where it was."""
+    if scope["type"] == "lifespan":
+        for phase in ("startup", "shutdown"):
+            assert (await receive())["type"] == f"lifespan.{phase}"
+            await send({"type": f"lifespan.{phase}.complete"})
+        return
     assert scope["type"] == "http"
     await send({"type": "http.response.start", "status": 200, "headers": []})
     await send({"type": "http.response.body", "body": b"the app: " + scope["path"].encode()})

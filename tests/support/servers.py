@@ -1,9 +1,10 @@
-"""An app under a real server, in a process of its own."""
+"""Real servers around an app, each on a socket that listens before it starts: who connects early
+waits in its queue, and nobody has to ask whether it is there yet."""
 
 from __future__ import annotations
 
+import asyncio
 import os
-import re
 import signal
 import socket
 import subprocess
@@ -12,135 +13,201 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from support.service import PATIENCE, AppKeys, Service, environment
+import uvicorn
+from hypercorn.asyncio import serve as serve_hypercorn
+from hypercorn.config import Config as HypercornConfig
+from werkzeug.serving import make_server
 
-_ROOT = Path(__file__).parents[2]
-_APPS = _ROOT / "tests" / "servers" / "apps"
-_LISTENING = re.compile(r"(?:Listening at|Running on|running on):? (http://127\.0\.0\.1:\d+)")
+from support.fake_wattfare import PATIENCE
 
-
-@dataclass(frozen=True)
-class Pair:
-    """A framework's app, and the server to run it.
-
-    Attributes:
-        command: of the server; ``{port}`` is where it listens.
-        tells_port: does it say which one it took, where told 0?
-    """
-
-    name: str
-    command: str
-    tells_port: bool = True
-
-
-_GUNICORN = "-m gunicorn -b 127.0.0.1:{port} --graceful-timeout 5 --workers 2"
-
-PAIRS = [
-    Pair("flask-gunicorn-sync", f"{_GUNICORN} --worker-class sync flask_app:app"),
-    Pair("flask-gunicorn-gthread", f"{_GUNICORN} --worker-class gthread --threads 8 flask_app:app"),
-    # The middleware itself, loaded before the workers are forked.
-    Pair("flask-gunicorn-preload", f"{_GUNICORN} --threads 8 --preload flask_app:wattfare"),
-    Pair(
-        "starlette-uvicorn",
-        "-m uvicorn --port {port} --timeout-graceful-shutdown 5 starlette_app:app",
-    ),
-    Pair(
-        "litestar-granian",
-        "-m granian --interface asgi --port {port} --workers-kill-timeout 5 litestar_app:app",
-        tells_port=False,
-    ),
-    Pair("fastapi-hypercorn", "-m hypercorn --bind 127.0.0.1:{port} fastapi_app:app"),
-]
-
-
-@dataclass
-class Server:
-    """An app, running."""
-
-    url: str
-    process: subprocess.Popen[str]
-    log: list[str]
+Address = Any
+"""Of a socket: a host and a port, or a path."""
 
 
 @contextmanager
-def run_server(pair: Pair, service: Service, keys: AppKeys, home: Path) -> Iterator[Server]:
-    """The app with these keys in front of this service, from when it answers until the block
-    ends; then it must stop by itself, and have nothing to complain of."""
-    port = 0 if pair.tells_port else _free_port()
-    env = environment(
-        {
-            "WATTFARE_SECRET_KEY": keys.secret_key,
-            "WATTFARE_BASE_URL": service.url,
-            "HOME": str(home),
-            # What is not closed is to be told of.
-            "PYTHONWARNINGS": "default::ResourceWarning",
-        }
+def _listening() -> Iterator[socket.socket]:
+    with socket.create_server(("127.0.0.1", 0), backlog=512) as listener:
+        yield listener
+
+
+@contextmanager
+def uvicorn_server(app: Any, **options: Any) -> Iterator[Address]:
+    """uvicorn in a thread."""
+    config = uvicorn.Config(
+        app, log_config=None, lifespan="on", **{"timeout_graceful_shutdown": 5, **options}
     )
-    env["PYTHONPATH"] = os.pathsep.join(
-        [str(_APPS), str(_ROOT / "adapters"), env["PYTHONPATH"]],
-    )
+    server = uvicorn.Server(config)
+    with _listening() as listener:
+        address = listener.getsockname()
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+        thread.start()
+        try:
+            yield address
+        finally:
+            server.should_exit = True
+            thread.join(PATIENCE)
+            assert not thread.is_alive()
+
+
+@contextmanager
+def hypercorn_server(app: Any) -> Iterator[Address]:
+    """hypercorn in a thread."""
+    config = HypercornConfig()
+    config.errorlog = None
+    config.graceful_timeout = 1
+    loops: list[Any] = []
+
+    async def main(ready: threading.Event) -> None:
+        stop = asyncio.Event()
+        loops.append((asyncio.get_running_loop(), stop))
+        ready.set()
+        await serve_hypercorn(app, config, shutdown_trigger=stop.wait)  # type: ignore[arg-type]
+
+    with _listening() as listener:
+        config.bind = [f"fd://{os.dup(listener.fileno())}"]
+        ready = threading.Event()
+        thread = threading.Thread(target=asyncio.run, args=(main(ready),), daemon=True)
+        thread.start()
+        assert ready.wait(PATIENCE)
+        try:
+            yield listener.getsockname()
+        finally:
+            loop, stop = loops[0]
+            loop.call_soon_threadsafe(stop.set)
+            thread.join(PATIENCE)
+            assert not thread.is_alive()
+
+
+@contextmanager
+def werkzeug_server(app: Any) -> Iterator[Address]:
+    """werkzeug's server, a thread for each request."""
+    with _listening() as listener:
+        server = make_server("127.0.0.1", 0, app, threaded=True, fd=listener.fileno())
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        try:
+            yield listener.getsockname()
+        finally:
+            server.shutdown()
+            thread.join(PATIENCE)
+            server.server_close()
+
+
+@contextmanager
+def gunicorn_server(app: str, *options: str, env: dict[str, str]) -> Iterator[Address]:
+    """gunicorn, as processes."""
+    with (
+        _listening() as listener,
+        _process(
+            *("-m", "gunicorn", "--bind", f"fd://{listener.fileno()}", "--workers", "1"),
+            *("--graceful-timeout", "1", *options, app),
+            env=env,
+            pass_fds=[listener.fileno()],
+        ),
+    ):
+        yield listener.getsockname()
+
+
+@contextmanager
+def granian_server(app: str, directory: Path, *, env: dict[str, str]) -> Iterator[Address]:
+    """granian, as processes, on a socket of the file system."""
+    path = directory / "s"
+    program = ("-m", "granian", "--interface", "asgi", "--uds", str(path), "--no-ws", app)
+    with _process(*program, env=env) as process:
+        # It says that it listens a moment before it does.
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            try:
+                Visitor(str(path)).leave()
+                break
+            except OSError:
+                assert time.monotonic() < deadline
+                assert process.poll() is None
+                time.sleep(0.02)
+        yield str(path)
+
+
+@contextmanager
+def _process(*arguments: str, env: dict[str, str], **more: Any) -> Iterator[subprocess.Popen[str]]:
+    root = Path(__file__).parents[2]
+    path = os.pathsep.join([str(root), str(root / "tests")])
     process = subprocess.Popen(
-        [sys.executable, *pair.command.format(port=port).split()],
+        [sys.executable, *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env=env,
-        cwd=home,
+        env={**os.environ, "PYTHONPATH": path, **env},
+        **more,
     )
+    assert process.stdout is not None
     log: list[str] = []
-    found = threading.Event()
-    reader = threading.Thread(target=_read, args=(process, log, found), daemon=True)
+    # Read all along, so that a full pipe never stops it.
+    reader = threading.Thread(target=log.extend, args=(process.stdout,), daemon=True)
     reader.start()
     try:
-        assert found.wait(PATIENCE), "".join(log)
-        told = [match[1] for line in log if (match := _LISTENING.search(line))]
-        assert told, f"{pair.name} did not start: {''.join(log)}"
-        url = told[0] if pair.tells_port else f"http://127.0.0.1:{port}"
-        _wait_until_open(url, process, log)
-        yield Server(url, process, log)
-        process.send_signal(signal.SIGTERM)
-        code = process.wait(PATIENCE)
-        reader.join(PATIENCE)
-        said = "".join(log)
-        assert code in (0, -signal.SIGTERM), said
-        assert not [line for line in log if _is_complaint(line)], said
+        yield process
     finally:
-        if process.poll() is None:
-            process.kill()
+        process.send_signal(signal.SIGTERM)
+        try:
             process.wait(PATIENCE)
-        reader.join(PATIENCE)
-        assert process.stdout is not None
-        process.stdout.close()
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            raise
+        finally:
+            reader.join(PATIENCE)
+            process.stdout.close()
 
 
-def _is_complaint(line: str) -> bool:
-    if "ResourceWarning: unclosed <socket" in line:
-        return "raddr" in line  # the server leaves its own listener to the end of the process
-    told = ("Traceback", "ResourceWarning: unclosed", "Unclosed", "never awaited")
-    return any(word in line for word in told)
+class Visitor:
+    """A client that speaks HTTP by hand, and so can go away at any moment."""
 
+    def __init__(self, address: Address) -> None:
+        family = socket.AF_UNIX if isinstance(address, str) else socket.AF_INET
+        self._socket = socket.socket(family)
+        self._socket.settimeout(PATIENCE)
+        try:
+            self._socket.connect(address)
+        except OSError:
+            self._socket.close()
+            raise
+        self._seen = b""
 
-def _read(process: subprocess.Popen[str], log: list[str], found: threading.Event) -> None:
-    assert process.stdout is not None
-    for line in process.stdout:
-        log.append(line)
-        if _LISTENING.search(line):
-            found.set()
-    found.set()
+    def ask(self, method: str, path: str, headers: dict[str, str], body: bytes = b"") -> None:
+        """Send a request."""
+        headers = {"host": "testserver", "content-length": str(len(body)), **headers}
+        fields = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        self.send(f"{method} {path} HTTP/1.1\r\n{fields}\r\n".encode() + body)
 
+    def send(self, data: bytes) -> None:
+        """Send bytes as they are."""
+        self._socket.sendall(data)
 
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return listener.getsockname()[1]
+    def forget(self) -> None:
+        """What has come so far does not count any more."""
+        self._seen = b""
 
+    def wait_for(self, part: bytes) -> bytes:
+        """All that has come, as soon as this is in it."""
+        while part not in self._seen:
+            more = self._socket.recv(65536)
+            assert more, self._seen
+            self._seen += more
+        return self._seen
 
-def _wait_until_open(url: str, process: subprocess.Popen[str], log: list[str]) -> None:
-    address = ("127.0.0.1", int(url.rpartition(":")[2]))
-    deadline = time.monotonic() + PATIENCE
-    while time.monotonic() < deadline and process.poll() is None:
-        with suppress(OSError), socket.create_connection(address, timeout=1):
-            return
-    raise AssertionError(f"nobody listens at {url}: {''.join(log)}")
+    def leave(self, *, reset: bool = False) -> None:
+        """Close the connection."""
+        if reset:
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
+        with suppress(OSError):
+            self._socket.close()
+
+    def rest(self) -> bytes:
+        """All that comes, to the end of the connection."""
+        while more := self._socket.recv(65536):
+            self._seen += more
+        self._socket.close()
+        return self._seen
