@@ -278,16 +278,24 @@ def unwrapped(error: BaseException | None, *, suppressed: bool = False) -> Itera
 
 def _from_http_error(error: BaseException) -> WattfareError | None:
     """By the shapes that HTTP errors of AI libraries share, so that none has to be imported."""
-    response = getattr(error, "response", None)
-    status = getattr(error, "status_code", None) or getattr(response, "status_code", None)
+    response = _attribute(error, "response")
+    status = _attribute(error, "status_code") or _attribute(response, "status_code")
     if not isinstance(status, int):
         status = None
-    for body in (getattr(error, "body", None), getattr(response, "_content", None)):
+    for body in (_attribute(error, "body"), _attribute(response, "_content")):
         wire = _wire_error_of(body)
         # Other services have an `error` in their JSON too: only our own codes are ours.
         if wire is not None and wire.code != "unknown" and wire.code in STATUS_BY_CODE:
             return make_error(wire.code, wire.message, status=status)
     return None
+
+
+def _attribute(value: object, name: str) -> object:
+    # A stranger's property may raise; whoever asks is in the middle of dealing with an error.
+    try:
+        return getattr(value, name, None)
+    except Exception:
+        return None
 
 
 def _wire_error_of(body: object) -> WireError | None:

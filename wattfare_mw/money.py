@@ -42,6 +42,8 @@ def amount(value: object, *, most: int = MAX_AMOUNT_USD) -> Usd:
         raise ValueError(f"an amount in USD is a number, not {type(value).__name__}")
     # A float goes by its shortest repr: 0.1 means a tenth and not its binary neighbour.
     number = Decimal(repr(float(value)) if isinstance(value, float) else value)
+    if not number:
+        return Usd(0)  # a zero has a sign and an exponent, too, and they say nothing
     # `adjusted` bounds the magnitude without any arithmetic, and comparing is exact and cheap.
     if not number.is_finite() or number < 0 or number.adjusted() > 18 or number > most:
         raise ValueError(f"an amount in USD is a finite number from 0 to {most:,}")
