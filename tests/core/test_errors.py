@@ -1,0 +1,390 @@
+"""The errors: their codes and copies, what an answer stands for, and the three helpers through
+what real libraries wrap around them."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import pickle
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import openai
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from support.wire import (
+    END,
+    STREAM,
+    Wire,
+    delta,
+    error_answer,
+    event,
+    json_answer,
+    piece,
+    run_wire,
+)
+
+import wattfare_mw
+from wattfare_mw import (
+    WattfareAuthError,
+    WattfareBudgetExceededError,
+    WattfareError,
+    WattfareFundingError,
+    WattfareGrantError,
+    WattfareNetworkError,
+    WattfareNotConnectedError,
+    WattfareRateLimitError,
+    is_budget_exceeded,
+    is_not_connected,
+    to_wattfare_error,
+)
+from wattfare_mw.errors import STATUS_BY_CODE, error_from_answer, make_error, retry_after_seconds
+from wattfare_mw.sessions import MethodNotAllowedError, NotSignedInError
+
+FAMILY = [
+    (WattfareNotConnectedError, "not_connected", 402),
+    (WattfareBudgetExceededError, "budget_exceeded", 402),
+    (WattfareFundingError, "funding_invalid", 402),
+    (WattfareGrantError, "grant_invalid", 402),
+    (WattfareRateLimitError, "rate_limited", 429),
+    (WattfareAuthError, "auth", 401),
+    (WattfareNetworkError, "network", 0),
+]
+
+
+@pytest.mark.parametrize(("cls", "code", "status"), FAMILY)
+def test_each_class_has_its_code_and_status(
+    cls: type[WattfareError], code: str, status: int
+) -> None:
+    error = cls()
+    assert (error.code, error.status) == (code, status)
+    assert error.message
+    assert error.to_wire() == {"error": {"code": code, "message": error.message}}
+    assert type(make_error(code)) is cls
+    assert make_error(code).status == STATUS_BY_CODE[code] == status
+    assert error.http_status == (status or 502)
+
+
+def test_the_rest_is_the_error_itself() -> None:
+    assert (WattfareError().code, WattfareError().status) == ("unknown", 500)
+    for code in ("invalid_request", "upstream", "unknown"):
+        assert type(make_error(code)) is WattfareError
+        assert make_error(code).code == code
+
+
+EVERY = [
+    *[cls("Because.", retry_after=7.5, request_id="r-1") for cls, _, _ in FAMILY],
+    WattfareError("Because.", code="invalid_request", status=422),
+    WattfareNetworkError("Because.", sent=False),
+    NotSignedInError(),
+    MethodNotAllowedError(("GET", "HEAD")),
+]
+
+
+@pytest.mark.parametrize("error", EVERY, ids=repr)
+@pytest.mark.parametrize(
+    "duplicate",
+    [copy.copy, copy.deepcopy]
+    + [
+        lambda e, p=protocol: pickle.loads(pickle.dumps(e, p))
+        for protocol in range(pickle.HIGHEST_PROTOCOL + 1)
+    ],
+)
+def test_a_copy_is_the_same(error: WattfareError, duplicate: Any) -> None:
+    twin = duplicate(error)
+    assert type(twin) is type(error)
+    assert vars(twin) == vars(error)
+    assert (str(twin), repr(twin), twin.args) == (str(error), repr(error), error.args)
+    assert twin.to_json() == error.to_json()
+    assert twin is not error
+
+
+def test_notes_are_kept_in_a_copy() -> None:
+    error = WattfareError("Because.")
+    error.add_note("of user 7")
+    assert pickle.loads(pickle.dumps(error)).__notes__ == ["of user 7"]
+
+
+# -- answers
+
+
+@given(st.integers(100, 599), st.binary(max_size=60))
+@example(500, b'{"error":' * 20_000)
+@example(402, b'{"error": {"code": "\xff"}}')
+@example(402, b'{"error": {"code": "budget_exceeded", "message": 5}}')
+@example(400, b'{"error": {"code": {"code": "auth"}}}')
+def test_any_answer_is_a_typed_error(status: int, body: bytes) -> None:
+    error = error_from_answer(status, body)
+    assert error.status == status
+    assert error.code in STATUS_BY_CODE
+    assert str(error)
+    assert 400 <= error.http_status <= 599
+
+
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [
+        (400, "invalid_request"),
+        (401, "auth"),
+        (402, "unknown"),
+        (403, "invalid_request"),
+        (404, "unknown"),
+        (405, "invalid_request"),
+        (409, "invalid_request"),
+        (413, "invalid_request"),
+        (415, "invalid_request"),
+        (418, "unknown"),
+        (422, "invalid_request"),
+        (429, "rate_limited"),
+        (500, "unknown"),
+        (502, "upstream"),
+        (503, "upstream"),
+        (504, "upstream"),
+    ],
+)
+def test_a_status_without_a_code(status: int, code: str) -> None:
+    for body in (b"", b"<html>", b'{"error": "no"}', b'{"error": {"code": "new"}}'):
+        assert error_from_answer(status, body).code == code
+
+
+def test_an_unknown_code_is_named() -> None:
+    error = error_from_answer(402, b'{"error": {"code": "overdrawn", "message": "Sorry."}}')
+    assert "Sorry." in str(error)
+    assert "overdrawn" in str(error)
+    assert len(str(error_from_answer(402, b'{"error":{"code":"' + b"x" * 9999 + b'"}}'))) < 300
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        ("7", 7),
+        ("0", 0),
+        ("1.5", 1.5),
+        (" 3 ", 3),
+        (None, None),
+        ("", None),
+        ("-1", None),
+        ("nan", None),
+        ("inf", None),
+        ("1e99", None),
+        ("86401", None),
+        ("Fri, 31 Dec 1999 23:59:59 GMT", None),
+        ("soon", None),
+    ],
+)
+def test_retry_after(value: str | None, seconds: float | None) -> None:
+    assert retry_after_seconds(value) == seconds
+
+
+# -- the helpers
+
+
+BUDGET = WattfareBudgetExceededError("The cap is reached.")
+
+
+def raised(function: Any) -> BaseException:
+    with pytest.raises(BaseException) as caught:  # noqa: PT011
+        function()
+    return caught.value
+
+
+def by_cause() -> None:
+    try:
+        raise BUDGET
+    except WattfareError as error:
+        raise ValueError("the model failed") from error
+
+
+def by_context() -> None:
+    try:
+        raise BUDGET
+    except WattfareError:
+        raise ValueError("the model failed")  # noqa: B904
+
+
+def by_from_none() -> None:
+    try:
+        raise BUDGET
+    except WattfareError:
+        raise ValueError("another matter") from None
+
+
+def deep() -> None:
+    try:
+        by_context()
+    except ValueError as error:
+        raise RuntimeError("the agent failed") from error
+
+
+def in_a_group() -> None:
+    inner = ExceptionGroup("inner", [KeyError("x"), raised(by_cause)])  # type: ignore[list-item]
+    raise ExceptionGroup("outer", [ValueError("y"), inner])
+
+
+async def in_a_task_group() -> None:
+    async def fail() -> None:
+        raise BUDGET
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(fail())
+
+
+@pytest.mark.parametrize("function", [by_cause, by_context, deep, in_a_group])
+def test_helpers_see_through(function: Any) -> None:
+    error = raised(function)
+    assert to_wattfare_error(error) is BUDGET
+    assert is_budget_exceeded(error)
+    assert not is_not_connected(error)
+
+
+def test_helpers_see_through_a_task_group() -> None:
+    assert to_wattfare_error(raised(lambda: asyncio.run(in_a_task_group()))) is BUDGET
+
+
+@pytest.mark.parametrize(
+    "error", [None, ValueError("x"), KeyboardInterrupt(), ExceptionGroup("g", [ValueError()])]
+)
+def test_helpers_find_nothing_where_nothing_is(error: Any) -> None:
+    assert to_wattfare_error(error) is None
+    assert not is_budget_exceeded(error)
+    assert not is_not_connected(error)
+
+
+def test_what_was_dealt_with_is_not_found() -> None:
+    assert to_wattfare_error(raised(by_from_none)) is None
+
+
+def test_a_circle_of_causes_ends() -> None:
+    one, two = ValueError("one"), ValueError("two")
+    one.__cause__, two.__cause__ = two, one
+    one.__context__, two.__context__ = one, two
+    assert to_wattfare_error(one) is None
+
+
+def test_who_must_connect() -> None:
+    for cls, _, _ in FAMILY:
+        wanted = cls in (WattfareNotConnectedError, WattfareFundingError)
+        assert is_not_connected(cls()) is wanted
+        assert is_budget_exceeded(cls()) is (cls is WattfareBudgetExceededError)
+
+
+@pytest.fixture
+def service() -> Iterator[Wire]:
+    with run_wire() as running:
+        yield running
+
+
+@pytest.mark.parametrize(("cls", "code", "status"), FAMILY)
+@pytest.mark.parametrize("stream", [False, True])
+def test_through_the_openai_package(
+    service: Wire, cls: type[WattfareError], code: str, status: int, stream: bool
+) -> None:
+    service.then(error_answer(code, status or 502, "Because."))
+    with openai.OpenAI(api_key="none", base_url=f"{service.url}/v1", max_retries=0) as client:
+        messages: Any = [{"role": "user", "content": "Hi"}]
+        error = raised(
+            lambda: client.chat.completions.create(model="m", messages=messages, stream=stream)
+        )
+    assert isinstance(error, openai.APIStatusError)
+    found = to_wattfare_error(error)
+    assert type(found) is cls
+    assert (found.code, found.status, found.message) == (code, status or 502, "Because.")
+
+
+@pytest.mark.parametrize(("cls", "code", "status"), FAMILY)
+def test_through_an_event_in_the_openai_packages_stream(
+    service: Wire, cls: type[WattfareError], code: str, status: int
+) -> None:
+    told = event({"error": {"code": code, "message": "Because."}})
+    service.then(STREAM + piece(event(delta("one")) + told) + END)
+    with openai.OpenAI(api_key="none", base_url=f"{service.url}/v1", max_retries=0) as client:
+        messages: Any = [{"role": "user", "content": "Hi"}]
+        stream = client.chat.completions.create(model="m", messages=messages, stream=True)
+        error = raised(lambda: list(stream))
+    assert isinstance(error, openai.APIError)
+    found = to_wattfare_error(error)
+    assert type(found) is cls
+    assert (found.code, found.status, found.message) == (code, status, "Because.")
+
+
+def test_an_error_of_openais_own_is_not_ours(service: Wire) -> None:
+    service.then(json_answer({"error": {"code": "insufficient_quota", "message": "no"}}, 429))
+    service.then(json_answer({"error": {"code": 402, "message": "no"}}, 402))
+    with openai.OpenAI(api_key="none", base_url=f"{service.url}/v1", max_retries=0) as client:
+        for _ in range(2):
+            error = raised(client.models.list)
+            assert to_wattfare_error(error) is None
+
+
+def test_through_httpx(service: Wire) -> None:
+    service.then(error_answer("not_connected", 402)).then(error_answer("not_connected", 402))
+    with httpx.Client() as client:
+        error = raised(client.get(service.url).raise_for_status)
+        assert is_not_connected(error)
+        with client.stream("GET", service.url) as unread:
+            error = raised(unread.raise_for_status)
+        assert to_wattfare_error(error) is None  # nobody has read its body: there is none
+
+
+class Wrapped(Exception):  # noqa: N818
+    """What a library raises, with the shape of its error."""
+
+    def __init__(self, **fields: Any) -> None:
+        vars(self).update(fields)
+
+
+class Odd(Exception):  # noqa: N818
+    """One whose attributes raise something of their own."""
+
+    @property
+    def response(self) -> Any:
+        raise RuntimeError("there is none")
+
+    @property
+    def body(self) -> Any:
+        raise RuntimeError("there is none")
+
+
+WIRE = {"error": {"code": "budget_exceeded", "message": "x"}}
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        Wrapped(status_code=402, body=WIRE),
+        Wrapped(status_code=402, body=WIRE["error"]),
+        Wrapped(status_code="402", body=b'{"error": {"code": "budget_exceeded"}}'),
+        Wrapped(body='{"error": {"code": "budget_exceeded"}}'),
+        Wrapped(body=bytearray(b'{"error": {"code": "budget_exceeded"}}')),
+    ],
+)
+def test_through_the_shapes_of_others(error: Exception) -> None:
+    found = to_wattfare_error(error)
+    assert isinstance(found, WattfareBudgetExceededError)
+    assert found.status == 402
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        Wrapped(body=None),
+        Wrapped(body=7, response=7),
+        Wrapped(body={"error": None}),
+        Wrapped(body={"error": "budget_exceeded"}),
+        Wrapped(body={"error": {"code": ["budget_exceeded"]}}),
+        Wrapped(body={"error": {"code": "unknown", "message": "?"}}),
+        Wrapped(body={7: 8}),
+        Wrapped(body=b"\xff"),
+        Wrapped(body="\ud800"),
+        Wrapped(body=[]),
+        Odd(),
+    ],
+)
+def test_the_shapes_of_others_that_are_not_ours(error: Exception) -> None:
+    assert to_wattfare_error(error) is None
+
+
+def test_the_helpers_are_public() -> None:
+    assert wattfare_mw.to_wattfare_error is to_wattfare_error

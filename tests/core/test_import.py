@@ -1,0 +1,115 @@
+"""Importing wattfare_mw costs nothing and loads nothing that was not asked for."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import wattfare_mw
+
+ROOT = Path(wattfare_mw.__file__).parent
+#: What an app that only imports us has not asked for.
+HEAVY = {
+    "aiohttp", "asgiref", "fastapi", "flask", "httpx", "httpx2", "litestar", "msgspec", "openai",
+    "pydantic", "rich", "sqlalchemy", "starlette", "uvicorn", "werkzeug", "asyncio", "ssl",
+}  # fmt: skip
+
+
+def loaded_by(code: str) -> set[str]:
+    """The modules that a fresh interpreter has loaded after this."""
+    code = f"import sys, json\nbefore = set(sys.modules)\n{code}\n"
+    code += "print(json.dumps(sorted(set(sys.modules) - before)))"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        check=True,
+        capture_output=True,
+        text=True,
+        env={"PYTHONPATH": str(ROOT.parent)},
+    )
+    return set(json.loads(done.stdout))
+
+
+def test_the_package_alone_loads_nothing() -> None:
+    loaded = loaded_by("import wattfare_mw; dir(wattfare_mw)")
+    assert {name.partition(".")[0] for name in loaded}.isdisjoint(HEAVY)
+    assert {name for name in loaded if name.startswith("wattfare_mw")} == {"wattfare_mw"}
+
+
+@pytest.mark.parametrize("name", ["WattfareError", "ConnectionStatus", "Request", "Chunk"])
+def test_a_plain_value_loads_no_http_client(name: str) -> None:
+    loaded = loaded_by(f"from wattfare_mw import {name}")
+    roots = {module.partition(".")[0] for module in loaded}
+    assert roots.isdisjoint(HEAVY - {"msgspec", "asyncio", "ssl"})
+
+
+@pytest.mark.parametrize(
+    "name", ["Wattfare", "AsyncWattfare", "WattfareMiddleware", "to_wattfare_error"]
+)
+def test_a_client_loads_no_framework_and_no_service(name: str) -> None:
+    loaded = loaded_by(f"import wattfare_mw; wattfare_mw.{name}")
+    roots = {module.partition(".")[0] for module in loaded}
+    unwanted = {"aiohttp", "flask", "starlette", "litestar", "fastapi", "sqlalchemy", "uvicorn"}
+    assert roots.isdisjoint(unwanted | {"openai", "pydantic", "httpx", "httpx2", "rich"})
+    parts = {module.split(".")[1] for module in loaded if module.startswith("wattfare_mw.")}
+    assert parts.isdisjoint({"service", "cli", "testing"})
+
+
+def test_making_a_client_loads_no_http_client_yet() -> None:
+    loaded = loaded_by("import wattfare_mw; wattfare_mw.Wattfare('sk_test_1')")
+    assert loaded.isdisjoint({"httpx", "aiohttp", "httpx2"})
+
+
+def test_every_public_name_is_there() -> None:
+    assert len(set(wattfare_mw.__all__)) == len(wattfare_mw.__all__)
+    for name in wattfare_mw.__all__:
+        assert getattr(wattfare_mw, name).__name__ == name
+    assert set(wattfare_mw.__all__) <= set(dir(wattfare_mw))
+    assert set(wattfare_mw._HOME_OF) == set(wattfare_mw.__all__)
+    with pytest.raises(AttributeError, match="nonsense"):
+        wattfare_mw.nonsense  # noqa: B018
+
+
+def test_a_type_checker_sees_the_same_names() -> None:
+    # It reads the imports under TYPE_CHECKING, and not the table that is used at run time.
+    tree = ast.parse((ROOT / "__init__.py").read_text("utf-8"))
+    checked: dict[str, str] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.level == 1:
+            for alias in node.names:
+                checked[alias.name] = node.module or ""
+    assert checked == wattfare_mw._HOME_OF
+    assert (ROOT / "py.typed").exists()
+
+
+LAYERS = {
+    "money": {"errors"},
+    "errors": set[str](),
+    "types": {"money", "errors"},
+    "sse": {"errors"},
+    "web": set[str](),
+    "flow": set[str](),
+    "callables": set[str](),
+    "transport": {"errors", "web"},
+    "completions": {"errors", "money", "sse", "types"},
+    "calls": {"completions", "errors", "flow", "money", "sse", "transport", "types"},
+    "sessions": {"calls", "errors", "flow", "types", "web"},
+}
+
+
+@pytest.mark.parametrize("module", LAYERS)
+def test_imports_run_one_way(module: str) -> None:
+    path = ROOT / module
+    files = sorted(path.glob("*.py")) if path.is_dir() else [path.with_suffix(".py")]
+    used: set[str] = set()
+    for file in files:
+        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+            if not isinstance(node, ast.ImportFrom) or node.level != (2 if path.is_dir() else 1):
+                continue
+            names = [alias.name for alias in node.names] if node.module is None else [node.module]
+            used.update(name.partition(".")[0] for name in names)
+    assert used <= LAYERS[module], f"{module} stands on {used - LAYERS[module]}"

@@ -1,0 +1,146 @@
+"""Amounts: what is one, exactly which, and what is refused before any arithmetic."""
+
+from __future__ import annotations
+
+import json
+import time
+from decimal import Decimal
+from fractions import Fraction
+from typing import Any
+
+import pytest
+from hypothesis import assume, example, given
+from hypothesis import strategies as st
+
+from wattfare_mw import RequestLimit, WattfareError, calls, money
+from wattfare_mw.types import encode
+
+ABSURD = st.builds(
+    lambda sign, digits, exponent: Decimal((sign, digits, exponent)),
+    st.sampled_from((0, 1)),
+    st.lists(st.integers(0, 9), min_size=1, max_size=60).map(tuple),
+    st.one_of(st.integers(-30, 30), st.integers(-(10**9), 10**9)),
+)
+ANYTHING = st.one_of(
+    st.integers(),
+    st.integers(min_value=0, max_value=10**9),
+    st.floats(),
+    st.floats(min_value=0, max_value=1e9),
+    st.decimals(),
+    st.decimals(min_value=0, max_value=10**9, places=9),
+    ABSURD,
+    st.booleans(),
+    st.text(),
+    st.binary(),
+    st.none(),
+    st.fractions(),
+    st.complex_numbers(),
+    st.lists(st.integers()),
+    st.dictionaries(st.text(), st.integers()),
+    st.builds(object),
+)
+
+
+def expected_nanos(value: Any) -> int | None:
+    """What a value is as a cap, worked out on another way: by fractions. None: it is none."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, Decimal)):
+        return None
+    if isinstance(value, float):
+        value = Decimal(repr(value))
+    if isinstance(value, Decimal):
+        if not value.is_finite():
+            return None
+        if value and value.adjusted() > 30:
+            return None
+        if value and value.adjusted() < -60:
+            return 0 if value > 0 else None
+    exact = Fraction(value)
+    if not 0 <= exact <= 10**9:
+        return None
+    return int(exact * 10**9)
+
+
+@given(ANYTHING)
+@example(Decimal("1e999999999"))
+@example(Decimal("-1e999999999"))
+@example(Decimal("1e-999999999"))
+@example(Decimal("sNaN"))
+@example(Decimal("-0"))
+@example(-0.0)
+@example(float("inf"))
+@example(10**5000)
+@example(1_000_000_000)
+@example(Decimal("1000000000.0000000001"))
+@example(5e-324)
+def test_any_value_is_an_exact_limit_or_refused(value: Any) -> None:
+    assume(value is not None)
+    nanos = expected_nanos(value)
+    if nanos is None:
+        with pytest.raises(WattfareError) as caught:
+            calls.create_session("u1", value)
+        assert (caught.value.code, caught.value.status) == ("invalid_request", 400)
+        with pytest.raises(WattfareError):
+            RequestLimit(value)
+        return
+    body = calls.create_session("u1", value).body
+    assert body is not None
+    written = body.removeprefix(b'{"appUserId":"u1","requestLimit":{"monthlyUsd":')
+    number = written.removesuffix(b"}}").decode()
+    assert json.loads(number) >= 0  # a number to others, too; and to us, each of its digits
+    assert Fraction(number) * 10**9 == nanos
+    assert money.cap_nanos(value) == nanos
+
+
+@given(st.integers(0, 10**21))
+def test_nanos_to_usd_and_back(nanos: int) -> None:
+    amount = money.usd(nanos)
+    assert Fraction(amount) == Fraction(nanos, 10**9)
+    assert money.nanos_floor(amount) == money.nanos_ceil(amount) == nanos
+    assert encode(amount).decode() == str(amount)
+
+
+@given(st.decimals(min_value=0, max_value=10**12, allow_nan=False))
+def test_rounding_is_down_and_up_by_less_than_a_nano(value: Decimal) -> None:
+    exact = Fraction(value) * 10**9
+    floor, ceil = money.nanos_floor(value), money.nanos_ceil(value)
+    assert floor <= exact <= ceil
+    assert ceil - floor == (exact.denominator != 1)
+
+
+@given(
+    st.integers(0, 10**12),
+    st.integers(0, 10**12),
+    st.decimals(min_value=0, max_value=1000, allow_nan=False),
+    st.decimals(min_value=0, max_value=1000, allow_nan=False),
+)
+def test_a_cost_is_rounded_up_once(p: int, c: int, price: Decimal, other: Decimal) -> None:
+    assume(all(x.adjusted() > -30 and len(x.as_tuple().digits) < 30 for x in (price, other) if x))
+    exact = (p * Fraction(price) + c * Fraction(other)) * 10**9
+    nanos = money.cost_nanos(p, c, price, other)
+    assert exact <= nanos < exact + 1
+
+
+def test_the_dearest_numbers_cost_no_time() -> None:
+    began = time.perf_counter()
+    for value in ("1e999999999", "-1e999999999", "-1e-999999999", "9e999999999999999999"):
+        with pytest.raises(ValueError, match="from 0 to"):
+            money.amount(Decimal(value))
+    for zero in ("0e999999999", "-0e-999999999", "-0"):
+        assert str(money.amount(Decimal(zero))) == "0"
+    assert money.nanos_ceil(Decimal("1e-999999999")) == 1
+    assert money.nanos_floor(Decimal("1e-999999999")) == 0
+    assert time.perf_counter() - began < 5
+
+
+@pytest.mark.parametrize(
+    ("value", "most"), [(1, 0), (Decimal("0.1"), 0), (10**12 + 1, money.MAX_AMOUNT_USD)]
+)
+def test_above_the_most(value: Any, most: int) -> None:
+    with pytest.raises(ValueError, match="from 0 to"):
+        money.amount(value, most=most)
+
+
+def test_none_is_no_cap() -> None:
+    assert money.cap_nanos(None) is None
+    assert money.cap_usd(None) is None
+    assert RequestLimit().monthly_usd is None
