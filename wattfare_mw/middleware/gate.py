@@ -118,10 +118,12 @@ class Gate:
         response = reply.response if isinstance(reply, Answered) else reply
         response.headers.update(cors_headers(request, self._origins))
         response.headers["x-request-id"] = request_id
-        if isinstance(response, Response) and response.status != 204:
-            response.headers["content-length"] = str(len(response.body))
+        if isinstance(response, Response):
             if request.method == "HEAD":
+                # Without a length, too: werkzeug's lint holds one against what was sent.
                 return Response(response.status, response.headers, b"")
+            if response.status != 204:
+                response.headers["content-length"] = str(len(response.body))
         return reply
 
     def identify(self, request: Request) -> Flow[str]:
