@@ -361,7 +361,7 @@ def retry_delay(failure: WattfareError, attempt: int, *, repeatable: bool) -> fl
     ):
         return None
     # Full-speed retries of many clients at once would keep a struggling service down.
-    delay = min(0.5 * 2**attempt, 8.0) * random.uniform(0.5, 1.0)  # noqa: S311
+    delay = 0.5 * 2 ** min(attempt, 4) * random.uniform(0.5, 1.0)  # noqa: S311
     if failure.retry_after is not None:
         delay = max(delay, failure.retry_after)
     return delay if delay <= MAX_RETRY_DELAY else None
