@@ -295,7 +295,7 @@ def test_a_slow_first_token_does_not_time_out(drive: Drive, wire: Wire) -> None:
     driver = drive(timeout=Timeout(connect=PATIENCE, read=0.05, inference=PATIENCE))
 
     def silence(_: Any) -> None:
-        slow.wait(0.15)
+        slow.wait(0.1)
 
     first, second = piece(event(delta("one"))), piece(event(delta(" two")))
     wire.then(silence, STREAM, silence, first, silence, second, piece(event("[DONE]")) + END)

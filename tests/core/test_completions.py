@@ -1,0 +1,176 @@
+"""Answers of a model: the same whichever way their bytes came."""
+
+from __future__ import annotations
+
+import json
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wattfare_mw import TokenUsage, ToolCall, WattfareError
+from wattfare_mw.completions import Metering, StreamReader, metering, read_completion
+
+TEXTS = st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=6)
+
+
+def chunk_of(text: str) -> dict[str, Any]:
+    return {"choices": [{"index": 0, "delta": {"content": text}}]}
+
+
+def call_of(n: int) -> dict[str, Any]:
+    function = {"name": "f", "arguments": "{}"}
+    return {"choices": [{"delta": {"tool_calls": [{"index": n, "id": "t", "function": function}]}}]}
+
+
+EVENTS = st.one_of(
+    TEXTS.map(lambda text: f"data: {json.dumps(chunk_of(text), ensure_ascii=False)}"),
+    TEXTS.map(lambda text: "data: " + json.dumps(chunk_of(text), indent=1)).map(
+        lambda event: event.replace("\n", "\ndata: ")
+    ),
+    st.just(": OPENROUTER PROCESSING"),
+    st.just("event: ping\ndata"),
+    st.just('data: {"error": {"code": "budget_exceeded", "message": "no"}}'),
+    st.just("data: banana"),
+    st.just("data: [DONE]"),
+    st.just('data: {"choices": [], "usage": {"prompt_tokens": 2, "cost": 1e-6}}'),
+    st.integers(0, 2).map(lambda n: f"data: {json.dumps(call_of(n))}"),
+    st.just('data: {"choices": [{"delta": {}, "finish_reason": "tool_calls"}]}'),
+)  # fmt: skip
+
+
+def read(chunks: list[bytes]) -> tuple[list[Any], str, Any]:
+    """All that a reader gives: its chunks, how it ended, and what it knows then."""
+    reader = StreamReader()
+    got: list[Any] = []
+    ended = "well"
+    try:
+        for data in chunks:
+            got.extend(reader.feed(data))  # one by one: what comes before an error has come
+        got.extend(reader.end())
+    except WattfareError as error:
+        ended = f"{error.code}: {error}"
+    state = (
+        reader.text, reader.tool_calls, reader.finish_reason, reader.usage, reader.cost_usd,
+        reader.done,
+    )  # fmt: skip
+    return got, ended, state
+
+
+@given(
+    st.lists(EVENTS, max_size=8),
+    st.sampled_from(["\n", "\r\n", "\r"]),
+    st.lists(st.integers(0, 2000), max_size=25),
+    st.booleans(),
+)
+def test_the_chunks_are_the_same_however_they_are_cut(
+    events: list[str], line_end: str, places: list[int], ended: bool
+) -> None:
+    text = "".join(f"{event}\n\n" for event in events)
+    body = text.replace("\n", line_end).encode()
+    if not ended:
+        body = body[:-1]
+    cut: list[bytes] = []
+    last = 0
+    for place in sorted({place % (len(body) + 1) for place in places}):
+        cut.append(body[last:place])
+        last = place
+    cut.append(body[last:])
+    assert read(cut) == read([body])
+    assert read([body[at : at + 1] for at in range(len(body))]) == read([body])
+
+
+def test_what_comes_before_an_error_in_one_piece_comes_first() -> None:
+    reader = StreamReader()
+    one = b'data: {"choices": [{"delta": {"content": "one"}}]}\n\n'
+    chunks = reader.feed(one + b'data: {"error": {"code": "budget_exceeded"}}\n\n')
+    assert next(chunks).text == "one"
+    with pytest.raises(WattfareError):
+        next(chunks)
+
+
+def test_what_comes_behind_done_is_nothing() -> None:
+    reader = StreamReader()
+    assert list(reader.feed(b'data: [DONE]\n\ndata: {"error": {"code": "auth"}}\n\n')) == []
+    assert reader.done
+    assert list(reader.feed(b"data: banana\n\n")) == []
+    assert list(reader.end()) == []
+
+
+def test_the_very_last_event_may_lack_its_empty_line() -> None:
+    reader = StreamReader()
+    assert [
+        c.text for c in reader.feed(b'data: {"choices": [{"delta": {"content": "x"}}]}\n')
+    ] == []
+    with pytest.raises(WattfareError):
+        list(reader.end())  # it is read; it was no end
+    assert reader.text == "x"
+    reader = StreamReader()
+    list(reader.feed(b"data: [DONE]"))
+    assert list(reader.end()) == []
+    assert reader.done
+
+
+def test_calls_without_a_finish_reason_are_whole_at_the_end() -> None:
+    reader = StreamReader()
+    part = {"index": 0, "id": "t", "function": {"name": "f", "arguments": "{}"}}
+    event = {"choices": [{"delta": {"tool_calls": [part]}}]}
+    assert [c.tool_calls for c in reader.feed(f"data: {json.dumps(event)}\n\n".encode())] == [()]
+    [last] = reader.feed(b"data: [DONE]\n\n")
+    assert last.tool_calls == reader.tool_calls == (ToolCall("t", "f", "{}"),)
+
+
+def test_of_several_choices_the_first_is_read() -> None:
+    reader = StreamReader()
+    event = {
+        "choices": [
+            {"index": 1, "delta": {"content": "second"}, "finish_reason": "stop"},
+            {"index": 0, "delta": {"content": "first"}},
+        ]
+    }
+    [chunk] = reader.feed(f"data: {json.dumps(event)}\n\n".encode())
+    assert (chunk.text, chunk.finish_reason) == ("first", None)
+    assert len(chunk.raw["choices"]) == 2
+
+
+def test_text_in_parts() -> None:
+    parts = [{"type": "text", "text": "a"}, {"type": "image"}, {"type": "text", "text": "b"}]
+    body = {"choices": [{"message": {"content": parts}}]}
+    assert read_completion(200, json.dumps(body).encode()).text == "ab"
+
+
+@pytest.mark.parametrize(
+    ("usage", "told"),
+    [
+        (None, Metering()),
+        ({}, Metering(TokenUsage(0, 0, 0))),
+        ({"prompt_tokens": 2, "completion_tokens": 3}, Metering(TokenUsage(2, 3, 5))),
+        ({"prompt_tokens": 2, "total_tokens": 9}, Metering(TokenUsage(2, 0, 9))),
+        ({"cost": 0.1}, Metering(TokenUsage(), Decimal("0.1"))),
+        ({"cost": 0}, Metering(TokenUsage(), Decimal(0))),
+        ({"cost": None}, Metering(TokenUsage())),
+        ({"cost": "0.1"}, Metering(TokenUsage())),
+        ({"cost": -1}, Metering(TokenUsage())),
+        ({"cost": True}, Metering(TokenUsage())),
+        ({"prompt_tokens": "2", "cost": 0.1}, Metering(None, Decimal("0.1"))),
+        ({"prompt_tokens": 2.5, "cost": 0.1}, Metering(None, Decimal("0.1"))),
+        ("free", Metering()),
+        ([], Metering()),
+    ],
+)
+def test_what_an_answer_tells_of_its_cost(usage: Any, told: Metering) -> None:
+    assert metering(json.dumps({"usage": usage}).encode()) == told
+
+
+@pytest.mark.parametrize("cost", [b"1e999", b"1e99999999999999999999", b"1e-99999999999999999999"])
+def test_an_absurd_cost_loses_no_answer(cost: bytes) -> None:
+    body = b'{"usage": {"prompt_tokens": 1, "cost": ' + cost + b"}}"
+    assert metering(body) == Metering(TokenUsage(1, 0, 1))
+
+
+def test_the_answer_as_it_came_has_plain_numbers() -> None:
+    raw = read_completion(200, b'{"choices": [{}], "x": 1.5, "y": [1e3]}').raw
+    assert raw == {"choices": [{}], "x": 1.5, "y": [1000.0]}
+    assert isinstance(raw["x"], float)

@@ -1,0 +1,207 @@
+"""Event streams: against a reader of another kind, over any bytes and any chunking."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from itertools import chain
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from wattfare_mw import WattfareError, sse
+from wattfare_mw.errors import STATUS_BY_CODE
+
+BOM = b"\xef\xbb\xbf"
+
+
+class Reference:
+    """The WHATWG's rules, byte by byte, as a machine of states: nothing is searched or split.
+
+    ``end`` is where the last event in ``data`` ends that has ended, and all empty lines behind it.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        self.events: list[tuple[bytes, str]] = []
+        self.end = 0
+        fields: list[tuple[bytes, bytes]] = []
+        line = bytearray()
+        at = 0
+        while at < len(data):
+            byte = data[at]
+            at += 1
+            if byte not in b"\r\n":
+                line.append(byte)
+                continue
+            if byte == 0x0D and data[at : at + 1] == b"\n":
+                at += 1
+            if line:
+                name, _, value = bytes(line).partition(b":")
+                fields.append((name, value[1:] if value[:1] == b" " else value))
+                line.clear()
+            else:
+                self._dispatch(fields)
+                fields.clear()
+                self.end = at
+
+    def _dispatch(self, fields: list[tuple[bytes, bytes]]) -> None:
+        kind = "message"
+        data: bytes | None = None
+        for name, value in fields:
+            if name == b"event":
+                kind = value.decode("utf-8", "replace")
+            elif name == b"data":
+                data = value if data is None else data + b"\n" + value
+        if data is not None:
+            self.events.append((data, kind))
+
+
+#: Bytes of which events are made, line ends in every mixture above all.
+PIECES = st.sampled_from(
+    [
+        b"\n", b"\r", b"\r\n", b"\n\n", b"\r\n\r\n", b"\r\r", b"\n\r", b"\r\n\n", b"\n\r\n",
+        b"data: x", b"data:", b"data", b"data:  two", b": comment", b":", b"event: error",
+        b"event:", b"id: 7", b"retry: 3", b"unknown: field", b"data: {\"a\":\"\xe2\x80\xa8\"}",
+        "data: €🙂\u2028\u2029\x85".encode(), b"\x0b\x0c\x1c\x85", b"\xff\xfe", b"data: [DONE]",
+    ]
+)  # fmt: skip
+STREAMS = st.lists(PIECES | st.binary(max_size=3), max_size=30).map(b"".join)
+
+
+def cuts(data: bytes, places: list[int]) -> Iterator[bytes]:
+    """``data`` in chunks, cut at these places."""
+    last = 0
+    for place in sorted({place % (len(data) + 1) for place in places}):
+        yield data[last:place]
+        last = place
+    yield data[last:]
+
+
+PLACES = st.lists(st.integers(0, 10_000), max_size=40)
+
+
+def without_bom_inside(data: bytes) -> bytes:
+    return data.replace(BOM, b"")  # only at the beginning does it mean something
+
+
+@given(STREAMS, PLACES)
+@example(b"data: x\r\n\r\ndata: y", [10])
+@example(b"data: x\r\r\ndata: y\r\n\r\n", [8, 9])
+@example(b"data: x\r\n\r\n", [8, 9, 10])
+@example(b"\r\n\r\ndata: x\n\n\n\n", [1, 3])
+@example(b"data: x\n\r\n", [8, 9])
+@example(b"\n", [])
+def test_what_comes_out_is_what_came_in_up_to_the_last_event(
+    data: bytes, places: list[int]
+) -> None:
+    expected = Reference(data)
+    splitter = sse.Splitter()
+    out: list[bytes] = []
+    so_far = b""
+    for chunk in cuts(data, places):
+        so_far += chunk
+        out.append(splitter.feed(chunk))
+        passed = b"".join(out)
+        # Nothing that is whole is held back; nothing that is not is let go: at any moment.
+        assert passed == so_far[: len(passed)]
+        assert len(passed) == Reference(so_far).end
+        assert passed + splitter.rest == so_far
+    assert b"".join(out) == data[: expected.end]
+
+
+@given(STREAMS.map(without_bom_inside), PLACES)
+@example(b"data: a\r\n\r\ndata: b\r\n\r\n", list(range(30)))
+@example("data: €\u2028\n\n".encode(), list(range(30)))
+def test_the_events_are_the_same_however_they_are_cut(data: bytes, places: list[int]) -> None:
+    expected = Reference(data)
+    splitter = sse.Splitter()
+    found: list[tuple[bytes, str]] = []
+    for chunk in cuts(data, places):
+        found.extend((event.data, event.type) for event in sse.events(splitter.feed(chunk)))
+    assert found == expected.events
+
+
+@given(STREAMS)
+def test_split_gives_each_event_as_the_bytes_that_it_is(data: bytes) -> None:
+    block = data[: Reference(data).end]
+    parts = list(sse.split(block))
+    assert b"".join(parts) == block.lstrip(b"\r\n") or b"".join(parts) == block
+    events = [[(event.data, event.type) for event in sse.events(part)] for part in parts]
+    assert all(len(found) <= 1 for found in events)
+    assert list(chain(*events)) == [(event.data, event.type) for event in sse.events(block)]
+
+
+def test_a_byte_order_mark_at_the_beginning_is_none_of_the_data() -> None:
+    [event] = sse.events(BOM + b"data: x\n\n")
+    assert event.data == b"x"
+
+
+def test_a_whole_chunk_is_handed_back_as_it_is() -> None:
+    splitter = sse.Splitter()
+    chunk = b"data: x\n\n"
+    assert splitter.feed(chunk) is chunk
+    assert splitter.feed(b"") == b""
+    assert splitter.rest == b""
+
+
+def test_an_event_without_an_end_has_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sse, "MAX_EVENT_BYTES", 100)
+    splitter = sse.Splitter()
+    whole = b"data: " + b"x" * 90 + b"\n\n"
+    for _ in range(5):
+        assert splitter.feed(whole * 3) == whole * 3  # many that are whole are no matter
+        assert splitter.feed(whole[:50]) == b""
+        assert splitter.feed(whole[50:]) == whole
+    assert splitter.feed(b"x" * 100) == b""
+    with pytest.raises(sse.EventTooLargeError):
+        splitter.feed(b"x")
+
+
+@given(st.text())
+def test_what_is_written_is_read(text: str) -> None:
+    data = json.dumps({"x": text}, ensure_ascii=False).encode("utf-8", "replace")
+    [event] = sse.events(sse.write(data))
+    assert event == sse.Event(data)
+
+
+@pytest.mark.parametrize("data", [b"[DONE]", b" [DONE] ", b"[DONE]\n"])
+def test_done(data: bytes) -> None:
+    assert sse.is_done(data)
+
+
+@pytest.mark.parametrize("data", [b"", b"[done]", b'"[DONE]"', b'{"x": "[DONE]"}', b"[DONE] ?"])
+def test_not_done(data: bytes) -> None:
+    assert not sse.is_done(data)
+
+
+@pytest.mark.parametrize("code", [*STATUS_BY_CODE, "something_new"])
+def test_an_error_is_written_and_read(code: str) -> None:
+    error = WattfareError("Because of “this”\u2028.", code=code)
+    block = sse.write_error(error)
+    assert block.count(b"\n") == 2
+    [event] = sse.events(block)
+    found = sse.error_in(event.data)
+    assert found is not None
+    assert found.code == (code if code in STATUS_BY_CODE else "upstream")
+    assert found.message.startswith(error.message)
+    assert found.status == STATUS_BY_CODE.get(code, 502)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b'{"choices": []}',
+        b'{"choices": [], "error": null}',
+        b'{"choices": [{"delta": {"content": "\\"error\\""}}]}',
+        b'{"error": {}}',
+        b'{"error": {"code": null, "message": ""}}',
+        b'{"error": "no object"}',
+        b'"error"',
+        b'{"error": {"code": "auth"',
+        b'{"error": {"code": "\xff"}}',
+    ],
+)
+def test_what_is_no_error(data: bytes) -> None:
+    assert sse.error_in(data) is None
