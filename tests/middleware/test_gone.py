@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import queue
 import threading
 from collections.abc import Callable
 from concurrent.futures import CancelledError
@@ -141,7 +142,8 @@ def test_asgi_a_cancellation_that_is_not_ours(
     exchange.wait_gone()
     with pytest.raises((CancelledError, asyncio.CancelledError)):
         live.rest()
-    assert told.is_set() == started
+    # Under way, it may have been billed: the app is told, and that nothing is known of its cost.
+    assert told.is_set()
 
 
 @asgi_only
@@ -349,3 +351,36 @@ def test_a_complete_call_gives_its_connection_back(drive: Drive, fake: FakeWattf
         assert driver.request("POST", INFERENCE, JSON, body).status == 200
     assert len({id(exchange.writer) for exchange in fake.exchanges}) == 1
     assert not isinstance(driver, ASGIDriver) or driver.loop.loop.is_running()
+
+
+@asgi_only
+def test_asgi_the_app_is_told_of_a_call_that_nobody_waited_for(
+    drive: Drive, fake: FakeWattfare, caplog: Any
+) -> None:
+    """It may have been billed: `on_usage` and the log hear of it, its cost unknown."""
+    caplog.set_level("INFO", "wattfare_mw")
+    told: queue.Queue[Any] = queue.Queue()
+    fake.script = held
+    live = drive(on_usage=lambda *args: told.put(args)).open(
+        "POST", INFERENCE, JSON, body_of(stream=False)
+    )
+    exchange = fake.next()
+    live.close()
+    exchange.wait_gone()
+    _user, _model, usage, cost = told.get(timeout=PATIENCE)
+    assert (usage, cost) == (None, None)
+    assert "outcome=gone" in caplog.text
+
+
+def test_a_refused_call_is_logged_and_is_no_usage(
+    drive: Drive, fake: FakeWattfare, caplog: Any
+) -> None:
+    caplog.set_level("INFO", "wattfare_mw")
+    told: list[Any] = []
+    fake.script = lambda x: x.error("budget_exceeded", 402)
+    answer = drive(on_usage=lambda *args: told.append(args)).request(
+        "POST", INFERENCE, JSON, body_of(stream=False)
+    )
+    assert answer.code == "budget_exceeded"
+    assert "status=402 outcome=refused" in caplog.text
+    assert not told

@@ -15,7 +15,7 @@ from ..errors import WattfareError
 from ..flow import run_async
 from ..handles import AsyncUser, User
 from ..web import Headers, Request, Response
-from .gate import Answered, ReadBody, cut_short, too_large
+from .gate import Begun, ReadBody, cut_short, too_large
 from .relay import Record, Relay
 from .wrap import WattfareMiddleware
 
@@ -107,20 +107,19 @@ class _Exchange:
     async def _answer(self) -> None:
         reply = await run_async(self._gate.answer(self._request), self._perform)
         if isinstance(reply, Relay):
-            self._record = reply.record
             try:
                 await self._relay(reply)
             finally:
                 await reply.answer.close()
         else:
-            if isinstance(reply, Answered):
-                self._record = reply.record
-                reply = reply.response
             await self._respond(reply)
 
     async def _perform(self, need: Any) -> Any:
         if isinstance(need, ReadBody):
             return await self._read_body(need.limit)
+        if isinstance(need, Begun):
+            self._record = need.record
+            return None
         if isinstance(need, (calls.Send, calls.Read)):
             # We wait for the service now, and want to know when nobody waits for us.
             self._gone.watch()

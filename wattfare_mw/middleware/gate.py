@@ -46,10 +46,10 @@ class ReadBody(msgspec.Struct, frozen=True):
     limit: int
 
 
-class Answered(msgspec.Struct):
-    """A JSON answer to an inference call, and what is to be told of it."""
+class Begun(msgspec.Struct, frozen=True):
+    """From here on the user's money may be spent: however this ends, the driver runs
+    :meth:`Gate.finished` on this record."""
 
-    response: Response
     record: Record
 
 
@@ -108,22 +108,21 @@ class Gate:
                 raise ValueError(f"{path!r}: a path starts with '/', and each of ours is another")
             self.routes[path] = (methods, route)
 
-    def answer(self, request: Request) -> Flow[Response | Relay | Answered]:
+    def answer(self, request: Request) -> Flow[Response | Relay]:
         """Answer a request to one of our paths. Never raises but what it is told to let through."""
         methods, route = self.routes[request.path]
         request_id = policy.request_id(request)
         reply = yield from answered(
             self._dispatch(request, request_id, methods, route), request_id, self._let_through
         )
-        response = reply.response if isinstance(reply, Answered) else reply
-        response.headers.update(cors_headers(request, self._origins))
-        response.headers["x-request-id"] = request_id
-        if isinstance(response, Response):
+        reply.headers.update(cors_headers(request, self._origins))
+        reply.headers["x-request-id"] = request_id
+        if isinstance(reply, Response):
             if request.method == "HEAD":
                 # Without a length, too: werkzeug's lint holds one against what was sent.
-                return Response(response.status, response.headers, b"")
-            if response.status != 204:
-                response.headers["content-length"] = str(len(response.body))
+                return Response(reply.status, reply.headers, b"")
+            if reply.status != 204:
+                reply.headers["content-length"] = str(len(reply.body))
         return reply
 
     def identify(self, request: Request) -> Flow[str]:
@@ -147,7 +146,7 @@ class Gate:
             record.usage and record.usage.total_tokens,
             record.cost_usd,
         )
-        if self._on_usage is None:
+        if self._on_usage is None or record.outcome == "refused":
             return
         try:
             yield Ask(self._on_usage, (record.user, record.model, record.usage, record.cost_usd))
@@ -198,7 +197,7 @@ class Gate:
         except msgspec.MsgspecError as error:
             raise not_the_protocol(200, "a list of models", error) from None
 
-    def _inference(self, request: Request, request_id: str) -> Flow[Relay | Answered]:
+    def _inference(self, request: Request, request_id: str) -> Flow[Response | Relay]:
         refuse_other_sites(request, self._origins)
         _refuse_other_types(request)
         grant = request.headers.get(GRANT_HEADER)
@@ -219,6 +218,16 @@ class Gate:
             policy.with_usage(body, asked) if hide_usage else body,
             policy.headers_up(request, request_id),
         )
+        yield Begun(record)
+        try:
+            return (yield from self._complete(call, record, hide_usage=hide_usage))
+        except WattfareError as error:
+            record.failed(error)
+            raise
+
+    def _complete(
+        self, call: calls.Call[Any], record: Record, *, hide_usage: bool
+    ) -> Flow[Response | Relay]:
         answer = yield from self.service.open(call)
         record.status = answer.status
         headers = {**policy.headers_down(answer.headers), **_NO_STORE}
@@ -235,7 +244,7 @@ class Gate:
             except msgspec.MsgspecError as error:
                 raise not_the_protocol(answer.status, "JSON", error) from None
         record.outcome = "complete"
-        return Answered(Response(answer.status, headers, content), record)
+        return Response(answer.status, headers, content)
 
     def _grant_payer(self, grant: str) -> calls.Payer:
         if not self._allow_grants:

@@ -10,15 +10,20 @@ import msgspec
 
 from .. import sse
 from ..completions import Metering, metering
-from ..errors import WattfareError
+from ..errors import WattfareError, WattfareNetworkError
 from ..sessions import logger
 from ..types import TokenUsage, decode
 
-Outcome = Literal["complete", "broken", "gone"]
+Outcome = Literal["complete", "broken", "gone", "refused"]
 
 
 class Record(msgspec.Struct):
-    """What is known of one inference call: for the log, and for ``on_usage``."""
+    """What is known of one inference call: for the log, and for ``on_usage``.
+
+    Attributes:
+        outcome: ``gone`` while it is under way, and for ever where its client has left;
+            ``refused``: it did not take place, and nothing can have been billed for it.
+    """
 
     request_id: str
     user: str | None
@@ -27,6 +32,14 @@ class Record(msgspec.Struct):
     outcome: Outcome = "gone"
     usage: TokenUsage | None = None
     cost_usd: Decimal | None = None
+
+    def failed(self, error: WattfareError) -> None:
+        """It failed before anything of it was passed on."""
+        # Sent, and then no word; or a success by its status, and then no answer.
+        unheard = isinstance(error, WattfareNetworkError) and error.sent
+        took_place = unheard or 200 <= error.status < 300
+        self.status = error.http_status
+        self.outcome = "broken" if took_place else "refused"
 
     def tell(self, told: Metering) -> None:
         """Take down what an answer said of its cost."""

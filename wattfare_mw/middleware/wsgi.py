@@ -16,8 +16,8 @@ from ..errors import WattfareError
 from ..flow import run
 from ..handles import User
 from ..web import Headers, Request
-from .gate import Answered, ReadBody, cut_short, too_large
-from .relay import Relay
+from .gate import Begun, ReadBody, cut_short, too_large
+from .relay import Record, Relay
 from .wrap import WattfareMiddleware
 
 Environ = dict[str, Any]
@@ -73,20 +73,24 @@ class WattfareWSGIMiddleware(WattfareMiddleware):
                 :func:`read_body`: for a framework that may have read it already.
         """
         gate, client = self._gate, self._client
+        record: Record | None = None
 
         def perform(need: Any) -> Any:
             if isinstance(need, ReadBody):
                 if read_input is not None:
                     return read_input(need.limit)
                 return read_body(environ, need.limit)
+            if isinstance(need, Begun):
+                nonlocal record
+                record = need.record
+                return None
             return client._perform(need)
 
         reply = run(gate.answer(request_of(environ, path)), perform)
         if isinstance(reply, Relay):
             return _line(reply.status), list(reply.headers.items()), _Stream(reply, self)
-        if isinstance(reply, Answered):
-            run(gate.finished(reply.record), client._perform)
-            reply = reply.response
+        if record is not None:
+            run(gate.finished(record), client._perform)
         return _line(reply.status), list(reply.headers.items()), [reply.body]
 
 
