@@ -36,7 +36,13 @@ from support.wire import (
     streamed,
 )
 
-from wattfare_mw import Timeout, WattfareError, WattfareNetworkError, calls
+from wattfare_mw import (
+    Timeout,
+    WattfareError,
+    WattfareNetworkError,
+    WattfareNotConnectedError,
+    calls,
+)
 from wattfare_mw.transport import base
 
 Drive = Callable[..., Driver]
@@ -267,6 +273,14 @@ def test_what_an_app_set_up_in_its_session_still_works(wire: Wire) -> None:
         wire.then(json_answer(STATUS))
         driver.status()
     assert met == ["GET"]
+
+
+def test_a_session_that_raises_for_a_status_does_not_for_ours(wire: Wire) -> None:
+    kind = Kind("aiohttp", True, "injected")
+    with driving(kind, wire.url, http={"raise_for_status": True}) as driver:
+        wire.then(answer(402, b'{"error": {"code": "not_connected", "message": ""}}'))
+        with pytest.raises(WattfareNotConnectedError):
+            driver.generate()
 
 
 # -- time
