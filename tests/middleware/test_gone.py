@@ -384,3 +384,18 @@ def test_a_refused_call_is_logged_and_is_no_usage(
     assert answer.code == "budget_exceeded"
     assert "status=402 outcome=refused" in caplog.text
     assert not told
+
+
+def test_a_service_that_drops_an_idle_connection(
+    drive: Drive, fake: FakeWattfare, caplog: Any
+) -> None:
+    driver = drive()
+    for body in (body_of(), STREAM, body_of()):
+        assert driver.request("POST", INFERENCE, JSON, body).status == 200
+        exchange = fake.next()
+        exchange.reset()
+        assert exchange.closed.wait(PATIENCE)
+    gc.collect()
+    assert driver.request("GET", STATUS).status == 200  # and the loop has come round
+    gc.collect()
+    assert not [record for record in caplog.records if record.name == "asyncio"]

@@ -172,6 +172,22 @@ def test_a_refusal_goes_out_as_it_came(
         (lambda x: x.reset(), 502, "network"),
         (lambda x: (x.head(200, {"content-length": "99"}), x.hang_up()), 502, "network"),
         (lambda x: (x.start_stream("application/json"), x.chunk(b"{"), x.reset()), 502, "network"),
+        (
+            lambda x: (x.start_stream("application/json"), x.send(b"zz\r\n"), x.hang_up()),
+            502,
+            "network",
+        ),
+        (lambda x: (x.send(b"HTTP/1.1 200 OK\r\n" + b"a" * 99_999), x.hang_up()), 502, "network"),
+        (lambda x: (x.send(b"HTTP/9.9 2000 OK\r\n\r\n"), x.hang_up()), 502, "network"),
+        (lambda x: (x.head(200, {"content-length": "-5"}), x.hang_up()), 502, "network"),
+        (
+            lambda x: (
+                x.head(200, {"content-length": "1", "transfer-encoding": "chunked"}),
+                x.hang_up(),
+            ),
+            502,
+            "network",
+        ),
     ],
 )
 def test_what_is_not_the_protocol(

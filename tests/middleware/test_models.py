@@ -108,6 +108,20 @@ def test_no_model_or_two(drive: Drive, fake: FakeWattfare, body: str) -> None:
     assert not fake.exchanges
 
 
+@pytest.mark.parametrize("form", ["\\u{:04x}", "\\u{:04X}"])
+@pytest.mark.parametrize("name", ["model", "models", "MODELS", "model\u017f"])
+def test_any_one_letter_of_a_name_may_be_escaped(name: str, form: str) -> None:
+    for position, letter in enumerate(name):
+        spelled = name[:position] + form.format(ord(letter)) + name[position + 1 :]
+        value = '"evil"' if name == "model" else '["evil"]'
+        own = "" if name == "model" else '"models":[],'
+        for body in (
+            f'{{"{spelled}":{value},{own}"model":"openai/x"}}',
+            f'{{{own}"model":"openai/x","{spelled}":{value}}}',
+        ):
+            assert refused(body.encode()) == 400, body
+
+
 def test_an_empty_list_allows_nothing(drive: Drive, fake: FakeWattfare) -> None:
     driver = drive(models=[])
     for model in ("", "a", "*", "None"):

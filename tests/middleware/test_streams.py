@@ -122,6 +122,23 @@ def test_a_stream_that_breaks_off(drive: Drive, fake: FakeWattfare, half: bytes,
     assert live.next() is None
 
 
+@pytest.mark.parametrize(
+    "nonsense", [b"zz\r\nwhat", b"-1\r\n", b"\r\n\r\n", b"5\r\nhellotoo", b"f" * 100_000]
+)
+def test_a_stream_that_is_no_http_any_more(
+    drive: Drive, fake: FakeWattfare, nonsense: bytes
+) -> None:
+    live, exchange = begin(drive(), fake)
+    exchange.chunk(word("one"))
+    assert live.next() == word("one")
+    exchange.send(nonsense)
+    exchange.hang_up()
+    last = live.next()
+    assert last is not None
+    assert broken(last)
+    assert live.next() is None
+
+
 def test_a_stream_without_any_event_is_broken(drive: Drive, fake: FakeWattfare) -> None:
     fake.script = lambda exchange: exchange.stream()
     assert broken(drive().request("POST", INFERENCE, JSON, STREAM).body)

@@ -138,6 +138,21 @@ class AiohttpAnswer:
         self._response = response
         self.status: int = response.status
         self.headers: Mapping[str, str] = Headers(response.headers.items())
+        # aiohttp's compiled parser closes the connection of a body that is no HTTP any more, and
+        # tells it to nobody who waits for the rest.
+        connection = response.connection  # None: all of it is here
+        self._closed: asyncio.Future[None] | None = connection and getattr(
+            connection.protocol, "closed", None
+        )
+        if self._closed is not None:
+            self._closed.remove_done_callback(_take)
+            self._closed.add_done_callback(self._tell)
+
+    def _tell(self, closed: asyncio.Future[None]) -> None:
+        _take(closed)
+        content = self._response.content
+        if not content.is_eof() and content.exception() is None:
+            content.set_exception(aiohttp.ClientPayloadError("The body is no HTTP any more."))
 
     async def read(self) -> bytes:
         try:
@@ -157,6 +172,14 @@ class AiohttpAnswer:
     async def close(self) -> None:
         # An answer that is complete has given its connection back already; else this closes it.
         self._response.close()
+        if self._closed is not None and self._closed.remove_done_callback(self._tell):
+            self._closed.add_done_callback(_take)
+
+
+def _take(closed: asyncio.Future[None]) -> None:
+    # An error that nobody takes, of a connection that idles, would be logged.
+    if not closed.cancelled():
+        closed.exception()
 
 
 _FAILURES = Failures(
