@@ -30,6 +30,7 @@ from support.fake_wattfare import (
     USAGE,
     Exchange,
     FakeWattfare,
+    good,
     held,
     held_stream,
     word,
@@ -390,12 +391,18 @@ def test_a_service_that_drops_an_idle_connection(
     drive: Drive, fake: FakeWattfare, caplog: Any
 ) -> None:
     driver = drive()
-    for body in (body_of(), STREAM, body_of()):
-        assert driver.request("POST", INFERENCE, JSON, body).status == 200
+    for _ in range(2):
+        fake.script = held_stream
+        live = driver.open("POST", INFERENCE, JSON, STREAM)
         exchange = fake.next()
+        live.wait_started()
+        exchange.chunk(DONE)
+        exchange.end()
+        assert live.rest() == DONE
         exchange.reset()
         assert exchange.closed.wait(PATIENCE)
-    gc.collect()
-    assert driver.request("GET", STATUS).status == 200  # and the loop has come round
+        fake.script = good
+        assert driver.request("GET", STATUS).status == 200  # so the loop has come round
+        fake.next("/status")
     gc.collect()
     assert not [record for record in caplog.records if record.name == "asyncio"]
