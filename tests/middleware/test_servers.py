@@ -232,6 +232,25 @@ def test_keep_alive_goes_on_after_a_stream(name: str, servers: Any, fake: FakeWa
     assert len(fake.exchanges) == 3
 
 
+@pytest.mark.parametrize("name", ["uvicorn-h11", "hypercorn", "granian", "gunicorn-gthread"])
+def test_a_client_that_reads_slowly_slows_the_service(
+    name: str, servers: Any, fake: FakeWattfare
+) -> None:
+    """What it does not take is not piled up here; and when it leaves, the call is closed."""
+    fake.script = held_stream
+    visitor = Visitor(servers(name))
+    visitor.ask("POST", INFERENCE, ME, STREAM)
+    exchange = fake.next()
+    one = word("x" * 100_000)
+    for _ in range(600):
+        exchange.chunk(one)
+    visitor.wait_for(b"data: ")
+    exchange.gone.wait(1)  # time enough to swallow all of it
+    assert exchange.writer.transport.get_write_buffer_size() > 20_000_000
+    visitor.leave()
+    exchange.wait_gone()
+
+
 def test_a_stopping_server_closes_its_calls(fake: FakeWattfare) -> None:
     fake.script = held_stream
     app: Any = WattfareMiddleware(asgi_app, **options(fake))
