@@ -170,6 +170,8 @@ def _answer(answer: Response) -> flask.Response:
 
 def _flask_response(status: str | int, headers: Any, body: Iterable[bytes]) -> flask.Response:
     response = flask.Response(body, status)
-    # Ours alone: Flask knows a content type even for what has no content.
+    # Ours alone: Flask knows a content type even for what has no content, and a length of 0 for
+    # what a HEAD leaves out.
     response.headers = Headers(headers)
+    response.automatically_set_content_length = False
     return response
