@@ -155,6 +155,7 @@ def test_the_list_is_filtered(drive: Drive, fake: FakeWattfare, method: str) -> 
         assert b'"prompt":"0.0000025"' in answer.body.replace(b" ", b"")
     else:
         assert answer.body == b""
+        assert int(answer.headers["content-length"]) > 50
 
 
 def test_any_model_lists_all(drive: Drive, fake: FakeWattfare) -> None:

@@ -7,6 +7,7 @@ import asyncio
 import contextvars
 import os
 import threading
+import warnings
 from collections.abc import Callable
 from typing import Any
 from wsgiref.validate import validator
@@ -71,8 +72,12 @@ def test_the_referees_find_nothing(
     fake: FakeWattfare, referee: Any, method: str, path: str, headers: Any, body: bytes, status: int
 ) -> None:
     """One around the middleware, and one inside it: their warnings are errors here."""
-    if (referee, status) == (LintMiddleware, 204):
-        pytest.skip("it asks a 204 for the Content-Length that RFC 9110, 8.6 forbids")
+    # werkzeug's asks a 204 for the length that RFC 9110, 8.6 forbids it, and compares that of a
+    # HEAD, which is the GET's, to the body that it does not have.
+    if status == 204:
+        warnings.filterwarnings("ignore", "204 responses must have an empty content length")
+    if method == "HEAD":
+        warnings.filterwarnings("ignore", "Content-Length and the number of bytes sent")
     middleware: Any = WattfareMiddleware(
         referee(_wsgi_app),
         interface="wsgi",

@@ -118,11 +118,10 @@ class Gate:
         reply.headers.update(cors_headers(request, self._origins))
         reply.headers["x-request-id"] = request_id
         if isinstance(reply, Response):
-            if request.method == "HEAD":
-                # Without a length, too: werkzeug's lint holds one against what was sent.
-                return Response(reply.status, reply.headers, b"")
             if reply.status != 204:
                 reply.headers["content-length"] = str(len(reply.body))
+            if request.method == "HEAD":
+                return Response(reply.status, reply.headers, b"")
         return reply
 
     def identify(self, request: Request) -> Flow[str]:
