@@ -16,7 +16,12 @@ from werkzeug.exceptions import HTTPException
 from wattfare_mw import Request, User, Wattfare, WattfareError
 from wattfare_mw.callables import given
 from wattfare_mw.middleware.wrap import Options, in_framework
-from wattfare_mw.middleware.wsgi import WattfareWSGIMiddleware, read_within, request_of
+from wattfare_mw.middleware.wsgi import (
+    WattfareWSGIMiddleware,
+    read_all,
+    read_within,
+    request_of,
+)
 from wattfare_mw.sessions import ResolveUser, answer_error
 from wattfare_mw.web import Response
 
@@ -153,7 +158,7 @@ def _read_input(limit: int) -> bytes:
 def _read_some(size: int) -> bytes:
     request = flask.request
     if request.content_length is None:  # nobody knows how much there is
-        body = request.stream.read(size)
+        body = read_all(size, request.stream.read)
         if body:
             return body
     # Flask remembers it: a `before_request` function may have read it already.

@@ -35,11 +35,10 @@ class Record(msgspec.Struct):
 
     def failed(self, error: WattfareError) -> None:
         """It failed before anything of it was passed on."""
-        # Sent, and then no word; or a success by its status, and then no answer.
-        unheard = isinstance(error, WattfareNetworkError) and error.sent
-        took_place = unheard or 200 <= error.status < 300
+        refused = 400 <= error.status < 500  # a 5xx may come from a proxy that lost patience
+        never_sent = isinstance(error, WattfareNetworkError) and not error.sent
         self.status = error.http_status
-        self.outcome = "broken" if took_place else "refused"
+        self.outcome = "refused" if refused or never_sent else "broken"
 
     def tell(self, told: Metering) -> None:
         """Take down what an answer said of its cost."""
