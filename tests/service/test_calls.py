@@ -158,7 +158,7 @@ async def test_a_mistake_of_ours_tells_nothing_and_holds_nothing(
     request = chat.read(json.dumps(chat_body("one two three")).encode())
     job = await Echo().prepare(request, "r")
 
-    async def broken() -> None:
+    async def broken(granted: int) -> None:
         raise KeyError("sk_live_secret")
 
     job.start = broken

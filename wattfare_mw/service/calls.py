@@ -98,11 +98,11 @@ class Calls:
 
         try:
             try:
-                await self._store.reserve(order, self._terms)
+                granted = await self._store.reserve(order, self._terms)
             except WattfareError:
                 settled = True  # refused: there is nothing to settle
                 raise
-            await job.start()
+            await job.start(granted)
             if stream:
                 begun = True
                 await out.begin()

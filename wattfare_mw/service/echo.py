@@ -84,7 +84,7 @@ class EchoJob:
         cost = PRICE.cost(self.meter.prompt_tokens, len(self._words))
         self.bounds = Bounds(cost, cost)
 
-    async def start(self) -> None:
+    async def start(self, granted: int) -> None:
         """There is nobody to ask."""
 
     async def body(self) -> bytes:

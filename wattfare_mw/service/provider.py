@@ -27,8 +27,13 @@ class Job(Protocol):
         """What it has cost."""
         ...
 
-    async def start(self) -> None:
-        """Send it off; returns when the answer's head is good."""
+    async def start(self, granted: int) -> None:
+        """Send it off; returns when the answer's head is good.
+
+        Args:
+            granted: what it may cost, in nano-dollars, within its bounds: one that asked for
+                more generates less.
+        """
         ...
 
     async def body(self) -> bytes:

@@ -113,8 +113,8 @@ def grant(sql: Sql, app_id: str, token_hash: str) -> Grant | None:
     return Grant(row.requests_left, row.cap_nanos, row.expires_at, totals)
 
 
-def reserve(sql: Sql, order: Order, terms: Terms, now: datetime) -> None:
-    """Reserve what the call can cost at most.
+def reserve(sql: Sql, order: Order, terms: Terms, now: datetime) -> int:
+    """Reserve what the call may cost, and say how much that is.
 
     Raises:
         WattfareError: the refusal, as the rules give it; nothing has changed.
@@ -122,13 +122,13 @@ def reserve(sql: Sql, order: Order, terms: Terms, now: datetime) -> None:
     month = rules.month_of(now)
     if order.grant_hash is not None:
         before = grant(sql, order.app_id, order.grant_hash)
-        after = rules.reserve_grant(before, order.bounds, _seconds(now))
+        after, granted = rules.reserve_grant(before, order.bounds, _seconds(now))
         _write_grant(sql, order.grant_hash, after)
     else:
         user_id = cast("str", order.user_id)
         connection = _connection(sql, order.app_id, user_id)
         totals = _totals(sql, order.app_id, user_id, month)
-        totals = rules.reserve(connection, totals, order.bounds, terms)
+        totals, granted = rules.reserve(connection, totals, order.bounds, terms)
         _write_totals(sql, order.app_id, user_id, month, totals)
     sql.execute(
         insert(schema.reservations).values(
@@ -138,11 +138,12 @@ def reserve(sql: Sql, order: Order, terms: Terms, now: datetime) -> None:
             grant_hash=order.grant_hash,
             month=month,
             model=order.model,
-            reserved_nanos=order.bounds.most,
+            reserved_nanos=granted,
             reserved_at=_seconds(now),
             request_id=order.request_id,
         )
     )
+    return granted
 
 
 def settle(sql: Sql, reservation_id: str, outcome: Outcome, now: datetime) -> int | None:

@@ -16,13 +16,13 @@ from msgspec import UNSET, UnsetType
 
 from ..errors import (
     WattfareBudgetExceededError,
-    WattfareError,
     WattfareGrantError,
     WattfareNotConnectedError,
     WattfareRateLimitError,
 )
 from ..money import usd
 from ..types import ConnectionStatus, Limits, Usage
+from .refusals import invalid
 
 #: What a client is told to wait, in seconds, where only calls in flight hold the budget.
 IN_FLIGHT_RETRY_SECONDS = 1
@@ -60,10 +60,13 @@ class Terms(msgspec.Struct, frozen=True):
 
 
 class Bounds(msgspec.Struct, frozen=True):
-    """What a call can cost: not less than ``least``, not more than ``most``."""
+    """What a call asks for: ``most``, or as much of it as the budget pays for, so that it can be
+    made shorter; below ``least`` it makes no sense. One that must not be cut short says the same
+    twice. ``needs_cap``: nobody knows what it can cost, so that only a cap bounds it."""
 
     least: int
     most: int
+    needs_cap: bool = False
 
 
 def month_of(moment: datetime) -> str:
@@ -88,20 +91,21 @@ def cap_in_force(connection: Connection, terms: Terms) -> int | None:
     return least_of(connection.cap, terms.ceiling) if terms.operator_pays else connection.cap
 
 
-def reserve(connection: Connection | None, totals: Totals, bounds: Bounds, terms: Terms) -> Totals:
-    """The totals with this call's upper bound reserved.
+def reserve(
+    connection: Connection | None, totals: Totals, bounds: Bounds, terms: Terms
+) -> tuple[Totals, int]:
+    """The totals with this call's part reserved, and how much that is: what the call may cost.
 
     Raises:
         WattfareNotConnectedError: there is no connection, or it is revoked.
-        WattfareBudgetExceededError: the cap does not pay for this call.
+        WattfareBudgetExceededError: the cap does not pay for the least that this call can cost.
         WattfareRateLimitError: it would, were it not for other calls in flight.
+        WattfareError: ``invalid_request``; the call needs a cap, and there is none.
     """
     if connection is None or not connection.connected:
         raise WattfareNotConnectedError("This user has connected no budget to this app yet.")
-    cap = cap_in_force(connection, terms)
-    if cap is not None:
-        _check_room(cap, totals, bounds)
-    return Totals(totals.billed, totals.reserved + bounds.most)
+    granted = _grant(cap_in_force(connection, terms), totals, bounds)
+    return Totals(totals.billed, totals.reserved + granted), granted
 
 
 def settle(totals: Totals, reserved: int, cost: int) -> tuple[Totals, int]:
@@ -111,8 +115,8 @@ def settle(totals: Totals, reserved: int, cost: int) -> tuple[Totals, int]:
     return Totals(totals.billed + billed, totals.reserved - reserved), billed
 
 
-def reserve_grant(grant: Grant | None, bounds: Bounds, now: int) -> Grant:
-    """The grant with one request and this call's upper bound taken.
+def reserve_grant(grant: Grant | None, bounds: Bounds, now: int) -> tuple[Grant, int]:
+    """The grant with one request and this call's part taken, and how much that is.
 
     Raises:
         WattfareGrantError: it is unknown, expired, used up, or does not pay for this call.
@@ -125,11 +129,11 @@ def reserve_grant(grant: Grant | None, bounds: Bounds, now: int) -> Grant:
     if grant.requests < 1:
         raise WattfareGrantError("This grant is used up.")
     try:
-        _check_room(grant.cap, grant.totals, bounds)
+        granted = _grant(grant.cap, grant.totals, bounds)
     except WattfareBudgetExceededError as refusal:
         raise WattfareGrantError(refusal.message.replace("month's cap", "grant's cap")) from None
-    totals = Totals(grant.totals.billed, grant.totals.reserved + bounds.most)
-    return msgspec.structs.replace(grant, requests=grant.requests - 1, totals=totals)
+    totals = Totals(grant.totals.billed, grant.totals.reserved + granted)
+    return msgspec.structs.replace(grant, requests=grant.requests - 1, totals=totals), granted
 
 
 def settle_grant(grant: Grant, reserved: int, cost: int, *, generated: bool) -> tuple[Grant, int]:
@@ -156,22 +160,22 @@ def status(connection: Connection | None, totals: Totals, terms: Terms) -> Conne
     )
 
 
-def _check_room(cap: int, totals: Totals, bounds: Bounds) -> None:
-    free = cap - totals.billed
-    if bounds.least > free:
-        raise WattfareBudgetExceededError("The month's cap is reached.")
-    if bounds.most > free:
+def _grant(cap: int | None, totals: Totals, bounds: Bounds) -> int:
+    """How much of what it asks for a call is given; what is free is never refused."""
+    if cap is None:
+        if bounds.needs_cap:
+            raise invalid(
+                "What this model costs is not known: it can be called on a budget with a cap only."
+            )
+        return bounds.most
+    unspent = cap - totals.billed
+    if bounds.least > unspent:
         # Nothing else is in the way, so that waiting would not help.
-        raise WattfareBudgetExceededError(
-            "The month's cap does not pay for all that this call may generate: "
-            "ask for less with max_tokens."
+        raise WattfareBudgetExceededError("The month's cap is reached.")
+    free = unspent - totals.reserved
+    if bounds.least > free:
+        raise WattfareRateLimitError(
+            "Other calls in flight hold what is left of this budget.",
+            retry_after=IN_FLIGHT_RETRY_SECONDS,
         )
-    if bounds.most > free - totals.reserved:
-        raise _busy()
-
-
-def _busy() -> WattfareError:
-    return WattfareRateLimitError(
-        "Other calls in flight hold what is left of this budget.",
-        retry_after=IN_FLIGHT_RETRY_SECONDS,
-    )
+    return min(bounds.most, free)

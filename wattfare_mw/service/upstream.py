@@ -152,7 +152,7 @@ class UpstreamJob:
         self._request_id = request_id
         self._answer: AsyncAnswer | None = None
 
-    async def start(self) -> None:
+    async def start(self, granted: int) -> None:
         """Send it; returns when the upstream has accepted it."""
         self._answer = await self._upstream.send(
             "POST", "/chat/completions", self._body, self._request_id
