@@ -12,6 +12,7 @@ from click.core import ParameterSource
 from .. import money
 from ..service import Settings, secret_from_environment
 from ..service import serve as run
+from ..service.chat import DEFAULT_MAX_TOKENS, MAX_TOKENS
 from ..service.settings import DEFAULT_PORT, STOP_GRACE_SECONDS
 from .apps import database_option
 
@@ -43,6 +44,20 @@ NO_CEILING = "none"
     help="The most that a user may spend of your money in a month, or `none`.",
 )
 @click.option(
+    "--default-max-tokens",
+    type=click.IntRange(1, MAX_TOKENS),
+    default=DEFAULT_MAX_TOKENS,
+    show_default=True,
+    metavar="TOKENS",
+    help="What a call may generate that names no limit.",
+)
+@click.option(
+    "--allow-unpriced",
+    is_flag=True,
+    help="Let models be called that have no fixed price: each call then reserves all that is left "
+    "of a budget, which needs a cap, and is billed all of it where the upstream names no cost.",
+)
+@click.option(
     "--stop-grace",
     type=click.FloatRange(0, 3600),
     default=STOP_GRACE_SECONDS,
@@ -63,6 +78,8 @@ def serve(
     upstream: str | None,
     upstream_key: str | None,
     user_ceiling_usd: str | None,
+    default_max_tokens: int,
+    allow_unpriced: bool,
     stop_grace: float,
     log_level: str,
 ) -> None:
@@ -80,6 +97,8 @@ def serve(
         upstream=upstream,
         upstream_key=upstream_key or None,
         user_ceiling=_ceiling(user_ceiling_usd, operator_pays=bool(upstream_key)),
+        default_max_tokens=default_max_tokens,
+        allow_unpriced=allow_unpriced,
         secret=secret_from_environment(),
         stop_grace=stop_grace,
     )

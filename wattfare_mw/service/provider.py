@@ -27,6 +27,11 @@ class Job(Protocol):
         """What it has cost."""
         ...
 
+    @property
+    def lowered(self) -> int | None:
+        """Once started: the limit, in tokens, where it is lower than what was asked for."""
+        ...
+
     async def start(self, granted: int) -> None:
         """Send it off; returns when the answer's head is good.
 

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from ..transport import Secret
+from .chat import DEFAULT_MAX_TOKENS, MAX_TOKENS
 from .refusals import invalid
 from .rules import Terms
 from .tokens import Signer
@@ -28,6 +29,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         upstream_key: the operator's key for it; with one, the operator pays.
         user_ceiling: what a user may spend of the operator's money in a month, in nano-dollars;
             None for no bound.
+        default_max_tokens: what a call is given that names no limit.
+        allow_unpriced: let models be called that have no fixed price, on budgets with a cap.
         secret: signs the session tokens; None: a key that is made once and kept in the database.
         stop_grace: seconds that streams may go on after SIGTERM.
 
@@ -39,6 +42,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     upstream: str | None = None
     upstream_key: str | None = None
     user_ceiling: int | None = None
+    default_max_tokens: int = DEFAULT_MAX_TOKENS
+    allow_unpriced: bool = False
     secret: bytes | None = None
     stop_grace: float = STOP_GRACE_SECONDS
 
@@ -53,6 +58,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
                 raise invalid("The upstream is given as a URL: https://host/api/v1.")
         elif self.upstream_key is not None:
             raise invalid("A key for the upstream is of no use without an upstream.")
+        if not 1 <= self.default_max_tokens <= MAX_TOKENS:
+            raise invalid(
+                f"The limit of a call that names none is from 1 to {MAX_TOKENS:,} tokens."
+            )
         if self.secret is not None:
             Signer(self.secret)  # a weak one stops the service before it starts
         if self.upstream_key is not None:
