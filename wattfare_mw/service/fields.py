@@ -89,6 +89,8 @@ def _each(rule: Rule) -> Rule:
 
 def _text_or(rule: Rule) -> Rule:
     def either(name: str, value: Any) -> None:
+        if not isinstance(value, (str, list)):
+            raise invalid(f"`{name}` is a string, or an array of parts.")
         if not isinstance(value, str):
             rule(name, value)
 
