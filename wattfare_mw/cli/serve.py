@@ -58,6 +58,9 @@ NO_CEILING = "none"
     "of a budget, which needs a cap, and is billed all of it where the upstream names no cost.",
 )
 @click.option(
+    "--metrics", is_flag=True, help="Serve /metrics for Prometheus, to whoever can reach the port."
+)
+@click.option(
     "--stop-grace",
     type=click.FloatRange(0, 3600),
     default=STOP_GRACE_SECONDS,
@@ -80,6 +83,7 @@ def serve(
     user_ceiling_usd: str | None,
     default_max_tokens: int,
     allow_unpriced: bool,
+    metrics: bool,
     stop_grace: float,
     log_level: str,
 ) -> None:
@@ -99,6 +103,7 @@ def serve(
         user_ceiling=_ceiling(user_ceiling_usd, operator_pays=bool(upstream_key)),
         default_max_tokens=default_max_tokens,
         allow_unpriced=allow_unpriced,
+        metrics=metrics,
         secret=secret_from_environment(),
         stop_grace=stop_grace,
     )

@@ -14,6 +14,7 @@ from .. import money, sse
 from ..types import encode
 from .chat import DEFAULT_MAX_TOKENS, ChatRequest, text_of
 from .metering import Meter, Price
+from .metrics import Counters
 from .refusals import invalid
 from .rules import Bounds
 
@@ -32,6 +33,7 @@ class Echo:
 
     def __init__(self, *, default_max_tokens: int = DEFAULT_MAX_TOKENS) -> None:
         self._default_max_tokens = default_max_tokens
+        self.counters = Counters()
 
     async def models(self) -> bytes:
         """Both, with their prices."""

@@ -150,6 +150,14 @@ class Meter:
         surely = max(self._chunks, self._characters // MOST_CHARACTERS_PER_TOKEN)
         return self.price.cost(self.prompt_tokens, (self._told or 0) + surely) > self.granted
 
+    @property
+    def overrun(self) -> int:
+        """What the upstream claims beyond what was granted, in nano-dollars: nobody is billed
+        that."""
+        if self.granted is None or self.claimed is None:
+            return 0
+        return max(self.claimed - self.granted, 0)
+
     def cost(self) -> int:
         """In nano-dollars; nothing where nothing was generated. Where nobody can say, it is all
         that was granted: whoever hangs up on an unpriced model would have it for nothing."""

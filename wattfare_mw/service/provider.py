@@ -7,6 +7,7 @@ from typing import Protocol
 
 from .chat import ChatRequest
 from .metering import Meter
+from .metrics import Counters
 from .rules import Bounds
 
 
@@ -57,6 +58,11 @@ class Job(Protocol):
 
 class Provider(Protocol):
     """Where answers come from."""
+
+    @property
+    def counters(self) -> Counters:
+        """How well it has kept to what was reserved."""
+        ...
 
     async def models(self) -> bytes:
         """The list of models, as OpenRouter shapes it (JSON)."""

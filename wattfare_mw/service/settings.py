@@ -31,6 +31,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             None for no bound.
         default_max_tokens: what a call is given that names no limit.
         allow_unpriced: let models be called that have no fixed price, on budgets with a cap.
+        metrics: serve ``/metrics``, to whoever asks.
         secret: signs the session tokens; None: a key that is made once and kept in the database.
         stop_grace: seconds that streams may go on after SIGTERM.
 
@@ -44,6 +45,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     user_ceiling: int | None = None
     default_max_tokens: int = DEFAULT_MAX_TOKENS
     allow_unpriced: bool = False
+    metrics: bool = False
     secret: bytes | None = None
     stop_grace: float = STOP_GRACE_SECONDS
 

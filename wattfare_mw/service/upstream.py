@@ -12,13 +12,14 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from .. import sse
+from .. import money, sse
 from ..errors import WattfareBudgetExceededError, WattfareError, WattfareNetworkError
 from ..transport import AsyncAnswer, AsyncTransport, HTTPRequest, async_transport
 from . import prompts
 from . import upstream_answers as answers
 from .chat import DEFAULT_MAX_TOKENS, ChatRequest
 from .metering import MAX_RESERVATION, Meter, Price, estimate_tokens
+from .metrics import Counters
 from .prices import Unpriced, published, read_prices
 from .refusals import invalid
 from .rules import Bounds
@@ -61,6 +62,7 @@ class Upstream:
         self._models_lock = asyncio.Lock()
         self._published: dict[str, Price | None] = {}
         self._allow_unpriced = allow_unpriced
+        self.counters = Counters()
         self.default_max_tokens = default_max_tokens
         new = urlsplit(self._base_url).hostname in _NEW_NAME_HOSTS
         self.limit_name = "max_completion_tokens" if new else "max_tokens"
@@ -179,7 +181,7 @@ class UpstreamJob:
         self._request = request
         self._request_id = request_id
         self._answer: AsyncAnswer | None = None
-        self._spent = False
+        self._spent = self._tallied = False
 
     async def start(self, granted: int) -> None:
         """Send it, with as much of a limit as was granted; returns when the upstream has
@@ -208,7 +210,9 @@ class UpstreamJob:
 
     async def body(self) -> bytes:
         """The answer, as it came; its usage has been read."""
-        return answers.read_completion(await self._read(), self.meter)
+        body = answers.read_completion(await self._read(), self.meter)
+        self._tally()
+        return body
 
     async def blocks(self) -> AsyncGenerator[bytes]:
         """The events, as they come; our own question for the usage is taken out again."""
@@ -237,6 +241,24 @@ class UpstreamJob:
         """Close the connection, unless the answer has been read to its end."""
         if self._answer is not None:
             await self._answer.close()
+        self._tally()
+
+    def _tally(self) -> None:
+        """Count what went beyond the reservation, once, before the client can know the end."""
+        if self._tallied:
+            return
+        self._tallied = True
+        counters, overrun = self._upstream.counters, self.meter.overrun
+        counters.spent += self._spent
+        if overrun:
+            counters.overruns += 1
+            counters.overrun_nanos += overrun
+            log.warning(
+                "the upstream claims $%s more than was reserved: model=%r request_id=%s",
+                money.usd(overrun),
+                self._request.model,
+                self._request_id,
+            )
 
     def _body(self, price: Price | None) -> dict[str, Any]:
         request = self._request
@@ -258,6 +280,7 @@ class UpstreamJob:
             if self._passes(raw):
                 passed.append(raw)
             if self.meter.complete or self._spent:
+                self._tally()
                 break  # what comes after the end is not the answer
         return b"".join(passed)
 
