@@ -65,7 +65,9 @@ def test_no_tokenizer_makes_more_of_a_prompt(messages: list, tools: list) -> Non
     assert len(written.encode()) - around <= prompts.bound(body)
 
 
-@pytest.mark.parametrize("text", ["\ufdfa" * 9, "a\u0308\u0323" * 9, "ä\u0323" * 9, "\u0958" * 9])
+@pytest.mark.parametrize(
+    "text", ["\ufdfa" * 9, "a\u0308\u0323" * 9, "ä\u0323" * 9, "\u0958" * 9, "\u1e9b" * 9]
+)
 def test_text_that_grows_when_it_is_normalized(text: str) -> None:
     with_it = prompts.bound(chat_body(text))
     without = prompts.bound(chat_body(""))
@@ -75,11 +77,20 @@ def test_text_that_grows_when_it_is_normalized(text: str) -> None:
     assert with_it - without >= longest
 
 
+def test_each_message_has_its_template_around_it() -> None:
+    message = {"role": "user", "content": "x"}
+    one, two = (prompts.bound({"messages": [message] * times}) for times in (1, 2))
+    assert two - one == len('{"role":"user","content":"x"},') + prompts.PER_MESSAGE
+
+
 def test_what_a_template_writes_anew_counts() -> None:
+    def with_arguments(arguments: str) -> int:
+        call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": arguments}}
+        return prompts.bound({"messages": [{"role": "assistant", "tool_calls": [call]}]})
+
     arguments = json.dumps([1] * 50, separators=(",", ":"))
-    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": arguments}}
-    bound = prompts.bound({"messages": [{"role": "assistant", "tool_calls": [call]}]})
-    assert bound > len(arguments) + len(json.dumps([1] * 50))
+    written_anew = json.dumps([1] * 50)
+    assert with_arguments(arguments) - with_arguments("") >= len(written_anew) > len(arguments)
     tool = {"type": "function", "function": {"name": "f", "parameters": {"日": ["本"] * 20}}}
     written = len(json.dumps([tool], indent=4))
     bound = prompts.bound({"messages": [], "tools": [tool]})

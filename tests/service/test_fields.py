@@ -105,6 +105,11 @@ def test_what_cannot_be_bounded_is_refused_by_its_name(name: str, value: object)
     assert f"`{name}" in refusal(**{name: value}, **more)
 
 
+@pytest.mark.parametrize(("name", "value"), [("store", 0), ("best_of", True), ("best_of", 1.0)])
+def test_true_is_not_one(name: str, value: object) -> None:
+    assert f"`{name}" in refusal(**{name: value})
+
+
 @pytest.mark.parametrize(
     "part",
     [

@@ -119,6 +119,11 @@ STREAMS = {
     "usage": ((word(), usage({**USAGE, "cost": 0.000123}), done), "[DONE]", 123_000),
     "no usage": ((word(), word(), done), "[DONE]", metered(2)),
     "usage too high": ((word(), usage({"cost": 0.5}), done), "[DONE]", RESERVED),
+    "tokens too many": (
+        (word(), usage({"prompt_tokens": 10**6, "completion_tokens": 1}), done),
+        "[DONE]",
+        RESERVED,
+    ),
     "usage negative": ((word(), usage({"cost": -1}), done), "[DONE]", metered(1)),
     "usage NaN": ((word(), usage({"cost": float("nan")}), done), "[DONE]", metered(1)),
     "usage a string": ((word(), usage("0.5"), done), "[DONE]", metered(1)),

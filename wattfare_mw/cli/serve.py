@@ -44,6 +44,12 @@ NO_CEILING = "none"
     help="The most that a user may spend of your money in a month, or `none`.",
 )
 @click.option(
+    "--grant-ceiling-usd",
+    metavar="AMOUNT",
+    help="The most that the one-time grants of each app may hold of your money at once; each "
+    "lasts 24 hours. Without it, there are no grants of your money.",
+)
+@click.option(
     "--default-max-tokens",
     type=click.IntRange(1, MAX_TOKENS),
     default=DEFAULT_MAX_TOKENS,
@@ -81,6 +87,7 @@ def serve(
     upstream: str | None,
     upstream_key: str | None,
     user_ceiling_usd: str | None,
+    grant_ceiling_usd: str | None,
     default_max_tokens: int,
     allow_unpriced: bool,
     metrics: bool,
@@ -101,6 +108,7 @@ def serve(
         upstream=upstream,
         upstream_key=upstream_key or None,
         user_ceiling=_ceiling(user_ceiling_usd, operator_pays=bool(upstream_key)),
+        grant_ceiling=_grant_ceiling(grant_ceiling_usd, operator_pays=bool(upstream_key)),
         default_max_tokens=default_max_tokens,
         allow_unpriced=allow_unpriced,
         metrics=metrics,
@@ -128,9 +136,19 @@ def _ceiling(amount: str | None, *, operator_pays: bool) -> int | None:
         raise click.UsageError("--user-ceiling-usd goes with --upstream and --upstream-key.")
     if amount == NO_CEILING:
         return None
+    return _nanos(amount, f"--user-ceiling-usd is an amount in USD, or `{NO_CEILING}`.")
+
+
+def _grant_ceiling(amount: str | None, *, operator_pays: bool) -> int | None:
+    if amount is None:
+        return None
+    if not operator_pays:
+        raise click.UsageError("--grant-ceiling-usd goes with --upstream and --upstream-key.")
+    return _nanos(amount, "--grant-ceiling-usd is an amount in USD.")
+
+
+def _nanos(amount: str, message: str) -> int | None:
     try:
         return money.cap_nanos(Decimal(amount))
     except (InvalidOperation, ValueError):
-        raise click.UsageError(
-            f"--user-ceiling-usd is an amount in USD, or `{NO_CEILING}`."
-        ) from None
+        raise click.UsageError(message) from None

@@ -49,9 +49,15 @@ def create_app(
                 log.warning("%d calls were in flight when the service last died", abandoned)
             secret = settings.secret or await store.signing_key()
             if settings.upstream is None:
-                provider = Echo()
+                provider = Echo(default_max_tokens=settings.default_max_tokens)
             else:
-                provider = Upstream(settings.upstream, settings.upstream_key, transport=transport)
+                provider = Upstream(
+                    settings.upstream,
+                    settings.upstream_key,
+                    transport=transport,
+                    default_max_tokens=settings.default_max_tokens,
+                    allow_unpriced=settings.allow_unpriced,
+                )
             app.state.service = api.Service(
                 store=store,
                 signer=Signer(secret),
@@ -68,7 +74,7 @@ def create_app(
             await store.close()
 
     app = Starlette(
-        routes=api.routes(),
+        routes=api.routes(with_metrics=settings.metrics),
         lifespan=lifespan,
         middleware=[Middleware(web.Frame, cors_paths=api.CORS_PATHS)],
         exception_handlers={

@@ -23,6 +23,8 @@ MAX_USER_ID = 256
 USER_HEADER = "x-wattfare-user"
 #: The header that holds the grant that pays (ours).
 GRANT_HEADER = "x-wattfare-grant"
+#: With ``refuse``, the app wants no answer rather than a shortened one (ours).
+LOW_BUDGET_HEADER = "x-wattfare-on-low-budget"
 
 _BEARER = re.compile(r"bearer +([!-~]+) *", re.IGNORECASE)
 _PERCENT_ENCODED = re.compile(r"(?:[!-$&-~]|%[0-9A-Fa-f]{2})+")
@@ -72,6 +74,15 @@ def user_in_query(request: Request) -> str:
 def grant_in_header(request: Request) -> str | None:
     """The grant token in the header, or None where there is no such header."""
     return _single(request, GRANT_HEADER)
+
+
+def refuses_low_budget(request: Request) -> bool:
+    """Is the call to be refused where the budget does not pay for all that it asks for? Without
+    the header, or with ``lower``, its limit is lowered."""
+    value = _single(request, LOW_BUDGET_HEADER)
+    if value not in (None, "lower", "refuse"):
+        raise invalid("X-Wattfare-On-Low-Budget is `lower` or `refuse`.")
+    return value == "refuse"
 
 
 async def app_by_secret_key(request: Request, store: Store) -> App:

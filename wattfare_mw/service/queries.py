@@ -90,8 +90,19 @@ def account(sql: Sql, app_id: str, user_id: str, now: datetime) -> tuple[Connect
     return _connection(sql, app_id, user_id), _totals(sql, app_id, user_id, month)
 
 
-def add_grant(sql: Sql, app_id: str, token_hash: str, grant: Grant) -> None:
-    """Keep a new grant."""
+def add_grant(sql: Sql, app_id: str, token_hash: str, grant: Grant, terms: Terms, now: int) -> None:
+    """Keep a new grant; raises the refusal."""
+    if terms.operator_pays:
+        # One at a time for each app: two that look at once would both see the room for one.
+        locked = select(schema.apps.c.id).where(schema.apps.c.id == app_id).with_for_update()
+        sql.execute(locked).all()
+    table = schema.grants
+    held = sql.execute(
+        select(func.coalesce(func.sum(table.c.cap_nanos), 0)).where(
+            table.c.app_id == app_id, table.c.expires_at > now
+        )
+    ).scalar_one()
+    rules.admit_grant(int(held), grant, terms)
     sql.execute(
         insert(schema.grants).values(
             token_hash=token_hash, app_id=app_id, expires_at=grant.expires_at, **_grant_row(grant)

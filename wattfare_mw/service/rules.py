@@ -53,10 +53,16 @@ class Grant(msgspec.Struct, frozen=True):
 
 
 class Terms(msgspec.Struct, frozen=True):
-    """Who pays. Where the operator does, ``ceiling`` bounds each user's month; None: no bound."""
+    """Who pays. Where the operator does, ``ceiling`` bounds each user's month, None: no bound;
+    and ``grant_ceiling`` what the grants of each app may hold at once, None: there are none."""
 
     operator_pays: bool = False
     ceiling: int | None = None
+    grant_ceiling: int | None = None
+
+
+#: Nobody's money but the users' own.
+USERS_PAY = Terms()
 
 
 class Bounds(msgspec.Struct, frozen=True):
@@ -113,6 +119,26 @@ def settle(totals: Totals, reserved: int, cost: int) -> tuple[Totals, int]:
     than was reserved."""
     billed = min(max(cost, 0), reserved)
     return Totals(totals.billed + billed, totals.reserved - reserved), billed
+
+
+def admit_grant(held: int, grant: Grant, terms: Terms) -> None:
+    """Let a new grant be, beside those of the same app that have not expired, whose caps come to
+    ``held``.
+
+    Where the operator pays, anyone who has seen the app's publishable key could ask for the
+    operator's money, so all of the caps count, spent or not, until they expire: in any such time
+    the app's grants cost no more than the ceiling.
+
+    Raises:
+        WattfareError: ``invalid_request``, 403; the operator pays, and wants no grants.
+        WattfareBudgetExceededError: the app's grants would hold more than they may.
+    """
+    if not terms.operator_pays:
+        return
+    if terms.grant_ceiling is None:
+        raise invalid("Where the operator pays, there are no grants without a ceiling.", 403)
+    if held + grant.cap > terms.grant_ceiling:
+        raise WattfareBudgetExceededError("This app's grants hold all that they may for now.")
 
 
 def reserve_grant(grant: Grant | None, bounds: Bounds, now: int) -> tuple[Grant, int]:

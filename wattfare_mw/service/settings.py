@@ -32,6 +32,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         default_max_tokens: what a call is given that names no limit.
         allow_unpriced: let models be called that have no fixed price, on budgets with a cap.
         metrics: serve ``/metrics``, to whoever asks.
+        grant_ceiling: what the grants of each app may hold of the operator's money at once, in
+            nano-dollars; None for no grants of it.
         secret: signs the session tokens; None: a key that is made once and kept in the database.
         stop_grace: seconds that streams may go on after SIGTERM.
 
@@ -46,6 +48,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     default_max_tokens: int = DEFAULT_MAX_TOKENS
     allow_unpriced: bool = False
     metrics: bool = False
+    grant_ceiling: int | None = None
     secret: bytes | None = None
     stop_grace: float = STOP_GRACE_SECONDS
 
@@ -72,7 +75,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def terms(self) -> Terms:
         """Who pays, and up to what."""
-        return Terms(operator_pays=self.upstream_key is not None, ceiling=self.user_ceiling)
+        return Terms(
+            operator_pays=self.upstream_key is not None,
+            ceiling=self.user_ceiling,
+            grant_ceiling=self.grant_ceiling,
+        )
 
     def __repr__(self) -> str:
         return "Settings()"  # a URL may hold a password

@@ -19,7 +19,7 @@ from . import queries
 from .keys import App
 from .queries import Order, Outcome
 from .refusals import invalid
-from .rules import Connection, Grant, Terms, Totals
+from .rules import USERS_PAY, Connection, Grant, Terms, Totals
 from .tokens import MIN_KEY_BYTES
 
 T = TypeVar("T")
@@ -41,7 +41,14 @@ class Store(Protocol):
     async def connect(self, app_id: str, user_id: str, cap: int | None) -> None: ...
     async def revoke(self, app_id: str, user_id: str) -> None: ...
     async def account(self, app_id: str, user_id: str) -> tuple[Connection | None, Totals]: ...
-    async def add_grant(self, app_id: str, token_hash: str, grant: Grant) -> None: ...
+    async def add_grant(
+        self,
+        app_id: str,
+        token_hash: str,
+        grant: Grant,
+        terms: Terms = USERS_PAY,
+        now: int = 0,
+    ) -> None: ...
     async def reserve(self, order: Order, terms: Terms) -> int: ...
     async def settle(self, reservation_id: str, outcome: Outcome) -> int | None: ...
     async def settle_abandoned(self) -> int: ...
@@ -91,9 +98,16 @@ class SQLiteStore:
         """A user's connection, and this month's totals."""
         return await self._run(lambda sql: queries.account(sql, app_id, user_id, self._clock()))
 
-    async def add_grant(self, app_id: str, token_hash: str, grant: Grant) -> None:
-        """Keep a new grant."""
-        await self._run(lambda sql: queries.add_grant(sql, app_id, token_hash, grant))
+    async def add_grant(
+        self,
+        app_id: str,
+        token_hash: str,
+        grant: Grant,
+        terms: Terms = USERS_PAY,
+        now: int = 0,
+    ) -> None:
+        """Keep a new grant; raises the refusal."""
+        await self._run(lambda sql: queries.add_grant(sql, app_id, token_hash, grant, terms, now))
 
     async def reserve(self, order: Order, terms: Terms) -> int:
         """Reserve what a call may cost, and say how much that is; raises the refusal."""

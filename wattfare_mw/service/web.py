@@ -9,7 +9,7 @@ import math
 import re
 import secrets
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -176,10 +176,15 @@ async def read_json(request: Request, shape: type[T]) -> T:
 
 
 class ASGIOut:
-    """Where a call's answer goes: an ASGI server."""
+    """Where a call's answer goes: an ASGI server.
 
-    def __init__(self, send: Send) -> None:
+    Args:
+        headers: those to add to the head, asked for when it is sent.
+    """
+
+    def __init__(self, send: Send, headers: Callable[[], dict[bytes, bytes]] = dict) -> None:
         self._send = send
+        self._headers = headers
 
     async def begin(self) -> None:
         """The head of an event stream, which nothing on the way keeps or collects."""
@@ -202,7 +207,8 @@ class ASGIOut:
         await self._send({"type": "http.response.body", "body": body})
 
     async def _start(self, *headers: tuple[bytes, bytes]) -> None:
-        await self._send({"type": "http.response.start", "status": 200, "headers": list(headers)})
+        fields = [*headers, *self._headers().items()]
+        await self._send({"type": "http.response.start", "status": 200, "headers": fields})
 
 
 async def while_connected(receive: Receive, work: Coroutine[Any, Any, None]) -> None:
