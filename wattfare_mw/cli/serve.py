@@ -67,6 +67,12 @@ NO_CEILING = "none"
     "--metrics", is_flag=True, help="Serve /metrics for Prometheus, to whoever can reach the port."
 )
 @click.option(
+    "--rate-limit-storage",
+    envvar="WATTFARE_RATE_LIMIT_STORAGE",
+    metavar="URL",
+    help="redis://host:port, to count rate limits across processes; else each counts its own.",
+)
+@click.option(
     "--stop-grace",
     type=click.FloatRange(0, 3600),
     default=STOP_GRACE_SECONDS,
@@ -91,6 +97,7 @@ def serve(
     default_max_tokens: int,
     allow_unpriced: bool,
     metrics: bool,
+    rate_limit_storage: str | None,
     stop_grace: float,
     log_level: str,
 ) -> None:
@@ -98,7 +105,8 @@ def serve(
 
     Without --upstream it answers with its built-in models, wattfare/echo and wattfare/echo-slow.
     Session tokens are signed with WATTFARE_SERVICE_SECRET, or with a key kept in the database.
-    One process for each database: what is found in flight at the start is settled as abandoned.
+    Several processes may share one database: SQLite on one machine, PostgreSQL from many. What one
+    of them leaves behind when it dies is settled by the others, or by the next.
     """
     source = click.get_current_context().get_parameter_source("upstream_key")
     if upstream is None and source is ParameterSource.ENVIRONMENT:
@@ -112,6 +120,7 @@ def serve(
         default_max_tokens=default_max_tokens,
         allow_unpriced=allow_unpriced,
         metrics=metrics,
+        rate_limit_storage=rate_limit_storage,
         secret=secret_from_environment(),
         stop_grace=stop_grace,
     )

@@ -13,15 +13,15 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from .. import money
-from ..errors import WattfareError, WattfareNotConnectedError
+from ..errors import WattfareError
 from ..money import Usd
 from ..types import ConnectionStatus, GrantResult, SessionRequest, encode
 from . import chat, identity, keys, rules
-from .calls import Calls
+from .calls import Calls, taken_back
 from .keys import App
 from .metrics import CONTENT_TYPE
+from .orders import Order
 from .provider import Job, Provider
-from .queries import Order
 from .refusals import invalid
 from .rules import Grant, Terms
 from .store import Store
@@ -136,7 +136,7 @@ async def revoke_connection(request: Request) -> Response:
     await service.store.revoke(session.app_id, session.user_id)
     # What is reserved after this is refused; what was before it is in flight, and ends here.
     service.calls.cut_off(
-        WattfareNotConnectedError("The user has taken this connection back."),
+        taken_back(),
         lambda order: (order.app_id, order.user_id) == (session.app_id, session.user_id),
     )
     return Response(status_code=204)
@@ -175,6 +175,7 @@ class ChatCompletions:
         uncut = identity.refuses_low_budget(request)
         body = await read_body(request, MAX_CALL_BYTES)
         call = chat.read(body, uncut=uncut)
+        key = identity.idempotency_key(request, body)
         request_id = scope["wattfare.request_id"]
 
         async def work() -> None:
@@ -187,6 +188,7 @@ class ChatCompletions:
                 model=call.model,
                 bounds=job.bounds,
                 request_id=request_id,
+                key=key,
             )
             out = ASGIOut(send, lambda: _told_by(job))
             await service.calls.run(order, job, stream=call.stream, out=out)

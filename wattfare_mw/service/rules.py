@@ -24,16 +24,20 @@ from ..money import usd
 from ..types import ConnectionStatus, Limits, Usage
 from .refusals import invalid
 
+#: How long an ``Idempotency-Key`` stands for the call that it came with, in seconds.
+KEY_SECONDS = 24 * 3600
 #: What a client is told to wait, in seconds, where only calls in flight hold the budget.
 IN_FLIGHT_RETRY_SECONDS = 1
 
 
 class Connection(msgspec.Struct, frozen=True):
     """A user's budget at one app. ``cap=None``: unlimited. A revoked one is kept, so that its
-    totals go on counting when the user comes back."""
+    totals go on counting when the user comes back. ``revocations`` counts how often it was taken
+    back: a call that was reserved before is cut off, even where the user has come back since."""
 
     cap: int | None = None
     connected: bool = True
+    revocations: int = 0
 
 
 class Totals(msgspec.Struct, frozen=True):
@@ -75,6 +79,28 @@ class Bounds(msgspec.Struct, frozen=True):
     needs_cap: bool = False
 
 
+class Key(msgspec.Struct, frozen=True):
+    """An ``Idempotency-Key``, and the body that came with it; both as hashes only."""
+
+    name: str
+    body: str
+
+
+class Prior(msgspec.Struct, frozen=True):
+    """The call that a key stands for: its body's hash, and how it ended; None while it runs."""
+
+    body: str
+    ended: str | None
+
+
+class Held(msgspec.Struct, frozen=True):
+    """A reservation. ``metered``: what a stream was last known to have cost."""
+
+    reserved: int
+    stream: bool = False
+    metered: int = 0
+
+
 def month_of(moment: datetime) -> str:
     """The UTC month, ``2026-11``, in whose totals a call that is reserved now belongs."""
     return moment.astimezone(UTC).strftime("%Y-%m")
@@ -90,6 +116,18 @@ def cap_to_approve(asked: int | UnsetType | None, limit: int | None, terms: Term
     token. The user's own money is the user's to limit; the operator's is not."""
     wanted = limit if asked is UNSET else asked
     return least_of(wanted, limit, terms.ceiling) if terms.operator_pays else wanted
+
+
+def connect(connection: Connection | None, cap: int | None) -> Connection:
+    """The connection with this cap, whatever it was before."""
+    return Connection(cap, revocations=connection.revocations if connection else 0)
+
+
+def revoke(connection: Connection | None) -> Connection | None:
+    """The connection taken back; one that is none stays none."""
+    if connection is None or not connection.connected:
+        return connection
+    return Connection(connection.cap, connected=False, revocations=connection.revocations + 1)
 
 
 def cap_in_force(connection: Connection, terms: Terms) -> int | None:
@@ -168,6 +206,26 @@ def settle_grant(grant: Grant, reserved: int, cost: int, *, generated: bool) -> 
     totals, billed = settle(grant.totals, reserved, cost)
     requests = grant.requests if generated else grant.requests + 1
     return msgspec.structs.replace(grant, requests=requests, totals=totals), billed
+
+
+def check_key(key: Key, prior: Prior | None) -> None:
+    """May a call with this ``Idempotency-Key`` be made?
+
+    Raises:
+        WattfareError: ``invalid_request``: 409 where it has been made, 422 where another was.
+    """
+    if prior is None:
+        return
+    if prior.body != key.body:
+        raise invalid("This Idempotency-Key came with another request before.", 422)
+    state = f"it has ended ({prior.ended})" if prior.ended else "it is in flight"
+    raise invalid(f"This Idempotency-Key stands for a call that has been made: {state}.", 409)
+
+
+def expire(held: Held) -> tuple[int, str]:
+    """What a call has cost whose process died, and how it ended. A stream: what was last
+    recorded. A whole answer: all that is reserved, because it may have been generated."""
+    return (held.metered, "expired") if held.stream else (held.reserved, "abandoned")
 
 
 def status(connection: Connection | None, totals: Totals, terms: Terms) -> ConnectionStatus:

@@ -24,7 +24,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """How a service runs.
 
     Args:
-        database: an SQLAlchemy URL; this version keeps its ledger in SQLite.
+        database: ``sqlite:///…`` or ``postgresql://…``.
         upstream: base URL of an OpenAI-compatible API, ``https://…/v1``; None: the built-in model.
         upstream_key: the operator's key for it; with one, the operator pays.
         user_ceiling: what a user may spend of the operator's money in a month, in nano-dollars;
@@ -34,6 +34,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         metrics: serve ``/metrics``, to whoever asks.
         grant_ceiling: what the grants of each app may hold of the operator's money at once, in
             nano-dollars; None for no grants of it.
+        rate_limit_storage: ``redis://…``, to count across processes; None: each counts its own.
         secret: signs the session tokens; None: a key that is made once and kept in the database.
         stop_grace: seconds that streams may go on after SIGTERM.
 
@@ -49,6 +50,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     allow_unpriced: bool = False
     metrics: bool = False
     grant_ceiling: int | None = None
+    rate_limit_storage: str | None = None
     secret: bytes | None = None
     stop_grace: float = STOP_GRACE_SECONDS
 

@@ -109,6 +109,8 @@ def error_response(error: WattfareError, headers: dict[str, str] | None = None) 
     headers = dict(headers or {})
     if error.retry_after is not None:
         headers["retry-after"] = str(math.ceil(error.retry_after))
+    if error.http_status == 409:
+        headers["x-should-retry"] = "false"  # some clients would, by themselves
     if error.http_status == 401:
         headers["www-authenticate"] = "Bearer"
     return Response(error.to_json(), error.http_status, headers, "application/json")
