@@ -20,6 +20,7 @@ MAX_AMOUNT_USD = 10**12
 
 # Wide enough for every product of a token count and a price that passes the checks below.
 _EXACT = Context(prec=80)
+_NOTHING = Decimal(0)
 
 Number = int | float | Decimal
 """What an app may give as an amount of USD."""
@@ -93,14 +94,19 @@ def nanos_ceil(value: Decimal) -> int:
 
 
 def cost_nanos(
-    prompt: int, completion: int, prompt_price: Decimal, completion_price: Decimal
+    prompt: int,
+    completion: int,
+    prompt_price: Decimal,
+    completion_price: Decimal,
+    request_price: Decimal = _NOTHING,
 ) -> int:
-    """What so many tokens cost at these prices (USD for one token), rounded up once."""
-    total = _EXACT.add(
+    """What so many tokens cost at these prices (USD for one token), and what the request itself
+    does, rounded up once."""
+    tokens = _EXACT.add(
         _EXACT.multiply(Decimal(prompt), prompt_price),
         _EXACT.multiply(Decimal(completion), completion_price),
     )
-    return nanos_ceil(total)
+    return nanos_ceil(_EXACT.add(tokens, request_price))
 
 
 def _nanos(value: Decimal, rounding: str) -> int:

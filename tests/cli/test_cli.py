@@ -51,8 +51,8 @@ def test_an_app_is_made_and_opens_a_running_service(tmp_path) -> None:
     [
         (["apps", "create", ""], "name"),
         (["apps", "create", "two\nlines"], "name"),
-        (["apps", "create", "x", "--database", "postgresql://host/db"], "SQLite"),
-        (["apps", "create", "x", "--database", "nonsense"], "SQLite"),
+        (["apps", "create", "x", "--database", "postgresql://127.0.0.1:1/db"], "cannot be reached"),
+        (["apps", "create", "x", "--database", "nonsense"], "PostgreSQL"),
         (["apps", "create", "x", "--database", "sqlite:////no/such/dir/x.db"], "cannot be opened"),
         (["serve", "--database", "sqlite:////no/such/dir/x.db"], "cannot be opened"),
         (["serve", "--upstream", "host/v1"], "URL"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from support.postgres import Cluster, run_cluster
 from support.service import App, Service, run_service
 from support.upstream import Upstream, run_upstream
 
@@ -35,4 +36,11 @@ def upstream() -> Iterator[Upstream]:
 def forwarding(tmp_path_factory: pytest.TempPathFactory, upstream: Upstream) -> Iterator[Service]:
     """A service in front of the fake upstream, for whose use nobody is asked a key."""
     with run_service(tmp_path_factory.mktemp("forwarding"), "--upstream", upstream.url) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """A PostgreSQL server."""
+    with run_cluster() as running:
         yield running

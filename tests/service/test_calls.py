@@ -14,7 +14,7 @@ from wattfare_mw.service import chat
 from wattfare_mw.service.calls import Calls
 from wattfare_mw.service.echo import Echo
 from wattfare_mw.service.keys import new_app
-from wattfare_mw.service.queries import Order
+from wattfare_mw.service.orders import Order
 from wattfare_mw.service.rules import Terms, Totals
 from wattfare_mw.service.store import SQLiteStore
 
@@ -77,6 +77,7 @@ async def bench(tmp_path):
     bench = Bench(store)
     await store.add_app(bench.app)
     await store.connect(bench.app.id, "u1", COST)
+    await bench.calls.renew()
     yield bench
     assert bench.closed, "the upstream was left open"
     assert await store.verify() == []
@@ -158,7 +159,7 @@ async def test_a_mistake_of_ours_tells_nothing_and_holds_nothing(
     request = chat.read(json.dumps(chat_body("one two three")).encode())
     job = await Echo().prepare(request, "r")
 
-    async def broken() -> None:
+    async def broken(granted: int) -> None:
         raise KeyError("sk_live_secret")
 
     job.start = broken

@@ -206,10 +206,10 @@ def test_sigterm_during_a_stream(tmp_path, stop: str) -> None:
         ({"messages": "hello"}, "`messages`"),
         ({"messages": ["hello"]}, "`messages`"),
         ({"messages": [{"role": "system", "content": "x"}]}, "last user message"),
-        ({"messages": [{"role": "user", "content": 5}]}, "`content`"),
+        ({"messages": [{"role": "user", "content": 5}]}, "content` is a string"),
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
-            "`text`",
+            "`image_url`",
         ),
         ({"max_tokens": 0}, "`max_tokens`"),
         ({"max_tokens": -1}, "`max_tokens`"),

@@ -7,7 +7,17 @@ import sys
 
 #: What the extra brings; any of them missing means that it is not installed.
 _NEEDED = frozenset(
-    {"alembic", "click", "jwt", "limits", "rich", "sqlalchemy", "starlette", "uvicorn"}
+    {
+        "alembic",
+        "click",
+        "genai_prices",
+        "jwt",
+        "limits",
+        "rich",
+        "sqlalchemy",
+        "starlette",
+        "uvicorn",
+    }
 )
 
 

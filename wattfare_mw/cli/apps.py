@@ -16,7 +16,7 @@ database_option = click.option(
     default=DEFAULT_DATABASE,
     show_default=True,
     metavar="URL",
-    help="SQLAlchemy URL of the ledger.",
+    help="The ledger: sqlite:///path, or postgresql://user@host/database.",
 )
 
 

@@ -9,6 +9,8 @@ import click
 from ..errors import WattfareError
 from .apps import apps
 from .demo import demo
+from .ledger import ledger
+from .migrate import migrate
 from .serve import serve
 
 
@@ -32,4 +34,6 @@ def cli() -> None:
 
 cli.add_command(serve)
 cli.add_command(apps)
+cli.add_command(ledger)
+cli.add_command(migrate)
 cli.add_command(demo)

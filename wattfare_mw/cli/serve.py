@@ -12,6 +12,7 @@ from click.core import ParameterSource
 from .. import money
 from ..service import Settings, secret_from_environment
 from ..service import serve as run
+from ..service.chat import DEFAULT_MAX_TOKENS, MAX_TOKENS
 from ..service.settings import DEFAULT_PORT, STOP_GRACE_SECONDS
 from .apps import database_option
 
@@ -43,6 +44,35 @@ NO_CEILING = "none"
     help="The most that a user may spend of your money in a month, or `none`.",
 )
 @click.option(
+    "--grant-ceiling-usd",
+    metavar="AMOUNT",
+    help="The most that the one-time grants of each app may hold of your money at once; each "
+    "lasts 24 hours. Without it, there are no grants of your money.",
+)
+@click.option(
+    "--default-max-tokens",
+    type=click.IntRange(1, MAX_TOKENS),
+    default=DEFAULT_MAX_TOKENS,
+    show_default=True,
+    metavar="TOKENS",
+    help="What a call may generate that names no limit.",
+)
+@click.option(
+    "--allow-unpriced",
+    is_flag=True,
+    help="Let models be called that have no fixed price: each call then reserves all that is left "
+    "of a budget, which needs a cap, and is billed all of it where the upstream names no cost.",
+)
+@click.option(
+    "--metrics", is_flag=True, help="Serve /metrics for Prometheus, to whoever can reach the port."
+)
+@click.option(
+    "--rate-limit-storage",
+    envvar="WATTFARE_RATE_LIMIT_STORAGE",
+    metavar="URL",
+    help="redis://host:port, to count rate limits across processes; else each counts its own.",
+)
+@click.option(
     "--stop-grace",
     type=float,
     default=STOP_GRACE_SECONDS,
@@ -63,6 +93,11 @@ def serve(
     upstream: str | None,
     upstream_key: str | None,
     user_ceiling_usd: str | None,
+    grant_ceiling_usd: str | None,
+    default_max_tokens: int,
+    allow_unpriced: bool,
+    metrics: bool,
+    rate_limit_storage: str | None,
     stop_grace: float,
     log_level: str,
 ) -> None:
@@ -70,7 +105,8 @@ def serve(
 
     Without --upstream it answers with its built-in models, wattfare/echo and wattfare/echo-slow.
     Session tokens are signed with WATTFARE_SERVICE_SECRET, or with a key kept in the database.
-    One process for each database: what is found in flight at the start is settled as abandoned.
+    Several processes may share one database: SQLite on one machine, PostgreSQL from many. What one
+    of them leaves behind when it dies is settled by the others, or by the next.
     """
     source = click.get_current_context().get_parameter_source("upstream_key")
     if upstream is None and source is ParameterSource.ENVIRONMENT:
@@ -80,6 +116,11 @@ def serve(
         upstream=upstream,
         upstream_key=upstream_key or None,
         user_ceiling=_ceiling(user_ceiling_usd, operator_pays=bool(upstream_key)),
+        grant_ceiling=_grant_ceiling(grant_ceiling_usd, operator_pays=bool(upstream_key)),
+        default_max_tokens=default_max_tokens,
+        allow_unpriced=allow_unpriced,
+        metrics=metrics,
+        rate_limit_storage=rate_limit_storage,
         secret=secret_from_environment(),
         stop_grace=stop_grace,
     )
@@ -104,9 +145,19 @@ def _ceiling(amount: str | None, *, operator_pays: bool) -> int | None:
         raise click.UsageError("--user-ceiling-usd goes with --upstream and --upstream-key.")
     if amount == NO_CEILING:
         return None
+    return _nanos(amount, f"--user-ceiling-usd is an amount in USD, or `{NO_CEILING}`.")
+
+
+def _grant_ceiling(amount: str | None, *, operator_pays: bool) -> int | None:
+    if amount is None:
+        return None
+    if not operator_pays:
+        raise click.UsageError("--grant-ceiling-usd goes with --upstream and --upstream-key.")
+    return _nanos(amount, "--grant-ceiling-usd is an amount in USD.")
+
+
+def _nanos(amount: str, message: str) -> int | None:
     try:
         return money.cap_nanos(Decimal(amount))
     except (InvalidOperation, ValueError):
-        raise click.UsageError(
-            f"--user-ceiling-usd is an amount in USD, or `{NO_CEILING}`."
-        ) from None
+        raise click.UsageError(message) from None

@@ -13,15 +13,16 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from .. import money
-from ..errors import WattfareError, WattfareNotConnectedError
+from ..errors import WattfareError
 from ..money import Usd
 from ..types import API_PREFIX as PREFIX
 from ..types import ConnectionStatus, GrantResult, SessionRequest, encode
 from . import chat, identity, keys, rules
-from .calls import Calls
+from .calls import Calls, taken_back
 from .keys import App
-from .provider import Provider
-from .queries import Order
+from .metrics import CONTENT_TYPE
+from .orders import Order
+from .provider import Job, Provider
 from .refusals import invalid
 from .rules import Grant, Terms
 from .store import Store
@@ -39,6 +40,8 @@ from .web import (
 #: Those that a browser calls from an app's page.
 CORS_PATHS = frozenset({f"{PREFIX}/connections", f"{PREFIX}/grants"})
 
+#: Says what the limit was lowered to, in tokens, where the budget pays for no more (ours).
+LOWERED_HEADER = b"x-wattfare-max-tokens"
 #: The most requests that one grant may hold.
 MAX_GRANT_REQUESTS = 1000
 #: The dollar cap of a grant that names none (ours: "the operator's default").
@@ -133,7 +136,7 @@ async def revoke_connection(request: Request) -> Response:
     await service.store.revoke(session.app_id, session.user_id)
     # What is reserved after this is refused; what was before it is in flight, and ends here.
     service.calls.cut_off(
-        WattfareNotConnectedError("The user has taken this connection back."),
+        taken_back(),
         lambda order: (order.app_id, order.user_id) == (session.app_id, session.user_id),
     )
     return Response(status_code=204)
@@ -146,9 +149,6 @@ async def create_grant(request: Request) -> Response:
     if app.mode != "test":
         _own_origin_only(request)
         raise invalid("A live app's grants are approved on the service's own consent page.", 403)
-    if service.terms.operator_pays:
-        # A publishable key is public: this would open the operator's money to anyone.
-        raise invalid("Where the operator pays, this version gives no grants.", 403)
     asked = await read_json(request, _NewGrant)
     if not 1 <= asked.requests <= MAX_GRANT_REQUESTS:
         raise invalid(f"`requests` is a whole number from 1 to {MAX_GRANT_REQUESTS:,}.")
@@ -156,9 +156,10 @@ async def create_grant(request: Request) -> Response:
     assert cap is not None
     await service.throttle.grant(app.id)
     token = keys.new_grant_token()
-    expires_at = int(time.time()) + GRANT_SECONDS
+    now = int(time.time())
+    expires_at = now + GRANT_SECONDS
     grant = Grant(asked.requests, cap, expires_at)
-    await service.store.add_grant(app.id, keys.digest(token), grant)
+    await service.store.add_grant(app.id, keys.digest(token), grant, service.terms, now)
     return json_response(encode(GrantResult(token, expires_at, asked.requests)))
 
 
@@ -171,7 +172,10 @@ class ChatCompletions:
         service = _service(request)
         app = await identity.app_by_secret_key(request, service.store)
         user_id, grant_hash = _payer(request)
-        call = chat.read(await read_body(request, MAX_CALL_BYTES))
+        uncut = identity.refuses_low_budget(request)
+        body = await read_body(request, MAX_CALL_BYTES)
+        call = chat.read(body, uncut=uncut)
+        key = identity.idempotency_key(request, body)
         request_id = scope["wattfare.request_id"]
 
         async def work() -> None:
@@ -184,10 +188,16 @@ class ChatCompletions:
                 model=call.model,
                 bounds=job.bounds,
                 request_id=request_id,
+                key=key,
             )
-            await service.calls.run(order, job, stream=call.stream, out=ASGIOut(send))
+            out = ASGIOut(send, lambda: _told_by(job))
+            await service.calls.run(order, job, stream=call.stream, out=out)
 
         await while_connected(receive, work())
+
+
+def _told_by(job: Job) -> dict[bytes, bytes]:
+    return {} if job.lowered is None else {LOWERED_HEADER: str(job.lowered).encode()}
 
 
 async def health(request: Request) -> Response:
@@ -196,7 +206,13 @@ async def health(request: Request) -> Response:
     return json_response(b'{"status":"ok"}')
 
 
-def routes() -> list[Route]:
+async def metrics(request: Request) -> Response:
+    """``GET /metrics``: for Prometheus, where the operator has asked for it."""
+    counters = _service(request).provider.counters
+    return Response(counters.text(), media_type=CONTENT_TYPE)
+
+
+def routes(*, with_metrics: bool = False) -> list[Route]:
     """Every path that there is."""
     connections = f"{PREFIX}/connections"
     return [
@@ -207,6 +223,7 @@ def routes() -> list[Route]:
         Route(connections, _connections, methods=["GET", "POST", "DELETE"]),
         Route(f"{PREFIX}/grants", create_grant, methods=["POST"]),
         Route("/healthz", health, methods=["GET"]),
+        *([Route("/metrics", metrics, methods=["GET"])] if with_metrics else []),
     ]
 
 

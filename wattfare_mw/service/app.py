@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -18,14 +17,13 @@ from . import api, web
 from .calls import Calls
 from .echo import Echo
 from .keys import AppKeys, Mode, new_app
+from .leases import Keeper
 from .refusals import invalid
 from .settings import Settings
 from .store import open_store
 from .throttle import Throttle
 from .tokens import Signer
 from .upstream import Upstream
-
-log = logging.getLogger("wattfare_mw.service")
 
 MAX_NAME = 256
 
@@ -42,35 +40,42 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncGenerator[None]:
-        store = open_store(settings.database)
+        store = await open_store(settings.database)
         try:
-            abandoned = await store.settle_abandoned()
-            if abandoned:
-                log.warning("%d calls were in flight when the service last died", abandoned)
             secret = settings.secret or await store.signing_key()
             if settings.upstream is None:
-                provider = Echo()
+                provider = Echo(default_max_tokens=settings.default_max_tokens)
             else:
-                provider = Upstream(settings.upstream, settings.upstream_key, transport=transport)
+                provider = Upstream(
+                    settings.upstream,
+                    settings.upstream_key,
+                    transport=transport,
+                    default_max_tokens=settings.default_max_tokens,
+                    allow_unpriced=settings.allow_unpriced,
+                )
             calls = Calls(store, settings.terms)
+            keeper = Keeper(store, calls)
             app.state.service = api.Service(
                 store=store,
                 signer=Signer(secret),
                 provider=provider,
-                throttle=Throttle(),
+                throttle=Throttle(settings.rate_limit_storage),
                 calls=calls,
                 terms=settings.terms,
             )
             try:
+                await keeper.start()
                 yield
             finally:
+                # While the lease is still kept: nobody else may settle what is being settled.
                 await calls.close(api.shutting_down())
+                await keeper.close()
                 await provider.close()
         finally:
             await store.close()
 
     app = Starlette(
-        routes=api.routes(),
+        routes=api.routes(with_metrics=settings.metrics),
         lifespan=lifespan,
         middleware=[Middleware(web.Frame, cors_paths=api.CORS_PATHS)],
         exception_handlers={
@@ -94,7 +99,7 @@ def create_keys(database: str, name: str, mode: Mode = "test") -> AppKeys:
     app, app_keys = new_app(name, mode)
 
     async def keep() -> None:
-        store = open_store(database)
+        store = await open_store(database)
         try:
             await store.add_app(app)
         finally:

@@ -8,16 +8,25 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from typing import Protocol
 
+import msgspec
+
 from .. import sse
-from ..errors import WattfareError
+from ..errors import WattfareError, WattfareNotConnectedError
+from .ledger import lease_lost
+from .orders import Metered, Order, Outcome
 from .provider import Job
-from .queries import Order
 from .rules import Terms
-from .store import Store
+from .store import LEASE_SECONDS, Store
+
+#: How long calls are forwarded after the last renewal, in seconds: well within the lease, so
+#: that nobody else settles a call that is still being answered.
+FORWARD_SECONDS = LEASE_SECONDS - 2
 
 log = logging.getLogger("wattfare_mw.service")
 
@@ -45,8 +54,10 @@ class Out(Protocol):
 class Flight:
     """A call under way, which can be cut off from outside."""
 
-    def __init__(self, order: Order) -> None:
+    def __init__(self, order: Order, job: Job) -> None:
         self.order = order
+        self._job = job
+        self.recorded = 0
         self.cut: WattfareError | None = None
         self.settled = asyncio.Event()
         self._task = asyncio.current_task()
@@ -57,6 +68,13 @@ class Flight:
             self.cut = error
             self._task.cancel()
 
+    def metered(self) -> Metered | None:
+        """What a stream has cost so far, where that is more than is recorded."""
+        now = self._job.meter.outcome("")
+        if not self.order.stream or now.cost <= self.recorded:
+            return None
+        return Metered(self.order.id, now.cost, now.prompt_tokens, now.completion_tokens)
+
     def resume(self) -> None:
         """The cancellation has been heard; what is left to do goes on."""
         if self._task is not None:
@@ -64,13 +82,17 @@ class Flight:
 
 
 class Calls:
-    """Runs calls, and knows those in flight."""
+    """Runs calls, and knows those in flight. They run on a lease, which someone has to renew."""
 
     def __init__(self, store: Store, terms: Terms) -> None:
         self._store = store
         self._terms = terms
         self._flights: set[Flight] = set()
-        self._unsettled: set[Flight] = set()
+        self._ending: set[Flight] = set()  # those in flight, and those that are being settled
+        self._forward_until = -math.inf
+        # Those that the database could not be told the end of. Their number is bounded by the
+        # lease: without a database, nothing new is let in.
+        self._unsettled: dict[str, Outcome] = {}
 
     def cut_off(self, error: WattfareError, whose: Callable[[Order], bool]) -> None:
         """End the calls in flight that ``whose`` picks; each client is told ``error``."""
@@ -82,8 +104,54 @@ class Calls:
         """End the calls that are left, and wait until each is settled: a client that does not
         take its last words keeps nobody waiting."""
         self.cut_off(error, lambda _: True)
-        for flight in list(self._unsettled):
+        for flight in list(self._ending):
             await flight.settled.wait()
+
+    async def renew(self) -> None:
+        """Renew the lease, note with it what the streams have cost, and cut off those calls whose
+        user has taken the connection back. To be called all the time: without a renewal, calls
+        are cut off before others may take them for dead.
+
+        Raises:
+            WattfareError: 503, the database is not there.
+        """
+        began = time.monotonic()
+        metered = {flight: each for flight in self._flights if (each := flight.metered())}
+        renewal = await self._store.renew(list(metered.values()))
+        if not renewal.held:
+            self._lose()
+            return
+        # Counted from before the question was asked: the database counts from later.
+        self._forward_until = began + FORWARD_SECONDS
+        for flight, each in metered.items():
+            flight.recorded = each.cost
+        if renewal.revoked:
+            self.cut_off(taken_back(), lambda order: order.id in renewal.revoked)
+        await self._settle_what_is_left()
+
+    def check_lease(self) -> None:
+        """Is there time left in which these calls are ours?
+
+        Raises:
+            WattfareError: 503, there is none; all that is in flight is cut off.
+        """
+        if time.monotonic() >= self._forward_until:
+            self._lose()
+            raise lease_lost()
+
+    @property
+    def seconds_left(self) -> float:
+        """How long calls may go on without a renewal."""
+        return self._forward_until - time.monotonic()
+
+    def _lose(self) -> None:
+        self._forward_until = -math.inf
+        self.cut_off(lease_lost(), lambda _: True)
+
+    async def _settle_what_is_left(self) -> None:
+        for reservation_id, outcome in list(self._unsettled.items()):
+            await self._store.settle(reservation_id, outcome)
+            del self._unsettled[reservation_id]
 
     async def run(self, order: Order, job: Job, *, stream: bool, out: Out) -> None:
         """Carry a call out, in a task of its own: cancelling that says that the client has gone.
@@ -91,10 +159,12 @@ class Calls:
         Raises:
             WattfareError: it failed, or was refused, before anything was sent.
         """
-        flight = Flight(order)
+        order = msgspec.structs.replace(order, stream=stream)
+        self.check_lease()
+        flight = Flight(order, job)
         # Known before it is reserved, so that nothing can slip in between.
         self._flights.add(flight)
-        self._unsettled.add(flight)
+        self._ending.add(flight)
         begun = False
         settled = False
         ended = "completed"
@@ -110,11 +180,14 @@ class Calls:
 
         try:
             try:
-                await self._store.reserve(order, self._terms)
-            except WattfareError:
-                settled = True  # refused: there is nothing to settle
+                granted = await self._store.reserve(order, self._terms)
+            except WattfareError as refusal:
+                settled = True  # there is nothing to settle
+                if refusal.http_status == 503:
+                    # Nobody knows: the database may have heard, and its answer been lost.
+                    self._unsettled[order.id] = Outcome(ended="failed")
                 raise
-            await job.start()
+            await job.start(granted)
             if stream:
                 begun = True
                 await out.begin()
@@ -122,6 +195,9 @@ class Calls:
                     async for block in blocks:
                         if job.meter.complete:
                             await settle()
+                        if self.seconds_left <= 0:
+                            self._lose()
+                            await asyncio.sleep(0)  # to hear of it
                         await out.write(block)
                 await out.end()
             else:
@@ -147,7 +223,7 @@ class Calls:
             try:
                 await job.close()
             finally:
-                error = await self._settle_at_last(flight, settle) or error
+                error = await self._settle_at_last(flight, job, ended, settle) or error
         if error is None:
             return
         if not begun:
@@ -163,12 +239,13 @@ class Calls:
         await out.end()
 
     async def _settle_at_last(
-        self, flight: Flight, settle: Callable[[], Awaitable[None]]
+        self, flight: Flight, job: Job, ended: str, settle: Callable[[], Awaitable[None]]
     ) -> WattfareError | None:
         try:
             await settle()
         except WattfareError as failure:
-            # The reservation stands, and is settled when the service next starts.
+            # The reservation stands, and is settled when the database is there again.
+            self._unsettled[flight.order.id] = job.meter.outcome(ended)
             log.error(
                 "call not settled: %s request_id=%s cause=%r",
                 failure.message,
@@ -177,6 +254,11 @@ class Calls:
             )
             return failure
         finally:
-            self._unsettled.discard(flight)
+            self._ending.discard(flight)
             flight.settled.set()
         return None
+
+
+def taken_back() -> WattfareError:
+    """What the client of a call is told whose user has revoked the connection."""
+    return WattfareNotConnectedError("The user has taken this connection back.")

@@ -6,66 +6,93 @@ from typing import Any, cast
 
 import msgspec
 
+from . import fields
 from .refusals import invalid
 
 MAX_MODEL_CHARACTERS = 256
+#: What a call is given that names no limit, in tokens, unless the operator says otherwise.
+DEFAULT_MAX_TOKENS = 8192
+#: Where the budget pays for less than was asked for, the limit is lowered, but not below this.
+FLOOR_TOKENS = 16
 #: More tokens than any model gives; a number beyond is a mistake.
 MAX_TOKENS = 10_000_000
 
 _TOKEN_FIELDS = ("max_completion_tokens", "max_tokens")
-_LOOKED_AT = frozenset(
-    {"model", "models", "messages", "n", "stream", "stream_options", *_TOKEN_FIELDS}
-)
 
 
 class ChatRequest(msgspec.Struct, frozen=True):
     """The fields that the service looks at, and the whole body.
 
     ``body`` is decoded JSON: where a name stood in it twice, one value is left, the one that was
-    looked at. ``max_tokens`` is under whichever name the client used; ``fallbacks`` are the models
-    that an upstream may turn to instead (OpenRouter's ``models``).
+    looked at. ``max_tokens``, for each of the ``n`` answers, is under whichever name the client
+    used. ``thinking``: as many of those tokens are set aside for it. ``uncut``: rather no answer
+    than a shortened one.
     """
 
     model: str
-    fallbacks: tuple[str, ...]
     messages: list[dict[str, Any]]
     stream: bool
     include_usage: bool
     max_tokens: int | None
     body: dict[str, Any]
+    n: int = 1
+    thinking: int = 0
+    uncut: bool = False
+
+    def limits(self, default: int) -> tuple[int, int]:
+        """The tokens that each answer may have: the fewest that make sense, and the most.
+
+        Raises:
+            WattfareError: ``invalid_request``; thinking alone would take them all.
+        """
+        most = default if self.max_tokens is None else self.max_tokens
+        if self.thinking >= most:
+            raise invalid(f"`reasoning.max_tokens` is part of the limit, which is {most:,}.")
+        least = most if self.uncut else min(most, self.thinking + FLOOR_TOKENS)
+        return least, most
+
+    def limited(self, tokens: int, name: str) -> dict[str, Any]:
+        """The body with this limit, under the client's name for it, or else under ``name``."""
+        names = [known for known in _TOKEN_FIELDS if self.body.get(known) is not None]
+        return {**self.body, **dict.fromkeys(names or [name], tokens)}
 
     def __repr__(self) -> str:
         return f"ChatRequest({self.model!r}, stream={self.stream})"  # prompts are not for logs
 
 
-def read(body: bytes) -> ChatRequest:
+def read(body: bytes, *, uncut: bool = False) -> ChatRequest:
     """The request in this body.
+
+    Args:
+        uncut: refuse it where the budget does not pay for all that it asks for.
 
     Raises:
         WattfareError: ``invalid_request``, with what is wrong.
     """
     try:
-        fields: object = msgspec.json.decode(body)
+        decoded: object = msgspec.json.decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         raise invalid("The body is not valid JSON.") from None
-    if not isinstance(fields, dict):
+    if not isinstance(decoded, dict):
         raise invalid("The body is a JSON object.")
-    known = cast("dict[str, Any]", fields)
-    _check_names(known)
+    known = cast("dict[str, Any]", decoded)
     model = known.get("model")
-    if not _is_model(model):
+    if not isinstance(model, str) or not 0 < len(model) <= MAX_MODEL_CHARACTERS:
         raise invalid(f"`model` is a string of 1 to {MAX_MODEL_CHARACTERS} characters.")
-    _check_n(known.get("n"))
     stream = _flag(known, "stream")
-    return ChatRequest(
-        model=cast("str", model),
-        fallbacks=_fallbacks(known.get("models")),
+    request = ChatRequest(
+        model=model,
         messages=_messages(known.get("messages")),
         stream=stream,
         include_usage=_include_usage(known.get("stream_options"), stream),
         max_tokens=_max_tokens(known),
         body=known,
+        n=_whole(known, "n", fields.MAX_N) or 1,
+        thinking=_thinking(known.get("reasoning")),
+        uncut=uncut,
     )
+    fields.check(known)
+    return request
 
 
 def text_of(message: dict[str, Any]) -> str:
@@ -90,25 +117,6 @@ def _text_part(part: object) -> str:
     if fields.get("type") != "text" or not isinstance(text, str):
         raise invalid("This model reads parts of type `text` only.")
     return text
-
-
-def _check_names(fields: dict[str, Any]) -> None:
-    # An upstream in Go takes "Model" for "model": it must not read what nobody has looked at.
-    for name in fields:
-        if name not in _LOOKED_AT and name.casefold() in _LOOKED_AT:
-            raise invalid(f"`{name.casefold()}` is not named as it is spelled.")
-
-
-def _is_model(value: object) -> bool:
-    return isinstance(value, str) and 0 < len(value) <= MAX_MODEL_CHARACTERS
-
-
-def _fallbacks(value: object) -> tuple[str, ...]:
-    if value is None:
-        return ()
-    if not isinstance(value, list) or not all(map(_is_model, cast("list[object]", value))):
-        raise invalid("`models` is an array of models.")
-    return tuple(cast("list[str]", value))
 
 
 def _messages(value: object) -> list[dict[str, Any]]:
@@ -140,17 +148,23 @@ def _include_usage(options: object, stream: bool) -> bool:
     return _flag(cast("dict[str, Any]", options), "include_usage")
 
 
-def _check_n(value: object) -> None:
-    # `True == 1`, but true is no number of answers.
-    if value is not None and (isinstance(value, bool) or value != 1):
-        raise invalid("One answer for each call: `n` is 1.")
+def _whole(fields: dict[str, Any], name: str, most: int, prefix: str = "") -> int | None:
+    value = fields.get(name)
+    # `True == 1`, but true is no number.
+    if value is not None and not (type(value) is int and 1 <= value <= most):
+        raise invalid(f"`{prefix}{name}` is a whole number from 1 to {most:,}.")
+    return value
+
+
+def _thinking(reasoning: object) -> int:
+    if not isinstance(reasoning, dict):
+        return 0  # the table of fields says what it has to be
+    fields = cast("dict[str, Any]", reasoning)
+    return _whole(fields, "max_tokens", MAX_TOKENS, "reasoning.") or 0
 
 
 def _max_tokens(fields: dict[str, Any]) -> int | None:
-    given = {name: fields[name] for name in _TOKEN_FIELDS if fields.get(name) is not None}
-    for name, value in given.items():
-        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_TOKENS:
-            raise invalid(f"`{name}` is a whole number from 1 to {MAX_TOKENS:,}.")
-    if len(set(given.values())) > 1:
+    given = {_whole(fields, name, MAX_TOKENS) for name in _TOKEN_FIELDS} - {None}
+    if len(given) > 1:
         raise invalid("`max_tokens` and `max_completion_tokens` are two names of one limit.")
-    return next(iter(given.values()), None)
+    return next(iter(given), None)

@@ -12,8 +12,9 @@ from typing import Any
 
 from .. import money, sse
 from ..types import encode
-from .chat import ChatRequest, text_of
+from .chat import DEFAULT_MAX_TOKENS, ChatRequest, text_of
 from .metering import Meter, Price
+from .metrics import Counters
 from .refusals import invalid
 from .rules import Bounds
 
@@ -24,7 +25,15 @@ MODELS = {"wattfare/echo": 0.0, "wattfare/echo-slow": 0.05}
 
 
 class Echo:
-    """The provider of ``wattfare/echo`` and ``wattfare/echo-slow``."""
+    """The provider of ``wattfare/echo`` and ``wattfare/echo-slow``.
+
+    Args:
+        default_max_tokens: what a call is given that names no limit.
+    """
+
+    def __init__(self, *, default_max_tokens: int = DEFAULT_MAX_TOKENS) -> None:
+        self._default_max_tokens = default_max_tokens
+        self.counters = Counters()
 
     async def models(self) -> bytes:
         """Both, with their prices."""
@@ -52,7 +61,9 @@ class Echo:
             raise invalid(
                 f"There is no model {request.model!r} here: {' and '.join(MODELS)} are built in."
             )
-        return EchoJob(request)
+        if request.n != 1:
+            raise invalid("This model gives one answer for each call: `n` is 1.")
+        return EchoJob(request, self._default_max_tokens)
 
     async def close(self) -> None:
         """There is nothing to let go of."""
@@ -61,7 +72,9 @@ class Echo:
 class EchoJob:
     """One answer of the built-in model."""
 
-    def __init__(self, request: ChatRequest) -> None:
+    lowered: int | None = None
+
+    def __init__(self, request: ChatRequest, default_max_tokens: int = DEFAULT_MAX_TOKENS) -> None:
         texts = [text_of(message) for message in request.messages]
         said = [
             text
@@ -70,9 +83,9 @@ class EchoJob:
         ]
         if not said:
             raise invalid("This model repeats the last user message, and there is none.")
-        words = said[-1].split()
-        self._words = words[: request.max_tokens]
-        self._finish = "stop" if len(self._words) == len(words) else "length"
+        least, most = request.limits(default_max_tokens)
+        self._words = said[-1].split()
+        self._limit = min(most, len(self._words))
         self._request = request
         self._pause = MODELS[request.model]
         self._about: dict[str, Any] = {
@@ -81,11 +94,22 @@ class EchoJob:
             "model": request.model,
         }
         self.meter = Meter(PRICE, sum(len(text.split()) for text in texts))
-        cost = PRICE.cost(self.meter.prompt_tokens, len(self._words))
-        self.bounds = Bounds(cost, cost)
+        # It is known what it will say, so that this is what it costs, not a bound.
+        self.bounds = Bounds(
+            PRICE.bound(self.meter.prompt_tokens, min(least, self._limit)),
+            PRICE.bound(self.meter.prompt_tokens, self._limit),
+        )
 
-    async def start(self) -> None:
-        """There is nobody to ask."""
+    async def start(self, granted: int) -> None:
+        """There is nobody to ask; say as many words as this pays for."""
+        self.meter.granted = granted
+        limit = PRICE.pays_for(granted, self.meter.prompt_tokens, 1, self._limit)
+        if limit < self._limit:
+            self.lowered = self._limit = limit
+
+    @property
+    def _finish(self) -> str:
+        return "stop" if self._limit == len(self._words) else "length"
 
     async def body(self) -> bytes:
         """The whole answer, when its last word is said."""
@@ -118,11 +142,11 @@ class EchoJob:
 
     async def _spoken(self) -> AsyncGenerator[str]:
         """The words, each with the space that follows it, counted as they are said."""
-        for place, word in enumerate(self._words, start=1):
+        for place, word in enumerate(self._words[: self._limit], start=1):
             # A pause of nothing still gives the others their turn.
             await asyncio.sleep(self._pause)
             self.meter.count()
-            yield word if place == len(self._words) else word + " "
+            yield word if place == self._limit else word + " "
 
     def _complete(self) -> None:
         self.meter.generated = self.meter.complete = True

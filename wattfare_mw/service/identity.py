@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, unquote_to_bytes
@@ -13,10 +14,19 @@ from ..types import GRANT_HEADER, MAX_USER_ID, USER_HEADER
 from . import keys
 from .keys import App
 from .refusals import invalid
+from .rules import Key
 from .tokens import Session, Signer
 
 if TYPE_CHECKING:
     from .store import Store
+
+#: With ``refuse``, the app wants no answer rather than a shortened one (ours).
+LOW_BUDGET_HEADER = "x-wattfare-on-low-budget"
+
+#: Names a call, so that a repeat of it is not made again.
+KEY_HEADER = "idempotency-key"
+#: Its length, in characters (ours).
+MAX_KEY = 255
 
 _BEARER = re.compile(r"bearer +([!-~]+) *", re.IGNORECASE)
 _PERCENT_ENCODED = re.compile(r"(?:[!-$&-~]|%[0-9A-Fa-f]{2})+")
@@ -66,6 +76,29 @@ def user_in_query(request: Request) -> str:
 def grant_in_header(request: Request) -> str | None:
     """The grant token in the header, or None where there is no such header."""
     return _single(request, GRANT_HEADER)
+
+
+def refuses_low_budget(request: Request) -> bool:
+    """Is the call to be refused where the budget does not pay for all that it asks for? Without
+    the header, or with ``lower``, its limit is lowered."""
+    value = _single(request, LOW_BUDGET_HEADER)
+    if value not in (None, "lower", "refuse"):
+        raise invalid("X-Wattfare-On-Low-Budget is `lower` or `refuse`.")
+    return value == "refuse"
+
+
+def idempotency_key(request: Request, body: bytes) -> Key | None:
+    """The ``Idempotency-Key`` of this call, of which only hashes go further.
+
+    Raises:
+        WattfareError: ``invalid_request``; it is empty, too long, or there are two.
+    """
+    name = _single(request, KEY_HEADER)
+    if name is None:
+        return None
+    if not 0 < len(name) <= MAX_KEY:
+        raise invalid(f"Idempotency-Key is a string of 1 to {MAX_KEY} characters.")
+    return Key(keys.digest(name), hashlib.sha256(body).hexdigest())
 
 
 async def app_by_secret_key(request: Request, store: Store) -> App:

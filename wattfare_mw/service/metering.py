@@ -1,7 +1,25 @@
-"""What a call has cost so far: counted as it passes, or as the upstream's usage says."""
+"""What a call has cost so far: counted as it passes, or as the upstream's usage says.
+
+The upstream's own ``usage.cost`` counts, else its tokens times their price, else what was counted
+as it passed. What it says holds for all that it had sent by then: the last word counts, and what
+is generated behind it is counted on top. What cannot be true (no number, negative, NaN, beyond
+all measure) was not said.
+
+Where the upstream does not say, nobody knows how many tokens a text is, and two counts stand for
+them, for two questions:
+
+- *What is billed*: a token for each chunk that generated something, or one for each
+  :data:`BYTES_PER_TOKEN` bytes, whichever is more. It is a little above what tokenizers make of
+  most texts, and never above what was reserved.
+- *Is the reservation spent?* :attr:`Meter.spent` cuts a stream off, so it must never hold for an
+  upstream that keeps to its limit: a token for each chunk, or one for each
+  :data:`MOST_CHARACTERS_PER_TOKEN` characters. What a model thinks without showing it is not
+  seen here, and only counts once the upstream says so.
+"""
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any, cast
@@ -10,10 +28,11 @@ import msgspec
 
 from .. import money
 from .queries import Outcome
-from .rules import Bounds
 
 #: Where the upstream does not say, a token is taken to be so many bytes of UTF-8.
 BYTES_PER_TOKEN = 4
+#: No text of any length has more characters for each of its tokens: English has 4 to 5.
+MOST_CHARACTERS_PER_TOKEN = 8
 #: A number of tokens beyond this is no usage but a mistake.
 MAX_PLAUSIBLE_TOKENS = 10**9
 #: The most that one call may reserve (nano-dollars), so that sums stay within the database's.
@@ -26,7 +45,7 @@ class Price(msgspec.Struct, frozen=True):
     """What a model costs, in USD: for one token, and for each request.
 
     ``dearest_*``: the highest rate at which the tokens of that side can come (a cache being
-    written, reasoning), for a bound that holds.
+    written, reasoning, a long context), for a bound that holds.
     """
 
     prompt: Decimal
@@ -48,42 +67,48 @@ class Price(msgspec.Struct, frozen=True):
             max(self.completion, self.dearest_completion or _ZERO),
         )
 
+    def pays_for(self, granted: int, prompt: int, answers: int, most: int) -> int:
+        """The limit, up to ``most``, that each of so many answers can have for this amount."""
+
+        def cost(limit: int) -> int:
+            return self.bound(prompt, answers * limit)
+
+        return max(bisect_right(range(most + 1), granted, key=cost) - 1, 0)
+
     def _sum(
         self, prompt: int, completion: int, per_prompt: Decimal, per_completion: Decimal
     ) -> int:
-        tokens = money.cost_nanos(prompt, completion, per_prompt, per_completion)
-        return tokens + money.nanos_ceil(self.request)
-
-    def bounds(self, prompt: int, least: int, most: int) -> Bounds:
-        """What a call can cost that generates ``least`` to ``most`` tokens."""
-        return Bounds(self.bound(prompt, least), self.bound(prompt, most))
+        return money.cost_nanos(prompt, completion, per_prompt, per_completion, self.request)
 
 
 class Meter:
     """One call's count.
 
     Attributes:
+        price: None: not known, so that only the upstream can say what it costs.
+        granted: what the call may cost, in nano-dollars; None before that is known.
         prompt_tokens: known, or estimated until the upstream says.
-        completion_tokens: counted as they pass, until the upstream says.
         generated: has the model done anything that can be billed?
         complete: has the answer come to its proper end?
-        claimed: what the upstream says that the call cost, in nano-dollars.
     """
 
-    def __init__(self, price: Price, prompt_tokens: int) -> None:
+    def __init__(self, price: Price | None, prompt_tokens: int) -> None:
         self.price = price
         self.prompt_tokens = prompt_tokens
-        self.completion_tokens = 0
+        self.granted: int | None = None
         self.generated = False
         self.complete = False
-        self.claimed: int | None = None
-        self._told = False
+        self._told: int | None = None  # completion tokens, in the upstream's words
+        self._cost: int | None = None  # what it says that all this costs
+        self._counted_in_cost = 0  # completion tokens that had passed by then
+        self._chunks = self._bytes = self._characters = 0  # passed since it last said
 
-    def count(self, tokens: int = 1) -> None:
-        """So many more tokens have passed."""
+    def count(self, tokens: int = 1, text: str = "") -> None:
+        """So many more tokens have passed, or more of them, if this text is longer."""
         self.generated = True
-        if not self._told:
-            self.completion_tokens += tokens
+        self._chunks += tokens
+        self._characters += len(text)
+        self._bytes += len(text.encode("utf-8", "surrogatepass"))
 
     def told(self, usage: object) -> None:
         """Take what the upstream says about usage, as far as it can be true."""
@@ -92,25 +117,61 @@ class Meter:
         fields = cast("Mapping[str, Any]", usage)
         prompt, completion = fields.get("prompt_tokens"), fields.get("completion_tokens")
         if _plausible(prompt) and _plausible(completion):
-            self.prompt_tokens, self.completion_tokens = (
-                cast("int", prompt),
-                cast("int", completion),
-            )
-            self._told = self.generated = True
+            self.prompt_tokens = cast("int", prompt)
+            self._told = cast("int", completion)
+            self._chunks = self._bytes = self._characters = 0
+            self.generated = True
         try:
-            claimed = money.nanos_ceil(money.amount(fields.get("cost"), most=money.MAX_CAP_USD))
+            self._cost = money.nanos_ceil(money.amount(fields.get("cost"), most=money.MAX_CAP_USD))
         except ValueError:
             return
-        self.claimed = claimed
+        self._counted_in_cost = self.completion_tokens
         self.generated = True
 
+    @property
+    def completion_tokens(self) -> int:
+        """As the upstream says, and what has been counted since."""
+        return (self._told or 0) + max(self._chunks, -(-self._bytes // BYTES_PER_TOKEN))
+
+    @property
+    def claimed(self) -> int | None:
+        """What the upstream says that the call cost, in nano-dollars, by its words or tokens."""
+        if self._cost is not None:
+            return self._cost
+        if self._told is None or self.price is None:
+            return None
+        return self.price.cost(self.prompt_tokens, self._told)
+
+    @property
+    def spent(self) -> bool:
+        """Has more passed, for certain, than what was granted pays for?"""
+        if self.granted is None or self.price is None:
+            return False
+        surely = max(self._chunks, self._characters // MOST_CHARACTERS_PER_TOKEN)
+        return self.price.cost(self.prompt_tokens, (self._told or 0) + surely) > self.granted
+
+    @property
+    def overrun(self) -> int:
+        """What the upstream claims beyond what was granted, in nano-dollars: nobody is billed
+        that."""
+        if self.granted is None or self.claimed is None:
+            return 0
+        return max(self.claimed - self.granted, 0)
+
     def cost(self) -> int:
-        """In nano-dollars; nothing where nothing was generated."""
+        """In nano-dollars; nothing where nothing was generated. Where nobody can say, it is all
+        that was granted: whoever hangs up on an unpriced model would have it for nothing."""
         if not self.generated:
             return 0
-        if self.claimed is not None:
-            return self.claimed
-        return self.price.cost(self.prompt_tokens, self.completion_tokens)
+        since = self.completion_tokens - self._counted_in_cost
+        if self._cost is None:
+            if self.price is not None:
+                return self.price.cost(self.prompt_tokens, self.completion_tokens)
+        elif since <= 0:
+            return self._cost
+        elif self.price is not None:
+            return self._cost + money.cost_nanos(0, since, _ZERO, self.price.completion)
+        return self.granted or 0
 
     def outcome(self, ended: str) -> Outcome:
         """What goes into the ledger."""

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from .chat import ChatRequest
 from .metering import Meter
+from .metrics import Counters
 from .rules import Bounds
 
 
@@ -27,8 +28,18 @@ class Job(Protocol):
         """What it has cost."""
         ...
 
-    async def start(self) -> None:
-        """Send it off; returns when the answer's head is good."""
+    @property
+    def lowered(self) -> int | None:
+        """Once started: the limit, in tokens, where it is lower than what was asked for."""
+        ...
+
+    async def start(self, granted: int) -> None:
+        """Send it off; returns when the answer's head is good.
+
+        Args:
+            granted: what it may cost, in nano-dollars, within its bounds: one that asked for
+                more generates less.
+        """
         ...
 
     async def body(self) -> bytes:
@@ -47,6 +58,11 @@ class Job(Protocol):
 
 class Provider(Protocol):
     """Where answers come from."""
+
+    @property
+    def counters(self) -> Counters:
+        """How well it has kept to what was reserved."""
+        ...
 
     async def models(self) -> bytes:
         """The list of models, as OpenRouter shapes it (JSON)."""

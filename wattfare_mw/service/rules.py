@@ -16,24 +16,28 @@ from msgspec import UNSET, UnsetType
 
 from ..errors import (
     WattfareBudgetExceededError,
-    WattfareError,
     WattfareGrantError,
     WattfareNotConnectedError,
     WattfareRateLimitError,
 )
 from ..money import usd
 from ..types import ConnectionStatus, Limits, Usage
+from .refusals import invalid
 
+#: How long an ``Idempotency-Key`` stands for the call that it came with, in seconds.
+KEY_SECONDS = 24 * 3600
 #: What a client is told to wait, in seconds, where only calls in flight hold the budget.
 IN_FLIGHT_RETRY_SECONDS = 1
 
 
 class Connection(msgspec.Struct, frozen=True):
     """A user's budget at one app. ``cap=None``: unlimited. A revoked one is kept, so that its
-    totals go on counting when the user comes back."""
+    totals go on counting when the user comes back. ``revocations`` counts how often it was taken
+    back: a call that was reserved before is cut off, even where the user has come back since."""
 
     cap: int | None = None
     connected: bool = True
+    revocations: int = 0
 
 
 class Totals(msgspec.Struct, frozen=True):
@@ -53,17 +57,48 @@ class Grant(msgspec.Struct, frozen=True):
 
 
 class Terms(msgspec.Struct, frozen=True):
-    """Who pays. Where the operator does, ``ceiling`` bounds each user's month; None: no bound."""
+    """Who pays. Where the operator does, ``ceiling`` bounds each user's month, None: no bound;
+    and ``grant_ceiling`` what the grants of each app may hold at once, None: there are none."""
 
     operator_pays: bool = False
     ceiling: int | None = None
+    grant_ceiling: int | None = None
+
+
+#: Nobody's money but the users' own.
+USERS_PAY = Terms()
 
 
 class Bounds(msgspec.Struct, frozen=True):
-    """What a call can cost: not less than ``least``, not more than ``most``."""
+    """What a call asks for: ``most``, or as much of it as the budget pays for, so that it can be
+    made shorter; below ``least`` it makes no sense. One that must not be cut short says the same
+    twice. ``needs_cap``: nobody knows what it can cost, so that only a cap bounds it."""
 
     least: int
     most: int
+    needs_cap: bool = False
+
+
+class Key(msgspec.Struct, frozen=True):
+    """An ``Idempotency-Key``, and the body that came with it; both as hashes only."""
+
+    name: str
+    body: str
+
+
+class Prior(msgspec.Struct, frozen=True):
+    """The call that a key stands for: its body's hash, and how it ended; None while it runs."""
+
+    body: str
+    ended: str | None
+
+
+class Held(msgspec.Struct, frozen=True):
+    """A reservation. ``metered``: what a stream was last known to have cost."""
+
+    reserved: int
+    stream: bool = False
+    metered: int = 0
 
 
 def month_of(moment: datetime) -> str:
@@ -83,25 +118,38 @@ def cap_to_approve(asked: int | UnsetType | None, limit: int | None, terms: Term
     return least_of(wanted, limit, terms.ceiling) if terms.operator_pays else wanted
 
 
+def connect(connection: Connection | None, cap: int | None) -> Connection:
+    """The connection with this cap, whatever it was before."""
+    return Connection(cap, revocations=connection.revocations if connection else 0)
+
+
+def revoke(connection: Connection | None) -> Connection | None:
+    """The connection taken back; one that is none stays none."""
+    if connection is None or not connection.connected:
+        return connection
+    return Connection(connection.cap, connected=False, revocations=connection.revocations + 1)
+
+
 def cap_in_force(connection: Connection, terms: Terms) -> int | None:
     """The cap that counts now: an operator who lowers the ceiling need not touch each cap."""
     return least_of(connection.cap, terms.ceiling) if terms.operator_pays else connection.cap
 
 
-def reserve(connection: Connection | None, totals: Totals, bounds: Bounds, terms: Terms) -> Totals:
-    """The totals with this call's upper bound reserved.
+def reserve(
+    connection: Connection | None, totals: Totals, bounds: Bounds, terms: Terms
+) -> tuple[Totals, int]:
+    """The totals with this call's part reserved, and how much that is: what the call may cost.
 
     Raises:
         WattfareNotConnectedError: there is no connection, or it is revoked.
-        WattfareBudgetExceededError: the cap does not pay for this call.
+        WattfareBudgetExceededError: the cap does not pay for the least that this call can cost.
         WattfareRateLimitError: it would, were it not for other calls in flight.
+        WattfareError: ``invalid_request``; the call needs a cap, and there is none.
     """
     if connection is None or not connection.connected:
         raise WattfareNotConnectedError("This user has connected no budget to this app yet.")
-    cap = cap_in_force(connection, terms)
-    if cap is not None:
-        _check_room(cap, totals, bounds)
-    return Totals(totals.billed, totals.reserved + bounds.most)
+    granted = _grant(cap_in_force(connection, terms), totals, bounds)
+    return Totals(totals.billed, totals.reserved + granted), granted
 
 
 def settle(totals: Totals, reserved: int, cost: int) -> tuple[Totals, int]:
@@ -111,8 +159,28 @@ def settle(totals: Totals, reserved: int, cost: int) -> tuple[Totals, int]:
     return Totals(totals.billed + billed, totals.reserved - reserved), billed
 
 
-def reserve_grant(grant: Grant | None, bounds: Bounds, now: int) -> Grant:
-    """The grant with one request and this call's upper bound taken.
+def admit_grant(held: int, grant: Grant, terms: Terms) -> None:
+    """Let a new grant be, beside those of the same app that have not expired, whose caps come to
+    ``held``.
+
+    Where the operator pays, anyone who has seen the app's publishable key could ask for the
+    operator's money, so all of the caps count, spent or not, until they expire: in any such time
+    the app's grants cost no more than the ceiling.
+
+    Raises:
+        WattfareError: ``invalid_request``, 403; the operator pays, and wants no grants.
+        WattfareBudgetExceededError: the app's grants would hold more than they may.
+    """
+    if not terms.operator_pays:
+        return
+    if terms.grant_ceiling is None:
+        raise invalid("Where the operator pays, there are no grants without a ceiling.", 403)
+    if held + grant.cap > terms.grant_ceiling:
+        raise WattfareBudgetExceededError("This app's grants hold all that they may for now.")
+
+
+def reserve_grant(grant: Grant | None, bounds: Bounds, now: int) -> tuple[Grant, int]:
+    """The grant with one request and this call's part taken, and how much that is.
 
     Raises:
         WattfareGrantError: it is unknown, expired, used up, or does not pay for this call.
@@ -125,11 +193,11 @@ def reserve_grant(grant: Grant | None, bounds: Bounds, now: int) -> Grant:
     if grant.requests < 1:
         raise WattfareGrantError("This grant is used up.")
     try:
-        _check_room(grant.cap, grant.totals, bounds)
+        granted = _grant(grant.cap, grant.totals, bounds)
     except WattfareBudgetExceededError as refusal:
         raise WattfareGrantError(refusal.message.replace("month's cap", "grant's cap")) from None
-    totals = Totals(grant.totals.billed, grant.totals.reserved + bounds.most)
-    return msgspec.structs.replace(grant, requests=grant.requests - 1, totals=totals)
+    totals = Totals(grant.totals.billed, grant.totals.reserved + granted)
+    return msgspec.structs.replace(grant, requests=grant.requests - 1, totals=totals), granted
 
 
 def settle_grant(grant: Grant, reserved: int, cost: int, *, generated: bool) -> tuple[Grant, int]:
@@ -138,6 +206,26 @@ def settle_grant(grant: Grant, reserved: int, cost: int, *, generated: bool) -> 
     totals, billed = settle(grant.totals, reserved, cost)
     requests = grant.requests if generated else grant.requests + 1
     return msgspec.structs.replace(grant, requests=requests, totals=totals), billed
+
+
+def check_key(key: Key, prior: Prior | None) -> None:
+    """May a call with this ``Idempotency-Key`` be made?
+
+    Raises:
+        WattfareError: ``invalid_request``: 409 where it has been made, 422 where another was.
+    """
+    if prior is None:
+        return
+    if prior.body != key.body:
+        raise invalid("This Idempotency-Key came with another request before.", 422)
+    state = f"it has ended ({prior.ended})" if prior.ended else "it is in flight"
+    raise invalid(f"This Idempotency-Key stands for a call that has been made: {state}.", 409)
+
+
+def expire(held: Held) -> tuple[int, str]:
+    """What a call has cost whose process died, and how it ended. A stream: what was last
+    recorded. A whole answer: all that is reserved, because it may have been generated."""
+    return (held.metered, "expired") if held.stream else (held.reserved, "abandoned")
 
 
 def status(connection: Connection | None, totals: Totals, terms: Terms) -> ConnectionStatus:
@@ -156,22 +244,22 @@ def status(connection: Connection | None, totals: Totals, terms: Terms) -> Conne
     )
 
 
-def _check_room(cap: int, totals: Totals, bounds: Bounds) -> None:
-    free = cap - totals.billed
-    if bounds.least > free:
-        raise WattfareBudgetExceededError("The month's cap is reached.")
-    if bounds.most > free:
+def _grant(cap: int | None, totals: Totals, bounds: Bounds) -> int:
+    """How much of what it asks for a call is given; what is free is never refused."""
+    if cap is None:
+        if bounds.needs_cap:
+            raise invalid(
+                "What this model costs is not known: it can be called on a budget with a cap only."
+            )
+        return bounds.most
+    unspent = cap - totals.billed
+    if bounds.least > unspent:
         # Nothing else is in the way, so that waiting would not help.
-        raise WattfareBudgetExceededError(
-            "The month's cap does not pay for all that this call may generate: "
-            "ask for less with max_tokens."
+        raise WattfareBudgetExceededError("The month's cap is reached.")
+    free = unspent - totals.reserved
+    if bounds.least > free:
+        raise WattfareRateLimitError(
+            "Other calls in flight hold what is left of this budget.",
+            retry_after=IN_FLIGHT_RETRY_SECONDS,
         )
-    if bounds.most > free - totals.reserved:
-        raise _busy()
-
-
-def _busy() -> WattfareError:
-    return WattfareRateLimitError(
-        "Other calls in flight hold what is left of this budget.",
-        retry_after=IN_FLIGHT_RETRY_SECONDS,
-    )
+    return min(bounds.most, free)

@@ -17,6 +17,7 @@ from sqlalchemy import (
     MetaData,
     String,
     Table,
+    false,
 )
 
 metadata = MetaData()
@@ -50,6 +51,7 @@ connections = Table(
     Column("cap_nanos", BigInteger),
     Column("connected", Boolean, nullable=False),
     Column("changed_at", BigInteger, nullable=False),
+    Column("revocations", BigInteger, nullable=False, server_default="0"),
 )
 
 totals = Table(
@@ -78,7 +80,16 @@ grants = Table(
     CheckConstraint("billed_nanos + reserved_nanos <= cap_nanos", name="grants_cap"),
 )
 
-# Calls in flight. Each has one payer: a user or a grant.
+# The processes that hold calls, until then (milliseconds since 1970, by the database's clock).
+holders = Table(
+    "holders",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("expires_at_ms", BigInteger, nullable=False),
+)
+
+# Calls in flight. Each has one payer, a user or a grant, and one process that holds it; one whose
+# holder is no more is anybody's to settle.
 reservations = Table(
     "reservations",
     metadata,
@@ -91,10 +102,31 @@ reservations = Table(
     Column("reserved_nanos", BigInteger, nullable=False),
     Column("reserved_at", BigInteger, nullable=False),
     Column("request_id", String(128), nullable=False),
+    Column("holder", String(64), nullable=False, server_default=""),
+    Column("stream", Boolean, nullable=False, server_default=false()),
+    Column("revocations", BigInteger, nullable=False, server_default="0"),
+    Column("metered_nanos", BigInteger, nullable=False, server_default="0"),
+    Column("prompt_tokens", BigInteger, nullable=False, server_default="0"),
+    Column("completion_tokens", BigInteger, nullable=False, server_default="0"),
     CheckConstraint("(user_id IS NULL) <> (grant_hash IS NULL)", name="reservations_payer"),
+    Index("reservations_by_holder", "holder"),
 )
 
-# Append-only: one row for each call that has ended, whatever it was billed.
+# Which call an Idempotency-Key stands for. Nothing of the call itself is kept.
+idempotency = Table(
+    "idempotency",
+    metadata,
+    Column("app_id", String(64), ForeignKey("apps.id"), primary_key=True),
+    Column("payer", String(300), primary_key=True),
+    Column("key_hash", String(64), primary_key=True),
+    Column("body_hash", String(64), nullable=False),
+    Column("reservation_id", String(64), nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Index("idempotency_by_age", "created_at"),
+    Index("idempotency_by_call", "reservation_id"),
+)
+
+# Append-only, which triggers see to: one row for each call that has ended, whatever it was billed.
 ledger = Table(
     "ledger",
     metadata,

@@ -15,6 +15,7 @@ from . import api
 from .app import create_app
 from .settings import Settings
 from .store import open_store
+from .throttle import Throttle
 
 #: How long a stream that was told has to take the news, in seconds.
 LAST_WORDS_SECONDS = 5
@@ -33,8 +34,9 @@ def serve(settings: Settings, host: str, port: int, listening: Callable[[str], N
         WattfareError: the database or the signing key will not do.
         OSError: the address is taken, or is none.
     """
+    Throttle(settings.rate_limit_storage)
     # What is wrong with it is said here, and not from within a server that is starting.
-    asyncio.run(open_store(settings.database).close())
+    asyncio.run(_try(settings.database))
     app = create_app(settings)
     with _listen(host, port) as sock:
         config = uvicorn.Config(
@@ -53,6 +55,10 @@ def serve(settings: Settings, host: str, port: int, listening: Callable[[str], N
         server.run([sock])
     if not server.started:
         raise WattfareError("The service did not start.")
+
+
+async def _try(database: str) -> None:
+    await (await open_store(database)).close()
 
 
 class _Server(uvicorn.Server):

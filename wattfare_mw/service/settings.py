@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from ..transport import Secret
+from .chat import DEFAULT_MAX_TOKENS, MAX_TOKENS
 from .refusals import invalid
 from .rules import Terms
 from .tokens import Signer
@@ -24,11 +25,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """How a service runs.
 
     Args:
-        database: an SQLAlchemy URL; this version keeps its ledger in SQLite.
+        database: ``sqlite:///…`` or ``postgresql://…``.
         upstream: base URL of an OpenAI-compatible API, ``https://…/v1``; None: the built-in model.
         upstream_key: the operator's key for it; with one, the operator pays.
         user_ceiling: what a user may spend of the operator's money in a month, in nano-dollars;
             None for no bound.
+        default_max_tokens: what a call is given that names no limit.
+        allow_unpriced: let models be called that have no fixed price, on budgets with a cap.
+        metrics: serve ``/metrics``, to whoever asks.
+        grant_ceiling: what the grants of each app may hold of the operator's money at once, in
+            nano-dollars; None for no grants of it.
+        rate_limit_storage: ``redis://…``, to count across processes; None: each counts its own.
         secret: signs the session tokens; None: a key that is made once and kept in the database.
         stop_grace: seconds that streams may go on after SIGTERM.
 
@@ -40,6 +47,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     upstream: str | None = None
     upstream_key: str | None = None
     user_ceiling: int | None = None
+    default_max_tokens: int = DEFAULT_MAX_TOKENS
+    allow_unpriced: bool = False
+    metrics: bool = False
+    grant_ceiling: int | None = None
+    rate_limit_storage: str | None = None
     secret: bytes | None = None
     stop_grace: float = STOP_GRACE_SECONDS
 
@@ -56,6 +68,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             raise invalid("A key for the upstream is of no use without an upstream.")
         if not 0 <= self.stop_grace <= MAX_STOP_GRACE_SECONDS:
             raise invalid(f"A grace is 0 to {MAX_STOP_GRACE_SECONDS:,} seconds.")
+        if not 1 <= self.default_max_tokens <= MAX_TOKENS:
+            raise invalid(
+                f"The limit of a call that names none is from 1 to {MAX_TOKENS:,} tokens."
+            )
         if self.secret is not None:
             Signer(self.secret)  # a weak one stops the service before it starts
         if self.upstream_key is not None:
@@ -64,7 +80,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def terms(self) -> Terms:
         """Who pays, and up to what."""
-        return Terms(operator_pays=self.upstream_key is not None, ceiling=self.user_ceiling)
+        return Terms(
+            operator_pays=self.upstream_key is not None,
+            ceiling=self.user_ceiling,
+            grant_ceiling=self.grant_ceiling,
+        )
 
     def __repr__(self) -> str:
         return "Settings()"  # a URL may hold a password

@@ -1,12 +1,15 @@
 """The ledger as the service sees it: few decisions, each of them atomic, each awaited.
 
-:class:`Store` is what a database has to offer; :func:`open_store` gives the one for a URL.
+:class:`Store` is what a database has to offer; :func:`open_store` gives the one for a URL. A store
+is one process's hold on the database: its reservations are this process's, and are anybody's to
+settle once it no longer renews.
 """
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import datetime
 from typing import Protocol, TypeVar
 
@@ -15,133 +18,216 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from ..errors import WattfareError
-from . import queries
+from . import audit, ledger, queries
 from .keys import App
-from .queries import Order, Outcome
-from .refusals import invalid
-from .rules import Connection, Grant, Terms, Totals
+from .orders import Metered, Order, Outcome, Renewal
+from .refusals import invalid, not_available
+from .rules import USERS_PAY, Connection, Grant, Terms, Totals
 from .tokens import MIN_KEY_BYTES
 
 T = TypeVar("T")
 
-#: What a client is told to wait where the database is not there, in seconds.
-DATABASE_RETRY_SECONDS = 5
+#: How long a process that does not renew goes on holding its calls, in seconds.
+LEASE_SECONDS = 5.0
 
 
 class Store(Protocol):
     """Where apps, connections and the ledger are kept.
 
-    Every method raises a WattfareError with status 503 where the database is not there.
+    Every method raises a WattfareError with status 503 where the database is not there. What is
+    asked for is carried out even where whoever waits for it is cancelled.
     """
 
-    async def app_by_id(self, app_id: str) -> App | None: ...
-    async def app_by_publishable_key(self, key: str) -> App | None: ...
-    async def add_app(self, app: App) -> None: ...
-    async def signing_key(self) -> bytes: ...
-    async def connect(self, app_id: str, user_id: str, cap: int | None) -> None: ...
-    async def revoke(self, app_id: str, user_id: str) -> None: ...
-    async def account(self, app_id: str, user_id: str) -> tuple[Connection | None, Totals]: ...
-    async def add_grant(self, app_id: str, token_hash: str, grant: Grant) -> None: ...
-    async def reserve(self, order: Order, terms: Terms) -> None: ...
-    async def settle(self, reservation_id: str, outcome: Outcome) -> int | None: ...
-    async def settle_abandoned(self) -> int: ...
-    async def verify(self) -> list[str]: ...
-    async def close(self) -> None: ...
+    async def app_by_id(self, app_id: str) -> App | None:
+        """The app with this id."""
+        ...
+
+    async def app_by_publishable_key(self, key: str) -> App | None:
+        """The app that this publishable key names."""
+        ...
+
+    async def add_app(self, app: App) -> None:
+        """Keep a new app."""
+        ...
+
+    async def signing_key(self) -> bytes:
+        """The key that signs session tokens, made at the first call."""
+        ...
+
+    async def connect(self, app_id: str, user_id: str, cap: int | None) -> None:
+        """Connect a user's budget, or change its cap."""
+        ...
+
+    async def revoke(self, app_id: str, user_id: str) -> None:
+        """Take a connection back."""
+        ...
+
+    async def account(self, app_id: str, user_id: str) -> tuple[Connection | None, Totals]:
+        """A user's connection, and this month's totals."""
+        ...
+
+    async def add_grant(
+        self,
+        app_id: str,
+        token_hash: str,
+        grant: Grant,
+        terms: Terms = USERS_PAY,
+        now: int = 0,
+    ) -> None:
+        """Keep a new grant; raises the refusal."""
+        ...
+
+    async def renew(self, metered: Sequence[Metered] = ()) -> Renewal:
+        """Begin this process's lease, or prolong it for all of its calls at once, and note what
+        its streams have cost so far. One that has run out is begun anew at the next call."""
+        ...
+
+    async def reserve(self, order: Order, terms: Terms) -> int:
+        """Reserve what a call may cost, and say how much that is; raises the refusal."""
+        ...
+
+    async def settle(self, reservation_id: str, outcome: Outcome) -> int | None:
+        """End a reservation; what was billed, or None where it has ended before."""
+        ...
+
+    async def sweep(self) -> int:
+        """End what processes that died have left behind; how many."""
+        ...
+
+    async def verify(self) -> list[str]:
+        """The totals that their rows do not prove, a line each."""
+        ...
+
+    async def close(self) -> None:
+        """Carry out what is under way, end the lease, and let go of the database."""
+        ...
 
 
 class SQLiteStore:
-    """:class:`Store`, over one thread that owns an SQLite file."""
+    """:class:`Store`, over one thread that writes an SQLite file. Others may write it too: each
+    transaction has the file to itself. The database's clock is the machine's."""
 
     def __init__(self, url: str, *, clock: Callable[[], datetime] = queries.utc_now) -> None:
         # SQLAlchemy's SQLite is not needed before there is a store.
         from .sqlite import Writer
 
         self._clock = clock
+        self._holder: str | None = None
         try:
             self._writer = Writer(make_url(url).set(drivername="sqlite"))
         except DBAPIError as error:
             raise invalid(f"The database cannot be opened: {error.orig}.") from None
 
     async def app_by_id(self, app_id: str) -> App | None:
-        """The app with this id."""
         return await self._run(lambda sql: queries.app_by_id(sql, app_id))
 
     async def app_by_publishable_key(self, key: str) -> App | None:
-        """The app that this publishable key names."""
         return await self._run(lambda sql: queries.app_by_publishable_key(sql, key))
 
     async def add_app(self, app: App) -> None:
-        """Keep a new app."""
         await self._run(lambda sql: queries.add_app(sql, app, self._clock()))
 
     async def signing_key(self) -> bytes:
-        """The key that signs session tokens, made at the first call."""
         fresh = secrets.token_bytes(MIN_KEY_BYTES)
         return await self._run(lambda sql: queries.setting(sql, "signing_key", fresh))
 
     async def connect(self, app_id: str, user_id: str, cap: int | None) -> None:
-        """Connect a user's budget, or change its cap."""
         await self._run(lambda sql: queries.connect(sql, app_id, user_id, cap, self._clock()))
 
     async def revoke(self, app_id: str, user_id: str) -> None:
-        """Take a connection back."""
         await self._run(lambda sql: queries.revoke(sql, app_id, user_id, self._clock()))
 
     async def account(self, app_id: str, user_id: str) -> tuple[Connection | None, Totals]:
-        """A user's connection, and this month's totals."""
         return await self._run(lambda sql: queries.account(sql, app_id, user_id, self._clock()))
 
-    async def add_grant(self, app_id: str, token_hash: str, grant: Grant) -> None:
-        """Keep a new grant."""
-        await self._run(lambda sql: queries.add_grant(sql, app_id, token_hash, grant))
+    async def add_grant(
+        self,
+        app_id: str,
+        token_hash: str,
+        grant: Grant,
+        terms: Terms = USERS_PAY,
+        now: int = 0,
+    ) -> None:
+        await self._run(lambda sql: queries.add_grant(sql, app_id, token_hash, grant, terms, now))
 
-    async def reserve(self, order: Order, terms: Terms) -> None:
-        """Reserve what a call can cost at most; raises the refusal."""
-        await self._run(lambda sql: queries.reserve(sql, order, terms, self._clock()))
+    async def renew(self, metered: Sequence[Metered] = ()) -> Renewal:
+        holder = self._holder
+        if holder is None:
+            fresh = secrets.token_hex(16)
+            renewal = await self._run(
+                lambda sql: ledger.begin(sql, fresh, LEASE_SECONDS, self._clock())
+            )
+            self._holder = fresh
+            return renewal
+        renewal = await self._run(
+            lambda sql: ledger.renew(sql, holder, metered, LEASE_SECONDS, self._clock())
+        )
+        if not renewal.held:
+            self._holder = None
+        return renewal
+
+    async def reserve(self, order: Order, terms: Terms) -> int:
+        holder = self._holder
+        if holder is None:
+            raise ledger.lease_lost()
+        return await self._run(lambda sql: ledger.reserve(sql, order, terms, holder, self._clock()))
 
     async def settle(self, reservation_id: str, outcome: Outcome) -> int | None:
-        """End a reservation; what was billed, or None where it has ended before."""
         return await self._run(
-            lambda sql: queries.settle(sql, reservation_id, outcome, self._clock())
+            lambda sql: ledger.settle(sql, reservation_id, outcome, self._clock())
         )
 
-    async def settle_abandoned(self) -> int:
-        """End what a process that died left behind; how many."""
-        return await self._run(lambda sql: queries.settle_abandoned(sql, self._clock()))
+    async def sweep(self) -> int:
+        swept = 0
+        while count := await self._run(lambda sql: ledger.sweep(sql, self._clock())):
+            swept += count
+        return swept
 
     async def verify(self) -> list[str]:
-        """The totals that their rows do not prove, a line each."""
-        return await self._run(queries.verify)
+        return await self._run(audit.verify)
 
     async def close(self) -> None:
-        """Carry out what is under way, and let go of the file."""
+        holder, self._holder = self._holder, None
+        if holder is not None:
+            with suppress(WattfareError):  # it runs out by itself
+                await self._run(lambda sql: ledger.end(sql, holder))
         self._writer.close()
 
     async def _run(self, job: Callable[[Sql], T]) -> T:
         try:
             return await self._writer.run(job)
         except DBAPIError as error:
-            raise WattfareError(
-                "The service's database is not available.",
-                code="upstream",
-                status=503,
-                retry_after=DATABASE_RETRY_SECONDS,
-            ) from error
+            raise not_available() from error
 
 
-def open_store(url: str) -> Store:
-    """The store for this SQLAlchemy URL, its tables brought up to date.
+async def open_store(url: str) -> Store:
+    """The store for this database URL. An SQLite file is brought up to date by itself.
 
     Raises:
-        WattfareError: ``invalid_request``; it is no such URL, not SQLite, or cannot be opened.
+        WattfareError: ``invalid_request``; it is no such URL, cannot be opened, or is of another
+            version; 503: it cannot be reached.
+    """
+    backend = backend_of(url)
+    if backend == "sqlite":
+        return SQLiteStore(url)
+    from .postgresql import open_postgresql
+
+    return await open_postgresql(url)
+
+
+def backend_of(url: str) -> str:
+    """``sqlite`` or ``postgresql``.
+
+    Raises:
+        WattfareError: ``invalid_request``; it is neither.
     """
     try:
         backend = make_url(url).get_backend_name()
     except ArgumentError:
         backend = None
-    if backend != "sqlite":
+    if backend not in ("sqlite", "postgresql"):
         raise invalid(
-            "This version keeps its ledger in SQLite: sqlite:///wattfare.db, "
-            "or sqlite:////an/absolute/path.db."
+            "The ledger is kept in SQLite (sqlite:///wattfare.db, "
+            "sqlite:////an/absolute/path.db) or in PostgreSQL (postgresql://user@host/database)."
         )
-    return SQLiteStore(url)
+    return backend

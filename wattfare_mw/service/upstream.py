@@ -8,23 +8,26 @@ import logging
 import time
 from collections.abc import AsyncGenerator
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 
-from .. import sse
-from ..errors import WattfareError, WattfareNetworkError
+from .. import money, sse
+from ..errors import WattfareBudgetExceededError, WattfareError, WattfareNetworkError
 from ..transport import AsyncAnswer, AsyncTransport, HTTPRequest, Secret, async_transport
+from . import prompts
 from . import upstream_answers as answers
-from .chat import ChatRequest
+from .chat import DEFAULT_MAX_TOKENS, ChatRequest
 from .metering import MAX_RESERVATION, Meter, Price, estimate_tokens
-from .prices import read_prices
+from .metrics import Counters
+from .prices import Unpriced, published, read_prices
 from .refusals import invalid
 from .rules import Bounds
 
 log = logging.getLogger("wattfare_mw.service")
 
-#: What a call is given that names no limit, in tokens.
-DEFAULT_MAX_TOKENS = 8192
+#: OpenAI's own models take their limit under its new name only; most others know the old one.
+_NEW_NAME_HOSTS = frozenset({"api.openai.com"})
 #: How long a list of models, and the prices in it, is good for, in seconds.
 MODELS_SECONDS = 600
 CONNECT_SECONDS = 10.0
@@ -38,16 +41,31 @@ class Upstream:
     Args:
         base_url: what ``/chat/completions`` and ``/models`` are put behind.
         key: sent as the bearer token, where there is one.
+        default_max_tokens: what a call is given that names no limit.
+        allow_unpriced: let models be called that have no fixed price: each call reserves all
+            that remains of a budget, which needs a cap.
     """
 
     def __init__(
-        self, base_url: str, key: str | None = None, *, transport: AsyncTransport | None = None
+        self,
+        base_url: str,
+        key: str | None = None,
+        *,
+        transport: AsyncTransport | None = None,
+        default_max_tokens: int = DEFAULT_MAX_TOKENS,
+        allow_unpriced: bool = False,
     ) -> None:
         self._base_url = base_url.rstrip("/")
         self._authorization = None if key is None else Secret(f"Bearer {key}")
         self._transport = transport or async_transport(None)
-        self._models: tuple[float, bytes, dict[str, Price | None]] | None = None
+        self._models: tuple[float, bytes, dict[str, Price | Unpriced]] | None = None
         self._models_lock = asyncio.Lock()
+        self._published: dict[str, Price | None] = {}
+        self._allow_unpriced = allow_unpriced
+        self.counters = Counters()
+        self.default_max_tokens = default_max_tokens
+        new = urlsplit(self._base_url).hostname in _NEW_NAME_HOSTS
+        self.limit_name = "max_completion_tokens" if new else "max_tokens"
 
     async def models(self) -> bytes:
         """The upstream's own list."""
@@ -56,9 +74,16 @@ class Upstream:
 
     async def prepare(self, request: ChatRequest, request_id: str) -> UpstreamJob:
         """The call with its limit and its price."""
-        _, listed = await self._model_list()
-        prices = [_price(listed, model) for model in (request.model, *request.fallbacks)]
-        return UpstreamJob(self, request, prices, request_id)
+        _, prices = await self._model_list()
+        if request.model not in prices:
+            raise invalid(f"The upstream lists no model {request.model!r}.")
+        price = await self._price(request.model, prices[request.model])
+        if price is None and not self._allow_unpriced:
+            raise invalid(
+                f"There is no fixed price for {request.model!r}, so that its cost "
+                "cannot be bounded: choose a model with a price."
+            )
+        return UpstreamJob(self, request, price, request_id)
 
     async def close(self) -> None:
         """Let go of the connections."""
@@ -93,7 +118,17 @@ class Upstream:
             log.error("the upstream refuses the operator's key (%d)", answer.status)
         raise failure
 
-    async def _model_list(self) -> tuple[bytes, dict[str, Price | None]]:
+    async def _price(self, model: str, listed: Price | Unpriced) -> Price | None:
+        if isinstance(listed, Price):
+            return listed
+        if listed is Unpriced.NOT_FIXED:
+            return None
+        if model not in self._published:
+            # In a thread: the table of prices takes a second to read, once.
+            self._published[model] = await asyncio.to_thread(published, model, self._base_url)
+        return self._published[model]
+
+    async def _model_list(self) -> tuple[bytes, dict[str, Price | Unpriced]]:
         async with self._models_lock:
             if self._models is None or self._models[0] < time.monotonic():
                 body = await self._fetch_models()
@@ -121,48 +156,63 @@ class Upstream:
 
 
 class UpstreamJob:
-    """One call to the upstream."""
+    """One call to the upstream, at this price; None: only the upstream can say."""
+
+    lowered: int | None = None
 
     def __init__(
-        self, upstream: Upstream, request: ChatRequest, prices: list[Price], request_id: str
+        self, upstream: Upstream, request: ChatRequest, price: Price | None, request_id: str
     ) -> None:
-        body = dict(request.body)
-        limit = request.max_tokens
-        if limit is None:
-            limit = body["max_tokens"] = DEFAULT_MAX_TOKENS
-        if request.stream:
-            options = body.get("stream_options")
-            body["stream_options"] = {**(options or {}), "include_usage": True}
-        self._body = msgspec.json.encode(body)
-        # No tokenizer makes more tokens than bytes, and what a chat template adds to a message is
-        # less than the JSON around it. Any of the models may be the one that answers.
-        bounds = [price.bounds(len(self._body), 1, limit) for price in prices]
-        self.bounds = Bounds(min(b.least for b in bounds), max(b.most for b in bounds))
+        least, most = request.limits(upstream.default_max_tokens)
+        self._prompt = prompts.bound(request.body)
+        if price is None:
+            self.bounds = Bounds(1, MAX_RESERVATION, needs_cap=True)
+        else:
+            self.bounds = Bounds(
+                price.bound(self._prompt, request.n * least),
+                price.bound(self._prompt, request.n * most),
+            )
         if self.bounds.most > MAX_RESERVATION:
             raise invalid("This call could cost more than any budget: lower max_tokens.")
-        prompt = msgspec.json.encode(request.messages)
-        self.meter = Meter(prices[0], estimate_tokens(prompt))
+        messages = msgspec.json.encode(request.messages)
+        self.meter = Meter(price, estimate_tokens(messages))
+        self._limit = most
         self._upstream = upstream
         self._request = request
         self._request_id = request_id
         self._answer: AsyncAnswer | None = None
+        self._spent = self._tallied = False
 
-    async def start(self) -> None:
-        """Send it; returns when the upstream has accepted it."""
+    async def start(self, granted: int) -> None:
+        """Send it, with as much of a limit as was granted; returns when the upstream has
+        accepted it."""
+        request, price = self._request, self.meter.price
+        self.meter.granted = granted
+        if price is not None:
+            limit = price.pays_for(granted, self._prompt, request.n, self._limit)
+            if limit < self._limit:
+                self.lowered = self._limit = limit
+        body = msgspec.json.encode(self._body(price))
         self._answer = await self._upstream.send(
-            "POST", "/chat/completions", self._body, self._request_id
+            "POST", "/chat/completions", body, self._request_id
         )
+        encoding = self._answer.headers.get("content-encoding", "identity").strip().lower()
+        if encoding != "identity":
+            # It was told to send it plainly, and what cannot be read cannot be metered.
+            raise answers.failed("The upstream's answer is compressed, which it was asked not to.")
         kind = self._answer.headers.get("content-type", "").split(";")[0].strip().lower()
-        if self._request.stream and kind == sse.CONTENT_TYPE:
+        if request.stream and kind == sse.CONTENT_TYPE:
             return
-        if not self._request.stream and kind != sse.CONTENT_TYPE:
+        if not request.stream and kind != sse.CONTENT_TYPE:
             return
         # An error that was noticed late may come as JSON with status 200.
         raise await self._wrong_kind()
 
     async def body(self) -> bytes:
         """The answer, as it came; its usage has been read."""
-        return answers.read_completion(await self._read(), self.meter)
+        body = answers.read_completion(await self._read(), self.meter)
+        self._tally()
+        return body
 
     async def blocks(self) -> AsyncGenerator[bytes]:
         """The events, as they come; our own question for the usage is taken out again."""
@@ -173,25 +223,64 @@ class UpstreamJob:
                 block = self._metered(splitter.feed(chunk))
                 if block:
                     yield block
+                if self._spent:
+                    break
                 if self.meter.complete:
                     return
         except WattfareNetworkError as error:
             raise answers.unreachable(error) from error.__cause__
         except sse.EventTooLargeError:
             raise answers.failed("The upstream's answer has no end.") from None
+        if self._spent:
+            raise WattfareBudgetExceededError(
+                "The model went on beyond its limit: what was reserved for this call is spent."
+            )
         raise answers.failed("The upstream's answer broke off.")
 
     async def close(self) -> None:
         """Close the connection, unless the answer has been read to its end."""
         if self._answer is not None:
             await self._answer.close()
+        self._tally()
+
+    def _tally(self) -> None:
+        """Count what went beyond the reservation, once, before the client can know the end."""
+        if self._tallied:
+            return
+        self._tallied = True
+        counters, overrun = self._upstream.counters, self.meter.overrun
+        counters.spent += self._spent
+        if overrun:
+            counters.overruns += 1
+            counters.overrun_nanos += overrun
+            log.warning(
+                "the upstream claims $%s more than was reserved: model=%r request_id=%s",
+                money.usd(overrun),
+                self._request.model,
+                self._request_id,
+            )
+
+    def _body(self, price: Price | None) -> dict[str, Any]:
+        request = self._request
+        body = request.limited(self._limit, self._upstream.limit_name)
+        if request.stream:
+            options = body.get("stream_options")
+            body["stream_options"] = {**(options or {}), "include_usage": True}
+        if body.get("provider") and price is not None:
+            # Wherever it is sent: not for more than what has been reserved.
+            per_million = {"prompt": price.prompt, "completion": price.completion}
+            most = {side: float(usd.scaleb(6)) for side, usd in per_million.items()}
+            most["request"] = float(price.request)
+            body["provider"] = {**body["provider"], "max_price": most}
+        return body
 
     def _metered(self, block: bytes) -> bytes:
         passed: list[bytes] = []
         for raw in sse.split(block):
             if self._passes(raw):
                 passed.append(raw)
-            if self.meter.complete:
+            if self.meter.complete or self._spent:
+                self._tally()
                 break  # what comes after the end is not the answer
         return b"".join(passed)
 
@@ -200,7 +289,12 @@ class UpstreamJob:
         for event in sse.events(raw):
             if sse.is_done(event.data):
                 self.meter.complete = self.meter.generated = True
-            elif answers.read_chunk(event.data, self.meter) and not self._request.include_usage:
+                continue
+            read = answers.read_chunk(event.data, self.meter)
+            if read.generated and self.meter.spent:
+                self._spent = True
+                return False
+            if read.only_usage and not self._request.include_usage:
                 return False
         return True
 
@@ -220,18 +314,6 @@ class UpstreamJob:
                 return error
         wanted = "an event stream" if self._request.stream else "JSON"
         return answers.failed(f"The upstream did not answer with {wanted}.")
-
-
-def _price(listed: dict[str, Price | None], model: str) -> Price:
-    if model not in listed:
-        raise invalid(f"The upstream lists no model {model!r}.")
-    price = listed[model]
-    if price is None:
-        raise invalid(
-            f"The upstream names no fixed price for {model!r}, so that its cost "
-            "cannot be bounded: choose a model with a price."
-        )
-    return price
 
 
 def _decoded(text: bytes) -> Any:

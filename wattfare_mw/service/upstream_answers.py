@@ -17,7 +17,7 @@ from ..errors import (
     retry_after_seconds,
 )
 from ..types import encode
-from .metering import BYTES_PER_TOKEN, Meter, estimate_tokens
+from .metering import Meter
 from .refusals import invalid
 
 #: As much of the upstream's own words as is passed on, in characters.
@@ -79,16 +79,25 @@ def read_completion(body: bytes, meter: Meter) -> bytes:
     choices = fields.get("choices")
     if not isinstance(choices, list):
         raise failed("The upstream did not answer with a completion.")
-    # Its own count, should the usage below be none.
-    made = _made_by(cast("object", choices), "message")
-    meter.count(estimate_tokens(encode(made)))
+    meter.generated = True
+    # Our own count, should the usage below be none.
+    for choice in cast("list[Any]", choices):
+        _count(_fields(choice).get("message"), meter)
     meter.told(fields.get("usage"))
     meter.complete = True
     return body if _is_strict(body) else encode(fields)
 
 
-def read_chunk(data: bytes, meter: Meter) -> bool:
-    """Meter a chunk of a stream. Is it the extra one that holds the usage and nothing else?
+class Read(msgspec.Struct, frozen=True):
+    """What a chunk is. ``generated``: it holds something that the model made. ``only_usage``: it
+    is the extra one, which holds nothing else."""
+
+    generated: bool
+    only_usage: bool
+
+
+def read_chunk(data: bytes, meter: Meter) -> Read:
+    """Meter a chunk of a stream.
 
     Raises:
         WattfareError: ``upstream``; it is an error, or no chunk.
@@ -104,13 +113,12 @@ def read_chunk(data: bytes, meter: Meter) -> bool:
         raise failed("The upstream sent an event that is no chunk.")
     fields = _fields(cast("object", chunk))
     choices = fields.get("choices")
-    made = _made_by(choices, "delta")
-    if made:
-        # A token a chunk is the custom, and the least; some upstreams send many at once.
-        meter.count(max(1, sum(map(_length, made)) // BYTES_PER_TOKEN))
-    usage = fields.get("usage")
-    meter.told(usage)
-    return "usage" in fields and not choices
+    generated = False
+    if isinstance(choices, list):
+        for choice in cast("list[Any]", choices):
+            generated |= _count(_fields(choice).get("delta"), meter)
+    meter.told(fields.get("usage"))
+    return Read(generated, only_usage="usage" in fields and not choices)
 
 
 def decode(data: bytes) -> Any:
@@ -152,18 +160,30 @@ def _is_strict(body: bytes) -> bool:
     return True
 
 
-def _made_by(choices: object, part: str) -> list[Any]:
-    """What the model made, without what is written around it."""
-    made: list[Any] = []
-    for choice in cast("list[object]", choices) if isinstance(choices, list) else ():
-        fields = _fields(_fields(choice).get(part))
-        made += [value for name, value in fields.items() if name != "role" and value]
-    return made
+def _count(made: object, meter: Meter) -> bool:
+    """Count what a message, or a piece of one, holds. Is there anything that the model made?"""
+    fields = _fields(made)
+    if not any(value for name, value in fields.items() if name != "role"):
+        return False
+    meter.count(1, _text_of(fields))
+    return True
 
 
-def _length(made: object) -> int:
-    """How much text that is, in bytes; what is no text has none."""
-    return len(made.encode()) if isinstance(made, str) else 0
+def _text_of(fields: dict[str, Any]) -> str:
+    """What the model wrote, once. (`reasoning_details` say again what `reasoning` does, or hold
+    it encrypted.)"""
+    thought = fields.get("reasoning") or fields.get("reasoning_content")
+    texts = [fields.get("content"), fields.get("refusal"), thought]
+    texts += [_fields(part).get("text") for part in _items(fields.get("content"))]
+    for call in (*_items(fields.get("tool_calls")), {"function": fields.get("function_call")}):
+        function = _fields(_fields(call).get("function"))
+        texts += [function.get("name"), function.get("arguments")]
+        texts.append(_fields(_fields(call).get("custom")).get("input"))
+    return "".join(text for text in texts if isinstance(text, str))
+
+
+def _items(value: object) -> list[Any]:
+    return cast("list[Any]", value) if isinstance(value, list) else []
 
 
 def _fields(value: object) -> dict[str, Any]:

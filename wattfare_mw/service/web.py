@@ -8,7 +8,7 @@ import logging
 import math
 import secrets
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -106,6 +106,8 @@ def error_response(error: WattfareError, headers: dict[str, str] | None = None) 
     headers = dict(headers or {})
     if error.retry_after is not None:
         headers["retry-after"] = str(math.ceil(error.retry_after))
+    if error.http_status == 409:
+        headers["x-should-retry"] = "false"  # some clients would, by themselves
     if error.http_status == 401:
         headers["www-authenticate"] = "Bearer"
     return Response(error.to_json(), error.http_status, headers, "application/json")
@@ -177,10 +179,15 @@ async def read_json(request: Request, shape: type[T]) -> T:
 
 
 class ASGIOut:
-    """Where a call's answer goes: an ASGI server."""
+    """Where a call's answer goes: an ASGI server.
 
-    def __init__(self, send: Send) -> None:
+    Args:
+        headers: those to add to the head, asked for when it is sent.
+    """
+
+    def __init__(self, send: Send, headers: Callable[[], dict[bytes, bytes]] = dict) -> None:
         self._send = send
+        self._headers = headers
 
     async def begin(self) -> None:
         """The head of an event stream, which nothing on the way keeps or collects."""
@@ -203,7 +210,8 @@ class ASGIOut:
         await self._send({"type": "http.response.body", "body": body})
 
     async def _start(self, *headers: tuple[bytes, bytes]) -> None:
-        await self._send({"type": "http.response.start", "status": 200, "headers": list(headers)})
+        fields = [*headers, *self._headers().items()]
+        await self._send({"type": "http.response.start", "status": 200, "headers": fields})
 
 
 async def while_connected(receive: Receive, work: Coroutine[Any, Any, None]) -> None:

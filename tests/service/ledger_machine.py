@@ -1,0 +1,329 @@
+"""Any order of events, in a store that several processes share and in the pure rules; both say the
+same after each."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from wattfare_mw.errors import (
+    WattfareError,
+    WattfareGrantError,
+    WattfareNotConnectedError,
+)
+from wattfare_mw.service import rules
+from wattfare_mw.service.keys import new_app
+from wattfare_mw.service.orders import Metered, Order, Outcome
+from wattfare_mw.service.rules import Bounds, Connection, Grant, Held, Key, Prior, Terms, Totals
+from wattfare_mw.service.store import LEASE_SECONDS, Store
+
+USERS = ("u1", "u2")
+PROCESSES = (0, 1)
+BEGINNING = datetime(2026, 10, 31, 12, tzinfo=UTC)
+
+amounts = st.integers(0, 100)
+
+
+class Call:
+    """A reservation as the rules have it."""
+
+    def __init__(self, order: Order, month: str, holder: str, granted: int, epoch: int) -> None:
+        self.order = order
+        self.month = month
+        self.holder = holder
+        self.held = Held(granted, order.stream)
+        self.epoch = epoch
+
+
+class LedgerMachine(RuleBasedStateMachine):
+    """The subclass says which store: :meth:`new_store`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = BEGINNING
+        self.runner = asyncio.Runner()
+        self.stores: list[Store] = []
+        self.begin()
+        self.leases: dict[str, datetime] = {}
+        for process in PROCESSES:
+            self.stores.append(self.new_store())
+            self.renewed(process)
+        self.app, _ = new_app("app", "test")
+        self.do(self.stores[0].add_app(self.app))
+        self.connections: dict[str, Connection] = {}
+        self.totals: dict[tuple[str, str], Totals] = {}
+        self.grants: dict[str, Grant] = {}
+        self.calls: dict[str, Call] = {}
+        self.ended: dict[str, str] = {}
+        self.keys: dict[tuple[str, str], tuple[Key, str, datetime]] = {}
+        self.count = 0
+
+    def begin(self) -> None:
+        """What has to be there before the first store."""
+
+    def new_store(self) -> Store:
+        raise NotImplementedError
+
+    def do(self, job: Any) -> Any:
+        return self.runner.run(job)
+
+    def teardown(self) -> None:
+        # The database may serve the next example: nothing in flight is left in it.
+        self.now += timedelta(days=4000)
+        self.do(self.stores[0].sweep())
+        assert self.do(self.stores[0].verify()) == []
+        for store in self.stores:
+            self.do(store.close())
+        self.runner.close()
+
+    @property
+    def month(self) -> str:
+        return rules.month_of(self.now)
+
+    def holder(self, process: int) -> str | None:
+        return self.stores[process]._holder
+
+    def alive(self, holder: str | None) -> bool:
+        return holder in self.leases and self.now < self.leases[holder]
+
+    def renewed(self, process: int) -> None:
+        assert self.do(self.stores[process].renew()).held
+        self.leases[self.holder(process)] = self.now + timedelta(seconds=LEASE_SECONDS)
+
+    @rule(user=st.sampled_from(USERS), cap=st.none() | amounts, process=st.sampled_from(PROCESSES))
+    def connect(self, user: str, cap: int | None, process: int) -> None:
+        self.do(self.stores[process].connect(self.app.id, user, cap))
+        self.connections[user] = rules.connect(self.connections.get(user), cap)
+
+    @rule(user=st.sampled_from(USERS), process=st.sampled_from(PROCESSES))
+    def revoke(self, user: str, process: int) -> None:
+        self.do(self.stores[process].revoke(self.app.id, user))
+        revoked = rules.revoke(self.connections.get(user))
+        if revoked is not None:
+            self.connections[user] = revoked
+
+    @rule(requests=st.integers(1, 3), cap=amounts, life=st.integers(1, 40))
+    def grant(self, requests: int, cap: int, life: int) -> None:
+        self.count += 1
+        name = f"{self.app.id}-g{self.count}"
+        grant = Grant(requests, cap, int((self.now + timedelta(days=life)).timestamp()))
+        self.do(self.stores[0].add_grant(self.app.id, name, grant))
+        self.grants[name] = grant
+
+    @rule(
+        data=st.data(),
+        process=st.sampled_from(PROCESSES),
+        pair=st.tuples(amounts, amounts),
+        ceiling=st.none() | amounts,
+        needs_cap=st.booleans(),
+        stream=st.booleans(),
+        key=st.none() | st.builds(Key, st.sampled_from(["k1", "k2"]), st.sampled_from("ab")),
+    )
+    def reserve(self, data, process, pair, ceiling, needs_cap, stream, key) -> None:
+        payer = data.draw(st.sampled_from([*USERS, "g-unknown", *self.grants]))
+        by_grant = payer not in USERS
+        self.count += 1
+        order = Order(
+            id=f"{self.app.id}-{self.count}",
+            app_id=self.app.id,
+            user_id=None if by_grant else payer,
+            grant_hash=payer if by_grant else None,
+            model="m",
+            bounds=Bounds(min(pair), max(pair), needs_cap),
+            request_id="r",
+            stream=stream,
+            key=key,
+        )
+        terms = Terms(operator_pays=ceiling is not None, ceiling=ceiling)
+        try:
+            expected, granted = self.ask_the_rules(process, order, payer, terms)
+        except WattfareError as refusal:
+            self.free_budget_is_not_refused(order, payer, terms, refusal)
+            self.is_refused(process, order, terms, refusal)
+            return
+        assert self.do(self.stores[process].reserve(order, terms)) == granted
+        epoch = 0
+        if by_grant:
+            self.grants[payer] = expected
+            totals, cap = expected.totals, expected.cap
+        else:
+            self.totals[payer, self.month] = totals = expected
+            cap = rules.cap_in_force(self.connections[payer], terms)
+            epoch = self.connections[payer].revocations
+        assert cap is None or totals.billed + totals.reserved <= cap
+        holder = self.holder(process)
+        assert holder is not None
+        self.calls[order.id] = Call(order, self.month, holder, granted, epoch)
+        if key is not None:
+            self.keys[order.payer, key.name] = (key, order.id, self.now)
+
+    def ask_the_rules(self, process: int, order: Order, payer: str, terms: Terms) -> Any:
+        if not self.alive(self.holder(process)):
+            raise WattfareError(
+                "The service has lost touch with its database.", code="upstream", status=503
+            )
+        if order.key is not None:
+            rules.check_key(order.key, self.prior(order))
+        if order.grant_hash is not None:
+            now = int(self.now.timestamp())
+            return rules.reserve_grant(self.grants.get(payer), order.bounds, now)
+        before = self.totals.get((payer, self.month), Totals())
+        return rules.reserve(self.connections.get(payer), before, order.bounds, terms)
+
+    def is_refused(self, process, order, terms, refusal: WattfareError) -> None:
+        with pytest.raises(type(refusal)) as answer:
+            self.do(self.stores[process].reserve(order, terms))
+        assert answer.value.http_status == refusal.http_status
+        assert answer.value.message == refusal.message
+
+    def prior(self, order: Order) -> Prior | None:
+        assert order.key is not None
+        known = self.keys.get((order.payer, order.key.name))
+        if known is None or self.now - known[2] >= timedelta(hours=24):
+            return None
+        return Prior(known[0].body, self.ended.get(known[1]))
+
+    def free_budget_is_not_refused(self, order, payer, terms, refusal: WattfareError) -> None:
+        if refusal.http_status in (400, 409, 422, 503):
+            return
+        if order.grant_hash is not None:
+            grant = self.grants.get(payer)
+            if grant is None or grant.requests < 1 or self.now.timestamp() >= grant.expires_at:
+                assert isinstance(refusal, WattfareGrantError)
+                return
+            totals, cap = grant.totals, grant.cap
+        else:
+            connection = self.connections.get(payer)
+            if connection is None or not connection.connected:
+                assert isinstance(refusal, WattfareNotConnectedError)
+                return
+            totals = self.totals.get((payer, self.month), Totals())
+            cap = rules.cap_in_force(connection, terms)
+        assert cap is not None
+        assert totals.billed + totals.reserved + order.bounds.least > cap
+        only_in_flight = totals.billed + order.bounds.least <= cap
+        assert (refusal.http_status == 429) == only_in_flight
+
+    @precondition(lambda self: self.calls)
+    @rule(
+        data=st.data(),
+        process=st.sampled_from(PROCESSES),
+        cost=st.integers(-10, 200) | st.just(10**30),
+        generated=st.booleans(),
+    )
+    def settle(self, data, process: int, cost: int, generated: bool) -> None:
+        call = data.draw(st.sampled_from(sorted(self.calls)))
+        outcome = Outcome(ended="completed", generated=generated, cost=cost)
+        billed = self.settled(call, outcome)
+        assert self.do(self.stores[process].settle(call, outcome)) == billed
+        assert self.do(self.stores[process].settle(call, outcome)) is None
+
+    def settled(self, name: str, outcome: Outcome) -> int:
+        call = self.calls.pop(name)
+        order = call.order
+        if order.grant_hash is not None:
+            grant, billed = rules.settle_grant(
+                self.grants[order.grant_hash],
+                call.held.reserved,
+                outcome.cost,
+                generated=outcome.generated,
+            )
+            self.grants[order.grant_hash] = grant
+        else:
+            where = (str(order.user_id), call.month)
+            before = self.totals[where]
+            self.totals[where], billed = rules.settle(before, call.held.reserved, outcome.cost)
+        self.ended[name] = outcome.ended
+        if not outcome.generated:
+            self.keys = {key: value for key, value in self.keys.items() if value[1] != name}
+        return billed
+
+    @rule(data=st.data(), process=st.sampled_from(PROCESSES), more=amounts)
+    def renew(self, data, process: int, more: int) -> None:
+        """With what one call has cost so far: one's own, or by mistake another's."""
+        metered = []
+        name = None
+        if self.calls:
+            name = data.draw(st.sampled_from(sorted(self.calls)))
+            metered = [Metered(name, self.calls[name].held.metered + more, 1, 2)]
+        holder = self.holder(process)
+        renewal = self.do(self.stores[process].renew(metered))
+        if holder is not None and not self.alive(holder):
+            assert not renewal.held
+            assert self.holder(process) is None
+            return
+        assert renewal.held
+        self.leases[self.holder(process)] = self.now + timedelta(seconds=LEASE_SECONDS)
+        if holder is not None and name is not None and self.calls[name].holder == holder:
+            call = self.calls[name]
+            call.held = msgspec.structs.replace(call.held, metered=metered[0].cost)
+        assert renewal.revoked == {
+            name
+            for name, call in self.calls.items()
+            if call.holder == holder
+            and call.order.user_id is not None
+            and self.connections[call.order.user_id].revocations != call.epoch
+        }
+
+    @rule(process=st.sampled_from(PROCESSES))
+    def sweep(self, process: int) -> None:
+        left = [name for name, call in self.calls.items() if not self.alive(call.holder)]
+        assert self.do(self.stores[process].sweep()) == len(left)
+        for name in left:
+            held = self.calls[name].held
+            cost, ended = rules.expire(held)
+            generated = cost > 0 or not held.stream
+            self.settled(name, Outcome(ended=ended, generated=generated, cost=cost))
+        self.leases = {holder: until for holder, until in self.leases.items() if until > self.now}
+
+    @rule(process=st.sampled_from(PROCESSES))
+    def crash(self, process: int) -> None:
+        """It says nothing to anybody; another one begins."""
+        store = self.stores[process]
+        store._holder = None
+        self.do(store.close())
+        self.stores[process] = self.new_store()
+        self.renewed(process)
+
+    @rule(process=st.sampled_from(PROCESSES))
+    def restart(self, process: int) -> None:
+        holder = self.holder(process)
+        self.do(self.stores[process].close())
+        self.leases.pop(holder, None)
+        self.stores[process] = self.new_store()
+        self.renewed(process)
+
+    @rule(process=st.sampled_from(PROCESSES))
+    def begin_anew(self, process: int) -> None:
+        holder = self.holder(process)
+        if holder is None or not self.alive(holder):
+            self.do(self.stores[process].renew())
+            if self.holder(process) is None:
+                self.renewed(process)
+            else:
+                until = self.now + timedelta(seconds=LEASE_SECONDS)
+                self.leases[self.holder(process)] = until
+
+    @rule(
+        time=st.integers(1, 20).map(lambda n: timedelta(days=n))
+        | st.integers(1, 4000).map(lambda n: timedelta(milliseconds=n))
+    )
+    def time_passes(self, time: timedelta) -> None:
+        self.now += time
+
+    @invariant()
+    def the_store_says_what_the_rules_say(self) -> None:
+        for user in USERS:
+            connection, totals = self.do(self.stores[0].account(self.app.id, user))
+            assert connection == self.connections.get(user)
+            assert totals == self.totals.get((user, self.month), Totals())
+
+    @invariant()
+    def the_rows_prove_the_totals(self) -> None:
+        assert self.do(self.stores[1].verify()) == []

@@ -1,0 +1,175 @@
+"""Bounds that hold: the prompt's, whatever reads it; the cost's, whatever is generated; and a
+limit that what is granted always pays for."""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from decimal import Decimal
+from fractions import Fraction
+from operator import mul
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support.service import chat_body
+
+from wattfare_mw.errors import WattfareError
+from wattfare_mw.service import chat, prompts
+from wattfare_mw.service.chat import FLOOR_TOKENS
+from wattfare_mw.service.metering import Price
+
+texts = st.text(
+    st.characters(codec="utf-8", exclude_characters="\0")
+    | st.sampled_from("\ufdfa\u0958\ufb2c\U0001d160ä\u0323\u0301각'\"\\\n\u2028"),
+    max_size=40,
+)
+messages = st.lists(
+    st.fixed_dictionaries(
+        {"role": st.sampled_from(["system", "user", "assistant", "tool"]), "content": texts},
+        optional={"name": texts},
+    ),
+    min_size=1,
+    max_size=5,
+)
+tools = st.lists(
+    st.fixed_dictionaries(
+        {
+            "type": st.just("function"),
+            "function": st.fixed_dictionaries(
+                {"name": texts, "parameters": st.dictionaries(texts, texts | st.lists(texts))}
+            ),
+        }
+    ),
+    max_size=2,
+)
+rates = st.decimals(0, 100, places=15) | st.just(Decimal("1E-70")) | st.just(Decimal(0))
+prices = st.builds(Price, rates, rates, rates, st.none() | rates, st.none() | rates)
+counts = st.integers(0, 10**7)
+
+
+@given(messages, tools)
+def test_no_tokenizer_makes_more_of_a_prompt(messages: list, tools: list) -> None:
+    body = {"model": "m", "messages": messages, **({"tools": tools} if tools else {})}
+    # A chat template at its most wordy, read byte by byte in any of the forms that are in use.
+    written = "".join(
+        f"<|im_start|>{message['role']} {message.get('name', '')}\n{message['content']}<|im_end|>\n"
+        for message in messages
+    )
+    written += json.dumps(tools, indent=4)
+    for form in ("NFC", "NFKC"):
+        around = len(messages) * (len("<|im_start|>  \n<|im_end|>\n") - 7)  # a tag is a token
+        tokens = len(unicodedata.normalize(form, written).encode()) - around
+        assert tokens <= prompts.bound(body)
+    assert len(written.encode()) - around <= prompts.bound(body)
+
+
+@pytest.mark.parametrize(
+    "text", ["\ufdfa" * 9, "a\u0308\u0323" * 9, "ä\u0323" * 9, "\u0958" * 9, "\u1e9b" * 9]
+)
+def test_text_that_grows_when_it_is_normalized(text: str) -> None:
+    with_it = prompts.bound(chat_body(text))
+    without = prompts.bound(chat_body(""))
+    longest = max(
+        len(unicodedata.normalize(form, text).encode()) for form in ("NFC", "NFKC", "NFD")
+    )
+    assert with_it - without >= longest
+
+
+def test_each_message_has_its_template_around_it() -> None:
+    message = {"role": "user", "content": "x"}
+    one, two = (prompts.bound({"messages": [message] * times}) for times in (1, 2))
+    assert two - one == len('{"role":"user","content":"x"},') + prompts.PER_MESSAGE
+
+
+def test_what_a_template_writes_anew_counts() -> None:
+    def with_arguments(arguments: str) -> int:
+        call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": arguments}}
+        return prompts.bound({"messages": [{"role": "assistant", "tool_calls": [call]}]})
+
+    arguments = json.dumps([1] * 50, separators=(",", ":"))
+    written_anew = json.dumps([1] * 50)
+    assert with_arguments(arguments) - with_arguments("") >= len(written_anew) > len(arguments)
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"日": ["本"] * 20}}}
+    written = len(json.dumps([tool], indent=4))
+    bound = prompts.bound({"messages": [], "tools": [tool]})
+    assert bound > written + prompts.PER_CALL + prompts.WITH_TOOLS
+    assert prompts.bound({"messages": [], "tools": []}) < prompts.PER_CALL + 100
+
+
+def test_a_bound_takes_no_more_time_than_the_text_is_long() -> None:
+    # In one piece, its marks would be sorted in the square of their number.
+    text = "a" + "\u0301\u0323" * 200_000
+    assert prompts.bound(chat_body(text)) > len(text)
+
+
+@given(prices, counts, counts, counts, counts)
+def test_a_cost_is_within_its_bound(price, prompt, completion, more, still_more) -> None:
+    cost = price.cost(prompt, completion)
+    bound = price.bound(prompt + more, completion + still_more)
+    assert 0 <= cost <= price.bound(prompt, completion) <= bound
+    rates = (Fraction(rate) for rate in (price.prompt, price.completion, price.request))
+    exact = sum(map(mul, (prompt, completion, 1), rates)) * 10**9
+    assert exact <= cost < exact + 1
+
+
+@given(
+    prices,
+    st.integers(0, 10**6),
+    st.integers(1, 128),
+    st.integers(1, 10**6),
+    st.integers(0, 10**14),
+    st.integers(0, 10**14),
+)
+def test_what_is_granted_pays_for_the_lowered_limit(
+    price, prompt, answers, most, granted, more
+) -> None:
+    limit = price.pays_for(granted, prompt, answers, most)
+    assert 0 <= limit <= most
+    assert limit == 0 or price.bound(prompt, answers * limit) <= granted
+    # And for no token more, unless that is all that was asked for.
+    assert limit == most or price.bound(prompt, answers * (limit + 1)) > granted
+    assert price.pays_for(granted + more, prompt, answers, most) >= limit
+    if granted >= price.bound(prompt, answers * most):
+        assert limit == most
+
+
+@given(
+    st.none() | st.integers(1, chat.MAX_TOKENS),
+    st.integers(1, chat.MAX_TOKENS),
+    st.none() | st.integers(1, chat.MAX_TOKENS),
+    st.booleans(),
+)
+def test_limits(asked, default, thinking, uncut) -> None:
+    body = chat_body(max_tokens=asked, reasoning={"max_tokens": thinking})
+    request = chat.read(msgspec.json.encode(body), uncut=uncut)
+    wanted = asked or default
+    try:
+        least, most = request.limits(default)
+    except WattfareError as refused:
+        assert thinking >= wanted
+        assert "reasoning.max_tokens" in refused.message  # noqa: PT017
+        return
+    assert most == wanted
+    assert 1 <= least <= most
+    assert least > (thinking or 0)
+    assert least == (most if uncut else min(most, FLOOR_TOKENS + (thinking or 0)))
+
+
+@pytest.mark.parametrize(
+    ("given_fields", "sent"),
+    [
+        ({}, {"new_name": 7}),
+        ({"max_tokens": None}, {"max_tokens": None, "new_name": 7}),
+        ({"max_tokens": 9}, {"max_tokens": 7}),
+        ({"max_completion_tokens": 9}, {"max_completion_tokens": 7}),
+        (
+            {"max_tokens": 9, "max_completion_tokens": 9},
+            dict.fromkeys(("max_tokens", "max_completion_tokens"), 7),
+        ),
+    ],
+)
+def test_a_limit_goes_by_the_clients_name_for_it(given_fields: dict, sent: dict) -> None:
+    request = chat.read(json.dumps(chat_body(**given_fields)).encode())
+    assert request.limited(7, "new_name") == {**chat_body(), **sent}

@@ -1,0 +1,78 @@
+"""Grants of the operator's money: none without a ceiling, and never more than it."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support.service import App, bearer, run_cli, run_service
+from support.upstream import Upstream, good
+
+from wattfare_mw.errors import WattfareBudgetExceededError, WattfareError
+from wattfare_mw.service import rules
+from wattfare_mw.service.rules import Grant, Terms
+
+KEY = {"WATTFARE_UPSTREAM_KEY": "sk-operator-0123456789"}
+amounts = st.integers(0, 10**12)
+
+
+@given(amounts, amounts, st.none() | amounts, st.booleans())
+def test_the_rule(held: int, cap: int, ceiling: int | None, operator_pays: bool) -> None:
+    terms = Terms(operator_pays=operator_pays, grant_ceiling=ceiling)
+    try:
+        rules.admit_grant(held, Grant(1, cap, 0), terms)
+    except WattfareBudgetExceededError:
+        assert operator_pays
+        assert held + cap > ceiling
+    except WattfareError as refused:
+        assert (operator_pays, ceiling) == (True, None)
+        assert refused.http_status == 403  # noqa: PT017
+    else:
+        assert not operator_pays or held + cap <= ceiling
+
+
+def ask(app: App, max_usd: float):
+    return app.http.post(
+        "/grants",
+        json={"requests": 5, "maxUsd": max_usd},
+        headers=bearer(app.keys.publishable_key),
+    )
+
+
+def test_an_apps_grants_hold_no_more_than_their_ceiling(tmp_path: Path, upstream: Upstream) -> None:
+    upstream.script = good
+    options = ("--upstream", upstream.url, "--user-ceiling-usd", "1", "--grant-ceiling-usd", "2")
+    with run_service(tmp_path, *options, env=KEY) as service:
+        app, other = service.app(), service.app()
+        with ThreadPoolExecutor(10) as pool:
+            answers = list(pool.map(lambda _: ask(app, 0.5), range(10)))
+        granted = [answer for answer in answers if answer.status_code == 200]
+        refused = [answer.json()["error"]["code"] for answer in answers if answer not in granted]
+        assert len(granted) == 4
+        assert set(refused) == {"budget_exceeded"}
+        # Another app has a ceiling of its own.
+        assert ask(other, 2.1).status_code == 402
+        assert ask(other, 2).status_code == 200
+        # And such a grant is good for a call.
+        headers = {**app.auth, "x-wattfare-grant": granted[0].json()["grantToken"]}
+        body = {"model": "fake/model", "messages": [{"role": "user", "content": "x"}]}
+        assert app.http.post("/chat/completions", json=body, headers=headers).status_code == 200
+        app.close()
+        other.close()
+
+
+@pytest.mark.parametrize("more", [(), ("--upstream", "http://127.0.0.1:9/v1")])
+def test_a_ceiling_is_for_the_operators_money(more: tuple[str, ...]) -> None:
+    said = run_cli("serve", "--grant-ceiling-usd", "2", *more)
+    assert said.returncode == 2
+    assert "--grant-ceiling-usd goes with" in said.stderr
+
+
+def test_a_ceiling_is_an_amount() -> None:
+    options = ("--upstream", "http://127.0.0.1:9/v1", "--user-ceiling-usd", "1")
+    said = run_cli("serve", *options, "--grant-ceiling-usd", "none", env=KEY)
+    assert said.returncode == 2
+    assert "--grant-ceiling-usd is an amount" in said.stderr

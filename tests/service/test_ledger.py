@@ -1,0 +1,50 @@
+"""The ledger in any order of events: each store against the pure rules."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+from hypothesis.stateful import run_state_machine_as_test
+
+from wattfare_mw.service.postgresql import PostgreSQLStore
+from wattfare_mw.service.store import SQLiteStore, Store
+
+from .ledger_machine import LedgerMachine
+
+#: More on demand: WATTFARE_TEST_EXAMPLES=1000.
+EXAMPLES = int(os.environ.get("WATTFARE_TEST_EXAMPLES", "40"))
+thorough = settings(max_examples=EXAMPLES, stateful_step_count=40, deadline=None)
+
+
+class SQLiteMachine(LedgerMachine):
+    def begin(self) -> None:
+        self.directory = tempfile.TemporaryDirectory()
+
+    def new_store(self) -> Store:
+        url = f"sqlite:///{Path(self.directory.name) / 'ledger.db'}"
+        return SQLiteStore(url, clock=lambda: self.now)
+
+    def teardown(self) -> None:
+        super().teardown()
+        self.directory.cleanup()
+
+
+def test_sqlite() -> None:
+    run_state_machine_as_test(SQLiteMachine, settings=thorough)
+
+
+def test_postgresql(postgresql_url: str) -> None:
+    class PostgreSQLMachine(LedgerMachine):
+        def new_store(self) -> Store:
+            return PostgreSQLStore(postgresql_url, lambda: self.now)
+
+    run_state_machine_as_test(PostgreSQLMachine, settings=thorough)
+
+
+@pytest.fixture
+def postgresql_url(cluster) -> str:
+    return cluster.database()

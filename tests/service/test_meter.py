@@ -1,0 +1,149 @@
+"""What a meter makes of what passes and of what it is told."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wattfare_mw.service import prompts, upstream_answers
+from wattfare_mw.service.metering import Meter, Price, estimate_tokens
+from wattfare_mw.service.upstream_answers import read_chunk, read_completion
+from wattfare_mw.types import encode
+
+PRICE = Price(Decimal("0.000001"), Decimal("0.000002"))
+
+
+def meter(price: Price | None = PRICE, granted: int | None = 10**9) -> Meter:
+    made = Meter(price, prompt_tokens=10)
+    made.granted = granted
+    return made
+
+
+def chunk(**delta) -> bytes:
+    return encode({"choices": [{"index": 0, "delta": delta}]})
+
+
+def test_nothing_is_billed_for_nothing() -> None:
+    idle = meter()
+    read_chunk(chunk(role="assistant", content=""), idle)
+    assert (idle.cost(), idle.outcome("failed").prompt_tokens) == (0, 0)
+    assert meter(price=None).cost() == 0
+
+
+def test_chunks_or_a_quarter_of_the_bytes_whichever_is_more() -> None:
+    short = meter()
+    for _ in range(5):
+        read_chunk(chunk(content="a"), short)
+    assert short.completion_tokens == 5
+    long = meter()
+    read_chunk(chunk(content="é" * 10), long)
+    assert long.completion_tokens == 5
+    assert long.cost() == 10 * 1000 + 5 * 2000
+
+
+def test_what_the_model_made_is_counted_once_wherever_it_stands() -> None:
+    call = {"index": 0, "id": "x" * 99, "function": {"name": "four", "arguments": '{"a":1}..'}}
+    for delta, size in (
+        ({"content": "12345678"}, 8),
+        ({"content": [{"type": "text", "text": "12345678"}]}, 8),
+        ({"refusal": "12345678"}, 8),
+        ({"reasoning": "12345678", "reasoning_details": [{"text": "12345678"}]}, 8),
+        ({"reasoning": "12345678", "reasoning_content": "12345678"}, 8),
+        ({"tool_calls": [call, call]}, 26),
+        ({"function_call": {"name": "1234", "arguments": "5678"}}, 8),
+        ({"reasoning_details": [{"data": "x" * 400}]}, 1),
+        ({"content": "\ud800" * 4}, 12),
+    ):
+        counted = meter()
+        counted.count(0)
+        assert upstream_answers._count({"role": "assistant", **delta}, counted)
+        assert counted.completion_tokens == max(1, -(-size // 4)), delta
+
+
+def test_a_whole_answer_and_its_stream_cost_the_same() -> None:
+    whole, streamed = meter(), meter()
+    message = {"role": "assistant", "content": "one two three four"}
+    read_completion(encode({"choices": [{"message": message}]}), whole)
+    for word in ("one ", "two ", "three ", "four"):
+        read_chunk(chunk(content=word), streamed)
+    assert whole.cost() == streamed.cost() == 10 * 1000 + 5 * 2000
+
+
+def test_the_last_word_counts_and_what_comes_behind_it_on_top() -> None:
+    told = meter()
+    told.count(3)
+    told.told({"prompt_tokens": 4, "completion_tokens": 100})
+    assert told.cost() == 4 * 1000 + 100 * 2000
+    told.count(2)
+    assert told.cost() == 4 * 1000 + 102 * 2000
+    told.told({"prompt_tokens": 4, "completion_tokens": 5, "cost": Decimal("0.5")})
+    assert told.cost() == told.claimed == 500_000_000
+    told.count(1)
+    assert told.cost() == 500_000_000 + 2000
+    told.told({"cost": Decimal("0.25")})
+    assert told.cost() == 250_000_000
+    told.told({"cost": "0.1"})
+    assert told.cost() == 250_000_000
+
+
+def test_the_claim_is_the_upstreams_own() -> None:
+    told = meter()
+    told.count(50)
+    assert told.claimed is None
+    told.told({"prompt_tokens": 7, "completion_tokens": 8})
+    told.count(50)
+    assert told.claimed == 7 * 1000 + 8 * 2000
+    told.told({"cost": 1})
+    assert told.outcome("completed").claimed == 10**9
+
+
+def test_without_a_price_only_the_upstream_can_say() -> None:
+    unpriced = meter(price=None, granted=777)
+    unpriced.count(5)
+    assert unpriced.cost() == 777
+    unpriced.told({"prompt_tokens": 7, "completion_tokens": 8})
+    assert (unpriced.cost(), unpriced.claimed) == (777, None)
+    unpriced.told({"cost": Decimal("0.0000001")})
+    assert unpriced.cost() == 100
+    unpriced.count(1)
+    assert unpriced.cost() == 777
+    assert not unpriced.spent
+
+
+@given(
+    st.lists(st.text(max_size=60), max_size=30),
+    st.integers(1, 60),
+    st.integers(1, 4),
+    st.text(max_size=200),
+    # Where the prompt costs nothing, its bound leaves no room for a mistake.
+    st.sampled_from([PRICE, Price(Decimal(0), Decimal("0.000002"))]),
+)
+def test_an_upstream_that_keeps_to_its_limit_is_never_cut_off(
+    pieces: list[str], limit: int, answers: int, prompt: str, price: Price
+) -> None:
+    """A chunk is a token or more, and a token has eight characters at most on the whole."""
+    messages = [{"role": "user", "content": prompt}]
+    granted = price.bound(prompts.bound({"messages": messages}), answers * limit)
+    counted = Meter(price, estimate_tokens(encode(messages)))
+    counted.granted = granted
+    tokens = 0
+    for piece in pieces:
+        tokens += max(1, -(-len(piece) // 8))
+        if tokens > answers * limit:
+            break
+        counted.count(1, piece)
+        assert not counted.spent
+
+
+@given(st.integers(0, 100), st.integers(1, 300))
+def test_one_that_does_not_is_cut_off_when_the_reservation_is_spent(
+    limit: int, chunks: int
+) -> None:
+    counted = meter(granted=PRICE.cost(10, limit))
+    for passed in range(1, chunks + 1):
+        counted.count(1, "w ")
+        assert counted.spent == (passed > limit)
+        if counted.spent:
+            assert counted.cost() > counted.granted

@@ -1,0 +1,56 @@
+"""What the operator is told of upstreams that do not keep to what was reserved."""
+
+from __future__ import annotations
+
+import re
+from decimal import Decimal
+from pathlib import Path
+
+from support.service import App, run_service
+from support.upstream import Exchange, Upstream, completion_of, good
+
+from wattfare_mw.service import prompts
+
+CALL = {"model": "fake/model", "max_tokens": 4}
+
+
+def counters(app: App) -> dict[str, Decimal]:
+    answer = app.http.get(f"{app.service.url}/metrics")
+    assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+    found = re.findall(r"^wattfare_upstream_(\w+)_total (\S+)$", answer.text, re.MULTILINE)
+    assert answer.text.count("# TYPE ") == len(found) == 3
+    return {name: Decimal(value) for name, value in found}
+
+
+def test_what_is_claimed_beyond_the_reservation(tmp_path: Path, upstream: Upstream) -> None:
+    with run_service(tmp_path, "--upstream", upstream.url, "--metrics") as service:
+        app = service.app()
+        app.connect()
+        upstream.script = good
+        app.chat(**CALL)
+        assert set(counters(app).values()) == {0}
+
+        upstream.script = lambda exchange: exchange.answer(completion_of("x", usage={"cost": 0.5}))
+        answer = app.chat(**CALL)
+        reserved = prompts.bound(upstream.calls[-1].json) * 1000 + 4 * 2000
+        beyond = Decimal("0.5") - Decimal(reserved) / 10**9
+        assert counters(app) == {"overrun_calls": 1, "overrun_usd": beyond, "spent_streams": 0}
+
+        def endless(exchange: Exchange) -> None:
+            exchange.start_stream()
+            while True:
+                exchange.word("w ")
+
+        upstream.script = endless
+        app.chat(**CALL, stream=True)
+        assert counters(app) == {"overrun_calls": 1, "overrun_usd": beyond, "spent_streams": 1}
+        app.close()
+        service.stop()
+    warned = [line for line in service.log if "more than was reserved" in line]
+    assert len(warned) == 1
+    assert f"${beyond}" in warned[0]
+    assert answer.headers["x-request-id"] in warned[0]
+
+
+def test_it_is_not_there_unless_asked_for(app: App) -> None:
+    assert app.http.get(f"{app.service.url}/metrics").status_code == 404

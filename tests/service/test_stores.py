@@ -1,0 +1,293 @@
+"""What a store promises beyond the rules: atomic, exactly once, whoever is cancelled; versions."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from wattfare_mw.errors import WattfareError, WattfareRateLimitError
+from wattfare_mw.service.keys import App, new_app
+from wattfare_mw.service.migrate import migrate_database
+from wattfare_mw.service.orders import Order, Outcome
+from wattfare_mw.service.postgresql import PostgreSQLStore
+from wattfare_mw.service.rules import Bounds, Connection, Terms, Totals
+from wattfare_mw.service.store import SQLiteStore, Store, open_store
+
+DONE = Outcome(ended="completed", generated=True, cost=4)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path) -> str:
+    """An empty ledger, in each kind of database."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'ledger.db'}"
+    return request.getfixturevalue("cluster").database()
+
+
+def store_at(url: str, clock=None) -> Store:
+    if url.startswith("sqlite"):
+        return SQLiteStore(url, clock=clock) if clock else SQLiteStore(url)
+    return PostgreSQLStore(url, clock)
+
+
+def order(app: App, name: object, cost: int = 9) -> Order:
+    return Order(
+        id=str(name),
+        app_id=app.id,
+        user_id="u1",
+        model="m",
+        bounds=Bounds(cost, cost),
+        request_id="r",
+    )
+
+
+async def new_user(store: Store, cap: int | None) -> App:
+    app, _ = new_app("app", "test")
+    await store.add_app(app)
+    await store.connect(app.id, "u1", cap)
+    await store.renew()
+    return app
+
+
+async def test_as_many_at_once_as_the_cap_pays_for(url: str) -> None:
+    """Of two processes, and the first ever of this user."""
+    stores = [store_at(url), store_at(url)]
+    app = await new_user(stores[0], 37 * 9)
+    await stores[1].renew()
+    answers = await asyncio.gather(
+        *(stores[number % 2].reserve(order(app, number), Terms()) for number in range(200)),
+        return_exceptions=True,
+    )
+    assert answers.count(9) == 37
+    assert sum(isinstance(answer, WattfareRateLimitError) for answer in answers) == 163
+    assert (await stores[0].account(app.id, "u1"))[1] == Totals(0, 37 * 9)
+    granted = [number for number, answer in enumerate(answers) if answer == 9]
+    # Each is settled by both, and billed once.
+    billed = await asyncio.gather(
+        *(store.settle(str(number), DONE) for number in granted for store in stores)
+    )
+    assert (billed.count(4), billed.count(None)) == (37, 37)
+    assert (await stores[0].account(app.id, "u1"))[1] == Totals(37 * 4, 0)
+    assert await stores[0].verify() == []
+    for store in stores:
+        await store.close()
+
+
+async def test_who_is_cancelled_is_carried_out_all_the_same(url: str) -> None:
+    store = store_at(url)
+    app = await new_user(store, 100)
+    for turns in range(12):
+        task = asyncio.ensure_future(store.reserve(order(app, turns), Terms()))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        task.cancel()
+        held = 0
+        try:
+            held = await task
+        except asyncio.CancelledError:
+            if turns:  # it had begun
+                held = 9
+        # What is settled after it has said that it was cancelled, is settled.
+        assert await store.settle(str(turns), DONE) == (4 if held else None)
+    assert (await store.account(app.id, "u1"))[1] == Totals(11 * 4, 0)
+    await store.close()
+
+
+async def test_a_cap_that_is_changed_while_calls_are_reserved(url: str) -> None:
+    stores = [store_at(url), store_at(url)]
+    app = await new_user(stores[0], 0)
+    await stores[1].renew()
+    for round_ in range(10):
+        cap = round_ * 9
+        answers = await asyncio.gather(
+            stores[1].connect(app.id, "u1", cap),
+            *(
+                stores[number % 2].reserve(order(app, f"{round_}-{number}"), Terms())
+                for number in range(20)
+            ),
+            return_exceptions=True,
+        )
+        totals = (await stores[0].account(app.id, "u1"))[1]
+        assert totals.billed + totals.reserved <= cap
+        for number, answer in enumerate(answers[1:]):
+            if answer == 9:
+                await stores[0].settle(f"{round_}-{number}", DONE)
+    assert await stores[0].verify() == []
+    for store in stores:
+        await store.close()
+
+
+async def test_a_call_belongs_to_the_month_in_which_it_was_reserved(url: str) -> None:
+    now = datetime(2026, 10, 31, 23, 59, 59, tzinfo=UTC)
+    store = store_at(url, lambda: now)
+    app = await new_user(store, 5)
+    await store.reserve(order(app, 1, 5), Terms())
+    october, now = now, now + timedelta(seconds=1)
+    assert (await store.account(app.id, "u1"))[1] == Totals()
+    assert await store.settle("1", DONE) == 4
+    assert (await store.account(app.id, "u1"))[1] == Totals()
+    now = october
+    assert (await store.account(app.id, "u1"))[1] == Totals(billed=4)
+    assert await store.verify() == []
+    await store.close()
+
+
+async def test_two_who_approve_at_once(url: str) -> None:
+    stores = [store_at(url), store_at(url)]
+    app = await new_user(stores[0], 1)
+    await asyncio.gather(*(stores[n % 2].connect(app.id, "new", 7) for n in range(20)))
+    assert (await stores[0].account(app.id, "new"))[0] == Connection(7)
+    keys = await asyncio.gather(*(store.signing_key() for store in stores * 5))
+    assert len(set(keys)) == 1
+    for store in stores:
+        await store.close()
+
+
+async def test_no_row_of_the_ledger_is_changed(cluster, tmp_path) -> None:
+    import sqlite3
+
+    import asyncpg
+
+    file = tmp_path / "ledger.db"
+    urls = [f"sqlite:///{file}", await asyncio.to_thread(cluster.database)]
+    for url in urls:
+        store = store_at(url)
+        app = await new_user(store, None)
+        await store.reserve(order(app, 1), Terms())
+        await store.settle("1", DONE)
+        await store.close()
+    postgres = await asyncpg.connect(urls[1])
+    for statement in ("UPDATE ledger SET billed_nanos = 0", "DELETE FROM ledger"):
+        with pytest.raises(asyncpg.RaiseError, match="append-only"):
+            await postgres.execute(statement)
+        with (
+            sqlite3.connect(file) as connection,
+            pytest.raises(sqlite3.IntegrityError, match="append-only"),
+        ):
+            connection.execute(statement)
+        connection.close()
+    await postgres.close()
+
+
+async def test_without_its_tables_or_with_others_postgresql_is_left_alone(cluster) -> None:
+    url = await asyncio.to_thread(cluster.empty_database)
+    with pytest.raises(WattfareError, match="wattfare migrate"):
+        await open_store(url)
+    await asyncio.to_thread(migrate_database, url)
+    await asyncio.to_thread(migrate_database, url)  # again changes nothing
+    await (await open_store(url)).close()
+    name = url.rsplit("/", 1)[1]
+    newer = "UPDATE alembic_version SET version_num = '9999'"
+    await asyncio.to_thread(cluster.execute, newer, name)
+    for attempt in (open_store(url), asyncio.to_thread(migrate_database, url)):
+        with pytest.raises(WattfareError, match="9999"):
+            await attempt
+
+
+def test_the_migrations_make_the_schema_in_postgresql(cluster) -> None:
+    from alembic.autogenerate import compare_metadata
+    from alembic.migration import MigrationContext
+
+    from wattfare_mw.service.reading import read_database
+    from wattfare_mw.service.schema import metadata
+
+    def compare(sql) -> list:
+        context = MigrationContext.configure(sql, opts={"compare_type": True})
+        return compare_metadata(context, metadata)
+
+    assert read_database(cluster.database(), compare) == []
+
+
+async def test_a_database_error_of_one_leaves_the_others_alone(tmp_path) -> None:
+    store = SQLiteStore(f"sqlite:///{tmp_path / 'ledger.db'}")
+    app, _ = new_app("app", "test")
+    jobs = [store.add_app(app), store.add_app(app), store.connect(app.id, "u1", 5)]
+    answers = await asyncio.gather(*jobs, return_exceptions=True)
+    assert answers[0] is None
+    assert answers[1].status == 503
+    assert answers[2] is None
+    assert (await store.account(app.id, "u1"))[0] == Connection(5)
+    await store.close()
+
+
+def test_a_transaction_that_sqlite_itself_gave_up(tmp_path) -> None:
+    """A full disk rolls back what came before in the same commit, and says so to one only."""
+    import threading
+
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import OperationalError
+
+    from wattfare_mw.service import queries
+    from wattfare_mw.service.sqlite import Writer
+
+    def full_disk(sql) -> None:
+        sql.connection.cursor().execute("ROLLBACK")
+        raise OperationalError("INSERT", {}, Exception("disk full"))
+
+    writer = Writer(make_url(f"sqlite:///{tmp_path / 'ledger.db'}"))
+    gate = threading.Event()
+    writer.submit(lambda _: gate.wait(60))  # so that the next ones share a commit
+    before = writer.submit(lambda sql: queries.setting(sql, "before", b"1"))
+    failed = writer.submit(full_disk)
+    after = writer.submit(lambda sql: queries.setting(sql, "after", b"1"))
+    gate.set()
+    assert before.result(60) == after.result(60) == b"1"
+    assert isinstance(failed.exception(60), OperationalError)
+    for name in ("before", "after"):
+        kept = writer.submit(lambda sql, name=name: queries.setting(sql, name, b"2"))
+        assert kept.result(60) == b"1"
+    writer.close()
+
+
+async def test_a_total_that_its_rows_do_not_prove_is_found(tmp_path) -> None:
+    import sqlite3
+
+    store = SQLiteStore(f"sqlite:///{tmp_path / 'ledger.db'}")
+    app, _ = new_app("app", "test")
+    await store.add_app(app)
+    await store.connect(app.id, "u1", None)
+    await store.renew()
+    await store.reserve(
+        Order(id="1", app_id=app.id, user_id="u1", model="m", bounds=Bounds(5, 5), request_id="r"),
+        Terms(),
+    )
+    await store.settle("1", Outcome(ended="completed", generated=True, cost=5))
+    assert await store.verify() == []
+    await store.close()
+    connection = sqlite3.connect(tmp_path / "ledger.db")
+    connection.execute("UPDATE totals SET billed_nanos = billed_nanos + 1")
+    connection.commit()
+    connection.close()
+    store = SQLiteStore(f"sqlite:///{tmp_path / 'ledger.db'}")
+    assert len(await store.verify()) == 1
+    await store.close()
+
+
+async def test_a_database_of_another_version_is_left_alone(tmp_path) -> None:
+    import sqlite3
+
+    await SQLiteStore(f"sqlite:///{tmp_path / 'ledger.db'}").close()
+    connection = sqlite3.connect(tmp_path / "ledger.db")
+    connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    connection.commit()
+    connection.close()
+    with pytest.raises(WattfareError, match="9999"):
+        SQLiteStore(f"sqlite:///{tmp_path / 'ledger.db'}")
+
+
+def test_the_migrations_make_the_schema(tmp_path) -> None:
+    from alembic.autogenerate import compare_metadata
+    from alembic.migration import MigrationContext
+    from sqlalchemy import create_engine
+
+    from wattfare_mw.service.schema import metadata
+
+    url = f"sqlite:///{tmp_path / 'ledger.db'}"
+    asyncio.run(SQLiteStore(url).close())
+    engine = create_engine(url)
+    with engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert compare_metadata(context, metadata) == []
+    engine.dispose()

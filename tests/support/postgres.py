@@ -1,0 +1,146 @@
+"""A PostgreSQL of the tests' own: one cluster for a session, one database for whoever asks."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+#: How long any of this may take, in seconds.
+PATIENCE = 60
+MISSING = (
+    "PostgreSQL is not installed, so that the ledger is tested on SQLite only. "
+    "To have the rest: apt-get install postgresql (Debian), and the extra `postgresql`."
+)
+#: Nothing here outlives the tests, so that nothing needs to reach the disk.
+FAST = ("fsync=off", "synchronous_commit=off", "full_page_writes=off", "max_connections=200")
+
+
+class Cluster:
+    """A running server that trusts everybody on this machine."""
+
+    def __init__(self, folder: Path, binaries: Path, port: int) -> None:
+        self.folder = folder
+        self.port = port
+        self._binaries = binaries
+        self._template = False
+
+    def url(self, name: str) -> str:
+        """The URL of this database."""
+        return f"postgresql://wattfare@127.0.0.1:{self.port}/{name}"
+
+    def database(self) -> str:
+        """The URL of a new database, with its tables."""
+        if not self._template:
+            from wattfare_mw.service.migrate import migrate_database
+
+            self.execute('CREATE DATABASE "template"')
+            migrate_database(self.url("template"))
+            self._template = True
+        return self.empty_database('TEMPLATE "template"')
+
+    def empty_database(self, options: str = "") -> str:
+        """The URL of a new database, without tables."""
+        name = f"t{secrets.token_hex(8)}"
+        self.execute(f"CREATE DATABASE {name} {options}")
+        return self.url(name)
+
+    def execute(self, statement: str, name: str = "postgres") -> None:
+        """Run this in that database."""
+        import asyncpg
+
+        async def run() -> None:
+            connection = await asyncpg.connect(self.url(name))
+            try:
+                await connection.execute(statement)
+            finally:
+                await connection.close()
+
+        asyncio.run(run())
+
+    def start(self) -> None:
+        """Start the server, and wait until it answers."""
+        settings = [*FAST, "listen_addresses=127.0.0.1", f"unix_socket_directories={self.folder}"]
+        options = f"-p {self.port} " + " ".join(f"-c {setting}" for setting in settings)
+        self._run("pg_ctl", "-w", "-l", str(self.folder / "log"), "-o", options, "start")
+
+    def stop(self) -> None:
+        """Stop it, whoever is connected."""
+        self._run("pg_ctl", "-w", "-m", "immediate", "stop")
+
+    def create(self) -> None:
+        """Make its files."""
+        self._run("initdb", "-U", "wattfare", "-A", "trust", "-E", "UTF8", "--no-sync")
+
+    def _run(self, command: str, *arguments: str) -> None:
+        line = [str(self._binaries / command), "-D", str(self.folder / "data"), *arguments]
+        if os.geteuid() == 0:  # which PostgreSQL refuses to be
+            line = ["runuser", "-u", "postgres", "--", *line]
+        done = subprocess.run(
+            line,
+            check=False,
+            cwd="/",
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            timeout=PATIENCE,
+        )
+        assert done.returncode == 0, done.stderr.decode()
+
+
+@contextmanager
+def run_cluster() -> Iterator[Cluster]:
+    """A cluster, for as long as the block lasts; the test is skipped where there is none."""
+    pytest.importorskip("asyncpg", reason=MISSING)
+    binaries = _binaries()
+    if binaries is None and os.environ.get("CI"):
+        _install("postgresql")
+        binaries = _binaries()
+        assert binaries is not None
+    if binaries is None:
+        pytest.skip(MISSING)
+    folder = Path(tempfile.mkdtemp(prefix="wattfare-pg-"))
+    if os.geteuid() == 0:
+        shutil.chown(folder, "postgres", "postgres")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    cluster = Cluster(folder, binaries, port)
+    try:
+        cluster.create()
+        cluster.start()
+        try:
+            yield cluster
+        finally:
+            cluster.stop()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _binaries() -> Path | None:
+    found = shutil.which("initdb")
+    if found:
+        return Path(found).parent
+    versions = Path("/usr/lib/postgresql").glob("*/bin/initdb")  # where Debian has it
+    newest = max(versions, key=lambda path: int(path.parents[1].name), default=None)
+    return None if newest is None else newest.parent
+
+
+def _install(*packages: str) -> None:
+    sudo = [] if os.geteuid() == 0 else ["sudo"]
+    for arguments in (["update"], ["install", "-y", "--no-install-recommends", *packages]):
+        subprocess.run(
+            [*sudo, "apt-get", *arguments],
+            check=True,
+            timeout=600,
+            stdout=subprocess.DEVNULL,
+            env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
+        )

@@ -1,0 +1,33 @@
+-- Begin or prolong the lease of a whole process, note what its streams have cost, and hand back
+-- which of its calls belong to a connection that was taken back. A lease that has run out is not
+-- prolonged: somebody may be settling its calls already.
+CREATE FUNCTION wattfare_renew(
+    p_holder text, p_begin boolean, p_lease_ms bigint,
+    p_ids text[], p_costs bigint[], p_prompts bigint[], p_completions bigint[], p_now_ms bigint,
+    OUT o_held boolean, OUT o_revoked text[]
+) LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+DECLARE
+    v_now_ms bigint :=
+        COALESCE(p_now_ms, floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint);
+BEGIN
+    IF p_begin THEN
+        INSERT INTO holders (id, expires_at_ms) VALUES (p_holder, v_now_ms + p_lease_ms);
+        o_held := true;
+    ELSE
+        UPDATE holders SET expires_at_ms = v_now_ms + p_lease_ms
+        WHERE id = p_holder AND expires_at_ms > v_now_ms;
+        o_held := FOUND;
+    END IF;
+    IF NOT o_held THEN
+        RETURN;
+    END IF;
+    UPDATE reservations r
+    SET metered_nanos = m.cost, prompt_tokens = m.prompt, completion_tokens = m.completion
+    FROM unnest(p_ids, p_costs, p_prompts, p_completions) AS m (id, cost, prompt, completion)
+    WHERE r.id = m.id AND r.holder = p_holder;
+    SELECT array_agg(r.id) INTO o_revoked
+    FROM reservations r
+    JOIN connections c ON c.app_id = r.app_id AND c.user_id = r.user_id
+    WHERE r.holder = p_holder AND c.revocations <> r.revocations;
+END $$

@@ -1,0 +1,79 @@
+"""How many tokens a prompt can be at most, whoever counts them.
+
+No tokenizer makes more tokens than the text it is given has bytes: those of today are built on
+bytes, and fall back on them for what they have not learnt. What has to be bounded is that text,
+which is the request as the upstream's chat template writes it down:
+
+- The messages, in their JSON: the keys and quotes that stand around each value there are longer
+  than what they become. Some tokenizers normalize characters first (NFC, NFKC), which makes a
+  few of them longer, U+FDFA elevenfold; so each counts in the longest of its forms. They are
+  counted one by one: normalizing a whole text takes time in the square of its combining marks.
+- The arguments of earlier tool calls, once more: they are JSON in a string, and a template may
+  write them anew, with a space behind each comma and colon.
+- Tools and the answer's format, as a template may write them: indented, and in ASCII.
+- What a template adds by itself: :data:`PER_MESSAGE` around each message, :data:`PER_CALL` for
+  what stands before them all (a default system message, the date, the list of channels), and
+  :data:`WITH_TOOLS` for the rules on how tools are called.
+
+What the upstream adds beyond that (retrieved pages, say) is not the user's: such fields are
+refused, see :mod:`.fields`.
+"""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from collections import Counter
+from functools import cache
+from typing import Any, cast
+
+import msgspec
+
+#: Tokens that a chat template puts around one message: a name, a channel, begin and end.
+PER_MESSAGE = 16
+#: Tokens that it puts before all of them; the longest known is gpt-oss's, of about 120.
+PER_CALL = 256
+#: Tokens that explain to a model how to call tools; Anthropic's list names 700 at most.
+WITH_TOOLS = 1024
+
+#: What the text of a prompt is written from, besides its messages.
+_WRITTEN = ("tools", "functions", "response_format", "tool_choice", "function_call", "reasoning")
+_TOOLS = ("tools", "functions")
+
+
+def bound(body: dict[str, Any]) -> int:
+    """More tokens than any tokenizer makes of this request's prompt."""
+    messages = cast("list[dict[str, Any]]", body["messages"])
+    written = {name: body[name] for name in _WRITTEN if body.get(name) is not None}
+    return (
+        _longest_form(msgspec.json.encode(messages))
+        + sum(map(_arguments, messages))
+        + (len(json.dumps(written, indent=4)) if written else 0)
+        + PER_MESSAGE * len(messages)
+        + PER_CALL
+        + (WITH_TOOLS if any(body.get(name) for name in _TOOLS) else 0)
+    )
+
+
+def _longest_form(data: bytes) -> int:
+    """The bytes of this text, each character in the longest of its forms."""
+    if data.isascii():
+        return len(data)
+    return sum(_bytes(char) * times for char, times in Counter(data.decode()).items())
+
+
+@cache
+def _bytes(char: str) -> int:
+    if "\uac00" <= char <= "\ud7a3":
+        return 3  # a Hangul syllable: what composes any text at all composes these
+    # Marks may move to another letter, so that it is the decomposed form that counts; what is
+    # composed from it is never longer.
+    forms = (char, unicodedata.normalize("NFD", char), unicodedata.normalize("NFKD", char))
+    return max(len(form.encode()) for form in forms)
+
+
+def _arguments(message: dict[str, Any]) -> int:
+    calls = message.get("tool_calls")
+    if not isinstance(calls, list):
+        return 0
+    return len(json.dumps(calls))
