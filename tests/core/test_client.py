@@ -14,6 +14,9 @@ from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
 
+import aiohttp
+import httpx
+import httpx2
 import pytest
 from rich.console import Console
 from rich.traceback import Traceback
@@ -827,6 +830,62 @@ def test_a_timeout_of_the_apps_does_not_tell_the_key(kind: Kind, wire: Wire, ins
         told = all_that_is_told(caught.value, screen=inside == "head")
         assert "impatient" in told
         assert NEEDLE not in told
+
+
+def talkative(kind: Kind, failure: Callable[[], Any]) -> dict[str, Any]:
+    """Options for an HTTP client that holds the key in a local variable of its own where it
+    fails, as libraries do that write the head of a request; ``failure`` may take its time."""
+
+    async def fail(headers: Any) -> Any:
+        sent = " ".join(f"{name}: {value}" for name, value in headers.items())
+        await failure()
+        return sent
+
+    if kind.library == "aiohttp":
+
+        async def middleware(request: Any, handler: Any) -> Any:
+            return await fail({"authorization": "".join(SECRET)})
+
+        return {"middlewares": (middleware,)}
+    module = {"httpx": httpx, "httpx2": httpx2}[kind.library]
+    if not kind.is_async:
+
+        def handle(request: Any) -> Any:
+            return asyncio.run(fail(request.headers))
+
+        return {"transport": module.MockTransport(handle)}
+
+    async def handle_async(request: Any) -> Any:
+        return await fail(request.headers)
+
+    return {"transport": module.MockTransport(handle_async)}
+
+
+@pytest.mark.parametrize("kind", [k for k in KINDS if k.whose == "injected"], ids=lambda k: k.id)
+@pytest.mark.parametrize("ending", ["failure", "bug", "timeout"])
+def test_no_library_tells_the_key(kind: Kind, ending: str) -> None:
+    failures = {"httpx": httpx.WriteError, "httpx2": httpx2.WriteError}
+    error: Any = failures.get(kind.library, aiohttp.ClientOSError)("broken pipe")
+
+    async def failure() -> None:
+        if ending == "failure":
+            raise error
+        if ending == "bug":
+            raise ZeroDivisionError
+        await asyncio.Event().wait()
+
+    if ending == "timeout" and not kind.is_async:
+        pytest.skip("nothing can be cancelled")
+    with driving(kind, "http://w.test", http=talkative(kind, failure)) as driver:
+
+        async def call() -> None:
+            async with asyncio.timeout(0.05):
+                await driver.client.user("u1").status()
+
+        expected = {"failure": WattfareError, "bug": ZeroDivisionError, "timeout": TimeoutError}
+        with pytest.raises(expected[ending]) as caught:
+            driver.run(call if kind.is_async else driver.client.user("u1").status)
+    assert NEEDLE not in all_that_is_told(caught.value)
 
 
 @BOTH

@@ -9,7 +9,7 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -588,6 +588,26 @@ def test_threads_share_one_pool(kind: Kind, wire: Wire) -> None:
         assert len(made) == 8
         assert len(set(map(id, made))) == 1
     assert len(wire.seen) == 8
+
+
+def test_threads_that_come_at_once_make_one_client() -> None:
+    # Two of them that were let in together would meet here.
+    meeting = threading.Barrier(2)
+    made: list[object] = []
+
+    def make() -> object:
+        with suppress(threading.BrokenBarrierError):
+            meeting.wait(0.1)
+        made.append(object())
+        return made[-1]
+
+    pool = base.Pool(make)
+    threads = [threading.Thread(target=pool.get) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE)
+    assert made == [pool.get()]
 
 
 def test_each_event_loop_has_its_own_connections_and_they_end_with_it(
