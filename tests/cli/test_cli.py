@@ -190,3 +190,36 @@ def test_a_grace_that_is_none(tmp_path, grace: str) -> None:
     assert "grace" in failed(
         run_cli("serve", "--port", "0", "--stop-grace", grace, "--database", database)
     )
+
+
+def test_the_ledger_is_proved_and_taken_out(tmp_path) -> None:
+    import csv
+    import sqlite3
+
+    with run_service(tmp_path) as service, service.app() as app, service.app() as other:
+        database = ("--database", service.database)
+        app.connect("=cmd()")
+        assert app.chat(user="=cmd()").status_code == 200
+        other.connect()
+        assert other.chat().status_code == 200
+        # While it serves.
+        assert run_cli("ledger", "verify", *database).returncode == 0
+        mine = ("ledger", "export", *database, "--app", app.keys.app_id)
+        (line,) = run_cli(*mine).stdout.splitlines()
+        row = json.loads(line)
+        assert row["user_id"] == "=cmd()"
+        assert (row["billed_nanos"], row["ended"]) == (9000, "completed")
+        (line,) = csv.DictReader(run_cli(*mine, "--format", "csv").stdout.splitlines())
+        assert line["user_id"] == "'=cmd()"  # a spreadsheet would take it for a formula
+        assert run_cli(*mine, "--since", "2999-01-01").stdout == ""
+        assert len(run_cli("ledger", "export", *database).stdout.splitlines()) == 2
+    connection = sqlite3.connect(service.database.removeprefix("sqlite:///"))
+    connection.execute("UPDATE totals SET billed_nanos = billed_nanos + 1 WHERE user_id = 'u1'")
+    connection.commit()
+    connection.close()
+    off = run_cli("ledger", "verify", *database)
+    assert "9001" in off.stderr
+    assert "1 totals" in failed(off)
+    nowhere = run_cli("ledger", "verify", "--database", f"sqlite:///{tmp_path / 'none.db'}")
+    assert "no such database" in failed(nowhere)
+    assert not (tmp_path / "none.db").exists()

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 from support.postgres import Cluster, run_cluster
+from support.redis import run_redis
 from support.service import App, Service, run_service
 from support.upstream import Upstream, run_upstream
 
@@ -44,3 +45,10 @@ def cluster() -> Iterator[Cluster]:
     """A PostgreSQL server."""
     with run_cluster() as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def redis_url() -> Iterator[str]:
+    """A Redis server."""
+    with run_redis() as url:
+        yield url

@@ -21,8 +21,9 @@ MISSING = (
     "PostgreSQL is not installed, so that the ledger is tested on SQLite only. "
     "To have the rest: apt-get install postgresql (Debian), and the extra `postgresql`."
 )
-#: Nothing here outlives the tests, so that nothing needs to reach the disk.
-FAST = ("fsync=off", "synchronous_commit=off", "full_page_writes=off", "max_connections=200")
+#: Nothing here outlives the machine, so that nothing needs to reach the disk. What is committed
+#: reaches the system all the same: a server that is stopped on the spot must not forget it.
+FAST = ("fsync=off", "full_page_writes=off", "max_connections=200")
 
 
 class Cluster:
@@ -103,7 +104,7 @@ def run_cluster() -> Iterator[Cluster]:
     pytest.importorskip("asyncpg", reason=MISSING)
     binaries = _binaries()
     if binaries is None and os.environ.get("CI"):
-        _install("postgresql")
+        install("postgresql")
         binaries = _binaries()
         assert binaries is not None
     if binaries is None:
@@ -134,7 +135,8 @@ def _binaries() -> Path | None:
     return None if newest is None else newest.parent
 
 
-def _install(*packages: str) -> None:
+def install(*packages: str) -> None:
+    """Install these Debian packages, which is for CI only."""
     sudo = [] if os.geteuid() == 0 else ["sudo"]
     for arguments in (["update"], ["install", "-y", "--no-install-recommends", *packages]):
         subprocess.run(

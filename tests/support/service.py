@@ -159,7 +159,11 @@ def run_cli(*arguments: str, env: dict[str, str] | None = None) -> subprocess.Co
 
 @contextmanager
 def run_service(
-    tmp_path: Path, *options: str, env: dict[str, str] | None = None, stop_grace: float = 0
+    tmp_path: Path,
+    *options: str,
+    env: dict[str, str] | None = None,
+    stop_grace: float = 0,
+    database: str | None = None,
 ) -> Iterator[Service]:
     """`wattfare serve --port 0` over a database in ``tmp_path``, from the line that says that it
     listens until the block ends.
@@ -168,8 +172,9 @@ def run_service(
         options: more arguments of ``serve``.
         env: more variables.
         stop_grace: seconds that streams may go on after SIGTERM.
+        database: another one than a file in ``tmp_path``.
     """
-    database = f"sqlite:///{tmp_path / 'wattfare.db'}"
+    database = database or f"sqlite:///{tmp_path / 'wattfare.db'}"
     arguments = ["--port", "0", "--database", database, "--stop-grace", str(stop_grace), *options]
     process = subprocess.Popen(
         [sys.executable, "-m", "wattfare_mw.cli", "serve", *arguments],

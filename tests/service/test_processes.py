@@ -1,0 +1,297 @@
+"""Several `wattfare serve` on one database: shared caps, shared revocations, sudden deaths."""
+
+from __future__ import annotations
+
+import os
+import random
+import secrets
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
+
+import httpx
+import pytest
+from sqlalchemy import text
+from support.service import App, Service, bearer, chat_body, eventually, run_cli, run_service
+from support.upstream import Exchange, Upstream, chunk_of, completion_of, run_upstream
+
+from wattfare_mw.service import audit
+from wattfare_mw.service.reading import read_database
+
+#: Sudden deaths per database; WATTFARE_TEST_KILLS=100 for a long night.
+KILLS = int(os.environ.get("WATTFARE_TEST_KILLS", "8"))
+ECHO = 3 * 1000 + 3 * 2000  # nano-dollars for three words, said and repeated
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest, tmp_path) -> str:
+    """One that several processes can share."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'shared.db'}"
+    return request.getfixturevalue("cluster").database()
+
+
+@pytest.fixture
+def four(tmp_path, cluster) -> Iterator[list[Service]]:
+    """Four processes on one PostgreSQL."""
+    url = cluster.database()
+    with ExitStack() as stack:
+        yield [stack.enter_context(run_service(tmp_path, database=url)) for _ in range(4)]
+
+
+def usd(nanos: int) -> float:
+    return nanos / 10**9
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_200_at_once_against_a_cap_of_37(four: list[Service], stream: bool) -> None:
+    """The first-ever requests of a new user, through four processes."""
+    with four[0].app() as app:
+        app.connect(monthlyUsd=usd(37 * ECHO))
+        headers = app.paid_by("u1")
+        body = chat_body("one two three", stream=stream)
+        clients = [httpx.Client(base_url=each.api, timeout=60, trust_env=False) for each in four]
+
+        def call(number: int) -> int:
+            client = clients[number % 4]
+            answer = client.post("/chat/completions", json=body, headers=headers)
+            if stream and answer.status_code == 200:
+                assert answer.text.endswith("data: [DONE]\n\n")
+            return answer.status_code
+
+        with ThreadPoolExecutor(50) as pool:
+            statuses = Counter(pool.map(call, range(200)))
+            # Those that others in flight stood in the way of may come again.
+            while statuses[429]:
+                again, statuses[429] = statuses[429], 0
+                statuses.update(pool.map(call, range(again)))
+        for client in clients:
+            client.close()
+        assert statuses == Counter({402: 163, 200: 37, 429: 0})
+        assert app.status() | {"limits": None} == {
+            "connected": True,
+            "limits": None,
+            "usage": {"monthlyUsd": usd(37 * ECHO)},
+            "remainingUsd": 0,
+        }
+    rows = read_database(four[0].database, lambda sql: list(audit.rows(sql)))
+    assert [row["billed_nanos"] for row in rows] == [ECHO] * 37
+    assert read_database(four[0].database, audit.verify) == []
+
+
+def test_a_revocation_is_heard_by_the_neighbour_within_a_second(database, tmp_path) -> None:
+    with (
+        run_service(tmp_path, database=database) as one,
+        run_service(tmp_path, database=database) as other,
+        one.app() as app,
+    ):
+        app.connect()
+        token = app.token()
+        body = chat_body("word " * 2000, model="wattfare/echo-slow", stream=True)
+        with httpx.stream(
+            "POST",
+            f"{other.api}/chat/completions",
+            json=body,
+            headers=app.paid_by("u1"),
+            timeout=60,
+            trust_env=False,
+        ) as answer:
+            lines = answer.iter_lines()
+            assert any("word" in line for line in lines)
+            app.http.delete("/connections", headers=bearer(token))
+            # Coming back does not bring back what was cut off.
+            app.connect()
+            began = time.monotonic()
+            rest = list(lines)
+            assert time.monotonic() - began < 20  # of the 100 that it would take
+        assert "not_connected" in rest[-2]
+        assert app.status()["connected"]
+        assert app.chat().status_code == 200
+    assert read_database(database, audit.verify) == []
+
+
+def test_idempotency_keys(database, tmp_path) -> None:
+    with (
+        run_service(tmp_path, database=database) as one,
+        run_service(tmp_path, database=database) as other,
+        one.app() as app,
+    ):
+        app.connect()
+        app.connect("u2")
+
+        def call(service: Service, text: str, key: str, user: str = "u1") -> httpx.Response:
+            return httpx.post(
+                f"{service.api}/chat/completions",
+                json=chat_body(text),
+                headers={**app.paid_by(user), "idempotency-key": key},
+                trust_env=False,
+            )
+
+        assert call(one, "a b", "k1").status_code == 200
+        for service in (one, other):
+            repeat = call(service, "a b", "k1")
+            assert repeat.status_code == 409
+            assert repeat.headers["x-should-retry"] == "false"
+            assert "completed" in repeat.json()["error"]["message"]
+            assert call(service, "a b c", "k1").status_code == 422
+        assert call(one, "a b", "k2").status_code == 200
+        assert call(one, "a b", "k1", "u2").status_code == 200
+        for bad in ("", "x" * 256):
+            assert call(one, "a b", bad).status_code == 400
+        assert app.status()["usage"]["monthlyUsd"] == usd(2 * 2 * 3000)
+        # One that is in flight.
+        slow = chat_body("word " * 2000, model="wattfare/echo-slow", stream=True)
+        headers = {**app.paid_by("u1"), "idempotency-key": "k3"}
+        with app.http.stream("POST", "/chat/completions", json=slow, headers=headers) as answer:
+            lines = answer.iter_lines()  # kept: letting go of it would close the connection
+            assert any("word" in line for line in lines)
+            repeat = app.http.post("/chat/completions", json=slow, headers=headers)
+            assert repeat.status_code == 409
+            assert "in flight" in repeat.json()["error"]["message"]
+        # One that came to nothing may be tried again.
+        app.connect(monthlyUsd=0)
+        assert call(one, "a b", "k4").status_code == 402
+        app.connect()
+        assert call(one, "a b", "k4").status_code == 200
+
+
+def test_the_database_goes_and_comes_back(cluster, tmp_path) -> None:
+    url = cluster.database()
+    with run_service(tmp_path, database=url) as service, service.app() as app:
+        app.connect()
+        assert app.chat().status_code == 200
+        body = chat_body("word " * 2000, model="wattfare/echo-slow", stream=True)
+        headers = app.paid_by("u1")
+        with app.http.stream("POST", "/chat/completions", json=body, headers=headers) as answer:
+            lines = answer.iter_lines()
+            assert any("word" in line for line in lines)
+            cluster.stop()
+            try:
+                refused = app.chat()
+                assert refused.status_code == 503
+                assert refused.json()["error"]["code"] == "upstream"
+                assert int(refused.headers["retry-after"]) > 0
+                # What is in flight ends before others may take it for dead.
+                assert '"upstream"' in list(lines)[-2]
+            finally:
+                cluster.start()
+        # By itself, and nothing is held for ever.
+        assert eventually(lambda: app.chat().status_code == 200)
+        eventually(lambda: not reserved(url))
+    assert read_database(url, audit.verify) == []
+
+
+def reserved(url: str) -> int:
+    return read_database(
+        url, lambda sql: sql.execute(text("SELECT count(*) FROM reservations")).scalar_one()
+    )
+
+
+class Counting:
+    """An upstream that says a word at a time, and keeps its own count of them."""
+
+    #: Seconds for a word, words in an answer.
+    PAUSE = 0.02
+    WORDS = 60
+
+    def __init__(self) -> None:
+        self.said: Counter[str] = Counter()
+        self.streams: set[str] = set()
+
+    def __call__(self, exchange: Exchange) -> None:
+        call = exchange.headers["x-request-id"]
+        self.said[call] += 0
+        usage = {"prompt_tokens": 1, "completion_tokens": self.WORDS}
+        if not exchange.json.get("stream"):
+            time.sleep(self.PAUSE * self.WORDS)
+            self.said[call] += self.WORDS
+            exchange.answer(completion_of("word " * self.WORDS, usage=usage))
+            return
+        self.streams.add(call)
+        exchange.start_stream()
+        for _ in range(self.WORDS):
+            self.said[call] += 1
+            exchange.word("wor ")  # four bytes: what counts as a token
+            time.sleep(self.PAUSE)
+        exchange.event(chunk_of({"choices": [], "usage": usage}))
+        exchange.done()
+
+
+def load(service: Service, app: App, stop: threading.Event, *, stream: bool) -> None:
+    body = chat_body("x", model="fake/model", stream=stream, max_tokens=Counting.WORDS)
+    while not stop.is_set():
+        with suppress(httpx.HTTPError):
+            headers = {**app.paid_by("u1"), "x-request-id": secrets.token_hex(8)}
+            httpx.post(
+                f"{service.api}/chat/completions",
+                json=body,
+                headers=headers,
+                timeout=30,
+                trust_env=False,
+            )
+
+
+def test_sudden_deaths(database: str, tmp_path) -> None:
+    chance = random.Random(3)
+    count = Counting()
+    with run_upstream(count) as upstream, ExitStack() as stack:
+        neighbour = stack.enter_context(start(tmp_path, database, upstream))
+        app = stack.enter_context(neighbour.app())
+        app.connect()
+        for _ in range(KILLS):
+            with start(tmp_path, database, upstream) as victim:
+                stop = threading.Event()
+                threads = [
+                    threading.Thread(target=load, args=(victim, app, stop), kwargs={"stream": kind})
+                    for kind in (True, True, True, False)
+                ]
+                for thread in threads:
+                    thread.start()
+                time.sleep(chance.uniform(0.2, 2))
+                victim.process.send_signal(signal.SIGKILL)
+                victim.process.wait(60)
+                stop.set()
+                for thread in threads:
+                    thread.join(60)
+        eventually(lambda: not reserved(database))
+    assert "holds" in run_cli("ledger", "verify", "--database", database).stdout
+    rows = read_database(database, lambda sql: list(audit.rows(sql)))
+    ended = Counter(row["ended"] for row in rows)
+    assert ended["expired"] + ended["abandoned"] >= KILLS, ended
+    billed = {row["request_id"]: row for row in rows}
+    assert len(billed) == len(rows)
+    assert set(count.said) <= set(billed)
+    for call, words in count.said.items():
+        row = billed[call]
+        if row["ended"] == "abandoned":
+            assert row["billed_nanos"] == row["reserved_nanos"]
+        else:
+            # Streams are recorded at least once a second.
+            assert 0 <= words - row["completion_tokens"] <= 1 / Counting.PAUSE, dict(row)
+
+
+def start(tmp_path, database: str, upstream: Upstream):
+    return run_service(tmp_path, "--upstream", upstream.url, database=database)
+
+
+def test_rate_limits_are_counted_across_processes(tmp_path, redis_url: str) -> None:
+    options = ("--rate-limit-storage", redis_url)
+    with (
+        run_service(tmp_path, *options) as one,
+        run_service(tmp_path, *options) as other,
+        one.app() as app,
+    ):
+        statuses = [
+            httpx.post(
+                f"{service.api}/sessions",
+                json={"appUserId": "u1"},
+                headers=app.auth,
+                trust_env=False,
+            ).status_code
+            for service in (one, other) * 16
+        ]
+    assert Counter(statuses) == {200: 30, 429: 2}
