@@ -79,7 +79,7 @@ def test_an_app_whose_users_pay(name: str, serve: Any) -> None:
         assert answer.status_code == 200, answer.text
         assert answer.json() == {"summary": "four five", "costUsd": "0.000006"}
 
-    refused = example.ask("word " * 40)
+    refused = example.ask("word " * 80)  # more than what is left pays for, without any answer
     assert (refused.status_code, refused.json()["error"]["code"]) == (402, "budget_exceeded")
 
 
