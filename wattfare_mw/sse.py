@@ -41,7 +41,7 @@ class Splitter:
 
     def __init__(self) -> None:
         # The half event under way, in the pieces that it came in: joining them at each would take
-        # the square of its length. Its last line end, where it ends with one, is looked at again.
+        # the square of its length. Its last byte, where that ends a line, is looked at again.
         self._parts: list[bytes] = []
         self._size = 0
         self._line_end = b""
@@ -65,8 +65,8 @@ class Splitter:
             self._size += len(chunk)
             if self._size > MAX_EVENT_BYTES:
                 raise EventTooLargeError(f"an event of more than {MAX_EVENT_BYTES:,} bytes")
-        ending = data[max(cut, len(data) - 2) :]
-        self._line_end = ending[len(ending.rstrip(b"\r\n")) :]
+        last = data[max(cut, len(data) - 1) :]
+        self._line_end = last if last in (b"\r", b"\n") else b""
         return whole
 
     @property

@@ -61,11 +61,15 @@ class WattfareMiddleware:
         # As it is now: assigned to `app.wsgi_app` later, we must not call ourselves.
         extension = _Extension(app.wsgi_app, **_configured(self._options, app.config))
         app.extensions[_EXTENSION] = extension
+        # A rule without a host is of no host, in an app that goes by hosts.
+        host = "<host>" if app.url_map.host_matching else None
         for path in extension.paths:
             endpoint = f"wattfare:{path}"
             # Not `add_url_rule`, which wants to know the methods: the gate answers to any, in the
             # protocol's JSON.
-            app.url_map.add(app.url_rule_class(path, endpoint=endpoint, strict_slashes=True))
+            app.url_map.add(
+                app.url_rule_class(path, endpoint=endpoint, host=host, strict_slashes=True)
+            )
             app.endpoint(endpoint)(extension.view(path))
         if WattfareError not in app.error_handler_spec[None][None]:  # the app's own goes first
             app.register_error_handler(WattfareError, _answer_error)
@@ -128,8 +132,8 @@ class _Extension(WattfareWSGIMiddleware):
     def __init__(self, app: Any, **options: Unpack[Options]) -> None:
         super().__init__(app, **in_framework(options, _flask_request))
 
-    def view(self, path: str) -> Callable[[], flask.Response]:
-        def wattfare() -> flask.Response:
+    def view(self, path: str) -> Callable[..., flask.Response]:
+        def wattfare(**_of_the_rule: str) -> flask.Response:
             status, headers, body = self.serve(path, flask.request.environ, _read_input)
             # Not `stream_with_context`: the context is left before the stream begins.
             return _flask_response(status, headers, body)

@@ -492,6 +492,13 @@ def test_paths_switched_off(at_fake: dict[str, Any]) -> None:
     assert client.post("/café", data=ask(), headers=JSON).status_code == 200
 
 
+def test_an_app_that_goes_by_hosts(at_fake: dict[str, Any]) -> None:
+    app = flask.Flask("app", host_matching=True, static_host="static.example")
+    WattfareMiddleware(app, resolve_user=by_header, **at_fake)
+    for url in ("http://a.example", "http://b.example:8000"):
+        assert app.test_client().post(TOKEN, base_url=url).status_code == 200
+
+
 # -- as a WSGI app
 
 

@@ -170,6 +170,16 @@ def test_an_absurd_cost_loses_no_answer(cost: bytes) -> None:
     assert metering(body) == Metering(TokenUsage(1, 0, 1))
 
 
+@pytest.mark.parametrize(
+    "inside", [b'"\xff"', b"[" * 90_000 + b"]" * 90_000, b"1e999", b"1e99999999999999999999"]
+)
+def test_what_cannot_be_read_is_a_typed_error(inside: bytes) -> None:
+    for body in (b'{"choices": [{"x": %s}]}', b'{"choices": [{}], "x": %s}'):
+        with pytest.raises(WattfareError) as caught:
+            read_completion(200, body % inside)
+        assert (caught.value.code, caught.value.status) == ("unknown", 200)
+
+
 def test_the_answer_as_it_came_has_plain_numbers() -> None:
     raw = read_completion(200, b'{"choices": [{}], "x": 1.5, "y": [1e3]}').raw
     assert raw == {"choices": [{}], "x": 1.5, "y": [1000.0]}
