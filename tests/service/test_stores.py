@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from datetime import UTC, datetime, timedelta
 
+import msgspec
 import pytest
 
 from wattfare_mw.errors import WattfareError, WattfareRateLimitError
@@ -71,6 +72,27 @@ async def test_as_many_at_once_as_the_cap_pays_for(url: str) -> None:
     assert (billed.count(4), billed.count(None)) == (37, 37)
     assert (await stores[0].account(app.id, "u1"))[1] == Totals(37 * 4, 0)
     assert await stores[0].verify() == []
+    for store in stores:
+        await store.close()
+
+
+async def test_the_first_calls_ever_of_a_user(url: str) -> None:
+    """There is no row of totals yet, which all of them could lock."""
+    stores = [store_at(url), store_at(url)]
+    app = await new_user(stores[0], 0)
+    await stores[1].renew()
+    for user in (f"new{number}" for number in range(20)):
+        await stores[0].connect(app.id, user, 9)
+        orders = [
+            msgspec.structs.replace(order(app, f"{user}-{number}"), user_id=user)
+            for number in range(16)
+        ]
+        answers = await asyncio.gather(
+            *(stores[n % 2].reserve(each, Terms()) for n, each in enumerate(orders)),
+            return_exceptions=True,
+        )
+        assert answers.count(9) == 1
+        assert (await stores[0].account(app.id, user))[1] == Totals(0, 9)
     for store in stores:
         await store.close()
 
