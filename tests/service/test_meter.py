@@ -147,3 +147,16 @@ def test_one_that_does_not_is_cut_off_when_the_reservation_is_spent(
         assert counted.spent == (passed > limit)
         if counted.spent:
             assert counted.cost() > counted.granted
+
+
+def test_who_leaves_pays_for_the_prompt_once_it_is_on_its_way() -> None:
+    counted = meter(granted=PRICE.cost(10, 5))
+    counted.left()
+    assert counted.outcome("client_gone").cost == 0
+    assert not counted.outcome("client_gone").generated
+    counted.sent = True
+    assert counted.outcome("failed").cost == 0  # the upstream failed, and nobody left
+    counted.left()
+    gone = counted.outcome("client_gone")
+    assert (gone.cost, gone.prompt_tokens, gone.completion_tokens) == (PRICE.cost(10, 0), 10, 0)
+    assert gone.generated  # so that a grant's request is used up, and an idempotency key is

@@ -138,6 +138,18 @@ def test_what_it_refuses(
 
 
 @pytest.mark.parametrize("stream", [False, True])
+def test_a_prompt_that_is_moderated(app: App, upstream: Upstream, stream: bool) -> None:
+    """OpenRouter says so with a 403, which also stands for a key that is used up: the user who
+    connects anew would have the same prompt refused again."""
+    error: dict = {"code": 403, "message": "flagged", "metadata": {"reasons": ["violence"]}}
+    upstream.script = lambda exchange: exchange.answer({"error": error}, status=403)
+    answer = app.chat(**MODEL, stream=stream)
+    assert (answer.status_code, error_in(answer)) == (403, "invalid_request")
+    assert answer.json()["error"]["message"] == "flagged"
+    assert billed(app) == 0
+
+
+@pytest.mark.parametrize("stream", [False, True])
 def test_errors_with_status_200(app: App, upstream: Upstream, stream: bool) -> None:
     error = {"error": {"message": "too many", "code": 429}}
     upstream.script = lambda exchange: exchange.answer(error)
@@ -391,9 +403,9 @@ def test_a_client_that_hangs_up_closes_the_upstream(
                 timeout=httpx.Timeout(60, read=0.5),
             )
     upstream.wait_gone()
-    if when == "middle":
-        # Settled as soon as it is closed.
-        assert eventually(lambda: billed(app)) == ESTIMATED_PROMPT + Decimal("0.000002")
+    # Settled as soon as it is closed: the model had the prompt, and said that much.
+    said = Decimal("0.000002") * (when == "middle")
+    assert eventually(lambda: billed(app)) == ESTIMATED_PROMPT + said
     # Nothing is held any more: all of the budget is there for the next.
     app.connect(monthlyUsd=0.0201)
     upstream.script = good

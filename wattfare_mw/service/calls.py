@@ -205,12 +205,14 @@ class Calls:
                 await settle()
                 await out.json(body)
         except asyncio.CancelledError:
+            job.meter.left()
             ended, error = "client_gone", flight.cut
             if error is None:
                 raise
             ended = "cut_off"
             flight.resume()
         except OSError:
+            job.meter.left()
             ended = "client_gone"  # some servers say so when they are given something to send
         except WattfareError as failure:
             ended, error = "failed", failure

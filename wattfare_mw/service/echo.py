@@ -103,6 +103,7 @@ class EchoJob:
     async def start(self, granted: int) -> None:
         """There is nobody to ask; say as many words as this pays for."""
         self.meter.granted = granted
+        self.meter.sent = True
         limit = PRICE.pays_for(granted, self.meter.prompt_tokens, 1, self._limit)
         if limit < self._limit:
             self.lowered = self._limit = limit

@@ -87,6 +87,7 @@ class Meter:
     Attributes:
         price: None: not known, so that only the upstream can say what it costs.
         granted: what the call may cost, in nano-dollars; None before that is known.
+        sent: is the prompt on its way to the model?
         prompt_tokens: known, or estimated until the upstream says.
         generated: has the model done anything that can be billed?
         complete: has the answer come to its proper end?
@@ -96,6 +97,7 @@ class Meter:
         self.price = price
         self.prompt_tokens = prompt_tokens
         self.granted: int | None = None
+        self.sent = False
         self.generated = False
         self.complete = False
         self._told: int | None = None  # completion tokens, in the upstream's words
@@ -109,6 +111,12 @@ class Meter:
         self._chunks += tokens
         self._characters += len(text)
         self._bytes += len(text.encode("utf-8", "surrogatepass"))
+
+    def left(self) -> None:
+        """Nobody waits for the answer any more. The model may have read the prompt by now, so that
+        this much is billed: who hangs up in time would have it read for nothing, at the cost of
+        whoever pays the upstream."""
+        self.generated |= self.sent
 
     def told(self, usage: object) -> None:
         """Take what the upstream says about usage, as far as it can be true."""

@@ -3,9 +3,7 @@ meter reads along."""
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import time
 from collections.abc import AsyncGenerator
 from typing import Any
 from urllib.parse import urlsplit
@@ -17,10 +15,10 @@ from ..errors import WattfareBudgetExceededError, WattfareError, WattfareNetwork
 from ..transport import AsyncAnswer, AsyncTransport, HTTPRequest, Secret, async_transport
 from . import prompts
 from . import upstream_answers as answers
+from .catalog import Catalog
 from .chat import DEFAULT_MAX_TOKENS, ChatRequest
 from .metering import MAX_RESERVATION, Meter, Price, estimate_tokens
 from .metrics import Counters
-from .prices import Unpriced, published, read_prices
 from .refusals import invalid
 from .rules import Bounds
 
@@ -28,11 +26,11 @@ log = logging.getLogger("wattfare_mw.service")
 
 #: OpenAI's own models take their limit under its new name only; most others know the old one.
 _NEW_NAME_HOSTS = frozenset({"api.openai.com"})
-#: How long a list of models, and the prices in it, is good for, in seconds.
-MODELS_SECONDS = 600
 CONNECT_SECONDS = 10.0
 #: How long an upstream may be silent, in seconds: a model that thinks says nothing for minutes.
 SILENCE_SECONDS = 600.0
+#: The same where it is asked for its list of models, which it need not think about.
+LIST_SILENCE_SECONDS = 20.0
 
 
 class Upstream:
@@ -58,9 +56,7 @@ class Upstream:
         self._base_url = base_url.rstrip("/")
         self._authorization = None if key is None else Secret(f"Bearer {key}")
         self._transport = transport or async_transport(None)
-        self._models: tuple[float, bytes, dict[str, Price | Unpriced]] | None = None
-        self._models_lock = asyncio.Lock()
-        self._published: dict[str, Price | None] = {}
+        self._catalog = Catalog(self._list_models, self._base_url)
         self._allow_unpriced = allow_unpriced
         self.counters = Counters()
         self.default_max_tokens = default_max_tokens
@@ -69,15 +65,11 @@ class Upstream:
 
     async def models(self) -> bytes:
         """The upstream's own list."""
-        body, _ = await self._model_list()
-        return body
+        return await self._catalog.body()
 
     async def prepare(self, request: ChatRequest, request_id: str) -> UpstreamJob:
         """The call with its limit and its price."""
-        _, prices = await self._model_list()
-        if request.model not in prices:
-            raise invalid(f"The upstream lists no model {request.model!r}.")
-        price = await self._price(request.model, prices[request.model])
+        price = await self._catalog.price(request.model)
         if price is None and not self._allow_unpriced:
             raise invalid(
                 f"There is no fixed price for {request.model!r}, so that its cost "
@@ -87,10 +79,16 @@ class Upstream:
 
     async def close(self) -> None:
         """Let go of the connections."""
+        await self._catalog.close()
         await self._transport.close()
 
     async def send(
-        self, method: str, path: str, body: bytes | None, request_id: str | None
+        self,
+        method: str,
+        path: str,
+        body: bytes | None,
+        request_id: str | None,
+        silence: float = SILENCE_SECONDS,
     ) -> AsyncAnswer:
         """Send a request; gives an answer of 200, or raises what any other stands for."""
         headers = {"accept-encoding": "identity", "accept": "application/json, text/event-stream"}
@@ -101,7 +99,7 @@ class Upstream:
         if request_id is not None:
             headers["x-request-id"] = request_id
         request = HTTPRequest(
-            method, self._base_url + path, headers, body, CONNECT_SECONDS, SILENCE_SECONDS
+            method, self._base_url + path, headers, body, CONNECT_SECONDS, silence
         )
         try:
             answer = await self._transport.send(request)
@@ -118,41 +116,15 @@ class Upstream:
             log.error("the upstream refuses the operator's key (%d)", answer.status)
         raise failure
 
-    async def _price(self, model: str, listed: Price | Unpriced) -> Price | None:
-        if isinstance(listed, Price):
-            return listed
-        if listed is Unpriced.NOT_FIXED:
-            return None
-        if model not in self._published:
-            # In a thread: the table of prices takes a second to read, once.
-            self._published[model] = await asyncio.to_thread(published, model, self._base_url)
-        return self._published[model]
-
-    async def _model_list(self) -> tuple[bytes, dict[str, Price | Unpriced]]:
-        async with self._models_lock:
-            if self._models is None or self._models[0] < time.monotonic():
-                body = await self._fetch_models()
-                try:
-                    prices = read_prices(body)
-                except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-                    raise answers.failed("The upstream's list of models is not one.") from None
-                self._models = (time.monotonic() + MODELS_SECONDS, body, prices)
-            return self._models[1:]
-
-    async def _fetch_models(self) -> bytes:
+    async def _list_models(self) -> bytes:
         try:
-            answer = await self.send("GET", "/models", None, None)
+            answer = await self.send("GET", "/models", None, None, LIST_SILENCE_SECONDS)
             try:
                 return await answer.read()
             finally:
                 await answer.close()
         except WattfareNetworkError as error:
             raise answers.unreachable(error) from error.__cause__
-        except WattfareError as error:
-            if error.code != "invalid_request":
-                raise
-            # It is not the client's request that was refused.
-            raise answers.failed("The upstream gives no list of models.") from None
 
 
 class UpstreamJob:
@@ -193,6 +165,7 @@ class UpstreamJob:
             if limit < self._limit:
                 self.lowered = self._limit = limit
         body = msgspec.json.encode(self._body(price))
+        self.meter.sent = True
         self._answer = await self._upstream.send(
             "POST", "/chat/completions", body, self._request_id
         )

@@ -38,7 +38,9 @@ def unreachable(error: WattfareNetworkError) -> WattfareError:
 
 def failure(status: int, body: bytes, headers: Mapping[str, str]) -> WattfareError:
     """What an answer other than 200 stands for."""
-    said = _message_in(body)
+    said, flagged = _error_in(body)
+    if status == 403 and flagged:
+        return invalid(said or "The upstream's moderation refuses the prompt.", 403)
     if status in (401, 402, 403):
         return WattfareFundingError("The funding key was refused upstream: reconnect.")
     if status == 429:
@@ -191,13 +193,14 @@ def _fields(value: object) -> dict[str, Any]:
     return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
 
 
-def _message_in(body: bytes) -> str:
-    """The upstream's own words, in the shapes that they come in, or nothing."""
+def _error_in(body: bytes) -> tuple[str, bool]:
+    """The upstream's own words, in the shapes that they come in, or nothing; and whether it is
+    the prompt that it will not have, as OpenRouter says it."""
     try:
-        answer = decode(body)
+        error = _fields(decode(body)).get("error")
     except ValueError:
-        return ""
-    error = _fields(answer).get("error")
+        return "", False
+    flagged = "reasons" in _fields(_fields(error).get("metadata"))
     if isinstance(error, dict):
         error = _fields(cast("object", error)).get("message")
-    return error[:MAX_MESSAGE] if isinstance(error, str) else ""
+    return error[:MAX_MESSAGE] if isinstance(error, str) else "", flagged

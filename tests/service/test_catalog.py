@@ -1,0 +1,171 @@
+"""The upstream's list of models: read now and then, in nobody's way, and kept where it fails."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from wattfare_mw import WattfareError
+from wattfare_mw.service import catalog, upstream_answers
+from wattfare_mw.service.catalog import FRESH_SECONDS, RETRY_SECONDS, STALE_SECONDS, Catalog
+from wattfare_mw.service.refusals import invalid
+
+
+def listing(price: str) -> bytes:
+    pricing = {"prompt": price, "completion": price}
+    return json.dumps({"data": [{"id": "m", "pricing": pricing}]}).encode()
+
+
+class Source:
+    """Answers when it is let, with what stands in ``now``."""
+
+    def __init__(self) -> None:
+        self.now: Any = listing("1")
+        self.asked = 0
+        self.may_answer = asyncio.Event()
+        self.may_answer.set()
+
+    async def __call__(self) -> bytes:
+        self.asked += 1
+        await self.may_answer.wait()
+        if isinstance(self.now, Exception):
+            raise self.now
+        return self.now
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def source() -> Source:
+    return Source()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def models(source: Source, clock: Clock) -> Catalog:
+    return Catalog(source, "http://upstream.invalid/v1", clock=clock)
+
+
+async def prompt_price(models: Catalog, model: str = "m") -> Decimal | None:
+    price = await models.price(model)
+    return price and price.prompt
+
+
+async def until_read(models: Catalog) -> None:
+    reading = models._reading
+    assert reading is not None
+    await asyncio.wait({reading})
+
+
+async def test_many_at_once_share_one_question(models: Catalog, source: Source) -> None:
+    source.may_answer.clear()
+    calls = [asyncio.create_task(prompt_price(models)) for _ in range(10)]
+    impatient = asyncio.create_task(prompt_price(models))
+    await asyncio.sleep(0)
+    impatient.cancel()  # who goes takes nothing from the others
+    source.may_answer.set()
+    assert await asyncio.gather(*calls) == [1] * 10
+    assert source.asked == 1
+
+
+async def test_nobody_waits_for_a_newer_list(models: Catalog, source: Source, clock: Clock) -> None:
+    assert await prompt_price(models) == 1
+    clock.now = FRESH_SECONDS - 1
+    assert await prompt_price(models) == 1
+    assert source.asked == 1
+    clock.now = FRESH_SECONDS
+    source.now = listing("2")
+    source.may_answer.clear()
+    assert await prompt_price(models) == 1
+    assert await prompt_price(models) == 1
+    source.may_answer.set()
+    await until_read(models)
+    assert source.asked == 2
+    assert await prompt_price(models) == 2
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        upstream_answers.failed("down"),
+        invalid("for once there is none", 400),
+        b"<html>",
+        b'{"data": 5}',
+    ],
+)
+async def test_the_last_list_is_good_for_a_day(
+    models: Catalog, source: Source, clock: Clock, failure: Any
+) -> None:
+    assert await prompt_price(models) == 1
+    source.now = failure
+    clock.now = FRESH_SECONDS
+    assert await prompt_price(models) == 1
+    await until_read(models)
+    clock.now += RETRY_SECONDS - 1
+    assert await prompt_price(models) == 1
+    assert source.asked == 2  # not at once again
+    clock.now += 1
+    assert await prompt_price(models) == 1
+    await until_read(models)
+    assert source.asked == 3
+    clock.now = STALE_SECONDS
+    with pytest.raises(WattfareError) as raised:
+        await models.price("m")
+    assert raised.value.code == "upstream"
+    source.now = listing("3")
+    assert await prompt_price(models) == 3
+
+
+async def test_an_upstream_that_gives_no_list(
+    models: Catalog, source: Source, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is published is all that is known; and what is not is not remembered, because anyone
+    can make up names."""
+    asked: list[str] = []
+
+    def published(model: str, _base_url: str) -> Any:
+        asked.append(model)
+        known = {"known": catalog.Price(Decimal(5), Decimal(6))}
+        return known.get(model)
+
+    monkeypatch.setattr(catalog, "published", published)
+    source.now = invalid("no such path", 400)
+    assert await prompt_price(models, "known") == 5
+    assert await prompt_price(models, "known") == 5
+    assert await prompt_price(models, "made up") is None
+    assert await prompt_price(models, "made up") is None
+    assert asked == ["known", "made up", "made up"]
+    assert source.asked == 1
+    with pytest.raises(WattfareError, match="no list") as raised:
+        await models.body()
+    assert raised.value.code == "upstream"
+    source.now = listing("1")
+    clock.now = FRESH_SECONDS
+    await models.price("known")
+    await until_read(models)
+    assert await prompt_price(models) == 1
+    with pytest.raises(WattfareError, match="lists no model"):
+        await models.price("known")
+
+
+async def test_closing_ends_a_question(models: Catalog, source: Source) -> None:
+    source.may_answer.clear()
+    call = asyncio.create_task(prompt_price(models))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    await models.close()
+    with pytest.raises(asyncio.CancelledError):
+        await call
