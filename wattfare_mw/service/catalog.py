@@ -129,8 +129,11 @@ class Catalog:
         try:
             body = await self._fetch()
         except WattfareError as error:
-            if error.code != "invalid_request" or (self._list and self._list.body):
-                raise  # one that has been there does not go for good
+            if error.code != "invalid_request":
+                raise
+            # It is not the client's request that was refused.
+            if self._list is not None and self._list.body is not None:
+                raise _none() from None  # what has been there is not gone for good
             return _List(self._clock(), None, {})
         try:
             return _List(self._clock(), body, read_prices(body))
