@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.service import App, bearer, run_cli, run_service
+from support.service import App, bearer, chat_body, run_cli, run_service
 from support.upstream import Upstream, good
 
 from wattfare_mw.errors import WattfareBudgetExceededError, WattfareError
@@ -34,7 +34,7 @@ def test_the_rule(held: int, cap: int, ceiling: int | None, operator_pays: bool)
         assert not operator_pays or held + cap <= ceiling
 
 
-def ask(app: App, max_usd: float):
+def ask(app: App, max_usd: float | None):
     return app.http.post(
         "/grants",
         json={"requests": 5, "maxUsd": max_usd},
@@ -76,3 +76,25 @@ def test_a_ceiling_is_an_amount() -> None:
     said = run_cli("serve", *options, "--grant-ceiling-usd", "none", env=KEY)
     assert said.returncode == 2
     assert "--grant-ceiling-usd is an amount" in said.stderr
+
+
+def test_a_grant_that_names_no_cap_has_the_operators_default(tmp_path: Path) -> None:
+    # One call of three words, and not a second.
+    with run_service(tmp_path, "--grant-default-usd", "0.000009") as service, service.app() as app:
+        headers = {**app.auth, "x-wattfare-grant": ask(app, None).json()["grantToken"]}
+        statuses = [
+            app.http.post(
+                "/chat/completions", json=chat_body("one two three"), headers=headers
+            ).status_code
+            for _ in range(2)
+        ]
+        assert statuses == [200, 402]
+
+
+@pytest.mark.parametrize("amount", ["-1", "NaN", "much", "1e400", "none"])
+def test_a_default_that_is_no_amount(tmp_path: Path, amount: str) -> None:
+    database = f"sqlite:///{tmp_path / 'ledger.db'}"
+    done = run_cli("serve", "--port", "0", "--database", database, "--grant-default-usd", amount)
+    assert done.returncode in (1, 2)
+    assert "number of USD" in done.stderr or "--grant-default-usd is an amount" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -13,6 +13,7 @@ from .. import money
 from ..service import Settings, secret_from_environment
 from ..service import serve as run
 from ..service.chat import DEFAULT_MAX_TOKENS, MAX_TOKENS
+from ..service.rules import DEFAULT_GRANT
 from ..service.settings import DEFAULT_PORT, STOP_GRACE_SECONDS
 from .apps import database_option
 
@@ -48,6 +49,13 @@ NO_CEILING = "none"
     metavar="AMOUNT",
     help="The most that the one-time grants of each app may hold of your money at once; each "
     "lasts 24 hours. Without it, there are no grants of your money.",
+)
+@click.option(
+    "--grant-default-usd",
+    metavar="AMOUNT",
+    default=str(money.usd(DEFAULT_GRANT)),
+    show_default=True,
+    help="The dollar cap of a one-time grant that names none.",
 )
 @click.option(
     "--default-max-tokens",
@@ -94,6 +102,7 @@ def serve(
     upstream_key: str | None,
     user_ceiling_usd: str | None,
     grant_ceiling_usd: str | None,
+    grant_default_usd: str,
     default_max_tokens: int,
     allow_unpriced: bool,
     metrics: bool,
@@ -117,6 +126,7 @@ def serve(
         upstream_key=upstream_key or None,
         user_ceiling=_ceiling(user_ceiling_usd, operator_pays=bool(upstream_key)),
         grant_ceiling=_grant_ceiling(grant_ceiling_usd, operator_pays=bool(upstream_key)),
+        grant_default=_nanos(grant_default_usd, "--grant-default-usd is an amount in USD."),
         default_max_tokens=default_max_tokens,
         allow_unpriced=allow_unpriced,
         metrics=metrics,
@@ -156,8 +166,10 @@ def _grant_ceiling(amount: str | None, *, operator_pays: bool) -> int | None:
     return _nanos(amount, "--grant-ceiling-usd is an amount in USD.")
 
 
-def _nanos(amount: str, message: str) -> int | None:
+def _nanos(amount: str, message: str) -> int:
     try:
-        return money.cap_nanos(Decimal(amount))
-    except (InvalidOperation, ValueError):
+        nanos = money.cap_nanos(Decimal(amount))
+    except InvalidOperation:
         raise click.UsageError(message) from None
+    assert nanos is not None
+    return nanos

@@ -44,8 +44,6 @@ CORS_PATHS = frozenset({f"{PREFIX}/connections", f"{PREFIX}/grants"})
 LOWERED_HEADER = b"x-wattfare-max-tokens"
 #: The most requests that one grant may hold.
 MAX_GRANT_REQUESTS = 1000
-#: The dollar cap of a grant that names none (ours: "the operator's default").
-DEFAULT_GRANT_USD = 1
 #: How long a grant is good for, in seconds.
 GRANT_SECONDS = 24 * 3600
 
@@ -152,13 +150,12 @@ async def create_grant(request: Request) -> Response:
     asked = await read_json(request, _NewGrant)
     if not 1 <= asked.requests <= MAX_GRANT_REQUESTS:
         raise invalid(f"`requests` is a whole number from 1 to {MAX_GRANT_REQUESTS:,}.")
-    cap = money.cap_nanos(DEFAULT_GRANT_USD if asked.max_usd is None else asked.max_usd)
-    assert cap is not None
+    cap = money.cap_nanos(asked.max_usd)
     await service.throttle.grant(app.id)
     token = keys.new_grant_token()
     now = int(time.time())
     expires_at = now + GRANT_SECONDS
-    grant = Grant(asked.requests, cap, expires_at)
+    grant = Grant(asked.requests, service.terms.grant_default if cap is None else cap, expires_at)
     await service.store.add_grant(app.id, keys.digest(token), grant, service.terms, now)
     return json_response(encode(GrantResult(token, expires_at, asked.requests)))
 

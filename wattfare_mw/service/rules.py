@@ -20,12 +20,14 @@ from ..errors import (
     WattfareNotConnectedError,
     WattfareRateLimitError,
 )
-from ..money import usd
+from ..money import NANOS_PER_USD, usd
 from ..types import ConnectionStatus, Limits, Usage
 from .refusals import invalid
 
 #: How long an ``Idempotency-Key`` stands for the call that it came with, in seconds.
 KEY_SECONDS = 24 * 3600
+#: The cap of a grant that names none, unless the operator says otherwise.
+DEFAULT_GRANT = NANOS_PER_USD
 #: What a client is told to wait, in seconds, where only calls in flight hold the budget.
 IN_FLIGHT_RETRY_SECONDS = 1
 
@@ -58,11 +60,13 @@ class Grant(msgspec.Struct, frozen=True):
 
 class Terms(msgspec.Struct, frozen=True):
     """Who pays. Where the operator does, ``ceiling`` bounds each user's month, None: no bound;
-    and ``grant_ceiling`` what the grants of each app may hold at once, None: there are none."""
+    and ``grant_ceiling`` what the grants of each app may hold at once, None: there are none.
+    ``grant_default``: the cap of a grant that names none."""
 
     operator_pays: bool = False
     ceiling: int | None = None
     grant_ceiling: int | None = None
+    grant_default: int = DEFAULT_GRANT
 
 
 #: Nobody's money but the users' own.

@@ -10,7 +10,7 @@ import msgspec
 from ..transport import Secret
 from .chat import DEFAULT_MAX_TOKENS, MAX_TOKENS
 from .refusals import invalid
-from .rules import Terms
+from .rules import DEFAULT_GRANT, Terms
 from .tokens import Signer
 
 DEFAULT_DATABASE = "sqlite:///wattfare.db"
@@ -35,6 +35,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         metrics: serve ``/metrics``, to whoever asks.
         grant_ceiling: what the grants of each app may hold of the operator's money at once, in
             nano-dollars; None for no grants of it.
+        grant_default: the cap of a grant that names none, in nano-dollars.
         rate_limit_storage: ``redis://…``, to count across processes; None: each counts its own.
         secret: signs the session tokens; None: a key that is made once and kept in the database.
         stop_grace: seconds that streams may go on after SIGTERM.
@@ -51,6 +52,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     allow_unpriced: bool = False
     metrics: bool = False
     grant_ceiling: int | None = None
+    grant_default: int = DEFAULT_GRANT
     rate_limit_storage: str | None = None
     secret: bytes | None = None
     stop_grace: float = STOP_GRACE_SECONDS
@@ -84,6 +86,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             operator_pays=self.upstream_key is not None,
             ceiling=self.user_ceiling,
             grant_ceiling=self.grant_ceiling,
+            grant_default=self.grant_default,
         )
 
     def __repr__(self) -> str:
