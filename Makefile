@@ -3,8 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PYTEST_ARGS ?=
+BENCH := benchmarks/.venv
+BENCH_ARGS ?=
 
-.PHONY: help demo test lint format clean
+.PHONY: help demo test lint format bench clean
 
 help: ## what there is
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -24,22 +26,30 @@ format: $(VENV)/installed ## let ruff put the code in order
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-clean: ## forget the virtual environment
-	rm -rf $(VENV)
+bench: $(BENCH)/installed ## what it costs, measured; writes benchmarks/RESULTS.md
+	$(BENCH)/bin/python -m benchmarks $(BENCH_ARGS)
 
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+clean: ## forget the virtual environments
+	rm -rf $(VENV) $(BENCH)
 
-$(VENV)/pip:
+PIP := python -m pip install --quiet --disable-pip-version-check
+
+%/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 …")'
-	$(PYTHON) -m venv $(VENV)
-	$(PIP) --upgrade "pip>=25.1"
+	$(PYTHON) -m venv $*
+	$*/bin/$(PIP) --upgrade "pip>=25.1"
 	@touch $@
 
 # The demo needs less than the tests do, and is there sooner.
 $(VENV)/demo: $(VENV)/pip pyproject.toml
-	$(PIP) --editable ".[demo]"
+	$(BIN)/$(PIP) --editable ".[demo]"
 	@touch $@
 
 $(VENV)/installed: $(VENV)/pip pyproject.toml
-	$(PIP) --editable . --group test --group lint
+	$(BIN)/$(PIP) --editable . --group test --group lint
+	@touch $@
+
+# An environment of its own, so that the tests do not run on its event loop.
+$(BENCH)/installed: $(BENCH)/pip pyproject.toml
+	$(BENCH)/bin/$(PIP) --editable . --group bench
 	@touch $@

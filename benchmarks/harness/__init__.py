@@ -1,0 +1,1 @@
+"""Starts servers, puts load on them in turns, and makes ratios of what comes out."""

@@ -1,0 +1,79 @@
+"""What was measured on: the machine, the interpreter, the packages."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import subprocess
+from importlib import metadata
+from pathlib import Path
+
+_PACKAGES = (
+    "wattfare-mw",
+    "uvicorn",
+    "uvloop",
+    "httptools",
+    "aiohttp",
+    "httpx",
+    "httpx2",
+    "msgspec",
+    "gunicorn",
+    "starlette",
+    "whitenoise",
+    "sqlalchemy",
+    "asyncpg",
+)
+
+
+def describe() -> dict[str, str]:
+    """Name and value of each thing worth knowing."""
+    told = {
+        "CPU": f"{_cpu()}, {os.cpu_count()} cores",
+        "memory": f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB",
+        "kernel": f"{platform.system()} {platform.release()}",
+        "Python": f"{platform.python_implementation()} {platform.python_version()}",
+        "commit": _said("git", "rev-parse", "--short", "HEAD"),
+        "wrk": _said("wrk", "-v").partition(" Copyright")[0],
+        "loop and parser of uvicorn": _loop(),
+    }
+    for package in _PACKAGES:
+        try:
+            told[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            told[package] = "not installed"
+    return told
+
+
+def _cpu() -> str:
+    found = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    return found[1] if found else platform.machine()
+
+
+def _loop() -> str:
+    found = {name: _installed(name) for name in ("uvloop", "httptools")}
+    loop = "uvloop" if found["uvloop"] else "asyncio"
+    return f"{loop}, {'httptools' if found['httptools'] else 'h11'}"
+
+
+def _installed(package: str) -> bool:
+    try:
+        metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _said(*command: str) -> str:
+    try:
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=10,
+            cwd=Path(__file__).parent,
+        )
+    except OSError:
+        return ""
+    return (done.stdout or done.stderr).partition("\n")[0].strip()

@@ -1,0 +1,96 @@
+"""``results.json`` and, made of it alone, ``RESULTS.md``. A run of some rows keeps the others."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from .bench import Bench, Finding
+from .machine import describe
+
+FOLDER = Path(__file__).parents[1]
+RESULTS = FOLDER / "results.json"
+PAGE = FOLDER / "RESULTS.md"
+CHANGES = FOLDER / "CHANGES.md"
+
+_INTRODUCTION = """# What it costs
+
+Written by `make bench`; how it is measured is told in [README.md](README.md).
+Each number is a ratio from one run: of the medians of rounds in turns, at least five.
+The numbers of each round are in [results.json](results.json).
+"""
+
+
+def save(row: str, bench: Bench) -> None:
+    """Keep what this row gave, and write the page anew."""
+    kept: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    rows = kept.setdefault("rows", {})
+    rows[row] = {
+        "when": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "rounds": bench.rounds,
+        "seconds": bench.seconds,
+        "machine": describe(),
+        "findings": [asdict(finding) for finding in bench.findings],
+        "tables": bench.tables,
+        "raw": bench.raw,
+    }
+    RESULTS.write_text(json.dumps(kept, indent=1, ensure_ascii=False) + "\n")
+
+
+def write(order: list[str]) -> None:
+    """Make the page of what is kept, its rows in this order."""
+    rows: dict[str, Any] = json.loads(RESULTS.read_text())["rows"]
+    there = [name for name in order if name in rows]
+    parts = [_INTRODUCTION, "## At a glance\n", _glance({name: rows[name] for name in there})]
+    parts += ["## What each change gave\n", CHANGES.read_text().strip() + "\n"]
+    parts.append("## Row by row\n")
+    for name in there:
+        parts.append(_row(name, rows[name]))
+    parts.append("## Machine and versions\n")
+    newest = max((rows[name] for name in there), key=lambda row: row["when"])
+    parts.append(_table(["", ""], [[n, v] for n, v in newest["machine"].items() if v]))
+    PAGE.write_text("\n".join(parts))
+
+
+def line(finding: Finding) -> str:
+    """For the screen."""
+    mark = {True: "reached", False: "NOT REACHED", None: ""}[finding.reached]
+    return (
+        f"  {finding.path}: {finding.measure} against {finding.against}: "
+        f"{_number(finding.value, finding.unit)}  ({finding.reach or 'no target'})  {mark}"
+        f"  {finding.detail}"
+    )
+
+
+def _number(value: float, unit: str) -> str:
+    digits = 3 if abs(value) < 0.1 else 2 if abs(value) < 10 else 1 if abs(value) < 100 else 0
+    return f"{value:,.{digits}f} {unit}"
+
+
+def _glance(rows: dict[str, Any]) -> str:
+    lines: list[list[str]] = []
+    for name, row in rows.items():
+        for told in row["findings"]:
+            finding = Finding(**told)
+            mark = {True: "yes", False: "**no**", None: ""}[finding.reached]
+            number = _number(finding.value, finding.unit)
+            measured = f"{number} ({finding.detail})" if finding.detail else number
+            what = f"{finding.path}: {finding.measure}"
+            lines.append([f"`{name}`", what, finding.against, finding.reach, measured, mark])
+    return _table(["row", "path", "against", "to reach", "measured", "reached"], lines)
+
+
+def _row(name: str, row: dict[str, Any]) -> str:
+    parts = [f"### {name}\n", f"{row['when']}, {row['rounds']} rounds.\n"]
+    for table in row["tables"]:
+        parts += [f"{table['title']}:\n", _table(table["columns"], table["rows"])]
+    return "\n".join(parts)
+
+
+def _table(columns: list[str], rows: list[list[str]]) -> str:
+    lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
+    lines += ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,93 @@
+"""`wattfare serve` in front of the mock upstream: an app, its connected users, their load."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from wattfare_mw.service import AppKeys, create_keys
+
+from . import load
+from .load import STRAIGHT, Load
+from .processes import ROOT, Server, environment, free_port, running
+
+#: Enough users that no two calls in flight are of one user, mostly.
+USERS = 64
+
+
+@dataclass
+class Service:
+    """A running service and its app."""
+
+    server: Server
+    keys: AppKeys
+
+    def completions(self, users: int = USERS, **more: Any) -> Load:
+        return self._paid(load.completions(STRAIGHT, users=users, **more))
+
+    def streams(self, users: int = USERS, **more: Any) -> Load:
+        return self._paid(load.streams(STRAIGHT, users=users, **more))
+
+    def connect(self, users: int = USERS) -> None:
+        """Give ``user_1`` to ``user_…`` a budget with a cap."""
+        for number in range(1, users + 1):
+            secret = self.keys.secret_key
+            session = self._post("/sessions", {"appUserId": f"user_{number}"}, secret)
+            self._post("/connections", {"monthlyUsd": 1_000_000}, session["token"])
+
+    def _paid(self, what: Load) -> Load:
+        headers = {**what.headers, "authorization": f"Bearer {self.keys.secret_key}"}
+        return Load(
+            what.path, what.body, headers, what.expect, what.method, what.connections, what.users
+        )
+
+    def _post(self, path: str, body: Any, credential: str) -> Any:
+        request = urllib.request.Request(
+            f"{self.server.url}/api/v1{path}",
+            json.dumps(body).encode(),
+            {"content-type": "application/json", "authorization": f"Bearer {credential}"},
+        )
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return json.load(answer)
+
+
+@contextmanager
+def data_folder() -> Iterator[Path]:
+    """On the disk that the project is on: a temporary folder may be in memory, where nothing is
+    durable."""
+    with tempfile.TemporaryDirectory(prefix=".data-", dir=ROOT / "benchmarks") as folder:
+        yield Path(folder)
+
+
+def sqlite(folder: Path, name: str = "ledger") -> str:
+    return f"sqlite:///{folder / name}.db"
+
+
+@contextmanager
+def serving(
+    name: str, database: str, upstream_url: str, *, users: int = USERS
+) -> Iterator[Service]:
+    """The service as it is by default, durable, in one process, with so many users connected."""
+    keys = create_keys(database, "bench", "test")
+    with process(name, database, upstream_url) as server:
+        service = Service(server, keys)
+        service.connect(users)
+        yield service
+
+
+@contextmanager
+def process(name: str, database: str, upstream_url: str) -> Iterator[Server]:
+    """One more process over this database."""
+    port = free_port()
+    options = ["--port", str(port), "--database", database, "--stop-grace", "0"]
+    command = [sys.executable, "-m", "wattfare_mw.cli", "serve", *options]
+    command += ["--upstream", f"{upstream_url}/api/v1"]
+    with running(name, port, command, env=environment()) as server:
+        yield server

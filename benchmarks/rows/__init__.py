@@ -1,0 +1,44 @@
+"""The rows of the table, each a benchmark that runs alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ..harness.bench import Bench
+from . import in_process, inference, service
+
+
+@dataclass(frozen=True)
+class Row:
+    """A benchmark.
+
+    Attributes:
+        quick: does it run in the quick mode? Not where something must be installed for it.
+    """
+
+    about: str
+    run: Callable[[Bench], None]
+    quick: bool = True
+    needs_wrk: bool = True
+
+
+ROWS: dict[str, Row] = {
+    "not-ours-asgi": Row("not ours, ASGI", in_process.not_ours_asgi, needs_wrk=False),
+    "not-ours-wsgi": Row("not ours, WSGI", in_process.not_ours_wsgi, needs_wrk=False),
+    "json-aiohttp": Row("inference, JSON, aiohttp", inference.over("aiohttp", "json", 0.85)),
+    "streams-aiohttp": Row(
+        "inference, streams, aiohttp", inference.over("aiohttp", "streams", 0.85)
+    ),
+    "json-httpx": Row("inference, JSON, httpx", inference.over("httpx", "json", 0.95)),
+    "streams-httpx": Row("inference, streams, httpx", inference.over("httpx", "streams", 0.95)),
+    "json-httpx2": Row("inference, JSON, httpx2", inference.over("httpx2", "json", 0.95)),
+    "streams-httpx2": Row("inference, streams, httpx2", inference.over("httpx2", "streams", 0.95)),
+    "token": Row("the token path", inference.token),
+    "wsgi-json": Row("inference, JSON, WSGI", inference.over_wsgi("json")),
+    "wsgi-streams": Row("inference, streams, WSGI", inference.over_wsgi("streams")),
+    "service-json": Row("the service, JSON, SQLite", service.sqlite_row("json", 0.5)),
+    "service-streams": Row("the service, streams, SQLite", service.sqlite_row("streams", 0.6)),
+    "postgresql": Row("the service on PostgreSQL", service.postgresql, quick=False),
+    "import": Row("import wattfare_mw", in_process.imports, needs_wrk=False),
+}

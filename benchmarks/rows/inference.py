@@ -1,0 +1,103 @@
+"""The middleware's inference and token paths, next to bare pass-throughs on the same client."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+from contextlib import ExitStack
+
+from ..harness import load
+from ..harness.bench import Bench, Subject, rates, ratio, versus
+from ..harness.load import BARE, OURS, SIGNED_IN, STRAIGHT, Load
+from ..harness.processes import asgi, upstream, wsgi
+from ..upstream import answers
+
+
+def _loads(kind: str) -> Callable[..., Load]:
+    return load.streams if kind == "streams" else load.completions
+
+
+def over(client: str, kind: str, at_least: float) -> Callable[[Bench], None]:
+    """Ours against the bare one over this client, ``json`` or ``streams``."""
+
+    def run(bench: Bench) -> None:
+        make = _loads(kind)
+        unit = "streams/s" if kind == "streams" else "requests/s"
+        with ExitStack() as stack:
+            up = stack.enter_context(upstream())
+            bare = stack.enter_context(asgi("bare", f"peers.asgi:over_{client}", up.url))
+            ours = stack.enter_context(asgi("ours", f"apps.asgi:over_{client}", up.url))
+            subjects = [
+                Subject("bare", bare, make(BARE), (up,)),
+                Subject("ours", ours, signed_in(make(OURS)), (up,)),
+            ]
+            if client == "aiohttp":
+                subjects.append(Subject("straight", up, make(STRAIGHT)))
+            if client == "aiohttp" and kind == "json":
+                app = "apps.asgi:over_aiohttp_sync_user"
+                name = "ours, resolve_user not async"
+                sync_user = stack.enter_context(asgi(name, app, up.url))
+                subjects.append(Subject(name, sync_user, signed_in(make(OURS)), (up,)))
+            samples = bench.load(f"{kind} over {client}", subjects)
+        path, against = f"inference, {kind}, {client}", f"bare {client} pass-through"
+        value = ratio(rates(samples["ours"]), rates(samples["bare"]))
+        detail = versus(samples, "ours", "bare", unit)
+        bench.judge(path, "throughput", against, value, at_least=at_least, detail=detail)
+        if kind == "json" and client == "aiohttp":
+            for measure in ("p50_ms", "p99_ms"):
+                a, b = ([getattr(s, measure) for s in samples[n]] for n in ("ours", "bare"))
+                detail = f"{statistics.median(a):.2f} against {statistics.median(b):.2f} ms"
+                name = "median" if measure == "p50_ms" else "p99"
+                bench.judge(path, name, against, ratio(a, b), at_most=1.15, detail=detail)
+
+    return run
+
+
+def signed_in(what: Load) -> Load:
+    """The same as a user's browser sends it."""
+    return Load(
+        what.path, what.body, SIGNED_IN, what.expect, what.method, what.connections, what.users
+    )
+
+
+def token(bench: Bench) -> None:
+    """The token path against a bare pass-through of ``POST /sessions``."""
+    asked = Load("/sessions", b'{"appUserId":"user_1"}', load.AUTHORIZED, answers.SESSION_BODY)
+    with (
+        upstream() as up,
+        asgi("bare", "peers.asgi:over_aiohttp", up.url) as bare,
+        asgi("ours", "apps.asgi:over_aiohttp", up.url) as ours,
+    ):
+        subjects = [
+            Subject("bare", bare, asked, (up,)),
+            Subject("ours", ours, Load("/api/wattfare-token", b"", SIGNED_IN), (up,)),
+        ]
+        samples = bench.load("token", subjects)
+    value = ratio(rates(samples["ours"]), rates(samples["bare"]))
+    detail = versus(samples, "ours", "bare", "requests/s")
+    against = "bare pass-through of POST /sessions"
+    bench.judge("token path", "throughput", against, value, at_least=0.85, detail=detail)
+
+
+def over_wsgi(kind: str) -> Callable[[Bench], None]:
+    """WSGI under gunicorn's gthread."""
+
+    def run(bench: Bench) -> None:
+        make = _loads(kind)
+        with (
+            upstream() as up,
+            wsgi("bare", "peers.wsgi:over_httpx", up.url) as bare,
+            wsgi("ours", "apps.wsgi:over_httpx", up.url) as ours,
+        ):
+            subjects = [
+                Subject("bare", bare, make(BARE), (up,)),
+                Subject("ours", ours, signed_in(make(OURS)), (up,)),
+            ]
+            samples = bench.load(f"WSGI, {kind}", subjects)
+        value = ratio(rates(samples["ours"]), rates(samples["bare"]))
+        detail = versus(samples, "ours", "bare", "streams/s" if kind == "streams" else "requests/s")
+        path = f"WSGI inference, {kind}, gunicorn gthread"
+        against = "bare pass-through on httpx"
+        bench.judge(path, "throughput", against, value, at_least=0.9, detail=detail)
+
+    return run

@@ -1,0 +1,25 @@
+"""The benchmarks work: each row once, for a moment; no time is judged."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from support.service import environment
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_every_row_works() -> None:
+    run = subprocess.run(
+        [sys.executable, "-m", "benchmarks", "--quick"],
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "works" in run.stdout
