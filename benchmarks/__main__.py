@@ -25,7 +25,7 @@ def main() -> int:
             print(f"{name}: skipped: wrk is not there (apt-get install wrk)")
             failed += 1
             continue
-        bench = Bench(options.quick, options.rounds, options.seconds)
+        bench = Bench(options.quick, options.rounds, options.seconds, options.keep_counts)
         began = time.monotonic()
         print(f"{name} …", flush=True)
         try:
@@ -55,6 +55,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", choices=list(ROWS), metavar="ROW", help="these rows")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=4, help="of load, each time")
+    parser.add_argument(
+        "--keep-counts", action="store_true", help="the instruction counts of now are those to keep"
+    )
     parser.add_argument("--list", action="store_true", help="name the rows, and do no more")
     options = parser.parse_args()
     if options.list:

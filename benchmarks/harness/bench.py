@@ -57,6 +57,7 @@ class Bench:
     quick: bool = False
     rounds: int = 5
     seconds: float = 4
+    keep_counts: bool = False
     findings: list[Finding] = field(default_factory=list)
     tables: list[dict[str, Any]] = field(default_factory=list)
     raw: dict[str, Any] = field(default_factory=dict)

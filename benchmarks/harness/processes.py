@@ -143,6 +143,7 @@ def asgi(name: str, app: str, upstream_url: str, **env: str) -> Iterator[Server]
     port = free_port()
     options = ["--port", str(port), "--log-level", "warning", "--no-access-log", "--ws", "none"]
     more = ["--lifespan", "on", "--timeout-keep-alive", "75", "--factory"]
+    more += ["--timeout-graceful-shutdown", "1"]
     command = [sys.executable, "-m", "uvicorn", f"benchmarks.{app}", *options, *more]
     env["BENCH_UPSTREAM"] = upstream_url
     with running(name, port, command, env=environment(**env)) as server:

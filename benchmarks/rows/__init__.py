@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..harness.bench import Bench
-from . import in_process, inference, service
+from . import counts, gateways, growth, in_process, inference, service, streams
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,18 @@ ROWS: dict[str, Row] = {
     "wsgi-streams": Row("inference, streams, WSGI", inference.over_wsgi("streams")),
     "service-json": Row("the service, JSON, SQLite", service.sqlite_row("json", 0.5)),
     "service-streams": Row("the service, streams, SQLite", service.sqlite_row("streams", 0.6)),
+    "litellm-json": Row(
+        "the service, JSON, LiteLLM and Portkey", gateways.row("json", 60), quick=False
+    ),
+    "litellm-streams": Row(
+        "the service, streams, LiteLLM and Portkey", gateways.row("streams", 60), quick=False
+    ),
     "postgresql": Row("the service on PostgreSQL", service.postgresql, quick=False),
+    "first-byte": Row("first byte of a stream, all through", streams.first_byte, needs_wrk=False),
+    "memory": Row("memory of open streams", streams.memory, needs_wrk=False),
     "import": Row("import wattfare_mw", in_process.imports, needs_wrk=False),
+    "growth-bodies": Row("bodies of 1 kB to 1 MB", growth.bodies),
+    "growth-ledger": Row("ledgers of 10 to a million rows", growth.history),
+    "growth-users": Row("10 to 100,000 users", growth.users),
+    "counts": Row("instruction counts", counts.row, needs_wrk=False),
 }

@@ -1,0 +1,81 @@
+"""``python -m benchmarks.counted WHAT TIMES``: runs something so often; :mod:`.harness.counts`
+has callgrind count its instructions."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from wattfare_mw import calls
+from wattfare_mw.flow import run
+from wattfare_mw.middleware.asgi import request_of
+from wattfare_mw.middleware.gate import ReadBody
+from wattfare_mw.middleware.relay import Relay
+from wattfare_mw.sessions import Ask
+from wattfare_mw.web import Headers
+
+from .apps import asgi, wsgi
+from .apps.users import COOKIE
+from .harness.load import OURS, chat
+from .rows.in_process import asgi_call, ours_around, wsgi_call
+from .upstream import answers
+
+
+class _Answer:
+    """The service's, which is here at once."""
+
+    status = 200
+
+    def __init__(self, content_type: str) -> None:
+        self.headers = Headers([("content-type", content_type)])
+
+
+def _gate(*, stream: bool) -> Callable[[], None]:
+    """The gate on one fixed inference request; what it asks for is there at once."""
+    gate = ours_around(asgi.hello)._gate
+    body = chat(stream=stream)
+    headers = [
+        (b"host", b"127.0.0.1:8000"),
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(body)).encode()),
+        (b"cookie", COOKIE.encode()),
+        (b"x-request-id", b"fixed"),
+    ]
+    scope = {"type": "http", "method": "POST", "path": OURS, "headers": headers}
+    answer = _Answer("text/event-stream" if stream else "application/json")
+    events = [answers.STREAM_BODY[i : i + 200] for i in range(0, len(answers.STREAM_BODY), 200)]
+
+    def perform(need: Any) -> Any:
+        if isinstance(need, Ask):
+            return need.function(*need.args)
+        if isinstance(need, ReadBody):
+            return body
+        if isinstance(need, calls.Send):
+            return answer
+        if isinstance(need, calls.Read):
+            return answers.COMPLETION_BODY
+        return None
+
+    def call() -> None:
+        reply = run(gate.answer(request_of(scope, OURS)), perform)
+        assert reply.status == 200
+        if isinstance(reply, Relay):
+            for event in events:
+                reply.feed(event)
+            reply.end()
+
+    return call
+
+
+WHAT: dict[str, Callable[[], Callable[[], None]]] = {
+    "not ours, ASGI": lambda: asgi_call(ours_around(asgi.hello)),
+    "not ours, WSGI": lambda: wsgi_call(ours_around(wsgi.hello)),
+    "the gate, JSON": lambda: _gate(stream=False),
+    "the gate, a stream of 100 chunks": lambda: _gate(stream=True),
+}
+
+if __name__ == "__main__":
+    repeated = WHAT[sys.argv[1]]()
+    for _ in range(int(sys.argv[2])):
+        repeated()

@@ -1,0 +1,114 @@
+"""What becomes of the cost as the work grows: larger bodies, a longer history, more users."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, closing
+from pathlib import Path
+
+from ..harness import load
+from ..harness.bench import Bench, Subject, rates, ratio, versus
+from ..harness.load import BARE, OURS, SIGNED_IN, Load
+from ..harness.processes import asgi, upstream
+from ..harness.service import data_folder, process, serving, sqlite
+from ..upstream import answers
+
+_SIZES = (1_000, 10_000, 100_000, 1_000_000)
+_ROWS = (10, 1_000_000)
+_USERS = (10, 100_000)
+#: How much of a change is none, for what is to be flat.
+_FLAT = 1.15
+
+
+def bodies(bench: Bench) -> None:
+    """Bodies of 1 kB to 1 MB, one at a time, ours beside the bare pass-through."""
+    with (
+        upstream() as up,
+        asgi("bare", "peers.asgi:over_aiohttp", up.url) as bare,
+        asgi("ours", "apps.asgi:over_aiohttp", up.url) as ours,
+    ):
+        subjects: list[Subject] = []
+        for size in _SIZES:
+            body = load.chat(text="word " * (size // 5))
+            for name, server, path in (("bare", bare, BARE), ("ours", ours, OURS)):
+                asked = Load(path, body, SIGNED_IN, answers.COMPLETION_BODY, connections=1)
+                subjects.append(Subject(f"{name}, {size:,} bytes", server, asked))
+        samples = bench.load("bodies, one client", subjects)
+    least = 0.0
+    for size in _SIZES:
+        ours_ms, bare_ms = (
+            [s.p50_ms for s in samples[f"{name}, {size:,} bytes"]] for name in ("ours", "bare")
+        )
+        value = ratio(ours_ms, bare_ms)
+        least = least or value
+        detail = f"{ours_ms[0]:.2f} against {bare_ms[0]:.2f} ms in the first round"
+        path, against = f"inference, a body of {size:,} bytes", "bare aiohttp pass-through"
+        reach = None if size == _SIZES[0] else round(least * _FLAT, 2)
+        bench.judge(path, "median", against, value, at_most=reach, detail=detail)
+
+
+def history(bench: Bench) -> None:
+    """A ledger of ten rows and one of a million."""
+    _service_on(bench, _ROWS, "rows in the ledger", _fill_ledger, lambda _: 10)
+
+
+def users(bench: Bench) -> None:
+    """Ten users and a hundred thousand, in turns."""
+    _service_on(bench, _USERS, "users", _fill_users, lambda count: count)
+
+
+def _service_on(
+    bench: Bench,
+    sizes: tuple[int, int],
+    what: str,
+    fill: Callable[[Path, str, int], None],
+    in_turn: Callable[[int], int],
+) -> None:
+    few, many = sizes if not bench.quick else (10, 1000)
+    with ExitStack() as stack:
+        enter = stack.enter_context
+        up = enter(upstream())
+        subjects: list[Subject] = []
+        for count in (few, many):
+            folder = enter(data_folder())
+            database = sqlite(folder)
+            with serving("first", database, up.url, users=10 if not bench.quick else 2) as first:
+                app_id = first.keys.app_id
+            fill(folder / "ledger.db", app_id, count)
+            name = f"{count:,} {what}"
+            first.server = enter(process(name, database, up.url))
+            subjects.append(Subject(name, first.server, first.completions(in_turn(count)), (up,)))
+        samples = bench.load(what, subjects)
+    a, b = (f"{count:,} {what}" for count in (many, few))
+    value = ratio(rates(samples[a]), rates(samples[b]))
+    detail = versus(samples, a, b, "requests/s")
+    reach = round(1 / _FLAT, 2)
+    bench.judge(f"service, {a}", "throughput", b, value, at_least=reach, detail=detail)
+
+
+def _fill_ledger(path: Path, app_id: str, count: int) -> None:
+    now = int(time.time())
+    rows = (
+        (f"filled-{n}", now, now, app_id, f"user_{n % 10 + 1}", "2020-01", answers.MODEL, n)
+        for n in range(count)
+    )
+    with closing(sqlite3.connect(path)) as database, database:
+        database.executemany(
+            "INSERT INTO ledger (reservation_id, reserved_at, settled_at, app_id, user_id, month,"
+            " model, prompt_tokens, completion_tokens, reserved_nanos, billed_nanos, ended,"
+            " request_id) VALUES (?, ?, ?, ?, ?, ?, ?, ?, 1, 1, 1, 'complete', 'filled')",
+            rows,
+        )
+
+
+def _fill_users(path: Path, app_id: str, count: int) -> None:
+    now = int(time.time())
+    rows = ((app_id, f"user_{n + 1}", now) for n in range(count))
+    with closing(sqlite3.connect(path)) as database, database:
+        database.executemany(
+            "INSERT OR IGNORE INTO connections (app_id, user_id, cap_nanos, connected, changed_at)"
+            " VALUES (?, ?, 1000000000000000, 1, ?)",
+            rows,
+        )
