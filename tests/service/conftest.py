@@ -52,3 +52,11 @@ def redis_url() -> Iterator[str]:
     """A Redis server."""
     with run_redis() as url:
         yield url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest, tmp_path) -> str:
+    """One that several processes can share."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'shared.db'}"
+    return request.getfixturevalue("cluster").database()
