@@ -18,7 +18,7 @@ import pytest
 #: How long any of this may take, in seconds.
 PATIENCE = 60
 MISSING = (
-    "PostgreSQL is not installed, so that the ledger is tested on SQLite only. "
+    "PostgreSQL is not installed: the ledger is tested on SQLite only. "
     "To have the rest: apt-get install postgresql (Debian), and the extra `postgresql`."
 )
 #: Nothing here outlives the machine, so that nothing needs to reach the disk. What is committed
@@ -82,12 +82,16 @@ class Cluster:
         """Make its files."""
         self._run("initdb", "-U", "wattfare", "-A", "trust", "-E", "UTF8", "--no-sync")
 
-    def _run(self, command: str, *arguments: str) -> None:
-        line = [str(self._binaries / command), "-D", str(self.folder / "data"), *arguments]
+    def command(self, name: str, *arguments: str) -> list[str]:
+        """The command line of one of PostgreSQL's programs, for this cluster."""
+        line = [str(self._binaries / name), "-D", str(self.folder / "data"), *arguments]
         if os.geteuid() == 0:  # which PostgreSQL refuses to be
             line = ["runuser", "-u", "postgres", "--", *line]
+        return line
+
+    def _run(self, name: str, *arguments: str) -> None:
         done = subprocess.run(
-            line,
+            self.command(name, *arguments),
             check=False,
             cwd="/",
             stdin=subprocess.DEVNULL,
@@ -115,15 +119,30 @@ def run_cluster() -> Iterator[Cluster]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     cluster = Cluster(folder, binaries, port)
-    try:
+    stop = cluster.command("pg_ctl", "-w", "-m", "immediate", "stop")
+    with at_the_end('cd /; "$@"; rm -rf "$0"', str(folder), *stop):
         cluster.create()
         cluster.start()
-        try:
-            yield cluster
-        finally:
-            cluster.stop()
+        yield cluster
+
+
+@contextmanager
+def at_the_end(script: str, name: str, *arguments: str) -> Iterator[None]:
+    """Run a shell's script (``$0`` is the name) when the block ends, or this process, however it
+    dies: the shell waits for an end that comes either way."""
+    shell = subprocess.Popen(
+        ["sh", "-c", f"cat; {script}", name, *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,  # so that what kills the others does not kill it
+    )
+    assert shell.stdin is not None
+    try:
+        yield
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        shell.stdin.close()
+        shell.wait(PATIENCE)
 
 
 def _binaries() -> Path | None:

@@ -11,11 +11,11 @@ from contextlib import contextmanager, suppress
 
 import pytest
 
-from .postgres import PATIENCE, install
+from .postgres import PATIENCE, at_the_end, install
 from .service import eventually
 
 MISSING = (
-    "Redis is not installed, so that rate limits are tested in memory only. "
+    "Redis is not installed: rate limits are tested in memory only. "
     "To have the rest: apt-get install redis-server (Debian), and the extra `redis`."
 )
 
@@ -41,9 +41,7 @@ def run_redis() -> Iterator[str]:
         assert process.poll() is None
         return False
 
-    try:
+    with at_the_end('kill "$1"', "redis", str(process.pid)):
         eventually(listens)
         yield f"redis://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait(PATIENCE)
+    process.wait(PATIENCE)
