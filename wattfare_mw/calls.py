@@ -26,12 +26,12 @@ from .transport import HTTPRequest, Secret
 from .types import (
     API_PREFIX,
     GRANT_HEADER,
-    MAX_USER_ID,
     USER_HEADER,
     ConnectionStatus,
     CreatedSession,
     RequestLimit,
     SessionRequest,
+    check_user_id,
     decode,
     encode,
 )
@@ -113,23 +113,6 @@ def grant_payer(grant_token: str) -> Payer:
     if not isinstance(grant_token, str) or not grant_token or not _visible(grant_token):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise WattfareGrantError("This is no grant token: a grant token is visible ASCII.")
     return Payer(GRANT_HEADER, Secret(grant_token))
-
-
-def check_user_id(user_id: object) -> str:
-    """``user_id``, if it can be one.
-
-    Raises:
-        WattfareError: ``invalid_request``.
-    """
-    if not isinstance(user_id, str):
-        why = f"not {type(user_id).__name__}"
-    elif not 1 <= len(user_id) <= MAX_USER_ID:
-        why = f"of 1 to {MAX_USER_ID} characters"
-    elif any("\ud800" <= char <= "\udfff" for char in user_id):
-        why = "without surrogates"
-    else:
-        return user_id
-    raise WattfareError(f"A user id is a string, {why}.", code="invalid_request", status=400)
 
 
 def _visible(text: str) -> bool:

@@ -14,7 +14,7 @@ import msgspec
 from . import calls
 from .errors import WattfareAuthError, WattfareError
 from .flow import Flow
-from .types import encode
+from .types import check_user_id, encode
 from .web import Request, Response, json_response
 
 logger = logging.getLogger("wattfare_mw")
@@ -65,7 +65,7 @@ def identify(request: Request, resolve_user: ResolveUser) -> Flow[str]:
     if user_id is None:
         raise NotSignedInError
     try:
-        return calls.check_user_id(user_id)
+        return check_user_id(user_id)
     except WattfareError as error:
         raise AppError(f"resolve_user must give a user id or None. {error.message}") from None
 

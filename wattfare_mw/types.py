@@ -27,6 +27,27 @@ MAX_USER_ID = 256
 SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._~+/=:-]{1,128}")
 
 
+def check_user_id(user_id: object) -> str:
+    """An app's own id of a user, if it can be one: any text of 1 to :data:`MAX_USER_ID`
+    characters, without NUL, which databases do not keep, and without halves of surrogate pairs,
+    which have no form in UTF-8.
+
+    Raises:
+        WattfareError: ``invalid_request``; it cannot.
+    """
+    if not isinstance(user_id, str):
+        why = f"not {type(user_id).__name__}"
+    elif not 1 <= len(user_id) <= MAX_USER_ID:
+        why = f"of 1 to {MAX_USER_ID} characters"
+    elif "\0" in user_id:
+        why = "without NUL"
+    elif any("\ud800" <= char <= "\udfff" for char in user_id):
+        why = "without surrogates"
+    else:
+        return user_id
+    raise WattfareError(f"A user id is a string, {why}.", code="invalid_request", status=400)
+
+
 class RequestLimit(msgspec.Struct, rename="camel", frozen=True):
     """The cap that an app asks for on behalf of its user.
 

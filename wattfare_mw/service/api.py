@@ -16,7 +16,7 @@ from .. import money
 from ..errors import WattfareError
 from ..money import Usd
 from ..types import API_PREFIX as PREFIX
-from ..types import ConnectionStatus, GrantResult, SessionRequest, encode
+from ..types import ConnectionStatus, GrantResult, SessionRequest, check_user_id, encode
 from . import chat, identity, keys, rules
 from .calls import Calls, taken_back
 from .keys import App
@@ -80,7 +80,7 @@ async def create_session(request: Request) -> Response:
     service = _service(request)
     app = await identity.app_by_secret_key(request, service.store)
     asked = await read_json(request, _NewSession)
-    user_id = identity.check_user_id(asked.app_user_id)
+    user_id = check_user_id(asked.app_user_id)
     await service.throttle.session(app.id, user_id)
     limit = asked.request_limit.monthly_usd if asked.request_limit else None
     session = Session(app.id, user_id, money.cap_nanos(limit))

@@ -10,7 +10,7 @@ from urllib.parse import parse_qsl, unquote_to_bytes
 from starlette.requests import Request
 
 from ..errors import WattfareAuthError
-from ..types import GRANT_HEADER, MAX_USER_ID, USER_HEADER
+from ..types import GRANT_HEADER, USER_HEADER, check_user_id
 from . import keys
 from .keys import App
 from .refusals import invalid
@@ -30,18 +30,6 @@ MAX_KEY = 255
 
 _BEARER = re.compile(r"bearer +([!-~]+) *", re.IGNORECASE)
 _PERCENT_ENCODED = re.compile(r"(?:[!-$&-~]|%[0-9A-Fa-f]{2})+")
-
-
-def check_user_id(user_id: str) -> str:
-    """An app's id of a user: any text of 1 to :data:`MAX_USER_ID` characters, without NUL,
-    which databases do not keep.
-
-    Raises:
-        WattfareError: ``invalid_request``.
-    """
-    if not 0 < len(user_id) <= MAX_USER_ID or "\0" in user_id:
-        raise invalid(f"A user id is a string of 1 to {MAX_USER_ID} characters, none of them NUL.")
-    return user_id
 
 
 def user_in_header(request: Request) -> str | None:
