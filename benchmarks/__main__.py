@@ -6,9 +6,9 @@ import argparse
 import sys
 import time
 
-from .harness import report
+from .harness import report, tools
 from .harness.bench import Bench
-from .harness.load import has_wrk
+from .harness.machine import busy
 from .harness.processes import BenchError, allow_many_files
 from .rows import ROWS
 
@@ -16,17 +16,21 @@ from .rows import ROWS
 def main() -> int:
     options = _options()
     allow_many_files()
+    if not options.quick:
+        tools.install_missing()
     failed = missed = 0
     for name in options.only or list(ROWS):
         row = ROWS[name]
         if options.quick and not row.quick:
             continue
-        if not options.quick and row.needs_wrk and not has_wrk():
+        if not options.quick and row.needs_wrk and not tools.has("wrk"):
             print(f"{name}: skipped: wrk is not there (apt-get install wrk)")
             failed += 1
             continue
         bench = Bench(options.quick, options.rounds, options.seconds, options.keep_counts)
         began = time.monotonic()
+        if not options.quick:
+            bench.busy = busy()
         print(f"{name} …", flush=True)
         try:
             row.run(bench)

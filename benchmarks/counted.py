@@ -1,5 +1,5 @@
-"""``python -m benchmarks.counted WHAT TIMES``: runs something so often; :mod:`.harness.counts`
-has callgrind count its instructions."""
+"""``python -m benchmarks.counted WHAT TIMES BARE``: runs something so often, and what it is to be
+compared with so often; :mod:`.harness.counts` has callgrind count the instructions."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from wattfare_mw.web import Headers
 
 from .apps import asgi, wsgi
 from .apps.users import COOKIE
+from .harness.direct import asgi_call, ours_around, wsgi_call
 from .harness.load import OURS, chat
-from .rows.in_process import asgi_call, ours_around, wsgi_call
 from .upstream import answers
 
 
@@ -68,14 +68,24 @@ def _gate(*, stream: bool) -> Callable[[], None]:
     return call
 
 
-WHAT: dict[str, Callable[[], Callable[[], None]]] = {
-    "not ours, ASGI": lambda: asgi_call(ours_around(asgi.hello)),
-    "not ours, WSGI": lambda: wsgi_call(ours_around(wsgi.hello)),
-    "the gate, JSON": lambda: _gate(stream=False),
-    "the gate, a stream of 100 chunks": lambda: _gate(stream=True),
+def _nothing() -> None:
+    pass
+
+
+Call = Callable[[], None]
+
+#: What is counted, and what is taken from it.
+WHAT: dict[str, Callable[[], tuple[Call, Call]]] = {
+    "not ours, ASGI": lambda: (asgi_call(ours_around(asgi.hello)), asgi_call(asgi.hello)),
+    "not ours, WSGI": lambda: (wsgi_call(ours_around(wsgi.hello)), wsgi_call(wsgi.hello)),
+    "the gate, JSON": lambda: (_gate(stream=False), _nothing),
+    "the gate, a stream of 100 chunks": lambda: (_gate(stream=True), _nothing),
 }
+#: Calls before the counting: what is done once, and what Python learns of its own code.
+_WARM_UP = 20
 
 if __name__ == "__main__":
-    repeated = WHAT[sys.argv[1]]()
-    for _ in range(int(sys.argv[2])):
-        repeated()
+    calls_of = WHAT[sys.argv[1]]()
+    for call, more in zip(calls_of, sys.argv[2:], strict=True):
+        for _ in range(_WARM_UP + int(more)):
+            call()

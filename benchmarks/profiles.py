@@ -1,7 +1,7 @@
 """``python -m benchmarks.profiles``: where the time goes under load, by py-spy, as text.
 
 Writes ``profiles/NAME.txt``: the functions by their own time and by all that they call, as shares
-of the samples in which the process ran.
+of the samples in which a thread ran.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from .rows.inference import signed_in
 
 FOLDER = Path(__file__).with_name("profiles")
 _SECONDS = 10
-_LINES = 40
+_LINES = 45
+_FRAME = frozenset({"built in", "asyncio", "click", "concurrent", "wattfare_mw/cli/serve.py"})
 
 Case = Callable[[], "Iterator[tuple[Server, Load]]"]
 
@@ -77,7 +78,17 @@ def profile(name: str) -> str:
         loading.start()
         with tempfile.NamedTemporaryFile() as file:
             command = ["py-spy", "record", "--pid", str(_worker(server)), "--format", "raw"]
-            command += ["--rate", "250", "--duration", str(_SECONDS), "--output", file.name]
+            command += [
+                "--threads",
+                "--rate",
+                "250",
+                "--duration",
+                str(_SECONDS),
+                "--output",
+                file.name,
+            ]
+            if name.startswith("wsgi"):  # of threads that wait for each other, the one that runs
+                command.append("--gil")
             spy = [str(Path(sys.executable).with_name(command[0])), *command[1:]]
             subprocess.run(spy, check=True, capture_output=True, timeout=120)
             stacks = Path(file.name).read_text().splitlines()
@@ -91,21 +102,36 @@ def _worker(server: Server) -> int:
 
 
 def _text(name: str, stacks: list[str]) -> str:
+    packages: collections.Counter[str] = collections.Counter()
     own: collections.Counter[str] = collections.Counter()
     all_in: collections.Counter[str] = collections.Counter()
-    total = 0
     for line in stacks:
-        frames, _, count = line.rpartition(" ")
+        frames, _, text = line.rpartition(" ")
+        count = int(text)
         names = [_function(frame) for frame in frames.split(";")]
-        total += int(count)
-        own[names[-1]] += int(count)
+        packages[_package(names[-1])] += count
+        own[names[-1]] += count
         for each in set(names):
-            all_in[each] += int(count)
+            all_in[each] += count
+    total = own.total()
+    # What starts a process or a thread stands in every stack and tells nothing.
+    all_in = collections.Counter({f: n for f, n in all_in.items() if _package(f) not in _FRAME})
     parts = [f"{name}: {total} samples in {_SECONDS} s"]
-    for title, counter in (("by own time", own), ("with all that they call", all_in)):
+    for title, counter in (
+        ("by package, own time", packages),
+        ("by function, own time", own),
+        ("by function, with all that it calls", all_in),
+    ):
         parts.append(f"\n{title}")
         parts += [f"{n / total:7.1%}  {f}" for f, n in counter.most_common(_LINES)]
     return "\n".join(parts) + "\n"
+
+
+def _package(function: str) -> str:
+    path = function.rpartition("(")[2].rstrip(")")
+    top, _, rest = path.partition("/")
+    # Our own by module.
+    return path if top == "wattfare_mw" else top if rest else "built in"
 
 
 def _function(frame: str) -> str:

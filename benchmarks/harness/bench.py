@@ -51,6 +51,7 @@ class Bench:
 
     Attributes:
         quick: one round of next to nothing, to see that all of it works; times tell nothing.
+        busy: how much of the machine others took before it.
         findings, tables, raw: what there is to say, to show, and to keep.
     """
 
@@ -58,6 +59,7 @@ class Bench:
     rounds: int = 5
     seconds: float = 4
     keep_counts: bool = False
+    busy: float = 0.0
     findings: list[Finding] = field(default_factory=list)
     tables: list[dict[str, Any]] = field(default_factory=list)
     raw: dict[str, Any] = field(default_factory=dict)

@@ -1,7 +1,8 @@
 """Instructions, counted by callgrind: what is too small to time, and the same on a busy machine.
 
-A process runs the thing N times, another one 2N times; their difference is N of it, without the
-start. The counts that are kept hold for one build of Python only, which is kept with them.
+A process runs the thing N times, another one as often what it is compared with (for a request
+that is not ours: the bare app). Their difference, through N, is what it takes, without the start.
+The counts that are kept hold for one build of Python only, which is kept with them.
 """
 
 from __future__ import annotations
@@ -19,15 +20,13 @@ from pathlib import Path
 from .processes import ROOT, BenchError, environment
 
 KEPT = ROOT / "benchmarks" / "counts.json"
-_TIMES = {False: 500, True: 20}
 
 
-def count(what: str, *, few: bool) -> float:
+def count(what: str, times: int) -> float:
     """The instructions of one of it."""
     if shutil.which("valgrind") is None:
         raise BenchError("valgrind is not installed (Debian: apt-get install valgrind)")
-    times = _TIMES[few]
-    return (_total(what, 3 * times) - _total(what, times)) / (2 * times)
+    return (_total(what, times, 0) - _total(what, 0, times)) / times
 
 
 def build() -> dict[str, str]:
@@ -53,11 +52,11 @@ def keep(counts: dict[str, float]) -> None:
     KEPT.write_text(text + "\n")
 
 
-def _total(what: str, times: int) -> int:
+def _total(what: str, times: int, bare: int) -> int:
     python = Path(sys.executable)
     command = ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null", str(python)]
     done = subprocess.run(
-        [*command, "-m", "benchmarks.counted", what, str(times)],
+        [*command, "-m", "benchmarks.counted", what, str(times), str(bare)],
         cwd=ROOT,
         # So that the order in dicts and sets, and with it the count, is the same each time.
         env=environment(PYTHONHASHSEED="0", PYTHONDONTWRITEBYTECODE="1"),

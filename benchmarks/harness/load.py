@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.client
 import json
 import os
-import shutil
 import subprocess
 import tempfile
 from dataclasses import dataclass, field
@@ -98,10 +97,6 @@ def check(server: Server, load: Load) -> None:
         connection.close()
     if answer.status != 200 or load.expect not in (None, body):
         raise BenchError(f"{server.name}: {load.path}: {answer.status} {body[:300]!r}")
-
-
-def has_wrk() -> bool:
-    return shutil.which("wrk") is not None
 
 
 def wrk(server: Server, load: Load, seconds: float, watched: tuple[Server, ...] = ()) -> Sample:

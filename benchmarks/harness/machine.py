@@ -6,6 +6,7 @@ import os
 import platform
 import re
 import subprocess
+import time
 from importlib import metadata
 from pathlib import Path
 
@@ -43,6 +44,19 @@ def describe() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             told[package] = "not installed"
     return told
+
+
+def busy() -> float:
+    """How much of the machine others take, while we do nothing for a second; 1 is all of it."""
+    before, idle_before = _ticks()
+    time.sleep(1)
+    after, idle_after = _ticks()
+    return 1 - (idle_after - idle_before) / max(1, after - before)
+
+
+def _ticks() -> tuple[int, int]:
+    numbers = [int(n) for n in Path("/proc/stat").read_text().partition("\n")[0].split()[1:9]]
+    return sum(numbers), numbers[3] + numbers[4]
 
 
 def _cpu() -> str:

@@ -16,6 +16,10 @@ RESULTS = FOLDER / "results.json"
 PAGE = FOLDER / "RESULTS.md"
 CHANGES = FOLDER / "CHANGES.md"
 
+#: What others may take of the machine, and the rounds that it takes to be believed.
+_QUIET = 0.1
+_ROUNDS = 5
+
 _INTRODUCTION = """# What it costs
 
 Written by `make bench`; how it is measured is told in [README.md](README.md).
@@ -32,6 +36,7 @@ def save(row: str, bench: Bench) -> None:
         "when": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "rounds": bench.rounds,
         "seconds": bench.seconds,
+        "busy": round(bench.busy, 3),
         "machine": describe(),
         "findings": [asdict(finding) for finding in bench.findings],
         "tables": bench.tables,
@@ -44,7 +49,12 @@ def write(order: list[str]) -> None:
     """Make the page of what is kept, its rows in this order."""
     rows: dict[str, Any] = json.loads(RESULTS.read_text())["rows"]
     there = [name for name in order if name in rows]
-    parts = [_INTRODUCTION, "## At a glance\n", _glance({name: rows[name] for name in there})]
+    parts = [
+        _INTRODUCTION,
+        _caution([rows[name] for name in there]),
+        "## At a glance\n",
+        _glance({name: rows[name] for name in there}),
+    ]
     parts += ["## What each change gave\n", CHANGES.read_text().strip() + "\n"]
     parts.append("## Row by row\n")
     for name in there:
@@ -53,6 +63,17 @@ def write(order: list[str]) -> None:
     newest = max((rows[name] for name in there), key=lambda row: row["when"])
     parts.append(_table(["", ""], [[n, v] for n, v in newest["machine"].items() if v]))
     PAGE.write_text("\n".join(parts))
+
+
+def _caution(rows: list[dict[str, Any]]) -> str:
+    loud = sum(row["busy"] > _QUIET for row in rows)
+    few = sum(row["rounds"] < _ROUNDS for row in rows)
+    if not loud and not few:
+        return ""
+    return (
+        f"**Not to be relied on**: of {len(rows)} rows, {loud} were measured while others used the"
+        f" machine, and {few} with fewer than {_ROUNDS} rounds.\n"
+    )
 
 
 def line(finding: Finding) -> str:
@@ -84,7 +105,8 @@ def _glance(rows: dict[str, Any]) -> str:
 
 
 def _row(name: str, row: dict[str, Any]) -> str:
-    parts = [f"### {name}\n", f"{row['when']}, {row['rounds']} rounds.\n"]
+    how = f"{row['when']}, {row['rounds']} rounds of {row['seconds']:g} s where there is load"
+    parts = [f"### {name}\n", f"{how}; others took {row['busy']:.0%} of the machine before.\n"]
     for table in row["tables"]:
         parts += [f"{table['title']}:\n", _table(table["columns"], table["rows"])]
     return "\n".join(parts)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..harness.bench import Bench
-from . import counts, gateways, growth, in_process, inference, service, streams
+from . import connections, counts, gateways, growth, in_process, inference, service, streams
 
 
 @dataclass(frozen=True)
@@ -53,4 +53,10 @@ ROWS: dict[str, Row] = {
     "growth-ledger": Row("ledgers of 10 to a million rows", growth.history),
     "growth-users": Row("10 to 100,000 users", growth.users),
     "counts": Row("instruction counts", counts.row, needs_wrk=False),
+    "connections-json": Row(
+        "JSON from 1 to 128 connections, drawn", connections.row("json"), quick=False
+    ),
+    "connections-streams": Row(
+        "streams from 1 to 128 connections, drawn", connections.row("streams"), quick=False
+    ),
 }

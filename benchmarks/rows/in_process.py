@@ -7,101 +7,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
 
 from starlette.middleware.cors import CORSMiddleware
 from whitenoise import WhiteNoise
 
-from wattfare_mw import WattfareMiddleware
-
 from ..apps import asgi, wsgi
-from ..apps.users import signed_in_user
 from ..harness.bench import Bench, ratio
-from ..harness.processes import ROOT, BenchError, environment
-from ..peers import clients
+from ..harness.direct import asgi_call, ours_around, wsgi_call
+from ..harness.processes import ROOT, environment
 
 _CALLS = 20_000
 #: The best of so many is a round's number: what disturbs only ever adds.
 _TRIES = 5
 _IMPORTS = 20
-
-
-def _scope() -> dict[str, Any]:
-    """As uvicorn makes it of a small GET."""
-    headers = [
-        (b"host", b"app.example.com"),
-        (b"user-agent", b"Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0"),
-        (b"accept", b"text/html,application/xhtml+xml"),
-        (b"accept-language", b"en-US,en;q=0.5"),
-        (b"accept-encoding", b"gzip, deflate, br"),
-        (b"cookie", b"session=s3cr3t"),
-    ]
-    return {
-        "type": "http",
-        "asgi": {"version": "3.0", "spec_version": "2.3"},
-        "http_version": "1.1",
-        "server": ("127.0.0.1", 8000),
-        "client": ("127.0.0.1", 50000),
-        "scheme": "http",
-        "method": "GET",
-        "root_path": "",
-        "path": "/articles/42",
-        "raw_path": b"/articles/42",
-        "query_string": b"",
-        "headers": headers,
-        "state": {},
-    }
-
-
-def _environ() -> dict[str, Any]:
-    return {
-        "REQUEST_METHOD": "GET",
-        "SCRIPT_NAME": "",
-        "PATH_INFO": "/articles/42",
-        "QUERY_STRING": "",
-        "SERVER_PROTOCOL": "HTTP/1.1",
-        "HTTP_HOST": "app.example.com",
-        "HTTP_COOKIE": "session=s3cr3t",
-        "REMOTE_ADDR": "127.0.0.1",
-    }
-
-
-async def _nothing(*_args: Any) -> None:
-    pass
-
-
-def _start_response(*_args: Any) -> None:
-    pass
-
-
-def asgi_call(app: Any) -> Callable[[], None]:
-    """A function that has the app answer one request. The app waits for nothing, so that no
-    event loop is needed, and none is measured."""
-    scope = _scope()
-
-    def call() -> None:
-        try:
-            app(scope, _nothing, _nothing).send(None)
-        except StopIteration:
-            return
-        raise BenchError("an app that waits cannot be measured so")
-
-    return call
-
-
-def wsgi_call(app: Any) -> Callable[[], None]:
-    """The same for WSGI."""
-    environ = _environ()
-
-    def call() -> None:
-        for _ in app(environ, _start_response):
-            pass
-
-    return call
-
-
-def ours_around(app: Any) -> Any:
-    return WattfareMiddleware(app, resolve_user=signed_in_user, secret_key=clients.SECRET_KEY)
 
 
 def not_ours_asgi(bench: Bench) -> None:

@@ -1,0 +1,29 @@
+"""The programs that are no Python packages: installed where we may, and said where not."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+
+#: Program and the Debian package that has it.
+_DEBIAN = {"wrk": "wrk", "valgrind": "valgrind"}
+
+
+def has(program: str) -> bool:
+    return shutil.which(program) is not None
+
+
+def install_missing() -> None:
+    """Install what is missing, where this is a Debian and we are root or may become it."""
+    missing = [package for program, package in _DEBIAN.items() if not has(program)]
+    if not missing or not has("apt-get"):
+        return
+    sudo = [] if os.geteuid() == 0 else ["sudo", "-n"]
+    if sudo and not has("sudo"):
+        return
+    for arguments in (["update"], ["install", "-y", "--no-install-recommends", *missing]):
+        command = [*sudo, "apt-get", *arguments]
+        print(f"$ {' '.join(command)}", flush=True)
+        env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+        subprocess.run(command, check=False, timeout=600, capture_output=True, env=env)
