@@ -26,9 +26,11 @@ from .transport import HTTPRequest, Secret
 from .types import (
     API_PREFIX,
     GRANT_HEADER,
+    LOW_BUDGET_HEADER,
     USER_HEADER,
     ConnectionStatus,
     CreatedSession,
+    OnLowBudget,
     RequestLimit,
     SessionRequest,
     check_user_id,
@@ -172,6 +174,7 @@ def chat_completion(
     params: Mapping[str, Any],
     *,
     stream: bool,
+    on_low_budget: OnLowBudget = "lower",
 ) -> Call[Completion]:
     """A call of ``model``, of a prompt or of messages.
 
@@ -189,10 +192,13 @@ def chat_completion(
         body["stream"] = True
         # Without it nobody would tell what the stream cost.
         body.setdefault("stream_options", {"include_usage": True})
-    accept = sse.CONTENT_TYPE if stream else "application/json"
-    return relayed_completion(
-        payer, encode(body), {"content-type": "application/json", "accept": accept}
-    )
+    headers = {
+        "content-type": "application/json",
+        "accept": sse.CONTENT_TYPE if stream else "application/json",
+    }
+    if on_low_budget != "lower":
+        headers[LOW_BUDGET_HEADER] = on_low_budget
+    return relayed_completion(payer, encode(body), headers)
 
 
 def relayed_completion(payer: Payer, body: bytes, headers: Mapping[str, str]) -> Call[Completion]:

@@ -13,7 +13,7 @@ from . import calls
 from .calls import Message, Payer
 from .completions import Chunk, Completion, StreamReader, ToolCall
 from .errors import WattfareNetworkError
-from .types import ConnectionStatus, TokenUsage
+from .types import ConnectionStatus, OnLowBudget, TokenUsage
 
 if TYPE_CHECKING:
     from .client import AsyncWattfare, Wattfare
@@ -52,9 +52,19 @@ class User(_UserHandle["Wattfare"]):
         """The user's connection; ``connected=False``, and no error, where there is none."""
         return self._client._fetch(calls.status(self.id))
 
-    def model(self, model_id: str) -> Model:
-        """A model whose calls this user pays for; any OpenRouter id."""
-        return Model(self._client, self._payer, model_id)
+    def model(self, model_id: str, *, on_low_budget: OnLowBudget = "lower") -> Model:
+        """A model whose calls this user pays for.
+
+        Args:
+            model_id: any OpenRouter id.
+            on_low_budget: where the budget pays for less than a call asks for: ``"lower"`` its
+                ``max_tokens``, or ``"refuse"`` it with budget_exceeded, for an answer that is of
+                no use where it is cut short.
+
+        Raises:
+            TypeError, ValueError: one of these is of no use.
+        """
+        return Model(self._client, self._payer, model_id, on_low_budget)
 
 
 class AsyncUser(_UserHandle["AsyncWattfare"]):
@@ -64,25 +74,25 @@ class AsyncUser(_UserHandle["AsyncWattfare"]):
         """See :meth:`User.status`."""
         return await self._client._fetch(calls.status(self.id))
 
-    def model(self, model_id: str) -> AsyncModel:
+    def model(self, model_id: str, *, on_low_budget: OnLowBudget = "lower") -> AsyncModel:
         """See :meth:`User.model`."""
-        return AsyncModel(self._client, self._payer, model_id)
+        return AsyncModel(self._client, self._payer, model_id, on_low_budget)
 
 
 class Grant(_GrantHandle["Wattfare"]):
     """A one-time grant."""
 
-    def model(self, model_id: str) -> Model:
-        """A model whose calls the grant pays for."""
-        return Model(self._client, self._payer, model_id)
+    def model(self, model_id: str, *, on_low_budget: OnLowBudget = "lower") -> Model:
+        """A model whose calls the grant pays for; see :meth:`User.model`."""
+        return Model(self._client, self._payer, model_id, on_low_budget)
 
 
 class AsyncGrant(_GrantHandle["AsyncWattfare"]):
     """:class:`Grant`, for asyncio."""
 
-    def model(self, model_id: str) -> AsyncModel:
+    def model(self, model_id: str, *, on_low_budget: OnLowBudget = "lower") -> AsyncModel:
         """See :meth:`Grant.model`."""
-        return AsyncModel(self._client, self._payer, model_id)
+        return AsyncModel(self._client, self._payer, model_id, on_low_budget)
 
 
 class _ModelHandle(_Handle[C]):
@@ -90,11 +100,34 @@ class _ModelHandle(_Handle[C]):
     id: the model's id.
     """
 
-    def __init__(self, client: C, payer: Payer, model_id: str) -> None:
+    def __init__(
+        self, client: C, payer: Payer, model_id: str, on_low_budget: OnLowBudget = "lower"
+    ) -> None:
         super().__init__(client, payer)
         if not isinstance(model_id, str) or not model_id:  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError("a model id is a string such as 'anthropic/claude-sonnet-4'")
+        if on_low_budget not in ("lower", "refuse"):
+            raise ValueError("on_low_budget is 'lower' or 'refuse'")
         self.id = model_id
+        self._on_low_budget: OnLowBudget = on_low_budget
+
+    def _call(
+        self,
+        prompt: str | None,
+        messages: Sequence[Message] | None,
+        params: dict[str, Any],
+        *,
+        stream: bool,
+    ) -> calls.Call[Completion]:
+        return calls.chat_completion(
+            self._payer,
+            self.id,
+            prompt,
+            messages,
+            params,
+            stream=stream,
+            on_low_budget=self._on_low_budget,
+        )
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.id!r})"
@@ -116,9 +149,7 @@ class Model(_ModelHandle["Wattfare"]):
         Raises:
             WattfareError: e.g. not_connected, budget_exceeded: a branch of an app, not its crash.
         """
-        return self._client._fetch(
-            calls.chat_completion(self._payer, self.id, prompt, messages, params, stream=False)
-        )
+        return self._client._fetch(self._call(prompt, messages, params, stream=False))
 
     def stream(
         self, prompt: str | None = None, *, messages: Sequence[Message] | None = None, **params: Any
@@ -130,7 +161,7 @@ class Model(_ModelHandle["Wattfare"]):
             WattfareError: see :meth:`generate`; and while it is read, ``upstream`` where the
                 stream breaks off.
         """
-        call = calls.chat_completion(self._payer, self.id, prompt, messages, params, stream=True)
+        call = self._call(prompt, messages, params, stream=True)
         return Stream(self._client._run(self._client._service.open(call)))
 
 
@@ -141,15 +172,13 @@ class AsyncModel(_ModelHandle["AsyncWattfare"]):
         self, prompt: str | None = None, *, messages: Sequence[Message] | None = None, **params: Any
     ) -> Completion:
         """See :meth:`Model.generate`."""
-        return await self._client._fetch(
-            calls.chat_completion(self._payer, self.id, prompt, messages, params, stream=False)
-        )
+        return await self._client._fetch(self._call(prompt, messages, params, stream=False))
 
     def stream(
         self, prompt: str | None = None, *, messages: Sequence[Message] | None = None, **params: Any
     ) -> AsyncStream:
         """See :meth:`Model.stream`; the call is made where the stream is entered or first read."""
-        call = calls.chat_completion(self._payer, self.id, prompt, messages, params, stream=True)
+        call = self._call(prompt, messages, params, stream=True)
         return AsyncStream(lambda: self._client._run(self._client._service.open(call)))
 
 

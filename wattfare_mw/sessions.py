@@ -215,6 +215,8 @@ def error_response(error: WattfareError) -> Response:
         headers["allow"] = error.allowed
     if error.retry_after is not None:
         headers["retry-after"] = str(math.ceil(error.retry_after))
+    if error.http_status == 409:  # the call has been made: openai's clients would try it again
+        headers["x-should-retry"] = "false"
     return json_response(error.http_status, error.to_json(), headers)
 
 
@@ -229,5 +231,6 @@ def cors_headers(request: Request, allowed_origins: Collection[str]) -> Mapping[
         "vary": "Origin",
         "access-control-allow-origin": origin,
         "access-control-allow-credentials": "true",
-        "access-control-expose-headers": "retry-after, x-request-id, x-wattfare-max-tokens",
+        "access-control-expose-headers": "retry-after, x-request-id, x-should-retry,"
+        " x-wattfare-max-tokens",
     }

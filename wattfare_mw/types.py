@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from decimal import Decimal, InvalidOperation
 from functools import cache
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import msgspec
 
@@ -21,6 +21,10 @@ API_PREFIX = "/api/v1"
 USER_HEADER = "x-wattfare-user"
 #: The header that holds the grant that pays (likewise).
 GRANT_HEADER = "x-wattfare-grant"
+#: The header with which an app says what it wants where a budget pays for less than was asked.
+LOW_BUDGET_HEADER = "x-wattfare-on-low-budget"
+#: What it can say (likewise): lower the call's limit, or refuse the call.
+OnLowBudget = Literal["lower", "refuse"]
 #: The longest id of a user that is taken, in characters (likewise).
 MAX_USER_ID = 256
 #: An ``X-Request-Id`` that is taken over; any other is replaced by one of our own (likewise).

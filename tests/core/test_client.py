@@ -25,6 +25,7 @@ from support.clients import (
     NEEDLE,
     ONE_OF_EACH,
     SECRET,
+    DrivenStream,
     Driver,
     Kind,
     driving,
@@ -286,6 +287,24 @@ def test_a_grant_pays_alone(driver: Driver, wire: Wire) -> None:
     assert driver.run(lambda: model.generate("Hi")).text == "Hello."
     assert wire.last.headers["x-wattfare-grant"] == "gr_a.b~%c"
     assert "x-wattfare-user" not in wire.last.headers
+
+
+@pytest.mark.parametrize("pays", ["user", "grant"])
+def test_what_is_wanted_on_a_low_budget(driver: Driver, wire: Wire, pays: str) -> None:
+    name = "x-wattfare-on-low-budget"
+    payer = getattr(driver.client, pays)("u1")
+    for options, sent in (({}, None), ({"on_low_budget": "refuse"}, "refuse")):
+        model = payer.model("test/model", **options)
+        wire.then(json_answer(completion()))
+        driver.run(lambda model=model: model.generate("Hi"))
+        assert wire.last.headers.get(name) == sent
+    wire.then(streamed(delta("Hi", finish="stop")))
+    with DrivenStream(driver, driver.run(lambda: model.stream("Hi"))) as stream:
+        list(stream)
+    assert wire.last.headers[name] == "refuse"
+    for bad in ("Refuse", "", None, ["lower"]):
+        with pytest.raises(ValueError, match="'lower' or 'refuse'"):
+            payer.model("test/model", on_low_budget=bad)
 
 
 def test_a_whole_answer(driver: Driver, wire: Wire) -> None:

@@ -57,6 +57,7 @@ def test_headers_go_up_by_a_list(drive: Drive, fake: FakeWattfare) -> None:
         "content-type": "application/json; charset=utf-8",
         "accept": "text/event-stream",
         "idempotency-key": "i-1",
+        "x-wattfare-on-low-budget": "refuse",
         "traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
         "tracestate": "a=b",
         "x-request-id": "r-1",
@@ -117,6 +118,14 @@ def test_headers_come_down_by_a_list(drive: Drive, fake: FakeWattfare) -> None:
         "x-accel-buffering": "no",
         "x-request-id": "mine",
     }
+
+
+def test_a_call_that_has_been_made_is_not_tried_again(drive: Drive, fake: FakeWattfare) -> None:
+    error = {"error": {"code": "invalid_request", "message": "It has been made."}}
+    fake.script = lambda exchange: exchange.answer(error, status=409)
+    answer = drive().request("POST", INFERENCE, JSON, body_of())
+    assert (answer.status, answer.code) == (409, "invalid_request")
+    assert answer.headers["x-should-retry"] == "false"  # which openai's clients heed
 
 
 def test_no_cookie_of_one_call_comes_with_the_next(drive: Drive, fake: FakeWattfare) -> None:

@@ -31,7 +31,7 @@ _KNOWN_HEADERS = {
     "/models": set(),
     "/chat/completions": {
         *("content-type", "content-length", "x-request-id"),
-        *("idempotency-key", "traceparent", "tracestate"),
+        *("idempotency-key", "traceparent", "tracestate", "x-wattfare-on-low-budget"),
         *("x-wattfare-user", "x-wattfare-grant"),
     },
 }

@@ -12,11 +12,18 @@ from typing import Any
 import msgspec
 
 from ..errors import WattfareError
-from ..types import SANE_REQUEST_ID, decode, encode
+from ..types import LOW_BUDGET_HEADER, SANE_REQUEST_ID, decode, encode
 from ..web import Request
 
 #: What goes up to the service of what the browser sent; the credentials are ours.
-HEADERS_UP = ("content-type", "accept", "idempotency-key", "traceparent", "tracestate")
+HEADERS_UP = (
+    "content-type",
+    "accept",
+    "idempotency-key",
+    LOW_BUDGET_HEADER,
+    "traceparent",
+    "tracestate",
+)
 #: What comes down to the browser of what the service answered.
 HEADERS_DOWN = ("content-type", "content-encoding", "retry-after", "x-wattfare-max-tokens")
 

@@ -10,7 +10,7 @@ from urllib.parse import parse_qsl, unquote_to_bytes
 from starlette.requests import Request
 
 from ..errors import WattfareAuthError
-from ..types import GRANT_HEADER, USER_HEADER, check_user_id
+from ..types import GRANT_HEADER, LOW_BUDGET_HEADER, USER_HEADER, check_user_id
 from . import keys
 from .keys import App
 from .refusals import invalid
@@ -19,9 +19,6 @@ from .tokens import Session, Signer
 
 if TYPE_CHECKING:
     from .store import Store
-
-#: With ``refuse``, the app wants no answer rather than a shortened one (ours).
-LOW_BUDGET_HEADER = "x-wattfare-on-low-budget"
 
 #: Names a call, so that a repeat of it is not made again.
 KEY_HEADER = "idempotency-key"
