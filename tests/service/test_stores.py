@@ -234,32 +234,34 @@ async def test_a_database_error_of_one_leaves_the_others_alone(tmp_path) -> None
     await store.close()
 
 
-def test_a_transaction_that_sqlite_itself_gave_up(tmp_path) -> None:
+async def test_a_transaction_that_sqlite_itself_gave_up(tmp_path) -> None:
     """A full disk rolls back what came before in the same commit, and says so to one only."""
+    import sqlite3
     import threading
 
     from sqlalchemy.engine import make_url
-    from sqlalchemy.exc import OperationalError
 
     from wattfare_mw.service import queries
     from wattfare_mw.service.sqlite import Writer
 
-    def full_disk(sql) -> None:
-        sql.connection.cursor().execute("ROLLBACK")
-        raise OperationalError("INSERT", {}, Exception("disk full"))
+    def keep(name: str, value: bytes):
+        return writer.run(lambda _: queries.setting(writer.sql, name, value))
+
+    def full_disk(raw) -> None:
+        raw.execute("ROLLBACK")
+        raise sqlite3.OperationalError("disk full")
 
     writer = Writer(make_url(f"sqlite:///{tmp_path / 'ledger.db'}"))
     gate = threading.Event()
-    writer.submit(lambda _: gate.wait(60))  # so that the next ones share a commit
-    before = writer.submit(lambda sql: queries.setting(sql, "before", b"1"))
-    failed = writer.submit(full_disk)
-    after = writer.submit(lambda sql: queries.setting(sql, "after", b"1"))
+    held_up = writer.run(lambda _: gate.wait(60))  # so that the next ones share a commit
+    before, failed, after = keep("before", b"1"), writer.run(full_disk), keep("after", b"1")
     gate.set()
-    assert before.result(60) == after.result(60) == b"1"
-    assert isinstance(failed.exception(60), OperationalError)
+    await held_up
+    assert await before == await after == b"1"
+    with pytest.raises(sqlite3.OperationalError):
+        await failed
     for name in ("before", "after"):
-        kept = writer.submit(lambda sql, name=name: queries.setting(sql, name, b"2"))
-        assert kept.result(60) == b"1"
+        assert await keep(name, b"2") == b"1"
     writer.close()
 
 
