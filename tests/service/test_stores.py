@@ -247,8 +247,8 @@ async def test_a_transaction_that_sqlite_itself_gave_up(tmp_path) -> None:
     def keep(name: str, value: bytes):
         return writer.run(lambda _: queries.setting(writer.sql, name, value))
 
-    def full_disk(raw) -> None:
-        raw.execute("ROLLBACK")
+    def full_disk(cursor) -> None:
+        cursor.execute("ROLLBACK")
         raise sqlite3.OperationalError("disk full")
 
     writer = Writer(make_url(f"sqlite:///{tmp_path / 'ledger.db'}"))

@@ -20,7 +20,7 @@ from .queries import milliseconds, seconds
 from .rules import Connection, Grant, Prior, Terms, Totals
 
 
-def reserve(raw: sqlite3.Connection, order: Order, terms: Terms, holder: str, now: datetime) -> int:
+def reserve(cursor: sqlite3.Cursor, order: Order, terms: Terms, holder: str, now: datetime) -> int:
     """Reserve what the call may cost, and say how much that is.
 
     Raises:
@@ -31,23 +31,23 @@ def reserve(raw: sqlite3.Connection, order: Order, terms: Terms, holder: str, no
     asked = {"holder": holder, "now_ms": milliseconds(now), "app_id": order.app_id}
     if order.grant_hash is None:
         asked |= {"user_id": order.user_id, "month": month}
-        found = raw.execute(_PAYING_USER, asked).fetchone()
+        found = cursor.execute(_PAYING_USER, asked).fetchone()
     else:
-        found = raw.execute(_PAYING_GRANT, asked | {"grant_hash": order.grant_hash}).fetchone()
+        found = cursor.execute(_PAYING_GRANT, asked | {"grant_hash": order.grant_hash}).fetchone()
     if found is None:
         raise lease_lost()
     if order.key is not None:
-        rules.check_key(order.key, _prior(raw, order, at))
+        rules.check_key(order.key, _prior(cursor, order, at))
     revocations = 0
     if order.grant_hash is None:
         connection, before = _account(found)
         totals, granted = rules.reserve(connection, before, order.bounds, terms)
-        _write_totals(raw, order.app_id, order.user_id, month, totals)
+        _write_totals(cursor, order.app_id, order.user_id, month, totals)
         revocations = connection.revocations if connection else 0
     else:
         after, granted = rules.reserve_grant(_grant(found), order.bounds, at)
-        _write_grant(raw, order.grant_hash, after)
-    raw.execute(
+        _write_grant(cursor, order.grant_hash, after)
+    cursor.execute(
         _HOLD,
         {
             "id": order.id,
@@ -66,12 +66,12 @@ def reserve(raw: sqlite3.Connection, order: Order, terms: Terms, holder: str, no
     )
     if order.key is not None:
         key = _key(order) | {"body_hash": order.key.body, "reservation_id": order.id}
-        raw.execute(_WRITE_KEY, key | {"created_at": at})
+        cursor.execute(_WRITE_KEY, key | {"created_at": at})
     return granted
 
 
 def settle(
-    raw: sqlite3.Connection, reservation_id: str, outcome: Outcome, now: datetime
+    cursor: sqlite3.Cursor, reservation_id: str, outcome: Outcome, now: datetime
 ) -> int | None:
     """End a reservation and bill its outcome, in the month in which it was reserved.
 
@@ -79,21 +79,21 @@ def settle(
     changes nothing.
     """
     this = {"id": reservation_id}
-    found = raw.execute(_HELD, this).fetchone()
+    found = cursor.execute(_HELD, this).fetchone()
     if found is None:
         return None
-    raw.execute(_LET_GO, this)
+    cursor.execute(_LET_GO, this)
     app_id, user_id, grant_hash, month, model, reserved, reserved_at, request_id, *payer = found
     if grant_hash is None:
         totals, billed = rules.settle(_totals(payer[:2]), reserved, outcome.cost)
-        _write_totals(raw, app_id, user_id, month, totals)
+        _write_totals(cursor, app_id, user_id, month, totals)
     else:
         before = cast("Grant", _grant(payer[2:]))
         after, billed = rules.settle_grant(
             before, reserved, outcome.cost, generated=outcome.generated
         )
-        _write_grant(raw, grant_hash, after)
-    raw.execute(
+        _write_grant(cursor, grant_hash, after)
+    cursor.execute(
         _BILL,
         {
             "reservation_id": reservation_id,
@@ -115,18 +115,18 @@ def settle(
     )
     if not outcome.generated:
         # Nothing came of the call, so that its key may be used again.
-        raw.execute(_FREE_KEY, this)
+        cursor.execute(_FREE_KEY, this)
     return billed
 
 
-def begin(raw: sqlite3.Connection, holder: str, lease: float, now: datetime) -> Renewal:
+def begin(cursor: sqlite3.Cursor, holder: str, lease: float, now: datetime) -> Renewal:
     """Begin a process's lease."""
-    raw.execute(_BEGIN, {"holder": holder, "until_ms": milliseconds(now, lease)})
+    cursor.execute(_BEGIN, {"holder": holder, "until_ms": milliseconds(now, lease)})
     return Renewal(held=True)
 
 
 def renew(
-    raw: sqlite3.Connection,
+    cursor: sqlite3.Cursor,
     holder: str,
     metered: Sequence[Metered],
     lease: float,
@@ -135,10 +135,10 @@ def renew(
     """Prolong a process's lease, and note what its streams have cost. One that has run out is not
     prolonged: somebody may be settling its calls already."""
     until = {"now_ms": milliseconds(now), "until_ms": milliseconds(now, lease)}
-    if not raw.execute(_RENEW, {"holder": holder, **until}).rowcount:
+    if not cursor.execute(_RENEW, {"holder": holder, **until}).rowcount:
         return Renewal(held=False)
     if metered:
-        raw.executemany(
+        cursor.executemany(
             _RECORD,
             [
                 {
@@ -151,28 +151,28 @@ def renew(
                 for each in metered
             ],
         )
-    revoked = raw.execute(_REVOKED, {"holder": holder})
+    revoked = cursor.execute(_REVOKED, {"holder": holder})
     return Renewal(held=True, revoked=frozenset(row[0] for row in revoked))
 
 
 def account(
-    raw: sqlite3.Connection, app_id: str, user_id: str, now: datetime
+    cursor: sqlite3.Cursor, app_id: str, user_id: str, now: datetime
 ) -> tuple[Connection | None, Totals]:
     """A user's connection, and this month's totals."""
     asked = {"app_id": app_id, "user_id": user_id, "month": rules.month_of(now)}
-    found = raw.execute(_ACCOUNT, asked).fetchone()
+    found = cursor.execute(_ACCOUNT, asked).fetchone()
     return (None, Totals()) if found is None else _account(found)
 
 
-def app_by_id(raw: sqlite3.Connection, app_id: str) -> App | None:
+def app_by_id(cursor: sqlite3.Cursor, app_id: str) -> App | None:
     """The app with this id."""
-    found = raw.execute(_APP, {"app_id": app_id}).fetchone()
+    found = cursor.execute(_APP, {"app_id": app_id}).fetchone()
     return None if found is None else App(*found)
 
 
-def _prior(raw: sqlite3.Connection, order: Order, at: int) -> Prior | None:
+def _prior(cursor: sqlite3.Cursor, order: Order, at: int) -> Prior | None:
     since = {"since": at - rules.KEY_SECONDS}
-    found = raw.execute(_PRIOR, _key(order) | since).fetchone()
+    found = cursor.execute(_PRIOR, _key(order) | since).fetchone()
     return None if found is None else Prior(*found)
 
 
@@ -199,9 +199,9 @@ def _grant(row: Sequence[Any]) -> Grant | None:
 
 
 def _write_totals(
-    raw: sqlite3.Connection, app_id: str, user_id: str | None, month: str, totals: Totals
+    cursor: sqlite3.Cursor, app_id: str, user_id: str | None, month: str, totals: Totals
 ) -> None:
-    raw.execute(
+    cursor.execute(
         _WRITE_TOTALS,
         {
             "app_id": app_id,
@@ -213,8 +213,8 @@ def _write_totals(
     )
 
 
-def _write_grant(raw: sqlite3.Connection, grant_hash: str, grant: Grant) -> None:
-    raw.execute(
+def _write_grant(cursor: sqlite3.Cursor, grant_hash: str, grant: Grant) -> None:
+    cursor.execute(
         _WRITE_GRANT,
         {
             "grant_hash": grant_hash,

@@ -32,7 +32,7 @@ BUSY_SECONDS = 10
 
 
 class _Job(NamedTuple):
-    work: Callable[[sqlite3.Connection], Any]
+    work: Callable[[sqlite3.Cursor], Any]
     loop: asyncio.AbstractEventLoop
     future: asyncio.Future[Any]
 
@@ -46,7 +46,7 @@ class _Answer(NamedTuple):
 class Writer:
     """Runs functions over a connection, each as one transaction of its own.
 
-    They are given the driver's connection. What goes through SQLAlchemy takes :attr:`sql`, which
+    They are given a cursor of the driver's. What goes through SQLAlchemy takes :attr:`sql`, which
     is the same connection and the same transaction.
 
     Raises:
@@ -56,6 +56,7 @@ class Writer:
 
     sql: Connection
     _raw: sqlite3.Connection
+    _cursor: sqlite3.Cursor
 
     def __init__(self, url: URL) -> None:
         self._url = url
@@ -69,7 +70,7 @@ class Writer:
         self._thread.start()
         ready.result()
 
-    def run(self, job: Callable[[sqlite3.Connection], T]) -> asyncio.Future[T]:
+    def run(self, job: Callable[[sqlite3.Cursor], T]) -> asyncio.Future[T]:
         """Hand a job in, from an event loop. From here on it is carried out, whatever becomes of
         who waits for it."""
         loop = asyncio.get_running_loop()
@@ -93,6 +94,7 @@ class Writer:
             engine = _engine(self._url)
             self.sql = engine.connect()
             self._raw = cast("sqlite3.Connection", self.sql.connection.driver_connection)
+            self._cursor = self._raw.cursor()
             migrate(self.sql)
         except BaseException as error:
             ready.set_exception(error)
@@ -143,7 +145,7 @@ class Writer:
     def _answer(self, job: _Job) -> _Answer:
         changes = self._raw.total_changes
         try:
-            return _Answer(job, job.work(self._raw))
+            return _Answer(job, job.work(self._cursor))
         except (DBAPIError, sqlite3.Error):
             # SQLite may have rolled everything back by itself (a full disk does that): nothing
             # that came before counts.

@@ -120,22 +120,28 @@ class SQLiteStore(SQLStore):
         return await self._run(lambda _: job(self._writer.sql))
 
     async def account(self, app_id: str, user_id: str) -> tuple[Connection | None, Totals]:
-        return await self._run(lambda raw: hot.account(raw, app_id, user_id, self._clock()))
+        return await self._run(lambda cursor: hot.account(cursor, app_id, user_id, self._clock()))
 
     async def settle(self, reservation_id: str, outcome: Outcome) -> int | None:
-        return await self._run(lambda raw: hot.settle(raw, reservation_id, outcome, self._clock()))
+        return await self._run(
+            lambda cursor: hot.settle(cursor, reservation_id, outcome, self._clock())
+        )
 
     async def _app_by_id(self, app_id: str) -> App | None:
-        return await self._run(lambda raw: hot.app_by_id(raw, app_id))
+        return await self._run(lambda cursor: hot.app_by_id(cursor, app_id))
 
     async def _reserve(self, order: Order, terms: Terms, holder: str) -> int:
-        return await self._run(lambda raw: hot.reserve(raw, order, terms, holder, self._clock()))
+        return await self._run(
+            lambda cursor: hot.reserve(cursor, order, terms, holder, self._clock())
+        )
 
     async def _renew(self, holder: str, metered: Sequence[Metered], *, fresh: bool) -> Renewal:
         if fresh:
-            return await self._run(lambda raw: hot.begin(raw, holder, LEASE_SECONDS, self._clock()))
+            return await self._run(
+                lambda cursor: hot.begin(cursor, holder, LEASE_SECONDS, self._clock())
+            )
         return await self._run(
-            lambda raw: hot.renew(raw, holder, metered, LEASE_SECONDS, self._clock())
+            lambda cursor: hot.renew(cursor, holder, metered, LEASE_SECONDS, self._clock())
         )
 
     def _now(self, sql: Sql) -> datetime:
@@ -144,7 +150,7 @@ class SQLiteStore(SQLStore):
     async def _close(self) -> None:
         self._writer.close()
 
-    async def _run(self, job: Callable[[sqlite3.Connection], T]) -> T:
+    async def _run(self, job: Callable[[sqlite3.Cursor], T]) -> T:
         try:
             return await self._writer.run(job)
         except (DBAPIError, sqlite3.Error) as error:
