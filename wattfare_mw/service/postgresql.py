@@ -205,6 +205,7 @@ class PostgreSQLStore(SQLStore):
                     max_size=POOL_SIZE,
                     timeout=CONNECT_SECONDS,
                     command_timeout=ANSWER_SECONDS,
+                    reset=_as_it_is,
                 )
             return self._pool
 
@@ -232,6 +233,11 @@ async def _to_its_end(work: Any) -> Any:
         raise
     except (SQLAlchemyError, OSError, TimeoutError, *_driver_errors()) as error:
         raise not_available() from error
+
+
+async def _as_it_is(_connection: Any) -> None:
+    """Put a connection back into the pool as it is: a function call leaves nothing behind, and
+    asyncpg's own way to make sure of that is another round trip for each."""
 
 
 def _refusal(order: Order, terms: Terms, row: Any) -> WattfareError:

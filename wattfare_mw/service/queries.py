@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import Connection as Sql
-from sqlalchemy import func, insert, select, update
+from sqlalchemy import bindparam, func, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from . import rules, schema
@@ -67,16 +67,12 @@ def revoke(sql: Sql, app_id: str, user_id: str, now: datetime) -> None:
 
 def add_grant(sql: Sql, app_id: str, token_hash: str, grant: Grant, terms: Terms, now: int) -> None:
     """Keep a new grant; raises the refusal."""
-    if terms.operator_pays:
+    held = 0
+    if terms.operator_pays:  # else nobody asks what they hold
         # One at a time for each app: two that look at once would both see the room for one.
         locked = select(schema.apps.c.id).where(schema.apps.c.id == app_id).with_for_update()
         sql.execute(locked).all()
-    table = schema.grants
-    held = sql.execute(
-        select(func.coalesce(func.sum(table.c.cap_nanos), 0)).where(
-            table.c.app_id == app_id, table.c.expires_at > now
-        )
-    ).scalar_one()
+        held = sql.execute(_HELD_BY_GRANTS, {"app_id": app_id, "now": now}).scalar_one()
     rules.admit_grant(int(held), grant, terms)
     sql.execute(
         insert(schema.grants).values(
@@ -99,6 +95,11 @@ def seconds(moment: datetime) -> int:
 def milliseconds(moment: datetime, later: float = 0) -> int:
     """Unix milliseconds, so many seconds after this moment."""
     return int(moment.timestamp() * 1000) + round(later * 1000)
+
+
+_HELD_BY_GRANTS = select(func.coalesce(func.sum(schema.grants.c.cap_nanos), 0)).where(
+    schema.grants.c.app_id == bindparam("app_id"), schema.grants.c.expires_at > bindparam("now")
+)
 
 
 def _upsert(sql: Sql, table: Any) -> Any:
