@@ -133,13 +133,11 @@ class Writer:
         except Exception as error:
             with suppress(sqlite3.Error):  # it may be rolled back already
                 self._raw.execute("ROLLBACK")
-            self._forget()
             if len(batch) > 1:  # one of them, or the commit: let each stand for itself
                 for single in batch:
                     self._carry_out([single])
                 return
             answers = [_Answer(batch[0], None, error)]
-        self._forget()
         _tell(answers)
 
     def _answer(self, job: _Job) -> _Answer:
@@ -156,11 +154,6 @@ class Writer:
             if self._raw.total_changes != changes:
                 raise
             return _Answer(job, None, error)
-
-    def _forget(self) -> None:
-        """Tell SQLAlchemy, where it took part, that the transaction is over."""
-        if self.sql.in_transaction():
-            self.sql.rollback()
 
 
 def _tell(answers: list[_Answer]) -> None:
@@ -211,7 +204,9 @@ def _engine(url: URL) -> Any:
     @event.listens_for(engine, "begin")
     def _on_begin(connection: Connection) -> None:  # pyright: ignore[reportUnusedFunction]
         raw = cast("sqlite3.Connection", connection.connection.driver_connection)
-        if not raw.in_transaction:  # else it joins the one of the batch
+        # Else it joins the one of a commit, whose end it is not told: to SQLAlchemy, all of them
+        # are one.
+        if not raw.in_transaction:
             raw.execute("BEGIN IMMEDIATE")
 
     return engine
