@@ -14,7 +14,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
 
 from wattfare_mw.errors import WattfareError, WattfareRateLimitError
-from wattfare_mw.service import hot, queries, sqlite
+from wattfare_mw.service import queries, sqlite, statements
 from wattfare_mw.service.keys import new_app
 from wattfare_mw.service.orders import Order, Outcome
 from wattfare_mw.service.rules import Bounds, Terms
@@ -275,14 +275,14 @@ async def test_a_database_that_another_holds_is_503(file: str, monkeypatch) -> N
 
 def test_no_statement_reads_a_whole_table(writer: Writer, file: str) -> None:
     """What a call costs must not grow with the ledger."""
-    statements = {
+    texts = {
         name: text
-        for name, text in vars(hot).items()
+        for name, text in vars(statements).items()
         if isinstance(text, str) and text.startswith(("SELECT", "UPDATE", "DELETE", "INSERT"))
     }
-    assert len(statements) > 15
+    assert len(texts) > 15
     connection = sqlite3.connect(file)
-    for name, text in statements.items():
+    for name, text in texts.items():
         parameters = dict.fromkeys(re.findall(r":(\w+)", text), 1)
         plan = connection.execute(f"EXPLAIN QUERY PLAN {text}", parameters).fetchall()
         assert not [step for *_, step in plan if "SCAN" in step], name

@@ -106,7 +106,7 @@ class SQLiteStore(SQLStore):
     transaction has the file to itself. The database's clock is the machine's."""
 
     def __init__(self, url: str, *, clock: Callable[[], datetime] = queries.utc_now) -> None:
-        # SQLAlchemy's SQLite is not needed before there is a store.
+        # Alembic comes with it, and is not needed before there is a store.
         from .sqlite import Writer
 
         super().__init__()
