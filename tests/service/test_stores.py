@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 
 import msgspec
 import pytest
+from sqlalchemy import delete, make_url, update
 
 from wattfare_mw.errors import WattfareError, WattfareRateLimitError
+from wattfare_mw.service import base
 from wattfare_mw.service.keys import App, new_app
 from wattfare_mw.service.migrate import migrate_database
 from wattfare_mw.service.orders import Order, Outcome
 from wattfare_mw.service.postgresql import PostgreSQLStore
 from wattfare_mw.service.rules import Bounds, Connection, Terms, Totals
+from wattfare_mw.service.schema import apps
 from wattfare_mw.service.store import SQLiteStore, Store, open_store
 
 DONE = Outcome(ended="completed", generated=True, cost=4)
@@ -167,6 +171,75 @@ async def test_two_who_approve_at_once(url: str) -> None:
         await store.close()
 
 
+async def test_an_app_is_looked_up_once_a_second(url: str, monkeypatch) -> None:
+    """It is asked for with each call; where its row is changed by hand, that is heard."""
+    store = store_at(url)
+    app, _ = new_app("app", "test")
+    asked: list[str] = []
+    look_up = store._app_by_id
+
+    async def count(app_id: str) -> App | None:
+        asked.append(app_id)
+        return await look_up(app_id)
+
+    monkeypatch.setattr(store, "_app_by_id", count)
+    moment = 100.0
+    monkeypatch.setattr(base.time, "monotonic", lambda: moment)
+    assert await store.app_by_id(app.id) is None
+    await store.add_app(app)  # one that was unknown is found at once
+    for _ in range(3):
+        assert await store.app_by_id(app.id) == app
+    assert asked == [app.id] * 2
+    await store.side(lambda sql: sql.execute(update(apps).values(secret_hash="another")))
+    moment += base.APP_SECONDS
+    changed = await store.app_by_id(app.id)
+    assert changed == msgspec.structs.replace(app, secret_hash="another")
+    await store.side(lambda sql: sql.execute(delete(apps)))
+    moment += base.APP_SECONDS
+    assert await store.app_by_id(app.id) is None
+    monkeypatch.setattr(base, "MAX_APPS", 2)
+    for _ in range(5):
+        more, _ = new_app("app", "test")
+        await store.add_app(more)
+        assert await store.app_by_id(more.id) == more
+    assert len(store._apps) <= 2
+    await store.close()
+
+
+async def test_a_call_is_two_round_trips(cluster) -> None:
+    """One to reserve, one to settle: what is sent ahead of an answer is counted as one."""
+    url = make_url(await asyncio.to_thread(cluster.database))
+    trips = 0
+    asking = False
+
+    async def forward(reader, writer, *, ask: bool) -> None:
+        nonlocal trips, asking
+        while block := await reader.read(65536):
+            trips += ask and not asking
+            asking = ask
+            writer.write(block)
+        writer.close()
+
+    async def connected(reader, writer) -> None:
+        up_reader, up_writer = await asyncio.open_connection(url.host, url.port)
+        both = (forward(reader, up_writer, ask=True), forward(up_reader, writer, ask=False))
+        await asyncio.gather(*both)
+
+    async with await asyncio.start_server(connected, "127.0.0.1") as server:
+        port = server.sockets[0].getsockname()[1]
+        store = store_at(url.set(port=port).render_as_string(hide_password=False))
+        app = await new_user(store, None)
+        counts: list[int] = []
+        for name in range(3):  # the first ones prepare the statements
+            counts.append(trips)
+            assert await store.reserve(order(app, name), Terms()) == 9
+            counts.append(trips)
+            assert await store.settle(str(name), DONE) == 4
+        counts.append(trips)
+        await store.close()
+    assert [after - before for before, after in pairwise(counts)][2:] == [1, 1, 1, 1]
+
+
 async def test_no_row_of_the_ledger_is_changed(cluster, tmp_path) -> None:
     import sqlite3
 
@@ -232,35 +305,6 @@ async def test_a_database_error_of_one_leaves_the_others_alone(tmp_path) -> None
     assert answers[2] is None
     assert (await store.account(app.id, "u1"))[0] == Connection(5)
     await store.close()
-
-
-def test_a_transaction_that_sqlite_itself_gave_up(tmp_path) -> None:
-    """A full disk rolls back what came before in the same commit, and says so to one only."""
-    import threading
-
-    from sqlalchemy.engine import make_url
-    from sqlalchemy.exc import OperationalError
-
-    from wattfare_mw.service import queries
-    from wattfare_mw.service.sqlite import Writer
-
-    def full_disk(sql) -> None:
-        sql.connection.cursor().execute("ROLLBACK")
-        raise OperationalError("INSERT", {}, Exception("disk full"))
-
-    writer = Writer(make_url(f"sqlite:///{tmp_path / 'ledger.db'}"))
-    gate = threading.Event()
-    writer.submit(lambda _: gate.wait(60))  # so that the next ones share a commit
-    before = writer.submit(lambda sql: queries.setting(sql, "before", b"1"))
-    failed = writer.submit(full_disk)
-    after = writer.submit(lambda sql: queries.setting(sql, "after", b"1"))
-    gate.set()
-    assert before.result(60) == after.result(60) == b"1"
-    assert isinstance(failed.exception(60), OperationalError)
-    for name in ("before", "after"):
-        kept = writer.submit(lambda sql, name=name: queries.setting(sql, name, b"2"))
-        assert kept.result(60) == b"1"
-    writer.close()
 
 
 async def test_a_total_that_its_rows_do_not_prove_is_found(tmp_path) -> None:

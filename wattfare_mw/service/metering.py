@@ -27,7 +27,7 @@ from typing import Any, cast
 import msgspec
 
 from .. import money
-from .queries import Outcome
+from .orders import Outcome
 
 #: Where the upstream does not say, a token is taken to be so many bytes of UTF-8.
 BYTES_PER_TOKEN = 4

@@ -8,7 +8,6 @@ SQLite, through SQLAlchemy.
 from __future__ import annotations
 
 import asyncio
-import secrets
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import datetime
@@ -22,13 +21,13 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from ..errors import WattfareError
-from . import audit, ledger, migrate, queries, rules
+from . import ledger, migrate, rules
+from .base import SQLStore
 from .keys import App
 from .orders import Metered, Order, Outcome, Renewal
 from .refusals import invalid, not_available
-from .rules import USERS_PAY, Connection, Grant, Prior, Terms, Totals
+from .rules import Connection, Grant, Prior, Terms, Totals
 from .store import LEASE_SECONDS, Store
-from .tokens import MIN_KEY_BYTES
 
 try:
     asyncpg: Any = import_module("asyncpg")  # which has no types
@@ -91,36 +90,20 @@ async def run_once(url: str, job: Callable[[Sql], T], *, isolation: str | None =
         await engine.dispose()
 
 
-class PostgreSQLStore:
+class PostgreSQLStore(SQLStore):
     """:class:`Store`, over two bounded pools of connections."""
 
     def __init__(self, url: str, clock: Callable[[], datetime] | None = None) -> None:
+        super().__init__()
         self._dsn = _dsn(url)
         self._clock = clock
-        self._holder: str | None = None
         self._engine = _engine(url, SIDE_POOL_SIZE)
         self._pool: Any = None
         self._opening = asyncio.Lock()
 
-    async def app_by_id(self, app_id: str) -> App | None:
+    async def _app_by_id(self, app_id: str) -> App | None:
         row = await self._ask(_APP, app_id)
         return None if row is None else App(*row)
-
-    async def app_by_publishable_key(self, key: str) -> App | None:
-        return await self.side(lambda sql: queries.app_by_publishable_key(sql, key))
-
-    async def add_app(self, app: App) -> None:
-        await self.side(lambda sql: queries.add_app(sql, app, self._now(sql)))
-
-    async def signing_key(self) -> bytes:
-        fresh = secrets.token_bytes(MIN_KEY_BYTES)
-        return await self.side(lambda sql: queries.setting(sql, "signing_key", fresh))
-
-    async def connect(self, app_id: str, user_id: str, cap: int | None) -> None:
-        await self.side(lambda sql: queries.connect(sql, app_id, user_id, cap, self._now(sql)))
-
-    async def revoke(self, app_id: str, user_id: str) -> None:
-        await self.side(lambda sql: queries.revoke(sql, app_id, user_id, self._now(sql)))
 
     async def account(self, app_id: str, user_id: str) -> tuple[Connection | None, Totals]:
         row = await self._ask(_ACCOUNT, app_id, user_id, self._now_ms())
@@ -129,19 +112,7 @@ class PostgreSQLStore:
             found = Connection(row["cap_nanos"], row["connected"], row["revocations"])
         return found, Totals(row["billed_nanos"] or 0, row["reserved_nanos"] or 0)
 
-    async def add_grant(
-        self,
-        app_id: str,
-        token_hash: str,
-        grant: Grant,
-        terms: Terms = USERS_PAY,
-        now: int = 0,
-    ) -> None:
-        await self.side(lambda sql: queries.add_grant(sql, app_id, token_hash, grant, terms, now))
-
-    async def renew(self, metered: Sequence[Metered] = ()) -> Renewal:
-        fresh = self._holder is None
-        holder = self._holder or secrets.token_hex(16)
+    async def _renew(self, holder: str, metered: Sequence[Metered], *, fresh: bool) -> Renewal:
         row = await self._ask(
             _RENEW,
             holder,
@@ -153,17 +124,14 @@ class PostgreSQLStore:
             [each.completion_tokens for each in metered],
             self._now_ms(),
         )
-        self._holder = holder if row["o_held"] else None
         return Renewal(held=row["o_held"], revoked=frozenset(row["o_revoked"] or ()))
 
-    async def reserve(self, order: Order, terms: Terms) -> int:
-        if self._holder is None:
-            raise ledger.lease_lost()
+    async def _reserve(self, order: Order, terms: Terms, holder: str) -> int:
         key = order.key
         row = await self._ask(
             _RESERVE,
             order.id,
-            self._holder,
+            holder,
             order.app_id,
             order.user_id,
             order.grant_hash,
@@ -202,24 +170,7 @@ class PostgreSQLStore:
         )
         return row[0]
 
-    async def sweep(self) -> int:
-        # Committed before anything is settled: from here on, none of them can reserve or record.
-        await self.side(lambda sql: ledger.expire_leases(sql, self._now(sql)))
-        swept = 0
-        while left := await self.side(ledger.left_behind):
-            for reservation_id, outcome in left:
-                # Another process may be sweeping, too: each is settled by one of them.
-                swept += await self.settle(reservation_id, outcome) is not None
-        return swept
-
-    async def verify(self) -> list[str]:
-        return await self.side(audit.verify, isolation="REPEATABLE READ")
-
-    async def close(self) -> None:
-        holder, self._holder = self._holder, None
-        if holder is not None:
-            with suppress(WattfareError):  # it runs out by itself
-                await self.side(lambda sql: ledger.end(sql, holder))
+    async def _close(self) -> None:
         if self._pool is not None:
             try:
                 await asyncio.wait_for(self._pool.close(), CONNECT_SECONDS)
@@ -228,8 +179,6 @@ class PostgreSQLStore:
         await self._engine.dispose()
 
     async def side(self, job: Callable[[Sql], T], *, isolation: str | None = None) -> T:
-        """Carry out a job as one transaction, through SQLAlchemy."""
-
         async def carry_out() -> T:
             async with self._engine.connect() as connection:
                 if isolation is not None:
@@ -256,6 +205,7 @@ class PostgreSQLStore:
                     max_size=POOL_SIZE,
                     timeout=CONNECT_SECONDS,
                     command_timeout=ANSWER_SECONDS,
+                    reset=_as_it_is,
                 )
             return self._pool
 
@@ -283,6 +233,11 @@ async def _to_its_end(work: Any) -> Any:
         raise
     except (SQLAlchemyError, OSError, TimeoutError, *_driver_errors()) as error:
         raise not_available() from error
+
+
+async def _as_it_is(_connection: Any) -> None:
+    """Put a connection back into the pool as it is: a function call leaves nothing behind, and
+    asyncpg's own way to make sure of that is another round trip for each."""
 
 
 def _refusal(order: Order, terms: Terms, row: Any) -> WattfareError:

@@ -7,15 +7,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import Connection as Sql
-from sqlalchemy import Row, and_, func, insert, select, update
+from sqlalchemy import bindparam, func, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from . import rules, schema
 from .keys import App
-from .orders import Order, Outcome
-from .rules import Connection, Grant, Terms, Totals
-
-__all__ = ["Order", "Outcome"]
+from .rules import Grant, Terms
 
 
 def add_app(sql: Sql, app: App, now: datetime) -> None:
@@ -32,14 +29,11 @@ def add_app(sql: Sql, app: App, now: datetime) -> None:
     )
 
 
-def app_by_id(sql: Sql, app_id: str) -> App | None:
-    """The app with this id."""
-    return _app(sql, schema.apps.c.id == app_id)
-
-
 def app_by_publishable_key(sql: Sql, key: str) -> App | None:
     """The app that this publishable key names."""
-    return _app(sql, schema.apps.c.publishable_key == key)
+    table = schema.apps
+    row = sql.execute(select(table).where(table.c.publishable_key == key)).mappings().first()
+    return None if row is None else App(*(row[name] for name in App.__struct_fields__))
 
 
 def setting(sql: Sql, name: str, fresh: bytes) -> bytes:
@@ -71,110 +65,41 @@ def revoke(sql: Sql, app_id: str, user_id: str, now: datetime) -> None:
     )
 
 
-def account(sql: Sql, app_id: str, user_id: str, now: datetime) -> tuple[Connection | None, Totals]:
-    """A user's connection, and this month's totals."""
-    month = rules.month_of(now)
-    return connection(sql, app_id, user_id), totals_of(sql, app_id, user_id, month)
-
-
 def add_grant(sql: Sql, app_id: str, token_hash: str, grant: Grant, terms: Terms, now: int) -> None:
     """Keep a new grant; raises the refusal."""
-    if terms.operator_pays:
+    held = 0
+    if terms.operator_pays:  # else nobody asks what they hold
         # One at a time for each app: two that look at once would both see the room for one.
         locked = select(schema.apps.c.id).where(schema.apps.c.id == app_id).with_for_update()
         sql.execute(locked).all()
-    table = schema.grants
-    held = sql.execute(
-        select(func.coalesce(func.sum(table.c.cap_nanos), 0)).where(
-            table.c.app_id == app_id, table.c.expires_at > now
-        )
-    ).scalar_one()
+        held = sql.execute(_HELD_BY_GRANTS, {"app_id": app_id, "now": now}).scalar_one()
     rules.admit_grant(int(held), grant, terms)
     sql.execute(
         insert(schema.grants).values(
-            token_hash=token_hash, app_id=app_id, expires_at=grant.expires_at, **_grant_row(grant)
+            token_hash=token_hash,
+            app_id=app_id,
+            requests_left=grant.requests,
+            cap_nanos=grant.cap,
+            expires_at=grant.expires_at,
+            billed_nanos=grant.totals.billed,
+            reserved_nanos=grant.totals.reserved,
         )
     )
-
-
-def grant(sql: Sql, app_id: str, token_hash: str) -> Grant | None:
-    """The app's grant with this token; another app's is unknown."""
-    table = schema.grants
-    row = one(
-        sql.execute(
-            select(table).where(table.c.token_hash == token_hash, table.c.app_id == app_id)
-        ).first()
-    )
-    if row is None:
-        return None
-    totals = Totals(row.billed_nanos, row.reserved_nanos)
-    return Grant(row.requests_left, row.cap_nanos, row.expires_at, totals)
-
-
-def _app(sql: Sql, where: Any) -> App | None:
-    row = one(sql.execute(select(schema.apps).where(where)).first())
-    if row is None:
-        return None
-    return App(row.id, row.name, row.mode, row.secret_hash, row.publishable_key)
-
-
-def connection(sql: Sql, app_id: str, user_id: str) -> Connection | None:
-    """A user's connection."""
-    table = schema.connections
-    row = one(
-        sql.execute(
-            select(table).where(table.c.app_id == app_id, table.c.user_id == user_id)
-        ).first()
-    )
-    return None if row is None else Connection(row.cap_nanos, row.connected, row.revocations)
-
-
-def totals_of(sql: Sql, app_id: str, user_id: str, month: str) -> Totals:
-    """A user's totals of a month."""
-    table = schema.totals
-    row = one(
-        sql.execute(
-            select(table).where(
-                table.c.app_id == app_id, table.c.user_id == user_id, table.c.month == month
-            )
-        ).first()
-    )
-    return Totals() if row is None else Totals(row.billed_nanos, row.reserved_nanos)
-
-
-def write_totals(sql: Sql, app_id: str, user_id: str, month: str, totals: Totals) -> None:
-    """Keep what :func:`totals_of` will say."""
-    table = schema.totals
-    values = {"billed_nanos": totals.billed, "reserved_nanos": totals.reserved}
-    key = {"app_id": app_id, "user_id": user_id, "month": month}
-    where = and_(*(table.c[name] == value for name, value in key.items()))
-    if not sql.execute(update(table).where(where).values(values)).rowcount:
-        sql.execute(insert(table).values(**key, **values))
-
-
-def write_grant(sql: Sql, token_hash: str, grant: Grant) -> None:
-    """Keep what :func:`grant` will say."""
-    table = schema.grants
-    sql.execute(update(table).where(table.c.token_hash == token_hash).values(**_grant_row(grant)))
-
-
-def _grant_row(grant: Grant) -> dict[str, int]:
-    return {
-        "requests_left": grant.requests,
-        "cap_nanos": grant.cap,
-        "billed_nanos": grant.totals.billed,
-        "reserved_nanos": grant.totals.reserved,
-    }
-
-
-def one(row: Row[*tuple[Any, ...]] | None) -> Any:
-    """The row, whose columns are attributes that only the database knows."""
-    return row
 
 
 def seconds(moment: datetime) -> int:
     """Unix seconds."""
     return int(moment.timestamp())
+
+
+def milliseconds(moment: datetime, later: float = 0) -> int:
+    """Unix milliseconds, so many seconds after this moment."""
+    return int(moment.timestamp() * 1000) + round(later * 1000)
+
+
+_HELD_BY_GRANTS = select(func.coalesce(func.sum(schema.grants.c.cap_nanos), 0)).where(
+    schema.grants.c.app_id == bindparam("app_id"), schema.grants.c.expires_at > bindparam("now")
+)
 
 
 def _upsert(sql: Sql, table: Any) -> Any:

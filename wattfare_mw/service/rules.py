@@ -107,7 +107,7 @@ class Held(msgspec.Struct, frozen=True):
 
 def month_of(moment: datetime) -> str:
     """The UTC month, ``2026-11``, in whose totals a call that is reserved now belongs."""
-    return moment.astimezone(UTC).strftime("%Y-%m")
+    return moment.astimezone(UTC).isoformat()[:7]
 
 
 def least_of(*caps: int | None) -> int | None:

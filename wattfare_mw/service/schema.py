@@ -78,6 +78,7 @@ grants = Table(
     Column("reserved_nanos", BigInteger, nullable=False),
     CheckConstraint("requests_left >= 0", name="grants_requests"),
     CheckConstraint("billed_nanos + reserved_nanos <= cap_nanos", name="grants_cap"),
+    Index("grants_by_expiry", "app_id", "expires_at", "cap_nanos"),
 )
 
 # The processes that hold calls, until then (milliseconds since 1970, by the database's clock).

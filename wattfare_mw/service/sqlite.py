@@ -10,11 +10,12 @@ from __future__ import annotations
 import asyncio
 import os
 import queue
+import sqlite3
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 from sqlalchemy import Connection, create_engine, event
 from sqlalchemy.engine import URL
@@ -29,16 +30,33 @@ MAX_BATCH = 64
 #: How long to wait for another process (``wattfare apps create``) to be done, in seconds.
 BUSY_SECONDS = 10
 
-_Job = tuple[Callable[[Connection], Any], "Future[Any]"]
+
+class _Job(NamedTuple):
+    work: Callable[[sqlite3.Cursor], Any]
+    loop: asyncio.AbstractEventLoop
+    future: asyncio.Future[Any]
+
+
+class _Answer(NamedTuple):
+    job: _Job
+    result: Any
+    error: Exception | None = None
 
 
 class Writer:
     """Runs functions over a connection, each as one transaction of its own.
 
+    They are given a cursor of the driver's. What goes through SQLAlchemy takes :attr:`sql`, which
+    is the same connection and the same transaction.
+
     Raises:
         WattfareError: the database is of another version.
         sqlalchemy.exc.DBAPIError: it cannot be opened.
     """
+
+    sql: Connection
+    _raw: sqlite3.Connection
+    _cursor: sqlite3.Cursor
 
     def __init__(self, url: URL) -> None:
         self._url = url
@@ -52,19 +70,16 @@ class Writer:
         self._thread.start()
         ready.result()
 
-    def submit(self, job: Callable[[Connection], T]) -> Future[T]:
-        """Hand a job in. From here on it is carried out, whatever becomes of who waits for it."""
-        future: Future[T] = Future()
-        future.set_running_or_notify_cancel()  # cannot be cancelled any more
+    def run(self, job: Callable[[sqlite3.Cursor], T]) -> asyncio.Future[T]:
+        """Hand a job in, from an event loop. From here on it is carried out, whatever becomes of
+        who waits for it."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = loop.create_future()
         with self._lock:
             if self._closed:
                 raise RuntimeError("the ledger is closed")
-            self._jobs.put((job, future))
+            self._jobs.put(_Job(job, loop, future))
         return future
-
-    async def run(self, job: Callable[[Connection], T]) -> T:
-        """:meth:`submit`, for an event loop."""
-        return await asyncio.wrap_future(self.submit(job))
 
     def close(self) -> None:
         """Carry out what has been handed in, and end."""
@@ -77,15 +92,17 @@ class Writer:
     def _work(self, ready: Future[None]) -> None:
         try:
             engine = _engine(self._url)
-            connection = engine.connect()
-            migrate(connection)
+            self.sql = engine.connect()
+            self._raw = cast("sqlite3.Connection", self.sql.connection.driver_connection)
+            self._cursor = self._raw.cursor()
+            migrate(self.sql)
         except BaseException as error:
             ready.set_exception(error)
             return
         ready.set_result(None)
-        with connection:
+        with self.sql:
             while (batch := self._next_batch()) is not None:
-                _carry_out(connection, batch)
+                self._carry_out(batch)
         engine.dispose()
 
     def _next_batch(self) -> list[_Job] | None:
@@ -103,37 +120,56 @@ class Writer:
             self._jobs.put(None)  # end at the next look
         return batch or None
 
-
-def _carry_out(connection: Connection, batch: list[_Job]) -> None:
-    results: list[tuple[Future[Any], Any, BaseException | None]] = []
-    try:
-        transaction = connection.begin()
-    except Exception as error:  # another process holds the database: tell all at once, not in turn
-        for _, future in batch:
-            future.set_exception(error)
-        return
-    try:
-        with transaction:
-            for job, future in batch:
-                try:
-                    # A savepoint each: the refusal of one undoes nothing of the others.
-                    with connection.begin_nested():
-                        results.append((future, job(connection), None))
-                except DBAPIError:
-                    # SQLite may have rolled everything back by itself (a full disk does that):
-                    # nothing that came before counts.
-                    raise
-                except Exception as error:
-                    results.append((future, None, error))
-    except Exception as error:
-        with suppress(Exception):
-            connection.rollback()
-        if len(batch) > 1:  # one of them, or the commit: let each stand for itself
-            for single in batch:
-                _carry_out(connection, [single])
+    def _carry_out(self, batch: list[_Job]) -> None:
+        try:
+            self._raw.execute("BEGIN IMMEDIATE")
+        except sqlite3.Error as error:  # another process holds it: tell all at once, not in turn
+            _tell([_Answer(job, None, error) for job in batch])
             return
-        results = [(batch[0][1], None, error)]
-    for future, result, error in results:
+        try:
+            answers = [self._answer(job) for job in batch]
+            # Said as a statement: it fails where SQLite has rolled back by itself.
+            self._raw.execute("COMMIT")
+        except Exception as error:
+            with suppress(sqlite3.Error):  # it may be rolled back already
+                self._raw.execute("ROLLBACK")
+            if len(batch) > 1:  # one of them, or the commit: let each stand for itself
+                for single in batch:
+                    self._carry_out([single])
+                return
+            answers = [_Answer(batch[0], None, error)]
+        _tell(answers)
+
+    def _answer(self, job: _Job) -> _Answer:
+        changes = self._raw.total_changes
+        try:
+            return _Answer(job, job.work(self._cursor))
+        except (DBAPIError, sqlite3.Error):
+            # SQLite may have rolled everything back by itself (a full disk does that): nothing
+            # that came before counts.
+            raise
+        except Exception as error:
+            # A refusal comes before anything is written, and undoes nothing of the others. What
+            # fails half-way must not be committed with them.
+            if self._raw.total_changes != changes:
+                raise
+            return _Answer(job, None, error)
+
+
+def _tell(answers: list[_Answer]) -> None:
+    # Once for each loop: waking it up costs more than the answer.
+    by_loop: dict[asyncio.AbstractEventLoop, list[_Answer]] = {}
+    for answer in answers:
+        by_loop.setdefault(answer.job.loop, []).append(answer)
+    for loop, its in by_loop.items():
+        with suppress(RuntimeError):  # it is closed: nobody is left who waits
+            loop.call_soon_threadsafe(_complete, its)
+
+
+def _complete(answers: list[_Answer]) -> None:
+    for (_, _, future), result, error in answers:
+        if future.done():  # who waited was cancelled
+            continue
         if error is None:
             future.set_result(result)
         else:
@@ -160,10 +196,17 @@ def _engine(url: URL) -> Any:
         cursor.execute("PRAGMA journal_mode = WAL")
         cursor.execute("PRAGMA synchronous = FULL")
         cursor.execute("PRAGMA foreign_keys = ON")
+        # In pages, four times the default: a ledger's indexes are written all over, and what is
+        # written again before a checkpoint is copied once.
+        cursor.execute("PRAGMA wal_autocheckpoint = 4000")
         cursor.close()
 
     @event.listens_for(engine, "begin")
     def _on_begin(connection: Connection) -> None:  # pyright: ignore[reportUnusedFunction]
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        raw = cast("sqlite3.Connection", connection.connection.driver_connection)
+        # Else it joins the one of a commit, whose end it is not told: to SQLAlchemy, all of them
+        # are one.
+        if not raw.in_transaction:
+            raw.execute("BEGIN IMMEDIATE")
 
     return engine

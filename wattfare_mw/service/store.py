@@ -7,9 +7,8 @@ settle once it no longer renews.
 
 from __future__ import annotations
 
-import secrets
+import sqlite3
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from datetime import datetime
 from typing import Protocol, TypeVar
 
@@ -17,13 +16,12 @@ from sqlalchemy import Connection as Sql
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
-from ..errors import WattfareError
-from . import audit, ledger, queries
+from . import hot, queries
+from .base import SQLStore
 from .keys import App
 from .orders import Metered, Order, Outcome, Renewal
 from .refusals import invalid, not_available
 from .rules import USERS_PAY, Connection, Grant, Terms, Totals
-from .tokens import MIN_KEY_BYTES
 
 T = TypeVar("T")
 
@@ -103,100 +101,59 @@ class Store(Protocol):
         ...
 
 
-class SQLiteStore:
+class SQLiteStore(SQLStore):
     """:class:`Store`, over one thread that writes an SQLite file. Others may write it too: each
     transaction has the file to itself. The database's clock is the machine's."""
 
     def __init__(self, url: str, *, clock: Callable[[], datetime] = queries.utc_now) -> None:
-        # SQLAlchemy's SQLite is not needed before there is a store.
+        # Alembic comes with it, and is not needed before there is a store.
         from .sqlite import Writer
 
+        super().__init__()
         self._clock = clock
-        self._holder: str | None = None
         try:
             self._writer = Writer(make_url(url).set(drivername="sqlite"))
         except DBAPIError as error:
             raise invalid(f"The database cannot be opened: {error.orig}.") from None
 
-    async def app_by_id(self, app_id: str) -> App | None:
-        return await self._run(lambda sql: queries.app_by_id(sql, app_id))
-
-    async def app_by_publishable_key(self, key: str) -> App | None:
-        return await self._run(lambda sql: queries.app_by_publishable_key(sql, key))
-
-    async def add_app(self, app: App) -> None:
-        await self._run(lambda sql: queries.add_app(sql, app, self._clock()))
-
-    async def signing_key(self) -> bytes:
-        fresh = secrets.token_bytes(MIN_KEY_BYTES)
-        return await self._run(lambda sql: queries.setting(sql, "signing_key", fresh))
-
-    async def connect(self, app_id: str, user_id: str, cap: int | None) -> None:
-        await self._run(lambda sql: queries.connect(sql, app_id, user_id, cap, self._clock()))
-
-    async def revoke(self, app_id: str, user_id: str) -> None:
-        await self._run(lambda sql: queries.revoke(sql, app_id, user_id, self._clock()))
+    async def side(self, job: Callable[[Sql], T], *, isolation: str | None = None) -> T:
+        return await self._run(lambda _: job(self._writer.sql))
 
     async def account(self, app_id: str, user_id: str) -> tuple[Connection | None, Totals]:
-        return await self._run(lambda sql: queries.account(sql, app_id, user_id, self._clock()))
-
-    async def add_grant(
-        self,
-        app_id: str,
-        token_hash: str,
-        grant: Grant,
-        terms: Terms = USERS_PAY,
-        now: int = 0,
-    ) -> None:
-        await self._run(lambda sql: queries.add_grant(sql, app_id, token_hash, grant, terms, now))
-
-    async def renew(self, metered: Sequence[Metered] = ()) -> Renewal:
-        holder = self._holder
-        if holder is None:
-            fresh = secrets.token_hex(16)
-            renewal = await self._run(
-                lambda sql: ledger.begin(sql, fresh, LEASE_SECONDS, self._clock())
-            )
-            self._holder = fresh
-            return renewal
-        renewal = await self._run(
-            lambda sql: ledger.renew(sql, holder, metered, LEASE_SECONDS, self._clock())
-        )
-        if not renewal.held:
-            self._holder = None
-        return renewal
-
-    async def reserve(self, order: Order, terms: Terms) -> int:
-        holder = self._holder
-        if holder is None:
-            raise ledger.lease_lost()
-        return await self._run(lambda sql: ledger.reserve(sql, order, terms, holder, self._clock()))
+        return await self._run(lambda cursor: hot.account(cursor, app_id, user_id, self._clock()))
 
     async def settle(self, reservation_id: str, outcome: Outcome) -> int | None:
         return await self._run(
-            lambda sql: ledger.settle(sql, reservation_id, outcome, self._clock())
+            lambda cursor: hot.settle(cursor, reservation_id, outcome, self._clock())
         )
 
-    async def sweep(self) -> int:
-        swept = 0
-        while count := await self._run(lambda sql: ledger.sweep(sql, self._clock())):
-            swept += count
-        return swept
+    async def _app_by_id(self, app_id: str) -> App | None:
+        return await self._run(lambda cursor: hot.app_by_id(cursor, app_id))
 
-    async def verify(self) -> list[str]:
-        return await self._run(audit.verify)
+    async def _reserve(self, order: Order, terms: Terms, holder: str) -> int:
+        return await self._run(
+            lambda cursor: hot.reserve(cursor, order, terms, holder, self._clock())
+        )
 
-    async def close(self) -> None:
-        holder, self._holder = self._holder, None
-        if holder is not None:
-            with suppress(WattfareError):  # it runs out by itself
-                await self._run(lambda sql: ledger.end(sql, holder))
+    async def _renew(self, holder: str, metered: Sequence[Metered], *, fresh: bool) -> Renewal:
+        if fresh:
+            return await self._run(
+                lambda cursor: hot.begin(cursor, holder, LEASE_SECONDS, self._clock())
+            )
+        return await self._run(
+            lambda cursor: hot.renew(cursor, holder, metered, LEASE_SECONDS, self._clock())
+        )
+
+    def _now(self, sql: Sql) -> datetime:
+        return self._clock()
+
+    async def _close(self) -> None:
         self._writer.close()
 
-    async def _run(self, job: Callable[[Sql], T]) -> T:
+    async def _run(self, job: Callable[[sqlite3.Cursor], T]) -> T:
         try:
             return await self._writer.run(job)
-        except DBAPIError as error:
+        except (DBAPIError, sqlite3.Error) as error:
             raise not_available() from error
 
 

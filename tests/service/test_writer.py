@@ -1,0 +1,289 @@
+"""The thread that writes SQLite: who shares a commit shares nothing else; nobody is forgotten."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import DBAPIError
+
+from wattfare_mw.errors import WattfareError, WattfareRateLimitError
+from wattfare_mw.service import queries, sqlite, statements
+from wattfare_mw.service.keys import new_app
+from wattfare_mw.service.orders import Order, Outcome
+from wattfare_mw.service.rules import Bounds, Terms
+from wattfare_mw.service.sqlite import Writer
+from wattfare_mw.service.store import SQLiteStore
+
+KEEP = "INSERT INTO settings (name, value) VALUES (?, x'00')"
+#: For what should take no time at all, in seconds.
+PATIENCE = 60
+DONE = Outcome(ended="completed", generated=True, cost=4)
+
+
+@pytest.fixture
+def file(tmp_path) -> str:
+    return str(tmp_path / "ledger.db")
+
+
+@pytest.fixture
+def writer(file: str) -> Iterator[Writer]:
+    writer = Writer(make_url(f"sqlite:///{file}"))
+    yield writer
+    writer.close()
+
+
+@contextmanager
+def one_commit(writer: Writer) -> Iterator[None]:
+    """What is handed in meanwhile shares one."""
+    begun, gate = threading.Event(), threading.Event()
+
+    def hold_up(_) -> None:
+        begun.set()
+        gate.wait(PATIENCE)
+
+    future = writer.run(hold_up)
+    begun.wait(PATIENCE)
+    try:
+        yield
+    finally:
+        gate.set()
+    assert not future.done()
+
+
+def keep(name: str):
+    return lambda cursor: cursor.execute(KEEP, [name]).rowcount
+
+
+def kept(file: str) -> set[str]:
+    connection = sqlite3.connect(file)
+    names = {name for (name,) in connection.execute("SELECT name FROM settings")}
+    connection.close()
+    return names
+
+
+def refuse(_) -> None:
+    raise WattfareRateLimitError("refused")
+
+
+async def outcomes(*futures) -> list[object]:
+    async with asyncio.timeout(PATIENCE):
+        answers = await asyncio.gather(*futures, return_exceptions=True)
+    return [answer if isinstance(answer, int) else type(answer) for answer in answers]
+
+
+async def test_a_refusal_undoes_nothing_of_the_others(writer: Writer, file: str) -> None:
+    began: list[str] = []
+
+    def once(name: str):
+        def job(cursor) -> int:
+            began.append(name)
+            return keep(name)(cursor)
+
+        return job
+
+    with one_commit(writer):
+        futures = [writer.run(job) for job in (once("a"), refuse, once("b"))]
+    assert await outcomes(*futures) == [1, WattfareRateLimitError, 1]
+    assert kept(file) == {"a", "b"}
+    assert began == ["a", "b"]  # and nothing is done again for its sake
+
+
+async def test_a_refusal_and_a_driver_error_in_one_commit(writer: Writer, file: str) -> None:
+    def twice(cursor) -> None:
+        keep("c")(cursor)
+        keep("c")(cursor)
+
+    with one_commit(writer):
+        futures = [writer.run(job) for job in (keep("a"), refuse, twice, keep("b"))]
+    assert await outcomes(*futures) == [1, WattfareRateLimitError, sqlite3.IntegrityError, 1]
+    assert kept(file) == {"a", "b"}
+
+
+async def test_what_fails_half_way_is_not_committed_with_the_others(writer: Writer, file) -> None:
+    def half(cursor) -> None:
+        keep("half")(cursor)
+        raise ValueError
+
+    def half_in_core(_) -> None:
+        queries.setting(writer.sql, "half in core", b"1")
+        raise ValueError
+
+    with one_commit(writer):
+        futures = [writer.run(job) for job in (keep("a"), half, half_in_core, keep("b"))]
+    assert await outcomes(*futures) == [1, ValueError, ValueError, 1]
+    assert kept(file) == {"a", "b"}
+
+
+async def test_a_commit_that_fails(writer: Writer, file: str) -> None:
+    """Of one that only the commit finds fault with, all others are tried again."""
+
+    def no_such_app(cursor) -> None:
+        cursor.execute("PRAGMA defer_foreign_keys = ON")
+        cursor.execute("INSERT INTO connections VALUES ('nobody', 'u', NULL, 1, 0, 0)")
+
+    def in_core(_) -> int:
+        return len(queries.setting(writer.sql, "core", b"1"))
+
+    with one_commit(writer):
+        futures = [writer.run(job) for job in (keep("a"), in_core, no_such_app, keep("b"))]
+    assert await outcomes(*futures) == [1, 1, sqlite3.IntegrityError, 1]
+    assert kept(file) == {"a", "b", "core"}
+
+
+async def test_a_transaction_that_sqlite_itself_gave_up(writer: Writer, file: str) -> None:
+    """A full disk rolls back what came before in the same commit, and says so to one only."""
+
+    def full_disk(cursor) -> None:
+        cursor.execute("ROLLBACK")
+        raise sqlite3.OperationalError("disk full")
+
+    with one_commit(writer):
+        futures = [writer.run(job) for job in (keep("before"), full_disk, keep("after"))]
+    assert await outcomes(*futures) == [1, sqlite3.OperationalError, 1]
+    assert kept(file) == {"before", "after"}
+
+
+async def test_both_ways_in_are_one_transaction(writer: Writer, file: str) -> None:
+    def core_then_driver(cursor) -> int:
+        queries.setting(writer.sql, "core", b"1")
+        return cursor.execute("SELECT count(*) FROM settings").fetchone()[0]
+
+    def fails_in_core(cursor) -> None:
+        keep("driver")(cursor)
+        app, _ = new_app("app", "test")
+        for _ in range(2):
+            queries.add_app(writer.sql, app, queries.utc_now())
+
+    assert await writer.run(core_then_driver) == 1
+    with pytest.raises(DBAPIError):
+        await writer.run(fails_in_core)
+    assert kept(file) == {"core"}
+    assert await writer.run(keep("later")) == 1
+
+
+async def test_a_loop_is_woken_once_for_a_commit(writer: Writer, monkeypatch) -> None:
+    loop = asyncio.get_running_loop()
+    woken = 0
+    wake = loop.call_soon_threadsafe
+
+    def count(*arguments):
+        nonlocal woken
+        woken += 1
+        return wake(*arguments)
+
+    await writer.run(refuse_nothing)
+    monkeypatch.setattr(loop, "call_soon_threadsafe", count)
+    with one_commit(writer):
+        futures = [writer.run(keep(str(number))) for number in range(20)]
+    assert await outcomes(*futures) == [1] * 20
+    assert woken == 2  # for the one that held them up, and for them
+
+
+def refuse_nothing(_) -> None:
+    pass
+
+
+async def test_who_is_cancelled_is_carried_out_and_not_told(writer: Writer, file: str) -> None:
+    async def wait(job) -> None:
+        await writer.run(job)
+
+    with one_commit(writer):
+        tasks = [asyncio.create_task(wait(job)) for job in (keep("a"), refuse, keep("b"))]
+        await asyncio.sleep(0)  # they have begun to wait
+        for task in tasks[:2]:
+            task.cancel()
+    assert await outcomes(*tasks) == [
+        asyncio.CancelledError,
+        asyncio.CancelledError,
+        type(None),
+    ]
+    assert kept(file) == {"a", "b"}
+
+
+def test_a_loop_that_is_closed_meanwhile(writer: Writer, file: str) -> None:
+    """Nobody is left to tell; it is carried out, and the others hear of theirs."""
+    begun, gate = threading.Event(), threading.Event()
+
+    def hold_up(_) -> None:
+        begun.set()
+        gate.wait(PATIENCE)
+
+    async def leave() -> None:
+        for job in (hold_up, keep("a"), refuse):
+            writer.run(job)
+        begun.wait(PATIENCE)
+
+    asyncio.run(leave())
+
+    async def stay() -> None:
+        future = writer.run(keep("b"))  # in one commit with those
+        gate.set()
+        assert await outcomes(future, writer.run(keep("c"))) == [1, 1]
+
+    asyncio.run(stay())
+    assert kept(file) == {"a", "b", "c"}
+
+
+async def test_what_was_handed_in_is_carried_out_before_the_end(file: str) -> None:
+    writer = Writer(make_url(f"sqlite:///{file}"))
+    futures = [writer.run(keep(str(number))) for number in range(200)]
+    writer.close()
+    assert await outcomes(*futures) == [1] * 200
+    with pytest.raises(RuntimeError, match="closed"):
+        writer.run(refuse)
+
+
+async def test_a_database_that_another_holds_is_503(file: str, monkeypatch) -> None:
+    monkeypatch.setattr(sqlite, "BUSY_SECONDS", 0.01)
+    store = SQLiteStore(f"sqlite:///{file}")
+    app, _ = new_app("app", "test")
+    await store.add_app(app)
+    await store.renew()
+    other = sqlite3.connect(file, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    jobs = [store.account(app.id, "u1"), store.settle("1", DONE), store.connect(app.id, "u1", 5)]
+    for answer in await asyncio.gather(*jobs, return_exceptions=True):
+        assert isinstance(answer, WattfareError)
+        assert answer.http_status == 503
+    other.execute("ROLLBACK")
+    await store.connect(app.id, "u1", 5)
+    # What a driver's error says is logged: no user is named in it.
+    other.execute("ALTER TABLE totals RENAME TO gone")
+    other.close()
+    order = Order(
+        id="1",
+        app_id=app.id,
+        user_id="u-secret",
+        model="m",
+        bounds=Bounds(1, 1),
+        request_id="r",
+    )
+    with pytest.raises(WattfareError) as failure:
+        await store.reserve(order, Terms())
+    assert failure.value.http_status == 503
+    assert "totals" in repr(failure.value.__cause__)
+    assert "secret" not in repr(failure.value.__cause__)
+    await store.close()
+
+
+def test_no_statement_reads_a_whole_table(writer: Writer, file: str) -> None:
+    """What a call costs must not grow with the ledger."""
+    texts = {
+        name: text
+        for name, text in vars(statements).items()
+        if isinstance(text, str) and text.startswith(("SELECT", "UPDATE", "DELETE", "INSERT"))
+    }
+    assert len(texts) > 15
+    connection = sqlite3.connect(file)
+    for name, text in texts.items():
+        parameters = dict.fromkeys(re.findall(r":(\w+)", text), 1)
+        plan = connection.execute(f"EXPLAIN QUERY PLAN {text}", parameters).fetchall()
+        assert not [step for *_, step in plan if "SCAN" in step], name
+    connection.close()

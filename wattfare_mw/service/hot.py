@@ -1,0 +1,224 @@
+"""What happens for each call, in SQLite: each function reads, asks the rules and writes, over the
+driver itself, inside the one transaction of the cursor that it is given. Totals change with the
+rows that they sum up."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, cast
+
+from . import rules, statements
+from .keys import App
+from .ledger import MAX_INTEGER, lease_lost
+from .orders import Metered, Order, Outcome, Renewal
+from .queries import milliseconds, seconds
+from .rules import Connection, Grant, Prior, Terms, Totals
+
+
+def reserve(cursor: sqlite3.Cursor, order: Order, terms: Terms, holder: str, now: datetime) -> int:
+    """Reserve what the call may cost, and say how much that is.
+
+    Raises:
+        WattfareError: the refusal, as the rules give it; nothing has changed.
+    """
+    at = seconds(now)
+    month = rules.month_of(now)
+    asked = {"holder": holder, "now_ms": milliseconds(now), "app_id": order.app_id}
+    if order.grant_hash is None:
+        asked |= {"user_id": order.user_id, "month": month}
+        found = cursor.execute(statements.PAYING_USER, asked).fetchone()
+    else:
+        found = cursor.execute(
+            statements.PAYING_GRANT, asked | {"grant_hash": order.grant_hash}
+        ).fetchone()
+    if found is None:
+        raise lease_lost()
+    if order.key is not None:
+        rules.check_key(order.key, _prior(cursor, order, at))
+    revocations = 0
+    if order.grant_hash is None:
+        connection, before = _account(found)
+        totals, granted = rules.reserve(connection, before, order.bounds, terms)
+        _write_totals(cursor, order.app_id, order.user_id, month, totals)
+        revocations = connection.revocations if connection else 0
+    else:
+        after, granted = rules.reserve_grant(_grant(found), order.bounds, at)
+        _write_grant(cursor, order.grant_hash, after)
+    cursor.execute(
+        statements.HOLD,
+        {
+            "id": order.id,
+            "app_id": order.app_id,
+            "user_id": order.user_id,
+            "grant_hash": order.grant_hash,
+            "month": month,
+            "model": order.model,
+            "reserved_nanos": granted,
+            "reserved_at": at,
+            "request_id": order.request_id,
+            "holder": holder,
+            "stream": order.stream,
+            "revocations": revocations,
+        },
+    )
+    if order.key is not None:
+        key = _key(order) | {"body_hash": order.key.body, "reservation_id": order.id}
+        cursor.execute(statements.WRITE_KEY, key | {"created_at": at})
+    return granted
+
+
+def settle(
+    cursor: sqlite3.Cursor, reservation_id: str, outcome: Outcome, now: datetime
+) -> int | None:
+    """End a reservation and bill its outcome, in the month in which it was reserved.
+
+    Returns what was billed; None where there is no such reservation (any more): settling twice
+    changes nothing.
+    """
+    this = {"id": reservation_id}
+    found = cursor.execute(statements.HELD, this).fetchone()
+    if found is None:
+        return None
+    cursor.execute(statements.LET_GO, this)
+    app_id, user_id, grant_hash, month, model, reserved, reserved_at, request_id, *payer = found
+    if grant_hash is None:
+        totals, billed = rules.settle(_totals(payer[:2]), reserved, outcome.cost)
+        _write_totals(cursor, app_id, user_id, month, totals)
+    else:
+        before = cast("Grant", _grant(payer[2:]))
+        after, billed = rules.settle_grant(
+            before, reserved, outcome.cost, generated=outcome.generated
+        )
+        _write_grant(cursor, grant_hash, after)
+    cursor.execute(
+        statements.BILL,
+        {
+            "reservation_id": reservation_id,
+            "reserved_at": reserved_at,
+            "settled_at": seconds(now),
+            "app_id": app_id,
+            "user_id": user_id,
+            "grant_hash": grant_hash,
+            "month": month,
+            "model": model,
+            "prompt_tokens": outcome.prompt_tokens,
+            "completion_tokens": outcome.completion_tokens,
+            "reserved_nanos": reserved,
+            "billed_nanos": billed,
+            "claimed_nanos": outcome.claimed,
+            "ended": outcome.ended,
+            "request_id": request_id,
+        },
+    )
+    if not outcome.generated:
+        # Nothing came of the call, so that its key may be used again.
+        cursor.execute(statements.FREE_KEY, this)
+    return billed
+
+
+def begin(cursor: sqlite3.Cursor, holder: str, lease: float, now: datetime) -> Renewal:
+    """Begin a process's lease."""
+    cursor.execute(statements.BEGIN, {"holder": holder, "until_ms": milliseconds(now, lease)})
+    return Renewal(held=True)
+
+
+def renew(
+    cursor: sqlite3.Cursor,
+    holder: str,
+    metered: Sequence[Metered],
+    lease: float,
+    now: datetime,
+) -> Renewal:
+    """Prolong a process's lease, and note what its streams have cost. One that has run out is not
+    prolonged: somebody may be settling its calls already."""
+    until = {"now_ms": milliseconds(now), "until_ms": milliseconds(now, lease)}
+    if not cursor.execute(statements.RENEW, {"holder": holder, **until}).rowcount:
+        return Renewal(held=False)
+    if metered:
+        cursor.executemany(
+            statements.RECORD,
+            [
+                {
+                    "id": each.reservation_id,
+                    "holder": holder,
+                    "cost": min(each.cost, MAX_INTEGER),
+                    "prompt": each.prompt_tokens,
+                    "completion": each.completion_tokens,
+                }
+                for each in metered
+            ],
+        )
+    revoked = cursor.execute(statements.REVOKED, {"holder": holder})
+    return Renewal(held=True, revoked=frozenset(row[0] for row in revoked))
+
+
+def account(
+    cursor: sqlite3.Cursor, app_id: str, user_id: str, now: datetime
+) -> tuple[Connection | None, Totals]:
+    """A user's connection, and this month's totals."""
+    asked = {"app_id": app_id, "user_id": user_id, "month": rules.month_of(now)}
+    found = cursor.execute(statements.ACCOUNT, asked).fetchone()
+    return (None, Totals()) if found is None else _account(found)
+
+
+def app_by_id(cursor: sqlite3.Cursor, app_id: str) -> App | None:
+    """The app with this id."""
+    found = cursor.execute(statements.APP, {"app_id": app_id}).fetchone()
+    return None if found is None else App(*found)
+
+
+def _prior(cursor: sqlite3.Cursor, order: Order, at: int) -> Prior | None:
+    since = {"since": at - rules.KEY_SECONDS}
+    found = cursor.execute(statements.PRIOR, _key(order) | since).fetchone()
+    return None if found is None else Prior(*found)
+
+
+def _key(order: Order) -> dict[str, Any]:
+    assert order.key is not None
+    return {"app_id": order.app_id, "payer": order.payer, "key_hash": order.key.name}
+
+
+def _account(row: Sequence[Any]) -> tuple[Connection | None, Totals]:
+    cap, connected, revocations, *totals = row
+    if connected is None:
+        return None, _totals(totals)
+    return Connection(cap, bool(connected), revocations), _totals(totals)
+
+
+def _totals(row: Sequence[Any]) -> Totals:
+    billed, reserved = row
+    return Totals() if billed is None else Totals(billed, reserved)
+
+
+def _grant(row: Sequence[Any]) -> Grant | None:
+    requests, cap, expires_at, *totals = row
+    return None if requests is None else Grant(requests, cap, expires_at, _totals(totals))
+
+
+def _write_totals(
+    cursor: sqlite3.Cursor, app_id: str, user_id: str | None, month: str, totals: Totals
+) -> None:
+    cursor.execute(
+        statements.WRITE_TOTALS,
+        {
+            "app_id": app_id,
+            "user_id": user_id,
+            "month": month,
+            "billed_nanos": totals.billed,
+            "reserved_nanos": totals.reserved,
+        },
+    )
+
+
+def _write_grant(cursor: sqlite3.Cursor, grant_hash: str, grant: Grant) -> None:
+    cursor.execute(
+        statements.WRITE_GRANT,
+        {
+            "grant_hash": grant_hash,
+            "requests": grant.requests,
+            "billed": grant.totals.billed,
+            "reserved": grant.totals.reserved,
+        },
+    )

@@ -1,0 +1,16 @@
+"""What an app's grants hold is summed up without reading every grant that there ever was."""
+
+from alembic import op
+
+revision = "0003"
+down_revision = "0002"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    op.create_index("grants_by_expiry", "grants", ["app_id", "expires_at", "cap_nanos"])
+
+
+def downgrade() -> None:
+    op.drop_index("grants_by_expiry", "grants")
