@@ -52,6 +52,8 @@ class Splitter:
         Raises:
             EventTooLargeError: the event under way has no end.
         """
+        if chunk.endswith(b"\n\n") and not self._parts and not self._line_end:
+            return chunk
         seen = len(self._line_end)
         data = self._line_end + chunk if seen else chunk
         cut = _last_event_end(data, under_way=bool(self._parts))
@@ -95,6 +97,25 @@ def split(block: bytes) -> Iterator[bytes]:
     for match in _EVENT_END.finditer(block):
         yield block[start : match.end()]
         start = match.end()
+
+
+def holding(block: bytes, mark: re.Pattern[bytes]) -> Iterator[tuple[int, int]]:
+    """Where the events of a block of complete ones begin and end that hold ``mark``, which spans
+    no lines. Nothing else of the block is looked into."""
+    if b"\r" in block:  # an event's beginning is only known from the one before
+        end = 0
+        for raw in split(block):
+            start, end = end, end + len(raw)
+            if mark.search(raw):
+                yield start, end
+        return
+    end = 0
+    while (found := mark.search(block, end)) is not None:
+        before = block.rfind(b"\n\n", end, found.start())
+        start = end if before < 0 else before + 2
+        ending = _EVENT_END.search(block, found.end())
+        end = len(block) if ending is None else ending.end()
+        yield start, end
 
 
 class Event(msgspec.Struct, frozen=True):
