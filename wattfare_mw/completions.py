@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from decimal import Decimal
 from typing import Any
 
@@ -114,11 +115,7 @@ class _TokensUsed(msgspec.Struct):
 
 
 class _Metered(msgspec.Struct):
-    usage: _TokensUsed | None = None
-
-
-class _Costed(msgspec.Struct):
-    usage: _Cost | None = None
+    usage: msgspec.Raw = msgspec.Raw(b"null")
 
 
 class _Cost(msgspec.Struct):
@@ -139,22 +136,20 @@ def metering(body: bytes) -> Metering:
     Raises:
         msgspec.DecodeError: it is not JSON at all.
     """
+    try:
+        told = decode(_Metered, body).usage
+    except msgspec.ValidationError:
+        return Metering()
     usage = cost = None
-    try:
-        used = decode(_Metered, body).usage
-        if used is not None:
-            usage = TokenUsage(
-                used.prompt_tokens,
-                used.completion_tokens,
-                used.total_tokens or used.prompt_tokens + used.completion_tokens,
-            )
-    except msgspec.ValidationError:
-        pass
-    try:
-        told = decode(_Costed, body).usage
-        cost = None if told is None else told.cost
-    except msgspec.ValidationError:
-        pass
+    with suppress(msgspec.ValidationError):
+        used = decode(_TokensUsed, told)
+        usage = TokenUsage(
+            used.prompt_tokens,
+            used.completion_tokens,
+            used.total_tokens or used.prompt_tokens + used.completion_tokens,
+        )
+    with suppress(msgspec.ValidationError):
+        cost = decode(_Cost, told).cost
     return Metering(usage, cost)
 
 

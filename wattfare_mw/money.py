@@ -102,11 +102,29 @@ def cost_nanos(
 ) -> int:
     """What so many tokens cost at these prices (USD for one token), and what the request itself
     does, rounded up once."""
-    tokens = _EXACT.add(
-        _EXACT.multiply(Decimal(prompt), prompt_price),
-        _EXACT.multiply(Decimal(completion), completion_price),
-    )
-    return nanos_ceil(_EXACT.add(tokens, request_price))
+    rest = _EXACT.fma(Decimal(prompt), prompt_price, request_price)
+    return nanos_ceil(_EXACT.fma(Decimal(completion), completion_price, rest))
+
+
+def tokens_for(
+    nanos: int,
+    prompt: int,
+    prompt_price: Decimal,
+    completion_price: Decimal,
+    request_price: Decimal = _NOTHING,
+) -> int | None:
+    """The most completion tokens for which :func:`cost_nanos` is no more than this; -1 where it
+    is more without any, None where any number will do."""
+    rest = _EXACT.fma(Decimal(prompt), prompt_price, request_price)
+    left = _EXACT.subtract(_EXACT.scaleb(Decimal(nanos), -9), rest)
+    if left < 0:
+        return -1
+    if not completion_price:
+        return None
+    try:
+        return int(_EXACT.divide_int(left, completion_price))
+    except InvalidOperation:  # more of them than there are digits for
+        return None
 
 
 def _nanos(value: Decimal, rounding: str) -> int:

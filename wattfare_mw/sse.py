@@ -52,6 +52,8 @@ class Splitter:
         Raises:
             EventTooLargeError: the event under way has no end.
         """
+        if chunk.endswith(b"\n\n") and not self._parts and not self._line_end:
+            return chunk
         seen = len(self._line_end)
         data = self._line_end + chunk if seen else chunk
         cut = _last_event_end(data, under_way=bool(self._parts))
@@ -91,10 +93,32 @@ def _last_event_end(data: bytes, *, under_way: bool) -> int:
 
 def split(block: bytes) -> Iterator[bytes]:
     """The events in a block of complete ones, each as the bytes that it is."""
+    if block.find(b"\n\n") == len(block) - 2 and b"\r" not in block:
+        yield block  # the usual one comes alone
+        return
     start = 0
     for match in _EVENT_END.finditer(block):
         yield block[start : match.end()]
         start = match.end()
+
+
+def holding(block: bytes, mark: re.Pattern[bytes]) -> Iterator[tuple[int, int]]:
+    """Where the events of a block of complete ones begin and end that hold ``mark``, which spans
+    no lines. Nothing else of the block is looked into."""
+    if b"\r" in block:  # an event's beginning is only known from the one before
+        end = 0
+        for raw in split(block):
+            start, end = end, end + len(raw)
+            if mark.search(raw):
+                yield start, end
+        return
+    end = 0
+    while (found := mark.search(block, end)) is not None:
+        before = block.rfind(b"\n\n", end, found.start())
+        start = end if before < 0 else before + 2
+        ending = _EVENT_END.search(block, found.end())
+        end = len(block) if ending is None else ending.end()
+        yield start, end
 
 
 class Event(msgspec.Struct, frozen=True):
@@ -106,6 +130,9 @@ class Event(msgspec.Struct, frozen=True):
 
 def events(block: bytes) -> Iterator[Event]:
     """The events in a block of complete ones; comments and events without data are left out."""
+    if _is_one_line(block):
+        yield Event(block[6:-2])
+        return
     data: list[bytes] = []
     kind = "message"
     for line in _LINE_END.split(block):
@@ -122,6 +149,16 @@ def events(block: bytes) -> Iterator[Event]:
             data.append(value)
         elif field == b"event":
             kind = value.decode("utf-8", "replace")
+
+
+def _is_one_line(block: bytes) -> bool:
+    """Is this one event of one line, as most are?"""
+    end = len(block) - 2
+    return (
+        block.startswith(b"data: ")
+        and block.find(b"\n\n") == block.find(b"\n") == end
+        and (b"\r" not in block)
+    )
 
 
 def write(data: bytes) -> bytes:

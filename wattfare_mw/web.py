@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
-from http.cookies import CookieError, SimpleCookie
 from typing import Any, Literal
 from urllib.parse import parse_qs
 
@@ -18,16 +17,16 @@ class Headers(Mapping[str, str]):
     __slots__ = ("_fields",)
 
     def __init__(self, fields: Iterable[tuple[str, str]] = ()) -> None:
-        self._fields: dict[str, str] = {}
-        for name, value in fields:
-            name = name.lower()
-            if name in self._fields:
-                glue = "; " if name == "cookie" else ", "
-                value = self._fields[name] + glue + value
-            self._fields[name] = value
+        pairs = [(name.lower(), value) for name, value in fields]
+        self._fields = dict(pairs)
+        if len(self._fields) < len(pairs):
+            self._fields = _joined(pairs)
 
     def __getitem__(self, name: str) -> str:
         return self._fields[name.lower()]
+
+    def get(self, name: str, default: Any = None) -> Any:  # Mapping's own is slow, and much used
+        return self._fields.get(name.lower(), default)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._fields)
@@ -38,6 +37,16 @@ class Headers(Mapping[str, str]):
     def __repr__(self) -> str:
         # Cookies and credentials travel in headers.
         return f"Headers({', '.join(self._fields)})"
+
+
+def _joined(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
+    fields: dict[str, str] = {}
+    for name, value in pairs:
+        if name in fields:
+            glue = "; " if name == "cookie" else ", "
+            value = fields[name] + glue + value
+        fields[name] = value
+    return fields
 
 
 class Request:
@@ -95,18 +104,14 @@ class Request:
 
     @cached_property
     def cookies(self) -> Mapping[str, str]:
-        """The cookies by name."""
-        jar: SimpleCookie = SimpleCookie()
-        found: dict[str, str] = {}
-        # One malformed cookie, maybe another application's, must not hide the others.
-        for part in self.headers.get("cookie", "").split(";"):
-            try:
-                jar.load(part.strip())
-            except CookieError:
-                continue
-        for name, morsel in jar.items():
-            found[name] = morsel.value
-        return found
+        """The cookies by name; of one given more than once, the first, as in Flask: it is the one
+        with the longest path."""
+        header = self.headers.get("cookie")
+        if not header:
+            return {}
+        from werkzeug.sansio.http import parse_cookie  # which few requests need
+
+        return parse_cookie(header).to_dict()
 
     @cached_property
     def query(self) -> Mapping[str, str]:

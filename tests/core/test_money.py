@@ -120,6 +120,32 @@ def test_a_cost_is_rounded_up_once(p: int, c: int, price: Decimal, other: Decima
     assert exact <= nanos < exact + 1
 
 
+PRICES = st.one_of(
+    st.just(Decimal(0)),
+    st.decimals(min_value=0, max_value=1000, allow_nan=False, places=15),
+    st.just(Decimal("1e-200")),
+)
+
+
+@given(st.integers(0, 10**15), st.integers(0, 10**9), PRICES, PRICES, PRICES)
+def test_what_an_amount_pays_for(
+    nanos: int, prompt: int, per_prompt: Decimal, per_token: Decimal, request: Decimal
+) -> None:
+    """As many as it pays for, and not one more."""
+
+    def cost(tokens: int) -> int:
+        return money.cost_nanos(prompt, tokens, per_prompt, per_token, request)
+
+    tokens = money.tokens_for(nanos, prompt, per_prompt, per_token, request)
+    if tokens is None:
+        assert cost(10**12) <= nanos
+    elif tokens < 0:
+        assert tokens == -1
+        assert cost(0) > nanos
+    else:
+        assert cost(tokens) <= nanos < cost(tokens + 1)
+
+
 def test_the_dearest_numbers_cost_no_time() -> None:
     began = time.perf_counter()
     for value in ("1e999999999", "-1e999999999", "-1e-999999999", "9e999999999999999999"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from itertools import chain
 
@@ -205,3 +206,16 @@ def test_an_error_is_written_and_read(code: str) -> None:
 )
 def test_what_is_no_error(data: bytes) -> None:
     assert sse.error_in(data) is None
+
+
+@given(st.text("ab\n\r", max_size=60).map(str.encode))
+def test_the_events_that_hold_a_mark(data: bytes) -> None:
+    """As looking into each of them finds them."""
+    block = sse.Splitter().feed(data)
+    places: list[tuple[int, int]] = []
+    end = 0
+    for raw in sse.split(block):
+        start, end = end, end + len(raw)
+        if b"ab" in raw:
+            places.append((start, end))
+    assert list(sse.holding(block, re.compile(b"ab"))) == places

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from decimal import Decimal
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from wattfare_mw import WattfareError
 from wattfare_mw.service import prompts, upstream_answers
 from wattfare_mw.service.metering import Meter, Price, estimate_tokens
 from wattfare_mw.service.upstream_answers import read_chunk, read_completion
@@ -160,3 +162,51 @@ def test_who_leaves_pays_for_the_prompt_once_it_is_on_its_way() -> None:
     gone = counted.outcome("client_gone")
     assert (gone.cost, gone.prompt_tokens, gone.completion_tokens) == (PRICE.cost(10, 0), 10, 0)
     assert gone.generated  # so that a grant's request is used up, and an idempotency key is
+
+
+TEXTS = st.none() | st.text(max_size=8)
+DELTAS = st.one_of(
+    st.none(),
+    st.integers(),
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "role": st.sampled_from(["assistant", None, 5]),
+            "content": TEXTS | st.integers() | st.lists(st.fixed_dictionaries({"text": TEXTS})),
+            "reasoning": TEXTS,
+            "refusal": TEXTS,
+            "tool_calls": st.lists(
+                st.fixed_dictionaries({"function": st.fixed_dictionaries({"arguments": TEXTS})}),
+                max_size=2,
+            ),
+            "unheard_of": st.none() | st.booleans() | st.text(max_size=3),
+        },
+    ),
+)
+CHOICES = st.fixed_dictionaries({}, optional={"index": st.integers(), "delta": DELTAS})
+CHUNKS = st.fixed_dictionaries(
+    {},
+    optional={
+        "id": st.text(max_size=3),
+        "choices": st.none() | st.lists(CHOICES | st.none(), max_size=3),
+        "usage": st.none()
+        | st.fixed_dictionaries({"prompt_tokens": st.just(3), "completion_tokens": st.just(4)}),
+        "error": st.none() | st.just({"message": "no", "code": 502}),
+    },
+)
+
+
+@given(CHUNKS)
+def test_the_short_way_through_a_plain_chunk_counts_as_the_long_one(fields: dict) -> None:
+    def counted() -> tuple:
+        made = meter()
+        try:
+            read = upstream_answers.read_chunk(encode(fields), made)
+        except WattfareError as error:
+            return (error.code,)
+        return (read, made.outcome("completed"))
+
+    as_it_is = counted()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(upstream_answers, "_plain_texts", lambda _: None)
+        assert counted() == as_it_is

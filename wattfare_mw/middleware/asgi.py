@@ -25,6 +25,11 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 
+#: How long a client may wait before we look whether it still does, in seconds: most answers that
+#: come at once need no look, which takes a task of its own.
+WATCH_AFTER = 0.05
+
+
 class WattfareASGIMiddleware(WattfareMiddleware):
     """:class:`WattfareMiddleware` around an ASGI app."""
 
@@ -115,14 +120,17 @@ class _Exchange:
             await self._respond(reply)
 
     async def _perform(self, need: Any) -> Any:
-        if isinstance(need, ReadBody):
-            return await self._read_body(need.limit)
-        if isinstance(need, Begun):
-            self._record = need.record
-            return None
-        if isinstance(need, (calls.Send, calls.Read)):
-            # We wait for the service now, and want to know when nobody waits for us.
-            self._gone.watch()
+        match need:
+            case ReadBody():
+                return await self._read_body(need.limit)
+            case Begun():
+                self._record = need.record
+                return None
+            case calls.Send() | calls.Read():
+                # We wait for the service now, and want to know when nobody waits for us.
+                self._gone.watch()
+            case _:
+                pass
         return await self._client._perform(need)
 
     async def _read_body(self, limit: int) -> bytes:
@@ -142,33 +150,35 @@ class _Exchange:
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     async def _relay(self, relay: Relay) -> None:
-        await self._start(relay.status, relay.headers)
+        await self._tell(_start(relay.status, relay.headers))
         try:
             async with aclosing(relay.answer.chunks()) as chunks:
                 async for chunk in chunks:
                     if passed := relay.feed(chunk):
-                        await self._body(passed, more=True)
+                        await self._tell(_body(passed, more=True))
             last = relay.end()
         except WattfareError as error:
             last = relay.broken(error.message.rstrip("."))
-        await self._body(last, more=False)
+        await self._tell(_body(last, more=False))
 
     async def _respond(self, response: Response) -> None:
-        await self._start(response.status, response.headers)
-        await self._body(response.body, more=False)
-
-    async def _start(self, status: int, headers: dict[str, str]) -> None:
-        fields = [(k.encode("latin-1"), v.encode("latin-1")) for k, v in headers.items()]
-        await self._tell({"type": "http.response.start", "status": status, "headers": fields})
-
-    async def _body(self, body: bytes, *, more: bool) -> None:
-        await self._tell({"type": "http.response.body", "body": body, "more_body": more})
+        await self._tell(_start(response.status, response.headers))
+        await self._tell(_body(response.body, more=False))
 
     async def _tell(self, message: Message) -> None:
         try:
             await self._send(message)
         except OSError:  # as the specification has it for a client that is gone
             raise _ClientGoneError from None
+
+
+def _start(status: int, headers: dict[str, str]) -> Message:
+    fields = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
+    return {"type": "http.response.start", "status": status, "headers": fields}
+
+
+def _body(body: bytes, *, more: bool) -> Message:
+    return {"type": "http.response.body", "body": body, "more_body": more}
 
 
 class _ClientGoneError(Exception):
@@ -181,14 +191,17 @@ class _ClientGone:
 
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
-        self._watcher: asyncio.Task[None] | None = None
+        self._watcher: asyncio.TimerHandle | asyncio.Task[None] | None = None
         self._task: asyncio.Task[Any] | None = None
         self._gone = False
 
     def watch(self) -> None:
-        """Begin to watch; the request's body has been read, or nobody wants it."""
+        """Begin to watch, soon; the request's body has been read, or nobody wants it."""
         if self._watcher is None:
-            self._watcher = asyncio.ensure_future(self._watch())
+            self._watcher = asyncio.get_running_loop().call_later(WATCH_AFTER, self._begin)
+
+    def _begin(self) -> None:
+        self._watcher = asyncio.ensure_future(self._watch())
 
     async def _watch(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":

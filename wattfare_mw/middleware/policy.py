@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import fnmatch
 import json
+import os
 import re
-import uuid
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -31,7 +31,7 @@ HEADERS_DOWN = ("content-type", "content-encoding", "retry-after", "x-wattfare-m
 def request_id(request: Request) -> str:
     """The request's own id, where it brings a sane one, or a new one."""
     given = request.headers.get("x-request-id")
-    return given if given and SANE_REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+    return given if given and SANE_REQUEST_ID.fullmatch(given) else os.urandom(16).hex()
 
 
 def headers_up(request: Request, request_id: str) -> dict[str, str]:

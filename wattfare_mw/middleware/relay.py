@@ -3,6 +3,7 @@ by whole event, and what it tells of its cost. No I/O."""
 
 from __future__ import annotations
 
+import re
 from decimal import Decimal
 from typing import Any, Literal
 
@@ -110,25 +111,31 @@ class Relay:
 
     def _read_usage(self, block: bytes) -> bytes:
         kept: list[bytes] = []
-        for raw in sse.split(block):
-            told = Metering()
-            for event in sse.events(raw):
-                if b'"usage"' in event.data and (told := _metering(event.data)) != Metering():
-                    self.record.tell(told)
-                    if self._hide_usage and _tells_usage_only(event.data):
-                        break
-            else:
-                kept.append(raw)
-        return b"".join(kept)
+        cut = 0
+        for start, end in sse.holding(block, _USAGE):
+            for event in sse.events(block[start:end]):
+                told = _metering(event.data)
+                if told == Metering():
+                    continue
+                self.record.tell(told)
+                if self._hide_usage and _tells_usage_only(event.data):
+                    kept.append(block[cut:start])
+                    cut = end
+        return b"".join((*kept, block[cut:])) if cut else block
 
     def _look_for_end(self, block: bytes) -> None:
-        for event in sse.events(block):
-            if sse.is_done(event.data):
-                self._ended = True
-                self.record.outcome = "complete"
-            elif sse.error_in(event.data) is not None:
-                self._ended = True
-                self.record.outcome = "broken"
+        for start, end in sse.holding(block, _END):
+            for event in sse.events(block[start:end]):
+                if sse.is_done(event.data):
+                    self._ended = True
+                    self.record.outcome = "complete"
+                elif sse.error_in(event.data) is not None:
+                    self._ended = True
+                    self.record.outcome = "broken"
+
+
+_USAGE = re.compile(rb'"usage"')
+_END = re.compile(rb'\[DONE\]|"error"')
 
 
 class _Told(msgspec.Struct):

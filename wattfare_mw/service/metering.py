@@ -19,7 +19,6 @@ them, for two questions:
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any, cast
@@ -56,29 +55,30 @@ class Price(msgspec.Struct, frozen=True):
 
     def cost(self, prompt: int, completion: int) -> int:
         """What so many tokens cost, in nano-dollars, rounded up."""
-        return self._sum(prompt, completion, self.prompt, self.completion)
+        return money.cost_nanos(prompt, completion, self.prompt, self.completion, self.request)
 
     def bound(self, prompt: int, completion: int) -> int:
         """What so many tokens can cost at most, in nano-dollars."""
-        return self._sum(
-            prompt,
-            completion,
-            max(self.prompt, self.dearest_prompt or _ZERO),
-            max(self.completion, self.dearest_completion or _ZERO),
-        )
+        return money.cost_nanos(prompt, completion, *self._dearest)
 
     def pays_for(self, granted: int, prompt: int, answers: int, most: int) -> int:
         """The limit, up to ``most``, that each of so many answers can have for this amount."""
 
-        def cost(limit: int) -> int:
-            return self.bound(prompt, answers * limit)
+        tokens = money.tokens_for(granted, prompt, *self._dearest)
+        return most if tokens is None else min(max(tokens, 0) // answers, most)
 
-        return max(bisect_right(range(most + 1), granted, key=cost) - 1, 0)
+    def tokens_for(self, granted: int, prompt: int) -> int | None:
+        """How many tokens of an answer this amount pays for, at what they do cost; -1: none, and
+        not the prompt; None: any number."""
+        return money.tokens_for(granted, prompt, self.prompt, self.completion, self.request)
 
-    def _sum(
-        self, prompt: int, completion: int, per_prompt: Decimal, per_completion: Decimal
-    ) -> int:
-        return money.cost_nanos(prompt, completion, per_prompt, per_completion, self.request)
+    @property
+    def _dearest(self) -> tuple[Decimal, Decimal, Decimal]:
+        return (
+            max(self.prompt, self.dearest_prompt or _ZERO),
+            max(self.completion, self.dearest_completion or _ZERO),
+            self.request,
+        )
 
 
 class Meter:
@@ -104,13 +104,15 @@ class Meter:
         self._cost: int | None = None  # what it says that all this costs
         self._counted_in_cost = 0  # completion tokens that had passed by then
         self._chunks = self._bytes = self._characters = 0  # passed since it last said
+        self._paid_about: tuple[int, int] | None = None
+        self._paid_for: int | None = None  # so many tokens
 
     def count(self, tokens: int = 1, text: str = "") -> None:
         """So many more tokens have passed, or more of them, if this text is longer."""
         self.generated = True
         self._chunks += tokens
         self._characters += len(text)
-        self._bytes += len(text.encode("utf-8", "surrogatepass"))
+        self._bytes += len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
 
     def left(self) -> None:
         """Nobody waits for the answer any more. The model may have read the prompt by now, so that
@@ -155,8 +157,12 @@ class Meter:
         """Has more passed, for certain, than what was granted pays for?"""
         if self.granted is None or self.price is None:
             return False
+        about = (self.granted, self.prompt_tokens)
+        if about != self._paid_about:  # it is asked at each chunk, and these change once
+            self._paid_about = about
+            self._paid_for = self.price.tokens_for(*about)
         surely = max(self._chunks, self._characters // MOST_CHARACTERS_PER_TOKEN)
-        return self.price.cost(self.prompt_tokens, (self._told or 0) + surely) > self.granted
+        return self._paid_for is not None and (self._told or 0) + surely > self._paid_for
 
     @property
     def overrun(self) -> int:

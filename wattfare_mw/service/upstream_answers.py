@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from decimal import Decimal
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 import msgspec
 
@@ -104,6 +104,12 @@ def read_chunk(data: bytes, meter: Meter) -> Read:
     Raises:
         WattfareError: ``upstream``; it is an error, or no chunk.
     """
+    texts = _plain_texts(data)
+    if texts is not None:
+        for text in texts:
+            if text:
+                meter.count(1, text)
+        return Read(any(texts), only_usage=False)
     try:
         chunk = decode(data)
     except ValueError:
@@ -121,6 +127,34 @@ def read_chunk(data: bytes, meter: Meter) -> Read:
             generated |= _count(_fields(choice).get("delta"), meter)
     meter.told(fields.get("usage"))
     return Read(generated, only_usage="usage" in fields and not choices)
+
+
+class _PlainDelta(msgspec.Struct, forbid_unknown_fields=True):
+    role: Any = None
+    content: str | None = None
+
+
+class _PlainChoice(msgspec.Struct):
+    delta: _PlainDelta
+
+
+class _PlainChunk(msgspec.Struct):
+    choices: Annotated[list[_PlainChoice], msgspec.Meta(min_length=1)]
+    usage: None = None
+    error: None = None
+
+
+_PLAIN_DECODER = msgspec.json.Decoder(_PlainChunk)
+
+
+def _plain_texts(data: bytes) -> list[str] | None:
+    """The text of each choice of a chunk that holds text only, as most do; None for any other,
+    which takes a closer look."""
+    try:
+        chunk = _PLAIN_DECODER.decode(data)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+    return [choice.delta.content or "" for choice in chunk.choices]
 
 
 def decode(data: bytes) -> Any:

@@ -6,6 +6,7 @@ import asyncio
 import io
 import urllib.request
 from collections.abc import AsyncIterator, Mapping
+from functools import lru_cache
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -15,6 +16,8 @@ import yarl
 from ..web import Headers
 from .base import KEEPALIVE_SECONDS, AsyncAnswer, Failures, HTTPRequest, LoopPool, ssl_context
 
+# What the buffers below take in at once (bytes).
+_SMALL = 2**15
 # Larger bodies are written in pieces, so that the loop goes on meanwhile (bytes).
 _PIECEMEAL = 2**20
 
@@ -44,31 +47,34 @@ class AiohttpTransport:
         self._proxies: dict[tuple[str, str], str | None] = {}
 
     async def send(self, request: HTTPRequest) -> AsyncAnswer:
+        body = request.body
+        with _FAILURES:
+            if body is None or len(body) <= _SMALL:
+                response = await self._request(request, body)
+            else:
+                async with asyncio.timeout(_head_timeout(request)) as deadline:
+                    response = await self._request(request, _body(request, body, deadline))
+        return AiohttpAnswer(response, request.read_timeout)
+
+    async def _request(self, request: HTTPRequest, body: Any) -> Any:
         session = self._pool.get()
-        headers = dict(request.headers)
+        headers = request.headers
         if self._own:
             options = {"proxy": self._proxy(request.url)}
         else:
+            headers = headers.copy()
             options = {"middlewares": _with_our_credentials_only(session, headers)}
-        with _FAILURES:
-            async with asyncio.timeout(_head_timeout(request)) as deadline:
-                response = await session.request(
-                    request.method,
-                    yarl.URL(request.url, encoded=True),
-                    headers=headers,
-                    data=_body(request, deadline),
-                    allow_redirects=False,
-                    auto_decompress=False,
-                    raise_for_status=False,
-                    timeout=aiohttp.ClientTimeout(
-                        total=None,
-                        connect=request.connect_timeout,
-                        sock_connect=request.connect_timeout,
-                        sock_read=request.read_timeout,
-                    ),
-                    **options,
-                )
-        return AiohttpAnswer(response)
+        return await session.request(
+            request.method,
+            _url(request.url),
+            headers=headers,
+            data=body,
+            allow_redirects=False,
+            auto_decompress=False,
+            raise_for_status=False,
+            timeout=_timeout(request.connect_timeout, request.read_timeout),
+            **options,
+        )
 
     async def close(self) -> None:
         await self._pool.close()
@@ -103,8 +109,19 @@ def _with_our_credentials_only(session: Any, headers: dict[str, str]) -> tuple[A
     return (*getattr(session, "_middlewares", ()), middleware)
 
 
+@lru_cache(maxsize=64)
+def _url(url: str) -> yarl.URL:
+    return yarl.URL(url, encoded=True)
+
+
+@lru_cache(maxsize=64)
+def _timeout(connect: float | None, read: float | None) -> aiohttp.ClientTimeout:
+    return aiohttp.ClientTimeout(total=None, connect=connect, sock_connect=connect, sock_read=read)
+
+
 # aiohttp bounds the silence of a service that does not answer, and not that of one that does not
-# read: while a body is being written nothing would ever time out.
+# read: while a body is being written nothing would ever time out. One that fits into the buffers
+# is written at once.
 
 
 def _head_timeout(request: HTTPRequest) -> float | None:
@@ -113,10 +130,10 @@ def _head_timeout(request: HTTPRequest) -> float | None:
     return request.connect_timeout + request.read_timeout
 
 
-def _body(request: HTTPRequest, deadline: asyncio.Timeout) -> Any:
-    if request.body is None or len(request.body) <= _PIECEMEAL:
-        return request.body
-    return _Pieces(request.body, deadline, request.read_timeout)
+def _body(request: HTTPRequest, body: bytes, deadline: asyncio.Timeout) -> Any:
+    if len(body) <= _PIECEMEAL:
+        return body
+    return _Pieces(body, deadline, request.read_timeout)
 
 
 class _Pieces(io.BytesIO):
@@ -134,19 +151,26 @@ class _Pieces(io.BytesIO):
 
 
 class AiohttpAnswer:
-    def __init__(self, response: Any) -> None:
+    """An answer, and how long it may be silent."""
+
+    def __init__(self, response: Any, patience: float | None) -> None:
         self._response = response
         self.status: int = response.status
         self.headers: Mapping[str, str] = Headers(response.headers.items())
         # aiohttp's compiled parser closes the connection of a body that is no HTTP any more, and
         # tells it to nobody who waits for the rest.
-        connection = response.connection  # None: all of it is here
-        self._closed: asyncio.Future[None] | None = connection and getattr(
-            connection.protocol, "closed", None
-        )
+        connection = response.connection
+        self._closed: asyncio.Future[None] | None = None
+        self._silence: _Silence | None = None
+        if connection is None:
+            return  # all of it is here
+        self._closed = getattr(connection.protocol, "closed", None)
         if self._closed is not None:
             self._closed.remove_done_callback(_take)
             self._closed.add_done_callback(self._tell)
+        if patience is not None:
+            connection.protocol.read_timeout = None  # it would begin anew at each piece
+            self._silence = _Silence(patience, response.content)
 
     def _tell(self, closed: asyncio.Future[None]) -> None:
         _take(closed)
@@ -155,25 +179,66 @@ class AiohttpAnswer:
             content.set_exception(aiohttp.ClientPayloadError("The body is no HTTP any more."))
 
     async def read(self) -> bytes:
-        try:
-            with _FAILURES:
-                return await self._response.read()
-        finally:
-            await self.close()
+        return b"".join([chunk async for chunk in self.chunks()])
 
     async def chunks(self) -> AsyncIterator[bytes]:
+        content, silence = self._response.content, self._silence
         try:
             with _FAILURES:
-                async for chunk in self._response.content.iter_any():
-                    yield chunk
+                while chunk := await content.readany():
+                    if silence is None:
+                        yield chunk
+                    else:
+                        silence.pause()
+                        yield chunk
+                        silence.listen()
         finally:
             await self.close()
 
     async def close(self) -> None:
         # An answer that is complete has given its connection back already; else this closes it.
         self._response.close()
+        if self._silence is not None:
+            self._silence.end()
         if self._closed is not None and self._closed.remove_done_callback(self._tell):
             self._closed.add_done_callback(_take)
+
+
+class _Silence:
+    """Ends a body that has nothing to say for so long (seconds). aiohttp's own bound sets a timer
+    at each piece, which takes longer than passing the piece on: this one is set once, and looks,
+    when it is over, when something was last heard."""
+
+    __slots__ = ("_content", "_limit", "_listening", "_loop", "_since", "_timer")
+
+    def __init__(self, limit: float, content: Any) -> None:
+        self._limit = limit
+        self._content = content
+        self._loop = asyncio.get_running_loop()
+        self._timer = self._loop.call_later(limit, self._look)
+        self.listen()
+
+    def listen(self) -> None:
+        """From now on we wait for more."""
+        self._listening = True
+        self._since = self._loop.time()
+
+    def pause(self) -> None:
+        """There is something; whoever takes it may take its time."""
+        self._listening = False
+
+    def end(self) -> None:
+        """There is nothing to wait for any more."""
+        self._timer.cancel()
+
+    def _look(self) -> None:
+        left = self._limit
+        if self._listening:
+            left -= self._loop.time() - self._since
+        if left > 0:
+            self._timer = self._loop.call_later(left, self._look)
+        elif self._content.exception() is None:
+            self._content.set_exception(aiohttp.SocketTimeoutError("The body fell silent."))
 
 
 def _take(closed: asyncio.Future[None]) -> None:
