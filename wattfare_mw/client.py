@@ -15,7 +15,7 @@ from .calls import Call, LimitLike, Read, Send, Service, Sleep, Timeout
 from .flow import Flow, run, run_async
 from .handles import AsyncGrant, AsyncUser, Grant, User
 from .sessions import Ask, LetThrough, ResolveUser, answered, check_origins, mint
-from .transport import AsyncTransport, Secret, Transport, async_transport, sync_transport
+from .transport import AsyncTransport, Transport, async_transport, hidden, sync_transport
 from .types import CreatedSession, SessionRequest
 from .web import Request, Response
 
@@ -53,8 +53,7 @@ class _Client(Generic[TransportT]):
         """
         if secret_key is None:
             secret_key = os.environ.get("WATTFARE_SECRET_KEY")
-        if isinstance(secret_key, str):
-            secret_key = Secret(secret_key)  # hidden at once: what follows may raise
+        secret_key = hidden(secret_key)
         if base_url is None:
             base_url = os.environ.get("WATTFARE_BASE_URL") or calls.DEFAULT_BASE_URL
         if timeout is None:
@@ -105,6 +104,7 @@ class Wattfare(_Client[Transport]):
         Raises:
             WattfareGrantError: no such token can exist.
         """
+        grant_token = hidden(grant_token)
         return Grant(self, grant_token)
 
     def create_session(
@@ -193,6 +193,7 @@ class AsyncWattfare(_Client[AsyncTransport]):
 
     def grant(self, grant_token: str) -> AsyncGrant:
         """See :meth:`Wattfare.grant`."""
+        grant_token = hidden(grant_token)
         return AsyncGrant(self, grant_token)
 
     async def create_session(

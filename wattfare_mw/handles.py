@@ -27,7 +27,9 @@ class _Handle(Generic[C]):
         self._payer = payer
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self._payer.value!r})"
+        # A traceback's local variables may show one that could not be made.
+        payer = getattr(self, "_payer", None)
+        return f"{type(self).__name__}({payer and payer.value!r})"
 
 
 class _UserHandle(_Handle[C]):
@@ -130,7 +132,7 @@ class _ModelHandle(_Handle[C]):
         )
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.id!r})"
+        return f"{type(self).__name__}({getattr(self, 'id', None)!r})"
 
 
 class Model(_ModelHandle["Wattfare"]):

@@ -15,7 +15,7 @@ from werkzeug.exceptions import HTTPException
 
 from wattfare_mw import Request, User, Wattfare, WattfareError
 from wattfare_mw.callables import given
-from wattfare_mw.middleware.wrap import Options, in_framework
+from wattfare_mw.middleware.wrap import Options, hide_key, in_framework
 from wattfare_mw.middleware.wsgi import (
     WattfareWSGIMiddleware,
     read_all,
@@ -46,6 +46,7 @@ class WattfareMiddleware:
     """
 
     def __init__(self, app: flask.Flask | None = None, **options: Unpack[Options]) -> None:
+        hide_key(options)
         self._options = options
         self._extensions: list[_Extension] = []
         if app is not None:

@@ -289,6 +289,13 @@ def test_a_grant_pays_alone(driver: Driver, wire: Wire) -> None:
     assert "x-wattfare-user" not in wire.last.headers
 
 
+def test_no_error_tells_a_grant_token(driver: Driver) -> None:
+    token = [f"gt_{NEEDLE}\n"]  # not in a variable of this frame
+    with pytest.raises(WattfareGrantError) as caught:
+        driver.client.grant(token.pop())
+    assert NEEDLE not in all_that_is_told(caught.value)
+
+
 @pytest.mark.parametrize("pays", ["user", "grant"])
 def test_what_is_wanted_on_a_low_budget(driver: Driver, wire: Wire, pays: str) -> None:
     name = "x-wattfare-on-low-budget"

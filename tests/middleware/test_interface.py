@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import functools
+import traceback
 from typing import Any
 
 import pytest
 import uvicorn
+import wattfare_flask
+import wattfare_litestar
+import wattfare_starlette
 from asgiref.wsgi import WsgiToAsgi
 from fastapi import FastAPI
 from flask import Flask
@@ -19,7 +23,13 @@ from support.fake_wattfare import SECRET_KEY
 from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.wrappers import Request as WerkzeugRequest
 
-from wattfare_mw import AsyncWattfare, Wattfare, WattfareAuthError, WattfareMiddleware
+from wattfare_mw import (
+    AsyncWattfare,
+    Wattfare,
+    WattfareAuthError,
+    WattfareError,
+    WattfareMiddleware,
+)
 from wattfare_mw.middleware.asgi import WattfareASGIMiddleware
 from wattfare_mw.middleware.wsgi import WattfareWSGIMiddleware
 
@@ -219,6 +229,47 @@ def test_an_option_of_no_use_is_told_when_the_app_starts(
 ) -> None:
     with pytest.raises(error, match=told):
         WattfareMiddleware(app, **{**OPTIONS, **options})
+
+
+NEEDLE = "0needle0"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"secret_key": f"pk_{NEEDLE}"},
+        {"secret_key": f"sk_test_1_{NEEDLE} "},
+        {"secret_key": f"sk_test_1_{NEEDLE}", "base_url": "wattfare.com"},
+        {"secret_key": f"sk_test_1_{NEEDLE}", "on_usage": "x"},
+        {"secret_key": f"sk_test_1_{NEEDLE}", "client": Wattfare(SECRET_KEY)},
+        {"secret_key": f"sk_test_1_{NEEDLE}", "token_path": "none"},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize(
+    "kind",
+    [
+        lambda **options: WattfareMiddleware(asgi_function, **options),
+        lambda **options: WattfareMiddleware(wsgi_function, **options),
+        lambda **options: wattfare_flask.WattfareMiddleware(Flask("app"), **options),
+        lambda **options: wattfare_starlette.WattfareMiddleware(Starlette(), **options),
+        lambda **options: wattfare_litestar.WattfarePlugin(**options),
+    ],
+    ids=["asgi", "wsgi", "flask", "starlette", "litestar"],
+)
+def test_no_traceback_shows_the_key(kind: Any, options: dict[str, Any]) -> None:
+    with pytest.raises((WattfareError, TypeError, ValueError)) as caught:
+        kind(resolve_user=lambda request: "u", **options)
+    # What reporters of errors send: each frame's local variables; but for the test's own frames.
+    told = "".join(
+        f"{frame}: {value!r}\n"
+        for frame, _ in traceback.walk_tb(caught.value.__traceback__)
+        if frame.f_code.co_filename != __file__
+        for value in frame.f_locals.values()
+    )
+    assert told
+    assert NEEDLE not in told
+    assert NEEDLE not in repr(caught.value)
 
 
 def test_the_key_of_the_environment(monkeypatch: Any) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, NotRequired, Required, Self, Typ
 from ..callables import given
 from ..client import AsyncWattfare, Wattfare, client_for
 from ..sessions import LetThrough, ResolveUser
+from ..transport import hidden
 from ..web import Request
 from .gate import Gate
 
@@ -38,7 +39,8 @@ class Options(TypedDict, total=False):
 
 def in_framework(options: Options, request_of: Callable[[Request], Any]) -> Options:
     """For an adapter: the options, with their functions given the framework's own request, which
-    ``request_of`` makes of ours."""
+    ``request_of`` makes of ours. The secret key among them is hidden in the given ones, too."""
+    hide_key(options)
     changed = options.copy()
     # What is missing stays so, and the middleware says it.
     if "resolve_user" in options:
@@ -46,6 +48,12 @@ def in_framework(options: Options, request_of: Callable[[Request], Any]) -> Opti
     if "request_limit" in options:
         changed["request_limit"] = given(options["request_limit"], request_of)
     return changed
+
+
+def hide_key(options: Options | dict[str, Any]) -> None:
+    """Hide the secret key that may be among these options, where they are."""
+    if "secret_key" in options:
+        options["secret_key"] = hidden(options["secret_key"])
 
 
 class WattfareMiddleware:
@@ -84,6 +92,7 @@ class WattfareMiddleware:
         def __new__(
             cls, app: Any, *, interface: Literal["auto", "asgi", "wsgi"] = "auto", **_options: Any
         ) -> Self:
+            _options.clear()  # `__init__` has its own: a traceback would show the secret key
             if cls is not WattfareMiddleware:
                 return super().__new__(cls)
             if interface == "auto":
@@ -115,6 +124,7 @@ class WattfareMiddleware:
         max_body_bytes: int = 20 * 2**20,
         on_usage: Callable[..., Any] | None = None,
     ) -> None:
+        secret_key = hidden(secret_key)
         self.app = app
         self._client, self._owns_client = client_for(
             self._client_kind, client, secret_key, base_url
@@ -149,7 +159,8 @@ class WattfareMiddleware:
         raise NotImplementedError  # pragma: no cover
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.app!r})"
+        # A traceback's local variables may show one that could not be made.
+        return f"{type(self).__name__}({getattr(self, 'app', None)!r})"
 
 
 def interface_of(app: Any) -> Literal["asgi", "wsgi"]:

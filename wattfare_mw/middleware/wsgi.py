@@ -18,7 +18,7 @@ from ..handles import User
 from ..web import Headers, Request
 from .gate import Begun, ReadBody, cut_short, too_large
 from .relay import Record, Relay
-from .wrap import WattfareMiddleware
+from .wrap import WattfareMiddleware, hide_key
 
 Environ = dict[str, Any]
 StartResponse = Callable[..., Any]
@@ -32,6 +32,7 @@ class WattfareWSGIMiddleware(WattfareMiddleware):
     _client: Wattfare
 
     def __init__(self, app: Any, **options: Any) -> None:
+        hide_key(options)
         super().__init__(app, **options)
         # A WSGI environ has the path's bytes as latin-1, whatever they mean.
         self._paths = {path.encode().decode("latin-1"): path for path in self._routes}

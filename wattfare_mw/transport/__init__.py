@@ -24,6 +24,7 @@ from .base import (
     Pool,
     Secret,
     Transport,
+    hidden,
 )
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "Secret",
     "Transport",
     "async_transport",
+    "hidden",
     "sync_transport",
 ]
 

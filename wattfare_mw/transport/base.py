@@ -17,7 +17,7 @@ from collections.abc import (
 )
 from contextlib import suppress
 from functools import cache
-from typing import TYPE_CHECKING, Generic, Protocol, SupportsIndex, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, SupportsIndex, TypeVar
 
 import msgspec
 
@@ -44,6 +44,13 @@ class Secret(str):
 
     def __getitem__(self, key: SupportsIndex | slice) -> Secret:
         return Secret(super().__getitem__(key))  # rich cuts a string before it takes its repr
+
+
+def hidden(value: Any) -> Any:
+    """What an app has given as a secret, hidden where it is a string. The first thing to be done
+    with it, and under the same name: what follows may raise, and reporters of tracebacks show the
+    local variables of every frame."""
+    return Secret(value) if isinstance(value, str) else value
 
 
 class HTTPRequest(msgspec.Struct, frozen=True):
