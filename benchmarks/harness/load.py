@@ -132,7 +132,7 @@ def wrk(server: Server, load: Load, seconds: float, watched: tuple[Server, ...] 
         raise BenchError(f"wrk failed: {done.stdout} {done.stderr}")
     said = json.loads(lines[-1].removeprefix("JSON "))
     if said["errors"] or not said["requests"]:
-        raise BenchError(f"{server.name}: {load.path}: {said}")
+        raise BenchError(f"{server.name}: {load.path}, {load.connections} connections: {said}")
     if load.expect and said["bytes"] < said["requests"] * len(load.expect):
         raise BenchError(f"{server.name}: {load.path}: answers are too short: {said}")
     return Sample(

@@ -13,46 +13,46 @@ FOLDER = ROOT / "docs" / "img"
 Curves = dict[str, dict[int, list[Sample]]]
 """Samples by subject and by connections."""
 
+_MEASURES = {"throughput": "rate", "median": "p50_ms", "p99": "p99_ms"}
+
 
 def draw(name: str, title: str, unit: str, curves: Curves) -> None:
-    """Write ``docs/img/NAME-throughput.svg`` and ``NAME-latency.svg``."""
+    """Write ``docs/img/NAME-throughput.svg``, ``-median.svg`` and ``-p99.svg``."""
     import matplotlib as mpl
 
     mpl.use("svg")
     # Text as text, and nothing in the file that changes with the day.
     mpl.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": name, "font.size": 9})
     FOLDER.mkdir(exist_ok=True)
-    _draw(f"{name}-throughput", title, unit, curves, [("rate", "-", "")])
-    latencies = [("p50_ms", "-", " median"), ("p99_ms", ":", " p99")]
-    _draw(f"{name}-latency", title, "ms", curves, latencies)
+    for measure, field in _MEASURES.items():
+        _draw(f"{name}-{measure}", title, measure, unit, field, curves)
 
 
-def _draw(
-    name: str, title: str, unit: str, curves: Curves, measures: list[tuple[str, str, str]]
-) -> None:
+def _draw(name: str, title: str, measure: str, unit: str, field: str, curves: Curves) -> None:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7, 4), layout="constrained")
+    figure = Figure(figsize=(7.5, 3.6), layout="constrained")
     axes: Any = figure.subplots()
-    for number, (subject, by_connections) in enumerate(curves.items()):
+    colours: dict[str, str] = {}
+    for subject, by_connections in curves.items():
         connections = sorted(by_connections)
-        for measure, style, suffix in measures:
-            values = [
-                statistics.median(getattr(s, measure) for s in by_connections[c])
-                for c in connections
-            ]
-            axes.plot(
-                connections, values, style, marker=".", color=f"C{number}", label=subject + suffix
-            )
-    axes.set_xscale("log", base=2)
-    if measures[0][0] == "p50_ms":
-        axes.set_yscale("log")
-    else:
+        values = [
+            statistics.median(getattr(s, field) for s in by_connections[c]) for c in connections
+        ]
+        # A client's two curves have one colour; the bare one's is dashed.
+        client = subject.rpartition(" ")[2]
+        colour = colours.setdefault(client, f"C{len(colours)}")
+        style = "--" if subject.startswith("bare") else "-"
+        axes.plot(connections, values, style, marker=".", color=colour, label=subject)
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(connections, [str(c) for c in connections])
+    if measure == "throughput":
         axes.set_ylim(bottom=0)
-    axes.set_xticks(connections, [str(c) for c in connections])
-    axes.set_title(title)
+    else:
+        axes.set_yscale("log")
+    axes.set_title(f"{title}: {measure}")
     axes.set_xlabel("connections")
-    axes.set_ylabel(unit)
+    axes.set_ylabel(unit if measure == "throughput" else "ms")
     axes.grid(visible=True, alpha=0.3)
-    axes.legend(frameon=False)
+    figure.legend(loc="outside right upper", frameon=False)
     figure.savefig(FOLDER / f"{name}.svg", metadata={"Date": None})

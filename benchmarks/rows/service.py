@@ -10,7 +10,7 @@ from contextlib import ExitStack
 
 from ..harness import load, postgres
 from ..harness.bench import Bench, Subject, rates, ratio, versus
-from ..harness.load import BARE, wrk
+from ..harness.load import BARE, check, wrk
 from ..harness.processes import asgi, upstream
 from ..harness.service import USERS, data_folder, process, serving, sqlite
 
@@ -71,6 +71,8 @@ def postgresql(bench: Bench) -> None:
             return
         other = enter(process("second process", url, up.url))
         half = one.completions(users, connections=16)
+        check(other, half)
+        wrk(other, half, 2)
 
         def both() -> float:
             with ThreadPoolExecutor(2) as pool:
