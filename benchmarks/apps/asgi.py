@@ -23,6 +23,10 @@ async def hello(scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "http.response.body", "body": b"ok", "more_body": False})
 
 
+async def silent(scope: Any, receive: Any, send: Any) -> None:
+    """Does nothing at all."""
+
+
 def wrapped(make_client: Callable[[], Any] | None = None, *, sync_user: bool = False) -> Any:
     client = AsyncWattfare(
         clients.SECRET_KEY, base_url=clients.UPSTREAM, http_client=make_client, timeout=600

@@ -8,11 +8,13 @@ from collections.abc import Callable
 from contextlib import ExitStack, closing
 from pathlib import Path
 
+from wattfare_mw.service import create_keys
+
 from ..harness import load
 from ..harness.bench import Bench, Subject, rates, ratio, versus
 from ..harness.load import BARE, OURS, SIGNED_IN, Load
 from ..harness.processes import asgi, upstream
-from ..harness.service import data_folder, process, serving, sqlite
+from ..harness.service import Service, data_folder, process, sqlite
 from ..upstream import answers
 
 _SIZES = (1_000, 10_000, 100_000, 1_000_000)
@@ -51,20 +53,16 @@ def bodies(bench: Bench) -> None:
 
 def history(bench: Bench) -> None:
     """A ledger of ten rows and one of a million."""
-    _service_on(bench, _ROWS, "rows in the ledger", _fill_ledger, lambda _: 10)
+    _service_on(bench, _ROWS, "rows in the ledger", _with_ledger)
 
 
 def users(bench: Bench) -> None:
     """Ten users and a hundred thousand, in turns."""
-    _service_on(bench, _USERS, "users", _fill_users, lambda count: count)
+    _service_on(bench, _USERS, "users", _with_users)
 
 
 def _service_on(
-    bench: Bench,
-    sizes: tuple[int, int],
-    what: str,
-    fill: Callable[[Path, str, int], None],
-    in_turn: Callable[[int], int],
+    bench: Bench, sizes: tuple[int, int], what: str, fill: Callable[[Path, str, int], int]
 ) -> None:
     few, many = sizes if not bench.quick else (10, 1000)
     with ExitStack() as stack:
@@ -74,18 +72,28 @@ def _service_on(
         for count in (few, many):
             folder = enter(data_folder())
             database = sqlite(folder)
-            with serving("first", database, up.url, users=10 if not bench.quick else 2) as first:
-                app_id = first.keys.app_id
-            fill(folder / "ledger.db", app_id, count)
+            keys = create_keys(database, "bench", "test")
+            users = fill(folder / "ledger.db", keys.app_id, count)
             name = f"{count:,} {what}"
-            first.server = enter(process(name, database, up.url))
-            subjects.append(Subject(name, first.server, first.completions(in_turn(count)), (up,)))
+            service = Service(enter(process(name, database, up.url)), keys)
+            subjects.append(Subject(name, service.server, service.completions(users), (up,)))
         samples = bench.load(what, subjects)
     a, b = (f"{count:,} {what}" for count in (many, few))
     value = ratio(rates(samples[a]), rates(samples[b]))
     detail = versus(samples, a, b, "requests/s")
     reach = round(1 / _FLAT, 2)
     bench.judge(f"service, {a}", "throughput", b, value, at_least=reach, detail=detail)
+
+
+def _with_ledger(path: Path, app_id: str, count: int) -> int:
+    users = _with_users(path, app_id, 10)
+    _fill_ledger(path, app_id, count)
+    return users
+
+
+def _with_users(path: Path, app_id: str, count: int) -> int:
+    _fill_users(path, app_id, count)
+    return count
 
 
 def _fill_ledger(path: Path, app_id: str, count: int) -> None:
