@@ -23,7 +23,7 @@ _ROUNDS = 5
 _INTRODUCTION = """# What it costs
 
 Written by `make bench`; how it is measured is told in [README.md](README.md).
-Each number is a ratio from one run: of the medians of rounds in turns, at least five.
+A ratio is the median of the ratios of rounds in turns, at least five, all in one run.
 The numbers of each round are in [results.json](results.json).
 """
 
@@ -87,7 +87,7 @@ def line(finding: Finding) -> str:
 
 
 def _number(value: float, unit: str) -> str:
-    digits = 3 if abs(value) < 0.1 else 2 if abs(value) < 10 else 1 if abs(value) < 100 else 0
+    digits = 3 if abs(value) < 1 else 2 if abs(value) < 10 else 1 if abs(value) < 100 else 0
     return f"{value:,.{digits}f} {unit}"
 
 
