@@ -263,13 +263,21 @@ def test_asgi_a_receive_that_fails(drive: Drive, fake: FakeWattfare, caplog: Any
     driver: Any = drive()
     sent: list[Any] = []
     asked = 0
+    failed = threading.Event()
 
     async def receive() -> Any:
         nonlocal asked
         asked += 1
         if asked == 1:
             return {"type": "http.request", "body": body_of()}
+        failed.set()
         raise RuntimeError("there is no more")
+
+    def script(exchange: Exchange) -> None:
+        assert failed.wait(PATIENCE)
+        good(exchange)
+
+    fake.script = script
 
     async def send(message: Any) -> None:
         sent.append(message)

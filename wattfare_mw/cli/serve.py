@@ -139,6 +139,10 @@ def serve(
         level=log_level.upper(),
         format="%(asctime)s %(levelname)s %(name)s %(message)s",
     )
+    # There is a line for each request, and nothing of this is in it: see "Optimization" in Python's
+    # own guide to logging.
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    logging._srcfile = None  # pyright: ignore[reportAttributeAccessIssue]
     logging.getLogger("alembic").setLevel(logging.WARNING)  # it tells of its plugins
     run(settings, host, port, lambda url: click.echo(f"wattfare: listening on {url}"))
 

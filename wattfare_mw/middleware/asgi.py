@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import aclosing
 from functools import cached_property
-from types import TracebackType
 from typing import Any
 
 from .. import calls
 from ..client import AsyncWattfare, Wattfare, client_for
+from ..disconnect import ClientGoneError, UntilDisconnect
 from ..errors import WattfareError
 from ..flow import run_async
 from ..handles import AsyncUser, User
@@ -23,11 +22,6 @@ Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
-
-
-#: How long a client may wait before we look whether it still does, in seconds: most answers that
-#: come at once need no look, which takes a task of its own.
-WATCH_AFTER = 0.05
 
 
 class WattfareASGIMiddleware(WattfareMiddleware):
@@ -99,7 +93,7 @@ class _Exchange:
         self._receive = receive
         self._send = send
         self._record: Record | None = None
-        self._gone = _ClientGone(receive)
+        self._gone = UntilDisconnect(receive)
 
     async def run(self) -> None:
         try:
@@ -169,7 +163,7 @@ class _Exchange:
         try:
             await self._send(message)
         except OSError:  # as the specification has it for a client that is gone
-            raise _ClientGoneError from None
+            raise ClientGoneError from None
 
 
 def _start(status: int, headers: dict[str, str]) -> Message:
@@ -179,61 +173,6 @@ def _start(status: int, headers: dict[str, str]) -> Message:
 
 def _body(body: bytes, *, more: bool) -> Message:
     return {"type": "http.response.body", "body": body, "more_body": more}
-
-
-class _ClientGoneError(Exception):
-    """The client went away, and the server says so where we send."""
-
-
-class _ClientGone:
-    """A block that is left when the client goes away: what runs in it is cancelled, as
-    :func:`asyncio.timeout` does it, and its cancellation ends here."""
-
-    def __init__(self, receive: Receive) -> None:
-        self._receive = receive
-        self._watcher: asyncio.TimerHandle | asyncio.Task[None] | None = None
-        self._task: asyncio.Task[Any] | None = None
-        self._gone = False
-
-    def watch(self) -> None:
-        """Begin to watch, soon; the request's body has been read, or nobody wants it."""
-        if self._watcher is None:
-            self._watcher = asyncio.get_running_loop().call_later(WATCH_AFTER, self._begin)
-
-    def _begin(self) -> None:
-        self._watcher = asyncio.ensure_future(self._watch())
-
-    async def _watch(self) -> None:
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
-        if self._task is not None:
-            self._gone = True
-            self._task.cancel()
-
-    async def __aenter__(self) -> None:
-        self._task = asyncio.current_task()
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> bool:
-        task, self._task = self._task, None
-        if self._watcher is not None:
-            self._watcher.cancel()
-        if isinstance(error, _ClientGoneError):
-            return True
-        if not self._gone or task is None:
-            return False
-        if kind is None:
-            # It was done in the same moment; the cancellation still waits for the next await.
-            try:
-                await asyncio.sleep(0)
-            except asyncio.CancelledError:
-                kind = asyncio.CancelledError
-        # Ours is one cancellation; if the server has asked for another, that one goes on.
-        return task.uncancel() == 0 and kind is asyncio.CancelledError
 
 
 def below_mount(path: str, root_path: str) -> str:

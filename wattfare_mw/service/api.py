@@ -13,6 +13,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from .. import money
+from ..disconnect import UntilDisconnect
 from ..errors import WattfareError
 from ..money import Usd
 from ..types import API_PREFIX as PREFIX
@@ -34,7 +35,6 @@ from .web import (
     json_response,
     read_body,
     read_json,
-    while_connected,
 )
 
 #: Those that a browser calls from an app's page.
@@ -175,7 +175,8 @@ class ChatCompletions:
         key = identity.idempotency_key(request, body)
         request_id = scope["wattfare.request_id"]
 
-        async def work() -> None:
+        async with UntilDisconnect(receive) as client:
+            client.watch()
             job = await service.provider.prepare(call, request_id)
             order = Order(
                 id=secrets.token_hex(16),
@@ -189,8 +190,6 @@ class ChatCompletions:
             )
             out = ASGIOut(send, lambda: _told_by(job))
             await service.calls.run(order, job, stream=call.stream, out=out)
-
-        await while_connected(receive, work())
 
 
 def _told_by(job: Job) -> dict[bytes, bytes]:
@@ -209,6 +208,10 @@ async def metrics(request: Request) -> Response:
     return Response(counters.text(), media_type=CONTENT_TYPE)
 
 
+#: The path that is called all the time; the rest is for now and then.
+COMPLETIONS = f"{PREFIX}/chat/completions"
+
+
 def routes(*, with_metrics: bool = False) -> list[Route]:
     """Every path that there is."""
     connections = f"{PREFIX}/connections"
@@ -216,7 +219,7 @@ def routes(*, with_metrics: bool = False) -> list[Route]:
         Route(f"{PREFIX}/sessions", create_session, methods=["POST"]),
         Route(f"{PREFIX}/status", status, methods=["GET"]),
         Route(f"{PREFIX}/models", models, methods=["GET"]),
-        Route(f"{PREFIX}/chat/completions", ChatCompletions(), methods=["POST"]),
+        Route(COMPLETIONS, ChatCompletions(), methods=["POST"]),
         Route(connections, _connections, methods=["GET", "POST", "DELETE"]),
         Route(f"{PREFIX}/grants", create_grant, methods=["POST"]),
         Route("/healthz", health, methods=["GET"]),

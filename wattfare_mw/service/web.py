@@ -3,18 +3,16 @@ calls, bodies with a bound, and clients that go away."""
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import math
 import secrets
 import time
-from collections.abc import Callable, Coroutine
-from contextlib import suppress
-from typing import Any, TypeVar
+from collections.abc import Callable
+from typing import TypeVar
 from urllib.parse import quote
 
 import msgspec
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -67,14 +65,7 @@ class Frame:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                fields = MutableHeaders(scope=message)
-                fields["x-request-id"] = request_id
-                fields.setdefault("cache-control", "no-store")
-                if scope["path"] in self._cors_paths:
-                    fields.add_vary_header("Origin")
-                if scope["wattfare.any_origin"]:
-                    fields["access-control-allow-origin"] = "*"
-                    fields["access-control-expose-headers"] = "Retry-After, X-Request-Id"
+                message["headers"] = [*message["headers"], *self._headers(scope)]
             await send(message)
 
         try:
@@ -84,6 +75,8 @@ class Frame:
                 await self._app(scope, receive, answer)
         except ClientDisconnect:
             pass
+        except WattfareError as error:
+            await answer_error(error, request_id)(scope, receive, answer)
         except Exception:
             log.exception("request failed request_id=%s", request_id)
             if not status:
@@ -100,6 +93,19 @@ class Frame:
                 request_id,
             )
 
+    def _headers(self, scope: Scope) -> list[tuple[bytes, bytes]]:
+        """What is added to every answer."""
+        headers = [
+            (b"x-request-id", scope["wattfare.request_id"].encode()),
+            (b"cache-control", b"no-store"),
+        ]
+        if scope["path"] in self._cors_paths:
+            headers.append((b"vary", b"Origin"))
+        if scope["wattfare.any_origin"]:
+            headers.append((b"access-control-allow-origin", b"*"))
+            headers.append((b"access-control-expose-headers", b"Retry-After, X-Request-Id"))
+        return headers
+
 
 def error_response(error: WattfareError, headers: dict[str, str] | None = None) -> Response:
     """The protocol's JSON for an error."""
@@ -113,15 +119,14 @@ def error_response(error: WattfareError, headers: dict[str, str] | None = None) 
     return Response(error.to_json(), error.http_status, headers, "application/json")
 
 
-async def on_wattfare_error(request: Request, error: Exception) -> Response:
-    """Starlette's handler for a WattfareError."""
-    assert isinstance(error, WattfareError)
+def answer_error(error: WattfareError, request_id: str) -> Response:
+    """The answer to an error, and what the log must know of it."""
     if error.http_status >= 500:
         log.warning(
             "%s: %s request_id=%s cause=%r",
             error.code,
             error.message,
-            request.scope["wattfare.request_id"],
+            request_id,
             error.__cause__,
         )
     return error_response(error)
@@ -212,36 +217,6 @@ class ASGIOut:
     async def _start(self, *headers: tuple[bytes, bytes]) -> None:
         fields = [*headers, *self._headers().items()]
         await self._send({"type": "http.response.start", "status": 200, "headers": fields})
-
-
-async def while_connected(receive: Receive, work: Coroutine[Any, Any, None]) -> None:
-    """Run this; when the client goes away first, cancel it and wait until it has ended.
-
-    The request's body has been read before.
-    """
-    task = asyncio.ensure_future(work)
-    gone = asyncio.ensure_future(_disconnected(receive))
-    try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        gone.cancel()
-        left = not task.done()
-        if left:
-            task.cancel()
-        await asyncio.wait({task, gone})
-        if left:
-            # There is nobody to tell; what went wrong while it ended is for the log.
-            with suppress(asyncio.CancelledError):
-                error = task.exception()
-                if error is not None and not isinstance(error, WattfareError):
-                    log.error("a call ended badly: %s", type(error).__name__)
-    if not left:
-        task.result()
-
-
-async def _disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
 
 
 def _is_preflight(scope: Scope, headers: Headers) -> bool:

@@ -1,0 +1,72 @@
+"""A client of an ASGI app that goes away while it is being served."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, MutableMapping
+from types import TracebackType
+from typing import Any, Self
+
+#: How long a client may wait before we look whether it still does, in seconds: an answer that
+#: comes at once needs no look, which takes a task of its own.
+WATCH_AFTER = 0.05
+
+
+class ClientGoneError(Exception):
+    """The client went away, and the server says so where we send."""
+
+
+class UntilDisconnect:
+    """A block that is left when the client goes away: what runs in it is cancelled, as
+    :func:`asyncio.timeout` does it, and its cancellation ends here.
+
+    Args:
+        receive: of the request, whose body has been read when :meth:`watch` is called.
+    """
+
+    def __init__(self, receive: Callable[[], Awaitable[MutableMapping[str, Any]]]) -> None:
+        self._receive = receive
+        self._watcher: asyncio.TimerHandle | asyncio.Task[None] | None = None
+        self._task: asyncio.Task[Any] | None = None
+        self._gone = False
+
+    def watch(self) -> None:
+        """Begin to watch, soon."""
+        if self._watcher is None:
+            self._watcher = asyncio.get_running_loop().call_later(WATCH_AFTER, self._begin)
+
+    def _begin(self) -> None:
+        self._watcher = asyncio.ensure_future(self._watch())
+
+    async def _watch(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        if self._task is not None:
+            self._gone = True
+            self._task.cancel()
+
+    async def __aenter__(self) -> Self:
+        self._task = asyncio.current_task()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool:
+        task, self._task = self._task, None
+        if self._watcher is not None:
+            self._watcher.cancel()
+        if isinstance(error, ClientGoneError):
+            return True
+        if not self._gone or task is None:
+            return False
+        if kind is None:
+            # It was done in the same moment; the cancellation still waits for the next await.
+            try:
+                await asyncio.sleep(0)
+            except asyncio.CancelledError:
+                kind = asyncio.CancelledError
+        # Ours is one cancellation; if the server has asked for another, that one goes on.
+        return task.uncancel() == 0 and kind is asyncio.CancelledError
