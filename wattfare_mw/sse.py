@@ -93,9 +93,6 @@ def _last_event_end(data: bytes, *, under_way: bool) -> int:
 
 def split(block: bytes) -> Iterator[bytes]:
     """The events in a block of complete ones, each as the bytes that it is."""
-    if block.find(b"\n\n") == len(block) - 2 and b"\r" not in block:
-        yield block  # the usual one comes alone
-        return
     start = 0
     for match in _EVENT_END.finditer(block):
         yield block[start : match.end()]
@@ -128,10 +125,19 @@ class Event(msgspec.Struct, frozen=True):
     type: str = "message"
 
 
+def lone_data(block: bytes) -> bytes | None:
+    """The data of a block that is one event of one line, as most are; None for any other."""
+    end = len(block) - 2
+    if block.startswith(b"data: ") and block.find(b"\n") == end and block.endswith(b"\n\n"):
+        return None if b"\r" in block else block[6:end]
+    return None
+
+
 def events(block: bytes) -> Iterator[Event]:
     """The events in a block of complete ones; comments and events without data are left out."""
-    if _is_one_line(block):
-        yield Event(block[6:-2])
+    lone = lone_data(block)
+    if lone is not None:
+        yield Event(lone)
         return
     data: list[bytes] = []
     kind = "message"
@@ -149,16 +155,6 @@ def events(block: bytes) -> Iterator[Event]:
             data.append(value)
         elif field == b"event":
             kind = value.decode("utf-8", "replace")
-
-
-def _is_one_line(block: bytes) -> bool:
-    """Is this one event of one line, as most are?"""
-    end = len(block) - 2
-    return (
-        block.startswith(b"data: ")
-        and block.find(b"\n\n") == block.find(b"\n") == end
-        and (b"\r" not in block)
-    )
 
 
 def write(data: bytes) -> bytes:

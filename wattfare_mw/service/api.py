@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import time
 
 import msgspec
@@ -32,6 +31,7 @@ from .tokens import Session, Signer
 from .web import (
     MAX_CALL_BYTES,
     ASGIOut,
+    fresh_id,
     json_response,
     read_body,
     read_json,
@@ -179,7 +179,7 @@ class ChatCompletions:
             client.watch()
             job = await service.provider.prepare(call, request_id)
             order = Order(
-                id=secrets.token_hex(16),
+                id=fresh_id(),
                 app_id=app.id,
                 user_id=user_id,
                 grant_hash=grant_hash,

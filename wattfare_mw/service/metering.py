@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from decimal import Decimal
+from functools import cached_property
 from typing import Any, cast
 
 import msgspec
@@ -40,7 +41,7 @@ MAX_RESERVATION = 10**15
 _ZERO = Decimal(0)
 
 
-class Price(msgspec.Struct, frozen=True):
+class Price(msgspec.Struct, frozen=True, dict=True):
     """What a model costs, in USD: for one token, and for each request.
 
     ``dearest_*``: the highest rate at which the tokens of that side can come (a cache being
@@ -63,7 +64,6 @@ class Price(msgspec.Struct, frozen=True):
 
     def pays_for(self, granted: int, prompt: int, answers: int, most: int) -> int:
         """The limit, up to ``most``, that each of so many answers can have for this amount."""
-
         tokens = money.tokens_for(granted, prompt, *self._dearest)
         return most if tokens is None else min(max(tokens, 0) // answers, most)
 
@@ -72,7 +72,7 @@ class Price(msgspec.Struct, frozen=True):
         not the prompt; None: any number."""
         return money.tokens_for(granted, prompt, self.prompt, self.completion, self.request)
 
-    @property
+    @cached_property
     def _dearest(self) -> tuple[Decimal, Decimal, Decimal]:
         return (
             max(self.prompt, self.dearest_prompt or _ZERO),

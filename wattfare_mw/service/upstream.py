@@ -4,7 +4,7 @@ meter reads along."""
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -248,28 +248,32 @@ class UpstreamJob:
         return body
 
     def _metered(self, block: bytes) -> bytes:
-        passed: list[bytes] = []
-        for raw in sse.split(block):
-            if self._passes(raw):
-                passed.append(raw)
-            if self.meter.complete or self._spent:
-                self._tally()
-                break  # what comes after the end is not the answer
-        return b"".join(passed)
+        data = sse.lone_data(block)
+        if data is not None:
+            passed = block if self._passes(data) else b""
+        else:
+            passed = b"".join(self._passed(block))
+        if self.meter.complete or self._spent:
+            self._tally()
+        return passed
 
-    def _passes(self, raw: bytes) -> bool:
+    def _passed(self, block: bytes) -> Iterator[bytes]:
+        for raw in sse.split(block):
+            if all(self._passes(event.data) for event in sse.events(raw)):
+                yield raw
+            if self.meter.complete or self._spent:
+                return  # what comes after the end is not the answer
+
+    def _passes(self, data: bytes) -> bool:
         """Meter an event. Is it for the client?"""
-        for event in sse.events(raw):
-            if sse.is_done(event.data):
-                self.meter.complete = self.meter.generated = True
-                continue
-            read = answers.read_chunk(event.data, self.meter)
-            if read.generated and self.meter.spent:
-                self._spent = True
-                return False
-            if read.only_usage and not self._request.include_usage:
-                return False
-        return True
+        if sse.is_done(data):
+            self.meter.complete = self.meter.generated = True
+            return True
+        read = answers.read_chunk(data, self.meter)
+        if read.generated and self.meter.spent:
+            self._spent = True
+            return False
+        return not read.only_usage or self._request.include_usage
 
     async def _read(self) -> bytes:
         assert self._answer is not None
