@@ -31,15 +31,15 @@ class WattfareASGIMiddleware(WattfareMiddleware):
     _client: AsyncWattfare
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        kind = scope["type"]
-        if kind == "http":
+        if scope["type"] == "http":
             path = scope["path"]
-            if root := scope.get("root_path"):
-                path = below_mount(path, root)
+            # `get` would take longer, and nearly every server sets it.
+            if "root_path" in scope and scope["root_path"]:
+                path = below_mount(path, scope["root_path"])
             if path in self._routes:
                 await self.serve(path, scope, receive, send)
                 return
-        elif kind == "lifespan":
+        elif scope["type"] == "lifespan":
             send = self._closing(send)
         await self.app(scope, receive, send)
 
