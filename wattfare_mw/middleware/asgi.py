@@ -31,15 +31,16 @@ class WattfareASGIMiddleware(WattfareMiddleware):
     _client: AsyncWattfare
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            path = scope["path"]
-            # `get` would take longer, and nearly every server sets it.
-            if "root_path" in scope and scope["root_path"]:
-                path = below_mount(path, scope["root_path"])
-            if path in self._routes:
-                await self.serve(path, scope, receive, send)
-                return
-        elif scope["type"] == "lifespan":
+        try:  # `get` takes longer
+            path, root_path = scope["path"], scope["root_path"]
+        except KeyError:  # few servers leave the latter out; a lifespan has neither
+            path, root_path = scope.get("path", ""), scope.get("root_path", "")
+        if root_path:
+            path = below_mount(path, root_path)
+        if path in self._routes and scope["type"] == "http":
+            await self.serve(path, scope, receive, send)
+            return
+        if not path and scope["type"] == "lifespan":
             send = self._closing(send)
         await self.app(scope, receive, send)
 
