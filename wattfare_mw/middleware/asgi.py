@@ -9,18 +9,17 @@ from typing import Any
 
 from .. import calls
 from ..client import AsyncWattfare, Wattfare, client_for
-from ..disconnect import ClientGoneError, UntilDisconnect
 from ..errors import WattfareError
 from ..flow import run_async
 from ..handles import AsyncUser, User
+from ..receiving import ClientGoneError, Receive, UntilDisconnect, read_body
 from ..web import Headers, Request, Response
-from .gate import Begun, ReadBody, cut_short, too_large
+from .gate import Begun, ReadBody, cut_short
 from .relay import Record, Relay
 from .wrap import WattfareMiddleware
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 
@@ -117,7 +116,7 @@ class _Exchange:
     async def _perform(self, need: Any) -> Any:
         match need:
             case ReadBody():
-                return await self._read_body(need.limit)
+                return await read_body(self._receive, need.limit, cut_short)
             case Begun():
                 self._record = need.record
                 return None
@@ -127,22 +126,6 @@ class _Exchange:
             case _:
                 pass
         return await self._client._perform(need)
-
-    async def _read_body(self, limit: int) -> bytes:
-        parts: list[bytes] = []
-        size = 0
-        more = True
-        while more:
-            message = await self._receive()
-            if message["type"] == "http.disconnect":
-                raise cut_short()
-            part = message.get("body", b"")
-            size += len(part)
-            if size > limit:
-                raise too_large(limit)
-            parts.append(part)
-            more = message.get("more_body", False)
-        return parts[0] if len(parts) == 1 else b"".join(parts)
 
     async def _relay(self, relay: Relay) -> None:
         await self._tell(_start(relay.status, relay.headers))

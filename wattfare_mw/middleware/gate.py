@@ -12,6 +12,7 @@ from .. import calls, sse
 from ..completions import metering, not_the_protocol
 from ..errors import WattfareError
 from ..flow import Flow
+from ..receiving import check_length
 from ..sessions import (
     Ask,
     LetThrough,
@@ -39,8 +40,8 @@ Route = Callable[[Request, str], Flow[Any]]
 class ReadBody(msgspec.Struct, frozen=True):
     """Read the request's body, but no more than this of it; gives the bytes.
 
-    The driver raises what :func:`too_large` gives where there is more, and what
-    :func:`cut_short` gives where there is less than was announced.
+    The driver raises what :func:`~wattfare_mw.receiving.too_large` gives where there is more, and
+    what :func:`cut_short` gives where there is less than was announced.
     """
 
     limit: int
@@ -251,17 +252,8 @@ class Gate:
         return calls.grant_payer(grant)
 
     def _body(self, request: Request) -> Flow[bytes]:
-        length = request.headers.get("content-length", "")
-        if length.isdecimal() and int(length[:20]) > self._max_body_bytes:
-            raise too_large(self._max_body_bytes)
+        check_length(request.headers.get("content-length"), self._max_body_bytes)
         return (yield ReadBody(self._max_body_bytes))
-
-
-def too_large(limit: int) -> WattfareError:
-    """The error for a body of more bytes than this."""
-    return WattfareError(
-        f"The body is larger than {limit:,} bytes.", code="invalid_request", status=413
-    )
 
 
 def cut_short() -> WattfareError:

@@ -15,8 +15,9 @@ from ..client import Wattfare
 from ..errors import WattfareError
 from ..flow import run
 from ..handles import User
+from ..receiving import too_large
 from ..web import Headers, Request
-from .gate import Begun, ReadBody, cut_short, too_large
+from .gate import Begun, ReadBody, cut_short
 from .relay import Record, Relay
 from .wrap import WattfareMiddleware, hide_key
 

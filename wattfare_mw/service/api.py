@@ -12,9 +12,9 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from .. import money
-from ..disconnect import UntilDisconnect
 from ..errors import WattfareError
 from ..money import Usd
+from ..receiving import UntilDisconnect
 from ..types import API_PREFIX as PREFIX
 from ..types import ConnectionStatus, GrantResult, SessionRequest, check_user_id, encode
 from . import chat, identity, keys, rules

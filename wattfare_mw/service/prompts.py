@@ -41,12 +41,13 @@ _WRITTEN = ("tools", "functions", "response_format", "tool_choice", "function_ca
 _TOOLS = ("tools", "functions")
 
 
-def bound(body: dict[str, Any]) -> int:
-    """More tokens than any tokenizer makes of this request's prompt."""
+def bound(body: dict[str, Any], encoded: bytes | None = None) -> int:
+    """More tokens than any tokenizer makes of this request's prompt; ``encoded``: its messages as
+    JSON, where they have been written down already."""
     messages = cast("list[dict[str, Any]]", body["messages"])
     written = {name: body[name] for name in _WRITTEN if body.get(name) is not None}
     return (
-        _longest_form(msgspec.json.encode(messages))
+        _longest_form(msgspec.json.encode(messages) if encoded is None else encoded)
         + sum(map(_arguments, messages))
         + (len(json.dumps(written, indent=4)) if written else 0)
         + PER_MESSAGE * len(messages)

@@ -136,7 +136,8 @@ class UpstreamJob:
         self, upstream: Upstream, request: ChatRequest, price: Price | None, request_id: str
     ) -> None:
         least, most = request.limits(upstream.default_max_tokens)
-        self._prompt = prompts.bound(request.body)
+        messages = msgspec.json.encode(request.messages)
+        self._prompt = prompts.bound(request.body, messages)
         if price is None:
             self.bounds = Bounds(1, MAX_RESERVATION, needs_cap=True)
         else:
@@ -146,7 +147,6 @@ class UpstreamJob:
             )
         if self.bounds.most > MAX_RESERVATION:
             raise invalid("This call could cost more than any budget: lower max_tokens.")
-        messages = msgspec.json.encode(request.messages)
         self.meter = Meter(price, estimate_tokens(messages))
         self._limit = most
         self._upstream = upstream

@@ -18,7 +18,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .. import sse
+from .. import receiving, sse
 from ..errors import WattfareError
 from ..types import SANE_REQUEST_ID, decode
 from .refusals import invalid
@@ -163,27 +163,8 @@ async def read_body(request: Request, most: int = MAX_BODY_BYTES) -> bytes:
     kind = request.headers.get("content-type", "application/json")
     if kind.split(";")[0].strip().lower() != "application/json":
         raise invalid("The body is JSON: send it as application/json.", 415)
-    length = request.headers.get("content-length", "")
-    if length.isdecimal() and int(length[:20]) > most:
-        raise _too_large(most)  # without reading any of it
-    parts: list[bytes] = []
-    size = 0
-    more = True
-    while more:
-        message = await request.receive()
-        if message["type"] == "http.disconnect":
-            raise ClientDisconnect
-        part = message.get("body", b"")
-        size += len(part)
-        if size > most:
-            raise _too_large(most)
-        parts.append(part)
-        more = message.get("more_body", False)
-    return parts[0] if len(parts) == 1 else b"".join(parts)
-
-
-def _too_large(most: int) -> WattfareError:
-    return invalid(f"The body is larger than {most:,} bytes.", 413)
+    receiving.check_length(request.headers.get("content-length"), most)  # without reading any of it
+    return await receiving.read_body(request.receive, most, ClientDisconnect)
 
 
 async def read_json(request: Request, shape: type[T]) -> T:

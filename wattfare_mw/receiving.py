@@ -1,4 +1,4 @@
-"""A client of an ASGI app that goes away while it is being served."""
+"""What a server receives: a body with a bound; and, under ASGI, word that its client has gone."""
 
 from __future__ import annotations
 
@@ -7,9 +7,54 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from types import TracebackType
 from typing import Any, Self
 
+from .errors import WattfareError
+
 #: How long a client may wait before we look whether it still does, in seconds: an answer that
 #: comes at once needs no look, which takes a task of its own.
 WATCH_AFTER = 0.05
+
+
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+
+
+def check_length(content_length: str | None, limit: int) -> None:
+    """Refuse a body by the length that is announced for it.
+
+    Raises:
+        WattfareError: ``invalid_request``, 413; it is larger than this.
+    """
+    if content_length and content_length.isdecimal() and int(content_length[:20]) > limit:
+        raise too_large(limit)
+
+
+def too_large(limit: int) -> WattfareError:
+    """The error for a body of more bytes than this."""
+    return WattfareError(
+        f"The body is larger than {limit:,} bytes.", code="invalid_request", status=413
+    )
+
+
+async def read_body(receive: Receive, limit: int, cut_short: Callable[[], Exception]) -> bytes:
+    """The request's body, of no more bytes than this; one that came in one piece is not copied.
+
+    Raises:
+        WattfareError: ``invalid_request``, 413; there is more.
+        Exception: what ``cut_short`` gives, where the client goes away before its end.
+    """
+    parts: list[bytes] = []
+    size = 0
+    more = True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise cut_short()
+        part = message.get("body", b"")
+        size += len(part)
+        if size > limit:
+            raise too_large(limit)
+        parts.append(part)
+        more = message.get("more_body", False)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 class ClientGoneError(Exception):
@@ -24,7 +69,7 @@ class UntilDisconnect:
         receive: of the request, whose body has been read when :meth:`watch` is called.
     """
 
-    def __init__(self, receive: Callable[[], Awaitable[MutableMapping[str, Any]]]) -> None:
+    def __init__(self, receive: Receive) -> None:
         self._receive = receive
         self._watcher: asyncio.TimerHandle | asyncio.Task[None] | None = None
         self._task: asyncio.Task[Any] | None = None
