@@ -208,7 +208,12 @@ def test_what_is_no_error(data: bytes) -> None:
     assert sse.error_in(data) is None
 
 
-@given(st.text("ab\n\r", max_size=60).map(str.encode))
+@given(
+    # With line ends of every kind, and with those alone that servers send.
+    st.text("ab\n\r", max_size=60).map(str.encode)
+    | st.lists(st.sampled_from([b"ab", b"b", b"\n", b"\n\n"]), max_size=20).map(b"".join)
+)
+@example(b"b\n\nab\n\n")
 def test_the_events_that_hold_a_mark(data: bytes) -> None:
     """As looking into each of them finds them."""
     block = sse.Splitter().feed(data)
