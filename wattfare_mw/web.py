@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from functools import cached_property
-from typing import Any, Literal
+from functools import lru_cache
+from typing import Any, Literal, Self
 from urllib.parse import parse_qs
 
 import msgspec
@@ -12,31 +12,50 @@ import msgspec
 
 class Headers(Mapping[str, str]):
     """Headers to look up by name in any case. A header that came more than once is one value,
-    joined by commas (cookies by semicolons)."""
+    joined by commas (cookies by semicolons).
 
-    __slots__ = ("_fields",)
+    Attributes:
+        fields: the same by name in lower case, for whoever looks up many.
+    """
+
+    __slots__ = ("fields",)
 
     def __init__(self, fields: Iterable[tuple[str, str]] = ()) -> None:
         pairs = [(name.lower(), value) for name, value in fields]
-        self._fields = dict(pairs)
-        if len(self._fields) < len(pairs):
-            self._fields = _joined(pairs)
+        self.fields = dict(pairs)
+        if len(self.fields) < len(pairs):
+            self.fields = _joined(pairs)
+
+    @classmethod
+    def of_bytes(cls, raw: Iterable[tuple[bytes, bytes]]) -> Self:
+        """Those that stand in bytes: in an ASGI scope, or as they came over the wire."""
+        pairs = [(_name(name), value.decode("latin-1")) for name, value in raw]
+        self = cls.__new__(cls)
+        self.fields = dict(pairs)
+        if len(self.fields) < len(pairs):
+            self.fields = _joined(pairs)
+        return self
 
     def __getitem__(self, name: str) -> str:
-        return self._fields[name.lower()]
+        return self.fields[name.lower()]
 
     def get(self, name: str, default: Any = None) -> Any:  # Mapping's own is slow, and much used
-        return self._fields.get(name.lower(), default)
+        return self.fields.get(name.lower(), default)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._fields)
+        return iter(self.fields)
 
     def __len__(self) -> int:
-        return len(self._fields)
+        return len(self.fields)
 
     def __repr__(self) -> str:
         # Cookies and credentials travel in headers.
-        return f"Headers({', '.join(self._fields)})"
+        return f"Headers({', '.join(self.fields)})"
+
+
+@lru_cache(maxsize=512)  # there are not many, and all are seen over and over
+def _name(raw: bytes) -> str:
+    return raw.decode("latin-1").lower()
 
 
 def _joined(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
@@ -61,6 +80,18 @@ class Request:
         interface: which of the two.
     """
 
+    __slots__ = (
+        "_cookies",
+        "_query",
+        "client",
+        "headers",
+        "interface",
+        "method",
+        "path",
+        "query_string",
+        "raw",
+    )
+
     def __init__(
         self,
         method: str,
@@ -79,6 +110,8 @@ class Request:
         self.client = client
         self.raw = raw
         self.interface = interface
+        self._cookies: Mapping[str, str] | None = None
+        self._query: Mapping[str, str] | None = None
 
     @property
     def scope(self) -> dict[str, Any]:
@@ -102,28 +135,34 @@ class Request:
             raise AttributeError("this request came through ASGI: it has a scope and no environ")
         return self.raw
 
-    @cached_property
+    @property
     def cookies(self) -> Mapping[str, str]:
         """The cookies by name; of one given more than once, the first, as in Flask: it is the one
         with the longest path."""
-        header = self.headers.get("cookie")
-        if not header:
-            return {}
-        from werkzeug.sansio.http import parse_cookie  # which few requests need
+        if self._cookies is None:
+            header = self.headers.fields.get("cookie")
+            self._cookies = _parse_cookies(header) if header else {}
+        return self._cookies
 
-        return parse_cookie(header).to_dict()
-
-    @cached_property
+    @property
     def query(self) -> Mapping[str, str]:
         """The query's parameters by name; of one given more than once, the last."""
-        pairs = parse_qs(self.query_string, keep_blank_values=True)
-        return {name: values[-1] for name, values in pairs.items()}
+        if self._query is None:
+            pairs = parse_qs(self.query_string, keep_blank_values=True)
+            self._query = {name: values[-1] for name, values in pairs.items()}
+        return self._query
 
     def __repr__(self) -> str:
         return f"Request({self.method!r}, {self.path!r})"
 
 
-class Response(msgspec.Struct, frozen=True):
+def _parse_cookies(header: str) -> Mapping[str, str]:
+    from werkzeug.sansio.http import parse_cookie  # which few requests need
+
+    return parse_cookie(header).to_dict()
+
+
+class Response(msgspec.Struct, frozen=True, gc=False):
     """An answer to send: names of headers in lower case, each once."""
 
     status: int

@@ -97,7 +97,7 @@ LAYERS = {
     "transport": {"errors", "web"},
     "completions": {"errors", "money", "sse", "types"},
     "calls": {"completions", "errors", "flow", "money", "sse", "transport", "types"},
-    "sessions": {"calls", "errors", "flow", "types", "web"},
+    "sessions": {"callables", "calls", "errors", "flow", "types", "web"},
 }
 
 

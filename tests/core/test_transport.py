@@ -56,7 +56,7 @@ def raw_chunks(driver: Driver, call: calls.Call[Any]) -> tuple[Any, bytes]:
 
     def sync() -> tuple[Any, bytes]:
         answer = driver.client._run(driver.client._service.open(call))
-        return answer, b"".join(answer.chunks())
+        return answer, b"".join(iter(answer.read_some, b""))
 
     async def asynchronous() -> tuple[Any, bytes]:
         answer = await driver.client._run(driver.client._service.open(call))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import io
 import urllib.request
-from collections.abc import AsyncIterator, Mapping
 from functools import lru_cache
 from typing import Any
 from urllib.parse import urlsplit
@@ -14,7 +13,7 @@ import aiohttp
 import yarl
 
 from ..web import Headers
-from .base import KEEPALIVE_SECONDS, AsyncAnswer, Failures, HTTPRequest, LoopPool, ssl_context
+from .base import KEEPALIVE_SECONDS, AsyncAnswer, Chunked, Failures, HTTPRequest, LoopPool, ssl_context
 
 # What the buffers below take in at once (bytes).
 _SMALL = 2**15
@@ -48,12 +47,15 @@ class AiohttpTransport:
 
     async def send(self, request: HTTPRequest) -> AsyncAnswer:
         body = request.body
-        with _FAILURES:
+        try:
             if body is None or len(body) <= _SMALL:
                 response = await self._request(request, body)
             else:
                 async with asyncio.timeout(_head_timeout(request)) as deadline:
                     response = await self._request(request, _body(request, body, deadline))
+        except BaseException as error:
+            _FAILURES.seen(error)
+            raise
         return AiohttpAnswer(response, request.read_timeout)
 
     async def _request(self, request: HTTPRequest, body: Any) -> Any:
@@ -150,20 +152,21 @@ class _Pieces(io.BytesIO):
         return super().read(size)
 
 
-class AiohttpAnswer:
+class AiohttpAnswer(Chunked):
     """An answer, and how long it may be silent."""
 
     def __init__(self, response: Any, patience: float | None) -> None:
         self._response = response
         self.status: int = response.status
-        self.headers: Mapping[str, str] = Headers(response.headers.items())
+        self.headers = Headers.of_bytes(response.raw_headers)
         # aiohttp's compiled parser closes the connection of a body that is no HTTP any more, and
         # tells it to nobody who waits for the rest.
         connection = response.connection
         self._closed: asyncio.Future[None] | None = None
         self._silence: _Silence | None = None
+        self._is_here = connection is None  # all of it: aiohttp has let go of the connection
         if connection is None:
-            return  # all of it is here
+            return
         self._closed = getattr(connection.protocol, "closed", None)
         if self._closed is not None:
             self._closed.remove_done_callback(_take)
@@ -179,23 +182,35 @@ class AiohttpAnswer:
             content.set_exception(aiohttp.ClientPayloadError("The body is no HTTP any more."))
 
     async def read(self) -> bytes:
-        return b"".join([chunk async for chunk in self.chunks()])
+        part = await self.read_some()
+        if self._is_here:
+            return part
+        parts: list[bytes] = []
+        while part:
+            parts.append(part)
+            part = await self.read_some()
+        return b"".join(parts)
 
-    async def chunks(self) -> AsyncIterator[bytes]:
-        content, silence = self._response.content, self._silence
+    async def read_some(self) -> bytes:
+        silence = self._silence
+        if silence is not None:
+            silence.listen()
         try:
-            with _FAILURES:
-                while chunk := await content.readany():
-                    if silence is None:
-                        yield chunk
-                    else:
-                        silence.pause()
-                        yield chunk
-                        silence.listen()
-        finally:
-            await self.close()
+            chunk = await self._response.content.readany()
+        except BaseException as error:
+            self._close()
+            _FAILURES.seen(error)
+            raise
+        if silence is not None:
+            silence.pause()  # whoever takes it may take its time
+        if not chunk:
+            self._close()
+        return chunk
 
     async def close(self) -> None:
+        self._close()
+
+    def _close(self) -> None:
         # An answer that is complete has given its connection back already; else this closes it.
         self._response.close()
         if self._silence is not None:
