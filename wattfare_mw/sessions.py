@@ -128,7 +128,7 @@ class MethodNotAllowedError(WattfareError):
 def refuse_other_sites(request: Request, allowed_origins: Collection[str]) -> None:
     """403 for a browser that acts for another site: its user's cookies come with the request,
     and a page of that site, not the user, may have sent it."""
-    headers = request.headers.fields
+    headers = request.headers.read
     origin = headers.get("origin")
     if origin is not None and origin in allowed_origins:
         return
@@ -136,7 +136,7 @@ def refuse_other_sites(request: Request, allowed_origins: Collection[str]) -> No
     if site is not None:
         same = site in ("same-origin", "none")
     elif origin is not None:
-        same = _same_host(origin, headers.get("host", ""))
+        same = _same_host(origin, request.headers.get("host", ""))
     else:
         return  # no browser: it would send one or the other
     if not same:
@@ -244,7 +244,7 @@ def cors_headers(request: Request, allowed_origins: Collection[str]) -> Mapping[
     """What lets a page of an allowed origin read the answer."""
     if not allowed_origins:
         return {}
-    origin = request.headers.fields.get("origin")
+    origin = request.headers.read.get("origin")
     if origin is None or origin not in allowed_origins:
         return {"vary": "Origin"}
     return {

@@ -25,6 +25,8 @@ GRANT_HEADER = "x-wattfare-grant"
 LOW_BUDGET_HEADER = "x-wattfare-on-low-budget"
 #: What it can say (likewise): lower the call's limit, or refuse the call.
 OnLowBudget = Literal["lower", "refuse"]
+#: The header that says what a call's limit was lowered to, in tokens (likewise).
+LOWERED_HEADER = "x-wattfare-max-tokens"
 #: The longest id of a user that is taken, in characters (likewise).
 MAX_USER_ID = 256
 _NOT_IN_USER_IDS = re.compile("[\0\ud800-\udfff]")

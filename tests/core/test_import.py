@@ -91,7 +91,7 @@ LAYERS = {
     "errors": set[str](),
     "types": {"money", "errors"},
     "sse": {"errors"},
-    "web": set[str](),
+    "web": {"types"},
     "flow": set[str](),
     "callables": set[str](),
     "transport": {"errors", "web"},

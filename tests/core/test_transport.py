@@ -200,7 +200,7 @@ def test_our_own_clients_keep_no_cookie(wire: Wire) -> None:
                 client = driver.run(driver.client._transport._pool.get)
             else:
                 client = driver.client._transport._pool.get()
-            jar = client.cookie_jar if kind.library == "aiohttp" else client.cookies.jar
+            jar = client.session.cookie_jar if kind.library == "aiohttp" else client.cookies.jar
             assert list(jar) == []
 
 

@@ -158,7 +158,7 @@ class _Exchange:
 
 
 def _start(status: int, headers: dict[str, str]) -> Message:
-    fields = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
+    fields = [(name.encode(), value.encode()) for name, value in headers.items()]  # all are ASCII
     return {"type": "http.response.start", "status": status, "headers": fields}
 
 
@@ -180,7 +180,7 @@ def request_of(scope: Scope, path: str | None = None) -> Request:
     return Request(
         scope.get("method", "GET"),  # a websocket has none, and opens with a GET
         path,
-        Headers.of_bytes(scope["headers"]),
+        Headers.of_scope(scope["headers"]),
         query_string=scope.get("query_string", b"").decode("latin-1"),
         client=client[0] if client else None,
         raw=scope,

@@ -166,7 +166,7 @@ class Gate:
         yield from ()  # a flow, as the others are
         if request.method != "OPTIONS" or "access-control-request-method" not in request.headers:
             refuse_other_methods(request, *methods)
-        if request.headers.get("origin") not in self._origins:
+        if request.headers.read.get("origin") not in self._origins:
             raise WattfareError(
                 "This origin is not one of the app's allowed_origins.",
                 code="invalid_request",
@@ -202,7 +202,7 @@ class Gate:
             raise not_the_protocol(200, "a list of models", error) from None
 
     def _inference(self, request: Request, record: Record) -> Flow[Response | Relay]:
-        headers = request.headers.fields
+        headers = request.headers.read
         refuse_other_sites(request, self._origins)
         _refuse_other_types(headers)
         grant = headers.get(GRANT_HEADER)
@@ -236,7 +236,7 @@ class Gate:
     ) -> Flow[Response | Relay]:
         answer = yield from self.service.open(call)
         record.status = answer.status
-        theirs = answer.headers.fields
+        theirs = answer.headers.read
         headers = policy.headers_down(theirs)
         kind = _media_type(theirs.get("content-type"))
         encoded = theirs.get("content-encoding", "identity") != "identity"

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from ..errors import WattfareError
-from ..types import LOW_BUDGET_HEADER, SANE_REQUEST_ID, decode, encode
+from ..types import LOW_BUDGET_HEADER, LOWERED_HEADER, SANE_REQUEST_ID, decode, encode
 from ..web import Request
 
 #: What goes up to the service of what the browser sent; the credentials are ours.
@@ -25,12 +25,12 @@ HEADERS_UP = (
     "tracestate",
 )
 #: What comes down to the browser of what the service answered.
-HEADERS_DOWN = ("content-type", "content-encoding", "retry-after", "x-wattfare-max-tokens")
+HEADERS_DOWN = ("content-type", "content-encoding", "retry-after", LOWERED_HEADER)
 
 
 def request_id(request: Request) -> str:
     """The request's own id, where it brings a sane one, or a new one."""
-    given = request.headers.fields.get("x-request-id")
+    given = request.headers.read.get("x-request-id")
     if given is not None and SANE_REQUEST_ID.fullmatch(given):
         return given
     # It is no secret, and asking the system for randomness takes longer. Each forked process

@@ -173,23 +173,14 @@ def read_within(limit: int, read: Callable[[int], bytes]) -> bytes:
     return body
 
 
-_PLAIN_HEADERS = frozenset({"CONTENT_TYPE", "CONTENT_LENGTH"})
-
-
 def request_of(environ: Environ, path: str | None = None) -> Request:
     """The neutral request that an environ stands for; ``path``: below the mount, where known."""
     if path is None:
         path = str(environ.get("PATH_INFO", "")).encode("latin-1").decode("utf-8", "replace")
-    fields = [
-        (key.removeprefix("HTTP_").replace("_", "-"), value)
-        for key, value in environ.items()
-        # These two stand without the prefix; with it, they are a client's own invention.
-        if key in _PLAIN_HEADERS or (key.startswith("HTTP_") and key[5:] not in _PLAIN_HEADERS)
-    ]
     return Request(
         environ["REQUEST_METHOD"],
         path,
-        Headers(fields),
+        Headers.of_environ(environ),
         query_string=environ.get("QUERY_STRING", ""),
         client=environ.get("REMOTE_ADDR"),
         raw=environ,

@@ -153,7 +153,7 @@ class _HttpxAnswerHead:
         self._failures = library.failures
         self._raw: Any = None
         self.status: int = response.status_code
-        self.headers = Headers.of_bytes(response.headers.raw)
+        self.headers = Headers.of_answer(response.headers.raw)
 
 
 class HttpxAnswer(_HttpxAnswerHead):
