@@ -52,7 +52,7 @@ class Splitter:
         Raises:
             EventTooLargeError: the event under way has no end.
         """
-        if chunk.endswith(b"\n\n") and not self._parts and not self._line_end:
+        if not self._line_end and not self._parts and chunk.endswith(b"\n\n"):
             return chunk
         seen = len(self._line_end)
         data = self._line_end + chunk if seen else chunk

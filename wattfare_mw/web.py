@@ -11,7 +11,6 @@ import msgspec
 
 from .types import GRANT_HEADER, LOW_BUDGET_HEADER, LOWERED_HEADER
 
-
 #: What is read here of nearly every request's headers, and of an answer's.
 REQUEST_HEADERS = (
     "accept",

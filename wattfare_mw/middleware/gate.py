@@ -138,6 +138,10 @@ class Gate:
         """
         return identify(request, self._resolve_user)
 
+    @property
+    def _usage_is_wanted(self) -> bool:
+        return self._on_usage is not None or logger.isEnabledFor(logging.INFO)
+
     def finished(self, record: Record) -> Flow[None]:
         """An inference call is over, however it ended: tell the log and the app. Never raises."""
         if logger.isEnabledFor(logging.INFO):
@@ -241,7 +245,9 @@ class Gate:
         kind = _media_type(theirs.get("content-type"))
         encoded = theirs.get("content-encoding", "identity") != "identity"
         if kind == sse.CONTENT_TYPE and not encoded:
-            return Relay(answer, headers, record, hide_usage=hide_usage)
+            return Relay(
+                answer, headers, record, read_usage=self._usage_is_wanted, hide_usage=hide_usage
+            )
         content = yield calls.Read(answer)
         if kind != "application/json":
             raise not_the_protocol(answer.status, "JSON or an event stream")

@@ -145,7 +145,7 @@ async def _send_directly(held: Held, request: HTTPRequest) -> AsyncAnswer:
     watch = None if limit is None else held.watch(limit)
     silence = _Silence(protocol)
     if watch is not None:
-        watch.listen(silence)
+        watch.begin(silence)
     try:
         message, content = await sent.head()
     finally:
@@ -255,6 +255,7 @@ class AiohttpAnswer(Chunked):
             self._closed.add_done_callback(self._tell)
         if watch is not None:
             self._watch, self._silence = watch, _Silence(content)
+            watch.begin(self._silence)
 
     def _tell(self, closed: asyncio.Future[None]) -> None:
         _take(closed)
@@ -275,7 +276,7 @@ class AiohttpAnswer(Chunked):
     async def read_some(self) -> bytes:
         silence = self._silence
         if silence is not None:
-            self._watch.listen(silence)
+            silence.since = self._watch.now()
         try:
             chunk = await self._content.readany()
         except BaseException as error:

@@ -8,7 +8,11 @@ import math
 
 
 class Silence:
-    """One that waits, since when."""
+    """One that waits.
+
+    Attributes:
+        since: when it began to, on its loop's clock; for ever in the future where it does not.
+    """
 
     __slots__ = ("since",)
 
@@ -29,13 +33,14 @@ class Watch:
 
     def __init__(self, loop: asyncio.AbstractEventLoop, limit: float) -> None:
         self._loop = loop
+        self.now = loop.time
         self._limit = limit
         self._waiting: set[Silence] = set()
         self._timer: asyncio.TimerHandle | None = None
 
-    def listen(self, silence: Silence) -> None:
-        """From now on it waits for something."""
-        silence.since = self._loop.time()
+    def begin(self, silence: Silence) -> None:
+        """From now on it waits for something; and again whenever its ``since`` is :attr:`now`."""
+        silence.since = self.now()
         self._waiting.add(silence)
         if self._timer is None:
             self._timer = self._loop.call_later(self._limit, self._look)
@@ -47,7 +52,7 @@ class Watch:
     def _look(self) -> None:
         # The timer is not taken back where nobody waits: the next ones find it running.
         self._timer = None
-        now = self._loop.time()
+        now = self.now()
         soonest = self._limit
         for silence in list(self._waiting):
             left = silence.since + self._limit - now
