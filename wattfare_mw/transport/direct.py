@@ -48,7 +48,7 @@ class Direct:
         self._loop = asyncio.get_running_loop()
         self._targets: dict[str, _Target] = {}
 
-    async def send(self, request: HTTPRequest, timeout: aiohttp.ClientTimeout) -> Sent:
+    async def send(self, request: HTTPRequest, limits: aiohttp.ClientTimeout) -> Sent:
         """Send a request whose body fits into the buffers.
 
         Raises:
@@ -58,7 +58,7 @@ class Direct:
         if target is None:
             target = self._target(request.url)
         try:
-            connection = await self._session.connector.connect(target, [], timeout)
+            connection = await self._session.connector.connect(target, [], limits)
         except TimeoutError as error:
             raise aiohttp.ConnectionTimeoutError("It took too long to connect.") from error
         try:

@@ -25,7 +25,7 @@ from .base import (
     LoopPool,
     ssl_context,
 )
-from .silence import Silence, Watch
+from .silence import NEVER, Silence, Watch
 
 # What the buffers below take in at once (bytes).
 _SMALL = 2**15
@@ -139,18 +139,15 @@ class AiohttpTransport:
 
 
 async def _send_directly(held: Held, request: HTTPRequest) -> AsyncAnswer:
-    limit = request.read_timeout
     sent = await held.direct.send(request, _timeout(request.connect_timeout, None))
     protocol = sent.protocol
-    watch = None if limit is None else held.watch(limit)
-    silence = _Silence(protocol)
-    if watch is not None:
-        watch.begin(silence)
+    watch = None if request.read_timeout is None else held.watch(request.read_timeout)
+    silence = None if watch is None else _Silence(watch, protocol)
     try:
         message, content = await sent.head()
     finally:
-        if watch is not None:
-            watch.end(silence)
+        if silence is not None:
+            silence.end()
     if content.is_eof():
         protocol = None
     head = message.code, message.raw_headers
@@ -244,7 +241,8 @@ class AiohttpAnswer(Chunked):
         self._content = content
         self._let_go = close
         self._is_here = protocol is None
-        self._watch = self._silence = self._closed = None
+        self._closed: asyncio.Future[None] | None = None
+        self._silence: _Silence | None = None
         if protocol is None:
             return
         # aiohttp's compiled parser closes the connection of a body that is no HTTP any more, and
@@ -254,8 +252,7 @@ class AiohttpAnswer(Chunked):
             self._closed.remove_done_callback(_take)
             self._closed.add_done_callback(self._tell)
         if watch is not None:
-            self._watch, self._silence = watch, _Silence(content)
-            watch.begin(self._silence)
+            self._silence = _Silence(watch, content)
 
     def _tell(self, closed: asyncio.Future[None]) -> None:
         _take(closed)
@@ -276,7 +273,7 @@ class AiohttpAnswer(Chunked):
     async def read_some(self) -> bytes:
         silence = self._silence
         if silence is not None:
-            silence.since = self._watch.now()
+            silence.since = silence.now()
         try:
             chunk = await self._content.readany()
         except BaseException as error:
@@ -286,7 +283,7 @@ class AiohttpAnswer(Chunked):
         if not chunk:
             self._close()
         elif silence is not None:
-            silence.pause()
+            silence.since = NEVER
         return chunk
 
     async def close(self) -> None:
@@ -295,7 +292,7 @@ class AiohttpAnswer(Chunked):
     def _close(self) -> None:
         self._let_go()
         if self._silence is not None:
-            self._watch.end(self._silence)
+            self._silence.end()
         if self._closed is not None and self._closed.remove_done_callback(self._tell):
             self._closed.add_done_callback(_take)
 
@@ -305,8 +302,8 @@ class _Silence(Silence):
 
     __slots__ = ("_awaited",)
 
-    def __init__(self, awaited: Any) -> None:
-        super().__init__()
+    def __init__(self, watch: Watch, awaited: Any) -> None:
+        super().__init__(watch)
         self._awaited = awaited
 
     def broken(self) -> None:

@@ -61,7 +61,7 @@ class HttpxTransport:
 
     def send(self, request: HTTPRequest) -> Answer:
         client = self._pool.get()
-        library = _library_of(type(client))
+        library = _library_of(client)
         try:
             outgoing = _httpx_request(client, library, request)
             return HttpxAnswer(client.send(outgoing, **_SENDING), library)
@@ -81,7 +81,7 @@ class AsyncHttpxTransport:
 
     async def send(self, request: HTTPRequest) -> AsyncAnswer:
         client = self._pool.get()
-        library = _library_of(type(client))
+        library = _library_of(client)
         try:
             outgoing = _httpx_request(client, library, request)
             return AsyncHttpxAnswer(await client.send(outgoing, **_SENDING), library)
@@ -120,13 +120,17 @@ class _Library:
         return self._timeout(connect=connect, read=read, write=read, pool=connect)
 
 
+def _library_of(client: object) -> _Library:
+    return _library_of_class(type(client))
+
+
 @cache
-def _library_of(client: type[Any]) -> _Library:
-    for cls in client.__mro__:  # an app may hand in one of a subclass of its own
-        name = cls.__module__.partition(".")[0]
+def _library_of_class(cls: type[object]) -> _Library:
+    for base in cls.__mro__:  # an app may hand in one of a subclass of its own
+        name = base.__module__.partition(".")[0]
         if name in ("httpx", "httpx2"):
             return _library(name)
-    raise TypeError(f"{client} is no client of httpx or httpx2")  # pragma: no cover
+    raise TypeError(f"{cls} is no client of httpx or httpx2")  # pragma: no cover
 
 
 @cache

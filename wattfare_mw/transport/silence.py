@@ -6,22 +6,30 @@ from __future__ import annotations
 import asyncio
 import math
 
+#: No moment at all: nobody waits.
+NEVER = math.inf
+
 
 class Silence:
-    """One that waits.
+    """One that waits, from when it is made until its end.
 
     Attributes:
-        since: when it began to, on its loop's clock; for ever in the future where it does not.
+        since: when it last began to wait, by :attr:`now`; :data:`NEVER` while there is something
+            to take, and whoever takes it may take its time.
+        now: the time on its loop's clock.
     """
 
-    __slots__ = ("since",)
+    __slots__ = ("_watch", "now", "since")
 
-    def __init__(self) -> None:
-        self.since = math.inf
+    def __init__(self, watch: Watch) -> None:
+        self._watch = watch
+        self.now = watch.now
+        self.since = watch.now()
+        watch.add(self)
 
-    def pause(self) -> None:
-        """There is something; whoever takes it may take its time."""
-        self.since = math.inf
+    def end(self) -> None:
+        """There is nothing to wait for any more."""
+        self._watch.discard(self)
 
     def broken(self) -> None:
         """Called once where nothing was heard for too long."""
@@ -36,18 +44,14 @@ class Watch:
         self.now = loop.time
         self._limit = limit
         self._waiting: set[Silence] = set()
+        self.discard = self._waiting.discard
         self._timer: asyncio.TimerHandle | None = None
 
-    def begin(self, silence: Silence) -> None:
-        """From now on it waits for something; and again whenever its ``since`` is :attr:`now`."""
-        silence.since = self.now()
+    def add(self, silence: Silence) -> None:
+        """From now on look after this one, too."""
         self._waiting.add(silence)
         if self._timer is None:
             self._timer = self._loop.call_later(self._limit, self._look)
-
-    def end(self, silence: Silence) -> None:
-        """There is nothing to wait for any more."""
-        self._waiting.discard(silence)
 
     def _look(self) -> None:
         # The timer is not taken back where nobody waits: the next ones find it running.
