@@ -11,7 +11,7 @@ from wattfare_mw import calls
 from wattfare_mw.flow import run
 from wattfare_mw.middleware.asgi import request_of
 from wattfare_mw.middleware.gate import ReadBody
-from wattfare_mw.middleware.relay import Relay
+from wattfare_mw.middleware.relay import Record, Relay
 from wattfare_mw.sessions import Ask
 from wattfare_mw.web import Headers
 
@@ -48,7 +48,7 @@ def _gate(*, stream: bool) -> Callable[[], None]:
 
     def perform(need: Any) -> Any:
         if isinstance(need, Ask):
-            return need.function(*need.args)
+            return need.function.call(*need.args)
         if isinstance(need, ReadBody):
             return body
         if isinstance(need, calls.Send):
@@ -58,7 +58,7 @@ def _gate(*, stream: bool) -> Callable[[], None]:
         return None
 
     def call() -> None:
-        reply = run(gate.answer(request_of(scope, OURS)), perform)
+        reply = run(gate.answer(request_of(scope, OURS), Record()), perform)
         assert reply.status == 200
         if isinstance(reply, Relay):
             for event in events:

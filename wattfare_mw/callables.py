@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from typing import Any, cast
@@ -12,16 +12,32 @@ from typing import Any, cast
 from asgiref.sync import async_to_sync, sync_to_async
 
 
-def call(function: Callable[..., Any], *args: Any) -> Any:
-    """Call it from synchronous code; one that is asynchronous runs on an event loop."""
-    result = function(*args)
-    if not inspect.isawaitable(result):
-        return result
-    if not _on_event_loop():
-        return async_to_sync(_awaited)(result)
-    # In an asynchronous view of a synchronous framework: its loop is taken, and waits for us.
-    with ThreadPoolExecutor(1) as thread:
-        return thread.submit(copy_context().run, asyncio.run, _awaited(result)).result()
+class AppFunction:
+    """One of the app's functions. Which kind it is, is looked up once and not at each call."""
+
+    __slots__ = ("_function", "_is_async")
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function = function
+        self._is_async = _is_async(function)
+
+    def call(self, *args: Any) -> Any:
+        """Call it from synchronous code; one that is asynchronous runs on an event loop."""
+        function = self._function
+        result = function(*args)
+        if result is None or isinstance(result, str) or not inspect.isawaitable(result):
+            return result
+        if not _on_event_loop():
+            return async_to_sync(_awaited)(result)
+        # In an asynchronous view of a synchronous framework: its loop is taken, and waits for us.
+        with ThreadPoolExecutor(1) as thread:
+            return thread.submit(copy_context().run, asyncio.run, _awaited(result)).result()
+
+    def call_async(self, *args: Any) -> Awaitable[Any]:
+        """Call it from an event loop; one that is synchronous runs in a thread, where it may
+        block."""
+        function = self._function
+        return function(*args) if self._is_async else _call_in_thread(function, args)
 
 
 def _on_event_loop() -> bool:
@@ -32,20 +48,20 @@ def _on_event_loop() -> bool:
     return True
 
 
-async def call_async(function: Callable[..., Any], *args: Any) -> Any:
-    """Call it from an event loop; one that is synchronous runs in a thread, where it may block."""
-    if _is_async(function):
-        return await function(*args)
-    result = await sync_to_async(_in_thread, thread_sensitive=False)(function, *args)
+async def _call_in_thread(function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+    result = await _in_thread(function, *args)
     return await result if inspect.isawaitable(result) else result
 
 
-def _in_thread(function: Callable[..., Any], *args: Any) -> Any:
+def _guarded(function: Callable[..., Any], *args: Any) -> Any:
     try:
         return function(*args)
     except StopIteration as error:  # of a bare `next(…)`
         # No future can carry one, and who waits for it would (before Python 3.12) wait for ever.
         raise RuntimeError(f"{function!r} raised StopIteration") from error
+
+
+_in_thread = sync_to_async(_guarded, thread_sensitive=False)
 
 
 async def _awaited(value: Any) -> Any:

@@ -4,6 +4,7 @@ and when it is worth, and safe, to try it again. No I/O here."""
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 from urllib.parse import quote, urlsplit
@@ -44,6 +45,7 @@ DEFAULT_BASE_URL = "https://wattfare.com"
 USER_AGENT = "wattfare-mw-python"
 # What may stand in a header as it is: 0x21-0x7E, but for the "%" that marks what may not.
 _HEADER_SAFE = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) != "%")
+_ALL_HEADER_SAFE = re.compile(f"[{re.escape(_HEADER_SAFE)}]+")
 
 LimitLike = Number | RequestLimit | None
 Message = Mapping[str, Any]
@@ -64,7 +66,7 @@ class Timeout(msgspec.Struct, frozen=True):
     inference: float | None = 600.0
 
 
-class Call(msgspec.Struct, Generic[T], frozen=True):
+class Call(msgspec.Struct, Generic[T], frozen=True, gc=False):
     """A call to make, and how its answer is read.
 
     Attributes:
@@ -86,15 +88,11 @@ class Call(msgspec.Struct, Generic[T], frozen=True):
 # -- who pays
 
 
-class Payer(msgspec.Struct, frozen=True):
+class Payer(msgspec.Struct, frozen=True, gc=False):
     """Who pays for a call: the header that says so."""
 
     header: str
     value: str
-
-    @property
-    def headers(self) -> dict[str, str]:
-        return {self.header: self.value}
 
 
 def user_payer(user_id: str) -> Payer:
@@ -103,7 +101,10 @@ def user_payer(user_id: str) -> Payer:
     Raises:
         WattfareError: ``invalid_request``; no such id can exist.
     """
-    return Payer(USER_HEADER, quote(check_user_id(user_id), safe=_HEADER_SAFE))
+    user_id = check_user_id(user_id)
+    if not _ALL_HEADER_SAFE.fullmatch(user_id):  # of most ids it is all
+        user_id = quote(user_id, safe=_HEADER_SAFE)
+    return Payer(USER_HEADER, user_id)
 
 
 def grant_payer(grant_token: str) -> Payer:
@@ -207,7 +208,7 @@ def relayed_completion(payer: Payer, body: bytes, headers: Mapping[str, str]) ->
         "POST",
         "/chat/completions",
         read_completion,
-        headers={**headers, **payer.headers},
+        headers={**headers, payer.header: payer.value},
         body=body,
         inference=True,
     )
@@ -230,22 +231,30 @@ def _as_it_is(_status: int, body: bytes) -> bytes:
 # -- making them: what a flow asks of its driver
 
 
-class Send(msgspec.Struct, frozen=True):
+class Send(msgspec.Struct, frozen=True, gc=False):
     """Send this request; gives the answer, its body still on its way."""
 
     request: HTTPRequest
 
 
-class Read(msgspec.Struct, frozen=True):
+class Read(msgspec.Struct, frozen=True, gc=False):
     """Read the whole body of this answer; gives the bytes."""
 
     answer: Any
 
 
-class Sleep(msgspec.Struct, frozen=True):
+class Sleep(msgspec.Struct, frozen=True, gc=False):
     """Wait so many seconds."""
 
     seconds: float
+
+
+#: What goes with every request.
+_ALWAYS = {
+    "accept": "application/json",
+    "accept-encoding": "identity",
+    "user-agent": USER_AGENT,
+}
 
 
 class Service:
@@ -267,6 +276,7 @@ class Service:
         if not _visible(secret_key):
             raise WattfareAuthError("The secret key holds a space, a line end or the like.")
         self.base_url = _check_url(base_url)
+        self._api_url = self.base_url + API_PREFIX
         self.timeout = timeout
         self.max_retries = max_retries
         self.secret_key = Secret(secret_key)
@@ -276,14 +286,8 @@ class Service:
         """The request that makes this call."""
         return HTTPRequest(
             call.method,
-            f"{self.base_url}{API_PREFIX}{call.path}",
-            {
-                "accept": "application/json",
-                "accept-encoding": "identity",
-                "user-agent": USER_AGENT,
-                **call.headers,
-                "authorization": self._authorization,
-            },
+            self._api_url + call.path,
+            {**_ALWAYS, **call.headers, "authorization": self._authorization},
             call.body,
             self.timeout.connect,
             self.timeout.inference if call.inference else self.timeout.read,
@@ -304,7 +308,7 @@ class Service:
         Raises:
             WattfareError: the answer was no success, or there was none.
         """
-        return (yield from self._attempts(call, keep_open=True))
+        return self._attempts(call, keep_open=True)
 
     def _attempts(self, call: Call[Any], *, keep_open: bool) -> Flow[Any]:
         request = self.request(call)

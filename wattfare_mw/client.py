@@ -6,15 +6,15 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
-from . import callables, calls
+from . import calls
 from .calls import Call, LimitLike, Read, Send, Service, Sleep, Timeout
 from .flow import Flow, run, run_async
 from .handles import AsyncGrant, AsyncUser, Grant, User
-from .sessions import Ask, LetThrough, ResolveUser, answered, check_origins, mint
+from .sessions import Ask, LetThrough, Minting, ResolveUser, answered
 from .transport import AsyncTransport, Transport, async_transport, hidden, sync_transport
 from .types import CreatedSession, SessionRequest
 from .web import Request, Response
@@ -138,11 +138,10 @@ class Wattfare(_Client[Transport]):
             allowed_origins: other sites' origins that may ask.
             let_through: exceptions of these functions that a web framework answers itself.
         """
-        origins = check_origins(allowed_origins)
+        minting = Minting(self._service, resolve_user, request_limit, allowed_origins)
 
         def handler(request: Request) -> Response:
-            flow = mint(self._service, request, resolve_user, request_limit, origins)
-            return self._run(answered(flow, let_through=let_through))
+            return self._run(answered(minting.answer(request), let_through=let_through))
 
         return handler
 
@@ -176,7 +175,7 @@ class Wattfare(_Client[Transport]):
             case Sleep():
                 return time.sleep(need.seconds)
             case Ask():
-                return callables.call(need.function, *need.args)
+                return need.function.call(*need.args)
             case _:
                 raise TypeError(f"nobody here can do {need!r}")
 
@@ -211,11 +210,10 @@ class AsyncWattfare(_Client[AsyncTransport]):
         let_through: LetThrough = (),
     ) -> Callable[[Request], Any]:
         """See :meth:`Wattfare.session_handler`; this one is awaited."""
-        origins = check_origins(allowed_origins)
+        minting = Minting(self._service, resolve_user, request_limit, allowed_origins)
 
         async def handler(request: Request) -> Response:
-            flow = mint(self._service, request, resolve_user, request_limit, origins)
-            return await self._run(answered(flow, let_through=let_through))
+            return await self._run(answered(minting.answer(request), let_through=let_through))
 
         return handler
 
@@ -241,16 +239,16 @@ class AsyncWattfare(_Client[AsyncTransport]):
     async def _run(self, flow: Flow[T]) -> T:
         return await run_async(flow, self._perform)
 
-    async def _perform(self, need: Any) -> Any:
+    def _perform(self, need: Any) -> Awaitable[Any]:
         match need:
-            case Send():
-                return await self._transport.send(need.request)
-            case Read():
-                return await need.answer.read()
-            case Sleep():
-                return await asyncio.sleep(need.seconds)
             case Ask():
-                return await callables.call_async(need.function, *need.args)
+                return need.function.call_async(*need.args)
+            case Send():
+                return self._transport.send(need.request)
+            case Read():
+                return need.answer.read()
+            case Sleep():
+                return asyncio.sleep(need.seconds)
             case _:
                 raise TypeError(f"nobody here can do {need!r}")
 

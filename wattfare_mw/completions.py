@@ -136,10 +136,23 @@ def metering(body: bytes) -> Metering:
     Raises:
         msgspec.DecodeError: it is not JSON at all.
     """
+    return read_usage(usage_in(body))
+
+
+def usage_in(body: bytes) -> bytes:
+    """The JSON of what a JSON body tells of its usage, to be read when somebody wants to know.
+
+    Raises:
+        msgspec.DecodeError: it is not JSON at all.
+    """
     try:
-        told = decode(_Metered, body).usage
+        return decode(_Metered, body).usage
     except msgspec.ValidationError:
-        return Metering()
+        return b"null"
+
+
+def read_usage(told: bytes) -> Metering:
+    """What :func:`usage_in` has found, read."""
     usage = cost = None
     with suppress(msgspec.ValidationError):
         used = decode(_TokensUsed, told)

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator, Sequence
-from contextlib import aclosing, closing
 from decimal import Decimal
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
@@ -253,11 +252,10 @@ class Stream(_StreamState):
         reader = self._reader
         try:
             try:
-                with closing(self._answer.chunks()) as pieces:
-                    for data in pieces:
-                        yield from reader.feed(data)
-                        if reader.done:
-                            return
+                while data := self._answer.read_some():
+                    yield from reader.feed(data)
+                    if reader.done:
+                        return
             except WattfareNetworkError as error:
                 raise reader.broken(error) from error
             yield from reader.end()
@@ -313,12 +311,11 @@ class AsyncStream(_StreamState):
         answer = await self._opened()
         try:
             try:
-                async with aclosing(answer.chunks()) as pieces:
-                    async for data in pieces:
-                        for chunk in reader.feed(data):
-                            yield chunk
-                        if reader.done:
-                            return
+                while data := await answer.read_some():
+                    for chunk in reader.feed(data):
+                        yield chunk
+                    if reader.done:
+                        return
             except WattfareNetworkError as error:
                 raise reader.broken(error) from error
             for chunk in reader.end():

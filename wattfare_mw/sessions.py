@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from . import calls
+from .callables import AppFunction
 from .errors import WattfareAuthError, WattfareError
 from .flow import Flow
 from .types import check_user_id, encode
@@ -27,10 +28,10 @@ LetThrough = tuple[type[Exception], ...]
 the app's functions raise them."""
 
 
-class Ask(msgspec.Struct, frozen=True):
+class Ask(msgspec.Struct, frozen=True, gc=False):
     """Call a function of the app's with these; gives what it gives, awaited."""
 
-    function: Callable[..., Any]
+    function: AppFunction
     args: tuple[Any, ...]
 
 
@@ -38,23 +39,50 @@ class AppError(Exception):
     """The app's own code gave what it may not give: a bug there, told in the log only."""
 
 
-def mint(
-    service: calls.Service,
-    request: Request,
-    resolve_user: ResolveUser,
-    request_limit: Any,
-    allowed_origins: Collection[str] = (),
-) -> Flow[Response]:
-    """Answer a request for a session token."""
-    refuse_other_methods(request, "POST")
-    refuse_other_sites(request, allowed_origins)
-    user_id = yield from identify(request, resolve_user)
-    limit = yield from _limit(request, request_limit)
-    session = yield from service.fetch(calls.create_session(user_id, limit))
-    return json_response(200, encode(session))
+class Minting:
+    """The token route's rule, for one app.
+
+    Args:
+        service: mints the tokens.
+        resolve_user: gives the id of the user who makes a request, or None.
+        request_limit: the cap to ask for in USD, or a function of the request that gives it.
+        allowed_origins: other sites' origins that may ask.
+
+    Raises:
+        ValueError: an origin is none.
+    """
+
+    def __init__(
+        self,
+        service: calls.Service,
+        resolve_user: ResolveUser,
+        request_limit: Any,
+        allowed_origins: Iterable[str],
+    ) -> None:
+        self._service = service
+        self._resolve_user = AppFunction(resolve_user)
+        asked = callable(request_limit)
+        self._ask_limit = AppFunction(request_limit) if asked else None
+        self._limit = None if asked else request_limit
+        self._origins = check_origins(allowed_origins)
+
+    def answer(self, request: Request) -> Flow[Response]:
+        """Answer a request for a session token."""
+        refuse_other_methods(request, "POST")
+        refuse_other_sites(request, self._origins)
+        user_id = yield from identify(request, self._resolve_user)
+        limit = self._limit
+        if self._ask_limit is not None:
+            limit = yield Ask(self._ask_limit, (request,))
+        try:
+            asked = calls.session_request(limit)
+        except WattfareError as error:
+            raise AppError(f"request_limit gave no cap. {error.message}") from None
+        session = yield from self._service.fetch(calls.create_session(user_id, asked))
+        return json_response(200, encode(session))
 
 
-def identify(request: Request, resolve_user: ResolveUser) -> Flow[str]:
+def identify(request: Request, resolve_user: AppFunction) -> Flow[str]:
     """The id of the user who makes this request.
 
     Raises:
@@ -68,14 +96,6 @@ def identify(request: Request, resolve_user: ResolveUser) -> Flow[str]:
         return check_user_id(user_id)
     except WattfareError as error:
         raise AppError(f"resolve_user must give a user id or None. {error.message}") from None
-
-
-def _limit(request: Request, request_limit: Any) -> Flow[Any]:
-    limit = (yield Ask(request_limit, (request,))) if callable(request_limit) else request_limit
-    try:
-        return calls.session_request(limit)
-    except WattfareError as error:
-        raise AppError(f"request_limit gave no cap. {error.message}") from None
 
 
 class NotSignedInError(WattfareAuthError):
@@ -108,7 +128,7 @@ class MethodNotAllowedError(WattfareError):
 def refuse_other_sites(request: Request, allowed_origins: Collection[str]) -> None:
     """403 for a browser that acts for another site: its user's cookies come with the request,
     and a page of that site, not the user, may have sent it."""
-    headers = request.headers
+    headers = request.headers.read
     origin = headers.get("origin")
     if origin is not None and origin in allowed_origins:
         return
@@ -116,7 +136,7 @@ def refuse_other_sites(request: Request, allowed_origins: Collection[str]) -> No
     if site is not None:
         same = site in ("same-origin", "none")
     elif origin is not None:
-        same = _same_host(origin, headers.get("host", ""))
+        same = _same_host(origin, request.headers.get("host", ""))
     else:
         return  # no browser: it would send one or the other
     if not same:
@@ -224,7 +244,7 @@ def cors_headers(request: Request, allowed_origins: Collection[str]) -> Mapping[
     """What lets a page of an allowed origin read the answer."""
     if not allowed_origins:
         return {}
-    origin = request.headers.get("origin")
+    origin = request.headers.read.get("origin")
     if origin is None or origin not in allowed_origins:
         return {"vary": "Origin"}
     return {

@@ -99,23 +99,31 @@ def split(block: bytes) -> Iterator[bytes]:
         start = match.end()
 
 
-def holding(block: bytes, mark: re.Pattern[bytes]) -> Iterator[tuple[int, int]]:
-    """Where the events of a block of complete ones begin and end that hold ``mark``, which spans
-    no lines. Nothing else of the block is looked into."""
+def holding(block: bytes, *marks: bytes) -> Iterator[tuple[int, int]]:
+    """Where the events of a block of complete ones begin and end that hold one of ``marks``,
+    which span no lines. Nothing else of the block is looked into."""
     if b"\r" in block:  # an event's beginning is only known from the one before
         end = 0
         for raw in split(block):
             start, end = end, end + len(raw)
-            if mark.search(raw):
+            if any(mark in raw for mark in marks):
                 yield start, end
         return
     end = 0
-    while (found := mark.search(block, end)) is not None:
-        before = block.rfind(b"\n\n", end, found.start())
+    while (found := _first(block, marks, end)) >= 0:
+        before = block.rfind(b"\n\n", end, found)
         start = end if before < 0 else before + 2
-        ending = _EVENT_END.search(block, found.end())
-        end = len(block) if ending is None else ending.end()
+        ending = block.find(b"\n\n", found)
+        end = len(block) if ending < 0 else ending + 2
+        while block[end : end + 1] == b"\n":
+            end += 1
         yield start, end
+
+
+def _first(block: bytes, marks: tuple[bytes, ...], start: int) -> int:
+    # One by one: a regular expression of them all takes a hundred times as long.
+    places = [block.find(mark, start) for mark in marks]
+    return min((place for place in places if place >= 0), default=-1)
 
 
 class Event(msgspec.Struct, frozen=True):

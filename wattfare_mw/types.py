@@ -25,8 +25,11 @@ GRANT_HEADER = "x-wattfare-grant"
 LOW_BUDGET_HEADER = "x-wattfare-on-low-budget"
 #: What it can say (likewise): lower the call's limit, or refuse the call.
 OnLowBudget = Literal["lower", "refuse"]
+#: The header that says what a call's limit was lowered to, in tokens (likewise).
+LOWERED_HEADER = "x-wattfare-max-tokens"
 #: The longest id of a user that is taken, in characters (likewise).
 MAX_USER_ID = 256
+_NOT_IN_USER_IDS = re.compile("[\0\ud800-\udfff]")
 #: An ``X-Request-Id`` that is taken over; any other is replaced by one of our own (likewise).
 SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._~+/=:-]{1,128}")
 
@@ -43,10 +46,8 @@ def check_user_id(user_id: object) -> str:
         why = f"not {type(user_id).__name__}"
     elif not 1 <= len(user_id) <= MAX_USER_ID:
         why = f"of 1 to {MAX_USER_ID} characters"
-    elif "\0" in user_id:
-        why = "without NUL"
-    elif any("\ud800" <= char <= "\udfff" for char in user_id):
-        why = "without surrogates"
+    elif (found := _NOT_IN_USER_IDS.search(user_id)) is not None:
+        why = "without NUL" if found[0] == "\0" else "without surrogates"
     else:
         return user_id
     raise WattfareError(f"A user id is a string, {why}.", code="invalid_request", status=400)

@@ -91,13 +91,13 @@ LAYERS = {
     "errors": set[str](),
     "types": {"money", "errors"},
     "sse": {"errors"},
-    "web": set[str](),
+    "web": {"types"},
     "flow": set[str](),
     "callables": set[str](),
     "transport": {"errors", "web"},
     "completions": {"errors", "money", "sse", "types"},
     "calls": {"completions", "errors", "flow", "money", "sse", "transport", "types"},
-    "sessions": {"calls", "errors", "flow", "types", "web"},
+    "sessions": {"callables", "calls", "errors", "flow", "types", "web"},
 }
 
 

@@ -56,7 +56,7 @@ def raw_chunks(driver: Driver, call: calls.Call[Any]) -> tuple[Any, bytes]:
 
     def sync() -> tuple[Any, bytes]:
         answer = driver.client._run(driver.client._service.open(call))
-        return answer, b"".join(answer.chunks())
+        return answer, b"".join(iter(answer.read_some, b""))
 
     async def asynchronous() -> tuple[Any, bytes]:
         answer = await driver.client._run(driver.client._service.open(call))
@@ -200,7 +200,7 @@ def test_our_own_clients_keep_no_cookie(wire: Wire) -> None:
                 client = driver.run(driver.client._transport._pool.get)
             else:
                 client = driver.client._transport._pool.get()
-            jar = client.cookie_jar if kind.library == "aiohttp" else client.cookies.jar
+            jar = client.session.cookie_jar if kind.library == "aiohttp" else client.cookies.jar
             assert list(jar) == []
 
 

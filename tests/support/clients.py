@@ -21,6 +21,7 @@ import httpx
 import httpx2
 
 from wattfare_mw import AsyncWattfare, Chunk, Request, Response, Wattfare
+from wattfare_mw.transport import direct
 from wattfare_mw.web import Headers
 
 #: What may stand in no error, log or traceback; it is spelled out nowhere in a source.
@@ -35,10 +36,12 @@ class Kind:
     library: str
     is_async: bool
     whose: str  # injected, factory, own
+    direct: bool = True  # by the short way, where there is one
 
     @property
     def id(self) -> str:
-        return f"{'async' if self.is_async else 'sync'}-{self.library}-{self.whose}"
+        way = "" if self.direct else "-by-session"
+        return f"{'async' if self.is_async else 'sync'}-{self.library}-{self.whose}{way}"
 
     def make(self, **options: Any) -> Any:
         """A client of this library, as an app would make one."""
@@ -71,6 +74,7 @@ KINDS = [
     Kind("aiohttp", True, "injected"),
     Kind("aiohttp", True, "factory"),
     Kind("aiohttp", True, "own"),
+    Kind("aiohttp", True, "own", direct=False),
 ]
 
 
@@ -115,7 +119,11 @@ class Driver:
             options["http_client"] = self.http_client
         elif kind.whose == "factory":
             options["http_client"] = lambda: kind.make(**http)
-        with without_aiohttp() if kind.library == "httpx" else ExitStack():
+        with ExitStack() as circumstances:
+            if kind.library == "httpx":
+                circumstances.enter_context(without_aiohttp())
+            if not kind.direct:
+                circumstances.enter_context(patch.object(direct, "fits", lambda _version: False))
             self.client: Any = cls(base_url=url, **options)
 
     def _make(self, http: dict[str, Any]) -> Any:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, MutableMapping
-from contextlib import aclosing
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from .. import calls
@@ -14,13 +13,14 @@ from ..flow import run_async
 from ..handles import AsyncUser, User
 from ..receiving import ClientGoneError, Receive, UntilDisconnect, read_body
 from ..web import Headers, Request, Response
-from .gate import Begun, ReadBody, cut_short
+from .gate import Gate, ReadBody, cut_short
 from .relay import Record, Relay
 from .wrap import WattfareMiddleware
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Send = Callable[[Message], Awaitable[None]]
+ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 class WattfareASGIMiddleware(WattfareMiddleware):
@@ -30,18 +30,34 @@ class WattfareASGIMiddleware(WattfareMiddleware):
     _client: AsyncWattfare
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:  # `get` takes longer
-            path, root_path = scope["path"], scope["root_path"]
-        except KeyError:  # few servers leave the latter out; a lifespan has neither
-            path, root_path = scope.get("path", ""), scope.get("root_path", "")
-        if root_path:
-            path = below_mount(path, root_path)
-        if path in self._routes and scope["type"] == "http":
-            await self.serve(path, scope, receive, send)
-            return
-        if not path and scope["type"] == "lifespan":
-            send = self._closing(send)
-        await self.app(scope, receive, send)
+        # Most requests are not ours, and this is all that they meet. To look up `app` first takes
+        # less time than to call `self.app(…)`.
+        app = self.app
+        try:
+            if scope["path"] in self._routes or scope["root_path"]:
+                app = self._app_for(scope)
+        except KeyError:  # few servers leave out the latter; a lifespan has neither
+            app = self._app_for(scope)
+        await app(scope, receive, send)
+
+    def _app_for(self, scope: Scope) -> ASGIApp:
+        """Who answers this: the app, or we."""
+        kind = scope["type"]
+        if kind == "http":
+            path = below_mount(scope["path"], scope.get("root_path", ""))
+            if path in self._routes:
+                return partial(self.serve, path)
+        elif kind == "lifespan":
+            return self._lifespan
+        return self.app
+
+    async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_and_close(message: Message) -> None:
+            if message["type"] in ("lifespan.shutdown.complete", "lifespan.shutdown.failed"):
+                await self.aclose()
+            await send(message)
+
+        await self.app(scope, receive, send_and_close)
 
     async def user(self, scope: Scope) -> AsyncUser:
         """The budget of the user who makes this request, for an app's own use.
@@ -67,81 +83,72 @@ class WattfareASGIMiddleware(WattfareMiddleware):
         if self._owns_client:
             await self._client.aclose()
 
-    def _closing(self, send: Send) -> Send:
-        async def send_and_close(message: Message) -> None:
-            if message["type"] in ("lifespan.shutdown.complete", "lifespan.shutdown.failed"):
-                await self.aclose()
-            await send(message)
-
-        return send_and_close
-
     async def serve(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request to one of our paths."""
-        exchange = _Exchange(self, request_of(scope, path), receive, send)
-        await exchange.run()
+        await _Exchange(self._gate, self._client, receive, send).run(request_of(scope, path))
 
 
 class _Exchange:
     """One request to one of our paths, and its answer."""
 
-    def __init__(
-        self, middleware: WattfareASGIMiddleware, request: Request, receive: Receive, send: Send
-    ) -> None:
-        self._gate = middleware._gate
-        self._client = middleware._client
-        self._request = request
+    __slots__ = ("_client", "_gate", "_gone", "_receive", "_send")
+
+    def __init__(self, gate: Gate, client: AsyncWattfare, receive: Receive, send: Send) -> None:
+        self._gate = gate
+        self._client = client
         self._receive = receive
         self._send = send
-        self._record: Record | None = None
         self._gone = UntilDisconnect(receive)
 
-    async def run(self) -> None:
+    async def run(self, request: Request) -> None:
+        gate, record = self._gate, Record()
         try:
             async with self._gone:
-                await self._answer()
+                reply = await run_async(gate.answer(request, record), self._perform)
+                if type(reply) is Relay:
+                    await self._relay(reply)
+                else:
+                    await self._respond(reply)
         finally:
-            if self._record is not None:
-                await run_async(self._gate.finished(self._record), self._client._perform)
+            if record.begun:
+                await run_async(gate.finished(record), self._client._perform)
 
-    async def _answer(self) -> None:
-        reply = await run_async(self._gate.answer(self._request), self._perform)
-        if isinstance(reply, Relay):
-            try:
-                await self._relay(reply)
-            finally:
-                await reply.answer.close()
-        else:
-            await self._respond(reply)
-
-    async def _perform(self, need: Any) -> Any:
-        match need:
-            case ReadBody():
-                return await read_body(self._receive, need.limit, cut_short)
-            case Begun():
-                self._record = need.record
-                return None
-            case calls.Send() | calls.Read():
-                # We wait for the service now, and want to know when nobody waits for us.
-                self._gone.watch()
-            case _:
-                pass
-        return await self._client._perform(need)
-
-    async def _relay(self, relay: Relay) -> None:
-        await self._tell(_start(relay.status, relay.headers))
-        try:
-            async with aclosing(relay.answer.chunks()) as chunks:
-                async for chunk in chunks:
-                    if passed := relay.feed(chunk):
-                        await self._tell(_body(passed, more=True))
-            last = relay.end()
-        except WattfareError as error:
-            last = relay.broken(error.message.rstrip("."))
-        await self._tell(_body(last, more=False))
+    def _perform(self, need: Any) -> Awaitable[Any]:
+        kind = type(need)
+        if kind is ReadBody:
+            return read_body(self._receive, need.limit, cut_short)
+        if kind is calls.Send or kind is calls.Read:
+            # We wait for the service now, and want to know when nobody waits for us.
+            self._gone.watch()
+        return self._client._perform(need)
 
     async def _respond(self, response: Response) -> None:
-        await self._tell(_start(response.status, response.headers))
-        await self._tell(_body(response.body, more=False))
+        send = self._send
+        try:
+            await send(_start(response.status, response.headers))
+            await send({"type": "http.response.body", "body": response.body, "more_body": False})
+        except OSError:  # as the specification has it for a client that is gone
+            raise ClientGoneError from None
+
+    async def _relay(self, relay: Relay) -> None:
+        send, answer, feed = self._send, relay.answer, relay.feed
+        try:
+            await self._tell(_start(relay.status, relay.headers))
+            try:
+                while chunk := await answer.read_some():
+                    if passed := feed(chunk):
+                        try:
+                            await send(
+                                {"type": "http.response.body", "body": passed, "more_body": True}
+                            )
+                        except OSError:
+                            raise ClientGoneError from None
+                last = relay.end()
+            except WattfareError as error:
+                last = relay.broken(error.message.rstrip("."))
+            await self._tell({"type": "http.response.body", "body": last, "more_body": False})
+        finally:
+            await answer.close()
 
     async def _tell(self, message: Message) -> None:
         try:
@@ -151,12 +158,8 @@ class _Exchange:
 
 
 def _start(status: int, headers: dict[str, str]) -> Message:
-    fields = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
+    fields = [(name.encode(), value.encode()) for name, value in headers.items()]  # all are ASCII
     return {"type": "http.response.start", "status": status, "headers": fields}
-
-
-def _body(body: bytes, *, more: bool) -> Message:
-    return {"type": "http.response.body", "body": body, "more_body": more}
 
 
 def below_mount(path: str, root_path: str) -> str:
@@ -177,7 +180,7 @@ def request_of(scope: Scope, path: str | None = None) -> Request:
     return Request(
         scope.get("method", "GET"),  # a websocket has none, and opens with a GET
         path,
-        Headers([(k.decode("latin-1"), v.decode("latin-1")) for k, v in scope["headers"]]),
+        Headers.of_scope(scope["headers"]),
         query_string=scope.get("query_string", b"").decode("latin-1"),
         client=client[0] if client else None,
         raw=scope,

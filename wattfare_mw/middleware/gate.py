@@ -3,26 +3,28 @@ here say step by step what they need; :mod:`.asgi` and :mod:`.wsgi` fetch and se
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import logging
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import msgspec
 
 from .. import calls, sse
-from ..completions import metering, not_the_protocol
+from ..callables import AppFunction
+from ..completions import not_the_protocol, usage_in
 from ..errors import WattfareError
 from ..flow import Flow
 from ..receiving import check_length
 from ..sessions import (
     Ask,
     LetThrough,
+    Minting,
     ResolveUser,
     answered,
     check_origins,
     cors_headers,
     identify,
     logger,
-    mint,
     refuse_other_methods,
     refuse_other_sites,
 )
@@ -32,12 +34,13 @@ from . import policy
 from .relay import Record, Relay
 
 _COMPLETIONS = "/chat/completions"
-_NO_STORE = {"cache-control": "no-store", "x-accel-buffering": "no"}
+#: Media types as they are written most of the time.
+_OFTEN = frozenset({"application/json", sse.CONTENT_TYPE})
 
-Route = Callable[[Request, str], Flow[Any]]
+Route = Callable[[Request, Record], Flow[Any]]
 
 
-class ReadBody(msgspec.Struct, frozen=True):
+class ReadBody(msgspec.Struct, frozen=True, gc=False):
     """Read the request's body, but no more than this of it; gives the bytes.
 
     The driver raises what :func:`~wattfare_mw.receiving.too_large` gives where there is more, and
@@ -45,13 +48,6 @@ class ReadBody(msgspec.Struct, frozen=True):
     """
 
     limit: int
-
-
-class Begun(msgspec.Struct, frozen=True):
-    """From here on the user's money may be spent: however this ends, the driver runs
-    :meth:`Gate.finished` on this record."""
-
-    record: Record
 
 
 class Gate:
@@ -86,13 +82,13 @@ class Gate:
         if not callable(request_limit):
             calls.session_request(request_limit)  # nonsense is told when the app starts
         self.service = service
-        self._resolve_user = resolve_user
-        self._request_limit = request_limit
+        self._resolve_user = AppFunction(resolve_user)
         self._models = policy.Models(models)
         self._allow_grants = allow_grants
         self._origins = check_origins(allowed_origins)
-        self._max_body_bytes = max_body_bytes
-        self._on_usage = on_usage
+        self._minting = Minting(service, resolve_user, request_limit, self._origins)
+        self._read_body = ReadBody(max_body_bytes)
+        self._on_usage = None if on_usage is None else AppFunction(on_usage)
         self._let_through = let_through
         models_path = None if inference_path is None else _beside(inference_path)
         #: For each path that is ours: the methods it answers to, and what it does.
@@ -109,20 +105,29 @@ class Gate:
                 raise ValueError(f"{path!r}: a path starts with '/', and each of ours is another")
             self.routes[path] = (methods, route)
 
-    def answer(self, request: Request) -> Flow[Response | Relay]:
-        """Answer a request to one of our paths. Never raises but what it is told to let through."""
+    def answer(self, request: Request, record: Record) -> Flow[Response | Relay]:
+        """Answer a request to one of our paths. Never raises but what it is told to let through.
+
+        Args:
+            record: is filled in. Where it has :attr:`~.relay.Record.begun` in the end, however
+                that came, the driver runs :meth:`finished` on it.
+        """
         methods, route = self.routes[request.path]
-        request_id = policy.request_id(request)
-        reply = yield from answered(
-            self._dispatch(request, request_id, methods, route), request_id, self._let_through
-        )
-        reply.headers.update(cors_headers(request, self._origins))
-        reply.headers["x-request-id"] = request_id
-        if isinstance(reply, Response):
+        request_id = record.request_id = policy.request_id(request)
+        if request.method in methods:
+            flow = route(request, record)
+        else:
+            flow = self._other_method(request, methods)
+        reply = yield from answered(flow, request_id, self._let_through)
+        headers = reply.headers
+        if self._origins:
+            headers.update(cors_headers(request, self._origins))
+        headers["x-request-id"] = request_id
+        if type(reply) is Response:
             if reply.status != 204:
-                reply.headers["content-length"] = str(len(reply.body))
+                headers["content-length"] = str(len(reply.body))
             if request.method == "HEAD":
-                return Response(reply.status, reply.headers, b"")
+                return Response(reply.status, headers, b"")
         return reply
 
     def identify(self, request: Request) -> Flow[str]:
@@ -135,34 +140,33 @@ class Gate:
 
     def finished(self, record: Record) -> Flow[None]:
         """An inference call is over, however it ended: tell the log and the app. Never raises."""
-        logger.info(
-            # The browser has chosen the model's name: it must not begin a line of its own.
-            "inference request_id=%s user=%r model=%r status=%s outcome=%s tokens=%s cost_usd=%s",
-            record.request_id,
-            record.user,
-            record.model,
-            record.status,
-            record.outcome,
-            record.usage and record.usage.total_tokens,
-            record.cost_usd,
-        )
+        if logger.isEnabledFor(logging.INFO):
+            told = record.told
+            logger.info(
+                # The browser has chosen the model's name: it must not begin a line of its own.
+                "inference request_id=%s user=%r model=%r status=%s outcome=%s tokens=%s"
+                " cost_usd=%s",
+                record.request_id,
+                record.user,
+                record.model,
+                record.status,
+                record.outcome,
+                told.usage and told.usage.total_tokens,
+                told.cost_usd,
+            )
         if self._on_usage is None or record.outcome == "refused":
             return
+        told = record.told
         try:
-            yield Ask(self._on_usage, (record.user, record.model, record.usage, record.cost_usd))
+            yield Ask(self._on_usage, (record.user, record.model, told.usage, told.cost_usd))
         except Exception:
             logger.exception("on_usage failed. request_id=%s", record.request_id)
 
-    def _dispatch(
-        self, request: Request, request_id: str, methods: tuple[str, ...], route: Route
-    ) -> Flow[Any]:
-        if request.method == "OPTIONS" and "access-control-request-method" in request.headers:
-            return self._preflight(request, methods)
-        refuse_other_methods(request, *methods)
-        return (yield from route(request, request_id))
-
-    def _preflight(self, request: Request, methods: tuple[str, ...]) -> Response:
-        if request.headers.get("origin") not in self._origins:
+    def _other_method(self, request: Request, methods: tuple[str, ...]) -> Flow[Response]:
+        yield from ()  # a flow, as the others are
+        if request.method != "OPTIONS" or "access-control-request-method" not in request.headers:
+            refuse_other_methods(request, *methods)
+        if request.headers.read.get("origin") not in self._origins:
             raise WattfareError(
                 "This origin is not one of the app's allowed_origins.",
                 code="invalid_request",
@@ -180,15 +184,15 @@ class Gate:
             b"",
         )
 
-    def _token(self, request: Request, _request_id: str) -> Flow[Response]:
-        return mint(self.service, request, self._resolve_user, self._request_limit, self._origins)
+    def _token(self, request: Request, _record: Record) -> Flow[Response]:
+        return self._minting.answer(request)
 
-    def _status(self, request: Request, _request_id: str) -> Flow[Response]:
+    def _status(self, request: Request, _record: Record) -> Flow[Response]:
         user_id = yield from self.identify(request)
         status = yield from self.service.fetch(calls.status(user_id))
         return json_response(200, encode(status))
 
-    def _list_models(self, request: Request, _request_id: str) -> Flow[Response]:
+    def _list_models(self, request: Request, _record: Record) -> Flow[Response]:
         if not self._allow_grants:  # with grants, an app may have no users at all
             yield from self.identify(request)
         listing = yield from self.service.fetch(calls.models())
@@ -197,28 +201,30 @@ class Gate:
         except msgspec.MsgspecError as error:
             raise not_the_protocol(200, "a list of models", error) from None
 
-    def _inference(self, request: Request, request_id: str) -> Flow[Response | Relay]:
+    def _inference(self, request: Request, record: Record) -> Flow[Response | Relay]:
+        headers = request.headers.read
         refuse_other_sites(request, self._origins)
-        _refuse_other_types(request)
-        grant = request.headers.get(GRANT_HEADER)
+        _refuse_other_types(headers)
+        grant = headers.get(GRANT_HEADER)
         if grant is not None:
             # The grant pays, and only it: never the user who happens to be signed in.
-            user_id, payer = None, self._grant_payer(grant)
+            payer = self._grant_payer(grant)
         else:
-            user_id = yield from self.identify(request)
-            payer = calls.user_payer(user_id)
-        body = yield from self._body(request)
+            record.user = yield from identify(request, self._resolve_user)
+            payer = calls.user_payer(record.user)
+        check_length(headers.get("content-length"), self._read_body.limit)
+        body = yield self._read_body
         asked = policy.read_body(body)
         self._models.check(body, asked)
-        record = Record(request_id, user_id, asked.model)
+        record.model = asked.model
         # The app wants to be told what each stream cost, even where its browser does not.
         hide_usage = bool(self._on_usage and asked.stream and not asked.includes_usage)
         call = calls.relayed_completion(
             payer,
             policy.with_usage(body, asked) if hide_usage else body,
-            policy.headers_up(request, request_id),
+            policy.headers_up(headers, record.request_id),
         )
-        yield Begun(record)
+        record.begun = True
         try:
             return (yield from self._complete(call, record, hide_usage=hide_usage))
         except WattfareError as error:
@@ -230,9 +236,10 @@ class Gate:
     ) -> Flow[Response | Relay]:
         answer = yield from self.service.open(call)
         record.status = answer.status
-        headers = {**policy.headers_down(answer.headers), **_NO_STORE}
-        kind = _media_type(answer.headers.get("content-type"))
-        encoded = answer.headers.get("content-encoding", "identity") != "identity"
+        theirs = answer.headers.read
+        headers = policy.headers_down(theirs)
+        kind = _media_type(theirs.get("content-type"))
+        encoded = theirs.get("content-encoding", "identity") != "identity"
         if kind == sse.CONTENT_TYPE and not encoded:
             return Relay(answer, headers, record, hide_usage=hide_usage)
         content = yield calls.Read(answer)
@@ -240,7 +247,7 @@ class Gate:
             raise not_the_protocol(answer.status, "JSON or an event stream")
         if not encoded:  # what is compressed though it was asked not to be passes unread
             try:
-                record.tell(metering(content))
+                record.tell(usage_in(content))
             except msgspec.MsgspecError as error:
                 raise not_the_protocol(answer.status, "JSON", error) from None
         record.outcome = "complete"
@@ -251,25 +258,23 @@ class Gate:
             raise WattfareError("This app takes no grants.", code="invalid_request", status=403)
         return calls.grant_payer(grant)
 
-    def _body(self, request: Request) -> Flow[bytes]:
-        check_length(request.headers.get("content-length"), self._max_body_bytes)
-        return (yield ReadBody(self._max_body_bytes))
-
 
 def cut_short() -> WattfareError:
     """The error for a body that ended before its end: its client went away."""
     return WattfareError("The body ended too early.", code="invalid_request", status=400)
 
 
-def _refuse_other_types(request: Request) -> None:
+def _refuse_other_types(headers: Mapping[str, str]) -> None:
     # A form or plain text is what another site's page can send without asking first.
-    if _media_type(request.headers.get("content-type")) != "application/json":
+    if _media_type(headers.get("content-type")) != "application/json":
         raise WattfareError(
             "The body must be application/json.", code="invalid_request", status=415
         )
 
 
 def _media_type(content_type: str | None) -> str:
+    if content_type in _OFTEN:
+        return content_type
     return (content_type or "").partition(";")[0].strip().lower()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import json
-import os
+import random
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from ..errors import WattfareError
-from ..types import LOW_BUDGET_HEADER, SANE_REQUEST_ID, decode, encode
+from ..types import LOW_BUDGET_HEADER, LOWERED_HEADER, SANE_REQUEST_ID, decode, encode
 from ..web import Request
 
 #: What goes up to the service of what the browser sent; the credentials are ours.
@@ -25,32 +25,42 @@ HEADERS_UP = (
     "tracestate",
 )
 #: What comes down to the browser of what the service answered.
-HEADERS_DOWN = ("content-type", "content-encoding", "retry-after", "x-wattfare-max-tokens")
+HEADERS_DOWN = ("content-type", "content-encoding", "retry-after", LOWERED_HEADER)
 
 
 def request_id(request: Request) -> str:
     """The request's own id, where it brings a sane one, or a new one."""
-    given = request.headers.get("x-request-id")
-    return given if given and SANE_REQUEST_ID.fullmatch(given) else os.urandom(16).hex()
+    given = request.headers.read.get("x-request-id")
+    if given is not None and SANE_REQUEST_ID.fullmatch(given):
+        return given
+    # It is no secret, and asking the system for randomness takes longer. Each forked process
+    # begins with a seed of its own.
+    return f"{random.getrandbits(128):032x}"  # noqa: S311
 
 
-def headers_up(request: Request, request_id: str) -> dict[str, str]:
+def headers_up(headers: Mapping[str, str], request_id: str) -> dict[str, str]:
     """The headers of an inference call, as they go to the service. A value that not every HTTP
     client would send is left out."""
-    found = {name: request.headers.get(name, "").strip() for name in HEADERS_UP}
-    passed = {name: value for name, value in found.items() if value and is_plain(value)}
-    return {"content-type": "application/json", **passed, "x-request-id": request_id}
+    up = {"content-type": "application/json"}
+    for name in HEADERS_UP:
+        if name in headers and is_plain(value := headers[name].strip()):
+            up[name] = value
+    up["x-request-id"] = request_id
+    return up
 
 
 def headers_down(headers: Mapping[str, str]) -> dict[str, str]:
     """The headers of the service's answer, as they go to the browser."""
-    found = {name: headers.get(name, "") for name in HEADERS_DOWN}
-    return {name: value for name, value in found.items() if value and is_plain(value)}
+    down = {"cache-control": "no-store", "x-accel-buffering": "no"}
+    for name in HEADERS_DOWN:
+        if name in headers and is_plain(value := headers[name]):
+            down[name] = value
+    return down
 
 
 def is_plain(value: str) -> bool:
-    """Is a header's value visible ASCII and spaces?"""
-    return value.isascii() and value.isprintable()
+    """Is a header's value visible ASCII and spaces, and any at all?"""
+    return value.isascii() and value.isprintable() and value != ""
 
 
 class Asked(msgspec.Struct):

@@ -3,36 +3,36 @@ by whole event, and what it tells of its cost. No I/O."""
 
 from __future__ import annotations
 
-import re
-from decimal import Decimal
 from typing import Any, Literal
 
 import msgspec
 
 from .. import sse
-from ..completions import Metering, metering
+from ..completions import Metering, metering, read_usage
 from ..errors import WattfareError, WattfareNetworkError
 from ..sessions import logger
-from ..types import TokenUsage, decode
+from ..types import decode
 
 Outcome = Literal["complete", "broken", "gone", "refused"]
+_NOTHING = Metering()
 
 
-class Record(msgspec.Struct):
+class Record(msgspec.Struct, gc=False):
     """What is known of one inference call: for the log, and for ``on_usage``.
 
     Attributes:
+        begun: from here on the user's money may be spent.
         outcome: ``gone`` while it is under way, and for ever where its client has left;
             ``refused``: it did not take place, and nothing can have been billed for it.
     """
 
-    request_id: str
-    user: str | None
-    model: str | None
+    request_id: str = ""
+    user: str | None = None
+    model: str | None = None
+    begun: bool = False
     status: int = 0
     outcome: Outcome = "gone"
-    usage: TokenUsage | None = None
-    cost_usd: Decimal | None = None
+    _told: bytes | Metering = _NOTHING
 
     def failed(self, error: WattfareError) -> None:
         """It failed before anything of it was passed on."""
@@ -41,10 +41,24 @@ class Record(msgspec.Struct):
         self.status = error.http_status
         self.outcome = "refused" if refused or never_sent else "broken"
 
-    def tell(self, told: Metering) -> None:
-        """Take down what an answer said of its cost."""
-        self.usage = told.usage or self.usage
-        self.cost_usd = told.cost_usd if told.cost_usd is not None else self.cost_usd
+    def tell(self, usage: bytes) -> None:
+        """Take down what a whole answer said of its cost, as it was said."""
+        self._told = usage
+
+    def add(self, told: Metering) -> None:
+        """Add what an event said."""
+        so_far = self.told
+        self._told = Metering(
+            told.usage or so_far.usage,
+            so_far.cost_usd if told.cost_usd is None else told.cost_usd,
+        )
+
+    @property
+    def told(self) -> Metering:
+        """What the answer said of its cost."""
+        if not isinstance(self._told, Metering):
+            self._told = read_usage(self._told)
+        return self._told
 
 
 class Relay:
@@ -80,9 +94,9 @@ class Relay:
         except sse.EventTooLargeError as error:
             raise WattfareError(str(error), code="upstream", status=502) from None
         # The events are not parsed; only those that may tell something are looked into.
-        if b'"usage"' in block:
+        if _USAGE in block:
             block = self._read_usage(block)
-        if b"[DONE]" in block or b'"error"' in block:
+        if _DONE in block or _ERROR in block:
             self._look_for_end(block)
         return block
 
@@ -115,16 +129,16 @@ class Relay:
         for start, end in sse.holding(block, _USAGE):
             for event in sse.events(block[start:end]):
                 told = _metering(event.data)
-                if told == Metering():
+                if told == _NOTHING:
                     continue
-                self.record.tell(told)
+                self.record.add(told)
                 if self._hide_usage and _tells_usage_only(event.data):
                     kept.append(block[cut:start])
                     cut = end
         return b"".join((*kept, block[cut:])) if cut else block
 
     def _look_for_end(self, block: bytes) -> None:
-        for start, end in sse.holding(block, _END):
+        for start, end in sse.holding(block, _DONE, _ERROR):
             for event in sse.events(block[start:end]):
                 if sse.is_done(event.data):
                     self._ended = True
@@ -134,8 +148,7 @@ class Relay:
                     self.record.outcome = "broken"
 
 
-_USAGE = re.compile(rb'"usage"')
-_END = re.compile(rb'\[DONE\]|"error"')
+_USAGE, _DONE, _ERROR = b'"usage"', b"[DONE]", b'"error"'
 
 
 class _Told(msgspec.Struct):
@@ -147,7 +160,7 @@ def _metering(data: bytes) -> Metering:
     try:
         return metering(data)
     except msgspec.MsgspecError:
-        return Metering()
+        return _NOTHING
 
 
 def _tells_usage_only(data: bytes) -> bool:

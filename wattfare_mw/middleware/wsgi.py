@@ -17,7 +17,7 @@ from ..flow import run
 from ..handles import User
 from ..receiving import too_large
 from ..web import Headers, Request
-from .gate import Begun, ReadBody, cut_short
+from .gate import ReadBody, cut_short
 from .relay import Record, Relay
 from .wrap import WattfareMiddleware, hide_key
 
@@ -44,7 +44,8 @@ class WattfareWSGIMiddleware(WattfareMiddleware):
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         path = self._paths.get(environ.get("PATH_INFO", ""))
         if path is None:
-            return self.app(environ, start_response)
+            app = self.app  # calling `self.app(…)` takes longer
+            return app(environ, start_response)
         status, headers, body = self.serve(path, environ)
         start_response(status, headers)
         return body
@@ -75,23 +76,19 @@ class WattfareWSGIMiddleware(WattfareMiddleware):
                 :func:`read_body`: for a framework that may have read it already.
         """
         gate, client = self._gate, self._client
-        record: Record | None = None
+        record = Record()
 
         def perform(need: Any) -> Any:
-            if isinstance(need, ReadBody):
+            if type(need) is ReadBody:
                 if read_input is not None:
                     return read_input(need.limit)
                 return read_body(environ, need.limit)
-            if isinstance(need, Begun):
-                nonlocal record
-                record = need.record
-                return None
             return client._perform(need)
 
-        reply = run(gate.answer(request_of(environ, path)), perform)
+        reply = run(gate.answer(request_of(environ, path), record), perform)
         if isinstance(reply, Relay):
             return _line(reply.status), list(reply.headers.items()), _Stream(reply, self)
-        if record is not None:
+        if record.begun:
             run(gate.finished(record), client._perform)
         return _line(reply.status), list(reply.headers.items()), [reply.body]
 
@@ -104,22 +101,22 @@ class _Stream:
         self._closed = False
         self._relay = relay
         self._middleware = middleware
-        self._chunks: Iterator[bytes] | None = relay.answer.chunks()
+        self._ended = False
 
     def __iter__(self) -> Iterator[bytes]:
         return self
 
     def __next__(self) -> bytes:
         relay = self._relay
-        while self._chunks is not None:
+        if not self._ended:
             try:
-                for chunk in self._chunks:
+                while chunk := relay.answer.read_some():
                     if passed := relay.feed(chunk):
                         return passed
                 last = relay.end()
             except WattfareError as error:
                 last = relay.broken(error.message.rstrip("."))
-            self._chunks = None
+            self._ended = True
             if last:
                 return last
         raise StopIteration
@@ -127,8 +124,7 @@ class _Stream:
     def close(self) -> None:
         if self._closed:
             return
-        self._closed = True
-        self._chunks = None
+        self._closed = self._ended = True
         self._relay.answer.close()
         middleware = self._middleware
         run(middleware._gate.finished(self._relay.record), middleware._client._perform)
@@ -177,23 +173,14 @@ def read_within(limit: int, read: Callable[[int], bytes]) -> bytes:
     return body
 
 
-_PLAIN_HEADERS = frozenset({"CONTENT_TYPE", "CONTENT_LENGTH"})
-
-
 def request_of(environ: Environ, path: str | None = None) -> Request:
     """The neutral request that an environ stands for; ``path``: below the mount, where known."""
     if path is None:
         path = str(environ.get("PATH_INFO", "")).encode("latin-1").decode("utf-8", "replace")
-    fields = [
-        (key.removeprefix("HTTP_").replace("_", "-"), value)
-        for key, value in environ.items()
-        # These two stand without the prefix; with it, they are a client's own invention.
-        if key in _PLAIN_HEADERS or (key.startswith("HTTP_") and key[5:] not in _PLAIN_HEADERS)
-    ]
     return Request(
         environ["REQUEST_METHOD"],
         path,
-        Headers(fields),
+        Headers.of_environ(environ),
         query_string=environ.get("QUERY_STRING", ""),
         client=environ.get("REMOTE_ADDR"),
         raw=environ,

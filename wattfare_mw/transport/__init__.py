@@ -81,7 +81,7 @@ def async_transport(http_client: Any = None) -> AsyncTransport:
             return over_httpx.AsyncHttpxTransport(pool)
         from . import over_aiohttp
 
-        pool = LoopPool(over_aiohttp.own_session, over_aiohttp.close_session)
+        pool = LoopPool(lambda: over_aiohttp.Held(over_aiohttp.own_session()), _close)
         return over_aiohttp.AiohttpTransport(pool, own=True)
     if _may_make(http_client, _ASYNC):
         return _MadeTransport(http_client)
@@ -94,8 +94,8 @@ def _async_transport_over(client: Any, *, owned: bool) -> AsyncTransport:
     if _is_a(client, (("aiohttp", "ClientSession"),)):
         from . import over_aiohttp
 
-        close = over_aiohttp.close_session if owned else None
-        return over_aiohttp.AiohttpTransport(LoopPool(lambda: client, close))
+        pool = LoopPool(lambda: over_aiohttp.Held(client), _close if owned else None)
+        return over_aiohttp.AiohttpTransport(pool)
     close = over_httpx.close_async_client if owned else None
     return over_httpx.AsyncHttpxTransport(LoopPool(lambda: client, close))
 
@@ -141,5 +141,5 @@ class _MadeTransport:
         await self._pool.close()
 
 
-async def _close(transport: AsyncTransport) -> None:
-    await transport.close()
+async def _close(what: Any) -> None:
+    await what.close()

@@ -7,14 +7,7 @@ import asyncio
 import os
 import re
 import threading
-from collections.abc import (
-    AsyncGenerator,
-    AsyncIterator,
-    Awaitable,
-    Callable,
-    Iterator,
-    Mapping,
-)
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import suppress
 from functools import cache
 from typing import TYPE_CHECKING, Any, Generic, Protocol, SupportsIndex, TypeVar
@@ -25,7 +18,8 @@ from ..errors import WattfareNetworkError, unwrapped
 
 if TYPE_CHECKING:
     import ssl
-    from types import TracebackType
+
+    from ..web import Headers
 
 C = TypeVar("C")
 
@@ -53,7 +47,7 @@ def hidden(value: Any) -> Any:
     return Secret(value) if isinstance(value, str) else value
 
 
-class HTTPRequest(msgspec.Struct, frozen=True):
+class HTTPRequest(msgspec.Struct, frozen=True, gc=False):
     """A request to send. Timeouts in seconds, None for none: one for the connection to be made,
     one for each silence while reading."""
 
@@ -74,13 +68,13 @@ class Answer(Protocol):
     @property
     def status(self) -> int: ...
     @property
-    def headers(self) -> Mapping[str, str]: ...
+    def headers(self) -> Headers: ...
     def read(self) -> bytes:
         """The whole body; the answer is closed by it."""
         ...
 
-    def chunks(self) -> Iterator[bytes]:
-        """The body as it comes."""
+    def read_some(self) -> bytes:
+        """More of the body, as it comes; nothing where it has ended, and the answer is closed."""
         ...
 
     def close(self) -> None:
@@ -94,10 +88,19 @@ class AsyncAnswer(Protocol):
     @property
     def status(self) -> int: ...
     @property
-    def headers(self) -> Mapping[str, str]: ...
+    def headers(self) -> Headers: ...
     async def read(self) -> bytes: ...
-    def chunks(self) -> AsyncIterator[bytes]: ...
+    async def read_some(self) -> bytes: ...
     async def close(self) -> None: ...
+
+
+class Chunked:  # TODO: remove with service.upstream's use of it
+    async def chunks(self):
+        try:
+            while chunk := await self.read_some():
+                yield chunk
+        finally:
+            await self.close()
 
 
 class Transport(Protocol):
@@ -127,7 +130,7 @@ class LibraryError(Exception):
 
 
 class Failures:
-    """A block in which what an HTTP library raises becomes our own error.
+    """What an HTTP library raises, and the error of our own that it becomes.
 
     Args:
         failures: what the library raises where a request fails.
@@ -142,17 +145,12 @@ class Failures:
         self._failures = failures
         self._never_made = never_made
 
-    def __enter__(self) -> None:
-        return None
+    def seen(self, error: BaseException) -> None:
+        """To be told of whatever was raised, before it goes on.
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if error is None:
-            return
+        Raises:
+            WattfareNetworkError: in its place, where it is a failure of the request.
+        """
         # The library's frames hold the headers, and so the secret key, in their local variables,
         # and a reporter of tracebacks may print those: of a cancellation, too, which is how a
         # timeout of the app's ends a call. Its errors hold the request, or a proxy's password.

@@ -5,16 +5,27 @@ from __future__ import annotations
 import asyncio
 import io
 import urllib.request
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 from urllib.parse import urlsplit
 
 import aiohttp
 import yarl
+from aiohttp.http_exceptions import HttpProcessingError
 
-from ..web import Headers
-from .base import KEEPALIVE_SECONDS, AsyncAnswer, Failures, HTTPRequest, LoopPool, ssl_context
+from ..web import Headers, Raw
+from . import direct
+from .base import (
+    KEEPALIVE_SECONDS,
+    AsyncAnswer,
+    Chunked,
+    Failures,
+    HTTPRequest,
+    LoopPool,
+    ssl_context,
+)
+from .silence import Silence, Watch
 
 # What the buffers below take in at once (bytes).
 _SMALL = 2**15
@@ -34,30 +45,67 @@ def own_session() -> Any:
     )
 
 
-async def close_session(session: Any) -> None:
-    await session.close()
+class Held:
+    """A session on its event loop, and what goes with it there."""
+
+    def __init__(self, session: Any) -> None:
+        self.session = session
+        self._loop = asyncio.get_running_loop()
+        self._watches: dict[float, Watch] = {}
+        self.direct = direct.Direct(session)
+
+    def watch(self, limit: float) -> Watch:
+        """For those who wait no longer than so many seconds."""
+        watch = self._watches.get(limit)
+        if watch is None:
+            watch = self._watches[limit] = Watch(self._loop, limit)
+        return watch
+
+    async def close(self) -> None:
+        await self.session.close()
 
 
 class AiohttpTransport:
     """Over an ``aiohttp.ClientSession``; ``own``: one that this module has set up."""
 
-    def __init__(self, pool: LoopPool[Any], *, own: bool = False) -> None:
+    def __init__(self, pool: LoopPool[Held], *, own: bool = False) -> None:
         self._pool = pool
         self._own = own
-        self._proxies: dict[tuple[str, str], str | None] = {}
+        self._direct = own and direct.fits(aiohttp.__version__)
+        self._proxies: dict[str, str | None] = {}
 
     async def send(self, request: HTTPRequest) -> AsyncAnswer:
+        held = self._pool.get()
         body = request.body
-        with _FAILURES:
-            if body is None or len(body) <= _SMALL:
-                response = await self._request(request, body)
-            else:
-                async with asyncio.timeout(_head_timeout(request)) as deadline:
-                    response = await self._request(request, _body(request, body, deadline))
-        return AiohttpAnswer(response, request.read_timeout)
+        try:
+            if body is None or len(body) > _SMALL:
+                return await self._ask(held, request)
+            if self._direct and request.method == "POST" and self._proxy(request.url) is None:
+                return await _send_directly(held, request)
+            return await self._ask(held, request)
+        except BaseException as error:
+            _FAILURES.seen(error)
+            raise
 
-    async def _request(self, request: HTTPRequest, body: Any) -> Any:
-        session = self._pool.get()
+    async def _ask(self, held: Held, request: HTTPRequest) -> AsyncAnswer:
+        body = request.body
+        if body is None or len(body) <= _SMALL:
+            response = await self._request(held.session, request, body)
+        else:
+            async with asyncio.timeout(_head_timeout(request)) as deadline:
+                response = await self._request(
+                    held.session, request, _body(request, body, deadline)
+                )
+        connection = response.connection  # none where all of it is here
+        protocol = None if connection is None else connection.protocol
+        watch = None
+        if protocol is not None and request.read_timeout is not None:
+            protocol.read_timeout = None  # it would begin anew at each piece
+            watch = held.watch(request.read_timeout)
+        head = response.status, response.raw_headers
+        return AiohttpAnswer(head, response.content, protocol, watch, response.close)
+
+    async def _request(self, session: Any, request: HTTPRequest, body: Any) -> Any:
         headers = request.headers
         if self._own:
             options = {"proxy": self._proxy(request.url)}
@@ -80,11 +128,33 @@ class AiohttpTransport:
         await self._pool.close()
 
     def _proxy(self, url: str) -> str | None:
+        try:
+            return self._proxies[url]
+        except KeyError:
+            if len(self._proxies) > 64:  # users' ids stand in the URLs of their statuses
+                self._proxies.clear()
         parts = urlsplit(url)
-        key = (parts.scheme, parts.netloc)
-        if key not in self._proxies:
-            self._proxies[key] = _environment_proxy(*key)
-        return self._proxies[key]
+        proxy = self._proxies[url] = _environment_proxy(parts.scheme, parts.netloc)
+        return proxy
+
+
+async def _send_directly(held: Held, request: HTTPRequest) -> AsyncAnswer:
+    limit = request.read_timeout
+    sent = await held.direct.send(request, _timeout(request.connect_timeout, None))
+    protocol = sent.protocol
+    watch = None if limit is None else held.watch(limit)
+    silence = _Silence(protocol)
+    if watch is not None:
+        watch.listen(silence)
+    try:
+        message, content = await sent.head()
+    finally:
+        if watch is not None:
+            watch.end(silence)
+    if content.is_eof():
+        protocol = None
+    head = message.code, message.raw_headers
+    return AiohttpAnswer(head, content, protocol, watch, sent.close)
 
 
 def _environment_proxy(scheme: str, host: str) -> str | None:
@@ -150,95 +220,97 @@ class _Pieces(io.BytesIO):
         return super().read(size)
 
 
-class AiohttpAnswer:
-    """An answer, and how long it may be silent."""
+class AiohttpAnswer(Chunked):
+    """An answer.
 
-    def __init__(self, response: Any, patience: float | None) -> None:
-        self._response = response
-        self.status: int = response.status
-        self.headers: Mapping[str, str] = Headers(response.headers.items())
+    Args:
+        head: its status and its headers.
+        content: aiohttp's stream of its body.
+        protocol: what the rest of it comes through; None where all of it is here.
+        watch: looks after its silences.
+        close: lets go of the connection.
+    """
+
+    def __init__(
+        self,
+        head: tuple[int, Raw],
+        content: Any,
+        protocol: Any,
+        watch: Watch | None,
+        close: Callable[[], None],
+    ) -> None:
+        self.status, raw = head
+        self.headers = Headers.of_answer(raw)
+        self._content = content
+        self._let_go = close
+        self._is_here = protocol is None
+        self._watch = self._silence = self._closed = None
+        if protocol is None:
+            return
         # aiohttp's compiled parser closes the connection of a body that is no HTTP any more, and
         # tells it to nobody who waits for the rest.
-        connection = response.connection
-        self._closed: asyncio.Future[None] | None = None
-        self._silence: _Silence | None = None
-        if connection is None:
-            return  # all of it is here
-        self._closed = getattr(connection.protocol, "closed", None)
+        self._closed = getattr(protocol, "closed", None)
         if self._closed is not None:
             self._closed.remove_done_callback(_take)
             self._closed.add_done_callback(self._tell)
-        if patience is not None:
-            connection.protocol.read_timeout = None  # it would begin anew at each piece
-            self._silence = _Silence(patience, response.content)
+        if watch is not None:
+            self._watch, self._silence = watch, _Silence(content)
 
     def _tell(self, closed: asyncio.Future[None]) -> None:
         _take(closed)
-        content = self._response.content
+        content = self._content
         if not content.is_eof() and content.exception() is None:
             content.set_exception(aiohttp.ClientPayloadError("The body is no HTTP any more."))
 
     async def read(self) -> bytes:
-        return b"".join([chunk async for chunk in self.chunks()])
+        part = await self.read_some()
+        if self._is_here:
+            return part
+        parts: list[bytes] = []
+        while part:
+            parts.append(part)
+            part = await self.read_some()
+        return b"".join(parts)
 
-    async def chunks(self) -> AsyncIterator[bytes]:
-        content, silence = self._response.content, self._silence
+    async def read_some(self) -> bytes:
+        silence = self._silence
+        if silence is not None:
+            self._watch.listen(silence)
         try:
-            with _FAILURES:
-                while chunk := await content.readany():
-                    if silence is None:
-                        yield chunk
-                    else:
-                        silence.pause()
-                        yield chunk
-                        silence.listen()
-        finally:
-            await self.close()
+            chunk = await self._content.readany()
+        except BaseException as error:
+            self._close()
+            _FAILURES.seen(error)
+            raise
+        if not chunk:
+            self._close()
+        elif silence is not None:
+            silence.pause()
+        return chunk
 
     async def close(self) -> None:
-        # An answer that is complete has given its connection back already; else this closes it.
-        self._response.close()
+        self._close()
+
+    def _close(self) -> None:
+        self._let_go()
         if self._silence is not None:
-            self._silence.end()
+            self._watch.end(self._silence)
         if self._closed is not None and self._closed.remove_done_callback(self._tell):
             self._closed.add_done_callback(_take)
 
 
-class _Silence:
-    """Ends a body that has nothing to say for so long (seconds). aiohttp's own bound sets a timer
-    at each piece, which takes longer than passing the piece on: this one is set once, and looks,
-    when it is over, when something was last heard."""
+class _Silence(Silence):
+    """Of what aiohttp waits for: a connection, or a body."""
 
-    __slots__ = ("_content", "_limit", "_listening", "_loop", "_since", "_timer")
+    __slots__ = ("_awaited",)
 
-    def __init__(self, limit: float, content: Any) -> None:
-        self._limit = limit
-        self._content = content
-        self._loop = asyncio.get_running_loop()
-        self._timer = self._loop.call_later(limit, self._look)
-        self.listen()
+    def __init__(self, awaited: Any) -> None:
+        super().__init__()
+        self._awaited = awaited
 
-    def listen(self) -> None:
-        """From now on we wait for more."""
-        self._listening = True
-        self._since = self._loop.time()
-
-    def pause(self) -> None:
-        """There is something; whoever takes it may take its time."""
-        self._listening = False
-
-    def end(self) -> None:
-        """There is nothing to wait for any more."""
-        self._timer.cancel()
-
-    def _look(self) -> None:
-        left = self._limit
-        if self._listening:
-            left -= self._loop.time() - self._since
-        if left > 0:
-            self._timer = self._loop.call_later(left, self._look)
-        elif self._content.exception() is None:
-            self._content.set_exception(aiohttp.SocketTimeoutError("The body fell silent."))
+    def broken(self) -> None:
+        if self._awaited.exception() is None:
+            self._awaited.set_exception(aiohttp.SocketTimeoutError("Nothing was heard any more."))
 
 
 def _take(closed: asyncio.Future[None]) -> None:
@@ -248,7 +320,7 @@ def _take(closed: asyncio.Future[None]) -> None:
 
 
 _FAILURES = Failures(
-    (aiohttp.ClientError, TimeoutError),
+    (aiohttp.ClientError, HttpProcessingError, TimeoutError),
     (
         aiohttp.ClientConnectorError,
         aiohttp.ConnectionTimeoutError,

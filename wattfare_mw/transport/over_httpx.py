@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import AsyncIterator, Iterator, Mapping
-from functools import cache
+from functools import cache, lru_cache
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any
 
@@ -13,6 +12,7 @@ from .base import (
     KEEPALIVE_SECONDS,
     Answer,
     AsyncAnswer,
+    Chunked,
     Failures,
     HTTPRequest,
     LoopPool,
@@ -61,10 +61,13 @@ class HttpxTransport:
 
     def send(self, request: HTTPRequest) -> Answer:
         client = self._pool.get()
-        httpx = _module_of(client)
-        with _failures(httpx):
-            outgoing = _httpx_request(client, httpx, request)
-            return HttpxAnswer(client.send(outgoing, **_SENDING), httpx)
+        library = _library_of(type(client))
+        try:
+            outgoing = _httpx_request(client, library, request)
+            return HttpxAnswer(client.send(outgoing, **_SENDING), library)
+        except BaseException as error:
+            library.failures.seen(error)
+            raise
 
     def close(self) -> None:
         self._pool.close()
@@ -78,10 +81,13 @@ class AsyncHttpxTransport:
 
     async def send(self, request: HTTPRequest) -> AsyncAnswer:
         client = self._pool.get()
-        httpx = _module_of(client)
-        with _failures(httpx):
-            outgoing = _httpx_request(client, httpx, request)
-            return AsyncHttpxAnswer(await client.send(outgoing, **_SENDING), httpx)
+        library = _library_of(type(client))
+        try:
+            outgoing = _httpx_request(client, library, request)
+            return AsyncHttpxAnswer(await client.send(outgoing, **_SENDING), library)
+        except BaseException as error:
+            library.failures.seen(error)
+            raise
 
     async def close(self) -> None:
         await self._pool.close()
@@ -91,26 +97,50 @@ class AsyncHttpxTransport:
 _SENDING: dict[str, Any] = {"stream": True, "follow_redirects": False, "auth": None}
 
 
-def _module_of(client: Any) -> Any:
-    for cls in type(client).__mro__:  # an app may hand in a subclass of its own
+class _Library:
+    """httpx or httpx2, and what is made of it once."""
+
+    def __init__(self, httpx: Any) -> None:
+        self.failures = Failures(
+            (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError),
+            (
+                httpx.ConnectError,
+                httpx.ConnectTimeout,
+                httpx.PoolTimeout,
+                httpx.ProxyError,
+                httpx.UnsupportedProtocol,
+                httpx.InvalidURL,
+            ),
+        )
+        self.url = lru_cache(maxsize=64)(httpx.URL)
+        self._timeout = httpx.Timeout
+        self.timeout = lru_cache(maxsize=64)(self._make_timeout)
+
+    def _make_timeout(self, connect: float | None, read: float | None) -> Any:
+        return self._timeout(connect=connect, read=read, write=read, pool=connect)
+
+
+@cache
+def _library_of(client: type[Any]) -> _Library:
+    for cls in client.__mro__:  # an app may hand in one of a subclass of its own
         name = cls.__module__.partition(".")[0]
         if name in ("httpx", "httpx2"):
-            return sys.modules[name]
-    raise TypeError(f"{type(client)} is no client of httpx or httpx2")  # pragma: no cover
+            return _library(name)
+    raise TypeError(f"{client} is no client of httpx or httpx2")  # pragma: no cover
 
 
-def _httpx_request(client: Any, httpx: Any, request: HTTPRequest) -> Any:
+@cache
+def _library(name: str) -> _Library:
+    return _Library(sys.modules[name])
+
+
+def _httpx_request(client: Any, library: _Library, request: HTTPRequest) -> Any:
     outgoing = client.build_request(
         request.method,
-        request.url,
+        library.url(request.url),
         headers=request.headers,
         content=request.body,
-        timeout=httpx.Timeout(
-            connect=request.connect_timeout,
-            read=request.read_timeout,
-            write=request.read_timeout,
-            pool=request.connect_timeout,
-        ),
+        timeout=library.timeout(request.connect_timeout, request.read_timeout),
     )
     # The app's own client may keep cookies; ours are none of its business.
     outgoing.headers.pop("cookie", None)
@@ -118,54 +148,58 @@ def _httpx_request(client: Any, httpx: Any, request: HTTPRequest) -> Any:
 
 
 class _HttpxAnswerHead:
-    def __init__(self, response: Any, httpx: Any) -> None:
+    def __init__(self, response: Any, library: _Library) -> None:
         self._response = response
-        self._httpx = httpx
+        self._failures = library.failures
+        self._raw: Any = None
         self.status: int = response.status_code
-        self.headers: Mapping[str, str] = Headers(response.headers.multi_items())
+        self.headers = Headers.of_answer(response.headers.raw)
 
 
 class HttpxAnswer(_HttpxAnswerHead):
     def read(self) -> bytes:
-        return b"".join(self.chunks())
+        return b"".join(iter(self.read_some, b""))
 
-    def chunks(self) -> Iterator[bytes]:
+    def read_some(self) -> bytes:
         try:
-            with _failures(self._httpx):
-                yield from self._response.iter_raw()
-        finally:
+            if self._raw is None:
+                self._raw = self._response.iter_raw()
+            for chunk in self._raw:
+                if chunk:
+                    return chunk
+        except BaseException as error:
             self.close()
+            self._failures.seen(error)
+            raise
+        self.close()
+        return b""
 
     def close(self) -> None:
         self._response.close()
 
 
-class AsyncHttpxAnswer(_HttpxAnswerHead):
+class AsyncHttpxAnswer(_HttpxAnswerHead, Chunked):
     async def read(self) -> bytes:
-        return b"".join([chunk async for chunk in self.chunks()])
+        parts: list[bytes] = []
+        while part := await self.read_some():
+            parts.append(part)
+        return b"".join(parts)
 
-    async def chunks(self) -> AsyncIterator[bytes]:
+    async def read_some(self) -> bytes:
         try:
-            with _failures(self._httpx):
-                async for chunk in self._response.aiter_raw():
-                    yield chunk
-        finally:
+            if self._raw is None:
+                self._raw = self._response.aiter_raw()
+            async for chunk in self._raw:
+                if chunk:
+                    return chunk
+        except BaseException as error:
             await self.close()
+            self._failures.seen(error)
+            raise
+        await self.close()
+        return b""
 
     async def close(self) -> None:
+        if self._raw is not None:
+            await self._raw.aclose()
         await self._response.aclose()
-
-
-@cache
-def _failures(httpx: Any) -> Failures:
-    return Failures(
-        (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError),
-        (
-            httpx.ConnectError,
-            httpx.ConnectTimeout,
-            httpx.PoolTimeout,
-            httpx.ProxyError,
-            httpx.UnsupportedProtocol,
-            httpx.InvalidURL,
-        ),
-    )
