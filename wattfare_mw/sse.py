@@ -141,6 +141,18 @@ def lone_data(block: bytes) -> bytes | None:
     return None
 
 
+def data_lines(block: bytes) -> list[bytes] | None:
+    """The data of each event of a block in which every event is one line ``data: …``, as most are
+    and as :func:`write` makes them; None for any other."""
+    if b"\r" in block or not block.endswith(b"\n\n"):
+        return None
+    lines = block[:-2].split(b"\n\n")
+    for line in lines:
+        if not line.startswith(b"data: ") or b"\n" in line:
+            return None
+    return [line[6:] for line in lines]
+
+
 def events(block: bytes) -> Iterator[Event]:
     """The events in a block of complete ones; comments and events without data are left out."""
     lone = lone_data(block)

@@ -62,13 +62,14 @@ class Bench:
             model="m",
             bounds=job.bounds,
             request_id="r",
+            stream=stream,
         )
 
         async def close() -> None:
             self.closed.append(order.id)
 
         job.close = close
-        await self.calls.run(order, job, stream=stream, out=self)
+        await self.calls.run(order, job, self)
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from decimal import Decimal
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -206,7 +207,10 @@ def test_the_short_way_through_a_plain_chunk_counts_as_the_long_one(fields: dict
             return (error.code,)
         return (read, made.outcome("completed"))
 
+    def not_plain(_: bytes) -> None:
+        raise msgspec.ValidationError
+
     as_it_is = counted()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(upstream_answers, "_plain_texts", lambda _: None)
+        patch.setattr(upstream_answers, "_decode_plain", not_plain)
         assert counted() == as_it_is

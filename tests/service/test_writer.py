@@ -1,13 +1,13 @@
-"""The thread that writes SQLite: who shares a commit shares nothing else; nobody is forgotten."""
+"""The hand that writes SQLite: who shares a commit shares nothing else; nobody is forgotten; and
+the loop waits for nothing."""
 
 from __future__ import annotations
 
 import asyncio
-import re
 import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import pytest
 from sqlalchemy.engine import make_url
@@ -37,24 +37,6 @@ def writer(file: str) -> Iterator[Writer]:
     writer = Writer(make_url(f"sqlite:///{file}"))
     yield writer
     writer.close()
-
-
-@contextmanager
-def one_commit(writer: Writer) -> Iterator[None]:
-    """What is handed in meanwhile shares one."""
-    begun, gate = threading.Event(), threading.Event()
-
-    def hold_up(_) -> None:
-        begun.set()
-        gate.wait(PATIENCE)
-
-    future = writer.run(hold_up)
-    begun.wait(PATIENCE)
-    try:
-        yield
-    finally:
-        gate.set()
-    assert not future.done()
 
 
 def keep(name: str):
@@ -88,8 +70,7 @@ async def test_a_refusal_undoes_nothing_of_the_others(writer: Writer, file: str)
 
         return job
 
-    with one_commit(writer):
-        futures = [writer.run(job) for job in (once("a"), refuse, once("b"))]
+    futures = [writer.run(job) for job in (once("a"), refuse, once("b"))]
     assert await outcomes(*futures) == [1, WattfareRateLimitError, 1]
     assert kept(file) == {"a", "b"}
     assert began == ["a", "b"]  # and nothing is done again for its sake
@@ -100,8 +81,7 @@ async def test_a_refusal_and_a_driver_error_in_one_commit(writer: Writer, file: 
         keep("c")(cursor)
         keep("c")(cursor)
 
-    with one_commit(writer):
-        futures = [writer.run(job) for job in (keep("a"), refuse, twice, keep("b"))]
+    futures = [writer.run(job) for job in (keep("a"), refuse, twice, keep("b"))]
     assert await outcomes(*futures) == [1, WattfareRateLimitError, sqlite3.IntegrityError, 1]
     assert kept(file) == {"a", "b"}
 
@@ -115,8 +95,12 @@ async def test_what_fails_half_way_is_not_committed_with_the_others(writer: Writ
         queries.setting(writer.sql, "half in core", b"1")
         raise ValueError
 
-    with one_commit(writer):
-        futures = [writer.run(job) for job in (keep("a"), half, half_in_core, keep("b"))]
+    futures = [
+        writer.run(keep("a")),
+        writer.run(half),
+        writer.run(half_in_core, aside=True),
+        writer.run(keep("b")),
+    ]
     assert await outcomes(*futures) == [1, ValueError, ValueError, 1]
     assert kept(file) == {"a", "b"}
 
@@ -131,8 +115,12 @@ async def test_a_commit_that_fails(writer: Writer, file: str) -> None:
     def in_core(_) -> int:
         return len(queries.setting(writer.sql, "core", b"1"))
 
-    with one_commit(writer):
-        futures = [writer.run(job) for job in (keep("a"), in_core, no_such_app, keep("b"))]
+    futures = [
+        writer.run(keep("a")),
+        writer.run(in_core, aside=True),
+        writer.run(no_such_app),
+        writer.run(keep("b")),
+    ]
     assert await outcomes(*futures) == [1, 1, sqlite3.IntegrityError, 1]
     assert kept(file) == {"a", "b", "core"}
 
@@ -144,8 +132,7 @@ async def test_a_transaction_that_sqlite_itself_gave_up(writer: Writer, file: st
         cursor.execute("ROLLBACK")
         raise sqlite3.OperationalError("disk full")
 
-    with one_commit(writer):
-        futures = [writer.run(job) for job in (keep("before"), full_disk, keep("after"))]
+    futures = [writer.run(job) for job in (keep("before"), full_disk, keep("after"))]
     assert await outcomes(*futures) == [1, sqlite3.OperationalError, 1]
     assert kept(file) == {"before", "after"}
 
@@ -161,9 +148,9 @@ async def test_both_ways_in_are_one_transaction(writer: Writer, file: str) -> No
         for _ in range(2):
             queries.add_app(writer.sql, app, queries.utc_now())
 
-    assert await writer.run(core_then_driver) == 1
+    assert await writer.run(core_then_driver, aside=True) == 1
     with pytest.raises(DBAPIError):
-        await writer.run(fails_in_core)
+        await writer.run(fails_in_core, aside=True)
     assert kept(file) == {"core"}
     assert await writer.run(keep("later")) == 1
 
@@ -180,10 +167,9 @@ async def test_a_loop_is_woken_once_for_a_commit(writer: Writer, monkeypatch) ->
 
     await writer.run(refuse_nothing)
     monkeypatch.setattr(loop, "call_soon_threadsafe", count)
-    with one_commit(writer):
-        futures = [writer.run(keep(str(number))) for number in range(20)]
+    futures = [writer.run(keep(str(number))) for number in range(20)]
     assert await outcomes(*futures) == [1] * 20
-    assert woken == 2  # for the one that held them up, and for them
+    assert woken == 1
 
 
 def refuse_nothing(_) -> None:
@@ -194,11 +180,10 @@ async def test_who_is_cancelled_is_carried_out_and_not_told(writer: Writer, file
     async def wait(job) -> None:
         await writer.run(job)
 
-    with one_commit(writer):
-        tasks = [asyncio.create_task(wait(job)) for job in (keep("a"), refuse, keep("b"))]
-        await asyncio.sleep(0)  # they have begun to wait
-        for task in tasks[:2]:
-            task.cancel()
+    tasks = [asyncio.create_task(wait(job)) for job in (keep("a"), refuse, keep("b"))]
+    await asyncio.sleep(0)  # they have begun to wait
+    for task in tasks[:2]:
+        task.cancel()
     assert await outcomes(*tasks) == [
         asyncio.CancelledError,
         asyncio.CancelledError,
@@ -207,28 +192,75 @@ async def test_who_is_cancelled_is_carried_out_and_not_told(writer: Writer, file
     assert kept(file) == {"a", "b"}
 
 
-def test_a_loop_that_is_closed_meanwhile(writer: Writer, file: str) -> None:
-    """Nobody is left to tell; it is carried out, and the others hear of theirs."""
+@contextmanager
+def held_up(writer: Writer) -> Iterator[None]:
+    """The thread has the connection meanwhile."""
     begun, gate = threading.Event(), threading.Event()
 
     def hold_up(_) -> None:
         begun.set()
         gate.wait(PATIENCE)
 
-    async def leave() -> None:
-        for job in (hold_up, keep("a"), refuse):
-            writer.run(job)
-        begun.wait(PATIENCE)
-
-    asyncio.run(leave())
-
-    async def stay() -> None:
-        future = writer.run(keep("b"))  # in one commit with those
+    writer.run(hold_up, aside=True)
+    asyncio.get_running_loop().call_soon(begun.wait, PATIENCE)
+    try:
+        yield
+    finally:
         gate.set()
-        assert await outcomes(future, writer.run(keep("c"))) == [1, 1]
 
-    asyncio.run(stay())
-    assert kept(file) == {"a", "b", "c"}
+
+def test_a_loop_that_is_closed_meanwhile(file: str) -> None:
+    """Nobody is left to tell; what was handed in is carried out all the same."""
+    writer = Writer(make_url(f"sqlite:///{file}"))
+
+    async def leave(stack: ExitStack) -> None:
+        stack.enter_context(held_up(writer))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # it is under way
+        for job in (keep("a"), refuse, keep("b")):
+            writer.run(job)
+
+    with ExitStack() as stack:
+        asyncio.run(leave(stack))
+    writer.close()
+    assert kept(file) == {"a", "b"}
+
+
+async def test_what_comes_in_during_a_commit_shares_the_next(writer: Writer, file: str) -> None:
+    began: list[str] = []
+    raw = writer.sql.connection.driver_connection
+    assert raw is not None
+    with held_up(writer):
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        futures = [writer.run(keep(str(number))) for number in range(20)]
+        raw.set_trace_callback(began.append)
+    assert await outcomes(*futures) == [1] * 20
+    assert began.count("COMMIT") == 2  # the one that was under way, and theirs
+    assert len(kept(file)) == 20
+
+
+async def test_the_loop_decides_and_the_thread_waits_for_the_disk(writer: Writer) -> None:
+    where: dict[str, int] = {}
+    raw = writer.sql.connection.driver_connection
+    assert raw is not None
+    raw.set_trace_callback(lambda said: where.update({said.split()[0]: threading.get_ident()}))
+    await writer.run(keep("a"))
+    assert where.pop("COMMIT") != threading.get_ident()
+    assert where == {"BEGIN": threading.get_ident(), "INSERT": threading.get_ident()}
+
+
+async def test_the_loop_goes_on_where_another_holds_the_file(writer: Writer, file: str) -> None:
+    other = sqlite3.connect(file, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    futures = [writer.run(job) for job in (keep("a"), refuse)]
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert not any(future.done() for future in futures)
+    other.execute("COMMIT")  # which a loop that waits would never come to
+    other.close()
+    assert await outcomes(*futures) == [1, WattfareRateLimitError]
+    assert kept(file) == {"a"}
 
 
 async def test_what_was_handed_in_is_carried_out_before_the_end(file: str) -> None:
@@ -283,7 +315,7 @@ def test_no_statement_reads_a_whole_table(writer: Writer, file: str) -> None:
     assert len(texts) > 15
     connection = sqlite3.connect(file)
     for name, text in texts.items():
-        parameters = dict.fromkeys(re.findall(r":(\w+)", text), 1)
+        parameters = [1] * text.count("?")
         plan = connection.execute(f"EXPLAIN QUERY PLAN {text}", parameters).fetchall()
         assert not [step for *_, step in plan if "SCAN" in step], name
     connection.close()

@@ -31,6 +31,8 @@ from .tokens import Session, Signer
 from .web import (
     MAX_CALL_BYTES,
     ASGIOut,
+    Fields,
+    fields_of,
     fresh_id,
     json_response,
     read_body,
@@ -78,7 +80,7 @@ class Service(msgspec.Struct, frozen=True):
 async def create_session(request: Request) -> Response:
     """``POST /sessions``: a token for one user's browser."""
     service = _service(request)
-    app = await identity.app_by_secret_key(request, service.store)
+    app = await identity.app_by_secret_key(fields_of(request.scope), service.store)
     asked = await read_json(request, _NewSession)
     user_id = check_user_id(asked.app_user_id)
     await service.throttle.session(app.id, user_id)
@@ -90,14 +92,14 @@ async def create_session(request: Request) -> Response:
 async def status(request: Request) -> Response:
     """``GET /status``: a user's connection, as the app's backend sees it."""
     service = _service(request)
-    app = await identity.app_by_secret_key(request, service.store)
-    return await _status(service, app.id, identity.user_in_query(request))
+    app = await identity.app_by_secret_key(fields_of(request.scope), service.store)
+    return await _status(service, app.id, identity.user_in_query(request.scope["query_string"]))
 
 
 async def models(request: Request) -> Response:
     """``GET /models``: what can be called."""
     service = _service(request)
-    await identity.app_by_secret_key(request, service.store)
+    await identity.app_by_secret_key(fields_of(request.scope), service.store)
     return json_response(await service.provider.models())
 
 
@@ -143,7 +145,7 @@ async def revoke_connection(request: Request) -> Response:
 async def create_grant(request: Request) -> Response:
     """``POST /grants``: a one-time grant, for a test app without asking anyone."""
     service = _service(request)
-    app = await identity.app_by_publishable_key(request, service.store)
+    app = await identity.app_by_publishable_key(fields_of(request.scope), service.store)
     if app.mode != "test":
         _own_origin_only(request)
         raise invalid("A live app's grants are approved on the service's own consent page.", 403)
@@ -165,14 +167,14 @@ class ChatCompletions:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI, to hear when the client goes away."""
-        request = Request(scope, receive)
-        service = _service(request)
-        app = await identity.app_by_secret_key(request, service.store)
-        user_id, grant_hash = _payer(request)
-        uncut = identity.refuses_low_budget(request)
-        body = await read_body(request, MAX_CALL_BYTES)
+        service: Service = scope["app"].state.service
+        fields = fields_of(scope)
+        app = await identity.app_by_secret_key(fields, service.store)
+        user_id, grant_hash = _payer(fields)
+        uncut = identity.refuses_low_budget(fields)
+        body = await read_body(fields, receive, MAX_CALL_BYTES)
         call = chat.read(body, uncut=uncut)
-        key = identity.idempotency_key(request, body)
+        key = identity.idempotency_key(fields, body)
         request_id = scope["wattfare.request_id"]
 
         async with UntilDisconnect(receive) as client:
@@ -186,14 +188,14 @@ class ChatCompletions:
                 model=call.model,
                 bounds=job.bounds,
                 request_id=request_id,
+                stream=call.stream,
                 key=key,
             )
-            out = ASGIOut(send, lambda: _told_by(job))
-            await service.calls.run(order, job, stream=call.stream, out=out)
+            await service.calls.run(order, job, ASGIOut(scope, send, lambda: _told_by(job)))
 
 
-def _told_by(job: Job) -> dict[bytes, bytes]:
-    return {} if job.lowered is None else {LOWERED_HEADER: str(job.lowered).encode()}
+def _told_by(job: Job) -> tuple[tuple[bytes, bytes], ...]:
+    return () if job.lowered is None else ((LOWERED_HEADER, b"%d" % job.lowered),)
 
 
 async def health(request: Request) -> Response:
@@ -237,16 +239,18 @@ def _service(request: Request) -> Service:
     return request.app.state.service
 
 
-def _payer(request: Request) -> tuple[str | None, str | None]:
-    user_id = identity.user_in_header(request)
-    grant = identity.grant_in_header(request)
+def _payer(fields: Fields) -> tuple[str | None, str | None]:
+    user_id = identity.user_in_header(fields)
+    grant = identity.grant_in_header(fields)
     if (user_id is None) == (grant is None):
         raise invalid("Say who pays, by one of X-Wattfare-User and X-Wattfare-Grant.")
     return user_id, None if grant is None else keys.digest(grant)
 
 
 async def _session(request: Request, service: Service) -> tuple[Session, App]:
-    session, app = await identity.session_of(request, service.signer, service.store)
+    session, app = await identity.session_of(
+        fields_of(request.scope), service.signer, service.store
+    )
     if app.mode != "test":
         _own_origin_only(request)
     return session, app
@@ -257,9 +261,8 @@ def _own_origin_only(request: Request) -> None:
 
 
 async def _read_approval(request: Request) -> _Approval:
-    if request.headers.get("content-length", "0") == "0" and (
-        "transfer-encoding" not in request.headers
-    ):
+    fields = fields_of(request.scope)
+    if fields.first(b"content-length") in (None, "0") and b"transfer-encoding" not in fields:
         return _Approval()  # nothing was asked, so nothing need be said
     return await read_json(request, _Approval)
 

@@ -14,8 +14,6 @@ from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from typing import Protocol
 
-import msgspec
-
 from .. import sse
 from ..errors import WattfareError, WattfareNotConnectedError
 from .ledger import lease_lost
@@ -59,7 +57,6 @@ class Flight:
         self._job = job
         self.recorded = 0
         self.cut: WattfareError | None = None
-        self.settled = asyncio.Event()
         self._task = asyncio.current_task()
 
     def stop(self, error: WattfareError) -> None:
@@ -89,6 +86,7 @@ class Calls:
         self._terms = terms
         self._flights: set[Flight] = set()
         self._ending: set[Flight] = set()  # those in flight, and those that are being settled
+        self._all_ended: asyncio.Event | None = None  # where somebody waits for that
         self._forward_until = -math.inf
         # Those that the database could not be told the end of. Their number is bounded by the
         # lease: without a database, nothing new is let in.
@@ -104,8 +102,9 @@ class Calls:
         """End the calls that are left, and wait until each is settled: a client that does not
         take its last words keeps nobody waiting."""
         self.cut_off(error, lambda _: True)
-        for flight in list(self._ending):
-            await flight.settled.wait()
+        if self._ending:
+            self._all_ended = asyncio.Event()
+            await self._all_ended.wait()
 
     async def renew(self) -> None:
         """Renew the lease, note with it what the streams have cost, and cut off those calls whose
@@ -153,13 +152,12 @@ class Calls:
             await self._store.settle(reservation_id, outcome)
             del self._unsettled[reservation_id]
 
-    async def run(self, order: Order, job: Job, *, stream: bool, out: Out) -> None:
+    async def run(self, order: Order, job: Job, out: Out) -> None:
         """Carry a call out, in a task of its own: cancelling that says that the client has gone.
 
         Raises:
             WattfareError: it failed, or was refused, before anything was sent.
         """
-        order = msgspec.structs.replace(order, stream=stream)
         self.check_lease()
         flight = Flight(order, job)
         # Known before it is reserved, so that nothing can slip in between.
@@ -188,14 +186,14 @@ class Calls:
                     self._unsettled[order.id] = Outcome(ended="failed")
                 raise
             await job.start(granted)
-            if stream:
+            if order.stream:
                 begun = True
                 await out.begin()
                 async with aclosing(job.blocks()) as blocks:
                     async for block in blocks:
                         if job.meter.complete:
                             await settle()
-                        if self.seconds_left <= 0:
+                        if time.monotonic() >= self._forward_until:
                             self._lose()
                             await asyncio.sleep(0)  # to hear of it
                         await out.write(block)
@@ -257,7 +255,8 @@ class Calls:
             return failure
         finally:
             self._ending.discard(flight)
-            flight.settled.set()
+            if self._all_ended is not None and not self._ending:
+                self._all_ended.set()
         return None
 
 

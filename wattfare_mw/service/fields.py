@@ -33,7 +33,7 @@ def check(request: dict[str, Any]) -> None:
     Raises:
         WattfareError: ``invalid_request``, with the field's name.
     """
-    _object(REQUEST)("", request)
+    _request("", request)
 
 
 def _free(name: str, value: Any) -> None:
@@ -71,7 +71,7 @@ def _object(rules: Mapping[str, Rule]) -> Rule:
                     f"`{prefix}{field[:64]}` is no field that this service knows, "
                     "so that its cost cannot be bounded."
                 )
-            if inner is not None:
+            if inner is not None and known is not _free:
                 known(prefix + field, inner)
 
     return rule
@@ -237,3 +237,5 @@ REQUEST: Mapping[str, Rule] = {
     "prompt_cache_options": _refused("writing a cache has a price of its own"),
     "prompt": _refused("this is a chat: use `messages`"),
 }
+
+_request = _object(REQUEST)

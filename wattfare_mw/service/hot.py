@@ -25,14 +25,13 @@ def reserve(cursor: sqlite3.Cursor, order: Order, terms: Terms, holder: str, now
     """
     at = seconds(now)
     month = rules.month_of(now)
-    asked = {"holder": holder, "now_ms": milliseconds(now), "app_id": order.app_id}
+    now_ms = milliseconds(now)
     if order.grant_hash is None:
-        asked |= {"user_id": order.user_id, "month": month}
-        found = cursor.execute(statements.PAYING_USER, asked).fetchone()
+        payer = (order.app_id, order.user_id, month, holder, now_ms)
+        found = cursor.execute(statements.PAYING_USER, payer).fetchone()
     else:
-        found = cursor.execute(
-            statements.PAYING_GRANT, asked | {"grant_hash": order.grant_hash}
-        ).fetchone()
+        payer = (order.grant_hash, order.app_id, holder, now_ms)
+        found = cursor.execute(statements.PAYING_GRANT, payer).fetchone()
     if found is None:
         raise lease_lost()
     if order.key is not None:
@@ -48,24 +47,23 @@ def reserve(cursor: sqlite3.Cursor, order: Order, terms: Terms, holder: str, now
         _write_grant(cursor, order.grant_hash, after)
     cursor.execute(
         statements.HOLD,
-        {
-            "id": order.id,
-            "app_id": order.app_id,
-            "user_id": order.user_id,
-            "grant_hash": order.grant_hash,
-            "month": month,
-            "model": order.model,
-            "reserved_nanos": granted,
-            "reserved_at": at,
-            "request_id": order.request_id,
-            "holder": holder,
-            "stream": order.stream,
-            "revocations": revocations,
-        },
+        (
+            order.id,
+            order.app_id,
+            order.user_id,
+            order.grant_hash,
+            month,
+            order.model,
+            granted,
+            at,
+            order.request_id,
+            holder,
+            order.stream,
+            revocations,
+        ),
     )
     if order.key is not None:
-        key = _key(order) | {"body_hash": order.key.body, "reservation_id": order.id}
-        cursor.execute(statements.WRITE_KEY, key | {"created_at": at})
+        cursor.execute(statements.WRITE_KEY, (*_key(order), order.key.body, order.id, at))
     return granted
 
 
@@ -77,40 +75,40 @@ def settle(
     Returns what was billed; None where there is no such reservation (any more): settling twice
     changes nothing.
     """
-    this = {"id": reservation_id}
+    this = (reservation_id,)
     found = cursor.execute(statements.HELD, this).fetchone()
     if found is None:
         return None
     cursor.execute(statements.LET_GO, this)
-    app_id, user_id, grant_hash, month, model, reserved, reserved_at, request_id, *payer = found
+    app_id, user_id, grant_hash, month, model, reserved, reserved_at, request_id = found[:8]
     if grant_hash is None:
-        totals, billed = rules.settle(_totals(payer[:2]), reserved, outcome.cost)
+        totals, billed = rules.settle(_totals(*found[8:10]), reserved, outcome.cost)
         _write_totals(cursor, app_id, user_id, month, totals)
     else:
-        before = cast("Grant", _grant(payer[2:]))
+        before = cast("Grant", _grant(found[10:]))
         after, billed = rules.settle_grant(
             before, reserved, outcome.cost, generated=outcome.generated
         )
         _write_grant(cursor, grant_hash, after)
     cursor.execute(
         statements.BILL,
-        {
-            "reservation_id": reservation_id,
-            "reserved_at": reserved_at,
-            "settled_at": seconds(now),
-            "app_id": app_id,
-            "user_id": user_id,
-            "grant_hash": grant_hash,
-            "month": month,
-            "model": model,
-            "prompt_tokens": outcome.prompt_tokens,
-            "completion_tokens": outcome.completion_tokens,
-            "reserved_nanos": reserved,
-            "billed_nanos": billed,
-            "claimed_nanos": outcome.claimed,
-            "ended": outcome.ended,
-            "request_id": request_id,
-        },
+        (
+            reservation_id,
+            reserved_at,
+            seconds(now),
+            app_id,
+            user_id,
+            grant_hash,
+            month,
+            model,
+            outcome.prompt_tokens,
+            outcome.completion_tokens,
+            reserved,
+            billed,
+            outcome.claimed,
+            outcome.ended,
+            request_id,
+        ),
     )
     if not outcome.generated:
         # Nothing came of the call, so that its key may be used again.
@@ -120,7 +118,7 @@ def settle(
 
 def begin(cursor: sqlite3.Cursor, holder: str, lease: float, now: datetime) -> Renewal:
     """Begin a process's lease."""
-    cursor.execute(statements.BEGIN, {"holder": holder, "until_ms": milliseconds(now, lease)})
+    cursor.execute(statements.BEGIN, (holder, milliseconds(now, lease)))
     return Renewal(held=True)
 
 
@@ -133,24 +131,24 @@ def renew(
 ) -> Renewal:
     """Prolong a process's lease, and note what its streams have cost. One that has run out is not
     prolonged: somebody may be settling its calls already."""
-    until = {"now_ms": milliseconds(now), "until_ms": milliseconds(now, lease)}
-    if not cursor.execute(statements.RENEW, {"holder": holder, **until}).rowcount:
+    renewed = (milliseconds(now, lease), holder, milliseconds(now))
+    if not cursor.execute(statements.RENEW, renewed).rowcount:
         return Renewal(held=False)
     if metered:
         cursor.executemany(
             statements.RECORD,
             [
-                {
-                    "id": each.reservation_id,
-                    "holder": holder,
-                    "cost": min(each.cost, MAX_INTEGER),
-                    "prompt": each.prompt_tokens,
-                    "completion": each.completion_tokens,
-                }
+                (
+                    min(each.cost, MAX_INTEGER),
+                    each.prompt_tokens,
+                    each.completion_tokens,
+                    each.reservation_id,
+                    holder,
+                )
                 for each in metered
             ],
         )
-    revoked = cursor.execute(statements.REVOKED, {"holder": holder})
+    revoked = cursor.execute(statements.REVOKED, (holder,))
     return Renewal(held=True, revoked=frozenset(row[0] for row in revoked))
 
 
@@ -158,43 +156,44 @@ def account(
     cursor: sqlite3.Cursor, app_id: str, user_id: str, now: datetime
 ) -> tuple[Connection | None, Totals]:
     """A user's connection, and this month's totals."""
-    asked = {"app_id": app_id, "user_id": user_id, "month": rules.month_of(now)}
+    asked = (rules.month_of(now), app_id, user_id)
     found = cursor.execute(statements.ACCOUNT, asked).fetchone()
     return (None, Totals()) if found is None else _account(found)
 
 
 def app_by_id(cursor: sqlite3.Cursor, app_id: str) -> App | None:
     """The app with this id."""
-    found = cursor.execute(statements.APP, {"app_id": app_id}).fetchone()
+    found = cursor.execute(statements.APP, (app_id,)).fetchone()
     return None if found is None else App(*found)
 
 
 def _prior(cursor: sqlite3.Cursor, order: Order, at: int) -> Prior | None:
-    since = {"since": at - rules.KEY_SECONDS}
-    found = cursor.execute(statements.PRIOR, _key(order) | since).fetchone()
+    since = at - rules.KEY_SECONDS
+    found = cursor.execute(statements.PRIOR, (*_key(order), since)).fetchone()
     return None if found is None else Prior(*found)
 
 
-def _key(order: Order) -> dict[str, Any]:
+def _key(order: Order) -> tuple[str, str, str]:
     assert order.key is not None
-    return {"app_id": order.app_id, "payer": order.payer, "key_hash": order.key.name}
+    return order.app_id, order.payer, order.key.name
 
 
 def _account(row: Sequence[Any]) -> tuple[Connection | None, Totals]:
-    cap, connected, revocations, *totals = row
+    cap, connected, revocations, billed, reserved = row
     if connected is None:
-        return None, _totals(totals)
-    return Connection(cap, bool(connected), revocations), _totals(totals)
+        return None, Totals()
+    return Connection(cap, bool(connected), revocations), _totals(billed, reserved)
 
 
-def _totals(row: Sequence[Any]) -> Totals:
-    billed, reserved = row
-    return Totals() if billed is None else Totals(billed, reserved)
+def _totals(billed: int | None, reserved: int | None) -> Totals:
+    return Totals() if billed is None or reserved is None else Totals(billed, reserved)
 
 
 def _grant(row: Sequence[Any]) -> Grant | None:
-    requests, cap, expires_at, *totals = row
-    return None if requests is None else Grant(requests, cap, expires_at, _totals(totals))
+    requests, cap, expires_at, billed, reserved = row
+    if requests is None:
+        return None
+    return Grant(requests, cap, expires_at, _totals(billed, reserved))
 
 
 def _write_totals(
@@ -202,23 +201,12 @@ def _write_totals(
 ) -> None:
     cursor.execute(
         statements.WRITE_TOTALS,
-        {
-            "app_id": app_id,
-            "user_id": user_id,
-            "month": month,
-            "billed_nanos": totals.billed,
-            "reserved_nanos": totals.reserved,
-        },
+        (app_id, user_id, month, totals.billed, totals.reserved),
     )
 
 
 def _write_grant(cursor: sqlite3.Cursor, grant_hash: str, grant: Grant) -> None:
+    totals = grant.totals
     cursor.execute(
-        statements.WRITE_GRANT,
-        {
-            "grant_hash": grant_hash,
-            "requests": grant.requests,
-            "billed": grant.totals.billed,
-            "reserved": grant.totals.reserved,
-        },
+        statements.WRITE_GRANT, (grant.requests, totals.billed, totals.reserved, grant_hash)
     )

@@ -7,8 +7,6 @@ import re
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, unquote_to_bytes
 
-from starlette.requests import Request
-
 from ..errors import WattfareAuthError
 from ..types import GRANT_HEADER, LOW_BUDGET_HEADER, USER_HEADER, check_user_id
 from . import keys
@@ -19,24 +17,28 @@ from .tokens import Session, Signer
 
 if TYPE_CHECKING:
     from .store import Store
+    from .web import Fields
 
 #: Names a call, so that a repeat of it is not made again.
-KEY_HEADER = "idempotency-key"
+KEY_HEADER = b"idempotency-key"
 #: Its length, in characters (ours).
 MAX_KEY = 255
 
+_USER, _GRANT, _LOW = (name.encode() for name in (USER_HEADER, GRANT_HEADER, LOW_BUDGET_HEADER))
 _BEARER = re.compile(r"bearer +([!-~]+) *", re.IGNORECASE)
 _PERCENT_ENCODED = re.compile(r"(?:[!-$&-~]|%[0-9A-Fa-f]{2})+")
 
 
-def user_in_header(request: Request) -> str | None:
+def user_in_header(fields: Fields) -> str | None:
     """The user that the header names, or None where there is no such header."""
-    value = _single(request, USER_HEADER)
+    value = fields.single(_USER)
     if value is None:
         return None
     message = "X-Wattfare-User is a user id, percent-encoded as UTF-8."
     if not _PERCENT_ENCODED.fullmatch(value):
         raise invalid(message)
+    if "%" not in value:
+        return check_user_id(value)
     try:
         user_id = unquote_to_bytes(value).decode()
     except UnicodeDecodeError:
@@ -44,12 +46,10 @@ def user_in_header(request: Request) -> str | None:
     return check_user_id(user_id)
 
 
-def user_in_query(request: Request) -> str:
+def user_in_query(query: bytes) -> str:
     """The one ``appUserId`` in the query."""
     try:
-        pairs = parse_qsl(
-            request.scope["query_string"].decode("ascii"), keep_blank_values=True, errors="strict"
-        )
+        pairs = parse_qsl(query.decode("ascii"), keep_blank_values=True, errors="strict")
     except (UnicodeDecodeError, ValueError):
         raise invalid("The query is percent-encoded UTF-8.") from None
     found = [value for name, value in pairs if name == "appUserId"]
@@ -58,27 +58,27 @@ def user_in_query(request: Request) -> str:
     return check_user_id(found[0])
 
 
-def grant_in_header(request: Request) -> str | None:
+def grant_in_header(fields: Fields) -> str | None:
     """The grant token in the header, or None where there is no such header."""
-    return _single(request, GRANT_HEADER)
+    return fields.single(_GRANT)
 
 
-def refuses_low_budget(request: Request) -> bool:
+def refuses_low_budget(fields: Fields) -> bool:
     """Is the call to be refused where the budget does not pay for all that it asks for? Without
     the header, or with ``lower``, its limit is lowered."""
-    value = _single(request, LOW_BUDGET_HEADER)
+    value = fields.single(_LOW)
     if value not in (None, "lower", "refuse"):
         raise invalid("X-Wattfare-On-Low-Budget is `lower` or `refuse`.")
     return value == "refuse"
 
 
-def idempotency_key(request: Request, body: bytes) -> Key | None:
+def idempotency_key(fields: Fields, body: bytes) -> Key | None:
     """The ``Idempotency-Key`` of this call, of which only hashes go further.
 
     Raises:
         WattfareError: ``invalid_request``; it is empty, too long, or there are two.
     """
-    name = _single(request, KEY_HEADER)
+    name = fields.single(KEY_HEADER)
     if name is None:
         return None
     if not 0 < len(name) <= MAX_KEY:
@@ -86,13 +86,13 @@ def idempotency_key(request: Request, body: bytes) -> Key | None:
     return Key(keys.digest(name), hashlib.sha256(body).hexdigest())
 
 
-async def app_by_secret_key(request: Request, store: Store) -> App:
+async def app_by_secret_key(fields: Fields, store: Store) -> App:
     """The app whose secret key came with this request.
 
     Raises:
         WattfareAuthError: none did.
     """
-    credential = _bearer(request)
+    credential = _bearer(fields)
     app_id = keys.app_id_of(credential)
     if app_id is None:
         raise WattfareAuthError("This call takes the app's secret key, sk_….")
@@ -102,13 +102,13 @@ async def app_by_secret_key(request: Request, store: Store) -> App:
     return app
 
 
-async def app_by_publishable_key(request: Request, store: Store) -> App:
+async def app_by_publishable_key(fields: Fields, store: Store) -> App:
     """The app whose publishable key came with this request.
 
     Raises:
         WattfareAuthError: none did.
     """
-    credential = _bearer(request)
+    credential = _bearer(fields)
     if not credential.startswith("pk_"):
         raise WattfareAuthError("This call takes the app's publishable key, pk_….")
     app = await store.app_by_publishable_key(credential)
@@ -117,13 +117,13 @@ async def app_by_publishable_key(request: Request, store: Store) -> App:
     return app
 
 
-async def session_of(request: Request, signer: Signer, store: Store) -> tuple[Session, App]:
+async def session_of(fields: Fields, signer: Signer, store: Store) -> tuple[Session, App]:
     """The session whose token came with this request, and its app.
 
     Raises:
         WattfareAuthError: none did, or the app is not one of this service.
     """
-    credential = _bearer(request)
+    credential = _bearer(fields)
     if credential.startswith(("sk_", "pk_")):
         raise WattfareAuthError("This call takes a session token, not a key.")
     session = signer.read(credential)
@@ -133,18 +133,11 @@ async def session_of(request: Request, signer: Signer, store: Store) -> tuple[Se
     return session, app
 
 
-def _bearer(request: Request) -> str:
-    value = _single(request, "authorization")
+def _bearer(fields: Fields) -> str:
+    value = fields.single(b"authorization")
     if value is None:
         raise WattfareAuthError("A credential is missing: Authorization: Bearer ….")
     match = _BEARER.fullmatch(value)
     if match is None:
         raise WattfareAuthError("The credential is sent as Authorization: Bearer ….")
     return match[1]
-
-
-def _single(request: Request, name: str) -> str | None:
-    values = request.headers.getlist(name)
-    if len(values) > 1:
-        raise invalid(f"The header {name} came more than once.")
-    return values[0] if values else None

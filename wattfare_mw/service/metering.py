@@ -86,7 +86,6 @@ class Meter:
 
     Attributes:
         price: None: not known, so that only the upstream can say what it costs.
-        granted: what the call may cost, in nano-dollars; None before that is known.
         sent: is the prompt on its way to the model?
         prompt_tokens: known, or estimated until the upstream says.
         generated: has the model done anything that can be billed?
@@ -96,7 +95,7 @@ class Meter:
     def __init__(self, price: Price | None, prompt_tokens: int) -> None:
         self.price = price
         self.prompt_tokens = prompt_tokens
-        self.granted: int | None = None
+        self._granted: int | None = None
         self.sent = False
         self.generated = False
         self.complete = False
@@ -104,15 +103,30 @@ class Meter:
         self._cost: int | None = None  # what it says that all this costs
         self._counted_in_cost = 0  # completion tokens that had passed by then
         self._chunks = self._bytes = self._characters = 0  # passed since it last said
-        self._paid_about: tuple[int, int] | None = None
-        self._paid_for: int | None = None  # so many tokens
+        # So many tokens, which is asked at each chunk; None: any number.
+        self._paid_for: int | None = None
+
+    @property
+    def granted(self) -> int | None:
+        """What the call may cost, in nano-dollars; None before that is known."""
+        return self._granted
+
+    @granted.setter
+    def granted(self, granted: int | None) -> None:
+        self._granted = granted
+        self._look_what_is_paid_for()
+
+    def _look_what_is_paid_for(self) -> None:
+        if self._granted is not None and self.price is not None:
+            self._paid_for = self.price.tokens_for(self._granted, self.prompt_tokens)
 
     def count(self, tokens: int = 1, text: str = "") -> None:
         """So many more tokens have passed, or more of them, if this text is longer."""
         self.generated = True
         self._chunks += tokens
-        self._characters += len(text)
-        self._bytes += len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
+        length = len(text)
+        self._characters += length
+        self._bytes += length if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
 
     def left(self) -> None:
         """Nobody waits for the answer any more. The model may have read the prompt by now, so that
@@ -131,6 +145,7 @@ class Meter:
             self._told = cast("int", completion)
             self._chunks = self._bytes = self._characters = 0
             self.generated = True
+            self._look_what_is_paid_for()
         try:
             self._cost = money.nanos_ceil(money.amount(fields.get("cost"), most=money.MAX_CAP_USD))
         except ValueError:
@@ -155,22 +170,19 @@ class Meter:
     @property
     def spent(self) -> bool:
         """Has more passed, for certain, than what was granted pays for?"""
-        if self.granted is None or self.price is None:
+        if self._paid_for is None:
             return False
-        about = (self.granted, self.prompt_tokens)
-        if about != self._paid_about:  # it is asked at each chunk, and these change once
-            self._paid_about = about
-            self._paid_for = self.price.tokens_for(*about)
-        surely = max(self._chunks, self._characters // MOST_CHARACTERS_PER_TOKEN)
-        return self._paid_for is not None and (self._told or 0) + surely > self._paid_for
+        left = self._paid_for - (self._told or 0)
+        return self._chunks > left or self._characters // MOST_CHARACTERS_PER_TOKEN > left
 
     @property
     def overrun(self) -> int:
         """What the upstream claims beyond what was granted, in nano-dollars: nobody is billed
         that."""
-        if self.granted is None or self.claimed is None:
+        claimed = self.claimed
+        if self._granted is None or claimed is None:
             return 0
-        return max(self.claimed - self.granted, 0)
+        return max(claimed - self._granted, 0)
 
     def cost(self) -> int:
         """In nano-dollars; nothing where nothing was generated. Where nobody can say, it is all

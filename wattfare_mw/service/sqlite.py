@@ -1,8 +1,12 @@
-"""One thread that owns an SQLite database: every transaction is its, one after the other.
+"""The one hand that writes an SQLite database: every transaction is its, one after the other.
 
-SQLite has one writer at a time anyway; a thread that is always the same one neither waits for a
-lock nor fails for one. What is waiting when it looks goes into one commit, so that the disk is
-asked once for many.
+SQLite has one writer at a time anyway. What a decision does, a few reads and writes in memory,
+takes less than to hand it to a thread and back, so that the event loop does it by itself. What can
+take its time is done in a thread, meanwhile the loop goes on: the commit, which waits for the
+disk; the beginning, where another process holds the file; and whatever is not of every call.
+
+What comes in while a commit is under way shares the next one, so that the disk is asked once for
+many.
 """
 
 from __future__ import annotations
@@ -13,11 +17,10 @@ import queue
 import sqlite3
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any, NamedTuple, TypeVar, cast
 
-from sqlalchemy import Connection, create_engine, event
+from sqlalchemy import Connection, NullPool, create_engine, event
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 
@@ -33,8 +36,8 @@ BUSY_SECONDS = 10
 
 class _Job(NamedTuple):
     work: Callable[[sqlite3.Cursor], Any]
-    loop: asyncio.AbstractEventLoop
     future: asyncio.Future[Any]
+    aside: bool
 
 
 class _Answer(NamedTuple):
@@ -43,8 +46,17 @@ class _Answer(NamedTuple):
     error: Exception | None = None
 
 
+class _Step(NamedTuple):
+    """What the thread is to do: end the transaction in which a batch has been answered, or has
+    failed; or, where it has not been begun, all of it."""
+
+    batch: list[_Job]
+    answers: list[_Answer] | Exception | None = None
+
+
 class Writer:
-    """Runs functions over a connection, each as one transaction of its own.
+    """Runs functions over a connection, each as one transaction of its own. To be used from one
+    event loop at a time.
 
     They are given a cursor of the driver's. What goes through SQLAlchemy takes :attr:`sql`, which
     is the same connection and the same transaction.
@@ -54,91 +66,124 @@ class Writer:
         sqlalchemy.exc.DBAPIError: it cannot be opened.
     """
 
-    sql: Connection
-    _raw: sqlite3.Connection
-    _cursor: sqlite3.Cursor
-
     def __init__(self, url: URL) -> None:
-        self._url = url
-        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._engine = _engine(url)
+        self.sql = self._engine.connect()
+        try:
+            migrate(self.sql)
+        except BaseException:
+            self.sql.close()
+            raise
+        self._raw = cast("sqlite3.Connection", self.sql.connection.driver_connection)
+        self._raw.execute("PRAGMA busy_timeout = 0")  # it is the thread that waits
+        self._cursor = self._raw.cursor()
+        self._waiting: list[_Job] = []
+        # Has the thread got the connection, or is the loop about to take it?
+        self._busy = False
         self._closed = False
-        self._lock = threading.Lock()
-        ready: Future[None] = Future()
-        self._thread = threading.Thread(
-            target=self._work, args=(ready,), name="wattfare-ledger", daemon=True
-        )
+        self._steps: queue.SimpleQueue[_Step | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name="wattfare-ledger", daemon=True)
         self._thread.start()
-        ready.result()
 
-    def run(self, job: Callable[[sqlite3.Cursor], T]) -> asyncio.Future[T]:
-        """Hand a job in, from an event loop. From here on it is carried out, whatever becomes of
-        who waits for it."""
+    def run(self, job: Callable[[sqlite3.Cursor], T], *, aside: bool = False) -> asyncio.Future[T]:
+        """Hand a job in, from the event loop. From here on it is carried out, whatever becomes of
+        who waits for it. ``aside``: it takes its time, or :attr:`sql`."""
+        if self._closed:
+            raise RuntimeError("the ledger is closed")
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
-        with self._lock:
-            if self._closed:
-                raise RuntimeError("the ledger is closed")
-            self._jobs.put(_Job(job, loop, future))
+        self._waiting.append(_Job(job, future, aside))
+        if not self._busy:
+            self._busy = True
+            # Soon, and not at once: what others hand in until then shares the commit.
+            loop.call_soon(self._next)
         return future
 
     def close(self) -> None:
         """Carry out what has been handed in, and end."""
-        with self._lock:
-            if not self._closed:
-                self._closed = True
-                self._jobs.put(None)
+        if not self._closed:
+            self._closed = True
+            if self._waiting:
+                self._steps.put(_Step(self._waiting))
+                self._waiting = []
+            self._steps.put(None)
         self._thread.join()
+        self.sql.close()
+        self._engine.dispose()
 
-    def _work(self, ready: Future[None]) -> None:
-        try:
-            engine = _engine(self._url)
-            self.sql = engine.connect()
-            self._raw = cast("sqlite3.Connection", self.sql.connection.driver_connection)
-            self._cursor = self._raw.cursor()
-            migrate(self.sql)
-        except BaseException as error:
-            ready.set_exception(error)
-            return
-        ready.set_result(None)
-        with self.sql:
-            while (batch := self._next_batch()) is not None:
-                self._carry_out(batch)
-        engine.dispose()
+    # -- on the event loop
 
-    def _next_batch(self) -> list[_Job] | None:
-        job = self._jobs.get()
-        batch: list[_Job] = []
-        while job is not None:
-            batch.append(job)
-            if len(batch) == MAX_BATCH:
-                return batch
-            try:
-                job = self._jobs.get_nowait()
-            except queue.Empty:
-                return batch
-        if batch:
-            self._jobs.put(None)  # end at the next look
-        return batch or None
+    def _next(self) -> None:
+        batch, self._waiting = self._waiting[:MAX_BATCH], self._waiting[MAX_BATCH:]
+        if not batch:
+            self._busy = False
+        elif any(job.aside for job in batch) or not self._begins_at_once():
+            self._steps.put(_Step(batch))
+        else:
+            self._steps.put(_Step(batch, self._answers(batch)))
 
-    def _carry_out(self, batch: list[_Job]) -> None:
+    def _begins_at_once(self) -> bool:
         try:
             self._raw.execute("BEGIN IMMEDIATE")
-        except sqlite3.Error as error:  # another process holds it: tell all at once, not in turn
-            _tell([_Answer(job, None, error) for job in batch])
-            return
+        except sqlite3.Error:  # another process holds it, mostly
+            return False
+        return True
+
+    def _told(self, answers: list[_Answer]) -> None:
+        for (_, future, _), result, error in answers:
+            if future.done():  # who waited was cancelled
+                continue
+            if error is None:
+                future.set_result(result)
+            else:
+                future.set_exception(error)
+        self._next()
+
+    # -- in the thread
+
+    def _work(self) -> None:
+        while (step := self._steps.get()) is not None:
+            batch, answers = step
+            done = self._carry_out(batch) if answers is None else self._end(batch, answers)
+            try:
+                # Once for all of them: waking it up costs more than the answer.
+                batch[0].future.get_loop().call_soon_threadsafe(self._told, done)
+            except RuntimeError:  # it is closed: nobody is left who waits
+                self._busy = False
+
+    def _carry_out(self, batch: list[_Job]) -> list[_Answer]:
         try:
-            answers = [self._answer(job) for job in batch]
-            # Said as a statement: it fails where SQLite has rolled back by itself.
-            self._raw.execute("COMMIT")
+            self._raw.execute(f"PRAGMA busy_timeout = {round(BUSY_SECONDS * 1000)}")
+            self._raw.execute("BEGIN IMMEDIATE")
+        except sqlite3.Error as error:  # another process holds it: tell all at once, not in turn
+            return [_Answer(job, None, error) for job in batch]
+        finally:
+            self._raw.execute("PRAGMA busy_timeout = 0")
+        return self._end(batch, self._answers(batch))
+
+    def _end(self, batch: list[_Job], answers: list[_Answer] | Exception) -> list[_Answer]:
+        if not isinstance(answers, Exception):
+            try:
+                # Said as a statement: it fails where SQLite has rolled back by itself.
+                self._raw.execute("COMMIT")
+            except sqlite3.Error as error:
+                answers = error
+            else:
+                return answers
+        with suppress(sqlite3.Error):  # it may be rolled back already
+            self._raw.execute("ROLLBACK")
+        if len(batch) == 1:
+            return [_Answer(batch[0], None, answers)]
+        # One of them, or the commit: let each stand for itself.
+        return [answer for single in batch for answer in self._carry_out([single])]
+
+    # -- on either side
+
+    def _answers(self, batch: list[_Job]) -> list[_Answer] | Exception:
+        try:
+            return [self._answer(job) for job in batch]
         except Exception as error:
-            with suppress(sqlite3.Error):  # it may be rolled back already
-                self._raw.execute("ROLLBACK")
-            if len(batch) > 1:  # one of them, or the commit: let each stand for itself
-                for single in batch:
-                    self._carry_out([single])
-                return
-            answers = [_Answer(batch[0], None, error)]
-        _tell(answers)
+            return error
 
     def _answer(self, job: _Job) -> _Answer:
         changes = self._raw.total_changes
@@ -156,26 +201,6 @@ class Writer:
             return _Answer(job, None, error)
 
 
-def _tell(answers: list[_Answer]) -> None:
-    # Once for each loop: waking it up costs more than the answer.
-    by_loop: dict[asyncio.AbstractEventLoop, list[_Answer]] = {}
-    for answer in answers:
-        by_loop.setdefault(answer.job.loop, []).append(answer)
-    for loop, its in by_loop.items():
-        with suppress(RuntimeError):  # it is closed: nobody is left who waits
-            loop.call_soon_threadsafe(_complete, its)
-
-
-def _complete(answers: list[_Answer]) -> None:
-    for (_, _, future), result, error in answers:
-        if future.done():  # who waited was cancelled
-            continue
-        if error is None:
-            future.set_result(result)
-        else:
-            future.set_exception(error)
-
-
 def _create_private(path: str | None) -> None:
     # The key that signs session tokens is in it. SQLite gives its other files the same mode.
     if path and path != ":memory:" and not path.startswith("file:"):
@@ -186,7 +211,12 @@ def _create_private(path: str | None) -> None:
 def _engine(url: URL) -> Any:
     _create_private(url.database)
     # Parameters stay out of error messages: they hold users' ids.
-    engine = create_engine(url, hide_parameters=True, connect_args={"timeout": BUSY_SECONDS})
+    engine = create_engine(
+        url,
+        hide_parameters=True,
+        connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False},
+        poolclass=NullPool,
+    )
 
     @event.listens_for(engine, "connect")
     def _on_connect(connection: Any, _record: Any) -> None:  # pyright: ignore[reportUnusedFunction]

@@ -1,5 +1,6 @@
 """What SQLite is asked for each call: SQLAlchemy's expressions, compiled once to the text that the
-driver takes. Every value is a named parameter: a literal would be one that nobody fills in."""
+driver takes. Every value is a parameter: a literal would be one that nobody fills in. They are
+given by their places, which is quicker than by their names; each statement names them in order."""
 
 from __future__ import annotations
 
@@ -10,11 +11,14 @@ from sqlalchemy.dialects import sqlite
 
 from . import schema
 
-_DIALECT = sqlite.dialect(paramstyle="named")
+_DIALECT = sqlite.dialect(paramstyle="qmark")
 
 
-def _text(statement: ClauseElement) -> str:
-    return str(statement.compile(dialect=_DIALECT))
+def _text(statement: ClauseElement, *parameters: str) -> str:
+    compiled: Any = statement.compile(dialect=_DIALECT)
+    if tuple(compiled.positiontup) != parameters:
+        raise TypeError(f"{compiled} takes {compiled.positiontup}")
+    return str(compiled)
 
 
 def _insert(table: Table, *columns: str) -> Any:
@@ -26,7 +30,13 @@ def _upsert(table: Table, *columns: str) -> str:
     new = _insert(table, *table.primary_key.columns.keys(), *columns)
     values = {name: new.excluded[name] for name in columns}
     keys = list(table.primary_key)
-    return _text(new.on_conflict_do_update(index_elements=keys, set_=values))
+    order = (*table.primary_key.columns.keys(), *columns)
+    return _text(new.on_conflict_do_update(index_elements=keys, set_=values), *order)
+
+
+def _row(table: Table, *columns: str) -> str:
+    """A row that is new."""
+    return _text(_insert(table, *columns), *columns)
 
 
 _apps, _holders, _keys = schema.apps.c, schema.holders.c, schema.idempotency.c
@@ -52,7 +62,9 @@ _THIS_USER: BindParameter[str] = bindparam("user_id")
 _THIS_CALL = _calls.id == bindparam("id")
 _IS_USER = and_(_users.app_id == _THIS_APP, _users.user_id == _THIS_USER)
 _IS_SUM = and_(
-    _sums.app_id == _THIS_APP, _sums.user_id == _THIS_USER, _sums.month == bindparam("month")
+    _sums.app_id == _users.app_id,
+    _sums.user_id == _users.user_id,
+    _sums.month == bindparam("month"),
 )
 _IS_HELD = and_(_holders.id == bindparam("holder"), _holders.expires_at_ms > bindparam("now_ms"))
 _THIS_KEY = and_(
@@ -64,12 +76,16 @@ _THIS_KEY = and_(
 APP = _text(
     select(_apps.id, _apps.name, _apps.mode, _apps.secret_hash, _apps.publishable_key).where(
         _apps.id == _THIS_APP
-    )
+    ),
+    "app_id",
 )
 ACCOUNT = _text(
     select(*_USER_COLUMNS)
     .select_from(schema.connections.outerjoin(schema.totals, _IS_SUM))
-    .where(_IS_USER)
+    .where(_IS_USER),
+    "month",
+    "app_id",
+    "user_id",
 )
 # No row at all: the process does not hold its calls any more.
 PAYING_USER = _text(
@@ -77,7 +93,12 @@ PAYING_USER = _text(
     .select_from(
         schema.holders.outerjoin(schema.connections, _IS_USER).outerjoin(schema.totals, _IS_SUM)
     )
-    .where(_IS_HELD)
+    .where(_IS_HELD),
+    "app_id",
+    "user_id",
+    "month",
+    "holder",
+    "now_ms",
 )
 PAYING_GRANT = _text(
     select(*_GRANT_COLUMNS)
@@ -87,7 +108,11 @@ PAYING_GRANT = _text(
             and_(_grants.token_hash == bindparam("grant_hash"), _grants.app_id == _THIS_APP),
         )
     )
-    .where(_IS_HELD)
+    .where(_IS_HELD),
+    "grant_hash",
+    "app_id",
+    "holder",
+    "now_ms",
 )
 HELD = _text(
     select(
@@ -116,27 +141,26 @@ HELD = _text(
             and_(_grants.token_hash == _calls.grant_hash, _grants.app_id == _calls.app_id),
         )
     )
-    .where(_THIS_CALL)
+    .where(_THIS_CALL),
+    "id",
 )
-LET_GO = _text(delete(schema.reservations).where(_THIS_CALL))
-HOLD = _text(
-    _insert(
-        schema.reservations,
-        "id",
-        "app_id",
-        "user_id",
-        "grant_hash",
-        "month",
-        "model",
-        "reserved_nanos",
-        "reserved_at",
-        "request_id",
-        "holder",
-        "stream",
-        "revocations",
-    )
+LET_GO = _text(delete(schema.reservations).where(_THIS_CALL), "id")
+HOLD = _row(
+    schema.reservations,
+    "id",
+    "app_id",
+    "user_id",
+    "grant_hash",
+    "month",
+    "model",
+    "reserved_nanos",
+    "reserved_at",
+    "request_id",
+    "holder",
+    "stream",
+    "revocations",
 )
-BILL = _text(_insert(schema.ledger, *(each.name for each in _rows if each is not _rows.id)))
+BILL = _row(schema.ledger, *(each.name for each in _rows if each is not _rows.id))
 WRITE_TOTALS = _upsert(schema.totals, "billed_nanos", "reserved_nanos")
 WRITE_GRANT = _text(
     update(schema.grants)
@@ -145,23 +169,32 @@ WRITE_GRANT = _text(
         requests_left=bindparam("requests"),
         billed_nanos=bindparam("billed"),
         reserved_nanos=bindparam("reserved"),
-    )
+    ),
+    "requests",
+    "billed",
+    "reserved",
+    "grant_hash",
 )
 PRIOR = _text(
     select(_keys.body_hash, _rows.ended)
     .select_from(
         schema.idempotency.outerjoin(schema.ledger, _rows.reservation_id == _keys.reservation_id)
     )
-    .where(_THIS_KEY, _keys.created_at > bindparam("since"))
+    .where(_THIS_KEY, _keys.created_at > bindparam("since")),
+    "app_id",
+    "payer",
+    "key_hash",
+    "since",
 )
 WRITE_KEY = _upsert(schema.idempotency, "body_hash", "reservation_id", "created_at")
-FREE_KEY = _text(delete(schema.idempotency).where(_keys.reservation_id == bindparam("id")))
-BEGIN = _text(
-    sqlite.insert(schema.holders).values(
-        id=bindparam("holder"), expires_at_ms=bindparam("until_ms")
-    )
+FREE_KEY = _text(delete(schema.idempotency).where(_keys.reservation_id == bindparam("id")), "id")
+BEGIN = _row(schema.holders, "id", "expires_at_ms")
+RENEW = _text(
+    update(schema.holders).where(_IS_HELD).values(expires_at_ms=bindparam("until_ms")),
+    "until_ms",
+    "holder",
+    "now_ms",
 )
-RENEW = _text(update(schema.holders).where(_IS_HELD).values(expires_at_ms=bindparam("until_ms")))
 RECORD = _text(
     update(schema.reservations)
     .where(_THIS_CALL, _calls.holder == bindparam("holder"))
@@ -169,7 +202,12 @@ RECORD = _text(
         metered_nanos=bindparam("cost"),
         prompt_tokens=bindparam("prompt"),
         completion_tokens=bindparam("completion"),
-    )
+    ),
+    "cost",
+    "prompt",
+    "completion",
+    "id",
+    "holder",
 )
 REVOKED = _text(
     select(_calls.id)
@@ -179,5 +217,6 @@ REVOKED = _text(
             and_(_users.app_id == _calls.app_id, _users.user_id == _calls.user_id),
         )
     )
-    .where(_calls.holder == bindparam("holder"), _calls.revocations != _users.revocations)
+    .where(_calls.holder == bindparam("holder"), _calls.revocations != _users.revocations),
+    "holder",
 )

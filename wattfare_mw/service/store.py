@@ -102,8 +102,8 @@ class Store(Protocol):
 
 
 class SQLiteStore(SQLStore):
-    """:class:`Store`, over one thread that writes an SQLite file. Others may write it too: each
-    transaction has the file to itself. The database's clock is the machine's."""
+    """:class:`Store`, over an SQLite file. Others may write it too: each transaction has it to
+    itself. The database's clock is the machine's."""
 
     def __init__(self, url: str, *, clock: Callable[[], datetime] = queries.utc_now) -> None:
         # Alembic comes with it, and is not needed before there is a store.
@@ -117,7 +117,7 @@ class SQLiteStore(SQLStore):
             raise invalid(f"The database cannot be opened: {error.orig}.") from None
 
     async def side(self, job: Callable[[Sql], T], *, isolation: str | None = None) -> T:
-        return await self._run(lambda _: job(self._writer.sql))
+        return await self._run(lambda _: job(self._writer.sql), aside=True)
 
     async def account(self, app_id: str, user_id: str) -> tuple[Connection | None, Totals]:
         return await self._run(lambda cursor: hot.account(cursor, app_id, user_id, self._clock()))
@@ -150,9 +150,9 @@ class SQLiteStore(SQLStore):
     async def _close(self) -> None:
         self._writer.close()
 
-    async def _run(self, job: Callable[[sqlite3.Cursor], T]) -> T:
+    async def _run(self, job: Callable[[sqlite3.Cursor], T], *, aside: bool = False) -> T:
         try:
-            return await self._writer.run(job)
+            return await self._writer.run(job, aside=aside)
         except (DBAPIError, sqlite3.Error) as error:
             raise not_available() from error
 

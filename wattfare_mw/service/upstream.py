@@ -248,25 +248,39 @@ class UpstreamJob:
         return body
 
     def _metered(self, block: bytes) -> bytes:
+        """Meter these events. What of them is for the client?"""
         data = sse.lone_data(block)
         if data is not None:
             passed = block if self._passes(data) else b""
-        else:
+        elif (lines := sse.data_lines(block)) is None:
             passed = b"".join(self._passed(block))
+        else:
+            kept = self._kept(lines)
+            # All of it, mostly, so that nothing need be put together again.
+            passed = block if len(kept) == len(lines) else b"".join(map(sse.write, kept))
         if self.meter.complete or self._spent:
             self._tally()
         return passed
+
+    def _kept(self, lines: list[bytes]) -> list[bytes]:
+        kept: list[bytes] = []
+        for data in lines:
+            if self._passes(data):
+                kept.append(data)
+            if self.meter.complete or self._spent:
+                break  # what comes after the end is not the answer
+        return kept
 
     def _passed(self, block: bytes) -> Iterator[bytes]:
         for raw in sse.split(block):
             if all(self._passes(event.data) for event in sse.events(raw)):
                 yield raw
             if self.meter.complete or self._spent:
-                return  # what comes after the end is not the answer
+                return
 
     def _passes(self, data: bytes) -> bool:
         """Meter an event. Is it for the client?"""
-        if sse.is_done(data):
+        if not data.startswith(b"{") and sse.is_done(data):
             self.meter.complete = self.meter.generated = True
             return True
         read = answers.read_chunk(data, self.meter)

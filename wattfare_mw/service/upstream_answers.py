@@ -70,10 +70,15 @@ def read_completion(body: bytes, meter: Meter) -> bytes:
     Raises:
         WattfareError: ``upstream``; it is an error, or no answer.
     """
+    strict = True
     try:
-        answer = decode(body)
+        answer = _decode(body)
     except ValueError:
-        raise failed("The upstream did not answer with JSON.") from None
+        strict = False
+        try:
+            answer = _decode_loosely(body)
+        except ValueError:
+            raise failed("The upstream did not answer with JSON.") from None
     error = error_of(answer)
     if error is not None:
         raise error
@@ -87,7 +92,7 @@ def read_completion(body: bytes, meter: Meter) -> bytes:
         _count(_fields(choice).get("message"), meter)
     meter.told(fields.get("usage"))
     meter.complete = True
-    return body if _is_strict(body) else encode(fields)
+    return body if strict else encode(fields)
 
 
 class Read(msgspec.Struct, frozen=True):
@@ -104,12 +109,18 @@ def read_chunk(data: bytes, meter: Meter) -> Read:
     Raises:
         WattfareError: ``upstream``; it is an error, or no chunk.
     """
-    texts = _plain_texts(data)
-    if texts is not None:
-        for text in texts:
+    try:
+        plain = _decode_plain(data)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        pass  # it takes a closer look
+    else:
+        read = _NOTHING
+        for choice in plain.choices:
+            text = choice.delta.content
             if text:
                 meter.count(1, text)
-        return Read(any(texts), only_usage=False)
+                read = _TEXT
+        return read
     try:
         chunk = decode(data)
     except ValueError:
@@ -129,32 +140,29 @@ def read_chunk(data: bytes, meter: Meter) -> Read:
     return Read(generated, only_usage="usage" in fields and not choices)
 
 
-class _PlainDelta(msgspec.Struct, forbid_unknown_fields=True):
+_TEXT = Read(generated=True, only_usage=False)
+_NOTHING = Read(generated=False, only_usage=False)
+
+
+# A chunk that holds text only, as most do. None of it can be part of a cycle.
+
+
+class _PlainDelta(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     role: Any = None
     content: str | None = None
 
 
-class _PlainChoice(msgspec.Struct):
+class _PlainChoice(msgspec.Struct, gc=False):
     delta: _PlainDelta
 
 
-class _PlainChunk(msgspec.Struct):
+class _PlainChunk(msgspec.Struct, gc=False):
     choices: Annotated[list[_PlainChoice], msgspec.Meta(min_length=1)]
     usage: None = None
     error: None = None
 
 
-_PLAIN_DECODER = msgspec.json.Decoder(_PlainChunk)
-
-
-def _plain_texts(data: bytes) -> list[str] | None:
-    """The text of each choice of a chunk that holds text only, as most do; None for any other,
-    which takes a closer look."""
-    try:
-        chunk = _PLAIN_DECODER.decode(data)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return None
-    return [choice.delta.content or "" for choice in chunk.choices]
+_decode_plain = msgspec.json.Decoder(_PlainChunk).decode
 
 
 def decode(data: bytes) -> Any:
@@ -165,9 +173,19 @@ def decode(data: bytes) -> Any:
         ValueError: it is not even that.
     """
     try:
+        return _decode(data)
+    except ValueError:
+        return _decode_loosely(data)
+
+
+def _decode(data: bytes) -> Any:
+    try:
         return _DECODER.decode(data)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        pass
+        raise ValueError("not strictly JSON") from None
+
+
+def _decode_loosely(data: bytes) -> Any:
     try:
         return _whole_text(json.loads(data, parse_float=Decimal, parse_constant=lambda _: None))
     except (ValueError, RecursionError):
@@ -188,21 +206,19 @@ def _whole_text(value: Any) -> Any:
     return value
 
 
-def _is_strict(body: bytes) -> bool:
-    try:
-        msgspec.json.decode(body, type=msgspec.Raw)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return False
-    return True
-
-
 def _count(made: object, meter: Meter) -> bool:
     """Count what a message, or a piece of one, holds. Is there anything that the model made?"""
     fields = _fields(made)
     if not any(value for name, value in fields.items() if name != "role"):
         return False
-    meter.count(1, _text_of(fields))
+    content = fields.get("content")
+    plain = isinstance(content, str) and fields.keys() <= _PLAIN
+    meter.count(1, content if plain else _text_of(fields))
     return True
+
+
+#: Where a message holds no more than this, its content is its text.
+_PLAIN = frozenset({"role", "content"})
 
 
 def _text_of(fields: dict[str, Any]) -> str:

@@ -7,12 +7,12 @@ import logging
 import math
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import TypeVar
 from urllib.parse import quote
 
 import msgspec
-from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -30,8 +30,50 @@ log = logging.getLogger("wattfare_mw.service")
 #: The largest body of an inference call, and of any other (bytes).
 MAX_CALL_BYTES = 20 * 2**20
 MAX_BODY_BYTES = 64 * 2**10
+_JSON = "application/json"
 #: How long a browser may remember what a preflight said, in seconds.
 PREFLIGHT_SECONDS = 600
+
+
+class Fields:
+    """The headers of a request, which are looked up many times.
+
+    Args:
+        raw: as ASGI has them, their names in lower case.
+    """
+
+    __slots__ = ("_fields", "_repeated")
+
+    def __init__(self, raw: Sequence[tuple[bytes, bytes]]) -> None:
+        self._fields = dict(raw)
+        self._repeated: frozenset[bytes] = frozenset()
+        if len(self._fields) < len(raw):
+            names = [name for name, _ in raw]
+            self._repeated = frozenset(name for name in names if names.count(name) > 1)
+            self._fields = dict(reversed(raw))
+
+    def __contains__(self, name: bytes) -> bool:
+        return name in self._fields
+
+    def first(self, name: bytes) -> str | None:
+        """The value of this header; of one that came more than once, the first."""
+        value = self._fields.get(name)
+        return None if value is None else value.decode("latin-1")
+
+    def single(self, name: bytes) -> str | None:
+        """The value of this header.
+
+        Raises:
+            WattfareError: ``invalid_request``; it came more than once.
+        """
+        if name in self._repeated:
+            raise invalid(f"The header {name.decode('latin-1')} came more than once.")
+        return self.first(name)
+
+
+def fields_of(scope: Scope) -> Fields:
+    """The headers of the request of this scope, which :class:`Frame` has read."""
+    return scope["wattfare.fields"]
 
 
 def fresh_id() -> str:
@@ -57,14 +99,14 @@ class Frame:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        headers = Headers(scope=scope)
-        request_id = headers.get("x-request-id", "")
-        if not SANE_REQUEST_ID.fullmatch(request_id):
+        fields = scope["wattfare.fields"] = Fields(scope["headers"])
+        request_id = fields.first(b"x-request-id")
+        if request_id is None or not SANE_REQUEST_ID.fullmatch(request_id):
             request_id = fresh_id()
         scope["wattfare.request_id"] = request_id
         # Nothing but bearer tokens opens anything here, so that any page may ask; what a live
         # app's token opens is not for any page, and its route takes this back.
-        scope["wattfare.any_origin"] = scope["path"] in self._cors_paths and "origin" in headers
+        scope["wattfare.any_origin"] = scope["path"] in self._cors_paths and b"origin" in fields
         status = 0
         began = time.monotonic()
 
@@ -73,10 +115,12 @@ class Frame:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message["headers"] = [*message["headers"], *self._headers(scope)]
+                # What comes behind the head may pass us by.
+                scope["wattfare.send"] = send
             await send(message)
 
         try:
-            if scope["wattfare.any_origin"] and _is_preflight(scope, headers):
+            if scope["wattfare.any_origin"] and _is_preflight(scope, fields):
                 await _preflight(scope, receive, answer)
             else:
                 await self._app(scope, receive, answer)
@@ -94,7 +138,7 @@ class Frame:
             log.info(
                 "%s %s %s %.0fms request_id=%s",
                 scope["method"],
-                quote(scope["path"])[:200],
+                _quoted(scope["path"])[:200],
                 status or "gone",
                 (time.monotonic() - began) * 1000,
                 request_id,
@@ -112,6 +156,10 @@ class Frame:
             headers.append((b"access-control-allow-origin", b"*"))
             headers.append((b"access-control-expose-headers", b"Retry-After, X-Request-Id"))
         return headers
+
+
+#: Those of the protocol are few, and asked for all the time.
+_quoted = lru_cache(maxsize=64)(quote)
 
 
 def error_response(error: WattfareError, headers: dict[str, str] | None = None) -> Response:
@@ -154,17 +202,17 @@ def json_response(body: bytes) -> Response:
     return Response(body, media_type="application/json")
 
 
-async def read_body(request: Request, most: int = MAX_BODY_BYTES) -> bytes:
+async def read_body(fields: Fields, receive: Receive, most: int = MAX_BODY_BYTES) -> bytes:
     """The body, if it is JSON by its type and not too large.
 
     Raises:
         WattfareError: ``invalid_request``, 413 or 415.
     """
-    kind = request.headers.get("content-type", "application/json")
-    if kind.split(";")[0].strip().lower() != "application/json":
+    kind = fields.first(b"content-type")
+    if kind not in (None, _JSON) and kind.split(";")[0].strip().lower() != _JSON:
         raise invalid("The body is JSON: send it as application/json.", 415)
-    receiving.check_length(request.headers.get("content-length"), most)  # without reading any of it
-    return await receiving.read_body(request.receive, most, ClientDisconnect)
+    receiving.check_length(fields.first(b"content-length"), most)  # without reading any of it
+    return await receiving.read_body(receive, most, ClientDisconnect)
 
 
 async def read_json(request: Request, shape: type[T]) -> T:
@@ -173,7 +221,7 @@ async def read_json(request: Request, shape: type[T]) -> T:
     Raises:
         WattfareError: ``invalid_request``, with what is wrong and where.
     """
-    body = await read_body(request)
+    body = await read_body(fields_of(request.scope), request.receive)
     try:
         return decode(shape, body)
     except msgspec.ValidationError as error:
@@ -186,18 +234,20 @@ class ASGIOut:
     """Where a call's answer goes: an ASGI server.
 
     Args:
+        send: takes the head; the rest goes to the server itself.
         headers: those to add to the head, asked for when it is sent.
     """
 
-    def __init__(self, send: Send, headers: Callable[[], dict[bytes, bytes]] = dict) -> None:
+    def __init__(
+        self, scope: Scope, send: Send, headers: Callable[[], Sequence[tuple[bytes, bytes]]]
+    ) -> None:
+        self._scope = scope
         self._send = send
         self._headers = headers
 
     async def begin(self) -> None:
         """The head of an event stream, which nothing on the way keeps or collects."""
-        await self._start(
-            (b"content-type", sse.CONTENT_TYPE.encode()), (b"x-accel-buffering", b"no")
-        )
+        await self._start(_STREAM_HEADERS)
 
     async def write(self, block: bytes) -> None:
         """Whole events."""
@@ -209,17 +259,24 @@ class ASGIOut:
 
     async def json(self, body: bytes) -> None:
         """A whole answer."""
-        length = str(len(body)).encode()
-        await self._start((b"content-type", b"application/json"), (b"content-length", length))
+        await self._start((_JSON_TYPE, (b"content-length", b"%d" % len(body))))
         await self._send({"type": "http.response.body", "body": body})
 
-    async def _start(self, *headers: tuple[bytes, bytes]) -> None:
-        fields = [*headers, *self._headers().items()]
+    async def _start(self, headers: Sequence[tuple[bytes, bytes]]) -> None:
+        fields = [*headers, *self._headers()]
         await self._send({"type": "http.response.start", "status": 200, "headers": fields})
+        self._send = self._scope["wattfare.send"]
 
 
-def _is_preflight(scope: Scope, headers: Headers) -> bool:
-    return scope["method"] == "OPTIONS" and "access-control-request-method" in headers
+_JSON_TYPE = (b"content-type", _JSON.encode())
+_STREAM_HEADERS = (
+    (b"content-type", sse.CONTENT_TYPE.encode()),
+    (b"x-accel-buffering", b"no"),
+)
+
+
+def _is_preflight(scope: Scope, fields: Fields) -> bool:
+    return scope["method"] == "OPTIONS" and b"access-control-request-method" in fields
 
 
 async def _preflight(scope: Scope, receive: Receive, send: Send) -> None:
