@@ -60,7 +60,10 @@ def raw_chunks(driver: Driver, call: calls.Call[Any]) -> tuple[Any, bytes]:
 
     async def asynchronous() -> tuple[Any, bytes]:
         answer = await driver.client._run(driver.client._service.open(call))
-        return answer, b"".join([chunk async for chunk in answer.chunks()])
+        parts: list[bytes] = []
+        while part := await answer.read_some():
+            parts.append(part)
+        return answer, b"".join(parts)
 
     return driver.run(asynchronous if driver.kind.is_async else sync)
 

@@ -105,7 +105,7 @@ class _Exchange:
         try:
             async with self._gone:
                 reply = await run_async(gate.answer(request, record), self._perform)
-                if type(reply) is Relay:
+                if isinstance(reply, Relay):
                     await self._relay(reply)
                 else:
                     await self._respond(reply)
@@ -114,10 +114,9 @@ class _Exchange:
                 await run_async(gate.finished(record), self._client._perform)
 
     def _perform(self, need: Any) -> Awaitable[Any]:
-        kind = type(need)
-        if kind is ReadBody:
+        if isinstance(need, ReadBody):
             return read_body(self._receive, need.limit, cut_short)
-        if kind is calls.Send or kind is calls.Read:
+        if isinstance(need, (calls.Send, calls.Read)):
             # We wait for the service now, and want to know when nobody waits for us.
             self._gone.watch()
         return self._client._perform(need)

@@ -192,7 +192,7 @@ class UpstreamJob:
         assert self._answer is not None
         splitter = sse.Splitter()
         try:
-            async for chunk in self._answer.chunks():
+            while chunk := await self._answer.read_some():
                 block = self._metered(splitter.feed(chunk))
                 if block:
                     yield block

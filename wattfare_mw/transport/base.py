@@ -94,15 +94,6 @@ class AsyncAnswer(Protocol):
     async def close(self) -> None: ...
 
 
-class Chunked:  # TODO: remove with service.upstream's use of it
-    async def chunks(self):
-        try:
-            while chunk := await self.read_some():
-                yield chunk
-        finally:
-            await self.close()
-
-
 class Transport(Protocol):
     """Sends a request and gives the answer as soon as its head is here.
 

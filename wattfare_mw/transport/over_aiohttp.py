@@ -19,7 +19,6 @@ from . import direct
 from .base import (
     KEEPALIVE_SECONDS,
     AsyncAnswer,
-    Chunked,
     Failures,
     HTTPRequest,
     LoopPool,
@@ -217,7 +216,7 @@ class _Pieces(io.BytesIO):
         return super().read(size)
 
 
-class AiohttpAnswer(Chunked):
+class AiohttpAnswer:
     """An answer.
 
     Args:

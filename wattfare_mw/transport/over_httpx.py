@@ -12,7 +12,6 @@ from .base import (
     KEEPALIVE_SECONDS,
     Answer,
     AsyncAnswer,
-    Chunked,
     Failures,
     HTTPRequest,
     LoopPool,
@@ -182,7 +181,7 @@ class HttpxAnswer(_HttpxAnswerHead):
         self._response.close()
 
 
-class AsyncHttpxAnswer(_HttpxAnswerHead, Chunked):
+class AsyncHttpxAnswer(_HttpxAnswerHead):
     async def read(self) -> bytes:
         parts: list[bytes] = []
         while part := await self.read_some():
