@@ -212,8 +212,10 @@ def _count(made: object, meter: Meter) -> bool:
     if not any(value for name, value in fields.items() if name != "role"):
         return False
     content = fields.get("content")
-    plain = isinstance(content, str) and fields.keys() <= _PLAIN
-    meter.count(1, content if plain else _text_of(fields))
+    if isinstance(content, str) and fields.keys() <= _PLAIN:
+        meter.count(1, content)
+    else:
+        meter.count(1, _text_of(fields))
     return True
 
 
