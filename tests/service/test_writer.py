@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
@@ -253,9 +254,11 @@ async def test_the_loop_decides_and_the_thread_waits_for_the_disk(writer: Writer
 async def test_the_loop_goes_on_where_another_holds_the_file(writer: Writer, file: str) -> None:
     other = sqlite3.connect(file, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
+    began = time.monotonic()
     futures = [writer.run(job) for job in (keep("a"), refuse)]
     for _ in range(10):
         await asyncio.sleep(0)
+    assert time.monotonic() - began < sqlite.BUSY_SECONDS  # the thread waits, and not the loop
     assert not any(future.done() for future in futures)
     other.execute("COMMIT")  # which a loop that waits would never come to
     other.close()

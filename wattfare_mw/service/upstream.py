@@ -190,9 +190,9 @@ class UpstreamJob:
     async def blocks(self) -> AsyncGenerator[bytes]:
         """The events, as they come; our own question for the usage is taken out again."""
         assert self._answer is not None
-        splitter = sse.Splitter()
+        read, splitter = self._answer.read_some, sse.Splitter()
         try:
-            while chunk := await self._answer.read_some():
+            while chunk := await read():
                 block = self._metered(splitter.feed(chunk))
                 if block:
                     yield block

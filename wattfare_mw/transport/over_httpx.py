@@ -146,7 +146,8 @@ def _httpx_request(client: Any, library: _Library, request: HTTPRequest) -> Any:
         timeout=library.timeout(request.connect_timeout, request.read_timeout),
     )
     # The app's own client may keep cookies; ours are none of its business.
-    outgoing.headers.pop("cookie", None)
+    if "cookie" in outgoing.headers:
+        del outgoing.headers["cookie"]
     return outgoing
 
 

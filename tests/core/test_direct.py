@@ -1,0 +1,64 @@
+"""The short way through aiohttp: with which versions it is taken, and what it never writes. All
+else about it is among the tests that every transport passes."""
+
+from __future__ import annotations
+
+import asyncio
+
+import aiohttp
+import pytest
+import yarl
+
+from wattfare_mw.transport import HTTPRequest, async_transport, direct
+
+
+def test_it_is_taken_with_known_versions_only() -> None:
+    assert all(direct.fits(version) for version in ("3.12.0", "3.14.5", "3.13.0rc1"))
+    strangers = ("3.11.18", "3.15.0", "4.0.0", "4.0.0a1", "2.3.10", "", "unknown")
+    assert not any(direct.fits(version) for version in strangers)
+
+
+def test_it_is_taken_with_the_version_that_is_here() -> None:
+    """A new one has to be tried, and be written down, before this passes again."""
+    assert direct.fits(aiohttp.__version__)
+
+
+@pytest.mark.parametrize("value", ["a\r\nb: c", "a\nb", "a\rb", "\n"])
+@pytest.mark.parametrize("where", ["name", "value"])
+def test_no_header_begins_a_line_of_its_own(where: str, value: str) -> None:
+    headers = {value: "x"} if where == "name" else {"x": value}
+    request = HTTPRequest("POST", "http://127.0.0.1:9/x", headers, b"{}")
+    with pytest.raises(ValueError, match="line end"):
+        direct._written(request, yarl.URL(request.url))
+
+
+def test_what_is_written() -> None:
+    request = HTTPRequest("POST", "http://h.test:81/a%20b?c=d", {"x": "y"}, b"{}")
+    url = yarl.URL(request.url, encoded=True)
+    assert direct._written(request, url) == (
+        b"POST /a%20b?c=d HTTP/1.1\r\nhost: h.test:81\r\ncontent-length: 2\r\nx: y\r\n\r\n{}"
+    )
+
+
+async def test_its_connections_are_the_sessions_to_close() -> None:
+    seen: list[bytes] = []
+    gone = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for _ in range(2):
+            seen.append(await reader.readuntil(b"{}"))
+            writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
+        await reader.read()
+        gone.set()
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/x"
+    transport = async_transport()
+    for _ in range(2):  # on one connection
+        answer = await transport.send(HTTPRequest("POST", url, {}, b"{}", 5, 5))
+        assert await answer.read() == b"ok"
+    await transport.close()
+    await asyncio.wait_for(gone.wait(), 30)
+    assert len(seen) == 2
+    server.close()
