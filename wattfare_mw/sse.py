@@ -84,6 +84,9 @@ def _last_event_end(data: bytes, *, under_way: bool) -> int:
         return len(data)
     # Between two events: an empty line, or the LF of a CRLF, belongs to what is out already.
     end = 0 if under_way else len(data) - len(data.lstrip(b"\r\n"))
+    if data.find(b"\r") < 0:  # as most servers write them
+        last = data.rfind(b"\n\n")
+        return end if last < 0 else last + 2
     # The common endings are found from behind; one that lies later still can only mix in CRs.
     position = max(data.rfind(b"\n\n"), data.rfind(b"\r\n\r\n"), end)
     for match in _EVENT_END.finditer(data, position):
