@@ -855,3 +855,19 @@ def test_aiohttp_is_taken_by_itself_where_it_is_installed() -> None:
     assert transport_of() == "AiohttpTransport"
     with without_aiohttp():
         assert transport_of() == "AsyncHttpxTransport"
+
+
+def test_a_body_that_a_hook_has_read_is_told(wire: Wire) -> None:
+    """httpx keeps no second copy of what is streamed: the call fails, and says why."""
+
+    async def read(response: Any) -> None:
+        await response.aread()
+
+    hooks: dict[bool, Any] = {False: lambda response: response.read(), True: read}
+    for kind in (k for k in KINDS if k.library != "aiohttp" and k.whose == "injected"):
+        http = {"event_hooks": {"response": [hooks[kind.is_async]]}}
+        with driving(kind, wire.url, http) as driver:
+            wire.then(json_answer(STATUS))
+            with pytest.raises(WattfareNetworkError) as caught:
+                driver.status()
+            assert "StreamConsumed" in str(caught.value.__cause__)

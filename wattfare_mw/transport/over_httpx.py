@@ -171,7 +171,12 @@ class HttpxAnswer(_HttpxAnswerHead):
     def read_some(self) -> bytes:
         try:
             if self._raw is None:
-                self._raw = self._response.iter_raw()
+                response = self._response
+                # What `iter_raw` goes through chunk by chunk, to count them and to cut them anew.
+                # Where a hook of the app's has read the body, it says so.
+                self._raw = iter(
+                    response.iter_raw() if response.is_stream_consumed else response.stream
+                )
             for chunk in self._raw:
                 if chunk:
                     return chunk
@@ -196,7 +201,10 @@ class AsyncHttpxAnswer(_HttpxAnswerHead):
     async def read_some(self) -> bytes:
         try:
             if self._raw is None:
-                self._raw = self._response.aiter_raw()
+                response = self._response
+                self._raw = aiter(
+                    response.aiter_raw() if response.is_stream_consumed else response.stream
+                )
             async for chunk in self._raw:
                 if chunk:
                     return chunk
@@ -208,6 +216,7 @@ class AsyncHttpxAnswer(_HttpxAnswerHead):
         return b""
 
     async def close(self) -> None:
-        if self._raw is not None:
-            await self._raw.aclose()
+        # An app's own transport may give an iterator that is no generator, and has none.
+        if (close := getattr(self._raw, "aclose", None)) is not None:
+            await close()
         await self._response.aclose()
