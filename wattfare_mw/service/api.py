@@ -16,7 +16,14 @@ from ..errors import WattfareError
 from ..money import Usd
 from ..receiving import UntilDisconnect
 from ..types import API_PREFIX as PREFIX
-from ..types import ConnectionStatus, GrantResult, SessionRequest, check_user_id, encode
+from ..types import (
+    LOWERED_HEADER,
+    ConnectionStatus,
+    GrantResult,
+    SessionRequest,
+    check_user_id,
+    encode,
+)
 from . import chat, identity, keys, rules
 from .calls import Calls, taken_back
 from .keys import App
@@ -42,8 +49,7 @@ from .web import (
 #: Those that a browser calls from an app's page.
 CORS_PATHS = frozenset({f"{PREFIX}/connections", f"{PREFIX}/grants"})
 
-#: Says what the limit was lowered to, in tokens, where the budget pays for no more (ours).
-LOWERED_HEADER = b"x-wattfare-max-tokens"
+_LOWERED = LOWERED_HEADER.encode()
 #: The most requests that one grant may hold.
 MAX_GRANT_REQUESTS = 1000
 #: How long a grant is good for, in seconds.
@@ -195,7 +201,7 @@ class ChatCompletions:
 
 
 def _told_by(job: Job) -> tuple[tuple[bytes, bytes], ...]:
-    return () if job.lowered is None else ((LOWERED_HEADER, b"%d" % job.lowered),)
+    return () if job.lowered is None else ((_LOWERED, b"%d" % job.lowered),)
 
 
 async def health(request: Request) -> Response:
