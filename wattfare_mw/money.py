@@ -21,6 +21,9 @@ MAX_AMOUNT_USD = 10**12
 # Wide enough for every product of a token count and a price that passes the checks below.
 _EXACT = Context(prec=80)
 _NOTHING = Decimal(0)
+_NANO_PLACES = 9
+#: A price is rounded up to so many decimal places of a dollar: none that was meant has more.
+_MOST_PLACES = 50
 
 Number = int | float | Decimal
 """What an app may give as an amount of USD."""
@@ -93,38 +96,50 @@ def nanos_ceil(value: Decimal) -> int:
     return _nanos(value, ROUND_CEILING)
 
 
-def cost_nanos(
-    prompt: int,
-    completion: int,
-    prompt_price: Decimal,
-    completion_price: Decimal,
-    request_price: Decimal = _NOTHING,
-) -> int:
-    """What so many tokens cost at these prices (USD for one token), and what the request itself
-    does, rounded up once."""
-    rest = _EXACT.fma(Decimal(prompt), prompt_price, request_price)
-    return nanos_ceil(_EXACT.fma(Decimal(completion), completion_price, rest))
+class Rates:
+    """What tokens cost, in whole numbers of a unit that no price is finer than, so that no digit is
+    lost and a cost takes two multiplications.
+
+    Args:
+        prompt: USD for one token; checked amounts, all of them.
+        completion: USD for one token.
+        request: USD for the request itself.
+    """
+
+    __slots__ = ("_completion", "_prompt", "_request", "_unit")
+
+    def __init__(self, prompt: Decimal, completion: Decimal, request: Decimal = _NOTHING) -> None:
+        given = (prompt, completion, request)
+        finest = min(int(price.as_tuple().exponent) for price in given)
+        places = min(max(-finest, _NANO_PLACES), _MOST_PLACES)
+        # So many to a nano-dollar.
+        self._unit = 10 ** (places - _NANO_PLACES)
+        self._prompt, self._completion, self._request = (_units(p, places) for p in given)
+
+    def cost(self, prompt: int, completion: int) -> int:
+        """What so many tokens cost, and what the request itself does, in nano-dollars, rounded up
+        once."""
+        units = prompt * self._prompt + completion * self._completion + self._request
+        return -(-units // self._unit)
+
+    def cost_of_more(self, completion: int) -> int:
+        """What so many more tokens of the answer cost by themselves, in nano-dollars, rounded
+        up."""
+        return -(-completion * self._completion // self._unit)
+
+    def tokens_for(self, nanos: int, prompt: int) -> int | None:
+        """The most tokens of an answer for which :meth:`cost` is no more than this; -1 where it is
+        more without any, None where any number will do."""
+        left = nanos * self._unit - prompt * self._prompt - self._request
+        if left < 0:
+            return -1
+        return left // self._completion if self._completion else None
 
 
-def tokens_for(
-    nanos: int,
-    prompt: int,
-    prompt_price: Decimal,
-    completion_price: Decimal,
-    request_price: Decimal = _NOTHING,
-) -> int | None:
-    """The most completion tokens for which :func:`cost_nanos` is no more than this; -1 where it
-    is more without any, None where any number will do."""
-    rest = _EXACT.fma(Decimal(prompt), prompt_price, request_price)
-    left = _EXACT.subtract(_EXACT.scaleb(Decimal(nanos), -9), rest)
-    if left < 0:
-        return -1
-    if not completion_price:
-        return None
-    try:
-        return int(_EXACT.divide_int(left, completion_price))
-    except InvalidOperation:  # more of them than there are digits for
-        return None
+def _units(price: Decimal, places: int) -> int:
+    if price and price.adjusted() < -places:  # finer than the finest: no need to spell it out
+        return 1
+    return int(_EXACT.scaleb(price, places).to_integral_value(ROUND_CEILING))
 
 
 def _nanos(value: Decimal, rounding: str) -> int:

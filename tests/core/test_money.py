@@ -116,8 +116,10 @@ def test_rounding_is_down_and_up_by_less_than_a_nano(value: Decimal) -> None:
 def test_a_cost_is_rounded_up_once(p: int, c: int, price: Decimal, other: Decimal) -> None:
     assume(all(x.adjusted() > -30 and len(x.as_tuple().digits) < 30 for x in (price, other) if x))
     exact = (p * Fraction(price) + c * Fraction(other)) * 10**9
-    nanos = money.cost_nanos(p, c, price, other)
-    assert exact <= nanos < exact + 1
+    rates = money.Rates(price, other)
+    assert exact <= rates.cost(p, c) < exact + 1
+    more = c * Fraction(other) * 10**9
+    assert more <= rates.cost_of_more(c) < more + 1
 
 
 PRICES = st.one_of(
@@ -132,18 +134,15 @@ def test_what_an_amount_pays_for(
     nanos: int, prompt: int, per_prompt: Decimal, per_token: Decimal, request: Decimal
 ) -> None:
     """As many as it pays for, and not one more."""
-
-    def cost(tokens: int) -> int:
-        return money.cost_nanos(prompt, tokens, per_prompt, per_token, request)
-
-    tokens = money.tokens_for(nanos, prompt, per_prompt, per_token, request)
+    rates = money.Rates(per_prompt, per_token, request)
+    tokens = rates.tokens_for(nanos, prompt)
     if tokens is None:
-        assert cost(10**12) <= nanos
+        assert rates.cost(prompt, 10**12) <= nanos
     elif tokens < 0:
         assert tokens == -1
-        assert cost(0) > nanos
+        assert rates.cost(prompt, 0) > nanos
     else:
-        assert cost(tokens) <= nanos < cost(tokens + 1)
+        assert rates.cost(prompt, tokens) <= nanos < rates.cost(prompt, tokens + 1)
 
 
 def test_the_dearest_numbers_cost_no_time() -> None:
@@ -155,6 +154,8 @@ def test_the_dearest_numbers_cost_no_time() -> None:
         assert str(money.amount(Decimal(zero))) == "0"
     assert money.nanos_ceil(Decimal("1e-999999999")) == 1
     assert money.nanos_floor(Decimal("1e-999999999")) == 0
+    # The least that there is, and no digit of it is forgotten to somebody's loss.
+    assert money.Rates(Decimal("1e-999999999"), Decimal(5)).cost(1, 1) == 5 * 10**9 + 1
     assert time.perf_counter() - began < 5
 
 

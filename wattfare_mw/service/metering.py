@@ -19,7 +19,6 @@ them, for two questions:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from decimal import Decimal
 from functools import cached_property
 from typing import Any, cast
@@ -56,25 +55,33 @@ class Price(msgspec.Struct, frozen=True, dict=True):
 
     def cost(self, prompt: int, completion: int) -> int:
         """What so many tokens cost, in nano-dollars, rounded up."""
-        return money.cost_nanos(prompt, completion, self.prompt, self.completion, self.request)
+        return self._rates.cost(prompt, completion)
+
+    def cost_of_more(self, completion: int) -> int:
+        """What so many more tokens of an answer cost, in nano-dollars, rounded up."""
+        return self._rates.cost_of_more(completion)
 
     def bound(self, prompt: int, completion: int) -> int:
         """What so many tokens can cost at most, in nano-dollars."""
-        return money.cost_nanos(prompt, completion, *self._dearest)
+        return self._dearest.cost(prompt, completion)
 
     def pays_for(self, granted: int, prompt: int, answers: int, most: int) -> int:
         """The limit, up to ``most``, that each of so many answers can have for this amount."""
-        tokens = money.tokens_for(granted, prompt, *self._dearest)
+        tokens = self._dearest.tokens_for(granted, prompt)
         return most if tokens is None else min(max(tokens, 0) // answers, most)
 
     def tokens_for(self, granted: int, prompt: int) -> int | None:
         """How many tokens of an answer this amount pays for, at what they do cost; -1: none, and
         not the prompt; None: any number."""
-        return money.tokens_for(granted, prompt, self.prompt, self.completion, self.request)
+        return self._rates.tokens_for(granted, prompt)
 
     @cached_property
-    def _dearest(self) -> tuple[Decimal, Decimal, Decimal]:
-        return (
+    def _rates(self) -> money.Rates:
+        return money.Rates(self.prompt, self.completion, self.request)
+
+    @cached_property
+    def _dearest(self) -> money.Rates:
+        return money.Rates(
             max(self.prompt, self.dearest_prompt or _ZERO),
             max(self.completion, self.dearest_completion or _ZERO),
             self.request,
@@ -136,9 +143,9 @@ class Meter:
 
     def told(self, usage: object) -> None:
         """Take what the upstream says about usage, as far as it can be true."""
-        if not isinstance(usage, Mapping):
+        if not isinstance(usage, dict):
             return
-        fields = cast("Mapping[str, Any]", usage)
+        fields = cast("dict[str, Any]", usage)
         prompt, completion = fields.get("prompt_tokens"), fields.get("completion_tokens")
         if _plausible(prompt) and _plausible(completion):
             self.prompt_tokens = cast("int", prompt)
@@ -146,8 +153,11 @@ class Meter:
             self._chunks = self._bytes = self._characters = 0
             self.generated = True
             self._look_what_is_paid_for()
+        cost = fields.get("cost")
+        if cost is None:
+            return
         try:
-            self._cost = money.nanos_ceil(money.amount(fields.get("cost"), most=money.MAX_CAP_USD))
+            self._cost = money.nanos_ceil(money.amount(cost, most=money.MAX_CAP_USD))
         except ValueError:
             return
         self._counted_in_cost = self.completion_tokens
@@ -196,7 +206,7 @@ class Meter:
         elif since <= 0:
             return self._cost
         elif self.price is not None:
-            return self._cost + money.cost_nanos(0, since, _ZERO, self.price.completion)
+            return self._cost + self.price.cost_of_more(since)
         return self.granted or 0
 
     def outcome(self, ended: str) -> Outcome:
