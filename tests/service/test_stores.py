@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import delete, make_url, update
 
 from wattfare_mw.errors import WattfareError, WattfareRateLimitError
-from wattfare_mw.service import base
+from wattfare_mw.service import audit, base
 from wattfare_mw.service.keys import App, new_app
 from wattfare_mw.service.migrate import migrate_database
 from wattfare_mw.service.orders import Order, Outcome
@@ -356,4 +356,48 @@ def test_the_migrations_make_the_schema(tmp_path) -> None:
     with engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         assert compare_metadata(context, metadata) == []
+        # Which alembic does not look at.
+        written = dict(connection.exec_driver_sql("SELECT name, sql FROM sqlite_master").all())
+        for table in metadata.sorted_tables:
+            own_index = not table.dialect_options["sqlite"]["with_rowid"]
+            assert ("WITHOUT ROWID" in written[table.name]) == own_index, table.name
     engine.dispose()
+
+
+async def test_what_an_older_version_kept_is_there_in_this_one(tmp_path) -> None:
+    """In SQLite, whose tables are made anew: a call that was in flight is settled, too."""
+    from alembic import command
+    from sqlalchemy import create_engine
+
+    from wattfare_mw.service.migrate import _config
+
+    engine = create_engine(f"sqlite:///{tmp_path / 'ledger.db'}")
+    with engine.begin() as connection:
+        config = _config()
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0003")
+        for row in (
+            "apps VALUES ('a', 'app', 'test', 'hash', 'pk_test_a', 1)",
+            "connections VALUES ('a', 'u1', 100, 1, 1, 3)",
+            "totals VALUES ('a', 'u1', '2026-10', 7, 5)",
+            "holders VALUES ('gone', 1)",
+            (
+                "reservations VALUES ('r1', 'a', 'u1', NULL, '2026-10', 'm', 5, 1, 'id', 'gone',"
+                " 1, 3, 2, 8, 9)"
+            ),
+            (
+                "ledger VALUES (1, 'r0', 1, 1, 'a', 'u1', NULL, '2026-10', 'm', 1, 1, 7, 7, NULL,"
+                " 'completed', 'id')"
+            ),
+        ):
+            connection.exec_driver_sql(f"INSERT INTO {row}")
+    engine.dispose()
+    store = SQLiteStore(f"sqlite:///{tmp_path / 'ledger.db'}")
+    assert await store.verify() == []
+    assert (await store.account("a", "u1"))[0] == Connection(100, revocations=3)
+    assert await store.sweep() == 1
+    assert await store.verify() == []
+    [_, swept] = await store.side(lambda sql: list(audit.rows(sql)))
+    told = {name: swept[name] for name in ("reservation_id", "billed_nanos", "prompt_tokens")}
+    assert told == {"reservation_id": "r1", "billed_nanos": 2, "prompt_tokens": 8}
+    await store.close()

@@ -80,12 +80,14 @@ def settle(
     if found is None:
         return None
     cursor.execute(statements.LET_GO, this)
-    app_id, user_id, grant_hash, month, model, reserved, reserved_at, request_id = found[:8]
+    app_id, user_id, grant_hash, month, model, reserved, reserved_at, request_id = found
     if grant_hash is None:
-        totals, billed = rules.settle(_totals(*found[8:10]), reserved, outcome.cost)
-        _write_totals(cursor, app_id, user_id, month, totals)
+        billed = rules.billed_for(reserved, outcome.cost)
+        settled = (billed, reserved, app_id, user_id, month)
+        cursor.execute(statements.SETTLE_TOTALS, settled)
     else:
-        before = cast("Grant", _grant(found[10:]))
+        found = cursor.execute(statements.GRANT, (grant_hash,)).fetchone()
+        before = cast("Grant", _grant(found))
         after, billed = rules.settle_grant(
             before, reserved, outcome.cost, generated=outcome.generated
         )

@@ -157,10 +157,14 @@ def reserve(
 
 
 def settle(totals: Totals, reserved: int, cost: int) -> tuple[Totals, int]:
-    """The totals with a reservation ended, and what is billed for it: its cost, and never more
-    than was reserved."""
-    billed = min(max(cost, 0), reserved)
+    """The totals with a reservation ended, and what is billed for it."""
+    billed = billed_for(reserved, cost)
     return Totals(totals.billed + billed, totals.reserved - reserved), billed
+
+
+def billed_for(reserved: int, cost: int) -> int:
+    """What is billed for a call: its cost, and never more than was reserved."""
+    return min(max(cost, 0), reserved)
 
 
 def admit_grant(held: int, grant: Grant, terms: Terms) -> None:

@@ -124,24 +124,7 @@ HELD = _text(
         _calls.reserved_nanos,
         _calls.reserved_at,
         _calls.request_id,
-        _sums.billed_nanos,
-        _sums.reserved_nanos,
-        *_GRANT_COLUMNS,
-    )
-    .select_from(
-        schema.reservations.outerjoin(
-            schema.totals,
-            and_(
-                _sums.app_id == _calls.app_id,
-                _sums.user_id == _calls.user_id,
-                _sums.month == _calls.month,
-            ),
-        ).outerjoin(
-            schema.grants,
-            and_(_grants.token_hash == _calls.grant_hash, _grants.app_id == _calls.app_id),
-        )
-    )
-    .where(_THIS_CALL),
+    ).where(_THIS_CALL),
     "id",
 )
 LET_GO = _text(delete(schema.reservations).where(_THIS_CALL), "id")
@@ -162,6 +145,26 @@ HOLD = _row(
 )
 BILL = _row(schema.ledger, *(each.name for each in _rows if each is not _rows.id))
 WRITE_TOTALS = _upsert(schema.totals, "billed_nanos", "reserved_nanos")
+SETTLE_TOTALS = _text(
+    update(schema.totals)
+    .where(
+        _sums.app_id == _THIS_APP,
+        _sums.user_id == _THIS_USER,
+        _sums.month == bindparam("month"),
+    )
+    .values(
+        billed_nanos=_sums.billed_nanos + bindparam("billed"),
+        reserved_nanos=_sums.reserved_nanos - bindparam("reserved"),
+    ),
+    "billed",
+    "reserved",
+    "app_id",
+    "user_id",
+    "month",
+)
+GRANT = _text(
+    select(*_GRANT_COLUMNS).where(_grants.token_hash == bindparam("grant_hash")), "grant_hash"
+)
 WRITE_GRANT = _text(
     update(schema.grants)
     .where(_grants.token_hash == bindparam("grant_hash"))
