@@ -8,10 +8,12 @@ from types import TracebackType
 from typing import Any, Self
 
 from .errors import WattfareError
+from .transport.base import LoopPool
+from .transport.silence import Silence, Watch
 
-#: How long a client may wait before we look whether it still does, in seconds: an answer that
-#: comes at once needs no look, which takes a task of its own.
-WATCH_AFTER = 0.05
+#: How long a client may wait before we look whether it still does, in seconds: an answer that comes
+#: soon needs no look, which takes a task of its own.
+WATCH_AFTER = 0.1
 
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -61,7 +63,7 @@ class ClientGoneError(Exception):
     """The client went away, and the server says so where we send."""
 
 
-class UntilDisconnect:
+class UntilDisconnect(Silence):
     """A block that is left when the client goes away: what runs in it is cancelled, as
     :func:`asyncio.timeout` does it, and its cancellation ends here.
 
@@ -69,21 +71,26 @@ class UntilDisconnect:
         receive: of the request, whose body has been read when :meth:`watch` is called.
     """
 
+    __slots__ = ("_gone", "_receive", "_task", "_watched", "_watcher")
+
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
-        self._watcher: asyncio.TimerHandle | asyncio.Task[None] | None = None
+        self._watched = False
+        self._watcher: asyncio.Task[None] | None = None
         self._task: asyncio.Task[Any] | None = None
         self._gone = False
 
     def watch(self) -> None:
         """Begin to watch, soon."""
-        if self._watcher is None:
-            self._watcher = asyncio.get_running_loop().call_later(WATCH_AFTER, self._begin)
+        if not self._watched:
+            self._watched = True
+            super().__init__(_WATCHES.get())
 
-    def _begin(self) -> None:
-        self._watcher = asyncio.ensure_future(self._watch())
+    def broken(self) -> None:
+        """The answer does not come soon: look after the client from now on."""
+        self._watcher = asyncio.ensure_future(self._watch_client())
 
-    async def _watch(self) -> None:
+    async def _watch_client(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
         if self._task is not None:
@@ -101,8 +108,12 @@ class UntilDisconnect:
         traceback: TracebackType | None,
     ) -> bool:
         task, self._task = self._task, None
+        if self._watched:
+            self.end()
         if self._watcher is not None:
             self._watcher.cancel()
+            # It leads back here: only the garbage collector would ever free the two.
+            self._watcher = None
         if isinstance(error, ClientGoneError):
             return True
         if not self._gone or task is None:
@@ -115,3 +126,6 @@ class UntilDisconnect:
                 kind = asyncio.CancelledError
         # Ours is one cancellation; if the server has asked for another, that one goes on.
         return task.uncancel() == 0 and kind is asyncio.CancelledError
+
+
+_WATCHES = LoopPool(lambda: Watch(asyncio.get_running_loop(), WATCH_AFTER))

@@ -197,7 +197,7 @@ class ChatCompletions:
                 stream=call.stream,
                 key=key,
             )
-            await service.calls.run(order, job, ASGIOut(scope, send, lambda: _told_by(job)))
+            await service.calls.run(order, job, ASGIOut(send, lambda: _told_by(job)))
 
 
 def _told_by(job: Job) -> tuple[tuple[bytes, bytes], ...]:

@@ -107,18 +107,8 @@ class Frame:
         # Nothing but bearer tokens opens anything here, so that any page may ask; what a live
         # app's token opens is not for any page, and its route takes this back.
         scope["wattfare.any_origin"] = scope["path"] in self._cors_paths and b"origin" in fields
-        status = 0
+        answer = Answer(scope, send, self._headers)
         began = time.monotonic()
-
-        async def answer(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                message["headers"] = [*message["headers"], *self._headers(scope)]
-                # What comes behind the head may pass us by.
-                scope["wattfare.send"] = send
-            await send(message)
-
         try:
             if scope["wattfare.any_origin"] and _is_preflight(scope, fields):
                 await _preflight(scope, receive, answer)
@@ -130,7 +120,7 @@ class Frame:
             await answer_error(error, request_id)(scope, receive, answer)
         except Exception:
             log.exception("request failed request_id=%s", request_id)
-            if not status:
+            if not answer.status:
                 failure = WattfareError("The service failed.", status=500)
                 await error_response(failure)(scope, receive, answer)
         finally:
@@ -139,7 +129,7 @@ class Frame:
                 "%s %s %s %.0fms request_id=%s",
                 scope["method"],
                 _quoted(scope["path"])[:200],
-                status or "gone",
+                answer.status or "gone",
                 (time.monotonic() - began) * 1000,
                 request_id,
             )
@@ -156,6 +146,32 @@ class Frame:
             headers.append((b"access-control-allow-origin", b"*"))
             headers.append((b"access-control-expose-headers", b"Retry-After, X-Request-Id"))
         return headers
+
+
+class Answer:
+    """Where an answer goes, as ASGI's ``send``; its head with what is added to every one.
+
+    Attributes:
+        status: None before there is a head.
+        rest: what comes behind the head may go there at once. (It is not kept in the scope, which
+            it leads to: only the garbage collector would ever free the two.)
+    """
+
+    __slots__ = ("_added", "_scope", "rest", "status")
+
+    def __init__(
+        self, scope: Scope, send: Send, added: Callable[[Scope], list[tuple[bytes, bytes]]]
+    ) -> None:
+        self._scope = scope
+        self._added = added
+        self.rest = send
+        self.status: int | None = None
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            message["headers"] = [*message["headers"], *self._added(self._scope)]
+        await self.rest(message)
 
 
 #: Those of the protocol are few, and asked for all the time.
@@ -234,14 +250,11 @@ class ASGIOut:
     """Where a call's answer goes: an ASGI server.
 
     Args:
-        send: takes the head; the rest goes to the server itself.
+        send: takes the head; the rest goes to the server itself, where it is an :class:`Answer`.
         headers: those to add to the head, asked for when it is sent.
     """
 
-    def __init__(
-        self, scope: Scope, send: Send, headers: Callable[[], Sequence[tuple[bytes, bytes]]]
-    ) -> None:
-        self._scope = scope
+    def __init__(self, send: Send, headers: Callable[[], Sequence[tuple[bytes, bytes]]]) -> None:
         self._send = send
         self._headers = headers
 
@@ -265,7 +278,7 @@ class ASGIOut:
     async def _start(self, headers: Sequence[tuple[bytes, bytes]]) -> None:
         fields = [*headers, *self._headers()]
         await self._send({"type": "http.response.start", "status": 200, "headers": fields})
-        self._send = self._scope["wattfare.send"]
+        self._send = getattr(self._send, "rest", self._send)
 
 
 _JSON_TYPE = (b"content-type", _JSON.encode())

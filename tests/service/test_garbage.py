@@ -1,0 +1,103 @@
+"""What a call leaves behind: nothing that the garbage collector would have to find, which stops
+the server for as long as it looks."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import weakref
+from typing import Any
+
+import pytest
+from support.service import bearer, chat_body
+
+from wattfare_mw import receiving
+from wattfare_mw.service import Settings, create_app, create_keys
+
+
+class Scope(dict[str, Any]):
+    """A scope that can be looked after."""
+
+
+class Cycle:
+    """A request as a server has it: the scope is its, and so is the ``send`` that the app is
+    given."""
+
+    def __init__(self, scope: Scope, body: bytes) -> None:
+        self.scope = scope
+        self.body = body
+        self.status = 0
+        self.received = False
+
+    async def receive(self) -> dict[str, Any]:
+        if self.received:
+            await asyncio.Event().wait()  # the client stays
+        self.received = True
+        return {"type": "http.request", "body": self.body}
+
+    async def send(self, message: Any) -> None:
+        self.status = message.get("status", self.status)
+
+
+async def serve(app: Any, headers: dict[str, str], body: dict[str, Any]) -> weakref.ref[Any]:
+    fields = {**headers, "content-type": "application/json"}
+    scope = Scope(
+        type="http",
+        method="POST",
+        path="/api/v1/chat/completions",
+        query_string=b"",
+        headers=[(name.lower().encode(), value.encode()) for name, value in fields.items()],
+    )
+    cycle = Cycle(scope, json.dumps(body).encode())
+    await asyncio.create_task(app(scope, cycle.receive, cycle.send))
+    assert cycle.status == 200
+    return weakref.ref(cycle)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("model", ["wattfare/echo", "wattfare/echo-slow"])
+async def test_a_call_leaves_nothing_to_the_garbage_collector(tmp_path, stream, model) -> None:
+    database = f"sqlite:///{tmp_path / 'ledger.db'}"
+    keys = create_keys(database, "app")
+    app = create_app(Settings(database=database))
+    async with app.router.lifespan_context(app):
+        await app.state.service.store.connect(keys.app_id, "u1", None)
+        headers = {**bearer(keys.secret_key), "x-wattfare-user": "u1"}
+        body = chat_body("one two three four", model=model, stream=stream)
+        gc.disable()
+        try:
+            served = await serve(app, headers, body)
+            await asyncio.sleep(0)  # what was cancelled hears of it
+            assert served() is None
+        finally:
+            gc.enable()
+
+
+class Client:
+    """One that stays, and is being watched."""
+
+    def __init__(self) -> None:
+        self.watched = asyncio.Event()
+
+    async def receive(self) -> dict[str, Any]:
+        self.watched.set()
+        return await asyncio.get_running_loop().create_future()
+
+
+async def test_nor_does_the_watch_for_a_client_that_goes_away() -> None:
+    async def answer(client: Client) -> None:
+        async with receiving.UntilDisconnect(client.receive) as block:
+            block.watch()
+            await client.watched.wait()
+
+    gc.disable()
+    try:
+        client = Client()
+        await answer(client)
+        left = weakref.ref(client)
+        del client
+        await asyncio.sleep(0)
+        assert left() is None
+    finally:
+        gc.enable()
