@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import sys
 from decimal import Decimal, InvalidOperation
 
 import click
@@ -15,6 +13,7 @@ from ..service import serve as run
 from ..service.chat import DEFAULT_MAX_TOKENS, MAX_TOKENS
 from ..service.rules import DEFAULT_GRANT
 from ..service.settings import DEFAULT_PORT, STOP_GRACE_SECONDS
+from . import logs
 from .apps import database_option
 
 NO_CEILING = "none"
@@ -134,16 +133,7 @@ def serve(
         secret=secret_from_environment(),
         stop_grace=stop_grace,
     )
-    logging.basicConfig(
-        stream=sys.stderr,
-        level=log_level.upper(),
-        format="%(asctime)s %(levelname)s %(name)s %(message)s",
-    )
-    # There is a line for each request, and nothing of this is in it: see "Optimization" in Python's
-    # own guide to logging.
-    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
-    logging._srcfile = None  # pyright: ignore[reportAttributeAccessIssue]
-    logging.getLogger("alembic").setLevel(logging.WARNING)  # it tells of its plugins
+    logs.to_stderr(log_level)
     run(settings, host, port, lambda url: click.echo(f"wattfare: listening on {url}"))
 
 
