@@ -25,7 +25,6 @@ KEY_HEADER = b"idempotency-key"
 MAX_KEY = 255
 
 _USER, _GRANT, _LOW = (name.encode() for name in (USER_HEADER, GRANT_HEADER, LOW_BUDGET_HEADER))
-_BEARER = re.compile(r"bearer +([!-~]+) *", re.IGNORECASE)
 _PERCENT_ENCODED = re.compile(r"(?:[!-$&-~]|%[0-9A-Fa-f]{2})+")
 
 
@@ -34,11 +33,11 @@ def user_in_header(fields: Fields) -> str | None:
     value = fields.single(_USER)
     if value is None:
         return None
+    if "%" not in value and _is_visible(value):
+        return check_user_id(value)
     message = "X-Wattfare-User is a user id, percent-encoded as UTF-8."
     if not _PERCENT_ENCODED.fullmatch(value):
         raise invalid(message)
-    if "%" not in value:
-        return check_user_id(value)
     try:
         user_id = unquote_to_bytes(value).decode()
     except UnicodeDecodeError:
@@ -137,7 +136,13 @@ def _bearer(fields: Fields) -> str:
     value = fields.single(b"authorization")
     if value is None:
         raise WattfareAuthError("A credential is missing: Authorization: Bearer ….")
-    match = _BEARER.fullmatch(value)
-    if match is None:
+    scheme, _, rest = value.partition(" ")
+    credential = rest.strip(" ")
+    if scheme.lower() != "bearer" or not _is_visible(credential):
         raise WattfareAuthError("The credential is sent as Authorization: Bearer ….")
-    return match[1]
+    return credential
+
+
+def _is_visible(text: str) -> bool:
+    """Is it of ASCII's visible characters? (A regular expression takes ten times as long.)"""
+    return text.isascii() and text.isprintable() and " " not in text and text != ""

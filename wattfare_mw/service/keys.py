@@ -12,7 +12,7 @@ import msgspec
 
 Mode = Literal["test", "live"]
 
-_SECRET_KEY = re.compile(r"sk_(?:test|live)_([0-9a-z]{1,64})_[!-~]{1,256}")
+_SECRET_KEY = re.compile(r"sk_(?:test|live)_([0-9a-z]{1,64})_.+", re.DOTALL)
 
 
 class App(msgspec.Struct, frozen=True):
