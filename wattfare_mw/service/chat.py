@@ -164,7 +164,7 @@ def _thinking(reasoning: object) -> int:
 
 
 def _max_tokens(fields: dict[str, Any]) -> int | None:
-    given = {_whole(fields, name, MAX_TOKENS) for name in _TOKEN_FIELDS} - {None}
-    if len(given) > 1:
+    new, old = (_whole(fields, name, MAX_TOKENS) for name in _TOKEN_FIELDS)
+    if new is not None and old is not None and new != old:
         raise invalid("`max_tokens` and `max_completion_tokens` are two names of one limit.")
-    return next(iter(given), None)
+    return old if new is None else new

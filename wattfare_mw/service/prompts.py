@@ -37,7 +37,9 @@ PER_CALL = 256
 WITH_TOOLS = 1024
 
 #: What the text of a prompt is written from, besides its messages.
-_WRITTEN = ("tools", "functions", "response_format", "tool_choice", "function_call", "reasoning")
+_WRITTEN = frozenset(
+    {"tools", "functions", "response_format", "tool_choice", "function_call", "reasoning"}
+)
 _TOOLS = ("tools", "functions")
 
 
@@ -45,15 +47,19 @@ def bound(body: dict[str, Any], encoded: bytes | None = None) -> int:
     """More tokens than any tokenizer makes of this request's prompt; ``encoded``: its messages as
     JSON, where they have been written down already."""
     messages = cast("list[dict[str, Any]]", body["messages"])
-    written = {name: body[name] for name in _WRITTEN if body.get(name) is not None}
     return (
         _longest_form(msgspec.json.encode(messages) if encoded is None else encoded)
         + sum(map(_arguments, messages))
-        + (len(json.dumps(written, indent=4)) if written else 0)
+        + (0 if _WRITTEN.isdisjoint(body) else _written(body))
         + PER_MESSAGE * len(messages)
         + PER_CALL
-        + (WITH_TOOLS if any(body.get(name) for name in _TOOLS) else 0)
     )
+
+
+def _written(body: dict[str, Any]) -> int:
+    written = {name: body[name] for name in _WRITTEN if body.get(name) is not None}
+    rules = WITH_TOOLS if any(body.get(name) for name in _TOOLS) else 0
+    return (len(json.dumps(written, indent=4)) if written else 0) + rules
 
 
 def _longest_form(data: bytes) -> int:

@@ -107,7 +107,8 @@ class Held(msgspec.Struct, frozen=True):
 
 def month_of(moment: datetime) -> str:
     """The UTC month, ``2026-11``, in whose totals a call that is reserved now belongs."""
-    return moment.astimezone(UTC).isoformat()[:7]
+    utc = moment.astimezone(UTC)
+    return f"{utc.year:04d}-{utc.month:02d}"
 
 
 def least_of(*caps: int | None) -> int | None:

@@ -209,13 +209,13 @@ def _whole_text(value: Any) -> Any:
 def _count(made: object, meter: Meter) -> bool:
     """Count what a message, or a piece of one, holds. Is there anything that the model made?"""
     fields = _fields(made)
+    content = fields.get("content")
+    if content and isinstance(content, str) and fields.keys() <= _PLAIN:
+        meter.count(1, content)
+        return True
     if not any(value for name, value in fields.items() if name != "role"):
         return False
-    content = fields.get("content")
-    if isinstance(content, str) and fields.keys() <= _PLAIN:
-        meter.count(1, content)
-    else:
-        meter.count(1, _text_of(fields))
+    meter.count(1, _text_of(fields))
     return True
 
 
