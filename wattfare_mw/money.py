@@ -18,7 +18,7 @@ MAX_CAP_USD = 10**9
 #: The largest amount of any kind that is read from the wire, in USD.
 MAX_AMOUNT_USD = 10**12
 
-# Wide enough for every product of a token count and a price that passes the checks below.
+# Wide enough for every digit of an amount that passes the checks below.
 _EXACT = Context(prec=80)
 _NOTHING = Decimal(0)
 _NANO_PLACES = 9
