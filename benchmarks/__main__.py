@@ -76,8 +76,8 @@ def _options() -> argparse.Namespace:
         "--quick", action="store_true", help="see that every row works; judge no time, keep nothing"
     )
     parser.add_argument("--only", nargs="+", choices=list(ROWS), metavar="ROW", help="these rows")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=4, help="of load, each time")
+    parser.add_argument("--rounds", type=int, default=11)
+    parser.add_argument("--seconds", type=float, default=2, help="of load, each time")
     parser.add_argument(
         "--keep-counts", action="store_true", help="the instruction counts of now are those to keep"
     )

@@ -18,11 +18,13 @@ MAX_CAP_USD = 10**9
 #: The largest amount of any kind that is read from the wire, in USD.
 MAX_AMOUNT_USD = 10**12
 
-# Wide enough for every digit of an amount that passes the checks below.
-_EXACT = Context(prec=80)
+# An amount may have any number of digits. Those that are beyond these are rounded the way that the
+# amount is, so that they are not forgotten.
+_UP = Context(prec=80, rounding=ROUND_CEILING)
+_DOWN = Context(prec=80, rounding=ROUND_FLOOR)
 _NOTHING = Decimal(0)
 _NANO_PLACES = 9
-#: A price is rounded up to so many decimal places of a dollar: none that was meant has more.
+#: A price is rounded up to so many decimal places of a dollar. None that was meant has more.
 _MOST_PLACES = 50
 
 Number = int | float | Decimal
@@ -87,18 +89,18 @@ def usd(nanos: int) -> Usd:
 
 def nanos_floor(value: Decimal) -> int:
     """A checked amount in USD as nano-dollars, rounded down."""
-    return _nanos(value, ROUND_FLOOR)
+    return _nanos(value, _DOWN)
 
 
 def nanos_ceil(value: Decimal) -> int:
     """A checked amount in USD as nano-dollars, rounded up: what a call costs is rounded once,
     at its end, and never to the operator's loss."""
-    return _nanos(value, ROUND_CEILING)
+    return _nanos(value, _UP)
 
 
 class Rates:
-    """What tokens cost, in whole numbers of a unit that no price is finer than, so that no digit is
-    lost and a cost takes two multiplications.
+    """What tokens cost, in whole numbers of a unit that no price is finer than, so that a cost is
+    exact and takes two multiplications.
 
     Args:
         prompt: USD for one token; checked amounts, all of them.
@@ -139,14 +141,17 @@ class Rates:
 def _units(price: Decimal, places: int) -> int:
     if price and price.adjusted() < -places:  # finer than the finest: no need to spell it out
         return 1
-    return int(_EXACT.scaleb(price, places).to_integral_value(ROUND_CEILING))
+    return _whole(_UP.scaleb(price, places), _UP)
 
 
-def _nanos(value: Decimal, rounding: str) -> int:
+def _nanos(value: Decimal, context: Context) -> int:
     if value and value.adjusted() < -60:  # absurdly small: no need to spell out its digits
-        return 0 if rounding == ROUND_FLOOR else 1
+        return 0 if context is _DOWN else 1
     try:
-        scaled = _EXACT.scaleb(value, 9)
-        return int(scaled.to_integral_value(rounding=rounding))
+        return _whole(context.scaleb(value, _NANO_PLACES), context)
     except InvalidOperation:
         raise ValueError("not a finite amount") from None
+
+
+def _whole(value: Decimal, context: Context) -> int:
+    return int(value.to_integral_value(context.rounding))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
+from contextvars import Context, copy_context
 from types import TracebackType
 from typing import Any, Self
 
@@ -71,24 +72,26 @@ class UntilDisconnect(Silence):
         receive: of the request, whose body has been read when :meth:`watch` is called.
     """
 
-    __slots__ = ("_gone", "_receive", "_task", "_watched", "_watcher")
+    __slots__ = ("_context", "_gone", "_receive", "_task", "_watcher")
 
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
-        self._watched = False
+        self._context: Context | None = None  # before it is watched
         self._watcher: asyncio.Task[None] | None = None
         self._task: asyncio.Task[Any] | None = None
         self._gone = False
 
     def watch(self) -> None:
         """Begin to watch, soon."""
-        if not self._watched:
-            self._watched = True
+        if self._context is None:
+            # Whoever wraps `receive` may look at its request's.
+            self._context = copy_context()
             super().__init__(_WATCHES.get())
 
     def broken(self) -> None:
         """The answer does not come soon: look after the client from now on."""
-        self._watcher = asyncio.ensure_future(self._watch_client())
+        loop = asyncio.get_running_loop()
+        self._watcher = loop.create_task(self._watch_client(), context=self._context)
 
     async def _watch_client(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
@@ -108,7 +111,7 @@ class UntilDisconnect(Silence):
         traceback: TracebackType | None,
     ) -> bool:
         task, self._task = self._task, None
-        if self._watched:
+        if self._context is not None:
             self.end()
         if self._watcher is not None:
             self._watcher.cancel()

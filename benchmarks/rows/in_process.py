@@ -16,9 +16,9 @@ from ..harness.bench import Bench, ratio
 from ..harness.direct import asgi_call, ours_around, wsgi_call
 from ..harness.processes import ROOT, environment
 
-_CALLS = 20_000
+_CALLS = 2_000
 #: The best of so many is a round's number: what disturbs only ever adds.
-_TRIES = 5
+_TRIES = 50
 _IMPORTS = 20
 
 

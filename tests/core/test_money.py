@@ -159,6 +159,13 @@ def test_the_dearest_numbers_cost_no_time() -> None:
     assert time.perf_counter() - began < 5
 
 
+def test_no_digit_is_too_far_behind_to_count() -> None:
+    hair_more, hair_less = Decimal("0.000001" + "0" * 90 + "1"), Decimal("0." + "9" * 100)
+    assert money.nanos_ceil(hair_more) == 1001
+    assert money.cap_nanos(hair_less) == 999_999_999
+    assert money.Rates(hair_more, Decimal(0)).cost(1, 0) == 1001
+
+
 @pytest.mark.parametrize(
     ("value", "most"), [(1, 0), (Decimal("0.1"), 0), (10**12 + 1, money.MAX_AMOUNT_USD)]
 )

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 from support.service import bearer, chat_body
 
-from wattfare_mw import receiving
 from wattfare_mw.service import Settings, create_app, create_keys
 
 
@@ -72,32 +71,3 @@ async def test_a_call_leaves_nothing_to_the_garbage_collector(tmp_path, stream, 
             assert served() is None
         finally:
             gc.enable()
-
-
-class Client:
-    """One that stays, and is being watched."""
-
-    def __init__(self) -> None:
-        self.watched = asyncio.Event()
-
-    async def receive(self) -> dict[str, Any]:
-        self.watched.set()
-        return await asyncio.get_running_loop().create_future()
-
-
-async def test_nor_does_the_watch_for_a_client_that_goes_away() -> None:
-    async def answer(client: Client) -> None:
-        async with receiving.UntilDisconnect(client.receive) as block:
-            block.watch()
-            await client.watched.wait()
-
-    gc.disable()
-    try:
-        client = Client()
-        await answer(client)
-        left = weakref.ref(client)
-        del client
-        await asyncio.sleep(0)
-        assert left() is None
-    finally:
-        gc.enable()

@@ -17,7 +17,7 @@ from wattfare_mw.service.migrate import migrate_database
 from wattfare_mw.service.orders import Order, Outcome
 from wattfare_mw.service.postgresql import PostgreSQLStore
 from wattfare_mw.service.rules import Bounds, Connection, Terms, Totals
-from wattfare_mw.service.schema import apps
+from wattfare_mw.service.schema import apps, totals
 from wattfare_mw.service.store import SQLiteStore, Store, open_store
 
 DONE = Outcome(ended="completed", generated=True, cost=4)
@@ -37,11 +37,11 @@ def store_at(url: str, clock=None) -> Store:
     return PostgreSQLStore(url, clock)
 
 
-def order(app: App, name: object, cost: int = 9) -> Order:
+def order(app: App, name: object, cost: int = 9, user: str = "u1") -> Order:
     return Order(
         id=str(name),
         app_id=app.id,
-        user_id="u1",
+        user_id=user,
         model="m",
         bounds=Bounds(cost, cost),
         request_id="r",
@@ -376,28 +376,105 @@ async def test_what_an_older_version_kept_is_there_in_this_one(tmp_path) -> None
         config = _config()
         config.attributes["connection"] = connection
         command.upgrade(config, "0003")
-        for row in (
-            "apps VALUES ('a', 'app', 'test', 'hash', 'pk_test_a', 1)",
-            "connections VALUES ('a', 'u1', 100, 1, 1, 3)",
-            "totals VALUES ('a', 'u1', '2026-10', 7, 5)",
-            "holders VALUES ('gone', 1)",
+        for table, *row in (
+            ("apps", "a", "app", "test", "hash", "pk_test_a", 1),
+            ("connections", "a", "u1", 100, 1, 1, 3),
+            ("grants", "g", "a", 1, 50, 2_000_000_000, 0, 6),
+            ("totals", "a", "u1", "2026-10", 7, 5),
+            ("holders", "gone", 1),
+            ("holders", "here", 9_000_000_000_000),
             (
-                "reservations VALUES ('r1', 'a', 'u1', NULL, '2026-10', 'm', 5, 1, 'id', 'gone',"
-                " 1, 3, 2, 8, 9)"
+                *("reservations", "r1", "a", "u1", None, "2026-10", "m", 5, 1, "request"),
+                *("gone", 1, 3, 2, 8, 9),
             ),
             (
-                "ledger VALUES (1, 'r0', 1, 1, 'a', 'u1', NULL, '2026-10', 'm', 1, 1, 7, 7, NULL,"
-                " 'completed', 'id')"
+                *("reservations", "r2", "a", None, "g", "2026-10", "m", 6, 1, "request"),
+                *("here", 0, 0, 0, 0, 0),
+            ),
+            (
+                *("ledger", 1, "r0", 1, 1, "a", "u1", None, "2026-10", "m"),
+                *(1, 1, 7, 7, None, "completed", "request"),
             ),
         ):
-            connection.exec_driver_sql(f"INSERT INTO {row}")
+            values = ", ".join("?" * len(row))
+            connection.exec_driver_sql(f"INSERT INTO {table} VALUES ({values})", tuple(row))
     engine.dispose()
     store = SQLiteStore(f"sqlite:///{tmp_path / 'ledger.db'}")
     assert await store.verify() == []
     assert (await store.account("a", "u1"))[0] == Connection(100, revocations=3)
-    assert await store.sweep() == 1
+    assert await store.sweep() == 1  # and not what another process still holds
     assert await store.verify() == []
     [_, swept] = await store.side(lambda sql: list(audit.rows(sql)))
     told = {name: swept[name] for name in ("reservation_id", "billed_nanos", "prompt_tokens")}
     assert told == {"reservation_id": "r1", "billed_nanos": 2, "prompt_tokens": 8}
+    assert await store.settle("r2", DONE) == 4
+    assert await store.verify() == []
+    await store.close()
+
+
+async def test_postgresql_is_migrated_under_a_service_that_goes_on(cluster) -> None:
+    from alembic import command
+
+    from wattfare_mw.service.migrate import _config, migrate
+    from wattfare_mw.service.postgresql import run_once
+
+    def to_the_version_before(sql) -> None:
+        config = _config()
+        with sql.begin():
+            config.attributes["connection"] = sql
+            command.upgrade(config, "0003")
+
+    url = await asyncio.to_thread(cluster.empty_database)
+    await run_once(url, to_the_version_before)
+    store = PostgreSQLStore(url)
+    app, _ = new_app("app", "test")
+    await store.add_app(app)
+    await store.renew()
+    migrated = asyncio.Event()
+    calls = 0
+
+    async def user(name: str) -> None:
+        nonlocal calls
+        await store.connect(app.id, name, None)
+        while not migrated.is_set():
+            calls += 1
+            id_ = str(calls)
+            await store.renew()  # however long all of this takes
+            await store.reserve(order(app, id_, user=name), Terms())
+            assert await store.settle(id_, DONE) == 4
+
+    async def migrating() -> None:
+        while calls < 50:
+            await asyncio.sleep(0)
+        await run_once(url, migrate)
+        before = calls
+        while calls < before + 50:
+            await asyncio.sleep(0)
+        migrated.set()
+
+    async with asyncio.TaskGroup() as group:
+        for number in range(8):
+            group.create_task(user(f"u{number}"))
+        group.create_task(migrating())
+    assert await store.verify() == []
+    await store.close()
+
+
+async def test_a_call_whose_total_is_not_there_is_not_settled(tmp_path) -> None:
+    """Somebody has taken the row out by hand. What the cap is held against must not fall behind."""
+    store = SQLiteStore(f"sqlite:///{tmp_path / 'ledger.db'}")
+    app, _ = new_app("app", "test")
+    await store.add_app(app)
+    await store.connect(app.id, "u1", None)
+    await store.renew()
+    order = Order(
+        id="1", app_id=app.id, user_id="u1", model="m", bounds=Bounds(5, 5), request_id="r"
+    )
+    await store.reserve(order, Terms())
+    await store.side(lambda sql: sql.execute(delete(totals)))
+    with pytest.raises(WattfareError) as caught:
+        await store.settle("1", DONE)
+    assert caught.value.http_status == 503
+    assert await store.side(lambda sql: list(audit.rows(sql))) == []
+    assert await store.verify() != []  # the reservation stands
     await store.close()

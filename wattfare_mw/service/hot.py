@@ -84,7 +84,8 @@ def settle(
     if grant_hash is None:
         billed = rules.billed_for(reserved, outcome.cost)
         settled = (billed, reserved, app_id, user_id, month)
-        cursor.execute(statements.SETTLE_TOTALS, settled)
+        if cursor.execute(statements.SETTLE_TOTALS, settled).rowcount != 1:
+            raise sqlite3.IntegrityError("a reservation without its total")
     else:
         found = cursor.execute(statements.GRANT, (grant_hash,)).fetchone()
         before = cast("Grant", _grant(found))

@@ -5,9 +5,13 @@ from __future__ import annotations
 
 import asyncio
 import math
+from contextvars import Context
 
 #: No moment at all: nobody waits.
 NEVER = math.inf
+#: What a loop's clock may not tell apart, in seconds (uvloop's counts milliseconds): a timer for
+#: less would be set again and again until it ticks.
+TICK = 0.001
 
 
 class Silence:
@@ -46,12 +50,17 @@ class Watch:
         self._waiting: set[Silence] = set()
         self.discard = self._waiting.discard
         self._timer: asyncio.TimerHandle | None = None
+        # Not that of whoever happens to come first: the timer is everybody's.
+        self._context = Context()
 
     def add(self, silence: Silence) -> None:
         """From now on look after this one, too."""
         self._waiting.add(silence)
         if self._timer is None:
-            self._timer = self._loop.call_later(self._limit, self._look)
+            self._set(self._limit)
+
+    def _set(self, seconds: float) -> None:
+        self._timer = self._loop.call_later(seconds, self._look, context=self._context)
 
     def _look(self) -> None:
         # The timer is not taken back where nobody waits: the next ones find it running.
@@ -60,10 +69,10 @@ class Watch:
         soonest = self._limit
         for silence in list(self._waiting):
             left = silence.since + self._limit - now
-            if left > 0:
+            if left > TICK:
                 soonest = min(soonest, left)
             else:
                 self._waiting.discard(silence)
                 silence.broken()
         if self._waiting:
-            self._timer = self._loop.call_later(soonest, self._look)
+            self._set(soonest)

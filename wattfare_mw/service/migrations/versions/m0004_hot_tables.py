@@ -12,6 +12,11 @@ depends_on = None
 
 
 def upgrade() -> None:
+    if op.get_bind().dialect.name != "sqlite":
+        # In the order of the calls of a service that goes on meanwhile, which then wait for us and
+        # we for them, and never both.
+        op.execute("LOCK TABLE connections IN EXCLUSIVE MODE")
+        op.execute("LOCK TABLE reservations, totals, ledger IN ACCESS EXCLUSIVE MODE")
     op.drop_index("ledger_by_user", table_name="ledger")
     if op.get_bind().dialect.name != "sqlite":
         for table in ("totals", "reservations"):
