@@ -15,13 +15,14 @@ from .inference import signed_in
 
 _CONNECTIONS = (1, 2, 4, 8, 16, 32, 64, 128)
 # There are many points, and none is judged.
-_SECONDS = 2
+_ROUNDS, _SECONDS = 3, 2
 
 
 def row(kind: str) -> Callable[[Bench], None]:
     """``json`` or ``streams``."""
 
     def run(bench: Bench) -> None:
+        bench.rounds = min(bench.rounds, _ROUNDS)
         bench.seconds = min(bench.seconds, _SECONDS)
         make = load.streams if kind == "streams" else load.completions
         connections = (1,) if bench.quick else _CONNECTIONS
