@@ -29,14 +29,14 @@ def test_no_header_begins_a_line_of_its_own(where: str, value: str) -> None:
     headers = {value: "x"} if where == "name" else {"x": value}
     request = HTTPRequest("POST", "http://127.0.0.1:9/x", headers, b"{}")
     with pytest.raises(ValueError, match="line end"):
-        direct._written(request, yarl.URL(request.url))
+        direct._head(request, yarl.URL(request.url), 2)
 
 
 def test_what_is_written() -> None:
     request = HTTPRequest("POST", "http://h.test:81/a%20b?c=d", {"x": "y"}, b"{}")
     url = yarl.URL(request.url, encoded=True)
-    assert direct._written(request, url) == (
-        b"POST /a%20b?c=d HTTP/1.1\r\nhost: h.test:81\r\ncontent-length: 2\r\nx: y\r\n\r\n{}"
+    assert direct._head(request, url, 2) == (
+        b"POST /a%20b?c=d HTTP/1.1\r\nhost: h.test:81\r\ncontent-length: 2\r\nx: y\r\n\r\n"
     )
 
 
@@ -62,3 +62,54 @@ async def test_its_connections_are_the_sessions_to_close() -> None:
     await asyncio.wait_for(gone.wait(), 30)
     assert len(seen) == 2
     server.close()
+
+
+@pytest.mark.parametrize("size", [2, 2**14, 2**14 + 1, 2**20])
+async def test_a_body_of_any_size_comes_whole(size: int) -> None:
+    came: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for _ in range(2):
+            head = await reader.readuntil(b"\r\n\r\n")
+            assert f"content-length: {size}\r\n".encode() in head
+            came.append(await reader.readexactly(size))
+            writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/x"
+    transport = async_transport()
+    body = bytes(i % 251 for i in range(size))
+    for _ in range(2):  # on one connection
+        answer = await transport.send(HTTPRequest("POST", url, {}, body, 5, 5))
+        assert await answer.read() == b"ok"
+    assert came == [body, body]
+    await transport.close()
+    server.close()
+
+
+class Socket:
+    """A connection, its protocol and its transport, as far as the end of an answer asks them."""
+
+    def __init__(self, unwritten: int) -> None:
+        self.unwritten = unwritten
+        self.transport = self
+        self.done: list[str] = []
+
+    def get_write_buffer_size(self) -> int:
+        return self.unwritten
+
+    def close(self) -> None:
+        self.done.append("closed")
+
+    def release(self) -> None:
+        self.done.append("released")
+
+
+@pytest.mark.parametrize(("unwritten", "done"), [(0, "released"), (1, "closed")])
+def test_a_connection_whose_request_was_not_read_is_not_used_again(
+    unwritten: int, done: str
+) -> None:
+    stub = Socket(unwritten)
+    direct.Sent(stub, stub)._ended()
+    assert stub.done == [done]

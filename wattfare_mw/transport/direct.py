@@ -20,6 +20,8 @@ from .base import HTTPRequest
 
 #: The versions of aiohttp, from the first to below the last.
 FITTING = ((3, 12), (3, 15))
+# To copy a body of no more bytes behind its head takes less than to hand over two pieces.
+_JOINED = 2**14
 
 
 def fits(version: str) -> bool:
@@ -49,7 +51,7 @@ class Direct:
         self._targets: dict[str, _Target] = {}
 
     async def send(self, request: HTTPRequest, limits: aiohttp.ClientTimeout) -> Sent:
-        """Send a request whose body fits into the buffers.
+        """Send a request, whose body is written at once.
 
         Raises:
             aiohttp.ClientError, OSError: it could not be sent.
@@ -67,7 +69,7 @@ class Direct:
             transport = protocol.transport
             if transport is None or transport.is_closing():
                 raise aiohttp.ClientConnectionResetError("The connection is closing.")
-            transport.write(_written(request, target.url))
+            _write(transport, request, target.url)
         except BaseException:
             connection.close()
             raise
@@ -104,25 +106,42 @@ class Sent:
         except BaseException:
             self.connection.close()
             raise
-        content.on_eof(self.connection.release)
+        content.on_eof(self._ended)
         return message, content
+
+    def _ended(self) -> None:
+        transport = self.protocol.transport
+        if transport is not None and transport.get_write_buffer_size():
+            # It answered without having read all of the request: nobody knows what it would take
+            # the rest for.
+            self.connection.close()
+        else:
+            self.connection.release()
 
     def close(self) -> None:
         """Let go of the connection: nothing, where the answer has ended and it is free already."""
         self.connection.close()
 
 
-def _written(request: HTTPRequest, url: yarl.URL) -> bytes:
-    # In a frame of its own: the head holds the secret key as it is.
+def _write(transport: Any, request: HTTPRequest, url: yarl.URL) -> None:
     body = request.body or b""
+    head = _head(request, url, len(body))
+    if len(body) <= _JOINED:
+        transport.write(head + body)
+    else:
+        transport.writelines((head, body))
+
+
+def _head(request: HTTPRequest, url: yarl.URL, length: int) -> bytes:
+    # In a frame of its own: it holds the secret key as it is.
     lines = [
         f"{request.method} {url.raw_path_qs} HTTP/1.1",
         f"host: {url.host_port_subcomponent}",
-        f"content-length: {len(body)}",
+        f"content-length: {length}",
         *[f"{name}: {value}" for name, value in request.headers.items()],
         "\r\n",
     ]
     head = "\r\n".join(lines)
     if head.count("\n") != len(lines) or head.count("\r") != len(lines):
         raise ValueError("a header holds a line end")
-    return head.encode() + body
+    return head.encode()

@@ -77,9 +77,13 @@ class AiohttpTransport:
         held = self._pool.get()
         body = request.body
         try:
-            if body is None or len(body) > _SMALL:
-                return await self._ask(held, request)
-            if self._direct and request.method == "POST" and self._proxy(request.url) is None:
+            if (
+                self._direct
+                and body is not None
+                and len(body) <= _PIECEMEAL
+                and request.method == "POST"
+                and self._proxy(request.url) is None
+            ):
                 return await _send_directly(held, request)
             return await self._ask(held, request)
         except BaseException as error:
