@@ -13,7 +13,6 @@ from ..harness.load import BARE, OURS, SIGNED_IN, STRAIGHT, Load, Sample
 from ..harness.processes import asgi, upstream, wsgi
 from ..upstream import answers
 
-
 #: httpx's pool, whose cost goes with the square of its connections, settles down in each process at
 #: another number of them: one pair of processes says little.
 _PROCESSES = 3

@@ -29,16 +29,24 @@ class WattfareASGIMiddleware(WattfareMiddleware):
     _client_kind = AsyncWattfare
     _client: AsyncWattfare
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        # Most requests are not ours, and this is all that they meet. To look up `app` first takes
-        # less time than to call `self.app(…)`.
+    def _show_interface(self) -> None:
+        # Whoever wants to know whether this is an ASGI app looks here for a coroutine function; to
+        # call it, the interpreter looks at the class.
+        self.__dict__["__call__"] = self._call
+
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        # Most requests are not ours, and this is all that they meet: the app's own coroutine is
+        # handed on, because one around it takes longer than all else here.
         app = self.app
         try:
             if scope["path"] in self._routes or scope["root_path"]:
                 app = self._app_for(scope)
         except KeyError:  # few servers leave out the latter; a lifespan has neither
             app = self._app_for(scope)
-        await app(scope, receive, send)
+        return app(scope, receive, send)
+
+    async def _call(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await type(self).__call__(self, scope, receive, send)
 
     def _app_for(self, scope: Scope) -> ASGIApp:
         """Who answers this: the app, or we."""

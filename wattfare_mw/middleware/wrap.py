@@ -144,6 +144,7 @@ class WattfareMiddleware:
             let_through=self._let_through,
         )
         self._routes = self._gate.routes
+        self._show_interface()
 
     @property
     def paths(self) -> Iterable[str]:
@@ -154,6 +155,9 @@ class WattfareMiddleware:
     _client_kind: Any
     # For an adapter, whose framework answers some exceptions itself.
     _let_through: LetThrough = ()
+
+    def _show_interface(self) -> None:
+        """For a kind whose ``__call__`` does not show by itself which interface it has."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         raise NotImplementedError  # pragma: no cover
@@ -170,7 +174,7 @@ def interface_of(app: Any) -> Literal["asgi", "wsgi"]:
         TypeError: it cannot be told.
     """
     if isinstance(app, WattfareMiddleware):
-        return "asgi" if inspect.iscoroutinefunction(type(app).__call__) else "wsgi"
+        return "asgi" if inspect.iscoroutinefunction(app.__call__) else "wsgi"
     function = app
     while isinstance(function, functools.partial):
         function = function.func  # pyright: ignore[reportUnknownMemberType,reportUnknownVariableType]
