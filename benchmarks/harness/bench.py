@@ -10,11 +10,12 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from .load import Load, Sample, check, wrk
-from .processes import Server
+from .processes import BenchError, Server
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,8 @@ class Bench:
             check(subject.server, subject.load)
         if not self.quick:
             for subject in listed:
-                wrk(subject.server, subject.load, 1)
+                with suppress(BenchError):  # slow ones have no answer by then, and are warm
+                    wrk(subject.server, subject.load, 1)
         samples: dict[str, list[Sample]] = {subject.name: [] for subject in listed}
         for subject in self._turns(listed):
             samples[subject.name].append(self._sample(subject))
