@@ -15,15 +15,11 @@ from support.service import bearer, chat_body
 from wattfare_mw.service import Settings, create_app, create_keys
 
 
-class Scope(dict[str, Any]):
-    """A scope that can be looked after."""
-
-
 class Cycle:
     """A request as a server has it: the scope is its, and so is the ``send`` that the app is
     given."""
 
-    def __init__(self, scope: Scope, body: bytes) -> None:
+    def __init__(self, scope: dict[str, Any], body: bytes) -> None:
         self.scope = scope
         self.body = body
         self.status = 0
@@ -41,13 +37,13 @@ class Cycle:
 
 async def serve(app: Any, headers: dict[str, str], body: dict[str, Any]) -> weakref.ref[Any]:
     fields = {**headers, "content-type": "application/json"}
-    scope = Scope(
-        type="http",
-        method="POST",
-        path="/api/v1/chat/completions",
-        query_string=b"",
-        headers=[(name.lower().encode(), value.encode()) for name, value in fields.items()],
-    )
+    scope: dict[str, Any] = {
+        "type": "http",
+        "method": "POST",
+        "path": "/api/v1/chat/completions",
+        "query_string": b"",
+        "headers": [(name.lower().encode(), value.encode()) for name, value in fields.items()],
+    }
     cycle = Cycle(scope, json.dumps(body).encode())
     await asyncio.create_task(app(scope, cycle.receive, cycle.send))
     assert cycle.status == 200

@@ -311,14 +311,8 @@ async def test_a_total_that_its_rows_do_not_prove_is_found(tmp_path) -> None:
     import sqlite3
 
     store = SQLiteStore(f"sqlite:///{tmp_path / 'ledger.db'}")
-    app, _ = new_app("app", "test")
-    await store.add_app(app)
-    await store.connect(app.id, "u1", None)
-    await store.renew()
-    await store.reserve(
-        Order(id="1", app_id=app.id, user_id="u1", model="m", bounds=Bounds(5, 5), request_id="r"),
-        Terms(),
-    )
+    app = await new_user(store, None)
+    await store.reserve(order(app, "1", cost=5), Terms())
     await store.settle("1", Outcome(ended="completed", generated=True, cost=5))
     assert await store.verify() == []
     await store.close()
@@ -463,14 +457,8 @@ async def test_postgresql_is_migrated_under_a_service_that_goes_on(cluster) -> N
 async def test_a_call_whose_total_is_not_there_is_not_settled(tmp_path) -> None:
     """Somebody has taken the row out by hand. What the cap is held against must not fall behind."""
     store = SQLiteStore(f"sqlite:///{tmp_path / 'ledger.db'}")
-    app, _ = new_app("app", "test")
-    await store.add_app(app)
-    await store.connect(app.id, "u1", None)
-    await store.renew()
-    order = Order(
-        id="1", app_id=app.id, user_id="u1", model="m", bounds=Bounds(5, 5), request_id="r"
-    )
-    await store.reserve(order, Terms())
+    app = await new_user(store, None)
+    await store.reserve(order(app, "1", cost=5), Terms())
     await store.side(lambda sql: sql.execute(delete(totals)))
     with pytest.raises(WattfareError) as caught:
         await store.settle("1", DONE)

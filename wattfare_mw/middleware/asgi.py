@@ -36,7 +36,7 @@ class WattfareASGIMiddleware(WattfareMiddleware):
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         # Most requests are not ours, and this is all that they meet: the app's own coroutine is
-        # handed on, because one around it takes longer than all else here.
+        # handed on, with none around it.
         app = self.app
         try:
             if scope["path"] in self._routes or scope["root_path"]:

@@ -12,16 +12,20 @@ depends_on = None
 
 
 def upgrade() -> None:
-    if op.get_bind().dialect.name != "sqlite":
+    on_sqlite = op.get_bind().dialect.name == "sqlite"
+    if not on_sqlite:
         # In the order of the calls of a service that goes on meanwhile, which then wait for us and
         # we for them, and never both.
         op.execute("LOCK TABLE connections IN EXCLUSIVE MODE")
         op.execute("LOCK TABLE reservations, totals, ledger IN ACCESS EXCLUSIVE MODE")
-    op.drop_index("ledger_by_user", table_name="ledger")
-    if op.get_bind().dialect.name != "sqlite":
         for table in ("totals", "reservations"):
             op.drop_constraint(f"{table}_app_id_fkey", table, type_="foreignkey")
-        return
+    op.drop_index("ledger_by_user", table_name="ledger")
+    if on_sqlite:
+        _rebuild()
+
+
+def _rebuild() -> None:
     _anew(
         "connections",
         sa.Column("app_id", sa.String(64), nullable=False),
