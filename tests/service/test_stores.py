@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
@@ -335,6 +337,26 @@ async def test_a_database_of_another_version_is_left_alone(tmp_path) -> None:
     connection.close()
     with pytest.raises(WattfareError, match="9999"):
         SQLiteStore(f"sqlite:///{tmp_path / 'ledger.db'}")
+
+
+def test_threads_that_open_databases_of_their_own_at_once(tmp_path) -> None:
+    """As an app's tests do, a service to each. Alembic by itself has one migration in a process."""
+    threads = 8
+    ready = threading.Barrier(threads)
+
+    def open_it(number: int) -> list[str]:
+        async def keep() -> list[str]:
+            store = await open_store(f"sqlite:///{tmp_path / f'{number}.db'}")
+            try:
+                return await store.verify()
+            finally:
+                await store.close()
+
+        ready.wait()
+        return asyncio.run(keep())
+
+    with ThreadPoolExecutor(threads) as pool:
+        assert list(pool.map(open_it, range(threads))) == [[]] * threads
 
 
 def test_the_migrations_make_the_schema(tmp_path) -> None:

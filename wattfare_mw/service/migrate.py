@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from pathlib import Path
 
 from alembic import command
@@ -17,6 +18,10 @@ from .refusals import invalid
 _SCRIPTS = Path(__file__).parent / "migrations"
 #: Holds off a second migration of the same PostgreSQL: any number that is always the same.
 _MIGRATION_LOCK = 0x57415454
+#: Alembic keeps the migration that runs in globals of its modules: one at a time in a process,
+#: whichever databases they are of. (Two on one event loop would wait for each other: each has a
+#: thread to itself, SQLite's by nature and PostgreSQL's in `migrate_database`.)
+_one_at_a_time = threading.Lock()
 
 
 def migrate(connection: Connection) -> None:
@@ -32,7 +37,8 @@ def migrate(connection: Connection) -> None:
             connection.execute(text("SELECT pg_advisory_xact_lock(:n)"), {"n": _MIGRATION_LOCK})
         _current(connection, config)
         config.attributes["connection"] = connection
-        command.upgrade(config, "head")
+        with _one_at_a_time:
+            command.upgrade(config, "head")
 
 
 def check(connection: Connection) -> None:
