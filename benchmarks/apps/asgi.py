@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import httpx
+import httpx2
+
 from benchmarks.peers import clients
 from benchmarks.peers.asgi import lifespan
 from wattfare_mw import AsyncWattfare, WattfareMiddleware
@@ -46,8 +49,18 @@ def over_aiohttp_sync_user() -> Any:
 
 
 def over_httpx() -> Any:
-    return wrapped(clients.httpx_async_client)
+    """As it is where aiohttp is not installed."""
+    return wrapped(httpx.AsyncClient)
 
 
 def over_httpx2() -> Any:
+    return wrapped(httpx2.AsyncClient)
+
+
+def over_injected_httpx() -> Any:
+    """Over a client of the app's, made as the bare pass-through's is."""
+    return wrapped(clients.httpx_async_client)
+
+
+def over_injected_httpx2() -> Any:
     return wrapped(clients.httpx2_async_client)

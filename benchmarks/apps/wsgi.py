@@ -19,10 +19,5 @@ def hello(environ: dict[str, Any], start_response: Any) -> list[bytes]:
 
 
 def over_httpx() -> Any:
-    client = Wattfare(
-        clients.SECRET_KEY,
-        base_url=clients.UPSTREAM,
-        http_client=clients.httpx_client,
-        timeout=600,
-    )
+    client = Wattfare(clients.SECRET_KEY, base_url=clients.UPSTREAM, timeout=600)
     return WattfareMiddleware(hello, resolve_user=signed_in_user, client=client)

@@ -66,11 +66,13 @@ KINDS = [
     Kind("httpx", False, "own"),
     Kind("httpx2", False, "injected"),
     Kind("httpx2", False, "factory"),
+    Kind("httpx2", False, "own"),
     Kind("httpx", True, "injected"),
     Kind("httpx", True, "factory"),
     Kind("httpx", True, "own"),
     Kind("httpx2", True, "injected"),
     Kind("httpx2", True, "factory"),
+    Kind("httpx2", True, "own"),
     Kind("aiohttp", True, "injected"),
     Kind("aiohttp", True, "factory"),
     Kind("aiohttp", True, "own"),
@@ -84,6 +86,7 @@ ONE_OF_EACH = [
     Kind("httpx2", False, "injected"),
     Kind("httpx", True, "own"),
     Kind("httpx2", True, "factory"),
+    Kind("httpx2", True, "own"),
     Kind("aiohttp", True, "own"),
     Kind("aiohttp", True, "injected"),
 ]
@@ -119,6 +122,8 @@ class Driver:
             options["http_client"] = self.http_client
         elif kind.whose == "factory":
             options["http_client"] = lambda: kind.make(**http)
+        elif kind.library == "httpx2":
+            options["http_client"] = httpx2.AsyncClient if kind.is_async else httpx2.Client
         with ExitStack() as circumstances:
             if kind.library == "httpx":
                 circumstances.enter_context(without_aiohttp())

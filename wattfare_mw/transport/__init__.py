@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, cast
 
-from . import over_httpx
+from . import over_httpx, own_httpx
 from .base import (
     Answer,
     AsyncAnswer,
@@ -46,13 +46,15 @@ _ASYNC = (("httpx", "AsyncClient"), ("httpx2", "AsyncClient"), ("aiohttp", "Clie
 
 def sync_transport(http_client: Any = None) -> Transport:
     """A transport over ``http_client``: an ``httpx.Client``, an ``httpx2.Client``, a function
-    that makes one, or None for one of our own.
+    that makes one; or one of those classes itself for connections of our own over its library, and
+    None for httpx's.
 
     Raises:
         TypeError: it is none of these.
     """
-    if http_client is None:
-        return over_httpx.HttpxTransport(Pool(over_httpx.own_client, over_httpx.close_client))
+    library = _own_library(http_client, _SYNC)
+    if library is not None:
+        return own_httpx.own_transport(library)
     if _is_a(http_client, _SYNC):
         return over_httpx.HttpxTransport(Pool(lambda: http_client))
     if not _may_make(http_client, _SYNC):
@@ -69,20 +71,21 @@ def sync_transport(http_client: Any = None) -> Transport:
 
 def async_transport(http_client: Any = None) -> AsyncTransport:
     """A transport over ``http_client``: an ``httpx.AsyncClient``, an ``httpx2.AsyncClient``, an
-    ``aiohttp.ClientSession``, a function that makes one, or None for one of our own: aiohttp's
-    where aiohttp is installed, else httpx's.
+    ``aiohttp.ClientSession``, a function that makes one; or one of those classes itself for
+    connections of our own over its library, and None for aiohttp's where aiohttp is installed,
+    else httpx's.
 
     Raises:
         TypeError: it is none of these.
     """
-    if http_client is None:
-        if importlib.util.find_spec("aiohttp") is None:
-            pool = LoopPool(over_httpx.own_async_client, over_httpx.close_async_client)
-            return over_httpx.AsyncHttpxTransport(pool)
+    library = _own_library(http_client, _ASYNC)
+    if library == "aiohttp":
         from . import over_aiohttp
 
         pool = LoopPool(lambda: over_aiohttp.Held(over_aiohttp.own_session()), _close)
         return over_aiohttp.AiohttpTransport(pool, own=True)
+    if library is not None:
+        return own_httpx.own_async_transport(library)
     if _may_make(http_client, _ASYNC):
         return _MadeTransport(http_client)
     return _async_transport_over(http_client, owned=False)
@@ -106,6 +109,18 @@ Kinds = tuple[tuple[str, str], ...]
 def _classes(kinds: Kinds) -> tuple[type[Any], ...]:
     # A client of a library that nobody has imported cannot be here: nothing need be imported.
     return tuple(getattr(sys.modules[m], name) for m, name in kinds if m in sys.modules)
+
+
+def _own_library(value: object, kinds: Kinds) -> str | None:
+    """The library for connections of our own, where they are asked for: by nothing at all, or by
+    its class (and not by a subclass, which is the app's own)."""
+    if value is None:
+        has_aiohttp = kinds is _ASYNC and importlib.util.find_spec("aiohttp") is not None
+        return "aiohttp" if has_aiohttp else "httpx"
+    for module, name in kinds:
+        if module in sys.modules and value is getattr(sys.modules[module], name):
+            return module
+    return None
 
 
 def _is_a(value: object, kinds: Kinds) -> bool:

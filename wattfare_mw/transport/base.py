@@ -1,5 +1,5 @@
-"""What every transport gives and takes, and what they share: their shapes, the pools, the
-certificates, and the error that a failure becomes."""
+"""What every transport gives and takes, and what they share: their shapes, the pools, and the
+error that a failure becomes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import re
 import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import suppress
-from functools import cache
 from typing import TYPE_CHECKING, Any, Generic, Protocol, SupportsIndex, TypeVar
 
 import msgspec
@@ -17,8 +16,6 @@ import msgspec
 from ..errors import WattfareNetworkError, unwrapped
 
 if TYPE_CHECKING:
-    import ssl
-
     from ..web import Headers
 
 C = TypeVar("C")
@@ -270,11 +267,3 @@ def _lease(client: C, close: Callable[[C], Awaitable[None]]) -> Lease[C]:
     with suppress(StopIteration):  # there is nothing to wait for before the `yield`
         begun.__anext__().__await__().__next__()
     return begun
-
-
-@cache
-def ssl_context() -> ssl.SSLContext:
-    import httpx
-
-    # One rule for all transports: SSL_CERT_FILE and SSL_CERT_DIR, else certifi's bundle.
-    return httpx.create_ssl_context()

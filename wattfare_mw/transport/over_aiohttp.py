@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import io
-import urllib.request
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
-from urllib.parse import urlsplit
 
 import aiohttp
 import yarl
@@ -22,8 +20,8 @@ from .base import (
     Failures,
     HTTPRequest,
     LoopPool,
-    ssl_context,
 )
+from .environment import Proxies, ssl_context
 from .silence import NEVER, Silence, Watch
 
 # What the buffers below take in at once (bytes).
@@ -71,7 +69,7 @@ class AiohttpTransport:
         self._pool = pool
         self._own = own
         self._direct = own and direct.fits(aiohttp.__version__)
-        self._proxies: dict[str, str | None] = {}
+        self._proxies = Proxies()
 
     async def send(self, request: HTTPRequest) -> AsyncAnswer:
         held = self._pool.get()
@@ -82,7 +80,7 @@ class AiohttpTransport:
                 and body is not None
                 and len(body) <= _PIECEMEAL
                 and request.method == "POST"
-                and self._proxy(request.url) is None
+                and self._proxies.of(request.url) is None
             ):
                 return await _send_directly(held, request)
             return await self._ask(held, request)
@@ -111,7 +109,7 @@ class AiohttpTransport:
     async def _request(self, session: Any, request: HTTPRequest, body: Any) -> Any:
         headers = request.headers
         if self._own:
-            options = {"proxy": self._proxy(request.url)}
+            options = {"proxy": self._proxies.of(request.url)}
         else:
             headers = headers.copy()
             options = {"middlewares": _with_our_credentials_only(session, headers)}
@@ -130,16 +128,6 @@ class AiohttpTransport:
     async def close(self) -> None:
         await self._pool.close()
 
-    def _proxy(self, url: str) -> str | None:
-        try:
-            return self._proxies[url]
-        except KeyError:
-            if len(self._proxies) > 64:  # users' ids stand in the URLs of their statuses
-                self._proxies.clear()
-        parts = urlsplit(url)
-        proxy = self._proxies[url] = _environment_proxy(parts.scheme, parts.netloc)
-        return proxy
-
 
 async def _send_directly(held: Held, request: HTTPRequest) -> AsyncAnswer:
     sent = await held.direct.send(request, _timeout(request.connect_timeout, None))
@@ -155,14 +143,6 @@ async def _send_directly(held: Held, request: HTTPRequest) -> AsyncAnswer:
         protocol = None
     head = message.code, message.raw_headers
     return AiohttpAnswer(head, content, protocol, watch, sent.close)
-
-
-def _environment_proxy(scheme: str, host: str) -> str | None:
-    if urllib.request.proxy_bypass(host):
-        return None
-    proxies = urllib.request.getproxies()
-    proxy = proxies.get(scheme) or proxies.get("all")
-    return f"http://{proxy}" if proxy and "://" not in proxy else proxy
 
 
 def _with_our_credentials_only(session: Any, headers: dict[str, str]) -> tuple[Any, ...]:

@@ -1,47 +1,14 @@
-"""httpx and httpx2, which differ in name only."""
+"""httpx and httpx2, which differ in name only: over a client of the app's, and what is so over our
+own connections, too (:mod:`~wattfare_mw.transport.own_httpx`)."""
 
 from __future__ import annotations
 
-import sys
+import importlib
 from functools import cache, lru_cache
-from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any
 
 from ..web import Headers
-from .base import (
-    KEEPALIVE_SECONDS,
-    Answer,
-    AsyncAnswer,
-    Failures,
-    HTTPRequest,
-    LoopPool,
-    Pool,
-    ssl_context,
-)
-
-
-def _no_cookies() -> CookieJar:
-    return CookieJar(DefaultCookiePolicy(allowed_domains=[]))
-
-
-def own_client() -> Any:
-    import httpx
-
-    return httpx.Client(**_options(httpx))
-
-
-def own_async_client() -> Any:
-    import httpx
-
-    return httpx.AsyncClient(**_options(httpx))
-
-
-def _options(httpx: Any) -> dict[str, Any]:
-    # The app's server bounds how much runs at once; a second bound here could only deadlock it.
-    limits = httpx.Limits(
-        max_connections=None, max_keepalive_connections=100, keepalive_expiry=KEEPALIVE_SECONDS
-    )
-    return {"verify": ssl_context(), "cookies": _no_cookies(), "limits": limits}
+from .base import Answer, AsyncAnswer, Failures, HTTPRequest, LoopPool, Pool
 
 
 def close_client(client: Any) -> None:
@@ -62,7 +29,7 @@ class HttpxTransport:
         client = self._pool.get()
         library = _library_of(client)
         try:
-            outgoing = _httpx_request(client, library, request)
+            outgoing = _request_of(client, library, request)
             return HttpxAnswer(client.send(outgoing, **_SENDING), library)
         except BaseException as error:
             library.failures.seen(error)
@@ -82,7 +49,7 @@ class AsyncHttpxTransport:
         client = self._pool.get()
         library = _library_of(client)
         try:
-            outgoing = _httpx_request(client, library, request)
+            outgoing = _request_of(client, library, request)
             return AsyncHttpxAnswer(await client.send(outgoing, **_SENDING), library)
         except BaseException as error:
             library.failures.seen(error)
@@ -96,7 +63,7 @@ class AsyncHttpxTransport:
 _SENDING: dict[str, Any] = {"stream": True, "follow_redirects": False, "auth": None}
 
 
-class _Library:
+class Library:
     """httpx or httpx2, and what is made of it once."""
 
     def __init__(self, httpx: Any) -> None:
@@ -111,34 +78,42 @@ class _Library:
                 httpx.InvalidURL,
             ),
         )
-        self.request = httpx.Request
-        self.url = lru_cache(maxsize=64)(httpx.URL)
+        self.httpx = httpx
+        self._url = lru_cache(maxsize=64)(httpx.URL)
 
-    @staticmethod
-    def timeout(connect: float | None, read: float | None) -> dict[str, Any]:
-        """The extensions of a request with these timeouts."""
-        return {"timeout": {"connect": connect, "read": read, "write": read, "pool": connect}}
+    def request(self, request: HTTPRequest, headers: list[tuple[bytes, bytes]]) -> Any:
+        """This request as the library's, with these headers."""
+        connect, read = request.connect_timeout, request.read_timeout
+        return self.httpx.Request(
+            request.method,
+            self._url(request.url),
+            headers=headers,
+            content=request.body,
+            extensions={
+                "timeout": {"connect": connect, "read": read, "write": read, "pool": connect}
+            },
+        )
 
 
-def _library_of(client: object) -> _Library:
+def _library_of(client: object) -> Library:
     return _library_of_class(type(client))
 
 
 @cache
-def _library_of_class(cls: type[object]) -> _Library:
+def _library_of_class(cls: type[object]) -> Library:
     for base in cls.__mro__:  # an app may hand in one of a subclass of its own
         name = base.__module__.partition(".")[0]
         if name in ("httpx", "httpx2"):
-            return _library(name)
+            return library_named(name)
     raise TypeError(f"{cls} is no client of httpx or httpx2")  # pragma: no cover
 
 
 @cache
-def _library(name: str) -> _Library:
-    return _Library(sys.modules[name])
+def library_named(name: str) -> Library:
+    return Library(importlib.import_module(name))
 
 
-def _httpx_request(client: Any, library: _Library, request: HTTPRequest) -> Any:
+def _request_of(client: Any, library: Library, request: HTTPRequest) -> Any:
     # Not `client.build_request`, whose merging of headers takes longer than all else here. What it
     # adds beside them is left out: cookies, which the app's own client may keep, and an app's
     # parameters for each URL, which are for other services.
@@ -146,17 +121,11 @@ def _httpx_request(client: Any, library: _Library, request: HTTPRequest) -> Any:
     for name, value in request.headers.items():
         headers[name.encode()] = value.encode()
     headers.pop(b"cookie", None)
-    return library.request(
-        request.method,
-        library.url(request.url),
-        headers=list(headers.items()),
-        content=request.body,
-        extensions=library.timeout(request.connect_timeout, request.read_timeout),
-    )
+    return library.request(request, list(headers.items()))
 
 
 class _HttpxAnswerHead:
-    def __init__(self, response: Any, library: _Library) -> None:
+    def __init__(self, response: Any, library: Library) -> None:
         self._response = response
         self._failures = library.failures
         self._raw: Any = None
@@ -184,8 +153,11 @@ class HttpxAnswer(_HttpxAnswerHead):
             self.close()
             self._failures.seen(error)
             raise
-        self.close()
+        self._ended()
         return b""
+
+    def _ended(self) -> None:
+        self.close()
 
     def close(self) -> None:
         self._response.close()
@@ -212,8 +184,11 @@ class AsyncHttpxAnswer(_HttpxAnswerHead):
             await self.close()
             self._failures.seen(error)
             raise
-        await self.close()
+        await self._ended()
         return b""
+
+    async def _ended(self) -> None:
+        await self.close()
 
     async def close(self) -> None:
         # An app's own transport may give an iterator that is no generator, and has none.
