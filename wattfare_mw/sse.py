@@ -102,6 +102,15 @@ def split(block: bytes) -> Iterator[bytes]:
         start = match.end()
 
 
+def last_event(block: bytes) -> int:
+    """Where the last event of a block of complete ones begins."""
+    if b"\r" in block:
+        *_, last = split(block)
+        return len(block) - len(last)
+    before = block.rfind(b"\n\n", 0, len(block.rstrip(b"\n")))
+    return before + 2 if before >= 0 else 0
+
+
 def holding(block: bytes, *marks: bytes) -> Iterator[tuple[int, int]]:
     """Where the events of a block of complete ones begin and end that hold one of ``marks``,
     which span no lines. Nothing else of the block is looked into."""

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from itertools import chain
 
 import pytest
-from hypothesis import example, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from wattfare_mw import WattfareError, sse
@@ -130,6 +130,15 @@ def test_split_gives_each_event_as_the_bytes_that_it_is(data: bytes) -> None:
     events = [[(event.data, event.type) for event in sse.events(part)] for part in parts]
     assert all(len(found) <= 1 for found in events)
     assert list(chain(*events)) == [(event.data, event.type) for event in sse.events(block)]
+
+
+@given(STREAMS)
+@example(b"data: a\n\ndata: b\n\n\n\n")
+def test_where_the_last_event_begins(data: bytes) -> None:
+    block = sse.Splitter().feed(data)
+    parts = list(sse.split(block))
+    assume(parts)
+    assert block[sse.last_event(block) :] == parts[-1]
 
 
 def test_a_byte_order_mark_at_the_beginning_is_none_of_the_data() -> None:

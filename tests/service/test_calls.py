@@ -9,6 +9,7 @@ import logging
 import pytest
 from support.service import chat_body
 
+from wattfare_mw import sse
 from wattfare_mw.errors import WattfareError, WattfareNotConnectedError
 from wattfare_mw.service import chat
 from wattfare_mw.service.calls import Calls
@@ -17,6 +18,10 @@ from wattfare_mw.service.keys import new_app
 from wattfare_mw.service.orders import Order
 from wattfare_mw.service.rules import Terms, Totals
 from wattfare_mw.service.store import SQLiteStore
+from wattfare_mw.service.upstream import Upstream
+from wattfare_mw.transport import HTTPRequest
+from wattfare_mw.types import encode
+from wattfare_mw.web import Headers
 
 COST = 3 * 1000 + 3 * 2000
 
@@ -42,7 +47,9 @@ class Bench:
         if self.on_write is not None:
             await self.on_write(block)
 
-    async def end(self) -> None:
+    async def end(self, block: bytes = b"") -> None:
+        if block:
+            await self.write(block)
         self.sent.append(b"end")
 
     async def json(self, body: bytes) -> None:
@@ -91,6 +98,64 @@ async def test_it_is_settled_before_the_client_can_know_that_it_is_over(bench: B
     assert bench.sent[-1] == b"end"
     assert bench.totals[0] == Totals(reserved=COST)
     assert bench.totals[-1] == Totals(billed=COST)
+
+
+class AllAtOnce:
+    """An upstream whose stream comes in one piece, as that of a short answer may: it is its own
+    transport, and its own answer."""
+
+    status = 200
+
+    def __init__(self, *events: bytes) -> None:
+        self._body = b"".join(map(sse.write, events))
+
+    async def send(self, request: HTTPRequest) -> AllAtOnce:
+        if request.method == "POST":
+            self.headers = Headers([("content-type", sse.CONTENT_TYPE)])
+            self._left = self._body
+        else:
+            self.headers = Headers([])
+            price = {"prompt": "0.000001", "completion": "0.000002"}
+            self._left = encode({"data": [{"id": "m", "pricing": price}]})
+        return self
+
+    async def read_some(self) -> bytes:
+        left, self._left = self._left, b""
+        return left
+
+    read = read_some
+
+    async def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("include_usage", [True, False])
+async def test_what_comes_before_the_end_does_not_wait_until_it_is_settled(
+    bench: Bench, include_usage: bool
+) -> None:
+    words = [
+        encode({"choices": [{"index": 0, "delta": {"content": word}}]}) for word in ("one", "two")
+    ]
+    usage = encode({"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 2}})
+    upstream = Upstream("http://upstream", transport=AllAtOnce(*words, usage, sse.DONE))
+    await bench.store.connect(bench.app.id, "u1", 10**9)
+    asked = chat_body("hi", stream=True, model="m")
+    if include_usage:
+        asked["stream_options"] = {"include_usage": True}
+    job = await upstream.prepare(chat.read(encode(asked)), "r")
+    await bench.run(job=job)
+    before = [*words, usage] if include_usage else words
+    assert bench.sent == [b"".join(map(sse.write, before)), sse.write(sse.DONE), b"end"]
+    assert bench.totals == [Totals(reserved=job.bounds.most), Totals(billed=3 * 1000 + 2 * 2000)]
+
+
+async def test_an_answer_that_is_nothing_but_its_end(bench: Bench) -> None:
+    upstream = Upstream("http://upstream", transport=AllAtOnce(sse.DONE))
+    await bench.store.connect(bench.app.id, "u1", 10**9)
+    job = await upstream.prepare(chat.read(encode(chat_body("hi", stream=True, model="m"))), "r")
+    await bench.run(job=job)
+    assert bench.sent == [sse.write(sse.DONE), b"end"]
+    assert bench.totals[0].reserved == 0
 
 
 async def test_a_whole_answer_is_settled_before_it_is_given(bench: Bench) -> None:

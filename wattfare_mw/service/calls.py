@@ -40,8 +40,8 @@ class Out(Protocol):
         """Send whole events."""
         ...
 
-    async def end(self) -> None:
-        """End the event stream."""
+    async def end(self, block: bytes = b"") -> None:
+        """End the event stream, with these last events."""
         ...
 
     async def json(self, body: bytes) -> None:
@@ -193,11 +193,12 @@ class Calls:
                     async for block in blocks:
                         if job.meter.complete:
                             await settle()
+                            await out.end(block)
+                            break
                         if time.monotonic() >= self._forward_until:
                             self._lose()
                             await asyncio.sleep(0)  # to hear of it
                         await out.write(block)
-                await out.end()
             else:
                 body = await job.body()
                 await settle()
@@ -235,8 +236,7 @@ class Calls:
             order.request_id,
             error.__cause__,
         )
-        await out.write(sse.write_error(error))
-        await out.end()
+        await out.end(sse.write_error(error))
 
     async def _settle_at_last(
         self, flight: Flight, job: Job, ended: str, settle: Callable[[], Awaitable[None]]

@@ -47,8 +47,8 @@ class Job(Protocol):
         ...
 
     def blocks(self) -> AsyncGenerator[bytes]:
-        """The answer's events, in runs of whole ones. The meter says ``complete`` before the
-        block is given that a client can know it by."""
+        """The answer's events, in runs of whole ones. The meter says ``complete`` when the last
+        one is given, by which a client can know it, and not before."""
         ...
 
     async def close(self) -> None:

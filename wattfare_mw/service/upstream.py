@@ -153,7 +153,7 @@ class UpstreamJob:
         self._request = request
         self._request_id = request_id
         self._answer: AsyncAnswer | None = None
-        self._spent = self._tallied = False
+        self._spent = self._done = self._tallied = False
 
     async def start(self, granted: int) -> None:
         """Send it, with as much of a limit as was granted; returns when the upstream has
@@ -194,12 +194,18 @@ class UpstreamJob:
         try:
             while chunk := await read():
                 block = self._metered(splitter.feed(chunk))
+                if self._done:
+                    # What comes before the end need not wait until it is settled.
+                    start = sse.last_event(block)
+                    if start:
+                        yield block[:start]
+                    self.meter.complete = True
+                    yield block[start:]
+                    return
                 if block:
                     yield block
                 if self._spent:
                     break
-                if self.meter.complete:
-                    return
         except WattfareNetworkError as error:
             raise answers.unreachable(error) from error.__cause__
         except sse.EventTooLargeError:
@@ -258,7 +264,7 @@ class UpstreamJob:
             kept = self._kept(lines)
             # All of it, mostly, so that nothing need be put together again.
             passed = block if len(kept) == len(lines) else b"".join(map(sse.write, kept))
-        if self.meter.complete or self._spent:
+        if self._done or self._spent:
             self._tally()
         return passed
 
@@ -267,7 +273,7 @@ class UpstreamJob:
         for data in lines:
             if self._passes(data):
                 kept.append(data)
-            if self.meter.complete or self._spent:
+            if self._done or self._spent:
                 break  # what comes after the end is not the answer
         return kept
 
@@ -275,13 +281,13 @@ class UpstreamJob:
         for raw in sse.split(block):
             if all(self._passes(event.data) for event in sse.events(raw)):
                 yield raw
-            if self.meter.complete or self._spent:
+            if self._done or self._spent:
                 return
 
     def _passes(self, data: bytes) -> bool:
         """Meter an event. Is it for the client?"""
         if not data.startswith(b"{") and sse.is_done(data):
-            self.meter.complete = self.meter.generated = True
+            self._done = self.meter.generated = True
             return True
         read = answers.read_chunk(data, self.meter)
         if read.generated and self.meter.spent:

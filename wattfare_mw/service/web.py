@@ -266,9 +266,9 @@ class ASGIOut:
         """Whole events."""
         await self._send({"type": "http.response.body", "body": block, "more_body": True})
 
-    async def end(self) -> None:
-        """The end of the stream."""
-        await self._send({"type": "http.response.body", "body": b""})
+    async def end(self, block: bytes = b"") -> None:
+        """The end of the stream, and its last events."""
+        await self._send({"type": "http.response.body", "body": block})
 
     async def json(self, body: bytes) -> None:
         """A whole answer."""

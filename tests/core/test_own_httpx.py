@@ -1,0 +1,221 @@
+"""Our own connections through httpx and httpx2: one for each call at once, kept and let go of."""
+
+from __future__ import annotations
+
+import threading
+from types import SimpleNamespace
+from typing import Any
+
+import httpx
+import httpx2
+import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from support.clients import KINDS, SECRET, Driver, Kind, driving, without_aiohttp
+from support.wire import PATIENCE, Wire, delta, hang, json_answer, piece, streamed
+from support.wire import event as event_of
+
+from wattfare_mw import AsyncWattfare, Wattfare
+from wattfare_mw.transport import HTTPRequest, own_httpx
+from wattfare_mw.transport.base import KEEPALIVE_SECONDS
+
+STATUS = {"connected": False}
+OURS = [kind for kind in KINDS if kind.whose == "own" and kind.library != "aiohttp"]
+
+
+@pytest.fixture(params=OURS, ids=lambda kind: kind.id)
+def kind(request: pytest.FixtureRequest) -> Kind:
+    return request.param
+
+
+class Clock:
+    """Stands in for the module ``time``."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+def lanes_of(driver: Driver) -> own_httpx.Lanes:
+    return driver.run(driver.client._transport._pool.get)
+
+
+def test_a_connection_for_each_call_at_once_and_none_for_long(
+    kind: Kind, wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr(own_httpx, "time", clock)
+    wire.always = (json_answer(STATUS),)
+    with driving(kind, wire.url) as driver:
+        transport = driver.client._transport
+
+        def call() -> Any:
+            asked = HTTPRequest("POST", f"{wire.url}/", {"accept": "*/*"}, b"{}", 10, 10)
+            return driver.run(transport.send, asked)
+
+        answers = [call() for _ in range(3)]
+        assert [seen.connection for seen in wire.seen] == [0, 1, 2]
+        for answer in answers:
+            assert b"connected" in driver.run(answer.read)
+            driver.run(answer.close)  # says nothing more
+        # The one that was used last is used again, and the others are still there.
+        for _ in range(2):
+            driver.run(call().read)
+            assert wire.last.connection == 2
+        assert not any(connection.gone.is_set() for connection in wire.connections)
+        clock.now += KEEPALIVE_SECONDS + 1
+        driver.run(call().read)
+        assert all(connection.gone.wait(PATIENCE) for connection in wire.connections[:2])
+        assert not wire.connections[2].gone.is_set()
+        assert len(lanes_of(driver)._all) == 1
+
+
+def test_closing_closes_what_is_under_way(kind: Kind, wire: Wire) -> None:
+    wire.then(streamed(delta("Hi"))[:150], hang)
+    with driving(kind, wire.url) as driver:
+        lanes = lanes_of(driver)
+        with driver.stream():
+            driver.close()
+            assert wire.connections[0].gone.wait(PATIENCE)
+        assert not lanes._all
+        assert not any(lanes._idle.values())
+
+
+def test_a_call_that_fails_leaves_nothing_behind(kind: Kind, wire: Wire) -> None:
+    wire.then(piece(event_of(delta("no HTTP"))))
+    with driving(kind, wire.url) as driver:
+        with pytest.raises(Exception, match="Wattfare"):
+            driver.status()
+        assert wire.connections[0].gone.wait(PATIENCE)
+        assert not lanes_of(driver)._all
+
+
+@pytest.mark.parametrize(
+    ("cls", "http_client", "library"),
+    [
+        (Wattfare, None, "httpx"),
+        (Wattfare, httpx.Client, "httpx"),
+        (Wattfare, httpx2.Client, "httpx2"),
+        (AsyncWattfare, None, "httpx"),
+        (AsyncWattfare, httpx.AsyncClient, "httpx"),
+        (AsyncWattfare, httpx2.AsyncClient, "httpx2"),
+    ],
+)
+def test_they_are_had_for_nothing_or_for_the_class_of_a_client(
+    cls: Any, http_client: Any, library: str
+) -> None:
+    with without_aiohttp():
+        transport: Any = cls(SECRET, http_client=http_client)._transport
+    assert isinstance(transport, own_httpx.OwnHttpxTransport | own_httpx.AsyncOwnHttpxTransport)
+    made = transport._pool._make()
+    assert made.library.httpx.__name__ == library
+
+
+def test_a_class_of_the_apps_own_makes_its_client() -> None:
+    class Theirs(httpx.Client):
+        pass
+
+    transport: Any = Wattfare(SECRET, http_client=Theirs)._transport
+    assert isinstance(transport._pool.get(), Theirs)
+    transport.close()
+
+
+class LanesMachine(RuleBasedStateMachine):
+    """Whatever calls do: no lane has two of them, and none is forgotten unless it is closed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.clock = own_httpx.time = Clock()  # type: ignore[assignment]
+        self.made: list[SimpleNamespace] = []
+        self.busy: list[own_httpx.Lane] = []
+        library: Any = SimpleNamespace(
+            httpx=SimpleNamespace(Limits=lambda **_: None, HTTPTransport=self._make)
+        )
+        self.lanes = own_httpx.Lanes(library, "HTTPTransport")
+
+    def _make(self, **_: Any) -> SimpleNamespace:
+        transport = SimpleNamespace(closed=False)
+        transport.close = lambda: setattr(transport, "closed", True)
+        self.made.append(transport)
+        return transport
+
+    def teardown(self) -> None:
+        own_httpx.time = TIME
+
+    @rule()
+    def begin(self) -> None:
+        lane = self.lanes.take("http://127.0.0.1/")
+        assert lane not in self.busy
+        assert not lane.transport.closed
+        self.busy.append(lane)
+
+    @precondition(lambda self: self.busy)
+    @rule(data=st.data())
+    def end(self, data: st.DataObject) -> None:
+        lane = self.busy.pop(data.draw(st.integers(0, len(self.busy) - 1)))
+        for unneeded in self.lanes.put(lane):
+            assert self.clock.now - unneeded.since > KEEPALIVE_SECONDS
+            unneeded.transport.close()
+        idle = self.lanes._idle[None]
+        assert all(self.clock.now - each.since <= KEEPALIVE_SECONDS for each in idle)
+        if lane in self.lanes._all:
+            assert idle[-1] is lane
+
+    @precondition(lambda self: self.busy)
+    @rule(data=st.data())
+    def fail(self, data: st.DataObject) -> None:
+        lane = self.busy.pop(data.draw(st.integers(0, len(self.busy) - 1)))
+        self.lanes.drop(lane)
+        lane.transport.close()
+
+    @rule()
+    def close(self) -> None:
+        self.lanes.close()
+        assert all(transport.closed for transport in self.made)
+
+    @rule(seconds=st.sampled_from([0.1, 1.0, KEEPALIVE_SECONDS, KEEPALIVE_SECONDS + 1]))
+    def wait(self, seconds: float) -> None:
+        self.clock.now += seconds
+
+    @invariant()
+    def all_that_is_open_is_known(self) -> None:
+        known = {id(lane.transport) for lane in self.lanes._all}
+        assert known == {id(transport) for transport in self.made if not transport.closed}
+        idle = set(self.lanes._idle[None])
+        assert idle == self.lanes._all - set(self.busy)
+        assert len(idle) == len(self.lanes._idle[None])
+
+
+TIME = own_httpx.time
+test_lanes = LanesMachine.TestCase
+
+
+def test_threads_have_a_lane_each() -> None:
+    made: list[object] = []
+    library: Any = SimpleNamespace(
+        httpx=SimpleNamespace(
+            Limits=lambda **_: None, HTTPTransport=lambda **_: made.append(object()) or made[-1]
+        )
+    )
+    lanes = own_httpx.Lanes(library, "HTTPTransport")
+    using: set[own_httpx.Lane] = set()
+    twice: list[own_httpx.Lane] = []
+
+    def work() -> None:
+        for _ in range(2000):
+            lane = lanes.take("http://127.0.0.1/")
+            if lane in using:
+                twice.append(lane)
+            using.add(lane)
+            using.discard(lane)
+            lanes.put(lane)
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE)
+    assert not twice
+    assert len(made) <= 8
