@@ -11,7 +11,6 @@ import logging
 import math
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import aclosing
 from typing import Protocol
 
 from .. import sse
@@ -189,16 +188,15 @@ class Calls:
             if order.stream:
                 begun = True
                 await out.begin()
-                async with aclosing(job.blocks()) as blocks:
-                    async for block in blocks:
-                        if job.meter.complete:
-                            await settle()
-                            await out.end(block)
-                            break
-                        if time.monotonic() >= self._forward_until:
-                            self._lose()
-                            await asyncio.sleep(0)  # to hear of it
-                        await out.write(block)
+                events = await job.read_events()
+                while not job.meter.complete:
+                    if time.monotonic() >= self._forward_until:
+                        self._lose()
+                        await asyncio.sleep(0)  # to hear of it
+                    await out.write(events)
+                    events = await job.read_events()
+                await settle()
+                await out.end(events)
             else:
                 body = await job.body()
                 await settle()

@@ -6,7 +6,6 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncGenerator
 from decimal import Decimal
 from typing import Any
 
@@ -86,6 +85,8 @@ class EchoJob:
         least, most = request.limits(default_max_tokens)
         self._words = said[-1].split()
         self._limit = min(most, len(self._words))
+        self._begun = False
+        self._said = 0  # so many words
         self._request = request
         self._pause = MODELS[request.model]
         self._about: dict[str, Any] = {
@@ -114,7 +115,7 @@ class EchoJob:
 
     async def body(self) -> bytes:
         """The whole answer, when its last word is said."""
-        words = [word async for word in self._spoken()]
+        words = [await self._say() for _ in range(self._limit)]
         self._complete()
         message = {"role": "assistant", "content": "".join(words)}
         choice = {"index": 0, "message": message, "finish_reason": self._finish, "logprobs": None}
@@ -127,27 +128,30 @@ class EchoJob:
             }
         )
 
-    async def blocks(self) -> AsyncGenerator[bytes]:
+    async def read_events(self) -> bytes:
         """A word a chunk."""
-        yield self._chunk({"role": "assistant", "content": ""})
-        async for word in self._spoken():
-            yield self._chunk({"content": word})
+        if not self._begun:
+            self._begun = True
+            return self._chunk({"role": "assistant", "content": ""})
+        if self._said < self._limit:
+            return self._chunk({"content": await self._say()})
         self._complete()
         last = self._chunk({}, finish=self._finish)
         if self._request.include_usage:
             last += self._event({"choices": [], "usage": self._usage()})
-        yield last + sse.write(sse.DONE)
+        return last + sse.write(sse.DONE)
 
     async def close(self) -> None:
         """There is nothing to let go of."""
 
-    async def _spoken(self) -> AsyncGenerator[str]:
-        """The words, each with the space that follows it, counted as they are said."""
-        for place, word in enumerate(self._words[: self._limit], start=1):
-            # A pause of nothing still gives the others their turn.
-            await asyncio.sleep(self._pause)
-            self.meter.count()
-            yield word if place == self._limit else word + " "
+    async def _say(self) -> str:
+        """The next word, with the space that follows it, counted as it is said."""
+        # A pause of nothing still gives the others their turn.
+        await asyncio.sleep(self._pause)
+        self.meter.count()
+        word = self._words[self._said]
+        self._said += 1
+        return word if self._said == self._limit else word + " "
 
     def _complete(self) -> None:
         self.meter.generated = self.meter.complete = True

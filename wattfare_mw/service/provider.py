@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
 from typing import Protocol
 
 from .chat import ChatRequest
@@ -14,7 +13,8 @@ from .rules import Bounds
 class Job(Protocol):
     """One call, known by its bounds before it starts, metered while it runs.
 
-    A job that fails raises a WattfareError from :meth:`start`, :meth:`body` or :meth:`blocks`;
+    A job that fails raises a WattfareError from :meth:`start`, :meth:`body` or
+    :meth:`read_events`;
     its meter says whether anything was generated before that.
     """
 
@@ -46,9 +46,9 @@ class Job(Protocol):
         """The whole answer, as JSON."""
         ...
 
-    def blocks(self) -> AsyncGenerator[bytes]:
-        """The answer's events, in runs of whole ones. The meter says ``complete`` when the last
-        one is given, by which a client can know it, and not before."""
+    async def read_events(self) -> bytes:
+        """More of the answer's events, whole ones. The meter says ``complete`` when the last one
+        is given, by which a client can know it, and not before; there are no more behind it."""
         ...
 
     async def close(self) -> None:

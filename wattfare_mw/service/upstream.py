@@ -4,7 +4,7 @@ meter reads along."""
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -153,6 +153,8 @@ class UpstreamJob:
         self._request = request
         self._request_id = request_id
         self._answer: AsyncAnswer | None = None
+        self._splitter = sse.Splitter()
+        self._end = b""  # the event that ends a stream, once it is here
         self._spent = self._done = self._tallied = False
 
     async def start(self, granted: int) -> None:
@@ -187,34 +189,31 @@ class UpstreamJob:
         self._tally()
         return body
 
-    async def blocks(self) -> AsyncGenerator[bytes]:
+    async def read_events(self) -> bytes:
         """The events, as they come; our own question for the usage is taken out again."""
         assert self._answer is not None
-        read, splitter = self._answer.read_some, sse.Splitter()
-        try:
-            while chunk := await read():
-                block = self._metered(splitter.feed(chunk))
-                if self._done:
-                    # What comes before the end need not wait until it is settled.
-                    start = sse.last_event(block)
-                    if start:
-                        yield block[:start]
-                    self.meter.complete = True
-                    yield block[start:]
-                    return
-                if block:
-                    yield block
-                if self._spent:
-                    break
-        except WattfareNetworkError as error:
-            raise answers.unreachable(error) from error.__cause__
-        except sse.EventTooLargeError:
-            raise answers.failed("The upstream's answer has no end.") from None
-        if self._spent:
-            raise WattfareBudgetExceededError(
-                "The model went on beyond its limit: what was reserved for this call is spent."
-            )
-        raise answers.failed("The upstream's answer broke off.")
+        while not self._spent:
+            if self._end:
+                self.meter.complete = True
+                return self._end
+            try:
+                chunk = await self._answer.read_some()
+                if not chunk:
+                    raise answers.failed("The upstream's answer broke off.")
+                events = self._metered(self._splitter.feed(chunk))
+            except WattfareNetworkError as error:
+                raise answers.unreachable(error) from error.__cause__
+            except sse.EventTooLargeError:
+                raise answers.failed("The upstream's answer has no end.") from None
+            if self._done:
+                # What comes before the end need not wait until it is settled.
+                start = sse.last_event(events)
+                self._end, events = events[start:], events[:start]
+            if events:
+                return events
+        raise WattfareBudgetExceededError(
+            "The model went on beyond its limit: what was reserved for this call is spent."
+        )
 
     async def close(self) -> None:
         """Close the connection, unless the answer has been read to its end."""
