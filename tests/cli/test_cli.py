@@ -56,6 +56,7 @@ def test_an_app_is_made_and_opens_a_running_service(tmp_path) -> None:
         (["apps", "create", "x", "--database", "sqlite:////no/such/dir/x.db"], "cannot be opened"),
         (["serve", "--database", "sqlite:////no/such/dir/x.db"], "cannot be opened"),
         (["serve", "--upstream", "host/v1"], "URL"),
+        (["serve", "--upstream", "https://ada:pw@host/v1"], "key"),
         (["serve", "--upstream-key", "k"], "upstream"),
     ],
 )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
+from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,7 +17,7 @@ from support.clients import KINDS, SECRET, Driver, Kind, driving, without_aiohtt
 from support.wire import PATIENCE, Wire, delta, hang, json_answer, piece, streamed
 from support.wire import event as event_of
 
-from wattfare_mw import AsyncWattfare, Wattfare
+from wattfare_mw import AsyncWattfare, Wattfare, WattfareNetworkError
 from wattfare_mw.transport import HTTPRequest, own_httpx
 from wattfare_mw.transport.base import KEEPALIVE_SECONDS
 
@@ -38,6 +40,10 @@ class Clock:
         return self.now
 
 
+def asking(wire: Wire) -> HTTPRequest:
+    return HTTPRequest("POST", f"{wire.url}/", {"accept": "*/*"}, b"{}", 10, 10)
+
+
 def lanes_of(driver: Driver) -> own_httpx.Lanes:
     return driver.run(driver.client._transport._pool.get)
 
@@ -52,8 +58,7 @@ def test_a_connection_for_each_call_at_once_and_none_for_long(
         transport = driver.client._transport
 
         def call() -> Any:
-            asked = HTTPRequest("POST", f"{wire.url}/", {"accept": "*/*"}, b"{}", 10, 10)
-            return driver.run(transport.send, asked)
+            return driver.run(transport.send, asking(wire))
 
         answers = [call() for _ in range(3)]
         assert [seen.connection for seen in wire.seen] == [0, 1, 2]
@@ -122,12 +127,72 @@ def test_a_class_of_the_apps_own_makes_its_client() -> None:
     transport.close()
 
 
+@pytest.mark.parametrize("kind", [kind for kind in OURS if kind.is_async], ids=lambda kind: kind.id)
+def test_a_call_that_is_cancelled_as_it_ends_leaves_nothing_behind(kind: Kind, wire: Wire) -> None:
+    wire.always = (json_answer(STATUS),)
+    with driving(kind, wire.url) as driver:
+        transport = driver.client._transport
+
+        async def cancelled_after(steps: int) -> bool:
+            answer = await transport.send(asking(wire))
+            assert await answer.read_some()
+            task = asyncio.ensure_future(answer.read_some())  # of which all is here
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+            return task.cancelled()
+
+        steps = 1
+        while driver.run(cancelled_after, steps):
+            steps += 1
+        assert steps > 1 or kind.library == "httpx2"  # which waits for nothing there
+        lanes = lanes_of(driver)
+        assert len(lanes._all) == sum(map(len, lanes._idle.values()))
+
+
+@pytest.mark.parametrize("kind", [kind for kind in OURS if kind.is_async], ids=lambda kind: kind.id)
+def test_what_connects_while_it_is_closed_does_not_stay_open(kind: Kind, wire: Wire) -> None:
+    wire.always = (json_answer(STATUS),)
+    with driving(kind, wire.url) as driver:
+
+        async def closed_meanwhile() -> None:
+            task = asyncio.ensure_future(driver.client.user("u").status())
+            await asyncio.sleep(0)
+            await driver.client.aclose()
+            with pytest.raises(WattfareNetworkError):
+                await task
+
+        driver.run(closed_meanwhile)
+        assert wire.connections[0].gone.wait(PATIENCE)
+
+
+async def test_whoever_fails_to_close_the_others_are_closed() -> None:
+    closed: list[int] = []
+
+    def lane(number: int) -> own_httpx.Lane:
+        async def aclose() -> None:
+            closed.append(number)
+            if number == 2:
+                raise asyncio.CancelledError
+
+        return own_httpx.Lane(SimpleNamespace(aclose=aclose), None)
+
+    with pytest.raises(asyncio.CancelledError):
+        await own_httpx._aclose(lane(number) for number in range(4))
+    assert sorted(closed) == [0, 1, 2, 3]
+
+
 class LanesMachine(RuleBasedStateMachine):
     """Whatever calls do: no lane has two of them, and none is forgotten unless it is closed."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.clock = own_httpx.time = Clock()  # type: ignore[assignment]
+        self.patch = pytest.MonkeyPatch()
+        self.clock = Clock()
+        self.patch.setattr(own_httpx, "time", self.clock)
+        self.patch.setattr(own_httpx, "MAX_IDLE", 3)
         self.made: list[SimpleNamespace] = []
         self.busy: list[own_httpx.Lane] = []
         library: Any = SimpleNamespace(
@@ -142,7 +207,7 @@ class LanesMachine(RuleBasedStateMachine):
         return transport
 
     def teardown(self) -> None:
-        own_httpx.time = TIME
+        self.patch.undo()
 
     @rule()
     def begin(self) -> None:
@@ -155,13 +220,18 @@ class LanesMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def end(self, data: st.DataObject) -> None:
         lane = self.busy.pop(data.draw(st.integers(0, len(self.busy) - 1)))
-        for unneeded in self.lanes.put(lane):
-            assert self.clock.now - unneeded.since > KEEPALIVE_SECONDS
-            unneeded.transport.close()
+        before = len(self.lanes._idle[None])
+        unneeded = self.lanes.put(lane)
+        own_httpx._close(unneeded)
+        assert all(each.transport.closed for each in unneeded)
         idle = self.lanes._idle[None]
-        assert all(self.clock.now - each.since <= KEEPALIVE_SECONDS for each in idle)
-        if lane in self.lanes._all:
-            assert idle[-1] is lane
+        assert idle[-1] is lane
+        assert len(unneeded) <= 2
+        for each in unneeded[max(before + 1 - own_httpx.MAX_IDLE, 0) :]:
+            assert self.clock.now - each.since > KEEPALIVE_SECONDS
+        if len(unneeded) < 2:
+            assert len(idle) <= own_httpx.MAX_IDLE
+            assert all(self.clock.now - each.since <= KEEPALIVE_SECONDS for each in idle)
 
     @precondition(lambda self: self.busy)
     @rule(data=st.data())
@@ -174,6 +244,10 @@ class LanesMachine(RuleBasedStateMachine):
     def close(self) -> None:
         self.lanes.close()
         assert all(transport.closed for transport in self.made)
+        for lane in self.busy:
+            assert self.lanes.put(lane) == [lane]
+        self.busy.clear()
+        self.lanes = own_httpx.Lanes(self.lanes.library, "HTTPTransport")
 
     @rule(seconds=st.sampled_from([0.1, 1.0, KEEPALIVE_SECONDS, KEEPALIVE_SECONDS + 1]))
     def wait(self, seconds: float) -> None:
@@ -188,7 +262,6 @@ class LanesMachine(RuleBasedStateMachine):
         assert len(idle) == len(self.lanes._idle[None])
 
 
-TIME = own_httpx.time
 test_lanes = LanesMachine.TestCase
 
 

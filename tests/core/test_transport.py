@@ -700,6 +700,25 @@ def test_no_proxy_is_obeyed(
     assert wire.last.target.startswith("/api/v1/")
 
 
+def test_a_proxy_is_looked_for_once_for_all_that_a_service_is_asked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looked: list[str] = []
+    monkeypatch.setattr("urllib.request.proxy_bypass", looked.append)
+    proxies = environment.Proxies()
+    for user in range(3):
+        assert proxies.of(f"http://127.0.0.1:1/api/v1/status?appUserId={user}") is None
+    assert looked == ["127.0.0.1:1"]
+
+
+@pytest.mark.parametrize("url", ["http://[::1]/", "http://[::1]:8000/"])
+def test_an_address_of_version_6_without_a_proxy(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    monkeypatch.setenv("no_proxy", "::1")
+    assert environment.Proxies().of(url) is None
+    assert environment.Proxies().of("http://[::2]/") == "http://127.0.0.1:1"
+
+
 def test_a_proxy_that_refuses_means_never_reached(
     drive: Drive, kind: Kind, wire: Wire, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -237,9 +237,10 @@ async def test_a_mistake_of_ours_tells_nothing_and_holds_nothing(
     assert await bench.account() == Totals()
 
 
-async def test_closing_waits_until_all_is_settled(bench: Bench) -> None:
+@pytest.mark.parametrize(("last", "words"), [(b"one", 1), (b"[DONE]", 3)])
+async def test_closing_waits_until_all_is_settled(bench: Bench, last: bytes, words: int) -> None:
     async def deaf(block: bytes) -> None:
-        if b"one" in block or b"shutting" in block:
+        if last in block or b"shutting" in block:
             here.set()
             await asyncio.Event().wait()  # a client that takes nothing, not even last words
 
@@ -248,7 +249,7 @@ async def test_closing_waits_until_all_is_settled(bench: Bench) -> None:
     task = asyncio.ensure_future(bench.run())
     await here.wait()
     await bench.calls.close(WattfareError("shutting down", code="upstream", status=503))
-    assert await bench.account() == Totals(billed=3 * 1000 + 1 * 2000)
+    assert await bench.account() == Totals(billed=3 * 1000 + words * 2000)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task

@@ -53,6 +53,7 @@ def test_a_whole_answer_as_it_came(app: App, upstream: Upstream) -> None:
     sent = upstream.calls[0]
     assert sent.json == chat_body(**MODEL, temperature=0.5, max_tokens=8192)
     assert sent.headers["accept-encoding"] == "identity"
+    assert sent.headers["user-agent"] == "wattfare-mw-python"
     assert sent.headers["x-request-id"] == answer.headers["x-request-id"]
     assert not {"authorization", "x-wattfare-user", "cookie"} & set(sent.headers)
 

@@ -174,6 +174,7 @@ class Calls:
             await self._store.settle(order.id, job.meter.outcome(ended))
             settled = True
             self._flights.discard(flight)  # what is paid for is delivered
+            self._leave(flight)
 
         try:
             try:
@@ -252,10 +253,13 @@ class Calls:
             )
             return failure
         finally:
-            self._ending.discard(flight)
-            if self._all_ended is not None and not self._ending:
-                self._all_ended.set()
+            self._leave(flight)
         return None
+
+    def _leave(self, flight: Flight) -> None:
+        self._ending.discard(flight)
+        if self._all_ended is not None and not self._ending:
+            self._all_ended.set()
 
 
 def taken_back() -> WattfareError:

@@ -61,11 +61,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         if self.upstream is not None:
             try:
                 parts = urlsplit(self.upstream)
-                usable = parts.scheme in ("http", "https") and bool(parts.hostname)
             except ValueError:
-                usable = False
-            if not usable:
+                parts = None
+            if parts is None or parts.scheme not in ("http", "https") or not parts.hostname:
                 raise invalid("The upstream is given as a URL: https://host/api/v1.")
+            if "@" in parts.netloc:
+                raise invalid("The upstream's key is given as its key, and not in its URL.")
         elif self.upstream_key is not None:
             raise invalid("A key for the upstream is of no use without an upstream.")
         if not 0 <= self.stop_grace <= MAX_STOP_GRACE_SECONDS:

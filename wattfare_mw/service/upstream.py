@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from .. import money, sse
+from ..calls import USER_AGENT
 from ..errors import WattfareBudgetExceededError, WattfareError, WattfareNetworkError
 from ..transport import AsyncAnswer, AsyncTransport, HTTPRequest, Secret, async_transport
 from . import prompts
@@ -91,7 +92,11 @@ class Upstream:
         silence: float = SILENCE_SECONDS,
     ) -> AsyncAnswer:
         """Send a request; gives an answer of 200, or raises what any other stands for."""
-        headers = {"accept-encoding": "identity", "accept": "application/json, text/event-stream"}
+        headers = {
+            "accept-encoding": "identity",
+            "accept": "application/json, text/event-stream",
+            "user-agent": USER_AGENT,
+        }
         if body is not None:
             headers["content-type"] = "application/json"
         if self._authorization is not None:

@@ -15,21 +15,23 @@ class Proxies:
     """The proxies that the environment names, each looked for once."""
 
     def __init__(self) -> None:
-        self._known: dict[str, str | None] = {}
+        self._known: dict[tuple[str, str], str | None] = {}
 
     def of(self, url: str) -> str | None:
         """The URL of the proxy for this one, None for none."""
-        try:
-            return self._known[url]
-        except KeyError:
-            if len(self._known) > 64:  # users' ids stand in the URLs of their statuses
-                self._known.clear()
         parts = urlsplit(url)
-        proxy = self._known[url] = _proxy_of(parts.scheme, parts.netloc)
-        return proxy
+        service = parts.scheme, parts.netloc
+        try:
+            return self._known[service]
+        except KeyError:
+            proxy = self._known[service] = _proxy_of(*service)
+            return proxy
 
 
 def _proxy_of(scheme: str, host: str) -> str | None:
+    if host.startswith("["):  # an address of version 6, which stands in lists without brackets
+        address, _, port = host[1:].partition("]")
+        host = f"{address}:{port.removeprefix(':')}"
     if urllib.request.proxy_bypass(host):
         return None
     proxies = urllib.request.getproxies()

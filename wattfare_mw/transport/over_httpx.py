@@ -149,11 +149,11 @@ class HttpxAnswer(_HttpxAnswerHead):
             for chunk in self._raw:
                 if chunk:
                     return chunk
+            self._ended()
         except BaseException as error:
             self.close()
             self._failures.seen(error)
             raise
-        self._ended()
         return b""
 
     def _ended(self) -> None:
@@ -180,11 +180,11 @@ class AsyncHttpxAnswer(_HttpxAnswerHead):
             async for chunk in self._raw:
                 if chunk:
                     return chunk
+            await self._ended()
         except BaseException as error:
             await self.close()
             self._failures.seen(error)
             raise
-        await self._ended()
         return b""
 
     async def _ended(self) -> None:

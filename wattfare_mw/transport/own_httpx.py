@@ -12,12 +12,16 @@ from __future__ import annotations
 import threading
 import time
 from collections import defaultdict, deque
+from collections.abc import Iterable
 from contextlib import AsyncExitStack, ExitStack
 from typing import Any
 
 from .base import KEEPALIVE_SECONDS, Answer, AsyncAnswer, HTTPRequest, LoopPool, Pool
 from .environment import Proxies, ssl_context
 from .over_httpx import AsyncHttpxAnswer, HttpxAnswer, Library, library_named
+
+#: How many connections may idle.
+MAX_IDLE = 100
 
 
 def own_transport(library: str) -> OwnHttpxTransport:
@@ -50,7 +54,12 @@ class Lane:
 
 
 class Lanes:
-    """As many lanes as there are calls at once. For one event loop, or for all threads."""
+    """As many lanes as there are calls at once. For one event loop, or for all threads.
+
+    Attributes:
+        closed: for good. A connection that was being made at that time was in nobody's hands: its
+            call has to close it.
+    """
 
     def __init__(self, library: Library, kind: str) -> None:
         self.library = library
@@ -60,6 +69,7 @@ class Lanes:
         self._limits = library.httpx.Limits(keepalive_expiry=KEEPALIVE_SECONDS)
         self._proxies = Proxies()
         self._lock = threading.Lock()
+        self.closed = False
         self._all: set[Lane] = set()
         self._idle: defaultdict[str | None, deque[Lane]] = defaultdict(deque)
 
@@ -78,16 +88,19 @@ class Lanes:
 
     def put(self, lane: Lane) -> list[Lane]:
         """A lane whose answer has ended is free. To be closed are those that it gives, which
-        nobody has needed for long."""
+        nobody has needed for long: one or two, so that no call pays for all of a burst."""
         lane.since = now = time.monotonic()
         unneeded: list[Lane] = []
         with self._lock:
-            if lane in self._all:  # else it has been closed meanwhile
-                idle = self._idle[lane.proxy]
-                idle.append(lane)
-                while now - idle[0].since > KEEPALIVE_SECONDS:
-                    unneeded.append(idle.popleft())
-                self._all.difference_update(unneeded)
+            if self.closed:
+                return [lane]
+            idle = self._idle[lane.proxy]
+            idle.append(lane)
+            while len(unneeded) < 2 and (
+                len(idle) > MAX_IDLE or now - idle[0].since > KEEPALIVE_SECONDS
+            ):
+                unneeded.append(idle.popleft())
+            self._all.difference_update(unneeded)
         return unneeded
 
     def drop(self, lane: Lane) -> None:
@@ -97,22 +110,31 @@ class Lanes:
 
     def close(self) -> None:
         """Close all connections, those of answers under way included."""
-        with ExitStack() as closing:
-            for lane in self._take_all():
-                closing.callback(lane.transport.close)
+        _close(self._take_all())
 
     async def aclose(self) -> None:
         """:meth:`close`, on its event loop."""
-        async with AsyncExitStack() as closing:
-            for lane in self._take_all():
-                closing.push_async_callback(lane.transport.aclose)
+        await _aclose(self._take_all())
 
     def _take_all(self) -> list[Lane]:
         with self._lock:
+            self.closed = True
             lanes = list(self._all)
             self._all.clear()
             self._idle.clear()
         return lanes
+
+
+def _close(lanes: Iterable[Lane]) -> None:
+    with ExitStack() as closing:  # where one of them fails, the others are closed all the same
+        for lane in lanes:
+            closing.callback(lane.transport.close)
+
+
+async def _aclose(lanes: Iterable[Lane]) -> None:
+    async with AsyncExitStack() as closing:
+        for lane in lanes:
+            closing.push_async_callback(lane.transport.aclose)
 
 
 def _request_of(library: Library, request: HTTPRequest) -> Any:
@@ -139,7 +161,11 @@ class OwnHttpxTransport:
                 lanes.drop(lane)
                 lane.transport.close()
                 raise
-            return OwnHttpxAnswer(response, lanes, lane)
+            answer = OwnHttpxAnswer(response, lanes, lane)
+            if lanes.closed:
+                answer.close()
+                raise library.httpx.ReadError("The client was closed.")
+            return answer
         except BaseException as error:
             library.failures.seen(error)
             raise
@@ -166,7 +192,11 @@ class AsyncOwnHttpxTransport:
                 lanes.drop(lane)
                 await lane.transport.aclose()
                 raise
-            return AsyncOwnHttpxAnswer(response, lanes, lane)
+            answer = AsyncOwnHttpxAnswer(response, lanes, lane)
+            if lanes.closed:
+                await answer.close()
+                raise library.httpx.ReadError("The client was closed.")
+            return answer
         except BaseException as error:
             library.failures.seen(error)
             raise
@@ -189,8 +219,7 @@ class OwnHttpxAnswer(HttpxAnswer):
         super().close()
         lane, self._lane = self._lane, None
         if lane is not None:
-            for unneeded in self._lanes.put(lane):
-                unneeded.transport.close()
+            _close(self._lanes.put(lane))
 
     def close(self) -> None:
         lane, self._lane = self._lane, None
@@ -213,8 +242,7 @@ class AsyncOwnHttpxAnswer(AsyncHttpxAnswer):
         await super().close()
         lane, self._lane = self._lane, None
         if lane is not None:
-            for unneeded in self._lanes.put(lane):
-                await unneeded.transport.aclose()
+            await _aclose(self._lanes.put(lane))
 
     async def close(self) -> None:
         lane, self._lane = self._lane, None
