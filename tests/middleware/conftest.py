@@ -75,5 +75,5 @@ def once(drive: Any, fake: FakeWattfare, interface: str) -> Iterator[Callable[..
 @pytest.fixture(autouse=True)
 def _no_idle_connection_goes_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that a connection is closed only by what a test is about."""
-    for module in ("over_aiohttp", "over_httpx"):
+    for module in ("over_aiohttp", "own_httpx"):
         monkeypatch.setattr(f"wattfare_mw.transport.{module}.KEEPALIVE_SECONDS", 3600)
