@@ -248,7 +248,8 @@ async def test_closing_waits_until_all_is_settled(bench: Bench, last: bytes, wor
     bench.on_write = deaf
     task = asyncio.ensure_future(bench.run())
     await here.wait()
-    await bench.calls.close(WattfareError("shutting down", code="upstream", status=503))
+    async with asyncio.timeout(20):
+        await bench.calls.close(WattfareError("shutting down", code="upstream", status=503))
     assert await bench.account() == Totals(billed=3 * 1000 + words * 2000)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
