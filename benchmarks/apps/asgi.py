@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import httpx
-import httpx2
-
 from benchmarks.peers import clients
 from benchmarks.peers.asgi import lifespan
 from wattfare_mw import AsyncWattfare, WattfareMiddleware
@@ -50,10 +47,14 @@ def over_aiohttp_sync_user() -> Any:
 
 def over_httpx() -> Any:
     """As it is where aiohttp is not installed."""
+    import httpx
+
     return wrapped(httpx.AsyncClient)
 
 
 def over_httpx2() -> Any:
+    import httpx2
+
     return wrapped(httpx2.AsyncClient)
 
 

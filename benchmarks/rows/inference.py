@@ -17,7 +17,7 @@ from ..upstream import answers
 #: another number of them: one pair of processes says little.
 _PROCESSES = 3
 #: The middleware over a client that the app hands in, made as the bare pass-through's is.
-INJECTED = "ours, the app's client"
+_INJECTED = "ours, the app's client"
 
 
 def _loads(kind: str) -> Callable[..., Load]:
@@ -41,11 +41,11 @@ def over(client: str, kind: str, at_least: float) -> Callable[[Bench], None]:
                     samples.setdefault(name, []).extend(more)
             bench.rounds *= _PROCESSES
         path, against = f"inference, {kind}, {client}", f"bare {client} pass-through"
-        for name in (n for n in samples if n in ("ours", INJECTED)):
-            value = ratio(rates(samples[name]), rates(samples["bare"]))
-            detail = versus(samples, name, "bare", unit)
-            what = path if name == "ours" else f"{path}, the app's own client"
-            bench.judge(what, "throughput", against, value, at_least=at_least, detail=detail)
+        for name, what in (("ours", path), (_INJECTED, f"{path}, the app's own client")):
+            if name in samples:
+                value = ratio(rates(samples[name]), rates(samples["bare"]))
+                detail = versus(samples, name, "bare", unit)
+                bench.judge(what, "throughput", against, value, at_least=at_least, detail=detail)
         if kind == "json" and client == "aiohttp":
             for measure in ("p50_ms", "p99_ms"):
                 a, b = ([getattr(s, measure) for s in samples[n]] for n in ("ours", "bare"))
@@ -70,9 +70,9 @@ def _side_by_side(bench: Bench, title: str, client: str, kind: str) -> dict[str,
             subjects.append(Subject("straight", up, make(STRAIGHT)))
         else:
             injected = stack.enter_context(
-                asgi(INJECTED, f"apps.asgi:over_injected_{client}", up.url)
+                asgi(_INJECTED, f"apps.asgi:over_injected_{client}", up.url)
             )
-            subjects.append(Subject(INJECTED, injected, signed_in(make(OURS)), (up,)))
+            subjects.append(Subject(_INJECTED, injected, signed_in(make(OURS)), (up,)))
         if client == "aiohttp" and kind == "json":
             app = "apps.asgi:over_aiohttp_sync_user"
             name = "ours, resolve_user not async"

@@ -47,9 +47,8 @@ class Bench:
         if self.on_write is not None:
             await self.on_write(block)
 
-    async def end(self, block: bytes = b"") -> None:
-        if block:
-            await self.write(block)
+    async def end(self, block: bytes) -> None:
+        await self.write(block)
         self.sent.append(b"end")
 
     async def json(self, body: bytes) -> None:

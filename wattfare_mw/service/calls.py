@@ -39,7 +39,7 @@ class Out(Protocol):
         """Send whole events."""
         ...
 
-    async def end(self, block: bytes = b"") -> None:
+    async def end(self, block: bytes) -> None:
         """End the event stream, with these last events."""
         ...
 

@@ -14,8 +14,7 @@ class Job(Protocol):
     """One call, known by its bounds before it starts, metered while it runs.
 
     A job that fails raises a WattfareError from :meth:`start`, :meth:`body` or
-    :meth:`read_events`;
-    its meter says whether anything was generated before that.
+    :meth:`read_events`; its meter says whether anything was generated before that.
     """
 
     @property

@@ -266,7 +266,7 @@ class ASGIOut:
         """Whole events."""
         await self._send({"type": "http.response.body", "body": block, "more_body": True})
 
-    async def end(self, block: bytes = b"") -> None:
+    async def end(self, block: bytes) -> None:
         """The end of the stream, and its last events."""
         await self._send({"type": "http.response.body", "body": block})
 

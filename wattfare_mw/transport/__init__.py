@@ -111,16 +111,14 @@ def _classes(kinds: Kinds) -> tuple[type[Any], ...]:
     return tuple(getattr(sys.modules[m], name) for m, name in kinds if m in sys.modules)
 
 
-def _own_library(value: object, kinds: Kinds) -> str | None:
+def _own_library(value: Any, kinds: Kinds) -> str | None:
     """The library for connections of our own, where they are asked for: by nothing at all, or by
     its class (and not by a subclass, which is the app's own)."""
     if value is None:
         has_aiohttp = kinds is _ASYNC and importlib.util.find_spec("aiohttp") is not None
         return "aiohttp" if has_aiohttp else "httpx"
-    for module, name in kinds:
-        if module in sys.modules and value is getattr(sys.modules[module], name):
-            return module
-    return None
+    asked = [cls for cls in _classes(kinds) if cls is value]
+    return asked[0].__module__.partition(".")[0] if asked else None
 
 
 def _is_a(value: object, kinds: Kinds) -> bool:

@@ -124,7 +124,7 @@ def _request_of(client: Any, library: Library, request: HTTPRequest) -> Any:
     return library.request(request, list(headers.items()))
 
 
-class _HttpxAnswerHead:
+class HttpxAnswerHead:
     def __init__(self, response: Any, library: Library) -> None:
         self._response = response
         self._failures = library.failures
@@ -133,7 +133,7 @@ class _HttpxAnswerHead:
         self.headers = Headers.of_answer(response.headers.raw)
 
 
-class HttpxAnswer(_HttpxAnswerHead):
+class HttpxAnswer(HttpxAnswerHead):
     def read(self) -> bytes:
         return b"".join(iter(self.read_some, b""))
 
@@ -163,7 +163,7 @@ class HttpxAnswer(_HttpxAnswerHead):
         self._response.close()
 
 
-class AsyncHttpxAnswer(_HttpxAnswerHead):
+class AsyncHttpxAnswer(HttpxAnswerHead):
     async def read(self) -> bytes:
         parts: list[bytes] = []
         while part := await self.read_some():

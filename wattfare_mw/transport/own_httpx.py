@@ -18,7 +18,7 @@ from typing import Any
 
 from .base import KEEPALIVE_SECONDS, Answer, AsyncAnswer, HTTPRequest, LoopPool, Pool
 from .environment import Proxies, ssl_context
-from .over_httpx import AsyncHttpxAnswer, HttpxAnswer, Library, library_named
+from .over_httpx import AsyncHttpxAnswer, HttpxAnswer, HttpxAnswerHead, Library, library_named
 
 #: How many connections may idle.
 MAX_IDLE = 100
@@ -103,6 +103,10 @@ class Lanes:
             self._all.difference_update(unneeded)
         return unneeded
 
+    def closed_error(self) -> Exception:
+        """What a call fails with that has come too late, in the library's words."""
+        return self.library.httpx.ReadError("The client was closed.")
+
     def drop(self, lane: Lane) -> None:
         """A lane whose call went wrong or was given up is to be closed."""
         with self._lock:
@@ -164,7 +168,7 @@ class OwnHttpxTransport:
             answer = OwnHttpxAnswer(response, lanes, lane)
             if lanes.closed:
                 answer.close()
-                raise library.httpx.ReadError("The client was closed.")
+                raise lanes.closed_error()
             return answer
         except BaseException as error:
             library.failures.seen(error)
@@ -195,7 +199,7 @@ class AsyncOwnHttpxTransport:
             answer = AsyncOwnHttpxAnswer(response, lanes, lane)
             if lanes.closed:
                 await answer.close()
-                raise library.httpx.ReadError("The client was closed.")
+                raise lanes.closed_error()
             return answer
         except BaseException as error:
             library.failures.seen(error)
@@ -209,21 +213,26 @@ class AsyncOwnHttpxTransport:
 # has in hand of it is then nobody's to find out.
 
 
-class OwnHttpxAnswer(HttpxAnswer):
+class _OnLane(HttpxAnswerHead):
     def __init__(self, response: Any, lanes: Lanes, lane: Lane) -> None:
         super().__init__(response, lanes.library)
         self._lanes = lanes
         self._lane: Lane | None = lane
 
+    def _leave(self) -> Lane | None:
+        """The lane, for whoever asks first."""
+        lane, self._lane = self._lane, None
+        return lane
+
+
+class OwnHttpxAnswer(_OnLane, HttpxAnswer):
     def _ended(self) -> None:
         super().close()
-        lane, self._lane = self._lane, None
-        if lane is not None:
+        if (lane := self._leave()) is not None:
             _close(self._lanes.put(lane))
 
     def close(self) -> None:
-        lane, self._lane = self._lane, None
-        if lane is None:
+        if (lane := self._leave()) is None:
             return
         self._lanes.drop(lane)
         try:
@@ -232,21 +241,14 @@ class OwnHttpxAnswer(HttpxAnswer):
             lane.transport.close()
 
 
-class AsyncOwnHttpxAnswer(AsyncHttpxAnswer):
-    def __init__(self, response: Any, lanes: Lanes, lane: Lane) -> None:
-        super().__init__(response, lanes.library)
-        self._lanes = lanes
-        self._lane: Lane | None = lane
-
+class AsyncOwnHttpxAnswer(_OnLane, AsyncHttpxAnswer):
     async def _ended(self) -> None:
         await super().close()
-        lane, self._lane = self._lane, None
-        if lane is not None:
+        if (lane := self._leave()) is not None:
             await _aclose(self._lanes.put(lane))
 
     async def close(self) -> None:
-        lane, self._lane = self._lane, None
-        if lane is None:
+        if (lane := self._leave()) is None:
             return
         self._lanes.drop(lane)
         try:
