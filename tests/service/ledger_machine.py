@@ -17,11 +17,20 @@ from wattfare_mw.errors import (
     WattfareGrantError,
     WattfareNotConnectedError,
 )
-from wattfare_mw.service import rules
 from wattfare_mw.service.keys import new_app
-from wattfare_mw.service.orders import Metered, Order, Outcome
-from wattfare_mw.service.rules import Bounds, Connection, Grant, Held, Key, Prior, Terms, Totals
-from wattfare_mw.service.store import LEASE_SECONDS, Store
+from wattfare_mw.service.ledger import rules
+from wattfare_mw.service.ledger.rules import (
+    Bounds,
+    Connection,
+    Grant,
+    Held,
+    Key,
+    Prior,
+    Terms,
+    Totals,
+)
+from wattfare_mw.service.ledger.store import LEASE_SECONDS, Store
+from wattfare_mw.service.records import Metered, Order, Outcome
 
 USERS = ("u1", "u2")
 PROCESSES = (0, 1)

@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from support.service import chat_body
 
 from wattfare_mw.errors import WattfareError
-from wattfare_mw.service import chat, prompts
-from wattfare_mw.service.chat import FLOOR_TOKENS
-from wattfare_mw.service.metering import Price
+from wattfare_mw.service.chat import prompt_bound as prompts
+from wattfare_mw.service.chat import request as chat
+from wattfare_mw.service.chat.meter import Price
+from wattfare_mw.service.chat.request import FLOOR_TOKENS
 
 texts = st.text(
     st.characters(codec="utf-8", exclude_characters="\0")

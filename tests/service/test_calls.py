@@ -11,14 +11,14 @@ from support.service import chat_body
 
 from wattfare_mw import sse
 from wattfare_mw.errors import WattfareError, WattfareNotConnectedError
-from wattfare_mw.service import chat
-from wattfare_mw.service.calls import Calls
-from wattfare_mw.service.echo import Echo
+from wattfare_mw.service.chat import request as chat
+from wattfare_mw.service.inference.runner import Calls
 from wattfare_mw.service.keys import new_app
-from wattfare_mw.service.orders import Order
-from wattfare_mw.service.rules import Terms, Totals
-from wattfare_mw.service.store import SQLiteStore
-from wattfare_mw.service.upstream import Upstream
+from wattfare_mw.service.ledger.rules import Terms, Totals
+from wattfare_mw.service.ledger.store import SQLiteStore
+from wattfare_mw.service.models.echo import Echo
+from wattfare_mw.service.models.upstream import Upstream
+from wattfare_mw.service.records import Order
 from wattfare_mw.transport import HTTPRequest
 from wattfare_mw.types import encode
 from wattfare_mw.web import Headers

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from wattfare_mw import WattfareError
-from wattfare_mw.service import catalog, upstream_answers
-from wattfare_mw.service.catalog import FRESH_SECONDS, RETRY_SECONDS, STALE_SECONDS, Catalog
-from wattfare_mw.service.refusals import invalid
+from wattfare_mw.service.errors import invalid
+from wattfare_mw.service.models import catalog, upstream_answers
+from wattfare_mw.service.models.catalog import FRESH_SECONDS, RETRY_SECONDS, STALE_SECONDS, Catalog
 
 
 def listing(price: str) -> bytes:

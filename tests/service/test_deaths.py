@@ -22,9 +22,10 @@ from support.forked import run_forked
 from support.service import bearer, chat_body, eventually, run_cli
 from support.upstream import Exchange, chunk_of, completion_of, run_upstream
 
-from wattfare_mw.service import audit, create_keys
-from wattfare_mw.service.calls import FORWARD_SECONDS
-from wattfare_mw.service.reading import read_database
+from wattfare_mw.service import create_keys
+from wattfare_mw.service.inference.runner import FORWARD_SECONDS
+from wattfare_mw.service.ledger import verify as audit
+from wattfare_mw.service.ledger.databases import read_database
 
 #: Deaths on each of the two databases, so that it is a hundred in sum.
 DEATHS = int(os.environ.get("WATTFARE_TEST_KILLS", "50"))

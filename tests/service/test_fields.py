@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from support.service import chat_body
 
 from wattfare_mw.errors import WattfareError
-from wattfare_mw.service import chat, fields
+from wattfare_mw.service.chat import allowed_fields as fields
+from wattfare_mw.service.chat import request as chat
 
 FUNCTION = {"name": "weather", "description": "…", "parameters": {"type": "object"}}
 CALL = {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": "{}"}}

@@ -12,8 +12,8 @@ from support.service import App, bearer, chat_body, run_cli, run_service
 from support.upstream import Upstream, good
 
 from wattfare_mw.errors import WattfareBudgetExceededError, WattfareError
-from wattfare_mw.service import rules
-from wattfare_mw.service.rules import Grant, Terms
+from wattfare_mw.service.ledger import rules
+from wattfare_mw.service.ledger.rules import Grant, Terms
 
 KEY = {"WATTFARE_UPSTREAM_KEY": "sk-operator-0123456789"}
 amounts = st.integers(0, 10**12)

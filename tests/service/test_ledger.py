@@ -10,8 +10,8 @@ import pytest
 from hypothesis import settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from wattfare_mw.service.postgresql import PostgreSQLStore
-from wattfare_mw.service.store import SQLiteStore, Store
+from wattfare_mw.service.ledger.postgresql.store import PostgreSQLStore
+from wattfare_mw.service.ledger.store import SQLiteStore, Store
 
 from .ledger_machine import LedgerMachine
 

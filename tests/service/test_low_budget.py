@@ -9,8 +9,8 @@ import pytest
 from support.service import App, Service, chat_body, run_service
 from support.upstream import Exchange, Upstream, completion_of, good
 
-from wattfare_mw.service import prompts
-from wattfare_mw.service.chat import FLOOR_TOKENS
+from wattfare_mw.service.chat import prompt_bound as prompts
+from wattfare_mw.service.chat.request import FLOOR_TOKENS
 
 REFUSE = {"x-wattfare-on-low-budget": "refuse"}
 WORDS = " ".join(f"w{number}" for number in range(100))

@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wattfare_mw import WattfareError
-from wattfare_mw.service import prompts, upstream_answers
-from wattfare_mw.service.metering import Meter, Price, estimate_tokens
-from wattfare_mw.service.upstream_answers import read_chunk, read_completion
+from wattfare_mw.service.chat import prompt_bound as prompts
+from wattfare_mw.service.chat.meter import Meter, Price, estimate_tokens
+from wattfare_mw.service.models import upstream_answers
+from wattfare_mw.service.models.upstream_answers import read_chunk, read_completion
 from wattfare_mw.types import encode
 
 PRICE = Price(Decimal("0.000001"), Decimal("0.000002"))

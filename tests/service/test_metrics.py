@@ -9,7 +9,7 @@ from pathlib import Path
 from support.service import App, run_service
 from support.upstream import Exchange, Upstream, completion_of, good
 
-from wattfare_mw.service import prompts
+from wattfare_mw.service.chat import prompt_bound as prompts
 
 CALL = {"model": "fake/model", "max_tokens": 4}
 

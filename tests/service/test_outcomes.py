@@ -16,7 +16,7 @@ import pytest
 from support.service import App, Service, chat_body, eventually
 from support.upstream import Exchange, Script, Upstream, chunk_of, completion_of, good
 
-from wattfare_mw.service import prompts
+from wattfare_mw.service.chat import prompt_bound as prompts
 
 LIMIT = 4
 CALL = {"model": "fake/model", "max_tokens": LIMIT}

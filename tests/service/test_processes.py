@@ -14,8 +14,8 @@ import pytest
 from sqlalchemy import text
 from support.service import Service, bearer, chat_body, eventually, run_service
 
-from wattfare_mw.service import audit
-from wattfare_mw.service.reading import read_database
+from wattfare_mw.service.ledger import verify as audit
+from wattfare_mw.service.ledger.databases import read_database
 
 ECHO = 3 * 1000 + 3 * 2000  # nano-dollars for three words, said and repeated
 

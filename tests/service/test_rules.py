@@ -14,8 +14,8 @@ from wattfare_mw.errors import (
     WattfareNotConnectedError,
     WattfareRateLimitError,
 )
-from wattfare_mw.service import rules
-from wattfare_mw.service.rules import Bounds, Connection, Grant, Terms, Totals
+from wattfare_mw.service.ledger import rules
+from wattfare_mw.service.ledger.rules import Bounds, Connection, Grant, Terms, Totals
 
 amounts = st.integers(0, 10**18)
 caps = st.none() | amounts

@@ -13,14 +13,15 @@ import pytest
 from sqlalchemy import delete, make_url, update
 
 from wattfare_mw.errors import WattfareError, WattfareRateLimitError
-from wattfare_mw.service import audit, base
 from wattfare_mw.service.keys import App, new_app
-from wattfare_mw.service.migrate import migrate_database
-from wattfare_mw.service.orders import Order, Outcome
-from wattfare_mw.service.postgresql import PostgreSQLStore
-from wattfare_mw.service.rules import Bounds, Connection, Terms, Totals
-from wattfare_mw.service.schema import apps, totals
-from wattfare_mw.service.store import SQLiteStore, Store, open_store
+from wattfare_mw.service.ledger import base
+from wattfare_mw.service.ledger import verify as audit
+from wattfare_mw.service.ledger.migrate import migrate_database
+from wattfare_mw.service.ledger.postgresql.store import PostgreSQLStore
+from wattfare_mw.service.ledger.rules import Bounds, Connection, Terms, Totals
+from wattfare_mw.service.ledger.schema import apps, totals
+from wattfare_mw.service.ledger.store import SQLiteStore, Store, open_store
+from wattfare_mw.service.records import Order, Outcome
 
 DONE = Outcome(ended="completed", generated=True, cost=4)
 
@@ -287,8 +288,8 @@ def test_the_migrations_make_the_schema_in_postgresql(cluster) -> None:
     from alembic.autogenerate import compare_metadata
     from alembic.migration import MigrationContext
 
-    from wattfare_mw.service.reading import read_database
-    from wattfare_mw.service.schema import metadata
+    from wattfare_mw.service.ledger.databases import read_database
+    from wattfare_mw.service.ledger.schema import metadata
 
     def compare(sql) -> list:
         context = MigrationContext.configure(sql, opts={"compare_type": True})
@@ -364,7 +365,7 @@ def test_the_migrations_make_the_schema(tmp_path) -> None:
     from alembic.migration import MigrationContext
     from sqlalchemy import create_engine
 
-    from wattfare_mw.service.schema import metadata
+    from wattfare_mw.service.ledger.schema import metadata
 
     url = f"sqlite:///{tmp_path / 'ledger.db'}"
     asyncio.run(SQLiteStore(url).close())
@@ -385,7 +386,7 @@ async def test_what_an_older_version_kept_is_there_in_this_one(tmp_path) -> None
     from alembic import command
     from sqlalchemy import create_engine
 
-    from wattfare_mw.service.migrate import _config
+    from wattfare_mw.service.ledger.migrate import _config
 
     engine = create_engine(f"sqlite:///{tmp_path / 'ledger.db'}")
     with engine.begin() as connection:
@@ -431,8 +432,8 @@ async def test_what_an_older_version_kept_is_there_in_this_one(tmp_path) -> None
 async def test_postgresql_is_migrated_under_a_service_that_goes_on(cluster) -> None:
     from alembic import command
 
-    from wattfare_mw.service.migrate import _config, migrate
-    from wattfare_mw.service.postgresql import run_once
+    from wattfare_mw.service.ledger.migrate import _config, migrate
+    from wattfare_mw.service.ledger.postgresql.store import run_once
 
     def to_the_version_before(sql) -> None:
         config = _config()

@@ -9,7 +9,7 @@ import pytest
 from support.service import App, Service, chat_body, eventually, run_service
 from support.upstream import Exchange, Upstream, chunk_of, completion_of, good
 
-from wattfare_mw.service import prompts
+from wattfare_mw.service.chat import prompt_bound as prompts
 
 MODEL = {"model": "fake/model"}
 

@@ -15,12 +15,14 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
 
 from wattfare_mw.errors import WattfareError, WattfareRateLimitError
-from wattfare_mw.service import queries, sqlite, statements
 from wattfare_mw.service.keys import new_app
-from wattfare_mw.service.orders import Order, Outcome
-from wattfare_mw.service.rules import Bounds, Terms
-from wattfare_mw.service.sqlite import Writer
-from wattfare_mw.service.store import SQLiteStore
+from wattfare_mw.service.ledger import accounts as queries
+from wattfare_mw.service.ledger.rules import Bounds, Terms
+from wattfare_mw.service.ledger.sqlite import statements
+from wattfare_mw.service.ledger.sqlite import writer as sqlite
+from wattfare_mw.service.ledger.sqlite.writer import Writer
+from wattfare_mw.service.ledger.store import SQLiteStore
+from wattfare_mw.service.records import Order, Outcome
 
 KEEP = "INSERT INTO settings (name, value) VALUES (?, x'00')"
 #: For what should take no time at all, in seconds.

@@ -17,9 +17,9 @@ _forks = multiprocessing.get_context("forkserver")
 _forks.set_forkserver_preload(
     [
         "uvicorn.protocols.http.h11_impl",
-        "wattfare_mw.service.postgresql",
+        "wattfare_mw.service.ledger.postgresql.store",
         "wattfare_mw.service.server",
-        "wattfare_mw.service.sqlite",
+        "wattfare_mw.service.ledger.sqlite.writer",
     ]
 )
 

@@ -10,8 +10,8 @@ from datetime import UTC, datetime
 import click
 from sqlalchemy import RowMapping
 
-from ..service import audit
-from ..service.reading import read_database
+from ..service.ledger import verify as audit
+from ..service.ledger.databases import read_database
 from ..types import encode
 from .apps import database_option
 

@@ -12,11 +12,11 @@ import uvicorn
 from starlette.applications import Starlette
 
 from ..errors import WattfareError
-from . import api
-from .app import create_app
+from .api import routes as api
+from .api.rates import Throttle
+from .asgi import create_app
+from .ledger.store import open_store
 from .settings import Settings
-from .store import open_store
-from .throttle import Throttle
 
 #: How long a stream that was told has to take the news, in seconds.
 LAST_WORDS_SECONDS = 5

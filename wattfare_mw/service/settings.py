@@ -8,9 +8,9 @@ from urllib.parse import urlsplit
 import msgspec
 
 from ..transport import Secret
-from .chat import DEFAULT_MAX_TOKENS, MAX_TOKENS
-from .refusals import invalid
-from .rules import DEFAULT_GRANT, Terms
+from .chat.request import DEFAULT_MAX_TOKENS, MAX_TOKENS
+from .errors import invalid
+from .ledger.rules import DEFAULT_GRANT, Terms
 from .tokens import Signer
 
 DEFAULT_DATABASE = "sqlite:///wattfare.db"

@@ -9,7 +9,7 @@ import msgspec
 
 from ..errors import WattfareAuthError
 from ..types import CreatedSession
-from .refusals import invalid
+from .errors import invalid
 
 ALGORITHM = "HS256"
 ISSUER = "wattfare-service"

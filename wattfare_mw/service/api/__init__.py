@@ -1,0 +1,1 @@
+"""The HTTP API: routes by topic, credentials, rates, and what every response shares."""

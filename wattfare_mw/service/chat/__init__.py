@@ -1,0 +1,1 @@
+"""One chat request: read, checked, bounded, priced and metered. No I/O."""

@@ -1,0 +1,170 @@
+"""An inference request, read once: what the service decides on is what it forwards."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import msgspec
+
+from ..errors import invalid
+from . import allowed_fields as fields
+
+MAX_MODEL_CHARACTERS = 256
+#: What a call is given that names no limit, in tokens, unless the operator says otherwise.
+DEFAULT_MAX_TOKENS = 8192
+#: Where the budget pays for less than was asked for, the limit is lowered, but not below this.
+FLOOR_TOKENS = 16
+#: More tokens than any model gives; a number beyond is a mistake.
+MAX_TOKENS = 10_000_000
+
+_TOKEN_FIELDS = ("max_completion_tokens", "max_tokens")
+
+
+class ChatRequest(msgspec.Struct, frozen=True):
+    """The fields that the service looks at, and the whole body.
+
+    ``body`` is decoded JSON: where a name stood in it twice, one value is left, the one that was
+    looked at. ``max_tokens``, for each of the ``n`` answers, is under whichever name the client
+    used. ``thinking``: as many of those tokens are set aside for it. ``uncut``: rather no answer
+    than a shortened one.
+    """
+
+    model: str
+    messages: list[dict[str, Any]]
+    stream: bool
+    include_usage: bool
+    max_tokens: int | None
+    body: dict[str, Any]
+    n: int = 1
+    thinking: int = 0
+    uncut: bool = False
+
+    def limits(self, default: int) -> tuple[int, int]:
+        """The tokens that each answer may have: the fewest that make sense, and the most.
+
+        Raises:
+            WattfareError: ``invalid_request``; thinking alone would take them all.
+        """
+        most = default if self.max_tokens is None else self.max_tokens
+        if self.thinking >= most:
+            raise invalid(f"`reasoning.max_tokens` is part of the limit, which is {most:,}.")
+        least = most if self.uncut else min(most, self.thinking + FLOOR_TOKENS)
+        return least, most
+
+    def limited(self, tokens: int, name: str) -> dict[str, Any]:
+        """The body with this limit, under the client's name for it, or else under ``name``."""
+        names = [known for known in _TOKEN_FIELDS if self.body.get(known) is not None]
+        return {**self.body, **dict.fromkeys(names or [name], tokens)}
+
+    def __repr__(self) -> str:
+        return f"ChatRequest({self.model!r}, stream={self.stream})"  # prompts are not for logs
+
+
+def read(body: bytes, *, uncut: bool = False) -> ChatRequest:
+    """The request in this body.
+
+    Args:
+        uncut: refuse it where the budget does not pay for all that it asks for.
+
+    Raises:
+        WattfareError: ``invalid_request``, with what is wrong.
+    """
+    try:
+        decoded: object = msgspec.json.decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        raise invalid("The body is not valid JSON.") from None
+    if not isinstance(decoded, dict):
+        raise invalid("The body is a JSON object.")
+    known = cast("dict[str, Any]", decoded)
+    model = known.get("model")
+    if not isinstance(model, str) or not 0 < len(model) <= MAX_MODEL_CHARACTERS:
+        raise invalid(f"`model` is a string of 1 to {MAX_MODEL_CHARACTERS} characters.")
+    stream = _flag(known, "stream")
+    request = ChatRequest(
+        model=model,
+        messages=_messages(known.get("messages")),
+        stream=stream,
+        include_usage=_include_usage(known.get("stream_options"), stream),
+        max_tokens=_max_tokens(known),
+        body=known,
+        n=_whole(known, "n", fields.MAX_N) or 1,
+        thinking=_thinking(known.get("reasoning")),
+        uncut=uncut,
+    )
+    fields.check(known)
+    return request
+
+
+def text_of(message: dict[str, Any]) -> str:
+    """The text of a message, whose content is a string, parts of text, or nothing.
+
+    Raises:
+        WattfareError: ``invalid_request``; it holds something else.
+    """
+    content = message.get("content")
+    if content is None:
+        return ""
+    if isinstance(content, str):
+        return content
+    if isinstance(content, list):
+        return "".join(_text_part(part) for part in cast("list[object]", content))
+    raise invalid("A message's `content` is a string, or an array of parts.")
+
+
+def _text_part(part: object) -> str:
+    fields = cast("dict[str, Any]", part) if isinstance(part, dict) else {}
+    text = fields.get("text")
+    if fields.get("type") != "text" or not isinstance(text, str):
+        raise invalid("This model reads parts of type `text` only.")
+    return text
+
+
+def _messages(value: object) -> list[dict[str, Any]]:
+    if not isinstance(value, list) or not value:
+        raise invalid("`messages` is an array of at least one message.")
+    messages = cast("list[object]", value)
+    for message in messages:
+        if not isinstance(message, dict) or not isinstance(
+            cast("dict[str, Any]", message).get("role"), str
+        ):
+            raise invalid("Each of `messages` is an object with a `role`.")
+    return cast("list[dict[str, Any]]", messages)
+
+
+def _flag(fields: dict[str, Any], name: str) -> bool:
+    value = fields.get(name)
+    if value is not None and not isinstance(value, bool):
+        raise invalid(f"`{name}` is true or false.")
+    return bool(value)
+
+
+def _include_usage(options: object, stream: bool) -> bool:
+    if options is None:
+        return False
+    if not isinstance(options, dict):
+        raise invalid("`stream_options` is an object.")
+    if not stream:
+        raise invalid("`stream_options` goes with `stream: true` only.")
+    return _flag(cast("dict[str, Any]", options), "include_usage")
+
+
+def _whole(fields: dict[str, Any], name: str, most: int, prefix: str = "") -> int | None:
+    value = fields.get(name)
+    # `True == 1`, but true is no number.
+    if value is not None and not (type(value) is int and 1 <= value <= most):
+        raise invalid(f"`{prefix}{name}` is a whole number from 1 to {most:,}.")
+    return value
+
+
+def _thinking(reasoning: object) -> int:
+    if not isinstance(reasoning, dict):
+        return 0  # the table of fields says what it has to be
+    fields = cast("dict[str, Any]", reasoning)
+    return _whole(fields, "max_tokens", MAX_TOKENS, "reasoning.") or 0
+
+
+def _max_tokens(fields: dict[str, Any]) -> int | None:
+    new, old = (_whole(fields, name, MAX_TOKENS) for name in _TOKEN_FIELDS)
+    if new is not None and old is not None and new != old:
+        raise invalid("`max_tokens` and `max_completion_tokens` are two names of one limit.")
+    return old if new is None else new

@@ -1,0 +1,1 @@
+"""Runs each inference call from its reservation to its settlement, and keeps the lease."""

@@ -1,0 +1,83 @@
+"""What a serving process does all the time: renew the lease of its calls, and settle what others
+left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import suppress
+
+from ...errors import WattfareError
+from ..ledger.store import Store
+from .runner import Calls
+
+#: How often the lease is renewed, and streams are recorded, in seconds.
+RENEW_SECONDS = 0.3
+#: How often it is looked for what others left behind, in seconds.
+SWEEP_SECONDS = 1.0
+
+log = logging.getLogger("wattfare_mw.service")
+
+
+class Keeper:
+    """Keeps the lease of these calls, from :meth:`start` to :meth:`close`."""
+
+    def __init__(self, store: Store, calls: Calls) -> None:
+        self._store = store
+        self._calls = calls
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        """Begin the lease, and settle what is there to be settled."""
+        await self._calls.renew()
+        await self._sweep()
+        self._tasks = [
+            asyncio.create_task(self._renew_for_ever()),
+            asyncio.create_task(self._sweep_for_ever()),
+        ]
+
+    async def close(self) -> None:
+        """Stop; what could not be settled so far gets its last chance."""
+        for task in self._tasks:
+            task.cancel()
+        for task in self._tasks:
+            with suppress(asyncio.CancelledError):
+                await task
+        with suppress(WattfareError):
+            await self._calls.renew()
+
+    async def _renew_for_ever(self) -> None:
+        gone = False
+        while True:
+            await asyncio.sleep(RENEW_SECONDS)
+            try:
+                # A database that says nothing is as good as none: the calls end in time.
+                async with asyncio.timeout(max(0, self._calls.seconds_left) or None):
+                    await self._calls.renew()
+            except (WattfareError, TimeoutError) as error:
+                if not gone:
+                    log.error("the lease is not renewed: %s", error)
+                gone = True
+                with suppress(WattfareError):
+                    self._calls.check_lease()
+            except Exception:
+                log.exception("the lease is not renewed")
+            else:
+                if gone:
+                    log.warning("the lease is renewed again")
+                gone = False
+
+    async def _sweep_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP_SECONDS)
+            try:
+                await self._sweep()
+            except WattfareError:
+                pass  # the database is gone, of which the renewal tells
+            except Exception:
+                log.exception("the sweep failed")
+
+    async def _sweep(self) -> None:
+        swept = await self._store.sweep()
+        if swept:
+            log.warning("%d calls were settled that a process which died had left behind", swept)

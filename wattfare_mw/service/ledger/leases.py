@@ -1,0 +1,62 @@
+"""Leases in SQL, for any database: whose calls nobody holds any more, and how each has ended."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, cast
+
+from sqlalchemy import Connection as Sql
+from sqlalchemy import delete, exists, select
+
+from ...errors import WattfareError
+from ..errors import not_available
+from ..records import Outcome
+from . import rules, schema
+from .accounts import milliseconds, seconds
+from .rules import Held
+
+#: How many of the calls that others left behind are looked up at a time.
+SWEEP_BATCH = 100
+#: What the database's integers hold; a cost beyond is more than any reservation anyway.
+MAX_INTEGER = 2**63 - 1
+
+
+def end(sql: Sql, holder: str) -> None:
+    """End a process's lease; what it has not settled is anybody's from now on."""
+    sql.execute(delete(schema.holders).where(schema.holders.c.id == holder))
+
+
+def expire_leases(sql: Sql, now: datetime) -> None:
+    """Forget the processes that did not renew, and the keys that have served their time."""
+    table = schema.holders
+    sql.execute(delete(table).where(table.c.expires_at_ms <= milliseconds(now)))
+    keys = schema.idempotency
+    sql.execute(delete(keys).where(keys.c.created_at <= seconds(now) - rules.KEY_SECONDS))
+
+
+def left_behind(sql: Sql) -> list[tuple[str, Outcome]]:
+    """Some of the calls that nobody holds any more, and how each has ended."""
+    calls, holders = schema.reservations, schema.holders
+    rows = sql.execute(
+        select(calls)
+        .where(~exists().where(holders.c.id == calls.c.holder))
+        .order_by(calls.c.id)
+        .limit(SWEEP_BATCH)
+    )
+    return [(row.id, _expired(row)) for row in cast("list[Any]", rows.all())]
+
+
+def lease_lost() -> WattfareError:
+    """The refusal where this process may not reserve: it could not renew its lease."""
+    return not_available("The service has lost touch with its database.")
+
+
+def _expired(row: Any) -> Outcome:
+    cost, ended = rules.expire(Held(row.reserved_nanos, row.stream, row.metered_nanos))
+    return Outcome(
+        ended=ended,
+        generated=cost > 0 or not row.stream,
+        cost=cost,
+        prompt_tokens=row.prompt_tokens,
+        completion_tokens=row.completion_tokens,
+    )

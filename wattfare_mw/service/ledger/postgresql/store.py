@@ -1,0 +1,295 @@
+"""The ledger in PostgreSQL, which many processes share.
+
+What happens for each call is one prepared statement, one round trip and one transaction: a
+function that the migrations made (``migrations/postgresql``). The rest goes the way it goes with
+SQLite, through SQLAlchemy.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from datetime import datetime
+from importlib import import_module
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection as Sql
+from sqlalchemy import text
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from ....errors import WattfareError
+from ...errors import invalid, not_available
+from ...keys import App
+from ...records import Metered, Order, Outcome, Renewal
+from .. import leases as ledger
+from .. import migrate, rules
+from ..base import SQLStore
+from ..rules import Connection, Grant, Prior, Terms, Totals
+from ..store import LEASE_SECONDS, Store
+
+try:
+    asyncpg: Any = import_module("asyncpg")  # which has no types
+except ModuleNotFoundError:  # said when a database is opened
+    asyncpg = None
+
+T = TypeVar("T")
+
+#: The most connections of one process: for the calls, and for all the rest.
+POOL_SIZE = 10
+SIDE_POOL_SIZE = 2
+#: How long to wait for a connection, and for an answer, before the database counts as gone
+#: (seconds). Well within a lease.
+CONNECT_SECONDS = 2.0
+ANSWER_SECONDS = 2.5
+
+_RESERVE = (
+    "SELECT * FROM wattfare_reserve("
+    "$1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)"
+)
+_SETTLE = "SELECT wattfare_settle($1, $2, $3, $4, $5, $6, $7, $8)"
+_RENEW = "SELECT * FROM wattfare_renew($1, $2, $3, $4, $5, $6, $7, $8)"
+_APP = "SELECT id, name, mode, secret_hash, publishable_key FROM apps WHERE id = $1"
+_ACCOUNT = """
+    SELECT c.app_id, c.connected, c.cap_nanos, c.revocations, t.billed_nanos, t.reserved_nanos
+    FROM (SELECT to_char(
+        COALESCE(to_timestamp($3::bigint / 1000), clock_timestamp()) AT TIME ZONE 'UTC', 'YYYY-MM'
+    ) AS month) AS now
+    LEFT JOIN connections c ON c.app_id = $1 AND c.user_id = $2
+    LEFT JOIN totals t ON t.app_id = $1 AND t.user_id = $2 AND t.month = now.month
+"""
+
+
+async def open_postgresql(url: str, *, clock: Callable[[], datetime] | None = None) -> Store:
+    """The store over this database, whose tables are there.
+
+    Args:
+        clock: in place of the database's own, for tests.
+
+    Raises:
+        WattfareError: ``invalid_request``: it is of another version, and nothing is touched; 503:
+            it cannot be reached.
+    """
+    await run_once(url, migrate.check)
+    return PostgreSQLStore(url, clock)
+
+
+async def run_once(url: str, job: Callable[[Sql], T], *, isolation: str | None = None) -> T:
+    """Carry out one job over a connection of its own. It says itself where transactions begin,
+    unless it is given an isolation."""
+    engine = _engine(url, 1)
+    try:
+        async with engine.connect() as connection:
+            if isolation is not None:
+                await connection.execution_options(isolation_level=isolation)
+            return await _to_its_end(connection.run_sync(job))
+    except (SQLAlchemyError, OSError, TimeoutError, *_driver_errors()) as error:
+        raise not_available(f"The database cannot be reached: {_reason(error)}.") from None
+    finally:
+        await engine.dispose()
+
+
+class PostgreSQLStore(SQLStore):
+    """:class:`Store`, over two bounded pools of connections."""
+
+    def __init__(self, url: str, clock: Callable[[], datetime] | None = None) -> None:
+        super().__init__()
+        self._dsn = _dsn(url)
+        self._clock = clock
+        self._engine = _engine(url, SIDE_POOL_SIZE)
+        self._pool: Any = None
+        self._opening = asyncio.Lock()
+
+    async def _app_by_id(self, app_id: str) -> App | None:
+        row = await self._ask(_APP, app_id)
+        return None if row is None else App(*row)
+
+    async def account(self, app_id: str, user_id: str) -> tuple[Connection | None, Totals]:
+        row = await self._ask(_ACCOUNT, app_id, user_id, self._now_ms())
+        found = None
+        if row["app_id"] is not None:
+            found = Connection(row["cap_nanos"], row["connected"], row["revocations"])
+        return found, Totals(row["billed_nanos"] or 0, row["reserved_nanos"] or 0)
+
+    async def _renew(self, holder: str, metered: Sequence[Metered], *, fresh: bool) -> Renewal:
+        row = await self._ask(
+            _RENEW,
+            holder,
+            fresh,
+            round(LEASE_SECONDS * 1000),
+            [each.reservation_id for each in metered],
+            [min(each.cost, ledger.MAX_INTEGER) for each in metered],
+            [each.prompt_tokens for each in metered],
+            [each.completion_tokens for each in metered],
+            self._now_ms(),
+        )
+        return Renewal(held=row["o_held"], revoked=frozenset(row["o_revoked"] or ()))
+
+    async def _reserve(self, order: Order, terms: Terms, holder: str) -> int:
+        key = order.key
+        row = await self._ask(
+            _RESERVE,
+            order.id,
+            holder,
+            order.app_id,
+            order.user_id,
+            order.grant_hash,
+            order.model,
+            order.stream,
+            order.bounds.least,
+            order.bounds.most,
+            order.bounds.needs_cap,
+            terms.operator_pays,
+            terms.ceiling,
+            order.request_id,
+            order.payer,
+            key.name if key else None,
+            key.body if key else None,
+            self._now_ms(),
+        )
+        if not row["o_held"]:
+            raise ledger.lease_lost()
+        if key is not None and row["o_prior"] is not None:
+            rules.check_key(key, Prior(row["o_prior_body"], row["o_prior_ended"]))
+        if row["o_granted"] is not None:
+            return row["o_granted"]
+        raise _refusal(order, terms, row)
+
+    async def settle(self, reservation_id: str, outcome: Outcome) -> int | None:
+        row = await self._ask(
+            _SETTLE,
+            reservation_id,
+            outcome.ended,
+            outcome.generated,
+            min(outcome.cost, ledger.MAX_INTEGER),
+            outcome.claimed,
+            outcome.prompt_tokens,
+            outcome.completion_tokens,
+            self._now_ms(),
+        )
+        return row[0]
+
+    async def _close(self) -> None:
+        if self._pool is not None:
+            try:
+                await asyncio.wait_for(self._pool.close(), CONNECT_SECONDS)
+            except TimeoutError:
+                self._pool.terminate()
+        await self._engine.dispose()
+
+    async def side(self, job: Callable[[Sql], T], *, isolation: str | None = None) -> T:
+        async def carry_out() -> T:
+            async with self._engine.connect() as connection:
+                if isolation is not None:
+                    await connection.execution_options(isolation_level=isolation)
+                async with connection.begin():
+                    return await connection.run_sync(job)
+
+        return await _to_its_end(carry_out())
+
+    async def _ask(self, query: str, *arguments: Any) -> Any:
+        async def carry_out() -> Any:
+            pool = self._pool or await self._open()
+            async with pool.acquire(timeout=CONNECT_SECONDS) as connection:
+                return await connection.fetchrow(query, *arguments)
+
+        return await _to_its_end(carry_out())
+
+    async def _open(self) -> Any:
+        async with self._opening:
+            if self._pool is None:
+                self._pool = await asyncpg.create_pool(
+                    self._dsn,
+                    min_size=0,
+                    max_size=POOL_SIZE,
+                    timeout=CONNECT_SECONDS,
+                    command_timeout=ANSWER_SECONDS,
+                    reset=_as_it_is,
+                )
+            return self._pool
+
+    def _now(self, sql: Sql) -> datetime:
+        if self._clock is not None:
+            return self._clock()
+        return sql.execute(text("SELECT clock_timestamp()")).scalar_one()
+
+    def _now_ms(self) -> int | None:
+        return None if self._clock is None else int(self._clock().timestamp() * 1000)
+
+
+async def _to_its_end(work: Any) -> Any:
+    """What this gives. It is carried out to its end even where its caller is cancelled, who hears
+    of that afterwards: a reservation must not be settled before it is made."""
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        while not task.done():
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait({task})
+        if not task.cancelled():
+            task.exception()  # has been looked at
+        raise
+    except (SQLAlchemyError, OSError, TimeoutError, *_driver_errors()) as error:
+        raise not_available() from error
+
+
+async def _as_it_is(_connection: Any) -> None:
+    """Put a connection back into the pool as it is: a function call leaves nothing behind, and
+    asyncpg's own way to make sure of that is another round trip for each."""
+
+
+def _refusal(order: Order, terms: Terms, row: Any) -> WattfareError:
+    """What the rules call it. They are asked with what the database had found, and must refuse."""
+    totals = Totals(row["o_billed"] or 0, row["o_reserved"] or 0)
+    try:
+        if order.grant_hash is not None:
+            grant = None
+            if row["o_known"]:
+                grant = Grant(row["o_requests"], row["o_cap"], row["o_expires_at"], totals)
+            rules.reserve_grant(grant, order.bounds, row["o_now"])
+        else:
+            connection = None
+            if row["o_known"]:
+                connection = Connection(row["o_cap"], row["o_connected"], row["o_revocations"])
+            rules.reserve(connection, totals, order.bounds, terms)
+    except WattfareError as refusal:
+        return refusal
+    raise RuntimeError("the database refuses what the rules grant")
+
+
+def _driver_errors() -> tuple[type[Exception], ...]:
+    return () if asyncpg is None else (asyncpg.PostgresError, asyncpg.InterfaceError)
+
+
+def _reason(error: Exception) -> str:
+    # One line, and nothing of the URL: asyncpg's own messages name no password.
+    return str(error).split("\n")[0] or type(error).__name__
+
+
+def _dsn(url: str) -> str:
+    if asyncpg is None:
+        raise invalid("PostgreSQL needs an extra: pip install 'wattfare-mw[service,postgresql]'.")
+    return make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
+
+
+def _engine(url: str, size: int) -> AsyncEngine:
+    dsn = _dsn(url)
+
+    async def connect() -> Any:
+        # asyncpg reads the URL itself, so that both pools understand it alike.
+        return await asyncpg.connect(
+            dsn, timeout=CONNECT_SECONDS, command_timeout=10 * ANSWER_SECONDS
+        )
+
+    return create_async_engine(
+        "postgresql+asyncpg://",
+        async_creator=connect,
+        pool_size=size,
+        max_overflow=0,
+        pool_timeout=CONNECT_SECONDS,
+        pool_pre_ping=True,
+        hide_parameters=True,  # they hold users' ids
+    )

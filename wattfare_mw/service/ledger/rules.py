@@ -1,0 +1,274 @@
+"""The money rules: what is so and what is asked in, what will be so or a refusal out.
+
+Pure functions over immutable values; every amount is an integer of nano-dollars. Whoever stores
+the values must carry each decision out in one transaction: read, rule, write.
+
+The one that all others serve: **no reservation is granted that lifts billed + reserved above the
+cap then in force, and nothing is billed beyond its reservation.**
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from ...errors import (
+    WattfareBudgetExceededError,
+    WattfareGrantError,
+    WattfareNotConnectedError,
+    WattfareRateLimitError,
+)
+from ...money import NANOS_PER_USD, usd
+from ...types import ConnectionStatus, Limits, Usage
+from ..errors import invalid
+
+#: How long an ``Idempotency-Key`` stands for the call that it came with, in seconds.
+KEY_SECONDS = 24 * 3600
+#: The cap of a grant that names none, unless the operator says otherwise.
+DEFAULT_GRANT = NANOS_PER_USD
+#: What a client is told to wait, in seconds, where only calls in flight hold the budget.
+IN_FLIGHT_RETRY_SECONDS = 1
+
+
+class Connection(msgspec.Struct, frozen=True):
+    """A user's budget at one app. ``cap=None``: unlimited. A revoked one is kept, so that its
+    totals go on counting when the user comes back. ``revocations`` counts how often it was taken
+    back: a call that was reserved before is cut off, even where the user has come back since."""
+
+    cap: int | None = None
+    connected: bool = True
+    revocations: int = 0
+
+
+class Totals(msgspec.Struct, frozen=True):
+    """What one payer has been billed, and what calls in flight hold."""
+
+    billed: int = 0
+    reserved: int = 0
+
+
+class Grant(msgspec.Struct, frozen=True):
+    """A one-time grant: so many calls, so much money, until then (Unix seconds)."""
+
+    requests: int
+    cap: int
+    expires_at: int
+    totals: Totals = Totals()
+
+
+class Terms(msgspec.Struct, frozen=True):
+    """Who pays. Where the operator does, ``ceiling`` bounds each user's month, None: no bound;
+    and ``grant_ceiling`` what the grants of each app may hold at once, None: there are none.
+    ``grant_default``: the cap of a grant that names none."""
+
+    operator_pays: bool = False
+    ceiling: int | None = None
+    grant_ceiling: int | None = None
+    grant_default: int = DEFAULT_GRANT
+
+
+#: Nobody's money but the users' own.
+USERS_PAY = Terms()
+
+
+class Bounds(msgspec.Struct, frozen=True):
+    """What a call asks for: ``most``, or as much of it as the budget pays for, so that it can be
+    made shorter; below ``least`` it makes no sense. One that must not be cut short says the same
+    twice. ``needs_cap``: nobody knows what it can cost, so that only a cap bounds it."""
+
+    least: int
+    most: int
+    needs_cap: bool = False
+
+
+class Key(msgspec.Struct, frozen=True):
+    """An ``Idempotency-Key``, and the body that came with it; both as hashes only."""
+
+    name: str
+    body: str
+
+
+class Prior(msgspec.Struct, frozen=True):
+    """The call that a key stands for: its body's hash, and how it ended; None while it runs."""
+
+    body: str
+    ended: str | None
+
+
+class Held(msgspec.Struct, frozen=True):
+    """A reservation. ``metered``: what a stream was last known to have cost."""
+
+    reserved: int
+    stream: bool = False
+    metered: int = 0
+
+
+def month_of(moment: datetime) -> str:
+    """The UTC month, ``2026-11``, in whose totals a call that is reserved now belongs."""
+    utc = moment.astimezone(UTC)
+    return f"{utc.year:04d}-{utc.month:02d}"
+
+
+def least_of(*caps: int | None) -> int | None:
+    """The strictest of some caps, of which None is no cap at all."""
+    return min((cap for cap in caps if cap is not None), default=None)
+
+
+def cap_to_approve(asked: int | UnsetType | None, limit: int | None, terms: Terms) -> int | None:
+    """The cap that an approval sets: ``asked`` for by the user, within the ``limit`` in the
+    token. The user's own money is the user's to limit; the operator's is not."""
+    wanted = limit if asked is UNSET else asked
+    return least_of(wanted, limit, terms.ceiling) if terms.operator_pays else wanted
+
+
+def connect(connection: Connection | None, cap: int | None) -> Connection:
+    """The connection with this cap, whatever it was before."""
+    return Connection(cap, revocations=connection.revocations if connection else 0)
+
+
+def revoke(connection: Connection | None) -> Connection | None:
+    """The connection taken back; one that is none stays none."""
+    if connection is None or not connection.connected:
+        return connection
+    return Connection(connection.cap, connected=False, revocations=connection.revocations + 1)
+
+
+def cap_in_force(connection: Connection, terms: Terms) -> int | None:
+    """The cap that counts now: an operator who lowers the ceiling need not touch each cap."""
+    return least_of(connection.cap, terms.ceiling) if terms.operator_pays else connection.cap
+
+
+def reserve(
+    connection: Connection | None, totals: Totals, bounds: Bounds, terms: Terms
+) -> tuple[Totals, int]:
+    """The totals with this call's part reserved, and how much that is: what the call may cost.
+
+    Raises:
+        WattfareNotConnectedError: there is no connection, or it is revoked.
+        WattfareBudgetExceededError: the cap does not pay for the least that this call can cost.
+        WattfareRateLimitError: it would, were it not for other calls in flight.
+        WattfareError: ``invalid_request``; the call needs a cap, and there is none.
+    """
+    if connection is None or not connection.connected:
+        raise WattfareNotConnectedError("This user has connected no budget to this app yet.")
+    granted = _grant(cap_in_force(connection, terms), totals, bounds)
+    return Totals(totals.billed, totals.reserved + granted), granted
+
+
+def settle(totals: Totals, reserved: int, cost: int) -> tuple[Totals, int]:
+    """The totals with a reservation ended, and what is billed for it."""
+    billed = billed_for(reserved, cost)
+    return Totals(totals.billed + billed, totals.reserved - reserved), billed
+
+
+def billed_for(reserved: int, cost: int) -> int:
+    """What is billed for a call: its cost, and never more than was reserved."""
+    return min(max(cost, 0), reserved)
+
+
+def admit_grant(held: int, grant: Grant, terms: Terms) -> None:
+    """Let a new grant be, beside those of the same app that have not expired, whose caps come to
+    ``held``.
+
+    Where the operator pays, anyone who has seen the app's publishable key could ask for the
+    operator's money, so all of the caps count, spent or not, until they expire: in any such time
+    the app's grants cost no more than the ceiling.
+
+    Raises:
+        WattfareError: ``invalid_request``, 403; the operator pays, and wants no grants.
+        WattfareBudgetExceededError: the app's grants would hold more than they may.
+    """
+    if not terms.operator_pays:
+        return
+    if terms.grant_ceiling is None:
+        raise invalid("Where the operator pays, there are no grants without a ceiling.", 403)
+    if held + grant.cap > terms.grant_ceiling:
+        raise WattfareBudgetExceededError("This app's grants hold all that they may for now.")
+
+
+def reserve_grant(grant: Grant | None, bounds: Bounds, now: int) -> tuple[Grant, int]:
+    """The grant with one request and this call's part taken, and how much that is.
+
+    Raises:
+        WattfareGrantError: it is unknown, expired, used up, or does not pay for this call.
+        WattfareRateLimitError: it would, were it not for other calls in flight.
+    """
+    if grant is None:
+        raise WattfareGrantError("This grant is unknown.")
+    if now >= grant.expires_at:
+        raise WattfareGrantError("This grant has expired.")
+    if grant.requests < 1:
+        raise WattfareGrantError("This grant is used up.")
+    try:
+        granted = _grant(grant.cap, grant.totals, bounds)
+    except WattfareBudgetExceededError as refusal:
+        raise WattfareGrantError(refusal.message.replace("month's cap", "grant's cap")) from None
+    totals = Totals(grant.totals.billed, grant.totals.reserved + granted)
+    return msgspec.structs.replace(grant, requests=grant.requests - 1, totals=totals), granted
+
+
+def settle_grant(grant: Grant, reserved: int, cost: int, *, generated: bool) -> tuple[Grant, int]:
+    """The grant with a reservation ended, and what is billed for it. A call that failed before
+    anything was generated gives its request back."""
+    totals, billed = settle(grant.totals, reserved, cost)
+    requests = grant.requests if generated else grant.requests + 1
+    return msgspec.structs.replace(grant, requests=requests, totals=totals), billed
+
+
+def check_key(key: Key, prior: Prior | None) -> None:
+    """May a call with this ``Idempotency-Key`` be made?
+
+    Raises:
+        WattfareError: ``invalid_request``: 409 where it has been made, 422 where another was.
+    """
+    if prior is None:
+        return
+    if prior.body != key.body:
+        raise invalid("This Idempotency-Key came with another request before.", 422)
+    state = f"it has ended ({prior.ended})" if prior.ended else "it is in flight"
+    raise invalid(f"This Idempotency-Key stands for a call that has been made: {state}.", 409)
+
+
+def expire(held: Held) -> tuple[int, str]:
+    """What a call has cost whose process died, and how it ended. A stream: what was last
+    recorded. A whole answer: all that is reserved, because it may have been generated."""
+    return (held.metered, "expired") if held.stream else (held.reserved, "abandoned")
+
+
+def status(connection: Connection | None, totals: Totals, terms: Terms) -> ConnectionStatus:
+    """What a user may see: what is only reserved does not count."""
+    used = Usage(monthly_usd=usd(totals.billed))
+    if connection is None or not connection.connected:
+        return ConnectionStatus(connected=False, usage=used, remaining_usd=usd(0))
+    cap = cap_in_force(connection, terms)
+    if cap is None:
+        return ConnectionStatus(connected=True, limits=Limits(), usage=used)
+    return ConnectionStatus(
+        connected=True,
+        limits=Limits(monthly_usd=usd(cap)),
+        usage=used,
+        remaining_usd=usd(max(cap - totals.billed, 0)),
+    )
+
+
+def _grant(cap: int | None, totals: Totals, bounds: Bounds) -> int:
+    """How much of what it asks for a call is given; what is free is never refused."""
+    if cap is None:
+        if bounds.needs_cap:
+            raise invalid(
+                "What this model costs is not known: it can be called on a budget with a cap only."
+            )
+        return bounds.most
+    unspent = cap - totals.billed
+    if bounds.least > unspent:
+        # Nothing else is in the way, so that waiting would not help.
+        raise WattfareBudgetExceededError("The month's cap is reached.")
+    free = unspent - totals.reserved
+    if bounds.least > free:
+        raise WattfareRateLimitError(
+            "Other calls in flight hold what is left of this budget.",
+            retry_after=IN_FLIGHT_RETRY_SECONDS,
+        )
+    return min(bounds.most, free)

@@ -1,0 +1,225 @@
+"""What SQLite is asked for each call: SQLAlchemy's expressions, compiled once to the text that the
+driver takes. Every value is a parameter: a literal would be one that nobody fills in. They are
+given by their places, which is quicker than by their names; each statement names them in order."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import BindParameter, ClauseElement, Table, and_, bindparam, delete, select, update
+from sqlalchemy.dialects import sqlite
+
+from .. import schema
+
+_DIALECT = sqlite.dialect(paramstyle="qmark")
+
+
+def _text(statement: ClauseElement, *parameters: str) -> str:
+    compiled: Any = statement.compile(dialect=_DIALECT)
+    if tuple(compiled.positiontup) != parameters:
+        raise TypeError(f"{compiled} takes {compiled.positiontup}")
+    return str(compiled)
+
+
+def _insert(table: Table, *columns: str) -> Any:
+    return sqlite.insert(table).values({name: bindparam(name) for name in columns})
+
+
+def _upsert(table: Table, *columns: str) -> str:
+    """A row that is new, or takes the place of the one with its primary key."""
+    new = _insert(table, *table.primary_key.columns.keys(), *columns)
+    values = {name: new.excluded[name] for name in columns}
+    keys = list(table.primary_key)
+    order = (*table.primary_key.columns.keys(), *columns)
+    return _text(new.on_conflict_do_update(index_elements=keys, set_=values), *order)
+
+
+def _row(table: Table, *columns: str) -> str:
+    """A row that is new."""
+    return _text(_insert(table, *columns), *columns)
+
+
+_apps, _holders, _keys = schema.apps.c, schema.holders.c, schema.idempotency.c
+_users, _sums, _grants = schema.connections.c, schema.totals.c, schema.grants.c
+_calls, _rows = schema.reservations.c, schema.ledger.c
+
+_USER_COLUMNS = (
+    _users.cap_nanos,
+    _users.connected,
+    _users.revocations,
+    _sums.billed_nanos,
+    _sums.reserved_nanos,
+)
+_GRANT_COLUMNS = (
+    _grants.requests_left,
+    _grants.cap_nanos,
+    _grants.expires_at,
+    _grants.billed_nanos,
+    _grants.reserved_nanos,
+)
+_THIS_APP: BindParameter[str] = bindparam("app_id")
+_THIS_USER: BindParameter[str] = bindparam("user_id")
+_THIS_CALL = _calls.id == bindparam("id")
+_IS_USER = and_(_users.app_id == _THIS_APP, _users.user_id == _THIS_USER)
+_IS_SUM = and_(
+    _sums.app_id == _users.app_id,
+    _sums.user_id == _users.user_id,
+    _sums.month == bindparam("month"),
+)
+_IS_HELD = and_(_holders.id == bindparam("holder"), _holders.expires_at_ms > bindparam("now_ms"))
+_THIS_KEY = and_(
+    _keys.app_id == _THIS_APP,
+    _keys.payer == bindparam("payer"),
+    _keys.key_hash == bindparam("key_hash"),
+)
+
+APP = _text(
+    select(_apps.id, _apps.name, _apps.mode, _apps.secret_hash, _apps.publishable_key).where(
+        _apps.id == _THIS_APP
+    ),
+    "app_id",
+)
+ACCOUNT = _text(
+    select(*_USER_COLUMNS)
+    .select_from(schema.connections.outerjoin(schema.totals, _IS_SUM))
+    .where(_IS_USER),
+    "month",
+    "app_id",
+    "user_id",
+)
+# No row at all: the process does not hold its calls any more.
+PAYING_USER = _text(
+    select(*_USER_COLUMNS)
+    .select_from(
+        schema.holders.outerjoin(schema.connections, _IS_USER).outerjoin(schema.totals, _IS_SUM)
+    )
+    .where(_IS_HELD),
+    "app_id",
+    "user_id",
+    "month",
+    "holder",
+    "now_ms",
+)
+PAYING_GRANT = _text(
+    select(*_GRANT_COLUMNS)
+    .select_from(
+        schema.holders.outerjoin(
+            schema.grants,
+            and_(_grants.token_hash == bindparam("grant_hash"), _grants.app_id == _THIS_APP),
+        )
+    )
+    .where(_IS_HELD),
+    "grant_hash",
+    "app_id",
+    "holder",
+    "now_ms",
+)
+HELD = _text(
+    select(
+        _calls.app_id,
+        _calls.user_id,
+        _calls.grant_hash,
+        _calls.month,
+        _calls.model,
+        _calls.reserved_nanos,
+        _calls.reserved_at,
+        _calls.request_id,
+    ).where(_THIS_CALL),
+    "id",
+)
+LET_GO = _text(delete(schema.reservations).where(_THIS_CALL), "id")
+HOLD = _row(
+    schema.reservations,
+    "id",
+    "app_id",
+    "user_id",
+    "grant_hash",
+    "month",
+    "model",
+    "reserved_nanos",
+    "reserved_at",
+    "request_id",
+    "holder",
+    "stream",
+    "revocations",
+)
+BILL = _row(schema.ledger, *(each.name for each in _rows if each is not _rows.id))
+WRITE_TOTALS = _upsert(schema.totals, "billed_nanos", "reserved_nanos")
+SETTLE_TOTALS = _text(
+    update(schema.totals)
+    .where(
+        _sums.app_id == _THIS_APP,
+        _sums.user_id == _THIS_USER,
+        _sums.month == bindparam("month"),
+    )
+    .values(
+        billed_nanos=_sums.billed_nanos + bindparam("billed"),
+        reserved_nanos=_sums.reserved_nanos - bindparam("reserved"),
+    ),
+    "billed",
+    "reserved",
+    "app_id",
+    "user_id",
+    "month",
+)
+GRANT = _text(
+    select(*_GRANT_COLUMNS).where(_grants.token_hash == bindparam("grant_hash")), "grant_hash"
+)
+WRITE_GRANT = _text(
+    update(schema.grants)
+    .where(_grants.token_hash == bindparam("grant_hash"))
+    .values(
+        requests_left=bindparam("requests"),
+        billed_nanos=bindparam("billed"),
+        reserved_nanos=bindparam("reserved"),
+    ),
+    "requests",
+    "billed",
+    "reserved",
+    "grant_hash",
+)
+PRIOR = _text(
+    select(_keys.body_hash, _rows.ended)
+    .select_from(
+        schema.idempotency.outerjoin(schema.ledger, _rows.reservation_id == _keys.reservation_id)
+    )
+    .where(_THIS_KEY, _keys.created_at > bindparam("since")),
+    "app_id",
+    "payer",
+    "key_hash",
+    "since",
+)
+WRITE_KEY = _upsert(schema.idempotency, "body_hash", "reservation_id", "created_at")
+FREE_KEY = _text(delete(schema.idempotency).where(_keys.reservation_id == bindparam("id")), "id")
+BEGIN = _row(schema.holders, "id", "expires_at_ms")
+RENEW = _text(
+    update(schema.holders).where(_IS_HELD).values(expires_at_ms=bindparam("until_ms")),
+    "until_ms",
+    "holder",
+    "now_ms",
+)
+RECORD = _text(
+    update(schema.reservations)
+    .where(_THIS_CALL, _calls.holder == bindparam("holder"))
+    .values(
+        metered_nanos=bindparam("cost"),
+        prompt_tokens=bindparam("prompt"),
+        completion_tokens=bindparam("completion"),
+    ),
+    "cost",
+    "prompt",
+    "completion",
+    "id",
+    "holder",
+)
+REVOKED = _text(
+    select(_calls.id)
+    .select_from(
+        schema.reservations.join(
+            schema.connections,
+            and_(_users.app_id == _calls.app_id, _users.user_id == _calls.user_id),
+        )
+    )
+    .where(_calls.holder == bindparam("holder"), _calls.revocations != _users.revocations),
+    "holder",
+)

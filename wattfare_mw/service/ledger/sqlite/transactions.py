@@ -1,0 +1,216 @@
+"""What happens for each call, in SQLite: each function reads, asks the rules and writes, over the
+driver itself, inside the one transaction of the cursor that it is given. Totals change with the
+rows that they sum up."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, cast
+
+from ...keys import App
+from ...records import Metered, Order, Outcome, Renewal
+from .. import rules
+from ..accounts import milliseconds, seconds
+from ..leases import MAX_INTEGER, lease_lost
+from ..rules import Connection, Grant, Prior, Terms, Totals
+from . import statements
+
+
+def reserve(cursor: sqlite3.Cursor, order: Order, terms: Terms, holder: str, now: datetime) -> int:
+    """Reserve what the call may cost, and say how much that is.
+
+    Raises:
+        WattfareError: the refusal, as the rules give it; nothing has changed.
+    """
+    at = seconds(now)
+    month = rules.month_of(now)
+    now_ms = milliseconds(now)
+    if order.grant_hash is None:
+        payer = (order.app_id, order.user_id, month, holder, now_ms)
+        found = cursor.execute(statements.PAYING_USER, payer).fetchone()
+    else:
+        payer = (order.grant_hash, order.app_id, holder, now_ms)
+        found = cursor.execute(statements.PAYING_GRANT, payer).fetchone()
+    if found is None:
+        raise lease_lost()
+    if order.key is not None:
+        rules.check_key(order.key, _prior(cursor, order, at))
+    revocations = 0
+    if order.grant_hash is None:
+        connection, before = _account(found)
+        totals, granted = rules.reserve(connection, before, order.bounds, terms)
+        _write_totals(cursor, order.app_id, order.user_id, month, totals)
+        revocations = connection.revocations if connection else 0
+    else:
+        after, granted = rules.reserve_grant(_grant(found), order.bounds, at)
+        _write_grant(cursor, order.grant_hash, after)
+    cursor.execute(
+        statements.HOLD,
+        (
+            order.id,
+            order.app_id,
+            order.user_id,
+            order.grant_hash,
+            month,
+            order.model,
+            granted,
+            at,
+            order.request_id,
+            holder,
+            order.stream,
+            revocations,
+        ),
+    )
+    if order.key is not None:
+        cursor.execute(statements.WRITE_KEY, (*_key(order), order.key.body, order.id, at))
+    return granted
+
+
+def settle(
+    cursor: sqlite3.Cursor, reservation_id: str, outcome: Outcome, now: datetime
+) -> int | None:
+    """End a reservation and bill its outcome, in the month in which it was reserved.
+
+    Returns what was billed; None where there is no such reservation (any more): settling twice
+    changes nothing.
+    """
+    this = (reservation_id,)
+    found = cursor.execute(statements.HELD, this).fetchone()
+    if found is None:
+        return None
+    cursor.execute(statements.LET_GO, this)
+    app_id, user_id, grant_hash, month, model, reserved, reserved_at, request_id = found
+    if grant_hash is None:
+        billed = rules.billed_for(reserved, outcome.cost)
+        settled = (billed, reserved, app_id, user_id, month)
+        if cursor.execute(statements.SETTLE_TOTALS, settled).rowcount != 1:
+            raise sqlite3.IntegrityError("a reservation without its total")
+    else:
+        found = cursor.execute(statements.GRANT, (grant_hash,)).fetchone()
+        before = cast("Grant", _grant(found))
+        after, billed = rules.settle_grant(
+            before, reserved, outcome.cost, generated=outcome.generated
+        )
+        _write_grant(cursor, grant_hash, after)
+    cursor.execute(
+        statements.BILL,
+        (
+            reservation_id,
+            reserved_at,
+            seconds(now),
+            app_id,
+            user_id,
+            grant_hash,
+            month,
+            model,
+            outcome.prompt_tokens,
+            outcome.completion_tokens,
+            reserved,
+            billed,
+            outcome.claimed,
+            outcome.ended,
+            request_id,
+        ),
+    )
+    if not outcome.generated:
+        # Nothing came of the call, so that its key may be used again.
+        cursor.execute(statements.FREE_KEY, this)
+    return billed
+
+
+def begin(cursor: sqlite3.Cursor, holder: str, lease: float, now: datetime) -> Renewal:
+    """Begin a process's lease."""
+    cursor.execute(statements.BEGIN, (holder, milliseconds(now, lease)))
+    return Renewal(held=True)
+
+
+def renew(
+    cursor: sqlite3.Cursor,
+    holder: str,
+    metered: Sequence[Metered],
+    lease: float,
+    now: datetime,
+) -> Renewal:
+    """Prolong a process's lease, and note what its streams have cost. One that has run out is not
+    prolonged: somebody may be settling its calls already."""
+    renewed = (milliseconds(now, lease), holder, milliseconds(now))
+    if not cursor.execute(statements.RENEW, renewed).rowcount:
+        return Renewal(held=False)
+    if metered:
+        cursor.executemany(
+            statements.RECORD,
+            [
+                (
+                    min(each.cost, MAX_INTEGER),
+                    each.prompt_tokens,
+                    each.completion_tokens,
+                    each.reservation_id,
+                    holder,
+                )
+                for each in metered
+            ],
+        )
+    revoked = cursor.execute(statements.REVOKED, (holder,))
+    return Renewal(held=True, revoked=frozenset(row[0] for row in revoked))
+
+
+def account(
+    cursor: sqlite3.Cursor, app_id: str, user_id: str, now: datetime
+) -> tuple[Connection | None, Totals]:
+    """A user's connection, and this month's totals."""
+    asked = (rules.month_of(now), app_id, user_id)
+    found = cursor.execute(statements.ACCOUNT, asked).fetchone()
+    return (None, Totals()) if found is None else _account(found)
+
+
+def app_by_id(cursor: sqlite3.Cursor, app_id: str) -> App | None:
+    """The app with this id."""
+    found = cursor.execute(statements.APP, (app_id,)).fetchone()
+    return None if found is None else App(*found)
+
+
+def _prior(cursor: sqlite3.Cursor, order: Order, at: int) -> Prior | None:
+    since = at - rules.KEY_SECONDS
+    found = cursor.execute(statements.PRIOR, (*_key(order), since)).fetchone()
+    return None if found is None else Prior(*found)
+
+
+def _key(order: Order) -> tuple[str, str, str]:
+    assert order.key is not None
+    return order.app_id, order.payer, order.key.name
+
+
+def _account(row: Sequence[Any]) -> tuple[Connection | None, Totals]:
+    cap, connected, revocations, billed, reserved = row
+    if connected is None:
+        return None, Totals()
+    return Connection(cap, bool(connected), revocations), _totals(billed, reserved)
+
+
+def _totals(billed: int | None, reserved: int | None) -> Totals:
+    return Totals() if billed is None or reserved is None else Totals(billed, reserved)
+
+
+def _grant(row: Sequence[Any]) -> Grant | None:
+    requests, cap, expires_at, billed, reserved = row
+    if requests is None:
+        return None
+    return Grant(requests, cap, expires_at, _totals(billed, reserved))
+
+
+def _write_totals(
+    cursor: sqlite3.Cursor, app_id: str, user_id: str | None, month: str, totals: Totals
+) -> None:
+    cursor.execute(
+        statements.WRITE_TOTALS,
+        (app_id, user_id, month, totals.billed, totals.reserved),
+    )
+
+
+def _write_grant(cursor: sqlite3.Cursor, grant_hash: str, grant: Grant) -> None:
+    totals = grant.totals
+    cursor.execute(
+        statements.WRITE_GRANT, (grant.requests, totals.billed, totals.reserved, grant_hash)
+    )

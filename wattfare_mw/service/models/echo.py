@@ -1,0 +1,173 @@
+"""The built-in model: repeats the last user message, a word a token, at a price that a test can
+compute to the nano-dollar."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from decimal import Decimal
+from typing import Any
+
+from ... import money, sse
+from ...types import encode
+from ..chat.meter import Meter, Price
+from ..chat.request import DEFAULT_MAX_TOKENS, ChatRequest, text_of
+from ..errors import invalid
+from ..ledger.rules import Bounds
+from ..metrics import Counters
+
+#: USD for one token.
+PRICE = Price(prompt=Decimal("0.000001"), completion=Decimal("0.000002"))
+#: How long each model takes for a word, in seconds.
+MODELS = {"wattfare/echo": 0.0, "wattfare/echo-slow": 0.05}
+
+
+class Echo:
+    """The provider of ``wattfare/echo`` and ``wattfare/echo-slow``.
+
+    Args:
+        default_max_tokens: what a call is given that names no limit.
+    """
+
+    def __init__(self, *, default_max_tokens: int = DEFAULT_MAX_TOKENS) -> None:
+        self._default_max_tokens = default_max_tokens
+        self.counters = Counters()
+
+    async def models(self) -> bytes:
+        """Both, with their prices."""
+        pricing = {"prompt": str(PRICE.prompt), "completion": str(PRICE.completion)}
+        return encode(
+            {
+                "object": "list",
+                "data": [
+                    {
+                        "id": model,
+                        "object": "model",
+                        "created": 0,
+                        "owned_by": "wattfare",
+                        "name": model,
+                        "pricing": pricing,
+                    }
+                    for model in MODELS
+                ],
+            }
+        )
+
+    async def prepare(self, request: ChatRequest, request_id: str) -> EchoJob:
+        """The words to say, and their exact price."""
+        if request.model not in MODELS:
+            raise invalid(
+                f"There is no model {request.model!r} here: {' and '.join(MODELS)} are built in."
+            )
+        if request.n != 1:
+            raise invalid("This model gives one answer for each call: `n` is 1.")
+        return EchoJob(request, self._default_max_tokens)
+
+    async def close(self) -> None:
+        """There is nothing to let go of."""
+
+
+class EchoJob:
+    """One answer of the built-in model."""
+
+    lowered: int | None = None
+
+    def __init__(self, request: ChatRequest, default_max_tokens: int = DEFAULT_MAX_TOKENS) -> None:
+        texts = [text_of(message) for message in request.messages]
+        said = [
+            text
+            for message, text in zip(request.messages, texts, strict=True)
+            if message["role"] == "user"
+        ]
+        if not said:
+            raise invalid("This model repeats the last user message, and there is none.")
+        least, most = request.limits(default_max_tokens)
+        self._words = said[-1].split()
+        self._limit = min(most, len(self._words))
+        self._begun = False
+        self._said = 0  # so many words
+        self._request = request
+        self._pause = MODELS[request.model]
+        self._about: dict[str, Any] = {
+            "id": f"chatcmpl-{secrets.token_hex(12)}",
+            "created": int(time.time()),
+            "model": request.model,
+        }
+        self.meter = Meter(PRICE, sum(len(text.split()) for text in texts))
+        # It is known what it will say, so that this is what it costs, not a bound.
+        self.bounds = Bounds(
+            PRICE.bound(self.meter.prompt_tokens, min(least, self._limit)),
+            PRICE.bound(self.meter.prompt_tokens, self._limit),
+        )
+
+    async def start(self, granted: int) -> None:
+        """There is nobody to ask; say as many words as this pays for."""
+        self.meter.granted = granted
+        self.meter.sent = True
+        limit = PRICE.pays_for(granted, self.meter.prompt_tokens, 1, self._limit)
+        if limit < self._limit:
+            self.lowered = self._limit = limit
+
+    @property
+    def _finish(self) -> str:
+        return "stop" if self._limit == len(self._words) else "length"
+
+    async def body(self) -> bytes:
+        """The whole answer, when its last word is said."""
+        words = [await self._say() for _ in range(self._limit)]
+        self._complete()
+        message = {"role": "assistant", "content": "".join(words)}
+        choice = {"index": 0, "message": message, "finish_reason": self._finish, "logprobs": None}
+        return encode(
+            {
+                **self._about,
+                "object": "chat.completion",
+                "choices": [choice],
+                "usage": self._usage(),
+            }
+        )
+
+    async def read_events(self) -> bytes:
+        """A word a chunk."""
+        if not self._begun:
+            self._begun = True
+            return self._chunk({"role": "assistant", "content": ""})
+        if self._said < self._limit:
+            return self._chunk({"content": await self._say()})
+        self._complete()
+        last = self._chunk({}, finish=self._finish)
+        if self._request.include_usage:
+            last += self._event({"choices": [], "usage": self._usage()})
+        return last + sse.write(sse.DONE)
+
+    async def close(self) -> None:
+        """There is nothing to let go of."""
+
+    async def _say(self) -> str:
+        """The next word, with the space that follows it, counted as it is said."""
+        # A pause of nothing still gives the others their turn.
+        await asyncio.sleep(self._pause)
+        self.meter.count()
+        word = self._words[self._said]
+        self._said += 1
+        return word if self._said == self._limit else word + " "
+
+    def _complete(self) -> None:
+        self.meter.generated = self.meter.complete = True
+
+    def _usage(self) -> dict[str, Any]:
+        prompt, completion = self.meter.prompt_tokens, self.meter.completion_tokens
+        return {
+            "prompt_tokens": prompt,
+            "completion_tokens": completion,
+            "total_tokens": prompt + completion,
+            "cost": money.usd(self.meter.cost()),
+        }
+
+    def _chunk(self, delta: dict[str, str], finish: str | None = None) -> bytes:
+        choice = {"index": 0, "delta": delta, "finish_reason": finish, "logprobs": None}
+        return self._event({"choices": [choice]})
+
+    def _event(self, fields: dict[str, Any]) -> bytes:
+        return sse.write(encode({**self._about, "object": "chat.completion.chunk", **fields}))

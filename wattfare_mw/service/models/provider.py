@@ -1,0 +1,80 @@
+"""What the service asks of whoever generates the answers: the built-in model, or an upstream."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from ..chat.meter import Meter
+from ..chat.request import ChatRequest
+from ..ledger.rules import Bounds
+from ..metrics import Counters
+
+
+class Job(Protocol):
+    """One call, known by its bounds before it starts, metered while it runs.
+
+    A job that fails raises a WattfareError from :meth:`start`, :meth:`body` or
+    :meth:`read_events`; its meter says whether anything was generated before that.
+    """
+
+    @property
+    def bounds(self) -> Bounds:
+        """What it can cost."""
+        ...
+
+    @property
+    def meter(self) -> Meter:
+        """What it has cost."""
+        ...
+
+    @property
+    def lowered(self) -> int | None:
+        """Once started: the limit, in tokens, where it is lower than what was asked for."""
+        ...
+
+    async def start(self, granted: int) -> None:
+        """Send it off; returns when the answer's head is good.
+
+        Args:
+            granted: what it may cost, in nano-dollars, within its bounds: one that asked for
+                more generates less.
+        """
+        ...
+
+    async def body(self) -> bytes:
+        """The whole answer, as JSON."""
+        ...
+
+    async def read_events(self) -> bytes:
+        """More of the answer's events, whole ones. The meter says ``complete`` when the last one
+        is given, by which a client can know it, and not before; there are no more behind it."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of everything, at once; safe to call at any time."""
+        ...
+
+
+class Provider(Protocol):
+    """Where answers come from."""
+
+    @property
+    def counters(self) -> Counters:
+        """How well it has kept to what was reserved."""
+        ...
+
+    async def models(self) -> bytes:
+        """The list of models, as OpenRouter shapes it (JSON)."""
+        ...
+
+    async def prepare(self, request: ChatRequest, request_id: str) -> Job:
+        """The job that this request is. Nothing is sent yet.
+
+        Raises:
+            WattfareError: ``invalid_request``; there is no such model, or none at a known price.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Let go of connections."""
+        ...

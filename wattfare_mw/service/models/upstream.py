@@ -1,0 +1,324 @@
+"""An OpenAI-compatible API as the provider: bodies go up, answers come down as they are, and the
+meter reads along."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import urlsplit
+
+import msgspec
+
+from ... import money, sse
+from ...calls import USER_AGENT
+from ...errors import WattfareBudgetExceededError, WattfareError, WattfareNetworkError
+from ...transport import AsyncAnswer, AsyncTransport, HTTPRequest, Secret, async_transport
+from ..chat import prompt_bound as prompts
+from ..chat.meter import MAX_RESERVATION, Meter, Price, estimate_tokens
+from ..chat.request import DEFAULT_MAX_TOKENS, ChatRequest
+from ..errors import invalid
+from ..ledger.rules import Bounds
+from ..metrics import Counters
+from . import upstream_answers as answers
+from .catalog import Catalog
+
+log = logging.getLogger("wattfare_mw.service")
+
+#: OpenAI's own models take their limit under its new name only; most others know the old one.
+_NEW_NAME_HOSTS = frozenset({"api.openai.com"})
+CONNECT_SECONDS = 10.0
+#: How long an upstream may be silent, in seconds: a model that thinks says nothing for minutes.
+SILENCE_SECONDS = 600.0
+#: The same where it is asked for its list of models, which it need not think about.
+LIST_SILENCE_SECONDS = 20.0
+
+
+class Upstream:
+    """The provider behind ``--upstream``.
+
+    Args:
+        base_url: what ``/chat/completions`` and ``/models`` are put behind.
+        key: sent as the bearer token, where there is one.
+        default_max_tokens: what a call is given that names no limit.
+        allow_unpriced: let models be called that have no fixed price: each call reserves all
+            that remains of a budget, which needs a cap.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        key: str | None = None,
+        *,
+        transport: AsyncTransport | None = None,
+        default_max_tokens: int = DEFAULT_MAX_TOKENS,
+        allow_unpriced: bool = False,
+    ) -> None:
+        self._base_url = base_url.rstrip("/")
+        self._authorization = None if key is None else Secret(f"Bearer {key}")
+        self._transport = transport or async_transport(None)
+        self._catalog = Catalog(self._list_models, self._base_url)
+        self._allow_unpriced = allow_unpriced
+        self.counters = Counters()
+        self.default_max_tokens = default_max_tokens
+        new = urlsplit(self._base_url).hostname in _NEW_NAME_HOSTS
+        self.limit_name = "max_completion_tokens" if new else "max_tokens"
+
+    async def models(self) -> bytes:
+        """The upstream's own list."""
+        return await self._catalog.body()
+
+    async def prepare(self, request: ChatRequest, request_id: str) -> UpstreamJob:
+        """The call with its limit and its price."""
+        price = await self._catalog.price(request.model)
+        if price is None and not self._allow_unpriced:
+            raise invalid(
+                f"There is no fixed price for {request.model!r}, so that its cost "
+                "cannot be bounded: choose a model with a price."
+            )
+        return UpstreamJob(self, request, price, request_id)
+
+    async def close(self) -> None:
+        """Let go of the connections."""
+        await self._catalog.close()
+        await self._transport.close()
+
+    async def send(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None,
+        request_id: str | None,
+        silence: float = SILENCE_SECONDS,
+    ) -> AsyncAnswer:
+        """Send a request; gives an answer of 200, or raises what any other stands for."""
+        headers = {
+            "accept-encoding": "identity",
+            "accept": "application/json, text/event-stream",
+            "user-agent": USER_AGENT,
+        }
+        if body is not None:
+            headers["content-type"] = "application/json"
+        if self._authorization is not None:
+            headers["authorization"] = self._authorization
+        if request_id is not None:
+            headers["x-request-id"] = request_id
+        request = HTTPRequest(
+            method, self._base_url + path, headers, body, CONNECT_SECONDS, silence
+        )
+        try:
+            answer = await self._transport.send(request)
+            if answer.status == 200:
+                return answer
+            try:
+                text = await answer.read()
+            finally:
+                await answer.close()
+        except WattfareNetworkError as error:
+            raise answers.unreachable(error) from error.__cause__
+        failure = answers.failure(answer.status, text, answer.headers)
+        if failure.code == "funding_invalid" and self._authorization is not None:
+            log.error("the upstream refuses the operator's key (%d)", answer.status)
+        raise failure
+
+    async def _list_models(self) -> bytes:
+        try:
+            answer = await self.send("GET", "/models", None, None, LIST_SILENCE_SECONDS)
+            try:
+                return await answer.read()
+            finally:
+                await answer.close()
+        except WattfareNetworkError as error:
+            raise answers.unreachable(error) from error.__cause__
+
+
+class UpstreamJob:
+    """One call to the upstream, at this price; None: only the upstream can say."""
+
+    lowered: int | None = None
+
+    def __init__(
+        self, upstream: Upstream, request: ChatRequest, price: Price | None, request_id: str
+    ) -> None:
+        least, most = request.limits(upstream.default_max_tokens)
+        messages = msgspec.json.encode(request.messages)
+        self._prompt = prompts.bound(request.body, messages)
+        if price is None:
+            self.bounds = Bounds(1, MAX_RESERVATION, needs_cap=True)
+        else:
+            self.bounds = Bounds(
+                price.bound(self._prompt, request.n * least),
+                price.bound(self._prompt, request.n * most),
+            )
+        if self.bounds.most > MAX_RESERVATION:
+            raise invalid("This call could cost more than any budget: lower max_tokens.")
+        self.meter = Meter(price, estimate_tokens(messages))
+        self._limit = most
+        self._upstream = upstream
+        self._request = request
+        self._request_id = request_id
+        self._answer: AsyncAnswer | None = None
+        self._splitter = sse.Splitter()
+        self._end = b""  # the event that ends a stream, once it is here
+        self._spent = self._done = self._tallied = False
+
+    async def start(self, granted: int) -> None:
+        """Send it, with as much of a limit as was granted; returns when the upstream has
+        accepted it."""
+        request, price = self._request, self.meter.price
+        self.meter.granted = granted
+        if price is not None:
+            limit = price.pays_for(granted, self._prompt, request.n, self._limit)
+            if limit < self._limit:
+                self.lowered = self._limit = limit
+        body = msgspec.json.encode(self._body(price))
+        self.meter.sent = True
+        self._answer = await self._upstream.send(
+            "POST", "/chat/completions", body, self._request_id
+        )
+        encoding = self._answer.headers.get("content-encoding", "identity").strip().lower()
+        if encoding != "identity":
+            # It was told to send it plainly, and what cannot be read cannot be metered.
+            raise answers.failed("The upstream's answer is compressed, which it was asked not to.")
+        kind = self._answer.headers.get("content-type", "").split(";")[0].strip().lower()
+        if request.stream and kind == sse.CONTENT_TYPE:
+            return
+        if not request.stream and kind != sse.CONTENT_TYPE:
+            return
+        # An error that was noticed late may come as JSON with status 200.
+        raise await self._wrong_kind()
+
+    async def body(self) -> bytes:
+        """The answer, as it came; its usage has been read."""
+        body = answers.read_completion(await self._read(), self.meter)
+        self._tally()
+        return body
+
+    async def read_events(self) -> bytes:
+        """The events, as they come; our own question for the usage is taken out again."""
+        assert self._answer is not None
+        while not self._spent:
+            if self._end:
+                self.meter.complete = True
+                return self._end
+            try:
+                chunk = await self._answer.read_some()
+                if not chunk:
+                    raise answers.failed("The upstream's answer broke off.")
+                events = self._metered(self._splitter.feed(chunk))
+            except WattfareNetworkError as error:
+                raise answers.unreachable(error) from error.__cause__
+            except sse.EventTooLargeError:
+                raise answers.failed("The upstream's answer has no end.") from None
+            if self._done:
+                # What comes before the end need not wait until it is settled.
+                start = sse.last_event(events)
+                self._end, events = events[start:], events[:start]
+            if events:
+                return events
+        raise WattfareBudgetExceededError(
+            "The model went on beyond its limit: what was reserved for this call is spent."
+        )
+
+    async def close(self) -> None:
+        """Close the connection, unless the answer has been read to its end."""
+        if self._answer is not None:
+            await self._answer.close()
+        self._tally()
+
+    def _tally(self) -> None:
+        """Count what went beyond the reservation, once, before the client can know the end."""
+        if self._tallied:
+            return
+        self._tallied = True
+        counters, overrun = self._upstream.counters, self.meter.overrun
+        counters.spent += self._spent
+        if overrun:
+            counters.overruns += 1
+            counters.overrun_nanos += overrun
+            log.warning(
+                "the upstream claims $%s more than was reserved: model=%r request_id=%s",
+                money.usd(overrun),
+                self._request.model,
+                self._request_id,
+            )
+
+    def _body(self, price: Price | None) -> dict[str, Any]:
+        request = self._request
+        body = request.limited(self._limit, self._upstream.limit_name)
+        if request.stream:
+            options = body.get("stream_options")
+            body["stream_options"] = {**(options or {}), "include_usage": True}
+        if body.get("provider") and price is not None:
+            # Wherever it is sent: not for more than what has been reserved.
+            per_million = {"prompt": price.prompt, "completion": price.completion}
+            most = {side: float(usd.scaleb(6)) for side, usd in per_million.items()}
+            most["request"] = float(price.request)
+            body["provider"] = {**body["provider"], "max_price": most}
+        return body
+
+    def _metered(self, block: bytes) -> bytes:
+        """Meter these events. What of them is for the client?"""
+        data = sse.lone_data(block)
+        if data is not None:
+            passed = block if self._passes(data) else b""
+        elif (lines := sse.data_lines(block)) is None:
+            passed = b"".join(self._passed(block))
+        else:
+            kept = self._kept(lines)
+            # All of it, mostly, so that nothing need be put together again.
+            passed = block if len(kept) == len(lines) else b"".join(map(sse.write, kept))
+        if self._done or self._spent:
+            self._tally()
+        return passed
+
+    def _kept(self, lines: list[bytes]) -> list[bytes]:
+        kept: list[bytes] = []
+        for data in lines:
+            if self._passes(data):
+                kept.append(data)
+            if self._done or self._spent:
+                break  # what comes after the end is not the answer
+        return kept
+
+    def _passed(self, block: bytes) -> Iterator[bytes]:
+        for raw in sse.split(block):
+            if all(self._passes(event.data) for event in sse.events(raw)):
+                yield raw
+            if self._done or self._spent:
+                return
+
+    def _passes(self, data: bytes) -> bool:
+        """Meter an event. Is it for the client?"""
+        if not data.startswith(b"{") and sse.is_done(data):
+            self._done = self.meter.generated = True
+            return True
+        read = answers.read_chunk(data, self.meter)
+        if read.generated and self.meter.spent:
+            self._spent = True
+            return False
+        return not read.only_usage or self._request.include_usage
+
+    async def _read(self) -> bytes:
+        assert self._answer is not None
+        try:
+            return await self._answer.read()
+        except WattfareNetworkError as error:
+            raise answers.unreachable(error) from error.__cause__
+
+    async def _wrong_kind(self) -> WattfareError:
+        assert self._answer is not None
+        if self._request.stream:
+            text = await self._read()
+            error = answers.error_of(_decoded(text))
+            if error is not None:
+                return error
+        wanted = "an event stream" if self._request.stream else "JSON"
+        return answers.failed(f"The upstream did not answer with {wanted}.")
+
+
+def _decoded(text: bytes) -> Any:
+    try:
+        return answers.decode(text)
+    except ValueError:
+        return None

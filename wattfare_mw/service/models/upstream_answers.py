@@ -1,0 +1,258 @@
+"""What an upstream's answers mean: statuses, errors, completions and chunks. No I/O."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Annotated, Any, cast
+
+import msgspec
+
+from ...errors import (
+    WattfareError,
+    WattfareFundingError,
+    WattfareNetworkError,
+    WattfareRateLimitError,
+    retry_after_seconds,
+)
+from ...types import encode
+from ..chat.meter import Meter
+from ..errors import invalid
+
+#: As much of the upstream's own words as is passed on, in characters.
+MAX_MESSAGE = 500
+
+
+def failed(message: str) -> WattfareError:
+    """The model's provider failed."""
+    return WattfareError(message, code="upstream", status=502)
+
+
+def unreachable(error: WattfareNetworkError) -> WattfareError:
+    """The provider could not be reached, or broke off; its address is the operator's business."""
+    if error.sent:
+        return failed("The connection to the upstream broke.")
+    return failed("The upstream could not be reached.")
+
+
+def failure(status: int, body: bytes, headers: Mapping[str, str]) -> WattfareError:
+    """What an answer other than 200 stands for."""
+    said, flagged = _error_in(body)
+    if status == 403 and flagged:
+        return invalid(said or "The upstream's moderation refuses the prompt.", 403)
+    if status in (401, 402, 403):
+        return WattfareFundingError("The funding key was refused upstream: reconnect.")
+    if status == 429:
+        return WattfareRateLimitError(
+            said or "The upstream is asked too often.",
+            retry_after=retry_after_seconds(headers.get("retry-after")) or 1,
+        )
+    if 400 <= status < 500:
+        return invalid(said or f"The upstream refused the request ({status}).")
+    return failed(said or f"The upstream failed ({status}).")
+
+
+def error_of(answer: object) -> WattfareError | None:
+    """The error that an answer or a chunk with status 200 holds, or None."""
+    error = _fields(answer).get("error")
+    if not error:
+        return None
+    code = _fields(error).get("code")
+    # OpenRouter's code is the status that it would have been.
+    status = code if isinstance(code, int) and 400 <= code < 600 else 502
+    return failure(status, encode({"error": error}), {})
+
+
+def read_completion(body: bytes, meter: Meter) -> bytes:
+    """Meter a whole answer; gives it as JSON that every client can read.
+
+    Raises:
+        WattfareError: ``upstream``; it is an error, or no answer.
+    """
+    strict = True
+    try:
+        answer = _decode(body)
+    except ValueError:
+        strict = False
+        try:
+            answer = _decode_loosely(body)
+        except ValueError:
+            raise failed("The upstream did not answer with JSON.") from None
+    error = error_of(answer)
+    if error is not None:
+        raise error
+    fields = _fields(answer)
+    choices = fields.get("choices")
+    if not isinstance(choices, list):
+        raise failed("The upstream did not answer with a completion.")
+    meter.generated = True
+    # Our own count, should the usage below be none.
+    for choice in cast("list[Any]", choices):
+        _count(_fields(choice).get("message"), meter)
+    meter.told(fields.get("usage"))
+    meter.complete = True
+    return body if strict else encode(fields)
+
+
+class Read(msgspec.Struct, frozen=True):
+    """What a chunk is. ``generated``: it holds something that the model made. ``only_usage``: it
+    is the extra one, which holds nothing else."""
+
+    generated: bool
+    only_usage: bool
+
+
+def read_chunk(data: bytes, meter: Meter) -> Read:
+    """Meter a chunk of a stream.
+
+    Raises:
+        WattfareError: ``upstream``; it is an error, or no chunk.
+    """
+    try:
+        plain = _decode_plain(data)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        pass  # it takes a closer look
+    else:
+        read = _NOTHING
+        for choice in plain.choices:
+            text = choice.delta.content
+            if text:
+                meter.count(1, text)
+                read = _TEXT
+        return read
+    try:
+        chunk = decode(data)
+    except ValueError:
+        raise failed("The upstream sent an event that is not JSON.") from None
+    error = error_of(chunk)
+    if error is not None:
+        raise error
+    if not isinstance(chunk, dict):
+        raise failed("The upstream sent an event that is no chunk.")
+    fields = _fields(cast("object", chunk))
+    choices = fields.get("choices")
+    generated = False
+    if isinstance(choices, list):
+        for choice in cast("list[Any]", choices):
+            generated |= _count(_fields(choice).get("delta"), meter)
+    meter.told(fields.get("usage"))
+    return Read(generated, only_usage="usage" in fields and not choices)
+
+
+_TEXT = Read(generated=True, only_usage=False)
+_NOTHING = Read(generated=False, only_usage=False)
+
+
+# A chunk that holds text only, as most do. None of it can be part of a cycle.
+
+
+class _PlainDelta(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    role: Any = None
+    content: str | None = None
+
+
+class _PlainChoice(msgspec.Struct, gc=False):
+    delta: _PlainDelta
+
+
+class _PlainChunk(msgspec.Struct, gc=False):
+    choices: Annotated[list[_PlainChoice], msgspec.Meta(min_length=1)]
+    usage: None = None
+    error: None = None
+
+
+_decode_plain = msgspec.json.Decoder(_PlainChunk).decode
+
+
+def decode(data: bytes) -> Any:
+    """JSON, its fractions as Decimal. What Python's own writer makes and JSON has not is made
+    good: ``NaN`` and its kin are None, half a surrogate pair is U+FFFD.
+
+    Raises:
+        ValueError: it is not even that.
+    """
+    try:
+        return _decode(data)
+    except ValueError:
+        return _decode_loosely(data)
+
+
+def _decode(data: bytes) -> Any:
+    try:
+        return _DECODER.decode(data)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        raise ValueError("not strictly JSON") from None
+
+
+def _decode_loosely(data: bytes) -> Any:
+    try:
+        return _whole_text(json.loads(data, parse_float=Decimal, parse_constant=lambda _: None))
+    except (ValueError, RecursionError):
+        raise ValueError("not JSON") from None
+
+
+_DECODER = msgspec.json.Decoder(float_hook=Decimal)
+
+
+def _whole_text(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(value, list):
+        return [_whole_text(item) for item in cast("list[Any]", value)]
+    if isinstance(value, dict):
+        fields = cast("dict[str, Any]", value)
+        return {_whole_text(name): _whole_text(item) for name, item in fields.items()}
+    return value
+
+
+def _count(made: object, meter: Meter) -> bool:
+    """Count what a message, or a piece of one, holds. Is there anything that the model made?"""
+    fields = _fields(made)
+    content = fields.get("content")
+    if content and isinstance(content, str) and fields.keys() <= _PLAIN:
+        meter.count(1, content)
+        return True
+    if not any(value for name, value in fields.items() if name != "role"):
+        return False
+    meter.count(1, _text_of(fields))
+    return True
+
+
+#: Where a message holds no more than this, its content is its text.
+_PLAIN = frozenset({"role", "content"})
+
+
+def _text_of(fields: dict[str, Any]) -> str:
+    """What the model wrote, once. (`reasoning_details` say again what `reasoning` does, or hold
+    it encrypted.)"""
+    thought = fields.get("reasoning") or fields.get("reasoning_content")
+    texts = [fields.get("content"), fields.get("refusal"), thought]
+    texts += [_fields(part).get("text") for part in _items(fields.get("content"))]
+    for call in (*_items(fields.get("tool_calls")), {"function": fields.get("function_call")}):
+        function = _fields(_fields(call).get("function"))
+        texts += [function.get("name"), function.get("arguments")]
+        texts.append(_fields(_fields(call).get("custom")).get("input"))
+    return "".join(text for text in texts if isinstance(text, str))
+
+
+def _items(value: object) -> list[Any]:
+    return cast("list[Any]", value) if isinstance(value, list) else []
+
+
+def _fields(value: object) -> dict[str, Any]:
+    """A JSON object; an empty one for anything else."""
+    return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
+
+
+def _error_in(body: bytes) -> tuple[str, bool]:
+    """The upstream's own words, in the shapes that they come in, or nothing; and whether it is
+    the prompt that it will not have, as OpenRouter says it."""
+    try:
+        error = _fields(decode(body)).get("error")
+    except ValueError:
+        return "", False
+    flagged = "reasons" in _fields(_fields(error).get("metadata"))
+    if isinstance(error, dict):
+        error = _fields(cast("object", error)).get("message")
+    return error[:MAX_MESSAGE] if isinstance(error, str) else "", flagged
