@@ -9,11 +9,11 @@ from typing import Any
 
 from wattfare_mw import calls
 from wattfare_mw.flow import run
+from wattfare_mw.headers import Headers
 from wattfare_mw.middleware.asgi import request_of
 from wattfare_mw.middleware.gate import ReadBody
 from wattfare_mw.middleware.relay import Record, Relay
-from wattfare_mw.sessions import Ask
-from wattfare_mw.web import Headers
+from wattfare_mw.users import CallFunction
 
 from .apps import asgi, wsgi
 from .apps.users import COOKIE
@@ -46,14 +46,14 @@ def _gate(*, stream: bool) -> Callable[[], None]:
     answer = _Answer("text/event-stream" if stream else "application/json")
     events = [answers.STREAM_BODY[i : i + 200] for i in range(0, len(answers.STREAM_BODY), 200)]
 
-    def perform(need: Any) -> Any:
-        if isinstance(need, Ask):
-            return need.function.call(*need.args)
-        if isinstance(need, ReadBody):
+    def perform(command: Any) -> Any:
+        if isinstance(command, CallFunction):
+            return command.function.call(*command.args)
+        if isinstance(command, ReadBody):
             return body
-        if isinstance(need, calls.Send):
+        if isinstance(command, calls.Send):
             return answer
-        if isinstance(need, calls.Read):
+        if isinstance(command, calls.Read):
             return answers.COMPLETION_BODY
         return None
 

@@ -68,7 +68,7 @@ async def _awaited(value: Any) -> Any:
     return await value
 
 
-def given(function: Any, convert: Callable[[Any], Any]) -> Any:
+def adapt(function: Any, convert: Callable[[Any], Any]) -> Any:
     """``function`` of the app's, given what ``convert`` makes of our request: a framework's own.
     What is no function is handed back as it is."""
     if not callable(function):

@@ -257,7 +257,7 @@ _ALWAYS = {
 }
 
 
-class Service:
+class Caller:
     """The service, as an app with a secret key sees it: the flows of its calls.
 
     Raises:

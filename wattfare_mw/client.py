@@ -11,12 +11,22 @@ from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
 from . import calls
-from .calls import Call, LimitLike, Read, Send, Service, Sleep, Timeout
+from .calls import Call, Caller, LimitLike, Read, Send, Sleep, Timeout
+from .error_responses import LetThrough, respond_to_errors
 from .flow import Flow, run, run_async
 from .handles import AsyncGrant, AsyncUser, Grant, User
-from .sessions import Ask, LetThrough, Minting, ResolveUser, answered
-from .transport import AsyncTransport, Transport, async_transport, hidden, sync_transport
+from .sessions import TokenRoute
+from .transport import (
+    AsyncHTTPResponse,
+    AsyncTransport,
+    HTTPResponse,
+    Transport,
+    async_transport,
+    hidden,
+    sync_transport,
+)
 from .types import CreatedSession, SessionRequest
+from .users import CallFunction, ResolveUser
 from .web import Request, Response
 
 T = TypeVar("T")
@@ -60,28 +70,28 @@ class _Client(Generic[TransportT]):
             timeout = Timeout()
         elif not isinstance(timeout, Timeout):
             timeout = Timeout(connect=timeout, read=timeout)
-        self._service = Service(secret_key, base_url, timeout, max_retries)
+        self._caller = Caller(secret_key, base_url, timeout, max_retries)
         self._transport = self._make_transport(http_client)
 
     @property
     def base_url(self) -> str:
         """The service's address, without the ``/api/v1``."""
-        return self._service.base_url
+        return self._caller.base_url
 
     def _sibling(self, kind: type[C]) -> C:
         """A client of the other kind, for the same app and service."""
-        service = self._service
+        caller = self._caller
         return kind(
-            service.secret_key,
-            base_url=service.base_url,
-            timeout=service.timeout,
-            max_retries=service.max_retries,
+            caller.secret_key,
+            base_url=caller.base_url,
+            timeout=caller.timeout,
+            max_retries=caller.max_retries,
         )
 
     def __repr__(self) -> str:
         # A traceback's local variables may show one that could not be made.
-        service = getattr(self, "_service", None)
-        return f"{type(self).__name__}(base_url={service and service.base_url!r})"
+        caller = getattr(self, "_caller", None)
+        return f"{type(self).__name__}(base_url={caller and caller.base_url!r})"
 
 
 class Wattfare(_Client[Transport]):
@@ -138,10 +148,12 @@ class Wattfare(_Client[Transport]):
             allowed_origins: other sites' origins that may ask.
             let_through: exceptions of these functions that a web framework answers itself.
         """
-        minting = Minting(self._service, resolve_user, request_limit, allowed_origins)
+        token_route = TokenRoute(self._caller, resolve_user, request_limit, allowed_origins)
 
         def handler(request: Request) -> Response:
-            return self._run(answered(minting.answer(request), let_through=let_through))
+            return self._run(
+                respond_to_errors(token_route.answer(request), let_through=let_through)
+            )
 
         return handler
 
@@ -161,23 +173,26 @@ class Wattfare(_Client[Transport]):
         self.close()
 
     def _fetch(self, call: Call[T]) -> T:
-        return self._run(self._service.fetch(call))
+        return self._run(self._caller.fetch(call))
+
+    def _open(self, call: Call[Any]) -> HTTPResponse:
+        return self._run(self._caller.open(call))
 
     def _run(self, flow: Flow[T]) -> T:
         return run(flow, self._perform)
 
-    def _perform(self, need: Any) -> Any:
-        match need:
+    def _perform(self, command: Any) -> Any:
+        match command:
             case Send():
-                return self._transport.send(need.request)
+                return self._transport.send(command.request)
             case Read():
-                return need.answer.read()
+                return command.answer.read()
             case Sleep():
-                return time.sleep(need.seconds)
-            case Ask():
-                return need.function.call(*need.args)
+                return time.sleep(command.seconds)
+            case CallFunction():
+                return command.function.call(*command.args)
             case _:
-                raise TypeError(f"nobody here can do {need!r}")
+                raise TypeError(f"nobody here can do {command!r}")
 
 
 class AsyncWattfare(_Client[AsyncTransport]):
@@ -210,10 +225,12 @@ class AsyncWattfare(_Client[AsyncTransport]):
         let_through: LetThrough = (),
     ) -> Callable[[Request], Any]:
         """See :meth:`Wattfare.session_handler`; this one is awaited."""
-        minting = Minting(self._service, resolve_user, request_limit, allowed_origins)
+        token_route = TokenRoute(self._caller, resolve_user, request_limit, allowed_origins)
 
         async def handler(request: Request) -> Response:
-            return await self._run(answered(minting.answer(request), let_through=let_through))
+            return await self._run(
+                respond_to_errors(token_route.answer(request), let_through=let_through)
+            )
 
         return handler
 
@@ -234,23 +251,26 @@ class AsyncWattfare(_Client[AsyncTransport]):
         await self.aclose()
 
     async def _fetch(self, call: Call[T]) -> T:
-        return await self._run(self._service.fetch(call))
+        return await self._run(self._caller.fetch(call))
+
+    async def _open(self, call: Call[Any]) -> AsyncHTTPResponse:
+        return await self._run(self._caller.open(call))
 
     async def _run(self, flow: Flow[T]) -> T:
         return await run_async(flow, self._perform)
 
-    def _perform(self, need: Any) -> Awaitable[Any]:
-        match need:
-            case Ask():
-                return need.function.call_async(*need.args)
+    def _perform(self, command: Any) -> Awaitable[Any]:
+        match command:
+            case CallFunction():
+                return command.function.call_async(*command.args)
             case Send():
-                return self._transport.send(need.request)
+                return self._transport.send(command.request)
             case Read():
-                return need.answer.read()
+                return command.answer.read()
             case Sleep():
-                return asyncio.sleep(need.seconds)
+                return asyncio.sleep(command.seconds)
             case _:
-                raise TypeError(f"nobody here can do {need!r}")
+                raise TypeError(f"nobody here can do {command!r}")
 
 
 def client_for(

@@ -131,7 +131,7 @@ class Metering(msgspec.Struct, frozen=True):
 
 def metering(body: bytes) -> Metering:
     """The usage and the cost that a JSON body tells. Nonsense there is no reason to lose an
-    answer that was paid for: it counts as not told.
+    answer that was paid for: it counts as not reported.
 
     Raises:
         msgspec.DecodeError: it is not JSON at all.
@@ -151,18 +151,18 @@ def usage_in(body: bytes) -> bytes:
         return b"null"
 
 
-def read_usage(told: bytes) -> Metering:
+def read_usage(reported: bytes) -> Metering:
     """What :func:`usage_in` has found, read."""
     usage = cost = None
     with suppress(msgspec.ValidationError):
-        used = decode(_TokensUsed, told)
+        used = decode(_TokensUsed, reported)
         usage = TokenUsage(
             used.prompt_tokens,
             used.completion_tokens,
             used.total_tokens or used.prompt_tokens + used.completion_tokens,
         )
     with suppress(msgspec.ValidationError):
-        cost = decode(_Cost, told).cost
+        cost = decode(_Cost, reported).cost
     return Metering(usage, cost)
 
 
@@ -181,15 +181,15 @@ def read_completion(status: int, body: bytes) -> Completion:
         raw = decode_raw(body)
     except msgspec.MsgspecError as error:
         raise not_the_protocol(status, "a chat completion", error) from None
-    told = metering(body)
+    reported = metering(body)
     choice = wire.choices[0]
     return Completion(
         text=choice.message.text,
         model=wire.model,
         finish_reason=choice.finish_reason,
         tool_calls=_whole(choice.message.tool_calls or ()),
-        usage=told.usage,
-        cost_usd=told.cost_usd,
+        usage=reported.usage,
+        cost_usd=reported.cost_usd,
         raw=raw,
         id=wire.id,
     )
@@ -313,10 +313,10 @@ class StreamReader:
                 finished = self._finish_calls()
         if text:
             self._texts.append(text)
-        told = metering(data) if b'"usage"' in data else Metering()
-        self.usage = told.usage or self.usage
-        self.cost_usd = told.cost_usd if told.cost_usd is not None else self.cost_usd
-        return Chunk(text, reason, finished, told.usage, told.cost_usd, raw)
+        reported = metering(data) if b'"usage"' in data else Metering()
+        self.usage = reported.usage or self.usage
+        self.cost_usd = reported.cost_usd if reported.cost_usd is not None else self.cost_usd
+        return Chunk(text, reason, finished, reported.usage, reported.cost_usd, raw)
 
     def _add_call(self, part: _ToolCall) -> None:
         call = self._calls.get(part.index)

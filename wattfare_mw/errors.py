@@ -84,7 +84,7 @@ class WattfareFundingError(WattfareError):
 
 
 class WattfareGrantError(WattfareError):
-    """The grant is unknown, expired, used up or over its dollar cap. Ask for a new one."""
+    """The grant is unknown, expired, used up or over its dollar cap. CallFunction for a new one."""
 
     default_code = "grant_invalid"
     default_status = 402
@@ -117,6 +117,11 @@ class WattfareNetworkError(WattfareError):
     def __init__(self, message: str = "", *, sent: bool = True, **fields: Any) -> None:
         super().__init__(message, **fields)
         self.sent = sent
+
+
+def invalid_request(message: str, status: int = 400) -> WattfareError:
+    """``invalid_request``: the request is wrong, and the message says what is wrong with it."""
+    return WattfareError(message, code="invalid_request", status=status)
 
 
 def _copy(cls: type[WattfareError], message: str) -> WattfareError:

@@ -15,16 +15,16 @@ Flow = Generator[Any, Any, T]
 def run(flow: Flow[T], perform: Callable[[Any], Any]) -> T:
     """Carry a flow out: ``perform`` does what it asks for; what that raises, the flow sees."""
     try:
-        need = next(flow)
+        command = next(flow)
         while True:
             try:
-                result = [perform(need)]
+                result = [perform(command)]
             except BaseException as error:
-                need = flow.throw(error)
+                command = flow.throw(error)
             else:
                 # Handed over and not kept: a traceback's local variables show what the flow
                 # itself holds, and nothing that it has dropped or cleaned of a secret.
-                need = flow.send(result.pop())
+                command = flow.send(result.pop())
     except StopIteration as stop:
         return stop.value
 
@@ -32,13 +32,13 @@ def run(flow: Flow[T], perform: Callable[[Any], Any]) -> T:
 async def run_async(flow: Flow[T], perform: Callable[[Any], Awaitable[Any]]) -> T:
     """:func:`run`, with an asynchronous ``perform``."""
     try:
-        need = next(flow)
+        command = next(flow)
         while True:
             try:
-                result = [await perform(need)]
+                result = [await perform(command)]
             except BaseException as error:
-                need = flow.throw(error)
+                command = flow.throw(error)
             else:
-                need = flow.send(result.pop())
+                command = flow.send(result.pop())
     except StopIteration as stop:
         return stop.value

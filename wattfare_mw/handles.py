@@ -6,18 +6,38 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator, Sequence
 from decimal import Decimal
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
+from typing import Any, Generic, Protocol, Self, TypeVar
 
 from . import calls
 from .calls import Message, Payer
 from .completions import Chunk, Completion, StreamReader, ToolCall
 from .errors import WattfareNetworkError
+from .transport import AsyncHTTPResponse, HTTPResponse
 from .types import ConnectionStatus, OnLowBudget, TokenUsage
 
-if TYPE_CHECKING:
-    from .client import AsyncWattfare, Wattfare
+T = TypeVar("T")
 
-C = TypeVar("C", "Wattfare", "AsyncWattfare")
+
+class SyncClient(Protocol):
+    """What a handle needs of a client."""
+
+    def _fetch(self, call: calls.Call[T]) -> T:
+        """Make the call and read its whole result."""
+        ...
+
+    def _open(self, call: calls.Call[Any]) -> HTTPResponse:
+        """Make the call, and return the response with its body still to be read."""
+        ...
+
+
+class AsyncClient(Protocol):
+    """:class:`SyncClient`, for asyncio."""
+
+    async def _fetch(self, call: calls.Call[T]) -> T: ...
+    async def _open(self, call: calls.Call[Any]) -> AsyncHTTPResponse: ...
+
+
+C = TypeVar("C", SyncClient, AsyncClient)
 
 
 class _Handle(Generic[C]):
@@ -46,7 +66,7 @@ class _GrantHandle(_Handle[C]):
         super().__init__(client, calls.grant_payer(grant_token))
 
 
-class User(_UserHandle["Wattfare"]):
+class User(_UserHandle[SyncClient]):
     """One user of the app's, and the budget that the user connected."""
 
     def status(self) -> ConnectionStatus:
@@ -68,7 +88,7 @@ class User(_UserHandle["Wattfare"]):
         return Model(self._client, self._payer, model_id, on_low_budget)
 
 
-class AsyncUser(_UserHandle["AsyncWattfare"]):
+class AsyncUser(_UserHandle[AsyncClient]):
     """:class:`User`, for asyncio."""
 
     async def status(self) -> ConnectionStatus:
@@ -80,7 +100,7 @@ class AsyncUser(_UserHandle["AsyncWattfare"]):
         return AsyncModel(self._client, self._payer, model_id, on_low_budget)
 
 
-class Grant(_GrantHandle["Wattfare"]):
+class Grant(_GrantHandle[SyncClient]):
     """A one-time grant."""
 
     def model(self, model_id: str, *, on_low_budget: OnLowBudget = "lower") -> Model:
@@ -88,7 +108,7 @@ class Grant(_GrantHandle["Wattfare"]):
         return Model(self._client, self._payer, model_id, on_low_budget)
 
 
-class AsyncGrant(_GrantHandle["AsyncWattfare"]):
+class AsyncGrant(_GrantHandle[AsyncClient]):
     """:class:`Grant`, for asyncio."""
 
     def model(self, model_id: str, *, on_low_budget: OnLowBudget = "lower") -> AsyncModel:
@@ -134,7 +154,7 @@ class _ModelHandle(_Handle[C]):
         return f"{type(self).__name__}({getattr(self, 'id', None)!r})"
 
 
-class Model(_ModelHandle["Wattfare"]):
+class Model(_ModelHandle[SyncClient]):
     """A model whose calls somebody else pays for."""
 
     def generate(
@@ -163,10 +183,10 @@ class Model(_ModelHandle["Wattfare"]):
                 stream breaks off.
         """
         call = self._call(prompt, messages, params, stream=True)
-        return Stream(self._client._run(self._client._service.open(call)))
+        return Stream(self._client._open(call))
 
 
-class AsyncModel(_ModelHandle["AsyncWattfare"]):
+class AsyncModel(_ModelHandle[AsyncClient]):
     """:class:`Model`, for asyncio."""
 
     async def generate(
@@ -180,7 +200,7 @@ class AsyncModel(_ModelHandle["AsyncWattfare"]):
     ) -> AsyncStream:
         """See :meth:`Model.stream`; the call is made where the stream is entered or first read."""
         call = self._call(prompt, messages, params, stream=True)
-        return AsyncStream(lambda: self._client._run(self._client._service.open(call)))
+        return AsyncStream(lambda: self._client._open(call))
 
 
 class _StreamState:

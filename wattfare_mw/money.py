@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal, InvalidOperation
 
-from .errors import WattfareError
+from .errors import invalid_request
 
 #: One US dollar in the unit that is billed.
 NANOS_PER_USD = 10**9
@@ -68,10 +68,8 @@ def cap_nanos(value: object) -> int | None:
     try:
         return nanos_floor(amount(value, most=MAX_CAP_USD))
     except ValueError:
-        raise WattfareError(
-            "A monthly cap is a finite number of USD from 0 to 1,000,000,000, or null for none.",
-            code="invalid_request",
-            status=400,
+        raise invalid_request(
+            "A monthly cap is a finite number of USD from 0 to 1,000,000,000, or null for none."
         ) from None
 
 

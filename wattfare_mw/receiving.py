@@ -8,9 +8,9 @@ from contextvars import Context, copy_context
 from types import TracebackType
 from typing import Any, Self
 
-from .errors import WattfareError
+from .errors import WattfareError, invalid_request
 from .transport.base import LoopPool
-from .transport.silence import Silence, Watch
+from .transport.idle import IdleTimer, IdleWait
 
 #: How long a client may wait before we look whether it still does, in seconds: an answer that comes
 #: soon needs no look, which takes a task of its own.
@@ -32,9 +32,7 @@ def check_length(content_length: str | None, limit: int) -> None:
 
 def too_large(limit: int) -> WattfareError:
     """The error for a body of more bytes than this."""
-    return WattfareError(
-        f"The body is larger than {limit:,} bytes.", code="invalid_request", status=413
-    )
+    return invalid_request(f"The body is larger than {limit:,} bytes.", 413)
 
 
 async def read_body(receive: Receive, limit: int, cut_short: Callable[[], Exception]) -> bytes:
@@ -64,7 +62,7 @@ class ClientGoneError(Exception):
     """The client went away, and the server says so where we send."""
 
 
-class UntilDisconnect(Silence):
+class UntilDisconnect(IdleWait):
     """A block that is left when the client goes away: what runs in it is cancelled, as
     :func:`asyncio.timeout` does it, and its cancellation ends here.
 
@@ -86,9 +84,9 @@ class UntilDisconnect(Silence):
         if self._context is None:
             # Whoever wraps `receive` may look at its request's.
             self._context = copy_context()
-            super().__init__(_WATCHES.get())
+            super().__init__(_IDLE_TIMERS.get())
 
-    def broken(self) -> None:
+    def timed_out(self) -> None:
         """The answer does not come soon: look after the client from now on."""
         loop = asyncio.get_running_loop()
         self._watcher = loop.create_task(self._watch_client(), context=self._context)
@@ -131,4 +129,4 @@ class UntilDisconnect(Silence):
         return task.uncancel() == 0 and kind is asyncio.CancelledError
 
 
-_WATCHES = LoopPool(lambda: Watch(asyncio.get_running_loop(), WATCH_AFTER))
+_IDLE_TIMERS = LoopPool(lambda: IdleTimer(asyncio.get_running_loop(), WATCH_AFTER))

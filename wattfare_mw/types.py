@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import msgspec
 
 from . import money
-from .errors import WattfareError
+from .errors import invalid_request
 from .money import Usd
 
 T = TypeVar("T")
@@ -50,7 +50,7 @@ def check_user_id(user_id: object) -> str:
         why = "without NUL" if found[0] == "\0" else "without surrogates"
     else:
         return user_id
-    raise WattfareError(f"A user id is a string, {why}.", code="invalid_request", status=400)
+    raise invalid_request(f"A user id is a string, {why}.")
 
 
 class RequestLimit(msgspec.Struct, rename="camel", frozen=True):
@@ -149,10 +149,8 @@ def encode(value: object) -> bytes:
     try:
         return _ENCODER.encode(value)
     except UnicodeEncodeError:
-        raise WattfareError(
-            "A text holds half of a surrogate pair, which has no form in UTF-8.",
-            code="invalid_request",
-            status=400,
+        raise invalid_request(
+            "A text holds half of a surrogate pair, which has no form in UTF-8."
         ) from None
 
 

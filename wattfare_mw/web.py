@@ -1,153 +1,15 @@
-"""A request and an answer as plain values, whichever server or framework they came through."""
+"""A request and a response as plain values, whatever server or framework they came through."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
-from typing import Any, Literal, Self
+from typing import Any, Literal
 from urllib.parse import parse_qs
 
 import msgspec
 
-from .types import GRANT_HEADER, LOW_BUDGET_HEADER, LOWERED_HEADER
-
-#: What is read here of nearly every request's headers, and of an answer's.
-REQUEST_HEADERS = (
-    "accept",
-    "content-length",
-    "content-type",
-    "cookie",
-    "idempotency-key",
-    "origin",
-    "sec-fetch-site",
-    "traceparent",
-    "tracestate",
-    "x-request-id",
-    GRANT_HEADER,
-    LOW_BUDGET_HEADER,
-)
-ANSWER_HEADERS = ("content-encoding", "content-type", "retry-after", LOWERED_HEADER)
-
-Pairs = Sequence[tuple[str, str]]
-Raw = Sequence[tuple[bytes, bytes]]
-
-
-class Headers(Mapping[str, str]):
-    """Headers to look up by name in any case. A header that came more than once is one value,
-    joined by commas (cookies by semicolons).
-
-    Attributes:
-        read: of :data:`REQUEST_HEADERS` or :data:`ANSWER_HEADERS` those that there are, by name
-            in lower case. For the others most often nobody asks, so that they are made of what a
-            server or a client gives when somebody does.
-    """
-
-    __slots__ = ("_fields", "_load", "_source", "read")
-
-    def __init__(self, fields: Iterable[tuple[str, str]] = ()) -> None:
-        self.read = self._fields = _joined([(name.lower(), value) for name, value in fields])
-
-    @classmethod
-    def of_scope(cls, raw: Raw) -> Self:
-        """An ASGI scope's."""
-        return cls.__new__(cls)._set(_picked(raw, _REQUEST_BYTES), _decoded, raw)
-
-    @classmethod
-    def of_environ(cls, environ: Mapping[str, Any]) -> Self:
-        """A WSGI environ's."""
-        read = {name: environ[key] for key, name in _ENVIRON.items() if key in environ}
-        return cls.__new__(cls)._set(read, _in_environ, environ)
-
-    @classmethod
-    def of_answer(cls, raw: Raw) -> Self:
-        """An HTTP client's, of an answer."""
-        return cls.__new__(cls)._set(_picked(raw, _ANSWER_BYTES), _decoded, raw)
-
-    def _set(self, read: dict[str, str], load: Callable[[Any], Pairs], source: Any) -> Self:
-        self.read = read
-        self._fields: dict[str, str] | None = None
-        self._load = load
-        self._source = source
-        return self
-
-    @property
-    def fields(self) -> dict[str, str]:
-        """All, by name in lower case."""
-        if self._fields is None:
-            self._fields = _joined(self._load(self._source))
-        return self._fields
-
-    def __getitem__(self, name: str) -> str:
-        return self.fields[name.lower()]
-
-    def get(self, name: str, default: Any = None) -> Any:  # Mapping's own is slow, and much used
-        return self.fields.get(name.lower(), default)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.fields)
-
-    def __len__(self) -> int:
-        return len(self.fields)
-
-    def __repr__(self) -> str:
-        # Cookies and credentials travel in headers.
-        return f"Headers({', '.join(self.fields)})"
-
-
-def _joined(pairs: Pairs) -> dict[str, str]:
-    fields = dict(pairs)
-    if len(fields) == len(pairs):
-        return fields
-    fields.clear()
-    for name, value in pairs:
-        if name in fields:
-            glue = "; " if name == "cookie" else ", "
-            value = fields[name] + glue + value
-        fields[name] = value
-    return fields
-
-
-_REQUEST_BYTES = {name.encode(): name for name in REQUEST_HEADERS}
-_ANSWER_BYTES = {name.encode(): name for name in ANSWER_HEADERS}
-
-
-def _picked(raw: Raw, names: dict[bytes, str]) -> dict[str, str]:
-    read: dict[str, str] = {}
-    for key, value in raw:
-        name = names.get(key)
-        if name is None:  # most write them in lower case; where one does not, none may be missed
-            name = names.get(key.lower())
-            if name is None:
-                continue
-        if name in read:
-            every = _joined(_decoded(raw))
-            return {name: every[name] for name in names.values() if name in every}
-        read[name] = value.decode("latin-1")
-    return read
-
-
-def _decoded(raw: Raw) -> Pairs:
-    return [(key.decode("latin-1").lower(), value.decode("latin-1")) for key, value in raw]
-
-
-# These two stand in an environ without the prefix; with it, they are a client's own invention.
-_PLAIN_HEADERS = frozenset({"CONTENT_TYPE", "CONTENT_LENGTH"})
-
-
-def _key_of(name: str) -> str:
-    key = name.upper().replace("-", "_")
-    return key if key in _PLAIN_HEADERS else f"HTTP_{key}"
-
-
-_ENVIRON = {_key_of(name): name for name in REQUEST_HEADERS}
-
-
-def _in_environ(environ: Mapping[str, Any]) -> Pairs:
-    return [
-        (key.removeprefix("HTTP_").replace("_", "-").lower(), value)
-        for key, value in environ.items()
-        if key in _PLAIN_HEADERS or (key.startswith("HTTP_") and key[5:] not in _PLAIN_HEADERS)
-    ]
+from .headers import Headers
 
 
 class Request:
@@ -222,7 +84,7 @@ class Request:
         """The cookies by name; of one given more than once, the first, as in Flask: it is the one
         with the longest path."""
         if self._cookies is None:
-            header = self.headers.read.get("cookie")
+            header = self.headers.common.get("cookie")
             self._cookies = _parse_cookies(header) if header else {}
         return self._cookies
 

@@ -13,17 +13,21 @@ import flask
 from werkzeug.datastructures import Headers
 from werkzeug.exceptions import HTTPException
 
-from wattfare_mw import Request, User, Wattfare, WattfareError
-from wattfare_mw.callables import given
-from wattfare_mw.middleware.wrap import Options, hide_key, in_framework
-from wattfare_mw.middleware.wsgi import (
+from wattfare_mw import Request, Response, User, Wattfare, WattfareError
+from wattfare_mw.framework import (
+    Options,
+    ResolveUser,
+    adapt,
+    hide_key,
+    in_framework,
+    respond_to_error,
+)
+from wattfare_mw.framework.wsgi import (
     WattfareWSGIMiddleware,
     read_all,
     read_within,
     request_of,
 )
-from wattfare_mw.sessions import ResolveUser, answer_error
-from wattfare_mw.web import Response
 
 __all__ = ["WattfareMiddleware", "get_user", "session_view"]
 
@@ -113,8 +117,8 @@ def session_view(
     """The token route alone, as a view for an app or a blueprint (``methods=["POST"]``); see
     :meth:`wattfare_mw.Wattfare.session_handler`."""
     handler = client.session_handler(
-        given(resolve_user, _flask_request),
-        given(request_limit, _flask_request),
+        adapt(resolve_user, _flask_request),
+        adapt(request_limit, _flask_request),
         allowed_origins=allowed_origins,
         let_through=_FLASK_ANSWERS,
     )
@@ -171,7 +175,7 @@ def _read_some(size: int) -> bytes:
 
 
 def _answer_error(error: WattfareError) -> flask.Response:
-    return _answer(answer_error(error))
+    return _answer(respond_to_error(error))
 
 
 def _answer(answer: Response) -> flask.Response:

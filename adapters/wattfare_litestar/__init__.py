@@ -22,12 +22,10 @@ from litestar.response.base import ASGIResponse
 from litestar.types import Receive, Scope, Send
 
 from wattfare_mw import AsyncUser, AsyncWattfare, User, WattfareError
-from wattfare_mw.callables import given
-from wattfare_mw.middleware.asgi import WattfareASGIMiddleware, request_of
-from wattfare_mw.middleware.wrap import Options, in_framework
-from wattfare_mw.sessions import ResolveUser, answer_error
-from wattfare_mw.web import Request as NeutralRequest
-from wattfare_mw.web import Response as Answer
+from wattfare_mw import Request as NeutralRequest
+from wattfare_mw import Response as NeutralResponse
+from wattfare_mw.framework import Options, ResolveUser, adapt, in_framework, respond_to_error
+from wattfare_mw.framework.asgi import WattfareASGIMiddleware, request_of
 
 __all__ = ["WattfareMiddleware", "WattfarePlugin", "session_route", "wattfare_error_handler"]
 
@@ -102,8 +100,8 @@ def session_route(
     """The token route alone, as a handler for an app, a router or a controller; see
     :meth:`wattfare_mw.Wattfare.session_handler`."""
     handler = client.session_handler(
-        given(resolve_user, _connection),
-        given(request_limit, _connection),
+        adapt(resolve_user, _connection),
+        adapt(request_limit, _connection),
         allowed_origins=allowed_origins,
         let_through=_LITESTAR_ANSWERS,
     )
@@ -124,7 +122,7 @@ def wattfare_error_handler(
     _request: Request[Any, Any, Any], error: WattfareError
 ) -> Response[bytes]:
     """The protocol's answer to a WattfareError: for ``exception_handlers={WattfareError: …}``."""
-    return _litestar_response(answer_error(error))
+    return _litestar_response(respond_to_error(error))
 
 
 def _opt(csrf: CSRFConfig | None) -> dict[str, Any]:
@@ -136,7 +134,9 @@ def _connection(request: NeutralRequest) -> ASGIConnection[Any, Any, Any, Any]:
     return ASGIConnection(request.scope)  # type: ignore[arg-type]
 
 
-def _litestar_response(answer: Answer) -> Response[bytes]:
-    headers = dict(answer.headers)
+def _litestar_response(response: NeutralResponse) -> Response[bytes]:
+    headers = dict(response.headers)
     media_type = headers.pop("content-type", None)
-    return Response(answer.body, status_code=answer.status, headers=headers, media_type=media_type)
+    return Response(
+        response.body, status_code=response.status, headers=headers, media_type=media_type
+    )

@@ -13,18 +13,16 @@ from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 
 from wattfare_mw import AsyncUser, AsyncWattfare, User, WattfareError
-from wattfare_mw.callables import given
-from wattfare_mw.middleware.asgi import (
+from wattfare_mw import Request as NeutralRequest
+from wattfare_mw import Response as NeutralResponse
+from wattfare_mw.framework import Options, ResolveUser, adapt, in_framework, respond_to_error
+from wattfare_mw.framework.asgi import (
     Receive,
     Scope,
     Send,
     WattfareASGIMiddleware,
     request_of,
 )
-from wattfare_mw.middleware.wrap import Options, in_framework
-from wattfare_mw.sessions import ResolveUser, answer_error
-from wattfare_mw.web import Request as NeutralRequest
-from wattfare_mw.web import Response as Answer
 
 __all__ = [
     "WattfareMiddleware",
@@ -115,8 +113,8 @@ def session_endpoint(
     """The token route alone, as an endpoint: ``Route("/token", …, methods=["POST"])``; see
     :meth:`wattfare_mw.Wattfare.session_handler`."""
     handler = client.session_handler(
-        given(resolve_user, _starlette_request),
-        given(request_limit, _starlette_request),
+        adapt(resolve_user, _starlette_request),
+        adapt(request_limit, _starlette_request),
         allowed_origins=allowed_origins,
         let_through=_STARLETTE_ANSWERS,
     )
@@ -131,7 +129,7 @@ def wattfare_error_handler(_request: Request, error: Exception) -> Response:
     """The protocol's answer to a WattfareError: for ``exception_handlers={WattfareError: …}``."""
     if not isinstance(error, WattfareError):
         raise error
-    return _starlette_response(answer_error(error))
+    return _starlette_response(respond_to_error(error))
 
 
 def _middleware_of(request: HTTPConnection) -> WattfareMiddleware:
@@ -146,5 +144,5 @@ def _starlette_request(request: NeutralRequest) -> HTTPConnection:
     return kind(request.scope)
 
 
-def _starlette_response(answer: Answer) -> Response:
-    return Response(answer.body, answer.status, answer.headers)
+def _starlette_response(response: NeutralResponse) -> Response:
+    return Response(response.body, response.status, response.headers)

@@ -19,10 +19,10 @@ from wattfare_mw import (
     WattfareRateLimitError,
     calls,
 )
-from wattfare_mw.calls import MAX_RETRY_DELAY, Service, retry_delay
+from wattfare_mw.calls import MAX_RETRY_DELAY, Caller, retry_delay
 from wattfare_mw.types import check_user_id
 
-SERVICE = Service("sk_test_1", "https://w.test", Timeout(), 2)
+SERVICE = Caller("sk_test_1", "https://w.test", Timeout(), 2)
 IDS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=256)
 
 

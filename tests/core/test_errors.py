@@ -40,8 +40,9 @@ from wattfare_mw import (
     is_not_connected,
     to_wattfare_error,
 )
+from wattfare_mw.error_responses import MethodNotAllowedError
 from wattfare_mw.errors import STATUS_BY_CODE, error_from_answer, make_error, retry_after_seconds
-from wattfare_mw.sessions import MethodNotAllowedError, NotSignedInError
+from wattfare_mw.users import NotSignedInError
 
 FAMILY = [
     (WattfareNotConnectedError, "not_connected", 402),

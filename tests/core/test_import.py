@@ -84,32 +84,3 @@ def test_a_type_checker_sees_the_same_names() -> None:
                 checked[alias.name] = node.module or ""
     assert checked == wattfare_mw._HOME_OF
     assert (ROOT / "py.typed").exists()
-
-
-LAYERS = {
-    "money": {"errors"},
-    "errors": set[str](),
-    "types": {"money", "errors"},
-    "sse": {"errors"},
-    "web": {"types"},
-    "flow": set[str](),
-    "callables": set[str](),
-    "transport": {"errors", "web"},
-    "completions": {"errors", "money", "sse", "types"},
-    "calls": {"completions", "errors", "flow", "money", "sse", "transport", "types"},
-    "sessions": {"callables", "calls", "errors", "flow", "types", "web"},
-}
-
-
-@pytest.mark.parametrize("module", LAYERS)
-def test_imports_run_one_way(module: str) -> None:
-    path = ROOT / module
-    files = sorted(path.glob("*.py")) if path.is_dir() else [path.with_suffix(".py")]
-    used: set[str] = set()
-    for file in files:
-        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
-            if not isinstance(node, ast.ImportFrom) or node.level != (2 if path.is_dir() else 1):
-                continue
-            names = [alias.name for alias in node.names] if node.module is None else [node.module]
-            used.update(name.partition(".")[0] for name in names)
-    assert used <= LAYERS[module], f"{module} stands on {used - LAYERS[module]}"

@@ -45,7 +45,7 @@ def asking(wire: Wire) -> HTTPRequest:
     return HTTPRequest("POST", f"{wire.url}/", {"accept": "*/*"}, b"{}", 10, 10)
 
 
-def lanes_of(driver: Driver) -> own_httpx.Lanes:
+def connections_of(driver: Driver) -> own_httpx.HTTPConnections:
     return driver.run(driver.client._transport._pool.get)
 
 
@@ -75,18 +75,18 @@ def test_a_connection_for_each_call_at_once_and_none_for_long(
         driver.run(call().read)
         assert all(connection.gone.wait(PATIENCE) for connection in wire.connections[:2])
         assert not wire.connections[2].gone.is_set()
-        assert len(lanes_of(driver)._all) == 1
+        assert len(connections_of(driver)._all) == 1
 
 
 def test_closing_closes_what_is_under_way(kind: Kind, wire: Wire) -> None:
     wire.then(streamed(delta("Hi"))[:150], hang)
     with driving(kind, wire.url) as driver:
-        lanes = lanes_of(driver)
+        connections = connections_of(driver)
         with driver.stream():
             driver.close()
             assert wire.connections[0].gone.wait(PATIENCE)
-        assert not lanes._all
-        assert not any(lanes._idle.values())
+        assert not connections._all
+        assert not any(connections._idle.values())
 
 
 def test_a_call_that_fails_leaves_nothing_behind(kind: Kind, wire: Wire) -> None:
@@ -95,7 +95,7 @@ def test_a_call_that_fails_leaves_nothing_behind(kind: Kind, wire: Wire) -> None
         with pytest.raises(WattfareNetworkError):
             driver.status()
         assert wire.connections[0].gone.wait(PATIENCE)
-        assert not lanes_of(driver)._all
+        assert not connections_of(driver)._all
 
 
 @pytest.mark.parametrize(
@@ -149,8 +149,8 @@ def test_a_call_that_is_cancelled_as_it_ends_leaves_nothing_behind(kind: Kind, w
         while driver.run(cancelled_after, steps):
             steps += 1
         assert steps > 1 or kind.library == "httpx2"  # which waits for nothing there
-        lanes = lanes_of(driver)
-        assert len(lanes._all) == sum(map(len, lanes._idle.values()))
+        connections = connections_of(driver)
+        assert len(connections._all) == sum(map(len, connections._idle.values()))
 
 
 @pytest.mark.parametrize("kind", [kind for kind in OURS if kind.is_async], ids=lambda kind: kind.id)
@@ -172,21 +172,21 @@ def test_what_connects_while_it_is_closed_does_not_stay_open(kind: Kind, wire: W
 async def test_whoever_fails_to_close_the_others_are_closed() -> None:
     closed: list[int] = []
 
-    def lane(number: int) -> own_httpx.Lane:
+    def connection(number: int) -> own_httpx.HTTPConnection:
         async def aclose() -> None:
             closed.append(number)
             if number == 2:
                 raise asyncio.CancelledError
 
-        return own_httpx.Lane(SimpleNamespace(aclose=aclose), None)
+        return own_httpx.HTTPConnection(SimpleNamespace(aclose=aclose), None)
 
     with pytest.raises(asyncio.CancelledError):
-        await own_httpx._aclose(lane(number) for number in range(4))
+        await own_httpx._aclose(connection(number) for number in range(4))
     assert sorted(closed) == [0, 1, 2, 3]
 
 
-class LanesMachine(RuleBasedStateMachine):
-    """Whatever calls do: no lane has two of them, and none is forgotten unless it is closed."""
+class ConnectionsMachine(RuleBasedStateMachine):
+    """In any order of calls, a connection serves one call, and is closed before it is dropped."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -195,11 +195,11 @@ class LanesMachine(RuleBasedStateMachine):
         self.patch.setattr(own_httpx, "time", self.clock)
         self.patch.setattr(own_httpx, "MAX_IDLE", 3)
         self.made: list[SimpleNamespace] = []
-        self.busy: list[own_httpx.Lane] = []
+        self.busy: list[own_httpx.HTTPConnection] = []
         library: Any = SimpleNamespace(
             httpx=SimpleNamespace(Limits=lambda **_: None, HTTPTransport=self._make)
         )
-        self.lanes = own_httpx.Lanes(library, "HTTPTransport")
+        self.connections = own_httpx.HTTPConnections(library, "HTTPTransport")
 
     def _make(self, **_: Any) -> SimpleNamespace:
         transport = SimpleNamespace(closed=False)
@@ -212,21 +212,21 @@ class LanesMachine(RuleBasedStateMachine):
 
     @rule()
     def begin(self) -> None:
-        lane = self.lanes.take("http://127.0.0.1/")
-        assert lane not in self.busy
-        assert not lane.transport.closed
-        self.busy.append(lane)
+        connection = self.connections.take("http://127.0.0.1/")
+        assert connection not in self.busy
+        assert not connection.transport.closed
+        self.busy.append(connection)
 
     @precondition(lambda self: self.busy)
     @rule(data=st.data())
     def end(self, data: st.DataObject) -> None:
-        lane = self.busy.pop(data.draw(st.integers(0, len(self.busy) - 1)))
-        before = len(self.lanes._idle[None])
-        unneeded = self.lanes.put(lane)
+        connection = self.busy.pop(data.draw(st.integers(0, len(self.busy) - 1)))
+        before = len(self.connections._idle[None])
+        unneeded = self.connections.put(connection)
         own_httpx._close(unneeded)
         assert all(each.transport.closed for each in unneeded)
-        idle = self.lanes._idle[None]
-        assert idle[-1] is lane
+        idle = self.connections._idle[None]
+        assert idle[-1] is connection
         assert len(unneeded) <= 2
         for each in unneeded[max(before + 1 - own_httpx.MAX_IDLE, 0) :]:
             assert self.clock.now - each.since > KEEPALIVE_SECONDS
@@ -237,18 +237,18 @@ class LanesMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.busy)
     @rule(data=st.data())
     def fail(self, data: st.DataObject) -> None:
-        lane = self.busy.pop(data.draw(st.integers(0, len(self.busy) - 1)))
-        self.lanes.drop(lane)
-        lane.transport.close()
+        connection = self.busy.pop(data.draw(st.integers(0, len(self.busy) - 1)))
+        self.connections.drop(connection)
+        connection.transport.close()
 
     @rule()
     def close(self) -> None:
-        self.lanes.close()
+        self.connections.close()
         assert all(transport.closed for transport in self.made)
-        for lane in self.busy:
-            assert self.lanes.put(lane) == [lane]
+        for connection in self.busy:
+            assert self.connections.put(connection) == [connection]
         self.busy.clear()
-        self.lanes = own_httpx.Lanes(self.lanes.library, "HTTPTransport")
+        self.connections = own_httpx.HTTPConnections(self.connections.library, "HTTPTransport")
 
     @rule(seconds=st.sampled_from([0.1, 1.0, KEEPALIVE_SECONDS, KEEPALIVE_SECONDS + 1]))
     def wait(self, seconds: float) -> None:
@@ -256,35 +256,35 @@ class LanesMachine(RuleBasedStateMachine):
 
     @invariant()
     def all_that_is_open_is_known(self) -> None:
-        known = {id(lane.transport) for lane in self.lanes._all}
+        known = {id(connection.transport) for connection in self.connections._all}
         assert known == {id(transport) for transport in self.made if not transport.closed}
-        idle = set(self.lanes._idle[None])
-        assert idle == self.lanes._all - set(self.busy)
-        assert len(idle) == len(self.lanes._idle[None])
+        idle = set(self.connections._idle[None])
+        assert idle == self.connections._all - set(self.busy)
+        assert len(idle) == len(self.connections._idle[None])
 
 
-test_lanes = LanesMachine.TestCase
+test_connections = ConnectionsMachine.TestCase
 
 
-def test_threads_have_a_lane_each() -> None:
+def test_threads_have_a_connection_each() -> None:
     threads = 8
     library: Any = SimpleNamespace(
         httpx=SimpleNamespace(Limits=lambda **_: None, HTTPTransport=lambda **_: object())
     )
-    lanes = own_httpx.Lanes(library, "HTTPTransport")
+    connections = own_httpx.HTTPConnections(library, "HTTPTransport")
     together = threading.Barrier(threads)
-    held: list[own_httpx.Lane | None] = [None] * threads
+    held: list[own_httpx.HTTPConnection | None] = [None] * threads
     at_once: list[int] = []
 
     def work(number: int) -> None:
         for _ in range(50):
-            held[number] = lane = lanes.take("http://127.0.0.1/")
+            held[number] = connection = connections.take("http://127.0.0.1/")
             if together.wait(PATIENCE) == 0:  # all hold one now
                 at_once.append(len(set(held)))
             together.wait(PATIENCE)
-            lanes.put(lane)
+            connections.put(connection)
 
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(work, range(threads)))
     assert at_once == [threads] * 50
-    assert len(lanes._all) == threads
+    assert len(connections._all) == threads

@@ -9,7 +9,7 @@ from contextvars import ContextVar
 from typing import Any
 
 from wattfare_mw.receiving import UntilDisconnect
-from wattfare_mw.transport.silence import Silence, Watch
+from wattfare_mw.transport.idle import IdleTimer, IdleWait
 
 WHOSE: ContextVar[str] = ContextVar("whose")
 
@@ -74,31 +74,31 @@ class Loop:
         return object()
 
 
-class Waiting(Silence):
+class Waiting(IdleWait):
     """One that says when it was given up."""
 
-    def __init__(self, watch: Watch) -> None:
+    def __init__(self, watch: IdleTimer) -> None:
         super().__init__(watch)
         self.given_up = 0
 
-    def broken(self) -> None:
+    def timed_out(self) -> None:
         self.given_up += 1
 
 
 def test_a_timer_that_is_a_hair_too_early_is_not_set_again() -> None:
     """A loop's clock may count milliseconds, and a sum of floats is not exact."""
     loop: Any = Loop()
-    watch = Watch(loop, 0.1)
+    watch = IdleTimer(loop, 0.1)
     first = Waiting(watch)
     loop.now = 0.06
     second = Waiting(watch)
     loop.now = 0.1 - 1e-11
-    watch._look()
+    watch._check()
     assert (first.given_up, second.given_up) == (1, 0)
     assert len(loop.timers) == 2
     assert 0.05 < loop.timers[1] < 0.07
     second.end()
     loop.now = 0.17
-    watch._look()
+    watch._check()
     assert (first.given_up, second.given_up) == (1, 0)
     assert len(loop.timers) == 2

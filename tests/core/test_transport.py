@@ -55,11 +55,11 @@ def raw_chunks(driver: Driver, call: calls.Call[Any]) -> tuple[Any, bytes]:
     """What the middleware passes on: the answer, and its body as it comes."""
 
     def sync() -> tuple[Any, bytes]:
-        answer = driver.client._run(driver.client._service.open(call))
+        answer = driver.client._run(driver.client._caller.open(call))
         return answer, b"".join(iter(answer.read_some, b""))
 
     async def asynchronous() -> tuple[Any, bytes]:
-        answer = await driver.client._run(driver.client._service.open(call))
+        answer = await driver.client._run(driver.client._caller.open(call))
         parts: list[bytes] = []
         while part := await answer.read_some():
             parts.append(part)

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wattfare_mw import Request, Response
-from wattfare_mw.web import Headers, json_response
+from wattfare_mw.headers import Headers
+from wattfare_mw.web import json_response
 
 
 def test_headers_are_looked_up_in_any_case() -> None:

@@ -101,7 +101,7 @@ def load(name: str) -> ModuleType:
 
 
 def _served(target: Any) -> Any:
-    from wattfare_mw.middleware.wrap import interface_of
+    from wattfare_mw.middleware.interface import interface_of
 
     return _served_wsgi(target) if interface_of(target) == "wsgi" else _served_asgi(target)
 

@@ -21,7 +21,7 @@ from support.service import PATIENCE, App, environment
 import wattfare_mw
 from wattfare_mw import errors
 from wattfare_mw.cli.commands import cli
-from wattfare_mw.middleware.wrap import Options
+from wattfare_mw.middleware.options import Options
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])

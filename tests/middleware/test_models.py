@@ -15,7 +15,7 @@ from support.fake_wattfare import MODELS as LISTED
 from support.fake_wattfare import FakeWattfare
 
 from wattfare_mw.errors import WattfareError
-from wattfare_mw.middleware import policy
+from wattfare_mw.middleware import request_body
 
 Drive = Callable[..., Driver]
 ALLOWED = ["openai/*", "anthropic/claude-sonnet-4", "x-ai/grok-[34]", "a?c"]
@@ -285,13 +285,13 @@ _BODY = st.one_of(
     st.text(alphabet='{}[]",:\\u006d model', max_size=40),
 )
 
-_LIST = policy.Models(ALLOWED)
+_LIST = request_body.Models(ALLOWED)
 
 
 def refused(body: bytes) -> int | None:
     """The status that this body is refused with, or None."""
     try:
-        _LIST.check(body, policy.read_body(body))
+        _LIST.check(body, request_body.read_body(body))
     except WattfareError as error:
         return error.status
     return None

@@ -10,7 +10,7 @@ from support.drivers import INFERENCE, JSON, MODELS, STATUS, TOKEN, Driver, body
 from support.fake_wattfare import SECRET_KEY, FakeWattfare
 
 from wattfare_mw import AsyncWattfare, Request, Wattfare
-from wattfare_mw.web import Headers
+from wattfare_mw.headers import Headers
 
 Drive = Callable[..., Driver]
 OTHER = "https://other.example"

@@ -212,7 +212,7 @@ def test_a_synchronous_function_blocks_nobody(fake: FakeWattfare) -> None:
 
     driver = ASGIDriver(resolve_user=resolve_user, secret_key=SECRET_KEY, base_url=fake.url)
     lives = [driver.open("POST", TOKEN) for _ in range(2)]
-    assert [live.answered().status for live in lives] == [200, 200]
+    assert [live.respond_to_errors().status for live in lives] == [200, 200]
     driver.close()
 
 

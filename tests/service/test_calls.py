@@ -11,6 +11,7 @@ from support.service import chat_body
 
 from wattfare_mw import sse
 from wattfare_mw.errors import WattfareError, WattfareNotConnectedError
+from wattfare_mw.headers import Headers
 from wattfare_mw.service.chat import request as chat
 from wattfare_mw.service.inference.runner import Calls
 from wattfare_mw.service.keys import new_app
@@ -21,7 +22,6 @@ from wattfare_mw.service.models.upstream import Upstream
 from wattfare_mw.service.records import Order
 from wattfare_mw.transport import HTTPRequest
 from wattfare_mw.types import encode
-from wattfare_mw.web import Headers
 
 COST = 3 * 1000 + 3 * 2000
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from wattfare_mw import WattfareError
-from wattfare_mw.service.errors import invalid
+from wattfare_mw.errors import invalid_request
 from wattfare_mw.service.models import catalog, upstream_answers
 from wattfare_mw.service.models.catalog import FRESH_SECONDS, RETRY_SECONDS, STALE_SECONDS, Catalog
 
@@ -101,7 +101,7 @@ async def test_nobody_waits_for_a_newer_list(models: Catalog, source: Source, cl
     "failure",
     [
         upstream_answers.failed("down"),
-        invalid("for once there is none", 400),
+        invalid_request("for once there is none", 400),
         b"<html>",
         b'{"data": 5}',
     ],
@@ -142,7 +142,7 @@ async def test_an_upstream_that_gives_no_list(
         return known.get(model)
 
     monkeypatch.setattr(catalog, "published", published)
-    source.now = invalid("no such path", 400)
+    source.now = invalid_request("no such path", 400)
     assert await prompt_price(models, "known") == 5
     assert await prompt_price(models, "known") == 5
     assert await prompt_price(models, "made up") is None

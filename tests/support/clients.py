@@ -21,8 +21,8 @@ import httpx
 import httpx2
 
 from wattfare_mw import AsyncWattfare, Chunk, Request, Response, Wattfare
+from wattfare_mw.headers import Headers
 from wattfare_mw.transport import direct
-from wattfare_mw.web import Headers
 
 #: What may stand in no error, log or traceback; it is spelled out nowhere in a source.
 NEEDLE = bytes(range(0x61, 0x71)).decode()

@@ -81,12 +81,12 @@ class _Story:
         self._app = httpx.Client(
             base_url=app, cookies={"user": user}, timeout=_PATIENCE, trust_env=False
         )
-        self._service = httpx.Client(base_url=service, timeout=_PATIENCE, trust_env=False)
+        self._caller = httpx.Client(base_url=service, timeout=_PATIENCE, trust_env=False)
 
     def tell(self) -> None:
         user, title = self._user, self._title
         console.rule(f"[bold]{title}[/], and {user} is signed in")
-        with self._app, self._service:
+        with self._app, self._caller:
             self._step("The app itself is what it was.")
             answer = self._app.get("/")
             self._expect("GET /", answer.status_code == 200, answer.text.strip())
@@ -100,7 +100,7 @@ class _Story:
             self._expect("POST /api/wattfare-token", bool(token), "a token, for ten minutes")
 
             self._step(f"With it, {user} connects a budget, capped at ${CAP_USD} a month.")
-            answer = self._service.post(
+            answer = self._caller.post(
                 "/api/v1/connections",
                 json={"monthlyUsd": float(CAP_USD)},
                 headers={"authorization": f"Bearer {token}"},

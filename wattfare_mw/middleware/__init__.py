@@ -1,6 +1,6 @@
 """``WattfareMiddleware``: an existing app, and in front of it the paths whose AI calls its users
 pay for. :mod:`.gate` decides, :mod:`.asgi` and :mod:`.wsgi` drive it."""
 
-from .wrap import WattfareMiddleware
+from .factory import WattfareMiddleware
 
 __all__ = ["WattfareMiddleware"]

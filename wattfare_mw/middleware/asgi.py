@@ -11,11 +11,12 @@ from ..client import AsyncWattfare, Wattfare, client_for
 from ..errors import WattfareError
 from ..flow import run_async
 from ..handles import AsyncUser, User
+from ..headers import Headers
 from ..receiving import ClientGoneError, Receive, UntilDisconnect, read_body
-from ..web import Headers, Request, Response
+from ..web import Request, Response
+from .base import Middleware
 from .gate import Gate, ReadBody, cut_short
 from .relay import Record, Relay
-from .wrap import WattfareMiddleware
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -23,8 +24,8 @@ Send = Callable[[Message], Awaitable[None]]
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
-class WattfareASGIMiddleware(WattfareMiddleware):
-    """:class:`WattfareMiddleware` around an ASGI app."""
+class WattfareASGIMiddleware(Middleware):
+    """:class:`~wattfare_mw.WattfareMiddleware` around an ASGI app."""
 
     _client_kind = AsyncWattfare
     _client: AsyncWattfare
@@ -121,13 +122,13 @@ class _Exchange:
             if record.begun:
                 await run_async(gate.finished(record), self._client._perform)
 
-    def _perform(self, need: Any) -> Awaitable[Any]:
-        if isinstance(need, ReadBody):
-            return read_body(self._receive, need.limit, cut_short)
-        if isinstance(need, (calls.Send, calls.Read)):
+    def _perform(self, command: Any) -> Awaitable[Any]:
+        if isinstance(command, ReadBody):
+            return read_body(self._receive, command.limit, cut_short)
+        if isinstance(command, (calls.Send, calls.Read)):
             # We wait for the service now, and want to know when nobody waits for us.
             self._gone.watch()
-        return self._client._perform(need)
+        return self._client._perform(command)
 
     async def _respond(self, response: Response) -> None:
         send = self._send

@@ -12,30 +12,23 @@ import msgspec
 from .. import calls, sse
 from ..callables import AppFunction
 from ..completions import not_the_protocol, usage_in
-from ..errors import WattfareError
+from ..error_responses import LetThrough, refuse_other_methods, respond_to_errors
+from ..errors import WattfareError, invalid_request
 from ..flow import Flow
+from ..origins import check_origins, cors_headers, refuse_other_sites
 from ..receiving import check_length
-from ..sessions import (
-    Ask,
-    LetThrough,
-    Minting,
-    ResolveUser,
-    answered,
-    check_origins,
-    cors_headers,
-    identify,
-    logger,
-    refuse_other_methods,
-    refuse_other_sites,
-)
+from ..sessions import TokenRoute
 from ..types import GRANT_HEADER, encode
+from ..users import CallFunction, ResolveUser, identify
 from ..web import Request, Response, json_response
-from . import policy
+from . import forwarding, request_body
 from .relay import Record, Relay
 
 _COMPLETIONS = "/chat/completions"
 #: Media types as they are written most of the time.
 _OFTEN = frozenset({"application/json", sse.CONTENT_TYPE})
+
+logger = logging.getLogger("wattfare_mw")
 
 Route = Callable[[Request, Record], Flow[Any]]
 
@@ -59,7 +52,7 @@ class Gate:
 
     def __init__(
         self,
-        service: calls.Service,
+        caller: calls.Caller,
         *,
         resolve_user: ResolveUser,
         token_path: str | None,
@@ -80,13 +73,13 @@ class Gate:
         if type(max_body_bytes) is not int or max_body_bytes < 1:
             raise ValueError("max_body_bytes is a number of bytes")
         if not callable(request_limit):
-            calls.session_request(request_limit)  # nonsense is told when the app starts
-        self.service = service
+            calls.session_request(request_limit)  # invalid limits are reported when the app starts
+        self.caller = caller
         self._resolve_user = AppFunction(resolve_user)
-        self._models = policy.Models(models)
+        self._models = request_body.Models(models)
         self._allow_grants = allow_grants
         self._origins = check_origins(allowed_origins)
-        self._minting = Minting(service, resolve_user, request_limit, self._origins)
+        self._token_route = TokenRoute(caller, resolve_user, request_limit, self._origins)
         self._read_body = ReadBody(max_body_bytes)
         self._on_usage = None if on_usage is None else AppFunction(on_usage)
         self._let_through = let_through
@@ -106,19 +99,19 @@ class Gate:
             self.routes[path] = (methods, route)
 
     def answer(self, request: Request, record: Record) -> Flow[Response | Relay]:
-        """Answer a request to one of our paths. Never raises but what it is told to let through.
+        """Answer a request to one of our paths. It raises only the exceptions to let through.
 
         Args:
             record: is filled in. Where it has :attr:`~.relay.Record.begun` in the end, however
                 that came, the driver runs :meth:`finished` on it.
         """
         methods, route = self.routes[request.path]
-        request_id = record.request_id = policy.request_id(request)
+        request_id = record.request_id = forwarding.request_id(request)
         if request.method in methods:
             flow = route(request, record)
         else:
             flow = self._other_method(request, methods)
-        reply = yield from answered(flow, request_id, self._let_through)
+        reply = yield from respond_to_errors(flow, request_id, self._let_through)
         headers = reply.headers
         if self._origins:
             headers.update(cors_headers(request, self._origins))
@@ -145,7 +138,7 @@ class Gate:
     def finished(self, record: Record) -> Flow[None]:
         """An inference call is over, however it ended: tell the log and the app. Never raises."""
         if logger.isEnabledFor(logging.INFO):
-            told = record.told
+            reported = record.reported
             logger.info(
                 # The browser has chosen the model's name: it must not begin a line of its own.
                 "inference request_id=%s user=%r model=%r status=%s outcome=%s tokens=%s"
@@ -155,14 +148,16 @@ class Gate:
                 record.model,
                 record.status,
                 record.outcome,
-                told.usage and told.usage.total_tokens,
-                told.cost_usd,
+                reported.usage and reported.usage.total_tokens,
+                reported.cost_usd,
             )
         if self._on_usage is None or record.outcome == "refused":
             return
-        told = record.told
+        reported = record.reported
         try:
-            yield Ask(self._on_usage, (record.user, record.model, told.usage, told.cost_usd))
+            yield CallFunction(
+                self._on_usage, (record.user, record.model, reported.usage, reported.cost_usd)
+            )
         except Exception:
             logger.exception("on_usage failed. request_id=%s", record.request_id)
 
@@ -170,43 +165,39 @@ class Gate:
         yield from ()  # a flow, as the others are
         if request.method != "OPTIONS" or "access-control-request-method" not in request.headers:
             refuse_other_methods(request, *methods)
-        if request.headers.read.get("origin") not in self._origins:
-            raise WattfareError(
-                "This origin is not one of the app's allowed_origins.",
-                code="invalid_request",
-                status=403,
-            )
+        if request.headers.common.get("origin") not in self._origins:
+            raise invalid_request("This origin is not one of the app's allowed_origins.", 403)
         asked = request.headers.get("access-control-request-headers", "")
         return Response(
             204,
             {
                 "access-control-allow-methods": ", ".join(methods),
                 # Any header: the origin is trusted, and what goes up is an allow-list anyway.
-                "access-control-allow-headers": asked if policy.is_plain(asked) else "",
+                "access-control-allow-headers": asked if forwarding.is_plain(asked) else "",
                 "access-control-max-age": "600",
             },
             b"",
         )
 
     def _token(self, request: Request, _record: Record) -> Flow[Response]:
-        return self._minting.answer(request)
+        return self._token_route.answer(request)
 
     def _status(self, request: Request, _record: Record) -> Flow[Response]:
         user_id = yield from self.identify(request)
-        status = yield from self.service.fetch(calls.status(user_id))
+        status = yield from self.caller.fetch(calls.status(user_id))
         return json_response(200, encode(status))
 
     def _list_models(self, request: Request, _record: Record) -> Flow[Response]:
         if not self._allow_grants:  # with grants, an app may have no users at all
             yield from self.identify(request)
-        listing = yield from self.service.fetch(calls.models())
+        listing = yield from self.caller.fetch(calls.models())
         try:
             return json_response(200, self._models.filter(listing))
         except msgspec.MsgspecError as error:
             raise not_the_protocol(200, "a list of models", error) from None
 
     def _inference(self, request: Request, record: Record) -> Flow[Response | Relay]:
-        headers = request.headers.read
+        headers = request.headers.common
         refuse_other_sites(request, self._origins)
         _refuse_other_types(headers)
         grant = headers.get(GRANT_HEADER)
@@ -218,15 +209,15 @@ class Gate:
             payer = calls.user_payer(record.user)
         check_length(headers.get("content-length"), self._read_body.limit)
         body = yield self._read_body
-        asked = policy.read_body(body)
+        asked = request_body.read_body(body)
         self._models.check(body, asked)
         record.model = asked.model
-        # The app wants to be told what each stream cost, even where its browser does not.
+        # The app wants to know what each stream cost, even if its browser does not.
         hide_usage = bool(self._on_usage and asked.stream and not asked.includes_usage)
         call = calls.relayed_completion(
             payer,
-            policy.with_usage(body, asked) if hide_usage else body,
-            policy.headers_up(headers, record.request_id),
+            request_body.with_usage(body, asked) if hide_usage else body,
+            forwarding.headers_up(headers, record.request_id),
         )
         record.begun = True
         try:
@@ -238,10 +229,10 @@ class Gate:
     def _complete(
         self, call: calls.Call[Any], record: Record, *, hide_usage: bool
     ) -> Flow[Response | Relay]:
-        answer = yield from self.service.open(call)
+        answer = yield from self.caller.open(call)
         record.status = answer.status
-        theirs = answer.headers.read
-        headers = policy.headers_down(theirs)
+        theirs = answer.headers.common
+        headers = forwarding.headers_down(theirs)
         kind = _media_type(theirs.get("content-type"))
         encoded = theirs.get("content-encoding", "identity") != "identity"
         if kind == sse.CONTENT_TYPE and not encoded:
@@ -253,7 +244,7 @@ class Gate:
             raise not_the_protocol(answer.status, "JSON or an event stream")
         if not encoded:  # what is compressed though it was asked not to be passes unread
             try:
-                record.tell(usage_in(content))
+                record.set_usage(usage_in(content))
             except msgspec.MsgspecError as error:
                 raise not_the_protocol(answer.status, "JSON", error) from None
         record.outcome = "complete"
@@ -261,21 +252,19 @@ class Gate:
 
     def _grant_payer(self, grant: str) -> calls.Payer:
         if not self._allow_grants:
-            raise WattfareError("This app takes no grants.", code="invalid_request", status=403)
+            raise invalid_request("This app takes no grants.", 403)
         return calls.grant_payer(grant)
 
 
 def cut_short() -> WattfareError:
     """The error for a body that ended before its end: its client went away."""
-    return WattfareError("The body ended too early.", code="invalid_request", status=400)
+    return invalid_request("The body ended too early.")
 
 
 def _refuse_other_types(headers: Mapping[str, str]) -> None:
     # A form or plain text is what another site's page can send without asking first.
     if _media_type(headers.get("content-type")) != "application/json":
-        raise WattfareError(
-            "The body must be application/json.", code="invalid_request", status=415
-        )
+        raise invalid_request("The body must be application/json.", 415)
 
 
 def _media_type(content_type: str | None) -> str:

@@ -3,6 +3,7 @@ by whole event, and what it tells of its cost. No I/O."""
 
 from __future__ import annotations
 
+import logging
 from typing import Any, Literal
 
 import msgspec
@@ -10,8 +11,9 @@ import msgspec
 from .. import sse
 from ..completions import Metering, metering, read_usage
 from ..errors import WattfareError, WattfareNetworkError
-from ..sessions import logger
 from ..types import decode
+
+logger = logging.getLogger("wattfare_mw")
 
 Outcome = Literal["complete", "broken", "gone", "refused"]
 _NOTHING = Metering()
@@ -32,7 +34,7 @@ class Record(msgspec.Struct, gc=False):
     begun: bool = False
     status: int = 0
     outcome: Outcome = "gone"
-    _told: bytes | Metering = _NOTHING
+    _reported: bytes | Metering = _NOTHING
 
     def failed(self, error: WattfareError) -> None:
         """It failed before anything of it was passed on."""
@@ -41,24 +43,24 @@ class Record(msgspec.Struct, gc=False):
         self.status = error.http_status
         self.outcome = "refused" if refused or never_sent else "broken"
 
-    def tell(self, usage: bytes) -> None:
+    def set_usage(self, usage: bytes) -> None:
         """Take down what a whole answer said of its cost, as it was said."""
-        self._told = usage
+        self._reported = usage
 
-    def add(self, told: Metering) -> None:
+    def add_usage(self, reported: Metering) -> None:
         """Add what an event said."""
-        so_far = self.told
-        self._told = Metering(
-            told.usage or so_far.usage,
-            so_far.cost_usd if told.cost_usd is None else told.cost_usd,
+        so_far = self.reported
+        self._reported = Metering(
+            reported.usage or so_far.usage,
+            so_far.cost_usd if reported.cost_usd is None else reported.cost_usd,
         )
 
     @property
-    def told(self) -> Metering:
+    def reported(self) -> Metering:
         """What the answer said of its cost."""
-        if not isinstance(self._told, Metering):
-            self._told = read_usage(self._told)
-        return self._told
+        if not isinstance(self._reported, Metering):
+            self._reported = read_usage(self._reported)
+        return self._reported
 
 
 class Relay:
@@ -137,11 +139,11 @@ class Relay:
         cut = 0
         for start, end in sse.holding(block, _USAGE):
             for event in sse.events(block[start:end]):
-                told = _metering(event.data)
-                if told == _NOTHING:
+                reported = _metering(event.data)
+                if reported == _NOTHING:
                     continue
-                self.record.add(told)
-                if self._hide_usage and _tells_usage_only(event.data):
+                self.record.add_usage(reported)
+                if self._hide_usage and _holds_usage_only(event.data):
                     kept.append(block[cut:start])
                     cut = end
         return b"".join((*kept, block[cut:])) if cut else block
@@ -160,7 +162,7 @@ class Relay:
 _USAGE, _DONE, _ERROR = b'"usage"', b"[DONE]", b'"error"'
 
 
-class _Told(msgspec.Struct):
+class _UsageChunk(msgspec.Struct):
     choices: list[msgspec.Raw] | None = None
     error: Any = None
 
@@ -172,9 +174,9 @@ def _metering(data: bytes) -> Metering:
         return _NOTHING
 
 
-def _tells_usage_only(data: bytes) -> bool:
+def _holds_usage_only(data: bytes) -> bool:
     try:
-        told = decode(_Told, data)
+        reported = decode(_UsageChunk, data)
     except msgspec.MsgspecError:
         return False
-    return not told.choices and told.error is None
+    return not reported.choices and reported.error is None

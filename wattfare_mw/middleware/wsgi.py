@@ -15,19 +15,21 @@ from ..client import Wattfare
 from ..errors import WattfareError
 from ..flow import run
 from ..handles import User
+from ..headers import Headers
 from ..receiving import too_large
-from ..web import Headers, Request
+from ..web import Request
+from .base import Middleware
 from .gate import ReadBody, cut_short
+from .options import hide_key
 from .relay import Record, Relay
-from .wrap import WattfareMiddleware, hide_key
 
 Environ = dict[str, Any]
 StartResponse = Callable[..., Any]
 ReadInput = Callable[[int], bytes]
 
 
-class WattfareWSGIMiddleware(WattfareMiddleware):
-    """:class:`WattfareMiddleware` around a WSGI app."""
+class WattfareWSGIMiddleware(Middleware):
+    """:class:`~wattfare_mw.WattfareMiddleware` around a WSGI app."""
 
     _client_kind = Wattfare
     _client: Wattfare
@@ -78,12 +80,12 @@ class WattfareWSGIMiddleware(WattfareMiddleware):
         gate, client = self._gate, self._client
         record = Record()
 
-        def perform(need: Any) -> Any:
-            if type(need) is ReadBody:
+        def perform(command: Any) -> Any:
+            if type(command) is ReadBody:
                 if read_input is not None:
-                    return read_input(need.limit)
-                return read_body(environ, need.limit)
-            return client._perform(need)
+                    return read_input(command.limit)
+                return read_body(environ, command.limit)
+            return client._perform(command)
 
         reply = run(gate.answer(request_of(environ, path), record), perform)
         if isinstance(reply, Relay):

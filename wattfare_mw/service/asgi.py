@@ -12,11 +12,11 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.types import Receive, Scope, Send
 
+from ..errors import invalid_request
 from ..transport import AsyncTransport
 from .api import framing as web
 from .api import routes as api
 from .api.rates import Throttle
-from .errors import invalid
 from .inference.lease_keeper import Keeper
 from .inference.runner import Calls
 from .keys import AppKeys, Mode, new_app
@@ -111,7 +111,7 @@ def create_keys(database: str, name: str, mode: Mode = "test") -> AppKeys:
         WattfareError: ``invalid_request``; the name is none, or the database cannot be opened.
     """
     if not 0 < len(name.strip()) <= MAX_NAME or not name.isprintable():
-        raise invalid(f"An app's name is a line of 1 to {MAX_NAME} characters.")
+        raise invalid_request(f"An app's name is a line of 1 to {MAX_NAME} characters.")
     app, app_keys = new_app(name, mode)
 
     async def keep() -> None:

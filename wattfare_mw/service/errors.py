@@ -8,11 +8,6 @@ from ..errors import WattfareError
 DATABASE_RETRY_SECONDS = 5
 
 
-def invalid(message: str, status: int = 400) -> WattfareError:
-    """``invalid_request``, with what is wrong."""
-    return WattfareError(message, code="invalid_request", status=status)
-
-
 def not_available(
     message: str = "The service's database is not available.",
 ) -> WattfareError:

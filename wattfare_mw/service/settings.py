@@ -7,9 +7,9 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from ..errors import invalid_request
 from ..transport import Secret
 from .chat.request import DEFAULT_MAX_TOKENS, MAX_TOKENS
-from .errors import invalid
 from .ledger.rules import DEFAULT_GRANT, Terms
 from .tokens import Signer
 
@@ -64,15 +64,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             except ValueError:
                 parts = None
             if parts is None or parts.scheme not in ("http", "https") or not parts.hostname:
-                raise invalid("The upstream is given as a URL: https://host/api/v1.")
+                raise invalid_request("The upstream is given as a URL: https://host/api/v1.")
             if "@" in parts.netloc:
-                raise invalid("The upstream's key is given as its key, and not in its URL.")
+                raise invalid_request("The upstream's key is given as its key, and not in its URL.")
         elif self.upstream_key is not None:
-            raise invalid("A key for the upstream is of no use without an upstream.")
+            raise invalid_request("A key for the upstream is of no use without an upstream.")
         if not 0 <= self.stop_grace <= MAX_STOP_GRACE_SECONDS:
-            raise invalid(f"A grace is 0 to {MAX_STOP_GRACE_SECONDS:,} seconds.")
+            raise invalid_request(f"A grace is 0 to {MAX_STOP_GRACE_SECONDS:,} seconds.")
         if not 1 <= self.default_max_tokens <= MAX_TOKENS:
-            raise invalid(
+            raise invalid_request(
                 f"The limit of a call that names none is from 1 to {MAX_TOKENS:,} tokens."
             )
         if self.secret is not None:

@@ -7,9 +7,8 @@ import time
 import jwt
 import msgspec
 
-from ..errors import WattfareAuthError
+from ..errors import WattfareAuthError, invalid_request
 from ..types import CreatedSession
-from .errors import invalid
 
 ALGORITHM = "HS256"
 ISSUER = "wattfare-service"
@@ -43,7 +42,7 @@ class Signer:
 
     def __init__(self, key: bytes) -> None:
         if len(key) < MIN_KEY_BYTES:
-            raise invalid(
+            raise invalid_request(
                 f"The signing key (WATTFARE_SERVICE_SECRET) has {len(key)} bytes; "
                 f"it needs at least {MIN_KEY_BYTES}."
             )

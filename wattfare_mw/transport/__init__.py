@@ -16,10 +16,10 @@ from typing import Any, cast
 
 from . import over_httpx, own_httpx
 from .base import (
-    Answer,
-    AsyncAnswer,
+    AsyncHTTPResponse,
     AsyncTransport,
     HTTPRequest,
+    HTTPResponse,
     LoopPool,
     Pool,
     Secret,
@@ -28,10 +28,10 @@ from .base import (
 )
 
 __all__ = [
-    "Answer",
-    "AsyncAnswer",
+    "AsyncHTTPResponse",
     "AsyncTransport",
     "HTTPRequest",
+    "HTTPResponse",
     "Secret",
     "Transport",
     "async_transport",
@@ -82,7 +82,7 @@ def async_transport(http_client: Any = None) -> AsyncTransport:
     if library == "aiohttp":
         from . import over_aiohttp
 
-        pool = LoopPool(lambda: over_aiohttp.Held(over_aiohttp.own_session()), _close)
+        pool = LoopPool(lambda: over_aiohttp.LoopSession(over_aiohttp.own_session()), _close)
         return over_aiohttp.AiohttpTransport(pool, own=True)
     if library is not None:
         return own_httpx.own_async_transport(library)
@@ -97,7 +97,7 @@ def _async_transport_over(client: Any, *, owned: bool) -> AsyncTransport:
     if _is_a(client, (("aiohttp", "ClientSession"),)):
         from . import over_aiohttp
 
-        pool = LoopPool(lambda: over_aiohttp.Held(client), _close if owned else None)
+        pool = LoopPool(lambda: over_aiohttp.LoopSession(client), _close if owned else None)
         return over_aiohttp.AiohttpTransport(pool)
     close = over_httpx.close_async_client if owned else None
     return over_httpx.AsyncHttpxTransport(LoopPool(lambda: client, close))
@@ -147,7 +147,7 @@ class _MadeTransport:
     def __init__(self, make: Callable[[], Any]) -> None:
         self._pool = LoopPool(lambda: _async_transport_over(make(), owned=True), _close)
 
-    async def send(self, request: HTTPRequest) -> AsyncAnswer:
+    async def send(self, request: HTTPRequest) -> AsyncHTTPResponse:
         return await self._pool.get().send(request)
 
     async def close(self) -> None:

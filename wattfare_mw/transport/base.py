@@ -16,7 +16,7 @@ import msgspec
 from ..errors import WattfareNetworkError, unwrapped
 
 if TYPE_CHECKING:
-    from ..web import Headers
+    from ..headers import Headers
 
 C = TypeVar("C")
 
@@ -59,7 +59,7 @@ class HTTPRequest(msgspec.Struct, frozen=True, gc=False):
         return f"HTTPRequest({self.method!r}, {self.url!r})"
 
 
-class Answer(Protocol):
+class HTTPResponse(Protocol):
     """An answer whose head is here and whose body is on its way."""
 
     @property
@@ -79,8 +79,8 @@ class Answer(Protocol):
         ...
 
 
-class AsyncAnswer(Protocol):
-    """:class:`Answer`, for an event loop."""
+class AsyncHTTPResponse(Protocol):
+    """:class:`HTTPResponse`, for an event loop."""
 
     @property
     def status(self) -> int: ...
@@ -98,14 +98,14 @@ class Transport(Protocol):
         WattfareNetworkError: it could not; ``sent=False`` where no connection was made.
     """
 
-    def send(self, request: HTTPRequest) -> Answer: ...
+    def send(self, request: HTTPRequest) -> HTTPResponse: ...
     def close(self) -> None: ...
 
 
 class AsyncTransport(Protocol):
     """:class:`Transport`, for an event loop."""
 
-    async def send(self, request: HTTPRequest) -> AsyncAnswer: ...
+    async def send(self, request: HTTPRequest) -> AsyncHTTPResponse: ...
     async def close(self) -> None: ...
 
 
@@ -161,7 +161,7 @@ _inherited: list[object] = []
 
 class _Slot(Generic[C]):
     """What one process has in a pool. A new one's lock is free, whatever thread of the parent
-    held the other in the moment of the fork."""
+    loop_session the other in the moment of the fork."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()

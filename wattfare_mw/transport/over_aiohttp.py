@@ -12,17 +12,17 @@ import aiohttp
 import yarl
 from aiohttp.http_exceptions import HttpProcessingError
 
-from ..web import Headers, Raw
+from ..headers import Headers, Raw
 from . import direct
 from .base import (
     KEEPALIVE_SECONDS,
-    AsyncAnswer,
+    AsyncHTTPResponse,
     Failures,
     HTTPRequest,
     LoopPool,
 )
 from .environment import Proxies, ssl_context
-from .silence import NEVER, Silence, Watch
+from .idle import NEVER, IdleTimer, IdleWait
 
 # What the buffers below take in at once (bytes).
 _SMALL = 2**15
@@ -42,21 +42,21 @@ def own_session() -> Any:
     )
 
 
-class Held:
+class LoopSession:
     """A session on its event loop, and what goes with it there."""
 
     def __init__(self, session: Any) -> None:
         self.session = session
         self._loop = asyncio.get_running_loop()
-        self._watches: dict[float, Watch] = {}
+        self._timers: dict[float, IdleTimer] = {}
         self.direct = direct.Direct(session)
 
-    def watch(self, limit: float) -> Watch:
-        """For those who wait no longer than so many seconds."""
-        watch = self._watches.get(limit)
-        if watch is None:
-            watch = self._watches[limit] = Watch(self._loop, limit)
-        return watch
+    def timer(self, limit: float) -> IdleTimer:
+        """The timer for waits of at most so many seconds."""
+        timer = self._timers.get(limit)
+        if timer is None:
+            timer = self._timers[limit] = IdleTimer(self._loop, limit)
+        return timer
 
     async def close(self) -> None:
         await self.session.close()
@@ -65,14 +65,14 @@ class Held:
 class AiohttpTransport:
     """Over an ``aiohttp.ClientSession``; ``own``: one that this module has set up."""
 
-    def __init__(self, pool: LoopPool[Held], *, own: bool = False) -> None:
+    def __init__(self, pool: LoopPool[LoopSession], *, own: bool = False) -> None:
         self._pool = pool
         self._own = own
         self._direct = own and direct.fits(aiohttp.__version__)
         self._proxies = Proxies()
 
-    async def send(self, request: HTTPRequest) -> AsyncAnswer:
-        held = self._pool.get()
+    async def send(self, request: HTTPRequest) -> AsyncHTTPResponse:
+        loop_session = self._pool.get()
         body = request.body
         try:
             if (
@@ -82,29 +82,29 @@ class AiohttpTransport:
                 and request.method == "POST"
                 and self._proxies.of(request.url) is None
             ):
-                return await _send_directly(held, request)
-            return await self._ask(held, request)
+                return await _send_directly(loop_session, request)
+            return await self._ask(loop_session, request)
         except BaseException as error:
             _FAILURES.seen(error)
             raise
 
-    async def _ask(self, held: Held, request: HTTPRequest) -> AsyncAnswer:
+    async def _ask(self, loop_session: LoopSession, request: HTTPRequest) -> AsyncHTTPResponse:
         body = request.body
         if body is None or len(body) <= _SMALL:
-            response = await self._request(held.session, request, body)
+            response = await self._request(loop_session.session, request, body)
         else:
             async with asyncio.timeout(_head_timeout(request)) as deadline:
                 response = await self._request(
-                    held.session, request, _body(request, body, deadline)
+                    loop_session.session, request, _body(request, body, deadline)
                 )
         connection = response.connection  # none where all of it is here
         protocol = None if connection is None else connection.protocol
-        watch = None
+        timer = None
         if protocol is not None and request.read_timeout is not None:
             protocol.read_timeout = None  # it would begin anew at each piece
-            watch = held.watch(request.read_timeout)
+            timer = loop_session.timer(request.read_timeout)
         head = response.status, response.raw_headers
-        return AiohttpAnswer(head, response.content, protocol, watch, response.close)
+        return AiohttpResponse(head, response.content, protocol, timer, response.close)
 
     async def _request(self, session: Any, request: HTTPRequest, body: Any) -> Any:
         headers = request.headers
@@ -129,20 +129,20 @@ class AiohttpTransport:
         await self._pool.close()
 
 
-async def _send_directly(held: Held, request: HTTPRequest) -> AsyncAnswer:
-    sent = await held.direct.send(request, _timeout(request.connect_timeout, None))
+async def _send_directly(loop_session: LoopSession, request: HTTPRequest) -> AsyncHTTPResponse:
+    sent = await loop_session.direct.send(request, _timeout(request.connect_timeout, None))
     protocol = sent.protocol
-    watch = None if request.read_timeout is None else held.watch(request.read_timeout)
-    silence = None if watch is None else _Silence(watch, protocol)
+    timer = None if request.read_timeout is None else loop_session.timer(request.read_timeout)
+    wait = None if timer is None else _IdleWait(timer, protocol)
     try:
         message, content = await sent.head()
     finally:
-        if silence is not None:
-            silence.end()
+        if wait is not None:
+            wait.end()
     if content.is_eof():
         protocol = None
     head = message.code, message.raw_headers
-    return AiohttpAnswer(head, content, protocol, watch, sent.close)
+    return AiohttpResponse(head, content, protocol, timer, sent.close)
 
 
 def _with_our_credentials_only(session: Any, headers: dict[str, str]) -> tuple[Any, ...]:
@@ -169,7 +169,7 @@ def _timeout(connect: float | None, read: float | None) -> aiohttp.ClientTimeout
     return aiohttp.ClientTimeout(total=None, connect=connect, sock_connect=connect, sock_read=read)
 
 
-# aiohttp bounds the silence of a service that does not answer, and not that of one that does not
+# aiohttp bounds the wait for a service that does not answer, but not for one that does not
 # read: while a body is being written nothing would ever time out. One that fits into the buffers
 # is written at once.
 
@@ -189,25 +189,25 @@ def _body(request: HTTPRequest, body: bytes, deadline: asyncio.Timeout) -> Any:
 class _Pieces(io.BytesIO):
     """A body that is written in pieces; each that is taken puts the deadline off."""
 
-    def __init__(self, body: bytes, deadline: asyncio.Timeout, silence: float | None) -> None:
+    def __init__(self, body: bytes, deadline: asyncio.Timeout, limit: float | None) -> None:
         super().__init__(body)
         self._deadline = deadline
-        self._silence = silence
+        self._limit = limit
 
     def read(self, size: int | None = -1, /) -> bytes:
-        if self._silence is not None and not self._deadline.expired():
-            self._deadline.reschedule(asyncio.get_running_loop().time() + self._silence)
+        if self._limit is not None and not self._deadline.expired():
+            self._deadline.reschedule(asyncio.get_running_loop().time() + self._limit)
         return super().read(size)
 
 
-class AiohttpAnswer:
+class AiohttpResponse:
     """An answer.
 
     Args:
         head: its status and its headers.
         content: aiohttp's stream of its body.
         protocol: what the rest of it comes through; None where all of it is here.
-        watch: looks after its silences.
+        timer: limits the wait for each piece.
         close: lets go of the connection.
     """
 
@@ -216,16 +216,16 @@ class AiohttpAnswer:
         head: tuple[int, Raw],
         content: Any,
         protocol: Any,
-        watch: Watch | None,
+        timer: IdleTimer | None,
         close: Callable[[], None],
     ) -> None:
         self.status, raw = head
-        self.headers = Headers.of_answer(raw)
+        self.headers = Headers.of_response(raw)
         self._content = content
         self._let_go = close
         self._is_here = protocol is None
         self._closed: asyncio.Future[None] | None = None
-        self._silence: _Silence | None = None
+        self._wait: _IdleWait | None = None
         if protocol is None:
             return
         # aiohttp's compiled parser closes the connection of a body that is no HTTP any more, and
@@ -234,8 +234,8 @@ class AiohttpAnswer:
         if self._closed is not None:
             self._closed.remove_done_callback(_take)
             self._closed.add_done_callback(self._tell)
-        if watch is not None:
-            self._silence = _Silence(watch, content)
+        if timer is not None:
+            self._wait = _IdleWait(timer, content)
 
     def _tell(self, closed: asyncio.Future[None]) -> None:
         _take(closed)
@@ -254,9 +254,9 @@ class AiohttpAnswer:
         return b"".join(parts)
 
     async def read_some(self) -> bytes:
-        silence = self._silence
-        if silence is not None:
-            silence.since = silence.now()
+        wait = self._wait
+        if wait is not None:
+            wait.since = wait.now()
         try:
             chunk = await self._content.readany()
         except BaseException as error:
@@ -265,8 +265,8 @@ class AiohttpAnswer:
             raise
         if not chunk:
             self._close()
-        elif silence is not None:
-            silence.since = NEVER
+        elif wait is not None:
+            wait.since = NEVER
         return chunk
 
     async def close(self) -> None:
@@ -274,22 +274,22 @@ class AiohttpAnswer:
 
     def _close(self) -> None:
         self._let_go()
-        if self._silence is not None:
-            self._silence.end()
+        if self._wait is not None:
+            self._wait.end()
         if self._closed is not None and self._closed.remove_done_callback(self._tell):
             self._closed.add_done_callback(_take)
 
 
-class _Silence(Silence):
-    """Of what aiohttp waits for: a connection, or a body."""
+class _IdleWait(IdleWait):
+    """A wait for data from a connection, or from a body."""
 
     __slots__ = ("_awaited",)
 
-    def __init__(self, watch: Watch, awaited: Any) -> None:
-        super().__init__(watch)
+    def __init__(self, timer: IdleTimer, awaited: Any) -> None:
+        super().__init__(timer)
         self._awaited = awaited
 
-    def broken(self) -> None:
+    def timed_out(self) -> None:
         if self._awaited.exception() is None:
             self._awaited.set_exception(aiohttp.SocketTimeoutError("Nothing was heard any more."))
 

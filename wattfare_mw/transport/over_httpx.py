@@ -7,8 +7,8 @@ import importlib
 from functools import cache, lru_cache
 from typing import Any
 
-from ..web import Headers
-from .base import Answer, AsyncAnswer, Failures, HTTPRequest, LoopPool, Pool
+from ..headers import Headers
+from .base import AsyncHTTPResponse, Failures, HTTPRequest, HTTPResponse, LoopPool, Pool
 
 
 def close_client(client: Any) -> None:
@@ -25,12 +25,12 @@ class HttpxTransport:
     def __init__(self, pool: Pool[Any]) -> None:
         self._pool = pool
 
-    def send(self, request: HTTPRequest) -> Answer:
+    def send(self, request: HTTPRequest) -> HTTPResponse:
         client = self._pool.get()
         library = _library_of(client)
         try:
             outgoing = _request_of(client, library, request)
-            return HttpxAnswer(client.send(outgoing, **_SENDING), library)
+            return HttpxResponse(client.send(outgoing, **_SENDING), library)
         except BaseException as error:
             library.failures.seen(error)
             raise
@@ -45,12 +45,12 @@ class AsyncHttpxTransport:
     def __init__(self, pool: LoopPool[Any]) -> None:
         self._pool = pool
 
-    async def send(self, request: HTTPRequest) -> AsyncAnswer:
+    async def send(self, request: HTTPRequest) -> AsyncHTTPResponse:
         client = self._pool.get()
         library = _library_of(client)
         try:
             outgoing = _request_of(client, library, request)
-            return AsyncHttpxAnswer(await client.send(outgoing, **_SENDING), library)
+            return AsyncHttpxResponse(await client.send(outgoing, **_SENDING), library)
         except BaseException as error:
             library.failures.seen(error)
             raise
@@ -124,16 +124,16 @@ def _request_of(client: Any, library: Library, request: HTTPRequest) -> Any:
     return library.request(request, list(headers.items()))
 
 
-class HttpxAnswerHead:
+class HttpxResponseBase:
     def __init__(self, response: Any, library: Library) -> None:
         self._response = response
         self._failures = library.failures
         self._raw: Any = None
         self.status: int = response.status_code
-        self.headers = Headers.of_answer(response.headers.raw)
+        self.headers = Headers.of_response(response.headers.raw)
 
 
-class HttpxAnswer(HttpxAnswerHead):
+class HttpxResponse(HttpxResponseBase):
     def read(self) -> bytes:
         return b"".join(iter(self.read_some, b""))
 
@@ -163,7 +163,7 @@ class HttpxAnswer(HttpxAnswerHead):
         self._response.close()
 
 
-class AsyncHttpxAnswer(HttpxAnswerHead):
+class AsyncHttpxResponse(HttpxResponseBase):
     async def read(self) -> bytes:
         parts: list[bytes] = []
         while part := await self.read_some():

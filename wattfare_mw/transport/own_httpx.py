@@ -16,9 +16,9 @@ from collections.abc import Iterable
 from contextlib import AsyncExitStack, ExitStack
 from typing import Any
 
-from .base import KEEPALIVE_SECONDS, Answer, AsyncAnswer, HTTPRequest, LoopPool, Pool
+from .base import KEEPALIVE_SECONDS, AsyncHTTPResponse, HTTPRequest, HTTPResponse, LoopPool, Pool
 from .environment import Proxies, ssl_context
-from .over_httpx import AsyncHttpxAnswer, HttpxAnswer, HttpxAnswerHead, Library, library_named
+from .over_httpx import AsyncHttpxResponse, HttpxResponse, HttpxResponseBase, Library, library_named
 
 #: How many connections may idle.
 MAX_IDLE = 100
@@ -27,18 +27,23 @@ MAX_IDLE = 100
 def own_transport(library: str) -> OwnHttpxTransport:
     """A transport with connections of our own, over ``httpx`` or ``httpx2``."""
     return OwnHttpxTransport(
-        Pool(lambda: Lanes(library_named(library), "HTTPTransport"), Lanes.close)
+        Pool(
+            lambda: HTTPConnections(library_named(library), "HTTPTransport"), HTTPConnections.close
+        )
     )
 
 
 def own_async_transport(library: str) -> AsyncOwnHttpxTransport:
     """:func:`own_transport`, for event loops."""
     return AsyncOwnHttpxTransport(
-        LoopPool(lambda: Lanes(library_named(library), "AsyncHTTPTransport"), Lanes.aclose)
+        LoopPool(
+            lambda: HTTPConnections(library_named(library), "AsyncHTTPTransport"),
+            HTTPConnections.aclose,
+        )
     )
 
 
-class Lane:
+class HTTPConnection:
     """A transport of the library's, for one call at a time.
 
     Attributes:
@@ -53,8 +58,8 @@ class Lane:
         self.since = 0.0
 
 
-class Lanes:
-    """As many lanes as there are calls at once. For one event loop, or for all threads.
+class HTTPConnections:
+    """As many connections as there are calls at once. For one event loop, or for all threads.
 
     Attributes:
         closed: for good. A connection that was being made at that time was in nobody's hands: its
@@ -70,32 +75,32 @@ class Lanes:
         self._proxies = Proxies()
         self._lock = threading.Lock()
         self.closed = False
-        self._all: set[Lane] = set()
-        self._idle: defaultdict[str | None, deque[Lane]] = defaultdict(deque)
+        self._all: set[HTTPConnection] = set()
+        self._idle: defaultdict[str | None, deque[HTTPConnection]] = defaultdict(deque)
 
-    def take(self, url: str) -> Lane:
-        """A lane to this URL: the one used last, whose connection is the likeliest to be open."""
+    def take(self, url: str) -> HTTPConnection:
+        """A connection for this URL: the one used last, which is the most likely to be open."""
         proxy = self._proxies.of(url)
         with self._lock:
             idle = self._idle[proxy]
             if idle:
                 return idle.pop()
         transport = self._make(verify=ssl_context(), proxy=proxy, limits=self._limits)
-        lane = Lane(transport, proxy)
+        connection = HTTPConnection(transport, proxy)
         with self._lock:
-            self._all.add(lane)
-        return lane
+            self._all.add(connection)
+        return connection
 
-    def put(self, lane: Lane) -> list[Lane]:
-        """A lane whose answer has ended is free. To be closed are those that it gives, which
+    def put(self, connection: HTTPConnection) -> list[HTTPConnection]:
+        """A connection whose answer has ended is free. To be closed are those that it gives, which
         nobody has needed for long: one or two, so that no call pays for all of a burst."""
-        lane.since = now = time.monotonic()
-        unneeded: list[Lane] = []
+        connection.since = now = time.monotonic()
+        unneeded: list[HTTPConnection] = []
         with self._lock:
             if self.closed:
-                return [lane]
-            idle = self._idle[lane.proxy]
-            idle.append(lane)
+                return [connection]
+            idle = self._idle[connection.proxy]
+            idle.append(connection)
             while len(unneeded) < 2 and (
                 len(idle) > MAX_IDLE or now - idle[0].since > KEEPALIVE_SECONDS
             ):
@@ -107,10 +112,10 @@ class Lanes:
         """What a call fails with that has come too late, in the library's words."""
         return self.library.httpx.ReadError("The client was closed.")
 
-    def drop(self, lane: Lane) -> None:
-        """A lane whose call went wrong or was given up is to be closed."""
+    def drop(self, connection: HTTPConnection) -> None:
+        """A connection whose call went wrong or was given up is to be closed."""
         with self._lock:
-            self._all.discard(lane)
+            self._all.discard(connection)
 
     def close(self) -> None:
         """Close all connections, those of answers under way included."""
@@ -120,25 +125,25 @@ class Lanes:
         """:meth:`close`, on its event loop."""
         await _aclose(self._take_all())
 
-    def _take_all(self) -> list[Lane]:
+    def _take_all(self) -> list[HTTPConnection]:
         with self._lock:
             self.closed = True
-            lanes = list(self._all)
+            connections = list(self._all)
             self._all.clear()
             self._idle.clear()
-        return lanes
+        return connections
 
 
-def _close(lanes: Iterable[Lane]) -> None:
+def _close(connections: Iterable[HTTPConnection]) -> None:
     with ExitStack() as closing:  # where one of them fails, the others are closed all the same
-        for lane in lanes:
-            closing.callback(lane.transport.close)
+        for connection in connections:
+            closing.callback(connection.transport.close)
 
 
-async def _aclose(lanes: Iterable[Lane]) -> None:
+async def _aclose(connections: Iterable[HTTPConnection]) -> None:
     async with AsyncExitStack() as closing:
-        for lane in lanes:
-            closing.push_async_callback(lane.transport.aclose)
+        for connection in connections:
+            closing.push_async_callback(connection.transport.aclose)
 
 
 def _request_of(library: Library, request: HTTPRequest) -> Any:
@@ -148,27 +153,27 @@ def _request_of(library: Library, request: HTTPRequest) -> Any:
 
 
 class OwnHttpxTransport:
-    """Over lanes that all threads share."""
+    """Over connections that all threads share."""
 
-    def __init__(self, pool: Pool[Lanes]) -> None:
+    def __init__(self, pool: Pool[HTTPConnections]) -> None:
         self._pool = pool
 
-    def send(self, request: HTTPRequest) -> Answer:
-        lanes = self._pool.get()
-        library = lanes.library
+    def send(self, request: HTTPRequest) -> HTTPResponse:
+        connections = self._pool.get()
+        library = connections.library
         try:
-            lane = lanes.take(request.url)
+            connection = connections.take(request.url)
             try:
                 outgoing = _request_of(library, request)
-                response = lane.transport.handle_request(outgoing)
+                response = connection.transport.handle_request(outgoing)
             except BaseException:
-                lanes.drop(lane)
-                lane.transport.close()
+                connections.drop(connection)
+                connection.transport.close()
                 raise
-            answer = OwnHttpxAnswer(response, lanes, lane)
-            if lanes.closed:
+            answer = OwnHttpxResponse(response, connections, connection)
+            if connections.closed:
                 answer.close()
-                raise lanes.closed_error()
+                raise connections.closed_error()
             return answer
         except BaseException as error:
             library.failures.seen(error)
@@ -179,27 +184,27 @@ class OwnHttpxTransport:
 
 
 class AsyncOwnHttpxTransport:
-    """Over the lanes of each event loop."""
+    """Over the connections of each event loop."""
 
-    def __init__(self, pool: LoopPool[Lanes]) -> None:
+    def __init__(self, pool: LoopPool[HTTPConnections]) -> None:
         self._pool = pool
 
-    async def send(self, request: HTTPRequest) -> AsyncAnswer:
-        lanes = self._pool.get()
-        library = lanes.library
+    async def send(self, request: HTTPRequest) -> AsyncHTTPResponse:
+        connections = self._pool.get()
+        library = connections.library
         try:
-            lane = lanes.take(request.url)
+            connection = connections.take(request.url)
             try:
                 outgoing = _request_of(library, request)
-                response = await lane.transport.handle_async_request(outgoing)
+                response = await connection.transport.handle_async_request(outgoing)
             except BaseException:
-                lanes.drop(lane)
-                await lane.transport.aclose()
+                connections.drop(connection)
+                await connection.transport.aclose()
                 raise
-            answer = AsyncOwnHttpxAnswer(response, lanes, lane)
-            if lanes.closed:
+            answer = AsyncOwnHttpxResponse(response, connections, connection)
+            if connections.closed:
                 await answer.close()
-                raise lanes.closed_error()
+                raise connections.closed_error()
             return answer
         except BaseException as error:
             library.failures.seen(error)
@@ -209,49 +214,51 @@ class AsyncOwnHttpxTransport:
         await self._pool.close()
 
 
-# An answer that was read to its end gives its lane back, and any other closes it: what the library
-# has in hand of it is then nobody's to find out.
+# A response that was read to its end gives its connection back. Any other response closes it,
+# because the library may still hold a part of the body.
 
 
-class _OnLane(HttpxAnswerHead):
-    def __init__(self, response: Any, lanes: Lanes, lane: Lane) -> None:
-        super().__init__(response, lanes.library)
-        self._lanes = lanes
-        self._lane: Lane | None = lane
+class _OnConnection(HttpxResponseBase):
+    def __init__(
+        self, response: Any, connections: HTTPConnections, connection: HTTPConnection
+    ) -> None:
+        super().__init__(response, connections.library)
+        self._connections = connections
+        self._connection: HTTPConnection | None = connection
 
-    def _leave(self) -> Lane | None:
-        """The lane, for whoever asks first."""
-        lane, self._lane = self._lane, None
-        return lane
+    def _leave(self) -> HTTPConnection | None:
+        """The connection, for whoever asks first."""
+        connection, self._connection = self._connection, None
+        return connection
 
 
-class OwnHttpxAnswer(_OnLane, HttpxAnswer):
+class OwnHttpxResponse(_OnConnection, HttpxResponse):
     def _ended(self) -> None:
         super().close()
-        if (lane := self._leave()) is not None:
-            _close(self._lanes.put(lane))
+        if (connection := self._leave()) is not None:
+            _close(self._connections.put(connection))
 
     def close(self) -> None:
-        if (lane := self._leave()) is None:
+        if (connection := self._leave()) is None:
             return
-        self._lanes.drop(lane)
+        self._connections.drop(connection)
         try:
             super().close()
         finally:
-            lane.transport.close()
+            connection.transport.close()
 
 
-class AsyncOwnHttpxAnswer(_OnLane, AsyncHttpxAnswer):
+class AsyncOwnHttpxResponse(_OnConnection, AsyncHttpxResponse):
     async def _ended(self) -> None:
         await super().close()
-        if (lane := self._leave()) is not None:
-            await _aclose(self._lanes.put(lane))
+        if (connection := self._leave()) is not None:
+            await _aclose(self._connections.put(connection))
 
     async def close(self) -> None:
-        if (lane := self._leave()) is None:
+        if (connection := self._leave()) is None:
             return
-        self._lanes.drop(lane)
+        self._connections.drop(connection)
         try:
             await super().close()
         finally:
-            await lane.transport.aclose()
+            await connection.transport.aclose()

@@ -7,10 +7,9 @@ import re
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, unquote_to_bytes
 
-from ...errors import WattfareAuthError
+from ...errors import WattfareAuthError, invalid_request
 from ...types import GRANT_HEADER, LOW_BUDGET_HEADER, USER_HEADER, check_user_id
 from .. import keys
-from ..errors import invalid
 from ..keys import App
 from ..ledger.rules import Key
 from ..tokens import Session, Signer
@@ -37,11 +36,11 @@ def user_in_header(fields: Fields) -> str | None:
         return check_user_id(value)
     message = "X-Wattfare-User is a user id, percent-encoded as UTF-8."
     if not _PERCENT_ENCODED.fullmatch(value):
-        raise invalid(message)
+        raise invalid_request(message)
     try:
         user_id = unquote_to_bytes(value).decode()
     except UnicodeDecodeError:
-        raise invalid(message) from None
+        raise invalid_request(message) from None
     return check_user_id(user_id)
 
 
@@ -50,10 +49,10 @@ def user_in_query(query: bytes) -> str:
     try:
         pairs = parse_qsl(query.decode("ascii"), keep_blank_values=True, errors="strict")
     except (UnicodeDecodeError, ValueError):
-        raise invalid("The query is percent-encoded UTF-8.") from None
+        raise invalid_request("The query is percent-encoded UTF-8.") from None
     found = [value for name, value in pairs if name == "appUserId"]
     if len(found) != 1:
-        raise invalid("Name one user: ?appUserId=…")
+        raise invalid_request("Name one user: ?appUserId=…")
     return check_user_id(found[0])
 
 
@@ -67,7 +66,7 @@ def refuses_low_budget(fields: Fields) -> bool:
     the header, or with ``lower``, its limit is lowered."""
     value = fields.single(_LOW)
     if value not in (None, "lower", "refuse"):
-        raise invalid("X-Wattfare-On-Low-Budget is `lower` or `refuse`.")
+        raise invalid_request("X-Wattfare-On-Low-Budget is `lower` or `refuse`.")
     return value == "refuse"
 
 
@@ -81,7 +80,7 @@ def idempotency_key(fields: Fields, body: bytes) -> Key | None:
     if name is None:
         return None
     if not 0 < len(name) <= MAX_KEY:
-        raise invalid(f"Idempotency-Key is a string of 1 to {MAX_KEY} characters.")
+        raise invalid_request(f"Idempotency-Key is a string of 1 to {MAX_KEY} characters.")
     return Key(keys.digest(name), hashlib.sha256(body).hexdigest())
 
 

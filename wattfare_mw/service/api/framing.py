@@ -19,9 +19,8 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ... import receiving, sse
-from ...errors import WattfareError
+from ...errors import WattfareError, invalid_request
 from ...types import SANE_REQUEST_ID, decode
-from ..errors import invalid
 
 T = TypeVar("T")
 
@@ -67,7 +66,7 @@ class Fields:
             WattfareError: ``invalid_request``; it came more than once.
         """
         if name in self._repeated:
-            raise invalid(f"The header {name.decode('latin-1')} came more than once.")
+            raise invalid_request(f"The header {name.decode('latin-1')} came more than once.")
         return self.first(name)
 
 
@@ -210,7 +209,7 @@ async def on_http_exception(request: Request, error: Exception) -> Response:
         404: "There is no such path here.",
         405: "This path does not take this method.",
     }.get(error.status_code, error.detail)
-    return error_response(invalid(message, error.status_code), dict(error.headers or {}))
+    return error_response(invalid_request(message, error.status_code), dict(error.headers or {}))
 
 
 def json_response(body: bytes) -> Response:
@@ -226,7 +225,7 @@ async def read_body(fields: Fields, receive: Receive, most: int = MAX_BODY_BYTES
     """
     kind = fields.first(b"content-type")
     if kind not in (None, _JSON) and kind.split(";")[0].strip().lower() != _JSON:
-        raise invalid("The body is JSON: send it as application/json.", 415)
+        raise invalid_request("The body is JSON: send it as application/json.", 415)
     receiving.check_length(fields.first(b"content-length"), most)  # without reading any of it
     return await receiving.read_body(receive, most, ClientDisconnect)
 
@@ -241,9 +240,9 @@ async def read_json(request: Request, shape: type[T]) -> T:
     try:
         return decode(shape, body)
     except msgspec.ValidationError as error:
-        raise invalid(f"{error}.") from None
+        raise invalid_request(f"{error}.") from None
     except msgspec.MsgspecError:
-        raise invalid("The body is not valid JSON.") from None
+        raise invalid_request("The body is not valid JSON.") from None
 
 
 class ASGIOut:

@@ -11,8 +11,8 @@ from limits.aio.storage import MemoryStorage, RedisStorage
 from limits.aio.strategies import MovingWindowRateLimiter
 from limits.errors import ConfigurationError
 
-from ...errors import WattfareRateLimitError
-from ..errors import invalid, not_available
+from ...errors import WattfareRateLimitError, invalid_request
+from ..errors import not_available
 
 #: Sessions a minute for each app: the protocol's number.
 SESSIONS_PER_APP = 120
@@ -68,11 +68,11 @@ class Throttle:
 
 def _redis(url: str) -> RedisStorage:
     if not url.startswith(("redis://", "rediss://")):
-        raise invalid("Rate limits are counted in memory, or in redis://host:port.")
+        raise invalid_request("Rate limits are counted in memory, or in redis://host:port.")
     try:
         # The client that most people have; the library's own default is another one.
         return RedisStorage(f"async+{url}", implementation="redispy")
     except (ConfigurationError, ValueError):
-        raise invalid(
+        raise invalid_request(
             "Redis needs an extra, pip install 'wattfare-mw[service,redis]', and a right URL."
         ) from None

@@ -12,7 +12,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from ... import money
-from ...errors import WattfareError
+from ...errors import WattfareError, invalid_request
 from ...money import Usd
 from ...receiving import UntilDisconnect
 from ...types import API_PREFIX as PREFIX
@@ -26,7 +26,6 @@ from ...types import (
 )
 from .. import keys
 from ..chat import request as chat
-from ..errors import invalid
 from ..inference.runner import Calls, taken_back
 from ..keys import App
 from ..ledger import rules
@@ -124,7 +123,7 @@ async def approve_connection(request: Request) -> Response:
     service = _service(request)
     session, app = await _session(request, service)
     if app.mode != "test":
-        raise invalid(
+        raise invalid_request(
             "A live app's connection is approved on the service's own consent page, "
             "not by the app's token.",
             403,
@@ -157,10 +156,12 @@ async def create_grant(request: Request) -> Response:
     app = await identity.app_by_publishable_key(fields_of(request.scope), service.store)
     if app.mode != "test":
         _own_origin_only(request)
-        raise invalid("A live app's grants are approved on the service's own consent page.", 403)
+        raise invalid_request(
+            "A live app's grants are approved on the service's own consent page.", 403
+        )
     asked = await read_json(request, _NewGrant)
     if not 1 <= asked.requests <= MAX_GRANT_REQUESTS:
-        raise invalid(f"`requests` is a whole number from 1 to {MAX_GRANT_REQUESTS:,}.")
+        raise invalid_request(f"`requests` is a whole number from 1 to {MAX_GRANT_REQUESTS:,}.")
     cap = money.cap_nanos(asked.max_usd)
     await service.throttle.grant(app.id)
     token = keys.new_grant_token()
@@ -252,7 +253,7 @@ def _payer(fields: Fields) -> tuple[str | None, str | None]:
     user_id = identity.user_in_header(fields)
     grant = identity.grant_in_header(fields)
     if (user_id is None) == (grant is None):
-        raise invalid("Say who pays, by one of X-Wattfare-User and X-Wattfare-Grant.")
+        raise invalid_request("Say who pays, by one of X-Wattfare-User and X-Wattfare-Grant.")
     return user_id, None if grant is None else keys.digest(grant)
 
 

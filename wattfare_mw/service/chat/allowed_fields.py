@@ -18,7 +18,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
-from ..errors import invalid
+from ...errors import invalid_request
 
 #: How many answers one call may ask for: OpenAI's own limit.
 MAX_N = 128
@@ -44,7 +44,7 @@ def _refused(because: str) -> Rule:
     def rule(name: str, value: Any) -> None:
         # Nothing is asked for by these; an empty object can be something with all its defaults.
         if value is not False and value != []:
-            raise invalid(f"`{name}` is not let through: {because}.")
+            raise invalid_request(f"`{name}` is not let through: {because}.")
 
     return rule
 
@@ -54,7 +54,7 @@ def _only(*allowed: Any) -> Rule:
         # `True == 1`, and is another value all the same.
         if not any(type(value) is type(one) and value == one for one in allowed):
             said = " or ".join(json.dumps(one) for one in allowed)
-            raise invalid(f"`{name}` may be {said} here: the rest cannot be bounded.")
+            raise invalid_request(f"`{name}` may be {said} here: the rest cannot be bounded.")
 
     return rule
 
@@ -62,12 +62,12 @@ def _only(*allowed: Any) -> Rule:
 def _object(rules: Mapping[str, Rule]) -> Rule:
     def rule(name: str, value: Any) -> None:
         if not isinstance(value, dict):
-            raise invalid(f"`{name}` is an object.")
+            raise invalid_request(f"`{name}` is an object.")
         prefix = f"{name}." if name else ""
         for field, inner in cast("dict[str, Any]", value).items():
             known = rules.get(field)
             if known is None:
-                raise invalid(
+                raise invalid_request(
                     f"`{prefix}{field[:64]}` is no field that this service knows, "
                     "so that its cost cannot be bounded."
                 )
@@ -80,7 +80,7 @@ def _object(rules: Mapping[str, Rule]) -> Rule:
 def _each(rule: Rule) -> Rule:
     def each(name: str, value: Any) -> None:
         if not isinstance(value, list):
-            raise invalid(f"`{name}` is an array.")
+            raise invalid_request(f"`{name}` is an array.")
         for place, item in enumerate(cast("list[Any]", value)):
             rule(f"{name}[{place}]", item)
 
@@ -90,7 +90,7 @@ def _each(rule: Rule) -> Rule:
 def _text_or(rule: Rule) -> Rule:
     def either(name: str, value: Any) -> None:
         if not isinstance(value, (str, list)):
-            raise invalid(f"`{name}` is a string, or an array of parts.")
+            raise invalid_request(f"`{name}` is a string, or an array of parts.")
         if not isinstance(value, str):
             rule(name, value)
 
@@ -105,7 +105,7 @@ def _of_type(types: Mapping[str, Rule], otherwise: str) -> Rule:
         known = types.get(kind) if isinstance(kind, str) else None
         if known is None:
             said = f"of type `{kind[:64]}`" if isinstance(kind, str) else "without a type"
-            raise invalid(f"`{name}` {said} is not let through: {otherwise}.")
+            raise invalid_request(f"`{name}` {said} is not let through: {otherwise}.")
         known(name, value)
 
     return rule

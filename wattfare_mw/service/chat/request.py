@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import msgspec
 
-from ..errors import invalid
+from ...errors import invalid_request
 from . import allowed_fields as fields
 
 MAX_MODEL_CHARACTERS = 256
@@ -47,7 +47,9 @@ class ChatRequest(msgspec.Struct, frozen=True):
         """
         most = default if self.max_tokens is None else self.max_tokens
         if self.thinking >= most:
-            raise invalid(f"`reasoning.max_tokens` is part of the limit, which is {most:,}.")
+            raise invalid_request(
+                f"`reasoning.max_tokens` is part of the limit, which is {most:,}."
+            )
         least = most if self.uncut else min(most, self.thinking + FLOOR_TOKENS)
         return least, most
 
@@ -72,13 +74,13 @@ def read(body: bytes, *, uncut: bool = False) -> ChatRequest:
     try:
         decoded: object = msgspec.json.decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        raise invalid("The body is not valid JSON.") from None
+        raise invalid_request("The body is not valid JSON.") from None
     if not isinstance(decoded, dict):
-        raise invalid("The body is a JSON object.")
+        raise invalid_request("The body is a JSON object.")
     known = cast("dict[str, Any]", decoded)
     model = known.get("model")
     if not isinstance(model, str) or not 0 < len(model) <= MAX_MODEL_CHARACTERS:
-        raise invalid(f"`model` is a string of 1 to {MAX_MODEL_CHARACTERS} characters.")
+        raise invalid_request(f"`model` is a string of 1 to {MAX_MODEL_CHARACTERS} characters.")
     stream = _flag(known, "stream")
     request = ChatRequest(
         model=model,
@@ -108,33 +110,33 @@ def text_of(message: dict[str, Any]) -> str:
         return content
     if isinstance(content, list):
         return "".join(_text_part(part) for part in cast("list[object]", content))
-    raise invalid("A message's `content` is a string, or an array of parts.")
+    raise invalid_request("A message's `content` is a string, or an array of parts.")
 
 
 def _text_part(part: object) -> str:
     fields = cast("dict[str, Any]", part) if isinstance(part, dict) else {}
     text = fields.get("text")
     if fields.get("type") != "text" or not isinstance(text, str):
-        raise invalid("This model reads parts of type `text` only.")
+        raise invalid_request("This model reads parts of type `text` only.")
     return text
 
 
 def _messages(value: object) -> list[dict[str, Any]]:
     if not isinstance(value, list) or not value:
-        raise invalid("`messages` is an array of at least one message.")
+        raise invalid_request("`messages` is an array of at least one message.")
     messages = cast("list[object]", value)
     for message in messages:
         if not isinstance(message, dict) or not isinstance(
             cast("dict[str, Any]", message).get("role"), str
         ):
-            raise invalid("Each of `messages` is an object with a `role`.")
+            raise invalid_request("Each of `messages` is an object with a `role`.")
     return cast("list[dict[str, Any]]", messages)
 
 
 def _flag(fields: dict[str, Any], name: str) -> bool:
     value = fields.get(name)
     if value is not None and not isinstance(value, bool):
-        raise invalid(f"`{name}` is true or false.")
+        raise invalid_request(f"`{name}` is true or false.")
     return bool(value)
 
 
@@ -142,9 +144,9 @@ def _include_usage(options: object, stream: bool) -> bool:
     if options is None:
         return False
     if not isinstance(options, dict):
-        raise invalid("`stream_options` is an object.")
+        raise invalid_request("`stream_options` is an object.")
     if not stream:
-        raise invalid("`stream_options` goes with `stream: true` only.")
+        raise invalid_request("`stream_options` goes with `stream: true` only.")
     return _flag(cast("dict[str, Any]", options), "include_usage")
 
 
@@ -152,7 +154,7 @@ def _whole(fields: dict[str, Any], name: str, most: int, prefix: str = "") -> in
     value = fields.get(name)
     # `True == 1`, but true is no number.
     if value is not None and not (type(value) is int and 1 <= value <= most):
-        raise invalid(f"`{prefix}{name}` is a whole number from 1 to {most:,}.")
+        raise invalid_request(f"`{prefix}{name}` is a whole number from 1 to {most:,}.")
     return value
 
 
@@ -166,5 +168,7 @@ def _thinking(reasoning: object) -> int:
 def _max_tokens(fields: dict[str, Any]) -> int | None:
     new, old = (_whole(fields, name, MAX_TOKENS) for name in _TOKEN_FIELDS)
     if new is not None and old is not None and new != old:
-        raise invalid("`max_tokens` and `max_completion_tokens` are two names of one limit.")
+        raise invalid_request(
+            "`max_tokens` and `max_completion_tokens` are two names of one limit."
+        )
     return old if new is None else new

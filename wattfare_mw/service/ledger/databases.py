@@ -13,7 +13,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
-from ..errors import invalid
+from ...errors import invalid_request
 from . import migrate
 from .store import backend_of
 
@@ -41,7 +41,7 @@ def read_database(url: str, job: Callable[[Sql], T]) -> T:
 
 def _read_sqlite(url: URL, job: Callable[[Sql], T]) -> T:
     if not url.database or not Path(url.database).is_file():
-        raise invalid("There is no such database.")  # and none is made by looking for it
+        raise invalid_request("There is no such database.")  # and none is made by looking for it
     engine = create_engine(url.set(drivername="sqlite"), hide_parameters=True, poolclass=NullPool)
 
     # Said by itself: the driver begins no transaction for one who only reads.
@@ -57,6 +57,6 @@ def _read_sqlite(url: URL, job: Callable[[Sql], T]) -> T:
         with engine.connect() as connection:
             return job(connection)
     except DBAPIError as error:
-        raise invalid(f"The database cannot be read: {error.orig}.") from None
+        raise invalid_request(f"The database cannot be read: {error.orig}.") from None
     finally:
         engine.dispose()

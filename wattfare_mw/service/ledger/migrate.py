@@ -12,8 +12,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 
-from ...errors import WattfareError
-from ..errors import invalid
+from ...errors import WattfareError, invalid_request
 
 _SCRIPTS = Path(__file__).parent / "migrations"
 #: Holds off a second migration of the same PostgreSQL: any number that is always the same.
@@ -52,7 +51,7 @@ def check(connection: Connection) -> None:
     if current == set(ScriptDirectory.from_config(config).get_heads()):
         return
     said = "is of an older version" if current else "has no tables yet"
-    raise invalid(f"The database {said}: run `wattfare migrate --database …` first.")
+    raise invalid_request(f"The database {said}: run `wattfare migrate --database …` first.")
 
 
 def migrate_database(url: str) -> None:
@@ -93,7 +92,7 @@ def _current(connection: Connection, config: Config) -> set[str]:
 
 def unknown_version(current: set[str]) -> WattfareError:
     """The refusal to touch what a newer version of this package has made."""
-    return invalid(
+    return invalid_request(
         f"The database is of version {', '.join(sorted(current))}, "
         "which this version of wattfare-mw does not know: upgrade wattfare-mw."
     )

@@ -19,10 +19,10 @@ from ...errors import (
     WattfareGrantError,
     WattfareNotConnectedError,
     WattfareRateLimitError,
+    invalid_request,
 )
 from ...money import NANOS_PER_USD, usd
 from ...types import ConnectionStatus, Limits, Usage
-from ..errors import invalid
 
 #: How long an ``Idempotency-Key`` stands for the call that it came with, in seconds.
 KEY_SECONDS = 24 * 3600
@@ -183,7 +183,9 @@ def admit_grant(held: int, grant: Grant, terms: Terms) -> None:
     if not terms.operator_pays:
         return
     if terms.grant_ceiling is None:
-        raise invalid("Where the operator pays, there are no grants without a ceiling.", 403)
+        raise invalid_request(
+            "Where the operator pays, there are no grants without a ceiling.", 403
+        )
     if held + grant.cap > terms.grant_ceiling:
         raise WattfareBudgetExceededError("This app's grants hold all that they may for now.")
 
@@ -226,9 +228,11 @@ def check_key(key: Key, prior: Prior | None) -> None:
     if prior is None:
         return
     if prior.body != key.body:
-        raise invalid("This Idempotency-Key came with another request before.", 422)
+        raise invalid_request("This Idempotency-Key came with another request before.", 422)
     state = f"it has ended ({prior.ended})" if prior.ended else "it is in flight"
-    raise invalid(f"This Idempotency-Key stands for a call that has been made: {state}.", 409)
+    raise invalid_request(
+        f"This Idempotency-Key stands for a call that has been made: {state}.", 409
+    )
 
 
 def expire(held: Held) -> tuple[int, str]:
@@ -257,7 +261,7 @@ def _grant(cap: int | None, totals: Totals, bounds: Bounds) -> int:
     """How much of what it asks for a call is given; what is free is never refused."""
     if cap is None:
         if bounds.needs_cap:
-            raise invalid(
+            raise invalid_request(
                 "What this model costs is not known: it can be called on a budget with a cap only."
             )
         return bounds.most

@@ -16,7 +16,8 @@ from sqlalchemy import Connection as Sql
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
-from ..errors import invalid, not_available
+from ...errors import invalid_request
+from ..errors import not_available
 from ..keys import App
 from ..records import Metered, Order, Outcome, Renewal
 from . import accounts as queries
@@ -115,7 +116,7 @@ class SQLiteStore(SQLStore):
         try:
             self._writer = Writer(make_url(url).set(drivername="sqlite"))
         except DBAPIError as error:
-            raise invalid(f"The database cannot be opened: {error.orig}.") from None
+            raise invalid_request(f"The database cannot be opened: {error.orig}.") from None
 
     async def side(self, job: Callable[[Sql], T], *, isolation: str | None = None) -> T:
         return await self._run(lambda _: job(self._writer.sql), aside=True)
@@ -184,7 +185,7 @@ def backend_of(url: str) -> str:
     except ArgumentError:
         backend = None
     if backend not in ("sqlite", "postgresql"):
-        raise invalid(
+        raise invalid_request(
             "The ledger is kept in SQLite (sqlite:///wattfare.db, "
             "sqlite:////an/absolute/path.db) or in PostgreSQL (postgresql://user@host/database)."
         )

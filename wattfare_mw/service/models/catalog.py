@@ -13,9 +13,8 @@ from collections.abc import Awaitable, Callable
 
 import msgspec
 
-from ...errors import WattfareError
+from ...errors import WattfareError, invalid_request
 from ..chat.meter import Price
-from ..errors import invalid
 from . import upstream_answers as answers
 from .price_lists import Unpriced, published, read_prices
 
@@ -85,7 +84,7 @@ class Catalog:
         if listed is Unpriced.NOT_FIXED:
             return None
         if listed is None and models.body is not None:
-            raise invalid(f"The upstream lists no model {model!r}.")
+            raise invalid_request(f"The upstream lists no model {model!r}.")
         if model in self._published:
             return self._published[model]
         # In a thread: the table of prices takes a second to read, once.

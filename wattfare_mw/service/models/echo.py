@@ -10,10 +10,10 @@ from decimal import Decimal
 from typing import Any
 
 from ... import money, sse
+from ...errors import invalid_request
 from ...types import encode
 from ..chat.meter import Meter, Price
 from ..chat.request import DEFAULT_MAX_TOKENS, ChatRequest, text_of
-from ..errors import invalid
 from ..ledger.rules import Bounds
 from ..metrics import Counters
 
@@ -57,11 +57,11 @@ class Echo:
     async def prepare(self, request: ChatRequest, request_id: str) -> EchoJob:
         """The words to say, and their exact price."""
         if request.model not in MODELS:
-            raise invalid(
+            raise invalid_request(
                 f"There is no model {request.model!r} here: {' and '.join(MODELS)} are built in."
             )
         if request.n != 1:
-            raise invalid("This model gives one answer for each call: `n` is 1.")
+            raise invalid_request("This model gives one answer for each call: `n` is 1.")
         return EchoJob(request, self._default_max_tokens)
 
     async def close(self) -> None:
@@ -81,7 +81,7 @@ class EchoJob:
             if message["role"] == "user"
         ]
         if not said:
-            raise invalid("This model repeats the last user message, and there is none.")
+            raise invalid_request("This model repeats the last user message, and there is none.")
         least, most = request.limits(default_max_tokens)
         self._words = said[-1].split()
         self._limit = min(most, len(self._words))

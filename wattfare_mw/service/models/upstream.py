@@ -12,12 +12,16 @@ import msgspec
 
 from ... import money, sse
 from ...calls import USER_AGENT
-from ...errors import WattfareBudgetExceededError, WattfareError, WattfareNetworkError
-from ...transport import AsyncAnswer, AsyncTransport, HTTPRequest, Secret, async_transport
+from ...errors import (
+    WattfareBudgetExceededError,
+    WattfareError,
+    WattfareNetworkError,
+    invalid_request,
+)
+from ...transport import AsyncHTTPResponse, AsyncTransport, HTTPRequest, Secret, async_transport
 from ..chat import prompt_bound as prompts
 from ..chat.meter import MAX_RESERVATION, Meter, Price, estimate_tokens
 from ..chat.request import DEFAULT_MAX_TOKENS, ChatRequest
-from ..errors import invalid
 from ..ledger.rules import Bounds
 from ..metrics import Counters
 from . import upstream_answers as answers
@@ -72,7 +76,7 @@ class Upstream:
         """The call with its limit and its price."""
         price = await self._catalog.price(request.model)
         if price is None and not self._allow_unpriced:
-            raise invalid(
+            raise invalid_request(
                 f"There is no fixed price for {request.model!r}, so that its cost "
                 "cannot be bounded: choose a model with a price."
             )
@@ -90,7 +94,7 @@ class Upstream:
         body: bytes | None,
         request_id: str | None,
         silence: float = SILENCE_SECONDS,
-    ) -> AsyncAnswer:
+    ) -> AsyncHTTPResponse:
         """Send a request; gives an answer of 200, or raises what any other stands for."""
         headers = {
             "accept-encoding": "identity",
@@ -151,13 +155,13 @@ class UpstreamJob:
                 price.bound(self._prompt, request.n * most),
             )
         if self.bounds.most > MAX_RESERVATION:
-            raise invalid("This call could cost more than any budget: lower max_tokens.")
+            raise invalid_request("This call could cost more than any budget: lower max_tokens.")
         self.meter = Meter(price, estimate_tokens(messages))
         self._limit = most
         self._upstream = upstream
         self._request = request
         self._request_id = request_id
-        self._answer: AsyncAnswer | None = None
+        self._answer: AsyncHTTPResponse | None = None
         self._splitter = sse.Splitter()
         self._end = b""  # the event that ends a stream, once it is here
         self._spent = self._done = self._tallied = False

@@ -14,11 +14,11 @@ from ...errors import (
     WattfareFundingError,
     WattfareNetworkError,
     WattfareRateLimitError,
+    invalid_request,
     retry_after_seconds,
 )
 from ...types import encode
 from ..chat.meter import Meter
-from ..errors import invalid
 
 #: As much of the upstream's own words as is passed on, in characters.
 MAX_MESSAGE = 500
@@ -40,7 +40,7 @@ def failure(status: int, body: bytes, headers: Mapping[str, str]) -> WattfareErr
     """What an answer other than 200 stands for."""
     said, flagged = _error_in(body)
     if status == 403 and flagged:
-        return invalid(said or "The upstream's moderation refuses the prompt.", 403)
+        return invalid_request(said or "The upstream's moderation refuses the prompt.", 403)
     if status in (401, 402, 403):
         return WattfareFundingError("The funding key was refused upstream: reconnect.")
     if status == 429:
@@ -49,7 +49,7 @@ def failure(status: int, body: bytes, headers: Mapping[str, str]) -> WattfareErr
             retry_after=retry_after_seconds(headers.get("retry-after")) or 1,
         )
     if 400 <= status < 500:
-        return invalid(said or f"The upstream refused the request ({status}).")
+        return invalid_request(said or f"The upstream refused the request ({status}).")
     return failed(said or f"The upstream failed ({status}).")
 
 

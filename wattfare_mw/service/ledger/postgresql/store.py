@@ -20,8 +20,8 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from ....errors import WattfareError
-from ...errors import invalid, not_available
+from ....errors import WattfareError, invalid_request
+from ...errors import not_available
 from ...keys import App
 from ...records import Metered, Order, Outcome, Renewal
 from .. import leases as ledger
@@ -271,7 +271,9 @@ def _reason(error: Exception) -> str:
 
 def _dsn(url: str) -> str:
     if asyncpg is None:
-        raise invalid("PostgreSQL needs an extra: pip install 'wattfare-mw[service,postgresql]'.")
+        raise invalid_request(
+            "PostgreSQL needs an extra: pip install 'wattfare-mw[service,postgresql]'."
+        )
     return make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
 
 

@@ -1,66 +1,18 @@
-"""What is let through: which headers up and down, and which models."""
+"""The few fields of an inference body that the middleware reads, and which models an app
+allows."""
 
 from __future__ import annotations
 
 import fnmatch
 import json
-import random
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
 
-from ..errors import WattfareError
-from ..types import LOW_BUDGET_HEADER, LOWERED_HEADER, SANE_REQUEST_ID, decode, encode
-from ..web import Request
-
-#: What goes up to the service of what the browser sent; the credentials are ours.
-HEADERS_UP = (
-    "content-type",
-    "accept",
-    "idempotency-key",
-    LOW_BUDGET_HEADER,
-    "traceparent",
-    "tracestate",
-)
-#: What comes down to the browser of what the service answered.
-HEADERS_DOWN = ("content-type", "content-encoding", "retry-after", LOWERED_HEADER)
-
-
-def request_id(request: Request) -> str:
-    """The request's own id, where it brings a sane one, or a new one."""
-    given = request.headers.read.get("x-request-id")
-    if given is not None and SANE_REQUEST_ID.fullmatch(given):
-        return given
-    # It is no secret, and asking the system for randomness takes longer. Each forked process
-    # begins with a seed of its own.
-    return f"{random.getrandbits(128):032x}"
-
-
-def headers_up(headers: Mapping[str, str], request_id: str) -> dict[str, str]:
-    """The headers of an inference call, as they go to the service. A value that not every HTTP
-    client would send is left out."""
-    up = {"content-type": "application/json"}
-    for name in HEADERS_UP:
-        if name in headers and is_plain(value := headers[name].strip()):
-            up[name] = value
-    up["x-request-id"] = request_id
-    return up
-
-
-def headers_down(headers: Mapping[str, str]) -> dict[str, str]:
-    """The headers of the service's answer, as they go to the browser."""
-    down = {"cache-control": "no-store", "x-accel-buffering": "no"}
-    for name in HEADERS_DOWN:
-        if name in headers and is_plain(value := headers[name]):
-            down[name] = value
-    return down
-
-
-def is_plain(value: str) -> bool:
-    """Is a header's value visible ASCII and spaces, and any at all?"""
-    return value.isascii() and value.isprintable() and value != ""
+from ..errors import invalid_request
+from ..types import decode, encode
 
 
 class Asked(msgspec.Struct):
@@ -86,9 +38,7 @@ def read_body(body: bytes) -> Asked:
     try:
         return decode(Asked, body)
     except msgspec.MsgspecError as error:
-        raise WattfareError(
-            f"The body is no chat completion request: {error}", code="invalid_request", status=400
-        ) from None
+        raise invalid_request(f"The body is no chat completion request: {error}") from None
 
 
 def with_usage(body: bytes, asked: Asked) -> bytes:
@@ -134,22 +84,14 @@ class Models:
         if self.any:
             return
         if _may_name_otherwise(body) and _names_otherwise(body):
-            raise WattfareError(
-                "The body names its model twice, or not as it is named.",
-                code="invalid_request",
-                status=400,
-            )
+            raise invalid_request("The body names its model twice, or not as it is named.")
         named = [] if asked.model is None else [asked.model]
         named += asked.models or []
         if not named:
-            raise WattfareError("The body names no model.", code="invalid_request", status=400)
+            raise invalid_request("The body names no model.")
         for model in named:
             if not self.allow(model):
-                raise WattfareError(
-                    f"This app does not allow the model {model[:200]!r}.",
-                    code="invalid_request",
-                    status=403,
-                )
+                raise invalid_request(f"This app does not allow the model {model[:200]!r}.", 403)
 
     def filter(self, listing: bytes) -> bytes:
         """A list of models, without those that are not allowed.

@@ -1,0 +1,98 @@
+"""The HTTP responses to errors, and what the log records of them."""
+
+from __future__ import annotations
+
+import logging
+import math
+from typing import Any
+
+from .errors import WattfareAuthError, WattfareError
+from .flow import Flow
+from .users import NotSignedInError
+from .web import Request, Response, json_response
+
+logger = logging.getLogger("wattfare_mw")
+
+LetThrough = tuple[type[Exception], ...]
+"""The exceptions that a web framework turns into responses itself, such as ``HTTPException``. If
+one of the app's functions raises them, they go on to the framework."""
+
+
+class MethodNotAllowedError(WattfareError):
+    """The path does not support this method."""
+
+    default_code = "invalid_request"
+    default_status = 405
+
+    def __init__(self, allowed: tuple[str, ...]) -> None:
+        self.allowed = ", ".join(allowed)
+        super().__init__(f"This path answers to {self.allowed} only.")
+
+
+def refuse_other_methods(request: Request, *allowed: str) -> None:
+    """Raise a :class:`MethodNotAllowedError` for any method but these."""
+    if request.method not in allowed:
+        raise MethodNotAllowedError(allowed)
+
+
+def respond_to_errors(
+    flow: Flow[Any], request_id: str | None = None, let_through: LetThrough = ()
+) -> Flow[Any]:
+    """Run ``flow``, and turn every error into a response: a WattfareError into its JSON and
+    status, any other exception into a 500 that reveals nothing. The log gets the details. Only
+    the exceptions in ``let_through`` are raised."""
+    try:
+        return (yield from flow)
+    except WattfareError as error:
+        return respond_to_error(error, request_id)
+    except let_through:
+        raise
+    except Exception:
+        logger.exception("A request could not be answered. request_id=%s", request_id)
+        return error_response(
+            WattfareError("Something went wrong here. It has been logged.", status=500)
+        )
+
+
+def respond_to_error(error: WattfareError, request_id: str | None = None) -> Response:
+    """The response to an error, and its log line if it needs one. Adapters use it, too, for the
+    errors that the app's own views raise."""
+    if isinstance(error, WattfareAuthError) and not isinstance(error, NotSignedInError):
+        logger.error(
+            "Wattfare refused this app's secret key (%s): no user of this app can pay until"
+            " WATTFARE_SECRET_KEY is put right. request_id=%s",
+            error.message,
+            request_id,
+        )
+    else:
+        log_server_error(logger, error, request_id)
+    return error_response(error)
+
+
+def log_server_error(log: logging.Logger, error: WattfareError, request_id: str | None) -> None:
+    """Log a warning for an error that is answered with a status of 500 or above."""
+    if error.http_status >= 500:
+        log.warning(
+            "%s: %s request_id=%s cause=%r",
+            error.code,
+            error.message,
+            request_id,
+            error.__cause__,
+        )
+
+
+def error_response(error: WattfareError) -> Response:
+    """The response to an error."""
+    return json_response(error.http_status, error.to_json(), error_headers(error))
+
+
+def error_headers(error: WattfareError) -> dict[str, str]:
+    """The headers that every response to this error has, besides its content type."""
+    headers: dict[str, str] = {}
+    if isinstance(error, MethodNotAllowedError):
+        headers["allow"] = error.allowed
+    if error.retry_after is not None:
+        headers["retry-after"] = str(math.ceil(error.retry_after))
+    if error.http_status == 409:  # the call has been made, and openai's clients would repeat it
+        headers["x-should-retry"] = "false"
+    return headers

@@ -1,0 +1,21 @@
+"""The contract that framework adapters build on. These names stay stable between releases.
+
+This module has what is common to all frameworks. :mod:`.asgi` and :mod:`.wsgi` have the
+middleware of each interface. An adapter imports from here and from :mod:`wattfare_mw`, and from
+nowhere else in the package.
+"""
+
+from ..callables import adapt
+from ..error_responses import LetThrough, respond_to_error
+from ..middleware.options import Options, hide_key, in_framework
+from ..users import ResolveUser
+
+__all__ = [
+    "LetThrough",
+    "Options",
+    "ResolveUser",
+    "adapt",
+    "hide_key",
+    "in_framework",
+    "respond_to_error",
+]

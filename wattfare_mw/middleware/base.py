@@ -1,0 +1,78 @@
+"""What the ASGI and the WSGI middleware share: the options, the client and the gate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, Literal
+
+from ..client import AsyncWattfare, Wattfare, client_for
+from ..error_responses import LetThrough
+from ..transport import hidden
+from ..users import ResolveUser
+from .gate import Gate
+from .options import INFERENCE_PATH, STATUS_PATH, TOKEN_PATH
+
+
+class Middleware:
+    """The base of both kinds of middleware. See :class:`wattfare_mw.WattfareMiddleware`."""
+
+    def __init__(
+        self,
+        app: Any,
+        *,
+        resolve_user: ResolveUser,
+        interface: Literal["auto", "asgi", "wsgi"] = "auto",
+        client: Wattfare | AsyncWattfare | None = None,
+        secret_key: str | None = None,
+        base_url: str | None = None,
+        token_path: str | None = TOKEN_PATH,
+        inference_path: str | None = INFERENCE_PATH,
+        status_path: str | None = STATUS_PATH,
+        request_limit: Any = None,
+        models: Iterable[str] | None = None,
+        allow_grants: bool = False,
+        allowed_origins: Iterable[str] = (),
+        max_body_bytes: int = 20 * 2**20,
+        on_usage: Callable[..., Any] | None = None,
+    ) -> None:
+        secret_key = hidden(secret_key)
+        self.app = app
+        self._client, self._owns_client = client_for(
+            self._client_kind, client, secret_key, base_url
+        )
+        self._gate = Gate(
+            self._client._caller,
+            resolve_user=resolve_user,
+            token_path=token_path,
+            inference_path=inference_path,
+            status_path=status_path,
+            request_limit=request_limit,
+            models=models,
+            allow_grants=allow_grants,
+            allowed_origins=allowed_origins,
+            max_body_bytes=max_body_bytes,
+            on_usage=on_usage,
+            let_through=self._let_through,
+        )
+        self._routes = self._gate.routes
+        self._show_interface()
+
+    @property
+    def paths(self) -> Iterable[str]:
+        """The paths that are ours."""
+        return self._routes
+
+    # Each kind of middleware drives the client of its kind.
+    _client_kind: Any
+    # For an adapter, whose framework answers some exceptions itself.
+    _let_through: LetThrough = ()
+
+    def _show_interface(self) -> None:
+        """For a kind whose ``__call__`` does not show by itself which interface it has."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        raise NotImplementedError  # pragma: no cover
+
+    def __repr__(self) -> str:
+        # A traceback's local variables may show one that could not be made.
+        return f"{type(self).__name__}({getattr(self, 'app', None)!r})"

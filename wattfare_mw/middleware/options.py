@@ -1,0 +1,53 @@
+"""The options of the middleware, as adapters and the factory pass them on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, NotRequired, Required, TypedDict
+
+from ..callables import adapt
+from ..client import AsyncWattfare, Wattfare
+from ..transport import hidden
+from ..users import ResolveUser
+from ..web import Request
+
+TOKEN_PATH = "/api/wattfare-token"  # noqa: S105
+INFERENCE_PATH = "/api/wattfare/chat/completions"
+STATUS_PATH = "/api/wattfare/status"
+
+
+class Options(TypedDict, total=False):
+    """The options of :class:`WattfareMiddleware`, for those who hand them on."""
+
+    resolve_user: Required[ResolveUser]
+    client: NotRequired[Wattfare | AsyncWattfare | None]
+    secret_key: NotRequired[str | None]
+    base_url: NotRequired[str | None]
+    token_path: NotRequired[str | None]
+    inference_path: NotRequired[str | None]
+    status_path: NotRequired[str | None]
+    request_limit: NotRequired[Any]
+    models: NotRequired[Iterable[str] | None]
+    allow_grants: NotRequired[bool]
+    allowed_origins: NotRequired[Iterable[str]]
+    max_body_bytes: NotRequired[int]
+    on_usage: NotRequired[Callable[..., Any] | None]
+
+
+def in_framework(options: Options, request_of: Callable[[Request], Any]) -> Options:
+    """For an adapter: the options, with their functions given the framework's own request, which
+    ``request_of`` makes of ours. The secret key among them is hidden in the given ones, too."""
+    hide_key(options)
+    changed = options.copy()
+    # What is missing stays so, and the middleware says it.
+    if "resolve_user" in options:
+        changed["resolve_user"] = adapt(options["resolve_user"], request_of)
+    if "request_limit" in options:
+        changed["request_limit"] = adapt(options["request_limit"], request_of)
+    return changed
+
+
+def hide_key(options: Options | dict[str, Any]) -> None:
+    """Hide the secret key that may be among these options, where they are."""
+    if "secret_key" in options:
+        options["secret_key"] = hidden(options["secret_key"])

@@ -1,0 +1,78 @@
+"""Idle timeouts: how long to wait for the other side. One timer serves all waits on an event loop.
+A timer for each response, reset at each chunk, would take longer than passing the chunk on."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from contextvars import Context
+
+#: A moment that never comes: there is no wait at present.
+NEVER = math.inf
+#: The finest step of a loop's clock, in seconds (uvloop counts milliseconds). A timer for less
+#: would be set again and again until the clock ticks.
+TICK = 0.001
+
+
+class IdleWait:
+    """One wait, from when it is made until its end.
+
+    Attributes:
+        since: when the wait last began, by :attr:`now`; :data:`NEVER` while data is there to take,
+            because whoever takes it may take any time.
+        now: the time on the clock of its loop.
+    """
+
+    __slots__ = ("_timer", "now", "since")
+
+    def __init__(self, timer: IdleTimer) -> None:
+        self._timer = timer
+        self.now = timer.now
+        self.since = timer.now()
+        timer.add(self)
+
+    def end(self) -> None:
+        """The wait is over."""
+        self._timer.discard(self)
+
+    def timed_out(self) -> None:
+        """Called once, if the wait took too long."""
+        raise NotImplementedError
+
+
+class IdleTimer:
+    """Watches all waits on one event loop that have the same limit, in seconds."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, limit: float) -> None:
+        self._loop = loop
+        self.now = loop.time
+        self._limit = limit
+        self._waits: set[IdleWait] = set()
+        self.discard = self._waits.discard
+        self._handle: asyncio.TimerHandle | None = None
+        # All waits share the timer, so it must not run in the context of the first one.
+        self._context = Context()
+
+    def add(self, wait: IdleWait) -> None:
+        """Watch this wait, too."""
+        self._waits.add(wait)
+        if self._handle is None:
+            self._set(self._limit)
+
+    def _set(self, seconds: float) -> None:
+        self._handle = self._loop.call_later(seconds, self._check, context=self._context)
+
+    def _check(self) -> None:
+        # The timer goes on running when no wait is left, so that the next wait need not set it.
+        self._handle = None
+        now = self.now()
+        soonest = self._limit
+        for wait in list(self._waits):
+            left = wait.since + self._limit - now
+            if left > TICK:
+                soonest = min(soonest, left)
+            else:
+                self._waits.discard(wait)
+                wait.timed_out()
+        if self._waits:
+            self._set(soonest)
