@@ -136,7 +136,7 @@ def test_the_cap_that_is_asked_for_is_in_the_token(name: str, serve: Any) -> Non
 
 def test_the_page_of_the_flask_app(serve: Any) -> None:
     example: Example = serve("flask_app")
-    assert "CallFunction, on your own budget" in example.http.get("/index.html").text
+    assert "Ask, on your own budget" in example.http.get("/index.html").text
     assert "/api/wattfare/status" in example.http.get("/plain.js").text
 
 

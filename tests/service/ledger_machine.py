@@ -19,18 +19,20 @@ from wattfare_mw.errors import (
 )
 from wattfare_mw.service.keys import new_app
 from wattfare_mw.service.ledger import rules
-from wattfare_mw.service.ledger.rules import (
+from wattfare_mw.service.ledger.store import LEASE_SECONDS, Store
+from wattfare_mw.service.records import (
     Bounds,
     Connection,
-    Grant,
-    Held,
-    Key,
-    Prior,
+    GrantBudget,
+    IdempotencyKey,
+    InferenceCall,
+    MeterReading,
+    Outcome,
+    PriorCall,
+    Reservation,
     Terms,
     Totals,
 )
-from wattfare_mw.service.ledger.store import LEASE_SECONDS, Store
-from wattfare_mw.service.records import Metered, Order, Outcome
 
 USERS = ("u1", "u2")
 PROCESSES = (0, 1)
@@ -42,11 +44,13 @@ amounts = st.integers(0, 100)
 class Call:
     """A reservation as the rules have it."""
 
-    def __init__(self, order: Order, month: str, holder: str, granted: int, epoch: int) -> None:
+    def __init__(
+        self, order: InferenceCall, month: str, holder: str, granted: int, epoch: int
+    ) -> None:
         self.order = order
         self.month = month
         self.holder = holder
-        self.held = Held(granted, order.stream)
+        self.held = Reservation(granted, order.stream)
         self.epoch = epoch
 
 
@@ -67,10 +71,10 @@ class LedgerMachine(RuleBasedStateMachine):
         self.do(self.stores[0].add_app(self.app))
         self.connections: dict[str, Connection] = {}
         self.totals: dict[tuple[str, str], Totals] = {}
-        self.grants: dict[str, Grant] = {}
+        self.grants: dict[str, GrantBudget] = {}
         self.calls: dict[str, Call] = {}
         self.ended: dict[str, str] = {}
-        self.keys: dict[tuple[str, str], tuple[Key, str, datetime]] = {}
+        self.keys: dict[tuple[str, str], tuple[IdempotencyKey, str, datetime]] = {}
         self.count = 0
 
     def begin(self) -> None:
@@ -121,7 +125,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def grant(self, requests: int, cap: int, life: int) -> None:
         self.count += 1
         name = f"{self.app.id}-g{self.count}"
-        grant = Grant(requests, cap, int((self.now + timedelta(days=life)).timestamp()))
+        grant = GrantBudget(requests, cap, int((self.now + timedelta(days=life)).timestamp()))
         self.do(self.stores[0].add_grant(self.app.id, name, grant))
         self.grants[name] = grant
 
@@ -130,21 +134,22 @@ class LedgerMachine(RuleBasedStateMachine):
         process=st.sampled_from(PROCESSES),
         pair=st.tuples(amounts, amounts),
         ceiling=st.none() | amounts,
-        needs_cap=st.booleans(),
+        requires_cap=st.booleans(),
         stream=st.booleans(),
-        key=st.none() | st.builds(Key, st.sampled_from(["k1", "k2"]), st.sampled_from("ab")),
+        key=st.none()
+        | st.builds(IdempotencyKey, st.sampled_from(["k1", "k2"]), st.sampled_from("ab")),
     )
-    def reserve(self, data, process, pair, ceiling, needs_cap, stream, key) -> None:
+    def reserve(self, data, process, pair, ceiling, requires_cap, stream, key) -> None:
         payer = data.draw(st.sampled_from([*USERS, "g-unknown", *self.grants]))
         by_grant = payer not in USERS
         self.count += 1
-        order = Order(
+        order = InferenceCall(
             id=f"{self.app.id}-{self.count}",
             app_id=self.app.id,
             user_id=None if by_grant else payer,
             grant_hash=payer if by_grant else None,
             model="m",
-            bounds=Bounds(min(pair), max(pair), needs_cap),
+            bounds=Bounds(min(pair), max(pair), requires_cap),
             request_id="r",
             stream=stream,
             key=key,
@@ -172,7 +177,7 @@ class LedgerMachine(RuleBasedStateMachine):
         if key is not None:
             self.keys[order.payer, key.name] = (key, order.id, self.now)
 
-    def ask_the_rules(self, process: int, order: Order, payer: str, terms: Terms) -> Any:
+    def ask_the_rules(self, process: int, order: InferenceCall, payer: str, terms: Terms) -> Any:
         if not self.alive(self.holder(process)):
             raise WattfareError(
                 "The service has lost touch with its database.", code="upstream", status=503
@@ -191,12 +196,12 @@ class LedgerMachine(RuleBasedStateMachine):
         assert answer.value.http_status == refusal.http_status
         assert answer.value.message == refusal.message
 
-    def prior(self, order: Order) -> Prior | None:
+    def prior(self, order: InferenceCall) -> PriorCall | None:
         assert order.key is not None
         known = self.keys.get((order.payer, order.key.name))
         if known is None or self.now - known[2] >= timedelta(hours=24):
             return None
-        return Prior(known[0].body, self.ended.get(known[1]))
+        return PriorCall(known[0].body, self.ended.get(known[1]))
 
     def free_budget_is_not_refused(self, order, payer, terms, refusal: WattfareError) -> None:
         if refusal.http_status in (400, 409, 422, 503):
@@ -260,7 +265,7 @@ class LedgerMachine(RuleBasedStateMachine):
         name = None
         if self.calls:
             name = data.draw(st.sampled_from(sorted(self.calls)))
-            metered = [Metered(name, self.calls[name].held.metered + more, 1, 2)]
+            metered = [MeterReading(name, self.calls[name].held.metered + more, 1, 2)]
         holder = self.holder(process)
         renewal = self.do(self.stores[process].renew(metered))
         if holder is not None and not self.alive(holder):

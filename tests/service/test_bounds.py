@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from support.service import chat_body
 
 from wattfare_mw.errors import WattfareError
-from wattfare_mw.service.chat import prompt_bound as prompts
-from wattfare_mw.service.chat import request as chat
-from wattfare_mw.service.chat.meter import Price
+from wattfare_mw.service.chat import prompt_bound
+from wattfare_mw.service.chat import request as chat_request
+from wattfare_mw.service.chat.price import Price
 from wattfare_mw.service.chat.request import FLOOR_TOKENS
 
 texts = st.text(
@@ -62,16 +62,16 @@ def test_no_tokenizer_makes_more_of_a_prompt(messages: list, tools: list) -> Non
     for form in ("NFC", "NFKC"):
         around = len(messages) * (len("<|im_start|>  \n<|im_end|>\n") - 7)  # a tag is a token
         tokens = len(unicodedata.normalize(form, written).encode()) - around
-        assert tokens <= prompts.bound(body)
-    assert len(written.encode()) - around <= prompts.bound(body)
+        assert tokens <= prompt_bound.bound(body)
+    assert len(written.encode()) - around <= prompt_bound.bound(body)
 
 
 @pytest.mark.parametrize(
     "text", ["\ufdfa" * 9, "a\u0308\u0323" * 9, "ä\u0323" * 9, "\u0958" * 9, "\u1e9b" * 9]
 )
 def test_text_that_grows_when_it_is_normalized(text: str) -> None:
-    with_it = prompts.bound(chat_body(text))
-    without = prompts.bound(chat_body(""))
+    with_it = prompt_bound.bound(chat_body(text))
+    without = prompt_bound.bound(chat_body(""))
     longest = max(
         len(unicodedata.normalize(form, text).encode()) for form in ("NFC", "NFKC", "NFD")
     )
@@ -80,29 +80,29 @@ def test_text_that_grows_when_it_is_normalized(text: str) -> None:
 
 def test_each_message_has_its_template_around_it() -> None:
     message = {"role": "user", "content": "x"}
-    one, two = (prompts.bound({"messages": [message] * times}) for times in (1, 2))
-    assert two - one == len('{"role":"user","content":"x"},') + prompts.PER_MESSAGE
+    one, two = (prompt_bound.bound({"messages": [message] * times}) for times in (1, 2))
+    assert two - one == len('{"role":"user","content":"x"},') + prompt_bound.PER_MESSAGE
 
 
 def test_what_a_template_writes_anew_counts() -> None:
     def with_arguments(arguments: str) -> int:
         call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": arguments}}
-        return prompts.bound({"messages": [{"role": "assistant", "tool_calls": [call]}]})
+        return prompt_bound.bound({"messages": [{"role": "assistant", "tool_calls": [call]}]})
 
     arguments = json.dumps([1] * 50, separators=(",", ":"))
     written_anew = json.dumps([1] * 50)
     assert with_arguments(arguments) - with_arguments("") >= len(written_anew) > len(arguments)
     tool = {"type": "function", "function": {"name": "f", "parameters": {"日": ["本"] * 20}}}
     written = len(json.dumps([tool], indent=4))
-    bound = prompts.bound({"messages": [], "tools": [tool]})
-    assert bound > written + prompts.PER_CALL + prompts.WITH_TOOLS
-    assert prompts.bound({"messages": [], "tools": []}) < prompts.PER_CALL + 100
+    bound = prompt_bound.bound({"messages": [], "tools": [tool]})
+    assert bound > written + prompt_bound.PER_CALL + prompt_bound.WITH_TOOLS
+    assert prompt_bound.bound({"messages": [], "tools": []}) < prompt_bound.PER_CALL + 100
 
 
 def test_a_bound_takes_no_more_time_than_the_text_is_long() -> None:
     # In one piece, its marks would be sorted in the square of their number.
     text = "a" + "\u0301\u0323" * 200_000
-    assert prompts.bound(chat_body(text)) > len(text)
+    assert prompt_bound.bound(chat_body(text)) > len(text)
 
 
 @given(prices, counts, counts, counts, counts)
@@ -137,14 +137,14 @@ def test_what_is_granted_pays_for_the_lowered_limit(
 
 
 @given(
-    st.none() | st.integers(1, chat.MAX_TOKENS),
-    st.integers(1, chat.MAX_TOKENS),
-    st.none() | st.integers(1, chat.MAX_TOKENS),
+    st.none() | st.integers(1, chat_request.MAX_TOKENS),
+    st.integers(1, chat_request.MAX_TOKENS),
+    st.none() | st.integers(1, chat_request.MAX_TOKENS),
     st.booleans(),
 )
 def test_limits(asked, default, thinking, uncut) -> None:
     body = chat_body(max_tokens=asked, reasoning={"max_tokens": thinking})
-    request = chat.read(msgspec.json.encode(body), uncut=uncut)
+    request = chat_request.read(msgspec.json.encode(body), uncut=uncut)
     wanted = asked or default
     try:
         least, most = request.limits(default)
@@ -172,5 +172,5 @@ def test_limits(asked, default, thinking, uncut) -> None:
     ],
 )
 def test_a_limit_goes_by_the_clients_name_for_it(given_fields: dict, sent: dict) -> None:
-    request = chat.read(json.dumps(chat_body(**given_fields)).encode())
+    request = chat_request.read(json.dumps(chat_body(**given_fields)).encode())
     assert request.limited(7, "new_name") == {**chat_body(), **sent}

@@ -12,14 +12,13 @@ from support.service import chat_body
 from wattfare_mw import sse
 from wattfare_mw.errors import WattfareError, WattfareNotConnectedError
 from wattfare_mw.headers import Headers
-from wattfare_mw.service.chat import request as chat
-from wattfare_mw.service.inference.runner import Calls
+from wattfare_mw.service.chat import request as chat_request
+from wattfare_mw.service.inference.runner import CallRunner
 from wattfare_mw.service.keys import new_app
-from wattfare_mw.service.ledger.rules import Terms, Totals
-from wattfare_mw.service.ledger.store import SQLiteStore
+from wattfare_mw.service.ledger.sqlite.store import SQLiteStore
 from wattfare_mw.service.models.echo import Echo
 from wattfare_mw.service.models.upstream import Upstream
-from wattfare_mw.service.records import Order
+from wattfare_mw.service.records import InferenceCall, Terms, Totals
 from wattfare_mw.transport import HTTPRequest
 from wattfare_mw.types import encode
 
@@ -31,7 +30,7 @@ class Bench:
 
     def __init__(self, store: SQLiteStore) -> None:
         self.store = store
-        self.calls = Calls(store, Terms())
+        self.calls = CallRunner(store, Terms())
         self.app, _ = new_app("app", "test")
         self.sent: list[bytes] = []
         self.totals: list[Totals] = []
@@ -59,9 +58,9 @@ class Bench:
 
     async def run(self, *, stream: bool = True, job=None) -> None:
         body = json.dumps(chat_body("one two three", stream=stream)).encode()
-        request = chat.read(body)
+        request = chat_request.read(body)
         job = job or await Echo().prepare(request, "r")
-        order = Order(
+        order = InferenceCall(
             id=f"call{len(self.closed)}",
             app_id=self.app.id,
             user_id="u1",
@@ -141,7 +140,7 @@ async def test_what_comes_before_the_end_does_not_wait_until_it_is_settled(
     asked = chat_body("hi", stream=True, model="m")
     if include_usage:
         asked["stream_options"] = {"include_usage": True}
-    job = await upstream.prepare(chat.read(encode(asked)), "r")
+    job = await upstream.prepare(chat_request.read(encode(asked)), "r")
     await bench.run(job=job)
     before = [*words, usage] if include_usage else words
     assert bench.sent == [b"".join(map(sse.write, before)), sse.write(sse.DONE), b"end"]
@@ -151,7 +150,9 @@ async def test_what_comes_before_the_end_does_not_wait_until_it_is_settled(
 async def test_an_answer_that_is_nothing_but_its_end(bench: Bench) -> None:
     upstream = Upstream("http://upstream", transport=AllAtOnce(sse.DONE))
     await bench.store.connect(bench.app.id, "u1", 10**9)
-    job = await upstream.prepare(chat.read(encode(chat_body("hi", stream=True, model="m"))), "r")
+    job = await upstream.prepare(
+        chat_request.read(encode(chat_body("hi", stream=True, model="m"))), "r"
+    )
     await bench.run(job=job)
     assert bench.sent == [sse.write(sse.DONE), b"end"]
     assert bench.totals[0].reserved == 0
@@ -221,7 +222,7 @@ async def test_cut_off_it_says_why_and_ends(bench: Bench) -> None:
 async def test_a_mistake_of_ours_tells_nothing_and_holds_nothing(
     bench: Bench, caplog: pytest.LogCaptureFixture, stream: bool
 ) -> None:
-    request = chat.read(json.dumps(chat_body("one two three")).encode())
+    request = chat_request.read(json.dumps(chat_body("one two three")).encode())
     job = await Echo().prepare(request, "r")
 
     async def broken(granted: int) -> None:

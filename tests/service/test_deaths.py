@@ -24,8 +24,9 @@ from support.upstream import Exchange, chunk_of, completion_of, run_upstream
 
 from wattfare_mw.service import create_keys
 from wattfare_mw.service.inference.runner import FORWARD_SECONDS
-from wattfare_mw.service.ledger import verify as audit
 from wattfare_mw.service.ledger.databases import read_database
+from wattfare_mw.service.ledger.export import rows as rows_of
+from wattfare_mw.service.ledger.verify import verify
 
 #: Deaths on each of the two databases, so that it is a hundred in sum.
 DEATHS = int(os.environ.get("WATTFARE_TEST_KILLS", "50"))
@@ -174,7 +175,7 @@ def test_sudden_deaths(database: str) -> None:
                     process.kill()
                     process.join()
             if number % 10 == 9:
-                assert read_database(database, audit.verify) == []
+                assert read_database(database, verify) == []
 
         with serving() as (_, url):
             connect(url, keys.secret_key)
@@ -187,7 +188,7 @@ def test_sudden_deaths(database: str) -> None:
                     count.over.set()
             eventually(lambda: not reserved(database))
     assert "holds" in run_cli("ledger", "verify", "--database", database).stdout
-    compare(count, read_database(database, lambda sql: list(audit.rows(sql))))
+    compare(count, read_database(database, lambda sql: list(rows_of(sql))))
 
 
 def connect(url: str, secret_key: str) -> None:

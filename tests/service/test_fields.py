@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from support.service import chat_body
 
 from wattfare_mw.errors import WattfareError
-from wattfare_mw.service.chat import allowed_fields as fields
-from wattfare_mw.service.chat import request as chat
+from wattfare_mw.service.chat import allowed_fields
+from wattfare_mw.service.chat import request as chat_request
 
 FUNCTION = {"name": "weather", "description": "…", "parameters": {"type": "object"}}
 CALL = {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": "{}"}}
@@ -84,8 +84,8 @@ REFUSED = {
 }
 
 
-def read(**fields) -> chat.ChatRequest:
-    return chat.read(json.dumps(chat_body(**fields)).encode())
+def read(**fields) -> chat_request.ChatRequest:
+    return chat_request.read(json.dumps(chat_body(**fields)).encode())
 
 
 def refusal(**fields) -> str:
@@ -183,13 +183,13 @@ def test_every_parameter_of_the_openai_package_is_known() -> None:
     )
 
     for shape in (CompletionCreateParamsNonStreaming, CompletionCreateParamsStreaming):
-        assert set(shape.__annotations__) <= set(fields.REQUEST)
+        assert set(shape.__annotations__) <= set(allowed_fields.REQUEST)
 
 
-@given(st.text().filter(lambda name: name not in fields.REQUEST), st.none() | st.integers())
+@given(st.text().filter(lambda name: name not in allowed_fields.REQUEST), st.none() | st.integers())
 def test_nothing_unknown_passes(name: str, value: object) -> None:
     with pytest.raises(WattfareError, match="is no field that this service knows"):
-        fields.check({name: value})
+        allowed_fields.check({name: value})
 
 
 @given(
@@ -200,12 +200,12 @@ def test_nothing_unknown_passes(name: str, value: object) -> None:
             lambda inner: st.lists(inner) | st.dictionaries(st.text(max_size=3), inner),
         ),
     ),
-    st.sampled_from(sorted(fields.REQUEST)),
+    st.sampled_from(sorted(allowed_fields.REQUEST)),
 )
 def test_any_value_passes_or_is_refused(value: object, name: str) -> None:
     for given_value in (value, [value]):
         try:
-            fields.check({name: given_value})
+            allowed_fields.check({name: given_value})
         except WattfareError as refused:
             assert refused.code == "invalid_request"  # noqa: PT017
             assert name in refused.message  # noqa: PT017

@@ -13,7 +13,7 @@ from support.upstream import Upstream, good
 
 from wattfare_mw.errors import WattfareBudgetExceededError, WattfareError
 from wattfare_mw.service.ledger import rules
-from wattfare_mw.service.ledger.rules import Grant, Terms
+from wattfare_mw.service.records import GrantBudget, Terms
 
 KEY = {"WATTFARE_UPSTREAM_KEY": "sk-operator-0123456789"}
 amounts = st.integers(0, 10**12)
@@ -23,7 +23,7 @@ amounts = st.integers(0, 10**12)
 def test_the_rule(held: int, cap: int, ceiling: int | None, operator_pays: bool) -> None:
     terms = Terms(operator_pays=operator_pays, grant_ceiling=ceiling)
     try:
-        rules.admit_grant(held, Grant(1, cap, 0), terms)
+        rules.admit_grant(held, GrantBudget(1, cap, 0), terms)
     except WattfareBudgetExceededError:
         assert operator_pays
         assert held + cap > ceiling

@@ -11,7 +11,8 @@ from hypothesis import settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from wattfare_mw.service.ledger.postgresql.store import PostgreSQLStore
-from wattfare_mw.service.ledger.store import SQLiteStore, Store
+from wattfare_mw.service.ledger.sqlite.store import SQLiteStore
+from wattfare_mw.service.ledger.store import Store
 
 from .ledger_machine import LedgerMachine
 

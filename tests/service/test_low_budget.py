@@ -9,7 +9,7 @@ import pytest
 from support.service import App, Service, chat_body, run_service
 from support.upstream import Exchange, Upstream, completion_of, good
 
-from wattfare_mw.service.chat import prompt_bound as prompts
+from wattfare_mw.service.chat import prompt_bound
 from wattfare_mw.service.chat.request import FLOOR_TOKENS
 
 REFUSE = {"x-wattfare-on-low-budget": "refuse"}
@@ -95,7 +95,9 @@ def test_the_limit_goes_up_lowered(far: App, upstream: Upstream, name: str | Non
     asked = {name: 5000} if name else {}
     asked |= {"n": n} if n > 1 else {}
     body = chat_body(model="fake/model", **asked)
-    far.connect(monthlyUsd=usd(prompts.bound(body) * PROMPT_PRICE + n * 40 * COMPLETION_PRICE + 1))
+    far.connect(
+        monthlyUsd=usd(prompt_bound.bound(body) * PROMPT_PRICE + n * 40 * COMPLETION_PRICE + 1)
+    )
     answer = chat(far, model="fake/model", **asked)
     assert answer.headers["x-wattfare-max-tokens"] == "40"
     assert upstream.calls[0].json == {**body, name or "max_tokens": 40}
@@ -103,7 +105,7 @@ def test_the_limit_goes_up_lowered(far: App, upstream: Upstream, name: str | Non
 
 def test_the_floor_is_for_each_answer(far: App, upstream: Upstream) -> None:
     asked = {"model": "fake/model", "n": 3}
-    bound = prompts.bound(chat_body(**asked)) * PROMPT_PRICE
+    bound = prompt_bound.bound(chat_body(**asked)) * PROMPT_PRICE
     far.connect(monthlyUsd=usd(bound + 3 * FLOOR_TOKENS * COMPLETION_PRICE - 1))
     assert code(chat(far, **asked)) == "budget_exceeded"
     far.connect(monthlyUsd=usd(bound + 3 * FLOOR_TOKENS * COMPLETION_PRICE))
@@ -112,7 +114,7 @@ def test_the_floor_is_for_each_answer(far: App, upstream: Upstream) -> None:
 
 def test_thinking_keeps_its_room(far: App, upstream: Upstream) -> None:
     asked = {"model": "fake/model", "max_tokens": 5000, "reasoning": {"max_tokens": 1024}}
-    bound = prompts.bound(chat_body(**asked)) * PROMPT_PRICE
+    bound = prompt_bound.bound(chat_body(**asked)) * PROMPT_PRICE
     least = 1024 + FLOOR_TOKENS
     far.connect(monthlyUsd=usd(bound + least * COMPLETION_PRICE - 1))
     assert code(chat(far, **asked)) == "budget_exceeded"
@@ -180,4 +182,4 @@ def test_models_without_a_price(tmp_path, upstream: Upstream) -> None:
 
 def app_cost(upstream: Upstream) -> int:
     """Of a call to fake/model that says that it cost a quarter of a dollar: all it reserved."""
-    return prompts.bound(upstream.calls[-1].json) * PROMPT_PRICE + 8192 * COMPLETION_PRICE
+    return prompt_bound.bound(upstream.calls[-1].json) * PROMPT_PRICE + 8192 * COMPLETION_PRICE

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wattfare_mw import WattfareError
-from wattfare_mw.service.chat import prompt_bound as prompts
-from wattfare_mw.service.chat.meter import Meter, Price, estimate_tokens
+from wattfare_mw.service.chat import prompt_bound
+from wattfare_mw.service.chat.meter import Meter, estimate_tokens
+from wattfare_mw.service.chat.price import Price
 from wattfare_mw.service.models import upstream_answers
 from wattfare_mw.service.models.upstream_answers import read_chunk, read_completion
 from wattfare_mw.types import encode
@@ -78,17 +79,17 @@ def test_a_whole_answer_and_its_stream_cost_the_same() -> None:
 def test_the_last_word_counts_and_what_comes_behind_it_on_top() -> None:
     told = meter()
     told.count(3)
-    told.told({"prompt_tokens": 4, "completion_tokens": 100})
+    told.add_usage({"prompt_tokens": 4, "completion_tokens": 100})
     assert told.cost() == 4 * 1000 + 100 * 2000
     told.count(2)
     assert told.cost() == 4 * 1000 + 102 * 2000
-    told.told({"prompt_tokens": 4, "completion_tokens": 5, "cost": Decimal("0.5")})
+    told.add_usage({"prompt_tokens": 4, "completion_tokens": 5, "cost": Decimal("0.5")})
     assert told.cost() == told.claimed == 500_000_000
     told.count(1)
     assert told.cost() == 500_000_000 + 2000
-    told.told({"cost": Decimal("0.25")})
+    told.add_usage({"cost": Decimal("0.25")})
     assert told.cost() == 250_000_000
-    told.told({"cost": "0.1"})
+    told.add_usage({"cost": "0.1"})
     assert told.cost() == 250_000_000
 
 
@@ -96,10 +97,10 @@ def test_the_claim_is_the_upstreams_own() -> None:
     told = meter()
     told.count(50)
     assert told.claimed is None
-    told.told({"prompt_tokens": 7, "completion_tokens": 8})
+    told.add_usage({"prompt_tokens": 7, "completion_tokens": 8})
     told.count(50)
     assert told.claimed == 7 * 1000 + 8 * 2000
-    told.told({"cost": 1})
+    told.add_usage({"cost": 1})
     assert told.outcome("completed").claimed == 10**9
 
 
@@ -107,9 +108,9 @@ def test_without_a_price_only_the_upstream_can_say() -> None:
     unpriced = meter(price=None, granted=777)
     unpriced.count(5)
     assert unpriced.cost() == 777
-    unpriced.told({"prompt_tokens": 7, "completion_tokens": 8})
+    unpriced.add_usage({"prompt_tokens": 7, "completion_tokens": 8})
     assert (unpriced.cost(), unpriced.claimed) == (777, None)
-    unpriced.told({"cost": Decimal("0.0000001")})
+    unpriced.add_usage({"cost": Decimal("0.0000001")})
     assert unpriced.cost() == 100
     unpriced.count(1)
     assert unpriced.cost() == 777
@@ -129,7 +130,7 @@ def test_an_upstream_that_keeps_to_its_limit_is_never_cut_off(
 ) -> None:
     """A chunk is a token or more, and a token has eight characters at most on the whole."""
     messages = [{"role": "user", "content": prompt}]
-    granted = price.bound(prompts.bound({"messages": messages}), answers * limit)
+    granted = price.bound(prompt_bound.bound({"messages": messages}), answers * limit)
     counted = Meter(price, estimate_tokens(encode(messages)))
     counted.granted = granted
     tokens = 0

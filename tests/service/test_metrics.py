@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-import re
 from decimal import Decimal
 from pathlib import Path
 
+from prometheus_client import CONTENT_TYPE_LATEST
+from prometheus_client.parser import text_string_to_metric_families
 from support.service import App, run_service
 from support.upstream import Exchange, Upstream, completion_of, good
 
-from wattfare_mw.service.chat import prompt_bound as prompts
+from wattfare_mw.service.chat import prompt_bound
 
 CALL = {"model": "fake/model", "max_tokens": 4}
 
 
-def counters(app: App) -> dict[str, Decimal]:
+def counters(app: App) -> dict[str, float]:
     answer = app.http.get(f"{app.service.url}/metrics")
-    assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
-    found = re.findall(r"^wattfare_upstream_(\w+)_total (\S+)$", answer.text, re.MULTILINE)
-    assert answer.text.count("# TYPE ") == len(found) == 3
-    return {name: Decimal(value) for name, value in found}
+    assert answer.headers["content-type"] == CONTENT_TYPE_LATEST
+    return {
+        sample.name.removeprefix("wattfare_upstream_").removesuffix("_total"): sample.value
+        for family in text_string_to_metric_families(answer.text)
+        for sample in family.samples
+        if sample.name.endswith("_total")
+    }
 
 
 def test_what_is_claimed_beyond_the_reservation(tmp_path: Path, upstream: Upstream) -> None:
@@ -28,13 +32,17 @@ def test_what_is_claimed_beyond_the_reservation(tmp_path: Path, upstream: Upstre
         app.connect()
         upstream.script = good
         app.chat(**CALL)
-        assert set(counters(app).values()) == {0}
+        assert counters(app) == {"overrun_calls": 0, "overrun_usd": 0, "spent_streams": 0}
 
         upstream.script = lambda exchange: exchange.answer(completion_of("x", usage={"cost": 0.5}))
         answer = app.chat(**CALL)
-        reserved = prompts.bound(upstream.calls[-1].json) * 1000 + 4 * 2000
+        reserved = prompt_bound.bound(upstream.calls[-1].json) * 1000 + 4 * 2000
         beyond = Decimal("0.5") - Decimal(reserved) / 10**9
-        assert counters(app) == {"overrun_calls": 1, "overrun_usd": beyond, "spent_streams": 0}
+        assert counters(app) == {
+            "overrun_calls": 1,
+            "overrun_usd": float(beyond),
+            "spent_streams": 0,
+        }
 
         def endless(exchange: Exchange) -> None:
             exchange.start_stream()
@@ -43,7 +51,11 @@ def test_what_is_claimed_beyond_the_reservation(tmp_path: Path, upstream: Upstre
 
         upstream.script = endless
         app.chat(**CALL, stream=True)
-        assert counters(app) == {"overrun_calls": 1, "overrun_usd": beyond, "spent_streams": 1}
+        assert counters(app) == {
+            "overrun_calls": 1,
+            "overrun_usd": float(beyond),
+            "spent_streams": 1,
+        }
         app.close()
         service.stop()
     warned = [line for line in service.log if "more than was reserved" in line]

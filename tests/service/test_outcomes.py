@@ -16,11 +16,11 @@ import pytest
 from support.service import App, Service, chat_body, eventually
 from support.upstream import Exchange, Script, Upstream, chunk_of, completion_of, good
 
-from wattfare_mw.service.chat import prompt_bound as prompts
+from wattfare_mw.service.chat import prompt_bound
 
 LIMIT = 4
 CALL = {"model": "fake/model", "max_tokens": LIMIT}
-PROMPT = prompts.bound(chat_body(**CALL))
+PROMPT = prompt_bound.bound(chat_body(**CALL))
 ESTIMATED = 11
 RESERVED = PROMPT * 1000 + LIMIT * 2000
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wattfare_mw.service.chat.meter import Price
+from wattfare_mw.service.chat.price import Price
 from wattfare_mw.service.models.price_lists import Unpriced, published, read_prices
 
 BASE = {"prompt": "0.000001", "completion": "0.000002"}

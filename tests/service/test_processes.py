@@ -14,8 +14,9 @@ import pytest
 from sqlalchemy import text
 from support.service import Service, bearer, chat_body, eventually, run_service
 
-from wattfare_mw.service.ledger import verify as audit
 from wattfare_mw.service.ledger.databases import read_database
+from wattfare_mw.service.ledger.export import rows as rows_of
+from wattfare_mw.service.ledger.verify import verify
 
 ECHO = 3 * 1000 + 3 * 2000  # nano-dollars for three words, said and repeated
 
@@ -63,9 +64,9 @@ def test_200_at_once_against_a_cap_of_37(four: list[Service], stream: bool) -> N
             "usage": {"monthlyUsd": usd(37 * ECHO)},
             "remainingUsd": 0,
         }
-    rows = read_database(four[0].database, lambda sql: list(audit.rows(sql)))
+    rows = read_database(four[0].database, lambda sql: list(rows_of(sql)))
     assert [row["billed_nanos"] for row in rows] == [ECHO] * 37
-    assert read_database(four[0].database, audit.verify) == []
+    assert read_database(four[0].database, verify) == []
 
 
 def test_a_revocation_is_heard_by_the_neighbour_within_a_second(database, tmp_path) -> None:
@@ -96,7 +97,7 @@ def test_a_revocation_is_heard_by_the_neighbour_within_a_second(database, tmp_pa
         assert "not_connected" in rest[-2]
         assert app.status()["connected"]
         assert app.chat().status_code == 200
-    assert read_database(database, audit.verify) == []
+    assert read_database(database, verify) == []
 
 
 def test_idempotency_keys(database, tmp_path) -> None:
@@ -167,7 +168,7 @@ def test_the_database_goes_and_comes_back(cluster, tmp_path) -> None:
         # By itself, and nothing is held for ever.
         assert eventually(lambda: app.chat().status_code == 200)
         eventually(lambda: not reserved(url))
-    assert read_database(url, audit.verify) == []
+    assert read_database(url, verify) == []
 
 
 def reserved(url: str) -> int:

@@ -15,7 +15,7 @@ from wattfare_mw.errors import (
     WattfareRateLimitError,
 )
 from wattfare_mw.service.ledger import rules
-from wattfare_mw.service.ledger.rules import Bounds, Connection, Grant, Terms, Totals
+from wattfare_mw.service.records import Bounds, Connection, GrantBudget, Terms, Totals
 
 amounts = st.integers(0, 10**18)
 caps = st.none() | amounts
@@ -87,7 +87,7 @@ def test_a_status(connection, totals, terms) -> None:
 
 
 @given(
-    st.builds(Grant, st.integers(0, 3), amounts, st.integers(0, 100), totals),
+    st.builds(GrantBudget, st.integers(0, 3), amounts, st.integers(0, 100), totals),
     bounds,
     st.integers(0, 100),
     amounts,

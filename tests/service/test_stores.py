@@ -13,15 +13,23 @@ import pytest
 from sqlalchemy import delete, make_url, update
 
 from wattfare_mw.errors import WattfareError, WattfareRateLimitError
-from wattfare_mw.service.keys import App, new_app
-from wattfare_mw.service.ledger import base
-from wattfare_mw.service.ledger import verify as audit
-from wattfare_mw.service.ledger.migrate import migrate_database
+from wattfare_mw.service.keys import new_app
+from wattfare_mw.service.ledger import store as store_module
+from wattfare_mw.service.ledger.databases import migrate_database, open_store
+from wattfare_mw.service.ledger.export import rows as rows_of
 from wattfare_mw.service.ledger.postgresql.store import PostgreSQLStore
-from wattfare_mw.service.ledger.rules import Bounds, Connection, Terms, Totals
 from wattfare_mw.service.ledger.schema import apps, totals
-from wattfare_mw.service.ledger.store import SQLiteStore, Store, open_store
-from wattfare_mw.service.records import Order, Outcome
+from wattfare_mw.service.ledger.sqlite.store import SQLiteStore
+from wattfare_mw.service.ledger.store import Store
+from wattfare_mw.service.records import (
+    App,
+    Bounds,
+    Connection,
+    InferenceCall,
+    Outcome,
+    Terms,
+    Totals,
+)
 
 DONE = Outcome(ended="completed", generated=True, cost=4)
 
@@ -40,8 +48,8 @@ def store_at(url: str, clock=None) -> Store:
     return PostgreSQLStore(url, clock)
 
 
-def order(app: App, name: object, cost: int = 9, user: str = "u1") -> Order:
-    return Order(
+def order(app: App, name: object, cost: int = 9, user: str = "u1") -> InferenceCall:
+    return InferenceCall(
         id=str(name),
         app_id=app.id,
         user_id=user,
@@ -187,20 +195,20 @@ async def test_an_app_is_looked_up_once_a_second(url: str, monkeypatch) -> None:
 
     monkeypatch.setattr(store, "_app_by_id", count)
     moment = 100.0
-    monkeypatch.setattr(base.time, "monotonic", lambda: moment)
+    monkeypatch.setattr(store_module.time, "monotonic", lambda: moment)
     assert await store.app_by_id(app.id) is None
     await store.add_app(app)  # one that was unknown is found at once
     for _ in range(3):
         assert await store.app_by_id(app.id) == app
     assert asked == [app.id] * 2
-    await store.side(lambda sql: sql.execute(update(apps).values(secret_hash="another")))
-    moment += base.APP_SECONDS
+    await store.transact(lambda sql: sql.execute(update(apps).values(secret_hash="another")))
+    moment += store_module.APP_SECONDS
     changed = await store.app_by_id(app.id)
     assert changed == msgspec.structs.replace(app, secret_hash="another")
-    await store.side(lambda sql: sql.execute(delete(apps)))
-    moment += base.APP_SECONDS
+    await store.transact(lambda sql: sql.execute(delete(apps)))
+    moment += store_module.APP_SECONDS
     assert await store.app_by_id(app.id) is None
-    monkeypatch.setattr(base, "MAX_APPS", 2)
+    monkeypatch.setattr(store_module, "MAX_APPS", 2)
     for _ in range(5):
         more, _ = new_app("app", "test")
         await store.add_app(more)
@@ -421,7 +429,7 @@ async def test_what_an_older_version_kept_is_there_in_this_one(tmp_path) -> None
     assert (await store.account("a", "u1"))[0] == Connection(100, revocations=3)
     assert await store.sweep() == 1  # and not what another process still holds
     assert await store.verify() == []
-    [_, swept] = await store.side(lambda sql: list(audit.rows(sql)))
+    [_, swept] = await store.transact(lambda sql: list(rows_of(sql)))
     told = {name: swept[name] for name in ("reservation_id", "billed_nanos", "prompt_tokens")}
     assert told == {"reservation_id": "r1", "billed_nanos": 2, "prompt_tokens": 8}
     assert await store.settle("r2", DONE) == 4
@@ -482,10 +490,10 @@ async def test_a_call_whose_total_is_not_there_is_not_settled(tmp_path) -> None:
     store = SQLiteStore(f"sqlite:///{tmp_path / 'ledger.db'}")
     app = await new_user(store, None)
     await store.reserve(order(app, "1", cost=5), Terms())
-    await store.side(lambda sql: sql.execute(delete(totals)))
+    await store.transact(lambda sql: sql.execute(delete(totals)))
     with pytest.raises(WattfareError) as caught:
         await store.settle("1", DONE)
     assert caught.value.http_status == 503
-    assert await store.side(lambda sql: list(audit.rows(sql))) == []
+    assert await store.transact(lambda sql: list(rows_of(sql))) == []
     assert await store.verify() != []  # the reservation stands
     await store.close()

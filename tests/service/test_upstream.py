@@ -9,7 +9,7 @@ import pytest
 from support.service import App, Service, chat_body, eventually, run_service
 from support.upstream import Exchange, Upstream, chunk_of, completion_of, good
 
-from wattfare_mw.service.chat import prompt_bound as prompts
+from wattfare_mw.service.chat import prompt_bound
 
 MODEL = {"model": "fake/model"}
 
@@ -307,7 +307,7 @@ def test_nothing_is_billed_beyond_the_reservation(
 
     upstream.script = script
     assert app.chat(**MODEL, stream=stream, max_tokens=10).status_code == 200
-    prompt = prompts.bound(upstream.calls[0].json)
+    prompt = prompt_bound.bound(upstream.calls[0].json)
     assert billed(app) == prompt * Decimal("0.000001") + 10 * Decimal("0.000002")
 
 

@@ -16,13 +16,12 @@ from sqlalchemy.exc import DBAPIError
 
 from wattfare_mw.errors import WattfareError, WattfareRateLimitError
 from wattfare_mw.service.keys import new_app
-from wattfare_mw.service.ledger import accounts as queries
-from wattfare_mw.service.ledger.rules import Bounds, Terms
+from wattfare_mw.service.ledger import accounts
 from wattfare_mw.service.ledger.sqlite import statements
-from wattfare_mw.service.ledger.sqlite import writer as sqlite
+from wattfare_mw.service.ledger.sqlite import writer as sqlite_writer
+from wattfare_mw.service.ledger.sqlite.store import SQLiteStore
 from wattfare_mw.service.ledger.sqlite.writer import Writer
-from wattfare_mw.service.ledger.store import SQLiteStore
-from wattfare_mw.service.records import Order, Outcome
+from wattfare_mw.service.records import Bounds, InferenceCall, Outcome, Terms
 
 KEEP = "INSERT INTO settings (name, value) VALUES (?, x'00')"
 #: For what should take no time at all, in seconds.
@@ -95,13 +94,13 @@ async def test_what_fails_half_way_is_not_committed_with_the_others(writer: Writ
         raise ValueError
 
     def half_in_core(_) -> None:
-        queries.setting(writer.sql, "half in core", b"1")
+        accounts.setting(writer.sql, "half in core", b"1")
         raise ValueError
 
     futures = [
         writer.run(keep("a")),
         writer.run(half),
-        writer.run(half_in_core, aside=True),
+        writer.run(half_in_core, in_thread=True),
         writer.run(keep("b")),
     ]
     assert await outcomes(*futures) == [1, ValueError, ValueError, 1]
@@ -116,11 +115,11 @@ async def test_a_commit_that_fails(writer: Writer, file: str) -> None:
         cursor.execute("INSERT INTO connections VALUES ('nobody', 'u', NULL, 1, 0, 0)")
 
     def in_core(_) -> int:
-        return len(queries.setting(writer.sql, "core", b"1"))
+        return len(accounts.setting(writer.sql, "core", b"1"))
 
     futures = [
         writer.run(keep("a")),
-        writer.run(in_core, aside=True),
+        writer.run(in_core, in_thread=True),
         writer.run(no_such_app),
         writer.run(keep("b")),
     ]
@@ -142,18 +141,18 @@ async def test_a_transaction_that_sqlite_itself_gave_up(writer: Writer, file: st
 
 async def test_both_ways_in_are_one_transaction(writer: Writer, file: str) -> None:
     def core_then_driver(cursor) -> int:
-        queries.setting(writer.sql, "core", b"1")
+        accounts.setting(writer.sql, "core", b"1")
         return cursor.execute("SELECT count(*) FROM settings").fetchone()[0]
 
     def fails_in_core(cursor) -> None:
         keep("driver")(cursor)
         app, _ = new_app("app", "test")
         for _ in range(2):
-            queries.add_app(writer.sql, app, queries.utc_now())
+            accounts.add_app(writer.sql, app, accounts.utc_now())
 
-    assert await writer.run(core_then_driver, aside=True) == 1
+    assert await writer.run(core_then_driver, in_thread=True) == 1
     with pytest.raises(DBAPIError):
-        await writer.run(fails_in_core, aside=True)
+        await writer.run(fails_in_core, in_thread=True)
     assert kept(file) == {"core"}
     assert await writer.run(keep("later")) == 1
 
@@ -204,7 +203,7 @@ def held_up(writer: Writer) -> Iterator[None]:
         begun.set()
         gate.wait(PATIENCE)
 
-    writer.run(hold_up, aside=True)
+    writer.run(hold_up, in_thread=True)
     asyncio.get_running_loop().call_soon(begun.wait, PATIENCE)
     try:
         yield
@@ -260,7 +259,9 @@ async def test_the_loop_goes_on_where_another_holds_the_file(writer: Writer, fil
     futures = [writer.run(job) for job in (keep("a"), refuse)]
     for _ in range(10):
         await asyncio.sleep(0)
-    assert time.monotonic() - began < sqlite.BUSY_SECONDS  # the thread waits, and not the loop
+    assert (
+        time.monotonic() - began < sqlite_writer.BUSY_SECONDS
+    )  # the thread waits, and not the loop
     assert not any(future.done() for future in futures)
     other.execute("COMMIT")  # which a loop that waits would never come to
     other.close()
@@ -278,7 +279,7 @@ async def test_what_was_handed_in_is_carried_out_before_the_end(file: str) -> No
 
 
 async def test_a_database_that_another_holds_is_503(file: str, monkeypatch) -> None:
-    monkeypatch.setattr(sqlite, "BUSY_SECONDS", 0.01)
+    monkeypatch.setattr(sqlite_writer, "BUSY_SECONDS", 0.01)
     store = SQLiteStore(f"sqlite:///{file}")
     app, _ = new_app("app", "test")
     await store.add_app(app)
@@ -294,7 +295,7 @@ async def test_a_database_that_another_holds_is_503(file: str, monkeypatch) -> N
     # What a driver's error says is logged: no user is named in it.
     other.execute("ALTER TABLE totals RENAME TO gone")
     other.close()
-    order = Order(
+    order = InferenceCall(
         id="1",
         app_id=app.id,
         user_id="u-secret",

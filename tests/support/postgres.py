@@ -42,7 +42,7 @@ class Cluster:
     def database(self) -> str:
         """The URL of a new database, with its tables."""
         if not self._template:
-            from wattfare_mw.service.ledger.migrate import migrate_database
+            from wattfare_mw.service.ledger.databases import migrate_database
 
             self.execute('CREATE DATABASE "template"')
             migrate_database(self.url("template"))

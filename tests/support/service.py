@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import httpx
 
 from wattfare_mw.service import AppKeys, create_keys
-from wattfare_mw.service.keys import Mode
+from wattfare_mw.service.records import Mode
 
 T = TypeVar("T")
 

@@ -10,7 +10,8 @@ from datetime import UTC, datetime
 import click
 from sqlalchemy import RowMapping
 
-from ..service.ledger import verify as audit
+from ..service.ledger import export as ledger_export
+from ..service.ledger import verify as ledger_verify
 from ..service.ledger.databases import read_database
 from ..types import encode
 from .apps import database_option
@@ -25,7 +26,7 @@ def ledger() -> None:
 @database_option
 def verify(database: str) -> None:
     """Prove the totals from the rows; exit code 1 where one nano-dollar is off."""
-    faults = read_database(database, audit.verify)
+    faults = read_database(database, ledger_verify.verify)
     for fault in faults:
         click.echo(fault, err=True)
     if faults:
@@ -54,7 +55,7 @@ def export(database: str, form: str, app_id: str | None, since: datetime | None)
     since 1970, grants are named by the hash of their token."""
     start = None if since is None else int(since.replace(tzinfo=UTC).timestamp())
     write = _WRITERS[form]
-    read_database(database, lambda sql: write(audit.rows(sql, app_id=app_id, since=start)))
+    read_database(database, lambda sql: write(ledger_export.rows(sql, app_id=app_id, since=start)))
 
 
 def _write_jsonl(rows: Iterator[RowMapping]) -> None:
@@ -65,9 +66,9 @@ def _write_jsonl(rows: Iterator[RowMapping]) -> None:
 
 def _write_csv(rows: Iterator[RowMapping]) -> None:
     writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(audit.COLUMNS)
+    writer.writerow(ledger_export.COLUMNS)
     for row in rows:
-        writer.writerow([_inert(row[name]) for name in audit.COLUMNS])
+        writer.writerow([_inert(row[name]) for name in ledger_export.COLUMNS])
 
 
 def _inert(value: object) -> object:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from ..service.ledger.migrate import migrate_database
+from ..service.ledger.databases import migrate_database
 from .apps import database_option
 
 

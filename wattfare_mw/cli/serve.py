@@ -11,7 +11,7 @@ from .. import money
 from ..service import Settings, secret_from_environment
 from ..service import serve as run
 from ..service.chat.request import DEFAULT_MAX_TOKENS, MAX_TOKENS
-from ..service.ledger.rules import DEFAULT_GRANT
+from ..service.records import DEFAULT_GRANT
 from ..service.settings import DEFAULT_PORT, STOP_GRACE_SECONDS
 from . import logs
 from .apps import database_option

@@ -1,8 +1,9 @@
-"""A Wattfare-compatible service to run yourself: the protocol over HTTP, a ledger in SQLite, and
-the built-in model or an upstream of your own. Needs the extra ``wattfare-mw[service]``."""
+"""A Wattfare-compatible service to run yourself: the protocol over HTTP, a ledger in SQLite or
+PostgreSQL, and the built-in model or an upstream. It needs the extra ``wattfare-mw[service]``."""
 
-from .asgi import create_app, create_keys
+from .asgi import create_app
 from .keys import AppKeys
+from .ledger.databases import create_keys
 from .server import serve
 from .settings import Settings, secret_from_environment
 

@@ -1,15 +1,32 @@
-"""The refusals that every part of the service has: what was asked for cannot be, or not now."""
+"""The errors that several rooms of the service raise."""
 
 from __future__ import annotations
 
-from ..errors import WattfareError
+from ..errors import WattfareError, WattfareNotConnectedError
 
-#: What a client is told to wait where the database is not there, in seconds.
+#: How long a client should wait while the database is not available, in seconds.
 DATABASE_RETRY_SECONDS = 5
 
 
 def not_available(
     message: str = "The service's database is not available.",
 ) -> WattfareError:
-    """503: nothing has been forwarded, and waiting helps."""
+    """503: nothing was forwarded to the upstream, and the client may try again later."""
     return WattfareError(message, code="upstream", status=503, retry_after=DATABASE_RETRY_SECONDS)
+
+
+def lease_lost() -> WattfareError:
+    """503: this process could not renew its lease, so it may not reserve."""
+    return not_available("The service has lost touch with its database.")
+
+
+def revoked() -> WattfareError:
+    """The user revoked the connection while the call ran."""
+    return WattfareNotConnectedError("The user has taken this connection back.")
+
+
+def shutting_down() -> WattfareError:
+    """503: the service stops before the call has ended."""
+    return WattfareError(
+        "The service is shutting down: try again.", code="upstream", status=503, retry_after=1
+    )

@@ -6,26 +6,12 @@ import hashlib
 import hmac
 import re
 import secrets
-from typing import Literal
 
 import msgspec
 
-Mode = Literal["test", "live"]
+from .records import App, Mode
 
 _SECRET_KEY = re.compile(r"sk_(?:test|live)_([0-9a-z]{1,64})_.+", re.DOTALL)
-
-
-class App(msgspec.Struct, frozen=True):
-    """An app as the database knows it."""
-
-    id: str
-    name: str
-    mode: Mode
-    secret_hash: str
-    publishable_key: str
-
-    def __repr__(self) -> str:
-        return f"App({self.id!r}, mode={self.mode!r})"
 
 
 class AppKeys(msgspec.Struct, rename="camel", frozen=True):

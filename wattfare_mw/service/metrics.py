@@ -1,53 +1,42 @@
-"""What the operator should know of upstreams: counters, in Prometheus's text format.
+"""What operators can watch: counters for Prometheus. To add a metric, add a counter here.
 
-A call is never billed more than was reserved for it. What an upstream claims beyond that is the
-operator's to settle with it: it stands in the ledger as ``claimed_nanos``, in the log as a
-warning, and here. ``GET /metrics`` is served with ``--metrics`` only, because it is open to
-whoever can reach the service: it says nothing of apps, users or models. Each process counts its
-own, from when it started.
+``GET /metrics`` is off by default (``--metrics``), because it is open to every client that can
+reach the service. So no label names an app, a user or a model. Each process counts from its own
+start.
 """
 
 from __future__ import annotations
 
-from ..money import usd
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, generate_latest
 
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+CONTENT_TYPE = CONTENT_TYPE_LATEST
 
 
-class Counters:
-    """How often upstreams have not kept to what was reserved.
+class Metrics:
+    """The counters of one service.
 
     Attributes:
-        overruns: calls for which more was claimed than was reserved.
-        overrun_nanos: what was claimed beyond, over all of them, in nano-dollars.
-        spent: streams that were cut off because their reservation was spent.
+        overrun_calls: calls for which the upstream claims more than was reserved.
+        overrun_usd: what it claims beyond the reservations, in USD. No user is billed for it. The
+            ledger has it as ``claimed_nanos``, and the log has a warning.
+        spent_streams: streams that were cut off because their reservation was spent.
     """
 
     def __init__(self) -> None:
-        self.overruns = 0
-        self.overrun_nanos = 0
-        self.spent = 0
+        self._registry = CollectorRegistry()
+        self.overrun_calls = self._counter(
+            "overrun_calls", "Calls for which the upstream claims more than was reserved."
+        )
+        self.overrun_usd = self._counter(
+            "overrun_usd", "What the upstream claims beyond the reservations, billed to no user."
+        )
+        self.spent_streams = self._counter(
+            "spent_streams", "Streams that were cut off because their reservation was spent."
+        )
 
-    def text(self) -> bytes:
-        """All of them, as Prometheus reads them."""
-        lines: list[str] = []
-        for name, meaning, value in (
-            (
-                "overrun_calls",
-                "Calls for which the upstream claims more than was reserved.",
-                self.overruns,
-            ),
-            (
-                "overrun_usd",
-                "What it claims beyond the reservations, which nobody was billed.",
-                usd(self.overrun_nanos),
-            ),
-            (
-                "spent_streams",
-                "Streams that were cut off because their reservation was spent.",
-                self.spent,
-            ),
-        ):
-            name = f"wattfare_upstream_{name}_total"
-            lines += [f"# HELP {name} {meaning}", f"# TYPE {name} counter", f"{name} {value}"]
-        return ("\n".join(lines) + "\n").encode()
+    def exposition(self) -> bytes:
+        """All counters, in the text format of Prometheus."""
+        return generate_latest(self._registry)
+
+    def _counter(self, name: str, description: str) -> Counter:
+        return Counter(f"wattfare_upstream_{name}", description, registry=self._registry)

@@ -1,14 +1,122 @@
-"""What is said between the service and its ledger: orders, outcomes, leases. Plain values."""
+"""The plain values that all rooms of the service share. Every amount is an integer of
+nano-dollars, and every secret is a hash."""
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
-from .ledger.rules import Bounds, Key
+from ..money import NANOS_PER_USD
+
+#: The cap of a grant that names none, unless the operator sets another default.
+DEFAULT_GRANT = NANOS_PER_USD
+
+Mode = Literal["test", "live"]
 
 
-class Order(msgspec.Struct, frozen=True, kw_only=True):
-    """A call that asks for its reservation. Who pays is a user or a grant, never both."""
+class App(msgspec.Struct, frozen=True):
+    """An app that is registered with the service."""
+
+    id: str
+    name: str
+    mode: Mode
+    secret_hash: str
+    publishable_key: str
+
+    def __repr__(self) -> str:
+        return f"App({self.id!r}, mode={self.mode!r})"
+
+
+# -- budgets
+
+
+class Connection(msgspec.Struct, frozen=True):
+    """A user's budget at one app.
+
+    Attributes:
+        cap: for each month; None for no cap.
+        connected: False after a revocation. The row stays, so that its totals go on counting
+            when the user comes back.
+        revocations: how often it was revoked. A call that was reserved before the last revocation
+            is cut off, even if the user has connected again since.
+    """
+
+    cap: int | None = None
+    connected: bool = True
+    revocations: int = 0
+
+
+class Totals(msgspec.Struct, frozen=True):
+    """What one payer has been billed, and what calls in flight have reserved."""
+
+    billed: int = 0
+    reserved: int = 0
+
+
+class GrantBudget(msgspec.Struct, frozen=True):
+    """A one-time grant: a number of calls and an amount, until ``expires_at`` (Unix seconds)."""
+
+    requests: int
+    cap: int
+    expires_at: int
+    totals: Totals = Totals()
+
+
+class Terms(msgspec.Struct, frozen=True):
+    """Who pays the upstream, and up to what.
+
+    Attributes:
+        operator_pays: False if each user's own money pays.
+        ceiling: for each user and month, if the operator pays; None for no bound.
+        grant_ceiling: for all grants of an app at once, if the operator pays; None allows none.
+        grant_default: the cap of a grant that names none.
+    """
+
+    operator_pays: bool = False
+    ceiling: int | None = None
+    grant_ceiling: int | None = None
+    grant_default: int = DEFAULT_GRANT
+
+
+USERS_PAY = Terms()
+
+
+# -- calls
+
+
+class Bounds(msgspec.Struct, frozen=True):
+    """What a call asks for.
+
+    Attributes:
+        least: below this the call makes no sense. Equal to ``most`` if the call must not be cut
+            short.
+        most: the highest possible cost. A smaller budget makes the call shorter.
+        requires_cap: the cost has no bound of its own, so only a cap can bound it.
+    """
+
+    least: int
+    most: int
+    requires_cap: bool = False
+
+
+class IdempotencyKey(msgspec.Struct, frozen=True):
+    """An ``Idempotency-Key`` and the body it came with, both as hashes."""
+
+    name: str
+    body: str
+
+
+class PriorCall(msgspec.Struct, frozen=True):
+    """The call that an idempotency key stands for: the hash of its body, and how it ended; None
+    while it runs."""
+
+    body: str
+    ended: str | None
+
+
+class InferenceCall(msgspec.Struct, frozen=True, kw_only=True):
+    """A call that asks for its reservation. A user or a grant pays, never both."""
 
     id: str
     app_id: str
@@ -18,16 +126,24 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     bounds: Bounds
     request_id: str
     stream: bool = False
-    key: Key | None = None
+    key: IdempotencyKey | None = None
 
     @property
     def payer(self) -> str:
-        """Who pays, in one word."""
+        """The user or the grant that pays, as one string."""
         return f"grant:{self.grant_hash}" if self.user_id is None else f"user:{self.user_id}"
 
 
+class Reservation(msgspec.Struct, frozen=True):
+    """A call's reservation. ``metered`` is the last recorded cost of a stream."""
+
+    reserved: int
+    stream: bool = False
+    metered: int = 0
+
+
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
-    """How a call ended. ``generated``: did the model do anything at all?"""
+    """How a call ended. ``generated``: the model has produced something, so the call is billed."""
 
     ended: str
     generated: bool = False
@@ -37,8 +153,8 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     completion_tokens: int = 0
 
 
-class Metered(msgspec.Struct, frozen=True):
-    """What a stream has cost so far: what is billed if nobody is left to say more."""
+class MeterReading(msgspec.Struct, frozen=True):
+    """What a stream has cost so far. If its process dies, this is billed."""
 
     reservation_id: str
     cost: int
@@ -46,9 +162,13 @@ class Metered(msgspec.Struct, frozen=True):
     completion_tokens: int = 0
 
 
-class Renewal(msgspec.Struct, frozen=True):
-    """What became of the process's lease. Where it is not ``held`` any more, its calls are no
-    longer its own. ``revoked``: the reservations whose user has taken the connection back."""
+class LeaseRenewal(msgspec.Struct, frozen=True):
+    """The result of a renewal.
+
+    Attributes:
+        held: False if the lease had run out. Other processes may then settle this one's calls.
+        revoked: the reservations whose user has revoked the connection.
+    """
 
     held: bool
     revoked: frozenset[str] = frozenset()

@@ -12,10 +12,11 @@ import uvicorn
 from starlette.applications import Starlette
 
 from ..errors import WattfareError
-from .api import routes as api
-from .api.rates import Throttle
+from .api.rates import RateLimits
+from .api.state import ServiceState
 from .asgi import create_app
-from .ledger.store import open_store
+from .errors import shutting_down
+from .ledger.databases import open_store
 from .settings import Settings
 
 #: How long a stream that was told has to take the news, in seconds.
@@ -37,7 +38,7 @@ def serve(settings: Settings, host: str, port: int, listening: Callable[[str], N
         WattfareError: the database or the signing key will not do.
         OSError: the address is taken, or is none.
     """
-    Throttle(settings.rate_limit_storage)
+    RateLimits(settings.rate_limit_storage)
     # What is wrong with it is said here, and not from within a server that is starting.
     asyncio.run(_try(settings.database))
     app = create_app(settings)
@@ -85,15 +86,15 @@ class _Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         loop = asyncio.get_running_loop()
-        last_call = loop.call_later(self._grace, self._tell_streams)
+        cut_off = loop.call_later(self._grace, self._cut_off_streams)
         try:
             await super().shutdown(sockets)
         finally:
-            last_call.cancel()
+            cut_off.cancel()
 
-    def _tell_streams(self) -> None:
-        service: api.Service = self._app.state.service
-        service.calls.cut_off(api.shutting_down(), lambda _: True)
+    def _cut_off_streams(self) -> None:
+        state: ServiceState = self._app.state.service
+        state.runner.cut_off(shutting_down(), lambda _: True)
 
     @contextmanager
     def capture_signals(self) -> Generator[None]:

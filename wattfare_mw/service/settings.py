@@ -10,7 +10,7 @@ import msgspec
 from ..errors import invalid_request
 from ..transport import Secret
 from .chat.request import DEFAULT_MAX_TOKENS, MAX_TOKENS
-from .ledger.rules import DEFAULT_GRANT, Terms
+from .records import DEFAULT_GRANT, Terms
 from .tokens import Signer
 
 DEFAULT_DATABASE = "sqlite:///wattfare.db"

@@ -22,7 +22,7 @@ SESSIONS_PER_USER = 30
 GRANTS_PER_APP = 120
 
 
-class Throttle:
+class RateLimits:
     """Counts within a moving minute.
 
     Each method raises a WattfareRateLimitError, with ``retry_after``, for one too many, and a

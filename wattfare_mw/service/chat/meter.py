@@ -19,14 +19,11 @@ them, for two questions:
 
 from __future__ import annotations
 
-from decimal import Decimal
-from functools import cached_property
 from typing import Any, cast
-
-import msgspec
 
 from ... import money
 from ..records import Outcome
+from .price import Price
 
 #: Where the upstream does not say, a token is taken to be so many bytes of UTF-8.
 BYTES_PER_TOKEN = 4
@@ -34,58 +31,6 @@ BYTES_PER_TOKEN = 4
 MOST_CHARACTERS_PER_TOKEN = 8
 #: A number of tokens beyond this is no usage but a mistake.
 MAX_PLAUSIBLE_TOKENS = 10**9
-#: The most that one call may reserve (nano-dollars), so that sums stay within the database's.
-MAX_RESERVATION = 10**15
-
-_ZERO = Decimal(0)
-
-
-class Price(msgspec.Struct, frozen=True, dict=True):
-    """What a model costs, in USD: for one token, and for each request.
-
-    ``dearest_*``: the highest rate at which the tokens of that side can come (a cache being
-    written, reasoning, a long context), for a bound that holds.
-    """
-
-    prompt: Decimal
-    completion: Decimal
-    request: Decimal = _ZERO
-    dearest_prompt: Decimal | None = None
-    dearest_completion: Decimal | None = None
-
-    def cost(self, prompt: int, completion: int) -> int:
-        """What so many tokens cost, in nano-dollars, rounded up."""
-        return self._rates.cost(prompt, completion)
-
-    def cost_of_more(self, completion: int) -> int:
-        """What so many more tokens of an answer cost, in nano-dollars, rounded up."""
-        return self._rates.cost_of_more(completion)
-
-    def bound(self, prompt: int, completion: int) -> int:
-        """What so many tokens can cost at most, in nano-dollars."""
-        return self._dearest.cost(prompt, completion)
-
-    def pays_for(self, granted: int, prompt: int, answers: int, most: int) -> int:
-        """The limit, up to ``most``, that each of so many answers can have for this amount."""
-        tokens = self._dearest.tokens_for(granted, prompt)
-        return most if tokens is None else min(max(tokens, 0) // answers, most)
-
-    def tokens_for(self, granted: int, prompt: int) -> int | None:
-        """How many tokens of an answer this amount pays for, at what they do cost; -1: none, and
-        not the prompt; None: any number."""
-        return self._rates.tokens_for(granted, prompt)
-
-    @cached_property
-    def _rates(self) -> money.Rates:
-        return money.Rates(self.prompt, self.completion, self.request)
-
-    @cached_property
-    def _dearest(self) -> money.Rates:
-        return money.Rates(
-            max(self.prompt, self.dearest_prompt or _ZERO),
-            max(self.completion, self.dearest_completion or _ZERO),
-            self.request,
-        )
 
 
 class Meter:
@@ -106,7 +51,7 @@ class Meter:
         self.sent = False
         self.generated = False
         self.complete = False
-        self._told: int | None = None  # completion tokens, in the upstream's words
+        self._reported_completion: int | None = None  # completion tokens, in the upstream's words
         self._cost: int | None = None  # what it says that all this costs
         self._counted_in_cost = 0  # completion tokens that had passed by then
         self._chunks = self._bytes = self._characters = 0  # passed since it last said
@@ -141,7 +86,7 @@ class Meter:
         whoever pays the upstream."""
         self.generated |= self.sent
 
-    def told(self, usage: object) -> None:
+    def add_usage(self, usage: object) -> None:
         """Take what the upstream says about usage, as far as it can be true."""
         if not isinstance(usage, dict):
             return
@@ -149,7 +94,7 @@ class Meter:
         prompt, completion = fields.get("prompt_tokens"), fields.get("completion_tokens")
         if _plausible(prompt) and _plausible(completion):
             self.prompt_tokens = cast("int", prompt)
-            self._told = cast("int", completion)
+            self._reported_completion = cast("int", completion)
             self._chunks = self._bytes = self._characters = 0
             self.generated = True
             self._look_what_is_paid_for()
@@ -166,23 +111,25 @@ class Meter:
     @property
     def completion_tokens(self) -> int:
         """As the upstream says, and what has been counted since."""
-        return (self._told or 0) + max(self._chunks, -(-self._bytes // BYTES_PER_TOKEN))
+        return (self._reported_completion or 0) + max(
+            self._chunks, -(-self._bytes // BYTES_PER_TOKEN)
+        )
 
     @property
     def claimed(self) -> int | None:
         """What the upstream says that the call cost, in nano-dollars, by its words or tokens."""
         if self._cost is not None:
             return self._cost
-        if self._told is None or self.price is None:
+        if self._reported_completion is None or self.price is None:
             return None
-        return self.price.cost(self.prompt_tokens, self._told)
+        return self.price.cost(self.prompt_tokens, self._reported_completion)
 
     @property
     def spent(self) -> bool:
         """Has more passed, for certain, than what was granted pays for?"""
         if self._paid_for is None:
             return False
-        left = self._paid_for - (self._told or 0)
+        left = self._paid_for - (self._reported_completion or 0)
         return self._chunks > left or self._characters // MOST_CHARACTERS_PER_TOKEN > left
 
     @property

@@ -7,7 +7,7 @@ from typing import Any, cast
 import msgspec
 
 from ...errors import invalid_request
-from . import allowed_fields as fields
+from . import allowed_fields
 
 MAX_MODEL_CHARACTERS = 256
 #: What a call is given that names no limit, in tokens, unless the operator says otherwise.
@@ -89,11 +89,11 @@ def read(body: bytes, *, uncut: bool = False) -> ChatRequest:
         include_usage=_include_usage(known.get("stream_options"), stream),
         max_tokens=_max_tokens(known),
         body=known,
-        n=_whole(known, "n", fields.MAX_N) or 1,
+        n=_whole(known, "n", allowed_fields.MAX_N) or 1,
         thinking=_thinking(known.get("reasoning")),
         uncut=uncut,
     )
-    fields.check(known)
+    allowed_fields.check(known)
     return request
 
 

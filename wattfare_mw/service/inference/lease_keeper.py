@@ -9,7 +9,7 @@ from contextlib import suppress
 
 from ...errors import WattfareError
 from ..ledger.store import Store
-from .runner import Calls
+from .runner import CallRunner
 
 #: How often the lease is renewed, and streams are recorded, in seconds.
 RENEW_SECONDS = 0.3
@@ -19,17 +19,17 @@ SWEEP_SECONDS = 1.0
 log = logging.getLogger("wattfare_mw.service")
 
 
-class Keeper:
+class LeaseKeeper:
     """Keeps the lease of these calls, from :meth:`start` to :meth:`close`."""
 
-    def __init__(self, store: Store, calls: Calls) -> None:
+    def __init__(self, store: Store, runner: CallRunner) -> None:
         self._store = store
-        self._calls = calls
+        self._runner = runner
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
         """Begin the lease, and settle what is there to be settled."""
-        await self._calls.renew()
+        await self._runner.renew()
         await self._sweep()
         self._tasks = [
             asyncio.create_task(self._renew_for_ever()),
@@ -44,7 +44,7 @@ class Keeper:
             with suppress(asyncio.CancelledError):
                 await task
         with suppress(WattfareError):
-            await self._calls.renew()
+            await self._runner.renew()
 
     async def _renew_for_ever(self) -> None:
         gone = False
@@ -52,14 +52,14 @@ class Keeper:
             await asyncio.sleep(RENEW_SECONDS)
             try:
                 # A database that says nothing is as good as none: the calls end in time.
-                async with asyncio.timeout(max(0, self._calls.seconds_left) or None):
-                    await self._calls.renew()
+                async with asyncio.timeout(max(0, self._runner.seconds_left) or None):
+                    await self._runner.renew()
             except (WattfareError, TimeoutError) as error:
                 if not gone:
                     log.error("the lease is not renewed: %s", error)
                 gone = True
                 with suppress(WattfareError):
-                    self._calls.check_lease()
+                    self._runner.check_lease()
             except Exception:
                 log.exception("the lease is not renewed")
             else:

@@ -10,9 +10,8 @@ from sqlalchemy import Connection as Sql
 from sqlalchemy import bindparam, func, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from ..keys import App
+from ..records import App, GrantBudget, Terms
 from . import rules, schema
-from .rules import Grant, Terms
 
 
 def add_app(sql: Sql, app: App, now: datetime) -> None:
@@ -65,7 +64,9 @@ def revoke(sql: Sql, app_id: str, user_id: str, now: datetime) -> None:
     )
 
 
-def add_grant(sql: Sql, app_id: str, token_hash: str, grant: Grant, terms: Terms, now: int) -> None:
+def add_grant(
+    sql: Sql, app_id: str, token_hash: str, grant: GrantBudget, terms: Terms, now: int
+) -> None:
     """Keep a new grant; raises the refusal."""
     held = 0
     if terms.operator_pays:  # else nobody asks what they hold

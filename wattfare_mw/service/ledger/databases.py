@@ -1,23 +1,105 @@
-"""A look at a database from outside of the service: one moment of it, and nothing is changed."""
+"""What is done with a database by its URL: open a store, add an app, migrate, or only read."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
 from sqlalchemy import Connection as Sql
 from sqlalchemy import create_engine, event
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.pool import NullPool
 
 from ...errors import invalid_request
+from ..keys import AppKeys, new_app
+from ..records import Mode
 from . import migrate
-from .store import backend_of
+from .sqlite.store import SQLiteStore
+from .store import Store
 
 T = TypeVar("T")
+
+#: The longest name of an app, in characters.
+MAX_NAME = 256
+
+
+async def open_store(url: str) -> Store:
+    """The store for this database URL. An SQLite file is brought up to date by itself.
+
+    Raises:
+        WattfareError: ``invalid_request``; it is no such URL, cannot be opened, or is of another
+            version; 503: it cannot be reached.
+    """
+    backend = backend_of(url)
+    if backend == "sqlite":
+        return SQLiteStore(url)
+    from .postgresql.store import open_postgresql
+
+    return await open_postgresql(url)
+
+
+def backend_of(url: str) -> str:
+    """``sqlite`` or ``postgresql``.
+
+    Raises:
+        WattfareError: ``invalid_request``; it is neither.
+    """
+    try:
+        backend = make_url(url).get_backend_name()
+    except ArgumentError:
+        backend = None
+    if backend not in ("sqlite", "postgresql"):
+        raise invalid_request(
+            "The ledger is kept in SQLite (sqlite:///wattfare.db, "
+            "sqlite:////an/absolute/path.db) or in PostgreSQL (postgresql://user@host/database)."
+        )
+    return backend
+
+
+def create_keys(database: str, name: str, mode: Mode = "test") -> AppKeys:
+    """Make an app in this database, and give the keys, of which only a hash is kept.
+
+    Raises:
+        WattfareError: ``invalid_request``; the name is none, or the database cannot be opened.
+    """
+    if not 0 < len(name.strip()) <= MAX_NAME or not name.isprintable():
+        raise invalid_request(f"An app's name is a line of 1 to {MAX_NAME} characters.")
+    app, app_keys = new_app(name, mode)
+
+    async def keep() -> None:
+        store = await open_store(database)
+        try:
+            await store.add_app(app)
+        finally:
+            await store.close()
+
+    # In a thread of its own, so that this can be called where a loop is running, too.
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(asyncio.run, keep()).result()
+    return app_keys
+
+
+def migrate_database(url: str) -> None:
+    """Create or upgrade the tables of this database.
+
+    Raises:
+        WattfareError: ``invalid_request``: it is no such URL, or of another version; 503: it
+            cannot be reached.
+    """
+
+    async def carry_out() -> None:
+        if backend_of(url) == "sqlite":
+            await SQLiteStore(url).close()
+            return
+        from .postgresql.store import run_once
+
+        await run_once(url, migrate.migrate)
+
+    asyncio.run(carry_out())
 
 
 def read_database(url: str, job: Callable[[Sql], T]) -> T:

@@ -8,12 +8,9 @@ from typing import Any, cast
 from sqlalchemy import Connection as Sql
 from sqlalchemy import delete, exists, select
 
-from ...errors import WattfareError
-from ..errors import not_available
-from ..records import Outcome
+from ..records import Outcome, Reservation
 from . import rules, schema
 from .accounts import milliseconds, seconds
-from .rules import Held
 
 #: How many of the calls that others left behind are looked up at a time.
 SWEEP_BATCH = 100
@@ -21,7 +18,7 @@ SWEEP_BATCH = 100
 MAX_INTEGER = 2**63 - 1
 
 
-def end(sql: Sql, holder: str) -> None:
+def end_lease(sql: Sql, holder: str) -> None:
     """End a process's lease; what it has not settled is anybody's from now on."""
     sql.execute(delete(schema.holders).where(schema.holders.c.id == holder))
 
@@ -34,7 +31,7 @@ def expire_leases(sql: Sql, now: datetime) -> None:
     sql.execute(delete(keys).where(keys.c.created_at <= seconds(now) - rules.KEY_SECONDS))
 
 
-def left_behind(sql: Sql) -> list[tuple[str, Outcome]]:
+def orphaned_calls(sql: Sql) -> list[tuple[str, Outcome]]:
     """Some of the calls that nobody holds any more, and how each has ended."""
     calls, holders = schema.reservations, schema.holders
     rows = sql.execute(
@@ -46,13 +43,8 @@ def left_behind(sql: Sql) -> list[tuple[str, Outcome]]:
     return [(row.id, _expired(row)) for row in cast("list[Any]", rows.all())]
 
 
-def lease_lost() -> WattfareError:
-    """The refusal where this process may not reserve: it could not renew its lease."""
-    return not_available("The service has lost touch with its database.")
-
-
 def _expired(row: Any) -> Outcome:
-    cost, ended = rules.expire(Held(row.reserved_nanos, row.stream, row.metered_nanos))
+    cost, ended = rules.expire(Reservation(row.reserved_nanos, row.stream, row.metered_nanos))
     return Outcome(
         ended=ended,
         generated=cost > 0 or not row.stream,

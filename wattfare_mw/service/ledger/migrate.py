@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from pathlib import Path
 
@@ -52,26 +51,6 @@ def check(connection: Connection) -> None:
         return
     said = "is of an older version" if current else "has no tables yet"
     raise invalid_request(f"The database {said}: run `wattfare migrate --database …` first.")
-
-
-def migrate_database(url: str) -> None:
-    """Create or upgrade the tables of this database.
-
-    Raises:
-        WattfareError: ``invalid_request``: it is no such URL, or of another version; 503: it
-            cannot be reached.
-    """
-    from .store import SQLiteStore, backend_of
-
-    async def carry_out() -> None:
-        if backend_of(url) == "sqlite":
-            await SQLiteStore(url).close()
-            return
-        from .postgresql.store import run_once
-
-        await run_once(url, migrate)
-
-    asyncio.run(carry_out())
 
 
 def _config() -> Config:

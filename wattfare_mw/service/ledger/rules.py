@@ -21,88 +21,24 @@ from ...errors import (
     WattfareRateLimitError,
     invalid_request,
 )
-from ...money import NANOS_PER_USD, usd
+from ...money import usd
 from ...types import ConnectionStatus, Limits, Usage
+from ..records import (
+    Bounds,
+    Connection,
+    GrantBudget,
+    IdempotencyKey,
+    PriorCall,
+    Reservation,
+    Terms,
+    Totals,
+)
 
-#: How long an ``Idempotency-Key`` stands for the call that it came with, in seconds.
+#: How long an ``Idempotency-Key`` stands for the call that it came with, in seconds. The SQL
+#: function of PostgreSQL has the same number.
 KEY_SECONDS = 24 * 3600
-#: The cap of a grant that names none, unless the operator says otherwise.
-DEFAULT_GRANT = NANOS_PER_USD
-#: What a client is told to wait, in seconds, where only calls in flight hold the budget.
+#: How long a client should wait if only calls in flight hold the budget, in seconds.
 IN_FLIGHT_RETRY_SECONDS = 1
-
-
-class Connection(msgspec.Struct, frozen=True):
-    """A user's budget at one app. ``cap=None``: unlimited. A revoked one is kept, so that its
-    totals go on counting when the user comes back. ``revocations`` counts how often it was taken
-    back: a call that was reserved before is cut off, even where the user has come back since."""
-
-    cap: int | None = None
-    connected: bool = True
-    revocations: int = 0
-
-
-class Totals(msgspec.Struct, frozen=True):
-    """What one payer has been billed, and what calls in flight hold."""
-
-    billed: int = 0
-    reserved: int = 0
-
-
-class Grant(msgspec.Struct, frozen=True):
-    """A one-time grant: so many calls, so much money, until then (Unix seconds)."""
-
-    requests: int
-    cap: int
-    expires_at: int
-    totals: Totals = Totals()
-
-
-class Terms(msgspec.Struct, frozen=True):
-    """Who pays. Where the operator does, ``ceiling`` bounds each user's month, None: no bound;
-    and ``grant_ceiling`` what the grants of each app may hold at once, None: there are none.
-    ``grant_default``: the cap of a grant that names none."""
-
-    operator_pays: bool = False
-    ceiling: int | None = None
-    grant_ceiling: int | None = None
-    grant_default: int = DEFAULT_GRANT
-
-
-#: Nobody's money but the users' own.
-USERS_PAY = Terms()
-
-
-class Bounds(msgspec.Struct, frozen=True):
-    """What a call asks for: ``most``, or as much of it as the budget pays for, so that it can be
-    made shorter; below ``least`` it makes no sense. One that must not be cut short says the same
-    twice. ``needs_cap``: nobody knows what it can cost, so that only a cap bounds it."""
-
-    least: int
-    most: int
-    needs_cap: bool = False
-
-
-class Key(msgspec.Struct, frozen=True):
-    """An ``Idempotency-Key``, and the body that came with it; both as hashes only."""
-
-    name: str
-    body: str
-
-
-class Prior(msgspec.Struct, frozen=True):
-    """The call that a key stands for: its body's hash, and how it ended; None while it runs."""
-
-    body: str
-    ended: str | None
-
-
-class Held(msgspec.Struct, frozen=True):
-    """A reservation. ``metered``: what a stream was last known to have cost."""
-
-    reserved: int
-    stream: bool = False
-    metered: int = 0
 
 
 def month_of(moment: datetime) -> str:
@@ -168,7 +104,7 @@ def billed_for(reserved: int, cost: int) -> int:
     return min(max(cost, 0), reserved)
 
 
-def admit_grant(held: int, grant: Grant, terms: Terms) -> None:
+def admit_grant(held: int, grant: GrantBudget, terms: Terms) -> None:
     """Let a new grant be, beside those of the same app that have not expired, whose caps come to
     ``held``.
 
@@ -190,7 +126,7 @@ def admit_grant(held: int, grant: Grant, terms: Terms) -> None:
         raise WattfareBudgetExceededError("This app's grants hold all that they may for now.")
 
 
-def reserve_grant(grant: Grant | None, bounds: Bounds, now: int) -> tuple[Grant, int]:
+def reserve_grant(grant: GrantBudget | None, bounds: Bounds, now: int) -> tuple[GrantBudget, int]:
     """The grant with one request and this call's part taken, and how much that is.
 
     Raises:
@@ -211,7 +147,9 @@ def reserve_grant(grant: Grant | None, bounds: Bounds, now: int) -> tuple[Grant,
     return msgspec.structs.replace(grant, requests=grant.requests - 1, totals=totals), granted
 
 
-def settle_grant(grant: Grant, reserved: int, cost: int, *, generated: bool) -> tuple[Grant, int]:
+def settle_grant(
+    grant: GrantBudget, reserved: int, cost: int, *, generated: bool
+) -> tuple[GrantBudget, int]:
     """The grant with a reservation ended, and what is billed for it. A call that failed before
     anything was generated gives its request back."""
     totals, billed = settle(grant.totals, reserved, cost)
@@ -219,7 +157,7 @@ def settle_grant(grant: Grant, reserved: int, cost: int, *, generated: bool) -> 
     return msgspec.structs.replace(grant, requests=requests, totals=totals), billed
 
 
-def check_key(key: Key, prior: Prior | None) -> None:
+def check_key(key: IdempotencyKey, prior: PriorCall | None) -> None:
     """May a call with this ``Idempotency-Key`` be made?
 
     Raises:
@@ -235,7 +173,7 @@ def check_key(key: Key, prior: Prior | None) -> None:
     )
 
 
-def expire(held: Held) -> tuple[int, str]:
+def expire(held: Reservation) -> tuple[int, str]:
     """What a call has cost whose process died, and how it ended. A stream: what was last
     recorded. A whole answer: all that is reserved, because it may have been generated."""
     return (held.metered, "expired") if held.stream else (held.reserved, "abandoned")
@@ -260,7 +198,7 @@ def status(connection: Connection | None, totals: Totals, terms: Terms) -> Conne
 def _grant(cap: int | None, totals: Totals, bounds: Bounds) -> int:
     """How much of what it asks for a call is given; what is free is never refused."""
     if cap is None:
-        if bounds.needs_cap:
+        if bounds.requires_cap:
             raise invalid_request(
                 "What this model costs is not known: it can be called on a budget with a cap only."
             )

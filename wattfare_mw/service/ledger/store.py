@@ -1,192 +1,189 @@
-"""The ledger as the service sees it: few decisions, each of them atomic, each awaited.
+"""The ledger as the rest of the service sees it: a few decisions, each of them atomic.
 
-:class:`Store` is what a database has to offer; :func:`open_store` gives the one for a URL. A store
-is one process's hold on the database: its reservations are this process's, and are anybody's to
-settle once it no longer renews.
+A store is one process's access to the database. It holds the reservations that it makes while it
+renews its lease. After that, any process may settle them.
 """
 
 from __future__ import annotations
 
-import sqlite3
+import secrets
+import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import datetime
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from sqlalchemy import Connection as Sql
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError
 
-from ...errors import invalid_request
-from ..errors import not_available
-from ..keys import App
-from ..records import Metered, Order, Outcome, Renewal
-from . import accounts as queries
-from .base import SQLStore
-from .rules import USERS_PAY, Connection, Grant, Terms, Totals
-from .sqlite import transactions as hot
+from ...errors import WattfareError
+from ..errors import lease_lost
+from ..records import (
+    USERS_PAY,
+    App,
+    Connection,
+    GrantBudget,
+    InferenceCall,
+    LeaseRenewal,
+    MeterReading,
+    Outcome,
+    Terms,
+    Totals,
+)
+from ..tokens import MIN_KEY_BYTES
+from . import accounts, leases, verify
 
 T = TypeVar("T")
 
-#: How long a process that does not renew goes on holding its calls, in seconds.
+#: How long a process holds its reservations after its last renewal, in seconds.
 LEASE_SECONDS = 5.0
+#: How long an app's row is cached, in seconds. The service never changes it. If it is changed by
+#: hand, the service notices within this time.
+APP_SECONDS = 1.0
+#: The most apps in the cache.
+MAX_APPS = 1000
 
 
-class Store(Protocol):
+class Store(ABC):
     """Where apps, connections and the ledger are kept.
 
-    Every method raises a WattfareError with status 503 where the database is not there. What is
-    asked for is carried out even where whoever waits for it is cancelled.
+    Every method raises a WattfareError with status 503 if the database is not available. A change
+    is carried out even if the task that waits for it is cancelled.
     """
+
+    def __init__(self) -> None:
+        self._holder: str | None = None
+        self._apps: dict[str, tuple[float, App]] = {}
+
+    # -- apps
 
     async def app_by_id(self, app_id: str) -> App | None:
         """The app with this id."""
-        ...
+        # Every call asks for its app. The cache saves it from waiting behind a commit.
+        now = time.monotonic()
+        until, app = self._apps.get(app_id, (now, None))
+        if now < until:
+            return app
+        app = await self._app_by_id(app_id)
+        if app is None:
+            self._apps.pop(app_id, None)
+            return None
+        if len(self._apps) >= MAX_APPS:
+            self._apps.clear()
+        self._apps[app_id] = (now + APP_SECONDS, app)
+        return app
 
     async def app_by_publishable_key(self, key: str) -> App | None:
-        """The app that this publishable key names."""
-        ...
+        """The app with this publishable key."""
+        return await self.transact(lambda sql: accounts.app_by_publishable_key(sql, key))
 
     async def add_app(self, app: App) -> None:
-        """Keep a new app."""
-        ...
+        """Add a new app."""
+        await self.transact(lambda sql: accounts.add_app(sql, app, self._now(sql)))
 
     async def signing_key(self) -> bytes:
-        """The key that signs session tokens, made at the first call."""
-        ...
+        """The key that signs session tokens. The first call creates it."""
+        fresh = secrets.token_bytes(MIN_KEY_BYTES)
+        return await self.transact(lambda sql: accounts.setting(sql, "signing_key", fresh))
+
+    # -- budgets
 
     async def connect(self, app_id: str, user_id: str, cap: int | None) -> None:
-        """Connect a user's budget, or change its cap."""
-        ...
+        """Connect a user's budget, or change its cap (nano-dollars; None for no cap)."""
+        await self.transact(lambda sql: accounts.connect(sql, app_id, user_id, cap, self._now(sql)))
 
     async def revoke(self, app_id: str, user_id: str) -> None:
-        """Take a connection back."""
-        ...
+        """Revoke a connection."""
+        await self.transact(lambda sql: accounts.revoke(sql, app_id, user_id, self._now(sql)))
 
+    @abstractmethod
     async def account(self, app_id: str, user_id: str) -> tuple[Connection | None, Totals]:
-        """A user's connection, and this month's totals."""
-        ...
+        """A user's connection, and the totals of this month."""
 
     async def add_grant(
         self,
         app_id: str,
         token_hash: str,
-        grant: Grant,
+        grant: GrantBudget,
         terms: Terms = USERS_PAY,
         now: int = 0,
     ) -> None:
-        """Keep a new grant; raises the refusal."""
-        ...
+        """Add a new grant. Raises the refusal, if the rules refuse it."""
+        await self.transact(
+            lambda sql: accounts.add_grant(sql, app_id, token_hash, grant, terms, now)
+        )
 
-    async def renew(self, metered: Sequence[Metered] = ()) -> Renewal:
-        """Begin this process's lease, or prolong it for all of its calls at once, and note what
-        its streams have cost so far. One that has run out is begun anew at the next call."""
-        ...
+    # -- calls
 
-    async def reserve(self, order: Order, terms: Terms) -> int:
-        """Reserve what a call may cost, and say how much that is; raises the refusal."""
-        ...
+    async def reserve(self, call: InferenceCall, terms: Terms) -> int:
+        """Reserve what a call may cost, and return that amount. Raises the refusal, if the rules
+        refuse the call."""
+        if self._holder is None:
+            raise lease_lost()
+        return await self._reserve(call, terms, self._holder)
 
+    @abstractmethod
     async def settle(self, reservation_id: str, outcome: Outcome) -> int | None:
-        """End a reservation; what was billed, or None where it has ended before."""
-        ...
+        """End a reservation. Returns what was billed, or None if it had ended before."""
+
+    # -- leases
+
+    async def renew(self, readings: Sequence[MeterReading] = ()) -> LeaseRenewal:
+        """Begin or extend this process's lease, which covers all its reservations, and record what
+        its streams have cost so far. If the lease has run out, the next call begins a new one."""
+        fresh = self._holder is None
+        holder = self._holder or secrets.token_hex(16)
+        renewal = await self._renew(holder, readings, fresh=fresh)
+        self._holder = holder if renewal.held else None
+        return renewal
 
     async def sweep(self) -> int:
-        """End what processes that died have left behind; how many."""
-        ...
+        """Settle the calls whose process has died. Returns how many there were."""
+        # Committed before anything is settled. From then on, a dead process can neither reserve
+        # nor record.
+        await self.transact(lambda sql: leases.expire_leases(sql, self._now(sql)))
+        swept = 0
+        while orphaned := await self.transact(leases.orphaned_calls):
+            for reservation_id, outcome in orphaned:
+                # Other processes may sweep at the same time: only one settles each call.
+                swept += await self.settle(reservation_id, outcome) is not None
+        return swept
+
+    # -- the database itself
 
     async def verify(self) -> list[str]:
-        """The totals that their rows do not prove, a line each."""
-        ...
+        """The totals that their rows do not prove, one line each."""
+        return await self.transact(verify.verify, isolation="REPEATABLE READ")
 
     async def close(self) -> None:
-        """Carry out what is under way, end the lease, and let go of the database."""
-        ...
+        """Finish what is under way, end the lease, and close the database."""
+        holder, self._holder = self._holder, None
+        if holder is not None:
+            with suppress(WattfareError):  # the lease runs out by itself
+                await self.transact(lambda sql: leases.end_lease(sql, holder))
+        await self._close()
 
+    @abstractmethod
+    async def transact(self, job: Callable[[Sql], T], *, isolation: str | None = None) -> T:
+        """Run a job as one transaction, through SQLAlchemy. It is for what does not happen for
+        every call. ``isolation`` replaces the database's default level, if it has several."""
 
-class SQLiteStore(SQLStore):
-    """:class:`Store`, over an SQLite file. Others may write it too: each transaction has it to
-    itself. The database's clock is the machine's."""
+    # -- what each database does in its own way
 
-    def __init__(self, url: str, *, clock: Callable[[], datetime] = queries.utc_now) -> None:
-        # Alembic comes with it, and is not needed before there is a store.
-        from .sqlite.writer import Writer
+    @abstractmethod
+    async def _app_by_id(self, app_id: str) -> App | None: ...
 
-        super().__init__()
-        self._clock = clock
-        try:
-            self._writer = Writer(make_url(url).set(drivername="sqlite"))
-        except DBAPIError as error:
-            raise invalid_request(f"The database cannot be opened: {error.orig}.") from None
+    @abstractmethod
+    async def _reserve(self, call: InferenceCall, terms: Terms, holder: str) -> int: ...
 
-    async def side(self, job: Callable[[Sql], T], *, isolation: str | None = None) -> T:
-        return await self._run(lambda _: job(self._writer.sql), aside=True)
+    @abstractmethod
+    async def _renew(
+        self, holder: str, readings: Sequence[MeterReading], *, fresh: bool
+    ) -> LeaseRenewal: ...
 
-    async def account(self, app_id: str, user_id: str) -> tuple[Connection | None, Totals]:
-        return await self._run(lambda cursor: hot.account(cursor, app_id, user_id, self._clock()))
-
-    async def settle(self, reservation_id: str, outcome: Outcome) -> int | None:
-        return await self._run(
-            lambda cursor: hot.settle(cursor, reservation_id, outcome, self._clock())
-        )
-
-    async def _app_by_id(self, app_id: str) -> App | None:
-        return await self._run(lambda cursor: hot.app_by_id(cursor, app_id))
-
-    async def _reserve(self, order: Order, terms: Terms, holder: str) -> int:
-        return await self._run(
-            lambda cursor: hot.reserve(cursor, order, terms, holder, self._clock())
-        )
-
-    async def _renew(self, holder: str, metered: Sequence[Metered], *, fresh: bool) -> Renewal:
-        if fresh:
-            return await self._run(
-                lambda cursor: hot.begin(cursor, holder, LEASE_SECONDS, self._clock())
-            )
-        return await self._run(
-            lambda cursor: hot.renew(cursor, holder, metered, LEASE_SECONDS, self._clock())
-        )
-
+    @abstractmethod
     def _now(self, sql: Sql) -> datetime:
-        return self._clock()
+        """The time by the clock that all processes of this database share."""
 
-    async def _close(self) -> None:
-        self._writer.close()
-
-    async def _run(self, job: Callable[[sqlite3.Cursor], T], *, aside: bool = False) -> T:
-        try:
-            return await self._writer.run(job, aside=aside)
-        except (DBAPIError, sqlite3.Error) as error:
-            raise not_available() from error
-
-
-async def open_store(url: str) -> Store:
-    """The store for this database URL. An SQLite file is brought up to date by itself.
-
-    Raises:
-        WattfareError: ``invalid_request``; it is no such URL, cannot be opened, or is of another
-            version; 503: it cannot be reached.
-    """
-    backend = backend_of(url)
-    if backend == "sqlite":
-        return SQLiteStore(url)
-    from .postgresql.store import open_postgresql
-
-    return await open_postgresql(url)
-
-
-def backend_of(url: str) -> str:
-    """``sqlite`` or ``postgresql``.
-
-    Raises:
-        WattfareError: ``invalid_request``; it is neither.
-    """
-    try:
-        backend = make_url(url).get_backend_name()
-    except ArgumentError:
-        backend = None
-    if backend not in ("sqlite", "postgresql"):
-        raise invalid_request(
-            "The ledger is kept in SQLite (sqlite:///wattfare.db, "
-            "sqlite:////an/absolute/path.db) or in PostgreSQL (postgresql://user@host/database)."
-        )
-    return backend
+    @abstractmethod
+    async def _close(self) -> None: ...

@@ -1,20 +1,13 @@
-"""The ledger read from outside: proved from its rows, and exported. Changes nothing, and holds
-nobody up: it reads one moment of the database."""
+"""The proof of the ledger: every total is compared with the sum of its rows. Changes nothing."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 from sqlalchemy import Connection as Sql
-from sqlalchemy import RowMapping, and_, func, select
+from sqlalchemy import and_, func, select
 
 from . import schema
-
-#: How many rows of the ledger are in memory at a time.
-PAGE = 1000
-#: What a row says, in this order.
-COLUMNS = tuple(column.name for column in schema.ledger.columns)
 
 
 def verify(sql: Sql) -> list[str]:
@@ -32,25 +25,6 @@ def verify(sql: Sql) -> list[str]:
     reserved = _sums(sql, schema.reservations, by_grant, "reserved_nanos")
     kept = {(row.app_id, row.token_hash): row for row in sql.execute(select(schema.grants))}
     return faults + _compare("grant", kept, billed, reserved)
-
-
-def rows(sql: Sql, *, app_id: str | None = None, since: int | None = None) -> Iterator[RowMapping]:
-    """The rows of the ledger, in order, a page at a time.
-
-    Args:
-        app_id: of this app only.
-        since: settled at or after this moment (Unix seconds).
-    """
-    table = schema.ledger
-    wanted = select(table).order_by(table.c.id).limit(PAGE)
-    if app_id is not None:
-        wanted = wanted.where(table.c.app_id == app_id)
-    if since is not None:
-        wanted = wanted.where(table.c.settled_at >= since)
-    last = 0
-    while page := sql.execute(wanted.where(table.c.id > last)).mappings().all():
-        yield from page
-        last = page[-1]["id"]
 
 
 def _sums(sql: Sql, table: Any, keys: tuple[str, ...], amount: str) -> dict[tuple[Any, ...], int]:

@@ -14,8 +14,8 @@ from collections.abc import Awaitable, Callable
 import msgspec
 
 from ...errors import WattfareError, invalid_request
-from ..chat.meter import Price
-from . import upstream_answers as answers
+from ..chat.price import Price
+from . import upstream_answers
 from .price_lists import Unpriced, published, read_prices
 
 log = logging.getLogger("wattfare_mw.service")
@@ -137,8 +137,8 @@ class Catalog:
         try:
             return _List(self._clock(), body, read_prices(body))
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            raise answers.failed("The upstream's list of models is not one.") from None
+            raise upstream_answers.failed("The upstream's list of models is not one.") from None
 
 
 def _none() -> WattfareError:
-    return answers.failed("The upstream gives no list of models.")
+    return upstream_answers.failed("The upstream gives no list of models.")

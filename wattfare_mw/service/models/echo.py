@@ -12,10 +12,10 @@ from typing import Any
 from ... import money, sse
 from ...errors import invalid_request
 from ...types import encode
-from ..chat.meter import Meter, Price
+from ..chat.meter import Meter
+from ..chat.price import Price
 from ..chat.request import DEFAULT_MAX_TOKENS, ChatRequest, text_of
-from ..ledger.rules import Bounds
-from ..metrics import Counters
+from ..records import Bounds
 
 #: USD for one token.
 PRICE = Price(prompt=Decimal("0.000001"), completion=Decimal("0.000002"))
@@ -32,7 +32,6 @@ class Echo:
 
     def __init__(self, *, default_max_tokens: int = DEFAULT_MAX_TOKENS) -> None:
         self._default_max_tokens = default_max_tokens
-        self.counters = Counters()
 
     async def models(self) -> bytes:
         """Both, with their prices."""

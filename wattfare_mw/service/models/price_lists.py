@@ -16,7 +16,7 @@ from typing import Any, cast
 import msgspec
 
 from ... import money
-from ..chat.meter import Price
+from ..chat.price import Price
 
 log = logging.getLogger("wattfare_mw.service")
 

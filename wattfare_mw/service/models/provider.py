@@ -6,8 +6,7 @@ from typing import Protocol
 
 from ..chat.meter import Meter
 from ..chat.request import ChatRequest
-from ..ledger.rules import Bounds
-from ..metrics import Counters
+from ..records import Bounds
 
 
 class Job(Protocol):
@@ -57,11 +56,6 @@ class Job(Protocol):
 
 class Provider(Protocol):
     """Where answers come from."""
-
-    @property
-    def counters(self) -> Counters:
-        """How well it has kept to what was reserved."""
-        ...
 
     async def models(self) -> bytes:
         """The list of models, as OpenRouter shapes it (JSON)."""

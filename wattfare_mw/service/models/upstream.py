@@ -19,12 +19,13 @@ from ...errors import (
     invalid_request,
 )
 from ...transport import AsyncHTTPResponse, AsyncTransport, HTTPRequest, Secret, async_transport
-from ..chat import prompt_bound as prompts
-from ..chat.meter import MAX_RESERVATION, Meter, Price, estimate_tokens
+from ..chat import prompt_bound
+from ..chat.meter import Meter, estimate_tokens
+from ..chat.price import MAX_RESERVATION, Price
 from ..chat.request import DEFAULT_MAX_TOKENS, ChatRequest
-from ..ledger.rules import Bounds
-from ..metrics import Counters
-from . import upstream_answers as answers
+from ..metrics import Metrics
+from ..records import Bounds
+from . import upstream_answers
 from .catalog import Catalog
 
 log = logging.getLogger("wattfare_mw.service")
@@ -43,7 +44,8 @@ class Upstream:
 
     Args:
         base_url: what ``/chat/completions`` and ``/models`` are put behind.
-        key: sent as the bearer token, where there is one.
+        key: sent as the bearer token, if there is one.
+        metrics: counts the calls that cost more than was reserved.
         default_max_tokens: what a call is given that names no limit.
         allow_unpriced: let models be called that have no fixed price: each call reserves all
             that remains of a budget, which needs a cap.
@@ -53,6 +55,7 @@ class Upstream:
         self,
         base_url: str,
         key: str | None = None,
+        metrics: Metrics | None = None,
         *,
         transport: AsyncTransport | None = None,
         default_max_tokens: int = DEFAULT_MAX_TOKENS,
@@ -63,7 +66,7 @@ class Upstream:
         self._transport = transport or async_transport(None)
         self._catalog = Catalog(self._list_models, self._base_url)
         self._allow_unpriced = allow_unpriced
-        self.counters = Counters()
+        self.metrics = metrics or Metrics()
         self.default_max_tokens = default_max_tokens
         new = urlsplit(self._base_url).hostname in _NEW_NAME_HOSTS
         self.limit_name = "max_completion_tokens" if new else "max_tokens"
@@ -119,8 +122,8 @@ class Upstream:
             finally:
                 await answer.close()
         except WattfareNetworkError as error:
-            raise answers.unreachable(error) from error.__cause__
-        failure = answers.failure(answer.status, text, answer.headers)
+            raise upstream_answers.unreachable(error) from error.__cause__
+        failure = upstream_answers.failure(answer.status, text, answer.headers)
         if failure.code == "funding_invalid" and self._authorization is not None:
             log.error("the upstream refuses the operator's key (%d)", answer.status)
         raise failure
@@ -133,7 +136,7 @@ class Upstream:
             finally:
                 await answer.close()
         except WattfareNetworkError as error:
-            raise answers.unreachable(error) from error.__cause__
+            raise upstream_answers.unreachable(error) from error.__cause__
 
 
 class UpstreamJob:
@@ -146,9 +149,9 @@ class UpstreamJob:
     ) -> None:
         least, most = request.limits(upstream.default_max_tokens)
         messages = msgspec.json.encode(request.messages)
-        self._prompt = prompts.bound(request.body, messages)
+        self._prompt = prompt_bound.bound(request.body, messages)
         if price is None:
-            self.bounds = Bounds(1, MAX_RESERVATION, needs_cap=True)
+            self.bounds = Bounds(1, MAX_RESERVATION, requires_cap=True)
         else:
             self.bounds = Bounds(
                 price.bound(self._prompt, request.n * least),
@@ -183,7 +186,9 @@ class UpstreamJob:
         encoding = self._answer.headers.get("content-encoding", "identity").strip().lower()
         if encoding != "identity":
             # It was told to send it plainly, and what cannot be read cannot be metered.
-            raise answers.failed("The upstream's answer is compressed, which it was asked not to.")
+            raise upstream_answers.failed(
+                "The upstream's answer is compressed, which it was asked not to."
+            )
         kind = self._answer.headers.get("content-type", "").split(";")[0].strip().lower()
         if request.stream and kind == sse.CONTENT_TYPE:
             return
@@ -194,7 +199,7 @@ class UpstreamJob:
 
     async def body(self) -> bytes:
         """The answer, as it came; its usage has been read."""
-        body = answers.read_completion(await self._read(), self.meter)
+        body = upstream_answers.read_completion(await self._read(), self.meter)
         self._tally()
         return body
 
@@ -208,12 +213,12 @@ class UpstreamJob:
             try:
                 chunk = await self._answer.read_some()
                 if not chunk:
-                    raise answers.failed("The upstream's answer broke off.")
+                    raise upstream_answers.failed("The upstream's answer broke off.")
                 events = self._metered(self._splitter.feed(chunk))
             except WattfareNetworkError as error:
-                raise answers.unreachable(error) from error.__cause__
+                raise upstream_answers.unreachable(error) from error.__cause__
             except sse.EventTooLargeError:
-                raise answers.failed("The upstream's answer has no end.") from None
+                raise upstream_answers.failed("The upstream's answer has no end.") from None
             if self._done:
                 # What comes before the end need not wait until it is settled.
                 start = sse.last_event(events)
@@ -235,11 +240,12 @@ class UpstreamJob:
         if self._tallied:
             return
         self._tallied = True
-        counters, overrun = self._upstream.counters, self.meter.overrun
-        counters.spent += self._spent
+        metrics, overrun = self._upstream.metrics, self.meter.overrun
+        if self._spent:
+            metrics.spent_streams.inc()
         if overrun:
-            counters.overruns += 1
-            counters.overrun_nanos += overrun
+            metrics.overrun_calls.inc()
+            metrics.overrun_usd.inc(float(money.usd(overrun)))
             log.warning(
                 "the upstream claims $%s more than was reserved: model=%r request_id=%s",
                 money.usd(overrun),
@@ -297,7 +303,7 @@ class UpstreamJob:
         if not data.startswith(b"{") and sse.is_done(data):
             self._done = self.meter.generated = True
             return True
-        read = answers.read_chunk(data, self.meter)
+        read = upstream_answers.read_chunk(data, self.meter)
         if read.generated and self.meter.spent:
             self._spent = True
             return False
@@ -308,21 +314,21 @@ class UpstreamJob:
         try:
             return await self._answer.read()
         except WattfareNetworkError as error:
-            raise answers.unreachable(error) from error.__cause__
+            raise upstream_answers.unreachable(error) from error.__cause__
 
     async def _wrong_kind(self) -> WattfareError:
         assert self._answer is not None
         if self._request.stream:
             text = await self._read()
-            error = answers.error_of(_decoded(text))
+            error = upstream_answers.error_of(_decoded(text))
             if error is not None:
                 return error
         wanted = "an event stream" if self._request.stream else "JSON"
-        return answers.failed(f"The upstream did not answer with {wanted}.")
+        return upstream_answers.failed(f"The upstream did not answer with {wanted}.")
 
 
 def _decoded(text: bytes) -> Any:
     try:
-        return answers.decode(text)
+        return upstream_answers.decode(text)
     except ValueError:
         return None

@@ -90,7 +90,7 @@ def read_completion(body: bytes, meter: Meter) -> bytes:
     # Our own count, should the usage below be none.
     for choice in cast("list[Any]", choices):
         _count(_fields(choice).get("message"), meter)
-    meter.told(fields.get("usage"))
+    meter.add_usage(fields.get("usage"))
     meter.complete = True
     return body if strict else encode(fields)
 
@@ -136,7 +136,7 @@ def read_chunk(data: bytes, meter: Meter) -> Read:
     if isinstance(choices, list):
         for choice in cast("list[Any]", choices):
             generated |= _count(_fields(choice).get("delta"), meter)
-    meter.told(fields.get("usage"))
+    meter.add_usage(fields.get("usage"))
     return Read(generated, only_usage="usage" in fields and not choices)
 
 

@@ -21,13 +21,21 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from ....errors import WattfareError, invalid_request
-from ...errors import not_available
-from ...keys import App
-from ...records import Metered, Order, Outcome, Renewal
-from .. import leases as ledger
+from ...errors import lease_lost, not_available
+from ...records import (
+    App,
+    Connection,
+    GrantBudget,
+    InferenceCall,
+    LeaseRenewal,
+    MeterReading,
+    Outcome,
+    PriorCall,
+    Terms,
+    Totals,
+)
 from .. import migrate, rules
-from ..base import SQLStore
-from ..rules import Connection, Grant, Prior, Terms, Totals
+from ..leases import MAX_INTEGER
 from ..store import LEASE_SECONDS, Store
 
 try:
@@ -91,7 +99,7 @@ async def run_once(url: str, job: Callable[[Sql], T], *, isolation: str | None =
         await engine.dispose()
 
 
-class PostgreSQLStore(SQLStore):
+class PostgreSQLStore(Store):
     """:class:`Store`, over two bounded pools of connections."""
 
     def __init__(self, url: str, clock: Callable[[], datetime] | None = None) -> None:
@@ -113,49 +121,51 @@ class PostgreSQLStore(SQLStore):
             found = Connection(row["cap_nanos"], row["connected"], row["revocations"])
         return found, Totals(row["billed_nanos"] or 0, row["reserved_nanos"] or 0)
 
-    async def _renew(self, holder: str, metered: Sequence[Metered], *, fresh: bool) -> Renewal:
+    async def _renew(
+        self, holder: str, readings: Sequence[MeterReading], *, fresh: bool
+    ) -> LeaseRenewal:
         row = await self._ask(
             _RENEW,
             holder,
             fresh,
             round(LEASE_SECONDS * 1000),
-            [each.reservation_id for each in metered],
-            [min(each.cost, ledger.MAX_INTEGER) for each in metered],
-            [each.prompt_tokens for each in metered],
-            [each.completion_tokens for each in metered],
+            [each.reservation_id for each in readings],
+            [min(each.cost, MAX_INTEGER) for each in readings],
+            [each.prompt_tokens for each in readings],
+            [each.completion_tokens for each in readings],
             self._now_ms(),
         )
-        return Renewal(held=row["o_held"], revoked=frozenset(row["o_revoked"] or ()))
+        return LeaseRenewal(held=row["o_held"], revoked=frozenset(row["o_revoked"] or ()))
 
-    async def _reserve(self, order: Order, terms: Terms, holder: str) -> int:
-        key = order.key
+    async def _reserve(self, call: InferenceCall, terms: Terms, holder: str) -> int:
+        key = call.key
         row = await self._ask(
             _RESERVE,
-            order.id,
+            call.id,
             holder,
-            order.app_id,
-            order.user_id,
-            order.grant_hash,
-            order.model,
-            order.stream,
-            order.bounds.least,
-            order.bounds.most,
-            order.bounds.needs_cap,
+            call.app_id,
+            call.user_id,
+            call.grant_hash,
+            call.model,
+            call.stream,
+            call.bounds.least,
+            call.bounds.most,
+            call.bounds.requires_cap,
             terms.operator_pays,
             terms.ceiling,
-            order.request_id,
-            order.payer,
+            call.request_id,
+            call.payer,
             key.name if key else None,
             key.body if key else None,
             self._now_ms(),
         )
         if not row["o_held"]:
-            raise ledger.lease_lost()
+            raise lease_lost()
         if key is not None and row["o_prior"] is not None:
-            rules.check_key(key, Prior(row["o_prior_body"], row["o_prior_ended"]))
+            rules.check_key(key, PriorCall(row["o_prior_body"], row["o_prior_ended"]))
         if row["o_granted"] is not None:
             return row["o_granted"]
-        raise _refusal(order, terms, row)
+        raise _refusal(call, terms, row)
 
     async def settle(self, reservation_id: str, outcome: Outcome) -> int | None:
         row = await self._ask(
@@ -163,7 +173,7 @@ class PostgreSQLStore(SQLStore):
             reservation_id,
             outcome.ended,
             outcome.generated,
-            min(outcome.cost, ledger.MAX_INTEGER),
+            min(outcome.cost, MAX_INTEGER),
             outcome.claimed,
             outcome.prompt_tokens,
             outcome.completion_tokens,
@@ -179,7 +189,7 @@ class PostgreSQLStore(SQLStore):
                 self._pool.terminate()
         await self._engine.dispose()
 
-    async def side(self, job: Callable[[Sql], T], *, isolation: str | None = None) -> T:
+    async def transact(self, job: Callable[[Sql], T], *, isolation: str | None = None) -> T:
         async def carry_out() -> T:
             async with self._engine.connect() as connection:
                 if isolation is not None:
@@ -241,20 +251,20 @@ async def _as_it_is(_connection: Any) -> None:
     asyncpg's own way to make sure of that is another round trip for each."""
 
 
-def _refusal(order: Order, terms: Terms, row: Any) -> WattfareError:
+def _refusal(call: InferenceCall, terms: Terms, row: Any) -> WattfareError:
     """What the rules call it. They are asked with what the database had found, and must refuse."""
     totals = Totals(row["o_billed"] or 0, row["o_reserved"] or 0)
     try:
-        if order.grant_hash is not None:
+        if call.grant_hash is not None:
             grant = None
             if row["o_known"]:
-                grant = Grant(row["o_requests"], row["o_cap"], row["o_expires_at"], totals)
-            rules.reserve_grant(grant, order.bounds, row["o_now"])
+                grant = GrantBudget(row["o_requests"], row["o_cap"], row["o_expires_at"], totals)
+            rules.reserve_grant(grant, call.bounds, row["o_now"])
         else:
             connection = None
             if row["o_known"]:
                 connection = Connection(row["o_cap"], row["o_connected"], row["o_revocations"])
-            rules.reserve(connection, totals, order.bounds, terms)
+            rules.reserve(connection, totals, call.bounds, terms)
     except WattfareError as refusal:
         return refusal
     raise RuntimeError("the database refuses what the rules grant")

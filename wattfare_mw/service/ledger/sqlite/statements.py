@@ -73,13 +73,13 @@ _THIS_KEY = and_(
     _keys.key_hash == bindparam("key_hash"),
 )
 
-APP = _text(
+SELECT_APP = _text(
     select(_apps.id, _apps.name, _apps.mode, _apps.secret_hash, _apps.publishable_key).where(
         _apps.id == _THIS_APP
     ),
     "app_id",
 )
-ACCOUNT = _text(
+SELECT_ACCOUNT = _text(
     select(*_USER_COLUMNS)
     .select_from(schema.connections.outerjoin(schema.totals, _IS_SUM))
     .where(_IS_USER),
@@ -88,7 +88,7 @@ ACCOUNT = _text(
     "user_id",
 )
 # No row at all: the process does not hold its calls any more.
-PAYING_USER = _text(
+SELECT_PAYING_USER = _text(
     select(*_USER_COLUMNS)
     .select_from(
         schema.holders.outerjoin(schema.connections, _IS_USER).outerjoin(schema.totals, _IS_SUM)
@@ -100,7 +100,7 @@ PAYING_USER = _text(
     "holder",
     "now_ms",
 )
-PAYING_GRANT = _text(
+SELECT_PAYING_GRANT = _text(
     select(*_GRANT_COLUMNS)
     .select_from(
         schema.holders.outerjoin(
@@ -114,7 +114,7 @@ PAYING_GRANT = _text(
     "holder",
     "now_ms",
 )
-HELD = _text(
+SELECT_RESERVATION = _text(
     select(
         _calls.app_id,
         _calls.user_id,
@@ -127,8 +127,8 @@ HELD = _text(
     ).where(_THIS_CALL),
     "id",
 )
-LET_GO = _text(delete(schema.reservations).where(_THIS_CALL), "id")
-HOLD = _row(
+DELETE_RESERVATION = _text(delete(schema.reservations).where(_THIS_CALL), "id")
+INSERT_RESERVATION = _row(
     schema.reservations,
     "id",
     "app_id",
@@ -143,8 +143,8 @@ HOLD = _row(
     "stream",
     "revocations",
 )
-BILL = _row(schema.ledger, *(each.name for each in _rows if each is not _rows.id))
-WRITE_TOTALS = _upsert(schema.totals, "billed_nanos", "reserved_nanos")
+INSERT_LEDGER_ROW = _row(schema.ledger, *(each.name for each in _rows if each is not _rows.id))
+UPSERT_TOTALS = _upsert(schema.totals, "billed_nanos", "reserved_nanos")
 SETTLE_TOTALS = _text(
     update(schema.totals)
     .where(
@@ -162,10 +162,10 @@ SETTLE_TOTALS = _text(
     "user_id",
     "month",
 )
-GRANT = _text(
+SELECT_GRANT = _text(
     select(*_GRANT_COLUMNS).where(_grants.token_hash == bindparam("grant_hash")), "grant_hash"
 )
-WRITE_GRANT = _text(
+UPDATE_GRANT = _text(
     update(schema.grants)
     .where(_grants.token_hash == bindparam("grant_hash"))
     .values(
@@ -178,7 +178,7 @@ WRITE_GRANT = _text(
     "reserved",
     "grant_hash",
 )
-PRIOR = _text(
+SELECT_PRIOR_CALL = _text(
     select(_keys.body_hash, _rows.ended)
     .select_from(
         schema.idempotency.outerjoin(schema.ledger, _rows.reservation_id == _keys.reservation_id)
@@ -189,16 +189,18 @@ PRIOR = _text(
     "key_hash",
     "since",
 )
-WRITE_KEY = _upsert(schema.idempotency, "body_hash", "reservation_id", "created_at")
-FREE_KEY = _text(delete(schema.idempotency).where(_keys.reservation_id == bindparam("id")), "id")
-BEGIN = _row(schema.holders, "id", "expires_at_ms")
-RENEW = _text(
+UPSERT_IDEMPOTENCY_KEY = _upsert(schema.idempotency, "body_hash", "reservation_id", "created_at")
+DELETE_IDEMPOTENCY_KEY = _text(
+    delete(schema.idempotency).where(_keys.reservation_id == bindparam("id")), "id"
+)
+INSERT_LEASE = _row(schema.holders, "id", "expires_at_ms")
+UPDATE_LEASE = _text(
     update(schema.holders).where(_IS_HELD).values(expires_at_ms=bindparam("until_ms")),
     "until_ms",
     "holder",
     "now_ms",
 )
-RECORD = _text(
+UPDATE_METERED = _text(
     update(schema.reservations)
     .where(_THIS_CALL, _calls.holder == bindparam("holder"))
     .values(
@@ -212,7 +214,7 @@ RECORD = _text(
     "id",
     "holder",
 )
-REVOKED = _text(
+SELECT_REVOKED_CALLS = _text(
     select(_calls.id)
     .select_from(
         schema.reservations.join(

@@ -9,16 +9,28 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, cast
 
-from ...keys import App
-from ...records import Metered, Order, Outcome, Renewal
+from ...errors import lease_lost
+from ...records import (
+    App,
+    Connection,
+    GrantBudget,
+    InferenceCall,
+    LeaseRenewal,
+    MeterReading,
+    Outcome,
+    PriorCall,
+    Terms,
+    Totals,
+)
 from .. import rules
 from ..accounts import milliseconds, seconds
-from ..leases import MAX_INTEGER, lease_lost
-from ..rules import Connection, Grant, Prior, Terms, Totals
+from ..leases import MAX_INTEGER
 from . import statements
 
 
-def reserve(cursor: sqlite3.Cursor, order: Order, terms: Terms, holder: str, now: datetime) -> int:
+def reserve(
+    cursor: sqlite3.Cursor, call: InferenceCall, terms: Terms, holder: str, now: datetime
+) -> int:
     """Reserve what the call may cost, and say how much that is.
 
     Raises:
@@ -27,44 +39,44 @@ def reserve(cursor: sqlite3.Cursor, order: Order, terms: Terms, holder: str, now
     at = seconds(now)
     month = rules.month_of(now)
     now_ms = milliseconds(now)
-    if order.grant_hash is None:
-        payer = (order.app_id, order.user_id, month, holder, now_ms)
-        found = cursor.execute(statements.PAYING_USER, payer).fetchone()
+    if call.grant_hash is None:
+        payer = (call.app_id, call.user_id, month, holder, now_ms)
+        found = cursor.execute(statements.SELECT_PAYING_USER, payer).fetchone()
     else:
-        payer = (order.grant_hash, order.app_id, holder, now_ms)
-        found = cursor.execute(statements.PAYING_GRANT, payer).fetchone()
+        payer = (call.grant_hash, call.app_id, holder, now_ms)
+        found = cursor.execute(statements.SELECT_PAYING_GRANT, payer).fetchone()
     if found is None:
         raise lease_lost()
-    if order.key is not None:
-        rules.check_key(order.key, _prior(cursor, order, at))
+    if call.key is not None:
+        rules.check_key(call.key, _prior(cursor, call, at))
     revocations = 0
-    if order.grant_hash is None:
+    if call.grant_hash is None:
         connection, before = _account(found)
-        totals, granted = rules.reserve(connection, before, order.bounds, terms)
-        _write_totals(cursor, order.app_id, order.user_id, month, totals)
+        totals, granted = rules.reserve(connection, before, call.bounds, terms)
+        _write_totals(cursor, call.app_id, call.user_id, month, totals)
         revocations = connection.revocations if connection else 0
     else:
-        after, granted = rules.reserve_grant(_grant(found), order.bounds, at)
-        _write_grant(cursor, order.grant_hash, after)
+        after, granted = rules.reserve_grant(_grant(found), call.bounds, at)
+        _write_grant(cursor, call.grant_hash, after)
     cursor.execute(
-        statements.HOLD,
+        statements.INSERT_RESERVATION,
         (
-            order.id,
-            order.app_id,
-            order.user_id,
-            order.grant_hash,
+            call.id,
+            call.app_id,
+            call.user_id,
+            call.grant_hash,
             month,
-            order.model,
+            call.model,
             granted,
             at,
-            order.request_id,
+            call.request_id,
             holder,
-            order.stream,
+            call.stream,
             revocations,
         ),
     )
-    if order.key is not None:
-        cursor.execute(statements.WRITE_KEY, (*_key(order), order.key.body, order.id, at))
+    if call.key is not None:
+        cursor.execute(statements.UPSERT_IDEMPOTENCY_KEY, (*_key(call), call.key.body, call.id, at))
     return granted
 
 
@@ -77,10 +89,10 @@ def settle(
     changes nothing.
     """
     this = (reservation_id,)
-    found = cursor.execute(statements.HELD, this).fetchone()
+    found = cursor.execute(statements.SELECT_RESERVATION, this).fetchone()
     if found is None:
         return None
-    cursor.execute(statements.LET_GO, this)
+    cursor.execute(statements.DELETE_RESERVATION, this)
     app_id, user_id, grant_hash, month, model, reserved, reserved_at, request_id = found
     if grant_hash is None:
         billed = rules.billed_for(reserved, outcome.cost)
@@ -88,14 +100,14 @@ def settle(
         if cursor.execute(statements.SETTLE_TOTALS, settled).rowcount != 1:
             raise sqlite3.IntegrityError("a reservation without its total")
     else:
-        found = cursor.execute(statements.GRANT, (grant_hash,)).fetchone()
-        before = cast("Grant", _grant(found))
+        found = cursor.execute(statements.SELECT_GRANT, (grant_hash,)).fetchone()
+        before = cast("GrantBudget", _grant(found))
         after, billed = rules.settle_grant(
             before, reserved, outcome.cost, generated=outcome.generated
         )
         _write_grant(cursor, grant_hash, after)
     cursor.execute(
-        statements.BILL,
+        statements.INSERT_LEDGER_ROW,
         (
             reservation_id,
             reserved_at,
@@ -116,31 +128,31 @@ def settle(
     )
     if not outcome.generated:
         # Nothing came of the call, so that its key may be used again.
-        cursor.execute(statements.FREE_KEY, this)
+        cursor.execute(statements.DELETE_IDEMPOTENCY_KEY, this)
     return billed
 
 
-def begin(cursor: sqlite3.Cursor, holder: str, lease: float, now: datetime) -> Renewal:
+def begin_lease(cursor: sqlite3.Cursor, holder: str, lease: float, now: datetime) -> LeaseRenewal:
     """Begin a process's lease."""
-    cursor.execute(statements.BEGIN, (holder, milliseconds(now, lease)))
-    return Renewal(held=True)
+    cursor.execute(statements.INSERT_LEASE, (holder, milliseconds(now, lease)))
+    return LeaseRenewal(held=True)
 
 
-def renew(
+def renew_lease(
     cursor: sqlite3.Cursor,
     holder: str,
-    metered: Sequence[Metered],
+    readings: Sequence[MeterReading],
     lease: float,
     now: datetime,
-) -> Renewal:
+) -> LeaseRenewal:
     """Prolong a process's lease, and note what its streams have cost. One that has run out is not
     prolonged: somebody may be settling its calls already."""
     renewed = (milliseconds(now, lease), holder, milliseconds(now))
-    if not cursor.execute(statements.RENEW, renewed).rowcount:
-        return Renewal(held=False)
-    if metered:
+    if not cursor.execute(statements.UPDATE_LEASE, renewed).rowcount:
+        return LeaseRenewal(held=False)
+    if readings:
         cursor.executemany(
-            statements.RECORD,
+            statements.UPDATE_METERED,
             [
                 (
                     min(each.cost, MAX_INTEGER),
@@ -149,11 +161,11 @@ def renew(
                     each.reservation_id,
                     holder,
                 )
-                for each in metered
+                for each in readings
             ],
         )
-    revoked = cursor.execute(statements.REVOKED, (holder,))
-    return Renewal(held=True, revoked=frozenset(row[0] for row in revoked))
+    revoked = cursor.execute(statements.SELECT_REVOKED_CALLS, (holder,))
+    return LeaseRenewal(held=True, revoked=frozenset(row[0] for row in revoked))
 
 
 def account(
@@ -161,25 +173,25 @@ def account(
 ) -> tuple[Connection | None, Totals]:
     """A user's connection, and this month's totals."""
     asked = (rules.month_of(now), app_id, user_id)
-    found = cursor.execute(statements.ACCOUNT, asked).fetchone()
+    found = cursor.execute(statements.SELECT_ACCOUNT, asked).fetchone()
     return (None, Totals()) if found is None else _account(found)
 
 
 def app_by_id(cursor: sqlite3.Cursor, app_id: str) -> App | None:
     """The app with this id."""
-    found = cursor.execute(statements.APP, (app_id,)).fetchone()
+    found = cursor.execute(statements.SELECT_APP, (app_id,)).fetchone()
     return None if found is None else App(*found)
 
 
-def _prior(cursor: sqlite3.Cursor, order: Order, at: int) -> Prior | None:
+def _prior(cursor: sqlite3.Cursor, call: InferenceCall, at: int) -> PriorCall | None:
     since = at - rules.KEY_SECONDS
-    found = cursor.execute(statements.PRIOR, (*_key(order), since)).fetchone()
-    return None if found is None else Prior(*found)
+    found = cursor.execute(statements.SELECT_PRIOR_CALL, (*_key(call), since)).fetchone()
+    return None if found is None else PriorCall(*found)
 
 
-def _key(order: Order) -> tuple[str, str, str]:
-    assert order.key is not None
-    return order.app_id, order.payer, order.key.name
+def _key(call: InferenceCall) -> tuple[str, str, str]:
+    assert call.key is not None
+    return call.app_id, call.payer, call.key.name
 
 
 def _account(row: Sequence[Any]) -> tuple[Connection | None, Totals]:
@@ -193,24 +205,24 @@ def _totals(billed: int | None, reserved: int | None) -> Totals:
     return Totals() if billed is None or reserved is None else Totals(billed, reserved)
 
 
-def _grant(row: Sequence[Any]) -> Grant | None:
+def _grant(row: Sequence[Any]) -> GrantBudget | None:
     requests, cap, expires_at, billed, reserved = row
     if requests is None:
         return None
-    return Grant(requests, cap, expires_at, _totals(billed, reserved))
+    return GrantBudget(requests, cap, expires_at, _totals(billed, reserved))
 
 
 def _write_totals(
     cursor: sqlite3.Cursor, app_id: str, user_id: str | None, month: str, totals: Totals
 ) -> None:
     cursor.execute(
-        statements.WRITE_TOTALS,
+        statements.UPSERT_TOTALS,
         (app_id, user_id, month, totals.billed, totals.reserved),
     )
 
 
-def _write_grant(cursor: sqlite3.Cursor, grant_hash: str, grant: Grant) -> None:
+def _write_grant(cursor: sqlite3.Cursor, grant_hash: str, grant: GrantBudget) -> None:
     totals = grant.totals
     cursor.execute(
-        statements.WRITE_GRANT, (grant.requests, totals.billed, totals.reserved, grant_hash)
+        statements.UPDATE_GRANT, (grant.requests, totals.billed, totals.reserved, grant_hash)
     )

@@ -37,10 +37,10 @@ BUSY_SECONDS = 10
 class _Job(NamedTuple):
     work: Callable[[sqlite3.Cursor], Any]
     future: asyncio.Future[Any]
-    aside: bool
+    in_thread: bool
 
 
-class _Answer(NamedTuple):
+class _Result(NamedTuple):
     job: _Job
     result: Any
     error: Exception | None = None
@@ -51,7 +51,7 @@ class _Step(NamedTuple):
     failed; or, where it has not been begun, all of it."""
 
     batch: list[_Job]
-    answers: list[_Answer] | Exception | None = None
+    results: list[_Result] | Exception | None = None
 
 
 class Writer:
@@ -85,14 +85,16 @@ class Writer:
         self._thread = threading.Thread(target=self._work, name="wattfare-ledger", daemon=True)
         self._thread.start()
 
-    def run(self, job: Callable[[sqlite3.Cursor], T], *, aside: bool = False) -> asyncio.Future[T]:
+    def run(
+        self, job: Callable[[sqlite3.Cursor], T], *, in_thread: bool = False
+    ) -> asyncio.Future[T]:
         """Hand a job in, from the event loop. From here on it is carried out, whatever becomes of
-        who waits for it. ``aside``: it takes its time, or :attr:`sql`."""
+        who waits for it. ``in_thread``: it takes its time, or :attr:`sql`."""
         if self._closed:
             raise RuntimeError("the ledger is closed")
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
-        self._waiting.append(_Job(job, future, aside))
+        self._waiting.append(_Job(job, future, in_thread))
         if not self._busy:
             self._busy = True
             # Soon, and not at once: what others hand in until then shares the commit.
@@ -117,10 +119,10 @@ class Writer:
         batch, self._waiting = self._waiting[:MAX_BATCH], self._waiting[MAX_BATCH:]
         if not batch:
             self._busy = False
-        elif any(job.aside for job in batch) or not self._begins_at_once():
+        elif any(job.in_thread for job in batch) or not self._begins_at_once():
             self._steps.put(_Step(batch))
         else:
-            self._steps.put(_Step(batch, self._answers(batch)))
+            self._steps.put(_Step(batch, self._run_batch(batch)))
 
     def _begins_at_once(self) -> bool:
         try:
@@ -129,8 +131,8 @@ class Writer:
             return False
         return True
 
-    def _told(self, answers: list[_Answer]) -> None:
-        for (_, future, _), result, error in answers:
+    def _deliver(self, results: list[_Result]) -> None:
+        for (_, future, _), result, error in results:
             if future.done():  # who waited was cancelled
                 continue
             if error is None:
@@ -143,52 +145,52 @@ class Writer:
 
     def _work(self) -> None:
         while (step := self._steps.get()) is not None:
-            batch, answers = step
-            done = self._carry_out(batch) if answers is None else self._end(batch, answers)
+            batch, results = step
+            done = self._carry_out(batch) if results is None else self._end(batch, results)
             try:
                 # Once for all of them: waking it up costs more than the answer.
-                batch[0].future.get_loop().call_soon_threadsafe(self._told, done)
+                batch[0].future.get_loop().call_soon_threadsafe(self._deliver, done)
             except RuntimeError:  # it is closed: nobody is left who waits
                 self._busy = False
 
-    def _carry_out(self, batch: list[_Job]) -> list[_Answer]:
+    def _carry_out(self, batch: list[_Job]) -> list[_Result]:
         try:
             self._raw.execute(f"PRAGMA busy_timeout = {round(BUSY_SECONDS * 1000)}")
             self._raw.execute("BEGIN IMMEDIATE")
         except sqlite3.Error as error:  # another process holds it: tell all at once, not in turn
-            return [_Answer(job, None, error) for job in batch]
+            return [_Result(job, None, error) for job in batch]
         finally:
             self._raw.execute("PRAGMA busy_timeout = 0")
-        return self._end(batch, self._answers(batch))
+        return self._end(batch, self._run_batch(batch))
 
-    def _end(self, batch: list[_Job], answers: list[_Answer] | Exception) -> list[_Answer]:
-        if not isinstance(answers, Exception):
+    def _end(self, batch: list[_Job], results: list[_Result] | Exception) -> list[_Result]:
+        if not isinstance(results, Exception):
             try:
                 # Said as a statement: it fails where SQLite has rolled back by itself.
                 self._raw.execute("COMMIT")
             except sqlite3.Error as error:
-                answers = error
+                results = error
             else:
-                return answers
+                return results
         with suppress(sqlite3.Error):  # it may be rolled back already
             self._raw.execute("ROLLBACK")
         if len(batch) == 1:
-            return [_Answer(batch[0], None, answers)]
+            return [_Result(batch[0], None, results)]
         # One of them, or the commit: let each stand for itself.
         return [answer for single in batch for answer in self._carry_out([single])]
 
     # -- on either side
 
-    def _answers(self, batch: list[_Job]) -> list[_Answer] | Exception:
+    def _run_batch(self, batch: list[_Job]) -> list[_Result] | Exception:
         try:
-            return [self._answer(job) for job in batch]
+            return [self._run_job(job) for job in batch]
         except Exception as error:
             return error
 
-    def _answer(self, job: _Job) -> _Answer:
+    def _run_job(self, job: _Job) -> _Result:
         changes = self._raw.total_changes
         try:
-            return _Answer(job, job.work(self._cursor))
+            return _Result(job, job.work(self._cursor))
         except (DBAPIError, sqlite3.Error):
             # SQLite may have rolled everything back by itself (a full disk does that): nothing
             # that came before counts.
@@ -198,7 +200,7 @@ class Writer:
             # fails half-way must not be committed with them.
             if self._raw.total_changes != changes:
                 raise
-            return _Answer(job, None, error)
+            return _Result(job, None, error)
 
 
 def _create_private(path: str | None) -> None:

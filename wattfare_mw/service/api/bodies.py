@@ -1,0 +1,60 @@
+"""Request bodies within a size limit, and responses in JSON."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import msgspec
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope
+
+from ... import receiving
+from ...errors import invalid_request
+from ...headers import Headers
+from ...types import decode
+
+T = TypeVar("T")
+
+#: The largest body of an inference call, and of any other call (bytes).
+MAX_CALL_BYTES = 20 * 2**20
+MAX_BODY_BYTES = 64 * 2**10
+JSON = "application/json"
+
+
+def headers_of(scope: Scope) -> Headers:
+    """The headers of the request with this scope. :class:`.framing.Frame` has read them."""
+    return scope["wattfare.headers"]
+
+
+async def read_body(headers: Headers, receive: Receive, most: int = MAX_BODY_BYTES) -> bytes:
+    """The body, if its type is JSON and it has at most so many bytes.
+
+    Raises:
+        WattfareError: ``invalid_request``, 413 or 415.
+    """
+    kind = headers.first("content-type")
+    if kind not in (None, JSON) and kind.split(";")[0].strip().lower() != JSON:
+        raise invalid_request("The body is JSON: send it as application/json.", 415)
+    receiving.check_length(headers.first("content-length"), most)  # before any of it is read
+    return await receiving.read_body(receive, most, ClientDisconnect)
+
+
+async def read_json(request: Request, shape: type[T]) -> T:
+    """The body, decoded as this shape.
+
+    Raises:
+        WattfareError: ``invalid_request``; the message says what is wrong, and where.
+    """
+    body = await read_body(headers_of(request.scope), request.receive)
+    try:
+        return decode(shape, body)
+    except msgspec.ValidationError as error:
+        raise invalid_request(f"{error}.") from None
+    except msgspec.MsgspecError:
+        raise invalid_request("The body is not valid JSON.") from None
+
+
+def json_response(body: bytes) -> Response:
+    """A response in JSON."""
+    return Response(body, media_type=JSON)

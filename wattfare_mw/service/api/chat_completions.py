@@ -1,0 +1,54 @@
+"""``POST /chat/completions``: a call of a model, billed to a user or a grant."""
+
+from __future__ import annotations
+
+from starlette.types import Receive, Scope, Send
+
+from ...receiving import UntilDisconnect
+from ...types import LOWERED_HEADER
+from ..chat import request as chat_request
+from ..ids import new_id
+from ..models.provider import Job
+from ..records import InferenceCall
+from . import credentials, parameters
+from .bodies import MAX_CALL_BYTES, headers_of, read_body
+from .output import ASGIOutput
+from .state import ServiceState
+
+_LOWERED = LOWERED_HEADER.encode()
+
+
+class ChatCompletions:
+    """The route. It is plain ASGI, because it has to notice when the client leaves."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Read one request, and carry its call out."""
+        state: ServiceState = scope["app"].state.service
+        headers = headers_of(scope)
+        app = await credentials.app_by_secret_key(headers, state.store)
+        user_id, grant_hash = parameters.payer_in_headers(headers)
+        uncut = parameters.refuses_low_budget(headers)
+        body = await read_body(headers, receive, MAX_CALL_BYTES)
+        request = chat_request.read(body, uncut=uncut)
+        key = parameters.idempotency_key(headers, body)
+        request_id = scope["wattfare.request_id"]
+
+        async with UntilDisconnect(receive) as client:
+            client.watch()
+            job = await state.provider.prepare(request, request_id)
+            call = InferenceCall(
+                id=new_id(),
+                app_id=app.id,
+                user_id=user_id,
+                grant_hash=grant_hash,
+                model=request.model,
+                bounds=job.bounds,
+                request_id=request_id,
+                stream=request.stream,
+                key=key,
+            )
+            await state.runner.run(call, job, ASGIOutput(send, lambda: _lowered_header(job)))
+
+
+def _lowered_header(job: Job) -> tuple[tuple[bytes, bytes], ...]:
+    return () if job.lowered is None else ((_LOWERED, b"%d" % job.lowered),)

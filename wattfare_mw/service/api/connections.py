@@ -1,0 +1,101 @@
+"""A user's connection: ``GET /status`` for the app's backend, and ``/connections`` for the user's
+own browser."""
+
+from __future__ import annotations
+
+import msgspec
+from msgspec import UNSET, UnsetType
+from starlette.requests import Request
+from starlette.responses import Response
+
+from ... import money
+from ...errors import invalid_request
+from ...money import Usd
+from ...types import encode
+from .. import errors
+from ..ledger import rules
+from ..records import App
+from ..tokens import Session
+from . import credentials, parameters
+from .bodies import headers_of, json_response, read_json
+from .framing import allow_no_other_origin
+from .state import ServiceState, state_of
+
+
+class _Approval(msgspec.Struct, rename="camel", frozen=True):
+    monthly_usd: Usd | UnsetType | None = UNSET
+
+
+async def status(request: Request) -> Response:
+    """``GET /status``: a user's connection, for the app's backend."""
+    state = state_of(request)
+    app = await credentials.app_by_secret_key(headers_of(request.scope), state.store)
+    user_id = parameters.user_in_query(request.scope["query_string"])
+    return await _status(state, app.id, user_id)
+
+
+async def connections(request: Request) -> Response:
+    """``/connections``, for every method. With one route, a 405 can list all the methods."""
+    handlers = {"POST": _approve, "DELETE": _revoke}
+    return await handlers.get(request.method, _read)(request)
+
+
+async def _read(request: Request) -> Response:
+    state = state_of(request)
+    session, _ = await _session(request, state)
+    return await _status(state, session.app_id, session.user_id)
+
+
+async def _approve(request: Request) -> Response:
+    """Connect a budget, or change its cap."""
+    state = state_of(request)
+    session, app = await _session(request, state)
+    if app.mode != "test":
+        raise invalid_request(
+            "A live app's connection is approved on the service's own consent page, "
+            "not by the app's token.",
+            403,
+        )
+    asked = (await _read_approval(request)).monthly_usd
+    cap = rules.cap_to_approve(
+        UNSET if asked is UNSET else money.cap_nanos(asked), session.limit, state.terms
+    )
+    await state.store.connect(session.app_id, session.user_id, cap)
+    return await _status(state, session.app_id, session.user_id)
+
+
+async def _revoke(request: Request) -> Response:
+    """Revoke the connection, and cut off its calls in flight."""
+    state = state_of(request)
+    session, _ = await _session(request, state)
+    await state.store.revoke(session.app_id, session.user_id)
+    # From now on, a new reservation is refused. The calls reserved before are in flight, and end
+    # here.
+    state.runner.cut_off(
+        errors.revoked(),
+        lambda call: (call.app_id, call.user_id) == (session.app_id, session.user_id),
+    )
+    return Response(status_code=204)
+
+
+async def _session(request: Request, state: ServiceState) -> tuple[Session, App]:
+    session, app = await credentials.session_of(
+        headers_of(request.scope), state.signer, state.store
+    )
+    if app.mode != "test":
+        allow_no_other_origin(request.scope)
+    return session, app
+
+
+async def _read_approval(request: Request) -> _Approval:
+    headers = headers_of(request.scope)
+    if headers.first("content-length") in (None, "0") and (
+        "transfer-encoding" not in headers.common
+    ):
+        return _Approval()  # an empty body asks for nothing
+    return await read_json(request, _Approval)
+
+
+async def _status(state: ServiceState, app_id: str, user_id: str) -> Response:
+    connection, totals = await state.store.account(app_id, user_id)
+    return json_response(encode(rules.status(connection, totals, state.terms)))

@@ -1,0 +1,54 @@
+"""``POST /grants``: a one-time grant, which a test app gets without a consent page."""
+
+from __future__ import annotations
+
+import time
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from ... import money
+from ...errors import invalid_request
+from ...money import Usd
+from ...types import GrantResult, encode
+from .. import keys
+from ..records import GrantBudget
+from . import credentials
+from .bodies import headers_of, json_response, read_json
+from .framing import allow_no_other_origin
+from .state import state_of
+
+#: The most requests of one grant.
+MAX_GRANT_REQUESTS = 1000
+#: How long a grant is valid, in seconds.
+GRANT_SECONDS = 24 * 3600
+
+
+class _NewGrant(msgspec.Struct, rename="camel", frozen=True):
+    requests: int
+    max_usd: Usd | None = None
+
+
+async def create_grant(request: Request) -> Response:
+    """Create a grant."""
+    state = state_of(request)
+    app = await credentials.app_by_publishable_key(headers_of(request.scope), state.store)
+    if app.mode != "test":
+        allow_no_other_origin(request.scope)
+        raise invalid_request(
+            "A live app's grants are approved on the service's own consent page.", 403
+        )
+    asked = await read_json(request, _NewGrant)
+    if not 1 <= asked.requests <= MAX_GRANT_REQUESTS:
+        raise invalid_request(f"`requests` is a whole number from 1 to {MAX_GRANT_REQUESTS:,}.")
+    cap = money.cap_nanos(asked.max_usd)
+    await state.rate_limits.grant(app.id)
+    token = keys.new_grant_token()
+    now = int(time.time())
+    expires_at = now + GRANT_SECONDS
+    grant = GrantBudget(
+        asked.requests, state.terms.grant_default if cap is None else cap, expires_at
+    )
+    await state.store.add_grant(app.id, keys.digest(token), grant, state.terms, now)
+    return json_response(encode(GrantResult(token, expires_at, asked.requests)))

@@ -1,0 +1,22 @@
+"""For whoever runs the service: ``GET /healthz`` and ``GET /metrics``."""
+
+from __future__ import annotations
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from ..metrics import CONTENT_TYPE
+from .bodies import json_response
+from .state import state_of
+
+
+async def health(request: Request) -> Response:
+    """200 if the service and its database are up."""
+    await state_of(request).store.app_by_id("")
+    return json_response(b'{"status":"ok"}')
+
+
+async def metrics(request: Request) -> Response:
+    """The counters, for Prometheus."""
+    exposition = state_of(request).metrics.exposition()
+    return Response(exposition, headers={"content-type": CONTENT_TYPE})

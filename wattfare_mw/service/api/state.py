@@ -1,0 +1,34 @@
+"""What every route of one running service uses."""
+
+from __future__ import annotations
+
+import msgspec
+from starlette.requests import Request
+
+from ..inference.runner import CallRunner
+from ..ledger.store import Store
+from ..metrics import Metrics
+from ..models.provider import Provider
+from ..records import Terms
+from ..tokens import Signer
+from .rates import RateLimits
+
+
+class ServiceState(msgspec.Struct, frozen=True):
+    """The parts of a running service."""
+
+    store: Store
+    signer: Signer
+    provider: Provider
+    rate_limits: RateLimits
+    runner: CallRunner
+    terms: Terms
+    metrics: Metrics
+
+    def __repr__(self) -> str:
+        return "ServiceState()"
+
+
+def state_of(request: Request) -> ServiceState:
+    """The state of the service that this request came to."""
+    return request.app.state.service

@@ -1,0 +1,92 @@
+"""The store over an SQLite file."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import TypeVar
+
+from sqlalchemy import Connection as Sql
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import DBAPIError
+
+from ....errors import invalid_request
+from ...errors import not_available
+from ...records import (
+    App,
+    Connection,
+    InferenceCall,
+    LeaseRenewal,
+    MeterReading,
+    Outcome,
+    Terms,
+    Totals,
+)
+from ..accounts import utc_now
+from ..store import LEASE_SECONDS, Store
+from . import transactions
+from .writer import Writer
+
+T = TypeVar("T")
+
+
+class SQLiteStore(Store):
+    """The store over an SQLite file. Other processes may write to it, too. Its clock is the
+    machine's."""
+
+    def __init__(self, url: str, *, clock: Callable[[], datetime] = utc_now) -> None:
+        super().__init__()
+        self._clock = clock
+        try:
+            self._writer = Writer(make_url(url).set(drivername="sqlite"))
+        except DBAPIError as error:
+            raise invalid_request(f"The database cannot be opened: {error.orig}.") from None
+
+    async def transact(self, job: Callable[[Sql], T], *, isolation: str | None = None) -> T:
+        return await self._run(lambda _: job(self._writer.sql), in_thread=True)
+
+    async def account(self, app_id: str, user_id: str) -> tuple[Connection | None, Totals]:
+        return await self._run(
+            lambda cursor: transactions.account(cursor, app_id, user_id, self._clock())
+        )
+
+    async def settle(self, reservation_id: str, outcome: Outcome) -> int | None:
+        return await self._run(
+            lambda cursor: transactions.settle(cursor, reservation_id, outcome, self._clock())
+        )
+
+    async def _app_by_id(self, app_id: str) -> App | None:
+        return await self._run(lambda cursor: transactions.app_by_id(cursor, app_id))
+
+    async def _reserve(self, call: InferenceCall, terms: Terms, holder: str) -> int:
+        return await self._run(
+            lambda cursor: transactions.reserve(cursor, call, terms, holder, self._clock())
+        )
+
+    async def _renew(
+        self, holder: str, readings: Sequence[MeterReading], *, fresh: bool
+    ) -> LeaseRenewal:
+        if fresh:
+            return await self._run(
+                lambda cursor: transactions.begin_lease(
+                    cursor, holder, LEASE_SECONDS, self._clock()
+                )
+            )
+        return await self._run(
+            lambda cursor: transactions.renew_lease(
+                cursor, holder, readings, LEASE_SECONDS, self._clock()
+            )
+        )
+
+    def _now(self, sql: Sql) -> datetime:
+        return self._clock()
+
+    async def _close(self) -> None:
+        self._writer.close()
+
+    async def _run(self, job: Callable[[sqlite3.Cursor], T], *, in_thread: bool = False) -> T:
+        try:
+            return await self._writer.run(job, in_thread=in_thread)
+        except (DBAPIError, sqlite3.Error) as error:
+            raise not_available() from error
