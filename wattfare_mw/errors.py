@@ -84,7 +84,7 @@ class WattfareFundingError(WattfareError):
 
 
 class WattfareGrantError(WattfareError):
-    """The grant is unknown, expired, used up or over its dollar cap. CallFunction for a new one."""
+    """The grant is unknown, expired, used up or over its dollar cap. Ask for a new one."""
 
     default_code = "grant_invalid"
     default_status = 402
