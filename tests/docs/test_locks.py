@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 ROOT = Path(__file__).parents[2]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -57,3 +58,14 @@ def test_the_lock_names_no_place(lock: str) -> None:
     """A registry of its own, or a path, would hold on one machine only."""
     text = (ROOT / "requirements" / f"{lock}.txt").read_text()
     assert not re.search(r"^-|://|file:", text, re.MULTILINE)
+
+
+def test_the_lowest_versions_are_those_declared() -> None:
+    text = (ROOT / "requirements" / "lowest.txt").read_text()
+    pins = dict(re.findall(r"^([\w.-]+)==([^\s;]+)", text, re.MULTILINE))
+    wanted = [*map(Requirement, PROJECT["dependencies"])]
+    wanted += _with_extras(Requirement(f"{PROJECT['name']}[all]"))
+    for requirement in wanted:
+        (floor,) = [one for one in requirement.specifier if one.operator == ">="]
+        pin = pins[canonicalize_name(requirement.name)]
+        assert Version(pin) == Version(floor.version), f"run `make lock`: {requirement}, {pin}"
