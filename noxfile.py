@@ -1,0 +1,75 @@
+"""Run the tests with other versions than those of requirements/test.txt.
+
+``make test-long`` and ``make test-newest`` call this. Each session has an environment of its own.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import shutil
+import tempfile
+from pathlib import Path
+
+import nox
+
+ROOT = Path(__file__).parent
+nox.options.default_venv_backend = "uv"
+PYTEST = ["pytest", "-n", os.environ.get("JOBS", "auto")]
+#: The tests of what stands on an HTTP client.
+TRANSPORT = ["tests/core", "tests/middleware/test_streams.py", "tests/middleware/test_gone.py"]
+DIRECT = ROOT / "wattfare_mw" / "transport" / "direct.py"
+
+
+def minor_versions() -> list[str]:
+    """The minor versions of aiohttp that direct.py names in ``FITTING``."""
+    named = re.search(r"^FITTING = (.*)$", DIRECT.read_text(), re.MULTILINE)
+    assert named is not None
+    first, end = ast.literal_eval(named[1])
+    return [f"{first[0]}.{minor}" for minor in range(first[1], end[1])]
+
+
+@nox.session
+def lowest(session: nox.Session) -> None:
+    """Run all tests of an unpacked sdist, with the lowest versions that it declares."""
+    with tempfile.TemporaryDirectory() as name:
+        session.install("--requirements", "requirements/lowest.txt")
+        session.run("hatchling", "build", "--target", "sdist", "--directory", name)
+        (sdist,) = Path(name).glob("*.tar.gz")
+        shutil.unpack_archive(sdist, name)
+        with session.chdir(sdist.with_name(sdist.name.removesuffix(".tar.gz"))):
+            # Not editable: the tests see what a user installs.
+            session.install("--no-deps", "--no-build-isolation", ".")
+            session.run(*PYTEST, *session.posargs)
+
+
+@nox.session
+@nox.parametrize("version", minor_versions())
+def aiohttp(session: nox.Session, version: str) -> None:
+    """Run the tests of the HTTP clients, with the newest patch release of a minor version."""
+    install(session, f"aiohttp=={version}.*")
+    session.run(*PYTEST, *TRANSPORT, *session.posargs)
+
+
+@nox.session
+def other_aiohttp(session: nox.Session) -> None:
+    """Run the same tests as if direct.py did not name the version of aiohttp."""
+    install(session)
+    plugin = ["-p", "support.other_aiohttp"]
+    session.run(*PYTEST, *plugin, *TRANSPORT, *session.posargs, env={"PYTHONPATH": "tests"})
+
+
+@nox.session
+def newest(session: nox.Session) -> None:
+    """Run all tests, with the newest version of everything."""
+    session.install("--upgrade", "--editable", ".", "--group", "test")
+    session.run(*PYTEST, *session.posargs)
+
+
+def install(session: nox.Session, *others: str) -> None:
+    """Install what is locked for the tests, but these ``others``."""
+    session.install("--requirements", "requirements/test.txt")
+    session.install("--no-deps", "--no-build-isolation", "--editable", ".")
+    if others:
+        session.install(*others)
