@@ -15,17 +15,10 @@ from typing import Any
 import httpx
 import pytest
 import uvicorn
-from support.service import PATIENCE, App, Service, bearer, run_service
+from support.service import PATIENCE, App, Service, bearer
 from werkzeug.serving import make_server
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-
-
-@pytest.fixture(scope="session")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """With the built-in model."""
-    with run_service(tmp_path_factory.mktemp("service")) as running:
-        yield running
 
 
 @pytest.fixture

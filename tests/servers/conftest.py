@@ -10,13 +10,7 @@ import openai
 import pytest
 from support.node import Sdk, run_sdk
 from support.pairs import PAIRS, Pair, Server, run_server
-from support.service import PATIENCE, App, Service, run_service
-
-
-@pytest.fixture(scope="session")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    with run_service(tmp_path_factory.mktemp("service")) as running:
-        yield running
+from support.service import PATIENCE, App, Service
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ from contextlib import ExitStack
 import httpx
 import pytest
 from sqlalchemy import text
+from support.postgres import run_cluster
 from support.service import Service, bearer, chat_body, eventually, run_service
 
 from wattfare_mw.service import audit
@@ -144,9 +145,13 @@ def test_idempotency_keys(database, tmp_path) -> None:
         assert call(one, "a b", "k4").status_code == 200
 
 
-def test_the_database_goes_and_comes_back(cluster, tmp_path) -> None:
-    url = cluster.database()
-    with run_service(tmp_path, database=url) as service, service.app() as app:
+def test_the_database_goes_and_comes_back(tmp_path) -> None:
+    with ExitStack() as stack:
+        # Its own, because other tests use the shared one meanwhile.
+        cluster = stack.enter_context(run_cluster())
+        url = cluster.database()
+        service = stack.enter_context(run_service(tmp_path, database=url))
+        app = stack.enter_context(service.app())
         app.connect()
         assert app.chat().status_code == 200
         body = chat_body("word " * 2000, model="wattfare/echo-slow", stream=True)
@@ -167,7 +172,8 @@ def test_the_database_goes_and_comes_back(cluster, tmp_path) -> None:
         # By itself, and nothing is held for ever.
         assert eventually(lambda: app.chat().status_code == 200)
         eventually(lambda: not reserved(url))
-    assert read_database(url, audit.verify) == []
+        assert service.stop() == 0
+        assert read_database(url, audit.verify) == []
 
 
 def reserved(url: str) -> int:

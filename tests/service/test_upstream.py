@@ -6,6 +6,7 @@ import json
 from decimal import Decimal
 
 import pytest
+from support.ports import refused_port
 from support.service import App, Service, chat_body, eventually, run_service
 from support.upstream import Exchange, Upstream, chunk_of, completion_of, good
 
@@ -418,7 +419,7 @@ def test_the_models_are_the_upstreams(app: App, upstream: Upstream) -> None:
 
 
 def test_an_upstream_that_is_not_there(tmp_path) -> None:
-    with run_service(tmp_path, "--upstream", "http://127.0.0.1:9/v1") as service:
+    with run_service(tmp_path, "--upstream", f"http://127.0.0.1:{refused_port()}/v1") as service:
         app = service.app()
         app.connect()
         answer = app.chat(**MODEL)
