@@ -26,8 +26,8 @@ from wattfare_mw.service import audit, create_keys
 from wattfare_mw.service.calls import FORWARD_SECONDS
 from wattfare_mw.service.reading import read_database
 
-#: Deaths on each of the two databases, so that it is a hundred in sum.
-DEATHS = int(os.environ.get("WATTFARE_TEST_KILLS", "50"))
+#: Deaths on each of the two databases. `make test-long` has a hundred.
+DEATHS = int(os.environ.get("WATTFARE_TEST_KILLS", "12"))
 #: So many processes are mortal at a time; one beside them is not.
 MORTALS = 3
 #: A process dies when the upstream has said so many words to its clients, at most.
