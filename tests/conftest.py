@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import inspect
 import logging
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack
@@ -19,6 +20,17 @@ from support.shared_run import SharedRun, new_run
 from support.upstream import Upstream, run_upstream
 
 load_profile()
+
+#: Modules whose tests take many seconds each.
+LONG = {"test_quick", "test_deaths", "test_ledger", "test_processes"}
+#: Fixtures that start a process, or use one that another test has started.
+SERVERS = {"service", "forwarding", "cluster", "redis_url", "servers", "sdk"}
+#: What a test calls to start a process itself.
+STARTERS = {"run_service", "run_cli", "run_cluster", "run_server", "loaded_by", "subprocess"}
+#: Modules that are not fast, although their tests have none of these: they write to a database on
+#: the disk, start processes in other ways, or wait for the timeouts of real connections.
+SLOW = {*LONG, "test_demo", "test_examples", "test_stores", "test_transport", "test_writer"}
+
 
 # -- one run, in one process or in several
 
@@ -39,6 +51,24 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_configure_node(node: Any) -> None:
     """Tell each worker of pytest-xdist what it shares with the others."""
     node.workerinput["shared_run"] = str(node.config.stash[_run].folder)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the fast tests, and put the long ones first, so that no worker ends with one."""
+    items.sort(key=lambda item: item.path.stem not in LONG)
+    for item in items:
+        if is_fast(item):
+            item.add_marker("fast")
+
+
+def is_fast(item: pytest.Item) -> bool:
+    """Does it start no process, use no database on the disk, and take no long time?"""
+    if item.path.stem in SLOW or not isinstance(item, pytest.Function):
+        return False
+    code = getattr(inspect.unwrap(item.function), "__code__", None)
+    names = set() if code is None else set(code.co_names)
+    return STARTERS.isdisjoint(names) and SERVERS.isdisjoint(item.fixturenames)
 
 
 def pytest_collection_finish() -> None:
