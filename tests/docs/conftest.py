@@ -15,6 +15,7 @@ from typing import Any
 import httpx
 import pytest
 import uvicorn
+from support.certificates import ssl_context
 from support.service import PATIENCE, App, Service, bearer
 from werkzeug.serving import make_server
 
@@ -37,7 +38,9 @@ class Example:
         self.module = module
         self.url = url
         self.app = app
-        self.http = httpx.Client(base_url=url, timeout=PATIENCE, trust_env=False)
+        self.http = httpx.Client(
+            base_url=url, timeout=PATIENCE, trust_env=False, verify=ssl_context()
+        )
 
     def sign_in(self, name: str = "ada") -> None:
         """As the example's own route has it."""
