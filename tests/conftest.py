@@ -1,11 +1,151 @@
-"""What every test starts from."""
+"""What every test starts from: the fixtures of several folders, and which tests are fast."""
 
 from __future__ import annotations
 
+import gc
+import inspect
 import logging
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
 
 import pytest
+from support.examples import load_profile
+from support.fake_wattfare import FakeWattfare, run_fake_wattfare
+from support.postgres import Cluster, shared_cluster
+from support.redis import shared_redis
+from support.service import Service, run_service
+from support.shared_run import SharedRun, new_run
+from support.upstream import Upstream, run_upstream
+
+load_profile()
+
+#: Modules whose tests take many seconds each.
+LONG = {"test_quick", "test_deaths", "test_ledger", "test_processes"}
+#: Fixtures that start a process, or use one that another test has started.
+SERVERS = {"service", "forwarding", "cluster", "redis_url", "servers", "sdk"}
+#: What a test calls to start a process itself.
+STARTERS = {"run_service", "run_cli", "run_cluster", "run_server", "loaded_by", "subprocess"}
+#: Modules that are not fast, although their tests have none of these: they write to a database on
+#: the disk, start processes in other ways, or wait for the timeouts of real connections.
+SLOW = {*LONG, "test_demo", "test_examples", "test_stores", "test_transport", "test_writer"}
+
+
+# -- one run, in one process or in several
+
+_run = pytest.StashKey[SharedRun]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    worker: dict[str, Any] | None = getattr(config, "workerinput", None)
+    if worker is not None:
+        config.stash[_run] = SharedRun(Path(worker["shared_run"]))
+        return
+    stack = ExitStack()
+    config.stash[_run] = stack.enter_context(new_run())
+    config.add_cleanup(stack.close)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Tell each worker of pytest-xdist what it shares with the others."""
+    node.workerinput["shared_run"] = str(node.config.stash[_run].folder)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the fast tests, and put the long ones first, so that no worker ends with one."""
+    items.sort(key=lambda item: item.path.stem not in LONG)
+    for item in items:
+        if is_fast(item):
+            item.add_marker("fast")
+
+
+def is_fast(item: pytest.Item) -> bool:
+    """Does it start no process, use no database on the disk, and take no long time?"""
+    if item.path.stem in SLOW or not isinstance(item, pytest.Function):
+        return False
+    code = getattr(inspect.unwrap(item.function), "__code__", None)
+    names = set() if code is None else set(code.co_names)
+    return STARTERS.isdisjoint(names) and SERVERS.isdisjoint(item.fixturenames)
+
+
+def pytest_collection_finish() -> None:
+    """Let no garbage collection look at the tests and the modules, which stay to the end."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope="session")
+def shared_run(request: pytest.FixtureRequest) -> SharedRun:
+    """What this process shares with the other workers of the run."""
+    return request.config.stash[_run]
+
+
+# -- servers: each is started when the first test asks for it
+
+
+@pytest.fixture(scope="session")
+def cluster(shared_run: SharedRun) -> Cluster:
+    """The PostgreSQL server of the run. A test asks it for a database of its own."""
+    return shared_cluster(shared_run)
+
+
+@pytest.fixture(scope="session")
+def redis_url(shared_run: SharedRun) -> str:
+    """The Redis server of the run."""
+    return shared_redis(shared_run)
+
+
+@pytest.fixture(scope="session")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A service with the built-in model. A test makes an app of its own in it."""
+    with run_service(tmp_path_factory.mktemp("service")) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def _upstream() -> Iterator[Upstream]:
+    with run_upstream() as fake:
+        yield fake
+
+
+@pytest.fixture
+def upstream(_upstream: Upstream) -> Iterator[Upstream]:
+    """A fake upstream, without what other tests did with it."""
+    _upstream.reset()
+    yield _upstream
+    failures = list(_upstream.failures)
+    _upstream.failures.clear()
+    assert not failures, failures
+
+
+@pytest.fixture(scope="session")
+def forwarding(tmp_path_factory: pytest.TempPathFactory, _upstream: Upstream) -> Iterator[Service]:
+    """A service in front of the fake upstream, for whose use nobody is asked a key."""
+    with run_service(tmp_path_factory.mktemp("forwarding"), "--upstream", _upstream.url) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def _fake() -> Iterator[FakeWattfare]:
+    with run_fake_wattfare() as fake:
+        yield fake
+
+
+@pytest.fixture
+def fake(_fake: FakeWattfare) -> Iterator[FakeWattfare]:
+    """A scripted service. A request that the protocol does not allow fails the test."""
+    _fake.forget()
+    yield _fake
+    failures = list(_fake.failures)
+    _fake.close_all()
+    _fake.forget()
+    assert not failures, failures
+
+
+# -- each test
 
 
 @pytest.fixture(autouse=True)

@@ -9,6 +9,9 @@ import sys
 from contextlib import suppress
 
 import pytest
+from click.testing import Result
+from support.cli import invoke_cli
+from support.ports import refused_port
 from support.service import (
     bearer,
     chat_body,
@@ -18,11 +21,13 @@ from support.service import (
     run_service,
 )
 
+NOBODY = f"127.0.0.1:{refused_port()}"
 
-def failed(answer: subprocess.CompletedProcess[str], code: int = 1) -> str:
-    """It failed for a reason that it says, without a traceback; the reason."""
-    assert answer.returncode == code, answer.stderr
-    assert "Traceback" not in answer.stderr
+
+def failed(answer: Result, code: int = 1) -> str:
+    """It failed for a reason that it says, and not with an exception; the reason."""
+    assert isinstance(answer.exception, SystemExit), answer.exception
+    assert answer.exit_code == code, answer.stderr
     assert "Error: " in answer.stderr
     return answer.stderr
 
@@ -39,7 +44,7 @@ def test_an_app_is_made_and_opens_a_running_service(tmp_path) -> None:
         with service.app() as app:
             answer = app.http.get("/models", headers=bearer(keys["secretKey"]))
         assert answer.status_code == 200
-        live = run_cli(*arguments, "--mode", "live")
+        live = invoke_cli(*arguments, "--mode", "live")
         assert "sk_live_" in live.stdout
         assert service.stop() == 0
     with open(service.database.removeprefix("sqlite:///"), "rb") as file:
@@ -51,7 +56,7 @@ def test_an_app_is_made_and_opens_a_running_service(tmp_path) -> None:
     [
         (["apps", "create", ""], "name"),
         (["apps", "create", "two\nlines"], "name"),
-        (["apps", "create", "x", "--database", "postgresql://127.0.0.1:1/db"], "cannot be reached"),
+        (["apps", "create", "x", "--database", f"postgresql://{NOBODY}/db"], "cannot be reached"),
         (["apps", "create", "x", "--database", "nonsense"], "PostgreSQL"),
         (["apps", "create", "x", "--database", "sqlite:////no/such/dir/x.db"], "cannot be opened"),
         (["serve", "--database", "sqlite:////no/such/dir/x.db"], "cannot be opened"),
@@ -63,8 +68,8 @@ def test_an_app_is_made_and_opens_a_running_service(tmp_path) -> None:
 def test_mistakes(tmp_path, arguments: list[str], says: str) -> None:
     if "--database" not in arguments:
         arguments = [*arguments, "--database", f"sqlite:///{tmp_path / 'x.db'}"]
-    answer = run_cli(*arguments)
-    assert says in failed(answer, answer.returncode or 1)
+    answer = invoke_cli(*arguments)
+    assert says in failed(answer, answer.exit_code or 1)
 
 
 @pytest.mark.parametrize(
@@ -79,7 +84,7 @@ def test_mistakes(tmp_path, arguments: list[str], says: str) -> None:
     ],
 )
 def test_usage(arguments: list[str], says: str) -> None:
-    message = failed(run_cli("serve", *arguments), 2)
+    message = failed(invoke_cli("serve", *arguments), 2)
     assert says in message
     assert "k-secret" not in message
 
@@ -87,11 +92,11 @@ def test_usage(arguments: list[str], says: str) -> None:
 @pytest.mark.parametrize("amount", ["-1", "NaN", "Infinity", "1e999999999", "1000000001"])
 def test_no_ceiling(amount: str) -> None:
     options = ["--upstream", "http://x", "--upstream-key", "k", f"--user-ceiling-usd={amount}"]
-    assert "finite number" in failed(run_cli("serve", *options))
+    assert "finite number" in failed(invoke_cli("serve", *options))
 
 
 def test_no_ceiling_must_be_said(tmp_path) -> None:
-    options = ("--upstream", "http://127.0.0.1:9/v1", "--upstream-key", "k")
+    options = ("--upstream", f"http://{NOBODY}/v1", "--upstream-key", "k")
     options = (*options, "--user-ceiling-usd", "none")
     with run_service(tmp_path, *options) as service, service.app() as app:
         assert app.connect()["limits"] == {"monthlyUsd": None}
@@ -99,7 +104,8 @@ def test_no_ceiling_must_be_said(tmp_path) -> None:
 
 def test_a_weak_signing_key(tmp_path) -> None:
     database = f"sqlite:///{tmp_path / 'x.db'}"
-    answer = run_cli("serve", "--database", database, env={"WATTFARE_SERVICE_SECRET": "weak-key"})
+    env = {"WATTFARE_SERVICE_SECRET": "weak-key"}
+    answer = invoke_cli("serve", "--database", database, env=env)
     message = failed(answer)
     assert "WATTFARE_SERVICE_SECRET" in message
     assert "weak-key" not in message
@@ -109,13 +115,17 @@ def test_a_port_that_is_taken(tmp_path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         database = f"sqlite:///{tmp_path / 'x.db'}"
-        assert "in use" in failed(run_cli("serve", "--port", port, "--database", database))
+        answer = run_cli("serve", "--port", port, "--database", database)
+    assert answer.returncode == 1
+    assert "Error: " in answer.stderr
+    assert "in use" in answer.stderr
+    assert "Traceback" not in answer.stderr
 
 
 def test_a_database_that_is_none(tmp_path) -> None:
     path = tmp_path / "x.db"
     path.write_bytes(b"this is no database" * 100)
-    assert "database" in failed(run_cli("serve", "--database", f"sqlite:///{path}"))
+    assert "database" in failed(invoke_cli("serve", "--database", f"sqlite:///{path}"))
 
 
 def test_without_the_extra_it_says_which() -> None:
@@ -181,7 +191,7 @@ def listens(url: str) -> bool:
 def test_the_database_is_for_its_owner_only(tmp_path) -> None:
     # The key that signs session tokens is in it.
     path = tmp_path / "x.db"
-    assert run_cli("apps", "create", "a", "--database", f"sqlite:///{path}").returncode == 0
+    assert invoke_cli("apps", "create", "a", "--database", f"sqlite:///{path}").exit_code == 0
     assert path.stat().st_mode & 0o077 == 0
 
 
@@ -189,7 +199,7 @@ def test_the_database_is_for_its_owner_only(tmp_path) -> None:
 def test_a_grace_that_is_none(tmp_path, grace: str) -> None:
     database = f"sqlite:///{tmp_path / 'x.db'}"
     assert "grace" in failed(
-        run_cli("serve", "--port", "0", "--stop-grace", grace, "--database", database)
+        invoke_cli("serve", "--port", "0", "--stop-grace", grace, "--database", database)
     )
 
 
@@ -204,23 +214,23 @@ def test_the_ledger_is_proved_and_taken_out(tmp_path) -> None:
         other.connect()
         assert other.chat().status_code == 200
         # While it serves.
-        assert run_cli("ledger", "verify", *database).returncode == 0
+        assert invoke_cli("ledger", "verify", *database).exit_code == 0
         mine = ("ledger", "export", *database, "--app", app.keys.app_id)
-        (line,) = run_cli(*mine).stdout.splitlines()
+        (line,) = invoke_cli(*mine).stdout.splitlines()
         row = json.loads(line)
         assert row["user_id"] == "=cmd()"
         assert (row["billed_nanos"], row["ended"]) == (9000, "completed")
-        (line,) = csv.DictReader(run_cli(*mine, "--format", "csv").stdout.splitlines())
+        (line,) = csv.DictReader(invoke_cli(*mine, "--format", "csv").stdout.splitlines())
         assert line["user_id"] == "'=cmd()"  # a spreadsheet would take it for a formula
-        assert run_cli(*mine, "--since", "2999-01-01").stdout == ""
-        assert len(run_cli("ledger", "export", *database).stdout.splitlines()) == 2
+        assert invoke_cli(*mine, "--since", "2999-01-01").stdout == ""
+        assert len(invoke_cli("ledger", "export", *database).stdout.splitlines()) == 2
     connection = sqlite3.connect(service.database.removeprefix("sqlite:///"))
     connection.execute("UPDATE totals SET billed_nanos = billed_nanos + 1 WHERE user_id = 'u1'")
     connection.commit()
     connection.close()
-    off = run_cli("ledger", "verify", *database)
+    off = invoke_cli("ledger", "verify", *database)
     assert "9001" in off.stderr
     assert "1 totals" in failed(off)
-    nowhere = run_cli("ledger", "verify", "--database", f"sqlite:///{tmp_path / 'none.db'}")
+    nowhere = invoke_cli("ledger", "verify", "--database", f"sqlite:///{tmp_path / 'none.db'}")
     assert "no such database" in failed(nowhere)
     assert not (tmp_path / "none.db").exists()

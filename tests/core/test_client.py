@@ -31,6 +31,7 @@ from support.clients import (
     driving,
     post,
 )
+from support.ports import refused_port
 from support.wire import (
     END,
     PATIENCE,
@@ -48,7 +49,6 @@ from support.wire import (
     head,
     json_answer,
     piece,
-    refused_port,
     reset,
     streamed,
 )

@@ -146,7 +146,7 @@ def test_what_an_amount_pays_for(
 
 
 def test_the_dearest_numbers_cost_no_time() -> None:
-    began = time.perf_counter()
+    began = time.thread_time()
     for value in ("1e999999999", "-1e999999999", "-1e-999999999", "9e999999999999999999"):
         with pytest.raises(ValueError, match="from 0 to"):
             money.amount(Decimal(value))
@@ -156,7 +156,7 @@ def test_the_dearest_numbers_cost_no_time() -> None:
     assert money.nanos_floor(Decimal("1e-999999999")) == 0
     # The least that there is, and no digit of it is forgotten to somebody's loss.
     assert money.Rates(Decimal("1e-999999999"), Decimal(5)).cost(1, 1) == 5 * 10**9 + 1
-    assert time.perf_counter() - began < 5
+    assert time.thread_time() - began < 5
 
 
 def test_no_digit_is_too_far_behind_to_count() -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import trustme
 from support.clients import KINDS, ONE_OF_EACH, SECRET, Driver, Kind, driving
+from support.ports import refused_port
 from support.wire import (
     END,
     PATIENCE,
@@ -33,7 +34,6 @@ from support.wire import (
     head,
     json_answer,
     piece,
-    refused_port,
     reset,
     run_wire,
     streamed,
@@ -49,6 +49,8 @@ from wattfare_mw import (
 from wattfare_mw.transport import base, environment
 
 Drive = Callable[..., Driver]
+#: aiohttp by the long way.
+BY_SESSION = next(kind for kind in KINDS if not kind.direct)
 
 
 def raw_chunks(driver: Driver, call: calls.Call[Any]) -> tuple[Any, bytes]:
@@ -309,10 +311,10 @@ def test_a_connection_that_is_never_made_times_out_after_connect(drive: Drive) -
 def test_a_slow_first_token_does_not_time_out(drive: Drive, wire: Wire) -> None:
     # The service is silent for longer than `read`, before its head, its first token, its second.
     slow = threading.Event()
-    driver = drive(timeout=Timeout(connect=PATIENCE, read=0.05, inference=PATIENCE))
+    driver = drive(timeout=Timeout(connect=PATIENCE, read=0.01, inference=PATIENCE))
 
     def silence(_: Any) -> None:
-        slow.wait(0.1)
+        slow.wait(0.04)
 
     first, second = piece(event(delta("one"))), piece(event(delta(" two")))
     wire.then(silence, STREAM, silence, first, silence, second, piece(event("[DONE]")) + END)
@@ -335,6 +337,7 @@ def test_a_stream_has_no_time_limit_on_the_whole(drive: Drive, wire: Wire) -> No
         assert len(stream.texts()) == 8
 
 
+@pytest.mark.parametrize("kind", [*ONE_OF_EACH, BY_SESSION], ids=lambda kind: kind.id)
 def test_a_silence_inside_a_stream_times_out(drive: Drive, wire: Wire) -> None:
     # Enough for the first piece, however busy the machine.
     driver = drive(timeout=Timeout(inference=1))
@@ -347,7 +350,7 @@ def test_a_silence_inside_a_stream_times_out(drive: Drive, wire: Wire) -> None:
     assert wire.connections[0].gone.wait(PATIENCE)
 
 
-@pytest.mark.parametrize("own_limit", [0.05])
+@pytest.mark.parametrize("own_limit", [0.02])
 def test_the_timeouts_of_an_injected_client_do_not_count(
     drive: Drive, kind: Kind, wire: Wire, own_limit: float
 ) -> None:
@@ -361,7 +364,7 @@ def test_the_timeouts_of_an_injected_client_do_not_count(
         http = {"timeout": own_limit}
     driver = drive(http=http)
     quiet = threading.Event()
-    wire.then(lambda _: quiet.wait(0.15), json_answer(STATUS))
+    wire.then(lambda _: quiet.wait(0.1), json_answer(STATUS))
     assert driver.status().connected
 
 
@@ -376,15 +379,26 @@ def port_that_reads_nothing() -> Iterator[int]:
 
 
 @pytest.mark.filterwarnings("ignore:Sending a large body directly:ResourceWarning")
-@pytest.mark.parametrize("pieces", [True, False], ids=["in pieces", "at once"])
+@pytest.mark.parametrize(
+    ("kind", "pieces"),
+    [
+        *(pytest.param(kind, True, id=kind.id) for kind in KINDS),
+        # Only aiohttp is given bodies in pieces, and small ones it is not, either.
+        *(
+            pytest.param(kind, False, id=f"{kind.id}-at-once")
+            for kind in KINDS
+            if kind.library == "aiohttp"
+        ),
+    ],
+)
 def test_a_service_that_reads_nothing_times_out(
     drive: Drive, pieces: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Writing is bounded as reading is.
-    if not pieces:  # only aiohttp is given bodies in pieces; small ones it is not, either
+    if not pieces:
         monkeypatch.setattr("wattfare_mw.transport.over_aiohttp._PIECEMEAL", 10**9)
     with port_that_reads_nothing() as port:
-        driver = drive(f"http://127.0.0.1:{port}", timeout=Timeout(connect=0.2, inference=0.2))
+        driver = drive(f"http://127.0.0.1:{port}", timeout=Timeout(connect=0.5, inference=0.1))
         with pytest.raises(WattfareNetworkError) as caught:
             patiently(driver, "x" * 20_000_000)
     assert caught.value.sent

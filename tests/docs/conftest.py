@@ -15,17 +15,11 @@ from typing import Any
 import httpx
 import pytest
 import uvicorn
-from support.service import PATIENCE, App, Service, bearer, run_service
+from support.certificates import ssl_context
+from support.service import PATIENCE, App, Service, bearer
 from werkzeug.serving import make_server
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-
-
-@pytest.fixture(scope="session")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """With the built-in model."""
-    with run_service(tmp_path_factory.mktemp("service")) as running:
-        yield running
 
 
 @pytest.fixture
@@ -44,7 +38,9 @@ class Example:
         self.module = module
         self.url = url
         self.app = app
-        self.http = httpx.Client(base_url=url, timeout=PATIENCE, trust_env=False)
+        self.http = httpx.Client(
+            base_url=url, timeout=PATIENCE, trust_env=False, verify=ssl_context()
+        )
 
     def sign_in(self, name: str = "ada") -> None:
         """As the example's own route has it."""

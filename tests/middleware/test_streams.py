@@ -9,9 +9,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from support.drivers import INFERENCE, JSON, KINDS, Driver, Live, body_of
+from support.examples import examples
 from support.fake_wattfare import (
     DONE,
     SECRET_KEY,
@@ -290,7 +291,7 @@ def both() -> Any:
         assert not fake.failures
 
 
-@settings(max_examples=80, deadline=None)
+@examples(80)
 @given(lines=_STREAM, cuts=st.lists(st.integers(1, 40), max_size=6), clean=st.booleans())
 def test_any_stream_cut_anywhere(both: Any, lines: Any, cuts: list[int], clean: bool) -> None:
     """What comes out is a prefix of what went in, to the end of an event, and then nothing more

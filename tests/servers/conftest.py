@@ -8,15 +8,10 @@ from collections.abc import Callable, Iterator
 import httpx
 import openai
 import pytest
+from support.certificates import ssl_context
 from support.node import Sdk, run_sdk
 from support.pairs import PAIRS, Pair, Server, run_server
-from support.service import PATIENCE, App, Service, run_service
-
-
-@pytest.fixture(scope="session")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    with run_service(tmp_path_factory.mktemp("service")) as running:
-        yield running
+from support.service import PATIENCE, App, Service
 
 
 @pytest.fixture(scope="session")
@@ -65,7 +60,9 @@ def openai_for() -> Iterator[Callable[[Server, str], openai.OpenAI]]:
             base_url=f"{server.url}/api/wattfare",
             default_headers={"cookie": f"user={user}"} if user else {},
             max_retries=0,
-            http_client=openai.DefaultHttpxClient(trust_env=False, timeout=PATIENCE),
+            http_client=openai.DefaultHttpxClient(
+                trust_env=False, timeout=PATIENCE, verify=ssl_context()
+            ),
         )
         clients.append(client)
         return client
@@ -77,5 +74,5 @@ def openai_for() -> Iterator[Callable[[Server, str], openai.OpenAI]]:
 
 @pytest.fixture
 def browser() -> Iterator[httpx.Client]:
-    with httpx.Client(trust_env=False, timeout=PATIENCE) as client:
+    with httpx.Client(trust_env=False, timeout=PATIENCE, verify=ssl_context()) as client:
         yield client

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
 from hypothesis.stateful import run_state_machine_as_test
+from support.examples import examples
 
 from wattfare_mw.service.ledger.postgresql.store import PostgreSQLStore
 from wattfare_mw.service.ledger.sqlite.store import SQLiteStore
@@ -16,9 +15,7 @@ from wattfare_mw.service.ledger.store import Store
 
 from .ledger_machine import LedgerMachine
 
-#: More on demand: WATTFARE_TEST_EXAMPLES=1000.
-EXAMPLES = int(os.environ.get("WATTFARE_TEST_EXAMPLES", "40"))
-thorough = settings(max_examples=EXAMPLES, stateful_step_count=40, deadline=None)
+thorough = examples(40, stateful_step_count=40)
 
 
 class SQLiteMachine(LedgerMachine):

@@ -12,6 +12,8 @@ from contextlib import ExitStack
 import httpx
 import pytest
 from sqlalchemy import text
+from support.certificates import ssl_context
+from support.postgres import run_cluster
 from support.service import Service, bearer, chat_body, eventually, run_service
 
 from wattfare_mw.service.ledger.databases import read_database
@@ -40,7 +42,10 @@ def test_200_at_once_against_a_cap_of_37(four: list[Service], stream: bool) -> N
         app.connect(monthlyUsd=usd(37 * ECHO))
         headers = app.paid_by("u1")
         body = chat_body("one two three", stream=stream)
-        clients = [httpx.Client(base_url=each.api, timeout=60, trust_env=False) for each in four]
+        clients = [
+            httpx.Client(base_url=each.api, timeout=60, trust_env=False, verify=ssl_context())
+            for each in four
+        ]
 
         def call(number: int) -> int:
             client = clients[number % 4]
@@ -85,6 +90,7 @@ def test_a_revocation_is_heard_by_the_neighbour_within_a_second(database, tmp_pa
             headers=app.paid_by("u1"),
             timeout=60,
             trust_env=False,
+            verify=ssl_context(),
         ) as answer:
             lines = answer.iter_lines()
             assert any("word" in line for line in lines)
@@ -115,6 +121,7 @@ def test_idempotency_keys(database, tmp_path) -> None:
                 json=chat_body(text),
                 headers={**app.paid_by(user), "idempotency-key": key},
                 trust_env=False,
+                verify=ssl_context(),
             )
 
         assert call(one, "a b", "k1").status_code == 200
@@ -145,9 +152,13 @@ def test_idempotency_keys(database, tmp_path) -> None:
         assert call(one, "a b", "k4").status_code == 200
 
 
-def test_the_database_goes_and_comes_back(cluster, tmp_path) -> None:
-    url = cluster.database()
-    with run_service(tmp_path, database=url) as service, service.app() as app:
+def test_the_database_goes_and_comes_back(tmp_path) -> None:
+    with ExitStack() as stack:
+        # Its own, because other tests use the shared one meanwhile.
+        cluster = stack.enter_context(run_cluster())
+        url = cluster.database()
+        service = stack.enter_context(run_service(tmp_path, database=url))
+        app = stack.enter_context(service.app())
         app.connect()
         assert app.chat().status_code == 200
         body = chat_body("word " * 2000, model="wattfare/echo-slow", stream=True)
@@ -168,7 +179,8 @@ def test_the_database_goes_and_comes_back(cluster, tmp_path) -> None:
         # By itself, and nothing is held for ever.
         assert eventually(lambda: app.chat().status_code == 200)
         eventually(lambda: not reserved(url))
-    assert read_database(url, verify) == []
+        assert service.stop() == 0
+        assert read_database(url, verify) == []
 
 
 def reserved(url: str) -> int:
@@ -190,6 +202,7 @@ def test_rate_limits_are_counted_across_processes(tmp_path, redis_url: str) -> N
                 json={"appUserId": "u1"},
                 headers=app.auth,
                 trust_env=False,
+                verify=ssl_context(),
             ).status_code
             for service in (one, other) * 16
         ]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime, timedelta
+from pathlib import Path
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,7 +16,7 @@ from wattfare_mw.errors import (
     WattfareNotConnectedError,
     WattfareRateLimitError,
 )
-from wattfare_mw.service.ledger import rules
+from wattfare_mw.service.ledger import migrate, rules
 from wattfare_mw.service.records import Bounds, Connection, GrantBudget, Terms, Totals
 
 amounts = st.integers(0, 10**18)
@@ -113,3 +115,11 @@ def test_months_are_utc() -> None:
 
     late = datetime(2026, 11, 30, 23, 30, tzinfo=timezone(timedelta(hours=-5)))
     assert rules.month_of(late) == "2026-12"
+
+
+def test_postgresql_keeps_idempotency_keys_as_long_as_the_rules_say() -> None:
+    migrations = Path(migrate.__file__).parent / "migrations" / "postgresql"
+    # A later migration replaces the function, and its file sorts behind.
+    *_, newest = sorted(migrations.glob("*_reserve.sql"))
+    [seconds] = re.findall(r"created_at > o_now - (\d+)", newest.read_text("utf-8"))
+    assert int(seconds) == rules.KEY_SECONDS

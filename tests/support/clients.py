@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
-import ssl
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 from unittest.mock import patch
 
@@ -20,6 +18,7 @@ import aiohttp
 import httpx
 import httpx2
 
+from support.certificates import ssl_context
 from wattfare_mw import AsyncWattfare, Chunk, Request, Response, Wattfare
 from wattfare_mw.headers import Headers
 from wattfare_mw.transport import direct
@@ -46,7 +45,7 @@ class Kind:
     def make(self, **options: Any) -> Any:
         """A client of this library, as an app would make one."""
         if self.library != "aiohttp":
-            options.setdefault("verify", _ssl_context())
+            options.setdefault("verify", ssl_context())
         match self.library, self.is_async:
             case "httpx", False:
                 return httpx.Client(**options)
@@ -90,12 +89,6 @@ ONE_OF_EACH = [
     Kind("aiohttp", True, "own"),
     Kind("aiohttp", True, "injected"),
 ]
-
-
-@cache
-def _ssl_context() -> ssl.SSLContext:
-    # Reading all certificates takes more time than the rest of most tests.
-    return ssl.create_default_context()
 
 
 class Driver:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from support.service import PATIENCE
+from support.shared_run import locked
 
 _HERE = Path(__file__).parents[1] / "servers" / "node"
 _OLDEST = 20
@@ -40,6 +41,11 @@ def _version(node: str) -> int:
 
 def install() -> None:
     """What the lock file names, once."""
+    with locked(_HERE / "package-lock.json"):
+        _install()
+
+
+def _install() -> None:
     stamp = _HERE / "node_modules" / ".installed"
     wanted = hashlib.sha256((_HERE / "package-lock.json").read_bytes()).hexdigest()
     if stamp.exists() and stamp.read_text() == wanted:

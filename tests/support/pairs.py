@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from support.ports import free_port
 from support.service import PATIENCE, AppKeys, Service, environment
 
 _ROOT = Path(__file__).parents[2]
@@ -69,7 +70,7 @@ class Server:
 def run_server(pair: Pair, service: Service, keys: AppKeys, home: Path) -> Iterator[Server]:
     """The app with these keys in front of this service, from when it answers until the block
     ends; then it must stop by itself, and have nothing to complain of."""
-    port = 0 if pair.tells_port else _free_port()
+    port = 0 if pair.tells_port else free_port()
     env = environment(
         {
             "WATTFARE_SECRET_KEY": keys.secret_key,
@@ -130,11 +131,6 @@ def _read(process: subprocess.Popen[str], log: list[str], found: threading.Event
         if _LISTENING.search(line):
             found.set()
     found.set()
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return listener.getsockname()[1]
 
 
 def _wait_until_open(url: str, process: subprocess.Popen[str], log: list[str]) -> None:

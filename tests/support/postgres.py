@@ -1,4 +1,4 @@
-"""A PostgreSQL of the tests' own: one cluster for a session, one database for whoever asks."""
+"""A PostgreSQL of the tests' own: one cluster for a run, one database for each test."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import asyncio
 import os
 import secrets
 import shutil
-import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -14,6 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+
+from .ports import free_port
+from .shared_run import SharedRun, at_the_end, locked
 
 #: How long any of this may take, in seconds.
 PATIENCE = 60
@@ -23,7 +25,7 @@ MISSING = (
 )
 #: Nothing here outlives the machine, so that nothing needs to reach the disk. What is committed
 #: reaches the system all the same: a server that is stopped on the spot must not forget it.
-FAST = ("fsync=off", "full_page_writes=off", "max_connections=200")
+FAST = ("fsync=off", "full_page_writes=off", "max_connections=500")
 
 
 class Cluster:
@@ -33,7 +35,6 @@ class Cluster:
         self.folder = folder
         self.port = port
         self._binaries = binaries
-        self._template = False
 
     def url(self, name: str) -> str:
         """The URL of this database."""
@@ -41,12 +42,14 @@ class Cluster:
 
     def database(self) -> str:
         """The URL of a new database, with its tables."""
-        if not self._template:
-            from wattfare_mw.service.ledger.databases import migrate_database
+        with locked(self.folder / "template.lock"):
+            ready = self.folder / "template.ready"
+            if not ready.exists():
+                from wattfare_mw.service.ledger.databases import migrate_database
 
-            self.execute('CREATE DATABASE "template"')
-            migrate_database(self.url("template"))
-            self._template = True
+                self.execute('CREATE DATABASE "template"')
+                migrate_database(self.url("template"))
+                ready.touch()
         return self.empty_database('TEMPLATE "template"')
 
     def empty_database(self, options: str = "") -> str:
@@ -104,7 +107,32 @@ class Cluster:
 
 @contextmanager
 def run_cluster() -> Iterator[Cluster]:
-    """A cluster, for as long as the block lasts; the test is skipped where there is none."""
+    """A cluster that lasts as long as the block; skip the test if PostgreSQL is not installed."""
+    cluster = _new_cluster()
+    remove, *arguments = _removal(cluster)
+    with at_the_end(remove, *arguments):
+        cluster.create()
+        cluster.start()
+        yield cluster
+
+
+def shared_cluster(run: SharedRun) -> Cluster:
+    """The cluster of this run; skip the test if PostgreSQL is not installed."""
+
+    def start() -> tuple[str, int]:
+        cluster = _new_cluster()
+        run.at_end("sh", "-c", *_removal(cluster))
+        cluster.create()
+        cluster.start()
+        return str(cluster.folder), cluster.port
+
+    folder, port = run.once("postgresql", start)
+    binaries = _binaries()
+    assert binaries is not None
+    return Cluster(Path(folder), binaries, port)
+
+
+def _new_cluster() -> Cluster:
     pytest.importorskip("asyncpg", reason=MISSING)
     binaries = _binaries()
     if binaries is None and os.environ.get("CI"):
@@ -116,33 +144,13 @@ def run_cluster() -> Iterator[Cluster]:
     folder = Path(tempfile.mkdtemp(prefix="wattfare-pg-"))
     if os.geteuid() == 0:
         shutil.chown(folder, "postgres", "postgres")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    cluster = Cluster(folder, binaries, port)
+    return Cluster(folder, binaries, free_port())
+
+
+def _removal(cluster: Cluster) -> list[str]:
+    """A shell script and its arguments, which stop the cluster and remove its files."""
     stop = cluster.command("pg_ctl", "-w", "-m", "immediate", "stop")
-    with at_the_end('cd /; "$@"; rm -rf "$0"', str(folder), *stop):
-        cluster.create()
-        cluster.start()
-        yield cluster
-
-
-@contextmanager
-def at_the_end(script: str, name: str, *arguments: str) -> Iterator[None]:
-    """Run a shell's script (``$0`` is the name) when the block ends, or this process, however it
-    dies: the shell waits for an end that comes either way."""
-    shell = subprocess.Popen(
-        ["sh", "-c", f"cat; {script}", name, *arguments],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,  # so that what kills the others does not kill it
-    )
-    assert shell.stdin is not None
-    try:
-        yield
-    finally:
-        shell.stdin.close()
-        shell.wait(PATIENCE)
+    return ['cd /; "$@"; rm -rf "$0"', str(cluster.folder), *stop]
 
 
 def _binaries() -> Path | None:

@@ -6,13 +6,14 @@ import os
 import shutil
 import socket
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 
 import pytest
 
-from .postgres import PATIENCE, at_the_end, install
+from .ports import free_port
+from .postgres import install
 from .service import eventually
+from .shared_run import SharedRun
 
 MISSING = (
     "Redis is not installed: rate limits are tested in memory only. "
@@ -20,28 +21,27 @@ MISSING = (
 )
 
 
-@contextmanager
-def run_redis() -> Iterator[str]:
-    """The URL of a Redis, while the block lasts; the test is skipped where there is none."""
+def shared_redis(run: SharedRun) -> str:
+    """The URL of this run's Redis; skip the test if Redis is not installed."""
     pytest.importorskip("redis", reason=MISSING)
     if not shutil.which("redis-server") and os.environ.get("CI"):
         install("redis-server")
     if not shutil.which("redis-server"):
         pytest.skip(MISSING)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    options = ["--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
-    process = subprocess.Popen(
-        ["redis-server", "--port", str(port), *options], stdout=subprocess.DEVNULL
-    )
 
-    def listens() -> bool:
-        with suppress(OSError), socket.create_connection(("127.0.0.1", port)):
-            return True
-        assert process.poll() is None
-        return False
+    def start() -> int:
+        port = free_port()
+        options = ["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--daemonize", "yes"]
+        program = ["redis-server", "--port", str(port), "--dir", str(run.folder), *options]
+        run.at_end("redis-cli", "-p", str(port), "shutdown", "nosave")
+        subprocess.run(program, check=True, stdout=subprocess.DEVNULL, timeout=60)
 
-    with at_the_end('kill "$1"', "redis", str(process.pid)):
+        def listens() -> bool:
+            with suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+                return True
+            return False
+
         eventually(listens)
-        yield f"redis://127.0.0.1:{port}"
-    process.wait(PATIENCE)
+        return port
+
+    return f"redis://127.0.0.1:{run.once('redis', start)}"

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 import httpx
 
+from support.certificates import ssl_context
 from wattfare_mw.service import AppKeys, create_keys
 from wattfare_mw.service.records import Mode
 
@@ -61,7 +62,9 @@ class App:
     keys: AppKeys
 
     def __post_init__(self) -> None:
-        self.http = httpx.Client(base_url=self.service.api, timeout=PATIENCE, trust_env=False)
+        self.http = httpx.Client(
+            base_url=self.service.api, timeout=PATIENCE, trust_env=False, verify=ssl_context()
+        )
 
     @property
     def auth(self) -> dict[str, str]:
@@ -108,7 +111,7 @@ class App:
             base_url=self.service.api,
             default_headers={"x-wattfare-user": user},
             max_retries=0,
-            http_client=openai.DefaultHttpxClient(trust_env=False),
+            http_client=openai.DefaultHttpxClient(trust_env=False, verify=ssl_context()),
             **options,
         )
 

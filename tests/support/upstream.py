@@ -172,6 +172,13 @@ class Upstream:
     gone: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
     failures: list[BaseException] = field(default_factory=list)
 
+    def reset(self) -> None:
+        """Forget what an earlier test has set, and what it has caused."""
+        self.script = good
+        self.models = {"data": MODELS}
+        self.calls.clear()
+        self.gone = threading.Semaphore(0)
+
     def wait_gone(self) -> None:
         """Wait until the client of a call has gone away."""
         assert self.gone.acquire(timeout=PATIENCE), "the connection to the upstream stayed open"

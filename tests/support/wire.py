@@ -337,13 +337,6 @@ STATUS = {
 SESSION = {"token": "a.jwt.token", "expiresAt": 1_800_000_000}
 
 
-def refused_port() -> int:
-    """A port on which nobody listens."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return sock.getsockname()[1]
-
-
 @contextmanager
 def deaf_port() -> Iterator[int]:
     """A port on which a connection is never made: its queue is full, and nobody accepts."""

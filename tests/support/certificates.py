@@ -1,0 +1,12 @@
+"""The certificates of this machine, read once: to read them takes longer than most tests."""
+
+from __future__ import annotations
+
+import ssl
+from functools import cache
+
+
+@cache
+def ssl_context() -> ssl.SSLContext:
+    """For the ``verify`` of an HTTP client."""
+    return ssl.create_default_context()
