@@ -36,6 +36,7 @@ lint: $(VENV)/test ## check the code and its types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/codespell
+	$(BIN)/lint-imports
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 format: $(VENV)/test ## format the code

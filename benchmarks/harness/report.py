@@ -1,4 +1,5 @@
-"""``results.json`` and, made of it alone, ``RESULTS.md``. A run of some rows keeps the others."""
+"""``results.json``, which stays on this machine, and ``RESULTS.md``, which is made of it. A run of
+some rows keeps the others."""
 
 from __future__ import annotations
 
@@ -24,12 +25,11 @@ _INTRODUCTION = """# What it costs
 
 Written by `make bench`; how it is measured is told in [README.md](README.md).
 A ratio is the median of the ratios of rounds in turns, at least five, all in one run.
-The numbers of each round are in [results.json](results.json).
 """
 
 
 def save(row: str, bench: Bench) -> None:
-    """Keep what this row gave, and write the page anew."""
+    """Keep what this row gave."""
     kept: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     rows = kept.setdefault("rows", {})
     rows[row] = {
@@ -46,21 +46,26 @@ def save(row: str, bench: Bench) -> None:
 
 
 def write(order: list[str]) -> None:
-    """Make the page of what is kept, its rows in this order."""
-    rows: dict[str, Any] = json.loads(RESULTS.read_text())["rows"]
-    there = [name for name in order if name in rows]
+    """Write the page from what is kept, with its rows in this order."""
+    kept: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    rows: dict[str, Any] = kept.get("rows", {})
+    missing = [name for name in order if name not in rows]
+    if missing:
+        # Without them, the page would lose what it has.
+        print(f"RESULTS.md is left as it is: there are no results here for {', '.join(missing)}.")
+        return
     parts = [
         _INTRODUCTION,
-        _caution([rows[name] for name in there]),
+        _caution([rows[name] for name in order]),
         "## At a glance\n",
-        _glance({name: rows[name] for name in there}),
+        _glance({name: rows[name] for name in order}),
     ]
     parts += ["## What each change gave\n", CHANGES.read_text().strip() + "\n"]
     parts.append("## Row by row\n")
-    for name in there:
+    for name in order:
         parts.append(_row(name, rows[name]))
     parts.append("## Machine and versions\n")
-    newest = max((rows[name] for name in there), key=lambda row: row["when"])
+    newest = max((rows[name] for name in order), key=lambda row: row["when"])
     parts.append(_table(["", ""], [[n, v] for n, v in newest["machine"].items() if v]))
     PAGE.write_text("\n".join(parts))
 

@@ -16,6 +16,7 @@ from wattfare_mw.service.chat import request as chat_request
 from wattfare_mw.service.inference.runner import CallRunner
 from wattfare_mw.service.keys import new_app
 from wattfare_mw.service.ledger.sqlite.store import SQLiteStore
+from wattfare_mw.service.ledger.verify import verify
 from wattfare_mw.service.models.echo import Echo
 from wattfare_mw.service.models.upstream import Upstream
 from wattfare_mw.service.records import InferenceCall, Terms, Totals
@@ -86,7 +87,7 @@ async def bench(tmp_path):
     await bench.calls.renew()
     yield bench
     assert bench.closed, "the upstream was left open"
-    assert await store.verify() == []
+    assert await store.transact(verify) == []
     await store.close()
 
 

@@ -21,6 +21,7 @@ from wattfare_mw.service.ledger.postgresql.store import PostgreSQLStore
 from wattfare_mw.service.ledger.schema import apps, totals
 from wattfare_mw.service.ledger.sqlite.store import SQLiteStore
 from wattfare_mw.service.ledger.store import Store
+from wattfare_mw.service.ledger.verify import verify
 from wattfare_mw.service.records import (
     App,
     Bounds,
@@ -86,7 +87,7 @@ async def test_as_many_at_once_as_the_cap_pays_for(url: str) -> None:
     )
     assert (billed.count(4), billed.count(None)) == (37, 37)
     assert (await stores[0].account(app.id, "u1"))[1] == Totals(37 * 4, 0)
-    assert await stores[0].verify() == []
+    assert await stores[0].transact(verify) == []
     for store in stores:
         await store.close()
 
@@ -151,7 +152,7 @@ async def test_a_cap_that_is_changed_while_calls_are_reserved(url: str) -> None:
         for number, answer in enumerate(answers[1:]):
             if answer == 9:
                 await stores[0].settle(f"{round_}-{number}", DONE)
-    assert await stores[0].verify() == []
+    assert await stores[0].transact(verify) == []
     for store in stores:
         await store.close()
 
@@ -167,7 +168,7 @@ async def test_a_call_belongs_to_the_month_in_which_it_was_reserved(url: str) ->
     assert (await store.account(app.id, "u1"))[1] == Totals()
     now = october
     assert (await store.account(app.id, "u1"))[1] == Totals(billed=4)
-    assert await store.verify() == []
+    assert await store.transact(verify) == []
     await store.close()
 
 
@@ -325,14 +326,14 @@ async def test_a_total_that_its_rows_do_not_prove_is_found(tmp_path) -> None:
     app = await new_user(store, None)
     await store.reserve(order(app, "1", cost=5), Terms())
     await store.settle("1", Outcome(ended="completed", generated=True, cost=5))
-    assert await store.verify() == []
+    assert await store.transact(verify) == []
     await store.close()
     connection = sqlite3.connect(tmp_path / "ledger.db")
     connection.execute("UPDATE totals SET billed_nanos = billed_nanos + 1")
     connection.commit()
     connection.close()
     store = SQLiteStore(f"sqlite:///{tmp_path / 'ledger.db'}")
-    assert len(await store.verify()) == 1
+    assert len(await store.transact(verify)) == 1
     await store.close()
 
 
@@ -357,7 +358,7 @@ def test_threads_that_open_databases_of_their_own_at_once(tmp_path) -> None:
         async def keep() -> list[str]:
             store = await open_store(f"sqlite:///{tmp_path / f'{number}.db'}")
             try:
-                return await store.verify()
+                return await store.transact(verify)
             finally:
                 await store.close()
 
@@ -425,15 +426,15 @@ async def test_what_an_older_version_kept_is_there_in_this_one(tmp_path) -> None
             connection.exec_driver_sql(f"INSERT INTO {table} VALUES ({values})", tuple(row))
     engine.dispose()
     store = SQLiteStore(f"sqlite:///{tmp_path / 'ledger.db'}")
-    assert await store.verify() == []
+    assert await store.transact(verify) == []
     assert (await store.account("a", "u1"))[0] == Connection(100, revocations=3)
     assert await store.sweep() == 1  # and not what another process still holds
-    assert await store.verify() == []
+    assert await store.transact(verify) == []
     [_, swept] = await store.transact(lambda sql: list(rows_of(sql)))
     told = {name: swept[name] for name in ("reservation_id", "billed_nanos", "prompt_tokens")}
     assert told == {"reservation_id": "r1", "billed_nanos": 2, "prompt_tokens": 8}
     assert await store.settle("r2", DONE) == 4
-    assert await store.verify() == []
+    assert await store.transact(verify) == []
     await store.close()
 
 
@@ -481,7 +482,7 @@ async def test_postgresql_is_migrated_under_a_service_that_goes_on(cluster) -> N
         for number in range(8):
             group.create_task(user(f"u{number}"))
         group.create_task(migrating())
-    assert await store.verify() == []
+    assert await store.transact(verify) == []
     await store.close()
 
 
@@ -495,5 +496,5 @@ async def test_a_call_whose_total_is_not_there_is_not_settled(tmp_path) -> None:
         await store.settle("1", DONE)
     assert caught.value.http_status == 503
     assert await store.transact(lambda sql: list(rows_of(sql))) == []
-    assert await store.verify() != []  # the reservation stands
+    assert await store.transact(verify) != []  # the reservation stands
     await store.close()

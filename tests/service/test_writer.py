@@ -17,6 +17,7 @@ from sqlalchemy.exc import DBAPIError
 from wattfare_mw.errors import WattfareError, WattfareRateLimitError
 from wattfare_mw.service.keys import new_app
 from wattfare_mw.service.ledger import accounts
+from wattfare_mw.service.ledger.clock import utc_now
 from wattfare_mw.service.ledger.sqlite import statements
 from wattfare_mw.service.ledger.sqlite import writer as sqlite_writer
 from wattfare_mw.service.ledger.sqlite.store import SQLiteStore
@@ -148,7 +149,7 @@ async def test_both_ways_in_are_one_transaction(writer: Writer, file: str) -> No
         keep("driver")(cursor)
         app, _ = new_app("app", "test")
         for _ in range(2):
-            accounts.add_app(writer.sql, app, accounts.utc_now())
+            accounts.add_app(writer.sql, app, utc_now())
 
     assert await writer.run(core_then_driver, in_thread=True) == 1
     with pytest.raises(DBAPIError):

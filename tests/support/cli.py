@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import os
-from contextlib import ExitStack
 from unittest.mock import patch
 
 import uvicorn
 from click.testing import CliRunner, Result
 
 from wattfare_mw.cli.commands import cli
-
-#: What the command changes in the module ``logging`` of its process.
-_LOGGING = ("logThreads", "logProcesses", "logMultiprocessing", "_srcfile")
 
 
 def invoke_cli(*arguments: str, env: dict[str, str] | None = None) -> Result:
@@ -27,11 +22,8 @@ def invoke_cli(*arguments: str, env: dict[str, str] | None = None) -> Result:
     ours: dict[str, str | None] = {
         name: None for name in os.environ if name.startswith("WATTFARE_")
     }
-    with ExitStack() as stack:
-        for name in _LOGGING:
-            stack.enter_context(patch.object(logging, name, getattr(logging, name)))
-        # pytest has handlers at the root, so that logging.basicConfig() adds none.
-        stack.enter_context(patch.object(uvicorn.Server, "run", _do_not_serve))
+    # pytest has handlers at the root, so logging.basicConfig() changes nothing.
+    with patch.object(uvicorn.Server, "run", _do_not_serve):
         return CliRunner().invoke(cli, arguments, env={**ours, **(env or {})})
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import sys
 from decimal import Decimal, InvalidOperation
 
 import click
@@ -13,7 +15,6 @@ from ..service import serve as run
 from ..service.chat.request import DEFAULT_MAX_TOKENS, MAX_TOKENS
 from ..service.records import DEFAULT_GRANT
 from ..service.settings import DEFAULT_PORT, STOP_GRACE_SECONDS
-from . import logs
 from .apps import database_option
 
 NO_CEILING = "none"
@@ -133,7 +134,12 @@ def serve(
         secret=secret_from_environment(),
         stop_grace=stop_grace,
     )
-    logs.to_stderr(log_level)
+    logging.basicConfig(
+        level=log_level.upper(),
+        format="%(asctime)s %(levelname)s %(name)s %(message)s",
+        stream=sys.stderr,
+    )
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # it lists its plugins
     run(settings, host, port, lambda url: click.echo(f"wattfare: listening on {url}"))
 
 

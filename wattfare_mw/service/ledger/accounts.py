@@ -3,7 +3,7 @@ writes, inside the one transaction of the connection that it is given."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection as Sql
@@ -12,6 +12,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from ..records import App, GrantBudget, Terms
 from . import rules, schema
+from .clock import seconds
 
 
 def add_app(sql: Sql, app: App, now: datetime) -> None:
@@ -88,16 +89,6 @@ def add_grant(
     )
 
 
-def seconds(moment: datetime) -> int:
-    """Unix seconds."""
-    return int(moment.timestamp())
-
-
-def milliseconds(moment: datetime, later: float = 0) -> int:
-    """Unix milliseconds, so many seconds after this moment."""
-    return int(moment.timestamp() * 1000) + round(later * 1000)
-
-
 _HELD_BY_GRANTS = select(func.coalesce(func.sum(schema.grants.c.cap_nanos), 0)).where(
     schema.grants.c.app_id == bindparam("app_id"), schema.grants.c.expires_at > bindparam("now")
 )
@@ -107,8 +98,3 @@ def _upsert(sql: Sql, table: Any) -> Any:
     # ON CONFLICT is the same in both, under two names.
     make: Any = sqlite.insert if sql.dialect.name == "sqlite" else postgresql.insert
     return make(table)
-
-
-def utc_now() -> datetime:
-    """The clock of the service, in UTC."""
-    return datetime.now(UTC)

@@ -10,7 +10,7 @@ from sqlalchemy import delete, exists, select
 
 from ..records import Outcome, Reservation
 from . import rules, schema
-from .accounts import milliseconds, seconds
+from .clock import milliseconds, seconds
 
 #: How many of the calls that others left behind are looked up at a time.
 SWEEP_BATCH = 100

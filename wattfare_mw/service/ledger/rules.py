@@ -59,18 +59,6 @@ def cap_to_approve(asked: int | UnsetType | None, limit: int | None, terms: Term
     return least_of(wanted, limit, terms.ceiling) if terms.operator_pays else wanted
 
 
-def connect(connection: Connection | None, cap: int | None) -> Connection:
-    """The connection with this cap, whatever it was before."""
-    return Connection(cap, revocations=connection.revocations if connection else 0)
-
-
-def revoke(connection: Connection | None) -> Connection | None:
-    """The connection taken back; one that is none stays none."""
-    if connection is None or not connection.connected:
-        return connection
-    return Connection(connection.cap, connected=False, revocations=connection.revocations + 1)
-
-
 def cap_in_force(connection: Connection, terms: Terms) -> int | None:
     """The cap that counts now: an operator who lowers the ceiling need not touch each cap."""
     return least_of(connection.cap, terms.ceiling) if terms.operator_pays else connection.cap

@@ -31,7 +31,7 @@ from ..records import (
     Totals,
 )
 from ..tokens import MIN_KEY_BYTES
-from . import accounts, leases, verify
+from . import accounts, leases
 
 T = TypeVar("T")
 
@@ -151,10 +151,6 @@ class Store(ABC):
 
     # -- the database itself
 
-    async def verify(self) -> list[str]:
-        """The totals that their rows do not prove, one line each."""
-        return await self.transact(verify.verify, isolation="REPEATABLE READ")
-
     async def close(self) -> None:
         """Finish what is under way, end the lease, and close the database."""
         holder, self._holder = self._holder, None
@@ -164,9 +160,9 @@ class Store(ABC):
         await self._close()
 
     @abstractmethod
-    async def transact(self, job: Callable[[Sql], T], *, isolation: str | None = None) -> T:
+    async def transact(self, job: Callable[[Sql], T]) -> T:
         """Run a job as one transaction, through SQLAlchemy. It is for what does not happen for
-        every call. ``isolation`` replaces the database's default level, if it has several."""
+        every call."""
 
     # -- what each database does in its own way
 

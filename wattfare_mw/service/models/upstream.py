@@ -33,10 +33,10 @@ log = logging.getLogger("wattfare_mw.service")
 #: OpenAI's own models take their limit under its new name only; most others know the old one.
 _NEW_NAME_HOSTS = frozenset({"api.openai.com"})
 CONNECT_SECONDS = 10.0
-#: How long an upstream may be silent, in seconds: a model that thinks says nothing for minutes.
-SILENCE_SECONDS = 600.0
-#: The same where it is asked for its list of models, which it need not think about.
-LIST_SILENCE_SECONDS = 20.0
+#: How long an upstream may send nothing, in seconds. A model that thinks can take minutes.
+IDLE_SECONDS = 600.0
+#: The same for its list of models.
+LIST_IDLE_SECONDS = 20.0
 
 
 class Upstream:
@@ -96,7 +96,7 @@ class Upstream:
         path: str,
         body: bytes | None,
         request_id: str | None,
-        silence: float = SILENCE_SECONDS,
+        idle: float = IDLE_SECONDS,
     ) -> AsyncHTTPResponse:
         """Send a request; gives an answer of 200, or raises what any other stands for."""
         headers = {
@@ -110,9 +110,7 @@ class Upstream:
             headers["authorization"] = self._authorization
         if request_id is not None:
             headers["x-request-id"] = request_id
-        request = HTTPRequest(
-            method, self._base_url + path, headers, body, CONNECT_SECONDS, silence
-        )
+        request = HTTPRequest(method, self._base_url + path, headers, body, CONNECT_SECONDS, idle)
         try:
             answer = await self._transport.send(request)
             if answer.status == 200:
@@ -130,7 +128,7 @@ class Upstream:
 
     async def _list_models(self) -> bytes:
         try:
-            answer = await self.send("GET", "/models", None, None, LIST_SILENCE_SECONDS)
+            answer = await self.send("GET", "/models", None, None, LIST_IDLE_SECONDS)
             try:
                 return await answer.read()
             finally:

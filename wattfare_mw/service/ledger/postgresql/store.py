@@ -189,13 +189,10 @@ class PostgreSQLStore(Store):
                 self._pool.terminate()
         await self._engine.dispose()
 
-    async def transact(self, job: Callable[[Sql], T], *, isolation: str | None = None) -> T:
+    async def transact(self, job: Callable[[Sql], T]) -> T:
         async def carry_out() -> T:
-            async with self._engine.connect() as connection:
-                if isolation is not None:
-                    await connection.execution_options(isolation_level=isolation)
-                async with connection.begin():
-                    return await connection.run_sync(job)
+            async with self._engine.begin() as connection:
+                return await connection.run_sync(job)
 
         return await _to_its_end(carry_out())
 

@@ -23,7 +23,7 @@ from ...records import (
     Terms,
     Totals,
 )
-from ..accounts import utc_now
+from ..clock import utc_now
 from ..store import LEASE_SECONDS, Store
 from . import transactions
 from .writer import Writer
@@ -43,7 +43,7 @@ class SQLiteStore(Store):
         except DBAPIError as error:
             raise invalid_request(f"The database cannot be opened: {error.orig}.") from None
 
-    async def transact(self, job: Callable[[Sql], T], *, isolation: str | None = None) -> T:
+    async def transact(self, job: Callable[[Sql], T]) -> T:
         return await self._run(lambda _: job(self._writer.sql), in_thread=True)
 
     async def account(self, app_id: str, user_id: str) -> tuple[Connection | None, Totals]:

@@ -23,7 +23,7 @@ from ...records import (
     Totals,
 )
 from .. import rules
-from ..accounts import milliseconds, seconds
+from ..clock import milliseconds, seconds
 from ..leases import MAX_INTEGER
 from . import statements
 
