@@ -1,9 +1,8 @@
-"""Each call of the service's API as a value: how its request is written and its answer read;
-and when it is worth, and safe, to try it again. No I/O here."""
+"""Each call of the service's API as a value: how its request is written, and how its answer is
+read. No I/O here."""
 
 from __future__ import annotations
 
-import random
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
@@ -15,14 +14,13 @@ from . import sse
 from .completions import Completion, not_the_protocol, read_completion
 from .errors import (
     WattfareAuthError,
-    WattfareError,
     WattfareGrantError,
     WattfareNetworkError,
-    WattfareRateLimitError,
     error_from_answer,
 )
 from .flow import Flow
 from .money import Number
+from .retries import retry_delay
 from .transport import HTTPRequest, Secret
 from .types import (
     API_PREFIX,
@@ -334,30 +332,6 @@ class Caller:
                 raise failure
             yield Sleep(delay)
             attempt += 1
-
-
-#: Waiting longer than this is for the caller to decide (seconds).
-MAX_RETRY_DELAY = 30.0
-
-
-def retry_delay(failure: WattfareError, attempt: int, *, repeatable: bool) -> float | None:
-    """How long to wait (seconds) before the call is made again, or None: not at all.
-
-    An inference call is repeated only where nothing can have been billed, because the connection
-    was never made; any other call where the failure may pass.
-    """
-    if isinstance(failure, WattfareNetworkError):
-        if failure.sent and not repeatable:
-            return None
-    elif not repeatable or not (
-        isinstance(failure, WattfareRateLimitError) or failure.status >= 500
-    ):
-        return None
-    # Full-speed retries of many clients at once would keep a struggling service down.
-    delay = 0.5 * 2 ** min(attempt, 4) * random.uniform(0.5, 1.0)  # noqa: S311
-    if failure.retry_after is not None:
-        delay = max(delay, failure.retry_after)
-    return delay if delay <= MAX_RETRY_DELAY else None
 
 
 def _check_url(url: str) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from . import calls
-from .callables import AppFunction
+from .app_functions import AppFunction
 from .error_responses import refuse_other_methods
 from .errors import WattfareError
 from .flow import Flow

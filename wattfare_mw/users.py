@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from .callables import AppFunction
+from .app_functions import AppFunction
 from .errors import WattfareAuthError, WattfareError
 from .flow import Flow
 from .types import check_user_id

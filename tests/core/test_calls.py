@@ -19,7 +19,8 @@ from wattfare_mw import (
     WattfareRateLimitError,
     calls,
 )
-from wattfare_mw.calls import MAX_RETRY_DELAY, Caller, retry_delay
+from wattfare_mw.calls import Caller
+from wattfare_mw.retries import MAX_RETRY_DELAY, retry_delay
 from wattfare_mw.types import check_user_id
 
 SERVICE = Caller("sk_test_1", "https://w.test", Timeout(), 2)

@@ -641,7 +641,7 @@ def test_each_event_loop_has_its_own_connections_and_they_end_with_it(
             assert len(wire.connections) == n + 1
             gc.collect()
             assert wire.connections[n].gone.wait(PATIENCE)
-        assert len(driver.client._transport._pool) <= 1
+        assert len(driver.client._transport._pool._clients) <= 1
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")

@@ -5,7 +5,7 @@ middleware of each interface. An adapter imports from here and from :mod:`wattfa
 nowhere else in the package.
 """
 
-from ..callables import adapt
+from ..app_functions import adapt
 from ..error_responses import LetThrough, respond_to_error
 from ..middleware.options import Options, hide_key, in_framework
 from ..users import ResolveUser

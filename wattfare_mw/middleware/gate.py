@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from .. import calls, sse
-from ..callables import AppFunction
+from ..app_functions import AppFunction
 from ..completions import not_the_protocol, usage_in
 from ..error_responses import LetThrough, refuse_other_methods, respond_to_errors
 from ..errors import WattfareError, invalid_request

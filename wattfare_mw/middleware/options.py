@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, NotRequired, Required, TypedDict
 
-from ..callables import adapt
+from ..app_functions import adapt
 from ..client import AsyncWattfare, Wattfare
 from ..transport import hidden
 from ..users import ResolveUser

@@ -13,7 +13,7 @@ from starlette.types import Receive, Scope, Send
 from ..transport import AsyncTransport
 from .api.chat_completions import ChatCompletions
 from .api.framing import Frame, on_http_exception
-from .api.rates import RateLimits
+from .api.rate_limits import RateLimits
 from .api.routes import COMPLETIONS, CORS_PATHS, routes
 from .api.state import ServiceState
 from .errors import shutting_down

@@ -12,7 +12,7 @@ import uvicorn
 from starlette.applications import Starlette
 
 from ..errors import WattfareError
-from .api.rates import RateLimits
+from .api.rate_limits import RateLimits
 from .api.state import ServiceState
 from .asgi import create_app
 from .errors import shutting_down

@@ -224,9 +224,6 @@ class LoopPool(Generic[C]):
         self._clients: dict[asyncio.AbstractEventLoop, tuple[C, Lease[C] | None]] = {}
         self._pid = os.getpid()
 
-    def __len__(self) -> int:
-        return len(self._clients)
-
     def get(self) -> C:
         if self._pid != os.getpid():
             _inherited.append(self._clients)

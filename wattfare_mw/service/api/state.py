@@ -11,7 +11,7 @@ from ..metrics import Metrics
 from ..models.provider import Provider
 from ..records import Terms
 from ..tokens import Signer
-from .rates import RateLimits
+from .rate_limits import RateLimits
 
 
 class ServiceState(msgspec.Struct, frozen=True):
