@@ -85,7 +85,7 @@ def _holds(source: str, paragraphs: list[str]) -> bool:
 
 @pytest.mark.parametrize("block", _blocks("sh"))
 def test_commands_exist(block: str) -> None:
-    targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
         "optional-dependencies"
     ]

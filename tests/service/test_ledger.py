@@ -15,7 +15,7 @@ from wattfare_mw.service.ledger.store import Store
 
 from .ledger_machine import LedgerMachine
 
-thorough = examples(40, stateful_step_count=40)
+thorough = examples(25, stateful_step_count=40)
 
 
 class SQLiteMachine(LedgerMachine):

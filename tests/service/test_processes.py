@@ -13,7 +13,7 @@ import httpx
 import pytest
 from sqlalchemy import text
 from support.certificates import ssl_context
-from support.postgres import run_cluster
+from support.postgres import Cluster, run_cluster
 from support.service import Service, bearer, chat_body, eventually, run_service
 
 from wattfare_mw.service.ledger.databases import read_database
@@ -23,12 +23,12 @@ from wattfare_mw.service.ledger.verify import verify
 ECHO = 3 * 1000 + 3 * 2000  # nano-dollars for three words, said and repeated
 
 
-@pytest.fixture
-def four(tmp_path, cluster) -> Iterator[list[Service]]:
+@pytest.fixture(scope="module")
+def four(tmp_path_factory: pytest.TempPathFactory, cluster: Cluster) -> Iterator[list[Service]]:
     """Four processes on one PostgreSQL."""
-    url = cluster.database()
+    folder, url = tmp_path_factory.mktemp("four"), cluster.database()
     with ExitStack() as stack:
-        yield [stack.enter_context(run_service(tmp_path, database=url)) for _ in range(4)]
+        yield [stack.enter_context(run_service(folder, database=url)) for _ in range(4)]
 
 
 def usd(nanos: int) -> float:
@@ -69,7 +69,8 @@ def test_200_at_once_against_a_cap_of_37(four: list[Service], stream: bool) -> N
             "usage": {"monthlyUsd": usd(37 * ECHO)},
             "remainingUsd": 0,
         }
-    rows = read_database(four[0].database, lambda sql: list(rows_of(sql)))
+    app_id = app.keys.app_id
+    rows = read_database(four[0].database, lambda sql: list(rows_of(sql, app_id=app_id)))
     assert [row["billed_nanos"] for row in rows] == [ECHO] * 37
     assert read_database(four[0].database, verify) == []
 
