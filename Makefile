@@ -7,7 +7,7 @@ BENCH := benchmarks/.venv
 TOOLS := .venv-tools
 # How many tests run at a time.
 JOBS ?= auto
-PYTEST = $(BIN)/python -m pytest -n $(JOBS)
+PYTEST = $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
 

@@ -13,8 +13,9 @@ from typing import Any, Generic, Self, TypeVar
 from . import calls
 from .calls import Call, Caller, LimitLike, Read, Send, Sleep, Timeout
 from .error_responses import LetThrough, respond_to_errors
-from .flow import Flow, run, run_async
+from .flow import Flow, InThread, run, run_async
 from .handles import AsyncGrant, AsyncUser, Grant, User
+from .offload import in_thread
 from .sessions import TokenRoute
 from .transport import (
     AsyncHTTPResponse,
@@ -191,6 +192,8 @@ class Wattfare(_Client[Transport]):
                 return time.sleep(command.seconds)
             case CallFunction():
                 return command.function.call(*command.args)
+            case InThread():
+                return command.function(*command.args)
             case _:
                 raise TypeError(f"nobody here can do {command!r}")
 
@@ -269,6 +272,8 @@ class AsyncWattfare(_Client[AsyncTransport]):
                 return command.answer.read()
             case Sleep():
                 return asyncio.sleep(command.seconds)
+            case InThread():
+                return in_thread(command.function, *command.args)
             case _:
                 raise TypeError(f"nobody here can do {command!r}")
 

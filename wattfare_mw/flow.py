@@ -7,9 +7,18 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Generator
 from typing import Any, TypeVar
 
+import msgspec
+
 T = TypeVar("T")
 
 Flow = Generator[Any, Any, T]
+
+
+class InThread(msgspec.Struct, frozen=True, gc=False):
+    """A command: call this function, away from an event loop. It does no I/O, but may take long."""
+
+    function: Callable[..., Any]
+    args: tuple[Any, ...]
 
 
 def run(flow: Flow[T], perform: Callable[[Any], Any]) -> T:

@@ -8,6 +8,7 @@ from contextvars import Context, copy_context
 from types import TracebackType
 from typing import Any, Self
 
+from .body_memory import BodyClaim
 from .errors import WattfareError, invalid_request
 from .transport.base import LoopPool
 from .transport.idle import IdleTimer, IdleWait
@@ -15,6 +16,10 @@ from .transport.idle import IdleTimer, IdleWait
 #: How long a client may wait before we look whether it still does, in seconds: an answer that comes
 #: soon needs no look, which takes a task of its own.
 WATCH_AFTER = 0.1
+#: How long a body may take to arrive, in seconds: so long, and a second more for each so many
+#: bytes that have arrived.
+BODY_SECONDS = 30.0
+BODY_BYTES_PER_SECOND = 10_000
 
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -35,26 +40,42 @@ def too_large(limit: int) -> WattfareError:
     return invalid_request(f"The body is larger than {limit:,} bytes.", 413)
 
 
-async def read_body(receive: Receive, limit: int, cut_short: Callable[[], Exception]) -> bytes:
-    """The request's body, of no more bytes than this; one that came in one piece is not copied.
+async def read_body(
+    receive: Receive, limit: int, cut_short: Callable[[], Exception], claim: BodyClaim | None = None
+) -> bytes:
+    """The request's body. If it came in one piece, it is not copied.
+
+    Args:
+        limit: the most bytes.
+        cut_short: makes the error to raise if the client leaves before the end of the body.
+        claim: on the memory that the body takes.
 
     Raises:
-        WattfareError: ``invalid_request``, 413; there is more.
-        Exception: what ``cut_short`` gives, where the client goes away before its end.
+        WattfareError: ``invalid_request``, 413: the body is larger than ``limit``; 408: it takes
+            too long to arrive; ``upstream``, 503: there is no room for it.
     """
     parts: list[bytes] = []
     size = 0
     more = True
-    while more:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise cut_short()
-        part = message.get("body", b"")
-        size += len(part)
-        if size > limit:
-            raise too_large(limit)
-        parts.append(part)
-        more = message.get("more_body", False)
+    try:
+        async with asyncio.timeout(BODY_SECONDS) as deadline:
+            began = deadline.when() or 0.0
+            while more:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise cut_short()
+                part = message.get("body", b"")
+                size += len(part)
+                if size > limit:
+                    raise too_large(limit)
+                if claim is not None:
+                    claim.grow(size)
+                parts.append(part)
+                more = message.get("more_body", False)
+                if more:
+                    deadline.reschedule(began + size / BODY_BYTES_PER_SECOND)
+    except TimeoutError:
+        raise invalid_request("The body took too long to arrive.", 408) from None
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 

@@ -124,7 +124,7 @@ class _Exchange:
 
     def _perform(self, command: Any) -> Awaitable[Any]:
         if isinstance(command, ReadBody):
-            return read_body(self._receive, command.limit, cut_short)
+            return read_body(self._receive, command.limit, cut_short, command.claim)
         if isinstance(command, (calls.Send, calls.Read)):
             # We wait for the service now, and want to know when nobody waits for us.
             self._gone.watch()

@@ -11,10 +11,12 @@ import msgspec
 
 from .. import calls, sse
 from ..app_functions import AppFunction
+from ..body_memory import BodyClaim, BodyMemory
 from ..completions import not_the_protocol, usage_in
 from ..error_responses import LetThrough, refuse_other_methods, respond_to_errors
 from ..errors import WattfareError, invalid_request
-from ..flow import Flow
+from ..flow import Flow, InThread
+from ..offload import LARGE_BODY
 from ..origins import check_origins, cors_headers, refuse_other_sites
 from ..receiving import check_length
 from ..sessions import TokenRoute
@@ -25,6 +27,8 @@ from . import forwarding, request_body
 from .relay import Record, Relay
 
 _COMPLETIONS = "/chat/completions"
+#: Grants come without a user, so all of them share one payer's memory.
+_GRANTS = object()
 #: Media types as they are written most of the time.
 _OFTEN = frozenset({"application/json", sse.CONTENT_TYPE})
 
@@ -41,6 +45,7 @@ class ReadBody(msgspec.Struct, frozen=True, gc=False):
     """
 
     limit: int
+    claim: BodyClaim
 
 
 class Gate:
@@ -80,7 +85,8 @@ class Gate:
         self._allow_grants = allow_grants
         self._origins = check_origins(allowed_origins)
         self._token_route = TokenRoute(caller, resolve_user, request_limit, self._origins)
-        self._read_body = ReadBody(max_body_bytes)
+        self._max_body_bytes = max_body_bytes
+        self._bodies = BodyMemory()
         self._on_usage = None if on_usage is None else AppFunction(on_usage)
         self._let_through = let_through
         models_path = None if inference_path is None else _beside(inference_path)
@@ -204,24 +210,31 @@ class Gate:
         if grant is not None:
             # The grant pays, and only it: never the user who happens to be signed in.
             payer = self._grant_payer(grant)
+            sender = _GRANTS
         else:
             record.user = yield from identify(request, self._resolve_user)
             payer = calls.user_payer(record.user)
-        check_length(headers.get("content-length"), self._read_body.limit)
-        body = yield self._read_body
-        asked = request_body.read_body(body)
-        self._models.check(body, asked)
-        record.model = asked.model
-        # The app wants to know what each stream cost, even if its browser does not.
-        hide_usage = bool(self._on_usage and asked.stream and not asked.includes_usage)
+            sender = record.user
+        check_length(headers.get("content-length"), self._max_body_bytes)
+        with self._bodies.claim(sender) as claim:
+            body = yield ReadBody(self._max_body_bytes, claim)
+            return (yield from self._forward(body, payer, headers, record))
+
+    def _forward(
+        self, body: bytes, payer: calls.Payer, headers: Mapping[str, str], record: Record
+    ) -> Flow[Response | Relay]:
+        reading = (body, self._models, self._on_usage is not None)
+        if len(body) <= LARGE_BODY:
+            upload = request_body.read(*reading)
+        else:
+            upload = yield InThread(request_body.read, reading)
+        record.model = upload.model
         call = calls.relayed_completion(
-            payer,
-            request_body.with_usage(body, asked) if hide_usage else body,
-            forwarding.headers_up(headers, record.request_id),
+            payer, upload.body, forwarding.headers_up(headers, record.request_id)
         )
         record.begun = True
         try:
-            return (yield from self._complete(call, record, hide_usage=hide_usage))
+            return (yield from self._complete(call, record, hide_usage=upload.hide_usage))
         except WattfareError as error:
             record.failed(error)
             raise

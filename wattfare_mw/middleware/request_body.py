@@ -7,19 +7,22 @@ import fnmatch
 import json
 import re
 from collections.abc import Iterable
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
 from ..errors import invalid_request
-from ..types import decode, encode
+from ..json_limits import check_structure
+from ..types import MAX_MODEL_CHARACTERS, decode, encode
+
+ModelName = Annotated[str, msgspec.Meta(max_length=MAX_MODEL_CHARACTERS)]
 
 
 class Asked(msgspec.Struct):
     """What is read of an inference body; the rest passes by."""
 
-    model: str | None = None
-    models: list[str] | None = None
+    model: ModelName | None = None
+    models: list[ModelName] | None = None
     stream: bool | None = None
     stream_options: dict[str, Any] | None = None
 
@@ -27,6 +30,39 @@ class Asked(msgspec.Struct):
     def includes_usage(self) -> bool:
         """Will the stream tell its usage?"""
         return bool((self.stream_options or {}).get("include_usage"))
+
+
+class Upload(msgspec.Struct, frozen=True, gc=False):
+    """An inference body that goes up to the service.
+
+    Attributes:
+        model: the one it names.
+        hide_usage: the body asks for the usage of its stream, which its browser did not.
+    """
+
+    body: bytes
+    model: str | None
+    hide_usage: bool
+
+
+def read(body: bytes, models: Models, want_usage: bool = False) -> Upload:
+    """Read and check an inference body. The time is in proportion to its size.
+
+    Args:
+        models: the models that the app allows.
+        want_usage: the app wants to know what each stream cost, even if its browser does not.
+
+    Raises:
+        WattfareError: ``invalid_request``; the body is not a chat completion request, or it
+            names a model that is not allowed.
+    """
+    check_structure(body)
+    asked = read_body(body)
+    models.check(body, asked)
+    hide_usage = bool(want_usage and asked.stream and not asked.includes_usage)
+    if hide_usage:
+        body = _with_usage(body, asked)
+    return Upload(body, asked.model, hide_usage)
 
 
 def read_body(body: bytes) -> Asked:
@@ -41,7 +77,7 @@ def read_body(body: bytes) -> Asked:
         raise invalid_request(f"The body is no chat completion request: {error}") from None
 
 
-def with_usage(body: bytes, asked: Asked) -> bytes:
+def _with_usage(body: bytes, asked: Asked) -> bytes:
     """The same request, its stream asked to tell its usage at the end."""
     fields: dict[str, Any] = decode(dict[str, msgspec.Raw], body)
     fields["stream_options"] = {**(asked.stream_options or {}), "include_usage": True}

@@ -10,6 +10,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.types import Receive, Scope, Send
 
+from ..body_memory import BodyMemory
 from ..transport import AsyncTransport
 from .api.chat_completions import ChatCompletions
 from .api.framing import Frame, on_http_exception
@@ -64,6 +65,7 @@ def create_app(
                 runner=runner,
                 terms=settings.terms,
                 metrics=metrics,
+                bodies=BodyMemory(),
             )
             try:
                 await keeper.start()

@@ -100,6 +100,10 @@ class Bounds(msgspec.Struct, frozen=True):
     requires_cap: bool = False
 
 
+#: The bounds of a call that costs nothing.
+FREE = Bounds(0, 0)
+
+
 class IdempotencyKey(msgspec.Struct, frozen=True):
     """An ``Idempotency-Key`` and the body it came with, both as hashes."""
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from starlette.types import Receive, Scope, Send
 
+from ...headers import Headers
+from ...offload import LARGE_BODY, in_thread
 from ...receiving import UntilDisconnect
 from ...types import LOWERED_HEADER
 from ..chat import request as chat_request
 from ..ids import new_id
 from ..models.provider import Job
-from ..records import InferenceCall
+from ..records import IdempotencyKey, InferenceCall
 from . import credentials, parameters
-from .bodies import MAX_CALL_BYTES, headers_of, read_body
+from .bodies import MAX_CALL_BYTES, check_body, headers_of, is_large, read_body
 from .output import ASGIOutput
 from .state import ServiceState
 
@@ -28,26 +30,41 @@ class ChatCompletions:
         app = await credentials.app_by_secret_key(headers, state.store)
         user_id, grant_hash = parameters.payer_in_headers(headers)
         uncut = parameters.refuses_low_budget(headers)
-        body = await read_body(headers, receive, MAX_CALL_BYTES)
-        request = chat_request.read(body, uncut=uncut)
-        key = parameters.idempotency_key(headers, body)
+        check_body(headers, MAX_CALL_BYTES)
+        if is_large(headers):
+            # A payer that cannot pay does not get a large body read.
+            await state.store.check_payer(app.id, user_id, grant_hash, state.terms)
         request_id = scope["wattfare.request_id"]
 
-        async with UntilDisconnect(receive) as client:
-            client.watch()
-            job = await state.provider.prepare(request, request_id)
-            call = InferenceCall(
-                id=new_id(),
-                app_id=app.id,
-                user_id=user_id,
-                grant_hash=grant_hash,
-                model=request.model,
-                bounds=job.bounds,
-                request_id=request_id,
-                stream=request.stream,
-                key=key,
-            )
-            await state.runner.run(call, job, ASGIOutput(send, lambda: _lowered_header(job)))
+        with state.bodies.claim((app.id, user_id, grant_hash)) as claim:
+            body = await read_body(headers, receive, MAX_CALL_BYTES, claim)
+            if len(body) <= LARGE_BODY:
+                request, key = _read(headers, body, uncut)
+            else:
+                request, key = await in_thread(_read, headers, body, uncut)
+            async with UntilDisconnect(receive) as client:
+                client.watch()
+                job = await state.provider.prepare(request, request_id)
+                call = InferenceCall(
+                    id=new_id(),
+                    app_id=app.id,
+                    user_id=user_id,
+                    grant_hash=grant_hash,
+                    model=request.model,
+                    bounds=job.bounds,
+                    request_id=request_id,
+                    stream=request.stream,
+                    key=key,
+                )
+                del body, request  # the job drops them, too, once the upstream has them
+                output = ASGIOutput(send, lambda: _lowered_header(job))
+                await state.runner.run(call, job, output, started=claim.release)
+
+
+def _read(
+    headers: Headers, body: bytes, uncut: bool
+) -> tuple[chat_request.ChatRequest, IdempotencyKey | None]:
+    return chat_request.read(body, uncut=uncut), parameters.idempotency_key(headers, body)
 
 
 def _lowered_header(job: Job) -> tuple[tuple[bytes, bytes], ...]:

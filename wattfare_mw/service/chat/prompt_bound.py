@@ -21,13 +21,15 @@ refused, see :mod:`.fields`.
 
 from __future__ import annotations
 
-import json
 import unicodedata
+from codecs import getincrementaldecoder
 from collections import Counter
-from functools import cache
+from functools import lru_cache
 from typing import Any, cast
 
 import msgspec
+
+from .json_length import json_length
 
 #: Tokens that a chat template puts around one message: a name, a channel, begin and end.
 PER_MESSAGE = 16
@@ -41,6 +43,9 @@ _WRITTEN = frozenset(
     {"tools", "functions", "response_format", "tool_choice", "function_call", "reasoning"}
 )
 _TOOLS = ("tools", "functions")
+#: Text is counted in pieces of so many bytes. Other threads can run meanwhile, and one wide
+#: character does not widen all the others.
+_PIECE = 2**16
 
 
 def bound(body: dict[str, Any], encoded: bytes | None = None) -> int:
@@ -59,17 +64,22 @@ def bound(body: dict[str, Any], encoded: bytes | None = None) -> int:
 def _written(body: dict[str, Any]) -> int:
     written = {name: body[name] for name in _WRITTEN if body.get(name) is not None}
     rules = WITH_TOOLS if any(body.get(name) for name in _TOOLS) else 0
-    return (len(json.dumps(written, indent=4)) if written else 0) + rules
+    return (json_length(written, indent=4) if written else 0) + rules
 
 
 def _longest_form(data: bytes) -> int:
     """The bytes of this text, each character in the longest of its forms."""
     if data.isascii():
         return len(data)
-    return sum(_bytes(char) * times for char, times in Counter(data.decode()).items())
+    decoder = getincrementaldecoder("utf-8")()
+    counted: Counter[str] = Counter()
+    for start in range(0, len(data), _PIECE):
+        counted.update(decoder.decode(data[start : start + _PIECE]))
+    return sum(_bytes(char) * times for char, times in counted.items())
 
 
-@cache
+# As many as a text has that is written in any language, and no more: a text can have them all.
+@lru_cache(maxsize=2**14)
 def _bytes(char: str) -> int:
     if "\uac00" <= char <= "\ud7a3":
         return 3  # a Hangul syllable: what composes any text at all composes these
@@ -83,4 +93,4 @@ def _arguments(message: dict[str, Any]) -> int:
     calls = message.get("tool_calls")
     if not isinstance(calls, list):
         return 0
-    return len(json.dumps(calls))
+    return json_length(calls)

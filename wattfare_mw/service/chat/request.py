@@ -7,9 +7,11 @@ from typing import Any, cast
 import msgspec
 
 from ...errors import invalid_request
+from ...json_limits import check_structure
+from ...offload import LARGE_BODY
+from ...types import MAX_MODEL_CHARACTERS
 from . import allowed_fields
 
-MAX_MODEL_CHARACTERS = 256
 #: What a call is given that names no limit, in tokens, unless the operator says otherwise.
 DEFAULT_MAX_TOKENS = 8192
 #: Where the budget pays for less than was asked for, the limit is lowered, but not below this.
@@ -38,6 +40,7 @@ class ChatRequest(msgspec.Struct, frozen=True):
     n: int = 1
     thinking: int = 0
     uncut: bool = False
+    large: bool = False
 
     def limits(self, default: int) -> tuple[int, int]:
         """The tokens that each answer may have: the fewest that make sense, and the most.
@@ -71,6 +74,7 @@ def read(body: bytes, *, uncut: bool = False) -> ChatRequest:
     Raises:
         WattfareError: ``invalid_request``, with what is wrong.
     """
+    check_structure(body)
     try:
         decoded: object = msgspec.json.decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
@@ -92,6 +96,7 @@ def read(body: bytes, *, uncut: bool = False) -> ChatRequest:
         n=_whole(known, "n", allowed_fields.MAX_N) or 1,
         thinking=_thinking(known.get("reasoning")),
         uncut=uncut,
+        large=len(body) > LARGE_BODY,
     )
     allowed_fields.check(known)
     return request

@@ -150,8 +150,17 @@ class CallRunner:
             await self._store.settle(reservation_id, outcome)
             del self._unsettled[reservation_id]
 
-    async def run(self, call: InferenceCall, job: Job, output: Output) -> None:
-        """Carry a call out, in a task of its own: cancelling that says that the client has gone.
+    async def run(
+        self,
+        call: InferenceCall,
+        job: Job,
+        output: Output,
+        started: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Run a call, in a task of its own. Cancel the task when the client leaves.
+
+        Args:
+            started: called once the upstream has the request, which the job then holds no longer.
 
         Raises:
             WattfareError: it failed, or was refused, before anything was sent.
@@ -185,6 +194,7 @@ class CallRunner:
                     self._unsettled[call.id] = Outcome(ended="failed")
                 raise
             await job.start(granted)
+            started()
             if call.stream:
                 begun = True
                 await output.begin()

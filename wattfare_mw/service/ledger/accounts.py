@@ -10,7 +10,7 @@ from sqlalchemy import Connection as Sql
 from sqlalchemy import bindparam, func, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from ..records import App, GrantBudget, Terms
+from ..records import App, GrantBudget, Terms, Totals
 from . import rules, schema
 from .clock import seconds
 
@@ -63,6 +63,18 @@ def revoke(sql: Sql, app_id: str, user_id: str, now: datetime) -> None:
         .where(table.c.app_id == app_id, table.c.user_id == user_id, table.c.connected)
         .values(connected=False, revocations=table.c.revocations + 1, changed_at=seconds(now))
     )
+
+
+def grant(sql: Sql, app_id: str, token_hash: str | None) -> GrantBudget | None:
+    """The grant with this token."""
+    table = schema.grants
+    row = sql.execute(
+        select(table).where(table.c.token_hash == token_hash, table.c.app_id == app_id)
+    ).first()
+    if row is None:
+        return None
+    totals = Totals(row.billed_nanos, row.reserved_nanos)
+    return GrantBudget(row.requests_left, row.cap_nanos, row.expires_at, totals)
 
 
 def add_grant(

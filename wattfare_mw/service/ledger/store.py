@@ -19,6 +19,7 @@ from sqlalchemy import Connection as Sql
 from ...errors import WattfareError
 from ..errors import lease_lost
 from ..records import (
+    FREE,
     USERS_PAY,
     App,
     Connection,
@@ -31,7 +32,8 @@ from ..records import (
     Totals,
 )
 from ..tokens import MIN_KEY_BYTES
-from . import accounts, leases
+from . import accounts, leases, rules
+from .clock import seconds
 
 T = TypeVar("T")
 
@@ -112,6 +114,19 @@ class Store(ABC):
         await self.transact(
             lambda sql: accounts.add_grant(sql, app_id, token_hash, grant, terms, now)
         )
+
+    async def check_payer(
+        self, app_id: str, user_id: str | None, grant_hash: str | None, terms: Terms
+    ) -> None:
+        """Raise the refusal, if this user or grant cannot pay for any call at present."""
+        if user_id is not None:
+            connection, totals = await self.account(app_id, user_id)
+            rules.reserve(connection, totals, FREE, terms)
+        else:
+            grant, now = await self.transact(
+                lambda sql: (accounts.grant(sql, app_id, grant_hash), self._now(sql))
+            )
+            rules.reserve_grant(grant, FREE, seconds(now))
 
     # -- calls
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from ... import money, sse
 from ...errors import invalid_request
+from ...offload import in_thread
 from ...types import encode
 from ..chat.meter import Meter
 from ..chat.price import Price
@@ -61,6 +62,8 @@ class Echo:
             )
         if request.n != 1:
             raise invalid_request("This model gives one answer for each call: `n` is 1.")
+        if request.large:
+            return await in_thread(EchoJob, request, self._default_max_tokens)
         return EchoJob(request, self._default_max_tokens)
 
     async def close(self) -> None:

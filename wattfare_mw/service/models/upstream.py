@@ -18,6 +18,7 @@ from ...errors import (
     WattfareNetworkError,
     invalid_request,
 )
+from ...offload import in_thread
 from ...transport import AsyncHTTPResponse, AsyncTransport, HTTPRequest, Secret, async_transport
 from ..chat import prompt_bound
 from ..chat.meter import Meter, estimate_tokens
@@ -83,6 +84,8 @@ class Upstream:
                 f"There is no fixed price for {request.model!r}, so that its cost "
                 "cannot be bounded: choose a model with a price."
             )
+        if request.large:
+            return await in_thread(UpstreamJob, self, request, price, request_id)
         return UpstreamJob(self, request, price, request_id)
 
     async def close(self) -> None:
@@ -176,11 +179,17 @@ class UpstreamJob:
             limit = price.pays_for(granted, self._prompt, request.n, self._limit)
             if limit < self._limit:
                 self.lowered = self._limit = limit
-        body = msgspec.json.encode(self._body(price))
+        fields = self._body(price)
+        if request.large:
+            body = await in_thread(msgspec.json.encode, fields)
+        else:
+            body = msgspec.json.encode(fields)
         self.meter.sent = True
         self._answer = await self._upstream.send(
             "POST", "/chat/completions", body, self._request_id
         )
+        # The body may be large, and the answer may take minutes.
+        self._request = msgspec.structs.replace(request, body={}, messages=[])
         encoding = self._answer.headers.get("content-encoding", "identity").strip().lower()
         if encoding != "identity":
             # It was told to send it plainly, and what cannot be read cannot be metered.

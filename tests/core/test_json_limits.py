@@ -1,0 +1,73 @@
+"""Limits on the structure of a JSON body."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wattfare_mw import WattfareError, json_limits
+from wattfare_mw.json_limits import MAX_DEPTH, MAX_ELEMENTS, check_structure
+
+
+def depth_of(value: Any) -> int:
+    if isinstance(value, dict):
+        return 1 + max(map(depth_of, value.values()), default=0)
+    if isinstance(value, list):
+        return 1 + max(map(depth_of, value), default=0)
+    return 0
+
+
+def size_of(value: Any) -> int:
+    """The containers, and the commas between their items."""
+    if isinstance(value, (dict, list)):
+        items = list(value.values()) if isinstance(value, dict) else value
+        return 1 + max(len(items) - 1, 0) + sum(map(size_of, items))
+    return 0
+
+
+texts = st.text(st.sampled_from('a,[]{}"\\\n:é😀'), max_size=12)
+values = st.recursive(
+    texts | st.integers(),
+    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(texts, inner, max_size=5),
+    max_leaves=30,
+)
+
+
+@given(values, st.booleans(), st.integers(1, 9), st.integers(0, 6), st.integers(0, 30))
+def test_depth_and_elements_are_those_of_the_value(
+    value: Any, ascii_only: bool, piece: int, depth: int, elements: int
+) -> None:
+    body = json.dumps(value, ensure_ascii=ascii_only).encode()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(json_limits, "_SLICE", piece)
+        patch.setattr(json_limits, "MAX_DEPTH", depth)
+        patch.setattr(json_limits, "MAX_ELEMENTS", elements)
+        if depth_of(value) <= depth and size_of(value) <= elements:
+            check_structure(body)
+        else:
+            with pytest.raises(WattfareError) as caught:
+                check_structure(body)
+            assert (caught.value.code, caught.value.status) == ("invalid_request", 400)
+
+
+@given(st.text(st.sampled_from('[]{},"\\: 1'), max_size=40).map(str.encode), st.integers(1, 5))
+def test_any_bytes_pass_or_are_refused(body: bytes, piece: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(json_limits, "_SLICE", piece)
+        with suppress(WattfareError):
+            check_structure(body)
+
+
+def test_the_limits() -> None:
+    check_structure(b"[" * MAX_DEPTH + b"]" * MAX_DEPTH)
+    check_structure(b"[" + b"1," * (MAX_ELEMENTS - 1) + b"1]")
+    check_structure(json.dumps("[" * 10**6 + "," * 10**6).encode())
+    with pytest.raises(WattfareError, match="64 levels"):
+        check_structure(b"[" * (MAX_DEPTH + 1))
+    with pytest.raises(WattfareError, match="100,000 values"):
+        check_structure(b"[" + b"1," * MAX_ELEMENTS + b"1]")

@@ -1,0 +1,89 @@
+"""How many bytes of large bodies one process holds at a time, in all and for each payer.
+
+A small body is never refused because of the large ones: it does not count.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Hashable
+from typing import Self
+
+from .errors import WattfareError
+from .offload import LARGE_BODY
+
+#: The most bytes of large bodies in one process, and of one payer in it.
+MAX_BYTES = 256 * 2**20
+MAX_PAYER_BYTES = 64 * 2**20
+#: How long a client should wait if there is no room, in seconds.
+RETRY_SECONDS = 2
+
+
+class BodyMemory:
+    """Counts the bytes that are in memory. Threads may share one."""
+
+    def __init__(self, limit: int = MAX_BYTES, payer_limit: int = MAX_PAYER_BYTES) -> None:
+        self._limit = limit
+        self._payer_limit = payer_limit
+        self._lock = threading.Lock()
+        self._total = 0
+        self._payers: dict[Hashable, int] = {}
+
+    def claim(self, payer: Hashable) -> BodyClaim:
+        """A claim on memory for one body of this payer. Use it in a ``with`` block."""
+        return BodyClaim(self, payer)
+
+    def _take(self, payer: Hashable, size: int) -> None:
+        with self._lock:
+            held = self._payers.get(payer, 0)
+            if self._total + size > self._limit or held + size > self._payer_limit:
+                raise WattfareError(
+                    "Too many large requests are under way: try again.",
+                    code="upstream",
+                    status=503,
+                    retry_after=RETRY_SECONDS,
+                )
+            self._total += size
+            self._payers[payer] = held + size
+
+    def _free(self, payer: Hashable, size: int) -> None:
+        with self._lock:
+            self._total -= size
+            left = self._payers[payer] - size
+            if left:
+                self._payers[payer] = left
+            else:
+                del self._payers[payer]
+
+
+class BodyClaim:
+    """The memory that one body takes, until the end of its ``with`` block."""
+
+    __slots__ = ("_memory", "_payer", "_size")
+
+    def __init__(self, memory: BodyMemory, payer: Hashable) -> None:
+        self._memory = memory
+        self._payer = payer
+        self._size = 0
+
+    def grow(self, size: int) -> None:
+        """The body has so many bytes by now.
+
+        Raises:
+            WattfareError: ``upstream``, 503; there is no room for them.
+        """
+        if size > LARGE_BODY and size > self._size:
+            self._memory._take(self._payer, size - self._size)
+            self._size = size
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.release()
+
+    def release(self) -> None:
+        """The body is in memory no longer."""
+        size, self._size = self._size, 0
+        if size:
+            self._memory._free(self._payer, size)

@@ -1,0 +1,56 @@
+"""Limits on the structure of a JSON body, checked before any of it is decoded.
+
+A body within its size limit can still be expensive: a thousand nested arrays, or millions of tiny
+objects. One linear pass counts both. It works on slices, so that other threads can run meanwhile,
+and it needs no memory that grows with the body.
+"""
+
+from __future__ import annotations
+
+from .errors import invalid_request
+
+#: How deep arrays and objects may be nested.
+MAX_DEPTH = 64
+#: How many values a body may have.
+MAX_ELEMENTS = 100_000
+
+_SLICE = 2**16
+_OPENING = frozenset(b"[{")
+_NOT_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
+
+
+def check_structure(body: bytes) -> None:
+    """Refuse a body that is nested too deeply, or that has too many values. Whether it is valid
+    JSON is for the decoder to say.
+
+    Raises:
+        WattfareError: ``invalid_request``.
+    """
+    openings = body.count(b"[") + body.count(b"{")
+    if openings <= MAX_DEPTH and openings + body.count(b",") <= MAX_ELEMENTS:
+        return  # even if none of them is in a string
+    depth = elements = start = 0
+    in_string = False
+    while start < len(body):
+        piece = body[start : start + _SLICE]
+        if (len(piece) - len(piece.rstrip(b"\\"))) % 2:
+            piece = body[start : start + _SLICE + 1]  # do not cut an escape in two
+        start += len(piece)
+        # Without escapes, each quote begins or ends a string.
+        parts = piece.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')
+        outside = b"".join(parts[in_string::2])
+        in_string ^= len(parts) % 2 == 0
+        brackets = outside.translate(None, _NOT_BRACKETS)
+        elements += outside.count(b",")
+        for bracket in brackets:
+            if bracket in _OPENING:
+                depth += 1
+                elements += 1
+                if depth > MAX_DEPTH:
+                    raise invalid_request(f"The body is nested more than {MAX_DEPTH} levels deep.")
+            else:
+                depth -= 1
+                if depth < 0:
+                    raise invalid_request("The body is not valid JSON.")
+        if elements > MAX_ELEMENTS:
+            raise invalid_request(f"The body has more than {MAX_ELEMENTS:,} values.")
