@@ -15,6 +15,7 @@ from ..errors import WattfareError
 from .api.rate_limits import RateLimits
 from .api.state import ServiceState
 from .asgi import create_app
+from .connections import LimitedProtocol
 from .errors import shutting_down
 from .ledger.databases import open_store
 from .settings import Settings
@@ -52,6 +53,7 @@ def serve(settings: Settings, host: str, port: int, listening: Callable[[str], N
             timeout_keep_alive=KEEPALIVE_SECONDS,
             timeout_graceful_shutdown=max(1, round(settings.stop_grace + LAST_WORDS_SECONDS)),
             ws="none",
+            http=LimitedProtocol,
             lifespan="on",
         )
         url = _url(host, sock.getsockname()[1])

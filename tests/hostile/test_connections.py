@@ -1,0 +1,178 @@
+"""What a client sends before it is authenticated is limited in size, in time and in number."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+from support.servers import uvicorn_server
+from support.service import PATIENCE, App, Service, run_cli, run_service
+from support.victim import Victim, peak_memory
+
+from wattfare_mw.service import Settings, connections, create_app
+
+MB = 10**6
+
+
+@pytest.fixture
+def alone(tmp_path: Path) -> Iterator[Service]:
+    with run_service(tmp_path) as running:
+        yield running
+
+
+def connect(address: Any) -> socket.socket:
+    return socket.create_connection(address, timeout=PATIENCE)
+
+
+def address_of(url: str) -> tuple[str, int]:
+    parts = urlsplit(url)
+    assert parts.hostname
+    assert parts.port
+    return parts.hostname, parts.port
+
+
+def rest(client: socket.socket) -> bytes:
+    """All that comes to the end of the connection."""
+    data = b""
+    with suppress(ConnectionError):
+        while more := client.recv(65536):
+            data += more
+    client.close()
+    return data
+
+
+ENDLESS = {
+    "a header": (b"GET /healthz HTTP/1.1\r\nhost: x\r\nx-a: ", b"b" * MB),
+    "a name of a header": (b"GET /healthz HTTP/1.1\r\nhost: x\r\n", b"b" * MB),
+    "headers": (b"GET /healthz HTTP/1.1\r\nhost: x\r\n", b"a: b\r\n" * (MB // 6)),
+    "a path": (b"GET /", b"b" * MB),
+    "empty lines": (b"", b"\r\n" * (MB // 2)),
+}
+
+
+@pytest.mark.parametrize("kind", ENDLESS)
+def test_an_endless_head_ends(alone: Service, kind: str) -> None:
+    start, more = ENDLESS[kind]
+    with alone.app() as app:
+        app.connect("victim")
+        http = httpx.Client(base_url=alone.api, timeout=PATIENCE, trust_env=False)
+        victim = Victim(lambda: slow_stream(http, app))
+        with http, victim:
+            before = peak_memory(alone.process.pid)
+            client = connect(address_of(alone.url))
+            sent = 0
+            with suppress(OSError):
+                client.sendall(start)
+                for _ in range(60):
+                    client.sendall(more)
+                    sent += len(more)
+            answer = rest(client)
+            grown = peak_memory(alone.process.pid) - before
+    assert victim.longest_gap < 1
+    assert grown < 20 * MB
+    if kind != "empty lines":  # which belong to no request
+        assert sent < 20 * MB, "only what the buffers of the system take"
+        assert not answer or answer.startswith((b"HTTP/1.1 431 ", b"HTTP/1.1 400 "))
+    assert "holds" in run_cli("ledger", "verify", "--database", alone.database).stdout
+
+
+def slow_stream(http: httpx.Client, app: App) -> httpx.Response:
+    body = {
+        "model": "wattfare/echo-slow",
+        "stream": True,
+        "messages": [{"role": "user", "content": "w " * 20}],
+    }
+    headers = app.paid_by("victim")
+    return http.send(
+        http.build_request("POST", "/chat/completions", json=body, headers=headers), stream=True
+    )
+
+
+@contextmanager
+def served(tmp_path: Path) -> Iterator[Any]:
+    """The service in this process, so that a test can set its limits."""
+    app = create_app(Settings(database=f"sqlite:///{tmp_path / 'ledger.db'}"))
+    with uvicorn_server(app, http=connections.LimitedProtocol) as address:
+        yield address
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /healthz HTTP/1.1\r\nhost:"])
+def test_a_head_that_takes_too_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sent: bytes
+) -> None:
+    monkeypatch.setattr(connections, "HEAD_SECONDS", 0.1)
+    with served(tmp_path) as address:
+        client = connect(address)
+        client.sendall(sent)
+        answer = rest(client)
+        assert answer.startswith(b"HTTP/1.1 408 ")
+        assert b'"code":"invalid_request"' in answer
+        # A second request on a connection has the same time.
+        client = connect(address)
+        client.sendall(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
+        assert client.recv(65536).startswith(b"HTTP/1.1 200 ")
+        client.sendall(b"GET /healthz HTTP/1.1\r\nhost:")
+        assert rest(client).startswith(b"HTTP/1.1 408 ")
+
+
+def test_a_head_within_the_limit_passes_in_any_pieces(tmp_path: Path) -> None:
+    head = b"GET /healthz HTTP/1.1\r\nhost: x\r\nx-a: %s\r\n\r\n" % (b"b" * 60_000)
+    with served(tmp_path) as address:
+        client = connect(address)
+        for start in range(0, len(head), 7_000):
+            client.sendall(head[start : start + 7_000])
+        assert client.recv(65536).startswith(b"HTTP/1.1 200 ")
+        client.sendall(head.replace(b"x-a: ", b"x-a: " + b"b" * 10_000))
+        assert rest(client).startswith((b"HTTP/1.1 400 ", b"HTTP/1.1 431 "))
+
+
+def test_the_oldest_idle_connection_goes_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "MAX_CONNECTIONS", 10)
+    with served(tmp_path) as address:
+        clients = [connect(address) for _ in range(10)]
+        busy = clients[0]
+        busy.sendall(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
+        assert busy.recv(65536).startswith(b"HTTP/1.1 200 ")  # it is now the newest idle one
+        newcomer = connect(address)
+        assert clients[1].recv(1) == b""
+        newcomer.sendall(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
+        assert newcomer.recv(65536).startswith(b"HTTP/1.1 200 ")
+        busy.sendall(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
+        assert busy.recv(65536).startswith(b"HTTP/1.1 200 ")
+        for client in [*clients, newcomer]:
+            client.close()
+
+
+async def test_the_address_with_the_most_idle_connections_loses_one() -> None:
+    closed: list[str] = []
+
+    class Connection:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def close_idle(self) -> None:
+            closed.append(self.name)
+
+    idle = connections._IdleConnections()
+    idle.close_one()
+    many: list[Any] = [Connection(f"a{number}") for number in range(3)]
+    idle.add("b", few := Connection("b0"))  # type: ignore[arg-type]
+    for connection in many:
+        idle.add("a", connection)
+    idle.close_one()
+    idle.discard("a", many[0])
+    idle.close_one()
+    for connection in many[1:]:
+        idle.discard("a", connection)
+    idle.close_one()
+    assert closed == ["a0", "a1", few.name]
+    await asyncio.sleep(0)
