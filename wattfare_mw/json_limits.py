@@ -19,15 +19,19 @@ _OPENING = frozenset(b"[{")
 _NOT_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
 
 
-def check_structure(body: bytes) -> None:
+def check_structure(body: bytes, max_elements: int | None = None) -> None:
     """Refuse a body that is nested too deeply, or that has too many values. Whether it is valid
     JSON is for the decoder to say.
+
+    Args:
+        max_elements: how many values it may have, if not :data:`MAX_ELEMENTS`.
 
     Raises:
         WattfareError: ``invalid_request``.
     """
+    most = MAX_ELEMENTS if max_elements is None else max_elements
     openings = body.count(b"[") + body.count(b"{")
-    if openings <= MAX_DEPTH and openings + body.count(b",") <= MAX_ELEMENTS:
+    if openings <= MAX_DEPTH and openings + body.count(b",") <= most:
         return  # even if none of them is in a string
     depth = elements = start = 0
     in_string = False
@@ -52,5 +56,5 @@ def check_structure(body: bytes) -> None:
                 depth -= 1
                 if depth < 0:
                     raise invalid_request("The body is not valid JSON.")
-        if elements > MAX_ELEMENTS:
-            raise invalid_request(f"The body has more than {MAX_ELEMENTS:,} values.")
+        if elements > most:
+            raise invalid_request(f"The body has more than {most:,} values.")

@@ -14,7 +14,7 @@ from ..service import Settings, secret_from_environment
 from ..service import serve as run
 from ..service.chat.request import DEFAULT_MAX_TOKENS, MAX_TOKENS
 from ..service.records import DEFAULT_GRANT
-from ..service.settings import DEFAULT_PORT, STOP_GRACE_SECONDS
+from ..service.settings import DEFAULT_PORT, MAX_ANSWER_BYTES, STOP_GRACE_SECONDS
 from .apps import database_option
 
 NO_CEILING = "none"
@@ -81,6 +81,14 @@ NO_CEILING = "none"
     help="redis://host:port, to count rate limits across processes; else each counts its own.",
 )
 @click.option(
+    "--max-answer-bytes",
+    type=click.IntRange(1),
+    default=MAX_ANSWER_BYTES,
+    show_default=True,
+    metavar="BYTES",
+    help="The largest answer of the upstream that is not a stream.",
+)
+@click.option(
     "--stop-grace",
     type=float,
     default=STOP_GRACE_SECONDS,
@@ -107,6 +115,7 @@ def serve(
     allow_unpriced: bool,
     metrics: bool,
     rate_limit_storage: str | None,
+    max_answer_bytes: int,
     stop_grace: float,
     log_level: str,
 ) -> None:
@@ -132,6 +141,7 @@ def serve(
         metrics=metrics,
         rate_limit_storage=rate_limit_storage,
         secret=secret_from_environment(),
+        max_answer_bytes=max_answer_bytes,
         stop_grace=stop_grace,
     )
     logging.basicConfig(

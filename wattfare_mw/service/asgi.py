@@ -54,6 +54,7 @@ def create_app(
                     transport=transport,
                     default_max_tokens=settings.default_max_tokens,
                     allow_unpriced=settings.allow_unpriced,
+                    max_answer_bytes=settings.max_answer_bytes,
                 )
             runner = CallRunner(store, settings.terms)
             keeper = LeaseKeeper(store, runner)

@@ -17,6 +17,8 @@ DEFAULT_DATABASE = "sqlite:///wattfare.db"
 DEFAULT_PORT = 8787
 #: How long streams may go on after SIGTERM before their clients are told, in seconds.
 STOP_GRACE_SECONDS = 10.0
+#: The most bytes of an answer that is not a stream.
+MAX_ANSWER_BYTES = 32 * 2**20
 MAX_STOP_GRACE_SECONDS = 3600
 SECRET_VARIABLE = "WATTFARE_SERVICE_SECRET"  # noqa: S105 - the name of a variable
 
@@ -38,6 +40,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         grant_default: the cap of a grant that names none, in nano-dollars.
         rate_limit_storage: ``redis://…``, to count across processes; None: each counts its own.
         secret: signs the session tokens; None: a key that is made once and kept in the database.
+        max_answer_bytes: the most bytes of an upstream's answer that is not a stream.
         stop_grace: seconds that streams may go on after SIGTERM.
 
     Raises:
@@ -55,6 +58,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     grant_default: int = DEFAULT_GRANT
     rate_limit_storage: str | None = None
     secret: bytes | None = None
+    max_answer_bytes: int = MAX_ANSWER_BYTES
     stop_grace: float = STOP_GRACE_SECONDS
 
     def __post_init__(self) -> None:
@@ -75,6 +79,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             raise invalid_request(
                 f"The limit of a call that names none is from 1 to {MAX_TOKENS:,} tokens."
             )
+        if self.max_answer_bytes < 1:
+            raise invalid_request("The most bytes of an answer are a number above 0.")
         if self.secret is not None:
             Signer(self.secret)  # a weak one stops the service before it starts
         if self.upstream_key is not None:

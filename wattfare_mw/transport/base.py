@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, SupportsIndex, TypeVar
 
 import msgspec
 
-from ..errors import WattfareNetworkError, unwrapped
+from ..errors import WattfareError, WattfareNetworkError, unwrapped
 
 if TYPE_CHECKING:
     from ..headers import Headers
@@ -22,6 +22,8 @@ C = TypeVar("C")
 
 #: Idle connections are let go before the usual server (5 s) closes them under a request's feet.
 KEEPALIVE_SECONDS = 4.0
+#: The most bytes of a body that is read as a whole.
+MAX_BODY_BYTES = 64 * 2**20
 
 
 class Secret(str):
@@ -59,6 +61,38 @@ class HTTPRequest(msgspec.Struct, frozen=True, gc=False):
         return f"HTTPRequest({self.method!r}, {self.url!r})"
 
 
+class BodyParts:
+    """The parts of a body that is read as a whole.
+
+    Args:
+        limit: the most bytes of all parts together.
+    """
+
+    __slots__ = ("_limit", "_parts", "_size")
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._parts: list[bytes] = []
+        self._size = 0
+
+    def add(self, part: bytes) -> None:
+        """Add the next part.
+
+        Raises:
+            WattfareError: ``upstream``; there are too many bytes.
+        """
+        self._size += len(part)
+        if self._size > self._limit:
+            raise WattfareError(
+                f"The answer has more than {self._limit:,} bytes.", code="upstream", status=502
+            )
+        self._parts.append(part)
+
+    def join(self) -> bytes:
+        """The whole body. A single part is not copied."""
+        return self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
+
+
 class HTTPResponse(Protocol):
     """An answer whose head is here and whose body is on its way."""
 
@@ -66,8 +100,12 @@ class HTTPResponse(Protocol):
     def status(self) -> int: ...
     @property
     def headers(self) -> Headers: ...
-    def read(self) -> bytes:
-        """The whole body; the answer is closed by it."""
+    def read(self, limit: int = MAX_BODY_BYTES) -> bytes:
+        """The whole body. The response is closed by it.
+
+        Raises:
+            WattfareError: ``upstream``; the body has more than ``limit`` bytes.
+        """
         ...
 
     def read_some(self) -> bytes:
@@ -86,7 +124,7 @@ class AsyncHTTPResponse(Protocol):
     def status(self) -> int: ...
     @property
     def headers(self) -> Headers: ...
-    async def read(self) -> bytes: ...
+    async def read(self, limit: int = MAX_BODY_BYTES) -> bytes: ...
     async def read_some(self) -> bytes: ...
     async def close(self) -> None: ...
 

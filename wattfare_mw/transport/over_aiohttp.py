@@ -12,11 +12,14 @@ import aiohttp
 import yarl
 from aiohttp.http_exceptions import HttpProcessingError
 
+from ..errors import WattfareError
 from ..headers import Headers, Raw
 from . import direct
 from .base import (
     KEEPALIVE_SECONDS,
+    MAX_BODY_BYTES,
     AsyncHTTPResponse,
+    BodyParts,
     Failures,
     HTTPRequest,
     LoopPool,
@@ -243,15 +246,18 @@ class AiohttpResponse:
         if not content.is_eof() and content.exception() is None:
             content.set_exception(aiohttp.ClientPayloadError("The body is no HTTP any more."))
 
-    async def read(self) -> bytes:
-        part = await self.read_some()
-        if self._is_here:
-            return part
-        parts: list[bytes] = []
-        while part:
-            parts.append(part)
+    async def read(self, limit: int = MAX_BODY_BYTES) -> bytes:
+        parts = BodyParts(limit)
+        try:
             part = await self.read_some()
-        return b"".join(parts)
+            parts.add(part)
+            while part and not self._is_here:
+                part = await self.read_some()
+                parts.add(part)
+        except WattfareError:
+            self._close()
+            raise
+        return parts.join()
 
     async def read_some(self) -> bytes:
         wait = self._wait

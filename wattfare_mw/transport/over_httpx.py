@@ -7,8 +7,18 @@ import importlib
 from functools import cache, lru_cache
 from typing import Any
 
+from ..errors import WattfareError
 from ..headers import Headers
-from .base import AsyncHTTPResponse, Failures, HTTPRequest, HTTPResponse, LoopPool, Pool
+from .base import (
+    MAX_BODY_BYTES,
+    AsyncHTTPResponse,
+    BodyParts,
+    Failures,
+    HTTPRequest,
+    HTTPResponse,
+    LoopPool,
+    Pool,
+)
 
 
 def close_client(client: Any) -> None:
@@ -134,8 +144,15 @@ class HttpxResponseBase:
 
 
 class HttpxResponse(HttpxResponseBase):
-    def read(self) -> bytes:
-        return b"".join(iter(self.read_some, b""))
+    def read(self, limit: int = MAX_BODY_BYTES) -> bytes:
+        parts = BodyParts(limit)
+        try:
+            while part := self.read_some():
+                parts.add(part)
+        except WattfareError:
+            self.close()
+            raise
+        return parts.join()
 
     def read_some(self) -> bytes:
         try:
@@ -164,11 +181,15 @@ class HttpxResponse(HttpxResponseBase):
 
 
 class AsyncHttpxResponse(HttpxResponseBase):
-    async def read(self) -> bytes:
-        parts: list[bytes] = []
-        while part := await self.read_some():
-            parts.append(part)
-        return b"".join(parts)
+    async def read(self, limit: int = MAX_BODY_BYTES) -> bytes:
+        parts = BodyParts(limit)
+        try:
+            while part := await self.read_some():
+                parts.add(part)
+        except WattfareError:
+            await self.close()
+            raise
+        return parts.join()
 
     async def read_some(self) -> bytes:
         try:

@@ -3,6 +3,7 @@ meter reads along."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Iterator
 from typing import Any
@@ -18,8 +19,9 @@ from ...errors import (
     WattfareNetworkError,
     invalid_request,
 )
-from ...offload import in_thread
+from ...offload import LARGE_BODY, in_thread
 from ...transport import AsyncHTTPResponse, AsyncTransport, HTTPRequest, Secret, async_transport
+from ...transport.base import MAX_BODY_BYTES
 from ..chat import prompt_bound
 from ..chat.meter import Meter, estimate_tokens
 from ..chat.price import MAX_RESERVATION, Price
@@ -36,6 +38,13 @@ _NEW_NAME_HOSTS = frozenset({"api.openai.com"})
 CONNECT_SECONDS = 10.0
 #: How long an upstream may send nothing, in seconds. A model that thinks can take minutes.
 IDLE_SECONDS = 600.0
+#: The most bytes of an error, and of the list of models.
+MAX_ERROR_BYTES = 2**20
+MAX_LIST_BYTES = 16 * 2**20
+#: A block of events of up to so many bytes is metered on the event loop.
+LARGE_BLOCK = 2**19
+#: So many comments in a row are passed on. An upstream could send them without end.
+MAX_COMMENTS = 3
 #: The same for its list of models.
 LIST_IDLE_SECONDS = 20.0
 
@@ -50,6 +59,7 @@ class Upstream:
         default_max_tokens: what a call is given that names no limit.
         allow_unpriced: let models be called that have no fixed price: each call reserves all
             that remains of a budget, which needs a cap.
+        max_answer_bytes: the most bytes of an answer that is not a stream.
     """
 
     def __init__(
@@ -61,6 +71,7 @@ class Upstream:
         transport: AsyncTransport | None = None,
         default_max_tokens: int = DEFAULT_MAX_TOKENS,
         allow_unpriced: bool = False,
+        max_answer_bytes: int = MAX_BODY_BYTES,
     ) -> None:
         self._base_url = base_url.rstrip("/")
         self._authorization = None if key is None else Secret(f"Bearer {key}")
@@ -69,6 +80,7 @@ class Upstream:
         self._allow_unpriced = allow_unpriced
         self.metrics = metrics or Metrics()
         self.default_max_tokens = default_max_tokens
+        self.max_answer_bytes = max_answer_bytes
         new = urlsplit(self._base_url).hostname in _NEW_NAME_HOSTS
         self.limit_name = "max_completion_tokens" if new else "max_tokens"
 
@@ -119,7 +131,7 @@ class Upstream:
             if answer.status == 200:
                 return answer
             try:
-                text = await answer.read()
+                text = await answer.read(MAX_ERROR_BYTES)
             finally:
                 await answer.close()
         except WattfareNetworkError as error:
@@ -133,7 +145,7 @@ class Upstream:
         try:
             answer = await self.send("GET", "/models", None, None, LIST_IDLE_SECONDS)
             try:
-                return await answer.read()
+                return await answer.read(MAX_LIST_BYTES)
             finally:
                 await answer.close()
         except WattfareNetworkError as error:
@@ -168,6 +180,7 @@ class UpstreamJob:
         self._answer: AsyncHTTPResponse | None = None
         self._splitter = sse.Splitter()
         self._end = b""  # the event that ends a stream, once it is here
+        self._comments = 0  # in a row
         self._spent = self._done = self._tallied = False
 
     async def start(self, granted: int) -> None:
@@ -206,7 +219,11 @@ class UpstreamJob:
 
     async def body(self) -> bytes:
         """The answer, as it came; its usage has been read."""
-        body = upstream_answers.read_completion(await self._read(), self.meter)
+        answer = await self._read()
+        if len(answer) <= LARGE_BODY:
+            body = upstream_answers.read_completion(answer, self.meter)
+        else:
+            body = await in_thread(upstream_answers.read_completion, answer, self.meter)
         self._tally()
         return body
 
@@ -221,7 +238,11 @@ class UpstreamJob:
                 chunk = await self._answer.read_some()
                 if not chunk:
                     raise upstream_answers.failed("The upstream's answer broke off.")
-                events = self._metered(self._splitter.feed(chunk))
+                block = self._splitter.feed(chunk)
+                if len(block) <= LARGE_BLOCK:
+                    events = self._metered(block)
+                else:
+                    events = await in_thread(self._metered, block)
             except WattfareNetworkError as error:
                 raise upstream_answers.unreachable(error) from error.__cause__
             except sse.EventTooLargeError:
@@ -232,6 +253,7 @@ class UpstreamJob:
                 self._end, events = events[start:], events[:start]
             if events:
                 return events
+            await asyncio.sleep(0)  # an upstream that floods us must not keep others waiting
         raise WattfareBudgetExceededError(
             "The model went on beyond its limit: what was reserved for this call is spent."
         )
@@ -300,13 +322,19 @@ class UpstreamJob:
 
     def _passed(self, block: bytes) -> Iterator[bytes]:
         for raw in sse.split(block):
-            if all(self._passes(event.data) for event in sse.events(raw)):
+            events = list(sse.events(raw))
+            if not events:
+                self._comments += 1
+                if self._comments <= MAX_COMMENTS:
+                    yield raw
+            elif all(self._passes(event.data) for event in events):
                 yield raw
             if self._done or self._spent:
                 return
 
     def _passes(self, data: bytes) -> bool:
         """Meter an event. Is it for the client?"""
+        self._comments = 0
         if not data.startswith(b"{") and sse.is_done(data):
             self._done = self.meter.generated = True
             return True
@@ -319,7 +347,7 @@ class UpstreamJob:
     async def _read(self) -> bytes:
         assert self._answer is not None
         try:
-            return await self._answer.read()
+            return await self._answer.read(self._upstream.max_answer_bytes)
         except WattfareNetworkError as error:
             raise upstream_answers.unreachable(error) from error.__cause__
 

@@ -17,9 +17,12 @@ from ...errors import (
     invalid_request,
     retry_after_seconds,
 )
+from ...json_limits import check_structure
 from ...types import encode
 from ..chat.meter import Meter
 
+#: How many values an answer may have. Those with log probabilities have many.
+MAX_ELEMENTS = 1_000_000
 #: As much of the upstream's own words as is passed on, in characters.
 MAX_MESSAGE = 500
 
@@ -71,6 +74,7 @@ def read_completion(body: bytes, meter: Meter) -> bytes:
         WattfareError: ``upstream``; it is an error, or no answer.
     """
     strict = True
+    _check_structure(body)
     try:
         answer = _decode(body)
     except ValueError:
@@ -93,6 +97,15 @@ def read_completion(body: bytes, meter: Meter) -> bytes:
     meter.add_usage(fields.get("usage"))
     meter.complete = True
     return body if strict else encode(fields)
+
+
+def _check_structure(data: bytes) -> None:
+    try:
+        check_structure(data, MAX_ELEMENTS)
+    except WattfareError:
+        raise failed(
+            "The upstream's answer has too many values, or is nested too deeply."
+        ) from None
 
 
 class Read(msgspec.Struct, frozen=True):
