@@ -1,0 +1,139 @@
+"""No answer of an upstream stalls the service for others, or fills its memory."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from support.service import PATIENCE, App, Service, chat_body, run_cli, run_service
+from support.upstream import Exchange, Upstream, completion_of
+from support.victim import QUESTION, Victim, peak_memory
+
+MB = 10**6
+LONGEST_GAP = 1.0
+MOST_MEMORY = 200 * MB
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+
+
+@pytest.fixture
+def service(tmp_path: Path, upstream: Upstream) -> Iterator[Service]:
+    with run_service(tmp_path, "--upstream", upstream.url) as running:
+        yield running
+
+
+@pytest.fixture
+def app(service: Service) -> Iterator[App]:
+    with service.app() as app:
+        app.connect("victim", monthlyUsd=100)
+        app.connect("u1", monthlyUsd=100)
+        yield app
+
+
+def json_of(size: int, piece: bytes) -> Callable[[Exchange], None]:
+    """An answer in JSON with so many bytes, made of this piece."""
+    start, end = json.dumps(completion_of("x", more=0)).encode().split(b'"more": 0')
+
+    def answer(exchange: Exchange) -> None:
+        start_with = start + b'"more": ['
+        count = (size - len(start_with)) // len(piece)
+        length = len(start_with) + count * len(piece) + len(b"0]" + end)
+        exchange.send(
+            b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
+            % length
+        )
+        exchange.send(start_with)
+        for _ in range(count // 10_000):
+            exchange.send(piece * 10_000)
+        exchange.send(piece * (count % 10_000) + b"0]" + end)
+
+    return answer
+
+
+def flood(piece: bytes) -> Callable[[Exchange], None]:
+    """A stream of this piece and nothing else, for 100 MB or until the client leaves."""
+
+    def answer(exchange: Exchange) -> None:
+        exchange.start_stream()
+        for _ in range(100):
+            exchange.chunk(piece * (MB // len(piece)))
+        exchange.done()
+
+    return answer
+
+
+WHOLE = {
+    "400 MB": json_of(400 * MB, b'"aaaaaaaaaaaaaaaa",'),
+    "30 MB of numbers": json_of(30 * MB, b"1,"),
+    "30 MB of objects": json_of(30 * MB, b'{"a":1},'),
+    "30 MB nested": json_of(30 * MB, b"["),
+    "30 MB of text": json_of(30 * MB, b'"%s",' % (b"word " * 1000)),
+}
+STREAMS = {
+    "comments": flood(b": PROCESSING\n\n"),
+    "tiny comments": flood(b":\n\n"),
+    "events without text": flood(b'data: {"choices":[{"delta":{}}]}\n\n'),
+    "empty lines": flood(b"\n"),
+    "one endless line": flood(b"d"),
+}
+
+
+@pytest.mark.parametrize("kind", [*WHOLE, *STREAMS])
+def test_an_upstream_does_not_stall_the_others(
+    service: Service, app: App, upstream: Upstream, kind: str
+) -> None:
+    def answer(exchange: Exchange) -> None:
+        if QUESTION.encode() in exchange.body:
+            victim.words(exchange)
+        else:
+            (WHOLE | STREAMS)[kind](exchange)
+
+    upstream.script = answer
+    http = httpx.Client(base_url=service.api, timeout=PATIENCE, trust_env=False)
+    victim = Victim(lambda: stream_of(http, app, "victim", QUESTION))
+    with http, victim:
+        before = peak_memory(service.process.pid)
+        if kind in WHOLE:
+            response = app.chat(model="fake/model", max_tokens=5)
+            assert response.status_code in (200, 502), response.text
+            assert kind == "30 MB of text" or response.status_code == 502
+        else:
+            passed = read_some(app)
+            # A client gets a few comments and nothing else that is not an event.
+            assert passed.count(b"\n:") + passed.startswith(b":") <= 3
+        grown = peak_memory(service.process.pid) - before
+    assert victim.text.endswith(b"data: [DONE]\n\n")
+    assert victim.longest_gap < LONGEST_GAP
+    assert grown < MOST_MEMORY, f"{grown / MB:.0f} MB"
+    assert not [line for line in service.log if "Traceback" in line]
+    assert "holds" in run_cli("ledger", "verify", "--database", service.database).stdout
+
+
+def stream_of(http: httpx.Client, app: App, user: str, text: str) -> httpx.Response:
+    body = chat_body(text, model="fake/model", stream=True, max_tokens=1_000_000)
+    request = http.build_request("POST", "/chat/completions", json=body, headers=app.paid_by(user))
+    response = http.send(request, stream=True)
+    assert response.status_code == 200
+    return response
+
+
+def read_some(app: App) -> bytes:
+    """What comes within a second."""
+    data = b""
+    response = stream_of(app.http, app, "u1", "flood me")
+    timer = threading.Timer(1, response.close)
+    timer.start()
+    try:
+        for piece in response.iter_raw():
+            data = (data + piece)[:MB]
+    except httpx.HTTPError:
+        pass
+    finally:
+        timer.cancel()
+        response.close()
+    return data
