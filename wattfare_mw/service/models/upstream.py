@@ -45,6 +45,7 @@ MAX_LIST_BYTES = 16 * 2**20
 LARGE_BLOCK = 2**19
 #: So many comments in a row are passed on. An upstream could send them without end.
 MAX_COMMENTS = 3
+MAX_COMMENT_BYTES = 1024
 #: The same for its list of models.
 LIST_IDLE_SECONDS = 20.0
 
@@ -299,6 +300,8 @@ class UpstreamJob:
     def _metered(self, block: bytes) -> bytes:
         """Meter these events. What of them is for the client?"""
         data = sse.lone_data(block)
+        if data is None and block.find(b"data") < 0:
+            return self._comment(block)  # however many there are in it
         if data is not None:
             passed = block if self._passes(data) else b""
         elif (lines := sse.data_lines(block)) is None:
@@ -324,13 +327,16 @@ class UpstreamJob:
         for raw in sse.split(block):
             events = list(sse.events(raw))
             if not events:
-                self._comments += 1
-                if self._comments <= MAX_COMMENTS:
-                    yield raw
+                yield self._comment(raw)
             elif all(self._passes(event.data) for event in events):
                 yield raw
             if self._done or self._spent:
                 return
+
+    def _comment(self, raw: bytes) -> bytes:
+        """What goes on of something that holds no event."""
+        self._comments += 1
+        return raw if self._comments <= MAX_COMMENTS and len(raw) <= MAX_COMMENT_BYTES else b""
 
     def _passes(self, data: bytes) -> bool:
         """Meter an event. Is it for the client?"""
