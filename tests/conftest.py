@@ -145,6 +145,14 @@ def fake(_fake: FakeWattfare) -> Iterator[FakeWattfare]:
     assert not failures, failures
 
 
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """One that several processes can share."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'shared.db'}"
+    return request.getfixturevalue("cluster").database()
+
+
 # -- each test
 
 

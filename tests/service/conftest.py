@@ -14,11 +14,3 @@ def app(service: Service) -> Iterator[App]:
     app = service.app()
     yield app
     app.close()
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def database(request: pytest.FixtureRequest, tmp_path) -> str:
-    """One that several processes can share."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'shared.db'}"
-    return request.getfixturevalue("cluster").database()

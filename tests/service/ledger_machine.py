@@ -87,6 +87,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.grants: dict[str, GrantBudget] = {}
         self.calls: dict[str, Call] = {}
         self.ended: dict[str, str] = {}
+        self.swept: dict[str, tuple[Call, int, str]] = {}
         self.keys: dict[tuple[str, str], tuple[IdempotencyKey, str, datetime]] = {}
         self.count = 0
 
@@ -306,8 +307,49 @@ class LedgerMachine(RuleBasedStateMachine):
             held = self.calls[name].held
             cost, ended = rules.expire(held)
             generated = cost > 0 or not held.stream
-            self.settled(name, Outcome(ended=ended, generated=generated, cost=cost))
+            call = self.calls[name]
+            billed = self.settled(name, Outcome(ended=ended, generated=generated, cost=cost))
+            self.swept[name] = (call, billed, ended)
         self.leases = {holder: until for holder, until in self.leases.items() if until > self.now}
+
+    @precondition(lambda self: self.swept)
+    @rule(
+        data=st.data(),
+        process=st.sampled_from(PROCESSES),
+        cost=st.integers(-10, 200) | st.just(10**30),
+        generated=st.booleans(),
+        ceiling=st.none() | amounts,
+    )
+    def correct(self, data, process, cost: int, generated: bool, ceiling: int | None) -> None:
+        """The process of a call that was swept is alive after all."""
+        name = data.draw(st.sampled_from(sorted(self.swept)))
+        call, billed, ended = self.swept.pop(name)
+        terms = Terms(operator_pays=ceiling is not None, ceiling=ceiling)
+        outcome = Outcome(ended="cut_off", generated=generated, cost=cost)
+        order, reserved = call.order, call.held.reserved
+        cost = cost if generated else 0
+        if order.grant_hash is not None:
+            grant = self.grants[order.grant_hash]
+            totals, cap = grant.totals, grant.cap
+        else:
+            where = (str(order.user_id), call.month)
+            totals = self.totals[where]
+            cap = rules.cap_in_force(self.connections[str(order.user_id)], terms)
+        delta = rules.correction(billed, reserved, cost, rules.room_under(cap, totals))
+        assert 0 <= billed + delta <= reserved
+        after = Totals(totals.billed + delta, totals.reserved)
+        assert delta <= 0 or cap is None or after.billed + after.reserved <= cap
+        store = self.stores[process]
+        assert self.do(store.settle(name, outcome)) is None
+        assert self.do(store.correct(name, outcome, terms)) == delta
+        assert self.do(store.correct(name, outcome, terms)) is None
+        if order.grant_hash is not None:
+            given_back = (ended == "abandoned" or billed > 0) and not generated
+            self.grants[order.grant_hash] = GrantBudget(
+                grant.requests + given_back, grant.cap, grant.expires_at, after
+            )
+        else:
+            self.totals[where] = after
 
     @rule(process=st.sampled_from(PROCESSES))
     def crash(self, process: int) -> None:

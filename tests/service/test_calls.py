@@ -122,7 +122,8 @@ class AllAtOnce:
         left, self._left = self._left, b""
         return left
 
-    read = read_some
+    async def read(self, limit: int = 0) -> bytes:
+        return await self.read_some()
 
     async def close(self) -> None:
         pass

@@ -9,13 +9,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import time
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from ... import sse
 from ...errors import WattfareError
 from ..errors import lease_lost, revoked
+from ..ledger.clock import steady_seconds
 from ..ledger.store import LEASE_SECONDS, Store
 from ..models.provider import Job
 from ..records import InferenceCall, MeterReading, Outcome, Terms
@@ -112,7 +112,7 @@ class CallRunner:
         Raises:
             WattfareError: 503, the database is not there.
         """
-        began = time.monotonic()
+        began = steady_seconds()
         readings = {active: each for active in self._active if (each := active.reading())}
         renewal = await self._store.renew(list(readings.values()))
         if not renewal.held:
@@ -132,14 +132,14 @@ class CallRunner:
         Raises:
             WattfareError: 503, there is none; all that is in flight is cut off.
         """
-        if time.monotonic() >= self._forward_until:
+        if steady_seconds() >= self._forward_until:
             self._lose()
             raise lease_lost()
 
     @property
     def seconds_left(self) -> float:
         """How long calls may go on without a renewal."""
-        return self._forward_until - time.monotonic()
+        return self._forward_until - steady_seconds()
 
     def _lose(self) -> None:
         self._forward_until = -math.inf
@@ -147,8 +147,19 @@ class CallRunner:
 
     async def _settle_unsettled(self) -> None:
         for reservation_id, outcome in list(self._unsettled.items()):
-            await self._store.settle(reservation_id, outcome)
+            await self._settle(reservation_id, outcome)
             del self._unsettled[reservation_id]
+
+    async def _settle(self, reservation_id: str, outcome: Outcome) -> None:
+        if await self._store.settle(reservation_id, outcome) is not None:
+            return
+        # Another process settled the call, because this one did not renew its lease in time.
+        corrected = await self._store.correct(reservation_id, outcome, self._terms)
+        if corrected is not None:
+            log.warning(
+                "a call was settled by another process, and is corrected: reservation=%s",
+                reservation_id,
+            )
 
     async def run(
         self,
@@ -179,7 +190,7 @@ class CallRunner:
             nonlocal settled
             if settled:
                 return
-            await self._store.settle(call.id, job.meter.outcome(ended))
+            await self._settle(call.id, job.meter.outcome(ended))
             settled = True
             self._active.discard(active)  # what is paid for is delivered
             self._leave(active)
@@ -200,7 +211,7 @@ class CallRunner:
                 await output.begin()
                 events = await job.read_events()
                 while not job.meter.complete:
-                    if time.monotonic() >= self._forward_until:
+                    if steady_seconds() >= self._forward_until:
                         self._lose()
                         await asyncio.sleep(0)  # to hear of it
                     await output.write(events)

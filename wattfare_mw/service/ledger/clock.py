@@ -1,13 +1,49 @@
-"""Moments as the ledger stores them: Unix seconds or milliseconds."""
+"""The clocks of the ledger. Bills go by the wall clock. Leases go by a clock that is never set, so
+that a step of the wall clock neither ends a lease nor prolongs it."""
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+_BOOTTIME = getattr(time, "CLOCK_BOOTTIME", None)
+
+
+class LeaseTime(NamedTuple):
+    """A moment by which leases are counted.
+
+    Attributes:
+        boot: the boot of the machine since which the clock counts. A lease of another boot has
+            ended. Empty for the wall clock.
+        ms: milliseconds.
+    """
+
+    boot: str
+    ms: int
 
 
 def utc_now() -> datetime:
-    """The clock of the service, in UTC."""
+    """The wall clock, in UTC."""
     return datetime.now(UTC)
+
+
+def steady_seconds() -> float:
+    """The seconds of a clock that is never set, and that counts the time in which the machine
+    sleeps, if the system has such a clock."""
+    return time.monotonic() if _BOOTTIME is None else time.clock_gettime(_BOOTTIME)
+
+
+def lease_now() -> LeaseTime:
+    """The moment by the clock that all processes of this machine share. If the system has no clock
+    that counts since a boot it can name, it is the wall clock."""
+    boot = _boot_id()
+    if not boot or _BOOTTIME is None:
+        return LeaseTime("", milliseconds(utc_now()))
+    return LeaseTime(boot, int(time.clock_gettime(_BOOTTIME) * 1000))
 
 
 def seconds(moment: datetime) -> int:
@@ -15,6 +51,14 @@ def seconds(moment: datetime) -> int:
     return int(moment.timestamp())
 
 
-def milliseconds(moment: datetime, later: float = 0) -> int:
-    """Unix milliseconds, so many seconds after this moment."""
-    return int(moment.timestamp() * 1000) + round(later * 1000)
+def milliseconds(moment: datetime) -> int:
+    """Unix milliseconds."""
+    return int(moment.timestamp() * 1000)
+
+
+@cache
+def _boot_id() -> str:
+    try:
+        return _BOOT_ID.read_text().strip()[:64]
+    except OSError:
+        return ""

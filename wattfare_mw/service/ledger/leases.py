@@ -6,11 +6,11 @@ from datetime import datetime
 from typing import Any, cast
 
 from sqlalchemy import Connection as Sql
-from sqlalchemy import delete, exists, select
+from sqlalchemy import case, delete, exists, select, true
 
 from ..records import Outcome, Reservation
 from . import rules, schema
-from .clock import milliseconds, seconds
+from .clock import LeaseTime, milliseconds, seconds
 
 #: How many of the calls that others left behind are looked up at a time.
 SWEEP_BATCH = 100
@@ -23,10 +23,16 @@ def end_lease(sql: Sql, holder: str) -> None:
     sql.execute(delete(schema.holders).where(schema.holders.c.id == holder))
 
 
-def expire_leases(sql: Sql, now: datetime) -> None:
-    """Forget the processes that did not renew, and the keys that have served their time."""
+def expire_leases(sql: Sql, now: datetime, lease_now: LeaseTime) -> None:
+    """Delete the leases that were not renewed, and the idempotency keys that are too old."""
     table = schema.holders
-    sql.execute(delete(table).where(table.c.expires_at_ms <= milliseconds(now)))
+    boot, ends = table.c.boot, table.c.expires_at_ms
+    ended = case(
+        (boot == "", ends <= milliseconds(now)),
+        (boot == lease_now.boot, ends <= lease_now.ms),
+        else_=true(),  # the machine has been started anew since
+    )
+    sql.execute(delete(table).where(ended))
     keys = schema.idempotency
     sql.execute(delete(keys).where(keys.c.created_at <= seconds(now) - rules.KEY_SECONDS))
 

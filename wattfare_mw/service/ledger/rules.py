@@ -92,6 +92,25 @@ def billed_for(reserved: int, cost: int) -> int:
     return min(max(cost, 0), reserved)
 
 
+def correction(billed: int, reserved: int, cost: int, room: int | None) -> int:
+    """What is to be billed in addition, now that the true cost of a call is known. It is negative
+    if too much was billed.
+
+    Args:
+        billed: what was billed for the call so far.
+        reserved: what had been reserved for it. It is never billed more in all.
+        cost: what it cost.
+        room: what is left of the cap, apart from other calls in flight; None for no cap.
+    """
+    more = billed_for(reserved, cost) - billed
+    return more if more <= 0 or room is None else min(more, max(room, 0))
+
+
+def room_under(cap: int | None, totals: Totals) -> int | None:
+    """What is left of a cap, apart from calls in flight; None for no cap."""
+    return None if cap is None else cap - totals.billed - totals.reserved
+
+
 def admit_grant(held: int, grant: GrantBudget, terms: Terms) -> None:
     """Let a new grant be, beside those of the same app that have not expired, whose caps come to
     ``held``.

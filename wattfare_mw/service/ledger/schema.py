@@ -21,6 +21,7 @@ from sqlalchemy import (
     String,
     Table,
     false,
+    text,
 )
 
 metadata = MetaData()
@@ -88,12 +89,14 @@ grants = Table(
     Index("grants_by_expiry", "app_id", "expires_at", "cap_nanos"),
 )
 
-# The processes that hold calls, until then (milliseconds since 1970, by the database's clock).
+# The processes that hold calls, and until when. In PostgreSQL, it is milliseconds since 1970 by the
+# clock of the database. In SQLite, it is milliseconds since the named boot of the machine.
 holders = Table(
     "holders",
     metadata,
     Column("id", String(64), primary_key=True),
     Column("expires_at_ms", BigInteger, nullable=False),
+    Column("boot", String(64), nullable=False, server_default=""),
     sqlite_with_rowid=False,
 )
 
@@ -136,12 +139,12 @@ idempotency = Table(
     Index("idempotency_by_call", "reservation_id"),
 )
 
-# Append-only, which triggers see to: one row for each call that has ended, whatever it was billed.
+# Append-only, by triggers: one row for each call that has ended, and another if it is corrected.
 ledger = Table(
     "ledger",
     metadata,
     Column("id", _COUNTER, primary_key=True, autoincrement=True),
-    Column("reservation_id", String(64), nullable=False, unique=True),
+    Column("reservation_id", String(64), nullable=False),
     Column("reserved_at", BigInteger, nullable=False),
     Column("settled_at", BigInteger, nullable=False),
     Column("app_id", String(64), ForeignKey("apps.id"), nullable=False),
@@ -156,6 +159,15 @@ ledger = Table(
     Column("claimed_nanos", BigInteger),  # what the upstream says it cost; maybe more
     Column("ended", String(32), nullable=False),
     Column("request_id", String(128), nullable=False),
-    CheckConstraint("billed_nanos >= 0", name="ledger_billed"),
+    # The row that this one corrects. The amount billed is then the difference, and may be negative.
+    Column("corrects", _COUNTER, ForeignKey("ledger.id"), unique=True),
+    CheckConstraint("billed_nanos >= 0 OR corrects IS NOT NULL", name="ledger_billed"),
     CheckConstraint("billed_nanos <= reserved_nanos", name="ledger_within_reservation"),
+    Index(
+        "ledger_once",
+        "reservation_id",
+        unique=True,
+        sqlite_where=text("corrects IS NULL"),
+        postgresql_where=text("corrects IS NULL"),
+    ),
 )

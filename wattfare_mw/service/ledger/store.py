@@ -32,8 +32,8 @@ from ..records import (
     Totals,
 )
 from ..tokens import MIN_KEY_BYTES
-from . import accounts, leases, rules
-from .clock import seconds
+from . import accounts, corrections, leases, rules
+from .clock import LeaseTime, seconds
 
 T = TypeVar("T")
 
@@ -141,6 +141,13 @@ class Store(ABC):
     async def settle(self, reservation_id: str, outcome: Outcome) -> int | None:
         """End a reservation. Returns what was billed, or None if it had ended before."""
 
+    async def correct(self, reservation_id: str, outcome: Outcome, terms: Terms) -> int | None:
+        """Correct the bill of a call that another process has settled, because it took this one
+        for dead. Returns what is billed in addition, or None if there is nothing to correct."""
+        return await self.transact(
+            lambda sql: corrections.correct(sql, reservation_id, outcome, terms, self._now(sql))
+        )
+
     # -- leases
 
     async def renew(self, readings: Sequence[MeterReading] = ()) -> LeaseRenewal:
@@ -156,7 +163,9 @@ class Store(ABC):
         """Settle the calls whose process has died. Returns how many there were."""
         # Committed before anything is settled. From then on, a dead process can neither reserve
         # nor record.
-        await self.transact(lambda sql: leases.expire_leases(sql, self._now(sql)))
+        await self.transact(
+            lambda sql: leases.expire_leases(sql, self._now(sql), self._lease_now(sql))
+        )
         swept = 0
         while orphaned := await self.transact(leases.orphaned_calls):
             for reservation_id, outcome in orphaned:
@@ -195,6 +204,10 @@ class Store(ABC):
     @abstractmethod
     def _now(self, sql: Sql) -> datetime:
         """The time by the clock that all processes of this database share."""
+
+    @abstractmethod
+    def _lease_now(self, sql: Sql) -> LeaseTime:
+        """The moment by the clock of the leases."""
 
     @abstractmethod
     async def _close(self) -> None: ...

@@ -5,14 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from sqlalchemy import Connection as Sql
-from sqlalchemy import and_, func, select
+from sqlalchemy import and_, func, or_, select
 
 from . import schema
 
 
 def verify(sql: Sql) -> list[str]:
-    """Prove every total from its rows; each that differs is named in one line."""
-    faults: list[str] = []
+    """The totals that their rows do not prove, and the corrections that bill less than nothing or
+    more than was reserved, one line each."""
+    faults = _wrong_corrections(sql)
     by_user = ("app_id", "user_id", "month")
     billed = _sums(sql, schema.ledger, by_user, "billed_nanos")
     reserved = _sums(sql, schema.reservations, by_user, "reserved_nanos")
@@ -25,6 +26,21 @@ def verify(sql: Sql) -> list[str]:
     reserved = _sums(sql, schema.reservations, by_grant, "reserved_nanos")
     kept = {(row.app_id, row.token_hash): row for row in sql.execute(select(schema.grants))}
     return faults + _compare("grant", kept, billed, reserved)
+
+
+def _wrong_corrections(sql: Sql) -> list[str]:
+    first, later = schema.ledger, schema.ledger.alias()
+    billed = first.c.billed_nanos + later.c.billed_nanos
+    wrong = sql.execute(
+        select(first.c.reservation_id, billed, first.c.reserved_nanos)
+        .join(later, later.c.corrects == first.c.id)
+        .where(or_(billed < 0, billed > first.c.reserved_nanos))
+        .order_by(first.c.id)
+    )
+    return [
+        f"call {reservation_id}: {total} billed in all, of {reserved} reserved"
+        for reservation_id, total, reserved in wrong
+    ]
 
 
 def _sums(sql: Sql, table: Any, keys: tuple[str, ...], amount: str) -> dict[tuple[Any, ...], int]:

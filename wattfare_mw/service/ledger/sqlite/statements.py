@@ -66,7 +66,11 @@ _IS_SUM = and_(
     _sums.user_id == _users.user_id,
     _sums.month == bindparam("month"),
 )
-_IS_HELD = and_(_holders.id == bindparam("holder"), _holders.expires_at_ms > bindparam("now_ms"))
+_IS_HELD = and_(
+    _holders.id == bindparam("holder"),
+    _holders.boot == bindparam("boot"),
+    _holders.expires_at_ms > bindparam("now_ms"),
+)
 _THIS_KEY = and_(
     _keys.app_id == _THIS_APP,
     _keys.payer == bindparam("payer"),
@@ -98,6 +102,7 @@ SELECT_PAYING_USER = _text(
     "user_id",
     "month",
     "holder",
+    "boot",
     "now_ms",
 )
 SELECT_PAYING_GRANT = _text(
@@ -112,6 +117,7 @@ SELECT_PAYING_GRANT = _text(
     "grant_hash",
     "app_id",
     "holder",
+    "boot",
     "now_ms",
 )
 SELECT_RESERVATION = _text(
@@ -143,7 +149,9 @@ INSERT_RESERVATION = _row(
     "stream",
     "revocations",
 )
-INSERT_LEDGER_ROW = _row(schema.ledger, *(each.name for each in _rows if each is not _rows.id))
+INSERT_LEDGER_ROW = _row(
+    schema.ledger, *(each.name for each in _rows if each.name not in ("id", "corrects"))
+)
 UPSERT_TOTALS = _upsert(schema.totals, "billed_nanos", "reserved_nanos")
 SETTLE_TOTALS = _text(
     update(schema.totals)
@@ -181,7 +189,10 @@ UPDATE_GRANT = _text(
 SELECT_PRIOR_CALL = _text(
     select(_keys.body_hash, _rows.ended)
     .select_from(
-        schema.idempotency.outerjoin(schema.ledger, _rows.reservation_id == _keys.reservation_id)
+        schema.idempotency.outerjoin(
+            schema.ledger,
+            and_(_rows.reservation_id == _keys.reservation_id, _rows.corrects.is_(None)),
+        )
     )
     .where(_THIS_KEY, _keys.created_at > bindparam("since")),
     "app_id",
@@ -193,11 +204,12 @@ UPSERT_IDEMPOTENCY_KEY = _upsert(schema.idempotency, "body_hash", "reservation_i
 DELETE_IDEMPOTENCY_KEY = _text(
     delete(schema.idempotency).where(_keys.reservation_id == bindparam("id")), "id"
 )
-INSERT_LEASE = _row(schema.holders, "id", "expires_at_ms")
+INSERT_LEASE = _row(schema.holders, "id", "expires_at_ms", "boot")
 UPDATE_LEASE = _text(
     update(schema.holders).where(_IS_HELD).values(expires_at_ms=bindparam("until_ms")),
     "until_ms",
     "holder",
+    "boot",
     "now_ms",
 )
 UPDATE_METERED = _text(

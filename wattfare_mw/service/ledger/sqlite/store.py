@@ -23,7 +23,7 @@ from ...records import (
     Terms,
     Totals,
 )
-from ..clock import utc_now
+from ..clock import LeaseTime, lease_now, milliseconds, utc_now
 from ..store import LEASE_SECONDS, Store
 from . import transactions
 from .writer import Writer
@@ -32,12 +32,18 @@ T = TypeVar("T")
 
 
 class SQLiteStore(Store):
-    """The store over an SQLite file. Other processes may write to it, too. Its clock is the
-    machine's."""
+    """The store over an SQLite file. Other processes of this machine may write to it, too.
 
-    def __init__(self, url: str, *, clock: Callable[[], datetime] = utc_now) -> None:
+    Args:
+        clock: in place of the machine's clocks, for tests.
+    """
+
+    def __init__(self, url: str, *, clock: Callable[[], datetime] | None = None) -> None:
         super().__init__()
-        self._clock = clock
+        self._clock = clock or utc_now
+        self._lease_clock = lease_now
+        if clock is not None:
+            self._lease_clock = lambda: LeaseTime("", milliseconds(clock()))
         try:
             self._writer = Writer(make_url(url).set(drivername="sqlite"))
         except DBAPIError as error:
@@ -61,32 +67,36 @@ class SQLiteStore(Store):
 
     async def _reserve(self, call: InferenceCall, terms: Terms, holder: str) -> int:
         return await self._run(
-            lambda cursor: transactions.reserve(cursor, call, terms, holder, self._clock())
+            lambda cursor: transactions.reserve(
+                cursor, call, terms, holder, self._clock(), self._lease_clock()
+            )
         )
 
     async def _renew(
         self, holder: str, readings: Sequence[MeterReading], *, fresh: bool
     ) -> LeaseRenewal:
-        if fresh:
-            return await self._run(
-                lambda cursor: transactions.begin_lease(
-                    cursor, holder, LEASE_SECONDS, self._clock()
-                )
-            )
-        return await self._run(
-            lambda cursor: transactions.renew_lease(
-                cursor, holder, readings, LEASE_SECONDS, self._clock()
-            )
-        )
+        def renew(cursor: sqlite3.Cursor) -> LeaseRenewal:
+            now = self._lease_clock()
+            if fresh:
+                return transactions.begin_lease(cursor, holder, LEASE_SECONDS, now)
+            return transactions.renew_lease(cursor, holder, readings, LEASE_SECONDS, now)
+
+        # Before all that waits. A connection of its own would have to wait for the same lock.
+        return await self._run(renew, first=True)
 
     def _now(self, sql: Sql) -> datetime:
         return self._clock()
 
+    def _lease_now(self, sql: Sql) -> LeaseTime:
+        return self._lease_clock()
+
     async def _close(self) -> None:
         self._writer.close()
 
-    async def _run(self, job: Callable[[sqlite3.Cursor], T], *, in_thread: bool = False) -> T:
+    async def _run(
+        self, job: Callable[[sqlite3.Cursor], T], *, in_thread: bool = False, first: bool = False
+    ) -> T:
         try:
-            return await self._writer.run(job, in_thread=in_thread)
+            return await self._writer.run(job, in_thread=in_thread, first=first)
         except (DBAPIError, sqlite3.Error) as error:
             raise not_available() from error

@@ -23,13 +23,18 @@ from ...records import (
     Totals,
 )
 from .. import rules
-from ..clock import milliseconds, seconds
+from ..clock import LeaseTime, seconds
 from ..leases import MAX_INTEGER
 from . import statements
 
 
 def reserve(
-    cursor: sqlite3.Cursor, call: InferenceCall, terms: Terms, holder: str, now: datetime
+    cursor: sqlite3.Cursor,
+    call: InferenceCall,
+    terms: Terms,
+    holder: str,
+    now: datetime,
+    lease_now: LeaseTime,
 ) -> int:
     """Reserve what the call may cost, and say how much that is.
 
@@ -38,12 +43,11 @@ def reserve(
     """
     at = seconds(now)
     month = rules.month_of(now)
-    now_ms = milliseconds(now)
     if call.grant_hash is None:
-        payer = (call.app_id, call.user_id, month, holder, now_ms)
+        payer = (call.app_id, call.user_id, month, holder, *lease_now)
         found = cursor.execute(statements.SELECT_PAYING_USER, payer).fetchone()
     else:
-        payer = (call.grant_hash, call.app_id, holder, now_ms)
+        payer = (call.grant_hash, call.app_id, holder, *lease_now)
         found = cursor.execute(statements.SELECT_PAYING_GRANT, payer).fetchone()
     if found is None:
         raise lease_lost()
@@ -132,9 +136,12 @@ def settle(
     return billed
 
 
-def begin_lease(cursor: sqlite3.Cursor, holder: str, lease: float, now: datetime) -> LeaseRenewal:
+def begin_lease(
+    cursor: sqlite3.Cursor, holder: str, lease: float, lease_now: LeaseTime
+) -> LeaseRenewal:
     """Begin a process's lease."""
-    cursor.execute(statements.INSERT_LEASE, (holder, milliseconds(now, lease)))
+    ends = lease_now.ms + round(lease * 1000)
+    cursor.execute(statements.INSERT_LEASE, (holder, ends, lease_now.boot))
     return LeaseRenewal(held=True)
 
 
@@ -143,11 +150,11 @@ def renew_lease(
     holder: str,
     readings: Sequence[MeterReading],
     lease: float,
-    now: datetime,
+    lease_now: LeaseTime,
 ) -> LeaseRenewal:
     """Prolong a process's lease, and note what its streams have cost. One that has run out is not
     prolonged: somebody may be settling its calls already."""
-    renewed = (milliseconds(now, lease), holder, milliseconds(now))
+    renewed = (lease_now.ms + round(lease * 1000), holder, *lease_now)
     if not cursor.execute(statements.UPDATE_LEASE, renewed).rowcount:
         return LeaseRenewal(held=False)
     if readings:

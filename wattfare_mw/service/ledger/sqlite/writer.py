@@ -86,18 +86,27 @@ class Writer:
         self._thread.start()
 
     def run(
-        self, job: Callable[[sqlite3.Cursor], T], *, in_thread: bool = False
+        self,
+        job: Callable[[sqlite3.Cursor], T],
+        *,
+        in_thread: bool = False,
+        first: bool = False,
     ) -> asyncio.Future[T]:
-        """Hand a job in, from the event loop. From here on it is carried out, whatever becomes of
-        who waits for it. ``in_thread``: it takes its time, or :attr:`sql`."""
+        """Hand in a job, from the event loop. From then on it is carried out, even if the task that
+        waits for it is cancelled.
+
+        Args:
+            in_thread: the job takes long, or it uses :attr:`sql`.
+            first: the job goes before all that wait.
+        """
         if self._closed:
             raise RuntimeError("the ledger is closed")
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
-        self._waiting.append(_Job(job, future, in_thread))
+        self._waiting.insert(0 if first else len(self._waiting), _Job(job, future, in_thread))
         if not self._busy:
             self._busy = True
-            # Soon, and not at once: what others hand in until then shares the commit.
+            # Soon, and not at once: the jobs handed in until then share the commit.
             loop.call_soon(self._next)
         return future
 

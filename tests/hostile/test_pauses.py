@@ -1,0 +1,137 @@
+"""A process that pauses, or a clock that is set, bills a user for nothing but what a call cost."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from support.servers import uvicorn_server
+from support.service import (
+    PATIENCE,
+    App,
+    Service,
+    bearer,
+    chat_body,
+    eventually,
+    run_cli,
+    run_service,
+)
+from support.upstream import Exchange, Upstream, completion_of
+
+from wattfare_mw.service import Settings, create_app, create_keys
+from wattfare_mw.service.ledger import clock
+from wattfare_mw.service.ledger.databases import read_database
+from wattfare_mw.service.ledger.export import rows as rows_of
+from wattfare_mw.service.ledger.sqlite import store
+
+#: What the upstream says that the call has cost, in nano-dollars.
+COST = 12_000
+CAP = 2
+
+
+def ledger(database: str) -> list[dict[str, Any]]:
+    return read_database(database, lambda sql: [dict(row) for row in rows_of(sql)])
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_process_that_was_taken_for_dead_corrects_the_bill(
+    tmp_path: Path, database: str, upstream: Upstream, stream: bool
+) -> None:
+    asked, resumed = threading.Event(), threading.Event()
+
+    def answer(exchange: Exchange) -> None:
+        if stream:
+            exchange.start_stream()
+            exchange.word("w ")
+        asked.set()
+        resumed.wait(60)
+        if stream:
+            exchange.usage({"prompt_tokens": 4, "completion_tokens": 4, "cost": COST / 10**9})
+            exchange.done()
+        else:
+            usage = {"prompt_tokens": 4, "completion_tokens": 4, "cost": COST / 10**9}
+            exchange.answer(completion_of("x", usage=usage))
+
+    upstream.script = answer
+    with (
+        run_service(tmp_path, "--upstream", upstream.url, database=database) as pausing,
+        run_service(tmp_path, "--upstream", upstream.url, database=database) as other,
+        pausing.app() as app,
+    ):
+        app.connect(monthlyUsd=CAP)
+        client = threading.Thread(target=call, args=(app, stream))
+        client.start()
+        assert asked.wait(60)
+        pausing.process.send_signal(signal.SIGSTOP)
+        try:
+            [assumed] = eventually(lambda: ledger(database))
+        finally:
+            pausing.process.send_signal(signal.SIGCONT)
+        assert assumed["ended"] == ("expired" if stream else "abandoned")
+        first, correction = eventually(lambda: two(ledger(database)))
+        resumed.set()
+        client.join(60)
+        assert first == assumed
+        assert correction["corrects"] == assumed["id"]
+        assert correction["month"] == assumed["month"]
+        billed = first["billed_nanos"] + correction["billed_nanos"]
+        # The prompt went to the model, and some of the answer came, but not all of it.
+        assert 0 < billed < 100_000
+        assert app.status()["usage"]["monthlyUsd"] == billed / 10**9
+        assert other_serves(other, app)
+    assert "holds" in run_cli("ledger", "verify", "--database", database).stdout
+
+
+def two(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return rows if len(rows) == 2 else []
+
+
+def call(app: App, stream: bool) -> None:
+    app.http.post(
+        "/chat/completions",
+        json=chat_body("hi", model="fake/model", max_tokens=400_000, stream=stream),
+        headers=app.paid_by("u1"),
+    )
+
+
+def other_serves(other: Service, app: App) -> bool:
+    answer = app.http.get(f"{other.api}/status", params={"appUserId": "u1"}, headers=app.auth)
+    return answer.status_code == 200
+
+
+@pytest.mark.skipif(not clock._boot_id(), reason="the system has no clock that is never set")
+@pytest.mark.parametrize("step", [30, -30, 3600, -3600])
+def test_a_step_of_the_clock_cuts_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    ahead = timedelta()
+
+    def wall_clock() -> datetime:
+        return clock.utc_now() + ahead
+
+    monkeypatch.setattr(store, "utc_now", wall_clock)
+    database = f"sqlite:///{tmp_path / 'ledger.db'}"
+    keys = create_keys(database, "app")
+    auth = bearer(keys.secret_key) | {"x-wattfare-user": "u1"}
+    with uvicorn_server(create_app(Settings(database=database))) as (host, port):
+        api = f"http://{host}:{port}/api/v1"
+        http = httpx.Client(base_url=api, timeout=PATIENCE, trust_env=False)
+        with http:
+            token = http.post("/sessions", json={"appUserId": "u1"}, headers=auth).json()["token"]
+            http.post("/connections", json={"monthlyUsd": 1}, headers=bearer(token))
+            words = "w " * 30
+            body = chat_body(words, model="wattfare/echo-slow", stream=True)
+            with http.stream("POST", "/chat/completions", json=body, headers=auth) as answer:
+                pieces = answer.iter_bytes()
+                text = next(pieces)
+                ahead = timedelta(seconds=step)  # renewals and sweeps go on meanwhile
+                text += b"".join(pieces)
+            assert text.endswith(b"data: [DONE]\n\n")
+            assert http.post("/chat/completions", json=body, headers=auth).status_code == 200
+    assert [row["ended"] for row in ledger(database)] == ["completed", "completed"]
+    assert "holds" in run_cli("ledger", "verify", "--database", database).stdout
