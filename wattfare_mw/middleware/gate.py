@@ -15,6 +15,7 @@ from ..completions import not_the_protocol, usage_in
 from ..error_responses import LetThrough, refuse_other_methods, respond_to_errors
 from ..errors import WattfareError, invalid_request
 from ..flow import Flow
+from ..logs import get_logger
 from ..origins import check_origins, cors_headers, refuse_other_sites
 from ..receiving import check_length
 from ..sessions import TokenRoute
@@ -25,10 +26,12 @@ from . import forwarding, request_body
 from .relay import Record, Relay
 
 _COMPLETIONS = "/chat/completions"
+#: As much of a model's name as the log shows, in characters: the browser has chosen it.
+MAX_LOGGED = 256
 #: Media types as they are written most of the time.
 _OFTEN = frozenset({"application/json", sse.CONTENT_TYPE})
 
-logger = logging.getLogger("wattfare_mw")
+logger = get_logger("wattfare_mw")
 
 Route = Callable[[Request, Record], Flow[Any]]
 
@@ -145,7 +148,7 @@ class Gate:
                 " cost_usd=%s",
                 record.request_id,
                 record.user,
-                record.model,
+                record.model and record.model[:MAX_LOGGED],
                 record.status,
                 record.outcome,
                 reported.usage and reported.usage.total_tokens,
