@@ -9,7 +9,7 @@ from typing import Any
 from .errors import WattfareAuthError, WattfareError
 from .flow import Flow
 from .logs import describe, get_logger
-from .users import NotSignedInError
+from .users import AppError, NotSignedInError
 from .web import Request, Response, json_response
 
 logger = get_logger("wattfare_mw")
@@ -48,11 +48,18 @@ def respond_to_errors(
         return respond_to_error(error, request_id)
     except let_through:
         raise
+    except AppError as error:
+        logger.error("%s request_id=%s", error, request_id)  # it says all: no traceback
+        return _internal_error()
     except Exception:
         logger.exception("A request could not be answered. request_id=%s", request_id)
-        return error_response(
-            WattfareError("Something went wrong here. It has been logged.", status=500)
-        )
+        return _internal_error()
+
+
+def _internal_error() -> Response:
+    return error_response(
+        WattfareError("Something went wrong here. It has been logged.", status=500)
+    )
 
 
 def respond_to_error(error: WattfareError, request_id: str | None = None) -> Response:
