@@ -161,7 +161,7 @@ class Anonymous:
     [
         *("none", "NONE", "Null", "nil", "true", "nan", "anonymousUser", "[object Object]", "[]"),
         *("\t\n", "\u3000", " None ", "tenant/undefined", "user_None", "a:AnonymousUser"),
-        *(str(Anonymous()), repr(Anonymous), repr(len), "<AnonymousUser>", str(lambda: None)),
+        *(repr(Anonymous), repr(len), "<AnonymousUser>", "<function f at 0x7f0e5c0>"),
         "<flask_login.mixins.AnonymousUserMixin object at 0x7f0e5c0>",
     ],
 )
