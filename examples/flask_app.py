@@ -13,7 +13,7 @@ app.secret_key = secrets.token_bytes()
 
 WattfareMiddleware(
     app,
-    resolve_user=lambda request: session.get("user_id"),  # your sign-in: an id, or None
+    resolve_user=lambda request: session.get("user_id"),  # a str, an int, a UUID, or None
     request_limit=20,  # the monthly cap to ask for, in USD
 )
 

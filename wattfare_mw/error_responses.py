@@ -8,10 +8,11 @@ from typing import Any
 
 from .errors import WattfareAuthError, WattfareError
 from .flow import Flow
-from .users import NotSignedInError
+from .logs import describe, get_logger
+from .users import AppError, NotSignedInError
 from .web import Request, Response, json_response
 
-logger = logging.getLogger("wattfare_mw")
+logger = get_logger("wattfare_mw")
 
 LetThrough = tuple[type[Exception], ...]
 """The exceptions that a web framework turns into responses itself, such as ``HTTPException``. If
@@ -47,11 +48,18 @@ def respond_to_errors(
         return respond_to_error(error, request_id)
     except let_through:
         raise
+    except AppError as error:
+        logger.error("%s request_id=%s", error, request_id)  # it says all: no traceback
+        return _internal_error()
     except Exception:
         logger.exception("A request could not be answered. request_id=%s", request_id)
-        return error_response(
-            WattfareError("Something went wrong here. It has been logged.", status=500)
-        )
+        return _internal_error()
+
+
+def _internal_error() -> Response:
+    return error_response(
+        WattfareError("Something went wrong here. It has been logged.", status=500)
+    )
 
 
 def respond_to_error(error: WattfareError, request_id: str | None = None) -> Response:
@@ -61,7 +69,7 @@ def respond_to_error(error: WattfareError, request_id: str | None = None) -> Res
         logger.error(
             "Wattfare refused this app's secret key (%s): no user of this app can pay until"
             " WATTFARE_SECRET_KEY is put right. request_id=%s",
-            error.message,
+            error.status,
             request_id,
         )
     else:
@@ -72,13 +80,7 @@ def respond_to_error(error: WattfareError, request_id: str | None = None) -> Res
 def log_server_error(log: logging.Logger, error: WattfareError, request_id: str | None) -> None:
     """Log a warning for an error that is answered with a status of 500 or above."""
     if error.http_status >= 500:
-        log.warning(
-            "%s: %s request_id=%s cause=%r",
-            error.code,
-            error.message,
-            request_id,
-            error.__cause__,
-        )
+        log.warning("%s request_id=%s", describe(error), request_id)
 
 
 def error_response(error: WattfareError) -> Response:

@@ -18,6 +18,8 @@ class WattfareError(Exception):
         message: for people; never holds a secret.
         retry_after: seconds to wait before trying again, where the service said so.
         request_id: the service's id of the call, where it gave one: what support asks for.
+        log_message: what the log says of it: the message, or words of ours if the message
+            repeats those of a service or an upstream.
     """
 
     default_code: ClassVar[str] = "unknown"
@@ -37,7 +39,14 @@ class WattfareError(Exception):
         self.message = message or (type(self).__doc__ or self.code).split("\n")[0]
         self.retry_after = retry_after
         self.request_id = request_id
+        self.log_message = self.message
         super().__init__(self.message)
+
+    def quote(self, words: str) -> None:
+        """Take another party's words as the message. They are for the client, and not for the
+        log: they may repeat a prompt."""
+        self.message = words
+        self.args = (words,)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.message!r}, code={self.code!r}, status={self.status})"
@@ -183,7 +192,11 @@ def make_error(
         code = _CODE_BY_STATUS.get(status or 0, "unknown")
     if status is None:
         status = STATUS_BY_CODE[code]
-    return _CLASSES.get(code, WattfareError)(message, code=code, status=status, **fields)
+    error = _CLASSES.get(code, WattfareError)(
+        f"Wattfare answered {status}.", code=code, status=status, **fields
+    )
+    error.quote(message or (type(error).__doc__ or code).split("\n")[0])
+    return error
 
 
 def error_from_answer(
@@ -208,7 +221,9 @@ def error_from_answer(
         message = "Nothing answers at this address (404): check base_url."
     else:
         message = f"Wattfare answered {status} without an error in its JSON form."
-    return make_error(None, message, **about)
+    failure = make_error(None, message, **about)
+    failure.log_message = message  # it is ours
+    return failure
 
 
 def wire_error(body: bytes) -> WireError | None:
@@ -279,6 +294,14 @@ def unwrapped(error: BaseException | None, *, suppressed: bool = False) -> Itera
             queue.append(inner.__context__)
         if isinstance(inner, BaseExceptionGroup):
             queue.extend(inner.exceptions)  # pyright: ignore[reportUnknownMemberType,reportUnknownArgumentType]
+
+
+def forget_frames(error: BaseException) -> None:
+    """Drop the tracebacks of ``error`` and of all that is behind it. For errors of a library that
+    was given a secret: its frames hold the secret in their local variables, and a reporter of
+    tracebacks may print those."""
+    for inner in unwrapped(error, suppressed=True):
+        inner.__traceback__ = None
 
 
 def _from_http_error(error: BaseException) -> WattfareError | None:

@@ -27,14 +27,16 @@ def cors_headers(request: Request, allowed_origins: Collection[str]) -> Mapping[
 
 def refuse_other_sites(request: Request, allowed_origins: Collection[str]) -> None:
     """403 for a browser that acts for another site: its user's cookies come with the request,
-    and a page of that site, not the user, may have sent it."""
+    and a page of that site, not the user, may have sent it. An extension and a packaged app are
+    such sites, too."""
     headers = request.headers.common
     origin = headers.get("origin")
     if origin is not None and origin in allowed_origins:
         return
     site = headers.get("sec-fetch-site")
     if site is not None:
-        same = site in ("same-origin", "none")
+        # A browser says "none" for what its user does, and for what an extension does.
+        same = site == "same-origin" or (site == "none" and not _of_other_scheme(origin))
     elif origin is not None:
         same = _same_host(origin, request.headers.get("host", ""))
     else:
@@ -42,7 +44,8 @@ def refuse_other_sites(request: Request, allowed_origins: Collection[str]) -> No
     if not same:
         raise invalid_request(
             "This request comes from another site. An app that wants it lists that site's origin"
-            " in allowed_origins.",
+            " in allowed_origins. A proxy in front of the app must pass on the Host header, with"
+            " its port.",
             403,
         )
 
@@ -51,22 +54,62 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 _AUTHORITY = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::([0-9]{1,5}))?")
 
 
+_SCHEME = re.compile(r"[a-z][a-z0-9+.-]*")
+#: Pages of these have the origin "null", which any page can have.
+_OPAQUE = frozenset({"about", "blob", "data", "file", "javascript"})
+#: No page of these asks for anything.
+_NO_PAGES = frozenset({"ftp", "ws", "wss"})
+
+
 def check_origins(origins: Iterable[str]) -> Collection[str]:
-    """``allowed_origins``, each as a browser writes it; one may stand alone.
+    """``allowed_origins``, each exactly as a browser, an extension (``chrome-extension://…``) or a
+    packaged app (``capacitor://localhost``) sends it; one may stand alone.
 
     Raises:
-        ValueError: no browser writes one so.
+        ValueError: no request has this origin; the message says what to write.
     """
     checked = [origins] if isinstance(origins, str) else list(origins)
     for origin in checked:
-        scheme, _, authority = origin.partition("://")
-        match = _AUTHORITY.fullmatch(authority)
-        port = _DEFAULT_PORTS.get(scheme)
-        if match is None or port in (None, int(match[2] or 0)) or authority != authority.lower():
-            raise ValueError(
-                f"allowed_origins: {origin!r} is no origin such as 'https://app.example.com'"
-            )
+        fault = _fault_in(origin)
+        if fault is not None:
+            raise ValueError(f"allowed_origins: {origin!r} {fault}")
     return frozenset(checked)
+
+
+def _fault_in(origin: str) -> str | None:
+    """What is wrong with an origin, or None."""
+    if "*" in origin:
+        return "is a wildcard: name each origin"
+    if origin == "null":
+        return "is the origin of any page that hides its own: it cannot be allowed"
+    scheme, separator, authority = origin.partition("://")
+    if scheme in _OPAQUE or origin.partition(":")[0] in _OPAQUE:
+        return "is sent as 'null', which cannot be allowed"
+    if not separator or not _SCHEME.fullmatch(scheme) or scheme in _NO_PAGES:
+        return "is no origin such as 'https://app.example.com'"
+    if "/" in authority:
+        return f"has a path: an origin ends with its host, '{scheme}://{authority.split('/')[0]}'"
+    match = _AUTHORITY.fullmatch(authority)
+    if match is None:
+        return "is no origin such as 'https://app.example.com': a host is ASCII, 'xn--…' if need be"
+    host, port = match.groups()
+    if port is not None and (port.startswith("0") or int(port) > 65535):
+        return f"has a port that is none: {port}"
+    default = _DEFAULT_PORTS.get(scheme)
+    if default is None:
+        return None  # its host may be in capitals: Safari's extensions have such names
+    if host != host.lower():
+        return f"is sent in lower case: '{origin.lower()}'"
+    if port == str(default):
+        return f"is sent without its port, the default one: '{scheme}://{host}'"
+    return None
+
+
+def _of_other_scheme(origin: str | None) -> bool:
+    """Is this the origin of something else than a web page, such as an extension?"""
+    if origin is None or origin == "null":
+        return False
+    return origin.partition("://")[0] not in _DEFAULT_PORTS
 
 
 def _same_host(origin: str, host: str) -> bool:

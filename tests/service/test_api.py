@@ -62,8 +62,11 @@ def test_the_story_of_a_connection(app: App) -> None:
         ({"monthlyUsd": 5}, {}, 5),
         ({"monthlyUsd": None}, {}, None),
         ({"monthlyUsd": 5}, {"monthlyUsd": 2.5}, 2.5),
-        ({"monthlyUsd": 5}, {"monthlyUsd": None}, None),  # the user's own money
-        ({"monthlyUsd": 5}, {"monthlyUsd": 50}, 50),
+        ({"monthlyUsd": 5}, {"monthlyUsd": None}, 5),
+        ({"monthlyUsd": 5}, {"monthlyUsd": 50}, 5),
+        ({"monthlyUsd": 0}, {"monthlyUsd": 50}, 0),
+        ({"monthlyUsd": None}, {"monthlyUsd": 50}, 50),
+        ({}, {"monthlyUsd": None}, None),
         ({"monthlyUsd": 5}, {"monthlyUsd": 0}, 0),
         ({}, {"monthlyUsd": 0.1}, 0.1),
         ({}, {"monthlyUsd": 10**9}, 10**9),

@@ -14,10 +14,13 @@ from wattfare_mw.service.chat import prompt_bound
 from wattfare_mw.service.chat.meter import Meter, estimate_tokens
 from wattfare_mw.service.chat.price import Price
 from wattfare_mw.service.models import upstream_answers
+from wattfare_mw.service.models.redaction import Redactor
 from wattfare_mw.service.models.upstream_answers import read_chunk, read_completion
 from wattfare_mw.types import encode
 
 PRICE = Price(Decimal("0.000001"), Decimal("0.000002"))
+
+NO_KEY = Redactor(None)
 
 
 def meter(price: Price | None = PRICE, granted: int | None = 10**9) -> Meter:
@@ -32,7 +35,7 @@ def chunk(**delta) -> bytes:
 
 def test_nothing_is_billed_for_nothing() -> None:
     idle = meter()
-    read_chunk(chunk(role="assistant", content=""), idle)
+    read_chunk(chunk(role="assistant", content=""), idle, NO_KEY)
     assert (idle.cost(), idle.outcome("failed").prompt_tokens) == (0, 0)
     assert meter(price=None).cost() == 0
 
@@ -40,10 +43,10 @@ def test_nothing_is_billed_for_nothing() -> None:
 def test_chunks_or_a_quarter_of_the_bytes_whichever_is_more() -> None:
     short = meter()
     for _ in range(5):
-        read_chunk(chunk(content="a"), short)
+        read_chunk(chunk(content="a"), short, NO_KEY)
     assert short.completion_tokens == 5
     long = meter()
-    read_chunk(chunk(content="é" * 10), long)
+    read_chunk(chunk(content="é" * 10), long, NO_KEY)
     assert long.completion_tokens == 5
     assert long.cost() == 10 * 1000 + 5 * 2000
 
@@ -70,9 +73,9 @@ def test_what_the_model_made_is_counted_once_wherever_it_stands() -> None:
 def test_a_whole_answer_and_its_stream_cost_the_same() -> None:
     whole, streamed = meter(), meter()
     message = {"role": "assistant", "content": "one two three four"}
-    read_completion(encode({"choices": [{"message": message}]}), whole)
+    read_completion(encode({"choices": [{"message": message}]}), whole, NO_KEY)
     for word in ("one ", "two ", "three ", "four"):
-        read_chunk(chunk(content=word), streamed)
+        read_chunk(chunk(content=word), streamed, NO_KEY)
     assert whole.cost() == streamed.cost() == 10 * 1000 + 5 * 2000
 
 
@@ -204,7 +207,7 @@ def test_the_short_way_through_a_plain_chunk_counts_as_the_long_one(fields: dict
     def counted() -> tuple:
         made = meter()
         try:
-            read = upstream_answers.read_chunk(encode(fields), made)
+            read = upstream_answers.read_chunk(encode(fields), made, NO_KEY)
         except WattfareError as error:
             return (error.code,)
         return (read, made.outcome("completed"))

@@ -161,6 +161,7 @@ class Upstream:
     Attributes:
         script: what to do with a call to ``/chat/completions``; set it before the call.
         models: what ``/models`` lists.
+        models_script: what to do with a call to ``/models`` instead.
         calls: the calls that came.
         gone: released once for each call whose client went away before its end.
     """
@@ -168,6 +169,7 @@ class Upstream:
     url: str = ""
     script: Script = good
     models: Any = field(default_factory=lambda: {"data": MODELS})
+    models_script: Script | None = None
     calls: list[Exchange] = field(default_factory=list)
     gone: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
     failures: list[BaseException] = field(default_factory=list)
@@ -176,6 +178,7 @@ class Upstream:
         """Forget what an earlier test has set, and what it has caused."""
         self.script = good
         self.models = {"data": MODELS}
+        self.models_script = None
         self.calls.clear()
         self.gone = threading.Semaphore(0)
 
@@ -227,7 +230,8 @@ def _talk(upstream: Upstream, connection: socket.socket) -> None:
     try:
         while (exchange := _read(reader, connection, upstream)) is not None:
             if exchange.path.endswith("/models"):
-                exchange.answer(upstream.models)
+                answer = upstream.models_script
+                answer(exchange) if answer else exchange.answer(upstream.models)
             else:
                 upstream.calls.append(exchange)
                 upstream.script(exchange)

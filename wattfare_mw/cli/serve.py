@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from decimal import Decimal, InvalidOperation
 
@@ -10,6 +9,7 @@ import click
 from click.core import ParameterSource
 
 from .. import money
+from ..logs import log_to
 from ..service import Settings, secret_from_environment
 from ..service import serve as run
 from ..service.chat.request import DEFAULT_MAX_TOKENS, MAX_TOKENS
@@ -144,12 +144,7 @@ def serve(
         max_answer_bytes=max_answer_bytes,
         stop_grace=stop_grace,
     )
-    logging.basicConfig(
-        level=log_level.upper(),
-        format="%(asctime)s %(levelname)s %(name)s %(message)s",
-        stream=sys.stderr,
-    )
-    logging.getLogger("alembic").setLevel(logging.WARNING)  # it lists its plugins
+    log_to(sys.stderr, log_level.upper())
     run(settings, host, port, lambda url: click.echo(f"wattfare: listening on {url}"))
 
 

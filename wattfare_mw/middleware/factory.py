@@ -38,8 +38,9 @@ class WattfareMiddleware(Middleware, metaclass=_Factory):
 
     Args:
         app: the app. What kind it is, is seen from it.
-        resolve_user: gives the app's own id of the user who makes a request, or None where nobody
-            is signed in. Given a :class:`wattfare_mw.Request`; may be asynchronous.
+        resolve_user: gives the app's own id of the user who makes a request (a string, an int or
+            a UUID), or None if no user is signed in. Given a :class:`wattfare_mw.Request`; may be
+            asynchronous.
         interface: ``"asgi"`` or ``"wsgi"``, where it cannot be seen.
         client: a :class:`Wattfare` or an :class:`AsyncWattfare`, which stays the app's to close;
             or else

@@ -16,6 +16,7 @@ from ..completions import not_the_protocol, usage_in
 from ..error_responses import LetThrough, refuse_other_methods, respond_to_errors
 from ..errors import WattfareError, invalid_request
 from ..flow import Flow, InThread
+from ..logs import get_logger
 from ..offload import LARGE_BODY
 from ..origins import check_origins, cors_headers, refuse_other_sites
 from ..receiving import check_length
@@ -32,7 +33,7 @@ _GRANTS = object()
 #: Media types as they are written most of the time.
 _OFTEN = frozenset({"application/json", sse.CONTENT_TYPE})
 
-logger = logging.getLogger("wattfare_mw")
+logger = get_logger("wattfare_mw")
 
 Route = Callable[[Request, Record], Flow[Any]]
 

@@ -3,7 +3,6 @@ by whole event, and what it tells of its cost. No I/O."""
 
 from __future__ import annotations
 
-import logging
 from typing import Any, Literal
 
 import msgspec
@@ -11,9 +10,10 @@ import msgspec
 from .. import sse
 from ..completions import Metering, metering, read_usage
 from ..errors import WattfareError, WattfareNetworkError
+from ..logs import get_logger
 from ..types import decode
 
-logger = logging.getLogger("wattfare_mw")
+logger = get_logger("wattfare_mw")
 
 Outcome = Literal["complete", "broken", "gone", "refused"]
 _NOTHING = Metering()

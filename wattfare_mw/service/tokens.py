@@ -15,22 +15,36 @@ ISSUER = "wattfare-service"
 AUDIENCE = "wattfare-connections"
 #: How long a session token is good for, in seconds.
 LIFETIME = 600
+#: How far into the future a token may have been made, in seconds: the clock of the host that made
+#: it may be ahead of this one's.
+LEEWAY = 30
 #: The shortest signing key that is taken: HS256 is no stronger than its key (bytes).
 MIN_KEY_BYTES = 32
 
 
 class Session(msgspec.Struct, frozen=True):
-    """What a token says: whose it is, and the cap that the app asked for (nano-dollars)."""
+    """What a token says.
+
+    Attributes:
+        app_id: the app.
+        user_id: the app's own id of the user.
+        limit: the cap that the app asked for, in nano-dollars; None for no cap.
+        epoch: how often the connection had been revoked when the token was made. A token of an
+            earlier epoch connects nothing.
+    """
 
     app_id: str
     user_id: str
     limit: int | None
+    epoch: int = 0
 
 
 class _Claims(msgspec.Struct):
     sub: str
     app: str
     lim: int | None
+    iat: int
+    rev: int = 0
 
 
 class Signer:
@@ -62,6 +76,7 @@ class Signer:
             "sub": session.user_id,
             "app": session.app_id,
             "lim": session.limit,
+            "rev": session.epoch,
         }
         token: str = jwt.encode(  # pyright: ignore[reportUnknownMemberType]
             claims, self._key, algorithm=ALGORITHM
@@ -74,6 +89,7 @@ class Signer:
         Raises:
             WattfareAuthError: it is not ours, not for this use, or over.
         """
+        failure = "The session token is not valid."
         try:
             payload = jwt.decode(  # pyright: ignore[reportUnknownMemberType]
                 token,
@@ -81,11 +97,15 @@ class Signer:
                 algorithms=[ALGORITHM],
                 issuer=ISSUER,
                 audience=AUDIENCE,
-                options={"require": ["iss", "aud", "iat", "exp", "sub"]},
+                # PyJWT has one leeway for all the times, and `exp` gets none.
+                options={"require": ["iss", "aud", "iat", "exp", "sub"], "verify_iat": False},
             )
             claims = msgspec.convert(payload, _Claims)
+            if claims.iat <= time.time() + LEEWAY:
+                return Session(claims.app, claims.sub, claims.lim, claims.rev)
         except jwt.ExpiredSignatureError:
-            raise WattfareAuthError("The session token has expired: get a new one.") from None
+            failure = "The session token has expired: get a new one."
         except (jwt.InvalidTokenError, msgspec.ValidationError, ValueError):
-            raise WattfareAuthError("The session token is not valid.") from None
-        return Session(claims.app, claims.sub, claims.lim)
+            pass
+        # Outside of the handlers: the frames of PyJWT hold the key.
+        raise WattfareAuthError(failure)

@@ -23,6 +23,7 @@ from .base import (
     LoopPool,
     Pool,
     Secret,
+    SecretBytes,
     Transport,
     hidden,
 )
@@ -33,6 +34,7 @@ __all__ = [
     "HTTPRequest",
     "HTTPResponse",
     "Secret",
+    "SecretBytes",
     "Transport",
     "async_transport",
     "hidden",

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, SupportsIndex, TypeVar
 
 import msgspec
 
-from ..errors import WattfareError, WattfareNetworkError, unwrapped
+from ..errors import WattfareError, WattfareNetworkError, forget_frames
+from ..logs import kinds_of
 
 if TYPE_CHECKING:
     from ..headers import Headers
@@ -37,6 +38,15 @@ class Secret(str):
 
     def __getitem__(self, key: SupportsIndex | slice) -> Secret:
         return Secret(super().__getitem__(key))  # rich cuts a string before it takes its repr
+
+
+class SecretBytes(bytes):
+    """:class:`Secret`, for bytes."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "b'…'"
 
 
 def hidden(value: Any) -> Any:
@@ -152,7 +162,13 @@ _USERINFO = re.compile(r"://[^\s'\"]*@")
 
 
 class LibraryError(Exception):
-    """What an HTTP library said of a failure: its words, and nothing of what it holds."""
+    """What an HTTP library said of a failure: its words, and nothing of what it holds.
+
+    Attributes:
+        kinds: what the log says of it. The words may repeat what a server has sent.
+    """
+
+    kinds: str = ""
 
 
 class Failures:
@@ -180,12 +196,12 @@ class Failures:
         # The library's frames hold the headers, and so the secret key, in their local variables,
         # and a reporter of tracebacks may print those: of a cancellation, too, which is how a
         # timeout of the app's ends a call. Its errors hold the request, or a proxy's password.
-        for inner in unwrapped(error, suppressed=True):
-            inner.__traceback__ = None
+        forget_frames(error)
         if isinstance(error, self._failures):
             sent = not isinstance(error, self._never_made)
             what = "The connection to Wattfare broke." if sent else "Wattfare could not be reached."
             said = LibraryError(f"{type(error).__name__}: {_USERINFO.sub('://', str(error))}")
+            said.kinds = kinds_of(error)
             raise WattfareNetworkError(what, sent=sent) from said
 
 

@@ -51,9 +51,7 @@ def check_body(headers: Headers, most: int) -> None:
     Raises:
         WattfareError: ``invalid_request``, 413 or 415.
     """
-    kind = headers.first("content-type")
-    if kind not in (None, JSON) and kind.split(";")[0].strip().lower() != JSON:
-        raise invalid_request("The body is JSON: send it as application/json.", 415)
+    _check_type(headers)
     receiving.check_length(headers.first("content-length"), most)
 
 
@@ -63,19 +61,34 @@ def is_large(headers: Headers) -> bool:
     return length is None or not length.isdecimal() or int(length[:20]) > LARGE_BODY
 
 
-async def read_json(request: Request, shape: type[T]) -> T:
+async def read_json(request: Request, shape: type[T], *, empty: T | None = None) -> T:
     """The body, decoded as this shape.
+
+    Args:
+        empty: what an empty body stands for; None: an empty body is refused. Only the bytes tell
+            that a body is empty: over HTTP/2, or in chunks, it has no length in its headers.
 
     Raises:
         WattfareError: ``invalid_request``; the message says what is wrong, and where.
     """
-    body = await read_body(headers_of(request.scope), request.receive)
+    headers = headers_of(request.scope)
+    receiving.check_length(headers.first("content-length"), MAX_BODY_BYTES)
+    body = await receiving.read_body(request.receive, MAX_BODY_BYTES, ClientDisconnect)
+    if not body and empty is not None:
+        return empty  # of any type: some clients name one for nothing
+    _check_type(headers)
     try:
         return decode(shape, body)
     except msgspec.ValidationError as error:
         raise invalid_request(f"{error}.") from None
     except msgspec.MsgspecError:
         raise invalid_request("The body is not valid JSON.") from None
+
+
+def _check_type(headers: Headers) -> None:
+    kind = headers.first("content-type")
+    if kind not in (None, JSON) and kind.split(";")[0].strip().lower() != JSON:
+        raise invalid_request("The body is JSON: send it as application/json.", 415)
 
 
 def json_response(body: bytes) -> Response:

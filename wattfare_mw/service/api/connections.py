@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ... import money
-from ...errors import invalid_request
+from ...errors import WattfareAuthError, invalid_request
 from ...money import Usd
 from ...types import encode
 from .. import errors
@@ -56,16 +56,20 @@ async def _approve(request: Request) -> Response:
             "not by the app's token.",
             403,
         )
-    asked = (await _read_approval(request)).monthly_usd
+    asked = (await read_json(request, _Approval, empty=_Approval())).monthly_usd
     cap = rules.cap_to_approve(
         UNSET if asked is UNSET else money.cap_nanos(asked), session.limit, state.terms
     )
-    await state.store.connect(session.app_id, session.user_id, cap)
+    if not await state.store.connect(session.app_id, session.user_id, cap, session.epoch):
+        raise WattfareAuthError(
+            "The connection was revoked after this session token was made: get a new one."
+        )
     return await _status(state, session.app_id, session.user_id)
 
 
 async def _revoke(request: Request) -> Response:
-    """Revoke the connection, and cut off its calls in flight."""
+    """Revoke the connection, and cut off its calls in flight. A token from before a revocation
+    does it, too: taking back is never dangerous, and must not fail."""
     state = state_of(request)
     session, _ = await _session(request, state)
     await state.store.revoke(session.app_id, session.user_id)
@@ -85,15 +89,6 @@ async def _session(request: Request, state: ServiceState) -> tuple[Session, App]
     if app.mode != "test":
         allow_no_other_origin(request.scope)
     return session, app
-
-
-async def _read_approval(request: Request) -> _Approval:
-    headers = headers_of(request.scope)
-    if headers.first("content-length") in (None, "0") and (
-        "transfer-encoding" not in headers.common
-    ):
-        return _Approval()  # an empty body asks for nothing
-    return await read_json(request, _Approval)
 
 
 async def _status(state: ServiceState, app_id: str, user_id: str) -> Response:

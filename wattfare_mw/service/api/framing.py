@@ -3,7 +3,6 @@ errors in the protocol's JSON, and one line in the log."""
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable
 from functools import lru_cache
@@ -17,11 +16,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ...error_responses import error_headers, log_server_error
 from ...errors import WattfareError, invalid_request
 from ...headers import Headers
+from ...logs import get_logger
 from ...types import SANE_REQUEST_ID
 from ..ids import new_id
 from .bodies import JSON
 
-log = logging.getLogger("wattfare_mw.service")
+log = get_logger("wattfare_mw.service", show_messages=False)
 
 #: How long a browser may cache the response to a preflight, in seconds.
 PREFLIGHT_SECONDS = 600

@@ -25,5 +25,6 @@ async def create_session(request: Request) -> Response:
     user_id = check_user_id(body.app_user_id)
     await state.rate_limits.session(app.id, user_id)
     limit = body.request_limit.monthly_usd if body.request_limit else None
-    session = Session(app.id, user_id, money.cap_nanos(limit))
+    epoch = await state.store.epoch(app.id, user_id)
+    session = Session(app.id, user_id, money.cap_nanos(limit), epoch)
     return json_response(encode(state.signer.mint(session)))

@@ -5,7 +5,8 @@ There are three kinds of fields: those that cost nothing of their own, those tha
 counts, and those whose price nobody can bound beforehand (an image by its tiles, a search by its
 hits, another model by its price), which are refused by their name. **A field that is not in the
 table is refused, too, by its name**: an API grows fields that cost money faster than anyone reads
-its news, and what is passed on unread is paid for unread.
+its news, and what is passed on unread is paid for unread. So each object in a request has its
+own list of keys, to the last one. Only a schema or a function's arguments may be any JSON.
 
 Sources: the request bodies of OpenAI's and OpenRouter's chat completions. ``null`` is as good as
 absent everywhere. The fields that :mod:`.chat` reads (``messages``, the limits, ``n``, …) have
@@ -36,8 +37,37 @@ def check(request: dict[str, Any]) -> None:
     _request("", request)
 
 
-def _free(name: str, value: Any) -> None:
-    """It costs nothing, whatever it says: at most it is part of the prompt, which is counted."""
+def _plain(name: str, value: Any) -> None:
+    """A string, a number or a boolean. It costs nothing, whatever it says: at most it is part of
+    the prompt, which is counted."""
+    if isinstance(value, (dict, list)):
+        raise invalid_request(f"`{name}` is a string, a number or a boolean.")
+
+
+def _text(name: str, value: Any) -> None:
+    """The same, of a string."""
+    if not isinstance(value, str):
+        raise invalid_request(f"`{name}` is a string.")
+
+
+def _json(_name: str, _value: Any) -> None:
+    """Any JSON: a schema, or the arguments of a function. It is text to the model, whatever keys
+    it has, and it is counted as part of the prompt. The places are in :data:`FREE_FORM`."""
+
+
+#: The fields whose value may be any JSON. A ``[]`` stands for each item of an array.
+FREE_FORM = frozenset(
+    {
+        "tools[].function.parameters",
+        "functions[].parameters",
+        "response_format.schema",
+        "response_format.json_schema.schema",
+        "messages[].tool_calls[].function.arguments",
+        "messages[].function_call.arguments",
+    }
+)
+#: The fields whose keys are the client's own, with a plain value each.
+FREE_KEYS = frozenset({"metadata", "logit_bias"})
 
 
 def _refused(because: str) -> Rule:
@@ -71,7 +101,7 @@ def _object(rules: Mapping[str, Rule]) -> Rule:
                     f"`{prefix}{field[:64]}` is no field that this service knows, "
                     "so that its cost cannot be bounded."
                 )
-            if inner is not None and known is not _free:
+            if inner is not None:
                 known(prefix + field, inner)
 
     return rule
@@ -87,14 +117,22 @@ def _each(rule: Rule) -> Rule:
     return each
 
 
-def _text_or(rule: Rule) -> Rule:
+def _text_or(rule: Rule, otherwise: str) -> Rule:
     def either(name: str, value: Any) -> None:
-        if not isinstance(value, (str, list)):
-            raise invalid_request(f"`{name}` is a string, or an array of parts.")
         if not isinstance(value, str):
+            if not isinstance(value, (dict, list)):
+                raise invalid_request(f"`{name}` is a string, or {otherwise}.")
             rule(name, value)
 
     return either
+
+
+def _map(name: str, value: Any) -> None:
+    """An object of any keys, with a plain value each."""
+    if not isinstance(value, dict):
+        raise invalid_request(f"`{name}` is an object.")
+    for key, inner in cast("dict[str, Any]", value).items():
+        _plain(f"{name}.{key[:64]}", inner)
 
 
 def _of_type(types: Mapping[str, Rule], otherwise: str) -> Rule:
@@ -114,58 +152,137 @@ def _of_type(types: Mapping[str, Rule], otherwise: str) -> Rule:
 # A cache that is written for five minutes is priced in every list; for an hour, in hardly any.
 _CACHE_CONTROL = _object({"type": _only("ephemeral"), "ttl": _only("5m")})
 
-_TEXT = _object({"type": _free, "text": _free, "cache_control": _CACHE_CONTROL})
 _PART = _of_type(
-    {"text": _TEXT, "refusal": _free},
+    {
+        "text": _object({"type": _plain, "text": _text, "cache_control": _CACHE_CONTROL}),
+        "refusal": _object({"type": _plain, "refusal": _text}),
+    },
     "its tokens cannot be counted before it is read; this service takes text only",
+)
+
+_NAMED = _object({"name": _plain})
+
+# What a model made before, and an app sends back.
+_CALL = {
+    "id": _plain,
+    "type": _plain,
+    "index": _plain,
+    # Gemini's signature of a thought, which it wants back.
+    "extra_content": _object({"google": _object({"thought_signature": _plain})}),
+}
+_TOOL_CALL = _of_type(
+    {
+        "function": _object({**_CALL, "function": _object({"name": _plain, "arguments": _json})}),
+        "custom": _object({**_CALL, "custom": _object({"name": _plain, "input": _plain})}),
+    },
+    "it is no such call",
+)
+_THOUGHT = _object(
+    dict.fromkeys(("type", "id", "index", "format", "text", "summary", "data", "signature"), _plain)
+)
+_ANNOTATION = _of_type(
+    {
+        "url_citation": _object(
+            {
+                "type": _plain,
+                "url_citation": _object(
+                    dict.fromkeys(("url", "title", "content", "start_index", "end_index"), _plain)
+                ),
+            }
+        )
+    },
+    "it may hold more than text",
 )
 
 _MESSAGE = _object(
     {
-        "role": _free,
-        "content": _text_or(_each(_PART)),
-        "name": _free,
-        "refusal": _free,
-        "tool_calls": _each(_of_type({"function": _free, "custom": _free}, "it is no such call")),
-        "tool_call_id": _free,
-        "function_call": _free,
-        "reasoning": _free,
-        "reasoning_content": _free,
-        "reasoning_details": _free,
+        "role": _text,
+        "content": _text_or(_each(_PART), "an array of parts"),
+        "name": _plain,
+        "refusal": _plain,
+        "tool_calls": _each(_TOOL_CALL),
+        "tool_call_id": _plain,
+        "function_call": _object({"name": _plain, "arguments": _json}),
+        "reasoning": _plain,
+        "reasoning_content": _plain,
+        "reasoning_details": _each(_THOUGHT),
         "cache_control": _CACHE_CONTROL,
-        "annotations": _free,
+        "annotations": _each(_ANNOTATION),
         "audio": _refused("audio cannot be bounded"),
         "images": _refused("images cannot be bounded"),
     }
 )
 
+_FUNCTION = _object({"name": _plain, "description": _plain, "parameters": _json, "strict": _plain})
+_GRAMMAR = _object({"syntax": _plain, "definition": _plain})
+_CUSTOM = _object(
+    {
+        "name": _plain,
+        "description": _plain,
+        # OpenAI's own shape, and the flat one of its other API.
+        "format": _object(
+            {"type": _plain, "grammar": _GRAMMAR, "syntax": _plain, "definition": _plain}
+        ),
+    }
+)
 _TOOL = _of_type(
     {
-        "function": _object({"type": _free, "function": _free, "cache_control": _CACHE_CONTROL}),
-        "custom": _object({"type": _free, "custom": _free, "cache_control": _CACHE_CONTROL}),
+        "function": _object(
+            {"type": _plain, "function": _FUNCTION, "cache_control": _CACHE_CONTROL}
+        ),
+        "custom": _object({"type": _plain, "custom": _CUSTOM, "cache_control": _CACHE_CONTROL}),
+    },
+    "only tools that the app runs itself cost nothing of their own",
+)
+_CHOSEN_TOOL = {
+    "function": _object({"type": _plain, "function": _NAMED}),
+    "custom": _object({"type": _plain, "custom": _NAMED}),
+}
+_TOOL_CHOICE = _of_type(
+    {
+        **_CHOSEN_TOOL,
+        "allowed_tools": _object(
+            {
+                "type": _plain,
+                "allowed_tools": _object(
+                    {"mode": _plain, "tools": _each(_of_type(_CHOSEN_TOOL, "it is no tool"))}
+                ),
+            }
+        ),
     },
     "only tools that the app runs itself cost nothing of their own",
 )
 
+_RESPONSE_FORMAT = _object(
+    {
+        "type": _plain,
+        "json_schema": _object(
+            {"name": _plain, "description": _plain, "schema": _json, "strict": _plain}
+        ),
+        "schema": _json,
+        "grammar": _plain,
+    }
+)
+
 # Thinking is part of the answer, and ends with its limit: see `chat.ChatRequest.floor`.
 _REASONING = _object(
-    {"effort": _free, "max_tokens": _free, "exclude": _free, "enabled": _free, "summary": _free}
+    dict.fromkeys(("effort", "max_tokens", "exclude", "enabled", "summary"), _plain)
 )
 
 # Where it may go changes the price, so that the price reserved for goes up with it, as
 # `max_price`: see `upstream.UpstreamJob`.
 _PROVIDER = _object(
     {
-        "order": _free,
-        "only": _free,
-        "ignore": _free,
-        "sort": _free,
-        "quantizations": _free,
-        "allow_fallbacks": _free,
-        "require_parameters": _free,
-        "data_collection": _free,
-        "zdr": _free,
-        "enforce_distillable_text": _free,
+        "order": _each(_plain),
+        "only": _each(_plain),
+        "ignore": _each(_plain),
+        "sort": _text_or(_object({"by": _plain, "partition": _plain}), "an object"),
+        "quantizations": _each(_plain),
+        "allow_fallbacks": _plain,
+        "require_parameters": _plain,
+        "data_collection": _plain,
+        "zdr": _plain,
+        "enforce_distillable_text": _plain,
         "max_price": _refused("this service sets it to the price that it has reserved for"),
     }
 )
@@ -173,51 +290,51 @@ _PROVIDER = _object(
 #: Every field that a request may have.
 REQUEST: Mapping[str, Rule] = {
     # Read and counted.
-    "model": _free,
+    "model": _plain,
     "messages": _each(_MESSAGE),
-    "max_tokens": _free,
-    "max_completion_tokens": _free,
-    "n": _free,
-    "stream": _free,
+    "max_tokens": _plain,
+    "max_completion_tokens": _plain,
+    "n": _plain,
+    "stream": _plain,
     "stream_options": _object(
-        {"include_usage": _free, "include_obfuscation": _free, "continuous_usage_stats": _free}
+        {"include_usage": _plain, "include_obfuscation": _plain, "continuous_usage_stats": _plain}
     ),
     "reasoning": _REASONING,
     "provider": _PROVIDER,
     # Part of the prompt.
     "tools": _each(_TOOL),
-    "functions": _free,
-    "response_format": _free,
+    "functions": _each(_FUNCTION),
+    "response_format": _RESPONSE_FORMAT,
     # How a token is chosen, and what is told of it.
-    "temperature": _free,
-    "top_p": _free,
-    "top_k": _free,
-    "top_a": _free,
-    "min_p": _free,
-    "frequency_penalty": _free,
-    "presence_penalty": _free,
-    "repetition_penalty": _free,
-    "logit_bias": _free,
-    "logprobs": _free,
-    "top_logprobs": _free,
-    "seed": _free,
-    "stop": _free,
-    "tool_choice": _free,
-    "function_call": _free,
-    "parallel_tool_calls": _free,
-    "structured_outputs": _free,
+    "temperature": _plain,
+    "top_p": _plain,
+    "top_k": _plain,
+    "top_a": _plain,
+    "min_p": _plain,
+    "frequency_penalty": _plain,
+    "presence_penalty": _plain,
+    "repetition_penalty": _plain,
+    "logit_bias": _map,
+    "logprobs": _plain,
+    "top_logprobs": _plain,
+    "seed": _plain,
+    "stop": _text_or(_each(_plain), "an array of strings"),
+    "tool_choice": _text_or(_TOOL_CHOICE, "an object that names a tool"),
+    "function_call": _text_or(_NAMED, "an object that names a function"),
+    "parallel_tool_calls": _plain,
+    "structured_outputs": _plain,
     # How much is thought and said, within the limit.
-    "reasoning_effort": _free,
-    "include_reasoning": _free,
-    "verbosity": _free,
+    "reasoning_effort": _plain,
+    "include_reasoning": _plain,
+    "verbosity": _plain,
     # What the upstream keeps or sorts by.
-    "user": _free,
-    "safety_identifier": _free,
-    "session_id": _free,
-    "metadata": _free,
-    "prompt_cache_key": _free,
-    "prompt_cache_retention": _free,
-    "usage": _object({"include": _free}),
+    "user": _plain,
+    "safety_identifier": _plain,
+    "session_id": _plain,
+    "metadata": _map,
+    "prompt_cache_key": _plain,
+    "prompt_cache_retention": _plain,
+    "usage": _object({"include": _plain}),
     # Some of its values cost nothing more.
     "store": _only(False),
     "service_tier": _only("default", "flex"),

@@ -4,10 +4,10 @@ left behind."""
 from __future__ import annotations
 
 import asyncio
-import logging
 from contextlib import suppress
 
 from ...errors import WattfareError
+from ...logs import describe, get_logger
 from ..ledger.store import Store
 from .runner import CallRunner
 
@@ -16,7 +16,7 @@ RENEW_SECONDS = 0.3
 #: How often it is looked for what others left behind, in seconds.
 SWEEP_SECONDS = 1.0
 
-log = logging.getLogger("wattfare_mw.service")
+log = get_logger("wattfare_mw.service", show_messages=False)
 
 
 class LeaseKeeper:
@@ -56,7 +56,7 @@ class LeaseKeeper:
                     await self._runner.renew()
             except (WattfareError, TimeoutError) as error:
                 if not gone:
-                    log.error("the lease is not renewed: %s", error)
+                    log.error("the lease is not renewed: %s", describe(error))
                 gone = True
                 with suppress(WattfareError):
                     self._runner.check_lease()

@@ -7,13 +7,13 @@ that the answer is over. Once the store has it, it is carried out even if the ta
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from ... import sse
 from ...errors import WattfareError
+from ...logs import describe, get_logger
 from ..errors import lease_lost, revoked
 from ..ledger.clock import steady_seconds
 from ..ledger.store import LEASE_SECONDS, Store
@@ -24,7 +24,7 @@ from ..records import InferenceCall, MeterReading, Outcome, Terms
 #: that nobody else settles a call that is still being answered.
 FORWARD_SECONDS = LEASE_SECONDS - 2
 
-log = logging.getLogger("wattfare_mw.service")
+log = get_logger("wattfare_mw.service", show_messages=False)
 
 
 class Output(Protocol):
@@ -248,13 +248,7 @@ class CallRunner:
             return
         if not begun:
             raise error
-        log.warning(
-            "stream ended early: %s: %s request_id=%s cause=%r",
-            error.code,
-            error.message,
-            call.request_id,
-            error.__cause__,
-        )
+        log.warning("stream ended early: %s request_id=%s", describe(error), call.request_id)
         await output.end(sse.write_error(error))
 
     async def _settle_or_keep(
@@ -266,10 +260,7 @@ class CallRunner:
             # The reservation stands, and is settled when the database is there again.
             self._unsettled[active.call.id] = job.meter.outcome(ended)
             log.error(
-                "call not settled: %s request_id=%s cause=%r",
-                failure.message,
-                active.call.request_id,
-                failure.__cause__,
+                "call not settled: %s request_id=%s", describe(failure), active.call.request_id
             )
             return failure
         finally:

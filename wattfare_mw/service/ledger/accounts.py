@@ -43,16 +43,25 @@ def setting(sql: Sql, name: str, fresh: bytes) -> bytes:
     return sql.execute(select(table.c.value).where(table.c.name == name)).scalar_one()
 
 
-def connect(sql: Sql, app_id: str, user_id: str, cap: int | None, now: datetime) -> None:
-    """Connect a user's budget, or change its cap."""
+def connect(
+    sql: Sql, app_id: str, user_id: str, cap: int | None, epoch: int | None, now: datetime
+) -> bool:
+    """Connect a user's budget, or change its cap. False, and nothing has changed: the connection
+    has been revoked since this epoch. None is any epoch."""
     table = schema.connections
     # One statement: two approvals at once must not both take the user for a new one.
     values = {"cap_nanos": cap, "connected": True, "changed_at": seconds(now)}
-    sql.execute(
+    written = sql.execute(
         _upsert(sql, table)
         .values(app_id=app_id, user_id=user_id, **values)
-        .on_conflict_do_update(index_elements=["app_id", "user_id"], set_=values)
+        .on_conflict_do_update(
+            index_elements=["app_id", "user_id"],
+            set_=values,
+            where=None if epoch is None else table.c.revocations == epoch,
+        )
+        .returning(table.c.app_id)
     )
+    return written.first() is not None
 
 
 def revoke(sql: Sql, app_id: str, user_id: str, now: datetime) -> None:

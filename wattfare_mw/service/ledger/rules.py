@@ -53,10 +53,11 @@ def least_of(*caps: int | None) -> int | None:
 
 
 def cap_to_approve(asked: int | UnsetType | None, limit: int | None, terms: Terms) -> int | None:
-    """The cap that an approval sets: ``asked`` for by the user, within the ``limit`` in the
-    token. The user's own money is the user's to limit; the operator's is not."""
+    """The cap that a token's approval sets: what is ``asked`` for, never above the ``limit`` in
+    the token. Whoever holds the token has no other say: more takes a new token of the app's, or a
+    person on a page of the service. If the operator pays, the ceiling holds as well."""
     wanted = limit if asked is UNSET else asked
-    return least_of(wanted, limit, terms.ceiling) if terms.operator_pays else wanted
+    return least_of(wanted, limit, terms.ceiling if terms.operator_pays else None)
 
 
 def cap_in_force(connection: Connection, terms: Terms) -> int | None:

@@ -90,9 +90,26 @@ class Store(ABC):
 
     # -- budgets
 
-    async def connect(self, app_id: str, user_id: str, cap: int | None) -> None:
-        """Connect a user's budget, or change its cap (nano-dollars; None for no cap)."""
-        await self.transact(lambda sql: accounts.connect(sql, app_id, user_id, cap, self._now(sql)))
+    async def connect(
+        self, app_id: str, user_id: str, cap: int | None, epoch: int | None = None
+    ) -> bool:
+        """Connect a user's budget, or change its cap.
+
+        Args:
+            cap: in nano-dollars; None for no cap.
+            epoch: connect only if the connection has been revoked so often, and not since; None:
+                connect in any case.
+
+        Returns: False if it has been revoked since. Nothing has changed then.
+        """
+        return await self.transact(
+            lambda sql: accounts.connect(sql, app_id, user_id, cap, epoch, self._now(sql))
+        )
+
+    async def epoch(self, app_id: str, user_id: str) -> int:
+        """How often this user's connection has been revoked."""
+        connection, _ = await self.account(app_id, user_id)
+        return 0 if connection is None else connection.revocations
 
     async def revoke(self, app_id: str, user_id: str) -> None:
         """Revoke a connection."""

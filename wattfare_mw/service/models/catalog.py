@@ -7,18 +7,18 @@ one is good for a day.
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Awaitable, Callable
 
 import msgspec
 
 from ...errors import WattfareError, invalid_request
+from ...logs import describe, get_logger
 from ..chat.price import Price
 from . import upstream_answers
 from .price_lists import Unpriced, published, read_prices
 
-log = logging.getLogger("wattfare_mw.service")
+log = get_logger("wattfare_mw.service", show_messages=False)
 
 #: How old a list may be before it is read anew, and before it is no longer used, in seconds.
 FRESH_SECONDS = 600
@@ -122,7 +122,7 @@ class Catalog:
         if error is None:
             self._list = reading.result()
         else:
-            log.warning("the upstream's list of models cannot be read: %s", error)
+            log.warning("the upstream's list of models cannot be read: %s", describe(error))
 
     async def _read_anew(self) -> _List:
         try:

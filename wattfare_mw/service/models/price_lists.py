@@ -7,7 +7,6 @@ listed at -1, as a router is, has no fixed price, and none is made up for it.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable
 from decimal import Decimal
 from enum import Enum
@@ -16,9 +15,10 @@ from typing import Any, cast
 import msgspec
 
 from ... import money
+from ...logs import get_logger
 from ..chat.price import Price
 
-log = logging.getLogger("wattfare_mw.service")
+log = get_logger("wattfare_mw.service", show_messages=False)
 
 #: No model is this dear, in USD for a token or a request; what is, is a mistake in the list.
 MAX_PRICE_USD = 1_000_000

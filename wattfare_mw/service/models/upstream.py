@@ -4,7 +4,6 @@ meter reads along."""
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
@@ -19,6 +18,7 @@ from ...errors import (
     WattfareNetworkError,
     invalid_request,
 )
+from ...logs import get_logger
 from ...offload import LARGE_BODY, in_thread
 from ...transport import AsyncHTTPResponse, AsyncTransport, HTTPRequest, Secret, async_transport
 from ...transport.base import MAX_BODY_BYTES
@@ -30,8 +30,9 @@ from ..metrics import Metrics
 from ..records import Bounds
 from . import upstream_answers
 from .catalog import Catalog
+from .redaction import Redactor
 
-log = logging.getLogger("wattfare_mw.service")
+log = get_logger("wattfare_mw.service", show_messages=False)
 
 #: OpenAI's own models take their limit under its new name only; most others know the old one.
 _NEW_NAME_HOSTS = frozenset({"api.openai.com"})
@@ -76,6 +77,7 @@ class Upstream:
     ) -> None:
         self._base_url = base_url.rstrip("/")
         self._authorization = None if key is None else Secret(f"Bearer {key}")
+        self.redactor = Redactor(key)
         self._transport = transport or async_transport(None)
         self._catalog = Catalog(self._list_models, self._base_url)
         self._allow_unpriced = allow_unpriced
@@ -87,7 +89,7 @@ class Upstream:
 
     async def models(self) -> bytes:
         """The upstream's own list."""
-        return await self._catalog.body()
+        return self.redactor.answer(await self._catalog.body())
 
     async def prepare(self, request: ChatRequest, request_id: str) -> UpstreamJob:
         """The call with its limit and its price."""
@@ -137,7 +139,7 @@ class Upstream:
                 await answer.close()
         except WattfareNetworkError as error:
             raise upstream_answers.unreachable(error) from error.__cause__
-        failure = upstream_answers.failure(answer.status, text, answer.headers)
+        failure = upstream_answers.failure(answer.status, text, answer.headers, self.redactor)
         if failure.code == "funding_invalid" and self._authorization is not None:
             log.error("the upstream refuses the operator's key (%d)", answer.status)
         raise failure
@@ -220,11 +222,11 @@ class UpstreamJob:
 
     async def body(self) -> bytes:
         """The answer, as it came; its usage has been read."""
-        answer = await self._read()
-        if len(answer) <= LARGE_BODY:
-            body = upstream_answers.read_completion(answer, self.meter)
+        reading = (await self._read(), self.meter, self._upstream.redactor)
+        if len(reading[0]) <= LARGE_BODY:
+            body = upstream_answers.read_completion(*reading)
         else:
-            body = await in_thread(upstream_answers.read_completion, answer, self.meter)
+            body = await in_thread(upstream_answers.read_completion, *reading)
         self._tally()
         return body
 
@@ -312,7 +314,7 @@ class UpstreamJob:
             passed = block if len(kept) == len(lines) else b"".join(map(sse.write, kept))
         if self._done or self._spent:
             self._tally()
-        return passed
+        return self._upstream.redactor.answer(passed)
 
     def _kept(self, lines: list[bytes]) -> list[bytes]:
         kept: list[bytes] = []
@@ -344,7 +346,7 @@ class UpstreamJob:
         if not data.startswith(b"{") and sse.is_done(data):
             self._done = self.meter.generated = True
             return True
-        read = upstream_answers.read_chunk(data, self.meter)
+        read = upstream_answers.read_chunk(data, self.meter, self._upstream.redactor)
         if read.generated and self.meter.spent:
             self._spent = True
             return False
@@ -361,7 +363,7 @@ class UpstreamJob:
         assert self._answer is not None
         if self._request.stream:
             text = await self._read()
-            error = upstream_answers.error_of(_decoded(text))
+            error = upstream_answers.error_of(_decoded(text), self._upstream.redactor)
             if error is not None:
                 return error
         wanted = "an event stream" if self._request.stream else "JSON"

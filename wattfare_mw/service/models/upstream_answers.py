@@ -20,6 +20,7 @@ from ...errors import (
 from ...json_limits import check_structure
 from ...types import encode
 from ..chat.meter import Meter
+from .redaction import Redactor
 
 #: How many values an answer may have. Those with log probabilities have many.
 MAX_ELEMENTS = 1_000_000
@@ -39,36 +40,119 @@ def unreachable(error: WattfareNetworkError) -> WattfareError:
     return failed("The upstream could not be reached.")
 
 
-def failure(status: int, body: bytes, headers: Mapping[str, str]) -> WattfareError:
-    """What an answer other than 200 stands for."""
-    said, flagged = _error_in(body)
-    if status == 403 and flagged:
-        return invalid_request(said or "The upstream's moderation refuses the prompt.", 403)
-    if status in (401, 402, 403):
+def failure(
+    status: int, body: bytes, headers: Mapping[str, str], redactor: Redactor
+) -> WattfareError:
+    """What an answer other than 200 stands for.
+
+    Args:
+        redactor: removes the operator's key from the upstream's own words.
+    """
+    try:
+        error = _fields(decode(body)).get("error")
+    except ValueError:
+        error = None
+    retry_after = retry_after_seconds(headers.get("retry-after"))
+    return _failure(status, error, retry_after, redactor)
+
+
+def _failure(
+    status: int, error: object, retry_after: float | None, redactor: Redactor
+) -> WattfareError:
+    if status == 403 and _is_flagged(error):
+        ours = "The upstream's moderation refuses the prompt."
+        return _quoting(error, redactor, invalid_request(ours, 403))
+    if status in _ACCOUNT_STATUSES or _is_about_account(error):
+        # The words are about the operator's own account, and may repeat the credential.
         return WattfareFundingError("The funding key was refused upstream: reconnect.")
     if status == 429:
-        return WattfareRateLimitError(
-            said or "The upstream is asked too often.",
-            retry_after=retry_after_seconds(headers.get("retry-after")) or 1,
-        )
-    if 400 <= status < 500:
-        return invalid_request(said or f"The upstream refused the request ({status}).")
-    return failed(said or f"The upstream failed ({status}).")
+        ours = "The upstream is asked too often."
+        failure = WattfareRateLimitError(ours, retry_after=retry_after or 1)
+    elif 400 <= status < 500:
+        failure = invalid_request(f"The upstream refused the request ({status}).")
+    else:
+        failure = failed(f"The upstream failed ({status}).")
+    return _quoting(error, redactor, failure)
 
 
-def error_of(answer: object) -> WattfareError | None:
+def _quoting(error: object, redactor: Redactor, failure: WattfareError) -> WattfareError:
+    """The error with the upstream's own words as its message, if there are any. The log keeps
+    our words."""
+    said = error if isinstance(error, str) else _fields(error).get("message")
+    if isinstance(said, str) and (said := redactor.text(said)[:MAX_MESSAGE]):
+        failure.quote(said)
+    return failure
+
+
+def error_of(answer: object, redactor: Redactor) -> WattfareError | None:
     """The error that an answer or a chunk with status 200 holds, or None."""
     error = _fields(answer).get("error")
-    if not error:
-        return None
-    code = _fields(error).get("code")
-    # OpenRouter's code is the status that it would have been.
-    status = code if isinstance(code, int) and 400 <= code < 600 else 502
-    return failure(status, encode({"error": error}), {})
+    return _error_of(error, redactor) if error else None
 
 
-def read_completion(body: bytes, meter: Meter) -> bytes:
-    """Meter a whole answer; gives it as JSON that every client can read.
+def _error_of(error: object, redactor: Redactor) -> WattfareError:
+    return _failure(_status_of(error) or 502, error, None, redactor)
+
+
+def _account_error(choices: object, redactor: Redactor) -> WattfareError | None:
+    """The error about the operator's account that one of these choices holds, or None."""
+    for choice in _items(choices):
+        error = _fields(choice).get("error")
+        if error and _is_about_account(error):
+            return _error_of(error, redactor)
+    return None
+
+
+def _is_about_account(error: object) -> bool:
+    fields = _fields(error)
+    names = (fields.get("code"), fields.get("type"), fields.get("status"))
+    if any(isinstance(name, str) and name.lower() in _ACCOUNT_ERRORS for name in names):
+        return True
+    return _status_of(error) in _ACCOUNT_STATUSES and not _is_flagged(error)
+
+
+def _status_of(error: object) -> int | None:
+    """The status that an error would have been: OpenRouter's code is one, at times as text."""
+    fields = _fields(error)
+    for code in (fields.get("code"), fields.get("status")):
+        if isinstance(code, str) and code.isascii() and code.isdigit():
+            code = int(code[:4])
+        if type(code) is int and 400 <= code < 600:
+            return code
+    return None
+
+
+def _is_flagged(error: object) -> bool:
+    """Is it the prompt that the upstream will not have, as OpenRouter says it?"""
+    return bool(_fields(_fields(error).get("metadata")).get("reasons"))
+
+
+#: The statuses that are about the operator's own account: its key, its credits, its rights.
+_ACCOUNT_STATUSES = frozenset({401, 402, 403})
+#: The names of such errors, as OpenAI, Anthropic, Google and OpenRouter give them. They come with
+#: other statuses, too.
+_ACCOUNT_ERRORS = frozenset(
+    {
+        "account_deactivated",
+        "authentication_error",
+        "billing_error",
+        "billing_hard_limit_reached",
+        "billing_not_active",
+        "insufficient_credits",
+        "insufficient_quota",
+        "invalid_api_key",
+        "payment_required",
+        "permission_denied",
+        "permission_error",
+        "unauthenticated",
+        "unauthorized",
+    }
+)
+
+
+def read_completion(body: bytes, meter: Meter, redactor: Redactor) -> bytes:
+    """Meter a whole answer; gives it as JSON that every client can read, without the operator's
+    key.
 
     Raises:
         WattfareError: ``upstream``; it is an error, or no answer.
@@ -83,7 +167,7 @@ def read_completion(body: bytes, meter: Meter) -> bytes:
             answer = _decode_loosely(body)
         except ValueError:
             raise failed("The upstream did not answer with JSON.") from None
-    error = error_of(answer)
+    error = error_of(answer, redactor)
     if error is not None:
         raise error
     fields = _fields(answer)
@@ -95,8 +179,11 @@ def read_completion(body: bytes, meter: Meter) -> bytes:
     for choice in cast("list[Any]", choices):
         _count(_fields(choice).get("message"), meter)
     meter.add_usage(fields.get("usage"))
+    error = _account_error(cast("object", choices), redactor)
+    if error is not None:
+        raise error
     meter.complete = True
-    return body if strict else encode(fields)
+    return redactor.answer(body if strict else encode(fields))
 
 
 def _check_structure(data: bytes) -> None:
@@ -116,7 +203,7 @@ class Read(msgspec.Struct, frozen=True):
     only_usage: bool
 
 
-def read_chunk(data: bytes, meter: Meter) -> Read:
+def read_chunk(data: bytes, meter: Meter, redactor: Redactor) -> Read:
     """Meter a chunk of a stream.
 
     Raises:
@@ -138,7 +225,7 @@ def read_chunk(data: bytes, meter: Meter) -> Read:
         chunk = decode(data)
     except ValueError:
         raise failed("The upstream sent an event that is not JSON.") from None
-    error = error_of(chunk)
+    error = error_of(chunk, redactor)
     if error is not None:
         raise error
     if not isinstance(chunk, dict):
@@ -150,6 +237,9 @@ def read_chunk(data: bytes, meter: Meter) -> Read:
         for choice in cast("list[Any]", choices):
             generated |= _count(_fields(choice).get("delta"), meter)
     meter.add_usage(fields.get("usage"))
+    error = _account_error(cast("object", choices), redactor)
+    if error is not None:
+        raise error
     return Read(generated, only_usage="usage" in fields and not choices)
 
 
@@ -167,6 +257,7 @@ class _PlainDelta(msgspec.Struct, forbid_unknown_fields=True, gc=False):
 
 class _PlainChoice(msgspec.Struct, gc=False):
     delta: _PlainDelta
+    error: None = None
 
 
 class _PlainChunk(msgspec.Struct, gc=False):
@@ -256,16 +347,3 @@ def _items(value: object) -> list[Any]:
 def _fields(value: object) -> dict[str, Any]:
     """A JSON object; an empty one for anything else."""
     return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
-
-
-def _error_in(body: bytes) -> tuple[str, bool]:
-    """The upstream's own words, in the shapes that they come in, or nothing; and whether it is
-    the prompt that it will not have, as OpenRouter says it."""
-    try:
-        error = _fields(decode(body)).get("error")
-    except ValueError:
-        return "", False
-    flagged = "reasons" in _fields(_fields(error).get("metadata"))
-    if isinstance(error, dict):
-        error = _fields(cast("object", error)).get("message")
-    return error[:MAX_MESSAGE] if isinstance(error, str) else "", flagged

@@ -1,0 +1,105 @@
+"""A body has no ``Content-Length`` over HTTP/2, or in chunks. It is read all the same."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from support.servers import hypercorn_server
+from support.service import App, Service, bearer
+
+from wattfare_mw.service import Settings, create_app, create_keys
+
+CAP = json.dumps({"monthlyUsd": 2}).encode()
+
+
+def in_pieces(body: bytes) -> Iterator[bytes]:
+    yield body[:3]
+    yield body[3:]
+
+
+@pytest.fixture(params=["HTTP/1.1, in chunks", "HTTP/2"])
+def app(
+    request: pytest.FixtureRequest, service: Service, tmp_path: Path, monkeypatch: Any
+) -> Iterator[App]:
+    """A test app, whose client sends no body with its length."""
+    if request.param == "HTTP/2":
+        database = f"sqlite:///{tmp_path / 'wattfare.db'}"
+        keys = create_keys(database, "app")
+        with hypercorn_server(create_app(Settings(database=database))) as (host, port):
+            # Only the URL is used of it.
+            http2 = Service(f"http://{host}:{port}", database, process=None)  # type: ignore[arg-type]
+            with App(http2, keys) as app:
+                app.http.close()
+                app.http = httpx.Client(
+                    base_url=http2.api, http1=False, http2=True, timeout=60, trust_env=False
+                )
+                yield app
+        return
+    with service.app() as app:
+        yield app
+
+
+def post(app: App, path: str, credential: str, body: bytes, **headers: str) -> httpx.Response:
+    """A request without a length of its body."""
+    built = app.http.build_request(
+        "POST", path, content=in_pieces(body), headers={**bearer(credential), **headers}
+    )
+    assert "content-length" not in built.headers
+    return app.http.send(built)
+
+
+JSON = {"content-type": "application/json"}
+
+
+def test_the_cap_is_read(app: App) -> None:
+    answer = post(app, "/connections", app.token(), CAP, **JSON)
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["limits"] == {"monthlyUsd": 2}
+    assert app.status()["limits"] == {"monthlyUsd": 2}
+
+
+@pytest.mark.parametrize("headers", [{}, JSON, {"content-type": "text/plain"}])
+def test_an_empty_body_asks_for_the_limit_of_the_token(app: App, headers: dict[str, str]) -> None:
+    answer = post(app, "/connections", app.token(monthlyUsd=3), b"", **headers)
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["limits"] == {"monthlyUsd": 3}
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded"])
+def test_a_body_of_another_type_is_not_passed_over(app: App, kind: str) -> None:
+    headers = {"content-type": kind}
+    assert post(app, "/connections", app.token(), CAP, **headers).status_code == 415
+    sized = app.http.post("/connections", content=CAP, headers={**bearer(app.token()), **headers})
+    assert sized.status_code == 415
+    assert app.status()["connected"] is False
+
+
+def test_a_body_that_is_no_approval(app: App) -> None:
+    for body in (b"null", b"[]", b"{", b" ", b'{"monthlyUsd": "2"}'):
+        assert post(app, "/connections", app.token(), body, **JSON).status_code == 400
+    too_large = b'{"x": "%s"}' % (b"x" * 70_000)
+    assert post(app, "/connections", app.token(), too_large, **JSON).status_code == 413
+    assert app.status()["connected"] is False
+
+
+def test_the_other_routes_read_theirs(app: App) -> None:
+    body = b'{"appUserId": "u1", "requestLimit": {"monthlyUsd": 2}}'
+    session = post(app, "/sessions", app.keys.secret_key, body, **JSON)
+    assert session.status_code == 200, session.text
+    token = session.json()["token"]
+    approved = post(app, "/connections", token, b'{"monthlyUsd": 50}', **JSON)
+    assert approved.json()["limits"] == {"monthlyUsd": 2}
+    grant = post(app, "/grants", app.keys.publishable_key, b'{"requests": 7}', **JSON)
+    assert grant.json()["requests"] == 7
+    for path, key in (("/sessions", app.keys.secret_key), ("/grants", app.keys.publishable_key)):
+        assert post(app, path, key, b"", **JSON).status_code == 400
+    call = b'{"model": "wattfare/echo", "messages": [{"role": "user", "content": "hi"}]}'
+    payer = {**JSON, "x-wattfare-user": "u1"}
+    answer = post(app, "/chat/completions", app.keys.secret_key, call, **payer)
+    assert answer.json()["choices"][0]["message"]["content"] == "hi"
+    assert post(app, "/chat/completions", app.keys.secret_key, b"", **payer).status_code == 400

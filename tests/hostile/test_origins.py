@@ -1,0 +1,150 @@
+"""Pages of packaged apps and of extensions: in by their exact origin, and never otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support.drivers import KINDS, Driver
+from support.fake_wattfare import SECRET_KEY, FakeWattfare
+
+from wattfare_mw.origins import check_origins
+
+TOKEN = "/api/wattfare-token"
+APPS = [
+    *("capacitor://localhost", "ionic://localhost", "tauri://localhost", "app://localhost"),
+    *("app://obsidian.md", "app://-", "app://.", "capacitor-electron://-", "ms-appx-web://my.app"),
+    "chrome-extension://abcdefghijklmnopabcdefghijklmnop",
+    "moz-extension://2c127fa4-62c7-7e4f-90e5-472b45eecfdc",
+    "safari-web-extension://9F3A1B2C-0000-4A4A-8B8B-ABCDEF012345",
+    *("http://tauri.localhost", "https://localhost", "http://localhost:3000", "https://my_app.x"),
+    *("https://xn--bcher-kva.example", "http://[::1]:8000", "capacitor://localhost:8080"),
+]
+
+
+@pytest.fixture(params=["asgi", "wsgi"])
+def drive(request: pytest.FixtureRequest, fake: FakeWattfare) -> Iterator[Any]:
+    drivers: list[Driver] = []
+
+    def make(**options: Any) -> Driver:
+        options = {"secret_key": SECRET_KEY, "base_url": fake.url, **options}
+        drivers.append(KINDS[request.param](resolve_user=lambda _: "u1", **options))
+        return drivers[-1]
+
+    yield make
+    for driver in drivers:
+        driver.close()
+
+
+@pytest.mark.parametrize("site", ["cross-site", "none", None])
+@pytest.mark.parametrize("origin", APPS)
+def test_a_listed_origin(drive: Any, fake: FakeWattfare, origin: str, site: str | None) -> None:
+    headers = {"origin": origin, "host": "site.example"}
+    if site is not None:
+        headers["sec-fetch-site"] = site
+    answer = drive(allowed_origins=[origin]).request("POST", TOKEN, headers)
+    assert answer.status == 200
+    assert answer.headers["access-control-allow-origin"] == origin
+    preflight = {"origin": origin, "access-control-request-method": "POST"}
+    answer = drive(allowed_origins=[origin]).request("OPTIONS", TOKEN, preflight)
+    assert answer.status == 204
+    assert answer.headers["access-control-allow-origin"] == origin
+
+
+@pytest.mark.parametrize("site", ["cross-site", "none", None])
+@pytest.mark.parametrize("origin", [one for one in APPS if not one.startswith("http")])
+def test_another_app_or_extension(
+    drive: Any, fake: FakeWattfare, origin: str, site: str | None
+) -> None:
+    """A browser says `none` for what an extension asks for, with the user's cookies."""
+    driver = drive(allowed_origins=["chrome-extension://listed", "https://a.example"])
+    headers = {"origin": origin, "host": origin.partition("://")[2]}
+    if site is not None:
+        headers["sec-fetch-site"] = site
+    answer = driver.request("POST", TOKEN, headers)
+    assert answer.status == 403
+    assert "access-control-allow-origin" not in answer.headers
+    assert not fake.exchanges
+
+
+@pytest.mark.parametrize(
+    ("origin", "advice"),
+    [
+        ("null", "any page"),
+        ("*", "wildcard"),
+        ("chrome-extension://*", "wildcard"),
+        ("https://*.example.com", "wildcard"),
+        ("file://", "'null'"),
+        ("file:///index.html", "'null'"),
+        ("data:text/html,x", "'null'"),
+        ("capacitor://", "no origin"),
+        ("capacitor:", "no origin"),
+        ("capacitor", "no origin"),
+        ("Capacitor://localhost", "no origin"),
+        ("capacitor://localhost/", "'capacitor://localhost'"),
+        ("https://a.example/login", "'https://a.example'"),
+        ("https://A.example", "'https://a.example'"),
+        ("https://a.example:443", "'https://a.example'"),
+        ("http://a.example:80", "'http://a.example'"),
+        ("https://a.example:99999", "99999"),
+        ("https://a.example:0443", "0443"),
+        ("https://b\u00fccher.example", "xn--"),
+        ("tauri://local host", "no origin"),
+        ("tauri://localhost\n", "no origin"),
+        ("chrome-extension://a?b", "no origin"),
+        ("", "no origin"),
+    ],
+)
+def test_what_no_browser_sends(origin: str, advice: str) -> None:
+    with pytest.raises(ValueError, match=r"^allowed_origins: ") as raised:
+        check_origins([origin])
+    assert advice in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"origin": "http://localhost:8080", "host": "localhost"},
+        {"origin": "http://a.example", "host": "10.0.0.5", "x-forwarded-host": "a.example"},
+        {"origin": "http://127.0.0.1:3000", "host": "127.0.0.1", "sec-fetch-site": "same-site"},
+        {"origin": "null", "host": "a.example"},
+        {"origin": "null", "host": "a.example", "sec-fetch-site": "cross-site"},
+    ],
+    ids=str,
+)
+def test_other_sites_are_told_what_to_set(drive: Any, headers: dict[str, str]) -> None:
+    answer = drive().request("POST", TOKEN, headers)
+    assert answer.status == 403
+    assert "allowed_origins" in answer.json["error"]["message"]
+    assert "Host" in answer.json["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"sec-fetch-site": "none", "host": "a.example"},
+        {"sec-fetch-site": "none", "origin": "https://a.example", "host": "inner"},
+        # Of a page with `Referrer-Policy: no-referrer`.
+        {"sec-fetch-site": "same-origin", "origin": "null", "host": "a.example"},
+    ],
+    ids=str,
+)
+def test_the_browsers_own_word_counts(drive: Any, headers: dict[str, str]) -> None:
+    assert drive().request("POST", TOKEN, headers).status == 200
+
+
+@given(st.text(max_size=30) | st.from_regex(r"[a-z-]+://[a-z.:*/]*", fullmatch=True))
+def test_any_text_is_an_origin_or_is_refused(text: str) -> None:
+    try:
+        [origin] = check_origins([text])
+    except ValueError:
+        return
+    assert origin == text
+    assert "*" not in text
+    assert text != "null"
+    assert text.isascii()
+    assert text.isprintable()
+    assert text.count("/") == 2

@@ -1,0 +1,269 @@
+"""An upstream that repeats the operator's key: it reaches no client, in no form."""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support.service import App, Service, run_service
+from support.upstream import Exchange, Upstream, chunk_of, completion_of, good, run_upstream
+
+from wattfare_mw.errors import WattfareFundingError
+from wattfare_mw.service.models import upstream_answers
+from wattfare_mw.service.models.redaction import MASK, Redactor
+
+KEY = "sk-or-v1-7f3a/90be+5521cd=wxyz0123456789abcdef"
+MODEL = {"model": "fake/model"}
+
+
+def in_base64(text: str) -> str:
+    return base64.b64encode(text.encode()).decode()
+
+
+#: The forms in which a key may stand in a text.
+FORMS = {
+    "plain": KEY,
+    "header": f"authorization: Bearer {KEY}",
+    "glued": f"x{KEY}y",
+    "quoted": repr({"Authorization": f"Bearer {KEY}"}),
+    "percent": quote(KEY, safe=""),
+    "percent twice": quote(quote(KEY, safe=""), safe=""),
+    "html": html.escape(KEY).replace("-", "&#45;"),
+    "json": "".join(f"\\u{ord(char):04x}" for char in KEY),
+    "json in json": json.dumps(json.dumps({"key": KEY}).replace("/", "\\/")),
+    "base64": in_base64(KEY),
+    "basic": in_base64(f"user:{KEY}"),
+    "basic, key first": in_base64(f"{KEY}:"),
+    "base64 of a header": in_base64(f"Bearer {KEY}"),
+    "urlsafe base64": base64.urlsafe_b64encode(KEY.encode()).decode(),
+    "hex": KEY.encode().hex(),
+    "upper case": KEY.upper(),
+    "a part": KEY[:24] + "***",
+    "the end": "***" + KEY[-16:],
+    "spaced": " ".join(KEY),
+    "broken over lines": "\n".join(KEY[place : place + 10] for place in range(0, len(KEY), 10)),
+}
+
+
+def leaks(text: str) -> set[str]:
+    """The forms of the key of which eight letters and digits in a row are in this text."""
+    found: set[str] = set()
+    letters = "".join(char for char in text.lower() if char.isalnum())
+    for name in ("plain", "base64", "basic", "basic, key first", "base64 of a header", "hex"):
+        form = "".join(char for char in FORMS[name].lower() if char.isalnum())
+        # The first and the last characters are the scheme and the user, and not the key.
+        secret = form[14:-4] if "base" in name else form[-36:]
+        for place in range(len(secret) - 7):
+            if secret[place : place + 8] in letters:
+                found.add(name)
+    return found
+
+
+def test_a_leak_would_be_noticed() -> None:
+    assert [name for name, form in FORMS.items() if not leaks(form)] == ["json"]
+
+
+@pytest.fixture(scope="module")
+def _paying() -> Iterator[tuple[Service, Upstream]]:
+    import tempfile
+    from pathlib import Path
+
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        run_upstream() as upstream,
+        run_service(
+            Path(folder),
+            *("--upstream", upstream.url, "--user-ceiling-usd", "none"),
+            env={"WATTFARE_UPSTREAM_KEY": KEY},
+        ) as service,
+    ):
+        yield service, upstream
+
+
+@pytest.fixture
+def paying(_paying: tuple[Service, Upstream]) -> Iterator[tuple[App, Upstream]]:
+    """An app of a service whose operator pays."""
+    service, upstream = _paying
+    upstream.reset()
+    with service.app() as app:
+        app.connect(monthlyUsd=100)
+        yield app, upstream
+    assert not leaks("".join(service.log))
+
+
+def said_by(app: App, **fields: Any) -> str:
+    """All that a client gets of an answer."""
+    answer = app.chat(**MODEL, **fields)
+    return f"{answer.headers} {answer.text}"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("status", [400, 401, 402, 403, 404, 429, 500, 503])
+def test_an_error_that_repeats_the_header(
+    paying: tuple[App, Upstream], status: int, stream: bool
+) -> None:
+    app, upstream = paying
+
+    def script(exchange: Exchange) -> None:
+        assert exchange.headers["authorization"] == f"Bearer {KEY}"
+        words = f"No: {exchange.headers['authorization']} is not welcome."
+        headers = {"retry-after": KEY, "x-request-id": KEY, "www-authenticate": f"Bearer {KEY}"}
+        exchange.answer({"error": {"message": words}}, status=status, headers=headers)
+
+    upstream.script = script
+    said = said_by(app, stream=stream)
+    assert not leaks(said)
+    assert ("is not welcome" in said) is (status not in (401, 402, 403))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_an_error_with_the_key_in_any_form(paying: tuple[App, Upstream], form: str) -> None:
+    app, upstream = paying
+    error = {"error": {"message": f"before {FORMS[form]} after", "code": 500}}
+    upstream.script = lambda exchange: exchange.answer(error, status=500)
+    said = said_by(app)
+    assert "before " in said
+    assert " after" in said
+    assert not leaks(said)
+
+
+#: What an upstream may answer with a status of 200. `…` stands for the words.
+ODD_ERRORS = [
+    {"error": "…"},
+    {"error": {"message": "…"}},
+    {"error": {"message": "…", "code": 401}},
+    {"error": {"message": "…", "code": "402"}},
+    {"error": {"message": "…", "code": "invalid_api_key"}},
+    {"error": {"message": "…", "type": "authentication_error"}},
+    {"error": {"message": "…", "status": "PERMISSION_DENIED"}},
+    {"error": {"message": "…", "code": 502, "metadata": {"raw": "…"}}},
+    {"error": {"message": {"text": "…"}}},
+    {"error": ["…"]},
+    {"error": {"…": "…"}},
+    [{"error": {"message": "…"}}],
+    {"detail": "…"},
+    "…",
+]
+
+
+def words_in(value: Any, words: str) -> Any:
+    return json.loads(json.dumps(value).replace("\\u2026", words))
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("odd", ODD_ERRORS, ids=str)
+def test_an_error_with_a_status_of_200(
+    paying: tuple[App, Upstream], odd: Any, stream: bool
+) -> None:
+    app, upstream = paying
+    body = json.dumps(words_in(odd, f"The account of Bearer {KEY}"))
+    upstream.script = lambda exchange: exchange.answer(body)
+    said = said_by(app, stream=stream)
+    assert not leaks(said)
+    about_account = any(word in body for word in ("401", "402", "api_key", "auth", "DENIED"))
+    if about_account and "Bearer" in said:
+        pytest.fail(said)
+
+
+@pytest.mark.parametrize("odd", ODD_ERRORS, ids=str)
+@pytest.mark.parametrize("place", ["first", "middle", "choice"])
+def test_an_error_in_a_stream(paying: tuple[App, Upstream], odd: Any, place: str) -> None:
+    app, upstream = paying
+
+    def script(exchange: Exchange) -> None:
+        error = words_in(odd, f"The account of Bearer {KEY}")
+        exchange.start_stream()
+        if place == "middle":
+            exchange.word("one ")
+        if place == "choice" and isinstance(error, dict):
+            choice = {"index": 0, "delta": {"content": ""}, "finish_reason": "error", **error}
+            error = chunk_of({"choices": [choice]})
+        exchange.event(json.dumps(error))
+        exchange.done()
+
+    upstream.script = script
+    said = said_by(app, stream=True)
+    assert not leaks(said)
+    error = odd.get("error") if isinstance(odd, dict) else None
+    codes = [error.get(name) for name in ("code", "type", "status")] if type(error) is dict else []
+    if set(codes) & {401, "402", "invalid_api_key", "authentication_error", "PERMISSION_DENIED"}:
+        assert "The account" not in said
+        assert "funding_invalid" in said
+
+
+@pytest.mark.parametrize("form", ["plain", "header", "base64", "basic", "basic, key first"])
+def test_an_answer_that_holds_the_key(paying: tuple[App, Upstream], form: str) -> None:
+    app, upstream = paying
+    extra = {"debug": {"request": FORMS[form]}}
+
+    def script(exchange: Exchange) -> None:
+        if not exchange.json.get("stream"):
+            exchange.answer(completion_of("one", **extra))
+            return
+        exchange.start_stream()
+        exchange.event(chunk_of({"choices": [{"delta": {"content": "one"}}], **extra}))
+        exchange.event(json.dumps(chunk_of({"choices": [], **extra})).replace("/", "\\/"))
+        exchange.done()
+
+    upstream.script = script
+    for stream in (False, True):
+        said = said_by(app, stream=stream)
+        assert '"content": "one"' in said
+        assert not leaks(said)
+
+
+def test_moderation_stays_what_it_is(paying: tuple[App, Upstream]) -> None:
+    app, upstream = paying
+    error = {"message": f"flagged ({KEY})", "code": 403, "metadata": {"reasons": ["violence"]}}
+    upstream.script = lambda exchange: exchange.answer({"error": error}, status=403)
+    answer = app.chat(**MODEL)
+    assert answer.status_code == 403
+    assert answer.json()["error"] == {"code": "invalid_request", "message": f"flagged ({MASK})"}
+
+
+def test_an_answer_without_the_key_passes_as_it_is(paying: tuple[App, Upstream]) -> None:
+    app, upstream = paying
+    upstream.script = good
+    assert "one two three" in said_by(app)
+    redactor = Redactor(KEY)
+    data = b'{"content": "sk-or-v1- begins a key"}'
+    assert redactor.answer(data) is data
+
+
+@pytest.mark.parametrize("key", ["ollama", "none", "EMPTY", "x"])
+def test_a_placeholder_is_no_secret_in_an_answer(key: str) -> None:
+    data = f'{{"content": "I run on {key}."}}'.encode()
+    assert Redactor(key).answer(data) == data
+    header = f'{{"debug": "Bearer {key}"}}'.encode()
+    assert Redactor(key).answer(header) == f'{{"debug": "{MASK}"}}'.encode()
+
+
+@pytest.mark.parametrize("key", ["sk-up", "ollama", KEY])
+def test_no_text_of_an_error_holds_a_key(key: str) -> None:
+    for text in (key, f"a{key}b", f"Bearer {key}", quote(key, safe="").replace("-", "%2d")):
+        assert key not in Redactor(key).text(text)
+        assert quote(key, safe="") not in Redactor(key).text(text)
+    assert Redactor(key).text("All is well.") == "All is well."
+
+
+@given(st.text(max_size=30), st.sampled_from(sorted(FORMS)), st.text(max_size=30))
+def test_whatever_stands_around_it(before: str, form: str, after: str) -> None:
+    assert not leaks(Redactor(KEY).text(before + FORMS[form] + after))
+
+
+@given(st.sampled_from([401, 402, 403]), st.text(), st.booleans())
+def test_words_about_the_account_are_never_passed_on(
+    status: int, words: str, as_code: bool
+) -> None:
+    error: dict[str, Any] = {"message": words, **({"code": status} if as_code else {})}
+    body = json.dumps({"error": error}).encode()
+    failure = upstream_answers.failure(500 if as_code else status, body, {}, Redactor(KEY))
+    assert isinstance(failure, WattfareFundingError)
+    assert failure.message == "The funding key was refused upstream: reconnect."

@@ -1,0 +1,231 @@
+"""What ``resolve_user`` returns: an id of any usual type, and never the text of a missing user."""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+from uuid import UUID, uuid4
+
+import flask
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from litestar import Litestar
+from litestar.testing import TestClient as LitestarClient
+from starlette.applications import Starlette
+from starlette.routing import Route
+from starlette.testclient import TestClient as StarletteClient
+from support.drivers import KINDS
+from support.fake_wattfare import SECRET_KEY, FakeWattfare
+from wattfare_flask import WattfareMiddleware as FlaskWattfare
+from wattfare_flask import get_user, session_view
+from wattfare_litestar import WattfarePlugin, session_route
+from wattfare_starlette import add_wattfare, session_endpoint
+
+from wattfare_mw import AsyncWattfare, Wattfare
+from wattfare_mw.users import AppError, user_id_of
+
+TOKEN = "/api/wattfare-token"
+INFERENCE = "/api/wattfare/chat/completions"
+BODY = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
+
+Post = Callable[[str], int]
+Make = Callable[[Callable[[Any], Any], dict[str, Any], ExitStack], Post]
+
+
+def neutral(kind: str) -> Make:
+    def make(resolve_user: Any, at: dict[str, Any], stack: ExitStack) -> Post:
+        driver = KINDS[kind](resolve_user=resolve_user, **at)
+        stack.callback(driver.close)
+        json_type = {"content-type": "application/json"}
+        body = b'{"model": "m", "messages": []}'
+        return lambda path: driver.request("POST", path, json_type, body).status
+
+    return make
+
+
+def flask_app(resolve_user: Any, at: dict[str, Any], stack: ExitStack) -> Post:
+    app = flask.Flask("ids")
+    extension = FlaskWattfare(app, resolve_user=resolve_user, **at)
+    stack.callback(extension.close)
+    client = app.test_client()
+    return lambda path: client.post(path, json=BODY).status_code
+
+
+def starlette_app(resolve_user: Any, at: dict[str, Any], stack: ExitStack) -> Post:
+    app = Starlette()
+    add_wattfare(app, resolve_user=resolve_user, **at)
+    client = stack.enter_context(StarletteClient(app))
+    return lambda path: client.post(path, json=BODY).status_code
+
+
+def litestar_app(resolve_user: Any, at: dict[str, Any], stack: ExitStack) -> Post:
+    app = Litestar(plugins=[WattfarePlugin(resolve_user=resolve_user, **at)], logging_config=None)
+    client = stack.enter_context(LitestarClient(app))
+    return lambda path: client.post(path, json=BODY).status_code
+
+
+def flask_token_route(resolve_user: Any, at: dict[str, Any], stack: ExitStack) -> Post:
+    wf = stack.enter_context(Wattfare(at["secret_key"], base_url=at["base_url"]))
+    app = flask.Flask("ids")
+    app.add_url_rule(TOKEN, view_func=session_view(wf, resolve_user), methods=["POST"])
+    return lambda _: app.test_client().post(TOKEN).status_code
+
+
+def starlette_token_route(resolve_user: Any, at: dict[str, Any], stack: ExitStack) -> Post:
+    wf = AsyncWattfare(at["secret_key"], base_url=at["base_url"])
+    route = Route(TOKEN, session_endpoint(wf, resolve_user), methods=["POST"])
+    client = stack.enter_context(StarletteClient(Starlette(routes=[route])))
+    return lambda _: client.post(TOKEN).status_code
+
+
+def litestar_token_route(resolve_user: Any, at: dict[str, Any], stack: ExitStack) -> Post:
+    wf = AsyncWattfare(at["secret_key"], base_url=at["base_url"])
+    app = Litestar([session_route(TOKEN, wf, resolve_user)], logging_config=None)
+    client = stack.enter_context(LitestarClient(app))
+    return lambda _: client.post(TOKEN).status_code
+
+
+MAKERS = {
+    "asgi": neutral("asgi"),
+    "wsgi": neutral("wsgi"),
+    "flask": flask_app,
+    "starlette": starlette_app,
+    "litestar": litestar_app,
+    "flask token route": flask_token_route,
+    "starlette token route": starlette_token_route,
+    "litestar token route": litestar_token_route,
+}
+
+
+@pytest.fixture(params=MAKERS)
+def make(request: pytest.FixtureRequest, fake: FakeWattfare) -> Iterator[Callable[[Any], Post]]:
+    """An app of each kind, whose ``resolve_user`` returns this."""
+    at = {"secret_key": SECRET_KEY, "base_url": fake.url}
+    with ExitStack() as stack:
+        yield lambda resolved: MAKERS[request.param](lambda _: resolved, at, stack)
+
+
+def who_paid(fake: FakeWattfare, path: str) -> str:
+    if path == TOKEN or not [one for one in fake.exchanges if one.path != "/sessions"]:
+        return fake.next("/sessions").json["appUserId"]
+    return fake.next().user or ""
+
+
+ID = UUID("6F9619FF-8B86-D011-B42D-00C04FC964FF")
+
+
+@pytest.mark.parametrize("path", [TOKEN, INFERENCE])
+@pytest.mark.parametrize(
+    ("resolved", "user"),
+    [(7, "7"), (0, "0"), (-3, "-3"), (10**40, "1" + "0" * 40), (ID, str(ID)), ("u 1", "u 1")],
+    ids=str,
+)
+def test_usual_ids(make: Any, fake: FakeWattfare, path: str, resolved: object, user: str) -> None:
+    assert make(resolved)(path) == 200
+    assert who_paid(fake, path) == user
+
+
+NO_USERS = ["None", "null", "undefined", "AnonymousUser", "False", "NaN", "", " ", "user:None"]
+
+
+@pytest.mark.parametrize("path", [TOKEN, INFERENCE])
+@pytest.mark.parametrize("resolved", [*NO_USERS, True, False], ids=repr)
+def test_no_user_is_the_apps_bug(
+    make: Any, fake: FakeWattfare, caplog: Any, path: str, resolved: object
+) -> None:
+    assert make(resolved)(path) == 500
+    assert not fake.exchanges
+    [record] = [record for record in caplog.records if record.name == "wattfare_mw"]
+    assert record.levelno == logging.ERROR
+    assert record.getMessage().startswith("resolve_user ")
+    if isinstance(resolved, str):
+        assert "return None" in record.getMessage()
+        assert "return user.id if user else None" in record.getMessage()
+
+
+def test_none_is_a_visitor(make: Any, fake: FakeWattfare) -> None:
+    assert make(None)(TOKEN) == 401
+    assert not fake.exchanges
+
+
+class Anonymous:
+    pass
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("none", "NONE", "Null", "nil", "true", "nan", "anonymousUser", "[object Object]", "[]"),
+        *("\t\n", "\u3000", " None ", "tenant/undefined", "user_None", "a:AnonymousUser"),
+        *(repr(Anonymous), repr(len), "<AnonymousUser>", "<function f at 0x7f0e5c0>"),
+        "<flask_login.mixins.AnonymousUserMixin object at 0x7f0e5c0>",
+    ],
+)
+def test_the_like_of_them(text: str) -> None:
+    with pytest.raises(AppError, match="resolve_user gave the text"):
+        user_id_of(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["7", "Nonette", "annull", "no-one", "0", "-", "nancy", "<3", "a<b>", "None1", "null@x.org"],
+)
+def test_other_texts_are_ids(text: str) -> None:
+    assert user_id_of(text) == text
+
+
+@pytest.mark.parametrize(
+    "resolved",
+    [7.0, b"u1", [], {}, object(), 1 << 20_000, "x" * 257, "a\0b"],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_is_no_id(resolved: object) -> None:
+    with pytest.raises(AppError):
+        user_id_of(resolved)
+
+
+@given(st.integers(-(10**18), 10**18) | st.uuids())
+def test_each_user_has_an_id_of_their_own(resolved: int | UUID) -> None:
+    assert user_id_of(resolved) == str(resolved)
+    assert user_id_of(str(resolved)) == str(resolved)
+    assert user_id_of(uuid4()) != user_id_of(resolved)
+
+
+def test_the_app_of_flasks_tutorial(fake: FakeWattfare) -> None:
+    """Its users have ids of a database: ``session["user_id"] = user["id"]`` is an int."""
+    database = sqlite3.connect(":memory:", check_same_thread=False)
+    database.row_factory = sqlite3.Row
+    database.execute("CREATE TABLE user (id INTEGER PRIMARY KEY AUTOINCREMENT, username TEXT)")
+    database.execute("INSERT INTO user (username) VALUES ('ada')")
+    app = flask.Flask("flaskr")
+    app.secret_key = "dev"
+
+    @app.post("/auth/login")
+    def login() -> str:
+        user = database.execute("SELECT * FROM user WHERE username = 'ada'").fetchone()
+        flask.session.clear()
+        flask.session["user_id"] = user["id"]
+        return ""
+
+    @app.get("/me")
+    def me() -> str:
+        return get_user().id
+
+    extension = FlaskWattfare(
+        app,
+        resolve_user=lambda request: flask.session.get("user_id"),
+        secret_key=SECRET_KEY,
+        base_url=fake.url,
+    )
+    client = app.test_client()
+    assert client.post(TOKEN).status_code == 401
+    assert client.post("/auth/login").status_code == 200
+    assert client.post(TOKEN).status_code == 200
+    assert fake.next("/sessions").json["appUserId"] == "1"
+    assert client.get("/me").text == "1"
+    extension.close()
+    database.close()

@@ -1,0 +1,142 @@
+"""Removes the operator's key from what an upstream says.
+
+An upstream may repeat the headers of a request: in an error, in a field that nobody reads, or in
+an answer. Such words go on to a browser, so the key is removed from all of them.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Iterator
+
+from ...transport import Secret, SecretBytes
+
+#: What stands in place of the key.
+MASK = "…"
+#: A run of so many letters and digits that the key has too is taken for a part of it.
+RUN = 8
+#: The longest text that is searched, in characters. What is longer is cut first.
+MAX_TEXT = 20_000
+#: A shorter key may be a word that a model says: local servers take "ollama", "none" or "EMPTY".
+#: In an answer it is removed only behind "Bearer". In an error it is always removed.
+MIN_KEY_IN_ANSWER = 16
+
+# One character, as texts, JSON, URLs and HTML write it. An escaped percent sign may be escaped
+# again.
+_TOKEN = re.compile(
+    r"\\+u00([0-9a-fA-F]{2})|\\+x([0-9a-fA-F]{2})|%(?:25)*([0-9a-fA-F]{2})"
+    r"|&#[xX]0*([0-9a-fA-F]{1,2});|&#0*([0-9]{1,3});|([0-9A-Za-z])"
+)
+
+
+class Redactor:
+    """Removes one key from texts and from answers.
+
+    Args:
+        key: the key; None or an empty one: nothing is removed.
+    """
+
+    def __init__(self, key: str | None) -> None:
+        self._whole: re.Pattern[str] | None = None
+        self._runs: frozenset[str] = frozenset()
+        self._in_answer: re.Pattern[bytes] | None = None
+        self._marks: tuple[SecretBytes, ...] = ()
+        if not key:
+            return
+        self._runs = frozenset(
+            Secret(form[start : start + RUN])
+            for form in _forms(key)
+            for start in range(len(form) - RUN + 1)
+        )
+        # In base64, as `Authorization: Basic …` holds it, the key is too long for any word.
+        coded = [_middle(key, before) for before in range(3)] if len(key) >= RUN else []
+        plain = "".join(map(_written, key))
+        self._whole = re.compile(plain, re.IGNORECASE)
+        if len(key) < MIN_KEY_IN_ANSWER and not key.startswith("sk-"):
+            plain = rf"Bearer(?:[ +]|%20|\\u0020)+{plain}"
+        patterns = [plain, *("".join(map(_written, form)) for form in coded)]
+        self._in_answer = re.compile("|".join(patterns).encode())
+        self._marks = tuple(_mark(form) for form in (key, *coded))
+
+    def __repr__(self) -> str:
+        return "Redactor()"
+
+    def text(self, words: str) -> str:
+        """These words without the key: as it is, escaped, in base64 or in hex, whole or in
+        parts."""
+        if self._whole is None:
+            return words
+        words = self._whole.sub(MASK, words[:MAX_TEXT])
+        if not self._runs:
+            return words
+        cut: list[tuple[int, int]] = []
+        for start, end in self._found(words):
+            if cut and start <= cut[-1][1]:
+                cut[-1] = (cut[-1][0], max(end, cut[-1][1]))
+            else:
+                cut.append((start, end))
+        for start, end in reversed(cut):
+            words = words[:start] + MASK + words[end:]
+        return words
+
+    def answer(self, data: bytes) -> bytes:
+        """This JSON, or these events of JSON, without the key. What does not hold the key is
+        given back as it is."""
+        for mark in self._marks:
+            # Called for each event of a stream: the pattern takes a hundred times as long.
+            if data.find(mark) >= 0:
+                assert self._in_answer is not None
+                return self._in_answer.sub(MASK.encode(), data)
+        return data
+
+    def _found(self, words: str) -> Iterator[tuple[int, int]]:
+        # Case, escapes and whatever stands between two letters do not count.
+        places: list[tuple[int, int]] = []
+        letters: list[str] = []
+        for match in _TOKEN.finditer(words):
+            *hexadecimal, decimal, letter = match.groups()
+            code = next((code for code in hexadecimal if code), None)
+            if code or decimal:
+                letter = chr(int(code, 16) if code else int(decimal))
+            if letter.isascii() and letter.isalnum():
+                letters.append(letter.lower())
+                places.append(match.span())
+        text = "".join(letters)
+        for start in range(len(text) - RUN + 1):
+            if text[start : start + RUN] in self._runs:
+                yield places[start][0], places[start + RUN - 1][1]
+
+
+def _forms(key: str) -> Iterator[str]:
+    """The letters and digits of the key, of its hex form, and of the middle of its base64 form,
+    wherever in a longer text it begins."""
+    data = key.encode("utf-8", "surrogatepass")
+    yield _letters(key)
+    yield data.hex()
+    for before in range(3):
+        yield _letters(_middle(key, before))
+
+
+def _middle(key: str, before: int) -> str:
+    """The base64 form of the key behind so many bytes, without the characters that depend on
+    what stands around it."""
+    data = b"\0" * before + key.encode("utf-8", "surrogatepass")
+    coded = base64.b64encode(data).decode().rstrip("=")
+    return coded[-(-before * 8 // 6) : -1]
+
+
+def _mark(form: str) -> SecretBytes:
+    """The longest run of letters and digits, which nothing escapes."""
+    return SecretBytes(max(re.findall("[0-9A-Za-z]+", form) or [form], key=len).encode())
+
+
+def _letters(text: str) -> str:
+    return "".join(char for char in text if char.isascii() and char.isalnum()).lower()
+
+
+def _written(char: str) -> str:
+    """The ways in which JSON and URLs write a character, as a pattern."""
+    code = f"{ord(char):02x}"
+    ways = [re.escape(char), rf"\\u00{code}", rf"\\+{re.escape(char)}", f"%{code}"]
+    return f"(?:{'|'.join(ways)})"
