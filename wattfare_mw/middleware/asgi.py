@@ -1,4 +1,4 @@
-"""Drives the gate for an ASGI app (asyncio)."""
+"""Drives the gate for an ASGI app. Our own paths need asyncio; everything else passes as it is."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from ..flow import run_async
 from ..handles import AsyncUser, User
 from ..headers import Headers
 from ..receiving import ClientGoneError, Receive, UntilDisconnect, read_body
+from ..transport import running_loop
 from ..web import Request, Response
 from .base import Middleware
 from .gate import Gate, ReadBody, cut_short
@@ -94,7 +95,24 @@ class WattfareASGIMiddleware(Middleware):
 
     async def serve(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request to one of our paths."""
-        await _Exchange(self._gate, self._client, receive, send).run(request_of(scope, path))
+        request = request_of(scope, path)
+        try:
+            running_loop()
+        except WattfareError as error:
+            await _refuse(self._gate, request, send, error)
+        else:
+            await _Exchange(self._gate, self._client, receive, send).run(request)
+
+
+async def _refuse(gate: Gate, request: Request, send: Send, error: WattfareError) -> None:
+    """Answer with this error, as soon as the gate asks for anything."""
+
+    async def refuse(_command: Any) -> None:
+        raise error
+
+    reply = await run_async(gate.answer(request, Record()), refuse)
+    await send(_start(reply.status, reply.headers))
+    await send({"type": "http.response.body", "body": getattr(reply, "body", b"")})
 
 
 class _Exchange:

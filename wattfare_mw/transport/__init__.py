@@ -25,6 +25,7 @@ from .base import (
     Secret,
     Transport,
     hidden,
+    running_loop,
 )
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "Transport",
     "async_transport",
     "hidden",
+    "running_loop",
     "sync_transport",
 ]
 
