@@ -28,6 +28,9 @@ _COMPLETIONS = "/chat/completions"
 #: Media types as they are written most of the time.
 _OFTEN = frozenset({"application/json", sse.CONTENT_TYPE})
 
+#: The longest silence that the option ``heartbeat`` takes, in seconds.
+MAX_HEARTBEAT = 3600
+
 logger = logging.getLogger("wattfare_mw")
 
 Route = Callable[[Request, Record], Flow[Any]]
@@ -64,6 +67,7 @@ class Gate:
         allowed_origins: Iterable[str],
         max_body_bytes: int,
         on_usage: Callable[..., Any] | None,
+        heartbeat: float | None,
         let_through: LetThrough = (),
     ) -> None:
         if not callable(resolve_user):
@@ -72,6 +76,10 @@ class Gate:
             raise TypeError("on_usage is a function, or None")
         if type(max_body_bytes) is not int or max_body_bytes < 1:
             raise ValueError("max_body_bytes is a number of bytes")
+        if heartbeat is not None and not (
+            type(heartbeat) in (int, float) and 0 < heartbeat <= MAX_HEARTBEAT
+        ):
+            raise ValueError(f"heartbeat is up to {MAX_HEARTBEAT:,} seconds, or None")
         if not callable(request_limit):
             calls.session_request(request_limit)  # invalid limits are reported when the app starts
         self.caller = caller
@@ -82,6 +90,8 @@ class Gate:
         self._token_route = TokenRoute(caller, resolve_user, request_limit, self._origins)
         self._read_body = ReadBody(max_body_bytes)
         self._on_usage = None if on_usage is None else AppFunction(on_usage)
+        #: After how many seconds of silence a stream gets a comment; None for no comments.
+        self.heartbeat = heartbeat
         self._let_through = let_through
         models_path = None if inference_path is None else _beside(inference_path)
         #: For each path that is ours: the methods it answers to, and what it does.
@@ -237,7 +247,12 @@ class Gate:
         encoded = theirs.get("content-encoding", "identity") != "identity"
         if kind == sse.CONTENT_TYPE and not encoded:
             return Relay(
-                answer, headers, record, read_usage=self._usage_is_wanted, hide_usage=hide_usage
+                answer,
+                headers,
+                record,
+                read_usage=self._usage_is_wanted,
+                hide_usage=hide_usage,
+                comments=self.heartbeat is not None,
             )
         content = yield calls.Read(answer)
         if kind != "application/json":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
@@ -11,6 +12,8 @@ from starlette.middleware import Middleware
 from starlette.types import Receive, Scope, Send
 
 from ..transport import AsyncTransport
+from ..transport.idle import IdleTimer
+from .api import output
 from .api.chat_completions import ChatCompletions
 from .api.framing import Frame, on_http_exception
 from .api.rate_limits import RateLimits
@@ -64,6 +67,7 @@ def create_app(
                 runner=runner,
                 terms=settings.terms,
                 metrics=metrics,
+                heartbeats=IdleTimer(asyncio.get_running_loop(), output.HEARTBEAT_SECONDS),
             )
             try:
                 await keeper.start()

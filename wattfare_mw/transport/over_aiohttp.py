@@ -258,7 +258,13 @@ class AiohttpResponse:
         if wait is not None:
             wait.since = wait.now()
         try:
-            chunk = await self._content.readany()
+            try:
+                chunk = await self._content.readany()
+            except RuntimeError as error:
+                # The connection has just been closed, and `_tell` has not been called so far.
+                if self._closed is None or not self._closed.done():
+                    raise
+                raise aiohttp.ClientPayloadError(str(error)) from None
         except BaseException as error:
             self._close()
             _FAILURES.seen(error)

@@ -47,7 +47,11 @@ class ChatCompletions:
                 stream=request.stream,
                 key=key,
             )
-            await state.runner.run(call, job, ASGIOutput(send, lambda: _lowered_header(job)))
+            output = ASGIOutput(send, lambda: _lowered_header(job), state.heartbeats)
+            try:
+                await state.runner.run(call, job, output)
+            finally:
+                output.close()
 
 
 def _lowered_header(job: Job) -> tuple[tuple[bytes, bytes], ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 from starlette.requests import Request
 
+from ...transport.idle import IdleTimer
 from ..inference.runner import CallRunner
 from ..ledger.store import Store
 from ..metrics import Metrics
@@ -24,6 +25,7 @@ class ServiceState(msgspec.Struct, frozen=True):
     runner: CallRunner
     terms: Terms
     metrics: Metrics
+    heartbeats: IdleTimer
 
     def __repr__(self) -> str:
         return "ServiceState()"
