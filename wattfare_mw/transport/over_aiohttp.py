@@ -21,7 +21,7 @@ from .base import (
     HTTPRequest,
     LoopPool,
 )
-from .environment import Proxies, ssl_context
+from .environment import HTTP_PROXIES, Proxies, ssl_context
 from .idle import NEVER, IdleTimer, IdleWait
 
 # What the buffers below take in at once (bytes).
@@ -69,7 +69,7 @@ class AiohttpTransport:
         self._pool = pool
         self._own = own
         self._direct = own and direct.fits(aiohttp.__version__)
-        self._proxies = Proxies()
+        self._proxies = Proxies(HTTP_PROXIES)
 
     async def send(self, request: HTTPRequest) -> AsyncHTTPResponse:
         loop_session = self._pool.get()
