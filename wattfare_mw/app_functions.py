@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import inspect
+import sys
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
@@ -27,6 +29,9 @@ class AppFunction:
         result = function(*args)
         if result is None or isinstance(result, str) or not inspect.isawaitable(result):
             return result
+        if (threads := _gevent_threads()) is not None:
+            # All greenlets of a thread share it, and a thread runs one event loop at a time.
+            return threads.spawn(copy_context().run, asyncio.run, _awaited(result)).get()
         if not _on_event_loop():
             return async_to_sync(_awaited)(result)
         # In an asynchronous view of a synchronous framework: its loop is taken, and waits for us.
@@ -46,6 +51,28 @@ def _on_event_loop() -> bool:
     except RuntimeError:
         return False
     return True
+
+
+def _gevent_threads() -> Any:
+    """Real threads for a process in which gevent has made greenlets of them; else None.
+
+    A greenlet that waits for one of these threads lets the other greenlets run.
+    """
+    monkey: Any = sys.modules.get("gevent.monkey")
+    if monkey is None or not monkey.is_module_patched("threading"):
+        return None
+    hub = importlib.import_module("gevent").get_hub()
+    pool = getattr(hub, _GEVENT_POOL, None)
+    if pool is None:
+        # Not the hub's own pool: gevent resolves host names there.
+        pool = importlib.import_module("gevent.threadpool").ThreadPool(GEVENT_THREADS, hub)
+        setattr(hub, _GEVENT_POOL, pool)  # a pool belongs to its hub, and ends with it
+    return pool
+
+
+_GEVENT_POOL = "wattfare_threads"
+#: The most asynchronous functions of the app that run at once under gevent.
+GEVENT_THREADS = 40
 
 
 async def _call_in_thread(function: Callable[..., Any], args: tuple[Any, ...]) -> Any:

@@ -275,6 +275,8 @@ class Caller:
             raise WattfareAuthError("The secret key holds a space, a line end or the like.")
         self.base_url = _check_url(base_url)
         self._api_url = self.base_url + API_PREFIX
+        parts = urlsplit(self.base_url)
+        self._service = f"{parts.scheme}://{parts.netloc}"
         self.timeout = timeout
         self.max_retries = max_retries
         self.secret_key = Secret(secret_key)
@@ -324,7 +326,7 @@ class Caller:
                 body = body.replace(self.secret_key.encode(), "…".encode())
                 failure = error_from_answer(answer.status, body, answer.headers)
             except WattfareNetworkError as error:
-                failure = error
+                failure = error.named(self._service)
             delay = None
             if attempt < self.max_retries:
                 delay = retry_delay(failure, attempt, repeatable=call.repeatable)

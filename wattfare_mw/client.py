@@ -24,6 +24,7 @@ from .transport import (
     Transport,
     async_transport,
     hidden,
+    running_loop,
     sync_transport,
 )
 from .types import CreatedSession, SessionRequest
@@ -260,6 +261,7 @@ class AsyncWattfare(_Client[AsyncTransport]):
         return await self._run(self._caller.open(call))
 
     async def _run(self, flow: Flow[T]) -> T:
+        running_loop()  # an error that says what is missing comes before any other
         return await run_async(flow, self._perform)
 
     def _perform(self, command: Any) -> Awaitable[Any]:

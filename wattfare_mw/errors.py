@@ -122,10 +122,42 @@ class WattfareNetworkError(WattfareError):
 
     default_code = "network"
     default_status = 0
+    _public: str | None = None
 
     def __init__(self, message: str = "", *, sent: bool = True, **fields: Any) -> None:
         super().__init__(message, **fields)
         self.sent = sent
+
+    def named(self, service: str) -> WattfareNetworkError:
+        """The same error. If the service was not reached, the message names it, and the setting to
+        check.
+
+        Args:
+            service: the service's address, without a path and without credentials.
+        """
+        if self.sent:
+            return self
+        message = f"Wattfare could not be reached at {service}. Check WATTFARE_BASE_URL."
+        error = WattfareNetworkError(message, sent=False)
+        error._public = self.message
+        error.__cause__ = self.__cause__
+        return error
+
+    def to_wire(self) -> dict[str, dict[str, str]]:
+        """The protocol's JSON. It goes to browsers, and does not name the service's host."""
+        return {"error": {"code": self.code, "message": self._public or self.message}}
+
+
+class SetupError(WattfareError):
+    """The app's environment is not set up for calls of Wattfare. The message says what to change.
+
+    The message is for the app's log. Browsers get one that names no file and no variable.
+    """
+
+    def to_wire(self) -> dict[str, dict[str, str]]:
+        """The protocol's JSON."""
+        message = "This app is not set up to call Wattfare. Its log says what to change."
+        return {"error": {"code": self.code, "message": message}}
 
 
 def invalid_request(message: str, status: int = 400) -> WattfareError:

@@ -276,7 +276,9 @@ _STREAM = st.lists(st.tuples(_LINE, st.sampled_from([b"\n\n", b"\r\n\r\n", b"\r\
 @pytest.fixture(scope="module")
 def both() -> Any:
     told: list[Any] = []
-    with run_fake_wattfare() as fake:
+    with run_fake_wattfare() as fake, pytest.MonkeyPatch.context() as patch:
+        # However many comments there are.
+        patch.setattr("wattfare_mw.middleware.relay.COMMENT_SECONDS", 0)
         drivers = {
             name: kind(
                 resolve_user=lambda request: "user_1",

@@ -307,8 +307,13 @@ class FakeWattfare:
             writer.close()
 
     def close_all(self) -> None:
+        """Close all connections, and wait until that is done."""
+        asyncio.run_coroutine_threadsafe(self.abort_all(), self.loop).result(PATIENCE)
+
+    async def abort_all(self) -> None:
         for writer in list(self._writers):
             writer.transport.abort()
+        await asyncio.sleep(0)  # here the sockets are closed
 
     async def _read(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
@@ -399,7 +404,7 @@ def run_fake_wattfare() -> Iterator[FakeWattfare]:
 
     async def stop() -> None:
         server.close()
-        fake.close_all()
+        await fake.abort_all()
         others = asyncio.all_tasks() - {asyncio.current_task()}
         await asyncio.gather(*others, return_exceptions=True)
 

@@ -16,9 +16,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import trio
 import uvicorn
 from hypercorn.asyncio import serve as serve_hypercorn
 from hypercorn.config import Config as HypercornConfig
+from hypercorn.trio import serve as serve_hypercorn_on_trio
 from werkzeug.serving import make_server
 
 from support.fake_wattfare import PATIENCE
@@ -82,6 +84,35 @@ def hypercorn_server(app: Any) -> Iterator[Address]:
 
 
 @contextmanager
+def hypercorn_trio_server(app: Any) -> Iterator[Address]:
+    """hypercorn's trio worker in a thread."""
+    config = HypercornConfig()
+    config.errorlog = None
+    config.graceful_timeout = 1
+    running: list[Any] = []
+
+    async def main(ready: threading.Event) -> None:
+        stop = trio.Event()
+        running.append((trio.lowlevel.current_trio_token(), stop))
+        ready.set()
+        await serve_hypercorn_on_trio(app, config, shutdown_trigger=stop.wait)  # type: ignore[arg-type]
+
+    with _listening() as listener:
+        config.bind = [f"fd://{os.dup(listener.fileno())}"]
+        ready = threading.Event()
+        thread = threading.Thread(target=trio.run, args=(main, ready), daemon=True)
+        thread.start()
+        assert ready.wait(PATIENCE)
+        try:
+            yield listener.getsockname()
+        finally:
+            token, stop = running[0]
+            token.run_sync_soon(stop.set)
+            thread.join(PATIENCE)
+            assert not thread.is_alive()
+
+
+@contextmanager
 def werkzeug_server(app: Any) -> Iterator[Address]:
     """werkzeug's server, a thread for each request."""
     with _listening() as listener:
@@ -133,7 +164,7 @@ def granian_server(app: str, directory: Path, *, env: dict[str, str]) -> Iterato
 @contextmanager
 def _process(*arguments: str, env: dict[str, str], **more: Any) -> Iterator[subprocess.Popen[str]]:
     root = Path(__file__).parents[2]
-    path = os.pathsep.join([str(root), str(root / "tests")])
+    path = os.pathsep.join(map(str, (root, root / "adapters", root / "tests")))
     process = subprocess.Popen(
         [sys.executable, *arguments],
         stdout=subprocess.PIPE,

@@ -1,7 +1,8 @@
-"""Drives the gate for an ASGI app (asyncio)."""
+"""Drives the gate for an ASGI app. Our own paths need asyncio; everything else passes as it is."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
 from functools import cached_property, partial
 from typing import Any
@@ -12,10 +13,15 @@ from ..errors import WattfareError
 from ..flow import run_async
 from ..handles import AsyncUser, User
 from ..headers import Headers
+from ..heartbeat import Heartbeat
 from ..receiving import ClientGoneError, Receive, UntilDisconnect, read_body
+from ..transport import running_loop
+from ..transport.base import LoopPool
+from ..transport.idle import NEVER, IdleTimer
 from ..web import Request, Response
 from .base import Middleware
 from .gate import Gate, ReadBody, cut_short
+from .options import hide_key
 from .relay import Record, Relay
 
 Scope = MutableMapping[str, Any]
@@ -29,6 +35,12 @@ class WattfareASGIMiddleware(Middleware):
 
     _client_kind = AsyncWattfare
     _client: AsyncWattfare
+
+    def __init__(self, app: Any, **options: Any) -> None:
+        hide_key(options)
+        super().__init__(app, **options)
+        seconds = self._gate.heartbeat
+        self._heartbeats = None if seconds is None else _heartbeats(seconds)
 
     def _show_interface(self) -> None:
         # Whoever wants to know whether this is an ASGI app looks here for a coroutine function; to
@@ -94,19 +106,49 @@ class WattfareASGIMiddleware(Middleware):
 
     async def serve(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request to one of our paths."""
-        await _Exchange(self._gate, self._client, receive, send).run(request_of(scope, path))
+        request = request_of(scope, path)
+        try:
+            running_loop()
+        except WattfareError as error:
+            await _refuse(self._gate, request, send, error)
+        else:
+            exchange = _Exchange(self._gate, self._client, receive, send, self._heartbeats)
+            await exchange.run(request)
+
+
+def _heartbeats(seconds: float) -> LoopPool[IdleTimer]:
+    return LoopPool(lambda: IdleTimer(asyncio.get_running_loop(), seconds))
+
+
+async def _refuse(gate: Gate, request: Request, send: Send, error: WattfareError) -> None:
+    """Answer with this error, as soon as the gate asks for anything."""
+
+    async def refuse(_command: Any) -> None:
+        raise error
+
+    reply = await run_async(gate.answer(request, Record()), refuse)
+    await send(_start(reply.status, reply.headers))
+    await send({"type": "http.response.body", "body": getattr(reply, "body", b"")})
 
 
 class _Exchange:
     """One request to one of our paths, and its answer."""
 
-    __slots__ = ("_client", "_gate", "_gone", "_receive", "_send")
+    __slots__ = ("_client", "_gate", "_gone", "_heartbeats", "_receive", "_send")
 
-    def __init__(self, gate: Gate, client: AsyncWattfare, receive: Receive, send: Send) -> None:
+    def __init__(
+        self,
+        gate: Gate,
+        client: AsyncWattfare,
+        receive: Receive,
+        send: Send,
+        heartbeats: LoopPool[IdleTimer] | None,
+    ) -> None:
         self._gate = gate
         self._client = client
         self._receive = receive
         self._send = send
+        self._heartbeats = heartbeats
         self._gone = UntilDisconnect(receive)
 
     async def run(self, request: Request) -> None:
@@ -140,23 +182,47 @@ class _Exchange:
 
     async def _relay(self, relay: Relay) -> None:
         send, answer, feed = self._send, relay.answer, relay.feed
+        heartbeat = None
         try:
             await self._tell(_start(relay.status, relay.headers))
+            heartbeat = self._heartbeat(relay)
             try:
                 while chunk := await answer.read_some():
                     if passed := feed(chunk):
+                        if heartbeat is not None:
+                            heartbeat.since = NEVER
+                            if heartbeat.sending is not None:
+                                await heartbeat.sent()
                         try:
                             await send(
                                 {"type": "http.response.body", "body": passed, "more_body": True}
                             )
                         except OSError:
                             raise ClientGoneError from None
+                        if heartbeat is not None:
+                            heartbeat.since = heartbeat.now()
+                    else:  # a flood of comments that are dropped must not hold up the others
+                        await asyncio.sleep(0)
                 last = relay.end()
             except WattfareError as error:
                 last = relay.broken(error.message.rstrip("."))
+            if heartbeat is not None:
+                await heartbeat.stop()
             await self._tell({"type": "http.response.body", "body": last, "more_body": False})
         finally:
+            if heartbeat is not None:
+                heartbeat.close()
             await answer.close()
+
+    def _heartbeat(self, relay: Relay) -> Heartbeat | None:
+        if self._heartbeats is None:
+            return None
+
+        async def send() -> None:
+            comment = relay.heartbeat()
+            await self._tell({"type": "http.response.body", "body": comment, "more_body": True})
+
+        return Heartbeat(self._heartbeats.get(), send)
 
     async def _tell(self, message: Message) -> None:
         try:

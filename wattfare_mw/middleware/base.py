@@ -10,7 +10,7 @@ from ..error_responses import LetThrough
 from ..transport import hidden
 from ..users import ResolveUser
 from .gate import Gate
-from .options import INFERENCE_PATH, STATUS_PATH, TOKEN_PATH
+from .options import HEARTBEAT_SECONDS, INFERENCE_PATH, STATUS_PATH, TOKEN_PATH
 
 
 class Middleware:
@@ -34,6 +34,7 @@ class Middleware:
         allowed_origins: Iterable[str] = (),
         max_body_bytes: int = 20 * 2**20,
         on_usage: Callable[..., Any] | None = None,
+        heartbeat: float | None = HEARTBEAT_SECONDS,
     ) -> None:
         secret_key = hidden(secret_key)
         self.app = app
@@ -52,6 +53,7 @@ class Middleware:
             allowed_origins=allowed_origins,
             max_body_bytes=max_body_bytes,
             on_usage=on_usage,
+            heartbeat=heartbeat,
             let_through=self._let_through,
         )
         self._routes = self._gate.routes

@@ -59,6 +59,8 @@ class WattfareMiddleware(Middleware, metaclass=_Factory):
         on_usage: called after each inference call that was not refused, with the user's id
             (None for a grant), the model, its :class:`TokenUsage` and its cost in USD (None
             where not told); may be asynchronous.
+        heartbeat: under ASGI, a comment is sent into a stream that was silent for so many
+            seconds; None: no comments, neither ours nor the service's.
 
     Raises:
         WattfareAuthError: there is no secret key.

@@ -33,6 +33,9 @@ _GRANTS = object()
 #: Media types as they are written most of the time.
 _OFTEN = frozenset({"application/json", sse.CONTENT_TYPE})
 
+#: The longest silence that the option ``heartbeat`` takes, in seconds.
+MAX_HEARTBEAT = 3600
+
 logger = get_logger("wattfare_mw")
 
 Route = Callable[[Request, Record], Flow[Any]]
@@ -70,6 +73,7 @@ class Gate:
         allowed_origins: Iterable[str],
         max_body_bytes: int,
         on_usage: Callable[..., Any] | None,
+        heartbeat: float | None,
         let_through: LetThrough = (),
     ) -> None:
         if not callable(resolve_user):
@@ -78,6 +82,10 @@ class Gate:
             raise TypeError("on_usage is a function, or None")
         if type(max_body_bytes) is not int or max_body_bytes < 1:
             raise ValueError("max_body_bytes is a number of bytes")
+        if heartbeat is not None and not (
+            type(heartbeat) in (int, float) and 0 < heartbeat <= MAX_HEARTBEAT
+        ):
+            raise ValueError(f"heartbeat is up to {MAX_HEARTBEAT:,} seconds, or None")
         if not callable(request_limit):
             calls.session_request(request_limit)  # invalid limits are reported when the app starts
         self.caller = caller
@@ -89,6 +97,8 @@ class Gate:
         self._max_body_bytes = max_body_bytes
         self._bodies = BodyMemory()
         self._on_usage = None if on_usage is None else AppFunction(on_usage)
+        #: After how many seconds of silence a stream gets a comment; None for no comments.
+        self.heartbeat = heartbeat
         self._let_through = let_through
         models_path = None if inference_path is None else _beside(inference_path)
         #: For each path that is ours: the methods it answers to, and what it does.
@@ -251,7 +261,12 @@ class Gate:
         encoded = theirs.get("content-encoding", "identity") != "identity"
         if kind == sse.CONTENT_TYPE and not encoded:
             return Relay(
-                answer, headers, record, read_usage=self._usage_is_wanted, hide_usage=hide_usage
+                answer,
+                headers,
+                record,
+                read_usage=self._usage_is_wanted,
+                hide_usage=hide_usage,
+                comments=self.heartbeat is not None,
             )
         content = yield calls.Read(answer)
         if kind != "application/json":

@@ -14,6 +14,8 @@ from ..web import Request
 TOKEN_PATH = "/api/wattfare-token"  # noqa: S105
 INFERENCE_PATH = "/api/wattfare/chat/completions"
 STATUS_PATH = "/api/wattfare/status"
+#: How long a stream may be silent before a comment is sent, in seconds.
+HEARTBEAT_SECONDS = 15.0
 
 
 class Options(TypedDict, total=False):
@@ -32,6 +34,7 @@ class Options(TypedDict, total=False):
     allowed_origins: NotRequired[Iterable[str]]
     max_body_bytes: NotRequired[int]
     on_usage: NotRequired[Callable[..., Any] | None]
+    heartbeat: NotRequired[float | None]
 
 
 def in_framework(options: Options, request_of: Callable[[Request], Any]) -> Options:

@@ -3,6 +3,8 @@ by whole event, and what it tells of its cost. No I/O."""
 
 from __future__ import annotations
 
+import math
+import time
 from typing import Any, Literal
 
 import msgspec
@@ -10,10 +12,14 @@ import msgspec
 from .. import sse
 from ..completions import Metering, metering, read_usage
 from ..errors import WattfareError, WattfareNetworkError
+from ..heartbeat import COMMENT
 from ..logs import get_logger
 from ..types import decode
 
 logger = get_logger("wattfare_mw")
+
+#: The least time between two comments that go on to the client, in seconds.
+COMMENT_SECONDS = 10.0
 
 Outcome = Literal["complete", "broken", "gone", "refused"]
 _NOTHING = Metering()
@@ -73,6 +79,7 @@ class Relay:
         read_usage: does anybody want to know what it tells of its usage?
         hide_usage: take out the event that tells it, which we have asked for and the client has
             not.
+        comments: may the service's comments go on? (The client sees a few at most.)
     """
 
     def __init__(
@@ -83,6 +90,7 @@ class Relay:
         *,
         read_usage: bool = True,
         hide_usage: bool = False,
+        comments: bool = True,
     ) -> None:
         self.answer = answer
         self.status: int = answer.status
@@ -90,6 +98,7 @@ class Relay:
         self.record = record
         self._read_usage = read_usage
         self._hide_usage = hide_usage
+        self._next_comment = -math.inf if comments else math.inf
         self._splitter = sse.Splitter()
         self._ended = False
 
@@ -103,6 +112,8 @@ class Relay:
             block = self._splitter.feed(data)
         except sse.EventTooLargeError as error:
             raise WattfareError(str(error), code="upstream", status=502) from None
+        if sse.may_hold_comments(block):
+            block = self._without_comments(block)
         # The events are not parsed; only those that may tell something are looked into. (`in`
         # takes twice as long: it asks first whether what it looks for is a number.)
         if self._read_usage and block.find(_USAGE) >= 0:
@@ -133,6 +144,22 @@ class Relay:
         return sse.write_error(
             WattfareError(f"The answer's stream broke off: {why}.", code="upstream", status=502)
         )
+
+    def heartbeat(self) -> bytes:
+        """A comment of our own."""
+        self._next_comment = time.monotonic() + COMMENT_SECONDS
+        return COMMENT
+
+    def _without_comments(self, block: bytes) -> bytes:
+        kept: list[bytes] = []
+        for event in sse.split(block):
+            if sse.is_comment(event):
+                now = time.monotonic()
+                if now < self._next_comment:
+                    continue
+                self._next_comment = now + COMMENT_SECONDS
+            kept.append(event)
+        return b"".join(kept)
 
     def _without_usage(self, block: bytes) -> bytes:
         kept: list[bytes] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
@@ -12,6 +13,8 @@ from starlette.types import Receive, Scope, Send
 
 from ..body_memory import BodyMemory
 from ..transport import AsyncTransport
+from ..transport.idle import IdleTimer
+from .api import output
 from .api.chat_completions import ChatCompletions
 from .api.framing import Frame, on_http_exception
 from .api.rate_limits import RateLimits
@@ -67,6 +70,7 @@ def create_app(
                 terms=settings.terms,
                 metrics=metrics,
                 bodies=BodyMemory(),
+                heartbeats=IdleTimer(asyncio.get_running_loop(), output.HEARTBEAT_SECONDS),
             )
             try:
                 await keeper.start()

@@ -26,6 +26,7 @@ from .base import (
     SecretBytes,
     Transport,
     hidden,
+    running_loop,
 )
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "Transport",
     "async_transport",
     "hidden",
+    "running_loop",
     "sync_transport",
 ]
 

@@ -258,6 +258,22 @@ class Pool(Generic[C]):
             self._close(client)
 
 
+def running_loop() -> asyncio.AbstractEventLoop:
+    """The running event loop.
+
+    Raises:
+        WattfareError: 501; this code does not run on asyncio.
+    """
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        raise WattfareError(
+            "Wattfare needs asyncio, and this code runs on something else, such as trio."
+            " Use a server or a worker that runs on asyncio.",
+            status=501,
+        ) from None
+
+
 Lease = AsyncGenerator[C, None]
 
 
@@ -282,7 +298,7 @@ class LoopPool(Generic[C]):
         if self._pid != os.getpid():
             _inherited.append(self._clients)
             self._clients, self._pid = {}, os.getpid()
-        loop = asyncio.get_running_loop()
+        loop = running_loop()
         entry = self._clients.get(loop)
         if entry is None:
             # A client may hold on to its loop, so that neither would ever go by itself.
@@ -298,7 +314,11 @@ class LoopPool(Generic[C]):
         """Close the running loop's client, if there is one that is ours to close."""
         if self._close is None or self._pid != os.getpid():
             return
-        _, lease = self._clients.pop(asyncio.get_running_loop(), (None, None))
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:  # on trio, where no client has been made
+            return
+        _, lease = self._clients.pop(loop, (None, None))
         if lease is not None:
             await lease.aclose()
 

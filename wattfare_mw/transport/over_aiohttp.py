@@ -24,7 +24,7 @@ from .base import (
     HTTPRequest,
     LoopPool,
 )
-from .environment import Proxies, ssl_context
+from .environment import HTTP_PROXIES, Proxies, ssl_context
 from .idle import NEVER, IdleTimer, IdleWait
 
 # What the buffers below take in at once (bytes).
@@ -72,7 +72,7 @@ class AiohttpTransport:
         self._pool = pool
         self._own = own
         self._direct = own and direct.fits(aiohttp.__version__)
-        self._proxies = Proxies()
+        self._proxies = Proxies(HTTP_PROXIES)
 
     async def send(self, request: HTTPRequest) -> AsyncHTTPResponse:
         loop_session = self._pool.get()
@@ -264,7 +264,13 @@ class AiohttpResponse:
         if wait is not None:
             wait.since = wait.now()
         try:
-            chunk = await self._content.readany()
+            try:
+                chunk = await self._content.readany()
+            except RuntimeError as error:
+                # The connection has just been closed, and `_tell` has not been called so far.
+                if self._closed is None or not self._closed.done():
+                    raise
+                raise aiohttp.ClientPayloadError(str(error)) from None
         except BaseException as error:
             self._close()
             _FAILURES.seen(error)

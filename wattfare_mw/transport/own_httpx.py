@@ -17,7 +17,7 @@ from contextlib import AsyncExitStack, ExitStack
 from typing import Any
 
 from .base import KEEPALIVE_SECONDS, AsyncHTTPResponse, HTTPRequest, HTTPResponse, LoopPool, Pool
-from .environment import Proxies, ssl_context
+from .environment import Proxies, ssl_context, unusable_proxy
 from .over_httpx import AsyncHttpxResponse, HttpxResponse, HttpxResponseBase, Library, library_named
 
 #: How many connections may idle.
@@ -85,7 +85,13 @@ class HTTPConnections:
             idle = self._idle[proxy]
             if idle:
                 return idle.pop()
-        transport = self._make(verify=ssl_context(), proxy=proxy, limits=self._limits)
+        certificates = ssl_context()
+        try:
+            transport = self._make(verify=certificates, proxy=proxy, limits=self._limits)
+        except (ImportError, ValueError):  # this httpx cannot use a proxy of this kind
+            if proxy is None:
+                raise
+            raise unusable_proxy(url) from None
         connection = HTTPConnection(transport, proxy)
         with self._lock:
             self._all.add(connection)

@@ -57,8 +57,11 @@ class ChatCompletions:
                     key=key,
                 )
                 del body, request  # the job drops them, too, once the upstream has them
-                output = ASGIOutput(send, lambda: _lowered_header(job))
-                await state.runner.run(call, job, output, started=claim.release)
+                output = ASGIOutput(send, lambda: _lowered_header(job), state.heartbeats)
+                try:
+                    await state.runner.run(call, job, output, started=claim.release)
+                finally:
+                    output.close()
 
 
 def _read(

@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from starlette.types import Send
 
 from ... import sse
+from ...heartbeat import COMMENT, Heartbeat
+from ...transport.idle import NEVER, IdleTimer
 from .bodies import JSON
 
 _JSON_TYPE = (b"content-type", JSON.encode())
@@ -14,6 +16,9 @@ _STREAM_HEADERS = (
     (b"content-type", sse.CONTENT_TYPE.encode()),
     (b"x-accel-buffering", b"no"),
 )
+
+#: How long a stream may be silent before a comment is sent, in seconds.
+HEARTBEAT_SECONDS = 15.0
 
 
 class ASGIOutput:
@@ -23,23 +28,49 @@ class ASGIOutput:
         send: sends the head of the response. If it is a :class:`.framing.ResponseSender`, the body
             goes past it, directly to the server.
         headers: returns the headers to add. It is called when the head is sent.
+        heartbeats: measures how long each stream is silent.
     """
 
-    def __init__(self, send: Send, headers: Callable[[], Sequence[tuple[bytes, bytes]]]) -> None:
+    def __init__(
+        self,
+        send: Send,
+        headers: Callable[[], Sequence[tuple[bytes, bytes]]],
+        heartbeats: IdleTimer,
+    ) -> None:
         self._send = send
         self._headers = headers
+        self._heartbeats = heartbeats
+        self._heartbeat: Heartbeat | None = None
 
     async def begin(self) -> None:
         """Send the head of an event stream. No proxy should cache or buffer it."""
         await self._start(_STREAM_HEADERS)
+        self._heartbeat = Heartbeat(self._heartbeats, self._comment)
 
     async def write(self, block: bytes) -> None:
         """Send whole events."""
+        heartbeat = self._heartbeat
+        assert heartbeat is not None
+        heartbeat.since = NEVER
+        if heartbeat.sending is not None:
+            await heartbeat.sent()
         await self._send({"type": "http.response.body", "body": block, "more_body": True})
+        heartbeat.since = heartbeat.now()
+
+    async def _comment(self) -> None:
+        await self._send({"type": "http.response.body", "body": COMMENT, "more_body": True})
 
     async def end(self, block: bytes) -> None:
         """Send the last events, and end the stream."""
+        if self._heartbeat is not None:
+            await self._heartbeat.stop()
         await self._send({"type": "http.response.body", "body": block})
+
+    def close(self) -> None:
+        """Send nothing more, however the call has ended."""
+        heartbeat, self._heartbeat = self._heartbeat, None
+        if heartbeat is not None:
+            heartbeat.close()
 
     async def json(self, body: bytes) -> None:
         """Send a whole answer."""

@@ -6,6 +6,7 @@ import msgspec
 from starlette.requests import Request
 
 from ...body_memory import BodyMemory
+from ...transport.idle import IdleTimer
 from ..inference.runner import CallRunner
 from ..ledger.store import Store
 from ..metrics import Metrics
@@ -26,6 +27,7 @@ class ServiceState(msgspec.Struct, frozen=True):
     terms: Terms
     metrics: Metrics
     bodies: BodyMemory
+    heartbeats: IdleTimer
 
     def __repr__(self) -> str:
         return "ServiceState()"

@@ -1,0 +1,46 @@
+"""A Flask app with an asynchronous ``resolve_user``, for gunicorn's gevent worker."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import flask
+from wattfare_flask import WattfareMiddleware, get_user
+
+app = flask.Flask(__name__)
+
+#: How many calls ask for their user at the moment, and the most that did at once.
+at_once = {"now": 0, "most": 0}
+
+
+async def resolve_user(request: flask.Request) -> str | None:
+    """The user that the request names, after the waits of a real one."""
+    at_once["now"] += 1
+    at_once["most"] = max(at_once.values())
+    try:
+        await asyncio.sleep(0.2)
+        # A host name and a function in a thread: gevent has its hand in both.
+        await asyncio.get_running_loop().getaddrinfo("localhost", 80)
+        await asyncio.to_thread(time.sleep, 0.01)
+        return request.headers.get("x-me")
+    finally:
+        at_once["now"] -= 1
+
+
+WattfareMiddleware(app, resolve_user=resolve_user)
+
+
+@app.get("/sync")
+def sync_view() -> str:
+    return get_user().id
+
+
+@app.get("/async")
+async def async_view() -> str:
+    return get_user().id
+
+
+@app.get("/most")
+def most() -> str:
+    return str(at_once["most"])
