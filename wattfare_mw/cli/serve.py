@@ -14,7 +14,12 @@ from ..service import Settings, secret_from_environment
 from ..service import serve as run
 from ..service.chat.request import DEFAULT_MAX_TOKENS, MAX_TOKENS
 from ..service.records import DEFAULT_GRANT
-from ..service.settings import DEFAULT_PORT, STOP_GRACE_SECONDS
+from ..service.settings import (
+    DEFAULT_PORT,
+    MAX_CALLS_PER_APP,
+    MAX_CALLS_PER_USER,
+    STOP_GRACE_SECONDS,
+)
 from .apps import database_option
 
 NO_CEILING = "none"
@@ -81,6 +86,22 @@ NO_CEILING = "none"
     help="redis://host:port, to count rate limits across processes; else each counts its own.",
 )
 @click.option(
+    "--max-calls-per-user",
+    type=click.IntRange(min=1),
+    default=MAX_CALLS_PER_USER,
+    show_default=True,
+    metavar="CALLS",
+    help="The most inference calls at once of one user or one grant, in each process.",
+)
+@click.option(
+    "--max-calls-per-app",
+    type=click.IntRange(min=1),
+    default=MAX_CALLS_PER_APP,
+    show_default=True,
+    metavar="CALLS",
+    help="The most inference calls at once of one app, in each process.",
+)
+@click.option(
     "--stop-grace",
     type=float,
     default=STOP_GRACE_SECONDS,
@@ -107,6 +128,8 @@ def serve(
     allow_unpriced: bool,
     metrics: bool,
     rate_limit_storage: str | None,
+    max_calls_per_user: int,
+    max_calls_per_app: int,
     stop_grace: float,
     log_level: str,
 ) -> None:
@@ -131,6 +154,8 @@ def serve(
         allow_unpriced=allow_unpriced,
         metrics=metrics,
         rate_limit_storage=rate_limit_storage,
+        max_calls_per_user=max_calls_per_user,
+        max_calls_per_app=max_calls_per_app,
         secret=secret_from_environment(),
         stop_grace=stop_grace,
     )

@@ -11,6 +11,7 @@ import msgspec
 
 from .. import calls, sse
 from ..app_functions import AppFunction
+from ..calls_at_once import CallsAtOnce
 from ..completions import not_the_protocol, usage_in
 from ..error_responses import LetThrough, refuse_other_methods, respond_to_errors
 from ..errors import WattfareError, invalid_request
@@ -63,6 +64,7 @@ class Gate:
         allow_grants: bool,
         allowed_origins: Iterable[str],
         max_body_bytes: int,
+        max_calls_per_user: int | None,
         on_usage: Callable[..., Any] | None,
         let_through: LetThrough = (),
     ) -> None:
@@ -72,6 +74,10 @@ class Gate:
             raise TypeError("on_usage is a function, or None")
         if type(max_body_bytes) is not int or max_body_bytes < 1:
             raise ValueError("max_body_bytes is a number of bytes")
+        if max_calls_per_user is not None and (
+            type(max_calls_per_user) is not int or max_calls_per_user < 1
+        ):
+            raise ValueError("max_calls_per_user is a number of calls from 1, or None")
         if not callable(request_limit):
             calls.session_request(request_limit)  # invalid limits are reported when the app starts
         self.caller = caller
@@ -81,6 +87,12 @@ class Gate:
         self._origins = check_origins(allowed_origins)
         self._token_route = TokenRoute(caller, resolve_user, request_limit, self._origins)
         self._read_body = ReadBody(max_body_bytes)
+        self._calls_at_once: CallsAtOnce | None = None
+        if max_calls_per_user is not None:
+            self._calls_at_once = CallsAtOnce(
+                max_calls_per_user,
+                f"At most {max_calls_per_user:,} calls at once for one user or grant: wait until one ends.",
+            )
         self._on_usage = None if on_usage is None else AppFunction(on_usage)
         self._let_through = let_through
         models_path = None if inference_path is None else _beside(inference_path)
@@ -103,7 +115,8 @@ class Gate:
 
         Args:
             record: is filled in. Where it has :attr:`~.relay.Record.begun` in the end, however
-                that came, the driver runs :meth:`finished` on it.
+                that came, the driver runs :meth:`finished` on it. Where it has a ``slot``, the
+                driver releases that when the last byte of the answer is sent, or cannot be.
         """
         methods, route = self.routes[request.path]
         request_id = record.request_id = forwarding.request_id(request)
@@ -207,6 +220,8 @@ class Gate:
         else:
             record.user = yield from identify(request, self._resolve_user)
             payer = calls.user_payer(record.user)
+        if self._calls_at_once is not None:  # before the body, which takes its time
+            record.slot = self._calls_at_once.hold(payer)
         check_length(headers.get("content-length"), self._read_body.limit)
         body = yield self._read_body
         asked = request_body.read_body(body)

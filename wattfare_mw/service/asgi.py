@@ -11,6 +11,7 @@ from starlette.middleware import Middleware
 from starlette.types import Receive, Scope, Send
 
 from ..transport import AsyncTransport
+from .api.call_limits import CallLimits
 from .api.chat_completions import ChatCompletions
 from .api.framing import Frame, on_http_exception
 from .api.rate_limits import RateLimits
@@ -61,6 +62,7 @@ def create_app(
                 signer=Signer(secret),
                 provider=provider,
                 rate_limits=RateLimits(settings.rate_limit_storage),
+                call_limits=CallLimits(settings.max_calls_per_user, settings.max_calls_per_app),
                 runner=runner,
                 terms=settings.terms,
                 metrics=metrics,

@@ -18,6 +18,9 @@ DEFAULT_PORT = 8787
 #: How long streams may go on after SIGTERM before their clients are told, in seconds.
 STOP_GRACE_SECONDS = 10.0
 MAX_STOP_GRACE_SECONDS = 3600
+#: The most inference calls at once of one user or grant, and of one app, in each process.
+MAX_CALLS_PER_USER = 32
+MAX_CALLS_PER_APP = 1000
 SECRET_VARIABLE = "WATTFARE_SERVICE_SECRET"  # noqa: S105 - the name of a variable
 
 
@@ -37,6 +40,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             nano-dollars; None for no grants of it.
         grant_default: the cap of a grant that names none, in nano-dollars.
         rate_limit_storage: ``redis://…``, to count across processes; None: each counts its own.
+        max_calls_per_user: the most inference calls at once of one user, or of one grant, in each
+            process.
+        max_calls_per_app: the most inference calls at once of one app, in each process.
         secret: signs the session tokens; None: a key that is made once and kept in the database.
         stop_grace: seconds that streams may go on after SIGTERM.
 
@@ -54,6 +60,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     grant_ceiling: int | None = None
     grant_default: int = DEFAULT_GRANT
     rate_limit_storage: str | None = None
+    max_calls_per_user: int = MAX_CALLS_PER_USER
+    max_calls_per_app: int = MAX_CALLS_PER_APP
     secret: bytes | None = None
     stop_grace: float = STOP_GRACE_SECONDS
 
@@ -75,6 +83,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             raise invalid_request(
                 f"The limit of a call that names none is from 1 to {MAX_TOKENS:,} tokens."
             )
+        if min(self.max_calls_per_user, self.max_calls_per_app) < 1:
+            raise invalid_request("At least 1 call at once must be possible, per user and per app.")
         if self.secret is not None:
             Signer(self.secret)  # a weak one stops the service before it starts
         if self.upstream_key is not None:

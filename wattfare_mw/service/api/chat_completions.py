@@ -9,7 +9,7 @@ from ...types import LOWERED_HEADER
 from ..chat import request as chat_request
 from ..ids import new_id
 from ..models.provider import Job
-from ..records import InferenceCall
+from ..records import App, InferenceCall
 from . import credentials, parameters
 from .bodies import MAX_CALL_BYTES, headers_of, read_body
 from .output import ASGIOutput
@@ -26,28 +26,42 @@ class ChatCompletions:
         state: ServiceState = scope["app"].state.service
         headers = headers_of(scope)
         app = await credentials.app_by_secret_key(headers, state.store)
-        user_id, grant_hash = parameters.payer_in_headers(headers)
-        uncut = parameters.refuses_low_budget(headers)
-        body = await read_body(headers, receive, MAX_CALL_BYTES)
-        request = chat_request.read(body, uncut=uncut)
-        key = parameters.idempotency_key(headers, body)
-        request_id = scope["wattfare.request_id"]
+        payer = parameters.payer_in_headers(headers)
+        with state.call_limits.hold(app.id, payer):
+            await _call(state, app, payer, scope, receive, send)
 
-        async with UntilDisconnect(receive) as client:
-            client.watch()
-            job = await state.provider.prepare(request, request_id)
-            call = InferenceCall(
-                id=new_id(),
-                app_id=app.id,
-                user_id=user_id,
-                grant_hash=grant_hash,
-                model=request.model,
-                bounds=job.bounds,
-                request_id=request_id,
-                stream=request.stream,
-                key=key,
-            )
-            await state.runner.run(call, job, ASGIOutput(send, lambda: _lowered_header(job)))
+
+async def _call(
+    state: ServiceState,
+    app: App,
+    payer: tuple[str | None, str | None],
+    scope: Scope,
+    receive: Receive,
+    send: Send,
+) -> None:
+    headers = headers_of(scope)
+    user_id, grant_hash = payer
+    uncut = parameters.refuses_low_budget(headers)
+    body = await read_body(headers, receive, MAX_CALL_BYTES)
+    request = chat_request.read(body, uncut=uncut)
+    key = parameters.idempotency_key(headers, body)
+    request_id = scope["wattfare.request_id"]
+
+    async with UntilDisconnect(receive) as client:
+        client.watch()
+        job = await state.provider.prepare(request, request_id)
+        call = InferenceCall(
+            id=new_id(),
+            app_id=app.id,
+            user_id=user_id,
+            grant_hash=grant_hash,
+            model=request.model,
+            bounds=job.bounds,
+            request_id=request_id,
+            stream=request.stream,
+            key=key,
+        )
+        await state.runner.run(call, job, ASGIOutput(send, lambda: _lowered_header(job)))
 
 
 def _lowered_header(job: Job) -> tuple[tuple[bytes, bytes], ...]:
