@@ -110,7 +110,7 @@ def test_the_rule() -> None:
 
 def test_a_users_budget_in_a_view_waits_as_little(fake: FakeWattfare) -> None:
     app = flask.Flask("app")
-    WattfareMiddleware(
+    extension = WattfareMiddleware(
         app, resolve_user=lambda request: "user_1", secret_key=SECRET_KEY, base_url=fake.url
     )
     app.add_url_rule("/budget", view_func=lambda: str(get_user().status().remaining_usd))
@@ -118,6 +118,7 @@ def test_a_users_budget_in_a_view_waits_as_little(fake: FakeWattfare) -> None:
     answer = app.test_client().get("/budget")
     assert (answer.status_code, answer.headers["retry-after"]) == (429, str(RETRY_AFTER))
     assert len(fake.exchanges) == 1
+    extension.close()
 
 
 async def test_a_users_budget_under_asgi_waits_as_little(fake: FakeWattfare) -> None:

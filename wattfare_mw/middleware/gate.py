@@ -4,6 +4,7 @@ here say step by step what they need; :mod:`.asgi` and :mod:`.wsgi` fetch and se
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -26,6 +27,9 @@ from . import forwarding, request_body
 from .relay import Record, Relay
 
 _COMPLETIONS = "/chat/completions"
+#: How long the list of models is kept, in seconds. It is the same for all users of the app, and one
+#: who asks for it again and again must not use up the app's rate.
+LISTING_SECONDS = 10.0
 #: Media types as they are written most of the time.
 _OFTEN = frozenset({"application/json", sse.CONTENT_TYPE})
 
@@ -86,12 +90,14 @@ class Gate:
         self._allow_grants = allow_grants
         self._origins = check_origins(allowed_origins)
         self._token_route = TokenRoute(caller, resolve_user, request_limit, self._origins)
+        self._listing = (0.0, b"")
         self._read_body = ReadBody(max_body_bytes)
         self._calls_at_once: CallsAtOnce | None = None
         if max_calls_per_user is not None:
             self._calls_at_once = CallsAtOnce(
                 max_calls_per_user,
-                f"At most {max_calls_per_user:,} calls at once for one user or grant: wait until one ends.",
+                f"At most {max_calls_per_user:,} calls at once for one user or grant: wait until"
+                " one ends.",
             )
         self._on_usage = None if on_usage is None else AppFunction(on_usage)
         self._let_through = let_through
@@ -203,11 +209,15 @@ class Gate:
     def _list_models(self, request: Request, _record: Record) -> Flow[Response]:
         if not self._allow_grants:  # with grants, an app may have no users at all
             yield from self.identify(request)
-        listing = yield from self.caller.fetch(calls.models())
-        try:
-            return json_response(200, self._models.filter(listing))
-        except msgspec.MsgspecError as error:
-            raise not_the_protocol(200, "a list of models", error) from None
+        until, listing = self._listing
+        if time.monotonic() >= until:
+            told = yield from self.caller.fetch(calls.models())
+            try:
+                listing = self._models.filter(told)
+            except msgspec.MsgspecError as error:
+                raise not_the_protocol(200, "a list of models", error) from None
+            self._listing = (time.monotonic() + LISTING_SECONDS, listing)
+        return json_response(200, listing)
 
     def _inference(self, request: Request, record: Record) -> Flow[Response | Relay]:
         headers = request.headers.common

@@ -61,7 +61,11 @@ def create_app(
                 store=store,
                 signer=Signer(secret),
                 provider=provider,
-                rate_limits=RateLimits(settings.rate_limit_storage),
+                rate_limits=RateLimits(
+                    settings.rate_limit_storage,
+                    calls_per_user=settings.calls_per_minute_per_user,
+                    calls_per_app=settings.calls_per_minute_per_app,
+                ),
                 call_limits=CallLimits(settings.max_calls_per_user, settings.max_calls_per_app),
                 runner=runner,
                 terms=settings.terms,
