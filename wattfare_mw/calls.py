@@ -3,9 +3,11 @@ read. No I/O here."""
 
 from __future__ import annotations
 
+import copy
 import re
+import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Self, TypeVar
 from urllib.parse import quote, urlsplit
 
 import msgspec
@@ -281,6 +283,14 @@ class Caller:
         self.max_retries = max_retries
         self.secret_key = Secret(secret_key)
         self._authorization = Secret(f"Bearer {secret_key}")
+        self._in_request = False
+
+    def in_request(self) -> Self:
+        """The same service, for calls inside a request to the app: they hold no worker while they
+        wait for a second try. See :func:`.retries.retry_delay`."""
+        impatient = copy.copy(self)
+        impatient._in_request = True
+        return impatient
 
     def request(self, call: Call[Any]) -> HTTPRequest:
         """The request that makes this call."""
@@ -314,6 +324,7 @@ class Caller:
         request = self.request(call)
         attempt = 0
         while True:
+            began = time.monotonic()
             try:
                 answer = yield Send(request)
                 success = 200 <= answer.status < 300
@@ -329,7 +340,13 @@ class Caller:
                 failure = error.named(self._service)
             delay = None
             if attempt < self.max_retries:
-                delay = retry_delay(failure, attempt, repeatable=call.repeatable)
+                delay = retry_delay(
+                    failure,
+                    attempt,
+                    repeatable=call.repeatable,
+                    in_request=self._in_request,
+                    took=time.monotonic() - began,
+                )
             if delay is None:
                 raise failure
             yield Sleep(delay)

@@ -8,14 +8,42 @@ from .errors import WattfareError, WattfareNetworkError, WattfareRateLimitError
 
 #: Waiting longer than this is for the caller to decide (seconds).
 MAX_RETRY_DELAY = 30.0
+#: Inside a request to an app, a call is made again once at most, after this time (seconds).
+REQUEST_RETRY_DELAY = 0.1
+#: Inside a request to an app, a call that took longer than this to fail is not made again
+#: (seconds).
+REQUEST_RETRY_WITHIN = 1.0
 
 
-def retry_delay(failure: WattfareError, attempt: int, *, repeatable: bool) -> float | None:
+def retry_delay(
+    failure: WattfareError,
+    attempt: int,
+    *,
+    repeatable: bool,
+    in_request: bool = False,
+    took: float = 0.0,
+) -> float | None:
     """How long to wait (seconds) before the call is made again, or None: not at all.
 
     An inference call is repeated only where nothing can have been billed, because the connection
     was never made; any other call where the failure may pass.
+
+    Args:
+        failure: what the last attempt raised.
+        attempt: how many attempts came before it.
+        repeatable: True if a second call bills nothing.
+        in_request: True inside a request to an app. A wait holds a worker of the app then, and
+            the app's other users wait with it. So the failure is passed on if it is a 429, names
+            a ``Retry-After``, or came late; anything else is tried once more, soon.
+        took: how long the last attempt took, in seconds.
     """
+    if in_request and (
+        attempt > 0
+        or took > REQUEST_RETRY_WITHIN
+        or failure.retry_after is not None
+        or isinstance(failure, WattfareRateLimitError)
+    ):
+        return None
     if isinstance(failure, WattfareNetworkError):
         if failure.sent and not repeatable:
             return None
@@ -23,6 +51,8 @@ def retry_delay(failure: WattfareError, attempt: int, *, repeatable: bool) -> fl
         isinstance(failure, WattfareRateLimitError) or failure.status >= 500
     ):
         return None
+    if in_request:
+        return REQUEST_RETRY_DELAY
     # Full-speed retries of many clients at once would keep a struggling service down.
     delay = 0.5 * 2 ** min(attempt, 4) * random.uniform(0.5, 1.0)  # noqa: S311
     if failure.retry_after is not None:

@@ -36,7 +36,7 @@ class TokenRoute:
         request_limit: Any,
         allowed_origins: Iterable[str],
     ) -> None:
-        self._caller = caller
+        self._caller = caller.in_request()
         self._resolve_user = AppFunction(resolve_user)
         asked = callable(request_limit)
         self._ask_limit = AppFunction(request_limit) if asked else None

@@ -87,6 +87,9 @@ def process(name: str, database: str, upstream_url: str) -> Iterator[Server]:
     """One more process over this database."""
     port = free_port()
     options = ["--port", str(port), "--database", database, "--stop-grace", "0"]
+    # The load comes from a few users.
+    options += ["--calls-per-minute-per-user", "1000000", "--calls-per-minute-per-app", "10000000"]
+    options += ["--max-calls-per-user", "10000", "--max-calls-per-app", "10000"]
     command = [sys.executable, "-m", "wattfare_mw.cli", "serve", *options]
     command += ["--upstream", f"{upstream_url}/api/v1"]
     with running(name, port, command, env=environment()) as server:

@@ -4,6 +4,7 @@ same after each."""
 from __future__ import annotations
 
 import asyncio
+import re
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -135,13 +136,44 @@ class LedgerMachine(RuleBasedStateMachine):
         if revoked is not None:
             self.connections[user] = revoked
 
-    @rule(requests=st.integers(1, 3), cap=amounts, life=st.integers(1, 40))
-    def grant(self, requests: int, cap: int, life: int) -> None:
+    @rule(
+        requests=st.integers(1, 3),
+        cap=amounts,
+        life=st.integers(1, 40),
+        process=st.sampled_from(PROCESSES),
+        operator_pays=st.booleans(),
+        ceiling=st.none() | st.integers(0, 300),
+        largest=st.none() | amounts,
+    )
+    def grant(self, requests, cap, life, process, operator_pays, ceiling, largest) -> None:
         self.count += 1
         name = f"{self.app.id}-g{self.count}"
+        now = int(self.now.timestamp())
         grant = GrantBudget(requests, cap, int((self.now + timedelta(days=life)).timestamp()))
-        self.do(self.stores[0].add_grant(self.app.id, name, grant))
-        self.grants[name] = grant
+        terms = Terms(
+            operator_pays=operator_pays,
+            grant_ceiling=ceiling,
+            grant_default=50,
+            grant_max=largest,
+        )
+        held = sum(each.cap for each in self.grants.values() if each.expires_at > now)
+        add = self.stores[process].add_grant(self.app.id, name, grant, terms, now)
+        try:
+            kept = rules.admit_grant(held, grant, terms)
+        except WattfareError as refused:
+            assert operator_pays
+            most = 50 if largest is None else largest
+            assert ceiling is None or held + min(cap, most) > ceiling
+            with pytest.raises(type(refused), match=re.escape(refused.message)):
+                self.do(add)
+            return
+        self.do(add)
+        if operator_pays:
+            assert kept.cap == min(cap, 50 if largest is None else largest)
+            assert held + kept.cap <= ceiling
+        else:
+            assert kept == grant
+        self.grants[name] = kept
 
     @rule(
         data=st.data(),

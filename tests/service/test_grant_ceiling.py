@@ -22,7 +22,7 @@ amounts = st.integers(0, 10**12)
 
 @given(amounts, amounts, st.none() | amounts, st.booleans())
 def test_the_rule(held: int, cap: int, ceiling: int | None, operator_pays: bool) -> None:
-    terms = Terms(operator_pays=operator_pays, grant_ceiling=ceiling)
+    terms = Terms(operator_pays=operator_pays, grant_ceiling=ceiling, grant_max=10**12)
     try:
         rules.admit_grant(held, GrantBudget(1, cap, 0), terms)
     except WattfareBudgetExceededError:
@@ -46,6 +46,7 @@ def ask(app: App, max_usd: float | None):
 def test_an_apps_grants_hold_no_more_than_their_ceiling(tmp_path: Path, upstream: Upstream) -> None:
     upstream.script = good
     options = ("--upstream", upstream.url, "--user-ceiling-usd", "1", "--grant-ceiling-usd", "2")
+    options += ("--grant-max-usd", "2.5")
     with run_service(tmp_path, *options, env=KEY) as service:
         app, other = service.app(), service.app()
         with ThreadPoolExecutor(10) as pool:

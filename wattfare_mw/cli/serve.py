@@ -14,7 +14,16 @@ from ..service import Settings, secret_from_environment
 from ..service import serve as run
 from ..service.chat.request import DEFAULT_MAX_TOKENS, MAX_TOKENS
 from ..service.records import DEFAULT_GRANT
-from ..service.settings import DEFAULT_PORT, MAX_ANSWER_BYTES, STOP_GRACE_SECONDS
+from ..service.settings import (
+    CALLS_PER_APP,
+    CALLS_PER_USER,
+    DEFAULT_PORT,
+    FORWARDED_ALLOW_IPS,
+    MAX_ANSWER_BYTES,
+    MAX_CALLS_PER_APP,
+    MAX_CALLS_PER_USER,
+    STOP_GRACE_SECONDS,
+)
 from .apps import database_option
 
 NO_CEILING = "none"
@@ -58,6 +67,12 @@ NO_CEILING = "none"
     help="The dollar cap of a one-time grant that names none.",
 )
 @click.option(
+    "--grant-max-usd",
+    metavar="AMOUNT",
+    help="The largest dollar cap of one grant of your money; a grant that asks for more gets this. "
+    "Without it, that of --grant-default-usd.",
+)
+@click.option(
     "--default-max-tokens",
     type=click.IntRange(1, MAX_TOKENS),
     default=DEFAULT_MAX_TOKENS,
@@ -89,6 +104,46 @@ NO_CEILING = "none"
     help="The largest answer of the upstream that is not a stream.",
 )
 @click.option(
+    "--max-calls-per-user",
+    type=click.IntRange(min=1),
+    default=MAX_CALLS_PER_USER,
+    show_default=True,
+    metavar="CALLS",
+    help="The most inference calls at once of one user or one grant, in each process.",
+)
+@click.option(
+    "--max-calls-per-app",
+    type=click.IntRange(min=1),
+    default=MAX_CALLS_PER_APP,
+    show_default=True,
+    metavar="CALLS",
+    help="The most inference calls at once of one app, in each process.",
+)
+@click.option(
+    "--calls-per-minute-per-user",
+    type=click.IntRange(min=1),
+    default=CALLS_PER_USER,
+    show_default=True,
+    metavar="CALLS",
+    help="The most inference calls a minute of one user or one grant, in each process.",
+)
+@click.option(
+    "--calls-per-minute-per-app",
+    type=click.IntRange(min=1),
+    default=CALLS_PER_APP,
+    show_default=True,
+    metavar="CALLS",
+    help="The most inference calls a minute of one app, in each process.",
+)
+@click.option(
+    "--forwarded-allow-ips",
+    default=FORWARDED_ALLOW_IPS,
+    show_default=True,
+    metavar="ADDRESSES",
+    help="The proxies, addresses and networks with commas, whose X-Forwarded-For tells the "
+    "client's address; or `*` if only a proxy can reach the port.",
+)
+@click.option(
     "--stop-grace",
     type=float,
     default=STOP_GRACE_SECONDS,
@@ -111,11 +166,17 @@ def serve(
     user_ceiling_usd: str | None,
     grant_ceiling_usd: str | None,
     grant_default_usd: str,
+    grant_max_usd: str | None,
     default_max_tokens: int,
     allow_unpriced: bool,
     metrics: bool,
     rate_limit_storage: str | None,
     max_answer_bytes: int,
+    calls_per_minute_per_user: int,
+    calls_per_minute_per_app: int,
+    forwarded_allow_ips: str,
+    max_calls_per_user: int,
+    max_calls_per_app: int,
     stop_grace: float,
     log_level: str,
 ) -> None:
@@ -134,12 +195,20 @@ def serve(
         upstream=upstream,
         upstream_key=upstream_key or None,
         user_ceiling=_ceiling(user_ceiling_usd, operator_pays=bool(upstream_key)),
-        grant_ceiling=_grant_ceiling(grant_ceiling_usd, operator_pays=bool(upstream_key)),
+        grant_ceiling=_of_operator(
+            grant_ceiling_usd, "--grant-ceiling-usd", operator_pays=bool(upstream_key)
+        ),
         grant_default=_nanos(grant_default_usd, "--grant-default-usd is an amount in USD."),
+        grant_max=_of_operator(grant_max_usd, "--grant-max-usd", operator_pays=bool(upstream_key)),
         default_max_tokens=default_max_tokens,
         allow_unpriced=allow_unpriced,
         metrics=metrics,
         rate_limit_storage=rate_limit_storage,
+        calls_per_minute_per_user=calls_per_minute_per_user,
+        calls_per_minute_per_app=calls_per_minute_per_app,
+        forwarded_allow_ips=forwarded_allow_ips,
+        max_calls_per_user=max_calls_per_user,
+        max_calls_per_app=max_calls_per_app,
         secret=secret_from_environment(),
         max_answer_bytes=max_answer_bytes,
         stop_grace=stop_grace,
@@ -163,12 +232,12 @@ def _ceiling(amount: str | None, *, operator_pays: bool) -> int | None:
     return _nanos(amount, f"--user-ceiling-usd is an amount in USD, or `{NO_CEILING}`.")
 
 
-def _grant_ceiling(amount: str | None, *, operator_pays: bool) -> int | None:
+def _of_operator(amount: str | None, option: str, *, operator_pays: bool) -> int | None:
     if amount is None:
         return None
     if not operator_pays:
-        raise click.UsageError("--grant-ceiling-usd goes with --upstream and --upstream-key.")
-    return _nanos(amount, "--grant-ceiling-usd is an amount in USD.")
+        raise click.UsageError(f"{option} goes with --upstream and --upstream-key.")
+    return _nanos(amount, f"{option} is an amount in USD.")
 
 
 def _nanos(amount: str, message: str) -> int:

@@ -161,8 +161,11 @@ class _Exchange:
                 else:
                     await self._respond(reply)
         finally:
-            if record.begun:
-                await run_async(gate.finished(record), self._client._perform)
+            try:
+                if record.begun:
+                    await run_async(gate.finished(record), self._client._perform)
+            finally:
+                record.release()
 
     def _perform(self, command: Any) -> Awaitable[Any]:
         if isinstance(command, ReadBody):

@@ -33,6 +33,7 @@ class Middleware:
         allow_grants: bool = False,
         allowed_origins: Iterable[str] = (),
         max_body_bytes: int = 20 * 2**20,
+        max_calls_per_user: int | None = None,
         on_usage: Callable[..., Any] | None = None,
         heartbeat: float | None = HEARTBEAT_SECONDS,
     ) -> None:
@@ -52,6 +53,7 @@ class Middleware:
             allow_grants=allow_grants,
             allowed_origins=allowed_origins,
             max_body_bytes=max_body_bytes,
+            max_calls_per_user=max_calls_per_user,
             on_usage=on_usage,
             heartbeat=heartbeat,
             let_through=self._let_through,

@@ -56,6 +56,8 @@ class WattfareMiddleware(Middleware, metaclass=_Factory):
         allow_grants: may a one-time grant (``X-Wattfare-Grant``) pay in a user's place?
         allowed_origins: other sites' origins whose pages may call, with the user's cookies.
         max_body_bytes: the largest body of an inference call.
+        max_calls_per_user: the most inference calls at once of one user, or of one grant, in
+            this process; None: no limit.
         on_usage: called after each inference call that was not refused, with the user's id
             (None for a grant), the model, its :class:`TokenUsage` and its cost in USD (None
             where not told); may be asynchronous.

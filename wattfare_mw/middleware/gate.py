@@ -4,6 +4,7 @@ here say step by step what they need; :mod:`.asgi` and :mod:`.wsgi` fetch and se
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -12,6 +13,7 @@ import msgspec
 from .. import calls, sse
 from ..app_functions import AppFunction
 from ..body_memory import BodyClaim, BodyMemory
+from ..calls_at_once import CallsAtOnce
 from ..completions import not_the_protocol, usage_in
 from ..error_responses import LetThrough, refuse_other_methods, respond_to_errors
 from ..errors import WattfareError, invalid_request
@@ -30,6 +32,9 @@ from .relay import Record, Relay
 _COMPLETIONS = "/chat/completions"
 #: Grants come without a user, so all of them share one payer's memory.
 _GRANTS = object()
+#: How long the list of models is kept, in seconds. It is the same for all users of the app, and one
+#: who asks for it again and again must not use up the app's rate.
+LISTING_SECONDS = 10.0
 #: Media types as they are written most of the time.
 _OFTEN = frozenset({"application/json", sse.CONTENT_TYPE})
 
@@ -72,6 +77,7 @@ class Gate:
         allow_grants: bool,
         allowed_origins: Iterable[str],
         max_body_bytes: int,
+        max_calls_per_user: int | None,
         on_usage: Callable[..., Any] | None,
         heartbeat: float | None,
         let_through: LetThrough = (),
@@ -86,6 +92,10 @@ class Gate:
             type(heartbeat) in (int, float) and 0 < heartbeat <= MAX_HEARTBEAT
         ):
             raise ValueError(f"heartbeat is up to {MAX_HEARTBEAT:,} seconds, or None")
+        if max_calls_per_user is not None and (
+            type(max_calls_per_user) is not int or max_calls_per_user < 1
+        ):
+            raise ValueError("max_calls_per_user is a number of calls from 1, or None")
         if not callable(request_limit):
             calls.session_request(request_limit)  # invalid limits are reported when the app starts
         self.caller = caller
@@ -96,6 +106,14 @@ class Gate:
         self._token_route = TokenRoute(caller, resolve_user, request_limit, self._origins)
         self._max_body_bytes = max_body_bytes
         self._bodies = BodyMemory()
+        self._listing = (0.0, b"")
+        self._calls_at_once: CallsAtOnce | None = None
+        if max_calls_per_user is not None:
+            self._calls_at_once = CallsAtOnce(
+                max_calls_per_user,
+                f"At most {max_calls_per_user:,} calls at once for one user or grant: wait until"
+                " one ends.",
+            )
         self._on_usage = None if on_usage is None else AppFunction(on_usage)
         #: After how many seconds of silence a stream gets a comment; None for no comments.
         self.heartbeat = heartbeat
@@ -120,7 +138,8 @@ class Gate:
 
         Args:
             record: is filled in. Where it has :attr:`~.relay.Record.begun` in the end, however
-                that came, the driver runs :meth:`finished` on it.
+                that came, the driver runs :meth:`finished` on it. Where it has a ``slot``, the
+                driver releases that when the last byte of the answer is sent, or cannot be.
         """
         methods, route = self.routes[request.path]
         request_id = record.request_id = forwarding.request_id(request)
@@ -207,11 +226,15 @@ class Gate:
     def _list_models(self, request: Request, _record: Record) -> Flow[Response]:
         if not self._allow_grants:  # with grants, an app may have no users at all
             yield from self.identify(request)
-        listing = yield from self.caller.fetch(calls.models())
-        try:
-            return json_response(200, self._models.filter(listing))
-        except msgspec.MsgspecError as error:
-            raise not_the_protocol(200, "a list of models", error) from None
+        until, listing = self._listing
+        if time.monotonic() >= until:
+            told = yield from self.caller.fetch(calls.models())
+            try:
+                listing = self._models.filter(told)
+            except msgspec.MsgspecError as error:
+                raise not_the_protocol(200, "a list of models", error) from None
+            self._listing = (time.monotonic() + LISTING_SECONDS, listing)
+        return json_response(200, listing)
 
     def _inference(self, request: Request, record: Record) -> Flow[Response | Relay]:
         headers = request.headers.common
@@ -226,6 +249,8 @@ class Gate:
             record.user = yield from identify(request, self._resolve_user)
             payer = calls.user_payer(record.user)
             sender = record.user
+        if self._calls_at_once is not None:  # before the body, which takes its time
+            record.slot = self._calls_at_once.hold(payer)
         check_length(headers.get("content-length"), self._max_body_bytes)
         with self._bodies.claim(sender) as claim:
             body = yield ReadBody(self._max_body_bytes, claim)

@@ -33,6 +33,7 @@ class Options(TypedDict, total=False):
     allow_grants: NotRequired[bool]
     allowed_origins: NotRequired[Iterable[str]]
     max_body_bytes: NotRequired[int]
+    max_calls_per_user: NotRequired[int | None]
     on_usage: NotRequired[Callable[..., Any] | None]
     heartbeat: NotRequired[float | None]
 

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import msgspec
 
 from .. import sse
+from ..calls_at_once import Slot
 from ..completions import Metering, metering, read_usage
 from ..errors import WattfareError, WattfareNetworkError
 from ..heartbeat import COMMENT
@@ -32,6 +33,7 @@ class Record(msgspec.Struct, gc=False):
         begun: from here on the user's money may be spent.
         outcome: ``gone`` while it is under way, and for ever where its client has left;
             ``refused``: it did not take place, and nothing can have been billed for it.
+        slot: counts the call, if calls at once are limited.
     """
 
     request_id: str = ""
@@ -40,7 +42,13 @@ class Record(msgspec.Struct, gc=False):
     begun: bool = False
     status: int = 0
     outcome: Outcome = "gone"
+    slot: Slot | None = None
     _reported: bytes | Metering = _NOTHING
+
+    def release(self) -> None:
+        """The call is over: it counts no more. A second time changes nothing."""
+        if self.slot is not None:
+            self.slot.release()
 
     def failed(self, error: WattfareError) -> None:
         """It failed before anything of it was passed on."""

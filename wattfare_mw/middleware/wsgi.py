@@ -91,12 +91,36 @@ class WattfareWSGIMiddleware(Middleware):
                 return body
             return client._perform(command)
 
-        reply = run(gate.answer(request_of(environ, path), record), perform)
-        if isinstance(reply, Relay):
-            return _line(reply.status), list(reply.headers.items()), _Stream(reply, self)
-        if record.begun:
-            run(gate.finished(record), client._perform)
-        return _line(reply.status), list(reply.headers.items()), [reply.body]
+        try:
+            reply = run(gate.answer(request_of(environ, path), record), perform)
+            status, headers = _line(reply.status), list(reply.headers.items())
+            if isinstance(reply, Relay):
+                return status, headers, _Stream(reply, self)
+            if record.begun:
+                run(gate.finished(record), client._perform)
+        except BaseException:
+            record.release()
+            raise
+        if record.slot is None:
+            return status, headers, [reply.body]
+        return status, headers, _Whole(reply.body, record)
+
+
+class _Whole:
+    """A whole answer, whose call counts until the server has sent it."""
+
+    def __init__(self, body: bytes, record: Record) -> None:
+        self._body = iter((body,))
+        self._record = record
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self._body
+
+    def close(self) -> None:
+        self._record.release()
+
+    # See `_Stream`.
+    __del__ = close
 
 
 class _Stream:
@@ -131,9 +155,13 @@ class _Stream:
         if self._closed:
             return
         self._closed = self._ended = True
-        self._relay.answer.close()
-        middleware = self._middleware
-        run(middleware._gate.finished(self._relay.record), middleware._client._perform)
+        record = self._relay.record
+        try:
+            self._relay.answer.close()
+            middleware = self._middleware
+            run(middleware._gate.finished(record), middleware._client._perform)
+        finally:
+            record.release()
 
     # A framework whose own code fails behind us drops the answer, and nobody closes it.
     __del__ = close

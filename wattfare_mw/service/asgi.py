@@ -15,6 +15,7 @@ from ..body_memory import BodyMemory
 from ..transport import AsyncTransport
 from ..transport.idle import IdleTimer
 from .api import output
+from .api.call_limits import CallLimits
 from .api.chat_completions import ChatCompletions
 from .api.framing import Frame, on_http_exception
 from .api.rate_limits import RateLimits
@@ -65,7 +66,12 @@ def create_app(
                 store=store,
                 signer=Signer(secret),
                 provider=provider,
-                rate_limits=RateLimits(settings.rate_limit_storage),
+                rate_limits=RateLimits(
+                    settings.rate_limit_storage,
+                    calls_per_user=settings.calls_per_minute_per_user,
+                    calls_per_app=settings.calls_per_minute_per_app,
+                ),
+                call_limits=CallLimits(settings.max_calls_per_user, settings.max_calls_per_app),
                 runner=runner,
                 terms=settings.terms,
                 metrics=metrics,

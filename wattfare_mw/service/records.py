@@ -71,12 +71,14 @@ class Terms(msgspec.Struct, frozen=True):
         ceiling: for each user and month, if the operator pays; None for no bound.
         grant_ceiling: for all grants of an app at once, if the operator pays; None allows none.
         grant_default: the cap of a grant that names none.
+        grant_max: the largest cap of one grant, if the operator pays; None for ``grant_default``.
     """
 
     operator_pays: bool = False
     ceiling: int | None = None
     grant_ceiling: int | None = None
     grant_default: int = DEFAULT_GRANT
+    grant_max: int | None = None
 
 
 USERS_PAY = Terms()
@@ -119,6 +121,11 @@ class PriorCall(msgspec.Struct, frozen=True):
     ended: str | None
 
 
+def payer_name(user_id: str | None, grant_hash: str | None) -> str:
+    """The user or the grant that pays, as one string."""
+    return f"grant:{grant_hash}" if user_id is None else f"user:{user_id}"
+
+
 class InferenceCall(msgspec.Struct, frozen=True, kw_only=True):
     """A call that asks for its reservation. A user or a grant pays, never both."""
 
@@ -135,7 +142,7 @@ class InferenceCall(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def payer(self) -> str:
         """The user or the grant that pays, as one string."""
-        return f"grant:{self.grant_hash}" if self.user_id is None else f"user:{self.user_id}"
+        return payer_name(self.user_id, self.grant_hash)
 
 
 class Reservation(msgspec.Struct, frozen=True):

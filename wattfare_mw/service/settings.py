@@ -20,6 +20,14 @@ STOP_GRACE_SECONDS = 10.0
 #: The most bytes of an answer that is not a stream.
 MAX_ANSWER_BYTES = 32 * 2**20
 MAX_STOP_GRACE_SECONDS = 3600
+#: Inference calls a minute, in each process: of one user or grant, and of one app.
+CALLS_PER_USER = 600
+CALLS_PER_APP = 12_000
+#: A proxy on the same machine.
+FORWARDED_ALLOW_IPS = "127.0.0.1"
+#: The most inference calls at once of one user or grant, and of one app, in each process.
+MAX_CALLS_PER_USER = 32
+MAX_CALLS_PER_APP = 1000
 SECRET_VARIABLE = "WATTFARE_SERVICE_SECRET"  # noqa: S105 - the name of a variable
 
 
@@ -38,7 +46,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         grant_ceiling: what the grants of each app may hold of the operator's money at once, in
             nano-dollars; None for no grants of it.
         grant_default: the cap of a grant that names none, in nano-dollars.
+        grant_max: the largest cap of one grant of the operator's money, in nano-dollars; None for
+            ``grant_default``.
         rate_limit_storage: ``redis://…``, to count across processes; None: each counts its own.
+        calls_per_minute_per_user: inference calls a minute of one user or grant, in each process.
+        calls_per_minute_per_app: inference calls a minute of one app, in each process.
+        forwarded_allow_ips: the addresses and networks of the proxies whose ``X-Forwarded-For``
+            tells the client's address, with commas; ``*`` for any.
+        max_calls_per_user: the most inference calls at once of one user, or of one grant, in each
+            process.
+        max_calls_per_app: the most inference calls at once of one app, in each process.
         secret: signs the session tokens; None: a key that is made once and kept in the database.
         max_answer_bytes: the most bytes of an upstream's answer that is not a stream.
         stop_grace: seconds that streams may go on after SIGTERM.
@@ -56,7 +73,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     metrics: bool = False
     grant_ceiling: int | None = None
     grant_default: int = DEFAULT_GRANT
+    grant_max: int | None = None
     rate_limit_storage: str | None = None
+    calls_per_minute_per_user: int = CALLS_PER_USER
+    calls_per_minute_per_app: int = CALLS_PER_APP
+    forwarded_allow_ips: str = FORWARDED_ALLOW_IPS
+    max_calls_per_user: int = MAX_CALLS_PER_USER
+    max_calls_per_app: int = MAX_CALLS_PER_APP
     secret: bytes | None = None
     max_answer_bytes: int = MAX_ANSWER_BYTES
     stop_grace: float = STOP_GRACE_SECONDS
@@ -81,6 +104,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             )
         if self.max_answer_bytes < 1:
             raise invalid_request("The most bytes of an answer are a number above 0.")
+        if min(self.max_calls_per_user, self.max_calls_per_app) < 1:
+            raise invalid_request("At least 1 call at once must be possible, per user and per app.")
+        if min(self.calls_per_minute_per_user, self.calls_per_minute_per_app) < 1:
+            raise invalid_request(
+                "At least 1 call a minute must be possible, per user and per app."
+            )
         if self.secret is not None:
             Signer(self.secret)  # a weak one stops the service before it starts
         if self.upstream_key is not None:
@@ -94,6 +123,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             ceiling=self.user_ceiling,
             grant_ceiling=self.grant_ceiling,
             grant_default=self.grant_default,
+            grant_max=self.grant_max,
         )
 
     def __repr__(self) -> str:

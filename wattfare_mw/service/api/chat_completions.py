@@ -11,7 +11,7 @@ from ...types import LOWERED_HEADER
 from ..chat import request as chat_request
 from ..ids import new_id
 from ..models.provider import Job
-from ..records import IdempotencyKey, InferenceCall
+from ..records import App, IdempotencyKey, InferenceCall, payer_name
 from . import credentials, parameters
 from .bodies import MAX_CALL_BYTES, check_body, headers_of, is_large, read_body
 from .output import ASGIOutput
@@ -28,40 +28,55 @@ class ChatCompletions:
         state: ServiceState = scope["app"].state.service
         headers = headers_of(scope)
         app = await credentials.app_by_secret_key(headers, state.store)
-        user_id, grant_hash = parameters.payer_in_headers(headers)
-        uncut = parameters.refuses_low_budget(headers)
-        check_body(headers, MAX_CALL_BYTES)
-        if is_large(headers):
-            # A payer that cannot pay does not get a large body read.
-            await state.store.check_payer(app.id, user_id, grant_hash, state.terms)
-        request_id = scope["wattfare.request_id"]
+        payer = parameters.payer_in_headers(headers)
+        state.rate_limits.call(app.id, payer_name(*payer))
+        with state.call_limits.hold(app.id, payer):
+            await _call(state, app, payer, scope, receive, send)
 
-        with state.bodies.claim((app.id, user_id, grant_hash)) as claim:
-            body = await read_body(headers, receive, MAX_CALL_BYTES, claim)
-            if len(body) <= LARGE_BODY:
-                request, key = _read(headers, body, uncut)
-            else:
-                request, key = await in_thread(_read, headers, body, uncut)
-            async with UntilDisconnect(receive) as client:
-                client.watch()
-                job = await state.provider.prepare(request, request_id)
-                call = InferenceCall(
-                    id=new_id(),
-                    app_id=app.id,
-                    user_id=user_id,
-                    grant_hash=grant_hash,
-                    model=request.model,
-                    bounds=job.bounds,
-                    request_id=request_id,
-                    stream=request.stream,
-                    key=key,
-                )
-                del body, request  # the job drops them, too, once the upstream has them
-                output = ASGIOutput(send, lambda: _lowered_header(job), state.heartbeats)
-                try:
-                    await state.runner.run(call, job, output, started=claim.release)
-                finally:
-                    output.close()
+
+async def _call(
+    state: ServiceState,
+    app: App,
+    payer: tuple[str | None, str | None],
+    scope: Scope,
+    receive: Receive,
+    send: Send,
+) -> None:
+    headers = headers_of(scope)
+    user_id, grant_hash = payer
+    uncut = parameters.refuses_low_budget(headers)
+    check_body(headers, MAX_CALL_BYTES)
+    if is_large(headers):
+        # A payer that cannot pay does not get a large body read.
+        await state.store.check_payer(app.id, user_id, grant_hash, state.terms)
+    request_id = scope["wattfare.request_id"]
+
+    with state.bodies.claim((app.id, *payer)) as claim:
+        body = await read_body(headers, receive, MAX_CALL_BYTES, claim)
+        if len(body) <= LARGE_BODY:
+            request, key = _read(headers, body, uncut)
+        else:
+            request, key = await in_thread(_read, headers, body, uncut)
+        async with UntilDisconnect(receive) as client:
+            client.watch()
+            job = await state.provider.prepare(request, request_id)
+            call = InferenceCall(
+                id=new_id(),
+                app_id=app.id,
+                user_id=user_id,
+                grant_hash=grant_hash,
+                model=request.model,
+                bounds=job.bounds,
+                request_id=request_id,
+                stream=request.stream,
+                key=key,
+            )
+            del body, request  # the job drops them, too, once the upstream has them
+            output = ASGIOutput(send, lambda: _lowered_header(job), state.heartbeats)
+            try:
+                await state.runner.run(call, job, output, started=claim.release)
+            finally:
+                output.close()
 
 
 def _read(

@@ -19,6 +19,7 @@ from ..tokens import Session
 from . import credentials, parameters
 from .bodies import headers_of, json_response, read_json
 from .framing import allow_no_other_origin
+from .rate_limits import address_of
 from .state import ServiceState, state_of
 
 
@@ -31,6 +32,7 @@ async def status(request: Request) -> Response:
     state = state_of(request)
     app = await credentials.app_by_secret_key(headers_of(request.scope), state.store)
     user_id = parameters.user_in_query(request.scope["query_string"])
+    await state.rate_limits.status(app.id, user_id)
     return await _status(state, app.id, user_id)
 
 
@@ -83,11 +85,13 @@ async def _revoke(request: Request) -> Response:
 
 
 async def _session(request: Request, state: ServiceState) -> tuple[Session, App]:
+    await state.rate_limits.browser(address_of(request.scope))
     session, app = await credentials.session_of(
         headers_of(request.scope), state.signer, state.store
     )
     if app.mode != "test":
         allow_no_other_origin(request.scope)
+    await state.rate_limits.connection(session.app_id, session.user_id)
     return session, app
 
 

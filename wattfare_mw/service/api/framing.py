@@ -14,12 +14,13 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ...error_responses import error_headers, log_server_error
-from ...errors import WattfareError, invalid_request
+from ...errors import WattfareAuthError, WattfareError, WattfareRateLimitError, invalid_request
 from ...headers import Headers
 from ...logs import get_logger
 from ...types import SANE_REQUEST_ID
 from ..ids import new_id
 from .bodies import JSON
+from .rate_limits import address_of
 
 log = get_logger("wattfare_mw.service", show_messages=False)
 
@@ -62,7 +63,8 @@ class Frame:
                 await self._app(scope, receive, sender)
         except ClientDisconnect:
             pass
-        except WattfareError as error:
+        except WattfareError as failure:
+            error = _counted(failure, scope)
             log_server_error(log, error, request_id)
             await _error_response(error)(scope, receive, sender)
         except Exception:
@@ -93,6 +95,16 @@ class Frame:
             headers.append((b"access-control-allow-origin", b"*"))
             headers.append((b"access-control-expose-headers", b"Retry-After, X-Request-Id"))
         return headers
+
+
+def _counted(error: WattfareError, scope: Scope) -> WattfareError:
+    """The error to answer: for a failed authentication too many, that this is so."""
+    if isinstance(error, WattfareAuthError):
+        try:
+            scope["app"].state.service.rate_limits.failed_authentication(address_of(scope))
+        except WattfareRateLimitError as refusal:
+            return refusal
+    return error
 
 
 def allow_no_other_origin(scope: Scope) -> None:

@@ -13,10 +13,12 @@ from ...errors import invalid_request
 from ...money import Usd
 from ...types import GrantResult, encode
 from .. import keys
+from ..ledger import rules
 from ..records import GrantBudget
 from . import credentials
 from .bodies import headers_of, json_response, read_json
 from .framing import allow_no_other_origin
+from .rate_limits import address_of
 from .state import state_of
 
 #: The most requests of one grant.
@@ -33,6 +35,8 @@ class _NewGrant(msgspec.Struct, rename="camel", frozen=True):
 async def create_grant(request: Request) -> Response:
     """Create a grant."""
     state = state_of(request)
+    address = address_of(request.scope)
+    await state.rate_limits.browser(address)
     app = await credentials.app_by_publishable_key(headers_of(request.scope), state.store)
     if app.mode != "test":
         allow_no_other_origin(request.scope)
@@ -42,13 +46,15 @@ async def create_grant(request: Request) -> Response:
     asked = await read_json(request, _NewGrant)
     if not 1 <= asked.requests <= MAX_GRANT_REQUESTS:
         raise invalid_request(f"`requests` is a whole number from 1 to {MAX_GRANT_REQUESTS:,}.")
-    cap = money.cap_nanos(asked.max_usd)
-    await state.rate_limits.grant(app.id)
+    terms = state.terms
+    cap = rules.grant_cap(money.cap_nanos(asked.max_usd), terms)
+    await state.rate_limits.grant(app.id, address)
+    largest = rules.largest_grant(terms)
+    if largest is not None and terms.grant_ceiling is not None:
+        await state.rate_limits.grant_hold(app.id, address, cap, terms.grant_ceiling, largest)
     token = keys.new_grant_token()
     now = int(time.time())
     expires_at = now + GRANT_SECONDS
-    grant = GrantBudget(
-        asked.requests, state.terms.grant_default if cap is None else cap, expires_at
-    )
-    await state.store.add_grant(app.id, keys.digest(token), grant, state.terms, now)
+    grant = GrantBudget(asked.requests, cap, expires_at)
+    await state.store.add_grant(app.id, keys.digest(token), grant, terms, now)
     return json_response(encode(GrantResult(token, expires_at, asked.requests)))

@@ -13,5 +13,6 @@ from .state import state_of
 async def models(request: Request) -> Response:
     """List the models."""
     state = state_of(request)
-    await credentials.app_by_secret_key(headers_of(request.scope), state.store)
+    app = await credentials.app_by_secret_key(headers_of(request.scope), state.store)
+    await state.rate_limits.models(app.id)
     return json_response(await state.provider.models())

@@ -1,69 +1,290 @@
-"""How often an app, and each user within it, may ask for what costs the service work."""
+"""How often an app, one of its users, or an address may ask.
+
+The rule is in :func:`_admit`. It is written so that what one user or address takes is never what
+all others need:
+
+- A user or an address has a limit of its own. What is over it does not count against the app.
+- The first requests of each in a minute (``fair``) count against the app only. All that any of
+  them ask beyond that share one half of the app's limit, so that the other half is left for those
+  who ask little.
+
+Inference calls and failed authentications are counted in this process: a question to Redis would
+take longer than the rest of a call. The other rates are counted in Redis if there is one.
+"""
 
 from __future__ import annotations
 
 import math
 import time
+from collections import OrderedDict
+from functools import lru_cache
+from ipaddress import IPv6Address, IPv6Network, ip_address, ip_network
+from typing import Any
 from urllib.parse import quote
 
-from limits import RateLimitItem, RateLimitItemPerMinute
-from limits.aio.storage import MemoryStorage, RedisStorage
-from limits.aio.strategies import MovingWindowRateLimiter
+import msgspec
+from limits.aio.storage import RedisStorage
 from limits.errors import ConfigurationError
+from starlette.types import Scope
 
 from ...errors import WattfareRateLimitError, invalid_request
+from ...flow import Flow, run, run_async
 from ..errors import not_available
 
-#: Sessions a minute for each app: the protocol's number.
-SESSIONS_PER_APP = 120
-#: Sessions a minute for each user, so that no one takes all of an app's.
-SESSIONS_PER_USER = 30
-#: Grants a minute for each app: anyone who has seen the publishable key can ask for one.
-GRANTS_PER_APP = 120
+#: How long a window is, in seconds.
+MINUTE = 60
+DAY = 24 * 3600
+#: The most counters of one kind in memory. With one more, the oldest is forgotten.
+MAX_COUNTERS = 100_000
+#: The part of the grants' ceiling that one address may take in a day.
+GRANT_SHARE = 4
+
+
+class Rate(msgspec.Struct, frozen=True):
+    """How many requests of one kind a minute.
+
+    Attributes:
+        what: the kind, in the plural.
+        whose: whom ``most`` is for: a user, or an address.
+        most: the most of one user or address; None for no limit.
+        fair: how many of them count against the app only.
+        app: the most of one app; None for no limit.
+    """
+
+    what: str
+    whose: str = "user"
+    most: int | None = None
+    fair: int = 0
+    app: int | None = None
+
+
+#: The protocol's number for an app is 120.
+SESSIONS = Rate("sessions", most=30, fair=1, app=120)
+STATUSES = Rate("status requests", most=600, fair=60, app=12_000)
+MODEL_LISTS = Rate("lists of models", app=600)
+CONNECTIONS = Rate("requests of connections", most=60, fair=10, app=6_000)
+#: A browser sends these two, from an address of its own. Many may share one.
+BROWSERS = Rate("requests of browsers", "address", most=600)
+GRANTS = Rate("grants", "address", most=30, fair=3, app=120)
+FAILURES = Rate("requests with an invalid credential", "address", most=300)
+
+
+class _Count(msgspec.Struct, frozen=True):
+    """Add to this counter; gives what it has come to."""
+
+    kind: str
+    key: tuple[str, ...]
+    seconds: int = MINUTE
+    amount: int = 1
+
+
+class _Ends(msgspec.Struct, frozen=True):
+    """When does this counter begin anew? Gives Unix seconds."""
+
+    counter: _Count
+
+
+def _admit(rate: Rate, app_id: str, client: str = "") -> Flow[None]:
+    """Count one request, and raise the refusal if it is one too many."""
+    if rate.most is not None:
+        counter = _Count(f"{rate.what} by {rate.whose}", (app_id, client))
+        mine = yield counter
+        if mine > rate.most:
+            what = f"{rate.what} a minute for this {rate.whose}"
+            raise _too_many(rate.most, what, (yield _Ends(counter)))
+        if rate.app is not None and mine > rate.fair:
+            counter = _Count(f"{rate.what} by busy {rate.whose}", (app_id,))
+            if (yield counter) > rate.app // 2:
+                what = f"{rate.what} a minute for all who ask often of this app"
+                raise _too_many(rate.app // 2, what, (yield _Ends(counter)))
+    if rate.app is not None:
+        counter = _Count(f"{rate.what} by app", (app_id,))
+        if (yield counter) > rate.app:
+            what = f"{rate.what} a minute for this app"
+            raise _too_many(rate.app, what, (yield _Ends(counter)))
+
+
+def _admit_hold(app_id: str, address: str, cap: int, ceiling: int, largest: int) -> Flow[None]:
+    """Count what a grant may hold of the app's ceiling, in nano-dollars: one address takes no more
+    than its part of it in a day, and one grant in any case."""
+    counter = _Count("nanos of grants by address", (app_id, address), DAY, cap)
+    if (yield counter) > max(ceiling // GRANT_SHARE, largest):
+        raise WattfareRateLimitError(
+            "The grants of this address hold all that they may for now.",
+            retry_after=_wait((yield _Ends(counter))),
+        )
+
+
+def _too_many(most: int, what: str, until: float) -> WattfareRateLimitError:
+    return WattfareRateLimitError(f"At most {most:,} {what}.", retry_after=_wait(until))
+
+
+def _wait(until: float) -> int:
+    return max(1, math.ceil(until - time.time()))
 
 
 class RateLimits:
-    """Counts within a moving minute.
+    """Counts the requests of a minute, from the first of them.
 
     Each method raises a WattfareRateLimitError, with ``retry_after``, for one too many, and a
-    WattfareError with status 503 where the storage is not there.
+    WattfareError with status 503 if the storage is not there.
 
     Args:
         storage: ``redis://…``, to count across processes; None: in this process's memory.
+        calls_per_user: inference calls a minute of one user or grant.
+        calls_per_app: inference calls a minute of one app.
 
     Raises:
         WattfareError: ``invalid_request``; it is no such URL, or the extra is missing.
     """
 
-    def __init__(self, storage: str | None = None) -> None:
-        self._storage = MemoryStorage() if storage is None else _redis(storage)
-        self._window = MovingWindowRateLimiter(self._storage)
-        self._app_sessions = RateLimitItemPerMinute(SESSIONS_PER_APP)
-        self._user_sessions = RateLimitItemPerMinute(SESSIONS_PER_USER)
-        self._app_grants = RateLimitItemPerMinute(GRANTS_PER_APP)
+    def __init__(
+        self,
+        storage: str | None = None,
+        *,
+        calls_per_user: int = 600,
+        calls_per_app: int = 12_000,
+    ) -> None:
+        self._memory = Counters()
+        self._redis = None if storage is None else _redis(storage)
+        fair = max(1, calls_per_user // 10)
+        self._calls = Rate("calls", most=calls_per_user, fair=fair, app=calls_per_app)
+
+    def call(self, app_id: str, payer: str) -> None:
+        """An inference call of this user or grant."""
+        run(_admit(self._calls, app_id, payer), self._memory.perform)
+
+    def failed_authentication(self, address: str) -> None:
+        """A request with an invalid credential. One with a valid credential is never refused for
+        it, since many may share an address."""
+        run(_admit(FAILURES, "", address), self._memory.perform)
 
     async def session(self, app_id: str, user_id: str) -> None:
-        """A session for this user. What the user is refused does not count against the app."""
-        await self._hit(
-            self._user_sessions, "sessions", app_id, quote(user_id, safe=""), of="for this user"
-        )
-        await self._hit(self._app_sessions, "sessions", app_id, of="for this app")
+        """A session for this user."""
+        await self._count(_admit(SESSIONS, app_id, user_id))
 
-    async def grant(self, app_id: str) -> None:
-        """A grant of this app."""
-        await self._hit(self._app_grants, "grants", app_id, of="for this app")
+    async def status(self, app_id: str, user_id: str) -> None:
+        """A look at this user's connection, by the app."""
+        await self._count(_admit(STATUSES, app_id, user_id))
 
-    async def _hit(self, item: RateLimitItem, what: str, *key: str, of: str) -> None:
+    async def models(self, app_id: str) -> None:
+        """A list of models for this app."""
+        await self._count(_admit(MODEL_LISTS, app_id))
+
+    async def browser(self, address: str) -> None:
+        """A request of a browser, before its credential is looked at."""
+        await self._count(_admit(BROWSERS, "", address))
+
+    async def connection(self, app_id: str, user_id: str) -> None:
+        """A request of this user's browser."""
+        await self._count(_admit(CONNECTIONS, app_id, user_id))
+
+    async def grant(self, app_id: str, address: str) -> None:
+        """A grant for a browser at this address."""
+        await self._count(_admit(GRANTS, app_id, address))
+
+    async def grant_hold(
+        self, app_id: str, address: str, cap: int, ceiling: int, largest: int
+    ) -> None:
+        """A grant of the operator's money for a browser at this address.
+
+        An address of this machine is not counted: it is that of a proxy which does not tell the
+        client's, or of a developer.
+
+        Args:
+            app_id: the app's.
+            address: the browser's.
+            cap: the cap of the grant, in nano-dollars.
+            ceiling: what all grants of the app may hold.
+            largest: the largest cap of one grant.
+        """
+        if not _is_of_this_machine(address):
+            await self._count(_admit_hold(app_id, address, cap, ceiling, largest))
+
+    async def _count(self, flow: Flow[None]) -> None:
+        if self._redis is None:
+            run(flow, self._memory.perform)
+        else:
+            await run_async(flow, self._ask_redis)
+
+    async def _ask_redis(self, command: _Count | _Ends) -> float:
+        storage: Any = self._redis
+        count = command.counter if isinstance(command, _Ends) else command
+        key = "/".join(quote(part, safe="") for part in (count.kind, *count.key))
         try:
-            if await self._window.hit(item, what, *key):
-                return
-            resets = (await self._window.get_window_stats(item, what, *key)).reset_time
-        except self._storage.base_exceptions as error:
+            if isinstance(command, _Ends):
+                return await storage.get_expiry(key)
+            return await storage.incr(key, count.seconds, count.amount)
+        except storage.base_exceptions as error:
             raise not_available("The service's storage of rate limits is not available.") from error
-        raise WattfareRateLimitError(
-            f"At most {item.amount} {what} a minute {of}.",
-            retry_after=max(1, math.ceil(resets - time.time())),
-        )
+
+
+class Counters:
+    """Counters in memory. Each begins anew when its time is over.
+
+    The storage in memory of ``limits`` looks at all of its counters for each that it changes, and
+    keeps any number of them. Here a count takes the same time however many there are, and there
+    are at most :data:`MAX_COUNTERS` of each kind.
+    """
+
+    def __init__(self) -> None:
+        # Of each kind, those that begin anew first come first: all have the same time.
+        self._kinds: dict[str, OrderedDict[tuple[str, ...], list[float]]] = {}
+
+    def perform(self, command: _Count | _Ends) -> float:
+        """Add to a counter, or tell when it begins anew."""
+        if isinstance(command, _Ends):
+            return self._kinds[command.counter.kind][command.counter.key][1]
+        counters = self._kinds.get(command.kind)
+        if counters is None:
+            counters = self._kinds[command.kind] = OrderedDict()
+        now = time.time()
+        found = counters.get(command.key)
+        if found is not None and now < found[1]:
+            found[0] += command.amount
+            return found[0]
+        counters.pop(command.key, None)
+        self._make_room(counters, now)
+        counters[command.key] = [command.amount, now + command.seconds]
+        return command.amount
+
+    @staticmethod
+    def _make_room(counters: OrderedDict[tuple[str, ...], list[float]], now: float) -> None:
+        # Two for each that comes, so that all that are over go in time.
+        for _ in range(2):
+            if not counters:
+                return
+            _, until = next(iter(counters.values()))
+            if now < until and len(counters) < MAX_COUNTERS:
+                return
+            counters.popitem(last=False)
+
+
+@lru_cache(maxsize=1024)
+def _group(host: str) -> str:
+    try:
+        address = ip_address(host)
+    except ValueError:  # such as a socket of the file system
+        return host
+    if isinstance(address, IPv6Address) and not address.is_loopback:
+        if address.ipv4_mapped is not None:
+            return str(address.ipv4_mapped)
+        # One line of a provider has so many addresses of IPv6.
+        return str(IPv6Network((int(address) >> 64 << 64, 64)))
+    return host
+
+
+def _is_of_this_machine(address: str) -> bool:
+    try:
+        return ip_network(address).is_loopback
+    except ValueError:
+        return True
+
+
+def address_of(scope: Scope) -> str:
+    """The client's address, as the server knows it: an IPv4 address, or a network of IPv6."""
+    client = scope.get("client")
+    return _group(client[0]) if client else ""
 
 
 def _redis(url: str) -> RedisStorage:

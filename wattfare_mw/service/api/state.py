@@ -13,6 +13,7 @@ from ..metrics import Metrics
 from ..models.provider import Provider
 from ..records import Terms
 from ..tokens import Signer
+from .call_limits import CallLimits
 from .rate_limits import RateLimits
 
 
@@ -23,6 +24,7 @@ class ServiceState(msgspec.Struct, frozen=True):
     signer: Signer
     provider: Provider
     rate_limits: RateLimits
+    call_limits: CallLimits
     runner: CallRunner
     terms: Terms
     metrics: Metrics

@@ -96,7 +96,7 @@ def add_grant(
         locked = select(schema.apps.c.id).where(schema.apps.c.id == app_id).with_for_update()
         sql.execute(locked).all()
         held = sql.execute(_HELD_BY_GRANTS, {"app_id": app_id, "now": now}).scalar_one()
-    rules.admit_grant(int(held), grant, terms)
+    grant = rules.admit_grant(int(held), grant, terms)
     sql.execute(
         insert(schema.grants).values(
             token_hash=token_hash,

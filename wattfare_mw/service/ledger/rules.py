@@ -112,9 +112,24 @@ def room_under(cap: int | None, totals: Totals) -> int | None:
     return None if cap is None else cap - totals.billed - totals.reserved
 
 
-def admit_grant(held: int, grant: GrantBudget, terms: Terms) -> None:
-    """Let a new grant be, beside those of the same app that have not expired, whose caps come to
-    ``held``.
+def largest_grant(terms: Terms) -> int | None:
+    """The largest cap of one grant; None for no limit. The operator's money has one, so that no
+    grant takes all that the others share."""
+    if not terms.operator_pays:
+        return None
+    return terms.grant_default if terms.grant_max is None else terms.grant_max
+
+
+def grant_cap(asked: int | None, terms: Terms) -> int:
+    """The cap of a new grant: what is ``asked`` for, or the default, within the largest cap."""
+    wanted = terms.grant_default if asked is None else asked
+    largest = largest_grant(terms)
+    return wanted if largest is None else min(wanted, largest)
+
+
+def admit_grant(held: int, grant: GrantBudget, terms: Terms) -> GrantBudget:
+    """The grant to keep, with its cap within the largest one. The caps of the same app's grants
+    that have not expired come to ``held``.
 
     Where the operator pays, anyone who has seen the app's publishable key could ask for the
     operator's money, so all of the caps count, spent or not, until they expire: in any such time
@@ -125,13 +140,15 @@ def admit_grant(held: int, grant: GrantBudget, terms: Terms) -> None:
         WattfareBudgetExceededError: the app's grants would hold more than they may.
     """
     if not terms.operator_pays:
-        return
+        return grant
     if terms.grant_ceiling is None:
         raise invalid_request(
             "Where the operator pays, there are no grants without a ceiling.", 403
         )
+    grant = msgspec.structs.replace(grant, cap=grant_cap(grant.cap, terms))
     if held + grant.cap > terms.grant_ceiling:
         raise WattfareBudgetExceededError("This app's grants hold all that they may for now.")
+    return grant
 
 
 def reserve_grant(grant: GrantBudget | None, bounds: Bounds, now: int) -> tuple[GrantBudget, int]:
