@@ -74,8 +74,11 @@ async def read_body(
                 more = message.get("more_body", False)
                 if more:
                     deadline.reschedule(began + size / BODY_BYTES_PER_SECOND)
-    except TimeoutError:
-        raise invalid_request("The body took too long to arrive.", 408) from None
+    except BaseException as error:
+        parts.clear()  # the error's traceback holds this frame, perhaps for long
+        if isinstance(error, TimeoutError):
+            raise invalid_request("The body took too long to arrive.", 408) from None
+        raise
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 

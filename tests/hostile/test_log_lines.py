@@ -214,7 +214,7 @@ def test_an_error_of_the_apps_own(drive: Any, log: Any, path: str) -> None:
 
 
 def test_what_a_browser_chooses(drive: Any, fake: FakeWattfare, log: Any) -> None:
-    model = "m" * 100_000
+    model = "m" * 250
     body = b'{"model": "%s", "messages": []}' % model.encode()
     driver = drive(resolve_user=lambda _: f"u{FORGED}")
     driver.request("POST", INFERENCE, {**JSON, "x-request-id": "a\x85b"}, body)

@@ -13,7 +13,7 @@ from typing import Any, cast
 _PIECE = 2**16
 # These are escaped as two characters, and other control characters as six.
 _SHORT_ESCAPES = '"\\\n\r\t\b\f'
-_LONG_ESCAPES = [chr(code) for code in range(0x20) if chr(code) not in _SHORT_ESCAPES]
+_LONG_ESCAPES = [chr(code) for code in (*range(0x20), 0x7F) if chr(code) not in _SHORT_ESCAPES]
 
 
 def json_length(value: Any, indent: int | None = None) -> int:

@@ -17,7 +17,7 @@ def upgrade() -> None:
         # In the order of the calls of a service that goes on meanwhile, which then wait for us and
         # we for them, and never both.
         op.execute("LOCK TABLE connections IN EXCLUSIVE MODE")
-        op.execute("LOCK TABLE reservations, totals, ledger IN ACCESS EXCLUSIVE MODE")
+        op.execute("LOCK TABLE holders, reservations, totals, ledger IN ACCESS EXCLUSIVE MODE")
         for table in ("totals", "reservations"):
             op.drop_constraint(f"{table}_app_id_fkey", table, type_="foreignkey")
     op.drop_index("ledger_by_user", table_name="ledger")
