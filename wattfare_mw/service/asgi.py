@@ -16,6 +16,7 @@ from ..transport.idle import IdleTimer
 from .api import output
 from .api.chat_completions import ChatCompletions
 from .api.framing import Frame, on_http_exception
+from .api.health import Health
 from .api.rate_limits import RateLimits
 from .api.routes import COMPLETIONS, CORS_PATHS, routes
 from .api.state import ServiceState
@@ -67,6 +68,7 @@ def create_app(
                 runner=runner,
                 terms=settings.terms,
                 metrics=metrics,
+                health=Health(store),
                 heartbeats=IdleTimer(asyncio.get_running_loop(), output.HEARTBEAT_SECONDS),
             )
             try:

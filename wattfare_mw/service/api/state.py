@@ -12,6 +12,7 @@ from ..metrics import Metrics
 from ..models.provider import Provider
 from ..records import Terms
 from ..tokens import Signer
+from .health import Health
 from .rate_limits import RateLimits
 
 
@@ -26,6 +27,7 @@ class ServiceState(msgspec.Struct, frozen=True):
     terms: Terms
     metrics: Metrics
     heartbeats: IdleTimer
+    health: Health
 
     def __repr__(self) -> str:
         return "ServiceState()"
