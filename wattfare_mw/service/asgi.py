@@ -18,6 +18,7 @@ from .api import output
 from .api.call_limits import CallLimits
 from .api.chat_completions import ChatCompletions
 from .api.framing import Frame, on_http_exception
+from .api.health import Health
 from .api.rate_limits import RateLimits
 from .api.routes import COMPLETIONS, CORS_PATHS, routes
 from .api.state import ServiceState
@@ -76,6 +77,7 @@ def create_app(
                 terms=settings.terms,
                 metrics=metrics,
                 bodies=BodyMemory(),
+                health=Health(store),
                 heartbeats=IdleTimer(asyncio.get_running_loop(), output.HEARTBEAT_SECONDS),
             )
             try:

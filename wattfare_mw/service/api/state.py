@@ -14,6 +14,7 @@ from ..models.provider import Provider
 from ..records import Terms
 from ..tokens import Signer
 from .call_limits import CallLimits
+from .health import Health
 from .rate_limits import RateLimits
 
 
@@ -30,6 +31,7 @@ class ServiceState(msgspec.Struct, frozen=True):
     metrics: Metrics
     bodies: BodyMemory
     heartbeats: IdleTimer
+    health: Health
 
     def __repr__(self) -> str:
         return "ServiceState()"

@@ -43,6 +43,16 @@ def setting(sql: Sql, name: str, fresh: bytes) -> bytes:
     return sql.execute(select(table.c.value).where(table.c.name == name)).scalar_one()
 
 
+def note_health(sql: Sql, now: datetime) -> None:
+    """Write a row that nobody reads, to see whether the database takes it."""
+    value = str(seconds(now)).encode()
+    sql.execute(
+        _upsert(sql, schema.settings)
+        .values(name="health", value=value)
+        .on_conflict_do_update(index_elements=["name"], set_={"value": value})
+    )
+
+
 def connect(
     sql: Sql, app_id: str, user_id: str, cap: int | None, epoch: int | None, now: datetime
 ) -> bool:

@@ -17,7 +17,7 @@ from typing import TypeVar
 from sqlalchemy import Connection as Sql
 
 from ...errors import WattfareError
-from ..errors import lease_lost
+from ..errors import lease_lost, not_available
 from ..records import (
     FREE,
     USERS_PAY,
@@ -191,6 +191,14 @@ class Store(ABC):
         return swept
 
     # -- the database itself
+
+    async def check_writable(self) -> None:
+        """Write a small row. Raises a 503 if the database does not take it, as on a full disk."""
+        try:
+            await self.transact(lambda sql: accounts.note_health(sql, self._now(sql)))
+        except WattfareError as error:
+            message = "The service's database takes no writes: it is gone, or its disk is full."
+            raise not_available(message) from error.__cause__
 
     async def close(self) -> None:
         """Finish what is under way, end the lease, and close the database."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import TypeVar
 
 from sqlalchemy import Connection as Sql
@@ -30,6 +32,9 @@ from .writer import Writer
 
 T = TypeVar("T")
 
+#: A disk with less room than this counts as full (bytes): what one commit may need.
+MIN_FREE_BYTES = 2**16
+
 
 class SQLiteStore(Store):
     """The store over an SQLite file. Other processes of this machine may write to it, too.
@@ -44,13 +49,23 @@ class SQLiteStore(Store):
         self._lease_clock = lease_now
         if clock is not None:
             self._lease_clock = lambda: LeaseTime("", milliseconds(clock()))
+        parsed = make_url(url).set(drivername="sqlite")
+        path = parsed.database or ":memory:"
+        in_a_file = path != ":memory:" and not path.startswith("file:")
+        self._folder = Path(path).absolute().parent if in_a_file else None
         try:
-            self._writer = Writer(make_url(url).set(drivername="sqlite"))
+            self._writer = Writer(parsed)
         except DBAPIError as error:
             raise invalid_request(f"The database cannot be opened: {error.orig}.") from None
 
     async def transact(self, job: Callable[[Sql], T]) -> T:
         return await self._run(lambda _: job(self._writer.sql), in_thread=True)
+
+    async def check_writable(self) -> None:
+        # A write alone would not show it: it may still fit into a log file that is there already.
+        if self._folder is not None and shutil.disk_usage(self._folder).free < MIN_FREE_BYTES:
+            raise not_available("The disk of the service's database is full.")
+        await super().check_writable()
 
     async def account(self, app_id: str, user_id: str) -> tuple[Connection | None, Totals]:
         return await self._run(

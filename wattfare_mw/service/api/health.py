@@ -1,0 +1,59 @@
+"""Is the service up? Its database must take a write: on a full disk it can still be read."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+
+from ...errors import WattfareError
+from ..errors import not_available
+from ..ledger.store import Store
+
+#: How long an answer holds, in seconds: anybody may ask, as often as they like.
+FRESH_SECONDS = 1.0
+#: How long the database may take for it, in seconds.
+PATIENCE_SECONDS = 5.0
+
+log = logging.getLogger("wattfare_mw.service")
+
+
+class Health:
+    """Looks after the database when it is asked, once a second at most."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._fresh_until = -math.inf
+        self._problem: str | None = None
+        self._look: asyncio.Task[None] | None = None
+
+    async def check(self) -> None:
+        """
+        Raises:
+            WattfareError: 503; the database does not answer, or takes no write.
+        """
+        if self._look is None and time.monotonic() >= self._fresh_until:
+            self._look = asyncio.create_task(self._look_after())
+        if self._look is not None:
+            done, _ = await asyncio.wait({self._look}, timeout=PATIENCE_SECONDS)
+            if not done:
+                raise not_available("The service's database does not answer.")
+        if self._problem is not None:
+            raise not_available(self._problem)
+
+    async def _look_after(self) -> None:
+        before = self._problem
+        try:
+            await self._store.check_writable()
+            self._problem = None
+        except WattfareError as error:
+            self._problem = error.message
+            if before is None:
+                log.error("unhealthy: %s cause=%r", error.message, error.__cause__)
+        except Exception:
+            self._problem = "The service failed."
+            log.exception("the health could not be looked after")
+        finally:
+            self._fresh_until = time.monotonic() + FRESH_SECONDS
+            self._look = None
