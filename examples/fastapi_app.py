@@ -6,15 +6,22 @@ uvicorn --app-dir examples fastapi_app:app
 import secrets
 from typing import Annotated
 
-from fastapi import Depends, FastAPI, Request
+from fastapi import Depends, FastAPI
 from pydantic import BaseModel
 from starlette.middleware.sessions import SessionMiddleware
+from starlette.requests import Request
 from wattfare_starlette import add_wattfare, get_user
 
 from wattfare_mw import AsyncUser
 
 app = FastAPI()
-add_wattfare(app, resolve_user=lambda request: request.session.get("user_id"), request_limit=20)
+
+
+async def signed_in_user(request: Request) -> str | None:
+    return request.session.get("user_id")  # your sign-in: an id, or None
+
+
+add_wattfare(app, resolve_user=signed_in_user, request_limit=20)
 # What sets request.session comes after: the middleware that is added last runs first.
 app.add_middleware(SessionMiddleware, secret_key=secrets.token_hex())
 

@@ -28,11 +28,13 @@ async def haiku(request: Request) -> JSONResponse:
     return JSONResponse({"haiku": answer.text})
 
 
+async def no_user(request: Request) -> None:
+    """This app has no accounts."""
+
+
 app = Starlette(
     routes=[Route("/haiku", haiku, methods=["POST"])],
     lifespan=lifespan,
     exception_handlers={WattfareError: wattfare_error_handler},
 )
-app.add_middleware(
-    WattfareMiddleware, client=wf, resolve_user=lambda request: None, allow_grants=True
-)
+app.add_middleware(WattfareMiddleware, client=wf, resolve_user=no_user, allow_grants=True)

@@ -32,13 +32,14 @@ async def sign_in(request: Request[Any, Any, Any]) -> None:
     request.session["user_id"] = request.path_params["name"]  # after a password, of course
 
 
+async def signed_in_user(connection) -> str | None:
+    return connection.session.get("user_id")  # your sign-in: an id, or None
+
+
 app = Litestar(
     [summary, budget, sign_in],
     middleware=[ServerSideSessionConfig().middleware],
     plugins=[
-        WattfarePlugin(
-            resolve_user=lambda connection: connection.session.get("user_id"),
-            request_limit=20,
-        )
+        WattfarePlugin(resolve_user=signed_in_user, request_limit=20),
     ],
 )

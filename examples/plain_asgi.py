@@ -10,7 +10,7 @@ from wattfare_mw import Request, WattfareMiddleware
 USERS: dict[str, str] = {}  # your session store: the user of each session cookie
 
 
-def signed_in_user(request: Request) -> str | None:
+async def signed_in_user(request: Request) -> str | None:
     return USERS.get(request.cookies.get("session", ""))
 
 

@@ -37,6 +37,12 @@ app = Starlette(
         Route("/sign-in/{name}", sign_in, methods=["POST"]),
     ]
 )
-add_wattfare(app, resolve_user=lambda request: request.session.get("user_id"), request_limit=20)
+
+
+async def signed_in_user(request: Request) -> str | None:
+    return request.session.get("user_id")  # your sign-in: an id, or None
+
+
+add_wattfare(app, resolve_user=signed_in_user, request_limit=20)
 # What sets request.session comes after: the middleware that is added last runs first.
 app.add_middleware(SessionMiddleware, secret_key=secrets.token_hex())

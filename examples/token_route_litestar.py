@@ -19,9 +19,11 @@ async def sign_in(request: Request[Any, Any, Any]) -> None:
     request.session["user_id"] = request.path_params["name"]  # after a password, of course
 
 
-token = session_route(
-    "/wattfare-token", wf, lambda connection: connection.session.get("user_id"), request_limit=20
-)
+async def signed_in_user(connection) -> str | None:
+    return connection.session.get("user_id")
+
+
+token = session_route("/wattfare-token", wf, signed_in_user, request_limit=20)
 
 app = Litestar(
     [sign_in, token],

@@ -30,7 +30,11 @@ async def sign_in(request: Request) -> Response:
     return Response(status_code=204)
 
 
-token = session_endpoint(wf, lambda request: request.session.get("user_id"), request_limit=20)
+async def signed_in_user(request: Request) -> str | None:
+    return request.session.get("user_id")
+
+
+token = session_endpoint(wf, signed_in_user, request_limit=20)
 
 app = Starlette(
     routes=[

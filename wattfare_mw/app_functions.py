@@ -11,7 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from typing import Any, cast
 
-from asgiref.sync import async_to_sync, sync_to_async
+from asgiref.sync import async_to_sync
+
+from .threads import APP_THREADS
 
 
 class AppFunction:
@@ -76,19 +78,8 @@ GEVENT_THREADS = 40
 
 
 async def _call_in_thread(function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
-    result = await _in_thread(function, *args)
+    result = await APP_THREADS.run(function, *args)
     return await result if inspect.isawaitable(result) else result
-
-
-def _guarded(function: Callable[..., Any], *args: Any) -> Any:
-    try:
-        return function(*args)
-    except StopIteration as error:  # of a bare `next(…)`
-        # No future can carry one, and who waits for it would (before Python 3.12) wait for ever.
-        raise RuntimeError(f"{function!r} raised StopIteration") from error
-
-
-_in_thread = sync_to_async(_guarded, thread_sensitive=False)
 
 
 async def _awaited(value: Any) -> Any:

@@ -34,6 +34,7 @@ ROWS: dict[str, Row] = {
     "streams-httpx": Row("inference, streams, httpx", inference.over("httpx", "streams", 0.95)),
     "json-httpx2": Row("inference, JSON, httpx2", inference.over("httpx2", "json", 0.95)),
     "streams-httpx2": Row("inference, streams, httpx2", inference.over("httpx2", "streams", 0.95)),
+    "sync-resolver": Row("inference with a sync resolve_user", inference.sync_resolver),
     "token": Row("the token path", inference.token),
     "wsgi-json": Row("inference, JSON, WSGI", inference.over_wsgi("json")),
     "wsgi-streams": Row("inference, streams, WSGI", inference.over_wsgi("streams")),

@@ -73,11 +73,6 @@ def _side_by_side(bench: Bench, title: str, client: str, kind: str) -> dict[str,
                 asgi(_INJECTED, f"apps.asgi:over_injected_{client}", up.url)
             )
             subjects.append(Subject(_INJECTED, injected, signed_in(make(OURS)), (up,)))
-        if client == "aiohttp" and kind == "json":
-            app = "apps.asgi:over_aiohttp_sync_user"
-            name = "ours, resolve_user not async"
-            sync_user = stack.enter_context(asgi(name, app, up.url))
-            subjects.append(Subject(name, sync_user, signed_in(make(OURS)), (up,)))
         return bench.load(title, subjects)
 
 
@@ -86,6 +81,27 @@ def signed_in(what: Load) -> Load:
     return Load(
         what.path, what.body, SIGNED_IN, what.expect, what.method, what.connections, what.users
     )
+
+
+def sync_resolver(bench: Bench) -> None:
+    """The same app with a ``resolve_user`` that runs in a thread, against one that is async."""
+    names = {"async": "apps.asgi:over_aiohttp", "sync": "apps.asgi:over_aiohttp_sync_user"}
+    with ExitStack() as stack:
+        up = stack.enter_context(upstream())
+        subjects = [
+            Subject(
+                name,
+                stack.enter_context(asgi(name, app, up.url)),
+                signed_in(load.completions(OURS)),
+                (up,),
+            )
+            for name, app in names.items()
+        ]
+        samples = bench.load("sync resolver", subjects)
+    value = ratio(rates(samples["sync"]), rates(samples["async"]))
+    detail = versus(samples, "sync", "async", "requests/s")
+    against = "an async resolve_user"
+    bench.judge("sync resolver", "throughput", against, value, at_least=0.85, detail=detail)
 
 
 def token(bench: Bench) -> None:

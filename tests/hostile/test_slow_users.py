@@ -1,0 +1,49 @@
+"""A `resolve_user` that waits long for some users keeps no other user waiting."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+import pytest
+from support.drivers import STATUS, asgi_app
+from support.fake_wattfare import PATIENCE, SECRET_KEY, FakeWattfare
+from support.servers import uvicorn_server
+
+from wattfare_mw import Request, WattfareMiddleware
+
+
+@pytest.mark.parametrize("slow", [12, 39])
+def test_slow_users_keep_no_fast_one_waiting(
+    fake: FakeWattfare, slow: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor the look-up of the service's name, for which asyncio has a few threads only."""
+    monkeypatch.setattr(fake, "url", fake.url.replace("127.0.0.1", "localhost"))
+    gate, begun = threading.Event(), threading.Semaphore(0)
+
+    def who(request: Request) -> str:
+        if request.headers.get("x-slow"):
+            begun.release()
+            assert gate.wait(PATIENCE)
+        return "user_1"
+
+    app: Any = WattfareMiddleware(
+        asgi_app, resolve_user=who, secret_key=SECRET_KEY, base_url=fake.url
+    )
+    with uvicorn_server(app) as (host, port), ThreadPoolExecutor(slow) as pool:
+        url = f"http://{host}:{port}{STATUS}"
+
+        def ask(**headers: str) -> int:
+            return httpx.get(url, headers=headers, timeout=2 * PATIENCE).status_code
+
+        try:
+            asked = [pool.submit(ask, **{"x-slow": "1"}) for _ in range(slow)]
+            for _ in asked:
+                assert begun.acquire(timeout=PATIENCE)
+            assert ask() == 200
+            assert not any(each.done() for each in asked)
+        finally:
+            gate.set()
+        assert {each.result() for each in asked} == {200}
