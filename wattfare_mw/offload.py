@@ -3,25 +3,14 @@ goes on meanwhile."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
-
-from .transport.base import Pool
-
-T = TypeVar("T")
+from .threads import Threads
 
 #: A body of up to so many bytes is read on the event loop. A thread would take longer.
 LARGE_BODY = 64 * 2**10
-#: More threads would only compete for the interpreter.
-_THREADS = 2
 
-_pool: Pool[ThreadPoolExecutor] = Pool(
-    lambda: ThreadPoolExecutor(_THREADS, thread_name_prefix="wattfare-body")
-)
+# Two of their own: more would only compete for the interpreter, and the app's functions may hold
+# all of theirs for long.
+_threads = Threads(2)
 
-
-async def in_thread(function: Callable[..., T], *args: Any) -> T:
-    """Call ``function`` in a thread, and return its result."""
-    return await asyncio.get_running_loop().run_in_executor(_pool.get(), function, *args)
+#: Call a function in one of these threads, and return its result.
+in_thread = _threads.run

@@ -49,8 +49,6 @@ def test_bytes_pass_unchanged_both_ways(drive: Drive, fake: FakeWattfare) -> Non
 @pytest.mark.parametrize(
     "user", ["ü ser/%41?&=", "😀", "a b", "%", "a,b", "\r\nx-evil: 1", "a\u2028b"]
 )
-    "user", ["ü ser/%41?&=", "😀", "a b", "%", "a,b", "\r\nx-evil: 1", "a\u2028b"]
-)
 def test_any_user_can_pay(drive: Drive, fake: FakeWattfare, user: str) -> None:
     driver = drive(resolve_user=lambda request: user)
     assert driver.request("POST", INFERENCE, JSON, body_of()).status == 200
