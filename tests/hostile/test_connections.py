@@ -14,7 +14,7 @@ import httpx
 import pytest
 from support.servers import uvicorn_server
 from support.service import PATIENCE, App, Service, run_cli, run_service
-from support.victim import Victim, peak_memory
+from support.victim import Memory, Victim
 
 from wattfare_mw.service import Settings, connections, create_app
 
@@ -65,7 +65,7 @@ def test_an_endless_head_ends(alone: Service, kind: str) -> None:
         http = httpx.Client(base_url=alone.api, timeout=PATIENCE, trust_env=False)
         victim = Victim(lambda: slow_stream(http, app))
         with http, victim:
-            before = peak_memory(alone.process.pid)
+            memory = Memory(alone.process.pid)
             client = connect(address_of(alone.url))
             sent = 0
             with suppress(OSError):
@@ -74,7 +74,7 @@ def test_an_endless_head_ends(alone: Service, kind: str) -> None:
                     client.sendall(more)
                     sent += len(more)
             answer = rest(client)
-            grown = peak_memory(alone.process.pid) - before
+            grown = memory.grown()
     assert victim.longest_gap < 1
     assert grown < 20 * MB
     if kind != "empty lines":  # which belong to no request

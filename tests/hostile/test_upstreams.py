@@ -12,7 +12,7 @@ import httpx
 import pytest
 from support.service import PATIENCE, App, Service, chat_body, run_cli, run_service
 from support.upstream import Exchange, Upstream, completion_of
-from support.victim import QUESTION, Victim, peak_memory
+from support.victim import QUESTION, Memory, Victim
 
 MB = 10**6
 LONGEST_GAP = 1.0
@@ -97,7 +97,7 @@ def test_an_upstream_does_not_stall_the_others(
     http = httpx.Client(base_url=service.api, timeout=PATIENCE, trust_env=False)
     victim = Victim(lambda: stream_of(http, app, "victim", QUESTION))
     with http, victim:
-        before = peak_memory(service.process.pid)
+        memory = Memory(service.process.pid)
         if kind in WHOLE:
             response = app.chat(model="fake/model", max_tokens=5)
             assert response.status_code in (200, 502), response.text
@@ -107,7 +107,7 @@ def test_an_upstream_does_not_stall_the_others(
             # A client gets a few comments and nothing else that is not an event.
             comments = [line for line in passed.split(b"\n") if line.startswith(b":")]
             assert len(comments) <= 3
-        grown = peak_memory(service.process.pid) - before
+        grown = memory.grown()
     assert victim.text.endswith(b"data: [DONE]\n\n")
     assert victim.longest_gap < LONGEST_GAP
     assert grown < MOST_MEMORY, f"{grown / MB:.0f} MB"

@@ -14,3 +14,5 @@ def who(request: Request) -> str | None:
 # Key and address are in the environment.
 asgi = WattfareMiddleware(asgi_app, resolve_user=who)
 wsgi = WattfareMiddleware(wsgi_app, resolve_user=who)
+#: The same, with a list of models, which has to look into each body.
+guarded = WattfareMiddleware(asgi_app, resolve_user=who, models=["fake/*"], allow_grants=True)

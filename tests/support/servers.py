@@ -143,6 +143,20 @@ def gunicorn_server(app: str, *options: str, env: dict[str, str]) -> Iterator[Ad
 
 
 @contextmanager
+def uvicorn_process(app: str, *, env: dict[str, str]) -> Iterator[tuple[Address, int]]:
+    """uvicorn as a process, and the id of the process."""
+    with (
+        _listening() as listener,
+        _process(
+            *("-m", "uvicorn", "--fd", str(listener.fileno()), "--log-level", "warning", app),
+            env=env,
+            pass_fds=[listener.fileno()],
+        ) as process,
+    ):
+        yield listener.getsockname(), process.pid
+
+
+@contextmanager
 def granian_server(app: str, directory: Path, *, env: dict[str, str]) -> Iterator[Address]:
     """granian, as processes, on a socket of the file system."""
     path = directory / "s"

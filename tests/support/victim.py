@@ -79,9 +79,24 @@ class Victim:
                     self._flowing.set()
 
 
-def peak_memory(pid: int) -> int:
-    """The most memory that a process has held, in bytes (Linux)."""
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
-    raise AssertionError("this system does not say")
+class Memory:
+    """The memory of a process (Linux)."""
+
+    def __init__(self, pid: int) -> None:
+        self._folder = Path(f"/proc/{pid}")
+        self.mark()
+
+    def mark(self) -> None:
+        """Count from now on."""
+        (self._folder / "clear_refs").write_text("5")  # the peak begins anew
+        self._before = self._status("VmRSS")
+
+    def grown(self) -> int:
+        """The most bytes that the process has held since then, above what it held then."""
+        return self._status("VmHWM") - self._before
+
+    def _status(self, name: str) -> int:
+        for line in (self._folder / "status").read_text().splitlines():
+            if line.startswith(f"{name}:"):
+                return int(line.split()[1]) * 1024
+        raise AssertionError("this system does not say")

@@ -6,7 +6,7 @@ from __future__ import annotations
 import fnmatch
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Annotated, Any
 
 import msgspec
@@ -164,16 +164,36 @@ def _may_name_otherwise(body: bytes) -> bool:
 
 
 def _names_otherwise(body: bytes) -> bool:
-    outermost: list[tuple[str, Any]] = []
-
-    def keep(pairs: list[tuple[str, Any]]) -> None:
-        # Objects are told from the inside out: the last one is the body itself.
-        nonlocal outermost
-        outermost = pairs
-
     try:
-        json.loads(body, object_pairs_hook=keep)
-    except (ValueError, RecursionError):
-        return True  # readers differ already on what this is
-    names = [name for name, _ in outermost if name.casefold() in _GUARDED]
+        names = [name for name in _names(body) if name.casefold() in _GUARDED]
+    except ValueError:
+        return True  # a name that is not UTF-8: readers differ on what it is
     return len(names) > len(set(_GUARDED).intersection(names))
+
+
+# A string, also one that has no end, or a bracket or a comma. Nothing in it is tried twice.
+_TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)|[][{},]', re.DOTALL)
+#: As long as a guarded name can be, with each letter as an escape.
+_LONGEST_NAME = len('"models"') * 6
+
+
+def _names(body: bytes) -> Iterator[str]:
+    """The names in the outermost object of a body that is valid JSON, but for those that are too
+    long to be one of ours. They are decoded. The body is not, because that could take four times
+    its size."""
+    depth = 0
+    before_name = False
+    for match in _TOKEN.finditer(body):
+        start, end = match.span()
+        token = body[start : start + 1]
+        if token == b'"':
+            if before_name and depth == 1 and end - start <= _LONGEST_NAME:
+                yield json.loads(body[start:end])
+            before_name = False
+        elif token == b",":
+            before_name = depth == 1
+        elif token in b"{[":
+            depth += 1
+            before_name = token == b"{"
+        else:
+            depth -= 1
