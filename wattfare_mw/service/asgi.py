@@ -54,13 +54,14 @@ def create_app(
                     default_max_tokens=settings.default_max_tokens,
                     allow_unpriced=settings.allow_unpriced,
                 )
+            rate_limits = RateLimits(settings.rate_limit_storage)
             runner = CallRunner(store, settings.terms)
             keeper = LeaseKeeper(store, runner)
             app.state.service = ServiceState(
                 store=store,
                 signer=Signer(secret),
                 provider=provider,
-                rate_limits=RateLimits(settings.rate_limit_storage),
+                rate_limits=rate_limits,
                 runner=runner,
                 terms=settings.terms,
                 metrics=metrics,
@@ -73,6 +74,7 @@ def create_app(
                 await runner.close(shutting_down())
                 await keeper.close()
                 await provider.close()
+                await rate_limits.close()
         finally:
             await store.close()
 

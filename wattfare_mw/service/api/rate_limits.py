@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import math
 import time
-from urllib.parse import quote
+from typing import TYPE_CHECKING
+from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
 from limits import RateLimitItem, RateLimitItemPerMinute
 from limits.aio.storage import MemoryStorage, RedisStorage
 from limits.aio.strategies import MovingWindowRateLimiter
-from limits.errors import ConfigurationError
 
-from ...errors import WattfareRateLimitError, invalid_request
+from ...errors import WattfareRateLimitError, forget_frames, invalid_request
+from ...transport import Secret, hidden
 from ..errors import not_available
+
+if TYPE_CHECKING:
+    from redis.asyncio import ConnectionPool
 
 #: Sessions a minute for each app: the protocol's number.
 SESSIONS_PER_APP = 120
@@ -36,7 +40,18 @@ class RateLimits:
     """
 
     def __init__(self, storage: str | None = None) -> None:
-        self._storage = MemoryStorage() if storage is None else _redis(storage)
+        storage = hidden(storage)
+        self._pool: ConnectionPool | None = None
+        if storage is None:
+            self._storage = MemoryStorage()
+        else:
+            self._pool = _redis_pool(storage)
+            # The client is the one that most people have; the library's own default is another.
+            self._storage = RedisStorage(
+                "async+redis://",
+                implementation="redispy",
+                connection_pool=self._pool,  # type: ignore[arg-type]
+            )
         self._window = MovingWindowRateLimiter(self._storage)
         self._app_sessions = RateLimitItemPerMinute(SESSIONS_PER_APP)
         self._user_sessions = RateLimitItemPerMinute(SESSIONS_PER_USER)
@@ -53,12 +68,18 @@ class RateLimits:
         """A grant of this app."""
         await self._hit(self._app_grants, "grants", app_id, of="for this app")
 
+    async def close(self) -> None:
+        """Close the connections to the storage."""
+        if self._pool is not None:
+            await self._pool.disconnect()
+
     async def _hit(self, item: RateLimitItem, what: str, *key: str, of: str) -> None:
         try:
             if await self._window.hit(item, what, *key):
                 return
             resets = (await self._window.get_window_stats(item, what, *key)).reset_time
         except self._storage.base_exceptions as error:
+            forget_frames(error)  # they hold the password
             raise not_available("The service's storage of rate limits is not available.") from error
         raise WattfareRateLimitError(
             f"At most {item.amount} {what} a minute {of}.",
@@ -66,13 +87,37 @@ class RateLimits:
         )
 
 
-def _redis(url: str) -> RedisStorage:
+def _redis_pool(url: str) -> ConnectionPool:
+    url = hidden(url)
     if not url.startswith(("redis://", "rediss://")):
         raise invalid_request("Rate limits are counted in memory, or in redis://host:port.")
     try:
-        # The client that most people have; the library's own default is another one.
-        return RedisStorage(f"async+{url}", implementation="redispy")
-    except (ConfigurationError, ValueError):
-        raise invalid_request(
-            "Redis needs an extra, pip install 'wattfare-mw[service,redis]', and a right URL."
-        ) from None
+        from redis.asyncio import ConnectionPool
+
+        # Each connection gets the password, and no frame of a library shows it.
+        address, credentials = _without_credentials(url)
+        return ConnectionPool.from_url(address, **credentials)  # pyright: ignore[reportUnknownMemberType]
+    except ImportError:
+        fault = "Redis needs an extra: pip install 'wattfare-mw[service,redis]'."
+    except (ValueError, TypeError):  # its message may repeat the password
+        fault = (
+            "The Redis URL cannot be read: it is redis://user:password@host:port/0. In the"
+            " password, percent-encode what is no letter and no digit (@ is %40, / is %2F)."
+        )
+    raise invalid_request(fault)
+
+
+def _without_credentials(url: str) -> tuple[str, dict[str, Secret]]:
+    """The URL without the user and the password, and these."""
+    parts = urlsplit(url)
+    userinfo, _, host = parts.netloc.rpartition("@")
+    user, _, password = userinfo.partition(":")
+    query = dict(parse_qsl(parts.query))
+    given = {
+        "username": unquote(user) or query.pop("username", ""),
+        "password": unquote(password) or query.pop("password", ""),
+    }
+    if parts.fragment or "@" in parts.path or parts.port == 0:
+        raise ValueError
+    address = parts._replace(netloc=host, query=urlencode(query)).geturl()
+    return Secret(address), {name: Secret(value) for name, value in given.items() if value}
