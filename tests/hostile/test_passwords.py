@@ -17,7 +17,7 @@ import pytest
 import trustme
 from support.cli import invoke_cli
 from support.ports import free_port, refused_port
-from support.postgres import Cluster, run_cluster
+from support.postgres import Cluster, install, run_cluster
 from support.service import PATIENCE, bearer, environment, eventually, run_cli, run_service
 
 from wattfare_mw.cli.commands import cli
@@ -219,7 +219,10 @@ def test_this_machine(host: str, local: bool) -> None:
 @pytest.fixture
 def pooler(secured: Cluster, tmp_path: Path) -> Iterator[Callable[[str], str]]:
     """PgBouncer in transaction mode, with two sessions for all; gives the URL of a database."""
-    program = shutil.which("pgbouncer") or shutil.which("/usr/sbin/pgbouncer")
+    program = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
+    if program is None and os.environ.get("CI"):
+        install("pgbouncer")
+        program = "/usr/sbin/pgbouncer"
     if program is None:
         pytest.skip("PgBouncer is not installed. To have the rest: apt-get install pgbouncer.")
     port = free_port()
