@@ -177,6 +177,8 @@ class ProcessFormatter(logging.Formatter):
         else:
             message = str(record.msg)
         error = record.exc_info[1] if isinstance(record.exc_info, tuple) else None
+        if message.startswith("Traceback "):  # the text of one, of which the kind is left
+            message = message.strip().rpartition("\n")[2].partition(":")[0]
         message = one_line(message.partition("\n")[0])
         if error is not None:
             message = f"{message} error={kinds_of(error)} at={places_of(error)}"

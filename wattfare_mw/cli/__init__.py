@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import sys
 
+from .process_list import keep_secrets_from_process_list
+
 #: What the extra brings; any of them missing means that it is not installed.
 _NEEDED = frozenset(
     {
@@ -23,6 +25,7 @@ _NEEDED = frozenset(
 
 def main() -> None:
     """Run the command, and exit."""
+    keep_secrets_from_process_list()
     try:
         from .commands import cli
     except ModuleNotFoundError as error:

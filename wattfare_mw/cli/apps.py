@@ -8,16 +8,8 @@ import click
 
 from ..service import create_keys
 from ..service.keys import Mode
-from ..service.settings import DEFAULT_DATABASE
 from ..types import encode
-
-database_option = click.option(
-    "--database",
-    default=DEFAULT_DATABASE,
-    show_default=True,
-    metavar="URL",
-    help="The ledger: sqlite:///path, or postgresql://user@host/database.",
-)
+from .options import database_option, option
 
 
 @click.group()
@@ -27,7 +19,7 @@ def apps() -> None:
 
 @apps.command()
 @click.argument("name")
-@click.option(
+@option(
     "--mode",
     type=click.Choice(["test", "live"]),
     default="test",
@@ -35,7 +27,7 @@ def apps() -> None:
     help="A test app's tokens approve their own connections.",
 )
 @database_option
-@click.option("--json", "as_json", is_flag=True, help="Print the keys as JSON.")
+@option("--json", "as_json", is_flag=True, help="Print the keys as JSON.")
 def create(name: str, mode: str, database: str, as_json: bool) -> None:
     """Make an app called NAME and print its keys, this once: only a hash is kept."""
     keys = create_keys(database, name, cast("Mode", mode))

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from decimal import Decimal
 from pathlib import Path
@@ -216,7 +216,7 @@ def _running(
     with log.open("w") as stderr:
         process = subprocess.Popen(  # noqa: S603
             [sys.executable, "-m", *module],
-            env={**os.environ, **(environment or {})},
+            env={**_without_ours(os.environ), **(environment or {})},
             stdout=subprocess.PIPE,
             stderr=stderr,
             text=True,
@@ -237,6 +237,11 @@ def _running(
                 process.wait(_PATIENCE)
             except subprocess.TimeoutExpired:
                 process.kill()
+
+
+def _without_ours(variables: Mapping[str, str]) -> dict[str, str]:
+    # Whoever runs the demo may have set up a service of their own.
+    return {name: value for name, value in variables.items() if not name.startswith("WATTFARE_")}
 
 
 def _keep(service: str, apps: dict[str, str]) -> None:

@@ -14,7 +14,7 @@ from ..service.ledger import export as ledger_export
 from ..service.ledger import verify as ledger_verify
 from ..service.ledger.databases import read_database
 from ..types import encode
-from .apps import database_option
+from .options import database_option, option
 
 
 @click.group()
@@ -36,7 +36,7 @@ def verify(database: str) -> None:
 
 @ledger.command()
 @database_option
-@click.option(
+@option(
     "--format",
     "form",
     type=click.Choice(["jsonl", "csv"]),
@@ -44,8 +44,8 @@ def verify(database: str) -> None:
     show_default=True,
     help="JSON lines, or CSV with a line of names.",
 )
-@click.option("--app", "app_id", metavar="ID", help="Only this app's.")
-@click.option(
+@option("--app", "app_id", metavar="ID", help="Only this app's.")
+@option(
     "--since",
     type=click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"]),
     help="Only what was settled at or after this moment, in UTC.",

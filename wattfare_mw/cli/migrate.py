@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from ..service.ledger.databases import migrate_database
-from .apps import database_option
+from .options import database_option
 
 
 @click.command()

@@ -24,14 +24,14 @@ from ..service.settings import (
     MAX_CALLS_PER_USER,
     STOP_GRACE_SECONDS,
 )
-from .apps import database_option
+from .options import database_option, option
 
 NO_CEILING = "none"
 
 
 @click.command()
-@click.option("--host", default="127.0.0.1", show_default=True)
-@click.option(
+@option("--host", default="127.0.0.1", show_default=True)
+@option(
     "--port",
     type=click.IntRange(0, 65535),
     default=DEFAULT_PORT,
@@ -39,40 +39,37 @@ NO_CEILING = "none"
     help="0 takes a free one.",
 )
 @database_option
-@click.option(
-    "--upstream", metavar="URL", help="Base URL of an OpenAI-compatible API, with its /v1."
-)
-@click.option(
+@option("--upstream", metavar="URL", help="Base URL of an OpenAI-compatible API, with its /v1.")
+@option(
     "--upstream-key",
-    envvar="WATTFARE_UPSTREAM_KEY",
     metavar="KEY",
-    help="Your key for the upstream: with one, you pay. Better given as WATTFARE_UPSTREAM_KEY.",
+    help="Your key for the upstream: with one, you pay. Better given in the environment.",
 )
-@click.option(
+@option(
     "--user-ceiling-usd",
     metavar="AMOUNT",
     help="The most that a user may spend of your money in a month, or `none`.",
 )
-@click.option(
+@option(
     "--grant-ceiling-usd",
     metavar="AMOUNT",
     help="The most that the one-time grants of each app may hold of your money at once; each "
     "lasts 24 hours. Without it, there are no grants of your money.",
 )
-@click.option(
+@option(
     "--grant-default-usd",
     metavar="AMOUNT",
     default=str(money.usd(DEFAULT_GRANT)),
     show_default=True,
     help="The dollar cap of a one-time grant that names none.",
 )
-@click.option(
+@option(
     "--grant-max-usd",
     metavar="AMOUNT",
     help="The largest dollar cap of one grant of your money; a grant that asks for more gets this. "
     "Without it, that of --grant-default-usd.",
 )
-@click.option(
+@option(
     "--default-max-tokens",
     type=click.IntRange(1, MAX_TOKENS),
     default=DEFAULT_MAX_TOKENS,
@@ -80,22 +77,21 @@ NO_CEILING = "none"
     metavar="TOKENS",
     help="What a call may generate that names no limit.",
 )
-@click.option(
+@option(
     "--allow-unpriced",
     is_flag=True,
     help="Let models be called that have no fixed price: each call then reserves all that is left "
     "of a budget, which needs a cap, and is billed all of it where the upstream names no cost.",
 )
-@click.option(
+@option(
     "--metrics", is_flag=True, help="Serve /metrics for Prometheus, to whoever can reach the port."
 )
-@click.option(
+@option(
     "--rate-limit-storage",
-    envvar="WATTFARE_RATE_LIMIT_STORAGE",
     metavar="URL",
     help="redis://host:port, to count rate limits across processes; else each counts its own.",
 )
-@click.option(
+@option(
     "--max-answer-bytes",
     type=click.IntRange(1),
     default=MAX_ANSWER_BYTES,
@@ -103,7 +99,7 @@ NO_CEILING = "none"
     metavar="BYTES",
     help="The largest answer of the upstream that is not a stream.",
 )
-@click.option(
+@option(
     "--max-calls-per-user",
     type=click.IntRange(min=1),
     default=MAX_CALLS_PER_USER,
@@ -111,7 +107,7 @@ NO_CEILING = "none"
     metavar="CALLS",
     help="The most inference calls at once of one user or one grant, in each process.",
 )
-@click.option(
+@option(
     "--max-calls-per-app",
     type=click.IntRange(min=1),
     default=MAX_CALLS_PER_APP,
@@ -119,7 +115,7 @@ NO_CEILING = "none"
     metavar="CALLS",
     help="The most inference calls at once of one app, in each process.",
 )
-@click.option(
+@option(
     "--calls-per-minute-per-user",
     type=click.IntRange(min=1),
     default=CALLS_PER_USER,
@@ -127,7 +123,7 @@ NO_CEILING = "none"
     metavar="CALLS",
     help="The most inference calls a minute of one user or one grant, in each process.",
 )
-@click.option(
+@option(
     "--calls-per-minute-per-app",
     type=click.IntRange(min=1),
     default=CALLS_PER_APP,
@@ -135,7 +131,7 @@ NO_CEILING = "none"
     metavar="CALLS",
     help="The most inference calls a minute of one app, in each process.",
 )
-@click.option(
+@option(
     "--forwarded-allow-ips",
     default=FORWARDED_ALLOW_IPS,
     show_default=True,
@@ -143,7 +139,7 @@ NO_CEILING = "none"
     help="The proxies, addresses and networks with commas, whose X-Forwarded-For tells the "
     "client's address; or `*` if only a proxy can reach the port.",
 )
-@click.option(
+@option(
     "--stop-grace",
     type=float,
     default=STOP_GRACE_SECONDS,
@@ -151,7 +147,7 @@ NO_CEILING = "none"
     metavar="SECONDS",
     help="How long streams may go on after SIGTERM.",
 )
-@click.option(
+@option(
     "--log-level",
     type=click.Choice(["debug", "info", "warning", "error"]),
     default="info",
@@ -182,14 +178,21 @@ def serve(
 ) -> None:
     """Run a Wattfare-compatible service until it is told to stop.
 
+    Each option can be given as a variable of the environment, too. A password in the URL of a
+    database or of a Redis is better given so: the list of processes shows arguments.
+
     Without --upstream it answers with its built-in models, wattfare/echo and wattfare/echo-slow.
     Session tokens are signed with WATTFARE_SERVICE_SECRET, or with a key kept in the database.
     Several processes may share one database: SQLite on one machine, PostgreSQL from many. What one
     of them leaves behind when it dies is settled by the others, or by the next.
     """
-    source = click.get_current_context().get_parameter_source("upstream_key")
-    if upstream is None and source is ParameterSource.ENVIRONMENT:
+    if upstream is None and _is_from_environment("upstream_key"):
         upstream_key = None  # it may be there for another day
+    if not upstream_key:
+        if _is_from_environment("user_ceiling_usd"):
+            user_ceiling_usd = None
+        if _is_from_environment("grant_ceiling_usd"):
+            grant_ceiling_usd = None
     settings = Settings(
         database=database,
         upstream=upstream,
@@ -215,6 +218,11 @@ def serve(
     )
     log_to(sys.stderr, log_level.upper())
     run(settings, host, port, lambda url: click.echo(f"wattfare: listening on {url}"))
+
+
+def _is_from_environment(parameter: str) -> bool:
+    source = click.get_current_context().get_parameter_source(parameter)
+    return source is ParameterSource.ENVIRONMENT
 
 
 def _ceiling(amount: str | None, *, operator_pays: bool) -> int | None:

@@ -61,17 +61,18 @@ def create_app(
                     allow_unpriced=settings.allow_unpriced,
                     max_answer_bytes=settings.max_answer_bytes,
                 )
+            rate_limits = RateLimits(
+                settings.rate_limit_storage,
+                calls_per_user=settings.calls_per_minute_per_user,
+                calls_per_app=settings.calls_per_minute_per_app,
+            )
             runner = CallRunner(store, settings.terms)
             keeper = LeaseKeeper(store, runner)
             app.state.service = ServiceState(
                 store=store,
                 signer=Signer(secret),
                 provider=provider,
-                rate_limits=RateLimits(
-                    settings.rate_limit_storage,
-                    calls_per_user=settings.calls_per_minute_per_user,
-                    calls_per_app=settings.calls_per_minute_per_app,
-                ),
+                rate_limits=rate_limits,
                 call_limits=CallLimits(settings.max_calls_per_user, settings.max_calls_per_app),
                 runner=runner,
                 terms=settings.terms,
@@ -88,6 +89,7 @@ def create_app(
                 await runner.close(shutting_down())
                 await keeper.close()
                 await provider.close()
+                await rate_limits.close()
         finally:
             await store.close()
 

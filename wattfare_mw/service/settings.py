@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from ..errors import invalid_request
-from ..transport import Secret
+from ..transport import SecretBytes, hidden
 from .chat.request import DEFAULT_MAX_TOKENS, MAX_TOKENS
 from .records import DEFAULT_GRANT, Terms
 from .tokens import Signer
@@ -85,6 +85,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     stop_grace: float = STOP_GRACE_SECONDS
 
     def __post_init__(self) -> None:
+        self._hide_secrets()
         if self.upstream is not None:
             try:
                 parts = urlsplit(self.upstream)
@@ -112,8 +113,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             )
         if self.secret is not None:
             Signer(self.secret)  # a weak one stops the service before it starts
-        if self.upstream_key is not None:
-            msgspec.structs.force_setattr(self, "upstream_key", Secret(self.upstream_key))
+
+    def _hide_secrets(self) -> None:
+        for name in ("database", "upstream_key", "rate_limit_storage"):
+            msgspec.structs.force_setattr(self, name, hidden(getattr(self, name)))
+        if self.secret is not None:
+            msgspec.structs.force_setattr(self, "secret", SecretBytes(self.secret))
 
     @property
     def terms(self) -> Terms:
@@ -133,4 +138,4 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 def secret_from_environment() -> bytes | None:
     """The signing key in ``WATTFARE_SERVICE_SECRET``, or None where it is not set."""
     value = os.environ.get(SECRET_VARIABLE)
-    return None if value is None else value.encode()
+    return None if value is None else SecretBytes(value.encode())

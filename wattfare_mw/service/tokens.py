@@ -8,6 +8,7 @@ import jwt
 import msgspec
 
 from ..errors import WattfareAuthError, invalid_request
+from ..transport import SecretBytes
 from ..types import CreatedSession
 
 ALGORITHM = "HS256"
@@ -55,6 +56,7 @@ class Signer:
     """
 
     def __init__(self, key: bytes) -> None:
+        key = SecretBytes(key)
         if len(key) < MIN_KEY_BYTES:
             raise invalid_request(
                 f"The signing key (WATTFARE_SERVICE_SECRET) has {len(key)} bytes; "

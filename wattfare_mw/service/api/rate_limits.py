@@ -19,17 +19,20 @@ import time
 from collections import OrderedDict
 from functools import lru_cache
 from ipaddress import IPv6Address, IPv6Network, ip_address, ip_network
-from typing import Any
-from urllib.parse import quote
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
 import msgspec
 from limits.aio.storage import RedisStorage
-from limits.errors import ConfigurationError
 from starlette.types import Scope
 
-from ...errors import WattfareRateLimitError, invalid_request
+from ...errors import WattfareRateLimitError, forget_frames, invalid_request
 from ...flow import Flow, run, run_async
+from ...transport import Secret, hidden
 from ..errors import not_available
+
+if TYPE_CHECKING:
+    from redis.asyncio import ConnectionPool
 
 #: How long a window is, in seconds.
 MINUTE = 60
@@ -145,8 +148,18 @@ class RateLimits:
         calls_per_user: int = 600,
         calls_per_app: int = 12_000,
     ) -> None:
+        storage = hidden(storage)
         self._memory = Counters()
-        self._redis = None if storage is None else _redis(storage)
+        self._pool: ConnectionPool | None = None
+        self._redis: RedisStorage | None = None
+        if storage is not None:
+            self._pool = _redis_pool(storage)
+            # The client that most people have. The library's own default is another one.
+            self._redis = RedisStorage(
+                "async+redis://",
+                implementation="redispy",
+                connection_pool=self._pool,  # type: ignore[arg-type]
+            )
         fair = max(1, calls_per_user // 10)
         self._calls = Rate("calls", most=calls_per_user, fair=fair, app=calls_per_app)
 
@@ -201,6 +214,11 @@ class RateLimits:
         if not _is_of_this_machine(address):
             await self._count(_admit_hold(app_id, address, cap, ceiling, largest))
 
+    async def close(self) -> None:
+        """Close the connections to the storage."""
+        if self._pool is not None:
+            await self._pool.disconnect()
+
     async def _count(self, flow: Flow[None]) -> None:
         if self._redis is None:
             run(flow, self._memory.perform)
@@ -216,6 +234,7 @@ class RateLimits:
                 return await storage.get_expiry(key)
             return await storage.incr(key, count.seconds, count.amount)
         except storage.base_exceptions as error:
+            forget_frames(error)  # they hold the password
             raise not_available("The service's storage of rate limits is not available.") from error
 
 
@@ -287,13 +306,37 @@ def address_of(scope: Scope) -> str:
     return _group(client[0]) if client else ""
 
 
-def _redis(url: str) -> RedisStorage:
+def _redis_pool(url: str) -> ConnectionPool:
+    url = hidden(url)
     if not url.startswith(("redis://", "rediss://")):
         raise invalid_request("Rate limits are counted in memory, or in redis://host:port.")
     try:
-        # The client that most people have; the library's own default is another one.
-        return RedisStorage(f"async+{url}", implementation="redispy")
-    except (ConfigurationError, ValueError):
-        raise invalid_request(
-            "Redis needs an extra, pip install 'wattfare-mw[service,redis]', and a right URL."
-        ) from None
+        from redis.asyncio import ConnectionPool
+
+        # Each connection gets the password, and no frame of a library shows it.
+        address, credentials = _without_credentials(url)
+        return ConnectionPool.from_url(address, **credentials)  # pyright: ignore[reportUnknownMemberType]
+    except ImportError:
+        fault = "Redis needs an extra: pip install 'wattfare-mw[service,redis]'."
+    except (ValueError, TypeError):  # its message may repeat the password
+        fault = (
+            "The Redis URL cannot be read: it is redis://user:password@host:port/0. In the"
+            " password, percent-encode what is no letter and no digit (@ is %40, / is %2F)."
+        )
+    raise invalid_request(fault)
+
+
+def _without_credentials(url: str) -> tuple[str, dict[str, Secret]]:
+    """The URL without the user and the password, and these."""
+    parts = urlsplit(url)
+    userinfo, _, host = parts.netloc.rpartition("@")
+    user, _, password = userinfo.partition(":")
+    query = dict(parse_qsl(parts.query))
+    given = {
+        "username": unquote(user) or query.pop("username", ""),
+        "password": unquote(password) or query.pop("password", ""),
+    }
+    if parts.fragment or "@" in parts.path or parts.port == 0:
+        raise ValueError
+    address = parts._replace(netloc=host, query=urlencode(query)).geturl()
+    return Secret(address), {name: Secret(value) for name, value in given.items() if value}

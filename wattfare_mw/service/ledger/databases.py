@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,9 +16,11 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.pool import NullPool
 
 from ...errors import invalid_request
+from ...transport import hidden
 from ..keys import AppKeys, new_app
 from ..records import Mode
 from . import migrate
+from .postgresql import address
 from .sqlite.store import SQLiteStore
 from .store import Store
 
@@ -25,6 +28,10 @@ T = TypeVar("T")
 
 #: The longest name of an app, in characters.
 MAX_NAME = 256
+#: What the URL of an SQLite file may say: SQLite's own parameters, and two of Python's driver.
+_SQLITE_PARAMETERS = frozenset(
+    {"uri", "mode", "cache", "vfs", "psow", "nolock", "immutable", "timeout", "cached_statements"}
+)
 
 
 async def open_store(url: str) -> Store:
@@ -34,8 +41,8 @@ async def open_store(url: str) -> Store:
         WattfareError: ``invalid_request``; it is no such URL, cannot be opened, or is of another
             version; 503: it cannot be reached.
     """
-    backend = backend_of(url)
-    if backend == "sqlite":
+    url = hidden(url)
+    if backend_of(url) == "sqlite":
         return SQLiteStore(url)
     from .postgresql.store import open_postgresql
 
@@ -46,18 +53,24 @@ def backend_of(url: str) -> str:
     """``sqlite`` or ``postgresql``.
 
     Raises:
-        WattfareError: ``invalid_request``; it is neither.
+        WattfareError: ``invalid_request``; it is neither, or cannot be read.
     """
-    try:
-        backend = make_url(url).get_backend_name()
-    except ArgumentError:
-        backend = None
-    if backend not in ("sqlite", "postgresql"):
-        raise invalid_request(
-            "The ledger is kept in SQLite (sqlite:///wattfare.db, "
-            "sqlite:////an/absolute/path.db) or in PostgreSQL (postgresql://user@host/database)."
-        )
-    return backend
+    url = hidden(url)
+    if address.is_postgresql(url):
+        address.read(url)
+        return "postgresql"
+    if url.partition(":")[0].partition("+")[0] == "sqlite":
+        with suppress(ArgumentError, ValueError):
+            for name in make_url(url).query:
+                if name not in _SQLITE_PARAMETERS:
+                    raise invalid_request(
+                        f"The database's URL has a parameter that is not supported: {name[:64]!r}."
+                    )
+            return "sqlite"
+    raise invalid_request(
+        "The ledger is kept in SQLite (sqlite:///wattfare.db, "
+        "sqlite:////an/absolute/path.db) or in PostgreSQL (postgresql://user@host/database)."
+    )
 
 
 def create_keys(database: str, name: str, mode: Mode = "test") -> AppKeys:
@@ -66,6 +79,7 @@ def create_keys(database: str, name: str, mode: Mode = "test") -> AppKeys:
     Raises:
         WattfareError: ``invalid_request``; the name is none, or the database cannot be opened.
     """
+    database = hidden(database)
     if not 0 < len(name.strip()) <= MAX_NAME or not name.isprintable():
         raise invalid_request(f"An app's name is a line of 1 to {MAX_NAME} characters.")
     app, app_keys = new_app(name, mode)
@@ -90,6 +104,7 @@ def migrate_database(url: str) -> None:
         WattfareError: ``invalid_request``: it is no such URL, or of another version; 503: it
             cannot be reached.
     """
+    url = hidden(url)
 
     async def carry_out() -> None:
         if backend_of(url) == "sqlite":
@@ -109,6 +124,7 @@ def read_database(url: str, job: Callable[[Sql], T]) -> T:
         WattfareError: ``invalid_request``: it is no such URL, cannot be opened, or is of another
             version; 503: it cannot be reached.
     """
+    url = hidden(url)
 
     def read(sql: Sql) -> T:
         migrate.check(sql)

@@ -16,11 +16,12 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Connection as Sql
 from sqlalchemy import text
-from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from ....errors import WattfareError, invalid_request
+from ....errors import WattfareError, forget_frames, invalid_request
+from ....logs import one_line
+from ....transport import hidden
 from ...errors import lease_lost, not_available
 from ...records import (
     App,
@@ -38,6 +39,7 @@ from .. import migrate, rules
 from ..clock import LeaseTime, milliseconds
 from ..leases import MAX_INTEGER
 from ..store import LEASE_SECONDS, Store
+from . import address
 
 try:
     asyncpg: Any = import_module("asyncpg")  # which has no types
@@ -81,6 +83,7 @@ async def open_postgresql(url: str, *, clock: Callable[[], datetime] | None = No
         WattfareError: ``invalid_request``: it is of another version, and nothing is touched; 503:
             it cannot be reached.
     """
+    url = hidden(url)
     await run_once(url, migrate.check)
     return PostgreSQLStore(url, clock)
 
@@ -88,16 +91,20 @@ async def open_postgresql(url: str, *, clock: Callable[[], datetime] | None = No
 async def run_once(url: str, job: Callable[[Sql], T], *, isolation: str | None = None) -> T:
     """Carry out one job over a connection of its own. It says itself where transactions begin,
     unless it is given an isolation."""
-    engine = _engine(url, 1)
+    url = hidden(url)
+    at = _address(url)
+    engine = _engine(at, 1, connect_seconds=at.connect_seconds)
     try:
         async with engine.connect() as connection:
             if isolation is not None:
                 await connection.execution_options(isolation_level=isolation)
             return await _to_its_end(connection.run_sync(job))
     except (SQLAlchemyError, OSError, TimeoutError, *_driver_errors()) as error:
-        raise not_available(f"The database cannot be reached: {_reason(error)}.") from None
+        forget_frames(error)
+        failure = not_available(f"The database cannot be reached: {_reason(error, at)}.")
     finally:
         await engine.dispose()
+    raise failure
 
 
 class PostgreSQLStore(Store):
@@ -105,9 +112,10 @@ class PostgreSQLStore(Store):
 
     def __init__(self, url: str, clock: Callable[[], datetime] | None = None) -> None:
         super().__init__()
-        self._dsn = _dsn(url)
+        url = hidden(url)
+        self._address = _address(url)
         self._clock = clock
-        self._engine = _engine(url, SIDE_POOL_SIZE)
+        self._engine = _engine(self._address, SIDE_POOL_SIZE)
         self._pool: Any = None
         self._opening = asyncio.Lock()
         self._lease_connection: Any = None
@@ -205,7 +213,7 @@ class PostgreSQLStore(Store):
         async def carry_out() -> Any:
             pool = self._pool or await self._open()
             async with pool.acquire(timeout=CONNECT_SECONDS) as connection:
-                return await connection.fetchrow(query, *arguments)
+                return await self._fetch(connection, query, arguments)
 
         return await _to_its_end(carry_out())
 
@@ -216,24 +224,37 @@ class PostgreSQLStore(Store):
             async with self._renewing:
                 if self._lease_connection is None or self._lease_connection.is_closed():
                     self._lease_connection = await asyncpg.connect(
-                        self._dsn, timeout=CONNECT_SECONDS, command_timeout=ANSWER_SECONDS
+                        **self._address.arguments(),
+                        timeout=self._connect_seconds,
+                        command_timeout=ANSWER_SECONDS,
                     )
                 try:
-                    return await self._lease_connection.fetchrow(query, *arguments)
+                    return await self._fetch(self._lease_connection, query, arguments)
                 except BaseException:
                     self._lease_connection.terminate()
                     raise
 
         return await _to_its_end(carry_out())
 
+    async def _fetch(self, connection: Any, query: str, arguments: Sequence[Any]) -> Any:
+        if not self._address.pooled:
+            return await connection.fetchrow(query, *arguments)
+        # A pooler gives one session to one transaction: what is prepared in it is there.
+        async with connection.transaction():
+            return await connection.fetchrow(query, *arguments)
+
+    @property
+    def _connect_seconds(self) -> float:
+        return min(self._address.connect_seconds or CONNECT_SECONDS, CONNECT_SECONDS)
+
     async def _open(self) -> Any:
         async with self._opening:
             if self._pool is None:
                 self._pool = await asyncpg.create_pool(
-                    self._dsn,
+                    **self._address.arguments(),
                     min_size=0,
                     max_size=POOL_SIZE,
-                    timeout=CONNECT_SECONDS,
+                    timeout=self._connect_seconds,
                     command_timeout=ANSWER_SECONDS,
                     reset=_as_it_is,
                 )
@@ -265,6 +286,7 @@ async def _to_its_end(work: Any) -> Any:
             task.exception()  # has been looked at
         raise
     except (SQLAlchemyError, OSError, TimeoutError, *_driver_errors()) as error:
+        forget_frames(error)  # they hold the password
         raise not_available() from error
 
 
@@ -296,34 +318,60 @@ def _driver_errors() -> tuple[type[Exception], ...]:
     return () if asyncpg is None else (asyncpg.PostgresError, asyncpg.InterfaceError)
 
 
-def _reason(error: Exception) -> str:
-    # One line, and nothing of the URL: asyncpg's own messages name no password.
-    return str(error).split("\n")[0] or type(error).__name__
+def _reason(error: Exception, at: address.Address) -> str:
+    """The first line of what the driver or the server says, without the password."""
+    said = one_line(str(error).split("\n")[0]) or type(error).__name__
+    if at.password:
+        said = said.replace(at.password, "…")
+    if at.checks_certificate and "certificate" in said.lower():
+        said += (
+            ". The certificate is checked because of `channel_binding=require`, which asyncpg"
+            " cannot do: give `sslrootcert`, or leave `channel_binding` out"
+        )
+    return said.rstrip(".")
 
 
-def _dsn(url: str) -> str:
+def _address(url: str) -> address.Address:
     if asyncpg is None:
         raise invalid_request(
             "PostgreSQL needs an extra: pip install 'wattfare-mw[service,postgresql]'."
         )
-    return make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
+    return address.read(url)
 
 
-def _engine(url: str, size: int) -> AsyncEngine:
-    dsn = _dsn(url)
-
+def _engine(at: address.Address, size: int, *, connect_seconds: float | None = None) -> AsyncEngine:
     async def connect() -> Any:
         # asyncpg reads the URL itself, so that both pools understand it alike.
-        return await asyncpg.connect(
-            dsn, timeout=CONNECT_SECONDS, command_timeout=10 * ANSWER_SECONDS
-        )
+        try:
+            return await asyncpg.connect(
+                **at.arguments(),
+                timeout=connect_seconds or CONNECT_SECONDS,
+                command_timeout=10 * ANSWER_SECONDS,
+            )
+        except BaseException as error:
+            forget_frames(error)  # they hold the password
+            raise
 
-    return create_async_engine(
+    def connection() -> Any:
+        # As SQLAlchemy does it for `async_creator`, which takes no other arguments.
+        options: dict[str, Any] = {}
+        if at.pooled:
+            options = {
+                "prepared_statement_cache_size": 0,
+                "prepared_statement_name_func": lambda: "",
+            }
+        return engine.dialect.dbapi.connect(async_creator_fn=connect, **options)  # type: ignore[union-attr]
+
+    engine = create_async_engine(
         "postgresql+asyncpg://",
-        async_creator=connect,
+        creator=connection,
         pool_size=size,
         max_overflow=0,
-        pool_timeout=CONNECT_SECONDS,
+        pool_timeout=connect_seconds or CONNECT_SECONDS,
         pool_pre_ping=True,
         hide_parameters=True,  # they hold users' ids
     )
+    # There is no JSON in the ledger. To set it up takes queries outside of a transaction.
+    dialect: Any = engine.dialect
+    dialect.setup_asyncpg_json_codec = dialect.setup_asyncpg_jsonb_codec = _as_it_is
+    return engine

@@ -1,0 +1,41 @@
+"""What all options of ``wattfare`` share: a variable of the environment for each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from ..service.settings import DEFAULT_DATABASE
+from ..transport import Secret
+from .process_list import SECRETS, variable_of
+
+
+class SecretText(click.ParamType):  # pyright: ignore[reportMissingTypeArgument]
+    """Text that shows itself in no traceback."""
+
+    name = "text"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Secret:
+        """The text, hidden."""
+        return Secret(value)
+
+
+def option(name: str, *more: str, **attributes: Any) -> Callable[[Any], Any]:
+    """:func:`click.option`, which a variable of the environment can give, too: for
+    ``--stop-grace`` it is ``WATTFARE_STOP_GRACE``."""
+    if name in SECRETS:
+        attributes["type"] = SecretText()
+    return click.option(name, *more, envvar=variable_of(name), show_envvar=True, **attributes)
+
+
+database_option = option(
+    "--database",
+    default=DEFAULT_DATABASE,
+    show_default=True,
+    metavar="URL",
+    help="The ledger: sqlite:///path, or postgresql://user@host/database.",
+)

@@ -1,0 +1,65 @@
+"""Keeps passwords out of the list of processes. Nothing is imported here that takes its time: until
+this is done, the arguments can be seen."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Sequence
+
+#: The options whose value may be a secret, or may hold one.
+SECRETS = ("--database", "--rate-limit-storage", "--upstream-key")
+_PASSWORD = re.compile(r"://[^@]*:.*@|[?&](?:ssl)?password=")
+
+
+def variable_of(name: str) -> str:
+    """The variable that gives this option."""
+    return "WATTFARE_" + name.removeprefix("--").replace("-", "_").upper()
+
+
+def keep_secrets_from_process_list() -> None:
+    """Run this command once more if a secret stands in its arguments: with the secret in the
+    environment, which other users of the machine cannot read. The process stays the same one."""
+    arguments = sys.argv[1:]
+    kept, secrets = split(arguments)
+    if not secrets or os.name != "posix" or not sys.executable:
+        return
+    os.environ.update(secrets)
+    ours = sys.orig_argv[1 : len(sys.orig_argv) - len(arguments)]
+    os.execv(sys.executable, [sys.executable, *ours, *kept])  # noqa: S606
+
+
+def split(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """The arguments without those that hold a secret, and the variables that take their place."""
+    kept: list[str] = []
+    variables: dict[str, str] = {}
+    rest = iter(arguments)
+    for argument in rest:
+        if argument == "--":
+            kept += [argument, *rest]
+            break
+        name, equals, value = argument.partition("=")
+        if name not in SECRETS:
+            kept.append(argument)
+            continue
+        given = [argument]
+        if not equals:
+            value = next(rest, None)
+            if value is None:
+                kept.append(argument)
+                break
+            given.append(value)
+        if name == "--upstream-key" or _PASSWORD.search(value):
+            variables[variable_of(name)] = value
+        else:
+            kept += given
+            variables.pop(variable_of(name), None)  # the last one counts
+    if not any(argument.partition("=")[0] == "--upstream" for argument in kept):
+        # Without an upstream, a key is a mistake, which the command has to see.
+        key = variables.pop("WATTFARE_UPSTREAM_KEY", None)
+        if key is not None and "WATTFARE_UPSTREAM" not in os.environ:
+            kept += ["--upstream-key", key]
+        elif key is not None:
+            variables["WATTFARE_UPSTREAM_KEY"] = key
+    return kept, variables
