@@ -30,6 +30,7 @@ STARTERS = {"run_service", "run_cli", "run_cluster", "run_server", "loaded_by", 
 #: Modules that are not fast, although their tests have none of these: they write to a database on
 #: the disk, start processes in other ways, or wait for the timeouts of real connections.
 SLOW = {*LONG, "test_demo", "test_examples", "test_stores", "test_transport", "test_writer"}
+SLOW |= {"test_full_disk", "test_gevent", "test_silence"}
 
 
 # -- one run, in one process or in several

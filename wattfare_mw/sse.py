@@ -25,7 +25,6 @@ _EVENT_END = re.compile(rb"(?>\r\n|\r|\n)[\r\n]+")
 _LINE_END = re.compile(rb"\r\n|\n|\r")
 _BOM = b"\xef\xbb\xbf"
 _LF = 0x0A
-_COLON = 0x3A
 _COMMENTS_ONLY = re.compile(rb"[\r\n]*(?::[^\r\n]*[\r\n]+)+")
 
 
@@ -196,9 +195,7 @@ def events(block: bytes) -> Iterator[Event]:
 
 def may_hold_comments(block: bytes) -> bool:
     """Is there a comment in a block of complete events?"""
-    return block != b"" and (
-        block[0] == _COLON or block.find(b"\n:") >= 0 or block.find(b"\r:") >= 0
-    )
+    return block.startswith(b":") or block.find(b"\n:") >= 0 or block.find(b"\r:") >= 0
 
 
 def is_comment(event: bytes) -> bool:

@@ -21,6 +21,7 @@ from ..transport.idle import NEVER, IdleTimer
 from ..web import Request, Response
 from .base import Middleware
 from .gate import Gate, ReadBody, cut_short
+from .interface import single_callable
 from .options import hide_key
 from .relay import Record, Relay
 
@@ -38,7 +39,7 @@ class WattfareASGIMiddleware(Middleware):
 
     def __init__(self, app: Any, **options: Any) -> None:
         hide_key(options)
-        super().__init__(app, **options)
+        super().__init__(single_callable(app), **options)
         seconds = self._gate.heartbeat
         self._heartbeats = None if seconds is None else _heartbeats(seconds)
 
@@ -50,9 +51,9 @@ class WattfareASGIMiddleware(Middleware):
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         # Most requests are not ours, and this is all that they meet: the app's own coroutine is
         # handed on, with none around it.
-        app = self.app
+        app, routes = self._app_and_paths
         try:
-            if scope["path"] in self._routes or scope["root_path"]:
+            if scope["path"] in routes or scope["root_path"]:
                 app = self._app_for(scope)
         except KeyError:  # few servers leave out the latter; a lifespan has neither
             app = self._app_for(scope)

@@ -59,7 +59,46 @@ class Middleware:
             let_through=self._let_through,
         )
         self._routes = self._gate.routes
+        self._use_paths(self._routes)
         self._show_interface()
+
+    # An app that is wrapped can still be set up: `app.dependency_overrides = …`. Names that begin
+    # with an underscore are never the app's: copies, pickles and servers look for those.
+
+    def __getattr__(self, name: str) -> Any:
+        app = None if name.startswith("_") else self.__dict__.get("app")
+        if app is None:
+            raise AttributeError(
+                f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self
+            )
+        return getattr(app, name)
+
+    def _use_paths(self, paths: dict[str, Any]) -> None:
+        """Look for these paths in each request."""
+        # In one: a class with a `__getattr__` is slow to give what it has.
+        self._app_and_paths = self.app, paths
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "app" and "_app_and_paths" in self.__dict__:
+            self._app_and_paths = value, self._app_and_paths[1]
+        if self._is_the_app_s(name):
+            setattr(self.app, name, value)
+        else:
+            object.__setattr__(self, name, value)
+
+    def __delattr__(self, name: str) -> None:
+        if self._is_the_app_s(name):
+            delattr(self.app, name)
+            # If it is set again, as unittest's `patch.object` does, it is still the app's.
+            self.__dict__.setdefault("_deleted", set()).add(name)
+        else:
+            object.__delattr__(self, name)
+
+    def _is_the_app_s(self, name: str) -> bool:
+        own = self.__dict__
+        return not (
+            name.startswith("_") or name in own or "app" not in own or hasattr(type(self), name)
+        ) and (hasattr(self.app, name) or name in own.get("_deleted", ()))
 
     @property
     def paths(self) -> Iterable[str]:

@@ -4,34 +4,119 @@ from __future__ import annotations
 
 import functools
 import inspect
-from typing import Any, Literal
+from typing import Any, Literal, cast
+
+import asgiref.compatibility
 
 from .base import Middleware
 
+Interface = Literal["asgi", "wsgi"]
 
-def interface_of(app: Any) -> Literal["asgi", "wsgi"]:
+#: Libraries of WSGI alone, whose callables may take anything.
+_WSGI_LIBRARIES = frozenset({"paste", "webob", "werkzeug", "wsgiref"})
+#: Where callables that take anything keep the app that they pass it to.
+_INNER_APPS = ("__wrapped__", "app", "application", "wsgi_app", "asgi_app", "server")
+#: How many of them may be around one another.
+_MAX_DEPTH = 16
+
+
+def interface_of(app: Any) -> Interface:
     """Which interface an app has.
 
     Raises:
         TypeError: it cannot be told.
     """
+    kind = _interface_of(app, _MAX_DEPTH)
+    if kind is not None:
+        return kind
+    if inspect.isclass(_unwrapped(app)) or not callable(app):
+        raise TypeError(f"{app!r} is no app but a {type(app).__name__}: give the app itself")
+    raise TypeError(
+        f"whether {app!r} is an ASGI or a WSGI app cannot be seen from it: say"
+        " interface='asgi' or interface='wsgi'"
+    )
+
+
+def single_callable(app: Any) -> Any:
+    """An ASGI app as every server calls it: one of ASGI 2 is called twice."""
+    compatibility: Any = asgiref.compatibility  # which has no types
+    return compatibility.double_to_single_callable(app) if _is_asgi_2(app) else app
+
+
+def _interface_of(app: Any, depth: int) -> Interface | None:
     if isinstance(app, Middleware):
         return "asgi" if inspect.iscoroutinefunction(app.__call__) else "wsgi"
-    function = app
-    while isinstance(function, functools.partial):
-        function = function.func  # pyright: ignore[reportUnknownMemberType,reportUnknownVariableType]
-    if inspect.isclass(function) or not callable(function):  # pyright: ignore[reportUnknownArgumentType]
-        raise TypeError(f"{app!r} is no app but a {type(app).__name__}: give the app itself")
+    function = _unwrapped(app)
+    if not callable(function):
+        return None
+    if inspect.isclass(function):
+        return _interface_of_class(app, function)
     method = getattr(function, "__call__", None)  # noqa: B004
     if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(method):
         return "asgi"
     takes_two, takes_three = _takes(app, 2), _takes(app, 3)
-    if takes_two == takes_three:
-        raise TypeError(
-            f"whether {app!r} is an ASGI or a WSGI app cannot be seen from it: say"
-            " interface='asgi' or interface='wsgi'"
-        )
-    return "wsgi" if takes_two else "asgi"
+    if takes_two != takes_three:
+        return "wsgi" if takes_two else "asgi"
+    if _is_asgi_2(app) and [*inspect.signature(app).parameters] == ["scope"]:
+        return "asgi"
+    # It takes anything, or Python cannot see what it takes.
+    if takes_two or not _has_signature(app):
+        return _of_library(function) or _of_inner_app(function, depth)
+    return None
+
+
+def _unwrapped(app: Any) -> Any:
+    while isinstance(app, functools.partial):
+        app = cast("functools.partial[Any]", app).func
+    return app
+
+
+def _interface_of_class(app: Any, cls: type[Any]) -> Interface | None:
+    """Of an app that is a class, which makes an object for each request."""
+    if hasattr(cls, "__await__") and _takes(app, 3):
+        return "asgi"
+    if hasattr(cls, "__iter__") and _takes(app, 2):
+        return "wsgi"
+    return "asgi" if _is_asgi_2(app) else None
+
+
+def _is_asgi_2(app: Any) -> bool:
+    """Is it called with the scope, and what it gives with ``receive`` and ``send``?"""
+    function = _unwrapped(app)
+    if isinstance(function, Middleware) or not callable(function):
+        return False
+    if not _takes(app, 1) or _takes(app, 2) or _takes(app, 3):
+        return False
+    if not inspect.isclass(function):
+        method = getattr(function, "__call__", None)  # noqa: B004
+        return not (inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(method))
+    method = function.__call__
+    return inspect.iscoroutinefunction(method) and _takes(method, 3) and not _takes(method, 4)
+
+
+def _of_library(function: Any) -> Interface | None:
+    places = (function, *type(function).__mro__)
+    modules = [getattr(place, "__module__", None) or "" for place in places]
+    libraries = {module.partition(".")[0] for module in modules}
+    return "wsgi" if libraries & _WSGI_LIBRARIES else None
+
+
+def _of_inner_app(function: Any, depth: int) -> Interface | None:
+    for name in _INNER_APPS if depth else ():
+        inner = getattr(function, name, None)
+        if inner is not None and inner is not function:
+            kind = _interface_of(inner, depth - 1)
+            if kind is not None:
+                return kind
+    return None
+
+
+def _has_signature(app: Any) -> bool:
+    try:
+        inspect.signature(app)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def _takes(app: Any, count: int) -> bool:

@@ -120,13 +120,24 @@ class Relay:
             block = self._splitter.feed(data)
         except sse.EventTooLargeError as error:
             raise WattfareError(str(error), code="upstream", status=502) from None
-        if sse.may_hold_comments(block):
-            block = self._without_comments(block)
+        if (
+            len(block) > 6
+            and block[6] == _BRACE  # data: {
+            and block[0] != _COLON
+            and _CR not in block
+            and _LF not in block[:-2]
+        ):
+            # One event of one line, as most are: no comment, and not the last event.
+            may_end = block.find(_ERROR) >= 0
+        else:
+            if sse.may_hold_comments(block):
+                block = self._without_comments(block)
+            may_end = block.find(_DONE) >= 0 or block.find(_ERROR) >= 0
         # The events are not parsed; only those that may tell something are looked into. (`in`
         # takes twice as long: it asks first whether what it looks for is a number.)
         if self._read_usage and block.find(_USAGE) >= 0:
             block = self._without_usage(block)
-        if block.find(_DONE) >= 0 or block.find(_ERROR) >= 0:
+        if may_end:
             self._look_for_end(block)
         return block
 
@@ -194,6 +205,7 @@ class Relay:
                     self.record.outcome = "broken"
 
 
+_LF, _CR, _COLON, _BRACE = b"\n\r:{"
 _USAGE, _DONE, _ERROR = b'"usage"', b"[DONE]", b'"error"'
 
 

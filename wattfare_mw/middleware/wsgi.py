@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -39,17 +38,20 @@ class WattfareWSGIMiddleware(Middleware):
         hide_key(options)
         super().__init__(app, **options)
         # A WSGI environ has the path's bytes as latin-1, whatever they mean.
-        self._paths = {path.encode().decode("latin-1"): path for path in self._routes}
+        self._use_paths({path.encode().decode("latin-1"): path for path in self._routes})
         if self._owns_client:
-            # WSGI has no lifespan. Not the bound method: it would keep the middleware alive.
-            atexit.register(_close, weakref.ref(self))
+            # WSGI has no lifespan. They are closed with the middleware, or when Python exits.
+            weakref.finalize(self, self._client.close)
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        path = self._paths.get(environ.get("PATH_INFO", ""))
-        if path is None:
-            app = self.app  # calling `self.app(…)` takes longer
+        app, paths = self._app_and_paths
+        try:
+            path = environ["PATH_INFO"]
+        except KeyError:  # the app's root
+            path = ""
+        if path not in paths:
             return app(environ, start_response)
-        status, headers, body = self.serve(path, environ)
+        status, headers, body = self.serve(paths[path], environ)
         start_response(status, headers)
         return body
 
@@ -227,8 +229,3 @@ def _line(status: int) -> str:
         return f"{status} {HTTPStatus(status).phrase}"
     except ValueError:
         return f"{status} Unknown"
-
-
-def _close(middleware: weakref.ref[WattfareWSGIMiddleware]) -> None:
-    if (alive := middleware()) is not None:
-        alive.close()

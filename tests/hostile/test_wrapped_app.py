@@ -1,0 +1,464 @@
+"""An app behind the middleware is set up and recognized as it was before."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import copy
+import functools
+import gc
+import inspect
+import os
+import pickle
+import subprocess
+import sys
+import warnings
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import patch
+from wsgiref.validate import validator
+
+import asgiref.sync
+import pytest
+import wattfare_litestar
+import wattfare_starlette
+from fastapi import Depends, FastAPI
+from flask import Flask
+from litestar import Litestar
+from starlette.applications import Starlette
+from starlette.endpoints import HTTPEndpoint
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.testclient import TestClient
+from support.drivers import INFERENCE, JSON, TOKEN, ASGIDriver, WSGIDriver, asgi_app, wsgi_app
+from support.fake_wattfare import PATIENCE, SECRET_KEY, FakeWattfare
+from werkzeug.middleware.lint import LintMiddleware
+from werkzeug.middleware.proxy_fix import ProxyFix
+from werkzeug.test import Client
+
+from wattfare_mw import Wattfare, WattfareMiddleware
+from wattfare_mw.middleware.asgi import WattfareASGIMiddleware
+from wattfare_mw.middleware.wsgi import WattfareWSGIMiddleware
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", DeprecationWarning)  # it uses the module `cgi`
+    from webob import Request as WebobRequest
+    from webob.dec import wsgify
+
+ROOT = Path(__file__).parents[2]
+OPTIONS: dict[str, Any] = {"resolve_user": lambda request: "u", "secret_key": SECRET_KEY}
+
+
+@pytest.fixture(
+    params=[
+        WattfareMiddleware,
+        wattfare_starlette.WattfareMiddleware,
+        wattfare_litestar.WattfareMiddleware,
+    ]
+)
+def around(request: pytest.FixtureRequest) -> Callable[[Any], Any]:
+    """Each middleware that goes around an app."""
+    return functools.partial(request.param, **OPTIONS)
+
+
+@pytest.fixture(params=[1, 2])
+def twice(around: Any, request: pytest.FixtureRequest) -> Callable[[Any], Any]:
+    """The same, once and twice around it."""
+
+    def wrap(app: Any) -> Any:
+        for _ in range(request.param):
+            app = around(app)
+        return app
+
+    return wrap
+
+
+# -- look-ups and assignments
+
+
+def test_what_the_middleware_lacks_is_the_app_s(twice: Any) -> None:
+    inner = FastAPI(title="mine")
+    app: Any = twice(inner)
+    assert app.title == "mine"
+    assert app.state is inner.state
+
+    @app.get("/added")
+    def added() -> str:
+        return "added"
+
+    with TestClient(app) as client:
+        assert client.get("/added").json() == "added"
+
+
+def test_an_override_of_a_dependency_is_heard(twice: Any) -> None:
+    inner = FastAPI()
+
+    def setting() -> str:
+        return "real"
+
+    @inner.get("/setting")
+    def show(value: str = Depends(setting)) -> str:
+        return value
+
+    app: Any = twice(inner)
+    app.dependency_overrides = {setting: lambda: "overridden"}
+    with TestClient(app) as client:
+        assert client.get("/setting").json() == "overridden"
+        with patch.object(app, "dependency_overrides", {}):
+            assert client.get("/setting").json() == "real"
+        assert client.get("/setting").json() == "overridden"
+    assert "dependency_overrides" not in vars(app)
+
+
+def test_what_neither_has_stays_with_the_middleware(twice: Any) -> None:
+    inner = Starlette()
+    app: Any = twice(inner)
+    assert not hasattr(app, "nonsense")
+    with pytest.raises(AttributeError, match="nonsense"):
+        app.nonsense  # noqa: B018
+    app.nonsense = 1
+    assert vars(app)["nonsense"] == 1
+    assert not hasattr(inner, "nonsense")
+    del app.nonsense
+    assert not hasattr(app, "nonsense")
+
+
+def test_what_the_middleware_has_is_its_own(around: Any) -> None:
+    inner: Any = SimpleNamespace(paths="theirs", user="theirs", __call__=asgi_app)
+    app: Any = around(asgi_app)
+    app.app = inner
+    assert app.app is inner
+    assert INFERENCE in app.paths
+    app.user = "ours"
+    assert inner.user == "theirs"
+
+
+async def other_app(scope: Any, receive: Any, send: Any) -> None:
+    await PlainTextResponse("the other app")(scope, receive, send)
+
+
+def test_another_app_can_be_put_in(around: Any) -> None:
+    app: Any = around(asgi_app)
+    app.app = other_app
+    assert TestClient(app).get("/").text == "the other app"
+    wsgi: Any = WattfareMiddleware(wsgi_app, **OPTIONS)
+    wsgi.app = lambda environ, start_response: (start_response("200 OK", []), [b"other"])[1]
+    assert Client(wsgi).get("/").text == "other"
+
+
+def test_names_with_an_underscore_are_never_the_app_s(twice: Any) -> None:
+    class Inner:
+        _private = "theirs"
+        __fancy__ = "theirs"
+
+        async def __call__(self, scope: Any, receive: Any, send: Any) -> None: ...
+
+        def __len__(self) -> int:
+            return 0
+
+        def __getattr__(self, name: str) -> str:
+            return f"anything: {name}"
+
+    inner = Inner()
+    app: Any = twice(inner)
+    assert app.public == "anything: public"
+    for name in ("_private", "__fancy__", "__len__", "_asgi_single_callable"):
+        assert not hasattr(app, name)
+    assert app
+    app._private = "ours"
+    assert inner._private == "theirs"
+
+
+def test_a_flask_app_is_set_up_through_the_middleware() -> None:
+    flask = Flask("x")
+    app: Any = WattfareMiddleware(flask, **OPTIONS)
+    app.wsgi_app = ProxyFix(app.wsgi_app)
+    assert isinstance(flask.wsgi_app, ProxyFix)
+    app.config["TESTING"] = True
+    assert flask.testing
+
+    @app.route("/page")
+    def page() -> str:
+        return "the page"
+
+    assert Client(app).get("/page").text == "the page"
+    assert Client(app).put(TOKEN).status_code == 405
+
+
+def test_an_app_that_has_not_been_set_yet() -> None:
+    for kind in (WattfareASGIMiddleware, WattfareWSGIMiddleware):
+        app: Any = object.__new__(kind)
+        assert not hasattr(app, "app")
+        assert not hasattr(app, "public")
+        assert kind.__name__ in repr(app)
+        app.public = 1
+        del app.public
+        for copied in (copy.copy(app), copy.deepcopy(app), pickle.loads(pickle.dumps(app))):
+            assert type(copied) is kind
+
+
+def test_an_app_that_is_none() -> None:
+    plugin = wattfare_litestar.WattfarePlugin(**OPTIONS)
+    assert not hasattr(plugin._driver, "public")
+
+
+@pytest.mark.parametrize("app", [asgi_app, wsgi_app])
+def test_copies(app: Any) -> None:
+    original: Any = WattfareMiddleware(app, **OPTIONS)
+    for copied in (copy.copy(original), copy.deepcopy(original)):
+        assert type(copied) is type(original)
+        assert copied.app is app  # functions are not copied
+    inner = SimpleNamespace(app=app)
+    original.app = inner
+    assert copy.deepcopy(original).app is not inner
+    with pytest.raises((AttributeError, pickle.PicklingError, TypeError)):  # as ever
+        pickle.dumps(original)
+
+
+def test_it_is_a_coroutine_function_where_it_was(around: Any) -> None:
+    class Marked:
+        _is_coroutine = getattr(asyncio.coroutines, "_is_coroutine", None)
+        _is_coroutine_mark = getattr(inspect, "_is_coroutine_mark", None)
+
+        async def __call__(self, scope: Any, receive: Any, send: Any) -> None: ...
+
+    for inner in (asgi_app, Marked(), Starlette(), Litestar()):
+        app: Any = around(inner)
+        assert not inspect.iscoroutinefunction(app)
+        assert not asgiref.sync.iscoroutinefunction(app)
+        assert inspect.iscoroutinefunction(app.__call__)
+
+
+# -- apps of every kind
+
+
+class OfASGI2:
+    def __init__(self, scope: Any) -> None:
+        self.scope = scope
+
+    async def __call__(self, receive: Any, send: Any) -> None:
+        await asgi_app(self.scope, receive, send)
+
+
+def function_of_asgi_2(scope: Any) -> Any:
+    async def answer(receive: Any, send: Any) -> None:
+        await asgi_app(scope, receive, send)
+
+    return answer
+
+
+class Endpoint(HTTPEndpoint):
+    async def get(self, request: Request) -> Response:
+        return PlainTextResponse("the app: " + request.url.path)
+
+
+class AwaitableASGI:
+    def __init__(self, scope: Any, receive: Any, send: Any) -> None:
+        self._call = asgi_app(scope, receive, send)
+
+    def __await__(self) -> Any:
+        return self._call.__await__()
+
+
+class OfWSGI:
+    """As PEP 3333 has it."""
+
+    def __init__(self, environ: Any, start_response: Any) -> None:
+        self._answer = wsgi_app(environ, start_response)
+
+    def __iter__(self) -> Any:
+        return self._answer
+
+
+class LikeDash:
+    """Dash 4: an app of any framework inside, and it takes anything."""
+
+    def __init__(self, server: Any) -> None:
+        self.server = server
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.server(*args, **kwargs)
+
+
+def _undeclared(app: Any) -> Any:
+    @functools.wraps(app)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        return app(*args, **kwargs)
+
+    return wrapper
+
+
+ASGI_APPS = [
+    OfASGI2,
+    functools.partial(OfASGI2),
+    function_of_asgi_2,
+    Endpoint,
+    AwaitableASGI,
+    LikeDash(asgi_app),
+    LikeDash(LikeDash(asgi_app)),
+    _undeclared(asgi_app),
+    LikeDash(_undeclared(AwaitableASGI)),
+]
+
+
+@pytest.mark.parametrize("app", ASGI_APPS)
+def test_asgi_apps_of_every_kind(app: Any, fake: FakeWattfare) -> None:
+    middleware: Any = WattfareMiddleware(app, **OPTIONS, base_url=fake.url)
+    assert type(middleware) is WattfareASGIMiddleware
+    client = TestClient(middleware)
+    assert client.get("/page").text == "the app: /page"
+    assert client.post(TOKEN, headers=JSON).json()["token"] == "a.b.c"
+
+
+@wsgify
+def of_webob(request: WebobRequest) -> str:
+    return "the app: " + request.path
+
+
+class MethodOfWebob:
+    @wsgify
+    def app(self, request: WebobRequest) -> str:
+        return "the app: " + request.path
+
+
+class OwnWsgify(wsgify):
+    """A subclass, in a module of the app's own."""
+
+
+WSGI_APPS = [
+    OfWSGI,
+    LintMiddleware(wsgi_app),
+    validator(wsgi_app),
+    of_webob,
+    MethodOfWebob().app,
+    OwnWsgify(lambda request: "the app: " + request.path),
+    LikeDash(wsgi_app),
+    LikeDash(Flask("x")),
+    _undeclared(wsgi_app),
+]
+
+
+@pytest.mark.parametrize("app", WSGI_APPS)
+@pytest.mark.filterwarnings("ignore::werkzeug.middleware.lint.WSGIWarning")
+def test_wsgi_apps_of_every_kind(app: Any, fake: FakeWattfare) -> None:
+    middleware: Any = WattfareMiddleware(app, **OPTIONS, base_url=fake.url)
+    assert type(middleware) is WattfareWSGIMiddleware
+    client = Client(middleware)
+    answer = client.get("/page")
+    assert answer.text == "the app: /page" or answer.status_code == 404  # Flask has no page
+    answer.close()
+    assert client.post(TOKEN, headers=JSON).json["token"] == "a.b.c"
+    middleware.close()
+
+
+class Endless:
+    """It leads to itself."""
+
+    def __init__(self) -> None:
+        self.app = [self]
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
+
+    @property
+    def server(self) -> Any:
+        return Endless()
+
+
+@pytest.mark.parametrize("app", [Endless(), LikeDash(None), LikeDash("x"), LikeDash(LikeDash(7))])
+def test_what_cannot_be_told_is_said(app: Any) -> None:
+    with pytest.raises(TypeError, match="interface='asgi' or interface='wsgi'"):
+        WattfareMiddleware(app, **OPTIONS)
+
+
+# -- the end of an app
+
+
+def test_nothing_outlives_its_app(fake: FakeWattfare) -> None:
+    def make() -> tuple[weakref.ref[Any], Any]:
+        def app(environ: Any, start_response: Any) -> Any: ...
+
+        driver = WSGIDriver(app=app, **OPTIONS, base_url=fake.url)
+        assert driver.request("POST", TOKEN, JSON).status == 200
+        return weakref.ref(app), fake.next("/sessions")
+
+    make()  # the first one of the process registers for all
+    gc.collect()
+    before = atexit._ncallbacks()
+    made = [make() for _ in range(3)]
+    gc.collect()
+    assert atexit._ncallbacks() == before
+    for app, exchange in made:
+        assert app() is None
+        assert exchange.closed.wait(PATIENCE), "its connection stayed open"
+
+
+def test_a_client_of_the_app_s_stays_open(fake: FakeWattfare) -> None:
+    with Wattfare(SECRET_KEY, base_url=fake.url) as client:
+        driver = WSGIDriver(resolve_user=lambda request: "u", client=client)
+        assert driver.request("POST", TOKEN, JSON).status == 200
+        exchange = fake.next("/sessions")
+        del driver
+        gc.collect()
+        assert not exchange.closed.wait(0.1)
+
+
+def test_an_asgi_app_is_let_go_too() -> None:
+    driver = ASGIDriver(**OPTIONS)
+    middleware = weakref.ref(driver.middleware)
+    driver.close()
+    del driver
+    gc.collect()
+    assert middleware() is None
+
+
+# -- types
+
+TYPED = """
+from typing import assert_type
+from fastapi import FastAPI
+from flask import Flask
+from starlette.applications import Starlette
+import wattfare_starlette
+from wattfare_mw import Request, User, WattfareMiddleware
+
+
+def who(request: Request) -> str | None:
+    return request.cookies.get("user")
+
+
+def setting() -> str:
+    return "real"
+
+
+app = WattfareMiddleware(FastAPI(), resolve_user=who, heartbeat=None, request_limit=5)
+app.dependency_overrides[setting] = lambda: "overridden"
+app.dependency_overrides = {}
+app.state.database = "x"
+wrapped = wattfare_starlette.WattfareMiddleware(Starlette(), resolve_user=who)
+wrapped.state.database = "x"
+flask = WattfareMiddleware(Flask("x"), resolve_user=who)
+flask.config["TESTING"] = True
+flask.wsgi_app = flask.wsgi_app
+assert_type(list(app.paths), list[str])
+# An unused "ignore" is an error.
+WattfareMiddleware(FastAPI(), resolve_user=who, heartbeats=1)  # type: ignore[call-arg]
+WattfareMiddleware(FastAPI())  # type: ignore[call-arg]
+"""
+
+
+def test_mypy_knows_the_names_of_the_app(tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(TYPED)
+    path = os.pathsep.join(map(str, (ROOT, ROOT / "adapters")))
+    options = ["--strict", "--follow-imports=silent", "--cache-dir", str(tmp_path / "cache")]
+    checked = subprocess.run(
+        [sys.executable, "-m", "mypy", *options, "app.py"],
+        cwd=tmp_path,
+        env={**os.environ, "MYPYPATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert checked.returncode == 0, checked.stdout + checked.stderr
