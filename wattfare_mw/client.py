@@ -293,20 +293,19 @@ def client_for(
     secret_key: str | None = None,
     base_url: str | None = None,
 ) -> tuple[C, bool]:
-    """The client of this kind for calls inside a request to the app, and True if its connections
-    are new, so that the caller has to close it. It shares the connections of ``client`` if that
-    is of the same kind.
+    """The client of this kind to use, and whether it was made here, so that whoever asked has to
+    close it: ``client`` itself, its sibling where it is of the other kind, or a new one.
 
     Raises:
         TypeError: ``client`` is none; or it is, and a key or a URL is given beside it.
         WattfareAuthError: there is no secret key.
     """
     if client is None:
-        return kind(secret_key, base_url=base_url)._in_request(), True
+        return kind(secret_key, base_url=base_url), True
     if not isinstance(client, (Wattfare, AsyncWattfare)):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise TypeError(f"client is a Wattfare or an AsyncWattfare, not {type(client).__name__}")
     if secret_key is not None or base_url is not None:
         raise TypeError("give client=, or secret_key= and base_url=, not both")
     if isinstance(client, kind):
-        return client._in_request(), False
-    return client._sibling(kind)._in_request(), True
+        return client, False
+    return client._sibling(kind), True

@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
+from support.bystander import bystander
 from support.drivers import INFERENCE, JSON, KINDS, Live, body_of
 from support.fake_wattfare import DONE, SECRET_KEY, FakeWattfare, held, held_stream, word
 from support.servers import Visitor, gunicorn_server
@@ -64,7 +65,7 @@ def refused(answer: httpx.Response, whose: str) -> None:
 
 def test_a_user_has_so_many_calls_at_once_and_an_app_more(app: App) -> None:
     mallory, alice = app.paid_by("mallory"), app.paid_by("alice")
-    with ExitStack() as streams:
+    with app.service.app() as other, bystander(other), ExitStack() as streams:
         for _ in range(2):
             assert streams.enter_context(stream(app, mallory)).status_code == 200
         for _ in range(5):
@@ -74,9 +75,8 @@ def test_a_user_has_so_many_calls_at_once_and_an_app_more(app: App) -> None:
         assert streams.enter_context(stream(app, alice)).status_code == 200
         refused(app.chat(user="bob"), "app")
         # Another app has a count of its own.
-        with app.service.app() as other:
-            other.connect("mallory")
-            assert other.chat(user="mallory").status_code == 200
+        other.connect("mallory")
+        assert other.chat(user="mallory").status_code == 200
     # All have hung up.
     for user in ("mallory", "alice", "bob"):
         assert eventually(lambda user=user: app.chat(user=user).status_code == 200)

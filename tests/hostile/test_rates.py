@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
+from support.bystander import bystander
 from support.cli import invoke_cli
 from support.drivers import KINDS, MODELS
 from support.fake_wattfare import SECRET_KEY, FakeWattfare
@@ -55,10 +56,11 @@ def statuses(answers: list[httpx.Response]) -> Counter[int]:
 
 def test_greedy_accounts_do_not_take_all_sessions_of_an_app(app: App) -> None:
     """Four did, with 30 each."""
-    for number in range(12):
-        statuses([session(app, f"greedy{number}") for _ in range(32)])
-    for number in range(30):
-        assert session(app, f"quiet{number}").status_code == 200
+    with bystander(app):
+        for number in range(12):
+            statuses([session(app, f"greedy{number}") for _ in range(32)])
+        for number in range(30):
+            assert session(app, f"quiet{number}").status_code == 200
 
 
 def test_greedy_users_do_not_take_all_calls_of_an_app(app: App) -> None:
@@ -92,6 +94,19 @@ def test_a_grant_is_counted_like_a_user(app: App) -> None:
     assert statuses(answers) == {200: 10, 429: 2}
 
 
+def test_made_up_grants_do_not_take_all_calls_of_an_app(app: App) -> None:
+    app.connect("quiet")
+    body = {"model": "wattfare/echo", "messages": [{"role": "user", "content": "x"}]}
+    answers = [
+        app.http.post(
+            "/chat/completions", json=body, headers={**app.auth, "x-wattfare-grant": f"gt_{n}"}
+        )
+        for n in range(30)
+    ]
+    assert statuses(answers) == {402: 10, 429: 20}
+    assert app.chat(user="quiet").status_code == 200
+
+
 def test_a_users_browser_has_a_rate(app: App) -> None:
     tokens = {user: bearer(app.token(user)) for user in ("one", "two")}
     answers = [app.http.get("/connections", headers=tokens["one"]) for _ in range(70)]
@@ -103,14 +118,14 @@ def test_a_users_browser_has_a_rate(app: App) -> None:
 # -- addresses
 
 
-def from_address(app: App, address: str, **headers: str) -> dict[str, str]:
+def from_address(address: str, **headers: str) -> dict[str, str]:
     """The headers that a proxy on this machine sends for a client at this address."""
     return {**headers, "x-forwarded-for": address}
 
 
 def test_one_address_does_not_take_all_grants_of_an_app(app: App) -> None:
     def ask(address: str) -> httpx.Response:
-        headers = from_address(app, address, **bearer(app.keys.publishable_key))
+        headers = from_address(address, **bearer(app.keys.publishable_key))
         return app.http.post("/grants", json={"requests": 1}, headers=headers)
 
     assert statuses([ask("203.0.113.1") for _ in range(40)]) == {200: 30, 429: 10}
@@ -119,12 +134,13 @@ def test_one_address_does_not_take_all_grants_of_an_app(app: App) -> None:
 
 
 def test_guessed_keys_are_refused_and_valid_ones_are_not(app: App) -> None:
-    wrong = from_address(app, "203.0.113.20", **bearer("sk_test_0_guessed"))
-    answers = [app.http.get("/models", headers=wrong) for _ in range(310)]
+    wrong = from_address("203.0.113.20", **bearer("sk_test_0_guessed"))
+    right = from_address("203.0.113.20", **app.auth)
+    with bystander(app):
+        answers = [app.http.get("/models", headers=wrong) for _ in range(310)]
     assert statuses(answers) == {401: 300, 429: 10}
-    right = from_address(app, "203.0.113.20", **app.auth)
     assert app.http.get("/models", headers=right).status_code == 200
-    elsewhere = from_address(app, "203.0.113.21", **bearer("sk_test_0_guessed"))
+    elsewhere = from_address("203.0.113.21", **bearer("sk_test_0_guessed"))
     assert app.http.get("/models", headers=elsewhere).status_code == 401
 
 
@@ -136,7 +152,7 @@ def test_a_client_chooses_no_address_of_its_own(tmp_path: Path) -> None:
     ):
         answers = [
             app.http.get(
-                "/models", headers=from_address(app, f"198.51.100.{n % 200}", **bearer("sk_test_"))
+                "/models", headers=from_address(f"198.51.100.{n % 200}", **bearer("sk_test_"))
             )
             for n in range(310)
         ]
@@ -163,7 +179,7 @@ def test_one_grant_takes_no_more_than_its_own_cap(tmp_path: Path, upstream: Upst
     with run_service(tmp_path, *options, env=KEY) as service, service.app() as app:
 
         def ask(address: str, usd: float = 8) -> httpx.Response:
-            headers = from_address(app, address, **bearer(app.keys.publishable_key))
+            headers = from_address(address, **bearer(app.keys.publishable_key))
             return app.http.post("/grants", json={"requests": 9, "maxUsd": usd}, headers=headers)
 
         # Each is lowered to half a dollar, and one address has a quarter of the ceiling.
@@ -190,13 +206,13 @@ def test_the_memory_of_counters_is_bounded(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(rate_limits, "MAX_COUNTERS", 100)
     limits = RateLimits(calls_per_user=3, calls_per_app=10**6)
     for _ in range(3):
-        limits.call("app", "user")
+        limits.call("app", "user", None)
     for number in range(50):
-        limits.call("app", f"other{number}")
+        limits.call("app", f"other{number}", None)
     with pytest.raises(WattfareRateLimitError):
-        limits.call("app", "user")
+        limits.call("app", "user", None)
     for number in range(1000):
-        limits.call("app", f"more{number}")
+        limits.call("app", f"more{number}", None)
     assert max(map(len, limits._memory._kinds.values())) <= 100
 
 

@@ -96,7 +96,7 @@ class WattfareASGIMiddleware(Middleware):
 
     @cached_property
     def _sync_client(self) -> Wattfare:
-        return client_for(Wattfare, self._client)[0]
+        return client_for(Wattfare, self._client)[0]._in_request()
 
     async def aclose(self) -> None:
         """Close the connections that are our own. A server does it with the app's lifespan."""

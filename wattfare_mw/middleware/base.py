@@ -39,9 +39,9 @@ class Middleware:
     ) -> None:
         secret_key = hidden(secret_key)
         self.app = app
-        self._client, self._owns_client = client_for(
-            self._client_kind, client, secret_key, base_url
-        )
+        own, self._owns_client = client_for(self._client_kind, client, secret_key, base_url)
+        # Also what `user()` gives is used inside a request to the app.
+        self._client = own._in_request()
         self._gate = Gate(
             self._client._caller,
             resolve_user=resolve_user,

@@ -121,11 +121,6 @@ class PriorCall(msgspec.Struct, frozen=True):
     ended: str | None
 
 
-def payer_name(user_id: str | None, grant_hash: str | None) -> str:
-    """The user or the grant that pays, as one string."""
-    return f"grant:{grant_hash}" if user_id is None else f"user:{user_id}"
-
-
 class InferenceCall(msgspec.Struct, frozen=True, kw_only=True):
     """A call that asks for its reservation. A user or a grant pays, never both."""
 
@@ -142,7 +137,7 @@ class InferenceCall(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def payer(self) -> str:
         """The user or the grant that pays, as one string."""
-        return payer_name(self.user_id, self.grant_hash)
+        return f"grant:{self.grant_hash}" if self.user_id is None else f"user:{self.user_id}"
 
 
 class Reservation(msgspec.Struct, frozen=True):

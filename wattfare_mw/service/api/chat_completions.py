@@ -11,7 +11,7 @@ from ...types import LOWERED_HEADER
 from ..chat import request as chat_request
 from ..ids import new_id
 from ..models.provider import Job
-from ..records import App, IdempotencyKey, InferenceCall, payer_name
+from ..records import App, IdempotencyKey, InferenceCall
 from . import credentials, parameters
 from .bodies import MAX_CALL_BYTES, check_body, headers_of, is_large, read_body
 from .output import ASGIOutput
@@ -29,7 +29,7 @@ class ChatCompletions:
         headers = headers_of(scope)
         app = await credentials.app_by_secret_key(headers, state.store)
         payer = parameters.payer_in_headers(headers)
-        state.rate_limits.call(app.id, payer_name(*payer))
+        state.rate_limits.call(app.id, *payer)
         with state.call_limits.hold(app.id, payer):
             await _call(state, app, payer, scope, receive, send)
 

@@ -162,10 +162,16 @@ class RateLimits:
             )
         fair = max(1, calls_per_user // 10)
         self._calls = Rate("calls", most=calls_per_user, fair=fair, app=calls_per_app)
+        # A browser can make up any number of grants, each of which would ask little.
+        self._grant_calls = Rate("calls", most=calls_per_user, fair=0, app=calls_per_app)
 
-    def call(self, app_id: str, payer: str) -> None:
-        """An inference call of this user or grant."""
-        run(_admit(self._calls, app_id, payer), self._memory.perform)
+    def call(self, app_id: str, user_id: str | None, grant_hash: str | None) -> None:
+        """An inference call of this user, or of this grant."""
+        if user_id is None:
+            flow = _admit(self._grant_calls, app_id, f"grant:{grant_hash}")
+        else:
+            flow = _admit(self._calls, app_id, f"user:{user_id}")
+        run(flow, self._memory.perform)
 
     def failed_authentication(self, address: str) -> None:
         """A request with an invalid credential. One with a valid credential is never refused for
