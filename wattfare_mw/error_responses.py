@@ -49,7 +49,7 @@ def respond_to_errors(
     except let_through:
         raise
     except AppError as error:
-        logger.error("%s request_id=%s", error, request_id)  # it says all: no traceback
+        logger.exception("%s request_id=%s", error, request_id)
         return _internal_error()
     except Exception:
         logger.exception("A request could not be answered. request_id=%s", request_id)

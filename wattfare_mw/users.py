@@ -80,13 +80,13 @@ def user_id_of(resolved: object) -> str:
         try:
             resolved = str(resolved)
         except ValueError:  # an int of thousands of digits
-            raise AppError("resolve_user gave an int that is no user id.") from None
+            raise AppError("resolve_user must give a user id. It gave a huge int.") from None
     if isinstance(resolved, str) and _is_no_user(resolved):
         raise AppError(
-            f"resolve_user gave the text {resolved[:100]!r}, which is what str() makes of a user"
-            " who is not there. If nobody is signed in, return None. Else return the id as it is:"
-            " a str, an int or a UUID. So write `return user.id if user else None`, and not"
-            " `return str(user.id)`."
+            f"resolve_user must give a user id or None. It gave {resolved[:100]!r}, which is what"
+            " str() makes of a user who is not there. If no user is signed in, return None. Else"
+            " return the id as it is: a str, an int or a UUID. So write"
+            " `return user.id if user else None`, and not `return str(user.id)`."
         )
     try:
         return check_user_id(resolved)

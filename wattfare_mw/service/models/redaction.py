@@ -50,12 +50,12 @@ class Redactor:
             for start in range(len(form) - RUN + 1)
         )
         # In base64, as `Authorization: Basic …` holds it, the key is too long for any word.
-        coded = [_middle(key, before) for before in range(3)] if len(key) >= RUN else []
+        coded = [_middle(key, before) for before in range(3)] if len(key) >= RUN else [key] * 3
         plain = "".join(map(_written, key))
         self._whole = re.compile(plain, re.IGNORECASE)
         if len(key) < MIN_KEY_IN_ANSWER and not key.startswith("sk-"):
             plain = rf"Bearer(?:[ +]|%20|\\u0020)+{plain}"
-        patterns = [plain, *("".join(map(_written, form)) for form in coded)]
+        patterns = [plain, *("".join(map(_written, form)) for form in coded if form != key)]
         self._in_answer = re.compile("|".join(patterns).encode())
         self._marks = tuple(_mark(form) for form in (key, *coded))
 
@@ -83,12 +83,14 @@ class Redactor:
     def answer(self, data: bytes) -> bytes:
         """This JSON, or these events of JSON, without the key. What does not hold the key is
         given back as it is."""
-        for mark in self._marks:
-            # Called for each event of a stream: the pattern takes a hundred times as long.
-            if data.find(mark) >= 0:
-                assert self._in_answer is not None
-                return self._in_answer.sub(MASK.encode(), data)
-        return data
+        if self._in_answer is None:
+            return data
+        # Called for each event of a stream: the pattern takes a hundred times as long.
+        find = data.find
+        key, first, second, third = self._marks
+        if find(key) < 0 and find(first) < 0 and find(second) < 0 and find(third) < 0:
+            return data
+        return self._in_answer.sub(MASK.encode(), data)
 
     def _found(self, words: str) -> Iterator[tuple[int, int]]:
         # Case, escapes and whatever stands between two letters do not count.
