@@ -33,6 +33,9 @@ class BodyMemory:
         """A claim on memory for one body of this payer. Use it in a ``with`` block."""
         return BodyClaim(self, payer)
 
+    def __deepcopy__(self, _memo: object) -> BodyMemory:
+        return BodyMemory(self._limit, self._payer_limit)  # a copy has no bodies
+
     def _take(self, payer: Hashable, size: int) -> None:
         with self._lock:
             held = self._payers.get(payer, 0)
