@@ -28,6 +28,9 @@ class CallsAtOnce:
         self._counts: dict[Hashable, int] = {}
         self._lock = threading.Lock()
 
+    def __deepcopy__(self, _memo: object) -> CallsAtOnce:
+        return CallsAtOnce(self._most, self._refusal)  # a copy has no calls
+
     def hold(self, key: Hashable) -> Slot:
         """Count a call, until its slot is released.
 
