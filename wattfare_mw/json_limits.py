@@ -31,7 +31,7 @@ def check_structure(body: bytes, max_elements: int | None = None) -> None:
     """
     most = MAX_ELEMENTS if max_elements is None else max_elements
     openings = body.count(b"[") + body.count(b"{")
-    if openings <= MAX_DEPTH and openings + body.count(b",") <= most:
+    if openings <= MAX_DEPTH and (len(body) <= most or openings + body.count(b",") <= most):
         return  # even if none of them is in a string
     depth = elements = start = 0
     in_string = False

@@ -10,6 +10,7 @@ from typing import Any, Self
 
 from .body_memory import BodyClaim
 from .errors import WattfareError, invalid_request
+from .offload import LARGE_BODY
 from .transport.base import LoopPool
 from .transport.idle import IdleTimer, IdleWait
 
@@ -22,6 +23,9 @@ BODY_SECONDS = 30.0
 BODY_BYTES_PER_SECOND = 10_000
 
 
+# Every length of so many digits is below `LARGE_BODY`.
+_SMALL_DIGITS = len(str(LARGE_BODY)) - 1
+
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
 
@@ -33,6 +37,15 @@ def check_length(content_length: str | None, limit: int) -> None:
     """
     if content_length and content_length.isdecimal() and int(content_length[:20]) > limit:
         raise too_large(limit)
+
+
+def is_small(content_length: str | None) -> bool:
+    """True if the announced length of a body is far below :data:`.offload.LARGE_BODY`."""
+    return (
+        content_length is not None
+        and len(content_length) <= _SMALL_DIGITS
+        and content_length.isdecimal()
+    )
 
 
 def too_large(limit: int) -> WattfareError:

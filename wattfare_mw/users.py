@@ -76,7 +76,9 @@ def user_id_of(resolved: object) -> str:
     Raises:
         AppError: it is none of these, or the text that the lack of a user becomes.
     """
-    if isinstance(resolved, (int, UUID)) and not isinstance(resolved, bool):
+    if type(resolved) is not str and (
+        isinstance(resolved, (int, UUID)) and not isinstance(resolved, bool)
+    ):
         try:
             resolved = str(resolved)
         except ValueError:  # an int of thousands of digits

@@ -21,7 +21,7 @@ from ..flow import Flow, InThread
 from ..logs import get_logger
 from ..offload import LARGE_BODY
 from ..origins import check_origins, cors_headers, refuse_other_sites
-from ..receiving import check_length
+from ..receiving import check_length, is_small
 from ..sessions import TokenRoute
 from ..types import GRANT_HEADER, encode
 from ..users import CallFunction, ResolveUser, identify
@@ -54,7 +54,7 @@ class ReadBody(msgspec.Struct, frozen=True, gc=False):
     """
 
     limit: int
-    claim: BodyClaim
+    claim: BodyClaim | None
 
 
 class Gate:
@@ -106,6 +106,7 @@ class Gate:
         self._token_route = TokenRoute(caller, resolve_user, request_limit, self._origins)
         self._max_body_bytes = max_body_bytes
         self._bodies = BodyMemory()
+        self._read_small = ReadBody(max_body_bytes, None)
         self._listing = (0.0, b"")
         self._calls_at_once: CallsAtOnce | None = None
         if max_calls_per_user is not None:
@@ -251,7 +252,11 @@ class Gate:
             sender = record.user
         if self._calls_at_once is not None:  # before the body, which takes its time
             record.slot = self._calls_at_once.hold(payer)
-        check_length(headers.get("content-length"), self._max_body_bytes)
+        length = headers.get("content-length")
+        check_length(length, self._max_body_bytes)
+        if is_small(length):
+            body = yield self._read_small
+            return (yield from self._forward(body, payer, headers, record))
         with self._bodies.claim(sender) as claim:
             body = yield ReadBody(self._max_body_bytes, claim)
             return (yield from self._forward(body, payer, headers, record))
