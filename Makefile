@@ -5,13 +5,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 BENCH := benchmarks/.venv
 TOOLS := .venv-tools
+FUZZ := .venv-fuzz
 # How many tests run at a time.
 JOBS ?= auto
 PYTEST = $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
+# How long `make fuzz` may take; without it, it runs a million inputs.
+FUZZ_SECONDS ?=
+FUZZ_ARGS ?=
 
-.PHONY: help demo test test-fast test-long test-newest lint format coverage bench lock upgrade clean
+.PHONY: help demo test test-fast test-long test-newest fuzz lint format coverage bench lock upgrade clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -32,6 +36,9 @@ test-long: $(VENV)/test $(TOOLS)/tools ## run longer tests, and the tests with o
 test-newest: $(TOOLS)/tools ## run all tests with the newest version of everything
 	$(TOOLS)/bin/nox --sessions newest
 
+fuzz: $(FUZZ)/fuzz ## feed made-up input to the readers, the middleware and the service
+	PYTHONPATH=tests $(FUZZ)/bin/python -m fuzz $(if $(FUZZ_SECONDS),--seconds $(FUZZ_SECONDS)) $(FUZZ_ARGS)
+
 lint: $(VENV)/test ## check the code and its types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -50,7 +57,7 @@ bench: $(BENCH)/bench ## measure what it costs; write benchmarks/RESULTS.md
 	$(BENCH)/bin/python -m benchmarks $(BENCH_ARGS)
 
 clean: ## delete the virtual environments
-	rm -rf $(VENV) $(BENCH) $(TOOLS) .nox
+	rm -rf $(VENV) $(BENCH) $(TOOLS) $(FUZZ) .nox
 
 # Environments. `install.py` installs what the lock names.
 
@@ -65,6 +72,10 @@ $(BENCH)/bench: requirements/bench.txt pyproject.toml | $(BENCH)/pyvenv.cfg
 
 $(TOOLS)/tools: requirements/tools.txt pyproject.toml | $(TOOLS)/pyvenv.cfg
 	$(TOOLS)/bin/python requirements/install.py tools
+	@touch $@
+
+$(FUZZ)/fuzz: requirements/fuzz.txt pyproject.toml | $(FUZZ)/pyvenv.cfg
+	$(FUZZ)/bin/python requirements/install.py fuzz
 	@touch $@
 
 %/pyvenv.cfg:
@@ -84,6 +95,7 @@ lock: $(TOOLS)/tools ## lock what pyproject.toml asks for; keep the versions tha
 	@echo "-e ." | $(COMPILE) --group demo -o requirements/demo.txt $(LIKE_TEST) >/dev/null
 	@echo "-e ." | $(COMPILE) --group bench -o requirements/bench.txt $(LIKE_TEST) >/dev/null
 	@echo "-e ." | $(COMPILE) --group tools -o requirements/tools.txt $(LIKE_TEST) >/dev/null
+	@echo "-e ." | $(COMPILE) --group fuzz -o requirements/fuzz.txt $(LIKE_TEST) >/dev/null
 	@# The lowest versions that pyproject.toml declares, of the project and of its extras.
 	@echo "-e .[all]" | $(COMPILE) --group suite -o requirements/lowest.txt $(LOWEST) >/dev/null
 

@@ -193,7 +193,12 @@ def _decode_other(shape: type[Any], value: Any) -> Any:
     raise NotImplementedError(f"{shape.__name__} is no shape of the wire")
 
 
-def _exact(digits: str) -> Decimal:
+def exact(digits: str) -> Decimal:
+    """A number of JSON, for a decoder's ``float_hook``.
+
+    Raises:
+        ValueError: its exponent is out of any range.
+    """
     try:
         return Decimal(digits)
     except InvalidOperation:  # an exponent of twenty digits
@@ -207,4 +212,4 @@ _ENCODER = msgspec.json.Encoder(decimal_format="number", enc_hook=_encode_other)
 @cache
 def _decoder(shape: Any) -> msgspec.json.Decoder[Any]:
     # Numbers come as Decimal, so that no digit is lost on the way through a float.
-    return msgspec.json.Decoder(shape, dec_hook=_decode_other, float_hook=_exact)
+    return msgspec.json.Decoder(shape, dec_hook=_decode_other, float_hook=exact)

@@ -15,7 +15,7 @@ from packaging.version import Version
 ROOT = Path(__file__).parents[2]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PROJECT = PYPROJECT["project"]
-LOCKS = {"demo": "demo", "test": "test", "bench": "bench", "tools": "tools", "lowest": "suite"}
+LOCKS = {name: name for name in ("demo", "test", "bench", "fuzz", "tools")} | {"lowest": "suite"}
 
 
 def _required(group: str) -> Iterator[Requirement]:

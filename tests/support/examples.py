@@ -13,15 +13,15 @@ FACTOR = int(os.environ.get("WATTFARE_TEST_EXAMPLES", "1"))
 
 #: Neither the deadline nor this check says anything about the code: other work on the machine
 #: can make any example slow.
-_UNTIMED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+UNTIMED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def load_profile() -> None:
     """Set what counts for each test without settings of its own."""
-    settings.register_profile("tests", _UNTIMED, max_examples=100 * FACTOR)
+    settings.register_profile("tests", UNTIMED, max_examples=100 * FACTOR)
     settings.load_profile("tests")
 
 
 def examples(number: int, **more: int) -> settings:
     """Settings for a test that tries another number of examples than the usual 100."""
-    return settings(_UNTIMED, max_examples=number * FACTOR, **more)
+    return settings(UNTIMED, max_examples=number * FACTOR, **more)

@@ -23,7 +23,9 @@ from .rate_limits import address_of
 from .state import ServiceState, state_of
 
 
-class _Approval(msgspec.Struct, rename="camel", frozen=True):
+class Approval(msgspec.Struct, rename="camel", frozen=True):
+    """A budget to connect, in USD a month. Without one, the session token's limit holds."""
+
     monthly_usd: Usd | UnsetType | None = UNSET
 
 
@@ -58,7 +60,7 @@ async def _approve(request: Request) -> Response:
             "not by the app's token.",
             403,
         )
-    asked = (await read_json(request, _Approval, empty=_Approval())).monthly_usd
+    asked = (await read_json(request, Approval, empty=Approval())).monthly_usd
     cap = rules.cap_to_approve(
         UNSET if asked is UNSET else money.cap_nanos(asked), session.limit, state.terms
     )

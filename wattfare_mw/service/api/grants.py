@@ -27,7 +27,9 @@ MAX_GRANT_REQUESTS = 1000
 GRANT_SECONDS = 24 * 3600
 
 
-class _NewGrant(msgspec.Struct, rename="camel", frozen=True):
+class NewGrant(msgspec.Struct, rename="camel", frozen=True):
+    """A grant to create: so many requests, for so many USD at most."""
+
     requests: int
     max_usd: Usd | None = None
 
@@ -43,7 +45,7 @@ async def create_grant(request: Request) -> Response:
         raise invalid_request(
             "A live app's grants are approved on the service's own consent page.", 403
         )
-    asked = await read_json(request, _NewGrant)
+    asked = await read_json(request, NewGrant)
     if not 1 <= asked.requests <= MAX_GRANT_REQUESTS:
         raise invalid_request(f"`requests` is a whole number from 1 to {MAX_GRANT_REQUESTS:,}.")
     terms = state.terms

@@ -10,6 +10,7 @@ from .chat_completions import ChatCompletions
 from .connections import connections, status
 from .grants import create_grant
 from .models import models
+from .openapi import openapi
 from .operations import health, metrics
 from .sessions import create_session
 
@@ -32,5 +33,6 @@ def routes(*, with_metrics: bool = False) -> list[Route]:
         Route(_CONNECTIONS, connections, methods=["GET", "POST", "DELETE"]),
         Route(_GRANTS, create_grant, methods=["POST"]),
         Route("/healthz", health, methods=["GET"]),
+        Route("/openapi.json", openapi, methods=["GET"]),
         *([Route("/metrics", metrics, methods=["GET"])] if with_metrics else []),
     ]

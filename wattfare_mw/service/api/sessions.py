@@ -13,7 +13,9 @@ from .bodies import headers_of, json_response, read_json
 from .state import state_of
 
 
-class _NewSession(SessionRequest, frozen=True):
+class NewSession(SessionRequest, frozen=True):
+    """A user, and the cap to ask for."""
+
     app_user_id: str = ""
 
 
@@ -21,7 +23,7 @@ async def create_session(request: Request) -> Response:
     """Create a session token."""
     state = state_of(request)
     app = await credentials.app_by_secret_key(headers_of(request.scope), state.store)
-    body = await read_json(request, _NewSession)
+    body = await read_json(request, NewSession)
     user_id = check_user_id(body.app_user_id)
     await state.rate_limits.session(app.id, user_id)
     limit = body.request_limit.monthly_usd if body.request_limit else None

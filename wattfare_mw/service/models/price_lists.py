@@ -16,6 +16,7 @@ import msgspec
 
 from ... import money
 from ...logs import get_logger
+from ...types import exact
 from ..chat.price import Price
 
 log = get_logger("wattfare_mw.service", show_messages=False)
@@ -80,7 +81,7 @@ def published(model: str, base_url: str) -> Price | None:
         return None
 
 
-_decode_model = msgspec.json.Decoder(_Model, float_hook=Decimal).decode
+_decode_model = msgspec.json.Decoder(_Model, float_hook=exact).decode
 
 _PROMPT = ("prompt", "input_cache_write")
 _COMPLETION = ("completion", "internal_reasoning")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from decimal import Decimal
 from typing import Annotated, Any, cast
 
 import msgspec
@@ -18,7 +17,7 @@ from ...errors import (
     retry_after_seconds,
 )
 from ...json_limits import check_structure
-from ...types import encode
+from ...types import encode, exact
 from ..chat.meter import Meter
 from .redaction import Redactor
 
@@ -291,12 +290,12 @@ def _decode(data: bytes) -> Any:
 
 def _decode_loosely(data: bytes) -> Any:
     try:
-        return _whole_text(json.loads(data, parse_float=Decimal, parse_constant=lambda _: None))
+        return _whole_text(json.loads(data, parse_float=exact, parse_constant=lambda _: None))
     except (ValueError, RecursionError):
         raise ValueError("not JSON") from None
 
 
-_DECODER = msgspec.json.Decoder(float_hook=Decimal)
+_DECODER = msgspec.json.Decoder(float_hook=exact)
 
 
 def _whole_text(value: Any) -> Any:

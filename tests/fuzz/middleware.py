@@ -1,0 +1,193 @@
+"""Whole requests to the middleware, with a service in memory."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+from random import Random
+from typing import Any
+
+from support.drivers import environ_of, wsgi_app
+
+from fuzz import mutations
+from fuzz.samples import ANSWERS, CHUNKS, REQUESTS
+from fuzz.targets import pieces
+from wattfare_mw import Wattfare, WattfareMiddleware, sse
+from wattfare_mw.errors import WattfareNetworkError
+from wattfare_mw.headers import Headers
+from wattfare_mw.service.chat.allowed_fields import REQUEST
+from wattfare_mw.transport import HTTPRequest
+
+SECRET = "sk_test_abcdefabcdef_0123456789abcdef0123456789"
+PATHS = (
+    "/api/wattfare-token",
+    "/api/wattfare/chat/completions",
+    "/api/wattfare/chat/completions",
+    "/api/wattfare/chat/completions",
+    "/api/wattfare/status",
+    "/api/wattfare/models",
+    "/other",
+)
+_NAMES = (*REQUEST, "Model", "MODELS", "role", "content", "data", "id", "error", "code", "message")
+_STATUS = {"connected": True, "limits": {"monthlyUsd": 5}, "usage": {"monthlyUsd": 0.5}}
+_OTHERS: list[Any] = [
+    {**_STATUS, "remainingUsd": 4.5},
+    {"token": "t", "expiresAt": 1},
+    {"data": [{"id": "openai/gpt-4o"}, {"id": "other/model"}]},
+    {"error": {"code": "budget_exceeded", "message": "x"}},
+    {"error": {"code": "auth", "message": "x"}},
+]
+_HEADERS = {
+    "content-type": [b"application/json", b"application/json; charset=utf-8", b"text/plain"],
+    "origin": [b"https://app.example", b"https://other.example", b"null"],
+    "sec-fetch-site": [b"same-origin", b"cross-site", b"none"],
+    "x-wattfare-grant": [b"grant"],
+    "idempotency-key": [b"key"],
+    "x-request-id": [b"abc"],
+    "access-control-request-method": [b"POST"],
+    "access-control-request-headers": [b"content-type, x-other"],
+    "content-length": [b"5", b"999999999999"],
+    "cookie": [b"session=u1"],
+    "accept": [b"text/event-stream"],
+}
+
+
+class _Answer:
+    """An answer of the service in memory."""
+
+    def __init__(self, status: int, headers: list[tuple[bytes, bytes]], parts: list[bytes]):
+        self.status = status
+        self.headers = Headers.of_response(headers)
+        self._parts = parts
+
+    def read(self, limit: int = 0) -> bytes:
+        return b"".join(self._parts)
+
+    def read_some(self) -> bytes:
+        return self._parts.pop(0) if self._parts else b""
+
+    def close(self) -> None:
+        self._parts.clear()
+
+
+class _Service:
+    """A transport that leads to no network."""
+
+    random = Random(0)
+
+    def send(self, request: HTTPRequest) -> _Answer:
+        random = self.random
+        if random.random() < 0.02:
+            raise WattfareNetworkError("The connection broke.", sent=random.random() < 0.5)
+        status = random.choice((200, 200, 200, 200, 204, 302, 400, 401, 402, 404, 429, 500, 503))
+        kind = b"application/json"
+        if request.url.endswith("/chat/completions") and random.random() < 0.6:
+            kind = sse.CONTENT_TYPE.encode()
+            chunks = [
+                sse.write(mutations.json_of(CHUNKS, _NAMES, random))
+                for _ in range(random.randint(0, 5))
+            ]
+            body = mutations.bytes_of([b"".join(chunks) + b"data: [DONE]\n\n"], random)
+        else:
+            body = mutations.json_of([*_OTHERS, *ANSWERS], _NAMES, random)
+        headers = [(b"content-type", mutations.bytes_of([kind], random, (b";", b" ", b"x")))]
+        if random.random() < 0.5:
+            headers = [(b"content-type", kind)]
+        if random.random() < 0.1:
+            value = random.choice((b"1", b"nan", b"-5", b"1e400", b"soon", b""))
+            headers.append((b"retry-after", value))
+        if random.random() < 0.05:
+            headers.append((b"content-encoding", random.choice((b"gzip", b"identity"))))
+        return _Answer(status, headers, pieces(body, random))
+
+    def close(self) -> None:
+        pass
+
+
+class _Failures(logging.Handler):
+    """Keeps the exceptions that the log gets."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.failures: list[BaseException] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.exc_info and record.exc_info[1] is not None:
+            self.failures.append(record.exc_info[1])
+
+
+class Middleware:
+    """The target. Options differ between two middlewares."""
+
+    def __init__(self) -> None:
+        self._service = _Service()
+        self._failures = _Failures()
+        logger = logging.getLogger("wattfare_mw")
+        logger.addHandler(self._failures)
+        logger.setLevel(logging.ERROR)
+        logger.propagate = False
+        self._middlewares = [
+            self._middleware(),
+            self._middleware(
+                models=["openai/*", "wattfare/echo"],
+                allow_grants=True,
+                allowed_origins=["https://app.example"],
+                max_calls_per_user=5,
+                max_body_bytes=2000,
+                request_limit=5,
+                on_usage=lambda *_: None,
+            ),
+        ]
+
+    def _middleware(self, **options: Any) -> Any:
+        client = Wattfare(SECRET, base_url="http://service.invalid", max_retries=0)
+        client._transport = self._service  # type: ignore[assignment]
+        return WattfareMiddleware(
+            wsgi_app, resolve_user=_user, client=client, interface="wsgi", **options
+        )
+
+    def __call__(self, random: Random) -> None:
+        """A request is answered, by no 500 of our own and without our secret."""
+        self._service.random = random
+        path = random.choice(PATHS)
+        body = mutations.json_of(REQUESTS, _NAMES, random)
+        headers = {"content-type": "application/json", "cookie": "u"}
+        for name in random.sample(sorted(_HEADERS), random.choice((0, 0, 1, 2, 4))):
+            value = mutations.bytes_of(_HEADERS[name], random, (b" ", b",", b";", b"\xff", b"x"))
+            headers[name] = value.replace(b"\n", b"").replace(b"\r", b"").decode("latin-1")
+        if random.random() < 0.9:
+            headers["content-length"] = str(len(body))
+        method = random.choice(("POST", "POST", "POST", "GET", "HEAD", "OPTIONS", "PUT", "DELETE"))
+        query = mutations.bytes_of([b"", b"a=b"], random).decode("latin-1")
+        environ = environ_of(method, path, headers, body, query)
+        environ["wsgi.input"] = io.BytesIO(body)
+        started: list[tuple[str, list[tuple[str, str]]]] = []
+        answer = random.choice(self._middlewares)(
+            environ, lambda status, fields, _error=None: started.append((status, fields))
+        )
+        parts: list[bytes] = []
+        try:
+            for part in answer:
+                parts.append(part)
+                if random.random() < 0.02:
+                    break  # the client leaves
+        finally:
+            if hasattr(answer, "close"):
+                answer.close()
+        if self._failures.failures:
+            raise self._failures.failures.pop()
+        [(status, fields)] = started
+        assert 200 <= int(status[:3]) <= 599, status
+        for name, value in fields:
+            assert (name + value).isprintable(), (name, value)
+            (name + value).encode("latin-1")
+        told = b"".join(parts)
+        assert SECRET.encode() not in told
+        assert SECRET not in repr(fields)
+        if int(status[:3]) >= 400 and method != "HEAD" and path != "/other":
+            assert json.loads(told)["error"]["message"]
+
+
+def _user(request: Any) -> str | None:
+    return "u1" if request.headers.get("cookie") else None

@@ -1,0 +1,75 @@
+"""The targets of the fuzzer run, and what it has found stays mended."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+
+import pytest
+from fuzz import runner
+
+from wattfare_mw.errors import WattfareError
+from wattfare_mw.service.chat.meter import Meter
+from wattfare_mw.service.models import upstream_answers
+from wattfare_mw.service.models.price_lists import Unpriced, read_prices
+from wattfare_mw.service.models.redaction import Redactor
+
+#: Python's Decimal takes no exponent of so many digits.
+FAR = b"1e99999999999999999999"
+NO_KEY = Redactor(None)
+
+
+@pytest.fixture(autouse=True)
+def _logger() -> Iterator[None]:
+    """The target of the middleware listens to the log."""
+    logger = logging.getLogger("wattfare_mw")
+    before = logger.handlers[:], logger.level, logger.propagate
+    yield
+    logger.handlers, logger.propagate = before[0], before[2]
+    logger.setLevel(before[1])
+
+
+@pytest.mark.parametrize("name", runner.TARGETS)
+def test_made_up_input_is_read_or_refused(name: str) -> None:
+    runner.fuzz([name], 1000, None, seed=1)
+
+
+def test_a_target_that_fails_says_how_to_repeat_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+
+    def target(random: runner.Random) -> None:
+        seen.append(random.getrandbits(64))
+        assert len(seen) < 3
+
+    monkeypatch.setitem(runner.TARGETS, "mine", lambda: target)
+    with pytest.raises(runner.FuzzFailedError, match="--seed 7 --target mine --only 2"):
+        runner.fuzz(["mine"], 10, None, seed=7)
+    with pytest.raises(AssertionError):
+        runner.run_one("mine", 7, 2)
+    assert seen[-1] == seen[-2]
+
+
+def test_an_input_has_a_limited_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    def target(_: runner.Random) -> None:
+        while True:
+            pass
+
+    monkeypatch.setitem(runner.TARGETS, "mine", lambda: target)
+    monkeypatch.setattr(runner, "PATIENCE", 0.01)
+    with pytest.raises(runner.FuzzFailedError, match="TooSlowError"):
+        runner.fuzz(["mine"], 10, None, seed=1)
+
+
+@pytest.mark.parametrize("body", [b'{"choices": [], "x": %b}', b'{"choices": [], "x": [NaN, %b]}'])
+def test_a_number_out_of_any_range_in_an_answer_is_a_failure_of_the_upstream(body: bytes) -> None:
+    for read in (upstream_answers.read_completion, upstream_answers.read_chunk):
+        with pytest.raises(WattfareError) as failure:
+            read(body % FAR, Meter(None, 1), NO_KEY)
+        assert (failure.value.code, failure.value.status) == ("upstream", 502)
+    error = upstream_answers.failure(418, b'{"error": {"code": %b}}' % FAR, {}, NO_KEY)
+    assert error.code == "invalid_request"
+
+
+def test_a_number_out_of_any_range_in_a_price_list_hides_no_other_model() -> None:
+    prices = b'{"data": [{"id": "m", "pricing": {"prompt": %b}}, {"id": "n"}]}' % FAR
+    assert read_prices(prices) == {"n": Unpriced.NOT_LISTED}

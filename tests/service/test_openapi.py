@@ -1,0 +1,60 @@
+"""The OpenAPI document that the service serves."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import httpx
+import pytest
+from support.service import Service
+
+from wattfare_mw.errors import STATUS_BY_CODE
+from wattfare_mw.service.api import openapi
+from wattfare_mw.service.api.routes import routes
+
+
+def _document(*, with_metrics: bool = False) -> dict[str, Any]:
+    return openapi.document(frozenset(route.path for route in routes(with_metrics=with_metrics)))
+
+
+@pytest.mark.parametrize("with_metrics", [False, True])
+def test_the_document_has_each_route_and_no_other(with_metrics: bool) -> None:
+    routed = {
+        (route.path, method.lower())
+        for route in routes(with_metrics=with_metrics)
+        for method in (route.methods or {"POST"})
+        if method != "HEAD"
+    }
+    paths = _document(with_metrics=with_metrics)["paths"]
+    assert {(path, method) for path, item in paths.items() for method in item} == routed
+
+
+def test_each_reference_leads_somewhere() -> None:
+    document = _document(with_metrics=True)
+    components = document["components"]
+    names = set(re.findall(r"#/components/schemas/(\w+)", repr(document)))
+    assert names == set(components["schemas"])
+    operations = [one for item in document["paths"].values() for one in item.values()]
+    used = {name for one in operations for scheme in one["security"] for name in scheme}
+    assert used == set(components["securitySchemes"])
+
+
+def test_the_amounts_and_the_codes_are_those_of_the_protocol() -> None:
+    schemas = _document()["components"]["schemas"]
+    assert schemas["ConnectionStatus"]["properties"].keys() == {
+        "connected",
+        "limits",
+        "usage",
+        "remainingUsd",
+    }
+    assert schemas["Usage"]["properties"]["monthlyUsd"]["maximum"] == 10**12
+    codes = schemas["Error"]["properties"]["error"]["properties"]["code"]["enum"]
+    assert set(codes) == set(STATUS_BY_CODE)
+
+
+def test_anybody_may_read_it(service: Service) -> None:
+    answer = httpx.get(f"{service.url}/openapi.json", trust_env=False)
+    assert answer.status_code == 200
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.json() == _document()
