@@ -102,7 +102,7 @@ class _Requests:
                 "x-forwarded-for": str(IPv4Address(0x0A000000 + self._done)),
             }
             if isinstance(case.body, dict) and "messages" in case.body and self._done % 2:
-                case.body["model"] = "wattfare/echo"  # no other is there
+                case.body = _plain(case.body)
                 case.headers.pop("x-wattfare-grant", None)
                 headers["x-wattfare-user"] = "u1"
             answer = case.call(headers=headers, timeout=self._patience)
@@ -110,3 +110,18 @@ class _Requests:
             case.validate_response(answer, checks=CHECKS)
 
         send()
+
+
+def _plain(body: dict[str, Any]) -> dict[str, Any]:
+    """This inference request, for the built-in model, with those fields only that it may have."""
+    kept = {name: body[name] for name in ("stream", "max_tokens", "n") if name in body}
+    messages = body["messages"]
+    if isinstance(messages, list):
+        messages = [
+            {name: message[name] for name in ("role", "content") if name in message}
+            if isinstance(message, dict)
+            else message
+            for message in messages
+        ]
+        messages.append({"role": "user", "content": "one two three"})
+    return {**kept, "model": "wattfare/echo", "messages": messages}

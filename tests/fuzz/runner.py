@@ -49,14 +49,14 @@ class Tally:
     Attributes:
         inputs: how many have been run.
         seconds: how long they took.
-        slowest: how long the slowest took, in seconds.
+        slowest: how long the slowest took, in seconds, and its number.
     """
 
     name: str
     target: Callable[[Random], None]
     inputs: int = 0
     seconds: float = 0
-    slowest: float = 0
+    slowest: tuple[float, int] = (0, 0)
 
     def __str__(self) -> str:
         return _line(self.name, self.inputs, self.seconds, self.slowest)
@@ -117,9 +117,9 @@ def _run_batch(tally: Tally, inputs: int, until: float | None, seed: int) -> Non
                 f"{traceback.format_exc()}\n"
                 f"To repeat it: --seed {seed} --target {tally.name} --only {tally.inputs}"
             ) from None
-        tally.inputs += 1
         before, now = now, time.monotonic()
-        tally.slowest = max(tally.slowest, now - before)
+        tally.slowest = max(tally.slowest, (now - before, tally.inputs))
+        tally.inputs += 1
         if until is not None and now >= until:
             break
     tally.seconds += now - began
@@ -156,6 +156,9 @@ def _run_api(inputs: int, seconds: float | None, seed: int) -> int:
     return done
 
 
-def _line(name: str, inputs: int, seconds: float, slowest: float | None = None) -> str:
+def _line(name: str, inputs: int, seconds: float, slowest: tuple[float, int] | None = None) -> str:
     line = f"{name:<14} {inputs:>9,} inputs {inputs / max(seconds, 1e-9):>8,.0f}/s"
-    return line if slowest is None else f"{line}, slowest {slowest * 1000:,.0f} ms"
+    if slowest is None:
+        return line
+    took, number = slowest
+    return f"{line}, slowest {took * 1000:,.0f} ms (--only {number})"

@@ -31,7 +31,7 @@ def _logger() -> Iterator[None]:
 
 @pytest.mark.parametrize("name", runner.TARGETS)
 def test_made_up_input_is_read_or_refused(name: str) -> None:
-    runner.fuzz([name], 1000, None, seed=1)
+    runner.fuzz([name], 400, None, seed=1)
 
 
 def test_a_target_that_fails_says_how_to_repeat_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,3 +73,17 @@ def test_a_number_out_of_any_range_in_an_answer_is_a_failure_of_the_upstream(bod
 def test_a_number_out_of_any_range_in_a_price_list_hides_no_other_model() -> None:
     prices = b'{"data": [{"id": "m", "pricing": {"prompt": %b}}, {"id": "n"}]}' % FAR
     assert read_prices(prices) == {"n": Unpriced.NOT_LISTED}
+
+
+@pytest.mark.parametrize("body", [b'{"error": %b}', b'{"choices": %b}', b"[NaN, %b]"])
+@pytest.mark.parametrize("inner", [b"[" * 70 + b"]" * 70, b"[%b0]" % (b"0," * 1_100_000)])
+def test_an_answer_of_too_many_values_is_not_decoded(
+    body: bytes, inner: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would stall the process: the decoder lets no other thread run meanwhile."""
+    monkeypatch.setattr(upstream_answers, "_decode", None)
+    with pytest.raises(WattfareError) as failure:
+        upstream_answers.read_chunk(body % inner, Meter(None, 1), NO_KEY)
+    assert (failure.value.code, failure.value.status) == ("upstream", 502)
+    error = upstream_answers.failure(500, body % inner, {}, NO_KEY)
+    assert error.message == "The upstream failed (500)."

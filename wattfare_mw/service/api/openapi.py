@@ -376,7 +376,7 @@ _COMPLETION_ANSWER: Json = {
         },
         "content": {
             JSON: {"schema": {"type": "object", "required": ["choices"]}},
-            "text/event-stream": {"schema": {"type": "string"}},
+            "text/event-stream": {},
         },
     }
 }

@@ -222,8 +222,9 @@ class UpstreamJob:
 
     async def body(self) -> bytes:
         """The answer, as it came; its usage has been read."""
-        reading = (await self._read(), self.meter, self._upstream.redactor)
-        if len(reading[0]) <= LARGE_BODY:
+        answer = await self._read(self._upstream.max_answer_bytes)
+        reading = (answer, self.meter, self._upstream.redactor)
+        if len(answer) <= LARGE_BODY:
             body = upstream_answers.read_completion(*reading)
         else:
             body = await in_thread(upstream_answers.read_completion, *reading)
@@ -352,17 +353,17 @@ class UpstreamJob:
             return False
         return not read.only_usage or self._request.include_usage
 
-    async def _read(self) -> bytes:
+    async def _read(self, most: int) -> bytes:
         assert self._answer is not None
         try:
-            return await self._answer.read(self._upstream.max_answer_bytes)
+            return await self._answer.read(most)
         except WattfareNetworkError as error:
             raise upstream_answers.unreachable(error) from error.__cause__
 
     async def _wrong_kind(self) -> WattfareError:
         assert self._answer is not None
         if self._request.stream:
-            text = await self._read()
+            text = await self._read(MAX_ERROR_BYTES)
             error = upstream_answers.error_of(_decoded(text), self._upstream.redactor)
             if error is not None:
                 return error

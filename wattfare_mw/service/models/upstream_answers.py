@@ -49,7 +49,7 @@ def failure(
     """
     try:
         error = _fields(decode(body)).get("error")
-    except ValueError:
+    except (ValueError, WattfareError):
         error = None
     retry_after = retry_after_seconds(headers.get("retry-after"))
     return _failure(status, error, retry_after, redactor)
@@ -274,7 +274,9 @@ def decode(data: bytes) -> Any:
 
     Raises:
         ValueError: it is not even that.
+        WattfareError: ``upstream``; it has too many values, or is nested too deeply.
     """
+    _check_structure(data)
     try:
         return _decode(data)
     except ValueError:
