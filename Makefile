@@ -10,6 +10,8 @@ FUZZ := .venv-fuzz
 JOBS ?= auto
 PYTEST = $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 PYTEST_ARGS ?=
+# The tests of the ledger, which take longer with more examples and more deaths of processes.
+LONG = tests/service/test_ledger.py tests/service/test_deaths.py
 BENCH_ARGS ?=
 # How long `make fuzz` may take; without it, it runs a million inputs.
 FUZZ_SECONDS ?=
@@ -30,7 +32,8 @@ test-fast: $(VENV)/test ## run the tests that need no server and no database
 	$(PYTEST) -m fast $(PYTEST_ARGS)
 
 test-long: $(VENV)/test $(TOOLS)/tools ## run longer tests, and the tests with other versions
-	WATTFARE_TEST_KILLS=100 WATTFARE_TEST_EXAMPLES=10 $(PYTEST) $(PYTEST_ARGS)
+	WATTFARE_TEST_EXAMPLES=10 $(PYTEST) -m fast $(PYTEST_ARGS)
+	WATTFARE_TEST_EXAMPLES=10 WATTFARE_TEST_KILLS=100 $(PYTEST) $(LONG) $(PYTEST_ARGS)
 	$(TOOLS)/bin/nox --sessions lowest aiohttp other_aiohttp
 
 test-newest: $(TOOLS)/tools ## run all tests with the newest version of everything
