@@ -22,7 +22,7 @@ MAX_AMOUNT_USD = 10**12
 # amount is, so that they are not forgotten.
 _UP = Context(prec=80, rounding=ROUND_CEILING)
 _DOWN = Context(prec=80, rounding=ROUND_FLOOR)
-_NOTHING = Decimal(0)
+_ONE = Decimal(1)
 _NANO_PLACES = 9
 #: A price is rounded up to so many decimal places of a dollar. None that was meant has more.
 _MOST_PLACES = 50
@@ -96,44 +96,26 @@ def nanos_ceil(value: Decimal) -> int:
     return _nanos(value, _UP)
 
 
-class Rates:
-    """What tokens cost, in whole numbers of a unit that no price is finer than, so that a cost is
-    exact and takes two multiplications.
+def in_whole_units(
+    prices: dict[str, Decimal], factor: Decimal = _ONE
+) -> tuple[int, dict[str, int]]:
+    """Prices as whole numbers of a unit that none of them is finer than, so that sums of them are
+    exact integers.
 
     Args:
-        prompt: USD for one token; checked amounts, all of them.
-        completion: USD for one token.
-        request: USD for the request itself.
+        prices: checked amounts, in USD.
+        factor: what each is multiplied by, from 0 to 1.
+
+    Returns:
+        How many units make a nano-dollar, and the prices.
     """
-
-    __slots__ = ("_completion", "_prompt", "_request", "_unit")
-
-    def __init__(self, prompt: Decimal, completion: Decimal, request: Decimal = _NOTHING) -> None:
-        given = (prompt, completion, request)
-        finest = min(int(price.as_tuple().exponent) for price in given)
-        places = min(max(-finest, _NANO_PLACES), _MOST_PLACES)
-        # So many to a nano-dollar.
-        self._unit = 10 ** (places - _NANO_PLACES)
-        self._prompt, self._completion, self._request = (_units(p, places) for p in given)
-
-    def cost(self, prompt: int, completion: int) -> int:
-        """What so many tokens cost, and what the request itself does, in nano-dollars, rounded up
-        once."""
-        units = prompt * self._prompt + completion * self._completion + self._request
-        return -(-units // self._unit)
-
-    def cost_of_more(self, completion: int) -> int:
-        """What so many more tokens of the answer cost by themselves, in nano-dollars, rounded
-        up."""
-        return -(-completion * self._completion // self._unit)
-
-    def tokens_for(self, nanos: int, prompt: int) -> int | None:
-        """The most tokens of an answer for which :meth:`cost` is no more than this; -1 where it is
-        more without any, None where any number will do."""
-        left = nanos * self._unit - prompt * self._prompt - self._request
-        if left < 0:
-            return -1
-        return left // self._completion if self._completion else None
+    if factor != _ONE:
+        prices = {name: _UP.multiply(price, factor) for name, price in prices.items()}
+    finest = min(int(price.as_tuple().exponent) for price in prices.values())
+    places = min(max(-finest, _NANO_PLACES), _MOST_PLACES)
+    return 10 ** (places - _NANO_PLACES), {
+        name: _units(price, places) for name, price in prices.items()
+    }
 
 
 def _units(price: Decimal, places: int) -> int:

@@ -107,21 +107,6 @@ def test_rounding_is_down_and_up_by_less_than_a_nano(value: Decimal) -> None:
     assert ceil - floor == (exact.denominator != 1)
 
 
-@given(
-    st.integers(0, 10**12),
-    st.integers(0, 10**12),
-    st.decimals(min_value=0, max_value=1000, allow_nan=False),
-    st.decimals(min_value=0, max_value=1000, allow_nan=False),
-)
-def test_a_cost_is_rounded_up_once(p: int, c: int, price: Decimal, other: Decimal) -> None:
-    assume(all(x.adjusted() > -30 and len(x.as_tuple().digits) < 30 for x in (price, other) if x))
-    exact = (p * Fraction(price) + c * Fraction(other)) * 10**9
-    rates = money.Rates(price, other)
-    assert exact <= rates.cost(p, c) < exact + 1
-    more = c * Fraction(other) * 10**9
-    assert more <= rates.cost_of_more(c) < more + 1
-
-
 PRICES = st.one_of(
     st.just(Decimal(0)),
     st.decimals(min_value=0, max_value=1000, allow_nan=False, places=15),
@@ -129,20 +114,12 @@ PRICES = st.one_of(
 )
 
 
-@given(st.integers(0, 10**15), st.integers(0, 10**9), PRICES, PRICES, PRICES)
-def test_what_an_amount_pays_for(
-    nanos: int, prompt: int, per_prompt: Decimal, per_token: Decimal, request: Decimal
-) -> None:
-    """As many as it pays for, and not one more."""
-    rates = money.Rates(per_prompt, per_token, request)
-    tokens = rates.tokens_for(nanos, prompt)
-    if tokens is None:
-        assert rates.cost(prompt, 10**12) <= nanos
-    elif tokens < 0:
-        assert tokens == -1
-        assert rates.cost(prompt, 0) > nanos
-    else:
-        assert rates.cost(prompt, tokens) <= nanos < rates.cost(prompt, tokens + 1)
+@given(st.dictionaries(st.sampled_from("abc"), PRICES, min_size=1), st.decimals(0, 1, places=4))
+def test_prices_in_whole_units(prices: dict[str, Decimal], factor: Decimal) -> None:
+    per_nano, units = money.in_whole_units(prices, factor)
+    for name, price in prices.items():
+        exact = Fraction(price) * Fraction(factor) * 10**9 * per_nano
+        assert exact <= units[name] < exact + 1
 
 
 def test_the_dearest_numbers_cost_no_time() -> None:
@@ -155,7 +132,7 @@ def test_the_dearest_numbers_cost_no_time() -> None:
     assert money.nanos_ceil(Decimal("1e-999999999")) == 1
     assert money.nanos_floor(Decimal("1e-999999999")) == 0
     # The least that there is, and no digit of it is forgotten to somebody's loss.
-    assert money.Rates(Decimal("1e-999999999"), Decimal(5)).cost(1, 1) == 5 * 10**9 + 1
+    assert money.in_whole_units({"a": Decimal("1e-999999999")})[1] == {"a": 1}
     assert time.thread_time() - began < 5
 
 
@@ -163,7 +140,8 @@ def test_no_digit_is_too_far_behind_to_count() -> None:
     hair_more, hair_less = Decimal("0.000001" + "0" * 90 + "1"), Decimal("0." + "9" * 100)
     assert money.nanos_ceil(hair_more) == 1001
     assert money.cap_nanos(hair_less) == 999_999_999
-    assert money.Rates(hair_more, Decimal(0)).cost(1, 0) == 1001
+    per_nano, units = money.in_whole_units({"a": hair_more})
+    assert -(-units["a"] // per_nano) == 1001
 
 
 @pytest.mark.parametrize(

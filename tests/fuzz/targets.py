@@ -32,7 +32,7 @@ from wattfare_mw.types import encode
 
 KEY = "sk-or-v1-0123456789abcdef0123456789abcdef"
 _REDACTOR = Redactor(KEY)
-_PRICE = Price(Decimal("0.000001"), Decimal("0.000002"))
+_PRICE = Price.flat(Decimal("0.000001"), Decimal("0.000002"))
 _SIGNER = Signer(b"k" * 32)
 _TOKEN = _SIGNER.mint(Session("app", "u1", None, 0)).token.encode()
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 
 import json
 import unicodedata
-from decimal import Decimal
-from fractions import Fraction
-from operator import mul
+from datetime import datetime
 
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.prices import flat_prices, prices, provider_cost, token_counts
 from support.service import chat_body
 
 from wattfare_mw.errors import WattfareError
@@ -20,6 +19,9 @@ from wattfare_mw.service.chat import prompt_bound
 from wattfare_mw.service.chat import request as chat_request
 from wattfare_mw.service.chat.price import Price
 from wattfare_mw.service.chat.request import FLOOR_TOKENS
+from wattfare_mw.service.chat.usage import TokenCounts
+
+counts = st.integers(0, 10**7)
 
 texts = st.text(
     st.characters(codec="utf-8", exclude_characters="\0")
@@ -45,9 +47,6 @@ tools = st.lists(
     ),
     max_size=2,
 )
-rates = st.decimals(0, 100, places=15) | st.just(Decimal("1E-70")) | st.just(Decimal(0))
-prices = st.builds(Price, rates, rates, rates, st.none() | rates, st.none() | rates)
-counts = st.integers(0, 10**7)
 
 
 @given(messages, tools)
@@ -105,14 +104,41 @@ def test_a_bound_takes_no_more_time_than_the_text_is_long() -> None:
     assert prompt_bound.bound(chat_body(text)) > len(text)
 
 
-@given(prices, counts, counts, counts, counts)
-def test_a_cost_is_within_its_bound(price, prompt, completion, more, still_more) -> None:
-    cost = price.cost(prompt, completion)
-    bound = price.bound(prompt + more, completion + still_more)
-    assert 0 <= cost <= price.bound(prompt, completion) <= bound
-    rates = (Fraction(rate) for rate in (price.prompt, price.completion, price.request))
-    exact = sum(map(mul, (prompt, completion, 1), rates)) * 10**9
+@given(prices, token_counts(), st.integers(0, 5), counts, counts, st.datetimes())
+def test_a_cost_is_exact_and_within_its_bound(
+    price: Price, used: TokenCounts, searches: int, more: int, still_more: int, moment: datetime
+) -> None:
+    used = msgspec.structs.replace(used, searches=searches)
+    cost = price.cost(used, moment)
+    bound = price.bound(used.prompt, used.completion, searches)
+    assert bound <= price.bound(used.prompt + more, used.completion + still_more, searches)
+    assert 0 <= cost <= bound
+    exact = provider_cost(price, used, moment)
     assert exact <= cost < exact + 1
+
+
+@given(prices, counts, st.datetimes())
+def test_more_tokens_of_an_answer(price: Price, tokens: int, moment: datetime) -> None:
+    one, more = TokenCounts(prompt=10), TokenCounts(prompt=10, completion=tokens)
+    added = price.cost(more, moment) - price.cost(one, moment)
+    assert abs(price.cost_of_more(tokens, 10, moment) - added) <= 1
+
+
+@given(flat_prices, st.integers(0, 10**15), st.integers(0, 10**9))
+def test_what_an_amount_pays_for(price: Price, nanos: int, prompt: int) -> None:
+    """As many tokens as it pays for, and not one more."""
+
+    def cost(completion: int) -> int:
+        return price.cost(TokenCounts(prompt=prompt, completion=completion))
+
+    tokens = price.tokens_for(nanos, prompt)
+    if tokens is None:
+        assert cost(10**12) <= nanos
+    elif tokens < 0:
+        assert tokens == -1
+        assert cost(0) > nanos
+    else:
+        assert cost(tokens) <= nanos < cost(tokens + 1)
 
 
 @given(

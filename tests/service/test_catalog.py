@@ -61,7 +61,7 @@ def models(source: Source, clock: Clock) -> Catalog:
 
 async def prompt_price(models: Catalog, model: str = "m") -> Decimal | None:
     price = await models.price(model)
-    return price and price.prompt
+    return price and price.rates.prompt
 
 
 async def until_read(models: Catalog) -> None:
@@ -138,7 +138,7 @@ async def test_an_upstream_that_gives_no_list(
 
     def published(model: str, _base_url: str) -> Any:
         asked.append(model)
-        known = {"known": catalog.Price(Decimal(5), Decimal(6))}
+        known = {"known": catalog.Price.flat(Decimal(5), Decimal(6))}
         return known.get(model)
 
     monkeypatch.setattr(catalog, "published", published)

@@ -96,13 +96,15 @@ WHOLE = {
     "cost negative": ({**USAGE, "cost": -1}, 11_000),
     "cost NaN": ({**USAGE, "cost": float("nan")}, 11_000),
     "cost infinite": ({**USAGE, "cost": float("inf")}, 11_000),
-    "cost a string": ({**USAGE, "cost": "0.5"}, 11_000),
+    "cost as text": ({**USAGE, "cost": "0.000123"}, 123_000),
+    "cost no number": ({**USAGE, "cost": "cheap"}, 11_000),
     "cost true": ({**USAGE, "cost": True}, 11_000),
     "cost absurd": ({**USAGE, "cost": 1e300}, 11_000),
-    "tokens negative": ({"prompt_tokens": -5, "completion_tokens": 3}, metered(2)),
-    "tokens a string": ({"prompt_tokens": "5", "completion_tokens": 3}, metered(2)),
-    "tokens by halves": ({"prompt_tokens": 5}, metered(2)),
-    "tokens absurd": ({"prompt_tokens": 10**30, "completion_tokens": 3}, metered(2)),
+    "tokens negative": ({"prompt_tokens": -5, "completion_tokens": 3}, metered(3)),
+    "tokens as text": ({"prompt_tokens": "5", "completion_tokens": 3}, 11_000),
+    "tokens by halves": ({"prompt_tokens": 5}, 5 * 1000 + 2 * 2000),
+    "tokens absurd": ({"prompt_tokens": 10**30, "completion_tokens": 3}, metered(3)),
+    "all zero": ({"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}, metered(2)),
     "usage a string": ("cost: 1", metered(2)),
 }
 
@@ -157,7 +159,13 @@ STREAMS = {
         "[DONE]",
         metered(1),
     ),
-    "a silent model": ((usage({"prompt_tokens": 5, "completion_tokens": 0}), done), "[DONE]", 5000),
+    "a silent model": (
+        (word(""), usage({"prompt_tokens": 5, "completion_tokens": 0}), done),
+        "[DONE]",
+        5000,
+    ),
+    "no choice": ((usage({"prompt_tokens": 5, "completion_tokens": 0}), done), "upstream", 0),
+    "no choice, and a cost": ((usage({"cost": 0.0001}), done), "upstream", 100_000),
 }
 
 

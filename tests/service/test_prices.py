@@ -8,8 +8,10 @@ from decimal import Decimal
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.prices import NOON
 
 from wattfare_mw.service.chat.price import Price
+from wattfare_mw.service.chat.usage import TokenCounts
 from wattfare_mw.service.models.price_lists import Unpriced, published, read_prices
 
 BASE = {"prompt": "0.000001", "completion": "0.000002"}
@@ -37,38 +39,72 @@ def price_of(pricing: object) -> Price | Unpriced:
         ({**BASE, "input_cache_write": "-1"}, Unpriced.NOT_FIXED),
         ({**BASE, "overrides": "later"}, Unpriced.NOT_FIXED),
         ({**BASE, "overrides": [{"prompt": "-1"}]}, Unpriced.NOT_FIXED),
+        ({**BASE, "overrides": [{"on_sundays": True, "prompt": "0"}]}, Unpriced.NOT_FIXED),
+        ({**BASE, "overrides": [{"utc_start": "noon"}]}, Unpriced.NOT_FIXED),
+        ({**BASE, "overrides": [{"min_prompt_tokens": "many"}]}, Unpriced.NOT_FIXED),
+        ({**BASE, "per_haiku": "0.01"}, Unpriced.NOT_FIXED),
+        ({**BASE, "discount": 1.5}, Unpriced.NOT_FIXED),
     ],
 )
 def test_what_is_no_price(pricing: object, why: Unpriced) -> None:
     assert price_of(pricing) is why
 
 
-def test_every_rate_that_may_come_to_count_bounds_the_cost() -> None:
+def cost(price: Price, prompt: int, completion: int, **parts: int) -> int:
+    return price.cost(TokenCounts(prompt=prompt, completion=completion, **parts), NOON)
+
+
+def test_every_rate_counts_where_it_applies_and_bounds_the_cost() -> None:
     price = price_of(
         {
             **BASE,
             "input_cache_write": "0.00000125",
             "internal_reasoning": "0.000003",
             "request": "0.01",
+            "image": "0.5",
             "overrides": [
                 {"min_prompt_tokens": 200_000, "prompt": "0.000009", "completion": "0.000001"},
-                {"request": "0.02", "completion": "0.000008"},
+                {"utc_start": "16:30", "utc_end": "00:30", "completion": "0.000008"},
             ],
         }
     )
     assert isinstance(price, Price)
-    assert price.cost(1000, 100) == 1000 * 1000 + 100 * 2000 + 20_000_000
-    assert price.bound(1000, 100) == 1000 * 9000 + 100 * 8000 + 20_000_000
+    assert cost(price, 1000, 100) == 1000 * 1000 + 100 * 2000 + 10_000_000
+    parts = {"cache_write": 500, "reasoning": 40}
+    assert cost(price, 1000, 100, **parts) == 500 * 2250 + 60 * 2000 + 40 * 3000 + 10_000_000
+    assert cost(price, 200_000, 100) == 200_000 * 9000 + 100 * 1000 + 10_000_000
+    night = NOON.replace(hour=23)
+    used = TokenCounts(prompt=1000, completion=100)
+    assert price.cost(used, night) == 1000 * 1000 + 100 * 8000 + 10_000_000
+    assert price.bound(1000, 100) == 1000 * 1250 + 100 * 8000 + 10_000_000
+    assert price.bound(200_000, 100) == 200_000 * 9000 + 100 * 8000 + 10_000_000
+
+
+@pytest.mark.parametrize("name", ["internal_reasoning", "input_cache_read", "audio_output"])
+def test_zero_is_no_rate_of_its_own(name: str) -> None:
+    price = price_of({**BASE, name: "0", "per_haiku": "0"})
+    assert isinstance(price, Price)
+    used = TokenCounts(prompt=9, completion=9, cache_read=9, reasoning=5, audio_output=4)
+    assert price.cost(used) == 9 * 3000
+
+
+def test_a_discount_lowers_the_bill_and_not_the_bound() -> None:
+    price = price_of({**BASE, "discount": 0.25})
+    assert isinstance(price, Price)
+    assert cost(price, 100, 100) == 225_000
+    assert price.bound(100, 100) == 300_000
 
 
 def test_an_exact_price_has_every_digit() -> None:
     price = price_of({"prompt": 0.0000001, "completion": "0.00000000015"})
     assert isinstance(price, Price)
-    assert (price.prompt, price.completion) == (Decimal("1E-7"), Decimal("1.5E-10"))
+    assert price.rates.prompt == Decimal("1E-7")
+    assert price.rates.completion == Decimal("1.5E-10")
     # Rounded up once, and not for each side.
-    assert price.cost(0, 1) == 1
-    assert price.cost(0, 7) == 2
-    assert Price(Decimal("5E-10"), Decimal("5E-10"), Decimal("5E-10")).cost(1, 1) == 2
+    assert cost(price, 0, 1) == 1
+    assert cost(price, 0, 7) == 2
+    half = Decimal("5E-10")
+    assert cost(Price.flat(half, half, half), 1, 1) == 2
 
 
 def test_an_entry_of_another_shape_hides_no_other() -> None:
@@ -91,24 +127,26 @@ def test_any_list_gives_a_price_or_none(pricing: dict) -> None:
         return  # this is no JSON
     price = read_prices(body.encode())["m"]
     if isinstance(price, Price):
-        assert 0 <= price.cost(1, 1) <= price.bound(1, 1)
+        assert 0 <= cost(price, 1, 1) <= price.bound(1, 1)
 
 
 def test_the_published_price() -> None:
     """As published; should it change in a later version of the data, so may this."""
     price = published("gpt-4o", OPENAI)
     assert price is not None
-    assert (price.prompt, price.completion) == (Decimal("0.0000025"), Decimal("0.00001"))
+    assert price.rates.prompt == Decimal("0.0000025")
+    assert price.rates.completion == Decimal("0.00001")
     # By the name alone, where nobody knows who is behind the URL.
     assert published("gpt-4o", "http://127.0.0.1:1/v1") == price
     # A cache for an hour is dearer, and a long prompt.
     sonnet = published("claude-sonnet-4-5", "https://api.anthropic.com/v1")
     assert sonnet is not None
-    assert sonnet.bound(10**6, 0) > sonnet.cost(10**6, 0) == 3 * 10**9
+    assert sonnet.bound(10**5, 0) > cost(sonnet, 10**5, 0) == 3 * 10**8
+    assert cost(sonnet, 10**6, 0) == 6 * 10**9
     # A fee for each request.
     sonar = published("sonar-pro", "https://api.perplexity.ai")
     assert sonar is not None
-    assert sonar.cost(0, 0) > 0
+    assert cost(sonar, 0, 0) > 0
 
 
 @pytest.mark.parametrize(

@@ -1,61 +1,73 @@
-"""What a call has cost so far: counted as it passes, or as the upstream's usage says.
+"""What a call has cost so far: counted as it passes, or as the upstream reports it.
 
-The upstream's own ``usage.cost`` counts, else its tokens times their price, else what was counted
-as it passed. What it says holds for all that it had sent by then: the last word counts, and what
-is generated behind it is counted on top. What cannot be true (no number, negative, NaN, beyond
-all measure) was not said.
+A cost that the upstream reports counts first, then its tokens at their prices, then what was
+counted as it passed. A report covers everything that came before it. The last report counts, and
+what is generated after it is added. A part of a report that cannot be true is ignored, see
+:mod:`.usage`.
 
-Where the upstream does not say, nobody knows how many tokens a text is, and two counts stand for
-them, for two questions:
+If the upstream reports nothing, the number of tokens in a text is not known. Two counts stand in
+for it, for two questions:
 
-- *What is billed*: a token for each chunk that generated something, or one for each
-  :data:`BYTES_PER_TOKEN` bytes, whichever is more. It is a little above what tokenizers make of
-  most texts, and never above what was reserved.
-- *Is the reservation spent?* :attr:`Meter.spent` cuts a stream off, so it must never hold for an
-  upstream that keeps to its limit: a token for each chunk, or one for each
-  :data:`MOST_CHARACTERS_PER_TOKEN` characters. What a model thinks without showing it is not
-  seen here, and only counts once the upstream says so.
+- *What is billed?* One token for each chunk that has text, or one for each
+  :data:`BYTES_PER_TOKEN` bytes, whichever is more. This is a little above what tokenizers make of
+  most texts. It is never above what was reserved.
+- *Is the reservation spent?* :attr:`Meter.spent` cuts a stream off, so it must never be true for
+  an upstream that keeps to its limit. It counts one token for each chunk, or one for each
+  :data:`MOST_CHARACTERS_PER_TOKEN` characters. Reasoning that the model does not show counts only
+  when the upstream reports it.
 """
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any, cast
 
-from ... import money
-from ..records import Outcome
-from .price import Price
+import msgspec
 
-#: Where the upstream does not say, a token is taken to be so many bytes of UTF-8.
+from ..records import Outcome
+from . import usage as reported_usage
+from .price import Price
+from .usage import TokenCounts
+
+#: A token is taken to be this many bytes of UTF-8 if the upstream does not report its count.
 BYTES_PER_TOKEN = 4
-#: No text of any length has more characters for each of its tokens: English has 4 to 5.
+#: No long text has more characters per token than this. English has 4 to 5.
 MOST_CHARACTERS_PER_TOKEN = 8
-#: A number of tokens beyond this is no usage but a mistake.
-MAX_PLAUSIBLE_TOKENS = 10**9
+#: The most choices whose usage is kept apart.
+MAX_CHOICES = 128
 
 
 class Meter:
-    """One call's count.
+    """The count of one call.
+
+    Args:
+        price: None if it is not known. Only the upstream can then say what the call costs.
+        prompt_tokens: an estimate, until the upstream reports it.
+        began: when the call began (UTC), for a price that depends on the time of the day.
 
     Attributes:
-        price: None: not known, so that only the upstream can say what it costs.
         sent: is the prompt on its way to the model?
-        prompt_tokens: known, or estimated until the upstream says.
         generated: has the model done anything that can be billed?
         complete: has the answer come to its proper end?
     """
 
-    def __init__(self, price: Price | None, prompt_tokens: int) -> None:
+    def __init__(
+        self, price: Price | None, prompt_tokens: int, began: datetime | None = None
+    ) -> None:
         self.price = price
-        self.prompt_tokens = prompt_tokens
-        self._granted: int | None = None
         self.sent = False
         self.generated = False
         self.complete = False
-        self._reported_completion: int | None = None  # completion tokens, in the upstream's words
-        self._cost: int | None = None  # what it says that all this costs
-        self._counted_in_cost = 0  # completion tokens that had passed by then
-        self._chunks = self._bytes = self._characters = 0  # passed since it last said
-        # So many tokens, which is asked at each chunk; None: any number.
+        self._began = began or datetime.now(UTC)
+        self._granted: int | None = None
+        # As far as the upstream has reported it. Until then, the prompt is an estimate.
+        self._used = TokenCounts(prompt=prompt_tokens)
+        self._tokens_reported = False
+        self._cost: int | None = None  # what the upstream charges for all this
+        self._counted_in_cost = 0  # the completion tokens that had passed by then
+        self._by_choice: dict[int, TokenCounts] = {}
+        self._chunks = self._bytes = self._characters = 0  # passed since the last report
+        # The number of tokens that the grant pays for. Each chunk asks. None: any number.
         self._paid_for: int | None = None
 
     @property
@@ -66,11 +78,11 @@ class Meter:
     @granted.setter
     def granted(self, granted: int | None) -> None:
         self._granted = granted
-        self._look_what_is_paid_for()
+        self._update_paid_for()
 
-    def _look_what_is_paid_for(self) -> None:
+    def _update_paid_for(self) -> None:
         if self._granted is not None and self.price is not None:
-            self._paid_for = self.price.tokens_for(self._granted, self.prompt_tokens)
+            self._paid_for = self.price.tokens_for(self._granted, self.prompt_tokens, self._began)
 
     def count(self, tokens: int = 1, text: str = "") -> None:
         """So many more tokens have passed, or more of them, if this text is longer."""
@@ -81,80 +93,129 @@ class Meter:
         self._bytes += length if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
 
     def left(self) -> None:
-        """Nobody waits for the answer any more. The model may have read the prompt by now, so that
-        this much is billed: who hangs up in time would have it read for nothing, at the cost of
-        whoever pays the upstream."""
+        """The client has left. The model may have read the prompt by now, so the prompt is
+        billed. Otherwise a client could hang up in time, and have prompts read for nothing, at the
+        cost of whoever pays the upstream."""
         self.generated |= self.sent
 
-    def add_usage(self, usage: object) -> None:
-        """Take what the upstream says about usage, as far as it can be true."""
+    def empty(self) -> None:
+        """The upstream has ended without an answer. That costs only what it says it costs."""
+        self.generated = bool(self._cost)
+
+    def add_usage(self, usage: object, choice: int | None = None) -> None:
+        """Take what the upstream reports, as far as it can be true.
+
+        Args:
+            choice: the index of the choice that the report is about; None for the whole answer.
+        """
         if not isinstance(usage, dict):
             return
-        fields = cast("dict[str, Any]", usage)
-        prompt, completion = fields.get("prompt_tokens"), fields.get("completion_tokens")
-        if _plausible(prompt) and _plausible(completion):
-            self.prompt_tokens = cast("int", prompt)
-            self._reported_completion = cast("int", completion)
-            self._chunks = self._bytes = self._characters = 0
-            self.generated = True
-            self._look_what_is_paid_for()
-        cost = fields.get("cost")
-        if cost is None:
+        report = reported_usage.read(cast("dict[str, Any]", usage))
+        passed = self.completion_tokens > 0
+        # Zeros are a placeholder: a prompt has tokens, and so does an answer that has passed.
+        completion = report.completion and (report.counts.completion > 0 or not passed)
+        if report.prompt or (completion and report.counts.completion):
+            self._take_counts(report, completion, choice)
+        if report.cost is None:
             return
-        try:
-            self._cost = money.nanos_ceil(money.amount(cost, most=money.MAX_CAP_USD))
-        except ValueError:
+        if not report.cost and self._is_priced and passed and not completion:
             return
+        self._cost = report.cost
         self._counted_in_cost = self.completion_tokens
         self.generated = True
 
     @property
+    def _is_priced(self) -> bool:
+        return self.price is not None and self.price.bound(1, 1) > 0
+
+    def _take_counts(
+        self, report: reported_usage.ReportedUsage, completion: bool, choice: int | None
+    ) -> None:
+        counts = report.counts
+        if choice is not None:
+            # Each choice has its own report. Their prompt is the same one.
+            if choice in self._by_choice or len(self._by_choice) < MAX_CHOICES:
+                self._by_choice[choice] = counts
+            counts = _sum_of_choices(list(self._by_choice.values()))
+        if not report.prompt:
+            counts = msgspec.structs.replace(counts, prompt=self.prompt_tokens)
+        if completion:
+            self._chunks = self._bytes = self._characters = 0
+        else:
+            counts = msgspec.structs.replace(counts, completion=self._used.completion)
+        self._used = counts
+        self._tokens_reported = True
+        self.generated = True
+        self._update_paid_for()
+
+    @property
+    def prompt_tokens(self) -> int:
+        """As the upstream reports it, or an estimate."""
+        return self._used.prompt
+
+    @property
     def completion_tokens(self) -> int:
-        """As the upstream says, and what has been counted since."""
-        return (self._reported_completion or 0) + max(
-            self._chunks, -(-self._bytes // BYTES_PER_TOKEN)
-        )
+        """As the upstream reports it, and what has been counted since."""
+        return self._used.completion + max(self._chunks, -(-self._bytes // BYTES_PER_TOKEN))
 
     @property
     def claimed(self) -> int | None:
-        """What the upstream says that the call cost, in nano-dollars, by its words or tokens."""
+        """What the call costs by the upstream's report alone, in nano-dollars; None if it reports
+        nothing."""
         if self._cost is not None:
             return self._cost
-        if self._reported_completion is None or self.price is None:
+        if not self._tokens_reported or self.price is None:
             return None
-        return self.price.cost(self.prompt_tokens, self._reported_completion)
+        return self.price.cost(self._used, self._began)
 
     @property
     def spent(self) -> bool:
         """Has more passed, for certain, than what was granted pays for?"""
         if self._paid_for is None:
             return False
-        left = self._paid_for - (self._reported_completion or 0)
+        left = self._paid_for - self._used.completion
         return self._chunks > left or self._characters // MOST_CHARACTERS_PER_TOKEN > left
 
     @property
     def overrun(self) -> int:
-        """What the upstream claims beyond what was granted, in nano-dollars: nobody is billed
-        that."""
+        """What the upstream claims beyond what was granted, in nano-dollars. The user is not
+        billed that."""
         claimed = self.claimed
         if self._granted is None or claimed is None:
             return 0
         return max(claimed - self._granted, 0)
 
     def cost(self) -> int:
-        """In nano-dollars; nothing where nothing was generated. Where nobody can say, it is all
-        that was granted: whoever hangs up on an unpriced model would have it for nothing."""
+        """What the call costs so far, in nano-dollars; 0 if nothing was generated.
+
+        If neither a report nor a price gives the cost, an answer that breaks off costs all that
+        was granted. Otherwise a client could hang up on an unpriced model, and have its answers
+        for nothing. A complete answer costs nothing: the fault is the operator's, see
+        :meth:`.Upstream.prepare`.
+        """
         if not self.generated:
             return 0
         since = self.completion_tokens - self._counted_in_cost
         if self._cost is None:
             if self.price is not None:
-                return self.price.cost(self.prompt_tokens, self.completion_tokens)
+                used = msgspec.structs.replace(self._used, completion=self.completion_tokens)
+                return self.price.cost(used, self._began)
         elif since <= 0:
             return self._cost
         elif self.price is not None:
-            return self._cost + self.price.cost_of_more(since)
-        return self.granted or 0
+            return self._cost + self.price.cost_of_more(since, self.prompt_tokens, self._began)
+        return 0 if self.complete else self.granted or 0
+
+    @property
+    def is_known(self) -> bool:
+        """Does a report or a price give the cost?"""
+        return self._cost is not None or self.price is not None
+
+    @property
+    def billed(self) -> int:
+        """What the user is billed so far, in nano-dollars: never more than was granted."""
+        cost = self.cost()
+        return cost if self._granted is None else min(cost, self._granted)
 
     def outcome(self, ended: str) -> Outcome:
         """What goes into the ledger."""
@@ -169,13 +230,15 @@ class Meter:
 
 
 def estimate_tokens(data: bytes) -> int:
-    """About how many tokens this text is, for want of the upstream's word."""
+    """About how many tokens this text is."""
     return -(-len(data) // BYTES_PER_TOKEN)
 
 
-def _plausible(tokens: object) -> bool:
-    return (
-        isinstance(tokens, int)
-        and not isinstance(tokens, bool)
-        and 0 <= tokens <= MAX_PLAUSIBLE_TOKENS
-    )
+def _sum_of_choices(reports: list[TokenCounts]) -> TokenCounts:
+    """The counts of the longest prompt report, and of all answers."""
+    longest = max(reports, key=lambda counts: counts.prompt)
+    sums = {
+        name: sum(getattr(counts, name) for counts in reports)
+        for name in ("completion", *reported_usage.COMPLETION_PARTS)
+    }
+    return msgspec.structs.replace(longest, **sums)

@@ -2,62 +2,247 @@
 
 from __future__ import annotations
 
+from datetime import datetime, time
 from decimal import Decimal
 from functools import cached_property
 
 import msgspec
 
 from ... import money
+from .usage import COMPLETION_PARTS, PROMPT_PARTS, TokenCounts
 
 #: The most that one call may reserve (nano-dollars), so that sums fit into the database's integers.
 MAX_RESERVATION = 10**15
 
-_ZERO = Decimal(0)
+
+class Rates(msgspec.Struct, frozen=True, kw_only=True):
+    """What each kind of token costs, in USD for one token; None if it has no price of its own.
+
+    Attributes:
+        prompt: a token of the prompt.
+        completion: a token of the answer.
+        cache_read: a token of the prompt that comes from a cache.
+        cache_write, cache_write_1h: one that is written to a cache, for minutes or for an hour.
+        audio, audio_cache_read, image: one that stands for audio or an image.
+        reasoning, audio_output, image_output: a token of the answer that is one of these.
+        request: USD for each request.
+        search: USD for each web search.
+    """
+
+    prompt: Decimal | None = None
+    completion: Decimal | None = None
+    cache_read: Decimal | None = None
+    cache_write: Decimal | None = None
+    cache_write_1h: Decimal | None = None
+    audio: Decimal | None = None
+    audio_cache_read: Decimal | None = None
+    image: Decimal | None = None
+    reasoning: Decimal | None = None
+    audio_output: Decimal | None = None
+    image_output: Decimal | None = None
+    request: Decimal | None = None
+    search: Decimal | None = None
+
+
+class Override(msgspec.Struct, frozen=True, kw_only=True):
+    """Other rates under a condition. A rate that is None stays as it is.
+
+    Attributes:
+        rates: what changes.
+        min_prompt: for prompts of at least so many tokens.
+        window: from and until this time of the day, UTC; None for the whole day.
+    """
+
+    rates: Rates
+    min_prompt: int = 0
+    window: tuple[time, time] | None = None
+
+    def applies(self, prompt: int, moment: datetime | None) -> bool:
+        """Does it apply to a prompt of this length at this moment (UTC)?"""
+        if prompt < self.min_prompt:
+            return False
+        if self.window is None:
+            return True
+        if moment is None:
+            return False
+        start, end = self.window
+        now = moment.time()
+        return start <= now < end if start <= end else now >= start or now < end
 
 
 class Price(msgspec.Struct, frozen=True, dict=True):
-    """What a model costs, in USD: for one token, and for each request.
+    """What a model costs.
 
-    ``dearest_*``: the highest rate at which the tokens of that side can come (a cache being
-    written, reasoning, a long context), for a bound that holds.
+    Attributes:
+        rates: have at least ``prompt`` and ``completion``.
+        overrides: later ones win.
+        discount: the part of each bill that the provider leaves out, from 0 to 1. A bound does
+            not count on it.
     """
 
-    prompt: Decimal
-    completion: Decimal
-    request: Decimal = _ZERO
-    dearest_prompt: Decimal | None = None
-    dearest_completion: Decimal | None = None
+    rates: Rates
+    overrides: tuple[Override, ...] = ()
+    discount: Decimal = Decimal(0)
 
-    def cost(self, prompt: int, completion: int) -> int:
-        """What so many tokens cost, in nano-dollars, rounded up."""
-        return self._rates.cost(prompt, completion)
+    @classmethod
+    def flat(cls, prompt: Decimal, completion: Decimal, request: Decimal | None = None) -> Price:
+        """One rate for each side, in USD for a token."""
+        return cls(Rates(prompt=prompt, completion=completion, request=request))
 
-    def cost_of_more(self, completion: int) -> int:
+    def cost(self, used: TokenCounts, moment: datetime | None = None) -> int:
+        """What this costs, in nano-dollars, rounded up once.
+
+        Args:
+            moment: when the call began (UTC), for a price that depends on the time of the day.
+        """
+        return self._table(used.prompt, moment).cost(used)
+
+    def cost_of_more(self, completion: int, prompt: int, moment: datetime | None = None) -> int:
         """What so many more tokens of an answer cost, in nano-dollars, rounded up."""
-        return self._rates.cost_of_more(completion)
+        return self._table(prompt, moment).cost_of_more(completion)
 
-    def bound(self, prompt: int, completion: int) -> int:
-        """What so many tokens can cost at most, in nano-dollars."""
-        return self._dearest.cost(prompt, completion)
+    def bound(self, prompt: int, completion: int, searches: int = 0) -> int:
+        """The most that a call can cost, in nano-dollars, if it has no more tokens of any kind."""
+        return self._dearest(prompt).cost(
+            TokenCounts(prompt=prompt, completion=completion, searches=searches)
+        )
 
     def pays_for(self, granted: int, prompt: int, answers: int, most: int) -> int:
         """The limit, up to ``most``, that each of so many answers can have for this amount."""
-        tokens = self._dearest.tokens_for(granted, prompt)
+        tokens = self._dearest(prompt).tokens_for(granted, prompt)
         return most if tokens is None else min(max(tokens, 0) // answers, most)
 
-    def tokens_for(self, granted: int, prompt: int) -> int | None:
-        """How many tokens of an answer this amount pays for, at what they do cost; -1: none, and
-        not the prompt; None: any number."""
-        return self._rates.tokens_for(granted, prompt)
+    def tokens_for(self, granted: int, prompt: int, moment: datetime | None = None) -> int | None:
+        """How many tokens of text this amount pays for. -1 if it does not pay for the prompt, and
+        None if any number is paid for."""
+        return self._table(prompt, moment).tokens_for(granted, prompt)
 
-    @cached_property
-    def _rates(self) -> money.Rates:
-        return money.Rates(self.prompt, self.completion, self.request)
+    def most_per_token(self, prompt: int) -> tuple[Decimal, Decimal, Decimal]:
+        """The highest rates for a prompt token, a completion token and a request, in USD, if the
+        prompt has no more tokens than this."""
+        rates = self._highest(self._within(prompt))
+        assert rates.prompt is not None
+        assert rates.completion is not None
+        return rates.prompt, rates.completion, rates.request or Decimal(0)
 
-    @cached_property
-    def _dearest(self) -> money.Rates:
-        return money.Rates(
-            max(self.prompt, self.dearest_prompt or _ZERO),
-            max(self.completion, self.dearest_completion or _ZERO),
-            self.request,
+    def _within(self, prompt: int) -> tuple[int, ...]:
+        """The overrides that such a prompt, or a shorter one, can have."""
+        return tuple(
+            place for place, each in enumerate(self.overrides) if each.min_prompt <= prompt
         )
+
+    def _table(self, prompt: int, moment: datetime | None) -> _Table:
+        if not self.overrides:
+            return self._base
+        return self._cached(
+            False,
+            tuple(i for i, each in enumerate(self.overrides) if each.applies(prompt, moment)),
+        )
+
+    def _dearest(self, prompt: int) -> _Table:
+        return self._cached(True, self._within(prompt) if self.overrides else ())
+
+    @cached_property
+    def _base(self) -> _Table:
+        return self._cached(False, ())
+
+    @cached_property
+    def _tables(self) -> dict[tuple[bool, tuple[int, ...]], _Table]:
+        return {}
+
+    def _cached(self, dearest: bool, overrides: tuple[int, ...]) -> _Table:
+        key = dearest, overrides
+        table = self._tables.get(key)
+        if table is None:
+            if dearest:
+                table = _Table(self._highest(overrides))
+            else:
+                table = _Table(self._merged(overrides), 1 - self.discount)
+            self._tables[key] = table
+        return table
+
+    def _merged(self, overrides: tuple[int, ...]) -> Rates:
+        rates = self.rates
+        for place in overrides:
+            rates = _over(rates, self.overrides[place].rates)
+        return rates
+
+    def _highest(self, overrides: tuple[int, ...]) -> Rates:
+        """Each side at the highest rate that any of its tokens can have."""
+        all_rates = [self.rates, *(self.overrides[place].rates for place in overrides)]
+
+        def most(*names: str) -> Decimal:
+            given = (getattr(rates, name) for rates in all_rates for name in names)
+            return max((rate for rate in given if rate is not None), default=Decimal(0))
+
+        return Rates(
+            prompt=most("prompt", *PROMPT_PARTS),
+            completion=most("completion", *COMPLETION_PARTS),
+            request=most("request"),
+            search=most("search"),
+        )
+
+
+def _over(rates: Rates, changed: Rates) -> Rates:
+    changes = {
+        name: value
+        for name in Rates.__struct_fields__
+        if (value := getattr(changed, name)) is not None
+    }
+    return msgspec.structs.replace(rates, **changes)
+
+
+#: What a kind of token costs that has no rate of its own.
+_OTHERWISE = {
+    "cache_read": "prompt",
+    "cache_write": "prompt",
+    "cache_write_1h": "cache_write",
+    "audio": "prompt",
+    "audio_cache_read": "cache_read",
+    "image": "prompt",
+    "reasoning": "completion",
+    "audio_output": "completion",
+    "image_output": "completion",
+}
+
+
+class _Table:
+    """Rates as whole numbers of a unit that no rate is finer than: a cost is exact, and takes a
+    few multiplications."""
+
+    __slots__ = ("_completion", "_parts", "_prompt", "_request", "_search", "_unit")
+
+    def __init__(self, rates: Rates, factor: Decimal = Decimal(1)) -> None:
+        full = {name: getattr(rates, name) for name in Rates.__struct_fields__}
+        for name, other in _OTHERWISE.items():
+            if full[name] is None:
+                full[name] = full[other]
+        zero = Decimal(0)
+        prices = {name: rate or zero for name, rate in full.items()}
+        self._unit, units = money.in_whole_units(prices, factor)
+        self._prompt, self._completion = units["prompt"], units["completion"]
+        self._request, self._search = units["request"], units["search"]
+        # What a part costs more, or less, than the side that it is counted in.
+        self._parts = tuple(
+            (name, units[name] - side)
+            for names, side in ((PROMPT_PARTS, self._prompt), (COMPLETION_PARTS, self._completion))
+            for name in names
+            if units[name] != side
+        )
+
+    def cost(self, used: TokenCounts) -> int:
+        units = used.prompt * self._prompt + used.completion * self._completion + self._request
+        if used.searches:
+            units += used.searches * self._search
+        for name, difference in self._parts:
+            units += getattr(used, name) * difference
+        return -(-units // self._unit)
+
+    def cost_of_more(self, completion: int) -> int:
+        return -(-completion * self._completion // self._unit)
+
+    def tokens_for(self, nanos: int, prompt: int) -> int | None:
+        left = nanos * self._unit - prompt * self._prompt - self._request
+        if left < 0:
+            return -1
+        return left // self._completion if self._completion else None

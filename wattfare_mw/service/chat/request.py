@@ -90,7 +90,7 @@ def read(body: bytes, *, uncut: bool = False) -> ChatRequest:
         model=model,
         messages=_messages(known.get("messages")),
         stream=stream,
-        include_usage=_include_usage(known.get("stream_options"), stream),
+        include_usage=_include_usage(known, stream),
         max_tokens=_max_tokens(known),
         body=known,
         n=_whole(known, "n", allowed_fields.MAX_N) or 1,
@@ -145,14 +145,21 @@ def _flag(fields: dict[str, Any], name: str) -> bool:
     return bool(value)
 
 
-def _include_usage(options: object, stream: bool) -> bool:
-    if options is None:
-        return False
-    if not isinstance(options, dict):
-        raise invalid_request("`stream_options` is an object.")
-    if not stream:
+def _include_usage(fields: dict[str, Any], stream: bool) -> bool:
+    """Does the client ask for the usage at the end of a stream? OpenAI's clients ask in
+    ``stream_options``, OpenRouter's in ``usage``."""
+    asks = _flag(_object(fields, "usage"), "include")
+    options = _object(fields, "stream_options")
+    if fields.get("stream_options") is not None and not stream:
         raise invalid_request("`stream_options` goes with `stream: true` only.")
-    return _flag(cast("dict[str, Any]", options), "include_usage")
+    return _flag(options, "include_usage") or asks
+
+
+def _object(fields: dict[str, Any], name: str) -> dict[str, Any]:
+    value = fields.get(name)
+    if value is not None and not isinstance(value, dict):
+        raise invalid_request(f"`{name}` is an object.")
+    return cast("dict[str, Any]", value or {})
 
 
 def _whole(fields: dict[str, Any], name: str, most: int, prefix: str = "") -> int | None:

@@ -19,7 +19,7 @@ from ..chat.request import DEFAULT_MAX_TOKENS, ChatRequest, text_of
 from ..records import Bounds
 
 #: USD for one token.
-PRICE = Price(prompt=Decimal("0.000001"), completion=Decimal("0.000002"))
+PRICE = Price.flat(Decimal("0.000001"), Decimal("0.000002"))
 #: How long each model takes for a word, in seconds.
 MODELS = {"wattfare/echo": 0.0, "wattfare/echo-slow": 0.05}
 
@@ -36,7 +36,7 @@ class Echo:
 
     async def models(self) -> bytes:
         """Both, with their prices."""
-        pricing = {"prompt": str(PRICE.prompt), "completion": str(PRICE.completion)}
+        pricing = {"prompt": str(PRICE.rates.prompt), "completion": str(PRICE.rates.completion)}
         return encode(
             {
                 "object": "list",

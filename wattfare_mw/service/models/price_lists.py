@@ -7,7 +7,7 @@ listed at -1, as a router is, has no fixed price, and none is made up for it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from datetime import time
 from decimal import Decimal
 from enum import Enum
 from typing import Any, cast
@@ -17,7 +17,7 @@ import msgspec
 from ... import money
 from ...logs import get_logger
 from ...types import exact
-from ..chat.price import Price
+from ..chat.price import Override, Price, Rates
 
 log = get_logger("wattfare_mw.service", show_messages=False)
 
@@ -83,65 +83,149 @@ def published(model: str, base_url: str) -> Price | None:
 
 _decode_model = msgspec.json.Decoder(_Model, float_hook=exact).decode
 
-_PROMPT = ("prompt", "input_cache_write")
-_COMPLETION = ("completion", "internal_reasoning")
+#: OpenRouter's names of the rates.
+_NAMES = {
+    "prompt": "prompt",
+    "completion": "completion",
+    "input_cache_read": "cache_read",
+    "input_cache_write": "cache_write",
+    "input_cache_write_1h": "cache_write_1h",
+    "audio": "audio",
+    "input_audio_cache": "audio_cache_read",
+    "image_token": "image",
+    "internal_reasoning": "reasoning",
+    "audio_output": "audio_output",
+    "image_output": "image_output",
+    "request": "request",
+    "web_search": "search",
+}
+#: Those that cannot come to count: the service refuses images.
+_CANNOT_COUNT = frozenset({"image"})
+#: The conditions of an override.
+_CONDITIONS = frozenset({"min_prompt_tokens", "utc_start", "utc_end"})
 
 
 def _price(pricing: dict[str, Any]) -> Price | Unpriced:
-    """OpenRouter's ``pricing``: amounts in USD as strings; ``overrides`` hold others, for a long
-    prompt or for a time of the day, any of which may come to count."""
+    """OpenRouter's ``pricing``: amounts in USD as strings. ``overrides`` have other amounts, for
+    a long prompt or for a time of the day."""
     if pricing.get("prompt") is None or pricing.get("completion") is None:
         return Unpriced.NOT_LISTED
-    overrides: object = pricing.get("overrides") or []
-    if not isinstance(overrides, list):
-        return Unpriced.NOT_FIXED
-    tables = [pricing]
-    for override in cast("list[object]", overrides):
-        if not isinstance(override, dict):
-            return Unpriced.NOT_FIXED
-        tables.append(cast("dict[str, Any]", override))
     try:
+        overrides: object = pricing.get("overrides") or []
+        if not isinstance(overrides, list):
+            raise ValueError("overrides are a list")
+        discount = _amount(pricing.get("discount") or 0)
+        if discount > 1:
+            raise ValueError("a discount is a part of the price")
         return Price(
-            prompt=_amount(pricing["prompt"]),
-            completion=_amount(pricing["completion"]),
-            request=max(_amounts(tables, ("request",)), default=Decimal(0)),
-            dearest_prompt=max(_amounts(tables, _PROMPT)),
-            dearest_completion=max(_amounts(tables, _COMPLETION)),
+            _rates(pricing, frozenset({"overrides", "discount"})),
+            tuple(map(_override, cast("list[object]", overrides))),
+            discount,
         )
     except (ValueError, ArithmeticError):
         return Unpriced.NOT_FIXED
 
 
-def _amounts(tables: list[dict[str, Any]], names: Iterable[str]) -> list[Decimal]:
-    given = (table.get(name) for table in tables for name in names)
-    return [_amount(value) for value in given if value is not None]
+def _rates(pricing: dict[str, Any], others: frozenset[str]) -> Rates:
+    """The rates of a table.
+
+    Args:
+        others: the names of what is not a rate.
+
+    Raises:
+        ValueError, ArithmeticError: one of them is no price, or is not known and not zero.
+    """
+    rates: dict[str, Decimal] = {}
+    for name, value in pricing.items():
+        if value is None or name in others:
+            continue
+        amount = _amount(value)
+        if name in _NAMES:
+            # Zero for a part of the prompt or the answer means that it has no rate of its own.
+            if amount or name in ("prompt", "completion"):
+                rates[_NAMES[name]] = amount
+        elif amount and name not in _CANNOT_COUNT:
+            raise ValueError(f"{name} is not known")
+    return Rates(**rates)
 
 
-def _of_table(prices: Any) -> Price | None:
-    """A price of ``genai-prices``: USD for a million tokens, at times in tiers."""
-    prompt, dearest_prompt = _rates(prices.input_mtok, prices.cache_write_mtok)
-    completion, dearest_completion = _rates(prices.output_mtok, prices.output_reasoning_mtok)
-    request, dearest_request = _rates(prices.requests_kcount)
-    if prompt is None or completion is None:
-        return None
-    return Price(
-        prompt=_amount(prompt.scaleb(-6)),
-        completion=_amount(completion.scaleb(-6)),
-        request=_amount(max(request or 0, dearest_request) / 1000),
-        dearest_prompt=_amount(dearest_prompt.scaleb(-6)),
-        dearest_completion=_amount(dearest_completion.scaleb(-6)),
+def _override(override: object) -> Override:
+    if not isinstance(override, dict):
+        raise ValueError("an override is an object")
+    fields = cast("dict[str, Any]", override)
+    least = fields.get("min_prompt_tokens") or 0
+    if not isinstance(least, (int, Decimal)):
+        raise ValueError("`min_prompt_tokens` is a number")
+    start, end = fields.get("utc_start"), fields.get("utc_end")
+    window = None if start is None and end is None else (_time(start), _time(end))
+    return Override(
+        rates=_rates(fields, _CONDITIONS), min_prompt=int(_amount(least)), window=window
     )
 
 
-def _rates(first: Any, *others: Any) -> tuple[Decimal | None, Decimal]:
-    """The rate that counts at first, and the dearest of all."""
-    base = getattr(first, "base", first)
-    rates: list[Decimal] = [Decimal(0)]
-    for price in (first, *others):
-        if price is not None:
-            rates.append(getattr(price, "base", price))
-            rates.extend(tier.price for tier in getattr(price, "tiers", ()))
-    return base, max(rates)
+def _time(value: object) -> time:
+    """A time of the day, as ``16:30`` or ``1630``; midnight if it is missing."""
+    if value is None:
+        return time()
+    if not isinstance(value, str):
+        raise ValueError("a time of the day is text")
+    return time.fromisoformat(value.removesuffix("Z"))
+
+
+#: The names of the rates in ``genai-prices``, in USD for a million tokens, and for 1,000 requests.
+_TABLE_NAMES = {
+    "input_mtok": "prompt",
+    "output_mtok": "completion",
+    "cache_read_mtok": "cache_read",
+    "cache_write_mtok": "cache_write",
+    "cache_write_1h_mtok": "cache_write_1h",
+    "input_audio_mtok": "audio",
+    "cache_audio_read_mtok": "audio_cache_read",
+    "input_image_mtok": "image",
+    "output_reasoning_mtok": "reasoning",
+    "output_audio_mtok": "audio_output",
+    "output_image_mtok": "image_output",
+    "requests_kcount": "request",
+    "web_searches_kcount": "search",
+}
+#: Those that cannot come to count: the service refuses documents, videos and files.
+_TABLE_CANNOT_COUNT = frozenset(
+    {
+        "cache_image_read_mtok",
+        "input_video_mtok",
+        "output_video_mtok",
+        "input_document_kpages",
+        "input_annotated_document_kpages",
+        "storage_searches_kcount",
+    }
+)
+
+
+def _of_table(prices: Any) -> Price | None:
+    """A price of ``genai-prices``: some of its rates have tiers, for long prompts."""
+    base: dict[str, Decimal] = {}
+    tiers: dict[int, dict[str, Decimal]] = {}
+    for name, value in cast("dict[str, Any]", vars(prices)).items():
+        if value is None or name.startswith("_") or name in _TABLE_CANNOT_COUNT:
+            continue
+        first = getattr(value, "base", value)
+        steps = getattr(value, "tiers", ())
+        if name not in _TABLE_NAMES:
+            if first or any(step.price for step in steps):
+                return None
+            continue
+        places = -3 if name.endswith("_kcount") else -6
+        base[_TABLE_NAMES[name]] = _amount(first.scaleb(places))
+        for step in steps:
+            # A tier is for prompts that are longer than its start.
+            at = tiers.setdefault(step.start + 1, {})
+            at[_TABLE_NAMES[name]] = _amount(step.price.scaleb(places))
+    if "prompt" not in base or "completion" not in base:
+        return None
+    overrides = (
+        Override(rates=Rates(**rates), min_prompt=least) for least, rates in sorted(tiers.items())
+    )
+    return Price(Rates(**base), tuple(overrides))
 
 
 def _amount(value: object) -> Decimal:

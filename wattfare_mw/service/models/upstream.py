@@ -184,7 +184,9 @@ class UpstreamJob:
         self._splitter = sse.Splitter()
         self._end = b""  # the event that ends a stream, once it is here
         self._comments = 0  # in a row
-        self._spent = self._done = self._tallied = False
+        self._spent = self._done = self._tallied = self._answered = False
+        self._last = b"{}"  # the last chunk that has choices
+        self._told: int | None = None  # the cost that the client has been told
 
     async def start(self, granted: int) -> None:
         """Send it, with as much of a limit as was granted; returns when the upstream has
@@ -254,7 +256,7 @@ class UpstreamJob:
             if self._done:
                 # What comes before the end need not wait until it is settled.
                 start = sse.last_event(events)
-                self._end, events = events[start:], events[:start]
+                self._end, events = self._final_usage() + events[start:], events[:start]
             if events:
                 return events
             await asyncio.sleep(0)  # an upstream that floods us must not keep others waiting
@@ -289,15 +291,21 @@ class UpstreamJob:
     def _body(self, price: Price | None) -> dict[str, Any]:
         request = self._request
         body = request.limited(self._limit, self._upstream.limit_name)
+        body.pop("usage", None)  # OpenRouter's question for the usage. OpenAI refuses it.
         if request.stream:
             options = body.get("stream_options")
             body["stream_options"] = {**(options or {}), "include_usage": True}
         if body.get("provider") and price is not None:
-            # Wherever it is sent: not for more than what has been reserved.
-            per_million = {"prompt": price.prompt, "completion": price.completion}
-            most = {side: float(usd.scaleb(6)) for side, usd in per_million.items()}
-            most["request"] = float(price.request)
-            body["provider"] = {**body["provider"], "max_price": most}
+            # Any provider that it is routed to costs no more than what has been reserved.
+            prompt, completion, fee = price.most_per_token(self._prompt)
+            body["provider"] = {
+                **body["provider"],
+                "max_price": {
+                    "prompt": float(prompt.scaleb(6)),
+                    "completion": float(completion.scaleb(6)),
+                    "request": float(fee),
+                },
+            }
         return body
 
     def _metered(self, block: bytes) -> bytes:
@@ -306,33 +314,42 @@ class UpstreamJob:
         if data is None and block.find(b"data") < 0:
             return self._comment(block)  # however many there are in it
         if data is not None:
-            passed = block if self._passes(data) else b""
+            event = self._passed(data)
+            passed = block if event is data else b"" if event is None else sse.write(event)
         elif (lines := sse.data_lines(block)) is None:
-            passed = b"".join(self._passed(block))
+            passed = b"".join(self._passed_events(block))
         else:
             kept = self._kept(lines)
             # All of it, mostly, so that nothing need be put together again.
-            passed = block if len(kept) == len(lines) else b"".join(map(sse.write, kept))
+            passed = block if kept is lines else b"".join(map(sse.write, kept))
         if self._done or self._spent:
             self._tally()
         return self._upstream.redactor.answer(passed)
 
     def _kept(self, lines: list[bytes]) -> list[bytes]:
+        """Meter these events. Gives those for the client: the same list if they are all."""
         kept: list[bytes] = []
+        same = True
         for data in lines:
-            if self._passes(data):
-                kept.append(data)
+            event = self._passed(data)
+            same = same and event is data
+            if event is not None:
+                kept.append(event)
             if self._done or self._spent:
                 break  # what comes after the end is not the answer
-        return kept
+        return lines if same and len(kept) == len(lines) else kept
 
-    def _passed(self, block: bytes) -> Iterator[bytes]:
+    def _passed_events(self, block: bytes) -> Iterator[bytes]:
         for raw in sse.split(block):
-            events = list(sse.events(raw))
+            events = [event.data for event in sse.events(raw)]
             if not events:
                 yield self._comment(raw)
-            elif all(self._passes(event.data) for event in events):
+                continue
+            passed = [self._passed(data) for data in events]
+            if all(event is data for event, data in zip(passed, events, strict=True)):
                 yield raw
+            else:
+                yield b"".join(sse.write(event) for event in passed if event is not None)
             if self._done or self._spent:
                 return
 
@@ -341,17 +358,37 @@ class UpstreamJob:
         self._comments += 1
         return raw if self._comments <= MAX_COMMENTS and len(raw) <= MAX_COMMENT_BYTES else b""
 
-    def _passes(self, data: bytes) -> bool:
-        """Meter an event. Is it for the client?"""
+    def _passed(self, data: bytes) -> bytes | None:
+        """Meter an event. Gives what of it is for the client: the same object if it is all of
+        it."""
         self._comments = 0
         if not data.startswith(b"{") and sse.is_done(data):
+            if not self._answered:
+                self.meter.empty()
+                raise upstream_answers.failed("The upstream did not answer with a completion.")
             self._done = self.meter.generated = True
-            return True
+            return data
         read = upstream_answers.read_chunk(data, self.meter, self._upstream.redactor)
+        self._answered = self._answered or read.choices
         if read.generated and self.meter.spent:
             self._spent = True
-            return False
-        return not read.only_usage or self._request.include_usage
+            return None
+        if not read.passes:
+            return None
+        if read.choices:
+            self._last = data
+        if not read.usage:
+            return data
+        if not self._request.include_usage:
+            return data if read.choices else None  # our own question is taken out again
+        self._told = self.meter.billed
+        return upstream_answers.with_cost(data, self.meter)
+
+    def _final_usage(self) -> bytes:
+        """The event with the usage, if the client has asked for it and has not got it yet."""
+        if not self._request.include_usage or self._told == self.meter.billed:
+            return b""
+        return sse.write(upstream_answers.usage_chunk(self._last, self.meter))
 
     async def _read(self, most: int) -> bytes:
         assert self._answer is not None

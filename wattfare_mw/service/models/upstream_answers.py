@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Annotated, Any, cast
+from decimal import Decimal
+from typing import Annotated, Any, Literal, TypeGuard, cast
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
+from ... import money
 from ...errors import (
     WattfareError,
     WattfareFundingError,
@@ -18,6 +21,7 @@ from ...errors import (
 )
 from ...json_limits import check_structure
 from ...types import encode, exact
+from ..chat import usage as reported_usage
 from ..chat.meter import Meter
 from .redaction import Redactor
 
@@ -93,15 +97,6 @@ def _error_of(error: object, redactor: Redactor) -> WattfareError:
     return _failure(_status_of(error) or 502, error, None, redactor)
 
 
-def _account_error(choices: object, redactor: Redactor) -> WattfareError | None:
-    """The error about the operator's account that one of these choices holds, or None."""
-    for choice in _items(choices):
-        error = _fields(choice).get("error")
-        if error and _is_about_account(error):
-            return _error_of(error, redactor)
-    return None
-
-
 def _is_about_account(error: object) -> bool:
     fields = _fields(error)
     names = (fields.get("code"), fields.get("type"), fields.get("status"))
@@ -150,14 +145,14 @@ _ACCOUNT_ERRORS = frozenset(
 
 
 def read_completion(body: bytes, meter: Meter, redactor: Redactor) -> bytes:
-    """Meter a whole answer; gives it as JSON that every client can read, without the operator's
-    key.
+    """Meter a whole answer. Returns it as JSON that every client can read, with what it costs the
+    user in ``usage.cost``, and without the operator's key.
 
     Raises:
         WattfareError: ``upstream``; it is an error, or no answer.
     """
-    strict = True
     _check_structure(body)
+    strict = True
     try:
         answer = _decode(body)
     except ValueError:
@@ -166,23 +161,106 @@ def read_completion(body: bytes, meter: Meter, redactor: Redactor) -> bytes:
             answer = _decode_loosely(body)
         except ValueError:
             raise failed("The upstream did not answer with JSON.") from None
-    error = error_of(answer, redactor)
-    if error is not None:
-        raise error
     fields = _fields(answer)
-    choices = fields.get("choices")
-    if not isinstance(choices, list):
-        raise failed("The upstream did not answer with a completion.")
-    meter.generated = True
-    # Our own count, should the usage below be none.
-    for choice in cast("list[Any]", choices):
-        _count(_fields(choice).get("message"), meter)
-    meter.add_usage(fields.get("usage"))
-    error = _account_error(cast("object", choices), redactor)
+    choices = _items(fields.get("choices"))
+    generated = False
+    for choice in choices:
+        # Our own count, in case the upstream reports none.
+        generated |= _count(_fields(choice).get("message"), meter)
+    error = error_of(answer, redactor) or _failure_of_all(choices, redactor)
+    _add_usage(fields, meter, generated=generated or error is None)
     if error is not None:
         raise error
-    meter.complete = True
-    return redactor.answer(body if strict else encode(fields))
+    meter.generated = meter.complete = True
+    return redactor.answer(with_cost(body if strict else encode(fields), meter))
+
+
+def with_cost(data: bytes, meter: Meter) -> bytes:
+    """An answer, or the chunk of a stream, whose ``usage.cost`` is what the user is billed.
+
+    Most upstreams report no cost. OpenRouter reports only its fee if the operator has a key of
+    their own at the model's provider. Some report an amount that is not a number.
+
+    Args:
+        data: a JSON object. It gets a usage if it has none.
+    """
+    try:
+        fields: dict[str, Any] = _decode_raw(data)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        fields = {name: msgspec.Raw(encode(value)) for name, value in decode(data).items()}
+    try:
+        usage = _fields(_decode(bytes(fields.get("usage", b"null"))))
+    except ValueError:
+        usage = {}
+    cost, billed = usage.get("cost"), meter.billed
+    if _is_number(cost) and cost >= 0 and _is_billed(cost, billed):
+        return data
+    counts = {"prompt_tokens": meter.prompt_tokens, "completion_tokens": meter.completion_tokens}
+    if not any(_is_number(usage.get(name)) and usage[name] > 0 for name in counts):
+        usage |= counts | {"total_tokens": sum(counts.values())}
+    if isinstance(cost, dict):
+        usage.setdefault("cost_details", cast("object", cost))
+    usage["cost"] = money.usd(billed)
+    return encode({**fields, "usage": usage})
+
+
+def usage_chunk(like: bytes, meter: Meter) -> bytes:
+    """The last chunk of a stream, which has nothing but the usage.
+
+    Args:
+        like: another chunk of the same stream.
+    """
+    fields = _fields(decode(like))
+    same = {name: fields[name] for name in _SAME_IN_EACH_CHUNK if name in fields}
+    return with_cost(encode({**same, "choices": []}), meter)
+
+
+_SAME_IN_EACH_CHUNK = ("id", "object", "created", "model", "provider", "system_fingerprint")
+
+
+def _is_number(value: object) -> TypeGuard[int | Decimal]:
+    return isinstance(value, (int, Decimal)) and not isinstance(value, bool)
+
+
+def _is_billed(cost: int | Decimal, billed: int) -> bool:
+    try:
+        return money.nanos_ceil(money.amount(cost, most=money.MAX_CAP_USD)) == billed
+    except ValueError:
+        return False
+
+
+_decode_raw = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+
+
+def _add_usage(fields: dict[str, Any], meter: Meter, *, generated: bool) -> bool:
+    """Meter the usage that an answer or a chunk reports. Is there any?
+
+    Args:
+        generated: False for a failure without an answer. Only a cost that it names counts.
+    """
+    found = False
+    for choice, usage in reported_usage.find(fields):
+        found = True
+        if generated or reported_usage.read(usage).cost:
+            meter.add_usage(usage, choice)
+    return found
+
+
+def _failure_of_all(choices: list[Any], redactor: Redactor) -> WattfareError | None:
+    """The failure of an answer that has no choice, or whose choices have all failed."""
+    if not choices:
+        return failed("The upstream did not answer with a completion.")
+    failures = [_failure_of(_fields(choice), redactor) for choice in choices]
+    return failures[0] if all(failures) else None
+
+
+def _failure_of(choice: dict[str, Any], redactor: Redactor) -> WattfareError | None:
+    error = choice.get("error")
+    if error:
+        return _error_of(error, redactor)
+    if choice.get("finish_reason") == "error":
+        return failed("The model's provider failed while it answered.")
+    return None
 
 
 def _check_structure(data: bytes) -> None:
@@ -195,55 +273,67 @@ def _check_structure(data: bytes) -> None:
 
 
 class Read(msgspec.Struct, frozen=True):
-    """What a chunk is. ``generated``: it holds something that the model made. ``only_usage``: it
-    is the extra one, which holds nothing else."""
+    """What a chunk is.
 
-    generated: bool
-    only_usage: bool
+    Attributes:
+        generated: it holds something that the model made.
+        choices: it has any.
+        usage: it reports usage.
+        passes: it is for the client.
+    """
+
+    generated: bool = False
+    choices: bool = True
+    usage: bool = False
+    passes: bool = True
 
 
 def read_chunk(data: bytes, meter: Meter, redactor: Redactor) -> Read:
     """Meter a chunk of a stream.
 
     Raises:
-        WattfareError: ``upstream``; it is an error, or no chunk.
+        WattfareError: ``upstream``; it is an error, or not JSON.
     """
     try:
         plain = _decode_plain(data)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         pass  # it takes a closer look
     else:
-        read = _NOTHING
-        for choice in plain.choices:
-            text = choice.delta.content
-            if text:
-                meter.count(1, text)
-                read = _TEXT
-        return read
+        # A vendor's own field can report usage, too.
+        if data.count(b"usage") == (plain.usage is not UNSET):
+            read = _NOTHING
+            for choice in plain.choices:
+                text = choice.delta.content
+                if text:
+                    meter.count(1, text)
+                    read = _TEXT
+            return read
     try:
         chunk = decode(data)
     except ValueError:
         raise failed("The upstream sent an event that is not JSON.") from None
-    error = error_of(chunk, redactor)
-    if error is not None:
-        raise error
     if not isinstance(chunk, dict):
-        raise failed("The upstream sent an event that is no chunk.")
+        return _IGNORED
     fields = _fields(cast("object", chunk))
-    choices = fields.get("choices")
+    choices = _items(fields.get("choices"))
     generated = False
-    if isinstance(choices, list):
-        for choice in cast("list[Any]", choices):
-            generated |= _count(_fields(choice).get("delta"), meter)
-    meter.add_usage(fields.get("usage"))
-    error = _account_error(cast("object", choices), redactor)
+    for choice in choices:
+        generated |= _count(_fields(choice).get("delta"), meter)
+        # Some upstreams end a stream with the whole message.
+        if not _fields(choice).get("delta") and not meter.generated:
+            generated |= _count(_fields(choice).get("message"), meter)
+    error = error_of(fields, redactor) or next(
+        (error for choice in choices if (error := _failure_of(_fields(choice), redactor))), None
+    )
+    usage = _add_usage(fields, meter, generated=error is None or meter.generated)
     if error is not None:
         raise error
-    return Read(generated, only_usage="usage" in fields and not choices)
+    return Read(generated, bool(choices), usage)
 
 
-_TEXT = Read(generated=True, only_usage=False)
-_NOTHING = Read(generated=False, only_usage=False)
+_TEXT = Read(generated=True)
+_NOTHING = Read()
+_IGNORED = Read(choices=False, passes=False)
 
 
 # A chunk that holds text only, as most do. None of it can be part of a cycle.
@@ -257,11 +347,12 @@ class _PlainDelta(msgspec.Struct, forbid_unknown_fields=True, gc=False):
 class _PlainChoice(msgspec.Struct, gc=False):
     delta: _PlainDelta
     error: None = None
+    finish_reason: Literal["stop", "length", "tool_calls", "content_filter"] | None = None
 
 
 class _PlainChunk(msgspec.Struct, gc=False):
     choices: Annotated[list[_PlainChoice], msgspec.Meta(min_length=1)]
-    usage: None = None
+    usage: UnsetType | None = UNSET
     error: None = None
 
 
@@ -333,7 +424,10 @@ def _text_of(fields: dict[str, Any]) -> str:
     it encrypted.)"""
     thought = fields.get("reasoning") or fields.get("reasoning_content")
     texts = [fields.get("content"), fields.get("refusal"), thought]
-    texts += [_fields(part).get("text") for part in _items(fields.get("content"))]
+    for part in map(_fields, _items(fields.get("content"))):
+        texts += [part.get("text"), part.get("thinking")]
+        # Mistral nests the text of its reasoning.
+        texts += [_fields(inner).get("text") for inner in _items(part.get("thinking"))]
     for call in (*_items(fields.get("tool_calls")), {"function": fields.get("function_call")}):
         function = _fields(_fields(call).get("function"))
         texts += [function.get("name"), function.get("arguments")]
