@@ -4,6 +4,7 @@ same after each."""
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -12,12 +13,16 @@ import msgspec
 import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from support.prices import NOON, in_openai_names, provider_cost, small_prices, token_counts
 
 from wattfare_mw.errors import (
     WattfareError,
     WattfareGrantError,
     WattfareNotConnectedError,
 )
+from wattfare_mw.service.chat.meter import Meter
+from wattfare_mw.service.chat.price import Price
+from wattfare_mw.service.chat.usage import TokenCounts
 from wattfare_mw.service.keys import new_app
 from wattfare_mw.service.ledger import rules
 from wattfare_mw.service.ledger.store import LEASE_SECONDS, Store
@@ -43,6 +48,25 @@ BEGINNING = datetime(2026, 10, 31, 12, tzinfo=UTC)
 amounts = st.integers(0, 100)
 
 
+class Offer(msgspec.Struct, frozen=True):
+    """What a call asks for: bounds, or a price and the most tokens that it can have."""
+
+    bounds: Bounds
+    price: Price | None = None
+    prompt: int = 0
+
+
+@st.composite
+def offers(draw: st.DrawFn) -> Offer:
+    if draw(st.booleans()):
+        pair = draw(st.tuples(amounts, amounts))
+        return Offer(Bounds(min(pair), max(pair), draw(st.booleans())))
+    price = draw(small_prices)
+    prompt, least, more = (draw(st.integers(0, 10)) for _ in range(3))
+    bounds = Bounds(price.bound(prompt, least), price.bound(prompt, least + more))
+    return Offer(bounds, price, prompt)
+
+
 def connected(connection: Connection | None, cap: int | None) -> Connection:
     """The connection after an approval with this cap."""
     return Connection(cap, revocations=connection.revocations if connection else 0)
@@ -59,8 +83,15 @@ class Call:
     """A reservation as the rules have it."""
 
     def __init__(
-        self, order: InferenceCall, month: str, holder: str, granted: int, epoch: int
+        self,
+        order: InferenceCall,
+        month: str,
+        holder: str,
+        granted: int,
+        epoch: int,
+        offer: Offer,
     ) -> None:
+        self.offer = offer
         self.order = order
         self.month = month
         self.holder = holder
@@ -178,14 +209,13 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule(
         data=st.data(),
         process=st.sampled_from(PROCESSES),
-        pair=st.tuples(amounts, amounts),
+        offer=offers(),
         ceiling=st.none() | amounts,
-        requires_cap=st.booleans(),
         stream=st.booleans(),
         key=st.none()
         | st.builds(IdempotencyKey, st.sampled_from(["k1", "k2"]), st.sampled_from("ab")),
     )
-    def reserve(self, data, process, pair, ceiling, requires_cap, stream, key) -> None:
+    def reserve(self, data, process, offer, ceiling, stream, key) -> None:
         payer = data.draw(st.sampled_from([*USERS, "g-unknown", *self.grants]))
         by_grant = payer not in USERS
         self.count += 1
@@ -195,7 +225,7 @@ class LedgerMachine(RuleBasedStateMachine):
             user_id=None if by_grant else payer,
             grant_hash=payer if by_grant else None,
             model="m",
-            bounds=Bounds(min(pair), max(pair), requires_cap),
+            bounds=offer.bounds,
             request_id="r",
             stream=stream,
             key=key,
@@ -219,7 +249,7 @@ class LedgerMachine(RuleBasedStateMachine):
         assert cap is None or totals.billed + totals.reserved <= cap
         holder = self.holder(process)
         assert holder is not None
-        self.calls[order.id] = Call(order, self.month, holder, granted, epoch)
+        self.calls[order.id] = Call(order, self.month, holder, granted, epoch, offer)
         if key is not None:
             self.keys[order.payer, key.name] = (key, order.id, self.now)
 
@@ -283,6 +313,27 @@ class LedgerMachine(RuleBasedStateMachine):
         billed = self.settled(call, outcome)
         assert self.do(self.stores[process].settle(call, outcome)) == billed
         assert self.do(self.stores[process].settle(call, outcome)) is None
+
+    @precondition(lambda self: any(call.offer.price for call in self.calls.values()))
+    @rule(data=st.data(), process=st.sampled_from(PROCESSES), used=token_counts(40))
+    def settle_what_is_reported(self, data, process: int, used: TokenCounts) -> None:
+        """The upstream reports any usage. The bill is its own arithmetic, within the grant."""
+        priced = [name for name, call in self.calls.items() if call.offer.price is not None]
+        name = data.draw(st.sampled_from(sorted(priced)))
+        call = self.calls[name]
+        price, granted = call.offer.price, call.held.reserved
+        assert price is not None
+        meter = Meter(price, call.offer.prompt, NOON)
+        meter.granted = granted
+        meter.add_usage(in_openai_names(used))
+        meter.complete = True
+        outcome = meter.outcome("completed")
+        billed = self.settled(name, outcome)
+        assert self.do(self.stores[process].settle(name, outcome)) == billed == meter.billed
+        assert 0 <= billed <= granted
+        if used.prompt:
+            exact = provider_cost(price, used)
+            assert billed == min(math.ceil(exact), granted)
 
     def settled(self, name: str, outcome: Outcome) -> int:
         call = self.calls.pop(name)

@@ -14,18 +14,34 @@ from wattfare_mw.service.chat.usage import COMPLETION_PARTS, PROMPT_PARTS, Token
 NOON = datetime(2026, 11, 28, 12, tzinfo=UTC)
 
 rates = st.decimals(0, 100, places=15) | st.just(Decimal("1E-70")) | st.just(Decimal(0))
+#: Rates at which a few tokens cost a few nano-dollars.
+small_rates = st.integers(0, 30).map(lambda tenths: Decimal(tenths).scaleb(-10))
 _NAMES = Rates.__struct_fields__
-_OPTIONAL = {name: rates for name in _NAMES if name not in ("prompt", "completion")}
-_full_rates = st.fixed_dictionaries({"prompt": rates, "completion": rates}, optional=_OPTIONAL).map(
-    lambda given: Rates(**given)
-)
-_some_rates = st.fixed_dictionaries({}, optional=dict.fromkeys(_NAMES, rates)).map(
-    lambda given: Rates(**given)
-)
 _windows = st.none() | st.tuples(st.times(), st.times())
-overrides = st.builds(Override, rates=_some_rates, min_prompt=st.integers(0, 1000), window=_windows)
 discounts = st.just(Decimal(0)) | st.decimals(0, 1, places=3)
-prices = st.builds(Price, _full_rates, st.lists(overrides, max_size=3).map(tuple), discounts)
+
+
+def _prices(rate: st.SearchStrategy[Decimal], long: int) -> st.SearchStrategy[Price]:
+    """Prices with rates of any kind, some for prompts of up to so many tokens or more."""
+    optional = {name: rate for name in _NAMES if name not in ("prompt", "completion")}
+    base = st.fixed_dictionaries({"prompt": rate, "completion": rate}, optional=optional)
+    some = st.fixed_dictionaries({}, optional=dict.fromkeys(_NAMES, rate))
+    overrides = st.builds(
+        Override,
+        rates=some.map(lambda given: Rates(**given)),
+        min_prompt=st.integers(0, long),
+        window=_windows,
+    )
+    return st.builds(
+        Price,
+        base.map(lambda given: Rates(**given)),
+        st.lists(overrides, max_size=3).map(tuple),
+        discounts,
+    )
+
+
+prices = _prices(rates, 1000)
+small_prices = _prices(small_rates, 10)
 flat_prices = st.builds(Price.flat, rates, rates, rates)
 
 
