@@ -198,7 +198,9 @@ class Meter:
         since = self.completion_tokens - self._counted_in_cost
         if self._cost is None:
             if self.price is not None:
-                used = msgspec.structs.replace(self._used, completion=self.completion_tokens)
+                used, completion = self._used, self.completion_tokens
+                if completion != used.completion:
+                    used = msgspec.structs.replace(used, completion=completion)
                 return self.price.cost(used, self._began)
         elif since <= 0:
             return self._cost

@@ -14,7 +14,7 @@ Two counts differ from provider to provider:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from decimal import Decimal, InvalidOperation
 from typing import Any, cast
 
@@ -122,38 +122,37 @@ _OWN_COUNTS = frozenset({"prompt_eval_count", "eval_count"})
 
 def read(usage: dict[str, Any]) -> ReportedUsage:
     """One usage object, under any provider's names."""
-    total = _first(usage, *_TOTAL)
-    name, prompt = _named(usage, _PROMPT)
-    completion = _first(usage, *_COMPLETION)
-    hits, misses = _first(usage, "prompt_cache_hit_tokens"), _first(usage, _MISSES)
-    if prompt is None and misses is not None:
-        prompt = (hits or 0) + misses
+    found: dict[str, int] = {}
+    _collect(usage, _FIELDS, found)
+    get = found.get
+    total, completion = get("total"), get("completion")
+    prompt = get("prompt") or get("input")
+    if prompt is None and "misses" in found:
+        prompt = get("hits", 0) + found["misses"]
     if prompt is None and total is not None and completion is not None:
         prompt = max(total - completion, 0)
 
-    parts = _prompt_parts(usage)
-    cached = parts["cache_read"] + parts["cache_write"] + parts["cache_write_1h"]
-    if prompt is not None and cached and _stand_beside(usage, name, prompt, completion, total):
-        prompt += cached
-    parts = _plausible_parts(prompt or 0, parts)
-
-    reasoning = _first(usage, *_REASONING) or 0
+    parts = answer = _NO_PARTS
+    if len(found) > 3 or found.keys() - _PLAIN:
+        cached = get("read_beside", 0) + get("write_beside", 0)
+        if prompt is not None and cached and _stand_beside(found, cached, total):
+            prompt += cached
+        parts = _plausible_parts(prompt or 0, _prompt_parts(found))
+    reasoning = get("reasoning", 0)
     if total is not None and prompt and total - prompt > (completion or 0):
         completion = total - prompt
     elif completion is not None and reasoning > completion and (total is None or not prompt):
         # It cannot be a part. A total would include it.
         completion += reasoning
-    answer = {
-        "reasoning": reasoning,
-        "audio_output": _first(usage, *_AUDIO_OUTPUT) or 0,
-        "image_output": _first(usage, *_IMAGE_OUTPUT) or 0,
-    }
-    answer = _plausible_parts(completion or 0, answer)
+    if not _PARTS_OF_ANSWER.isdisjoint(found):
+        answer = _plausible_parts(
+            completion or 0, {name: get(name, 0) for name in COMPLETION_PARTS}
+        )
     return ReportedUsage(
         counts=TokenCounts(
             prompt=prompt or 0,
             completion=completion or 0,
-            searches=_first(usage, *_SEARCHES) or 0,
+            searches=get("searches", 0),
             **parts,
             **answer,
         ),
@@ -163,109 +162,110 @@ def read(usage: dict[str, Any]) -> ReportedUsage:
     )
 
 
-# Where each count is found: a name, or the path to it.
+_Fields = Mapping[str, "str | _Fields"]
 
-_PROMPT = (
-    "prompt_tokens",
-    "input_tokens",
-    "promptTokenCount",
-    "inputTokenCount",
-    "inputTokens",
-    "promptTokens",
-    "prompt_eval_count",
-)
-_COMPLETION = (
-    "completion_tokens",
-    "output_tokens",
-    "candidatesTokenCount",
-    "outputTokenCount",
-    "outputTokens",
-    "completionTokens",
-    "eval_count",
-)
-_TOTAL = ("total_tokens", "totalTokenCount", "totalTokens")
-_MISSES = "prompt_cache_miss_tokens"
-_DETAILS_IN = ("prompt_tokens_details", "input_tokens_details", "prompt_token_details")
-_DETAILS_OUT = ("completion_tokens_details", "output_tokens_details", "completion_token_details")
-#: Names for cached tokens that providers use beside their prompt tokens, not as a part of them.
-_READ_BESIDE = ("cache_read_input_tokens", "cacheReadInputTokens", "cacheReadInputTokenCount")
-_WRITE_BESIDE = (
-    "cache_creation_input_tokens",
-    "cacheWriteInputTokens",
-    "cacheWriteInputTokenCount",
-)
-_CACHE_READ = (
-    *((details, "cached_tokens") for details in _DETAILS_IN),
-    "prompt_cache_hit_tokens",
-    "cached_tokens",
-    "cachedContentTokenCount",
-    *_READ_BESIDE,
-)
-_CACHE_WRITE = (
-    *((details, "cache_write_tokens") for details in _DETAILS_IN),
-    *((details, "cache_creation_tokens") for details in _DETAILS_IN),
-    *_WRITE_BESIDE,
-)
-_CACHE_WRITE_1H = (
-    ("cache_creation", "ephemeral_1h_input_tokens"),
-    *(
-        (details, "cache_creation_token_details", "ephemeral_1h_input_tokens")
-        for details in _DETAILS_IN
-    ),
-)
-_AUDIO = tuple((details, "audio_tokens") for details in _DETAILS_IN)
-_AUDIO_CACHE_READ = tuple(
-    (details, "cached_tokens_details", "audio_tokens") for details in _DETAILS_IN
-)
-_IMAGE = tuple((details, "image_tokens") for details in _DETAILS_IN)
-_REASONING = (
-    *((details, "reasoning_tokens") for details in _DETAILS_OUT),
-    "thoughtsTokenCount",
-    "reasoning_tokens",
-)
-_AUDIO_OUTPUT = tuple((details, "audio_tokens") for details in _DETAILS_OUT)
-_IMAGE_OUTPUT = tuple((details, "image_tokens") for details in _DETAILS_OUT)
-_SEARCHES = (
-    ("server_tool_use", "web_search_requests"),
-    ("server_tool_use_details", "web_search_requests"),
-    "num_search_queries",
-    ("server_side_tool_usage_details", "web_search_calls"),
-)
+_OF_PROMPT: _Fields = {
+    "cached_tokens": "cache_read",
+    "cached_tokens_details": {"audio_tokens": "audio_cache_read"},
+    "cache_write_tokens": "cache_write",
+    "cache_creation_tokens": "cache_write",
+    "cache_creation_token_details": {"ephemeral_1h_input_tokens": "cache_write_1h"},
+    "audio_tokens": "audio",
+    "image_tokens": "image",
+}
+_OF_ANSWER: _Fields = {
+    "reasoning_tokens": "reasoning",
+    "audio_tokens": "audio_output",
+    "image_tokens": "image_output",
+}
+#: The names of the counts, and what they mean. ``read_beside`` and ``write_beside`` are cached
+#: tokens that some providers do not count in the prompt. ``input`` is a prompt without them.
+_FIELDS: _Fields = {
+    "prompt_tokens": "prompt",
+    "promptTokenCount": "prompt",
+    "promptTokens": "prompt",
+    "prompt_eval_count": "prompt",
+    "input_tokens": "input",
+    "inputTokens": "input",
+    "inputTokenCount": "input",
+    "completion_tokens": "completion",
+    "output_tokens": "completion",
+    "candidatesTokenCount": "completion",
+    "outputTokens": "completion",
+    "outputTokenCount": "completion",
+    "completionTokens": "completion",
+    "eval_count": "completion",
+    "total_tokens": "total",
+    "totalTokenCount": "total",
+    "totalTokens": "total",
+    "prompt_tokens_details": _OF_PROMPT,
+    "prompt_token_details": _OF_PROMPT,
+    "input_tokens_details": _OF_PROMPT,
+    "prompt_cache_hit_tokens": "hits",
+    "prompt_cache_miss_tokens": "misses",
+    "cached_tokens": "cache_read",
+    "cachedContentTokenCount": "cache_read",
+    "cache_read_input_tokens": "read_beside",
+    "cacheReadInputTokens": "read_beside",
+    "cacheReadInputTokenCount": "read_beside",
+    "cache_creation_input_tokens": "write_beside",
+    "cacheWriteInputTokens": "write_beside",
+    "cacheWriteInputTokenCount": "write_beside",
+    "cache_creation": {"ephemeral_1h_input_tokens": "cache_write_1h"},
+    "completion_tokens_details": _OF_ANSWER,
+    "completion_token_details": _OF_ANSWER,
+    "output_tokens_details": _OF_ANSWER,
+    "thoughtsTokenCount": "reasoning",
+    "reasoning_tokens": "reasoning",
+    "server_tool_use": {"web_search_requests": "searches"},
+    "server_tool_use_details": {"web_search_requests": "searches"},
+    "server_side_tool_usage_details": {"web_search_calls": "searches"},
+    "num_search_queries": "searches",
+}
+_PLAIN = frozenset({"prompt", "completion", "total"})
+_PARTS_OF_ANSWER = frozenset(COMPLETION_PARTS)
+_NO_PARTS: dict[str, int] = {}
 _COST = ("cost", "total_cost", "cost_usd", "total_cost_usd", "estimated_cost")
 _COST_TOTAL = ("total_cost", "total", "total_cost_usd", "total_usd", "amount", "usd")
 
-_Path = str | tuple[str, ...]
+
+def _collect(usage: dict[str, Any], fields: _Fields, found: dict[str, int]) -> None:
+    """Collect the counts by their meaning. If two names mean the same, the first above 0 counts."""
+    for name, value in usage.items():
+        meaning = fields.get(name)
+        if meaning is None or value is None:
+            continue
+        if isinstance(meaning, str):
+            count = value if type(value) is int and 0 <= value < 10**6 else _count(value)
+            if count is not None and not found.get(meaning):
+                found[meaning] = count
+        elif isinstance(value, dict):
+            _collect(cast("dict[str, Any]", value), meaning, found)
 
 
-def _prompt_parts(usage: dict[str, Any]) -> dict[str, int]:
-    read, written = _first(usage, *_CACHE_READ) or 0, _first(usage, *_CACHE_WRITE) or 0
-    for_an_hour = min(_first(usage, *_CACHE_WRITE_1H) or 0, written)
-    audio, cached_audio = _first(usage, *_AUDIO) or 0, _first(usage, *_AUDIO_CACHE_READ) or 0
-    cached_audio = min(cached_audio, audio, read)
+def _prompt_parts(found: dict[str, int]) -> dict[str, int]:
+    get = found.get
+    read = get("cache_read") or get("hits") or get("read_beside", 0)
+    written = get("cache_write") or get("write_beside", 0)
+    for_an_hour = min(get("cache_write_1h", 0), written)
+    audio = get("audio", 0)
+    cached_audio = min(get("audio_cache_read", 0), audio, read)
     return {
         "cache_read": read - cached_audio,
         "audio_cache_read": cached_audio,
         "cache_write": written - for_an_hour,
         "cache_write_1h": for_an_hour,
         "audio": audio - cached_audio,
-        "image": _first(usage, *_IMAGE) or 0,
+        "image": get("image", 0),
     }
 
 
-def _stand_beside(
-    usage: dict[str, Any], name: str | None, prompt: int, completion: int | None, total: int | None
-) -> bool:
+def _stand_beside(found: dict[str, int], cached: int, total: int | None) -> bool:
     """Are the cached tokens no part of the prompt tokens?"""
-    read, written = _first(usage, *_READ_BESIDE) or 0, _first(usage, *_WRITE_BESIDE) or 0
-    if not read + written:
-        return False
-    if read + written > prompt or name in _NAMES_BESIDE:
+    prompt = found.get("prompt")
+    if prompt is None or cached > prompt:
         return True
-    return total is not None and total == prompt + (completion or 0) + read + written
-
-
-#: Under these names, the cached tokens of :data:`_READ_BESIDE` are not part of the prompt tokens.
-_NAMES_BESIDE = frozenset({"input_tokens", "inputTokens", "inputTokenCount"})
+    return total is not None and total == prompt + found.get("completion", 0) + cached
 
 
 def _plausible_parts(whole: int, parts: dict[str, int]) -> dict[str, int]:
@@ -276,26 +276,6 @@ def _plausible_parts(whole: int, parts: dict[str, int]) -> dict[str, int]:
         fitting[name] = count if count <= left else 0
         left -= fitting[name]
     return fitting
-
-
-def _named(usage: dict[str, Any], names: tuple[str, ...]) -> tuple[str | None, int | None]:
-    for name in names:
-        count = _count(usage.get(name))
-        if count is not None:
-            return name, count
-    return None, None
-
-
-def _first(usage: dict[str, Any], *paths: _Path) -> int | None:
-    """The first of these that is a number of tokens above 0; else 0 if one is 0, or None."""
-    found: int | None = None
-    for path in paths:
-        count = _count(usage.get(path) if isinstance(path, str) else _at(usage, path))
-        if count:
-            return count
-        if count is not None:
-            found = count
-    return found
 
 
 def _at(usage: dict[str, Any], path: tuple[str, ...]) -> Any:

@@ -300,7 +300,7 @@ def read_chunk(data: bytes, meter: Meter, redactor: Redactor) -> Read:
         pass  # it takes a closer look
     else:
         # A vendor's own field can report usage, too.
-        if data.count(b"usage") == (plain.usage is not UNSET):
+        if data.find(b"usage") < 0 or data.count(b"usage") == (plain.usage is not UNSET):
             read = _NOTHING
             for choice in plain.choices:
                 text = choice.delta.content
