@@ -96,7 +96,7 @@ def pause(process: subprocess.Popen[str], database: str) -> None:
     A process that is stopped inside of one keeps its locks. SQLite then lets no other process
     write, for as long as it is stopped: docs/service.md says so.
     """
-    if not database.startswith("sqlite"):  # PostgreSQL ends a transaction whose process says nothing
+    if not database.startswith("sqlite"):  # what a call does there is one statement
         process.send_signal(signal.SIGSTOP)
         return
     probe = sqlite3.connect(database.removeprefix("sqlite:///"), isolation_level=None, timeout=2)
