@@ -19,19 +19,20 @@ _OPENING = frozenset(b"[{")
 _NOT_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
 
 
-def check_structure(body: bytes, max_elements: int | None = None) -> None:
+def check_structure(body: bytes, max_elements: int = MAX_ELEMENTS) -> None:
     """Refuse a body that is nested too deeply, or that has too many values. Whether it is valid
     JSON is for the decoder to say.
 
     Args:
-        max_elements: how many values it may have, if not :data:`MAX_ELEMENTS`.
+        max_elements: how many values it may have.
 
     Raises:
         WattfareError: ``invalid_request``.
     """
-    most = MAX_ELEMENTS if max_elements is None else max_elements
     openings = body.count(b"[") + body.count(b"{")
-    if openings <= MAX_DEPTH and (len(body) <= most or openings + body.count(b",") <= most):
+    if openings <= MAX_DEPTH and (
+        len(body) <= max_elements or openings + body.count(b",") <= max_elements
+    ):
         return  # even if none of them is in a string
     depth = elements = start = 0
     in_string = False
@@ -56,5 +57,5 @@ def check_structure(body: bytes, max_elements: int | None = None) -> None:
                 depth -= 1
                 if depth < 0:
                     raise invalid_request("The body is not valid JSON.")
-        if elements > most:
-            raise invalid_request(f"The body has more than {most:,} values.")
+        if elements > max_elements:
+            raise invalid_request(f"The body has more than {max_elements:,} values.")

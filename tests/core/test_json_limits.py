@@ -46,12 +46,11 @@ def test_depth_and_elements_are_those_of_the_value(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(json_limits, "_SLICE", piece)
         patch.setattr(json_limits, "MAX_DEPTH", depth)
-        patch.setattr(json_limits, "MAX_ELEMENTS", elements)
         if depth_of(value) <= depth and size_of(value) <= elements:
-            check_structure(body)
+            check_structure(body, elements)
         else:
             with pytest.raises(WattfareError) as caught:
-                check_structure(body)
+                check_structure(body, elements)
             assert (caught.value.code, caught.value.status) == ("invalid_request", 400)
 
 
