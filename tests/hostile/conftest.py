@@ -70,6 +70,8 @@ def attacked(
     """A service of this module's own in front of the fake upstream, with a victim. Its memory and
     its log are of these attacks only."""
     folder = tmp_path_factory.mktemp("attacked")
-    with run_service(folder, "--upstream", _upstream.url) as running:
-        with watch(running, "fake/model"):
-            yield running
+    with (
+        run_service(folder, "--upstream", _upstream.url) as running,
+        watch(running, "fake/model"),
+    ):
+        yield running

@@ -29,9 +29,12 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 @pytest.fixture
 def app(database: str, tmp_path: Path, watch: Any) -> Iterator[App]:
     env = {"WATTFARE_SERVICE_SECRET": SECRET}
-    with run_service(tmp_path, database=database, env=env) as running, watch(running):
-        with running.app() as app:
-            yield app
+    with (
+        run_service(tmp_path, database=database, env=env) as running,
+        watch(running),
+        running.app() as app,
+    ):
+        yield app
 
 
 def ask(app: App, method: str, token: str, **cap: float) -> httpx.Response:

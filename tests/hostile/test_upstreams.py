@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
-from support.service import App, Service, chat_body
+from support.fake_wattfare import SECRET_KEY, FakeWattfare
+from support.fake_wattfare import Exchange as FakeExchange
+from support.servers import uvicorn_process, uvicorn_server
+from support.service import App, Service, chat_body, eventually
 from support.upstream import Exchange, Upstream, completion_of
-from support.victim import MB, MOST_MEMORY, Memory
+from support.victim import LONGEST_GAP, MB, MOST_MEMORY, Memory, victim_at
+
+from wattfare_mw.service.asgi import create_app
+from wattfare_mw.service.models import catalog
+from wattfare_mw.service.settings import Settings
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
@@ -112,3 +122,71 @@ def read_some(app: App) -> bytes:
         except httpx.HTTPError:
             pass
     return data
+
+
+PRICE = b'{"prompt": "0.000001", "completion": "0.000002"}'
+LISTS: dict[str, tuple[bytes, bytes, bytes]] = {
+    "models without a price": (b'{"data": [', b'{"id": "a"},', b'{"id": "b"}]}'),
+    "models with a price": (b'{"data": [', b'{"id": "a", "pricing": {"prompt": "1"}},', b"{}]}"),
+    "nested": (b'{"data": [', b"[", b"]}"),
+    "one model with many prices": (
+        b'{"data": [{"id": "a", "pricing": {',
+        b'"a": 1,',
+        b'"b": 1}}]}',
+    ),
+    # Only this is a list that is read.
+    "one price with many digits": (
+        b'{"data": [{"id": "fake/model", "pricing": %s}, {"id": "a", "pricing": {"prompt": '
+        % PRICE,
+        b"1",
+        b"}}]}",
+    ),
+}
+
+
+def test_a_list_of_models_does_not_stall_the_others(
+    tmp_path: Path, upstream: Upstream, watch: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor the app whose middleware passes the list on."""
+    monkeypatch.setattr(catalog, "FRESH_SECONDS", 0)
+    monkeypatch.setattr(catalog, "RETRY_SECONDS", 0)
+    settings = Settings(database=f"sqlite:///{tmp_path / 'ledger.db'}", upstream=upstream.url)
+    with uvicorn_server(create_app(settings)) as (host, port):
+        service = Service(f"http://{host}:{port}", settings.database, process=None)  # type: ignore[arg-type]
+        assert httpx.get(f"{service.url}/healthz", trust_env=False).status_code == 200
+        with watch(service, "fake/model"), service.app() as app:
+            app.connect(monthlyUsd=100)
+            for name, (start, piece, end) in LISTS.items():
+                read = threading.Event()
+                body = start + piece * ((15 * MB) // len(piece)) + end
+
+                def answer(exchange: Exchange, body: bytes = body, read: Any = read) -> None:
+                    exchange.answer(body)
+                    read.set()
+
+                upstream.models_script = answer
+
+                def served(name: str = name) -> bool:
+                    # The last good list holds meanwhile.
+                    answer = app.chat(model="fake/model", max_tokens=5)
+                    assert answer.status_code == 200, (name, answer.text)
+                    return read.is_set()  # noqa: B023
+
+                assert eventually(served)
+                assert served()
+
+
+def test_a_list_of_models_does_not_stall_an_app(fake: FakeWattfare) -> None:
+    listed = b'{"data": [%s{"id": "b"}]}' % (b'{"id":""},' * (15 * MB // 10))
+
+    def answer(exchange: FakeExchange) -> None:
+        exchange.answer(listed)
+
+    fake.script = answer
+    env = {"WATTFARE_SECRET_KEY": SECRET_KEY, "WATTFARE_BASE_URL": fake.url}
+    with uvicorn_process("support.middleware_app:guarded", env=env) as ((host, port), _):
+        url = f"http://{host}:{port}/api/wattfare"
+        with victim_at(f"{url}/chat/completions", {"x-me": "victim"}) as victim:
+            told = httpx.get(f"{url}/models", headers={"x-me": "u"}, timeout=60, trust_env=False)
+            assert told.json() == {"data": []}
+            assert victim.longest_gap() < LONGEST_GAP / 2  # on the loop, it took twice as long

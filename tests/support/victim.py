@@ -140,10 +140,12 @@ def victim(app: App, model: str = "wattfare/echo-slow", user: str = "victim") ->
 def victim_at(url: Any, headers: dict[str, str], body: Any = None) -> Iterator[Victim]:
     """The same at this URL of a service or of an app. There is no ledger to look at."""
     body = body or chat_body(QUESTION, model="fake/model", stream=True)
-    with httpx.Client(timeout=PATIENCE, trust_env=False, verify=ssl_context()) as http:
-        with Victim(lambda: http.stream("POST", url, json=body, headers=headers)) as seen:
-            yield seen
-            seen.check()
+    with (
+        httpx.Client(timeout=PATIENCE, trust_env=False, verify=ssl_context()) as http,
+        Victim(lambda: http.stream("POST", url, json=body, headers=headers)) as seen,
+    ):
+        yield seen
+        seen.check()
 
 
 class Memory:

@@ -231,8 +231,11 @@ class Gate:
         if time.monotonic() >= until:
             told = yield from self.caller.fetch(calls.models())
             try:
-                listing = self._models.filter(told)
-            except msgspec.MsgspecError as error:
+                if len(told) <= LARGE_BODY:
+                    listing = self._models.filter(told)
+                else:
+                    listing = yield InThread(self._models.filter, (told,))
+            except (msgspec.MsgspecError, RecursionError) as error:
                 raise not_the_protocol(200, "a list of models", error) from None
             self._listing = (time.monotonic() + LISTING_SECONDS, listing)
         return json_response(200, listing)

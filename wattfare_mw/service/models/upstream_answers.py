@@ -157,7 +157,7 @@ def read_completion(body: bytes, meter: Meter, redactor: Redactor) -> bytes:
         WattfareError: ``upstream``; it is an error, or no answer.
     """
     strict = True
-    _check_structure(body)
+    check_size(body)
     try:
         answer = _decode(body)
     except ValueError:
@@ -185,7 +185,12 @@ def read_completion(body: bytes, meter: Meter, redactor: Redactor) -> bytes:
     return redactor.answer(body if strict else encode(fields))
 
 
-def _check_structure(data: bytes) -> None:
+def check_size(data: bytes) -> None:
+    """Refuse what has too many values to be decoded, or is nested too deeply.
+
+    Raises:
+        WattfareError: ``upstream``.
+    """
     try:
         check_structure(data, MAX_ELEMENTS)
     except WattfareError:
@@ -276,7 +281,7 @@ def decode(data: bytes) -> Any:
         ValueError: it is not even that.
         WattfareError: ``upstream``; it has too many values, or is nested too deeply.
     """
-    _check_structure(data)
+    check_size(data)
     try:
         return _decode(data)
     except ValueError:
