@@ -11,10 +11,13 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from support.drivers import INFERENCE, asgi_app
+from support.fake_wattfare import SECRET_KEY, FakeWattfare
 from support.servers import uvicorn_server
 from support.service import PATIENCE, Service, run_service
 from support.victim import Memory
 
+from wattfare_mw import WattfareMiddleware, receiving
 from wattfare_mw.service import Settings, connections, create_app
 
 MB = 10**6
@@ -75,11 +78,15 @@ def test_an_endless_head_ends(alone: Service, kind: str) -> None:
 
 
 @contextmanager
-def served(tmp_path: Path) -> Iterator[Any]:
+def served(tmp_path: Path, **options: Any) -> Iterator[Any]:
     """The service in this process, so that a test can set its limits."""
-    app = create_app(Settings(database=f"sqlite:///{tmp_path / 'ledger.db'}"))
-    with uvicorn_server(app, http=connections.LimitedProtocol) as address:
+    app = create_app(Settings(database=database_in(tmp_path)))
+    with uvicorn_server(app, http=connections.LimitedProtocol, **options) as address:
         yield address
+
+
+def database_in(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path / 'ledger.db'}"
 
 
 @pytest.mark.parametrize("sent", [b"", b"GET /healthz HTTP/1.1\r\nhost:"])
@@ -110,6 +117,76 @@ def test_a_head_within_the_limit_passes_in_any_pieces(tmp_path: Path) -> None:
         assert client.recv(65536).startswith(b"HTTP/1.1 200 ")
         client.sendall(head.replace(b"x-a: ", b"x-a: " + b"b" * 10_000))
         assert rest(client).startswith((b"HTTP/1.1 400 ", b"HTTP/1.1 431 "))
+
+
+def test_an_idle_connection_ends(tmp_path: Path) -> None:
+    with served(tmp_path, timeout_keep_alive=1) as address:
+        client = connect(address)
+        client.sendall(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
+        assert client.recv(65536).startswith(b"HTTP/1.1 200 ")
+        assert rest(client) == b""
+
+
+SMALL, LARGE = 1000, 10 * MB
+
+
+@pytest.mark.parametrize("length", [SMALL, LARGE])
+def test_a_body_that_takes_too_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, watch: Any, length: int
+) -> None:
+    """Whether its client is silent, or sends a byte now and then."""
+    monkeypatch.setattr(receiving, "BODY_SECONDS", 0.5)
+    with served(tmp_path) as (host, port):
+        service = Service(f"http://{host}:{port}", database_in(tmp_path), process=None)  # type: ignore[arg-type]
+        with watch(service), service.app() as app:
+            app.connect()
+            head = head_of("/api/v1/chat/completions", app.paid_by("u1"), length)
+            silent, slow = connect((host, port)), connect((host, port))
+            silent.sendall(head + b"{")
+            slow.sendall(head)
+            slow.settimeout(0.02)
+            answer = b""
+            while not answer:
+                with suppress(TimeoutError):
+                    answer = slow.recv(65536)
+                with suppress(ConnectionError):
+                    slow.sendall(b" ")
+            slow.close()
+            assert answer.startswith(b"HTTP/1.1 408 ")
+            assert silent.recv(65536).startswith(b"HTTP/1.1 408 ")
+            silent.close()
+
+
+def test_an_app_does_not_wait_for_a_body_either(
+    fake: FakeWattfare, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(receiving, "BODY_SECONDS", 0.2)
+    app = WattfareMiddleware(
+        asgi_app,
+        resolve_user=lambda request: request.headers.get("x-me"),
+        secret_key=SECRET_KEY,
+        base_url=fake.url,
+        allow_grants=True,
+    )
+    with uvicorn_server(app) as address:
+        for length in (SMALL, LARGE):
+            client = connect(address)
+            client.sendall(head_of(INFERENCE, {"x-me": "mallory"}, length) + b"{")
+            assert client.recv(65536).startswith(b"HTTP/1.1 408 ")
+            client.close()
+        # Who pays is checked before any of the body is read.
+        for headers, status in (({"x-wattfare-grant": "gt 1"}, 402), ({}, 401)):
+            client = connect(address)
+            client.sendall(head_of(INFERENCE, headers, LARGE))
+            assert client.recv(65536).startswith(b"HTTP/1.1 %d " % status)
+            client.close()
+    assert not fake.exchanges
+
+
+def head_of(path: str, headers: dict[str, str], length: int) -> bytes:
+    fields = {"host": "x", "content-type": "application/json", **headers}
+    lines = [f"{name}: {value}\r\n" for name, value in fields.items()]
+    return f"POST {path} HTTP/1.1\r\n{''.join(lines)}content-length: {length}\r\n\r\n".encode()
 
 
 def test_the_oldest_idle_connection_goes_first(

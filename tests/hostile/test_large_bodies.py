@@ -6,15 +6,19 @@ import json
 import socket
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
 import pytest
 from support.servers import uvicorn_process
-from support.service import PATIENCE, App, Service
+from support.service import PATIENCE, App, Service, run_service
 from support.upstream import Upstream
 from support.victim import LONGEST_GAP, MB, MOST_MEMORY, Memory, Victim, victim_at
+
+from wattfare_mw.service.ledger.databases import read_database
+from wattfare_mw.service.ledger.export import rows as rows_of
 
 INFERENCE = "/api/wattfare/chat/completions"
 
@@ -92,14 +96,18 @@ def attack(bodies: dict[str, Callable[[], bytes]], post: Post, victim: Victim, p
 
 @pytest.mark.parametrize("user", ["nobudget", "rich"])
 def test_a_body_does_not_stall_the_others(
-    attacked: Service, app: App, victims: list[Victim], user: str
+    attacked: Service, app: App, victims: list[Victim], user: str, tmp_path: Path
 ) -> None:
+    """Nor does another process settle their calls."""
     headers = {**app.paid_by(user), "content-type": "application/json"}
 
     def post(body: bytes) -> httpx.Response:
         return app.http.post("/chat/completions", content=body, headers=headers)
 
-    statuses = attack(BODIES, post, victims[0], attacked.process.pid)
+    with run_service(tmp_path, database=attacked.database):
+        statuses = attack(BODIES, post, victims[0], attacked.process.pid)
+    ended = read_database(attacked.database, lambda sql: {row["ended"] for row in rows_of(sql)})
+    assert not ended & {"expired", "abandoned"}
     if user == "nobudget":  # what is large is not looked into before its payer is known
         small = {"nested 972 deep": 400, "objects nested 60 deep": 400}
         assert statuses == dict.fromkeys(BODIES, 402) | small
