@@ -42,6 +42,12 @@ def tool(value: bytes) -> bytes:
     return around(b'"tools":[{"type":"function","function":{"a":%s}}]' % value)
 
 
+def schema(value: bytes) -> bytes:
+    """Where the service takes any JSON, so that it is bounded and encoded anew."""
+    function = b'{"name":"f","parameters":{"a":%s}}' % value
+    return around(b'"tools":[{"type":"function","function":%s}]' % function)
+
+
 def text(content: str) -> bytes:
     return around(b'"n":1', content)
 
@@ -67,6 +73,9 @@ BODIES: dict[str, Callable[[], bytes]] = {
     "many characters in tools": lambda: tool(json.dumps("é" * (3 * MB)).encode()),
     "white space": lambda: tool(b" " * (19 * MB) + b"1"),
     "one number": lambda: tool(b"1" * (19 * MB)),
+    "long integers": lambda: schema(b"[" + b",".join([b"9" * 4000] * 4700) + b"]"),
+    "a deep schema": lambda: schema(b'{"a":' * 57 + b'"a"' + b"}" * 57),
+    "a long schema": lambda: schema(b"[" + b",".join([b'"\\n%s"' % (b"a" * 190)] * 98_000) + b"]"),
 }
 TOO_DEEP = [name for name in BODIES if name.startswith("nested")]
 
@@ -109,7 +118,7 @@ def test_a_body_does_not_stall_the_others(
     ended = read_database(attacked.database, lambda sql: {row["ended"] for row in rows_of(sql)})
     assert not ended & {"expired", "abandoned"}
     if user == "nobudget":  # what is large is not looked into before its payer is known
-        small = {"nested 972 deep": 400, "objects nested 60 deep": 400}
+        small = {"nested 972 deep": 400, "objects nested 60 deep": 400, "a deep schema": 402}
         assert statuses == dict.fromkeys(BODIES, 402) | small
     else:
         assert {statuses[name] for name in TOO_DEEP} == {400}

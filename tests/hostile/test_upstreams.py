@@ -134,7 +134,6 @@ LISTS: dict[str, tuple[bytes, bytes, bytes]] = {
         b'"a": 1,',
         b'"b": 1}}]}',
     ),
-    # Only this is a list that is read.
     "one price with many digits": (
         b'{"data": [{"id": "fake/model", "pricing": %s}, {"id": "a", "pricing": {"prompt": '
         % PRICE,
