@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import sys
 import threading
@@ -65,11 +66,43 @@ def flood(piece: bytes) -> Callable[[Exchange], None]:
     return answer
 
 
+def compressed(content_type: bytes, piece: bytes) -> Callable[[Exchange], None]:
+    """A small answer that is large when it is decompressed."""
+    start = b'{"choices": [], "more": "' if content_type == b"application/json" else b""
+    body = gzip.compress(start + piece * (400 * MB // len(piece)), 1)
+
+    def answer(exchange: Exchange) -> None:
+        exchange.send(
+            b"HTTP/1.1 200 OK\r\ncontent-type: %s\r\ncontent-encoding: gzip\r\n"
+            b"content-length: %d\r\n\r\n" % (content_type, len(body))
+        )
+        exchange.send(body)
+
+    return answer
+
+
+def endless_head(piece: bytes) -> Callable[[Exchange], None]:
+    """Headers without end, up to 100 MB."""
+
+    def answer(exchange: Exchange) -> None:
+        exchange.send(b"HTTP/1.1 200 OK\r\na: ")
+        for _ in range(100):
+            exchange.send(piece * (MB // len(piece)))
+
+    return answer
+
+
 WHOLE = {
     "400 MB": json_of(400 * MB, b'"aaaaaaaaaaaaaaaa",'),
     "30 MB of numbers": json_of(30 * MB, b"1,"),
     "30 MB of objects": json_of(30 * MB, b'{"a":1},'),
     "30 MB nested": json_of(30 * MB, b"["),
+    "long integers": json_of(30 * MB, b"%s," % (b"9" * 4000)),
+    "compressed comments": compressed(b"text/event-stream", b":" * MB + b"\n\n"),
+    "compressed zeros": compressed(b"application/json", bytes(MB)),
+    "an endless header": endless_head(b"b"),
+    "endless headers": endless_head(b"b\r\na: "),
+    "endless interim answers": endless_head(b"b\r\n\r\nHTTP/1.1 103 X\r\na: "),
     "30 MB of text": json_of(30 * MB, b'"%s",' % (b"word " * 1000)),
 }
 STREAMS = {
