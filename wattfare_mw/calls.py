@@ -4,7 +4,6 @@ read. No I/O here."""
 from __future__ import annotations
 
 import copy
-import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, Self, TypeVar
@@ -45,7 +44,8 @@ DEFAULT_BASE_URL = "https://wattfare.com"
 USER_AGENT = "wattfare-mw-python"
 # What may stand in a header as it is: 0x21-0x7E, but for the "%" that marks what may not.
 _HEADER_SAFE = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) != "%")
-_ALL_HEADER_SAFE = re.compile(f"[{re.escape(_HEADER_SAFE)}]+")
+#: What is printable ASCII and must be escaped all the same.
+_ESCAPED = frozenset(" %")
 
 LimitLike = Number | RequestLimit | None
 Message = Mapping[str, Any]
@@ -101,8 +101,12 @@ def user_payer(user_id: str) -> Payer:
     Raises:
         WattfareError: ``invalid_request``; no such id can exist.
     """
-    user_id = check_user_id(user_id)
-    if not _ALL_HEADER_SAFE.fullmatch(user_id):  # of most ids it is all
+    return payer_of(check_user_id(user_id))
+
+
+def payer_of(user_id: str) -> Payer:
+    """The user with this id, which has been checked."""
+    if not (user_id.isascii() and user_id.isprintable() and _ESCAPED.isdisjoint(user_id)):
         user_id = quote(user_id, safe=_HEADER_SAFE)
     return Payer(USER_HEADER, user_id)
 

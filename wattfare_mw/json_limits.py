@@ -1,7 +1,8 @@
 """Limits on the structure of a JSON body, checked before any of it is decoded.
 
-A body within its size limit can still be expensive: a thousand nested arrays, or millions of tiny
-objects. One linear pass counts both. It works on slices, so that other threads can run meanwhile,
+A body within its size limit can still be expensive: a thousand nested arrays, millions of tiny
+objects, or integers of thousands of digits, which take the square of their length. One linear pass
+finds all of them. It works on slices, so that other threads can run meanwhile,
 and it needs no memory that grows with the body.
 """
 
@@ -13,27 +14,32 @@ from .errors import invalid_request
 MAX_DEPTH = 64
 #: How many values a body may have.
 MAX_ELEMENTS = 100_000
+#: How many digits in a row a number of a body above 64 kB may have. No double needs more.
+MAX_DIGITS = 400
 
 _SLICE = 2**16
 _OPENING = frozenset(b"[{")
 _NOT_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
+_DIGITS = bytes.maketrans(b"123456789", b"000000000")
 
 
-def check_structure(body: bytes, max_elements: int | None = None) -> None:
-    """Refuse a body that is nested too deeply, or that has too many values. Whether it is valid
+def check_structure(body: bytes, max_elements: int = MAX_ELEMENTS) -> None:
+    """Refuse a body that is nested too deeply, or that has too many values or too long numbers.
+    Whether it is valid
     JSON is for the decoder to say.
 
     Args:
-        max_elements: how many values it may have, if not :data:`MAX_ELEMENTS`.
+        max_elements: how many values it may have.
 
     Raises:
         WattfareError: ``invalid_request``.
     """
-    most = MAX_ELEMENTS if max_elements is None else max_elements
     openings = body.count(b"[") + body.count(b"{")
-    if openings <= MAX_DEPTH and (len(body) <= most or openings + body.count(b",") <= most):
+    if openings <= MAX_DEPTH and len(body) <= max_elements and len(body) <= _SLICE:
         return  # even if none of them is in a string
     depth = elements = start = 0
+    last = b""
+    too_long = b"0" * (MAX_DIGITS + 1)
     in_string = False
     while start < len(body):
         piece = body[start : start + _SLICE]
@@ -44,6 +50,10 @@ def check_structure(body: bytes, max_elements: int | None = None) -> None:
         parts = piece.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')
         outside = b"".join(parts[in_string::2])
         in_string ^= len(parts) % 2 == 0
+        numbers = last + outside.translate(_DIGITS)
+        if len(body) > _SLICE and too_long in numbers:
+            raise invalid_request(f"A number in the body has more than {MAX_DIGITS} digits.")
+        last = numbers[-MAX_DIGITS:]
         brackets = outside.translate(None, _NOT_BRACKETS)
         elements += outside.count(b",")
         for bracket in brackets:
@@ -56,5 +66,5 @@ def check_structure(body: bytes, max_elements: int | None = None) -> None:
                 depth -= 1
                 if depth < 0:
                     raise invalid_request("The body is not valid JSON.")
-        if elements > most:
-            raise invalid_request(f"The body has more than {most:,} values.")
+        if elements > max_elements:
+            raise invalid_request(f"The body has more than {max_elements:,} values.")

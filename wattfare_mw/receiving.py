@@ -23,29 +23,22 @@ BODY_SECONDS = 30.0
 BODY_BYTES_PER_SECOND = 10_000
 
 
-# Every length of so many digits is below `LARGE_BODY`.
-_SMALL_DIGITS = len(str(LARGE_BODY)) - 1
-
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
 
-def check_length(content_length: str | None, limit: int) -> None:
-    """Refuse a body by the length that is announced for it.
+def check_length(content_length: str | None, limit: int) -> bool:
+    """Refuse a body by the length that is announced for it. True if that is a small one, of up to
+    :data:`.offload.LARGE_BODY`; False if it is large or not known.
 
     Raises:
         WattfareError: ``invalid_request``, 413; it is larger than this.
     """
-    if content_length and content_length.isdecimal() and int(content_length[:20]) > limit:
+    if content_length is None or not content_length.isdecimal():
+        return False
+    length = int(content_length[:20])
+    if length > limit:
         raise too_large(limit)
-
-
-def is_small(content_length: str | None) -> bool:
-    """True if the announced length of a body is far below :data:`.offload.LARGE_BODY`."""
-    return (
-        content_length is not None
-        and len(content_length) <= _SMALL_DIGITS
-        and content_length.isdecimal()
-    )
+    return length <= LARGE_BODY
 
 
 def too_large(limit: int) -> WattfareError:

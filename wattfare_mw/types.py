@@ -48,7 +48,7 @@ def check_user_id(user_id: object) -> str:
         why = f"not {type(user_id).__name__}"
     elif not 1 <= len(user_id) <= MAX_USER_ID:
         why = f"of 1 to {MAX_USER_ID} characters"
-    elif (found := _NOT_IN_USER_IDS.search(user_id)) is not None:
+    elif not user_id.isprintable() and (found := _NOT_IN_USER_IDS.search(user_id)) is not None:
         why = "without NUL" if found[0] == "\0" else "without surrogates"
     else:
         return user_id

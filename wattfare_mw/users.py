@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import string
 from collections.abc import Callable
 from typing import Any
 from uuid import UUID
@@ -19,16 +20,17 @@ ResolveUser = Callable[[Any], Any]
 """Returns the app's own id of the user who makes a request (a string, an int or a UUID), or None.
 It may be async."""
 
-#: What text the lack of a user becomes, in lower case: ``str(None)``, JavaScript's ``String(…)``,
-#: and the rest. As an id, it would make one user of all visitors.
+#: What Python and JavaScript make of a missing value, and Django of a user who is not signed in. As
+#: an id, it would make one user of all visitors. The case counts: a user may be called "Null".
 _NO_USERS = frozenset(
     {
-        *("", "none", "null", "nil", "undefined", "nan", "false", "true"),
-        *("anonymoususer", "[object object]", "{}", "[]", "()"),
+        *("None", "False", "nan", "AnonymousUser"),
+        *("null", "undefined", "false", "NaN", "[object Object]"),
     }
 )
-#: The same behind a prefix of the app's, such as ``f"user:{user_id}"``.
-_NO_USER_AT_END = ("None", "null", "undefined", "AnonymousUser")
+#: The same behind a prefix of the app's, such as ``f"user:{user_id}"``. It is Python that puts it
+#: together, so it has no other forms. An id such as "alice-null" is a user's own.
+_NO_USER_AT_END = ("None", "AnonymousUser")
 #: What ``str(…)`` makes of an object that has no text of its own, which may be an anonymous user.
 _OBJECT = re.compile(
     r"<.*( at 0x[0-9A-Fa-f]+|Anonymous).*>|<[a-z -]*(class|function|method) .*>", re.DOTALL
@@ -61,48 +63,56 @@ def identify(request: Request, resolve_user: AppFunction) -> Flow[str]:
         NotSignedInError: the client is not signed in.
         AppError: ``resolve_user`` returned neither a user id nor None.
     """
-    user_id = yield CallFunction(resolve_user, (request,))
-    if user_id is None:
-        raise NotSignedInError
-    return user_id_of(user_id)
+    return user_id_of((yield CallFunction(resolve_user, (request,))))
 
 
 def user_id_of(resolved: object) -> str:
     """The user id that ``resolve_user`` returned, as text.
 
     Args:
-        resolved: a string, an int or a UUID.
+        resolved: a string, an int or a UUID; None if the client is not signed in.
 
     Raises:
+        NotSignedInError: it is None.
         AppError: it is none of these, or the text that the lack of a user becomes.
     """
-    if type(resolved) is not str and (
-        isinstance(resolved, (int, UUID)) and not isinstance(resolved, bool)
-    ):
-        try:
-            resolved = str(resolved)
-        except ValueError:  # an int of thousands of digits
-            raise AppError("resolve_user must give a user id. It gave a huge int.") from None
-    if isinstance(resolved, str) and _is_no_user(resolved):
+    if not isinstance(resolved, str):
+        if resolved is None:
+            raise NotSignedInError
+        resolved = _text_of(resolved)
+    try:
+        user_id = check_user_id(resolved)
+    except WattfareError as error:
         raise AppError(
-            f"resolve_user must give a user id or None. It gave {resolved[:100]!r}, which is what"
+            "resolve_user must give a user id or None. A user id is a str, an int or a UUID."
+            f" {error.message} If no user is signed in, return None. So write"
+            " `return user.id if user else None`."
+        ) from None
+    # Nearly all ids pass here.
+    if user_id in _NO_USERS or (user_id[-1] in _LAST_OF_NO_USERS and _is_no_user(user_id)):
+        raise AppError(
+            f"resolve_user must give a user id or None. It gave {user_id[:100]!r}, which is what"
             " str() makes of a user who is not there. If no user is signed in, return None. Else"
             " return the id as it is: a str, an int or a UUID. So write"
             " `return user.id if user else None`, and not `return str(user.id)`."
         )
-    try:
-        return check_user_id(resolved)
-    except WattfareError as error:
-        raise AppError(
-            "resolve_user must give a user id or None. A user id is a str, an int or a UUID."
-            f" {error.message}"
-        ) from None
+    return user_id
+
+
+def _text_of(resolved: object) -> object:
+    if isinstance(resolved, (int, UUID)) and not isinstance(resolved, bool):
+        try:
+            return str(resolved)
+        except ValueError:  # an int of thousands of digits
+            raise AppError("resolve_user must give a user id. It gave a huge int.") from None
+    return resolved
+
+
+_LAST_OF_NO_USERS = frozenset({*(text[-1] for text in _NO_USER_AT_END), ">", *string.whitespace})
 
 
 def _is_no_user(text: str) -> bool:
-    if text.strip().lower() in _NO_USERS:
-        return True
-    if text.endswith(_NO_USER_AT_END):
-        before = next(text.removesuffix(word) for word in _NO_USER_AT_END if text.endswith(word))
-        return not before[-1].isalnum()
-    return text[0] == "<" and _OBJECT.fullmatch(text) is not None
+    for word in _NO_USER_AT_END:
+        if text.endswith(word):
+            return not text.removesuffix(word)[-1].isalnum()
+    return text.isspace() or _OBJECT.fullmatch(text) is not None

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wattfare_mw import WattfareError, json_limits
-from wattfare_mw.json_limits import MAX_DEPTH, MAX_ELEMENTS, check_structure
+from wattfare_mw.json_limits import MAX_DEPTH, MAX_DIGITS, MAX_ELEMENTS, check_structure
 
 
 def depth_of(value: Any) -> int:
@@ -46,12 +46,11 @@ def test_depth_and_elements_are_those_of_the_value(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(json_limits, "_SLICE", piece)
         patch.setattr(json_limits, "MAX_DEPTH", depth)
-        patch.setattr(json_limits, "MAX_ELEMENTS", elements)
         if depth_of(value) <= depth and size_of(value) <= elements:
-            check_structure(body)
+            check_structure(body, elements)
         else:
             with pytest.raises(WattfareError) as caught:
-                check_structure(body)
+                check_structure(body, elements)
             assert (caught.value.code, caught.value.status) == ("invalid_request", 400)
 
 
@@ -71,3 +70,23 @@ def test_the_limits() -> None:
         check_structure(b"[" * (MAX_DEPTH + 1))
     with pytest.raises(WattfareError, match="100,000 values"):
         check_structure(b"[" + b"1," * MAX_ELEMENTS + b"1]")
+
+
+@pytest.mark.parametrize("piece", [7, 2**16])
+def test_a_number_has_so_many_digits(monkeypatch: pytest.MonkeyPatch, piece: int) -> None:
+    """In a large body. In strings there may be any number of them."""
+    room = b" " * 2**16
+
+    def body(value: bytes) -> bytes:
+        return b"[%s, %s]" % (value, room)
+
+    monkeypatch.setattr(json_limits, "_SLICE", piece)
+    check_structure(body(b"-" + b"1234567890" * (MAX_DIGITS // 10)))
+    check_structure(body(b'"%s"' % (b"1" * 10_000)))
+    check_structure(body(b'"\\"%s"' % (b"1" * 10_000)))
+    check_structure(body(b",".join([b"1" * MAX_DIGITS, b'"a"', b"2" * MAX_DIGITS])))
+    for number in (b"1" * (MAX_DIGITS + 1), b"0." + b"90" * MAX_DIGITS, b"1e" + b"9" * 1000):
+        with pytest.raises(WattfareError, match="digits"):
+            check_structure(body(number))
+    if piece > 7:
+        check_structure(b"1" * 10_000)

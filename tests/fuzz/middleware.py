@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import logging
 from random import Random
-from typing import Any
+from typing import Any, Literal
 
-from support.drivers import environ_of, wsgi_app
+from support.drivers import asgi_app, environ_of, scope_of, wsgi_app
 
 from fuzz import mutations
 from fuzz.samples import ANSWERS, CHUNKS, REQUESTS
 from fuzz.targets import pieces
-from wattfare_mw import Wattfare, WattfareMiddleware, sse
+from wattfare_mw import AsyncWattfare, Wattfare, WattfareMiddleware, sse
 from wattfare_mw.errors import WattfareNetworkError
 from wattfare_mw.headers import Headers
 from wattfare_mw.service.chat.allowed_fields import REQUEST
@@ -71,8 +72,23 @@ class _Answer:
         self._parts.clear()
 
 
+class _AsyncAnswer(_Answer):
+    """The same for an event loop."""
+
+    async def read(self, limit: int = 0) -> bytes:  # type: ignore[override]
+        return super().read(limit)
+
+    async def read_some(self) -> bytes:  # type: ignore[override]
+        return super().read_some()
+
+    async def close(self) -> None:  # type: ignore[override]
+        super().close()
+
+
 class _Service:
     """A transport that leads to no network."""
+
+    answer: type[_Answer] = _Answer
 
     random = Random(0)
 
@@ -99,10 +115,22 @@ class _Service:
             headers.append((b"retry-after", value))
         if random.random() < 0.05:
             headers.append((b"content-encoding", random.choice((b"gzip", b"identity"))))
-        return _Answer(status, headers, pieces(body, random))
+        return self.answer(status, headers, pieces(body, random))
 
     def close(self) -> None:
         pass
+
+
+class _AsyncService(_Service):
+    """The same for an event loop."""
+
+    answer = _AsyncAnswer
+
+    async def send(self, request: HTTPRequest) -> _Answer:  # type: ignore[override]
+        return super().send(request)
+
+    async def close(self) -> None:  # type: ignore[override]
+        super().close()
 
 
 class _Failures(logging.Handler):
@@ -117,11 +145,24 @@ class _Failures(logging.Handler):
             self.failures.append(record.exc_info[1])
 
 
+def _user(request: Any) -> str | None:
+    return "u1" if request.headers.get("cookie") else None
+
+
+async def _user_async(request: Any) -> str | None:
+    return _user(request)
+
+
 class Middleware:
-    """The target. Options differ between two middlewares."""
+    """The target of one interface. Options differ between two middlewares."""
+
+    interface: Literal["asgi", "wsgi"]
+    _service: _Service
+    _client: type[Wattfare | AsyncWattfare]
+    _app: Any
+    _resolve_user: Any
 
     def __init__(self) -> None:
-        self._service = _Service()
         self._failures = _Failures()
         logger = logging.getLogger("wattfare_mw")
         logger.addHandler(self._failures)
@@ -141,10 +182,14 @@ class Middleware:
         ]
 
     def _middleware(self, **options: Any) -> Any:
-        client = Wattfare(SECRET, base_url="http://service.invalid", max_retries=0)
-        client._transport = self._service  # type: ignore[assignment]
+        client: Any = self._client(SECRET, base_url="http://service.invalid", max_retries=0)
+        client._transport = self._service
         return WattfareMiddleware(
-            wsgi_app, resolve_user=_user, client=client, interface="wsgi", **options
+            self._app,
+            resolve_user=self._resolve_user,
+            client=client,
+            interface=self.interface,
+            **options,
         )
 
     def __call__(self, random: Random) -> None:
@@ -160,34 +205,119 @@ class Middleware:
             headers["content-length"] = str(len(body))
         method = random.choice(("POST", "POST", "POST", "GET", "HEAD", "OPTIONS", "PUT", "DELETE"))
         query = mutations.bytes_of([b"", b"a=b"], random).decode("latin-1")
+        middleware = random.choice(self._middlewares)
+        status, fields, told, left = self._ask(
+            middleware, (method, path, headers, body, query), random
+        )
+        if self._failures.failures:
+            raise self._failures.failures.pop()
+        calls = middleware._gate._calls_at_once
+        assert calls is None or not calls._counts
+        if status == 0:
+            assert left  # before there was an answer
+            return
+        assert 200 <= status <= 599, status
+        for name, value in fields:
+            assert (name + value).isprintable(), (name, value)
+            (name + value).encode("latin-1")
+        assert SECRET.encode() not in told
+        assert SECRET not in repr(fields)
+        if status >= 400 and method != "HEAD" and path != "/other" and not left:
+            assert json.loads(told)["error"]["message"]
+
+    def _ask(self, middleware: Any, request: _Asked, random: Random) -> _Told:
+        raise NotImplementedError
+
+
+_Asked = tuple[str, str, dict[str, str], bytes, str]
+"""The method, the path, the headers, the body and the query."""
+_Told = tuple[int, list[tuple[str, str]], bytes, bool]
+"""The status, the headers and the body of an answer; has the client left before its end?"""
+
+
+class WSGI(Middleware):
+    """Over WSGI."""
+
+    interface = "wsgi"
+    _service = _Service()
+    _client = Wattfare
+    _app = staticmethod(wsgi_app)
+    _resolve_user = staticmethod(_user)
+
+    def _ask(self, middleware: Any, request: _Asked, random: Random) -> _Told:
+        method, path, headers, body, query = request
         environ = environ_of(method, path, headers, body, query)
         environ["wsgi.input"] = io.BytesIO(body)
         started: list[tuple[str, list[tuple[str, str]]]] = []
-        answer = random.choice(self._middlewares)(
+        answer = middleware(
             environ, lambda status, fields, _error=None: started.append((status, fields))
         )
         parts: list[bytes] = []
+        left = False
         try:
             for part in answer:
                 parts.append(part)
                 if random.random() < 0.02:
-                    break  # the client leaves
+                    left = True
+                    break
         finally:
             if hasattr(answer, "close"):
                 answer.close()
-        if self._failures.failures:
-            raise self._failures.failures.pop()
         [(status, fields)] = started
-        assert 200 <= int(status[:3]) <= 599, status
-        for name, value in fields:
-            assert (name + value).isprintable(), (name, value)
-            (name + value).encode("latin-1")
-        told = b"".join(parts)
-        assert SECRET.encode() not in told
-        assert SECRET not in repr(fields)
-        if int(status[:3]) >= 400 and method != "HEAD" and path != "/other":
-            assert json.loads(told)["error"]["message"]
+        return int(status[:3]), fields, b"".join(parts), left
 
 
-def _user(request: Any) -> str | None:
-    return "u1" if request.headers.get("cookie") else None
+class ASGI(Middleware):
+    """Over ASGI."""
+
+    interface = "asgi"
+    _service = _AsyncService()
+    _client = AsyncWattfare
+    _app = staticmethod(asgi_app)
+    _resolve_user = staticmethod(_user_async)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._loop = asyncio.new_event_loop()
+
+    def _ask(self, middleware: Any, request: _Asked, random: Random) -> _Told:
+        return self._loop.run_until_complete(_ask_asgi(middleware, request, random))
+
+
+async def _ask_asgi(middleware: Any, request: _Asked, random: Random) -> _Told:
+    method, path, headers, body, query = request
+    scope = scope_of(method, path, headers, query)
+    parts = pieces(body, random) or [b""]
+    messages: list[Any] = [
+        {"type": "http.request", "body": part, "more_body": number < len(parts)}
+        for number, part in enumerate(parts, 1)
+    ]
+    left = random.random() < 0.02
+    if left:  # within the body, or while it waits for its answer
+        messages[random.randrange(len(messages)) :] = [{"type": "http.disconnect"}]
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        if messages:
+            return messages.pop(0)
+        return await asyncio.get_running_loop().create_future()
+
+    async def send(message: Any) -> None:
+        nonlocal left
+        # A server raises an OSError, or drops what is sent.
+        if path in middleware.paths and random.random() < 0.01:
+            left = True
+            if random.random() < 0.5:
+                raise OSError("The client has gone.")
+        sent.append(message)
+
+    await middleware(scope, receive, send)
+    if not sent:
+        return 0, [], b"", left
+    start, *bodies = sent
+    assert start["type"] == "http.response.start", start
+    assert {message["type"] for message in bodies} <= {"http.response.body"}
+    assert left or (bodies and not bodies[-1].get("more_body")), bodies
+    assert all(message.get("more_body") for message in bodies[:-1])
+    fields = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in start["headers"]]
+    return start["status"], fields, b"".join(one.get("body", b"") for one in bodies), left

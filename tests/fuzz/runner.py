@@ -12,7 +12,7 @@ from random import Random
 from typing import Any
 
 from fuzz import targets
-from fuzz.middleware import Middleware
+from fuzz.middleware import ASGI, WSGI
 
 #: How long an input may take, in seconds.
 PATIENCE = 10
@@ -30,7 +30,8 @@ TARGETS: dict[str, Callable[[], Callable[[Random], None]]] = {
     "answers": lambda: targets.answers,
     "chunks": lambda: targets.chunks,
     "credentials": lambda: targets.credentials,
-    "middleware": Middleware,
+    "wsgi": WSGI,
+    "asgi": ASGI,
 }
 
 

@@ -11,11 +11,11 @@ from typing import Any
 
 import httpx
 import pytest
-from support.bystander import bystander
 from support.drivers import INFERENCE, JSON, KINDS, Live, body_of
 from support.fake_wattfare import DONE, SECRET_KEY, FakeWattfare, held, held_stream, word
 from support.servers import Visitor, gunicorn_server
 from support.service import App, Service, chat_body, eventually, run_cli, run_service
+from support.victim import victim_at
 
 from wattfare_mw import WattfareMiddleware, WattfareRateLimitError
 from wattfare_mw.calls_at_once import CallsAtOnce
@@ -28,12 +28,11 @@ LONG = "word " * 2000
 
 
 @pytest.fixture(scope="module")
-def limited(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def limited(tmp_path_factory: pytest.TempPathFactory, watch: Any) -> Iterator[Service]:
     """Two calls at once for each user, three for each app."""
     options = ("--max-calls-per-user", "2", "--max-calls-per-app", "3")
-    with run_service(tmp_path_factory.mktemp("limited"), *options) as service:
+    with run_service(tmp_path_factory.mktemp("limited"), *options) as service, watch(service):
         yield service
-        assert run_cli("ledger", "verify", "--database", service.database).returncode == 0
 
 
 @pytest.fixture
@@ -49,8 +48,9 @@ def stream(app: App, headers: dict[str, str]) -> Iterator[httpx.Response]:
     """A stream that has begun and goes on for long. Leaving the block hangs up."""
     body = chat_body(LONG, model="wattfare/echo-slow", stream=True, max_tokens=2000)
     with app.http.stream("POST", "/chat/completions", json=body, headers=headers) as answer:
+        pieces = answer.iter_raw()  # if it is dropped, httpx hangs up
         if answer.status_code == 200:
-            next(answer.iter_raw())
+            next(pieces)
         else:
             answer.read()
         yield answer
@@ -65,7 +65,7 @@ def refused(answer: httpx.Response, whose: str) -> None:
 
 def test_a_user_has_so_many_calls_at_once_and_an_app_more(app: App) -> None:
     mallory, alice = app.paid_by("mallory"), app.paid_by("alice")
-    with app.service.app() as other, bystander(other), ExitStack() as streams:
+    with app.service.app() as other, ExitStack() as streams:
         for _ in range(2):
             assert streams.enter_context(stream(app, mallory)).status_code == 200
         for _ in range(5):
@@ -308,6 +308,7 @@ def test_slow_streams_of_one_user_leave_threads_for_others(
             visitor.ask("POST", INFERENCE, headers, body_of(stream=True))
         exchanges = [fake.next() for _ in range(2)]
         url = f"http://{address[0]}:{address[1]}"
+        stack.enter_context(victim_at(url + INFERENCE, {"cookie": "user=victim"}))
         assert httpx.get(url, timeout=20).text == "hi"
         with httpx.Client(timeout=20, cookies={"user": "mallory"}) as client:
             answer = client.post(url + INFERENCE, content=body_of(stream=True), headers=JSON)

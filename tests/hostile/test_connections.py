@@ -10,20 +10,22 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import httpx
 import pytest
+from support.drivers import INFERENCE, asgi_app
+from support.fake_wattfare import SECRET_KEY, FakeWattfare
 from support.servers import uvicorn_server
-from support.service import PATIENCE, App, Service, run_cli, run_service
-from support.victim import Memory, Victim
+from support.service import PATIENCE, Service, run_service
+from support.victim import Memory
 
+from wattfare_mw import WattfareMiddleware, receiving
 from wattfare_mw.service import Settings, connections, create_app
 
 MB = 10**6
 
 
-@pytest.fixture
-def alone(tmp_path: Path) -> Iterator[Service]:
-    with run_service(tmp_path) as running:
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory, watch: Any) -> Iterator[Service]:
+    with run_service(tmp_path_factory.mktemp("alone")) as running, watch(running):
         yield running
 
 
@@ -60,47 +62,31 @@ ENDLESS = {
 @pytest.mark.parametrize("kind", ENDLESS)
 def test_an_endless_head_ends(alone: Service, kind: str) -> None:
     start, more = ENDLESS[kind]
-    with alone.app() as app:
-        app.connect("victim")
-        http = httpx.Client(base_url=alone.api, timeout=PATIENCE, trust_env=False)
-        victim = Victim(lambda: slow_stream(http, app))
-        with http, victim:
-            memory = Memory(alone.process.pid)
-            client = connect(address_of(alone.url))
-            sent = 0
-            with suppress(OSError):
-                client.sendall(start)
-                for _ in range(60):
-                    client.sendall(more)
-                    sent += len(more)
-            answer = rest(client)
-            grown = memory.grown()
-    assert victim.longest_gap < 1
-    assert grown < 20 * MB
+    memory = Memory(alone.process.pid)
+    client = connect(address_of(alone.url))
+    sent = 0
+    with suppress(OSError):
+        client.sendall(start)
+        for _ in range(60):
+            client.sendall(more)
+            sent += len(more)
+    answer = rest(client)
+    assert memory.grown() < 20 * MB
     if kind != "empty lines":  # which belong to no request
         assert sent < 20 * MB, "only what the buffers of the system take"
         assert not answer or answer.startswith((b"HTTP/1.1 431 ", b"HTTP/1.1 400 "))
-    assert "holds" in run_cli("ledger", "verify", "--database", alone.database).stdout
-
-
-def slow_stream(http: httpx.Client, app: App) -> httpx.Response:
-    body = {
-        "model": "wattfare/echo-slow",
-        "stream": True,
-        "messages": [{"role": "user", "content": "w " * 20}],
-    }
-    headers = app.paid_by("victim")
-    return http.send(
-        http.build_request("POST", "/chat/completions", json=body, headers=headers), stream=True
-    )
 
 
 @contextmanager
-def served(tmp_path: Path) -> Iterator[Any]:
+def served(tmp_path: Path, **options: Any) -> Iterator[Any]:
     """The service in this process, so that a test can set its limits."""
-    app = create_app(Settings(database=f"sqlite:///{tmp_path / 'ledger.db'}"))
-    with uvicorn_server(app, http=connections.LimitedProtocol) as address:
+    app = create_app(Settings(database=database_in(tmp_path)))
+    with uvicorn_server(app, http=connections.LimitedProtocol, **options) as address:
         yield address
+
+
+def database_in(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path / 'ledger.db'}"
 
 
 @pytest.mark.parametrize("sent", [b"", b"GET /healthz HTTP/1.1\r\nhost:"])
@@ -131,6 +117,76 @@ def test_a_head_within_the_limit_passes_in_any_pieces(tmp_path: Path) -> None:
         assert client.recv(65536).startswith(b"HTTP/1.1 200 ")
         client.sendall(head.replace(b"x-a: ", b"x-a: " + b"b" * 10_000))
         assert rest(client).startswith((b"HTTP/1.1 400 ", b"HTTP/1.1 431 "))
+
+
+def test_an_idle_connection_ends(tmp_path: Path) -> None:
+    with served(tmp_path, timeout_keep_alive=1) as address:
+        client = connect(address)
+        client.sendall(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
+        assert client.recv(65536).startswith(b"HTTP/1.1 200 ")
+        assert rest(client) == b""
+
+
+SMALL, LARGE = 1000, 10 * MB
+
+
+@pytest.mark.parametrize("length", [SMALL, LARGE])
+def test_a_body_that_takes_too_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, watch: Any, length: int
+) -> None:
+    """Whether its client is silent, or sends a byte now and then."""
+    monkeypatch.setattr(receiving, "BODY_SECONDS", 0.5)
+    with served(tmp_path) as (host, port):
+        service = Service(f"http://{host}:{port}", database_in(tmp_path), process=None)  # type: ignore[arg-type]
+        with watch(service), service.app() as app:
+            app.connect()
+            head = head_of("/api/v1/chat/completions", app.paid_by("u1"), length)
+            silent, slow = connect((host, port)), connect((host, port))
+            silent.sendall(head + b"{")
+            slow.sendall(head)
+            slow.settimeout(0.02)
+            answer = b""
+            while not answer:
+                with suppress(TimeoutError):
+                    answer = slow.recv(65536)
+                with suppress(ConnectionError):
+                    slow.sendall(b" ")
+            slow.close()
+            assert answer.startswith(b"HTTP/1.1 408 ")
+            assert silent.recv(65536).startswith(b"HTTP/1.1 408 ")
+            silent.close()
+
+
+def test_an_app_does_not_wait_for_a_body_either(
+    fake: FakeWattfare, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(receiving, "BODY_SECONDS", 0.2)
+    app = WattfareMiddleware(
+        asgi_app,
+        resolve_user=lambda request: request.headers.get("x-me"),
+        secret_key=SECRET_KEY,
+        base_url=fake.url,
+        allow_grants=True,
+    )
+    with uvicorn_server(app) as address:
+        for length in (SMALL, LARGE):
+            client = connect(address)
+            client.sendall(head_of(INFERENCE, {"x-me": "mallory"}, length) + b"{")
+            assert client.recv(65536).startswith(b"HTTP/1.1 408 ")
+            client.close()
+        # Who pays is checked before any of the body is read.
+        for headers, status in (({"x-wattfare-grant": "gt 1"}, 402), ({}, 401)):
+            client = connect(address)
+            client.sendall(head_of(INFERENCE, headers, LARGE))
+            assert client.recv(65536).startswith(b"HTTP/1.1 %d " % status)
+            client.close()
+    assert not fake.exchanges
+
+
+def head_of(path: str, headers: dict[str, str], length: int) -> bytes:
+    fields = {"host": "x", "content-type": "application/json", **headers}
+    lines = [f"{name}: {value}\r\n" for name, value in fields.items()]
+    return f"POST {path} HTTP/1.1\r\n{''.join(lines)}content-length: {length}\r\n\r\n".encode()
 
 
 def test_the_oldest_idle_connection_goes_first(

@@ -15,7 +15,6 @@ from support.upstream import Upstream
 
 from wattfare_mw.errors import WattfareError
 from wattfare_mw.service.chat import allowed_fields
-from wattfare_mw.service.chat.allowed_fields import FREE_FORM, FREE_KEYS
 
 IMAGE = {"url": "data:image/png;base64,AAAA", "detail": "high"}
 CACHE = {"type": "ephemeral", "ttl": "5m"}
@@ -121,6 +120,21 @@ def places(value: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
         items = enumerate(value)
     for key, inner in items:
         yield from places(inner, (*path, key))
+
+
+#: The fields whose value may be any JSON. A ``[]`` stands for each item of an array.
+FREE_FORM = frozenset(
+    {
+        "tools[].function.parameters",
+        "functions[].parameters",
+        "response_format.schema",
+        "response_format.json_schema.schema",
+        "messages[].tool_calls[].function.arguments",
+        "messages[].function_call.arguments",
+    }
+)
+#: The fields whose keys are the client's own, with a plain value each.
+FREE_KEYS = frozenset({"metadata", "logit_bias"})
 
 
 def name_of(path: Path) -> str:

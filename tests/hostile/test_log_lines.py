@@ -99,10 +99,11 @@ def records_of(service: Service) -> str:
 
 
 @pytest.mark.parametrize("level", ["info", "debug"])
-def test_the_service(tmp_path: Path, level: str) -> None:
+def test_the_service(tmp_path: Path, level: str, watch: Any) -> None:
     with (
         run_upstream() as upstream,
         run_service(tmp_path, "--upstream", upstream.url, "--log-level", level) as service,
+        watch(service, "fake/model"),
     ):
         with service.app() as app:
             app.connect(monthlyUsd=100)

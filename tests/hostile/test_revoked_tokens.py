@@ -6,11 +6,12 @@ import asyncio
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import jwt
 import pytest
-from support.service import App, Service, bearer, run_service
+from support.service import App, bearer, run_service
 
 from wattfare_mw.service.ledger.databases import open_store
 from wattfare_mw.service.tokens import LEEWAY, LIFETIME, Session, Signer
@@ -26,19 +27,14 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def app(database: str, tmp_path: Path) -> Iterator[App]:
-    with run_service(
-        tmp_path, database=database, env={"WATTFARE_SERVICE_SECRET": SECRET}
-    ) as running:
-        with running.app() as app:
-            yield app
-        verify(running)
-
-
-def verify(service: Service) -> None:
-    from support.service import run_cli
-
-    assert run_cli("ledger", "verify", "--database", service.database).returncode == 0
+def app(database: str, tmp_path: Path, watch: Any) -> Iterator[App]:
+    env = {"WATTFARE_SERVICE_SECRET": SECRET}
+    with (
+        run_service(tmp_path, database=database, env=env) as running,
+        watch(running),
+        running.app() as app,
+    ):
+        yield app
 
 
 def ask(app: App, method: str, token: str, **cap: float) -> httpx.Response:

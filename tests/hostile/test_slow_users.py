@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from typing import Any
 
 import httpx
 import pytest
-from support.drivers import STATUS, asgi_app
+from support.drivers import INFERENCE, STATUS, asgi_app
 from support.fake_wattfare import PATIENCE, SECRET_KEY, FakeWattfare
 from support.servers import uvicorn_server
+from support.victim import victim_at
 
 from wattfare_mw import Request, WattfareMiddleware
 
@@ -32,8 +34,11 @@ def test_slow_users_keep_no_fast_one_waiting(
     app: Any = WattfareMiddleware(
         asgi_app, resolve_user=who, secret_key=SECRET_KEY, base_url=fake.url
     )
-    with uvicorn_server(app) as (host, port), ThreadPoolExecutor(slow) as pool:
-        url = f"http://{host}:{port}{STATUS}"
+    with uvicorn_server(app) as (host, port), ExitStack() as stack:
+        site = f"http://{host}:{port}"
+        url = site + STATUS
+        stack.enter_context(victim_at(site + INFERENCE, {}))
+        pool = stack.enter_context(ThreadPoolExecutor(slow))
 
         def ask(**headers: str) -> int:
             return httpx.get(url, headers=headers, timeout=2 * PATIENCE).status_code

@@ -71,7 +71,7 @@ def test_a_leak_would_be_noticed() -> None:
 
 
 @pytest.fixture(scope="module")
-def _paying() -> Iterator[tuple[Service, Upstream]]:
+def _paying(watch: Any) -> Iterator[tuple[Service, Upstream]]:
     import tempfile
     from pathlib import Path
 
@@ -83,6 +83,7 @@ def _paying() -> Iterator[tuple[Service, Upstream]]:
             *("--upstream", upstream.url, "--user-ceiling-usd", "none"),
             env={"WATTFARE_UPSTREAM_KEY": KEY},
         ) as service,
+        watch(service, "fake/model"),
     ):
         yield service, upstream
 

@@ -13,6 +13,7 @@ import pytest
 from support.drivers import INFERENCE, JSON, KINDS, STATUS, TOKEN, LoopThread, body_of, scope_of
 from support.fake_wattfare import SECRET_KEY, SESSION, Exchange, FakeWattfare, good
 from support.servers import gunicorn_server
+from support.victim import victim_at
 from wattfare_flask import WattfareMiddleware, get_user, session_view
 
 from wattfare_mw import (
@@ -198,7 +199,10 @@ def test_a_user_over_the_limit_stops_no_other_visitor(fake: FakeWattfare, tmp_pa
 
         assert httpx.get(url, timeout=60).text == "hi"  # it has started
         fake.script = limited
-        with ThreadPoolExecutor(40) as pool:
+        with (
+            victim_at(url + INFERENCE, {"cookie": "user=victim"}),
+            ThreadPoolExecutor(40) as pool,
+        ):
             posts = [pool.submit(post, number) for number in range(40)]
             began = time.monotonic()
             longest = 0.0

@@ -23,6 +23,9 @@ from urllib.parse import parse_qs, unquote, urlsplit
 #: How long anything of this may take before a test is called failed, in seconds.
 PATIENCE = 20
 
+#: What stands in the body of a call of :mod:`support.victim`.
+VICTIM = b'"victim'
+
 SECRET_KEY = "sk_test_app1_dontyoutellanyone"
 
 _KNOWN_HEADERS = {
@@ -240,6 +243,14 @@ def held_stream(exchange: Exchange) -> None:
     exchange.start_stream()
 
 
+async def _words_for_ever(exchange: Exchange) -> None:
+    """The answer to a victim (see :mod:`support.victim`), whatever the script is."""
+    exchange.start_stream()
+    while not exchange.writer.is_closing():
+        exchange.chunk(word("w "))
+        await asyncio.sleep(0.02)
+
+
 class FakeWattfare:
     """The service.
 
@@ -283,6 +294,9 @@ class FakeWattfare:
         try:
             while (exchange := await self._read(reader, writer)) is not None:
                 latest = exchange
+                if VICTIM in latest.body[:2000]:
+                    await _words_for_ever(latest)
+                    break
                 self.exchanges.append(latest)
                 try:
                     self._check(latest)

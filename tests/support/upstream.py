@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -15,6 +16,9 @@ from typing import Any
 
 #: How long anything of this may take before a test is called failed, in seconds.
 PATIENCE = 60
+
+#: What stands in the body of a call of :mod:`support.victim`.
+VICTIM = b'"victim'
 
 #: Prices as OpenRouter lists them, in USD for a token.
 MODELS: list[dict[str, Any]] = [
@@ -233,6 +237,9 @@ def _talk(upstream: Upstream, connection: socket.socket) -> None:
                 answer = upstream.models_script
                 answer(exchange) if answer else exchange.answer(upstream.models)
             else:
+                if VICTIM in exchange.body[:2000]:
+                    _words_for_ever(exchange)
+                    break
                 upstream.calls.append(exchange)
                 upstream.script(exchange)
     except GoneError:
@@ -244,6 +251,15 @@ def _talk(upstream: Upstream, connection: socket.socket) -> None:
     finally:
         reader.close()
         connection.close()
+
+
+def _words_for_ever(exchange: Exchange) -> None:
+    """The answer to a victim (see :mod:`support.victim`), whatever the script is."""
+    with suppress(GoneError):
+        exchange.start_stream()
+        while True:
+            exchange.word("w ")
+            time.sleep(0.02)
 
 
 def _read(reader: Any, connection: socket.socket, upstream: Upstream) -> Exchange | None:

@@ -1,82 +1,151 @@
-"""A user whose stream runs while another client attacks, and the memory of a process."""
+"""A user whose stream runs beside an attack: nothing of it may be cut, or wait for long. And the
+memory of a process."""
 
 from __future__ import annotations
 
 import contextlib
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 
-from support.upstream import Exchange
+from support.certificates import ssl_context
+from support.pace import Pace
+from support.service import PATIENCE, App, chat_body
+from wattfare_mw.service.ledger.databases import read_database
+from wattfare_mw.service.ledger.verify import verify
 
-PATIENCE = 60
-#: How long the upstream waits between two words for the victim, in seconds.
-PAUSE = 0.02
-#: What the victim asks. It tells the upstream which call is the victim's.
-QUESTION = "the victim's question"
+#: The longest time without a word that a victim may see, in seconds of a machine that has nothing
+#: else to do.
+LONGEST_GAP = 1.0
+#: The first word of what a victim asks. The fakes know by it which call is a victim's: they answer
+#: with a word every 20 ms until the client leaves. `wattfare/echo-slow` has one every 50 ms.
+QUESTION = "victim"
+
+MB = 10**6
+#: By how many bytes the memory of a process may grow under attack, at most.
+MOST_MEMORY = 200 * MB
+
+Open = Callable[[], AbstractContextManager[httpx.Response]]
 
 
 class Victim:
-    """A stream that runs until the attack is over.
+    """A stream that is read all along, in as many calls as it takes.
+
+    Args:
+        open_stream: makes a call.
 
     Attributes:
-        longest_gap: between two pieces of the stream, in seconds.
-        text: all that has come.
+        failure: what went wrong, or None.
     """
 
-    def __init__(self, open_stream: Callable[[], httpx.Response]) -> None:
+    def __init__(self, open_stream: Open) -> None:
         self._open = open_stream
-        self._flowing = threading.Event()
+        self._pace = Pace()
+        self._begun = threading.Event()
+        self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
-        self.over = threading.Event()
-        self.longest_gap = 0.0
-        self.text = b""
-
-    def words(self, exchange: Exchange) -> None:
-        """What the upstream answers to the victim: words, until the attack is over."""
-        exchange.start_stream()
-        while not self.over.wait(PAUSE):
-            exchange.word("w ")
-        exchange.usage({"prompt_tokens": 5, "completion_tokens": 5})
-        exchange.done()
+        self._longest_gap = 0.0
+        self._latest = 0.0
+        self._slowness, self._late = 1.0, 0.0
+        self.failure: str | None = None
 
     def forget(self) -> None:
         """Measure the longest gap anew."""
-        self.longest_gap = 0.0
+        self._longest_gap = 0.0
+        self._latest = max(self._latest, time.monotonic())
+        self._pace.since()
+        self._slowness, self._late = 1.0, 0.0
+
+    def longest_gap(self) -> float:
+        """The longest time between two pieces of the stream, in seconds of a machine that has
+        nothing else to do: what the machine itself was late is taken off."""
+        under_way = time.monotonic() - self._latest if self.failure is None else 0.0
+        slowness, late = self._pace.since()
+        self._slowness, self._late = max(self._slowness, slowness), max(self._late, late)
+        gap = max(self._longest_gap, under_way)
+        return max(0.0, gap - self._late) / self._slowness
+
+    def check(self) -> None:
+        """Nothing has happened to the stream so far."""
+        assert self.failure is None
+        assert self.longest_gap() < LONGEST_GAP
 
     def __enter__(self) -> Victim:
-        self._thread.start()
-        assert self._flowing.wait(PATIENCE)
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(self._pace)
+            self._thread.start()
+            assert self._begun.wait(PATIENCE)
+            stack.pop_all()
+        self.forget()
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.over.set()
+        self._over.set()
         self._thread.join(PATIENCE)
+        self._pace.__exit__(*error)
         assert not self._thread.is_alive()
 
     def _run(self) -> None:
         try:
-            self._read()
-        except httpx.HTTPError as error:
-            self.text += repr(error).encode()
+            while not self._over.is_set():
+                self._read_one()
+        except Exception as error:
+            self.failure = self.failure or repr(error)
         finally:
-            self._flowing.set()
+            self._begun.set()
 
-    def _read(self) -> None:
-        response = self._open()
-        last = time.monotonic()
-        with contextlib.closing(response):
+    def _read_one(self) -> None:
+        with self._open() as response:
+            if response.status_code != 200:
+                self._fail(f"{response.status_code} {response.read()!r}")
+                return
+            text = b""
+            self._latest = time.monotonic()
             for piece in response.iter_raw():
                 now = time.monotonic()
-                if self._flowing.is_set():
-                    self.longest_gap = max(self.longest_gap, now - last)
-                last = now
-                self.text = (self.text + piece)[-10_000:]
+                self._longest_gap = max(self._longest_gap, now - self._latest)
+                self._latest = now
+                text = (text + piece)[-1000:]
                 if b"data" in piece:
-                    self._flowing.set()
+                    self._begun.set()
+                if b'"error"' in piece:
+                    self._fail(repr(piece))
+                if self._over.is_set():
+                    return
+        if not text.endswith(b"data: [DONE]\n\n"):
+            self._fail(f"cut after {text!r}")
+
+    def _fail(self, failure: str) -> None:
+        self.failure = failure
+        self._over.set()
+
+
+@contextmanager
+def victim(app: App, model: str = "wattfare/echo-slow", user: str = "victim") -> Iterator[Victim]:
+    """A connected user's stream beside the block. Afterwards: nothing has happened to it, and the
+    ledger is right."""
+    app.connect(user, monthlyUsd=100)
+    body = chat_body(f"{QUESTION} " * 400, model=model, stream=True, max_tokens=400)
+    with victim_at(app.http.base_url.join("chat/completions"), app.paid_by(user), body) as seen:
+        yield seen
+    assert read_database(app.service.database, verify) == []
+
+
+@contextmanager
+def victim_at(url: Any, headers: dict[str, str], body: Any = None) -> Iterator[Victim]:
+    """The same at this URL of a service or of an app. There is no ledger to look at."""
+    body = body or chat_body(QUESTION, model="fake/model", stream=True)
+    with (
+        httpx.Client(timeout=PATIENCE, trust_env=False, verify=ssl_context()) as http,
+        Victim(lambda: http.stream("POST", url, json=body, headers=headers)) as seen,
+    ):
+        yield seen
+        seen.check()
 
 
 class Memory:

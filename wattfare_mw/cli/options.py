@@ -32,6 +32,25 @@ def option(name: str, *more: str, **attributes: Any) -> Callable[[Any], Any]:
     return click.option(name, *more, envvar=variable_of(name), show_envvar=True, **attributes)
 
 
+def number_option(
+    name: str, default: int, unit: str, description: str, *, most: int | None = None
+) -> Callable[[Any], Any]:
+    """An option whose value is a whole number from 1.
+
+    Args:
+        unit: what is counted, in capitals, for the help.
+        most: the largest number.
+    """
+    return option(
+        name,
+        type=click.IntRange(1, most),
+        default=default,
+        show_default=True,
+        metavar=unit,
+        help=description,
+    )
+
+
 database_option = option(
     "--database",
     default=DEFAULT_DATABASE,

@@ -24,7 +24,7 @@ from ..service.settings import (
     MAX_CALLS_PER_USER,
     STOP_GRACE_SECONDS,
 )
-from .options import database_option, option
+from .options import database_option, number_option, option
 
 NO_CEILING = "none"
 
@@ -69,13 +69,12 @@ NO_CEILING = "none"
     help="The largest dollar cap of one grant of your money; a grant that asks for more gets this. "
     "Without it, that of --grant-default-usd.",
 )
-@option(
+@number_option(
     "--default-max-tokens",
-    type=click.IntRange(1, MAX_TOKENS),
-    default=DEFAULT_MAX_TOKENS,
-    show_default=True,
-    metavar="TOKENS",
-    help="What a call may generate that names no limit.",
+    DEFAULT_MAX_TOKENS,
+    "TOKENS",
+    "What a call may generate that names no limit.",
+    most=MAX_TOKENS,
 )
 @option(
     "--allow-unpriced",
@@ -91,45 +90,35 @@ NO_CEILING = "none"
     metavar="URL",
     help="redis://host:port, to count rate limits across processes; else each counts its own.",
 )
-@option(
+@number_option(
     "--max-answer-bytes",
-    type=click.IntRange(1),
-    default=MAX_ANSWER_BYTES,
-    show_default=True,
-    metavar="BYTES",
-    help="The largest answer of the upstream that is not a stream.",
+    MAX_ANSWER_BYTES,
+    "BYTES",
+    "The largest answer of the upstream that is not a stream.",
 )
-@option(
+@number_option(
     "--max-calls-per-user",
-    type=click.IntRange(min=1),
-    default=MAX_CALLS_PER_USER,
-    show_default=True,
-    metavar="CALLS",
-    help="The most inference calls at once of one user or one grant, in each process.",
+    MAX_CALLS_PER_USER,
+    "CALLS",
+    "The most inference calls at once of one user or one grant, in each process.",
 )
-@option(
+@number_option(
     "--max-calls-per-app",
-    type=click.IntRange(min=1),
-    default=MAX_CALLS_PER_APP,
-    show_default=True,
-    metavar="CALLS",
-    help="The most inference calls at once of one app, in each process.",
+    MAX_CALLS_PER_APP,
+    "CALLS",
+    "The most inference calls at once of one app, in each process.",
 )
-@option(
+@number_option(
     "--calls-per-minute-per-user",
-    type=click.IntRange(min=1),
-    default=CALLS_PER_USER,
-    show_default=True,
-    metavar="CALLS",
-    help="The most inference calls a minute of one user or one grant, in each process.",
+    CALLS_PER_USER,
+    "CALLS",
+    "The most inference calls a minute of one user or one grant, in each process.",
 )
-@option(
+@number_option(
     "--calls-per-minute-per-app",
-    type=click.IntRange(min=1),
-    default=CALLS_PER_APP,
-    show_default=True,
-    metavar="CALLS",
-    help="The most inference calls a minute of one app, in each process.",
+    CALLS_PER_APP,
+    "CALLS",
+    "The most inference calls a minute of one app, in each process.",
 )
 @option(
     "--forwarded-allow-ips",

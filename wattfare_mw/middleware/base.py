@@ -16,6 +16,10 @@ from .options import HEARTBEAT_SECONDS, INFERENCE_PATH, STATUS_PATH, TOKEN_PATH
 class Middleware:
     """The base of both kinds of middleware. See :class:`wattfare_mw.WattfareMiddleware`."""
 
+    # What each request needs has a slot of its own: a class with a `__getattr__` is slow to give
+    # what is in the `__dict__`.
+    __slots__ = ("__dict__", "__weakref__", "_app_and_paths")
+
     def __init__(
         self,
         app: Any,
@@ -75,11 +79,11 @@ class Middleware:
 
     def _use_paths(self, paths: dict[str, Any]) -> None:
         """Look for these paths in each request."""
-        # In one: a class with a `__getattr__` is slow to give what it has.
+        # In one, so that a request looks it up once.
         self._app_and_paths = self.app, paths
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name == "app" and "_app_and_paths" in self.__dict__:
+        if name == "app" and "_routes" in self.__dict__:
             self._app_and_paths = value, self._app_and_paths[1]
         if self._is_the_app_s(name):
             setattr(self.app, name, value)

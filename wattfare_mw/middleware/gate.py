@@ -21,10 +21,10 @@ from ..flow import Flow, InThread
 from ..logs import get_logger
 from ..offload import LARGE_BODY
 from ..origins import check_origins, cors_headers, refuse_other_sites
-from ..receiving import check_length, is_small
+from ..receiving import check_length
 from ..sessions import TokenRoute
 from ..types import GRANT_HEADER, encode
-from ..users import CallFunction, ResolveUser, identify
+from ..users import CallFunction, ResolveUser, identify, user_id_of
 from ..web import Request, Response, json_response
 from . import forwarding, request_body
 from .relay import Record, Relay
@@ -231,8 +231,11 @@ class Gate:
         if time.monotonic() >= until:
             told = yield from self.caller.fetch(calls.models())
             try:
-                listing = self._models.filter(told)
-            except msgspec.MsgspecError as error:
+                if len(told) <= LARGE_BODY:
+                    listing = self._models.filter(told)
+                else:
+                    listing = yield InThread(self._models.filter, (told,))
+            except (msgspec.MsgspecError, RecursionError) as error:
                 raise not_the_protocol(200, "a list of models", error) from None
             self._listing = (time.monotonic() + LISTING_SECONDS, listing)
         return json_response(200, listing)
@@ -247,38 +250,34 @@ class Gate:
             payer = self._grant_payer(grant)
             sender = _GRANTS
         else:
-            record.user = yield from identify(request, self._resolve_user)
-            payer = calls.user_payer(record.user)
+            record.user = user_id_of((yield CallFunction(self._resolve_user, (request,))))
+            payer = calls.payer_of(record.user)
             sender = record.user
         if self._calls_at_once is not None:  # before the body, which takes its time
             record.slot = self._calls_at_once.hold(payer)
-        length = headers.get("content-length")
-        check_length(length, self._max_body_bytes)
-        if is_small(length):
-            body = yield self._read_small
-            return (yield from self._forward(body, payer, headers, record))
-        with self._bodies.claim(sender) as claim:
-            body = yield ReadBody(self._max_body_bytes, claim)
-            return (yield from self._forward(body, payer, headers, record))
-
-    def _forward(
-        self, body: bytes, payer: calls.Payer, headers: Mapping[str, str], record: Record
-    ) -> Flow[Response | Relay]:
-        reading = (body, self._models, self._on_usage is not None)
-        if len(body) <= LARGE_BODY:
-            upload = request_body.read(*reading)
-        else:
-            upload = yield InThread(request_body.read, reading)
-        record.model = upload.model
-        call = calls.relayed_completion(
-            payer, upload.body, forwarding.headers_up(headers, record.request_id)
-        )
-        record.begun = True
+        claim = None
+        if not check_length(headers.get("content-length"), self._max_body_bytes):
+            claim = self._bodies.claim(sender)
         try:
-            return (yield from self._complete(call, record, hide_usage=upload.hide_usage))
-        except WattfareError as error:
-            record.failed(error)
-            raise
+            body = yield ReadBody(self._max_body_bytes, claim) if claim else self._read_small
+            if len(body) <= LARGE_BODY:
+                upload = request_body.read(body, self._models, self._on_usage is not None)
+            else:
+                reading = (body, self._models, self._on_usage is not None)
+                upload = yield InThread(request_body.read, reading)
+            record.model = upload.model
+            call = calls.relayed_completion(
+                payer, upload.body, forwarding.headers_up(headers, record.request_id)
+            )
+            record.begun = True
+            try:
+                return (yield from self._complete(call, record, hide_usage=upload.hide_usage))
+            except WattfareError as error:
+                record.failed(error)
+                raise
+        finally:
+            if claim is not None:
+                claim.release()
 
     def _complete(
         self, call: calls.Call[Any], record: Record, *, hide_usage: bool

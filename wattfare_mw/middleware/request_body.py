@@ -101,11 +101,6 @@ class Models:
         # No pattern at all allows nothing, and not everything.
         self._pattern = re.compile("|".join(map(fnmatch.translate, patterns)) or r"(?!)")
 
-    @property
-    def any(self) -> bool:
-        """Is every model allowed?"""
-        return self._pattern is None
-
     def allow(self, model: str) -> bool:
         """Is this one allowed?"""
         return self._pattern is None or self._pattern.fullmatch(model) is not None
@@ -117,7 +112,7 @@ class Models:
         Raises:
             WattfareError: ``invalid_request``, 403; or 400 for a body that readers may differ on.
         """
-        if self.any:
+        if self._pattern is None:
             return
         if _may_name_otherwise(body) and _names_otherwise(body):
             raise invalid_request("The body names its model twice, or not as it is named.")

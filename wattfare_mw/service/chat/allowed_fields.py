@@ -52,22 +52,7 @@ def _text(name: str, value: Any) -> None:
 
 def _json(_name: str, _value: Any) -> None:
     """Any JSON: a schema, or the arguments of a function. It is text to the model, whatever keys
-    it has, and it is counted as part of the prompt. The places are in :data:`FREE_FORM`."""
-
-
-#: The fields whose value may be any JSON. A ``[]`` stands for each item of an array.
-FREE_FORM = frozenset(
-    {
-        "tools[].function.parameters",
-        "functions[].parameters",
-        "response_format.schema",
-        "response_format.json_schema.schema",
-        "messages[].tool_calls[].function.arguments",
-        "messages[].function_call.arguments",
-    }
-)
-#: The fields whose keys are the client's own, with a plain value each.
-FREE_KEYS = frozenset({"metadata", "logit_bias"})
+    it has, and it is counted as part of the prompt."""
 
 
 def _refused(because: str) -> Rule:

@@ -14,6 +14,7 @@ import msgspec
 
 from ...errors import WattfareError, invalid_request
 from ...logs import describe, get_logger
+from ...offload import LARGE_BODY, in_thread
 from ..chat.price import Price
 from . import upstream_answers
 from .price_lists import Unpriced, published, read_prices
@@ -135,9 +136,15 @@ class Catalog:
                 raise _none() from None  # what has been there is not gone for good
             return _List(self._clock(), None, {})
         try:
-            return _List(self._clock(), body, read_prices(body))
+            prices = _prices(body) if len(body) <= LARGE_BODY else await in_thread(_prices, body)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             raise upstream_answers.failed("The upstream's list of models is not one.") from None
+        return _List(self._clock(), body, prices)
+
+
+def _prices(body: bytes) -> dict[str, Price | Unpriced]:
+    upstream_answers.check_size(body)
+    return read_prices(body)
 
 
 def _none() -> WattfareError:

@@ -151,7 +151,7 @@ def read_completion(body: bytes, meter: Meter, redactor: Redactor) -> bytes:
     Raises:
         WattfareError: ``upstream``; it is an error, or no answer.
     """
-    _check_structure(body)
+    check_size(body)
     strict = True
     try:
         answer = _decode(body)
@@ -172,7 +172,11 @@ def read_completion(body: bytes, meter: Meter, redactor: Redactor) -> bytes:
     if error is not None:
         raise error
     meter.generated = meter.complete = True
-    return redactor.answer(with_cost(body if strict else encode(fields), meter))
+    if not strict:
+        body = encode(fields)
+    elif _tells_cost(_fields(fields.get("usage")), meter):
+        return redactor.answer(body)  # nothing need be written
+    return redactor.answer(with_cost(body, meter))
 
 
 def with_cost(data: bytes, meter: Meter) -> bytes:
@@ -192,15 +196,14 @@ def with_cost(data: bytes, meter: Meter) -> bytes:
         usage = _fields(_decode(bytes(fields.get("usage", b"null"))))
     except ValueError:
         usage = {}
-    cost, billed = usage.get("cost"), meter.billed
-    if _is_number(cost) and cost >= 0 and _is_billed(cost, billed):
+    if _tells_cost(usage, meter):
         return data
     counts = {"prompt_tokens": meter.prompt_tokens, "completion_tokens": meter.completion_tokens}
     if not any(_is_number(usage.get(name)) and usage[name] > 0 for name in counts):
         usage |= counts | {"total_tokens": sum(counts.values())}
-    if isinstance(cost, dict):
-        usage.setdefault("cost_details", cast("object", cost))
-    usage["cost"] = money.usd(billed)
+    if isinstance(usage.get("cost"), dict):
+        usage.setdefault("cost_details", usage["cost"])
+    usage["cost"] = money.usd(meter.billed)
     return encode({**fields, "usage": usage})
 
 
@@ -222,11 +225,16 @@ def _is_number(value: object) -> TypeGuard[int | Decimal]:
     return isinstance(value, (int, Decimal)) and not isinstance(value, bool)
 
 
-def _is_billed(cost: int | Decimal, billed: int) -> bool:
+def _tells_cost(usage: dict[str, Any], meter: Meter) -> bool:
+    """Is the cost in this usage a number, and what the user is billed?"""
+    cost = usage.get("cost")
+    if not _is_number(cost):
+        return False
     try:
-        return money.nanos_ceil(money.amount(cost, most=money.MAX_CAP_USD)) == billed
+        nanos = money.nanos_ceil(money.amount(cost, most=money.MAX_CAP_USD))
     except ValueError:
         return False
+    return nanos == meter.billed
 
 
 _decode_raw = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
@@ -263,7 +271,12 @@ def _failure_of(choice: dict[str, Any], redactor: Redactor) -> WattfareError | N
     return None
 
 
-def _check_structure(data: bytes) -> None:
+def check_size(data: bytes) -> None:
+    """Refuse what has too many values to be decoded, or is nested too deeply.
+
+    Raises:
+        WattfareError: ``upstream``.
+    """
     try:
         check_structure(data, MAX_ELEMENTS)
     except WattfareError:
@@ -367,7 +380,7 @@ def decode(data: bytes) -> Any:
         ValueError: it is not even that.
         WattfareError: ``upstream``; it has too many values, or is nested too deeply.
     """
-    _check_structure(data)
+    check_size(data)
     try:
         return _decode(data)
     except ValueError:

@@ -1,0 +1,61 @@
+"""How fast this machine is while a test runs: a process that does a little work now and then, and
+nothing that an attack can touch.
+
+A limit in seconds means the seconds of a machine that has nothing else to do. If other programs
+take the processors, everything takes longer, and this process tells by how much.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from contextlib import suppress
+from typing import Self
+
+# Every 40 ms, 2 ms of work. A line asks for what was seen since the last one.
+_PROGRAM = """
+import select, sys, time
+wall = cpu = late = 0.0
+while True:
+    began = time.monotonic()
+    asked = select.select([sys.stdin], [], [], 0.04)[0]
+    late = max(late, time.monotonic() - began - 0.04)
+    began, worked = time.monotonic(), time.process_time()
+    while time.process_time() < worked + 0.002:
+        pass
+    wall += time.monotonic() - began
+    cpu += time.process_time() - worked
+    if asked:
+        if not sys.stdin.readline():
+            break
+        print(wall / cpu, late, flush=True)
+        wall = cpu = late = 0.0
+"""
+
+
+class Pace:
+    """Watches the machine, in a ``with`` block."""
+
+    def __enter__(self) -> Self:
+        self._process = subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c", _PROGRAM],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            bufsize=1,
+        )
+        self.since()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        with suppress(OSError):
+            self._process.communicate()
+
+    def since(self) -> tuple[float, float]:
+        """How many times longer work took since the last call than it should, and by how many
+        seconds the process woke up too late, at most."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write("\n")
+        slowness, late = self._process.stdout.readline().split()
+        return max(1.0, float(slowness)), float(late)
