@@ -24,6 +24,7 @@ from wattfare_mw.service.chat.allowed_fields import REQUEST
 from wattfare_mw.service.chat.json_length import json_length
 from wattfare_mw.service.chat.meter import Meter
 from wattfare_mw.service.chat.price import Price
+from wattfare_mw.service.chat.usage import TokenCounts
 from wattfare_mw.service.models import upstream_answers
 from wattfare_mw.service.models.price_lists import read_prices
 from wattfare_mw.service.models.redaction import Redactor
@@ -209,9 +210,9 @@ def price_lists(random: Random) -> None:
     for price in prices.values():
         if not isinstance(price, Price):
             continue
-        cost = price.cost(1000, 1000)
+        cost = price.cost(TokenCounts(prompt=1000, completion=1000))
         assert 0 <= cost <= price.bound(1000, 1000)
-        assert price.cost_of_more(1) >= 0
+        assert price.cost_of_more(1, 1000) >= 0
         tokens = price.tokens_for(cost, 1000)
         assert tokens is None or tokens >= 1000
         assert 0 <= price.pays_for(10**9, 10, 3, 100) <= 100
