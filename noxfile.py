@@ -9,6 +9,7 @@ import ast
 import os
 import re
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 
@@ -34,12 +35,12 @@ def minor_versions() -> list[str]:
 def lowest(session: nox.Session) -> None:
     """Run all tests of an unpacked sdist, with the lowest versions that it declares."""
     with tempfile.TemporaryDirectory() as name:
-        session.install("--requirements", "requirements/lowest.txt")
+        install(session, "lowest")
         session.run("hatchling", "build", "--target", "sdist", "--directory", name)
         (sdist,) = Path(name).glob("*.tar.gz")
         shutil.unpack_archive(sdist, name)
         with session.chdir(sdist.with_name(sdist.name.removesuffix(".tar.gz"))):
-            # Not editable: the tests see what a user installs.
+            # In place of the editable one: the tests see what a user installs.
             session.install("--no-deps", "--no-build-isolation", ".")
             session.run(*PYTEST, *session.posargs)
 
@@ -48,14 +49,15 @@ def lowest(session: nox.Session) -> None:
 @nox.parametrize("version", minor_versions())
 def aiohttp(session: nox.Session, version: str) -> None:
     """Run the tests of the HTTP clients, with the newest patch release of a minor version."""
-    install(session, f"aiohttp=={version}.*")
+    install(session, "test")
+    session.install(f"aiohttp=={version}.*")
     session.run(*PYTEST, *TRANSPORT, *session.posargs)
 
 
 @nox.session
 def other_aiohttp(session: nox.Session) -> None:
     """Run the same tests as if direct.py did not name the version of aiohttp."""
-    install(session)
+    install(session, "test")
     plugin = ["-p", "support.other_aiohttp"]
     session.run(*PYTEST, *plugin, *TRANSPORT, *session.posargs, env={"PYTHONPATH": "tests"})
 
@@ -67,9 +69,7 @@ def newest(session: nox.Session) -> None:
     session.run(*PYTEST, *session.posargs)
 
 
-def install(session: nox.Session, *others: str) -> None:
-    """Install what is locked for the tests, but these ``others``."""
-    session.install("--requirements", "requirements/test.txt")
-    session.install("--no-deps", "--no-build-isolation", "--editable", ".")
-    if others:
-        session.install(*others)
+def install(session: nox.Session, name: str) -> None:
+    """Install a locked set and this project, as the targets of the Makefile do."""
+    place = ["--uv", session.virtualenv.location]
+    session.run(sys.executable, "requirements/install.py", name, *place, external=True)

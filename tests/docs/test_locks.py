@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
+import subprocess
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from packaging.requirements import Requirement
@@ -69,3 +72,66 @@ def test_the_lowest_versions_are_those_declared() -> None:
         (floor,) = [one for one in requirement.specifier if one.operator == ">="]
         pin = pins[canonicalize_name(requirement.name)]
         assert Version(pin) == Version(floor.version), f"run `make lock`: {requirement}, {pin}"
+
+
+# -- what install.py does if a locked version cannot be installed
+
+PIP_LACKS = "ERROR: No matching distribution found for idna==3.99"
+UV_LACKS = """error: No solution found when resolving dependencies
+  cause: Because there is no version of idna==3.99 and you require idna==3.99, we can conclude"""
+UV_LACKS_ALL = """error: No solution found when resolving dependencies
+  cause: Because idna was not found in the package registry and you require idna==3.99, we can"""
+PIP_OTHER_HASH = "ERROR: THESE PACKAGES DO NOT MATCH THE HASHES FROM THE REQUIREMENTS FILE."
+UV_OTHER_HASH = """error: Failed to download `idna==3.20`
+  cause: Hash mismatch for `idna==3.20`"""
+
+
+@pytest.fixture
+def install(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The function of install.py; its commands are noted, and the first fails with ``says``."""
+    spec = importlib.util.spec_from_file_location("install", ROOT / "requirements" / "install.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+
+    def install(says: str, *arguments: str) -> tuple[int, list[str]]:
+        ran: list[str] = []
+
+        def run(command: list[str], **options: Any) -> Any:
+            ran.append(" ".join(command))
+            fails = says if len(ran) == 1 else ""
+            return subprocess.CompletedProcess(command, int(bool(fails)), stderr=fails)
+
+        monkeypatch.setattr(module.subprocess, "run", run)
+        return module.install(*arguments), ran
+
+    return install
+
+
+@pytest.mark.parametrize(
+    ("says", "name", "uv"),
+    [
+        (PIP_LACKS, "test", None),
+        (UV_LACKS, "test", "environment"),
+        (UV_LACKS_ALL, "lowest", "environment"),
+    ],
+)
+def test_a_version_that_the_registry_lacks(
+    install: Any, capsys: Any, says: str, name: str, uv: str | None
+) -> None:
+    status, ran = install(says, name, uv)
+    assert status == 0
+    assert f"lacks idna==3.99 of requirements/{name}.txt" in capsys.readouterr().out
+    assert "--require-hashes" in ran[0]
+    assert not any("--no-deps" in command for command in ran[1:])
+    assert f":{LOCKS[name]}" in ran[-1]
+    assert ("--resolution lowest-direct" in ran[-1]) is (name == "lowest")
+
+
+@pytest.mark.parametrize("says", [PIP_OTHER_HASH, UV_OTHER_HASH])
+def test_a_file_with_another_hash_is_not_installed(install: Any, capsys: Any, says: str) -> None:
+    status, ran = install(says, "test")
+    assert status == 1
+    assert len(ran) == 1
+    assert says in capsys.readouterr().err

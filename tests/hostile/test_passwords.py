@@ -462,7 +462,8 @@ def test_the_list_of_processes(tmp_path: Path, place: str, redis_url: str, joine
     database = f"postgresql://scram:{PASSWORD}@{place}"
     migrated = run_cli("migrate", env={"WATTFARE_DATABASE": database})
     assert migrated.returncode == 0, migrated.stderr
-    storage = f"{redis_url}?client_name={PASSWORD}&password=x"
+    # With a user, since Redis refuses a password alone if it has none itself.
+    storage = f"{redis_url}?client_name={PASSWORD}&username=default&password=x"
     secrets = {"--rate-limit-storage": storage, "--upstream-key": f"sk-{PASSWORD}"}
     options = ["--upstream", f"http://{NOWHERE}/v1", "--user-ceiling-usd", "5"]
     for name, value in secrets.items():
