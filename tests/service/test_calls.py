@@ -13,6 +13,7 @@ from wattfare_mw import sse
 from wattfare_mw.errors import WattfareError, WattfareNotConnectedError
 from wattfare_mw.headers import Headers
 from wattfare_mw.service.chat import request as chat_request
+from wattfare_mw.service.errors import lease_lost
 from wattfare_mw.service.inference.runner import CallRunner
 from wattfare_mw.service.keys import new_app
 from wattfare_mw.service.ledger.sqlite.store import SQLiteStore
@@ -256,3 +257,64 @@ async def test_closing_waits_until_all_is_settled(bench: Bench, last: bytes, wor
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+
+
+async def test_a_whole_answer_goes_on_without_its_client(bench: Bench) -> None:
+    job = await Echo().prepare(chat_request.read(encode(chat_body("one two three"))), "r")
+    said: list[bool] = []
+    say = job._say
+
+    async def leave_and_say() -> str:
+        said.append(bench.calls.detach("call0"))
+        return await say()
+
+    job._say = leave_and_say
+    await bench.run(stream=False, job=job)
+    assert said == [True] * 3
+    assert bench.sent == []
+    assert await bench.account() == Totals(billed=COST)
+    assert not bench.calls.detach("call0")
+
+
+async def test_a_lost_lease_ends_a_call_without_its_client(bench: Bench) -> None:
+    body = encode(chat_body("one two three"))
+    job = await Echo().prepare(chat_request.read(body), "r")
+
+    async def never() -> str:
+        assert bench.calls.detach("call0")
+        bench.calls.cut_off(lease_lost(), lambda _: True)
+        return await asyncio.Event().wait()  # type: ignore[return-value]
+
+    job._say = never
+    await bench.run(stream=False, job=job)
+    assert await bench.account() == Totals(billed=3 * 1000)
+
+
+async def test_what_is_not_sent_does_not_go_on(bench: Bench) -> None:
+    job = await Echo().prepare(chat_request.read(encode(chat_body("one two three"))), "r")
+    start = job.start
+    said: list[bool] = []
+
+    async def leave_and_start(granted: int) -> None:
+        said.append(bench.calls.detach("call0"))
+        await start(granted)
+
+    job.start = leave_and_start
+    await bench.run(stream=False, job=job)
+    assert said == [False]
+
+
+async def test_a_server_that_says_that_the_client_of_a_finishing_stream_has_gone(
+    bench: Bench,
+) -> None:
+    async def gone(block: bytes) -> None:
+        assert b"two" not in block
+        raise OSError("the client has gone")
+
+    job = await Echo().prepare(
+        chat_request.read(encode(chat_body("one two three", stream=True))), "r"
+    )
+    job.detaches = True
+    bench.on_write = gone
+    await bench.run(job=job)
+    assert await bench.account() == Totals(billed=COST)

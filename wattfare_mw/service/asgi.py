@@ -60,13 +60,14 @@ def create_app(
                     default_max_tokens=settings.default_max_tokens,
                     allow_unpriced=settings.allow_unpriced,
                     max_answer_bytes=settings.max_answer_bytes,
+                    on_hang_up=settings.on_hang_up or "stop",
                 )
             rate_limits = RateLimits(
                 settings.rate_limit_storage,
                 calls_per_user=settings.calls_per_minute_per_user,
                 calls_per_app=settings.calls_per_minute_per_app,
             )
-            runner = CallRunner(store, settings.terms)
+            runner = CallRunner(store, settings.terms, detached_seconds=settings.detached_seconds)
             keeper = LeaseKeeper(store, runner)
             app.state.service = ServiceState(
                 store=store,

@@ -11,6 +11,8 @@ from ..money import NANOS_PER_USD
 
 #: The cap of a grant that names none, unless the operator sets another default.
 DEFAULT_GRANT = NANOS_PER_USD
+#: How long a call may go on without its client, in seconds.
+DETACHED_SECONDS = 300.0
 
 Mode = Literal["test", "live"]
 

@@ -14,15 +14,16 @@ from typing import Protocol
 from ... import sse
 from ...errors import WattfareError
 from ...logs import describe, get_logger
-from ..errors import lease_lost, revoked
+from ..errors import lease_lost, not_answered, revoked
 from ..ledger.clock import steady_seconds
 from ..ledger.store import LEASE_SECONDS, Store
 from ..models.provider import Job
-from ..records import InferenceCall, MeterReading, Outcome, Terms
+from ..records import DETACHED_SECONDS, InferenceCall, MeterReading, Outcome, Terms
 
 #: How long calls are forwarded after the last renewal, in seconds: well within the lease, so
 #: that nobody else settles a call that is still being answered.
 FORWARD_SECONDS = LEASE_SECONDS - 2
+
 
 log = get_logger("wattfare_mw.service", show_messages=False)
 
@@ -55,13 +56,30 @@ class ActiveCall:
         self._job = job
         self.recorded = 0
         self.cut: WattfareError | None = None
+        self.ended = "cut_off"  # if it is cut off
+        self.detached = False
         self._task = asyncio.current_task()
+        self._timer: asyncio.TimerHandle | None = None
 
-    def stop(self, error: WattfareError) -> None:
+    def stop(self, error: WattfareError, ended: str = "cut_off") -> None:
         """End the call here; its client is told this."""
         if self.cut is None and self._task is not None:
-            self.cut = error
+            self.cut, self.ended = error, ended
             self._task.cancel()
+
+    def detach(self, seconds: float) -> bool:
+        """The client has left. Does the call go on, for at most this time?"""
+        # What is not sent costs nothing, so it is not sent any more.
+        if not self.detached and self._job.detaches and self._job.meter.sent:
+            self.detached = True
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(seconds, self.stop, not_answered(seconds), "timed_out")
+        return self.detached
+
+    def end(self) -> None:
+        """The call is over. No timer stops it any more."""
+        if self._timer is not None:
+            self._timer.cancel()
 
     def reading(self) -> MeterReading | None:
         """What a stream has cost so far, where that is more than is recorded."""
@@ -77,11 +95,18 @@ class ActiveCall:
 
 
 class CallRunner:
-    """Runs calls, and knows those in flight. They run on a lease, which someone has to renew."""
+    """Runs calls, and knows those in flight. They run on a lease, which someone has to renew.
 
-    def __init__(self, store: Store, terms: Terms) -> None:
+    Args:
+        detached_seconds: how long a call may go on without its client, in seconds.
+    """
+
+    def __init__(
+        self, store: Store, terms: Terms, *, detached_seconds: float = DETACHED_SECONDS
+    ) -> None:
         self._store = store
         self._terms = terms
+        self._detached_seconds = detached_seconds
         self._active: set[ActiveCall] = set()
         self._ending: set[ActiveCall] = set()  # those in flight, and those that are being settled
         self._all_ended: asyncio.Event | None = None  # where somebody waits for that
@@ -95,6 +120,14 @@ class CallRunner:
         for active in list(self._active):
             if whose(active.call):
                 active.stop(error)
+
+    def detach(self, call_id: str) -> bool:
+        """The client of this call has left. Does the call go on without it? It does if its
+        provider would charge for the whole answer anyway. If not, cancel its task."""
+        for active in self._active:
+            if active.call.id == call_id:
+                return active.detach(self._detached_seconds)
+        return False
 
     async def close(self, error: WattfareError) -> None:
         """End the calls that are left, and wait until each is settled: a client that does not
@@ -168,7 +201,8 @@ class CallRunner:
         output: Output,
         started: Callable[[], None] = lambda: None,
     ) -> None:
-        """Run a call, in a task of its own. Cancel the task when the client leaves.
+        """Run a call, in a task of its own. When the client leaves, ask :meth:`detach`; if the
+        call does not go on, cancel the task.
 
         Args:
             started: called once the upstream has the request, which the job then holds no longer.
@@ -208,26 +242,21 @@ class CallRunner:
             started()
             if call.stream:
                 begun = True
-                await output.begin()
-                events = await job.read_events()
-                while not job.meter.complete:
-                    if steady_seconds() >= self._forward_until:
-                        self._lose()
-                        await asyncio.sleep(0)  # to hear of it
-                    await output.write(events)
-                    events = await job.read_events()
+                events = await self._pass_on(active, job, output)
                 await settle()
-                await output.end(events)
+                if not active.detached:
+                    await output.end(events)
             else:
                 body = await job.body()
                 await settle()
-                await output.json(body)
+                if not active.detached:
+                    await output.json(body)
         except asyncio.CancelledError:
             job.meter.left()
             ended, error = "client_gone", active.cut
             if error is None:
                 raise
-            ended = "cut_off"
+            ended = active.ended
             active.resume()
         except OSError:
             job.meter.left()
@@ -240,16 +269,41 @@ class CallRunner:
             log.exception("call failed request_id=%s", call.request_id)
         finally:
             self._active.discard(active)
+            active.end()
             try:
                 await job.close()
             finally:
                 error = await self._settle_or_keep(active, job, ended, settle) or error
         if error is None:
             return
+        if active.detached:
+            log.warning(
+                "call ended without its client: %s request_id=%s",
+                describe(error),
+                call.request_id,
+            )
+            return
         if not begun:
             raise error
         log.warning("stream ended early: %s request_id=%s", describe(error), call.request_id)
         await output.end(sse.write_error(error))
+
+    async def _pass_on(self, active: ActiveCall, job: Job, output: Output) -> bytes:
+        """Pass on a stream as long as its client is there, and return its last events."""
+        await output.begin()
+        events = await job.read_events()
+        while not job.meter.complete:
+            if steady_seconds() >= self._forward_until:
+                self._lose()
+                await asyncio.sleep(0)  # to hear of it
+            if not active.detached:
+                try:
+                    await output.write(events)
+                except OSError:  # some servers say so that the client has left
+                    if not active.detach(self._detached_seconds):
+                        raise
+            events = await job.read_events()
+        return events
 
     async def _settle_or_keep(
         self, active: ActiveCall, job: Job, ended: str, settle: Callable[[], Awaitable[None]]

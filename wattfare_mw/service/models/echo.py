@@ -87,6 +87,7 @@ class EchoJob:
         least, most = request.limits(default_max_tokens)
         self._words = said[-1].split()
         self._limit = min(most, len(self._words))
+        self.detaches = not request.stream
         self._begun = False
         self._said = 0  # so many words
         self._request = request

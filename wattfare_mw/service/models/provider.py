@@ -27,6 +27,12 @@ class Job(Protocol):
         ...
 
     @property
+    def detaches(self) -> bool:
+        """Does the call go on if its client leaves? It does if the provider would charge for the
+        whole answer anyway."""
+        ...
+
+    @property
     def lowered(self) -> int | None:
         """Once started: the limit, in tokens, where it is lower than what was asked for."""
         ...

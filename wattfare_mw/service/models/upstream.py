@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import msgspec
@@ -62,6 +62,8 @@ class Upstream:
         allow_unpriced: let models be called that have no fixed price: each call reserves all
             that remains of a budget, which needs a cap.
         max_answer_bytes: the most bytes of an answer that is not a stream.
+        on_hang_up: what happens to a stream whose client leaves. ``stop`` closes the connection;
+            ``finish`` reads the stream to its end, because the upstream goes on anyway.
     """
 
     def __init__(
@@ -74,6 +76,7 @@ class Upstream:
         default_max_tokens: int = DEFAULT_MAX_TOKENS,
         allow_unpriced: bool = False,
         max_answer_bytes: int = MAX_BODY_BYTES,
+        on_hang_up: Literal["stop", "finish"] = "stop",
     ) -> None:
         self._base_url = base_url.rstrip("/")
         self._authorization = None if key is None else Secret(f"Bearer {key}")
@@ -84,6 +87,7 @@ class Upstream:
         self.metrics = metrics or Metrics()
         self.default_max_tokens = default_max_tokens
         self.max_answer_bytes = max_answer_bytes
+        self.on_hang_up = on_hang_up
         new = urlsplit(self._base_url).hostname in _NEW_NAME_HOSTS
         self.limit_name = "max_completion_tokens" if new else "max_tokens"
 
@@ -177,6 +181,7 @@ class UpstreamJob:
             raise invalid_request("This call could cost more than any budget: lower max_tokens.")
         self.meter = Meter(price, estimate_tokens(messages))
         self._limit = most
+        self.detaches = not request.stream or upstream.on_hang_up == "finish"
         self._upstream = upstream
         self._request = request
         self._request_id = request_id
