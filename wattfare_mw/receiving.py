@@ -98,12 +98,14 @@ class UntilDisconnect(IdleWait):
 
     Args:
         receive: of the request, whose body has been read when :meth:`watch` is called.
+        goes_on: asked when the client goes away. If it says True, nothing is cancelled.
     """
 
-    __slots__ = ("_context", "_gone", "_receive", "_task", "_watcher")
+    __slots__ = ("_context", "_goes_on", "_gone", "_receive", "_task", "_watcher")
 
-    def __init__(self, receive: Receive) -> None:
+    def __init__(self, receive: Receive, goes_on: Callable[[], bool] = lambda: False) -> None:
         self._receive = receive
+        self._goes_on = goes_on
         self._context: Context | None = None  # before it is watched
         self._watcher: asyncio.Task[None] | None = None
         self._task: asyncio.Task[Any] | None = None
@@ -124,7 +126,7 @@ class UntilDisconnect(IdleWait):
     async def _watch_client(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
-        if self._task is not None:
+        if self._task is not None and not self._goes_on():
             self._gone = True
             self._task.cancel()
 

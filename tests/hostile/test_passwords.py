@@ -154,7 +154,7 @@ async def _spend(url: str) -> None:
             )
             assert await store.reserve(call, Terms()) == 5
             outcome = Outcome(ended="completed", generated=True, cost=4)
-            assert await store.settle(call.id, outcome) == 4
+            assert await store.settle(call.id, call.payer, outcome) == 4
         assert (await store.account(app.id, "u1"))[1].billed == 48
     finally:
         await store.close()

@@ -35,6 +35,7 @@ from wattfare_mw.service.records import (
     InferenceCall,
     MeterReading,
     Outcome,
+    Payer,
     PriorCall,
     Reservation,
     Terms,
@@ -96,6 +97,8 @@ class Call:
         self.month = month
         self.holder = holder
         self.held = Reservation(granted, order.stream)
+        self.tokens = (0, 0)
+        self.generation: str | None = None
         self.epoch = epoch
 
 
@@ -251,7 +254,7 @@ class LedgerMachine(RuleBasedStateMachine):
         assert holder is not None
         self.calls[order.id] = Call(order, self.month, holder, granted, epoch, offer)
         if key is not None:
-            self.keys[order.payer, key.name] = (key, order.id, self.now)
+            self.keys[order.payer_name, key.name] = (key, order.id, self.now)
 
     def ask_the_rules(self, process: int, order: InferenceCall, payer: str, terms: Terms) -> Any:
         if not self.alive(self.holder(process)):
@@ -274,7 +277,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     def prior(self, order: InferenceCall) -> PriorCall | None:
         assert order.key is not None
-        known = self.keys.get((order.payer, order.key.name))
+        known = self.keys.get((order.payer_name, order.key.name))
         if known is None or self.now - known[2] >= timedelta(hours=24):
             return None
         return PriorCall(known[0].body, self.ended.get(known[1]))
@@ -309,10 +312,18 @@ class LedgerMachine(RuleBasedStateMachine):
     )
     def settle(self, data, process: int, cost: int, generated: bool) -> None:
         call = data.draw(st.sampled_from(sorted(self.calls)))
+        payer = self.calls[call].order.payer
         outcome = Outcome(ended="completed", generated=generated, cost=cost)
+        for other in self.other_payers(payer):
+            assert self.do(self.stores[process].settle(call, other, outcome)) is None
         billed = self.settled(call, outcome)
-        assert self.do(self.stores[process].settle(call, outcome)) == billed
-        assert self.do(self.stores[process].settle(call, outcome)) is None
+        assert self.do(self.stores[process].settle(call, payer, outcome)) == billed
+        assert self.do(self.stores[process].settle(call, payer, outcome)) is None
+
+    def other_payers(self, payer: Payer) -> list[Payer]:
+        """Payers who have no such reservation."""
+        others = [Payer(self.app.id, "u1"), Payer(self.app.id, "u2"), Payer("other", "u1")]
+        return [other for other in others if other != payer]
 
     @precondition(lambda self: any(call.offer.price for call in self.calls.values()))
     @rule(data=st.data(), process=st.sampled_from(PROCESSES), used=token_counts(40))
@@ -355,14 +366,22 @@ class LedgerMachine(RuleBasedStateMachine):
             self.keys = {key: value for key, value in self.keys.items() if value[1] != name}
         return billed
 
-    @rule(data=st.data(), process=st.sampled_from(PROCESSES), more=amounts)
-    def renew(self, data, process: int, more: int) -> None:
+    @rule(
+        data=st.data(),
+        process=st.sampled_from(PROCESSES),
+        more=amounts,
+        generation=st.none() | st.just("gen-1"),
+        right_payer=st.sampled_from([True, True, True, False]),
+    )
+    def renew(self, data, process: int, more: int, generation: str | None, right_payer) -> None:
         """With what one call has cost so far: one's own, or by mistake another's."""
         metered = []
         name = None
         if self.calls:
             name = data.draw(st.sampled_from(sorted(self.calls)))
-            metered = [MeterReading(name, self.calls[name].held.metered + more, 1, 2)]
+            call = self.calls[name]
+            payer = call.order.payer if right_payer else self.other_payers(call.order.payer)[0]
+            metered = [MeterReading(name, payer, call.held.metered + more, 1, 2, generation)]
         holder = self.holder(process)
         renewal = self.do(self.stores[process].renew(metered))
         if holder is not None and not self.alive(holder):
@@ -371,8 +390,11 @@ class LedgerMachine(RuleBasedStateMachine):
             return
         assert renewal.held
         self.leases[self.holder(process)] = self.now + timedelta(seconds=LEASE_SECONDS)
-        if holder is not None and name is not None and self.calls[name].holder == holder:
+        held = name is not None and self.calls[name].holder == holder
+        if holder is not None and name is not None and held and right_payer:
             call = self.calls[name]
+            call.tokens = (1, 2)
+            call.generation = generation or call.generation
             call.held = msgspec.structs.replace(call.held, metered=metered[0].cost)
         assert renewal.revoked == {
             name
@@ -382,10 +404,14 @@ class LedgerMachine(RuleBasedStateMachine):
             and self.connections[call.order.user_id].revocations != call.epoch
         }
 
-    @rule(process=st.sampled_from(PROCESSES))
-    def sweep(self, process: int) -> None:
-        left = [name for name, call in self.calls.items() if not self.alive(call.holder)]
-        assert self.do(self.stores[process].sweep()) == len(left)
+    @rule(process=st.sampled_from(PROCESSES), keep_streams=st.booleans())
+    def sweep(self, process: int, keep_streams: bool) -> None:
+        left = [
+            name
+            for name, call in self.calls.items()
+            if not self.alive(call.holder) and not (keep_streams and call.generation)
+        ]
+        assert self.do(self.stores[process].sweep(keep_streams=keep_streams)) == len(left)
         for name in left:
             held = self.calls[name].held
             cost, ended = rules.expire(held)
@@ -394,6 +420,33 @@ class LedgerMachine(RuleBasedStateMachine):
             billed = self.settled(name, Outcome(ended=ended, generated=generated, cost=cost))
             self.swept[name] = (call, billed, ended)
         self.leases = {holder: until for holder, until in self.leases.items() if until > self.now}
+
+    @rule(process=st.sampled_from(PROCESSES))
+    def take_over(self, process: int) -> None:
+        """Of the streams that nobody holds, those whose true cost can be asked for."""
+        holder = self.holder(process)
+        taken = self.do(self.stores[process].take_over())
+        if holder is None:
+            assert taken == []
+            return
+        self.leases = {name: until for name, until in self.leases.items() if until > self.now}
+        if not self.alive(holder):
+            assert taken == []
+            return
+        left = {
+            name
+            for name, call in self.calls.items()
+            if not self.alive(call.holder) and call.generation
+        }
+        assert {stream.reservation_id for stream in taken} == left
+        for stream in taken:
+            call = self.calls[stream.reservation_id]
+            assert stream.payer == call.order.payer
+            assert stream.generation_id == call.generation
+            cost, ended = rules.expire(call.held)
+            assert (stream.outcome.cost, stream.outcome.ended) == (cost, ended)
+            assert (stream.outcome.prompt_tokens, stream.outcome.completion_tokens) == call.tokens
+            call.holder = holder
 
     @precondition(lambda self: self.swept)
     @rule(
@@ -423,9 +476,11 @@ class LedgerMachine(RuleBasedStateMachine):
         after = Totals(totals.billed + delta, totals.reserved)
         assert delta <= 0 or cap is None or after.billed + after.reserved <= cap
         store = self.stores[process]
-        assert self.do(store.settle(name, outcome)) is None
-        assert self.do(store.correct(name, outcome, terms)) == delta
-        assert self.do(store.correct(name, outcome, terms)) is None
+        assert self.do(store.settle(name, order.payer, outcome)) is None
+        for other in self.other_payers(order.payer):
+            assert self.do(store.correct(name, other, outcome, terms)) is None
+        assert self.do(store.correct(name, order.payer, outcome, terms)) == delta
+        assert self.do(store.correct(name, order.payer, outcome, terms)) is None
         if order.grant_hash is not None:
             given_back = (ended == "abandoned" or billed > 0) and not generated
             self.grants[order.grant_hash] = GrantBudget(

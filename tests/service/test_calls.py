@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+from collections.abc import Sequence
+from itertools import pairwise
 
 import pytest
 from support.service import chat_body
@@ -13,13 +15,23 @@ from wattfare_mw import sse
 from wattfare_mw.errors import WattfareError, WattfareNotConnectedError
 from wattfare_mw.headers import Headers
 from wattfare_mw.service.chat import request as chat_request
+from wattfare_mw.service.errors import lease_lost
+from wattfare_mw.service.inference import true_costs
 from wattfare_mw.service.inference.runner import CallRunner
+from wattfare_mw.service.inference.true_costs import TrueCosts
 from wattfare_mw.service.keys import new_app
 from wattfare_mw.service.ledger.sqlite.store import SQLiteStore
 from wattfare_mw.service.ledger.verify import verify
 from wattfare_mw.service.models.echo import Echo
 from wattfare_mw.service.models.upstream import Upstream
-from wattfare_mw.service.records import InferenceCall, Terms, Totals
+from wattfare_mw.service.records import (
+    InferenceCall,
+    LeaseRenewal,
+    MeterReading,
+    Payer,
+    Terms,
+    Totals,
+)
 from wattfare_mw.transport import HTTPRequest
 from wattfare_mw.types import encode
 
@@ -257,3 +269,128 @@ async def test_closing_waits_until_all_is_settled(bench: Bench, last: bytes, wor
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+
+
+async def test_a_whole_answer_goes_on_without_its_client(bench: Bench) -> None:
+    job = await Echo().prepare(chat_request.read(encode(chat_body("one two three"))), "r")
+    said: list[bool] = []
+    say = job._say
+
+    async def leave_and_say() -> str:
+        said.append(bench.calls.detach("call0"))
+        return await say()
+
+    job._say = leave_and_say
+    await bench.run(stream=False, job=job)
+    assert said == [True] * 3
+    assert bench.sent == []
+    assert await bench.account() == Totals(billed=COST)
+    assert not bench.calls.detach("call0")
+
+
+async def test_a_lost_lease_ends_a_call_without_its_client(bench: Bench) -> None:
+    body = encode(chat_body("one two three"))
+    job = await Echo().prepare(chat_request.read(body), "r")
+
+    async def never() -> str:
+        assert bench.calls.detach("call0")
+        bench.calls.cut_off(lease_lost(), lambda _: True)
+        return await asyncio.Event().wait()  # type: ignore[return-value]
+
+    job._say = never
+    await bench.run(stream=False, job=job)
+    assert await bench.account() == Totals(billed=3 * 1000)
+
+
+async def test_what_is_not_sent_does_not_go_on(bench: Bench) -> None:
+    job = await Echo().prepare(chat_request.read(encode(chat_body("one two three"))), "r")
+    start = job.start
+    said: list[bool] = []
+
+    async def leave_and_start(granted: int) -> None:
+        said.append(bench.calls.detach("call0"))
+        await start(granted)
+
+    job.start = leave_and_start
+    await bench.run(stream=False, job=job)
+    assert said == [False]
+
+
+async def test_a_server_that_says_that_the_client_of_a_finishing_stream_has_gone(
+    bench: Bench,
+) -> None:
+    async def gone(block: bytes) -> None:
+        assert b"two" not in block
+        raise OSError("the client has gone")
+
+    job = await Echo().prepare(
+        chat_request.read(encode(chat_body("one two three", stream=True))), "r"
+    )
+    job.detaches = True
+    bench.on_write = gone
+    await bench.run(job=job)
+    assert await bench.account() == Totals(billed=COST)
+
+
+@pytest.mark.parametrize("words", [5, 400])
+async def test_a_stream_is_recorded_at_each_tenth_of_its_reservation(
+    bench: Bench, words: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await bench.store.connect(bench.app.id, "u1", None)
+    readings: list[MeterReading] = []
+    renew = bench.store.renew
+
+    async def noted(given: Sequence[MeterReading] = ()) -> LeaseRenewal:
+        readings.extend(given)
+        return await renew(given)
+
+    async def renew_always(block: bytes) -> None:
+        await bench.calls.renew()
+
+    monkeypatch.setattr(bench.store, "renew", noted)
+    bench.on_write = renew_always
+    job = await Echo().prepare(
+        chat_request.read(encode(chat_body("w " * words, stream=True, max_tokens=words))), "r"
+    )
+    await bench.run(job=job)
+    costs = [0, *(reading.cost for reading in readings)]
+    tenth = job.bounds.most / 10
+    assert all(after - before >= tenth for before, after in pairwise(costs))
+    assert costs[-1] > 8 * tenth
+    assert len(readings) <= 10
+    assert {reading.payer for reading in readings} == {Payer(bench.app.id, "u1")}
+
+
+class Records(Echo):
+    """The built-in model, as if it kept records. It tells this cost, in nano-dollars."""
+
+    keeps_records = True
+    cost: int | None = None
+
+    async def true_cost(self, generation_id: str) -> int | None:
+        return self.cost
+
+
+@pytest.mark.parametrize(
+    ("told", "billed"), [(None, 3 * 1000 + 2000), (7000, 7000), (0, 0), (10**12, COST)]
+)
+async def test_a_stopped_stream_is_billed_its_record_or_as_metered(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, told: int | None, billed: int
+) -> None:
+    monkeypatch.setattr(true_costs, "FIRST_PAUSE", 0)
+    provider = Records()
+    provider.cost = told
+    bench.calls = CallRunner(bench.store, Terms(), TrueCosts(provider, 0.05))
+    await bench.calls.renew()
+
+    async def gone(block: bytes) -> None:
+        if b"one" in block:
+            raise OSError("the client has gone")
+
+    bench.on_write = gone
+    job = await provider.prepare(
+        chat_request.read(encode(chat_body("one two three", stream=True))), "r"
+    )
+    job.generation_id = "gen-1"
+    await bench.run(job=job)
+    assert await bench.account() == Totals(billed=billed)

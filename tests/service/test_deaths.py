@@ -1,5 +1,6 @@
 """`kill -9` of serving processes, at random moments and under load: the books stay right, and what
-was billed is what the upstream counts, but for one recording interval of each call in flight."""
+was billed is what the upstream counts. What may be lost of each call in flight is a tenth of its
+reservation, and what was said since the last renewal."""
 
 from __future__ import annotations
 
@@ -23,10 +24,12 @@ from support.service import bearer, chat_body, eventually, run_cli
 from support.upstream import Exchange, chunk_of, completion_of, run_upstream
 
 from wattfare_mw.service import create_keys
+from wattfare_mw.service.chat.meter import estimate_tokens
 from wattfare_mw.service.inference.runner import FORWARD_SECONDS
 from wattfare_mw.service.ledger.databases import read_database
 from wattfare_mw.service.ledger.export import rows as rows_of
 from wattfare_mw.service.ledger.verify import verify
+from wattfare_mw.types import encode
 
 #: Deaths on each of the two databases. `make test-long` has a hundred.
 DEATHS = int(os.environ.get("WATTFARE_TEST_KILLS", "12"))
@@ -41,9 +44,13 @@ PAUSE = 0.02
 #: The upstream is no more than so many words ahead of what its client has read: a process that
 #: gets no turn hears no words either.
 AHEAD = 3
-#: Streams are recorded every 0.3 s. A machine with more to do than it can may take its time, but
-#: one that cannot be recorded any more is cut off, so that there is a bound to it.
-RECORDED_SECONDS = 1.0
+#: What a stream has cost is looked at every 0.3 s, and recorded if it has grown by a tenth of the
+#: reservation. A machine with more to do than it can may take its time, but a stream that cannot be
+#: recorded any more is cut off, so that there is a bound to it.
+LOOKED_AT_SECONDS = 1.0
+#: What the prompt of each call counts as, in tokens, and what tokens cost, in nano-dollars.
+PROMPT = estimate_tokens(encode(chat_body("x")["messages"]))
+PROMPT_NANOS, WORD_NANOS = 1000, 2000
 
 
 @dataclass(eq=False)
@@ -210,7 +217,7 @@ def compare(count: Counting, rows: list[RowMapping]) -> None:
     # All but always there is more than one call in flight where a process dies.
     assert ended["expired"] + ended["abandoned"] >= DEATHS, ended
     assert ended["completed"] >= DEATHS, ended
-    lags: list[int] = []
+    lags: list[float] = []  # in words
     by_call = {row["request_id"]: row for row in rows}
     assert len(by_call) == len(rows)
     assert count.reached <= set(by_call)
@@ -221,13 +228,18 @@ def compare(count: Counting, rows: list[RowMapping]) -> None:
             assert not call.delivered
             assert cost == row["reserved_nanos"]
             continue
-        assert cost == row["prompt_tokens"] * 1000 + tokens * 2000
+        assert cost == row["prompt_tokens"] * PROMPT_NANOS + tokens * WORD_NANOS
         if row["ended"] == "completed":
             assert tokens == call.said
         else:
             assert not call.delivered
-            assert 0 <= call.said - tokens <= FORWARD_SECONDS / PAUSE + AHEAD, dict(row)
-            if call.said > RECORDED_SECONDS / PAUSE:
-                lags.append(call.said - tokens)
+            assert tokens <= call.said
+            # Nothing is recorded so far, or all but a tenth of the reservation was, when it was
+            # last looked at.
+            lost = PROMPT * PROMPT_NANOS + call.said * WORD_NANOS - cost
+            since = (lost - row["reserved_nanos"] / 10) / WORD_NANOS
+            assert since <= FORWARD_SECONDS / PAUSE + AHEAD, dict(row)
+            if call.said > LOOKED_AT_SECONDS / PAUSE:
+                lags.append(since)
     assert len(lags) > 0
-    assert median(lags) <= RECORDED_SECONDS / PAUSE
+    assert median(lags) <= LOOKED_AT_SECONDS / PAUSE

@@ -120,3 +120,23 @@ def test_postgresql_keeps_idempotency_keys_as_long_as_the_rules_say() -> None:
     *_, newest = sorted(migrations.glob("*_reserve.sql"))
     [seconds] = re.findall(r"created_at > o_now - (\d+)", newest.read_text("utf-8"))
     assert int(seconds) == rules.KEY_SECONDS
+
+
+@given(st.integers(1, 10**6), st.lists(st.integers(0, 10**5), max_size=60))
+def test_a_stream_is_recorded_ten_times_at_most(reserved: int, growth: list[int]) -> None:
+    """And what is not recorded is less than a tenth of the reservation."""
+    cost = recorded = times = 0
+    for more in growth:
+        cost += more
+        if rules.is_worth_recording(reserved, recorded, cost):
+            recorded = min(cost, reserved)
+            times += 1
+        assert 0 <= 10 * (min(cost, reserved) - recorded) < reserved
+    assert times <= 10
+
+
+def test_a_stream_that_costs_nothing_is_not_recorded() -> None:
+    assert not rules.is_worth_recording(0, 0, 0)
+    assert not rules.is_worth_recording(0, 0, 5)
+    assert not rules.is_worth_recording(100, 0, 9)
+    assert rules.is_worth_recording(100, 0, 10)

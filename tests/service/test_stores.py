@@ -27,7 +27,9 @@ from wattfare_mw.service.records import (
     Bounds,
     Connection,
     InferenceCall,
+    LeaseRenewal,
     Outcome,
+    Payer,
     Terms,
     Totals,
 )
@@ -83,7 +85,11 @@ async def test_as_many_at_once_as_the_cap_pays_for(url: str) -> None:
     granted = [number for number, answer in enumerate(answers) if answer == 9]
     # Each is settled by both, and billed once.
     billed = await asyncio.gather(
-        *(store.settle(str(number), DONE) for number in granted for store in stores)
+        *(
+            store.settle(str(number), Payer(app.id, "u1"), DONE)
+            for number in granted
+            for store in stores
+        )
     )
     assert (billed.count(4), billed.count(None)) == (37, 37)
     assert (await stores[0].account(app.id, "u1"))[1] == Totals(37 * 4, 0)
@@ -128,7 +134,7 @@ async def test_who_is_cancelled_is_carried_out_all_the_same(url: str) -> None:
             if turns:  # it had begun
                 held = 9
         # What is settled after it has said that it was cancelled, is settled.
-        assert await store.settle(str(turns), DONE) == (4 if held else None)
+        assert await store.settle(str(turns), Payer(app.id, "u1"), DONE) == (4 if held else None)
     assert (await store.account(app.id, "u1"))[1] == Totals(11 * 4, 0)
     await store.close()
 
@@ -151,7 +157,7 @@ async def test_a_cap_that_is_changed_while_calls_are_reserved(url: str) -> None:
         assert totals.billed + totals.reserved <= cap
         for number, answer in enumerate(answers[1:]):
             if answer == 9:
-                await stores[0].settle(f"{round_}-{number}", DONE)
+                await stores[0].settle(f"{round_}-{number}", Payer(app.id, "u1"), DONE)
     assert await stores[0].transact(verify) == []
     for store in stores:
         await store.close()
@@ -164,7 +170,7 @@ async def test_a_call_belongs_to_the_month_in_which_it_was_reserved(url: str) ->
     await store.reserve(order(app, 1, 5), Terms())
     october, now = now, now + timedelta(seconds=1)
     assert (await store.account(app.id, "u1"))[1] == Totals()
-    assert await store.settle("1", DONE) == 4
+    assert await store.settle("1", Payer(app.id, "u1"), DONE) == 4
     assert (await store.account(app.id, "u1"))[1] == Totals()
     now = october
     assert (await store.account(app.id, "u1"))[1] == Totals(billed=4)
@@ -246,7 +252,7 @@ async def test_a_call_is_two_round_trips(cluster) -> None:
             counts.append(trips)
             assert await store.reserve(order(app, name), Terms()) == 9
             counts.append(trips)
-            assert await store.settle(str(name), DONE) == 4
+            assert await store.settle(str(name), Payer(app.id, "u1"), DONE) == 4
         counts.append(trips)
         await store.close()
     assert [after - before for before, after in pairwise(counts)][2:] == [1, 1, 1, 1]
@@ -263,7 +269,7 @@ async def test_no_row_of_the_ledger_is_changed(cluster, tmp_path) -> None:
         store = store_at(url)
         app = await new_user(store, None)
         await store.reserve(order(app, 1), Terms())
-        await store.settle("1", DONE)
+        await store.settle("1", Payer(app.id, "u1"), DONE)
         await store.close()
     postgres = await asyncpg.connect(urls[1])
     for statement in ("UPDATE ledger SET billed_nanos = 0", "DELETE FROM ledger"):
@@ -325,7 +331,7 @@ async def test_a_total_that_its_rows_do_not_prove_is_found(tmp_path) -> None:
     store = SQLiteStore(f"sqlite:///{tmp_path / 'ledger.db'}")
     app = await new_user(store, None)
     await store.reserve(order(app, "1", cost=5), Terms())
-    await store.settle("1", Outcome(ended="completed", generated=True, cost=5))
+    await store.settle("1", Payer(app.id, "u1"), Outcome(ended="completed", generated=True, cost=5))
     assert await store.transact(verify) == []
     await store.close()
     connection = sqlite3.connect(tmp_path / "ledger.db")
@@ -433,9 +439,28 @@ async def test_what_an_older_version_kept_is_there_in_this_one(tmp_path) -> None
     [_, swept] = await store.transact(lambda sql: list(rows_of(sql)))
     told = {name: swept[name] for name in ("reservation_id", "billed_nanos", "prompt_tokens")}
     assert told == {"reservation_id": "r1", "billed_nanos": 2, "prompt_tokens": 8}
-    assert await store.settle("r2", DONE) == 4
+    assert await store.settle("r2", Payer("a", grant_hash="g"), DONE) == 4
     assert await store.transact(verify) == []
     await store.close()
+
+
+class OlderStore(PostgreSQLStore):
+    """The store as it was before what is settled named its payer."""
+
+    async def settle(self, reservation_id: str, payer: Payer, outcome: Outcome) -> int | None:
+        row = await self._ask(
+            "SELECT wattfare_settle($1, $2, $3, $4, $5, $6, $7, $8)",
+            *(reservation_id, outcome.ended, outcome.generated, outcome.cost, outcome.claimed),
+            *(outcome.prompt_tokens, outcome.completion_tokens, None),
+        )
+        return row[0]
+
+    async def _renew(self, holder, readings, *, fresh) -> LeaseRenewal:
+        row = await self._ask_apart(
+            "SELECT * FROM wattfare_renew($1, $2, $3, $4, $5, $6, $7, $8)",
+            *(holder, fresh, 5000, [], [], [], [], None),
+        )
+        return LeaseRenewal(held=row["o_held"])
 
 
 async def test_postgresql_is_migrated_under_a_service_that_goes_on(cluster) -> None:
@@ -452,7 +477,7 @@ async def test_postgresql_is_migrated_under_a_service_that_goes_on(cluster) -> N
 
     url = await asyncio.to_thread(cluster.empty_database)
     await run_once(url, to_the_version_before)
-    store = PostgreSQLStore(url)
+    store = OlderStore(url)
     app, _ = new_app("app", "test")
     await store.add_app(app)
     await store.renew()
@@ -467,7 +492,7 @@ async def test_postgresql_is_migrated_under_a_service_that_goes_on(cluster) -> N
             id_ = str(calls)
             await store.renew()  # however long all of this takes
             await store.reserve(order(app, id_, user=name), Terms())
-            assert await store.settle(id_, DONE) == 4
+            assert await store.settle(id_, Payer(app.id, name), DONE) == 4
 
     async def migrating() -> None:
         while calls < 50:
@@ -493,7 +518,7 @@ async def test_a_call_whose_total_is_not_there_is_not_settled(tmp_path) -> None:
     await store.reserve(order(app, "1", cost=5), Terms())
     await store.transact(lambda sql: sql.execute(delete(totals)))
     with pytest.raises(WattfareError) as caught:
-        await store.settle("1", DONE)
+        await store.settle("1", Payer(app.id, "u1"), DONE)
     assert caught.value.http_status == 503
     assert await store.transact(lambda sql: list(rows_of(sql))) == []
     assert await store.transact(verify) != []  # the reservation stands

@@ -22,7 +22,7 @@ from wattfare_mw.service.ledger.sqlite import statements
 from wattfare_mw.service.ledger.sqlite import writer as sqlite_writer
 from wattfare_mw.service.ledger.sqlite.store import SQLiteStore
 from wattfare_mw.service.ledger.sqlite.writer import Writer
-from wattfare_mw.service.records import Bounds, InferenceCall, Outcome, Terms
+from wattfare_mw.service.records import Bounds, InferenceCall, Outcome, Payer, Terms
 
 KEEP = "INSERT INTO settings (name, value) VALUES (?, x'00')"
 #: For what should take no time at all, in seconds.
@@ -287,7 +287,11 @@ async def test_a_database_that_another_holds_is_503(file: str, monkeypatch) -> N
     await store.renew()
     other = sqlite3.connect(file, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
-    jobs = [store.account(app.id, "u1"), store.settle("1", DONE), store.connect(app.id, "u1", 5)]
+    jobs = [
+        store.account(app.id, "u1"),
+        store.settle("1", Payer(app.id, "u1"), DONE),
+        store.connect(app.id, "u1", 5),
+    ]
     for answer in await asyncio.gather(*jobs, return_exceptions=True):
         assert isinstance(answer, WattfareError)
         assert answer.http_status == 503

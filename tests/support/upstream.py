@@ -120,6 +120,11 @@ class Exchange:
 Script = Callable[[Exchange], None]
 
 
+def no_record(exchange: Exchange) -> None:
+    """There is no such generation, or its record is not there yet."""
+    exchange.answer({"error": {"code": 404, "message": "Generation not found"}}, status=404)
+
+
 def chunk_of(fields: dict[str, Any]) -> dict[str, Any]:
     """A chunk of a completion with these fields."""
     return {
@@ -166,7 +171,9 @@ class Upstream:
         script: what to do with a call to ``/chat/completions``; set it before the call.
         models: what ``/models`` lists.
         models_script: what to do with a call to ``/models`` instead.
+        record_script: what to do with a question for a generation's record.
         calls: the calls that came.
+        questions: the questions for records that came.
         gone: released once for each call whose client went away before its end.
     """
 
@@ -174,7 +181,9 @@ class Upstream:
     script: Script = good
     models: Any = field(default_factory=lambda: {"data": MODELS})
     models_script: Script | None = None
+    record_script: Script = no_record
     calls: list[Exchange] = field(default_factory=list)
+    questions: list[Exchange] = field(default_factory=list)
     gone: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
     failures: list[BaseException] = field(default_factory=list)
 
@@ -183,7 +192,9 @@ class Upstream:
         self.script = good
         self.models = {"data": MODELS}
         self.models_script = None
+        self.record_script = no_record
         self.calls.clear()
+        self.questions.clear()
         self.gone = threading.Semaphore(0)
 
     def wait_gone(self) -> None:
@@ -236,6 +247,9 @@ def _talk(upstream: Upstream, connection: socket.socket) -> None:
             if exchange.path.endswith("/models"):
                 answer = upstream.models_script
                 answer(exchange) if answer else exchange.answer(upstream.models)
+            elif "/generation?" in exchange.path:
+                upstream.questions.append(exchange)
+                upstream.record_script(exchange)
             else:
                 if VICTIM in exchange.body[:2000]:
                     _words_for_ever(exchange)

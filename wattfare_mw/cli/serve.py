@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from decimal import Decimal, InvalidOperation
+from typing import Literal
 
 import click
 from click.core import ParameterSource
@@ -13,7 +14,7 @@ from ..logs import log_to
 from ..service import Settings, secret_from_environment
 from ..service import serve as run
 from ..service.chat.request import DEFAULT_MAX_TOKENS, MAX_TOKENS
-from ..service.records import DEFAULT_GRANT
+from ..service.records import DEFAULT_GRANT, DETACHED_SECONDS
 from ..service.settings import (
     CALLS_PER_APP,
     CALLS_PER_USER,
@@ -137,6 +138,21 @@ NO_CEILING = "none"
     help="How long streams may go on after SIGTERM.",
 )
 @option(
+    "--detached-seconds",
+    type=float,
+    default=DETACHED_SECONDS,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long a call may go on without its client. An answer that is not a stream is read "
+    "and billed even if its client leaves.",
+)
+@option(
+    "--on-hang-up",
+    type=click.Choice(["stop", "finish"]),
+    help="What happens to a stream whose client leaves: the connection to the upstream is closed, "
+    "or the stream is read to its end and billed. The default depends on the provider.",
+)
+@option(
     "--log-level",
     type=click.Choice(["debug", "info", "warning", "error"]),
     default="info",
@@ -163,6 +179,8 @@ def serve(
     max_calls_per_user: int,
     max_calls_per_app: int,
     stop_grace: float,
+    detached_seconds: float,
+    on_hang_up: Literal["stop", "finish"] | None,
     log_level: str,
 ) -> None:
     """Run a Wattfare-compatible service until it is told to stop.
@@ -204,6 +222,8 @@ def serve(
         secret=secret_from_environment(),
         max_answer_bytes=max_answer_bytes,
         stop_grace=stop_grace,
+        detached_seconds=detached_seconds,
+        on_hang_up=on_hang_up,
     )
     log_to(sys.stderr, log_level.upper())
     run(settings, host, port, lambda url: click.echo(f"wattfare: listening on {url}"))

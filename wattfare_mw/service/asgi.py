@@ -25,6 +25,7 @@ from .api.state import ServiceState
 from .errors import shutting_down
 from .inference.lease_keeper import LeaseKeeper
 from .inference.runner import CallRunner
+from .inference.true_costs import TrueCosts
 from .ledger.databases import open_store
 from .metrics import Metrics
 from .models.echo import Echo
@@ -60,14 +61,20 @@ def create_app(
                     default_max_tokens=settings.default_max_tokens,
                     allow_unpriced=settings.allow_unpriced,
                     max_answer_bytes=settings.max_answer_bytes,
+                    on_hang_up=settings.on_hang_up or "stop",
                 )
             rate_limits = RateLimits(
                 settings.rate_limit_storage,
                 calls_per_user=settings.calls_per_minute_per_user,
                 calls_per_app=settings.calls_per_minute_per_app,
             )
-            runner = CallRunner(store, settings.terms)
-            keeper = LeaseKeeper(store, runner)
+            runner = CallRunner(
+                store,
+                settings.terms,
+                TrueCosts(provider) if provider.keeps_records else None,
+                detached_seconds=settings.detached_seconds,
+            )
+            keeper = LeaseKeeper(runner)
             app.state.service = ServiceState(
                 store=store,
                 signer=Signer(secret),

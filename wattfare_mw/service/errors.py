@@ -25,6 +25,15 @@ def revoked() -> WattfareError:
     return WattfareNotConnectedError("The user has taken this connection back.")
 
 
+def not_answered(seconds: float) -> WattfareError:
+    """The client left, and the upstream did not end its answer in this time."""
+    return WattfareError(
+        f"The client left, and the answer had no end {seconds:g} seconds later.",
+        code="upstream",
+        status=504,
+    )
+
+
 def shutting_down() -> WattfareError:
     """503: the service stops before the call has ended."""
     return WattfareError(

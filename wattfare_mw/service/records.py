@@ -11,6 +11,8 @@ from ..money import NANOS_PER_USD
 
 #: The cap of a grant that names none, unless the operator sets another default.
 DEFAULT_GRANT = NANOS_PER_USD
+#: How long a call may go on without its client, in seconds.
+DETACHED_SECONDS = 300.0
 
 Mode = Literal["test", "live"]
 
@@ -121,6 +123,15 @@ class PriorCall(msgspec.Struct, frozen=True):
     ended: str | None
 
 
+class Payer(msgspec.Struct, frozen=True):
+    """Who pays for a call: a user or a grant of this app, never both. Each row of the ledger has
+    one payer."""
+
+    app_id: str
+    user_id: str | None = None
+    grant_hash: str | None = None
+
+
 class InferenceCall(msgspec.Struct, frozen=True, kw_only=True):
     """A call that asks for its reservation. A user or a grant pays, never both."""
 
@@ -135,7 +146,12 @@ class InferenceCall(msgspec.Struct, frozen=True, kw_only=True):
     key: IdempotencyKey | None = None
 
     @property
-    def payer(self) -> str:
+    def payer(self) -> Payer:
+        """The user or the grant that pays."""
+        return Payer(self.app_id, self.user_id, self.grant_hash)
+
+    @property
+    def payer_name(self) -> str:
         """The user or the grant that pays, as one string."""
         return f"grant:{self.grant_hash}" if self.user_id is None else f"user:{self.user_id}"
 
@@ -160,12 +176,25 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MeterReading(msgspec.Struct, frozen=True):
-    """What a stream has cost so far. If its process dies, this is billed."""
+    """What a stream has cost so far. If its process dies, this is billed, unless the provider can
+    be asked for the true cost by the generation's id."""
 
     reservation_id: str
+    payer: Payer
     cost: int
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    generation_id: str | None = None
+
+
+class OrphanedStream(msgspec.Struct, frozen=True):
+    """A stream whose process has died, and which can be asked about. ``outcome`` is what was last
+    recorded."""
+
+    reservation_id: str
+    payer: Payer
+    generation_id: str
+    outcome: Outcome
 
 
 class LeaseRenewal(msgspec.Struct, frozen=True):

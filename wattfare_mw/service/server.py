@@ -97,7 +97,7 @@ class _Server(uvicorn.Server):
 
     def _cut_off_streams(self) -> None:
         state: ServiceState = self._app.state.service
-        state.runner.cut_off(shutting_down(), lambda _: True)
+        state.runner.stop(shutting_down())
 
     @contextmanager
     def capture_signals(self) -> Generator[None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Literal
 from urllib.parse import urlsplit
 
 import msgspec
@@ -10,7 +11,7 @@ import msgspec
 from ..errors import invalid_request
 from ..transport import SecretBytes, hidden
 from .chat.request import DEFAULT_MAX_TOKENS, MAX_TOKENS
-from .records import DEFAULT_GRANT, Terms
+from .records import DEFAULT_GRANT, DETACHED_SECONDS, Terms
 from .tokens import Signer
 
 DEFAULT_DATABASE = "sqlite:///wattfare.db"
@@ -20,6 +21,7 @@ STOP_GRACE_SECONDS = 10.0
 #: The most bytes of an answer that is not a stream.
 MAX_ANSWER_BYTES = 32 * 2**20
 MAX_STOP_GRACE_SECONDS = 3600
+MAX_DETACHED_SECONDS = 3600
 #: Inference calls a minute, in each process: of one user or grant, and of one app.
 CALLS_PER_USER = 600
 CALLS_PER_APP = 12_000
@@ -59,6 +61,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         secret: signs the session tokens; None: a key that is made once and kept in the database.
         max_answer_bytes: the most bytes of an upstream's answer that is not a stream.
         stop_grace: seconds that streams may go on after SIGTERM.
+        detached_seconds: seconds that a call may go on without its client.
+        on_hang_up: what happens to a stream whose client leaves: ``stop`` closes the connection to
+            the upstream, ``finish`` reads the stream to its end; None: what fits the provider.
 
     Raises:
         WattfareError: ``invalid_request``, where one of these cannot be.
@@ -83,6 +88,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     secret: bytes | None = None
     max_answer_bytes: int = MAX_ANSWER_BYTES
     stop_grace: float = STOP_GRACE_SECONDS
+    detached_seconds: float = DETACHED_SECONDS
+    on_hang_up: Literal["stop", "finish"] | None = None
 
     def __post_init__(self) -> None:
         self._hide_secrets()
@@ -99,6 +106,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             raise invalid_request("A key for the upstream is of no use without an upstream.")
         if not 0 <= self.stop_grace <= MAX_STOP_GRACE_SECONDS:
             raise invalid_request(f"A grace is 0 to {MAX_STOP_GRACE_SECONDS:,} seconds.")
+        if not 0 <= self.detached_seconds <= MAX_DETACHED_SECONDS:
+            raise invalid_request(
+                f"A call goes on without its client for 0 to {MAX_DETACHED_SECONDS:,} seconds."
+            )
+        if self.on_hang_up not in (None, "stop", "finish"):
+            raise invalid_request("On a hang-up, a stream is to `stop` or to `finish`.")
         if not 1 <= self.default_max_tokens <= MAX_TOKENS:
             raise invalid_request(
                 f"The limit of a call that names none is from 1 to {MAX_TOKENS:,} tokens."

@@ -57,7 +57,12 @@ async def _call(
             request, key = _read(headers, body, uncut)
         else:
             request, key = await in_thread(_read, headers, body, uncut)
-        async with UntilDisconnect(receive) as client:
+        call: InferenceCall | None = None
+
+        def goes_on() -> bool:
+            return call is not None and state.runner.detach(call.id)
+
+        async with UntilDisconnect(receive, goes_on) as client:
             client.watch()
             job = await state.provider.prepare(request, request_id)
             call = InferenceCall(

@@ -8,7 +8,6 @@ from contextlib import suppress
 
 from ...errors import WattfareError
 from ...logs import describe, get_logger
-from ..ledger.store import Store
 from .runner import CallRunner
 
 #: How often the lease is renewed, and streams are recorded, in seconds.
@@ -22,8 +21,7 @@ log = get_logger("wattfare_mw.service", show_messages=False)
 class LeaseKeeper:
     """Keeps the lease of these calls, from :meth:`start` to :meth:`close`."""
 
-    def __init__(self, store: Store, runner: CallRunner) -> None:
-        self._store = store
+    def __init__(self, runner: CallRunner) -> None:
         self._runner = runner
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -78,6 +76,8 @@ class LeaseKeeper:
                 log.exception("the sweep failed")
 
     async def _sweep(self) -> None:
-        swept = await self._store.sweep()
+        swept, asked = await self._runner.sweep()
         if swept:
             log.warning("%d calls were settled that a process which died had left behind", swept)
+        if asked:
+            log.warning("%d streams of a process which died are asked about upstream", asked)

@@ -14,15 +14,18 @@ from typing import Protocol
 from ... import sse
 from ...errors import WattfareError
 from ...logs import describe, get_logger
-from ..errors import lease_lost, revoked
+from ..errors import lease_lost, not_answered, revoked
+from ..ledger import rules
 from ..ledger.clock import steady_seconds
 from ..ledger.store import LEASE_SECONDS, Store
 from ..models.provider import Job
-from ..records import InferenceCall, MeterReading, Outcome, Terms
+from ..records import DETACHED_SECONDS, InferenceCall, MeterReading, Outcome, Payer, Terms
+from .true_costs import OpenQuestion, TrueCosts
 
 #: How long calls are forwarded after the last renewal, in seconds: well within the lease, so
 #: that nobody else settles a call that is still being answered.
 FORWARD_SECONDS = LEASE_SECONDS - 2
+
 
 log = get_logger("wattfare_mw.service", show_messages=False)
 
@@ -53,22 +56,61 @@ class ActiveCall:
     def __init__(self, call: InferenceCall, job: Job) -> None:
         self.call = call
         self._job = job
-        self.recorded = 0
+        self._recorded = 0
+        self._recorded_id: str | None = None
         self.cut: WattfareError | None = None
+        self.ended = "cut_off"  # if it is cut off
+        self.detached = False
         self._task = asyncio.current_task()
+        self._timer: asyncio.TimerHandle | None = None
 
-    def stop(self, error: WattfareError) -> None:
+    def stop(self, error: WattfareError, ended: str = "cut_off") -> None:
         """End the call here; its client is told this."""
         if self.cut is None and self._task is not None:
-            self.cut = error
+            self.cut, self.ended = error, ended
             self._task.cancel()
 
+    def detach(self, seconds: float) -> bool:
+        """The client has left. Does the call go on, for at most this time?"""
+        # What is not sent costs nothing, so it is not sent any more.
+        if not self.detached and self._job.detaches and self._job.meter.sent:
+            self.detached = True
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(seconds, self.stop, not_answered(seconds), "timed_out")
+        return self.detached
+
+    def end(self) -> None:
+        """The call is over. No timer stops it any more."""
+        if self._timer is not None:
+            self._timer.cancel()
+
     def reading(self) -> MeterReading | None:
-        """What a stream has cost so far, where that is more than is recorded."""
-        now = self._job.meter.outcome("")
-        if not self.call.stream or now.cost <= self.recorded:
+        """What a stream has cost so far, if that is worth recording."""
+        meter, name = self._job.meter, self._job.generation_id
+        reserved = meter.granted
+        if not self.call.stream or reserved is None:
             return None
-        return MeterReading(self.call.id, now.cost, now.prompt_tokens, now.completion_tokens)
+        cost = min(meter.cost(), reserved)
+        if not rules.is_worth_recording(reserved, self._recorded, cost) and (
+            name is None or name == self._recorded_id
+        ):
+            return None
+        now = meter.outcome("")
+        return MeterReading(
+            self.call.id, self.call.payer, cost, now.prompt_tokens, now.completion_tokens, name
+        )
+
+    def note(self, reading: MeterReading) -> None:
+        """This has been recorded."""
+        self._recorded, self._recorded_id = reading.cost, reading.generation_id
+
+    def question(self, ended: str) -> OpenQuestion | None:
+        """The question what this call cost, if it is a stream that has no proper end, and if the
+        provider keeps records."""
+        meter, name = self._job.meter, self._job.generation_id
+        if meter.complete or name is None or not self.call.stream:
+            return None
+        return OpenQuestion(self.call.id, self.call.payer, name, meter.outcome(ended), ended)
 
     def resume(self) -> None:
         """The cancellation has been heard; what is left to do goes on."""
@@ -77,18 +119,37 @@ class ActiveCall:
 
 
 class CallRunner:
-    """Runs calls, and knows those in flight. They run on a lease, which someone has to renew."""
+    """Runs calls, and knows those in flight. They run on a lease, which someone has to renew.
 
-    def __init__(self, store: Store, terms: Terms) -> None:
+    Args:
+        true_costs: asks what a stream cost that was not read to its end; None if the provider
+            keeps no records.
+        detached_seconds: how long a call may go on without its client, in seconds.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        terms: Terms,
+        true_costs: TrueCosts | None = None,
+        *,
+        detached_seconds: float = DETACHED_SECONDS,
+    ) -> None:
         self._store = store
         self._terms = terms
+        self._true_costs = true_costs
+        self._detached_seconds = detached_seconds
         self._active: set[ActiveCall] = set()
         self._ending: set[ActiveCall] = set()  # those in flight, and those that are being settled
         self._all_ended: asyncio.Event | None = None  # where somebody waits for that
         self._forward_until = -math.inf
         # Those that the database could not be told the end of. Their number is bounded by the
         # lease: without a database, nothing new is let in.
-        self._unsettled: dict[str, Outcome] = {}
+        self._unsettled: dict[str, tuple[Payer, Outcome]] = {}
+        # Streams that have ended, by reservation, and the tasks that ask what they cost.
+        self._questions: dict[str, OpenQuestion] = {}
+        self._asking: set[asyncio.Task[None]] = set()
+        self._stopping = False
 
     def cut_off(self, error: WattfareError, whose: Callable[[InferenceCall], bool]) -> None:
         """End the calls in flight that ``whose`` picks; each client is told ``error``."""
@@ -96,10 +157,28 @@ class CallRunner:
             if whose(active.call):
                 active.stop(error)
 
+    def detach(self, call_id: str) -> bool:
+        """The client of this call has left. Does the call go on without it? It does if its
+        provider would charge for the whole answer anyway. If not, cancel its task."""
+        for active in self._active:
+            if active.call.id == call_id:
+                return active.detach(self._detached_seconds)
+        return call_id in self._questions
+
+    def stop(self, error: WattfareError) -> None:
+        """End the calls that are left; each client is told ``error``. Nothing is asked any more:
+        another process asks, or this one when it starts again."""
+        self._stopping = True
+        for task in self._asking:
+            task.cancel()
+        self.cut_off(error, lambda _: True)
+
     async def close(self, error: WattfareError) -> None:
         """End the calls that are left, and wait until each is settled: a client that does not
         take its last words keeps nobody waiting."""
-        self.cut_off(error, lambda _: True)
+        self.stop(error)
+        if self._asking:
+            await asyncio.wait(self._asking)
         if self._ending:
             self._all_ended = asyncio.Event()
             await self._all_ended.wait()
@@ -113,15 +192,16 @@ class CallRunner:
             WattfareError: 503, the database is not there.
         """
         began = steady_seconds()
-        readings = {active: each for active in self._active if (each := active.reading())}
+        streams = (*self._active, *self._questions.values())
+        readings = {stream: each for stream in streams if (each := stream.reading())}
         renewal = await self._store.renew(list(readings.values()))
         if not renewal.held:
             self._lose()
             return
         # Counted from before the question was asked: the database counts from later.
         self._forward_until = began + FORWARD_SECONDS
-        for active, each in readings.items():
-            active.recorded = each.cost
+        for stream, each in readings.items():
+            stream.note(each)
         if renewal.revoked:
             self.cut_off(revoked(), lambda call: call.id in renewal.revoked)
         await self._settle_unsettled()
@@ -146,20 +226,65 @@ class CallRunner:
         self.cut_off(lease_lost(), lambda _: True)
 
     async def _settle_unsettled(self) -> None:
-        for reservation_id, outcome in list(self._unsettled.items()):
-            await self._settle(reservation_id, outcome)
+        for reservation_id, (payer, outcome) in list(self._unsettled.items()):
+            await self._settle(reservation_id, payer, outcome)
             del self._unsettled[reservation_id]
 
-    async def _settle(self, reservation_id: str, outcome: Outcome) -> None:
-        if await self._store.settle(reservation_id, outcome) is not None:
+    async def _settle(self, reservation_id: str, payer: Payer, outcome: Outcome) -> None:
+        if await self._store.settle(reservation_id, payer, outcome) is not None:
             return
         # Another process settled the call, because this one did not renew its lease in time.
-        corrected = await self._store.correct(reservation_id, outcome, self._terms)
+        corrected = await self._store.correct(reservation_id, payer, outcome, self._terms)
         if corrected is not None:
             log.warning(
                 "a call was settled by another process, and is corrected: reservation=%s",
                 reservation_id,
             )
+
+    async def sweep(self) -> tuple[int, int]:
+        """End what other processes left behind when they died. Returns how many calls are
+        settled, and how many streams are asked about first."""
+        if self._true_costs is None:
+            return await self._store.sweep(), 0
+        swept = await self._store.sweep(keep_streams=True)
+        taken = [] if self._stopping else await self._store.take_over()
+        for stream in taken:
+            # One of our own, maybe, which we held by a lease that has run out.
+            if stream.reservation_id not in self._questions:
+                self._ask(
+                    OpenQuestion(
+                        stream.reservation_id,
+                        stream.payer,
+                        stream.generation_id,
+                        stream.outcome,
+                        if_told="recovered",
+                        is_recorded=True,
+                    )
+                )
+        return swept, len(taken)
+
+    def _ask(self, question: OpenQuestion) -> asyncio.Task[None] | None:
+        """Settle a stream once its true cost is known, or cannot be learned. Its reservation holds
+        until then. Returns the task that does it; None if nothing is asked any more."""
+        self._questions[question.reservation_id] = question
+        if self._stopping or self._true_costs is None:
+            return None
+        task = asyncio.create_task(self._settle_answered(question, self._true_costs))
+        self._asking.add(task)
+        task.add_done_callback(self._asking.discard)
+        return task
+
+    async def _settle_answered(self, question: OpenQuestion, true_costs: TrueCosts) -> None:
+        # If this is cancelled, the question stays open, so that the last renewal records it.
+        outcome = question.answered(await true_costs.ask(question.generation_id))
+        this, payer = question.reservation_id, question.payer
+        try:
+            await self._settle(this, payer, outcome)
+        except WattfareError as failure:
+            self._unsettled[this] = payer, outcome
+            log.error("call not settled: %s reservation=%s", describe(failure), this)
+        finally:
+            del self._questions[this]
 
     async def run(
         self,
@@ -168,7 +293,8 @@ class CallRunner:
         output: Output,
         started: Callable[[], None] = lambda: None,
     ) -> None:
-        """Run a call, in a task of its own. Cancel the task when the client leaves.
+        """Run a call, in a task of its own. When the client leaves, ask :meth:`detach`; if the
+        call does not go on, cancel the task.
 
         Args:
             started: called once the upstream has the request, which the job then holds no longer.
@@ -185,12 +311,13 @@ class CallRunner:
         settled = False
         ended = "completed"
         error: WattfareError | None = None
+        asking: asyncio.Task[None] | None = None
 
         async def settle() -> None:
             nonlocal settled
             if settled:
                 return
-            await self._settle(call.id, job.meter.outcome(ended))
+            await self._settle(call.id, call.payer, job.meter.outcome(ended))
             settled = True
             self._active.discard(active)  # what is paid for is delivered
             self._leave(active)
@@ -202,32 +329,27 @@ class CallRunner:
                 settled = True  # there is nothing to settle
                 if refusal.http_status == 503:
                     # Nobody knows: the database may have heard, and its answer been lost.
-                    self._unsettled[call.id] = Outcome(ended="failed")
+                    self._unsettled[call.id] = call.payer, Outcome(ended="failed")
                 raise
             await job.start(granted)
             started()
             if call.stream:
                 begun = True
-                await output.begin()
-                events = await job.read_events()
-                while not job.meter.complete:
-                    if steady_seconds() >= self._forward_until:
-                        self._lose()
-                        await asyncio.sleep(0)  # to hear of it
-                    await output.write(events)
-                    events = await job.read_events()
+                events = await self._pass_on(active, job, output)
                 await settle()
-                await output.end(events)
+                if not active.detached:
+                    await output.end(events)
             else:
                 body = await job.body()
                 await settle()
-                await output.json(body)
+                if not active.detached:
+                    await output.json(body)
         except asyncio.CancelledError:
             job.meter.left()
             ended, error = "client_gone", active.cut
             if error is None:
                 raise
-            ended = "cut_off"
+            ended = active.ended
             active.resume()
         except OSError:
             job.meter.left()
@@ -240,16 +362,60 @@ class CallRunner:
             log.exception("call failed request_id=%s", call.request_id)
         finally:
             self._active.discard(active)
+            active.end()
             try:
                 await job.close()
             finally:
-                error = await self._settle_or_keep(active, job, ended, settle) or error
+                question = None if settled or self._true_costs is None else active.question(ended)
+                if question is None:
+                    error = await self._settle_or_keep(active, job, ended, settle) or error
+                else:
+                    asking = self._ask(question)
+                    self._leave(active)
+            # It counts as a call at once until it is settled. Its client is told before that.
+            if asking is not None and error is None:
+                await asyncio.wait({asking})
         if error is None:
+            return
+        try:
+            await self._tell(error, active, output, begun=begun)
+        finally:
+            if asking is not None:
+                await asyncio.wait({asking})
+
+    async def _tell(
+        self, error: WattfareError, active: ActiveCall, output: Output, *, begun: bool
+    ) -> None:
+        """Tell the client of a call, if it is there, how the call has ended."""
+        call = active.call
+        if active.detached:
+            log.warning(
+                "call ended without its client: %s request_id=%s",
+                describe(error),
+                call.request_id,
+            )
             return
         if not begun:
             raise error
         log.warning("stream ended early: %s request_id=%s", describe(error), call.request_id)
         await output.end(sse.write_error(error))
+
+    async def _pass_on(self, active: ActiveCall, job: Job, output: Output) -> bytes:
+        """Pass on a stream as long as its client is there, and return its last events."""
+        await output.begin()
+        events = await job.read_events()
+        while not job.meter.complete:
+            if steady_seconds() >= self._forward_until:
+                self._lose()
+                await asyncio.sleep(0)  # to hear of it
+            if not active.detached:
+                try:
+                    await output.write(events)
+                except OSError:  # some servers say so that the client has left
+                    if not active.detach(self._detached_seconds):
+                        raise
+            events = await job.read_events()
+        return events
 
     async def _settle_or_keep(
         self, active: ActiveCall, job: Job, ended: str, settle: Callable[[], Awaitable[None]]
@@ -258,7 +424,7 @@ class CallRunner:
             await settle()
         except WattfareError as failure:
             # The reservation stands, and is settled when the database is there again.
-            self._unsettled[active.call.id] = job.meter.outcome(ended)
+            self._unsettled[active.call.id] = active.call.payer, job.meter.outcome(ended)
             log.error(
                 "call not settled: %s request_id=%s", describe(failure), active.call.request_id
             )

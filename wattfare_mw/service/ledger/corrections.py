@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Connection as Sql
 from sqlalchemy import insert, select, update
 
-from ..records import Connection, Outcome, Terms, Totals
+from ..records import Connection, Outcome, Payer, Terms, Totals
 from . import rules, schema
 from .clock import seconds
 
@@ -18,7 +18,7 @@ ASSUMED = ("abandoned", "expired")
 
 
 def correct(
-    sql: Sql, reservation_id: str, outcome: Outcome, terms: Terms, now: datetime
+    sql: Sql, reservation_id: str, payer: Payer, outcome: Outcome, terms: Terms, now: datetime
 ) -> int | None:
     """Add a row that corrects the bill to what the call has cost, within its reservation and the
     cap, in the month of the reservation.
@@ -30,6 +30,9 @@ def correct(
     row: Any = sql.execute(
         select(ledger).where(
             ledger.c.reservation_id == reservation_id,
+            ledger.c.app_id == payer.app_id,
+            ledger.c.user_id.is_not_distinct_from(payer.user_id),
+            ledger.c.grant_hash.is_not_distinct_from(payer.grant_hash),
             ledger.c.corrects.is_(None),
             ledger.c.ended.in_(ASSUMED),
         )

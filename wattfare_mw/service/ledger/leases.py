@@ -5,10 +5,10 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any, cast
 
+from sqlalchemy import ColumnElement, case, delete, exists, select, true, update
 from sqlalchemy import Connection as Sql
-from sqlalchemy import case, delete, exists, select, true
 
-from ..records import Outcome, Reservation
+from ..records import OrphanedStream, Outcome, Payer, Reservation
 from . import rules, schema
 from .clock import LeaseTime, milliseconds, seconds
 
@@ -37,16 +37,45 @@ def expire_leases(sql: Sql, now: datetime, lease_now: LeaseTime) -> None:
     sql.execute(delete(keys).where(keys.c.created_at <= seconds(now) - rules.KEY_SECONDS))
 
 
-def orphaned_calls(sql: Sql) -> list[tuple[str, Outcome]]:
-    """Some of the calls that nobody holds any more, and how each has ended."""
+def orphaned_calls(sql: Sql, *, keep_streams: bool = False) -> list[tuple[str, Payer, Outcome]]:
+    """Some of the calls that nobody holds any more, and how each has ended.
+
+    Args:
+        keep_streams: leave out those whose provider can be asked for the true cost.
+    """
+    where = [schema.reservations.c.generation_id.is_(None)] if keep_streams else []
+    return [(row.id, _payer(row), _expired(row)) for row in _orphans(sql, *where)]
+
+
+def take_over(sql: Sql, holder: str) -> list[OrphanedStream]:
+    """Make this process the holder of some streams that nobody holds any more, and whose provider
+    can be asked for the true cost. Their reservations hold meanwhile."""
+    holders, calls = schema.holders.c, schema.reservations
+    if sql.execute(select(holders.id).where(holders.id == holder)).first() is None:
+        return []  # the lease has run out, so that nobody would hold them
+    taken: list[OrphanedStream] = []
+    for row in _orphans(sql, calls.c.generation_id.is_not(None)):
+        # Two processes may try at the same time: the second one finds another holder.
+        this = update(calls).where(calls.c.id == row.id, calls.c.holder == row.holder)
+        if sql.execute(this.values(holder=holder)).rowcount:
+            stream = OrphanedStream(row.id, _payer(row), row.generation_id, _expired(row))
+            taken.append(stream)
+    return taken
+
+
+def _orphans(sql: Sql, *where: ColumnElement[bool]) -> list[Any]:
     calls, holders = schema.reservations, schema.holders
     rows = sql.execute(
         select(calls)
-        .where(~exists().where(holders.c.id == calls.c.holder))
+        .where(~exists().where(holders.c.id == calls.c.holder), *where)
         .order_by(calls.c.id)
         .limit(SWEEP_BATCH)
     )
-    return [(row.id, _expired(row)) for row in cast("list[Any]", rows.all())]
+    return cast("list[Any]", rows.all())
+
+
+def _payer(row: Any) -> Payer:
+    return Payer(row.app_id, row.user_id, row.grant_hash)
 
 
 def _expired(row: Any) -> Outcome:

@@ -37,6 +37,8 @@ from ..records import (
 #: How long an ``Idempotency-Key`` stands for the call that it came with, in seconds. The SQL
 #: function of PostgreSQL has the same number.
 KEY_SECONDS = 24 * 3600
+#: A stream is recorded when its cost has grown by one of so many parts of its reservation.
+RECORDED_PARTS = 10
 #: How long a client should wait if only calls in flight hold the budget, in seconds.
 IN_FLIGHT_RETRY_SECONDS = 1
 
@@ -196,6 +198,13 @@ def check_key(key: IdempotencyKey, prior: PriorCall | None) -> None:
     raise invalid_request(
         f"This Idempotency-Key stands for a call that has been made: {state}.", 409
     )
+
+
+def is_worth_recording(reserved: int, recorded: int, cost: int) -> bool:
+    """Has the cost of a stream grown by a tenth of its reservation since it was last recorded?
+    It is recorded ten times at most, because the cost counts up to the reservation."""
+    growth = min(cost, reserved) - recorded
+    return growth > 0 and growth * RECORDED_PARTS >= reserved
 
 
 def expire(held: Reservation) -> tuple[int, str]:

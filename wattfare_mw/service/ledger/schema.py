@@ -120,6 +120,8 @@ reservations = Table(
     Column("metered_nanos", BigInteger, nullable=False, server_default="0"),
     Column("prompt_tokens", BigInteger, nullable=False, server_default="0"),
     Column("completion_tokens", BigInteger, nullable=False, server_default="0"),
+    # The name under which the provider keeps what this stream costs.
+    Column("generation_id", String(128)),
     CheckConstraint("(user_id IS NULL) <> (grant_hash IS NULL)", name="reservations_payer"),
     Index("reservations_by_holder", "holder"),
     sqlite_with_rowid=False,

@@ -27,7 +27,9 @@ from ..records import (
     InferenceCall,
     LeaseRenewal,
     MeterReading,
+    OrphanedStream,
     Outcome,
+    Payer,
     Terms,
     Totals,
 )
@@ -155,14 +157,19 @@ class Store(ABC):
         return await self._reserve(call, terms, self._holder)
 
     @abstractmethod
-    async def settle(self, reservation_id: str, outcome: Outcome) -> int | None:
-        """End a reservation. Returns what was billed, or None if it had ended before."""
+    async def settle(self, reservation_id: str, payer: Payer, outcome: Outcome) -> int | None:
+        """End a reservation of this payer. Returns what was billed, or None if it had ended
+        before."""
 
-    async def correct(self, reservation_id: str, outcome: Outcome, terms: Terms) -> int | None:
+    async def correct(
+        self, reservation_id: str, payer: Payer, outcome: Outcome, terms: Terms
+    ) -> int | None:
         """Correct the bill of a call that another process has settled, because it took this one
         for dead. Returns what is billed in addition, or None if there is nothing to correct."""
         return await self.transact(
-            lambda sql: corrections.correct(sql, reservation_id, outcome, terms, self._now(sql))
+            lambda sql: corrections.correct(
+                sql, reservation_id, payer, outcome, terms, self._now(sql)
+            )
         )
 
     # -- leases
@@ -176,19 +183,38 @@ class Store(ABC):
         self._holder = holder if renewal.held else None
         return renewal
 
-    async def sweep(self) -> int:
-        """Settle the calls whose process has died. Returns how many there were."""
+    async def sweep(self, *, keep_streams: bool = False) -> int:
+        """Settle the calls whose process has died. Returns how many there were.
+
+        Args:
+            keep_streams: leave those to :meth:`take_over` whose provider can be asked for the
+                true cost.
+        """
+        await self._expire_leases()
+        swept = 0
+        while orphaned := await self.transact(
+            lambda sql: leases.orphaned_calls(sql, keep_streams=keep_streams)
+        ):
+            for reservation_id, payer, outcome in orphaned:
+                # Other processes may sweep at the same time: only one settles each call.
+                swept += await self.settle(reservation_id, payer, outcome) is not None
+        return swept
+
+    async def take_over(self) -> list[OrphanedStream]:
+        """Hold some streams whose process has died, and whose provider can be asked for the true
+        cost. This process has to settle them; if it dies, another one takes them over."""
+        holder = self._holder
+        if holder is None:
+            return []
+        await self._expire_leases()
+        return await self.transact(lambda sql: leases.take_over(sql, holder))
+
+    async def _expire_leases(self) -> None:
         # Committed before anything is settled. From then on, a dead process can neither reserve
         # nor record.
         await self.transact(
             lambda sql: leases.expire_leases(sql, self._now(sql), self._lease_now(sql))
         )
-        swept = 0
-        while orphaned := await self.transact(leases.orphaned_calls):
-            for reservation_id, outcome in orphaned:
-                # Other processes may sweep at the same time: only one settles each call.
-                swept += await self.settle(reservation_id, outcome) is not None
-        return swept
 
     # -- the database itself
 

@@ -31,6 +31,8 @@ class Echo:
         default_max_tokens: what a call is given that names no limit.
     """
 
+    keeps_records = False
+
     def __init__(self, *, default_max_tokens: int = DEFAULT_MAX_TOKENS) -> None:
         self._default_max_tokens = default_max_tokens
 
@@ -66,6 +68,10 @@ class Echo:
             return await in_thread(EchoJob, request, self._default_max_tokens)
         return EchoJob(request, self._default_max_tokens)
 
+    async def true_cost(self, generation_id: str) -> int | None:
+        """There are no records."""
+        return None
+
     async def close(self) -> None:
         """There is nothing to let go of."""
 
@@ -74,6 +80,7 @@ class EchoJob:
     """One answer of the built-in model."""
 
     lowered: int | None = None
+    generation_id: str | None = None
 
     def __init__(self, request: ChatRequest, default_max_tokens: int = DEFAULT_MAX_TOKENS) -> None:
         texts = [text_of(message) for message in request.messages]
@@ -87,6 +94,7 @@ class EchoJob:
         least, most = request.limits(default_max_tokens)
         self._words = said[-1].split()
         self._limit = min(most, len(self._words))
+        self.detaches = not request.stream
         self._begun = False
         self._said = 0  # so many words
         self._request = request

@@ -27,6 +27,18 @@ class Job(Protocol):
         ...
 
     @property
+    def detaches(self) -> bool:
+        """Does the call go on if its client leaves? It does if the provider would charge for the
+        whole answer anyway."""
+        ...
+
+    @property
+    def generation_id(self) -> str | None:
+        """The name under which the provider keeps what this stream costs. None as long as it is not
+        known, or if the provider keeps no such records. At most 128 ASCII characters."""
+        ...
+
+    @property
     def lowered(self) -> int | None:
         """Once started: the limit, in tokens, where it is lower than what was asked for."""
         ...
@@ -57,6 +69,11 @@ class Job(Protocol):
 class Provider(Protocol):
     """Where answers come from."""
 
+    @property
+    def keeps_records(self) -> bool:
+        """Can the provider be asked what a stream cost that was not read to its end?"""
+        ...
+
     async def models(self) -> bytes:
         """The list of models, as OpenRouter shapes it (JSON)."""
         ...
@@ -66,6 +83,14 @@ class Provider(Protocol):
 
         Raises:
             WattfareError: ``invalid_request``; there is no such model, or none at a known price.
+        """
+        ...
+
+    async def true_cost(self, generation_id: str) -> int | None:
+        """What a generation cost, in nano-dollars; None if the record is not there yet.
+
+        Raises:
+            WattfareError: the provider did not answer, or refused. It may answer later.
         """
         ...
 

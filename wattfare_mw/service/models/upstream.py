@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import msgspec
@@ -28,7 +28,7 @@ from ..chat.price import MAX_RESERVATION, Price
 from ..chat.request import DEFAULT_MAX_TOKENS, ChatRequest
 from ..metrics import Metrics
 from ..records import Bounds
-from . import upstream_answers
+from . import generations, upstream_answers
 from .catalog import Catalog
 from .redaction import Redactor
 
@@ -62,6 +62,9 @@ class Upstream:
         allow_unpriced: let models be called that have no fixed price: each call reserves all
             that remains of a budget, which needs a cap.
         max_answer_bytes: the most bytes of an answer that is not a stream.
+        on_hang_up: what happens to a stream whose client leaves. ``stop`` closes the connection;
+            ``finish`` reads the stream to its end, because the upstream goes on anyway.
+        keeps_records: can it be asked at ``/generation`` what a generation cost? None: by its host.
     """
 
     def __init__(
@@ -74,6 +77,8 @@ class Upstream:
         default_max_tokens: int = DEFAULT_MAX_TOKENS,
         allow_unpriced: bool = False,
         max_answer_bytes: int = MAX_BODY_BYTES,
+        on_hang_up: Literal["stop", "finish"] = "stop",
+        keeps_records: bool | None = None,
     ) -> None:
         self._base_url = base_url.rstrip("/")
         self._authorization = None if key is None else Secret(f"Bearer {key}")
@@ -84,7 +89,12 @@ class Upstream:
         self.metrics = metrics or Metrics()
         self.default_max_tokens = default_max_tokens
         self.max_answer_bytes = max_answer_bytes
-        new = urlsplit(self._base_url).hostname in _NEW_NAME_HOSTS
+        self.on_hang_up = on_hang_up
+        host = urlsplit(self._base_url).hostname
+        if keeps_records is None:
+            keeps_records = host in generations.HOSTS
+        self.keeps_records = keeps_records
+        new = host in _NEW_NAME_HOSTS
         self.limit_name = "max_completion_tokens" if new else "max_tokens"
 
     async def models(self) -> bytes:
@@ -102,6 +112,12 @@ class Upstream:
         if request.large:
             return await in_thread(UpstreamJob, self, request, price, request_id)
         return UpstreamJob(self, request, price, request_id)
+
+    async def true_cost(self, generation_id: str) -> int | None:
+        """What the generation's record says that it cost, in nano-dollars; None if there is no such
+        record yet."""
+        path = generations.path(generation_id)
+        return generations.cost(await self._get(path, MAX_ERROR_BYTES))
 
     async def close(self) -> None:
         """Let go of the connections."""
@@ -145,10 +161,13 @@ class Upstream:
         raise failure
 
     async def _list_models(self) -> bytes:
+        return await self._get("/models", MAX_LIST_BYTES)
+
+    async def _get(self, path: str, most: int) -> bytes:
         try:
-            answer = await self.send("GET", "/models", None, None, LIST_IDLE_SECONDS)
+            answer = await self.send("GET", path, None, None, LIST_IDLE_SECONDS)
             try:
-                return await answer.read(MAX_LIST_BYTES)
+                return await answer.read(most)
             finally:
                 await answer.close()
         except WattfareNetworkError as error:
@@ -159,6 +178,7 @@ class UpstreamJob:
     """One call to the upstream, at this price; None: only the upstream can say."""
 
     lowered: int | None = None
+    generation_id: str | None = None
 
     def __init__(
         self, upstream: Upstream, request: ChatRequest, price: Price | None, request_id: str
@@ -177,6 +197,7 @@ class UpstreamJob:
             raise invalid_request("This call could cost more than any budget: lower max_tokens.")
         self.meter = Meter(price, estimate_tokens(messages))
         self._limit = most
+        self.detaches = not request.stream or upstream.on_hang_up == "finish"
         self._upstream = upstream
         self._request = request
         self._request_id = request_id
@@ -187,6 +208,7 @@ class UpstreamJob:
         self._spent = self._done = self._tallied = self._answered = False
         self._last = b"{}"  # the last chunk that has choices
         self._told: int | None = None  # the cost that the client has been told
+        self._unnamed = upstream.keeps_records  # has no chunk told the generation's id so far?
 
     async def start(self, granted: int) -> None:
         """Send it, with as much of a limit as was granted; returns when the upstream has
@@ -368,6 +390,9 @@ class UpstreamJob:
                 raise upstream_answers.failed("The upstream did not answer with a completion.")
             self._done = self.meter.generated = True
             return data
+        if self._unnamed:
+            self.generation_id = generations.id_of(data)
+            self._unnamed = self.generation_id is None
         read = upstream_answers.read_chunk(data, self.meter, self._upstream.redactor)
         self._answered = self._answered or read.choices
         if read.generated and self.meter.spent:

@@ -31,6 +31,7 @@ from ...records import (
     LeaseRenewal,
     MeterReading,
     Outcome,
+    Payer,
     PriorCall,
     Terms,
     Totals,
@@ -60,8 +61,8 @@ _RESERVE = (
     "SELECT * FROM wattfare_reserve("
     "$1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)"
 )
-_SETTLE = "SELECT wattfare_settle($1, $2, $3, $4, $5, $6, $7, $8)"
-_RENEW = "SELECT * FROM wattfare_renew($1, $2, $3, $4, $5, $6, $7, $8)"
+_SETTLE = "SELECT wattfare_settle($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)"
+_RENEW = "SELECT * FROM wattfare_renew($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)"
 _APP = "SELECT id, name, mode, secret_hash, publishable_key FROM apps WHERE id = $1"
 _ACCOUNT = """
     SELECT c.app_id, c.connected, c.cap_nanos, c.revocations, t.billed_nanos, t.reserved_nanos
@@ -141,6 +142,10 @@ class PostgreSQLStore(Store):
             fresh,
             round(LEASE_SECONDS * 1000),
             [each.reservation_id for each in readings],
+            [each.payer.app_id for each in readings],
+            [each.payer.user_id for each in readings],
+            [each.payer.grant_hash for each in readings],
+            [each.generation_id for each in readings],
             [min(each.cost, MAX_INTEGER) for each in readings],
             [each.prompt_tokens for each in readings],
             [each.completion_tokens for each in readings],
@@ -165,7 +170,7 @@ class PostgreSQLStore(Store):
             terms.operator_pays,
             terms.ceiling,
             call.request_id,
-            call.payer,
+            call.payer_name,
             key.name if key else None,
             key.body if key else None,
             self._now_ms(),
@@ -178,10 +183,13 @@ class PostgreSQLStore(Store):
             return row["o_granted"]
         raise _refusal(call, terms, row)
 
-    async def settle(self, reservation_id: str, outcome: Outcome) -> int | None:
+    async def settle(self, reservation_id: str, payer: Payer, outcome: Outcome) -> int | None:
         row = await self._ask(
             _SETTLE,
             reservation_id,
+            payer.app_id,
+            payer.user_id,
+            payer.grant_hash,
             outcome.ended,
             outcome.generated,
             min(outcome.cost, MAX_INTEGER),

@@ -6,7 +6,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import BindParameter, ClauseElement, Table, and_, bindparam, delete, select, update
+from sqlalchemy import (
+    BindParameter,
+    ClauseElement,
+    Table,
+    and_,
+    bindparam,
+    delete,
+    func,
+    select,
+    update,
+)
 from sqlalchemy.dialects import sqlite
 
 from .. import schema
@@ -59,7 +69,14 @@ _GRANT_COLUMNS = (
 )
 _THIS_APP: BindParameter[str] = bindparam("app_id")
 _THIS_USER: BindParameter[str] = bindparam("user_id")
+_GENERATION: BindParameter[str | None] = bindparam("generation")
 _THIS_CALL = _calls.id == bindparam("id")
+_OF_PAYER = and_(
+    _THIS_CALL,
+    _calls.app_id == _THIS_APP,
+    _calls.user_id.is_not_distinct_from(_THIS_USER),
+    _calls.grant_hash.is_not_distinct_from(bindparam("grant_hash")),
+)
 _IS_USER = and_(_users.app_id == _THIS_APP, _users.user_id == _THIS_USER)
 _IS_SUM = and_(
     _sums.app_id == _users.app_id,
@@ -122,16 +139,16 @@ SELECT_PAYING_GRANT = _text(
 )
 SELECT_RESERVATION = _text(
     select(
-        _calls.app_id,
-        _calls.user_id,
-        _calls.grant_hash,
         _calls.month,
         _calls.model,
         _calls.reserved_nanos,
         _calls.reserved_at,
         _calls.request_id,
-    ).where(_THIS_CALL),
+    ).where(_OF_PAYER),
     "id",
+    "app_id",
+    "user_id",
+    "grant_hash",
 )
 DELETE_RESERVATION = _text(delete(schema.reservations).where(_THIS_CALL), "id")
 INSERT_RESERVATION = _row(
@@ -214,16 +231,21 @@ UPDATE_LEASE = _text(
 )
 UPDATE_METERED = _text(
     update(schema.reservations)
-    .where(_THIS_CALL, _calls.holder == bindparam("holder"))
+    .where(_OF_PAYER, _calls.holder == bindparam("holder"))
     .values(
         metered_nanos=bindparam("cost"),
         prompt_tokens=bindparam("prompt"),
         completion_tokens=bindparam("completion"),
+        generation_id=func.coalesce(_GENERATION, _calls.generation_id),
     ),
     "cost",
     "prompt",
     "completion",
+    "generation",
     "id",
+    "app_id",
+    "user_id",
+    "grant_hash",
     "holder",
 )
 SELECT_REVOKED_CALLS = _text(

@@ -22,6 +22,7 @@ from ...records import (
     LeaseRenewal,
     MeterReading,
     Outcome,
+    Payer,
     Terms,
     Totals,
 )
@@ -72,9 +73,11 @@ class SQLiteStore(Store):
             lambda cursor: transactions.account(cursor, app_id, user_id, self._clock())
         )
 
-    async def settle(self, reservation_id: str, outcome: Outcome) -> int | None:
+    async def settle(self, reservation_id: str, payer: Payer, outcome: Outcome) -> int | None:
         return await self._run(
-            lambda cursor: transactions.settle(cursor, reservation_id, outcome, self._clock())
+            lambda cursor: transactions.settle(
+                cursor, reservation_id, payer, outcome, self._clock()
+            )
         )
 
     async def _app_by_id(self, app_id: str) -> App | None:

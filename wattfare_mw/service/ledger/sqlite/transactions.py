@@ -18,6 +18,7 @@ from ...records import (
     LeaseRenewal,
     MeterReading,
     Outcome,
+    Payer,
     PriorCall,
     Terms,
     Totals,
@@ -85,19 +86,22 @@ def reserve(
 
 
 def settle(
-    cursor: sqlite3.Cursor, reservation_id: str, outcome: Outcome, now: datetime
+    cursor: sqlite3.Cursor, reservation_id: str, payer: Payer, outcome: Outcome, now: datetime
 ) -> int | None:
     """End a reservation and bill its outcome, in the month in which it was reserved.
 
-    Returns what was billed; None where there is no such reservation (any more): settling twice
+    Returns what was billed; None if this payer has no such reservation (any more): settling twice
     changes nothing.
     """
     this = (reservation_id,)
-    found = cursor.execute(statements.SELECT_RESERVATION, this).fetchone()
+    app_id, user_id, grant_hash = payer.app_id, payer.user_id, payer.grant_hash
+    found = cursor.execute(
+        statements.SELECT_RESERVATION, (reservation_id, app_id, user_id, grant_hash)
+    ).fetchone()
     if found is None:
         return None
     cursor.execute(statements.DELETE_RESERVATION, this)
-    app_id, user_id, grant_hash, month, model, reserved, reserved_at, request_id = found
+    month, model, reserved, reserved_at, request_id = found
     if grant_hash is None:
         billed = rules.billed_for(reserved, outcome.cost)
         settled = (billed, reserved, app_id, user_id, month)
@@ -165,7 +169,11 @@ def renew_lease(
                     min(each.cost, MAX_INTEGER),
                     each.prompt_tokens,
                     each.completion_tokens,
+                    each.generation_id,
                     each.reservation_id,
+                    each.payer.app_id,
+                    each.payer.user_id,
+                    each.payer.grant_hash,
                     holder,
                 )
                 for each in readings
@@ -198,7 +206,7 @@ def _prior(cursor: sqlite3.Cursor, call: InferenceCall, at: int) -> PriorCall | 
 
 def _key(call: InferenceCall) -> tuple[str, str, str]:
     assert call.key is not None
-    return call.app_id, call.payer, call.key.name
+    return call.app_id, call.payer_name, call.key.name
 
 
 def _account(row: Sequence[Any]) -> tuple[Connection | None, Totals]:

@@ -1,0 +1,356 @@
+"""Streams that are stopped, of a provider that keeps a record of what each of them cost."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from decimal import Decimal
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sqlalchemy import RowMapping, text
+from support.forked import run_forked
+from support.servers import Visitor
+from support.service import App, Service, bearer, chat_body, eventually
+from support.upstream import PATIENCE, Exchange, Upstream, chunk_of, no_record
+
+from wattfare_mw.errors import WattfareError
+from wattfare_mw.service import create_keys
+from wattfare_mw.service.inference import true_costs
+from wattfare_mw.service.ledger.databases import read_database
+from wattfare_mw.service.ledger.export import rows as rows_of
+from wattfare_mw.service.ledger.verify import verify
+from wattfare_mw.service.models import generations
+from wattfare_mw.service.models.upstream import Upstream as Provider
+
+ID = "gen-1732"
+#: The prompt by its length, and one word.
+METERED = 11 * 1000 + 2000
+RECORD = {"id": ID, "total_cost": 0.00012345, "is_byok": False}
+TRUE = 123_450
+
+
+def story(exchange: Exchange) -> None:
+    """A word, and then nothing until the client leaves."""
+    exchange.start_stream()
+    exchange.chunk(b": OPENROUTER PROCESSING\n\n")
+    exchange.event(chunk_of({"id": ID, "choices": [{"index": 0, "delta": {"content": "one "}}]}))
+    exchange.hang()
+
+
+def record(**fields: Any) -> Callable[[Exchange], None]:
+    return lambda exchange: exchange.answer({"data": {**RECORD, **fields}})
+
+
+class AfterSome:
+    """A record that is there when it is asked for the third time."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def __call__(self, exchange: Exchange) -> None:
+        self.asked += 1
+        (no_record if self.asked < 3 else record())(exchange)
+
+
+@contextmanager
+def serving(database: str, upstream: Upstream, **settings: Any) -> Iterator[tuple[Service, Any]]:
+    """A process in front of an upstream that keeps records."""
+    more = {"upstream_key": "sk-or-operator-0123456789abcdef", "user_ceiling": 10**9, **settings}
+    with run_forked(
+        database=database, upstream=upstream.url, keeps_records=True, stop_grace=0, **more
+    ) as (process, url):
+        yield Service(url, database, process), process  # type: ignore[arg-type]
+
+
+def app_of(service: Service) -> App:
+    app = App(service, create_keys(service.database, "test app"))
+    app.connect(monthlyUsd=1)
+    return app
+
+
+def leave_a_stream(app: App, *, stay: bool = False) -> Visitor:
+    host, _, port = app.service.url.removeprefix("http://").partition(":")
+    visitor = Visitor((host, int(port)))
+    headers = {**app.paid_by("u1"), "content-type": "application/json"}
+    body = json.dumps(chat_body(model="fake/model", stream=True, max_tokens=400)).encode()
+    visitor.ask("POST", "/api/v1/chat/completions", headers, body)
+    visitor.wait_for(b"one ")
+    if not stay:
+        visitor.leave()
+    return visitor
+
+
+def count(database: str, where: str) -> int:
+    asked = text(f"SELECT count(*) FROM reservations WHERE {where}")
+    return read_database(database, lambda sql: sql.execute(asked).scalar_one())
+
+
+def ledger(database: str) -> list[RowMapping]:
+    """The rows, once nothing is in flight."""
+    eventually(lambda: not count(database, "1 = 1"))
+    assert read_database(database, verify) == []
+    return read_database(database, lambda sql: list(rows_of(sql)))
+
+
+def test_the_record_is_billed(database: str, upstream: Upstream) -> None:
+    upstream.script, upstream.record_script = story, AfterSome()
+    with serving(database, upstream) as (service, _), app_of(service) as app:
+        leave_a_stream(app)
+        upstream.wait_gone()
+        [row] = ledger(database)
+    assert [question.path for question in upstream.questions] == [f"/api/v1/generation?id={ID}"] * 3
+    assert upstream.questions[0].headers["authorization"].startswith("Bearer sk-or-operator")
+    assert (row["ended"], row["billed_nanos"], row["claimed_nanos"]) == ("client_gone", TRUE, TRUE)
+
+
+def test_it_counts_as_a_call_until_it_is_settled(database: str, upstream: Upstream) -> None:
+    upstream.script = story
+    with serving(database, upstream, max_calls_per_user=1) as (service, _), app_of(service) as app:
+        leave_a_stream(app)
+        eventually(lambda: upstream.questions)
+        assert app.chat(model="fake/model").status_code == 429
+        assert app.status()["usage"]["monthlyUsd"] == 0
+        assert count(database, f"generation_id = '{ID}'") == 1
+        upstream.record_script = record()
+        [row] = ledger(database)
+        assert row["billed_nanos"] == TRUE
+
+
+def test_more_than_the_reservation_is_never_billed(database: str, upstream: Upstream) -> None:
+    upstream.script, upstream.record_script = story, record(total_cost=5)
+    with serving(database, upstream) as (service, _), app_of(service) as app:
+        leave_a_stream(app)
+        [row] = ledger(database)
+    assert row["billed_nanos"] == row["reserved_nanos"] < 10**9
+    assert row["claimed_nanos"] == 5 * 10**9
+
+
+def test_a_stream_that_is_cut_off_is_told_at_once(database: str, upstream: Upstream) -> None:
+    upstream.script = story
+    with serving(database, upstream) as (service, _), app_of(service) as app:
+        visitor = leave_a_stream(app, stay=True)
+        app.http.delete("/connections", headers=bearer(app.token()))
+        visitor.wait_for(b"not_connected")
+        assert count(database, "1 = 1") == 1
+        upstream.record_script = record()
+        [row] = ledger(database)
+        assert (row["ended"], row["billed_nanos"]) == ("cut_off", TRUE)
+        visitor.leave()
+
+
+def test_a_stream_that_came_to_its_end_is_not_asked_about(
+    database: str, upstream: Upstream
+) -> None:
+    with serving(database, upstream) as (service, _), app_of(service) as app:
+        assert app.chat(model="fake/model", stream=True).text.endswith("[DONE]\n\n")
+        [row] = ledger(database)
+    assert (row["billed_nanos"], upstream.questions) == (11_000, [])
+
+
+def die(process: BaseProcess) -> None:
+    process.kill()
+    process.join()
+
+
+@pytest.mark.parametrize("when", ["streaming", "asking"])
+def test_after_a_crash_another_process_asks(database: str, upstream: Upstream, when: str) -> None:
+    upstream.script = story
+    with serving(database, upstream) as (service, process), app_of(service) as app:
+        visitor = leave_a_stream(app, stay=when == "streaming")
+        eventually(lambda: count(database, f"generation_id = '{ID}'"))
+        if when == "asking":
+            eventually(lambda: upstream.questions)
+        die(process)
+        visitor.leave()
+    upstream.record_script = record()
+    with serving(database, upstream):
+        [row] = ledger(database)
+    assert (row["ended"], row["billed_nanos"]) == ("recovered", TRUE)
+
+
+def test_a_stop_leaves_the_question_to_the_next_process(database: str, upstream: Upstream) -> None:
+    """It does not wait for the record. What was metered by then is recorded."""
+    upstream.script = story
+    with serving(database, upstream) as (service, process), app_of(service) as app:
+        leave_a_stream(app)
+        eventually(lambda: upstream.questions)
+        process.terminate()
+        process.join(PATIENCE)
+        assert process.exitcode == 0
+    assert count(database, f"metered_nanos = {METERED}") == 1
+    with serving(database, upstream), serving(database, upstream):
+        eventually(lambda: len(upstream.questions) > 3)
+        upstream.record_script = record()
+        [row] = ledger(database)
+    assert (row["ended"], row["billed_nanos"]) == ("recovered", TRUE)
+
+
+def test_a_question_does_not_hold_up_the_sweep(database: str, upstream: Upstream) -> None:
+    """A call without an id is settled while the record of another is not there."""
+    upstream.script = story
+    silent = threading.Event()
+
+    def no_answer(exchange: Exchange) -> None:
+        silent.set()
+        exchange.hang()
+
+    upstream.record_script = no_answer
+    with serving(database, upstream) as (service, process), app_of(service) as app:
+        visitors = [leave_a_stream(app, stay=True)]
+        eventually(lambda: count(database, f"generation_id = '{ID}'"))
+        upstream.script = Exchange.hang
+        host, _, port = service.url.removeprefix("http://").partition(":")
+        visitors.append(Visitor((host, int(port))))
+        body = json.dumps(chat_body(model="fake/model", max_tokens=400)).encode()
+        headers = {**app.paid_by("u1"), "content-type": "application/json"}
+        visitors[1].ask("POST", "/api/v1/chat/completions", headers, body)
+        eventually(lambda: len(upstream.calls) == 2)
+        die(process)
+        for visitor in visitors:
+            visitor.leave()
+    with serving(database, upstream):
+        assert silent.wait(PATIENCE)
+        eventually(lambda: count(database, "1 = 1") == 1)
+        assert count(database, f"generation_id = '{ID}'") == 1
+
+
+def test_another_upstream_has_no_records(database: str, upstream: Upstream) -> None:
+    """It is billed what was recorded."""
+    upstream.script = story
+    with serving(database, upstream) as (service, process), app_of(service) as app:
+        leave_a_stream(app)
+        eventually(lambda: count(database, f"metered_nanos = {METERED}"))
+        die(process)
+    asked = len(upstream.questions)
+    with run_forked(database=database, upstream=upstream.url, stop_grace=0):
+        [row] = ledger(database)
+    assert (row["ended"], row["billed_nanos"]) == ("expired", METERED)
+    assert len(upstream.questions) == asked
+
+
+# -- one question, and what a record says
+
+
+class Provided:
+    """A provider that answers in turn with these costs or errors, and then with nothing."""
+
+    def __init__(self, *answers: int | WattfareError | None) -> None:
+        self.answers = list(answers)
+        self.asked = 0
+
+    async def true_cost(self, generation_id: str) -> int | None:
+        self.asked += 1
+        answer = self.answers.pop(0) if self.answers else None
+        if isinstance(answer, WattfareError):
+            raise answer
+        return answer
+
+
+async def test_the_pauses_grow_and_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+    sleep = asyncio.sleep
+
+    async def noted(seconds: float) -> None:
+        pauses.append(seconds)
+        await sleep(0)
+
+    monkeypatch.setattr(true_costs.asyncio, "sleep", noted)
+    failed = WattfareError("down", code="upstream", status=502)
+    provider = Provided(None, failed, *[None] * 6, 5)
+    assert await true_costs.TrueCosts(provider).ask(ID) == 5  # type: ignore[arg-type]
+    assert pauses == [0.25, 0.5, 1, 2, 4, 8, 8, 8, 8]
+    began = time.monotonic()
+    assert await true_costs.TrueCosts(Provided(), 0.05).ask(ID) is None  # type: ignore[arg-type]
+    assert time.monotonic() - began < 30
+
+
+RECORDS = {
+    "an ordinary one": ({"total_cost": 0.0015, "is_byok": False}, 1_500_000),
+    "of the upstream, too": ({"total_cost": 0.0015, "upstream_inference_cost": 0.0012}, 1_500_000),
+    "not the own key": (
+        {"total_cost": 0.0015, "upstream_inference_cost": 0.0012, "is_byok": False},
+        1_500_000,
+    ),
+    "the own key": (
+        {"total_cost": 0, "upstream_inference_cost": 0.0092, "is_byok": True},
+        9_200_000,
+    ),
+    "both": ({"total_cost": 0.0001, "upstream_inference_cost": 0.002, "is_byok": True}, 2_100_000),
+    "nearly true": ({"total_cost": 0.1, "upstream_inference_cost": 1, "is_byok": "true"}, 10**8),
+    "nothing": ({"total_cost": 0}, 0),
+    "below a nano-dollar": ({"total_cost": 1e-12}, 1),
+    "the own key at an unknown cost": ({"total_cost": 0, "is_byok": True}, None),
+    "no cost yet": ({"total_cost": None}, None),
+    "none at all": ({}, None),
+    "negative": ({"total_cost": -1}, None),
+    "absurd": ({"total_cost": 1e300}, None),
+    "true": ({"total_cost": True}, None),
+    "text": ({"total_cost": "much"}, None),
+}
+
+
+@pytest.mark.parametrize(("data", "cost"), RECORDS.values(), ids=RECORDS)
+def test_what_a_record_says(data: dict[str, Any], cost: int | None) -> None:
+    assert generations.cost(json.dumps({"data": data}).encode()) == cost
+
+
+@pytest.mark.parametrize("record", [b"", b"[]", b"null", b"<html>", b'{"data": []}', b"\xff"])
+def test_what_is_no_record(record: bytes) -> None:
+    assert generations.cost(record) is None
+
+
+@given(*[st.decimals(0, 10**6, places=11)] * 2, st.booleans())
+def test_a_cost_is_rounded_up_once(total: Decimal, upstream: Decimal, own_key: bool) -> None:
+    data = (
+        f'{{"total_cost": {total:f}, "upstream_inference_cost": {upstream:f}, '
+        f'"is_byok": {str(own_key).lower()}}}'
+    )
+    exact = (total + upstream if own_key else total) * 10**9
+    cost = generations.cost(f'{{"data": {data}}}'.encode())
+    assert cost is not None
+    assert 0 <= cost - exact < 1
+
+
+@pytest.mark.parametrize(
+    ("chunk", "name"),
+    [
+        ({"id": "gen-17-aB_9"}, "gen-17-aB_9"),
+        ({"id": "gen-" + "x" * 124}, "gen-" + "x" * 124),
+        ({"id": "gen-" + "x" * 125}, None),
+        ({"id": "gen-"}, None),
+        ({"id": "gen-\u00e9"}, None),
+        ({"id": "gen-1\n"}, None),
+        ({"id": "chatcmpl-1"}, None),
+        ({"id": 5}, None),
+        ({"id": None}, None),
+        ({"choices": [{"delta": {"content": '{"id": "gen-1"}'}, "id": "gen-2"}]}, None),
+        ([], None),
+        ("gen-1", None),
+    ],
+)
+def test_the_id_of_a_generation(chunk: object, name: str | None) -> None:
+    assert generations.id_of(json.dumps(chunk, ensure_ascii=False).encode()) == name
+
+
+def test_the_path_of_a_record() -> None:
+    assert generations.path("gen-a&b=/../?#") == "/generation?id=gen-a%26b%3D%2F..%2F%3F%23"
+
+
+@pytest.mark.parametrize(
+    ("url", "keeps"),
+    [
+        ("https://openrouter.ai/api/v1", True),
+        ("https://api.openai.com/v1", False),
+        ("https://openrouter.ai.example.com/v1", False),
+    ],
+)
+def test_who_keeps_records(url: str, keeps: bool) -> None:
+    assert Provider(url).keeps_records is keeps

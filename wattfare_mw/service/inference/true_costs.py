@@ -1,0 +1,106 @@
+"""Asks a provider what a stream cost that was not read to its end, until its record is there."""
+
+from __future__ import annotations
+
+import asyncio
+
+import msgspec
+
+from ...errors import WattfareError
+from ...logs import describe, get_logger
+from ..models.provider import Provider
+from ..records import MeterReading, Outcome, Payer
+
+#: How long a record is asked for, in seconds.
+RECORD_SECONDS = 60.0
+#: The pause before the first question, in seconds. Each pause is twice as long as the last one, up
+#: to the longest.
+FIRST_PAUSE = 0.25
+LONGEST_PAUSE = 8.0
+#: So many questions at a time: a process can leave thousands of streams behind.
+QUESTIONS_AT_ONCE = 16
+
+log = get_logger("wattfare_mw.service", show_messages=False)
+
+
+class TrueCosts:
+    """Asks this provider, of which each record may come late.
+
+    Args:
+        seconds: how long each record is asked for.
+    """
+
+    def __init__(self, provider: Provider, seconds: float = RECORD_SECONDS) -> None:
+        self._provider = provider
+        self._seconds = seconds
+        self._turns = asyncio.Semaphore(QUESTIONS_AT_ONCE)
+
+    async def ask(self, generation_id: str) -> int | None:
+        """What this generation cost, in nano-dollars; None if the provider does not tell in
+        time."""
+        pause = FIRST_PAUSE
+        try:
+            async with asyncio.timeout(self._seconds):
+                while True:
+                    await asyncio.sleep(pause)
+                    cost = await self._ask_once(generation_id)
+                    if cost is not None:
+                        return cost
+                    pause = min(2 * pause, LONGEST_PAUSE)
+        except TimeoutError:
+            return None
+
+    async def _ask_once(self, generation_id: str) -> int | None:
+        async with self._turns:
+            try:
+                return await self._provider.true_cost(generation_id)
+            except WattfareError as error:
+                # 404 is usual: the record comes some seconds after the stream.
+                log.debug("no record yet: %s", describe(error))
+                return None
+
+
+class OpenQuestion(msgspec.Struct, eq=False):
+    """A stream that has ended, and whose true cost is asked for.
+
+    Attributes:
+        outcome: what it is settled at if the provider does not tell.
+        if_told: how it has ended if the provider tells.
+        is_recorded: does the database know ``outcome`` and the id?
+    """
+
+    reservation_id: str
+    payer: Payer
+    generation_id: str
+    outcome: Outcome
+    if_told: str
+    is_recorded: bool = False
+
+    def reading(self) -> MeterReading | None:
+        """What another process has to know, if it is not recorded so far."""
+        if self.is_recorded:
+            return None
+        return MeterReading(
+            self.reservation_id,
+            self.payer,
+            self.outcome.cost,
+            self.outcome.prompt_tokens,
+            self.outcome.completion_tokens,
+            self.generation_id,
+        )
+
+    def note(self, reading: MeterReading) -> None:
+        """This has been recorded."""
+        self.is_recorded = True
+
+    def answered(self, cost: int | None) -> Outcome:
+        """What the stream is settled at, now that the provider has said this."""
+        if cost is None:
+            return self.outcome
+        return msgspec.structs.replace(
+            self.outcome,
+            ended=self.if_told,
+            generated=self.outcome.generated or cost > 0,
+            cost=cost,
+            claimed=cost,
+        )

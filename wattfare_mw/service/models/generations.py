@@ -1,0 +1,67 @@
+"""The records that OpenRouter keeps of its generations: each says what a generation cost, even if
+its stream was not read to its end. No I/O."""
+
+from __future__ import annotations
+
+import re
+from decimal import Decimal
+from typing import Any, cast
+from urllib.parse import quote
+
+import msgspec
+
+from ... import money
+from . import upstream_answers
+
+#: The hosts that keep such records.
+HOSTS = frozenset({"openrouter.ai"})
+#: An id, as a chunk or an answer names it. The ledger has room for so many characters.
+_ID = re.compile(r"gen-[\x21-\x7e]{1,124}")
+
+
+class _Chunk(msgspec.Struct, gc=False):
+    id: Any = None
+
+
+_decode_chunk = msgspec.json.Decoder(_Chunk).decode
+
+
+def id_of(chunk: bytes) -> str | None:
+    """The id of the generation that this chunk (JSON) belongs to, or None."""
+    try:
+        name = _decode_chunk(chunk).id
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+    return name if isinstance(name, str) and _ID.fullmatch(name) else None
+
+
+def path(generation_id: str) -> str:
+    """Where the record of this generation is, behind the base URL."""
+    return f"/generation?id={quote(generation_id, safe='')}"
+
+
+def cost(record: bytes) -> int | None:
+    """What this record (JSON) says that the generation cost, in nano-dollars; None if it says
+    nothing that can be true.
+
+    ``total_cost`` is what OpenRouter charged. With the operator's own key at a provider
+    (``is_byok``), the provider charges ``upstream_inference_cost`` on top. OpenRouter fills this
+    field for other generations, too, and there it is a part of ``total_cost``.
+    """
+    try:
+        answer = upstream_answers.decode(record)
+    except ValueError:
+        return None
+    fields = _fields(_fields(answer).get("data"))
+    parts = [fields.get("total_cost")]
+    if fields.get("is_byok") is True:
+        parts.append(fields.get("upstream_inference_cost"))
+    try:
+        amounts = [money.amount(part, most=money.MAX_CAP_USD) for part in parts]
+    except ValueError:
+        return None
+    return money.nanos_ceil(sum(amounts, Decimal(0)))
+
+
+def _fields(value: object) -> dict[str, Any]:
+    return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
