@@ -59,6 +59,8 @@ def create_app(
                     transport=transport,
                     default_max_tokens=settings.default_max_tokens,
                     allow_unpriced=settings.allow_unpriced,
+                    prices=settings.prices,
+                    provider=settings.provider,
                     max_answer_bytes=settings.max_answer_bytes,
                 )
             rate_limits = RateLimits(

@@ -4,9 +4,8 @@ meter reads along."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
-from urllib.parse import urlsplit
 
 import msgspec
 
@@ -30,12 +29,12 @@ from ..metrics import Metrics
 from ..records import Bounds
 from . import upstream_answers
 from .catalog import Catalog
+from .own_prices import OwnPrices
+from .providers import find_provider
 from .redaction import Redactor
 
 log = get_logger("wattfare_mw.service", show_messages=False)
 
-#: OpenAI's own models take their limit under its new name only; most others know the old one.
-_NEW_NAME_HOSTS = frozenset({"api.openai.com"})
 CONNECT_SECONDS = 10.0
 #: How long an upstream may send nothing, in seconds. A model that thinks can take minutes.
 IDLE_SECONDS = 600.0
@@ -61,6 +60,8 @@ class Upstream:
         default_max_tokens: what a call is given that names no limit.
         allow_unpriced: let models be called that have no fixed price: each call reserves all
             that remains of a budget, which needs a cap.
+        prices: the operator's own, as in ``Settings``.
+        provider: the name of a row in :mod:`.providers`; None: found by the URL.
         max_answer_bytes: the most bytes of an answer that is not a stream.
     """
 
@@ -73,19 +74,25 @@ class Upstream:
         transport: AsyncTransport | None = None,
         default_max_tokens: int = DEFAULT_MAX_TOKENS,
         allow_unpriced: bool = False,
+        prices: Mapping[str, str] | None = None,
+        provider: str | None = None,
         max_answer_bytes: int = MAX_BODY_BYTES,
     ) -> None:
         self._base_url = base_url.rstrip("/")
         self._authorization = None if key is None else Secret(f"Bearer {key}")
         self.redactor = Redactor(key)
         self._transport = transport or async_transport(None)
-        self._catalog = Catalog(self._list_models, self._base_url)
+        self.provider = find_provider(self._base_url, provider)
+        self._catalog = Catalog(
+            self._list_models,
+            self._base_url,
+            OwnPrices(prices),
+            default_first=not self.provider.sells,
+        )
         self._allow_unpriced = allow_unpriced
         self.metrics = metrics or Metrics()
         self.default_max_tokens = default_max_tokens
         self.max_answer_bytes = max_answer_bytes
-        new = urlsplit(self._base_url).hostname in _NEW_NAME_HOSTS
-        self.limit_name = "max_completion_tokens" if new else "max_tokens"
 
     async def models(self) -> bytes:
         """The upstream's own list."""
@@ -288,7 +295,7 @@ class UpstreamJob:
 
     def _body(self, price: Price | None) -> dict[str, Any]:
         request = self._request
-        body = request.limited(self._limit, self._upstream.limit_name)
+        body = request.limited(self._limit, self._upstream.provider.limit_name)
         if request.stream:
             options = body.get("stream_options")
             body["stream_options"] = {**(options or {}), "include_usage": True}
