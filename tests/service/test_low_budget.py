@@ -175,7 +175,7 @@ def test_models_without_a_price(tmp_path, upstream: Upstream) -> None:
         upstream.script = lambda exchange: exchange.answer(completion_of("x"))
         assert chat(app, model="fake/unpriced").status_code == 200
         assert app.status()["remainingUsd"] == 0
-        refused = chat(app, model="fake/unpriced")
+        refused = chat(app, model="fake/router")
         assert (refused.status_code, code(refused)) == (402, "budget_exceeded")
         app.close()
 

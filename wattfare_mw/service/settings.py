@@ -99,6 +99,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         if self.upstream is not None:
             try:
                 parts = urlsplit(self.upstream)
+                parts.port  # noqa: B018 - raises, if it is not a port
             except ValueError:
                 parts = None
             if parts is None or parts.scheme not in ("http", "https") or not parts.hostname:

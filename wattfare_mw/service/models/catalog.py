@@ -96,7 +96,10 @@ class Catalog:
             return default
         if listed is None and models.body is not None:
             if default is None:
-                raise invalid_request(f"The upstream lists no model {model!r}.")
+                raise invalid_request(
+                    f"The upstream lists no model {model!r}. If it has this model all the same, "
+                    "the operator of the service can set a price with --price 'MODEL=IN/OUT'."
+                )
             return default
         if default is not None and self._default_first:
             return default

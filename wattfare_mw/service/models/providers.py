@@ -59,9 +59,8 @@ OTHER = ProviderFacts(name="other", stops_on_hang_up=True)
 
 PROVIDERS = (
     # It passes a hang-up on, and whether the model stops depends on who runs it: the OpenRouter
-    # list. What was charged is in GET /generation (openrouter.ai/docs/api-reference/get-a-generation).
-    # `usage.cost` is in each answer: openrouter.ai/docs/use-cases/usage-accounting, where
-    # `cached_tokens` are part of the prompt.
+    # list. What was charged is in GET /generation: openrouter.ai/docs/api-reference. `usage.cost` is
+    # in each answer, and `cached_tokens` are part of the prompt: "Usage Accounting" there.
     ProviderFacts(
         name="openrouter",
         hosts=("openrouter.ai", ".openrouter.ai"),
@@ -97,7 +96,7 @@ PROVIDERS = (
     # cached content: reference of UsageMetadata.
     ProviderFacts(
         name="google",
-        hosts=("generativelanguage.googleapis.com", ".aiplatform.googleapis.com"),
+        hosts=(".googleapis.com",),
         stops_on_hang_up=False,
     ),
     # The OpenRouter list: stops. `usage.cost_in_usd_ticks` is in each answer:

@@ -30,7 +30,7 @@ from ..records import Bounds
 from . import upstream_answers
 from .catalog import Catalog
 from .own_prices import OwnPrices
-from .providers import find_provider
+from .providers import OTHER, find_provider
 from .redaction import Redactor
 
 log = get_logger("wattfare_mw.service", show_messages=False)
@@ -48,6 +48,8 @@ MAX_COMMENTS = 3
 MAX_COMMENT_BYTES = 1024
 #: The same for its list of models.
 LIST_IDLE_SECONDS = 20.0
+#: So many models are remembered for which the upstream names no cost.
+MAX_WITHOUT_COST = 1000
 
 
 class Upstream:
@@ -90,6 +92,7 @@ class Upstream:
             default_first=not self.provider.sells,
         )
         self._allow_unpriced = allow_unpriced
+        self._without_cost: dict[str, None] = {}  # models; the oldest first
         self.metrics = metrics or Metrics()
         self.default_max_tokens = default_max_tokens
         self.max_answer_bytes = max_answer_bytes
@@ -101,14 +104,38 @@ class Upstream:
     async def prepare(self, request: ChatRequest, request_id: str) -> UpstreamJob:
         """The call with its limit and its price."""
         price = await self._catalog.price(request.model)
-        if price is None and not self._allow_unpriced:
-            raise invalid_request(
-                f"There is no fixed price for {request.model!r}, so that its cost "
-                "cannot be bounded: choose a model with a price."
-            )
+        if price is None and not self._may_be_unpriced(request.model):
+            raise self._unpriced(request.model)
         if request.large:
             return await in_thread(UpstreamJob, self, request, price, request_id)
         return UpstreamJob(self, request, price, request_id)
+
+    def found_no_cost(self, model: str) -> None:
+        """Remember that a complete answer of this model, which has no price, named no cost."""
+        if model in self._without_cost:
+            return
+        while len(self._without_cost) >= MAX_WITHOUT_COST:
+            del self._without_cost[next(iter(self._without_cost))]
+        self._without_cost[model] = None
+        log.error(
+            "the upstream names no cost for model=%r, which has no price. Its calls are refused "
+            "from now on. Set a price with --price 'MODEL=IN/OUT'",
+            model,
+        )
+
+    def _may_be_unpriced(self, model: str) -> bool:
+        return self._allow_unpriced and model not in self._without_cost
+
+    def _unpriced(self, model: str) -> WattfareError:
+        words = (
+            f"There is no fixed price for {model!r}, and without one its cost cannot be bounded. "
+            "The operator of the service can set a price with --price 'MODEL=IN/OUT', in USD per "
+            "million tokens."
+        )
+        may_name_cost = self.provider.names_cost or self.provider is OTHER
+        if may_name_cost and not self._allow_unpriced:
+            words += " If the upstream names what each call has cost, --allow-unpriced will do."
+        return invalid_request(words)
 
     async def close(self) -> None:
         """Let go of the connections."""
@@ -236,6 +263,7 @@ class UpstreamJob:
         else:
             body = await in_thread(upstream_answers.read_completion, *reading)
         self._tally()
+        self._look_for_cost()
         return body
 
     async def read_events(self) -> bytes:
@@ -244,6 +272,7 @@ class UpstreamJob:
         while not self._spent:
             if self._end:
                 self.meter.complete = True
+                self._look_for_cost()
                 return self._end
             try:
                 chunk = await self._answer.read_some()
@@ -292,6 +321,11 @@ class UpstreamJob:
                 self._request.model,
                 self._request_id,
             )
+
+    def _look_for_cost(self) -> None:
+        """The answer is complete: does anybody know what it costs?"""
+        if self.meter.price is None and self.meter.claimed is None:
+            self._upstream.found_no_cost(self._request.model)
 
     def _body(self, price: Price | None) -> dict[str, Any]:
         request = self._request
