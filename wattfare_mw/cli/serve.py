@@ -27,12 +27,14 @@ from ..service.settings import (
     MAX_CALLS_PER_USER,
     STOP_GRACE_SECONDS,
 )
+from .config import ConfiguredCommand, config_option, tables
 from .options import database_option, option
 
 NO_CEILING = "none"
 
 
-@click.command()
+@click.command(cls=ConfiguredCommand)
+@config_option
 @option("--host", default="127.0.0.1", show_default=True)
 @option(
     "--port",
@@ -223,7 +225,8 @@ def serve(
         grant_default=_nanos(grant_default_usd, "--grant-default-usd is an amount in USD."),
         grant_max=_of_operator(grant_max_usd, "--grant-max-usd", operator_pays=bool(upstream_key)),
         default_max_tokens=default_max_tokens,
-        prices=_prices(prices),
+        prices={**tables().prices, **_prices(prices)},
+        aliases=tables().aliases,
         provider=provider,
         allow_unpriced=allow_unpriced,
         metrics=metrics,

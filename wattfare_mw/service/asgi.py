@@ -81,6 +81,7 @@ def create_app(
                 metrics=metrics,
                 bodies=BodyMemory(),
                 health=Health(store),
+                aliases=settings.aliases,
                 heartbeats=IdleTimer(asyncio.get_running_loop(), output.HEARTBEAT_SECONDS),
             )
             try:

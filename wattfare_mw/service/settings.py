@@ -10,6 +10,7 @@ import msgspec
 
 from ..errors import invalid_request
 from ..transport import SecretBytes, hidden
+from ..types import MAX_MODEL_CHARACTERS
 from .chat.request import DEFAULT_MAX_TOKENS, MAX_TOKENS
 from .models.own_prices import OwnPrices
 from .models.providers import find_provider
@@ -48,6 +49,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         prices: what models cost, before any other price: for a name or a pattern (``qwen*``), text
             such as ``0.10/0.40`` or ``1/2/0.1``, in USD for a million tokens in, out and in from
             the cache. ``*`` is for models that have no other price.
+        aliases: other names of models: a client asks for the key, and the value is sent, priced
+            and recorded.
         provider: the name of the upstream's row in ``service/models/providers.py``; None: found by
             the URL.
         metrics: serve ``/metrics``, to whoever asks.
@@ -79,6 +82,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     default_max_tokens: int = DEFAULT_MAX_TOKENS
     allow_unpriced: bool = False
     prices: Mapping[str, str] = {}
+    aliases: Mapping[str, str] = {}
     provider: str | None = None
     metrics: bool = False
     grant_ceiling: int | None = None
@@ -109,6 +113,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         elif self.upstream_key is not None:
             raise invalid_request("A key for the upstream is of no use without an upstream.")
         OwnPrices(self.prices)  # a wrong one stops the service before it starts
+        for each in (*self.aliases, *self.aliases.values()):
+            if not 0 < len(each) <= MAX_MODEL_CHARACTERS:
+                raise invalid_request(
+                    f"An alias and its model are names of 1 to {MAX_MODEL_CHARACTERS} characters."
+                )
         if self.provider is not None:
             find_provider("", self.provider)
         if not 0 <= self.stop_grace <= MAX_STOP_GRACE_SECONDS:

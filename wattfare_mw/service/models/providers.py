@@ -59,8 +59,8 @@ OTHER = ProviderFacts(name="other", stops_on_hang_up=True)
 
 PROVIDERS = (
     # It passes a hang-up on, and whether the model stops depends on who runs it: the OpenRouter
-    # list. What was charged is in GET /generation: openrouter.ai/docs/api-reference. `usage.cost` is
-    # in each answer, and `cached_tokens` are part of the prompt: "Usage Accounting" there.
+    # list. What was charged is in GET /generation: openrouter.ai/docs/api-reference. `usage.cost`
+    # is in each answer, and `cached_tokens` are part of the prompt: "Usage Accounting" there.
     ProviderFacts(
         name="openrouter",
         hosts=("openrouter.ai", ".openrouter.ai"),
