@@ -232,3 +232,19 @@ def test_a_call_is_billed_at_the_operators_price(
         assert billed(app) == Decimal("0.0045")
         assert app.chat(model="fake/unpriced", stream=stream).status_code == 200
         assert billed(app) == Decimal("0.0045") + Decimal("0.00014")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_ollama_as_in_the_docs(tmp_path: Path, upstream: Upstream, stream: bool) -> None:
+    """Its models are free, and so is one whose name has a published price elsewhere."""
+    upstream.script = uncosted
+    upstream.models = {"object": "list", "data": [{"id": "llama3.2:latest"}, {"id": "gpt-4o"}]}
+    with (
+        run_service(tmp_path, "--upstream", upstream.url, "--price", "*=0/0") as service,
+        service.app() as app,
+    ):
+        app.connect(monthlyUsd=0)
+        for model in ("llama3.2:latest", "llama3.2", "gpt-4o"):
+            answer = app.chat(model=model, stream=stream)
+            assert answer.status_code == 200, answer.text
+        assert billed(app) == 0

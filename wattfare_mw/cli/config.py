@@ -131,20 +131,19 @@ def _checked(ctx: click.Context, parameter: click.Parameter, name: str, value: A
     try:
         parameter.type_cast_value(ctx, checked)
     except (click.BadParameter, ArithmeticError, ValueError):
-        raise _WrongError(name, f"must be {wanted}{_range(parameter.type)}") from None
+        raise _WrongError(name, f"must be {wanted}{_range(parameter)}") from None
     return checked
 
 
-def _range(kind: click.ParamType) -> str:  # pyright: ignore[reportMissingTypeArgument]
-    match kind:
-        case click.Choice():
-            return ": " + ", ".join(kind.choices)
-        case click.IntRange(max=None):
-            return f", {kind.min} or more"
-        case click.IntRange():
-            return f" from {kind.min} to {kind.max}"
-        case _:
-            return ""
+def _range(parameter: click.Parameter) -> str:
+    kind: Any = parameter.type
+    choices: tuple[str, ...] = getattr(kind, "choices", ())
+    if choices:
+        return ": " + ", ".join(choices)
+    least, most = getattr(kind, "min", None), getattr(kind, "max", None)
+    if least is None:
+        return ""
+    return f", {least} or more" if most is None else f" from {least} to {most}"
 
 
 def _wanted(parameter: click.Parameter) -> str:
