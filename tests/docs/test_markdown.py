@@ -9,6 +9,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 import textwrap
 import tomllib
 from pathlib import Path
@@ -16,12 +17,15 @@ from typing import Any
 
 import click
 import pytest
+from support.cli import invoke_cli
 from support.service import PATIENCE, App, environment
 
 import wattfare_mw
 from wattfare_mw import errors
 from wattfare_mw.cli.commands import cli
+from wattfare_mw.cli.serve import serve
 from wattfare_mw.middleware.options import Options
+from wattfare_mw.service.models.providers import PROVIDERS
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -49,7 +53,7 @@ def _blocks(*languages: str) -> list[Any]:
 
 
 def test_every_block_says_its_language() -> None:
-    known = {"python", "js", "sh", "json", "text", "http"}
+    known = {"python", "js", "sh", "json", "text", "http", "toml"}
     for page in PAGES:
         for fence in _FENCE.finditer(page.read_text()):
             assert fence[2] in known, f"{page.name}: {fence[0][:60]!r}"
@@ -148,6 +152,36 @@ def test_curl_lines_work(block: str, app: App) -> None:
     )
     assert run.returncode == 0, run.stdout + run.stderr
     assert '"error"' not in run.stdout
+
+
+@pytest.mark.parametrize("block", _blocks("toml"))
+def test_files_of_options_are_good(
+    block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "wattfare.toml").write_text(block)
+    ran: list[Any] = []
+    monkeypatch.setattr(
+        sys.modules[serve.callback.__module__], "run", lambda *given: ran.append(given)
+    )
+    answer = invoke_cli("serve", "--config", str(tmp_path / "wattfare.toml"))
+    assert answer.exit_code == 0, answer.stderr
+    settings = ran[0][0]
+    assert settings.prices
+    assert settings.aliases
+
+
+def test_the_table_of_providers_is_that_of_the_code() -> None:
+    def yes(value: bool) -> str:
+        return "yes" if value else "no"
+
+    rows = (ROOT / "docs" / "service.md").read_text().splitlines()
+    for each in PROVIDERS:
+        found = [f"`{'*' if host[0] == '.' else ''}{host}`" for host in each.hosts]
+        found += [f"port {port}" for port in each.ports]
+        facts = (each.stops_on_hang_up, each.names_cost, each.cached_in_prompt)
+        cells = [f"`{each.name}`", ", ".join(found) or "any other URL", *map(yes, facts)]
+        row = f"| {' | '.join(cells)} | `{each.limit_name}` |"
+        assert row in rows, row
 
 
 def test_every_option_of_serve_is_told() -> None:

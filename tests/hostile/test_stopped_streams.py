@@ -65,7 +65,7 @@ def serving(database: str, upstream: Upstream, **settings: Any) -> Iterator[tupl
     """A process in front of an upstream that keeps records."""
     more = {"upstream_key": "sk-or-operator-0123456789abcdef", "user_ceiling": 10**9, **settings}
     with run_forked(
-        database=database, upstream=upstream.url, keeps_records=True, stop_grace=0, **more
+        database=database, upstream=upstream.url, provider="openrouter", stop_grace=0, **more
     ) as (process, url):
         yield Service(url, database, process), process  # type: ignore[arg-type]
 

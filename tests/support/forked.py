@@ -27,9 +27,7 @@ _forks.set_forkserver_preload(
 @contextmanager
 def run_forked(**settings: Any) -> Iterator[tuple[BaseProcess, str]]:
     """A process that serves with these :class:`~wattfare_mw.service.Settings`, and its URL. It is
-    stopped at the end of the block, unless it is dead by then.
-
-    ``keeps_records=True`` takes each upstream for one that keeps records of its generations."""
+    stopped at the end of the block, unless it is dead by then."""
     listening, said = _forks.Pipe(duplex=False)
     process = _forks.Process(target=_serve, args=(settings, said), daemon=True)
     process.start()
@@ -47,8 +45,5 @@ def run_forked(**settings: Any) -> Iterator[tuple[BaseProcess, str]]:
 
 def _serve(settings: dict[str, Any], said: Connection) -> None:
     from wattfare_mw.service import Settings, serve
-    from wattfare_mw.service.models import generations
 
-    if settings.pop("keeps_records", False):
-        generations.HOSTS = frozenset({"127.0.0.1"})
     serve(Settings(**settings), "127.0.0.1", 0, said.send)

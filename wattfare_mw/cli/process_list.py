@@ -55,7 +55,8 @@ def split(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
         else:
             kept += given
             variables.pop(variable_of(name), None)  # the last one counts
-    if not any(argument.partition("=")[0] == "--upstream" for argument in kept):
+    given = {argument.partition("=")[0] for argument in kept}
+    if given.isdisjoint({"--upstream", "--config"}) and "WATTFARE_CONFIG" not in os.environ:
         # Without an upstream, a key is a mistake, which the command has to see.
         key = variables.pop("WATTFARE_UPSTREAM_KEY", None)
         if key is not None and "WATTFARE_UPSTREAM" not in os.environ:

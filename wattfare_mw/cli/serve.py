@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from decimal import Decimal, InvalidOperation
 from typing import Literal
 
@@ -14,6 +15,8 @@ from ..logs import log_to
 from ..service import Settings, secret_from_environment
 from ..service import serve as run
 from ..service.chat.request import DEFAULT_MAX_TOKENS, MAX_TOKENS
+from ..service.models.own_prices import FORM
+from ..service.models.providers import BY_NAME
 from ..service.records import DEFAULT_GRANT, DETACHED_SECONDS
 from ..service.settings import (
     CALLS_PER_APP,
@@ -25,12 +28,14 @@ from ..service.settings import (
     MAX_CALLS_PER_USER,
     STOP_GRACE_SECONDS,
 )
+from .config import ConfiguredCommand, config_option, tables
 from .options import database_option, number_option, option
 
 NO_CEILING = "none"
 
 
-@click.command()
+@click.command(cls=ConfiguredCommand)
+@config_option
 @option("--host", default="127.0.0.1", show_default=True)
 @option(
     "--port",
@@ -76,6 +81,20 @@ NO_CEILING = "none"
     "TOKENS",
     "What a call may generate that names no limit.",
     most=MAX_TOKENS,
+)
+@option(
+    "--price",
+    "prices",
+    multiple=True,
+    metavar="MODEL=IN/OUT",
+    help="What a model costs, in USD per million tokens, such as 'llama3.2=0/0' or, with a price "
+    "for cached input, 'x=1/2/0.1'. It counts before any other price. 'qwen*=…' stands for all "
+    "models of such a name, and '*=…' for all that have no other price. Repeat it for more.",
+)
+@option(
+    "--provider",
+    type=click.Choice(sorted(BY_NAME)),
+    help="Who is behind the upstream's URL, if the URL does not say so.",
 )
 @option(
     "--allow-unpriced",
@@ -169,6 +188,8 @@ def serve(
     grant_default_usd: str,
     grant_max_usd: str | None,
     default_max_tokens: int,
+    prices: tuple[str, ...],
+    provider: str | None,
     allow_unpriced: bool,
     metrics: bool,
     rate_limit_storage: str | None,
@@ -211,6 +232,9 @@ def serve(
         grant_default=_nanos(grant_default_usd, "--grant-default-usd is an amount in USD."),
         grant_max=_of_operator(grant_max_usd, "--grant-max-usd", operator_pays=bool(upstream_key)),
         default_max_tokens=default_max_tokens,
+        prices={**tables().prices, **_prices(prices)},
+        aliases=tables().aliases,
+        provider=provider,
         allow_unpriced=allow_unpriced,
         metrics=metrics,
         rate_limit_storage=rate_limit_storage,
@@ -232,6 +256,18 @@ def serve(
 def _is_from_environment(parameter: str) -> bool:
     source = click.get_current_context().get_parameter_source(parameter)
     return source is ParameterSource.ENVIRONMENT
+
+
+def _prices(given: Iterable[str]) -> dict[str, str]:
+    prices: dict[str, str] = {}
+    for each in given:
+        model, equals, price = each.rpartition("=")
+        if not equals:
+            raise click.UsageError(f"--price {each!r:.200} is not of the form {FORM}.")
+        if model in prices:
+            raise click.UsageError(f"--price names {model!r:.200} twice.")
+        prices[model] = price
+    return prices
 
 
 def _ceiling(amount: str | None, *, operator_pays: bool) -> int | None:

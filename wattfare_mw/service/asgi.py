@@ -60,8 +60,10 @@ def create_app(
                     transport=transport,
                     default_max_tokens=settings.default_max_tokens,
                     allow_unpriced=settings.allow_unpriced,
+                    prices=settings.prices,
+                    provider=settings.provider,
                     max_answer_bytes=settings.max_answer_bytes,
-                    on_hang_up=settings.on_hang_up or "stop",
+                    on_hang_up=settings.on_hang_up,
                 )
             rate_limits = RateLimits(
                 settings.rate_limit_storage,
@@ -86,6 +88,7 @@ def create_app(
                 metrics=metrics,
                 bodies=BodyMemory(),
                 health=Health(store),
+                aliases=settings.aliases,
                 heartbeats=IdleTimer(asyncio.get_running_loop(), output.HEARTBEAT_SECONDS),
             )
             try:

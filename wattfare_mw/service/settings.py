@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Literal
 from urllib.parse import urlsplit
 
@@ -10,7 +11,10 @@ import msgspec
 
 from ..errors import invalid_request
 from ..transport import SecretBytes, hidden
+from ..types import MAX_MODEL_CHARACTERS
 from .chat.request import DEFAULT_MAX_TOKENS, MAX_TOKENS
+from .models.own_prices import OwnPrices
+from .models.providers import find_provider
 from .records import DEFAULT_GRANT, DETACHED_SECONDS, Terms
 from .tokens import Signer
 
@@ -44,6 +48,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             None for no bound.
         default_max_tokens: what a call is given that names no limit.
         allow_unpriced: let models be called that have no fixed price, on budgets with a cap.
+        prices: what models cost, before any other price: for a name or a pattern (``qwen*``), text
+            such as ``0.10/0.40`` or ``1/2/0.1``, in USD for a million tokens in, out and in from
+            the cache. ``*`` is for models that have no other price.
+        aliases: other names of models: a client asks for the key, and the value is sent, priced
+            and recorded.
+        provider: the name of the upstream's row in ``service/models/providers.py``; None: found by
+            the URL.
         metrics: serve ``/metrics``, to whoever asks.
         grant_ceiling: what the grants of each app may hold of the operator's money at once, in
             nano-dollars; None for no grants of it.
@@ -75,6 +86,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     user_ceiling: int | None = None
     default_max_tokens: int = DEFAULT_MAX_TOKENS
     allow_unpriced: bool = False
+    prices: Mapping[str, str] = {}
+    aliases: Mapping[str, str] = {}
+    provider: str | None = None
     metrics: bool = False
     grant_ceiling: int | None = None
     grant_default: int = DEFAULT_GRANT
@@ -96,6 +110,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         if self.upstream is not None:
             try:
                 parts = urlsplit(self.upstream)
+                parts.port  # noqa: B018 - raises, if it is not a port
             except ValueError:
                 parts = None
             if parts is None or parts.scheme not in ("http", "https") or not parts.hostname:
@@ -104,6 +119,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
                 raise invalid_request("The upstream's key is given as its key, and not in its URL.")
         elif self.upstream_key is not None:
             raise invalid_request("A key for the upstream is of no use without an upstream.")
+        OwnPrices(self.prices)  # a wrong one stops the service before it starts
+        for each in (*self.aliases, *self.aliases.values()):
+            if not 0 < len(each) <= MAX_MODEL_CHARACTERS:
+                raise invalid_request(
+                    f"An alias and its model are names of 1 to {MAX_MODEL_CHARACTERS} characters."
+                )
+        if self.provider is not None:
+            find_provider("", self.provider)
         if not 0 <= self.stop_grace <= MAX_STOP_GRACE_SECONDS:
             raise invalid_request(f"A grace is 0 to {MAX_STOP_GRACE_SECONDS:,} seconds.")
         if not 0 <= self.detached_seconds <= MAX_DETACHED_SECONDS:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import msgspec
 from starlette.requests import Request
 
@@ -32,6 +34,7 @@ class ServiceState(msgspec.Struct, frozen=True):
     bodies: BodyMemory
     heartbeats: IdleTimer
     health: Health
+    aliases: Mapping[str, str]
 
     def __repr__(self) -> str:
         return "ServiceState()"

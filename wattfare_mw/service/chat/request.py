@@ -61,6 +61,10 @@ class ChatRequest(msgspec.Struct, frozen=True):
         names = [known for known in _TOKEN_FIELDS if self.body.get(known) is not None]
         return {**self.body, **dict.fromkeys(names or [name], tokens)}
 
+    def for_model(self, model: str) -> ChatRequest:
+        """The same request to another model."""
+        return msgspec.structs.replace(self, model=model, body={**self.body, "model": model})
+
     def __repr__(self) -> str:
         return f"ChatRequest({self.model!r}, stream={self.stream})"  # prompts are not for logs
 

@@ -17,6 +17,7 @@ from ...logs import describe, get_logger
 from ...offload import LARGE_BODY, in_thread
 from ..chat.price import Price
 from . import upstream_answers
+from .own_prices import OwnPrices
 from .price_lists import Unpriced, published, read_prices
 
 log = get_logger("wattfare_mw.service", show_messages=False)
@@ -43,6 +44,9 @@ class Catalog:
     Args:
         fetch: gives the list, as it comes; raises ``invalid_request`` where there is none.
         base_url: whose prices to look up where the list names none.
+        own_prices: the operator's, which count before all others.
+        default_first: does the operator's price for all models count before a published one? It
+            does if the upstream is not a known one, whose own prices are published.
         clock: seconds.
     """
 
@@ -50,11 +54,15 @@ class Catalog:
         self,
         fetch: Callable[[], Awaitable[bytes]],
         base_url: str,
+        own_prices: OwnPrices | None = None,
         *,
+        default_first: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._fetch = fetch
         self._base_url = base_url
+        self._own = own_prices or OwnPrices()
+        self._default_first = default_first
         self._clock = clock
         self._list: _List | None = None
         self._reading: asyncio.Task[_List] | None = None
@@ -78,19 +86,32 @@ class Catalog:
         Raises:
             WattfareError: ``invalid_request``: there is no such model; ``upstream``.
         """
+        own, default = self._own.named(model), self._own.default
+        if own is not None:
+            return own
         models = await self._read()
         listed = models.prices.get(model)
         if isinstance(listed, Price):
             return listed
         if listed is Unpriced.NOT_FIXED:
-            return None
+            return default
         if listed is None and models.body is not None:
-            raise invalid_request(f"The upstream lists no model {model!r}.")
+            if default is None:
+                raise invalid_request(
+                    f"The upstream lists no model {model!r}. If it has this model all the same, "
+                    "the operator of the service can set a price with --price 'MODEL=IN/OUT'."
+                )
+            return default
+        if default is not None and self._default_first:
+            return default
+        return await self._published_price(model, listed is not None) or default
+
+    async def _published_price(self, model: str, is_listed: bool) -> Price | None:
         if model in self._published:
             return self._published[model]
         # In a thread: the table of prices takes a second to read, once.
         price = await asyncio.to_thread(published, model, self._base_url)
-        if price is not None or listed is not None:  # names can be made up without end
+        if price is not None or is_listed:  # names can be made up without end
             self._published[model] = price
         return price
 

@@ -13,8 +13,6 @@ import msgspec
 from ... import money
 from . import upstream_answers
 
-#: The hosts that keep such records.
-HOSTS = frozenset({"openrouter.ai"})
 #: An id, as a chunk or an answer names it. The ledger has room for so many characters.
 _ID = re.compile(r"gen-[\x21-\x7e]{1,124}")
 

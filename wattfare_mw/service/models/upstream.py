@@ -4,9 +4,8 @@ meter reads along."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
-from urllib.parse import urlsplit
 
 import msgspec
 
@@ -30,12 +29,12 @@ from ..metrics import Metrics
 from ..records import Bounds
 from . import generations, upstream_answers
 from .catalog import Catalog
+from .own_prices import OwnPrices
+from .providers import OTHER, find_provider
 from .redaction import Redactor
 
 log = get_logger("wattfare_mw.service", show_messages=False)
 
-#: OpenAI's own models take their limit under its new name only; most others know the old one.
-_NEW_NAME_HOSTS = frozenset({"api.openai.com"})
 CONNECT_SECONDS = 10.0
 #: How long an upstream may send nothing, in seconds. A model that thinks can take minutes.
 IDLE_SECONDS = 600.0
@@ -49,6 +48,8 @@ MAX_COMMENTS = 3
 MAX_COMMENT_BYTES = 1024
 #: The same for its list of models.
 LIST_IDLE_SECONDS = 20.0
+#: So many models are remembered for which the upstream names no cost.
+MAX_WITHOUT_COST = 1000
 
 
 class Upstream:
@@ -61,10 +62,14 @@ class Upstream:
         default_max_tokens: what a call is given that names no limit.
         allow_unpriced: let models be called that have no fixed price: each call reserves all
             that remains of a budget, which needs a cap.
+        prices: the operator's own, as in ``Settings``.
+        provider: the name of a row in :mod:`.providers`; None: found by the URL.
         max_answer_bytes: the most bytes of an answer that is not a stream.
         on_hang_up: what happens to a stream whose client leaves. ``stop`` closes the connection;
-            ``finish`` reads the stream to its end, because the upstream goes on anyway.
-        keeps_records: can it be asked at ``/generation`` what a generation cost? None: by its host.
+            ``finish`` reads the stream to its end, because the upstream goes on anyway. None: by
+            the provider.
+        keeps_records: can it be asked at ``/generation`` what a generation cost? None: by
+            the provider.
     """
 
     def __init__(
@@ -76,26 +81,32 @@ class Upstream:
         transport: AsyncTransport | None = None,
         default_max_tokens: int = DEFAULT_MAX_TOKENS,
         allow_unpriced: bool = False,
+        prices: Mapping[str, str] | None = None,
+        provider: str | None = None,
         max_answer_bytes: int = MAX_BODY_BYTES,
-        on_hang_up: Literal["stop", "finish"] = "stop",
+        on_hang_up: Literal["stop", "finish"] | None = None,
         keeps_records: bool | None = None,
     ) -> None:
         self._base_url = base_url.rstrip("/")
         self._authorization = None if key is None else Secret(f"Bearer {key}")
         self.redactor = Redactor(key)
         self._transport = transport or async_transport(None)
-        self._catalog = Catalog(self._list_models, self._base_url)
+        self.provider = find_provider(self._base_url, provider)
+        self._catalog = Catalog(
+            self._list_models,
+            self._base_url,
+            OwnPrices(prices),
+            default_first=not self.provider.sells,
+        )
         self._allow_unpriced = allow_unpriced
+        self._without_cost: dict[str, None] = {}  # models; the oldest first
         self.metrics = metrics or Metrics()
         self.default_max_tokens = default_max_tokens
         self.max_answer_bytes = max_answer_bytes
-        self.on_hang_up = on_hang_up
-        host = urlsplit(self._base_url).hostname
+        self.on_hang_up = on_hang_up or ("stop" if self.provider.stops_on_hang_up else "finish")
         if keeps_records is None:
-            keeps_records = host in generations.HOSTS
+            keeps_records = self.provider.generation_record
         self.keeps_records = keeps_records
-        new = host in _NEW_NAME_HOSTS
-        self.limit_name = "max_completion_tokens" if new else "max_tokens"
 
     async def models(self) -> bytes:
         """The upstream's own list."""
@@ -104,11 +115,8 @@ class Upstream:
     async def prepare(self, request: ChatRequest, request_id: str) -> UpstreamJob:
         """The call with its limit and its price."""
         price = await self._catalog.price(request.model)
-        if price is None and not self._allow_unpriced:
-            raise invalid_request(
-                f"There is no fixed price for {request.model!r}, so that its cost "
-                "cannot be bounded: choose a model with a price."
-            )
+        if price is None and not self._may_be_unpriced(request.model):
+            raise self._unpriced(request.model)
         if request.large:
             return await in_thread(UpstreamJob, self, request, price, request_id)
         return UpstreamJob(self, request, price, request_id)
@@ -118,6 +126,33 @@ class Upstream:
         record yet."""
         path = generations.path(generation_id)
         return generations.cost(await self._get(path, MAX_ERROR_BYTES))
+
+    def found_no_cost(self, model: str) -> None:
+        """Remember that a complete answer of this model, which has no price, named no cost."""
+        if model in self._without_cost:
+            return
+        while len(self._without_cost) >= MAX_WITHOUT_COST:
+            del self._without_cost[next(iter(self._without_cost))]
+        self._without_cost[model] = None
+        log.error(
+            "the upstream names no cost for model=%r, which has no price. Its calls are refused "
+            "from now on. Set a price with --price 'MODEL=IN/OUT'",
+            model,
+        )
+
+    def _may_be_unpriced(self, model: str) -> bool:
+        return self._allow_unpriced and model not in self._without_cost
+
+    def _unpriced(self, model: str) -> WattfareError:
+        words = (
+            f"There is no fixed price for {model!r}, and without one its cost cannot be bounded. "
+            "The operator of the service can set a price with --price 'MODEL=IN/OUT', in USD per "
+            "million tokens."
+        )
+        may_name_cost = self.provider.names_cost or self.provider is OTHER
+        if may_name_cost and not self._allow_unpriced:
+            words += " If the upstream names what each call has cost, --allow-unpriced will do."
+        return invalid_request(words)
 
     async def close(self) -> None:
         """Let go of the connections."""
@@ -253,6 +288,7 @@ class UpstreamJob:
         else:
             body = await in_thread(upstream_answers.read_completion, *reading)
         self._tally()
+        self._check_cost_is_known()
         return body
 
     async def read_events(self) -> bytes:
@@ -261,6 +297,7 @@ class UpstreamJob:
         while not self._spent:
             if self._end:
                 self.meter.complete = True
+                self._check_cost_is_known()
                 return self._end
             try:
                 chunk = await self._answer.read_some()
@@ -310,9 +347,14 @@ class UpstreamJob:
                 self._request_id,
             )
 
+    def _check_cost_is_known(self) -> None:
+        """The answer is complete: is its cost known?"""
+        if not self.meter.is_known:
+            self._upstream.found_no_cost(self._request.model)
+
     def _body(self, price: Price | None) -> dict[str, Any]:
         request = self._request
-        body = request.limited(self._limit, self._upstream.limit_name)
+        body = request.limited(self._limit, self._upstream.provider.limit_name)
         body.pop("usage", None)  # OpenRouter's question for the usage. OpenAI refuses it.
         if request.stream:
             options = body.get("stream_options")

@@ -1,0 +1,144 @@
+"""Models whose cost neither a price nor the upstream names: refused, with the option to set."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from support.service import App, Service, run_service
+from support.upstream import Exchange, Upstream, completion_of
+
+from wattfare_mw.service.chat import request as chat_request
+from wattfare_mw.service.models import upstream as module
+from wattfare_mw.service.models.upstream import Upstream as Provider
+
+PRICE = "--price 'MODEL=IN/OUT'"
+UNPRICED = "--allow-unpriced"
+NO_COST = {"prompt_tokens": 5, "completion_tokens": 3, "total_tokens": 8}
+
+
+def answering(usage: dict | None):
+    """A script that answers with this usage."""
+
+    def script(exchange: Exchange) -> None:
+        if not exchange.json.get("stream"):
+            more = {} if usage is None else {"usage": usage}
+            exchange.answer(completion_of("one", **more))
+            return
+        exchange.start_stream()
+        exchange.word("one")
+        if usage is not None:
+            exchange.usage(usage)
+        exchange.done()
+
+    return script
+
+
+def refusal(answer) -> str:
+    assert answer.status_code == 400, answer.text
+    error = answer.json()["error"]
+    assert error["code"] == "invalid_request"
+    return error["message"]
+
+
+@pytest.fixture
+def app(forwarding: Service):
+    with forwarding.app() as app:
+        app.connect(monthlyUsd=1)
+        yield app
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_without_a_price_the_message_says_which_option_to_set(
+    app: App, upstream: Upstream, stream: bool
+) -> None:
+    for model in ("fake/unpriced", "fake/router"):
+        message = refusal(app.chat(model=model, stream=stream))
+        assert model in message
+        assert PRICE in message
+        assert UNPRICED in message
+    message = refusal(app.chat(model="not/listed", stream=stream))
+    assert "lists no model 'not/listed'" in message
+    assert PRICE in message
+    assert upstream.calls == []
+
+
+@pytest.mark.parametrize(
+    ("provider", "allowed"), [("openrouter", True), ("ollama", False), (None, True)]
+)
+async def test_unpriced_calls_are_named_if_the_upstream_may_name_costs(
+    upstream: Upstream, provider: str | None, allowed: bool
+) -> None:
+    body = {"model": "fake/unpriced", "messages": [{"role": "user", "content": "x"}]}
+    request = chat_request.read(json.dumps(body).encode())
+    known = Provider(upstream.url, provider=provider)
+    try:
+        with pytest.raises(module.WattfareError) as raised:
+            await known.prepare(request, "r")
+    finally:
+        await known.close()
+    assert PRICE in raised.value.message
+    assert (UNPRICED in raised.value.message) is allowed
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("usage", [None, NO_COST, {**NO_COST, "cost": "much"}])
+def test_an_upstream_that_names_no_cost_is_asked_once(
+    tmp_path: Path, upstream: Upstream, stream: bool, usage: dict | None
+) -> None:
+    with run_service(tmp_path, "--upstream", upstream.url, UNPRICED) as service:
+        with service.app() as app:
+            for user in ("u1", "u2"):
+                app.connect(user, monthlyUsd=1)
+            upstream.script = answering({**NO_COST, "cost": 0.1})
+            assert app.chat(user="u2", model="fake/unpriced", stream=stream).status_code == 200
+            assert app.chat(user="u2", model="fake/unpriced", stream=stream).status_code == 200
+
+            upstream.script = answering(usage)
+            assert app.chat(model="fake/unpriced", stream=stream).status_code == 200
+            upstream.calls.clear()
+            message = refusal(app.chat(user="u2", model="fake/unpriced", stream=stream))
+            assert PRICE in message
+            assert UNPRICED not in message  # it is set
+            assert upstream.calls == []
+            assert app.status("u2")["remainingUsd"] == 0.8
+
+            # Another model, and one with a price, go on.
+            upstream.script = answering({**NO_COST, "cost": 0.1})
+            assert app.chat(user="u2", model="fake/router", stream=stream).status_code == 200
+            assert app.chat(user="u2", model="fake/model", stream=stream).status_code == 200
+        service.stop()
+        (line,) = [line for line in service.log if "names no cost" in line]
+        assert "ERROR" in line
+        assert PRICE in line
+        assert "fake/unpriced" in line
+
+
+def test_an_answer_that_broke_off_says_nothing_of_the_next(
+    tmp_path: Path, upstream: Upstream
+) -> None:
+    def broken(exchange: Exchange) -> None:
+        exchange.start_stream()
+        exchange.word("one")
+        exchange.reset()
+
+    with (
+        run_service(tmp_path, "--upstream", upstream.url, UNPRICED) as service,
+        service.app() as app,
+    ):
+        for user in ("u1", "u2"):
+            app.connect(user, monthlyUsd=1)
+        upstream.script = broken
+        assert "upstream" in app.chat(model="fake/unpriced", stream=True).text
+        upstream.script = answering({**NO_COST, "cost": 0.1})
+        assert app.chat(user="u2", model="fake/unpriced").status_code == 200
+
+
+async def test_the_memory_of_such_models_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_WITHOUT_COST", 3)
+    upstream = Provider("http://upstream.invalid", allow_unpriced=True)
+    for number in range(10):
+        upstream.found_no_cost(f"m{number}")
+    assert list(upstream._without_cost) == ["m7", "m8", "m9"]
+    await upstream.close()

@@ -1,0 +1,233 @@
+"""``--config FILE``: the options of a command, and its tables, in a TOML file.
+
+A value of the file becomes the default of its option, so that the command line and the environment
+count before it. An error names the file and the key. It never shows a value: it may be a secret.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Any, cast
+
+import click
+import msgspec
+
+from ..errors import WattfareError
+from ..service.models.own_prices import FORM, read_price
+from .options import option
+
+PRICES, ALIASES = "prices", "aliases"
+#: What a file has a table for. So an option of this name cannot be a key.
+_INSTEAD = {"price": PRICES}
+_AMOUNTS = ("input", "output", "cached")
+_KEY = "wattfare_mw.cli.config"
+
+
+class Tables(msgspec.Struct, frozen=True):
+    """What the file has beside options. The values of ``prices`` are as in ``Settings``."""
+
+    prices: Mapping[str, str] = {}
+    aliases: Mapping[str, str] = {}
+
+
+class ConfiguredCommand(click.Command):
+    """A command with ``--config``. Its help shows the defaults of the command and not those of a
+    file, which may hold a password."""
+
+    def get_help(self, ctx: click.Context) -> str:
+        """The help."""
+        ctx.default_map = None
+        return super().get_help(ctx)
+
+
+def tables() -> Tables:
+    """Those of the file that was given to this command; empty ones, if there was no file."""
+    return click.get_current_context().meta.get(_KEY, Tables())
+
+
+def _read(ctx: click.Context, _option: click.Parameter, path: str | None) -> None:
+    if path is None:
+        return
+    values = _load(path)
+    read: dict[str, Mapping[str, str]] = {}
+    defaults: dict[str, Any] = {}
+    try:
+        for name, reader in ((PRICES, _prices), (ALIASES, _aliases)):
+            read[name] = reader(_table(values.pop(name, {}), name))
+        known = {_key_of(each): each for each in ctx.command.params if each.expose_value}
+        for name, value in values.items():
+            key = name.replace("_", "-")
+            if key in _INSTEAD:
+                raise _WrongError(name, f"is given in the table [{_INSTEAD[key]}]")
+            parameter = known.get(key)
+            if parameter is None:
+                raise _WrongError(name, "is not an option of this command")
+            assert parameter.name is not None
+            if parameter.name in defaults:
+                raise _WrongError(name, "is given twice")
+            defaults[parameter.name] = _checked(ctx, parameter, name, value)
+    except _WrongError as error:
+        raise click.UsageError(f"{path}: {error}") from None
+    ctx.default_map = defaults
+    ctx.meta[_KEY] = Tables(**read)
+
+
+config_option = option(
+    "--config",
+    type=click.Path(exists=True, dir_okay=False),
+    is_eager=True,
+    expose_value=False,
+    callback=_read,
+    metavar="FILE",
+    help="A TOML file with any of these options, with prices and with aliases of models. The "
+    "command line and the environment count before it.",
+)
+
+
+class _WrongError(Exception):
+    """``key`` of the file cannot be what it is."""
+
+    def __init__(self, key: str, why: str) -> None:
+        super().__init__(f"`{key:.200}` {why}.")
+
+
+def _load(path: str) -> dict[str, Any]:
+    try:
+        with open(path, "rb") as file:
+            return tomllib.load(file, parse_float=Decimal)
+    except OSError as error:
+        raise click.UsageError(f"{path}: cannot be read: {error.strerror}.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError, ArithmeticError) as error:
+        # Our own words: an error may show what stands in the file.
+        place = _place(error)
+        raise click.UsageError(f"{path}: is not valid TOML{place}.") from None
+
+
+def _place(error: Exception) -> str:
+    """Where it is, as far as the error says so at its end: ``(at line 1, column 2)``."""
+    _, found, place = str(error).rpartition(" (at ")
+    return f": see {place.removesuffix(')')}" if found else ""
+
+
+def _key_of(parameter: click.Parameter) -> str:
+    return parameter.opts[0].removeprefix("--")
+
+
+def _checked(ctx: click.Context, parameter: click.Parameter, name: str, value: Any) -> Any:
+    wanted = _wanted(parameter)
+    match wanted, value:
+        case ("true or false", bool()) | ("text", str()):
+            checked = value
+        case "an amount in USD", int() | Decimal() | str() if not isinstance(value, bool):
+            checked = str(value)
+        case "a whole number", int() if not isinstance(value, bool):
+            checked = value
+        case "a number", int() | Decimal() if not isinstance(value, bool):
+            checked = value
+        case _:
+            raise _WrongError(name, f"must be {wanted}, not {_kind(value)}")
+    try:
+        parameter.type_cast_value(ctx, checked)
+    except (click.BadParameter, ArithmeticError, ValueError):
+        raise _WrongError(name, f"must be {wanted}{_range(parameter)}") from None
+    return checked
+
+
+def _range(parameter: click.Parameter) -> str:
+    kind: Any = parameter.type
+    choices: tuple[str, ...] = getattr(kind, "choices", ())
+    if choices:
+        return ": " + ", ".join(choices)
+    least, most = getattr(kind, "min", None), getattr(kind, "max", None)
+    if least is None:
+        return ""
+    return f", {least} or more" if most is None else f" from {least} to {most}"
+
+
+def _wanted(parameter: click.Parameter) -> str:
+    if isinstance(parameter, click.Option) and parameter.is_flag:
+        return "true or false"
+    if parameter.metavar == "AMOUNT":
+        return "an amount in USD"
+    kinds = ((click.types.IntParamType, "a whole number"), (click.types.FloatParamType, "a number"))
+    return next((name for kind, name in kinds if isinstance(parameter.type, kind)), "text")
+
+
+def _kind(value: object) -> str:
+    match value:
+        case bool():
+            return "true or false"
+        case int() | Decimal():
+            return "a number"
+        case str():
+            return "text"
+        case list():
+            return "an array"
+        case dict():
+            return "a table"
+        case _:
+            return "a date or a time"
+
+
+def _table(value: object, name: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise _WrongError(name, f"must be a table, not {_kind(value)}")
+    return cast("dict[str, Any]", value)
+
+
+def _prices(table: dict[str, Any]) -> dict[str, str]:
+    prices: dict[str, str] = {}
+    for model, value in table.items():
+        key = f"{PRICES}.{model}"
+        if isinstance(value, dict):
+            prices[model] = _price(key, cast("dict[str, Any]", value))
+        elif isinstance(value, str):
+            prices[model] = value
+        else:
+            raise _WrongError(
+                key, f'must be text such as "0.10/0.40" or a table, not {_kind(value)}'
+            )
+        try:
+            read_price(model, prices[model])
+        except WattfareError:
+            raise _WrongError(key, f"is not a price. The form is {FORM}") from None
+    return prices
+
+
+def _price(key: str, fields: dict[str, Any]) -> str:
+    unknown = [name for name in fields if name not in _AMOUNTS]
+    if unknown:
+        # A dot in a name without quotes makes a table of what comes behind it.
+        raise _WrongError(
+            f"{key}.{unknown[0]}",
+            "is not known: a price has `input`, `output` and `cached`. A name with a dot stands in "
+            "quotes",
+        )
+    for name in ("input", "output"):
+        if name not in fields:
+            raise _WrongError(key, f"has no `{name}`")
+    return "/".join(_amount(f"{key}.{name}", fields[name]) for name in _AMOUNTS if name in fields)
+
+
+def _amount(key: str, value: object) -> str:
+    if isinstance(value, bool) or not isinstance(value, int | Decimal | str):
+        raise _WrongError(key, f"must be a number, not {_kind(value)}")
+    if isinstance(value, str):
+        return value
+    number = Decimal(value)
+    if not number.is_finite() or abs(number.adjusted()) > 20:
+        raise _WrongError(key, "is not a price in USD")
+    return format(number, "f")
+
+
+def _aliases(table: dict[str, Any]) -> dict[str, str]:
+    for name, model in table.items():
+        if not isinstance(model, str):
+            raise _WrongError(
+                f"{ALIASES}.{name}",
+                f"must be the name of a model, not {_kind(model)}. A name with a dot stands in "
+                "quotes",
+            )
+    return table

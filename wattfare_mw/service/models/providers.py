@@ -1,0 +1,224 @@
+"""What is known of the providers behind ``--upstream``: one row for each, found by the base URL.
+
+The facts are from public documentation and bug reports, which the comment of each row names:
+
+- *the OpenRouter list*: "Stream Cancellation" in OpenRouter's documentation of streaming
+  (openrouter.ai/docs/api-reference/streaming). It says of each provider whether it stops the model,
+  and the bill, when the connection closes.
+- Where nothing is documented, ``stops_on_hang_up`` is False: then a closed connection might not
+  end what the operator pays for.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Literal
+from urllib.parse import urlsplit
+
+import msgspec
+
+from ...errors import invalid_request
+
+LimitName = Literal["max_tokens", "max_completion_tokens"]
+
+
+class ProviderFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """One provider of an OpenAI-compatible API.
+
+    Attributes:
+        name: what ``--provider`` calls it.
+        hosts: the hosts of its base URLs; one that begins with a dot stands for all below it.
+        ports: the port of a server on a local machine.
+        stops_on_hang_up: does it stop to generate, and to charge, when a stream is closed?
+        sends_done: does a stream end with ``[DONE]``?
+        names_cost: does the usage in its answers name what the call has cost?
+        generation_record: can the true cost of a call be asked for afterwards?
+        cached_in_prompt: does the number of prompt tokens include those that were read from the
+            cache?
+        limit_name: the field that limits how much each of its models generates.
+    """
+
+    name: str
+    hosts: tuple[str, ...] = ()
+    ports: tuple[int, ...] = ()
+    stops_on_hang_up: bool
+    sends_done: bool = True
+    names_cost: bool = False
+    generation_record: bool = False
+    cached_in_prompt: bool = True
+    limit_name: LimitName = "max_tokens"
+
+    @property
+    def sells(self) -> bool:
+        """Does it sell models at published prices? A server on a local machine does not."""
+        return bool(self.hosts)
+
+
+#: Any other. Most servers stop: they are built like vLLM.
+OTHER = ProviderFacts(name="other", stops_on_hang_up=True)
+
+PROVIDERS = (
+    # It passes a hang-up on, and whether the model stops depends on who runs it: the OpenRouter
+    # list. What was charged is in GET /generation: openrouter.ai/docs/api-reference. `usage.cost`
+    # is in each answer, and `cached_tokens` are part of the prompt: "Usage Accounting" there.
+    ProviderFacts(
+        name="openrouter",
+        hosts=("openrouter.ai", ".openrouter.ai"),
+        stops_on_hang_up=True,
+        names_cost=True,
+        generation_record=True,
+    ),
+    # The OpenRouter list: stops. Its reasoning models refuse `max_tokens`: API reference of
+    # chat/completions, where `cached_tokens` are part of the prompt (guide on prompt caching).
+    ProviderFacts(
+        name="openai",
+        hosts=("api.openai.com", ".api.openai.com"),
+        stops_on_hang_up=True,
+        limit_name="max_completion_tokens",
+    ),
+    # As OpenAI. "'max_tokens' is not supported with this model": lobehub/lobehub#5909 and others.
+    ProviderFacts(
+        name="azure",
+        hosts=(".openai.azure.com", ".cognitiveservices.azure.com", ".services.ai.azure.com"),
+        stops_on_hang_up=True,
+        limit_name="max_completion_tokens",
+    ),
+    # The OpenRouter list: stops. Both names of the limit work: "OpenAI SDK compatibility" in its
+    # documentation. Its own `input_tokens` do not include what was read from the cache or written
+    # to it: "Prompt caching", "Tracking cache performance".
+    ProviderFacts(
+        name="anthropic",
+        hosts=("api.anthropic.com",),
+        stops_on_hang_up=True,
+        cached_in_prompt=False,
+    ),
+    # The OpenRouter list: does not stop (Google, Google AI Studio). `promptTokenCount` includes the
+    # cached content: reference of UsageMetadata.
+    ProviderFacts(
+        name="google",
+        hosts=(".googleapis.com",),
+        stops_on_hang_up=False,
+    ),
+    # The OpenRouter list: stops. `usage.cost_in_usd_ticks` is in each answer:
+    # docs.x.ai/developers/cost-tracking. `cached_tokens` are part of the prompt: "Prompt Caching",
+    # "Usage & Pricing". `max_tokens` is deprecated: API reference.
+    ProviderFacts(
+        name="xai",
+        hosts=("api.x.ai", ".api.x.ai"),
+        stops_on_hang_up=True,
+        names_cost=True,
+        limit_name="max_completion_tokens",
+    ),
+    # The OpenRouter list: does not stop. `max_tokens` is deprecated: groq/groq-python#175. Cached
+    # tokens are part of the prompt: vercel/ai#17118.
+    ProviderFacts(
+        name="groq",
+        hosts=("api.groq.com",),
+        stops_on_hang_up=False,
+        limit_name="max_completion_tokens",
+    ),
+    # The OpenRouter list: does not stop. It knows `max_tokens` only: API reference of chat. Cached
+    # tokens are part of the prompt: docs.mistral.ai, "Prompt caching".
+    ProviderFacts(
+        name="mistral",
+        hosts=("api.mistral.ai", ".mistral.ai"),
+        stops_on_hang_up=False,
+    ),
+    # Nothing is documented of a hang-up. `usage.cached_tokens` are part of the prompt:
+    # platform.moonshot.ai, chat API.
+    ProviderFacts(
+        name="moonshot",
+        hosts=("api.moonshot.ai", "api.moonshot.cn"),
+        stops_on_hang_up=False,
+    ),
+    # The OpenRouter list: stops. The prompt is `prompt_cache_hit_tokens` and
+    # `prompt_cache_miss_tokens` together: api-docs.deepseek.com, create-chat-completion.
+    ProviderFacts(
+        name="deepseek",
+        hosts=("api.deepseek.com",),
+        stops_on_hang_up=True,
+    ),
+    # The OpenRouter list: does not stop. No `[DONE]`: perplexityai/api-discussion#209. `usage.cost`
+    # is an object with a `total_cost`: docs.perplexity.ai, chat completions.
+    ProviderFacts(
+        name="perplexity",
+        hosts=("api.perplexity.ai",),
+        stops_on_hang_up=False,
+        sends_done=False,
+        names_cost=True,
+    ),
+    # The OpenRouter list: stops.
+    ProviderFacts(
+        name="together",
+        hosts=("api.together.xyz", "api.together.ai"),
+        stops_on_hang_up=True,
+    ),
+    # The OpenRouter list: stops.
+    ProviderFacts(
+        name="fireworks",
+        hosts=("api.fireworks.ai",),
+        stops_on_hang_up=True,
+    ),
+    # Nothing is documented of a hang-up. `max_completion_tokens` is the documented name:
+    # inference-docs.cerebras.ai, chat completions.
+    ProviderFacts(
+        name="cerebras",
+        hosts=("api.cerebras.ai",),
+        stops_on_hang_up=False,
+        limit_name="max_completion_tokens",
+    ),
+    # "When the connection is closed Ollama should stop generating": ollama/ollama#1695 and #9813.
+    # It knows `max_tokens` only: docs/openai.md of ollama/ollama.
+    ProviderFacts(name="ollama", ports=(11434,), stops_on_hang_up=True),
+    # "requests are properly aborted on disconnect": vllm-project/vllm#32442.
+    ProviderFacts(name="vllm", ports=(8000,), stops_on_hang_up=True),
+    # Its log says "Client disconnected. Stopping generation": lmstudio-ai/lmstudio-bug-tracker.
+    ProviderFacts(name="lm-studio", ports=(1234,), stops_on_hang_up=True),
+    # It reads a stream of its own upstream to the end: BerriAI/litellm#17364. The usage names a
+    # cost only with a setting of its own. `cached_tokens` are part of the prompt, as it writes them
+    # for any provider: docs.litellm.ai/docs/completion/prompt_caching.
+    ProviderFacts(name="litellm", ports=(4000,), stops_on_hang_up=False),
+    OTHER,
+)
+
+BY_NAME = {provider.name: provider for provider in PROVIDERS}
+
+_BY_HOST = {host: provider for provider in PROVIDERS for host in provider.hosts}
+_BY_PORT = {port: provider for provider in PROVIDERS for port in provider.ports}
+
+
+def find_provider(base_url: str, name: str | None = None) -> ProviderFacts:
+    """Who is behind this URL.
+
+    Args:
+        base_url: the upstream's.
+        name: of a row, instead of what the URL says.
+
+    Raises:
+        WattfareError: ``invalid_request``; there is no row of this name.
+    """
+    if name is not None:
+        try:
+            return BY_NAME[name]
+        except KeyError:
+            known = ", ".join(sorted(BY_NAME))
+            raise invalid_request(
+                f"The provider {name!r} is not known. Known are {known}."
+            ) from None
+    parts = urlsplit(base_url)
+    host = (parts.hostname or "").rstrip(".")
+    found = _BY_HOST.get(host)
+    while found is None and "." in host:
+        host = host.partition(".")[2]
+        found = _BY_HOST.get(f".{host}")
+    if found is None and _is_local(parts.hostname or ""):
+        found = _BY_PORT.get(parts.port or 0)
+    return found or OTHER
+
+
+def _is_local(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_private
+    except ValueError:
+        # In a network of containers, a host is one word.
+        return "." not in host or host.endswith((".local", ".localhost", ".internal"))
