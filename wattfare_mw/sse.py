@@ -90,7 +90,7 @@ class Splitter:
         """The half event as a whole one, or nothing; the bytes have ended. A server may leave out
         the empty line after the very last event."""
         rest, self._parts, self._size, self._line_end = self.rest, [], 0, b""
-        return rest + b"\n\n" if rest else b""
+        return rest.rstrip(b"\r\n") + b"\n\n" if rest else b""
 
 
 def _last_event_end(data: bytes, *, under_way: bool) -> int:

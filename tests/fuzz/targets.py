@@ -270,7 +270,7 @@ def _meter(random: Random) -> Meter:
 
 
 def _check_failure(error: WattfareError) -> None:
-    assert error.code in ("upstream", "funding_invalid", "rate_limited", "invalid_request"), error
+    assert error.code in ("upstream", "rate_limited", "invalid_request"), error
     assert error.http_status != 500
     assert KEY not in error.message
     assert error.retry_after is None or math.isfinite(error.retry_after)

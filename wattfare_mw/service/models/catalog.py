@@ -12,10 +12,10 @@ from collections.abc import Awaitable, Callable
 
 import msgspec
 
-from ...errors import WattfareError, invalid_request
+from ...errors import invalid_request
 from ...logs import describe, get_logger
 from ..chat.price import Price
-from . import upstream_answers
+from . import model_lists, upstream_answers
 from .price_lists import Unpriced, published, read_prices
 
 log = get_logger("wattfare_mw.service", show_messages=False)
@@ -25,6 +25,10 @@ FRESH_SECONDS = 600
 STALE_SECONDS = 24 * 3600
 #: How long to wait with the next attempt where one has failed, in seconds.
 RETRY_SECONDS = 10
+
+
+class NoListError(Exception):
+    """The upstream gives no list of models, or none to this key."""
 
 
 class _List(msgspec.Struct, frozen=True):
@@ -40,7 +44,7 @@ class Catalog:
     """The models of one upstream.
 
     Args:
-        fetch: gives the list, as it comes; raises ``invalid_request`` where there is none.
+        fetch: gives the list, as it comes; raises a :class:`NoListError` if there is none.
         base_url: whose prices to look up where the list names none.
         clock: seconds.
     """
@@ -61,15 +65,14 @@ class Catalog:
         self._published: dict[str, Price | None] = {}
 
     async def body(self) -> bytes:
-        """The upstream's own list.
+        """The upstream's own list, as ``{"data": [{"id": …}]}``. It is empty if the upstream gives
+        none.
 
         Raises:
-            WattfareError: ``upstream``; it gives none.
+            WattfareError: ``upstream``; it cannot be read now.
         """
         body = (await self._read()).body
-        if body is None:
-            raise _none()
-        return body
+        return model_lists.NO_MODELS if body is None else body
 
     async def price(self, model: str) -> Price | None:
         """What this model costs; None where it has no fixed price.
@@ -78,7 +81,7 @@ class Catalog:
             WattfareError: ``invalid_request``: there is no such model; ``upstream``.
         """
         models = await self._read()
-        listed = models.prices.get(model)
+        listed = next(filter(None, map(models.prices.get, model_lists.names_of(model))), None)
         if isinstance(listed, Price):
             return listed
         if listed is Unpriced.NOT_FIXED:
@@ -88,7 +91,7 @@ class Catalog:
         if model in self._published:
             return self._published[model]
         # In a thread: the table of prices takes a second to read, once.
-        price = await asyncio.to_thread(published, model, self._base_url)
+        price = await asyncio.to_thread(published, model_lists.bare(model), self._base_url)
         if price is not None or listed is not None:  # names can be made up without end
             self._published[model] = price
         return price
@@ -126,19 +129,11 @@ class Catalog:
 
     async def _read_anew(self) -> _List:
         try:
-            body = await self._fetch()
-        except WattfareError as error:
-            if error.code != "invalid_request":
-                raise
-            # It is not the client's request that was refused.
-            if self._list is not None and self._list.body is not None:
-                raise _none() from None  # what has been there is not gone for good
-            return _List(self._clock(), None, {})
-        try:
+            body = model_lists.normalized(await self._fetch())
             return _List(self._clock(), body, read_prices(body))
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            raise upstream_answers.failed("The upstream's list of models is not one.") from None
-
-
-def _none() -> WattfareError:
-    return upstream_answers.failed("The upstream gives no list of models.")
+        except (NoListError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            if self._list is not None and self._list.body is not None:
+                # What has been there is not gone for good.
+                raise upstream_answers.failed("The upstream gives no list of models.") from None
+        log.warning("the upstream gives no list of models: published prices are used")
+        return _List(self._clock(), None, {})

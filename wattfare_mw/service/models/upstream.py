@@ -29,7 +29,7 @@ from ..chat.request import DEFAULT_MAX_TOKENS, ChatRequest
 from ..metrics import Metrics
 from ..records import Bounds
 from . import upstream_answers
-from .catalog import Catalog
+from .catalog import Catalog, NoListError
 from .redaction import Redactor
 
 log = get_logger("wattfare_mw.service", show_messages=False)
@@ -49,6 +49,7 @@ MAX_COMMENTS = 3
 MAX_COMMENT_BYTES = 1024
 #: The same for its list of models.
 LIST_IDLE_SECONDS = 20.0
+_LIST = "/models"
 
 
 class Upstream:
@@ -140,13 +141,13 @@ class Upstream:
         except WattfareNetworkError as error:
             raise upstream_answers.unreachable(error) from error.__cause__
         failure = upstream_answers.failure(answer.status, text, answer.headers, self.redactor)
-        if failure.code == "funding_invalid" and self._authorization is not None:
-            log.error("the upstream refuses the operator's key (%d)", answer.status)
+        if path == _LIST and upstream_answers.is_no_list(answer.status, failure):
+            raise NoListError from failure
         raise failure
 
     async def _list_models(self) -> bytes:
         try:
-            answer = await self.send("GET", "/models", None, None, LIST_IDLE_SECONDS)
+            answer = await self.send("GET", _LIST, None, None, LIST_IDLE_SECONDS)
             try:
                 return await answer.read(MAX_LIST_BYTES)
             finally:
@@ -182,6 +183,8 @@ class UpstreamJob:
         self._request_id = request_id
         self._answer: AsyncHTTPResponse | None = None
         self._splitter = sse.Splitter()
+        self._finishes = upstream_answers.Finishes()
+        self._body_ended = False
         self._end = b""  # the event that ends a stream, once it is here
         self._comments = 0  # in a row
         self._spent = self._done = self._tallied = False
@@ -239,10 +242,7 @@ class UpstreamJob:
                 self.meter.complete = True
                 return self._end
             try:
-                chunk = await self._answer.read_some()
-                if not chunk:
-                    raise upstream_answers.failed("The upstream's answer broke off.")
-                block = self._splitter.feed(chunk)
+                block = await self._read_block(self._answer)
                 if len(block) <= LARGE_BLOCK:
                     events = self._metered(block)
                 else:
@@ -261,6 +261,24 @@ class UpstreamJob:
         raise WattfareBudgetExceededError(
             "The model went on beyond its limit: what was reserved for this call is spent."
         )
+
+    async def _read_block(self, answer: AsyncHTTPResponse) -> bytes:
+        """More whole events."""
+        chunk = b"" if self._body_ended else await answer.read_some()
+        if chunk:
+            block = self._splitter.feed(chunk)
+            if self._splitter.ends:  # some leave the connection open behind it
+                block += self._splitter.finish()
+            self._finishes.look(block)
+            return block
+        block = self._splitter.finish()
+        self._finishes.look(block)
+        if not self._body_ended and self._finishes.all_of(self._request.n):
+            block += sse.write(sse.DONE)
+        elif not block:
+            raise upstream_answers.failed("The upstream's answer broke off.")
+        self._body_ended = True
+        return block
 
     async def close(self) -> None:
         """Close the connection, unless the answer has been read to its end."""
