@@ -290,6 +290,8 @@ class _OpenCall:
         self.type: str | None = None
         self.may_be_empty = True
         self._texts: list[str] = []
+        self._size = 0
+        self._last = ""  # of the texts, the last that is not blank
         self._value: str | None = None
 
     def take(self, id_: str | None, name: str | None, type_: str | None, arguments: object) -> None:
@@ -298,6 +300,8 @@ class _OpenCall:
         self.type = self.type or type_
         if isinstance(arguments, str):
             self._texts.append(arguments)
+            self._size += len(arguments)
+            self._last = arguments.rstrip() or self._last
         elif arguments is not None:  # the whole value, and not its JSON
             self._value = msgspec.json.encode(arguments).decode()
 
@@ -311,8 +315,8 @@ class _OpenCall:
     @property
     def has_all(self) -> bool:
         """Are the arguments a complete object? No part of one is."""
-        last = next((text for text in reversed(self._texts) if text.strip()), "")
-        if self._value is None and not last.rstrip().endswith("}"):
+        # Asked again and again of a call whose name is repeated, so not of a large one.
+        if self._size > _MOST_LOOKED_AT or not (self._value or self._last.endswith("}")):
             return False
         try:
             return isinstance(msgspec.json.decode(self.arguments), dict)
@@ -326,6 +330,10 @@ class _OpenCall:
 
     def whole(self) -> ToolCall:
         return ToolCall(self.id or "", self.name or "", self.arguments, self.type or "function")
+
+
+#: Larger arguments are not looked into, in characters.
+_MOST_LOOKED_AT = 2**14
 
 
 class ToolCalls:
