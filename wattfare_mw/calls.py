@@ -22,7 +22,7 @@ from .errors import (
 from .flow import Flow
 from .money import Number
 from .retries import retry_delay
-from .transport import HTTPRequest, Secret
+from .transport import HTTPRequest, Secret, header_key
 from .types import (
     API_PREFIX,
     GRANT_HEADER,
@@ -272,21 +272,26 @@ class Caller:
     def __init__(
         self, secret_key: str | None, base_url: str, timeout: Timeout, max_retries: int
     ) -> None:
-        if not isinstance(secret_key, str) or not secret_key.startswith("sk_"):
+        if not isinstance(secret_key, str) or not secret_key.strip().startswith("sk_"):
             raise WattfareAuthError(
                 "A secret key is needed, which starts with 'sk_': give secret_key= or set"
                 " WATTFARE_SECRET_KEY. (A publishable key, 'pk_…', is the browser's.)"
             )
-        if not _visible(secret_key):
-            raise WattfareAuthError("The secret key holds a space, a line end or the like.")
+        key = header_key(secret_key)
+        if key is None:
+            raise WattfareAuthError(
+                "The secret key cannot be sent: it has a space, a line end or another character"
+                " that is not visible ASCII. Copy it again into secret_key= or"
+                " WATTFARE_SECRET_KEY."
+            )
         self.base_url = _check_url(base_url)
         self._api_url = self.base_url + API_PREFIX
         parts = urlsplit(self.base_url)
         self._service = f"{parts.scheme}://{parts.netloc}"
         self.timeout = timeout
         self.max_retries = max_retries
-        self.secret_key = Secret(secret_key)
-        self._authorization = Secret(f"Bearer {secret_key}")
+        self.secret_key = key
+        self._authorization = Secret(f"Bearer {key}")
         self._in_request = False
 
     def in_request(self) -> Self:

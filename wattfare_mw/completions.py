@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import suppress
 from decimal import Decimal
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
 from . import money, sse
 from .errors import WattfareError, error_from_answer, wire_error
-from .types import TokenUsage, decode, decode_raw
+from .types import TokenUsage, decode, decode_raw, exact
 
 
 class ToolCall(msgspec.Struct, frozen=True):
@@ -21,6 +21,9 @@ class ToolCall(msgspec.Struct, frozen=True):
     name: str
     arguments: str
     type: str = "function"
+
+
+_NULL = msgspec.Raw(b"null")
 
 
 class Completion(msgspec.Struct, frozen=True):
@@ -68,58 +71,14 @@ class Chunk(msgspec.Struct, frozen=True):
 # -- the wire, as far as it is read; everything else stays in `raw`
 
 
-class _Function(msgspec.Struct):
-    name: str | None = None
-    arguments: str | None = None
-
-
-class _ToolCall(msgspec.Struct):
-    index: int = 0
-    id: str | None = None
-    type: str | None = None
-    function: _Function | None = None
-
-
-class _Part(msgspec.Struct):
-    text: str | None = None
-
-
-class _Message(msgspec.Struct):
-    content: str | list[_Part] | None = None
-    tool_calls: list[_ToolCall] | None = None
-
-    @property
-    def text(self) -> str:
-        if isinstance(self.content, list):
-            return "".join(part.text or "" for part in self.content)
-        return self.content or ""
-
-
-class _Choice(msgspec.Struct):
-    message: _Message = msgspec.field(default_factory=_Message)
-    delta: _Message = msgspec.field(default_factory=_Message)
-    finish_reason: str | None = None
-    index: int = 0
-
-
-class _Body(msgspec.Struct):
-    choices: list[_Choice]
-    id: str | None = None
-    model: str | None = None
-
-
-class _TokensUsed(msgspec.Struct):
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    total_tokens: int = 0
-
-
 class _Metered(msgspec.Struct):
-    usage: msgspec.Raw = msgspec.Raw(b"null")
+    usage: msgspec.Raw = _NULL
+    x_groq: msgspec.Raw = _NULL
+    choices: msgspec.Raw = _NULL
 
 
-class _Cost(msgspec.Struct):
-    cost: money.Usd | None = None
+class _OfChoice(msgspec.Struct):
+    usage: msgspec.Raw = _NULL
 
 
 class Metering(msgspec.Struct, frozen=True):
@@ -140,34 +99,94 @@ def metering(body: bytes) -> Metering:
 
 
 def usage_in(body: bytes) -> bytes:
-    """The JSON of what a JSON body tells of its usage, to be read when somebody wants to know.
+    """The JSON of the usage that a JSON body reports, for :func:`read_usage`.
 
     Raises:
         msgspec.DecodeError: it is not JSON at all.
     """
     try:
-        return decode(_Metered, body).usage
+        found = decode(_Metered, body)
     except msgspec.ValidationError:
-        return b"null"
+        return _NULL
+    if found.usage != _NULL:
+        return found.usage
+    # Some providers report it elsewhere: Groq under its own name, Moonshot in a choice.
+    with suppress(msgspec.ValidationError):
+        if (usage := decode(_OfChoice, found.x_groq).usage) != _NULL:
+            return usage
+    with suppress(msgspec.ValidationError):
+        for choice in decode(list[_OfChoice], found.choices):
+            if choice.usage != _NULL:
+                return choice.usage
+    return _NULL
 
 
 def read_usage(reported: bytes) -> Metering:
-    """What :func:`usage_in` has found, read."""
-    usage = cost = None
-    with suppress(msgspec.ValidationError):
-        used = decode(_TokensUsed, reported)
-        usage = TokenUsage(
-            used.prompt_tokens,
-            used.completion_tokens,
-            used.total_tokens or used.prompt_tokens + used.completion_tokens,
-        )
-    with suppress(msgspec.ValidationError):
-        cost = decode(_Cost, reported).cost
-    return Metering(usage, cost)
+    """Read what :func:`usage_in` has found. A value that cannot be true counts as not reported."""
+    try:
+        fields = _decode_usage(reported)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return Metering()
+    counts = [_count_in(fields, names) for names in _COUNTS]
+    usage = None
+    if any(count is not None for count in counts) or not _reports_tokens(fields):
+        prompt, completion, total = (count or 0 for count in counts)
+        usage = TokenUsage(prompt, completion, total or prompt + completion)
+    return Metering(usage, _cost_in(fields.get("cost")))
+
+
+def _any_number(digits: str) -> Decimal | None:
+    with suppress(ValueError):
+        return exact(digits)
+    return None
+
+
+_decode_usage = msgspec.json.Decoder(dict[str, Any], float_hook=_any_number).decode
+
+#: The names of the three counts: as most APIs have them, and as OpenAI's Responses API does.
+_COUNTS = (
+    ("prompt_tokens", "input_tokens"),
+    ("completion_tokens", "output_tokens"),
+    ("total_tokens",),
+)
+#: A larger number of tokens is a mistake.
+_MAX_TOKENS = 10**12
+
+
+def _reports_tokens(fields: dict[str, Any]) -> bool:
+    return any(fields.get(name) is not None for names in _COUNTS for name in names)
+
+
+def _count_in(fields: dict[str, Any], names: tuple[str, ...]) -> int | None:
+    for name in names:
+        number = _number(fields.get(name))
+        if number is not None and number == int(number) and number <= _MAX_TOKENS:
+            return int(number)
+    return None
+
+
+def _cost_in(cost: object) -> Decimal | None:
+    if isinstance(cost, dict):  # Perplexity lists the parts and their total
+        parts = cast("dict[str, Any]", cost)
+        cost = parts.get("total_cost", parts.get("total"))
+    return _number(cost)
+
+
+def _number(value: object) -> Decimal | None:
+    """A number, or a number as text: from 0 to 10¹². None for anything else."""
+    try:
+        if isinstance(value, str) and len(value) <= _MAX_DIGITS:
+            value = Decimal(value)
+        return money.amount(value)
+    except (ValueError, ArithmeticError):
+        return None
+
+
+_MAX_DIGITS = 100
 
 
 def read_completion(status: int, body: bytes) -> Completion:
-    """A whole answer.
+    """A whole answer. Of a field that is not as the protocol says, nothing is read but ``raw``.
 
     Raises:
         WattfareError: the body is an error after all, or no completion.
@@ -175,24 +194,73 @@ def read_completion(status: int, body: bytes) -> Completion:
     if (error := _error_in_body(status, body)) is not None:
         raise error
     try:
-        wire = decode(_Body, body)
-        if not wire.choices:
-            raise msgspec.ValidationError("no choices")
         raw = decode_raw(body)
+        choices = _objects(raw.get("choices"))
+        if not choices:
+            raise msgspec.ValidationError("no choices")
     except msgspec.MsgspecError as error:
         raise not_the_protocol(status, "a chat completion", error) from None
     reported = metering(body)
-    choice = wire.choices[0]
+    choice = choices[0]
+    message = _object(choice.get("message"))
+    calls = ToolCalls()
+    for part in _parts(message):
+        calls.add(part)
     return Completion(
-        text=choice.message.text,
-        model=wire.model,
-        finish_reason=choice.finish_reason,
-        tool_calls=_whole(choice.message.tool_calls or ()),
+        text=_text(message),
+        model=_name(raw.get("model")),
+        finish_reason=_name(choice.get("finish_reason")),
+        tool_calls=calls.finish(),
         usage=reported.usage,
         cost_usd=reported.cost_usd,
         raw=raw,
-        id=wire.id,
+        id=_name(raw.get("id")),
     )
+
+
+# -- one field at a time: an odd one is no reason to lose the others
+
+
+def _object(value: object) -> dict[str, Any]:
+    return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
+
+
+def _objects(value: object) -> list[dict[str, Any]]:
+    """The objects in a list. Some providers send one object without its list."""
+    if isinstance(value, dict):
+        return [cast("dict[str, Any]", value)]
+    if not isinstance(value, list):
+        return []
+    items = cast("list[Any]", value)
+    return [cast("dict[str, Any]", item) for item in items if isinstance(item, dict)]
+
+
+def _name(value: object) -> str | None:
+    """A name, an id or a reason. Some providers number theirs; an empty one is none."""
+    if isinstance(value, str):
+        return value or None
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    return None
+
+
+def _index(value: object) -> int | None:
+    if type(value) is int:
+        return value
+    number = _number(value)
+    return int(number) if number is not None and number == int(number) else None
+
+
+def _text(message: dict[str, Any]) -> str:
+    content = message.get("content")
+    if isinstance(content, str):
+        return content
+    texts = [part.get("text") for part in _objects(content)]
+    return "".join(text for text in texts if isinstance(text, str))
+
+
+def _parts(message: dict[str, Any]) -> list[dict[str, Any]]:
+    return _objects(message.get("tool_calls"))
 
 
 def not_the_protocol(status: int, wanted: str, error: Exception | None = None) -> WattfareError:
@@ -212,16 +280,127 @@ def _error_in_body(status: int, body: bytes) -> WattfareError | None:
     return error_from_answer(502, body)
 
 
-def _whole(calls: Any) -> tuple[ToolCall, ...]:
-    return tuple(
-        ToolCall(
-            id=call.id or "",
-            name=(call.function and call.function.name) or "",
-            arguments=(call.function and call.function.arguments) or "",
-            type=call.type or "function",
-        )
-        for call in calls
-    )
+class _OpenCall:
+    """A tool call of which more may come."""
+
+    def __init__(self, index: int | None) -> None:
+        self.index = index
+        self.id: str | None = None
+        self.name: str | None = None
+        self.type: str | None = None
+        self.may_be_empty = True
+        self._texts: list[str] = []
+        self._size = 0
+        self._last = ""  # of the texts, the last that is not blank
+        self._value: str | None = None
+
+    def take(self, id_: str | None, name: str | None, type_: str | None, arguments: object) -> None:
+        self.id = self.id or id_
+        self.name = self.name or name
+        self.type = self.type or type_
+        if isinstance(arguments, str):
+            self._texts.append(arguments)
+            self._size += len(arguments)
+            self._last = arguments.rstrip() or self._last
+        elif arguments is not None:  # the whole value, and not its JSON
+            self._value = msgspec.json.encode(arguments).decode()
+
+    @property
+    def arguments(self) -> str:
+        text = "".join(self._texts)
+        if self._value is None or (text.strip() and self._value in ("{}", "[]")):
+            return text
+        return self._value
+
+    @property
+    def has_all(self) -> bool:
+        """Are the arguments a complete object? No part of one is."""
+        # Asked again and again of a call whose name is repeated, so not of a large one.
+        if self._size > _MOST_LOOKED_AT or not (self._value or self._last.endswith("}")):
+            return False
+        try:
+            return isinstance(msgspec.json.decode(self.arguments), dict)
+        except (msgspec.MsgspecError, RecursionError):
+            return False
+
+    @property
+    def is_one(self) -> bool:
+        """Is there a call in it at all?"""
+        return bool(self.arguments.strip() or (self.may_be_empty and (self.id or self.name)))
+
+    def whole(self) -> ToolCall:
+        return ToolCall(self.id or "", self.name or "", self.arguments, self.type or "function")
+
+
+#: Larger arguments are not looked into, in characters.
+_MOST_LOOKED_AT = 2**14
+
+
+class ToolCalls:
+    """Puts tool calls together from the parts that providers send.
+
+    A new id starts a new call, even if its index is 0, null or absent. A part without an id goes
+    on with the last call of its index; without an index, with the last call. If a provider sends
+    no ids, a part with a name starts a new call where the arguments so far are complete. ``null``
+    and ``""`` are padding.
+    """
+
+    def __init__(self) -> None:
+        self._calls: list[_OpenCall] = []
+        self._of_index: dict[int, _OpenCall] = {}
+        self._of_id: dict[str, _OpenCall] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._calls)
+
+    def add(self, part: dict[str, Any]) -> None:
+        """Take one item of ``tool_calls``: a whole call, or a part of one."""
+        function = _object(part.get("function"))
+        index, id_ = _index(part.get("index")), _name(part.get("id"))
+        name, arguments = _name(function.get("name")), function.get("arguments")
+        call = self._known(index, id_)
+        if call is None or self._starts_anew(call, id_, name, arguments):
+            repeats = id_ is None and call is not None and call.name == name
+            call = self._begin(index)
+            call.may_be_empty = not repeats  # a name that is repeated to the end begins nothing
+        call.take(id_, name, _name(part.get("type")), arguments)
+        if id_ is not None:
+            self._of_id[id_] = call
+
+    def finish(self) -> tuple[ToolCall, ...]:
+        """The calls, in order; those that follow are new ones."""
+        calls = [call for call in self._calls if call.is_one]
+        calls.sort(key=lambda call: call.index or 0)
+        self._calls = []
+        self._of_index.clear()
+        self._of_id.clear()
+        return tuple(call.whole() for call in calls)
+
+    def _known(self, index: int | None, id_: str | None) -> _OpenCall | None:
+        if id_ is not None:
+            call = self._of_id.get(id_)
+            if call is not None and (index is None or call.index in (None, index)):
+                return call
+        last = self._calls[-1] if self._calls else None
+        if index is None or (id_ is None and last is not None and last.index is None):
+            return last
+        return self._of_index.get(index)
+
+    def _starts_anew(
+        self, call: _OpenCall, id_: str | None, name: str | None, arguments: object
+    ) -> bool:
+        if id_ is not None and call.id is not None:
+            return id_ != call.id
+        if name is None or call.name is None or call.id is not None:
+            return False
+        return name != call.name or call.has_all
+
+    def _begin(self, index: int | None) -> _OpenCall:
+        call = _OpenCall(index)
+        self._calls.append(call)
+        if index is not None:
+            self._of_index[index] = call
+        return call
 
 
 class StreamReader:
@@ -235,7 +414,7 @@ class StreamReader:
 
     def __init__(self) -> None:
         self._splitter = sse.Splitter()
-        self._calls: dict[int, _ToolCall] = {}
+        self._calls = ToolCalls()
         self._texts: list[str] = []
         self.done = False
         self.finish_reason: str | None = None
@@ -261,6 +440,8 @@ class StreamReader:
         except sse.EventTooLargeError as error:
             raise _broken(str(error)) from None
         yield from self._read(block)
+        if not self.done and self._splitter.ends:
+            yield from self._read(self._splitter.finish())
 
     def end(self) -> Iterator[Chunk]:
         """The bytes have ended.
@@ -269,8 +450,7 @@ class StreamReader:
             WattfareError: ``upstream``; they ended too early.
         """
         if not self.done:
-            # A server may leave out the empty line behind the very last event.
-            yield from self._read(self._splitter.rest + b"\n\n")
+            yield from self._read(self._splitter.finish())
         if not self.done:
             raise _broken("it ended before its end")
 
@@ -282,35 +462,42 @@ class StreamReader:
         for event in sse.events(block):
             if self.done:
                 return
-            if not sse.is_done(event.data):
-                yield self._chunk(event.data)
-                continue
-            self.done = True
-            if self._calls:
-                yield Chunk("", None, self._finish_calls(), None, None, {})
+            if sse.is_done(event.data):
+                self.done = True
+                if self._calls:
+                    yield Chunk("", None, self._finish_calls(), None, None, {})
+            elif (chunk := self._chunk(event)) is not None:
+                yield chunk
 
-    def _chunk(self, data: bytes) -> Chunk:
+    def _chunk(self, event: sse.Event) -> Chunk | None:
+        data = event.data
         if (error := sse.error_in(data)) is not None:
             raise error
         try:
-            wire = decode(_Body, data)
             raw = decode_raw(data)
+        except msgspec.ValidationError:
+            return None  # such as `data: null`, which some send to keep the connection open
         except msgspec.MsgspecError as error:
+            if sse.is_ping(event):
+                return None
             raise _broken(f"an event is no chat completion chunk: {error}") from None
-        self.id = wire.id or self.id
-        self.model = wire.model or self.model
+        self.id = _name(raw.get("id")) or self.id
+        self.model = _name(raw.get("model")) or self.model
         text, reason = "", None
         finished: tuple[ToolCall, ...] = ()
-        for choice in wire.choices:
-            if choice.index != 0:
+        for choice in _objects(raw.get("choices")):
+            index = choice.get("index")
+            if index and _index(index):
                 continue  # of several choices the first is typed; all are in `raw`
-            text = choice.delta.text
-            reason = choice.finish_reason
-            for part in choice.delta.tool_calls or ():
-                self._add_call(part)
+            delta = _object(choice.get("delta"))
+            text += _text(delta)
+            if "tool_calls" in delta:
+                for part in _parts(delta):
+                    self._calls.add(part)
+            reason = _name(choice.get("finish_reason"))
             if reason is not None:
                 self.finish_reason = reason
-                finished = self._finish_calls()
+                finished += self._finish_calls()
         if text:
             self._texts.append(text)
         reported = metering(data) if b'"usage"' in data else Metering()
@@ -318,21 +505,8 @@ class StreamReader:
         self.cost_usd = reported.cost_usd if reported.cost_usd is not None else self.cost_usd
         return Chunk(text, reason, finished, reported.usage, reported.cost_usd, raw)
 
-    def _add_call(self, part: _ToolCall) -> None:
-        call = self._calls.get(part.index)
-        if call is None:
-            call = self._calls[part.index] = _ToolCall(index=part.index, function=_Function("", ""))
-        call.id = call.id or part.id
-        call.type = call.type or part.type
-        if part.function is not None and call.function is not None:
-            call.function.name = call.function.name or part.function.name
-            call.function.arguments = (call.function.arguments or "") + (
-                part.function.arguments or ""
-            )
-
     def _finish_calls(self) -> tuple[ToolCall, ...]:
-        finished = _whole(self._calls[index] for index in sorted(self._calls))
-        self._calls.clear()
+        finished = self._calls.finish()
         self.tool_calls += finished
         return finished
 

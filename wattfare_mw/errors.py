@@ -3,6 +3,8 @@ an AI library to the one inside it."""
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
@@ -18,6 +20,8 @@ class WattfareError(Exception):
         message: for people; never holds a secret.
         retry_after: seconds to wait before trying again, where the service said so.
         request_id: the service's id of the call, where it gave one: what support asks for.
+        upstream_code: the code of the model's provider, such as ``"context_length_exceeded"``, if
+            it refused the call and gave one.
         log_message: what the log says of it: the message, or words of ours if the message
             repeats those of a service or an upstream.
     """
@@ -33,12 +37,14 @@ class WattfareError(Exception):
         status: int | None = None,
         retry_after: float | None = None,
         request_id: str | None = None,
+        upstream_code: str | None = None,
     ) -> None:
         self.code = code or self.default_code
         self.status = self.default_status if status is None else status
         self.message = message or (type(self).__doc__ or self.code).split("\n")[0]
         self.retry_after = retry_after
         self.request_id = request_id
+        self.upstream_code = upstream_code
         self.log_message = self.message
         super().__init__(self.message)
 
@@ -57,8 +63,12 @@ class WattfareError(Exception):
         return (_copy, (type(self), self.message), self.__dict__)
 
     def to_wire(self) -> dict[str, dict[str, str]]:
-        """The protocol's JSON: ``{"error": {"code", "message"}}``."""
-        return {"error": {"code": self.code, "message": self.message}}
+        """The protocol's JSON: ``{"error": {"code", "message"}}``, and ``upstreamCode`` if there
+        is one."""
+        fields = {"code": self.code, "message": self.message}
+        if self.upstream_code is not None:
+            fields["upstreamCode"] = self.upstream_code
+        return {"error": fields}
 
     def to_json(self) -> bytes:
         """:meth:`to_wire`, encoded."""
@@ -194,8 +204,12 @@ _CODE_BY_STATUS = {
     401: "auth",
     429: "rate_limited",
     **dict.fromkeys((400, 403, 405, 409, 413, 415, 422), "invalid_request"),
-    **dict.fromkeys((502, 503, 504), "upstream"),
+    **dict.fromkeys((408, 502, 503, 504, 529), "upstream"),
 }
+
+
+#: The longest code of an upstream that is passed on, in characters.
+MAX_UPSTREAM_CODE = 100
 
 
 class WireError(msgspec.Struct, frozen=True):
@@ -204,10 +218,11 @@ class WireError(msgspec.Struct, frozen=True):
 
     code: str | None = None
     message: str = ""
+    upstream_code: str | None = None
 
 
 class _WireEnvelope(msgspec.Struct):
-    error: dict[str, Any]
+    error: dict[str, Any] | str
 
 
 _decode_envelope = msgspec.json.Decoder(_WireEnvelope).decode
@@ -244,6 +259,7 @@ def error_from_answer(
     }
     error = wire_error(body)
     if error is not None:
+        about["upstream_code"] = error.upstream_code
         return make_error(error.code, error.message or f"Wattfare answered {status}.", **about)
     if 300 <= status < 400:
         message = (
@@ -262,27 +278,42 @@ def wire_error(body: bytes) -> WireError | None:
     """The ``{"error": {"code", "message"}}`` in a body or an event's data, or None; an error that
     tells nothing at all is none."""
     try:
-        return _told(_decode_envelope(body).error)
+        error = _decode_envelope(body).error
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
+    if isinstance(error, str):
+        return WireError(message=error) if error else None
+    return _told(error)
 
 
 def _told(error: Mapping[Any, Any]) -> WireError | None:
-    code, message = error.get("code"), error.get("message")
+    code, message, upstream = (error.get(name) for name in ("code", "message", "upstreamCode"))
     if not code and not message:
         return None
     return WireError(
-        code if isinstance(code, str) else None, message if isinstance(message, str) else ""
+        code if isinstance(code, str) else None,
+        message if isinstance(message, str) else "",
+        upstream[:MAX_UPSTREAM_CODE] if isinstance(upstream, str) and upstream else None,
     )
 
 
 def retry_after_seconds(value: str | None) -> float | None:
-    """A ``Retry-After`` of seconds (the form that this protocol uses), or None for any other."""
+    """The seconds that a ``Retry-After`` says, which is a number of seconds or a date: 0 for a
+    date in the past, None for anything else or more than a day."""
     try:
         seconds = float(value or "")
     except ValueError:
-        return None
+        seconds = _seconds_until(value or "")
     return seconds if 0 <= seconds <= 86_400 else None
+
+
+def _seconds_until(date: str) -> float:
+    from email.utils import parsedate_to_datetime  # it is slow to import, and rarely needed
+
+    try:
+        return max(parsedate_to_datetime(date[:100]).timestamp() - time.time(), 0.0)
+    except (ValueError, OverflowError, OSError):
+        return math.nan
 
 
 def to_wattfare_error(error: BaseException | None) -> WattfareError | None:
@@ -290,14 +321,20 @@ def to_wattfare_error(error: BaseException | None) -> WattfareError | None:
 
     It looks through what AI libraries wrap around it: causes, contexts and exception groups,
     and the ``body`` or ``response`` that an HTTP error of openai, pydantic-ai or httpx carries.
+    ``retry_after`` and ``request_id`` come from the headers of the response.
     """
+    found: WattfareError | None = None
     for inner in unwrapped(error):
         if isinstance(inner, WattfareError):
-            return inner
-        found = _from_http_error(inner)
+            return found or inner
+        if found is None:
+            found = _from_http_error(inner)
         if found is not None:
-            return found
-    return None
+            # The library's own error may hold the body only, and its cause the response.
+            _add_headers(found, inner)
+            if found.retry_after is not None and found.request_id is not None:
+                break
+    return found
 
 
 def is_budget_exceeded(error: BaseException | None) -> bool:
@@ -346,7 +383,38 @@ def _from_http_error(error: BaseException) -> WattfareError | None:
         wire = _wire_error_of(body)
         # Other services have an `error` in their JSON too: only our own codes are ours.
         if wire is not None and wire.code != "unknown" and wire.code in STATUS_BY_CODE:
-            return make_error(wire.code, wire.message, status=status)
+            return make_error(
+                wire.code, wire.message, status=status, upstream_code=wire.upstream_code
+            )
+    return None
+
+
+def _add_headers(found: WattfareError, error: BaseException) -> None:
+    """What the headers of a library's response say, if it is not known yet."""
+    response = _attribute(error, "response")
+    places = ((response, "headers"), (error, "litellm_response_headers"), (error, "headers"))
+    for value, name in places:
+        headers = _attribute(value, name)
+        if found.retry_after is None:
+            found.retry_after = retry_after_seconds(_header(headers, "retry-after"))
+        if found.request_id is None:
+            request_id = _header(headers, "x-request-id")
+            if request_id and len(request_id) <= _MAX_REQUEST_ID and request_id.isprintable():
+                found.request_id = request_id
+
+
+_MAX_REQUEST_ID = 128
+
+
+def _header(headers: object, wanted: str) -> str | None:
+    if not isinstance(headers, Mapping):
+        return None
+    try:
+        for name, value in headers.items():  # pyright: ignore[reportUnknownVariableType,reportUnknownMemberType]
+            if isinstance(name, str) and name.lower() == wanted and isinstance(value, str):
+                return value
+    except Exception:
+        return None
     return None
 
 

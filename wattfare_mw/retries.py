@@ -48,7 +48,9 @@ def retry_delay(
         if failure.sent and not repeatable:
             return None
     elif not repeatable or not (
-        isinstance(failure, WattfareRateLimitError) or failure.status >= 500
+        isinstance(failure, WattfareRateLimitError)
+        or failure.status == 408
+        or failure.status >= 500
     ):
         return None
     if in_request:

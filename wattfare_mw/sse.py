@@ -25,6 +25,8 @@ _EVENT_END = re.compile(rb"(?>\r\n|\r|\n)[\r\n]+")
 _LINE_END = re.compile(rb"\r\n|\n|\r")
 _BOM = b"\xef\xbb\xbf"
 _LF = 0x0A
+_DONE_LINE = re.compile(rb"data: ?\[DONE\][ \r\n]*")
+_DONE_BYTES = 20
 _COMMENTS_ONLY = re.compile(rb"[\r\n]*(?::[^\r\n]*[\r\n]+)+")
 
 
@@ -77,6 +79,18 @@ class Splitter:
     def rest(self) -> bytes:
         """The half event at the end."""
         return b"".join(self._parts)
+
+    @property
+    def ends(self) -> bool:
+        """Is the half event the end of a complete answer? Some servers leave out the empty line
+        after it, and may leave the connection open."""
+        return 0 < self._size <= _DONE_BYTES and _DONE_LINE.fullmatch(self.rest) is not None
+
+    def finish(self) -> bytes:
+        """The half event as a whole one, or nothing; the bytes have ended. A server may leave out
+        the empty line after the very last event."""
+        rest, self._parts, self._size, self._line_end = self.rest, [], 0, b""
+        return rest.rstrip(b"\r\n") + b"\n\n" if rest else b""
 
 
 def _last_event_end(data: bytes, *, under_way: bool) -> int:
@@ -218,6 +232,11 @@ def is_done(data: bytes) -> bool:
     return data.strip() == DONE
 
 
+def is_ping(event: Event) -> bool:
+    """Does an event only keep the connection open? Its data need not be JSON."""
+    return not event.data.strip() or event.type in ("ping", "heartbeat", "keepalive", "keep-alive")
+
+
 def error_in(data: bytes) -> WattfareError | None:
     """The error that an event's data stands for, or None for any other event."""
     if b'"error"' not in data:
@@ -227,4 +246,9 @@ def error_in(data: bytes) -> WattfareError | None:
         return None
     # Inside a stream there is no status: each code has its own, and the rest is the upstream's.
     code = error.code or "upstream"
-    return make_error(code, error.message, status=STATUS_BY_CODE.get(code, 502))
+    return make_error(
+        code,
+        error.message,
+        status=STATUS_BY_CODE.get(code, 502),
+        upstream_code=error.upstream_code,
+    )

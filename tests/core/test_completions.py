@@ -151,10 +151,22 @@ def test_text_in_parts() -> None:
         ({"cost": 0.1}, Metering(TokenUsage(), Decimal("0.1"))),
         ({"cost": 0}, Metering(TokenUsage(), Decimal(0))),
         ({"cost": None}, Metering(TokenUsage())),
-        ({"cost": "0.1"}, Metering(TokenUsage())),
+        ({"cost": "0.1"}, Metering(TokenUsage(), Decimal("0.1"))),
+        ({"cost": "1e-6"}, Metering(TokenUsage(), Decimal("0.000001"))),
+        ({"cost": "NaN"}, Metering(TokenUsage())),
+        ({"cost": "1e99999999999"}, Metering(TokenUsage())),
+        (
+            {"cost": {"total_cost": 0.1, "input_tokens_cost": 0.04}},
+            Metering(TokenUsage(), Decimal("0.1")),
+        ),
+        ({"input_tokens": 2, "output_tokens": 3}, Metering(TokenUsage(2, 3, 5))),
+        ({"prompt_tokens": 2, "completion_tokens": None}, Metering(TokenUsage(2, 0, 2))),
+        ({"prompt_tokens": 2, "completion_tokens": -3}, Metering(TokenUsage(2, 0, 2))),
+        ({"prompt_tokens": 2.0, "completion_tokens": [3]}, Metering(TokenUsage(2, 0, 2))),
+        ({"prompt_tokens": True, "cost": 0.1}, Metering(None, Decimal("0.1"))),
         ({"cost": -1}, Metering(TokenUsage())),
         ({"cost": True}, Metering(TokenUsage())),
-        ({"prompt_tokens": "2", "cost": 0.1}, Metering(None, Decimal("0.1"))),
+        ({"prompt_tokens": "2", "cost": 0.1}, Metering(TokenUsage(2, 0, 2), Decimal("0.1"))),
         ({"prompt_tokens": 2.5, "cost": 0.1}, Metering(None, Decimal("0.1"))),
         ("free", Metering()),
         ([], Metering()),
@@ -184,3 +196,183 @@ def test_the_answer_as_it_came_has_plain_numbers() -> None:
     raw = read_completion(200, b'{"choices": [{}], "x": 1.5, "y": [1e3]}').raw
     assert raw == {"choices": [{}], "x": 1.5, "y": [1000.0]}
     assert isinstance(raw["x"], float)
+
+
+# -- one odd field
+
+
+def streamed(*events: Any) -> StreamReader:
+    reader = StreamReader()
+    for event in events:
+        data = event if isinstance(event, bytes) else json.dumps(event).encode()
+        for _ in reader.feed(b"data: " + data + b"\n\n"):
+            pass
+    list(reader.feed(b"data: [DONE]\n\n"))
+    return reader
+
+
+def delta_of(finish: str | None = None, **delta: Any) -> dict[str, Any]:
+    return {"choices": [{"index": 0, "delta": delta, "finish_reason": finish}]}
+
+
+USAGE = {"prompt_tokens": 2, "completion_tokens": 1, "total_tokens": 3}
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"choices": None, "usage": USAGE},
+        {"usage": USAGE},
+        {"choices": {}, "usage": USAGE},
+        {"choices": [], "x_groq": {"id": "r", "usage": USAGE}},
+        {"choices": [{"index": 0, "delta": None, "usage": USAGE}]},
+        {"choices": [{"index": None, "delta": {"content": None}}], "usage": USAGE},
+        {"id": 7, "model": 8, "choices": [{"index": "0", "delta": []}], "usage": USAGE},
+        {
+            "choices": [{"delta": {"content": [{"type": "thinking", "thinking": []}]}}],
+            "usage": USAGE,
+        },
+        {"choices": [], "usage": {**USAGE, "prompt_tokens_details": "none", "cost": "free"}},
+    ],
+    ids=str,
+)
+def test_an_odd_field_loses_no_answer(odd: dict[str, Any]) -> None:
+    reader = streamed(delta_of(content="one"), delta_of("stop"), odd, b"null", b"", b"[]")
+    assert (reader.text, reader.finish_reason) == ("one", "stop")
+    assert reader.usage == TokenUsage(2, 1, 3)
+
+
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        ({"id": 5, "model": 6, "choices": [{"message": {"content": "x"}}]}, "x"),
+        ({"choices": [{"index": None, "message": {"content": "x"}, "finish_reason": ""}]}, "x"),
+        ({"choices": [{"message": {"content": "x", "tool_calls": None}}], "usage": "free"}, "x"),
+        ({"choices": [{"message": {"content": ["y", {"text": "x"}, {"text": None}]}}]}, "x"),
+        ({"choices": [{"message": None}]}, ""),
+        ({"choices": [None, {"message": {"content": "x"}}]}, "x"),
+        ({"choices": {"message": {"content": "x"}}}, "x"),
+    ],
+    ids=str,
+)
+def test_an_odd_field_of_a_whole_answer(fields: dict[str, Any], text: str) -> None:
+    read_ = read_completion(200, json.dumps(fields).encode())
+    assert (read_.text, read_.finish_reason) == (text, None)
+    assert read_.raw == fields
+    assert read_.id in (None, "5")
+
+
+@pytest.mark.parametrize("data", [b'{"error": "no"}', b'{"error": {"message": "no"}}'])
+def test_an_error_event_is_never_passed_over(data: bytes) -> None:
+    with pytest.raises(WattfareError, match="no") as caught:
+        streamed(delta_of(content="one"), data)
+    assert caught.value.code == "upstream"
+
+
+# -- tool calls
+
+
+def part(arguments: Any = None, **fields: Any) -> dict[str, Any]:
+    function = {
+        "arguments": arguments,
+        **({"name": fields.pop("name")} if "name" in fields else {}),
+    }
+    return {"function": function, **fields}
+
+
+A = ToolCall("a", "w", '{"city":"Oslo"}')
+B = ToolCall("b", "t", '{"tz":"UTC"}')
+WHOLE_A = part(A.arguments, id="a", name="w")
+WHOLE_B = part(B.arguments, id="b", name="t")
+
+
+@pytest.mark.parametrize(
+    ("parts", "calls"),
+    [
+        ([{**WHOLE_A, "index": 0}, {**WHOLE_B, "index": 0}], (A, B)),
+        ([{**WHOLE_A, "index": None}, {**WHOLE_B, "index": None}], (A, B)),
+        ([WHOLE_A, WHOLE_B], (A, B)),
+        ([{**WHOLE_A, "index": 1}, {**WHOLE_B, "index": 0}], (B, A)),
+        ([part({"city": "Oslo"}, id="a", name="w")], (A,)),
+        ([part({}, id="a", name="w"), part(A.arguments)], (A,)),
+        ([part("", id="a", name="w"), part({})], (ToolCall("a", "w", "{}"),)),
+        ([part("", id="a", name="w")], (ToolCall("a", "w", ""),)),
+        (
+            [part(None, id=5, name="w", index=0), part("{}", id=5, index=0)],
+            (ToolCall("5", "w", "{}"),),
+        ),
+        # The id comes late.
+        ([part("{", index=0, name="w"), part("}", index=0, id="a")], (ToolCall("a", "w", "{}"),)),
+        # No ids: a name after complete arguments is that of another call.
+        (
+            [
+                part(A.arguments, name="w", id="", index=0),
+                part(A.arguments, name="w", id="", index=0),
+            ],
+            (ToolCall("", "w", A.arguments),) * 2,
+        ),
+        (
+            [part("{}", name="w"), part("", name="w"), part('{"a":', name=""), part("1}")],
+            (ToolCall("", "w", "{}"), ToolCall("", "w", '{"a":1}')),
+        ),
+        (
+            [part("", name="w"), part("{}", name="w"), part("", name="w")],
+            (ToolCall("", "w", "{}"),),
+        ),
+        (
+            [part("{}", name="w", index=0), part("{}", name="t", index=0)],
+            (ToolCall("", "w", "{}"), ToolCall("", "t", "{}")),
+        ),
+        # What is no part at all.
+        ([None, 5, WHOLE_A, {"function": None, "index": 0}, {}], (A,)),
+    ],
+    ids=str,
+)
+def test_tool_calls_as_providers_send_them(parts: list[Any], calls: tuple[ToolCall, ...]) -> None:
+    one_by_one = [delta_of("", tool_calls=[each]) for each in parts]
+    for events in (one_by_one, [delta_of("", tool_calls=parts)]):
+        reader = streamed(*events, delta_of("tool_calls"))
+        assert reader.tool_calls == calls
+        assert reader.finish_reason == "tool_calls"
+
+
+def test_arguments_as_an_object_in_a_whole_answer() -> None:
+    message = {"content": None, "tool_calls": [part({"city": "Oslo"}, id="a", name="w"), WHOLE_B]}
+    body = json.dumps({"choices": [{"message": message}]}).encode()
+    assert read_completion(200, body).tool_calls == (A, B)
+
+
+OBJECTS = st.dictionaries(st.text(max_size=3), st.text(max_size=5) | st.integers(), max_size=3)
+PADDING = st.sampled_from([{}, {"id": None}, {"id": ""}, {"type": ""}, {"type": None}])
+NAME_PADDING = st.sampled_from([{}, {"name": None}, {"name": ""}, {"name": "f"}])
+INDEXES = st.sampled_from(["own", "zero", "null", "absent"])
+
+
+@given(st.data(), st.lists(OBJECTS, min_size=1, max_size=3), INDEXES, st.booleans())
+def test_any_split_and_any_padding_gives_the_same_calls(
+    data: st.DataObject, values: list[dict[str, Any]], indexes: str, ids: bool
+) -> None:
+    texts = [json.dumps(value) for value in values]
+    events: list[Any] = []
+    for n, text in enumerate(texts):
+        index = {"own": {"index": n}, "zero": {"index": 0}, "null": {"index": None}}.get(
+            indexes, {}
+        )
+        cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=4)))
+        pieces = [text[at:to] for at, to in zip([0, *cuts], [*cuts, len(text)], strict=True)]
+        for number, arguments in enumerate(pieces):
+            fields = dict(data.draw(PADDING))
+            function = dict(data.draw(NAME_PADDING))
+            if number == 0:
+                function = {"name": "f"}
+                if ids:
+                    fields["id"] = f"call-{n}"
+            function["arguments"] = arguments or data.draw(st.sampled_from(["", None]))
+            events.append(delta_of("", tool_calls=[{**fields, **index, "function": function}]))
+    reader = streamed(*events, delta_of("tool_calls", content=""))
+    assert [(call.name, call.arguments) for call in reader.tool_calls] == [
+        ("f", text) for text in texts
+    ]
+    assert [call.id for call in reader.tool_calls] == [
+        f"call-{n}" if ids else "" for n in range(len(texts))
+    ]

@@ -6,7 +6,9 @@ from __future__ import annotations
 import asyncio
 import copy
 import pickle
+import time
 from collections.abc import Iterator
+from email.utils import formatdate
 from typing import Any
 
 import httpx
@@ -133,6 +135,7 @@ def test_any_answer_is_a_typed_error(status: int, body: bytes) -> None:
         (403, "invalid_request"),
         (404, "unknown"),
         (405, "invalid_request"),
+        (408, "upstream"),
         (409, "invalid_request"),
         (413, "invalid_request"),
         (415, "invalid_request"),
@@ -143,6 +146,7 @@ def test_any_answer_is_a_typed_error(status: int, body: bytes) -> None:
         (502, "upstream"),
         (503, "upstream"),
         (504, "upstream"),
+        (529, "upstream"),
     ],
 )
 def test_a_status_without_a_code(status: int, code: str) -> None:
@@ -171,12 +175,20 @@ def test_an_unknown_code_is_named() -> None:
         ("inf", None),
         ("1e99", None),
         ("86401", None),
-        ("Fri, 31 Dec 1999 23:59:59 GMT", None),
+        ("Fri, 31 Dec 1999 23:59:59 GMT", 0),
+        ("Fri, 31 Dec 9999 23:59:59 GMT", None),
+        ("Fri, 99 Dec 1999 23:59:59 GMT", None),
         ("soon", None),
     ],
 )
 def test_retry_after(value: str | None, seconds: float | None) -> None:
     assert retry_after_seconds(value) == seconds
+
+
+def test_retry_after_as_a_date() -> None:
+    seconds = retry_after_seconds(formatdate(time.time() + 100, usegmt=True))
+    assert seconds is not None
+    assert 0 < seconds <= 101
 
 
 # -- the helpers
@@ -292,6 +304,45 @@ def test_through_the_openai_package(
     found = to_wattfare_error(error)
     assert type(found) is cls
     assert (found.code, found.status, found.message) == (code, status or 502, "Because.")
+
+
+def test_the_headers_come_through_the_openai_package(service: Wire) -> None:
+    body = {"error": {"code": "rate_limited", "message": "x", "upstreamCode": "tpm_limit"}}
+    headers = {"Retry-After": "7", "X-Request-Id": "r-1"}
+    service.then(json_answer(body, 429, **headers))
+    with openai.OpenAI(api_key="none", base_url=f"{service.url}/v1", max_retries=0) as client:
+        error = raised(client.models.list)
+    assert error.body["upstreamCode"] == "tpm_limit"  # type: ignore[attr-defined]
+    found = to_wattfare_error(error)
+    assert found is not None
+    assert (found.retry_after, found.request_id) == (7, "r-1")
+    assert found.upstream_code == "tpm_limit"
+    assert found.to_wire() == body
+
+
+def test_the_headers_come_from_the_cause(service: Wire) -> None:
+    """A library's own error holds the body, and the error of the client below has the rest."""
+    service.then(error_answer("rate_limited", 429, **{"Retry-After": "7", "X-Request-Id": "r-1"}))
+
+    def fail() -> None:
+        with httpx.Client() as client:
+            response = client.get(service.url)
+        try:
+            response.raise_for_status()
+        except httpx.HTTPError as error:
+            raise Wrapped(status_code=429, body=response.json()) from error
+
+    found = to_wattfare_error(raised(fail))
+    assert isinstance(found, WattfareRateLimitError)
+    assert (found.retry_after, found.request_id) == (7, "r-1")
+
+
+@pytest.mark.parametrize("headers", [None, 7, {"retry-after": 7}, {7: "x"}, {"X-Request-Id": "\n"}])
+def test_headers_that_are_none(headers: Any) -> None:
+    error = Wrapped(body=WIRE, response=Wrapped(headers=headers))
+    found = to_wattfare_error(error)
+    assert isinstance(found, WattfareBudgetExceededError)
+    assert (found.retry_after, found.request_id) == (None, None)
 
 
 @pytest.mark.parametrize(("cls", "code", "status"), FAMILY)

@@ -72,11 +72,17 @@ ANSWERS: list[Any] = [
     {"error": {"code": 403, "message": "x", "metadata": {"reasons": ["y"]}}},
     {"error": "x"},
     {"error": {"type": "authentication_error", "status": "401", "message": "x"}},
+    [{"error": {"code": 400, "status": "x", "details": [{"reason": "API_KEY_INVALID"}]}}],
+    {"detail": [{"loc": ["body", 1], "msg": "x"}, {"loc": ["n"], "msg": "y"}]},
+    {"object": "error", "message": "x", "code": 400},
+    {"error": {"message": "x", "metadata": {"raw": '{"error": {"message": "y"}}'}}},
 ]
 
 _PRICES = {"prompt": "0.000001", "completion": "0.000002"}
 
 PRICE_LISTS: list[Any] = [
+    [{"id": "models/m", "pricing": _PRICES}, {"id": "n"}, "o"],
+    {"models": [{"name": "models/m", "model": "m:latest", "pricing": _PRICES}]},
     {"object": "list", "data": [{"id": "m", "pricing": _PRICES}, {"id": "n", "object": "model"}]},
     {
         "data": [

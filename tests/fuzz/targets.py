@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import math
+from contextlib import suppress
 from decimal import Decimal
 from random import Random
 from typing import Any
@@ -14,6 +15,7 @@ import msgspec
 from fuzz import mutations
 from fuzz.samples import ANSWERS, CHUNKS, PRICE_LISTS, REQUESTS
 from wattfare_mw import sse
+from wattfare_mw.completions import read_completion
 from wattfare_mw.errors import WattfareAuthError, WattfareError
 from wattfare_mw.headers import Headers
 from wattfare_mw.json_limits import MAX_DEPTH, check_structure
@@ -25,7 +27,7 @@ from wattfare_mw.service.chat.json_length import json_length
 from wattfare_mw.service.chat.meter import Meter
 from wattfare_mw.service.chat.price import Price
 from wattfare_mw.service.chat.usage import TokenCounts
-from wattfare_mw.service.models import upstream_answers
+from wattfare_mw.service.models import model_lists, upstream_answers
 from wattfare_mw.service.models.price_lists import read_prices
 from wattfare_mw.service.models.redaction import Redactor
 from wattfare_mw.service.tokens import Session, Signer
@@ -204,6 +206,8 @@ def price_lists(random: Random) -> None:
     """Each price that is read can be computed with."""
     data = mutations.json_of(PRICE_LISTS, _PRICE_NAMES, random)
     try:
+        data = model_lists.normalized(data)
+        assert isinstance(json.loads(data)["data"], list)
         prices = read_prices(data)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return  # `catalog` says that it is no list
@@ -242,6 +246,8 @@ def answers(random: Random) -> None:
         assert KEY.encode() not in answer
         assert meter.complete
     _check_meter(meter)
+    with suppress(WattfareError):
+        read_completion(200, data)
     error = upstream_answers.failure(
         random.choice((400, 401, 402, 403, 404, 418, 429, 500, 502, 599)),
         data,
@@ -271,7 +277,7 @@ def _meter(random: Random) -> Meter:
 
 
 def _check_failure(error: WattfareError) -> None:
-    assert error.code in ("upstream", "funding_invalid", "rate_limited", "invalid_request"), error
+    assert error.code in ("upstream", "rate_limited", "invalid_request"), error
     assert error.http_status != 500
     assert KEY not in error.message
     assert error.retry_after is None or math.isfinite(error.retry_after)

@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from support.service import App, Service, run_service
 from support.upstream import Exchange, Upstream, chunk_of, completion_of, good, run_upstream
 
-from wattfare_mw.errors import WattfareFundingError
 from wattfare_mw.service.models import upstream_answers
 from wattfare_mw.service.models.redaction import MASK, Redactor
 
@@ -196,7 +195,7 @@ def test_an_error_in_a_stream(paying: tuple[App, Upstream], odd: Any, place: str
     codes = [error.get(name) for name in ("code", "type", "status")] if type(error) is dict else []
     if set(codes) & {401, "402", "invalid_api_key", "authentication_error", "PERMISSION_DENIED"}:
         assert "The account" not in said
-        assert "funding_invalid" in said
+        assert "refuses the account of this service" in said
 
 
 @pytest.mark.parametrize("form", ["plain", "header", "base64", "basic", "basic, key first"])
@@ -266,5 +265,7 @@ def test_words_about_the_account_are_never_passed_on(
     error: dict[str, Any] = {"message": words, **({"code": status} if as_code else {})}
     body = json.dumps({"error": error}).encode()
     failure = upstream_answers.failure(500 if as_code else status, body, {}, Redactor(KEY))
-    assert isinstance(failure, WattfareFundingError)
-    assert failure.message == "The funding key was refused upstream: reconnect."
+    assert isinstance(failure, upstream_answers.AccountRefusedError)
+    assert (failure.code, failure.http_status) == ("upstream", 502)
+    assert failure.upstream_code is None
+    assert failure.message.startswith("The model's provider refuses the account of this service.")

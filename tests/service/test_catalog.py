@@ -10,9 +10,14 @@ from typing import Any
 import pytest
 
 from wattfare_mw import WattfareError
-from wattfare_mw.errors import invalid_request
 from wattfare_mw.service.models import catalog, upstream_answers
-from wattfare_mw.service.models.catalog import FRESH_SECONDS, RETRY_SECONDS, STALE_SECONDS, Catalog
+from wattfare_mw.service.models.catalog import (
+    FRESH_SECONDS,
+    RETRY_SECONDS,
+    STALE_SECONDS,
+    Catalog,
+    NoListError,
+)
 
 
 def listing(price: str) -> bytes:
@@ -101,7 +106,7 @@ async def test_nobody_waits_for_a_newer_list(models: Catalog, source: Source, cl
     "failure",
     [
         upstream_answers.failed("down"),
-        invalid_request("for once there is none", 400),
+        NoListError(),
         b"<html>",
         b'{"data": 5}',
     ],
@@ -129,8 +134,13 @@ async def test_the_last_list_is_good_for_a_day(
     assert await prompt_price(models) == 3
 
 
+@pytest.mark.parametrize("nothing", [NoListError(), b"<html>", b"", b'{"data": 5}', b"[", b"7"])
 async def test_an_upstream_that_gives_no_list(
-    models: Catalog, source: Source, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    models: Catalog,
+    source: Source,
+    clock: Clock,
+    monkeypatch: pytest.MonkeyPatch,
+    nothing: Any,
 ) -> None:
     """What is published is all that is known; and what is not is not remembered, because anyone
     can make up names."""
@@ -142,16 +152,14 @@ async def test_an_upstream_that_gives_no_list(
         return known.get(model)
 
     monkeypatch.setattr(catalog, "published", published)
-    source.now = invalid_request("no such path", 400)
+    source.now = nothing
     assert await prompt_price(models, "known") == 5
     assert await prompt_price(models, "known") == 5
     assert await prompt_price(models, "made up") is None
     assert await prompt_price(models, "made up") is None
     assert asked == ["known", "made up", "made up"]
     assert source.asked == 1
-    with pytest.raises(WattfareError, match="no list") as raised:
-        await models.body()
-    assert raised.value.code == "upstream"
+    assert json.loads(await models.body()) == {"object": "list", "data": []}
     source.now = listing("1")
     clock.now = FRESH_SECONDS
     await models.price("known")
@@ -159,6 +167,38 @@ async def test_an_upstream_that_gives_no_list(
     assert await prompt_price(models) == 1
     with pytest.raises(WattfareError, match="lists no model"):
         await models.price("known")
+
+
+PRICING = {"prompt": "1", "completion": "2"}
+
+
+@pytest.mark.parametrize(
+    "listed",
+    [
+        {"data": [{"id": "m", "pricing": PRICING}]},
+        {"object": "list", "data": [{"id": "m", "object": "model", "pricing": PRICING}, {}, 5]},
+        [{"id": "m", "pricing": PRICING}, {"id": "n"}, None],
+        {"data": [{"id": "models/m", "pricing": PRICING}]},
+        {"models": [{"name": "m", "model": "m", "pricing": PRICING}]},
+        {"models": [{"name": "models/m", "pricing": PRICING}]},
+        {"models": [{"name": "m:latest", "model": "m:latest", "pricing": PRICING}]},
+    ],
+    ids=str,
+)
+async def test_the_shapes_of_lists(models: Catalog, source: Source, listed: Any) -> None:
+    source.now = json.dumps(listed).encode()
+    assert await prompt_price(models) == 1
+    assert await prompt_price(models, "models/m") == 1
+    with pytest.raises(WattfareError, match="lists no model"):
+        await models.price("other")
+    body = json.loads(await models.body())
+    assert body["data"][0]["id"].removesuffix(":latest") == "m"
+    assert body["data"][0]["pricing"] == PRICING
+
+
+async def test_a_list_of_the_usual_shape_stays_as_it_is(models: Catalog, source: Source) -> None:
+    source.now = b'{ "data": [ {"id": "m", "x": 1.50} ], "more": null }'
+    assert await models.body() == source.now
 
 
 async def test_closing_ends_a_question(models: Catalog, source: Source) -> None:

@@ -116,12 +116,15 @@ def test_the_official_client(app: App, upstream: Upstream) -> None:
         (400, 400, "invalid_request"),
         (404, 400, "invalid_request"),
         (422, 400, "invalid_request"),
-        (401, 402, "funding_invalid"),
-        (402, 402, "funding_invalid"),
-        (403, 402, "funding_invalid"),
+        (413, 400, "invalid_request"),
+        (401, 502, "upstream"),
+        (402, 502, "upstream"),
+        (403, 502, "upstream"),
+        (408, 502, "upstream"),
         (429, 429, "rate_limited"),
         (500, 502, "upstream"),
         (503, 502, "upstream"),
+        (529, 502, "upstream"),
         (302, 502, "upstream"),
     ],
 )
@@ -134,10 +137,11 @@ def test_what_it_refuses(
     answer = app.chat(**MODEL, stream=stream)
     assert answer.status_code == ours
     assert error_in(answer) == code
-    if code == "invalid_request":
-        assert answer.json()["error"]["message"] == "said the upstream"
-    if status == 429:
-        assert answer.headers["retry-after"] == "7"
+    passed_on = answer.json()["error"]["message"] == "said the upstream"
+    assert passed_on is (status not in (401, 402, 403))
+    assert answer.headers.get("retry-after") == (
+        "7" if status in (302, 408, 429, 500, 503, 529) else None
+    )
     assert billed(app) == 0
 
 
@@ -212,6 +216,78 @@ def test_ending_without_done(app: App, upstream: Upstream) -> None:
 
     upstream.script = script
     assert last_error(app.chat(**MODEL, stream=True)) == "upstream"
+
+
+@pytest.mark.parametrize("closes", [True, False])
+@pytest.mark.parametrize(
+    "tail", [b"data: [DONE]", b"data: [DONE]\n", b"data: [DONE]\r\n", b"data:[DONE]\n"]
+)
+def test_done_without_an_empty_line(
+    app: App, upstream: Upstream, tail: bytes, closes: bool
+) -> None:
+    def script(exchange: Exchange) -> None:
+        exchange.start_stream()
+        exchange.word("one")
+        exchange.chunk(tail)
+        exchange.send(b"0\r\n\r\n") if closes else exchange.hang()
+
+    upstream.script = script
+    answer = app.chat(**MODEL, stream=True)
+    assert "".join(words_of(answer.text)) == "one"
+    assert events_of(answer.text)[-1].removeprefix("data:") == "[DONE]"
+
+
+def words_of(text: str) -> list[str]:
+    chunks = [json.loads(event) for event in events_of(text) if event.startswith("{")]
+    return [choice["delta"].get("content", "") for c in chunks for choice in c.get("choices", ())]
+
+
+def ended(index: int = 0) -> dict:
+    return chunk_of({"choices": [{"index": index, "delta": {}, "finish_reason": "stop"}]})
+
+
+@pytest.mark.parametrize("last", ["blank line", "no blank line", "usage"])
+def test_the_end_of_the_body_after_a_finish_reason_is_the_end(
+    app: App, upstream: Upstream, last: str
+) -> None:
+    usage = {"prompt_tokens": 5, "completion_tokens": 3, "cost": 0.000011}
+
+    def script(exchange: Exchange) -> None:
+        exchange.start_stream()
+        exchange.word("one")
+        final = json.dumps(ended()).encode()
+        exchange.chunk(b"data: " + final + (b"" if last == "no blank line" else b"\n\n"))
+        if last == "usage":
+            final = json.dumps(chunk_of({"choices": [], "usage": usage})).encode()
+            exchange.chunk(b"data: " + final)
+        exchange.send(b"0\r\n\r\n")
+
+    upstream.script = script
+    answer = app.chat(**MODEL, stream=True)
+    assert words_of(answer.text)[0] == "one"
+    assert events_of(answer.text)[-1] == "[DONE]"
+    if last == "usage":
+        assert billed(app) == Decimal("0.000011")
+
+
+@pytest.mark.parametrize("how", ["reset", "another choice", "error", "half"])
+def test_a_finish_reason_alone_is_no_end(app: App, upstream: Upstream, how: str) -> None:
+    def script(exchange: Exchange) -> None:
+        exchange.start_stream()
+        exchange.word("one")
+        if how == "half":
+            exchange.chunk(b"data: " + json.dumps(ended()).encode()[:-5])
+        else:
+            exchange.event(ended())
+        if how == "reset":
+            exchange.reset()
+        if how == "error":
+            exchange.event({"error": {"message": "no", "code": 500}})
+        exchange.send(b"0\r\n\r\n")
+
+    upstream.script = script
+    answer = app.chat(**MODEL, stream=True, n=2 if how == "another choice" else 1)
+    assert last_error(answer) == "upstream"
 
 
 def test_breaking_before_anything_is_said(app: App, upstream: Upstream) -> None:
@@ -461,7 +537,7 @@ def test_where_the_operator_pays(tmp_path, upstream: Upstream) -> None:
         )
         assert (grant.status_code, error_in(grant)) == (403, "invalid_request")
         upstream.script = lambda exchange: exchange.answer({}, status=401)
-        assert error_in(app.chat(**MODEL)) == "funding_invalid"
+        assert error_in(app.chat(**MODEL)) == "upstream"
         app.close()
         service.stop()
         assert not any(key in line for line in service.log)

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from ..errors import invalid_request
-from ..transport import SecretBytes, hidden
+from ..transport import SecretBytes, header_key, hidden
 from ..types import MAX_MODEL_CHARACTERS
 from .chat.request import DEFAULT_MAX_TOKENS, MAX_TOKENS
 from .models.own_prices import OwnPrices
@@ -107,6 +107,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         self._hide_secrets()
+        self._check_upstream_key()
         if self.upstream is not None:
             try:
                 parts = urlsplit(self.upstream)
@@ -149,6 +150,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             )
         if self.secret is not None:
             Signer(self.secret)  # a weak one stops the service before it starts
+
+    def _check_upstream_key(self) -> None:
+        if self.upstream_key is None:
+            return
+        key = header_key(self.upstream_key)
+        if key is None:
+            raise invalid_request(
+                "The upstream's key (--upstream-key or WATTFARE_UPSTREAM_KEY) cannot be sent: it is"
+                " empty, or has a space, a line end or another character that is not visible ASCII."
+            )
+        msgspec.structs.force_setattr(self, "upstream_key", key)
 
     def _hide_secrets(self) -> None:
         for name in ("database", "upstream_key", "rate_limit_storage"):

@@ -25,6 +25,7 @@ from .base import (
     Secret,
     SecretBytes,
     Transport,
+    header_key,
     hidden,
     running_loop,
 )
@@ -38,6 +39,7 @@ __all__ = [
     "SecretBytes",
     "Transport",
     "async_transport",
+    "header_key",
     "hidden",
     "running_loop",
     "sync_transport",

@@ -56,6 +56,15 @@ def hidden(value: Any) -> Any:
     return Secret(value) if isinstance(value, str) else value
 
 
+def header_key(key: str) -> Secret | None:
+    """A key as it goes into a header: without the white space around it, such as the line end of
+    the file that it comes from. None if it cannot be in a header, because it is empty or has
+    other characters than visible ASCII."""
+    key = Secret(key.strip())
+    visible = key and key.isascii() and key.isprintable() and " " not in key
+    return key if visible else None
+
+
 class HTTPRequest(msgspec.Struct, frozen=True, gc=False):
     """A request to send. Timeouts in seconds, None for none: one for the connection to be made,
     one for each silence while reading."""

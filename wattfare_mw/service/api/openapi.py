@@ -282,6 +282,10 @@ _ERROR: Json = {
             "properties": {
                 "code": {"enum": sorted(STATUS_BY_CODE)},
                 "message": {"type": "string", "description": "For people."},
+                "upstreamCode": {
+                    "type": "string",
+                    "description": "The upstream's own code, such as `context_length_exceeded`.",
+                },
             },
         }
     },

@@ -12,11 +12,11 @@ from collections.abc import Awaitable, Callable
 
 import msgspec
 
-from ...errors import WattfareError, invalid_request
+from ...errors import invalid_request
 from ...logs import describe, get_logger
 from ...offload import LARGE_BODY, in_thread
 from ..chat.price import Price
-from . import upstream_answers
+from . import model_lists, upstream_answers
 from .own_prices import OwnPrices
 from .price_lists import Unpriced, published, read_prices
 
@@ -27,6 +27,10 @@ FRESH_SECONDS = 600
 STALE_SECONDS = 24 * 3600
 #: How long to wait with the next attempt where one has failed, in seconds.
 RETRY_SECONDS = 10
+
+
+class NoListError(Exception):
+    """The upstream gives no list of models, or none to this key."""
 
 
 class _List(msgspec.Struct, frozen=True):
@@ -42,7 +46,7 @@ class Catalog:
     """The models of one upstream.
 
     Args:
-        fetch: gives the list, as it comes; raises ``invalid_request`` where there is none.
+        fetch: gives the list, as it comes; raises a :class:`NoListError` if there is none.
         base_url: whose prices to look up where the list names none.
         own_prices: the operator's, which count before all others.
         default_first: does the operator's price for all models count before a published one? It
@@ -70,15 +74,14 @@ class Catalog:
         self._published: dict[str, Price | None] = {}
 
     async def body(self) -> bytes:
-        """The upstream's own list.
+        """The upstream's own list, as ``{"data": [{"id": …}]}``. It is empty if the upstream gives
+        none.
 
         Raises:
-            WattfareError: ``upstream``; it gives none.
+            WattfareError: ``upstream``; it cannot be read now.
         """
         body = (await self._read()).body
-        if body is None:
-            raise _none()
-        return body
+        return model_lists.NO_MODELS if body is None else body
 
     async def price(self, model: str) -> Price | None:
         """What this model costs; None where it has no fixed price.
@@ -90,7 +93,7 @@ class Catalog:
         if own is not None:
             return own
         models = await self._read()
-        listed = models.prices.get(model)
+        listed = next(filter(None, map(models.prices.get, model_lists.names_of(model))), None)
         if isinstance(listed, Price):
             return listed
         if listed is Unpriced.NOT_FIXED:
@@ -110,7 +113,7 @@ class Catalog:
         if model in self._published:
             return self._published[model]
         # In a thread: the table of prices takes a second to read, once.
-        price = await asyncio.to_thread(published, model, self._base_url)
+        price = await asyncio.to_thread(published, model_lists.bare(model), self._base_url)
         if price is not None or is_listed:  # names can be made up without end
             self._published[model] = price
         return price
@@ -149,24 +152,18 @@ class Catalog:
     async def _read_anew(self) -> _List:
         try:
             body = await self._fetch()
-        except WattfareError as error:
-            if error.code != "invalid_request":
-                raise
-            # It is not the client's request that was refused.
+            small = len(body) <= LARGE_BODY
+            body, prices = _read_list(body) if small else await in_thread(_read_list, body)
+            return _List(self._clock(), body, prices)
+        except (NoListError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             if self._list is not None and self._list.body is not None:
-                raise _none() from None  # what has been there is not gone for good
-            return _List(self._clock(), None, {})
-        try:
-            prices = _prices(body) if len(body) <= LARGE_BODY else await in_thread(_prices, body)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            raise upstream_answers.failed("The upstream's list of models is not one.") from None
-        return _List(self._clock(), body, prices)
+                # What has been there is not gone for good.
+                raise upstream_answers.failed("The upstream gives no list of models.") from None
+        log.warning("the upstream gives no list of models: published prices are used")
+        return _List(self._clock(), None, {})
 
 
-def _prices(body: bytes) -> dict[str, Price | Unpriced]:
+def _read_list(body: bytes) -> tuple[bytes, dict[str, Price | Unpriced]]:
     upstream_answers.check_size(body)
-    return read_prices(body)
-
-
-def _none() -> WattfareError:
-    return upstream_answers.failed("The upstream gives no list of models.")
+    body = model_lists.normalized(body)
+    return body, read_prices(body)

@@ -28,7 +28,7 @@ from ..chat.request import DEFAULT_MAX_TOKENS, ChatRequest
 from ..metrics import Metrics
 from ..records import Bounds
 from . import generations, upstream_answers
-from .catalog import Catalog
+from .catalog import Catalog, NoListError
 from .own_prices import OwnPrices
 from .providers import OTHER, find_provider
 from .redaction import Redactor
@@ -50,6 +50,7 @@ MAX_COMMENT_BYTES = 1024
 LIST_IDLE_SECONDS = 20.0
 #: So many models are remembered for which the upstream names no cost.
 MAX_WITHOUT_COST = 1000
+_LIST = "/models"
 
 
 class Upstream:
@@ -191,12 +192,12 @@ class Upstream:
         except WattfareNetworkError as error:
             raise upstream_answers.unreachable(error) from error.__cause__
         failure = upstream_answers.failure(answer.status, text, answer.headers, self.redactor)
-        if failure.code == "funding_invalid" and self._authorization is not None:
-            log.error("the upstream refuses the operator's key (%d)", answer.status)
+        if path == _LIST and upstream_answers.is_no_list(answer.status, failure):
+            raise NoListError from failure
         raise failure
 
     async def _list_models(self) -> bytes:
-        return await self._get("/models", MAX_LIST_BYTES)
+        return await self._get(_LIST, MAX_LIST_BYTES)
 
     async def _get(self, path: str, most: int) -> bytes:
         try:
@@ -238,6 +239,8 @@ class UpstreamJob:
         self._request_id = request_id
         self._answer: AsyncHTTPResponse | None = None
         self._splitter = sse.Splitter()
+        self._finishes = upstream_answers.Finishes()
+        self._body_ended = False
         self._end = b""  # the event that ends a stream, once it is here
         self._comments = 0  # in a row
         self._spent = self._done = self._tallied = self._answered = False
@@ -300,10 +303,7 @@ class UpstreamJob:
                 self._check_cost_is_known()
                 return self._end
             try:
-                chunk = await self._answer.read_some()
-                if not chunk:
-                    raise upstream_answers.failed("The upstream's answer broke off.")
-                block = self._splitter.feed(chunk)
+                block = await self._read_block(self._answer)
                 if len(block) <= LARGE_BLOCK:
                     events = self._metered(block)
                 else:
@@ -322,6 +322,23 @@ class UpstreamJob:
         raise WattfareBudgetExceededError(
             "The model went on beyond its limit: what was reserved for this call is spent."
         )
+
+    async def _read_block(self, answer: AsyncHTTPResponse) -> bytes:
+        """More whole events."""
+        chunk = b"" if self._body_ended else await answer.read_some()
+        if chunk:
+            block = self._splitter.feed(chunk)
+            if self._splitter.ends:  # some leave the connection open behind it
+                block += self._splitter.finish()
+            return block
+        block = self._splitter.finish()
+        self._finishes.look(block)
+        if not self._body_ended and self._finishes.all_of(self._request.n):
+            block += sse.write(sse.DONE)
+        elif not block:
+            raise upstream_answers.failed("The upstream's answer broke off.")
+        self._body_ended = True
+        return block
 
     async def close(self) -> None:
         """Close the connection, unless the answer has been read to its end."""
@@ -374,6 +391,7 @@ class UpstreamJob:
 
     def _metered(self, block: bytes) -> bytes:
         """Meter these events. What of them is for the client?"""
+        self._finishes.look(block)
         data = sse.lone_data(block)
         if data is None and block.find(b"data") < 0:
             return self._comment(block)  # however many there are in it

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from decimal import Decimal
 from typing import Annotated, Any, Literal, TypeGuard, cast
@@ -10,20 +11,23 @@ from typing import Annotated, Any, Literal, TypeGuard, cast
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from ... import money
+from ... import money, sse
 from ...errors import (
     WattfareError,
-    WattfareFundingError,
     WattfareNetworkError,
     WattfareRateLimitError,
     invalid_request,
     retry_after_seconds,
 )
 from ...json_limits import check_structure
+from ...logs import get_logger
 from ...types import encode, exact
 from ..chat import usage as reported_usage
 from ..chat.meter import Meter
+from . import error_shapes
 from .redaction import Redactor
+
+log = get_logger("wattfare_mw.service", show_messages=False)
 
 #: How many values an answer may have. Those with log probabilities have many.
 MAX_ELEMENTS = 1_000_000
@@ -43,6 +47,14 @@ def unreachable(error: WattfareNetworkError) -> WattfareError:
     return failed("The upstream could not be reached.")
 
 
+class AccountRefusedError(WattfareError):
+    """The upstream refuses the operator's own account: its key, its credit or its rights. To a
+    user, the provider has failed: to connect again would change nothing."""
+
+    default_code = "upstream"
+    default_status = 502
+
+
 def failure(
     status: int, body: bytes, headers: Mapping[str, str], redactor: Redactor
 ) -> WattfareError:
@@ -52,96 +64,213 @@ def failure(
         redactor: removes the operator's key from the upstream's own words.
     """
     try:
-        error = _fields(decode(body)).get("error")
+        said = error_shapes.in_error(decode(body))
     except (ValueError, WattfareError):
-        error = None
-    retry_after = retry_after_seconds(headers.get("retry-after"))
-    return _failure(status, error, retry_after, redactor)
+        said = _NOTHING_SAID
+    return _failure(status, said, _retry_after(headers), redactor)
+
+
+def is_no_list(status: int, failure: WattfareError) -> bool:
+    """Does an upstream that fails so give no list of models, or none to this key? Any other
+    failure may pass."""
+    about_account = isinstance(failure, AccountRefusedError)
+    return about_account or status == 501 or (400 <= status < 500 and status not in (408, 429))
+
+
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    milliseconds = retry_after_seconds(headers.get("retry-after-ms"))
+    if milliseconds is not None:  # OpenAI's, and more exact
+        return milliseconds / 1000
+    return retry_after_seconds(headers.get("retry-after"))
 
 
 def _failure(
-    status: int, error: object, retry_after: float | None, redactor: Redactor
+    status: int, said: error_shapes.Said, retry_after: float | None, redactor: Redactor
 ) -> WattfareError:
-    if status == 403 and _is_flagged(error):
-        ours = "The upstream's moderation refuses the prompt."
-        return _quoting(error, redactor, invalid_request(ours, 403))
-    if status in _ACCOUNT_STATUSES or _is_about_account(error):
+    if _is_about_account(status, said):
         # The words are about the operator's own account, and may repeat the credential.
-        return WattfareFundingError("The funding key was refused upstream: reconnect.")
+        return _account_refused(status, said)
     if status == 429:
         ours = "The upstream is asked too often."
         failure = WattfareRateLimitError(ours, retry_after=retry_after or 1)
-    elif 400 <= status < 500:
+    elif status == 403 and said.flagged:
+        failure = invalid_request("The upstream's moderation refuses the prompt.", 403)
+    elif 400 <= status < 500 and status != 408:
         failure = invalid_request(f"The upstream refused the request ({status}).")
     else:
         failure = failed(f"The upstream failed ({status}).")
-    return _quoting(error, redactor, failure)
+        failure.retry_after = retry_after
+    return _quoting(said, redactor, failure)
 
 
-def _quoting(error: object, redactor: Redactor, failure: WattfareError) -> WattfareError:
-    """The error with the upstream's own words as its message, if there are any. The log keeps
-    our words."""
-    said = error if isinstance(error, str) else _fields(error).get("message")
-    if isinstance(said, str) and (said := redactor.text(said)[:MAX_MESSAGE]):
-        failure.quote(said)
+def _quoting(said: error_shapes.Said, redactor: Redactor, failure: WattfareError) -> WattfareError:
+    """The error with the upstream's own words as its message, and its own code, if there are any.
+    The log keeps our words."""
+    if said.message is not None and (words := redactor.text(said.message)[:MAX_MESSAGE]):
+        failure.quote(words)
+    if said.code is not None and redactor.text(said.code) == said.code:
+        failure.upstream_code = said.code
     return failure
 
 
 def error_of(answer: object, redactor: Redactor) -> WattfareError | None:
     """The error that an answer or a chunk with status 200 holds, or None."""
-    error = _fields(answer).get("error")
-    return _error_of(error, redactor) if error else None
+    said = error_shapes.in_success(answer)
+    return None if said is None else _error_of(said, redactor)
 
 
-def _error_of(error: object, redactor: Redactor) -> WattfareError:
-    return _failure(_status_of(error) or 502, error, None, redactor)
+def _error_of(said: error_shapes.Said, redactor: Redactor) -> WattfareError:
+    return _failure(_status_of(said), said, None, redactor)
 
 
-def _is_about_account(error: object) -> bool:
-    fields = _fields(error)
-    names = (fields.get("code"), fields.get("type"), fields.get("status"))
-    if any(isinstance(name, str) and name.lower() in _ACCOUNT_ERRORS for name in names):
+def _status_of(said: error_shapes.Said) -> int:
+    """The status that an error would have been."""
+    if said.status is not None:
+        return said.status
+    named = (_STATUS_BY_NAME[name] for name in said.names if name in _STATUS_BY_NAME)
+    return next(named, 502)
+
+
+def _is_about_account(status: int, said: error_shapes.Said) -> bool:
+    if said.flagged or said.names & _PROMPT_ERRORS:
+        return False
+    if {status, said.status} & _ACCOUNT_STATUSES or said.names & _ACCOUNT_ERRORS:
         return True
-    return _status_of(error) in _ACCOUNT_STATUSES and not _is_flagged(error)
+    return _says(said, _MONEY_WORDS) or _says(said, _KEY_WORDS)
 
 
-def _status_of(error: object) -> int | None:
-    """The status that an error would have been: OpenRouter's code is one, at times as text."""
-    fields = _fields(error)
-    for code in (fields.get("code"), fields.get("status")):
-        if isinstance(code, str) and code.isascii() and code.isdigit():
-            code = int(code[:4])
-        if type(code) is int and 400 <= code < 600:
-            return code
-    return None
+def _says(said: error_shapes.Said, words: re.Pattern[str]) -> bool:
+    return said.message is not None and words.search(said.message[:MAX_MESSAGE]) is not None
 
 
-def _is_flagged(error: object) -> bool:
-    """Is it the prompt that the upstream will not have, as OpenRouter says it?"""
-    return bool(_fields(_fields(error).get("metadata")).get("reasons"))
+def _account_refused(status: int, said: error_shapes.Said) -> AccountRefusedError:
+    """The error, and a line in the log that tells the operator what to do. The line holds none of
+    the upstream's words but names that we know."""
+    status = said.status or status
+    known = sorted(said.names & _ACCOUNT_ERRORS)
+    if status == 402 or not _KEY_ERRORS.issuperset(known) or _says(said, _MONEY_WORDS):
+        advice = "Its credit or quota is used up: add credit, or raise the limit of the account."
+    elif status == 401 or known or _says(said, _KEY_WORDS):
+        advice = "Check the operator's key: --upstream-key, or WATTFARE_UPSTREAM_KEY."
+    else:
+        advice = "Check what the operator's key and account are allowed to do."
+    log.error(
+        "The upstream refuses the operator's account (%s). %s",
+        ", ".join([str(status), *known]),
+        advice,
+    )
+    return AccountRefusedError(
+        "The model's provider refuses the account of this service. Only its operator can help."
+    )
 
 
+_NOTHING_SAID = error_shapes.Said()
 #: The statuses that are about the operator's own account: its key, its credits, its rights.
 _ACCOUNT_STATUSES = frozenset({401, 402, 403})
-#: The names of such errors, as OpenAI, Anthropic, Google and OpenRouter give them. They come with
-#: other statuses, too.
-_ACCOUNT_ERRORS = frozenset(
+#: The names of errors about a key or its rights, as OpenAI, Anthropic and Google give them. They
+#: come with other statuses, too.
+_KEY_ERRORS = frozenset(
     {
         "account_deactivated",
+        "api_key_invalid",
         "authentication_error",
-        "billing_error",
-        "billing_hard_limit_reached",
-        "billing_not_active",
-        "insufficient_credits",
-        "insufficient_quota",
+        "incorrect_api_key",
         "invalid_api_key",
-        "payment_required",
+        "invalid_authentication_error",
         "permission_denied",
         "permission_error",
         "unauthenticated",
         "unauthorized",
     }
 )
+#: The names of errors about the account's money. Many come with 429, as rate limits do.
+_ACCOUNT_ERRORS = _KEY_ERRORS | {
+    "billing_error",
+    "billing_hard_limit_reached",
+    "billing_not_active",
+    "credit_exhausted",
+    "credits_exhausted",
+    "exceeded_current_quota_error",
+    "insufficient_balance",
+    "insufficient_credits",
+    "insufficient_quota",
+    "payment_required",
+    "quota_exceeded_error",
+}
+#: The words of errors about the account's money that have no name of their own: Anthropic says so
+#: with a 400, xAI with a 429.
+_MONEY_WORDS = re.compile(
+    r"credit balance is too low|insufficient (?:account )?(?:balance|credits?|funds|quota)"
+    r"|(?:used all|run out of|out of) (?:\w+ )?(?:credits|funds)|spending limit"
+    r"|account (?:is |has been )?(?:suspended|deactivated|disabled|in arrears)",
+    re.IGNORECASE,
+)
+#: The words of errors about a key: Google and xAI say so with a 400.
+_KEY_WORDS = re.compile(
+    r"(?:incorrect|invalid|expired) api[ -]?key|api[ -]?key (?:is )?(?:not valid|invalid|expired)",
+    re.IGNORECASE,
+)
+#: The names of errors that are about the prompt or the model, though their status is 403.
+_PROMPT_ERRORS = frozenset(
+    {
+        "content_filter",
+        "content_policy_violation",
+        "context_length_exceeded",
+        "model_not_found",
+        "moderation_blocked",
+    }
+)
+#: The status of an error that names none.
+_STATUS_BY_NAME = {
+    "context_length_exceeded": 400,
+    "invalid_argument": 400,
+    "invalid_request_error": 400,
+    "not_found_error": 404,
+    "overloaded_error": 529,
+    "rate_limit_error": 429,
+    "rate_limit_exceeded": 429,
+    "request_too_large": 413,
+    "resource_exhausted": 429,
+}
+
+
+class _Finish(msgspec.Struct):
+    index: Any = None
+    finish_reason: Any = None
+
+
+class _Finished(msgspec.Struct):
+    choices: list[_Finish] | None = None
+
+
+_FINISH = re.compile(rb'"finish_reason"\s*:\s*"[^"]')
+_decode_finished = msgspec.json.Decoder(_Finished).decode
+
+
+class Finishes:
+    """Which choices of a stream have come to their end. Some providers end an answer with the
+    body, and send no ``[DONE]``."""
+
+    def __init__(self) -> None:
+        self._indexes: set[object] = set()
+
+    def look(self, block: bytes) -> None:
+        """Take down what these events end."""
+        # Asked of each event of a stream: hardly any needs decoding.
+        if _FINISH.search(block) is None:
+            return
+        for event in sse.events(block):
+            try:
+                choices = _decode_finished(event.data).choices or ()
+            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+                continue
+            for choice in choices:
+                if choice.finish_reason and choice.finish_reason != "error":
+                    self._indexes.add(choice.index if isinstance(choice.index, int) else 0)
+
+    def all_of(self, choices: int) -> bool:
+        """Have so many choices ended?"""
+        return len(self._indexes) >= choices
 
 
 def read_completion(body: bytes, meter: Meter, redactor: Redactor) -> bytes:
@@ -263,9 +392,9 @@ def _failure_of_all(choices: list[Any], redactor: Redactor) -> WattfareError | N
 
 
 def _failure_of(choice: dict[str, Any], redactor: Redactor) -> WattfareError | None:
-    error = choice.get("error")
-    if error:
-        return _error_of(error, redactor)
+    said = error_shapes.in_success(choice)
+    if said is not None:
+        return _error_of(said, redactor)
     if choice.get("finish_reason") == "error":
         return failed("The model's provider failed while it answered.")
     return None
@@ -326,6 +455,9 @@ def read_chunk(data: bytes, meter: Meter, redactor: Redactor) -> Read:
     except ValueError:
         raise failed("The upstream sent an event that is not JSON.") from None
     if not isinstance(chunk, dict):
+        error = error_of(chunk, redactor)
+        if error is not None:
+            raise error
         return _IGNORED
     fields = _fields(cast("object", chunk))
     choices = _items(fields.get("choices"))

@@ -1,0 +1,379 @@
+"""What upstreams say when they refuse, in the shapes of many providers: which words, which code and
+which status reach the client, and what the log says to the operator."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Iterator
+from email.utils import formatdate
+from typing import Any
+
+import openai
+import pytest
+from support.service import App, Service
+from support.upstream import Exchange, Upstream, good
+
+from wattfare_mw import to_wattfare_error
+from wattfare_mw.errors import WattfareError
+from wattfare_mw.service.models import upstream_answers
+from wattfare_mw.service.models.redaction import Redactor
+
+WORDS = "said the upstream"
+NO_KEY = Redactor(None)
+
+
+def read(status: int, body: Any, **headers: str) -> WattfareError:
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return upstream_answers.failure(status, data, named, NO_KEY)
+
+
+RAW = {"error": {"message": WORDS, "type": "invalid_request_error", "code": "too_long"}}
+
+
+def openrouter(raw: Any, code: int = 400) -> dict[str, Any]:
+    metadata = {"raw": raw, "provider_name": "P"}
+    return {"error": {"message": "Provider returned error", "code": code, "metadata": metadata}}
+
+
+#: The shapes: a status, a body, and the code that is passed on.
+SHAPES: dict[str, tuple[int, Any, str | None]] = {
+    "openai": (400, {"error": {"message": WORDS, "param": None, "code": "too_long"}}, "too_long"),
+    "azure": (
+        400,
+        {"error": {"message": WORDS, "code": "content_filter", "status": 400}},
+        "content_filter",
+    ),
+    "anthropic": (
+        400,
+        {"type": "error", "error": {"type": "invalid_request_error", "message": WORDS}},
+        None,
+    ),
+    "google": (
+        400,
+        [{"error": {"code": 400, "message": WORDS, "status": "INVALID_ARGUMENT"}}],
+        "INVALID_ARGUMENT",
+    ),
+    "text": (400, {"error": WORDS}, None),
+    "xai": (400, {"code": "Client specified an invalid argument", "error": WORDS}, None),
+    "vllm": (
+        400,
+        {"object": "error", "message": WORDS, "type": "BadRequestError", "code": 400},
+        None,
+    ),
+    "mistral": (422, {"object": "error", "message": WORDS, "code": "too_long"}, "too_long"),
+    "flat": (400, {"message": WORDS, "code": "too_long"}, "too_long"),
+    "nest": (400, {"statusCode": 400, "message": WORDS, "error": "Bad Request"}, None),
+    "detail": (422, {"detail": WORDS}, None),
+    "fastapi": (422, {"detail": [{"loc": ["body", "n"], "msg": WORDS, "type": "int"}]}, None),
+    "fastapi, two": (
+        422,
+        {"detail": [{"loc": ["body"], "msg": "a"}, {"loc": ["body"], "msg": WORDS}]},
+        None,
+    ),
+    "detail, an error": (
+        400,
+        {"detail": {"error": {"message": WORDS, "code": "too_long"}}},
+        "too_long",
+    ),
+    "errors": (400, {"success": False, "errors": [{"code": 7003, "message": WORDS}]}, None),
+    "litellm": (
+        400,
+        {"error": {"message": WORDS, "type": None, "param": None, "code": "400"}},
+        None,
+    ),
+    "openrouter, json": (400, openrouter(json.dumps(RAW)), "too_long"),
+    "openrouter, text": (400, openrouter(WORDS), None),
+    "openrouter, object": (400, openrouter(RAW), "too_long"),
+    "openrouter, list": (400, openrouter(json.dumps([RAW])), "too_long"),
+    "openrouter, twice": (400, openrouter(json.dumps(openrouter(json.dumps(RAW)))), "too_long"),
+    "too large": (413, {"error": {"message": WORDS}}, None),
+    "no json type": (400, json.dumps({"error": {"message": WORDS}}).encode(), None),
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_words_and_the_code_are_passed_on(shape: str) -> None:
+    status, body, code = SHAPES[shape]
+    error = read(status, body)
+    assert (error.code, error.status) == ("invalid_request", 400)
+    assert WORDS in error.message
+    assert "Provider returned error" not in error.message
+    assert error.upstream_code == code
+    assert WORDS not in error.log_message
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"<html>no</html>",
+        b"\xff",
+        b"7",
+        b"null",
+        [],
+        {},
+        {"error": {}},
+        {"error": [[[]]]},
+        {"detail": [5]},
+        {"message": {"text": "x"}},
+        openrouter("<html>no</html>", 400),
+    ],
+    ids=str,
+)
+def test_a_body_that_says_nothing(body: Any) -> None:
+    error = read(400, body)
+    assert error.code == "invalid_request"
+    assert error.upstream_code is None
+    assert "html" not in error.message
+
+
+def test_an_error_in_an_error_without_end() -> None:
+    body: Any = WORDS
+    for _ in range(30):
+        body = {"error": body}
+    assert read(400, body).code == "invalid_request"
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "code", "ours"),
+    [
+        (408, {"error": {"message": WORDS}}, "upstream", 502),
+        (500, {"error": {"message": WORDS}}, "upstream", 502),
+        (
+            529,
+            {"type": "error", "error": {"type": "overloaded_error", "message": WORDS}},
+            "upstream",
+            502,
+        ),
+        (413, {"error": {"message": WORDS}}, "invalid_request", 400),
+        (422, {"detail": WORDS}, "invalid_request", 400),
+        (429, {"error": {"message": WORDS, "code": "rate_limit_exceeded"}}, "rate_limited", 429),
+        # Google says this of an ordinary rate limit.
+        (
+            429,
+            [
+                {
+                    "error": {
+                        "code": 429,
+                        "message": "You exceeded your current quota: " + WORDS,
+                        "status": "RESOURCE_EXHAUSTED",
+                    }
+                }
+            ],
+            "rate_limited",
+            429,
+        ),
+        (403, {"error": {"message": WORDS, "code": "model_not_found"}}, "invalid_request", 400),
+    ],
+)
+def test_statuses(status: int, body: Any, code: str, ours: int) -> None:
+    error = read(status, body)
+    assert (error.code, error.http_status) == (code, ours)
+    assert WORDS in error.message
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        ({"error": {"code": "429", "message": WORDS}}, "rate_limited"),
+        ({"error": {"type": "overloaded_error", "message": WORDS}}, "upstream"),
+        ({"error": {"type": "rate_limit_error", "message": WORDS}}, "rate_limited"),
+        ({"error": {"code": "context_length_exceeded", "message": WORDS}}, "invalid_request"),
+        ({"error": WORDS}, "upstream"),
+        ({"object": "error", "message": WORDS, "code": 400}, "invalid_request"),
+        ([{"error": {"code": 400, "message": WORDS}}], "invalid_request"),
+        (openrouter(json.dumps(RAW), 502), "upstream"),
+    ],
+    ids=str,
+)
+def test_errors_with_status_200(body: Any, code: str) -> None:
+    error = upstream_answers.error_of(body, NO_KEY)
+    assert error is not None
+    assert (error.code, error.message) == (code, WORDS)
+
+
+#: What is about the operator's account, and a word of the advice that the log gives.
+ACCOUNT = {
+    "401": (401, {"error": {"message": WORDS}}, "key"),
+    "401, html": (401, b"<html>", "key"),
+    "402": (402, {"error": {"message": WORDS}}, "credit"),
+    "403": (403, {"error": {"message": WORDS}}, "allowed"),
+    "openai, quota": (
+        429,
+        {"error": {"message": WORDS, "type": "insufficient_quota", "code": "insufficient_quota"}},
+        "credit",
+    ),
+    "openai, key": (500, {"error": {"message": WORDS, "code": "invalid_api_key"}}, "key"),
+    "anthropic": (
+        400,
+        {
+            "type": "error",
+            "error": {
+                "type": "invalid_request_error",
+                "message": "Your credit balance is too low to access the API.",
+            },
+        },
+        "credit",
+    ),
+    "google": (
+        400,
+        [
+            {
+                "error": {
+                    "code": 400,
+                    "message": WORDS,
+                    "status": "INVALID_ARGUMENT",
+                    "details": [{"reason": "API_KEY_INVALID"}],
+                }
+            }
+        ],
+        "key",
+    ),
+    "google, words": (
+        400,
+        [{"error": {"code": 400, "message": "API key not valid. Please pass a valid API key."}}],
+        "key",
+    ),
+    "xai": (
+        429,
+        {
+            "code": "Some resource has been exhausted",
+            "error": "Your team has used all available credits.",
+        },
+        "credit",
+    ),
+    "xai, key": (
+        400,
+        {
+            "code": "Client specified an invalid argument",
+            "error": "Incorrect API key provided: xa***",
+        },
+        "key",
+    ),
+    "moonshot": (
+        429,
+        {"error": {"type": "exceeded_current_quota_error", "message": WORDS}},
+        "credit",
+    ),
+    "deepseek": (
+        402,
+        {
+            "error": {
+                "message": "Insufficient Balance",
+                "type": "unknown_error",
+                "code": "invalid_request_error",
+            }
+        },
+        "credit",
+    ),
+    "openrouter's provider": (
+        400,
+        openrouter(json.dumps({"error": {"message": WORDS, "code": "insufficient_quota"}})),
+        "credit",
+    ),
+    "detail": (401, {"detail": WORDS}, "key"),
+}
+
+
+@pytest.mark.parametrize("name", ACCOUNT)
+def test_what_is_about_the_operators_account(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    status, body, advice = ACCOUNT[name]
+    error = read(status, body, retry_after="7")
+    assert (error.code, error.http_status, error.retry_after) == ("upstream", 502, None)
+    assert error.upstream_code is None
+    said = json.dumps(error.to_wire())
+    for words in (WORDS, "credit", "API key", "Balance", "quota", "reconnect"):
+        assert words not in said
+    [record] = caplog.records
+    assert record.levelno == logging.ERROR
+    assert advice in record.getMessage().partition("). ")[2]
+    assert WORDS not in record.getMessage()
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({"retry_after": "7"}, 7),
+        ({"retry_after": formatdate(time.time() - 60, usegmt=True)}, 1),
+        ({"retry_after_ms": "2500", "retry_after": "3"}, 2.5),
+        ({"retry_after": "soon"}, 1),
+        ({}, 1),
+    ],
+)
+def test_when_to_ask_again(headers: dict[str, str], seconds: float) -> None:
+    error = read(429, {"error": {"message": WORDS}}, **headers)
+    assert error.retry_after == seconds
+
+
+def test_a_date_in_the_future() -> None:
+    error = read(503, b"", retry_after=formatdate(time.time() + 100, usegmt=True))
+    assert error.retry_after is not None
+    assert 0 < error.retry_after <= 101
+
+
+# -- through the service
+
+
+@pytest.fixture
+def app(forwarding: Service, upstream: Upstream) -> Iterator[App]:
+    upstream.reset()
+    with forwarding.app() as app:
+        app.connect(monthlyUsd=100)
+        yield app
+    upstream.script = good
+    assert not upstream.failures
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_upstreams_code_reaches_the_openai_package(
+    app: App, upstream: Upstream, stream: bool
+) -> None:
+    error = {"error": {"message": WORDS, "code": "context_length_exceeded"}}
+    upstream.script = lambda exchange: exchange.answer(error, status=400)
+    with (
+        openai.OpenAI(
+            api_key=app.keys.secret_key,
+            base_url=f"{app.service.url}/api/v1",
+            default_headers={"X-Wattfare-User": "u1"},
+            max_retries=0,
+        ) as client,
+        pytest.raises(openai.BadRequestError) as caught,
+    ):
+        client.chat.completions.create(
+            model="fake/model", messages=[{"role": "user", "content": "hi"}], stream=stream
+        )
+    assert caught.value.code == "invalid_request"
+    body: Any = caught.value.body
+    assert body["upstreamCode"] == "context_length_exceeded"
+    found = to_wattfare_error(caught.value)
+    assert found is not None
+    assert found.upstream_code == "context_length_exceeded"
+    assert found.request_id == caught.value.request_id
+
+
+def test_an_error_event_has_the_code_too(app: App, upstream: Upstream) -> None:
+    def script(exchange: Exchange) -> None:
+        exchange.start_stream()
+        exchange.word("one")
+        exchange.event({"error": {"message": WORDS, "code": "server_overloaded"}})
+        exchange.done()
+
+    upstream.script = script
+    answer = app.chat(model="fake/model", stream=True)
+    last = json.loads(answer.text.strip().rpartition("data: ")[2])
+    assert last == {
+        "error": {"code": "upstream", "message": WORDS, "upstreamCode": "server_overloaded"}
+    }
+
+
+def test_an_empty_account_is_no_rate_limit(app: App, upstream: Upstream) -> None:
+    error = {"error": {"message": WORDS, "code": "insufficient_quota"}}
+    headers = {"retry-after": "7"}
+    upstream.script = lambda exchange: exchange.answer(error, status=429, headers=headers)
+    answer = app.chat(model="fake/model")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (502, "upstream")
+    assert WORDS not in answer.text
+    assert "retry-after" not in answer.headers

@@ -1,0 +1,175 @@
+"""What an upstream's error says, in any of the shapes that providers use. No I/O."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any, cast
+
+import msgspec
+
+#: How deep an error is looked for inside of an error.
+_MOST_LEVELS = 8
+#: Longer words are cut, in characters.
+_MOST_WORDS = 20_000
+#: A code is one word, as ``context_length_exceeded`` is. A sentence is no code.
+_CODE = re.compile(r"[A-Za-z][A-Za-z0-9_.:-]{0,63}")
+#: Where the words of an error without a name of its own stand.
+_MESSAGES = ("message", "msg", "detail", "Message", "error_description")
+#: What an error may be wrapped in.
+_WRAPPERS = ("error", "errors", "detail")
+
+
+class Said(msgspec.Struct, frozen=True, gc=False):
+    """What an error says.
+
+    Attributes:
+        message: its words; of the innermost error, which says most.
+        code: its code, if that is a word.
+        status: the HTTP status that it names, if any.
+        names: all its codes, types and statuses that are words, in lower case.
+        flagged: it refuses a prompt, as OpenRouter says it.
+    """
+
+    message: str | None = None
+    code: str | None = None
+    status: int | None = None
+    names: frozenset[str] = frozenset()
+    flagged: bool = False
+
+
+def in_error(answer: object) -> Said:
+    """What the body of an HTTP error says, which need not be JSON of any known shape."""
+    return _said(answer)
+
+
+def in_success(answer: object) -> Said | None:
+    """What an answer or an event with status 200 says, if it is an error; None for any other."""
+    if isinstance(answer, dict):
+        fields = cast("dict[str, Any]", answer)
+        if fields.get("error") or fields.get("object") == "error":
+            return _said(fields)
+        return None
+    if isinstance(answer, list) and answer:  # Google's
+        first = cast("list[object]", answer)[0]
+        return in_success(cast("object", first)) if isinstance(first, dict) else None
+    return None
+
+
+def _said(answer: object) -> Said:
+    message = code = status = None
+    names: set[str] = set()
+    flagged = False
+    # From the outside in, so that the last word is that of the innermost.
+    for fields in _levels(answer, _MOST_LEVELS):
+        if isinstance(fields, str):
+            message = fields
+            continue
+        metadata = fields.get("metadata")
+        flagged |= isinstance(metadata, dict) and bool(
+            cast("dict[str, Any]", metadata).get("reasons")
+        )
+        message = _message(fields) or message
+        status = status or _status(fields)
+        code = _code(fields) or code
+        names.update(_names(fields))
+    return Said(message and message[:_MOST_WORDS], code, status, frozenset(names), flagged)
+
+
+def _levels(value: object, depth: int) -> Iterator[dict[str, Any] | str]:
+    """The errors in this, each inside of the one before."""
+    if depth == 0:
+        return
+    if isinstance(value, str):
+        if value.strip():
+            yield value
+    elif isinstance(value, list):
+        yield from _in_list(cast("list[object]", value), depth)
+    elif isinstance(value, dict):
+        fields = cast("dict[str, Any]", value)
+        yield fields
+        for name in _WRAPPERS:
+            inner: object = fields.get(name)
+            if isinstance(inner, str) and _message(fields) is not None:
+                continue  # such as "Bad Request", beside a message that says more
+            if inner:
+                yield from _levels(inner, depth - 1)
+                return
+        metadata: object = fields.get("metadata")
+        if isinstance(metadata, dict):  # OpenRouter quotes the provider's own error
+            yield from _quoted(cast("dict[str, Any]", metadata).get("raw"), depth - 1)
+
+
+def _in_list(items: list[object], depth: int) -> Iterator[dict[str, Any] | str]:
+    places = [_place(item) for item in items[:10]]
+    if len(items) == 1 or not any(places):
+        yield from _levels(items[0] if items else None, depth - 1)
+        return
+    # FastAPI lists what is wrong with a body, and where.
+    yield "; ".join(place for place in places if place)
+
+
+def _place(item: object) -> str | None:
+    if not isinstance(item, dict):
+        return None
+    fields = cast("dict[str, Any]", item)
+    location, message = fields.get("loc"), fields.get("msg")
+    if not isinstance(message, str):
+        return None
+    if not isinstance(location, list):
+        return message
+    parts = [str(part) for part in cast("list[object]", location) if isinstance(part, (str, int))]
+    return f"{'.'.join(parts)}: {message}" if parts else message
+
+
+def _quoted(raw: object, depth: int) -> Iterator[dict[str, Any] | str]:
+    if isinstance(raw, str):
+        try:
+            raw = json.loads(raw[:_MOST_WORDS])
+        except (ValueError, RecursionError):
+            raw = None if raw.lstrip().startswith("<") else raw  # HTML is for no reader
+    yield from _levels(raw, depth)
+
+
+def _message(fields: dict[str, Any]) -> str | None:
+    place = _place(fields) if "loc" in fields else None
+    if place:
+        return place
+    for name in _MESSAGES:
+        value = fields.get(name)
+        if isinstance(value, str) and value.strip():
+            return value
+    return None
+
+
+def _code(fields: dict[str, Any]) -> str | None:
+    for name in ("code", "status"):
+        value = fields.get(name)
+        if isinstance(value, str) and _CODE.fullmatch(value):
+            return value
+    return None
+
+
+def _names(fields: dict[str, Any]) -> Iterator[str]:
+    details = fields.get("details")  # Google's
+    items = cast("list[object]", details)[:10] if isinstance(details, list) else []
+    reasons = [
+        cast("dict[str, Any]", item).get("reason") for item in items if isinstance(item, dict)
+    ]
+    for value in (
+        *(fields.get(name) for name in ("code", "type", "status", "error_type")),
+        *reasons,
+    ):
+        if isinstance(value, str):
+            yield value.lower()[:100]
+
+
+def _status(fields: dict[str, Any]) -> int | None:
+    for name in ("code", "status", "status_code", "statusCode"):
+        value = fields.get(name)
+        if isinstance(value, str) and value.isascii() and value.isdigit():
+            value = int(value[:4])
+        if type(value) is int and 400 <= value < 600:
+            return value
+    return None

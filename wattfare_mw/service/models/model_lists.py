@@ -1,0 +1,87 @@
+"""An upstream's list of models, in any of the shapes that providers use, as OpenAI and OpenRouter
+shape it: ``{"data": [{"id": …}]}``. No I/O."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+#: What stands for the list of an upstream that has none.
+NO_MODELS = b'{"object":"list","data":[]}'
+#: Google lists its models under this prefix, and takes their names without it.
+_PREFIX = "models/"
+#: What a call without a tag means to Ollama.
+_DEFAULT_TAG = ":latest"
+
+_Entry = dict[str, msgspec.Raw] | str | int | float | bool | list[msgspec.Raw] | None
+
+
+class _Data(msgspec.Struct):
+    data: list[_Entry]
+
+
+class _Models(msgspec.Struct):
+    models: list[_Entry]
+
+
+def normalized(body: bytes) -> bytes:
+    """The list as ``{"data": [{"id": …}]}``; the same bytes if it has this shape already.
+
+    Raises:
+        msgspec.MsgspecError, UnicodeDecodeError, RecursionError: it is no list of models.
+    """
+    entries = _entries(body)
+    if isinstance(entries, bytes):
+        return entries
+    models: list[dict[str, Any]] = []
+    for entry in entries:
+        name = _name(entry)
+        if name:
+            fields = entry if isinstance(entry, dict) else {}
+            models.append({**fields, "id": bare(name)})
+    return msgspec.json.encode({"object": "list", "data": models})
+
+
+def bare(model: str) -> str:
+    """A model's name without Google's prefix."""
+    return model.removeprefix(_PREFIX)
+
+
+def names_of(model: str) -> tuple[str, ...]:
+    """The names under which a list may have the model that a call names."""
+    name = bare(model)
+    return (model, name) if ":" in name else (model, name, name + _DEFAULT_TAG)
+
+
+def _entries(body: bytes) -> list[_Entry] | bytes:
+    try:
+        found = msgspec.json.decode(body, type=_Data).data
+    except msgspec.ValidationError:
+        pass
+    else:
+        usual = b'"models/' not in body and b'"models\\/' not in body
+        return body if usual and all(map(_has_id, found)) else found
+    try:
+        return msgspec.json.decode(body, type=_Models).models
+    except msgspec.ValidationError:
+        return msgspec.json.decode(body, type=list[_Entry])
+
+
+def _has_id(entry: _Entry) -> bool:
+    return not isinstance(entry, str) and (not isinstance(entry, dict) or "id" in entry)
+
+
+def _name(entry: _Entry) -> str | None:
+    if isinstance(entry, str):
+        return entry
+    if not isinstance(entry, dict):
+        return None
+    for field in ("id", "model", "name"):
+        raw = entry.get(field)
+        if raw is not None:
+            try:
+                return msgspec.json.decode(raw, type=str)
+            except msgspec.MsgspecError:
+                continue
+    return None
