@@ -79,6 +79,8 @@ calls-per-minute-per-user = 3
 calls-per-minute-per-app = 4
 forwarded-allow-ips = "*"
 stop-grace = 1.5
+on-hang-up = "finish"
+detached-seconds = 12
 log-level = "error"
 
 [prices]
@@ -115,6 +117,8 @@ def test_every_option_can_be_given(write: Callable[[str], str]) -> None:
         "calls_per_minute_per_app": 4,
         "forwarded_allow_ips": "*",
         "stop_grace": 1.5,
+        "on_hang_up": "finish",
+        "detached_seconds": 12,
         "prices": {"llama3.2": "0/0", "x": "0.1/0.4/0.01", "y": "1/2", "tiny": "0.0000001/0.5"},
         "aliases": {"gpt-4o": "openai/gpt-4o"},
     }

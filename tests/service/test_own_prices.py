@@ -11,12 +11,11 @@ from support.service import App, run_service
 from support.upstream import Exchange, Upstream, completion_of
 
 from wattfare_mw import WattfareError
-from wattfare_mw.errors import invalid_request
 from wattfare_mw.service import Settings
 from wattfare_mw.service.ledger.databases import read_database
 from wattfare_mw.service.ledger.export import rows as rows_of
 from wattfare_mw.service.models import catalog
-from wattfare_mw.service.models.catalog import Catalog
+from wattfare_mw.service.models.catalog import Catalog, NoListError
 from wattfare_mw.service.models.own_prices import OwnPrices, read_price
 
 USAGE = {"prompt_tokens": 1000, "completion_tokens": 100, "total_tokens": 1100}
@@ -88,7 +87,7 @@ def test_the_price_of_a_token() -> None:
     price = OwnPrices({"m": "0.10/0.40"}).named("m")
     assert price is not None
     assert (price.prompt, price.completion) == (Decimal("1e-7"), Decimal("4e-7"))
-    assert price.cost(3_000_000, 2_000_000) == 1_100_000_000
+    assert price.bound(3_000_000, 2_000_000) == 1_100_000_000
     # A cache may be dearer than what is not cached.
     dear = OwnPrices({"m": "1/2/5"}).named("m")
     assert dear is not None
@@ -137,7 +136,7 @@ async def cost(
 
     async def fetch() -> bytes:
         if no_list:
-            raise invalid_request("no such path", 400)
+            raise NoListError
         return json.dumps(LISTED).encode()
 
     models = Catalog(fetch, "http://upstream.invalid", OwnPrices(prices), default_first=local)
@@ -145,7 +144,7 @@ async def cost(
         price = await models.price(model)
     except WattfareError as error:
         return error.code
-    return None if price is None else price.cost(1_000_000, 0) // 10**9
+    return None if price is None else price.bound(1_000_000, 0) // 10**9
 
 
 @pytest.fixture
