@@ -31,6 +31,7 @@ test: lint ## run the linters, then all tests
 test-fast: $(VENV)/test ## run the tests that need no server and no database
 	$(PYTEST) -m fast $(PYTEST_ARGS)
 
+# Half of its time goes to the session `lowest`, which runs all tests.
 test-long: $(VENV)/test $(TOOLS)/tools ## run longer tests, and the tests with other versions
 	WATTFARE_TEST_EXAMPLES=10 $(PYTEST) -m fast $(PYTEST_ARGS)
 	WATTFARE_TEST_EXAMPLES=10 WATTFARE_TEST_KILLS=100 $(PYTEST) $(LONG) $(PYTEST_ARGS)
@@ -62,7 +63,7 @@ bench: $(BENCH)/bench ## measure what it costs; write benchmarks/RESULTS.md
 clean: ## delete the virtual environments
 	rm -rf $(VENV) $(BENCH) $(TOOLS) $(FUZZ) .nox
 
-# Environments. `install.py` installs what the lock names.
+# Environments. `install.py` installs what the lock names, here and in the sessions of nox.
 
 $(VENV)/demo $(VENV)/test: $(VENV)/%: requirements/%.txt pyproject.toml | $(VENV)/pyvenv.cfg
 	$(BIN)/python requirements/install.py $*
