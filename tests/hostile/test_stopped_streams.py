@@ -118,7 +118,7 @@ def test_it_counts_as_a_call_until_it_is_settled(database: str, upstream: Upstre
         eventually(lambda: upstream.questions)
         assert app.chat(model="fake/model").status_code == 429
         assert app.status()["usage"]["monthlyUsd"] == 0
-        assert count(database, f"generation_id = '{ID}'") == 1
+        eventually(lambda: count(database, f"generation_id = '{ID}'"))
         upstream.record_script = record()
         [row] = ledger(database)
         assert row["billed_nanos"] == TRUE
