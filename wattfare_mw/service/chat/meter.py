@@ -207,6 +207,11 @@ class Meter:
         return 0 if self.complete else self.granted or 0
 
     @property
+    def cost_reported(self) -> bool:
+        """Has the upstream named a cost?"""
+        return self._cost is not None
+
+    @property
     def is_known(self) -> bool:
         """Does a report or a price give the cost?"""
         return self._cost is not None or self.price is not None

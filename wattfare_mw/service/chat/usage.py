@@ -7,7 +7,7 @@ ignored, and the other parts still count. ``tests/providers`` has an example of 
 Two counts differ from provider to provider:
 
 - *Reasoning*: for OpenAI it is part of the completion tokens. xAI and Google count it beside them,
-  and only the total includes it.
+  and only the total includes it. Perplexity's total does not.
 - *Cached tokens*: for OpenAI they are part of the prompt tokens. Anthropic's and Bedrock's own
   names (``cache_read_input_tokens``) stand beside them.
 """
@@ -131,6 +131,9 @@ def read(usage: dict[str, Any]) -> ReportedUsage:
     if prompt is None and total is not None and completion is not None:
         prompt = max(total - completion, 0)
 
+    if name == "promptTokenCount":
+        prompt = (prompt or 0) + (_first(usage, _TOOL_USE) or 0)
+
     parts = _prompt_parts(usage)
     cached = parts["cache_read"] + parts["cache_write"] + parts["cache_write_1h"]
     if prompt is not None and cached and _stand_beside(usage, name, prompt, completion, total):
@@ -140,8 +143,8 @@ def read(usage: dict[str, Any]) -> ReportedUsage:
     reasoning = _first(usage, *_REASONING) or 0
     if total is not None and prompt and total - prompt > (completion or 0):
         completion = total - prompt
-    elif completion is not None and reasoning > completion and (total is None or not prompt):
-        # It cannot be a part. A total would include it.
+    elif completion is not None and reasoning > completion:
+        # It cannot be a part of them. Perplexity's total does not include it either.
         completion += reasoning
     answer = {
         "reasoning": reasoning,
@@ -185,6 +188,8 @@ _COMPLETION = (
 )
 _TOTAL = ("total_tokens", "totalTokenCount", "totalTokens")
 _MISSES = "prompt_cache_miss_tokens"
+#: What Google's own tools add to a prompt. It stands beside ``promptTokenCount``.
+_TOOL_USE = "toolUsePromptTokenCount"
 _DETAILS_IN = ("prompt_tokens_details", "input_tokens_details", "prompt_token_details")
 _DETAILS_OUT = ("completion_tokens_details", "output_tokens_details", "completion_token_details")
 #: Names for cached tokens that providers use beside their prompt tokens, not as a part of them.

@@ -224,8 +224,9 @@ class UpstreamJob:
 
     async def body(self) -> bytes:
         """The answer, as it came; its usage has been read."""
+        assert self._answer is not None
         answer = await self._read(self._upstream.max_answer_bytes)
-        reading = (answer, self.meter, self._upstream.redactor)
+        reading = (answer, self.meter, self._upstream.redactor, self._answer.headers)
         if len(answer) <= LARGE_BODY:
             body = upstream_answers.read_completion(*reading)
         else:

@@ -144,9 +144,14 @@ _ACCOUNT_ERRORS = frozenset(
 )
 
 
-def read_completion(body: bytes, meter: Meter, redactor: Redactor) -> bytes:
+def read_completion(
+    body: bytes, meter: Meter, redactor: Redactor, headers: Mapping[str, str] | None = None
+) -> bytes:
     """Meter a whole answer. Returns it as JSON that every client can read, with what it costs the
     user in ``usage.cost``, and without the operator's key.
+
+    Args:
+        headers: those of the answer. LiteLLM names the cost in one of them.
 
     Raises:
         WattfareError: ``upstream``; it is an error, or no answer.
@@ -171,8 +176,14 @@ def read_completion(body: bytes, meter: Meter, redactor: Redactor) -> bytes:
     _add_usage(fields, meter, generated=generated or error is None)
     if error is not None:
         raise error
+    if headers is not None and not meter.cost_reported:
+        meter.add_usage({"cost": headers.get(_COST_HEADER)})
     meter.generated = meter.complete = True
     return redactor.answer(with_cost(body if strict else encode(fields), meter))
+
+
+#: LiteLLM's proxy names the cost here. The headers of a stream come too early to have it.
+_COST_HEADER = "x-litellm-response-cost"
 
 
 def with_cost(data: bytes, meter: Meter) -> bytes:
