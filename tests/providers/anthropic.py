@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from providers.rows import Provider, Published, Row, on_a_last_chunk, tokens
+from providers.rows import (
+    WORDS,
+    Provider,
+    Published,
+    Row,
+    delta_chunk,
+    finish_chunk,
+    on_a_last_chunk,
+    tokens,
+)
 
 _DOCS = "https://docs.anthropic.com/en/api/openai-sdk"
 _CACHING = "https://docs.anthropic.com/en/docs/build-with-claude/prompt-caching"
@@ -77,6 +86,25 @@ PROVIDER = Provider(
                 },
             },
             bill=100 * 3000 + 1900 * 300 + 200 * 3750 + 300 * 6000 + 10 * 15_000,
+        ),
+        Row(
+            quirk="the prompt at the start of a stream, and the answer at its end",
+            rule="puts them together, with the cached tokens",
+            source="https://docs.anthropic.com/en/docs/build-with-claude/streaming",
+            price=Published(
+                "claude-sonnet-4-5",
+                {"input_tokens": 2000, "cache_read_tokens": 1900, "output_tokens": 10},
+            ),
+            usage=_OWN_NAMES,
+            chunks=(
+                {
+                    **delta_chunk({"role": "assistant", "content": ""}),
+                    "usage": {**_OWN_NAMES, "output_tokens": 1},
+                },
+                *(delta_chunk({"content": word}) for word in WORDS),
+                {**finish_chunk(), "usage": {"output_tokens": 10}},
+            ),
+            bill=100 * 3000 + 1900 * 300 + 10 * 15_000,
         ),
     ),
 )

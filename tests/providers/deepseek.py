@@ -60,5 +60,16 @@ PROVIDER = Provider(
             ),
             bill=18 * 1000 + 4 * 2000,
         ),
+        Row(
+            quirk="zeros on the first chunks of a stream, behind a gateway",
+            rule="ignores them, and bills the counts at the end",
+            source="https://github.com/router-for-me/CLIProxyAPI/pull/3077",
+            usage=tokens(18, 4),
+            chunks=(
+                *({**delta_chunk({"content": word}), "usage": tokens(0, 0)} for word in WORDS),
+                {**finish_chunk(), "usage": tokens(18, 4)},
+            ),
+            bill=18 * 1000 + 4 * 2000,
+        ),
     ),
 )

@@ -68,6 +68,26 @@ PROVIDER = Provider(
             bill=86 * 1000 + 1920 * 100 + 300 * 2000,
         ),
         Row(
+            quirk="written tokens in the details, some of them for an hour ($1.25 and $2)",
+            rule="bills them at their prices, as part of the prompt",
+            source="https://github.com/mozilla-ai/any-llm/pull/896",
+            price={
+                **LIST,
+                "input_cache_write": "0.00000125",
+                "input_cache_write_1h": "0.000002",
+            },
+            usage=tokens(
+                2000,
+                10,
+                **cached(
+                    500,
+                    cache_creation_input_tokens=1000,
+                    cache_creation={"ephemeral_1h_input_tokens": 400},
+                ),
+            ),
+            bill=500 * 1000 + 500 * 100 + 600 * 1250 + 400 * 2000 + 10 * 2000,
+        ),
+        Row(
             quirk="more written tokens than `prompt_tokens` ($1.25), of old versions",
             rule="adds them, because they cannot be a part of the prompt",
             source="https://github.com/BerriAI/litellm/issues/15056",

@@ -65,6 +65,22 @@ PROVIDER = Provider(
             bill=5 * 1000 + 1008 * 100 + 30 * 2000,
         ),
         Row(
+            quirk="cached tokens as `num_cached_tokens`, and in `prompt_token_details`",
+            rule="counts them once",
+            source="https://github.com/vercel/ai/issues/14382",
+            usage=tokens(
+                801, 2, num_cached_tokens=768, prompt_token_details={"cached_tokens": 768}
+            ),
+            bill=33 * 1000 + 768 * 100 + 2 * 2000,
+        ),
+        Row(
+            quirk="`num_cached_tokens` alone",
+            rule="bills them at the price of a cache read",
+            source="https://github.com/vercel/ai/pull/14889",
+            usage=tokens(801, 2, num_cached_tokens=768),
+            bill=33 * 1000 + 768 * 100 + 2 * 2000,
+        ),
+        Row(
             quirk="a whole tool call in one chunk, without a type",
             rule="passes it on as it is",
             source=_DOCS,

@@ -67,6 +67,11 @@ PROVIDER = Provider(
     cost="yes, in `usage.cost.total_cost`",
     streams="on every chunk, with the count so far",
     source=_DOCS,
+    note=(
+        "Perplexity has ended this API for its own models, as "
+        "[Stigg](https://docs.stigg.io/documentation/ai-agents/providers/perplexity) says "
+        "(September 2026). Gateways still answer in this shape."
+    ),
     shape=lambda _deltas, usage: list(_stream(usage or {})),
     rows=(
         Row(

@@ -14,6 +14,11 @@ PROVIDER = Provider(
     streams="with the finish reason, always",
     source=_DOCS,
     shape=on_the_finish_chunk,
+    note=(
+        "Its list of models has prices in other names and another unit (`input` and `output`, for "
+        "a million tokens). Other lists have these names for a single token, so they are not "
+        "read: the published price counts."
+    ),
     rows=(
         Row(
             quirk="choices with `text`, `token` and a large `seed`, and `finish_reason: eos`",

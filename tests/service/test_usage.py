@@ -185,6 +185,18 @@ CALLS = {
         },
         9_200_000,
     ),
+    "a cost as an object, in another currency": (
+        {
+            "prompt_tokens": 10,
+            "completion_tokens": 2,
+            "cost": {"currency": "EUR", "total_cost": Decimal("0.0092")},
+        },
+        14_000,
+    ),
+    "a cost as an object, in dollars": (
+        {"cost": {"currency": "USD", "total_cost": Decimal("0.0092")}},
+        9_200_000,
+    ),
     "xAI's ticks": (
         {"prompt_tokens": 10, "completion_tokens": 2, "cost_in_usd_ticks": 92_000_000},
         9_200_000,
@@ -228,6 +240,15 @@ def test_each_choice_reports_its_own_usage() -> None:
     for index, tokens in ((0, 3), (1, 5), (0, 4)):
         meter.add_usage({"prompt_tokens": 20, "completion_tokens": tokens}, index)
     assert meter.cost() == 20 * 1000 + 9 * 2000
+
+
+def test_the_prompt_first_and_the_answer_last() -> None:
+    meter = Meter(PRICE, prompt_tokens=10, began=NOON)
+    cached = {"prompt_tokens_details": {"cached_tokens": 1900}}
+    meter.add_usage({"prompt_tokens": 2000, "completion_tokens": 1, **cached})
+    meter.count(1, "w ")
+    meter.add_usage({"completion_tokens": 10})
+    assert meter.cost() == 310_000
 
 
 USAGE = {"prompt_tokens": 7, "completion_tokens": 3}

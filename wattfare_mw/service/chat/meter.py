@@ -138,11 +138,11 @@ class Meter:
                 self._by_choice[choice] = counts
             counts = _sum_of_choices(list(self._by_choice.values()))
         if not report.prompt:
-            counts = msgspec.structs.replace(counts, prompt=self.prompt_tokens)
+            counts = _with_side(counts, self._used, "prompt", *reported_usage.PROMPT_PARTS)
         if completion:
             self._chunks = self._bytes = self._characters = 0
         else:
-            counts = msgspec.structs.replace(counts, completion=self._used.completion)
+            counts = _with_side(counts, self._used, "completion", *reported_usage.COMPLETION_PARTS)
         self._used = counts
         self._tokens_reported = True
         self.generated = True
@@ -237,6 +237,12 @@ class Meter:
 def estimate_tokens(data: bytes) -> int:
     """About how many tokens this text is."""
     return -(-len(data) // BYTES_PER_TOKEN)
+
+
+def _with_side(counts: TokenCounts, known: TokenCounts, *names: str) -> TokenCounts:
+    """These counts, but those of these names as they are known. Some providers report the prompt
+    at the start of a stream, and the answer at its end."""
+    return msgspec.structs.replace(counts, **{name: getattr(known, name) for name in names})
 
 
 def _sum_of_choices(reports: list[TokenCounts]) -> TokenCounts:

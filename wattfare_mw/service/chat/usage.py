@@ -201,18 +201,23 @@ _WRITE_BESIDE = (
 )
 _CACHE_READ = (
     *((details, "cached_tokens") for details in _DETAILS_IN),
+    *((details, "cache_read_input_tokens") for details in _DETAILS_IN),
     "prompt_cache_hit_tokens",
     "cached_tokens",
+    "num_cached_tokens",
     "cachedContentTokenCount",
+    "prompt_eval_cached_count",
     *_READ_BESIDE,
 )
 _CACHE_WRITE = (
     *((details, "cache_write_tokens") for details in _DETAILS_IN),
     *((details, "cache_creation_tokens") for details in _DETAILS_IN),
+    *((details, "cache_creation_input_tokens") for details in _DETAILS_IN),
     *_WRITE_BESIDE,
 )
 _CACHE_WRITE_1H = (
     ("cache_creation", "ephemeral_1h_input_tokens"),
+    *((details, "cache_creation", "ephemeral_1h_input_tokens") for details in _DETAILS_IN),
     *(
         (details, "cache_creation_token_details", "ephemeral_1h_input_tokens")
         for details in _DETAILS_IN
@@ -236,8 +241,18 @@ _SEARCHES = (
     "num_search_queries",
     ("server_side_tool_usage_details", "web_search_calls"),
 )
-_COST = ("cost", "total_cost", "cost_usd", "total_cost_usd", "estimated_cost")
+_COST = (
+    "cost",
+    "total_cost",
+    "cost_usd",
+    "total_cost_usd",
+    "cost_usd_total",
+    "estimated_cost",
+)
 _COST_TOTAL = ("total_cost", "total", "total_cost_usd", "total_usd", "amount", "usd")
+
+#: The currency of a cost, which few providers name.
+_USD = (None, "USD", "usd")
 
 _Path = str | tuple[str, ...]
 
@@ -356,6 +371,8 @@ def _usd(value: object) -> Decimal | None:
     """An amount in USD: a number, a number as text, or an object with the total."""
     if isinstance(value, dict):
         fields = cast("dict[str, Any]", value)
+        if fields.get("currency") not in _USD:
+            return None
         totals = (_usd(fields.get(name)) for name in _COST_TOTAL if name in fields)
         return next((total for total in totals if total is not None), None)
     if isinstance(value, str):
