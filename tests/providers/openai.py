@@ -5,6 +5,8 @@ from __future__ import annotations
 from providers.rows import (
     LIST,
     WORDS,
+    Chunk,
+    Fields,
     Provider,
     Published,
     Row,
@@ -22,6 +24,17 @@ _REASONING = "https://platform.openai.com/docs/guides/reasoning"
 _PREDICTED = "https://platform.openai.com/docs/guides/predicted-outputs"
 _CHAT = "https://platform.openai.com/docs/api-reference/chat"
 _ARGUMENTS = ('{"city": ', '"Paris"}')
+
+_COUNTS = {"input_tokens": 2000, "cache_read_tokens": 1000, "output_tokens": 100}
+_FLEX = Published("gpt-5", _COUNTS, {"service_tier": "flex"})
+_DEFAULT = Published("gpt-5", _COUNTS)
+
+
+def _in_tier(tier: str, usage: Fields) -> list[Chunk]:
+    """A stream, with the tier on each chunk."""
+    chunks = [*(delta_chunk({"content": word}) for word in WORDS), finish_chunk()]
+    return [{**each, "service_tier": tier} for each in [*chunks, {"choices": [], "usage": usage}]]
+
 
 PROVIDER = Provider(
     name="OpenAI",
@@ -41,6 +54,34 @@ PROVIDER = Provider(
             ),
             usage=tokens(2006, 300, **cached(1920, audio_tokens=0), **reasoned(0)),
             bill=86 * 2500 + 1920 * 1250 + 300 * 10_000,
+        ),
+        Row(
+            quirk='`service_tier: "flex"`, for GPT-5 (half of $1.25, $0.125 cached and $10)',
+            rule="bills the price of the tier that the answer names",
+            source="https://platform.openai.com/docs/guides/flex-processing",
+            price=_FLEX,
+            answer={
+                "choices": [
+                    {
+                        "index": 0,
+                        "message": {"role": "assistant", "content": "".join(WORDS)},
+                        "finish_reason": "stop",
+                    }
+                ],
+                "usage": tokens(2000, 100, **cached(1000)),
+                "service_tier": "flex",
+            },
+            chunks=_in_tier("flex", tokens(2000, 100, **cached(1000))),
+            bill=1000 * 625 + 1000 * 125 // 2 + 100 * 5000,
+        ),
+        Row(
+            quirk="`flex` was asked for, and the answer names `default`",
+            rule="bills the usual price",
+            source="https://github.com/BerriAI/litellm/issues/31837",
+            price=_DEFAULT,
+            usage=tokens(2000, 100, **cached(1000)),
+            chunks=_in_tier("default", tokens(2000, 100, **cached(1000))),
+            bill=1000 * 1250 + 1000 * 125 + 100 * 10_000,
         ),
         Row(
             quirk="cached tokens",

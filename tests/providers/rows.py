@@ -40,10 +40,12 @@ class Published:
     Attributes:
         model: its name in ``genai-prices``.
         tokens: what the row's usage is in the names of ``genai-prices``.
+        context: what else the price depends on, in its names.
     """
 
     model: str
     tokens: Mapping[str, int]
+    context: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

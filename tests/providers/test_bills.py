@@ -174,5 +174,5 @@ def test_streams(service: Till, provider: Provider, row: Row, asking: dict[str, 
 )
 def test_published_prices_say_the_same(row: Row) -> None:
     assert isinstance(row.price, Published)
-    price = calc_price(Usage(**row.price.tokens), row.price.model)
+    price = calc_price(Usage(**row.price.tokens), row.price.model, price_context=row.price.context)
     assert nanos_ceil(price.total_price) == row.bill

@@ -150,6 +150,15 @@ CALLS = {
         },
         120_000,
     ),
+    "more cached than there is, and a total that has it": (
+        {
+            "prompt_tokens": 100,
+            "completion_tokens": 10,
+            "total_tokens": 2010,
+            "prompt_tokens_details": {"cached_tokens": 1900},
+        },
+        310_000,
+    ),
     "Responses": (
         {
             "input_tokens": 2000,

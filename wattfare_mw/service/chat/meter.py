@@ -49,6 +49,7 @@ class Meter:
         sent: is the prompt on its way to the model?
         generated: has the model done anything that can be billed?
         complete: has the answer come to its proper end?
+        tier: the service tier in which the provider served the call; None if it does not say.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class Meter:
         self.sent = False
         self.generated = False
         self.complete = False
+        self.tier: str | None = None
         self._began = began or datetime.now(UTC)
         self._granted: int | None = None
         # As far as the upstream has reported it. Until then, the prompt is an estimate.
@@ -166,7 +168,7 @@ class Meter:
             return self._cost
         if not self._tokens_reported or self.price is None:
             return None
-        return self.price.cost(self._used, self._began)
+        return self.price.cost(self._used, self._began, self.tier)
 
     @property
     def spent(self) -> bool:
@@ -199,11 +201,12 @@ class Meter:
         if self._cost is None:
             if self.price is not None:
                 used = msgspec.structs.replace(self._used, completion=self.completion_tokens)
-                return self.price.cost(used, self._began)
+                return self.price.cost(used, self._began, self.tier)
         elif since <= 0:
             return self._cost
         elif self.price is not None:
-            return self._cost + self.price.cost_of_more(since, self.prompt_tokens, self._began)
+            more = self.price.cost_of_more(since, self.prompt_tokens, self._began, self.tier)
+            return self._cost + more
         return 0 if self.complete else self.granted or 0
 
     @property

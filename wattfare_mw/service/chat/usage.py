@@ -138,6 +138,8 @@ def read(usage: dict[str, Any]) -> ReportedUsage:
     cached = parts["cache_read"] + parts["cache_write"] + parts["cache_write_1h"]
     if prompt is not None and cached and _stand_beside(usage, name, prompt, completion, total):
         prompt += cached
+    elif prompt is not None and cached > prompt and total == prompt + (completion or 0) + cached:
+        prompt += cached  # the total says so
     parts = _plausible_parts(prompt or 0, parts)
 
     reasoning = _first(usage, *_REASONING) or 0

@@ -74,7 +74,7 @@ def published(model: str, base_url: str) -> Price | None:
         url = None
     tokens = Usage(input_tokens=1, output_tokens=1)
     try:
-        return _of_model(calc_price(tokens, model, provider_api_url=url).model.prices)
+        return _of_model(calc_price(tokens, model, provider_api_url=url).model)
     except LookupError:
         return None
     except Exception:
@@ -202,12 +202,29 @@ _TABLE_CANNOT_COUNT = frozenset(
 )
 
 
-def _of_model(prices: Any) -> Price | None:
-    """A model's prices in ``genai-prices``: one, or a list in which the last that applies counts.
-    Some begin at a date. Some are for a time of the day, as DeepSeek's are."""
+#: Only these service tiers can be asked for. They cost less than the usual one.
+_TIERS = frozenset({"flex"})
+
+
+def _of_model(model: Any) -> Price | None:
+    """A model's prices in ``genai-prices``, at all times of the day and in all tiers."""
+    now = datetime.now(UTC)
+    price = _of_all_times(model.prices, now)
+    for variant in model.price_variants or ():
+        tier = variant.when.get("service_tier")
+        if price is None or tier not in _TIERS or len(variant.when) > 1:
+            continue
+        if variant.constraint is None or variant.constraint.active(now):
+            changed = _of_table(variant.prices)
+            price = price if changed is None else _within(price, changed, tier=tier)
+    return price
+
+
+def _of_all_times(prices: Any, now: datetime) -> Price | None:
+    """One price, or a list in which the last that applies counts. Some begin at a date. Some are
+    for a time of the day, as DeepSeek's are."""
     if not isinstance(prices, list):
         return _of_table(prices)
-    now = datetime.now(UTC)
     price: Price | None = None
     for conditional in cast("list[Any]", prices):
         condition, given = conditional.constraint, _of_table(conditional.prices)
@@ -218,11 +235,15 @@ def _of_model(prices: Any) -> Price | None:
             continue
         if price is None or given is None:
             return None
-        window = (_in_utc(start), _in_utc(end))
-        changes = (Override(rates=given.rates), *given.overrides)
-        within = (msgspec.structs.replace(each, window=window) for each in changes)
-        price = Price(price.rates, (*price.overrides, *within))
+        price = _within(price, given, window=(_in_utc(start), _in_utc(end)))
     return price
+
+
+def _within(price: Price, changed: Price, **condition: Any) -> Price:
+    """The price, and under a condition the changed one."""
+    changes = (Override(rates=changed.rates), *changed.overrides)
+    conditional = (msgspec.structs.replace(each, **condition) for each in changes)
+    return Price(price.rates, (*price.overrides, *conditional))
 
 
 def _in_utc(moment: time) -> time:

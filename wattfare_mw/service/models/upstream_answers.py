@@ -250,6 +250,9 @@ def _add_usage(fields: dict[str, Any], meter: Meter, *, generated: bool) -> bool
         generated: False for a failure without an answer. Only a cost that it names counts.
     """
     found = False
+    tier = fields.get("service_tier")
+    if isinstance(tier, str):
+        meter.tier = tier  # the one that it was served in, which need not be the requested one
     for choice, usage in reported_usage.find(fields):
         found = True
         if generated or reported_usage.read(usage).cost:
