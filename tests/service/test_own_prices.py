@@ -86,7 +86,7 @@ def test_no_model(model: str) -> None:
 def test_the_price_of_a_token() -> None:
     price = OwnPrices({"m": "0.10/0.40"}).named("m")
     assert price is not None
-    assert (price.prompt, price.completion) == (Decimal("1e-7"), Decimal("4e-7"))
+    assert (price.rates.prompt, price.rates.completion) == (Decimal("1e-7"), Decimal("4e-7"))
     assert price.bound(3_000_000, 2_000_000) == 1_100_000_000
     # A cache may be dearer than what is not cached.
     dear = OwnPrices({"m": "1/2/5"}).named("m")
@@ -115,7 +115,8 @@ def test_the_price_of_a_token() -> None:
 def test_the_name_and_then_the_longest_pattern(model: str, price: int | None) -> None:
     own = OwnPrices({"*": "9/9", "qwen*": "3/3", "qwen3*": "2/2", "qwen3": "1/1", "m[0-9]": "4/4"})
     found = own.named(model)
-    assert (found and found.prompt * 10**6) == price
+    per_million = found and found.bound(10**6, 0) // 10**9
+    assert per_million == price
     assert own.default is not None
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime, time, timedelta
 from decimal import Decimal
 
 import pytest
+from genai_prices import Usage, calc_price
 from hypothesis import given
 from hypothesis import strategies as st
 from support.prices import NOON
 
+from wattfare_mw.money import nanos_ceil
 from wattfare_mw.service.chat.price import Price
 from wattfare_mw.service.chat.usage import TokenCounts
 from wattfare_mw.service.models.price_lists import Unpriced, published, read_prices
@@ -147,6 +150,23 @@ def test_the_published_price() -> None:
     sonar = published("sonar-pro", "https://api.perplexity.ai")
     assert sonar is not None
     assert cost(sonar, 0, 0) > 0
+
+
+@pytest.mark.parametrize("model", ["deepseek-chat", "deepseek-flash", "deepseek-v4-pro"])
+def test_a_published_price_for_a_time_of_the_day(model: str) -> None:
+    price = published(model, "https://api.deepseek.com")
+    assert price is not None
+    used = Usage(input_tokens=1000, cache_read_tokens=400, output_tokens=100)
+    counts = TokenCounts(prompt=1000, cache_read=400, completion=100)
+    midnight = datetime.combine(datetime.now(UTC), time(), UTC)
+    costs: set[int] = set()
+    for minutes in range(0, 24 * 60, 30):
+        moment = midnight + timedelta(minutes=minutes)
+        told = calc_price(used, model, provider_id="deepseek", genai_request_timestamp=moment)
+        costs.add(price.cost(counts, moment))
+        assert price.cost(counts, moment) == nanos_ceil(told.total_price)
+    assert len(costs) == 2
+    assert price.bound(1000, 100) >= max(costs)
 
 
 @pytest.mark.parametrize(

@@ -150,6 +150,15 @@ CALLS = {
         },
         120_000,
     ),
+    "more cached than there is, and a total that has it": (
+        {
+            "prompt_tokens": 100,
+            "completion_tokens": 10,
+            "total_tokens": 2010,
+            "prompt_tokens_details": {"cached_tokens": 1900},
+        },
+        310_000,
+    ),
     "Responses": (
         {
             "input_tokens": 2000,
@@ -183,6 +192,18 @@ CALLS = {
             "completion_tokens": 2,
             "cost": {"input_tokens_cost": Decimal("0.1"), "total_cost": Decimal("0.0092")},
         },
+        9_200_000,
+    ),
+    "a cost as an object, in another currency": (
+        {
+            "prompt_tokens": 10,
+            "completion_tokens": 2,
+            "cost": {"currency": "EUR", "total_cost": Decimal("0.0092")},
+        },
+        14_000,
+    ),
+    "a cost as an object, in dollars": (
+        {"cost": {"currency": "USD", "total_cost": Decimal("0.0092")}},
         9_200_000,
     ),
     "xAI's ticks": (
@@ -228,6 +249,15 @@ def test_each_choice_reports_its_own_usage() -> None:
     for index, tokens in ((0, 3), (1, 5), (0, 4)):
         meter.add_usage({"prompt_tokens": 20, "completion_tokens": tokens}, index)
     assert meter.cost() == 20 * 1000 + 9 * 2000
+
+
+def test_the_prompt_first_and_the_answer_last() -> None:
+    meter = Meter(PRICE, prompt_tokens=10, began=NOON)
+    cached = {"prompt_tokens_details": {"cached_tokens": 1900}}
+    meter.add_usage({"prompt_tokens": 2000, "completion_tokens": 1, **cached})
+    meter.count(1, "w ")
+    meter.add_usage({"completion_tokens": 10})
+    assert meter.cost() == 310_000
 
 
 USAGE = {"prompt_tokens": 7, "completion_tokens": 3}

@@ -49,6 +49,7 @@ class Meter:
         sent: is the prompt on its way to the model?
         generated: has the model done anything that can be billed?
         complete: has the answer come to its proper end?
+        tier: the service tier in which the provider served the call; None if it does not say.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class Meter:
         self.sent = False
         self.generated = False
         self.complete = False
+        self.tier: str | None = None
         self._began = began or datetime.now(UTC)
         self._granted: int | None = None
         # As far as the upstream has reported it. Until then, the prompt is an estimate.
@@ -138,11 +140,11 @@ class Meter:
                 self._by_choice[choice] = counts
             counts = _sum_of_choices(list(self._by_choice.values()))
         if not report.prompt:
-            counts = msgspec.structs.replace(counts, prompt=self.prompt_tokens)
+            counts = _with_side(counts, self._used, "prompt", *reported_usage.PROMPT_PARTS)
         if completion:
             self._chunks = self._bytes = self._characters = 0
         else:
-            counts = msgspec.structs.replace(counts, completion=self._used.completion)
+            counts = _with_side(counts, self._used, "completion", *reported_usage.COMPLETION_PARTS)
         self._used = counts
         self._tokens_reported = True
         self.generated = True
@@ -166,7 +168,7 @@ class Meter:
             return self._cost
         if not self._tokens_reported or self.price is None:
             return None
-        return self.price.cost(self._used, self._began)
+        return self.price.cost(self._used, self._began, self.tier)
 
     @property
     def spent(self) -> bool:
@@ -201,12 +203,18 @@ class Meter:
                 used, completion = self._used, self.completion_tokens
                 if completion != used.completion:
                     used = msgspec.structs.replace(used, completion=completion)
-                return self.price.cost(used, self._began)
+                return self.price.cost(used, self._began, self.tier)
         elif since <= 0:
             return self._cost
         elif self.price is not None:
-            return self._cost + self.price.cost_of_more(since, self.prompt_tokens, self._began)
+            more = self.price.cost_of_more(since, self.prompt_tokens, self._began, self.tier)
+            return self._cost + more
         return 0 if self.complete else self.granted or 0
+
+    @property
+    def cost_reported(self) -> bool:
+        """Has the upstream named a cost?"""
+        return self._cost is not None
 
     @property
     def is_known(self) -> bool:
@@ -234,6 +242,12 @@ class Meter:
 def estimate_tokens(data: bytes) -> int:
     """About how many tokens this text is."""
     return -(-len(data) // BYTES_PER_TOKEN)
+
+
+def _with_side(counts: TokenCounts, known: TokenCounts, *names: str) -> TokenCounts:
+    """These counts, but those of these names as they are known. Some providers report the prompt
+    at the start of a stream, and the answer at its end."""
+    return msgspec.structs.replace(counts, **{name: getattr(known, name) for name in names})
 
 
 def _sum_of_choices(reports: list[TokenCounts]) -> TokenCounts:

@@ -51,15 +51,17 @@ class Override(msgspec.Struct, frozen=True, kw_only=True):
         rates: what changes.
         min_prompt: for prompts of at least so many tokens.
         window: from and until this time of the day, UTC; None for the whole day.
+        tier: for calls that the provider served in this service tier; None for all.
     """
 
     rates: Rates
     min_prompt: int = 0
     window: tuple[time, time] | None = None
+    tier: str | None = None
 
-    def applies(self, prompt: int, moment: datetime | None) -> bool:
-        """Does it apply to a prompt of this length at this moment (UTC)?"""
-        if prompt < self.min_prompt:
+    def applies(self, prompt: int, moment: datetime | None, tier: str | None = None) -> bool:
+        """Does it apply to a prompt of this length, at this moment (UTC), in this tier?"""
+        if prompt < self.min_prompt or self.tier not in (None, tier):
             return False
         if self.window is None:
             return True
@@ -89,17 +91,26 @@ class Price(msgspec.Struct, frozen=True, dict=True):
         """One rate for each side, in USD for a token."""
         return cls(Rates(prompt=prompt, completion=completion, request=request))
 
-    def cost(self, used: TokenCounts, moment: datetime | None = None) -> int:
+    def cost(
+        self, used: TokenCounts, moment: datetime | None = None, tier: str | None = None
+    ) -> int:
         """What this costs, in nano-dollars, rounded up once.
 
         Args:
             moment: when the call began (UTC), for a price that depends on the time of the day.
+            tier: the service tier, for a price that depends on it.
         """
-        return self._table(used.prompt, moment).cost(used)
+        return self._table(used.prompt, moment, tier).cost(used)
 
-    def cost_of_more(self, completion: int, prompt: int, moment: datetime | None = None) -> int:
+    def cost_of_more(
+        self,
+        completion: int,
+        prompt: int,
+        moment: datetime | None = None,
+        tier: str | None = None,
+    ) -> int:
         """What so many more tokens of an answer cost, in nano-dollars, rounded up."""
-        return self._table(prompt, moment).cost_of_more(completion)
+        return self._table(prompt, moment, tier).cost_of_more(completion)
 
     def bound(self, prompt: int, completion: int, searches: int = 0) -> int:
         """The most that a call can cost, in nano-dollars, if it has no more tokens of any kind."""
@@ -131,12 +142,16 @@ class Price(msgspec.Struct, frozen=True, dict=True):
             place for place, each in enumerate(self.overrides) if each.min_prompt <= prompt
         )
 
-    def _table(self, prompt: int, moment: datetime | None) -> _Table:
+    def _table(self, prompt: int, moment: datetime | None, tier: str | None = None) -> _Table:
         if not self.overrides:
             return self._base
         return self._cached(
             False,
-            tuple(i for i, each in enumerate(self.overrides) if each.applies(prompt, moment)),
+            tuple(
+                place
+                for place, each in enumerate(self.overrides)
+                if each.applies(prompt, moment, tier)
+            ),
         )
 
     def _dearest(self, prompt: int) -> _Table:

@@ -7,7 +7,7 @@ ignored, and the other parts still count. ``tests/providers`` has an example of 
 Two counts differ from provider to provider:
 
 - *Reasoning*: for OpenAI it is part of the completion tokens. xAI and Google count it beside them,
-  and only the total includes it.
+  and only the total includes it. Perplexity's total does not.
 - *Cached tokens*: for OpenAI they are part of the prompt tokens. Anthropic's and Bedrock's own
   names (``cache_read_input_tokens``) stand beside them.
 """
@@ -134,15 +134,17 @@ def read(usage: dict[str, Any]) -> ReportedUsage:
 
     parts = answer = _NO_PARTS
     if len(found) > 3 or found.keys() - _PLAIN:
-        cached = get("read_beside", 0) + get("write_beside", 0)
-        if prompt is not None and cached and _stand_beside(found, cached, total):
+        prompt = None if prompt is None else prompt + get("tool_use", 0)
+        beside = get("read_beside", 0) + get("write_beside", 0)
+        cached = beside or get("cache_read", 0) + get("cache_write", 0)
+        if prompt is not None and cached and _stand_beside(found, prompt, cached, beside):
             prompt += cached
         parts = _plausible_parts(prompt or 0, _prompt_parts(found))
     reasoning = get("reasoning", 0)
     if total is not None and prompt and total - prompt > (completion or 0):
         completion = total - prompt
-    elif completion is not None and reasoning > completion and (total is None or not prompt):
-        # It cannot be a part. A total would include it.
+    elif completion is not None and reasoning > completion:
+        # It cannot be a part of them. Perplexity's total does not include it either.
         completion += reasoning
     if not _PARTS_OF_ANSWER.isdisjoint(found):
         answer = _plausible_parts(
@@ -166,9 +168,12 @@ _Fields = Mapping[str, "str | _Fields"]
 
 _OF_PROMPT: _Fields = {
     "cached_tokens": "cache_read",
+    "cache_read_input_tokens": "cache_read",
     "cached_tokens_details": {"audio_tokens": "audio_cache_read"},
     "cache_write_tokens": "cache_write",
     "cache_creation_tokens": "cache_write",
+    "cache_creation_input_tokens": "cache_write",
+    "cache_creation": {"ephemeral_1h_input_tokens": "cache_write_1h"},
     "cache_creation_token_details": {"ephemeral_1h_input_tokens": "cache_write_1h"},
     "audio_tokens": "audio",
     "image_tokens": "image",
@@ -180,6 +185,7 @@ _OF_ANSWER: _Fields = {
 }
 #: The names of the counts, and what they mean. ``read_beside`` and ``write_beside`` are cached
 #: tokens that some providers do not count in the prompt. ``input`` is a prompt without them.
+#: ``tool_use`` is what Google's own tools add to a prompt. Google counts it beside the prompt.
 _FIELDS: _Fields = {
     "prompt_tokens": "prompt",
     "promptTokenCount": "prompt",
@@ -204,7 +210,9 @@ _FIELDS: _Fields = {
     "prompt_cache_hit_tokens": "hits",
     "prompt_cache_miss_tokens": "misses",
     "cached_tokens": "cache_read",
+    "num_cached_tokens": "cache_read",
     "cachedContentTokenCount": "cache_read",
+    "prompt_eval_cached_count": "cache_read",
     "cache_read_input_tokens": "read_beside",
     "cacheReadInputTokens": "read_beside",
     "cacheReadInputTokenCount": "read_beside",
@@ -215,6 +223,7 @@ _FIELDS: _Fields = {
     "completion_tokens_details": _OF_ANSWER,
     "completion_token_details": _OF_ANSWER,
     "output_tokens_details": _OF_ANSWER,
+    "toolUsePromptTokenCount": "tool_use",
     "thoughtsTokenCount": "reasoning",
     "reasoning_tokens": "reasoning",
     "server_tool_use": {"web_search_requests": "searches"},
@@ -225,8 +234,17 @@ _FIELDS: _Fields = {
 _PLAIN = frozenset({"prompt", "completion", "total"})
 _PARTS_OF_ANSWER = frozenset(COMPLETION_PARTS)
 _NO_PARTS: dict[str, int] = {}
-_COST = ("cost", "total_cost", "cost_usd", "total_cost_usd", "estimated_cost")
+_COST = (
+    "cost",
+    "total_cost",
+    "cost_usd",
+    "total_cost_usd",
+    "cost_usd_total",
+    "estimated_cost",
+)
 _COST_TOTAL = ("total_cost", "total", "total_cost_usd", "total_usd", "amount", "usd")
+#: The currency of a cost, which few providers name.
+_USD = (None, "USD", "usd")
 
 
 def _collect(usage: dict[str, Any], fields: _Fields, found: dict[str, int]) -> None:
@@ -260,12 +278,16 @@ def _prompt_parts(found: dict[str, int]) -> dict[str, int]:
     }
 
 
-def _stand_beside(found: dict[str, int], cached: int, total: int | None) -> bool:
-    """Are the cached tokens no part of the prompt tokens?"""
-    prompt = found.get("prompt")
-    if prompt is None or cached > prompt:
+def _stand_beside(found: dict[str, int], prompt: int, cached: int, beside: int) -> bool:
+    """Are the cached tokens no part of the prompt tokens?
+
+    Args:
+        beside: those under a name of a provider that counts them beside the prompt.
+    """
+    if beside and ("prompt" not in found or beside > prompt):
         return True
-    return total is not None and total == prompt + found.get("completion", 0) + cached
+    says_so = found.get("total") == prompt + found.get("completion", 0) + cached
+    return says_so and (beside > 0 or cached > prompt)
 
 
 def _plausible_parts(whole: int, parts: dict[str, int]) -> dict[str, int]:
@@ -331,6 +353,8 @@ def _usd(value: object) -> Decimal | None:
     """An amount in USD: a number, a number as text, or an object with the total."""
     if isinstance(value, dict):
         fields = cast("dict[str, Any]", value)
+        if fields.get("currency") not in _USD:
+            return None
         totals = (_usd(fields.get(name)) for name in _COST_TOTAL if name in fields)
         return next((total for total in totals if total is not None), None)
     if isinstance(value, str):

@@ -146,6 +146,7 @@ class Catalog:
         error = reading.exception()
         if error is None:
             self._list = reading.result()
+            self._published.clear()  # a published price can change at a date
         else:
             log.warning("the upstream's list of models cannot be read: %s", describe(error))
 

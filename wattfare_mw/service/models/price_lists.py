@@ -7,7 +7,7 @@ listed at -1, as a router is, has no fixed price, and none is made up for it.
 
 from __future__ import annotations
 
-from datetime import time
+from datetime import UTC, datetime, time
 from decimal import Decimal
 from enum import Enum
 from typing import Any, cast
@@ -61,7 +61,8 @@ def published(model: str, base_url: str) -> Price | None:
     """The published price of this model at whoever is behind this URL; where that is nobody
     known, of the model that goes by this name. None where there is none.
 
-    It reads a large table when it is first called: not for an event loop.
+    A price can change at a date, so that an answer is not good for ever. It reads a large table
+    when it is first called: not for an event loop.
     """
     from genai_prices import Usage, calc_price
     from genai_prices.data_snapshot import get_snapshot
@@ -73,7 +74,7 @@ def published(model: str, base_url: str) -> Price | None:
         url = None
     tokens = Usage(input_tokens=1, output_tokens=1)
     try:
-        return _of_table(calc_price(tokens, model, provider_api_url=url).model_price)
+        return _of_model(calc_price(tokens, model, provider_api_url=url).model)
     except LookupError:
         return None
     except Exception:
@@ -199,6 +200,55 @@ _TABLE_CANNOT_COUNT = frozenset(
         "storage_searches_kcount",
     }
 )
+
+
+#: Only these service tiers can be asked for. They cost less than the usual one.
+_TIERS = frozenset({"flex"})
+
+
+def _of_model(model: Any) -> Price | None:
+    """A model's prices in ``genai-prices``, at all times of the day and in all tiers."""
+    now = datetime.now(UTC)
+    price = _of_all_times(model.prices, now)
+    for variant in model.price_variants or ():
+        tier = variant.when.get("service_tier")
+        if price is None or tier not in _TIERS or len(variant.when) > 1:
+            continue
+        if variant.constraint is None or variant.constraint.active(now):
+            changed = _of_table(variant.prices)
+            price = price if changed is None else _within(price, changed, tier=tier)
+    return price
+
+
+def _of_all_times(prices: Any, now: datetime) -> Price | None:
+    """One price, or a list in which the last that applies counts. Some begin at a date. Some are
+    for a time of the day, as DeepSeek's are."""
+    if not isinstance(prices, list):
+        return _of_table(prices)
+    price: Price | None = None
+    for conditional in cast("list[Any]", prices):
+        condition, given = conditional.constraint, _of_table(conditional.prices)
+        start, end = getattr(condition, "start_time", None), getattr(condition, "end_time", None)
+        if start is None or end is None:
+            if condition is None or condition.active(now):
+                price = given
+            continue
+        if price is None or given is None:
+            return None
+        price = _within(price, given, window=(_in_utc(start), _in_utc(end)))
+    return price
+
+
+def _within(price: Price, changed: Price, **condition: Any) -> Price:
+    """The price, and under a condition the changed one."""
+    changes = (Override(rates=changed.rates), *changed.overrides)
+    conditional = (msgspec.structs.replace(each, **condition) for each in changes)
+    return Price(price.rates, (*price.overrides, *conditional))
+
+
+def _in_utc(moment: time) -> time:
+    today = datetime.now(UTC).date()
+    return datetime.combine(today, moment, moment.tzinfo or UTC).astimezone(UTC).time()
 
 
 def _of_table(prices: Any) -> Price | None:

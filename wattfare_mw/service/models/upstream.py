@@ -69,8 +69,6 @@ class Upstream:
         on_hang_up: what happens to a stream whose client leaves. ``stop`` closes the connection;
             ``finish`` reads the stream to its end, because the upstream goes on anyway. None: by
             the provider.
-        keeps_records: can it be asked at ``/generation`` what a generation cost? None: by
-            the provider.
     """
 
     def __init__(
@@ -86,7 +84,6 @@ class Upstream:
         provider: str | None = None,
         max_answer_bytes: int = MAX_BODY_BYTES,
         on_hang_up: Literal["stop", "finish"] | None = None,
-        keeps_records: bool | None = None,
     ) -> None:
         self._base_url = base_url.rstrip("/")
         self._authorization = None if key is None else Secret(f"Bearer {key}")
@@ -105,9 +102,7 @@ class Upstream:
         self.default_max_tokens = default_max_tokens
         self.max_answer_bytes = max_answer_bytes
         self.on_hang_up = on_hang_up or ("stop" if self.provider.stops_on_hang_up else "finish")
-        if keeps_records is None:
-            keeps_records = self.provider.generation_record
-        self.keeps_records = keeps_records
+        self.keeps_records = self.provider.generation_record
 
     async def models(self) -> bytes:
         """The upstream's own list."""
@@ -284,8 +279,9 @@ class UpstreamJob:
 
     async def body(self) -> bytes:
         """The answer, as it came; its usage has been read."""
+        assert self._answer is not None
         answer = await self._read(self._upstream.max_answer_bytes)
-        reading = (answer, self.meter, self._upstream.redactor)
+        reading = (answer, self.meter, self._upstream.redactor, self._answer.headers)
         if len(answer) <= LARGE_BODY:
             body = upstream_answers.read_completion(*reading)
         else:

@@ -273,9 +273,14 @@ class Finishes:
         return len(self._indexes) >= choices
 
 
-def read_completion(body: bytes, meter: Meter, redactor: Redactor) -> bytes:
+def read_completion(
+    body: bytes, meter: Meter, redactor: Redactor, headers: Mapping[str, str] | None = None
+) -> bytes:
     """Meter a whole answer. Returns it as JSON that every client can read, with what it costs the
     user in ``usage.cost``, and without the operator's key.
+
+    Args:
+        headers: those of the answer. LiteLLM names the cost in one of them.
 
     Raises:
         WattfareError: ``upstream``; it is an error, or no answer.
@@ -300,12 +305,18 @@ def read_completion(body: bytes, meter: Meter, redactor: Redactor) -> bytes:
     _add_usage(fields, meter, generated=generated or error is None)
     if error is not None:
         raise error
+    if headers is not None and not meter.cost_reported:
+        meter.add_usage({"cost": headers.get(_COST_HEADER)})
     meter.generated = meter.complete = True
     if not strict:
         body = encode(fields)
     elif _tells_cost(_fields(fields.get("usage")), meter):
         return redactor.answer(body)  # nothing need be written
     return redactor.answer(with_cost(body, meter))
+
+
+#: LiteLLM's proxy names the cost here. The headers of a stream come too early to have it.
+_COST_HEADER = "x-litellm-response-cost"
 
 
 def with_cost(data: bytes, meter: Meter) -> bytes:
@@ -376,6 +387,9 @@ def _add_usage(fields: dict[str, Any], meter: Meter, *, generated: bool) -> bool
         generated: False for a failure without an answer. Only a cost that it names counts.
     """
     found = False
+    tier = fields.get("service_tier")
+    if isinstance(tier, str):
+        meter.tier = tier  # the one that it was served in, which need not be the requested one
     for choice, usage in reported_usage.find(fields):
         found = True
         if generated or reported_usage.read(usage).cost:

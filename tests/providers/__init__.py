@@ -1,0 +1,48 @@
+"""The provider table: what each provider sends, what the service does with it, and the bill.
+
+A new quirk is a new :class:`~providers.rows.Row` in the file of its provider. A new provider is a
+file and a name below. ``python -m providers``, in the folder ``tests``, writes the page.
+"""
+
+from __future__ import annotations
+
+from providers import (
+    anthropic,
+    azure,
+    deepseek,
+    google,
+    groq,
+    litellm,
+    lmstudio,
+    mistral,
+    moonshot,
+    ollama,
+    openai,
+    openrouter,
+    perplexity,
+    together,
+    vllm,
+    xai,
+)
+
+PROVIDERS = tuple(
+    module.PROVIDER
+    for module in (
+        openrouter,
+        openai,
+        azure,
+        anthropic,
+        google,
+        xai,
+        groq,
+        mistral,
+        moonshot,
+        deepseek,
+        perplexity,
+        together,
+        ollama,
+        vllm,
+        lmstudio,
+        litellm,
+    )
+)

@@ -1,0 +1,7 @@
+"""``python -m providers``, in the folder ``tests``: write the page."""
+
+from __future__ import annotations
+
+from providers.page import PAGE, render
+
+PAGE.write_text(render())

@@ -1,0 +1,75 @@
+"""DeepSeek."""
+
+from __future__ import annotations
+
+from providers.rows import (
+    WORDS,
+    Provider,
+    Row,
+    delta_chunk,
+    finish_chunk,
+    on_the_finish_chunk,
+    reasoned,
+    tokens,
+)
+
+_DOCS = "https://api-docs.deepseek.com/api/create-chat-completion"
+
+PROVIDER = Provider(
+    name="DeepSeek",
+    cached="yes, as `prompt_cache_hit_tokens`",
+    reasoning="in `completion_tokens`",
+    cost="no",
+    streams="with the finish reason, always",
+    source=_DOCS,
+    shape=on_the_finish_chunk,
+    note=(
+        "A token costs half outside of peak hours. The published price knows these hours, so a "
+        "call is billed by the time at which it began. It does not know that weekends are "
+        "off-peak: there, a call in these hours is billed at the peak price."
+    ),
+    rows=(
+        Row(
+            quirk="`prompt_cache_hit_tokens` and `prompt_cache_miss_tokens`",
+            rule="bills the hits at the price of a cache read",
+            source="https://api-docs.deepseek.com/guides/kv_cache",
+            usage=tokens(2000, 10, prompt_cache_hit_tokens=1900, prompt_cache_miss_tokens=100),
+            bill=100 * 1000 + 1900 * 100 + 10 * 2000,
+        ),
+        Row(
+            quirk="reasoning tokens, and the text of the reasoning in `reasoning_content`",
+            rule="counts them once, as part of the answer",
+            source="https://api-docs.deepseek.com/guides/reasoning_model",
+            message={"content": "".join(WORDS[:2]), "reasoning_content": "".join(WORDS[2:])},
+            deltas=(
+                *({"content": None, "reasoning_content": word} for word in WORDS[2:]),
+                *({"content": word, "reasoning_content": None} for word in WORDS[:2]),
+            ),
+            usage=tokens(14, 50, **reasoned(40)),
+            bill=14 * 1000 + 50 * 2000,
+        ),
+        Row(
+            quirk="comments in a stream: `: keep-alive`",
+            rule="passes them on, up to three in a row",
+            source="https://github.com/AIProxyTeam/AIProxySwift/pull/95",
+            usage=tokens(18, 4),
+            chunks=(
+                ": keep-alive",
+                *(delta_chunk({"content": word}) for word in WORDS),
+                {**finish_chunk(), "usage": tokens(18, 4)},
+            ),
+            bill=18 * 1000 + 4 * 2000,
+        ),
+        Row(
+            quirk="zeros on the first chunks of a stream, behind a gateway",
+            rule="ignores them, and bills the counts at the end",
+            source="https://github.com/router-for-me/CLIProxyAPI/pull/3077",
+            usage=tokens(18, 4),
+            chunks=(
+                *({**delta_chunk({"content": word}), "usage": tokens(0, 0)} for word in WORDS),
+                {**finish_chunk(), "usage": tokens(18, 4)},
+            ),
+            bill=18 * 1000 + 4 * 2000,
+        ),
+    ),
+)

@@ -1,0 +1,155 @@
+"""The OpenAI-compatible API of Google (Gemini)."""
+
+from __future__ import annotations
+
+from providers.rows import (
+    WORDS,
+    Fields,
+    Provider,
+    Published,
+    Row,
+    cached,
+    delta_chunk,
+    finish_chunk,
+    on_a_last_chunk,
+    on_every_chunk,
+    reasoned,
+    tokens,
+)
+
+_DOCS = "https://ai.google.dev/gemini-api/docs/openai"
+_OWN = "https://ai.google.dev/api/generate-content#UsageMetadata"
+_PRICES = "https://ai.google.dev/gemini-api/docs/pricing"
+_CALL = {
+    "id": "function-call-1",
+    "type": "function",
+    "function": {"name": "weather", "arguments": '{"city": "Paris"}'},
+    "extra_content": {"google": {"thought_signature": "CiQBVKhc7"}},
+}
+
+
+def _own(**metadata: int) -> dict[str, Fields | list[Fields]]:
+    """A whole answer with the usage in Google's own names."""
+    message = {"role": "assistant", "content": "".join(WORDS)}
+    choices = [{"index": 0, "message": message, "finish_reason": "stop"}]
+    return {"choices": choices, "usageMetadata": metadata}
+
+
+def _own_chunks(**metadata: int) -> tuple[Fields, ...]:
+    pieces = (delta_chunk({"content": word}) for word in WORDS)
+    return (*pieces, {**finish_chunk(), "usageMetadata": metadata})
+
+
+_CACHED_AND_THOUGHT = {
+    "promptTokenCount": 2000,
+    "cachedContentTokenCount": 1900,
+    "candidatesTokenCount": 4,
+    "thoughtsTokenCount": 6,
+    "totalTokenCount": 2010,
+}
+_TOOL_USE = {
+    "promptTokenCount": 100,
+    "toolUsePromptTokenCount": 500,
+    "candidatesTokenCount": 10,
+    "totalTokenCount": 610,
+}
+
+PROVIDER = Provider(
+    name="Google",
+    cached="yes",
+    reasoning="beside `completion_tokens`; at times in `total_tokens` alone",
+    cost="no",
+    streams="on every chunk, with the count so far",
+    source=_DOCS,
+    shape=on_every_chunk,
+    rows=(
+        Row(
+            quirk=(
+                "`total_tokens` is above the sum: it has the thoughts, at the published price of "
+                "Gemini 2.5 Flash ($0.30, $2.50)"
+            ),
+            rule="takes `total_tokens` less `prompt_tokens` for the answer",
+            source="https://github.com/mozilla-ai/any-llm/pull/1291",
+            price=Published("gemini-2.5-flash", {"input_tokens": 20, "output_tokens": 533}),
+            usage=tokens(20, 151, total_tokens=553),
+            bill=20 * 300 + 533 * 2500,
+        ),
+        Row(
+            quirk="`completion_tokens: 0`, because the model did nothing but think",
+            rule="bills the thoughts",
+            source="https://github.com/router-for-me/CLIProxyAPI/issues/5733",
+            message={"content": ""},
+            deltas=(),
+            usage=tokens(21, 0, total_tokens=81, **reasoned(60)),
+            bill=21 * 1000 + 60 * 2000,
+        ),
+        Row(
+            quirk="`reasoning_tokens` beside the counts, and details in Google's own names",
+            rule="takes the answer from `total_tokens`",
+            source="https://github.com/openai/openai-python/issues/2544",
+            usage=tokens(
+                2181,
+                57,
+                total_tokens=2518,
+                reasoning_tokens=280,
+                traffic_type="ON_DEMAND",
+                promptTokensDetails=[{"modality": "TEXT", "tokenCount": 2181}],
+                candidatesTokensDetails=[{"modality": "TEXT", "tokenCount": 57}],
+                completion_tokens_details=None,
+            ),
+            bill=2181 * 1000 + 337 * 2000,
+        ),
+        Row(
+            quirk="a usage on every chunk of a stream",
+            rule="bills the last one, and does not add them up",
+            source="https://github.com/ogx-ai/ogx/issues/5122",
+            usage=tokens(18, 4),
+            bill=18 * 1000 + 4 * 2000,
+        ),
+        Row(
+            quirk="cached tokens ($0.03)",
+            rule="bills them at the price of a cache read",
+            source="https://ai.google.dev/gemini-api/docs/caching",
+            price=Published(
+                "gemini-2.5-flash",
+                {"input_tokens": 2000, "cache_read_tokens": 1900, "output_tokens": 10},
+            ),
+            usage=tokens(2000, 10, **cached(1900)),
+            bill=100 * 300 + 1900 * 30 + 10 * 2500,
+        ),
+        Row(
+            quirk="a prompt above 200,000 tokens, for Gemini 2.5 Pro ($2.50, $15)",
+            rule="bills all of it, and the answer, at the rates for long prompts",
+            source=_PRICES,
+            price=Published("gemini-2.5-pro", {"input_tokens": 250_000, "output_tokens": 100}),
+            usage=tokens(250_000, 100),
+            bill=250_000 * 2500 + 100 * 15_000,
+        ),
+        Row(
+            quirk="`usageMetadata` in its own names, from a gateway",
+            rule="reads it, and adds the thoughts to the candidates",
+            source=_OWN,
+            answer=_own(**_CACHED_AND_THOUGHT),
+            chunks=_own_chunks(**_CACHED_AND_THOUGHT),
+            bill=100 * 1000 + 1900 * 100 + 10 * 2000,
+        ),
+        Row(
+            quirk="`toolUsePromptTokenCount`, the results of Google's own tools",
+            rule="adds them to the prompt",
+            source=_OWN,
+            answer=_own(**_TOOL_USE),
+            chunks=_own_chunks(**_TOOL_USE),
+            bill=600 * 1000 + 10 * 2000,
+        ),
+        Row(
+            quirk="a whole tool call in one chunk, with a `thought_signature`",
+            rule="passes it on as it is",
+            source="https://ai.google.dev/gemini-api/docs/thought-signatures",
+            message={"content": None, "tool_calls": [_CALL]},
+            deltas=({"tool_calls": [_CALL]},),
+            shape=on_a_last_chunk,
+            usage=tokens(60, 14, total_tokens=120),
+            bill=60 * 1000 + 60 * 2000,
+        ),
+    ),
+)

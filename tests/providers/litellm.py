@@ -1,0 +1,108 @@
+"""LiteLLM's proxy."""
+
+from __future__ import annotations
+
+from providers.rows import LIST, Provider, Row, cached, on_a_last_chunk, reasoned, tokens
+
+_HEADERS = "https://docs.litellm.ai/docs/proxy/response_headers"
+_USAGE = "https://docs.litellm.ai/docs/completion/usage"
+_GROK = "https://github.com/BerriAI/litellm/pull/39426"
+_COST = "x-litellm-response-cost"
+
+PROVIDER = Provider(
+    name="LiteLLM",
+    cached="yes; of old versions, without the written tokens",
+    reasoning="in `completion_tokens`, or beside them: as its own provider does",
+    cost=(
+        "in the HTTP header `x-litellm-response-cost`; in a stream, in `usage.cost` with "
+        "`include_cost_in_streaming_usage`"
+    ),
+    streams="on a last chunk without choices, if it is asked for",
+    source=_USAGE,
+    shape=on_a_last_chunk,
+    rows=(
+        Row(
+            quirk="the cost is in an HTTP header of the whole answer",
+            rule="bills it. The headers of a stream come too early to have a cost",
+            source=_GROK,
+            headers={_COST: "0.000612"},
+            usage=tokens(12, 1),
+            bill=612_000,
+            stream_bill=12 * 1000 + 1 * 2000,
+        ),
+        Row(
+            quirk="a cost of 0.0 in the header, because it does not know the model",
+            rule="bills the tokens, if the model has a price",
+            source=_HEADERS,
+            headers={_COST: "0.0"},
+            usage=tokens(12, 1),
+            bill=12 * 1000 + 1 * 2000,
+        ),
+        Row(
+            quirk="a header that is no amount",
+            rule="ignores it",
+            source=_HEADERS,
+            headers={_COST: "None"},
+            usage=tokens(12, 1),
+            bill=12 * 1000 + 1 * 2000,
+        ),
+        Row(
+            quirk="`usage.cost` and the header",
+            rule="bills `usage.cost`",
+            source=_USAGE,
+            headers={_COST: "0.5"},
+            usage=tokens(12, 1, cost=0.000612),
+            bill=612_000,
+        ),
+        Row(
+            quirk="cached tokens in OpenAI's and in Anthropic's names",
+            rule="counts them once, as part of the prompt",
+            source="https://docs.litellm.ai/docs/completion/prompt_caching",
+            usage=tokens(
+                2006,
+                300,
+                **cached(1920, text_tokens=None),
+                cache_creation_input_tokens=0,
+                cache_read_input_tokens=1920,
+            ),
+            bill=86 * 1000 + 1920 * 100 + 300 * 2000,
+        ),
+        Row(
+            quirk="written tokens in the details, some of them for an hour ($1.25 and $2)",
+            rule="bills them at their prices, as part of the prompt",
+            source="https://github.com/mozilla-ai/any-llm/pull/896",
+            price={
+                **LIST,
+                "input_cache_write": "0.00000125",
+                "input_cache_write_1h": "0.000002",
+            },
+            usage=tokens(
+                2000,
+                10,
+                **cached(
+                    500,
+                    cache_creation_input_tokens=1000,
+                    cache_creation={"ephemeral_1h_input_tokens": 400},
+                ),
+            ),
+            bill=500 * 1000 + 500 * 100 + 600 * 1250 + 400 * 2000 + 10 * 2000,
+        ),
+        Row(
+            quirk="more written tokens than `prompt_tokens` ($1.25), of old versions",
+            rule="adds them, because they cannot be a part of the prompt",
+            source="https://github.com/BerriAI/litellm/issues/15056",
+            price={**LIST, "input_cache_write": "0.00000125"},
+            usage=tokens(
+                31, 467, **cached(0), cache_creation_input_tokens=1253, cache_read_input_tokens=0
+            ),
+            bill=31 * 1000 + 1253 * 1250 + 467 * 2000,
+        ),
+        Row(
+            quirk="more reasoning than `completion_tokens`, and a total that is the sum",
+            rule="adds the reasoning, because it cannot be a part of the answer",
+            source="https://github.com/BerriAI/litellm/issues/10667",
+            usage=tokens(10_761, 774, **reasoned(1175, text_tokens=None)),
+            bill=10_761 * 1000 + (774 + 1175) * 2000,
+        ),
+    ),
+)
