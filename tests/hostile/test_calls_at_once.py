@@ -49,8 +49,9 @@ def stream(app: App, headers: dict[str, str]) -> Iterator[httpx.Response]:
     """A stream that has begun and goes on for long. Leaving the block hangs up."""
     body = chat_body(LONG, model="wattfare/echo-slow", stream=True, max_tokens=2000)
     with app.http.stream("POST", "/chat/completions", json=body, headers=headers) as answer:
+        chunks = answer.iter_raw()  # kept: httpx hangs up when it is collected
         if answer.status_code == 200:
-            next(answer.iter_raw())
+            next(chunks)
         else:
             answer.read()
         yield answer
