@@ -229,6 +229,7 @@ def test_done_without_an_empty_line(
         exchange.start_stream()
         exchange.word("one")
         exchange.chunk(tail)
+        exchange.connection.settimeout(PATIENCE / 6)  # if the end is not noticed
         exchange.send(b"0\r\n\r\n") if closes else exchange.hang()
 
     upstream.script = script
