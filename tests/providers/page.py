@@ -24,6 +24,8 @@ cd tests
 python -m providers
 ```
 
+How the service knows the provider, and what else it knows of it, is in [the service](service.md#an-upstream).
+
 ## In short
 
 | provider | are cached tokens in `prompt_tokens`? | where is reasoning counted? | does it name the cost? | where is the usage of a stream? |

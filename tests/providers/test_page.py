@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from providers import PROVIDERS, page
+from wattfare_mw.service.models.providers import BY_NAME
 
 
 def test_the_page_is_the_one_that_the_rows_make() -> None:
@@ -14,3 +15,10 @@ def test_every_row_names_its_source() -> None:
         assert provider.source.startswith("https://")
         for row in provider.rows:
             assert row.source.startswith("https://"), row.quirk
+
+
+def test_the_service_knows_the_same_of_each_provider() -> None:
+    for provider in PROVIDERS:
+        name = "azure" if provider.name == "Azure OpenAI" else provider.name.lower()
+        facts = BY_NAME[name.replace(" ", "-")]
+        assert facts.names_cost == provider.cost.startswith("yes"), provider.name
