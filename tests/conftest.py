@@ -25,14 +25,14 @@ from support.upstream import Upstream, run_upstream
 load_profile()
 
 #: Modules whose tests take many seconds each.
-LONG = {"test_quick", "test_deaths", "test_ledger", "test_processes"}
+LONG = {"test_quick", "test_deaths", "test_demo", "test_ledger", "test_pauses", "test_processes"}
 #: What a test or a fixture calls to start a process.
 STARTERS = {"run_service", "run_cli", "run_cluster", "run_forked", "run_sdk", "run_server"}
 STARTERS |= {"getfixturevalue", "loaded_by", "serving", "shared_cluster", "shared_redis"}
 STARTERS |= {"subprocess", "uvicorn_process", "victim", "victim_at"}
 #: Modules that are not fast, although their tests have none of these: they write to a database on
 #: the disk, start processes in other ways, or wait for the timeouts of real connections.
-SLOW = {*LONG, "test_demo", "test_examples", "test_stores", "test_transport", "test_writer"}
+SLOW = {*LONG, "test_examples", "test_stores", "test_transport", "test_writer"}
 SLOW |= {"test_full_disk", "test_gevent", "test_silence"}
 
 

@@ -177,9 +177,7 @@ ESCAPED = {
 }
 
 
-def test_a_body_does_not_stall_an_app(
-    middleware: tuple[str, int], victims: list[Victim]
-) -> None:
+def test_a_body_does_not_stall_an_app(middleware: tuple[str, int], victims: list[Victim]) -> None:
     url, pid = middleware
     headers = {"x-me": "rich", "content-type": "application/json"}
     with httpx.Client(base_url=url, timeout=PATIENCE, trust_env=False) as http:

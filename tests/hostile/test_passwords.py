@@ -471,7 +471,10 @@ def test_the_list_of_processes(tmp_path: Path, migrated: str, redis_url: str) ->
     options = ["--upstream", f"http://{NOWHERE}/v1", "--user-ceiling-usd", "5"]
     options += [f"--rate-limit-storage={storage}", "--upstream-key", f"sk-{PASSWORD}"]
     # `run_service` gives `--database` as an argument.
-    with run_service(tmp_path, *options, database=database) as service, service.app() as app:
+    with (
+        run_service(tmp_path, *options, database=database, forked=False) as service,
+        service.app() as app,
+    ):
         assert app.http.get("/connections", headers=bearer("x")).status_code == 401
         arguments = process_list()
         assert "--user-ceiling-usd" in arguments

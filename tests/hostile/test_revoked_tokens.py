@@ -154,7 +154,7 @@ def test_two_processes_with_two_clocks(tmp_path: Path) -> None:
     path = f"{tmp_path / 'ahead'}:{environment()['PYTHONPATH']}"
     with (
         run_service(tmp_path) as here,
-        run_service(tmp_path, env={"PYTHONPATH": path}) as ahead,
+        run_service(tmp_path, env={"PYTHONPATH": path}, forked=False) as ahead,
         here.app() as app,
     ):
         answer = httpx.post(
