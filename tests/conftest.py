@@ -5,9 +5,12 @@ from __future__ import annotations
 import gc
 import inspect
 import logging
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
+from functools import cache
+from itertools import chain
 from pathlib import Path
+from types import CodeType
 from typing import Any
 
 import pytest
@@ -22,14 +25,14 @@ from support.upstream import Upstream, run_upstream
 load_profile()
 
 #: Modules whose tests take many seconds each.
-LONG = {"test_quick", "test_deaths", "test_ledger", "test_processes"}
-#: Fixtures that start a process, or use one that another test has started.
-SERVERS = {"service", "forwarding", "cluster", "redis_url", "servers", "sdk"}
-#: What a test calls to start a process itself.
-STARTERS = {"run_service", "run_cli", "run_cluster", "run_server", "loaded_by", "subprocess"}
+LONG = {"test_quick", "test_deaths", "test_demo", "test_ledger", "test_pauses", "test_processes"}
+#: What a test or a fixture calls to start a process.
+STARTERS = {"run_service", "run_cli", "run_cluster", "run_forked", "run_sdk", "run_server"}
+STARTERS |= {"getfixturevalue", "loaded_by", "serving", "shared_cluster", "shared_redis"}
+STARTERS |= {"subprocess", "uvicorn_process", "victim", "victim_at"}
 #: Modules that are not fast, although their tests have none of these: they write to a database on
 #: the disk, start processes in other ways, or wait for the timeouts of real connections.
-SLOW = {*LONG, "test_demo", "test_examples", "test_stores", "test_transport", "test_writer"}
+SLOW = {*LONG, "test_examples", "test_stores", "test_transport", "test_writer"}
 SLOW |= {"test_full_disk", "test_gevent", "test_silence"}
 
 
@@ -67,9 +70,22 @@ def is_fast(item: pytest.Item) -> bool:
     """Does it start no process, use no database on the disk, and take no long time?"""
     if item.path.stem in SLOW or not isinstance(item, pytest.Function):
         return False
-    code = getattr(inspect.unwrap(item.function), "__code__", None)
-    names = set() if code is None else set(code.co_names)
-    return STARTERS.isdisjoint(names) and SERVERS.isdisjoint(item.fixturenames)
+    fixtures = chain.from_iterable(item._fixtureinfo.name2fixturedefs.values())
+    return not any(map(starts_a_process, [item.function, *(each.func for each in fixtures)]))
+
+
+@cache
+def starts_a_process(function: Callable[..., Any]) -> bool:
+    """Does a test or a fixture do so, as far as its own code says?"""
+    code = getattr(inspect.unwrap(function), "__code__", None)
+    return code is not None and not STARTERS.isdisjoint(names_in(code))
+
+
+def names_in(code: CodeType) -> Iterator[str]:
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):  # a function inside of it
+            yield from names_in(constant)
 
 
 def pytest_collection_finish() -> None:

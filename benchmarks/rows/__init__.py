@@ -14,7 +14,8 @@ class Row:
     """A benchmark.
 
     Attributes:
-        quick: does it run in the quick mode? Not where something must be installed for it.
+        quick: does it run in the quick mode? Not if something must be installed for it, or if
+            another row runs the same code.
     """
 
     about: str
@@ -28,17 +29,21 @@ ROWS: dict[str, Row] = {
     "not-ours-wsgi": Row("not ours, WSGI", in_process.not_ours_wsgi, needs_wrk=False),
     "json-aiohttp": Row("inference, JSON, aiohttp", inference.over("aiohttp", "json", 0.85)),
     "streams-aiohttp": Row(
-        "inference, streams, aiohttp", inference.over("aiohttp", "streams", 0.85)
+        "inference, streams, aiohttp", inference.over("aiohttp", "streams", 0.85), quick=False
     ),
-    "json-httpx": Row("inference, JSON, httpx", inference.over("httpx", "json", 0.95)),
+    "json-httpx": Row("inference, JSON, httpx", inference.over("httpx", "json", 0.95), quick=False),
     "streams-httpx": Row("inference, streams, httpx", inference.over("httpx", "streams", 0.95)),
-    "json-httpx2": Row("inference, JSON, httpx2", inference.over("httpx2", "json", 0.95)),
-    "streams-httpx2": Row("inference, streams, httpx2", inference.over("httpx2", "streams", 0.95)),
+    "json-httpx2": Row(
+        "inference, JSON, httpx2", inference.over("httpx2", "json", 0.95), quick=False
+    ),
+    "streams-httpx2": Row(
+        "inference, streams, httpx2", inference.over("httpx2", "streams", 0.95), quick=False
+    ),
     "sync-resolver": Row("inference with a sync resolve_user", inference.sync_resolver),
     "token": Row("the token path", inference.token),
-    "wsgi-json": Row("inference, JSON, WSGI", inference.over_wsgi("json")),
+    "wsgi-json": Row("inference, JSON, WSGI", inference.over_wsgi("json"), quick=False),
     "wsgi-streams": Row("inference, streams, WSGI", inference.over_wsgi("streams")),
-    "service-json": Row("the service, JSON, SQLite", service.sqlite_row("json", 0.5)),
+    "service-json": Row("the service, JSON, SQLite", service.sqlite_row("json", 0.5), quick=False),
     "service-streams": Row("the service, streams, SQLite", service.sqlite_row("streams", 0.6)),
     "litellm-json": Row(
         "the service, JSON, LiteLLM and Portkey", gateways.row("json", 60), quick=False

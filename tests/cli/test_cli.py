@@ -33,7 +33,7 @@ def failed(answer: Result, code: int = 1) -> str:
 
 
 def test_an_app_is_made_and_opens_a_running_service(tmp_path) -> None:
-    with run_service(tmp_path) as service:
+    with run_service(tmp_path, forked=False) as service:
         arguments = ("apps", "create", "My app", "--database", service.database)
         made = run_cli(*arguments, "--json")
         assert made.returncode == 0
@@ -152,7 +152,7 @@ def test_without_the_extra_it_says_which() -> None:
 def test_sigint_ends_it_well_too(tmp_path) -> None:
     import signal
 
-    with run_service(tmp_path) as service:
+    with run_service(tmp_path, forked=False) as service:
         service.process.send_signal(signal.SIGINT)
         assert service.process.wait(60) == 0
 
@@ -163,7 +163,7 @@ def test_sigint_twice_leaves_no_call_unsettled(tmp_path) -> None:
 
     import httpx
 
-    with run_service(tmp_path, stop_grace=60) as service, service.app() as app:
+    with run_service(tmp_path, stop_grace=60, forked=False) as service, service.app() as app:
         app.connect(monthlyUsd=1)
         body = chat_body("word " * 500, stream=True, model="wattfare/echo-slow")
         with (
@@ -213,7 +213,11 @@ def test_the_ledger_is_proved_and_taken_out(tmp_path) -> None:
     import csv
     import sqlite3
 
-    with run_service(tmp_path) as service, service.app() as app, service.app() as other:
+    with (
+        run_service(tmp_path, forked=False) as service,
+        service.app() as app,
+        service.app() as other,
+    ):
         database = ("--database", service.database)
         app.connect("=cmd()")
         assert app.chat(user="=cmd()").status_code == 200

@@ -18,35 +18,6 @@ from wattfare_mw.cli.commands import cli
 PATIENCE = 60
 
 
-def test_it_tells_the_story_through_both_apps() -> None:
-    run = subprocess.run(
-        [sys.executable, "-m", "wattfare_mw.cli", "demo"],
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-    )
-    assert run.returncode == 0, run.stdout + run.stderr
-    story = [
-        "402 not_connected ✓",
-        "a token, for ten minutes ✓",
-        "connected ✓",
-        "$0.000120 left",
-        demo_module.PROMPT,
-        "$0.000081 left",
-        "$0.000042 left",
-        "$0.000003 left",
-        "402 budget_exceeded ✓",
-    ]
-    for title in ("Flask, and ada", "Starlette, and grace"):
-        rest = run.stdout.partition(title)[2]
-        for line in story:
-            _, found, rest = rest.partition(line)
-            assert found, f"{line!r} is not in its place in\n{run.stdout}"
-    assert "Every step went as it should." in run.stdout
-    assert "sk_test_" not in run.stdout + run.stderr
-
-
 def test_a_step_that_goes_wrong_is_said_and_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demo_module._Story, "_cost", staticmethod(lambda: demo_module.CAP_USD / 2))
     run = CliRunner().invoke(cli, ["demo"])
@@ -54,7 +25,7 @@ def test_a_step_that_goes_wrong_is_said_and_fails(monkeypatch: pytest.MonkeyPatc
     assert "Flask: it cost" in run.output
 
 
-def test_keep_leaves_all_running_and_its_curl_lines_work() -> None:
+def test_it_tells_the_story_and_the_curl_lines_of_keep_work() -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "wattfare_mw.cli", "demo", "--keep"],
         stdout=subprocess.PIPE,
@@ -69,6 +40,7 @@ def test_keep_leaves_all_running_and_its_curl_lines_work() -> None:
             if "Ctrl-C stops it" in line:
                 break
         text = "".join(lines)
+        check_story(text)
         script = [line for line in lines if line.startswith(("curl", "TOKEN="))]
         assert len(script) == 4, text
         played = subprocess.run(
@@ -90,6 +62,27 @@ def test_keep_leaves_all_running_and_its_curl_lines_work() -> None:
     assert code == 0
     for port in set(re.findall(r"http://127\.0\.0\.1:(\d+)", text)):
         _wait_closed(int(port))
+
+
+def check_story(text: str) -> None:
+    story = [
+        "402 not_connected ✓",
+        "a token, for ten minutes ✓",
+        "connected ✓",
+        "$0.000120 left",
+        demo_module.PROMPT,
+        "$0.000081 left",
+        "$0.000042 left",
+        "$0.000003 left",
+        "402 budget_exceeded ✓",
+    ]
+    for title in ("Flask, and ada", "Starlette, and grace"):
+        rest = text.partition(title)[2]
+        for line in story:
+            _, found, rest = rest.partition(line)
+            assert found, f"{line!r} is not in its place in\n{text}"
+    assert "Every step went as it should." in text
+    assert "sk_test_" not in text
 
 
 def _wait_closed(port: int) -> None:

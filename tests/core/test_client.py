@@ -13,6 +13,7 @@ import traceback
 from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
+from unittest.mock import patch
 
 import aiohttp
 import httpx
@@ -806,7 +807,8 @@ def all_that_is_told(error: BaseException, *, screen: bool = False) -> str:
             locals_hide_dunder=False,
             suppress=[asyncio],
         )
-        Console(file=(file := io.StringIO()), width=400).print(shown)
+        with patch.object(Traceback, "_guess_lexer", return_value="text"):  # colors take long
+            Console(file=(file := io.StringIO()), width=400).print(shown)
         told.append(file.getvalue())
     inner: BaseException | None = error
     while inner is not None:  # what is suppressed can be reached all the same

@@ -177,12 +177,9 @@ ESCAPED = {
 }
 
 
-@pytest.mark.parametrize("user", ["nobudget", "rich"])
-def test_a_body_does_not_stall_an_app(
-    middleware: tuple[str, int], victims: list[Victim], user: str
-) -> None:
+def test_a_body_does_not_stall_an_app(middleware: tuple[str, int], victims: list[Victim]) -> None:
     url, pid = middleware
-    headers = {"x-me": user, "content-type": "application/json"}
+    headers = {"x-me": "rich", "content-type": "application/json"}
     with httpx.Client(base_url=url, timeout=PATIENCE, trust_env=False) as http:
 
         def post(body: bytes) -> httpx.Response:

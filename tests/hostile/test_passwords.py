@@ -18,7 +18,7 @@ import trustme
 from support.cli import invoke_cli
 from support.ports import free_port, refused_port
 from support.postgres import Cluster, install, run_cluster
-from support.service import PATIENCE, bearer, environment, eventually, run_cli, run_service
+from support.service import PATIENCE, bearer, environment, eventually, run_service
 
 from wattfare_mw.cli.commands import cli
 from wattfare_mw.cli.process_list import split, variable_of
@@ -74,6 +74,14 @@ def place(secured: Cluster) -> str:
     return secured.empty_database().partition("@")[2]
 
 
+@pytest.fixture(scope="module")
+def migrated(secured: Cluster) -> str:
+    """The same of a database that is up to date."""
+    place = secured.empty_database().partition("@")[2]
+    migrate_database(f"postgresql://scram:{PASSWORD}@{place}")
+    return place
+
+
 # -- URLs as hosts hand them out
 
 
@@ -122,11 +130,11 @@ def test_a_password_is_used(place: str, role: str) -> None:
         ("postgresql+asyncpg", "prepared_statement_cache_size=0"),
     ],
 )
-def test_parameters_of_hosts(secured: Cluster, place: str, scheme: str, query: str) -> None:
+def test_parameters_of_hosts(secured: Cluster, migrated: str, scheme: str, query: str) -> None:
     query = query.format(ca=secured.folder / "ca.pem")
-    url = f"{scheme}://scram:{PASSWORD}@{place}?{query}".rstrip("?")
-    migrated = invoke_cli("migrate", "--database", url)
-    assert migrated.exit_code == 0, migrated.stderr
+    url = f"{scheme}://scram:{PASSWORD}@{migrated}?{query}".rstrip("?")
+    again = invoke_cli("migrate", "--database", url)
+    assert again.exit_code == 0, again.stderr
     made = invoke_cli("apps", "create", "a", env={"WATTFARE_DATABASE": url})
     assert made.exit_code == 0, made.stderr
     asyncio.run(_spend(url))
@@ -457,19 +465,17 @@ def process_list() -> str:
 
 
 @pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="there is no /proc")
-@pytest.mark.parametrize("joined", [False, True])
-def test_the_list_of_processes(tmp_path: Path, place: str, redis_url: str, joined: bool) -> None:
-    database = f"postgresql://scram:{PASSWORD}@{place}"
-    migrated = run_cli("migrate", env={"WATTFARE_DATABASE": database})
-    assert migrated.returncode == 0, migrated.stderr
+def test_the_list_of_processes(tmp_path: Path, migrated: str, redis_url: str) -> None:
+    database = f"postgresql://scram:{PASSWORD}@{migrated}"
     # With a user, since Redis refuses a password alone if it has none itself.
     storage = f"{redis_url}?client_name={PASSWORD}&username=default&password=x"
-    secrets = {"--rate-limit-storage": storage, "--upstream-key": f"sk-{PASSWORD}"}
     options = ["--upstream", f"http://{NOWHERE}/v1", "--user-ceiling-usd", "5"]
-    for name, value in secrets.items():
-        options += [f"{name}={value}"] if joined else [name, value]
+    options += [f"--rate-limit-storage={storage}", "--upstream-key", f"sk-{PASSWORD}"]
     # `run_service` gives `--database` as an argument.
-    with run_service(tmp_path, *options, database=database) as service, service.app() as app:
+    with (
+        run_service(tmp_path, *options, database=database, forked=False) as service,
+        service.app() as app,
+    ):
         assert app.http.get("/connections", headers=bearer("x")).status_code == 401
         arguments = process_list()
         assert "--user-ceiling-usd" in arguments
@@ -539,8 +545,8 @@ def test_variables_in_place_of_options(tmp_path: Path) -> None:
         "WATTFARE_UPSTREAM_KEY": "k",
         "WATTFARE_USER_CEILING_USD": "5",
     }
-    made = run_cli("apps", "create", "a", env={**env, "WATTFARE_JSON": "1"})
-    assert made.returncode == 0, made.stderr
+    made = invoke_cli("apps", "create", "a", env={**env, "WATTFARE_JSON": "1"})
+    assert made.exit_code == 0, made.stderr
     assert '"secretKey"' in made.stdout
     process = subprocess.Popen(
         [os.sys.executable, "-m", "wattfare_mw.cli", "serve"],  # type: ignore[attr-defined]
@@ -558,7 +564,7 @@ def test_variables_in_place_of_options(tmp_path: Path) -> None:
         assert httpx.get(f"{url}/metrics", trust_env=False).status_code == 200
         process.terminate()
     assert process.returncode == 0
-    assert run_cli("ledger", "verify", env={"WATTFARE_DATABASE": database}).returncode == 0
-    refused = run_cli("serve", env={**env, "WATTFARE_PORT": "x"})
-    assert refused.returncode == 2
+    assert invoke_cli("ledger", "verify", env={"WATTFARE_DATABASE": database}).exit_code == 0
+    refused = invoke_cli("serve", env={**env, "WATTFARE_PORT": "x"})
+    assert refused.exit_code == 2
     assert "WATTFARE_PORT" in refused.stderr

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import sqlite3
-import subprocess
 import threading
 from contextlib import closing
 from datetime import datetime, timedelta
@@ -31,6 +30,7 @@ from wattfare_mw.service.ledger import clock
 from wattfare_mw.service.ledger.databases import read_database
 from wattfare_mw.service.ledger.export import rows as rows_of
 from wattfare_mw.service.ledger.sqlite import store
+from wattfare_mw.service.ledger.verify import verify
 
 #: What the upstream says that the call has cost, in nano-dollars.
 COST = 12_000
@@ -41,17 +41,18 @@ def ledger(database: str) -> list[dict[str, Any]]:
     return read_database(database, lambda sql: [dict(row) for row in rows_of(sql)])
 
 
-@pytest.mark.parametrize("stream", [False, True])
-def test_a_process_that_was_taken_for_dead_corrects_the_bill(
-    tmp_path: Path, database: str, upstream: Upstream, stream: bool
+def test_a_process_that_was_taken_for_dead_corrects_the_bills(
+    tmp_path: Path, database: str, upstream: Upstream
 ) -> None:
-    asked, resumed = threading.Event(), threading.Event()
+    """Of a stream, and of a call that is answered at once."""
+    asked, resumed = threading.Semaphore(0), threading.Event()
 
     def answer(exchange: Exchange) -> None:
+        stream = exchange.json["stream"]
         if stream:
             exchange.start_stream()
             exchange.word("w ")
-        asked.set()
+        asked.release()
         resumed.wait(60)
         if stream:
             exchange.usage({"prompt_tokens": 4, "completion_tokens": 4, "cost": COST / 10**9})
@@ -67,30 +68,37 @@ def test_a_process_that_was_taken_for_dead_corrects_the_bill(
         pausing.app() as app,
     ):
         app.connect(monthlyUsd=CAP)
-        client = threading.Thread(target=call, args=(app, stream))
-        client.start()
-        assert asked.wait(60)
+        clients = [threading.Thread(target=call, args=(app, stream)) for stream in (False, True)]
+        for client in clients:
+            client.start()
+        for _ in clients:
+            assert asked.acquire(timeout=60)
         pause(pausing.process, database)
         try:
-            [assumed] = eventually(lambda: ledger(database))
+            assumed = eventually(lambda: so_many(2, ledger(database)))
         finally:
             pausing.process.send_signal(signal.SIGCONT)
-        assert assumed["ended"] == ("expired" if stream else "abandoned")
-        first, correction = eventually(lambda: two(ledger(database)))
+        assert {row["ended"] for row in assumed} == {"expired", "abandoned"}
+        rows = eventually(lambda: so_many(4, ledger(database)))
         resumed.set()
-        client.join(60)
-        assert first == assumed
-        assert correction["corrects"] == assumed["id"]
-        assert correction["month"] == assumed["month"]
-        billed = first["billed_nanos"] + correction["billed_nanos"]
-        # The prompt went to the model, and some of the answer came, but not all of it.
-        assert 0 < billed < 100_000
-        assert app.status()["usage"]["monthlyUsd"] == billed / 10**9
+        for client in clients:
+            client.join(60)
+        corrections = {row["corrects"]: row for row in rows[2:]}
+        total = 0
+        for row in assumed:
+            assert row in rows[:2]
+            correction = corrections[row["id"]]
+            assert correction["month"] == row["month"]
+            billed = row["billed_nanos"] + correction["billed_nanos"]
+            # The prompt went to the model, and some of the answer came, but not all of it.
+            assert 0 < billed < 100_000
+            total += billed
+        assert app.status()["usage"]["monthlyUsd"] == total / 10**9
         assert other_serves(other, app)
     assert "holds" in run_cli("ledger", "verify", "--database", database).stdout
 
 
-def pause(process: subprocess.Popen[str], database: str) -> None:
+def pause(process: Any, database: str) -> None:
     """Stop a process outside of a transaction.
 
     A process that is stopped inside of one keeps its locks. SQLite then lets no other process
@@ -112,8 +120,8 @@ def pause(process: subprocess.Popen[str], database: str) -> None:
                 return
 
 
-def two(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return rows if len(rows) == 2 else []
+def so_many(number: int, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return rows if len(rows) == number else []
 
 
 def call(app: App, stream: bool) -> None:
@@ -157,6 +165,7 @@ def test_a_step_of_the_clock_cuts_nothing(
                 ahead = timedelta(seconds=step)  # renewals and sweeps go on meanwhile
                 text += b"".join(pieces)
             assert text.endswith(b"data: [DONE]\n\n")
+            body = chat_body("w")
             assert http.post("/chat/completions", json=body, headers=auth).status_code == 200
     assert [row["ended"] for row in ledger(database)] == ["completed", "completed"]
-    assert "holds" in run_cli("ledger", "verify", "--database", database).stdout
+    assert read_database(database, verify) == []

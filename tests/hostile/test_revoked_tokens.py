@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import jwt
 import pytest
-from support.service import App, bearer, run_service
+from support.service import App, Service, bearer, run_service
 
 from wattfare_mw.service.ledger.databases import open_store
 from wattfare_mw.service.tokens import LEEWAY, LIFETIME, Session, Signer
@@ -19,21 +19,28 @@ from wattfare_mw.service.tokens import LEEWAY, LIFETIME, Session, Signer
 SECRET = "s" * 40
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
     if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'wattfare.db'}"
+        return f"sqlite:///{tmp_path_factory.mktemp('ledger') / 'wattfare.db'}"
     return request.getfixturevalue("cluster").database()
 
 
-@pytest.fixture
-def app(database: str, tmp_path: Path, watch: Any) -> Iterator[App]:
+@pytest.fixture(scope="module")
+def running(
+    database: str, tmp_path_factory: pytest.TempPathFactory, watch: Any
+) -> Iterator[Service]:
     env = {"WATTFARE_SERVICE_SECRET": SECRET}
     with (
-        run_service(tmp_path, database=database, env=env) as running,
+        run_service(tmp_path_factory.mktemp("running"), database=database, env=env) as running,
         watch(running),
-        running.app() as app,
     ):
+        yield running
+
+
+@pytest.fixture
+def app(running: Service) -> Iterator[App]:
+    with running.app() as app:
         yield app
 
 
@@ -84,7 +91,7 @@ def test_a_token_of_the_version_before_has_no_epoch(app: App) -> None:
     assert ask(app, "POST", before).status_code == 401
 
 
-async def test_approvals_and_a_revocation_at_once(database: str, tmp_path: Path) -> None:
+async def test_approvals_and_a_revocation_at_once(database: str) -> None:
     """Whatever comes first, no approval of the old epoch comes after the revocation."""
     from wattfare_mw.service.ledger.databases import create_keys
 
@@ -147,7 +154,7 @@ def test_two_processes_with_two_clocks(tmp_path: Path) -> None:
     path = f"{tmp_path / 'ahead'}:{environment()['PYTHONPATH']}"
     with (
         run_service(tmp_path) as here,
-        run_service(tmp_path, env={"PYTHONPATH": path}) as ahead,
+        run_service(tmp_path, env={"PYTHONPATH": path}, forked=False) as ahead,
         here.app() as app,
     ):
         answer = httpx.post(

@@ -298,7 +298,7 @@ def refused(body: bytes) -> int | None:
     return None
 
 
-@examples(1500)
+@examples(500)
 @given(body=_BODY)
 @example(body='{"model":"openai/gpt-4o","\\u006dodel":"evil"}')
 def test_no_reading_of_what_is_forwarded_names_another_model(body: str) -> None:
@@ -311,7 +311,7 @@ def test_no_reading_of_what_is_forwarded_names_another_model(body: str) -> None:
     assert all(allowed(model) for model in found), sent
 
 
-@examples(300)
+@examples(100)
 @given(
     model=_ID.filter(allowed),
     fields=st.dictionaries(st.text(), st.text() | st.dictionaries(_NAME, _ID), max_size=4),

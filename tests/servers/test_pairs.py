@@ -3,8 +3,6 @@ told, and to the last nano-dollar what it costs whom."""
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
@@ -14,9 +12,10 @@ from typing import Any
 import httpx
 import openai
 import pytest
+from support.forked import run_forked
 from support.node import Sdk
 from support.pairs import Pair, Server, run_server
-from support.service import App, bearer, eventually, run_service
+from support.service import App, Service, bearer, eventually
 
 ECHO = "wattfare/echo"
 SLOW = "wattfare/echo-slow"
@@ -233,7 +232,10 @@ def test_who_goes_away_pays_for_what_was_said(
 def test_a_service_that_dies_in_mid_stream_is_an_error_to_both_clients(
     pair: Pair, tmp_path: Path, openai_for: Any, sdk: Sdk
 ) -> None:
-    with run_service(tmp_path) as service, service.app() as app:
+    database = f"sqlite:///{tmp_path / 'wattfare.db'}"
+    with run_forked(database=database) as (process, url):
+        service = Service(url, database, process=None)  # type: ignore[arg-type]
+        app = service.app()
         app.connect("one")
         app.connect("two")
         with run_server(pair, service, app.keys, tmp_path) as server:
@@ -245,7 +247,7 @@ def test_a_service_that_dies_in_mid_stream_is_an_error_to_both_clients(
             assert next(stream).choices
             assert job.next()["event"] == "text"
 
-            os.kill(service.process.pid, signal.SIGKILL)
+            process.kill()
 
             heard: list[Any] = []
             with pytest.raises(openai.APIError) as broken:
@@ -261,3 +263,4 @@ def test_a_service_that_dies_in_mid_stream_is_an_error_to_both_clients(
             with pytest.raises(openai.APIStatusError) as away:
                 openai_for(server, "one").chat.completions.create(model=ECHO, messages=says("a"))
             assert (away.value.status_code, away.value.code) == (502, "network")
+        app.close()

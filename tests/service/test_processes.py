@@ -31,6 +31,19 @@ def four(tmp_path_factory: pytest.TempPathFactory, cluster: Cluster) -> Iterator
         yield [stack.enter_context(run_service(folder, database=url)) for _ in range(4)]
 
 
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def two(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[list[Service]]:
+    """Two processes on either database."""
+    if request.param == "postgresql":
+        yield request.getfixturevalue("four")[:2]
+        return
+    folder = tmp_path_factory.mktemp("two")
+    with run_service(folder) as one, run_service(folder) as other:
+        yield [one, other]
+
+
 def usd(nanos: int) -> float:
     return nanos / 10**9
 
@@ -75,12 +88,9 @@ def test_200_at_once_against_a_cap_of_37(four: list[Service], stream: bool) -> N
     assert read_database(four[0].database, verify) == []
 
 
-def test_a_revocation_is_heard_by_the_neighbour_within_a_second(database, tmp_path) -> None:
-    with (
-        run_service(tmp_path, database=database) as one,
-        run_service(tmp_path, database=database) as other,
-        one.app() as app,
-    ):
+def test_a_revocation_is_heard_by_the_neighbour_within_a_second(two: list[Service]) -> None:
+    one, other = two
+    with one.app() as app:
         app.connect()
         token = app.token()
         body = chat_body("word " * 2000, model="wattfare/echo-slow", stream=True)
@@ -104,15 +114,12 @@ def test_a_revocation_is_heard_by_the_neighbour_within_a_second(database, tmp_pa
         assert "not_connected" in rest[-2]
         assert app.status()["connected"]
         assert app.chat().status_code == 200
-    assert read_database(database, verify) == []
+    assert read_database(one.database, verify) == []
 
 
-def test_idempotency_keys(database, tmp_path) -> None:
-    with (
-        run_service(tmp_path, database=database) as one,
-        run_service(tmp_path, database=database) as other,
-        one.app() as app,
-    ):
+def test_idempotency_keys(two: list[Service]) -> None:
+    one, other = two
+    with one.app() as app:
         app.connect()
         app.connect("u2")
 

@@ -4,6 +4,9 @@ moment, and is as real, and as mortal, as one that a shell has started."""
 from __future__ import annotations
 
 import multiprocessing
+import os
+import signal
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
@@ -17,6 +20,8 @@ _forks = multiprocessing.get_context("forkserver")
 _forks.set_forkserver_preload(
     [
         "uvicorn.protocols.http.h11_impl",
+        "wattfare_mw.cli.commands",
+        "wattfare_mw.service.connections",
         "wattfare_mw.service.ledger.postgresql.store",
         "wattfare_mw.service.server",
         "wattfare_mw.service.ledger.sqlite.writer",
@@ -47,3 +52,61 @@ def _serve(settings: dict[str, Any], said: Connection) -> None:
     from wattfare_mw.service import Settings, serve
 
     serve(Settings(**settings), "127.0.0.1", 0, said.send)
+
+
+class ForkedCommand:
+    """`wattfare …` in a process of its own, with what tests use of a ``subprocess.Popen``.
+
+    Args:
+        arguments: of the command.
+        variables: the whole environment.
+    """
+
+    def __init__(self, arguments: list[str], variables: dict[str, str]) -> None:
+        (out, out_end), (err, err_end) = _forks.Pipe(duplex=False), _forks.Pipe(duplex=False)
+        self._process = _forks.Process(
+            target=_run_command, args=(arguments, variables, out_end, err_end), daemon=True
+        )
+        with out, err, out_end, err_end:
+            self._process.start()
+            self.stdout = os.fdopen(os.dup(out.fileno()))
+            self.stderr = os.fdopen(os.dup(err.fileno()))
+
+    @property
+    def pid(self) -> int:
+        assert self._process.pid is not None
+        return self._process.pid
+
+    def poll(self) -> int | None:
+        """The exit code; None if it runs."""
+        return self._process.exitcode
+
+    def wait(self, timeout: float) -> int:
+        """The exit code, once it has ended."""
+        self._process.join(timeout)
+        if self._process.exitcode is None:
+            raise subprocess.TimeoutExpired("wattfare", timeout)
+        return self._process.exitcode
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+
+def _run_command(
+    arguments: list[str], variables: dict[str, str], out: Connection, err: Connection
+) -> None:
+    from wattfare_mw.cli.commands import cli
+
+    os.environ.clear()
+    os.environ.update(variables)
+    with out, err:
+        os.dup2(out.fileno(), 1)
+        os.dup2(err.fileno(), 2)
+    cli(arguments, prog_name="wattfare")
