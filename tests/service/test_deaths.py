@@ -32,7 +32,7 @@ from wattfare_mw.service.ledger.verify import verify
 from wattfare_mw.types import encode
 
 #: Deaths on each of the two databases. `make test-long` has a hundred.
-DEATHS = int(os.environ.get("WATTFARE_TEST_KILLS", "6"))
+DEATHS = int(os.environ.get("WATTFARE_TEST_KILLS", "12"))
 #: So many processes are mortal at a time; one beside them is not.
 MORTALS = 3
 #: A process dies when the upstream has said so many words to its clients, at most.

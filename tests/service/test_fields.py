@@ -198,7 +198,7 @@ def test_nothing_unknown_passes(name: str, value: object) -> None:
         st.recursive(
             st.none() | st.booleans() | st.integers() | st.text(max_size=3),
             lambda inner: st.lists(inner) | st.dictionaries(st.text(max_size=3), inner),
-            max_leaves=20,
+            max_leaves=8,
         ),
     ),
     st.sampled_from(sorted(allowed_fields.REQUEST)),

@@ -72,7 +72,7 @@ class Victim:
 
     def check(self) -> None:
         """Nothing has happened to the stream so far."""
-        assert self.failure is None
+        assert self.failure is None, self.failure
         assert self.longest_gap() < LONGEST_GAP
 
     def __enter__(self) -> Victim:
