@@ -238,7 +238,7 @@ NEEDLE = "0needle0"
     "options",
     [
         {"secret_key": f"pk_{NEEDLE}"},
-        {"secret_key": f"sk_test_1_{NEEDLE} "},
+        {"secret_key": f"sk_test_1_{NEEDLE} x"},
         {"secret_key": f"sk_test_1_{NEEDLE}", "base_url": "wattfare.com"},
         {"secret_key": f"sk_test_1_{NEEDLE}", "on_usage": "x"},
         {"secret_key": f"sk_test_1_{NEEDLE}", "client": Wattfare(SECRET_KEY)},

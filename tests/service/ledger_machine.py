@@ -341,7 +341,8 @@ class LedgerMachine(RuleBasedStateMachine):
         meter.complete = True
         outcome = meter.outcome("completed")
         billed = self.settled(name, outcome)
-        assert self.do(self.stores[process].settle(name, outcome)) == billed == meter.billed
+        assert self.do(self.stores[process].settle(name, call.order.payer, outcome)) == billed
+        assert billed == meter.billed
         assert 0 <= billed <= granted
         if used.prompt:
             exact = provider_cost(price, used)
