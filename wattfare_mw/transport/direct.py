@@ -19,7 +19,7 @@ from aiohttp.client_reqrep import ConnectionKey
 from .base import HTTPRequest
 
 #: The versions of aiohttp, from the first to below the last.
-FITTING = ((3, 12), (3, 15))
+FITTING = ((3, 13), (3, 15))
 # To copy a body of no more bytes behind its head takes less than to hand over two pieces.
 _JOINED = 2**14
 
