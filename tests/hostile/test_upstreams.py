@@ -69,9 +69,9 @@ def flood(piece: bytes) -> Callable[[Exchange], None]:
 def compressed(content_type: bytes, piece: bytes) -> Callable[[Exchange], None]:
     """A small answer that is large when it is decompressed."""
     start = b'{"choices": [], "more": "' if content_type == b"application/json" else b""
-    body = gzip.compress(start + piece * (400 * MB // len(piece)), 1)
 
     def answer(exchange: Exchange) -> None:
+        body = gzip.compress(start + piece * (400 * MB // len(piece)), 1)
         exchange.send(
             b"HTTP/1.1 200 OK\r\ncontent-type: %s\r\ncontent-encoding: gzip\r\n"
             b"content-length: %d\r\n\r\n" % (content_type, len(body))
