@@ -210,6 +210,7 @@ CALLS = {
         {"prompt_tokens": 10, "completion_tokens": 2, "cost_in_usd_ticks": 92_000_000},
         9_200_000,
     ),
+    "xAI's ticks as text": ({"cost_in_usd_ticks": "92000000"}, 9_200_000),
     "an estimated cost": ({"estimated_cost": Decimal("0.0092")}, 9_200_000),
     "a free call": ({"prompt_tokens": 10, "completion_tokens": 2, "cost": 0}, 0),
 }

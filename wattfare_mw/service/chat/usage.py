@@ -337,6 +337,8 @@ def _charged(usage: dict[str, Any]) -> int | None:
     if cost is not None:
         return _nanos(cost)
     ticks = usage.get("cost_in_usd_ticks")
+    if isinstance(ticks, str) and ticks.isascii() and ticks.isdigit() and len(ticks) < 20:
+        ticks = int(ticks)
     if type(ticks) is int and 0 <= ticks <= money.MAX_CAP_USD * TICKS_PER_USD:
         return _nanos(Decimal(ticks) / TICKS_PER_USD)
     return None
