@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Hashable
-from types import TracebackType
 
 from .errors import WattfareRateLimitError
 
@@ -37,47 +36,43 @@ class CallsAtOnce:
         Raises:
             WattfareRateLimitError: 429; this key has as many calls as it may have.
         """
+        self.add(key)
+        return Slot(self, key)
+
+    def add(self, key: Hashable) -> None:
+        """Count a call, until :meth:`remove` is called for it.
+
+        Raises:
+            WattfareRateLimitError: see :meth:`hold`.
+        """
         with self._lock:
             count = self._counts.get(key, 0)
             if count < self._most:
                 self._counts[key] = count + 1
-                return Slot(self, key)
+                return
         raise WattfareRateLimitError(self._refusal, retry_after=RETRY_SECONDS)
 
-    def release(self, slot: Slot) -> None:
-        """End a call. A second time changes nothing."""
+    def remove(self, key: Hashable) -> None:
+        """End a call that :meth:`add` has counted."""
         with self._lock:
-            if not slot.held:
-                return
-            slot.held = False
-            count = self._counts[slot.key] - 1
+            count = self._counts[key] - 1
             if count:
-                self._counts[slot.key] = count
+                self._counts[key] = count
             else:
-                del self._counts[slot.key]
+                del self._counts[key]
 
 
 class Slot:
-    """A call that counts. Release it, or use it in a ``with`` block."""
+    """A call that counts, until it is released."""
 
-    __slots__ = ("_calls", "held", "key")
+    __slots__ = ("_calls", "_held", "_key")
 
     def __init__(self, calls: CallsAtOnce, key: Hashable) -> None:
         self._calls = calls
-        self.key = key
-        self.held = True
+        self._key = key
+        self._held = threading.Lock()  # acquired by the thread that ends the call
 
     def release(self) -> None:
         """End the call. A second time changes nothing."""
-        self._calls.release(self)
-
-    def __enter__(self) -> None:
-        """The call runs."""
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.release()
+        if self._held.acquire(blocking=False):
+            self._calls.remove(self._key)

@@ -174,6 +174,8 @@ class ProcessFormatter(logging.Formatter):
         """One record, on one line if it comes from another package."""
         if record.name.partition(".")[0] in self.KNOWN and not record.exc_info:
             message = record.getMessage()
+            if message.isprintable() and not record.exc_text and not record.stack_info:
+                return super().format(record)
         else:
             message = str(record.msg)
         error = record.exc_info[1] if isinstance(record.exc_info, tuple) else None

@@ -63,29 +63,52 @@ async def read_body(
     parts: list[bytes] = []
     size = 0
     more = True
+    wait = _BodyWait(_BODY_TIMERS.get())
+    began = wait.since
     try:
-        async with asyncio.timeout(BODY_SECONDS) as deadline:
-            began = deadline.when() or 0.0
-            while more:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    raise cut_short()
-                part = message.get("body", b"")
-                size += len(part)
-                if size > limit:
-                    raise too_large(limit)
-                if claim is not None:
-                    claim.grow(size)
-                parts.append(part)
-                more = message.get("more_body", False)
-                if more:
-                    deadline.reschedule(began + size / BODY_BYTES_PER_SECOND)
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise cut_short()
+            part = message.get("body", b"")
+            size += len(part)
+            if size > limit:
+                raise too_large(limit)
+            if claim is not None:
+                claim.grow(size)
+            parts.append(part)
+            more = message.get("more_body", False)
+            wait.since = began + size / BODY_BYTES_PER_SECOND
     except BaseException as error:
         parts.clear()  # the error's traceback holds this frame, perhaps for long
-        if isinstance(error, TimeoutError):
+        if wait.ended_by(error):
             raise invalid_request("The body took too long to arrive.", 408) from None
         raise
+    finally:
+        wait.end()
     return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+class _BodyWait(IdleWait):
+    """Waits for a body. If it takes too long, its task is cancelled."""
+
+    __slots__ = ("_late", "_task")
+
+    def __init__(self, timer: IdleTimer) -> None:
+        super().__init__(timer)
+        self._late = False
+        self._task = asyncio.current_task()
+
+    def timed_out(self) -> None:
+        if self._task is not None:
+            self._late = True
+            self._task.cancel()
+
+    def ended_by(self, error: BaseException) -> bool:
+        """Is this error the cancellation by :meth:`timed_out`, and by nothing else?"""
+        if not self._late or self._task is None:
+            return False
+        return self._task.uncancel() == 0 and isinstance(error, asyncio.CancelledError)
 
 
 class ClientGoneError(Exception):
@@ -162,3 +185,4 @@ class UntilDisconnect(IdleWait):
 
 
 _IDLE_TIMERS = LoopPool(lambda: IdleTimer(asyncio.get_running_loop(), WATCH_AFTER))
+_BODY_TIMERS = LoopPool(lambda: IdleTimer(asyncio.get_running_loop(), BODY_SECONDS))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import sys
 import threading
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -71,12 +71,20 @@ def compressed(content_type: bytes, piece: bytes) -> Callable[[Exchange], None]:
     start = b'{"choices": [], "more": "' if content_type == b"application/json" else b""
 
     def answer(exchange: Exchange) -> None:
-        body = gzip.compress(start + piece * (400 * MB // len(piece)), 1)
+        body = b"".join(parts())
         exchange.send(
             b"HTTP/1.1 200 OK\r\ncontent-type: %s\r\ncontent-encoding: gzip\r\n"
             b"content-length: %d\r\n\r\n" % (content_type, len(body))
         )
         exchange.send(body)
+
+    def parts() -> Iterator[bytes]:
+        # Piece by piece, so that the victim's thread is not held up.
+        gzip = zlib.compressobj(1, wbits=31)
+        yield gzip.compress(start)
+        for _ in range(400 * MB // len(piece)):
+            yield gzip.compress(piece)
+        yield gzip.flush()
 
     return answer
 

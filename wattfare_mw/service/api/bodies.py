@@ -7,13 +7,11 @@ from typing import TypeVar
 import msgspec
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.types import Receive, Scope
+from starlette.types import Scope
 
 from ... import receiving
-from ...body_memory import BodyClaim
 from ...errors import invalid_request
 from ...headers import Headers
-from ...offload import LARGE_BODY
 from ...types import decode
 
 T = TypeVar("T")
@@ -29,36 +27,15 @@ def headers_of(scope: Scope) -> Headers:
     return scope["wattfare.headers"]
 
 
-async def read_body(
-    headers: Headers,
-    receive: Receive,
-    most: int = MAX_BODY_BYTES,
-    claim: BodyClaim | None = None,
-) -> bytes:
-    """The body, if its type is JSON and it has at most so many bytes.
-
-    Raises:
-        WattfareError: ``invalid_request``, 408, 413 or 415; ``upstream``, 503, if there is no room
-            for it.
-    """
-    check_body(headers, most)
-    return await receiving.read_body(receive, most, ClientDisconnect, claim)
-
-
-def check_body(headers: Headers, most: int) -> None:
-    """Refuse a body by its headers, before any of it is read.
+def check_body(headers: Headers, most: int) -> bool:
+    """Refuse a body by its headers, before any of it is read. Returns True if its length is known
+    and small, up to :data:`.offload.LARGE_BODY`.
 
     Raises:
         WattfareError: ``invalid_request``, 413 or 415.
     """
     _check_type(headers)
-    receiving.check_length(headers.first("content-length"), most)
-
-
-def is_large(headers: Headers) -> bool:
-    """True if the body may be large: its length is above the limit for small ones, or unknown."""
-    length = headers.first("content-length")
-    return length is None or not length.isdecimal() or int(length[:20]) > LARGE_BODY
+    return receiving.check_length(headers.first("content-length"), most)
 
 
 async def read_json(request: Request, shape: type[T], *, empty: T | None = None) -> T:

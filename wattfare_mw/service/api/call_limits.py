@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from contextlib import contextmanager
+from collections.abc import Hashable
 
 from ...calls_at_once import CallsAtOnce
 
@@ -28,13 +27,37 @@ class CallLimits:
             per_app, f"At most {per_app:,} calls at once for one app: wait until one ends."
         )
 
-    @contextmanager
-    def hold(self, app_id: str, payer: tuple[str | None, str | None]) -> Generator[None]:
-        """Count one call, from before its body is read until it is settled, however it ends.
+    def hold(self, app_id: str, payer: tuple[str | None, str | None]) -> _Held:
+        """Count one call, from before its body is read until the end of a ``with`` block.
 
         Raises:
             WattfareRateLimitError: 429; the user, the grant or the app has as many as it may have.
         """
+        key = (app_id, *payer)
         # The payer first: a refused call of one user never counts against the app.
-        with self._payers.hold((app_id, *payer)), self._apps.hold(app_id):
-            yield
+        self._payers.add(key)
+        try:
+            self._apps.add(app_id)
+        except BaseException:
+            self._payers.remove(key)
+            raise
+        return _Held(self._payers, key, self._apps, app_id)
+
+
+class _Held:
+    """A call that counts for its payer and for its app, until the end of its ``with`` block."""
+
+    __slots__ = ("_app_id", "_apps", "_key", "_payers")
+
+    def __init__(self, payers: CallsAtOnce, key: Hashable, apps: CallsAtOnce, app_id: str) -> None:
+        self._payers = payers
+        self._key = key
+        self._apps = apps
+        self._app_id = app_id
+
+    def __enter__(self) -> None:
+        """The call runs."""
+
+    def __exit__(self, *error: object) -> None:
+        self._apps.remove(self._app_id)
+        self._payers.remove(self._key)

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from ...headers import Headers
 from ...offload import LARGE_BODY, in_thread
-from ...receiving import UntilDisconnect
+from ...receiving import UntilDisconnect, read_body
 from ...types import LOWERED_HEADER
 from ..chat import request as chat_request
 from ..ids import new_id
 from ..models.provider import Job
 from ..records import App, IdempotencyKey, InferenceCall
 from . import credentials, parameters
-from .bodies import MAX_CALL_BYTES, check_body, headers_of, is_large, read_body
+from .bodies import MAX_CALL_BYTES, check_body, headers_of
 from .output import ASGIOutput
 from .state import ServiceState
 
@@ -45,14 +46,13 @@ async def _call(
     headers = headers_of(scope)
     user_id, grant_hash = payer
     uncut = parameters.refuses_low_budget(headers)
-    check_body(headers, MAX_CALL_BYTES)
-    if is_large(headers):
+    if not check_body(headers, MAX_CALL_BYTES):
         # A payer that cannot pay does not get a large body read.
         await state.store.check_payer(app.id, user_id, grant_hash, state.terms)
     request_id = scope["wattfare.request_id"]
 
     with state.bodies.claim((app.id, *payer)) as claim:
-        body = await read_body(headers, receive, MAX_CALL_BYTES, claim)
+        body = await read_body(receive, MAX_CALL_BYTES, ClientDisconnect, claim)
         if len(body) <= LARGE_BODY:
             request, key = _read(headers, body, uncut)
         else:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 import time
 from collections import OrderedDict
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from ipaddress import IPv6Address, IPv6Network, ip_address, ip_network
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
@@ -43,7 +43,7 @@ MAX_COUNTERS = 100_000
 GRANT_SHARE = 4
 
 
-class Rate(msgspec.Struct, frozen=True):
+class Rate(msgspec.Struct, frozen=True, dict=True):
     """How many requests of one kind a minute.
 
     Attributes:
@@ -59,6 +59,21 @@ class Rate(msgspec.Struct, frozen=True):
     most: int | None = None
     fair: int = 0
     app: int | None = None
+
+    @cached_property
+    def by_client(self) -> str:
+        """The kind of the counters of one user or address."""
+        return f"{self.what} by {self.whose}"
+
+    @cached_property
+    def by_busy(self) -> str:
+        """The kind of the counters of all that ask often."""
+        return f"{self.what} by busy {self.whose}"
+
+    @cached_property
+    def by_app(self) -> str:
+        """The kind of the counters of an app."""
+        return f"{self.what} by app"
 
 
 #: The protocol's number for an app is 120.
@@ -90,18 +105,18 @@ class _Ends(msgspec.Struct, frozen=True):
 def _admit(rate: Rate, app_id: str, client: str = "") -> Flow[None]:
     """Count one request, and raise the refusal if it is one too many."""
     if rate.most is not None:
-        counter = _Count(f"{rate.what} by {rate.whose}", (app_id, client))
+        counter = _Count(rate.by_client, (app_id, client))
         mine = yield counter
         if mine > rate.most:
             what = f"{rate.what} a minute for this {rate.whose}"
             raise _too_many(rate.most, what, (yield _Ends(counter)))
         if rate.app is not None and mine > rate.fair:
-            counter = _Count(f"{rate.what} by busy {rate.whose}", (app_id,))
+            counter = _Count(rate.by_busy, (app_id,))
             if (yield counter) > rate.app // 2:
                 what = f"{rate.what} a minute for all who ask often of this app"
                 raise _too_many(rate.app // 2, what, (yield _Ends(counter)))
     if rate.app is not None:
-        counter = _Count(f"{rate.what} by app", (app_id,))
+        counter = _Count(rate.by_app, (app_id,))
         if (yield counter) > rate.app:
             what = f"{rate.what} a minute for this app"
             raise _too_many(rate.app, what, (yield _Ends(counter)))

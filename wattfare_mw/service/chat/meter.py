@@ -71,6 +71,7 @@ class Meter:
         self._chunks = self._bytes = self._characters = 0  # passed since the last report
         # The number of tokens that the grant pays for. Each chunk asks. None: any number.
         self._paid_for: int | None = None
+        self._paid_for_is_known = False
 
     @property
     def granted(self) -> int | None:
@@ -80,11 +81,7 @@ class Meter:
     @granted.setter
     def granted(self, granted: int | None) -> None:
         self._granted = granted
-        self._update_paid_for()
-
-    def _update_paid_for(self) -> None:
-        if self._granted is not None and self.price is not None:
-            self._paid_for = self.price.tokens_for(self._granted, self.prompt_tokens, self._began)
+        self._paid_for_is_known = False
 
     def count(self, tokens: int = 1, text: str = "") -> None:
         """So many more tokens have passed, or more of them, if this text is longer."""
@@ -148,7 +145,7 @@ class Meter:
         self._used = counts
         self._tokens_reported = True
         self.generated = True
-        self._update_paid_for()
+        self._paid_for_is_known = False
 
     @property
     def prompt_tokens(self) -> int:
@@ -173,6 +170,13 @@ class Meter:
     @property
     def spent(self) -> bool:
         """Has more passed, for certain, than what was granted pays for?"""
+        if not self._paid_for_is_known:
+            self._paid_for_is_known = True
+            self._paid_for = None
+            if self._granted is not None and self.price is not None:
+                self._paid_for = self.price.tokens_for(
+                    self._granted, self.prompt_tokens, self._began
+                )
         if self._paid_for is None:
             return False
         left = self._paid_for - self._used.completion

@@ -155,11 +155,15 @@ class Price(msgspec.Struct, frozen=True, dict=True):
         )
 
     def _dearest(self, prompt: int) -> _Table:
-        return self._cached(True, self._within(prompt) if self.overrides else ())
+        return self._cached(True, self._within(prompt)) if self.overrides else self._dearest_base
 
     @cached_property
     def _base(self) -> _Table:
         return self._cached(False, ())
+
+    @cached_property
+    def _dearest_base(self) -> _Table:
+        return self._cached(True, ())
 
     @cached_property
     def _tables(self) -> dict[tuple[bool, tuple[int, ...]], _Table]:

@@ -152,6 +152,8 @@ def _flag(fields: dict[str, Any], name: str) -> bool:
 def _include_usage(fields: dict[str, Any], stream: bool) -> bool:
     """Does the client ask for the usage at the end of a stream? OpenAI's clients ask in
     ``stream_options``, OpenRouter's in ``usage``."""
+    if "usage" not in fields and "stream_options" not in fields:
+        return False
     asks = _flag(_object(fields, "usage"), "include")
     options = _object(fields, "stream_options")
     if fields.get("stream_options") is not None and not stream:

@@ -150,14 +150,12 @@ def read(usage: dict[str, Any]) -> ReportedUsage:
         answer = _plausible_parts(
             completion or 0, {name: get(name, 0) for name in COMPLETION_PARTS}
         )
+    counts = TokenCounts(prompt or 0, completion or 0)
+    if parts or answer or "searches" in found:
+        searches = get("searches", 0)
+        counts = msgspec.structs.replace(counts, searches=searches, **parts, **answer)
     return ReportedUsage(
-        counts=TokenCounts(
-            prompt=prompt or 0,
-            completion=completion or 0,
-            searches=get("searches", 0),
-            **parts,
-            **answer,
-        ),
+        counts=counts,
         prompt=bool(prompt),
         completion=completion is not None,
         cost=_charged(usage),
@@ -330,12 +328,16 @@ def _charged(usage: dict[str, Any]) -> int | None:
     provider (BYOK). That provider then charges the rest. OpenRouter fills the same field on other
     calls, too, where it is part of the cost.
     """
-    cost = next((usd for name in _COST if (usd := _usd(usage.get(name))) is not None), None)
+    cost = None
+    for name in _COST:
+        value = usage.get(name)
+        if value is not None and (cost := _usd(value)) is not None:
+            break
     if usage.get("is_byok") is True:
         rest = _usd(_at(usage, ("cost_details", "upstream_inference_cost")))
         return None if rest is None else _nanos((cost or Decimal(0)) + rest)
     if cost is not None:
-        return _nanos(cost)
+        return money.nanos_ceil(cost)
     ticks = usage.get("cost_in_usd_ticks")
     if isinstance(ticks, str) and ticks.isascii() and ticks.isdigit() and len(ticks) < 20:
         ticks = int(ticks)
@@ -351,7 +353,7 @@ def _nanos(usd: Decimal) -> int | None:
         return None
 
 
-def _usd(value: object) -> Decimal | None:
+def _usd(value: object) -> money.Usd | None:
     """An amount in USD: a number, a number as text, or an object with the total."""
     if isinstance(value, dict):
         fields = cast("dict[str, Any]", value)

@@ -41,6 +41,10 @@ class _List(msgspec.Struct, frozen=True):
     body: bytes | None
     prices: dict[str, Price | Unpriced]
 
+    def find(self, model: str) -> Price | Unpriced | None:
+        """The price under any of the names that the model may have in the list."""
+        return next(filter(None, map(self.prices.get, model_lists.names_of(model))), None)
+
 
 class Catalog:
     """The models of one upstream.
@@ -93,7 +97,7 @@ class Catalog:
         if own is not None:
             return own
         models = await self._read()
-        listed = next(filter(None, map(models.prices.get, model_lists.names_of(model))), None)
+        listed = models.prices.get(model) or models.find(model)
         if isinstance(listed, Price):
             return listed
         if listed is Unpriced.NOT_FIXED:

@@ -78,6 +78,8 @@ class OwnPrices:
     def named(self, model: str) -> Price | None:
         """The price under this name, else under the longest pattern that fits it. ``*`` does not
         count."""
+        if not self._exact:
+            return None
         exact = self._exact.get(model)
         if exact is not None:
             return exact

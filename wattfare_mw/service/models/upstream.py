@@ -233,8 +233,9 @@ class UpstreamJob:
         self._request = request
         self._request_id = request_id
         self._answer: AsyncHTTPResponse | None = None
-        self._splitter = sse.Splitter()
-        self._finishes = upstream_answers.Finishes()
+        if request.stream:
+            self._splitter = sse.Splitter()
+            self._finishes = upstream_answers.Finishes()
         self._body_ended = False
         self._end = b""  # the event that ends a stream, once it is here
         self._comments = 0  # in a row

@@ -370,6 +370,8 @@ def _tells_cost(usage: dict[str, Any], meter: Meter) -> bool:
     cost = usage.get("cost")
     if not _is_number(cost):
         return False
+    if cost == Decimal(meter.billed).scaleb(-9):
+        return True
     try:
         nanos = money.nanos_ceil(money.amount(cost, most=money.MAX_CAP_USD))
     except ValueError:
