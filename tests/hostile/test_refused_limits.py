@@ -188,7 +188,7 @@ def test_a_call_is_repeated_under_the_other_name(
     app.connect(user, monthlyUsd=1)
     upstream.script = refuses(name, json.dumps(body) if isinstance(body, list) else body, status)
     # A client of `max_completion_tokens` names it itself: no upstream here gets it by default.
-    fields = {} if name == "max_tokens" else {name: 50}
+    fields: dict[str, Any] = {} if name == "max_tokens" else {name: 50}
     assert app.chat(user=user, model=model, stream=stream, **fields).status_code == 200
     limit = fields.get(name, 8192)
     assert limits_sent(upstream) == [{name: limit}, {other: limit}]
@@ -278,7 +278,7 @@ TOO_LARGE: dict[str, tuple[int, str]] = {
         8000,
         (
             "Unable to submit request because it has a maxOutputTokens value of 8192 but the "
-            "supported range is from 1 (inclusive) to 8001 (exclusive). Update the value and try again."
+            "supported range is from 1 (inclusive) to 8001 (exclusive). Update the value."
         ),
     ),
     "deepseek": (4095, "Invalid max_tokens value, the valid range of max_tokens is [1, 4095]"),

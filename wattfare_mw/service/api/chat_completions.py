@@ -45,6 +45,7 @@ async def _call(
     headers = headers_of(scope)
     user_id, grant_hash = payer
     uncut = parameters.refuses_low_budget(headers)
+    wait = parameters.wait_seconds(headers)
     check_body(headers, MAX_CALL_BYTES)
     if is_large(headers):
         # A payer that cannot pay does not get a large body read.
@@ -82,7 +83,7 @@ async def _call(
             del body, request  # the job drops them, too, once the upstream has them
             output = ASGIOutput(send, lambda: _lowered_header(job), state.heartbeats)
             try:
-                await state.runner.run(call, job, output, started=claim.release)
+                await state.runner.run(call, job, output, started=claim.release, wait=wait)
             finally:
                 output.close()
 
