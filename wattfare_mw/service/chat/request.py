@@ -127,10 +127,17 @@ def text_of(message: dict[str, Any]) -> str:
     raise invalid_request("A message's `content` is a string, or an array of parts.")
 
 
+#: The parts whose text can be read. Of the others, such as thoughts, no model repeats any.
+_READ = frozenset({"text", "input_text", "output_text"})
+_UNREAD = frozenset({"refusal", "thinking", "redacted_thinking", "reasoning", "tool_use"})
+
+
 def _text_part(part: object) -> str:
     fields = cast("dict[str, Any]", part) if isinstance(part, dict) else {}
-    text = fields.get("text")
-    if fields.get("type") != "text" or not isinstance(text, str):
+    text, kind = fields.get("text"), fields.get("type")
+    if kind in _UNREAD:
+        return ""
+    if kind not in _READ or not isinstance(text, str):
         raise invalid_request("This model reads parts of type `text` only.")
     return text
 

@@ -31,7 +31,7 @@ _NAME = re.compile(
 _UNSUPPORTED = re.compile(
     r"un-?supported|not support|(?:does|do|did)(?: not|n't) support|un-?recogni[sz]ed"
     r"|not recogni[sz]ed|unknown|un-?expected|not permitted|not allowed|forbidden|extra_forbidden"
-    r"|extra (?:inputs|fields)|additional propert(?:y|ies)"
+    r"|extra (?:inputs|fields)|additional property|additional properties"
     r"|no (?:such )?(?:field|parameter|argument)"
     r"|not (?:a )?(?:valid|known|defined|accepted|available)|deprecated|instead"
     r"|invalid (?:parameter|argument|field)|not implemented|cannot be used|remove",
