@@ -28,6 +28,7 @@ from .types import (
     GRANT_HEADER,
     LOW_BUDGET_HEADER,
     USER_HEADER,
+    WAIT_HEADER,
     ConnectionStatus,
     CreatedSession,
     OnLowBudget,
@@ -180,6 +181,7 @@ def chat_completion(
     *,
     stream: bool,
     on_low_budget: OnLowBudget = "lower",
+    wait: float = 0,
 ) -> Call[Completion]:
     """A call of ``model``, of a prompt or of messages.
 
@@ -203,6 +205,8 @@ def chat_completion(
     }
     if on_low_budget != "lower":
         headers[LOW_BUDGET_HEADER] = on_low_budget
+    if wait:
+        headers[WAIT_HEADER] = f"{wait:g}"
     return relayed_completion(payer, encode(body), headers)
 
 

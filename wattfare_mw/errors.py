@@ -6,9 +6,47 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any, ClassVar
 
 import msgspec
+
+
+class Shortfall(msgspec.Struct, frozen=True, kw_only=True):
+    """Why a budget does not pay for a call, as far as that is known.
+
+    Attributes:
+        needed_usd: the least that the call needs, in USD.
+        remaining_usd: what is left for it, in USD.
+        resets_at: when the budget begins anew (UTC).
+        limited_by: ``cap``, the user's own; ``ceiling``, the operator's; ``grant``; or
+            ``in_flight``, calls that have not ended.
+    """
+
+    needed_usd: Decimal | None = None
+    remaining_usd: Decimal | None = None
+    resets_at: datetime | None = None
+    limited_by: str | None = None
+
+    def to_wire(self) -> dict[str, Any]:
+        """The fields of the protocol's JSON."""
+        fields: dict[str, Any] = {}
+        for name, value in (
+            ("neededUsd", self.needed_usd),
+            ("remainingUsd", self.remaining_usd),
+        ):
+            if value is not None:
+                fields[name] = float(value)
+        if self.resets_at is not None:
+            fields["resetsAt"] = int(self.resets_at.timestamp())
+        if self.limited_by is not None:
+            fields["limitedBy"] = self.limited_by
+        return fields
+
+
+#: What is known of most errors.
+_NO_SHORTFALL = Shortfall()
 
 
 class WattfareError(Exception):
@@ -22,6 +60,8 @@ class WattfareError(Exception):
         request_id: the service's id of the call, where it gave one: what support asks for.
         upstream_code: the code of the model's provider, such as ``"context_length_exceeded"``, if
             it refused the call and gave one.
+        shortfall: why a budget does not pay for the call, if that is the reason. ``needed_usd``,
+            ``remaining_usd``, ``resets_at`` and ``limited_by`` give its parts.
         log_message: what the log says of it: the message, or words of ours if the message
             repeats those of a service or an upstream.
     """
@@ -38,6 +78,7 @@ class WattfareError(Exception):
         retry_after: float | None = None,
         request_id: str | None = None,
         upstream_code: str | None = None,
+        shortfall: Shortfall | None = None,
     ) -> None:
         self.code = code or self.default_code
         self.status = self.default_status if status is None else status
@@ -45,8 +86,30 @@ class WattfareError(Exception):
         self.retry_after = retry_after
         self.request_id = request_id
         self.upstream_code = upstream_code
+        self.shortfall = shortfall or _NO_SHORTFALL
         self.log_message = self.message
         super().__init__(self.message)
+
+    @property
+    def needed_usd(self) -> Decimal | None:
+        """The least that the call needs, in USD; None if the error does not say."""
+        return self.shortfall.needed_usd
+
+    @property
+    def remaining_usd(self) -> Decimal | None:
+        """What the budget has left for the call, in USD; None if the error does not say."""
+        return self.shortfall.remaining_usd
+
+    @property
+    def resets_at(self) -> datetime | None:
+        """When the budget begins anew (UTC); None if it does not, or the error does not say."""
+        return self.shortfall.resets_at
+
+    @property
+    def limited_by(self) -> str | None:
+        """What limits the call: ``cap``, ``ceiling``, ``grant`` or ``in_flight``; None if the error
+        does not say."""
+        return self.shortfall.limited_by
 
     def quote(self, words: str) -> None:
         """Take another party's words as the message. They are for the client, and not for the
@@ -62,12 +125,13 @@ class WattfareError(Exception):
         # is made, or a worker pool cannot hand it back.
         return (_copy, (type(self), self.message), self.__dict__)
 
-    def to_wire(self) -> dict[str, dict[str, str]]:
-        """The protocol's JSON: ``{"error": {"code", "message"}}``, and ``upstreamCode`` if there
-        is one."""
-        fields = {"code": self.code, "message": self.message}
+    def to_wire(self) -> dict[str, dict[str, Any]]:
+        """The protocol's JSON: ``{"error": {"code", "message"}}``, ``upstreamCode`` if there is
+        one, and what is known of the budget."""
+        fields: dict[str, Any] = {"code": self.code, "message": self.message}
         if self.upstream_code is not None:
             fields["upstreamCode"] = self.upstream_code
+        fields.update(self.shortfall.to_wire())
         return {"error": fields}
 
     def to_json(self) -> bytes:
@@ -89,7 +153,7 @@ class WattfareNotConnectedError(WattfareError):
 
 
 class WattfareBudgetExceededError(WattfareError):
-    """The month's cap is reached. Show the usage, and let the user raise the cap."""
+    """The budget does not pay for the call. Show the usage, and let the user raise the cap."""
 
     default_code = "budget_exceeded"
     default_status = 402
@@ -153,7 +217,7 @@ class WattfareNetworkError(WattfareError):
         error.__cause__ = self.__cause__
         return error
 
-    def to_wire(self) -> dict[str, dict[str, str]]:
+    def to_wire(self) -> dict[str, dict[str, Any]]:
         """The protocol's JSON. It goes to browsers, and does not name the service's host."""
         return {"error": {"code": self.code, "message": self._public or self.message}}
 
@@ -164,7 +228,7 @@ class SetupError(WattfareError):
     The message is for the app's log. Browsers get one that names no file and no variable.
     """
 
-    def to_wire(self) -> dict[str, dict[str, str]]:
+    def to_wire(self) -> dict[str, dict[str, Any]]:
         """The protocol's JSON."""
         message = "This app is not set up to call Wattfare. Its log says what to change."
         return {"error": {"code": self.code, "message": message}}
@@ -210,6 +274,11 @@ _CODE_BY_STATUS = {
 
 #: The longest code of an upstream that is passed on, in characters.
 MAX_UPSTREAM_CODE = 100
+#: The longest name of a limit that is read, in characters.
+MAX_LIMIT_NAME = 32
+#: The largest amount that is read, in USD; and the latest moment, in Unix seconds.
+_MAX_USD = 10**12
+_MAX_MOMENT = 10**11
 
 
 class WireError(msgspec.Struct, frozen=True):
@@ -219,6 +288,7 @@ class WireError(msgspec.Struct, frozen=True):
     code: str | None = None
     message: str = ""
     upstream_code: str | None = None
+    shortfall: Shortfall | None = None
 
 
 class _WireEnvelope(msgspec.Struct):
@@ -260,6 +330,7 @@ def error_from_answer(
     error = wire_error(body)
     if error is not None:
         about["upstream_code"] = error.upstream_code
+        about["shortfall"] = error.shortfall
         return make_error(error.code, error.message or f"Wattfare answered {status}.", **about)
     if 300 <= status < 400:
         message = (
@@ -294,7 +365,38 @@ def _told(error: Mapping[Any, Any]) -> WireError | None:
         code if isinstance(code, str) else None,
         message if isinstance(message, str) else "",
         upstream[:MAX_UPSTREAM_CODE] if isinstance(upstream, str) and upstream else None,
+        _shortfall(error),
     )
+
+
+def _shortfall(error: Mapping[Any, Any]) -> Shortfall | None:
+    """What an error says of the budget. A part that cannot be read is left out."""
+    if _SHORTFALL_FIELDS.isdisjoint(error):
+        return None
+    limit = error.get("limitedBy")
+    named = isinstance(limit, str) and limit.isidentifier() and len(limit) <= MAX_LIMIT_NAME
+    return Shortfall(
+        needed_usd=_usd(error.get("neededUsd")),
+        remaining_usd=_usd(error.get("remainingUsd")),
+        resets_at=_moment(error.get("resetsAt")),
+        limited_by=limit if named else None,
+    )
+
+
+_SHORTFALL_FIELDS = frozenset({"neededUsd", "remainingUsd", "resetsAt", "limitedBy"})
+
+
+def _usd(value: object) -> Decimal | None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= _MAX_USD:
+        return None
+    return Decimal(repr(value))  # a float's shortest form is what was written
+
+
+def _moment(value: object) -> datetime | None:
+    """Unix seconds as a moment in UTC."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    return datetime.fromtimestamp(value, UTC) if 0 < value < _MAX_MOMENT else None
 
 
 def retry_after_seconds(value: str | None) -> float | None:
@@ -338,7 +440,7 @@ def to_wattfare_error(error: BaseException | None) -> WattfareError | None:
 
 
 def is_budget_exceeded(error: BaseException | None) -> bool:
-    """Is the month's cap reached?"""
+    """Does the budget not pay for the call?"""
     return isinstance(to_wattfare_error(error), WattfareBudgetExceededError)
 
 
@@ -384,7 +486,11 @@ def _from_http_error(error: BaseException) -> WattfareError | None:
         # Other services have an `error` in their JSON too: only our own codes are ours.
         if wire is not None and wire.code != "unknown" and wire.code in STATUS_BY_CODE:
             return make_error(
-                wire.code, wire.message, status=status, upstream_code=wire.upstream_code
+                wire.code,
+                wire.message,
+                status=status,
+                upstream_code=wire.upstream_code,
+                shortfall=wire.shortfall,
             )
     return None
 

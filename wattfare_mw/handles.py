@@ -13,7 +13,7 @@ from .calls import Message, Payer
 from .completions import Chunk, Completion, StreamReader, ToolCall
 from .errors import WattfareNetworkError
 from .transport import AsyncHTTPResponse, HTTPResponse
-from .types import ConnectionStatus, OnLowBudget, TokenUsage
+from .types import MAX_WAIT_SECONDS, ConnectionStatus, OnLowBudget, TokenUsage
 
 T = TypeVar("T")
 
@@ -73,7 +73,9 @@ class User(_UserHandle[SyncClient]):
         """The user's connection; ``connected=False``, and no error, where there is none."""
         return self._client._fetch(calls.status(self.id))
 
-    def model(self, model_id: str, *, on_low_budget: OnLowBudget = "lower") -> Model:
+    def model(
+        self, model_id: str, *, on_low_budget: OnLowBudget = "lower", wait: float = 0
+    ) -> Model:
         """A model whose calls this user pays for.
 
         Args:
@@ -81,11 +83,13 @@ class User(_UserHandle[SyncClient]):
             on_low_budget: where the budget pays for less than a call asks for: ``"lower"`` its
                 ``max_tokens``, or ``"refuse"`` it with budget_exceeded, for an answer that is of
                 no use where it is cut short.
+            wait: how long the service may wait if only other calls of this user hold the budget,
+                in seconds, up to 60.
 
         Raises:
             TypeError, ValueError: one of these is of no use.
         """
-        return Model(self._client, self._payer, model_id, on_low_budget)
+        return Model(self._client, self._payer, model_id, on_low_budget, wait)
 
 
 class AsyncUser(_UserHandle[AsyncClient]):
@@ -95,25 +99,31 @@ class AsyncUser(_UserHandle[AsyncClient]):
         """See :meth:`User.status`."""
         return await self._client._fetch(calls.status(self.id))
 
-    def model(self, model_id: str, *, on_low_budget: OnLowBudget = "lower") -> AsyncModel:
+    def model(
+        self, model_id: str, *, on_low_budget: OnLowBudget = "lower", wait: float = 0
+    ) -> AsyncModel:
         """See :meth:`User.model`."""
-        return AsyncModel(self._client, self._payer, model_id, on_low_budget)
+        return AsyncModel(self._client, self._payer, model_id, on_low_budget, wait)
 
 
 class Grant(_GrantHandle[SyncClient]):
     """A one-time grant."""
 
-    def model(self, model_id: str, *, on_low_budget: OnLowBudget = "lower") -> Model:
+    def model(
+        self, model_id: str, *, on_low_budget: OnLowBudget = "lower", wait: float = 0
+    ) -> Model:
         """A model whose calls the grant pays for; see :meth:`User.model`."""
-        return Model(self._client, self._payer, model_id, on_low_budget)
+        return Model(self._client, self._payer, model_id, on_low_budget, wait)
 
 
 class AsyncGrant(_GrantHandle[AsyncClient]):
     """:class:`Grant`, for asyncio."""
 
-    def model(self, model_id: str, *, on_low_budget: OnLowBudget = "lower") -> AsyncModel:
+    def model(
+        self, model_id: str, *, on_low_budget: OnLowBudget = "lower", wait: float = 0
+    ) -> AsyncModel:
         """See :meth:`Grant.model`."""
-        return AsyncModel(self._client, self._payer, model_id, on_low_budget)
+        return AsyncModel(self._client, self._payer, model_id, on_low_budget, wait)
 
 
 class _ModelHandle(_Handle[C]):
@@ -122,15 +132,23 @@ class _ModelHandle(_Handle[C]):
     """
 
     def __init__(
-        self, client: C, payer: Payer, model_id: str, on_low_budget: OnLowBudget = "lower"
+        self,
+        client: C,
+        payer: Payer,
+        model_id: str,
+        on_low_budget: OnLowBudget = "lower",
+        wait: float = 0,
     ) -> None:
         super().__init__(client, payer)
         if not isinstance(model_id, str) or not model_id:  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError("a model id is a string such as 'anthropic/claude-sonnet-4'")
         if on_low_budget not in ("lower", "refuse"):
             raise ValueError("on_low_budget is 'lower' or 'refuse'")
+        if type(wait) not in (int, float) or not 0 <= wait <= MAX_WAIT_SECONDS:
+            raise ValueError(f"wait is a number of seconds from 0 to {MAX_WAIT_SECONDS}")
         self.id = model_id
         self._on_low_budget: OnLowBudget = on_low_budget
+        self._wait = wait
 
     def _call(
         self,
@@ -148,6 +166,7 @@ class _ModelHandle(_Handle[C]):
             params,
             stream=stream,
             on_low_budget=self._on_low_budget,
+            wait=self._wait,
         )
 
     def __repr__(self) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
 from .errors import invalid_request
-from .types import GRANT_HEADER, LOW_BUDGET_HEADER, LOWERED_HEADER, USER_HEADER
+from .types import GRANT_HEADER, LOW_BUDGET_HEADER, LOWERED_HEADER, USER_HEADER, WAIT_HEADER
 
 #: The headers of a browser's request that the middleware passes up to the service. It adds its
 #: own credentials and a request id. To pass up another header, add its name here.
@@ -16,6 +16,7 @@ PASSED_UP = (
     "accept",
     "idempotency-key",
     LOW_BUDGET_HEADER,
+    WAIT_HEADER,
     "traceparent",
     "tracestate",
 )

@@ -85,6 +85,20 @@ def usd(nanos: int) -> Usd:
     return Usd(f"{whole}.{rest:09d}".rstrip("0").rstrip("."))
 
 
+def dollars(nanos: int, *, up: bool) -> str:
+    """Nano-dollars for a person to read, such as ``$0.04``: two decimal places, or more if that
+    takes two digits that are not zero.
+
+    Args:
+        up: round up; otherwise down.
+    """
+    places = max(2, _NANO_PLACES + 2 - len(str(nanos))) if nanos < NANOS_PER_USD else 2
+    unit = 10 ** max(_NANO_PLACES - places, 0)
+    whole, rest = divmod((-(-nanos // unit) if up else nanos // unit) * unit, NANOS_PER_USD)
+    decimals = f"{rest:09d}".rstrip("0")
+    return f"${whole:,}.{decimals:0<2}"
+
+
 def nanos_floor(value: Decimal) -> int:
     """A checked amount in USD as nano-dollars, rounded down."""
     return _nanos(value, _DOWN)

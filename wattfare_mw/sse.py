@@ -251,4 +251,5 @@ def error_in(data: bytes) -> WattfareError | None:
         error.message,
         status=STATUS_BY_CODE.get(code, 502),
         upstream_code=error.upstream_code,
+        shortfall=error.shortfall,
     )

@@ -25,6 +25,10 @@ GRANT_HEADER = "x-wattfare-grant"
 LOW_BUDGET_HEADER = "x-wattfare-on-low-budget"
 #: What it can say (likewise): lower the call's limit, or refuse the call.
 OnLowBudget = Literal["lower", "refuse"]
+#: The header with which an app lets a call wait for its budget, in seconds (likewise).
+WAIT_HEADER = "x-wattfare-wait"
+#: The longest such wait, in seconds (likewise).
+MAX_WAIT_SECONDS = 60
 #: The header that says what a call's limit was lowered to, in tokens (likewise).
 LOWERED_HEADER = "x-wattfare-max-tokens"
 #: The longest name of a model that is taken, in characters (likewise).

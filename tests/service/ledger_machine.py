@@ -20,6 +20,7 @@ from wattfare_mw.errors import (
     WattfareGrantError,
     WattfareNotConnectedError,
 )
+from wattfare_mw.money import usd
 from wattfare_mw.service.chat.meter import Meter
 from wattfare_mw.service.chat.price import Price
 from wattfare_mw.service.chat.usage import TokenCounts
@@ -268,13 +269,16 @@ class LedgerMachine(RuleBasedStateMachine):
             now = int(self.now.timestamp())
             return rules.reserve_grant(self.grants.get(payer), order.bounds, now)
         before = self.totals.get((payer, self.month), Totals())
-        return rules.reserve(self.connections.get(payer), before, order.bounds, terms)
+        return rules.reserve(
+            self.connections.get(payer), before, order.bounds, terms, int(self.now.timestamp())
+        )
 
     def is_refused(self, process, order, terms, refusal: WattfareError) -> None:
         with pytest.raises(type(refusal)) as answer:
             self.do(self.stores[process].reserve(order, terms))
         assert answer.value.http_status == refusal.http_status
         assert answer.value.message == refusal.message
+        assert answer.value.shortfall == refusal.shortfall
 
     def prior(self, order: InferenceCall) -> PriorCall | None:
         assert order.key is not None
@@ -303,6 +307,19 @@ class LedgerMachine(RuleBasedStateMachine):
         assert totals.billed + totals.reserved + order.bounds.least > cap
         only_in_flight = totals.billed + order.bounds.least <= cap
         assert (refusal.http_status == 429) == only_in_flight
+        # What is needed would be let in if it were left, and what is left is no more than that.
+        left = cap - totals.billed - (totals.reserved if only_in_flight else 0)
+        assert refusal.needed_usd == usd(order.bounds.least)
+        assert refusal.remaining_usd == usd(max(left, 0)) < refusal.needed_usd
+        budget = "grant"
+        if order.grant_hash is None:
+            budget = "ceiling" if cap == terms.ceiling else "cap"
+        assert refusal.limited_by == ("in_flight" if only_in_flight else budget)
+        if order.grant_hash is None:
+            assert rules.month_of(refusal.resets_at) != self.month
+            assert rules.month_of(refusal.resets_at - timedelta(seconds=1)) == self.month
+        else:
+            assert refusal.resets_at is None
 
     @precondition(lambda self: self.calls)
     @rule(

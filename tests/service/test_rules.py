@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 
 from hypothesis import given
@@ -16,9 +17,11 @@ from wattfare_mw.errors import (
     WattfareNotConnectedError,
     WattfareRateLimitError,
 )
+from wattfare_mw.money import dollars
 from wattfare_mw.service.ledger import migrate, rules
 from wattfare_mw.service.records import Bounds, Connection, GrantBudget, Terms, Totals
 
+NOW = 1_796_000_000  # 2026-11-29
 amounts = st.integers(0, 10**18)
 caps = st.none() | amounts
 terms = st.builds(Terms, operator_pays=st.booleans(), ceiling=caps)
@@ -44,7 +47,7 @@ def test_an_approval(asked, limit, terms) -> None:
 def test_a_reservation(connection, before, call, terms) -> None:
     cap = rules.cap_in_force(connection, terms) if connection else 0
     try:
-        after, granted = rules.reserve(connection, before, call, terms)
+        after, granted = rules.reserve(connection, before, call, terms, NOW)
     except WattfareNotConnectedError:
         assert connection is None or not connection.connected
     except WattfareBudgetExceededError:
@@ -105,6 +108,40 @@ def test_a_grant(before, call, now, cost, generated) -> None:
     after, billed = rules.settle_grant(held, granted, cost, generated=generated)
     assert after.requests == before.requests - generated
     assert after.totals == Totals(before.totals.billed + billed, before.totals.reserved)
+
+
+@given(st.integers(0, 10**12), st.integers(0, 10**12))
+def test_what_a_message_says_is_true(one: int, other: int) -> None:
+    """It rounds, but never so that enough seems to be left."""
+    left, needed = sorted((one, other))
+    texts = [dollars(left, up=False), dollars(needed, up=True)]
+    said = [Decimal(text.removeprefix("$").replace(",", "")) for text in texts]
+    assert said[0] * 10**9 <= left <= needed <= said[1] * 10**9
+    assert all(len(text.rpartition(".")[2]) >= 2 for text in texts)
+
+
+def test_amounts_for_people() -> None:
+    for nanos, down, up in [
+        (0, "$0.00", "$0.00"),
+        (1, "$0.000000001", "$0.000000001"),
+        (4_123, "$0.0000041", "$0.0000042"),
+        (41_234_567, "$0.041", "$0.042"),
+        (40_000_000, "$0.04", "$0.04"),
+        (999_999_999, "$0.99", "$1.00"),
+        (1_234_567_890_123, "$1,234.56", "$1,234.57"),
+    ]:
+        assert (dollars(nanos, up=False), dollars(nanos, up=True)) == (down, up)
+
+
+def test_a_budget_resets_when_the_month_ends() -> None:
+    for now, then in [
+        ("2026-11-30T23:59:59", "2026-12-01"),
+        ("2026-12-31T23:59:59", "2027-01-01"),
+        ("2026-12-01T00:00:00", "2027-01-01"),
+    ]:
+        moment = datetime.fromisoformat(now).replace(tzinfo=UTC)
+        expected = datetime.fromisoformat(then).replace(tzinfo=UTC)
+        assert rules.month_after(int(moment.timestamp())) == expected
 
 
 def test_months_are_utc() -> None:

@@ -88,6 +88,9 @@ class _Server(uvicorn.Server):
             self._listening()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        state: ServiceState | None = getattr(self._app.state, "service", None)
+        if state is not None:
+            state.runner.stop_waiting(shutting_down())  # they have not begun
         loop = asyncio.get_running_loop()
         cut_off = loop.call_later(self._grace, self._cut_off_streams)
         try:

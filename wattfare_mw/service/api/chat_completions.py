@@ -46,6 +46,7 @@ async def _call(
     headers = headers_of(scope)
     user_id, grant_hash = payer
     uncut = parameters.refuses_low_budget(headers)
+    wait = parameters.wait_seconds(headers)
     if not check_body(headers, MAX_CALL_BYTES):
         # A payer that cannot pay does not get a large body read.
         await state.store.check_payer(app.id, user_id, grant_hash, state.terms)
@@ -82,7 +83,7 @@ async def _call(
             del body, request  # the job drops them, too, once the upstream has them
             output = ASGIOutput(send, lambda: _lowered_header(job), state.heartbeats)
             try:
-                await state.runner.run(call, job, output, started=claim.release)
+                await state.runner.run(call, job, output, started=claim.release, wait=wait)
             finally:
                 output.close()
 

@@ -21,7 +21,9 @@ from ...types import (
     LOWERED_HEADER,
     MAX_MODEL_CHARACTERS,
     MAX_USER_ID,
+    MAX_WAIT_SECONDS,
     USER_HEADER,
+    WAIT_HEADER,
     CreatedSession,
     GrantResult,
     encode,
@@ -286,6 +288,25 @@ _ERROR: Json = {
                     "type": "string",
                     "description": "The upstream's own code, such as `context_length_exceeded`.",
                 },
+                "neededUsd": {
+                    "type": "number",
+                    "minimum": 0,
+                    "description": "The least that the call needs, in USD.",
+                },
+                "remainingUsd": {
+                    "type": "number",
+                    "minimum": 0,
+                    "description": "What the budget has left for the call, in USD.",
+                },
+                "resetsAt": {
+                    "type": "integer",
+                    "description": "When the budget begins anew, in Unix seconds.",
+                },
+                "limitedBy": {
+                    "enum": ["cap", "ceiling", "grant", "in_flight"],
+                    "description": "What limits the call: the user's cap, the operator's limit for"
+                    " the user, the grant's cap, or calls that have not ended.",
+                },
             },
         }
     },
@@ -321,6 +342,13 @@ _PAYMENT: list[Json] = [
         {"enum": ["lower", "refuse"]},
         "What to do if the budget pays for less than the call asks for: lower its token limit"
         " (the default), or refuse the call.",
+    ),
+    _parameter(
+        "header",
+        WAIT_HEADER,
+        {"type": "number", "minimum": 0, "maximum": MAX_WAIT_SECONDS},
+        "How long the call may wait if only other calls of the same user or grant hold the budget,"
+        " in seconds.",
     ),
     _parameter(
         "header",

@@ -8,7 +8,14 @@ from urllib.parse import parse_qsl, unquote_to_bytes
 
 from ...errors import invalid_request
 from ...headers import Headers
-from ...types import GRANT_HEADER, LOW_BUDGET_HEADER, USER_HEADER, check_user_id
+from ...types import (
+    GRANT_HEADER,
+    LOW_BUDGET_HEADER,
+    MAX_WAIT_SECONDS,
+    USER_HEADER,
+    WAIT_HEADER,
+    check_user_id,
+)
 from .. import keys
 from ..records import IdempotencyKey
 
@@ -17,6 +24,7 @@ KEY_HEADER = "idempotency-key"
 #: The longest value of that header, in characters (our choice).
 MAX_KEY = 255
 
+_SECONDS = re.compile(r"[0-9]{1,3}(?:\.[0-9]{1,6})?")
 _PERCENT_ENCODED = re.compile(r"(?:[!-$&-~]|%[0-9A-Fa-f]{2})+")
 
 
@@ -76,6 +84,20 @@ def refuses_low_budget(headers: Headers) -> bool:
     if value not in (None, "lower", "refuse"):
         raise invalid_request("X-Wattfare-On-Low-Budget is `lower` or `refuse`.")
     return value == "refuse"
+
+
+def wait_seconds(headers: Headers) -> float:
+    """How long the call may wait if only other calls of its payer hold the budget.
+
+    Raises:
+        WattfareError: ``invalid_request``; the header is no such number of seconds.
+    """
+    value = headers.single(WAIT_HEADER)
+    if value is None:
+        return 0
+    if _SECONDS.fullmatch(value) is None or float(value) > MAX_WAIT_SECONDS:
+        raise invalid_request(f"X-Wattfare-Wait is a number of seconds up to {MAX_WAIT_SECONDS}.")
+    return float(value)
 
 
 def idempotency_key(headers: Headers, body: bytes) -> IdempotencyKey | None:

@@ -6,7 +6,8 @@ counts, and those whose price nobody can bound beforehand (an image by its tiles
 hits, another model by its price), which are refused by their name. **A field that is not in the
 table is refused, too, by its name**: an API grows fields that cost money faster than anyone reads
 its news, and what is passed on unread is paid for unread. So each object in a request has its
-own list of keys, to the last one. Only a schema or a function's arguments may be any JSON.
+own list of keys, to the last one. Only a schema or a function's arguments may be any JSON. What
+libraries keep in messages is let through by a rule of its own: see :mod:`.kept_fields`.
 
 Sources: the request bodies of OpenAI's and OpenRouter's chat completions. ``null`` is as good as
 absent everywhere. The fields that :mod:`.chat` reads (``messages``, the limits, ``n``, …) have
@@ -20,6 +21,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 from ...errors import invalid_request
+from . import kept_fields
 
 #: How many answers one call may ask for: OpenAI's own limit.
 MAX_N = 128
@@ -137,68 +139,151 @@ def _of_type(types: Mapping[str, Rule], otherwise: str) -> Rule:
 # A cache that is written for five minutes is priced in every list; for an hour, in hardly any.
 _CACHE_CONTROL = _object({"type": _only("ephemeral"), "ttl": _only("5m")})
 
-_PART = _of_type(
-    {
-        "text": _object({"type": _plain, "text": _text, "cache_control": _CACHE_CONTROL}),
-        "refusal": _object({"type": _plain, "refusal": _text}),
-    },
-    "its tokens cannot be counted before it is read; this service takes text only",
-)
+
+def _beside(rules: Mapping[str, Rule], *, made: bool = True) -> Rule:
+    """An object with these fields, and what libraries keep beside them.
+
+    Args:
+        made: has a model made it?
+    """
+
+    def rule(name: str, value: Any) -> Any:
+        if not isinstance(value, dict):
+            raise invalid_request(f"`{name}` is an object.")
+        found: Any = None
+        for field, inner in cast("dict[str, Any]", value).items():
+            if inner is None:
+                continue
+            known, where = rules.get(field), f"{name}.{field[:64]}"
+            if known is not None:
+                more = known(where, inner)
+            else:
+                more = kept_fields.check(where, inner, _CACHE_CONTROL, made=made)
+            found = found if found is not None else more
+        return found
+
+    return rule
+
+
+# What a model has thought, said or called before, as parts: Mistral's, Anthropic's, and those of
+# OpenAI's other API. Each is text to the next model.
+_SAID = ("thinking", "redacted_thinking", "reasoning", "output_text", "input_text")
+
+
+def _parts(*, made: bool) -> Rule:
+    """One part of a message. ``made``: by a model."""
+
+    def part(rules: Mapping[str, Rule]) -> Rule:
+        return _beside({"type": _plain, "cache_control": _CACHE_CONTROL, **rules}, made=made)
+
+    return _of_type(
+        {
+            "text": part({"text": _text}),
+            "refusal": part({"refusal": _text}),
+            **dict.fromkeys(_SAID, part({})),
+            "tool_use": part({"name": _plain, "input": _json}),
+        },
+        "its tokens cannot be counted before it is read; this service takes text only",
+    )
+
 
 _NAMED = _object({"name": _plain})
 
 # What a model made before, and an app sends back.
-_CALL = {
-    "id": _plain,
-    "type": _plain,
-    "index": _plain,
-    # Gemini's signature of a thought, which it wants back.
-    "extra_content": _object({"google": _object({"thought_signature": _plain})}),
+_CALLED = _beside({"name": _plain, "arguments": _json})
+_CALLS = {
+    "function": _beside({"id": _plain, "type": _plain, "function": _CALLED}),
+    "custom": _beside(
+        {"id": _plain, "type": _plain, "custom": _beside({"name": _plain, "input": _plain})}
+    ),
 }
-_TOOL_CALL = _of_type(
-    {
-        "function": _object({**_CALL, "function": _object({"name": _plain, "arguments": _json})}),
-        "custom": _object({**_CALL, "custom": _object({"name": _plain, "input": _plain})}),
-    },
-    "it is no such call",
-)
-_THOUGHT = _object(
-    dict.fromkeys(("type", "id", "index", "format", "text", "summary", "data", "signature"), _plain)
-)
-_ANNOTATION = _of_type(
-    {
-        "url_citation": _object(
-            {
-                "type": _plain,
-                "url_citation": _object(
-                    dict.fromkeys(("url", "title", "content", "start_index", "end_index"), _plain)
-                ),
-            }
-        )
-    },
-    "it may hold more than text",
-)
+_OF_KNOWN_TYPE = _of_type(_CALLS, "it is no such call")
 
-_MESSAGE = _object(
+
+def _tool_call(name: str, value: Any) -> Any:
+    # Some libraries leave the type out where there is only one.
+    fields = cast("dict[str, Any]", value) if isinstance(value, dict) else {}
+    if fields.get("type") is None and isinstance(fields.get("function"), dict):
+        return _CALLS["function"](name, value)
+    return _OF_KNOWN_TYPE(name, value)
+
+
+def _annotation(name: str, value: Any) -> Any:
+    return kept_fields.check_annotation(name, value, _CACHE_CONTROL)
+
+
+_IN_MESSAGE: Mapping[str, Rule] = {
+    "role": _text,
+    "name": _plain,
+    "refusal": _plain,
+    "tool_calls": _each(_tool_call),
+    "tool_call_id": _plain,
+    "function_call": _CALLED,
+    "cache_control": _CACHE_CONTROL,
+    "annotations": _each(_annotation),
+    "audio": _refused("what an earlier answer said cannot be bounded; send its transcript"),
+    "images": _refused("images cannot be bounded"),
+}
+
+
+def _messages(*, made: bool) -> Rule:
+    """A message. ``made``: by a model."""
+    content = _text_or(_each(_parts(made=made)), "an array of parts")
+    return _beside({**_IN_MESSAGE, "content": content}, made=made)
+
+
+_MADE_BY_MODEL, _MADE_BY_APP = _messages(made=True), _messages(made=False)
+
+
+def _message(name: str, value: Any) -> Any:
+    role: Any = cast("dict[str, Any]", value).get("role") if isinstance(value, dict) else None
+    return (_MADE_BY_MODEL if role == "assistant" else _MADE_BY_APP)(name, value)
+
+
+def _of_tool(rules: Mapping[str, Rule], *, plain: bool) -> Rule:
+    """A tool, or the function in it, and what libraries keep beside.
+
+    Args:
+        plain: only plain values are kept. Some APIs name a tool of the provider's own by a field
+            of the tool.
+    """
+
+    def rule(name: str, value: Any) -> Any:
+        if not isinstance(value, dict):
+            raise invalid_request(f"`{name}` is an object.")
+        found: Any = None
+        for field, inner in cast("dict[str, Any]", value).items():
+            if inner is None:
+                continue
+            known, where = rules.get(field), f"{name}.{field[:64]}"
+            if known is not None:
+                more = known(where, inner)
+                found = found if found is not None else more
+            elif kept_fields.is_of_provider(field) or (plain and isinstance(inner, (dict, list))):
+                raise invalid_request(
+                    f"`{where}` is no field of a tool that this service knows, so that its cost "
+                    "cannot be bounded."
+                )
+        return found
+
+    return rule
+
+
+_FUNCTION = _of_tool(
     {
-        "role": _text,
-        "content": _text_or(_each(_PART), "an array of parts"),
-        "name": _plain,
-        "refusal": _plain,
-        "tool_calls": _each(_TOOL_CALL),
-        "tool_call_id": _plain,
-        "function_call": _object({"name": _plain, "arguments": _json}),
-        "reasoning": _plain,
-        "reasoning_content": _plain,
-        "reasoning_details": _each(_THOUGHT),
+        **dict.fromkeys(("name", "description", "strict"), _plain),
+        "parameters": _json,
         "cache_control": _CACHE_CONTROL,
-        "annotations": _each(_ANNOTATION),
-        "audio": _refused("audio cannot be bounded"),
-        "images": _refused("images cannot be bounded"),
-    }
+    },
+    plain=False,
 )
-
-_FUNCTION = _object({"name": _plain, "description": _plain, "parameters": _json, "strict": _plain})
+#: What Anthropic's SDK and others keep beside a function. Examples are text.
+_BESIDE_TOOL: Mapping[str, Rule] = {
+    "type": _plain,
+    "cache_control": _CACHE_CONTROL,
+    "input_examples": _json,
+    "metadata": _json,
+}
 _GRAMMAR = _object({"syntax": _plain, "definition": _plain})
 _CUSTOM = _object(
     {
@@ -212,10 +297,8 @@ _CUSTOM = _object(
 )
 _TOOL = _of_type(
     {
-        "function": _object(
-            {"type": _plain, "function": _FUNCTION, "cache_control": _CACHE_CONTROL}
-        ),
-        "custom": _object({"type": _plain, "custom": _CUSTOM, "cache_control": _CACHE_CONTROL}),
+        "function": _of_tool({**_BESIDE_TOOL, "function": _FUNCTION}, plain=True),
+        "custom": _of_tool({**_BESIDE_TOOL, "custom": _CUSTOM}, plain=True),
     },
     "only tools that the app runs itself cost nothing of their own",
 )
@@ -276,7 +359,7 @@ _PROVIDER = _object(
 REQUEST: Mapping[str, Rule] = {
     # Read and counted.
     "model": _plain,
-    "messages": _each(_MESSAGE),
+    "messages": _each(_message),
     "max_tokens": _plain,
     "max_completion_tokens": _plain,
     "n": _plain,

@@ -8,8 +8,8 @@ which is the request as the upstream's chat template writes it down:
   than what they become. Some tokenizers normalize characters first (NFC, NFKC), which makes a
   few of them longer, U+FDFA elevenfold; so each counts in the longest of its forms. They are
   counted one by one: normalizing a whole text takes time in the square of its combining marks.
-- The arguments of earlier tool calls, once more: they are JSON in a string, and a template may
-  write them anew, with a space behind each comma and colon.
+- The arguments of earlier tool calls, and what else is no text in a message, once more: it is
+  JSON, and a template may write it anew, with a space behind each comma and colon.
 - Tools and the answer's format, as a template may write them: indented, and in ASCII.
 - What a template adds by itself: :data:`PER_MESSAGE` around each message, :data:`PER_CALL` for
   what stands before them all (a default system message, the date, the list of channels), and
@@ -90,7 +90,9 @@ def _bytes(char: str) -> int:
 
 
 def _arguments(message: dict[str, Any]) -> int:
-    calls = message.get("tool_calls")
-    if not isinstance(calls, list):
-        return 0
-    return json_length(calls)
+    """What a template may write anew: all but the text."""
+    return sum(
+        json_length(value)
+        for name, value in message.items()
+        if value and name != "content" and isinstance(value, (dict, list))
+    )

@@ -56,10 +56,15 @@ class ChatRequest(msgspec.Struct, frozen=True):
         least = most if self.uncut else min(most, self.thinking + FLOOR_TOKENS)
         return least, most
 
-    def limited(self, tokens: int, name: str) -> dict[str, Any]:
-        """The body with this limit, under the client's name for it, or else under ``name``."""
-        names = [known for known in _TOKEN_FIELDS if self.body.get(known) is not None]
-        return {**self.body, **dict.fromkeys(names or [name], tokens)}
+    @property
+    def limit_names(self) -> tuple[str, ...]:
+        """The names that the client has used for the limit."""
+        return tuple(known for known in _TOKEN_FIELDS if self.body.get(known) is not None)
+
+    def limited(self, tokens: int, *names: str) -> dict[str, Any]:
+        """The body with this limit, under these names and no other."""
+        others = {key: value for key, value in self.body.items() if key not in _TOKEN_FIELDS}
+        return {**others, **dict.fromkeys(names, tokens)}
 
     def for_model(self, model: str) -> ChatRequest:
         """The same request to another model."""
@@ -122,10 +127,17 @@ def text_of(message: dict[str, Any]) -> str:
     raise invalid_request("A message's `content` is a string, or an array of parts.")
 
 
+#: The parts whose text can be read. Of the others, such as thoughts, no model repeats any.
+_READ = frozenset({"text", "input_text", "output_text"})
+_UNREAD = frozenset({"refusal", "thinking", "redacted_thinking", "reasoning", "tool_use"})
+
+
 def _text_part(part: object) -> str:
     fields = cast("dict[str, Any]", part) if isinstance(part, dict) else {}
-    text = fields.get("text")
-    if fields.get("type") != "text" or not isinstance(text, str):
+    text, kind = fields.get("text"), fields.get("type")
+    if kind in _UNREAD:
+        return ""
+    if kind not in _READ or not isinstance(text, str):
         raise invalid_request("This model reads parts of type `text` only.")
     return text
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Protocol
 
 from ... import sse
@@ -21,6 +22,7 @@ from ..ledger.store import LEASE_SECONDS, Store
 from ..models.provider import Job
 from ..records import DETACHED_SECONDS, InferenceCall, MeterReading, Outcome, Payer, Terms
 from .true_costs import OpenQuestion, TrueCosts
+from .waiting import BudgetQueues
 
 #: How long calls are forwarded after the last renewal, in seconds: well within the lease, so
 #: that nobody else settles a call that is still being answered.
@@ -61,6 +63,7 @@ class ActiveCall:
         self.cut: WattfareError | None = None
         self.ended = "cut_off"  # if it is cut off
         self.detached = False
+        self.waits = False  # for its payer's budget
         self._task = asyncio.current_task()
         self._timer: asyncio.TimerHandle | None = None
 
@@ -149,6 +152,7 @@ class CallRunner:
         # Streams that have ended, by reservation, and the tasks that ask what they cost.
         self._questions: dict[str, OpenQuestion] = {}
         self._asking: set[asyncio.Task[None]] = set()
+        self._queues = BudgetQueues()
         self._stopping = False
 
     def cut_off(self, error: WattfareError, whose: Callable[[InferenceCall], bool]) -> None:
@@ -164,6 +168,12 @@ class CallRunner:
             if active.call.id == call_id:
                 return active.detach(self._detached_seconds)
         return call_id in self._questions
+
+    def stop_waiting(self, error: WattfareError) -> None:
+        """End the calls that wait for their budget; each client is told ``error``."""
+        for active in list(self._active):
+            if active.waits:
+                active.stop(error)
 
     def stop(self, error: WattfareError) -> None:
         """End the calls that are left; each client is told ``error``. Nothing is asked any more:
@@ -232,6 +242,7 @@ class CallRunner:
 
     async def _settle(self, reservation_id: str, payer: Payer, outcome: Outcome) -> None:
         if await self._store.settle(reservation_id, payer, outcome) is not None:
+            self._queues.freed(payer)
             return
         # Another process settled the call, because this one did not renew its lease in time.
         corrected = await self._store.correct(reservation_id, payer, outcome, self._terms)
@@ -286,17 +297,49 @@ class CallRunner:
         finally:
             del self._questions[this]
 
+    async def _reserve(self, active: ActiveCall, wait: float) -> int:
+        """Reserve for a call, and wait up to so many seconds if only other calls of its payer are
+        in the way. Returns how much is reserved."""
+        if wait <= 0:
+            return await self._store.reserve(active.call, self._terms)
+        loop = asyncio.get_running_loop()
+        until = loop.time() + wait
+        with self._queues.place(active.call.payer) as place:
+            while True:
+                left = until - loop.time()
+                if place.is_first or left <= 0:
+                    place.look()
+                    try:
+                        return await self._store.reserve(active.call, self._terms)
+                    except WattfareError as refusal:
+                        if refusal.limited_by != rules.IN_FLIGHT or left <= 0:
+                            raise
+                active.waits = True
+                try:
+                    await place.wait(left)
+                finally:
+                    active.waits = False
+
+    async def _explain(self, refusal: WattfareError, payer: Payer) -> None:
+        """Say how long the oldest call has run that is in the way, if one is."""
+        if refusal.limited_by == rules.IN_FLIGHT:
+            with suppress(WattfareError):
+                rules.in_flight_for(refusal, await self._store.oldest_call(payer))
+
     async def run(
         self,
         call: InferenceCall,
         job: Job,
         output: Output,
         started: Callable[[], None] = lambda: None,
+        *,
+        wait: float = 0,
     ) -> None:
         """Run a call, in a task of its own. When the client leaves, ask :meth:`detach`; if the
         call does not go on, cancel the task.
 
         Args:
+            wait: how long to wait if other calls of this payer hold the budget, in seconds.
             started: called once the upstream has the request, which the job then holds no longer.
 
         Raises:
@@ -324,12 +367,13 @@ class CallRunner:
 
         try:
             try:
-                granted = await self._store.reserve(call, self._terms)
+                granted = await self._reserve(active, wait)
             except WattfareError as refusal:
                 settled = True  # there is nothing to settle
                 if refusal.http_status == 503:
                     # Nobody knows: the database may have heard, and its answer been lost.
                     self._unsettled[call.id] = call.payer, Outcome(ended="failed")
+                await self._explain(refusal, call.payer)
                 raise
             await job.start(granted)
             started()

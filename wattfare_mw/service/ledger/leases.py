@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any, cast
 
-from sqlalchemy import ColumnElement, case, delete, exists, select, true, update
+from sqlalchemy import ColumnElement, case, delete, exists, func, select, true, update
 from sqlalchemy import Connection as Sql
 
 from ..records import OrphanedStream, Outcome, Payer, Reservation
@@ -16,6 +16,18 @@ from .clock import LeaseTime, milliseconds, seconds
 SWEEP_BATCH = 100
 #: What the database's integers hold; a cost beyond is more than any reservation anyway.
 MAX_INTEGER = 2**63 - 1
+
+
+def oldest_call(sql: Sql, payer: Payer) -> int | None:
+    """When the oldest call in flight of this payer was reserved, in Unix seconds."""
+    calls = schema.reservations.c
+    return sql.execute(
+        select(func.min(calls.reserved_at)).where(
+            calls.app_id == payer.app_id,
+            calls.user_id.is_not_distinct_from(payer.user_id),
+            calls.grant_hash.is_not_distinct_from(payer.grant_hash),
+        )
+    ).scalar_one()
 
 
 def end_lease(sql: Sql, holder: str) -> None:

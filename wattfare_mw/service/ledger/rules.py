@@ -10,18 +10,21 @@ cap then in force, and nothing is billed beyond its reservation.**
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import Literal
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
 from ...errors import (
+    Shortfall,
     WattfareBudgetExceededError,
+    WattfareError,
     WattfareGrantError,
     WattfareNotConnectedError,
     WattfareRateLimitError,
     invalid_request,
 )
-from ...money import usd
+from ...money import dollars, usd
 from ...types import ConnectionStatus, Limits, Usage
 from ..records import (
     Bounds,
@@ -41,12 +44,32 @@ KEY_SECONDS = 24 * 3600
 RECORDED_PARTS = 10
 #: How long a client should wait if only calls in flight hold the budget, in seconds.
 IN_FLIGHT_RETRY_SECONDS = 1
+#: What limits a call that waits for others to end.
+IN_FLIGHT = "in_flight"
+#: What can limit a call. The word for each is what its message says of it.
+Limit = Literal["cap", "ceiling", "grant"]
+_BUDGETS: dict[Limit, str] = {
+    "cap": "the month's cap",
+    "ceiling": "the operator's limit for this user",
+    "grant": "the grant's cap",
+}
 
 
 def month_of(moment: datetime) -> str:
     """The UTC month, ``2026-11``, in whose totals a call that is reserved now belongs."""
     utc = moment.astimezone(UTC)
     return f"{utc.year:04d}-{utc.month:02d}"
+
+
+def month_after(now: int) -> datetime:
+    """When the UTC month after this moment begins, at which each budget begins anew.
+
+    Args:
+        now: Unix seconds.
+    """
+    at = datetime.fromtimestamp(now, UTC)
+    year, month = (at.year + 1, 1) if at.month == 12 else (at.year, at.month + 1)
+    return datetime(year, month, 1, tzinfo=UTC)
 
 
 def least_of(*caps: int | None) -> int | None:
@@ -68,9 +91,12 @@ def cap_in_force(connection: Connection, terms: Terms) -> int | None:
 
 
 def reserve(
-    connection: Connection | None, totals: Totals, bounds: Bounds, terms: Terms
+    connection: Connection | None, totals: Totals, bounds: Bounds, terms: Terms, now: int
 ) -> tuple[Totals, int]:
     """The totals with this call's part reserved, and how much that is: what the call may cost.
+
+    Args:
+        now: Unix seconds.
 
     Raises:
         WattfareNotConnectedError: there is no connection, or it is revoked.
@@ -80,7 +106,10 @@ def reserve(
     """
     if connection is None or not connection.connected:
         raise WattfareNotConnectedError("This user has connected no budget to this app yet.")
-    granted = _grant(cap_in_force(connection, terms), totals, bounds)
+    cap = cap_in_force(connection, terms)
+    # If they are the same, a higher cap would not help.
+    limit = "ceiling" if terms.operator_pays and cap == terms.ceiling else "cap"
+    granted = _grant(cap, totals, bounds, limit, now)
     return Totals(totals.billed, totals.reserved + granted), granted
 
 
@@ -166,10 +195,7 @@ def reserve_grant(grant: GrantBudget | None, bounds: Bounds, now: int) -> tuple[
         raise WattfareGrantError("This grant has expired.")
     if grant.requests < 1:
         raise WattfareGrantError("This grant is used up.")
-    try:
-        granted = _grant(grant.cap, grant.totals, bounds)
-    except WattfareBudgetExceededError as refusal:
-        raise WattfareGrantError(refusal.message.replace("month's cap", "grant's cap")) from None
+    granted = _grant(grant.cap, grant.totals, bounds, "grant", now)
     totals = Totals(grant.totals.billed, grant.totals.reserved + granted)
     return msgspec.structs.replace(grant, requests=grant.requests - 1, totals=totals), granted
 
@@ -229,7 +255,18 @@ def status(connection: Connection | None, totals: Totals, terms: Terms) -> Conne
     )
 
 
-def _grant(cap: int | None, totals: Totals, bounds: Bounds) -> int:
+def in_flight_for(refusal: WattfareError, seconds: int | None) -> WattfareError:
+    """The refusal of a call that only calls in flight are in the way of, with how long the oldest
+    of them has run; None if none is left."""
+    if seconds is not None:
+        ran = "less than a second" if seconds < 1 else "1 second"
+        ran = ran if seconds < 2 else f"{seconds:,} seconds"
+        refusal.message = f"{refusal.message} The oldest has run for {ran}."
+        refusal.args = (refusal.message,)
+    return refusal
+
+
+def _grant(cap: int | None, totals: Totals, bounds: Bounds, limit: Limit, now: int) -> int:
     """How much of what it asks for a call is given; what is free is never refused."""
     if cap is None:
         if bounds.requires_cap:
@@ -238,13 +275,39 @@ def _grant(cap: int | None, totals: Totals, bounds: Bounds) -> int:
             )
         return bounds.most
     unspent = cap - totals.billed
+    free = unspent - totals.reserved
+    if bounds.least <= free:
+        return min(bounds.most, free)
+    resets_at = None if limit == "grant" else month_after(now)
     if bounds.least > unspent:
         # Nothing else is in the way, so that waiting would not help.
-        raise WattfareBudgetExceededError("The month's cap is reached.")
-    free = unspent - totals.reserved
-    if bounds.least > free:
-        raise WattfareRateLimitError(
-            "Other calls in flight hold what is left of this budget.",
-            retry_after=IN_FLIGHT_RETRY_SECONDS,
-        )
-    return min(bounds.most, free)
+        kind = WattfareGrantError if limit == "grant" else WattfareBudgetExceededError
+        message = _too_little(bounds.least, unspent, _BUDGETS[limit], resets_at)
+        raise kind(message, shortfall=_shortfall(bounds.least, unspent, limit, resets_at))
+    raise WattfareRateLimitError(
+        "Other calls in flight hold what is left of this budget. "
+        f"This call needs at least {dollars(bounds.least, up=True)}, and "
+        f"{dollars(max(free, 0), up=False)} is free.",
+        retry_after=IN_FLIGHT_RETRY_SECONDS,
+        shortfall=_shortfall(bounds.least, free, IN_FLIGHT, resets_at),
+    )
+
+
+def _shortfall(needed: int, left: int, limited_by: str, resets_at: datetime | None) -> Shortfall:
+    return Shortfall(
+        needed_usd=usd(needed),
+        remaining_usd=usd(max(left, 0)),
+        resets_at=resets_at,
+        limited_by=limited_by,
+    )
+
+
+def _too_little(needed: int, left: int, budget: str, resets_at: datetime | None) -> str:
+    day = "" if resets_at is None else f"{resets_at.day} {resets_at:%B}"
+    if left <= 0:
+        until = f" It resets on {day}." if day else ""
+        return f"{budget[0].upper()}{budget[1:]} is reached.{until}"
+    return (
+        f"This call needs at least {dollars(needed, up=True)}, and {dollars(left, up=False)} of "
+        f"{budget} is left{f' until {day}' if day else ''}."
+    )

@@ -35,7 +35,7 @@ from ..records import (
 )
 from ..tokens import MIN_KEY_BYTES
 from . import accounts, corrections, leases, rules
-from .clock import LeaseTime, seconds
+from .clock import LeaseTime, seconds, utc_now
 
 T = TypeVar("T")
 
@@ -140,7 +140,8 @@ class Store(ABC):
         """Raise the refusal, if this user or grant cannot pay for any call at present."""
         if user_id is not None:
             connection, totals = await self.account(app_id, user_id)
-            rules.reserve(connection, totals, FREE, terms)
+            # Only the message of a refusal needs the time, so the database is not asked for it.
+            rules.reserve(connection, totals, FREE, terms, seconds(utc_now()))
         else:
             grant, now = await self.transact(
                 lambda sql: (accounts.grant(sql, app_id, grant_hash), self._now(sql))
@@ -155,6 +156,14 @@ class Store(ABC):
         if self._holder is None:
             raise lease_lost()
         return await self._reserve(call, terms, self._holder)
+
+    async def oldest_call(self, payer: Payer) -> int | None:
+        """How long the oldest call in flight of this payer has run, in seconds; None if there is
+        none."""
+        reserved_at, now = await self.transact(
+            lambda sql: (leases.oldest_call(sql, payer), self._now(sql))
+        )
+        return None if reserved_at is None else max(seconds(now) - reserved_at, 0)
 
     @abstractmethod
     async def settle(self, reservation_id: str, payer: Payer, outcome: Outcome) -> int | None:

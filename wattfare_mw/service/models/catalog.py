@@ -16,7 +16,8 @@ from ...errors import invalid_request
 from ...logs import describe, get_logger
 from ...offload import LARGE_BODY, in_thread
 from ..chat.price import Price
-from . import model_lists, upstream_answers
+from . import model_lists, output_limits, upstream_answers
+from .output_limits import ModelLimits
 from .own_prices import OwnPrices
 from .price_lists import Unpriced, published, read_prices
 
@@ -40,6 +41,7 @@ class _List(msgspec.Struct, frozen=True):
     read_at: float
     body: bytes | None
     prices: dict[str, Price | Unpriced]
+    limits: dict[str, ModelLimits] = {}
 
     def find(self, model: str) -> Price | Unpriced | None:
         """The price under any of the names that the model may have in the list."""
@@ -113,6 +115,16 @@ class Catalog:
             return default
         return await self._published_price(model, listed is not None) or default
 
+    def limits(self, model: str) -> ModelLimits:
+        """What this model can generate: by the list as it was last read, or else by our table."""
+        listed = {} if self._list is None else self._list.limits
+        found = next(filter(None, map(listed.get, model_lists.names_of(model))), None)
+        table = output_limits.known(model)
+        if found is None:
+            return table
+        # A list may name the one and not the other.
+        return ModelLimits(found.output or table.output, found.context or table.context)
+
     async def _published_price(self, model: str, is_listed: bool) -> Price | None:
         if model in self._published:
             return self._published[model]
@@ -158,8 +170,9 @@ class Catalog:
         try:
             body = await self._fetch()
             small = len(body) <= LARGE_BODY
-            body, prices = _read_list(body) if small else await in_thread(_read_list, body)
-            return _List(self._clock(), body, prices)
+            read = _read_list(body) if small else await in_thread(_read_list, body)
+            body, prices, limits = read
+            return _List(self._clock(), body, prices, limits)
         except (NoListError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             if self._list is not None and self._list.body is not None:
                 # What has been there is not gone for good.
@@ -168,7 +181,9 @@ class Catalog:
         return _List(self._clock(), None, {})
 
 
-def _read_list(body: bytes) -> tuple[bytes, dict[str, Price | Unpriced]]:
+def _read_list(
+    body: bytes,
+) -> tuple[bytes, dict[str, Price | Unpriced], dict[str, ModelLimits]]:
     upstream_answers.check_size(body)
     body = model_lists.normalized(body)
-    return body, read_prices(body)
+    return body, read_prices(body), output_limits.read_limits(body)

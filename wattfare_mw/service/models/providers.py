@@ -36,6 +36,7 @@ class ProviderFacts(msgspec.Struct, frozen=True, kw_only=True):
         cached_in_prompt: does the number of prompt tokens include those that were read from the
             cache?
         limit_name: the field that limits how much each of its models generates.
+        one_limit_name: does it know no other name? It then ignores or refuses the other.
     """
 
     name: str
@@ -47,6 +48,7 @@ class ProviderFacts(msgspec.Struct, frozen=True, kw_only=True):
     generation_record: bool = False
     cached_in_prompt: bool = True
     limit_name: LimitName = "max_tokens"
+    one_limit_name: bool = False
 
     @property
     def sells(self) -> bool:
@@ -123,6 +125,7 @@ PROVIDERS = (
         name="mistral",
         hosts=("api.mistral.ai", ".mistral.ai"),
         stops_on_hang_up=False,
+        one_limit_name=True,
     ),
     # Nothing is documented of a hang-up. `usage.cached_tokens` are part of the prompt:
     # platform.moonshot.ai, chat API.
@@ -169,7 +172,7 @@ PROVIDERS = (
     ),
     # "When the connection is closed Ollama should stop generating": ollama/ollama#1695 and #9813.
     # It knows `max_tokens` only: docs/openai.md of ollama/ollama.
-    ProviderFacts(name="ollama", ports=(11434,), stops_on_hang_up=True),
+    ProviderFacts(name="ollama", ports=(11434,), stops_on_hang_up=True, one_limit_name=True),
     # "requests are properly aborted on disconnect": vllm-project/vllm#32442.
     ProviderFacts(name="vllm", ports=(8000,), stops_on_hang_up=True),
     # Its log says "Client disconnected. Stopping generation": lmstudio-ai/lmstudio-bug-tracker.

@@ -27,10 +27,11 @@ from ..chat.price import MAX_RESERVATION, Price
 from ..chat.request import DEFAULT_MAX_TOKENS, ChatRequest
 from ..metrics import Metrics
 from ..records import Bounds
-from . import generations, upstream_answers
+from . import generations, limit_refusals, upstream_answers
 from .catalog import Catalog, NoListError
+from .output_limits import LearnedLimits, ModelLimits, names_for
 from .own_prices import OwnPrices
-from .providers import OTHER, find_provider
+from .providers import OTHER, LimitName, find_provider
 from .redaction import Redactor
 
 log = get_logger("wattfare_mw.service", show_messages=False)
@@ -50,7 +51,21 @@ MAX_COMMENT_BYTES = 1024
 LIST_IDLE_SECONDS = 20.0
 #: So many models are remembered for which the upstream names no cost.
 MAX_WITHOUT_COST = 1000
+#: So often a limit of our own is lowered to what the upstream names: to the model's maximum, and to
+#: what the prompt leaves of its window.
+MAX_LOWERINGS = 2
 _LIST = "/models"
+
+
+class Refusal(msgspec.Struct, frozen=True):
+    """An answer other than 200. ``text``: its body; ``error``: what it stands for."""
+
+    status: int
+    text: bytes
+    error: WattfareError
+
+    def __repr__(self) -> str:
+        return f"Refusal({self.status})"  # an error may repeat the prompt
 
 
 class Upstream:
@@ -98,6 +113,7 @@ class Upstream:
         )
         self._allow_unpriced = allow_unpriced
         self._without_cost: dict[str, None] = {}  # models; the oldest first
+        self.learned = LearnedLimits()
         self.metrics = metrics or Metrics()
         self.default_max_tokens = default_max_tokens
         self.max_answer_bytes = max_answer_bytes
@@ -116,6 +132,12 @@ class Upstream:
         if request.large:
             return await in_thread(UpstreamJob, self, request, price, request_id)
         return UpstreamJob(self, request, price, request_id)
+
+    def limits(self, request: ChatRequest) -> ModelLimits:
+        """What the model of this request can generate, as far as that is known."""
+        limits = self._catalog.limits(request.model)
+        learned = self.learned.most(request.model, stream=request.stream)
+        return limits if learned is None else ModelLimits(learned, limits.context)
 
     async def true_cost(self, generation_id: str) -> int | None:
         """What the generation's record says that it cost, in nano-dollars; None if there is no such
@@ -164,6 +186,24 @@ class Upstream:
         idle: float = IDLE_SECONDS,
     ) -> AsyncHTTPResponse:
         """Send a request; gives an answer of 200, or raises what any other stands for."""
+        answer = await self.exchange(method, path, body, request_id, idle)
+        if isinstance(answer, Refusal):
+            raise answer.error
+        return answer
+
+    async def exchange(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None,
+        request_id: str | None,
+        idle: float = IDLE_SECONDS,
+    ) -> AsyncHTTPResponse | Refusal:
+        """Send a request; gives an answer of 200, or what any other stands for.
+
+        Raises:
+            WattfareError: ``upstream``; there is no answer.
+        """
         headers = {
             "accept-encoding": "identity",
             "accept": "application/json, text/event-stream",
@@ -189,7 +229,7 @@ class Upstream:
         failure = upstream_answers.failure(answer.status, text, answer.headers, self.redactor)
         if path == _LIST and upstream_answers.is_no_list(answer.status, failure):
             raise NoListError from failure
-        raise failure
+        return Refusal(answer.status, text, failure)
 
     async def _list_models(self) -> bytes:
         return await self._get(_LIST, MAX_LIST_BYTES)
@@ -214,9 +254,13 @@ class UpstreamJob:
     def __init__(
         self, upstream: Upstream, request: ChatRequest, price: Price | None, request_id: str
     ) -> None:
-        least, most = request.limits(upstream.default_max_tokens)
         messages = msgspec.json.encode(request.messages)
         self._prompt = prompt_bound.bound(request.body, messages)
+        default = upstream.default_max_tokens
+        if request.max_tokens is None:
+            fits = upstream.limits(request)
+            default = fits.fit(default, self._prompt, estimate_tokens(messages))
+        least, most = request.limits(default)
         if price is None:
             self.bounds = Bounds(1, MAX_RESERVATION, requires_cap=True)
         else:
@@ -228,6 +272,12 @@ class UpstreamJob:
             raise invalid_request("This call could cost more than any budget: lower max_tokens.")
         self.meter = Meter(price, estimate_tokens(messages))
         self._limit = most
+        self._limit_names = names_for(
+            request.model,
+            request.limit_names,
+            upstream.provider,
+            upstream.learned.name(request.model),
+        )
         self.detaches = not request.stream or upstream.on_hang_up == "finish"
         self._upstream = upstream
         self._request = request
@@ -239,6 +289,7 @@ class UpstreamJob:
         self._body_ended = False
         self._end = b""  # the event that ends a stream, once it is here
         self._comments = 0  # in a row
+        self._lowerings = 0
         self._spent = self._done = self._tallied = self._answered = False
         self._last = b"{}"  # the last chunk that has choices
         self._told: int | None = None  # the cost that the client has been told
@@ -253,15 +304,7 @@ class UpstreamJob:
             limit = price.pays_for(granted, self._prompt, request.n, self._limit)
             if limit < self._limit:
                 self.lowered = self._limit = limit
-        fields = self._body(price)
-        if request.large:
-            body = await in_thread(msgspec.json.encode, fields)
-        else:
-            body = msgspec.json.encode(fields)
-        self.meter.sent = True
-        self._answer = await self._upstream.send(
-            "POST", "/chat/completions", body, self._request_id
-        )
+        self._answer = await self._send(request, price)
         # The body may be large, and the answer may take minutes.
         self._request = msgspec.structs.replace(request, body={}, messages=[])
         encoding = self._answer.headers.get("content-encoding", "identity").strip().lower()
@@ -277,6 +320,54 @@ class UpstreamJob:
             return
         # An error that was noticed late may come as JSON with status 200.
         raise await self._wrong_kind()
+
+    async def _send(self, request: ChatRequest, price: Price | None) -> AsyncHTTPResponse:
+        """Send it; again under another limit if the upstream refuses this one. A refusal costs
+        nothing, and each try is within the one reservation."""
+        name: LimitName | None = None
+        most: int | None = None
+        while True:
+            fields = self._body(price)
+            if request.large:
+                body = await in_thread(msgspec.json.encode, fields)
+            else:
+                body = msgspec.json.encode(fields)
+            self.meter.sent = True
+            upstream, model = self._upstream, request.model
+            answer = await upstream.exchange("POST", "/chat/completions", body, self._request_id)
+            if not isinstance(answer, Refusal):
+                if name is not None:
+                    upstream.learned.note_name(model, name)
+                if most is not None:
+                    upstream.learned.note_most(model, most, stream=request.stream)
+                return answer
+            said = limit_refusals.read(
+                answer.status,
+                answer.text,
+                names=self._limit_names,
+                limit=self._limit,
+                model=model,
+            )
+            if said.most is not None and self._may_lower_to(said.most):
+                self._lowerings += 1
+                most = None if said.for_this_prompt else said.most
+                self._limit = said.most
+                if self.lowered is not None:
+                    self.lowered = said.most
+            elif said.name is not None and name is None:
+                name = said.name
+                self._limit_names = (name,)
+            else:
+                raise answer.error
+
+    def _may_lower_to(self, most: int) -> bool:
+        """May the limit be lowered? It may if it is our own, and not the client's."""
+        request = self._request
+        return (
+            request.max_tokens is None
+            and self._lowerings < MAX_LOWERINGS
+            and request.thinking < most < self._limit
+        )
 
     async def body(self) -> bytes:
         """The answer, as it came; its usage has been read."""
@@ -368,7 +459,7 @@ class UpstreamJob:
 
     def _body(self, price: Price | None) -> dict[str, Any]:
         request = self._request
-        body = request.limited(self._limit, self._upstream.provider.limit_name)
+        body = request.limited(self._limit, *self._limit_names)
         body.pop("usage", None)  # OpenRouter's question for the usage. OpenAI refuses it.
         if request.stream:
             options = body.get("stream_options")

@@ -316,7 +316,7 @@ def _refusal(call: InferenceCall, terms: Terms, row: Any) -> WattfareError:
             connection = None
             if row["o_known"]:
                 connection = Connection(row["o_cap"], row["o_connected"], row["o_revocations"])
-            rules.reserve(connection, totals, call.bounds, terms)
+            rules.reserve(connection, totals, call.bounds, terms, row["o_now"])
     except WattfareError as refusal:
         return refusal
     raise RuntimeError("the database refuses what the rules grant")

@@ -57,7 +57,7 @@ def reserve(
     revocations = 0
     if call.grant_hash is None:
         connection, before = _account(found)
-        totals, granted = rules.reserve(connection, before, call.bounds, terms)
+        totals, granted = rules.reserve(connection, before, call.bounds, terms, at)
         _write_totals(cursor, call.app_id, call.user_id, month, totals)
         revocations = connection.revocations if connection else 0
     else:

@@ -1,0 +1,419 @@
+"""A conversation goes on with what a library has kept of it, and nothing costly hides in that."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from support.service import App, Service, chat_body
+from support.upstream import Exchange, Upstream
+
+from wattfare_mw.errors import WattfareError
+from wattfare_mw.service.chat import allowed_fields, prompt_bound
+from wattfare_mw.service.chat import request as chat_request
+
+CITATION = {
+    "type": "url_citation",
+    "url_citation": {"end_index": 1, "start_index": 0, "title": "t", "url": "https://a.example"},
+}
+FILE = {
+    "type": "file",
+    "url_citation": None,
+    "file": {"hash": "h", "name": "n.pdf", "content": [{"type": "text", "text": "page"}]},
+}
+THINKING = [{"type": "thinking", "thinking": "I think", "signature": "sig"}]
+DETAILS = [
+    {
+        "type": "reasoning.text",
+        "text": "I think",
+        "signature": "sig",
+        "format": "anthropic-claude-v1",
+        "index": 0,
+    },
+    {"type": "reasoning.encrypted", "data": "abc", "id": "r1", "format": "x", "index": 1},
+]
+SIGNATURE = {"thought_signature": "zzz"}
+CALL = {
+    "id": "call_1",
+    "type": "function",
+    "index": 0,
+    "function": {"name": "add", "arguments": '{"a":1,"b":2}'},
+}
+RESULT = {"role": "tool", "tool_call_id": "call_1", "content": "3"}
+
+#: What libraries send of an earlier message, as it was recorded from them: openai 3.57 (`parse`),
+#: litellm 1.110, llama-index 0.10, LangChain 1.8, the AI SDK 5, and their own formats on a disk.
+RECORDED: dict[str, list[dict[str, Any]]] = {
+    "openai parse": [
+        {
+            "content": '{"a":1,"image":"x"}',
+            "refusal": None,
+            "role": "assistant",
+            "annotations": [CITATION, FILE],
+            "audio": None,
+            "function_call": None,
+            "tool_calls": None,
+            "parsed": {"a": 1, "image": "x"},
+            "reasoning": "I think",
+            "reasoning_content": "I think",
+            "reasoning_details": DETAILS,
+            "provider_specific_fields": {"citations": None, "thinking_blocks": THINKING},
+            "thinking_blocks": THINKING,
+        }
+    ],
+    "openai parse of a tool": [
+        {
+            "role": "assistant",
+            "content": None,
+            "tool_calls": [
+                {
+                    **CALL,
+                    "function": {
+                        "arguments": '{"image_url":"https://a.example/a.png"}',
+                        "name": "add",
+                        "parsed_arguments": {"image_url": "https://a.example/a.png"},
+                    },
+                    "extra_content": {"google": SIGNATURE},
+                    "provider_specific_fields": SIGNATURE,
+                }
+            ],
+            "parsed": None,
+        },
+        RESULT,
+    ],
+    "litellm": [
+        {
+            "role": "assistant",
+            "tool_calls": [{**CALL, "provider_specific_fields": SIGNATURE}],
+            "reasoning_content": "I think",
+            "thinking_blocks": THINKING,
+            "provider_specific_fields": {
+                "citations": None,
+                "reasoning_details": DETAILS,
+                "annotations": [FILE],
+            },
+            "annotations": [CITATION],
+            "images": [],
+        },
+        {**RESULT, "name": "add"},
+    ],
+    "a tool call without a type": [
+        {
+            "role": "assistant",
+            "content": "",
+            "tool_calls": [{"id": "call_1", "function": {"name": "add", "arguments": "{}"}}],
+        },
+        RESULT,
+    ],
+    "langchain": [
+        {
+            "role": "assistant",
+            "type": "ai",
+            "content": [{"type": "text", "text": "hello", "index": 0, "annotations": [CITATION]}],
+            "id": "run-1",
+            "name": None,
+            "example": False,
+            "additional_kwargs": {"refusal": None, "parsed": {"file": "a"}},
+            "response_metadata": {
+                "token_usage": {
+                    "completion_tokens_details": {"audio_tokens": 0, "reasoning_tokens": 3},
+                    "prompt_tokens_details": {"audio_tokens": None, "cached_tokens": 0},
+                },
+                "model_name": "m",
+                "finish_reason": "stop",
+                "logprobs": None,
+            },
+            "usage_metadata": {"input_tokens": 1, "input_token_details": {"audio": 0}},
+            "invalid_tool_calls": [],
+            "tool_calls": [],
+        },
+        {
+            "role": "tool",
+            "content": "3",
+            "tool_call_id": "call_1",
+            "status": "success",
+            "artifact": {"x": 1},
+            "additional_kwargs": {},
+        },
+    ],
+    "the ai sdk": [
+        {
+            "role": "user",
+            "id": "m1",
+            "createdAt": "2026-11-28T12:00:00.000Z",
+            "content": "hi",
+            "parts": [{"type": "text", "text": "hi", "state": "done"}],
+            "experimental_attachments": [],
+            "metadata": {"a": 1, "b": {"c": None}},
+        },
+        {
+            "role": "assistant",
+            "id": "m2",
+            "createdAt": 1764331200,
+            "content": "hello",
+            "reasoning": "I think",
+            "parts": [
+                {"type": "step-start"},
+                {"type": "reasoning", "text": "I think", "providerMetadata": {"x": {"y": "z"}}},
+                {"type": "source-url", "sourceId": "s", "url": "https://a.example"},
+                {"type": "text", "text": "hello", "providerMetadata": {"openai": {"itemId": "i"}}},
+            ],
+            "toolInvocations": [{"state": "result", "args": {"image": "x"}, "result": 3}],
+        },
+    ],
+    "thoughts as parts": [
+        {
+            "role": "assistant",
+            "content": [
+                {"type": "thinking", "thinking": [{"type": "text", "text": "I think"}]},
+                {"type": "thinking", "thinking": "I think", "signature": "sig"},
+                {"type": "redacted_thinking", "data": "abc"},
+                {"type": "reasoning", "summary": [{"type": "summary_text", "text": "x"}]},
+                {"type": "output_text", "text": "hello", "annotations": [CITATION], "logprobs": []},
+                {"type": "tool_use", "id": "t", "name": "add", "input": {"image": "x"}},
+            ],
+            "status": "completed",
+            "phase": "final_answer",
+            "finish_reason": "stop",
+            "index": 0,
+            "logprobs": None,
+        }
+    ],
+    "citations": [
+        {
+            "role": "assistant",
+            "content": "hello",
+            "citations": ["https://a.example", "https://b.example"],
+            "search_results": [{"title": "t", "url": "https://a.example", "date": None}],
+            "context": {"messages": [], "intent": "x"},
+            "annotations": [
+                {
+                    "type": "file_citation",
+                    "index": 3,
+                    "file_citation": {"file_id": "file-1", "quote": "q"},
+                },
+                {"type": "file_citation", "index": 3, "file_id": "file-1", "filename": "n.pdf"},
+                {"type": "container_file_citation", "file_id": "f", "container_id": "c"},
+                {"type": "file_path", "file_path": {"file_id": "file-1"}},
+            ],
+        }
+    ],
+    "cached": [
+        {
+            "role": "assistant",
+            "content": "hello",
+            "provider_options": {"anthropic": {"cacheControl": {"type": "ephemeral"}}},
+            "thinking_blocks": [{**THINKING[0], "cache_control": {"type": "ephemeral"}}],
+        }
+    ],
+}
+
+IMAGE = "data:image/png;base64,iVBORw0KGgo="
+#: What costs more than its text, wherever it hides.
+COSTLY: list[Any] = [
+    {"image_url": {"url": "https://a.example/a.png"}},
+    {"imageUrl": "https://a.example/a.png"},
+    {"images": ["iVBORw0KGgo="]},
+    {"deep": [[{"input_audio": {"data": "x", "format": "wav"}}]]},
+    {"inlineData": {"mimeType": "x", "data": "y"}},
+    {"type": "input_image", "source": {"data": "x"}},
+    {"type": "document", "source": {"data": "x"}},
+    {"source": {"media_type": "image/png", "data": "iVBORw0KGgo="}},
+    {"file": {"file_id": "file-1"}},
+    {"file_data": "x"},
+    {"attachments": [{"id": "file-1"}]},
+    {"video": "x"},
+    {"x": IMAGE},
+    {"x": ["  " + IMAGE.upper()]},
+    {"annotations": [{"type": "file", "file": {"content": [{"type": "image_url"}]}}]},
+    {"annotations": [{"type": "file", "file": {"file_data": IMAGE}}]},
+    {"annotations": [{"type": "file", "file": {"content": [{"url": IMAGE}]}}]},
+]
+#: Where they might hide in a message of a model.
+PLACES = ("reasoning", "reasoning_details", "thinking_blocks", "provider_specific_fields", "zz")
+
+
+def check(*messages: dict[str, Any], **more: Any) -> None:
+    allowed_fields.check(chat_body(messages=list(messages), **more))
+
+
+def refusal(*messages: dict[str, Any], **more: Any) -> str:
+    with pytest.raises(WattfareError) as refused:
+        check(*messages, **more)
+    assert refused.value.code == "invalid_request"
+    return refused.value.message
+
+
+@pytest.fixture
+def app(forwarding: Service, upstream: Upstream) -> Iterator[App]:
+    with forwarding.app() as app:
+        app.connect(monthlyUsd=100)
+        yield app
+
+
+@pytest.mark.parametrize("case", RECORDED)
+def test_what_a_library_kept_goes_up_as_it_is(app: App, upstream: Upstream, case: str) -> None:
+    messages = [{"role": "user", "content": "hi"}, *RECORDED[case]]
+    body = {**chat_body(), "model": "fake/model", "messages": messages}
+    answer = app.http.post("/chat/completions", json=body, headers=app.paid_by("u1"))
+    assert answer.status_code == 200, answer.text
+    assert upstream.calls[0].json["messages"] == messages
+
+
+@pytest.mark.parametrize("case", RECORDED)
+def test_it_is_part_of_the_bound(case: str) -> None:
+    messages = RECORDED[case]
+    body = chat_body(messages=messages)
+    # As a template may write it: with spaces, in ASCII.
+    assert prompt_bound.bound(body) > len(json.dumps(messages))
+    # Each key counts.
+    for place, message in enumerate(messages):
+        for key, value in message.items():
+            if value and key not in ("role", "content"):
+                less = copy.deepcopy(messages)
+                del less[place][key]
+                assert prompt_bound.bound(chat_body(messages=less)) < prompt_bound.bound(body)
+
+
+@pytest.mark.parametrize("costly", COSTLY, ids=json.dumps)
+@pytest.mark.parametrize("place", PLACES)
+def test_nothing_costly_hides_in_it(place: str, costly: Any) -> None:
+    said = refusal({"role": "assistant", "content": "x", place: [costly]})
+    assert f"messages[0].{place}" in said
+    said = refusal({"role": "assistant", "content": [{"type": "text", "text": "x", place: costly}]})
+    assert f"messages[0].content[0].{place}" in said
+    call = {**CALL, place: costly}
+    said = refusal({"role": "assistant", "tool_calls": [call]})
+    assert f"messages[0].tool_calls[0].{place}" in said
+
+
+@pytest.mark.parametrize("role", ["user", "system", "developer", "tool", "function", "ai"])
+def test_a_message_of_the_app_points_nowhere(role: str) -> None:
+    for value in ("https://a.example/a", "gs://bucket/x", ["s3://b/x"], {"a": {"b": "file:///x"}}):
+        said = refusal({"role": role, "content": "x", "pointer": value})
+        assert "points elsewhere" in said
+    check({"role": role, "content": "see https://a.example", "note": "no url", "n": [1, None]})
+
+
+def test_an_hour_in_a_cache_is_refused_at_any_depth() -> None:
+    hour = {"type": "ephemeral", "ttl": "1h"}
+    for key in ("cache_control", "cacheControl"):
+        for place in ({key: hour}, {"zz": [{"anthropic": {key: hour}}]}):
+            assert "ttl" in refusal({"role": "assistant", "content": "x", **place})
+
+
+def test_replayed_audio_is_refused_with_advice() -> None:
+    said = refusal({"role": "assistant", "audio": {"id": "audio_1"}})
+    assert "send its transcript" in said
+    check({"role": "assistant", "content": "x", "audio": None})
+
+
+FUNCTION = {"name": "f", "description": "d", "parameters": {"type": "object"}}
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"strict": True},
+        {"id": "t1", "strict": None},
+        {"name": "f", "description": "d"},
+        {"defer_loading": False, "eager_input_streaming": True},
+        {"input_examples": [{"image": "x"}]},
+        {"metadata": {"a": {"b": 1}}},
+        {"cache_control": {"type": "ephemeral"}},
+        {"web_search": None},
+    ],
+    ids=str,
+)
+def test_what_libraries_keep_of_a_tool(more: dict[str, Any]) -> None:
+    message = {"role": "user", "content": "x"}
+    check(message, tools=[{"type": "function", "function": FUNCTION, **more}])
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"strict": True},
+        {"returns": {"type": "object", "properties": {"image": {"type": "string"}}}},
+        {"cache_control": {"type": "ephemeral"}},
+        {"examples": [{"a": 1}]},
+        {"title": "F", "version": 2, "deprecated": False},
+    ],
+    ids=str,
+)
+def test_what_libraries_keep_of_a_function(more: dict[str, Any]) -> None:
+    message = {"role": "user", "content": "x"}
+    check(message, tools=[{"type": "function", "function": {**FUNCTION, **more}}])
+    check(message, functions=[{**FUNCTION, **more}])
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"googleSearch": {}},
+        {"google_search_retrieval": True},
+        {"code_execution": {}},
+        {"url_context": {}},
+        {"web_search": "on"},
+        {"new_tool": {}},
+        {"allowed_callers": ["code"]},
+        {"cache_control": {"type": "ephemeral", "ttl": "1h"}},
+    ],
+    ids=str,
+)
+def test_a_tool_of_the_provider_beside_a_function(more: dict[str, Any]) -> None:
+    message = {"role": "user", "content": "x"}
+    said = refusal(message, tools=[{"type": "function", "function": FUNCTION, **more}])
+    assert "`tools[0]." in said
+
+
+def test_the_built_in_model_reads_the_text_of_such_parts() -> None:
+    message = RECORDED["thoughts as parts"][0]
+    assert chat_request.text_of(message) == "hello"
+
+
+@pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")
+def test_the_openai_package_goes_on_with_what_it_parsed(app: App, upstream: Upstream) -> None:
+    """The package itself, against the service."""
+    openai = pytest.importorskip("openai")
+    pydantic = pytest.importorskip("pydantic")
+    answer = pydantic.create_model("Answer", a=(int, ...), image=(str, ...))
+    told = {
+        "role": "assistant",
+        "content": '{"a": 1, "image": "x"}',
+        "annotations": [CITATION, FILE],
+        "reasoning": "I think",
+        "reasoning_details": DETAILS,
+        "thinking_blocks": THINKING,
+        "provider_specific_fields": {"x": 1},
+    }
+
+    def script(exchange: Exchange) -> None:
+        choice = {"index": 0, "message": told, "finish_reason": "stop"}
+        usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
+        exchange.answer(
+            {
+                "id": "c1",
+                "object": "chat.completion",
+                "created": 1,
+                "model": "fake/model",
+                "choices": [choice],
+                "usage": usage,
+            }
+        )
+
+    upstream.script = script
+    messages: list[Any] = [{"role": "user", "content": "hi"}]
+    with app.openai() as client:
+        assert isinstance(client, openai.OpenAI)
+        for form in (lambda message: message, lambda message: message.model_dump()):
+            first = client.chat.completions.parse(
+                model="fake/model", messages=messages, response_format=answer
+            )
+            messages += [form(first.choices[0].message), {"role": "user", "content": "more"}]
+        client.chat.completions.create(model="fake/model", messages=messages)
+    sent = upstream.calls[-1].json["messages"]
+    assert sent[1]["parsed"] == sent[3]["parsed"] == {"a": 1, "image": "x"}

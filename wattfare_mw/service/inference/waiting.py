@@ -1,0 +1,75 @@
+"""Calls that wait until other calls of their payer end and free the budget, in the order in which
+they came.
+
+A call that ends in this process wakes the first that waits for the same payer. Nothing tells of a
+call that ends in another process, or of a cap that is raised, so the first one also looks again
+every :data:`LOOK_SECONDS`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+
+from ..records import Payer
+
+#: How often the first call of a queue looks whether the budget is free, in seconds.
+LOOK_SECONDS = 0.5
+
+
+class Place:
+    """One call's place in a queue."""
+
+    def __init__(self, queue: list[Place]) -> None:
+        self._queue = queue
+        self._woken = asyncio.Event()
+
+    @property
+    def is_first(self) -> bool:
+        """Is it this call's turn?"""
+        return self._queue[0] is self
+
+    def wake(self) -> None:
+        """The budget may be free, or it may be this call's turn."""
+        self._woken.set()
+
+    def look(self) -> None:
+        """From now on, :meth:`wait` waits for what happens later."""
+        self._woken.clear()
+
+    async def wait(self, seconds: float) -> None:
+        """Wait until something has happened, but no longer than this."""
+        if self.is_first:
+            seconds = min(seconds, LOOK_SECONDS)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._woken.wait()
+
+
+class BudgetQueues:
+    """The queues of this process, one for each payer who has calls that wait."""
+
+    def __init__(self) -> None:
+        self._queues: dict[Payer, list[Place]] = {}
+
+    @contextmanager
+    def place(self, payer: Payer) -> Generator[Place]:
+        """A place at the end of the payer's queue, until the call is let in or gives up."""
+        queue = self._queues.setdefault(payer, [])
+        place = Place(queue)
+        queue.append(place)
+        try:
+            yield place
+        finally:
+            queue.remove(place)
+            if queue:
+                queue[0].wake()
+            else:
+                del self._queues[payer]
+
+    def freed(self, payer: Payer) -> None:
+        """A call of this payer has ended."""
+        queue = self._queues.get(payer)
+        if queue:
+            queue[0].wake()
