@@ -11,6 +11,8 @@ from ..money import NANOS_PER_USD
 
 #: The cap of a grant that names none, unless the operator sets another default.
 DEFAULT_GRANT = NANOS_PER_USD
+#: What a call holds whose cost has no bound, unless the operator says otherwise.
+UNBOUNDED_HOLD = NANOS_PER_USD
 #: How long a call may go on without its client, in seconds.
 DETACHED_SECONDS = 300.0
 
@@ -110,9 +112,7 @@ class Bounds(msgspec.Struct, frozen=True):
         """The bounds of the same call if its cost has no bound: it holds this amount (in
         nano-dollars), or its own bound if that is more."""
         # A call that may cost something needs something to be left, even if its tokens are free.
-        return Bounds(
-            max(self.least, 1), max(self.most, amount), requires_cap=True, unbounded=True
-        )
+        return Bounds(max(self.least, 1), max(self.most, amount), requires_cap=True, unbounded=True)
 
 
 #: The bounds of a call that costs nothing.

@@ -202,9 +202,7 @@ def check_key(key: IdempotencyKey, prior: PriorCall | None) -> None:
     )
 
 
-def is_worth_recording(
-    reserved: int, recorded: int, cost: int, *, unbounded: bool = False
-) -> bool:
+def is_worth_recording(reserved: int, recorded: int, cost: int, *, unbounded: bool = False) -> bool:
     """Has the cost of a stream grown by a tenth of its reservation since it was last recorded?
     It is recorded ten times at most, because the cost counts up to the reservation."""
     growth = min(cost, reserved) - recorded
