@@ -268,7 +268,6 @@ def test_what_acts_with_the_operators_keys_never_passes(name: str, policy: Polic
         {name: None},
         {"plugins": [{"id": "web", name: "x"}]},
         {"tools": [{"type": "web_search", "more": {name: "x"}}]},
-        {"trace": {"deep": [{name: 1}]}},
         {"provider": {name: 1}},
         {"messages": [{"role": "user", "content": "x", name: "x"}]},
         {"something_new": {"deep": [{name: 1}]}},
@@ -279,10 +278,12 @@ def test_what_acts_with_the_operators_keys_never_passes(name: str, policy: Polic
 @pytest.mark.parametrize("name", ["langfuse_host", "aws_role_name", "api_key", "callback_url"])
 def test_litellm_reads_metadata_too(name: str) -> None:
     assert "never let through" in refusal(metadata={"a": 1, name: "x"})
+    assert "never let through" in refusal(trace={"a": [{name: "x"}]})
 
 
 def test_a_key_of_ones_own_is_no_field() -> None:
-    assert read(metadata={"thread_id": "t", "project": "p", "client": "c"}).held == ()
+    own = {"thread_id": "t", "project": "p", "client": "c", "endpoint": "/x", "thread_tokens": 1}
+    assert read(metadata=own, trace=own).held == ()
     schema = {"type": "object", "properties": {"api_key": {"type": "string"}}}
     tools = [{"type": "function", "function": {"name": "f", "parameters": schema}}]
     assert read(tools=tools).held == ()

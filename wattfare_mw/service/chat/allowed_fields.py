@@ -156,6 +156,13 @@ def _tame(name: str, value: Any) -> None:
         raise _foreign(name, found)
 
 
+def _own_keys(name: str, value: Any) -> None:
+    """Any JSON whose keys are the client's own."""
+    found = foreign_fields.find(value, foreign_fields.is_foreign_key)
+    if found is not None:
+        raise _foreign(name, found)
+
+
 def _refused(because: str) -> Rule:
     def rule(name: str, value: Any) -> None:
         # Nothing is asked for by these; an empty object can be something with all its defaults.
@@ -644,7 +651,9 @@ REQUEST: Mapping[str, Field] = {
     ),
     "metadata": Field(Kind.FREE, _map, "keys of your own, but none that could redirect the call"),
     "trace": Field(
-        Kind.FREE, _tame, "names for the operator's tracing, but none that could redirect the call"
+        Kind.FREE,
+        _own_keys,
+        "names for the operator's tracing, but none that could redirect the call",
     ),
     **_plain_rows(
         Kind.FREE,

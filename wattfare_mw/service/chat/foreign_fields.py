@@ -16,13 +16,13 @@ A gateway behind the service may act on them with the operator's keys. Sources:
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, cast
 
 #: A name that holds one of these words, in any spelling: ``api_key``, ``apiKey``, ``API-Key``.
 WORDS = (
-    *("api_base", "api_host", "api_key", "api_url", "api_version", "base_url", "endpoint"),
-    *("access_key", "access_token", "ad_token", "auth_token", "identity_token", "session_token"),
+    *("api_base", "api_host", "api_key", "api_url", "api_version", "base_url"),
+    *("access_key", "access_token", "auth_token", "identity_token", "session_token"),
     *("authorization", "credential", "password", "secret", "public_key", "bearer"),
     *("callback", "webhook", "guardrail", "fallbacks", "fallback_dict", "cost_per"),
     *("extra_body", "extra_headers", "extra_query", "server_url", "deployment_url"),
@@ -53,7 +53,7 @@ NAMES = (
     *("kv_transfer_params", "logits_processors", "custom_logit_processor", "lora_path"),
     *("file_id", "file_ids", "vector_store_id", "vector_store_ids", "container", "containers"),
     *("collection_ids", "library_ids", "conversation", "previous_response_id", "cached_content"),
-    *("assistant_id", "thread_id"),
+    *("assistant_id", "thread_id", "endpoint", "endpoint_url", "ad_token"),
 )
 
 
@@ -81,16 +81,20 @@ def is_foreign_key(name: str) -> bool:
     return _BEGINS.match(name) is not None or _HAS_WORD.search(_squashed(name)) is not None
 
 
-def find(value: Any) -> str | None:
-    """The first such name in a value, at any depth. The value is decoded JSON, nested no deeper
-    than :data:`~wattfare_mw.json_limits.MAX_DEPTH`."""
+def find(value: Any, is_one: Callable[[str], bool] = is_foreign) -> str | None:
+    """The first such name in a value, at any depth.
+
+    Args:
+        value: decoded JSON, nested no deeper than :data:`~wattfare_mw.json_limits.MAX_DEPTH`.
+        is_one: :func:`is_foreign_key` for a value whose keys are the client's own.
+    """
+    inner: Iterable[Any] = ()
     if isinstance(value, dict):
         fields = cast("dict[str, Any]", value)
-        return next(filter(is_foreign, fields), None) or _first(fields.values())
-    if isinstance(value, list):
-        return _first(cast("list[Any]", value))
-    return None
-
-
-def _first(values: Iterable[Any]) -> str | None:
-    return next((found for value in values if (found := find(value)) is not None), None)
+        found = next(filter(is_one, fields), None)
+        if found is not None:
+            return found
+        inner = fields.values()
+    elif isinstance(value, list):
+        inner = cast("list[Any]", value)
+    return next((found for each in inner if (found := find(each, is_one)) is not None), None)
