@@ -207,6 +207,9 @@ def _object(rules: Mapping[str, Rule]) -> Rule:
             known = rules.get(field)
             if known is None:
                 found = _both(found, _unknown(prefix + field[:64], field, inner))
+            elif known is _plain:  # most of them: they need no call and no name
+                if isinstance(inner, (dict, list)):
+                    _plain(prefix + field, inner)
             elif inner is not None:
                 more = known(prefix + field, inner)
                 if more is not None:
@@ -258,23 +261,23 @@ def _map(name: str, value: Any) -> None:
             raise _foreign(f"{name}.{key[:64]}", key)
 
 
-def _of_type(types: Mapping[str, Rule], otherwise: str) -> Rule:
-    """An object whose ``type`` says which it is; any type but these is refused by its name."""
+def _of_type(
+    types: Mapping[str, Rule], otherwise: str, others: Callable[[str], Rule | None] | None = None
+) -> Rule:
+    """An object whose ``type`` says which it is. Any type but these is refused by its name, unless
+    ``others`` has a rule for it."""
 
     def rule(name: str, value: Any) -> Found | None:
-        kind = _type_of(value)
-        known = None if kind is None else types.get(kind)
+        kind: Any = cast("dict[str, Any]", value).get("type") if isinstance(value, dict) else None
+        known = types.get(kind) if isinstance(kind, str) else None
+        if known is None and others is not None and isinstance(kind, str):
+            known = others(kind)
         if known is None:
-            said = "without a type" if kind is None else f"of type `{kind[:64]}`"
+            said = f"of type `{kind[:64]}`" if isinstance(kind, str) else "without a type"
             raise invalid_request(f"`{name}` {said} is not let through: {otherwise}.")
         return known(name, value)
 
     return rule
-
-
-def _type_of(value: Any) -> str | None:
-    kind: Any = cast("dict[str, Any]", value).get("type") if isinstance(value, dict) else None
-    return kind if isinstance(kind, str) else None
 
 
 # A cache that is written for five minutes is priced in every list; for an hour, in hardly any.
@@ -358,6 +361,21 @@ _CUSTOM = _object(
         ),
     }
 )
+#: The types of tools that a provider runs by itself begin so: OpenAI's, OpenRouter's, xAI's,
+#: Groq's, Mistral's, Moonshot's, Anthropic's. Others may read what the operator keeps at the
+#: provider (``file_search``, ``mcp``).
+PROVIDER_TOOLS = (
+    *("openrouter:", "web_search", "web_fetch", "x_search", "live_search", "browser_search"),
+    *("browser_automation", "visit_website", "wolfram_alpha", "code_interpreter"),
+    *("code_execution", "image_generation", "builtin_function"),
+)
+_RUN_BY_PROVIDER = _held("the provider runs this tool, at a price of its own")
+
+
+def _of_provider(kind: str) -> Rule | None:
+    return _RUN_BY_PROVIDER if kind.startswith(PROVIDER_TOOLS) else None
+
+
 _TOOL = _of_type(
     {
         "function": _object(
@@ -366,6 +384,7 @@ _TOOL = _of_type(
         "custom": _object({"type": _plain, "custom": _CUSTOM, "cache_control": _CACHE_CONTROL}),
     },
     "only tools that the app runs itself cost nothing of their own",
+    _of_provider,
 )
 _CHOSEN_TOOL = {
     "function": _object({"type": _plain, "function": _NAMED}),
@@ -384,30 +403,8 @@ _TOOL_CHOICE = _of_type(
         ),
     },
     "only tools that the app runs itself cost nothing of their own",
+    _of_provider,
 )
-
-#: The types of tools that a provider runs by itself begin so: OpenAI's, OpenRouter's, xAI's,
-#: Groq's, Mistral's, Moonshot's, Anthropic's.
-PROVIDER_TOOLS = (
-    *("openrouter:", "web_search", "web_fetch", "x_search", "live_search", "browser_search"),
-    *("browser_automation", "visit_website", "wolfram_alpha", "code_interpreter"),
-    *("code_execution", "image_generation", "builtin_function"),
-)
-_RUN_BY_PROVIDER = _held("the provider runs this tool, at a price of its own")
-
-
-def _or_of_provider(rule: Rule) -> Rule:
-    """A tool that the app runs, or one of :data:`PROVIDER_TOOLS`. Others may read what the operator
-    keeps at the provider (``file_search``, ``mcp``)."""
-
-    def either(name: str, value: Any) -> Found | None:
-        kind = _type_of(value)
-        if kind is not None and kind.startswith(PROVIDER_TOOLS):
-            return _RUN_BY_PROVIDER(name, value)
-        return rule(name, value)
-
-    return either
-
 
 _RESPONSE_FORMAT = _object(
     {
@@ -529,7 +526,7 @@ REQUEST: Mapping[str, Field] = {
     ),
     "tools": Field(
         Kind.COUNTED,
-        _each(_or_of_provider(_TOOL)),
+        _each(_TOOL),
         "part of the prompt; a tool that the provider runs is held, and one that reads the "
         "operator's data (`file_search`, `mcp`) is refused",
     ),
@@ -538,7 +535,7 @@ REQUEST: Mapping[str, Field] = {
         "part of the prompt",
         {
             "functions": _each(_FUNCTION),
-            "tool_choice": _text_or(_or_of_provider(_TOOL_CHOICE), "an object that names a tool"),
+            "tool_choice": _text_or(_TOOL_CHOICE, "an object that names a tool"),
             "function_call": _text_or(_NAMED, "an object that names a function"),
             "response_format": _RESPONSE_FORMAT,
             "reasoning": _REASONING,

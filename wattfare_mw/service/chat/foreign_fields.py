@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 from typing import Any, cast
 
 #: A name that holds one of these words, in any spelling: ``api_key``, ``apiKey``, ``API-Key``.
@@ -57,6 +58,10 @@ NAMES = (
 )
 
 
+#: Keys of up to so many characters are remembered.
+MAX_KEPT = 64
+
+
 def _squashed(name: str) -> str:
     # A reader may take names in any case for the same. `casefold` knows the odd letters, too.
     return re.sub(r"[\W_]", "", name.casefold())
@@ -78,7 +83,15 @@ def is_foreign(name: str) -> bool:
 def is_foreign_key(name: str) -> bool:
     """May no request have such a key among the client's own, as in ``metadata``? A key is not a
     field: ``thread_id`` is the client's own there."""
+    # The keys of an app are few, and come with each of its calls. A long one is not kept.
+    return _known(name) if len(name) <= MAX_KEPT else _is_foreign_key(name)
+
+
+def _is_foreign_key(name: str) -> bool:
     return _BEGINS.match(name) is not None or _HAS_WORD.search(_squashed(name)) is not None
+
+
+_known = lru_cache(maxsize=1024)(_is_foreign_key)
 
 
 def find(value: Any, is_one: Callable[[str], bool] = is_foreign) -> str | None:

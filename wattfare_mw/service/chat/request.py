@@ -208,7 +208,7 @@ def _inner(fields: dict[str, Any], name: str, limit: str) -> int | None:
 
 
 def _ollama_limit(fields: dict[str, Any]) -> int | None:
-    return _inner(fields, "options", _OLLAMA_LIMIT) if "options" in fields else None
+    return _inner(fields, "options", _OLLAMA_LIMIT)
 
 
 def _max_tokens(fields: dict[str, Any]) -> int | None:
@@ -217,5 +217,10 @@ def _max_tokens(fields: dict[str, Any]) -> int | None:
         raise invalid_request(
             "`max_tokens` and `max_completion_tokens` are two names of one limit."
         )
-    named = (new, old, _ollama_limit(fields))
-    return min((limit for limit in named if limit is not None), default=None)
+    limit = old if new is None else new
+    if "options" not in fields:
+        return limit
+    ollama = _ollama_limit(fields)
+    if ollama is None or limit is None:
+        return ollama if limit is None else limit
+    return min(limit, ollama)
