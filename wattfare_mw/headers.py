@@ -7,7 +7,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
 from .errors import invalid_request
-from .types import GRANT_HEADER, LOW_BUDGET_HEADER, LOWERED_HEADER, USER_HEADER, WAIT_HEADER
+from .types import (
+    GRANT_HEADER,
+    LOW_BUDGET_HEADER,
+    LOWERED_HEADER,
+    RESERVED_HEADER,
+    USER_HEADER,
+    WAIT_HEADER,
+)
 
 #: The headers of a browser's request that the middleware passes up to the service. It adds its
 #: own credentials and a request id. To pass up another header, add its name here.
@@ -21,7 +28,10 @@ PASSED_UP = (
     "tracestate",
 )
 #: The headers of the service's response that the middleware passes down to the browser.
-PASSED_DOWN = ("content-type", "content-encoding", "retry-after", LOWERED_HEADER)
+PASSED_DOWN = (
+    *("content-type", "content-encoding", "retry-after"),
+    *(LOWERED_HEADER, RESERVED_HEADER),
+)
 
 # Nearly every request is asked for these, so they are decoded at once. It is an optimization:
 # `Headers.get` finds any other header, too.

@@ -21,7 +21,7 @@ def cors_headers(request: Request, allowed_origins: Collection[str]) -> Mapping[
         "access-control-allow-origin": origin,
         "access-control-allow-credentials": "true",
         "access-control-expose-headers": "retry-after, x-request-id, x-should-retry,"
-        " x-wattfare-max-tokens",
+        " x-wattfare-max-tokens, x-wattfare-reserved",
     }
 
 

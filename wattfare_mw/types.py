@@ -31,6 +31,8 @@ WAIT_HEADER = "x-wattfare-wait"
 MAX_WAIT_SECONDS = 60
 #: The header that says what a call's limit was lowered to, in tokens (likewise).
 LOWERED_HEADER = "x-wattfare-max-tokens"
+#: The header that says what a call holds whose cost has no bound, in USD (likewise).
+RESERVED_HEADER = "x-wattfare-reserved"
 #: The longest name of a model that is taken, in characters (likewise).
 MAX_MODEL_CHARACTERS = 256
 #: The longest id of a user that is taken, in characters (likewise).

@@ -70,6 +70,9 @@ grant-max-usd = 3
 default-max-tokens = 100
 provider = "vllm"
 allow-unpriced = true
+unbounded = "hold"
+unbounded-hold-usd = 0.5
+unknown-fields = "pass"
 metrics = true
 rate-limit-storage = "redis://127.0.0.1:6379"
 max-answer-bytes = 1000
@@ -108,6 +111,9 @@ def test_every_option_can_be_given(write: Callable[[str], str]) -> None:
         "default_max_tokens": 100,
         "provider": "vllm",
         "allow_unpriced": True,
+        "unbounded": "hold",
+        "unbounded_hold": 5 * 10**8,
+        "unknown_fields": "pass",
         "metrics": True,
         "rate_limit_storage": "redis://127.0.0.1:6379",
         "max_answer_bytes": 1000,

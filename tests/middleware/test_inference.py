@@ -99,7 +99,7 @@ def test_a_header_that_cannot_go_up_is_left_out(
 
 
 def test_headers_come_down_by_a_list(drive: Drive, fake: FakeWattfare) -> None:
-    allowed = {"x-wattfare-max-tokens": "77", "retry-after": "3"}
+    allowed = {"x-wattfare-max-tokens": "77", "x-wattfare-reserved": "0.5", "retry-after": "3"}
     others = {
         "set-cookie": "session=theirs",
         "x-request-id": "theirs",

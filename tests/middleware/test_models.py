@@ -109,6 +109,41 @@ def test_no_model_or_two(drive: Drive, fake: FakeWattfare, body: str) -> None:
     assert not fake.exchanges
 
 
+def test_a_field_that_is_not_utf_8_is_refused(drive: Drive, fake: FakeWattfare) -> None:
+    body = b'{"model": "openai/gpt-4o", "plugins": ["\xff"]}'
+    assert drive(models=ALLOWED).request("POST", INFERENCE, JSON, body).status == 400
+    assert not fake.exchanges
+
+
+FUNCTION = {"name": "f", "parameters": {"properties": {"model": {"enum": ["x"]}}}}
+
+
+@pytest.mark.parametrize(
+    ("fields", "status"),
+    [
+        ({"preset": "x"}, 403),
+        ({"preset": None}, 200),
+        ({"model": "openai/gpt-4o@preset/x"}, 403),
+        ({"plugins": [{"id": "auto-router", "allowed_models": ["evil"]}]}, 403),
+        ({"plugins": [{"id": "auto-router", "allowed_models": ["openai/o1"]}]}, 200),
+        ({"plugins": [{"id": "fusion", "type": "function", "judge": {"model": "evil"}}]}, 403),
+        ({"plugins": [{"id": "web", "max_results": 1}]}, 200),
+        ({"tools": [{"type": "openrouter:advisor", "parameters": {"model": "evil"}}]}, 403),
+        ({"tools": [{"type": "function", "function": FUNCTION}]}, 200),
+        ({"compound_custom": {"models": {"answering_model": "evil"}}}, 403),
+        ({"moderation": {"model": "evil"}}, 403),
+        ({"safety_model": "evil"}, 403),
+    ],
+    ids=str,
+)
+def test_models_that_other_fields_name(
+    drive: Drive, fake: FakeWattfare, fields: dict[str, Any], status: int
+) -> None:
+    body = json.dumps({"model": "openai/gpt-4o", **fields})
+    assert ask(drive(models=ALLOWED), body)[0] == status
+    assert len(fake.exchanges) == (status == 200)
+
+
 @pytest.mark.parametrize("form", ["\\u{:04x}", "\\u{:04X}"])
 @pytest.mark.parametrize("name", ["model", "models", "MODELS", "model\u017f"])
 def test_any_one_letter_of_a_name_may_be_escaped(name: str, form: str) -> None:

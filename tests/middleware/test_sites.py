@@ -119,7 +119,7 @@ def test_allowed_origins(drive: Drive, path: str, site: dict[str, str]) -> None:
         assert answer.headers["access-control-allow-origin"] == origin
         assert answer.headers["access-control-allow-credentials"] == "true"
         exposed = answer.headers["access-control-expose-headers"].split(", ")
-        assert {"x-request-id", "x-should-retry", "x-wattfare-max-tokens"} <= set(exposed)
+        assert {"x-request-id", "x-wattfare-max-tokens", "x-wattfare-reserved"} <= set(exposed)
         assert answer.headers["vary"] == "Origin"
 
 

@@ -27,6 +27,7 @@ _ARGUMENTS = ('{"city": ', '"Paris"}')
 
 _COUNTS = {"input_tokens": 2000, "cache_read_tokens": 1000, "output_tokens": 100}
 _FLEX = Published("gpt-5", _COUNTS, {"service_tier": "flex"})
+_PRIORITY = Published("gpt-5", _COUNTS, {"service_tier": "priority"})
 _DEFAULT = Published("gpt-5", _COUNTS)
 
 
@@ -73,6 +74,25 @@ PROVIDER = Provider(
             },
             chunks=_in_tier("flex", tokens(2000, 100, **cached(1000))),
             bill=1000 * 625 + 1000 * 125 // 2 + 100 * 5000,
+        ),
+        Row(
+            quirk='`service_tier: "priority"`, for GPT-5 (twice the usual price)',
+            rule="bills the price of the tier that the answer names",
+            source="https://platform.openai.com/docs/guides/priority-processing",
+            price=_PRIORITY,
+            answer={
+                "choices": [
+                    {
+                        "index": 0,
+                        "message": {"role": "assistant", "content": "".join(WORDS)},
+                        "finish_reason": "stop",
+                    }
+                ],
+                "usage": tokens(2000, 100, **cached(1000)),
+                "service_tier": "priority",
+            },
+            chunks=_in_tier("priority", tokens(2000, 100, **cached(1000))),
+            bill=1000 * 2500 + 1000 * 250 + 100 * 20_000,
         ),
         Row(
             quirk="`flex` was asked for, and the answer names `default`",

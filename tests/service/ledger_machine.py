@@ -62,10 +62,13 @@ class Offer(msgspec.Struct, frozen=True):
 def offers(draw: st.DrawFn) -> Offer:
     if draw(st.booleans()):
         pair = draw(st.tuples(amounts, amounts))
-        return Offer(Bounds(min(pair), max(pair), draw(st.booleans())))
+        bounds = Bounds(min(pair), max(pair), draw(st.booleans()))
+        return Offer(bounds.holding(draw(amounts)) if draw(st.booleans()) else bounds)
     price = draw(small_prices)
     prompt, least, more = (draw(st.integers(0, 10)) for _ in range(3))
     bounds = Bounds(price.bound(prompt, least), price.bound(prompt, least + more))
+    if draw(st.booleans()):
+        bounds = bounds.holding(draw(amounts))
     return Offer(bounds, price, prompt)
 
 
@@ -97,7 +100,7 @@ class Call:
         self.order = order
         self.month = month
         self.holder = holder
-        self.held = Reservation(granted, order.stream)
+        self.held = Reservation(granted, order.stream, unbounded=order.bounds.unbounded)
         self.tokens = (0, 0)
         self.generation: str | None = None
         self.epoch = epoch
@@ -434,9 +437,12 @@ class LedgerMachine(RuleBasedStateMachine):
         for name in left:
             held = self.calls[name].held
             cost, ended = rules.expire(held)
-            generated = cost > 0 or not held.stream
+            generated = cost > 0 or not held.stream or held.unbounded
             call = self.calls[name]
             billed = self.settled(name, Outcome(ended=ended, generated=generated, cost=cost))
+            if held.unbounded:
+                # What was recorded, and never more than is held.
+                assert (billed, ended) == (min(held.metered, held.reserved), "lost")
             self.swept[name] = (call, billed, ended)
         self.leases = {holder: until for holder, until in self.leases.items() if until > self.now}
 
@@ -501,7 +507,7 @@ class LedgerMachine(RuleBasedStateMachine):
         assert self.do(store.correct(name, order.payer, outcome, terms)) == delta
         assert self.do(store.correct(name, order.payer, outcome, terms)) is None
         if order.grant_hash is not None:
-            given_back = (ended == "abandoned" or billed > 0) and not generated
+            given_back = (ended != "expired" or billed > 0) and not generated
             self.grants[order.grant_hash] = GrantBudget(
                 grant.requests + given_back, grant.cap, grant.expires_at, after
             )

@@ -1,5 +1,4 @@
-"""Which fields an inference request may have: all that are ordinary, and none whose cost cannot be
-bounded, or that nobody here has read about."""
+"""Which fields an inference request may have, and of which kind each is."""
 
 from __future__ import annotations
 
@@ -11,8 +10,9 @@ from hypothesis import strategies as st
 from support.service import chat_body
 
 from wattfare_mw.errors import WattfareError
-from wattfare_mw.service.chat import allowed_fields
+from wattfare_mw.service.chat import allowed_fields, foreign_fields, prompt_bound
 from wattfare_mw.service.chat import request as chat_request
+from wattfare_mw.service.chat.allowed_fields import Kind, Policy
 
 FUNCTION = {"name": "weather", "description": "…", "parameters": {"type": "object"}}
 CALL = {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": "{}"}}
@@ -51,31 +51,70 @@ ORDINARY = {
     "transforms": ["middle-out"],
     "usage": {"include": True},
     "provider": {"data_collection": "deny", "order": ["x"]},
+    "thinking": {"type": "enabled", "budget_tokens": 1024},
+    "thinking_budget": 500,
+    "enable_thinking": True,
+    "think": "high",
+    "chat_template_kwargs": {"enable_thinking": False, "documents": [{"text": "x"}]},
+    "guided_json": {"type": "object"},
+    "guided_regex": "[a-z]+",
+    "guided_choice": ["a", "b"],
+    "guided_grammar": "root ::= x",
+    "structured_outputs": {"choice": ["a"]},
+    "stop_token_ids": [1, 2],
+    "options": {"num_predict": 5000, "num_ctx": 4096, "stop": ["x"], "seed": 1},
+    "keep_alive": -1,
+    "ttl": 60,
+    "trace": {"trace_id": "t", "more": {"a": [1]}},
+    "cache_control": {"type": "ephemeral"},
+    "documents": [{"source": {"type": "text", "text": "x"}}],
+    "search_domain_filter": ["example.com"],
+    "best_of": 1,
+    "prompt_logprobs": 1,
+    "ignore_eos": True,
     # Nothing is asked for by these.
     "plugins": [],
     "models": [],
+    "use_beam_search": False,
     "web_search_options": None,
     "audio": None,
     "prediction": None,
 }
 
-REFUSED = {
-    "plugins": [{"id": "web"}],
+#: Those whose cost has no bound.
+HELD = {
+    "plugins": [{"id": "web", "max_results": 5}],
     "web_search_options": {},
+    "search_parameters": {"mode": "on", "sources": [{"type": "x"}]},
+    "search_settings": {"include_domains": ["x"]},
     "prediction": {"type": "content", "content": "x"},
     "service_tier": "priority",
-    "models": ["openai/gpt-5-pro"],
+    "speed": "fast",
     "route": "fallback",
     "modalities": ["text", "audio"],
     "audio": {"voice": "alloy", "format": "wav"},
     "preset": "mine",
     "best_of": 2,
-    "store": True,
+    "use_beam_search": True,
+    "moderation": {"model": "x"},
+    "safety_model": "x",
+    "image_config": {"size": "4k"},
+    "cache_control": {"type": "ephemeral", "ttl": "1h"},
+    "tools": [{"type": "function"}, {"type": "openrouter:web_search", "parameters": {"a": 1}}],
+    "return_images": True,
+}
+
+REFUSED = {
+    "models": ["openai/gpt-5-pro"],
     "transforms": ["other"],
     "prompt": "hello",
-    "moderation": {"model": "x"},
+    "chat_template": "{{ messages }}",
+    "chat_template_kwargs": {"chat_template": "{{ messages }}"},
+    "deferred": True,
+    "background": True,
     "n": 129,
-    "image_config": {"size": "4k"},
+    "options": {"num_predict": -1},
+    "thinking": {"type": "enabled", "budget_tokens": "many"},
     "Temperature": 1,
     "something_new": None,
     "provider": {"max_price": {"prompt": 1}},
@@ -84,8 +123,8 @@ REFUSED = {
 }
 
 
-def read(**fields) -> chat_request.ChatRequest:
-    return chat_request.read(json.dumps(chat_body(**fields)).encode())
+def read(*, policy: Policy = allowed_fields.DEFAULT_POLICY, **fields) -> chat_request.ChatRequest:
+    return chat_request.read(json.dumps(chat_body(**fields)).encode(), policy=policy)
 
 
 def refusal(**fields) -> str:
@@ -106,9 +145,202 @@ def test_what_cannot_be_bounded_is_refused_by_its_name(name: str, value: object)
     assert f"`{name}" in refusal(**{name: value}, **more)
 
 
-@pytest.mark.parametrize(("name", "value"), [("store", 0), ("best_of", True), ("best_of", 1.0)])
-def test_true_is_not_one(name: str, value: object) -> None:
-    assert f"`{name}" in refusal(**{name: value})
+@pytest.mark.parametrize(("name", "value"), HELD.items(), ids=HELD)
+def test_what_has_no_bound_is_held_or_refused(name: str, value: object) -> None:
+    request = read(**{name: value})
+    assert [held.partition("[")[0].partition(".")[0] for held in request.held] == [name]
+    assert request.body[name] == value
+    assert f"`{name}" in refusal(**{name: value}, policy=Policy(unbounded="refuse"))
+
+
+@pytest.mark.parametrize("value", [True, 1.0])
+def test_true_is_not_one(value: object) -> None:
+    assert read(best_of=value).held == ("best_of",)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"role": "user", "content": "x", "cache_control": {"type": "ephemeral", "ttl": "1h"}},
+        {
+            "role": "user",
+            "content": [
+                {"type": "text", "text": "x", "cache_control": {"type": "ephemeral", "ttl": "1h"}}
+            ],
+        },
+    ],
+    ids=["message", "part"],
+)
+def test_a_cache_for_an_hour_is_held(message: dict) -> None:
+    [name] = read(messages=[message]).held
+    assert name.endswith("cache_control.ttl")
+
+
+KINDS = list(Kind)
+
+
+def kind_of(name: str, value: object, **more: object) -> Kind:
+    """The kind that the table gives a request with this field."""
+    try:
+        held = read(**{name: value, **more}).held
+    except WattfareError:
+        return Kind.REFUSED
+    return Kind.HELD if held else Kind.COUNTED
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from([*ORDINARY, *HELD, *REFUSED]),
+        st.sampled_from([ORDINARY, HELD, REFUSED]),
+        max_size=6,
+    )
+)
+def test_a_request_is_of_the_kind_of_its_strongest_field(chosen: dict[str, dict]) -> None:
+    fields = {name: table[name] for name, table in chosen.items() if name in table}
+    strongest = max((KINDS.index(kind_of(*each)) for each in fields.items()), default=1)
+    try:
+        held = read(**fields).held
+    except WattfareError:
+        # Two names of the limit, or thinking beyond it, are refused together only.
+        assert KINDS[strongest] == Kind.REFUSED or "limit" in refusal(**fields)
+        return
+    assert KINDS[strongest] == (Kind.HELD if held else Kind.COUNTED)
+    assert {name.partition("[")[0].partition(".")[0] for name in held} == {
+        name for name, value in fields.items() if kind_of(name, value) == Kind.HELD
+    }
+
+
+@pytest.mark.parametrize("name", sorted(allowed_fields.REQUEST))
+def test_a_row_has_the_strongest_kind_of_its_values(name: str) -> None:
+    row = allowed_fields.REQUEST[name]
+    if name in HELD:
+        assert row.kind in (Kind.HELD, Kind.COUNTED)  # a cache for an hour, a tool
+    elif row.kind == Kind.HELD:
+        value = next(each for each in (True, "x", ["x"], {"x": 1}) if passes(name, each))
+        assert read(**{name: value}).held == (name,)
+    elif row.kind == Kind.REFUSED:
+        assert name in REFUSED
+
+
+def passes(name: str, value: object) -> bool:
+    try:
+        read(**{name: value})
+    except WattfareError:
+        return False
+    return True
+
+
+PASS = Policy(unknown="pass")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"something_new": {"a": [1]}},
+        {"something_new": None},
+        {"provider": {"something_new": 1}},
+        {"messages": [{"role": "user", "content": "x", "something_new": 1}]},
+    ],
+    ids=str,
+)
+def test_what_is_not_known_passes_only_with_the_option(fields: dict) -> None:
+    assert "--unknown-fields pass" in refusal(**fields)
+    [name] = read(**fields, policy=PASS).held
+    assert name.endswith("something_new")
+
+
+FOREIGN = [
+    *("api_base", "base_url", "baseURL", "api_key", "apiKey", "API-KEY", "api_version"),
+    *("callbacks", "success_callback", "failure_callback", "callback_url", "webhook"),
+    *("fallbacks", "context_window_fallbacks", "mock_response", "custom_llm_provider"),
+    *("model_list", "extra_headers", "extra_body", "headers", "proxy", "user_config"),
+    *("aws_access_key_id", "vertex_project", "litellm_metadata", "langfuse_host", "guardrails"),
+    *("input_cost_per_token", "mcp_servers", "kv_transfer_params", "azure_ad_token", "no-log"),
+    *("logits_processors", "custom_logit_processor", "bootstrap_host", "previous_response_id"),
+]
+
+
+@pytest.mark.parametrize("policy", [allowed_fields.DEFAULT_POLICY, PASS], ids=["refuse", "pass"])
+@pytest.mark.parametrize("name", FOREIGN)
+def test_what_acts_with_the_operators_keys_never_passes(name: str, policy: Policy) -> None:
+    for fields in (
+        {name: "x"},
+        {name: None},
+        {"plugins": [{"id": "web", name: "x"}]},
+        {"tools": [{"type": "web_search", "more": {name: "x"}}]},
+        {"provider": {name: 1}},
+        {"messages": [{"role": "user", "content": "x", name: "x"}]},
+        {"something_new": {"deep": [{name: 1}]}},
+    ):
+        assert "never let through" in refusal(**fields, policy=policy), fields
+
+
+@pytest.mark.parametrize("name", ["langfuse_host", "aws_role_name", "api_key", "callback_url"])
+def test_litellm_reads_metadata_too(name: str) -> None:
+    assert "never let through" in refusal(metadata={"a": 1, name: "x"})
+    assert "never let through" in refusal(trace={"a": [{name: "x"}]})
+
+
+def test_a_key_of_ones_own_is_no_field() -> None:
+    own = {"thread_id": "t", "project": "p", "client": "c", "endpoint": "/x", "thread_tokens": 1}
+    assert read(metadata=own, trace=own).held == ()
+    schema = {"type": "object", "properties": {"api_key": {"type": "string"}}}
+    tools = [{"type": "function", "function": {"name": "f", "parameters": schema}}]
+    assert read(tools=tools).held == ()
+
+
+@pytest.mark.parametrize("kind", ["file_search", "mcp", "x_new"])
+def test_tools_that_read_what_the_operator_keeps(kind: str) -> None:
+    assert "`tools[0]`" in refusal(tools=[{"type": kind}], policy=PASS)
+
+
+def test_the_names_of_what_is_held_are_few() -> None:
+    tools = [{"type": "web_search"}] * 1000
+    held = read(tools=tools, unknown=1, policy=PASS).held
+    assert len(held) == allowed_fields.MAX_NAMED + 1
+    assert held[-1] == "unknown"
+    assert "unknown" in refusal(tools=tools, unknown=1)
+
+
+def test_num_predict_is_a_name_of_the_limit() -> None:
+    request = read(options={"num_predict": 50, "seed": 1})
+    assert request.limits(8192) == (16, 50)
+    sent = request.limited(30, "max_tokens")
+    assert (sent["max_tokens"], sent["options"]) == (30, {"num_predict": 30, "seed": 1})
+    assert request.body["options"]["num_predict"] == 50
+    both = read(options={"num_predict": 50}, max_tokens=20)
+    assert both.limits(8192) == (16, 20)
+    assert both.limited(20, "max_completion_tokens")["options"] == {"num_predict": 20}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"thinking": {"type": "enabled", "budget_tokens": 100}},
+        {"thinking_budget": 100},
+        {"reasoning": {"max_tokens": 100}},
+    ],
+    ids=str,
+)
+def test_thinking_is_part_of_the_limit(fields: dict) -> None:
+    assert read(**fields).limits(8192) == (116, 8192)
+    with pytest.raises(WattfareError, match="part of the limit"):
+        read(**fields, max_tokens=100).limits(8192)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"chat_template_kwargs": {"system": "x " * 500}},
+        {"documents": [{"text": "x " * 500}]},
+        {"guided_json": {"description": "x " * 500}},
+        {"structured_outputs": {"regex": "x" * 1000}},
+    ],
+    ids=lambda fields: next(iter(fields)),
+)
+def test_text_for_the_template_is_part_of_the_bound(fields: dict) -> None:
+    plain, more = prompt_bound.bound(read().body), prompt_bound.bound(read(**fields).body)
+    assert more >= plain + 1000
 
 
 @pytest.mark.parametrize(
@@ -123,7 +355,7 @@ def test_true_is_not_one(name: str, value: object) -> None:
         "text",
         None,
         {"type": "text", "text": "x", "image_url": {}},
-        {"type": "text", "text": "x", "cache_control": {"type": "ephemeral", "ttl": "1h"}},
+        {"type": "text", "text": "x", "cache_control": {"type": "ephemeral", "ttl": "2h"}},
     ],
     ids=str,
 )
@@ -148,8 +380,13 @@ def test_messages_with_more_than_text(message: dict) -> None:
     assert "messages[0]." in refusal(messages=[message])
 
 
-@pytest.mark.parametrize("kind", ["web_search", "mcp", "code_interpreter", "openrouter:x", None, 1])
-def test_tools_that_the_upstream_runs(kind: object) -> None:
+@pytest.mark.parametrize("kind", ["web_search", "code_interpreter", "openrouter:x"])
+def test_tools_that_the_upstream_runs_are_held(kind: str) -> None:
+    assert read(tools=[{"type": "function"}, {"type": kind}]).held == ("tools[1]",)
+
+
+@pytest.mark.parametrize("kind", [None, 1])
+def test_tools_without_a_type(kind: object) -> None:
     assert "`tools[1]`" in refusal(tools=[{"type": "function"}, {"type": kind}])
 
 
@@ -188,6 +425,8 @@ def test_every_parameter_of_the_openai_package_is_known() -> None:
 
 @given(st.text().filter(lambda name: name not in allowed_fields.REQUEST), st.none() | st.integers())
 def test_nothing_unknown_passes(name: str, value: object) -> None:
+    if foreign_fields.is_foreign(name):
+        return
     with pytest.raises(WattfareError, match="is no field that this service knows"):
         allowed_fields.check({name: value})
 

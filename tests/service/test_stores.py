@@ -445,7 +445,19 @@ async def test_what_an_older_version_kept_is_there_in_this_one(tmp_path) -> None
 
 
 class OlderStore(PostgreSQLStore):
-    """The store as it was before what is settled named its payer."""
+    """The store as it was before what is settled named its payer, and before a reservation said
+    whether the cost has a bound."""
+
+    async def _reserve(self, call: InferenceCall, terms: Terms, holder: str) -> int:
+        row = await self._ask(
+            "SELECT * FROM wattfare_reserve("
+            "$1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)",
+            *(call.id, holder, call.app_id, call.user_id, call.grant_hash, call.model),
+            *(call.stream, call.bounds.least, call.bounds.most, call.bounds.requires_cap),
+            *(terms.operator_pays, terms.ceiling, call.request_id, call.payer_name),
+            *(None, None, None),
+        )
+        return row["o_granted"]
 
     async def settle(self, reservation_id: str, payer: Payer, outcome: Outcome) -> int | None:
         row = await self._ask(

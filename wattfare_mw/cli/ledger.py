@@ -25,8 +25,16 @@ def ledger() -> None:
 @ledger.command()
 @database_option
 def verify(database: str) -> None:
-    """Prove the totals from the rows; exit code 1 where one nano-dollar is off."""
-    faults = read_database(database, ledger_verify.verify)
+    """Prove the totals from the rows; exit code 1 where one nano-dollar is off.
+
+    It also lists the calls whose cost had no bound and whose process died. They are no fault: each
+    is billed what was recorded of it. The upstream may have charged you more.
+    """
+    faults, lost = read_database(
+        database, lambda sql: (ledger_verify.verify(sql), ledger_verify.lost_calls(sql))
+    )
+    for call in lost:
+        click.echo(call)
     for fault in faults:
         click.echo(fault, err=True)
     if faults:

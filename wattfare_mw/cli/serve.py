@@ -17,7 +17,7 @@ from ..service import serve as run
 from ..service.chat.request import DEFAULT_MAX_TOKENS, MAX_TOKENS
 from ..service.models.own_prices import FORM
 from ..service.models.providers import BY_NAME
-from ..service.records import DEFAULT_GRANT, DETACHED_SECONDS
+from ..service.records import DEFAULT_GRANT, DETACHED_SECONDS, UNBOUNDED_HOLD
 from ..service.settings import (
     CALLS_PER_APP,
     CALLS_PER_USER,
@@ -99,8 +99,32 @@ NO_CEILING = "none"
 @option(
     "--allow-unpriced",
     is_flag=True,
-    help="Let models be called that have no fixed price: each call then reserves all that is left "
-    "of a budget, which needs a cap, and is billed all of it where the upstream names no cost.",
+    help="Let models be called that have no fixed price, although the upstream is not known to "
+    "name the cost of each call. Such a call holds --unbounded-hold-usd.",
+)
+@option(
+    "--unbounded",
+    type=click.Choice(["hold", "refuse"]),
+    default="hold",
+    show_default=True,
+    help="What happens to calls whose cost has no bound, such as those with plugins: each holds "
+    "--unbounded-hold-usd of a budget with a cap, or what is left of it; or they are refused.",
+)
+@option(
+    "--unbounded-hold-usd",
+    metavar="AMOUNT",
+    default=str(money.usd(UNBOUNDED_HOLD)),
+    show_default=True,
+    help="What a call holds whose cost has no bound. It is billed its real cost, up to this. What "
+    "it costs beyond that is yours.",
+)
+@option(
+    "--unknown-fields",
+    type=click.Choice(["refuse", "pass"]),
+    default="refuse",
+    show_default=True,
+    help="What happens to fields of a call that the service does not know: the call is refused, "
+    "or it passes as one whose cost has no bound.",
 )
 @option(
     "--metrics", is_flag=True, help="Serve /metrics for Prometheus, to whoever can reach the port."
@@ -191,6 +215,9 @@ def serve(
     prices: tuple[str, ...],
     provider: str | None,
     allow_unpriced: bool,
+    unbounded: Literal["hold", "refuse"],
+    unbounded_hold_usd: str,
+    unknown_fields: Literal["refuse", "pass"],
     metrics: bool,
     rate_limit_storage: str | None,
     max_answer_bytes: int,
@@ -236,6 +263,9 @@ def serve(
         aliases=tables().aliases,
         provider=provider,
         allow_unpriced=allow_unpriced,
+        unbounded=unbounded,
+        unbounded_hold=_nanos(unbounded_hold_usd, "--unbounded-hold-usd is an amount in USD."),
+        unknown_fields=unknown_fields,
         metrics=metrics,
         rate_limit_storage=rate_limit_storage,
         calls_per_minute_per_user=calls_per_minute_per_user,

@@ -7,7 +7,7 @@ import fnmatch
 import json
 import re
 from collections.abc import Iterable, Iterator
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import msgspec
 
@@ -18,6 +18,15 @@ from ..types import MAX_MODEL_CHARACTERS, decode, encode
 ModelName = Annotated[str, msgspec.Meta(max_length=MAX_MODEL_CHARACTERS)]
 
 
+Json = dict[str, Any]
+
+#: The types of tools that the app runs.
+_OWN_TOOLS = ("function", "custom")
+_NOTHING = msgspec.Raw(b"null")
+#: OpenRouter's saved settings, behind a model's name or instead of it. They can name any model.
+_PRESET = "@preset/"
+
+
 class Asked(msgspec.Struct):
     """What is read of an inference body; the rest passes by."""
 
@@ -25,6 +34,24 @@ class Asked(msgspec.Struct):
     models: list[ModelName] | None = None
     stream: bool | None = None
     stream_options: dict[str, Any] | None = None
+    # These can name models, too. They are decoded for an app that does not allow all models.
+    preset: msgspec.Raw = _NOTHING
+    plugins: msgspec.Raw = _NOTHING
+    tools: msgspec.Raw = _NOTHING
+    compound_custom: msgspec.Raw = _NOTHING
+    moderation: msgspec.Raw = _NOTHING
+    safety_model: msgspec.Raw = _NOTHING
+
+    def models_elsewhere(self) -> Iterator[str]:
+        """The models that plugins, tools of the provider's own and the like may run."""
+        for field in (self.plugins, self.compound_custom, self.moderation):
+            yield from _models_in(_value(field))
+        yield from _texts(_value(self.safety_model))
+        tools = _value(self.tools)
+        for tool in cast("list[Any]", tools) if isinstance(tools, list) else []:
+            # A function of the app's own may have any schema, and runs in the app.
+            if not isinstance(tool, dict) or cast("Json", tool).get("type") not in _OWN_TOOLS:
+                yield from _models_in(tool)
 
     @property
     def includes_usage(self) -> bool:
@@ -98,12 +125,17 @@ class Models:
         patterns = [allowed] if isinstance(allowed, str) else list(allowed)
         if isinstance(allowed, str) or not all(isinstance(one, str) for one in patterns):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError("models is a list of model ids and globs, such as ['openai/*']")
+        self._presets = any(_PRESET in pattern for pattern in patterns)
         # No pattern at all allows nothing, and not everything.
         self._pattern = re.compile("|".join(map(fnmatch.translate, patterns)) or r"(?!)")
 
     def allow(self, model: str) -> bool:
         """Is this one allowed?"""
-        return self._pattern is None or self._pattern.fullmatch(model) is not None
+        if self._pattern is None:
+            return True
+        if _PRESET in model and not self._presets:
+            return False  # `openai/*` does not mean one that names another model
+        return self._pattern.fullmatch(model) is not None
 
     def check(self, body: bytes, asked: Asked) -> None:
         """Refuse a body that may reach a model that is not allowed, by any of the ways that a
@@ -118,11 +150,18 @@ class Models:
             raise invalid_request("The body names its model twice, or not as it is named.")
         named = [] if asked.model is None else [asked.model]
         named += asked.models or []
+        if _value(asked.preset):
+            raise invalid_request("This app does not allow a preset: it can name any model.", 403)
         if not named:
             raise invalid_request("The body names no model.")
         for model in named:
-            if not self.allow(model):
-                raise invalid_request(f"This app does not allow the model {model[:200]!r}.", 403)
+            self._check_name(model)
+        for model in asked.models_elsewhere():
+            self._check_name(model)
+
+    def _check_name(self, model: str) -> None:
+        if not self.allow(model):
+            raise invalid_request(f"This app does not allow the model {model[:200]!r}.", 403)
 
     def filter(self, listing: bytes) -> bytes:
         """A list of models, without those that are not allowed.
@@ -134,6 +173,35 @@ class Models:
         models = decode(list[msgspec.Raw], fields.get("data") or b"null")
         kept = [raw for raw in models if self.allow(decode(_Listed, raw).id)]
         return encode({**fields, "data": kept})
+
+
+def _value(raw: msgspec.Raw) -> Any:
+    try:
+        return msgspec.json.decode(raw)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise invalid_request(f"The body is no chat completion request: {error}") from None
+
+
+def _models_in(value: Any) -> Iterator[str]:
+    """The names of models at any depth: each text under a key that speaks of a model."""
+    if isinstance(value, list):
+        for item in cast("list[Any]", value):
+            yield from _models_in(item)
+    elif isinstance(value, dict):
+        for name, inner in cast("Json", value).items():
+            yield from _texts(inner) if "model" in name.casefold() else _models_in(inner)
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Every text in a value."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list):
+        for item in cast("list[Any]", value):
+            yield from _texts(item)
+    elif isinstance(value, dict):
+        for item in cast("Json", value).values():
+            yield from _texts(item)
 
 
 class _Listed(msgspec.Struct):

@@ -51,7 +51,7 @@ def create_app(
             secret = settings.secret or await store.signing_key()
             metrics = Metrics()
             if settings.upstream is None:
-                provider = Echo(default_max_tokens=settings.default_max_tokens)
+                provider = Echo(default_max_tokens=settings.default_max_tokens, hold=settings.held)
             else:
                 provider = Upstream(
                     settings.upstream,
@@ -64,6 +64,7 @@ def create_app(
                     provider=settings.provider,
                     max_answer_bytes=settings.max_answer_bytes,
                     on_hang_up=settings.on_hang_up,
+                    hold=settings.held,
                 )
             rate_limits = RateLimits(
                 settings.rate_limit_storage,
@@ -89,6 +90,7 @@ def create_app(
                 bodies=BodyMemory(),
                 health=Health(store),
                 aliases=settings.aliases,
+                fields=settings.fields,
                 heartbeats=IdleTimer(asyncio.get_running_loop(), output.HEARTBEAT_SECONDS),
             )
             try:

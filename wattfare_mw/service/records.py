@@ -11,6 +11,8 @@ from ..money import NANOS_PER_USD
 
 #: The cap of a grant that names none, unless the operator sets another default.
 DEFAULT_GRANT = NANOS_PER_USD
+#: What a call holds whose cost has no bound, unless the operator says otherwise.
+UNBOUNDED_HOLD = NANOS_PER_USD
 #: How long a call may go on without its client, in seconds.
 DETACHED_SECONDS = 300.0
 
@@ -97,11 +99,20 @@ class Bounds(msgspec.Struct, frozen=True):
             short.
         most: the highest possible cost. A smaller budget makes the call shorter.
         requires_cap: the cost has no bound of its own, so only a cap can bound it.
+        unbounded: ``most`` is an amount to hold, and the call can cost more. If its process dies,
+            the call is billed what was recorded, and never all that is held.
     """
 
     least: int
     most: int
     requires_cap: bool = False
+    unbounded: bool = False
+
+    def holding(self, amount: int) -> Bounds:
+        """The bounds of the same call if its cost has no bound: it holds this amount (in
+        nano-dollars), or its own bound if that is more."""
+        # A call that may cost something needs something to be left, even if its tokens are free.
+        return Bounds(max(self.least, 1), max(self.most, amount), requires_cap=True, unbounded=True)
 
 
 #: The bounds of a call that costs nothing.
@@ -157,11 +168,17 @@ class InferenceCall(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Reservation(msgspec.Struct, frozen=True):
-    """A call's reservation. ``metered`` is the last recorded cost of a stream."""
+    """A call's reservation.
+
+    Attributes:
+        metered: the last recorded cost of a stream.
+        unbounded: the cost has no bound, see :class:`Bounds`.
+    """
 
     reserved: int
     stream: bool = False
     metered: int = 0
+    unbounded: bool = False
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):

@@ -12,10 +12,12 @@ import msgspec
 from ..errors import invalid_request
 from ..transport import SecretBytes, header_key, hidden
 from ..types import MAX_MODEL_CHARACTERS
+from .chat.allowed_fields import Policy
+from .chat.price import MAX_RESERVATION
 from .chat.request import DEFAULT_MAX_TOKENS, MAX_TOKENS
 from .models.own_prices import OwnPrices
 from .models.providers import find_provider
-from .records import DEFAULT_GRANT, DETACHED_SECONDS, Terms
+from .records import DEFAULT_GRANT, DETACHED_SECONDS, UNBOUNDED_HOLD, Terms
 from .tokens import Signer
 
 DEFAULT_DATABASE = "sqlite:///wattfare.db"
@@ -75,6 +77,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         detached_seconds: seconds that a call may go on without its client.
         on_hang_up: what happens to a stream whose client leaves: ``stop`` closes the connection to
             the upstream, ``finish`` reads the stream to its end; None: what fits the provider.
+        unbounded: what happens to calls whose cost has no bound: ``hold`` lets them through, and
+            each holds an amount; ``refuse`` refuses them.
+        unbounded_hold: that amount, in nano-dollars.
+        unknown_fields: what happens to fields that the service does not know: ``refuse``, or
+            ``pass`` with such a hold.
 
     Raises:
         WattfareError: ``invalid_request``, where one of these cannot be.
@@ -104,6 +111,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     stop_grace: float = STOP_GRACE_SECONDS
     detached_seconds: float = DETACHED_SECONDS
     on_hang_up: Literal["stop", "finish"] | None = None
+    unbounded: Literal["hold", "refuse"] = "hold"
+    unbounded_hold: int = UNBOUNDED_HOLD
+    unknown_fields: Literal["refuse", "pass"] = "refuse"
 
     def __post_init__(self) -> None:
         self._hide_secrets()
@@ -136,6 +146,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             )
         if self.on_hang_up not in (None, "stop", "finish"):
             raise invalid_request("On a hang-up, a stream is to `stop` or to `finish`.")
+        self._check_unbounded()
         if not 1 <= self.default_max_tokens <= MAX_TOKENS:
             raise invalid_request(
                 f"The limit of a call that names none is from 1 to {MAX_TOKENS:,} tokens."
@@ -150,6 +161,21 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             )
         if self.secret is not None:
             Signer(self.secret)  # a weak one stops the service before it starts
+
+    def _check_unbounded(self) -> None:
+        if self.unbounded not in ("hold", "refuse"):
+            raise invalid_request("A call whose cost has no bound is to `hold` or to `refuse`.")
+        if self.unknown_fields not in ("refuse", "pass"):
+            raise invalid_request("A field that is not known is to `refuse` or to `pass`.")
+        if not 1 <= self.unbounded_hold <= MAX_RESERVATION:
+            raise invalid_request(
+                "What such a call holds is more than 0 USD, and at most 1,000,000."
+            )
+        if (self.unbounded, self.unknown_fields) == ("refuse", "pass"):
+            raise invalid_request(
+                "The cost of a field that is not known has no bound: --unknown-fields pass goes "
+                "with --unbounded hold."
+            )
 
     def _check_upstream_key(self) -> None:
         if self.upstream_key is None:
@@ -178,6 +204,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             grant_default=self.grant_default,
             grant_max=self.grant_max,
         )
+
+    @property
+    def fields(self) -> Policy:
+        """What happens to fields whose cost has no bound."""
+        return Policy(self.unbounded, self.unknown_fields)
+
+    @property
+    def held(self) -> int | None:
+        """What a call holds whose cost has no bound, in nano-dollars; None if it is refused."""
+        return self.unbounded_hold if self.unbounded == "hold" else None
 
     def __repr__(self) -> str:
         return "Settings()"  # a URL may hold a password

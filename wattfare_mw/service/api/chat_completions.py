@@ -5,11 +5,13 @@ from __future__ import annotations
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
+from ... import money
 from ...headers import Headers
 from ...offload import LARGE_BODY, in_thread
 from ...receiving import UntilDisconnect, read_body
-from ...types import LOWERED_HEADER
+from ...types import LOWERED_HEADER, RESERVED_HEADER
 from ..chat import request as chat_request
+from ..chat.allowed_fields import Policy
 from ..ids import new_id
 from ..models.provider import Job
 from ..records import App, IdempotencyKey, InferenceCall
@@ -19,6 +21,7 @@ from .output import ASGIOutput
 from .state import ServiceState
 
 _LOWERED = LOWERED_HEADER.encode()
+_RESERVED = RESERVED_HEADER.encode()
 
 
 class ChatCompletions:
@@ -55,9 +58,9 @@ async def _call(
     with state.bodies.claim((app.id, *payer)) as claim:
         body = await read_body(receive, MAX_CALL_BYTES, ClientDisconnect, claim)
         if len(body) <= LARGE_BODY:
-            request, key = _read(headers, body, uncut)
+            request, key = _read(headers, body, uncut, state.fields)
         else:
-            request, key = await in_thread(_read, headers, body, uncut)
+            request, key = await in_thread(_read, headers, body, uncut, state.fields)
         model = state.aliases.get(request.model)
         if model is not None:
             request = request.for_model(model)
@@ -81,7 +84,7 @@ async def _call(
                 key=key,
             )
             del body, request  # the job drops them, too, once the upstream has them
-            output = ASGIOutput(send, lambda: _lowered_header(job), state.heartbeats)
+            output = ASGIOutput(send, lambda: _headers(job), state.heartbeats)
             try:
                 await state.runner.run(call, job, output, started=claim.release, wait=wait)
             finally:
@@ -89,10 +92,15 @@ async def _call(
 
 
 def _read(
-    headers: Headers, body: bytes, uncut: bool
+    headers: Headers, body: bytes, uncut: bool, policy: Policy
 ) -> tuple[chat_request.ChatRequest, IdempotencyKey | None]:
-    return chat_request.read(body, uncut=uncut), parameters.idempotency_key(headers, body)
+    return chat_request.read(body, uncut=uncut, policy=policy), parameters.idempotency_key(
+        headers, body
+    )
 
 
-def _lowered_header(job: Job) -> tuple[tuple[bytes, bytes], ...]:
-    return () if job.lowered is None else ((_LOWERED, b"%d" % job.lowered),)
+def _headers(job: Job) -> tuple[tuple[bytes, bytes], ...]:
+    lowered = () if job.lowered is None else ((_LOWERED, b"%d" % job.lowered),)
+    if not job.bounds.unbounded or job.meter.granted is None:
+        return lowered
+    return (*lowered, (_RESERVED, f"{money.usd(job.meter.granted):f}".encode()))

@@ -22,13 +22,14 @@ from ...types import (
     MAX_MODEL_CHARACTERS,
     MAX_USER_ID,
     MAX_WAIT_SECONDS,
+    RESERVED_HEADER,
     USER_HEADER,
     WAIT_HEADER,
     CreatedSession,
     GrantResult,
     encode,
 )
-from ..chat.allowed_fields import MAX_N, REQUEST
+from ..chat.allowed_fields import MAX_N, REQUEST, Kind
 from ..chat.request import MAX_TOKENS
 from ..metrics import CONTENT_TYPE
 from .bodies import JSON, json_response
@@ -375,11 +376,11 @@ _TEXT: Json = {
 # The table of allowed fields has the names. It says more of each value than this does.
 _CHAT: Json = {
     "type": "object",
-    "description": "The fields of OpenAI's chat completions whose cost can be bounded.",
+    "description": "The fields that the service knows. See its documentation for what each costs.",
     "required": ["model", "messages"],
     "additionalProperties": False,
     "properties": {
-        **{name: {} for name in REQUEST},
+        **{name: {} for name, field in REQUEST.items() if field.kind != Kind.REFUSED},
         "model": {"type": "string", "minLength": 1, "maxLength": MAX_MODEL_CHARACTERS},
         "messages": {
             "type": "array",
@@ -404,7 +405,11 @@ _COMPLETION_ANSWER: Json = {
             LOWERED_HEADER: {
                 "description": "What the token limit was lowered to, if it was.",
                 "schema": {"type": "integer"},
-            }
+            },
+            RESERVED_HEADER: {
+                "description": "What the call holds, in USD, if its cost has no bound.",
+                "schema": {"type": "string"},
+            },
         },
         "content": {
             JSON: {"schema": {"type": "object", "required": ["choices"]}},

@@ -9,6 +9,7 @@ from starlette.requests import Request
 
 from ...body_memory import BodyMemory
 from ...transport.idle import IdleTimer
+from ..chat.allowed_fields import Policy
 from ..inference.runner import CallRunner
 from ..ledger.store import Store
 from ..metrics import Metrics
@@ -35,6 +36,7 @@ class ServiceState(msgspec.Struct, frozen=True):
     heartbeats: IdleTimer
     health: Health
     aliases: Mapping[str, str]
+    fields: Policy
 
     def __repr__(self) -> str:
         return "ServiceState()"

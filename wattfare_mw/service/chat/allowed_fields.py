@@ -1,16 +1,23 @@
 """What may stand in an inference request: one table, and a rule for each field.
 
-A reservation is a promise about a cost, so only what cannot cost more than is reserved goes up.
-There are three kinds of fields: those that cost nothing of their own, those that the service
-counts, and those whose price nobody can bound beforehand (an image by its tiles, a search by its
-hits, another model by its price), which are refused by their name. **A field that is not in the
-table is refused, too, by its name**: an API grows fields that cost money faster than anyone reads
-its news, and what is passed on unread is paid for unread. So each object in a request has its
-own list of keys, to the last one. Only a schema or a function's arguments may be any JSON. What
-libraries keep in messages is let through by a rule of its own: see :mod:`.kept_fields`.
+A reservation is a promise about a cost. So each field has a kind, by what it can cost:
 
-Sources: the request bodies of OpenAI's and OpenRouter's chat completions. ``null`` is as good as
-absent everywhere. The fields that :mod:`.chat` reads (``messages``, the limits, ``n``, …) have
+- *free*: nothing of its own.
+- *counted*: the reservation counts it: it is part of the prompt, or a limit.
+- *held*: no bound is known. The call is let through, and holds a fixed amount.
+- *refused*: this service cannot serve it, or the client could act with the operator's keys.
+
+**A field that is not in the table is refused by its name**, unless the operator lets such fields
+pass: an API grows fields that cost money faster than anyone reads its news. Then the call is held.
+Some names are refused at any depth, whatever the operator says: see :mod:`.foreign_fields`. Each
+object in a request has its own list of keys, to the last one. Only a schema or a function's
+arguments may be any JSON. What libraries keep in messages is let through by a rule of its own: see
+:mod:`.kept_fields`.
+
+Sources: the request bodies of OpenAI's and OpenRouter's chat completions, and the documentation of
+vLLM, SGLang, llama.cpp, Ollama, LM Studio, LiteLLM, Mistral, Groq, xAI, Perplexity, Together,
+DeepSeek, Moonshot, Qwen, and of Google's and Anthropic's compatible APIs. ``null`` is as good as
+absent everywhere. The fields that :mod:`.request` reads (``messages``, the limits, ``n``, …) have
 their values checked there.
 """
 
@@ -18,25 +25,111 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from typing import Any, cast
+from enum import StrEnum
+from typing import Any, Literal, NamedTuple, cast
+
+import msgspec
 
 from ...errors import invalid_request
-from . import kept_fields
+from . import foreign_fields, kept_fields
 
 #: How many answers one call may ask for: OpenAI's own limit.
 MAX_N = 128
+#: So many held fields of a request are named.
+MAX_NAMED = 8
 
-Rule = Callable[[str, Any], None]
-"""Raises an ``invalid_request`` that names the field, or lets its value pass."""
+
+class Kind(StrEnum):
+    """What a field can cost. A later kind is the stronger one."""
+
+    FREE = "free"
+    COUNTED = "counted"
+    HELD = "held"
+    REFUSED = "refused"
 
 
-def check(request: dict[str, Any]) -> None:
+class Policy(msgspec.Struct, frozen=True):
+    """What the operator wants done with fields whose cost has no bound.
+
+    Attributes:
+        unbounded: hold an amount for the held fields of the table, or refuse them.
+        unknown: refuse a field that is not in the table, or let it pass as a held one.
+    """
+
+    unbounded: Literal["hold", "refuse"] = "hold"
+    unknown: Literal["refuse", "pass"] = "refuse"
+
+
+DEFAULT_POLICY = Policy()
+
+
+class Held(NamedTuple):
+    """A field of a request whose cost has no bound, and why."""
+
+    name: str
+    because: str
+
+
+class Found(NamedTuple):
+    """What in a value has no bound: held fields (the first few), and a field that is not known."""
+
+    held: tuple[Held, ...] = ()
+    unknown: str | None = None
+
+
+Rule = Callable[[str, Any], Found | None]
+"""Raises an ``invalid_request`` that names the field, or lets its value pass. What it lets pass
+without a bound it returns."""
+
+
+def check(request: dict[str, Any], policy: Policy = DEFAULT_POLICY) -> tuple[str, ...]:
     """Let this request's fields through, or refuse the first that cannot be.
+
+    Returns: the names of the fields whose cost has no bound, :data:`MAX_NAMED` of them at most.
 
     Raises:
         WattfareError: ``invalid_request``, with the field's name.
     """
-    _request("", request)
+    found = _request("", request)
+    if found is None:
+        return ()
+    if found.unknown is not None and policy.unknown == "refuse":
+        raise invalid_request(
+            f"`{found.unknown}` is no field that this service knows, so that its cost cannot be "
+            "bounded. The operator of the service can let such fields pass with "
+            "--unknown-fields pass."
+        )
+    if found.held and policy.unbounded == "refuse":
+        name, because = found.held[0]
+        raise _not_let_through(name, because)
+    unknown = () if found.unknown is None else (found.unknown,)
+    return (*(name for name, _ in found.held), *unknown)
+
+
+def _not_let_through(name: str, because: str) -> Exception:
+    return invalid_request(f"`{name}` is not let through: {because}.")
+
+
+def _both(one: Found | None, other: Found | None) -> Found | None:
+    if one is None or other is None:
+        return one or other
+    return Found((one.held + other.held)[:MAX_NAMED], one.unknown or other.unknown)
+
+
+def _unknown(name: str, field: str, value: Any) -> Found:
+    """A field that is not in the table."""
+    found = field if foreign_fields.is_foreign(field) else foreign_fields.find(value)
+    if found is not None:
+        raise _foreign(name, found)
+    return Found(unknown=name)
+
+
+def _foreign(name: str, found: str) -> Exception:
+    where = f"`{found[:64]}`" if name.endswith(found[:64]) else f"`{found[:64]}` in `{name}`"
+    return invalid_request(
+        f"{where} is never let through: it could redirect the call, authenticate it, store it "
+        "elsewhere or use what is the operator's."
+    )
 
 
 def _plain(name: str, value: Any) -> None:
@@ -57,19 +150,48 @@ def _json(_name: str, _value: Any) -> None:
     it has, and it is counted as part of the prompt."""
 
 
+def _tame(name: str, value: Any) -> None:
+    """Any JSON in which no name is a foreign one."""
+    found = foreign_fields.find(value)
+    if found is not None:
+        raise _foreign(name, found)
+
+
+def _own_keys(name: str, value: Any) -> None:
+    """Any JSON whose keys are the client's own."""
+    found = foreign_fields.find(value, foreign_fields.is_foreign_key)
+    if found is not None:
+        raise _foreign(name, found)
+
+
 def _refused(because: str) -> Rule:
     def rule(name: str, value: Any) -> None:
         # Nothing is asked for by these; an empty object can be something with all its defaults.
         if value is not False and value != []:
-            raise invalid_request(f"`{name}` is not let through: {because}.")
+            raise _not_let_through(name, because)
 
     return rule
 
 
+def _held(because: str, *free: Any, shape: Rule = _tame) -> Rule:
+    """A field whose cost has no bound, unless its value is one of the ``free`` ones."""
+
+    def rule(name: str, value: Any) -> Found | None:
+        if value is False or value == [] or _is_one_of(value, free):
+            return None
+        return _both(Found((Held(name, because),)), shape(name, value))
+
+    return rule
+
+
+def _is_one_of(value: Any, known: tuple[Any, ...]) -> bool:
+    # `True == 1`, and is another value all the same.
+    return any(type(value) is type(one) and value == one for one in known)
+
+
 def _only(*allowed: Any) -> Rule:
     def rule(name: str, value: Any) -> None:
-        # `True == 1`, and is another value all the same.
-        if not any(type(value) is type(one) and value == one for one in allowed):
+        if not _is_one_of(value, allowed):
             said = " or ".join(json.dumps(one) for one in allowed)
             raise invalid_request(f"`{name}` may be {said} here: the rest cannot be bounded.")
 
@@ -77,39 +199,55 @@ def _only(*allowed: Any) -> Rule:
 
 
 def _object(rules: Mapping[str, Rule]) -> Rule:
-    def rule(name: str, value: Any) -> None:
+    def rule(name: str, value: Any) -> Found | None:
         if not isinstance(value, dict):
             raise invalid_request(f"`{name}` is an object.")
         prefix = f"{name}." if name else ""
+        found: Found | None = None
         for field, inner in cast("dict[str, Any]", value).items():
             known = rules.get(field)
             if known is None:
-                raise invalid_request(
-                    f"`{prefix}{field[:64]}` is no field that this service knows, "
-                    "so that its cost cannot be bounded."
-                )
-            if inner is not None:
-                known(prefix + field, inner)
+                found = _both(found, _unknown(prefix + field[:64], field, inner))
+            elif known is _plain:  # most of them: they need no call and no name
+                if isinstance(inner, (dict, list)):
+                    _plain(prefix + field, inner)
+            elif inner is not None:
+                more = known(prefix + field, inner)
+                if more is not None:
+                    found = _both(found, more)
+        return found
 
     return rule
 
 
 def _each(rule: Rule) -> Rule:
-    def each(name: str, value: Any) -> None:
+    def each(name: str, value: Any) -> Found | None:
         if not isinstance(value, list):
             raise invalid_request(f"`{name}` is an array.")
+        found: Found | None = None
         for place, item in enumerate(cast("list[Any]", value)):
-            rule(f"{name}[{place}]", item)
+            more = rule(f"{name}[{place}]", item)
+            if more is not None:
+                found = _both(found, more)
+        return found
 
     return each
 
 
 def _text_or(rule: Rule, otherwise: str) -> Rule:
-    def either(name: str, value: Any) -> None:
-        if not isinstance(value, str):
-            if not isinstance(value, (dict, list)):
-                raise invalid_request(f"`{name}` is a string, or {otherwise}.")
-            rule(name, value)
+    def either(name: str, value: Any) -> Found | None:
+        if isinstance(value, str):
+            return None
+        if not isinstance(value, (dict, list)):
+            raise invalid_request(f"`{name}` is a string, or {otherwise}.")
+        return rule(name, value)
+
+    return either
+
+
+def _plain_or(rule: Rule) -> Rule:
+    def either(name: str, value: Any) -> Found | None:
+        return rule(name, value) if isinstance(value, (dict, list)) else None
 
     return either
 
@@ -120,24 +258,36 @@ def _map(name: str, value: Any) -> None:
         raise invalid_request(f"`{name}` is an object.")
     for key, inner in cast("dict[str, Any]", value).items():
         _plain(f"{name}.{key[:64]}", inner)
+        if foreign_fields.is_foreign_key(key):
+            raise _foreign(f"{name}.{key[:64]}", key)
 
 
-def _of_type(types: Mapping[str, Rule], otherwise: str) -> Rule:
-    """An object whose ``type`` says which it is; any type but these is refused by its name."""
+def _of_type(
+    types: Mapping[str, Rule], otherwise: str, others: Callable[[str], Rule | None] | None = None
+) -> Rule:
+    """An object whose ``type`` says which it is. Any type but these is refused by its name, unless
+    ``others`` has a rule for it."""
 
-    def rule(name: str, value: Any) -> None:
+    def rule(name: str, value: Any) -> Found | None:
         kind: Any = cast("dict[str, Any]", value).get("type") if isinstance(value, dict) else None
         known = types.get(kind) if isinstance(kind, str) else None
+        if known is None and others is not None and isinstance(kind, str):
+            known = others(kind)
         if known is None:
             said = f"of type `{kind[:64]}`" if isinstance(kind, str) else "without a type"
             raise invalid_request(f"`{name}` {said} is not let through: {otherwise}.")
-        known(name, value)
+        return known(name, value)
 
     return rule
 
 
 # A cache that is written for five minutes is priced in every list; for an hour, in hardly any.
-_CACHE_CONTROL = _object({"type": _only("ephemeral"), "ttl": _only("5m")})
+_CACHE_CONTROL = _object(
+    {
+        "type": _only("ephemeral"),
+        "ttl": _held("the price of a cache for an hour is not known", "5m", shape=_only("1h")),
+    }
+)
 
 
 def _beside(rules: Mapping[str, Rule], *, made: bool = True) -> Rule:
@@ -295,12 +445,28 @@ _CUSTOM = _object(
         ),
     }
 )
+#: The types of tools that a provider runs by itself begin so: OpenAI's, OpenRouter's, xAI's,
+#: Groq's, Mistral's, Moonshot's, Anthropic's. Others may read what the operator keeps at the
+#: provider (``file_search``, ``mcp``).
+PROVIDER_TOOLS = (
+    *("openrouter:", "web_search", "web_fetch", "x_search", "live_search", "browser_search"),
+    *("browser_automation", "visit_website", "wolfram_alpha", "code_interpreter"),
+    *("code_execution", "image_generation", "builtin_function"),
+)
+_RUN_BY_PROVIDER = _held("the provider runs this tool, at a price of its own")
+
+
+def _of_provider(kind: str) -> Rule | None:
+    return _RUN_BY_PROVIDER if kind.startswith(PROVIDER_TOOLS) else None
+
+
 _TOOL = _of_type(
     {
         "function": _of_tool({**_BESIDE_TOOL, "function": _FUNCTION}, plain=True),
         "custom": _of_tool({**_BESIDE_TOOL, "custom": _CUSTOM}, plain=True),
     },
     "only tools that the app runs itself cost nothing of their own",
+    _of_provider,
 )
 _CHOSEN_TOOL = {
     "function": _object({"type": _plain, "function": _NAMED}),
@@ -319,6 +485,7 @@ _TOOL_CHOICE = _of_type(
         ),
     },
     "only tools that the app runs itself cost nothing of their own",
+    _of_provider,
 )
 
 _RESPONSE_FORMAT = _object(
@@ -355,72 +522,305 @@ _PROVIDER = _object(
     }
 )
 
+# Thinking is part of the answer, and ends with its limit: see `request.ChatRequest.limits`.
+_THINKING = _object(
+    dict.fromkeys(("type", "budget_tokens", "display", "clear_thinking", "keep"), _plain)
+)
+
+# Ollama's own options. Those that say how a model is loaded are the operator's.
+_OLLAMA_OPTIONS = _object(
+    {
+        **dict.fromkeys(
+            (
+                *("num_predict", "num_ctx", "num_keep", "seed", "temperature", "top_k", "top_p"),
+                *("min_p", "typical_p", "tfs_z", "repeat_last_n", "repeat_penalty"),
+                *("presence_penalty", "frequency_penalty", "penalize_newline"),
+                *("mirostat", "mirostat_eta", "mirostat_tau"),
+            ),
+            _plain,
+        ),
+        "stop": _text_or(_each(_plain), "an array of strings"),
+    }
+)
+
+# vLLM gives these to the template, over what it sets by itself. A template of the client's own
+# could repeat the prompt without end (CVE-2025-61620), and so could other messages.
+_TEMPLATE_REFUSED = (
+    *("chat_template", "tokenize", "messages", "conversation", "conversations", "tools"),
+    *("tokenizer", "return_dict", "return_tensors", "return_assistant_tokens_mask"),
+)
+
+
+def _template_arguments(name: str, value: Any) -> None:
+    if not isinstance(value, dict):
+        raise invalid_request(f"`{name}` is an object.")
+    for key in cast("dict[str, Any]", value):
+        if key in _TEMPLATE_REFUSED:
+            raise _not_let_through(f"{name}.{key}", "it replaces what the template is given")
+
+
+class Field(NamedTuple):
+    """A row of the table.
+
+    Attributes:
+        kind: the strongest that its value can have.
+        rule: checks the value.
+        note: what it is, for the documentation. Fields of one kind and note share a line.
+    """
+
+    kind: Kind
+    rule: Rule
+    note: str
+
+
+def _rows(kind: Kind, note: str, fields: Mapping[str, Rule]) -> dict[str, Field]:
+    return {name: Field(kind, rule, note) for name, rule in fields.items()}
+
+
+def _plain_rows(kind: Kind, note: str, *names: str) -> dict[str, Field]:
+    return _rows(kind, note, dict.fromkeys(names, _plain))
+
+
+def _held_row(
+    name: str, because: str, *free: Any, note: str = "", shape: Rule = _tame
+) -> dict[str, Field]:
+    rule = _held(because, *free, shape=shape)
+    return {name: Field(Kind.HELD, rule, f"{because}{'; ' if note else ''}{note}")}
+
+
+def _refused_row(name: str, because: str) -> dict[str, Field]:
+    return {name: Field(Kind.REFUSED, _refused(because), because)}
+
+
+_LIST_OF_PLAIN = _each(_plain)
+
 #: Every field that a request may have.
-REQUEST: Mapping[str, Rule] = {
-    # Read and counted.
-    "model": _plain,
-    "messages": _each(_message),
-    "max_tokens": _plain,
-    "max_completion_tokens": _plain,
-    "n": _plain,
-    "stream": _plain,
-    "stream_options": _object(
-        {"include_usage": _plain, "include_obfuscation": _plain, "continuous_usage_stats": _plain}
+REQUEST: Mapping[str, Field] = {
+    # What the reservation counts.
+    "model": Field(
+        Kind.COUNTED,
+        _text,
+        "its price; a preset (`@preset/…`), and a router or another model without a fixed price "
+        "whose upstream names the cost, is held",
     ),
-    "reasoning": _REASONING,
-    "provider": _PROVIDER,
-    # Part of the prompt.
-    "tools": _each(_TOOL),
-    "functions": _each(_FUNCTION),
-    "response_format": _RESPONSE_FORMAT,
+    "messages": Field(
+        Kind.COUNTED, _each(_message), "the prompt; a cache for an hour in it is held"
+    ),
+    "tools": Field(
+        Kind.COUNTED,
+        _each(_TOOL),
+        "part of the prompt; a tool that the provider runs is held, and one that reads the "
+        "operator's data (`file_search`, `mcp`) is refused",
+    ),
+    **_rows(
+        Kind.COUNTED,
+        "part of the prompt",
+        {
+            "functions": _each(_FUNCTION),
+            "tool_choice": _text_or(_TOOL_CHOICE, "an object that names a tool"),
+            "function_call": _text_or(_NAMED, "an object that names a function"),
+            "response_format": _RESPONSE_FORMAT,
+            "reasoning": _REASONING,
+        },
+    ),
+    "chat_template_kwargs": Field(
+        Kind.COUNTED,
+        _template_arguments,
+        "text for the template, part of the prompt; names that replace the template or what it is "
+        "given are refused",
+    ),
+    **_rows(
+        Kind.COUNTED,
+        "a shape of the answer, counted as part of the prompt",
+        {
+            **dict.fromkeys(
+                ("guided_json", "guided_choice", "structured_outputs"), _plain_or(_json)
+            ),
+            **dict.fromkeys(("json_schema", "format", "structural_tag"), _plain_or(_json)),
+            **dict.fromkeys(("guided_regex", "guided_grammar", "regex", "ebnf", "grammar"), _text),
+            "output_config": _object({"effort": _plain, "format": _json}),
+        },
+    ),
+    "documents": Field(Kind.COUNTED, _each(_json), "part of the prompt"),
+    **_plain_rows(Kind.COUNTED, "the limit", "max_tokens", "max_completion_tokens"),
+    "options": Field(
+        Kind.COUNTED,
+        _OLLAMA_OPTIONS,
+        "Ollama's own; `num_predict` is another name of the limit; how a model is loaded "
+        "(`num_gpu`, …) is not for clients",
+    ),
+    "n": Field(Kind.COUNTED, _plain, "each answer has the limit"),
+    "thinking": Field(Kind.COUNTED, _THINKING, "part of the answer, within the limit"),
+    "thinking_budget": Field(Kind.COUNTED, _plain, "part of the answer, within the limit"),
+    "provider": Field(
+        Kind.COUNTED, _PROVIDER, "`max_price` is set to the price that is reserved for"
+    ),
+    "cache_control": Field(
+        Kind.COUNTED, _CACHE_CONTROL, "writing a cache for five minutes; for an hour it is held"
+    ),
+    # How the answer is sent.
+    "stream": Field(Kind.FREE, _plain, "how the answer is sent"),
+    "stream_options": Field(
+        Kind.FREE,
+        _object(
+            {
+                "include_usage": _plain,
+                "include_obfuscation": _plain,
+                "continuous_usage_stats": _plain,
+            }
+        ),
+        "how the answer is sent",
+    ),
+    "usage": Field(Kind.FREE, _object({"include": _plain}), "how the answer is sent"),
     # How a token is chosen, and what is told of it.
-    "temperature": _plain,
-    "top_p": _plain,
-    "top_k": _plain,
-    "top_a": _plain,
-    "min_p": _plain,
-    "frequency_penalty": _plain,
-    "presence_penalty": _plain,
-    "repetition_penalty": _plain,
-    "logit_bias": _map,
-    "logprobs": _plain,
-    "top_logprobs": _plain,
-    "seed": _plain,
-    "stop": _text_or(_each(_plain), "an array of strings"),
-    "tool_choice": _text_or(_TOOL_CHOICE, "an object that names a tool"),
-    "function_call": _text_or(_NAMED, "an object that names a function"),
-    "parallel_tool_calls": _plain,
-    "structured_outputs": _plain,
+    **_plain_rows(
+        Kind.FREE,
+        "how a token is chosen, and what is told of it",
+        *("temperature", "top_p", "top_k", "top_a", "min_p", "typical_p"),
+        *("frequency_penalty", "presence_penalty", "repetition_penalty", "length_penalty"),
+        *("repeat_penalty", "mirostat", "mirostat_eta", "mirostat_tau"),
+        *("logprobs", "top_logprobs", "prompt_logprobs", "seed", "random_seed"),
+        *("min_tokens", "ignore_eos", "include_stop_str_in_output", "skip_special_tokens"),
+        *("spaces_between_special_tokens", "truncate_prompt_tokens", "return_token_ids"),
+        *("return_tokens_as_token_ids", "guided_decoding_backend", "guided_whitespace_pattern"),
+    ),
+    **_rows(
+        Kind.FREE,
+        "how a token is chosen, and what is told of it",
+        {
+            "logit_bias": _map,
+            "stop": _text_or(_LIST_OF_PLAIN, "an array of strings"),
+            "stop_token_ids": _LIST_OF_PLAIN,
+            "allowed_token_ids": _LIST_OF_PLAIN,
+            "bad_words": _LIST_OF_PLAIN,
+        },
+    ),
+    **_plain_rows(
+        Kind.FREE,
+        "how tools are called",
+        *("parallel_tool_calls", "disable_tool_validation"),
+    ),
     # How much is thought and said, within the limit.
-    "reasoning_effort": _plain,
-    "include_reasoning": _plain,
-    "verbosity": _plain,
+    **_plain_rows(
+        Kind.FREE,
+        "how much is thought and said, within the limit",
+        *("reasoning_effort", "include_reasoning", "reasoning_format", "verbosity"),
+        *("enable_thinking", "think", "thinking_token_budget", "separate_reasoning"),
+        *("stream_reasoning", "prompt_mode"),
+    ),
+    # How the prompt is written down.
+    **_plain_rows(
+        Kind.FREE,
+        "how the prompt is written down",
+        *("echo", "add_generation_prompt", "continue_final_message", "add_special_tokens"),
+        *("safe_prompt", "context_length_exceeded_behavior"),
+    ),
+    "transforms": Field(
+        Kind.FREE, _only([], ["middle-out"]), "a long prompt is cut; other values are refused"
+    ),
     # What the upstream keeps or sorts by.
-    "user": _plain,
-    "safety_identifier": _plain,
-    "session_id": _plain,
-    "metadata": _map,
-    "prompt_cache_key": _plain,
-    "prompt_cache_retention": _plain,
-    "usage": _object({"include": _plain}),
-    # Some of its values cost nothing more.
-    "store": _only(False),
-    "service_tier": _only("default", "flex"),
-    "modalities": _only(["text"]),
-    "best_of": _only(1),
-    "transforms": _only([], ["middle-out"]),
-    # What cannot be bounded.
-    "models": _refused("each fallback has a price of its own; name one `model`"),
-    "route": _refused("a router chooses the price"),
-    "preset": _refused("it holds fields that cannot be seen from here"),
-    "plugins": _refused("they have prices of their own"),
-    "web_search_options": _refused("a search has a price of its own"),
-    "prediction": _refused("what is predicted wrongly is billed beyond the limit"),
-    "audio": _refused("audio cannot be bounded"),
-    "image_config": _refused("images cannot be bounded"),
-    "moderation": _refused("it asks another model"),
-    "prompt_cache_options": _refused("writing a cache has a price of its own"),
-    "prompt": _refused("this is a chat: use `messages`"),
+    **_plain_rows(
+        Kind.FREE,
+        "what the upstream keeps or sorts by",
+        *("user", "safety_identifier", "session_id", "prompt_cache_key"),
+        *("prompt_cache_retention", "cache_salt", "cache_prompt"),
+    ),
+    "store": Field(
+        Kind.FREE, _plain, "the upstream keeps the answer, in the account whose key is used"
+    ),
+    "metadata": Field(Kind.FREE, _map, "keys of your own, but none that could redirect the call"),
+    "trace": Field(
+        Kind.FREE,
+        _own_keys,
+        "names for the operator's tracing, but none that could redirect the call",
+    ),
+    **_plain_rows(
+        Kind.FREE,
+        "how long a model stays loaded, and how fast it is",
+        *("keep_alive", "ttl", "draft_model"),
+    ),
+    # What an answer of a search shows. The search itself is part of the model's price.
+    **_rows(
+        Kind.FREE,
+        "which results a model that searches may use",
+        {
+            **dict.fromkeys(
+                (
+                    *("search_domain_filter", "search_language_filter", "include_domains"),
+                    *("exclude_domains", "image_domain_filter", "image_format_filter"),
+                ),
+                _LIST_OF_PLAIN,
+            ),
+            **dict.fromkeys(
+                (
+                    *("search_recency_filter", "search_after_date_filter", "disable_search"),
+                    *("search_before_date_filter", "last_updated_after_filter"),
+                    *("last_updated_before_filter", "language_preference", "citation_options"),
+                    *("enable_search_classifier", "safe_search"),
+                ),
+                _plain,
+            ),
+        },
+    ),
+    # What has no bound.
+    **_held_row("plugins", "they have prices of their own"),
+    **_held_row("web_search_options", "a search has a price of its own"),
+    **_held_row("search_parameters", "a search has a price of its own"),
+    **_held_row("search_settings", "a search has a price of its own"),
+    **_held_row("enable_search", "a search has a price of its own"),
+    **_held_row("search_options", "a search has a price of its own"),
+    **_held_row("search_mode", "a search has a price of its own", "web"),
+    **_held_row("num_search_results", "a search has a price of its own"),
+    **_held_row("return_images", "what is found has a price of its own"),
+    **_held_row("return_related_questions", "what is found has a price of its own"),
+    **_held_row("media_response", "what is found has a price of its own"),
+    **_held_row("stop_server_tools_when", "it says how long the provider's own tools run"),
+    **_held_row("max_tool_calls", "it says how long the provider's own tools run"),
+    **_held_row("compound_custom", "it chooses models and tools"),
+    **_held_row("prediction", "what is predicted wrongly is billed beyond the limit"),
+    **_held_row(
+        "service_tier",
+        "another tier has another price",
+        *("default", "flex", "standard"),
+        note="`default`, `standard` and `flex` are free",
+        shape=_text,
+    ),
+    **_held_row(
+        "speed",
+        "another speed has another price",
+        "standard",
+        note="`standard` is free",
+        shape=_text,
+    ),
+    **_held_row("inference_geo", "another place has another price", "global", shape=_text),
+    **_held_row("route", "a router chooses the price"),
+    **_held_row("preset", "it holds fields that cannot be seen from here", shape=_text),
+    **_held_row(
+        "modalities",
+        "an image or audio has a price of its own",
+        ["text"],
+        note='`["text"]` is free',
+        shape=_LIST_OF_PLAIN,
+    ),
+    **_held_row("audio", "audio has a price of its own"),
+    **_held_row("image_config", "an image has a price of its own"),
+    **_held_row("mm_processor_kwargs", "an image has a price of its own"),
+    **_held_row("moderation", "it asks another model"),
+    **_held_row("safety_model", "it asks another model"),
+    **_held_row("prompt_cache_options", "writing a cache has a price of its own"),
+    **_held_row("context_management", "writing a cache has a price of its own"),
+    **_held_row("best_of", "each attempt is billed", 1, note="`1` is free", shape=_plain),
+    **_held_row("use_beam_search", "each attempt is billed", shape=_plain),
+    # What is not served.
+    "models": Field(
+        Kind.REFUSED,
+        _refused("each fallback has a price of its own; name one `model`"),
+        "each fallback has a price of its own",
+    ),
+    **_refused_row("prompt", "this is a chat: use `messages`"),
+    **_refused_row("chat_template", "a template can repeat the prompt without end"),
+    **_refused_row("background", "an answer that comes later is not billed"),
+    **_refused_row("deferred", "an answer that comes later is not billed"),
 }
 
-_request = _object(REQUEST)
+_request = _object({name: field.rule for name, field in REQUEST.items()})

@@ -13,6 +13,8 @@ from .usage import COMPLETION_PARTS, PROMPT_PARTS, TokenCounts
 
 #: The most that one call may reserve (nano-dollars), so that sums fit into the database's integers.
 MAX_RESERVATION = 10**15
+#: The service tiers that cost more than the usual one. They do not count for a bound.
+DEAR_TIERS = frozenset({"priority", "fast"})
 
 
 class Rates(msgspec.Struct, frozen=True, kw_only=True):
@@ -137,9 +139,12 @@ class Price(msgspec.Struct, frozen=True, dict=True):
         return rates.prompt, rates.completion, rates.request or Decimal(0)
 
     def _within(self, prompt: int) -> tuple[int, ...]:
-        """The overrides that such a prompt, or a shorter one, can have."""
+        """The overrides that such a prompt, or a shorter one, can have. A call that asks for a dear
+        tier is held instead."""
         return tuple(
-            place for place, each in enumerate(self.overrides) if each.min_prompt <= prompt
+            place
+            for place, each in enumerate(self.overrides)
+            if each.min_prompt <= prompt and each.tier not in DEAR_TIERS
         )
 
     def _table(self, prompt: int, moment: datetime | None, tier: str | None = None) -> _Table:

@@ -40,7 +40,12 @@ WITH_TOOLS = 1024
 
 #: What the text of a prompt is written from, besides its messages.
 _WRITTEN = frozenset(
-    {"tools", "functions", "response_format", "tool_choice", "function_call", "reasoning"}
+    {
+        *("tools", "functions", "response_format", "tool_choice", "function_call", "reasoning"),
+        *("chat_template_kwargs", "documents", "structured_outputs", "structural_tag"),
+        *("guided_json", "guided_choice", "guided_regex", "guided_grammar", "json_schema"),
+        *("format", "regex", "ebnf", "grammar", "output_config", "thinking", "options"),
+    }
 )
 _TOOLS = ("tools", "functions")
 #: Text is counted in pieces of so many bytes. Other threads can run meanwhile, and one wide

@@ -11,6 +11,7 @@ from ...json_limits import check_structure
 from ...offload import LARGE_BODY
 from ...types import MAX_MODEL_CHARACTERS
 from . import allowed_fields
+from .allowed_fields import DEFAULT_POLICY, Policy
 
 #: What a call is given that names no limit, in tokens, unless the operator says otherwise.
 DEFAULT_MAX_TOKENS = 8192
@@ -19,6 +20,9 @@ FLOOR_TOKENS = 16
 #: More tokens than any model gives; a number beyond is a mistake.
 MAX_TOKENS = 10_000_000
 
+#: Ollama's name of the limit, in ``options``.
+_OLLAMA_LIMIT = "num_predict"
+_THINKING = frozenset({"reasoning", "thinking", "thinking_budget"})
 _TOKEN_FIELDS = ("max_completion_tokens", "max_tokens")
 
 
@@ -28,7 +32,7 @@ class ChatRequest(msgspec.Struct, frozen=True):
     ``body`` is decoded JSON: where a name stood in it twice, one value is left, the one that was
     looked at. ``max_tokens``, for each of the ``n`` answers, is under whichever name the client
     used. ``thinking``: as many of those tokens are set aside for it. ``uncut``: rather no answer
-    than a shortened one.
+    than a shortened one. ``held``: the fields whose cost has no bound.
     """
 
     model: str
@@ -41,6 +45,7 @@ class ChatRequest(msgspec.Struct, frozen=True):
     thinking: int = 0
     uncut: bool = False
     large: bool = False
+    held: tuple[str, ...] = ()
 
     def limits(self, default: int) -> tuple[int, int]:
         """The tokens that each answer may have: the fewest that make sense, and the most.
@@ -51,7 +56,8 @@ class ChatRequest(msgspec.Struct, frozen=True):
         most = default if self.max_tokens is None else self.max_tokens
         if self.thinking >= most:
             raise invalid_request(
-                f"`reasoning.max_tokens` is part of the limit, which is {most:,}."
+                "The tokens for thinking (`reasoning.max_tokens`, `thinking.budget_tokens`, "
+                f"`thinking_budget`) are part of the limit, which is {most:,}."
             )
         least = most if self.uncut else min(most, self.thinking + FLOOR_TOKENS)
         return least, most
@@ -64,7 +70,10 @@ class ChatRequest(msgspec.Struct, frozen=True):
     def limited(self, tokens: int, *names: str) -> dict[str, Any]:
         """The body with this limit, under these names and no other."""
         others = {key: value for key, value in self.body.items() if key not in _TOKEN_FIELDS}
-        return {**others, **dict.fromkeys(names, tokens)}
+        body: dict[str, Any] = {**others, **dict.fromkeys(names, tokens)}
+        if _ollama_limit(body) is not None:
+            body["options"] = {**body["options"], _OLLAMA_LIMIT: tokens}
+        return body
 
     def for_model(self, model: str) -> ChatRequest:
         """The same request to another model."""
@@ -74,11 +83,12 @@ class ChatRequest(msgspec.Struct, frozen=True):
         return f"ChatRequest({self.model!r}, stream={self.stream})"  # prompts are not for logs
 
 
-def read(body: bytes, *, uncut: bool = False) -> ChatRequest:
+def read(body: bytes, *, uncut: bool = False, policy: Policy = DEFAULT_POLICY) -> ChatRequest:
     """The request in this body.
 
     Args:
         uncut: refuse it where the budget does not pay for all that it asks for.
+        policy: what is done with fields whose cost has no bound.
 
     Raises:
         WattfareError: ``invalid_request``, with what is wrong.
@@ -95,7 +105,7 @@ def read(body: bytes, *, uncut: bool = False) -> ChatRequest:
     if not isinstance(model, str) or not 0 < len(model) <= MAX_MODEL_CHARACTERS:
         raise invalid_request(f"`model` is a string of 1 to {MAX_MODEL_CHARACTERS} characters.")
     stream = _flag(known, "stream")
-    request = ChatRequest(
+    return ChatRequest(
         model=model,
         messages=_messages(known.get("messages")),
         stream=stream,
@@ -103,12 +113,11 @@ def read(body: bytes, *, uncut: bool = False) -> ChatRequest:
         max_tokens=_max_tokens(known),
         body=known,
         n=_whole(known, "n", allowed_fields.MAX_N) or 1,
-        thinking=_thinking(known.get("reasoning")),
+        thinking=_thinking(known),
         uncut=uncut,
         large=len(body) > LARGE_BODY,
+        held=allowed_fields.check(known, policy),
     )
-    allowed_fields.check(known)
-    return request
 
 
 def text_of(message: dict[str, Any]) -> str:
@@ -188,11 +197,32 @@ def _whole(fields: dict[str, Any], name: str, most: int, prefix: str = "") -> in
     return value
 
 
-def _thinking(reasoning: object) -> int:
-    if not isinstance(reasoning, dict):
-        return 0  # the table of fields says what it has to be
-    fields = cast("dict[str, Any]", reasoning)
-    return _whole(fields, "max_tokens", MAX_TOKENS, "reasoning.") or 0
+def _thinking(fields: dict[str, Any]) -> int:
+    if _THINKING.isdisjoint(fields):
+        return 0
+    return max(
+        _inner(fields, "reasoning", "max_tokens") or 0,
+        _inner(fields, "thinking", "budget_tokens") or 0,
+        _thinking_budget(fields),
+    )
+
+
+def _thinking_budget(fields: dict[str, Any]) -> int:
+    # 0 stands for none, and -1 for as many as the model wants.
+    if fields.get("thinking_budget") in (0, -1):
+        return 0
+    return _whole(fields, "thinking_budget", MAX_TOKENS) or 0
+
+
+def _inner(fields: dict[str, Any], name: str, limit: str) -> int | None:
+    value = fields.get(name)
+    if not isinstance(value, dict):
+        return None  # the table of fields says what it has to be
+    return _whole(cast("dict[str, Any]", value), limit, MAX_TOKENS, f"{name}.")
+
+
+def _ollama_limit(fields: dict[str, Any]) -> int | None:
+    return _inner(fields, "options", _OLLAMA_LIMIT)
 
 
 def _max_tokens(fields: dict[str, Any]) -> int | None:
@@ -201,4 +231,10 @@ def _max_tokens(fields: dict[str, Any]) -> int | None:
         raise invalid_request(
             "`max_tokens` and `max_completion_tokens` are two names of one limit."
         )
-    return old if new is None else new
+    limit = old if new is None else new
+    if "options" not in fields:
+        return limit
+    ollama = _ollama_limit(fields)
+    if ollama is None or limit is None:
+        return ollama if limit is None else limit
+    return min(limit, ollama)

@@ -93,8 +93,10 @@ class ActiveCall:
         reserved = meter.granted
         if not self.call.stream or reserved is None:
             return None
-        cost = min(meter.cost(), reserved)
-        if not rules.is_worth_recording(reserved, self._recorded, cost) and (
+        unbounded = self.call.bounds.unbounded
+        # What is not known counts as all that is held, which is not what it has cost so far.
+        cost = min(meter.cost(), reserved) if meter.is_known or not unbounded else 0
+        if not rules.is_worth_recording(reserved, self._recorded, cost, unbounded=unbounded) and (
             name is None or name == self._recorded_id
         ):
             return None

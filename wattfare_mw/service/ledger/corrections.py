@@ -14,7 +14,7 @@ from . import rules, schema
 from .clock import seconds
 
 #: How a call has ended whose process was taken for dead: see :func:`.rules.expire`.
-ASSUMED = ("abandoned", "expired")
+ASSUMED = ("abandoned", "expired", "lost")
 
 
 def correct(
@@ -101,7 +101,7 @@ def _correct_grant(sql: Sql, row: Any, cost: int, *, generated: bool) -> int:
     found: Any = sql.execute(select(grants).where(this).with_for_update()).one()
     room = rules.room_under(found.cap_nanos, Totals(found.billed_nanos, found.reserved_nanos))
     delta = rules.correction(row.billed_nanos, row.reserved_nanos, cost, room)
-    took_a_request = row.ended == "abandoned" or row.billed_nanos > 0
+    took_a_request = row.ended != "expired" or row.billed_nanos > 0
     given_back = 1 if took_a_request and not generated else 0
     sql.execute(
         update(grants)

@@ -91,10 +91,11 @@ def _payer(row: Any) -> Payer:
 
 
 def _expired(row: Any) -> Outcome:
-    cost, ended = rules.expire(Reservation(row.reserved_nanos, row.stream, row.metered_nanos))
+    held = Reservation(row.reserved_nanos, row.stream, row.metered_nanos, row.unbounded)
+    cost, ended = rules.expire(held)
     return Outcome(
         ended=ended,
-        generated=cost > 0 or not row.stream,
+        generated=cost > 0 or ended != "expired",
         cost=cost,
         prompt_tokens=row.prompt_tokens,
         completion_tokens=row.completion_tokens,

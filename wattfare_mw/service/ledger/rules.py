@@ -40,8 +40,10 @@ from ..records import (
 #: How long an ``Idempotency-Key`` stands for the call that it came with, in seconds. The SQL
 #: function of PostgreSQL has the same number.
 KEY_SECONDS = 24 * 3600
-#: A stream is recorded when its cost has grown by one of so many parts of its reservation.
+#: A stream is recorded when its cost has grown by one of so many parts of its reservation. If its
+#: cost has no bound, the reservation is much more than the usual cost, so the parts are smaller.
 RECORDED_PARTS = 10
+RECORDED_PARTS_UNBOUNDED = 1000
 #: How long a client should wait if only calls in flight hold the budget, in seconds.
 IN_FLIGHT_RETRY_SECONDS = 1
 #: What limits a call that waits for others to end.
@@ -226,16 +228,20 @@ def check_key(key: IdempotencyKey, prior: PriorCall | None) -> None:
     )
 
 
-def is_worth_recording(reserved: int, recorded: int, cost: int) -> bool:
+def is_worth_recording(reserved: int, recorded: int, cost: int, *, unbounded: bool = False) -> bool:
     """Has the cost of a stream grown by a tenth of its reservation since it was last recorded?
     It is recorded ten times at most, because the cost counts up to the reservation."""
     growth = min(cost, reserved) - recorded
-    return growth > 0 and growth * RECORDED_PARTS >= reserved
+    parts = RECORDED_PARTS_UNBOUNDED if unbounded else RECORDED_PARTS
+    return growth > 0 and growth * parts >= reserved
 
 
 def expire(held: Reservation) -> tuple[int, str]:
     """What a call has cost whose process died, and how it ended. A stream: what was last
-    recorded. A whole answer: all that is reserved, because it may have been generated."""
+    recorded. A whole answer: all that is reserved, because it may have been generated. A call
+    whose cost has no bound: what was recorded, because it holds more than it usually costs."""
+    if held.unbounded:
+        return held.metered, "lost"
     return (held.metered, "expired") if held.stream else (held.reserved, "abandoned")
 
 
@@ -271,7 +277,7 @@ def _grant(cap: int | None, totals: Totals, bounds: Bounds, limit: Limit, now: i
     if cap is None:
         if bounds.requires_cap:
             raise invalid_request(
-                "What this model costs is not known: it can be called on a budget with a cap only."
+                "The cost of this call has no bound: it can be made on a budget with a cap only."
             )
         return bounds.most
     unspent = cap - totals.billed

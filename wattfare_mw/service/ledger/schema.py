@@ -122,6 +122,8 @@ reservations = Table(
     Column("completion_tokens", BigInteger, nullable=False, server_default="0"),
     # The name under which the provider keeps what this stream costs.
     Column("generation_id", String(128)),
+    # The cost has no bound, so that what is reserved says nothing of it.
+    Column("unbounded", Boolean, nullable=False, server_default=false()),
     CheckConstraint("(user_id IS NULL) <> (grant_hash IS NULL)", name="reservations_payer"),
     Index("reservations_by_holder", "holder"),
     sqlite_with_rowid=False,

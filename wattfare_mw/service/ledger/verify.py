@@ -28,6 +28,24 @@ def verify(sql: Sql) -> list[str]:
     return faults + _compare("grant", kept, billed, reserved)
 
 
+def lost_calls(sql: Sql) -> list[str]:
+    """The calls whose cost had no bound and whose process died: what they really cost is not known.
+    One line each; none for a call whose bill was corrected since."""
+    first, later = schema.ledger, schema.ledger.alias()
+    rows = sql.execute(
+        select(first)
+        .outerjoin(later, later.c.corrects == first.c.id)
+        .where(first.c.ended == "lost", later.c.id.is_(None))
+        .order_by(first.c.id)
+    )
+    return [
+        f"call {row.reservation_id}: its process died. Billed what was recorded, "
+        f"{row.billed_nanos} of {row.reserved_nanos} held: model={row.model!r} "
+        f"request_id={row.request_id}"
+        for row in rows
+    ]
+
+
 def _wrong_corrections(sql: Sql) -> list[str]:
     first, later = schema.ledger, schema.ledger.alias()
     billed = first.c.billed_nanos + later.c.billed_nanos

@@ -29,12 +29,17 @@ class Echo:
 
     Args:
         default_max_tokens: what a call is given that names no limit.
+        hold: what a call holds that has a field whose cost has no bound, in nano-dollars. The
+            field has no effect here, but an app can see what it will be like.
     """
 
     keeps_records = False
 
-    def __init__(self, *, default_max_tokens: int = DEFAULT_MAX_TOKENS) -> None:
+    def __init__(
+        self, *, default_max_tokens: int = DEFAULT_MAX_TOKENS, hold: int | None = None
+    ) -> None:
         self._default_max_tokens = default_max_tokens
+        self._hold = hold
 
     async def models(self) -> bytes:
         """Both, with their prices."""
@@ -65,8 +70,8 @@ class Echo:
         if request.n != 1:
             raise invalid_request("This model gives one answer for each call: `n` is 1.")
         if request.large:
-            return await in_thread(EchoJob, request, self._default_max_tokens)
-        return EchoJob(request, self._default_max_tokens)
+            return await in_thread(EchoJob, request, self._default_max_tokens, self._hold)
+        return EchoJob(request, self._default_max_tokens, self._hold)
 
     async def true_cost(self, generation_id: str) -> int | None:
         """There are no records."""
@@ -82,7 +87,12 @@ class EchoJob:
     lowered: int | None = None
     generation_id: str | None = None
 
-    def __init__(self, request: ChatRequest, default_max_tokens: int = DEFAULT_MAX_TOKENS) -> None:
+    def __init__(
+        self,
+        request: ChatRequest,
+        default_max_tokens: int = DEFAULT_MAX_TOKENS,
+        hold: int | None = None,
+    ) -> None:
         texts = [text_of(message) for message in request.messages]
         said = [
             text
@@ -110,6 +120,8 @@ class EchoJob:
             PRICE.bound(self.meter.prompt_tokens, min(least, self._limit)),
             PRICE.bound(self.meter.prompt_tokens, self._limit),
         )
+        if request.held and hold is not None:
+            self.bounds = self.bounds.holding(hold)
 
     async def start(self, granted: int) -> None:
         """There is nobody to ask; say as many words as this pays for."""

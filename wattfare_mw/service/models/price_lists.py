@@ -17,7 +17,7 @@ import msgspec
 from ... import money
 from ...logs import get_logger
 from ...types import exact
-from ..chat.price import Override, Price, Rates
+from ..chat.price import DEAR_TIERS, Override, Price, Rates
 
 log = get_logger("wattfare_mw.service", show_messages=False)
 
@@ -202,8 +202,8 @@ _TABLE_CANNOT_COUNT = frozenset(
 )
 
 
-#: Only these service tiers can be asked for. They cost less than the usual one.
-_TIERS = frozenset({"flex"})
+#: The service tiers that can be asked for, besides the usual one.
+_TIERS = frozenset({"flex", *DEAR_TIERS})
 
 
 def _of_model(model: Any) -> Price | None:

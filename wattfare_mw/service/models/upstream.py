@@ -55,6 +55,8 @@ MAX_WITHOUT_COST = 1000
 #: what the prompt leaves of its window.
 MAX_LOWERINGS = 2
 _LIST = "/models"
+#: Behind a model's name, or instead of it: OpenRouter's saved settings, such as `@preset/mine`.
+PRESET = "@preset/"
 
 
 class Refusal(msgspec.Struct, frozen=True):
@@ -76,8 +78,10 @@ class Upstream:
         key: sent as the bearer token, if there is one.
         metrics: counts the calls that cost more than was reserved.
         default_max_tokens: what a call is given that names no limit.
-        allow_unpriced: let models be called that have no fixed price: each call reserves all
-            that remains of a budget, which needs a cap.
+        allow_unpriced: let models be called that have no fixed price, although the upstream is not
+            known to name the cost of each call.
+        hold: what a call holds whose cost has no bound, in nano-dollars. None: such calls are
+            refused, but for those of ``allow_unpriced``: each holds all that is left of a budget.
         prices: the operator's own, as in ``Settings``.
         provider: the name of a row in :mod:`.providers`; None: found by the URL.
         max_answer_bytes: the most bytes of an answer that is not a stream.
@@ -99,6 +103,7 @@ class Upstream:
         provider: str | None = None,
         max_answer_bytes: int = MAX_BODY_BYTES,
         on_hang_up: Literal["stop", "finish"] | None = None,
+        hold: int | None = None,
     ) -> None:
         self._base_url = base_url.rstrip("/")
         self._authorization = None if key is None else Secret(f"Bearer {key}")
@@ -112,6 +117,7 @@ class Upstream:
             default_first=not self.provider.sells,
         )
         self._allow_unpriced = allow_unpriced
+        self._hold = hold
         self._without_cost: dict[str, None] = {}  # models; the oldest first
         self.learned = LearnedLimits()
         self.metrics = metrics or Metrics()
@@ -126,12 +132,27 @@ class Upstream:
 
     async def prepare(self, request: ChatRequest, request_id: str) -> UpstreamJob:
         """The call with its limit and its price."""
-        price = await self._catalog.price(request.model)
+        price = await self._price(request.model)
         if price is None and not self._may_be_unpriced(request.model):
             raise self._unpriced(request.model)
+        hold = None
+        if price is None or request.held or _names_preset(request.model):
+            hold = self._hold
         if request.large:
-            return await in_thread(UpstreamJob, self, request, price, request_id)
-        return UpstreamJob(self, request, price, request_id)
+            return await in_thread(UpstreamJob, self, request, price, request_id, hold)
+        return UpstreamJob(self, request, price, request_id, hold)
+
+    async def _price(self, model: str) -> Price | None:
+        if not _names_preset(model):
+            return await self._catalog.price(model)
+        if self._hold is None:
+            raise invalid_request(
+                f"`model` {model!r} is not let through: a preset holds fields that cannot be seen "
+                "from here."
+            )
+        # What is before it counts if the preset names no model of its own.
+        model = model.partition(PRESET)[0]
+        return await self._catalog.price(model) if model else None
 
     def limits(self, request: ChatRequest) -> ModelLimits:
         """What the model of this request can generate, as far as that is known."""
@@ -159,7 +180,10 @@ class Upstream:
         )
 
     def _may_be_unpriced(self, model: str) -> bool:
-        return self._allow_unpriced and model not in self._without_cost
+        # An unknown upstream that has presets is a gateway to OpenRouter, which names each cost.
+        names_cost = self.provider.names_cost or (self.provider is OTHER and _names_preset(model))
+        allowed = self._allow_unpriced or (self._hold is not None and names_cost)
+        return allowed and model not in self._without_cost
 
     def _unpriced(self, model: str) -> WattfareError:
         words = (
@@ -245,14 +269,27 @@ class Upstream:
             raise upstream_answers.unreachable(error) from error.__cause__
 
 
+def _names_preset(model: str) -> bool:
+    return PRESET in model
+
+
 class UpstreamJob:
-    """One call to the upstream, at this price; None: only the upstream can say."""
+    """One call to the upstream, at this price; None: only the upstream can say.
+
+    Args:
+        hold: what it holds, in nano-dollars, because its cost has no bound; None if it has one.
+    """
 
     lowered: int | None = None
     generation_id: str | None = None
 
     def __init__(
-        self, upstream: Upstream, request: ChatRequest, price: Price | None, request_id: str
+        self,
+        upstream: Upstream,
+        request: ChatRequest,
+        price: Price | None,
+        request_id: str,
+        hold: int | None = None,
     ) -> None:
         messages = msgspec.json.encode(request.messages)
         self._prompt = prompt_bound.bound(request.body, messages)
@@ -268,6 +305,9 @@ class UpstreamJob:
                 price.bound(self._prompt, request.n * least),
                 price.bound(self._prompt, request.n * most),
             )
+        if hold is not None:
+            bounds = Bounds(1, 1) if price is None else self.bounds
+            self.bounds = bounds.holding(hold)
         if self.bounds.most > MAX_RESERVATION:
             raise invalid_request("This call could cost more than any budget: lower max_tokens.")
         self.meter = Meter(price, estimate_tokens(messages))

@@ -59,7 +59,7 @@ ANSWER_SECONDS = 2.5
 
 _RESERVE = (
     "SELECT * FROM wattfare_reserve("
-    "$1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)"
+    "$1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)"
 )
 _SETTLE = "SELECT wattfare_settle($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)"
 _RENEW = "SELECT * FROM wattfare_renew($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)"
@@ -164,6 +164,7 @@ class PostgreSQLStore(Store):
             call.grant_hash,
             call.model,
             call.stream,
+            call.bounds.unbounded,
             call.bounds.least,
             call.bounds.most,
             call.bounds.requires_cap,

@@ -165,6 +165,7 @@ INSERT_RESERVATION = _row(
     "holder",
     "stream",
     "revocations",
+    "unbounded",
 )
 INSERT_LEDGER_ROW = _row(
     schema.ledger, *(each.name for each in _rows if each.name not in ("id", "corrects"))

@@ -78,6 +78,7 @@ def reserve(
             holder,
             call.stream,
             revocations,
+            call.bounds.unbounded,
         ),
     )
     if call.key is not None:

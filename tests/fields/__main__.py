@@ -1,0 +1,7 @@
+"""``python -m fields``, in the folder ``tests``: write the list of fields."""
+
+from __future__ import annotations
+
+from fields.page import PAGE, with_list
+
+PAGE.write_text(with_list(PAGE.read_text()))

@@ -1,0 +1,41 @@
+"""Writes the list of fields in ``docs/service.md`` from the table."""
+
+from __future__ import annotations
+
+from itertools import groupby
+from pathlib import Path
+
+from wattfare_mw.service.chat.allowed_fields import PROVIDER_TOOLS, REQUEST, Kind
+from wattfare_mw.service.chat.foreign_fields import NAMES, PREFIXES, WORDS
+
+PAGE = Path(__file__).parents[2] / "docs" / "service.md"
+BEGIN = "<!-- The list of fields: written by `python -m fields` in the folder tests. -->\n"
+END = "<!-- The end of the list of fields. -->\n"
+
+
+def with_list(text: str) -> str:
+    """The page with the list of fields as it is now."""
+    before, rest = text.split(BEGIN)
+    return before + BEGIN + render() + END + rest.split(END)[1]
+
+
+def render() -> str:
+    """The list."""
+    rows = [(field.kind, field.note, name) for name, field in REQUEST.items()]
+    rows.sort(key=lambda row: [*Kind].index(row[0]))  # within a kind, as the table has them
+    lines = ["\n| field | kind | |\n|---|---|---|\n"]
+    for (kind, note), same in groupby(rows, key=lambda row: row[:2]):
+        names = ", ".join(f"`{name}`" for _, _, name in same)
+        lines.append(f"| {names} | {kind} | {note} |\n")
+    lines.append("\nTools of these types are held: " + _names(PROVIDER_TOOLS, "…") + ".\n")
+    lines.append(
+        "\nNo request may have a field, at any depth, whose name holds one of these words, in any "
+        f"spelling: {_names(WORDS)}; begins with one of these: {_names(PREFIXES, '…')}; or is one "
+        f"of these: {_names(NAMES)}. The words and the beginnings are refused as keys of "
+        "`metadata`, too, because LiteLLM reads them there.\n\n"
+    )
+    return "".join(lines)
+
+
+def _names(names: tuple[str, ...], more: str = "") -> str:
+    return ", ".join(f"`{name}{more}`" for name in names)

@@ -1,0 +1,189 @@
+"""A process dies (`kill -9`) in the middle of calls whose cost has no bound. Each is billed what
+was recorded of it, and never all that it holds. The operator can see which calls these were."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import RowMapping, text
+from support.forked import run_forked
+from support.servers import Visitor
+from support.service import App, Service, chat_body, eventually, run_cli
+from support.upstream import Exchange, Upstream, chunk_of
+
+from wattfare_mw.service import create_keys
+from wattfare_mw.service.ledger.databases import read_database
+from wattfare_mw.service.ledger.export import rows as rows_of
+from wattfare_mw.service.ledger.postgresql.store import PostgreSQLStore
+from wattfare_mw.service.ledger.sqlite.store import SQLiteStore
+from wattfare_mw.service.ledger.store import LEASE_SECONDS, Store
+from wattfare_mw.service.ledger.verify import lost_calls, verify
+from wattfare_mw.service.records import Bounds, GrantBudget, InferenceCall, Outcome, Payer, Terms
+
+HOLD = 10**9
+#: About half a cent, at $1 for a million tokens of the prompt and $2 for a million of the answer.
+WORDS = 2500
+METERED = 11 * 1000 + WORDS * 2000
+
+
+def story(exchange: Exchange) -> None:
+    """Many words at once, and then nothing until the client leaves. Each is four bytes: a token."""
+    exchange.start_stream()
+    exchange.event(chunk_of({"choices": [{"index": 0, "delta": {"content": "wor " * WORDS}}]}))
+    exchange.hang()
+
+
+@contextmanager
+def dying(database: str, upstream: Upstream, **settings: Any) -> Iterator[tuple[App, Any]]:
+    """An app of a process that a test kills. The death is not noticed by this."""
+    with run_forked(database=database, upstream=upstream.url, stop_grace=0, **settings) as (
+        process,
+        url,
+    ):
+        service = Service(url, database, process)  # type: ignore[arg-type]
+        with App(service, create_keys(database, "test app")) as app:
+            app.connect(monthlyUsd=5)
+            yield app, process
+
+
+def ask(app: App, request_id: str, **fields: Any) -> Visitor:
+    """A call that is sent, and not waited for."""
+    host, _, port = app.service.url.removeprefix("http://").partition(":")
+    visitor = Visitor((host, int(port)))
+    body = json.dumps(chat_body(**{"model": "fake/model", "max_tokens": 100_000, **fields}))
+    more = {"content-type": "application/json", "x-request-id": request_id}
+    headers = {**app.paid_by("u1"), **more}
+    visitor.ask("POST", "/api/v1/chat/completions", headers, body.encode())
+    return visitor
+
+
+def kill(process: Any) -> None:
+    process.kill()
+    process.join()
+
+
+def count(database: str, where: str) -> int:
+    asked = text(f"SELECT count(*) FROM reservations WHERE {where}")
+    return read_database(database, lambda sql: sql.execute(asked).scalar_one())
+
+
+def rows_after(database: str, upstream: Upstream, **settings: Any) -> list[RowMapping]:
+    """The rows of the calls, once another process has settled them."""
+    with run_forked(database=database, upstream=upstream.url, stop_grace=0, **settings):
+        eventually(lambda: not count(database, "1 = 1"))
+    assert read_database(database, verify) == []
+    return read_database(database, lambda sql: list(rows_of(sql)))
+
+
+def test_each_is_billed_what_was_recorded(database: str, upstream: Upstream) -> None:
+    """Nothing is recorded of a whole answer before it is there. Of a stream of a model without a
+    price, only its upstream can say what it has cost so far."""
+    upstream.script = lambda exchange: (
+        story(exchange) if exchange.json.get("stream") else exchange.hang()
+    )
+    plugins = [{"id": "web"}]
+    with dying(database, upstream, allow_unpriced=True) as (app, process):
+        asked = {
+            "stream": {"stream": True, "plugins": plugins},
+            "whole": {"plugins": plugins},
+            "unpriced": {"stream": True, "model": "fake/unpriced"},
+            "plain": {"max_tokens": 100},
+        }
+        visitors = [ask(app, name, **{"user": name, **fields}) for name, fields in asked.items()]
+        eventually(lambda: len(upstream.calls) == len(asked))
+        visitors[2].wait_for(b"wor ")
+        # Half a cent is not a tenth of what is held.
+        eventually(lambda: count(database, f"metered_nanos = {METERED}"))
+        kill(process)
+        for visitor in visitors:
+            visitor.leave()
+    rows = {row["request_id"]: row for row in rows_after(database, upstream)}
+    ended = {name: (row["ended"], row["billed_nanos"]) for name, row in rows.items()}
+    assert ended == {
+        "stream": ("lost", METERED),
+        "whole": ("lost", 0),
+        "unpriced": ("lost", 0),
+        "plain": ("abandoned", rows["plain"]["reserved_nanos"]),
+    }
+    assert {rows[name]["reserved_nanos"] for name in ("stream", "whole", "unpriced")} == {HOLD}
+
+    told = run_cli("ledger", "verify", "--database", database)
+    assert told.returncode == 0, told.stderr
+    assert "The ledger holds" in told.stdout
+    listed = [line for line in told.stdout.splitlines() if "process died" in line]
+    assert len(listed) == 3
+    assert any(f"{METERED} of {HOLD} held" in line and "=stream" in line for line in listed)
+
+
+def test_openrouter_is_asked_first(database: str, upstream: Upstream) -> None:
+    def named(exchange: Exchange) -> None:
+        exchange.start_stream()
+        delta = {"index": 0, "delta": {"content": "one "}}
+        exchange.event(chunk_of({"id": "gen-1", "choices": [delta]}))
+        exchange.hang()
+
+    upstream.script = named
+    settings = {"provider": "openrouter"}
+    with dying(database, upstream, **settings) as (app, process):
+        visitor = ask(app, "r1", stream=True, plugins=[{"id": "web"}])
+        eventually(lambda: count(database, "generation_id = 'gen-1'"))
+        kill(process)
+        visitor.leave()
+    record = {"data": {"id": "gen-1", "total_cost": 0.25}}
+    upstream.record_script = lambda exchange: exchange.answer(record)
+    [row] = rows_after(database, upstream, **settings)
+    assert (row["ended"], row["billed_nanos"]) == ("recovered", 250_000_000)
+    assert read_database(database, lost_calls) == []
+
+
+@pytest.mark.parametrize("payer", ["user", "grant"])
+async def test_a_process_that_was_taken_for_dead_corrects_the_bill(
+    database: str, payer: str
+) -> None:
+    now = datetime.now(UTC)
+    app = create_keys(database, "test app").app_id
+
+    def clock() -> datetime:
+        return now
+
+    stores = [store_at(database, clock) for _ in range(2)]
+    await stores[0].connect(app, "u1", 5 * HOLD)
+    for store in stores:
+        await store.renew()
+    by_user = payer == "user"
+    if not by_user:
+        expires = int((now + timedelta(days=1)).timestamp())
+        await stores[0].add_grant(app, "g1", GrantBudget(1, 2 * HOLD, expires))
+    call = InferenceCall(
+        id="c1",
+        app_id=app,
+        user_id="u1" if by_user else None,
+        grant_hash=None if by_user else "g1",
+        model="m",
+        bounds=Bounds(5, 10).holding(HOLD),
+        request_id="r",
+    )
+    assert await stores[0].reserve(call, Terms()) == HOLD
+    now += timedelta(seconds=LEASE_SECONDS + 1)
+    await stores[1].renew()
+    assert await stores[1].sweep() == 1
+    assert len(await stores[1].transact(lost_calls)) == 1
+    outcome = Outcome(ended="completed", generated=True, cost=HOLD // 4)
+    payer_ = Payer(app, call.user_id, call.grant_hash)
+    assert await stores[0].correct("c1", payer_, outcome, Terms()) == HOLD // 4
+    assert await stores[0].correct("c1", payer_, outcome, Terms()) is None
+    assert await stores[1].transact(lost_calls) == []  # what it cost is known now
+    assert await stores[1].transact(verify) == []
+    for store in stores:
+        await store.close()
+
+
+def store_at(database: str, clock: Any) -> Store:
+    if database.startswith("sqlite"):
+        return SQLiteStore(database, clock=clock)
+    return PostgreSQLStore(database, clock)

@@ -1,0 +1,290 @@
+"""Calls whose cost has no bound: each holds an amount, and is billed what it really cost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from sqlalchemy import RowMapping
+from support.drivers import INFERENCE, asgi_app
+from support.servers import uvicorn_server
+from support.service import App, Service, chat_body, run_service
+from support.upstream import Exchange, Upstream, completion_of
+
+from wattfare_mw import WattfareMiddleware
+from wattfare_mw.errors import WattfareError
+from wattfare_mw.service.ledger.databases import read_database
+from wattfare_mw.service.ledger.export import rows as rows_of
+from wattfare_mw.service.ledger.verify import verify
+from wattfare_mw.service.settings import Settings
+
+MODEL = {"model": "fake/model", "max_tokens": 20}
+TOKENS = {"prompt_tokens": 5, "completion_tokens": 1, "total_tokens": 6}
+#: One field of each sort. `test_fields.py` has them all.
+HELD: dict[str, dict[str, Any]] = {
+    "a plugin": {"plugins": [{"id": "web"}]},
+    "a tool of the provider": {"tools": [{"type": "web_search"}]},
+    "another tier": {"service_tier": "priority"},
+    "a preset": {"preset": "mine"},
+    "a preset in the model": {"model": "fake/model@preset/mine"},
+    "a preset as the model": {"model": "@preset/mine"},
+    "a router": {"model": "fake/router"},
+    "a model without a price": {"model": "fake/unpriced"},
+    "an image": {"modalities": ["image", "text"], "image_config": {"aspect_ratio": "1:1"}},
+    "a cache for an hour": {"cache_control": {"type": "ephemeral", "ttl": "1h"}},
+}
+
+
+def costing(usd: float) -> Any:
+    """A script whose answer costs this."""
+
+    def script(exchange: Exchange) -> None:
+        usage = {**TOKENS, "cost": usd}
+        if not exchange.json.get("stream"):
+            exchange.answer(completion_of("one", usage=usage))
+            return
+        exchange.start_stream()
+        exchange.word("one")
+        exchange.usage(usage)
+        exchange.done()
+
+    return script
+
+
+@pytest.fixture(scope="module")
+def held(tmp_path_factory: pytest.TempPathFactory, _upstream: Upstream) -> Iterator[Service]:
+    """In front of an upstream that names each cost. A call holds half a dollar."""
+    options = ("--upstream", _upstream.url, "--provider", "openrouter", "--metrics")
+    options += ("--price", "fake/free=0/0")
+    with run_service(
+        tmp_path_factory.mktemp("held"), *options, "--unbounded-hold-usd", "0.5"
+    ) as running:
+        yield running
+    assert read_database(running.database, verify) == []
+
+
+@pytest.fixture
+def app(held: Service) -> Iterator[App]:
+    with held.app() as app:
+        app.connect(monthlyUsd=2)
+        yield app
+
+
+def row_of(app: App) -> RowMapping:
+    """The row of the app's last call."""
+    rows = read_database(
+        app.service.database, lambda sql: list(rows_of(sql, app_id=app.keys.app_id))
+    )
+    return rows[-1]
+
+
+def error_of(answer: httpx.Response) -> tuple[int, str, str]:
+    error = answer.json()["error"]
+    return answer.status_code, error["code"], error["message"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("fields", HELD.values(), ids=HELD)
+def test_it_holds_an_amount_and_is_billed_its_cost(
+    app: App, upstream: Upstream, fields: dict[str, Any], stream: bool
+) -> None:
+    upstream.script = costing(0.0321)
+    answer = app.chat(**{**MODEL, **fields}, stream=stream)
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["x-wattfare-reserved"] == "0.5"
+    assert "x-wattfare-max-tokens" not in answer.headers
+    assert app.status()["usage"]["monthlyUsd"] == 0.0321
+    row = row_of(app)
+    assert (row["reserved_nanos"], row["billed_nanos"]) == (5 * 10**8, 32_100_000)
+    sent = upstream.calls[-1].json
+    assert {name: sent[name] for name in fields} == fields
+
+
+def test_a_plain_call_holds_no_such_amount(app: App, upstream: Upstream) -> None:
+    answer = app.chat(**MODEL)
+    assert answer.status_code == 200
+    assert "x-wattfare-reserved" not in answer.headers
+    assert row_of(app)["reserved_nanos"] < 10**6
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_is_above_the_hold_is_the_operators(
+    app: App, upstream: Upstream, stream: bool
+) -> None:
+    def overrun() -> dict[str, float]:
+        text = app.http.get(f"{app.service.url}/metrics").text
+        lines = (line.split() for line in text.splitlines() if not line.startswith("#"))
+        return {name: float(value) for name, value in lines if "overrun" in name}
+
+    before = overrun()
+    upstream.script = costing(0.75)
+    assert app.chat(**MODEL, plugins=[{"id": "web"}], stream=stream).status_code == 200
+    row = row_of(app)
+    assert (row["billed_nanos"], row["claimed_nanos"]) == (5 * 10**8, 75 * 10**7)
+    assert app.status()["usage"]["monthlyUsd"] == 0.5
+    more = {name: value - before[name] for name, value in overrun().items()}
+    assert more["wattfare_upstream_overrun_calls_total"] == 1
+    assert more["wattfare_upstream_overrun_usd_total"] == pytest.approx(0.25)
+
+
+def test_it_holds_what_is_left(app: App, upstream: Upstream) -> None:
+    """And the budget is used to its last nano-dollar."""
+    app.connect("poor", monthlyUsd=0.6)
+    upstream.script = costing(0.4)
+    held = {**MODEL, "plugins": [{"id": "web"}]}
+    first = app.chat(user="poor", **held)
+    assert first.headers["x-wattfare-reserved"] == "0.5"
+    second = app.chat(user="poor", **held)
+    assert second.headers["x-wattfare-reserved"] == "0.2"
+    assert app.status("poor")["remainingUsd"] == 0
+    assert app.status("poor")["usage"]["monthlyUsd"] == 0.6
+    status, code, _ = error_of(app.chat(user="poor", **held))
+    assert (status, code) == (402, "budget_exceeded")
+
+
+@pytest.mark.parametrize("model", ["fake/model", "fake/unpriced", "fake/free"])
+def test_nothing_left_is_nothing_to_hold(app: App, upstream: Upstream, model: str) -> None:
+    """A plugin costs something, even if the model is free."""
+    upstream.calls.clear()
+    app.connect("broke", monthlyUsd=0)
+    answer = app.chat(user="broke", model=model, plugins=[{"id": "web"}])
+    assert error_of(answer)[:2] == (402, "budget_exceeded")
+    assert upstream.calls == []
+
+
+def test_an_ordinary_bound_above_the_hold_is_reserved(app: App, upstream: Upstream) -> None:
+    upstream.script = costing(0.7)
+    answer = app.chat(model="fake/model", max_tokens=400_000, plugins=[{"id": "web"}])
+    reserved = Decimal(answer.headers["x-wattfare-reserved"])
+    assert 0.8 < reserved < 0.81
+    assert app.status()["usage"]["monthlyUsd"] == 0.7
+
+
+def test_two_at_once_hold_two_amounts(app: App, upstream: Upstream) -> None:
+    """No more of them are let in than the cap has room for."""
+    app.connect("two", monthlyUsd=0.5)
+    seen: list[httpx.Response] = []
+
+    def script(exchange: Exchange) -> None:
+        upstream.script = costing(0.1)
+        seen.append(app.chat(user="two", **MODEL, plugins=[{"id": "web"}]))
+        costing(0.1)(exchange)
+
+    upstream.script = script
+    assert app.chat(user="two", **MODEL, plugins=[{"id": "web"}]).status_code == 200
+    assert [answer.status_code for answer in seen] == [429]
+
+
+def test_it_needs_a_cap(app: App, upstream: Upstream) -> None:
+    app.connect("unlimited")
+    upstream.calls.clear()
+    status, code, message = error_of(app.chat(user="unlimited", **MODEL, preset="mine"))
+    assert (status, code) == (400, "invalid_request")
+    assert "cap" in message
+    assert upstream.calls == []
+    assert app.chat(user="unlimited", **MODEL).status_code == 200
+
+
+def test_the_operators_ceiling_is_a_cap(tmp_path: Path, upstream: Upstream) -> None:
+    options = ("--upstream", upstream.url, "--provider", "openrouter", "--user-ceiling-usd", "0.3")
+    env = {"WATTFARE_UPSTREAM_KEY": "sk-or-v1-0123456789abcdef"}
+    with run_service(tmp_path, *options, env=env) as service, service.app() as app:
+        app.connect()
+        answer = app.chat(**MODEL, preset="mine")
+        assert answer.headers["x-wattfare-reserved"] == "0.3"
+
+
+def test_a_grant_holds_too(app: App, upstream: Upstream) -> None:
+    upstream.script = costing(0.2)
+    made = app.http.post(
+        "/grants",
+        json={"requests": 2, "maxUsd": 0.25},
+        headers={"authorization": f"Bearer {app.keys.publishable_key}"},
+    ).json()
+    headers = {**app.auth, "x-wattfare-grant": made["grantToken"]}
+    body = chat_body(**MODEL, plugins=[{"id": "web"}])
+    reserved = [
+        app.http.post("/chat/completions", json=body, headers=headers).headers[
+            "x-wattfare-reserved"
+        ]
+        for _ in range(2)
+    ]
+    assert reserved == ["0.25", "0.05"]
+
+
+def test_the_middleware_passes_the_header(app: App, upstream: Upstream) -> None:
+    around = WattfareMiddleware(
+        asgi_app,
+        resolve_user=lambda request: "u1",
+        secret_key=app.keys.secret_key,
+        base_url=app.service.url,
+        allowed_origins=["https://app.example"],
+    )
+    with uvicorn_server(around) as address:
+        answer = httpx.post(
+            f"http://{address[0]}:{address[1]}{INFERENCE}",
+            json=chat_body(**MODEL, plugins=[{"id": "web"}]),
+            headers={"origin": "https://app.example"},
+            trust_env=False,
+        )
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["x-wattfare-reserved"] == "0.5"
+    assert "x-wattfare-reserved" in answer.headers["access-control-expose-headers"]
+
+
+def test_the_built_in_model_holds_as_well(service: Service) -> None:
+    with service.app() as app:
+        app.connect(monthlyUsd=3)
+        answer = app.chat("one two", plugins=[{"id": "web"}])
+        assert answer.headers["x-wattfare-reserved"] == "1"
+        assert app.status()["usage"]["monthlyUsd"] == 0.000006
+
+
+def test_refuse_is_as_before(tmp_path: Path, upstream: Upstream) -> None:
+    options = ("--upstream", upstream.url, "--provider", "openrouter", "--unbounded", "refuse")
+    with run_service(tmp_path, *options) as service, service.app() as app:
+        app.connect(monthlyUsd=2)
+        for name, fields in HELD.items():
+            status, code, message = error_of(app.chat(**{**MODEL, **fields}))
+            assert (status, code) == (400, "invalid_request"), name
+            assert next(iter(fields.values())) in ("fake/router", "fake/unpriced") or (
+                f"`{next(iter(fields))}" in message
+            )
+        assert upstream.calls == []
+        assert app.chat(**MODEL).status_code == 200
+
+
+def test_unknown_fields_pass_with_the_option(tmp_path: Path, upstream: Upstream) -> None:
+    upstream.script = costing(0.1)
+    options = ("--upstream", upstream.url)
+    env = {"WATTFARE_UNKNOWN_FIELDS": "pass", "WATTFARE_UNBOUNDED_HOLD_USD": "0.25"}
+    with run_service(tmp_path, *options, env=env) as service, service.app() as app:
+        app.connect(monthlyUsd=2)
+        answer = app.chat(**MODEL, something_new={"a": 1})
+        assert answer.headers["x-wattfare-reserved"] == "0.25"
+        assert upstream.calls[-1].json["something_new"] == {"a": 1}
+        upstream.calls.clear()
+        for name in ("api_base", "api_key", "callbacks", "fallbacks"):
+            _, _, message = error_of(app.chat(**MODEL, **{name: "x"}))
+            assert f"`{name}` is never let through" in message
+        assert upstream.calls == []
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"unbounded": "refuse", "unknown_fields": "pass"},
+        {"unbounded": "no"},
+        {"unknown_fields": "no"},
+        {"unbounded_hold": 0},
+        {"unbounded_hold": 10**15 + 1},
+    ],
+    ids=str,
+)
+def test_settings_that_cannot_be(settings: dict[str, Any]) -> None:
+    with pytest.raises(WattfareError):
+        Settings(**settings)

@@ -1,0 +1,28 @@
+"""A reservation says whether the call's cost has a bound.
+
+The function that this replaces stays: a service of an older version may go on meanwhile.
+"""
+
+from pathlib import Path
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0007"
+down_revision = "0006"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    column = sa.Column("unbounded", sa.Boolean, nullable=False, server_default=sa.false())
+    op.add_column("reservations", column)
+    if op.get_bind().dialect.name == "postgresql":
+        folder = Path(__file__).parents[1] / "postgresql"
+        statement = (folder / "0007_reserve.sql").read_text(encoding="utf-8")
+        op.get_bind().exec_driver_sql(statement)
+
+
+def downgrade() -> None:
+    # An older version would bill such a call all that it holds if its process died.
+    raise NotImplementedError
