@@ -104,14 +104,32 @@ def test_a_bound_takes_no_more_time_than_the_text_is_long() -> None:
     assert prompt_bound.bound(chat_body(text)) > len(text)
 
 
-@given(prices, token_counts(), st.integers(0, 5), counts, counts, st.datetimes())
+def sent(used: TokenCounts, more: int = 0, images: int = 0) -> TokenCounts:
+    """What is known of such a prompt before it is sent."""
+    return TokenCounts(
+        prompt=used.prompt + more,
+        audio=used.audio + used.audio_cache_read,
+        image=used.image + min(more, images),
+        images=used.images + images,
+    )
+
+
+@given(prices, token_counts(), st.integers(0, 5), st.integers(0, 5), counts, counts, st.datetimes())
 def test_a_cost_is_exact_and_within_its_bound(
-    price: Price, used: TokenCounts, searches: int, more: int, still_more: int, moment: datetime
+    price: Price,
+    used: TokenCounts,
+    searches: int,
+    images: int,
+    more: int,
+    still_more: int,
+    moment: datetime,
 ) -> None:
-    used = msgspec.structs.replace(used, searches=searches)
+    used = msgspec.structs.replace(used, searches=searches, images=images)
     cost = price.cost(used, moment)
-    bound = price.bound(used.prompt, used.completion, searches)
-    assert bound <= price.bound(used.prompt + more, used.completion + still_more, searches)
+    bound = price.bound(sent(used), used.completion, searches)
+    for added in (0, images):
+        larger = price.bound(sent(used, more, added), used.completion + still_more, searches)
+        assert bound <= larger
     assert 0 <= cost <= bound
     exact = provider_cost(price, used, moment)
     assert exact <= cost < exact + 1

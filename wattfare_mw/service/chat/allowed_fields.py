@@ -2,8 +2,8 @@
 
 A reservation is a promise about a cost, so only what cannot cost more than is reserved goes up.
 There are three kinds of fields: those that cost nothing of their own, those that the service
-counts, and those whose price nobody can bound beforehand (an image by its tiles, a search by its
-hits, another model by its price), which are refused by their name. **A field that is not in the
+counts, and those whose price has no bound beforehand (a search by its hits, a file that is stored
+elsewhere), which are refused by their name. **A field that is not in the
 table is refused, too, by its name**: an API grows fields that cost money faster than anyone reads
 its news, and what is passed on unread is paid for unread. So each object in a request has its
 own list of keys, to the last one. Only a schema or a function's arguments may be any JSON.
@@ -20,6 +20,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 from ...errors import invalid_request
+from . import attachments
 
 #: How many answers one call may ask for: OpenAI's own limit.
 MAX_N = 128
@@ -62,6 +63,11 @@ def _refused(because: str) -> Rule:
             raise invalid_request(f"`{name}` is not let through: {because}.")
 
     return rule
+
+
+def _unbounded(name: str, _value: Any) -> None:
+    """What stands elsewhere, so that its size is not known."""
+    raise attachments.unbounded(name, "its content is not here; send the data itself")
 
 
 def _only(*allowed: Any) -> Rule:
@@ -137,12 +143,40 @@ def _of_type(types: Mapping[str, Rule], otherwise: str) -> Rule:
 # A cache that is written for five minutes is priced in every list; for an hour, in hardly any.
 _CACHE_CONTROL = _object({"type": _only("ephemeral"), "ttl": _only("5m")})
 
+# What bounds an image, a file and audio is read in :mod:`.attachments`.
+_MEDIA = {"type": _plain, "cache_control": _CACHE_CONTROL}
+_IMAGE = {
+    **_MEDIA,
+    "image_url": _text_or(_object({"url": _text, "detail": _plain, "format": _plain}), "an object"),
+    "detail": _plain,
+    "file_id": _unbounded,
+}
+_SOURCE = _object(
+    {"type": _plain, "media_type": _plain, "data": _text, "url": _text, "file_id": _unbounded}
+)
+_FILE = {"file_data": _text, "filename": _plain, "format": _plain}
+_STORED = {"file_id": _unbounded, "file_url": _unbounded}
+_SOUND = {"data": _text, "format": _plain}
+_IMAGE_PARTS = {
+    "image_url": _object(_IMAGE),
+    "input_image": _object(_IMAGE),
+    "image": _object({**_MEDIA, "source": _SOURCE, "image": _text, "mediaType": _plain}),
+}
 _PART = _of_type(
     {
         "text": _object({"type": _plain, "text": _text, "cache_control": _CACHE_CONTROL}),
         "refusal": _object({"type": _plain, "refusal": _text}),
+        **_IMAGE_PARTS,
+        "document": _object({**_MEDIA, "source": _SOURCE, "title": _plain, "context": _plain}),
+        "file": _object({**_MEDIA, "file": _object({**_FILE, **_STORED})}),
+        "input_file": _object({**_MEDIA, **_FILE, **_STORED}),
+        "input_audio": _object({**_MEDIA, "input_audio": _object(_SOUND)}),
     },
-    "its tokens cannot be counted before it is read; this service takes text only",
+    "its tokens cannot be counted before it is read",
+)
+#: An image that a model has made, and an app sends back.
+_MADE_IMAGE = _of_type(
+    {"image_url": _object({**_IMAGE, "index": _plain})}, "its tokens cannot be counted"
 )
 
 _NAMED = _object({"name": _plain})
@@ -194,7 +228,7 @@ _MESSAGE = _object(
         "cache_control": _CACHE_CONTROL,
         "annotations": _each(_ANNOTATION),
         "audio": _refused("audio cannot be bounded"),
-        "images": _refused("images cannot be bounded"),
+        "images": _each(_MADE_IMAGE),
     }
 )
 
@@ -326,8 +360,9 @@ REQUEST: Mapping[str, Rule] = {
     "modalities": _only(["text"]),
     "best_of": _only(1),
     "transforms": _only([], ["middle-out"]),
+    # Fallbacks: the dearest of them is reserved for.
+    "models": _each(_plain),
     # What cannot be bounded.
-    "models": _refused("each fallback has a price of its own; name one `model`"),
     "route": _refused("a router chooses the price"),
     "preset": _refused("it holds fields that cannot be seen from here"),
     "plugins": _refused("they have prices of their own"),

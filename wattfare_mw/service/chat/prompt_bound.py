@@ -25,11 +25,16 @@ import unicodedata
 from codecs import getincrementaldecoder
 from collections import Counter
 from functools import lru_cache
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
+from .families import AROUND, Family
 from .json_length import json_length
+from .usage import TokenCounts
+
+if TYPE_CHECKING:
+    from .attachments import Attachments
 
 #: Tokens that a chat template puts around one message: a name, a channel, begin and end.
 PER_MESSAGE = 16
@@ -53,11 +58,31 @@ def bound(body: dict[str, Any], encoded: bytes | None = None) -> int:
     JSON, where they have been written down already."""
     messages = cast("list[dict[str, Any]]", body["messages"])
     return (
-        _longest_form(msgspec.json.encode(messages) if encoded is None else encoded)
+        longest_form(msgspec.json.encode(messages) if encoded is None else encoded)
         + sum(map(_arguments, messages))
         + (0 if _WRITTEN.isdisjoint(body) else _written(body))
         + PER_MESSAGE * len(messages)
         + PER_CALL
+    )
+
+
+def counts(text: int, attached: Attachments | None, family: Family) -> TokenCounts:
+    """The tokens of a prompt with attachments, at most.
+
+    Args:
+        text: of everything else in it.
+        family: of the model.
+    """
+    if attached is None:
+        return TokenCounts(prompt=text)
+    pages = [length for document in attached.pages for length in document.text]
+    image = sum(map(family.image_tokens, attached.images)) + sum(map(family.page_tokens, pages))
+    audio = sum(map(family.audio_tokens, attached.audio))
+    return TokenCounts(
+        prompt=text + image + audio + attached.text + AROUND * len(attached.pages),
+        image=image,
+        audio=audio,
+        images=len(attached.images) + len(pages),
     )
 
 
@@ -67,11 +92,11 @@ def _written(body: dict[str, Any]) -> int:
     return (json_length(written, indent=4) if written else 0) + rules
 
 
-def _longest_form(data: bytes) -> int:
+def longest_form(data: bytes) -> int:
     """The bytes of this text, each character in the longest of its forms."""
     if data.isascii():
         return len(data)
-    decoder = getincrementaldecoder("utf-8")()
+    decoder = getincrementaldecoder("utf-8")("surrogatepass")
     counted: Counter[str] = Counter()
     for start in range(0, len(data), _PIECE):
         counted.update(decoder.decode(data[start : start + _PIECE]))
@@ -86,7 +111,7 @@ def _bytes(char: str) -> int:
     # Marks may move to another letter, so that it is the decomposed form that counts; what is
     # composed from it is never longer.
     forms = (char, unicodedata.normalize("NFD", char), unicodedata.normalize("NFKD", char))
-    return max(len(form.encode()) for form in forms)
+    return max(len(form.encode("utf-8", "surrogatepass")) for form in forms)
 
 
 def _arguments(message: dict[str, Any]) -> int:

@@ -83,17 +83,23 @@ class Catalog:
         body = (await self._read()).body
         return model_lists.NO_MODELS if body is None else body
 
-    async def price(self, model: str) -> Price | None:
+    async def price(self, model: str, base: str | None = None) -> Price | None:
         """What this model costs; None where it has no fixed price.
+
+        Args:
+            base: its name without a variant. It counts if nothing is known of ``model`` itself.
 
         Raises:
             WattfareError: ``invalid_request``: there is no such model; ``upstream``.
         """
-        own, default = self._own.named(model), self._own.default
+        names = (model,) if base in (None, model) else (model, base)
+        own = next(filter(None, map(self._own.named, names)), None)
+        default = self._own.default
         if own is not None:
             return own
         models = await self._read()
-        listed = next(filter(None, map(models.prices.get, model_lists.names_of(model))), None)
+        known = (each for name in names for each in model_lists.names_of(name))
+        listed = next(filter(None, map(models.prices.get, known)), None)
         if isinstance(listed, Price):
             return listed
         if listed is Unpriced.NOT_FIXED:
@@ -107,7 +113,7 @@ class Catalog:
             return default
         if default is not None and self._default_first:
             return default
-        return await self._published_price(model, listed is not None) or default
+        return await self._published_price(base or model, listed is not None) or default
 
     async def _published_price(self, model: str, is_listed: bool) -> Price | None:
         if model in self._published:

@@ -4,7 +4,7 @@ meter reads along."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -22,13 +22,15 @@ from ...offload import LARGE_BODY, in_thread
 from ...transport import AsyncHTTPResponse, AsyncTransport, HTTPRequest, Secret, async_transport
 from ...transport.base import MAX_BODY_BYTES
 from ..chat import prompt_bound
+from ..chat.families import Families
 from ..chat.meter import Meter, estimate_tokens
-from ..chat.price import MAX_RESERVATION, Price
+from ..chat.price import MAX_RESERVATION
 from ..chat.request import DEFAULT_MAX_TOKENS, ChatRequest
 from ..metrics import Metrics
 from ..records import Bounds
-from . import generations, upstream_answers
+from . import documents, generations, offers, upstream_answers, variants
 from .catalog import Catalog, NoListError
+from .offers import Offer
 from .own_prices import OwnPrices
 from .providers import OTHER, find_provider
 from .redaction import Redactor
@@ -64,6 +66,7 @@ class Upstream:
         allow_unpriced: let models be called that have no fixed price: each call reserves all
             that remains of a budget, which needs a cap.
         prices: the operator's own, as in ``Settings``.
+        media: what models make of images, files and audio, as in ``Settings``.
         provider: the name of a row in :mod:`.providers`; None: found by the URL.
         max_answer_bytes: the most bytes of an answer that is not a stream.
         on_hang_up: what happens to a stream whose client leaves. ``stop`` closes the connection;
@@ -81,6 +84,7 @@ class Upstream:
         default_max_tokens: int = DEFAULT_MAX_TOKENS,
         allow_unpriced: bool = False,
         prices: Mapping[str, str] | None = None,
+        media: Mapping[str, Mapping[str, int]] | None = None,
         provider: str | None = None,
         max_answer_bytes: int = MAX_BODY_BYTES,
         on_hang_up: Literal["stop", "finish"] | None = None,
@@ -97,6 +101,7 @@ class Upstream:
             default_first=not self.provider.sells,
         )
         self._allow_unpriced = allow_unpriced
+        self.families = Families(media)
         self._without_cost: dict[str, None] = {}  # models; the oldest first
         self.metrics = metrics or Metrics()
         self.default_max_tokens = default_max_tokens
@@ -110,12 +115,20 @@ class Upstream:
 
     async def prepare(self, request: ChatRequest, request_id: str) -> UpstreamJob:
         """The call with its limit and its price."""
-        price = await self._catalog.price(request.model)
-        if price is None and not self._may_be_unpriced(request.model):
-            raise self._unpriced(request.model)
+        models = [await self._offer(model) for model in request.models]
+        if request.attachments is not None and request.attachments.documents:
+            read = await documents.read(request.attachments)
+            request = msgspec.structs.replace(request, attachments=read)
         if request.large:
-            return await in_thread(UpstreamJob, self, request, price, request_id)
-        return UpstreamJob(self, request, price, request_id)
+            return await in_thread(UpstreamJob, self, request, models, request_id)
+        return UpstreamJob(self, request, models, request_id)
+
+    async def _offer(self, model: str) -> Offer:
+        variant = variants.read(model) if self.provider.variants else variants.Variant(model)
+        price = await self._catalog.price(model, variant.base)
+        if price is None and not self._may_be_unpriced(model):
+            raise self._unpriced(model)
+        return Offer(price, variant, self.families.of(variant.base))
 
     async def true_cost(self, generation_id: str) -> int | None:
         """What the generation's record says that it cost, in nano-dollars; None if there is no such
@@ -206,31 +219,46 @@ class Upstream:
 
 
 class UpstreamJob:
-    """One call to the upstream, at this price; None: only the upstream can say."""
+    """One call to the upstream.
+
+    Args:
+        models: those that may answer. The dearest of them is reserved for.
+    """
 
     lowered: int | None = None
     generation_id: str | None = None
 
     def __init__(
-        self, upstream: Upstream, request: ChatRequest, price: Price | None, request_id: str
+        self, upstream: Upstream, request: ChatRequest, models: Sequence[Offer], request_id: str
     ) -> None:
         least, most = request.limits(upstream.default_max_tokens)
-        messages = msgspec.json.encode(request.messages)
-        self._prompt = prompt_bound.bound(request.body, messages)
-        if price is None:
+        messages = msgspec.json.encode(request.text)
+        text = prompt_bound.bound(request.body, messages)
+        self._offers, self._bounds = (
+            models,
+            offers.bounds(models, text, request.attachments, upstream.provider.page_usd),
+        )
+        if not self._bounds:
             self.bounds = Bounds(1, MAX_RESERVATION, requires_cap=True)
         else:
-            self.bounds = Bounds(
-                price.bound(self._prompt, request.n * least),
-                price.bound(self._prompt, request.n * most),
-            )
+            self.bounds = offers.between(self._bounds, request.n * least, request.n * most)
         if self.bounds.most > MAX_RESERVATION:
             raise invalid_request("This call could cost more than any budget: lower max_tokens.")
-        self.meter = Meter(price, estimate_tokens(messages))
+        # Until the answer says which model it comes from.
+        dearest = max(self._bounds, key=lambda each: each.cost(request.n * most), default=None)
+        attached = request.attachments
+        known = prompt_bound.counts(estimate_tokens(messages), attached, models[0].family)
+        self.meter = Meter(
+            dearest and dearest.price,
+            known.prompt,
+            images=0 if attached is None else len(attached.images),
+        )
+        self._unanswered = len(models) > 1
         self._limit = most
         self.detaches = not request.stream or upstream.on_hang_up == "finish"
         self._upstream = upstream
         self._request = request
+        self._names = request.models
         self._request_id = request_id
         self._answer: AsyncHTTPResponse | None = None
         self._splitter = sse.Splitter()
@@ -246,13 +274,13 @@ class UpstreamJob:
     async def start(self, granted: int) -> None:
         """Send it, with as much of a limit as was granted; returns when the upstream has
         accepted it."""
-        request, price = self._request, self.meter.price
+        request = self._request
         self.meter.granted = granted
-        if price is not None:
-            limit = price.pays_for(granted, self._prompt, request.n, self._limit)
+        if self._bounds:
+            limit = offers.limit(self._bounds, granted, request.n, self._limit)
             if limit < self._limit:
                 self.lowered = self._limit = limit
-        fields = self._body(price)
+        fields = self._body()
         if request.large:
             body = await in_thread(msgspec.json.encode, fields)
         else:
@@ -262,7 +290,9 @@ class UpstreamJob:
             "POST", "/chat/completions", body, self._request_id
         )
         # The body may be large, and the answer may take minutes.
-        self._request = msgspec.structs.replace(request, body={}, messages=[])
+        self._request = msgspec.structs.replace(
+            request, body={}, messages=[], text=[], attachments=None
+        )
         encoding = self._answer.headers.get("content-encoding", "identity").strip().lower()
         if encoding != "identity":
             # It was told to send it plainly, and what cannot be read cannot be metered.
@@ -281,6 +311,8 @@ class UpstreamJob:
         """The answer, as it came; its usage has been read."""
         assert self._answer is not None
         answer = await self._read(self._upstream.max_answer_bytes)
+        if self._unanswered:
+            self._find_model(answer)
         reading = (answer, self.meter, self._upstream.redactor, self._answer.headers)
         if len(answer) <= LARGE_BODY:
             body = upstream_answers.read_completion(*reading)
@@ -365,23 +397,19 @@ class UpstreamJob:
         if not self.meter.is_known:
             self._upstream.found_no_cost(self._request.model)
 
-    def _body(self, price: Price | None) -> dict[str, Any]:
+    def _body(self) -> dict[str, Any]:
         request = self._request
         body = request.limited(self._limit, self._upstream.provider.limit_name)
         body.pop("usage", None)  # OpenRouter's question for the usage. OpenAI refuses it.
         if request.stream:
             options = body.get("stream_options")
             body["stream_options"] = {**(options or {}), "include_usage": True}
-        if body.get("provider") and price is not None:
+        routed = any(offer.variant.routed for offer in self._offers)
+        if (body.get("provider") or routed) and self._bounds:
             # Any provider that it is routed to costs no more than what has been reserved.
-            prompt, completion, fee = price.most_per_token(self._prompt)
             body["provider"] = {
-                **body["provider"],
-                "max_price": {
-                    "prompt": float(prompt.scaleb(6)),
-                    "completion": float(completion.scaleb(6)),
-                    "request": float(fee),
-                },
+                **(body.get("provider") or {}),
+                "max_price": offers.max_price(self._bounds),
             }
         return body
 
@@ -449,6 +477,8 @@ class UpstreamJob:
         if self._unnamed:
             self.generation_id = generations.id_of(data)
             self._unnamed = self.generation_id is None
+        if self._unanswered:
+            self._find_model(data)
         read = upstream_answers.read_chunk(data, self.meter, self._upstream.redactor)
         self._answered = self._answered or read.choices
         if read.generated and self.meter.spent:
@@ -464,6 +494,20 @@ class UpstreamJob:
             return data if read.choices else None  # our own question is taken out again
         self._told = self.meter.billed
         return upstream_answers.with_cost(data, self.meter)
+
+    def _find_model(self, data: bytes) -> None:
+        """Bill by the model that answers, which this answer or chunk may name."""
+        try:
+            name = _decode_model(data).model
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            return
+        if not name:
+            return
+        self._unanswered = False
+        place = variants.answered(name, self._names)
+        price = None if place is None else self._offers[place].price
+        if price is not None and self._bounds:
+            self.meter.priced_at(price)
 
     def _final_usage(self) -> bytes:
         """The event with the usage, if the client has asked for it and has not got it yet."""
@@ -487,6 +531,13 @@ class UpstreamJob:
                 return error
         wanted = "an event stream" if self._request.stream else "JSON"
         return upstream_answers.failed(f"The upstream did not answer with {wanted}.")
+
+
+class _Answered(msgspec.Struct):
+    model: str | None = None
+
+
+_decode_model = msgspec.json.Decoder(_Answered).decode
 
 
 def _decoded(text: bytes) -> Any:
