@@ -57,7 +57,7 @@ def test_no_tokenizer_makes_more_of_a_prompt(messages: list, tools: list) -> Non
         f"<|im_start|>{message['role']} {message.get('name', '')}\n{message['content']}<|im_end|>\n"
         for message in messages
     )
-    written += json.dumps(tools, indent=4)
+    written += json.dumps(tools)
     for form in ("NFC", "NFKC"):
         around = len(messages) * (len("<|im_start|>  \n<|im_end|>\n") - 7)  # a tag is a token
         tokens = len(unicodedata.normalize(form, written).encode()) - around
@@ -92,7 +92,7 @@ def test_what_a_template_writes_anew_counts() -> None:
     written_anew = json.dumps([1] * 50)
     assert with_arguments(arguments) - with_arguments("") >= len(written_anew) > len(arguments)
     tool = {"type": "function", "function": {"name": "f", "parameters": {"日": ["本"] * 20}}}
-    written = len(json.dumps([tool], indent=4))
+    written = len(json.dumps([tool]))
     bound = prompt_bound.bound({"messages": [], "tools": [tool]})
     assert bound > written + prompt_bound.PER_CALL + prompt_bound.WITH_TOOLS
     assert prompt_bound.bound({"messages": [], "tools": []}) < prompt_bound.PER_CALL + 100

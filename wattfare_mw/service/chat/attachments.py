@@ -69,6 +69,15 @@ def take_out(
     Raises:
         WattfareError: ``invalid_request``; the cost of one has no bound.
     """
+    for message in messages:
+        if "images" in message or isinstance(message.get("content"), list):
+            return _take_out(messages)
+    return messages, None  # text only: most requests are
+
+
+def _take_out(
+    messages: list[dict[str, Any]],
+) -> tuple[list[dict[str, Any]], Attachments | None]:
     found: _Found | None = None
     plain = messages
     for place, message in enumerate(messages):

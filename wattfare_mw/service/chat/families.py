@@ -354,9 +354,13 @@ class Families:
             (re.compile(fnmatch.translate(name.lower())), _checked(name, rows[name]))
             for name in sorted(rows, key=lambda name: (name == "*", -len(name)))
         ]
+        self._of = lru_cache(maxsize=1000)(self._find)
 
     def of(self, model: str) -> Family:
         """The family of this model."""
+        return self._of(model)
+
+    def _find(self, model: str) -> Family:
         found = _find(bare(model))
         for pattern, row in self._own:
             if pattern.fullmatch(model.lower()) or pattern.fullmatch(bare(model)):
@@ -390,6 +394,5 @@ _PATTERNS = [
 ]
 
 
-@lru_cache(maxsize=1000)
 def _find(name: str) -> Family:
     return next((family for pattern, family in _PATTERNS if pattern.fullmatch(name)), UNKNOWN)

@@ -121,12 +121,9 @@ class Price(msgspec.Struct, frozen=True, dict=True):
             prompt: its tokens. If some of them stand for audio or for images, the counts say so:
                 ``audio``, ``image`` and ``images``. A number means that all of them are text.
         """
-        counts = _counts(prompt)
-        return self._dearest(counts.prompt).cost(
-            msgspec.structs.replace(
-                counts, completion=completion, searches=counts.searches + searches
-            )
-        )
+        if isinstance(prompt, int):
+            prompt = TokenCounts(prompt=prompt)
+        return self._dearest(prompt.prompt).cost_with(prompt, completion, searches)
 
     def pays_for(self, granted: int, prompt: int | TokenCounts, answers: int, most: int) -> int:
         """The limit, up to ``most``, that each of so many answers can have for this amount."""
@@ -280,6 +277,11 @@ class _Table:
 
     def cost(self, used: TokenCounts) -> int:
         return -(-self._units(used) // self._unit)
+
+    def cost_with(self, used: TokenCounts, completion: int, searches: int) -> int:
+        """The cost of this, and of more tokens of an answer and searches."""
+        units = self._units(used) + completion * self._completion + searches * self._search
+        return -(-units // self._unit)
 
     def _units(self, used: TokenCounts) -> int:
         units = used.prompt * self._prompt + used.completion * self._completion + self._request

@@ -10,7 +10,7 @@ which is the request as the upstream's chat template writes it down:
   counted one by one: normalizing a whole text takes time in the square of its combining marks.
 - The arguments of earlier tool calls, once more: they are JSON in a string, and a template may
   write them anew, with a space behind each comma and colon.
-- Tools and the answer's format, as a template may write them: indented, and in ASCII.
+- Tools and the answer's format, as a template may write them: see :func:`.json_tokens`.
 - What a template adds by itself: :data:`PER_MESSAGE` around each message, :data:`PER_CALL` for
   what stands before them all (a default system message, the date, the list of channels), and
   :data:`WITH_TOOLS` for the rules on how tools are called.
@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any, cast
 import msgspec
 
 from .families import AROUND, Family
-from .json_length import json_length
+from .json_length import json_length, json_tokens
 from .usage import TokenCounts
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def counts(text: int, attached: Attachments | None, family: Family) -> TokenCoun
 def _written(body: dict[str, Any]) -> int:
     written = {name: body[name] for name in _WRITTEN if body.get(name) is not None}
     rules = WITH_TOOLS if any(body.get(name) for name in _TOOLS) else 0
-    return (json_length(written, indent=4) if written else 0) + rules
+    return (json_tokens(written) if written else 0) + rules
 
 
 def longest_form(data: bytes) -> int:

@@ -84,7 +84,18 @@ def bounds(
 
 def between(found: Sequence[Bound], least: int, most: int) -> Bounds:
     """What the dearest of these costs, with so many tokens of the answer at least, and at most."""
-    return Bounds(max(each.cost(least) for each in found), max(each.cost(most) for each in found))
+    first, *others = found
+    low, high = first.cost(least), first.cost(most)
+    for each in others:
+        low, high = max(low, each.cost(least)), max(high, each.cost(most))
+    return Bounds(low, high)
+
+
+def dearest(found: Sequence[Bound], most: int) -> Price | None:
+    """The price of the model that costs most with so many tokens of the answer."""
+    if len(found) == 1:
+        return found[0].price
+    return max(found, key=lambda each: each.cost(most)).price if found else None
 
 
 def limit(found: Sequence[Bound], granted: int, answers: int, most: int) -> int:

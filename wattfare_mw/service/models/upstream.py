@@ -244,15 +244,13 @@ class UpstreamJob:
             self.bounds = offers.between(self._bounds, request.n * least, request.n * most)
         if self.bounds.most > MAX_RESERVATION:
             raise invalid_request("This call could cost more than any budget: lower max_tokens.")
+        attached, estimate, images = request.attachments, estimate_tokens(messages), 0
+        if attached is not None:
+            estimate = prompt_bound.counts(estimate, attached, models[0].family).prompt
+            images = len(attached.images)
         # Until the answer says which model it comes from.
-        dearest = max(self._bounds, key=lambda each: each.cost(request.n * most), default=None)
-        attached = request.attachments
-        known = prompt_bound.counts(estimate_tokens(messages), attached, models[0].family)
-        self.meter = Meter(
-            dearest and dearest.price,
-            known.prompt,
-            images=0 if attached is None else len(attached.images),
-        )
+        price = offers.dearest(self._bounds, request.n * most)
+        self.meter = Meter(price, estimate, images=images)
         self._unanswered = len(models) > 1
         self._limit = most
         self.detaches = not request.stream or upstream.on_hang_up == "finish"

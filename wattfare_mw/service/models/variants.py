@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from decimal import Decimal
+from functools import lru_cache
 
 import msgspec
 
@@ -35,6 +36,7 @@ class Variant(msgspec.Struct, frozen=True):
     searches: int = 0
 
 
+@lru_cache(maxsize=1000)
 def read(model: str) -> Variant:
     """What this name stands for."""
     routed, searches = False, 0
