@@ -31,9 +31,10 @@ from wattfare_mw.service.models import variants
 
 REFUSE = {"x-wattfare-on-low-budget": "refuse"}
 TOKENS = 100
-#: In nano-dollars.
-GPT, GEMINI, DEAR = "openai/gpt-4o", "google/gemini-2.5-flash", "dear/model"
+CLAUDE, GPT = "anthropic/claude-sonnet-4.5", "openai/gpt-4o"
+GEMINI, DEAR = "google/gemini-2.5-flash", "dear/model"
 MODELS = [
+    {"id": CLAUDE, "pricing": {"prompt": "0.000003", "completion": "0.000015", "image": "0.001"}},
     {"id": GPT, "pricing": {"prompt": "0.0000025", "completion": "0.00001", "image": "0.001"}},
     {
         "id": GEMINI,
@@ -116,27 +117,52 @@ def billed(app: App) -> int:
 @pytest.mark.parametrize(
     ("part", "image"),
     [
-        (image_part(data_url(png(512, 512))), 85 + 170),
-        (image_part(data_url(png(3000, 2000)), detail="low"), 85),
-        (image_part("https://example.com/a.jpg"), 85 + 8 * 170),
-        (image_part(data_url(b"GIF89a" + b"\1" * 50)), 85 + 8 * 170),
+        (image_part(data_url(png(512, 512))), 19 * 19),
+        (image_part("https://example.com/a.jpg"), 1600),
+        (image_part(data_url(b"GIF89a" + b"\1" * 50)), 1600),
     ],
-    ids=["data", "low", "url", "gif"],
+    ids=["data", "url", "gif"],
 )
 def test_an_image(app: App, upstream: Upstream, part: Any, image: int) -> None:
-    body = body_of(part)
+    body = body_of(part, model=CLAUDE)
     tokens = text_of(body) + image + 32
-    needs(app, body, tokens * 2500 + TOKENS * 10_000 + 1_000_000)
+    needs(app, body, tokens * 3000 + TOKENS * 15_000 + 1_000_000)
     assert upstream.calls[-1].json["messages"] == body["messages"]
     # The image has a price of its own beside its tokens.
-    assert billed(app) == 300 * 2500 + 2 * 10_000 + 1_000_000
+    assert billed(app) == 300 * 3000 + 2 * 15_000 + 1_000_000
 
 
 def test_two_images_in_a_stream(app: App) -> None:
     part = image_part(data_url(png(512, 512)))
-    body = body_of(part, part, stream=True)
-    needs(app, body, (text_of(body) + 2 * 287) * 2500 + TOKENS * 10_000 + 2_000_000)
-    assert billed(app) == 300 * 2500 + 2 * 10_000 + 2_000_000
+    body = body_of(part, part, model=CLAUDE, stream=True)
+    needs(app, body, (text_of(body) + 2 * (361 + 32)) * 3000 + TOKENS * 15_000 + 2_000_000)
+    assert billed(app) == 300 * 3000 + 2 * 15_000 + 2_000_000
+
+
+def test_a_tokenizer_counts_what_does_not_fit_otherwise(app: App, upstream: Upstream) -> None:
+    pytest.importorskip("bpe_openai")
+    words = {"type": "text", "text": "All happy families are alike. " * 500}
+    budget = {}
+    for model, prompt, completion in ((GPT, 2500, 10_000), (CLAUDE, 3000, 15_000)):
+        body = body_of(words, model=model)
+        # Half of what its bytes would need.
+        app.connect(monthlyUsd=text_of(body) * prompt / 2e9 + TOKENS * completion / 1e9)
+        budget[model] = ask(app, body)
+        assert upstream.calls == [] or upstream.calls[-1].json["max_tokens"] == TOKENS
+    assert budget[GPT].status_code == 200
+    assert "x-wattfare-max-tokens" not in budget[GPT].headers
+    # Another model's tokenizer may make more of the same text.
+    assert budget[CLAUDE].status_code == 402
+
+
+def test_a_tokenizer_lowers_a_limit_less(app: App, upstream: Upstream) -> None:
+    pytest.importorskip("bpe_openai")
+    words = {"type": "text", "text": "All happy families are alike. " * 500}
+    body = body_of(words, model=GPT, max_tokens=2000)
+    app.connect(monthlyUsd=text_of(body) * 2500 / 1e9 + 1000 * 10_000 / 1e9)
+    answer = app.http.post("/chat/completions", json=body, headers=app.paid_by("u1"))
+    assert answer.status_code == 200
+    assert upstream.calls[-1].json["max_tokens"] == 2000
 
 
 @pytest.mark.parametrize("sound", [wav(10), mp3(10)], ids=["wav", "mp3"])

@@ -57,13 +57,26 @@ def bound(body: dict[str, Any], encoded: bytes | None = None) -> int:
     """More tokens than any tokenizer makes of this request's prompt; ``encoded``: its messages as
     JSON, where they have been written down already."""
     messages = cast("list[dict[str, Any]]", body["messages"])
+    rest = written(body)
     return (
         longest_form(msgspec.json.encode(messages) if encoded is None else encoded)
         + sum(map(_arguments, messages))
-        + (0 if _WRITTEN.isdisjoint(body) else _written(body))
-        + PER_MESSAGE * len(messages)
-        + PER_CALL
+        + (json_tokens(rest) if rest else 0)
+        + around(body, len(messages))
     )
+
+
+def around(body: dict[str, Any], messages: int) -> int:
+    """What a template adds by itself around so many messages."""
+    rules = WITH_TOOLS if any(body.get(name) for name in _TOOLS) else 0
+    return PER_CALL + PER_MESSAGE * messages + rules
+
+
+def written(body: dict[str, Any]) -> dict[str, Any]:
+    """What the text of this request's prompt is written from, besides its messages."""
+    if _WRITTEN.isdisjoint(body):
+        return {}
+    return {name: body[name] for name in _WRITTEN if body.get(name) is not None}
 
 
 def counts(text: int, attached: Attachments | None, family: Family) -> TokenCounts:
@@ -84,12 +97,6 @@ def counts(text: int, attached: Attachments | None, family: Family) -> TokenCoun
         audio=audio,
         images=len(attached.images) + len(pages),
     )
-
-
-def _written(body: dict[str, Any]) -> int:
-    written = {name: body[name] for name in _WRITTEN if body.get(name) is not None}
-    rules = WITH_TOOLS if any(body.get(name) for name in _TOOLS) else 0
-    return (json_tokens(written) if written else 0) + rules
 
 
 def longest_form(data: bytes) -> int:

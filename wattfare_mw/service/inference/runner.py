@@ -11,8 +11,15 @@ import math
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
+import msgspec
+
 from ... import sse
-from ...errors import WattfareError
+from ...errors import (
+    WattfareBudgetExceededError,
+    WattfareError,
+    WattfareGrantError,
+    WattfareRateLimitError,
+)
 from ...logs import describe, get_logger
 from ..errors import lease_lost, not_answered, revoked
 from ..ledger import rules
@@ -324,7 +331,7 @@ class CallRunner:
 
         try:
             try:
-                granted = await self._store.reserve(call, self._terms)
+                granted = await self._reserve(call, job)
             except WattfareError as refusal:
                 settled = True  # there is nothing to settle
                 if refusal.http_status == 503:
@@ -382,6 +389,21 @@ class CallRunner:
         finally:
             if asking is not None:
                 await asyncio.wait({asking})
+
+    async def _reserve(self, call: InferenceCall, job: Job) -> int:
+        """Reserve for this call, and return how much. Only if its bounds do not fit what is left,
+        closer ones are looked for."""
+        try:
+            granted = await self._store.reserve(call, self._terms)
+        except (WattfareBudgetExceededError, WattfareGrantError, WattfareRateLimitError):
+            bounds = await job.tighten()
+            if bounds is None or bounds.least >= call.bounds.least:
+                raise
+            closer = msgspec.structs.replace(call, bounds=bounds)
+            return await self._store.reserve(closer, self._terms)
+        if granted < call.bounds.most:
+            await job.tighten()  # the limit is then lowered less
+        return granted
 
     async def _tell(
         self, error: WattfareError, active: ActiveCall, output: Output, *, begun: bool

@@ -111,6 +111,10 @@ class EchoJob:
             PRICE.bound(self.meter.prompt_tokens, self._limit),
         )
 
+    async def tighten(self) -> Bounds | None:
+        """The cost is known already."""
+        return None
+
     async def start(self, granted: int) -> None:
         """There is nobody to ask; say as many words as this pays for."""
         self.meter.granted = granted

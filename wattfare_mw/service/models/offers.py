@@ -8,10 +8,11 @@ from decimal import Decimal
 import msgspec
 
 from ... import money
-from ..chat import prompt_bound
+from ..chat import prompt_bound, tokenizer
 from ..chat.attachments import Attachments
 from ..chat.families import Family
 from ..chat.price import Price
+from ..chat.request import ChatRequest
 from ..chat.usage import TokenCounts
 from ..records import Bounds
 from . import variants
@@ -53,20 +54,38 @@ class Bound(msgspec.Struct, frozen=True):
         return self.price.pays_for(granted - self.fees, self.prompt, answers, most)
 
 
+def counted(offers: Sequence[Offer], request: ChatRequest, text: int) -> list[int] | None:
+    """The tokens of the prompt without what is attached, counted by the tokenizer of each model;
+    None if no model's tokenizer is here. It can take long: not for an event loop.
+
+    Args:
+        text: what counts for a model whose tokenizer is not here.
+    """
+    encodings = [tokenizer.encoding_of(offer.variant.base) for offer in offers]
+    found = {
+        encoding: min(tokenizer.tokens(encoding, request.body, request.text), text)
+        for encoding in encodings
+        if encoding is not None
+    }
+    if not found:
+        return None
+    return [text if encoding is None else found[encoding] for encoding in encodings]
+
+
 def bounds(
     offers: Sequence[Offer],
-    text: int,
+    texts: Sequence[int],
     attached: Attachments | None = None,
     page_usd: Decimal = Decimal(0),
 ) -> list[Bound]:
     """The bound for each model; none at all if one of them has no price.
 
     Args:
-        text: the tokens of the prompt at most, without what is attached.
+        texts: the tokens of the prompt at most for each model, without what is attached.
         page_usd: what the provider may charge for a page of a PDF.
     """
     found: list[Bound] = []
-    for offer in offers:
+    for offer, text in zip(offers, texts, strict=True):
         if offer.price is None:
             return []
         searches = offer.variant.searches

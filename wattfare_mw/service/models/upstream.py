@@ -233,10 +233,11 @@ class UpstreamJob:
     ) -> None:
         least, most = request.limits(upstream.default_max_tokens)
         messages = msgspec.json.encode(request.text)
-        text = prompt_bound.bound(request.body, messages)
-        self._offers, self._bounds = (
-            models,
-            offers.bounds(models, text, request.attachments, upstream.provider.page_usd),
+        self._text = prompt_bound.bound(request.body, messages)
+        self._offers = models
+        self._page_usd = upstream.provider.page_usd
+        self._bounds = offers.bounds(
+            models, [self._text] * len(models), request.attachments, self._page_usd
         )
         if not self._bounds:
             self.bounds = Bounds(1, MAX_RESERVATION, requires_cap=True)
@@ -268,6 +269,17 @@ class UpstreamJob:
         self._last = b"{}"  # the last chunk that has choices
         self._told: int | None = None  # the cost that the client has been told
         self._unnamed = upstream.keeps_records  # has no chunk told the generation's id so far?
+
+    async def tighten(self) -> Bounds | None:
+        """Count the prompt with the model's own tokenizer, if it is here."""
+        request = self._request
+        texts = await in_thread(offers.counted, self._offers, request, self._text)
+        if not self._bounds or texts is None:
+            return None
+        self._bounds = offers.bounds(self._offers, texts, request.attachments, self._page_usd)
+        least, most = request.limits(self._upstream.default_max_tokens)
+        self.bounds = offers.between(self._bounds, request.n * least, request.n * most)
+        return self.bounds
 
     async def start(self, granted: int) -> None:
         """Send it, with as much of a limit as was granted; returns when the upstream has
