@@ -94,6 +94,10 @@ tiny = {{ input = 1e-7, output = 0.5 }}
 
 [aliases]
 "gpt-4o" = "openai/gpt-4o"
+
+[media]
+"my-llava*" = {{ image = 576, page = 2000 }}
+voice = {{ audio_second = 25 }}
 """
 
 
@@ -127,6 +131,7 @@ def test_every_option_can_be_given(write: Callable[[str], str]) -> None:
         "detached_seconds": 12,
         "prices": {"llama3.2": "0/0", "x": "0.1/0.4/0.01", "y": "1/2", "tiny": "0.0000001/0.5"},
         "aliases": {"gpt-4o": "openai/gpt-4o"},
+        "media": {"my-llava*": {"image": 576, "page": 2000}, "voice": {"audio_second": 25}},
     }
     assert {name: getattr(settings, name) for name in wanted} == wanted
     # This test knows all options.
@@ -200,6 +205,10 @@ def test_prices_count_first_by_model(write: Callable[[str], str], given: str) ->
         ("aliases = []", ["`aliases`", "a table, not an array"]),
         ("[aliases]\na = 1", ["`aliases.a`", "name of a model"]),
         ("[aliases]\ngpt-4.1 = 'x'", ["`aliases.gpt-4`", "quotes"]),
+        ("[media]\nm = 576", ["`media.m`", "a table, not a number"]),
+        ("[media]\nm = {tiles = 1}", ["`media.m.tiles`", "audio_second"]),
+        ("[media]\nm = {image = -1}", ["`media.m.image`", "whole number from 0"]),
+        ("[media]\nm = {image = 1.5}", ["`media.m.image`", "whole number"]),
         (f"upstream-key = {KEY}", ["not valid TOML", "line 1"]),
         (f'upstream-key = "{KEY}', ["not valid TOML"]),
         ("a = 1\na = 2\nb = 3", ["not valid TOML", "line 2"]),

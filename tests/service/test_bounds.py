@@ -57,7 +57,7 @@ def test_no_tokenizer_makes_more_of_a_prompt(messages: list, tools: list) -> Non
         f"<|im_start|>{message['role']} {message.get('name', '')}\n{message['content']}<|im_end|>\n"
         for message in messages
     )
-    written += json.dumps(tools, indent=4)
+    written += json.dumps(tools)
     for form in ("NFC", "NFKC"):
         around = len(messages) * (len("<|im_start|>  \n<|im_end|>\n") - 7)  # a tag is a token
         tokens = len(unicodedata.normalize(form, written).encode()) - around
@@ -92,7 +92,7 @@ def test_what_a_template_writes_anew_counts() -> None:
     written_anew = json.dumps([1] * 50)
     assert with_arguments(arguments) - with_arguments("") >= len(written_anew) > len(arguments)
     tool = {"type": "function", "function": {"name": "f", "parameters": {"日": ["本"] * 20}}}
-    written = len(json.dumps([tool], indent=4))
+    written = len(json.dumps([tool]))
     bound = prompt_bound.bound({"messages": [], "tools": [tool]})
     assert bound > written + prompt_bound.PER_CALL + prompt_bound.WITH_TOOLS
     assert prompt_bound.bound({"messages": [], "tools": []}) < prompt_bound.PER_CALL + 100
@@ -104,14 +104,32 @@ def test_a_bound_takes_no_more_time_than_the_text_is_long() -> None:
     assert prompt_bound.bound(chat_body(text)) > len(text)
 
 
-@given(prices, token_counts(), st.integers(0, 5), counts, counts, st.datetimes())
+def sent(used: TokenCounts, more: int = 0, images: int = 0) -> TokenCounts:
+    """What is known of such a prompt before it is sent."""
+    return TokenCounts(
+        prompt=used.prompt + more,
+        audio=used.audio + used.audio_cache_read,
+        image=used.image + min(more, images),
+        images=used.images + images,
+    )
+
+
+@given(prices, token_counts(), st.integers(0, 5), st.integers(0, 5), counts, counts, st.datetimes())
 def test_a_cost_is_exact_and_within_its_bound(
-    price: Price, used: TokenCounts, searches: int, more: int, still_more: int, moment: datetime
+    price: Price,
+    used: TokenCounts,
+    searches: int,
+    images: int,
+    more: int,
+    still_more: int,
+    moment: datetime,
 ) -> None:
-    used = msgspec.structs.replace(used, searches=searches)
+    used = msgspec.structs.replace(used, searches=searches, images=images)
     cost = price.cost(used, moment)
-    bound = price.bound(used.prompt, used.completion, searches)
-    assert bound <= price.bound(used.prompt + more, used.completion + still_more, searches)
+    bound = price.bound(sent(used), used.completion, searches)
+    for added in (0, images):
+        larger = price.bound(sent(used, more, added), used.completion + still_more, searches)
+        assert bound <= larger
     assert 0 <= cost <= bound
     exact = provider_cost(price, used, moment)
     assert exact <= cost < exact + 1

@@ -209,7 +209,7 @@ def test_sigterm_during_a_stream(tmp_path, stop: str) -> None:
         ({"messages": [{"role": "user", "content": 5}]}, "content` is a string"),
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
-            "`image_url`",
+            "type `text` only",
         ),
         ({"max_tokens": 0}, "`max_tokens`"),
         ({"max_tokens": -1}, "`max_tokens`"),

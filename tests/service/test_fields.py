@@ -105,7 +105,6 @@ HELD = {
 }
 
 REFUSED = {
-    "models": ["openai/gpt-5-pro"],
     "transforms": ["other"],
     "prompt": "hello",
     "chat_template": "{{ messages }}",
@@ -231,6 +230,7 @@ def passes(name: str, value: object) -> bool:
 
 
 PASS = Policy(unknown="pass")
+REFUSE = Policy(unbounded="refuse")
 
 
 @pytest.mark.parametrize(
@@ -239,7 +239,6 @@ PASS = Policy(unknown="pass")
         {"something_new": {"a": [1]}},
         {"something_new": None},
         {"provider": {"something_new": 1}},
-        {"messages": [{"role": "user", "content": "x", "something_new": 1}]},
     ],
     ids=str,
 )
@@ -346,10 +345,10 @@ def test_text_for_the_template_is_part_of_the_bound(fields: dict) -> None:
 @pytest.mark.parametrize(
     "part",
     [
-        {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}},
-        {"type": "input_audio", "input_audio": {}},
-        {"type": "file", "file": {}},
-        {"type": "video_url"},
+        {"type": "image_url", "image_url": {"url": 5}},
+        {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA==", "tiles": 9}},
+        {"type": "file", "file": {"file_id": "file-1"}},
+        {"type": "document", "source": {"type": "file", "file_id": "file-1"}},
         {"type": 5},
         {"text": "x"},
         "text",
@@ -359,9 +358,29 @@ def test_text_for_the_template_is_part_of_the_bound(fields: dict) -> None:
     ],
     ids=str,
 )
-def test_parts_that_are_not_text(part: object) -> None:
+def test_parts_that_are_never_let_through(part: object) -> None:
     said = refusal(messages=[{"role": "user", "content": ["x", part][1:]}])
     assert "messages[0].content[0]" in said
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "input_audio", "input_audio": {}},
+        {"type": "input_audio", "input_audio": {"data": "T2dnUw==", "format": "ogg"}},
+        {"type": "file", "file": {}},
+        {"type": "file", "file": {"file_data": "https://example.com/a.pdf"}},
+        {"type": "file", "file": {"file_data": "UEsDBBQ/"}},
+        {"type": "input_file", "file_url": "https://example.com/a.pdf"},
+        {"type": "video_url", "video_url": {"url": "https://example.com/a.mp4"}},
+    ],
+    ids=str,
+)
+def test_parts_whose_cost_has_no_bound_are_held(part: object) -> None:
+    messages = [{"role": "user", "content": [part]}]
+    (held,) = read(messages=messages).held
+    assert held.startswith("messages[0].content[0]")
+    assert "messages[0].content[0]" in refusal(messages=messages, policy=REFUSE)
 
 
 @pytest.mark.parametrize(
@@ -370,6 +389,7 @@ def test_parts_that_are_not_text(part: object) -> None:
         {"role": "user", "content": {"type": "image_url"}},
         {"role": "assistant", "audio": {"id": "a"}},
         {"role": "user", "content": "x", "images": [{}]},
+        {"role": "user", "content": "x", "images": [{"type": "file", "file": {}}]},
         {"role": "user", "content": "x", "attachments": [1]},
         {"role": "assistant", "tool_calls": [{"type": "web_search"}]},
         {"role": "assistant", "tool_calls": "x"},

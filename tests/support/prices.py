@@ -89,6 +89,7 @@ def provider_cost(price: Price, used: TokenCounts, moment: datetime = NOON) -> F
     usd = text * of("prompt") + said * of("completion")
     usd += sum(getattr(used, name) * of(name) for name in PROMPT_PARTS + COMPLETION_PARTS)
     usd += of("request") + used.searches * of("search")
+    usd += used.images * of("per_image")
     return usd * (1 - Fraction(price.discount)) * 10**9
 
 

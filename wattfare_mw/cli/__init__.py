@@ -13,6 +13,7 @@ _NEEDED = frozenset(
         "alembic",
         "click",
         "genai_prices",
+        "imagesize",
         "jwt",
         "limits",
         "rich",

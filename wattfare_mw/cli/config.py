@@ -15,10 +15,11 @@ import click
 import msgspec
 
 from ..errors import WattfareError
+from ..service.chat.families import MAX_OWN, OWN_KEYS
 from ..service.models.own_prices import FORM, read_price
 from .options import option
 
-PRICES, ALIASES = "prices", "aliases"
+PRICES, ALIASES, MEDIA = "prices", "aliases", "media"
 #: What a file has a table for. So an option of this name cannot be a key.
 _INSTEAD = {"price": PRICES}
 _AMOUNTS = ("input", "output", "cached")
@@ -26,10 +27,11 @@ _KEY = "wattfare_mw.cli.config"
 
 
 class Tables(msgspec.Struct, frozen=True):
-    """What the file has beside options. The values of ``prices`` are as in ``Settings``."""
+    """What the file has beside options. The values are as in ``Settings``."""
 
     prices: Mapping[str, str] = {}
     aliases: Mapping[str, str] = {}
+    media: Mapping[str, Mapping[str, int]] = {}
 
 
 class ConfiguredCommand(click.Command):
@@ -51,10 +53,10 @@ def _read(ctx: click.Context, _option: click.Parameter, path: str | None) -> Non
     if path is None:
         return
     values = _load(path)
-    read: dict[str, Mapping[str, str]] = {}
+    read: dict[str, Mapping[str, Any]] = {}
     defaults: dict[str, Any] = {}
     try:
-        for name, reader in ((PRICES, _prices), (ALIASES, _aliases)):
+        for name, reader in ((PRICES, _prices), (ALIASES, _aliases), (MEDIA, _media)):
             read[name] = reader(_table(values.pop(name, {}), name))
         known = {_key_of(each): each for each in ctx.command.params if each.expose_value}
         for name, value in values.items():
@@ -81,8 +83,8 @@ config_option = option(
     expose_value=False,
     callback=_read,
     metavar="FILE",
-    help="A TOML file with any of these options, with prices and with aliases of models. The "
-    "command line and the environment count before it.",
+    help="A TOML file with any of these options, with prices and aliases of models, and with "
+    "what they make of images. The command line and the environment count before it.",
 )
 
 
@@ -230,4 +232,19 @@ def _aliases(table: dict[str, Any]) -> dict[str, str]:
                 f"must be the name of a model, not {_kind(model)}. A name with a dot stands in "
                 "quotes",
             )
+    return table
+
+
+def _media(table: dict[str, Any]) -> dict[str, Mapping[str, int]]:
+    for model, row in table.items():
+        key = f"{MEDIA}.{model}"
+        for name, value in _table(row, key).items():
+            if name not in OWN_KEYS:
+                raise _WrongError(
+                    f"{key}.{name}",
+                    f"is not known: a row has {', '.join(OWN_KEYS)}. A name with a dot stands in "
+                    "quotes",
+                )
+            if type(value) is not int or not 0 <= value <= MAX_OWN:
+                raise _WrongError(f"{key}.{name}", f"must be a whole number from 0 to {MAX_OWN:,}")
     return table

@@ -261,6 +261,7 @@ def serve(
         default_max_tokens=default_max_tokens,
         prices={**tables().prices, **_prices(prices)},
         aliases=tables().aliases,
+        media=tables().media,
         provider=provider,
         allow_unpriced=allow_unpriced,
         unbounded=unbounded,

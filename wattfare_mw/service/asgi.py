@@ -61,6 +61,7 @@ def create_app(
                     default_max_tokens=settings.default_max_tokens,
                     allow_unpriced=settings.allow_unpriced,
                     prices=settings.prices,
+                    media=settings.media,
                     provider=settings.provider,
                     max_answer_bytes=settings.max_answer_bytes,
                     on_hang_up=settings.on_hang_up,

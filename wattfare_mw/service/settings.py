@@ -13,6 +13,7 @@ from ..errors import invalid_request
 from ..transport import SecretBytes, header_key, hidden
 from ..types import MAX_MODEL_CHARACTERS
 from .chat.allowed_fields import Policy
+from .chat.families import Families
 from .chat.price import MAX_RESERVATION
 from .chat.request import DEFAULT_MAX_TOKENS, MAX_TOKENS
 from .models.own_prices import OwnPrices
@@ -53,6 +54,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         prices: what models cost, before any other price: for a name or a pattern (``qwen*``), text
             such as ``0.10/0.40`` or ``1/2/0.1``, in USD for a million tokens in, out and in from
             the cache. ``*`` is for models that have no other price.
+        media: what models make of images, files and audio, for a name or a pattern: tokens of an
+            ``image``, of a ``page`` of a PDF and of an ``audio_second``. A row counts before the
+            table in ``service/chat/families.py``.
         aliases: other names of models: a client asks for the key, and the value is sent, priced
             and recorded.
         provider: the name of the upstream's row in ``service/models/providers.py``; None: found by
@@ -95,6 +99,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     allow_unpriced: bool = False
     prices: Mapping[str, str] = {}
     aliases: Mapping[str, str] = {}
+    media: Mapping[str, Mapping[str, int]] = {}
     provider: str | None = None
     metrics: bool = False
     grant_ceiling: int | None = None
@@ -131,6 +136,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         elif self.upstream_key is not None:
             raise invalid_request("A key for the upstream is of no use without an upstream.")
         OwnPrices(self.prices)  # a wrong one stops the service before it starts
+        Families(self.media)
         for each in (*self.aliases, *self.aliases.values()):
             if not 0 < len(each) <= MAX_MODEL_CHARACTERS:
                 raise invalid_request(

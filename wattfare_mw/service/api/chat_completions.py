@@ -61,9 +61,8 @@ async def _call(
             request, key = _read(headers, body, uncut, state.fields)
         else:
             request, key = await in_thread(_read, headers, body, uncut, state.fields)
-        model = state.aliases.get(request.model)
-        if model is not None:
-            request = request.for_model(model)
+        if state.aliases:
+            request = request.renamed(state.aliases)
         call: InferenceCall | None = None
 
         def goes_on() -> bool:

@@ -289,6 +289,39 @@ _CACHE_CONTROL = _object(
     }
 )
 
+# What bounds an image, a file and audio is read in :mod:`.attachments`.
+_MEDIA = {"type": _plain, "cache_control": _CACHE_CONTROL}
+_OF_OPERATOR = _refused("it names a file that is kept in the operator's account")
+_IMAGE = {
+    **_MEDIA,
+    "image_url": _text_or(_object({"url": _text, "detail": _plain, "format": _plain}), "an object"),
+    "detail": _plain,
+    "file_id": _OF_OPERATOR,
+}
+_SOURCE = _object(
+    {"type": _plain, "media_type": _plain, "data": _text, "url": _text, "file_id": _OF_OPERATOR}
+)
+_FILE = {"file_data": _text, "filename": _plain, "format": _plain}
+_STORED = {"file_id": _OF_OPERATOR, "file_url": _text}
+_SOUND = {"data": _text, "format": _plain}
+_IMAGE_PARTS = {
+    "image_url": _object(_IMAGE),
+    "input_image": _object(_IMAGE),
+    "image": _object({**_MEDIA, "source": _SOURCE, "image": _text, "mediaType": _plain}),
+}
+_ATTACHED: Mapping[str, Rule] = {
+    **_IMAGE_PARTS,
+    "document": _object({**_MEDIA, "source": _SOURCE, "title": _plain, "context": _plain}),
+    "file": _object({**_MEDIA, "file": _object({**_FILE, **_STORED})}),
+    "input_file": _object({**_MEDIA, **_FILE, **_STORED}),
+    "input_audio": _object({**_MEDIA, "input_audio": _object(_SOUND)}),
+    **dict.fromkeys(("video_url", "input_video"), _held("a video has no bound")),
+}
+#: An image that a model has made, and an app sends back.
+_MADE_IMAGE = _of_type(
+    {"image_url": _object({**_IMAGE, "index": _plain})}, "its tokens cannot be counted"
+)
+
 
 def _beside(rules: Mapping[str, Rule], *, made: bool = True) -> Rule:
     """An object with these fields, and what libraries keep beside them.
@@ -308,6 +341,8 @@ def _beside(rules: Mapping[str, Rule], *, made: bool = True) -> Rule:
             if known is not None:
                 more = known(where, inner)
             else:
+                if not made and foreign_fields.is_foreign(field):
+                    raise _foreign(where, field)
                 more = kept_fields.check(where, inner, _CACHE_CONTROL, made=made)
             found = found if found is not None else more
         return found
@@ -332,8 +367,9 @@ def _parts(*, made: bool) -> Rule:
             "refusal": part({"refusal": _text}),
             **dict.fromkeys(_SAID, part({})),
             "tool_use": part({"name": _plain, "input": _json}),
+            **_ATTACHED,
         },
-        "its tokens cannot be counted before it is read; this service takes text only",
+        "its tokens cannot be counted before it is read",
     )
 
 
@@ -372,7 +408,7 @@ _IN_MESSAGE: Mapping[str, Rule] = {
     "cache_control": _CACHE_CONTROL,
     "annotations": _each(_annotation),
     "audio": _refused("what an earlier answer said cannot be bounded; send its transcript"),
-    "images": _refused("images cannot be bounded"),
+    "images": _each(_MADE_IMAGE),
 }
 
 
@@ -606,6 +642,7 @@ REQUEST: Mapping[str, Field] = {
     "messages": Field(
         Kind.COUNTED, _each(_message), "the prompt; a cache for an hour in it is held"
     ),
+    "models": Field(Kind.COUNTED, _each(_plain), "fallbacks; the dearest of them is reserved for"),
     "tools": Field(
         Kind.COUNTED,
         _each(_TOOL),
@@ -812,11 +849,6 @@ REQUEST: Mapping[str, Field] = {
     **_held_row("best_of", "each attempt is billed", 1, note="`1` is free", shape=_plain),
     **_held_row("use_beam_search", "each attempt is billed", shape=_plain),
     # What is not served.
-    "models": Field(
-        Kind.REFUSED,
-        _refused("each fallback has a price of its own; name one `model`"),
-        "each fallback has a price of its own",
-    ),
     **_refused_row("prompt", "this is a chat: use `messages`"),
     **_refused_row("chat_template", "a template can repeat the prompt without end"),
     **_refused_row("background", "an answer that comes later is not billed"),

@@ -7,13 +7,22 @@ length is computed, and the memory stays what the value itself takes.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any, cast
+
+from ...json_limits import MAX_DEPTH
 
 #: Characters are counted in pieces of this size, so that other threads can run meanwhile.
 _PIECE = 2**16
 # These are escaped as two characters, and other control characters as six.
 _SHORT_ESCAPES = '"\\\n\r\t\b\f'
 _LONG_ESCAPES = [chr(code) for code in (*range(0x20), 0x7F) if chr(code) not in _SHORT_ESCAPES]
+#: How deep a value may be inside of what is written, with some room.
+_DEPTHS = MAX_DEPTH + 8
+_INDENT = 4
+#: Tokens of a line end and the spaces behind it, by depth. All known tokenizers have a token for 16
+#: spaces or more, and ``tests/service/test_real_prompts.py`` holds some of them to it.
+_LINE_TOKENS = [2 + -(-_INDENT * depth // 16) for depth in range(_DEPTHS)]
 
 
 def json_length(value: Any, indent: int | None = None) -> int:
@@ -22,53 +31,72 @@ def json_length(value: Any, indent: int | None = None) -> int:
     Args:
         value: decoded JSON, nested no deeper than :data:`~wattfare_mw.json_limits.MAX_DEPTH`.
     """
-    return _length(value, indent, 0)
+    lines = None if indent is None else [1 + indent * depth for depth in range(_DEPTHS)]
+    return _length(value, lines, False, 0)
 
 
-def _length(value: Any, indent: int | None, depth: int) -> int:
+def json_tokens(value: Any) -> int:
+    """The tokens of this value as JSON, at most, however a template writes it: compact or with up
+    to four spaces for each level, in ASCII or not, and with ``<`` escaped or not.
+
+    A token has at least one byte. The spaces of an indentation are the one exception that is
+    counted closer: they make up half of the text, and a few tokens of it.
+    """
+    return _length(value, _LINE_TOKENS, True, 0)
+
+
+def _length(value: Any, lines: Sequence[int] | None, html: bool, depth: int) -> int:
+    """
+    Args:
+        lines: what a line end and its indentation count, by depth; None for one line.
+        html: are the characters of HTML escaped, as Jinja's own ``tojson`` does?
+    """
     if isinstance(value, str):
-        return _string_length(value)
+        return _string_length(value, html)
     if isinstance(value, dict):
         fields = cast("dict[str, Any]", value)
         if not fields:
             return 2
-        inner = sum(
-            _string_length(name) + 2 + _length(item, indent, depth + 1)
-            for name, item in fields.items()
-        )
-        return inner + _around(len(fields), indent, depth)
+        inner = 2 * len(fields)  # ": "
+        for name, item in fields.items():
+            inner += _string_length(name, html) + _length(item, lines, html, depth + 1)
+        return inner + _around(len(fields), lines, depth)
     if isinstance(value, list):
         items = cast("list[Any]", value)
         if not items:
             return 2
-        inner = sum(_length(item, indent, depth + 1) for item in items)
-        return inner + _around(len(items), indent, depth)
+        inner = sum(_length(item, lines, html, depth + 1) for item in items)
+        return inner + _around(len(items), lines, depth)
     return len(json.dumps(value))  # a number, true, false or null
 
 
-def _around(count: int, indent: int | None, depth: int) -> int:
+def _around(count: int, lines: Sequence[int] | None, depth: int) -> int:
     """The brackets around so many items, and what separates them."""
-    if indent is None:
+    if lines is None:
         return 2 + 2 * (count - 1)  # ", "
-    line = 1 + indent * (depth + 1)  # a line end, and the indentation
-    return 2 + count * line + (count - 1) + (1 + indent * depth)
+    return 2 + (count - 1) + count * lines[depth + 1] + lines[depth]
 
 
-def _string_length(text: str) -> int:
+def _string_length(text: str, html: bool) -> int:
+    if text.isascii() and text.isidentifier():
+        return 2 + len(text)  # most names are one
     if len(text) <= _PIECE:
-        return 2 + _escaped_length(text)
+        return 2 + _escaped_length(text, html)
     pieces = (text[start : start + _PIECE] for start in range(0, len(text), _PIECE))
-    return 2 + sum(map(_escaped_length, pieces))
+    return 2 + sum(_escaped_length(piece, html) for piece in pieces)
 
 
-def _escaped_length(text: str) -> int:
+def _escaped_length(text: str, html: bool) -> int:
     length = len(text)
     if not text.isascii():
         # Each unit of UTF-16 that is not ASCII is written as \uXXXX.
         ascii_characters = len(text.encode("ascii", "ignore"))
         units = len(text.encode("utf-16-le", "surrogatepass")) // 2
         length = ascii_characters + 6 * (units - ascii_characters)
-    length += text.count('"') + text.count("\\")
+    count = text.count
+    length += count('"') + count("\\")
+    if html:
+        length += 5 * (count("<") + count(">") + count("&") + count("'"))
     if not text.isprintable():
-        length += sum(map(text.count, "\n\r\t\b\f")) + 5 * sum(map(text.count, _LONG_ESCAPES))
+        length += sum(map(count, "\n\r\t\b\f")) + 5 * sum(map(count, _LONG_ESCAPES))
     return length

@@ -44,6 +44,7 @@ class Meter:
         price: None if it is not known. Only the upstream can then say what the call costs.
         prompt_tokens: an estimate, until the upstream reports it.
         began: when the call began (UTC), for a price that depends on the time of the day.
+        images: how many images the request has.
 
     Attributes:
         sent: is the prompt on its way to the model?
@@ -53,7 +54,12 @@ class Meter:
     """
 
     def __init__(
-        self, price: Price | None, prompt_tokens: int, began: datetime | None = None
+        self,
+        price: Price | None,
+        prompt_tokens: int,
+        began: datetime | None = None,
+        *,
+        images: int = 0,
     ) -> None:
         self.price = price
         self.sent = False
@@ -63,7 +69,7 @@ class Meter:
         self._began = began or datetime.now(UTC)
         self._granted: int | None = None
         # As far as the upstream has reported it. Until then, the prompt is an estimate.
-        self._used = TokenCounts(prompt=prompt_tokens)
+        self._used = TokenCounts(prompt=prompt_tokens, images=images)
         self._tokens_reported = False
         self._cost: int | None = None  # what the upstream charges for all this
         self._counted_in_cost = 0  # the completion tokens that had passed by then
@@ -81,6 +87,11 @@ class Meter:
     @granted.setter
     def granted(self, granted: int | None) -> None:
         self._granted = granted
+        self._paid_for_is_known = False
+
+    def priced_at(self, price: Price) -> None:
+        """The answer comes from a model with this price."""
+        self.price = price
         self._paid_for_is_known = False
 
     def count(self, tokens: int = 1, text: str = "") -> None:
@@ -142,6 +153,8 @@ class Meter:
             self._chunks = self._bytes = self._characters = 0
         else:
             counts = _with_side(counts, self._used, "completion", *reported_usage.COMPLETION_PARTS)
+        if self._used.images:  # no report says how many there are
+            counts = msgspec.structs.replace(counts, images=self._used.images)
         self._used = counts
         self._tokens_reported = True
         self.generated = True

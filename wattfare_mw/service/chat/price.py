@@ -29,6 +29,7 @@ class Rates(msgspec.Struct, frozen=True, kw_only=True):
         reasoning, audio_output, image_output: a token of the answer that is one of these.
         request: USD for each request.
         search: USD for each web search.
+        per_image: USD for each image of the prompt, beside its tokens.
     """
 
     prompt: Decimal | None = None
@@ -44,6 +45,7 @@ class Rates(msgspec.Struct, frozen=True, kw_only=True):
     image_output: Decimal | None = None
     request: Decimal | None = None
     search: Decimal | None = None
+    per_image: Decimal | None = None
 
 
 class Override(msgspec.Struct, frozen=True, kw_only=True):
@@ -114,29 +116,35 @@ class Price(msgspec.Struct, frozen=True, dict=True):
         """What so many more tokens of an answer cost, in nano-dollars, rounded up."""
         return self._table(prompt, moment, tier).cost_of_more(completion)
 
-    def bound(self, prompt: int, completion: int, searches: int = 0) -> int:
-        """The most that a call can cost, in nano-dollars, if it has no more tokens of any kind."""
-        return self._dearest(prompt).cost(
-            TokenCounts(prompt=prompt, completion=completion, searches=searches)
-        )
+    def bound(self, prompt: int | TokenCounts, completion: int, searches: int = 0) -> int:
+        """The most that a call can cost, in nano-dollars, if it has no more tokens of any kind.
 
-    def pays_for(self, granted: int, prompt: int, answers: int, most: int) -> int:
+        Args:
+            prompt: its tokens. If some of them stand for audio or for images, the counts say so:
+                ``audio``, ``image`` and ``images``. A number means that all of them are text.
+        """
+        if isinstance(prompt, int):
+            prompt = TokenCounts(prompt=prompt)
+        return self._dearest(prompt.prompt).cost_with(prompt, completion, searches)
+
+    def pays_for(self, granted: int, prompt: int | TokenCounts, answers: int, most: int) -> int:
         """The limit, up to ``most``, that each of so many answers can have for this amount."""
-        tokens = self._dearest(prompt).tokens_for(granted, prompt)
+        counts = _counts(prompt)
+        tokens = self._dearest(counts.prompt).tokens_for(granted, counts)
         return most if tokens is None else min(max(tokens, 0) // answers, most)
 
-    def tokens_for(self, granted: int, prompt: int, moment: datetime | None = None) -> int | None:
+    def tokens_for(
+        self, granted: int, prompt: int | TokenCounts, moment: datetime | None = None
+    ) -> int | None:
         """How many tokens of text this amount pays for. -1 if it does not pay for the prompt, and
         None if any number is paid for."""
-        return self._table(prompt, moment).tokens_for(granted, prompt)
+        counts = _counts(prompt)
+        return self._table(counts.prompt, moment).tokens_for(granted, counts)
 
-    def most_per_token(self, prompt: int) -> tuple[Decimal, Decimal, Decimal]:
-        """The highest rates for a prompt token, a completion token and a request, in USD, if the
-        prompt has no more tokens than this."""
-        rates = self._highest(self._within(prompt))
-        assert rates.prompt is not None
-        assert rates.completion is not None
-        return rates.prompt, rates.completion, rates.request or Decimal(0)
+    def most_per_unit(self, prompt: int) -> Rates:
+        """The highest rates that a prompt of up to so many tokens can have. ``prompt``,
+        ``completion``, ``request``, ``search`` and ``per_image`` are all given."""
+        return self._highest(self._within(prompt))
 
     def _within(self, prompt: int) -> tuple[int, ...]:
         """The overrides that such a prompt, or a shorter one, can have. A call that asks for a dear
@@ -200,11 +208,24 @@ class Price(msgspec.Struct, frozen=True, dict=True):
             return max((rate for rate in given if rate is not None), default=Decimal(0))
 
         return Rates(
-            prompt=most("prompt", *PROMPT_PARTS),
+            # A prompt without audio and images has no tokens that stand for them.
+            prompt=most("prompt", *_OF_TEXT),
+            audio=most("prompt", *_OF_TEXT, *_OF_AUDIO),
+            audio_cache_read=most("prompt", *_OF_TEXT, *_OF_AUDIO),
+            image=most("prompt", *_OF_TEXT, "image"),
             completion=most("completion", *COMPLETION_PARTS),
             request=most("request"),
             search=most("search"),
+            per_image=most("per_image"),
         )
+
+
+_OF_AUDIO = ("audio", "audio_cache_read")
+_OF_TEXT = tuple(name for name in PROMPT_PARTS if name not in (*_OF_AUDIO, "image"))
+
+
+def _counts(prompt: int | TokenCounts) -> TokenCounts:
+    return TokenCounts(prompt=prompt) if isinstance(prompt, int) else prompt
 
 
 def _over(rates: Rates, changed: Rates) -> Rates:
@@ -234,7 +255,15 @@ class _Table:
     """Rates as whole numbers of a unit that no rate is finer than: a cost is exact, and takes a
     few multiplications."""
 
-    __slots__ = ("_completion", "_parts", "_prompt", "_request", "_search", "_unit")
+    __slots__ = (
+        "_completion",
+        "_image",
+        "_parts",
+        "_prompt",
+        "_request",
+        "_search",
+        "_unit",
+    )
 
     def __init__(self, rates: Rates, factor: Decimal = Decimal(1)) -> None:
         full = {name: getattr(rates, name) for name in Rates.__struct_fields__}
@@ -246,6 +275,7 @@ class _Table:
         self._unit, units = money.in_whole_units(prices, factor)
         self._prompt, self._completion = units["prompt"], units["completion"]
         self._request, self._search = units["request"], units["search"]
+        self._image = units["per_image"]
         # What a part costs more, or less, than the side that it is counted in.
         self._parts = tuple(
             (name, units[name] - side)
@@ -255,18 +285,28 @@ class _Table:
         )
 
     def cost(self, used: TokenCounts) -> int:
+        return -(-self._units(used) // self._unit)
+
+    def cost_with(self, used: TokenCounts, completion: int, searches: int) -> int:
+        """The cost of this, and of more tokens of an answer and searches."""
+        units = self._units(used) + completion * self._completion + searches * self._search
+        return -(-units // self._unit)
+
+    def _units(self, used: TokenCounts) -> int:
         units = used.prompt * self._prompt + used.completion * self._completion + self._request
         if used.searches:
             units += used.searches * self._search
+        if used.images:
+            units += used.images * self._image
         for name, difference in self._parts:
             units += getattr(used, name) * difference
-        return -(-units // self._unit)
+        return units
 
     def cost_of_more(self, completion: int) -> int:
         return -(-completion * self._completion // self._unit)
 
-    def tokens_for(self, nanos: int, prompt: int) -> int | None:
-        left = nanos * self._unit - prompt * self._prompt - self._request
+    def tokens_for(self, nanos: int, prompt: TokenCounts) -> int | None:
+        left = nanos * self._unit - self._units(prompt)
         if left < 0:
             return -1
         return left // self._completion if self._completion else None

@@ -10,7 +10,7 @@ which is the request as the upstream's chat template writes it down:
   counted one by one: normalizing a whole text takes time in the square of its combining marks.
 - The arguments of earlier tool calls, and what else is no text in a message, once more: it is
   JSON, and a template may write it anew, with a space behind each comma and colon.
-- Tools and the answer's format, as a template may write them: indented, and in ASCII.
+- Tools and the answer's format, as a template may write them: see :func:`.json_tokens`.
 - What a template adds by itself: :data:`PER_MESSAGE` around each message, :data:`PER_CALL` for
   what stands before them all (a default system message, the date, the list of channels), and
   :data:`WITH_TOOLS` for the rules on how tools are called.
@@ -25,11 +25,16 @@ import unicodedata
 from codecs import getincrementaldecoder
 from collections import Counter
 from functools import lru_cache
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
-from .json_length import json_length
+from .families import AROUND, Family
+from .json_length import json_length, json_tokens
+from .usage import TokenCounts
+
+if TYPE_CHECKING:
+    from .attachments import Attachments
 
 #: Tokens that a chat template puts around one message: a name, a channel, begin and end.
 PER_MESSAGE = 16
@@ -57,26 +62,53 @@ def bound(body: dict[str, Any], encoded: bytes | None = None) -> int:
     """More tokens than any tokenizer makes of this request's prompt; ``encoded``: its messages as
     JSON, where they have been written down already."""
     messages = cast("list[dict[str, Any]]", body["messages"])
+    rest = written(body)
     return (
-        _longest_form(msgspec.json.encode(messages) if encoded is None else encoded)
+        longest_form(msgspec.json.encode(messages) if encoded is None else encoded)
         + sum(map(_arguments, messages))
-        + (0 if _WRITTEN.isdisjoint(body) else _written(body))
-        + PER_MESSAGE * len(messages)
-        + PER_CALL
+        + (json_tokens(rest) if rest else 0)
+        + around(body, len(messages))
     )
 
 
-def _written(body: dict[str, Any]) -> int:
-    written = {name: body[name] for name in _WRITTEN if body.get(name) is not None}
+def around(body: dict[str, Any], messages: int) -> int:
+    """What a template adds by itself around so many messages."""
     rules = WITH_TOOLS if any(body.get(name) for name in _TOOLS) else 0
-    return (json_length(written, indent=4) if written else 0) + rules
+    return PER_CALL + PER_MESSAGE * messages + rules
 
 
-def _longest_form(data: bytes) -> int:
+def written(body: dict[str, Any]) -> dict[str, Any]:
+    """What the text of this request's prompt is written from, besides its messages."""
+    if _WRITTEN.isdisjoint(body):
+        return {}
+    return {name: body[name] for name in _WRITTEN if body.get(name) is not None}
+
+
+def counts(text: int, attached: Attachments | None, family: Family) -> TokenCounts:
+    """The tokens of a prompt with attachments, at most.
+
+    Args:
+        text: of everything else in it.
+        family: of the model.
+    """
+    if attached is None:
+        return TokenCounts(prompt=text)
+    pages = [length for document in attached.pages for length in document.text]
+    image = sum(map(family.image_tokens, attached.images)) + sum(map(family.page_tokens, pages))
+    audio = sum(map(family.audio_tokens, attached.audio))
+    return TokenCounts(
+        prompt=text + image + audio + attached.text + AROUND * len(attached.pages),
+        image=image,
+        audio=audio,
+        images=len(attached.images) + len(pages),
+    )
+
+
+def longest_form(data: bytes) -> int:
     """The bytes of this text, each character in the longest of its forms."""
     if data.isascii():
         return len(data)
-    decoder = getincrementaldecoder("utf-8")()
+    decoder = getincrementaldecoder("utf-8")("surrogatepass")
     counted: Counter[str] = Counter()
     for start in range(0, len(data), _PIECE):
         counted.update(decoder.decode(data[start : start + _PIECE]))
@@ -91,7 +123,7 @@ def _bytes(char: str) -> int:
     # Marks may move to another letter, so that it is the decomposed form that counts; what is
     # composed from it is never longer.
     forms = (char, unicodedata.normalize("NFD", char), unicodedata.normalize("NFKD", char))
-    return max(len(form.encode()) for form in forms)
+    return max(len(form.encode("utf-8", "surrogatepass")) for form in forms)
 
 
 def _arguments(message: dict[str, Any]) -> int:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from collections.abc import Mapping
+from typing import Any, TypeGuard, cast
 
 import msgspec
 
@@ -10,8 +11,9 @@ from ...errors import invalid_request
 from ...json_limits import check_structure
 from ...offload import LARGE_BODY
 from ...types import MAX_MODEL_CHARACTERS
-from . import allowed_fields
+from . import allowed_fields, attachments
 from .allowed_fields import DEFAULT_POLICY, Policy
+from .attachments import Attachments
 
 #: What a call is given that names no limit, in tokens, unless the operator says otherwise.
 DEFAULT_MAX_TOKENS = 8192
@@ -19,6 +21,9 @@ DEFAULT_MAX_TOKENS = 8192
 FLOOR_TOKENS = 16
 #: More tokens than any model gives; a number beyond is a mistake.
 MAX_TOKENS = 10_000_000
+
+#: The most models that a request may name.
+MAX_MODELS = 16
 
 #: Ollama's name of the limit, in ``options``.
 _OLLAMA_LIMIT = "num_predict"
@@ -32,7 +37,9 @@ class ChatRequest(msgspec.Struct, frozen=True):
     ``body`` is decoded JSON: where a name stood in it twice, one value is left, the one that was
     looked at. ``max_tokens``, for each of the ``n`` answers, is under whichever name the client
     used. ``thinking``: as many of those tokens are set aside for it. ``uncut``: rather no answer
-    than a shortened one. ``held``: the fields whose cost has no bound.
+    than a shortened one. ``held``: the fields whose cost has no bound. ``attachments``: images,
+    files and audio; ``text``: the messages without their data. ``fallbacks``: other models that may
+    answer.
     """
 
     model: str
@@ -46,6 +53,9 @@ class ChatRequest(msgspec.Struct, frozen=True):
     uncut: bool = False
     large: bool = False
     held: tuple[str, ...] = ()
+    text: list[dict[str, Any]] = []
+    attachments: Attachments | None = None
+    fallbacks: tuple[str, ...] = ()
 
     def limits(self, default: int) -> tuple[int, int]:
         """The tokens that each answer may have: the fewest that make sense, and the most.
@@ -75,9 +85,21 @@ class ChatRequest(msgspec.Struct, frozen=True):
             body["options"] = {**body["options"], _OLLAMA_LIMIT: tokens}
         return body
 
-    def for_model(self, model: str) -> ChatRequest:
-        """The same request to another model."""
-        return msgspec.structs.replace(self, model=model, body={**self.body, "model": model})
+    @property
+    def models(self) -> tuple[str, ...]:
+        """All models that may answer, the first one first."""
+        return (self.model, *self.fallbacks)
+
+    def renamed(self, names: Mapping[str, str]) -> ChatRequest:
+        """The same request to the models that these aliases stand for."""
+        if names.keys().isdisjoint(self.models):
+            return self
+        model, *others = (names.get(each, each) for each in self.models)
+        body = {**self.body, "model": model}
+        if others:
+            asked = cast("list[str]", self.body["models"])
+            body["models"] = [names.get(each, each) for each in asked]
+        return msgspec.structs.replace(self, model=model, fallbacks=tuple(others), body=body)
 
     def __repr__(self) -> str:
         return f"ChatRequest({self.model!r}, stream={self.stream})"  # prompts are not for logs
@@ -101,13 +123,17 @@ def read(body: bytes, *, uncut: bool = False, policy: Policy = DEFAULT_POLICY) -
     if not isinstance(decoded, dict):
         raise invalid_request("The body is a JSON object.")
     known = cast("dict[str, Any]", decoded)
+    fallbacks = _fallbacks(known.get("models"))
+    if fallbacks and known.get("model") is None:
+        known["model"] = fallbacks[0]
     model = known.get("model")
-    if not isinstance(model, str) or not 0 < len(model) <= MAX_MODEL_CHARACTERS:
+    if not _is_model(model):
         raise invalid_request(f"`model` is a string of 1 to {MAX_MODEL_CHARACTERS} characters.")
     stream = _flag(known, "stream")
-    return ChatRequest(
+    messages = _messages(known.get("messages"))
+    request = ChatRequest(
         model=model,
-        messages=_messages(known.get("messages")),
+        messages=messages,
         stream=stream,
         include_usage=_include_usage(known, stream),
         max_tokens=_max_tokens(known),
@@ -117,7 +143,17 @@ def read(body: bytes, *, uncut: bool = False, policy: Policy = DEFAULT_POLICY) -
         uncut=uncut,
         large=len(body) > LARGE_BODY,
         held=allowed_fields.check(known, policy),
+        text=messages,
+        fallbacks=tuple(dict.fromkeys(each for each in fallbacks if each != model)),
     )
+    text, attached = attachments.take_out(messages)
+    if attached is None:
+        return request
+    if attached.unbounded and policy.unbounded == "refuse":
+        raise attachments.refusal(*attached.unbounded[0])
+    names = (name for name, _ in attached.unbounded)
+    held = tuple(dict.fromkeys((*request.held, *names)))[: allowed_fields.MAX_NAMED]
+    return msgspec.structs.replace(request, text=text, attachments=attached, held=held)
 
 
 def text_of(message: dict[str, Any]) -> str:
@@ -161,6 +197,22 @@ def _messages(value: object) -> list[dict[str, Any]]:
         ):
             raise invalid_request("Each of `messages` is an object with a `role`.")
     return cast("list[dict[str, Any]]", messages)
+
+
+def _is_model(name: object) -> TypeGuard[str]:
+    return isinstance(name, str) and 0 < len(name) <= MAX_MODEL_CHARACTERS
+
+
+def _fallbacks(value: object) -> list[str]:
+    if value is None:
+        return []
+    names = cast("list[object]", value) if isinstance(value, list) else [None]
+    if len(names) > MAX_MODELS or not all(map(_is_model, names)):
+        raise invalid_request(
+            f"`models` is an array of up to {MAX_MODELS} strings of 1 to {MAX_MODEL_CHARACTERS} "
+            "characters."
+        )
+    return cast("list[str]", names)
 
 
 def _flag(fields: dict[str, Any], name: str) -> bool:

@@ -38,6 +38,7 @@ class TokenCounts(msgspec.Struct, frozen=True):
             prompt. They do not overlap.
         reasoning, audio_output, image_output: parts of the answer. They do not overlap.
         searches: how often the provider searched the web for the answer.
+        images: how many images the request has. No report says this: :class:`.meter.Meter` does.
     """
 
     prompt: int = 0
@@ -52,6 +53,7 @@ class TokenCounts(msgspec.Struct, frozen=True):
     audio_output: int = 0
     image_output: int = 0
     searches: int = 0
+    images: int = 0
 
 
 #: The parts of the prompt, and of the answer.

@@ -12,8 +12,15 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Protocol
 
+import msgspec
+
 from ... import sse
-from ...errors import WattfareError
+from ...errors import (
+    WattfareBudgetExceededError,
+    WattfareError,
+    WattfareGrantError,
+    WattfareRateLimitError,
+)
 from ...logs import describe, get_logger
 from ..errors import lease_lost, not_answered, revoked
 from ..ledger import rules
@@ -299,11 +306,11 @@ class CallRunner:
         finally:
             del self._questions[this]
 
-    async def _reserve(self, active: ActiveCall, wait: float) -> int:
+    async def _reserve(self, active: ActiveCall, job: Job, wait: float) -> int:
         """Reserve for a call, and wait up to so many seconds if only other calls of its payer are
         in the way. Returns how much is reserved."""
         if wait <= 0:
-            return await self._store.reserve(active.call, self._terms)
+            return await self._reserve_now(active.call, job)
         loop = asyncio.get_running_loop()
         until = loop.time() + wait
         with self._queues.place(active.call.payer) as place:
@@ -312,7 +319,7 @@ class CallRunner:
                 if place.is_first or left <= 0:
                     place.look()
                     try:
-                        return await self._store.reserve(active.call, self._terms)
+                        return await self._reserve_now(active.call, job)
                     except WattfareError as refusal:
                         if refusal.limited_by != rules.IN_FLIGHT or left <= 0:
                             raise
@@ -369,7 +376,7 @@ class CallRunner:
 
         try:
             try:
-                granted = await self._reserve(active, wait)
+                granted = await self._reserve(active, job, wait)
             except WattfareError as refusal:
                 settled = True  # there is nothing to settle
                 if refusal.http_status == 503:
@@ -428,6 +435,21 @@ class CallRunner:
         finally:
             if asking is not None:
                 await asyncio.wait({asking})
+
+    async def _reserve_now(self, call: InferenceCall, job: Job) -> int:
+        """Reserve for this call, and return how much. Only if its bounds do not fit what is left,
+        closer ones are looked for."""
+        try:
+            granted = await self._store.reserve(call, self._terms)
+        except (WattfareBudgetExceededError, WattfareGrantError, WattfareRateLimitError):
+            bounds = await job.tighten()
+            if bounds is None or bounds.least >= call.bounds.least:
+                raise
+            closer = msgspec.structs.replace(call, bounds=bounds)
+            return await self._store.reserve(closer, self._terms)
+        if granted < call.bounds.most:
+            await job.tighten()  # the limit is then lowered less
+        return granted
 
     async def _tell(
         self, error: WattfareError, active: ActiveCall, output: Output, *, begun: bool

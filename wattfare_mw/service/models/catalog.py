@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 
 import msgspec
 
@@ -43,9 +43,10 @@ class _List(msgspec.Struct, frozen=True):
     prices: dict[str, Price | Unpriced]
     limits: dict[str, ModelLimits] = {}
 
-    def find(self, model: str) -> Price | Unpriced | None:
-        """The price under any of the names that the model may have in the list."""
-        return next(filter(None, map(self.prices.get, model_lists.names_of(model))), None)
+    def find(self, models: Iterable[str]) -> Price | Unpriced | None:
+        """The price under the first name that the list has, of all that these models may have."""
+        names = (name for model in models for name in model_lists.names_of(model))
+        return next(filter(None, map(self.prices.get, names)), None)
 
 
 class Catalog:
@@ -89,17 +90,22 @@ class Catalog:
         body = (await self._read()).body
         return model_lists.NO_MODELS if body is None else body
 
-    async def price(self, model: str) -> Price | None:
+    async def price(self, model: str, base: str | None = None) -> Price | None:
         """What this model costs; None where it has no fixed price.
+
+        Args:
+            base: its name without a variant. It counts if nothing is known of ``model`` itself.
 
         Raises:
             WattfareError: ``invalid_request``: there is no such model; ``upstream``.
         """
-        own, default = self._own.named(model), self._own.default
+        names = (model,) if base in (None, model) else (model, base)
+        own = next(filter(None, map(self._own.named, names)), None)
+        default = self._own.default
         if own is not None:
             return own
         models = await self._read()
-        listed = models.prices.get(model) or models.find(model)
+        listed = models.prices.get(model) or models.find(names)
         if isinstance(listed, Price):
             return listed
         if listed is Unpriced.NOT_FIXED:
@@ -113,7 +119,7 @@ class Catalog:
             return default
         if default is not None and self._default_first:
             return default
-        return await self._published_price(model, listed is not None) or default
+        return await self._published_price(base or model, listed is not None) or default
 
     def limits(self, model: str) -> ModelLimits:
         """What this model can generate: by the list as it was last read, or else by our table."""

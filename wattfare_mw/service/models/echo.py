@@ -123,6 +123,10 @@ class EchoJob:
         if request.held and hold is not None:
             self.bounds = self.bounds.holding(hold)
 
+    async def tighten(self) -> Bounds | None:
+        """The cost is known already."""
+        return None
+
     async def start(self, granted: int) -> None:
         """There is nobody to ask; say as many words as this pays for."""
         self.meter.granted = granted

@@ -9,7 +9,7 @@ upstream's refusal says so: see :mod:`.limit_refusals`.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any, TypeVar, cast
 
@@ -36,6 +36,14 @@ class ModelLimits(msgspec.Struct, frozen=True):
 
     output: int | None = None
     context: int | None = None
+
+    @classmethod
+    def of_all(cls, each: Sequence[ModelLimits]) -> ModelLimits:
+        """What all of these models can do."""
+        return cls(
+            min((one.output for one in each if one.output is not None), default=None),
+            min((one.context for one in each if one.context is not None), default=None),
+        )
 
     def fit(self, default: int, prompt_bound: int, prompt_estimate: int) -> int:
         """The limit for a call that names none.

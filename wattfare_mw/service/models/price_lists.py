@@ -99,9 +99,9 @@ _NAMES = {
     "image_output": "image_output",
     "request": "request",
     "web_search": "search",
+    # "Fixed cost per image input", beside its tokens: openrouter.ai/docs/api-reference/models.
+    "image": "per_image",
 }
-#: Those that cannot come to count: the service refuses images.
-_CANNOT_COUNT = frozenset({"image"})
 #: The conditions of an override.
 _CONDITIONS = frozenset({"min_prompt_tokens", "utc_start", "utc_end"})
 
@@ -145,7 +145,7 @@ def _rates(pricing: dict[str, Any], others: frozenset[str]) -> Rates:
             # Zero for a part of the prompt or the answer means that it has no rate of its own.
             if amount or name in ("prompt", "completion"):
                 rates[_NAMES[name]] = amount
-        elif amount and name not in _CANNOT_COUNT:
+        elif amount:
             raise ValueError(f"{name} is not known")
     return Rates(**rates)
 
@@ -189,7 +189,8 @@ _TABLE_NAMES = {
     "requests_kcount": "request",
     "web_searches_kcount": "search",
 }
-#: Those that cannot come to count: the service refuses documents, videos and files.
+#: Those that cannot come to count: the service refuses videos and stored files, and a document is
+#: billed by its tokens in a chat.
 _TABLE_CANNOT_COUNT = frozenset(
     {
         "cache_image_read_mtok",

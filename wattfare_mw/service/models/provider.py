@@ -43,6 +43,11 @@ class Job(Protocol):
         """Once started: the limit, in tokens, where it is lower than what was asked for."""
         ...
 
+    async def tighten(self) -> Bounds | None:
+        """Closer bounds, which take longer to find; None if there are none. They are asked for if
+        the first ones do not fit what is left."""
+        ...
+
     async def start(self, granted: int) -> None:
         """Send it off; returns when the answer's head is good.
 

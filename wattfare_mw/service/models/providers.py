@@ -12,6 +12,7 @@ The facts are from public documentation and bug reports, which the comment of ea
 from __future__ import annotations
 
 import ipaddress
+from decimal import Decimal
 from typing import Literal
 from urllib.parse import urlsplit
 
@@ -37,6 +38,8 @@ class ProviderFacts(msgspec.Struct, frozen=True, kw_only=True):
             cache?
         limit_name: the field that limits how much each of its models generates.
         one_limit_name: does it know no other name? It then ignores or refuses the other.
+        variants: may a model's name end in a variant, see :mod:`.variants`?
+        page_usd: what it may charge for a page of a PDF that it reads itself.
     """
 
     name: str
@@ -49,6 +52,8 @@ class ProviderFacts(msgspec.Struct, frozen=True, kw_only=True):
     cached_in_prompt: bool = True
     limit_name: LimitName = "max_tokens"
     one_limit_name: bool = False
+    variants: bool = False
+    page_usd: Decimal = Decimal(0)
 
     @property
     def sells(self) -> bool:
@@ -57,18 +62,23 @@ class ProviderFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 #: Any other. Most servers stop: they are built like vLLM.
-OTHER = ProviderFacts(name="other", stops_on_hang_up=True)
+#: It may be a gateway to OpenRouter, which has its variants.
+OTHER = ProviderFacts(name="other", stops_on_hang_up=True, variants=True)
 
 PROVIDERS = (
     # It passes a hang-up on, and whether the model stops depends on who runs it: the OpenRouter
     # list. What was charged is in GET /generation: openrouter.ai/docs/api-reference. `usage.cost`
-    # is in each answer, and `cached_tokens` are part of the prompt: "Usage Accounting" there.
+    # is in each answer, and `cached_tokens` are part of the prompt: "Usage Accounting" there. It
+    # reads a PDF for models that cannot, at $2 for 1,000 pages, and 10% more in one region: "PDF
+    # Inputs" there.
     ProviderFacts(
         name="openrouter",
         hosts=("openrouter.ai", ".openrouter.ai"),
         stops_on_hang_up=True,
         names_cost=True,
         generation_record=True,
+        variants=True,
+        page_usd=Decimal("0.0022"),
     ),
     # The OpenRouter list: stops. Its reasoning models refuse `max_tokens`: API reference of
     # chat/completions, where `cached_tokens` are part of the prompt (guide on prompt caching).

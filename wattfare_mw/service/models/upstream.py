@@ -4,7 +4,7 @@ meter reads along."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -22,13 +22,15 @@ from ...offload import LARGE_BODY, in_thread
 from ...transport import AsyncHTTPResponse, AsyncTransport, HTTPRequest, Secret, async_transport
 from ...transport.base import MAX_BODY_BYTES
 from ..chat import prompt_bound
+from ..chat.families import Families
 from ..chat.meter import Meter, estimate_tokens
 from ..chat.price import MAX_RESERVATION, Price
 from ..chat.request import DEFAULT_MAX_TOKENS, ChatRequest
 from ..metrics import Metrics
 from ..records import Bounds
-from . import generations, limit_refusals, upstream_answers
+from . import documents, generations, limit_refusals, offers, upstream_answers, variants
 from .catalog import Catalog, NoListError
+from .offers import Offer
 from .output_limits import LearnedLimits, ModelLimits, names_for
 from .own_prices import OwnPrices
 from .providers import OTHER, LimitName, find_provider
@@ -83,6 +85,7 @@ class Upstream:
         hold: what a call holds whose cost has no bound, in nano-dollars. None: such calls are
             refused, but for those of ``allow_unpriced``: each holds all that is left of a budget.
         prices: the operator's own, as in ``Settings``.
+        media: what models make of images, files and audio, as in ``Settings``.
         provider: the name of a row in :mod:`.providers`; None: found by the URL.
         max_answer_bytes: the most bytes of an answer that is not a stream.
         on_hang_up: what happens to a stream whose client leaves. ``stop`` closes the connection;
@@ -100,6 +103,7 @@ class Upstream:
         default_max_tokens: int = DEFAULT_MAX_TOKENS,
         allow_unpriced: bool = False,
         prices: Mapping[str, str] | None = None,
+        media: Mapping[str, Mapping[str, int]] | None = None,
         provider: str | None = None,
         max_answer_bytes: int = MAX_BODY_BYTES,
         on_hang_up: Literal["stop", "finish"] | None = None,
@@ -118,6 +122,7 @@ class Upstream:
         )
         self._allow_unpriced = allow_unpriced
         self._hold = hold
+        self.families = Families(media)
         self._without_cost: dict[str, None] = {}  # models; the oldest first
         self.learned = LearnedLimits()
         self.metrics = metrics or Metrics()
@@ -132,19 +137,28 @@ class Upstream:
 
     async def prepare(self, request: ChatRequest, request_id: str) -> UpstreamJob:
         """The call with its limit and its price."""
-        price = await self._price(request.model)
-        if price is None and not self._may_be_unpriced(request.model):
-            raise self._unpriced(request.model)
-        hold = None
-        if price is None or request.held or _names_preset(request.model):
-            hold = self._hold
+        models = [await self._offer(model) for model in request.models]
+        unbounded = request.held or any(map(_names_preset, request.models))
+        if any(offer.price is None for offer in models):
+            unbounded = True
+        hold = self._hold if unbounded else None
+        if request.attachments is not None and request.attachments.documents:
+            read = await documents.read(request.attachments)
+            request = msgspec.structs.replace(request, attachments=read)
         if request.large:
-            return await in_thread(UpstreamJob, self, request, price, request_id, hold)
-        return UpstreamJob(self, request, price, request_id, hold)
+            return await in_thread(UpstreamJob, self, request, models, request_id, hold)
+        return UpstreamJob(self, request, models, request_id, hold)
 
-    async def _price(self, model: str) -> Price | None:
+    async def _offer(self, model: str) -> Offer:
+        variant = variants.read(model) if self.provider.variants else variants.Variant(model)
+        price = await self._price(model, variant.base)
+        if price is None and not self._may_be_unpriced(model):
+            raise self._unpriced(model)
+        return Offer(price, variant, self.families.of(variant.base))
+
+    async def _price(self, model: str, base: str) -> Price | None:
         if not _names_preset(model):
-            return await self._catalog.price(model)
+            return await self._catalog.price(model, base)
         if self._hold is None:
             raise invalid_request(
                 f"`model` {model!r} is not let through: a preset holds fields that cannot be seen "
@@ -155,9 +169,13 @@ class Upstream:
         return await self._catalog.price(model) if model else None
 
     def limits(self, request: ChatRequest) -> ModelLimits:
-        """What the model of this request can generate, as far as that is known."""
-        limits = self._catalog.limits(request.model)
-        learned = self.learned.most(request.model, stream=request.stream)
+        """What each model of this request can generate, as far as that is known."""
+        known = [self._limits(model, stream=request.stream) for model in request.models]
+        return known[0] if len(known) == 1 else ModelLimits.of_all(known)
+
+    def _limits(self, model: str, *, stream: bool) -> ModelLimits:
+        limits = self._catalog.limits(model)
+        learned = self.learned.most(model, stream=stream)
         return limits if learned is None else ModelLimits(learned, limits.context)
 
     async def true_cost(self, generation_id: str) -> int | None:
@@ -274,9 +292,10 @@ def _names_preset(model: str) -> bool:
 
 
 class UpstreamJob:
-    """One call to the upstream, at this price; None: only the upstream can say.
+    """One call to the upstream.
 
     Args:
+        models: those that may answer. The dearest of them is reserved for.
         hold: what it holds, in nano-dollars, because its cost has no bound; None if it has one.
     """
 
@@ -287,31 +306,33 @@ class UpstreamJob:
         self,
         upstream: Upstream,
         request: ChatRequest,
-        price: Price | None,
+        models: Sequence[Offer],
         request_id: str,
         hold: int | None = None,
     ) -> None:
-        messages = msgspec.json.encode(request.messages)
-        self._prompt = prompt_bound.bound(request.body, messages)
+        messages = msgspec.json.encode(request.text)
+        attached, estimate, images = request.attachments, estimate_tokens(messages), 0
+        if attached is not None:
+            estimate = prompt_bound.counts(estimate, attached, models[0].family).prompt
+            images = len(attached.images)
+        self._text = prompt_bound.bound(request.body, messages)
+        self._offers = models
+        self._hold = hold
+        self._page_usd = upstream.provider.page_usd
+        self._bounds = offers.bounds(models, [self._text] * len(models), attached, self._page_usd)
         default = upstream.default_max_tokens
         if request.max_tokens is None:
-            fits = upstream.limits(request)
-            default = fits.fit(default, self._prompt, estimate_tokens(messages))
-        least, most = request.limits(default)
-        if price is None:
-            self.bounds = Bounds(1, MAX_RESERVATION, requires_cap=True)
-        else:
-            self.bounds = Bounds(
-                price.bound(self._prompt, request.n * least),
-                price.bound(self._prompt, request.n * most),
-            )
-        if hold is not None:
-            bounds = Bounds(1, 1) if price is None else self.bounds
-            self.bounds = bounds.holding(hold)
+            longest = max((each.prompt.prompt for each in self._bounds), default=self._text)
+            default = upstream.limits(request).fit(default, longest, estimate)
+        self._least, most = request.limits(default)
+        self._limit = most
+        self.bounds = self._all_bounds(request.n)
         if self.bounds.most > MAX_RESERVATION:
             raise invalid_request("This call could cost more than any budget: lower max_tokens.")
-        self.meter = Meter(price, estimate_tokens(messages))
-        self._limit = most
+        # Until the answer says which model it comes from.
+        price = offers.dearest(self._bounds, request.n * most)
+        self.meter = Meter(price, estimate, images=images)
+        self._unanswered = len(models) > 1
         self._limit_names = names_for(
             request.model,
             request.limit_names,
@@ -321,6 +342,7 @@ class UpstreamJob:
         self.detaches = not request.stream or upstream.on_hang_up == "finish"
         self._upstream = upstream
         self._request = request
+        self._names = request.models
         self._request_id = request_id
         self._answer: AsyncHTTPResponse | None = None
         if request.stream:
@@ -335,18 +357,39 @@ class UpstreamJob:
         self._told: int | None = None  # the cost that the client has been told
         self._unnamed = upstream.keeps_records  # has no chunk told the generation's id so far?
 
+    def _all_bounds(self, answers: int) -> Bounds:
+        if self._bounds:
+            bounds = offers.between(self._bounds, answers * self._least, answers * self._limit)
+        elif self._hold is None:
+            return Bounds(1, MAX_RESERVATION, requires_cap=True)
+        else:
+            bounds = Bounds(1, 1)
+        return bounds if self._hold is None else bounds.holding(self._hold)
+
+    async def tighten(self) -> Bounds | None:
+        """Count the prompt with the model's own tokenizer, if it is here."""
+        request = self._request
+        texts = await in_thread(offers.counted, self._offers, request, self._text)
+        if not self._bounds or texts is None:
+            return None
+        self._bounds = offers.bounds(self._offers, texts, request.attachments, self._page_usd)
+        self.bounds = self._all_bounds(request.n)
+        return self.bounds
+
     async def start(self, granted: int) -> None:
         """Send it, with as much of a limit as was granted; returns when the upstream has
         accepted it."""
-        request, price = self._request, self.meter.price
+        request = self._request
         self.meter.granted = granted
-        if price is not None:
-            limit = price.pays_for(granted, self._prompt, request.n, self._limit)
+        if self._bounds:
+            limit = offers.limit(self._bounds, granted, request.n, self._limit)
             if limit < self._limit:
                 self.lowered = self._limit = limit
-        self._answer = await self._send(request, price)
+        self._answer = await self._send(request)
         # The body may be large, and the answer may take minutes.
-        self._request = msgspec.structs.replace(request, body={}, messages=[])
+        self._request = msgspec.structs.replace(
+            request, body={}, messages=[], text=[], attachments=None
+        )
         encoding = self._answer.headers.get("content-encoding", "identity").strip().lower()
         if encoding != "identity":
             # It was told to send it plainly, and what cannot be read cannot be metered.
@@ -361,13 +404,13 @@ class UpstreamJob:
         # An error that was noticed late may come as JSON with status 200.
         raise await self._wrong_kind()
 
-    async def _send(self, request: ChatRequest, price: Price | None) -> AsyncHTTPResponse:
+    async def _send(self, request: ChatRequest) -> AsyncHTTPResponse:
         """Send it; again under another limit if the upstream refuses this one. A refusal costs
         nothing, and each try is within the one reservation."""
         name: LimitName | None = None
         most: int | None = None
         while True:
-            fields = self._body(price)
+            fields = self._body()
             if request.large:
                 body = await in_thread(msgspec.json.encode, fields)
             else:
@@ -413,6 +456,8 @@ class UpstreamJob:
         """The answer, as it came; its usage has been read."""
         assert self._answer is not None
         answer = await self._read(self._upstream.max_answer_bytes)
+        if self._unanswered:
+            self._find_model(answer)
         reading = (answer, self.meter, self._upstream.redactor, self._answer.headers)
         if len(answer) <= LARGE_BODY:
             body = upstream_answers.read_completion(*reading)
@@ -497,23 +542,19 @@ class UpstreamJob:
         if not self.meter.is_known:
             self._upstream.found_no_cost(self._request.model)
 
-    def _body(self, price: Price | None) -> dict[str, Any]:
+    def _body(self) -> dict[str, Any]:
         request = self._request
         body = request.limited(self._limit, *self._limit_names)
         body.pop("usage", None)  # OpenRouter's question for the usage. OpenAI refuses it.
         if request.stream:
             options = body.get("stream_options")
             body["stream_options"] = {**(options or {}), "include_usage": True}
-        if body.get("provider") and price is not None:
+        routed = any(offer.variant.routed for offer in self._offers)
+        if (body.get("provider") or routed) and self._bounds:
             # Any provider that it is routed to costs no more than what has been reserved.
-            prompt, completion, fee = price.most_per_token(self._prompt)
             body["provider"] = {
-                **body["provider"],
-                "max_price": {
-                    "prompt": float(prompt.scaleb(6)),
-                    "completion": float(completion.scaleb(6)),
-                    "request": float(fee),
-                },
+                **(body.get("provider") or {}),
+                "max_price": offers.max_price(self._bounds),
             }
         return body
 
@@ -581,6 +622,8 @@ class UpstreamJob:
         if self._unnamed:
             self.generation_id = generations.id_of(data)
             self._unnamed = self.generation_id is None
+        if self._unanswered:
+            self._find_model(data)
         read = upstream_answers.read_chunk(data, self.meter, self._upstream.redactor)
         self._answered = self._answered or read.choices
         if read.generated and self.meter.spent:
@@ -596,6 +639,20 @@ class UpstreamJob:
             return data if read.choices else None  # our own question is taken out again
         self._told = self.meter.billed
         return upstream_answers.with_cost(data, self.meter)
+
+    def _find_model(self, data: bytes) -> None:
+        """Bill by the model that answers, which this answer or chunk may name."""
+        try:
+            name = _decode_model(data).model
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            return
+        if not name:
+            return
+        self._unanswered = False
+        place = variants.answered(name, self._names)
+        price = None if place is None else self._offers[place].price
+        if price is not None and self._bounds:
+            self.meter.priced_at(price)
 
     def _final_usage(self) -> bytes:
         """The event with the usage, if the client has asked for it and has not got it yet."""
@@ -619,6 +676,13 @@ class UpstreamJob:
                 return error
         wanted = "an event stream" if self._request.stream else "JSON"
         return upstream_answers.failed(f"The upstream did not answer with {wanted}.")
+
+
+class _Answered(msgspec.Struct):
+    model: str | None = None
+
+
+_decode_model = msgspec.json.Decoder(_Answered).decode
 
 
 def _decoded(text: bytes) -> Any:

@@ -1,0 +1,392 @@
+"""Images, files and audio: what is read of them, and that their bound is never below a bill."""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support.media import (
+    MP3_FRAME,
+    audio_part,
+    data_url,
+    file_part,
+    gif,
+    image_part,
+    jpeg,
+    mp3,
+    pdf,
+    png,
+    wav,
+    webp,
+)
+from support.service import chat_body
+
+from wattfare_mw.errors import WattfareError
+from wattfare_mw.service.chat import audio_length, prompt_bound
+from wattfare_mw.service.chat import request as chat_request
+from wattfare_mw.service.chat.attachments import Attachments
+from wattfare_mw.service.chat.families import AROUND, FAMILIES, UNKNOWN, Families, Image
+from wattfare_mw.service.models import documents
+
+sides = st.integers(1, 2**17) | st.integers(1, 5000)
+details = st.none() | st.sampled_from(["low", "high", "auto", "original", "ultra_high"])
+
+
+def read(*parts: object, **message: object) -> chat_request.ChatRequest:
+    content = {"role": "user", "content": list(parts), **message}
+    return chat_request.read(json.dumps(chat_body(messages=[content])).encode())
+
+
+def attached(*parts: object) -> Attachments:
+    found = read(*parts).attachments
+    assert found is not None
+    return found
+
+
+def seen(*parts: object) -> tuple[int, int]:
+    (image,) = attached(*parts).images
+    return image.width, image.height
+
+
+# -- images: what their first bytes say
+
+
+@pytest.mark.parametrize("make", [png, jpeg, webp])
+@pytest.mark.parametrize("kind", ["image/png", "image/jpeg", "text/plain", ""])
+def test_an_image_is_as_large_as_its_own_head_says(make, kind: str) -> None:
+    assert seen(image_part(data_url(make(640, 480), kind))) == (640, 480)
+
+
+def test_a_jpeg_with_a_long_preview_before_its_size() -> None:
+    assert seen(image_part(data_url(jpeg(640, 480, before=300_000)))) == (640, 480)
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        image_part("data:image/png;base64," + base64.b64encode(png(64, 48)).decode()),
+        image_part("DATA:image/png;charset=x;BASE64," + base64.b64encode(png(64, 48)).decode()),
+        image_part(data_url(png(64, 48))[:60] + "\n \t" + data_url(png(64, 48))[60:]),
+        image_part(
+            "data:image/png;base64," + base64.urlsafe_b64encode(png(64, 48)).decode().rstrip("=")
+        ),
+        image_part(data_url(png(64, 48)).replace("+", "%2B").replace("=", "%3D")),
+        {"type": "image_url", "image_url": data_url(png(64, 48))},
+        {"type": "input_image", "image_url": data_url(png(64, 48)), "detail": "high"},
+        {
+            "type": "image",
+            "source": {
+                "type": "base64",
+                "media_type": "image/png",
+                "data": base64.b64encode(png(64, 48)).decode(),
+            },
+        },
+        {"type": "image", "image": data_url(png(64, 48))},
+    ],
+    ids=str,
+)
+def test_the_shapes_of_an_image(part: dict) -> None:
+    assert seen(part) == (64, 48)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://example.com/a.png",
+        "http://example.com/a.png",
+        "data:image/png;base64,",
+        "data:image/png;base64,!!!!",
+        data_url(png(64, 48)[:20]),
+        data_url(png(0, 48)),
+        data_url(png(2**31 - 1, 48)),
+        data_url(jpeg(64, 0)),
+        data_url(b"\xff\xd8" + b"\xff" * 500),
+        data_url(gif(1, 1)),
+        data_url(b"<svg xmlns='http://www.w3.org/2000/svg' width='1' height='1'/>"),
+        "data:image/svg+xml,<svg width='1' height='1'/>",
+        data_url(b"II*\0" + b"\1" * 200),
+        data_url(b"\0\0\0\x20ftypavif" + b"\0" * 200),
+        "é",
+    ],
+)
+def test_what_cannot_be_read_counts_as_the_most(url: str) -> None:
+    assert seen(image_part(url)) == (0, 0)
+    for family in (*FAMILIES, UNKNOWN):
+        most = max(rule.most() for rule in family.images)
+        (image,) = attached(image_part(url, detail="original")).images
+        assert family.image_tokens(image) == most + AROUND
+
+
+@given(st.binary(max_size=400), st.sampled_from([b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"]))
+def test_any_bytes_are_an_image_of_some_size(data: bytes, start: bytes) -> None:
+    width, height = seen(image_part(data_url(start + data)))
+    assert (width > 0) == (height > 0)
+
+
+@given(st.text(max_size=300))
+def test_any_text_is_the_url_of_an_image(text: str) -> None:
+    for url in (text, "data:image/png;base64," + text, "data:," + text):
+        assert len(attached(image_part(url.replace("\0", ""))).images) == 1
+
+
+def test_the_data_is_no_text_of_the_prompt() -> None:
+    small, large = (read(image_part(data_url(png(9, 9) + b"\0" * more))) for more in (0, 10**6))
+    counted = [prompt_bound.bound({"messages": each.text}) for each in (small, large)]
+    assert counted[0] == counted[1] < 500
+    assert "base64" in json.dumps(large.messages)  # what goes up is whole
+
+
+def test_images_that_a_model_made_are_counted_when_they_come_back() -> None:
+    made = {"role": "assistant", "content": "x", "images": [image_part(data_url(png(64, 48)))]}
+    body = chat_body(messages=[made, {"role": "user", "content": "again"}])
+    request = chat_request.read(json.dumps(body).encode())
+    assert request.attachments == Attachments(images=(Image(64, 48),))
+
+
+# -- images: their tokens
+
+
+def openai_tiles(base: int, tile: int, width: int, height: int) -> int:
+    """As OpenAI's own page says it, in floats."""
+    scale = min(1, 2048 / max(width, height))
+    width, height = int(width * scale) or 1, int(height * scale) or 1
+    scale = min(1, 768 / min(width, height))
+    width, height = int(width * scale), int(height * scale)
+    return base + tile * math.ceil(width / 512) * math.ceil(height / 512)
+
+
+def openai_patches(factor: float, width: int, height: int, cap: int = 1536) -> int:
+    def of(width: float, height: float) -> int:
+        return math.ceil(width / 32) * math.ceil(height / 32)
+
+    if of(width, height) > cap:
+        shrink = math.sqrt(cap * 32**2 / (width * height))
+        across, down = width * shrink / 32, height * shrink / 32
+        shrink *= min(
+            max(math.floor(across), 1) / across if across > 1 else 1,
+            max(math.floor(down), 1) / down if down > 1 else 1,
+        )
+        return math.ceil(min(of(int(width * shrink), int(height * shrink)), cap) * factor)
+    return math.ceil(of(width, height) * factor)
+
+
+def claude(width: int, height: int, long: int, most: int) -> int:
+    scale = min(1, long / max(width, height))
+    width, height = int(width * scale) or 1, int(height * scale) or 1
+    patches = math.ceil(width / 28) * math.ceil(height / 28)
+    return min(max(patches, width * height // 750), most)
+
+
+def gemini_2(width: int, height: int) -> int:
+    if max(width, height) <= 384:
+        return 258
+    scale = min(1, 3072 / max(width, height))
+    width, height = int(width * scale) or 1, int(height * scale) or 1
+    side = min(max(int(min(width, height) / 1.5), 256), 768)
+    return 258 * math.ceil(width / side) * math.ceil(height / side)
+
+
+def pixtral(width: int, height: int) -> int:
+    ratio = max(width / 1024, height / 1024)
+    if ratio > 1:
+        width, height = round(width / ratio), round(height / ratio)
+    across, down = (width - 1) // 16 + 1, (height - 1) // 16 + 1
+    return (across + 1) * down
+
+
+def qwen(width: int, height: int) -> int:
+    across, down = max(round(width / 28), 1) * 28, max(round(height / 28), 1) * 28
+    if across * down > 16384 * 784:
+        beta = math.sqrt(width * height / (16384 * 784))
+        across = max(28, math.floor(width / beta / 28) * 28)
+        down = max(28, math.floor(height / beta / 28) * 28)
+    return min(across * down // 784, 16384) + 2
+
+
+BILLS = {
+    "gpt-4o": lambda w, h: openai_tiles(85, 170, w, h),
+    "openai/gpt-4o-2024-11-20": lambda w, h: openai_tiles(85, 170, w, h),
+    "gpt-4o-mini": lambda w, h: openai_tiles(2833, 5667, w, h),
+    "gpt-5": lambda w, h: openai_tiles(70, 140, w, h),
+    "o3": lambda w, h: openai_tiles(75, 150, w, h),
+    "gpt-4.1": lambda w, h: openai_tiles(85, 170, w, h),
+    "gpt-4.1-mini": lambda w, h: openai_patches(1.62, w, h),
+    "gpt-4.1-nano": lambda w, h: openai_patches(2.46, w, h),
+    "openai/gpt-5-mini": lambda w, h: openai_patches(1.62, w, h),
+    "o4-mini-high": lambda w, h: openai_patches(1.72, w, h),
+    "gpt-5.5": lambda w, h: openai_patches(1.2, w, h, 10_000),
+    "anthropic/claude-sonnet-4.5": lambda w, h: claude(w, h, 1568, 1600),
+    "us.anthropic.claude-3-5-sonnet-20241022-v2:0": lambda w, h: claude(w, h, 1568, 1600),
+    "claude-opus-4-8": lambda w, h: claude(w, h, 2576, 4784),
+    "anthropic/claude-sonnet-5": lambda w, h: claude(w, h, 2576, 4784),
+    "google/gemini-2.5-flash": gemini_2,
+    "gemini-3-pro-preview": lambda w, h: 1120,
+    "mistralai/pixtral-12b": pixtral,
+    "qwen/qwen2.5-vl-72b-instruct": qwen,
+}
+
+
+@given(sides, sides, st.sampled_from(sorted(BILLS)))
+def test_no_image_of_any_size_costs_more_than_its_bound(
+    width: int, height: int, model: str
+) -> None:
+    family = Families().of(model)
+    bound = family.image_tokens(Image(width, height))
+    assert family is not UNKNOWN
+    assert BILLS[model](width, height) <= bound <= family.image_tokens(Image())
+    # A model that is not known is none of the cheaper ones.
+    assert bound <= UNKNOWN.image_tokens(Image(width, height))
+
+
+@given(sides, sides, details, st.sampled_from([*FAMILIES, UNKNOWN]))
+def test_the_bound_of_an_image(width: int, height: int, detail: str | None, family) -> None:
+    tokens = family.image_tokens(Image(width, height, detail))
+    assert tokens == family.image_tokens(Image(height, width, detail))
+    assert AROUND < tokens <= max(rule.most() for rule in family.images) + AROUND
+    assert tokens <= UNKNOWN.image_tokens(Image(width, height, detail))
+
+
+@pytest.mark.parametrize(
+    ("model", "image", "tokens"),
+    [
+        # The examples of OpenAI's page.
+        ("gpt-4o", Image(1024, 1024, "high"), 765),
+        ("gpt-4o", Image(2048, 4096, "high"), 1105),
+        ("gpt-4o", Image(4096, 8192, "low"), 85),
+        ("gpt-4o", Image(), 1445),
+        ("gpt-4.1-mini", Image(1024, 1024), 1659),
+        # Measured: huggingface.co/datasets/JOHNISKING/image-token-cost.
+        ("gpt-5.5", Image(1024, 1024), 1229),
+        ("gpt-6-astra", Image(4032, 3024), 14_364),
+        ("gemini-3-pro", Image(4032, 3024), 1120),
+        ("gemini-2.5-pro", Image(960, 540), 6 * 258),
+        ("grok-4", Image(), 1792),
+    ],
+)
+def test_known_counts(model: str, image: Image, tokens: int) -> None:
+    assert Families().of(model).image_tokens(image) == tokens + AROUND
+
+
+def test_the_operators_rows_come_first() -> None:
+    families = Families({"My-Llava*": {"image": 576}, "*": {"audio_second": 7}})
+    llava = families.of("local/my-llava:13b")
+    assert llava.image_tokens(Image(9, 9)) == 576 + AROUND
+    assert llava.page == UNKNOWN.page
+    assert families.of("gpt-4o").audio_second == 7
+    assert families.of("gpt-4o").images == Families().of("gpt-4o").images
+
+
+@pytest.mark.parametrize("row", [{"image": -1}, {"image": True}, {"tiles": 3}, {"page": 10**9}])
+def test_a_row_of_the_operators_that_is_wrong(row: dict) -> None:
+    with pytest.raises(WattfareError, match=r"'m' of \[media\]"):
+        Families({"m": row})
+
+
+# -- audio
+
+
+@pytest.mark.parametrize(
+    ("data", "seconds"),
+    [
+        (wav(2), 2),
+        (wav(2, says=0), 2),
+        (wav(2, says=2**31), 2),
+        (wav(1, rate=48_000), 1),
+        (mp3(2), 2),
+        (mp3(2, tag=5000), 2),
+        (mp3(2) + b"TAG" + b"\0" * 125, 2),
+    ],
+)
+def test_audio_is_as_long_as_its_own_sound(data: bytes, seconds: float) -> None:
+    (found,) = attached(audio_part(data)).audio
+    assert seconds - 0.03 <= found <= seconds + 0.2
+    assert attached(file_part(data, "audio/wav")).audio == (found,)
+
+
+@given(st.binary(max_size=300), st.sampled_from([b"", b"RIFF\0\0\0\0WAVEfmt ", MP3_FRAME]))
+def test_any_bytes_are_audio_or_not(data: bytes, start: bytes) -> None:
+    found = audio_length.seconds(start + data)
+    assert found is None or 0 <= found < 10**6
+
+
+def test_noise_is_soon_found_to_be_no_audio() -> None:
+    assert audio_length.seconds(b"\xff\xfb\x90\x00\xff" * 2_000_000) is None
+
+
+@pytest.mark.parametrize(
+    ("model", "tokens"), [("gpt-4o-audio-preview", 20), ("gemini-2.5-pro", 64), ("x", 960)]
+)
+def test_the_tokens_of_two_seconds(model: str, tokens: int) -> None:
+    assert Families().of(model).audio_tokens(2) == tokens + AROUND
+
+
+# -- files
+
+
+async def test_a_pdf_is_read_page_by_page() -> None:
+    text = "\n".join(["All happy families are alike."] * 60)
+    found = await documents.read(attached(file_part(pdf(["one", text, text * 3]))))
+    assert found.documents == ()
+    ((one, two, three),) = (each.text for each in found.pages)
+    assert one == 3
+    assert len(text) <= two < three
+    claude = Families().of("claude-sonnet-4-5")
+    # "Each page typically uses 1,500-3,000 tokens", and an image of it.
+    assert claude.page_tokens(one) == 3000 + 1600
+    assert three >= 3 * len(text) > 3000
+    assert claude.page_tokens(three) == three + 1600
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"%PDF-",
+        b"%PDF-1.4 and no more",
+        pdf([]),
+        pdf(["x"])[:200],
+        # It holds itself.
+        pdf(["x"]).replace(b"/Kids [4 0 R]", b"/Kids [2 0 R]"),
+        pdf(["x"]).replace(b"trailer << ", b"trailer << /Encrypt 3 0 R "),
+    ],
+)
+async def test_a_pdf_that_cannot_be_read_is_refused(data: bytes) -> None:
+    with pytest.raises(WattfareError, match=r"messages\[0\].content\[0\]") as refused:
+        await documents.read(attached(file_part(data)))
+    assert refused.value.code == "invalid_request"
+    assert "Send its text" in refused.value.message
+
+
+def test_a_file_is_what_its_bytes_are() -> None:
+    assert attached(file_part(png(64, 48))).images == (Image(64, 48),)
+    assert attached(file_part(b"a,b\n1,2\n", name="")).text == 8
+    flat = {"type": "input_file", "filename": "", "file_data": data_url("é".encode(), "text/csv")}
+    assert attached(flat).text == 3  # its longest form
+    source = {"type": "text", "media_type": "text/plain", "data": "four"}
+    assert attached({"type": "document", "source": source}).text == 4
+
+
+# -- all together
+
+
+def test_the_counts_of_a_prompt() -> None:
+    found = attached(
+        image_part(data_url(png(512, 512)), detail="low"),
+        image_part("https://example.com/a.png"),
+        audio_part(wav(3)),
+    )
+    family = Families().of("gpt-4o")
+    counts = prompt_bound.counts(100, found, family)
+    assert counts.images == 2
+    assert counts.image == 85 + 1445 + 2 * AROUND
+    assert counts.audio == 30 + AROUND
+    assert counts.prompt == 100 + counts.image + counts.audio
+
+
+def test_a_request_without_attachments_is_as_it_was() -> None:
+    request = read({"type": "text", "text": "x"})
+    assert request.attachments is None
+    assert request.text is request.messages

@@ -1,0 +1,273 @@
+"""Images, files and audio in the messages of a request: what they are, and what bounds them.
+
+The bytes themselves are read, and not what the request says about them: a media type, a file name
+or a header of its own may be wrong. What cannot be read counts as the most that the model makes of
+it. If nothing bounds that, its cost has no bound: the call is held or refused.
+"""
+
+from __future__ import annotations
+
+import binascii
+import io
+import re
+from collections.abc import Callable
+from typing import Any, cast
+from urllib.parse import unquote_to_bytes
+
+import imagesize  # pyright: ignore[reportMissingTypeStubs]
+import msgspec
+
+from ...errors import WattfareError, invalid_request
+from . import audio_length, prompt_bound
+from .families import Image
+
+_size = cast("Callable[..., tuple[int, int]]", imagesize.get)  # pyright: ignore[reportUnknownMemberType]
+#: An image says its size in its first bytes, but for a JPEG with a long preview before it.
+_START = 2**16
+#: No decoder takes an image with a side above this, in pixels.
+_MAX_SIDE = 2**17
+
+
+class Pages(msgspec.Struct, frozen=True):
+    """A PDF: the bytes of text (UTF-8) on each page."""
+
+    text: tuple[int, ...]
+
+
+class Attachments(msgspec.Struct, frozen=True):
+    """All that stands beside the text of a request.
+
+    Attributes:
+        images: by their dimensions.
+        audio: by their length, in seconds.
+        documents: the PDF files that have not been read so far, and where each stands.
+        pages: those that have.
+        text: tokens of files that are plain text, and of the names of files, at most.
+        unbounded: where those stand whose cost has no bound, and why it has none.
+    """
+
+    images: tuple[Image, ...] = ()
+    audio: tuple[float, ...] = ()
+    documents: tuple[tuple[str, bytes], ...] = ()
+    pages: tuple[Pages, ...] = ()
+    text: int = 0
+    unbounded: tuple[tuple[str, str], ...] = ()
+
+
+def refusal(name: str, because: str) -> WattfareError:
+    """The refusal of a part whose cost has no bound."""
+    return invalid_request(f"The cost of `{name}` cannot be bounded: {because}.")
+
+
+def take_out(
+    messages: list[dict[str, Any]],
+) -> tuple[list[dict[str, Any]], Attachments | None]:
+    """The messages without the data of their attachments, and what these are; the same list and
+    None if there are none.
+
+    Args:
+        messages: have been checked by :mod:`.allowed_fields`.
+    """
+    for message in messages:
+        if "images" in message or isinstance(message.get("content"), list):
+            return _take_out(messages)
+    return messages, None  # text only: most requests are
+
+
+def _take_out(
+    messages: list[dict[str, Any]],
+) -> tuple[list[dict[str, Any]], Attachments | None]:
+    found: _Found | None = None
+    plain = messages
+    for place, message in enumerate(messages):
+        for field in ("content", "images"):
+            parts = message.get(field)
+            if not isinstance(parts, list):
+                continue
+            for index, part in enumerate(cast("list[Any]", parts)):
+                if not isinstance(part, dict):
+                    continue
+                fields = cast("dict[str, Any]", part)
+                kind = fields.get("type")
+                if not isinstance(kind, str) or kind not in _READERS:
+                    continue
+                if found is None:
+                    found = _Found()
+                if plain is messages:
+                    plain = list(messages)
+                if plain[place] is message:
+                    plain[place] = dict(message)
+                if plain[place][field] is parts:
+                    plain[place][field] = list(cast("list[Any]", parts))
+                name = f"messages[{place}].{field}[{index}]"
+                _READERS[kind](found, name, fields)
+                plain[place][field][index] = {"type": kind}
+    return plain, None if found is None else found.all()
+
+
+class _Found:
+    def __init__(self) -> None:
+        self.images: list[Image] = []
+        self.audio: list[float] = []
+        self.documents: list[tuple[str, bytes]] = []
+        self.text = 0
+        self.unbounded: list[tuple[str, str]] = []
+
+    def all(self) -> Attachments:
+        return Attachments(
+            images=tuple(self.images),
+            audio=tuple(self.audio),
+            documents=tuple(self.documents),
+            text=self.text,
+            unbounded=tuple(self.unbounded),
+        )
+
+    def image_url(self, name: str, part: dict[str, Any]) -> None:
+        value = part.get("image_url")
+        fields = cast("dict[str, Any]", value) if isinstance(value, dict) else {"url": value}
+        self._image(fields.get("url"), fields.get("detail") or part.get("detail"))
+
+    def source(self, name: str, part: dict[str, Any]) -> None:
+        """Anthropic's shape of an image or a document, and the AI SDK's of an image."""
+        source = part.get("source")
+        fields = cast("dict[str, Any]", source) if isinstance(source, dict) else {}
+        value = fields.get("data") or fields.get("url") or part.get("image")
+        if part.get("type") == "image":
+            self._image(value, None)
+        elif fields.get("type") == "text" and isinstance(value, str):
+            self._text(value.encode("utf-8", "surrogatepass"))
+        else:
+            self._file(name, value)
+
+    def file(self, name: str, part: dict[str, Any]) -> None:
+        """OpenAI's file, and the flat one of its other API."""
+        inner = part.get("file")
+        fields = cast("dict[str, Any]", inner) if isinstance(inner, dict) else part
+        named = fields.get("filename")
+        if isinstance(named, str):
+            self._text(named.encode("utf-8", "surrogatepass"))
+        self._file(name, fields.get("file_data"))
+
+    def input_audio(self, name: str, part: dict[str, Any]) -> None:
+        inner = part.get("input_audio")
+        fields = cast("dict[str, Any]", inner) if isinstance(inner, dict) else part
+        data = _bytes(fields.get("data"))
+        seconds = None if data is None else audio_length.seconds(data)
+        if seconds is None:
+            because = "only WAV and MP3 say how long they are; send one of these"
+            self.unbounded.append((name, because))
+        else:
+            self.audio.append(seconds)
+
+    def _text(self, data: bytes) -> None:
+        self.text += prompt_bound.longest_form(data)
+
+    def _image(self, value: object, detail: object) -> None:
+        width, height = _dimensions(value)
+        self.images.append(Image(width, height, detail if isinstance(detail, str) else None))
+
+    def _file(self, name: str, value: object) -> None:
+        data = _bytes(value)
+        if data is None:
+            because = "its content is not here; send the file itself, as a data URL"
+            self.unbounded.append((name, because))
+        elif _PDF in data[:1024]:
+            self.documents.append((name, data))
+        elif _is_image(data):
+            self._image(value, None)
+        elif _is_text(data):
+            self._text(data)
+        elif (seconds := audio_length.seconds(data)) is not None:
+            self.audio.append(seconds)
+        else:
+            because = "it is neither a PDF, an image, WAV, MP3 nor plain text"
+            self.unbounded.append((name, because))
+
+
+_READERS = {
+    "image_url": _Found.image_url,
+    "input_image": _Found.image_url,
+    "image": _Found.source,
+    "document": _Found.source,
+    "file": _Found.file,
+    "input_file": _Found.file,
+    "input_audio": _Found.input_audio,
+}
+_PDF = b"%PDF-"
+
+
+#: Control characters that no text has.
+_NOT_TEXT = bytes({*range(32), 127} - {*b"\t\n\f\r\x1b"})
+
+
+def _is_text(data: bytes) -> bool:
+    if len(data.translate(None, _NOT_TEXT)) < len(data):
+        return False
+    try:
+        data.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+_SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF8", b"BM", b"II*\0", b"MM\0*")
+
+
+def _is_image(data: bytes) -> bool:
+    return data.startswith(_SIGNATURES) or data[8:12] == b"WEBP" or data[4:8] == b"ftyp"
+
+
+def _dimensions(value: object) -> tuple[int, int]:
+    """The width and the height of an image; zeros if they cannot be read, or not be trusted.
+
+    A GIF is not trusted: its frames may be larger than its head says. Other kinds are either not
+    taken by providers, or converted by them first.
+    """
+    for most in (_START, None):
+        data = _bytes(value, most)
+        if data is None or not (
+            data.startswith(_SIGNATURES[:2]) or (data[:4] == b"RIFF" and data[8:12] == b"WEBP")
+        ):
+            return 0, 0
+        try:
+            width, height = _size(io.BytesIO(data), exif_rotation=False)
+        except Exception:  # whatever a hostile file makes of it
+            width = height = -1
+        if type(width) is int and type(height) is int and min(width, height) > 0:
+            return (width, height) if max(width, height) <= _MAX_SIDE else (0, 0)
+        if most is None or len(data) < most - 3:
+            break  # that was all of it
+    return 0, 0
+
+
+_HEAD = re.compile(r"data:[^,]{0,200},", re.IGNORECASE)
+_SPACE = re.compile(r"\s+")
+_URL_SAFE = str.maketrans("-_", "+/")
+
+
+def _bytes(value: object, most: int | None = None) -> bytes | None:
+    """What a data URL or base64 holds: at least the first so many bytes; None if it is another
+    URL, or neither. White space and the alphabet for URLs are taken, as most decoders do."""
+    if not isinstance(value, str):
+        return None
+    head = _HEAD.match(value)
+    if head is not None:
+        start = head.end()
+        text = value[start:] if most is None else value[start : start + 2 * most]
+        if not head.group().lower().rstrip(", ").endswith("base64"):
+            return unquote_to_bytes(text)
+        if "%" in text:
+            text = unquote_to_bytes(text).decode("latin-1")
+    elif "://" in value[:32]:
+        return None
+    else:
+        text = value if most is None else value[: 2 * most]
+    if not text.isascii():
+        return None
+    text = _SPACE.sub("", text).translate(_URL_SAFE).rstrip("=")
+    if most is not None:
+        text = text[: most // 3 * 4]
+    try:
+        return binascii.a2b_base64(text + "=" * (-len(text) % 4), strict_mode=True)
+    except ValueError:
+        return None

@@ -1,0 +1,102 @@
+"""Counts the tokens of a prompt as OpenAI's models do, with the extra ``wattfare-mw[tokenizer]``.
+
+The package has its vocabularies in it, so that nothing is downloaded. A count is a bound only for
+the models that have this very tokenizer: on another one's, the same text can have many times as
+many tokens. All other models keep the bound of :mod:`.prompt_bound`.
+
+What is counted is each text by itself, and the rest of the request as JSON: OpenAI's models read
+tools as TypeScript, which has fewer tokens than the same in JSON.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, cast
+
+from . import prompt_bound
+from .families import bare
+
+#: Text is counted in pieces of so many characters. Two halves never have fewer tokens than the
+#: whole, but for a few that the seam can change.
+_PIECE = 2**16
+#: A seam between two pieces, or between two parts of a message.
+_SEAM = 1
+_NAMES = (
+    # By the name of the model, as in OpenAI's own package: openai/tiktoken, tiktoken/model.py.
+    (
+        re.compile(r"(?:ft:)?(?:chatgpt-)?gpt-4o|gpt-(?:4\.[15]|[5-9]|oss)|o[1-9](?:-|$)"),
+        "o200k_base",
+    ),
+    (re.compile(r"(?:ft:)?gpt-(?:4|3\.5)"), "cl100k_base"),
+)
+
+
+@lru_cache(maxsize=1)
+def is_installed() -> bool:
+    """Is the extra there?"""
+    return importlib.util.find_spec("bpe_openai") is not None
+
+
+def encoding_of(model: str) -> str | None:
+    """The name of this model's tokenizer; None if it is another one, or if the extra is missing."""
+    if not is_installed():
+        return None
+    name = bare(model)
+    return next((encoding for pattern, encoding in _NAMES if pattern.match(name)), None)
+
+
+def count(encoding: str, text: str) -> int:
+    """The tokens of this text. The first call reads the vocabulary: not for an event loop."""
+    encode = _encoder(encoding)
+    if not text.isascii():
+        # A tokenizer reads UTF-8, which has no half pairs. One becomes a mark of three bytes.
+        text = text.encode("utf-8", "replace").decode()
+    pieces = [text[start : start + _PIECE] for start in range(0, len(text), _PIECE)]
+    return sum(len(encode(piece)) + _SEAM for piece in pieces) - (_SEAM if pieces else 0)
+
+
+def tokens(encoding: str, body: dict[str, Any], text: list[dict[str, Any]]) -> int:
+    """More tokens than this tokenizer makes of this request's prompt.
+
+    Args:
+        text: the messages without the data of their attachments.
+    """
+    found = prompt_bound.around(body, len(text))
+    for message in text:
+        rest = {name: value for name, value in message.items() if name != "content"}
+        found += count(encoding, _json(rest)) + _content(encoding, message.get("content"))
+    written = prompt_bound.written(body)
+    return found + (_lines(encoding, _json(written)) if written else 0)
+
+
+def _content(encoding: str, content: object) -> int:
+    if isinstance(content, str):
+        return count(encoding, content)
+    if not isinstance(content, list):
+        return 0
+    found = 0
+    for part in cast("list[Any]", content):
+        fields = cast("dict[str, Any]", part) if isinstance(part, dict) else {}
+        text = fields.get("text")
+        found += count(encoding, text if isinstance(text, str) else _json(fields)) + _SEAM
+    return found
+
+
+def _lines(encoding: str, text: str) -> int:
+    """A description of many lines has a mark before each of them."""
+    return count(encoding, text) + 2 * text.count("\\n")
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+@lru_cache(maxsize=4)
+def _encoder(encoding: str) -> Callable[[str], list[int]]:
+    import bpe_openai  # pyright: ignore[reportMissingTypeStubs]
+
+    return bpe_openai.get_encoding(encoding).encode_ordinary

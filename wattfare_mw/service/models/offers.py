@@ -1,0 +1,139 @@
+"""The models that may answer a call, and what the call costs at most with each of them. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from decimal import Decimal
+
+import msgspec
+
+from ... import money
+from ..chat import prompt_bound, tokenizer
+from ..chat.attachments import Attachments
+from ..chat.families import Family
+from ..chat.price import Price
+from ..chat.request import ChatRequest
+from ..chat.usage import TokenCounts
+from ..records import Bounds
+from . import variants
+from .variants import Variant
+
+
+class Offer(msgspec.Struct, frozen=True):
+    """A model that may answer.
+
+    Attributes:
+        price: None if only the upstream can say what it costs.
+        variant: its name, read.
+        family: what it makes of images, files and audio.
+    """
+
+    price: Price | None
+    variant: Variant
+    family: Family
+
+
+class Bound(msgspec.Struct, frozen=True):
+    """What a call costs at most, if this model answers.
+
+    Attributes:
+        prompt: its tokens at most.
+        fees: what comes beside the tokens, in nano-dollars.
+    """
+
+    price: Price
+    prompt: TokenCounts
+    fees: int
+
+    def cost(self, completion: int) -> int:
+        """The cost at most with an answer of so many tokens, in nano-dollars."""
+        return self.price.bound(self.prompt, completion) + self.fees
+
+    def limit(self, granted: int, answers: int, most: int) -> int:
+        """The limit, up to ``most``, that each of so many answers can have for this amount."""
+        return self.price.pays_for(granted - self.fees, self.prompt, answers, most)
+
+
+def counted(offers: Sequence[Offer], request: ChatRequest, text: int) -> list[int] | None:
+    """The tokens of the prompt without what is attached, counted by the tokenizer of each model;
+    None if no model's tokenizer is here. It can take long: not for an event loop.
+
+    Args:
+        text: what counts for a model whose tokenizer is not here.
+    """
+    encodings = [tokenizer.encoding_of(offer.variant.base) for offer in offers]
+    found = {
+        encoding: min(tokenizer.tokens(encoding, request.body, request.text), text)
+        for encoding in encodings
+        if encoding is not None
+    }
+    if not found:
+        return None
+    return [text if encoding is None else found[encoding] for encoding in encodings]
+
+
+def bounds(
+    offers: Sequence[Offer],
+    texts: Sequence[int],
+    attached: Attachments | None = None,
+    page_usd: Decimal = Decimal(0),
+) -> list[Bound]:
+    """The bound for each model; none at all if one of them has no price.
+
+    Args:
+        texts: the tokens of the prompt at most for each model, without what is attached.
+        page_usd: what the provider may charge for a page of a PDF.
+    """
+    found: list[Bound] = []
+    for offer, text in zip(offers, texts, strict=True):
+        if offer.price is None:
+            return []
+        searches = offer.variant.searches
+        more = searches * variants.SEARCH_TOKENS
+        prompt = prompt_bound.counts(text + more, attached, offer.family)
+        fees = Decimal(0)
+        if attached is not None:
+            fees += page_usd * sum(len(each.text) for each in attached.pages)
+        if searches:
+            listed = offer.price.most_per_unit(prompt.prompt).search or Decimal(0)
+            fees += searches * max(listed, variants.SEARCH_USD)
+        found.append(Bound(offer.price, prompt, money.nanos_ceil(fees) if fees else 0))
+    return found
+
+
+def between(found: Sequence[Bound], least: int, most: int) -> Bounds:
+    """What the dearest of these costs, with so many tokens of the answer at least, and at most."""
+    first, *others = found
+    low, high = first.cost(least), first.cost(most)
+    for each in others:
+        low, high = max(low, each.cost(least)), max(high, each.cost(most))
+    return Bounds(low, high)
+
+
+def dearest(found: Sequence[Bound], most: int) -> Price | None:
+    """The price of the model that costs most with so many tokens of the answer."""
+    if len(found) == 1:
+        return found[0].price
+    return max(found, key=lambda each: each.cost(most)).price if found else None
+
+
+def limit(found: Sequence[Bound], granted: int, answers: int, most: int) -> int:
+    """The limit, up to ``most``, that this amount pays for, whichever model answers."""
+    return min(each.limit(granted, answers, most) for each in found)
+
+
+def max_price(found: Sequence[Bound]) -> dict[str, float]:
+    """OpenRouter's ``max_price``: any provider that it routes to costs no more than this."""
+    rates = [each.price.most_per_unit(each.prompt.prompt) for each in found]
+
+    def most(name: str) -> Decimal:
+        return max(getattr(each, name) for each in rates)
+
+    prices = {
+        "prompt": most("prompt").scaleb(6),
+        "completion": most("completion").scaleb(6),
+        "request": most("request"),
+    }
+    if any(each.prompt.images for each in found):
+        prices["image"] = most("per_image")
+    return {name: float(price) for name, price in prices.items()}

@@ -1,0 +1,66 @@
+"""OpenRouter's variants of a model: what stands behind the last colons of its name.
+
+``:nitro``, ``:floor`` and ``:exacto`` choose among the providers of one model, and are not listed
+with a price. ``:online`` searches the web for each call. All others (``:free``, ``:thinking``,
+``:extended``, …) are models of their own in the list.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from decimal import Decimal
+from functools import lru_cache
+
+import msgspec
+
+_ROUTED = frozenset({"nitro", "floor", "exacto"})
+_ONLINE = "online"
+#: What a search costs if the list does not say more: five results at $4 for 1,000:
+#: openrouter.ai/docs/features/web-search.
+SEARCH_USD = Decimal("0.02")
+#: The text of five results, in tokens, which becomes part of the prompt.
+SEARCH_TOKENS = 10_000
+
+
+class Variant(msgspec.Struct, frozen=True):
+    """A model's name, read.
+
+    Attributes:
+        base: the name under which the list has it.
+        routed: does the variant choose the provider? Then the price needs an upper limit.
+        searches: how often it searches the web.
+    """
+
+    base: str
+    routed: bool = False
+    searches: int = 0
+
+
+@lru_cache(maxsize=1000)
+def read(model: str) -> Variant:
+    """What this name stands for."""
+    routed, searches = False, 0
+    base, colon, last = model.rpartition(":")
+    while colon and (last in _ROUTED or last == _ONLINE):
+        routed |= last in _ROUTED
+        searches |= last == _ONLINE
+        model = base
+        base, colon, last = model.rpartition(":")
+    return Variant(model, routed, int(searches))
+
+
+def answered(name: str, models: Sequence[str]) -> int | None:
+    """Which of these models an answer names; None if it is none of them.
+
+    Some upstreams name a version of the model that was asked for, and some leave out the provider
+    before the slash.
+    """
+    if name in models:
+        return models.index(name)
+    said = _short(name)
+    fits = [place for place, model in enumerate(models) if said.startswith(_short(model))]
+    return max(fits, key=lambda place: len(_short(models[place])), default=None)
+
+
+def _short(model: str) -> str:
+    return read(model).base.rpartition("/")[2].lower()
