@@ -62,8 +62,8 @@ class WattfarePlugin(InitPlugin):
         """Register what this app has of us."""
         opt = _opt(app_config.csrf_config)
         app_config.route_handlers.extend(self._route(path, opt) for path in self._driver.paths)
-        if self._driver.base is not None:
-            app_config.route_handlers.append(self._models(self._driver.base, opt))
+        if self._driver.openai_base is not None:
+            app_config.route_handlers.append(self._models(self._driver.openai_base, opt))
         app_config.dependencies.setdefault("wattfare_user", Provide(self._user))
         app_config.dependencies.setdefault("wattfare_user_sync", Provide(self._user_sync))
         handlers = cast("dict[Any, Any]", app_config.exception_handlers)  # pyright: ignore[reportUnknownMemberType]

@@ -115,7 +115,7 @@ class Middleware:
         return self._gate.below(path) is not None
 
     @property
-    def base(self) -> str | None:
+    def openai_base(self) -> str | None:
         """What stands before the paths of an OpenAI client; None if this is no client's base."""
         return self._gate.base
 
