@@ -76,6 +76,7 @@ class WattfareMiddleware:
                 app.url_rule_class(path, endpoint=endpoint, host=host, strict_slashes=True)
             )
             app.endpoint(endpoint)(extension.view(path))
+        app.after_request(extension.answer_below)
         if WattfareError not in app.error_handler_spec[None][None]:  # the app's own goes first
             app.register_error_handler(WattfareError, _answer_error)
         self._extensions.append(extension)
@@ -136,6 +137,17 @@ class _Extension(WattfareWSGIMiddleware):
 
     def __init__(self, app: Any, **options: Unpack[Options]) -> None:
         super().__init__(app, **in_framework(options, _flask_request))
+
+    def answer_below(self, response: flask.Response) -> flask.Response:
+        """Answer what the app has no rule for, where an OpenAI client looks for it."""
+        request = flask.request
+        if (
+            response.status_code == 404
+            and request.url_rule is None
+            and self.answers_below(request.path)
+        ):
+            return self.view(request.path)()
+        return response
 
     def view(self, path: str) -> Callable[..., flask.Response]:
         def wattfare(**_of_the_rule: str) -> flask.Response:

@@ -10,16 +10,16 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any, Unpack, cast
 
-from litestar import Request, Response, asgi
+from litestar import Request, Response, asgi, get
 from litestar.config.app import AppConfig
 from litestar.config.csrf import CSRFConfig
 from litestar.connection import ASGIConnection
 from litestar.di import Provide
 from litestar.exceptions import HTTPException
-from litestar.handlers import ASGIRouteHandler
+from litestar.handlers import ASGIRouteHandler, HTTPRouteHandler
 from litestar.plugins import InitPlugin
 from litestar.response.base import ASGIResponse
-from litestar.types import Receive, Scope, Send
+from litestar.types import ASGIApp, Receive, Scope, Send
 
 from wattfare_mw import AsyncUser, AsyncWattfare, User, WattfareError
 from wattfare_mw import Request as NeutralRequest
@@ -62,6 +62,8 @@ class WattfarePlugin(InitPlugin):
         """Register what this app has of us."""
         opt = _opt(app_config.csrf_config)
         app_config.route_handlers.extend(self._route(path, opt) for path in self._driver.paths)
+        if self._driver.openai_base is not None:
+            app_config.route_handlers.append(self._models(self._driver.openai_base, opt))
         app_config.dependencies.setdefault("wattfare_user", Provide(self._user))
         app_config.dependencies.setdefault("wattfare_user_sync", Provide(self._user_sync))
         handlers = cast("dict[Any, Any]", app_config.exception_handlers)  # pyright: ignore[reportUnknownMemberType]
@@ -74,6 +76,25 @@ class WattfarePlugin(InitPlugin):
         @asgi(path, opt=opt, copy_scope=False, name=f"wattfare:{path}")
         async def wattfare(scope: Scope, receive: Receive, send: Send) -> None:
             await self._driver.serve(path, scope, receive, send)  # type: ignore[arg-type]
+
+        return wattfare
+
+    def _models(self, base: str, opt: dict[str, Any]) -> HTTPRouteHandler:
+        # An ASGI handler has no parameters in its path.
+        @get(
+            f"{base}/models/{{model:path}}",
+            opt=opt,
+            name="wattfare:model",
+            include_in_schema=False,
+        )
+        async def wattfare(request: Request[Any, Any, Any]) -> ASGIApp:
+            model = str(request.path_params["model"]).lstrip("/")
+            path = f"{base}/models/{model}"
+
+            async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+                await self._driver.serve(path, scope, receive, send)  # type: ignore[arg-type]
+
+            return answer
 
         return wattfare
 

@@ -258,7 +258,8 @@ def test_an_object_in_place_of_any_value(place: tuple[Path, Any], key: str, valu
     hidden = {"type": key, key: value}
     if name_of(path).startswith(KEPT) and (key not in MEDIA or "annotations" in path):
         return
-    if name_of(path) in FUNCTIONS:
+    places = {name_of(path), f"{name_of(path)}[]"}  # an array may hold it, too
+    if places & FUNCTIONS or (places & KEEPING and key not in MEDIA):
         return
     for value in (hidden, [hidden], [[hidden]], {"type": "text", "text": hidden}):
         if value != found and not is_free(path) and name_of(path) not in FREE_KEYS:

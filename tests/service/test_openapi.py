@@ -15,13 +15,15 @@ from wattfare_mw.service.api.routes import routes
 
 
 def _document(*, with_metrics: bool = False) -> dict[str, Any]:
-    return openapi.document(frozenset(route.path for route in routes(with_metrics=with_metrics)))
+    return openapi.document(
+        frozenset(route.path_format for route in routes(with_metrics=with_metrics))
+    )
 
 
 @pytest.mark.parametrize("with_metrics", [False, True])
 def test_the_document_has_each_route_and_no_other(with_metrics: bool) -> None:
     routed = {
-        (route.path, method.lower())
+        (route.path_format, method.lower())
         for route in routes(with_metrics=with_metrics)
         for method in (route.methods or {"POST"})
         if method != "HEAD"

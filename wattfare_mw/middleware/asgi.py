@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
 from functools import cached_property, partial
+from inspect import isclass, isroutine
 from typing import Any
 
 from .. import calls
@@ -20,7 +21,7 @@ from ..transport.base import LoopPool
 from ..transport.idle import NEVER, IdleTimer
 from ..web import Request, Response
 from .base import Middleware
-from .gate import Gate, ReadBody, cut_short
+from .gate import Gate, ReadBody, cut_short, is_json
 from .interface import single_callable
 from .options import hide_key
 from .relay import Record, Relay
@@ -51,9 +52,10 @@ class WattfareASGIMiddleware(Middleware):
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         # Most requests are not ours, and this is all that they meet: the app's own coroutine is
         # handed on, with none around it.
-        app, routes = self._app_and_paths
+        app, routes, below = self._app_and_paths
         try:
-            if scope["path"] in routes or scope["root_path"]:
+            path = scope["path"]
+            if path in routes or path.startswith(below) or scope["root_path"]:
                 app = self._app_for(scope)
         except KeyError:  # few servers leave out the latter; a lifespan has neither
             app = self._app_for(scope)
@@ -69,9 +71,28 @@ class WattfareASGIMiddleware(Middleware):
             path = below_mount(scope["path"], scope.get("root_path", ""))
             if path in self._routes:
                 return partial(self.serve, path)
+            if self._gate.below(path) is not None:
+                return partial(self._serve_unless_app, path)
         elif kind == "lifespan":
             return self._lifespan
         return self.app
+
+    async def _serve_unless_app(
+        self, path: str, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        """Answer what the app has no route for."""
+        is_ours = False
+
+        async def look(message: Message) -> None:
+            nonlocal is_ours
+            if message["type"] == "http.response.start":
+                is_ours = message["status"] in (404, 405) and not _has_route(scope, message)
+            if not is_ours:
+                await send(message)
+
+        await self.app(scope, receive, look)
+        if is_ours:
+            await self.serve(path, scope, receive, send)
 
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def send_and_close(message: Message) -> None:
@@ -233,6 +254,17 @@ class _Exchange:
             await self._send(message)
         except OSError:  # as the specification has it for a client that is gone
             raise ClientGoneError from None
+
+
+def _has_route(scope: Scope, start: Message) -> bool:
+    """Does this 404 or 405 come from a route of the app's?"""
+    if "router" in scope:  # Starlette's, which says so; a mounted app is no route
+        endpoint = scope.get("endpoint")
+        return isroutine(endpoint) or isclass(endpoint) or isinstance(endpoint, partial)
+    if start["status"] == 405:  # of a route that takes another method
+        return True
+    headers = Headers.of_response(start.get("headers") or ())
+    return is_json(headers.common.get("content-type", ""))
 
 
 def _start(status: int, headers: dict[str, str]) -> Message:

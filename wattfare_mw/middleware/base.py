@@ -63,7 +63,7 @@ class Middleware:
             let_through=self._let_through,
         )
         self._routes = self._gate.routes
-        self._use_paths(self._routes)
+        self._use_paths(self._routes, self._gate.base)
         self._show_interface()
 
     # An app that is wrapped can still be set up: `app.dependency_overrides = …`. Names that begin
@@ -77,14 +77,14 @@ class Middleware:
             )
         return getattr(app, name)
 
-    def _use_paths(self, paths: dict[str, Any]) -> None:
-        """Look for these paths in each request."""
-        # In one, so that a request looks it up once.
-        self._app_and_paths = self.app, paths
+    def _use_paths(self, paths: dict[str, Any], base: str | None) -> None:
+        """Look for these paths in each request, and for what stands below this one."""
+        # In one, so that a request looks it up once. No path begins with NUL.
+        self._app_and_paths = self.app, paths, "\0" if base is None else f"{base}/"
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "app" and "_routes" in self.__dict__:
-            self._app_and_paths = value, self._app_and_paths[1]
+            self._app_and_paths = value, *self._app_and_paths[1:]
         if self._is_the_app_s(name):
             setattr(self.app, name, value)
         else:
@@ -108,6 +108,16 @@ class Middleware:
     def paths(self) -> Iterable[str]:
         """The paths that are ours."""
         return self._routes
+
+    def answers_below(self, path: str) -> bool:
+        """Do we answer this path if the app has no route for it? It is one below the base of an
+        OpenAI client: a model, or what is not served."""
+        return self._gate.below(path) is not None
+
+    @property
+    def openai_base(self) -> str | None:
+        """What stands before the paths of an OpenAI client; None if this is no client's base."""
+        return self._gate.base
 
     # Each kind of middleware drives the client of its kind.
     _client_kind: Any

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from .. import calls, sse
+from .. import calls, sse, unserved
 from ..app_functions import AppFunction
 from ..body_memory import BodyClaim, BodyMemory
 from ..calls_at_once import CallsAtOnce
@@ -19,6 +19,7 @@ from ..error_responses import LetThrough, refuse_other_methods, respond_to_error
 from ..errors import WattfareError, invalid_request
 from ..flow import Flow, InThread
 from ..logs import get_logger
+from ..model_entry import find_entry
 from ..offload import LARGE_BODY
 from ..origins import check_origins, cors_headers, refuse_other_sites
 from ..receiving import check_length
@@ -133,6 +134,28 @@ class Gate:
             if not path.startswith("/") or path in self.routes:
                 raise ValueError(f"{path!r}: a path starts with '/', and each of ours is another")
             self.routes[path] = (methods, route)
+        #: What stands before the paths of an OpenAI client; None if this is no client's base.
+        self.base: str | None = None
+        if inference_path is not None and inference_path.endswith(_COMPLETIONS):
+            self.base = inference_path.removesuffix(_COMPLETIONS)
+
+    def below(self, path: str) -> tuple[tuple[str, ...], Route] | None:
+        """What we answer below the base of an OpenAI client, if the app itself has no route for
+        this path: one model, or what to use in place of a path that is not served."""
+        if self.base is None or not path.startswith(f"{self.base}/"):
+            return None
+        tail = path[len(self.base) + 1 :]
+        if tail.startswith("models/") and tail != "models/":
+            return ("GET", "HEAD"), self._one_model
+        refusal = unserved.refusal(self.base, tail)
+        if refusal is None:
+            return None
+
+        def refuse(_request: Request, _record: Record) -> Flow[Response]:
+            yield from ()  # a flow, as the others are
+            raise refusal
+
+        return unserved.METHODS, refuse
 
     def answer(self, request: Request, record: Record) -> Flow[Response | Relay]:
         """Answer a request to one of our paths. It raises only the exceptions to let through.
@@ -142,7 +165,9 @@ class Gate:
                 that came, the driver runs :meth:`finished` on it. Where it has a ``slot``, the
                 driver releases that when the last byte of the answer is sent, or cannot be.
         """
-        methods, route = self.routes[request.path]
+        found = self.routes.get(request.path) or self.below(request.path)
+        assert found is not None
+        methods, route = found
         request_id = record.request_id = forwarding.request_id(request)
         if request.method in methods:
             flow = route(request, record)
@@ -225,6 +250,20 @@ class Gate:
         return json_response(200, encode(status))
 
     def _list_models(self, request: Request, _record: Record) -> Flow[Response]:
+        return json_response(200, (yield from self._models_for(request)))
+
+    def _one_model(self, request: Request, _record: Record) -> Flow[Response]:
+        listing = yield from self._models_for(request)
+        name = request.path[len(f"{self.base}/models/") :]
+        if len(listing) <= LARGE_BODY:
+            entry = find_entry(listing, name)
+        else:
+            entry = yield InThread(find_entry, (listing, name))
+        if entry is None:
+            raise invalid_request(f"There is no model {name[:256]!r} here.", 404)
+        return json_response(200, entry)
+
+    def _models_for(self, request: Request) -> Flow[bytes]:
         if not self._allow_grants:  # with grants, an app may have no users at all
             yield from self.identify(request)
         until, listing = self._listing
@@ -238,7 +277,7 @@ class Gate:
             except (msgspec.MsgspecError, RecursionError) as error:
                 raise not_the_protocol(200, "a list of models", error) from None
             self._listing = (time.monotonic() + LISTING_SECONDS, listing)
-        return json_response(200, listing)
+        return listing
 
     def _inference(self, request: Request, record: Record) -> Flow[Response | Relay]:
         headers = request.headers.common
@@ -317,6 +356,12 @@ class Gate:
 def cut_short() -> WattfareError:
     """The error for a body that ended before its end: its client went away."""
     return invalid_request("The body ended too early.")
+
+
+def is_json(content_type: str) -> bool:
+    """Is this the type of a 404 that an API writes? A framework's own is text for people."""
+    kind = _media_type(content_type)
+    return kind == "application/json" or kind.endswith("+json")
 
 
 def _refuse_other_types(headers: Mapping[str, str]) -> None:

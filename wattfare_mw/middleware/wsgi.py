@@ -19,7 +19,7 @@ from ..headers import Headers
 from ..receiving import too_large
 from ..web import Request
 from .base import Middleware
-from .gate import ReadBody, cut_short
+from .gate import ReadBody, cut_short, is_json
 from .options import hide_key
 from .relay import Record, Relay
 
@@ -38,20 +38,53 @@ class WattfareWSGIMiddleware(Middleware):
         hide_key(options)
         super().__init__(app, **options)
         # A WSGI environ has the path's bytes as latin-1, whatever they mean.
-        self._use_paths({path.encode().decode("latin-1"): path for path in self._routes})
+        base = self._gate.base
+        self._use_paths(
+            {path.encode().decode("latin-1"): path for path in self._routes},
+            None if base is None else base.encode().decode("latin-1"),
+        )
         if self._owns_client:
             # WSGI has no lifespan. They are closed with the middleware, or when Python exits.
             weakref.finalize(self, self._client.close)
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        app, paths = self._app_and_paths
+        app, paths, below = self._app_and_paths
         try:
             path = environ["PATH_INFO"]
         except KeyError:  # the app's root
             path = ""
         if path not in paths:
+            if path.startswith(below) and (ours := self._below(path)) is not None:
+                return self._serve_unless_app(ours, environ, start_response)
             return app(environ, start_response)
         status, headers, body = self.serve(paths[path], environ)
+        start_response(status, headers)
+        return body
+
+    def _below(self, raw: str) -> str | None:
+        """The path, if it is one that we answer where the app does not."""
+        path = raw.encode("latin-1").decode("utf-8", "replace")
+        return None if self._gate.below(path) is None else path
+
+    def _serve_unless_app(
+        self, path: str, environ: Environ, start_response: StartResponse
+    ) -> Iterable[bytes]:
+        """Answer what the app has no route for."""
+        begun = is_ours = False
+
+        def look(status: str, headers: list[tuple[str, str]], *error: Any) -> Any:
+            nonlocal begun, is_ours
+            begun = True
+            is_ours = status.startswith("404") and not _has_route(environ, headers)
+            return _drop if is_ours else start_response(status, headers, *error)
+
+        body = self.app(environ, look)
+        if not begun:
+            body = _Begun(body)  # a generator starts its answer when it is read
+        if not is_ours:
+            return body
+        _close(body)
+        status, headers, body = self.serve(path, environ)
         start_response(status, headers)
         return body
 
@@ -109,6 +142,48 @@ class WattfareWSGIMiddleware(Middleware):
         if record.slot is None:
             return status, headers, [reply.body]
         return status, headers, _Whole(reply.body, record)
+
+
+def _has_route(environ: Environ, headers: list[tuple[str, str]]) -> bool:
+    """Does this 404 come from a route of the app's?"""
+    request: Any = environ.get("werkzeug.request")
+    if hasattr(request, "url_rule"):  # Flask's, which says so
+        return request.url_rule is not None
+    kind = next((value for name, value in headers if name.lower() == "content-type"), "")
+    return is_json(kind)
+
+
+def _drop(_data: bytes) -> None:
+    """What stands for the app's ``write``."""
+
+
+def _close(body: Iterable[bytes]) -> None:
+    close = getattr(body, "close", None)
+    if close is not None:
+        close()
+
+
+class _Begun:
+    """An answer whose first piece has been asked for, so that its status is known."""
+
+    def __init__(self, body: Iterable[bytes]) -> None:
+        self._body = body
+        self._pieces = iter(body)
+        try:
+            self._first = next(self._pieces, None)
+        except BaseException:
+            _close(body)
+            raise
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        first, self._first = self._first, None
+        return next(self._pieces) if first is None else first
+
+    def close(self) -> None:
+        _close(self._body)
 
 
 class _Whole:

@@ -13,11 +13,12 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from ... import unserved
 from ...error_responses import error_headers, log_server_error
 from ...errors import WattfareAuthError, WattfareError, WattfareRateLimitError, invalid_request
 from ...headers import Headers
 from ...logs import get_logger
-from ...types import SANE_REQUEST_ID
+from ...types import API_PREFIX, SANE_REQUEST_ID
 from ..ids import new_id
 from .bodies import JSON
 from .rate_limits import address_of
@@ -145,12 +146,24 @@ _quoted = lru_cache(maxsize=64)(quote)
 async def on_http_exception(request: Request, error: Exception) -> Response:
     """Starlette's handler for what its router refuses."""
     assert isinstance(error, HTTPException)
-    message = {
-        404: "There is no such path here.",
-        405: "This path does not take this method.",
-    }.get(error.status_code, error.detail)
+    if error.status_code == 404:
+        return _error_response(_no_such_path(request.url.path))
+    message = error.detail
+    if error.status_code == 405:
+        message = "This path does not take this method."
     refusal = invalid_request(message, error.status_code)
     return _error_response(refusal, dict(error.headers or {}))
+
+
+def _no_such_path(path: str) -> WattfareError:
+    if path.startswith(f"{API_PREFIX}/"):
+        found = unserved.refusal(API_PREFIX, path.removeprefix(f"{API_PREFIX}/"))
+        return found or invalid_request("There is no such path here.", 404)
+    tail = path.lstrip("/").removeprefix("api/").removeprefix("v1/")
+    if unserved.is_of_openai(tail):
+        message = f"There is no such path here: a client's base URL ends with {API_PREFIX}."
+        return invalid_request(message, 404)
+    return invalid_request("There is no such path here.", 404)
 
 
 def _error_response(error: WattfareError, headers: dict[str, str] | None = None) -> Response:

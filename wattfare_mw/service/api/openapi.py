@@ -46,6 +46,7 @@ _WHY = {
     401: "The credential is missing or not valid.",
     402: "The user or the grant cannot pay.",
     403: "This app may not do this, or the upstream's moderation refuses the prompt.",
+    404: "There is no such model.",
     408: "The body came too slowly.",
     409: "A call with this Idempotency-Key was made before.",
     413: "The body is too large.",
@@ -77,7 +78,7 @@ class ConnectionStatus(types.ConnectionStatus, frozen=True, kw_only=True):
 
 async def openapi(request: Request) -> Response:
     """Serve the document. It has the paths of this service only."""
-    paths = frozenset(route.path for route in request.app.routes if isinstance(route, Route))
+    paths = frozenset(route.path_format for route in request.app.routes if isinstance(route, Route))
     return json_response(_encoded(paths))
 
 
@@ -130,6 +131,23 @@ def document(paths: frozenset[str]) -> Json:
                 _json_answer(_MODELS),
                 (502,),
                 security="secretKey",
+            )
+        },
+        f"{API_PREFIX}/models/{{model}}": {
+            "get": _operation(
+                "Read one model",
+                _json_answer(_MODEL),
+                (404, 502),
+                security="secretKey",
+                parameters=[
+                    _parameter(
+                        "path",
+                        "model",
+                        {"type": "string", "minLength": 1},
+                        "The model's id. Its slashes may be percent-encoded.",
+                        required=True,
+                    )
+                ],
             )
         },
         f"{API_PREFIX}/chat/completions": {
@@ -313,19 +331,15 @@ _ERROR: Json = {
     },
 }
 
+_MODEL: Json = {
+    "type": "object",
+    "required": ["id"],
+    "properties": {"id": {"type": "string"}},
+}
 _MODELS: Json = {
     "type": "object",
     "required": ["data"],
-    "properties": {
-        "data": {
-            "type": "array",
-            "items": {
-                "type": "object",
-                "required": ["id"],
-                "properties": {"id": {"type": "string"}},
-            },
-        }
-    },
+    "properties": {"data": {"type": "array", "items": _MODEL}},
 }
 
 _PAYMENT: list[Json] = [

@@ -9,7 +9,7 @@ from ...types import API_PREFIX
 from .chat_completions import ChatCompletions
 from .connections import connections, status
 from .grants import create_grant
-from .models import models
+from .models import model, models
 from .openapi import openapi
 from .operations import health, metrics
 from .sessions import create_session
@@ -29,6 +29,7 @@ def routes(*, with_metrics: bool = False) -> list[Route]:
         Route(f"{API_PREFIX}/sessions", create_session, methods=["POST"]),
         Route(f"{API_PREFIX}/status", status, methods=["GET"]),
         Route(f"{API_PREFIX}/models", models, methods=["GET"]),
+        Route(f"{API_PREFIX}/models/{{model:path}}", model, methods=["GET"]),
         Route(COMPLETIONS, ChatCompletions(), methods=["POST"]),
         Route(_CONNECTIONS, connections, methods=["GET", "POST", "DELETE"]),
         Route(_GRANTS, create_grant, methods=["POST"]),

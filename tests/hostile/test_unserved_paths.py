@@ -1,0 +1,397 @@
+"""Paths of OpenAI's API that are not served say what to use instead. A model is found by its id. An
+app's own routes at the same paths win."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from support.drivers import asgi_app
+from support.servers import uvicorn_server, werkzeug_server
+from support.service import PATIENCE, App, bearer, run_service
+from support.upstream import run_upstream
+
+from wattfare_mw import WattfareMiddleware
+from wattfare_mw.model_entry import find_entry
+
+SLASHES = "vendor/with/slashes:free"
+MODELS = [
+    {"id": "fake/model", "pricing": {"prompt": "1", "completion": "1"}, "name": "Fake"},
+    {"id": SLASHES, "context_length": 5},
+    {"id": "plain"},
+    {"id": "né/ö"},
+]
+#: The paths of OpenAI's API, and what their refusal names.
+UNSERVED = {
+    "POST responses": "openai.chat(…)",
+    "GET responses/resp_1": "chat/completions",
+    "POST embeddings": "chat completions only",
+    "POST completions": "`messages`",
+    "POST images/generations": "chat completions only",
+    "POST images/edits": "chat completions only",
+    "POST audio/speech": "chat completions only",
+    "POST audio/transcriptions": "chat completions only",
+    "POST moderations": "chat completions only",
+    "GET files": "chat completions only",
+    "POST files": "chat completions only",
+    "DELETE files/file-1": "chat completions only",
+    "POST batches": "chat completions only",
+    "GET chat/completions/chatcmpl-1": "not stored",
+    "POST messages": "chat/completions",
+}
+
+
+@pytest.fixture(scope="module")
+def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
+    with run_upstream() as upstream:
+        upstream.models = {"data": MODELS}
+        path = tmp_path_factory.mktemp("unserved")
+        with run_service(path, "--upstream", upstream.url) as service, service.app() as app:
+            app.connect()
+            yield app
+
+
+def error_in(answer: httpx.Response, status: int = 404) -> str:
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/json"
+    error = answer.json()["error"]
+    assert error["code"] == "invalid_request"
+    return error["message"]
+
+
+# -- the service
+
+
+@pytest.mark.parametrize("path", UNSERVED)
+def test_the_service_says_what_to_use(app: App, path: str) -> None:
+    method, _, tail = path.partition(" ")
+    message = error_in(app.http.request(method, f"/{tail}", headers=app.auth))
+    assert UNSERVED[path] in message
+    assert f"`/{tail}` is not served." in message
+
+
+def test_other_paths_of_the_service(app: App) -> None:
+    http = httpx.Client(base_url=app.service.url, trust_env=False, timeout=PATIENCE)
+    with http:
+        for path in ("/api/v1/nothing", "/", "/nothing", "/api/v1/"):
+            assert error_in(http.get(path)) == "There is no such path here."
+        for path in ("/v1/chat/completions", "/chat/completions", "/v1/responses", "/v1/models"):
+            assert "base URL ends with /api/v1" in error_in(http.post(path))
+
+
+def quoted(model: str) -> list[str]:
+    """The ways to write a model's id in a path."""
+    from urllib.parse import quote
+
+    return [quote(model, safe="/"), quote(model, safe="")]
+
+
+@pytest.mark.parametrize("entry", MODELS, ids=lambda entry: entry["id"])
+def test_the_service_gives_one_model(app: App, entry: dict[str, Any]) -> None:
+    for path in quoted(entry["id"]):
+        answer = app.http.get(f"/models/{path}", headers=app.auth)
+        assert (answer.status_code, answer.json()) == (200, entry)
+        assert app.http.head(f"/models/{path}", headers=app.auth).status_code == 200
+
+
+@pytest.mark.parametrize("model", ["vendor", "fake", "fake/model2", "x", "%00", "a" * 999])
+def test_a_model_that_is_not_there(app: App, model: str) -> None:
+    assert "There is no model" in error_in(app.http.get(f"/models/{model}", headers=app.auth))
+
+
+def test_one_model_is_for_apps(app: App) -> None:
+    for headers in ({}, bearer("sk_test_x_y")):
+        assert app.http.get("/models/plain", headers=headers).status_code == 401
+    assert app.http.post("/models/plain", headers=app.auth).status_code == 405
+
+
+def test_the_openai_package(app: App) -> None:
+    openai = pytest.importorskip("openai")
+    with app.openai() as client:
+        assert client.models.retrieve(SLASHES).id == SLASHES
+        with pytest.raises(openai.NotFoundError):
+            client.models.retrieve("no/such")
+        with pytest.raises(openai.NotFoundError, match=r"openai\.chat"):
+            client.responses.create(model="fake/model", input="hi")
+        with pytest.raises(openai.NotFoundError, match="chat completions only"):
+            client.embeddings.create(model="fake/model", input="hi")
+
+
+# -- the middleware
+
+
+Serve = Callable[[], AbstractContextManager[str]]
+
+
+def _options(app: App) -> dict[str, Any]:
+    return {
+        "resolve_user": lambda _request: "u1",
+        "secret_key": app.keys.secret_key,
+        "base_url": app.service.url,
+    }
+
+
+@contextmanager
+def _served(server: Any, wrapped: Any) -> Iterator[str]:
+    with server(wrapped) as (host, port):
+        yield f"http://{host}:{port}"
+
+
+def _starlette_routes() -> Any:
+    from starlette.exceptions import HTTPException
+    from starlette.responses import JSONResponse, PlainTextResponse
+    from starlette.routing import Mount, Route
+    from starlette.staticfiles import StaticFiles
+
+    async def own(request: Any) -> Any:
+        return PlainTextResponse(f"own {request.url.path}")
+
+    async def missing(_request: Any) -> Any:
+        raise HTTPException(404, "mine")
+
+    async def missing_in_json(_request: Any) -> Any:
+        return JSONResponse({"mine": True}, 404)
+
+    return [
+        Route("/api/wattfare/embeddings", own, methods=["POST"]),
+        Route("/api/wattfare/models/own", own),
+        Route("/api/wattfare/files", missing),
+        Route("/api/wattfare/models/json", missing_in_json),
+        Mount("/", StaticFiles(directory=Path(__file__).parent)),
+    ]
+
+
+def starlette(app: App) -> Any:
+    from starlette.applications import Starlette
+    from wattfare_starlette import add_wattfare
+
+    inner = Starlette(routes=_starlette_routes())
+    add_wattfare(inner, **_options(app))
+    return _served(uvicorn_server, inner)
+
+
+def around_starlette(app: App) -> Any:
+    from starlette.applications import Starlette
+
+    inner = Starlette(routes=_starlette_routes())
+    return _served(uvicorn_server, WattfareMiddleware(inner, **_options(app)))
+
+
+def fastapi(app: App) -> Any:
+    from fastapi import FastAPI, HTTPException
+    from fastapi.responses import JSONResponse, PlainTextResponse
+    from wattfare_starlette import add_wattfare
+
+    inner = FastAPI()
+
+    @inner.post("/api/wattfare/embeddings", response_class=PlainTextResponse)
+    def embeddings() -> str:
+        return "own /api/wattfare/embeddings"
+
+    @inner.get("/api/wattfare/models/own", response_class=PlainTextResponse)
+    def model() -> str:
+        return "own /api/wattfare/models/own"
+
+    @inner.get("/api/wattfare/files")
+    def files() -> None:
+        raise HTTPException(404, "mine")
+
+    @inner.get("/api/wattfare/models/json")
+    def missing() -> Any:
+        return JSONResponse({"mine": True}, 404)
+
+    add_wattfare(inner, **_options(app))
+    return _served(uvicorn_server, inner)
+
+
+def _flask_app() -> Any:
+    import flask
+
+    inner = flask.Flask("inner")
+
+    @inner.post("/api/wattfare/embeddings")
+    def embeddings() -> str:
+        return "own /api/wattfare/embeddings"
+
+    @inner.get("/api/wattfare/models/own")
+    def model() -> str:
+        return "own /api/wattfare/models/own"
+
+    @inner.get("/api/wattfare/files")
+    def files() -> None:
+        flask.abort(404, "mine")
+
+    @inner.get("/api/wattfare/models/json")
+    def missing() -> Any:
+        return {"mine": True}, 404
+
+    return inner
+
+
+def flask(app: App) -> Any:
+    from wattfare_flask import WattfareMiddleware as FlaskMiddleware
+
+    inner = _flask_app()
+    FlaskMiddleware(inner, **_options(app))
+    return _served(werkzeug_server, inner)
+
+
+def around_flask(app: App) -> Any:
+    return _served(werkzeug_server, WattfareMiddleware(_flask_app(), **_options(app)))
+
+
+async def _asgi_without_framework(scope: Any, receive: Any, send: Any) -> None:
+    """Answers 404 in text, and its own in JSON."""
+    if scope["type"] != "http":
+        await asgi_app(scope, receive, send)
+        return
+    status, kind, body = _plain(scope["path"])
+    headers = [(b"content-type", kind.encode())]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body.encode(), "more_body": False})
+
+
+def _wsgi_without_framework(environ: Any, start_response: Any) -> Iterator[bytes]:
+    """The same, as a generator, whose answer starts when it is read."""
+    status, kind, body = _plain(environ["PATH_INFO"])
+    start_response(f"{status} X", [("Content-Type", kind)])
+    yield body.encode()[:3]
+    yield body.encode()[3:]
+
+
+def plain_asgi(app: App) -> Any:
+    return _served(uvicorn_server, WattfareMiddleware(_asgi_without_framework, **_options(app)))
+
+
+def plain_wsgi(app: App) -> Any:
+    return _served(werkzeug_server, WattfareMiddleware(_wsgi_without_framework, **_options(app)))
+
+
+def _plain(path: str) -> tuple[int, str, str]:
+    if path in ("/api/wattfare/embeddings", "/api/wattfare/models/own"):
+        return 200, "text/plain", f"own {path}"
+    if path in ("/api/wattfare/files", "/api/wattfare/models/json"):
+        return 404, "application/json; charset=utf-8", '{"mine": true}'
+    return 404, "text/plain", "Not Found"
+
+
+KINDS = [starlette, around_starlette, fastapi, flask, around_flask, plain_asgi, plain_wsgi]
+
+
+@pytest.fixture(scope="module", params=KINDS, ids=lambda kind: kind.__name__)
+def http(request: pytest.FixtureRequest, app: App) -> Iterator[httpx.Client]:
+    """Talks to the middleware around an app with routes of its own."""
+    with request.param(app) as url:
+        client = httpx.Client(base_url=f"{url}/api/wattfare", trust_env=False, timeout=PATIENCE)
+        with client:
+            yield client
+
+
+def test_the_middleware_says_what_to_use(http: httpx.Client) -> None:
+    for path, words in UNSERVED.items():
+        method, _, tail = path.partition(" ")
+        if tail in ("embeddings", "files") or (tail, method) == ("files", "GET"):
+            continue  # the app's own
+        answer = http.request(method, f"/{tail}", content=b'{"model": "x"}')
+        message = error_in(answer)
+        assert words in message
+        assert "/api/wattfare/chat/completions" in message or "not stored" in message
+        assert answer.headers["x-request-id"]
+
+
+def test_the_middleware_gives_one_model(http: httpx.Client) -> None:
+    for entry in MODELS:
+        for path in quoted(entry["id"]):
+            answer = http.get(f"/models/{path}")
+            assert (answer.status_code, answer.json()) == (200, entry), path
+    assert "There is no model" in error_in(http.get("/models/no/such"))
+    assert http.head("/models/plain").content == b""
+    assert http.post("/models/plain").status_code == 405
+
+
+def test_the_apps_own_routes_win(http: httpx.Client) -> None:
+    assert http.post("/embeddings").text == "own /api/wattfare/embeddings"
+    assert http.get("/models/own").text == "own /api/wattfare/models/own"
+    for path in ("/files", "/models/json"):
+        answer = http.get(path)
+        assert answer.status_code == 404
+        assert "mine" in answer.text
+
+
+def test_what_is_not_of_openai_is_the_apps(http: httpx.Client) -> None:
+    for path in ("/nothing", "/chat", "/response", "/models/"):
+        answer = http.get(path)
+        assert answer.status_code in (404, 405)
+        assert '"code":"invalid_request"' not in answer.text
+
+
+def test_the_litestar_plugin_gives_one_model(app: App) -> None:
+    from litestar import Litestar, get
+    from wattfare_litestar import WattfarePlugin
+
+    @get("/api/wattfare/files")
+    async def files() -> str:
+        return "own"
+
+    inner = Litestar([files], plugins=[WattfarePlugin(**_options(app))])
+    with _served(uvicorn_server, inner) as url, httpx.Client(trust_env=False) as http:
+        for entry in MODELS:
+            for path in quoted(entry["id"]):
+                answer = http.get(f"{url}/api/wattfare/models/{path}")
+                assert (answer.status_code, answer.json()) == (200, entry)
+        assert http.get(f"{url}/api/wattfare/files").text == "own"
+        assert "There is no model" in error_in(http.get(f"{url}/api/wattfare/models/no/such"))
+
+
+def test_an_app_that_allows_some_models_hides_the_others(app: App) -> None:
+    options = {**_options(app), "models": ["vendor/*"]}
+    wrapped = WattfareMiddleware(_asgi_without_framework, **options)
+    with _served(uvicorn_server, wrapped) as url, httpx.Client(trust_env=False) as http:
+        base = f"{url}/api/wattfare/models"
+        assert http.get(f"{base}/{SLASHES}").json()["id"] == SLASHES
+        assert "There is no model" in error_in(http.get(f"{base}/plain"))
+
+
+def test_one_model_needs_a_user(app: App) -> None:
+    options = {**_options(app), "resolve_user": lambda _request: None}
+    for server, inner in (
+        (uvicorn_server, _asgi_without_framework),
+        (werkzeug_server, _wsgi_without_framework),
+    ):
+        with _served(server, WattfareMiddleware(inner, **options)) as url:
+            answer = httpx.get(f"{url}/api/wattfare/models/plain", trust_env=False)
+            assert answer.status_code == 401
+            assert answer.json()["error"]["code"] == "auth"
+
+
+def test_another_path_of_the_inference_is_no_base(app: App) -> None:
+    """Where it does not end as OpenAI's does, an OpenAI client cannot be there."""
+    options = {**_options(app), "inference_path": "/ai"}
+    assert WattfareMiddleware(asgi_app, interface="asgi", **options)._gate.below("/files") is None
+    root = {**_options(app), "inference_path": "/chat/completions"}
+    gate = WattfareMiddleware(asgi_app, interface="asgi", **root)._gate
+    assert gate.below("/files") is not None
+    assert gate.below("/file") is None
+
+
+@pytest.mark.parametrize(
+    ("listing", "found"),
+    [
+        ({"data": [{"id": "a"}, {"id": "b/c", "x": 1}]}, {"id": "b/c", "x": 1}),
+        ({"data": [{"id": 5}, "b/c", None, {"x": "b/c"}, {"name": "b/c", "id": "z"}]}, None),
+        ({"data": []}, None),
+    ],
+)
+def test_an_entry_of_a_list(listing: Any, found: Any) -> None:
+    entry = find_entry(json.dumps(listing).encode(), "b/c")
+    assert (None if entry is None else json.loads(entry)) == found
+
+
+def test_an_entry_that_is_written_with_escapes() -> None:
+    assert find_entry(b'{"data": [{"id": "b\\/\\u0063"}]}', "b/c") is not None
+    assert find_entry('{"data": [{"id": "né"}]}'.encode(), "né") is not None

@@ -1,0 +1,55 @@
+"""Paths of OpenAI's API that are not served, and what to use instead."""
+
+from __future__ import annotations
+
+from .errors import WattfareError, invalid_request
+
+_CHAT = (
+    "Use POST {base}/chat/completions. In the AI SDK that is openai.chat(…), in openai-agents "
+    "OpenAIChatCompletionsModel, in pydantic-ai OpenAIChatModel, in LangChain "
+    "ChatOpenAI(use_responses_api=False)."
+)
+_MESSAGES = "Use POST {base}/chat/completions with `messages`."
+_NOT_SERVED = "This service serves chat completions only: POST {base}/chat/completions."
+#: What to say of each, by the first part of its path.
+_ADVICE: dict[str, str] = {
+    "responses": _CHAT,
+    "completions": _MESSAGES,
+    "messages": _MESSAGES,
+    "complete": _MESSAGES,
+    "engines": _MESSAGES,
+    **dict.fromkeys(
+        (
+            *("embeddings", "images", "audio", "moderations", "files", "uploads", "batches"),
+            *("fine_tuning", "fine-tunes", "assistants", "threads", "vector_stores", "realtime"),
+            *("conversations", "containers", "evals", "videos", "rerank", "skills", "edits"),
+        ),
+        _NOT_SERVED,
+    ),
+}
+#: The methods that these paths have somewhere.
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
+_COMPLETIONS = "chat/completions"
+
+
+def refusal(base: str, tail: str) -> WattfareError | None:
+    """The 404 for a path of OpenAI's API that is not served, or None for any other path.
+
+    Args:
+        base: what an OpenAI client has as its base URL, without the host: ``/api/v1``.
+        tail: the rest of the path: ``responses/resp_1``.
+    """
+    if tail.startswith(f"{_COMPLETIONS}/"):
+        advice = "Chat completions are not stored here, so they cannot be listed or read."
+    else:
+        found = _ADVICE.get(tail.partition("/")[0])
+        if found is None:
+            return None
+        advice = found.format(base=base)
+    return invalid_request(f"`/{tail[:64]}` is not served. {advice}", 404)
+
+
+def is_of_openai(tail: str) -> bool:
+    """Is this a path of OpenAI's API, served or not?"""
+    first = tail.partition("/")[0]
+    return first in _ADVICE or first == "models" or tail.startswith(_COMPLETIONS)
