@@ -268,7 +268,9 @@ class UpstreamJob:
             raise invalid_request("This call could cost more than any budget: lower max_tokens.")
         self.meter = Meter(price, estimate_tokens(messages))
         self._limit = most
-        self.detaches = not request.stream or upstream.on_hang_up == "finish"
+        # What a held call has cost beside its tokens comes at its end, or is in a record.
+        told_at_end = hold is not None and not upstream.keeps_records
+        self.detaches = not request.stream or upstream.on_hang_up == "finish" or told_at_end
         self._upstream = upstream
         self._request = request
         self._request_id = request_id
