@@ -698,8 +698,8 @@ REQUEST: Mapping[str, Field] = {
     **_held_row(
         "service_tier",
         "another tier has another price",
-        *("default", "flex", "standard"),
-        note="`default`, `standard` and `flex` are free",
+        *("default", "flex", "standard", "on_demand"),
+        note="`default`, `standard`, `on_demand` and `flex` are free",
         shape=_text,
     ),
     **_held_row(
