@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -272,6 +273,34 @@ def test_what_acts_with_the_operators_keys_never_passes(name: str, policy: Polic
         {"something_new": {"deep": [{name: 1}]}},
     ):
         assert "never let through" in refusal(**fields, policy=policy), fields
+
+
+NESTED = st.recursive(
+    st.none() | st.integers() | st.text(max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from([*FOREIGN, "a", "max_results", "x\nb"]), inner, max_size=3
+        )
+    ),
+    max_leaves=10,
+)
+
+
+def names_in(value: Any) -> set[str]:
+    if isinstance(value, list):
+        return set().union(*map(names_in, value))
+    if isinstance(value, dict):
+        return set(value).union(*map(names_in, value.values()))
+    return set()
+
+
+@given(NESTED)
+def test_a_foreign_name_is_found_at_any_depth(value: Any) -> None:
+    found = foreign_fields.find(value)
+    foreign = set(filter(foreign_fields.is_foreign, names_in(value)))
+    assert foreign == names_in(value).intersection(FOREIGN)
+    assert found in foreign if foreign else found is None
 
 
 @pytest.mark.parametrize("name", ["langfuse_host", "aws_role_name", "api_key", "callback_url"])

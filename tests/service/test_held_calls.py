@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from sqlalchemy import RowMapping
 from support.drivers import INFERENCE, asgi_app
 from support.servers import uvicorn_server
-from support.service import App, Service, chat_body, run_service
+from support.service import PATIENCE, App, Service, chat_body, eventually, run_service
 from support.upstream import Exchange, Upstream, completion_of
 
 from wattfare_mw import WattfareMiddleware
@@ -177,6 +178,31 @@ def test_two_at_once_hold_two_amounts(app: App, upstream: Upstream) -> None:
     upstream.script = script
     assert app.chat(user="two", **MODEL, plugins=[{"id": "web"}]).status_code == 200
     assert [answer.status_code for answer in seen] == [429]
+
+
+def test_who_leaves_pays_for_the_search(tmp_path: Path, upstream: Upstream) -> None:
+    """An upstream that keeps no records tells the cost at the end, so the stream is read to it."""
+    gone = threading.Event()
+
+    def script(exchange: Exchange) -> None:
+        exchange.start_stream()
+        exchange.word("one")
+        assert gone.wait(PATIENCE)
+        exchange.usage({**TOKENS, "cost": 0.02})
+        exchange.done()
+
+    upstream.script = script
+    with run_service(tmp_path, "--upstream", upstream.url) as service, service.app() as app:
+        app.connect(monthlyUsd=2)
+        body = chat_body(**MODEL, plugins=[{"id": "web"}], stream=True)
+        with app.http.stream(
+            "POST", "/chat/completions", json=body, headers=app.paid_by("u1")
+        ) as answer:
+            next(answer.iter_raw())
+        gone.set()
+        eventually(lambda: app.status()["usage"]["monthlyUsd"])
+        assert app.status()["usage"]["monthlyUsd"] == 0.02
+        assert row_of(app)["ended"] == "completed"
 
 
 def test_it_needs_a_cap(app: App, upstream: Upstream) -> None:

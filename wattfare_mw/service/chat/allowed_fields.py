@@ -159,7 +159,7 @@ def _tame(name: str, value: Any) -> None:
 
 def _own_keys(name: str, value: Any) -> None:
     """Any JSON whose keys are the client's own."""
-    found = foreign_fields.find(value, foreign_fields.is_foreign_key)
+    found = foreign_fields.find(value, fields=False)
     if found is not None:
         raise _foreign(name, found)
 
@@ -258,8 +258,7 @@ def _map(name: str, value: Any) -> None:
         raise invalid_request(f"`{name}` is an object.")
     for key, inner in cast("dict[str, Any]", value).items():
         _plain(f"{name}.{key[:64]}", inner)
-        if foreign_fields.is_foreign_key(key):
-            raise _foreign(f"{name}.{key[:64]}", key)
+    _own_keys(name, value)
 
 
 def _of_type(
@@ -818,8 +817,8 @@ REQUEST: Mapping[str, Field] = {
     **_held_row(
         "service_tier",
         "another tier has another price",
-        *("default", "flex", "standard"),
-        note="`default`, `standard` and `flex` are free",
+        *("default", "flex", "standard", "on_demand"),
+        note="`default`, `standard`, `on_demand` and `flex` are free",
         shape=_text,
     ),
     **_held_row(

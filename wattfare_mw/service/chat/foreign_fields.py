@@ -15,9 +15,7 @@ A gateway behind the service may act on them with the operator's keys. Sources:
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable
-from functools import lru_cache
+from collections.abc import Iterator
 from typing import Any, cast
 
 #: A name that holds one of these words, in any spelling: ``api_key``, ``apiKey``, ``API-Key``.
@@ -58,56 +56,53 @@ NAMES = (
 )
 
 
-#: Keys of up to so many characters are remembered.
-MAX_KEPT = 64
+def _squashed(text: str) -> str:
+    for separator in "_-. ":
+        text = text.replace(separator, "")
+    return text
 
 
-def _squashed(name: str) -> str:
-    # A reader may take names in any case for the same. `casefold` knows the odd letters, too.
-    return re.sub(r"[\W_]", "", name.casefold())
-
-
-_HAS_WORD = re.compile("|".join(map(_squashed, WORDS)))
-# A prefix ends at a separator or, in `langfuseHost`, at a capital.
-_BEGINS = re.compile(
-    f"(?i:{'|'.join(prefix.rstrip('_') for prefix in PREFIXES)})(?:[\\W_]|(?=[A-Z]))"
-)
-_SQUASHED_NAMES = frozenset(map(_squashed, NAMES))
+_WORDS = tuple(map(_squashed, WORDS))
+_NAMES = frozenset(map(_squashed, NAMES))
+_LINE_PREFIXES = tuple(f"\n{prefix}" for prefix in PREFIXES)
 
 
 def is_foreign(name: str) -> bool:
     """May no request have a field of this name?"""
-    return is_foreign_key(name) or _squashed(name) in _SQUASHED_NAMES
+    return _hold_foreign([name])
 
 
-def is_foreign_key(name: str) -> bool:
-    """May no request have such a key among the client's own, as in ``metadata``? A key is not a
-    field: ``thread_id`` is the client's own there."""
-    # The keys of an app are few, and come with each of its calls. A long one is not kept.
-    return _known(name) if len(name) <= MAX_KEPT else _is_foreign_key(name)
-
-
-def _is_foreign_key(name: str) -> bool:
-    return _BEGINS.match(name) is not None or _HAS_WORD.search(_squashed(name)) is not None
-
-
-_known = lru_cache(maxsize=1024)(_is_foreign_key)
-
-
-def find(value: Any, is_one: Callable[[str], bool] = is_foreign) -> str | None:
-    """The first such name in a value, at any depth.
+def find(value: Any, *, fields: bool = True) -> str | None:
+    """The first such name in a value, at any depth. The time is in proportion to the size.
 
     Args:
         value: decoded JSON, nested no deeper than :data:`~wattfare_mw.json_limits.MAX_DEPTH`.
-        is_one: :func:`is_foreign_key` for a value whose keys are the client's own.
+        fields: False if the keys of the value are the client's own, as in ``metadata``. A key is no
+            field: ``thread_id`` is the client's own there.
     """
-    inner: Iterable[Any] = ()
+    names = list(_names_in(value))
+    if not _hold_foreign(names, fields=fields):
+        return None
+    return next((name for name in names if _hold_foreign([name], fields=fields)), None)
+
+
+def _names_in(value: Any) -> Iterator[str]:
     if isinstance(value, dict):
-        fields = cast("dict[str, Any]", value)
-        found = next(filter(is_one, fields), None)
-        if found is not None:
-            return found
-        inner = fields.values()
+        for name, inner in cast("dict[str, Any]", value).items():
+            yield name
+            yield from _names_in(inner)
     elif isinstance(value, list):
-        inner = cast("list[Any]", value)
-    return next((found for each in inner if (found := find(each, is_one)) is not None), None)
+        for inner in cast("list[Any]", value):
+            yield from _names_in(inner)
+
+
+def _hold_foreign(names: list[str], *, fields: bool = True) -> bool:
+    # All names at once: a request can have thousands, and each search is one pass in C. A reader
+    # may take names in any case for the same. `casefold` knows the odd letters, too.
+    text = "\n".join(("", *names)).casefold().replace("-", "_")
+    if any(prefix in text for prefix in _LINE_PREFIXES):
+        return True
+    text = _squashed(text)
+    if any(word in text for word in _WORDS):
+        return True
+    return fields and not _NAMES.isdisjoint(text.split("\n"))

@@ -339,7 +339,9 @@ class UpstreamJob:
             upstream.provider,
             upstream.learned.name(request.model),
         )
-        self.detaches = not request.stream or upstream.on_hang_up == "finish"
+        # What a held call has cost beside its tokens comes at its end, or is in a record.
+        told_at_end = hold is not None and not upstream.keeps_records
+        self.detaches = not request.stream or upstream.on_hang_up == "finish" or told_at_end
         self._upstream = upstream
         self._request = request
         self._names = request.models
