@@ -20,6 +20,12 @@ from typing import Any, cast
 from . import prompt_bound
 from .families import bare
 
+#: What OpenAI's models add around a call, a message and tools, with room: gpt-oss adds about 110,
+#: 4 and 40 (github.com/openai/harmony, docs/format.md), and the others add less.
+PER_CALL = 150
+PER_MESSAGE = 8
+WITH_TOOLS = 80
+
 #: Text is counted in pieces of so many characters. Two halves never have fewer tokens than the
 #: whole, but for a few that the seam can change.
 _PIECE = 2**16
@@ -28,7 +34,7 @@ _SEAM = 1
 _NAMES = (
     # By the name of the model, as in OpenAI's own package: openai/tiktoken, tiktoken/model.py.
     (
-        re.compile(r"(?:ft:)?(?:chatgpt-)?gpt-4o|gpt-(?:4\.[15]|[5-9]|oss)|o[1-9](?:-|$)"),
+        re.compile(r"(?:ft:)?(?:chat)?gpt-4o|gpt-(?:4\.[15]|[5-9]|oss)|o[1-9](?:-|$)"),
         "o200k_base",
     ),
     (re.compile(r"(?:ft:)?gpt-(?:4|3\.5)"), "cl100k_base"),
@@ -65,12 +71,17 @@ def tokens(encoding: str, body: dict[str, Any], text: list[dict[str, Any]]) -> i
     Args:
         text: the messages without the data of their attachments.
     """
-    found = prompt_bound.around(body, len(text))
+    found = PER_CALL + PER_MESSAGE * len(text)
     for message in text:
-        rest = {name: value for name, value in message.items() if name != "content"}
-        found += count(encoding, _json(rest)) + _content(encoding, message.get("content"))
+        rest = {
+            name: value
+            for name, value in message.items()
+            if name not in ("role", "content") and value is not None
+        }
+        found += _content(encoding, message.get("content"))
+        found += count(encoding, _json(rest)) if rest else 0
     written = prompt_bound.written(body)
-    return found + (_lines(encoding, _json(written)) if written else 0)
+    return found + (_lines(encoding, _json(written)) + WITH_TOOLS if written else 0)
 
 
 def _content(encoding: str, content: object) -> int:

@@ -1,0 +1,172 @@
+"""Requests as apps send them, written by the templates of common models and read by real
+tokenizers: the bound is above what they count, and not far above."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.prompts import TEMPLATES, corpus, render, tools
+
+from wattfare_mw.service.chat import prompt_bound, tokenizer
+from wattfare_mw.service.chat.json_length import json_tokens
+
+bpe_openai = pytest.importorskip("bpe_openai")
+
+CORPUS = list(corpus())
+OPENAI = ("o200k_base", "cl100k_base")
+Counter = Callable[[str], int]
+
+
+def openai_counter(name: str) -> Counter:
+    encoding = bpe_openai.get_encoding(name)
+    return lambda text: len(encoding.encode_ordinary(text))
+
+
+@pytest.fixture(scope="module")
+def counters() -> dict[str, Counter]:
+    """Real tokenizers, whose vocabularies are in packages. ``voyage3_base`` is Qwen's."""
+    return {name: openai_counter(name) for name in (*OPENAI, "voyage3_base")}
+
+
+def test_there_are_two_hundred() -> None:
+    assert len(CORPUS) == len({name for name, _ in CORPUS}) >= 200
+
+
+@pytest.mark.parametrize("html", [False, True])
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_no_template_makes_more_of_a_request(
+    counters: dict[str, Counter], template: str, html: bool
+) -> None:
+    for name, request in CORPUS:
+        bound = prompt_bound.bound(request)
+        written = render(template, request, html=html)
+        for tokenizer_name, count in counters.items():
+            assert count(written) <= bound, (name, tokenizer_name)
+
+
+def ratios(bound: Callable[[dict[str, Any]], int], count: Counter, template: str) -> list[float]:
+    return [bound(request) / count(render(template, request, html=False)) for _, request in CORPUS]
+
+
+@pytest.mark.parametrize("encoding", OPENAI)
+def test_a_count_is_a_close_bound(counters: dict[str, Counter], encoding: str) -> None:
+    """OpenAI's models read tools as TypeScript."""
+
+    def bound(request: dict[str, Any]) -> int:
+        return min(
+            tokenizer.tokens(encoding, request, request["messages"]), prompt_bound.bound(request)
+        )
+
+    found = ratios(bound, counters[encoding], "typescript")
+    assert min(found) >= 1
+    # What stands around a prompt is a large part of a short one.
+    assert statistics.median(found) <= 2.5
+    long = [
+        ratio
+        for ratio, (_, request) in zip(found, CORPUS, strict=True)
+        if len(json.dumps(request)) > 4000
+    ]
+    assert statistics.median(long) <= 1.5
+
+
+def test_the_bytes_of_sixty_tools(counters: dict[str, Counter]) -> None:
+    """They were bounded by 151,700 tokens, and are 71 kB."""
+    request = {"messages": [{"role": "user", "content": "x"}], "tools": tools(60)}
+    compact = len(json.dumps(request["tools"], separators=(",", ":")))
+    bound = prompt_bound.bound(request)
+    assert compact < bound < 1.5 * compact
+    indented = json.dumps(request["tools"], indent=4)
+    assert bound < len(indented)
+    for count in counters.values():
+        assert count(indented) <= bound
+
+
+@pytest.mark.parametrize("line", ['{{\n{}"a"', ',\n{}"type"', "[\n{}{{", "\n{}}}", "x\n{}y"])
+def test_a_line_end_and_its_spaces_are_a_few_tokens(
+    counters: dict[str, Counter], line: str
+) -> None:
+    """The same holds for the tokenizers of Llama 2 and 3, Qwen 3, DeepSeek 3, Gemma 3, Claude 2 and
+    Mistral's Tekken, which were tried by hand."""
+    for count in counters.values():
+        for depth in range(65):
+            spaces = " " * (4 * depth)
+            alone = count(line.partition("\n")[0].format()) if line[0] != "\n" else 0
+            behind = count(line.partition("{}")[2].format())
+            assert count(line.format(spaces)) - alone - behind <= 2 + -(-len(spaces) // 16)
+
+
+names = st.text(st.characters(codec="utf-8"), max_size=12)
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | names,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(names, inner, max_size=4),
+    max_leaves=30,
+)
+
+
+@given(values)
+def test_json_in_any_form_has_no_more_tokens(value: Any) -> None:
+    import jinja2
+    from jinja2.utils import htmlsafe_json_dumps
+
+    assert jinja2.__version__
+    written = [
+        json.dumps(value),
+        json.dumps(value, ensure_ascii=False),
+        json.dumps(value, indent=4),
+        json.dumps(value, indent=2, ensure_ascii=False),
+        str(htmlsafe_json_dumps(value, indent=4)),
+    ]
+    for name in OPENAI:
+        count = openai_counter(name)
+        assert max(map(count, written)) <= json_tokens(value)
+
+
+@settings(deadline=None)
+@given(st.text(max_size=300), st.sampled_from(OPENAI), st.integers(1, 40))
+def test_a_text_in_pieces_has_no_fewer_tokens(text: str, encoding: str, piece: int) -> None:
+    readable = text.encode("utf-8", "replace").decode()
+    whole = openai_counter(encoding)(readable)
+    assert tokenizer.count(encoding, text) == whole
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tokenizer, "_PIECE", piece)
+        assert tokenizer.count(encoding, text) >= whole
+
+
+@pytest.mark.parametrize(
+    ("model", "encoding"),
+    [
+        ("openai/gpt-4o-mini", "o200k_base"),
+        ("gpt-4.1", "o200k_base"),
+        ("gpt-5.5-pro:nitro", "o200k_base"),
+        ("o3", "o200k_base"),
+        ("openai/o4-mini-high", "o200k_base"),
+        ("openai/gpt-oss-120b:free", "o200k_base"),
+        ("chatgpt-4o-latest", "o200k_base"),
+        ("gpt-4-turbo", "cl100k_base"),
+        ("gpt-3.5-turbo-16k", "cl100k_base"),
+        ("anthropic/claude-sonnet-4.5", None),
+        ("qwen/qwen3-32b", None),
+        ("fake/model", None),
+        ("o", None),
+        ("olmo-2", None),
+    ],
+)
+def test_which_model_has_which_tokenizer(model: str, encoding: str | None) -> None:
+    assert tokenizer.encoding_of(model) == encoding
+
+
+def test_without_the_extra_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokenizer, "is_installed", lambda: False)
+    assert tokenizer.encoding_of("gpt-4o") is None
+
+
+def test_half_a_pair_is_counted() -> None:
+    assert tokenizer.count("o200k_base", "\ud83d" * 9) > 0
+    body = {"messages": [{"role": "user", "content": [{"type": "text", "text": "\udc00"}]}]}
+    assert tokenizer.tokens("o200k_base", body, body["messages"]) > tokenizer.PER_CALL
