@@ -25,11 +25,21 @@ class Asked(msgspec.Struct):
     models: list[ModelName] | None = None
     stream: bool | None = None
     stream_options: dict[str, Any] | None = None
+    usage: msgspec.Raw = msgspec.Raw(b"null")
 
     @property
     def includes_usage(self) -> bool:
-        """Will the stream tell its usage?"""
-        return bool((self.stream_options or {}).get("include_usage"))
+        """Does it ask for the usage of its stream, as OpenAI's clients do or as OpenRouter's do?"""
+        if (self.stream_options or {}).get("include_usage"):
+            return True
+        try:
+            return bool(decode(_Usage, self.usage).include)
+        except msgspec.MsgspecError:
+            return False  # it is null, or the service refuses it
+
+
+class _Usage(msgspec.Struct):
+    include: bool | None = None
 
 
 class Upload(msgspec.Struct, frozen=True, gc=False):
