@@ -16,7 +16,17 @@ if "--write" in sys.argv[1:]:
         sys.exit(f"Run `make test-libraries` first. Nothing is known of: {', '.join(lacking)}")
     PAGE.write_text(render(found))
 
-rows = [line.strip("|").split(" | ") for line in table(found)]
+rows = [line.strip("|").replace("`", "").split("|") for line in table(found)]
 del rows[1]
-for row in zip(*rows, strict=True):  # a case is a line: there are more of them than libraries
-    print(*(cell.strip(" `").ljust(24) for cell in row))
+for name, versions, *_ in rows[1:]:
+    print(f"{name.strip()}: {versions.strip()}")
+print()
+widths = [len(row[0]) + 1 for row in rows]
+for cells in zip(*rows, strict=True):  # a line for each case, because there are more of them
+    if cells[0].strip() != "versions":
+        print(
+            *(
+                cell.strip().ljust(width)
+                for cell, width in zip(cells, [16, *widths[1:]], strict=True)
+            )
+        )

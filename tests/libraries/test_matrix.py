@@ -141,6 +141,21 @@ def check_budget_exceeded(world: World, library: Library) -> None:
         assert isinstance(error, WattfareBudgetExceededError)
 
 
+def check_cap_in_a_run(world: World, library: Library) -> None:
+    """The model calls a tool, and the user lowers the cap before the tool has its result."""
+    world.connect()
+
+    def lowers(exchange: Exchange) -> None:
+        world.connect(monthly_usd=0)
+        world.model(exchange)
+
+    world.upstream.script = lowers
+    error = _found(world.driver(library).tools)
+    assert isinstance(error, WattfareBudgetExceededError)
+    assert len(world.upstream.calls) == 1
+    assert world.spent() == NAMED
+
+
 def check_rate_limited(world: World, library: Library) -> None:
     world.connect()
 
@@ -224,6 +239,7 @@ CHECKS: dict[str, Check] = {
     "second turn": check_second_turn,
     "not_connected": check_not_connected,
     "budget_exceeded": check_budget_exceeded,
+    "cap in a run": check_cap_in_a_run,
     "rate_limited": check_rate_limited,
     "mid-stream": check_mid_stream,
     "revoked": check_revoked,

@@ -31,6 +31,7 @@ class Driver(base.Driver):
     lacks: ClassVar = {
         "tools": "its answers are models of pydantic",
         "streamed tools": "its answers are models of pydantic",
+        "cap in a run": "it has no run of several calls",
     }
     # It retries a stream as a whole, and so reads all of it first.
     hears_late: ClassVar = True
