@@ -21,7 +21,7 @@ del rows[1]
 for name, versions, *_ in rows[1:]:
     print(f"{name.strip()}: {versions.strip()}")
 print()
-widths = [len(row[0]) + 1 for row in rows]
+widths = [max(len(row[0]), 14) for row in rows]
 for cells in zip(*rows, strict=True):  # a line for each case, because there are more of them
     if cells[0].strip() != "versions":
         print(

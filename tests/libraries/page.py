@@ -59,7 +59,7 @@ def parse(page: str) -> dict[str, Result]:
         versions, *cells = row.split(" | ")
         found[name] = Result(
             dict(one.rsplit(" ", 1) for one in versions.split(", ")),
-            dict(zip(CASES, cells, strict=True)),
+            dict(zip(CASES, cells, strict=False)),
         )
     return found
 
