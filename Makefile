@@ -16,8 +16,10 @@ BENCH_ARGS ?=
 # How long `make fuzz` may take; without it, it runs a million inputs.
 FUZZ_SECONDS ?=
 FUZZ_ARGS ?=
+# Which AI libraries `make test-libraries` runs: names, or `all`.
+LIBRARIES ?= all
 
-.PHONY: help demo test test-fast test-long test-newest fuzz lint format coverage bench lock upgrade clean
+.PHONY: help demo test test-fast test-long test-newest test-libraries fuzz lint format coverage bench lock upgrade clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -39,6 +41,11 @@ test-long: $(VENV)/test $(TOOLS)/tools ## run longer tests, and the tests with o
 
 test-newest: $(TOOLS)/tools ## run all tests with the newest version of everything
 	$(TOOLS)/bin/nox --sessions newest
+
+test-libraries: $(TOOLS)/tools ## run real AI libraries against the service; print what each can do
+	@rm -rf .nox/results
+	@status=0; $(TOOLS)/bin/nox --sessions libraries -- $(LIBRARIES) || status=$$?; \
+		(cd tests && ../$(TOOLS)/bin/python -m libraries); exit $$status
 
 fuzz: $(FUZZ)/fuzz ## feed made-up input to the readers, the middleware and the service
 	PYTHONPATH=tests $(FUZZ)/bin/python -m fuzz $(if $(FUZZ_SECONDS),--seconds $(FUZZ_SECONDS)) $(FUZZ_ARGS)
@@ -86,7 +93,7 @@ $(FUZZ)/fuzz: requirements/fuzz.txt pyproject.toml | $(FUZZ)/pyvenv.cfg
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 …")'
 	$(PYTHON) -m venv $*
 
-# Locks. The other sets have the same versions as the tests.
+# Locks. The other sets have the same versions as the tests, but for the libraries on openai 2.
 
 COMPILE = $(TOOLS)/bin/uv pip compile - --quiet --universal --python-version 3.11 \
 	--generate-hashes --no-emit-index-url --no-emit-find-links --no-emit-package wattfare-mw \
@@ -100,6 +107,8 @@ lock: $(TOOLS)/tools ## lock what pyproject.toml asks for; keep the versions tha
 	@echo "-e ." | $(COMPILE) --group bench -o requirements/bench.txt $(LIKE_TEST) >/dev/null
 	@echo "-e ." | $(COMPILE) --group tools -o requirements/tools.txt $(LIKE_TEST) >/dev/null
 	@echo "-e ." | $(COMPILE) --group fuzz -o requirements/fuzz.txt $(LIKE_TEST) >/dev/null
+	@echo "-e ." | $(COMPILE) --group libraries -o requirements/libraries.txt $(LIKE_TEST) >/dev/null
+	@echo "-e ." | $(COMPILE) --group libraries-openai-2 -o requirements/libraries-openai-2.txt >/dev/null
 	@# The lowest versions that pyproject.toml declares, of the project and of its extras.
 	@echo "-e .[all]" | $(COMPILE) --group suite -o requirements/lowest.txt $(LOWEST) >/dev/null
 

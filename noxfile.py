@@ -1,6 +1,7 @@
 """Run the tests with other versions than those of requirements/test.txt.
 
-``make test-long`` and ``make test-newest`` call this. Each session has an environment of its own.
+``make test-long``, ``make test-newest`` and ``make test-libraries`` call this. Each session has an
+environment of its own.
 """
 
 from __future__ import annotations
@@ -67,6 +68,23 @@ def newest(session: nox.Session) -> None:
     """Run all tests, with the newest version of everything."""
     session.install("--upgrade", "--editable", ".", "--group", "test")
     session.run(*PYTEST, *session.posargs)
+
+
+@nox.session
+@nox.parametrize("lock", ["libraries", "libraries-openai-2"])
+def libraries(session: nox.Session, lock: str) -> None:
+    """Run AI libraries against the service: those that are named, or `all`."""
+    sys.path.insert(0, str(ROOT / "tests"))
+    from libraries.table import VARIABLE, choose
+
+    chosen = [library.name for library in choose(session.posargs) if library.lock == lock]
+    if not chosen:
+        session.skip("none of the libraries is in this set")
+    install(session, lock)
+    # The warnings are those of the libraries.
+    pytest = ["pytest", "-W", "ignore", "--durations=3", "tests/libraries"]
+    # `make test` holds the page to what is written in it.
+    session.run(*pytest, "--ignore=tests/libraries/test_page.py", env={VARIABLE: " ".join(chosen)})
 
 
 def install(session: nox.Session, name: str) -> None:

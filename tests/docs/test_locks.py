@@ -18,7 +18,8 @@ from packaging.version import Version
 ROOT = Path(__file__).parents[2]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PROJECT = PYPROJECT["project"]
-LOCKS = {name: name for name in ("demo", "test", "bench", "fuzz", "tools")} | {"lowest": "suite"}
+SETS = ("demo", "test", "bench", "fuzz", "tools", "libraries", "libraries-openai-2")
+LOCKS = {name: name for name in SETS} | {"lowest": "suite"}
 
 
 def _required(group: str) -> Iterator[Requirement]:

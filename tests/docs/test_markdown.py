@@ -31,7 +31,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 README = ROOT / "README.md"
 EXAMPLES = [
-    path for path in sorted((ROOT / "examples").rglob("*")) if path.suffix in (".py", ".js")
+    path for path in sorted((ROOT / "examples").rglob("*")) if path.suffix in (".py", ".js", ".mjs")
 ]
 _FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 

@@ -399,7 +399,14 @@ EVENTS = [
 
 
 @pytest.mark.parametrize("at_once", [False, True])
-@pytest.mark.parametrize("options", [{}, {"stream_options": None}, {"stream_options": {"x": 1.50}}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        *({}, {"stream_options": None}, {"stream_options": {"x": 1.50}}),
+        *({"usage": None}, {"usage": {"include": False}}, {"usage": {"include": "yes"}}),
+        *({"usage": 1}, {"usage": []}),
+    ],
+)
 def test_usage_that_only_we_asked_for_is_taken_out_again(
     drive: Drive, fake: FakeWattfare, options: Any, at_once: bool
 ) -> None:
@@ -418,11 +425,16 @@ def test_usage_that_only_we_asked_for_is_taken_out_again(
     assert [("user_1", "openai/gpt-4o", TokenUsage(5, 3, 8), Decimal("0.000011"))] == _TOLD
 
 
-def test_usage_that_the_browser_asked_for_stays(drive: Drive, fake: FakeWattfare) -> None:
+@pytest.mark.parametrize(
+    "asks", ['"stream_options":{"include_usage":true}', '"usage":{"include":true}']
+)
+def test_usage_that_the_browser_asked_for_stays(
+    drive: Drive, fake: FakeWattfare, asks: str
+) -> None:
     _TOLD.clear()
     events = [*EVENTS, event({"choices": [], "usage": USAGE}), DONE]
     fake.script = lambda x: x.stream(*events)
-    sent = b'{"model":"m","stream":true , "stream_options":{"include_usage":true}}'
+    sent = b'{"model":"m","stream":true , %s}' % asks.encode()
     answer = drive(on_usage=_told).request("POST", INFERENCE, JSON, sent)
     assert answer.body == b"".join(events)
     assert fake.next().body == sent

@@ -61,6 +61,13 @@ def _install() -> None:
     stamp.write_text(wanted)
 
 
+def package_version(name: str) -> str:
+    """The version of an npm package that is installed here."""
+    install()
+    package = json.loads((_HERE / "node_modules" / name / "package.json").read_text())
+    return package["version"]
+
+
 class Job:
     """Something the SDK is asked to do, and what it says of it."""
 

@@ -34,6 +34,7 @@ class Asked(msgspec.Struct):
     models: list[ModelName] | None = None
     stream: bool | None = None
     stream_options: dict[str, Any] | None = None
+    usage: msgspec.Raw = _NOTHING
     # These can name models, too. They are decoded for an app that does not allow all models.
     preset: msgspec.Raw = _NOTHING
     plugins: msgspec.Raw = _NOTHING
@@ -55,8 +56,17 @@ class Asked(msgspec.Struct):
 
     @property
     def includes_usage(self) -> bool:
-        """Will the stream tell its usage?"""
-        return bool((self.stream_options or {}).get("include_usage"))
+        """Does it ask for the usage of its stream, as OpenAI's clients do or as OpenRouter's do?"""
+        if (self.stream_options or {}).get("include_usage"):
+            return True
+        try:
+            return bool(decode(_Usage, self.usage).include)
+        except msgspec.MsgspecError:
+            return False  # it is null, or the service refuses it
+
+
+class _Usage(msgspec.Struct):
+    include: bool | None = None
 
 
 class Upload(msgspec.Struct, frozen=True, gc=False):

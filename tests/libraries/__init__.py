@@ -1,0 +1,1 @@
+"""Real packages of AI libraries against the real service."""

@@ -1,0 +1,1 @@
+"""A driver for each library: the same verbs, each in its own words."""

@@ -1,0 +1,138 @@
+"""What all drivers share: where to call, and what an answer holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any, ClassVar, Protocol
+
+from libraries.model import TEXT
+
+QUESTION = "What is the weather in Paris?"
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where a library sends its calls.
+
+    Attributes:
+        url: the ``base_url`` of an OpenAI client.
+        headers: name the user who pays.
+    """
+
+    url: str
+    key: str
+    headers: Mapping[str, str]
+    model: str
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """What a library's own usage object holds; None for what it has no name for."""
+
+    prompt: int | None
+    completion: int | None
+    total: int | None = None
+    cached: int | None = None
+    reasoning: int | None = None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a library returned.
+
+    Attributes:
+        cost: what its usage object says of the cost, in USD; None if it drops that.
+        pieces: how many pieces of text a stream gave.
+    """
+
+    text: str
+    usage: Tokens | None = None
+    cost: Decimal | None = None
+    pieces: int = 1
+    more: dict[str, Any] = field(default_factory=dict)
+
+
+class Driver(Protocol):
+    """One library.
+
+    Attributes:
+        shows_cost: the verbs after which the library shows ``usage.cost``.
+        drops_usage: the verbs after which the library has no usage.
+        lacks: the cases that the library has no part for, and why.
+        hears_late: its streams give nothing before their end.
+        text: what it makes of the model's answer.
+    """
+
+    shows_cost: ClassVar[frozenset[str]] = frozenset()
+    drops_usage: ClassVar[frozenset[str]] = frozenset()
+    lacks: ClassVar[Mapping[str, str]] = {}
+    hears_late: ClassVar[bool] = False
+    text: ClassVar[str] = TEXT
+
+    def __init__(self, endpoint: Endpoint) -> None: ...
+
+    def ask(self, text: str = QUESTION) -> Answer:
+        """A question, and the whole answer."""
+        ...
+
+    def stream(self, heard: Callable[[str], object] = ...) -> Answer:
+        """A question, and the answer in pieces; ``heard`` gets each."""
+        ...
+
+    def tools(self) -> Answer:
+        """A question whose answer needs :func:`weather`, to the last answer."""
+        ...
+
+    def stream_tools(self) -> Answer:
+        """The same, as streams."""
+        ...
+
+    def structured(self) -> tuple[str, str]:
+        """The name and the country of a city, parsed by the library."""
+        ...
+
+    def image(self, data: bytes) -> Answer:
+        """A question about a PNG."""
+        ...
+
+    def pdf(self, data: bytes) -> Answer:
+        """A question about a PDF."""
+        ...
+
+    def second_turn(self) -> Answer:
+        """A question, and another one with what came back in between."""
+        ...
+
+
+def ignore(_text: str) -> None:
+    """For whoever wants the whole answer only."""
+
+
+def cost_of(usage: Any) -> Decimal | None:
+    """The ``cost`` in a usage, which is an object or a dict, exactly as it was on the wire."""
+    cost = usage.get("cost") if isinstance(usage, Mapping) else getattr(usage, "cost", None)
+    return None if cost is None else Decimal(str(cost))
+
+
+def openai_tokens(usage: Any) -> Tokens:
+    """Those of a usage that is shaped as the openai package shapes it."""
+    prompt, completion = usage.prompt_tokens_details, usage.completion_tokens_details
+    return Tokens(
+        usage.prompt_tokens,
+        usage.completion_tokens,
+        usage.total_tokens,
+        prompt and prompt.cached_tokens,
+        completion and completion.reasoning_tokens,
+    )
+
+
+def says(text: str) -> list[Any]:
+    """A user's message."""
+    return [{"role": "user", "content": text}]
+
+
+def weather(city: str) -> str:
+    """The weather in a city."""
+    return f"It is sunny in {city}."

@@ -1,0 +1,215 @@
+"""The libraries and the cases: what is tested, and what the page says of it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+#: Names the libraries to test, with spaces in between; `all` for all that are installed.
+VARIABLE = "WATTFARE_TEST_LIBRARIES"
+#: In the matrix, if a library's usage has no cost.
+DROPPED = "dropped"
+
+
+@dataclass(frozen=True)
+class Library:
+    """One row of the matrix.
+
+    Attributes:
+        name: as `make test-libraries LIBRARIES=…` takes it.
+        driver: the module in :mod:`libraries.drivers`.
+        packages: the distributions whose versions are shown, the library's own first.
+        example: the file in `examples/libraries` that the page shows.
+        lock: the locked set that it is in.
+        openai: the major version of the openai package that it stands on; None without it.
+        through: calls go through this framework's middleware, or to the service itself.
+        title: the heading of its section; None if an earlier row has one for both.
+        how: the paragraph below it.
+    """
+
+    name: str
+    driver: str
+    packages: tuple[str, ...]
+    example: str
+    lock: str = "libraries"
+    openai: int | None = 3
+    through: str = "service"
+    title: str | None = None
+    how: str = ""
+
+    def is_installed(self) -> bool:
+        """Is it installed, on the right openai package?"""
+        if self.openai is None:
+            return True  # npm gets it
+        try:
+            self.versions()
+            return version("openai").split(".")[0] == str(self.openai)
+        except PackageNotFoundError:
+            return False
+
+    def versions(self) -> dict[str, str]:
+        """The versions of its packages in this environment."""
+        of = version if self.openai else npm_version
+        return {package: of(package) for package in self.packages}
+
+    def load(self) -> Any:
+        """Its driver."""
+        return import_module(f"libraries.drivers.{self.driver}").Driver
+
+
+def npm_version(package: str) -> str:
+    """The version that npm has installed for the tests."""
+    from support.node import package_version
+
+    return package_version(package)
+
+
+_OPENAI_2: dict[str, Any] = {"lock": "libraries-openai-2", "openai": 2}
+
+# ruff: noqa: E501 - a paragraph of the page is one line
+
+LIBRARIES = (
+    Library(
+        "openai",
+        "openai_library",
+        ("openai",),
+        "openai_sdk.py",
+        through="starlette",
+        title="openai",
+        how="Set `base_url`, the secret key and the header that names the user. Ask for the usage of a stream with `stream_options`. The usage has `cost` as an extra field. In a browser or a desktop app, use the middleware's path as `base_url`, and no secret key.",
+    ),
+    Library(
+        "langchain",
+        "langchain_library",
+        ("langchain-openai", "langgraph", "openai"),
+        "langchain_chat.py",
+        title="LangChain and LangGraph",
+        how="`ChatOpenAI` takes the same three. With a `base_url` it asks for the usage of a stream only if `stream_usage=True`. It keeps the cost of a whole answer in `response_metadata`, and drops it in a stream. LangGraph takes the model as it is.",
+    ),
+    Library(
+        "pydantic-ai",
+        "pydantic_ai_library",
+        ("pydantic-ai-slim", "openai"),
+        "pydantic_agent.py",
+        title="pydantic-ai",
+        how="Give an `AsyncOpenAI` client to `OpenAIProvider`. `OpenAIChatModel` reads the tokens and drops the cost. If the upstream of the service is OpenRouter, use `OpenRouterModel` with an `OpenRouterProvider`: it keeps the cost in `provider_details` of the response.",
+    ),
+    Library(
+        "pydantic-ai-openrouter",
+        "pydantic_ai_openrouter",
+        ("pydantic-ai-slim", "openai"),
+        "pydantic_agent.py",
+    ),
+    Library(
+        "litellm",
+        "litellm_library",
+        ("litellm", "openai"),
+        "litellm_completion.py",
+        title="litellm",
+        how="Put `openai/` in front of the model's name, so that litellm speaks OpenAI's protocol. The user's header goes into `extra_headers`. The usage has `cost`; `response_cost` of litellm is its own estimate.",
+    ),
+    Library(
+        "openai-agents",
+        "agents_library",
+        ("openai-agents", "openai"),
+        "openai_agent.py",
+        title="openai-agents",
+        how="Use `OpenAIChatCompletionsModel`, because the service has no `/responses`. `include_usage` asks for the usage of a stream, and `preserve_raw_usage` keeps the cost in `raw_usage` of each response. Tracing goes to OpenAI: turn it off.",
+    ),
+    Library(
+        "llm",
+        "llm_library",
+        ("llm", "openai"),
+        "llm_model.py",
+        title="llm",
+        how="Make a `Chat` model with `api_base` and `headers`. The command `llm` takes the same names in `extra-openai-models.yaml`. It asks for the usage of a stream by itself. The cost is in `details` of `response.usage()`.",
+    ),
+    Library(
+        "ai-sdk",
+        "ai_sdk",
+        ("ai", "@ai-sdk/openai-compatible"),
+        "ai_sdk.mjs",
+        openai=None,
+        through="flask",
+        title="Vercel AI SDK",
+        how="In a browser, `baseURL` is the path of the app's own middleware, and the app's cookie says who the user is. `includeUsage` asks for the usage of a stream. The cost is in `usage.raw` of a whole answer, and of each `finish-step` of a stream.",
+    ),
+    Library("openai-2", "openai_library", ("openai",), "openai_sdk.py", **_OPENAI_2),
+    Library(
+        "instructor",
+        "instructor_library",
+        ("instructor", "openai"),
+        "instructor_create.py",
+        title="instructor",
+        how="Give it an `OpenAI` client. `create_with_completion` returns the completion too, with its usage and its cost. `create_partial` gives no usage, and reads the whole stream before it gives the first part. Each of its retries is a call that the user pays for.",
+        **_OPENAI_2,
+    ),
+    Library(
+        "llama-index",
+        "llama_index_library",
+        ("llama-index-llms-openai-like", "llama-index-core", "openai"),
+        "llama_index_chat.py",
+        title="LlamaIndex",
+        how="`OpenAILike` takes any model's name. Say that it is a chat model, and that it can call tools. Ask for the usage of a stream with `stream_options`; it is in `raw` of the last chunk.",
+        **_OPENAI_2,
+    ),
+)
+BY_NAME = {library.name: library for library in LIBRARIES}
+
+#: The columns of the matrix, and what each shows.
+CASES = {
+    "JSON": "A whole answer, with the tokens that the service reported",
+    "stream": "The same as a stream; the usage comes at its end",
+    "cost": "Where the library's own usage object holds `usage.cost`",
+    "tools": "A tool is called, its result is sent back, and an answer comes",
+    "streamed tools": "The same as streams",
+    "structured": "An answer in a schema, parsed by the library",
+    "image": "A PNG in the request",
+    "PDF": "A PDF in the request",
+    "second turn": "What came back is sent again with the next question",
+    "not_connected": "`to_wattfare_error` finds it in the library's exception, JSON and stream",
+    "budget_exceeded": "The same",
+    "cap in a run": "The same, of a cap that is reached between two calls of one run",
+    "rate_limited": "The same, with its `retry_after`",
+    "mid-stream": "The same, of a stream that breaks off",
+    "revoked": "The same, of a stream whose user takes the budget back",
+}
+
+#: What the service does not do yet, by case, or by library and case.
+_KEYS = "keys that libraries leave in messages are refused"
+XFAIL: dict[str | tuple[str, str], str] = {
+    "image": "images are refused",
+    "PDF": "files are refused",
+    ("openai", "streamed tools"): _KEYS,
+    ("openai", "second turn"): _KEYS,
+    ("openai-2", "streamed tools"): _KEYS,
+    ("openai-2", "second turn"): _KEYS,
+    ("litellm", "tools"): _KEYS,
+    ("litellm", "second turn"): _KEYS,
+    ("litellm", "cap in a run"): _KEYS,
+}
+
+
+def fails(library: str, case: str) -> str | None:
+    """Why this does not work yet, or None if it does."""
+    return XFAIL.get((library, case)) or XFAIL.get(case)
+
+
+def choose(names: Iterable[str]) -> list[Library]:
+    """The libraries of these names; `all` is all of them."""
+    names = list(dict.fromkeys(names))
+    if unknown := {*names} - {*BY_NAME, "all"}:
+        raise SystemExit(
+            f"No such library: {', '.join(sorted(unknown))}. Known: {', '.join(BY_NAME)}"
+        )
+    return list(LIBRARIES) if "all" in names else [BY_NAME[name] for name in names]
+
+
+def selected() -> list[Library]:
+    """The libraries to test in this process."""
+    named = choose(os.environ.get(VARIABLE, "").split())
+    return [library for library in named if library.is_installed()]
