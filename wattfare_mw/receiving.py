@@ -18,7 +18,8 @@ from .transport.idle import IdleTimer, IdleWait
 #: soon needs no look, which takes a task of its own.
 WATCH_AFTER = 0.1
 #: How long a body may take to arrive, in seconds: so long, and a second more for each so many
-#: bytes that have arrived.
+#: bytes that have arrived. Time is not saved up: a client that sends nothing has no more than the
+#: first of these, even if it has sent much before.
 BODY_SECONDS = 30.0
 BODY_BYTES_PER_SECOND = 10_000
 
@@ -65,7 +66,6 @@ async def read_body(
     more = True
     try:
         async with asyncio.timeout(BODY_SECONDS) as deadline:
-            began = deadline.when() or 0.0
             while more:
                 message = await receive()
                 if message["type"] == "http.disconnect":
@@ -79,7 +79,9 @@ async def read_body(
                 parts.append(part)
                 more = message.get("more_body", False)
                 if more:
-                    deadline.reschedule(began + size / BODY_BYTES_PER_SECOND)
+                    until = (deadline.when() or 0.0) + len(part) / BODY_BYTES_PER_SECOND
+                    now = asyncio.get_running_loop().time()
+                    deadline.reschedule(min(until, now + BODY_SECONDS))
     except BaseException as error:
         parts.clear()  # the error's traceback holds this frame, perhaps for long
         if isinstance(error, TimeoutError):

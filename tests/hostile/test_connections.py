@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -124,6 +125,40 @@ def test_a_body_that_takes_too_long(
             assert answer.startswith(b"HTTP/1.1 408 ")
             assert silent.recv(65536).startswith(b"HTTP/1.1 408 ")
             silent.close()
+
+
+def test_a_body_that_comes_fast_and_then_stops(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would hold its memory for half an hour. One that comes slowly may take its time."""
+    monkeypatch.setattr(receiving, "BODY_SECONDS", 0.5)
+    with served(tmp_path) as (host, port):
+        service = Service(f"http://{host}:{port}", database_in(tmp_path), process=None)  # type: ignore[arg-type]
+        with service.app() as app:
+            app.connect()
+            head = head_of("/api/v1/chat/completions", app.paid_by("u1"), LARGE)
+            fast, steady = connect((host, port)), connect((host, port))
+            fast.sendall(head + b" " * (LARGE - 1))
+            steady.sendall(head)
+            answered = threading.Event()
+
+            def send_steadily() -> None:
+                while not answered.is_set():
+                    steady.sendall(b" " * 10_000)
+                    answered.wait(0.02)
+
+            thread = threading.Thread(target=send_steadily)
+            thread.start()
+            try:
+                assert fast.recv(65536).startswith(b"HTTP/1.1 408 ")
+                steady.settimeout(0.5)
+                with pytest.raises(TimeoutError):
+                    steady.recv(1)
+            finally:
+                answered.set()
+                thread.join()
+                fast.close()
+                steady.close()
 
 
 def test_an_app_does_not_wait_for_a_body_either(
