@@ -5,6 +5,10 @@ from __future__ import annotations
 
 import json
 import re
+import resource
+import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
@@ -13,7 +17,7 @@ from typing import Any
 
 import httpx
 import pytest
-from support.service import PATIENCE, Service, run_service
+from support.service import PATIENCE, Service, environment, run_service
 from support.sockets import address_of, connect, head_of, rest, served
 from support.victim import MB, Memory
 
@@ -163,3 +167,32 @@ def test_a_client_that_does_not_read(
         slow.close()
         # The system's own buffers are all that it gets.
         assert len(rest(deaf)) < 15 * MB
+
+
+def test_more_connections_than_file_descriptors(tmp_path: Path, watch: Any) -> None:
+    """They take none from the other users."""
+    with run_service(tmp_path) as service, watch(service):
+        resource.prlimit(service.process.pid, resource.RLIMIT_NOFILE, (256, 256))  # type: ignore[attr-defined]
+        clients: list[socket.socket] = []
+        for _ in range(10):
+            clients += [connect(address_of(service.url)) for _ in range(40)]
+            assert httpx.get(f"{service.url}/healthz", trust_env=False).status_code == 200
+        for client in clients:
+            client.close()
+
+
+def test_the_service_takes_as_many_file_descriptors_as_it_needs(tmp_path: Path) -> None:
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    command = [sys.executable, "-m", "wattfare_mw.cli", "serve", "--port", "0"]
+    command += ["--database", f"sqlite:///{tmp_path / 'wattfare.db'}"]
+    with subprocess.Popen(
+        ["sh", "-c", 'ulimit -Sn 300 && exec "$@"', "sh", *command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=environment(),
+    ) as process:
+        assert process.stdout is not None
+        assert b"listening on" in process.stdout.readline()
+        soft, _ = resource.prlimit(process.pid, resource.RLIMIT_NOFILE)  # type: ignore[attr-defined]
+        process.terminate()
+    assert soft >= min(hard, 2 * connections.MAX_CONNECTIONS)

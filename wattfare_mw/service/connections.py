@@ -9,6 +9,8 @@ together. So this is uvicorn's protocol with the limits added.
 from __future__ import annotations
 
 import asyncio
+import sys
+from contextlib import suppress
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import (
@@ -44,6 +46,37 @@ LEAST_SENT = 32 * 2**10
 #: The most connections of one process. Beyond it, the connection that has waited longest for a
 #: request is closed, of the address that has the most such connections.
 MAX_CONNECTIONS = 4096
+#: File descriptors that are kept free for the database and the like.
+SPARE_DESCRIPTORS = 128
+
+
+def raise_descriptors() -> None:
+    """Let this process have as many file descriptors as :data:`MAX_CONNECTIONS` need, or as many
+    as the system allows. Most systems allow more than they give at first, which is often 1,024."""
+    if sys.platform == "win32":  # which has no such limit
+        return
+    import resource
+
+    wanted = 2 * MAX_CONNECTIONS + SPARE_DESCRIPTORS
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY:
+        wanted = min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def most_connections() -> int:
+    """The most connections of this process: as many as it has file descriptors for. Each may need
+    a second one, for its call to the upstream."""
+    if sys.platform == "win32":
+        return MAX_CONNECTIONS
+    import resource
+
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return MAX_CONNECTIONS
+    return min(MAX_CONNECTIONS, max(1, (soft - SPARE_DESCRIPTORS) // 2))
 
 
 class LimitedProtocol(HttpToolsProtocol):
@@ -69,7 +102,7 @@ class LimitedProtocol(HttpToolsProtocol):
             self._address = self.client[0]
         self._idle.add(self._address, self)
         self._wait = _HeadWait(_HEAD_TIMERS.get(), self)
-        if len(self.connections) > MAX_CONNECTIONS:
+        if len(self.connections) > most_connections():
             self._idle.close_one()
 
     def connection_lost(self, exc: Exception | None) -> None:
