@@ -34,10 +34,10 @@ MAX_AROUND_BODY = 64 * 2**10
 BODY_BYTES_PER_BYTE_AROUND = 8
 #: How many requests a client may send before the response to an earlier one is complete.
 MAX_PIPELINED = 16
-#: A body that is not needed any more is read, since many clients read the response after they have
-#: sent their request: so many bytes of it if the connection is to stay open, and for so many
-#: seconds.
-UNREAD_BYTES = 64 * 2**10
+#: A body that is not needed any more is read to its end, because many clients read the response
+#: only after they have sent all of their request. So many bytes are read, which is more than any
+#: call may have, and for so many seconds.
+UNREAD_BYTES = 32 * 2**20
 UNREAD_SECONDS = 30.0
 #: How long a client may read nothing of its response, in seconds, and what is nothing: fewer bytes
 #: than this in that time.
