@@ -245,8 +245,6 @@ def _name(value: object) -> str | None:
 
 
 def _index(value: object) -> int | None:
-    if type(value) is int:
-        return value
     number = _number(value)
     return int(number) if number is not None and number == int(number) else None
 

@@ -143,12 +143,8 @@ def _joined(pairs: Pairs) -> dict[str, str]:
     fields = dict(pairs)
     if len(fields) == len(pairs):
         return fields
-    fields.clear()
-    for name, value in pairs:
-        if name in fields:
-            glue = "; " if name == "cookie" else ", "
-            value = fields[name] + glue + value
-        fields[name] = value
+    for name, values in _values_of_repeated(pairs).items():
+        fields[name] = ("; " if name == "cookie" else ", ").join(values)
     return fields
 
 

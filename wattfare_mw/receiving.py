@@ -18,7 +18,8 @@ from .transport.idle import IdleTimer, IdleWait
 #: soon needs no look, which takes a task of its own.
 WATCH_AFTER = 0.1
 #: How long a body may take to arrive, in seconds: so long, and a second more for each so many
-#: bytes that have arrived.
+#: bytes that have arrived. Time is not saved up: a client that sends nothing has no more than the
+#: first of these, even if it has sent much before.
 BODY_SECONDS = 30.0
 BODY_BYTES_PER_SECOND = 10_000
 
@@ -64,7 +65,6 @@ async def read_body(
     size = 0
     more = True
     wait = _BodyWait(_BODY_TIMERS.get())
-    began = wait.since
     try:
         while more:
             message = await receive()
@@ -78,7 +78,8 @@ async def read_body(
                 claim.grow(size)
             parts.append(part)
             more = message.get("more_body", False)
-            wait.since = began + size / BODY_BYTES_PER_SECOND
+            if more:
+                wait.since = min(wait.since + len(part) / BODY_BYTES_PER_SECOND, wait.now())
     except BaseException as error:
         parts.clear()  # the error's traceback holds this frame, perhaps for long
         if wait.ended_by(error):

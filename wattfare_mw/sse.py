@@ -138,7 +138,9 @@ def holding(block: bytes, *marks: bytes) -> Iterator[tuple[int, int]]:
                 yield start, end
         return
     end = 0
-    while (found := _first(block, marks, end)) >= 0:
+    # Each mark is looked for once: one that is absent would be looked for to the end, each time.
+    ahead = [block.find(mark) for mark in marks]
+    while (found := min((place for place in ahead if place >= 0), default=-1)) >= 0:
         before = block.rfind(b"\n\n", end, found)
         start = end if before < 0 else before + 2
         ending = block.find(b"\n\n", found)
@@ -146,12 +148,10 @@ def holding(block: bytes, *marks: bytes) -> Iterator[tuple[int, int]]:
         while block[end : end + 1] == b"\n":
             end += 1
         yield start, end
-
-
-def _first(block: bytes, marks: tuple[bytes, ...], start: int) -> int:
-    # One by one: a regular expression of them all takes a hundred times as long.
-    places = [block.find(mark, start) for mark in marks]
-    return min((place for place in places if place >= 0), default=-1)
+        # One by one: a regular expression of them all takes a hundred times as long.
+        for number, place in enumerate(ahead):
+            if 0 <= place < end:
+                ahead[number] = block.find(marks[number], end)
 
 
 class Event(msgspec.Struct, frozen=True):

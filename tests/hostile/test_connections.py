@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import socket
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
 from support.drivers import INFERENCE, asgi_app
 from support.fake_wattfare import SECRET_KEY, FakeWattfare
 from support.servers import uvicorn_server
-from support.service import PATIENCE, Service, run_service
+from support.service import Service, run_service
+from support.sockets import address_of, connect, database_in, head_of, rest, served
 from support.victim import Memory
 
 from wattfare_mw import WattfareMiddleware, receiving
-from wattfare_mw.service import Settings, connections, create_app
+from wattfare_mw.service import connections
 
 MB = 10**6
 
@@ -27,27 +27,6 @@ MB = 10**6
 def alone(tmp_path_factory: pytest.TempPathFactory, watch: Any) -> Iterator[Service]:
     with run_service(tmp_path_factory.mktemp("alone")) as running, watch(running):
         yield running
-
-
-def connect(address: Any) -> socket.socket:
-    return socket.create_connection(address, timeout=PATIENCE)
-
-
-def address_of(url: str) -> tuple[str, int]:
-    parts = urlsplit(url)
-    assert parts.hostname
-    assert parts.port
-    return parts.hostname, parts.port
-
-
-def rest(client: socket.socket) -> bytes:
-    """All that comes to the end of the connection."""
-    data = b""
-    with suppress(ConnectionError):
-        while more := client.recv(65536):
-            data += more
-    client.close()
-    return data
 
 
 ENDLESS = {
@@ -78,18 +57,6 @@ def test_an_endless_head_ends(alone: Service, kind: str) -> None:
     else:
         assert sent < 20 * MB, "only what the buffers of the system take"
         assert not answer or answer.startswith((b"HTTP/1.1 431 ", b"HTTP/1.1 400 "))
-
-
-@contextmanager
-def served(tmp_path: Path, **options: Any) -> Iterator[Any]:
-    """The service in this process, so that a test can set its limits."""
-    app = create_app(Settings(database=database_in(tmp_path)))
-    with uvicorn_server(app, http=connections.LimitedProtocol, **options) as address:
-        yield address
-
-
-def database_in(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path / 'ledger.db'}"
 
 
 @pytest.mark.parametrize("sent", [b"", b"GET /healthz HTTP/1.1\r\nhost:"])
@@ -160,6 +127,40 @@ def test_a_body_that_takes_too_long(
             silent.close()
 
 
+def test_a_body_that_comes_fast_and_then_stops(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would hold its memory for half an hour. One that comes slowly may take its time."""
+    monkeypatch.setattr(receiving, "BODY_SECONDS", 0.5)
+    with served(tmp_path) as (host, port):
+        service = Service(f"http://{host}:{port}", database_in(tmp_path), process=None)  # type: ignore[arg-type]
+        with service.app() as app:
+            app.connect()
+            head = head_of("/api/v1/chat/completions", app.paid_by("u1"), LARGE)
+            fast, steady = connect((host, port)), connect((host, port))
+            fast.sendall(head + b" " * (LARGE - 1))
+            steady.sendall(head)
+            answered = threading.Event()
+
+            def send_steadily() -> None:
+                while not answered.is_set():
+                    steady.sendall(b" " * 10_000)
+                    answered.wait(0.02)
+
+            thread = threading.Thread(target=send_steadily)
+            thread.start()
+            try:
+                assert fast.recv(65536).startswith(b"HTTP/1.1 408 ")
+                steady.settimeout(0.5)
+                with pytest.raises(TimeoutError):
+                    steady.recv(1)
+            finally:
+                answered.set()
+                thread.join()
+                fast.close()
+                steady.close()
+
+
 def test_an_app_does_not_wait_for_a_body_either(
     fake: FakeWattfare, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -184,12 +185,6 @@ def test_an_app_does_not_wait_for_a_body_either(
             assert client.recv(65536).startswith(b"HTTP/1.1 %d " % status)
             client.close()
     assert not fake.exchanges
-
-
-def head_of(path: str, headers: dict[str, str], length: int) -> bytes:
-    fields = {"host": "x", "content-type": "application/json", **headers}
-    lines = [f"{name}: {value}\r\n" for name, value in fields.items()]
-    return f"POST {path} HTTP/1.1\r\n{''.join(lines)}content-length: {length}\r\n\r\n".encode()
 
 
 def test_the_oldest_idle_connection_goes_first(

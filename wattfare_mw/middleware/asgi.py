@@ -15,6 +15,7 @@ from ..flow import run_async
 from ..handles import AsyncUser, User
 from ..headers import Headers
 from ..heartbeat import Heartbeat
+from ..offload import LARGE_BODY
 from ..receiving import ClientGoneError, Receive, UntilDisconnect, read_body
 from ..transport import running_loop
 from ..transport.base import LoopPool
@@ -198,10 +199,15 @@ class _Exchange:
         return self._client._perform(command)
 
     async def _respond(self, response: Response) -> None:
-        send = self._send
+        send, body = self._send, response.body
         try:
             await send(_start(response.status, response.headers))
-            await send({"type": "http.response.body", "body": response.body, "more_body": False})
+            if len(body) > LARGE_BODY:
+                # A server takes any body at once. It takes more only when its client has read
+                # that, so the call counts as long as its answer is in memory.
+                await send({"type": "http.response.body", "body": body, "more_body": True})
+                body = b""
+            await send({"type": "http.response.body", "body": body, "more_body": False})
         except OSError:  # as the specification has it for a client that is gone
             raise ClientGoneError from None
 

@@ -12,7 +12,7 @@ import msgspec
 
 from .. import calls, sse, unserved
 from ..app_functions import AppFunction
-from ..body_memory import BodyClaim, BodyMemory
+from ..body_memory import MAX_PAYER_BYTES, BodyClaim, BodyMemory
 from ..calls_at_once import CallsAtOnce
 from ..completions import not_the_protocol, usage_in
 from ..error_responses import LetThrough, refuse_other_methods, respond_to_errors
@@ -31,8 +31,9 @@ from . import forwarding, request_body
 from .relay import Record, Relay
 
 _COMPLETIONS = "/chat/completions"
-#: Grants come without a user, so all of them share one payer's memory.
-_GRANTS = object()
+#: The most bytes of large bodies that come with a grant. Nobody is signed in for these, so they
+#: never take the memory of the users. Of one address they have as much as of one user.
+MAX_GRANT_BYTES = 2 * MAX_PAYER_BYTES
 #: How long the list of models is kept, in seconds. It is the same for all users of the app, and one
 #: who asks for it again and again must not use up the app's rate.
 LISTING_SECONDS = 10.0
@@ -107,6 +108,7 @@ class Gate:
         self._token_route = TokenRoute(caller, resolve_user, request_limit, self._origins)
         self._max_body_bytes = max_body_bytes
         self._bodies = BodyMemory()
+        self._grant_bodies = BodyMemory(MAX_GRANT_BYTES)
         self._read_small = ReadBody(max_body_bytes, None)
         self._listing = (0.0, b"")
         self._calls_at_once: CallsAtOnce | None = None
@@ -287,16 +289,17 @@ class Gate:
         if grant is not None:
             # The grant pays, and only it: never the user who happens to be signed in.
             payer = self._grant_payer(grant)
-            sender = _GRANTS
+            # Any number of grants can be made up. An address cannot.
+            memory, sender = self._grant_bodies, request.client
         else:
             record.user = user_id_of((yield CallFunction(self._resolve_user, (request,))))
             payer = calls.payer_of(record.user)
-            sender = record.user
+            memory, sender = self._bodies, record.user
         if self._calls_at_once is not None:  # before the body, which takes its time
             record.slot = self._calls_at_once.hold(payer)
         claim = None
         if not check_length(headers.get("content-length"), self._max_body_bytes):
-            claim = self._bodies.claim(sender)
+            claim = memory.claim(sender)
         try:
             body = yield ReadBody(self._max_body_bytes, claim) if claim else self._read_small
             if len(body) <= LARGE_BODY:

@@ -1,16 +1,23 @@
-"""Limits on what a client can send before it is authenticated: the size of a request's head, the
-time it takes, and the number of connections.
+"""Limits on what a client can do with a connection before it is authenticated: the size and the
+time of a request's head, what surrounds a body, requests ahead of their turn, responses that it
+does not read, and the number of connections.
 
-With httptools, uvicorn limits neither the size nor the time, and it counts the connections of all
-clients together. So this is uvicorn's protocol with the limits added.
+With httptools, uvicorn has none of these limits, but for a number of connections of all clients
+together. So this is uvicorn's protocol with the limits added.
 """
 
 from __future__ import annotations
 
 import asyncio
+import sys
+from contextlib import suppress
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import (
+    STATUS_LINE,
+    HttpToolsProtocol,
+    RequestResponseCycle,
+)
 
 from ..errors import WattfareError, invalid_request
 from ..transport.base import LoopPool
@@ -21,9 +28,55 @@ MAX_HEAD_BYTES = 64 * 2**10
 #: How long the head of a request may take to arrive, in seconds. For the first request, the time
 #: begins with the connection.
 HEAD_SECONDS = 10.0
+#: How many bytes may surround a body: the sizes and the extensions of its chunks, and trailers. So
+#: many, and one more for each so many bytes of the body.
+MAX_AROUND_BODY = 64 * 2**10
+BODY_BYTES_PER_BYTE_AROUND = 8
+#: How many requests a client may send before the response to an earlier one is complete.
+MAX_PIPELINED = 16
+#: A body that is not needed any more is read to its end, because many clients read the response
+#: only after they have sent all of their request. So many bytes are read, which is more than any
+#: call may have, and for so many seconds.
+UNREAD_BYTES = 32 * 2**20
+UNREAD_SECONDS = 30.0
+#: How long a client may read nothing of its response, in seconds, and what is nothing: fewer bytes
+#: than this in that time.
+SEND_SECONDS = 60.0
+LEAST_SENT = 32 * 2**10
 #: The most connections of one process. Beyond it, the connection that has waited longest for a
 #: request is closed, of the address that has the most such connections.
 MAX_CONNECTIONS = 4096
+#: File descriptors that are kept free for the database and the like.
+SPARE_DESCRIPTORS = 128
+
+
+def raise_descriptors() -> None:
+    """Let this process have as many file descriptors as :data:`MAX_CONNECTIONS` need, or as many
+    as the system allows. Most systems allow more than they give at first, which is often 1,024."""
+    if sys.platform == "win32":  # which has no such limit
+        return
+    import resource
+
+    wanted = 2 * MAX_CONNECTIONS + SPARE_DESCRIPTORS
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY:
+        wanted = min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def most_connections() -> int:
+    """The most connections of this process: as many as it has file descriptors for. Each may need
+    a second one, for its call to the upstream."""
+    if sys.platform == "win32":
+        return MAX_CONNECTIONS
+    import resource
+
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return MAX_CONNECTIONS
+    return min(MAX_CONNECTIONS, max(1, (soft - SPARE_DESCRIPTORS) // 2))
 
 
 class LimitedProtocol(HttpToolsProtocol):
@@ -35,35 +88,62 @@ class LimitedProtocol(HttpToolsProtocol):
         self._idle = _IDLE.get()
         self._address = ""
         self._in_head = False
+        self._in_body = False
         self._head_bytes = 0
-        self._wait: _HeadWait | None = None
+        self._around_body = 0
+        self._answering: RequestResponseCycle | None = None
+        self._unread: int | None = None
+        self._wait: IdleWait | None = None
+        self._send_wait: _SendWait | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         if self.client:
             self._address = self.client[0]
         self._idle.add(self._address, self)
-        self._wait = _HeadWait(_TIMERS.get(), self)
-        if len(self.connections) > MAX_CONNECTIONS:
+        self._wait = _HeadWait(_HEAD_TIMERS.get(), self)
+        if len(self.connections) > most_connections():
             self._idle.close_one()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._end_wait()
+        self._end_send_wait()
         self._idle.discard(self._address, self)
+        if self._answering is not None:
+            # uvicorn tells it to the last request only, which may be ahead of its turn.
+            self._answering.disconnected = True
+            self._answering.message_event.set()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        if self._unread is not None:
+            self._unread += len(data)
+            if self._unread > UNREAD_BYTES:
+                # Nobody needs it, so it is not parsed. The client learns that the connection ends.
+                if self.transport.can_write_eof() and not self.transport.is_closing():
+                    self.transport.write_eof()
+                return
         self._head_bytes += len(data)
+        self._around_body += len(data)
         super().data_received(data)
-        if not self._in_head:
-            self._head_bytes = 0
-        elif self._head_bytes > MAX_HEAD_BYTES:
-            refusal = f"The headers of a request have at most {MAX_HEAD_BYTES:,} bytes."
-            self.refuse(invalid_request(refusal, 431))
-        elif self._wait is None:
-            self._wait = _HeadWait(_TIMERS.get(), self)
+        if self._in_head:
+            self._around_body = 0
+            if self._head_bytes > MAX_HEAD_BYTES:
+                refusal = f"The headers of a request have at most {MAX_HEAD_BYTES:,} bytes."
+                self.refuse(invalid_request(refusal, 431))
+            elif self._wait is None:
+                self._wait = _HeadWait(_HEAD_TIMERS.get(), self)
+            return
+        self._head_bytes = 0
+        if not self._in_body:
+            self._around_body = 0
+            self._keep_alive()
+        elif self._around_body > MAX_AROUND_BODY:
+            self.refuse(invalid_request("The body has too small chunks, or too long trailers."))
 
     def on_message_begin(self) -> None:
+        if len(self.pipeline) >= MAX_PIPELINED:
+            raise ValueError("too many requests ahead of their turn")  # uvicorn answers with 400
         self._in_head = True
         super().on_message_begin()
 
@@ -71,32 +151,107 @@ class LimitedProtocol(HttpToolsProtocol):
         if self._head_bytes > MAX_HEAD_BYTES and self._head_size() > MAX_HEAD_BYTES:
             raise ValueError("the head is too large")  # uvicorn answers with 400
         self._in_head = False
+        self._in_body = True
+        self._around_body = 0
         self._end_wait()
         self._idle.discard(self._address, self)
         super().on_headers_complete()
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._in_head:  # nobody reads a trailer
+            super().on_header(name, value)
+
+    def on_body(self, body: bytes) -> None:
+        size = len(body)
+        self._around_body -= size + size // BODY_BYTES_PER_BYTE_AROUND
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._in_body = False
+        if self._unread is not None:
+            self._unread = None
+            self._end_wait()
+        super().on_message_complete()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._answering = cycle
+        super()._start_asgi_task(cycle, app)
+
     def on_response_complete(self) -> None:
+        unread = self._in_body and not self.pipeline
         super().on_response_complete()
+        if self.transport.is_closing():
+            self._await_sending()
+            return
+        self._idle.add(self._address, self)
+        if unread:
+            self._unread = 0
+            self._unset_keepalive_if_required()
+            self._wait = _BodyWait(_UNREAD_TIMERS.get(), self)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._await_sending()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
         if not self.transport.is_closing():
-            self._idle.add(self._address, self)
+            self._end_send_wait()
 
     def refuse(self, error: WattfareError) -> None:
         """Answer with this error, and close the connection."""
         self._end_wait()
         if self.transport.is_closing():
             return
-        body = error.to_json()
-        head = (
-            b"content-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n\r\n"
-            % len(body)
-        )
-        self.transport.write(STATUS_LINE[error.http_status] + head + body)
+        if not self._is_responding():
+            body = error.to_json()
+            head = (
+                b"content-type: application/json\r\nconnection: close\r\n"
+                b"content-length: %d\r\n\r\n" % len(body)
+            )
+            self.transport.write(STATUS_LINE[error.http_status] + head + body)
         self.transport.close()
+        self._await_sending()
 
     def close_idle(self) -> None:
-        """Close the connection, which has no request."""
+        """Close the connection, which has no request. It is closed at once, even if its client
+        has not read all of the last response."""
         self._end_wait()
-        self.transport.close()
+        self._idle.discard(self._address, self)
+        if self.transport.get_write_buffer_size():
+            self.transport.abort()
+        else:
+            self.transport.close()
+
+    def timeout_keep_alive_handler(self) -> None:
+        self.close_idle()
+
+    def send_400_response(self, msg: str) -> None:
+        super().send_400_response(msg)
+        self._await_sending()
+
+    def _is_responding(self) -> bool:
+        """Is a response on its way, or all of it gone while its request still comes?"""
+        cycle = self._answering
+        return (
+            cycle is not None
+            and cycle.response_started
+            and (self._in_body or not cycle.response_complete)
+        )
+
+    def _await_sending(self) -> None:
+        """Let the client take what is being sent, but not for ever."""
+        if self._send_wait is None and self.transport.get_write_buffer_size():
+            self._send_wait = _SendWait(_SEND_TIMERS.get(), self.transport)
+
+    def _keep_alive(self) -> None:
+        """After each byte that belongs to no request, uvicorn forgets when to close the
+        connection."""
+        waits = self._wait is not None or self.timeout_keep_alive_task is not None
+        if not waits and self._answering is not None and self._answering.response_complete:
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
 
     def _head_size(self) -> int:
         return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
@@ -105,6 +260,11 @@ class LimitedProtocol(HttpToolsProtocol):
         if self._wait is not None:
             self._wait.end()
             self._wait = None
+
+    def _end_send_wait(self) -> None:
+        if self._send_wait is not None:
+            self._send_wait.end()
+            self._send_wait = None
 
 
 class _HeadWait(IdleWait):
@@ -118,6 +278,35 @@ class _HeadWait(IdleWait):
 
     def timed_out(self) -> None:
         self._protocol.refuse(invalid_request("The request took too long to arrive.", 408))
+
+
+class _BodyWait(_HeadWait):
+    """Waits for the rest of a body whose response is complete."""
+
+    __slots__ = ()
+
+    def timed_out(self) -> None:
+        self._protocol.close_idle()
+
+
+class _SendWait(IdleWait):
+    """Waits until the client takes what is being sent."""
+
+    __slots__ = ("_left", "_transport")
+
+    def __init__(self, timer: IdleTimer, transport: asyncio.Transport) -> None:
+        super().__init__(timer)
+        self._transport = transport
+        self._left = transport.get_write_buffer_size()
+
+    def timed_out(self) -> None:
+        left = self._transport.get_write_buffer_size()
+        if left > self._left - LEAST_SENT:
+            self._transport.abort()
+        else:
+            self._left = left
+            self.since = self.now()
+            self._timer.add(self)
 
 
 class _IdleConnections:
@@ -145,4 +334,6 @@ class _IdleConnections:
 
 
 _IDLE = LoopPool(_IdleConnections)
-_TIMERS = LoopPool(lambda: IdleTimer(asyncio.get_running_loop(), HEAD_SECONDS))
+_HEAD_TIMERS = LoopPool(lambda: IdleTimer(asyncio.get_running_loop(), HEAD_SECONDS))
+_UNREAD_TIMERS = LoopPool(lambda: IdleTimer(asyncio.get_running_loop(), UNREAD_SECONDS))
+_SEND_TIMERS = LoopPool(lambda: IdleTimer(asyncio.get_running_loop(), SEND_SECONDS))

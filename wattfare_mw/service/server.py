@@ -15,7 +15,7 @@ from ..errors import WattfareError
 from .api.rate_limits import RateLimits
 from .api.state import ServiceState
 from .asgi import create_app
-from .connections import LimitedProtocol
+from .connections import LimitedProtocol, raise_descriptors
 from .errors import shutting_down
 from .ledger.databases import open_store
 from .settings import Settings
@@ -39,6 +39,7 @@ def serve(settings: Settings, host: str, port: int, listening: Callable[[str], N
         WattfareError: the database or the signing key will not do.
         OSError: the address is taken, or is none.
     """
+    raise_descriptors()
     RateLimits(settings.rate_limit_storage)
     # What is wrong with it is said here, and not from within a server that is starting.
     asyncio.run(_try(settings.database))

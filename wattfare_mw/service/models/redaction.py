@@ -25,7 +25,7 @@ MIN_KEY_IN_ANSWER = 16
 # One character, as texts, JSON, URLs and HTML write it. An escaped percent sign may be escaped
 # again.
 _TOKEN = re.compile(
-    r"\\+u00([0-9a-fA-F]{2})|\\+x([0-9a-fA-F]{2})|%(?:25)*([0-9a-fA-F]{2})"
+    r"(?<!\\)\\++(?:u00([0-9a-fA-F]{2})|x([0-9a-fA-F]{2}))|%(?:25)*([0-9a-fA-F]{2})"
     r"|&#[xX]0*([0-9a-fA-F]{1,2});|&#0*([0-9]{1,3});|([0-9A-Za-z])"
 )
 
@@ -140,5 +140,10 @@ def _letters(text: str) -> str:
 def _written(char: str) -> str:
     """The ways in which JSON and URLs write a character, as a pattern."""
     code = f"{ord(char):02x}"
-    ways = [re.escape(char), rf"\\u00{code}", rf"\\+{re.escape(char)}", f"%{code}"]
+    ways = [rf"\\u00{code}", f"%{code}"]
+    # Nothing of a long row of backslashes is tried twice.
+    if char == "\\":
+        ways.append(r"(?<!\\)\\++")
+    else:
+        ways += [re.escape(char), rf"(?<!\\)\\++{re.escape(char)}"]
     return f"(?:{'|'.join(ways)})"

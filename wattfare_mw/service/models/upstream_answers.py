@@ -23,7 +23,7 @@ from ...json_limits import check_structure
 from ...logs import get_logger
 from ...types import encode, exact
 from ..chat import usage as reported_usage
-from ..chat.meter import Meter
+from ..chat.meter import MAX_CHOICES, Meter
 from . import error_shapes
 from .redaction import Redactor
 
@@ -266,7 +266,10 @@ class Finishes:
                 continue
             for choice in choices:
                 if choice.finish_reason and choice.finish_reason != "error":
-                    self._indexes.add(choice.index if isinstance(choice.index, int) else 0)
+                    index = choice.index if type(choice.index) is int else 0
+                    # Large integers can be chosen so that each takes longer to add.
+                    if 0 <= index < MAX_CHOICES:
+                        self._indexes.add(index)
 
     def all_of(self, choices: int) -> bool:
         """Have so many choices ended?"""

@@ -1,0 +1,198 @@
+"""What a client sends around its requests, ahead of their turn or after their response, and what
+it does not read: nothing of it holds the process or its memory."""
+
+from __future__ import annotations
+
+import json
+import re
+import resource
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from support.service import PATIENCE, Service, environment, run_service
+from support.sockets import address_of, connect, head_of, rest, served
+from support.victim import MB, Memory
+
+from wattfare_mw.service import connections
+
+HEALTH = b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n"
+LAST = b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+OPENAPI = b"GET /openapi.json HTTP/1.1\r\nhost: x\r\n\r\n"
+#: A POST that is answered with a 401 before its body is here.
+UNPAID = head_of("/api/v1/chat/completions", {})
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory, watch: Any) -> Iterator[Service]:
+    with run_service(tmp_path_factory.mktemp("alone")) as running, watch(running):
+        yield running
+
+
+FLOODS = {
+    "trailers": (UNPAID + b"0\r\n", b"a: b\r\n" * (MB // 6)),
+    "a trailer": (UNPAID + b"0\r\na: ", b"b" * MB),
+    "chunks of one byte": (UNPAID, b"1\r\nx\r\n" * (MB // 6)),
+    "an extension of a chunk": (UNPAID + b"1;", b"x" * MB),
+    "a body without end": (head_of("/api/v1/chat/completions", {}, 10**15), b"b" * MB),
+    "requests ahead of their turn": (b"", HEALTH * (MB // len(HEALTH))),
+}
+
+
+@pytest.mark.parametrize("kind", FLOODS)
+def test_a_flood_before_it_is_authenticated(alone: Service, kind: str) -> None:
+    start, more = FLOODS[kind]
+    memory = Memory(alone.process.pid)
+    clients = [connect(address_of(alone.url)) for _ in range(5)]
+    for client in clients:
+        client.sendall(start)
+        client.settimeout(0.1)  # most of the machine is the victim's
+    for _ in range(40):
+        for client in clients:
+            with suppress(OSError):
+                client.send(more)
+    for client in clients:
+        client.close()
+    assert memory.grown() < 30 * MB
+
+
+@pytest.mark.parametrize("kind", ["trailers", "a trailer", "chunks of one byte"])
+def test_what_surrounds_a_body_is_limited(alone: Service, kind: str) -> None:
+    _, more = FLOODS[kind]
+    begin = {"trailers": b"1\r\n{\r\n0\r\n", "a trailer": b"1\r\n{\r\n0\r\na: "}.get(kind, b"")
+    with alone.app() as app:
+        app.connect()
+        memory = Memory(alone.process.pid)
+        client = connect(address_of(alone.url))
+        client.sendall(head_of("/api/v1/chat/completions", app.paid_by("u1")) + begin)
+        sent = 0
+        with suppress(OSError):
+            for _ in range(60):
+                client.sendall(more)
+                sent += len(more)
+        assert sent < 20 * MB, "only what the buffers of the system take"
+        assert rest(client)[:13] in (b"", b"HTTP/1.1 400 ")
+        assert memory.grown() < 20 * MB
+
+
+def test_a_body_in_small_chunks_and_a_trailer_pass(alone: Service) -> None:
+    with alone.app() as app:
+        app.connect()
+        body = json.dumps(
+            {"model": "wattfare/echo", "messages": [{"role": "user", "content": "hi " * 20_000}]}
+        ).encode()
+        pieces = [body[start : start + 64] for start in range(0, len(body), 64)]
+        headers = {**app.paid_by("u1"), "content-type": "application/json"}
+        answer = app.http.post("/chat/completions", content=iter(pieces), headers=headers)
+        assert answer.status_code == 200, answer.text
+
+        client = connect(address_of(alone.url))
+        chunked = b"2\r\n{}\r\n0\r\nx-checksum: 1\r\n\r\n"
+        client.sendall(head_of("/api/v1/sessions", app.auth) + chunked + LAST)
+        answers = rest(client)
+        assert answers.startswith(b"HTTP/1.1 400 "), "it names no user"
+        assert b"HTTP/1.1 200 " in answers
+
+
+def test_requests_ahead_of_their_turn_are_answered_in_order(alone: Service) -> None:
+    client = connect(address_of(alone.url))
+    client.sendall(HEALTH + b"GET /x HTTP/1.1\r\nhost: x\r\n\r\n" + LAST)
+    assert re.findall(rb"HTTP/1.1 (\d+)", rest(client)) == [b"200", b"404", b"200"]
+
+
+@pytest.mark.parametrize("size", [1000, 100_000, 20 * MB])
+def test_a_client_that_sends_all_of_its_body_first_gets_its_refusal(
+    alone: Service, size: int
+) -> None:
+    with httpx.Client(trust_env=False) as http:
+        for _ in range(3):
+            answer = http.post(f"{alone.api}/chat/completions", content=b" " * size)
+            assert answer.status_code == 401
+
+
+LOOPS = pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+
+
+@LOOPS
+def test_the_rest_of_a_body_that_does_not_come(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loop: str
+) -> None:
+    monkeypatch.setattr(connections, "UNREAD_SECONDS", 0.1)
+    with served(tmp_path, loop=loop) as address:
+        client = connect(address)
+        client.sendall(head_of("/api/v1/sessions", {}, 1000) + b"{")
+        assert rest(client).startswith(b"HTTP/1.1 401 ")
+
+
+def test_bytes_between_requests_do_not_keep_a_connection(tmp_path: Path) -> None:
+    with served(tmp_path, timeout_keep_alive=1) as address:
+        client = connect(address)
+        client.sendall(HEALTH)
+        assert client.recv(65536).startswith(b"HTTP/1.1 200 ")
+        client.sendall(b"\r\n")
+        assert rest(client) == b""
+
+
+@LOOPS
+def test_a_client_that_does_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loop: str
+) -> None:
+    """Its connection ends. One that reads slowly gets all of it."""
+    timed_out = connections._SendWait.timed_out
+    aborted = threading.Event()
+
+    def noted(wait: connections._SendWait) -> None:
+        timed_out(wait)
+        if wait._transport.is_closing():
+            aborted.set()
+
+    monkeypatch.setattr(connections._SendWait, "timed_out", noted)
+    monkeypatch.setattr(connections, "SEND_SECONDS", 0.3)
+    monkeypatch.setattr(connections, "MAX_PIPELINED", 10_000)
+    with served(tmp_path, loop=loop) as address:
+        deaf, slow = connect(address), connect(address)
+        for client in deaf, slow:
+            client.sendall(OPENAPI * 1000)
+        received = 0
+        while received < 15 * MB:
+            received += len(slow.recv(100_000))
+        assert aborted.wait(PATIENCE)
+        slow.close()
+        # The system's own buffers are all that it gets.
+        assert len(rest(deaf)) < 15 * MB
+
+
+def test_more_connections_than_file_descriptors(tmp_path: Path, watch: Any) -> None:
+    """They take none from the other users."""
+    with run_service(tmp_path) as service, watch(service):
+        resource.prlimit(service.process.pid, resource.RLIMIT_NOFILE, (256, 256))  # type: ignore[attr-defined]
+        clients: list[socket.socket] = []
+        for _ in range(10):
+            clients += [connect(address_of(service.url)) for _ in range(40)]
+            assert httpx.get(f"{service.url}/healthz", trust_env=False).status_code == 200
+        for client in clients:
+            client.close()
+
+
+def test_the_service_takes_as_many_file_descriptors_as_it_needs(tmp_path: Path) -> None:
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    command = [sys.executable, "-m", "wattfare_mw.cli", "serve", "--port", "0"]
+    command += ["--database", f"sqlite:///{tmp_path / 'wattfare.db'}"]
+    with subprocess.Popen(
+        ["sh", "-c", 'ulimit -Sn 300 && exec "$@"', "sh", *command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=environment(),
+    ) as process:
+        assert process.stdout is not None
+        assert b"listening on" in process.stdout.readline()
+        soft, _ = resource.prlimit(process.pid, resource.RLIMIT_NOFILE)  # type: ignore[attr-defined]
+        process.terminate()
+    assert soft >= min(hard, 2 * connections.MAX_CONNECTIONS)

@@ -1,0 +1,61 @@
+"""Requests written byte by byte on a socket, as no HTTP client would send them."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from support.servers import uvicorn_server
+from support.service import PATIENCE
+from wattfare_mw.service import Settings, connections, create_app
+
+
+def connect(address: Any) -> socket.socket:
+    """A connection to a server."""
+    return socket.create_connection(address, timeout=PATIENCE)
+
+
+def address_of(url: str) -> tuple[str, int]:
+    """The host and the port in this URL."""
+    parts = urlsplit(url)
+    assert parts.hostname
+    assert parts.port
+    return parts.hostname, parts.port
+
+
+def rest(client: socket.socket) -> bytes:
+    """All that comes to the end of the connection."""
+    data = b""
+    with suppress(ConnectionError):
+        while more := client.recv(65536):
+            data += more
+    client.close()
+    return data
+
+
+def head_of(path: str, headers: dict[str, str], length: int | None = None) -> bytes:
+    """The head of a POST, whose body has this length; None: it comes in chunks."""
+    fields = {"host": "x", "content-type": "application/json", **headers}
+    if length is None:
+        fields["transfer-encoding"] = "chunked"
+    else:
+        fields["content-length"] = str(length)
+    lines = [f"{name}: {value}\r\n" for name, value in fields.items()]
+    return f"POST {path} HTTP/1.1\r\n{''.join(lines)}\r\n".encode()
+
+
+@contextmanager
+def served(folder: Path, **options: Any) -> Generator[Any]:
+    """The service in this process, so that a test can set its limits."""
+    app = create_app(Settings(database=database_in(folder)))
+    with uvicorn_server(app, http=connections.LimitedProtocol, **options) as address:
+        yield address
+
+
+def database_in(folder: Path) -> str:
+    """The database of :func:`served`."""
+    return f"sqlite:///{folder / 'ledger.db'}"
