@@ -179,19 +179,8 @@ CASES = {
     "revoked": "The same, of a stream whose user takes the budget back",
 }
 
-#: What the service does not do yet, by case, or by library and case.
-_KEYS = "keys that libraries leave in messages are refused"
-XFAIL: dict[str | tuple[str, str], str] = {
-    "image": "images are refused",
-    "PDF": "files are refused",
-    ("openai", "streamed tools"): _KEYS,
-    ("openai", "second turn"): _KEYS,
-    ("openai-2", "streamed tools"): _KEYS,
-    ("openai-2", "second turn"): _KEYS,
-    ("litellm", "tools"): _KEYS,
-    ("litellm", "second turn"): _KEYS,
-    ("litellm", "cap in a run"): _KEYS,
-}
+#: What does not work yet and why, by case, or by library and case. The page says "no" for it.
+XFAIL: dict[str | tuple[str, str], str] = {}
 
 
 def fails(library: str, case: str) -> str | None:

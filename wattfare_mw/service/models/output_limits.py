@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any, TypeVar, cast
 
 import msgspec
@@ -176,12 +177,14 @@ _TABLE: tuple[tuple[re.Pattern[str], ModelLimits], ...] = tuple(
 _VENDOR = re.compile(r"^(?:(?:us|eu|apac|global|ap|jp|au)\.)?(?:anthropic|meta|cohere|ai21)\.")
 
 
+@lru_cache(maxsize=MAX_REMEMBERED)
 def known(model: str) -> ModelLimits:
     """The limits in our own table; a model that is not there has none."""
     name = _bare_name(model)
     return next((limits for pattern, limits in _TABLE if pattern.match(name)), UNKNOWN)
 
 
+@lru_cache(maxsize=MAX_REMEMBERED)
 def _bare_name(model: str) -> str:
     """The name without the vendor's, the cloud's and the variant's: `openai/gpt-4:nitro`."""
     name = model_lists.bare(model).rpartition("/")[2].lower()
