@@ -156,6 +156,8 @@ class LimitedProtocol(HttpToolsProtocol):
         self._end_wait()
         self._idle.discard(self._address, self)
         super().on_headers_complete()
+        if not self.pipeline:  # its turn has come
+            self._answering = self.cycle
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._in_head:  # nobody reads a trailer
@@ -173,12 +175,10 @@ class LimitedProtocol(HttpToolsProtocol):
             self._end_wait()
         super().on_message_complete()
 
-    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        self._answering = cycle
-        super()._start_asgi_task(cycle, app)
-
     def on_response_complete(self) -> None:
         unread = self._in_body and not self.pipeline
+        if self.pipeline:
+            self._answering = self.pipeline[-1][0]  # the next one
         super().on_response_complete()
         if self.transport.is_closing():
             self._await_sending()
