@@ -139,7 +139,8 @@ def victim(app: App, model: str = "wattfare/echo-slow", user: str = "victim") ->
 @contextmanager
 def victim_at(url: Any, headers: dict[str, str], body: Any = None) -> Iterator[Victim]:
     """The same at this URL of a service or of an app. There is no ledger to look at."""
-    body = body or chat_body(QUESTION, model="fake/model", stream=True)
+    # Enough tokens for a stream that outlasts the slowest test.
+    body = body or chat_body(QUESTION, model="fake/model", stream=True, max_tokens=1_000_000)
     with (
         httpx.Client(timeout=PATIENCE, trust_env=False, verify=ssl_context()) as http,
         Victim(lambda: http.stream("POST", url, json=body, headers=headers)) as seen,
