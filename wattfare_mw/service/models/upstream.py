@@ -133,10 +133,10 @@ class Upstream:
             return await in_thread(UpstreamJob, self, request, price, request_id)
         return UpstreamJob(self, request, price, request_id)
 
-    def limits(self, request: ChatRequest) -> ModelLimits:
-        """What the model of this request can generate, as far as that is known."""
-        limits = self._catalog.limits(request.model)
-        learned = self.learned.most(request.model, stream=request.stream)
+    def limits(self, model: str, *, stream: bool) -> ModelLimits:
+        """What this model can generate, as far as that is known."""
+        limits = self._catalog.limits(model)
+        learned = self.learned.most(model, stream=stream)
         return limits if learned is None else ModelLimits(learned, limits.context)
 
     async def true_cost(self, generation_id: str) -> int | None:
@@ -258,7 +258,7 @@ class UpstreamJob:
         self._prompt = prompt_bound.bound(request.body, messages)
         default = upstream.default_max_tokens
         if request.max_tokens is None:
-            fits = upstream.limits(request)
+            fits = upstream.limits(request.model, stream=request.stream)
             default = fits.fit(default, self._prompt, estimate_tokens(messages))
         least, most = request.limits(default)
         if price is None:
