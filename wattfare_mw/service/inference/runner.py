@@ -297,11 +297,15 @@ class CallRunner:
         finally:
             del self._questions[this]
 
-    async def _reserve(self, active: ActiveCall, wait: float) -> int:
+    async def _reserve(self, call: InferenceCall) -> int:
+        """Reserve for a call, or refuse it. Returns how much is reserved."""
+        return await self._store.reserve(call, self._terms)
+
+    async def _reserve_in_turn(self, active: ActiveCall, wait: float) -> int:
         """Reserve for a call, and wait up to so many seconds if only other calls of its payer are
         in the way. Returns how much is reserved."""
         if wait <= 0:
-            return await self._store.reserve(active.call, self._terms)
+            return await self._reserve(active.call)
         loop = asyncio.get_running_loop()
         until = loop.time() + wait
         with self._queues.place(active.call.payer) as place:
@@ -310,7 +314,7 @@ class CallRunner:
                 if place.is_first or left <= 0:
                     place.look()
                     try:
-                        return await self._store.reserve(active.call, self._terms)
+                        return await self._reserve(active.call)
                     except WattfareError as refusal:
                         if refusal.limited_by != rules.IN_FLIGHT or left <= 0:
                             raise
@@ -367,7 +371,7 @@ class CallRunner:
 
         try:
             try:
-                granted = await self._reserve(active, wait)
+                granted = await self._reserve_in_turn(active, wait)
             except WattfareError as refusal:
                 settled = True  # there is nothing to settle
                 if refusal.http_status == 503:
