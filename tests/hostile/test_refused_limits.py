@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from decimal import Decimal
 from typing import Any
@@ -378,6 +379,16 @@ def test_other_refusals_say_nothing_of_the_limit(status: int, message: str) -> N
     found = limit_refusals.read(status, body, names=("max_tokens",), limit=8192, model="m")
     assert found.name is None
     assert found.most is None
+
+
+@pytest.mark.parametrize(
+    "piece",
+    ["1,", "1", "error ", "max_tokens at most 1,000 ", "1 + 1 > ", " ", "status" + " " * 40],
+)
+def test_a_long_refusal_takes_no_time(piece: str) -> None:
+    began = time.process_time()
+    limit_refusals.read(400, piece.encode() * 10**5, names=("max_tokens",), limit=8192, model="m")
+    assert time.process_time() - began < 0.5
 
 
 @pytest.mark.parametrize(

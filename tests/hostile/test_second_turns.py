@@ -278,6 +278,13 @@ def test_it_is_part_of_the_bound(case: str) -> None:
                 assert prompt_bound.bound(chat_body(messages=less)) < prompt_bound.bound(body)
 
 
+@pytest.mark.parametrize("place", ["provider_specific_fields", "metadata", "reasoning_details"])
+def test_a_template_may_write_it_anew(place: str) -> None:
+    """With a space behind each comma and colon, which is half as much again here."""
+    message = {"role": "assistant", "content": "x", place: [{"a": 1}] * 5000}
+    assert prompt_bound.bound(chat_body(messages=[message])) > len(json.dumps(message))
+
+
 @pytest.mark.parametrize("costly", COSTLY, ids=json.dumps)
 @pytest.mark.parametrize("place", PLACES)
 def test_nothing_costly_hides_in_it(place: str, costly: Any) -> None:

@@ -306,11 +306,11 @@ class CallRunner:
         finally:
             del self._questions[this]
 
-    async def _reserve(self, active: ActiveCall, job: Job, wait: float) -> int:
+    async def _reserve_in_turn(self, active: ActiveCall, job: Job, wait: float) -> int:
         """Reserve for a call, and wait up to so many seconds if only other calls of its payer are
         in the way. Returns how much is reserved."""
         if wait <= 0:
-            return await self._reserve_now(active.call, job)
+            return await self._reserve(active.call, job)
         loop = asyncio.get_running_loop()
         until = loop.time() + wait
         with self._queues.place(active.call.payer) as place:
@@ -319,7 +319,7 @@ class CallRunner:
                 if place.is_first or left <= 0:
                     place.look()
                     try:
-                        return await self._reserve_now(active.call, job)
+                        return await self._reserve(active.call, job)
                     except WattfareError as refusal:
                         if refusal.limited_by != rules.IN_FLIGHT or left <= 0:
                             raise
@@ -376,7 +376,7 @@ class CallRunner:
 
         try:
             try:
-                granted = await self._reserve(active, job, wait)
+                granted = await self._reserve_in_turn(active, job, wait)
             except WattfareError as refusal:
                 settled = True  # there is nothing to settle
                 if refusal.http_status == 503:
@@ -436,7 +436,7 @@ class CallRunner:
             if asking is not None:
                 await asyncio.wait({asking})
 
-    async def _reserve_now(self, call: InferenceCall, job: Job) -> int:
+    async def _reserve(self, call: InferenceCall, job: Job) -> int:
         """Reserve for this call, and return how much. Only if its bounds do not fit what is left,
         closer ones are looked for."""
         try:

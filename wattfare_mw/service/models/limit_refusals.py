@@ -17,7 +17,7 @@ from .providers import LimitName
 #: The statuses of a refusal. Some gateways answer with their own when their upstream refuses.
 STATUSES = frozenset({400, 404, 405, 409, 413, 422, 500, 501, 502})
 #: So much of an error is read, in bytes.
-MAX_READ = 20_000
+MAX_READ = 4000
 
 _OTHER: dict[str, LimitName] = {
     "max_tokens": "max_completion_tokens",
@@ -53,7 +53,7 @@ _ABOUT_LIMIT = re.compile(
 _NUMBER = re.compile(r"(?<![\w.\-/])(\d{1,3}(?:,\d{3})+|\d{1,9})(?![\w\-/]|[.,]\d)")
 #: The status of an error is no limit.
 _STATUS = re.compile(
-    r"\b(?:error|code|status|http)[\w ]{0,12}[\"']?\s*[:=]?\s*[\"']?[45]\d\d\b", re.I
+    r"\b(?:error|code|status|http)[\w ]{0,12}[\"']?\s?[:=]?\s?[\"']?[45]\d\d\b", re.I
 )
 _CONTEXT = re.compile(
     r"(?:context (?:length|window|size)(?: limit)?(?: (?:is|of)(?: only)?)?|must be <=)[^\d]{0,20}"

@@ -168,12 +168,8 @@ class Upstream:
         model = model.partition(PRESET)[0]
         return await self._catalog.price(model) if model else None
 
-    def limits(self, request: ChatRequest) -> ModelLimits:
-        """What each model of this request can generate, as far as that is known."""
-        known = [self._limits(model, stream=request.stream) for model in request.models]
-        return known[0] if len(known) == 1 else ModelLimits.of_all(known)
-
-    def _limits(self, model: str, *, stream: bool) -> ModelLimits:
+    def limits(self, model: str, *, stream: bool) -> ModelLimits:
+        """What this model can generate, as far as that is known."""
         limits = self._catalog.limits(model)
         learned = self.learned.most(model, stream=stream)
         return limits if learned is None else ModelLimits(learned, limits.context)
@@ -323,7 +319,9 @@ class UpstreamJob:
         default = upstream.default_max_tokens
         if request.max_tokens is None:
             longest = max((each.prompt.prompt for each in self._bounds), default=self._text)
-            default = upstream.limits(request).fit(default, longest, estimate)
+            limits = [upstream.limits(each, stream=request.stream) for each in request.models]
+            fits = limits[0] if len(limits) == 1 else ModelLimits.of_all(limits)
+            default = fits.fit(default, longest, estimate)
         self._least, most = request.limits(default)
         self._limit = most
         self.bounds = self._all_bounds(request.n)
