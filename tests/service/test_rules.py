@@ -17,7 +17,7 @@ from wattfare_mw.errors import (
     WattfareRateLimitError,
 )
 from wattfare_mw.service.ledger import migrate, rules
-from wattfare_mw.service.records import Bounds, Connection, GrantBudget, Terms, Totals
+from wattfare_mw.service.records import Bounds, Connection, GrantBudget, Reservation, Terms, Totals
 
 amounts = st.integers(0, 10**18)
 caps = st.none() | amounts
@@ -105,6 +105,14 @@ def test_a_grant(before, call, now, cost, generated) -> None:
     after, billed = rules.settle_grant(held, granted, cost, generated=generated)
     assert after.requests == before.requests - generated
     assert after.totals == Totals(before.totals.billed + billed, before.totals.reserved)
+
+
+@given(amounts, amounts, st.booleans())
+def test_a_death(reserved: int, metered: int, stream: bool) -> None:
+    lost = Reservation(reserved, stream, metered, unbounded=True)
+    assert rules.expire(lost) == (metered, "lost")
+    plain = Reservation(reserved, stream, metered)
+    assert rules.expire(plain) == ((metered, "expired") if stream else (reserved, "abandoned"))
 
 
 def test_months_are_utc() -> None:
