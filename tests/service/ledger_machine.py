@@ -523,6 +523,39 @@ class LedgerMachine(RuleBasedStateMachine):
         self.stores[process] = self.new_store()
         self.renewed(process)
 
+    @rule(process=st.sampled_from(PROCESSES), hold=amounts, metered=amounts, stream=st.booleans())
+    def hold_and_crash(self, process: int, hold: int, metered: int, stream: bool) -> None:
+        """A process dies in the middle of a call whose cost has no bound."""
+        holder = self.holder(process)
+        if holder is None or not self.alive(holder):
+            return
+        before = self.totals.get(("u1", self.month), Totals())
+        self.connect("u1", before.billed + before.reserved + 200, process)
+        self.count += 1
+        order = InferenceCall(
+            id=f"{self.app.id}-{self.count}",
+            app_id=self.app.id,
+            user_id="u1",
+            model="m",
+            bounds=Bounds(0, 5).holding(hold),
+            request_id="r",
+            stream=stream,
+        )
+        totals, granted = self.ask_the_rules(process, order, "u1", Terms())
+        assert self.do(self.stores[process].reserve(order, Terms())) == granted == max(hold, 5)
+        self.totals["u1", self.month] = totals
+        epoch = self.connections["u1"].revocations
+        offer = Offer(order.bounds)
+        call = Call(order, self.month, holder, granted, epoch, offer)
+        self.calls[order.id] = call
+        self.do(self.stores[process].renew([MeterReading(order.id, order.payer, metered, 1, 2)]))
+        call.tokens, call.held = (1, 2), msgspec.structs.replace(call.held, metered=metered)
+        self.leases[holder] = self.now + timedelta(seconds=LEASE_SECONDS)
+        self.crash(process)
+        self.now += timedelta(seconds=LEASE_SECONDS)
+        self.sweep(1 - process, keep_streams=False)
+        assert self.swept[order.id][1:] == (min(metered, granted), "lost")
+
     @rule(process=st.sampled_from(PROCESSES))
     def restart(self, process: int) -> None:
         holder = self.holder(process)

@@ -14,7 +14,7 @@ from sqlalchemy import RowMapping
 from support.drivers import INFERENCE, asgi_app
 from support.servers import uvicorn_server
 from support.service import PATIENCE, App, Service, chat_body, eventually, run_service
-from support.upstream import Exchange, Upstream, completion_of
+from support.upstream import Exchange, Upstream, chunk_of, completion_of
 
 from wattfare_mw import WattfareMiddleware
 from wattfare_mw.errors import WattfareError
@@ -112,24 +112,46 @@ def test_a_plain_call_holds_no_such_amount(app: App, upstream: Upstream) -> None
     assert row_of(app)["reserved_nanos"] < 10**6
 
 
+def overrun(app: App) -> dict[str, float]:
+    """What the service has counted of what went beyond the reservations."""
+    text = app.http.get(f"{app.service.url}/metrics").text
+    lines = (line.split() for line in text.splitlines() if "_overrun_" in line and line[0] != "#")
+    return {name.partition("_overrun_")[2]: float(value) for name, value in lines}
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_what_is_above_the_hold_is_the_operators(
     app: App, upstream: Upstream, stream: bool
 ) -> None:
-    def overrun() -> dict[str, float]:
-        text = app.http.get(f"{app.service.url}/metrics").text
-        lines = (line.split() for line in text.splitlines() if not line.startswith("#"))
-        return {name: float(value) for name, value in lines if "overrun" in name}
-
-    before = overrun()
+    before = overrun(app)
     upstream.script = costing(0.75)
     assert app.chat(**MODEL, plugins=[{"id": "web"}], stream=stream).status_code == 200
     row = row_of(app)
     assert (row["billed_nanos"], row["claimed_nanos"]) == (5 * 10**8, 75 * 10**7)
     assert app.status()["usage"]["monthlyUsd"] == 0.5
-    more = {name: value - before[name] for name, value in overrun().items()}
-    assert more["wattfare_upstream_overrun_calls_total"] == 1
-    assert more["wattfare_upstream_overrun_usd_total"] == pytest.approx(0.25)
+    more = {name: value - before[name] for name, value in overrun(app).items()}
+    assert more["calls_total"] == 1
+    assert more["usd_total"] == pytest.approx(0.25)
+
+
+def test_what_a_record_says_above_the_hold_is_counted(app: App, upstream: Upstream) -> None:
+    def script(exchange: Exchange) -> None:
+        exchange.start_stream()
+        delta = {"index": 0, "delta": {"content": "one"}}
+        exchange.event(chunk_of({"id": "gen-1", "choices": [delta]}))
+        exchange.hang()
+
+    upstream.script = script
+    upstream.record_script = lambda exchange: exchange.answer({"data": {"total_cost": 0.75}})
+    before = overrun(app)
+    body = chat_body(**MODEL, plugins=[{"id": "web"}], stream=True)
+    with app.http.stream(
+        "POST", "/chat/completions", json=body, headers=app.paid_by("u1")
+    ) as answer:
+        next(answer.iter_raw())
+    eventually(lambda: overrun(app) != before)
+    assert overrun(app)["usd_total"] - before["usd_total"] == pytest.approx(0.25)
+    assert row_of(app)["billed_nanos"] == 5 * 10**8
 
 
 def test_it_holds_what_is_left(app: App, upstream: Upstream) -> None:

@@ -19,7 +19,7 @@ from wattfare_mw.errors import (
 )
 from wattfare_mw.money import dollars
 from wattfare_mw.service.ledger import migrate, rules
-from wattfare_mw.service.records import Bounds, Connection, GrantBudget, Terms, Totals
+from wattfare_mw.service.records import Bounds, Connection, GrantBudget, Reservation, Terms, Totals
 
 NOW = 1_796_000_000  # 2026-11-29
 amounts = st.integers(0, 10**18)
@@ -142,6 +142,14 @@ def test_a_budget_resets_when_the_month_ends() -> None:
         moment = datetime.fromisoformat(now).replace(tzinfo=UTC)
         expected = datetime.fromisoformat(then).replace(tzinfo=UTC)
         assert rules.month_after(int(moment.timestamp())) == expected
+
+
+@given(amounts, amounts, st.booleans())
+def test_a_death(reserved: int, metered: int, stream: bool) -> None:
+    lost = Reservation(reserved, stream, metered, unbounded=True)
+    assert rules.expire(lost) == (metered, "lost")
+    plain = Reservation(reserved, stream, metered)
+    assert rules.expire(plain) == ((metered, "expired") if stream else (reserved, "abandoned"))
 
 
 def test_months_are_utc() -> None:

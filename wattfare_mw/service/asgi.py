@@ -77,6 +77,7 @@ def create_app(
                 settings.terms,
                 TrueCosts(provider) if provider.keeps_records else None,
                 detached_seconds=settings.detached_seconds,
+                overrun=metrics.overrun,
             )
             keeper = LeaseKeeper(runner)
             app.state.service = ServiceState(

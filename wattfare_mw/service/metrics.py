@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, generate_latest
 
+from .. import money
+
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
 
@@ -33,6 +35,11 @@ class Metrics:
         self.spent_streams = self._counter(
             "spent_streams", "Streams that were cut off because their reservation was spent."
         )
+
+    def overrun(self, nanos: int) -> None:
+        """Count a call for which the upstream claims so much more than was reserved."""
+        self.overrun_calls.inc()
+        self.overrun_usd.inc(float(money.usd(nanos)))
 
     def exposition(self) -> bytes:
         """All counters, in the text format of Prometheus."""

@@ -137,6 +137,8 @@ class CallRunner:
         true_costs: asks what a stream cost that was not read to its end; None if the provider
             keeps no records.
         detached_seconds: how long a call may go on without its client, in seconds.
+        overrun: is told what a stream cost beyond its reservation, in nano-dollars, if a record
+            says so. The job itself counts what is beyond it in an answer.
     """
 
     def __init__(
@@ -146,7 +148,9 @@ class CallRunner:
         true_costs: TrueCosts | None = None,
         *,
         detached_seconds: float = DETACHED_SECONDS,
+        overrun: Callable[[int], None] = lambda nanos: None,
     ) -> None:
+        self._overrun = overrun
         self._store = store
         self._terms = terms
         self._true_costs = true_costs
@@ -249,10 +253,12 @@ class CallRunner:
             await self._settle(reservation_id, payer, outcome)
             del self._unsettled[reservation_id]
 
-    async def _settle(self, reservation_id: str, payer: Payer, outcome: Outcome) -> None:
-        if await self._store.settle(reservation_id, payer, outcome) is not None:
+    async def _settle(self, reservation_id: str, payer: Payer, outcome: Outcome) -> int | None:
+        """Returns what is billed; None if another process has settled the call."""
+        billed = await self._store.settle(reservation_id, payer, outcome)
+        if billed is not None:
             self._queues.freed(payer)
-            return
+            return billed
         # Another process settled the call, because this one did not renew its lease in time.
         corrected = await self._store.correct(reservation_id, payer, outcome, self._terms)
         if corrected is not None:
@@ -260,6 +266,7 @@ class CallRunner:
                 "a call was settled by another process, and is corrected: reservation=%s",
                 reservation_id,
             )
+        return None
 
     async def sweep(self) -> tuple[int, int]:
         """End what other processes left behind when they died. Returns how many calls are
@@ -296,10 +303,13 @@ class CallRunner:
 
     async def _settle_answered(self, question: OpenQuestion, true_costs: TrueCosts) -> None:
         # If this is cancelled, the question stays open, so that the last renewal records it.
-        outcome = question.answered(await true_costs.ask(question.generation_id))
+        told = await true_costs.ask(question.generation_id)
+        outcome = question.answered(told)
         this, payer = question.reservation_id, question.payer
         try:
-            await self._settle(this, payer, outcome)
+            billed = await self._settle(this, payer, outcome)
+            if told is not None and billed is not None and told > billed:
+                self._overrun(told - billed)
         except WattfareError as failure:
             self._unsettled[this] = payer, outcome
             log.error("call not settled: %s reservation=%s", describe(failure), this)

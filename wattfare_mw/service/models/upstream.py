@@ -528,8 +528,7 @@ class UpstreamJob:
         if self._spent:
             metrics.spent_streams.inc()
         if overrun:
-            metrics.overrun_calls.inc()
-            metrics.overrun_usd.inc(float(money.usd(overrun)))
+            metrics.overrun(overrun)
             log.warning(
                 "the upstream claims $%s more than was reserved: model=%r request_id=%s",
                 money.usd(overrun),
