@@ -220,6 +220,18 @@ def test_fallbacks(app: App, upstream: Upstream, answered: str, bill: int, strea
     assert billed(app) == bill
 
 
+def test_fallbacks_go_by_their_aliases() -> None:
+    names = {"best": DEAR, "fast": GEMINI}
+    body = body_of(model="fast", models=["fast", "best", GPT])
+    request = chat_request.read(json.dumps(body).encode())
+    assert request.models == ("fast", "best", GPT)
+    renamed = request.renamed(names)
+    assert renamed.models == (GEMINI, DEAR, GPT)
+    assert renamed.body["model"] == GEMINI
+    assert renamed.body["models"] == [GEMINI, DEAR, GPT]
+    assert request.renamed({"x": "y"}) is request
+
+
 def test_fallbacks_without_a_model(app: App, upstream: Upstream) -> None:
     body = body_of(models=[GEMINI])
     del body["model"]

@@ -148,7 +148,12 @@ def test_a_text_in_pieces_has_no_fewer_tokens(text: str, encoding: str, piece: i
         ("openai/o4-mini-high", "o200k_base"),
         ("openai/gpt-oss-120b:free", "o200k_base"),
         ("chatgpt-4o-latest", "o200k_base"),
+        ("ft:gpt-4o-mini-2024-07-18:acme::x", "o200k_base"),
         ("gpt-4-turbo", "cl100k_base"),
+        ("gpt-35-turbo", "cl100k_base"),
+        # Too new for the package to know it.
+        ("gpt-6-astra", None),
+        ("gpt-4.7", None),
         ("gpt-3.5-turbo-16k", "cl100k_base"),
         ("anthropic/claude-sonnet-4.5", None),
         ("qwen/qwen3-32b", None),
