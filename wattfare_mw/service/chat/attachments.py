@@ -57,6 +57,14 @@ def unbounded(name: str, because: str) -> WattfareError:
     return invalid_request(f"The cost of `{name}` cannot be bounded: {because}.")
 
 
+def are_possible(messages: list[dict[str, Any]]) -> bool:
+    """May these messages have attachments? Most have text only, and are not looked at closer."""
+    for message in messages:
+        if "images" in message or isinstance(message.get("content"), list):
+            return True
+    return False
+
+
 def take_out(
     messages: list[dict[str, Any]],
 ) -> tuple[list[dict[str, Any]], Attachments | None]:
@@ -69,15 +77,6 @@ def take_out(
     Raises:
         WattfareError: ``invalid_request``; the cost of one has no bound.
     """
-    for message in messages:
-        if "images" in message or isinstance(message.get("content"), list):
-            return _take_out(messages)
-    return messages, None  # text only: most requests are
-
-
-def _take_out(
-    messages: list[dict[str, Any]],
-) -> tuple[list[dict[str, Any]], Attachments | None]:
     found: _Found | None = None
     plain = messages
     for place, message in enumerate(messages):

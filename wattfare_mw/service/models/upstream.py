@@ -52,6 +52,8 @@ MAX_COMMENT_BYTES = 1024
 LIST_IDLE_SECONDS = 20.0
 #: So many models are remembered for which the upstream names no cost.
 MAX_WITHOUT_COST = 1000
+#: So many models are kept with their prices and families.
+MAX_OFFERS = 1000
 _LIST = "/models"
 
 
@@ -102,6 +104,7 @@ class Upstream:
         )
         self._allow_unpriced = allow_unpriced
         self.families = Families(media)
+        self._known_offers: dict[str, Offer] = {}
         self._without_cost: dict[str, None] = {}  # models; the oldest first
         self.metrics = metrics or Metrics()
         self.default_max_tokens = default_max_tokens
@@ -128,7 +131,13 @@ class Upstream:
         price = await self._catalog.price(model, variant.base)
         if price is None and not self._may_be_unpriced(model):
             raise self._unpriced(model)
-        return Offer(price, variant, self.families.of(variant.base))
+        known = self._known_offers.get(model)
+        if known is None or known.price is not price:
+            known = Offer(price, variant, self.families.of(variant.base))
+            if len(self._known_offers) >= MAX_OFFERS:
+                self._known_offers.clear()
+            self._known_offers[model] = known
+        return known
 
     async def true_cost(self, generation_id: str) -> int | None:
         """What the generation's record says that it cost, in nano-dollars; None if there is no such
