@@ -220,6 +220,14 @@ def test_fallbacks(app: App, upstream: Upstream, answered: str, bill: int, strea
     assert billed(app) == bill
 
 
+def test_the_limit_is_what_the_dearest_fallback_leaves(app: App, upstream: Upstream) -> None:
+    body = body_of(model=GEMINI, models=[DEAR])
+    app.connect(monthlyUsd=(text_of(body) * 10_000 + 40 * 50_000) / 1e9)
+    answer = app.http.post("/chat/completions", json=body, headers=app.paid_by("u1"))
+    assert answer.headers["x-wattfare-max-tokens"] == "40"
+    assert upstream.calls[-1].json["max_tokens"] == 40
+
+
 def test_fallbacks_go_by_their_aliases() -> None:
     names = {"best": DEAR, "fast": GEMINI}
     body = body_of(model="fast", models=["fast", "best", GPT])
