@@ -114,6 +114,22 @@ PROVIDER = Provider(
             bill=500 * 1000 + 1000 * 100 + 500 * 1250 + 10 * 2000,
         ),
         Row(
+            quirk="audio in the prompt, with a price for its tokens ($40)",
+            rule="bills these tokens at `audio`",
+            source=_PRICES,
+            price={**LIST, "audio": "0.00004"},
+            usage=tokens(100, 10, **cached(0, audio_tokens=80)),
+            bill=20 * 1000 + 80 * 40_000 + 10 * 2000,
+        ),
+        Row(
+            quirk="images in the prompt, with a price for their tokens ($3)",
+            rule="bills these tokens at `image_token`",
+            source=_PRICES,
+            price={**LIST, "image_token": "0.000003"},
+            usage=tokens(1000, 10, **cached(0, image_tokens=900)),
+            bill=100 * 1000 + 900 * 3000 + 10 * 2000,
+        ),
+        Row(
             quirk="`overrides` for prompts of 200,000 tokens and more ($2 and $4)",
             rule="bills all of a long prompt at these rates",
             source=_PRICES,

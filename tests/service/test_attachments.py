@@ -110,7 +110,7 @@ def test_the_shapes_of_an_image(part: dict) -> None:
         "data:image/svg+xml,<svg width='1' height='1'/>",
         data_url(b"II*\0" + b"\1" * 200),
         data_url(b"\0\0\0\x20ftypavif" + b"\0" * 200),
-        "é",
+        "gs://bucket/a.png",
     ],
 )
 def test_what_cannot_be_read_counts_as_the_most(url: str) -> None:
@@ -128,9 +128,38 @@ def test_any_bytes_are_an_image_of_some_size(data: bytes, start: bytes) -> None:
 
 
 @given(st.text(max_size=300))
-def test_any_text_is_the_url_of_an_image(text: str) -> None:
-    for url in (text, "data:image/png;base64," + text, "data:," + text):
-        assert len(attached(image_part(url.replace("\0", ""))).images) == 1
+def test_any_text_is_the_url_of_an_image_or_refused(text: str) -> None:
+    for url in (text, "data:image/png;base64," + text, "data:," + text, "https://x/" + text):
+        try:
+            assert attached(image_part(url)) != Attachments()
+        except WattfareError as refused:
+            assert "cannot be bounded" in refused.message  # noqa: PT017
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        image_part(data_url(b"\0\0\0\x18ftypmp42" + b"\0" * 99, "video/mp4")),
+        image_part("https://example.com/a.PDF?x=1"),
+        image_part("https://example.com/a.mp4#t=1"),
+        image_part("https://example.com/a", format="video/mp4"),
+        image_part("gs://bucket/film"),
+        image_part("https://www.youtube.com/watch?v=1"),
+        image_part("file:///etc/passwd"),
+        {"type": "image", "source": {"type": "url", "url": "https://example.com/a.mov"}},
+    ],
+    ids=str,
+)
+def test_what_is_no_image_where_one_belongs_is_refused(part: dict) -> None:
+    with pytest.raises(WattfareError, match=r"`messages\[0\].content\[0\]` cannot be bounded"):
+        attached(part)
+
+
+@pytest.mark.parametrize("kind", ["application/pdf", "image/png"])
+async def test_a_pdf_where_an_image_belongs_counts_by_its_pages(kind: str) -> None:
+    found = await documents.read(attached(image_part(data_url(pdf(["a", "b"]), kind))))
+    assert [len(each.text) for each in found.pages] == [2]
+    assert found.images == ()
 
 
 def test_the_data_is_no_text_of_the_prompt() -> None:
@@ -363,6 +392,7 @@ async def test_a_pdf_that_cannot_be_read_is_refused(data: bytes) -> None:
 def test_a_file_is_what_its_bytes_are() -> None:
     assert attached(file_part(png(64, 48))).images == (Image(64, 48),)
     assert attached(file_part(b"a,b\n1,2\n", name="")).text == 8
+    assert attached(file_part(b"BMW," * 9, name="")).text == 36  # and no bitmap
     flat = {"type": "input_file", "filename": "", "file_data": data_url("é".encode(), "text/csv")}
     assert attached(flat).text == 3  # its longest form
     source = {"type": "text", "media_type": "text/plain", "data": "four"}

@@ -220,6 +220,26 @@ def test_fallbacks(app: App, upstream: Upstream, answered: str, bill: int, strea
     assert billed(app) == bill
 
 
+def test_the_limit_is_what_the_dearest_fallback_leaves(app: App, upstream: Upstream) -> None:
+    body = body_of(model=GEMINI, models=[DEAR])
+    app.connect(monthlyUsd=(text_of(body) * 10_000 + 40 * 50_000) / 1e9)
+    answer = app.http.post("/chat/completions", json=body, headers=app.paid_by("u1"))
+    assert answer.headers["x-wattfare-max-tokens"] == "40"
+    assert upstream.calls[-1].json["max_tokens"] == 40
+
+
+def test_fallbacks_go_by_their_aliases() -> None:
+    names = {"best": DEAR, "fast": GEMINI}
+    body = body_of(model="fast", models=["fast", "best", GPT])
+    request = chat_request.read(json.dumps(body).encode())
+    assert request.models == ("fast", "best", GPT)
+    renamed = request.renamed(names)
+    assert renamed.models == (GEMINI, DEAR, GPT)
+    assert renamed.body["model"] == GEMINI
+    assert renamed.body["models"] == [GEMINI, DEAR, GPT]
+    assert request.renamed({"x": "y"}) is request
+
+
 def test_fallbacks_without_a_model(app: App, upstream: Upstream) -> None:
     body = body_of(models=[GEMINI])
     del body["model"]

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from support.prompts import TEMPLATES, corpus, render, tools
 
 from wattfare_mw.service.chat import prompt_bound, tokenizer
-from wattfare_mw.service.chat.json_length import json_tokens
+from wattfare_mw.service.chat.json_length import _LINE_TOKENS, json_tokens
 
 bpe_openai = pytest.importorskip("bpe_openai")
 
@@ -91,14 +91,27 @@ def test_the_bytes_of_sixty_tools(counters: dict[str, Counter]) -> None:
 def test_a_line_end_and_its_spaces_are_a_few_tokens(
     counters: dict[str, Counter], line: str
 ) -> None:
-    """The same holds for the tokenizers of Llama 2 and 3, Qwen 3, DeepSeek 3, Gemma 3, Claude 2 and
-    Mistral's Tekken, which were tried by hand."""
     for count in counters.values():
         for depth in range(65):
             spaces = " " * (4 * depth)
             alone = count(line.partition("\n")[0].format()) if line[0] != "\n" else 0
             behind = count(line.partition("{}")[2].format())
-            assert count(line.format(spaces)) - alone - behind <= 2 + -(-len(spaces) // 16)
+            assert count(line.format(spaces)) - alone - behind <= _LINE_TOKENS[depth]
+
+
+@pytest.mark.parametrize(
+    ("model", "measured"),
+    [
+        ("Llama 2", {0: 1, 4: 2, 16: 3, 32: 4, 64: 6, 100: 8, 128: 10, 200: 14, 256: 18}),
+        ("Gemma 3", {0: 1, 4: 2, 16: 2, 32: 3, 64: 4, 100: 5, 128: 6, 200: 8, 256: 10}),
+        ("Tekken", {0: 1, 4: 2, 16: 2, 32: 2, 64: 2, 100: 3, 128: 3, 200: 5, 256: 5}),
+        ("Llama 3, Qwen 3, DeepSeek 3", {0: 1, 4: 2, 64: 2, 100: 3, 200: 4, 256: 4}),
+        ("Claude 2", {0: 1, 4: 1, 64: 1, 100: 2, 200: 2, 256: 3}),
+    ],
+)
+def test_a_line_end_and_its_spaces_by_hand(model: str, measured: dict[int, int]) -> None:
+    """Measured with tokenizers that no package of the tests has."""
+    assert all(tokens <= _LINE_TOKENS[spaces // 4] for spaces, tokens in measured.items())
 
 
 names = st.text(st.characters(codec="utf-8"), max_size=12)
@@ -148,7 +161,12 @@ def test_a_text_in_pieces_has_no_fewer_tokens(text: str, encoding: str, piece: i
         ("openai/o4-mini-high", "o200k_base"),
         ("openai/gpt-oss-120b:free", "o200k_base"),
         ("chatgpt-4o-latest", "o200k_base"),
+        ("ft:gpt-4o-mini-2024-07-18:acme::x", "o200k_base"),
         ("gpt-4-turbo", "cl100k_base"),
+        ("gpt-35-turbo", "cl100k_base"),
+        # Too new for the package to know it.
+        ("gpt-6-astra", None),
+        ("gpt-4.7", None),
         ("gpt-3.5-turbo-16k", "cl100k_base"),
         ("anthropic/claude-sonnet-4.5", None),
         ("qwen/qwen3-32b", None),

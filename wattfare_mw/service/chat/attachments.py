@@ -59,6 +59,14 @@ def refusal(name: str, because: str) -> WattfareError:
     return invalid_request(f"The cost of `{name}` cannot be bounded: {because}.")
 
 
+def are_possible(messages: list[dict[str, Any]]) -> bool:
+    """May these messages have attachments? Most have text only, and are not looked at closer."""
+    for message in messages:
+        if "images" in message or isinstance(message.get("content"), list):
+            return True
+    return False
+
+
 def take_out(
     messages: list[dict[str, Any]],
 ) -> tuple[list[dict[str, Any]], Attachments | None]:
@@ -68,15 +76,6 @@ def take_out(
     Args:
         messages: have been checked by :mod:`.allowed_fields`.
     """
-    for message in messages:
-        if "images" in message or isinstance(message.get("content"), list):
-            return _take_out(messages)
-    return messages, None  # text only: most requests are
-
-
-def _take_out(
-    messages: list[dict[str, Any]],
-) -> tuple[list[dict[str, Any]], Attachments | None]:
     found: _Found | None = None
     plain = messages
     for place, message in enumerate(messages):
@@ -125,7 +124,8 @@ class _Found:
     def image_url(self, name: str, part: dict[str, Any]) -> None:
         value = part.get("image_url")
         fields = cast("dict[str, Any]", value) if isinstance(value, dict) else {"url": value}
-        self._image(fields.get("url"), fields.get("detail") or part.get("detail"))
+        detail = fields.get("detail") or part.get("detail")
+        self._picture(name, fields.get("url"), detail, fields.get("format"))
 
     def source(self, name: str, part: dict[str, Any]) -> None:
         """Anthropic's shape of an image or a document, and the AI SDK's of an image."""
@@ -133,7 +133,7 @@ class _Found:
         fields = cast("dict[str, Any]", source) if isinstance(source, dict) else {}
         value = fields.get("data") or fields.get("url") or part.get("image")
         if part.get("type") == "image":
-            self._image(value, None)
+            self._picture(name, value, None, fields.get("media_type"))
         elif fields.get("type") == "text" and isinstance(value, str):
             self._text(value.encode("utf-8", "surrogatepass"))
         else:
@@ -162,6 +162,13 @@ class _Found:
     def _text(self, data: bytes) -> None:
         self.text += prompt_bound.longest_form(data)
 
+    def _picture(self, name: str, value: object, detail: object, kind: object) -> None:
+        """What stands where an image belongs. Some gateways pass on a PDF or a video there."""
+        if isinstance(value, str) and _may_be_other(value, kind):
+            self._file(name, value)
+        else:
+            self._image(value, detail)
+
     def _image(self, value: object, detail: object) -> None:
         width, height = _dimensions(value)
         self.images.append(Image(width, height, detail if isinstance(detail, str) else None))
@@ -173,10 +180,10 @@ class _Found:
             self.unbounded.append((name, because))
         elif _PDF in data[:1024]:
             self.documents.append((name, data))
+        elif _is_text(data):  # before an image, of which some begin with letters
+            self._text(data)
         elif _is_image(data):
             self._image(value, None)
-        elif _is_text(data):
-            self._text(data)
         elif (seconds := audio_length.seconds(data)) is not None:
             self.audio.append(seconds)
         else:
@@ -196,6 +203,34 @@ _READERS = {
 _PDF = b"%PDF-"
 
 
+_MEDIA_TYPE = re.compile(r"data:([^,;]{1,100})[,;]", re.IGNORECASE)
+_IMAGE_NAMES = (".png", ".jpg", ".jpeg", ".gif", ".webp", ".heic", ".heif", ".avif", ".bmp")
+#: Names of what costs more than an image. A URL may also end in nothing that says what it is.
+_OTHER_NAMES = (
+    *(".pdf", ".mp4", ".mov", ".mpeg", ".mpg", ".webm", ".avi", ".mkv", ".flv", ".wmv", ".3gp"),
+    *(".wav", ".mp3", ".m4a", ".ogg", ".opus", ".flac", ".aac", ".aiff", ".txt", ".csv"),
+)
+#: Gemini takes the address of a film for the film.
+_FILMS = re.compile(r"https?://(?:[^/]{1,100}\.)?(?:youtube\.com|youtu\.be)/")
+
+
+def _may_be_other(value: str, kind: object) -> bool:
+    """May this stand for something else than an image?"""
+    declared = _MEDIA_TYPE.match(value)
+    if declared is not None:
+        kind = declared.group(1)
+    other = isinstance(kind, str) and "/" in kind and not kind.lower().startswith("image/")
+    if value[:5].lower() == "data:" or "://" not in value[:32]:
+        data = _bytes(value, _START)
+        if data is None:
+            return other
+        return _PDF in data[:1024] or (other and not _is_image(data))
+    path = value.partition("?")[0].partition("#")[0].lower()
+    if not path.startswith(("http://", "https://")):
+        return not path.endswith(_IMAGE_NAMES)
+    return other or path.endswith(_OTHER_NAMES) or _FILMS.match(path) is not None
+
+
 #: Control characters that no text has.
 _NOT_TEXT = bytes({*range(32), 127} - {*b"\t\n\f\r\x1b"})
 
@@ -213,8 +248,16 @@ def _is_text(data: bytes) -> bool:
 _SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF8", b"BM", b"II*\0", b"MM\0*")
 
 
+#: AVIF and HEIF. Films have the same beginning, and other brands.
+_IMAGE_BRANDS = frozenset({b"avif", b"heic", b"heix", b"heim", b"heis", b"mif1"})
+
+
 def _is_image(data: bytes) -> bool:
-    return data.startswith(_SIGNATURES) or data[8:12] == b"WEBP" or data[4:8] == b"ftyp"
+    return (
+        data.startswith(_SIGNATURES)
+        or data[8:12] == b"WEBP"
+        or (data[4:8] == b"ftyp" and data[8:12] in _IMAGE_BRANDS)
+    )
 
 
 def _dimensions(value: object) -> tuple[int, int]:

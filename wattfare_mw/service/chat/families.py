@@ -385,8 +385,9 @@ def _checked(name: str, row: Mapping[str, int]) -> Mapping[str, int]:
 
 
 def bare(model: str) -> str:
-    """A model's name without its provider and its variant, in lower case."""
-    return model.lower().rpartition("/")[2].partition(":")[0]
+    """A model's name without its provider and its variant, in lower case. A model that OpenAI has
+    tuned goes by the name of the one that it was made of."""
+    return model.lower().rpartition("/")[2].removeprefix("ft:").partition(":")[0]
 
 
 _PATTERNS = [

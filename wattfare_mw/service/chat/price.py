@@ -127,6 +127,10 @@ class Price(msgspec.Struct, frozen=True, dict=True):
             prompt = TokenCounts(prompt=prompt)
         return self._dearest(prompt.prompt).cost_with(prompt, completion, searches)
 
+    def bounds(self, prompt: TokenCounts, least: int, most: int) -> tuple[int, int]:
+        """The bound with so few tokens of an answer, and the one with so many."""
+        return self._dearest(prompt.prompt).costs_with(prompt, least, most)
+
     def pays_for(self, granted: int, prompt: int | TokenCounts, answers: int, most: int) -> int:
         """The limit, up to ``most``, that each of so many answers can have for this amount."""
         counts = _counts(prompt)
@@ -301,6 +305,11 @@ class _Table:
         for name, difference in self._parts:
             units += getattr(used, name) * difference
         return units
+
+    def costs_with(self, used: TokenCounts, least: int, most: int) -> tuple[int, int]:
+        """The cost of this with so few more tokens of an answer, and with so many."""
+        units, rate, unit = self._units(used), self._completion, self._unit
+        return -(-(units + least * rate) // unit), -(-(units + most * rate) // unit)
 
     def cost_of_more(self, completion: int) -> int:
         return -(-completion * self._completion // self._unit)

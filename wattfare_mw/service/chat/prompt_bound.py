@@ -62,19 +62,19 @@ def bound(body: dict[str, Any], encoded: bytes | None = None) -> int:
     """More tokens than any tokenizer makes of this request's prompt; ``encoded``: its messages as
     JSON, where they have been written down already."""
     messages = cast("list[dict[str, Any]]", body["messages"])
-    rest = written(body)
     return (
         longest_form(msgspec.json.encode(messages) if encoded is None else encoded)
         + sum(map(_arguments, messages))
-        + (json_tokens(rest) if rest else 0)
-        + around(body, len(messages))
+        + (0 if _WRITTEN.isdisjoint(body) else _beside(body))
+        + PER_MESSAGE * len(messages)
+        + PER_CALL
     )
 
 
-def around(body: dict[str, Any], messages: int) -> int:
-    """What a template adds by itself around so many messages."""
+def _beside(body: dict[str, Any]) -> int:
+    rest = written(body)
     rules = WITH_TOOLS if any(body.get(name) for name in _TOOLS) else 0
-    return PER_CALL + PER_MESSAGE * messages + rules
+    return (json_tokens(rest) if rest else 0) + rules
 
 
 def written(body: dict[str, Any]) -> dict[str, Any]:

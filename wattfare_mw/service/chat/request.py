@@ -123,11 +123,10 @@ def read(body: bytes, *, uncut: bool = False, policy: Policy = DEFAULT_POLICY) -
     if not isinstance(decoded, dict):
         raise invalid_request("The body is a JSON object.")
     known = cast("dict[str, Any]", decoded)
-    fallbacks = _fallbacks(known.get("models"))
-    if fallbacks and known.get("model") is None:
-        known["model"] = fallbacks[0]
+    names = known.get("models")
+    fallbacks = None if names is None else _fallbacks(known, names)
     model = known.get("model")
-    if not _is_model(model):
+    if not isinstance(model, str) or not 0 < len(model) <= MAX_MODEL_CHARACTERS:
         raise invalid_request(f"`model` is a string of 1 to {MAX_MODEL_CHARACTERS} characters.")
     stream = _flag(known, "stream")
     messages = _messages(known.get("messages"))
@@ -144,8 +143,12 @@ def read(body: bytes, *, uncut: bool = False, policy: Policy = DEFAULT_POLICY) -
         large=len(body) > LARGE_BODY,
         held=allowed_fields.check(known, policy),
         text=messages,
-        fallbacks=tuple(dict.fromkeys(each for each in fallbacks if each != model)),
     )
+    if fallbacks:
+        others = dict.fromkeys(each for each in fallbacks if each != model)
+        request = msgspec.structs.replace(request, fallbacks=tuple(others))
+    if not attachments.are_possible(messages):
+        return request
     text, attached = attachments.take_out(messages)
     if attached is None:
         return request
@@ -203,15 +206,16 @@ def _is_model(name: object) -> TypeGuard[str]:
     return isinstance(name, str) and 0 < len(name) <= MAX_MODEL_CHARACTERS
 
 
-def _fallbacks(value: object) -> list[str]:
-    if value is None:
-        return []
+def _fallbacks(fields: dict[str, Any], value: object) -> list[str]:
+    """The names in ``models``. The first is the ``model`` of a request that has none."""
     names = cast("list[object]", value) if isinstance(value, list) else [None]
     if len(names) > MAX_MODELS or not all(map(_is_model, names)):
         raise invalid_request(
             f"`models` is an array of up to {MAX_MODELS} strings of 1 to {MAX_MODEL_CHARACTERS} "
             "characters."
         )
+    if names and fields.get("model") is None:
+        fields["model"] = names[0]
     return cast("list[str]", names)
 
 

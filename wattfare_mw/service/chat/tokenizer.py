@@ -10,7 +10,6 @@ tools as TypeScript, which has fewer tokens than the same in JSON.
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 from collections.abc import Callable
@@ -33,18 +32,19 @@ _PIECE = 2**16
 _SEAM = 1
 _NAMES = (
     # By the name of the model, as in OpenAI's own package: openai/tiktoken, tiktoken/model.py.
-    (
-        re.compile(r"(?:ft:)?(?:chat)?gpt-4o|gpt-(?:4\.[15]|[5-9]|oss)|o[1-9](?:-|$)"),
-        "o200k_base",
-    ),
-    (re.compile(r"(?:ft:)?gpt-(?:4|3\.5)"), "cl100k_base"),
+    (re.compile(r"(?:chat)?gpt-4o|gpt-4\.[15]|gpt-5|gpt-oss-|(?:o1|o3|o4)(?:-|$)"), "o200k_base"),
+    (re.compile(r"gpt-4(?!\.)|gpt-3\.?5"), "cl100k_base"),
 )
 
 
 @lru_cache(maxsize=1)
 def is_installed() -> bool:
-    """Is the extra there?"""
-    return importlib.util.find_spec("bpe_openai") is not None
+    """Is the extra there? The first call reads it: not for an event loop."""
+    try:
+        import bpe_openai  # noqa: F401  # pyright: ignore[reportMissingTypeStubs,reportUnusedImport]
+    except ImportError:
+        return False
+    return True
 
 
 def encoding_of(model: str) -> str | None:

@@ -91,22 +91,28 @@ def bounds(
         searches = offer.variant.searches
         more = searches * variants.SEARCH_TOKENS
         prompt = prompt_bound.counts(text + more, attached, offer.family)
-        fees = Decimal(0)
-        if attached is not None:
-            fees += page_usd * sum(len(each.text) for each in attached.pages)
-        if searches:
-            listed = offer.price.most_per_unit(prompt.prompt).search or Decimal(0)
-            fees += searches * max(listed, variants.SEARCH_USD)
-        found.append(Bound(offer.price, prompt, money.nanos_ceil(fees) if fees else 0))
+        fees = _fees(offer, prompt, attached, page_usd) if searches or attached else 0
+        found.append(Bound(offer.price, prompt, fees))
     return found
+
+
+def _fees(
+    offer: Offer, prompt: TokenCounts, attached: Attachments | None, page_usd: Decimal
+) -> int:
+    pages = sum(len(each.text) for each in attached.pages) if attached is not None else 0
+    usd = page_usd * pages
+    if offer.variant.searches and offer.price is not None:
+        listed = offer.price.most_per_unit(prompt.prompt).search or Decimal(0)
+        usd += offer.variant.searches * max(listed, variants.SEARCH_USD)
+    return money.nanos_ceil(usd)
 
 
 def between(found: Sequence[Bound], least: int, most: int) -> Bounds:
     """What the dearest of these costs, with so many tokens of the answer at least, and at most."""
-    first, *others = found
-    low, high = first.cost(least), first.cost(most)
-    for each in others:
-        low, high = max(low, each.cost(least)), max(high, each.cost(most))
+    low = high = 0
+    for each in found:
+        at_least, at_most = each.price.bounds(each.prompt, least, most)
+        low, high = max(low, at_least + each.fees), max(high, at_most + each.fees)
     return Bounds(low, high)
 
 

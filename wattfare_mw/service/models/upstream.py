@@ -56,6 +56,8 @@ MAX_WITHOUT_COST = 1000
 #: So often a limit of our own is lowered to what the upstream names: to the model's maximum, and to
 #: what the prompt leaves of its window.
 MAX_LOWERINGS = 2
+#: So many models are kept with their prices and families.
+MAX_OFFERS = 1000
 _LIST = "/models"
 #: Behind a model's name, or instead of it: OpenRouter's saved settings, such as `@preset/mine`.
 PRESET = "@preset/"
@@ -123,6 +125,7 @@ class Upstream:
         self._allow_unpriced = allow_unpriced
         self._hold = hold
         self.families = Families(media)
+        self._known_offers: dict[str, Offer] = {}
         self._without_cost: dict[str, None] = {}  # models; the oldest first
         self.learned = LearnedLimits()
         self.metrics = metrics or Metrics()
@@ -154,7 +157,13 @@ class Upstream:
         price = await self._price(model, variant.base)
         if price is None and not self._may_be_unpriced(model):
             raise self._unpriced(model)
-        return Offer(price, variant, self.families.of(variant.base))
+        known = self._known_offers.get(model)
+        if known is None or known.price is not price:
+            known = Offer(price, variant, self.families.of(variant.base))
+            if len(self._known_offers) >= MAX_OFFERS:
+                self._known_offers.clear()
+            self._known_offers[model] = known
+        return known
 
     async def _price(self, model: str, base: str) -> Price | None:
         if not _names_preset(model):
