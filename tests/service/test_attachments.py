@@ -143,15 +143,30 @@ def test_any_text_is_the_url_of_an_image_or_refused(text: str) -> None:
         image_part("https://example.com/a.PDF?x=1"),
         image_part("https://example.com/a.mp4#t=1"),
         image_part("https://example.com/a", format="video/mp4"),
-        image_part("gs://bucket/film"),
         image_part("https://www.youtube.com/watch?v=1"),
-        image_part("file:///etc/passwd"),
         {"type": "image", "source": {"type": "url", "url": "https://example.com/a.mov"}},
     ],
     ids=str,
 )
-def test_what_is_no_image_where_one_belongs_is_refused(part: dict) -> None:
-    with pytest.raises(WattfareError, match=r"`messages\[0\].content\[0\]` cannot be bounded"):
+def test_what_is_no_image_where_one_belongs_has_no_bound(part: dict) -> None:
+    found = attached(part)
+    assert [name for name, _ in found.unbounded] == ["messages[0].content[0]"]
+    assert found.images == ()
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        image_part("gs://bucket/film"),
+        image_part("file:///etc/passwd"),
+        {"type": "file", "file": {"file_data": "s3://bucket/a.pdf"}},
+        {"type": "input_file", "file_url": "gs://bucket/a.pdf"},
+        {"type": "document", "source": {"type": "url", "url": "FILE:///etc/passwd"}},
+    ],
+    ids=str,
+)
+def test_a_place_of_the_operators_is_refused(part: dict) -> None:
+    with pytest.raises(WattfareError, match="only the operator may read"):
         attached(part)
 
 

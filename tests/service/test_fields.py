@@ -14,6 +14,7 @@ from wattfare_mw.errors import WattfareError
 from wattfare_mw.service.chat import allowed_fields, foreign_fields, prompt_bound
 from wattfare_mw.service.chat import request as chat_request
 from wattfare_mw.service.chat.allowed_fields import Kind, Policy
+from wattfare_mw.service.chat.found import MAX_NAMED
 
 FUNCTION = {"name": "weather", "description": "…", "parameters": {"type": "object"}}
 CALL = {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": "{}"}}
@@ -325,7 +326,7 @@ def test_tools_that_read_what_the_operator_keeps(kind: str) -> None:
 def test_the_names_of_what_is_held_are_few() -> None:
     tools = [{"type": "web_search"}] * 1000
     held = read(tools=tools, unknown=1, policy=PASS).held
-    assert len(held) == allowed_fields.MAX_NAMED + 1
+    assert len(held) == MAX_NAMED + 1
     assert held[-1] == "unknown"
     assert "unknown" in refusal(tools=tools, unknown=1)
 

@@ -32,11 +32,10 @@ import msgspec
 
 from ...errors import invalid_request
 from . import foreign_fields, kept_fields
+from .found import Found, Held, both
 
 #: How many answers one call may ask for: OpenAI's own limit.
 MAX_N = 128
-#: So many held fields of a request are named.
-MAX_NAMED = 8
 
 
 class Kind(StrEnum):
@@ -61,20 +60,6 @@ class Policy(msgspec.Struct, frozen=True):
 
 
 DEFAULT_POLICY = Policy()
-
-
-class Held(NamedTuple):
-    """A field of a request whose cost has no bound, and why."""
-
-    name: str
-    because: str
-
-
-class Found(NamedTuple):
-    """What in a value has no bound: held fields (the first few), and a field that is not known."""
-
-    held: tuple[Held, ...] = ()
-    unknown: str | None = None
 
 
 Rule = Callable[[str, Any], Found | None]
@@ -108,12 +93,6 @@ def check(request: dict[str, Any], policy: Policy = DEFAULT_POLICY) -> tuple[str
 
 def _not_let_through(name: str, because: str) -> Exception:
     return invalid_request(f"`{name}` is not let through: {because}.")
-
-
-def _both(one: Found | None, other: Found | None) -> Found | None:
-    if one is None or other is None:
-        return one or other
-    return Found((one.held + other.held)[:MAX_NAMED], one.unknown or other.unknown)
 
 
 def _unknown(name: str, field: str, value: Any) -> Found:
@@ -179,7 +158,7 @@ def _held(because: str, *free: Any, shape: Rule = _tame) -> Rule:
     def rule(name: str, value: Any) -> Found | None:
         if value is False or value == [] or _is_one_of(value, free):
             return None
-        return _both(Found((Held(name, because),)), shape(name, value))
+        return both(Found((Held(name, because),)), shape(name, value))
 
     return rule
 
@@ -207,14 +186,14 @@ def _object(rules: Mapping[str, Rule]) -> Rule:
         for field, inner in cast("dict[str, Any]", value).items():
             known = rules.get(field)
             if known is None:
-                found = _both(found, _unknown(prefix + field[:64], field, inner))
+                found = both(found, _unknown(prefix + field[:64], field, inner))
             elif known is _plain:  # most of them: they need no call and no name
                 if isinstance(inner, (dict, list)):
                     _plain(prefix + field, inner)
             elif inner is not None:
                 more = known(prefix + field, inner)
                 if more is not None:
-                    found = _both(found, more)
+                    found = both(found, more)
         return found
 
     return rule
@@ -228,7 +207,7 @@ def _each(rule: Rule) -> Rule:
         for place, item in enumerate(cast("list[Any]", value)):
             more = rule(f"{name}[{place}]", item)
             if more is not None:
-                found = _both(found, more)
+                found = both(found, more)
         return found
 
     return each
@@ -329,10 +308,10 @@ def _beside(rules: Mapping[str, Rule], *, made: bool = True) -> Rule:
         made: has a model made it?
     """
 
-    def rule(name: str, value: Any) -> Any:
+    def rule(name: str, value: Any) -> Found | None:
         if not isinstance(value, dict):
             raise invalid_request(f"`{name}` is an object.")
-        found: Any = None
+        found: Found | None = None
         for field, inner in cast("dict[str, Any]", value).items():
             if inner is None:
                 continue
@@ -343,7 +322,7 @@ def _beside(rules: Mapping[str, Rule], *, made: bool = True) -> Rule:
                 if not made and foreign_fields.is_foreign(field):
                     raise _foreign(where, field)
                 more = kept_fields.check(where, inner, _CACHE_CONTROL, made=made)
-            found = found if found is not None else more
+            found = both(found, more)
         return found
 
     return rule
@@ -385,7 +364,7 @@ _CALLS = {
 _OF_KNOWN_TYPE = _of_type(_CALLS, "it is no such call")
 
 
-def _tool_call(name: str, value: Any) -> Any:
+def _tool_call(name: str, value: Any) -> Found | None:
     # Some libraries leave the type out where there is only one.
     fields = cast("dict[str, Any]", value) if isinstance(value, dict) else {}
     if fields.get("type") is None and isinstance(fields.get("function"), dict):
@@ -393,7 +372,7 @@ def _tool_call(name: str, value: Any) -> Any:
     return _OF_KNOWN_TYPE(name, value)
 
 
-def _annotation(name: str, value: Any) -> Any:
+def _annotation(name: str, value: Any) -> Found | None:
     return kept_fields.check_annotation(name, value, _CACHE_CONTROL)
 
 
@@ -420,7 +399,7 @@ def _messages(*, made: bool) -> Rule:
 _MADE_BY_MODEL, _MADE_BY_APP = _messages(made=True), _messages(made=False)
 
 
-def _message(name: str, value: Any) -> Any:
+def _message(name: str, value: Any) -> Found | None:
     role: Any = cast("dict[str, Any]", value).get("role") if isinstance(value, dict) else None
     return (_MADE_BY_MODEL if role == "assistant" else _MADE_BY_APP)(name, value)
 
@@ -433,17 +412,16 @@ def _of_tool(rules: Mapping[str, Rule], *, plain: bool) -> Rule:
             of the tool.
     """
 
-    def rule(name: str, value: Any) -> Any:
+    def rule(name: str, value: Any) -> Found | None:
         if not isinstance(value, dict):
             raise invalid_request(f"`{name}` is an object.")
-        found: Any = None
+        found: Found | None = None
         for field, inner in cast("dict[str, Any]", value).items():
             if inner is None:
                 continue
             known, where = rules.get(field), f"{name}.{field[:64]}"
             if known is not None:
-                more = known(where, inner)
-                found = found if found is not None else more
+                found = both(found, known(where, inner))
             elif kept_fields.is_of_provider(field) or (plain and isinstance(inner, (dict, list))):
                 raise invalid_request(
                     f"`{where}` is no field of a tool that this service knows, so that its cost "

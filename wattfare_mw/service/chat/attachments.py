@@ -146,7 +146,7 @@ class _Found:
         named = fields.get("filename")
         if isinstance(named, str):
             self._text(named.encode("utf-8", "surrogatepass"))
-        self._file(name, fields.get("file_data"))
+        self._file(name, fields.get("file_data") or fields.get("file_url"))
 
     def input_audio(self, name: str, part: dict[str, Any]) -> None:
         inner = part.get("input_audio")
@@ -174,6 +174,9 @@ class _Found:
         self.images.append(Image(width, height, detail if isinstance(detail, str) else None))
 
     def _file(self, name: str, value: object) -> None:
+        if isinstance(value, str) and _SCHEME.match(value) and not _WEB.match(value):
+            # Such as gs:// or file://, which stand for what is the operator's.
+            raise refusal(name, "it names a place that only the operator may read")
         data = _bytes(value)
         if data is None:
             because = "its content is not here; send the file itself, as a data URL"
@@ -201,6 +204,8 @@ _READERS = {
     "input_audio": _Found.input_audio,
 }
 _PDF = b"%PDF-"
+_SCHEME = re.compile(r"\s*[a-z][a-z0-9+.-]{1,30}://", re.IGNORECASE)
+_WEB = re.compile(r"\s*https?://", re.IGNORECASE)
 
 
 _MEDIA_TYPE = re.compile(r"data:([^,;]{1,100})[,;]", re.IGNORECASE)

@@ -17,10 +17,12 @@ A cache is priced by its time, so ``cache_control`` has to be what the table let
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import reduce
 from typing import Any, cast
 
 from ...errors import WattfareError, invalid_request
+from .found import Found, both
 
 #: The arguments of a call, in the names that libraries give them. No API reads anything else in
 #: them.
@@ -43,18 +45,18 @@ _NOT_IN_NAMES = re.compile(r"[^a-z0-9]")
 #: What asks for nothing. An empty object can be something with all its defaults.
 _NOTHING: tuple[Any, ...] = ("", [])
 
-CheckCache = Callable[[str, Any], Any]
+CheckCache = Callable[[str, Any], Found | None]
 """The table's rule for ``cache_control``."""
 
 
-def check(name: str, value: Any, check_cache: CheckCache, *, made: bool) -> Any:
+def check(name: str, value: Any, check_cache: CheckCache, *, made: bool) -> Found | None:
     """Let a field that is not known through, or refuse it.
 
     Args:
         name: where it stands.
         made: has a model made the message that it is in?
 
-    Returns: what the rule for the cache gives.
+    Returns: what in it has no bound.
 
     Raises:
         WattfareError: ``invalid_request``, with the name of what is refused.
@@ -62,7 +64,7 @@ def check(name: str, value: Any, check_cache: CheckCache, *, made: bool) -> Any:
     return _Walk(check_cache, made=made).field(name, name.rpartition(".")[2], value)
 
 
-def check_annotation(name: str, value: Any, check_cache: CheckCache) -> Any:
+def check_annotation(name: str, value: Any, check_cache: CheckCache) -> Found | None:
     """Let an annotation through. It may name a file, whose text it may hold: a file that was read
     for an earlier answer need not be read again."""
     return _Walk(check_cache, made=True).annotation(name, value)
@@ -75,13 +77,13 @@ def is_of_provider(field: str) -> bool:
 
 
 class _Walk:
-    """Looks into one value. ``found``: what the rule for the cache has given."""
+    """Looks into one value."""
 
     def __init__(self, check_cache: CheckCache, *, made: bool) -> None:
         self._check_cache = check_cache
         self._made = made
 
-    def field(self, name: str, key: str, value: Any) -> Any:
+    def field(self, name: str, key: str, value: Any) -> Found | None:
         """One field: its name, and what it holds."""
         plain = _plain_name(key)
         if plain == "cachecontrol":
@@ -89,7 +91,7 @@ class _Walk:
         if plain == "annotations" and isinstance(value, list):
             walk = _Walk(self._check_cache, made=True)  # a citation is of a model
             items = enumerate(cast("list[Any]", value))
-            return _first(walk.annotation(f"{name}[{n}]", item) for n, item in items)
+            return _all(walk.annotation(f"{name}[{n}]", item) for n, item in items)
         holds = isinstance(value, (str, list, dict)) and value not in _NOTHING
         if holds and _MEDIA.search(plain) is not None:
             raise _media(name)
@@ -102,7 +104,7 @@ class _Walk:
             return None
         return self.value(name, value)
 
-    def value(self, name: str, value: Any) -> Any:
+    def value(self, name: str, value: Any) -> Found | None:
         """A value, under whatever name."""
         if isinstance(value, str):
             if _DATA_URL.match(value) is not None:
@@ -114,17 +116,17 @@ class _Walk:
                 )
         elif isinstance(value, list):
             items = enumerate(cast("list[Any]", value))
-            return _first(self.value(f"{name}[{n}]", item) for n, item in items)
+            return _all(self.value(f"{name}[{n}]", item) for n, item in items)
         elif isinstance(value, dict):
             fields = cast("dict[str, Any]", value).items()
-            return _first(self.field(f"{name}.{key[:64]}", key, item) for key, item in fields)
+            return _all(self.field(f"{name}.{key[:64]}", key, item) for key, item in fields)
         return None
 
-    def annotation(self, name: str, value: Any) -> Any:
+    def annotation(self, name: str, value: Any) -> Found | None:
         """A citation, or a file that was read for an earlier answer."""
         if not isinstance(value, dict):
             return self.value(name, value)
-        found: list[Any] = []
+        found: list[Found | None] = []
         for key, inner in cast("dict[str, Any]", value).items():
             where = f"{name}.{key[:64]}"
             if key == "type" and isinstance(inner, str) and inner.startswith("file"):
@@ -137,15 +139,11 @@ class _Walk:
                 found.append(self.value(where, named))
             else:
                 found.append(self.field(where, key, inner))
-        return _first(found)
+        return _all(found)
 
 
-def _first(results: Any) -> Any:
-    """All are asked; the first that gave anything counts."""
-    first = None
-    for result in results:
-        first = first if first is not None else result
-    return first
+def _all(results: Iterable[Found | None]) -> Found | None:
+    return reduce(both, results, None)
 
 
 def _plain_name(name: str) -> str:

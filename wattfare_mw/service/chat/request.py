@@ -14,6 +14,7 @@ from ...types import MAX_MODEL_CHARACTERS
 from . import allowed_fields, attachments
 from .allowed_fields import DEFAULT_POLICY, Policy
 from .attachments import Attachments
+from .found import MAX_NAMED
 
 #: What a call is given that names no limit, in tokens, unless the operator says otherwise.
 DEFAULT_MAX_TOKENS = 8192
@@ -155,7 +156,7 @@ def read(body: bytes, *, uncut: bool = False, policy: Policy = DEFAULT_POLICY) -
     if attached.unbounded and policy.unbounded == "refuse":
         raise attachments.refusal(*attached.unbounded[0])
     names = (name for name, _ in attached.unbounded)
-    held = tuple(dict.fromkeys((*request.held, *names)))[: allowed_fields.MAX_NAMED]
+    held = tuple(dict.fromkeys((*request.held, *names)))[:MAX_NAMED]
     return msgspec.structs.replace(request, text=text, attachments=attached, held=held)
 
 
