@@ -25,7 +25,7 @@ from wattfare_mw import errors
 from wattfare_mw.cli.commands import cli
 from wattfare_mw.cli.serve import serve
 from wattfare_mw.middleware.options import Options
-from wattfare_mw.service.models.providers import PROVIDERS
+from wattfare_mw.service.models.provider_facts import PROVIDERS
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])

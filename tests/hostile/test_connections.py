@@ -18,7 +18,7 @@ from support.sockets import address_of, connect, database_in, head_of, rest, ser
 from support.victim import Memory
 
 from wattfare_mw import WattfareMiddleware, receiving
-from wattfare_mw.service import connections
+from wattfare_mw.service import sockets
 
 MB = 10**6
 
@@ -63,7 +63,7 @@ def test_an_endless_head_ends(alone: Service, kind: str) -> None:
 def test_a_head_that_takes_too_long(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sent: bytes
 ) -> None:
-    monkeypatch.setattr(connections, "HEAD_SECONDS", 0.1)
+    monkeypatch.setattr(sockets, "HEAD_SECONDS", 0.1)
     with served(tmp_path) as address:
         client = connect(address)
         client.sendall(sent)
@@ -190,7 +190,7 @@ def test_an_app_does_not_wait_for_a_body_either(
 def test_the_oldest_idle_connection_goes_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connections, "MAX_CONNECTIONS", 10)
+    monkeypatch.setattr(sockets, "MAX_CONNECTIONS", 10)
     with served(tmp_path) as address:
         clients = [connect(address) for _ in range(10)]
         busy = clients[0]
@@ -216,7 +216,7 @@ async def test_the_address_with_the_most_idle_connections_loses_one() -> None:
         def close_idle(self) -> None:
             closed.append(self.name)
 
-    idle = connections._IdleConnections()
+    idle = sockets._IdleConnections()
     idle.close_one()
     many: list[Any] = [Connection(f"a{number}") for number in range(3)]
     idle.add("b", few := Connection("b0"))  # type: ignore[arg-type]

@@ -21,7 +21,7 @@ from support.service import PATIENCE, Service, environment, run_service
 from support.sockets import address_of, connect, head_of, rest, served
 from support.victim import MB, Memory
 
-from wattfare_mw.service import connections
+from wattfare_mw.service import sockets
 
 HEALTH = b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n"
 LAST = b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
@@ -124,7 +124,7 @@ LOOPS = pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 def test_the_rest_of_a_body_that_does_not_come(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loop: str
 ) -> None:
-    monkeypatch.setattr(connections, "UNREAD_SECONDS", 0.1)
+    monkeypatch.setattr(sockets, "UNREAD_SECONDS", 0.1)
     with served(tmp_path, loop=loop) as address:
         client = connect(address)
         client.sendall(head_of("/api/v1/sessions", {}, 1000) + b"{")
@@ -145,17 +145,17 @@ def test_a_client_that_does_not_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loop: str
 ) -> None:
     """Its connection ends. One that reads slowly gets all of it."""
-    timed_out = connections._SendWait.timed_out
+    timed_out = sockets._SendWait.timed_out
     aborted = threading.Event()
 
-    def noted(wait: connections._SendWait) -> None:
+    def noted(wait: sockets._SendWait) -> None:
         timed_out(wait)
         if wait._transport.is_closing():
             aborted.set()
 
-    monkeypatch.setattr(connections._SendWait, "timed_out", noted)
-    monkeypatch.setattr(connections, "SEND_SECONDS", 0.3)
-    monkeypatch.setattr(connections, "MAX_PIPELINED", 10_000)
+    monkeypatch.setattr(sockets._SendWait, "timed_out", noted)
+    monkeypatch.setattr(sockets, "SEND_SECONDS", 0.3)
+    monkeypatch.setattr(sockets, "MAX_PIPELINED", 10_000)
     with served(tmp_path, loop=loop) as address:
         deaf, slow = connect(address), connect(address)
         for client in deaf, slow:
@@ -195,4 +195,4 @@ def test_the_service_takes_as_many_file_descriptors_as_it_needs(tmp_path: Path) 
         assert b"listening on" in process.stdout.readline()
         soft, _ = resource.prlimit(process.pid, resource.RLIMIT_NOFILE)  # type: ignore[attr-defined]
         process.terminate()
-    assert soft >= min(hard, 2 * connections.MAX_CONNECTIONS)
+    assert soft >= min(hard, 2 * sockets.MAX_CONNECTIONS)

@@ -21,7 +21,7 @@ from wattfare_mw.service.models.output_limits import (
     names_for,
     read_limits,
 )
-from wattfare_mw.service.models.providers import BY_NAME
+from wattfare_mw.service.models.provider_facts import BY_NAME
 
 PRICING = {"prompt": "0.000001", "completion": "0.000002"}
 BILL = Decimal("0.000011")  # of `good`

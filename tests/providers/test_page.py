@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from providers import PROVIDERS, page
-from wattfare_mw.service.models.providers import BY_NAME
+from wattfare_mw.service.models.provider_facts import BY_NAME
 
 
 def test_the_page_is_the_one_that_the_rows_make() -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from wattfare_mw import WattfareError
 from wattfare_mw.service import Settings
-from wattfare_mw.service.models.providers import BY_NAME, OTHER, PROVIDERS, find_provider
+from wattfare_mw.service.models.provider_facts import BY_NAME, OTHER, PROVIDERS, find_provider
 from wattfare_mw.service.models.upstream import Upstream
 
 

@@ -21,7 +21,7 @@ _forks.set_forkserver_preload(
     [
         "uvicorn.protocols.http.h11_impl",
         "wattfare_mw.cli.commands",
-        "wattfare_mw.service.connections",
+        "wattfare_mw.service.sockets",
         "wattfare_mw.service.ledger.postgresql.store",
         "wattfare_mw.service.server",
         "wattfare_mw.service.ledger.sqlite.writer",

@@ -16,7 +16,7 @@ from ..service import Settings, secret_from_environment
 from ..service import serve as run
 from ..service.chat.request import DEFAULT_MAX_TOKENS, MAX_TOKENS
 from ..service.models.own_prices import FORM
-from ..service.models.providers import BY_NAME
+from ..service.models.provider_facts import BY_NAME
 from ..service.records import DEFAULT_GRANT, DETACHED_SECONDS, UNBOUNDED_HOLD
 from ..service.settings import (
     CALLS_PER_APP,

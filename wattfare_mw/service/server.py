@@ -15,10 +15,10 @@ from ..errors import WattfareError
 from .api.rate_limits import RateLimits
 from .api.state import ServiceState
 from .asgi import create_app
-from .connections import LimitedProtocol, raise_descriptors
 from .errors import shutting_down
 from .ledger.databases import open_store
 from .settings import Settings
+from .sockets import LimitedProtocol, raise_descriptors
 
 #: How long a stream that was told has to take the news, in seconds.
 LAST_WORDS_SECONDS = 5

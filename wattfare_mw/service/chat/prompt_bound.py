@@ -16,7 +16,7 @@ which is the request as the upstream's chat template writes it down:
   :data:`WITH_TOOLS` for the rules on how tools are called.
 
 What the upstream adds beyond that (retrieved pages, say) is not the user's: such fields are
-refused, see :mod:`.fields`.
+refused, see :mod:`.allowed_fields`.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ import re
 import msgspec
 
 from ..chat.request import FLOOR_TOKENS
-from .providers import LimitName
+from .provider_facts import LimitName
 
 #: The statuses of a refusal. Some gateways answer with their own when their upstream refuses.
 STATUSES = frozenset({400, 404, 405, 409, 413, 422, 500, 501, 502})

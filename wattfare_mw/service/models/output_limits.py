@@ -19,7 +19,7 @@ import msgspec
 from ...types import exact
 from ..chat.request import FLOOR_TOKENS, MAX_TOKENS
 from . import model_lists
-from .providers import LimitName, ProviderFacts
+from .provider_facts import LimitName, ProviderFacts
 
 V = TypeVar("V")
 

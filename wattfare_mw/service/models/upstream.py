@@ -33,7 +33,7 @@ from .catalog import Catalog, NoListError
 from .offers import Offer
 from .output_limits import LearnedLimits, ModelLimits, names_for
 from .own_prices import OwnPrices
-from .providers import OTHER, LimitName, find_provider
+from .provider_facts import OTHER, LimitName, find_provider
 from .redaction import Redactor
 
 log = get_logger("wattfare_mw.service", show_messages=False)
@@ -88,7 +88,7 @@ class Upstream:
             refused, but for those of ``allow_unpriced``: each holds all that is left of a budget.
         prices: the operator's own, as in ``Settings``.
         media: what models make of images, files and audio, as in ``Settings``.
-        provider: the name of a row in :mod:`.providers`; None: found by the URL.
+        provider: the name of a row in :mod:`.provider_facts`; None: found by the URL.
         max_answer_bytes: the most bytes of an answer that is not a stream.
         on_hang_up: what happens to a stream whose client leaves. ``stop`` closes the connection;
             ``finish`` reads the stream to its end, because the upstream goes on anyway. None: by
