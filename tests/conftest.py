@@ -142,6 +142,7 @@ def upstream(_upstream: Upstream) -> Iterator[Upstream]:
     yield _upstream
     failures = list(_upstream.failures)
     _upstream.failures.clear()
+    _upstream.reset()  # for what a module starts before its first test
     assert not failures, failures
 
 

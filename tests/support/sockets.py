@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from support.servers import uvicorn_server
 from support.service import PATIENCE
-from wattfare_mw.service import Settings, connections, create_app
+from wattfare_mw.service import Settings, create_app, sockets
 
 
 def connect(address: Any) -> socket.socket:
@@ -52,7 +52,7 @@ def head_of(path: str, headers: dict[str, str], length: int | None = None) -> by
 def served(folder: Path, **options: Any) -> Generator[Any]:
     """The service in this process, so that a test can set its limits."""
     app = create_app(Settings(database=database_in(folder)))
-    with uvicorn_server(app, http=connections.LimitedProtocol, **options) as address:
+    with uvicorn_server(app, http=sockets.LimitedProtocol, **options) as address:
         yield address
 
 

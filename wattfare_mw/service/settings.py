@@ -59,8 +59,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             table in ``service/chat/families.py``.
         aliases: other names of models: a client asks for the key, and the value is sent, priced
             and recorded.
-        provider: the name of the upstream's row in ``service/models/provider_facts.py``; None: found
-            by the URL.
+        provider: the name of the upstream's row in ``service/models/provider_facts.py``; None:
+            found by the URL.
         metrics: serve ``/metrics``, to whoever asks.
         grant_ceiling: what the grants of each app may hold of the operator's money at once, in
             nano-dollars; None for no grants of it.
