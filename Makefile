@@ -10,8 +10,8 @@ FUZZ := .venv-fuzz
 JOBS ?= auto
 PYTEST = $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 PYTEST_ARGS ?=
-# The tests of the ledger, which take longer with more examples and more deaths of processes.
-LONG = tests/service/test_ledger.py tests/service/test_deaths.py
+# Those that take longer with more examples and more deaths of processes, and are not fast.
+LONG = tests/service/test_ledger.py tests/service/test_deaths.py tests/service/test_real_prompts.py
 BENCH_ARGS ?=
 # How long `make fuzz` may take; without it, it runs a million inputs.
 FUZZ_SECONDS ?=

@@ -32,8 +32,18 @@ STARTERS = {"run_service", "run_cli", "run_cluster", "run_forked", "run_sdk", "r
 STARTERS |= {"getfixturevalue", "loaded_by", "serving", "shared_cluster", "shared_redis"}
 STARTERS |= {"subprocess", "uvicorn_process", "victim", "victim_at"}
 #: Modules that are not fast, although their tests have none of these: they write to a database on
-#: the disk, start processes in other ways, or wait for the timeouts of real connections.
-SLOW = {*LONG, "test_examples", "test_stores", "test_transport", "test_writer"}
+#: the disk, start processes in other ways, wait for the timeouts of real connections, or read long
+#: texts.
+SLOW = {
+    *LONG,
+    "test_connections",
+    "test_examples",
+    "test_floods",
+    "test_real_prompts",
+    "test_stores",
+    "test_transport",
+    "test_writer",
+}
 SLOW |= {"test_full_disk", "test_gevent", "test_silence"}
 
 
