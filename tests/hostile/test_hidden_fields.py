@@ -16,6 +16,7 @@ from support.upstream import Upstream
 
 from wattfare_mw.errors import WattfareError
 from wattfare_mw.service.chat import allowed_fields
+from wattfare_mw.service.chat import request as chat_request
 
 IMAGE = {"url": "data:image/png;base64,AAAA", "detail": "high"}
 CACHE = {"type": "ephemeral", "ttl": "5m"}
@@ -202,7 +203,7 @@ def put(path: Path, value: Any) -> dict[str, Any]:
 
 def passes(request: dict[str, Any]) -> bool:
     try:
-        allowed_fields.check(request)
+        chat_request.read(json.dumps(request).encode())
     except WattfareError as refused:
         assert refused.code == "invalid_request"  # noqa: PT017
         return False

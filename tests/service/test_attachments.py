@@ -5,9 +5,10 @@ from __future__ import annotations
 import base64
 import json
 import math
+import re
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from support.media import (
     MP3_FRAME,
@@ -110,7 +111,6 @@ def test_the_shapes_of_an_image(part: dict) -> None:
         "data:image/svg+xml,<svg width='1' height='1'/>",
         data_url(b"II*\0" + b"\1" * 200),
         data_url(b"\0\0\0\x20ftypavif" + b"\0" * 200),
-        "gs://bucket/a.png",
     ],
 )
 def test_what_cannot_be_read_counts_as_the_most(url: str) -> None:
@@ -123,6 +123,7 @@ def test_what_cannot_be_read_counts_as_the_most(url: str) -> None:
 
 @given(st.binary(max_size=400), st.sampled_from([b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"]))
 def test_any_bytes_are_an_image_of_some_size(data: bytes, start: bytes) -> None:
+    assume(b"%PDF-" not in data)
     width, height = seen(image_part(data_url(start + data)))
     assert (width > 0) == (height > 0)
 
@@ -133,7 +134,7 @@ def test_any_text_is_the_url_of_an_image_or_refused(text: str) -> None:
         try:
             assert attached(image_part(url)) != Attachments()
         except WattfareError as refused:
-            assert "cannot be bounded" in refused.message  # noqa: PT017
+            assert re.search("cannot be bounded|no content", refused.message)  # noqa: PT017
 
 
 @pytest.mark.parametrize(
@@ -158,6 +159,7 @@ def test_what_is_no_image_where_one_belongs_has_no_bound(part: dict) -> None:
     "part",
     [
         image_part("gs://bucket/film"),
+        image_part("gs://bucket/a.png"),
         image_part("file:///etc/passwd"),
         {"type": "file", "file": {"file_data": "s3://bucket/a.pdf"}},
         {"type": "input_file", "file_url": "gs://bucket/a.pdf"},

@@ -377,6 +377,10 @@ def test_text_for_the_template_is_part_of_the_bound(fields: dict) -> None:
     [
         {"type": "image_url", "image_url": {"url": 5}},
         {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA==", "tiles": 9}},
+        {"type": "input_audio", "input_audio": {}},
+        {"type": "image_url", "image_url": None},
+        {"type": "image_url", "image_url": {"url": " "}},
+        {"type": "file", "file": {}},
         {"type": "file", "file": {"file_id": "file-1"}},
         {"type": "document", "source": {"type": "file", "file_id": "file-1"}},
         {"type": 5},
@@ -396,9 +400,7 @@ def test_parts_that_are_never_let_through(part: object) -> None:
 @pytest.mark.parametrize(
     "part",
     [
-        {"type": "input_audio", "input_audio": {}},
         {"type": "input_audio", "input_audio": {"data": "T2dnUw==", "format": "ogg"}},
-        {"type": "file", "file": {}},
         {"type": "file", "file": {"file_data": "https://example.com/a.pdf"}},
         {"type": "file", "file": {"file_data": "UEsDBBQ/"}},
         {"type": "input_file", "file_url": "https://example.com/a.pdf"},

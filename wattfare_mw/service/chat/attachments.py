@@ -151,7 +151,7 @@ class _Found:
     def input_audio(self, name: str, part: dict[str, Any]) -> None:
         inner = part.get("input_audio")
         fields = cast("dict[str, Any]", inner) if isinstance(inner, dict) else part
-        data = _bytes(fields.get("data"))
+        data = _bytes(_content(name, fields.get("data")))
         seconds = None if data is None else audio_length.seconds(data)
         if seconds is None:
             because = "only WAV and MP3 say how long they are; send one of these"
@@ -164,7 +164,7 @@ class _Found:
 
     def _picture(self, name: str, value: object, detail: object, kind: object) -> None:
         """What stands where an image belongs. Some gateways pass on a PDF or a video there."""
-        if isinstance(value, str) and _may_be_other(value, kind):
+        if _may_be_other(_content(name, value), kind):
             self._file(name, value)
         else:
             self._image(value, detail)
@@ -174,9 +174,7 @@ class _Found:
         self.images.append(Image(width, height, detail if isinstance(detail, str) else None))
 
     def _file(self, name: str, value: object) -> None:
-        if isinstance(value, str) and _SCHEME.match(value) and not _WEB.match(value):
-            # Such as gs:// or file://, which stand for what is the operator's.
-            raise refusal(name, "it names a place that only the operator may read")
+        value = _content(name, value)
         data = _bytes(value)
         if data is None:
             because = "its content is not here; send the file itself, as a data URL"
@@ -192,6 +190,15 @@ class _Found:
         else:
             because = "it is neither a PDF, an image, WAV, MP3 nor plain text"
             self.unbounded.append((name, because))
+
+
+def _content(name: str, value: object) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise invalid_request(f"`{name}` has no content.")
+    if _SCHEME.match(value) and not _WEB.match(value):
+        # Such as gs:// or file://, which stand for what is the operator's.
+        raise refusal(name, "it names a place that only the operator may read")
+    return value
 
 
 _READERS = {
