@@ -208,7 +208,16 @@ def test_sigterm_during_a_stream(tmp_path, stop: str) -> None:
         ({"messages": [{"role": "system", "content": "x"}]}, "last user message"),
         ({"messages": [{"role": "user", "content": 5}]}, "content` is a string"),
         (
-            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
+            {
+                "messages": [
+                    {
+                        "role": "user",
+                        "content": [
+                            {"type": "image_url", "image_url": {"url": "https://x.test/a"}}
+                        ],
+                    }
+                ]
+            },
             "type `text` only",
         ),
         ({"max_tokens": 0}, "`max_tokens`"),

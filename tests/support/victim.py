@@ -26,6 +26,9 @@ LONGEST_GAP = 1.0
 #: with a word every 20 ms until the client leaves. `wattfare/echo-slow` has one every 50 ms.
 QUESTION = "victim"
 
+#: The limit of the stream, in tokens: it outlasts the slowest test.
+ENOUGH = 1_000_000
+
 MB = 10**6
 #: By how many bytes the memory of a process may grow under attack, at most.
 MOST_MEMORY = 200 * MB
@@ -130,7 +133,7 @@ def victim(app: App, model: str = "wattfare/echo-slow", user: str = "victim") ->
     """A connected user's stream beside the block. Afterwards: nothing has happened to it, and the
     ledger is right."""
     app.connect(user, monthlyUsd=100)
-    body = chat_body(f"{QUESTION} " * 400, model=model, stream=True, max_tokens=400)
+    body = chat_body(f"{QUESTION} " * 400, model=model, stream=True, max_tokens=ENOUGH)
     with victim_at(app.http.base_url.join("chat/completions"), app.paid_by(user), body) as seen:
         yield seen
     assert read_database(app.service.database, verify) == []
@@ -139,8 +142,7 @@ def victim(app: App, model: str = "wattfare/echo-slow", user: str = "victim") ->
 @contextmanager
 def victim_at(url: Any, headers: dict[str, str], body: Any = None) -> Iterator[Victim]:
     """The same at this URL of a service or of an app. There is no ledger to look at."""
-    # Enough tokens for a stream that outlasts the slowest test.
-    body = body or chat_body(QUESTION, model="fake/model", stream=True, max_tokens=1_000_000)
+    body = body or chat_body(QUESTION, model="fake/model", stream=True, max_tokens=ENOUGH)
     with (
         httpx.Client(timeout=PATIENCE, trust_env=False, verify=ssl_context()) as http,
         Victim(lambda: http.stream("POST", url, json=body, headers=headers)) as seen,
