@@ -22,6 +22,7 @@ from wattfare_mw.service.inference.true_costs import TrueCosts
 from wattfare_mw.service.keys import new_app
 from wattfare_mw.service.ledger.sqlite.store import SQLiteStore
 from wattfare_mw.service.ledger.verify import verify
+from wattfare_mw.service.models import offers
 from wattfare_mw.service.models.echo import Echo
 from wattfare_mw.service.models.upstream import Upstream
 from wattfare_mw.service.records import (
@@ -160,6 +161,28 @@ async def test_what_comes_before_the_end_does_not_wait_until_it_is_settled(
     before = [*words, told] if include_usage else words
     assert bench.sent == [b"".join(map(sse.write, before)), sse.write(sse.DONE), b"end"]
     assert bench.totals == [Totals(reserved=job.bounds.most), Totals(billed=3 * 1000 + 2 * 2000)]
+
+
+async def test_a_call_that_waits_is_counted_by_a_tokenizer_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It asks for closer bounds each time that it looks for its budget."""
+    counts: list[int] = []
+
+    def counted(_offers: object, _request: object, text: int) -> list[int]:
+        counts.append(text)
+        return [text // 2]
+
+    monkeypatch.setattr(offers, "counted", counted)
+    upstream = Upstream("http://upstream", transport=AllAtOnce(sse.DONE))
+    asked = chat_body("hi " * 100, stream=True, model="m")
+    job = await upstream.prepare(chat_request.read(encode(asked)), "r")
+    wide = job.bounds
+    closer = await job.tighten()
+    assert closer is not None
+    assert closer.least < wide.least
+    assert await job.tighten() == closer
+    assert len(counts) == 1
 
 
 async def test_an_answer_that_is_nothing_but_its_end(bench: Bench) -> None:

@@ -35,7 +35,6 @@ from .waiting import BudgetQueues
 #: that nobody else settles a call that is still being answered.
 FORWARD_SECONDS = LEASE_SECONDS - 2
 
-
 log = get_logger("wattfare_mw.service", show_messages=False)
 
 

@@ -141,9 +141,11 @@ class Upstream:
     async def prepare(self, request: ChatRequest, request_id: str) -> UpstreamJob:
         """The call with its limit and its price."""
         models = [await self._offer(model) for model in request.models]
-        unbounded = request.held or any(map(_names_preset, request.models))
-        if any(offer.price is None for offer in models):
-            unbounded = True
+        unbounded = (
+            request.held
+            or any(map(_names_preset, request.models))
+            or any(offer.price is None for offer in models)
+        )
         hold = self._hold if unbounded else None
         if request.attachments is not None and request.attachments.documents:
             read = await documents.read(request.attachments)
@@ -340,6 +342,7 @@ class UpstreamJob:
         price = offers.dearest(self._bounds, request.n * most)
         self.meter = Meter(price, estimate, images=images)
         self._unanswered = len(models) > 1
+        self._is_tight = False
         self._limit_names = names_for(
             request.model,
             request.limit_names,
@@ -376,11 +379,15 @@ class UpstreamJob:
         return bounds if self._hold is None else bounds.holding(self._hold)
 
     async def tighten(self) -> Bounds | None:
-        """Count the prompt with the model's own tokenizer, if it is here."""
+        """Count the prompt with the model's own tokenizer, if it is here. It is counted once: a
+        call that waits for its budget asks again and again."""
+        if self._is_tight:
+            return self.bounds
         request = self._request
         texts = await in_thread(offers.counted, self._offers, request, self._text)
         if not self._bounds or texts is None:
             return None
+        self._is_tight = True
         self._bounds = offers.bounds(self._offers, texts, request.attachments, self._page_usd)
         self.bounds = self._all_bounds(request.n)
         return self.bounds
