@@ -301,11 +301,12 @@ _MADE_IMAGE = _of_type(
 )
 
 
-def _beside(rules: Mapping[str, Rule], *, made: bool = True) -> Rule:
-    """An object with these fields, and what libraries keep beside them.
+def _known_or(rules: Mapping[str, Rule], other: Callable[[str, str, Any], Found | None]) -> Rule:
+    """An object with these fields, and others.
 
     Args:
-        made: has a model made it?
+        other: the rule for a field that is not among them. It gets the place of the field, its
+            whole name and its value.
     """
 
     def rule(name: str, value: Any) -> Found | None:
@@ -316,16 +317,26 @@ def _beside(rules: Mapping[str, Rule], *, made: bool = True) -> Rule:
             if inner is None:
                 continue
             known, where = rules.get(field), f"{name}.{field[:64]}"
-            if known is not None:
-                more = known(where, inner)
-            else:
-                if not made and foreign_fields.is_foreign(field):
-                    raise _foreign(where, field)
-                more = kept_fields.check(where, inner, _CACHE_CONTROL, made=made)
+            more = other(where, field, inner) if known is None else known(where, inner)
             found = both(found, more)
         return found
 
     return rule
+
+
+def _beside(rules: Mapping[str, Rule], *, made: bool = True) -> Rule:
+    """An object with these fields, and what libraries keep beside them.
+
+    Args:
+        made: has a model made it?
+    """
+
+    def kept(name: str, field: str, value: Any) -> Found | None:
+        if not made and foreign_fields.is_foreign(field):
+            raise _foreign(name, field)
+        return kept_fields.check(name, value, _CACHE_CONTROL, made=made)
+
+    return _known_or(rules, kept)
 
 
 # What a model has thought, said or called before, as parts: Mistral's, Anthropic's, and those of
@@ -412,24 +423,14 @@ def _of_tool(rules: Mapping[str, Rule], *, plain: bool) -> Rule:
             of the tool.
     """
 
-    def rule(name: str, value: Any) -> Found | None:
-        if not isinstance(value, dict):
-            raise invalid_request(f"`{name}` is an object.")
-        found: Found | None = None
-        for field, inner in cast("dict[str, Any]", value).items():
-            if inner is None:
-                continue
-            known, where = rules.get(field), f"{name}.{field[:64]}"
-            if known is not None:
-                found = both(found, known(where, inner))
-            elif kept_fields.is_of_provider(field) or (plain and isinstance(inner, (dict, list))):
-                raise invalid_request(
-                    f"`{where}` is no field of a tool that this service knows, so that its cost "
-                    "cannot be bounded."
-                )
-        return found
+    def kept(name: str, field: str, value: Any) -> None:
+        if kept_fields.is_of_provider(field) or (plain and isinstance(value, (dict, list))):
+            raise invalid_request(
+                f"`{name}` is no field of a tool that this service knows, so that its cost "
+                "cannot be bounded."
+            )
 
-    return rule
+    return _known_or(rules, kept)
 
 
 _FUNCTION = _of_tool(
