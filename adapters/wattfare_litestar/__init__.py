@@ -15,11 +15,12 @@ from litestar.config.app import AppConfig
 from litestar.config.csrf import CSRFConfig
 from litestar.connection import ASGIConnection
 from litestar.di import Provide
-from litestar.exceptions import HTTPException
+from litestar.exceptions import HTTPException, NotFoundException
+from litestar.exceptions.responses import create_exception_response
 from litestar.handlers import ASGIRouteHandler, HTTPRouteHandler
 from litestar.plugins import InitPlugin
 from litestar.response.base import ASGIResponse
-from litestar.types import ASGIApp, Receive, Scope, Send
+from litestar.types import Receive, Scope, Send
 
 from wattfare_mw import AsyncUser, AsyncWattfare, User, WattfareError
 from wattfare_mw import Request as NeutralRequest
@@ -68,6 +69,8 @@ class WattfarePlugin(InitPlugin):
         app_config.dependencies.setdefault("wattfare_user_sync", Provide(self._user_sync))
         handlers = cast("dict[Any, Any]", app_config.exception_handlers)  # pyright: ignore[reportUnknownMemberType]
         handlers.setdefault(WattfareError, wattfare_error_handler)
+        if self._driver.openai_base is not None and not handlers.keys() & {404, NotFoundException}:
+            handlers[NotFoundException] = self._not_found
         app_config.on_shutdown.append(self._driver.aclose)
         return app_config
 
@@ -87,16 +90,25 @@ class WattfarePlugin(InitPlugin):
             name="wattfare:model",
             include_in_schema=False,
         )
-        async def wattfare(request: Request[Any, Any, Any]) -> ASGIApp:
+        async def wattfare(request: Request[Any, Any, Any]) -> Response[None]:
             model = str(request.path_params["model"]).lstrip("/")
-            path = f"{base}/models/{model}"
-
-            async def answer(scope: Scope, receive: Receive, send: Send) -> None:
-                await self._driver.serve(path, scope, receive, send)  # type: ignore[arg-type]
-
-            return answer
+            return _Served(self._driver, f"{base}/models/{model}")
 
         return wattfare
+
+    def _not_found(
+        self, request: Request[Any, Any, Any], error: NotFoundException
+    ) -> Response[Any]:
+        """Say what to use in place of a path of OpenAI's API for which the app has no route."""
+        path = request.scope["path"]
+        # A route of the app can raise the same exception.
+        if "route_handler" not in request.scope and self._driver.answers_below(path):
+            return _Served(self._driver, path)
+        handlers = cast("dict[Any, Any]", request.app.exception_handlers)  # pyright: ignore[reportUnknownMemberType]
+        for kind in NotFoundException.__mro__[1:]:
+            if kind in handlers:
+                return handlers[kind](request, error)
+        return cast("Response[Any]", create_exception_response(request, error))
 
     # Of the scope, which a websocket has, too.
     async def _user(self, scope: Scope) -> AsyncUser:
@@ -108,6 +120,20 @@ class WattfarePlugin(InitPlugin):
 
 class _Driver(WattfareASGIMiddleware):
     _let_through = _LITESTAR_ANSWERS
+
+
+class _Served(Response[None]):
+    """The middleware's own answer, for a handler to return."""
+
+    def __init__(self, driver: _Driver, path: str) -> None:
+        super().__init__(None)
+        self._driver, self._path = driver, path
+
+    def to_asgi_response(self, *_args: Any, **_options: Any) -> Any:
+        async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+            await self._driver.serve(self._path, scope, receive, send)  # type: ignore[arg-type]
+
+        return answer
 
 
 def session_route(

@@ -209,6 +209,31 @@ def fastapi(app: App) -> Any:
     return _served(uvicorn_server, inner)
 
 
+def litestar(app: App) -> Any:
+    from litestar import Litestar, MediaType, Response, get, post
+    from litestar.exceptions import NotFoundException
+    from wattfare_litestar import WattfarePlugin
+
+    @post("/api/wattfare/embeddings", media_type=MediaType.TEXT, status_code=200)
+    async def embeddings() -> str:
+        return "own /api/wattfare/embeddings"
+
+    @get("/api/wattfare/models/own", media_type=MediaType.TEXT)
+    async def model() -> str:
+        return "own /api/wattfare/models/own"
+
+    @get("/api/wattfare/files")
+    async def files() -> None:
+        raise NotFoundException("mine")
+
+    @get("/api/wattfare/models/json")
+    async def missing() -> Any:
+        return Response({"mine": True}, status_code=404)
+
+    plugin = WattfarePlugin(**_options(app))
+    return _served(uvicorn_server, Litestar([embeddings, model, files, missing], plugins=[plugin]))
+
+
 def _flask_app() -> Any:
     import flask
 
@@ -280,7 +305,10 @@ def _plain(path: str) -> tuple[int, str, str]:
     return 404, "text/plain", "Not Found"
 
 
-KINDS = [starlette, around_starlette, fastapi, flask, around_flask, plain_asgi, plain_wsgi]
+KINDS = [
+    *(starlette, around_starlette, fastapi, litestar),
+    *(flask, around_flask, plain_asgi, plain_wsgi),
+]
 
 
 @pytest.fixture(scope="module", params=KINDS, ids=lambda kind: kind.__name__)
@@ -324,28 +352,10 @@ def test_the_apps_own_routes_win(http: httpx.Client) -> None:
 
 
 def test_what_is_not_of_openai_is_the_apps(http: httpx.Client) -> None:
-    for path in ("/nothing", "/chat", "/response", "/models/"):
+    for path in ("/nothing", "/chat", "/response"):
         answer = http.get(path)
         assert answer.status_code in (404, 405)
         assert '"code":"invalid_request"' not in answer.text
-
-
-def test_the_litestar_plugin_gives_one_model(app: App) -> None:
-    from litestar import Litestar, get
-    from wattfare_litestar import WattfarePlugin
-
-    @get("/api/wattfare/files")
-    async def files() -> str:
-        return "own"
-
-    inner = Litestar([files], plugins=[WattfarePlugin(**_options(app))])
-    with _served(uvicorn_server, inner) as url, httpx.Client(trust_env=False) as http:
-        for entry in MODELS:
-            for path in quoted(entry["id"]):
-                answer = http.get(f"{url}/api/wattfare/models/{path}")
-                assert (answer.status_code, answer.json()) == (200, entry)
-        assert http.get(f"{url}/api/wattfare/files").text == "own"
-        assert "There is no model" in error_in(http.get(f"{url}/api/wattfare/models/no/such"))
 
 
 def test_an_app_that_allows_some_models_hides_the_others(app: App) -> None:
@@ -377,6 +387,31 @@ def test_another_path_of_the_inference_is_no_base(app: App) -> None:
     gate = WattfareMiddleware(asgi_app, interface="asgi", **root)._gate
     assert gate.below("/files") is not None
     assert gate.below("/file") is None
+    assert gate.below("/models/") is None
+
+
+def test_a_litestar_app_keeps_its_own_page_for_what_is_not_found(app: App) -> None:
+    from litestar import Litestar, MediaType, Response, get
+    from litestar.exceptions import HTTPException
+    from wattfare_litestar import WattfarePlugin
+
+    def page(_request: Any, error: HTTPException) -> Any:
+        return Response("own page", media_type=MediaType.TEXT, status_code=error.status_code)
+
+    @get("/")
+    async def home() -> None: ...
+
+    def get_text(handlers: Any, path: str) -> str:
+        plugin = WattfarePlugin(**_options(app))
+        inner = Litestar([home], plugins=[plugin], exception_handlers=handlers)
+        with _served(uvicorn_server, inner) as url:
+            return httpx.get(f"{url}{path}", trust_env=False).text
+
+    for kind in (HTTPException, Exception, 404):
+        assert get_text({kind: page}, "/nothing") == "own page"
+    assert "is not served" in get_text({HTTPException: page}, "/api/wattfare/files")
+    # The app answers each 404 itself.
+    assert get_text({404: page}, "/api/wattfare/files") == "own page"
 
 
 @pytest.mark.parametrize(
