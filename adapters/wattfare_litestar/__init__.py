@@ -16,7 +16,7 @@ from litestar.config.csrf import CSRFConfig
 from litestar.connection import ASGIConnection
 from litestar.di import Provide
 from litestar.exceptions import HTTPException, NotFoundException
-from litestar.exceptions.responses import create_exception_response
+from litestar.exceptions.responses import create_exception_response  # pyright: ignore[reportUnknownVariableType]
 from litestar.handlers import ASGIRouteHandler, HTTPRouteHandler
 from litestar.plugins import InitPlugin
 from litestar.response.base import ASGIResponse
