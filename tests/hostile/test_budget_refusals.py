@@ -81,7 +81,7 @@ def turnstile(fake: Upstream) -> Iterator[Turnstile]:
 def users_pay(tmp_path_factory: pytest.TempPathFactory, _fake: Upstream) -> Iterator[Service]:
     path = tmp_path_factory.mktemp("users_pay")
     # These tests ask again and again whether something has happened.
-    limits = ("--max-calls-per-user", "6", "--calls-per-minute-per-user", "100000")
+    limits = ("--max-calls-per-user", "6", "--calls-per-minute-per-user", "100000", "--metrics")
     with run_service(path, "--upstream", _fake.url, *limits) as service:
         yield service
 
@@ -331,6 +331,12 @@ def later(pool: ThreadPoolExecutor, *asked: Any, **more: Any) -> Future[httpx.Re
     return pool.submit(call)
 
 
+def waits(app: App, count: int = 1) -> None:
+    """Until so many calls wait for their budget."""
+    line = f"wattfare_waiting_calls {float(count)}"
+    assert eventually(lambda: line in app.http.get(f"{app.service.url}/metrics").text)
+
+
 def test_a_call_waits_until_the_budget_is_free(
     app: App, turnstile: Turnstile, pool: ThreadPoolExecutor
 ) -> None:
@@ -366,7 +372,7 @@ def test_they_are_let_in_in_order(app: App, turnstile: Turnstile, pool: ThreadPo
     turnstile.wait()
     for n in range(1, 5):
         calls.append(later(pool, app, str(n)))
-        time.sleep(0.1)  # nothing tells that a call has joined the queue
+        waits(app, n)
     for _ in range(4):
         turnstile.free.release()
         turnstile.wait()
@@ -444,7 +450,7 @@ def test_it_ends_if_the_user_revokes(
     first = pool.submit(ask, app, "first")
     turnstile.wait()
     second = later(pool, app, "second")
-    time.sleep(0.1)  # nothing tells that it waits
+    waits(app)
     answer = app.http.delete("/connections", headers=bearer(app.token()))
     assert answer.status_code == 204
     assert error_in(second.result(PATIENCE))["code"] == "not_connected"
@@ -470,13 +476,13 @@ def test_a_cap_that_is_raised_lets_it_in(
 def test_it_ends_with_the_service(
     tmp_path: Path, fake: Upstream, turnstile: Turnstile, pool: ThreadPoolExecutor
 ) -> None:
-    running = run_service(tmp_path, "--upstream", fake.url, stop_grace=0.2)
+    running = run_service(tmp_path, "--upstream", fake.url, "--metrics", stop_grace=0.2)
     with running as service, service.app() as app:
         app.connect(monthlyUsd=0.0022)
         first = pool.submit(ask, app, "first")
         turnstile.wait()
         second = later(pool, app, "second")
-        time.sleep(0.1)  # nothing tells that it waits
+        waits(app)
         began = time.monotonic()
         service.stop()
         assert error_in(second.result(PATIENCE), 503)["code"] == "upstream"

@@ -79,6 +79,7 @@ def create_app(
                 detached_seconds=settings.detached_seconds,
                 overrun=metrics.overrun,
             )
+            metrics.watch_waiting(lambda: runner.waiting)
             keeper = LeaseKeeper(runner)
             app.state.service = ServiceState(
                 store=store,

@@ -1,4 +1,4 @@
-"""What operators can watch: counters for Prometheus. To add a metric, add a counter here.
+"""What operators can watch: counters and gauges for Prometheus. To add a metric, add it here.
 
 ``GET /metrics`` is off by default (``--metrics``), because it is open to every client that can
 reach the service. So no label names an app, a user or a model. Each process counts from its own
@@ -7,7 +7,15 @@ start.
 
 from __future__ import annotations
 
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, generate_latest
+from collections.abc import Callable
+
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    generate_latest,
+)
 
 from .. import money
 
@@ -15,7 +23,7 @@ CONTENT_TYPE = CONTENT_TYPE_LATEST
 
 
 class Metrics:
-    """The counters of one service.
+    """The metrics of one service.
 
     Attributes:
         overrun_calls: calls for which the upstream claims more than was reserved.
@@ -41,8 +49,16 @@ class Metrics:
         self.overrun_calls.inc()
         self.overrun_usd.inc(float(money.usd(nanos)))
 
+    def watch_waiting(self, count: Callable[[], float]) -> None:
+        """Show how many calls wait until other calls free their budget."""
+        Gauge(
+            "wattfare_waiting_calls",
+            "Calls that wait until other calls of the same user or grant end.",
+            registry=self._registry,
+        ).set_function(count)
+
     def exposition(self) -> bytes:
-        """All counters, in the text format of Prometheus."""
+        """All metrics, in the text format of Prometheus."""
         return generate_latest(self._registry)
 
     def _counter(self, name: str, description: str) -> Counter:

@@ -181,6 +181,11 @@ class CallRunner:
                 return active.detach(self._detached_seconds)
         return call_id in self._questions
 
+    @property
+    def waiting(self) -> int:
+        """How many calls wait for their budget."""
+        return len(self._queues)
+
     def stop_waiting(self, error: WattfareError) -> None:
         """End the calls that wait for their budget; each client is told ``error``."""
         for active in list(self._active):

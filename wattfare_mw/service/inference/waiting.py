@@ -68,6 +68,10 @@ class BudgetQueues:
             else:
                 del self._queues[payer]
 
+    def __len__(self) -> int:
+        """How many calls wait."""
+        return sum(map(len, self._queues.values()))
+
     def freed(self, payer: Payer) -> None:
         """A call of this payer has ended."""
         queue = self._queues.get(payer)
