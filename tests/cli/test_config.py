@@ -80,6 +80,7 @@ max-calls-per-user = 1
 max-calls-per-app = 2
 calls-per-minute-per-user = 3
 calls-per-minute-per-app = 4
+public-url = "https://Wattfare.example.com:443/"
 forwarded-allow-ips = "*"
 stop-grace = 1.5
 on-hang-up = "finish"
@@ -125,6 +126,7 @@ def test_every_option_can_be_given(write: Callable[[str], str]) -> None:
         "max_calls_per_app": 2,
         "calls_per_minute_per_user": 3,
         "calls_per_minute_per_app": 4,
+        "public_url": "https://wattfare.example.com",
         "forwarded_allow_ips": "*",
         "stop_grace": 1.5,
         "on_hang_up": "finish",

@@ -165,6 +165,12 @@ NO_CEILING = "none"
     "The most inference calls a minute of one app, in each process.",
 )
 @option(
+    "--public-url",
+    metavar="URL",
+    help="The URL under which people open the pages, such as https://wattfare.example.com. "
+    "Passkeys need https and a name, or localhost. The default is http://localhost with the port.",
+)
+@option(
     "--forwarded-allow-ips",
     default=FORWARDED_ALLOW_IPS,
     show_default=True,
@@ -223,6 +229,7 @@ def serve(
     max_answer_bytes: int,
     calls_per_minute_per_user: int,
     calls_per_minute_per_app: int,
+    public_url: str | None,
     forwarded_allow_ips: str,
     max_calls_per_user: int,
     max_calls_per_app: int,
@@ -271,6 +278,7 @@ def serve(
         rate_limit_storage=rate_limit_storage,
         calls_per_minute_per_user=calls_per_minute_per_user,
         calls_per_minute_per_app=calls_per_minute_per_app,
+        public_url=public_url,
         forwarded_allow_ips=forwarded_allow_ips,
         max_calls_per_user=max_calls_per_user,
         max_calls_per_app=max_calls_per_app,

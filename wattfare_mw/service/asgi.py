@@ -9,11 +9,14 @@ from contextlib import asynccontextmanager
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from ..body_memory import BodyMemory
 from ..transport import AsyncTransport
 from ..transport.idle import IdleTimer
+from . import public_url
 from .api import output
 from .api.call_limits import CallLimits
 from .api.chat_completions import ChatCompletions
@@ -30,7 +33,9 @@ from .ledger.databases import open_store
 from .metrics import Metrics
 from .models.echo import Echo
 from .models.upstream import Upstream
-from .settings import Settings
+from .pages.endpoints import http_error_page
+from .pages.routes import is_page, page_routes
+from .settings import DEFAULT_PORT, Settings
 from .tokens import Signer
 
 
@@ -93,6 +98,7 @@ def create_app(
                 health=Health(store),
                 aliases=settings.aliases,
                 fields=settings.fields,
+                public_url=settings.public_url or public_url.of_port(DEFAULT_PORT),
                 heartbeats=IdleTimer(asyncio.get_running_loop(), output.HEARTBEAT_SECONDS),
             )
             try:
@@ -108,14 +114,21 @@ def create_app(
             await store.close()
 
     app = _App(
-        routes=routes(with_metrics=settings.metrics),
+        routes=[*routes(with_metrics=settings.metrics), *page_routes()],
         lifespan=lifespan,
         middleware=[Middleware(Frame, cors_paths=CORS_PATHS)],
-        exception_handlers={HTTPException: on_http_exception},
+        exception_handlers={HTTPException: _on_http_exception},
     )
     # A client would send its key again to the target of a redirect.
     app.router.redirect_slashes = False
     return app
+
+
+async def _on_http_exception(request: Request, error: Exception) -> Response:
+    if is_page(request.scope["path"]):
+        assert isinstance(error, HTTPException)
+        return http_error_page(request, error)
+    return await on_http_exception(request, error)
 
 
 class _App(Starlette):

@@ -12,6 +12,7 @@ import msgspec
 from ..errors import invalid_request
 from ..transport import SecretBytes, header_key, hidden
 from ..types import MAX_MODEL_CHARACTERS
+from . import public_url
 from .chat.allowed_fields import Policy
 from .chat.families import Families
 from .chat.price import MAX_RESERVATION
@@ -77,6 +78,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         max_calls_per_app: the most inference calls at once of one app, in each process.
         secret: signs the session tokens; None: a key that is made once and kept in the database.
         max_answer_bytes: the most bytes of an upstream's answer that is not a stream.
+        public_url: the URL under which people open the pages, such as
+            ``https://wattfare.example.com``; None: ``http://localhost:`` and the port.
         stop_grace: seconds that streams may go on after SIGTERM.
         detached_seconds: seconds that a call may go on without its client.
         on_hang_up: what happens to a stream whose client leaves: ``stop`` closes the connection to
@@ -113,6 +116,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_calls_per_app: int = MAX_CALLS_PER_APP
     secret: bytes | None = None
     max_answer_bytes: int = MAX_ANSWER_BYTES
+    public_url: str | None = None
     stop_grace: float = STOP_GRACE_SECONDS
     detached_seconds: float = DETACHED_SECONDS
     on_hang_up: Literal["stop", "finish"] | None = None
@@ -123,6 +127,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         self._hide_secrets()
         self._check_upstream_key()
+        if self.public_url is not None:
+            msgspec.structs.force_setattr(self, "public_url", public_url.check(self.public_url))
         if self.upstream is not None:
             try:
                 parts = urlsplit(self.upstream)

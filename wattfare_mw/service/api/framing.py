@@ -86,10 +86,9 @@ class Frame:
 
     def _headers(self, scope: Scope) -> list[tuple[bytes, bytes]]:
         """The headers that every response gets."""
-        headers = [
-            (b"x-request-id", scope["wattfare.request_id"].encode()),
-            (b"cache-control", b"no-store"),
-        ]
+        headers = [(b"x-request-id", scope["wattfare.request_id"].encode())]
+        if "wattfare.cacheable" not in scope:
+            headers.append((b"cache-control", b"no-store"))
         if scope["path"] in self._cors_paths:
             headers.append((b"vary", b"Origin"))
         if scope["wattfare.any_origin"]:
@@ -111,6 +110,11 @@ def _counted(error: WattfareError, scope: Scope) -> WattfareError:
 def allow_no_other_origin(scope: Scope) -> None:
     """Send no CORS headers for this request: the credential is not for pages of other origins."""
     scope["wattfare.any_origin"] = False
+
+
+def allow_caching(scope: Scope) -> None:
+    """Leave ``Cache-Control`` to the response of this request."""
+    scope["wattfare.cacheable"] = True
 
 
 class ResponseSender:

@@ -37,6 +37,8 @@ class ServiceState(msgspec.Struct, frozen=True):
     health: Health
     aliases: Mapping[str, str]
     fields: Policy
+    #: The origin of the service's pages, such as ``https://wattfare.example.com``.
+    public_url: str
 
     def __repr__(self) -> str:
         return "ServiceState()"

@@ -1,0 +1,33 @@
+"""The table of the pages. To add a page, write its handler in a module of its topic, and name it
+here."""
+
+from __future__ import annotations
+
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import Route
+
+from .endpoints import page_route
+from .static_files import PREFIX, serve_static
+
+#: The paths under which an error is a page, and not JSON.
+PAGE_PREFIXES = ("/approve", "/budget", "/funding", PREFIX, "/sign-in")
+
+
+def page_routes() -> list[Route]:
+    """All pages of the service."""
+    return [
+        page_route("/", _home),
+        page_route(f"{PREFIX}/{{name}}", serve_static),
+    ]
+
+
+def is_page(path: str) -> bool:
+    """True if people open this path, so that an error there is a page."""
+    return path == "/" or any(
+        path == prefix or path.startswith(f"{prefix}/") for prefix in PAGE_PREFIXES
+    )
+
+
+async def _home(request: Request) -> Response:
+    return RedirectResponse("/budget", 303)
