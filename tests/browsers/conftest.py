@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
     from browsers.people import Person
+    from browsers.site import Site
 
 # `make test` has no Playwright, and needs no Chromium.
 collect_ignore_glob = [] if importlib.util.find_spec("playwright") else ["test_*.py"]
@@ -48,3 +49,12 @@ def new_person(browser: Browser) -> Iterator[Callable[..., Person]]:
 def person(new_person: Callable[..., Person]) -> Person:
     """A person at a desktop browser."""
     return new_person()
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """A service, and a live app around it. Each person is a new user of the app."""
+    from browsers.site import run_site
+
+    with run_site(tmp_path_factory.mktemp("site")) as running:
+        yield running

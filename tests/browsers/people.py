@@ -9,10 +9,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, CDPSession, ConsoleMessage, Page, Request
+from playwright.sync_api import Browser, CDPSession, ConsoleMessage, Page, Request, expect
 
 #: How long one step may take in a slow run, in milliseconds.
 PATIENCE = 20_000
+expect.set_options(timeout=PATIENCE)
 PHONE = {"width": 360, "height": 740}
 DESKTOP = {"width": 1280, "height": 800}
 #: A platform's authenticator, such as a fingerprint reader, that says yes at once.
