@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 from sqlalchemy import Connection as Sql
-from sqlalchemy import Row, delete, insert, select, update
+from sqlalchemy import Row, delete, func, insert, select, update
 
 from ...errors import WattfareError, invalid_request
 from ...origins import fault_in
@@ -152,24 +152,21 @@ def remove_origin(sql: Sql, app_id: str, origin: str) -> None:
 
 
 def delete_app(sql: Sql, app_id: str, now: datetime) -> int:
-    """End an app: its keys open nothing, its connections are revoked, and its grants expire. What
+    """End an app: its keys open nothing, its connections and grants are taken back. What
     was billed stays in the ledger. Returns how many connections there were.
 
     Raises:
         WattfareError: ``invalid_request``; there is no such app, or it is deleted already.
     """
     _locked(sql, app_id)
-    at = seconds(now)
-    table = schema.connections
-    connected = (table.c.app_id == app_id, table.c.connected)
-    users = sql.execute(select(table.c.user_id).where(*connected)).scalars().all()
-    for user_id in users:
-        accounts.revoke(sql, app_id, user_id, now)
-    for each in (schema.grants, schema.approvals):
-        ours = (each.c.app_id == app_id, each.c.expires_at > at)
-        sql.execute(update(each).where(*ours).values(expires_at=at))
+    at, table, open_ = seconds(now), schema.connections, schema.approvals
+    connected = select(func.count()).where(table.c.app_id == app_id, table.c.connected)
+    users = sql.execute(connected).scalar_one()
+    accounts.revoke_app(sql, app_id, now)
+    ours = (open_.c.app_id == app_id, open_.c.expires_at > at)
+    sql.execute(update(open_).where(*ours).values(expires_at=at))
     _change(sql, app_id, deleted_at=at, other_secret_hash=None)
-    return len(users)
+    return users
 
 
 def _locked(sql: Sql, app_id: str) -> Row[tuple[object, ...]]:
