@@ -17,8 +17,8 @@ from ..ledger import rules
 from ..records import App
 from ..tokens import Session
 from . import credentials, parameters
+from .app_pages import admit_page
 from .bodies import headers_of, json_response, read_json
-from .framing import allow_no_other_origin
 from .rate_limits import address_of
 from .state import ServiceState, state_of
 
@@ -35,7 +35,7 @@ async def status(request: Request) -> Response:
     app = await credentials.app_by_secret_key(headers_of(request.scope), state.store)
     user_id = parameters.user_in_query(request.scope["query_string"])
     await state.rate_limits.status(app.id, user_id)
-    return await _status(state, app.id, user_id)
+    return await status_response(state, app.id, user_id)
 
 
 async def connections(request: Request) -> Response:
@@ -47,28 +47,38 @@ async def connections(request: Request) -> Response:
 async def _read(request: Request) -> Response:
     state = state_of(request)
     session, _ = await _session(request, state)
-    return await _status(state, session.app_id, session.user_id)
+    return await status_response(state, session.app_id, session.user_id)
 
 
 async def _approve(request: Request) -> Response:
     """Connect a budget, or change its cap."""
     state = state_of(request)
     session, app = await _session(request, state)
-    if app.mode != "test":
-        raise invalid_request(
-            "A live app's connection is approved on the service's own consent page, "
-            "not by the app's token.",
-            403,
-        )
     asked = (await read_json(request, Approval, empty=Approval())).monthly_usd
-    cap = rules.cap_to_approve(
-        UNSET if asked is UNSET else money.cap_nanos(asked), session.limit, state.terms
-    )
-    if not await state.store.connect(session.app_id, session.user_id, cap, session.epoch):
+    cap = UNSET if asked is UNSET else money.cap_nanos(asked)
+    if app.mode == "test":
+        cap = rules.cap_to_approve(cap, session.limit, state.terms)
+        done = await state.store.connect(session.app_id, session.user_id, cap, session.epoch)
+    else:
+        done = await _lower(state, session, cap)
+    if not done:
         raise WattfareAuthError(
             "The connection was revoked after this session token was made: get a new one."
         )
-    return await _status(state, session.app_id, session.user_id)
+    return await status_response(state, session.app_id, session.user_id)
+
+
+async def _lower(state: ServiceState, session: Session, asked: int | UnsetType | None) -> bool:
+    """Lower the cap of a live app's connection. Its token can do no more: the app alone makes it,
+    and it is in the browser, while money is for a person to allow."""
+    connection, _ = await state.store.account(session.app_id, session.user_id)
+    if not rules.lowers(connection, session.limit if asked is UNSET else asked):
+        raise invalid_request(
+            "A live app's connection is approved, and its cap raised, by a person on the service's "
+            "own page: open an approval (POST /approvals). A session token only lowers the cap.",
+            403,
+        )
+    return True
 
 
 async def _revoke(request: Request) -> Response:
@@ -92,11 +102,11 @@ async def _session(request: Request, state: ServiceState) -> tuple[Session, App]
         headers_of(request.scope), state.signer, state.store
     )
     if app.mode != "test":
-        allow_no_other_origin(request.scope)
+        await admit_page(request, app)
     await state.rate_limits.connection(session.app_id, session.user_id)
     return session, app
 
 
-async def _status(state: ServiceState, app_id: str, user_id: str) -> Response:
+async def status_response(state: ServiceState, app_id: str, user_id: str) -> Response:
     connection, totals = await state.store.account(app_id, user_id)
     return json_response(encode(rules.status(connection, totals, state.terms)))
