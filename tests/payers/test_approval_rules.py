@@ -105,7 +105,9 @@ def test_a_grants_page_must_say_its_origin() -> None:
     assert refusal_of(owner, approved(GRANT), kind="grant", user_id=None, origin=None).status == 403
 
 
-@given(states, st.integers(0, 2 * APPROVAL_SECONDS), st.sampled_from(["code", "", "Code", "secret"]))
+@given(
+    states, st.integers(0, 2 * APPROVAL_SECONDS), st.sampled_from(["code", "", "Code", "secret"])
+)
 def test_only_an_approved_one_is_redeemed_with_its_code_in_time(
     state: str, age: int, code: str
 ) -> None:

@@ -131,7 +131,17 @@ def test_a_passkey_that_does_not_count() -> None:
 
 @pytest.mark.parametrize(
     "answer",
-    ["", "x", "null", "[]", "{}", '{"id": 1}', '{"id": "x"}', '{"id": "x", "rawId": "x"}', "[" * 9999],
+    [
+        "",
+        "x",
+        "null",
+        "[]",
+        "{}",
+        '{"id": 1}',
+        '{"id": "x"}',
+        '{"id": "x", "rawId": "x"}',
+        "[" * 9999,
+    ],
 )
 def test_what_is_no_answer(answer: str) -> None:
     authenticator = Authenticator(URL)

@@ -11,13 +11,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ... import money
-from ...errors import WattfareAuthError, invalid_request
+from ...errors import invalid_request
 from ...money import Usd
 from ...types import GrantResult, encode
 from .. import keys
 from ..ledger import rules
 from ..ledger.clock import seconds
-from ..payers import approval_store, approvals, return_urls
+from ..payers import approval_store, approvals, lowering, return_urls
 from ..payers.approvals import Approval, Kind, Wish
 from ..records import USERS_PAY, App
 from ..tokens import Session
@@ -81,9 +81,7 @@ async def create_approval(request: Request) -> Response:
                 "`requests` and `maxUsd` are for a grant: ask with the publishable key."
             )
         if await state.store.epoch(app.id, session.user_id) != session.epoch:
-            raise WattfareAuthError(
-                "The connection was revoked after this session token was made: get a new one."
-            )
+            raise lowering.stale_token()
         wish = Wish(
             kind="connection",
             app_id=app.id,
@@ -120,7 +118,7 @@ async def redeem_approval(request: Request) -> Response:
     state = state_of(request)
     app, session, _ = await _admit(request, state)
     approval_id: str = request.path_params["id"]
-    await state.rate_limits.redemption(approval_id)
+    await state.rate_limits.redemption(approval_id, address_of(request.scope))
     given = await read_json(request, Redemption)
     user_id = None if session is None else session.user_id
     kind: Kind = "grant" if session is None else "connection"

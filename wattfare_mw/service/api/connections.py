@@ -9,11 +9,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ... import money
-from ...errors import WattfareAuthError, invalid_request
 from ...money import Usd
 from ...types import encode
 from .. import errors
 from ..ledger import rules
+from ..payers import lowering
 from ..records import App
 from ..tokens import Session
 from . import credentials, parameters
@@ -58,27 +58,17 @@ async def _approve(request: Request) -> Response:
     cap = UNSET if asked is UNSET else money.cap_nanos(asked)
     if app.mode == "test":
         cap = rules.cap_to_approve(cap, session.limit, state.terms)
-        done = await state.store.connect(session.app_id, session.user_id, cap, session.epoch)
+        if not await state.store.connect(app.id, session.user_id, cap, session.epoch):
+            raise lowering.stale_token()
     else:
-        done = await _lower(state, session, cap)
-    if not done:
-        raise WattfareAuthError(
-            "The connection was revoked after this session token was made: get a new one."
+        # The app alone makes its tokens, and browsers have them. Money is for a person to allow.
+        lower = session.limit if cap is UNSET else cap
+        await state.store.at(
+            lambda sql, now: lowering.lower_cap(
+                sql, app.id, session.user_id, lower, session.epoch, now
+            )
         )
     return await status_response(state, session.app_id, session.user_id)
-
-
-async def _lower(state: ServiceState, session: Session, asked: int | UnsetType | None) -> bool:
-    """Lower the cap of a live app's connection. Its token can do no more: the app alone makes it,
-    and it is in the browser, while money is for a person to allow."""
-    connection, _ = await state.store.account(session.app_id, session.user_id)
-    if not rules.lowers(connection, session.limit if asked is UNSET else asked):
-        raise invalid_request(
-            "A live app's connection is approved, and its cap raised, by a person on the service's "
-            "own page: open an approval (POST /approvals). A session token only lowers the cap.",
-            403,
-        )
-    return True
 
 
 async def _revoke(request: Request) -> Response:

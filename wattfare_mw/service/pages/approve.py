@@ -16,7 +16,6 @@ from starlette.responses import Response
 
 from ...errors import WattfareError
 from ..api.state import state_of
-from ..chat.price import Price
 from ..keys import digest
 from ..ledger.clock import seconds
 from ..models import echo
@@ -29,8 +28,9 @@ from .caps import CAP, UNLIMITED, read_cap, written
 from .endpoints import error_page, form_of, sign_in_of
 from .rendering import page, see_other
 
-#: The length of a typical call of the built-in model, in tokens.
-_PROMPT_TOKENS, _COMPLETION_TOKENS = 500, 300
+#: A call of the built-in model with 500 tokens in and 300 tokens out, which cost $0.000001 and
+#: $0.000002 each.
+_ECHO = Estimate("wattfare/echo", 500 * 1000 + 300 * 2000)
 
 
 class _Seen(msgspec.Struct, frozen=True):
@@ -228,12 +228,3 @@ async def _over(request: Request, error: WattfareError) -> Response:
 def _named(approval: Approval, payer_id: str | None) -> str:
     """A name of another payer that says nothing of them, for the form that agrees to their end."""
     return digest(f"{approval.id} {payer_id}")
-
-
-def _of_echo() -> Estimate:
-    price: Price = echo.PRICE
-    cost = price.rates.prompt * _PROMPT_TOKENS + price.rates.completion * _COMPLETION_TOKENS
-    return Estimate("wattfare/echo", max(int(cost * 10**9), 1))
-
-
-_ECHO = _of_echo()
