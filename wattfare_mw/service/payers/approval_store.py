@@ -182,7 +182,7 @@ def connect(sql: Sql, approval: Approval, terms: Terms, now: datetime) -> None:
     approvals.check_replacement(
         current if current not in ("", approval.payer_id) else None, approval.replaces
     )
-    ceiling = terms.ceiling if terms.operator_pays and approval.funding_id is None else None
+    ceiling = terms.ceiling if rules.operator_pays(approval.funding_id, terms) else None
     if not accounts.connect(
         sql,
         wish.app_id,
@@ -202,21 +202,16 @@ def grant(sql: Sql, approval: Approval, token: str, terms: Terms, now: datetime)
     the rules refuse the grant."""
     wish = approval.wish
     assert wish.requests is not None
-    if approval.funding_id is not None:
-        terms = USERS_PAY
-    cap = rules.grant_cap(wish.asked, terms)
+    cap = rules.grant_cap(wish.asked, USERS_PAY if approval.funding_id else terms)
     expires_at = seconds(now) + GRANT_SECONDS
-    budget = GrantBudget(wish.requests, cap, expires_at)
-    accounts.add_grant(
-        sql,
-        wish.app_id,
-        keys.digest(token),
-        budget,
-        terms,
-        seconds(now),
+    budget = GrantBudget(
+        wish.requests,
+        cap,
+        expires_at,
         payer_id=approval.payer_id or "",
         funding_id=approval.funding_id,
     )
+    accounts.add_grant(sql, wish.app_id, keys.digest(token), budget, terms, seconds(now))
     return GrantResult(token, expires_at, wish.requests)
 
 

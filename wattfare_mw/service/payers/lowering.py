@@ -5,11 +5,10 @@ from __future__ import annotations
 from datetime import datetime
 
 from sqlalchemy import Connection as Sql
-from sqlalchemy import or_, select, update
+from sqlalchemy import select
 
 from ...errors import WattfareAuthError, WattfareError, invalid_request
-from ..ledger import schema
-from ..ledger.clock import seconds
+from ..ledger import accounts, rules, schema
 
 
 def lower_cap(
@@ -25,29 +24,17 @@ def lower_cap(
         WattfareAuthError: the connection has been revoked since the token was made.
         WattfareError: ``invalid_request``, 403; there is no connection, or its cap is lower.
     """
-    table, own = schema.connections, schema.payer_connections
-    there = (table.c.app_id == app_id, table.c.user_id == user_id)
-    unlimited = table.c.cap_nanos.is_(None)
-    # One statement: the person may change the cap at the same time.
-    payer_id = sql.execute(
-        update(table)
-        .where(
-            *there,
-            table.c.connected,
-            table.c.revocations == epoch,
-            unlimited if cap is None else or_(unlimited, table.c.cap_nanos >= cap),
-        )
-        .values(cap_nanos=cap, changed_at=seconds(now))
-        .returning(table.c.payer_id)
-    ).scalar()
-    if payer_id is None:
-        current = sql.execute(select(table.c.revocations).where(*there)).scalar()
-        raise stale_token() if (current or 0) != epoch else _not_lower()
-    sql.execute(
-        update(own)
-        .where(own.c.payer_id == payer_id, own.c.app_id == app_id, own.c.user_id == user_id)
-        .values(cap_nanos=cap)
-    )
+    table = schema.connections
+    found = sql.execute(
+        select(table.c.connected, table.c.cap_nanos, table.c.revocations)
+        .where(table.c.app_id == app_id, table.c.user_id == user_id)
+        .with_for_update()  # the person may change the cap at the same time
+    ).first()
+    if found is not None and found.revocations != epoch:
+        raise stale_token()
+    if found is None or not found.connected or rules.least_of(cap, found.cap_nanos) != cap:
+        raise _not_lower()
+    accounts.change_cap(sql, app_id, user_id, cap, now, epoch=epoch)
 
 
 def stale_token() -> WattfareAuthError:
