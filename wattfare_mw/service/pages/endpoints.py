@@ -21,7 +21,7 @@ from ..api.rate_limits import address_of
 from ..api.state import state_of
 from ..public_url import is_local
 from . import forms
-from .rendering import page
+from .rendering import page, see_other
 from .signed_in import SignIn
 from .visits import begin_visit, visit_of
 
@@ -84,10 +84,27 @@ def require_sign_in(request: Request, *, fresh: bool = False) -> SignIn:
     return sign_in
 
 
-def error_page(request: Request, error: WattfareError) -> Response:
-    """The page that shows an error."""
+def sign_in_url(request: Request, *, again: bool = False) -> str:
+    """The page that signs a payer in, and leads back to the page of this request.
+
+    Args:
+        again: use a passkey again, even if the browser is signed in.
+    """
+    query = {"next": _path_of(request), **({"again": "1"} if again else {})}
+    return f"/sign-in?{urlencode(query)}"
+
+
+def error_page(
+    request: Request, error: WattfareError, link: tuple[str, str] = ("My budget", "/budget")
+) -> Response:
+    """The page that shows an error.
+
+    Args:
+        link: the text and the target of the link that leads on.
+    """
     status = error.http_status
     context = {
+        "link": link,
         "title": HTTPStatus(status).phrase,
         "message": error.message,
         "request_id": request.scope["wattfare.request_id"],
@@ -148,16 +165,13 @@ def _path_of(request: Request) -> str:
 
 
 def _sign_in(request: Request, needed: SignInNeeded) -> Response:
-    if request.method == "POST":
-        message = (
-            "Sign in again first: what you asked for needs a sign-in that is not older than ten "
-            "minutes."
-            if needed.again
-            else "Sign in first."
-        )
-        return error_page(request, invalid_request(message, 403))
-    query = {"next": _path_of(request), **({"again": "1"} if needed.again else {})}
-    return RedirectResponse(f"/sign-in?{urlencode(query)}", 303)
+    if request.method != "POST":
+        return see_other(sign_in_url(request, again=needed.again))
+    message = "Sign in first."
+    if needed.again:
+        message = "Sign in again first: your last sign-in is more than ten minutes ago."
+    query = "?again=1" if needed.again else ""
+    return error_page(request, invalid_request(message, 403), ("Sign in", f"/sign-in{query}"))
 
 
 def not_found(message: str) -> NoReturn:

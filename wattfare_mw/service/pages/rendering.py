@@ -19,9 +19,11 @@ _MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct",
 #: Nothing is loaded from elsewhere, and nothing in a page is taken for a script or a style.
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+    "connect-src 'self'; "
     "form-action {form_action}; frame-ancestors 'none'; base-uri 'none'"
 )
-_HEADERS = {
+#: The headers of each response to a page request.
+HEADERS = {
     "referrer-policy": "no-referrer",
     "x-content-type-options": "nosniff",
     "x-frame-options": "DENY",
@@ -53,6 +55,11 @@ def dollars_down(nanos: int) -> str:
     return money.dollars(nanos, up=False)
 
 
+def cost(nanos: int) -> str:
+    """What a call cost, for a person to read; a correction may be negative: ``−$0.04``."""
+    return dollars(nanos) if nanos >= 0 else f"−{dollars(-nanos)}"  # noqa: RUF001
+
+
 environment = Environment(
     loader=PackageLoader("wattfare_mw.service.pages"),
     autoescape=True,
@@ -63,7 +70,12 @@ environment = Environment(
 _globals: Any = environment.globals  # jinja2 declares the types of its own only
 _globals["static"] = static
 environment.filters.update(
-    date=date, moment=moment, dollars=dollars, dollars_down=dollars_down, count="{:,}".format
+    date=date,
+    moment=moment,
+    dollars=dollars,
+    dollars_down=dollars_down,
+    count="{:,}".format,
+    cost=cost,
 )
 
 
@@ -96,7 +108,7 @@ def page(
         {"csrf_field": csrf_field, "sign_in": visit.sign_in, **(context or {})}
     )
     form_action = "'self'" if leads_to is None else f"'self' {leads_to}"
-    headers = {**_HEADERS, "content-security-policy": _POLICY.format(form_action=form_action)}
+    headers = {**HEADERS, "content-security-policy": _POLICY.format(form_action=form_action)}
     if not in_popup:
         headers["cross-origin-opener-policy"] = "same-origin"
     response = Response(text, status, headers, "text/html")
