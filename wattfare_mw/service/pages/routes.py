@@ -7,6 +7,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
+from . import budget
 from .endpoints import page_route
 from .static_files import PREFIX, serve_static
 
@@ -18,7 +19,15 @@ def page_routes() -> list[Route]:
     """All pages of the service."""
     return [
         page_route("/", _home),
-        page_route(f"{PREFIX}/{{name}}", serve_static),
+        page_route("/budget", budget.overview),
+        page_route("/budget/calls", budget.calls),
+        page_route("/budget/calls.csv", budget.export),
+        page_route("/budget/ended", budget.ended),
+        page_route("/budget/connections/{key}", budget.change, ["GET", "POST"]),
+        page_route("/budget/connections/{key}/stop", budget.stop, ["POST"]),
+        page_route("/budget/grants/{key}/stop", budget.stop_grant, ["POST"]),
+        page_route("/budget/delete", budget.delete, ["GET", "POST"]),
+        Route(f"{PREFIX}/{{name}}", serve_static),
     ]
 
 
