@@ -7,12 +7,12 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
-from . import budget
+from . import approve, budget, sign_in
 from .endpoints import page_route
 from .static_files import PREFIX, serve_static
 
 #: The paths under which an error is a page, and not JSON.
-PAGE_PREFIXES = ("/approve", "/budget", "/funding", PREFIX, "/sign-in")
+PAGE_PREFIXES = ("/approve", "/budget", "/funding", PREFIX, "/sign-in", "/sign-out")
 
 
 def page_routes() -> list[Route]:
@@ -27,6 +27,14 @@ def page_routes() -> list[Route]:
         page_route("/budget/connections/{key}/stop", budget.stop, ["POST"]),
         page_route("/budget/grants/{key}/stop", budget.stop_grant, ["POST"]),
         page_route("/budget/delete", budget.delete, ["GET", "POST"]),
+        page_route("/approve/{id}", approve.show),
+        page_route("/approve/{id}", approve.answer, ["POST"]),
+        page_route("/sign-in", sign_in.show),
+        page_route("/sign-in/challenge", sign_in.challenge, ["POST"]),
+        page_route("/sign-in/passkey", sign_in.with_passkey, ["POST"]),
+        page_route("/sign-in/code", sign_in.with_code, ["POST"]),
+        page_route("/sign-in/recovery-codes", sign_in.new_codes, ["POST"]),
+        page_route("/sign-out", sign_in.sign_out, ["POST"]),
         Route(f"{PREFIX}/{{name}}", serve_static),
     ]
 
