@@ -7,17 +7,26 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
+from . import approve, sign_in
 from .endpoints import page_route
 from .static_files import PREFIX, serve_static
 
 #: The paths under which an error is a page, and not JSON.
-PAGE_PREFIXES = ("/approve", "/budget", "/funding", PREFIX, "/sign-in")
+PAGE_PREFIXES = ("/approve", "/budget", "/funding", PREFIX, "/sign-in", "/sign-out")
 
 
 def page_routes() -> list[Route]:
     """All pages of the service."""
     return [
         page_route("/", _home),
+        page_route("/approve/{id}", approve.show),
+        page_route("/approve/{id}", approve.answer, ["POST"]),
+        page_route("/sign-in", sign_in.show),
+        page_route("/sign-in/challenge", sign_in.challenge, ["POST"]),
+        page_route("/sign-in/passkey", sign_in.with_passkey, ["POST"]),
+        page_route("/sign-in/code", sign_in.with_code, ["POST"]),
+        page_route("/sign-in/recovery-codes", sign_in.new_codes, ["POST"]),
+        page_route("/sign-out", sign_in.sign_out, ["POST"]),
         page_route(f"{PREFIX}/{{name}}", serve_static),
     ]
 
