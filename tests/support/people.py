@@ -11,7 +11,7 @@ import httpx
 from sqlalchemy import create_engine, text
 
 from support.authenticator import Authenticator
-from support.pages import Browser, Form
+from support.pages import Browser, Form, Page
 from support.service import App, Service, bearer
 
 #: The page of the app that a browser returns to, and its origin.
