@@ -7,7 +7,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
-from . import approve, sign_in
+from . import approve, budget, sign_in
 from .endpoints import page_route
 from .static_files import PREFIX, serve_static
 
@@ -19,6 +19,14 @@ def page_routes() -> list[Route]:
     """All pages of the service."""
     return [
         page_route("/", _home),
+        page_route("/budget", budget.overview),
+        page_route("/budget/calls", budget.calls),
+        page_route("/budget/calls.csv", budget.export),
+        page_route("/budget/ended", budget.ended),
+        page_route("/budget/connections/{key}", budget.change, ["GET", "POST"]),
+        page_route("/budget/connections/{key}/stop", budget.stop, ["POST"]),
+        page_route("/budget/grants/{key}/stop", budget.stop_grant, ["POST"]),
+        page_route("/budget/delete", budget.delete, ["GET", "POST"]),
         page_route("/approve/{id}", approve.show),
         page_route("/approve/{id}", approve.answer, ["POST"]),
         page_route("/sign-in", sign_in.show),
@@ -27,7 +35,7 @@ def page_routes() -> list[Route]:
         page_route("/sign-in/code", sign_in.with_code, ["POST"]),
         page_route("/sign-in/recovery-codes", sign_in.new_codes, ["POST"]),
         page_route("/sign-out", sign_in.sign_out, ["POST"]),
-        page_route(f"{PREFIX}/{{name}}", serve_static),
+        Route(f"{PREFIX}/{{name}}", serve_static),
     ]
 
 
