@@ -57,6 +57,16 @@ NO_CEILING = "none"
     help="The most that a user may spend of your money in a month, or `none`.",
 )
 @option(
+    "--app-ceiling-usd",
+    metavar="AMOUNT",
+    help="The most that each app may spend of your money in a month.",
+)
+@option(
+    "--total-ceiling-usd",
+    metavar="AMOUNT",
+    help="The most that all apps together may spend of your money in a month.",
+)
+@option(
     "--grant-ceiling-usd",
     metavar="AMOUNT",
     help="The most that the one-time grants of each app may hold of your money at once; each "
@@ -214,6 +224,8 @@ def serve(
     upstream: str | None,
     upstream_key: str | None,
     user_ceiling_usd: str | None,
+    app_ceiling_usd: str | None,
+    total_ceiling_usd: str | None,
     grant_ceiling_usd: str | None,
     grant_default_usd: str,
     grant_max_usd: str | None,
@@ -253,6 +265,10 @@ def serve(
     if not upstream_key:
         if _is_from_environment("user_ceiling_usd"):
             user_ceiling_usd = None
+        if _is_from_environment("app_ceiling_usd"):
+            app_ceiling_usd = None
+        if _is_from_environment("total_ceiling_usd"):
+            total_ceiling_usd = None
         if _is_from_environment("grant_ceiling_usd"):
             grant_ceiling_usd = None
     settings = Settings(
@@ -260,6 +276,12 @@ def serve(
         upstream=upstream,
         upstream_key=upstream_key or None,
         user_ceiling=_ceiling(user_ceiling_usd, operator_pays=bool(upstream_key)),
+        app_ceiling=_of_operator(
+            app_ceiling_usd, "--app-ceiling-usd", operator_pays=bool(upstream_key)
+        ),
+        total_ceiling=_of_operator(
+            total_ceiling_usd, "--total-ceiling-usd", operator_pays=bool(upstream_key)
+        ),
         grant_ceiling=_of_operator(
             grant_ceiling_usd, "--grant-ceiling-usd", operator_pays=bool(upstream_key)
         ),
