@@ -39,6 +39,7 @@ class ProviderFacts(msgspec.Struct, frozen=True, kw_only=True):
         limit_name: the field that limits how much each of its models generates.
         one_limit_name: does it know no other name? It then ignores or refuses the other.
         variants: may a model's name end in a variant, see :mod:`.variants`?
+        key_path: where it tells what a key may spend, behind the base URL.
         page_usd: what it may charge for a page of a PDF that it reads itself.
     """
 
@@ -53,6 +54,7 @@ class ProviderFacts(msgspec.Struct, frozen=True, kw_only=True):
     limit_name: LimitName = "max_tokens"
     one_limit_name: bool = False
     variants: bool = False
+    key_path: str | None = None
     page_usd: Decimal = Decimal(0)
 
     @property
@@ -78,6 +80,7 @@ PROVIDERS = (
         names_cost=True,
         generation_record=True,
         variants=True,
+        key_path="/key",
         page_usd=Decimal("0.0022"),
     ),
     # The OpenRouter list: stops. Its reasoning models refuse `max_tokens`: API reference of
