@@ -1,0 +1,1 @@
+"""The people who pay: who they are, and what they pay with."""
