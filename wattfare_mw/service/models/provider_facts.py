@@ -40,6 +40,7 @@ class ProviderFacts(msgspec.Struct, frozen=True, kw_only=True):
         one_limit_name: does it know no other name? It then ignores or refuses the other.
         variants: may a model's name end in a variant, see :mod:`.variants`?
         key_path: where it tells what a key may spend, behind the base URL.
+        gives_keys: can a person allow a service a key of their own, by OAuth?
         page_usd: what it may charge for a page of a PDF that it reads itself.
     """
 
@@ -55,6 +56,7 @@ class ProviderFacts(msgspec.Struct, frozen=True, kw_only=True):
     one_limit_name: bool = False
     variants: bool = False
     key_path: str | None = None
+    gives_keys: bool = False
     page_usd: Decimal = Decimal(0)
 
     @property
@@ -72,7 +74,8 @@ PROVIDERS = (
     # list. What was charged is in GET /generation: openrouter.ai/docs/api-reference. `usage.cost`
     # is in each answer, and `cached_tokens` are part of the prompt: "Usage Accounting" there. It
     # reads a PDF for models that cannot, at $2 for 1,000 pages, and 10% more in one region: "PDF
-    # Inputs" there.
+    # Inputs" there. `GET /key` tells the limit of a key: "Get current API key". People allow keys by
+    # OAuth: "OAuth PKCE" there.
     ProviderFacts(
         name="openrouter",
         hosts=("openrouter.ai", ".openrouter.ai"),
@@ -81,6 +84,7 @@ PROVIDERS = (
         generation_record=True,
         variants=True,
         key_path="/key",
+        gives_keys=True,
         page_usd=Decimal("0.0022"),
     ),
     # The OpenRouter list: stops. Its reasoning models refuse `max_tokens`: API reference of

@@ -114,13 +114,13 @@ class Upstream:
         on_hang_up: Literal["stop", "finish"] | None = None,
         hold: int | None = None,
     ) -> None:
-        self._base_url = base_url.rstrip("/")
+        self.base_url = base_url.rstrip("/")
         self.operator = Credential(key)
         self._transport = transport or async_transport(None)
-        self.provider = find_provider(self._base_url, provider)
+        self.provider = find_provider(self.base_url, provider)
         self._catalog = Catalog(
             self._list_models,
-            self._base_url,
+            self.base_url,
             OwnPrices(prices),
             default_first=not self.provider.sells,
         )
@@ -209,7 +209,7 @@ class Upstream:
                 "GET", self.provider.key_path, None, None, LIST_IDLE_SECONDS, credential
             )
             if not isinstance(answer, Refusal):
-                return await _read_whole(answer, MAX_ERROR_BYTES)
+                return await read_whole(answer, MAX_ERROR_BYTES)
             if answer.status not in _NOTHING_THERE:
                 raise answer.error
         try:
@@ -299,7 +299,7 @@ class Upstream:
             headers["authorization"] = credential.authorization
         if request_id is not None:
             headers["x-request-id"] = request_id
-        request = HTTPRequest(method, self._base_url + path, headers, body, CONNECT_SECONDS, idle)
+        request = HTTPRequest(method, self.base_url + path, headers, body, CONNECT_SECONDS, idle)
         try:
             answer = await self._transport.send(request)
             if answer.status == 200:
@@ -320,10 +320,18 @@ class Upstream:
 
     async def _get(self, path: str, most: int, credential: Credential | None = None) -> bytes:
         answer = await self.send("GET", path, None, None, LIST_IDLE_SECONDS, credential)
-        return await _read_whole(answer, most)
+        return await read_whole(answer, most)
 
 
-async def _read_whole(answer: AsyncHTTPResponse, most: int) -> bytes:
+async def read_whole(answer: AsyncHTTPResponse, most: int) -> bytes:
+    """The whole body of an answer, which is then closed.
+
+    Args:
+        most: the most bytes.
+
+    Raises:
+        WattfareError: ``upstream``; it broke off, or is too long.
+    """
     try:
         return await answer.read(most)
     except WattfareNetworkError as error:

@@ -7,7 +7,9 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
+from . import funding
 from .endpoints import page_route
+from ..payers.openrouter import CALLBACK_PATH
 from .static_files import PREFIX, serve_static
 
 #: The paths under which an error is a page, and not JSON.
@@ -18,6 +20,11 @@ def page_routes() -> list[Route]:
     """All pages of the service."""
     return [
         page_route("/", _home),
+        page_route("/funding", funding.overview),
+        page_route("/funding/keys", funding.add_key, ["POST"]),
+        page_route("/funding/openrouter", funding.start_openrouter, ["POST"]),
+        page_route(CALLBACK_PATH, funding.finish_openrouter),
+        page_route("/funding/{id}/remove", funding.remove, ["GET", "POST"]),
         page_route(f"{PREFIX}/{{name}}", serve_static),
     ]
 

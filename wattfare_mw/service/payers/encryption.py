@@ -22,7 +22,9 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from ...errors import WattfareError, invalid_request
+from ...logs import get_logger
 from ...transport import SecretBytes, hidden
+from ..ledger.databases import backend_of, sqlite_file
 
 ENCRYPTION_VARIABLE = "WATTFARE_ENCRYPTION_KEY"
 #: What follows the name of an SQLite database in the name of the file with its key.
@@ -32,6 +34,8 @@ _NONCE_BYTES = 12
 #: The first byte of each ciphertext: which cipher it is.
 _VERSION = b"\x01"
 _MAX_FILE_BYTES = 10_000
+
+log = get_logger("wattfare_mw.service", show_messages=False)
 
 
 class Sealed(msgspec.Struct, frozen=True):
@@ -132,7 +136,7 @@ def key_beside(database: Path) -> tuple[SecretBytes, ...]:
     Raises:
         WattfareError: ``invalid_request``; others can read the file, or it cannot be used.
     """
-    path = database.with_name(database.name + FILE_SUFFIX)
+    path = _beside(database)
     try:
         if not path.exists():
             _make(path)
@@ -152,6 +156,46 @@ def key_beside(database: Path) -> tuple[SecretBytes, ...]:
         return read_keys(text)
     except WattfareError:
         raise invalid_request(f"{path} does not hold an encryption key.") from None
+
+
+def find_keyring(
+    database: str, keys: Sequence[bytes] | None, *, needed: bool, demanded: bool = False
+) -> Keyring | None:
+    """The encryption keys of a service; None if there are none, and it has to do without.
+
+    Args:
+        database: the URL of its database.
+        keys: those that it was given.
+        needed: may payers add keys? If not, a key in a file is used, but none is made.
+        demanded: has the operator said that payers may add keys?
+
+    Raises:
+        WattfareError: ``invalid_request``; the keys cannot be used, or are demanded and missing.
+    """
+    if keys is not None:
+        return Keyring(keys)
+    if backend_of(database) == "sqlite":
+        file = sqlite_file(database)
+        if file is None:  # the database is in memory, too
+            return Keyring([secrets.token_bytes(KEY_BYTES)])
+        if not needed and not _beside(file).exists():
+            return None
+        return Keyring(key_beside(file))
+    if demanded:
+        raise invalid_request(
+            f"With PostgreSQL, the keys of payers need {ENCRYPTION_VARIABLE}: 32 random bytes in "
+            "base64, the same for all processes. To make one, run: openssl rand -base64 32. "
+            "Without it, leave `openrouter` and `key` out of --funding."
+        )
+    if needed:
+        log.warning(
+            "payers cannot pay with keys of their own, because %s is not set", ENCRYPTION_VARIABLE
+        )
+    return None
+
+
+def _beside(database: Path) -> Path:
+    return database.with_name(database.name + FILE_SUFFIX)
 
 
 def _make(path: Path) -> None:
