@@ -97,9 +97,7 @@ def create_app(
             runner = CallRunner(
                 store,
                 settings.terms,
-                TrueCosts(provider, funding) if provider.keeps_records else None,
-                keys=funding,
-                needs_funding=settings.needs_funding,
+                TrueCosts(provider) if provider.keeps_records else None,
                 detached_seconds=settings.detached_seconds,
                 overrun=metrics.overrun,
             )

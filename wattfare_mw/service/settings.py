@@ -208,16 +208,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def _possible_funding(self) -> tuple[Funding, ...]:
         if self.upstream is None:
             return ()
-        gives_keys = find_provider(self.upstream, self.provider).gives_keys
-        return tuple(
-            each
-            for each, possible in (
-                ("operator", self.upstream_key is not None),
-                ("openrouter", gives_keys),
-                ("key", True),
-            )
-            if possible
-        )
+        possible: dict[Funding, bool] = {
+            "operator": self.upstream_key is not None,
+            "openrouter": find_provider(self.upstream, self.provider).gives_keys,
+            "key": True,
+        }
+        return tuple(kind for kind, is_possible in possible.items() if is_possible)
 
     def _check_unbounded(self) -> None:
         if self.unbounded not in ("hold", "refuse"):

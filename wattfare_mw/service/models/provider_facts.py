@@ -74,8 +74,8 @@ PROVIDERS = (
     # list. What was charged is in GET /generation: openrouter.ai/docs/api-reference. `usage.cost`
     # is in each answer, and `cached_tokens` are part of the prompt: "Usage Accounting" there. It
     # reads a PDF for models that cannot, at $2 for 1,000 pages, and 10% more in one region: "PDF
-    # Inputs" there. `GET /key` tells the limit of a key: "Get current API key". People allow keys by
-    # OAuth: "OAuth PKCE" there.
+    # Inputs" there. `GET /key` tells the limit of a key: "Get current API key". A person allows a
+    # key by OAuth: "OAuth PKCE" there.
     ProviderFacts(
         name="openrouter",
         hosts=("openrouter.ai", ".openrouter.ai"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from typing import Any
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import urlencode
 
 import msgspec
 from starlette.requests import Request
@@ -17,7 +17,7 @@ from ..payers import openrouter
 from . import cookies
 from .caps import read_cap
 from .endpoints import error_page, form_of, require_sign_in, sign_in_url
-from .rendering import dollars_down, page, see_other
+from .rendering import page, see_other
 
 #: The cookie of a browser that was sent to OpenRouter.
 COOKIE = "wattfare-openrouter"

@@ -7,9 +7,9 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
+from ..payers.openrouter import CALLBACK_PATH
 from . import funding
 from .endpoints import page_route
-from ..payers.openrouter import CALLBACK_PATH
 from .static_files import PREFIX, serve_static
 
 #: The paths under which an error is a page, and not JSON.

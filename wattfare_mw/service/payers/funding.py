@@ -201,7 +201,9 @@ class PayerFunding:
         Raises:
             WattfareError: ``invalid_request``, 404; the payer has no such funding.
         """
-        removed = await self._store.remove_funding(payer_id, funding_id)
+        removed = await self._store.transact(
+            lambda sql: fundings.remove(sql, payer_id, funding_id, utc_now())
+        )
         self._cache.drop(funding_id)
         if not removed:
             raise _no_such_funding()
@@ -275,7 +277,9 @@ class PayerFunding:
             sealed = Sealed(ciphertext, key_id.decode("ascii", "replace"))
             verifier = keyring.open(sealed, _for_verifier(state_hash))
         except UnreadableError:
-            raise invalid_request("This request cannot be read. Connect OpenRouter again.") from None
+            raise invalid_request(
+                "This request cannot be read. Connect OpenRouter again."
+            ) from None
         key = await openrouter.exchange(upstream, code, verifier)
         facts: bytes | None = None
         try:
@@ -404,12 +408,8 @@ class PayerFunding:
     async def _keep(self, funding: Funding, key: Secret, replaces: list[str]) -> None:
         _, keyring = self._needs(funding.kind)
         purpose = _for_key(funding.id, funding.upstream)
-        stored = _stored(
-            funding.id, funding.upstream, keyring.seal(key.encode("ascii"), purpose)
-        )
-        kept = await self._store.transact(
-            lambda sql: fundings.add(sql, funding, stored, replaces)
-        )
+        stored = _stored(funding.id, funding.upstream, keyring.seal(key.encode("ascii"), purpose))
+        kept = await self._store.transact(lambda sql: fundings.add(sql, funding, stored, replaces))
         for each in replaces:
             self._cache.drop(each)
         if not kept:
