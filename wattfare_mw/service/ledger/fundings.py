@@ -131,17 +131,18 @@ def add(sql: Sql, funding: Funding, key: StoredKey, replaces: Collection[str] = 
         )
     )
     if replaces:
+        # The funding first: a connection that begins now waits for it, or is found below.
+        sql.execute(
+            update(table)
+            .where(mine, table.c.id.in_(replaces))
+            .values(ciphertext=None, encryption_key_id=None, state="removed")
+        )
         for paid in (schema.connections, schema.grants):
             sql.execute(
                 update(paid)
                 .where(paid.c.payer_id == funding.payer_id, paid.c.funding_id.in_(replaces))
                 .values(funding_id=funding.id)
             )
-        sql.execute(
-            update(table)
-            .where(mine, table.c.id.in_(replaces))
-            .values(ciphertext=None, encryption_key_id=None, state="removed")
-        )
     return True
 
 
