@@ -1,0 +1,120 @@
+"""People who pay: made in the database, without a passkey."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import insert, update
+
+from wattfare_mw.service.ledger import schema
+from wattfare_mw.service.ledger.databases import open_store
+from wattfare_mw.service.ledger.store import Store
+
+
+@dataclass(frozen=True)
+class SignedIn:
+    """A payer whose browser is signed in."""
+
+    payer_id: str
+    cookie: str
+
+
+@asynccontextmanager
+async def store_of(database: str) -> AsyncIterator[Store]:
+    """A store of this process, beside those of the service."""
+    store = await open_store(database)
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+async def new_payer(store: Store, *, age: int = 0) -> SignedIn:
+    """A payer who has signed in.
+
+    Args:
+        age: how long ago, in seconds.
+    """
+    payer_id, cookie = secrets.token_hex(16), secrets.token_urlsafe(32)
+    now = int(time.time())
+    await write(store, insert(schema.payers).values(id=payer_id, created_at=now))
+    await write(
+        store,
+        insert(schema.sign_ins).values(
+            token_hash=hashlib.sha256(cookie.encode()).hexdigest(),
+            payer_id=payer_id,
+            created_at=now - age,
+            fresh_at=now - age,
+            expires_at=now + 3600,
+        ),
+    )
+    return SignedIn(payer_id, cookie)
+
+
+async def grow_old(store: Store, payer: SignedIn) -> None:
+    """Make the payer's sign-ins older than ten minutes."""
+    await write(
+        store,
+        update(schema.sign_ins)
+        .where(schema.sign_ins.c.payer_id == payer.payer_id)
+        .values(fresh_at=int(time.time()) - 700),
+    )
+
+
+async def write(store: Store, statement: Any) -> None:
+    """Carry out one statement."""
+    await store.transact(lambda sql: sql.execute(statement).rowcount)
+
+
+async def connect(store, payer_id, app_id, user, cap, label=None):  # STOPGAP
+    from sqlalchemy import delete
+
+    def job(sql):
+        now = int(time.time())
+        for r in sql.execute(
+            schema.connections.select().where(
+                schema.connections.c.app_id == app_id, schema.connections.c.user_id == user
+            )
+        ).all():
+            sql.execute(
+                update(schema.payer_connections)
+                .where(
+                    schema.payer_connections.c.payer_id == r.payer_id,
+                    schema.payer_connections.c.app_id == app_id,
+                    schema.payer_connections.c.user_id == user,
+                )
+                .values(ended_at=now, ended="replaced")
+            )
+        sql.execute(
+            delete(schema.connections).where(
+                schema.connections.c.app_id == app_id, schema.connections.c.user_id == user
+            )
+        )
+        sql.execute(
+            insert(schema.connections).values(
+                app_id=app_id,
+                user_id=user,
+                cap_nanos=cap,
+                connected=True,
+                changed_at=now,
+                payer_id=payer_id,
+            )
+        )
+        sql.execute(
+            insert(schema.payer_connections).values(
+                app_id=app_id,
+                user_id=user,
+                cap_nanos=cap,
+                connected_at=now,
+                payer_id=payer_id,
+                account_label=label,
+            )
+        )
+
+    await store.transact(job)
