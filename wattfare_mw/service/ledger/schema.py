@@ -175,19 +175,3 @@ ledger = Table(
         postgresql_where=text("corrects IS NULL"),
     ),
 )
-# STOPGAP
-def _t(name, *cols): return Table(name, metadata, *cols)
-_S = String
-payers=_t("payers",Column("id",_S(64),primary_key=True),Column("created_at",BigInteger),Column("deleted_at",BigInteger))
-passkeys=_t("passkeys",Column("credential_id",_S(512),primary_key=True),Column("payer_id",_S(64)),Column("public_key",LargeBinary),Column("sign_count",BigInteger),Column("created_at",BigInteger),Column("last_used_at",BigInteger))
-recovery_codes=_t("recovery_codes",Column("payer_id",_S(64),primary_key=True),Column("code_hash",_S(64),primary_key=True),Column("used_at",BigInteger))
-sign_ins=_t("sign_ins",Column("token_hash",_S(64),primary_key=True),Column("payer_id",_S(64)),Column("created_at",BigInteger),Column("fresh_at",BigInteger),Column("expires_at",BigInteger))
-challenges=_t("challenges",Column("id_hash",_S(64),primary_key=True),Column("kind",_S(64)),Column("challenge",LargeBinary),Column("payer_id",_S(64)),Column("expires_at",BigInteger))
-approvals=_t("approvals",Column("id",_S(64),primary_key=True),Column("app_id",_S(64)),Column("payer_id",_S(64)))
-funding=_t("funding",Column("id",_S(64),primary_key=True),Column("payer_id",_S(64)),Column("kind",_S(64)),Column("upstream",_S(64)),Column("label",_S(64)),Column("ciphertext",LargeBinary),Column("encryption_key_id",_S(64)),Column("state",_S(64)),Column("limit_nanos",BigInteger),Column("created_at",BigInteger),Column("checked_at",BigInteger))
-funding_requests=_t("funding_requests",Column("state_hash",_S(64),primary_key=True),Column("payer_id",_S(64)),Column("cookie_hash",_S(64)),Column("verifier",LargeBinary),Column("limit_nanos",BigInteger),Column("return_to",_S(200)),Column("created_at",BigInteger),Column("expires_at",BigInteger))
-payer_connections=_t("payer_connections",Column("payer_id",_S(64),primary_key=True),Column("app_id",_S(64),primary_key=True),Column("user_id",_S(256),primary_key=True),Column("account_label",_S(256)),Column("cap_nanos",BigInteger),Column("connected_at",BigInteger),Column("ended_at",BigInteger),Column("ended",_S(16)))
-STOPGAP=[payers,passkeys,recovery_codes,sign_ins,challenges,approvals,funding,funding_requests,payer_connections]
-COLS=[]
-for _tab,_c in ((connections,Column("payer_id",_S(64),nullable=False,server_default="")),(connections,Column("funding_id",_S(64))),(totals,Column("payer_id",_S(64),nullable=False,server_default="")),(ledger,Column("payer_id",_S(64),nullable=False,server_default="")),(grants,Column("payer_id",_S(64),nullable=False,server_default="")),(grants,Column("funding_id",_S(64)))):
-    _tab.append_column(_c); COLS.append((_tab.name,_c))
