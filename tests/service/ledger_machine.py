@@ -29,6 +29,7 @@ from wattfare_mw.service.ledger import rules
 from wattfare_mw.service.ledger.store import LEASE_SECONDS, Store
 from wattfare_mw.service.ledger.verify import verify
 from wattfare_mw.service.records import (
+    Account,
     Bounds,
     Connection,
     GrantBudget,
@@ -36,7 +37,6 @@ from wattfare_mw.service.records import (
     InferenceCall,
     MeterReading,
     Outcome,
-    Payer,
     PriorCall,
     Reservation,
     Terms,
@@ -224,14 +224,14 @@ class LedgerMachine(RuleBasedStateMachine):
         | st.builds(IdempotencyKey, st.sampled_from(["k1", "k2"]), st.sampled_from("ab")),
     )
     def reserve(self, data, process, offer, ceiling, stream, key) -> None:
-        payer = data.draw(st.sampled_from([*USERS, "g-unknown", *self.grants]))
-        by_grant = payer not in USERS
+        account = data.draw(st.sampled_from([*USERS, "g-unknown", *self.grants]))
+        by_grant = account not in USERS
         self.count += 1
         order = InferenceCall(
             id=f"{self.app.id}-{self.count}",
             app_id=self.app.id,
-            user_id=None if by_grant else payer,
-            grant_hash=payer if by_grant else None,
+            user_id=None if by_grant else account,
+            grant_hash=account if by_grant else None,
             model="m",
             bounds=offer.bounds,
             request_id="r",
@@ -240,28 +240,28 @@ class LedgerMachine(RuleBasedStateMachine):
         )
         terms = Terms(operator_pays=ceiling is not None, ceiling=ceiling)
         try:
-            expected, granted = self.ask_the_rules(process, order, payer, terms)
+            expected, granted = self.ask_the_rules(process, order, account, terms)
         except WattfareError as refusal:
-            self.free_budget_is_not_refused(order, payer, terms, refusal)
+            self.free_budget_is_not_refused(order, account, terms, refusal)
             self.is_refused(process, order, terms, refusal)
             return
-        assert self.do(self.stores[process].reserve(order, terms)) == granted
+        assert self.do(self.stores[process].reserve(order, terms)).amount == granted
         epoch = 0
         if by_grant:
-            self.grants[payer] = expected
+            self.grants[account] = expected
             totals, cap = expected.totals, expected.cap
         else:
-            self.totals[payer, self.month] = totals = expected
-            cap = rules.cap_in_force(self.connections[payer], terms)
-            epoch = self.connections[payer].revocations
+            self.totals[account, self.month] = totals = expected
+            cap = rules.cap_in_force(self.connections[account], terms)
+            epoch = self.connections[account].revocations
         assert cap is None or totals.billed + totals.reserved <= cap
         holder = self.holder(process)
         assert holder is not None
         self.calls[order.id] = Call(order, self.month, holder, granted, epoch, offer)
         if key is not None:
-            self.keys[order.payer_name, key.name] = (key, order.id, self.now)
+            self.keys[order.account_name, key.name] = (key, order.id, self.now)
 
-    def ask_the_rules(self, process: int, order: InferenceCall, payer: str, terms: Terms) -> Any:
+    def ask_the_rules(self, process: int, order: InferenceCall, account: str, terms: Terms) -> Any:
         if not self.alive(self.holder(process)):
             raise WattfareError(
                 "The service has lost touch with its database.", code="upstream", status=503
@@ -270,10 +270,10 @@ class LedgerMachine(RuleBasedStateMachine):
             rules.check_key(order.key, self.prior(order))
         if order.grant_hash is not None:
             now = int(self.now.timestamp())
-            return rules.reserve_grant(self.grants.get(payer), order.bounds, now)
-        before = self.totals.get((payer, self.month), Totals())
+            return rules.reserve_grant(self.grants.get(account), order.bounds, now)
+        before = self.totals.get((account, self.month), Totals())
         return rules.reserve(
-            self.connections.get(payer), before, order.bounds, terms, int(self.now.timestamp())
+            self.connections.get(account), before, order.bounds, terms, int(self.now.timestamp())
         )
 
     def is_refused(self, process, order, terms, refusal: WattfareError) -> None:
@@ -285,26 +285,26 @@ class LedgerMachine(RuleBasedStateMachine):
 
     def prior(self, order: InferenceCall) -> PriorCall | None:
         assert order.key is not None
-        known = self.keys.get((order.payer_name, order.key.name))
+        known = self.keys.get((order.account_name, order.key.name))
         if known is None or self.now - known[2] >= timedelta(hours=24):
             return None
         return PriorCall(known[0].body, self.ended.get(known[1]))
 
-    def free_budget_is_not_refused(self, order, payer, terms, refusal: WattfareError) -> None:
+    def free_budget_is_not_refused(self, order, account, terms, refusal: WattfareError) -> None:
         if refusal.http_status in (400, 409, 422, 503):
             return
         if order.grant_hash is not None:
-            grant = self.grants.get(payer)
+            grant = self.grants.get(account)
             if grant is None or grant.requests < 1 or self.now.timestamp() >= grant.expires_at:
                 assert isinstance(refusal, WattfareGrantError)
                 return
             totals, cap = grant.totals, grant.cap
         else:
-            connection = self.connections.get(payer)
+            connection = self.connections.get(account)
             if connection is None or not connection.connected:
                 assert isinstance(refusal, WattfareNotConnectedError)
                 return
-            totals = self.totals.get((payer, self.month), Totals())
+            totals = self.totals.get((account, self.month), Totals())
             cap = rules.cap_in_force(connection, terms)
         assert cap is not None
         assert totals.billed + totals.reserved + order.bounds.least > cap
@@ -333,18 +333,18 @@ class LedgerMachine(RuleBasedStateMachine):
     )
     def settle(self, data, process: int, cost: int, generated: bool) -> None:
         call = data.draw(st.sampled_from(sorted(self.calls)))
-        payer = self.calls[call].order.payer
+        account = self.calls[call].order.account
         outcome = Outcome(ended="completed", generated=generated, cost=cost)
-        for other in self.other_payers(payer):
+        for other in self.other_accounts(account):
             assert self.do(self.stores[process].settle(call, other, outcome)) is None
         billed = self.settled(call, outcome)
-        assert self.do(self.stores[process].settle(call, payer, outcome)) == billed
-        assert self.do(self.stores[process].settle(call, payer, outcome)) is None
+        assert self.do(self.stores[process].settle(call, account, outcome)) == billed
+        assert self.do(self.stores[process].settle(call, account, outcome)) is None
 
-    def other_payers(self, payer: Payer) -> list[Payer]:
+    def other_accounts(self, account: Account) -> list[Account]:
         """Payers who have no such reservation."""
-        others = [Payer(self.app.id, "u1"), Payer(self.app.id, "u2"), Payer("other", "u1")]
-        return [other for other in others if other != payer]
+        others = [Account(self.app.id, "u1"), Account(self.app.id, "u2"), Account("other", "u1")]
+        return [other for other in others if other != account]
 
     @precondition(lambda self: any(call.offer.price for call in self.calls.values()))
     @rule(data=st.data(), process=st.sampled_from(PROCESSES), used=token_counts(40))
@@ -361,7 +361,7 @@ class LedgerMachine(RuleBasedStateMachine):
         meter.complete = True
         outcome = meter.outcome("completed")
         billed = self.settled(name, outcome)
-        assert self.do(self.stores[process].settle(name, call.order.payer, outcome)) == billed
+        assert self.do(self.stores[process].settle(name, call.order.account, outcome)) == billed
         assert billed == meter.billed
         assert 0 <= billed <= granted
         if used.prompt:
@@ -393,17 +393,19 @@ class LedgerMachine(RuleBasedStateMachine):
         process=st.sampled_from(PROCESSES),
         more=amounts,
         generation=st.none() | st.just("gen-1"),
-        right_payer=st.sampled_from([True, True, True, False]),
+        right_account=st.sampled_from([True, True, True, False]),
     )
-    def renew(self, data, process: int, more: int, generation: str | None, right_payer) -> None:
+    def renew(self, data, process: int, more: int, generation: str | None, right_account) -> None:
         """With what one call has cost so far: one's own, or by mistake another's."""
         metered = []
         name = None
         if self.calls:
             name = data.draw(st.sampled_from(sorted(self.calls)))
             call = self.calls[name]
-            payer = call.order.payer if right_payer else self.other_payers(call.order.payer)[0]
-            metered = [MeterReading(name, payer, call.held.metered + more, 1, 2, generation)]
+            account = (
+                call.order.account if right_account else self.other_accounts(call.order.account)[0]
+            )
+            metered = [MeterReading(name, account, call.held.metered + more, 1, 2, generation)]
         holder = self.holder(process)
         renewal = self.do(self.stores[process].renew(metered))
         if holder is not None and not self.alive(holder):
@@ -413,7 +415,7 @@ class LedgerMachine(RuleBasedStateMachine):
         assert renewal.held
         self.leases[self.holder(process)] = self.now + timedelta(seconds=LEASE_SECONDS)
         held = name is not None and self.calls[name].holder == holder
-        if holder is not None and name is not None and held and right_payer:
+        if holder is not None and name is not None and held and right_account:
             call = self.calls[name]
             call.tokens = (1, 2)
             call.generation = generation or call.generation
@@ -466,7 +468,7 @@ class LedgerMachine(RuleBasedStateMachine):
         assert {stream.reservation_id for stream in taken} == left
         for stream in taken:
             call = self.calls[stream.reservation_id]
-            assert stream.payer == call.order.payer
+            assert stream.account == call.order.account
             assert stream.generation_id == call.generation
             cost, ended = rules.expire(call.held)
             assert (stream.outcome.cost, stream.outcome.ended) == (cost, ended)
@@ -501,11 +503,11 @@ class LedgerMachine(RuleBasedStateMachine):
         after = Totals(totals.billed + delta, totals.reserved)
         assert delta <= 0 or cap is None or after.billed + after.reserved <= cap
         store = self.stores[process]
-        assert self.do(store.settle(name, order.payer, outcome)) is None
-        for other in self.other_payers(order.payer):
+        assert self.do(store.settle(name, order.account, outcome)) is None
+        for other in self.other_accounts(order.account):
             assert self.do(store.correct(name, other, outcome, terms)) is None
-        assert self.do(store.correct(name, order.payer, outcome, terms)) == delta
-        assert self.do(store.correct(name, order.payer, outcome, terms)) is None
+        assert self.do(store.correct(name, order.account, outcome, terms)) == delta
+        assert self.do(store.correct(name, order.account, outcome, terms)) is None
         if order.grant_hash is not None:
             given_back = (ended != "expired" or billed > 0) and not generated
             self.grants[order.grant_hash] = GrantBudget(
@@ -542,13 +544,13 @@ class LedgerMachine(RuleBasedStateMachine):
             stream=stream,
         )
         totals, granted = self.ask_the_rules(process, order, "u1", Terms())
-        assert self.do(self.stores[process].reserve(order, Terms())) == granted == max(hold, 5)
+        assert self.do(self.stores[process].reserve(order, Terms())).amount == granted
         self.totals["u1", self.month] = totals
         epoch = self.connections["u1"].revocations
         offer = Offer(order.bounds)
         call = Call(order, self.month, holder, granted, epoch, offer)
         self.calls[order.id] = call
-        self.do(self.stores[process].renew([MeterReading(order.id, order.payer, metered, 1, 2)]))
+        self.do(self.stores[process].renew([MeterReading(order.id, order.account, metered, 1, 2)]))
         call.tokens, call.held = (1, 2), msgspec.structs.replace(call.held, metered=metered)
         self.leases[holder] = self.now + timedelta(seconds=LEASE_SECONDS)
         self.crash(process)

@@ -26,10 +26,10 @@ from wattfare_mw.service.models import offers
 from wattfare_mw.service.models.echo import Echo
 from wattfare_mw.service.models.upstream import Upstream
 from wattfare_mw.service.records import (
+    Account,
     InferenceCall,
     LeaseRenewal,
     MeterReading,
-    Payer,
     Terms,
     Totals,
 )
@@ -381,7 +381,7 @@ async def test_a_stream_is_recorded_at_each_tenth_of_its_reservation(
     assert all(after - before >= tenth for before, after in pairwise(costs))
     assert costs[-1] > 8 * tenth
     assert len(readings) <= 10
-    assert {reading.payer for reading in readings} == {Payer(bench.app.id, "u1")}
+    assert {reading.account for reading in readings} == {Account(bench.app.id, "u1")}
 
 
 class Records(Echo):

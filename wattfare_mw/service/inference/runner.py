@@ -27,7 +27,15 @@ from ..ledger import rules
 from ..ledger.clock import steady_seconds
 from ..ledger.store import LEASE_SECONDS, Store
 from ..models.provider import Job
-from ..records import DETACHED_SECONDS, InferenceCall, MeterReading, Outcome, Payer, Terms
+from ..records import (
+    DETACHED_SECONDS,
+    Account,
+    Granted,
+    InferenceCall,
+    MeterReading,
+    Outcome,
+    Terms,
+)
 from .true_costs import OpenQuestion, TrueCosts
 from .waiting import BudgetQueues
 
@@ -69,7 +77,7 @@ class ActiveCall:
         self.cut: WattfareError | None = None
         self.ended = "cut_off"  # if it is cut off
         self.detached = False
-        self.waits = False  # for its payer's budget
+        self.waits = False  # for its account's budget
         self._task = asyncio.current_task()
         self._timer: asyncio.TimerHandle | None = None
 
@@ -108,7 +116,7 @@ class ActiveCall:
             return None
         now = meter.outcome("")
         return MeterReading(
-            self.call.id, self.call.payer, cost, now.prompt_tokens, now.completion_tokens, name
+            self.call.id, self.call.account, cost, now.prompt_tokens, now.completion_tokens, name
         )
 
     def note(self, reading: MeterReading) -> None:
@@ -121,7 +129,7 @@ class ActiveCall:
         meter, name = self._job.meter, self._job.generation_id
         if meter.complete or name is None or not self.call.stream:
             return None
-        return OpenQuestion(self.call.id, self.call.payer, name, meter.outcome(ended), ended)
+        return OpenQuestion(self.call.id, self.call.account, name, meter.outcome(ended), ended)
 
     def resume(self) -> None:
         """The cancellation has been heard; what is left to do goes on."""
@@ -160,7 +168,7 @@ class CallRunner:
         self._forward_until = -math.inf
         # Those that the database could not be told the end of. Their number is bounded by the
         # lease: without a database, nothing new is let in.
-        self._unsettled: dict[str, tuple[Payer, Outcome]] = {}
+        self._unsettled: dict[str, tuple[Account, Outcome]] = {}
         # Streams that have ended, by reservation, and the tasks that ask what they cost.
         self._questions: dict[str, OpenQuestion] = {}
         self._asking: set[asyncio.Task[None]] = set()
@@ -248,18 +256,18 @@ class CallRunner:
         self.cut_off(lease_lost(), lambda _: True)
 
     async def _settle_unsettled(self) -> None:
-        for reservation_id, (payer, outcome) in list(self._unsettled.items()):
-            await self._settle(reservation_id, payer, outcome)
+        for reservation_id, (account, outcome) in list(self._unsettled.items()):
+            await self._settle(reservation_id, account, outcome)
             del self._unsettled[reservation_id]
 
-    async def _settle(self, reservation_id: str, payer: Payer, outcome: Outcome) -> int | None:
+    async def _settle(self, reservation_id: str, account: Account, outcome: Outcome) -> int | None:
         """Returns what is billed; None if another process has settled the call."""
-        billed = await self._store.settle(reservation_id, payer, outcome)
+        billed = await self._store.settle(reservation_id, account, outcome)
         if billed is not None:
-            self._queues.freed(payer)
+            self._queues.freed(account)
             return billed
         # Another process settled the call, because this one did not renew its lease in time.
-        corrected = await self._store.correct(reservation_id, payer, outcome, self._terms)
+        corrected = await self._store.correct(reservation_id, account, outcome, self._terms)
         if corrected is not None:
             log.warning(
                 "a call was settled by another process, and is corrected: reservation=%s",
@@ -280,7 +288,7 @@ class CallRunner:
                 self._ask(
                     OpenQuestion(
                         stream.reservation_id,
-                        stream.payer,
+                        stream.account,
                         stream.generation_id,
                         stream.outcome,
                         if_told="recovered",
@@ -304,25 +312,25 @@ class CallRunner:
         # If this is cancelled, the question stays open, so that the last renewal records it.
         told = await true_costs.ask(question.generation_id)
         outcome = question.answered(told)
-        this, payer = question.reservation_id, question.payer
+        this, account = question.reservation_id, question.account
         try:
-            billed = await self._settle(this, payer, outcome)
+            billed = await self._settle(this, account, outcome)
             if told is not None and billed is not None and told > billed:
                 self._overrun(told - billed)
         except WattfareError as failure:
-            self._unsettled[this] = payer, outcome
+            self._unsettled[this] = account, outcome
             log.error("call not settled: %s reservation=%s", describe(failure), this)
         finally:
             del self._questions[this]
 
-    async def _reserve_in_turn(self, active: ActiveCall, job: Job, wait: float) -> int:
-        """Reserve for a call, and wait up to so many seconds if only other calls of its payer are
-        in the way. Returns how much is reserved."""
+    async def _reserve_in_turn(self, active: ActiveCall, job: Job, wait: float) -> Granted:
+        """Reserve for a call, and wait up to so many seconds if only other calls of its account are
+        in the way. Returns how much is reserved, and whose money pays."""
         if wait <= 0:
             return await self._reserve(active.call, job)
         loop = asyncio.get_running_loop()
         until = loop.time() + wait
-        with self._queues.place(active.call.payer) as place:
+        with self._queues.place(active.call.account) as place:
             while True:
                 left = until - loop.time()
                 if place.is_first or left <= 0:
@@ -338,11 +346,11 @@ class CallRunner:
                 finally:
                     active.waits = False
 
-    async def _explain(self, refusal: WattfareError, payer: Payer) -> None:
+    async def _explain(self, refusal: WattfareError, account: Account) -> None:
         """Say how long the oldest call has run that is in the way, if one is."""
         if refusal.limited_by == rules.IN_FLIGHT:
             with suppress(WattfareError):
-                rules.in_flight_for(refusal, await self._store.oldest_call(payer))
+                rules.in_flight_for(refusal, await self._store.oldest_call(account))
 
     async def run(
         self,
@@ -357,7 +365,7 @@ class CallRunner:
         call does not go on, cancel the task.
 
         Args:
-            wait: how long to wait if other calls of this payer hold the budget, in seconds.
+            wait: how long to wait if other calls of this account hold the budget, in seconds.
             started: called once the upstream has the request, which the job then holds no longer.
 
         Raises:
@@ -378,7 +386,7 @@ class CallRunner:
             nonlocal settled
             if settled:
                 return
-            await self._settle(call.id, call.payer, job.meter.outcome(ended))
+            await self._settle(call.id, call.account, job.meter.outcome(ended))
             settled = True
             self._active.discard(active)  # what is paid for is delivered
             self._leave(active)
@@ -390,10 +398,10 @@ class CallRunner:
                 settled = True  # there is nothing to settle
                 if refusal.http_status == 503:
                     # Nobody knows: the database may have heard, and its answer been lost.
-                    self._unsettled[call.id] = call.payer, Outcome(ended="failed")
-                await self._explain(refusal, call.payer)
+                    self._unsettled[call.id] = call.account, Outcome(ended="failed")
+                await self._explain(refusal, call.account)
                 raise
-            await job.start(granted)
+            await job.start(granted.amount)
             started()
             if call.stream:
                 begun = True
@@ -445,9 +453,9 @@ class CallRunner:
             if asking is not None:
                 await asyncio.wait({asking})
 
-    async def _reserve(self, call: InferenceCall, job: Job) -> int:
-        """Reserve for this call, and return how much. Only if its bounds do not fit what is left,
-        closer ones are looked for."""
+    async def _reserve(self, call: InferenceCall, job: Job) -> Granted:
+        """Reserve for this call, and return how much, and whose money pays. Only if its bounds do
+        not fit what is left, closer ones are looked for."""
         try:
             granted = await self._store.reserve(call, self._terms)
         except (WattfareBudgetExceededError, WattfareGrantError, WattfareRateLimitError):
@@ -456,7 +464,7 @@ class CallRunner:
                 raise
             closer = msgspec.structs.replace(call, bounds=bounds)
             return await self._store.reserve(closer, self._terms)
-        if granted < call.bounds.most:
+        if granted.amount < call.bounds.most:
             await job.tighten()  # the limit is then lowered less
         return granted
 
@@ -501,7 +509,7 @@ class CallRunner:
             await settle()
         except WattfareError as failure:
             # The reservation stands, and is settled when the database is there again.
-            self._unsettled[active.call.id] = active.call.payer, job.meter.outcome(ended)
+            self._unsettled[active.call.id] = active.call.account, job.meter.outcome(ended)
             log.error(
                 "call not settled: %s request_id=%s", describe(failure), active.call.request_id
             )

@@ -9,7 +9,7 @@ import msgspec
 from ...errors import WattfareError
 from ...logs import describe, get_logger
 from ..models.provider import Provider
-from ..records import MeterReading, Outcome, Payer
+from ..records import Account, MeterReading, Outcome
 
 #: How long a record is asked for, in seconds.
 RECORD_SECONDS = 60.0
@@ -70,7 +70,7 @@ class OpenQuestion(msgspec.Struct, eq=False):
     """
 
     reservation_id: str
-    payer: Payer
+    account: Account
     generation_id: str
     outcome: Outcome
     if_told: str
@@ -82,7 +82,7 @@ class OpenQuestion(msgspec.Struct, eq=False):
             return None
         return MeterReading(
             self.reservation_id,
-            self.payer,
+            self.account,
             self.outcome.cost,
             self.outcome.prompt_tokens,
             self.outcome.completion_tokens,
