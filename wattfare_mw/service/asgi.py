@@ -97,7 +97,9 @@ def create_app(
             runner = CallRunner(
                 store,
                 settings.terms,
-                TrueCosts(provider) if provider.keeps_records else None,
+                TrueCosts(provider, keys=funding) if provider.keeps_records else None,
+                keys=funding,
+                needs_funding=settings.needs_funding,
                 detached_seconds=settings.detached_seconds,
                 overrun=metrics.overrun,
             )

@@ -183,16 +183,6 @@ def mark_invalid(sql: Sql, funding_id: str, now: datetime) -> bool:
     return marked.rowcount > 0
 
 
-def remove(sql: Sql, payer_id: str, funding_id: str, now: datetime) -> bool:  # STOPGAP
-    table = schema.funding
-    done = sql.execute(
-        update(table)
-        .where(table.c.id == funding_id, table.c.payer_id == payer_id, table.c.state != "removed")
-        .values(ciphertext=None, encryption_key_id=None, state="removed")
-    )
-    return done.rowcount > 0
-
-
 def encrypted_by_others(sql: Sql, key_id: str, after: str, most: int) -> list[StoredKey]:
     """Some keys that another encryption key than this one has encrypted, by id.
 

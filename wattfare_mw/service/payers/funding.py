@@ -201,9 +201,7 @@ class PayerFunding:
         Raises:
             WattfareError: ``invalid_request``, 404; the payer has no such funding.
         """
-        removed = await self._store.transact(
-            lambda sql: fundings.remove(sql, payer_id, funding_id, utc_now())
-        )
+        removed = await self._store.remove_funding(payer_id, funding_id)
         self._cache.drop(funding_id)
         if not removed:
             raise _no_such_funding()
