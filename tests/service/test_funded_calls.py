@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import signal
 from base64 import b64encode
@@ -15,10 +16,11 @@ from typing import Any
 import httpx
 import pytest
 from sqlalchemy import select, update
+from support.cli import invoke_cli
 from support.fake_openrouter import FakeOpenRouter, Key, run_openrouter
 from support.pages import Browser
 from support.payers import SignedIn, new_payer, store_of, write
-from support.service import PATIENCE, App, Service, eventually, run_cli, run_service
+from support.service import PATIENCE, App, Service, eventually, run_service
 from support.upstream import Exchange, completion_of
 
 from wattfare_mw.service.ledger import schema
@@ -26,6 +28,8 @@ from wattfare_mw.service.ledger.store import Store
 from wattfare_mw.service.payers.encryption import FILE_SUFFIX
 
 OPERATOR = "sk-or-v1-operator-0123456789abcdef0123456789"
+OPTIONS = ("--user-ceiling-usd", "5", "--log-level", "debug")
+VARIABLES = {"WATTFARE_UPSTREAM_KEY": OPERATOR}
 ENCRYPTION_KEY = b64encode(secrets.token_bytes(32)).decode()
 
 
@@ -39,12 +43,19 @@ class Payer:
     user: str
 
 
-@pytest.fixture
-def router() -> Iterator[FakeOpenRouter]:
+@pytest.fixture(scope="module")
+def _router() -> Iterator[FakeOpenRouter]:
     with run_openrouter() as router:
-        router.person("operator", "1000")
-        router.keys[OPERATOR] = Key(OPERATOR, "operator", "operator")
         yield router
+
+
+@pytest.fixture
+def router(_router: FakeOpenRouter) -> FakeOpenRouter:
+    """The fake, with the operator as its only person."""
+    _router.reset()
+    _router.person("operator", "1000")
+    _router.keys[OPERATOR] = Key(OPERATOR, "operator", "operator")
+    return _router
 
 
 @contextmanager
@@ -58,12 +69,18 @@ def serving(
         yield service
 
 
-@pytest.fixture
-def funded(router: FakeOpenRouter, tmp_path: Path, database: str) -> Iterator[Service]:
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def funded(
+    request: pytest.FixtureRequest,
+    _router: FakeOpenRouter,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Service]:
     """A service on each database, whose operator has a key as well."""
-    options = ("--user-ceiling-usd", "5", "--log-level", "debug")
-    variables = {"WATTFARE_UPSTREAM_KEY": OPERATOR}
-    with serving(tmp_path, router, *options, database=database, **variables) as service:
+    folder = tmp_path_factory.mktemp("funded")
+    database = None
+    if request.param == "postgresql":
+        database = request.getfixturevalue("cluster").database()
+    with serving(folder, _router, *OPTIONS, database=database, **VARIABLES) as service:
         yield service
 
 
@@ -330,12 +347,12 @@ async def test_the_encryption_key_is_rotated(router: FakeOpenRouter, tmp_path: P
 
 def test_a_wrong_encryption_key_stops_the_start_and_is_not_shown(tmp_path: Path) -> None:
     database = f"sqlite:///{tmp_path / 'wattfare.db'}"
-    run = run_cli(
+    run = invoke_cli(
         "serve", "--port", "0", "--database", database, env={"WATTFARE_ENCRYPTION_KEY": "hunter2"}
     )
-    assert run.returncode != 0
+    assert run.exit_code != 0
     assert "WATTFARE_ENCRYPTION_KEY" in run.stderr
-    assert "hunter2" not in run.stdout + run.stderr
+    assert "hunter2" not in run.output + run.stderr
 
 
 # -- removal
@@ -470,15 +487,15 @@ def test_funding_that_cannot_be_stops_the_start(
     tmp_path: Path, options: tuple[str, ...], words: str
 ) -> None:
     database = f"sqlite:///{tmp_path / 'wattfare.db'}"
-    run = run_cli("serve", "--port", "0", "--database", database, *options)
-    assert run.returncode != 0
+    run = invoke_cli("serve", "--port", "0", "--database", database, *options)
+    assert run.exit_code != 0
     assert words in run.stderr
 
 
 def test_postgresql_wants_the_variable_if_funding_is_named(
     router: FakeOpenRouter, cluster: Any
 ) -> None:
-    run = run_cli(
+    run = invoke_cli(
         "serve",
         "--port",
         "0",
@@ -489,19 +506,36 @@ def test_postgresql_wants_the_variable_if_funding_is_named(
         "--funding",
         "key",
     )
-    assert run.returncode != 0
+    assert run.exit_code != 0
     assert "With PostgreSQL, the keys of payers need WATTFARE_ENCRYPTION_KEY" in run.stderr
 
 
 # -- what shows a key
 
 
-async def test_nothing_shows_a_key(
-    router: FakeOpenRouter, app: App, store: Store, tmp_path: Path, database: str
-) -> None:
+async def test_nothing_shows_a_key(router: FakeOpenRouter, tmp_path: Path, database: str) -> None:
     """The keys of payers are in no log, database, answer, argument or file, even if the upstream
     repeats them."""
     shown: list[str] = []
+    with (
+        serving(tmp_path, router, *OPTIONS, database=database, **VARIABLES) as service,
+        service.app() as app,
+    ):
+        async with store_of(database) as store:
+            keys = await _use_keys(router, app, store, shown)
+            assert service.stop() == 0
+            data = await _all_that_is_kept(store, database, tmp_path)
+    data += "\n".join([*shown, *service.log]).encode()
+    for key in keys:
+        assert key not in data
+        assert key[-40:] not in data
+        assert b64encode(key)[4:-4] not in data
+        assert key.hex().encode() not in data
+
+
+async def _use_keys(
+    router: FakeOpenRouter, app: App, store: Store, shown: list[str]
+) -> list[bytes]:
     alice = await new_paying(router, app, store, "alice")
     person = router.person("bob")
     signed_in = await new_payer(store)
@@ -534,26 +568,19 @@ async def test_nothing_shows_a_key(
             answer = chat(app, user)
             shown += [answer.text, str(answer.headers)]
     assert len(said) >= 4
-    router.upstream.first = router.answer
+    shown.append(Path(f"/proc/{app.service.process.pid}/cmdline").read_text())
+    return [key.encode() for key in (alice.key.key, bob.key, ENCRYPTION_KEY)]
 
-    process = app.service.process
-    shown.append(Path(f"/proc/{process.pid}/cmdline").read_text())
-    assert app.service.stop() == 0
-    shown += app.service.log
-    keys = [alice.key.key.encode(), bob.key.encode()]
-    data = "\n".join(shown).encode()
+
+async def _all_that_is_kept(store: Store, database: str, folder: Path) -> bytes:
     if database.startswith("sqlite"):
-        data += b"".join(file.read_bytes() for file in tmp_path.iterdir() if file.is_file())
-    else:
-        for table in schema.metadata.sorted_tables:
-            found = await store.transact(lambda sql, table=table: sql.execute(select(table)).all())
-            data += b"".join(
-                bytes(value) if isinstance(value, (bytes, memoryview)) else str(value).encode()
-                for row in found
-                for value in row
-            )
-    for key in (*keys, ENCRYPTION_KEY.encode()):
-        assert key not in data
-        assert key[-40:] not in data
-        assert b64encode(key)[4:-4] not in data
-        assert key.hex().encode() not in data
+        return b"".join(file.read_bytes() for file in folder.iterdir() if file.is_file())
+    data = b""
+    for table in schema.metadata.sorted_tables:
+        found = await store.transact(lambda sql, table=table: sql.execute(select(table)).all())
+        values = (value for row in found for value in row)
+        data += b"".join(
+            bytes(value) if isinstance(value, (bytes, memoryview)) else str(value).encode()
+            for value in values
+        )
+    return data

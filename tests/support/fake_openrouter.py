@@ -86,6 +86,14 @@ class FakeOpenRouter:
         """The base URL, for ``--upstream``."""
         return self.upstream.url
 
+    def reset(self) -> None:
+        """Forget everybody and everything."""
+        for kept in (self.credit, self.keys, self.codes, self.records, self.exchanges):
+            kept.clear()
+        self.upstream.reset()
+        self.upstream.first = self.answer
+        self.grants_limits, self.hang_after, self.cost, self.retry_after = True, None, COST, None
+
     def person(self, name: str, credit: str = "10") -> str:
         """A new person with this credit, in USD."""
         self.credit[name] = Decimal(credit)
