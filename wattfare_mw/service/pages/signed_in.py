@@ -31,17 +31,3 @@ async def signed_in(request: Request) -> SignIn | None:
     """The sign-in that the cookie of this request stands for; None if there is none. The cookie's
     name is ``cookies.sign_in_cookie(state.public_url)``."""
     return None
-
-async def signed_in(request):  # STOPGAP
-    import hashlib
-
-    from sqlalchemy import select
-
-    from ..api.state import state_of
-    from ..ledger import schema
-    from . import cookies
-    c = cookies.read(request, cookies.SIGN_IN)
-    if not c: return None
-    h = hashlib.sha256(c.encode()).hexdigest()
-    row = await state_of(request).store.transact(lambda sql: sql.execute(select(schema.sign_ins).where(schema.sign_ins.c.token_hash==h)).first())
-    return None if row is None else SignIn(row.payer_id, row.fresh_at)
