@@ -23,7 +23,7 @@ from .api.chat_completions import ChatCompletions
 from .api.framing import Frame, on_http_exception
 from .api.health import Health
 from .api.rate_limits import RateLimits
-from .api.routes import COMPLETIONS, CORS_PATHS, routes
+from .api.routes import COMPLETIONS, is_cors_path, routes
 from .api.state import ServiceState
 from .errors import shutting_down
 from .inference.lease_keeper import LeaseKeeper
@@ -136,7 +136,7 @@ def create_app(
     app = _App(
         routes=[*routes(with_metrics=settings.metrics), *page_routes()],
         lifespan=lifespan,
-        middleware=[Middleware(Frame, cors_paths=CORS_PATHS)],
+        middleware=[Middleware(Frame, is_cors_path=is_cors_path)],
         exception_handlers={HTTPException: _on_http_exception},
     )
     # A client would send its key again to the target of a redirect.
@@ -169,7 +169,7 @@ class _App(Starlette):
     """Starlette, with a short way to the path of every inference call. Starlette's router and
     layers look at every chunk, which takes longer than the ledger does."""
 
-    _completions = Frame(ChatCompletions(), cors_paths=CORS_PATHS)
+    _completions = Frame(ChatCompletions(), is_cors_path=is_cors_path)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"] == COMPLETIONS and scope["method"] == "POST":

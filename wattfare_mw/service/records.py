@@ -15,6 +15,8 @@ DEFAULT_GRANT = NANOS_PER_USD
 UNBOUNDED_HOLD = NANOS_PER_USD
 #: How long a call may go on without its client, in seconds.
 DETACHED_SECONDS = 300.0
+#: How long a one-time grant is valid, in seconds.
+GRANT_SECONDS = 24 * 3600
 
 Mode = Literal["test", "live"]
 

@@ -33,12 +33,12 @@ class Frame:
     """The outermost middleware.
 
     Args:
-        cors_paths: the paths that a browser calls from an app's page.
+        is_cors_path: does a browser call this path from an app's page?
     """
 
-    def __init__(self, app: ASGIApp, *, cors_paths: frozenset[str]) -> None:
+    def __init__(self, app: ASGIApp, *, is_cors_path: Callable[[str], bool]) -> None:
         self._app = app
-        self._cors_paths = cors_paths
+        self._is_cors_path = is_cors_path
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
@@ -50,15 +50,16 @@ class Frame:
         if request_id is None or not SANE_REQUEST_ID.fullmatch(request_id):
             request_id = new_id()
         scope["wattfare.request_id"] = request_id
-        # Only bearer tokens open anything here, so any page may ask. A live app's token is not for
-        # any page: its route calls `allow_no_other_origin`.
-        scope["wattfare.any_origin"] = (
-            scope["path"] in self._cors_paths and "origin" in headers.common
+        # Only bearer tokens open anything here, so any page may ask. A live app's credential is
+        # only for the app's own pages: its routes call `allow_origins`.
+        is_cors_path = scope["wattfare.cors"] = self._is_cors_path(scope["path"])
+        scope["wattfare.allowed_origin"] = (
+            "*" if is_cors_path and "origin" in headers.common else None
         )
         sender = ResponseSender(scope, send, self._headers)
         began = time.monotonic()
         try:
-            if scope["wattfare.any_origin"] and _is_preflight(scope, headers):
+            if scope["wattfare.allowed_origin"] and _is_preflight(scope, headers):
                 await _preflight(scope, receive, sender)
             else:
                 await self._app(scope, receive, sender)
@@ -89,10 +90,10 @@ class Frame:
         headers = [(b"x-request-id", scope["wattfare.request_id"].encode())]
         if "wattfare.cacheable" not in scope:
             headers.append((b"cache-control", b"no-store"))
-        if scope["path"] in self._cors_paths:
+        if scope["wattfare.cors"]:
             headers.append((b"vary", b"Origin"))
-        if scope["wattfare.any_origin"]:
-            headers.append((b"access-control-allow-origin", b"*"))
+        if (origin := scope["wattfare.allowed_origin"]) is not None:
+            headers.append((b"access-control-allow-origin", origin.encode("latin-1")))
             headers.append((b"access-control-expose-headers", b"Retry-After, X-Request-Id"))
         return headers
 
@@ -107,9 +108,9 @@ def _counted(error: WattfareError, scope: Scope) -> WattfareError:
     return error
 
 
-def allow_no_other_origin(scope: Scope) -> None:
-    """Send no CORS headers for this request: the credential is not for pages of other origins."""
-    scope["wattfare.any_origin"] = False
+def allow_origin(scope: Scope, origin: str | None) -> None:
+    """Let only a page of this origin read the response; None: no page of another origin."""
+    scope["wattfare.allowed_origin"] = origin
 
 
 def allow_caching(scope: Scope) -> None:

@@ -270,6 +270,7 @@ recovery_codes = Table(
     Column("payer_id", String(64), ForeignKey("payers.id"), primary_key=True),
     Column("code_hash", String(64), primary_key=True),
     Column("used_at", BigInteger),
+    Index("recovery_codes_by_hash", "code_hash"),
 )
 
 # The browsers in which a payer is signed in. ``fresh_at``: the last proof by passkey or code.
@@ -322,6 +323,8 @@ approvals = Table(
     Column("created_at", BigInteger, nullable=False),
     Column("expires_at", BigInteger, nullable=False),
     Column("decided_at", BigInteger),
+    # The other payer whose connection ends, as the person who allowed this was told.
+    Column("replaces", String(64)),
     Index("approvals_by_expiry", "expires_at"),
 )
 

@@ -328,6 +328,10 @@ class Store(ABC):
         """Run a job as one transaction, through SQLAlchemy. It is for what does not happen for
         every call."""
 
+    async def at(self, job: Callable[[Sql, datetime], T]) -> T:
+        """Run a job as :meth:`transact` does, with the time by the clock of the database."""
+        return await self.transact(lambda sql: job(sql, self._now(sql)))
+
     # -- what each database does in its own way
 
     @abstractmethod

@@ -19,6 +19,7 @@ _MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct",
 #: Nothing is loaded from elsewhere, and nothing in a page is taken for a script or a style.
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+    "connect-src 'self'; "
     "form-action {form_action}; frame-ancestors 'none'; base-uri 'none'"
 )
 #: The headers of each response to a page request.

@@ -8,12 +8,12 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from ..payers.openrouter import CALLBACK_PATH
-from . import funding
+from . import approve, funding, sign_in
 from .endpoints import page_route
 from .static_files import PREFIX, serve_static
 
 #: The paths under which an error is a page, and not JSON.
-PAGE_PREFIXES = ("/approve", "/budget", "/funding", PREFIX, "/sign-in")
+PAGE_PREFIXES = ("/approve", "/budget", "/funding", PREFIX, "/sign-in", "/sign-out")
 
 
 def page_routes() -> list[Route]:
@@ -25,6 +25,14 @@ def page_routes() -> list[Route]:
         page_route("/funding/openrouter", funding.start_openrouter, ["POST"]),
         page_route(CALLBACK_PATH, funding.finish_openrouter),
         page_route("/funding/{id}/remove", funding.remove, ["GET", "POST"]),
+        page_route("/approve/{id}", approve.show),
+        page_route("/approve/{id}", approve.answer, ["POST"]),
+        page_route("/sign-in", sign_in.show),
+        page_route("/sign-in/challenge", sign_in.challenge, ["POST"]),
+        page_route("/sign-in/passkey", sign_in.with_passkey, ["POST"]),
+        page_route("/sign-in/code", sign_in.with_code, ["POST"]),
+        page_route("/sign-in/recovery-codes", sign_in.new_codes, ["POST"]),
+        page_route("/sign-out", sign_in.sign_out, ["POST"]),
         page_route(f"{PREFIX}/{{name}}", serve_static),
     ]
 

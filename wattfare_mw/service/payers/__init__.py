@@ -1,1 +1,1 @@
-"""The people who pay: who they are, and what they pay with."""
+"""People who pay: their passkeys and sign-ins, what they approve, and what they pay with."""

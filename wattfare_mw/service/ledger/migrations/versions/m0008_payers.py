@@ -137,6 +137,7 @@ def _create_tables() -> None:
         sa.Column("code_hash", sa.String(64), primary_key=True),
         sa.Column("used_at", sa.BigInteger),
     )
+    op.create_index("recovery_codes_by_hash", "recovery_codes", ["code_hash"])
     op.create_table(
         "sign_ins",
         sa.Column("token_hash", sa.String(64), primary_key=True),
@@ -179,6 +180,7 @@ def _create_tables() -> None:
         sa.Column("created_at", sa.BigInteger, nullable=False),
         sa.Column("expires_at", sa.BigInteger, nullable=False),
         sa.Column("decided_at", sa.BigInteger),
+        sa.Column("replaces", sa.String(64)),
     )
     op.create_index("approvals_by_expiry", "approvals", ["expires_at"])
     op.create_table(
