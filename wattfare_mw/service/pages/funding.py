@@ -21,6 +21,8 @@ from .rendering import page, see_other
 
 #: The cookie of a browser that was sent to OpenRouter.
 COOKIE = "wattfare-openrouter"
+#: The field of a form in which a payer chooses what pays.
+FIELD = "funding"
 #: The page of all funding.
 FUNDING = "/funding"
 #: The pages that can lead here, and that come next afterwards.
@@ -54,6 +56,10 @@ class FundingChoices(msgspec.Struct, frozen=True):
     def usable(self) -> bool:
         """True if there is something to choose."""
         return self.operator or self.first is not None
+
+    def has(self, funding_id: str) -> bool:
+        """True if this funding can be chosen."""
+        return any(one.id == funding_id and one.state == "valid" for one in self.mine)
 
     @property
     def first(self) -> str | None:
@@ -166,7 +172,10 @@ async def _overview(request: Request, *, error: WattfareError | None = None) -> 
     # The form leads to OpenRouter's page, by a redirect.
     leads_to = state.funding.openrouter_origin
     status = 200 if error is None else error.http_status
-    return page(request, "funding.html", context, status=status, leads_to=leads_to)
+    in_popup = return_to.startswith("/approve/")
+    return page(
+        request, "funding.html", context, status=status, leads_to=leads_to, in_popup=in_popup
+    )
 
 
 def _added(return_to: str, lacks_limit: bool) -> Response:
