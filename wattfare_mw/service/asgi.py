@@ -77,12 +77,14 @@ def create_app(
                 calls_per_user=settings.calls_per_minute_per_user,
                 calls_per_app=settings.calls_per_minute_per_app,
             )
+            pages_url = settings.public_url or public_url.of_port(DEFAULT_PORT)
             runner = CallRunner(
                 store,
                 settings.terms,
                 TrueCosts(provider) if provider.keeps_records else None,
                 detached_seconds=settings.detached_seconds,
                 overrun=metrics.overrun,
+                public_url=pages_url,
             )
             keeper = LeaseKeeper(runner)
             app.state.service = ServiceState(
@@ -98,7 +100,7 @@ def create_app(
                 health=Health(store),
                 aliases=settings.aliases,
                 fields=settings.fields,
-                public_url=settings.public_url or public_url.of_port(DEFAULT_PORT),
+                public_url=pages_url,
                 heartbeats=IdleTimer(asyncio.get_running_loop(), output.HEARTBEAT_SECONDS),
             )
             try:
