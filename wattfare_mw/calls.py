@@ -15,8 +15,8 @@ from . import sse
 from .completions import Completion, not_the_protocol, read_completion
 from .errors import (
     WattfareAuthError,
-    WattfareGrantError,
     WattfareError,
+    WattfareGrantError,
     WattfareNetworkError,
     error_from_answer,
     invalid_request,

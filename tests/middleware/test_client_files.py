@@ -75,7 +75,7 @@ def test_a_wrong_path(drive: Drive, path: str) -> None:
 
 def test_a_path_that_is_taken(drive: Drive) -> None:
     with pytest.raises(ValueError, match="each of ours is another"):
-        drive(client_path="/x.js", token_path="/x.js")  # noqa: S106
+        drive(client_path="/x.js", token_path="/x.js")
 
 
 def test_two_apps_at_once(drive: Any) -> None:
