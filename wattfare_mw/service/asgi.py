@@ -76,7 +76,7 @@ def create_app(
                     on_hang_up=settings.on_hang_up,
                     hold=settings.held,
                 )
-            origin = settings.public_url or public_url.of_port(DEFAULT_PORT)
+            pages_url = settings.public_url or public_url.of_port(DEFAULT_PORT)
             # A server on a local machine needs no key of anybody.
             free = upstream is not None and not upstream.provider.sells
             funding = PayerFunding(
@@ -84,7 +84,7 @@ def create_app(
                 keyring,
                 upstream,
                 settings.payer_funding,
-                origin,
+                pages_url,
                 operator_pays="operator" in settings.offered
                 or (free and not settings.needs_funding),
             )
@@ -102,6 +102,7 @@ def create_app(
                 needs_funding=settings.needs_funding,
                 detached_seconds=settings.detached_seconds,
                 overrun=metrics.overrun,
+                public_url=pages_url,
             )
             keeper = LeaseKeeper(runner)
             app.state.service = ServiceState(
@@ -117,7 +118,7 @@ def create_app(
                 health=Health(store),
                 aliases=settings.aliases,
                 fields=settings.fields,
-                public_url=origin,
+                public_url=pages_url,
                 funding=funding,
                 heartbeats=IdleTimer(asyncio.get_running_loop(), output.HEARTBEAT_SECONDS),
             )
