@@ -15,6 +15,7 @@ from . import sse
 from .completions import Completion, not_the_protocol, read_completion
 from .errors import (
     WattfareAuthError,
+    WattfareError,
     WattfareGrantError,
     WattfareNetworkError,
     error_from_answer,
@@ -34,6 +35,7 @@ from .types import (
     OnLowBudget,
     RequestLimit,
     SessionRequest,
+    account_label,
     check_user_id,
     decode,
     encode,
@@ -75,6 +77,7 @@ class Call(msgspec.Struct, Generic[T], frozen=True, gc=False):
         read: makes the result of the status and the body of a 2xx answer.
         repeatable: does a second one bill nothing?
         inference: may its answer take minutes to come?
+        token: the session token that it is made with, in place of the app's secret key.
     """
 
     method: str
@@ -84,6 +87,7 @@ class Call(msgspec.Struct, Generic[T], frozen=True, gc=False):
     body: bytes | None = None
     repeatable: bool = False
     inference: bool = False
+    token: str | None = None
 
 
 # -- who pays
@@ -131,13 +135,18 @@ def _visible(text: str) -> bool:
 
 
 def create_session(
-    user_id: str, request_limit: LimitLike | SessionRequest = None
+    user_id: str,
+    request_limit: LimitLike | SessionRequest = None,
+    label: str | None = None,
 ) -> Call[CreatedSession]:
-    """A session token for this user's browser, asking for this cap."""
+    """A session token for this user's browser, asking for this cap. ``label`` names the user's
+    account at the app."""
     body: dict[str, Any] = {"appUserId": check_user_id(user_id)}
     limit = session_request(request_limit).request_limit
     if limit is not None:
         body["requestLimit"] = limit
+    if label is not None:
+        body["accountLabel"] = label
     return Call(
         "POST",
         "/sessions",
@@ -165,6 +174,11 @@ def status(user_id: str) -> Call[ConnectionStatus]:
     """The user's connection to this app."""
     user = quote(check_user_id(user_id), safe="")
     return Call("GET", f"/status?appUserId={user}", _reads(ConnectionStatus), repeatable=True)
+
+
+def revoke(token: str) -> Call[None]:
+    """End the connection of the user whose session token this is."""
+    return Call("DELETE", "/connections", _nothing, repeatable=True, token=Secret(token))
 
 
 def models() -> Call[bytes]:
@@ -232,6 +246,10 @@ def _reads(shape: type[T]) -> Callable[[int, bytes], T]:
     return read
 
 
+def _nothing(_status: int, _body: bytes) -> None:
+    return None
+
+
 def _as_it_is(_status: int, body: bytes) -> bytes:
     return body
 
@@ -265,6 +283,19 @@ _ALWAYS = {
 }
 
 
+class _Service:
+    """What is known of a service.
+
+    Attributes:
+        address: its address, without a path.
+        takes_labels: False once it has rejected the label of an account.
+    """
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self.takes_labels = True
+
+
 class Caller:
     """The service, as an app with a secret key sees it: the flows of its calls.
 
@@ -291,12 +322,13 @@ class Caller:
         self.base_url = _check_url(base_url)
         self._api_url = self.base_url + API_PREFIX
         parts = urlsplit(self.base_url)
-        self._service = f"{parts.scheme}://{parts.netloc}"
         self.timeout = timeout
         self.max_retries = max_retries
         self.secret_key = key
         self._authorization = Secret(f"Bearer {key}")
         self._in_request = False
+        # Shared with the copies that `in_request` makes.
+        self._service = _Service(f"{parts.scheme}://{parts.netloc}")
 
     def in_request(self) -> Self:
         """The same service, for calls inside a request to the app: they hold no worker while they
@@ -307,10 +339,13 @@ class Caller:
 
     def request(self, call: Call[Any]) -> HTTPRequest:
         """The request that makes this call."""
+        authorization = self._authorization
+        if call.token is not None:
+            authorization = Secret(f"Bearer {call.token}")
         return HTTPRequest(
             call.method,
             self._api_url + call.path,
-            {**_ALWAYS, **call.headers, "authorization": self._authorization},
+            {**_ALWAYS, **call.headers, "authorization": authorization},
             call.body,
             self.timeout.connect,
             self.timeout.inference if call.inference else self.timeout.read,
@@ -324,6 +359,39 @@ class Caller:
         """
         status, body = yield from self._attempts(call, keep_open=False)
         return call.read(status, body)
+
+    def create_session(
+        self,
+        user_id: str,
+        request_limit: LimitLike | SessionRequest = None,
+        label: object = None,
+    ) -> Flow[CreatedSession]:
+        """A session token. The label of the account is left out if the service rejects it.
+
+        Raises:
+            WattfareError: what :meth:`fetch` raises.
+        """
+        label = account_label(label)
+        if label is not None and self._service.takes_labels:
+            try:
+                return (yield from self.fetch(create_session(user_id, request_limit, label)))
+            except WattfareError as error:
+                if error.status not in (400, 422):
+                    raise
+            session = yield from self.fetch(create_session(user_id, request_limit))
+            self._service.takes_labels = False
+            return session
+        return (yield from self.fetch(create_session(user_id, request_limit)))
+
+    def disconnect(self, user_id: str) -> Flow[None]:
+        """End this user's connection, and with it the calls in flight.
+
+        Raises:
+            WattfareError: what :meth:`fetch` raises.
+        """
+        # Only a session token opens this, and a backend can make one.
+        session = yield from self.fetch(create_session(user_id))
+        yield from self.fetch(revoke(session.token))
 
     def open(self, call: Call[Any]) -> Flow[Any]:
         """Make the call, and give its answer of success with the body still on its way.
@@ -347,10 +415,11 @@ class Caller:
                 if success:
                     return answer.status, body
                 # It may repeat the key that it refuses, and our errors travel as far as a browser.
-                body = body.replace(self.secret_key.encode(), "…".encode())
+                for secret in filter(None, (self.secret_key, call.token)):
+                    body = body.replace(secret.encode(), "…".encode())
                 failure = error_from_answer(answer.status, body, answer.headers)
             except WattfareNetworkError as error:
-                failure = error.named(self._service)
+                failure = error.named(self._service.address)
             delay = None
             if attempt < self.max_retries:
                 delay = retry_delay(

@@ -127,18 +127,24 @@ class Wattfare(_Client[Transport]):
         return Grant(self, grant_token)
 
     def create_session(
-        self, user_id: str, request_limit: LimitLike | SessionRequest = None
+        self,
+        user_id: str,
+        request_limit: LimitLike | SessionRequest = None,
+        *,
+        account_label: str | None = None,
     ) -> CreatedSession:
         """A session token for this user's browser.
 
         Args:
             user_id: the app's own id of the user.
             request_limit: the monthly cap to ask for, in USD; None leaves it to the user.
+            account_label: the name of the user's account at the app, such as ``"ada@example.com"``,
+                which the approval shows. It is left out for a service that rejects it.
 
         Raises:
             WattfareError: e.g. ``invalid_request`` for a cap that is none, ``rate_limited``.
         """
-        return self._fetch(calls.create_session(user_id, request_limit))
+        return self._run(self._caller.create_session(user_id, request_limit, account_label))
 
     def session_handler(
         self,
@@ -146,6 +152,7 @@ class Wattfare(_Client[Transport]):
         request_limit: Any = None,
         *,
         allowed_origins: Iterable[str] = (),
+        account_label: Any = None,
         let_through: LetThrough = (),
     ) -> Callable[[Request], Response]:
         """A drop-in token route, for any framework: give it a :class:`Request`, send the
@@ -155,9 +162,13 @@ class Wattfare(_Client[Transport]):
             resolve_user: gives the id of the user who makes the request, or None: 401.
             request_limit: the cap to ask for in USD, or a function of the request that gives it.
             allowed_origins: other sites' origins that may ask.
+            account_label: the name of the user's account, or a function of the request that gives
+                it; see :meth:`create_session`.
             let_through: exceptions of these functions that a web framework answers itself.
         """
-        token_route = TokenRoute(self._caller, resolve_user, request_limit, allowed_origins)
+        token_route = TokenRoute(
+            self._caller, resolve_user, request_limit, allowed_origins, account_label
+        )
 
         def handler(request: Request) -> Response:
             return self._run(
@@ -222,10 +233,14 @@ class AsyncWattfare(_Client[AsyncTransport]):
         return AsyncGrant(self, grant_token)
 
     async def create_session(
-        self, user_id: str, request_limit: LimitLike | SessionRequest = None
+        self,
+        user_id: str,
+        request_limit: LimitLike | SessionRequest = None,
+        *,
+        account_label: str | None = None,
     ) -> CreatedSession:
         """See :meth:`Wattfare.create_session`."""
-        return await self._fetch(calls.create_session(user_id, request_limit))
+        return await self._run(self._caller.create_session(user_id, request_limit, account_label))
 
     def session_handler(
         self,
@@ -233,10 +248,13 @@ class AsyncWattfare(_Client[AsyncTransport]):
         request_limit: Any = None,
         *,
         allowed_origins: Iterable[str] = (),
+        account_label: Any = None,
         let_through: LetThrough = (),
     ) -> Callable[[Request], Any]:
         """See :meth:`Wattfare.session_handler`; this one is awaited."""
-        token_route = TokenRoute(self._caller, resolve_user, request_limit, allowed_origins)
+        token_route = TokenRoute(
+            self._caller, resolve_user, request_limit, allowed_origins, account_label
+        )
 
         async def handler(request: Request) -> Response:
             return await self._run(

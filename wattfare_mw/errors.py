@@ -60,6 +60,7 @@ class WattfareError(Exception):
         request_id: the service's id of the call, where it gave one: what support asks for.
         upstream_code: the code of the model's provider, such as ``"context_length_exceeded"``, if
             it refused the call and gave one.
+        manage_url: the service's page on which the user changes the budget, if the error says it.
         shortfall: why a budget does not pay for the call, if that is the reason. ``needed_usd``,
             ``remaining_usd``, ``resets_at`` and ``limited_by`` give its parts.
         log_message: what the log says of it: the message, or words of ours if the message
@@ -79,6 +80,7 @@ class WattfareError(Exception):
         request_id: str | None = None,
         upstream_code: str | None = None,
         shortfall: Shortfall | None = None,
+        manage_url: str | None = None,
     ) -> None:
         self.code = code or self.default_code
         self.status = self.default_status if status is None else status
@@ -87,6 +89,7 @@ class WattfareError(Exception):
         self.request_id = request_id
         self.upstream_code = upstream_code
         self.shortfall = shortfall or _NO_SHORTFALL
+        self.manage_url = manage_url
         self.log_message = self.message
         super().__init__(self.message)
 
@@ -127,11 +130,13 @@ class WattfareError(Exception):
 
     def to_wire(self) -> dict[str, dict[str, Any]]:
         """The protocol's JSON: ``{"error": {"code", "message"}}``, ``upstreamCode`` if there is
-        one, and what is known of the budget."""
+        one, what is known of the budget, and ``manageUrl``."""
         fields: dict[str, Any] = {"code": self.code, "message": self.message}
         if self.upstream_code is not None:
             fields["upstreamCode"] = self.upstream_code
         fields.update(self.shortfall.to_wire())
+        if self.manage_url is not None:
+            fields["manageUrl"] = self.manage_url
         return {"error": fields}
 
     def to_json(self) -> bytes:
@@ -274,6 +279,8 @@ _CODE_BY_STATUS = {
 
 #: The longest code of an upstream that is passed on, in characters.
 MAX_UPSTREAM_CODE = 100
+#: The longest URL that is read, in characters.
+MAX_LINK = 2000
 #: The longest name of a limit that is read, in characters.
 MAX_LIMIT_NAME = 32
 #: The largest amount that is read, in USD; and the latest moment, in Unix seconds.
@@ -289,6 +296,7 @@ class WireError(msgspec.Struct, frozen=True):
     message: str = ""
     upstream_code: str | None = None
     shortfall: Shortfall | None = None
+    manage_url: str | None = None
 
 
 class _WireEnvelope(msgspec.Struct):
@@ -331,6 +339,7 @@ def error_from_answer(
     if error is not None:
         about["upstream_code"] = error.upstream_code
         about["shortfall"] = error.shortfall
+        about["manage_url"] = error.manage_url
         return make_error(error.code, error.message or f"Wattfare answered {status}.", **about)
     if 300 <= status < 400:
         message = (
@@ -366,7 +375,16 @@ def _told(error: Mapping[Any, Any]) -> WireError | None:
         message if isinstance(message, str) else "",
         upstream[:MAX_UPSTREAM_CODE] if isinstance(upstream, str) and upstream else None,
         _shortfall(error),
+        _link(error.get("manageUrl")),
     )
+
+
+def _link(value: object) -> str | None:
+    """A URL that a page may link to; None for anything else, such as ``javascript:…``."""
+    if not isinstance(value, str) or not value.startswith(("https://", "http://")):
+        return None
+    visible = value.isascii() and value.isprintable() and " " not in value
+    return value if visible and len(value) <= MAX_LINK else None
 
 
 def _shortfall(error: Mapping[Any, Any]) -> Shortfall | None:
@@ -491,6 +509,7 @@ def _from_http_error(error: BaseException) -> WattfareError | None:
                 status=status,
                 upstream_code=wire.upstream_code,
                 shortfall=wire.shortfall,
+                manage_url=wire.manage_url,
             )
     return None
 

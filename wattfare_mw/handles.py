@@ -12,6 +12,7 @@ from . import calls
 from .calls import Message, Payer
 from .completions import Chunk, Completion, StreamReader, ToolCall
 from .errors import WattfareNetworkError
+from .flow import Flow
 from .transport import AsyncHTTPResponse, HTTPResponse
 from .types import MAX_WAIT_SECONDS, ConnectionStatus, OnLowBudget, TokenUsage
 
@@ -25,6 +26,12 @@ class SyncClient(Protocol):
         """Make the call and read its whole result."""
         ...
 
+    _caller: calls.Caller
+
+    def _run(self, flow: Flow[T]) -> T:
+        """Carry a flow of calls out."""
+        ...
+
     def _open(self, call: calls.Call[Any]) -> HTTPResponse:
         """Make the call, and return the response with its body still to be read."""
         ...
@@ -34,7 +41,10 @@ class AsyncClient(Protocol):
     """:class:`SyncClient`, for asyncio."""
 
     async def _fetch(self, call: calls.Call[T]) -> T: ...
+    async def _run(self, flow: Flow[T]) -> T: ...
     async def _open(self, call: calls.Call[Any]) -> AsyncHTTPResponse: ...
+
+    _caller: calls.Caller
 
 
 C = TypeVar("C", SyncClient, AsyncClient)
@@ -73,6 +83,15 @@ class User(_UserHandle[SyncClient]):
         """The user's connection; ``connected=False``, and no error, where there is none."""
         return self._client._fetch(calls.status(self.id))
 
+    def disconnect(self) -> None:
+        """End the user's connection. Calls in flight are cut off; nothing happens if there is no
+        connection.
+
+        Raises:
+            WattfareError: e.g. ``network``.
+        """
+        self._client._run(self._client._caller.disconnect(self.id))
+
     def model(
         self, model_id: str, *, on_low_budget: OnLowBudget = "lower", wait: float = 0
     ) -> Model:
@@ -98,6 +117,10 @@ class AsyncUser(_UserHandle[AsyncClient]):
     async def status(self) -> ConnectionStatus:
         """See :meth:`User.status`."""
         return await self._client._fetch(calls.status(self.id))
+
+    async def disconnect(self) -> None:
+        """See :meth:`User.disconnect`."""
+        await self._client._run(self._client._caller.disconnect(self.id))
 
     def model(
         self, model_id: str, *, on_low_budget: OnLowBudget = "lower", wait: float = 0

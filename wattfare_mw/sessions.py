@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from . import calls
+from . import calls, types
 from .app_functions import AppFunction
 from .error_responses import refuse_other_methods
 from .errors import WattfareError
 from .flow import Flow
 from .origins import check_origins, refuse_other_sites
-from .types import encode
 from .users import AppError, CallFunction, ResolveUser, identify
 from .web import Request, Response, json_response
 
@@ -24,6 +23,8 @@ class TokenRoute:
         resolve_user: gives the id of the user who makes a request, or None.
         request_limit: the cap to ask for in USD, or a function of the request that gives it.
         allowed_origins: other sites' origins that may ask.
+        account_label: the name of the user's account at the app, or a function of the request that
+            gives it.
 
     Raises:
         ValueError: an origin is none.
@@ -35,6 +36,7 @@ class TokenRoute:
         resolve_user: ResolveUser,
         request_limit: Any,
         allowed_origins: Iterable[str],
+        account_label: Any = None,
     ) -> None:
         self._caller = caller.in_request()
         self._resolve_user = AppFunction(resolve_user)
@@ -42,6 +44,9 @@ class TokenRoute:
         self._ask_limit = AppFunction(request_limit) if asked else None
         self._limit = None if asked else request_limit
         self._origins = check_origins(allowed_origins)
+        asked = callable(account_label)
+        self._ask_label = AppFunction(account_label) if asked else None
+        self._label = None if asked else types.account_label(account_label)
 
     def answer(self, request: Request) -> Flow[Response]:
         """Answer a request for a session token."""
@@ -55,5 +60,12 @@ class TokenRoute:
             asked = calls.session_request(limit)
         except WattfareError as error:
             raise AppError(f"request_limit gave no cap. {error.message}") from None
-        session = yield from self._caller.fetch(calls.create_session(user_id, asked))
-        return json_response(200, encode(session))
+        label = self._label
+        if self._ask_label is not None:
+            label = yield CallFunction(self._ask_label, (request,))
+        try:
+            label = types.account_label(label)
+        except WattfareError as error:
+            raise AppError(f"account_label gave no label. {error.message}") from None
+        session = yield from self._caller.create_session(user_id, asked, label)
+        return json_response(200, types.encode(session))

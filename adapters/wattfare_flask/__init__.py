@@ -114,6 +114,7 @@ def session_view(
     request_limit: Any = None,
     *,
     allowed_origins: Collection[str] = (),
+    account_label: Any = None,
 ) -> Callable[[], flask.Response]:
     """The token route alone, as a view for an app or a blueprint (``methods=["POST"]``); see
     :meth:`wattfare_mw.Wattfare.session_handler`."""
@@ -121,6 +122,7 @@ def session_view(
         adapt(resolve_user, _flask_request),
         adapt(request_limit, _flask_request),
         allowed_origins=allowed_origins,
+        account_label=adapt(account_label, _flask_request),
         let_through=_FLASK_ANSWERS,
     )
 

@@ -117,6 +117,7 @@ def session_route(
     request_limit: Any = None,
     *,
     allowed_origins: Collection[str] = (),
+    account_label: Any = None,
 ) -> ASGIRouteHandler:
     """The token route alone, as a handler for an app, a router or a controller; see
     :meth:`wattfare_mw.Wattfare.session_handler`."""
@@ -124,6 +125,7 @@ def session_route(
         adapt(resolve_user, _connection),
         adapt(request_limit, _connection),
         allowed_origins=allowed_origins,
+        account_label=adapt(account_label, _connection),
         let_through=_LITESTAR_ANSWERS,
     )
 

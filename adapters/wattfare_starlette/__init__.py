@@ -109,6 +109,7 @@ def session_endpoint(
     request_limit: Any = None,
     *,
     allowed_origins: Collection[str] = (),
+    account_label: Any = None,
 ) -> Callable[[Request], Awaitable[Response]]:
     """The token route alone, as an endpoint: ``Route("/token", …, methods=["POST"])``; see
     :meth:`wattfare_mw.Wattfare.session_handler`."""
@@ -116,6 +117,7 @@ def session_endpoint(
         adapt(resolve_user, _starlette_request),
         adapt(request_limit, _starlette_request),
         allowed_origins=allowed_origins,
+        account_label=adapt(account_label, _starlette_request),
         let_through=_STARLETTE_ANSWERS,
     )
 

@@ -173,6 +173,7 @@ def test_a_forged_return_connects_nobody(person: Person, site: Site) -> None:
 
 
 def test_a_forged_return_does_not_end_an_approval_under_way(person: Person, site: Site) -> None:
+    person.expect_problem("status of 409")  # the forged code is tried
     page = open_lab(person, site)
     popup = person.popup(page, button(page, "Connect").click)
     flow.sign_in(person, popup)

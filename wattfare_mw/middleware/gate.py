@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from .. import calls, sse, unserved
+from .. import browser, calls, sse, unserved
 from ..app_functions import AppFunction
 from ..body_memory import MAX_PAYER_BYTES, BodyClaim, BodyMemory
 from ..calls_at_once import CallsAtOnce
@@ -74,7 +74,9 @@ class Gate:
         token_path: str | None,
         inference_path: str | None,
         status_path: str | None,
+        client_path: str | None,
         request_limit: Any,
+        account_label: Any,
         models: Iterable[str] | None,
         allow_grants: bool,
         allowed_origins: Iterable[str],
@@ -105,7 +107,9 @@ class Gate:
         self._models = request_body.Models(models)
         self._allow_grants = allow_grants
         self._origins = check_origins(allowed_origins)
-        self._token_route = TokenRoute(caller, resolve_user, request_limit, self._origins)
+        self._token_route = TokenRoute(
+            caller, resolve_user, request_limit, self._origins, account_label
+        )
         self._max_body_bytes = max_body_bytes
         self._bodies = BodyMemory()
         self._grant_bodies = BodyMemory(MAX_GRANT_BYTES)
@@ -123,13 +127,19 @@ class Gate:
         self.heartbeat = heartbeat
         self._let_through = let_through
         models_path = None if inference_path is None else _beside(inference_path)
+        folder, _, self._module_name = (client_path or "").rpartition("/")
+        if client_path is not None and not self._module_name:
+            raise ValueError("client_path ends with the name of a file, such as '/wattfare.js'")
+        return_path = None if client_path is None else f"{folder}/{browser.RETURN_PAGE}"
         #: For each path that is ours: the methods it answers to, and what it does.
         self.routes: dict[str, tuple[tuple[str, ...], Route]] = {}
         for path, methods, route in (
             (token_path, ("POST",), self._token),
             (inference_path, ("POST",), self._inference),
-            (status_path, ("GET", "HEAD"), self._status),
+            (status_path, ("GET", "HEAD", "DELETE"), self._status),
             (models_path, ("GET", "HEAD"), self._list_models),
+            (client_path, ("GET", "HEAD"), self._browser_module),
+            (return_path, ("GET", "HEAD"), self._return_page),
         ):
             if path is None:
                 continue
@@ -181,7 +191,7 @@ class Gate:
             headers.update(cors_headers(request, self._origins))
         headers["x-request-id"] = request_id
         if type(reply) is Response:
-            if reply.status != 204:
+            if reply.status not in (204, 304):
                 headers["content-length"] = str(len(reply.body))
             if request.method == "HEAD":
                 return Response(reply.status, headers, b"")
@@ -247,9 +257,35 @@ class Gate:
         return self._token_route.answer(request)
 
     def _status(self, request: Request, _record: Record) -> Flow[Response]:
+        if request.method == "DELETE":
+            refuse_other_sites(request, self._origins)
         user_id = yield from self.identify(request)
+        if request.method == "DELETE":
+            yield from self.caller.disconnect(user_id)
+            return Response(204, {"cache-control": "no-store"}, b"")
         status = yield from self.caller.fetch(calls.status(user_id))
         return json_response(200, encode(status))
+
+    def _browser_module(self, request: Request, _record: Record) -> Flow[Response]:
+        yield from ()  # a flow, as the others are
+        module = browser.asset(browser.MODULE)
+        headers = {"cache-control": "public, max-age=300", "etag": module.etag}
+        if module.etag in request.headers.get("if-none-match", ""):
+            return Response(304, headers, b"")
+        headers |= {"content-type": module.media_type, "x-content-type-options": "nosniff"}
+        return Response(200, headers, module.content)
+
+    def _return_page(self, _request: Request, _record: Record) -> Flow[Response]:
+        yield from ()
+        headers = {
+            "content-type": "text/html; charset=utf-8",
+            "content-security-policy": browser.RETURN_PAGE_POLICY,
+            # The URL holds a code.
+            "cache-control": "no-store",
+            "referrer-policy": "no-referrer",
+            "x-content-type-options": "nosniff",
+        }
+        return Response(200, headers, browser.return_page(self._module_name))
 
     def _list_models(self, request: Request, _record: Record) -> Flow[Response]:
         return json_response(200, (yield from self._models_for(request)))
