@@ -270,7 +270,7 @@ export function createWattfare({
       }
       if (flow.live) back = popup.closed ? back ?? Date.now() : undefined;
       if (!flow.busy && (Date.now() - back > 1500 || Date.now() > expiresAt * 1000)) gone();
-    }, 200);
+    }, 50);
     const events = ["focus", "blur", "visibilitychange", "pointerdown", "keydown"];
     for (const name of events) window.addEventListener(name, look, true);
     return () => {
