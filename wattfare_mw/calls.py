@@ -19,6 +19,7 @@ from .errors import (
     WattfareGrantError,
     WattfareNetworkError,
     error_from_answer,
+    invalid_request,
 )
 from .flow import Flow
 from .money import Number
@@ -35,7 +36,6 @@ from .types import (
     OnLowBudget,
     RequestLimit,
     SessionRequest,
-    account_label,
     check_user_id,
     decode,
     encode,
@@ -49,6 +49,9 @@ USER_AGENT = "wattfare-mw-python"
 _HEADER_SAFE = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) != "%")
 #: What is printable ASCII and must be escaped all the same.
 _ESCAPED = frozenset(" %")
+
+#: The longest account label, in characters.
+MAX_LABEL = 200
 
 LimitLike = Number | RequestLimit | None
 Message = Mapping[str, Any]
@@ -77,7 +80,7 @@ class Call(msgspec.Struct, Generic[T], frozen=True, gc=False):
         read: makes the result of the status and the body of a 2xx answer.
         repeatable: does a second one bill nothing?
         inference: may its answer take minutes to come?
-        token: the session token that it is made with, in place of the app's secret key.
+        credential: what goes with the call in place of the secret key.
     """
 
     method: str
@@ -87,7 +90,7 @@ class Call(msgspec.Struct, Generic[T], frozen=True, gc=False):
     body: bytes | None = None
     repeatable: bool = False
     inference: bool = False
-    token: str | None = None
+    credential: str | None = None
 
 
 # -- who pays
@@ -137,16 +140,15 @@ def _visible(text: str) -> bool:
 def create_session(
     user_id: str,
     request_limit: LimitLike | SessionRequest = None,
-    label: str | None = None,
+    account_label: str | None = None,
 ) -> Call[CreatedSession]:
-    """A session token for this user's browser, asking for this cap. ``label`` names the user's
-    account at the app."""
+    """A session token for this user's browser, asking for this cap."""
     body: dict[str, Any] = {"appUserId": check_user_id(user_id)}
     limit = session_request(request_limit).request_limit
     if limit is not None:
         body["requestLimit"] = limit
-    if label is not None:
-        body["accountLabel"] = label
+    if account_label is not None:
+        body["accountLabel"] = check_account_label(account_label)
     return Call(
         "POST",
         "/sessions",
@@ -170,15 +172,32 @@ def session_request(request_limit: object) -> SessionRequest:
     return SessionRequest(RequestLimit(request_limit))  # type: ignore[arg-type]  # it checks
 
 
+def check_account_label(label: object) -> str:
+    """The name of the user's account at the app, which the service shows to the payer.
+
+    Raises:
+        WattfareError: ``invalid_request``; it is not 1 to 200 printable characters.
+    """
+    if not isinstance(label, str) or not 0 < len(label) <= MAX_LABEL or not label.isprintable():
+        raise invalid_request(f"An account label is text of 1 to {MAX_LABEL} printable characters.")
+    return label
+
+
+def revoke(session_token: str) -> Call[None]:
+    """Revoke the connection of the user of this session token."""
+    return Call(
+        "DELETE",
+        "/connections",
+        _nothing,
+        repeatable=True,
+        credential=session_token,
+    )
+
+
 def status(user_id: str) -> Call[ConnectionStatus]:
     """The user's connection to this app."""
     user = quote(check_user_id(user_id), safe="")
     return Call("GET", f"/status?appUserId={user}", _reads(ConnectionStatus), repeatable=True)
-
-
-def revoke(token: str) -> Call[None]:
-    """End the connection of the user whose session token this is."""
-    return Call("DELETE", "/connections", _nothing, repeatable=True, token=Secret(token))
 
 
 def models() -> Call[bytes]:
@@ -283,17 +302,11 @@ _ALWAYS = {
 }
 
 
-class _Service:
-    """What is known of a service.
+class _Known:
+    """What a client has learned of its service."""
 
-    Attributes:
-        address: its address, without a path.
-        takes_labels: False once it has rejected the label of an account.
-    """
-
-    def __init__(self, address: str) -> None:
-        self.address = address
-        self.takes_labels = True
+    #: Does it take account labels?
+    labels = True
 
 
 class Caller:
@@ -322,13 +335,13 @@ class Caller:
         self.base_url = _check_url(base_url)
         self._api_url = self.base_url + API_PREFIX
         parts = urlsplit(self.base_url)
+        self._service = f"{parts.scheme}://{parts.netloc}"
         self.timeout = timeout
         self.max_retries = max_retries
         self.secret_key = key
         self._authorization = Secret(f"Bearer {key}")
         self._in_request = False
-        # Shared with the copies that `in_request` makes.
-        self._service = _Service(f"{parts.scheme}://{parts.netloc}")
+        self._known = _Known()
 
     def in_request(self) -> Self:
         """The same service, for calls inside a request to the app: they hold no worker while they
@@ -340,8 +353,8 @@ class Caller:
     def request(self, call: Call[Any]) -> HTTPRequest:
         """The request that makes this call."""
         authorization = self._authorization
-        if call.token is not None:
-            authorization = Secret(f"Bearer {call.token}")
+        if call.credential is not None:
+            authorization = Secret(f"Bearer {call.credential}")
         return HTTPRequest(
             call.method,
             self._api_url + call.path,
@@ -364,32 +377,25 @@ class Caller:
         self,
         user_id: str,
         request_limit: LimitLike | SessionRequest = None,
-        label: object = None,
+        account_label: str | None = None,
     ) -> Flow[CreatedSession]:
-        """A session token. The label of the account is left out if the service rejects it.
-
-        Raises:
-            WattfareError: what :meth:`fetch` raises.
-        """
-        label = account_label(label)
-        if label is not None and self._service.takes_labels:
+        """Create a session token. A service that does not know account labels gets none."""
+        if account_label is not None and self._known.labels:
             try:
-                return (yield from self.fetch(create_session(user_id, request_limit, label)))
+                return (
+                    yield from self.fetch(create_session(user_id, request_limit, account_label))
+                )
             except WattfareError as error:
                 if error.status not in (400, 422):
                     raise
-            session = yield from self.fetch(create_session(user_id, request_limit))
-            self._service.takes_labels = False
-            return session
+            created = yield from self.fetch(create_session(user_id, request_limit))
+            # It was the label that the service refused.
+            self._known.labels = False
+            return created
         return (yield from self.fetch(create_session(user_id, request_limit)))
 
     def disconnect(self, user_id: str) -> Flow[None]:
-        """End this user's connection, and with it the calls in flight.
-
-        Raises:
-            WattfareError: what :meth:`fetch` raises.
-        """
-        # Only a session token opens this, and a backend can make one.
+        """Revoke a user's connection. Only the user's own token can, so one is made."""
         session = yield from self.fetch(create_session(user_id))
         yield from self.fetch(revoke(session.token))
 
@@ -415,11 +421,10 @@ class Caller:
                 if success:
                     return answer.status, body
                 # It may repeat the key that it refuses, and our errors travel as far as a browser.
-                for secret in filter(None, (self.secret_key, call.token)):
-                    body = body.replace(secret.encode(), "…".encode())
+                body = body.replace(self.secret_key.encode(), "…".encode())
                 failure = error_from_answer(answer.status, body, answer.headers)
             except WattfareNetworkError as error:
-                failure = error.named(self._service.address)
+                failure = error.named(self._service)
             delay = None
             if attempt < self.max_retries:
                 delay = retry_delay(

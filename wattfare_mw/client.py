@@ -138,8 +138,8 @@ class Wattfare(_Client[Transport]):
         Args:
             user_id: the app's own id of the user.
             request_limit: the monthly cap to ask for, in USD; None leaves it to the user.
-            account_label: the name of the user's account at the app, such as ``"ada@example.com"``,
-                which the approval shows. It is left out for a service that rejects it.
+            account_label: the name of the user's account at the app, such as ``"ann@example.com"``.
+                The service shows it to the payer. A service that takes none gets none.
 
         Raises:
             WattfareError: e.g. ``invalid_request`` for a cap that is none, ``rate_limited``.
@@ -151,8 +151,8 @@ class Wattfare(_Client[Transport]):
         resolve_user: ResolveUser,
         request_limit: Any = None,
         *,
-        allowed_origins: Iterable[str] = (),
         account_label: Any = None,
+        allowed_origins: Iterable[str] = (),
         let_through: LetThrough = (),
     ) -> Callable[[Request], Response]:
         """A drop-in token route, for any framework: give it a :class:`Request`, send the
@@ -161,13 +161,13 @@ class Wattfare(_Client[Transport]):
         Args:
             resolve_user: gives the id of the user who makes the request, or None: 401.
             request_limit: the cap to ask for in USD, or a function of the request that gives it.
+            account_label: the name of the user's account at the app, or a function of the request
+                that gives it.
             allowed_origins: other sites' origins that may ask.
-            account_label: the name of the user's account, or a function of the request that gives
-                it; see :meth:`create_session`.
             let_through: exceptions of these functions that a web framework answers itself.
         """
         token_route = TokenRoute(
-            self._caller, resolve_user, request_limit, allowed_origins, account_label
+            self._caller, resolve_user, request_limit, account_label, allowed_origins
         )
 
         def handler(request: Request) -> Response:
@@ -194,6 +194,9 @@ class Wattfare(_Client[Transport]):
 
     def _fetch(self, call: Call[T]) -> T:
         return self._run(self._caller.fetch(call))
+
+    def _disconnect(self, user_id: str) -> None:
+        self._run(self._caller.disconnect(user_id))
 
     def _open(self, call: Call[Any]) -> HTTPResponse:
         return self._run(self._caller.open(call))
@@ -247,13 +250,13 @@ class AsyncWattfare(_Client[AsyncTransport]):
         resolve_user: ResolveUser,
         request_limit: Any = None,
         *,
-        allowed_origins: Iterable[str] = (),
         account_label: Any = None,
+        allowed_origins: Iterable[str] = (),
         let_through: LetThrough = (),
     ) -> Callable[[Request], Any]:
         """See :meth:`Wattfare.session_handler`; this one is awaited."""
         token_route = TokenRoute(
-            self._caller, resolve_user, request_limit, allowed_origins, account_label
+            self._caller, resolve_user, request_limit, account_label, allowed_origins
         )
 
         async def handler(request: Request) -> Response:
@@ -281,6 +284,9 @@ class AsyncWattfare(_Client[AsyncTransport]):
 
     async def _fetch(self, call: Call[T]) -> T:
         return await self._run(self._caller.fetch(call))
+
+    async def _disconnect(self, user_id: str) -> None:
+        await self._run(self._caller.disconnect(user_id))
 
     async def _open(self, call: Call[Any]) -> AsyncHTTPResponse:
         return await self._run(self._caller.open(call))

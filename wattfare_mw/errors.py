@@ -20,8 +20,9 @@ class Shortfall(msgspec.Struct, frozen=True, kw_only=True):
         needed_usd: the least that the call needs, in USD.
         remaining_usd: what is left for it, in USD.
         resets_at: when the budget begins anew (UTC).
-        limited_by: ``cap``, the user's own; ``ceiling``, the operator's; ``grant``; or
-            ``in_flight``, calls that have not ended.
+        limited_by: ``cap``, the user's own; ``ceiling``, the operator's; ``grant``;
+            ``in_flight``, calls that have not ended; or ``funding``, the payer's own key or
+            account at the provider.
     """
 
     needed_usd: Decimal | None = None
@@ -60,9 +61,9 @@ class WattfareError(Exception):
         request_id: the service's id of the call, where it gave one: what support asks for.
         upstream_code: the code of the model's provider, such as ``"context_length_exceeded"``, if
             it refused the call and gave one.
-        manage_url: the service's page on which the user changes the budget, if the error says it.
         shortfall: why a budget does not pay for the call, if that is the reason. ``needed_usd``,
             ``remaining_usd``, ``resets_at`` and ``limited_by`` give its parts.
+        manage_url: the page on which the user changes the budget, if the service named one.
         log_message: what the log says of it: the message, or words of ours if the message
             repeats those of a service or an upstream.
     """
@@ -110,8 +111,8 @@ class WattfareError(Exception):
 
     @property
     def limited_by(self) -> str | None:
-        """What limits the call: ``cap``, ``ceiling``, ``grant`` or ``in_flight``; None if the error
-        does not say."""
+        """What limits the call: ``cap``, ``ceiling``, ``grant``, ``in_flight`` or ``funding``; None
+        if the error does not say."""
         return self.shortfall.limited_by
 
     def quote(self, words: str) -> None:
@@ -129,8 +130,8 @@ class WattfareError(Exception):
         return (_copy, (type(self), self.message), self.__dict__)
 
     def to_wire(self) -> dict[str, dict[str, Any]]:
-        """The protocol's JSON: ``{"error": {"code", "message"}}``, ``upstreamCode`` if there is
-        one, what is known of the budget, and ``manageUrl``."""
+        """The protocol's JSON: ``{"error": {"code", "message"}}``, ``upstreamCode`` and
+        ``manageUrl`` if there are any, and what is known of the budget."""
         fields: dict[str, Any] = {"code": self.code, "message": self.message}
         if self.upstream_code is not None:
             fields["upstreamCode"] = self.upstream_code
@@ -279,10 +280,10 @@ _CODE_BY_STATUS = {
 
 #: The longest code of an upstream that is passed on, in characters.
 MAX_UPSTREAM_CODE = 100
-#: The longest URL that is read, in characters.
-MAX_LINK = 2000
 #: The longest name of a limit that is read, in characters.
 MAX_LIMIT_NAME = 32
+#: The longest URL of a page that is read, in characters.
+MAX_MANAGE_URL = 2048
 #: The largest amount that is read, in USD; and the latest moment, in Unix seconds.
 _MAX_USD = 10**12
 _MAX_MOMENT = 10**11
@@ -375,16 +376,21 @@ def _told(error: Mapping[Any, Any]) -> WireError | None:
         message if isinstance(message, str) else "",
         upstream[:MAX_UPSTREAM_CODE] if isinstance(upstream, str) and upstream else None,
         _shortfall(error),
-        _link(error.get("manageUrl")),
+        _manage_url(error.get("manageUrl")),
     )
 
 
-def _link(value: object) -> str | None:
-    """A URL that a page may link to; None for anything else, such as ``javascript:…``."""
-    if not isinstance(value, str) or not value.startswith(("https://", "http://")):
-        return None
-    visible = value.isascii() and value.isprintable() and " " not in value
-    return value if visible and len(value) <= MAX_LINK else None
+def _manage_url(value: object) -> str | None:
+    """A URL that an app can show as a link. A link to ``javascript:`` would run in its page."""
+    if (
+        isinstance(value, str)
+        and value.startswith(("https://", "http://"))
+        and len(value) <= MAX_MANAGE_URL
+        and value.isascii()
+        and value.isprintable()
+    ):
+        return value
+    return None
 
 
 def _shortfall(error: Mapping[Any, Any]) -> Shortfall | None:

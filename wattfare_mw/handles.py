@@ -12,7 +12,6 @@ from . import calls
 from .calls import Message, Payer
 from .completions import Chunk, Completion, StreamReader, ToolCall
 from .errors import WattfareNetworkError
-from .flow import Flow
 from .transport import AsyncHTTPResponse, HTTPResponse
 from .types import MAX_WAIT_SECONDS, ConnectionStatus, OnLowBudget, TokenUsage
 
@@ -26,10 +25,8 @@ class SyncClient(Protocol):
         """Make the call and read its whole result."""
         ...
 
-    _caller: calls.Caller
-
-    def _run(self, flow: Flow[T]) -> T:
-        """Carry a flow of calls out."""
+    def _disconnect(self, user_id: str) -> None:
+        """Revoke this user's connection."""
         ...
 
     def _open(self, call: calls.Call[Any]) -> HTTPResponse:
@@ -41,10 +38,8 @@ class AsyncClient(Protocol):
     """:class:`SyncClient`, for asyncio."""
 
     async def _fetch(self, call: calls.Call[T]) -> T: ...
-    async def _run(self, flow: Flow[T]) -> T: ...
+    async def _disconnect(self, user_id: str) -> None: ...
     async def _open(self, call: calls.Call[Any]) -> AsyncHTTPResponse: ...
-
-    _caller: calls.Caller
 
 
 C = TypeVar("C", SyncClient, AsyncClient)
@@ -84,13 +79,9 @@ class User(_UserHandle[SyncClient]):
         return self._client._fetch(calls.status(self.id))
 
     def disconnect(self) -> None:
-        """End the user's connection. Calls in flight are cut off; nothing happens if there is no
-        connection.
-
-        Raises:
-            WattfareError: e.g. ``network``.
-        """
-        self._client._run(self._client._caller.disconnect(self.id))
+        """Revoke the user's connection, and end its calls in flight. If there is none, nothing
+        happens."""
+        self._client._disconnect(self.id)
 
     def model(
         self, model_id: str, *, on_low_budget: OnLowBudget = "lower", wait: float = 0
@@ -120,7 +111,7 @@ class AsyncUser(_UserHandle[AsyncClient]):
 
     async def disconnect(self) -> None:
         """See :meth:`User.disconnect`."""
-        await self._client._run(self._client._caller.disconnect(self.id))
+        await self._client._disconnect(self.id)
 
     def model(
         self, model_id: str, *, on_low_budget: OnLowBudget = "lower", wait: float = 0

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from . import calls, types
+from . import calls
 from .app_functions import AppFunction
 from .error_responses import refuse_other_methods
 from .errors import WattfareError
 from .flow import Flow
 from .origins import check_origins, refuse_other_sites
+from .types import encode
 from .users import AppError, CallFunction, ResolveUser, identify
 from .web import Request, Response, json_response
 
@@ -22,9 +23,9 @@ class TokenRoute:
         caller: makes the calls that create the tokens.
         resolve_user: gives the id of the user who makes a request, or None.
         request_limit: the cap to ask for in USD, or a function of the request that gives it.
-        allowed_origins: other sites' origins that may ask.
         account_label: the name of the user's account at the app, or a function of the request that
             gives it.
+        allowed_origins: other sites' origins that may ask.
 
     Raises:
         ValueError: an origin is none.
@@ -35,18 +36,18 @@ class TokenRoute:
         caller: calls.Caller,
         resolve_user: ResolveUser,
         request_limit: Any,
+        account_label: Any,
         allowed_origins: Iterable[str],
-        account_label: Any = None,
     ) -> None:
         self._caller = caller.in_request()
         self._resolve_user = AppFunction(resolve_user)
         asked = callable(request_limit)
         self._ask_limit = AppFunction(request_limit) if asked else None
         self._limit = None if asked else request_limit
-        self._origins = check_origins(allowed_origins)
         asked = callable(account_label)
         self._ask_label = AppFunction(account_label) if asked else None
-        self._label = None if asked else types.account_label(account_label)
+        self._label = None if asked else account_label
+        self._origins = check_origins(allowed_origins)
 
     def answer(self, request: Request) -> Flow[Response]:
         """Answer a request for a session token."""
@@ -63,9 +64,10 @@ class TokenRoute:
         label = self._label
         if self._ask_label is not None:
             label = yield CallFunction(self._ask_label, (request,))
-        try:
-            label = types.account_label(label)
-        except WattfareError as error:
-            raise AppError(f"account_label gave no label. {error.message}") from None
+        if label is not None:
+            try:
+                calls.check_account_label(label)
+            except WattfareError as error:
+                raise AppError(f"account_label gave no label. {error.message}") from None
         session = yield from self._caller.create_session(user_id, asked, label)
-        return json_response(200, types.encode(session))
+        return json_response(200, encode(session))

@@ -37,8 +37,6 @@ RESERVED_HEADER = "x-wattfare-reserved"
 MAX_MODEL_CHARACTERS = 256
 #: The longest id of a user that is taken, in characters (likewise).
 MAX_USER_ID = 256
-#: The longest label of a user's account, in characters (likewise).
-MAX_ACCOUNT_LABEL = 200
 _NOT_IN_USER_IDS = re.compile("[\0\ud800-\udfff]")
 #: An ``X-Request-Id`` that is taken over; any other is replaced by one of our own (likewise).
 SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._~+/=:-]{1,128}")
@@ -61,31 +59,6 @@ def check_user_id(user_id: object) -> str:
     else:
         return user_id
     raise invalid_request(f"A user id is a string, {why}.")
-
-
-def account_label(label: object) -> str | None:
-    """The label of a user's account as the service takes it: characters that do not print, or that
-    change the order of the others, are left out, and a long label is cut.
-
-    Args:
-        label: text, which may be a name that the user chose; None or empty for no label.
-
-    Raises:
-        WattfareError: ``invalid_request``; it is not text.
-    """
-    if label is None:
-        return None
-    if not isinstance(label, str):
-        raise invalid_request(f"An account label is a string, not {type(label).__name__}.")
-    # The two joiners are needed in some scripts, and in emoji.
-    shown = "".join(
-        char
-        for char in label[: 2 * MAX_ACCOUNT_LABEL]
-        if char.isprintable() or char in " \u200c\u200d"
-    ).strip()
-    if len(shown) > MAX_ACCOUNT_LABEL:
-        shown = f"{shown[: MAX_ACCOUNT_LABEL - 1]}…"
-    return shown or None
 
 
 class RequestLimit(msgspec.Struct, rename="camel", frozen=True):

@@ -116,16 +116,16 @@ def session_route(
     resolve_user: ResolveUser,
     request_limit: Any = None,
     *,
-    allowed_origins: Collection[str] = (),
     account_label: Any = None,
+    allowed_origins: Collection[str] = (),
 ) -> ASGIRouteHandler:
     """The token route alone, as a handler for an app, a router or a controller; see
     :meth:`wattfare_mw.Wattfare.session_handler`."""
     handler = client.session_handler(
         adapt(resolve_user, _connection),
         adapt(request_limit, _connection),
-        allowed_origins=allowed_origins,
         account_label=adapt(account_label, _connection),
+        allowed_origins=allowed_origins,
         let_through=_LITESTAR_ANSWERS,
     )
 

@@ -40,7 +40,8 @@ def take_one(page: Page, name: str, scheme: Literal["light", "dark"] = "light") 
 
 
 def _take(page: Page, name: str) -> None:
-    # Playwright itself knows PNG and JPEG only.
+    # Playwright itself knows PNG and JPEG only. The session stays: its end would take the virtual
+    # passkey device of the page along.
     session = page.context.new_cdp_session(page)
     page.evaluate("document.fonts.ready")
     for quality in (80, 60, 40):
@@ -48,7 +49,6 @@ def _take(page: Page, name: str) -> None:
         picture = base64.b64decode(session.send("Page.captureScreenshot", options)["data"])
         if len(picture) <= LARGEST:
             break
-    session.detach()
     assert len(picture) <= LARGEST, name
     folder = os.environ.get("WATTFARE_SCREENSHOTS")
     if folder:

@@ -58,7 +58,7 @@ def test_nobody_signed_in(drive: Drive, fake: FakeWattfare) -> None:
     assert not fake.exchanges
 
 
-@pytest.mark.parametrize("method", ["POST", "PUT", "OPTIONS"])
+@pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "OPTIONS"])
 def test_other_methods(drive: Drive, fake: FakeWattfare, method: str) -> None:
     answer = drive().request(method, STATUS)
     assert (answer.status, answer.code) == (405, "invalid_request")
@@ -85,30 +85,3 @@ def test_it_is_tried_once_more(drive: Drive, fake: FakeWattfare) -> None:
     fake.script = script
     assert drive().request("GET", STATUS).status == 200
     assert len(fake.exchanges) == 2
-
-
-# -- DELETE ends the connection
-
-
-def test_the_user_ends_the_connection(drive: Drive, fake: FakeWattfare) -> None:
-    answer = drive().request("DELETE", STATUS)
-    assert (answer.status, answer.body) == (204, b"")
-    assert answer.headers["cache-control"] == "no-store"
-    assert fake.next("/sessions").json == {"appUserId": "user_1"}
-    assert fake.next("/connections").method == "DELETE"
-
-
-@pytest.mark.parametrize(
-    "headers",
-    [{"sec-fetch-site": "cross-site"}, {"origin": "https://evil.example", "host": "app.example"}],
-)
-def test_another_site_does_not_end_it(drive: Drive, fake: FakeWattfare, headers: Any) -> None:
-    answer = drive().request("DELETE", STATUS, headers)
-    assert (answer.status, answer.code) == (403, "invalid_request")
-    assert not fake.exchanges
-
-
-def test_nobody_ends_it(drive: Drive, fake: FakeWattfare) -> None:
-    answer = drive(resolve_user=lambda request: None).request("DELETE", STATUS)
-    assert (answer.status, answer.code) == (401, "auth")
-    assert not fake.exchanges

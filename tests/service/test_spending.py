@@ -165,6 +165,7 @@ def funding_of(payer_id: str, name: str) -> dict[str, Any]:
         "ciphertext": b"secret",
         "encryption_key_id": "1",
         "state": "valid",
+        "checked_at": 1,
         "created_at": 1,
     }
 

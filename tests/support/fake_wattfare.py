@@ -32,7 +32,7 @@ _KNOWN_HEADERS = {
     "/sessions": {"content-type", "content-length"},
     "/status": set(),
     "/models": set(),
-    "/connections": {"content-length"},  # of 0
+    "/connections": {"content-length"},
     "/chat/completions": {
         *("content-type", "content-length", "x-request-id"),
         *("idempotency-key", "traceparent", "tracestate", "x-wattfare-on-low-budget"),
@@ -40,8 +40,13 @@ _KNOWN_HEADERS = {
     },
 }
 _ON_EVERY_REQUEST = {"host", "accept", "accept-encoding", "user-agent", "authorization"}
-_METHODS = {"/sessions": "POST", "/status": "GET", "/models": "GET", "/chat/completions": "POST"}
-_METHODS["/connections"] = "DELETE"
+_METHODS = {
+    "/sessions": "POST",
+    "/status": "GET",
+    "/models": "GET",
+    "/connections": "DELETE",
+    "/chat/completions": "POST",
+}
 _USER = re.compile(r"(?:[!-$&-~]|%[0-9A-F]{2})+")
 
 
@@ -228,7 +233,8 @@ def good(exchange: Exchange) -> None:
         case "/models":
             exchange.answer(MODELS)
         case "/connections":
-            exchange.answer(status=204)
+            exchange.head(204, {}, None)
+            exchange.complete = True
         case _ if exchange.json.get("stream"):
             told = [event({"choices": [], "usage": USAGE})]
             if not (exchange.json.get("stream_options") or {}).get("include_usage"):

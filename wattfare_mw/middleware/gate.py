@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from .. import browser, calls, sse, unserved
+from .. import calls, sse, unserved
 from ..app_functions import AppFunction
 from ..body_memory import MAX_PAYER_BYTES, BodyClaim, BodyMemory
 from ..calls_at_once import CallsAtOnce
@@ -27,7 +27,7 @@ from ..sessions import TokenRoute
 from ..types import GRANT_HEADER, encode
 from ..users import CallFunction, ResolveUser, identify, user_id_of
 from ..web import Request, Response, json_response
-from . import forwarding, request_body
+from . import client_files, forwarding, request_body
 from .relay import Record, Relay
 
 _COMPLETIONS = "/chat/completions"
@@ -107,8 +107,10 @@ class Gate:
         self._models = request_body.Models(models)
         self._allow_grants = allow_grants
         self._origins = check_origins(allowed_origins)
+        if account_label is not None and not callable(account_label):
+            calls.check_account_label(account_label)
         self._token_route = TokenRoute(
-            caller, resolve_user, request_limit, self._origins, account_label
+            caller, resolve_user, request_limit, account_label, self._origins
         )
         self._max_body_bytes = max_body_bytes
         self._bodies = BodyMemory()
@@ -127,10 +129,6 @@ class Gate:
         self.heartbeat = heartbeat
         self._let_through = let_through
         models_path = None if inference_path is None else _beside(inference_path)
-        folder, _, self._module_name = (client_path or "").rpartition("/")
-        if client_path is not None and not self._module_name:
-            raise ValueError("client_path ends with the name of a file, such as '/wattfare.js'")
-        return_path = None if client_path is None else f"{folder}/{browser.RETURN_PAGE}"
         #: For each path that is ours: the methods it answers to, and what it does.
         self.routes: dict[str, tuple[tuple[str, ...], Route]] = {}
         for path, methods, route in (
@@ -138,8 +136,10 @@ class Gate:
             (inference_path, ("POST",), self._inference),
             (status_path, ("GET", "HEAD", "DELETE"), self._status),
             (models_path, ("GET", "HEAD"), self._list_models),
-            (client_path, ("GET", "HEAD"), self._browser_module),
-            (return_path, ("GET", "HEAD"), self._return_page),
+            *(
+                (path, ("GET", "HEAD"), _serve_file(file))
+                for path, file in client_files.at(client_path).items()
+            ),
         ):
             if path is None:
                 continue
@@ -259,33 +259,12 @@ class Gate:
     def _status(self, request: Request, _record: Record) -> Flow[Response]:
         if request.method == "DELETE":
             refuse_other_sites(request, self._origins)
-        user_id = yield from self.identify(request)
-        if request.method == "DELETE":
+            user_id = yield from self.identify(request)
             yield from self.caller.disconnect(user_id)
             return Response(204, {"cache-control": "no-store"}, b"")
+        user_id = yield from self.identify(request)
         status = yield from self.caller.fetch(calls.status(user_id))
         return json_response(200, encode(status))
-
-    def _browser_module(self, request: Request, _record: Record) -> Flow[Response]:
-        yield from ()  # a flow, as the others are
-        module = browser.asset(browser.MODULE)
-        headers = {"cache-control": "public, max-age=300", "etag": module.etag}
-        if module.etag in request.headers.get("if-none-match", ""):
-            return Response(304, headers, b"")
-        headers |= {"content-type": module.media_type, "x-content-type-options": "nosniff"}
-        return Response(200, headers, module.content)
-
-    def _return_page(self, _request: Request, _record: Record) -> Flow[Response]:
-        yield from ()
-        headers = {
-            "content-type": "text/html; charset=utf-8",
-            "content-security-policy": browser.RETURN_PAGE_POLICY,
-            # The URL holds a code.
-            "cache-control": "no-store",
-            "referrer-policy": "no-referrer",
-            "x-content-type-options": "nosniff",
-        }
-        return Response(200, headers, browser.return_page(self._module_name))
 
     def _list_models(self, request: Request, _record: Record) -> Flow[Response]:
         return json_response(200, (yield from self._models_for(request)))
@@ -390,6 +369,14 @@ class Gate:
         if not self._allow_grants:
             raise invalid_request("This app takes no grants.", 403)
         return calls.grant_payer(grant)
+
+
+def _serve_file(file: client_files.ClientFile) -> Route:
+    def serve(request: Request, _record: Record) -> Flow[Response]:
+        yield from ()  # a flow, as the others are
+        return file.response(request.headers.get("if-none-match"))
+
+    return serve
 
 
 def cut_short() -> WattfareError:
