@@ -54,7 +54,6 @@ def person(new_person: Callable[..., Person]) -> Person:
 @pytest.fixture(scope="session")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """A service, and a live app around it. Each person is a new user of the app."""
-    from browsers import stub_j  # noqa: F401
     from browsers.site import run_site
 
     with run_site(tmp_path_factory.mktemp("site")) as running:

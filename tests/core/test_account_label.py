@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 from support.fake_wattfare import SECRET_KEY, Exchange, FakeWattfare, good
 
 from wattfare_mw import AsyncWattfare, Request, Wattfare, WattfareError
-from wattfare_mw.types import account_label
 
 
 def rejecting(exchange: Exchange) -> None:
@@ -59,34 +56,6 @@ def test_another_error_is_no_rejection_of_the_label(fake: FakeWattfare) -> None:
                 wf.create_session("u", account_label="Ada")
     labels = [exchange.json.get("accountLabel") for exchange in fake.exchanges]
     assert labels == ["Ada", None, "Ada", None]
-
-
-@pytest.mark.parametrize(
-    ("given", "label"),
-    [
-        (None, None),
-        ("", None),
-        (" \n\u202e ", None),
-        (" Ada\n", "Ada"),
-        ("a\u202eb\0c\ud800", "abc"),
-        ("👩\u200d💻", "👩\u200d💻"),
-        ("x" * 200, "x" * 200),
-        ("x" * 5000, "x" * 199 + "…"),
-    ],
-)
-def test_what_a_service_takes(given: str | None, label: str | None) -> None:
-    assert account_label(given) == label
-
-
-@pytest.mark.parametrize("label", [7, b"Ada", ["Ada"]])
-def test_what_is_no_label(fake: FakeWattfare, label: Any) -> None:
-    with client(fake) as wf, pytest.raises(WattfareError, match="label is a string"):
-        wf.create_session("u", account_label=label)
-    with client(fake) as wf:
-        # A bug of the app: it is logged, and the browser is told nothing.
-        handler = wf.session_handler(lambda request: "u", account_label=lambda request: label)
-        assert handler(Request("POST", "/", {})).status == 500
-    assert not fake.exchanges
 
 
 def test_a_function_of_the_request(fake: FakeWattfare) -> None:

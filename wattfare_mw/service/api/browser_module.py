@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+from importlib import resources
+
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
-from ... import browser
 from .framing import allow_caching
 
 #: How long a browser may keep the redirect to the present version, in seconds.
@@ -20,12 +22,21 @@ _HEADERS = {
 }
 
 
+#: The module and its types, and their media types.
+_TYPES = {
+    "wattfare.js": "text/javascript; charset=utf-8",
+    "wattfare.d.ts": "text/plain; charset=utf-8",
+}
+
+
 def _hashed(name: str) -> str:
+    digest = hashlib.sha256(_FILES[name]).hexdigest()[:16]
     stem, dot, suffix = name.partition(".")
-    return f"{stem}.{browser.asset(name).digest}{dot}{suffix}"
+    return f"{stem}.{digest}{dot}{suffix}"
 
 
-_NAMES = {_hashed(name): name for name in (browser.MODULE, browser.DECLARATIONS)}
+_FILES = {name: (resources.files("wattfare_mw.browser") / name).read_bytes() for name in _TYPES}
+_VERSIONS = {_hashed(name): name for name in _FILES}
 
 
 async def _present(request: Request) -> Response:
@@ -36,25 +47,24 @@ async def _present(request: Request) -> Response:
 
 
 async def _version(request: Request) -> Response:
-    name = _NAMES.get(request.url.path.rpartition("/")[2])
+    version = request.url.path.rpartition("/")[2]
+    name = _VERSIONS.get(version)
     if name is None:  # of another version
         raise HTTPException(404)
-    asset = browser.asset(name)
     allow_caching(request.scope)
     headers = {
         **_HEADERS,
         "cache-control": "public, max-age=31536000, immutable",
-        "content-type": asset.media_type,
-        "etag": asset.etag,
+        "content-type": _TYPES[name],
+        "etag": f'"{version}"',
     }
-    return Response(asset.content, headers=headers)
+    return Response(_FILES[name], headers=headers)
 
 
 def browser_routes() -> list[Route]:
     """The paths of the module and of its types."""
     return [
-        Route(f"/{browser.MODULE}", _present),
-        Route(f"/{browser.DECLARATIONS}", _present),
+        *(Route(f"/{name}", _present) for name in _FILES),
         Route("/wattfare.{digest}.js", _version),
         Route("/wattfare.{digest}.d.ts", _version),
     ]
