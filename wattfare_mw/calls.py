@@ -421,7 +421,8 @@ class Caller:
                 if success:
                     return answer.status, body
                 # It may repeat the key that it refuses, and our errors travel as far as a browser.
-                body = body.replace(self.secret_key.encode(), "…".encode())
+                for secret in filter(None, (self.secret_key, call.credential)):
+                    body = body.replace(secret.encode(), "…".encode())
                 failure = error_from_answer(answer.status, body, answer.headers)
             except WattfareNetworkError as error:
                 failure = error.named(self._service)

@@ -106,3 +106,15 @@ def user_of(person: Person, site: Site) -> str:
     """The app user that this browser is signed in as."""
     cookies = {each["name"]: each["value"] for each in person.context.cookies(site.app)}
     return cookies["visitor"]
+
+
+def tab_to(page: Page, name: str) -> None:
+    """Press Tab until the button with this name has the focus, and can be seen to have it."""
+    for _ in range(40):
+        page.keyboard.press("Tab")
+        focused = page.evaluate("(document.activeElement.innerText || '').trim()")
+        if focused == name:
+            outline = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
+            assert outline != "none"
+            return
+    raise AssertionError(f"Tab does not get to {name!r}")

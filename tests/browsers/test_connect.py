@@ -13,7 +13,18 @@ from urllib.parse import parse_qs, urlsplit
 from playwright.sync_api import Page, Route, expect
 
 from browsers import flow
-from browsers.flow import ALLOW, DENY, approve, button, connect, open_lab, press, said, user_of
+from browsers.flow import (
+    ALLOW,
+    DENY,
+    approve,
+    button,
+    connect,
+    open_lab,
+    press,
+    said,
+    tab_to,
+    user_of,
+)
 from browsers.people import Person, assert_accessible
 from browsers.site import Site
 
@@ -330,18 +341,6 @@ def test_the_keyboard_alone(person: Person, site: Site) -> None:
     with popup.expect_event("close"):
         popup.keyboard.press("Enter")
     assert said(page)["connected"] is True
-
-
-def tab_to(page: Page, name: str) -> None:
-    """Press Tab until the button with this name has the focus, and can be seen to have it."""
-    for _ in range(40):
-        page.keyboard.press("Tab")
-        focused = page.evaluate("(document.activeElement.innerText || '').trim()")
-        if focused == name:
-            outline = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
-            assert outline != "none"
-            return
-    raise AssertionError(f"Tab does not get to {name!r}")
 
 
 # -- how long it takes

@@ -35,7 +35,9 @@ def test_other_errors_do_not(app: App) -> None:
 def test_the_event_that_ends_a_stream_names_it(app: App) -> None:
     app.connect()
     body = chat_body("w " * 200, **SLOW)
-    with app.http.stream("POST", "/chat/completions", json=body, headers=app.paid_by("u1")) as answer:
+    with app.http.stream(
+        "POST", "/chat/completions", json=body, headers=app.paid_by("u1")
+    ) as answer:
         lines = answer.iter_lines()
         next(lines)
         app.http.delete("/connections", headers=bearer(app.token()))

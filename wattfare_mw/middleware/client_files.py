@@ -65,8 +65,8 @@ def _return_page(name: str) -> bytes:
 #: It loads one module and nothing else, and no page can frame it.
 _POLICY = {
     "content-security-policy": (
-        "default-src 'none'; script-src 'self'; base-uri 'none'; frame-ancestors 'none'; "
-        "form-action 'none'"
+        "default-src 'none'; script-src 'self'; img-src data:; base-uri 'none'; "
+        "frame-ancestors 'none'; form-action 'none'"
     ),
     "referrer-policy": "no-referrer",
 }

@@ -18,6 +18,7 @@ from ..transport import AsyncTransport
 from ..transport.idle import IdleTimer
 from . import public_url
 from .api import output
+from .api.browser_module import browser_routes
 from .api.call_limits import CallLimits
 from .api.chat_completions import ChatCompletions
 from .api.framing import Frame, on_http_exception
@@ -135,7 +136,7 @@ def create_app(
             await store.close()
 
     app = _App(
-        routes=[*routes(with_metrics=settings.metrics), *page_routes()],
+        routes=[*routes(with_metrics=settings.metrics), *browser_routes(), *page_routes()],
         lifespan=lifespan,
         middleware=[Middleware(Frame, is_cors_path=is_cors_path)],
         exception_handlers={HTTPException: _on_http_exception},
