@@ -75,7 +75,6 @@ class TrueCosts:
                 log.debug("no record yet: %s", describe(error))
                 return None
 
-
     async def _credential(self, funding_id: str | None) -> Credential | None:
         if funding_id is None or self._keys is None:
             return None
