@@ -140,12 +140,10 @@ def delete_data(sql: Sql, payer_id: str, now: datetime) -> Stopped:
 def _accounts_of(sql: Sql, payer_id: str) -> set[tuple[str, str]]:
     """The apps and users that this payer pays for."""
     table = schema.connections
-    rows = sql.execute(
-        select(table.c.app_id, table.c.user_id).where(
-            table.c.payer_id == payer_id, table.c.connected
-        )
+    wanted = select(table.c.app_id, table.c.user_id).where(
+        table.c.payer_id == payer_id, table.c.connected
     )
-    return {(row.app_id, row.user_id) for row in rows}
+    return {(row.app_id, row.user_id) for row in sql.execute(wanted)}
 
 
 def _grants_of(sql: Sql, payer_id: str, now: datetime) -> set[str]:
