@@ -20,8 +20,9 @@ class Shortfall(msgspec.Struct, frozen=True, kw_only=True):
         needed_usd: the least that the call needs, in USD.
         remaining_usd: what is left for it, in USD.
         resets_at: when the budget begins anew (UTC).
-        limited_by: ``cap``, the user's own; ``ceiling``, the operator's; ``grant``; or
-            ``in_flight``, calls that have not ended.
+        limited_by: ``cap``, the user's own; ``ceiling``, the operator's; ``grant``;
+            ``in_flight``, calls that have not ended; or ``funding``, the payer's own key or
+            account at the provider.
     """
 
     needed_usd: Decimal | None = None
@@ -107,8 +108,8 @@ class WattfareError(Exception):
 
     @property
     def limited_by(self) -> str | None:
-        """What limits the call: ``cap``, ``ceiling``, ``grant`` or ``in_flight``; None if the error
-        does not say."""
+        """What limits the call: ``cap``, ``ceiling``, ``grant``, ``in_flight`` or ``funding``; None
+        if the error does not say."""
         return self.shortfall.limited_by
 
     def quote(self, words: str) -> None:

@@ -390,7 +390,7 @@ class Records(Echo):
     keeps_records = True
     cost: int | None = None
 
-    async def true_cost(self, generation_id: str) -> int | None:
+    async def true_cost(self, generation_id: str, credential: object = None) -> int | None:
         return self.cost
 
 

@@ -35,6 +35,8 @@ from .models.echo import Echo
 from .models.upstream import Upstream
 from .pages.endpoints import http_error_page
 from .pages.routes import is_page, page_routes
+from .payers.encryption import Keyring, find_keyring
+from .payers.funding import PayerFunding
 from .settings import DEFAULT_PORT, Settings
 from .tokens import Signer
 
@@ -55,10 +57,12 @@ def create_app(
         try:
             secret = settings.secret or await store.signing_key()
             metrics = Metrics()
+            keyring = keyring_of(settings)
+            upstream: Upstream | None = None
             if settings.upstream is None:
                 provider = Echo(default_max_tokens=settings.default_max_tokens, hold=settings.held)
             else:
-                provider = Upstream(
+                provider = upstream = Upstream(
                     settings.upstream,
                     settings.upstream_key,
                     metrics,
@@ -72,6 +76,19 @@ def create_app(
                     on_hang_up=settings.on_hang_up,
                     hold=settings.held,
                 )
+            origin = settings.public_url or public_url.of_port(DEFAULT_PORT)
+            # A server on a local machine needs no key of anybody.
+            free = upstream is not None and not upstream.provider.sells
+            funding = PayerFunding(
+                store,
+                keyring,
+                upstream,
+                settings.payer_funding,
+                origin,
+                operator_pays="operator" in settings.offered
+                or (free and not settings.needs_funding),
+            )
+            await funding.encrypt_anew()
             rate_limits = RateLimits(
                 settings.rate_limit_storage,
                 calls_per_user=settings.calls_per_minute_per_user,
@@ -80,7 +97,9 @@ def create_app(
             runner = CallRunner(
                 store,
                 settings.terms,
-                TrueCosts(provider) if provider.keeps_records else None,
+                TrueCosts(provider, keys=funding) if provider.keeps_records else None,
+                keys=funding,
+                needs_funding=settings.needs_funding,
                 detached_seconds=settings.detached_seconds,
                 overrun=metrics.overrun,
             )
@@ -98,7 +117,8 @@ def create_app(
                 health=Health(store),
                 aliases=settings.aliases,
                 fields=settings.fields,
-                public_url=settings.public_url or public_url.of_port(DEFAULT_PORT),
+                public_url=origin,
+                funding=funding,
                 heartbeats=IdleTimer(asyncio.get_running_loop(), output.HEARTBEAT_SECONDS),
             )
             try:
@@ -122,6 +142,20 @@ def create_app(
     # A client would send its key again to the target of a redirect.
     app.router.redirect_slashes = False
     return app
+
+
+def keyring_of(settings: Settings) -> Keyring | None:
+    """The encryption keys of the service. The file with the key is made if there is none.
+
+    Raises:
+        WattfareError: ``invalid_request``; they cannot be used, or are missing.
+    """
+    return find_keyring(
+        settings.database,
+        settings.encryption_keys,
+        needed=bool(settings.payer_funding),
+        demanded=settings.funding is not None and bool(settings.payer_funding),
+    )
 
 
 async def _on_http_exception(request: Request, error: Exception) -> Response:

@@ -243,13 +243,18 @@ class MeterReading(msgspec.Struct, frozen=True):
 
 
 class OrphanedStream(msgspec.Struct, frozen=True):
-    """A stream whose process has died, and which can be asked about. ``outcome`` is what was last
-    recorded."""
+    """A stream whose process has died, and which can be asked about.
+
+    Attributes:
+        outcome: what was last recorded.
+        funding_id: the funding whose key paid; None for the operator's key.
+    """
 
     reservation_id: str
     account: Account
     generation_id: str
     outcome: Outcome
+    funding_id: str | None = None
 
 
 class LeaseRenewal(msgspec.Struct, frozen=True):

@@ -17,6 +17,7 @@ from .chat.allowed_fields import Policy
 from .chat.families import Families
 from .chat.price import MAX_RESERVATION
 from .chat.request import DEFAULT_MAX_TOKENS, MAX_TOKENS
+from .ledger.fundings import FundingKind
 from .models.own_prices import OwnPrices
 from .models.provider_facts import find_provider
 from .records import DEFAULT_GRANT, DETACHED_SECONDS, UNBOUNDED_HOLD, Terms
@@ -38,7 +39,18 @@ FORWARDED_ALLOW_IPS = "127.0.0.1"
 #: The most inference calls at once of one user or grant, and of one app, in each process.
 MAX_CALLS_PER_USER = 32
 MAX_CALLS_PER_APP = 1000
+#: What can pay for calls: the operator's key for the upstream, a key that a payer connects at
+#: OpenRouter, and a payer's own key for the upstream.
+Funding = Literal["operator", "openrouter", "key"]
+FUNDING: tuple[Funding, ...] = ("operator", "openrouter", "key")
 SECRET_VARIABLE = "WATTFARE_SERVICE_SECRET"  # noqa: S105 - the name of a variable
+
+
+_NEEDS: dict[Funding, str] = {
+    "operator": "--upstream-key: it is your key that pays",
+    "openrouter": "OpenRouter as the --upstream",
+    "key": "an --upstream",
+}
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,6 +91,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         max_calls_per_user: the most inference calls at once of one user, or of one grant, in each
             process.
         max_calls_per_app: the most inference calls at once of one app, in each process.
+        funding: what pays for calls, of ``operator``, ``openrouter`` and ``key``; None: what the
+            upstream and its key allow. Without ``operator``, the operator's key pays for no call.
+        encryption_keys: encrypt the keys of payers. The first one encrypts, and all of them
+            decrypt. None: a key in a file beside an SQLite database.
         secret: signs the session tokens; None: a key that is made once and kept in the database.
         max_answer_bytes: the most bytes of an upstream's answer that is not a stream.
         public_url: the URL under which people open the pages, such as
@@ -119,6 +135,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     forwarded_allow_ips: str = FORWARDED_ALLOW_IPS
     max_calls_per_user: int = MAX_CALLS_PER_USER
     max_calls_per_app: int = MAX_CALLS_PER_APP
+    funding: tuple[Funding, ...] | None = None
+    encryption_keys: tuple[bytes, ...] | None = None
     secret: bytes | None = None
     max_answer_bytes: int = MAX_ANSWER_BYTES
     public_url: str | None = None
@@ -176,8 +194,31 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             raise invalid_request(
                 "At least 1 call a minute must be possible, per user and per app."
             )
+        self._check_funding()
         if self.secret is not None:
             Signer(self.secret)  # a weak one stops the service before it starts
+
+    def _check_funding(self) -> None:
+        possible = self._possible_funding()
+        for each in self.funding or ():
+            if each not in FUNDING:
+                raise invalid_request(
+                    f"Funding {each!r:.100} is not known. Known are {', '.join(FUNDING)}."
+                )
+            if each not in possible:
+                raise invalid_request(f"Funding `{each}` needs {_NEEDS[each]}.")
+        if self.funding is not None and not self.funding and self.upstream is not None:
+            raise invalid_request("With an upstream, something has to pay for calls: --funding.")
+
+    def _possible_funding(self) -> tuple[Funding, ...]:
+        if self.upstream is None:
+            return ()
+        possible: dict[Funding, bool] = {
+            "operator": self.upstream_key is not None,
+            "openrouter": find_provider(self.upstream, self.provider).gives_keys,
+            "key": True,
+        }
+        return tuple(kind for kind, is_possible in possible.items() if is_possible)
 
     def _check_unbounded(self) -> None:
         if self.unbounded not in ("hold", "refuse"):
@@ -210,12 +251,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             msgspec.structs.force_setattr(self, name, hidden(getattr(self, name)))
         if self.secret is not None:
             msgspec.structs.force_setattr(self, "secret", SecretBytes(self.secret))
+        if self.encryption_keys is not None:
+            hidden_keys = tuple(map(SecretBytes, self.encryption_keys))
+            msgspec.structs.force_setattr(self, "encryption_keys", hidden_keys)
 
     @property
     def terms(self) -> Terms:
         """Who pays, and up to what."""
         return Terms(
-            operator_pays=self.upstream_key is not None,
+            operator_pays="operator" in self.offered,
             ceiling=self.user_ceiling,
             grant_ceiling=self.grant_ceiling,
             grant_default=self.grant_default,
@@ -223,6 +267,21 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             app_ceiling=self.app_ceiling,
             total_ceiling=self.total_ceiling,
         )
+
+    @property
+    def offered(self) -> tuple[Funding, ...]:
+        """What may pay for calls."""
+        return self._possible_funding() if self.funding is None else self.funding
+
+    @property
+    def payer_funding(self) -> tuple[FundingKind, ...]:
+        """What payers may add to pay with."""
+        return tuple(each for each in self.offered if each != "operator")
+
+    @property
+    def needs_funding(self) -> bool:
+        """True if the operator has said that only payers pay the upstream."""
+        return self.funding is not None and "operator" not in self.funding and bool(self.upstream)
 
     @property
     def fields(self) -> Policy:

@@ -18,6 +18,7 @@ from ... import sse
 from ...errors import (
     WattfareBudgetExceededError,
     WattfareError,
+    WattfareFundingError,
     WattfareGrantError,
     WattfareRateLimitError,
 )
@@ -26,7 +27,9 @@ from ..errors import lease_lost, not_answered, revoked
 from ..ledger import rules
 from ..ledger.clock import steady_seconds
 from ..ledger.store import LEASE_SECONDS, Store
+from ..models.credential import Credential, PayerKeys
 from ..models.provider import Job
+from ..models.upstream_answers import KeyRefusedError
 from ..records import (
     DETACHED_SECONDS,
     Account,
@@ -77,6 +80,7 @@ class ActiveCall:
         self.cut: WattfareError | None = None
         self.ended = "cut_off"  # if it is cut off
         self.detached = False
+        self.funding_id: str | None = None  # of the payer's key, if one pays
         self.waits = False  # for its account's budget
         self._task = asyncio.current_task()
         self._timer: asyncio.TimerHandle | None = None
@@ -129,7 +133,14 @@ class ActiveCall:
         meter, name = self._job.meter, self._job.generation_id
         if meter.complete or name is None or not self.call.stream:
             return None
-        return OpenQuestion(self.call.id, self.call.account, name, meter.outcome(ended), ended)
+        return OpenQuestion(
+            self.call.id,
+            self.call.account,
+            name,
+            meter.outcome(ended),
+            ended,
+            funding_id=self.funding_id,
+        )
 
     def resume(self) -> None:
         """The cancellation has been heard; what is left to do goes on."""
@@ -143,6 +154,8 @@ class CallRunner:
     Args:
         true_costs: asks what a stream cost that was not read to its end; None if the provider
             keeps no records.
+        keys: the keys of payers; None if no payer has any.
+        needs_funding: is a call refused that no payer's key pays for?
         detached_seconds: how long a call may go on without its client, in seconds.
         overrun: is told what a stream cost beyond its reservation, in nano-dollars, if a record
             says so. The job itself counts what is beyond it in an answer.
@@ -154,6 +167,8 @@ class CallRunner:
         terms: Terms,
         true_costs: TrueCosts | None = None,
         *,
+        keys: PayerKeys | None = None,
+        needs_funding: bool = False,
         detached_seconds: float = DETACHED_SECONDS,
         overrun: Callable[[int], None] = lambda nanos: None,
     ) -> None:
@@ -161,6 +176,8 @@ class CallRunner:
         self._store = store
         self._terms = terms
         self._true_costs = true_costs
+        self._keys = keys
+        self._needs_funding = needs_funding
         self._detached_seconds = detached_seconds
         self._active: set[ActiveCall] = set()
         self._ending: set[ActiveCall] = set()  # those in flight, and those that are being settled
@@ -292,6 +309,7 @@ class CallRunner:
                         stream.generation_id,
                         stream.outcome,
                         if_told="recovered",
+                        funding_id=stream.funding_id,
                         is_recorded=True,
                     )
                 )
@@ -310,7 +328,7 @@ class CallRunner:
 
     async def _settle_answered(self, question: OpenQuestion, true_costs: TrueCosts) -> None:
         # If this is cancelled, the question stays open, so that the last renewal records it.
-        told = await true_costs.ask(question.generation_id)
+        told = await true_costs.ask(question.generation_id, question.funding_id)
         outcome = question.answered(told)
         this, account = question.reservation_id, question.account
         try:
@@ -401,7 +419,8 @@ class CallRunner:
                     self._unsettled[call.id] = call.account, Outcome(ended="failed")
                 await self._explain(refusal, call.account)
                 raise
-            await job.start(granted.amount)
+            active.funding_id = granted.funding_id
+            await job.start(granted.amount, await self._credential(granted.funding_id))
             started()
             if call.stream:
                 begun = True
@@ -426,6 +445,8 @@ class CallRunner:
             ended = "client_gone"  # some servers say so when they are given something to send
         except WattfareError as failure:
             ended, error = "failed", failure
+            if isinstance(failure, KeyRefusedError) and active.funding_id is not None:
+                await self._refused(active.funding_id)
         except Exception:
             ended = "failed"
             error = WattfareError("The service failed.", status=500)
@@ -467,6 +488,27 @@ class CallRunner:
         if granted.amount < call.bounds.most:
             await job.tighten()  # the limit is then lowered less
         return granted
+
+    async def _credential(self, funding_id: str | None) -> Credential | None:
+        """The key that pays; None for the operator's."""
+        if funding_id is None:
+            if self._needs_funding:
+                raise WattfareFundingError(
+                    "Nothing pays for this connection. Connect it again, and choose what pays."
+                )
+            return None
+        if self._keys is None:
+            raise WattfareFundingError("The service does not have the key that pays.")
+        return await self._keys.credential(funding_id)
+
+    async def _refused(self, funding_id: str) -> None:
+        """The upstream has refused the key of this funding."""
+        assert self._keys is not None
+        try:
+            await self._keys.refused(funding_id)
+        except WattfareError as failure:
+            # The next call is refused by the upstream again.
+            log.error("a refused key is not noted: %s", describe(failure))
 
     async def _tell(
         self, error: WattfareError, active: ActiveCall, output: Output, *, begun: bool

@@ -73,6 +73,12 @@ def backend_of(url: str) -> str:
     )
 
 
+def sqlite_file(url: str) -> Path | None:
+    """The file of this SQLite database; None if it is in memory, or its name is a URI."""
+    path = make_url(url).database or ":memory:"
+    return None if path == ":memory:" or path.startswith("file:") else Path(path)
+
+
 def create_keys(database: str, name: str, mode: Mode = "test") -> AppKeys:
     """Make an app in this database, and give the keys, of which only a hash is kept.
 

@@ -70,7 +70,9 @@ def take_over(sql: Sql, holder: str) -> list[OrphanedStream]:
         # Two processes may try at the same time: the second one finds another holder.
         this = update(calls).where(calls.c.id == row.id, calls.c.holder == row.holder)
         if sql.execute(this.values(holder=holder)).rowcount:
-            stream = OrphanedStream(row.id, _account_of(row), row.generation_id, _expired(row))
+            stream = OrphanedStream(
+                row.id, _account_of(row), row.generation_id, _expired(row), row.funding_id
+            )
             taken.append(stream)
     return taken
 

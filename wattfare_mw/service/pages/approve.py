@@ -26,6 +26,7 @@ from ..payers.sign_ins import SignIn
 from ..records import App
 from .caps import CAP, UNLIMITED, read_cap, written
 from .endpoints import error_page, form_of, sign_in_of
+from .funding import FIELD, funding_choices
 from .rendering import page, see_other
 
 #: A call of the built-in model with 500 tokens in and 300 tokens out, which cost $0.000001 and
@@ -39,6 +40,7 @@ class _Seen(msgspec.Struct, frozen=True):
     Attributes:
         other_payer: somebody else whose budget is connected to this user at present.
         own_cap: the cap that this person has set before; UNSET if they are not connected.
+        own_funding: the id of what has paid so far; None for the operator, or for nothing.
     """
 
     approval: Approval
@@ -46,6 +48,7 @@ class _Seen(msgspec.Struct, frozen=True):
     other_payer: str | None = None
     is_connected: bool = False
     own_cap: int | None = None
+    own_funding: str | None = None
     estimate: Estimate | None = None
 
 
@@ -59,7 +62,7 @@ async def show(request: Request) -> Response:
     if sign_in is None or not sign_in.is_fresh():
         return _page(request, "approve_sign_in.html", seen)
     cap = written(approvals.proposed_cap(seen.approval.wish, seen.own_cap))
-    return _ask(request, seen, cap)
+    return await _ask(request, seen, cap, funding=seen.own_funding or "")
 
 
 async def answer(request: Request) -> Response:
@@ -78,24 +81,33 @@ async def answer(request: Request) -> Response:
         seen = await _see(request, sign_in, again=True)
     except WattfareError as error:
         return await _over(request, error)
+    given = form.get(FIELD, "")[:64]
+
+    async def ask_again(**errors: str) -> Response:
+        typed, unlimited = form.get(CAP, "")[:40], UNLIMITED in form
+        return await _ask(
+            request, seen, typed, unlimited=unlimited, funding=given, status=400, **errors
+        )
+
     try:
         cap = read_cap(form) if seen.approval.wish.kind == "connection" else None
     except WattfareError as error:
-        return _ask(
-            request,
-            seen,
-            form.get(CAP, "")[:40],
-            unlimited=UNLIMITED in form,
-            error=error.message,
-            status=400,
-        )
+        return await ask_again(error=error.message)
+    try:
+        funding_id = await state.funding.chosen(sign_in.payer_id, given)
+    except WattfareError as error:
+        if error.code != "invalid_request":
+            raise
+        return await ask_again(funding_error=error.message)
     # A script makes Allow wait until the person has seen it. Without one, a second page does.
     agreed = form.get("replace") if seen.other_payer is not None else None
     replaces = seen.other_payer if agreed == _named(seen.approval, seen.other_payer) else None
     has_waited = "ready" in form or "confirmed" in form
     if not has_waited or replaces != seen.other_payer:
-        return _confirm(request, seen, cap)
-    decision = Decision(payer_id=sign_in.payer_id, cap=cap, replaces=replaces)
+        return _confirm(request, seen, cap, given)
+    decision = Decision(
+        payer_id=sign_in.payer_id, cap=cap, funding_id=funding_id, replaces=replaces
+    )
 
     def allow(sql: Sql, now: datetime) -> tuple[Approval, str]:
         return approval_store.allow(sql, approval_id, decision, seconds(now))
@@ -150,35 +162,50 @@ async def _see(request: Request, sign_in: SignIn | None, *, again: bool = False)
     if estimate is None and isinstance(state.provider, echo.Echo):
         estimate = _ECHO
     other = current if current not in ("", payer_id) else None
-    own_cap = None
+    own_cap = own_funding = None
     is_connected = payer_id is not None and current == payer_id
     if is_connected and approval.wish.user_id is not None:
         connection, _ = await state.store.account(app.id, approval.wish.user_id)
-        own_cap = None if connection is None else connection.cap
-    return _Seen(approval, app, other, is_connected, own_cap, estimate)
+        if connection is not None:
+            own_cap, own_funding = connection.cap, connection.funding_id
+    return _Seen(approval, app, other, is_connected, own_cap, own_funding, estimate)
 
 
-def _ask(
+async def _ask(
     request: Request,
     seen: _Seen,
     cap: str,
     *,
+    funding: str,
     unlimited: bool = False,
     error: str | None = None,
+    funding_error: str | None = None,
     status: int = 200,
 ) -> Response:
+    sign_in = sign_in_of(request)
+    assert sign_in is not None
     buys = None
     if seen.estimate is not None and error is None and not unlimited:
         buys = seen.estimate.answers(read_cap({CAP: cap}) or 0)
-    context = {"cap": cap, "unlimited": unlimited, "error": error, "buys": buys}
+    choices = await funding_choices(request, sign_in.payer_id, f"/approve/{seen.approval.id}")
+    context = {
+        "cap": cap,
+        "unlimited": unlimited,
+        "error": error,
+        "buys": buys,
+        "choices": choices,
+        "chosen": funding,
+        "funding_error": funding_error,
+    }
     return _page(request, "approve.html", seen, context, status)
 
 
-def _confirm(request: Request, seen: _Seen, cap: int | None) -> Response:
+def _confirm(request: Request, seen: _Seen, cap: int | None, funding: str) -> Response:
     """The second page: without JavaScript, or if another person pays at present."""
     context = {
         "cap": written(cap),
         "unlimited": seen.approval.wish.kind == "connection" and cap is None,
+        "funding": funding,
         "replace": _named(seen.approval, seen.other_payer),
     }
     return _page(request, "approve_confirm.html", seen, context)

@@ -7,7 +7,8 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
-from . import approve, budget, sign_in
+from ..payers.openrouter import CALLBACK_PATH
+from . import approve, budget, funding, sign_in
 from .endpoints import page_route
 from .static_files import PREFIX, serve_static
 
@@ -27,6 +28,11 @@ def page_routes() -> list[Route]:
         page_route("/budget/connections/{key}/stop", budget.stop, ["POST"]),
         page_route("/budget/grants/{key}/stop", budget.stop_grant, ["POST"]),
         page_route("/budget/delete", budget.delete, ["GET", "POST"]),
+        page_route("/funding", funding.overview),
+        page_route("/funding/keys", funding.add_key, ["POST"]),
+        page_route("/funding/openrouter", funding.start_openrouter, ["POST"]),
+        page_route(CALLBACK_PATH, funding.finish_openrouter),
+        page_route("/funding/{id}/remove", funding.remove, ["GET", "POST"]),
         page_route("/approve/{id}", approve.show),
         page_route("/approve/{id}", approve.answer, ["POST"]),
         page_route("/sign-in", sign_in.show),

@@ -1,1 +1,1 @@
-"""People who pay: their passkeys, recovery codes and sign-ins, and what they approve."""
+"""People who pay: their passkeys and sign-ins, what they approve, and what they pay with."""
