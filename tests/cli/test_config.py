@@ -65,6 +65,8 @@ upstream = "https://example.com/v1"
 upstream-key = "{KEY}"
 funding = "operator, key"
 user-ceiling-usd = 10.5
+app-ceiling-usd = 30
+total-ceiling-usd = "40.5"
 grant_ceiling_usd = "20"
 grant-default-usd = 2
 grant-max-usd = 3
@@ -112,6 +114,8 @@ def test_every_option_can_be_given(write: Callable[[str], str]) -> None:
         "database": "sqlite:///x.db",
         "upstream": "https://example.com/v1",
         "user_ceiling": 10_500_000_000,
+        "app_ceiling": 30 * 10**9,
+        "total_ceiling": 40_500_000_000,
         "grant_ceiling": 20 * 10**9,
         "grant_default": 2 * 10**9,
         "grant_max": 3 * 10**9,

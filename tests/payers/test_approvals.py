@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -21,7 +23,8 @@ from support.people import (
     post,
     redeem,
 )
-from support.service import App, Service, bearer, chat_body
+from support.postgres import Cluster
+from support.service import App, Service, bearer, chat_body, run_service
 
 
 def refused(answer: httpx.Response, *statuses: int) -> str:
@@ -203,26 +206,60 @@ def test_an_approval_is_redeemed_once(app: App, person: Person) -> None:
     assert person.decide(asked["url"]).status_code == 409
 
 
-def test_two_that_redeem_at_once_get_one_connection(app: App, person: Person) -> None:
-    asked = ask_for_grant(app)
-    code = person.approve(asked["url"])["code"]
-    start = threading.Barrier(4)
-    answers: list[httpx.Response] = []
+def at_once(app: App, *requests: tuple[dict[str, Any], str, str]) -> list[int]:
+    """Redeem these at the same moment: approvals, codes and credentials; the statuses."""
+    start = threading.Barrier(len(requests))
 
-    def run() -> None:
-        start.wait()
+    def run(asked: dict[str, Any], code: str, credential: str) -> int:
         with httpx.Client(base_url=app.service.api, trust_env=False, timeout=60) as http:
-            headers = {**bearer(app.keys.publishable_key), "origin": ORIGIN}
+            headers = {**bearer(credential), "origin": ORIGIN}
             body = {"code": code, "secret": asked["secret"]}
+            start.wait()
             path = f"/approvals/{asked['id']}/redeem"
-            answers.append(http.post(path, json=body, headers=headers))
+            return http.post(path, json=body, headers=headers).status_code
 
-    threads = [threading.Thread(target=run) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert sorted(answer.status_code for answer in answers) == [200, 409, 409, 409]
+    with ThreadPoolExecutor(len(requests)) as threads:
+        return sorted(threads.map(run, *zip(*requests, strict=True)))
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def any_app(request: pytest.FixtureRequest) -> Iterator[App]:
+    """A live app of a service with either database."""
+    name = "service" if request.param == "sqlite" else "on_postgresql"
+    with live_app(request.getfixturevalue(name)) as app:
+        yield app
+
+
+@pytest.fixture(scope="module")
+def on_postgresql(tmp_path_factory: pytest.TempPathFactory, cluster: Cluster) -> Iterator[Service]:
+    """A service with a database of PostgreSQL."""
+    folder = tmp_path_factory.mktemp("on_postgresql")
+    database = cluster.database()
+    with run_service(folder, database=database) as running:
+        yield running
+
+
+def test_two_that_redeem_at_once_get_one_connection(any_app: App) -> None:
+    app = any_app
+    with Person(app.service) as person:
+        asked = ask_for_grant(app)
+        code = person.approve(asked["url"])["code"]
+        grants = at_once(app, *[(asked, code, app.keys.publishable_key)] * 4)
+        assert grants == [200, 409, 409, 409]
+        asked = ask(app)
+        code = person.approve(asked["url"])["code"]
+        assert at_once(app, *[(asked, code, app.token())] * 4) == [200, 409, 409, 409]
+
+
+def test_two_payers_at_once_do_not_replace_each_other(any_app: App) -> None:
+    app = any_app
+    with Person(app.service) as person, Person(app.service) as other:
+        for user in ("u1", "u2", "u3"):
+            first, second = ask(app, user), ask(app, user)
+            code = person.approve(first["url"])["code"]
+            other_code = other.approve(second["url"])["code"]
+            token = app.token(user)
+            assert at_once(app, (first, code, token), (second, other_code, token)) == [200, 409]
 
 
 def test_an_approval_ends_after_ten_minutes(app: App, service: Service, person: Person) -> None:

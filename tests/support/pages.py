@@ -7,11 +7,24 @@ from functools import cached_property
 from html.parser import HTMLParser
 from types import TracebackType
 from typing import Self
-from urllib.parse import urljoin
+from urllib.parse import urljoin, urlsplit
 
 import httpx
 
 from support.service import PATIENCE, Service
+
+#: The most bytes of a page.
+MAX_BYTES = 30_000
+POLICY = {
+    "default-src": "'none'",
+    "script-src": "'self'",
+    "style-src": "'self'",
+    "img-src": "'self'",
+    "connect-src": "'self'",
+    "form-action": "'self'",
+    "frame-ancestors": "'none'",
+    "base-uri": "'none'",
+}
 
 VOID = frozenset(
     [
@@ -96,7 +109,8 @@ class Page(HTMLParser):
         elif tag == "a":
             self.links.append(("", attributes.get("href", "")))
         elif tag == "input" and "form" in self._open and "name" in attributes:
-            if attributes.get("type") not in ("checkbox", "radio") or "checked" in attributes:
+            box = attributes.get("type") in ("checkbox", "radio")
+            if not box or "checked" in attributes:
                 self.forms[-1].fields[attributes["name"]] = attributes.get("value", "on")
 
     def handle_endtag(self, tag: str) -> None:
@@ -169,3 +183,65 @@ class Browser:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def check_headers(page: Page) -> None:
+    headers = page.answer.headers
+    assert headers.get_list("content-security-policy") == [headers["content-security-policy"]]
+    directives = dict(
+        directive.strip().split(" ", 1)
+        for directive in headers["content-security-policy"].split(";")
+    )
+    form_action = directives["form-action"].split(" ")
+    assert form_action[0] == "'self'"
+    assert len(form_action) <= 2
+    assert {**directives, "form-action": "'self'"} == POLICY
+    assert headers.get_list("cache-control") == ["no-store"]
+    assert headers["referrer-policy"] == "no-referrer"
+    assert headers["x-content-type-options"] == "nosniff"
+    assert headers["x-frame-options"] == "DENY"
+    assert headers["content-type"] == "text/html; charset=utf-8"
+    assert "access-control-allow-origin" not in headers
+    for cookie in headers.get_list("set-cookie"):
+        attributes = {part.strip().lower() for part in cookie.split(";")}
+        assert {"httponly", "samesite=lax", "path=/"} <= attributes
+        assert not any(each.startswith("domain") for each in attributes)
+
+
+def check_page(page: Page) -> None:
+    """All that holds for a page."""
+    check_headers(page)
+    assert len(page.answer.content) <= MAX_BYTES
+    assert page.inline == []
+    ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    for tag, attributes in page.elements:
+        assert not any(each == "style" or each.startswith("on") for each in attributes), tag
+        assert tag not in ("style", "iframe", "object", "embed", "base")
+        if tag == "script":
+            assert attributes["src"].startswith("/pages/")
+        for attribute in ("src", "href", "action", "formaction", "poster", "srcset"):
+            url = attributes.get(attribute)
+            if url is not None and not (tag == "a" and attribute == "href"):
+                parts = urlsplit(url)
+                assert not parts.netloc, f"{tag} {attribute}={url}"
+                assert parts.scheme == "", f"{tag} {attribute}={url}"
+        assert not attributes.get("href", "").lower().startswith(("javascript:", "data:"))
+        for attribute in ("aria-labelledby", "aria-describedby", "for"):
+            assert set(attributes.get(attribute, "").split()) <= set(ids)
+    for form in page.forms:
+        if form.method == "post":
+            assert form.fields["csrf"], form.action
+    tags = [tag for tag, _ in page.elements]
+    assert tags.count("h1") == tags.count("main") == tags.count("title") == 1
+    assert ("html", {"lang": "en"}) in page.elements
+    assert any(attributes.get("name") == "viewport" for _, attributes in page.elements)
+
+
+def token_of(browser: Browser) -> str:
+    """The token of this browser's forms."""
+    for path in ("/budget/delete", "/sign-in"):
+        for form in browser.get(path).forms:
+            if "csrf" in form.fields:
+                return form.fields["csrf"]
+    raise AssertionError("no page has a form")

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import json
+import asyncio
 import secrets
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Self
 from urllib.parse import parse_qs, urlsplit
 
 import httpx
-from sqlalchemy import create_engine, text
+from sqlalchemy import text
 
 from support.authenticator import Authenticator
 from support.pages import Browser, Form, Page
 from support.service import App, Service, bearer
+from wattfare_mw.service.ledger.databases import open_store
 
 #: The page of the app that a browser returns to, and its origin.
 ORIGIN = "https://app.example.com"
@@ -166,14 +168,13 @@ def connect(app: App, person: Person, user: str = "u1", **fields: str) -> dict[s
 
 def change(service: Service, statement: str, **values: Any) -> int:
     """Change the database beside the service, as time would, or an operator."""
-    engine = create_engine(service.database.replace("postgresql://", "postgresql+psycopg://"))
-    try:
-        with engine.begin() as sql:
-            return sql.execute(text(statement), values).rowcount
-    finally:
-        engine.dispose()
 
+    async def carry_out() -> int:
+        store = await open_store(service.database)
+        try:
+            return await store.transact(lambda sql: sql.execute(text(statement), values).rowcount)
+        finally:
+            await store.close()
 
-def credential_of(answer: str) -> dict[str, Any]:
-    """An authenticator's answer, to change it."""
-    return json.loads(answer)
+    with ThreadPoolExecutor(1) as thread:  # a test may have an event loop of its own
+        return thread.submit(asyncio.run, carry_out()).result()

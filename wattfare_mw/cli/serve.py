@@ -65,6 +65,16 @@ NO_CEILING = "none"
     help="The most that a user may spend of your money in a month, or `none`.",
 )
 @option(
+    "--app-ceiling-usd",
+    metavar="AMOUNT",
+    help="The most that each app may spend of your money in a month.",
+)
+@option(
+    "--total-ceiling-usd",
+    metavar="AMOUNT",
+    help="The most that all apps together may spend of your money in a month.",
+)
+@option(
     "--grant-ceiling-usd",
     metavar="AMOUNT",
     help="The most that the one-time grants of each app may hold of your money at once; each "
@@ -223,6 +233,8 @@ def serve(
     upstream_key: str | None,
     funding: str | None,
     user_ceiling_usd: str | None,
+    app_ceiling_usd: str | None,
+    total_ceiling_usd: str | None,
     grant_ceiling_usd: str | None,
     grant_default_usd: str,
     grant_max_usd: str | None,
@@ -268,6 +280,10 @@ def serve(
     if not operator_pays:
         if _is_from_environment("user_ceiling_usd"):
             user_ceiling_usd = None
+        if _is_from_environment("app_ceiling_usd"):
+            app_ceiling_usd = None
+        if _is_from_environment("total_ceiling_usd"):
+            total_ceiling_usd = None
         if _is_from_environment("grant_ceiling_usd"):
             grant_ceiling_usd = None
     settings = Settings(
@@ -276,6 +292,10 @@ def serve(
         upstream_key=upstream_key or None,
         funding=cast("tuple[Funding, ...] | None", kinds),  # checked there
         user_ceiling=_ceiling(user_ceiling_usd, operator_pays=operator_pays),
+        app_ceiling=_of_operator(app_ceiling_usd, "--app-ceiling-usd", operator_pays=operator_pays),
+        total_ceiling=_of_operator(
+            total_ceiling_usd, "--total-ceiling-usd", operator_pays=operator_pays
+        ),
         grant_ceiling=_of_operator(
             grant_ceiling_usd, "--grant-ceiling-usd", operator_pays=operator_pays
         ),

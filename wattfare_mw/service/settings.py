@@ -62,6 +62,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         upstream_key: the operator's key for it; with one, the operator pays.
         user_ceiling: what a user may spend of the operator's money in a month, in nano-dollars;
             None for no bound.
+        app_ceiling: what each app may spend of it in a month, in nano-dollars; None for no bound.
+        total_ceiling: what all apps together may spend of it in a month, in nano-dollars; None for
+            no bound.
         default_max_tokens: what a call is given that names no limit.
         allow_unpriced: let models be called that have no fixed price, on budgets with a cap.
         prices: what models cost, before any other price: for a name or a pattern (``qwen*``), text
@@ -114,6 +117,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     upstream: str | None = None
     upstream_key: str | None = None
     user_ceiling: int | None = None
+    app_ceiling: int | None = None
+    total_ceiling: int | None = None
     default_max_tokens: int = DEFAULT_MAX_TOKENS
     allow_unpriced: bool = False
     prices: Mapping[str, str] = {}
@@ -259,6 +264,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             grant_ceiling=self.grant_ceiling,
             grant_default=self.grant_default,
             grant_max=self.grant_max,
+            app_ceiling=self.app_ceiling,
+            total_ceiling=self.total_ceiling,
         )
 
     @property

@@ -126,7 +126,7 @@ async def redeem_approval(request: Request) -> Response:
 
     def find(sql: Sql) -> Approval:
         return approvals.check_owner(
-            approval_store.find(sql, approval_id),
+            approval_store.find(sql, approval_id, lock=True),
             kind=kind,
             app_id=app.id,
             user_id=user_id,

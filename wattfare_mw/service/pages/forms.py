@@ -78,11 +78,11 @@ async def read_form(request: Request) -> dict[str, str]:
         WattfareError: ``invalid_request``; 413, 415, or the form cannot be read.
     """
     headers = headers_of(request.scope)
-    kind = (headers.first("content-type") or "").split(";")[0].strip().lower()
-    if kind != FORM_TYPE:
-        raise invalid_request(f"A form is sent as {FORM_TYPE}.", 415)
     receiving.check_length(headers.first("content-length"), MAX_BODY_BYTES)
     body = await receiving.read_body(request.receive, MAX_BODY_BYTES, ClientDisconnect)
+    kind = (headers.first("content-type") or "").split(";")[0].strip().lower()
+    if body and kind != FORM_TYPE:
+        raise invalid_request(f"A form is sent as {FORM_TYPE}.", 415)
     try:
         pairs = parse_qsl(
             body.decode("ascii"),

@@ -56,7 +56,7 @@ def dollars_down(nanos: int) -> str:
 
 
 def cost(nanos: int) -> str:
-    """What a call cost, for a person to read; a correction may be negative: ``−$0.04``."""
+    """What a call cost, for a person to read; a correction may be negative."""
     return dollars(nanos) if nanos >= 0 else f"−{dollars(-nanos)}"  # noqa: RUF001
 
 

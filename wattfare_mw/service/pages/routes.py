@@ -8,7 +8,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from ..payers.openrouter import CALLBACK_PATH
-from . import approve, funding, sign_in
+from . import approve, budget, funding, sign_in
 from .endpoints import page_route
 from .static_files import PREFIX, serve_static
 
@@ -20,6 +20,14 @@ def page_routes() -> list[Route]:
     """All pages of the service."""
     return [
         page_route("/", _home),
+        page_route("/budget", budget.overview),
+        page_route("/budget/calls", budget.calls),
+        page_route("/budget/calls.csv", budget.export),
+        page_route("/budget/ended", budget.ended),
+        page_route("/budget/connections/{key}", budget.change, ["GET", "POST"]),
+        page_route("/budget/connections/{key}/stop", budget.stop, ["POST"]),
+        page_route("/budget/grants/{key}/stop", budget.stop_grant, ["POST"]),
+        page_route("/budget/delete", budget.delete, ["GET", "POST"]),
         page_route("/funding", funding.overview),
         page_route("/funding/keys", funding.add_key, ["POST"]),
         page_route("/funding/openrouter", funding.start_openrouter, ["POST"]),
@@ -33,7 +41,7 @@ def page_routes() -> list[Route]:
         page_route("/sign-in/code", sign_in.with_code, ["POST"]),
         page_route("/sign-in/recovery-codes", sign_in.new_codes, ["POST"]),
         page_route("/sign-out", sign_in.sign_out, ["POST"]),
-        page_route(f"{PREFIX}/{{name}}", serve_static),
+        Route(f"{PREFIX}/{{name}}", serve_static),
     ]
 
 

@@ -6,10 +6,10 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ...errors import invalid_request
 from ..api.framing import allow_caching
 
 _FOLDER = Path(__file__).parent / "static"
@@ -55,7 +55,7 @@ async def serve_static(request: Request) -> Response:
     """``GET /pages/{name}``."""
     found = _FILES.get(request.path_params["name"])
     if found is None:
-        raise invalid_request("There is no such file here.", 404)
+        raise HTTPException(404)
     content, media_type = found
     allow_caching(request.scope)
     headers = {

@@ -2,8 +2,8 @@
 given: it reads, asks the rules and writes. ``now`` is Unix seconds by the clock that all processes
 share.
 
-Each change of a state is one ``UPDATE`` that names the state before it, so that of two at once only
-one is carried out.
+The row is locked before the rules are asked, so that of two changes at once the second one sees the
+first.
 """
 
 from __future__ import annotations
@@ -61,19 +61,25 @@ def add(sql: Sql, approval: Approval, now: int) -> None:
     )
 
 
-def find(sql: Sql, approval_id: str) -> Approval | None:
-    """The approval with this id."""
-    row = sql.execute(select(schema.approvals).where(schema.approvals.c.id == approval_id)).first()
+def find(sql: Sql, approval_id: str, *, lock: bool = False) -> Approval | None:
+    """The approval with this id.
+
+    Args:
+        lock: nobody else changes it until the end of the transaction.
+    """
+    table = schema.approvals
+    query = select(table).where(table.c.id == approval_id)
+    row = sql.execute(query.with_for_update() if lock else query).first()
     return None if row is None else _read(row)
 
 
-def must_find(sql: Sql, approval_id: str) -> Approval:
+def must_find(sql: Sql, approval_id: str, *, lock: bool = False) -> Approval:
     """The approval with this id.
 
     Raises:
         WattfareError: ``invalid_request``, 404.
     """
-    found = find(sql, approval_id)
+    found = find(sql, approval_id, lock=lock)
     if found is None:
         raise invalid_request("There is no such request. It may be too old: start again.", 404)
     return found
@@ -88,14 +94,12 @@ def allow(sql: Sql, approval_id: str, decision: Decision, now: int) -> tuple[App
     Raises:
         WattfareError: ``invalid_request``; it has been answered before, or its time is over.
     """
-    table = schema.approvals
-    approval = must_find(sql, approval_id)
+    approval = must_find(sql, approval_id, lock=True)
     code = approvals.new_secret()
-    if approvals.may_answer_again(approval, decision.payer_id, now):
-        changes: dict[str, Any] = {}
-    else:
+    changes: dict[str, Any] = {"code_hash": keys.digest(code)}
+    if not approvals.may_answer_again(approval, decision.payer_id, now):
         approvals.check_open(approval, now)
-        changes = {
+        changes |= {
             "state": "approved",
             "payer_id": decision.payer_id,
             "cap_nanos": decision.cap,
@@ -104,13 +108,7 @@ def allow(sql: Sql, approval_id: str, decision: Decision, now: int) -> tuple[App
             "replaces": decision.replaces,
             "decided_at": now,
         }
-    changed = sql.execute(
-        update(table)
-        .where(table.c.id == approval_id, table.c.state == approval.state, table.c.expires_at > now)
-        .values(code_hash=keys.digest(code), **changes)
-    )
-    if changed.rowcount != 1:
-        raise approvals.answered_before()
+    _change(sql, approval, changes)
     return approval, code
 
 
@@ -120,41 +118,23 @@ def deny(sql: Sql, approval_id: str, now: int) -> Approval:
     Raises:
         WattfareError: ``invalid_request``; it has been allowed before, or its time is over.
     """
-    table = schema.approvals
-    approval = must_find(sql, approval_id)
+    approval = must_find(sql, approval_id, lock=True)
     if approval.state == "denied" and not approvals.is_over(approval, now):
         return approval
     approvals.check_open(approval, now)
-    changed = sql.execute(
-        update(table)
-        .where(table.c.id == approval_id, table.c.state == "pending", table.c.expires_at > now)
-        .values(state="denied", decided_at=now)
-    )
-    if changed.rowcount != 1:
-        raise approvals.answered_before()
+    _change(sql, approval, {"state": "denied", "decided_at": now})
     return approval
 
 
 def redeem(sql: Sql, approval: Approval, code: str, now: int) -> None:
-    """Use an approval up. The caller carries it out in the same transaction.
+    """Use an approval up that was locked when it was found. The caller carries it out in the same
+    transaction.
 
     Raises:
         WattfareError: ``invalid_request``, 403 or 409; see :func:`.approvals.check_redeemable`.
     """
     approvals.check_redeemable(approval, code, now)
-    table = schema.approvals
-    changed = sql.execute(
-        update(table)
-        .where(
-            table.c.id == approval.id,
-            table.c.state == "approved",
-            table.c.code_hash == keys.digest(code),
-            table.c.expires_at > now,
-        )
-        .values(state="redeemed")
-    )
-    if changed.rowcount != 1:
-        raise approvals.redeemed_before()
+    _change(sql, approval, {"state": "redeemed"})
 
 
 def current_payer(sql: Sql, app_id: str, user_id: str) -> str:
@@ -178,6 +158,9 @@ def connect(sql: Sql, approval: Approval, terms: Terms, now: datetime) -> None:
     wish = approval.wish
     assert wish.user_id is not None
     assert approval.payer_id is not None
+    # One at a time for each app: of two payers who come at once, the second must see the first.
+    app = select(schema.apps.c.id).where(schema.apps.c.id == wish.app_id)
+    sql.execute(app.with_for_update(key_share=True)).all()
     current = current_payer(sql, wish.app_id, wish.user_id)
     approvals.check_replacement(
         current if current not in ("", approval.payer_id) else None, approval.replaces
@@ -213,6 +196,11 @@ def grant(sql: Sql, approval: Approval, token: str, terms: Terms, now: datetime)
     )
     accounts.add_grant(sql, wish.app_id, keys.digest(token), budget, terms, seconds(now))
     return GrantResult(token, expires_at, wish.requests)
+
+
+def _change(sql: Sql, approval: Approval, changes: dict[str, Any]) -> None:
+    table = schema.approvals
+    sql.execute(update(table).where(table.c.id == approval.id).values(changes))
 
 
 def _read(row: Row[Any]) -> Approval:
