@@ -519,6 +519,27 @@ async def test_stop_cuts_off_a_stream(ada: Someone, app: App) -> None:
     assert json.loads(last.removeprefix("data: "))["error"]["code"] == "not_connected"
 
 
+async def test_stop_ends_a_stream_of_another_process(tmp_path: Path) -> None:
+    with run_service(tmp_path) as first, run_service(tmp_path) as second:
+        async with store_of(first.database) as store:
+            payer = await new_payer(store)
+            with Browser(first, payer.cookie) as browser, second.app() as app:
+                ada = Someone(payer, browser, store)
+                await ada.pays_for(app)
+                form = ada.budget().form("Stop")
+                body = chat_body("word " * 2000, model="wattfare/echo-slow", stream=True)
+                with app.http.stream(
+                    "POST", "/chat/completions", json=body, headers=app.paid_by("u1")
+                ) as answer:
+                    lines = (line for line in answer.iter_lines() if line.startswith("data: "))
+                    next(lines)
+                    assert browser.send(form).status_code == 303
+                    stopped = time.monotonic()
+                    last = list(lines)[-1]
+                    assert time.monotonic() - stopped < 1
+                assert json.loads(last[6:])["error"]["code"] == "not_connected"
+
+
 async def test_a_grant_is_shown_and_stopped(ada: Someone, bob: Someone, app: App) -> None:
     await write(ada.store, insert(schema.grants).values(grant_of(ada, app)))
     page = ada.budget()
