@@ -416,3 +416,29 @@ def test_a_payer_adds_no_more_than_twenty(router: FakeOpenRouter, browser: Brows
     answer = browser.send(form, key=key)
     assert answer.status_code == 400
     assert "20 ways to pay already" in answer.text
+
+
+# -- My budget
+
+
+async def test_my_budget_shows_what_pays(
+    router: FakeOpenRouter, browser: Browser, store: Store, funded: Service
+) -> None:
+    payer = await new_payer(store)
+    with Browser(funded, payer.cookie) as own:
+        assert "You have added nothing yet." in own.get("/budget").text
+        key = router.new_key(router.person("lena"))
+        own.send(own.get("/funding").form("Add the key"), key=key.key, label="my own")
+        funding_id = own.get("/funding").link("Remove").split("/")[2]
+        with funded.app() as app:
+            await store.connect(
+                app.keys.app_id, "u1", None, payer_id=payer.payer_id, funding_id=funding_id
+            )
+            page = own.get("/budget")
+            assert "paid by my own" in page.text
+            assert page.link("Change ways to pay") == "/funding"
+            key.revoked = True
+            assert app.chat("hello", model="fake/model").status_code == 402
+        page = own.get("/budget")
+        assert "The provider refuses the key that pays." in page.text
+        assert page.link("Connect it again") == "/funding"

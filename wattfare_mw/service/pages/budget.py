@@ -109,6 +109,7 @@ async def overview(request: Request) -> Response:
         )
 
     now, live, ended, grants, calls = await state.store.at(look)
+    funding = await state.funding.of_payer(payer_id)
     newer, older = _pages(live, number, CONNECTIONS_SHOWN, "/budget")
     reset = rules.month_after(seconds(now))
     context = {
@@ -122,7 +123,10 @@ async def overview(request: Request) -> Response:
         "ended": ended[:ENDED_SHOWN],
         "more_ended": len(ended) > ENDED_SHOWN,
         "calls": calls,
-        "parts_of_others": (),
+        "funding": funding,
+        "refused": {one.id for one in funding if one.state == "invalid"},
+        "funding_offered": state.funding.needed,
+        "operator_pays": state.funding.operator_pays,
     }
     return page(request, "budget.html", context)
 
