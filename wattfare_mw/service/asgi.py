@@ -18,6 +18,7 @@ from ..transport import AsyncTransport
 from ..transport.idle import IdleTimer
 from . import public_url
 from .api import output
+from .api.browser_module import browser_routes
 from .api.call_limits import CallLimits
 from .api.chat_completions import ChatCompletions
 from .api.framing import Frame, on_http_exception
@@ -76,7 +77,7 @@ def create_app(
                     on_hang_up=settings.on_hang_up,
                     hold=settings.held,
                 )
-            origin = settings.public_url or public_url.of_port(DEFAULT_PORT)
+            pages_url = settings.public_url or public_url.of_port(DEFAULT_PORT)
             # A server on a local machine needs no key of anybody.
             free = upstream is not None and not upstream.provider.sells
             funding = PayerFunding(
@@ -84,7 +85,7 @@ def create_app(
                 keyring,
                 upstream,
                 settings.payer_funding,
-                origin,
+                pages_url,
                 operator_pays="operator" in settings.offered
                 or (free and not settings.needs_funding),
             )
@@ -102,6 +103,7 @@ def create_app(
                 needs_funding=settings.needs_funding,
                 detached_seconds=settings.detached_seconds,
                 overrun=metrics.overrun,
+                public_url=pages_url,
             )
             keeper = LeaseKeeper(runner)
             app.state.service = ServiceState(
@@ -117,7 +119,7 @@ def create_app(
                 health=Health(store),
                 aliases=settings.aliases,
                 fields=settings.fields,
-                public_url=origin,
+                public_url=pages_url,
                 funding=funding,
                 heartbeats=IdleTimer(asyncio.get_running_loop(), output.HEARTBEAT_SECONDS),
             )
@@ -134,7 +136,7 @@ def create_app(
             await store.close()
 
     app = _App(
-        routes=[*routes(with_metrics=settings.metrics), *page_routes()],
+        routes=[*routes(with_metrics=settings.metrics), *browser_routes(), *page_routes()],
         lifespan=lifespan,
         middleware=[Middleware(Frame, is_cors_path=is_cors_path)],
         exception_handlers={HTTPException: _on_http_exception},

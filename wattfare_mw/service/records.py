@@ -22,13 +22,18 @@ Mode = Literal["test", "live"]
 
 
 class App(msgspec.Struct, frozen=True):
-    """An app that is registered with the service."""
+    """An app that is registered with the service.
+
+    Attributes:
+        other_secret_hash: of the older secret key, while two are valid.
+    """
 
     id: str
     name: str
     mode: Mode
     secret_hash: str
     publishable_key: str
+    other_secret_hash: str | None = None
 
     def __repr__(self) -> str:
         return f"App({self.id!r}, mode={self.mode!r})"

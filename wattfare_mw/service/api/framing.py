@@ -19,6 +19,7 @@ from ...errors import WattfareAuthError, WattfareError, WattfareRateLimitError, 
 from ...headers import Headers
 from ...logs import get_logger
 from ...types import API_PREFIX, SANE_REQUEST_ID
+from ..errors import lead_to_budget
 from ..ids import new_id
 from .bodies import JSON
 from .rate_limits import address_of
@@ -66,7 +67,8 @@ class Frame:
         except ClientDisconnect:
             pass
         except WattfareError as failure:
-            error = _counted(failure, scope)
+            state = scope["app"].state.service
+            error = lead_to_budget(_counted(failure, scope), state.public_url)
             log_server_error(log, error, request_id)
             await _error_response(error)(scope, receive, sender)
         except Exception:

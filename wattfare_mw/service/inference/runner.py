@@ -23,7 +23,7 @@ from ...errors import (
     WattfareRateLimitError,
 )
 from ...logs import describe, get_logger
-from ..errors import lease_lost, not_answered, revoked
+from ..errors import lead_to_budget, lease_lost, not_answered, revoked
 from ..ledger import rules
 from ..ledger.clock import steady_seconds
 from ..ledger.store import LEASE_SECONDS, Store
@@ -159,6 +159,7 @@ class CallRunner:
         detached_seconds: how long a call may go on without its client, in seconds.
         overrun: is told what a stream cost beyond its reservation, in nano-dollars, if a record
             says so. The job itself counts what is beyond it in an answer.
+        public_url: where people open the service's pages.
     """
 
     def __init__(
@@ -171,7 +172,9 @@ class CallRunner:
         needs_funding: bool = False,
         detached_seconds: float = DETACHED_SECONDS,
         overrun: Callable[[int], None] = lambda nanos: None,
+        public_url: str = "",
     ) -> None:
+        self._public_url = public_url
         self._overrun = overrun
         self._store = store
         self._terms = terms
@@ -525,7 +528,7 @@ class CallRunner:
         if not begun:
             raise error
         log.warning("stream ended early: %s request_id=%s", describe(error), call.request_id)
-        await output.end(sse.write_error(error))
+        await output.end(sse.write_error(lead_to_budget(error, self._public_url)))
 
     async def _pass_on(self, active: ActiveCall, job: Job, output: Output) -> bytes:
         """Pass on a stream as long as its client is there, and return its last events."""

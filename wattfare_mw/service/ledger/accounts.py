@@ -32,7 +32,8 @@ def add_app(sql: Sql, app: App, now: datetime) -> None:
 def app_by_publishable_key(sql: Sql, key: str) -> App | None:
     """The app that this publishable key names."""
     table = schema.apps
-    row = sql.execute(select(table).where(table.c.publishable_key == key)).mappings().first()
+    in_use = (table.c.publishable_key == key, table.c.deleted_at.is_(None))
+    row = sql.execute(select(table).where(*in_use)).mappings().first()
     return None if row is None else App(*(row[name] for name in App.__struct_fields__))
 
 

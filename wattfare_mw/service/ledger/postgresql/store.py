@@ -65,7 +65,9 @@ _RESERVE = (
 )
 _SETTLE = "SELECT wattfare_settle($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)"
 _RENEW = "SELECT * FROM wattfare_renew($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)"
-_APP = "SELECT id, name, mode, secret_hash, publishable_key FROM apps WHERE id = $1"
+_APP = f"""
+    SELECT {", ".join(App.__struct_fields__)} FROM apps WHERE id = $1 AND deleted_at IS NULL
+"""  # noqa: S608
 _ACCOUNT = """
     SELECT c.app_id, c.connected, c.cap_nanos, c.revocations, c.payer_id, c.funding_id, f.state,
            t.billed_nanos, t.reserved_nanos

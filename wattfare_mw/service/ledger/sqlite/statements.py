@@ -20,6 +20,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import sqlite
 
+from ...records import App
 from .. import schema
 
 _DIALECT = sqlite.dialect(paramstyle="qmark")
@@ -105,8 +106,8 @@ _THIS_KEY = and_(
 )
 
 SELECT_APP = _text(
-    select(_apps.id, _apps.name, _apps.mode, _apps.secret_hash, _apps.publishable_key).where(
-        _apps.id == _THIS_APP
+    select(*(_apps[name] for name in App.__struct_fields__)).where(
+        _apps.id == _THIS_APP, _apps.deleted_at.is_(None)
     ),
     "app_id",
 )
