@@ -375,11 +375,11 @@ async def test_the_way_to_pay_is_shown(ada: Someone, bob: Someone, app: App) -> 
     page = ada.budget()
     assert "Account: ada · paid by My <key>" in page.text
     assert page.link("Change ways to pay") == "/funding"
-    assert "refuses this key" not in page.text
+    assert "refuses the key" not in page.text
     assert "Key of bob" not in page.text
     table = schema.funding
     await write(ada.store, update(table).where(table.c.id == mine).values(state="invalid"))
-    assert "The provider refuses this key, so calls fail." in ada.budget().text
+    assert "The provider refuses the key that pays." in ada.budget().text
     await write(ada.store, update(table).where(table.c.id == mine).values(state="valid"))
     await ada.store.remove_funding(ada.payer_id, mine)
     page = ada.budget()
@@ -497,8 +497,9 @@ async def test_stop_ends_a_connection(ada: Someone, app: App) -> None:
     assert app.chat().json()["error"]["code"] == "not_connected"
     assert ada.browser.send(form).status_code == 303  # a second click
     csrf = token_of(ada.browser)
-    answer = ada.browser.post(form.action.removesuffix("/stop"), {"csrf": csrf, "cap": "1"})
-    assert answer.status_code == 404
+    path = form.action.removesuffix("/stop")
+    assert ada.browser.post(path, {"csrf": csrf, "cap": "1"}).status_code == 404
+    assert ada.browser.get(path).answer.status_code == 404
 
 
 async def test_stop_cuts_off_a_stream(ada: Someone, app: App) -> None:
