@@ -18,8 +18,10 @@ FUZZ_SECONDS ?=
 FUZZ_ARGS ?=
 # Which AI libraries `make test-libraries` runs: names, or `all`.
 LIBRARIES ?= all
+# The Chromium that `make test-browsers` drives. Without it: that of the machine, or of apt.
+CHROMIUM ?=
 
-.PHONY: help demo test test-fast test-long test-newest test-libraries fuzz lint format coverage bench lock upgrade clean
+.PHONY: help demo test test-fast test-long test-newest test-libraries test-browsers screenshots fuzz lint format coverage bench lock upgrade clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -46,6 +48,13 @@ test-libraries: $(TOOLS)/tools ## run real AI libraries against the service; pri
 	@rm -rf .nox/results
 	@status=0; $(TOOLS)/bin/nox --sessions libraries -- $(LIBRARIES) || status=$$?; \
 		(cd tests && ../$(TOOLS)/bin/python -m libraries); exit $$status
+
+test-browsers: $(TOOLS)/tools ## run the pages and the demo in a real Chromium
+	CHROMIUM="$(CHROMIUM)" $(TOOLS)/bin/nox --sessions browsers -- $(PYTEST_ARGS)
+
+screenshots: $(TOOLS)/tools ## make the pictures of the pages in docs/img
+	CHROMIUM="$(CHROMIUM)" WATTFARE_SCREENSHOTS="$(CURDIR)/docs/img" \
+		$(TOOLS)/bin/nox --sessions browsers -- -k picture
 
 fuzz: $(FUZZ)/fuzz ## feed made-up input to the readers, the middleware and the service
 	PYTHONPATH=tests $(FUZZ)/bin/python -m fuzz $(if $(FUZZ_SECONDS),--seconds $(FUZZ_SECONDS)) $(FUZZ_ARGS)
@@ -107,6 +116,7 @@ lock: $(TOOLS)/tools ## lock what pyproject.toml asks for; keep the versions tha
 	@echo "-e ." | $(COMPILE) --group bench -o requirements/bench.txt $(LIKE_TEST) >/dev/null
 	@echo "-e ." | $(COMPILE) --group tools -o requirements/tools.txt $(LIKE_TEST) >/dev/null
 	@echo "-e ." | $(COMPILE) --group fuzz -o requirements/fuzz.txt $(LIKE_TEST) >/dev/null
+	@echo "-e ." | $(COMPILE) --group browsers -o requirements/browsers.txt $(LIKE_TEST) >/dev/null
 	@echo "-e ." | $(COMPILE) --group libraries -o requirements/libraries.txt $(LIKE_TEST) >/dev/null
 	@echo "-e ." | $(COMPILE) --group libraries-openai-2 -o requirements/libraries-openai-2.txt >/dev/null
 	@# The lowest versions that pyproject.toml declares, of the project and of its extras.

@@ -1,7 +1,7 @@
 """Run the tests with other versions than those of requirements/test.txt.
 
-``make test-long``, ``make test-newest`` and ``make test-libraries`` call this. Each session has an
-environment of its own.
+``make test-long``, ``make test-newest``, ``make test-libraries`` and ``make test-browsers`` call
+this. Each session has an environment of its own.
 """
 
 from __future__ import annotations
@@ -85,6 +85,15 @@ def libraries(session: nox.Session, lock: str) -> None:
     pytest = ["pytest", "-W", "ignore", "--durations=3", "tests/libraries"]
     # `make test` holds the page to what is written in it.
     session.run(*pytest, "--ignore=tests/libraries/test_page.py", env={VARIABLE: " ".join(chosen)})
+
+
+@nox.session
+def browsers(session: nox.Session) -> None:
+    """Run the pages and the demo in a real Chromium."""
+    install(session, "browsers")
+    # One browser for each core: four tests at a time on two cores would wait for each other.
+    jobs = os.environ.get("JOBS", str(os.cpu_count() or 1))
+    session.run("pytest", "-n", jobs, "--durations=5", "tests/browsers", *session.posargs)
 
 
 def install(session: nox.Session, name: str) -> None:

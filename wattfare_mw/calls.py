@@ -15,9 +15,11 @@ from . import sse
 from .completions import Completion, not_the_protocol, read_completion
 from .errors import (
     WattfareAuthError,
+    WattfareError,
     WattfareGrantError,
     WattfareNetworkError,
     error_from_answer,
+    invalid_request,
 )
 from .flow import Flow
 from .money import Number
@@ -48,6 +50,9 @@ _HEADER_SAFE = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) != "
 #: What is printable ASCII and must be escaped all the same.
 _ESCAPED = frozenset(" %")
 
+#: The longest account label, in characters.
+MAX_LABEL = 200
+
 LimitLike = Number | RequestLimit | None
 Message = Mapping[str, Any]
 
@@ -75,6 +80,7 @@ class Call(msgspec.Struct, Generic[T], frozen=True, gc=False):
         read: makes the result of the status and the body of a 2xx answer.
         repeatable: does a second one bill nothing?
         inference: may its answer take minutes to come?
+        credential: what goes with the call in place of the secret key.
     """
 
     method: str
@@ -84,6 +90,7 @@ class Call(msgspec.Struct, Generic[T], frozen=True, gc=False):
     body: bytes | None = None
     repeatable: bool = False
     inference: bool = False
+    credential: str | None = None
 
 
 # -- who pays
@@ -131,13 +138,17 @@ def _visible(text: str) -> bool:
 
 
 def create_session(
-    user_id: str, request_limit: LimitLike | SessionRequest = None
+    user_id: str,
+    request_limit: LimitLike | SessionRequest = None,
+    account_label: str | None = None,
 ) -> Call[CreatedSession]:
     """A session token for this user's browser, asking for this cap."""
     body: dict[str, Any] = {"appUserId": check_user_id(user_id)}
     limit = session_request(request_limit).request_limit
     if limit is not None:
         body["requestLimit"] = limit
+    if account_label is not None:
+        body["accountLabel"] = check_account_label(account_label)
     return Call(
         "POST",
         "/sessions",
@@ -159,6 +170,28 @@ def session_request(request_limit: object) -> SessionRequest:
     if request_limit is None or isinstance(request_limit, RequestLimit):
         return SessionRequest(request_limit)
     return SessionRequest(RequestLimit(request_limit))  # type: ignore[arg-type]  # it checks
+
+
+def check_account_label(label: object) -> str:
+    """The name of the user's account at the app, which the service shows to the payer.
+
+    Raises:
+        WattfareError: ``invalid_request``; it is not 1 to 200 printable characters.
+    """
+    if not isinstance(label, str) or not 0 < len(label) <= MAX_LABEL or not label.isprintable():
+        raise invalid_request(f"An account label is text of 1 to {MAX_LABEL} printable characters.")
+    return label
+
+
+def revoke(session_token: str) -> Call[None]:
+    """Revoke the connection of the user of this session token."""
+    return Call(
+        "DELETE",
+        "/connections",
+        _nothing,
+        repeatable=True,
+        credential=session_token,
+    )
 
 
 def status(user_id: str) -> Call[ConnectionStatus]:
@@ -232,6 +265,10 @@ def _reads(shape: type[T]) -> Callable[[int, bytes], T]:
     return read
 
 
+def _nothing(_status: int, _body: bytes) -> None:
+    return None
+
+
 def _as_it_is(_status: int, body: bytes) -> bytes:
     return body
 
@@ -263,6 +300,13 @@ _ALWAYS = {
     "accept-encoding": "identity",
     "user-agent": USER_AGENT,
 }
+
+
+class _Known:
+    """What a client has learned of its service."""
+
+    #: Does it take account labels?
+    labels = True
 
 
 class Caller:
@@ -297,6 +341,7 @@ class Caller:
         self.secret_key = key
         self._authorization = Secret(f"Bearer {key}")
         self._in_request = False
+        self._known = _Known()
 
     def in_request(self) -> Self:
         """The same service, for calls inside a request to the app: they hold no worker while they
@@ -307,10 +352,13 @@ class Caller:
 
     def request(self, call: Call[Any]) -> HTTPRequest:
         """The request that makes this call."""
+        authorization = self._authorization
+        if call.credential is not None:
+            authorization = Secret(f"Bearer {call.credential}")
         return HTTPRequest(
             call.method,
             self._api_url + call.path,
-            {**_ALWAYS, **call.headers, "authorization": self._authorization},
+            {**_ALWAYS, **call.headers, "authorization": authorization},
             call.body,
             self.timeout.connect,
             self.timeout.inference if call.inference else self.timeout.read,
@@ -324,6 +372,32 @@ class Caller:
         """
         status, body = yield from self._attempts(call, keep_open=False)
         return call.read(status, body)
+
+    def create_session(
+        self,
+        user_id: str,
+        request_limit: LimitLike | SessionRequest = None,
+        account_label: str | None = None,
+    ) -> Flow[CreatedSession]:
+        """Create a session token. A service that does not know account labels gets none."""
+        if account_label is not None and self._known.labels:
+            try:
+                return (
+                    yield from self.fetch(create_session(user_id, request_limit, account_label))
+                )
+            except WattfareError as error:
+                if error.status not in (400, 422):
+                    raise
+            created = yield from self.fetch(create_session(user_id, request_limit))
+            # It was the label that the service refused.
+            self._known.labels = False
+            return created
+        return (yield from self.fetch(create_session(user_id, request_limit)))
+
+    def disconnect(self, user_id: str) -> Flow[None]:
+        """Revoke a user's connection. Only the user's own token can, so one is made."""
+        session = yield from self.fetch(create_session(user_id))
+        yield from self.fetch(revoke(session.token))
 
     def open(self, call: Call[Any]) -> Flow[Any]:
         """Make the call, and give its answer of success with the body still on its way.
@@ -347,7 +421,8 @@ class Caller:
                 if success:
                     return answer.status, body
                 # It may repeat the key that it refuses, and our errors travel as far as a browser.
-                body = body.replace(self.secret_key.encode(), "…".encode())
+                for secret in filter(None, (self.secret_key, call.credential)):
+                    body = body.replace(secret.encode(), "…".encode())
                 failure = error_from_answer(answer.status, body, answer.headers)
             except WattfareNetworkError as error:
                 failure = error.named(self._service)

@@ -127,24 +127,31 @@ class Wattfare(_Client[Transport]):
         return Grant(self, grant_token)
 
     def create_session(
-        self, user_id: str, request_limit: LimitLike | SessionRequest = None
+        self,
+        user_id: str,
+        request_limit: LimitLike | SessionRequest = None,
+        *,
+        account_label: str | None = None,
     ) -> CreatedSession:
         """A session token for this user's browser.
 
         Args:
             user_id: the app's own id of the user.
             request_limit: the monthly cap to ask for, in USD; None leaves it to the user.
+            account_label: the name of the user's account at the app, such as ``"ann@example.com"``.
+                The service shows it to the payer. A service that takes none gets none.
 
         Raises:
             WattfareError: e.g. ``invalid_request`` for a cap that is none, ``rate_limited``.
         """
-        return self._fetch(calls.create_session(user_id, request_limit))
+        return self._run(self._caller.create_session(user_id, request_limit, account_label))
 
     def session_handler(
         self,
         resolve_user: ResolveUser,
         request_limit: Any = None,
         *,
+        account_label: Any = None,
         allowed_origins: Iterable[str] = (),
         let_through: LetThrough = (),
     ) -> Callable[[Request], Response]:
@@ -154,10 +161,14 @@ class Wattfare(_Client[Transport]):
         Args:
             resolve_user: gives the id of the user who makes the request, or None: 401.
             request_limit: the cap to ask for in USD, or a function of the request that gives it.
+            account_label: the name of the user's account at the app, or a function of the request
+                that gives it.
             allowed_origins: other sites' origins that may ask.
             let_through: exceptions of these functions that a web framework answers itself.
         """
-        token_route = TokenRoute(self._caller, resolve_user, request_limit, allowed_origins)
+        token_route = TokenRoute(
+            self._caller, resolve_user, request_limit, account_label, allowed_origins
+        )
 
         def handler(request: Request) -> Response:
             return self._run(
@@ -183,6 +194,9 @@ class Wattfare(_Client[Transport]):
 
     def _fetch(self, call: Call[T]) -> T:
         return self._run(self._caller.fetch(call))
+
+    def _disconnect(self, user_id: str) -> None:
+        self._run(self._caller.disconnect(user_id))
 
     def _open(self, call: Call[Any]) -> HTTPResponse:
         return self._run(self._caller.open(call))
@@ -222,21 +236,28 @@ class AsyncWattfare(_Client[AsyncTransport]):
         return AsyncGrant(self, grant_token)
 
     async def create_session(
-        self, user_id: str, request_limit: LimitLike | SessionRequest = None
+        self,
+        user_id: str,
+        request_limit: LimitLike | SessionRequest = None,
+        *,
+        account_label: str | None = None,
     ) -> CreatedSession:
         """See :meth:`Wattfare.create_session`."""
-        return await self._fetch(calls.create_session(user_id, request_limit))
+        return await self._run(self._caller.create_session(user_id, request_limit, account_label))
 
     def session_handler(
         self,
         resolve_user: ResolveUser,
         request_limit: Any = None,
         *,
+        account_label: Any = None,
         allowed_origins: Iterable[str] = (),
         let_through: LetThrough = (),
     ) -> Callable[[Request], Any]:
         """See :meth:`Wattfare.session_handler`; this one is awaited."""
-        token_route = TokenRoute(self._caller, resolve_user, request_limit, allowed_origins)
+        token_route = TokenRoute(
+            self._caller, resolve_user, request_limit, account_label, allowed_origins
+        )
 
         async def handler(request: Request) -> Response:
             return await self._run(
@@ -263,6 +284,9 @@ class AsyncWattfare(_Client[AsyncTransport]):
 
     async def _fetch(self, call: Call[T]) -> T:
         return await self._run(self._caller.fetch(call))
+
+    async def _disconnect(self, user_id: str) -> None:
+        await self._run(self._caller.disconnect(user_id))
 
     async def _open(self, call: Call[Any]) -> AsyncHTTPResponse:
         return await self._run(self._caller.open(call))

@@ -20,8 +20,9 @@ class Shortfall(msgspec.Struct, frozen=True, kw_only=True):
         needed_usd: the least that the call needs, in USD.
         remaining_usd: what is left for it, in USD.
         resets_at: when the budget begins anew (UTC).
-        limited_by: ``cap``, the user's own; ``ceiling``, the operator's; ``grant``; or
-            ``in_flight``, calls that have not ended.
+        limited_by: ``cap``, the user's own; ``ceiling``, the operator's; ``grant``;
+            ``in_flight``, calls that have not ended; or ``funding``, the payer's own key or
+            account at the provider.
     """
 
     needed_usd: Decimal | None = None
@@ -62,6 +63,7 @@ class WattfareError(Exception):
             it refused the call and gave one.
         shortfall: why a budget does not pay for the call, if that is the reason. ``needed_usd``,
             ``remaining_usd``, ``resets_at`` and ``limited_by`` give its parts.
+        manage_url: the page on which the user changes the budget, if the service named one.
         log_message: what the log says of it: the message, or words of ours if the message
             repeats those of a service or an upstream.
     """
@@ -79,6 +81,7 @@ class WattfareError(Exception):
         request_id: str | None = None,
         upstream_code: str | None = None,
         shortfall: Shortfall | None = None,
+        manage_url: str | None = None,
     ) -> None:
         self.code = code or self.default_code
         self.status = self.default_status if status is None else status
@@ -87,6 +90,7 @@ class WattfareError(Exception):
         self.request_id = request_id
         self.upstream_code = upstream_code
         self.shortfall = shortfall or _NO_SHORTFALL
+        self.manage_url = manage_url
         self.log_message = self.message
         super().__init__(self.message)
 
@@ -107,8 +111,8 @@ class WattfareError(Exception):
 
     @property
     def limited_by(self) -> str | None:
-        """What limits the call: ``cap``, ``ceiling``, ``grant`` or ``in_flight``; None if the error
-        does not say."""
+        """What limits the call: ``cap``, ``ceiling``, ``grant``, ``in_flight`` or ``funding``; None
+        if the error does not say."""
         return self.shortfall.limited_by
 
     def quote(self, words: str) -> None:
@@ -126,12 +130,14 @@ class WattfareError(Exception):
         return (_copy, (type(self), self.message), self.__dict__)
 
     def to_wire(self) -> dict[str, dict[str, Any]]:
-        """The protocol's JSON: ``{"error": {"code", "message"}}``, ``upstreamCode`` if there is
-        one, and what is known of the budget."""
+        """The protocol's JSON: ``{"error": {"code", "message"}}``, ``upstreamCode`` and
+        ``manageUrl`` if there are any, and what is known of the budget."""
         fields: dict[str, Any] = {"code": self.code, "message": self.message}
         if self.upstream_code is not None:
             fields["upstreamCode"] = self.upstream_code
         fields.update(self.shortfall.to_wire())
+        if self.manage_url is not None:
+            fields["manageUrl"] = self.manage_url
         return {"error": fields}
 
     def to_json(self) -> bytes:
@@ -276,6 +282,8 @@ _CODE_BY_STATUS = {
 MAX_UPSTREAM_CODE = 100
 #: The longest name of a limit that is read, in characters.
 MAX_LIMIT_NAME = 32
+#: The longest URL of a page that is read, in characters.
+MAX_MANAGE_URL = 2048
 #: The largest amount that is read, in USD; and the latest moment, in Unix seconds.
 _MAX_USD = 10**12
 _MAX_MOMENT = 10**11
@@ -289,6 +297,7 @@ class WireError(msgspec.Struct, frozen=True):
     message: str = ""
     upstream_code: str | None = None
     shortfall: Shortfall | None = None
+    manage_url: str | None = None
 
 
 class _WireEnvelope(msgspec.Struct):
@@ -331,6 +340,7 @@ def error_from_answer(
     if error is not None:
         about["upstream_code"] = error.upstream_code
         about["shortfall"] = error.shortfall
+        about["manage_url"] = error.manage_url
         return make_error(error.code, error.message or f"Wattfare answered {status}.", **about)
     if 300 <= status < 400:
         message = (
@@ -366,7 +376,21 @@ def _told(error: Mapping[Any, Any]) -> WireError | None:
         message if isinstance(message, str) else "",
         upstream[:MAX_UPSTREAM_CODE] if isinstance(upstream, str) and upstream else None,
         _shortfall(error),
+        _manage_url(error.get("manageUrl")),
     )
+
+
+def _manage_url(value: object) -> str | None:
+    """A URL that an app can show as a link. A link to ``javascript:`` would run in its page."""
+    if (
+        isinstance(value, str)
+        and value.startswith(("https://", "http://"))
+        and len(value) <= MAX_MANAGE_URL
+        and value.isascii()
+        and value.isprintable()
+    ):
+        return value
+    return None
 
 
 def _shortfall(error: Mapping[Any, Any]) -> Shortfall | None:
@@ -491,6 +515,7 @@ def _from_http_error(error: BaseException) -> WattfareError | None:
                 status=status,
                 upstream_code=wire.upstream_code,
                 shortfall=wire.shortfall,
+                manage_url=wire.manage_url,
             )
     return None
 

@@ -25,6 +25,10 @@ class SyncClient(Protocol):
         """Make the call and read its whole result."""
         ...
 
+    def _disconnect(self, user_id: str) -> None:
+        """Revoke this user's connection."""
+        ...
+
     def _open(self, call: calls.Call[Any]) -> HTTPResponse:
         """Make the call, and return the response with its body still to be read."""
         ...
@@ -34,6 +38,7 @@ class AsyncClient(Protocol):
     """:class:`SyncClient`, for asyncio."""
 
     async def _fetch(self, call: calls.Call[T]) -> T: ...
+    async def _disconnect(self, user_id: str) -> None: ...
     async def _open(self, call: calls.Call[Any]) -> AsyncHTTPResponse: ...
 
 
@@ -73,6 +78,11 @@ class User(_UserHandle[SyncClient]):
         """The user's connection; ``connected=False``, and no error, where there is none."""
         return self._client._fetch(calls.status(self.id))
 
+    def disconnect(self) -> None:
+        """Revoke the user's connection, and end its calls in flight. If there is none, nothing
+        happens."""
+        self._client._disconnect(self.id)
+
     def model(
         self, model_id: str, *, on_low_budget: OnLowBudget = "lower", wait: float = 0
     ) -> Model:
@@ -98,6 +108,10 @@ class AsyncUser(_UserHandle[AsyncClient]):
     async def status(self) -> ConnectionStatus:
         """See :meth:`User.status`."""
         return await self._client._fetch(calls.status(self.id))
+
+    async def disconnect(self) -> None:
+        """See :meth:`User.disconnect`."""
+        await self._client._disconnect(self.id)
 
     def model(
         self, model_id: str, *, on_low_budget: OnLowBudget = "lower", wait: float = 0

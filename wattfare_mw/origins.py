@@ -70,13 +70,13 @@ def check_origins(origins: Iterable[str]) -> Collection[str]:
     """
     checked = [origins] if isinstance(origins, str) else list(origins)
     for origin in checked:
-        fault = _fault_in(origin)
+        fault = fault_in(origin)
         if fault is not None:
             raise ValueError(f"allowed_origins: {origin!r} {fault}")
     return frozenset(checked)
 
 
-def _fault_in(origin: str) -> str | None:
+def fault_in(origin: str) -> str | None:
     """What is wrong with an origin, or None."""
     if "*" in origin:
         return "is a wildcard: name each origin"

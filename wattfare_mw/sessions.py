@@ -23,6 +23,8 @@ class TokenRoute:
         caller: makes the calls that create the tokens.
         resolve_user: gives the id of the user who makes a request, or None.
         request_limit: the cap to ask for in USD, or a function of the request that gives it.
+        account_label: the name of the user's account at the app, or a function of the request that
+            gives it.
         allowed_origins: other sites' origins that may ask.
 
     Raises:
@@ -34,6 +36,7 @@ class TokenRoute:
         caller: calls.Caller,
         resolve_user: ResolveUser,
         request_limit: Any,
+        account_label: Any,
         allowed_origins: Iterable[str],
     ) -> None:
         self._caller = caller.in_request()
@@ -41,6 +44,9 @@ class TokenRoute:
         asked = callable(request_limit)
         self._ask_limit = AppFunction(request_limit) if asked else None
         self._limit = None if asked else request_limit
+        asked = callable(account_label)
+        self._ask_label = AppFunction(account_label) if asked else None
+        self._label = None if asked else account_label
         self._origins = check_origins(allowed_origins)
 
     def answer(self, request: Request) -> Flow[Response]:
@@ -55,5 +61,13 @@ class TokenRoute:
             asked = calls.session_request(limit)
         except WattfareError as error:
             raise AppError(f"request_limit gave no cap. {error.message}") from None
-        session = yield from self._caller.fetch(calls.create_session(user_id, asked))
+        label = self._label
+        if self._ask_label is not None:
+            label = yield CallFunction(self._ask_label, (request,))
+        if label is not None:
+            try:
+                calls.check_account_label(label)
+            except WattfareError as error:
+                raise AppError(f"account_label gave no label. {error.message}") from None
+        session = yield from self._caller.create_session(user_id, asked, label)
         return json_response(200, encode(session))

@@ -252,4 +252,5 @@ def error_in(data: bytes) -> WattfareError | None:
         status=STATUS_BY_CODE.get(code, 502),
         upstream_code=error.upstream_code,
         shortfall=error.shortfall,
+        manage_url=error.manage_url,
     )

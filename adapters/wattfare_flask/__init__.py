@@ -113,6 +113,7 @@ def session_view(
     resolve_user: ResolveUser,
     request_limit: Any = None,
     *,
+    account_label: Any = None,
     allowed_origins: Collection[str] = (),
 ) -> Callable[[], flask.Response]:
     """The token route alone, as a view for an app or a blueprint (``methods=["POST"]``); see
@@ -120,6 +121,7 @@ def session_view(
     handler = client.session_handler(
         adapt(resolve_user, _flask_request),
         adapt(request_limit, _flask_request),
+        account_label=adapt(account_label, _flask_request),
         allowed_origins=allowed_origins,
         let_through=_FLASK_ANSWERS,
     )

@@ -142,6 +142,7 @@ def session_route(
     resolve_user: ResolveUser,
     request_limit: Any = None,
     *,
+    account_label: Any = None,
     allowed_origins: Collection[str] = (),
 ) -> ASGIRouteHandler:
     """The token route alone, as a handler for an app, a router or a controller; see
@@ -149,6 +150,7 @@ def session_route(
     handler = client.session_handler(
         adapt(resolve_user, _connection),
         adapt(request_limit, _connection),
+        account_label=adapt(account_label, _connection),
         allowed_origins=allowed_origins,
         let_through=_LITESTAR_ANSWERS,
     )

@@ -108,6 +108,7 @@ def session_endpoint(
     resolve_user: ResolveUser,
     request_limit: Any = None,
     *,
+    account_label: Any = None,
     allowed_origins: Collection[str] = (),
 ) -> Callable[[Request], Awaitable[Response]]:
     """The token route alone, as an endpoint: ``Route("/token", …, methods=["POST"])``; see
@@ -115,6 +116,7 @@ def session_endpoint(
     handler = client.session_handler(
         adapt(resolve_user, _starlette_request),
         adapt(request_limit, _starlette_request),
+        account_label=adapt(account_label, _starlette_request),
         allowed_origins=allowed_origins,
         let_through=_STARLETTE_ANSWERS,
     )

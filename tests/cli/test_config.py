@@ -63,7 +63,10 @@ port = 1234
 database = "sqlite:///x.db"
 upstream = "https://example.com/v1"
 upstream-key = "{KEY}"
+funding = "operator, key"
 user-ceiling-usd = 10.5
+app-ceiling-usd = 30
+total-ceiling-usd = "40.5"
 grant_ceiling_usd = "20"
 grant-default-usd = 2
 grant-max-usd = 3
@@ -80,6 +83,7 @@ max-calls-per-user = 1
 max-calls-per-app = 2
 calls-per-minute-per-user = 3
 calls-per-minute-per-app = 4
+public-url = "https://Wattfare.example.com:443/"
 forwarded-allow-ips = "*"
 stop-grace = 1.5
 on-hang-up = "finish"
@@ -105,10 +109,13 @@ def test_every_option_can_be_given(write: Callable[[str], str]) -> None:
     settings, host, port = settings_of("--config", write(ALL))
     assert (host, port) == ("0.0.0.0", 1234)
     assert settings.upstream_key == KEY
+    assert settings.funding == ("operator", "key")
     wanted: dict[str, object] = {
         "database": "sqlite:///x.db",
         "upstream": "https://example.com/v1",
         "user_ceiling": 10_500_000_000,
+        "app_ceiling": 30 * 10**9,
+        "total_ceiling": 40_500_000_000,
         "grant_ceiling": 20 * 10**9,
         "grant_default": 2 * 10**9,
         "grant_max": 3 * 10**9,
@@ -125,6 +132,7 @@ def test_every_option_can_be_given(write: Callable[[str], str]) -> None:
         "max_calls_per_app": 2,
         "calls_per_minute_per_user": 3,
         "calls_per_minute_per_app": 4,
+        "public_url": "https://wattfare.example.com",
         "forwarded_allow_ips": "*",
         "stop_grace": 1.5,
         "on_hang_up": "finish",

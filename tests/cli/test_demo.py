@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import signal
@@ -62,6 +63,27 @@ def test_it_tells_the_story_and_the_curl_lines_of_keep_work() -> None:
     assert code == 0
     for port in set(re.findall(r"http://127\.0\.0\.1:(\d+)", text)):
         _wait_closed(int(port))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (["--web", "--keep"], 2, "one of them"),
+        (["--framework", "flask"], 2, "goes with --web"),
+        (["--web", "--framework", "django"], 2, "flask"),
+        (["--web", "--framework", "litestar"], 1, "wattfare-mw[litestar,demo]"),
+    ],
+)
+def test_the_demo_says_what_it_lacks(
+    monkeypatch: pytest.MonkeyPatch, arguments: list[str], code: int, says: str
+) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "litestar" else find(name)
+    )
+    run = CliRunner().invoke(cli, ["demo", *arguments])
+    assert run.exit_code == code
+    assert says in run.output
 
 
 def check_story(text: str) -> None:

@@ -18,7 +18,7 @@ from packaging.version import Version
 ROOT = Path(__file__).parents[2]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PROJECT = PYPROJECT["project"]
-SETS = ("demo", "test", "bench", "fuzz", "tools", "libraries", "libraries-openai-2")
+SETS = ("demo", "test", "bench", "fuzz", "tools", "browsers", "libraries", "libraries-openai-2")
 LOCKS = {name: name for name in SETS} | {"lowest": "suite"}
 
 

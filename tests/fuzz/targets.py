@@ -28,13 +28,13 @@ from wattfare_mw.service.chat.meter import Meter
 from wattfare_mw.service.chat.price import Price
 from wattfare_mw.service.chat.usage import TokenCounts
 from wattfare_mw.service.models import model_lists, upstream_answers
+from wattfare_mw.service.models.credential import Credential
 from wattfare_mw.service.models.price_lists import read_prices
-from wattfare_mw.service.models.redaction import Redactor
 from wattfare_mw.service.tokens import Session, Signer
 from wattfare_mw.types import encode
 
 KEY = "sk-or-v1-0123456789abcdef0123456789abcdef"
-_REDACTOR = Redactor(KEY)
+_CREDENTIAL = Credential(KEY)
 _PRICE = Price.flat(Decimal("0.000001"), Decimal("0.000002"))
 _SIGNER = Signer(b"k" * 32)
 _TOKEN = _SIGNER.mint(Session("app", "u1", None, 0)).token.encode()
@@ -238,7 +238,7 @@ def answers(random: Random) -> None:
         data = data.replace(b'"x"', encode(KEY))
     meter = _meter(random)
     try:
-        answer = upstream_answers.read_completion(data, meter, _REDACTOR)
+        answer = upstream_answers.read_completion(data, meter, _CREDENTIAL)
     except WattfareError as error:
         _check_failure(error)
     else:
@@ -252,7 +252,7 @@ def answers(random: Random) -> None:
         random.choice((400, 401, 402, 403, 404, 418, 429, 500, 502, 599)),
         data,
         {"retry-after": random.choice(("", "1", "nan", "-1", "1e9", "x"))},
-        _REDACTOR,
+        _CREDENTIAL,
     )
     _check_failure(error)
 
@@ -263,7 +263,7 @@ def chunks(random: Random) -> None:
     for _ in range(random.randint(1, 4)):
         data = mutations.json_of(CHUNKS, _ANSWER_NAMES, random)
         try:
-            upstream_answers.read_chunk(data, meter, _REDACTOR)
+            upstream_answers.read_chunk(data, meter, _CREDENTIAL)
         except WattfareError as error:
             _check_failure(error)
         _check_meter(meter)

@@ -11,12 +11,12 @@ from fuzz import runner
 from wattfare_mw.errors import WattfareError
 from wattfare_mw.service.chat.meter import Meter
 from wattfare_mw.service.models import upstream_answers
+from wattfare_mw.service.models.credential import Credential
 from wattfare_mw.service.models.price_lists import Unpriced, read_prices
-from wattfare_mw.service.models.redaction import Redactor
 
 #: Python's Decimal takes no exponent of so many digits.
 FAR = b"1e99999999999999999999"
-NO_KEY = Redactor(None)
+NO_KEY = Credential(None)
 
 
 @pytest.fixture(autouse=True)

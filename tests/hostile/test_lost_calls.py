@@ -23,7 +23,7 @@ from wattfare_mw.service.ledger.postgresql.store import PostgreSQLStore
 from wattfare_mw.service.ledger.sqlite.store import SQLiteStore
 from wattfare_mw.service.ledger.store import LEASE_SECONDS, Store
 from wattfare_mw.service.ledger.verify import lost_calls, verify
-from wattfare_mw.service.records import Bounds, GrantBudget, InferenceCall, Outcome, Payer, Terms
+from wattfare_mw.service.records import Account, Bounds, GrantBudget, InferenceCall, Outcome, Terms
 
 HOLD = 10**9
 #: About half a cent, at $1 for a million tokens of the prompt and $2 for a million of the answer.
@@ -168,13 +168,13 @@ async def test_a_process_that_was_taken_for_dead_corrects_the_bill(
         bounds=Bounds(5, 10).holding(HOLD),
         request_id="r",
     )
-    assert await stores[0].reserve(call, Terms()) == HOLD
+    assert (await stores[0].reserve(call, Terms())).amount == HOLD
     now += timedelta(seconds=LEASE_SECONDS + 1)
     await stores[1].renew()
     assert await stores[1].sweep() == 1
     assert len(await stores[1].transact(lost_calls)) == 1
     outcome = Outcome(ended="completed", generated=True, cost=HOLD // 4)
-    payer_ = Payer(app, call.user_id, call.grant_hash)
+    payer_ = Account(app, call.user_id, call.grant_hash)
     assert await stores[0].correct("c1", payer_, outcome, Terms()) == HOLD // 4
     assert await stores[0].correct("c1", payer_, outcome, Terms()) is None
     assert await stores[1].transact(lost_calls) == []  # what it cost is known now

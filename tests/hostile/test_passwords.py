@@ -160,9 +160,9 @@ async def _spend(url: str) -> None:
                 bounds=Bounds(5, 5),
                 request_id="r",
             )
-            assert await store.reserve(call, Terms()) == 5
+            assert (await store.reserve(call, Terms())).amount == 5
             outcome = Outcome(ended="completed", generated=True, cost=4)
-            assert await store.settle(call.id, call.payer, outcome) == 4
+            assert await store.settle(call.id, call.account, outcome) == 4
         assert (await store.account(app.id, "u1"))[1].billed == 48
     finally:
         await store.close()

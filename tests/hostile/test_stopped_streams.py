@@ -246,7 +246,7 @@ class Provided:
         self.answers = list(answers)
         self.asked = 0
 
-    async def true_cost(self, generation_id: str) -> int | None:
+    async def true_cost(self, generation_id: str, credential: object = None) -> int | None:
         self.asked += 1
         answer = self.answers.pop(0) if self.answers else None
         if isinstance(answer, WattfareError):

@@ -16,6 +16,7 @@ from support.service import App, Service, run_service
 from support.upstream import Exchange, Upstream, chunk_of, completion_of, good, run_upstream
 
 from wattfare_mw.service.models import upstream_answers
+from wattfare_mw.service.models.credential import Credential
 from wattfare_mw.service.models.redaction import MASK, Redactor
 
 KEY = "sk-or-v1-7f3a/90be+5521cd=wxyz0123456789abcdef"
@@ -264,7 +265,7 @@ def test_words_about_the_account_are_never_passed_on(
 ) -> None:
     error: dict[str, Any] = {"message": words, **({"code": status} if as_code else {})}
     body = json.dumps({"error": error}).encode()
-    failure = upstream_answers.failure(500 if as_code else status, body, {}, Redactor(KEY))
+    failure = upstream_answers.failure(500 if as_code else status, body, {}, Credential(KEY))
     assert isinstance(failure, upstream_answers.AccountRefusedError)
     assert (failure.code, failure.http_status) == ("upstream", 502)
     assert failure.upstream_code is None

@@ -176,7 +176,7 @@ def preflight(driver: Driver, path: str, origin: str | None, headers: str | None
 
 @pytest.mark.parametrize(
     ("path", "methods"),
-    [(TOKEN, "POST"), (INFERENCE, "POST"), (STATUS, "GET, HEAD"), (MODELS, "GET, HEAD")],
+    [(TOKEN, "POST"), (INFERENCE, "POST"), (STATUS, "GET, HEAD, DELETE"), (MODELS, "GET, HEAD")],
 )
 def test_a_preflight(drive: Drive, fake: FakeWattfare, path: str, methods: str) -> None:
     def never(request: Any) -> str:

@@ -58,11 +58,11 @@ def test_nobody_signed_in(drive: Drive, fake: FakeWattfare) -> None:
     assert not fake.exchanges
 
 
-@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS"])
+@pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "OPTIONS"])
 def test_other_methods(drive: Drive, fake: FakeWattfare, method: str) -> None:
     answer = drive().request(method, STATUS)
     assert (answer.status, answer.code) == (405, "invalid_request")
-    assert answer.headers["allow"] == "GET, HEAD"
+    assert answer.headers["allow"] == "GET, HEAD, DELETE"
     assert not fake.exchanges
 
 

@@ -13,10 +13,13 @@ import msgspec
 import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from sqlalchemy import Connection as Sql
+from sqlalchemy import insert, select, update
 from support.prices import NOON, in_openai_names, provider_cost, small_prices, token_counts
 
 from wattfare_mw.errors import (
     WattfareError,
+    WattfareFundingError,
     WattfareGrantError,
     WattfareNotConnectedError,
 )
@@ -25,18 +28,21 @@ from wattfare_mw.service.chat.meter import Meter
 from wattfare_mw.service.chat.price import Price
 from wattfare_mw.service.chat.usage import TokenCounts
 from wattfare_mw.service.keys import new_app
-from wattfare_mw.service.ledger import rules
+from wattfare_mw.service.ledger import rules, schema
+from wattfare_mw.service.ledger.schema import ALL_APPS, TAKEN_BACK
 from wattfare_mw.service.ledger.store import LEASE_SECONDS, Store
 from wattfare_mw.service.ledger.verify import verify
 from wattfare_mw.service.records import (
+    Account,
     Bounds,
     Connection,
     GrantBudget,
+    Granted,
     IdempotencyKey,
     InferenceCall,
     MeterReading,
+    OperatorTotals,
     Outcome,
-    Payer,
     PriorCall,
     Reservation,
     Terms,
@@ -44,6 +50,7 @@ from wattfare_mw.service.records import (
 )
 
 USERS = ("u1", "u2")
+PAYERS = ("p1", "p2")
 PROCESSES = (0, 1)
 BEGINNING = datetime(2026, 10, 31, 12, tzinfo=UTC)
 
@@ -72,16 +79,35 @@ def offers(draw: st.DrawFn) -> Offer:
     return Offer(bounds, price, prompt)
 
 
-def connected(connection: Connection | None, cap: int | None) -> Connection:
-    """The connection after an approval with this cap."""
-    return Connection(cap, revocations=connection.revocations if connection else 0)
+@st.composite
+def all_terms(draw: st.DrawFn) -> Terms:
+    """The operator pays or not, with each kind of ceiling or without."""
+    shared = st.none() | st.integers(0, 300)
+    return Terms(
+        operator_pays=draw(st.booleans()),
+        ceiling=draw(st.none() | amounts),
+        app_ceiling=draw(shared),
+        total_ceiling=draw(shared),
+    )
+
+
+def connected(
+    connection: Connection | None, cap: int | None, payer: str, funding: str | None
+) -> Connection:
+    """The connection after an approval by this payer, who may take another's place."""
+    revocations = 0
+    if connection is not None:
+        revocations = connection.revocations + (connection.payer_id != payer)
+    return Connection(cap, True, revocations, payer, funding)
 
 
 def revoked_of(connection: Connection | None) -> Connection | None:
     """The connection after a revocation. What is not connected stays as it is."""
     if connection is None or not connection.connected:
         return connection
-    return Connection(connection.cap, connected=False, revocations=connection.revocations + 1)
+    return msgspec.structs.replace(
+        connection, connected=False, revocations=connection.revocations + 1
+    )
 
 
 class Call:
@@ -95,6 +121,10 @@ class Call:
         granted: int,
         epoch: int,
         offer: Offer,
+        payer: str = "",
+        funding: str | None = None,
+        *,
+        counted: bool = False,
     ) -> None:
         self.offer = offer
         self.order = order
@@ -104,6 +134,9 @@ class Call:
         self.tokens = (0, 0)
         self.generation: str | None = None
         self.epoch = epoch
+        self.payer = payer
+        self.funding = funding
+        self.counted = counted
 
 
 class LedgerMachine(RuleBasedStateMachine):
@@ -122,7 +155,12 @@ class LedgerMachine(RuleBasedStateMachine):
         self.app, _ = new_app("app", "test")
         self.do(self.stores[0].add_app(self.app))
         self.connections: dict[str, Connection] = {}
-        self.totals: dict[tuple[str, str], Totals] = {}
+        self.totals: dict[tuple[str, str, str], Totals] = {}
+        #: What each payer sees of a user's connection: its cap, and how it has ended.
+        self.seen: dict[tuple[str, str], tuple[int | None, str | None]] = {}
+        #: Each funding's payer and state.
+        self.funding: dict[str, tuple[str, str]] = {}
+        self.operator: dict[tuple[str, str], Totals] = {}
         self.grants: dict[str, GrantBudget] = {}
         self.calls: dict[str, Call] = {}
         self.ended: dict[str, str] = {}
@@ -163,19 +201,163 @@ class LedgerMachine(RuleBasedStateMachine):
         assert self.do(self.stores[process].renew()).held
         self.leases[self.holder(process)] = self.now + timedelta(seconds=LEASE_SECONDS)
 
-    @rule(user=st.sampled_from(USERS), cap=st.none() | amounts, process=st.sampled_from(PROCESSES))
-    def connect(self, user: str, cap: int | None, process: int) -> None:
-        self.do(self.stores[process].connect(self.app.id, user, cap))
-        self.connections[user] = connected(self.connections.get(user), cap)
+    def connection(self, user: str) -> Connection | None:
+        found = self.connections.get(user)
+        if found is None:
+            return None
+        return msgspec.structs.replace(found, funding_valid=self.pays(found.funding_id))
 
-    @rule(user=st.sampled_from(USERS), process=st.sampled_from(PROCESSES))
-    def revoke(self, user: str, process: int) -> None:
-        self.do(self.stores[process].revoke(self.app.id, user))
-        revoked = revoked_of(self.connections.get(user))
-        if revoked is not None:
-            self.connections[user] = revoked
+    def budget(self, grant: str) -> GrantBudget | None:
+        found = self.grants.get(grant)
+        if found is None:
+            return None
+        return msgspec.structs.replace(found, funding_valid=self.pays(found.funding_id))
+
+    def pays(self, funding: str | None) -> bool:
+        return funding is None or self.funding[funding][1] == "valid"
+
+    def payer_of(self, user: str) -> str:
+        return self.connections[user].payer_id if user in self.connections else ""
+
+    def total(self, user: str) -> Totals:
+        """Of the current payer, in this month."""
+        return self.totals.get((user, self.payer_of(user), self.month), Totals())
+
+    def counted(self, month: str) -> OperatorTotals:
+        return OperatorTotals(self.scope(self.app.id, month), self.scope(ALL_APPS, month))
+
+    def scope(self, scope: str, month: str) -> Totals:
+        if (scope, month) not in self.operator:
+            # The database may have served another example, whose calls are of the same month.
+            self.operator[scope, month] = self.do(
+                self.stores[0].transact(lambda sql: operator_totals(sql, scope, month))
+            )
+        return self.operator[scope, month]
+
+    def within(self, terms: Terms) -> Terms:
+        """The terms with room for what other examples have left in the database."""
+        if terms.total_ceiling is None:
+            return terms
+        of_all, of_this = self.scope(ALL_APPS, self.month), self.scope(self.app.id, self.month)
+        others = of_all.billed - of_this.billed
+        return msgspec.structs.replace(terms, total_ceiling=terms.total_ceiling + others)
 
     @rule(
+        data=st.data(),
+        user=st.sampled_from(USERS),
+        cap=st.none() | amounts,
+        payer=st.sampled_from(("", *PAYERS)),
+        late=st.sampled_from([0, 0, 0, 1]),
+        process=st.sampled_from(PROCESSES),
+    )
+    def connect(self, data, user: str, cap: int | None, payer: str, late: int, process) -> None:
+        """A payer approves, and may take another's place. Some use another payer's funding, or
+        have waited for too long."""
+        funding = data.draw(st.sampled_from([None, *self.funding]))
+        before = self.connections.get(user)
+        epoch = (before.revocations if before else 0) + late
+        connect = self.stores[process].connect(
+            self.app.id, user, cap, epoch, payer_id=payer, funding_id=funding
+        )
+        if funding is not None and self.funding[funding] != (payer, "valid"):
+            with pytest.raises(WattfareFundingError):
+                self.do(connect)
+            return
+        assert self.do(connect) == (before is None or not late)
+        if before is None or not late:
+            self.has_connected(user, cap, payer, funding)
+
+    def has_connected(self, user: str, cap: int | None, payer: str, funding: str | None) -> None:
+        self.connections[user] = connected(self.connections.get(user), cap, payer, funding)
+        self.has_ended(user, "replaced", but=payer)
+        if payer:
+            self.seen[payer, user] = (cap, None)
+
+    def has_ended(self, user: str, how: str, but: str | None = None) -> None:
+        for (payer, of), (cap, ended) in self.seen.items():
+            if of == user and payer != but and ended is None:
+                self.seen[payer, of] = (cap, how)
+
+    @rule(
+        user=st.sampled_from(USERS),
+        cap=st.none() | amounts,
+        payer=st.sampled_from([None, "", *PAYERS]),
+        only_lower=st.booleans(),
+        process=st.sampled_from(PROCESSES),
+    )
+    def change_cap(self, user, cap, payer, only_lower: bool, process: int) -> None:
+        found = self.connections.get(user)
+        there = found is not None and found.connected and payer in (None, found.payer_id)
+        change = self.stores[process].change_cap(
+            self.app.id, user, cap, payer_id=payer, only_lower=only_lower
+        )
+        assert self.do(change) == there
+        if found is None or not there:
+            return
+        if only_lower:
+            cap = rules.least_of(cap, found.cap)
+        self.connections[user] = msgspec.structs.replace(found, cap=cap)
+        if found.payer_id:
+            self.seen[found.payer_id, user] = (cap, None)
+
+    @rule(
+        user=st.sampled_from(USERS),
+        payer=st.sampled_from([None, None, "", *PAYERS]),
+        process=st.sampled_from(PROCESSES),
+    )
+    def revoke(self, user: str, payer: str | None, process: int) -> None:
+        found = self.connections.get(user)
+        revoked = revoked_of(found) if payer in (None, self.payer_of(user)) else found
+        done = self.do(self.stores[process].revoke(self.app.id, user, payer_id=payer))
+        assert done == (revoked != found)
+        if revoked is not None and done:
+            self.connections[user] = revoked
+            self.has_ended(user, "revoked")
+
+    @rule(payer=st.sampled_from(PAYERS), process=st.sampled_from(PROCESSES))
+    def add_funding(self, payer: str, process: int) -> None:
+        self.count += 1
+        name = f"{self.app.id}-f{self.count}"
+        self.do(self.stores[process].transact(lambda sql: add_funding(sql, name, payer)))
+        self.funding[name] = (payer, "valid")
+
+    @precondition(lambda self: self.funding)
+    @rule(data=st.data(), process=st.sampled_from(PROCESSES))
+    def refuse_funding(self, data, process: int) -> None:
+        """The upstream refuses the key."""
+        name = data.draw(st.sampled_from(sorted(self.funding)))
+        payer, state = self.funding[name]
+        if state == "valid":
+            self.do(self.stores[process].transact(lambda sql: refuse_funding(sql, name)))
+            self.funding[name] = (payer, "invalid")
+
+    @precondition(lambda self: self.funding)
+    @rule(data=st.data(), payer=st.sampled_from(PAYERS), process=st.sampled_from(PROCESSES))
+    def remove_funding(self, data, payer: str, process: int) -> None:
+        name = data.draw(st.sampled_from(sorted(self.funding)))
+        owner, state = self.funding[name]
+        removed = self.do(self.stores[process].remove_funding(payer, name))
+        assert removed == (payer == owner and state != "removed")
+        if not removed:
+            return
+        self.funding[name] = (owner, "removed")
+        for user, found in self.connections.items():
+            if found.funding_id == name and found.connected:
+                self.connections[user] = revoked_of(found) or found
+                self.has_ended(user, "removed")
+        for grant, kept in self.grants.items():
+            if kept.funding_id == name:
+                self.grants[grant] = msgspec.structs.replace(kept, expires_at=TAKEN_BACK)
+
+    @precondition(lambda self: self.grants)
+    @rule(data=st.data(), process=st.sampled_from(PROCESSES))
+    def revoke_grant(self, data, process: int) -> None:
+        name = data.draw(st.sampled_from(sorted(self.grants)))
+        assert self.do(self.stores[process].revoke_grant(self.app.id, name))
+        self.grants[name] = msgspec.structs.replace(self.grants[name], expires_at=TAKEN_BACK)
+
+    @rule(
+        data=st.data(),
         requests=st.integers(1, 3),
         cap=amounts,
         life=st.integers(1, 40),
@@ -184,19 +366,30 @@ class LedgerMachine(RuleBasedStateMachine):
         ceiling=st.none() | st.integers(0, 300),
         largest=st.none() | amounts,
     )
-    def grant(self, requests, cap, life, process, operator_pays, ceiling, largest) -> None:
+    def grant(self, data, requests, cap, life, process, operator_pays, ceiling, largest) -> None:
         self.count += 1
         name = f"{self.app.id}-g{self.count}"
         now = int(self.now.timestamp())
-        grant = GrantBudget(requests, cap, int((self.now + timedelta(days=life)).timestamp()))
+        expires_at = int((self.now + timedelta(days=life)).timestamp())
+        funding = data.draw(st.sampled_from([None, *self.funding]))
+        payer = data.draw(st.sampled_from(("", *PAYERS)))
+        grant = GrantBudget(requests, cap, expires_at, payer_id=payer, funding_id=funding)
         terms = Terms(
             operator_pays=operator_pays,
             grant_ceiling=ceiling,
             grant_default=50,
             grant_max=largest,
         )
-        held = sum(each.cap for each in self.grants.values() if each.expires_at > now)
+        held = sum(
+            each.cap
+            for each in self.grants.values()
+            if each.expires_at > now and each.funding_id is None
+        )
         add = self.stores[process].add_grant(self.app.id, name, grant, terms, now)
+        if funding is not None and self.funding[funding] != (payer, "valid"):
+            with pytest.raises(WattfareFundingError):
+                self.do(add)
+            return
         try:
             kept = rules.admit_grant(held, grant, terms)
         except WattfareError as refused:
@@ -207,7 +400,7 @@ class LedgerMachine(RuleBasedStateMachine):
                 self.do(add)
             return
         self.do(add)
-        if operator_pays:
+        if operator_pays and funding is None:
             assert kept.cap == min(cap, 50 if largest is None else largest)
             assert held + kept.cap <= ceiling
         else:
@@ -218,50 +411,77 @@ class LedgerMachine(RuleBasedStateMachine):
         data=st.data(),
         process=st.sampled_from(PROCESSES),
         offer=offers(),
-        ceiling=st.none() | amounts,
+        terms=all_terms(),
         stream=st.booleans(),
         key=st.none()
         | st.builds(IdempotencyKey, st.sampled_from(["k1", "k2"]), st.sampled_from("ab")),
     )
-    def reserve(self, data, process, offer, ceiling, stream, key) -> None:
-        payer = data.draw(st.sampled_from([*USERS, "g-unknown", *self.grants]))
-        by_grant = payer not in USERS
+    def reserve(self, data, process, offer, terms, stream, key) -> None:
+        account = data.draw(st.sampled_from([*USERS, "g-unknown", *self.grants]))
+        by_grant = account not in USERS
         self.count += 1
         order = InferenceCall(
             id=f"{self.app.id}-{self.count}",
             app_id=self.app.id,
-            user_id=None if by_grant else payer,
-            grant_hash=payer if by_grant else None,
+            user_id=None if by_grant else account,
+            grant_hash=account if by_grant else None,
             model="m",
             bounds=offer.bounds,
             request_id="r",
             stream=stream,
             key=key,
         )
-        terms = Terms(operator_pays=ceiling is not None, ceiling=ceiling)
+        terms = self.within(terms)
         try:
-            expected, granted = self.ask_the_rules(process, order, payer, terms)
+            expected, granted = self.ask_the_rules(process, order, account, terms)
         except WattfareError as refusal:
-            self.free_budget_is_not_refused(order, payer, terms, refusal)
+            self.free_budget_is_not_refused(order, account, terms, refusal)
             self.is_refused(process, order, terms, refusal)
             return
-        assert self.do(self.stores[process].reserve(order, terms)) == granted
+        paying = self.grants[account] if by_grant else self.connections[account]
+        assert self.pays(paying.funding_id)
+        answer = self.do(self.stores[process].reserve(order, terms))
+        assert answer == Granted(granted, paying.funding_id)
         epoch = 0
         if by_grant:
-            self.grants[payer] = expected
+            self.grants[account] = expected
             totals, cap = expected.totals, expected.cap
         else:
-            self.totals[payer, self.month] = totals = expected
-            cap = rules.cap_in_force(self.connections[payer], terms)
-            epoch = self.connections[payer].revocations
+            self.totals[account, paying.payer_id, self.month] = totals = expected
+            cap = rules.cap_in_force(self.connections[account], terms)
+            epoch = self.connections[account].revocations
         assert cap is None or totals.billed + totals.reserved <= cap
+        has_ceiling = (terms.app_ceiling, terms.total_ceiling) != (None, None)
+        counted = terms.operator_pays and paying.funding_id is None and has_ceiling
+        if counted:
+            self.is_within_the_ceilings(granted, terms)
         holder = self.holder(process)
         assert holder is not None
-        self.calls[order.id] = Call(order, self.month, holder, granted, epoch, offer)
+        self.calls[order.id] = Call(
+            order,
+            self.month,
+            holder,
+            granted,
+            epoch,
+            offer,
+            paying.payer_id,
+            paying.funding_id,
+            counted=counted,
+        )
         if key is not None:
-            self.keys[order.payer_name, key.name] = (key, order.id, self.now)
+            self.keys[order.account_name, key.name] = (key, order.id, self.now)
 
-    def ask_the_rules(self, process: int, order: InferenceCall, payer: str, terms: Terms) -> Any:
+    def is_within_the_ceilings(self, granted: int, terms: Terms) -> None:
+        for scope, ceiling in (
+            (self.app.id, terms.app_ceiling),
+            (ALL_APPS, terms.total_ceiling),
+        ):
+            before = self.scope(scope, self.month)
+            after = Totals(before.billed, before.reserved + granted)
+            self.operator[scope, self.month] = after
+            assert ceiling is None or after.billed + after.reserved <= ceiling
+
+    def ask_the_rules(self, process: int, order: InferenceCall, account: str, terms: Terms) -> Any:
         if not self.alive(self.holder(process)):
             raise WattfareError(
                 "The service has lost touch with its database.", code="upstream", status=503
@@ -270,10 +490,15 @@ class LedgerMachine(RuleBasedStateMachine):
             rules.check_key(order.key, self.prior(order))
         if order.grant_hash is not None:
             now = int(self.now.timestamp())
-            return rules.reserve_grant(self.grants.get(payer), order.bounds, now)
-        before = self.totals.get((payer, self.month), Totals())
+            grant = self.budget(account)
+            return rules.reserve_grant(grant, order.bounds, now, terms, self.counted(self.month))
         return rules.reserve(
-            self.connections.get(payer), before, order.bounds, terms, int(self.now.timestamp())
+            self.connection(account),
+            self.total(account),
+            order.bounds,
+            terms,
+            int(self.now.timestamp()),
+            self.counted(self.month),
         )
 
     def is_refused(self, process, order, terms, refusal: WattfareError) -> None:
@@ -285,44 +510,58 @@ class LedgerMachine(RuleBasedStateMachine):
 
     def prior(self, order: InferenceCall) -> PriorCall | None:
         assert order.key is not None
-        known = self.keys.get((order.payer_name, order.key.name))
+        known = self.keys.get((order.account_name, order.key.name))
         if known is None or self.now - known[2] >= timedelta(hours=24):
             return None
         return PriorCall(known[0].body, self.ended.get(known[1]))
 
-    def free_budget_is_not_refused(self, order, payer, terms, refusal: WattfareError) -> None:
+    def free_budget_is_not_refused(self, order, account, terms, refusal: WattfareError) -> None:
         if refusal.http_status in (400, 409, 422, 503):
             return
         if order.grant_hash is not None:
-            grant = self.grants.get(payer)
-            if grant is None or grant.requests < 1 or self.now.timestamp() >= grant.expires_at:
+            paying = self.budget(account)
+            if paying is None or paying.requests < 1 or self.now.timestamp() >= paying.expires_at:
                 assert isinstance(refusal, WattfareGrantError)
                 return
-            totals, cap = grant.totals, grant.cap
+            totals, cap, kind = paying.totals, paying.cap, "grant"
         else:
-            connection = self.connections.get(payer)
-            if connection is None or not connection.connected:
+            paying = self.connection(account)
+            if paying is None or not paying.connected:
                 assert isinstance(refusal, WattfareNotConnectedError)
                 return
-            totals = self.totals.get((payer, self.month), Totals())
-            cap = rules.cap_in_force(connection, terms)
-        assert cap is not None
-        assert totals.billed + totals.reserved + order.bounds.least > cap
-        only_in_flight = totals.billed + order.bounds.least <= cap
+            totals, cap = self.total(account), rules.cap_in_force(paying, terms)
+            own_money = not terms.operator_pays or paying.funding_id is not None
+            kind = "ceiling" if cap == terms.ceiling and not own_money else "cap"
+        if not paying.funding_valid:
+            assert isinstance(refusal, WattfareFundingError)
+            return
+        budgets = [(cap, totals, kind)]
+        if terms.operator_pays and paying.funding_id is None:
+            budgets += [
+                (terms.app_ceiling, self.scope(self.app.id, self.month), "ceiling"),
+                (terms.total_ceiling, self.scope(ALL_APPS, self.month), "ceiling"),
+            ]
+        least = order.bounds.least
+        limits = [(cap, totals, kind) for cap, totals, kind in budgets if cap is not None]
+        unspent = [(cap - totals.billed, kind) for cap, totals, kind in limits]
+        free = [(cap - totals.billed - totals.reserved, kind) for cap, totals, kind in limits]
+        assert min(free)[0] < least
+        only_in_flight = least <= min(unspent)[0]
         assert (refusal.http_status == 429) == only_in_flight
         # What is needed would be let in if it were left, and what is left is no more than that.
-        left = cap - totals.billed - (totals.reserved if only_in_flight else 0)
-        assert refusal.needed_usd == usd(order.bounds.least)
-        assert refusal.remaining_usd == usd(max(left, 0)) < refusal.needed_usd
-        budget = "grant"
-        if order.grant_hash is None:
-            budget = "ceiling" if cap == terms.ceiling else "cap"
-        assert refusal.limited_by == ("in_flight" if only_in_flight else budget)
-        if order.grant_hash is None:
+        assert refusal.needed_usd == usd(least)
+        left = min(each for each, _ in (free if only_in_flight else unspent))
+        assert refusal.remaining_usd in (None, usd(max(left, 0)))
+        assert refusal.remaining_usd is None or refusal.remaining_usd < refusal.needed_usd
+        if len(limits) == 1:  # what is left of the operator's money is not told
+            assert (refusal.remaining_usd is None) == (limits[0][0] is not cap)
+        kinds = {kind for each, kind in unspent if each == left}
+        assert refusal.limited_by in ({"in_flight"} if only_in_flight else kinds)
+        if kind == "grant" and refusal.remaining_usd is not None:
+            assert refusal.resets_at is None
+        else:
             assert rules.month_of(refusal.resets_at) != self.month
             assert rules.month_of(refusal.resets_at - timedelta(seconds=1)) == self.month
-        else:
-            assert refusal.resets_at is None
 
     @precondition(lambda self: self.calls)
     @rule(
@@ -333,18 +572,18 @@ class LedgerMachine(RuleBasedStateMachine):
     )
     def settle(self, data, process: int, cost: int, generated: bool) -> None:
         call = data.draw(st.sampled_from(sorted(self.calls)))
-        payer = self.calls[call].order.payer
+        account = self.calls[call].order.account
         outcome = Outcome(ended="completed", generated=generated, cost=cost)
-        for other in self.other_payers(payer):
+        for other in self.other_accounts(account):
             assert self.do(self.stores[process].settle(call, other, outcome)) is None
         billed = self.settled(call, outcome)
-        assert self.do(self.stores[process].settle(call, payer, outcome)) == billed
-        assert self.do(self.stores[process].settle(call, payer, outcome)) is None
+        assert self.do(self.stores[process].settle(call, account, outcome)) == billed
+        assert self.do(self.stores[process].settle(call, account, outcome)) is None
 
-    def other_payers(self, payer: Payer) -> list[Payer]:
-        """Payers who have no such reservation."""
-        others = [Payer(self.app.id, "u1"), Payer(self.app.id, "u2"), Payer("other", "u1")]
-        return [other for other in others if other != payer]
+    def other_accounts(self, account: Account) -> list[Account]:
+        """Accounts that have no such reservation."""
+        others = [Account(self.app.id, "u1"), Account(self.app.id, "u2"), Account("other", "u1")]
+        return [other for other in others if other != account]
 
     @precondition(lambda self: any(call.offer.price for call in self.calls.values()))
     @rule(data=st.data(), process=st.sampled_from(PROCESSES), used=token_counts(40))
@@ -361,7 +600,7 @@ class LedgerMachine(RuleBasedStateMachine):
         meter.complete = True
         outcome = meter.outcome("completed")
         billed = self.settled(name, outcome)
-        assert self.do(self.stores[process].settle(name, call.order.payer, outcome)) == billed
+        assert self.do(self.stores[process].settle(name, call.order.account, outcome)) == billed
         assert billed == meter.billed
         assert 0 <= billed <= granted
         if used.prompt:
@@ -380,9 +619,14 @@ class LedgerMachine(RuleBasedStateMachine):
             )
             self.grants[order.grant_hash] = grant
         else:
-            where = (str(order.user_id), call.month)
+            where = (str(order.user_id), call.payer, call.month)
             before = self.totals[where]
             self.totals[where], billed = rules.settle(before, call.held.reserved, outcome.cost)
+        if call.counted:
+            for scope in (self.app.id, ALL_APPS):
+                before = self.operator[scope, call.month]
+                after, _ = rules.settle(before, call.held.reserved, outcome.cost)
+                self.operator[scope, call.month] = after
         self.ended[name] = outcome.ended
         if not outcome.generated:
             self.keys = {key: value for key, value in self.keys.items() if value[1] != name}
@@ -393,17 +637,19 @@ class LedgerMachine(RuleBasedStateMachine):
         process=st.sampled_from(PROCESSES),
         more=amounts,
         generation=st.none() | st.just("gen-1"),
-        right_payer=st.sampled_from([True, True, True, False]),
+        right_account=st.sampled_from([True, True, True, False]),
     )
-    def renew(self, data, process: int, more: int, generation: str | None, right_payer) -> None:
+    def renew(self, data, process: int, more: int, generation: str | None, right_account) -> None:
         """With what one call has cost so far: one's own, or by mistake another's."""
         metered = []
         name = None
         if self.calls:
             name = data.draw(st.sampled_from(sorted(self.calls)))
             call = self.calls[name]
-            payer = call.order.payer if right_payer else self.other_payers(call.order.payer)[0]
-            metered = [MeterReading(name, payer, call.held.metered + more, 1, 2, generation)]
+            account = (
+                call.order.account if right_account else self.other_accounts(call.order.account)[0]
+            )
+            metered = [MeterReading(name, account, call.held.metered + more, 1, 2, generation)]
         holder = self.holder(process)
         renewal = self.do(self.stores[process].renew(metered))
         if holder is not None and not self.alive(holder):
@@ -413,7 +659,7 @@ class LedgerMachine(RuleBasedStateMachine):
         assert renewal.held
         self.leases[self.holder(process)] = self.now + timedelta(seconds=LEASE_SECONDS)
         held = name is not None and self.calls[name].holder == holder
-        if holder is not None and name is not None and held and right_payer:
+        if holder is not None and name is not None and held and right_account:
             call = self.calls[name]
             call.tokens = (1, 2)
             call.generation = generation or call.generation
@@ -421,10 +667,13 @@ class LedgerMachine(RuleBasedStateMachine):
         assert renewal.revoked == {
             name
             for name, call in self.calls.items()
-            if call.holder == holder
-            and call.order.user_id is not None
-            and self.connections[call.order.user_id].revocations != call.epoch
+            if call.holder == holder and self.is_taken_back(call)
         }
+
+    def is_taken_back(self, call: Call) -> bool:
+        if call.order.grant_hash is not None:
+            return self.grants[call.order.grant_hash].expires_at == TAKEN_BACK
+        return self.connections[str(call.order.user_id)].revocations != call.epoch
 
     @rule(process=st.sampled_from(PROCESSES), keep_streams=st.booleans())
     def sweep(self, process: int, keep_streams: bool) -> None:
@@ -466,7 +715,7 @@ class LedgerMachine(RuleBasedStateMachine):
         assert {stream.reservation_id for stream in taken} == left
         for stream in taken:
             call = self.calls[stream.reservation_id]
-            assert stream.payer == call.order.payer
+            assert stream.account == call.order.account
             assert stream.generation_id == call.generation
             cost, ended = rules.expire(call.held)
             assert (stream.outcome.cost, stream.outcome.ended) == (cost, ended)
@@ -479,13 +728,13 @@ class LedgerMachine(RuleBasedStateMachine):
         process=st.sampled_from(PROCESSES),
         cost=st.integers(-10, 200) | st.just(10**30),
         generated=st.booleans(),
-        ceiling=st.none() | amounts,
+        terms=all_terms(),
     )
-    def correct(self, data, process, cost: int, generated: bool, ceiling: int | None) -> None:
+    def correct(self, data, process, cost: int, generated: bool, terms: Terms) -> None:
         """The process of a call that was swept is alive after all."""
         name = data.draw(st.sampled_from(sorted(self.swept)))
         call, billed, ended = self.swept.pop(name)
-        terms = Terms(operator_pays=ceiling is not None, ceiling=ceiling)
+        terms = self.within(terms)
         outcome = Outcome(ended="cut_off", generated=generated, cost=cost)
         order, reserved = call.order, call.held.reserved
         cost = cost if generated else 0
@@ -493,23 +742,43 @@ class LedgerMachine(RuleBasedStateMachine):
             grant = self.grants[order.grant_hash]
             totals, cap = grant.totals, grant.cap
         else:
-            where = (str(order.user_id), call.month)
+            user = str(order.user_id)
+            where = (user, call.payer, call.month)
             totals = self.totals[where]
-            cap = rules.cap_in_force(self.connections[str(order.user_id)], terms)
-        delta = rules.correction(billed, reserved, cost, rules.room_under(cap, totals))
+            cap = self.connections[user].cap
+            if self.connections[user].payer_id != call.payer:
+                # Another has taken the place. Without a payer, the former cap is not known.
+                cap = self.seen[call.payer, user][0] if call.payer else 0
+            if rules.operator_pays(call.funding, terms):
+                cap = rules.least_of(cap, terms.ceiling)
+        rooms = [rules.room_under(cap, totals)]
+        shared = {self.app.id: terms.app_ceiling, ALL_APPS: terms.total_ceiling}
+        if call.counted:
+            rooms += [
+                rules.room_under(ceiling, self.operator[scope, call.month])
+                for scope, ceiling in shared.items()
+            ]
+        delta = rules.correction(billed, reserved, cost, rules.least_of(*rooms))
         assert 0 <= billed + delta <= reserved
         after = Totals(totals.billed + delta, totals.reserved)
         assert delta <= 0 or cap is None or after.billed + after.reserved <= cap
         store = self.stores[process]
-        assert self.do(store.settle(name, order.payer, outcome)) is None
-        for other in self.other_payers(order.payer):
+        assert self.do(store.settle(name, order.account, outcome)) is None
+        for other in self.other_accounts(order.account):
             assert self.do(store.correct(name, other, outcome, terms)) is None
-        assert self.do(store.correct(name, order.payer, outcome, terms)) == delta
-        assert self.do(store.correct(name, order.payer, outcome, terms)) is None
+        assert self.do(store.correct(name, order.account, outcome, terms)) == delta
+        assert self.do(store.correct(name, order.account, outcome, terms)) is None
+        if call.counted:
+            for scope, ceiling in shared.items():
+                before = self.operator[scope, call.month]
+                corrected = Totals(before.billed + delta, before.reserved)
+                self.operator[scope, call.month] = corrected
+                most = corrected.billed + corrected.reserved
+                assert delta <= 0 or ceiling is None or most <= ceiling
         if order.grant_hash is not None:
             given_back = (ended != "expired" or billed > 0) and not generated
-            self.grants[order.grant_hash] = GrantBudget(
-                grant.requests + given_back, grant.cap, grant.expires_at, after
+            self.grants[order.grant_hash] = msgspec.structs.replace(
+                grant, requests=grant.requests + given_back, totals=after
             )
         else:
             self.totals[where] = after
@@ -529,8 +798,11 @@ class LedgerMachine(RuleBasedStateMachine):
         holder = self.holder(process)
         if holder is None or not self.alive(holder):
             return
-        before = self.totals.get(("u1", self.month), Totals())
-        self.connect("u1", before.billed + before.reserved + 200, process)
+        payer = self.payer_of("u1")
+        before = self.total("u1")
+        cap = before.billed + before.reserved + 200
+        assert self.do(self.stores[process].connect(self.app.id, "u1", cap, payer_id=payer))
+        self.has_connected("u1", cap, payer, None)
         self.count += 1
         order = InferenceCall(
             id=f"{self.app.id}-{self.count}",
@@ -542,13 +814,13 @@ class LedgerMachine(RuleBasedStateMachine):
             stream=stream,
         )
         totals, granted = self.ask_the_rules(process, order, "u1", Terms())
-        assert self.do(self.stores[process].reserve(order, Terms())) == granted == max(hold, 5)
-        self.totals["u1", self.month] = totals
+        assert self.do(self.stores[process].reserve(order, Terms())).amount == granted
+        self.totals["u1", payer, self.month] = totals
         epoch = self.connections["u1"].revocations
         offer = Offer(order.bounds)
-        call = Call(order, self.month, holder, granted, epoch, offer)
+        call = Call(order, self.month, holder, granted, epoch, offer, payer)
         self.calls[order.id] = call
-        self.do(self.stores[process].renew([MeterReading(order.id, order.payer, metered, 1, 2)]))
+        self.do(self.stores[process].renew([MeterReading(order.id, order.account, metered, 1, 2)]))
         call.tokens, call.held = (1, 2), msgspec.structs.replace(call.held, metered=metered)
         self.leases[holder] = self.now + timedelta(seconds=LEASE_SECONDS)
         self.crash(process)
@@ -586,8 +858,9 @@ class LedgerMachine(RuleBasedStateMachine):
     def the_store_says_what_the_rules_say(self) -> None:
         for user in USERS:
             connection, totals = self.do(self.stores[0].account(self.app.id, user))
-            assert connection == self.connections.get(user)
-            assert totals == self.totals.get((user, self.month), Totals())
+            assert connection == self.connection(user)
+            # Those of the current payer, and nothing of another's.
+            assert totals == self.total(user)
 
     @invariant()
     def the_rows_prove_the_totals(self) -> None:
@@ -595,3 +868,65 @@ class LedgerMachine(RuleBasedStateMachine):
         self.steps += 1
         if self.steps % 5 == 0:
             assert self.do(self.stores[1].transact(verify)) == []
+            totals, seen = self.do(
+                self.stores[1].transact(lambda sql: rows_of_payers(sql, self.app.id))
+            )
+            assert totals == self.totals
+            assert seen == self.seen
+            for (scope, month), counted in self.operator.items():
+                found = self.do(
+                    self.stores[1].transact(
+                        lambda sql, at=(scope, month): operator_totals(sql, *at)
+                    )
+                )
+                assert found == counted
+
+
+# -- what other parts of the service do, and what is read to compare
+
+
+def add_funding(sql: Sql, name: str, payer: str) -> None:
+    sql.execute(
+        insert(schema.funding).values(
+            id=name,
+            payer_id=payer,
+            kind="key",
+            upstream="https://example.test/v1",
+            label="a key",
+            ciphertext=b"secret",
+            encryption_key_id="k",
+            state="valid",
+            created_at=1,
+            checked_at=1,
+        )
+    )
+
+
+def refuse_funding(sql: Sql, name: str) -> None:
+    table = schema.funding
+    sql.execute(update(table).where(table.c.id == name).values(state="invalid"))
+
+
+def operator_totals(sql: Sql, scope: str, month: str) -> Totals:
+    table = schema.operator_totals
+    row = sql.execute(
+        select(table.c.billed_nanos, table.c.reserved_nanos).where(
+            table.c.scope == scope, table.c.month == month
+        )
+    ).first()
+    return Totals() if row is None else Totals(*row)
+
+
+def rows_of_payers(sql: Sql, app_id: str) -> tuple[dict[Any, Totals], dict[Any, Any]]:
+    """The totals of each user and payer, and what each payer sees."""
+    totals, seen = schema.totals, schema.payer_connections
+    return (
+        {
+            (row.user_id, row.payer_id, row.month): Totals(row.billed_nanos, row.reserved_nanos)
+            for row in sql.execute(select(totals).where(totals.c.app_id == app_id))
+        },
+        {
+            (row.payer_id, row.user_id): (row.cap_nanos, row.ended)
+            for row in sql.execute(select(seen).where(seen.c.app_id == app_id))
+        },
+    )

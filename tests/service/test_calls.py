@@ -26,10 +26,10 @@ from wattfare_mw.service.models import offers
 from wattfare_mw.service.models.echo import Echo
 from wattfare_mw.service.models.upstream import Upstream
 from wattfare_mw.service.records import (
+    Account,
     InferenceCall,
     LeaseRenewal,
     MeterReading,
-    Payer,
     Terms,
     Totals,
 )
@@ -263,7 +263,7 @@ async def test_a_mistake_of_ours_tells_nothing_and_holds_nothing(
     request = chat_request.read(json.dumps(chat_body("one two three")).encode())
     job = await Echo().prepare(request, "r")
 
-    async def broken(granted: int) -> None:
+    async def broken(granted: int, credential: object = None) -> None:
         raise KeyError("sk_live_secret")
 
     job.start = broken
@@ -330,7 +330,7 @@ async def test_what_is_not_sent_does_not_go_on(bench: Bench) -> None:
     start = job.start
     said: list[bool] = []
 
-    async def leave_and_start(granted: int) -> None:
+    async def leave_and_start(granted: int, credential: object = None) -> None:
         said.append(bench.calls.detach("call0"))
         await start(granted)
 
@@ -381,7 +381,7 @@ async def test_a_stream_is_recorded_at_each_tenth_of_its_reservation(
     assert all(after - before >= tenth for before, after in pairwise(costs))
     assert costs[-1] > 8 * tenth
     assert len(readings) <= 10
-    assert {reading.payer for reading in readings} == {Payer(bench.app.id, "u1")}
+    assert {reading.account for reading in readings} == {Account(bench.app.id, "u1")}
 
 
 class Records(Echo):
@@ -390,7 +390,7 @@ class Records(Echo):
     keeps_records = True
     cost: int | None = None
 
-    async def true_cost(self, generation_id: str) -> int | None:
+    async def true_cost(self, generation_id: str, credential: object = None) -> int | None:
         return self.cost
 
 

@@ -14,13 +14,13 @@ from wattfare_mw.service.chat import prompt_bound
 from wattfare_mw.service.chat.meter import Meter, estimate_tokens
 from wattfare_mw.service.chat.price import Price
 from wattfare_mw.service.models import upstream_answers
-from wattfare_mw.service.models.redaction import Redactor
+from wattfare_mw.service.models.credential import Credential
 from wattfare_mw.service.models.upstream_answers import read_chunk, read_completion
 from wattfare_mw.types import encode
 
 PRICE = Price.flat(Decimal("0.000001"), Decimal("0.000002"))
 
-NO_KEY = Redactor(None)
+NO_KEY = Credential(None)
 
 
 def meter(price: Price | None = PRICE, granted: int | None = 10**9) -> Meter:

@@ -18,10 +18,10 @@ from support.upstream import Exchange, Upstream, good
 from wattfare_mw import to_wattfare_error
 from wattfare_mw.errors import WattfareError
 from wattfare_mw.service.models import upstream_answers
-from wattfare_mw.service.models.redaction import Redactor
+from wattfare_mw.service.models.credential import Credential
 
 WORDS = "said the upstream"
-NO_KEY = Redactor(None)
+NO_KEY = Credential(None)
 
 
 def read(status: int, body: Any, **headers: str) -> WattfareError:

@@ -8,9 +8,9 @@ import pytest
 
 from wattfare_mw.service.inference import waiting
 from wattfare_mw.service.inference.waiting import BudgetQueues
-from wattfare_mw.service.records import Payer
+from wattfare_mw.service.records import Account
 
-ALICE, BOB = Payer("app", "alice"), Payer("app", "bob")
+ALICE, BOB = Account("app", "alice"), Account("app", "bob")
 
 
 @pytest.fixture(autouse=True)

@@ -22,7 +22,7 @@ from wattfare_mw.service.ledger.sqlite import statements
 from wattfare_mw.service.ledger.sqlite import writer as sqlite_writer
 from wattfare_mw.service.ledger.sqlite.store import SQLiteStore
 from wattfare_mw.service.ledger.sqlite.writer import Writer
-from wattfare_mw.service.records import Bounds, InferenceCall, Outcome, Payer, Terms
+from wattfare_mw.service.records import Account, Bounds, InferenceCall, Outcome, Terms
 
 KEEP = "INSERT INTO settings (name, value) VALUES (?, x'00')"
 #: For what should take no time at all, in seconds.
@@ -113,7 +113,7 @@ async def test_a_commit_that_fails(writer: Writer, file: str) -> None:
 
     def no_such_app(cursor) -> None:
         cursor.execute("PRAGMA defer_foreign_keys = ON")
-        cursor.execute("INSERT INTO connections VALUES ('nobody', 'u', NULL, 1, 0, 0)")
+        cursor.execute("INSERT INTO connections VALUES ('nobody', 'u', NULL, 1, 0, 0, '', NULL)")
 
     def in_core(_) -> int:
         return len(accounts.setting(writer.sql, "core", b"1"))
@@ -289,7 +289,7 @@ async def test_a_database_that_another_holds_is_503(file: str, monkeypatch) -> N
     other.execute("BEGIN IMMEDIATE")
     jobs = [
         store.account(app.id, "u1"),
-        store.settle("1", Payer(app.id, "u1"), DONE),
+        store.settle("1", Account(app.id, "u1"), DONE),
         store.connect(app.id, "u1", 5),
     ]
     for answer in await asyncio.gather(*jobs, return_exceptions=True):

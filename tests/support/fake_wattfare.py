@@ -32,6 +32,7 @@ _KNOWN_HEADERS = {
     "/sessions": {"content-type", "content-length"},
     "/status": set(),
     "/models": set(),
+    "/connections": {"content-length"},
     "/chat/completions": {
         *("content-type", "content-length", "x-request-id"),
         *("idempotency-key", "traceparent", "tracestate", "x-wattfare-on-low-budget"),
@@ -39,7 +40,13 @@ _KNOWN_HEADERS = {
     },
 }
 _ON_EVERY_REQUEST = {"host", "accept", "accept-encoding", "user-agent", "authorization"}
-_METHODS = {"/sessions": "POST", "/status": "GET", "/models": "GET", "/chat/completions": "POST"}
+_METHODS = {
+    "/sessions": "POST",
+    "/status": "GET",
+    "/models": "GET",
+    "/connections": "DELETE",
+    "/chat/completions": "POST",
+}
 _USER = re.compile(r"(?:[!-$&-~]|%[0-9A-F]{2})+")
 
 
@@ -225,6 +232,9 @@ def good(exchange: Exchange) -> None:
             exchange.answer(STATUS)
         case "/models":
             exchange.answer(MODELS)
+        case "/connections":
+            exchange.head(204, {}, None)
+            exchange.complete = True
         case _ if exchange.json.get("stream"):
             told = [event({"choices": [], "usage": USAGE})]
             if not (exchange.json.get("stream_options") or {}).get("include_usage"):
@@ -357,7 +367,8 @@ class FakeWattfare:
         path = request.path
         _need(path in _METHODS, path)
         _need(request.method == _METHODS[path], request.method)
-        _need(headers.get("authorization") == f"Bearer {SECRET_KEY}", "authorization")
+        credential = SESSION["token"] if path == "/connections" else SECRET_KEY
+        _need(headers.get("authorization") == f"Bearer {credential}", "authorization")
         _need(headers.get("accept-encoding") == "identity", "accept-encoding")
         _need(headers["host"] == self.url.removeprefix("http://"), headers["host"])
         # httpx says what holds anyway; nothing else of one hop may come through.
@@ -369,7 +380,7 @@ class FakeWattfare:
         if path == "/sessions":
             _need(headers["content-type"] == "application/json", headers["content-type"])
             sent = request.json
-            _need(set(sent) <= {"appUserId", "requestLimit"}, str(sent))
+            _need(set(sent) <= {"appUserId", "requestLimit", "accountLabel"}, str(sent))
             _need(isinstance(sent["appUserId"], str) and sent["appUserId"] != "", str(sent))
             _need(set(sent.get("requestLimit", {})) <= {"monthlyUsd"}, str(sent))
         elif path == "/status":

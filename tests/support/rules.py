@@ -41,7 +41,7 @@ REFUSED = [
     Refused("PROPFIND", TOKEN, 405, "invalid_request", {}, allow="POST"),
     Refused("OPTIONS", TOKEN, 405, "invalid_request", {}, allow="POST"),
     Refused("DELETE", INFERENCE, 405, "invalid_request", {}, allow="POST"),
-    Refused("POST", STATUS, 405, "invalid_request", {}, allow="GET, HEAD"),
+    Refused("POST", STATUS, 405, "invalid_request", {}, allow="GET, HEAD, DELETE"),
     Refused("PATCH", MODELS, 405, "invalid_request", {}, allow="GET, HEAD"),
     Refused("POST", INFERENCE, 415, "invalid_request", {"content-type": "text/plain"}, ask()),
     Refused("POST", INFERENCE, 400, "invalid_request", JSON, "{"),

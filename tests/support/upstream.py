@@ -172,6 +172,7 @@ class Upstream:
         models: what ``/models`` lists.
         models_script: what to do with a call to ``/models`` instead.
         record_script: what to do with a question for a generation's record.
+        first: looks at each request before all this, and returns True if it has answered it.
         calls: the calls that came.
         questions: the questions for records that came.
         gone: released once for each call whose client went away before its end.
@@ -182,6 +183,7 @@ class Upstream:
     models: Any = field(default_factory=lambda: {"data": MODELS})
     models_script: Script | None = None
     record_script: Script = no_record
+    first: Callable[[Exchange], bool] | None = None
     calls: list[Exchange] = field(default_factory=list)
     questions: list[Exchange] = field(default_factory=list)
     gone: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
@@ -193,6 +195,7 @@ class Upstream:
         self.models = {"data": MODELS}
         self.models_script = None
         self.record_script = no_record
+        self.first = None
         self.calls.clear()
         self.questions.clear()
         self.gone = threading.Semaphore(0)
@@ -244,6 +247,8 @@ def _talk(upstream: Upstream, connection: socket.socket) -> None:
     reader = connection.makefile("rb")
     try:
         while (exchange := _read(reader, connection, upstream)) is not None:
+            if upstream.first is not None and upstream.first(exchange):
+                continue
             if exchange.path.endswith("/models"):
                 answer = upstream.models_script
                 answer(exchange) if answer else exchange.answer(upstream.models)

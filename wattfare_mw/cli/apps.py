@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import cast
 
 import click
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from ..service import create_keys
 from ..service.keys import Mode
+from ..service.ledger import apps as ledger_apps
+from ..service.ledger.clock import utc_now
+from ..service.ledger.databases import change_database, read_database
+from ..service.ledger.store import APP_SECONDS
 from ..types import encode
 from .options import database_option, option
+
+#: How long a running service goes on taking a key that was revoked, as we say it.
+WITHIN = f"within {APP_SECONDS:g} second" + ("" if APP_SECONDS == 1 else "s")
+json_option = option("--json", "as_json", is_flag=True, help="Print JSON.")
+app_argument = click.argument("app", metavar="APP")
 
 
 @click.group()
 def apps() -> None:
-    """The apps that may call the service."""
+    """The apps that may call the service. APP is an app's id, as `list` shows it."""
 
 
 @apps.command()
@@ -24,13 +37,28 @@ def apps() -> None:
     type=click.Choice(["test", "live"]),
     default="test",
     show_default=True,
-    help="A test app's tokens approve their own connections.",
+    help="A test app's tokens approve their own connections. A live app's users approve on the "
+    "service's page.",
+)
+@option(
+    "--origin",
+    "origins",
+    multiple=True,
+    metavar="URL",
+    help="The origin of the app's pages, such as https://app.example.com. The service sends a "
+    "person back only there. Repeat it for more.",
 )
 @database_option
 @option("--json", "as_json", is_flag=True, help="Print the keys as JSON.")
-def create(name: str, mode: str, database: str, as_json: bool) -> None:
+def create(name: str, mode: str, origins: tuple[str, ...], database: str, as_json: bool) -> None:
     """Make an app called NAME and print its keys, this once: only a hash is kept."""
-    keys = create_keys(database, name, cast("Mode", mode))
+    keys = create_keys(database, name, cast("Mode", mode), origins)
+    if mode == "live" and not origins:
+        click.echo(
+            "This app has no origin yet, so nobody can connect to it. Add one with"
+            f" `wattfare apps add-origin {keys.app_id} https://…`.",
+            err=True,
+        )
     if as_json:
         click.echo(encode(keys).decode())
         return
@@ -38,3 +66,102 @@ def create(name: str, mode: str, database: str, as_json: bool) -> None:
     click.echo(f"publishable key  {keys.publishable_key}")
     click.echo(f"secret key       {keys.secret_key}")
     click.echo("The secret key is not kept and cannot be shown again.", err=True)
+
+
+@apps.command("list")
+@option("--deleted", is_flag=True, help="Show the deleted ones, too.")
+@database_option
+@json_option
+def show(deleted: bool, database: str, as_json: bool) -> None:
+    """Show the apps. Secret keys are not kept, so that they cannot be shown."""
+    found = read_database(database, lambda sql: ledger_apps.summaries(sql, deleted=deleted))
+    if as_json:
+        click.echo(encode(found).decode())
+        return
+    if not found:
+        click.echo("There are no apps. `wattfare apps create NAME` makes one.", err=True)
+        return
+    table = Table(box=None, pad_edge=False)
+    for heading in ("app id", "name", "mode", "keys", "made", "origins"):
+        table.add_column(heading, no_wrap=heading in ("app id", "mode", "made"))
+    for each in found:
+        made = _day(each.created_at)
+        state = f"{each.secret_keys}" if each.deleted_at is None else "deleted"
+        cells = (each.app_id, each.name, each.mode, state, made, "\n".join(each.origins))
+        table.add_row(*map(Text, cells))  # as it is: a name is no markup
+    Console(soft_wrap=not Console().is_terminal).print(table)
+
+
+@apps.command("rotate-key")
+@app_argument
+@database_option
+@json_option
+def rotate_key(app: str, database: str, as_json: bool) -> None:
+    """Make a second secret key for APP and print it, this once.
+
+    Both keys are valid until you revoke the older one with `revoke-key`.
+    """
+    key = change_database(database, lambda sql: ledger_apps.rotate_key(sql, app))
+    if as_json:
+        click.echo(encode(key).decode())
+        return
+    click.echo(f"secret key  {key.secret_key}")
+    click.echo(
+        "The secret key is not kept and cannot be shown again. The older key stays valid: when the"
+        f" app uses this one, run `wattfare apps revoke-key {app}`.",
+        err=True,
+    )
+
+
+@apps.command("revoke-key")
+@app_argument
+@option("--newest", is_flag=True, help="Revoke the newer key, and keep the older one.")
+@database_option
+def revoke_key(app: str, newest: bool, database: str) -> None:
+    """Revoke the older of the two secret keys of APP.
+
+    Session tokens that were made with it stay valid until they expire, at most 10 minutes.
+    """
+    change_database(database, lambda sql: ledger_apps.revoke_key(sql, app, newest=newest))
+    which = "newer" if newest else "older"
+    click.echo(f"The {which} secret key of {app} is revoked. A running service stops it {WITHIN}.")
+
+
+@apps.command("add-origin")
+@app_argument
+@click.argument("origins", metavar="URL…", nargs=-1, required=True)
+@database_option
+def add_origin(app: str, origins: tuple[str, ...], database: str) -> None:
+    """Register origins of the pages of APP, such as https://app.example.com."""
+    change_database(database, lambda sql: ledger_apps.add_origins(sql, app, origins))
+    click.echo(f"The service sends people back to {', '.join(origins)}.")
+
+
+@apps.command("remove-origin")
+@app_argument
+@click.argument("origin", metavar="URL")
+@database_option
+def remove_origin(app: str, origin: str, database: str) -> None:
+    """Take back an origin of the pages of APP."""
+    change_database(database, lambda sql: ledger_apps.remove_origin(sql, app, origin))
+    click.echo(f"The service sends nobody to {origin} any more.")
+
+
+@apps.command()
+@app_argument
+@option("--yes", is_flag=True, help="Do not ask.")
+@database_option
+def delete(app: str, yes: bool, database: str) -> None:
+    """End APP for good: its keys open nothing and its users' budgets are disconnected.
+
+    What was billed stays in the ledger.
+    """
+    if not yes:
+        click.confirm(f"End the app {app} for good?", abort=True)
+    ended = change_database(database, lambda sql: ledger_apps.delete_app(sql, app, utc_now()))
+    users = "1 budget is" if ended == 1 else f"{ended} budgets are"
+    click.echo(f"The app {app} is deleted; {users} disconnected. Its keys stop {WITHIN}.")
+
+
+def _day(at: int) -> str:
+    return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d}"

@@ -1,5 +1,5 @@
 """``wattfare demo``: the service, a Flask and a Starlette app around it, and the main job done
-through both with real HTTP, on screen."""
+through both with real HTTP, on screen. With ``--web``, a chat app to open in a browser."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ from rich.console import Console
 from rich.markup import escape
 
 from ..service import AppKeys, create_keys
+from ..service.ledger.apps import add_origins
+from ..service.ledger.databases import change_database
 from ..sse import Splitter, events, is_done
+from .demo_chat import FRAMEWORKS
 
 PROMPT = "I pay for this answer myself and I can see what it costs"
 #: Three of the answers, and not a nano-dollar towards the fourth.
@@ -41,16 +44,32 @@ class DemoError(click.ClickException):
 
 @click.command()
 @click.option("--keep", is_flag=True, help="Leave all running, and print curl lines to play with.")
-def demo(keep: bool) -> None:
+@click.option("--web", is_flag=True, help="Run a chat app for your browser until Ctrl-C.")
+@click.option(
+    "--framework",
+    type=click.Choice(FRAMEWORKS),
+    help="What the chat app of --web is made with.  [default: flask]",
+)
+def demo(keep: bool, web: bool, framework: str | None) -> None:
     """Show the main job: two apps whose users pay for their own AI calls."""
-    missing = [name for name in ("flask", "starlette") if importlib.util.find_spec(name) is None]
+    if keep and web:
+        raise click.UsageError("--keep and --web are two demos: give one of them.")
+    if framework and not web:
+        raise click.UsageError("--framework goes with --web.")
+    needed = (framework or "flask",) if web else ("flask", "starlette")
+    missing = [name for name in needed if importlib.util.find_spec(name) is None]
     if missing:
+        extra = "litestar,demo" if missing[0] == "litestar" else "demo"
         raise DemoError(
             f"{missing[0]} is not installed. The demo comes with an extra:"
-            " pip install 'wattfare-mw[demo]'"
+            f" pip install 'wattfare-mw[{extra}]'"
         )
     # However we are stopped, what we have started is stopped, too.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if web:
+        with suppress(KeyboardInterrupt):
+            _chat(framework or "flask")
+        return
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="wattfare-demo-")))
         database = f"sqlite:///{folder / 'demo.db'}"
@@ -70,6 +89,33 @@ def demo(keep: bool) -> None:
         console.print("\n[bold green]Every step went as it should.[/]")
         if keep:
             _keep(service, apps)
+
+
+def _chat(framework: str) -> None:
+    """Serve the chat app and its service until Ctrl-C."""
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="wattfare-demo-")))
+        database = f"sqlite:///{folder / 'demo.db'}"
+        serve = ["wattfare_mw.cli", "serve", "--port=0", f"--database={database}"]
+        # Passkeys work on localhost, and on no IP address.
+        service = _on_localhost(stack.enter_context(_running(folder / "service.log", serve)))
+        keys = create_keys(database, "Chat demo", "live")
+        module = ["wattfare_mw.cli.demo_chat", framework]
+        log = folder / f"{framework}.log"
+        app = stack.enter_context(_running(log, module, _environment(keys, service)))
+        change_database(database, lambda sql: add_origins(sql, keys.app_id, [app]))
+        console.print("[bold]A chat app whose users pay for its AI calls.[/]\n")
+        console.print(f"  Open    [bold cyan]{app}[/]  in a browser on this machine.")
+        console.print(f"  Budget  [cyan]{service}/budget[/]  shows what you spend, and stops it.\n")
+        console.print(
+            "The built-in model answers, so nobody pays real money. You need a passkey: your"
+            " fingerprint, your face, a PIN or a security key.\nCtrl-C stops it."
+        )
+        threading.Event().wait()
+
+
+def _on_localhost(url: str) -> str:
+    return url.replace("//127.0.0.1:", "//localhost:")
 
 
 class _Story:
@@ -202,9 +248,10 @@ class _Story:
 def _environment(keys: AppKeys, service: str) -> dict[str, str]:
     return {
         "WATTFARE_SECRET_KEY": keys.secret_key,
+        "WATTFARE_PUBLISHABLE_KEY": keys.publishable_key,
         "WATTFARE_BASE_URL": service,
-        "NO_PROXY": "127.0.0.1",  # all of this stays on this machine
-        "no_proxy": "127.0.0.1",
+        "NO_PROXY": "127.0.0.1,localhost",  # all of this stays on this machine
+        "no_proxy": "127.0.0.1,localhost",
     }
 
 

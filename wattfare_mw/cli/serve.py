@@ -5,14 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable
 from decimal import Decimal, InvalidOperation
-from typing import Literal
+from typing import Literal, cast
 
 import click
 from click.core import ParameterSource
 
 from .. import money
 from ..logs import log_to
-from ..service import Settings, secret_from_environment
+from ..service import Settings, encryption_keys_from_environment, secret_from_environment
 from ..service import serve as run
 from ..service.chat.request import DEFAULT_MAX_TOKENS, MAX_TOKENS
 from ..service.models.own_prices import FORM
@@ -27,6 +27,7 @@ from ..service.settings import (
     MAX_CALLS_PER_APP,
     MAX_CALLS_PER_USER,
     STOP_GRACE_SECONDS,
+    Funding,
 )
 from .config import ConfiguredCommand, config_option, tables
 from .options import database_option, number_option, option
@@ -52,9 +53,26 @@ NO_CEILING = "none"
     help="Your key for the upstream: with one, you pay. Better given in the environment.",
 )
 @option(
+    "--funding",
+    metavar="KINDS",
+    help="What may pay for calls, with commas: `operator`, your key; `openrouter`, a key that a "
+    "payer connects at OpenRouter; `key`, a payer's own key for the upstream. The default is all "
+    "that the upstream and its key allow.",
+)
+@option(
     "--user-ceiling-usd",
     metavar="AMOUNT",
     help="The most that a user may spend of your money in a month, or `none`.",
+)
+@option(
+    "--app-ceiling-usd",
+    metavar="AMOUNT",
+    help="The most that each app may spend of your money in a month.",
+)
+@option(
+    "--total-ceiling-usd",
+    metavar="AMOUNT",
+    help="The most that all apps together may spend of your money in a month.",
 )
 @option(
     "--grant-ceiling-usd",
@@ -165,6 +183,12 @@ NO_CEILING = "none"
     "The most inference calls a minute of one app, in each process.",
 )
 @option(
+    "--public-url",
+    metavar="URL",
+    help="The URL under which people open the pages, such as https://wattfare.example.com. "
+    "Passkeys need https and a name, or localhost. The default is http://localhost with the port.",
+)
+@option(
     "--forwarded-allow-ips",
     default=FORWARDED_ALLOW_IPS,
     show_default=True,
@@ -207,7 +231,10 @@ def serve(
     database: str,
     upstream: str | None,
     upstream_key: str | None,
+    funding: str | None,
     user_ceiling_usd: str | None,
+    app_ceiling_usd: str | None,
+    total_ceiling_usd: str | None,
     grant_ceiling_usd: str | None,
     grant_default_usd: str,
     grant_max_usd: str | None,
@@ -223,6 +250,7 @@ def serve(
     max_answer_bytes: int,
     calls_per_minute_per_user: int,
     calls_per_minute_per_app: int,
+    public_url: str | None,
     forwarded_allow_ips: str,
     max_calls_per_user: int,
     max_calls_per_app: int,
@@ -238,26 +266,41 @@ def serve(
 
     Without --upstream it answers with its built-in models, wattfare/echo and wattfare/echo-slow.
     Session tokens are signed with WATTFARE_SERVICE_SECRET, or with a key kept in the database.
+    The keys of payers are encrypted with WATTFARE_ENCRYPTION_KEY, or with a key in a file beside
+    an SQLite database.
     Several processes may share one database: SQLite on one machine, PostgreSQL from many. What one
     of them leaves behind when it dies is settled by the others, or by the next.
     """
     if upstream is None and _is_from_environment("upstream_key"):
         upstream_key = None  # it may be there for another day
-    if not upstream_key:
+    if upstream is None and _is_from_environment("funding"):
+        funding = None
+    kinds = None if funding is None else tuple(each.strip() for each in funding.split(","))
+    operator_pays = bool(upstream_key) and (kinds is None or "operator" in kinds)
+    if not operator_pays:
         if _is_from_environment("user_ceiling_usd"):
             user_ceiling_usd = None
+        if _is_from_environment("app_ceiling_usd"):
+            app_ceiling_usd = None
+        if _is_from_environment("total_ceiling_usd"):
+            total_ceiling_usd = None
         if _is_from_environment("grant_ceiling_usd"):
             grant_ceiling_usd = None
     settings = Settings(
         database=database,
         upstream=upstream,
         upstream_key=upstream_key or None,
-        user_ceiling=_ceiling(user_ceiling_usd, operator_pays=bool(upstream_key)),
+        funding=cast("tuple[Funding, ...] | None", kinds),  # checked there
+        user_ceiling=_ceiling(user_ceiling_usd, operator_pays=operator_pays),
+        app_ceiling=_of_operator(app_ceiling_usd, "--app-ceiling-usd", operator_pays=operator_pays),
+        total_ceiling=_of_operator(
+            total_ceiling_usd, "--total-ceiling-usd", operator_pays=operator_pays
+        ),
         grant_ceiling=_of_operator(
-            grant_ceiling_usd, "--grant-ceiling-usd", operator_pays=bool(upstream_key)
+            grant_ceiling_usd, "--grant-ceiling-usd", operator_pays=operator_pays
         ),
         grant_default=_nanos(grant_default_usd, "--grant-default-usd is an amount in USD."),
-        grant_max=_of_operator(grant_max_usd, "--grant-max-usd", operator_pays=bool(upstream_key)),
+        grant_max=_of_operator(grant_max_usd, "--grant-max-usd", operator_pays=operator_pays),
         default_max_tokens=default_max_tokens,
         prices={**tables().prices, **_prices(prices)},
         aliases=tables().aliases,
@@ -271,10 +314,12 @@ def serve(
         rate_limit_storage=rate_limit_storage,
         calls_per_minute_per_user=calls_per_minute_per_user,
         calls_per_minute_per_app=calls_per_minute_per_app,
+        public_url=public_url,
         forwarded_allow_ips=forwarded_allow_ips,
         max_calls_per_user=max_calls_per_user,
         max_calls_per_app=max_calls_per_app,
         secret=secret_from_environment(),
+        encryption_keys=encryption_keys_from_environment(),
         max_answer_bytes=max_answer_bytes,
         stop_grace=stop_grace,
         detached_seconds=detached_seconds,

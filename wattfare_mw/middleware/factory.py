@@ -49,9 +49,13 @@ class WattfareMiddleware(Middleware, metaclass=_Factory):
         token_path: POST: a session token for the user's browser. None switches a path off.
         inference_path: POST: a call of a model. An OpenAI client's ``base_url`` is what comes
             before its ``/chat/completions``; GET of ``/models`` there lists the models.
-        status_path: GET: the user's connection.
+        status_path: GET: the user's connection; DELETE: ends it.
+        client_path: GET: the module for browsers, such as ``"/wattfare.js"``, with the page that an
+            approval returns to beside it; None: neither.
         request_limit: the monthly cap to ask for, in USD, or a function of the request that
             gives it; None leaves it to the user.
+        account_label: the name of the user's account at the app, which the approval shows, or a
+            function of the request that gives it.
         models: the models that the app allows, ids and globs (``"openai/*"``); None: any.
         allow_grants: may a one-time grant (``X-Wattfare-Grant``) pay in a user's place?
         allowed_origins: other sites' origins whose pages may call, with the user's cookies.

@@ -27,7 +27,7 @@ from ..sessions import TokenRoute
 from ..types import GRANT_HEADER, encode
 from ..users import CallFunction, ResolveUser, identify, user_id_of
 from ..web import Request, Response, json_response
-from . import forwarding, request_body
+from . import client_files, forwarding, request_body
 from .relay import Record, Relay
 
 _COMPLETIONS = "/chat/completions"
@@ -74,7 +74,9 @@ class Gate:
         token_path: str | None,
         inference_path: str | None,
         status_path: str | None,
+        client_path: str | None,
         request_limit: Any,
+        account_label: Any,
         models: Iterable[str] | None,
         allow_grants: bool,
         allowed_origins: Iterable[str],
@@ -105,7 +107,11 @@ class Gate:
         self._models = request_body.Models(models)
         self._allow_grants = allow_grants
         self._origins = check_origins(allowed_origins)
-        self._token_route = TokenRoute(caller, resolve_user, request_limit, self._origins)
+        if account_label is not None and not callable(account_label):
+            calls.check_account_label(account_label)
+        self._token_route = TokenRoute(
+            caller, resolve_user, request_limit, account_label, self._origins
+        )
         self._max_body_bytes = max_body_bytes
         self._bodies = BodyMemory()
         self._grant_bodies = BodyMemory(MAX_GRANT_BYTES)
@@ -128,8 +134,12 @@ class Gate:
         for path, methods, route in (
             (token_path, ("POST",), self._token),
             (inference_path, ("POST",), self._inference),
-            (status_path, ("GET", "HEAD"), self._status),
+            (status_path, ("GET", "HEAD", "DELETE"), self._status),
             (models_path, ("GET", "HEAD"), self._list_models),
+            *(
+                (path, ("GET", "HEAD"), _serve_file(file))
+                for path, file in client_files.at(client_path).items()
+            ),
         ):
             if path is None:
                 continue
@@ -181,7 +191,7 @@ class Gate:
             headers.update(cors_headers(request, self._origins))
         headers["x-request-id"] = request_id
         if type(reply) is Response:
-            if reply.status != 204:
+            if reply.status not in (204, 304):
                 headers["content-length"] = str(len(reply.body))
             if request.method == "HEAD":
                 return Response(reply.status, headers, b"")
@@ -247,6 +257,11 @@ class Gate:
         return self._token_route.answer(request)
 
     def _status(self, request: Request, _record: Record) -> Flow[Response]:
+        if request.method == "DELETE":
+            refuse_other_sites(request, self._origins)
+            user_id = yield from self.identify(request)
+            yield from self.caller.disconnect(user_id)
+            return Response(204, {"cache-control": "no-store"}, b"")
         user_id = yield from self.identify(request)
         status = yield from self.caller.fetch(calls.status(user_id))
         return json_response(200, encode(status))
@@ -354,6 +369,14 @@ class Gate:
         if not self._allow_grants:
             raise invalid_request("This app takes no grants.", 403)
         return calls.grant_payer(grant)
+
+
+def _serve_file(file: client_files.ClientFile) -> Route:
+    def serve(request: Request, _record: Record) -> Flow[Response]:
+        yield from ()  # a flow, as the others are
+        return file.response(request.headers.get("if-none-match"))
+
+    return serve
 
 
 def cut_short() -> WattfareError:

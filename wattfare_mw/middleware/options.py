@@ -28,7 +28,9 @@ class Options(TypedDict, total=False):
     token_path: NotRequired[str | None]
     inference_path: NotRequired[str | None]
     status_path: NotRequired[str | None]
+    client_path: NotRequired[str | None]
     request_limit: NotRequired[Any]
+    account_label: NotRequired[Any]
     models: NotRequired[Iterable[str] | None]
     allow_grants: NotRequired[bool]
     allowed_origins: NotRequired[Iterable[str]]
@@ -48,6 +50,8 @@ def in_framework(options: Options, request_of: Callable[[Request], Any]) -> Opti
         changed["resolve_user"] = adapt(options["resolve_user"], request_of)
     if "request_limit" in options:
         changed["request_limit"] = adapt(options["request_limit"], request_of)
+    if "account_label" in options:
+        changed["account_label"] = adapt(options["account_label"], request_of)
     return changed
 
 

@@ -4,6 +4,7 @@ PostgreSQL, and the built-in model or an upstream. It needs the extra ``wattfare
 from .asgi import create_app
 from .keys import AppKeys
 from .ledger.databases import create_keys
+from .payers.encryption import keys_from_environment as encryption_keys_from_environment
 from .server import serve
 from .settings import Settings, secret_from_environment
 
@@ -12,6 +13,7 @@ __all__ = [
     "Settings",
     "create_app",
     "create_keys",
+    "encryption_keys_from_environment",
     "secret_from_environment",
     "serve",
 ]

@@ -9,18 +9,22 @@ from contextlib import asynccontextmanager
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from ..body_memory import BodyMemory
 from ..transport import AsyncTransport
 from ..transport.idle import IdleTimer
+from . import public_url
 from .api import output
+from .api.browser_module import browser_routes
 from .api.call_limits import CallLimits
 from .api.chat_completions import ChatCompletions
 from .api.framing import Frame, on_http_exception
 from .api.health import Health
 from .api.rate_limits import RateLimits
-from .api.routes import COMPLETIONS, CORS_PATHS, routes
+from .api.routes import COMPLETIONS, is_cors_path, routes
 from .api.state import ServiceState
 from .errors import shutting_down
 from .inference.lease_keeper import LeaseKeeper
@@ -30,7 +34,11 @@ from .ledger.databases import open_store
 from .metrics import Metrics
 from .models.echo import Echo
 from .models.upstream import Upstream
-from .settings import Settings
+from .pages.endpoints import http_error_page
+from .pages.routes import is_page, page_routes
+from .payers.encryption import Keyring, find_keyring
+from .payers.funding import PayerFunding
+from .settings import DEFAULT_PORT, Settings
 from .tokens import Signer
 
 
@@ -50,10 +58,12 @@ def create_app(
         try:
             secret = settings.secret or await store.signing_key()
             metrics = Metrics()
+            keyring = keyring_of(settings)
+            upstream: Upstream | None = None
             if settings.upstream is None:
                 provider = Echo(default_max_tokens=settings.default_max_tokens, hold=settings.held)
             else:
-                provider = Upstream(
+                provider = upstream = Upstream(
                     settings.upstream,
                     settings.upstream_key,
                     metrics,
@@ -67,6 +77,19 @@ def create_app(
                     on_hang_up=settings.on_hang_up,
                     hold=settings.held,
                 )
+            pages_url = settings.public_url or public_url.of_port(DEFAULT_PORT)
+            # A server on a local machine needs no key of anybody.
+            free = upstream is not None and not upstream.provider.sells
+            funding = PayerFunding(
+                store,
+                keyring,
+                upstream,
+                settings.payer_funding,
+                pages_url,
+                operator_pays="operator" in settings.offered
+                or (free and not settings.needs_funding),
+            )
+            await funding.encrypt_anew()
             rate_limits = RateLimits(
                 settings.rate_limit_storage,
                 calls_per_user=settings.calls_per_minute_per_user,
@@ -75,9 +98,12 @@ def create_app(
             runner = CallRunner(
                 store,
                 settings.terms,
-                TrueCosts(provider) if provider.keeps_records else None,
+                TrueCosts(provider, keys=funding) if provider.keeps_records else None,
+                keys=funding,
+                needs_funding=settings.needs_funding,
                 detached_seconds=settings.detached_seconds,
                 overrun=metrics.overrun,
+                public_url=pages_url,
             )
             metrics.watch_waiting(lambda: runner.waiting)
             keeper = LeaseKeeper(runner)
@@ -94,6 +120,8 @@ def create_app(
                 health=Health(store),
                 aliases=settings.aliases,
                 fields=settings.fields,
+                public_url=pages_url,
+                funding=funding,
                 heartbeats=IdleTimer(asyncio.get_running_loop(), output.HEARTBEAT_SECONDS),
             )
             try:
@@ -109,21 +137,42 @@ def create_app(
             await store.close()
 
     app = _App(
-        routes=routes(with_metrics=settings.metrics),
+        routes=[*routes(with_metrics=settings.metrics), *browser_routes(), *page_routes()],
         lifespan=lifespan,
-        middleware=[Middleware(Frame, cors_paths=CORS_PATHS)],
-        exception_handlers={HTTPException: on_http_exception},
+        middleware=[Middleware(Frame, is_cors_path=is_cors_path)],
+        exception_handlers={HTTPException: _on_http_exception},
     )
     # A client would send its key again to the target of a redirect.
     app.router.redirect_slashes = False
     return app
 
 
+def keyring_of(settings: Settings) -> Keyring | None:
+    """The encryption keys of the service. The file with the key is made if there is none.
+
+    Raises:
+        WattfareError: ``invalid_request``; they cannot be used, or are missing.
+    """
+    return find_keyring(
+        settings.database,
+        settings.encryption_keys,
+        needed=bool(settings.payer_funding),
+        demanded=settings.funding is not None and bool(settings.payer_funding),
+    )
+
+
+async def _on_http_exception(request: Request, error: Exception) -> Response:
+    if is_page(request.scope["path"]):
+        assert isinstance(error, HTTPException)
+        return http_error_page(request, error)
+    return await on_http_exception(request, error)
+
+
 class _App(Starlette):
     """Starlette, with a short way to the path of every inference call. Starlette's router and
     layers look at every chunk, which takes longer than the ledger does."""
 
-    _completions = Frame(ChatCompletions(), cors_paths=CORS_PATHS)
+    _completions = Frame(ChatCompletions(), is_cors_path=is_cors_path)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"] == COMPLETIONS and scope["method"] == "POST":

@@ -8,6 +8,17 @@ from ..errors import WattfareError, WattfareNotConnectedError
 DATABASE_RETRY_SECONDS = 5
 
 
+#: The errors after which a user has something to do on the page of their budget.
+_OF_THE_BUDGET = frozenset({"not_connected", "budget_exceeded", "funding_invalid"})
+
+
+def lead_to_budget(error: WattfareError, public_url: str) -> WattfareError:
+    """The error. If the user can do something about it, it names the page of their budget."""
+    if error.code in _OF_THE_BUDGET and error.manage_url is None:
+        error.manage_url = f"{public_url}/budget"
+    return error
+
+
 def not_available(
     message: str = "The service's database is not available.",
 ) -> WattfareError:

@@ -25,14 +25,29 @@ class AppKeys(msgspec.Struct, rename="camel", frozen=True):
         return f"AppKeys({self.app_id!r}, publishable_key={self.publishable_key!r})"
 
 
+class NewKey(msgspec.Struct, rename="camel", frozen=True):
+    """A second secret key for an app, shown once."""
+
+    app_id: str
+    secret_key: str
+
+    def __repr__(self) -> str:
+        return f"NewKey({self.app_id!r})"
+
+
 def new_app(name: str, mode: Mode) -> tuple[App, AppKeys]:
     """An app with fresh keys, and the keys."""
     app_id = secrets.token_hex(8)
-    # 192 random bits each: a plain hash is enough, there is nothing to guess by dictionary.
-    secret_key = f"sk_{mode}_{app_id}_{secrets.token_hex(24)}"
+    secret_key = new_secret_key(app_id, mode)
     publishable_key = f"pk_{mode}_{app_id}_{secrets.token_hex(24)}"
     app = App(app_id, name, mode, digest(secret_key), publishable_key)
     return app, AppKeys(app_id, publishable_key, secret_key)
+
+
+def new_secret_key(app_id: str, mode: Mode) -> str:
+    """A fresh secret key for this app."""
+    # 192 random bits: a plain hash is enough, there is nothing to guess by dictionary.
+    return f"sk_{mode}_{app_id}_{secrets.token_hex(24)}"
 
 
 def new_grant_token() -> str:
@@ -52,5 +67,9 @@ def app_id_of(secret_key: str) -> str | None:
 
 
 def opens(secret_key: str, app: App) -> bool:
-    """Is this the app's secret key? Its mode and id are in the hash too."""
-    return hmac.compare_digest(digest(secret_key), app.secret_hash)
+    """Is this one of the app's secret keys? Two are valid while the app changes from one to the
+    other. A key's mode and its app's id are in the hash, too."""
+    given = digest(secret_key)
+    valid = [app.secret_hash, app.other_secret_hash or app.secret_hash]
+    # Both comparisons are made, so that the time does not tell which key it was.
+    return sum(hmac.compare_digest(given, each) for each in valid) > 0

@@ -15,18 +15,25 @@ DEFAULT_GRANT = NANOS_PER_USD
 UNBOUNDED_HOLD = NANOS_PER_USD
 #: How long a call may go on without its client, in seconds.
 DETACHED_SECONDS = 300.0
+#: How long a one-time grant is valid, in seconds.
+GRANT_SECONDS = 24 * 3600
 
 Mode = Literal["test", "live"]
 
 
 class App(msgspec.Struct, frozen=True):
-    """An app that is registered with the service."""
+    """An app that is registered with the service.
+
+    Attributes:
+        other_secret_hash: of the older secret key, while two are valid.
+    """
 
     id: str
     name: str
     mode: Mode
     secret_hash: str
     publishable_key: str
+    other_secret_hash: str | None = None
 
     def __repr__(self) -> str:
         return f"App({self.id!r}, mode={self.mode!r})"
@@ -44,27 +51,58 @@ class Connection(msgspec.Struct, frozen=True):
             when the user comes back.
         revocations: how often it was revoked. A call that was reserved before the last revocation
             is cut off, even if the user has connected again since.
+        payer_id: the person whose budget it is; ``""`` for none, as in a test app.
+        funding_id: where the payer's own money comes from; None if the operator pays, or if the
+            upstream costs nothing.
+        funding_valid: False if the upstream has refused that funding's key, or if it was removed.
     """
 
     cap: int | None = None
     connected: bool = True
     revocations: int = 0
+    payer_id: str = ""
+    funding_id: str | None = None
+    funding_valid: bool = True
 
 
 class Totals(msgspec.Struct, frozen=True):
-    """What one payer has been billed, and what calls in flight have reserved."""
+    """What one account has been billed, and what calls in flight have reserved."""
 
     billed: int = 0
     reserved: int = 0
 
 
+class OperatorTotals(msgspec.Struct, frozen=True):
+    """What counts towards the operator's ceilings this month: the calls of one app, and those of
+    all apps."""
+
+    app: Totals = Totals()
+    all_apps: Totals = Totals()
+
+
+class Granted(msgspec.Struct, frozen=True):
+    """What a call may cost, and whose money pays.
+
+    Attributes:
+        amount: in nano-dollars.
+        funding_id: the funding whose key the upstream gets; None for the operator's key.
+    """
+
+    amount: int
+    funding_id: str | None = None
+
+
 class GrantBudget(msgspec.Struct, frozen=True):
-    """A one-time grant: a number of calls and an amount, until ``expires_at`` (Unix seconds)."""
+    """A one-time grant: a number of calls and an amount, until ``expires_at`` (Unix seconds). Its
+    payer and funding are as those of a :class:`Connection`."""
 
     requests: int
     cap: int
     expires_at: int
     totals: Totals = Totals()
+    payer_id: str = ""
+    funding_id: str | None = None
+    funding_valid: bool = True
 
 
 class Terms(msgspec.Struct, frozen=True):
@@ -73,6 +111,9 @@ class Terms(msgspec.Struct, frozen=True):
     Attributes:
         operator_pays: False if each user's own money pays.
         ceiling: for each user and month, if the operator pays; None for no bound.
+        app_ceiling: for each app and month, if the operator pays; None for no bound.
+        total_ceiling: for all apps together and each month, if the operator pays; None for no
+            bound.
         grant_ceiling: for all grants of an app at once, if the operator pays; None allows none.
         grant_default: the cap of a grant that names none.
         grant_max: the largest cap of one grant, if the operator pays; None for ``grant_default``.
@@ -83,6 +124,8 @@ class Terms(msgspec.Struct, frozen=True):
     grant_ceiling: int | None = None
     grant_default: int = DEFAULT_GRANT
     grant_max: int | None = None
+    app_ceiling: int | None = None
+    total_ceiling: int | None = None
 
 
 USERS_PAY = Terms()
@@ -134,9 +177,9 @@ class PriorCall(msgspec.Struct, frozen=True):
     ended: str | None
 
 
-class Payer(msgspec.Struct, frozen=True):
-    """Who pays for a call: a user or a grant of this app, never both. Each row of the ledger has
-    one payer."""
+class Account(msgspec.Struct, frozen=True):
+    """What pays for a call: a user or a grant of this app, never both. Each row of the ledger has
+    one account. (The person behind it is the *payer*.)"""
 
     app_id: str
     user_id: str | None = None
@@ -157,12 +200,12 @@ class InferenceCall(msgspec.Struct, frozen=True, kw_only=True):
     key: IdempotencyKey | None = None
 
     @property
-    def payer(self) -> Payer:
+    def account(self) -> Account:
         """The user or the grant that pays."""
-        return Payer(self.app_id, self.user_id, self.grant_hash)
+        return Account(self.app_id, self.user_id, self.grant_hash)
 
     @property
-    def payer_name(self) -> str:
+    def account_name(self) -> str:
         """The user or the grant that pays, as one string."""
         return f"grant:{self.grant_hash}" if self.user_id is None else f"user:{self.user_id}"
 
@@ -197,7 +240,7 @@ class MeterReading(msgspec.Struct, frozen=True):
     be asked for the true cost by the generation's id."""
 
     reservation_id: str
-    payer: Payer
+    account: Account
     cost: int
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -205,13 +248,18 @@ class MeterReading(msgspec.Struct, frozen=True):
 
 
 class OrphanedStream(msgspec.Struct, frozen=True):
-    """A stream whose process has died, and which can be asked about. ``outcome`` is what was last
-    recorded."""
+    """A stream whose process has died, and which can be asked about.
+
+    Attributes:
+        outcome: what was last recorded.
+        funding_id: the funding whose key paid; None for the operator's key.
+    """
 
     reservation_id: str
-    payer: Payer
+    account: Account
     generation_id: str
     outcome: Outcome
+    funding_id: str | None = None
 
 
 class LeaseRenewal(msgspec.Struct, frozen=True):
@@ -219,7 +267,7 @@ class LeaseRenewal(msgspec.Struct, frozen=True):
 
     Attributes:
         held: False if the lease had run out. Other processes may then settle this one's calls.
-        revoked: the reservations whose user has revoked the connection.
+        revoked: the reservations whose connection or grant was taken back.
     """
 
     held: bool

@@ -8,15 +8,17 @@ import socket
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 
+import msgspec
 import uvicorn
 from starlette.applications import Starlette
 
 from ..errors import WattfareError
 from .api.rate_limits import RateLimits
 from .api.state import ServiceState
-from .asgi import create_app
+from .asgi import create_app, keyring_of
 from .errors import shutting_down
 from .ledger.databases import open_store
+from .public_url import of_port
 from .settings import Settings
 from .sockets import LimitedProtocol, raise_descriptors
 
@@ -43,8 +45,12 @@ def serve(settings: Settings, host: str, port: int, listening: Callable[[str], N
     RateLimits(settings.rate_limit_storage)
     # What is wrong with it is said here, and not from within a server that is starting.
     asyncio.run(_try(settings.database))
-    app = create_app(settings)
+    keyring_of(settings)
     with _listen(host, port) as sock:
+        if settings.public_url is None:
+            public_url = of_port(sock.getsockname()[1])
+            settings = msgspec.structs.replace(settings, public_url=public_url)
+        app = create_app(settings)
         config = uvicorn.Config(
             app,
             log_config=None,

@@ -12,10 +12,12 @@ import msgspec
 from ..errors import invalid_request
 from ..transport import SecretBytes, header_key, hidden
 from ..types import MAX_MODEL_CHARACTERS
+from . import public_url
 from .chat.allowed_fields import Policy
 from .chat.families import Families
 from .chat.price import MAX_RESERVATION
 from .chat.request import DEFAULT_MAX_TOKENS, MAX_TOKENS
+from .ledger.fundings import FundingKind
 from .models.own_prices import OwnPrices
 from .models.provider_facts import find_provider
 from .records import DEFAULT_GRANT, DETACHED_SECONDS, UNBOUNDED_HOLD, Terms
@@ -37,7 +39,18 @@ FORWARDED_ALLOW_IPS = "127.0.0.1"
 #: The most inference calls at once of one user or grant, and of one app, in each process.
 MAX_CALLS_PER_USER = 32
 MAX_CALLS_PER_APP = 1000
+#: What can pay for calls: the operator's key for the upstream, a key that a payer connects at
+#: OpenRouter, and a payer's own key for the upstream.
+Funding = Literal["operator", "openrouter", "key"]
+FUNDING: tuple[Funding, ...] = ("operator", "openrouter", "key")
 SECRET_VARIABLE = "WATTFARE_SERVICE_SECRET"  # noqa: S105 - the name of a variable
+
+
+_NEEDS: dict[Funding, str] = {
+    "operator": "--upstream-key: it is your key that pays",
+    "openrouter": "OpenRouter as the --upstream",
+    "key": "an --upstream",
+}
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,6 +62,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         upstream_key: the operator's key for it; with one, the operator pays.
         user_ceiling: what a user may spend of the operator's money in a month, in nano-dollars;
             None for no bound.
+        app_ceiling: what each app may spend of it in a month, in nano-dollars; None for no bound.
+        total_ceiling: what all apps together may spend of it in a month, in nano-dollars; None for
+            no bound.
         default_max_tokens: what a call is given that names no limit.
         allow_unpriced: let models be called that have no fixed price, on budgets with a cap.
         prices: what models cost, before any other price: for a name or a pattern (``qwen*``), text
@@ -75,8 +91,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         max_calls_per_user: the most inference calls at once of one user, or of one grant, in each
             process.
         max_calls_per_app: the most inference calls at once of one app, in each process.
+        funding: what pays for calls, of ``operator``, ``openrouter`` and ``key``; None: what the
+            upstream and its key allow. Without ``operator``, the operator's key pays for no call.
+        encryption_keys: encrypt the keys of payers. The first one encrypts, and all of them
+            decrypt. None: a key in a file beside an SQLite database.
         secret: signs the session tokens; None: a key that is made once and kept in the database.
         max_answer_bytes: the most bytes of an upstream's answer that is not a stream.
+        public_url: the URL under which people open the pages, such as
+            ``https://wattfare.example.com``; None: ``http://localhost:`` and the port.
         stop_grace: seconds that streams may go on after SIGTERM.
         detached_seconds: seconds that a call may go on without its client.
         on_hang_up: what happens to a stream whose client leaves: ``stop`` closes the connection to
@@ -95,6 +117,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     upstream: str | None = None
     upstream_key: str | None = None
     user_ceiling: int | None = None
+    app_ceiling: int | None = None
+    total_ceiling: int | None = None
     default_max_tokens: int = DEFAULT_MAX_TOKENS
     allow_unpriced: bool = False
     prices: Mapping[str, str] = {}
@@ -111,8 +135,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     forwarded_allow_ips: str = FORWARDED_ALLOW_IPS
     max_calls_per_user: int = MAX_CALLS_PER_USER
     max_calls_per_app: int = MAX_CALLS_PER_APP
+    funding: tuple[Funding, ...] | None = None
+    encryption_keys: tuple[bytes, ...] | None = None
     secret: bytes | None = None
     max_answer_bytes: int = MAX_ANSWER_BYTES
+    public_url: str | None = None
     stop_grace: float = STOP_GRACE_SECONDS
     detached_seconds: float = DETACHED_SECONDS
     on_hang_up: Literal["stop", "finish"] | None = None
@@ -123,6 +150,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         self._hide_secrets()
         self._check_upstream_key()
+        if self.public_url is not None:
+            msgspec.structs.force_setattr(self, "public_url", public_url.check(self.public_url))
         if self.upstream is not None:
             try:
                 parts = urlsplit(self.upstream)
@@ -165,8 +194,31 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             raise invalid_request(
                 "At least 1 call a minute must be possible, per user and per app."
             )
+        self._check_funding()
         if self.secret is not None:
             Signer(self.secret)  # a weak one stops the service before it starts
+
+    def _check_funding(self) -> None:
+        possible = self._possible_funding()
+        for each in self.funding or ():
+            if each not in FUNDING:
+                raise invalid_request(
+                    f"Funding {each!r:.100} is not known. Known are {', '.join(FUNDING)}."
+                )
+            if each not in possible:
+                raise invalid_request(f"Funding `{each}` needs {_NEEDS[each]}.")
+        if self.funding is not None and not self.funding and self.upstream is not None:
+            raise invalid_request("With an upstream, something has to pay for calls: --funding.")
+
+    def _possible_funding(self) -> tuple[Funding, ...]:
+        if self.upstream is None:
+            return ()
+        possible: dict[Funding, bool] = {
+            "operator": self.upstream_key is not None,
+            "openrouter": find_provider(self.upstream, self.provider).gives_keys,
+            "key": True,
+        }
+        return tuple(kind for kind, is_possible in possible.items() if is_possible)
 
     def _check_unbounded(self) -> None:
         if self.unbounded not in ("hold", "refuse"):
@@ -199,17 +251,37 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             msgspec.structs.force_setattr(self, name, hidden(getattr(self, name)))
         if self.secret is not None:
             msgspec.structs.force_setattr(self, "secret", SecretBytes(self.secret))
+        if self.encryption_keys is not None:
+            hidden_keys = tuple(map(SecretBytes, self.encryption_keys))
+            msgspec.structs.force_setattr(self, "encryption_keys", hidden_keys)
 
     @property
     def terms(self) -> Terms:
         """Who pays, and up to what."""
         return Terms(
-            operator_pays=self.upstream_key is not None,
+            operator_pays="operator" in self.offered,
             ceiling=self.user_ceiling,
             grant_ceiling=self.grant_ceiling,
             grant_default=self.grant_default,
             grant_max=self.grant_max,
+            app_ceiling=self.app_ceiling,
+            total_ceiling=self.total_ceiling,
         )
+
+    @property
+    def offered(self) -> tuple[Funding, ...]:
+        """What may pay for calls."""
+        return self._possible_funding() if self.funding is None else self.funding
+
+    @property
+    def payer_funding(self) -> tuple[FundingKind, ...]:
+        """What payers may add to pay with."""
+        return tuple(each for each in self.offered if each != "operator")
+
+    @property
+    def needs_funding(self) -> bool:
+        """True if the operator has said that only payers pay the upstream."""
+        return self.funding is not None and "operator" not in self.funding and bool(self.upstream)
 
     @property
     def fields(self) -> Policy:

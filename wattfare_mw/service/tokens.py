@@ -32,12 +32,14 @@ class Session(msgspec.Struct, frozen=True):
         limit: the cap that the app asked for, in nano-dollars; None for no cap.
         epoch: how often the connection had been revoked when the token was made. A token of an
             earlier epoch connects nothing.
+        account_label: the name of the user's account at the app, for the page that approves.
     """
 
     app_id: str
     user_id: str
     limit: int | None
     epoch: int = 0
+    account_label: str | None = None
 
 
 class _Claims(msgspec.Struct):
@@ -46,6 +48,7 @@ class _Claims(msgspec.Struct):
     lim: int | None
     iat: int
     rev: int = 0
+    lab: str | None = None
 
 
 class Signer:
@@ -80,6 +83,8 @@ class Signer:
             "lim": session.limit,
             "rev": session.epoch,
         }
+        if session.account_label is not None:
+            claims["lab"] = session.account_label
         token: str = jwt.encode(  # pyright: ignore[reportUnknownMemberType]
             claims, self._key, algorithm=ALGORITHM
         )
@@ -104,7 +109,7 @@ class Signer:
             )
             claims = msgspec.convert(payload, _Claims)
             if claims.iat <= time.time() + LEEWAY:
-                return Session(claims.app, claims.sub, claims.lim, claims.rev)
+                return Session(claims.app, claims.sub, claims.lim, claims.rev, claims.lab)
         except jwt.ExpiredSignatureError:
             failure = "The session token has expired: get a new one."
         except (jwt.InvalidTokenError, msgspec.ValidationError, ValueError):

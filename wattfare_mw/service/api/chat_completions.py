@@ -52,7 +52,7 @@ async def _call(
     wait = parameters.wait_seconds(headers)
     if not check_body(headers, MAX_CALL_BYTES):
         # A payer that cannot pay does not get a large body read.
-        await state.store.check_payer(app.id, user_id, grant_hash, state.terms)
+        await state.store.check_account(app.id, user_id, grant_hash, state.terms)
     request_id = scope["wattfare.request_id"]
 
     with state.bodies.claim((app.id, *payer)) as claim:

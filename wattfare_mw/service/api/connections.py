@@ -9,16 +9,16 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ... import money
-from ...errors import WattfareAuthError, invalid_request
 from ...money import Usd
 from ...types import encode
 from .. import errors
 from ..ledger import rules
+from ..payers import lowering
 from ..records import App
 from ..tokens import Session
 from . import credentials, parameters
+from .app_pages import admit_page
 from .bodies import headers_of, json_response, read_json
-from .framing import allow_no_other_origin
 from .rate_limits import address_of
 from .state import ServiceState, state_of
 
@@ -35,7 +35,7 @@ async def status(request: Request) -> Response:
     app = await credentials.app_by_secret_key(headers_of(request.scope), state.store)
     user_id = parameters.user_in_query(request.scope["query_string"])
     await state.rate_limits.status(app.id, user_id)
-    return await _status(state, app.id, user_id)
+    return await status_response(state, app.id, user_id)
 
 
 async def connections(request: Request) -> Response:
@@ -47,28 +47,28 @@ async def connections(request: Request) -> Response:
 async def _read(request: Request) -> Response:
     state = state_of(request)
     session, _ = await _session(request, state)
-    return await _status(state, session.app_id, session.user_id)
+    return await status_response(state, session.app_id, session.user_id)
 
 
 async def _approve(request: Request) -> Response:
     """Connect a budget, or change its cap."""
     state = state_of(request)
     session, app = await _session(request, state)
-    if app.mode != "test":
-        raise invalid_request(
-            "A live app's connection is approved on the service's own consent page, "
-            "not by the app's token.",
-            403,
-        )
     asked = (await read_json(request, Approval, empty=Approval())).monthly_usd
-    cap = rules.cap_to_approve(
-        UNSET if asked is UNSET else money.cap_nanos(asked), session.limit, state.terms
-    )
-    if not await state.store.connect(session.app_id, session.user_id, cap, session.epoch):
-        raise WattfareAuthError(
-            "The connection was revoked after this session token was made: get a new one."
+    cap = UNSET if asked is UNSET else money.cap_nanos(asked)
+    if app.mode == "test":
+        cap = rules.cap_to_approve(cap, session.limit, state.terms)
+        if not await state.store.connect(app.id, session.user_id, cap, session.epoch):
+            raise lowering.stale_token()
+    else:
+        # The app alone makes its tokens, and browsers have them. Money is for a person to allow.
+        lower = session.limit if cap is UNSET else cap
+        await state.store.at(
+            lambda sql, now: lowering.lower_cap(
+                sql, app.id, session.user_id, lower, session.epoch, now
+            )
         )
-    return await _status(state, session.app_id, session.user_id)
+    return await status_response(state, session.app_id, session.user_id)
 
 
 async def _revoke(request: Request) -> Response:
@@ -92,11 +92,11 @@ async def _session(request: Request, state: ServiceState) -> tuple[Session, App]
         headers_of(request.scope), state.signer, state.store
     )
     if app.mode != "test":
-        allow_no_other_origin(request.scope)
+        await admit_page(request, app)
     await state.rate_limits.connection(session.app_id, session.user_id)
     return session, app
 
 
-async def _status(state: ServiceState, app_id: str, user_id: str) -> Response:
+async def status_response(state: ServiceState, app_id: str, user_id: str) -> Response:
     connection, totals = await state.store.account(app_id, user_id)
     return json_response(encode(rules.status(connection, totals, state.terms)))

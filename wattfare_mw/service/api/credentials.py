@@ -42,6 +42,11 @@ async def app_by_publishable_key(headers: Headers, store: Store) -> App:
     return app
 
 
+def is_publishable(headers: Headers) -> bool:
+    """True if a publishable key comes with this request, valid or not."""
+    return _bearer(headers).startswith("pk_")
+
+
 async def session_of(headers: Headers, signer: Signer, store: Store) -> tuple[Session, App]:
     """The session whose token comes with this request, and its app.
 

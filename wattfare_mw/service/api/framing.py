@@ -19,6 +19,7 @@ from ...errors import WattfareAuthError, WattfareError, WattfareRateLimitError, 
 from ...headers import Headers
 from ...logs import get_logger
 from ...types import API_PREFIX, SANE_REQUEST_ID
+from ..errors import lead_to_budget
 from ..ids import new_id
 from .bodies import JSON
 from .rate_limits import address_of
@@ -33,12 +34,12 @@ class Frame:
     """The outermost middleware.
 
     Args:
-        cors_paths: the paths that a browser calls from an app's page.
+        is_cors_path: does a browser call this path from an app's page?
     """
 
-    def __init__(self, app: ASGIApp, *, cors_paths: frozenset[str]) -> None:
+    def __init__(self, app: ASGIApp, *, is_cors_path: Callable[[str], bool]) -> None:
         self._app = app
-        self._cors_paths = cors_paths
+        self._is_cors_path = is_cors_path
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
@@ -50,22 +51,24 @@ class Frame:
         if request_id is None or not SANE_REQUEST_ID.fullmatch(request_id):
             request_id = new_id()
         scope["wattfare.request_id"] = request_id
-        # Only bearer tokens open anything here, so any page may ask. A live app's token is not for
-        # any page: its route calls `allow_no_other_origin`.
-        scope["wattfare.any_origin"] = (
-            scope["path"] in self._cors_paths and "origin" in headers.common
+        # Only bearer tokens open anything here, so any page may ask. A live app's credential is
+        # only for the app's own pages: its routes call `allow_origins`.
+        is_cors_path = scope["wattfare.cors"] = self._is_cors_path(scope["path"])
+        scope["wattfare.allowed_origin"] = (
+            "*" if is_cors_path and "origin" in headers.common else None
         )
         sender = ResponseSender(scope, send, self._headers)
         began = time.monotonic()
         try:
-            if scope["wattfare.any_origin"] and _is_preflight(scope, headers):
+            if scope["wattfare.allowed_origin"] and _is_preflight(scope, headers):
                 await _preflight(scope, receive, sender)
             else:
                 await self._app(scope, receive, sender)
         except ClientDisconnect:
             pass
         except WattfareError as failure:
-            error = _counted(failure, scope)
+            state = scope["app"].state.service
+            error = lead_to_budget(_counted(failure, scope), state.public_url)
             log_server_error(log, error, request_id)
             await _error_response(error)(scope, receive, sender)
         except Exception:
@@ -86,14 +89,13 @@ class Frame:
 
     def _headers(self, scope: Scope) -> list[tuple[bytes, bytes]]:
         """The headers that every response gets."""
-        headers = [
-            (b"x-request-id", scope["wattfare.request_id"].encode()),
-            (b"cache-control", b"no-store"),
-        ]
-        if scope["path"] in self._cors_paths:
+        headers = [(b"x-request-id", scope["wattfare.request_id"].encode())]
+        if "wattfare.cacheable" not in scope:
+            headers.append((b"cache-control", b"no-store"))
+        if scope["wattfare.cors"]:
             headers.append((b"vary", b"Origin"))
-        if scope["wattfare.any_origin"]:
-            headers.append((b"access-control-allow-origin", b"*"))
+        if (origin := scope["wattfare.allowed_origin"]) is not None:
+            headers.append((b"access-control-allow-origin", origin.encode("latin-1")))
             headers.append((b"access-control-expose-headers", b"Retry-After, X-Request-Id"))
         return headers
 
@@ -108,9 +110,14 @@ def _counted(error: WattfareError, scope: Scope) -> WattfareError:
     return error
 
 
-def allow_no_other_origin(scope: Scope) -> None:
-    """Send no CORS headers for this request: the credential is not for pages of other origins."""
-    scope["wattfare.any_origin"] = False
+def allow_origin(scope: Scope, origin: str | None) -> None:
+    """Let only a page of this origin read the response; None: no page of another origin."""
+    scope["wattfare.allowed_origin"] = origin
+
+
+def allow_caching(scope: Scope) -> None:
+    """Leave ``Cache-Control`` to the response of this request."""
+    scope["wattfare.cacheable"] = True
 
 
 class ResponseSender:

@@ -14,17 +14,15 @@ from ...money import Usd
 from ...types import GrantResult, encode
 from .. import keys
 from ..ledger import rules
-from ..records import GrantBudget
+from ..records import GRANT_SECONDS, GrantBudget
 from . import credentials
+from .app_pages import admit_page
 from .bodies import headers_of, json_response, read_json
-from .framing import allow_no_other_origin
 from .rate_limits import address_of
 from .state import state_of
 
 #: The most requests of one grant.
 MAX_GRANT_REQUESTS = 1000
-#: How long a grant is valid, in seconds.
-GRANT_SECONDS = 24 * 3600
 
 
 class NewGrant(msgspec.Struct, rename="camel", frozen=True):
@@ -41,13 +39,14 @@ async def create_grant(request: Request) -> Response:
     await state.rate_limits.browser(address)
     app = await credentials.app_by_publishable_key(headers_of(request.scope), state.store)
     if app.mode != "test":
-        allow_no_other_origin(request.scope)
+        await admit_page(request, app)
         raise invalid_request(
-            "A live app's grants are approved on the service's own consent page.", 403
+            "A live app's grant is approved by a person on the service's own page: open an "
+            "approval (POST /approvals).",
+            403,
         )
     asked = await read_json(request, NewGrant)
-    if not 1 <= asked.requests <= MAX_GRANT_REQUESTS:
-        raise invalid_request(f"`requests` is a whole number from 1 to {MAX_GRANT_REQUESTS:,}.")
+    check_requests(asked.requests)
     terms = state.terms
     cap = rules.grant_cap(money.cap_nanos(asked.max_usd), terms)
     await state.rate_limits.grant(app.id, address)
@@ -60,3 +59,14 @@ async def create_grant(request: Request) -> Response:
     grant = GrantBudget(asked.requests, cap, expires_at)
     await state.store.add_grant(app.id, keys.digest(token), grant, terms, now)
     return json_response(encode(GrantResult(token, expires_at, asked.requests)))
+
+
+def check_requests(requests: int | None) -> int:
+    """The number of requests of a grant.
+
+    Raises:
+        WattfareError: ``invalid_request``; there is none, or it is too small or too large.
+    """
+    if requests is None or not 1 <= requests <= MAX_GRANT_REQUESTS:
+        raise invalid_request(f"`requests` is a whole number from 1 to {MAX_GRANT_REQUESTS:,}.")
+    return requests

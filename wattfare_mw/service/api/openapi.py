@@ -32,11 +32,13 @@ from ...types import (
 from ..chat.allowed_fields import MAX_N, REQUEST, Kind
 from ..chat.request import MAX_TOKENS
 from ..metrics import CONTENT_TYPE
+from ..payers.return_urls import MAX_RETURN_URL
+from .approvals import CreatedApproval, NewApproval, Redemption
 from .bodies import JSON, json_response
 from .connections import Approval
 from .grants import MAX_GRANT_REQUESTS, NewGrant
 from .parameters import KEY_HEADER, MAX_KEY
-from .sessions import NewSession
+from .sessions import MAX_ACCOUNT_LABEL, NewSession
 
 Json = dict[str, Any]
 
@@ -48,7 +50,7 @@ _WHY = {
     403: "This app may not do this, or the upstream's moderation refuses the prompt.",
     404: "There is no such model.",
     408: "The body came too slowly.",
-    409: "A call with this Idempotency-Key was made before.",
+    409: "A call with this Idempotency-Key was made before, or the approval is in another state.",
     413: "The body is too large.",
     415: "The body is not JSON.",
     422: "A call with this Idempotency-Key had another body.",
@@ -57,6 +59,8 @@ _WHY = {
     502: "The upstream failed.",
     503: "The service or its database is not available. Try again later.",
 }
+#: An app's page has one or the other.
+_OF_PAGES = ("sessionToken", "publishableKey")
 _ANY_CALL = (400, 429, 500, 503)
 _WITH_BODY = (408, 413, 415)
 
@@ -90,18 +94,39 @@ def _encoded(paths: frozenset[str]) -> bytes:
 def document(paths: frozenset[str]) -> Json:
     """The document, with only those of its paths that are in ``paths``."""
     shapes, schemas = msgspec.json.schema_components(
-        [NewSession, CreatedSession, ConnectionStatus, Approval, NewGrant, GrantResult],
+        [
+            NewSession,
+            CreatedSession,
+            ConnectionStatus,
+            Approval,
+            NewGrant,
+            GrantResult,
+            NewApproval,
+            CreatedApproval,
+            Redemption,
+        ],
         schema_hook=_schema_of,
         ref_template=_REF,
     )
-    new_session, created_session, status, approval, new_grant, grant = shapes
+    new_session, created_session, status, approval, new_grant, grant, *rest = shapes
+    new_approval, created_approval, redemption = rest
     schemas["NewSession"]["properties"]["appUserId"] = _USER_ID
+    schemas["NewSession"]["properties"]["accountLabel"] = _or_null(
+        {"type": "string", "maxLength": MAX_ACCOUNT_LABEL}
+    )
+    schemas["NewApproval"]["properties"]["returnUrl"] = {
+        "type": "string",
+        "format": "uri",
+        "maxLength": MAX_RETURN_URL,
+    }
+    schemas["NewApproval"]["properties"]["requests"] = _or_null(_whole(MAX_GRANT_REQUESTS))
     schemas["NewSession"]["required"] = ["appUserId"]
     schemas["NewGrant"]["properties"]["requests"] = _whole(MAX_GRANT_REQUESTS)
     for name, field in (
         ("RequestLimit", "monthlyUsd"),
         ("Approval", "monthlyUsd"),
         ("NewGrant", "maxUsd"),
+        ("NewApproval", "maxUsd"),
     ):
         schemas[name]["properties"][field] = _CAP
     for schema in schemas.values():
@@ -167,7 +192,7 @@ def document(paths: frozenset[str]) -> Json:
                 security="sessionToken",
             ),
             "post": _operation(
-                "Connect a budget, or change its cap",
+                "Connect a budget of a test app, or change its cap; for a live app, lower the cap",
                 _json_answer(status),
                 (*_WITH_BODY, 403),
                 security="sessionToken",
@@ -187,6 +212,25 @@ def document(paths: frozenset[str]) -> Json:
                 (*_WITH_BODY, 403),
                 security="publishableKey",
                 body=new_grant,
+            )
+        },
+        f"{API_PREFIX}/approvals": {
+            "post": _operation(
+                "Ask a person to approve a connection or, with the publishable key, a grant",
+                _json_answer(created_approval),
+                (*_WITH_BODY, 403),
+                security=_OF_PAGES,
+                body=new_approval,
+            )
+        },
+        f"{API_PREFIX}/approvals/{{id}}/redeem": {
+            "post": _operation(
+                "Get what a person has approved, once",
+                _json_answer({"anyOf": [status, grant]}),
+                (*_WITH_BODY, 402, 403, 409),
+                security=_OF_PAGES,
+                parameters=[_parameter("path", "id", {"type": "string"}, required=True)],
+                body=redemption,
             )
         },
         "/healthz": {"get": _operation("Check the service and its database", _json_answer({}))},
@@ -233,11 +277,12 @@ def _operation(
     answers: Json,
     errors: tuple[int, ...] = (),
     *,
-    security: str | None = None,
+    security: str | tuple[str, ...] = (),
     parameters: list[Json] | None = None,
     body: Json | None = None,
     body_required: bool = True,
 ) -> Json:
+    schemes = (security,) if isinstance(security, str) else security
     statuses = {*_ANY_CALL, *errors, *((401,) if security else ())}
     failures = {
         str(status): {"description": _WHY[status], **_content(JSON, _reference("Error"))}
@@ -245,7 +290,7 @@ def _operation(
     }
     operation: Json = {
         "summary": summary,
-        "security": [{security: []}] if security else [],
+        "security": [{scheme: []} for scheme in schemes],
         "responses": {**answers, **failures},
     }
     if parameters:

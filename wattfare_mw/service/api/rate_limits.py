@@ -30,6 +30,7 @@ from ...errors import WattfareRateLimitError, forget_frames, invalid_request
 from ...flow import Flow, run, run_async
 from ...transport import Secret, hidden
 from ..errors import not_available
+from ..keys import digest
 
 if TYPE_CHECKING:
     from redis.asyncio import ConnectionPool
@@ -83,8 +84,15 @@ MODEL_LISTS = Rate("lists of models", app=600)
 CONNECTIONS = Rate("requests of connections", most=60, fair=10, app=6_000)
 #: A browser sends these two, from an address of its own. Many may share one.
 BROWSERS = Rate("requests of browsers", "address", most=600)
+#: Each asks the upstream about a key that a browser has given.
+KEY_CHECKS = Rate("checks of keys", "address", most=30)
 GRANTS = Rate("grants", "address", most=30, fair=3, app=120)
 FAILURES = Rate("requests with an invalid credential", "address", most=300)
+APPROVALS = Rate("approvals", "address", most=120, fair=10, app=1_200)
+REDEMPTIONS = Rate("attempts to redeem an approval", "address", most=10)
+#: On the service's own pages.
+SIGN_INS = Rate("sign-ins", "address", most=120)
+RECOVERY_CODES = Rate("recovery codes", "address", most=10)
 
 
 class _Count(msgspec.Struct, frozen=True):
@@ -209,6 +217,10 @@ class RateLimits:
         """A request of a browser, before its credential is looked at."""
         await self._count(_admit(BROWSERS, "", address))
 
+    async def key_check(self, address: str) -> None:
+        """A browser that gives a key, which the upstream is asked about."""
+        await self._count(_admit(KEY_CHECKS, "", address))
+
     async def connection(self, app_id: str, user_id: str) -> None:
         """A request of this user's browser."""
         await self._count(_admit(CONNECTIONS, app_id, user_id))
@@ -216,6 +228,23 @@ class RateLimits:
     async def grant(self, app_id: str, address: str) -> None:
         """A grant for a browser at this address."""
         await self._count(_admit(GRANTS, app_id, address))
+
+    async def approval(self, app_id: str, address: str) -> None:
+        """A new approval for a browser at this address."""
+        await self._count(_admit(APPROVALS, app_id, address))
+
+    async def redemption(self, approval_id: str, address: str) -> None:
+        """An attempt to redeem this approval, by a browser at this address."""
+        # A hash, since the path of a request may be long.
+        await self._count(_admit(REDEMPTIONS, digest(approval_id), address))
+
+    async def sign_in(self, address: str) -> None:
+        """A passkey to create or to sign in with, for a browser at this address."""
+        await self._count(_admit(SIGN_INS, "", address))
+
+    async def recovery_code(self, address: str) -> None:
+        """A recovery code from a browser at this address."""
+        await self._count(_admit(RECOVERY_CODES, "", address))
 
     async def grant_hold(
         self, app_id: str, address: str, cap: int, ceiling: int, largest: int

@@ -6,6 +6,7 @@ from __future__ import annotations
 from starlette.routing import Route
 
 from ...types import API_PREFIX
+from .approvals import create_approval, redeem_approval
 from .chat_completions import ChatCompletions
 from .connections import connections, status
 from .grants import create_grant
@@ -19,8 +20,13 @@ COMPLETIONS = f"{API_PREFIX}/chat/completions"
 _CONNECTIONS = f"{API_PREFIX}/connections"
 _GRANTS = f"{API_PREFIX}/grants"
 
-#: The paths that a browser calls from an app's page.
-CORS_PATHS = frozenset({_CONNECTIONS, _GRANTS})
+_APPROVALS = f"{API_PREFIX}/approvals"
+_CORS_PATHS = frozenset({_APPROVALS, _CONNECTIONS, _GRANTS})
+
+
+def is_cors_path(path: str) -> bool:
+    """True if a browser calls this path from an app's page."""
+    return path in _CORS_PATHS or path.startswith(f"{_APPROVALS}/")
 
 
 def routes(*, with_metrics: bool = False) -> list[Route]:
@@ -33,6 +39,8 @@ def routes(*, with_metrics: bool = False) -> list[Route]:
         Route(COMPLETIONS, ChatCompletions(), methods=["POST"]),
         Route(_CONNECTIONS, connections, methods=["GET", "POST", "DELETE"]),
         Route(_GRANTS, create_grant, methods=["POST"]),
+        Route(_APPROVALS, create_approval, methods=["POST"]),
+        Route(f"{_APPROVALS}/{{id}}/redeem", redeem_approval, methods=["POST"]),
         Route("/healthz", health, methods=["GET"]),
         Route("/openapi.json", openapi, methods=["GET"]),
         *([Route("/metrics", metrics, methods=["GET"])] if with_metrics else []),

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import unicodedata
+
 from starlette.requests import Request
 from starlette.responses import Response
 
 from ... import money
+from ...errors import invalid_request
 from ...types import SessionRequest, check_user_id, encode
 from ..tokens import Session
 from . import credentials
 from .bodies import headers_of, json_response, read_json
 from .state import state_of
 
+#: The longest label of an account, in characters.
+MAX_ACCOUNT_LABEL = 200
+
 
 class NewSession(SessionRequest, frozen=True):
-    """A user, and the cap to ask for."""
+    """A user, and the cap to ask for. ``account_label`` is the name of the user's account at the
+    app, which the page that approves shows."""
 
     app_user_id: str = ""
+    account_label: str | None = None
 
 
 async def create_session(request: Request) -> Response:
@@ -25,8 +33,32 @@ async def create_session(request: Request) -> Response:
     app = await credentials.app_by_secret_key(headers_of(request.scope), state.store)
     body = await read_json(request, NewSession)
     user_id = check_user_id(body.app_user_id)
+    label = _check_label(body.account_label)
     await state.rate_limits.session(app.id, user_id)
     limit = body.request_limit.monthly_usd if body.request_limit else None
     epoch = await state.store.epoch(app.id, user_id)
-    session = Session(app.id, user_id, money.cap_nanos(limit), epoch)
+    session = Session(app.id, user_id, money.cap_nanos(limit), epoch, label)
     return json_response(encode(state.signer.mint(session)))
+
+
+def _check_label(label: str | None) -> str | None:
+    """A label that a person can read; None for none.
+
+    Raises:
+        WattfareError: ``invalid_request``; it is too long, or has characters that do not print or
+            that change the order of the others.
+    """
+    if label is None or not label.strip():
+        return None
+    if len(label) > MAX_ACCOUNT_LABEL or any(map(_is_hidden, label)):
+        raise invalid_request(
+            f"`accountLabel` is text of up to {MAX_ACCOUNT_LABEL} characters, without control "
+            "characters and marks of direction."
+        )
+    return label.strip()
+
+
+def _is_hidden(character: str) -> bool:
+    kind = unicodedata.category(character)
+    # Two joiners are needed in some scripts, and in emoji.
+    return kind in ("Cc", "Cs", "Zl", "Zp") or (kind == "Cf" and character not in "\u200c\u200d")

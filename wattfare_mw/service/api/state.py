@@ -14,6 +14,7 @@ from ..inference.runner import CallRunner
 from ..ledger.store import Store
 from ..metrics import Metrics
 from ..models.provider import Provider
+from ..payers.funding import PayerFunding
 from ..records import Terms
 from ..tokens import Signer
 from .call_limits import CallLimits
@@ -37,6 +38,9 @@ class ServiceState(msgspec.Struct, frozen=True):
     health: Health
     aliases: Mapping[str, str]
     fields: Policy
+    #: The origin of the service's pages, such as ``https://wattfare.example.com``.
+    public_url: str
+    funding: PayerFunding
 
     def __repr__(self) -> str:
         return "ServiceState()"

@@ -18,16 +18,27 @@ from ... import sse
 from ...errors import (
     WattfareBudgetExceededError,
     WattfareError,
+    WattfareFundingError,
     WattfareGrantError,
     WattfareRateLimitError,
 )
 from ...logs import describe, get_logger
-from ..errors import lease_lost, not_answered, revoked
+from ..errors import lead_to_budget, lease_lost, not_answered, revoked
 from ..ledger import rules
 from ..ledger.clock import steady_seconds
 from ..ledger.store import LEASE_SECONDS, Store
+from ..models.credential import Credential, PayerKeys
 from ..models.provider import Job
-from ..records import DETACHED_SECONDS, InferenceCall, MeterReading, Outcome, Payer, Terms
+from ..models.upstream_answers import KeyRefusedError
+from ..records import (
+    DETACHED_SECONDS,
+    Account,
+    Granted,
+    InferenceCall,
+    MeterReading,
+    Outcome,
+    Terms,
+)
 from .true_costs import OpenQuestion, TrueCosts
 from .waiting import BudgetQueues
 
@@ -69,7 +80,8 @@ class ActiveCall:
         self.cut: WattfareError | None = None
         self.ended = "cut_off"  # if it is cut off
         self.detached = False
-        self.waits = False  # for its payer's budget
+        self.funding_id: str | None = None  # of the payer's key, if one pays
+        self.waits = False  # for its account's budget
         self._task = asyncio.current_task()
         self._timer: asyncio.TimerHandle | None = None
 
@@ -108,7 +120,7 @@ class ActiveCall:
             return None
         now = meter.outcome("")
         return MeterReading(
-            self.call.id, self.call.payer, cost, now.prompt_tokens, now.completion_tokens, name
+            self.call.id, self.call.account, cost, now.prompt_tokens, now.completion_tokens, name
         )
 
     def note(self, reading: MeterReading) -> None:
@@ -121,7 +133,14 @@ class ActiveCall:
         meter, name = self._job.meter, self._job.generation_id
         if meter.complete or name is None or not self.call.stream:
             return None
-        return OpenQuestion(self.call.id, self.call.payer, name, meter.outcome(ended), ended)
+        return OpenQuestion(
+            self.call.id,
+            self.call.account,
+            name,
+            meter.outcome(ended),
+            ended,
+            funding_id=self.funding_id,
+        )
 
     def resume(self) -> None:
         """The cancellation has been heard; what is left to do goes on."""
@@ -135,9 +154,12 @@ class CallRunner:
     Args:
         true_costs: asks what a stream cost that was not read to its end; None if the provider
             keeps no records.
+        keys: the keys of payers; None if no payer has any.
+        needs_funding: is a call refused that no payer's key pays for?
         detached_seconds: how long a call may go on without its client, in seconds.
         overrun: is told what a stream cost beyond its reservation, in nano-dollars, if a record
             says so. The job itself counts what is beyond it in an answer.
+        public_url: where people open the service's pages.
     """
 
     def __init__(
@@ -146,13 +168,19 @@ class CallRunner:
         terms: Terms,
         true_costs: TrueCosts | None = None,
         *,
+        keys: PayerKeys | None = None,
+        needs_funding: bool = False,
         detached_seconds: float = DETACHED_SECONDS,
         overrun: Callable[[int], None] = lambda nanos: None,
+        public_url: str = "",
     ) -> None:
+        self._public_url = public_url
         self._overrun = overrun
         self._store = store
         self._terms = terms
         self._true_costs = true_costs
+        self._keys = keys
+        self._needs_funding = needs_funding
         self._detached_seconds = detached_seconds
         self._active: set[ActiveCall] = set()
         self._ending: set[ActiveCall] = set()  # those in flight, and those that are being settled
@@ -160,7 +188,7 @@ class CallRunner:
         self._forward_until = -math.inf
         # Those that the database could not be told the end of. Their number is bounded by the
         # lease: without a database, nothing new is let in.
-        self._unsettled: dict[str, tuple[Payer, Outcome]] = {}
+        self._unsettled: dict[str, tuple[Account, Outcome]] = {}
         # Streams that have ended, by reservation, and the tasks that ask what they cost.
         self._questions: dict[str, OpenQuestion] = {}
         self._asking: set[asyncio.Task[None]] = set()
@@ -253,18 +281,18 @@ class CallRunner:
         self.cut_off(lease_lost(), lambda _: True)
 
     async def _settle_unsettled(self) -> None:
-        for reservation_id, (payer, outcome) in list(self._unsettled.items()):
-            await self._settle(reservation_id, payer, outcome)
+        for reservation_id, (account, outcome) in list(self._unsettled.items()):
+            await self._settle(reservation_id, account, outcome)
             del self._unsettled[reservation_id]
 
-    async def _settle(self, reservation_id: str, payer: Payer, outcome: Outcome) -> int | None:
+    async def _settle(self, reservation_id: str, account: Account, outcome: Outcome) -> int | None:
         """Returns what is billed; None if another process has settled the call."""
-        billed = await self._store.settle(reservation_id, payer, outcome)
+        billed = await self._store.settle(reservation_id, account, outcome)
         if billed is not None:
-            self._queues.freed(payer)
+            self._queues.freed(account)
             return billed
         # Another process settled the call, because this one did not renew its lease in time.
-        corrected = await self._store.correct(reservation_id, payer, outcome, self._terms)
+        corrected = await self._store.correct(reservation_id, account, outcome, self._terms)
         if corrected is not None:
             log.warning(
                 "a call was settled by another process, and is corrected: reservation=%s",
@@ -285,10 +313,11 @@ class CallRunner:
                 self._ask(
                     OpenQuestion(
                         stream.reservation_id,
-                        stream.payer,
+                        stream.account,
                         stream.generation_id,
                         stream.outcome,
                         if_told="recovered",
+                        funding_id=stream.funding_id,
                         is_recorded=True,
                     )
                 )
@@ -307,27 +336,27 @@ class CallRunner:
 
     async def _settle_answered(self, question: OpenQuestion, true_costs: TrueCosts) -> None:
         # If this is cancelled, the question stays open, so that the last renewal records it.
-        told = await true_costs.ask(question.generation_id)
+        told = await true_costs.ask(question.generation_id, question.funding_id)
         outcome = question.answered(told)
-        this, payer = question.reservation_id, question.payer
+        this, account = question.reservation_id, question.account
         try:
-            billed = await self._settle(this, payer, outcome)
+            billed = await self._settle(this, account, outcome)
             if told is not None and billed is not None and told > billed:
                 self._overrun(told - billed)
         except WattfareError as failure:
-            self._unsettled[this] = payer, outcome
+            self._unsettled[this] = account, outcome
             log.error("call not settled: %s reservation=%s", describe(failure), this)
         finally:
             del self._questions[this]
 
-    async def _reserve_in_turn(self, active: ActiveCall, job: Job, wait: float) -> int:
-        """Reserve for a call, and wait up to so many seconds if only other calls of its payer are
-        in the way. Returns how much is reserved."""
+    async def _reserve_in_turn(self, active: ActiveCall, job: Job, wait: float) -> Granted:
+        """Reserve for a call, and wait up to so many seconds if only other calls of its account are
+        in the way. Returns how much is reserved, and whose money pays."""
         if wait <= 0:
             return await self._reserve(active.call, job)
         loop = asyncio.get_running_loop()
         until = loop.time() + wait
-        with self._queues.place(active.call.payer) as place:
+        with self._queues.place(active.call.account) as place:
             while True:
                 left = until - loop.time()
                 if place.is_first or left <= 0:
@@ -343,11 +372,11 @@ class CallRunner:
                 finally:
                     active.waits = False
 
-    async def _explain(self, refusal: WattfareError, payer: Payer) -> None:
+    async def _explain(self, refusal: WattfareError, account: Account) -> None:
         """Say how long the oldest call has run that is in the way, if one is."""
         if refusal.limited_by == rules.IN_FLIGHT:
             with suppress(WattfareError):
-                rules.in_flight_for(refusal, await self._store.oldest_call(payer))
+                rules.in_flight_for(refusal, await self._store.oldest_call(account))
 
     async def run(
         self,
@@ -362,7 +391,7 @@ class CallRunner:
         call does not go on, cancel the task.
 
         Args:
-            wait: how long to wait if other calls of this payer hold the budget, in seconds.
+            wait: how long to wait if other calls of this account hold the budget, in seconds.
             started: called once the upstream has the request, which the job then holds no longer.
 
         Raises:
@@ -383,7 +412,7 @@ class CallRunner:
             nonlocal settled
             if settled:
                 return
-            await self._settle(call.id, call.payer, job.meter.outcome(ended))
+            await self._settle(call.id, call.account, job.meter.outcome(ended))
             settled = True
             self._active.discard(active)  # what is paid for is delivered
             self._leave(active)
@@ -395,10 +424,11 @@ class CallRunner:
                 settled = True  # there is nothing to settle
                 if refusal.http_status == 503:
                     # Nobody knows: the database may have heard, and its answer been lost.
-                    self._unsettled[call.id] = call.payer, Outcome(ended="failed")
-                await self._explain(refusal, call.payer)
+                    self._unsettled[call.id] = call.account, Outcome(ended="failed")
+                await self._explain(refusal, call.account)
                 raise
-            await job.start(granted)
+            active.funding_id = granted.funding_id
+            await job.start(granted.amount, await self._credential(granted.funding_id))
             started()
             if call.stream:
                 begun = True
@@ -423,6 +453,8 @@ class CallRunner:
             ended = "client_gone"  # some servers say so when they are given something to send
         except WattfareError as failure:
             ended, error = "failed", failure
+            if isinstance(failure, KeyRefusedError) and active.funding_id is not None:
+                await self._refused(active.funding_id)
         except Exception:
             ended = "failed"
             error = WattfareError("The service failed.", status=500)
@@ -450,9 +482,9 @@ class CallRunner:
             if asking is not None:
                 await asyncio.wait({asking})
 
-    async def _reserve(self, call: InferenceCall, job: Job) -> int:
-        """Reserve for this call, and return how much. Only if its bounds do not fit what is left,
-        closer ones are looked for."""
+    async def _reserve(self, call: InferenceCall, job: Job) -> Granted:
+        """Reserve for this call, and return how much, and whose money pays. Only if its bounds do
+        not fit what is left, closer ones are looked for."""
         try:
             granted = await self._store.reserve(call, self._terms)
         except (WattfareBudgetExceededError, WattfareGrantError, WattfareRateLimitError):
@@ -461,9 +493,30 @@ class CallRunner:
                 raise
             closer = msgspec.structs.replace(call, bounds=bounds)
             return await self._store.reserve(closer, self._terms)
-        if granted < call.bounds.most:
+        if granted.amount < call.bounds.most:
             await job.tighten()  # the limit is then lowered less
         return granted
+
+    async def _credential(self, funding_id: str | None) -> Credential | None:
+        """The key that pays; None for the operator's."""
+        if funding_id is None:
+            if self._needs_funding:
+                raise WattfareFundingError(
+                    "Nothing pays for this connection. Connect it again, and choose what pays."
+                )
+            return None
+        if self._keys is None:
+            raise WattfareFundingError("The service does not have the key that pays.")
+        return await self._keys.credential(funding_id)
+
+    async def _refused(self, funding_id: str) -> None:
+        """The upstream has refused the key of this funding."""
+        assert self._keys is not None
+        try:
+            await self._keys.refused(funding_id)
+        except WattfareError as failure:
+            # The next call is refused by the upstream again.
+            log.error("a refused key is not noted: %s", describe(failure))
 
     async def _tell(
         self, error: WattfareError, active: ActiveCall, output: Output, *, begun: bool
@@ -480,7 +533,7 @@ class CallRunner:
         if not begun:
             raise error
         log.warning("stream ended early: %s request_id=%s", describe(error), call.request_id)
-        await output.end(sse.write_error(error))
+        await output.end(sse.write_error(lead_to_budget(error, self._public_url)))
 
     async def _pass_on(self, active: ActiveCall, job: Job, output: Output) -> bytes:
         """Pass on a stream as long as its client is there, and return its last events."""
@@ -506,7 +559,7 @@ class CallRunner:
             await settle()
         except WattfareError as failure:
             # The reservation stands, and is settled when the database is there again.
-            self._unsettled[active.call.id] = active.call.payer, job.meter.outcome(ended)
+            self._unsettled[active.call.id] = active.call.account, job.meter.outcome(ended)
             log.error(
                 "call not settled: %s request_id=%s", describe(failure), active.call.request_id
             )

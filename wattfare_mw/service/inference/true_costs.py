@@ -6,10 +6,11 @@ import asyncio
 
 import msgspec
 
-from ...errors import WattfareError
+from ...errors import WattfareError, WattfareFundingError
 from ...logs import describe, get_logger
+from ..models.credential import Credential, PayerKeys
 from ..models.provider import Provider
-from ..records import MeterReading, Outcome, Payer
+from ..records import Account, MeterReading, Outcome
 
 #: How long a record is asked for, in seconds.
 RECORD_SECONDS = 60.0
@@ -28,36 +29,57 @@ class TrueCosts:
 
     Args:
         seconds: how long each record is asked for.
+        keys: the keys of payers. A record is shown to the key that paid.
     """
 
-    def __init__(self, provider: Provider, seconds: float = RECORD_SECONDS) -> None:
+    def __init__(
+        self,
+        provider: Provider,
+        seconds: float = RECORD_SECONDS,
+        *,
+        keys: PayerKeys | None = None,
+    ) -> None:
         self._provider = provider
+        self._keys = keys
         self._seconds = seconds
         self._turns = asyncio.Semaphore(QUESTIONS_AT_ONCE)
 
-    async def ask(self, generation_id: str) -> int | None:
+    async def ask(self, generation_id: str, funding_id: str | None = None) -> int | None:
         """What this generation cost, in nano-dollars; None if the provider does not tell in
-        time."""
+        time.
+
+        Args:
+            funding_id: whose key paid; None for the operator's.
+        """
         pause = FIRST_PAUSE
         try:
             async with asyncio.timeout(self._seconds):
                 while True:
                     await asyncio.sleep(pause)
-                    cost = await self._ask_once(generation_id)
+                    cost = await self._ask_once(generation_id, funding_id)
                     if cost is not None:
                         return cost
                     pause = min(2 * pause, LONGEST_PAUSE)
-        except TimeoutError:
+        except (TimeoutError, WattfareFundingError):
             return None
 
-    async def _ask_once(self, generation_id: str) -> int | None:
+    async def _ask_once(self, generation_id: str, funding_id: str | None) -> int | None:
         async with self._turns:
             try:
-                return await self._provider.true_cost(generation_id)
+                credential = await self._credential(funding_id)
+                return await self._provider.true_cost(generation_id, credential)
+            except WattfareFundingError:
+                raise  # the key is gone, so the record will not be seen
             except WattfareError as error:
                 # 404 is usual: the record comes some seconds after the stream.
                 log.debug("no record yet: %s", describe(error))
                 return None
+
+    async def _credential(self, funding_id: str | None) -> Credential | None:
+        if funding_id is None or self._keys is None:
+            return None
+        # From the database: the payer may have removed it since.
+        return await self._keys.credential(funding_id, fresh=True)
 
 
 class OpenQuestion(msgspec.Struct, eq=False):
@@ -66,14 +88,16 @@ class OpenQuestion(msgspec.Struct, eq=False):
     Attributes:
         outcome: what it is settled at if the provider does not tell.
         if_told: how it has ended if the provider tells.
+        funding_id: whose key paid; None for the operator's.
         is_recorded: does the database know ``outcome`` and the id?
     """
 
     reservation_id: str
-    payer: Payer
+    account: Account
     generation_id: str
     outcome: Outcome
     if_told: str
+    funding_id: str | None = None
     is_recorded: bool = False
 
     def reading(self) -> MeterReading | None:
@@ -82,7 +106,7 @@ class OpenQuestion(msgspec.Struct, eq=False):
             return None
         return MeterReading(
             self.reservation_id,
-            self.payer,
+            self.account,
             self.outcome.cost,
             self.outcome.prompt_tokens,
             self.outcome.completion_tokens,

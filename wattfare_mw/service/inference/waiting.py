@@ -1,7 +1,7 @@
-"""Calls that wait until other calls of their payer end and free the budget, in the order in which
+"""Calls that wait until other calls of their account end and free the budget, in the order in which
 they came.
 
-A call that ends in this process wakes the first that waits for the same payer. Nothing tells of a
+A call that ends in this process wakes the first that waits for the same account. Nothing tells of a
 call that ends in another process, or of a cap that is raised, so the first one also looks again
 every :data:`LOOK_SECONDS`.
 """
@@ -12,7 +12,7 @@ import asyncio
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 
-from ..records import Payer
+from ..records import Account
 
 #: How often the first call of a queue looks whether the budget is free, in seconds.
 LOOK_SECONDS = 0.5
@@ -48,15 +48,15 @@ class Place:
 
 
 class BudgetQueues:
-    """The queues of this process, one for each payer who has calls that wait."""
+    """The queues of this process, one for each account who has calls that wait."""
 
     def __init__(self) -> None:
-        self._queues: dict[Payer, list[Place]] = {}
+        self._queues: dict[Account, list[Place]] = {}
 
     @contextmanager
-    def place(self, payer: Payer) -> Generator[Place]:
-        """A place at the end of the payer's queue, until the call is let in or gives up."""
-        queue = self._queues.setdefault(payer, [])
+    def place(self, account: Account) -> Generator[Place]:
+        """A place at the end of the account's queue, until the call is let in or gives up."""
+        queue = self._queues.setdefault(account, [])
         place = Place(queue)
         queue.append(place)
         try:
@@ -66,14 +66,14 @@ class BudgetQueues:
             if queue:
                 queue[0].wake()
             else:
-                del self._queues[payer]
+                del self._queues[account]
 
     def __len__(self) -> int:
         """How many calls wait."""
         return sum(map(len, self._queues.values()))
 
-    def freed(self, payer: Payer) -> None:
-        """A call of this payer has ended."""
-        queue = self._queues.get(payer)
+    def freed(self, account: Account) -> None:
+        """A call of this account has ended."""
+        queue = self._queues.get(account)
         if queue:
             queue[0].wake()

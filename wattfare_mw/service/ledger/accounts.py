@@ -4,10 +4,10 @@ writes, inside the one transaction of the connection that it is given."""
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
+from sqlalchemy import ColumnElement, bindparam, case, func, insert, select, update
 from sqlalchemy import Connection as Sql
-from sqlalchemy import bindparam, func, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from ..records import App, GrantBudget, Terms, Totals
@@ -32,7 +32,8 @@ def add_app(sql: Sql, app: App, now: datetime) -> None:
 def app_by_publishable_key(sql: Sql, key: str) -> App | None:
     """The app that this publishable key names."""
     table = schema.apps
-    row = sql.execute(select(table).where(table.c.publishable_key == key)).mappings().first()
+    in_use = (table.c.publishable_key == key, table.c.deleted_at.is_(None))
+    row = sql.execute(select(table).where(*in_use)).mappings().first()
     return None if row is None else App(*(row[name] for name in App.__struct_fields__))
 
 
@@ -54,54 +55,280 @@ def note_health(sql: Sql, now: datetime) -> None:
 
 
 def connect(
-    sql: Sql, app_id: str, user_id: str, cap: int | None, epoch: int | None, now: datetime
+    sql: Sql,
+    app_id: str,
+    user_id: str,
+    cap: int | None,
+    epoch: int | None,
+    now: datetime,
+    *,
+    payer_id: str = "",
+    funding_id: str | None = None,
+    label: str | None = None,
 ) -> bool:
-    """Connect a user's budget, or change its cap. False, and nothing has changed: the connection
-    has been revoked since this epoch. None is any epoch."""
+    """Connect a user's budget, or change its cap, payer and funding. False, and nothing has
+    changed: the connection has been revoked since this epoch. None is any epoch.
+
+    A new payer takes the place of the former one, whose calls in flight are cut off.
+
+    Args:
+        payer_id: the person whose budget it is; ``""`` for none.
+        funding_id: what the payer pays with; None for the operator's key.
+        label: the account's label, which the payer sees; None leaves it as it is.
+
+    Raises:
+        WattfareFundingError: the payer has no such funding, or it is not valid.
+    """
+    _check_funding(sql, payer_id, funding_id)
     table = schema.connections
     # One statement: two approvals at once must not both take the user for a new one.
-    values = {"cap_nanos": cap, "connected": True, "changed_at": seconds(now)}
+    new = _upsert(sql, table).values(
+        app_id=app_id,
+        user_id=user_id,
+        cap_nanos=cap,
+        connected=True,
+        changed_at=seconds(now),
+        payer_id=payer_id,
+        funding_id=funding_id,
+    )
+    names = ("cap_nanos", "connected", "changed_at", "payer_id", "funding_id")
+    values: dict[str, Any] = {name: new.excluded[name] for name in names}
+    replaced = case((table.c.payer_id != new.excluded.payer_id, 1), else_=0)
+    values["revocations"] = table.c.revocations + replaced
     written = sql.execute(
-        _upsert(sql, table)
-        .values(app_id=app_id, user_id=user_id, **values)
-        .on_conflict_do_update(
+        new.on_conflict_do_update(
             index_elements=["app_id", "user_id"],
             set_=values,
             where=None if epoch is None else table.c.revocations == epoch,
-        )
-        .returning(table.c.app_id)
+        ).returning(table.c.app_id)
     )
-    return written.first() is not None
+    if written.first() is None:
+        return False
+    _end_payer_connections(
+        sql, now, "replaced", app_id=app_id, user_id=user_id, other_than=payer_id
+    )
+    if payer_id:
+        _begin_payer_connection(sql, payer_id, app_id, user_id, cap, label, now)
+    return True
 
 
-def revoke(sql: Sql, app_id: str, user_id: str, now: datetime) -> None:
-    """Take a connection back. What the user was billed stays."""
+def change_cap(
+    sql: Sql,
+    app_id: str,
+    user_id: str,
+    cap: int | None,
+    now: datetime,
+    *,
+    epoch: int | None = None,
+    payer_id: str | None = None,
+    only_lower: bool = False,
+) -> bool:
+    """Change the cap of a connection. Its payer and funding stay. False, and nothing has changed,
+    if there is no such connection.
+
+    Args:
+        epoch: the connection has been revoked so often, and not since; None is any.
+        payer_id: it is this payer's; None is any payer's.
+        only_lower: a cap above the present one changes nothing, and gives True.
+    """
     table = schema.connections
+    this = [table.c.app_id == app_id, table.c.user_id == user_id, table.c.connected]
+    if epoch is not None:
+        this.append(table.c.revocations == epoch)
+    if payer_id is not None:
+        this.append(table.c.payer_id == payer_id)
+    found = sql.execute(
+        select(table.c.cap_nanos, table.c.payer_id).where(*this).with_for_update()
+    ).first()
+    if found is None:
+        return False
+    if only_lower:
+        cap = rules.least_of(cap, found.cap_nanos)
+    sql.execute(update(table).where(*this).values(cap_nanos=cap, changed_at=seconds(now)))
+    seen = schema.payer_connections
     sql.execute(
-        update(table)
-        .where(table.c.app_id == app_id, table.c.user_id == user_id, table.c.connected)
-        .values(connected=False, revocations=table.c.revocations + 1, changed_at=seconds(now))
+        update(seen)
+        .where(
+            seen.c.payer_id == found.payer_id,
+            seen.c.app_id == app_id,
+            seen.c.user_id == user_id,
+            seen.c.ended_at.is_(None),
+        )
+        .values(cap_nanos=cap)
     )
+    return True
+
+
+def revoke(
+    sql: Sql, app_id: str, user_id: str, now: datetime, *, payer_id: str | None = None
+) -> bool:
+    """Take a connection back. What the user was billed stays. False if there was none.
+
+    Args:
+        payer_id: only if it is this payer's; None: any payer's.
+    """
+    table = schema.connections
+    this = [table.c.app_id == app_id, table.c.user_id == user_id]
+    if payer_id is not None:
+        this.append(table.c.payer_id == payer_id)
+    revoked = _revoke_where(sql, now, *this)
+    if revoked:
+        _end_payer_connections(sql, now, "revoked", app_id=app_id, user_id=user_id)
+    return revoked > 0
+
+
+def revoke_app(sql: Sql, app_id: str, now: datetime) -> None:
+    """Take all connections and grants of an app back."""
+    _revoke_where(sql, now, schema.connections.c.app_id == app_id)
+    _end_payer_connections(sql, now, "revoked", app_id=app_id)
+    _take_grants_back(sql, schema.grants.c.app_id == app_id)
+
+
+def revoke_grant(sql: Sql, app_id: str, token_hash: str, *, payer_id: str | None = None) -> bool:
+    """Take a grant back. Its calls in flight are cut off. False if there is no such grant.
+
+    Args:
+        payer_id: only if it is this payer's; None: any payer's.
+    """
+    table = schema.grants
+    this = [table.c.token_hash == token_hash, table.c.app_id == app_id]
+    if payer_id is not None:
+        this.append(table.c.payer_id == payer_id)
+    return _take_grants_back(sql, *this) > 0
+
+
+def remove_funding(sql: Sql, payer_id: str, funding_id: str, now: datetime) -> bool:
+    """Delete the key of a funding, and take back the connections and grants that it pays for.
+    Their calls in flight are cut off. False if the payer has no such funding."""
+    table, users = schema.funding, schema.connections
+    # The funding first: a connection that begins now waits for it, or is found below.
+    removed = sql.execute(
+        update(table)
+        .where(table.c.id == funding_id, table.c.payer_id == payer_id, table.c.state != "removed")
+        .values(ciphertext=None, encryption_key_id=None, state="removed", checked_at=seconds(now))
+    )
+    if not removed.rowcount:
+        return False
+    paid = users.c.funding_id == funding_id, users.c.payer_id == payer_id
+    pairs = sql.execute(select(users.c.app_id, users.c.user_id).where(*paid, users.c.connected))
+    for app_id, user_id in pairs.all():
+        this = (users.c.app_id == app_id, users.c.user_id == user_id, *paid)
+        if _revoke_where(sql, now, *this):
+            _end_payer_connections(sql, now, "removed", app_id=app_id, user_id=user_id)
+    _take_grants_back(sql, schema.grants.c.funding_id == funding_id)
+    return True
+
+
+def _check_funding(sql: Sql, payer_id: str, funding_id: str | None) -> None:
+    if funding_id is None:
+        return
+    table = schema.funding
+    # Locked, so that it is not removed before the connection is there to be revoked.
+    found = sql.execute(
+        select(table.c.state)
+        .where(table.c.id == funding_id, table.c.payer_id == payer_id)
+        .with_for_update(read=True)
+    ).first()
+    if found is None or found.state != "valid":
+        raise rules.refused_funding()
+
+
+def _revoke_where(sql: Sql, now: datetime, *where: ColumnElement[bool]) -> int:
+    table = schema.connections
+    return sql.execute(
+        update(table)
+        .where(*where, table.c.connected)
+        .values(connected=False, revocations=table.c.revocations + 1, changed_at=seconds(now))
+    ).rowcount
+
+
+def _take_grants_back(sql: Sql, *where: ColumnElement[bool]) -> int:
+    taken = update(schema.grants).where(*where).values(expires_at=schema.TAKEN_BACK)
+    return sql.execute(taken).rowcount
+
+
+def _begin_payer_connection(
+    sql: Sql,
+    payer_id: str,
+    app_id: str,
+    user_id: str,
+    cap: int | None,
+    label: str | None,
+    now: datetime,
+) -> None:
+    table = schema.payer_connections
+    new = _upsert(sql, table).values(
+        payer_id=payer_id,
+        app_id=app_id,
+        user_id=user_id,
+        account_label=label,
+        cap_nanos=cap,
+        connected_at=seconds(now),
+    )
+    sql.execute(
+        new.on_conflict_do_update(
+            index_elements=list(table.primary_key),
+            set_={
+                "account_label": func.coalesce(new.excluded.account_label, table.c.account_label),
+                "cap_nanos": cap,
+                # A change of the cap does not begin it anew.
+                "connected_at": case(
+                    (table.c.ended_at.is_(None), table.c.connected_at),
+                    else_=new.excluded.connected_at,
+                ),
+                "ended_at": None,
+                "ended": None,
+            },
+        )
+    )
+
+
+def _end_payer_connections(
+    sql: Sql,
+    now: datetime,
+    ended: Literal["revoked", "replaced", "removed"],
+    *,
+    app_id: str,
+    user_id: str | None = None,
+    other_than: str | None = None,
+) -> None:
+    table = schema.payer_connections
+    this = [table.c.app_id == app_id, table.c.ended_at.is_(None)]
+    if user_id is not None:
+        this.append(table.c.user_id == user_id)
+    if other_than is not None:
+        this.append(table.c.payer_id != other_than)
+    sql.execute(update(table).where(*this).values(ended_at=seconds(now), ended=ended))
 
 
 def grant(sql: Sql, app_id: str, token_hash: str | None) -> GrantBudget | None:
     """The grant with this token."""
-    table = schema.grants
+    table, funding = schema.grants, schema.funding
     row = sql.execute(
-        select(table).where(table.c.token_hash == token_hash, table.c.app_id == app_id)
+        select(table, funding.c.state)
+        .select_from(table.outerjoin(funding, funding.c.id == table.c.funding_id))
+        .where(table.c.token_hash == token_hash, table.c.app_id == app_id)
     ).first()
     if row is None:
         return None
-    totals = Totals(row.billed_nanos, row.reserved_nanos)
-    return GrantBudget(row.requests_left, row.cap_nanos, row.expires_at, totals)
+    return GrantBudget(
+        row.requests_left,
+        row.cap_nanos,
+        row.expires_at,
+        Totals(row.billed_nanos, row.reserved_nanos),
+        row.payer_id,
+        row.funding_id,
+        rules.is_funding_valid(row.funding_id, row.state),
+    )
 
 
 def add_grant(
     sql: Sql, app_id: str, token_hash: str, grant: GrantBudget, terms: Terms, now: int
 ) -> None:
     """Keep a new grant; raises the refusal."""
+    _check_funding(sql, grant.payer_id, grant.funding_id)
     held = 0
-    if terms.operator_pays:  # else nobody asks what they hold
+    if rules.operator_pays(grant.funding_id, terms):  # else nobody asks what they hold
         # One at a time for each app: two that look at once would both see the room for one.
         locked = select(schema.apps.c.id).where(schema.apps.c.id == app_id).with_for_update()
         sql.execute(locked).all()
@@ -116,12 +343,16 @@ def add_grant(
             expires_at=grant.expires_at,
             billed_nanos=grant.totals.billed,
             reserved_nanos=grant.totals.reserved,
+            payer_id=grant.payer_id,
+            funding_id=grant.funding_id,
         )
     )
 
 
 _HELD_BY_GRANTS = select(func.coalesce(func.sum(schema.grants.c.cap_nanos), 0)).where(
-    schema.grants.c.app_id == bindparam("app_id"), schema.grants.c.expires_at > bindparam("now")
+    schema.grants.c.app_id == bindparam("app_id"),
+    schema.grants.c.expires_at > bindparam("now"),
+    schema.grants.c.funding_id.is_(None),
 )
 
 

@@ -6,10 +6,10 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
+from sqlalchemy import ColumnElement, insert, select, update
 from sqlalchemy import Connection as Sql
-from sqlalchemy import insert, select, update
 
-from ..records import Connection, Outcome, Payer, Terms, Totals
+from ..records import Account, Connection, Outcome, Terms, Totals
 from . import rules, schema
 from .clock import seconds
 
@@ -18,10 +18,10 @@ ASSUMED = ("abandoned", "expired", "lost")
 
 
 def correct(
-    sql: Sql, reservation_id: str, payer: Payer, outcome: Outcome, terms: Terms, now: datetime
+    sql: Sql, reservation_id: str, account: Account, outcome: Outcome, terms: Terms, now: datetime
 ) -> int | None:
-    """Add a row that corrects the bill to what the call has cost, within its reservation and the
-    cap, in the month of the reservation.
+    """Add a row that corrects the bill to what the call has cost, within its reservation, the cap
+    and the operator's ceilings, in the month of the reservation.
 
     Returns what is billed in addition, in nano-dollars, which may be negative; or None if there is
     nothing to correct.
@@ -30,9 +30,9 @@ def correct(
     row: Any = sql.execute(
         select(ledger).where(
             ledger.c.reservation_id == reservation_id,
-            ledger.c.app_id == payer.app_id,
-            ledger.c.user_id.is_not_distinct_from(payer.user_id),
-            ledger.c.grant_hash.is_not_distinct_from(payer.grant_hash),
+            ledger.c.app_id == account.app_id,
+            ledger.c.user_id.is_not_distinct_from(account.user_id),
+            ledger.c.grant_hash.is_not_distinct_from(account.grant_hash),
             ledger.c.corrects.is_(None),
             ledger.c.ended.in_(ASSUMED),
         )
@@ -40,10 +40,15 @@ def correct(
     if row is None or _is_corrected(sql, row.id):
         return None
     cost = outcome.cost if outcome.generated else 0
+    own = _room_of_user(sql, row, terms) if row.grant_hash is None else _room_of_grant(sql, row)
+    room = rules.least_of(own, *_rooms_of_operator(sql, row, terms))
+    delta = rules.correction(row.billed_nanos, row.reserved_nanos, cost, room)
     if row.grant_hash is None:
-        delta = _correct_user(sql, row, cost, terms)
+        _correct_user(sql, row, delta)
     else:
-        delta = _correct_grant(sql, row, cost, generated=outcome.generated)
+        _correct_grant(sql, row, delta, generated=outcome.generated)
+    if row.operator:
+        _correct_operator(sql, row, delta)
     sql.execute(
         insert(ledger).values(
             reservation_id=row.reservation_id,
@@ -62,6 +67,9 @@ def correct(
             ended=outcome.ended,
             request_id=row.request_id,
             corrects=row.id,
+            payer_id=row.payer_id,
+            funding_id=row.funding_id,
+            operator=row.operator,
         )
     )
     return delta
@@ -72,43 +80,92 @@ def _is_corrected(sql: Sql, ledger_id: int) -> bool:
     return sql.execute(select(rows.id).where(rows.corrects == ledger_id)).first() is not None
 
 
-def _correct_user(sql: Sql, row: Any, cost: int, terms: Terms) -> int:
-    users, totals = schema.connections, schema.totals
+def _room_of_user(sql: Sql, row: Any, terms: Terms) -> int | None:
     # Locked as a reservation locks it: first the connection, then its totals.
+    cap = rules.cap_in_force(_connection_of(sql, row), terms)
+    held: Any = sql.execute(select(schema.totals).where(*_totals_of(row)).with_for_update()).one()
+    return rules.room_under(cap, Totals(held.billed_nanos, held.reserved_nanos))
+
+
+def _connection_of(sql: Sql, row: Any) -> Connection:
+    """The connection as it is for the payer of this row, whose place another may have taken."""
+    users, seen = schema.connections, schema.payer_connections
     found: Any = sql.execute(
         select(users)
         .where(users.c.app_id == row.app_id, users.c.user_id == row.user_id)
         .with_for_update()
     ).one()
-    of_month = (
-        totals.c.app_id == row.app_id,
-        totals.c.user_id == row.user_id,
-        totals.c.month == row.month,
-    )
-    held: Any = sql.execute(select(totals).where(*of_month).with_for_update()).one()
-    connection = Connection(found.cap_nanos, found.connected, found.revocations)
-    room = rules.room_under(
-        rules.cap_in_force(connection, terms), Totals(held.billed_nanos, held.reserved_nanos)
-    )
-    delta = rules.correction(row.billed_nanos, row.reserved_nanos, cost, room)
-    sql.execute(update(totals).where(*of_month).values(billed_nanos=totals.c.billed_nanos + delta))
-    return delta
+    cap = found.cap_nanos
+    if found.payer_id != row.payer_id:
+        kept: Any = sql.execute(
+            select(seen.c.cap_nanos).where(
+                seen.c.payer_id == row.payer_id,
+                seen.c.app_id == row.app_id,
+                seen.c.user_id == row.user_id,
+            )
+        ).first()
+        # Without a payer, the former cap is not known any more: nothing is billed in addition.
+        cap = 0 if kept is None else kept.cap_nanos
+    return Connection(cap, found.connected, found.revocations, row.payer_id, row.funding_id)
 
 
-def _correct_grant(sql: Sql, row: Any, cost: int, *, generated: bool) -> int:
+def _room_of_grant(sql: Sql, row: Any) -> int | None:
     grants = schema.grants
     this = grants.c.token_hash == row.grant_hash
     found: Any = sql.execute(select(grants).where(this).with_for_update()).one()
-    room = rules.room_under(found.cap_nanos, Totals(found.billed_nanos, found.reserved_nanos))
-    delta = rules.correction(row.billed_nanos, row.reserved_nanos, cost, room)
+    return rules.room_under(found.cap_nanos, Totals(found.billed_nanos, found.reserved_nanos))
+
+
+def _rooms_of_operator(sql: Sql, row: Any, terms: Terms) -> list[int | None]:
+    if not row.operator:
+        return []
+    table = schema.operator_totals
+    rooms: list[int | None] = []
+    for scope, ceiling in ((row.app_id, terms.app_ceiling), (schema.ALL_APPS, terms.total_ceiling)):
+        held: Any = sql.execute(
+            select(table)
+            .where(table.c.scope == scope, table.c.month == row.month)
+            .with_for_update()
+        ).one()
+        rooms.append(rules.room_under(ceiling, Totals(held.billed_nanos, held.reserved_nanos)))
+    return rooms
+
+
+def _totals_of(row: Any) -> tuple[ColumnElement[bool], ...]:
+    totals = schema.totals
+    return (
+        totals.c.app_id == row.app_id,
+        totals.c.user_id == row.user_id,
+        totals.c.payer_id == row.payer_id,
+        totals.c.month == row.month,
+    )
+
+
+def _correct_user(sql: Sql, row: Any, delta: int) -> None:
+    totals = schema.totals
+    sql.execute(
+        update(totals).where(*_totals_of(row)).values(billed_nanos=totals.c.billed_nanos + delta)
+    )
+
+
+def _correct_grant(sql: Sql, row: Any, delta: int, *, generated: bool) -> None:
+    grants = schema.grants
     took_a_request = row.ended != "expired" or row.billed_nanos > 0
     given_back = 1 if took_a_request and not generated else 0
     sql.execute(
         update(grants)
-        .where(this)
+        .where(grants.c.token_hash == row.grant_hash)
         .values(
             billed_nanos=grants.c.billed_nanos + delta,
             requests_left=grants.c.requests_left + given_back,
         )
     )
-    return delta
+
+
+def _correct_operator(sql: Sql, row: Any, delta: int) -> None:
+    table = schema.operator_totals
+    sql.execute(
+        update(table)
+        .where(table.c.scope.in_((row.app_id, schema.ALL_APPS)), table.c.month == row.month)
+        .values(billed_nanos=table.c.billed_nanos + delta)
+    )

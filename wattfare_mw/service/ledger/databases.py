@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -19,7 +19,8 @@ from ...errors import invalid_request
 from ...transport import hidden
 from ..keys import AppKeys, new_app
 from ..records import Mode
-from . import migrate
+from . import accounts, apps, migrate
+from .clock import utc_now
 from .postgresql import address
 from .sqlite.store import SQLiteStore
 from .store import Store
@@ -73,28 +74,62 @@ def backend_of(url: str) -> str:
     )
 
 
-def create_keys(database: str, name: str, mode: Mode = "test") -> AppKeys:
-    """Make an app in this database, and give the keys, of which only a hash is kept.
+def sqlite_file(url: str) -> Path | None:
+    """The file of this SQLite database; None if it is in memory, or its name is a URI."""
+    path = make_url(url).database or ":memory:"
+    return None if path == ":memory:" or path.startswith("file:") else Path(path)
+
+
+def create_keys(
+    database: str, name: str, mode: Mode = "test", origins: Iterable[str] = ()
+) -> AppKeys:
+    """Make an app in this database, and return its keys. Only a hash of the secret key is kept.
+
+    Args:
+        origins: of the app's pages, such as ``https://app.example.com``.
 
     Raises:
-        WattfareError: ``invalid_request``; the name is none, or the database cannot be opened.
+        WattfareError: ``invalid_request``; the name or an origin is none, or the database cannot
+            be opened.
     """
     database = hidden(database)
     if not 0 < len(name.strip()) <= MAX_NAME or not name.isprintable():
         raise invalid_request(f"An app's name is a line of 1 to {MAX_NAME} characters.")
+    checked = apps.check_origins(origins)
     app, app_keys = new_app(name, mode)
 
-    async def keep() -> None:
-        store = await open_store(database)
+    def add(sql: Sql) -> None:
+        accounts.add_app(sql, app, utc_now())
+        apps.add_origins(sql, app.id, checked)
+
+    _transact(database, add)
+    return app_keys
+
+
+def change_database(url: str, job: Callable[[Sql], T]) -> T:
+    """Run a job as one transaction on a database that is there already.
+
+    Raises:
+        WattfareError: ``invalid_request``: it is no such URL, is not there, cannot be opened, or
+            is of another version; 503: it cannot be reached.
+    """
+    url = hidden(url)
+    if backend_of(url) == "sqlite":
+        _must_be_there(make_url(url))
+    return _transact(url, job)
+
+
+def _transact(url: str, job: Callable[[Sql], T]) -> T:
+    async def run() -> T:
+        store = await open_store(url)
         try:
-            await store.add_app(app)
+            return await store.transact(job)
         finally:
             await store.close()
 
     # In a thread of its own, so that this can be called where a loop is running, too.
     with ThreadPoolExecutor(1) as pool:
-        pool.submit(asyncio.run, keep()).result()
-    return app_keys
+        return pool.submit(asyncio.run, run()).result()
 
 
 def migrate_database(url: str) -> None:
@@ -138,8 +173,7 @@ def read_database(url: str, job: Callable[[Sql], T]) -> T:
 
 
 def _read_sqlite(url: URL, job: Callable[[Sql], T]) -> T:
-    if not url.database or not Path(url.database).is_file():
-        raise invalid_request("There is no such database.")  # and none is made by looking for it
+    _must_be_there(url)
     engine = create_engine(url.set(drivername="sqlite"), hide_parameters=True, poolclass=NullPool)
 
     # Said by itself: the driver begins no transaction for one who only reads.
@@ -158,3 +192,8 @@ def _read_sqlite(url: URL, job: Callable[[Sql], T]) -> T:
         raise invalid_request(f"The database cannot be read: {error.orig}.") from None
     finally:
         engine.dispose()
+
+
+def _must_be_there(url: URL) -> None:
+    if not url.database or not Path(url.database).is_file():
+        raise invalid_request("There is no such database.")  # and none is made by looking for it

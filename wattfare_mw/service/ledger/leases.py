@@ -8,7 +8,7 @@ from typing import Any, cast
 from sqlalchemy import ColumnElement, case, delete, exists, func, select, true, update
 from sqlalchemy import Connection as Sql
 
-from ..records import OrphanedStream, Outcome, Payer, Reservation
+from ..records import Account, OrphanedStream, Outcome, Reservation
 from . import rules, schema
 from .clock import LeaseTime, milliseconds, seconds
 
@@ -18,14 +18,14 @@ SWEEP_BATCH = 100
 MAX_INTEGER = 2**63 - 1
 
 
-def oldest_call(sql: Sql, payer: Payer) -> int | None:
-    """When the oldest call in flight of this payer was reserved, in Unix seconds."""
+def oldest_call(sql: Sql, account: Account) -> int | None:
+    """When the oldest call in flight of this account was reserved, in Unix seconds."""
     calls = schema.reservations.c
     return sql.execute(
         select(func.min(calls.reserved_at)).where(
-            calls.app_id == payer.app_id,
-            calls.user_id.is_not_distinct_from(payer.user_id),
-            calls.grant_hash.is_not_distinct_from(payer.grant_hash),
+            calls.app_id == account.app_id,
+            calls.user_id.is_not_distinct_from(account.user_id),
+            calls.grant_hash.is_not_distinct_from(account.grant_hash),
         )
     ).scalar_one()
 
@@ -49,14 +49,14 @@ def expire_leases(sql: Sql, now: datetime, lease_now: LeaseTime) -> None:
     sql.execute(delete(keys).where(keys.c.created_at <= seconds(now) - rules.KEY_SECONDS))
 
 
-def orphaned_calls(sql: Sql, *, keep_streams: bool = False) -> list[tuple[str, Payer, Outcome]]:
+def orphaned_calls(sql: Sql, *, keep_streams: bool = False) -> list[tuple[str, Account, Outcome]]:
     """Some of the calls that nobody holds any more, and how each has ended.
 
     Args:
         keep_streams: leave out those whose provider can be asked for the true cost.
     """
     where = [schema.reservations.c.generation_id.is_(None)] if keep_streams else []
-    return [(row.id, _payer(row), _expired(row)) for row in _orphans(sql, *where)]
+    return [(row.id, _account_of(row), _expired(row)) for row in _orphans(sql, *where)]
 
 
 def take_over(sql: Sql, holder: str) -> list[OrphanedStream]:
@@ -70,7 +70,9 @@ def take_over(sql: Sql, holder: str) -> list[OrphanedStream]:
         # Two processes may try at the same time: the second one finds another holder.
         this = update(calls).where(calls.c.id == row.id, calls.c.holder == row.holder)
         if sql.execute(this.values(holder=holder)).rowcount:
-            stream = OrphanedStream(row.id, _payer(row), row.generation_id, _expired(row))
+            stream = OrphanedStream(
+                row.id, _account_of(row), row.generation_id, _expired(row), row.funding_id
+            )
             taken.append(stream)
     return taken
 
@@ -86,8 +88,8 @@ def _orphans(sql: Sql, *where: ColumnElement[bool]) -> list[Any]:
     return cast("list[Any]", rows.all())
 
 
-def _payer(row: Any) -> Payer:
-    return Payer(row.app_id, row.user_id, row.grant_hash)
+def _account_of(row: Any) -> Account:
+    return Account(row.app_id, row.user_id, row.grant_hash)
 
 
 def _expired(row: Any) -> Outcome:

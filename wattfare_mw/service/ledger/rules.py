@@ -4,13 +4,14 @@ Pure functions over immutable values; every amount is an integer of nano-dollars
 the values must carry each decision out in one transaction: read, rule, write.
 
 The one that all others serve: **no reservation is granted that lifts billed + reserved above the
-cap then in force, and nothing is billed beyond its reservation.**
+cap then in force, or above a ceiling of the operator who pays for it, and nothing is billed beyond
+its reservation.**
 """
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -19,6 +20,7 @@ from ...errors import (
     Shortfall,
     WattfareBudgetExceededError,
     WattfareError,
+    WattfareFundingError,
     WattfareGrantError,
     WattfareNotConnectedError,
     WattfareRateLimitError,
@@ -27,10 +29,12 @@ from ...errors import (
 from ...money import dollars, usd
 from ...types import ConnectionStatus, Limits, Usage
 from ..records import (
+    USERS_PAY,
     Bounds,
     Connection,
     GrantBudget,
     IdempotencyKey,
+    OperatorTotals,
     PriorCall,
     Reservation,
     Terms,
@@ -48,13 +52,17 @@ RECORDED_PARTS_UNBOUNDED = 1000
 IN_FLIGHT_RETRY_SECONDS = 1
 #: What limits a call that waits for others to end.
 IN_FLIGHT = "in_flight"
-#: What can limit a call. The word for each is what its message says of it.
+#: What can limit a call.
 Limit = Literal["cap", "ceiling", "grant"]
-_BUDGETS: dict[Limit, str] = {
-    "cap": "the month's cap",
-    "ceiling": "the operator's limit for this user",
-    "grant": "the grant's cap",
-}
+_OF_CAP = "the month's cap"
+_OF_USER = "the operator's limit for this user"
+_OF_GRANT = "the grant's cap"
+_OF_APP = "the operator's limit for this app"
+_OF_ALL = "the operator's limit for all apps"
+
+
+#: No call counts towards a ceiling of the operator's so far.
+NOTHING_COUNTED = OperatorTotals()
 
 
 def month_of(moment: datetime) -> str:
@@ -87,31 +95,68 @@ def cap_to_approve(asked: int | UnsetType | None, limit: int | None, terms: Term
     return least_of(wanted, limit, terms.ceiling if terms.operator_pays else None)
 
 
+def operator_pays(funding_id: str | None, terms: Terms) -> bool:
+    """Does the operator's own money pay for a call with this funding?"""
+    return terms.operator_pays and funding_id is None
+
+
+def is_funding_valid(funding_id: str | None, state: str | None) -> bool:
+    """Can this funding pay, in the state that its row has? None needs no row."""
+    return funding_id is None or state == "valid"
+
+
+def counts_for_operator(funding_id: str | None, terms: Terms) -> bool:
+    """Does a call with this funding count towards a ceiling of an app, or of all apps? It does if
+    such a ceiling is set. A call is counted in both totals or in none."""
+    has_ceiling = terms.app_ceiling is not None or terms.total_ceiling is not None
+    return has_ceiling and operator_pays(funding_id, terms)
+
+
 def cap_in_force(connection: Connection, terms: Terms) -> int | None:
-    """The cap that counts now: an operator who lowers the ceiling need not touch each cap."""
-    return least_of(connection.cap, terms.ceiling) if terms.operator_pays else connection.cap
+    """The cap that counts now: an operator who lowers the ceiling need not touch each cap. Funding
+    of the payer's own has no ceiling of the operator's."""
+    if operator_pays(connection.funding_id, terms):
+        return least_of(connection.cap, terms.ceiling)
+    return connection.cap
 
 
 def reserve(
-    connection: Connection | None, totals: Totals, bounds: Bounds, terms: Terms, now: int
+    connection: Connection | None,
+    totals: Totals,
+    bounds: Bounds,
+    terms: Terms,
+    now: int,
+    operator: OperatorTotals = NOTHING_COUNTED,
 ) -> tuple[Totals, int]:
     """The totals with this call's part reserved, and how much that is: what the call may cost.
 
     Args:
+        totals: of the connection's payer.
         now: Unix seconds.
+        operator: what counts towards the operator's ceilings so far.
 
     Raises:
         WattfareNotConnectedError: there is no connection, or it is revoked.
-        WattfareBudgetExceededError: the cap does not pay for the least that this call can cost.
+        WattfareFundingError: the payer's funding was refused by the upstream.
+        WattfareBudgetExceededError: the cap, or a ceiling of the operator's, does not pay for the
+            least that this call can cost.
         WattfareRateLimitError: it would, were it not for other calls in flight.
         WattfareError: ``invalid_request``; the call needs a cap, and there is none.
     """
     if connection is None or not connection.connected:
         raise WattfareNotConnectedError("This user has connected no budget to this app yet.")
+    if not connection.funding_valid:
+        raise refused_funding()
     cap = cap_in_force(connection, terms)
     # If they are the same, a higher cap would not help.
-    limit = "ceiling" if terms.operator_pays and cap == terms.ceiling else "cap"
-    granted = _grant(cap, totals, bounds, limit, now)
+    at_ceiling = operator_pays(connection.funding_id, terms) and cap == terms.ceiling
+    own = (
+        _Budget(cap, totals, "ceiling", _OF_USER)
+        if at_ceiling
+        else _Budget(cap, totals, "cap", _OF_CAP)
+    )
+    shared = _shared_budgets(connection.funding_id, operator, terms)
+    granted = _grant((own, *shared), bounds, now)
     return Totals(totals.billed, totals.reserved + granted), granted
 
 
@@ -160,6 +205,16 @@ def grant_cap(asked: int | None, terms: Terms) -> int:
     return wanted if largest is None else min(wanted, largest)
 
 
+def allows_grants(funding_id: str | None, terms: Terms) -> bool:
+    """Can there be grants with this funding? The operator's money needs a ceiling for them."""
+    return terms.grant_ceiling is not None or not operator_pays(funding_id, terms)
+
+
+def refused_grant() -> WattfareError:
+    """The refusal of a grant of the operator's money, if there is no ceiling for grants."""
+    return invalid_request("Where the operator pays, there are no grants without a ceiling.", 403)
+
+
 def admit_grant(held: int, grant: GrantBudget, terms: Terms) -> GrantBudget:
     """The grant to keep, with its cap within the largest one. The caps of the same app's grants
     that have not expired come to ``held``.
@@ -172,23 +227,33 @@ def admit_grant(held: int, grant: GrantBudget, terms: Terms) -> GrantBudget:
         WattfareError: ``invalid_request``, 403; the operator pays, and wants no grants.
         WattfareBudgetExceededError: the app's grants would hold more than they may.
     """
-    if not terms.operator_pays:
+    if not allows_grants(grant.funding_id, terms):
+        raise refused_grant()
+    if terms.grant_ceiling is None or not operator_pays(grant.funding_id, terms):
         return grant
-    if terms.grant_ceiling is None:
-        raise invalid_request(
-            "Where the operator pays, there are no grants without a ceiling.", 403
-        )
     grant = msgspec.structs.replace(grant, cap=grant_cap(grant.cap, terms))
     if held + grant.cap > terms.grant_ceiling:
         raise WattfareBudgetExceededError("This app's grants hold all that they may for now.")
     return grant
 
 
-def reserve_grant(grant: GrantBudget | None, bounds: Bounds, now: int) -> tuple[GrantBudget, int]:
+def reserve_grant(
+    grant: GrantBudget | None,
+    bounds: Bounds,
+    now: int,
+    terms: Terms = USERS_PAY,
+    operator: OperatorTotals = NOTHING_COUNTED,
+) -> tuple[GrantBudget, int]:
     """The grant with one request and this call's part taken, and how much that is.
+
+    Args:
+        now: Unix seconds.
+        operator: what counts towards the operator's ceilings so far.
 
     Raises:
         WattfareGrantError: it is unknown, expired, used up, or does not pay for this call.
+        WattfareFundingError: the payer's funding was refused by the upstream.
+        WattfareBudgetExceededError: a ceiling of the operator's does not pay for this call.
         WattfareRateLimitError: it would, were it not for other calls in flight.
     """
     if grant is None:
@@ -197,7 +262,10 @@ def reserve_grant(grant: GrantBudget | None, bounds: Bounds, now: int) -> tuple[
         raise WattfareGrantError("This grant has expired.")
     if grant.requests < 1:
         raise WattfareGrantError("This grant is used up.")
-    granted = _grant(grant.cap, grant.totals, bounds, "grant", now)
+    if not grant.funding_valid:
+        raise refused_funding()
+    own = _Budget(grant.cap, grant.totals, "grant", _OF_GRANT)
+    granted = _grant((own, *_shared_budgets(grant.funding_id, operator, terms)), bounds, now)
     totals = Totals(grant.totals.billed, grant.totals.reserved + granted)
     return msgspec.structs.replace(grant, requests=grant.requests - 1, totals=totals), granted
 
@@ -272,48 +340,114 @@ def in_flight_for(refusal: WattfareError, seconds: int | None) -> WattfareError:
     return refusal
 
 
-def _grant(cap: int | None, totals: Totals, bounds: Bounds, limit: Limit, now: int) -> int:
-    """How much of what it asks for a call is given; what is free is never refused."""
-    if cap is None:
+class _Budget(NamedTuple):
+    """Something that limits a call."""
+
+    cap: int | None
+    totals: Totals
+    limit: Limit
+    name: str
+
+    @property
+    def is_shared(self) -> bool:
+        """What is left of it says what others spend, so no user and no app hears of it."""
+        return self.name in (_OF_APP, _OF_ALL)
+
+    @property
+    def unspent(self) -> int:
+        assert self.cap is not None
+        return self.cap - self.totals.billed
+
+    @property
+    def free(self) -> int:
+        return self.unspent - self.totals.reserved
+
+
+def _shared_budgets(
+    funding_id: str | None, operator: OperatorTotals, terms: Terms
+) -> tuple[_Budget, ...]:
+    if not counts_for_operator(funding_id, terms):
+        return ()
+    return (
+        _Budget(terms.app_ceiling, operator.app, "ceiling", _OF_APP),
+        _Budget(terms.total_ceiling, operator.all_apps, "ceiling", _OF_ALL),
+    )
+
+
+def refused_funding() -> WattfareError:
+    """The refusal of a call whose funding is not valid."""
+    return WattfareFundingError(
+        "The key that pays for this budget was refused by the model's provider. Its owner must "
+        "connect a new one."
+    )
+
+
+def _grant(budgets: tuple[_Budget, ...], bounds: Bounds, now: int) -> int:
+    """How much of what it asks for a call is given. Each of the budgets limits it."""
+    limits = [budget for budget in budgets if budget.cap is not None]
+    if not limits:
         if bounds.requires_cap:
             raise invalid_request(
                 "The cost of this call has no bound: it can be made on a budget with a cap only."
             )
         return bounds.most
-    unspent = cap - totals.billed
-    free = unspent - totals.reserved
-    if bounds.least <= free:
-        return min(bounds.most, free)
-    resets_at = None if limit == "grant" else month_after(now)
-    if bounds.least > unspent:
+    # The first of those that are equal is the one that the user can change.
+    unspent = min(limits, key=lambda budget: budget.unspent)
+    if bounds.least > unspent.unspent:
         # Nothing else is in the way, so that waiting would not help.
-        kind = WattfareGrantError if limit == "grant" else WattfareBudgetExceededError
-        message = _too_little(bounds.least, unspent, _BUDGETS[limit], resets_at)
-        raise kind(message, shortfall=_shortfall(bounds.least, unspent, limit, resets_at))
-    raise WattfareRateLimitError(
-        "Other calls in flight hold what is left of this budget. "
-        f"This call needs at least {dollars(bounds.least, up=True)}, and "
-        f"{dollars(max(free, 0), up=False)} is free.",
-        retry_after=IN_FLIGHT_RETRY_SECONDS,
-        shortfall=_shortfall(bounds.least, free, IN_FLIGHT, resets_at),
+        raise _exceeded(unspent, bounds.least, now)
+    free = min(limits, key=lambda budget: budget.free)
+    if bounds.least > free.free:
+        raise _in_flight(free, bounds.least, now)
+    return min(bounds.most, free.free)
+
+
+def _exceeded(budget: _Budget, least: int, now: int) -> WattfareError:
+    kind = WattfareGrantError if budget.limit == "grant" else WattfareBudgetExceededError
+    resets_at = None if budget.limit == "grant" else month_after(now)
+    left = None if budget.is_shared else budget.unspent
+    return kind(
+        _too_little(least, budget, resets_at),
+        shortfall=_shortfall(least, left, budget.limit, resets_at),
     )
 
 
-def _shortfall(needed: int, left: int, limited_by: str, resets_at: datetime | None) -> Shortfall:
+def _in_flight(budget: _Budget, least: int, now: int) -> WattfareError:
+    resets_at = None if budget.limit == "grant" else month_after(now)
+    needs = f"This call needs at least {dollars(least, up=True)}"
+    if budget.is_shared:
+        held, needs, left = budget.name, f"{needs}.", None
+    else:
+        held, left = "this budget", budget.free
+        needs = f"{needs}, and {dollars(max(left, 0), up=False)} is free."
+    return WattfareRateLimitError(
+        f"Other calls in flight hold what is left of {held}. {needs}",
+        retry_after=IN_FLIGHT_RETRY_SECONDS,
+        shortfall=_shortfall(least, left, IN_FLIGHT, resets_at),
+    )
+
+
+def _shortfall(
+    needed: int, left: int | None, limited_by: str, resets_at: datetime | None
+) -> Shortfall:
     return Shortfall(
         needed_usd=usd(needed),
-        remaining_usd=usd(max(left, 0)),
+        remaining_usd=None if left is None else usd(max(left, 0)),
         resets_at=resets_at,
         limited_by=limited_by,
     )
 
 
-def _too_little(needed: int, left: int, budget: str, resets_at: datetime | None) -> str:
+def _too_little(needed: int, budget: _Budget, resets_at: datetime | None) -> str:
     day = "" if resets_at is None else f"{resets_at.day} {resets_at:%B}"
+    name, left = budget.name, budget.unspent
     if left <= 0:
-        until = f" It resets on {day}." if day else ""
-        return f"{budget[0].upper()}{budget[1:]} is reached.{until}"
+        again = f" It resets on {day}." if day else ""
+        return f"{name[0].upper()}{name[1:]} is reached.{again}"
+    until = f" until {day}" if day else ""
+    if budget.is_shared:
+        return f"This call needs more than is left of {name}{until}."
     return (
         f"This call needs at least {dollars(needed, up=True)}, and {dollars(left, up=False)} of "
-        f"{budget} is left{f' until {day}' if day else ''}."
+        f"{name} is left{until}."
     )

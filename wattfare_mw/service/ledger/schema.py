@@ -20,11 +20,17 @@ from sqlalchemy import (
     MetaData,
     String,
     Table,
+    Text,
     false,
     text,
 )
 
 metadata = MetaData()
+
+#: The scope of the operator's totals that has the calls of all apps.
+ALL_APPS = ""
+#: The ``expires_at`` of a grant that was taken back. Its calls in flight are cut off.
+TAKEN_BACK = 0
 
 # SQLite counts rows up by itself only where the column's type is its own INTEGER.
 _COUNTER = BigInteger().with_variant(Integer, "sqlite")
@@ -38,6 +44,17 @@ apps = Table(
     Column("secret_hash", String(64), nullable=False),
     Column("publishable_key", String(256), nullable=False, unique=True),
     Column("created_at", BigInteger, nullable=False),
+    # The older secret key, as long as both are valid.
+    Column("other_secret_hash", String(64)),
+    Column("deleted_at", BigInteger),
+)
+
+# The sites of an app: a browser may return from an approval to these only.
+app_origins = Table(
+    "app_origins",
+    metadata,
+    Column("app_id", String(64), ForeignKey("apps.id"), primary_key=True),
+    Column("origin", String(300), primary_key=True),
 )
 
 settings = Table(
@@ -56,7 +73,28 @@ connections = Table(
     Column("connected", Boolean, nullable=False),
     Column("changed_at", BigInteger, nullable=False),
     Column("revocations", BigInteger, nullable=False, server_default="0"),
+    # The person whose budget it is; "" for nobody, as for the token of a test app.
+    Column("payer_id", String(64), nullable=False, server_default=""),
+    # Where the money comes from; NULL for the operator's key, or the built-in model.
+    Column("funding_id", String(64)),
+    Index("connections_by_payer", "payer_id"),
     sqlite_with_rowid=False,
+)
+
+# What each payer sees of each connection, and of those that have ended. ``connections`` has the one
+# that counts now.
+payer_connections = Table(
+    "payer_connections",
+    metadata,
+    Column("payer_id", String(64), primary_key=True),
+    Column("app_id", String(64), ForeignKey("apps.id"), primary_key=True),
+    Column("user_id", String(256), primary_key=True),
+    Column("account_label", String(256)),
+    Column("cap_nanos", BigInteger),
+    Column("connected_at", BigInteger, nullable=False),
+    Column("ended_at", BigInteger),
+    Column("ended", String(16)),  # revoked, replaced or removed
+    Index("payer_connections_by_user", "app_id", "user_id"),
 )
 
 # Here and in the reservations nobody asks again whether there is such an app: each stands beside a
@@ -66,11 +104,25 @@ totals = Table(
     metadata,
     Column("app_id", String(64), primary_key=True),
     Column("user_id", String(256), primary_key=True),
+    Column("payer_id", String(64), primary_key=True),
     Column("month", String(7), primary_key=True),
     Column("billed_nanos", BigInteger, nullable=False),
     Column("reserved_nanos", BigInteger, nullable=False),
     CheckConstraint("billed_nanos >= 0", name="totals_billed"),
     CheckConstraint("reserved_nanos >= 0", name="totals_reserved"),
+    sqlite_with_rowid=False,
+)
+
+# What counts towards the operator's ceilings: of one app, and of all apps.
+operator_totals = Table(
+    "operator_totals",
+    metadata,
+    Column("scope", String(64), primary_key=True),
+    Column("month", String(7), primary_key=True),
+    Column("billed_nanos", BigInteger, nullable=False),
+    Column("reserved_nanos", BigInteger, nullable=False),
+    CheckConstraint("billed_nanos >= 0", name="operator_totals_billed"),
+    CheckConstraint("reserved_nanos >= 0", name="operator_totals_reserved"),
     sqlite_with_rowid=False,
 )
 
@@ -84,9 +136,12 @@ grants = Table(
     Column("expires_at", BigInteger, nullable=False),
     Column("billed_nanos", BigInteger, nullable=False),
     Column("reserved_nanos", BigInteger, nullable=False),
+    Column("payer_id", String(64), nullable=False, server_default=""),
+    Column("funding_id", String(64)),
     CheckConstraint("requests_left >= 0", name="grants_requests"),
     CheckConstraint("billed_nanos + reserved_nanos <= cap_nanos", name="grants_cap"),
     Index("grants_by_expiry", "app_id", "expires_at", "cap_nanos"),
+    Index("grants_by_payer", "payer_id"),
 )
 
 # The processes that hold calls, and until when. In PostgreSQL, it is milliseconds since 1970 by the
@@ -124,6 +179,10 @@ reservations = Table(
     Column("generation_id", String(128)),
     # The cost has no bound, so that what is reserved says nothing of it.
     Column("unbounded", Boolean, nullable=False, server_default=false()),
+    Column("payer_id", String(64), nullable=False, server_default=""),
+    Column("funding_id", String(64)),
+    # It counts towards the operator's ceilings.
+    Column("operator", Boolean, nullable=False, server_default=false()),
     CheckConstraint("(user_id IS NULL) <> (grant_hash IS NULL)", name="reservations_payer"),
     Index("reservations_by_holder", "holder"),
     sqlite_with_rowid=False,
@@ -165,6 +224,9 @@ ledger = Table(
     Column("request_id", String(128), nullable=False),
     # The row that this one corrects. The amount billed is then the difference, and may be negative.
     Column("corrects", _COUNTER, ForeignKey("ledger.id"), unique=True),
+    Column("payer_id", String(64), nullable=False, server_default=""),
+    Column("funding_id", String(64)),
+    Column("operator", Boolean, nullable=False, server_default=false()),
     CheckConstraint("billed_nanos >= 0 OR corrects IS NOT NULL", name="ledger_billed"),
     CheckConstraint("billed_nanos <= reserved_nanos", name="ledger_within_reservation"),
     Index(
@@ -174,4 +236,130 @@ ledger = Table(
         sqlite_where=text("corrects IS NULL"),
         postgresql_where=text("corrects IS NULL"),
     ),
+    # A query names this condition, too. A call without a payer does not write the index.
+    Index(
+        "ledger_by_payer",
+        "payer_id",
+        "settled_at",
+        sqlite_where=text("payer_id <> ''"),
+        postgresql_where=text("payer_id <> ''"),
+    ),
+)
+
+# People with a passkey. The row stays when their data is deleted.
+payers = Table(
+    "payers",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("created_at", BigInteger, nullable=False),
+    Column("deleted_at", BigInteger),
+)
+
+passkeys = Table(
+    "passkeys",
+    metadata,
+    Column("credential_id", Text, primary_key=True),  # base64url
+    Column("payer_id", String(64), ForeignKey("payers.id"), nullable=False),
+    Column("public_key", LargeBinary, nullable=False),
+    Column("sign_count", BigInteger, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("last_used_at", BigInteger, nullable=False),
+    Index("passkeys_by_payer", "payer_id"),
+)
+
+recovery_codes = Table(
+    "recovery_codes",
+    metadata,
+    Column("payer_id", String(64), ForeignKey("payers.id"), primary_key=True),
+    Column("code_hash", String(64), primary_key=True),
+    Column("used_at", BigInteger),
+    Index("recovery_codes_by_hash", "code_hash"),
+)
+
+# The browsers in which a payer is signed in. ``fresh_at``: the last proof by passkey or code.
+sign_ins = Table(
+    "sign_ins",
+    metadata,
+    Column("token_hash", String(64), primary_key=True),
+    Column("payer_id", String(64), ForeignKey("payers.id"), nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("fresh_at", BigInteger, nullable=False),
+    Column("expires_at", BigInteger, nullable=False),
+    Index("sign_ins_by_payer", "payer_id"),
+    Index("sign_ins_by_expiry", "expires_at"),
+)
+
+# What a passkey signs. Each is used once.
+challenges = Table(
+    "challenges",
+    metadata,
+    Column("id_hash", String(64), primary_key=True),
+    Column("kind", String(32), nullable=False),
+    Column("challenge", LargeBinary, nullable=False),
+    Column("payer_id", String(64)),
+    Column("expires_at", BigInteger, nullable=False),
+    Index("challenges_by_expiry", "expires_at"),
+)
+
+# The approval requests. One has expired once ``expires_at`` has passed.
+approvals = Table(
+    "approvals",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("kind", String(16), nullable=False),  # connection or grant
+    Column("app_id", String(64), ForeignKey("apps.id"), nullable=False),
+    Column("user_id", String(256)),
+    Column("epoch", BigInteger, nullable=False),
+    Column("origin", String(300), nullable=False),
+    Column("return_url", Text, nullable=False),
+    Column("account_label", String(256)),
+    Column("asked_nanos", BigInteger),
+    Column("asked_unlimited", Boolean, nullable=False),
+    Column("requests", Integer),
+    Column("secret_hash", String(64), nullable=False),
+    Column("code_hash", String(64)),
+    Column("state", String(16), nullable=False),  # pending, approved, denied or redeemed
+    Column("payer_id", String(64)),
+    Column("cap_nanos", BigInteger),
+    Column("unlimited", Boolean, nullable=False),
+    Column("funding_id", String(64)),
+    Column("created_at", BigInteger, nullable=False),
+    Column("expires_at", BigInteger, nullable=False),
+    Column("decided_at", BigInteger),
+    # The other payer whose connection ends, as the person who allowed this was told.
+    Column("replaces", String(64)),
+    Index("approvals_by_expiry", "expires_at"),
+)
+
+# Where a payer's money comes from. An id is never used again, and its key never changes.
+funding = Table(
+    "funding",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("payer_id", String(64), nullable=False),
+    Column("kind", String(16), nullable=False),  # openrouter or key
+    Column("upstream", Text, nullable=False),
+    Column("label", String(256), nullable=False),
+    Column("ciphertext", LargeBinary),  # NULL once it is removed
+    Column("encryption_key_id", String(64)),
+    Column("state", String(16), nullable=False),  # valid, invalid or removed
+    Column("limit_nanos", BigInteger),
+    Column("created_at", BigInteger, nullable=False),
+    Column("checked_at", BigInteger, nullable=False),
+    Index("funding_by_payer", "payer_id"),
+)
+
+# An exchange with OpenRouter that has begun. Each is used once.
+funding_requests = Table(
+    "funding_requests",
+    metadata,
+    Column("state_hash", String(64), primary_key=True),
+    Column("payer_id", String(64), nullable=False),
+    Column("cookie_hash", String(64), nullable=False),
+    Column("verifier", LargeBinary, nullable=False),  # encrypted
+    Column("limit_nanos", BigInteger),
+    Column("return_to", Text, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("expires_at", BigInteger, nullable=False),
+    Index("funding_requests_by_expiry", "expires_at"),
 )

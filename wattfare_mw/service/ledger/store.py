@@ -21,15 +21,16 @@ from ..errors import lease_lost, not_available
 from ..records import (
     FREE,
     USERS_PAY,
+    Account,
     App,
     Connection,
     GrantBudget,
+    Granted,
     InferenceCall,
     LeaseRenewal,
     MeterReading,
     OrphanedStream,
     Outcome,
-    Payer,
     Terms,
     Totals,
 )
@@ -93,19 +94,77 @@ class Store(ABC):
     # -- budgets
 
     async def connect(
-        self, app_id: str, user_id: str, cap: int | None, epoch: int | None = None
+        self,
+        app_id: str,
+        user_id: str,
+        cap: int | None,
+        epoch: int | None = None,
+        *,
+        payer_id: str = "",
+        funding_id: str | None = None,
+        label: str | None = None,
     ) -> bool:
-        """Connect a user's budget, or change its cap.
+        """Connect a user's budget, or change its cap, payer and funding. A new payer takes the
+        place of the former one, whose calls in flight are cut off.
 
         Args:
             cap: in nano-dollars; None for no cap.
             epoch: connect only if the connection has been revoked so often, and not since; None:
                 connect in any case.
+            payer_id: the person whose budget it is; ``""`` for none.
+            funding_id: what the payer pays with; None for the operator's key.
+            label: the account's label, which the payer sees; None leaves it as it is.
 
         Returns: False if it has been revoked since. Nothing has changed then.
+
+        Raises:
+            WattfareFundingError: the payer has no such funding, or it is not valid.
         """
         return await self.transact(
-            lambda sql: accounts.connect(sql, app_id, user_id, cap, epoch, self._now(sql))
+            lambda sql: accounts.connect(
+                sql,
+                app_id,
+                user_id,
+                cap,
+                epoch,
+                self._now(sql),
+                payer_id=payer_id,
+                funding_id=funding_id,
+                label=label,
+            )
+        )
+
+    async def change_cap(
+        self,
+        app_id: str,
+        user_id: str,
+        cap: int | None,
+        *,
+        epoch: int | None = None,
+        payer_id: str | None = None,
+        only_lower: bool = False,
+    ) -> bool:
+        """Change the cap of a connection, and leave its payer and funding as they are.
+
+        Args:
+            cap: in nano-dollars; None for no cap.
+            epoch: only if it has been revoked so often, and not since; None: in any case.
+            payer_id: only if it is this payer's; None: any payer's.
+            only_lower: leave the cap as it is if it is lower already.
+
+        Returns: False if there is no such connection.
+        """
+        return await self.transact(
+            lambda sql: accounts.change_cap(
+                sql,
+                app_id,
+                user_id,
+                cap,
+                self._now(sql),
+                epoch=epoch,
+                payer_id=payer_id,
+                only_lower=only_lower,
+            )
         )
 
     async def epoch(self, app_id: str, user_id: str) -> int:
@@ -113,13 +172,34 @@ class Store(ABC):
         connection, _ = await self.account(app_id, user_id)
         return 0 if connection is None else connection.revocations
 
-    async def revoke(self, app_id: str, user_id: str) -> None:
-        """Revoke a connection."""
-        await self.transact(lambda sql: accounts.revoke(sql, app_id, user_id, self._now(sql)))
+    async def revoke(self, app_id: str, user_id: str, *, payer_id: str | None = None) -> bool:
+        """Revoke a connection, if it is this payer's; None: any payer's. False if there is none."""
+        return await self.transact(
+            lambda sql: accounts.revoke(sql, app_id, user_id, self._now(sql), payer_id=payer_id)
+        )
+
+    async def revoke_grant(
+        self, app_id: str, token_hash: str, *, payer_id: str | None = None
+    ) -> bool:
+        """Take a grant back, if it is this payer's; None: any payer's. False if there is none."""
+        return await self.transact(
+            lambda sql: accounts.revoke_grant(sql, app_id, token_hash, payer_id=payer_id)
+        )
+
+    async def revoke_app(self, app_id: str) -> None:
+        """Take all connections and grants of an app back."""
+        await self.transact(lambda sql: accounts.revoke_app(sql, app_id, self._now(sql)))
+
+    async def remove_funding(self, payer_id: str, funding_id: str) -> bool:
+        """Delete the key of a funding, and take back what it pays for. False if the payer has no
+        such funding."""
+        return await self.transact(
+            lambda sql: accounts.remove_funding(sql, payer_id, funding_id, self._now(sql))
+        )
 
     @abstractmethod
     async def account(self, app_id: str, user_id: str) -> tuple[Connection | None, Totals]:
-        """A user's connection, and the totals of this month."""
+        """A user's connection, and its payer's totals of this month."""
 
     async def add_grant(
         self,
@@ -134,7 +214,7 @@ class Store(ABC):
             lambda sql: accounts.add_grant(sql, app_id, token_hash, grant, terms, now)
         )
 
-    async def check_payer(
+    async def check_account(
         self, app_id: str, user_id: str | None, grant_hash: str | None, terms: Terms
     ) -> None:
         """Raise the refusal, if this user or grant cannot pay for any call at present."""
@@ -150,34 +230,34 @@ class Store(ABC):
 
     # -- calls
 
-    async def reserve(self, call: InferenceCall, terms: Terms) -> int:
-        """Reserve what a call may cost, and return that amount. Raises the refusal, if the rules
-        refuse the call."""
+    async def reserve(self, call: InferenceCall, terms: Terms) -> Granted:
+        """Reserve what a call may cost. Returns that amount, and the funding that pays. Raises the
+        refusal, if the rules refuse the call."""
         if self._holder is None:
             raise lease_lost()
         return await self._reserve(call, terms, self._holder)
 
-    async def oldest_call(self, payer: Payer) -> int | None:
-        """How long the oldest call in flight of this payer has run, in seconds; None if there is
+    async def oldest_call(self, account: Account) -> int | None:
+        """How long the oldest call in flight of this account has run, in seconds; None if there is
         none."""
         reserved_at, now = await self.transact(
-            lambda sql: (leases.oldest_call(sql, payer), self._now(sql))
+            lambda sql: (leases.oldest_call(sql, account), self._now(sql))
         )
         return None if reserved_at is None else max(seconds(now) - reserved_at, 0)
 
     @abstractmethod
-    async def settle(self, reservation_id: str, payer: Payer, outcome: Outcome) -> int | None:
-        """End a reservation of this payer. Returns what was billed, or None if it had ended
+    async def settle(self, reservation_id: str, account: Account, outcome: Outcome) -> int | None:
+        """End a reservation of this account. Returns what was billed, or None if it had ended
         before."""
 
     async def correct(
-        self, reservation_id: str, payer: Payer, outcome: Outcome, terms: Terms
+        self, reservation_id: str, account: Account, outcome: Outcome, terms: Terms
     ) -> int | None:
         """Correct the bill of a call that another process has settled, because it took this one
         for dead. Returns what is billed in addition, or None if there is nothing to correct."""
         return await self.transact(
             lambda sql: corrections.correct(
-                sql, reservation_id, payer, outcome, terms, self._now(sql)
+                sql, reservation_id, account, outcome, terms, self._now(sql)
             )
         )
 
@@ -204,9 +284,9 @@ class Store(ABC):
         while orphaned := await self.transact(
             lambda sql: leases.orphaned_calls(sql, keep_streams=keep_streams)
         ):
-            for reservation_id, payer, outcome in orphaned:
+            for reservation_id, account, outcome in orphaned:
                 # Other processes may sweep at the same time: only one settles each call.
-                swept += await self.settle(reservation_id, payer, outcome) is not None
+                swept += await self.settle(reservation_id, account, outcome) is not None
         return swept
 
     async def take_over(self) -> list[OrphanedStream]:
@@ -248,13 +328,17 @@ class Store(ABC):
         """Run a job as one transaction, through SQLAlchemy. It is for what does not happen for
         every call."""
 
+    async def at(self, job: Callable[[Sql, datetime], T]) -> T:
+        """Run a job as :meth:`transact` does, with the time by the clock of the database."""
+        return await self.transact(lambda sql: job(sql, self._now(sql)))
+
     # -- what each database does in its own way
 
     @abstractmethod
     async def _app_by_id(self, app_id: str) -> App | None: ...
 
     @abstractmethod
-    async def _reserve(self, call: InferenceCall, terms: Terms, holder: str) -> int: ...
+    async def _reserve(self, call: InferenceCall, terms: Terms, holder: str) -> Granted: ...
 
     @abstractmethod
     async def _renew(

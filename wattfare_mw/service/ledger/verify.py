@@ -14,18 +14,23 @@ def verify(sql: Sql) -> list[str]:
     """The totals that their rows do not prove, and the corrections that bill less than nothing or
     more than was reserved, one line each."""
     faults = _wrong_corrections(sql)
-    by_user = ("app_id", "user_id", "month")
+    by_user = ("app_id", "user_id", "payer_id", "month")
     billed = _sums(sql, schema.ledger, by_user, "billed_nanos")
     reserved = _sums(sql, schema.reservations, by_user, "reserved_nanos")
     totals = {
-        (row.app_id, row.user_id, row.month): row for row in sql.execute(select(schema.totals))
+        (row.app_id, row.user_id, row.payer_id, row.month): row
+        for row in sql.execute(select(schema.totals))
     }
     faults += _compare("user", totals, billed, reserved)
     by_grant = ("app_id", "grant_hash")
     billed = _sums(sql, schema.ledger, by_grant, "billed_nanos")
     reserved = _sums(sql, schema.reservations, by_grant, "reserved_nanos")
     kept = {(row.app_id, row.token_hash): row for row in sql.execute(select(schema.grants))}
-    return faults + _compare("grant", kept, billed, reserved)
+    faults += _compare("grant", kept, billed, reserved)
+    billed = _sums_of_operator(sql, schema.ledger, "billed_nanos")
+    reserved = _sums_of_operator(sql, schema.reservations, "reserved_nanos")
+    shared = {(row.scope, row.month): row for row in sql.execute(select(schema.operator_totals))}
+    return faults + _compare("operator", shared, billed, reserved)
 
 
 def lost_calls(sql: Sql) -> list[str]:
@@ -69,6 +74,19 @@ def _sums(sql: Sql, table: Any, keys: tuple[str, ...], amount: str) -> dict[tupl
         .group_by(*columns)
     )
     return {tuple(row[:-1]): int(row[-1]) for row in rows}
+
+
+def _sums_of_operator(sql: Sql, table: Any, amount: str) -> dict[tuple[Any, ...], int]:
+    rows = sql.execute(
+        select(table.c.app_id, table.c.month, func.sum(table.c[amount]))
+        .where(table.c.operator)
+        .group_by(table.c.app_id, table.c.month)
+    )
+    sums: dict[tuple[Any, ...], int] = {}
+    for app_id, month, total in rows:
+        for scope in (app_id, schema.ALL_APPS):
+            sums[scope, month] = sums.get((scope, month), 0) + int(total)
+    return sums
 
 
 def _compare(

@@ -17,6 +17,7 @@ from ..chat.meter import Meter
 from ..chat.price import Price
 from ..chat.request import DEFAULT_MAX_TOKENS, ChatRequest, text_of
 from ..records import Bounds
+from .credential import Credential
 
 #: USD for one token.
 PRICE = Price.flat(Decimal("0.000001"), Decimal("0.000002"))
@@ -73,7 +74,9 @@ class Echo:
             return await in_thread(EchoJob, request, self._default_max_tokens, self._hold)
         return EchoJob(request, self._default_max_tokens, self._hold)
 
-    async def true_cost(self, generation_id: str) -> int | None:
+    async def true_cost(
+        self, generation_id: str, credential: Credential | None = None
+    ) -> int | None:
         """There are no records."""
         return None
 
@@ -127,7 +130,7 @@ class EchoJob:
         """The cost is known already."""
         return None
 
-    async def start(self, granted: int) -> None:
+    async def start(self, granted: int, credential: Credential | None = None) -> None:
         """There is nobody to ask; say as many words as this pays for."""
         self.meter.granted = granted
         self.meter.sent = True

@@ -30,6 +30,7 @@ class Said(msgspec.Struct, frozen=True, gc=False):
         status: the HTTP status that it names, if any.
         names: all its codes, types and statuses that are words, in lower case.
         flagged: it refuses a prompt, as OpenRouter says it.
+        quoted: it repeats the error of a provider behind the upstream, as OpenRouter does.
     """
 
     message: str | None = None
@@ -37,6 +38,7 @@ class Said(msgspec.Struct, frozen=True, gc=False):
     status: int | None = None
     names: frozenset[str] = frozenset()
     flagged: bool = False
+    quoted: bool = False
 
 
 def in_error(answer: object) -> Said:
@@ -60,21 +62,22 @@ def in_success(answer: object) -> Said | None:
 def _said(answer: object) -> Said:
     message = code = status = None
     names: set[str] = set()
-    flagged = False
+    flagged = quoted = False
     # From the outside in, so that the last word is that of the innermost.
     for fields in _levels(answer, _MOST_LEVELS):
         if isinstance(fields, str):
             message = fields
             continue
         metadata = fields.get("metadata")
-        flagged |= isinstance(metadata, dict) and bool(
-            cast("dict[str, Any]", metadata).get("reasons")
-        )
+        if isinstance(metadata, dict):
+            about = cast("dict[str, Any]", metadata)
+            flagged |= bool(about.get("reasons"))
+            quoted |= bool(about.get("raw")) and bool(about.get("provider_name"))
         message = _message(fields) or message
         status = status or _status(fields)
         code = _code(fields) or code
         names.update(_names(fields))
-    return Said(message and message[:_MOST_WORDS], code, status, frozenset(names), flagged)
+    return Said(message and message[:_MOST_WORDS], code, status, frozenset(names), flagged, quoted)
 
 
 def _levels(value: object, depth: int) -> Iterator[dict[str, Any] | str]:

@@ -7,6 +7,7 @@ from typing import Protocol
 from ..chat.meter import Meter
 from ..chat.request import ChatRequest
 from ..records import Bounds
+from .credential import Credential
 
 
 class Job(Protocol):
@@ -48,12 +49,13 @@ class Job(Protocol):
         the first ones do not fit what is left."""
         ...
 
-    async def start(self, granted: int) -> None:
+    async def start(self, granted: int, credential: Credential | None = None) -> None:
         """Send it off; returns when the answer's head is good.
 
         Args:
             granted: what it may cost, in nano-dollars, within its bounds: one that asked for
                 more generates less.
+            credential: the payer's key that pays; None: the operator's.
         """
         ...
 
@@ -91,8 +93,13 @@ class Provider(Protocol):
         """
         ...
 
-    async def true_cost(self, generation_id: str) -> int | None:
+    async def true_cost(
+        self, generation_id: str, credential: Credential | None = None
+    ) -> int | None:
         """What a generation cost, in nano-dollars; None if the record is not there yet.
+
+        Args:
+            credential: the payer's key that paid; None: the operator's.
 
         Raises:
             WattfareError: the provider did not answer, or refused. It may answer later.

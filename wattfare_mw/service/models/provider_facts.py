@@ -39,6 +39,8 @@ class ProviderFacts(msgspec.Struct, frozen=True, kw_only=True):
         limit_name: the field that limits how much each of its models generates.
         one_limit_name: does it know no other name? It then ignores or refuses the other.
         variants: may a model's name end in a variant, see :mod:`.variants`?
+        key_path: where it tells what a key may spend, behind the base URL.
+        gives_keys: can a person allow a service a key of their own, by OAuth?
         page_usd: what it may charge for a page of a PDF that it reads itself.
     """
 
@@ -53,6 +55,8 @@ class ProviderFacts(msgspec.Struct, frozen=True, kw_only=True):
     limit_name: LimitName = "max_tokens"
     one_limit_name: bool = False
     variants: bool = False
+    key_path: str | None = None
+    gives_keys: bool = False
     page_usd: Decimal = Decimal(0)
 
     @property
@@ -70,7 +74,8 @@ PROVIDERS = (
     # list. What was charged is in GET /generation: openrouter.ai/docs/api-reference. `usage.cost`
     # is in each answer, and `cached_tokens` are part of the prompt: "Usage Accounting" there. It
     # reads a PDF for models that cannot, at $2 for 1,000 pages, and 10% more in one region: "PDF
-    # Inputs" there.
+    # Inputs" there. `GET /key` tells the limit of a key: "Get current API key". A person allows a
+    # key by OAuth: "OAuth PKCE" there.
     ProviderFacts(
         name="openrouter",
         hosts=("openrouter.ai", ".openrouter.ai"),
@@ -78,6 +83,8 @@ PROVIDERS = (
         names_cost=True,
         generation_record=True,
         variants=True,
+        key_path="/key",
+        gives_keys=True,
         page_usd=Decimal("0.0022"),
     ),
     # The OpenRouter list: stops. Its reasoning models refuse `max_tokens`: API reference of

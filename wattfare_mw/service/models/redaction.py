@@ -1,4 +1,4 @@
-"""Removes the operator's key from what an upstream says.
+"""Removes the key that was sent to an upstream from what the upstream says.
 
 An upstream may repeat the headers of a request: in an error, in a field that nobody reads, or in
 an answer. Such words go on to a browser, so the key is removed from all of them.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Iterator
+from functools import cached_property
 
 from ...transport import Secret, SecretBytes
 
@@ -38,26 +39,33 @@ class Redactor:
     """
 
     def __init__(self, key: str | None) -> None:
-        self._whole: re.Pattern[str] | None = None
-        self._runs: frozenset[str] = frozenset()
-        self._in_answer: re.Pattern[bytes] | None = None
+        self._key = Secret(key or "")
         self._marks: tuple[SecretBytes, ...] = ()
-        if not key:
-            return
-        self._runs = frozenset(
+        if key:
+            self._marks = tuple(_mark(form) for form in (key, *_coded(key)))
+
+    # Most keys stand in no answer and in no error. Patterns take 15 ms and 180 kB for each key.
+
+    @cached_property
+    def _whole(self) -> re.Pattern[str]:
+        return re.compile("".join(map(_written, self._key)), re.IGNORECASE)
+
+    @cached_property
+    def _runs(self) -> frozenset[str]:
+        return frozenset(
             Secret(form[start : start + RUN])
-            for form in _forms(key)
+            for form in _forms(self._key)
             for start in range(len(form) - RUN + 1)
         )
-        # In base64, as `Authorization: Basic …` holds it, the key is too long for any word.
-        coded = [_middle(key, before) for before in range(3)] if len(key) >= RUN else [key] * 3
+
+    @cached_property
+    def _in_answer(self) -> re.Pattern[bytes]:
+        key = self._key
         plain = "".join(map(_written, key))
-        self._whole = re.compile(plain, re.IGNORECASE)
         if len(key) < MIN_KEY_IN_ANSWER and not key.startswith("sk-"):
             plain = rf"Bearer(?:[ +]|%20|\\u0020)+{plain}"
-        patterns = [plain, *("".join(map(_written, form)) for form in coded if form != key)]
-        self._in_answer = re.compile("|".join(patterns).encode())
-        self._marks = tuple(_mark(form) for form in (key, *coded))
+        patterns = [plain, *("".join(map(_written, form)) for form in _coded(key) if form != key)]
+        return re.compile("|".join(patterns).encode())
 
     def __repr__(self) -> str:
         return "Redactor()"
@@ -65,7 +73,7 @@ class Redactor:
     def text(self, words: str) -> str:
         """These words without the key: as it is, escaped, in base64 or in hex, whole or in
         parts."""
-        if self._whole is None:
+        if not self._key:
             return words
         words = self._whole.sub(MASK, words[:MAX_TEXT])
         if not self._runs:
@@ -83,7 +91,7 @@ class Redactor:
     def answer(self, data: bytes) -> bytes:
         """This JSON, or these events of JSON, without the key. What does not hold the key is
         given back as it is."""
-        if self._in_answer is None:
+        if not self._marks:
             return data
         # Called for each event of a stream: the pattern takes a hundred times as long.
         find = data.find
@@ -108,6 +116,11 @@ class Redactor:
         for start in range(len(text) - RUN + 1):
             if text[start : start + RUN] in self._runs:
                 yield places[start][0], places[start + RUN - 1][1]
+
+
+def _coded(key: str) -> list[str]:
+    """The key in base64, as ``Authorization: Basic …`` holds it: too long for any word."""
+    return [_middle(key, before) for before in range(3)] if len(key) >= RUN else [key] * 3
 
 
 def _forms(key: str) -> Iterator[str]:

@@ -14,12 +14,13 @@ from ...calls import USER_AGENT
 from ...errors import (
     WattfareBudgetExceededError,
     WattfareError,
+    WattfareFundingError,
     WattfareNetworkError,
     invalid_request,
 )
 from ...logs import get_logger
 from ...offload import LARGE_BODY, in_thread
-from ...transport import AsyncHTTPResponse, AsyncTransport, HTTPRequest, Secret, async_transport
+from ...transport import AsyncHTTPResponse, AsyncTransport, HTTPRequest, async_transport
 from ...transport.base import MAX_BODY_BYTES
 from ..chat import prompt_bound
 from ..chat.families import Families
@@ -30,11 +31,11 @@ from ..metrics import Metrics
 from ..records import Bounds
 from . import documents, generations, limit_refusals, offers, upstream_answers, variants
 from .catalog import Catalog, NoListError
+from .credential import Credential
 from .offers import Offer
 from .output_limits import LearnedLimits, ModelLimits, names_for
 from .own_prices import OwnPrices
 from .provider_facts import OTHER, LimitName, find_provider
-from .redaction import Redactor
 
 log = get_logger("wattfare_mw.service", show_messages=False)
 
@@ -59,6 +60,8 @@ MAX_LOWERINGS = 2
 #: So many models are kept with their prices and families.
 MAX_OFFERS = 1000
 _LIST = "/models"
+#: What an upstream answers that does not have a path.
+_NOTHING_THERE = frozenset({404, 405, 501})
 #: Behind a model's name, or instead of it: OpenRouter's saved settings, such as `@preset/mine`.
 PRESET = "@preset/"
 
@@ -79,7 +82,7 @@ class Upstream:
 
     Args:
         base_url: what ``/chat/completions`` and ``/models`` are put behind.
-        key: sent as the bearer token, if there is one.
+        key: the operator's, sent as the bearer token of calls that no payer's key pays for.
         metrics: counts the calls that cost more than was reserved.
         default_max_tokens: what a call is given that names no limit.
         allow_unpriced: let models be called that have no fixed price, although the upstream is not
@@ -111,14 +114,13 @@ class Upstream:
         on_hang_up: Literal["stop", "finish"] | None = None,
         hold: int | None = None,
     ) -> None:
-        self._base_url = base_url.rstrip("/")
-        self._authorization = None if key is None else Secret(f"Bearer {key}")
-        self.redactor = Redactor(key)
+        self.base_url = base_url.rstrip("/")
+        self.operator = Credential(key)
         self._transport = transport or async_transport(None)
-        self.provider = find_provider(self._base_url, provider)
+        self.provider = find_provider(self.base_url, provider)
         self._catalog = Catalog(
             self._list_models,
-            self._base_url,
+            self.base_url,
             OwnPrices(prices),
             default_first=not self.provider.sells,
         )
@@ -136,7 +138,7 @@ class Upstream:
 
     async def models(self) -> bytes:
         """The upstream's own list."""
-        return self.redactor.answer(await self._catalog.body())
+        return self.operator.redactor.answer(await self._catalog.body())
 
     async def prepare(self, request: ChatRequest, request_id: str) -> UpstreamJob:
         """The call with its limit and its price."""
@@ -185,11 +187,38 @@ class Upstream:
         learned = self.learned.most(model, stream=stream)
         return limits if learned is None else ModelLimits(learned, limits.context)
 
-    async def true_cost(self, generation_id: str) -> int | None:
+    async def true_cost(
+        self, generation_id: str, credential: Credential | None = None
+    ) -> int | None:
         """What the generation's record says that it cost, in nano-dollars; None if there is no such
         record yet."""
         path = generations.path(generation_id)
-        return generations.cost(await self._get(path, MAX_ERROR_BYTES))
+        return generations.cost(await self._get(path, MAX_ERROR_BYTES, credential))
+
+    async def check_key(self, key: str) -> bytes | None:
+        """Ask the upstream something that costs nothing, with a payer's key. Returns what
+        OpenRouter says of the key; None if the upstream is another, or says nothing.
+
+        Raises:
+            WattfareFundingError: the upstream refuses the key.
+            WattfareError: it does not answer, or fails.
+        """
+        credential = Credential(key, "")
+        if self.provider.key_path is not None:
+            answer = await self.exchange(
+                "GET", self.provider.key_path, None, None, LIST_IDLE_SECONDS, credential
+            )
+            if not isinstance(answer, Refusal):
+                return await read_whole(answer, MAX_ERROR_BYTES)
+            if answer.status not in _NOTHING_THERE:
+                raise answer.error
+        try:
+            await self._get(_LIST, MAX_LIST_BYTES, credential)
+        except NoListError as no_list:
+            # An upstream without a list says nothing of the key. Its first call does.
+            if isinstance(no_list.__cause__, WattfareFundingError):
+                raise no_list.__cause__ from None
+        return None
 
     def found_no_cost(self, model: str) -> None:
         """Remember that a complete answer of this model, which has no price, named no cost."""
@@ -233,9 +262,10 @@ class Upstream:
         body: bytes | None,
         request_id: str | None,
         idle: float = IDLE_SECONDS,
+        credential: Credential | None = None,
     ) -> AsyncHTTPResponse:
         """Send a request; gives an answer of 200, or raises what any other stands for."""
-        answer = await self.exchange(method, path, body, request_id, idle)
+        answer = await self.exchange(method, path, body, request_id, idle, credential)
         if isinstance(answer, Refusal):
             raise answer.error
         return answer
@@ -247,8 +277,12 @@ class Upstream:
         body: bytes | None,
         request_id: str | None,
         idle: float = IDLE_SECONDS,
+        credential: Credential | None = None,
     ) -> AsyncHTTPResponse | Refusal:
         """Send a request; gives an answer of 200, or what any other stands for.
+
+        Args:
+            credential: a payer's key; None: the operator's.
 
         Raises:
             WattfareError: ``upstream``; there is no answer.
@@ -260,11 +294,12 @@ class Upstream:
         }
         if body is not None:
             headers["content-type"] = "application/json"
-        if self._authorization is not None:
-            headers["authorization"] = self._authorization
+        credential = credential or self.operator
+        if credential.authorization is not None:
+            headers["authorization"] = credential.authorization
         if request_id is not None:
             headers["x-request-id"] = request_id
-        request = HTTPRequest(method, self._base_url + path, headers, body, CONNECT_SECONDS, idle)
+        request = HTTPRequest(method, self.base_url + path, headers, body, CONNECT_SECONDS, idle)
         try:
             answer = await self._transport.send(request)
             if answer.status == 200:
@@ -275,7 +310,7 @@ class Upstream:
                 await answer.close()
         except WattfareNetworkError as error:
             raise upstream_answers.unreachable(error) from error.__cause__
-        failure = upstream_answers.failure(answer.status, text, answer.headers, self.redactor)
+        failure = upstream_answers.failure(answer.status, text, answer.headers, credential)
         if path == _LIST and upstream_answers.is_no_list(answer.status, failure):
             raise NoListError from failure
         return Refusal(answer.status, text, failure)
@@ -283,15 +318,26 @@ class Upstream:
     async def _list_models(self) -> bytes:
         return await self._get(_LIST, MAX_LIST_BYTES)
 
-    async def _get(self, path: str, most: int) -> bytes:
-        try:
-            answer = await self.send("GET", path, None, None, LIST_IDLE_SECONDS)
-            try:
-                return await answer.read(most)
-            finally:
-                await answer.close()
-        except WattfareNetworkError as error:
-            raise upstream_answers.unreachable(error) from error.__cause__
+    async def _get(self, path: str, most: int, credential: Credential | None = None) -> bytes:
+        answer = await self.send("GET", path, None, None, LIST_IDLE_SECONDS, credential)
+        return await read_whole(answer, most)
+
+
+async def read_whole(answer: AsyncHTTPResponse, most: int) -> bytes:
+    """The whole body of an answer, which is then closed.
+
+    Args:
+        most: the most bytes.
+
+    Raises:
+        WattfareError: ``upstream``; it broke off, or is too long.
+    """
+    try:
+        return await answer.read(most)
+    except WattfareNetworkError as error:
+        raise upstream_answers.unreachable(error) from error.__cause__
+    finally:
+        await answer.close()
 
 
 def _names_preset(model: str) -> bool:
@@ -353,6 +399,7 @@ class UpstreamJob:
         told_at_end = hold is not None and not upstream.keeps_records
         self.detaches = not request.stream or upstream.on_hang_up == "finish" or told_at_end
         self._upstream = upstream
+        self._credential = upstream.operator
         self._request = request
         self._names = request.models
         self._request_id = request_id
@@ -392,10 +439,12 @@ class UpstreamJob:
         self.bounds = self._all_bounds(request.n)
         return self.bounds
 
-    async def start(self, granted: int) -> None:
+    async def start(self, granted: int, credential: Credential | None = None) -> None:
         """Send it, with as much of a limit as was granted; returns when the upstream has
         accepted it."""
         request = self._request
+        if credential is not None:
+            self._credential = credential
         self.meter.granted = granted
         if self._bounds:
             limit = offers.limit(self._bounds, granted, request.n, self._limit)
@@ -433,7 +482,13 @@ class UpstreamJob:
                 body = msgspec.json.encode(fields)
             self.meter.sent = True
             upstream, model = self._upstream, request.model
-            answer = await upstream.exchange("POST", "/chat/completions", body, self._request_id)
+            answer = await upstream.exchange(
+                "POST",
+                "/chat/completions",
+                body,
+                self._request_id,
+                credential=self._credential,
+            )
             if not isinstance(answer, Refusal):
                 if name is not None:
                     upstream.learned.note_name(model, name)
@@ -474,7 +529,7 @@ class UpstreamJob:
         answer = await self._read(self._upstream.max_answer_bytes)
         if self._unanswered:
             self._find_model(answer)
-        reading = (answer, self.meter, self._upstream.redactor, self._answer.headers)
+        reading = (answer, self.meter, self._credential, self._answer.headers)
         if len(answer) <= LARGE_BODY:
             body = upstream_answers.read_completion(*reading)
         else:
@@ -590,7 +645,7 @@ class UpstreamJob:
             passed = block if kept is lines else b"".join(map(sse.write, kept))
         if self._done or self._spent:
             self._tally()
-        return self._upstream.redactor.answer(passed)
+        return self._credential.redactor.answer(passed)
 
     def _kept(self, lines: list[bytes]) -> list[bytes]:
         """Meter these events. Gives those for the client: the same list if they are all."""
@@ -639,7 +694,7 @@ class UpstreamJob:
             self._unnamed = self.generation_id is None
         if self._unanswered:
             self._find_model(data)
-        read = upstream_answers.read_chunk(data, self.meter, self._upstream.redactor)
+        read = upstream_answers.read_chunk(data, self.meter, self._credential)
         self._answered = self._answered or read.choices
         if read.generated and self.meter.spent:
             self._spent = True
@@ -686,7 +741,7 @@ class UpstreamJob:
         assert self._answer is not None
         if self._request.stream:
             text = await self._read(MAX_ERROR_BYTES)
-            error = upstream_answers.error_of(_decoded(text), self._upstream.redactor)
+            error = upstream_answers.error_of(_decoded(text), self._credential)
             if error is not None:
                 return error
         wanted = "an event stream" if self._request.stream else "JSON"

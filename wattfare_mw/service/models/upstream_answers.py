@@ -13,7 +13,10 @@ from msgspec import UNSET, UnsetType
 
 from ... import money, sse
 from ...errors import (
+    Shortfall,
+    WattfareBudgetExceededError,
     WattfareError,
+    WattfareFundingError,
     WattfareNetworkError,
     WattfareRateLimitError,
     invalid_request,
@@ -25,12 +28,14 @@ from ...types import encode, exact
 from ..chat import usage as reported_usage
 from ..chat.meter import MAX_CHOICES, Meter
 from . import error_shapes
-from .redaction import Redactor
+from .credential import Credential
 
 log = get_logger("wattfare_mw.service", show_messages=False)
 
 #: How many values an answer may have. Those with log probabilities have many.
 MAX_ELEMENTS = 1_000_000
+#: What limits a call if the payer's own key or account has no money left: ``limitedBy``.
+FUNDING = "funding"
 #: As much of the upstream's own words as is passed on, in characters.
 MAX_MESSAGE = 500
 
@@ -55,19 +60,23 @@ class AccountRefusedError(WattfareError):
     default_status = 502
 
 
+class KeyRefusedError(WattfareFundingError):
+    """The upstream refuses a payer's own key."""
+
+
 def failure(
-    status: int, body: bytes, headers: Mapping[str, str], redactor: Redactor
+    status: int, body: bytes, headers: Mapping[str, str], credential: Credential
 ) -> WattfareError:
     """What an answer other than 200 stands for.
 
     Args:
-        redactor: removes the operator's key from the upstream's own words.
+        credential: whose key it was. It is removed from the upstream's own words.
     """
     try:
         said = error_shapes.in_error(decode(body))
     except (ValueError, WattfareError):
         said = _NOTHING_SAID
-    return _failure(status, said, _retry_after(headers), redactor)
+    return _failure(status, said, _retry_after(headers), credential)
 
 
 def is_no_list(status: int, failure: WattfareError) -> bool:
@@ -85,10 +94,12 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
 
 
 def _failure(
-    status: int, said: error_shapes.Said, retry_after: float | None, redactor: Redactor
+    status: int, said: error_shapes.Said, retry_after: float | None, credential: Credential
 ) -> WattfareError:
     if _is_about_account(status, said):
-        # The words are about the operator's own account, and may repeat the credential.
+        # The words are about the account of whoever pays, and may repeat the credential.
+        if credential.is_payers:
+            return _payer_refused(status, said, retry_after)
         return _account_refused(status, said)
     if status == 429:
         ours = "The upstream is asked too often."
@@ -100,27 +111,30 @@ def _failure(
     else:
         failure = failed(f"The upstream failed ({status}).")
         failure.retry_after = retry_after
-    return _quoting(said, redactor, failure)
+    return _quoting(said, credential, failure)
 
 
-def _quoting(said: error_shapes.Said, redactor: Redactor, failure: WattfareError) -> WattfareError:
+def _quoting(
+    said: error_shapes.Said, credential: Credential, failure: WattfareError
+) -> WattfareError:
     """The error with the upstream's own words as its message, and its own code, if there are any.
     The log keeps our words."""
-    if said.message is not None and (words := redactor.text(said.message)[:MAX_MESSAGE]):
+    redact = credential.redactor.text
+    if said.message is not None and (words := redact(said.message)[:MAX_MESSAGE]):
         failure.quote(words)
-    if said.code is not None and redactor.text(said.code) == said.code:
+    if said.code is not None and redact(said.code) == said.code:
         failure.upstream_code = said.code
     return failure
 
 
-def error_of(answer: object, redactor: Redactor) -> WattfareError | None:
+def error_of(answer: object, credential: Credential) -> WattfareError | None:
     """The error that an answer or a chunk with status 200 holds, or None."""
     said = error_shapes.in_success(answer)
-    return None if said is None else _error_of(said, redactor)
+    return None if said is None else _error_of(said, credential)
 
 
-def _error_of(said: error_shapes.Said, redactor: Redactor) -> WattfareError:
-    return _failure(_status_of(said), said, None, redactor)
+def _error_of(said: error_shapes.Said, credential: Credential) -> WattfareError:
+    return _failure(_status_of(said), said, None, credential)
 
 
 def _status_of(said: error_shapes.Said) -> int:
@@ -148,7 +162,7 @@ def _account_refused(status: int, said: error_shapes.Said) -> AccountRefusedErro
     the upstream's words but names that we know."""
     status = said.status or status
     known = sorted(said.names & _ACCOUNT_ERRORS)
-    if status == 402 or not _KEY_ERRORS.issuperset(known) or _says(said, _MONEY_WORDS):
+    if _is_about_money(status, said):
         advice = "Its credit or quota is used up: add credit, or raise the limit of the account."
     elif status == 401 or known or _says(said, _KEY_WORDS):
         advice = "Check the operator's key: --upstream-key, or WATTFARE_UPSTREAM_KEY."
@@ -162,6 +176,41 @@ def _account_refused(status: int, said: error_shapes.Said) -> AccountRefusedErro
     return AccountRefusedError(
         "The model's provider refuses the account of this service. Only its operator can help."
     )
+
+
+def _payer_refused(
+    status: int, said: error_shapes.Said, retry_after: float | None
+) -> WattfareError:
+    """The error for a payer's own key or account, which says what the payer can do."""
+    status = said.status or status
+    account_names = said.names & _ACCOUNT_ERRORS
+    is_key_limit = status != 401 and _says(said, _KEY_LIMIT_WORDS)
+    if is_key_limit or _is_about_money(status, said):
+        if retry_after is not None and status in (402, 429):
+            return WattfareRateLimitError(
+                "The model's provider takes no more calls from this account for now.",
+                retry_after=retry_after,
+            )
+        message = (
+            "The key that pays has reached its own limit at the model's provider. Raise the limit "
+            "of this key there, or pay with another key."
+            if is_key_limit
+            else "The account that pays has no credit left at the model's provider. Add credit "
+            "there, or pay with another key."
+        )
+        return WattfareBudgetExceededError(message, shortfall=Shortfall(limited_by=FUNDING))
+    # What a provider behind OpenRouter says is not about the key that OpenRouter was given.
+    is_about_key = status == 401 or account_names & _KEY_REFUSALS or _says(said, _KEY_WORDS)
+    if is_about_key and not said.quoted:
+        return KeyRefusedError(
+            "The model's provider refuses the key that pays. Connect the funding again."
+        )
+    return failed("The model's provider does not let the account that pays make this call.")
+
+
+def _is_about_money(status: int, said: error_shapes.Said) -> bool:
+    known = said.names & _ACCOUNT_ERRORS
+    return status == 402 or not known <= _KEY_ERRORS or _says(said, _MONEY_WORDS)
 
 
 _NOTHING_SAID = error_shapes.Said()
@@ -183,6 +232,8 @@ _KEY_ERRORS = frozenset(
         "unauthorized",
     }
 )
+#: Those of them that say that the key itself is not valid. The others are about what it may do.
+_KEY_REFUSALS = _KEY_ERRORS - {"account_deactivated", "permission_denied", "permission_error"}
 #: The names of errors about the account's money. Many come with 429, as rate limits do.
 _ACCOUNT_ERRORS = _KEY_ERRORS | {
     "billing_error",
@@ -203,6 +254,13 @@ _MONEY_WORDS = re.compile(
     r"credit balance is too low|insufficient (?:account )?(?:balance|credits?|funds|quota)"
     r"|(?:used all|run out of|out of) (?:\w+ )?(?:credits|funds)|spending limit"
     r"|account (?:is |has been )?(?:suspended|deactivated|disabled|in arrears)",
+    re.IGNORECASE,
+)
+#: The words of errors about the limit that a key has of its own: OpenRouter says so with a 402 or a
+#: 403.
+_KEY_LIMIT_WORDS = re.compile(
+    r"\bkey limit\b|\blimit (?:of|on|for) (?:this|the|your) (?:api )?key\b"
+    r"|key with a higher|openrouter\.ai/[\w/-]*\bkeys\b",
     re.IGNORECASE,
 )
 #: The words of errors about a key: Google and xAI say so with a 400.
@@ -277,10 +335,10 @@ class Finishes:
 
 
 def read_completion(
-    body: bytes, meter: Meter, redactor: Redactor, headers: Mapping[str, str] | None = None
+    body: bytes, meter: Meter, credential: Credential, headers: Mapping[str, str] | None = None
 ) -> bytes:
     """Meter a whole answer. Returns it as JSON that every client can read, with what it costs the
-    user in ``usage.cost``, and without the operator's key.
+    user in ``usage.cost``, and without the key that was sent.
 
     Args:
         headers: those of the answer. LiteLLM names the cost in one of them.
@@ -304,7 +362,7 @@ def read_completion(
     for choice in choices:
         # Our own count, in case the upstream reports none.
         generated |= _count(_fields(choice).get("message"), meter)
-    error = error_of(answer, redactor) or _failure_of_all(choices, redactor)
+    error = error_of(answer, credential) or _failure_of_all(choices, credential)
     _add_usage(fields, meter, generated=generated or error is None)
     if error is not None:
         raise error
@@ -314,8 +372,8 @@ def read_completion(
     if not strict:
         body = encode(fields)
     elif _tells_cost(_fields(fields.get("usage")), meter):
-        return redactor.answer(body)  # nothing need be written
-    return redactor.answer(with_cost(body, meter))
+        return credential.redactor.answer(body)  # nothing need be written
+    return credential.redactor.answer(with_cost(body, meter))
 
 
 #: LiteLLM's proxy names the cost here. The headers of a stream come too early to have it.
@@ -402,18 +460,18 @@ def _add_usage(fields: dict[str, Any], meter: Meter, *, generated: bool) -> bool
     return found
 
 
-def _failure_of_all(choices: list[Any], redactor: Redactor) -> WattfareError | None:
+def _failure_of_all(choices: list[Any], credential: Credential) -> WattfareError | None:
     """The failure of an answer that has no choice, or whose choices have all failed."""
     if not choices:
         return failed("The upstream did not answer with a completion.")
-    failures = [_failure_of(_fields(choice), redactor) for choice in choices]
+    failures = [_failure_of(_fields(choice), credential) for choice in choices]
     return failures[0] if all(failures) else None
 
 
-def _failure_of(choice: dict[str, Any], redactor: Redactor) -> WattfareError | None:
+def _failure_of(choice: dict[str, Any], credential: Credential) -> WattfareError | None:
     said = error_shapes.in_success(choice)
     if said is not None:
-        return _error_of(said, redactor)
+        return _error_of(said, credential)
     if choice.get("finish_reason") == "error":
         return failed("The model's provider failed while it answered.")
     return None
@@ -449,7 +507,7 @@ class Read(msgspec.Struct, frozen=True):
     passes: bool = True
 
 
-def read_chunk(data: bytes, meter: Meter, redactor: Redactor) -> Read:
+def read_chunk(data: bytes, meter: Meter, credential: Credential) -> Read:
     """Meter a chunk of a stream.
 
     Raises:
@@ -474,7 +532,7 @@ def read_chunk(data: bytes, meter: Meter, redactor: Redactor) -> Read:
     except ValueError:
         raise failed("The upstream sent an event that is not JSON.") from None
     if not isinstance(chunk, dict):
-        error = error_of(chunk, redactor)
+        error = error_of(chunk, credential)
         if error is not None:
             raise error
         return _IGNORED
@@ -486,8 +544,8 @@ def read_chunk(data: bytes, meter: Meter, redactor: Redactor) -> Read:
         # Some upstreams end a stream with the whole message.
         if not _fields(choice).get("delta") and not meter.generated:
             generated |= _count(_fields(choice).get("message"), meter)
-    error = error_of(fields, redactor) or next(
-        (error for choice in choices if (error := _failure_of(_fields(choice), redactor))), None
+    error = error_of(fields, credential) or next(
+        (error for choice in choices if (error := _failure_of(_fields(choice), credential))), None
     )
     usage = _add_usage(fields, meter, generated=error is None or meter.generated)
     if error is not None:

@@ -24,14 +24,16 @@ from ....logs import one_line
 from ....transport import hidden
 from ...errors import lease_lost, not_available
 from ...records import (
+    Account,
     App,
     Connection,
     GrantBudget,
+    Granted,
     InferenceCall,
     LeaseRenewal,
     MeterReading,
+    OperatorTotals,
     Outcome,
-    Payer,
     PriorCall,
     Terms,
     Totals,
@@ -59,18 +61,23 @@ ANSWER_SECONDS = 2.5
 
 _RESERVE = (
     "SELECT * FROM wattfare_reserve("
-    "$1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)"
+    "$1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20)"
 )
 _SETTLE = "SELECT wattfare_settle($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)"
 _RENEW = "SELECT * FROM wattfare_renew($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)"
-_APP = "SELECT id, name, mode, secret_hash, publishable_key FROM apps WHERE id = $1"
+_APP = f"""
+    SELECT {", ".join(App.__struct_fields__)} FROM apps WHERE id = $1 AND deleted_at IS NULL
+"""  # noqa: S608
 _ACCOUNT = """
-    SELECT c.app_id, c.connected, c.cap_nanos, c.revocations, t.billed_nanos, t.reserved_nanos
+    SELECT c.app_id, c.connected, c.cap_nanos, c.revocations, c.payer_id, c.funding_id, f.state,
+           t.billed_nanos, t.reserved_nanos
     FROM (SELECT to_char(
         COALESCE(to_timestamp($3::bigint / 1000), clock_timestamp()) AT TIME ZONE 'UTC', 'YYYY-MM'
     ) AS month) AS now
     LEFT JOIN connections c ON c.app_id = $1 AND c.user_id = $2
-    LEFT JOIN totals t ON t.app_id = $1 AND t.user_id = $2 AND t.month = now.month
+    LEFT JOIN funding f ON f.id = c.funding_id
+    LEFT JOIN totals t ON t.app_id = $1 AND t.user_id = $2 AND t.payer_id = c.payer_id
+        AND t.month = now.month
 """
 
 
@@ -130,7 +137,14 @@ class PostgreSQLStore(Store):
         row = await self._ask(_ACCOUNT, app_id, user_id, self._now_ms())
         found = None
         if row["app_id"] is not None:
-            found = Connection(row["cap_nanos"], row["connected"], row["revocations"])
+            found = Connection(
+                row["cap_nanos"],
+                row["connected"],
+                row["revocations"],
+                row["payer_id"],
+                row["funding_id"],
+                rules.is_funding_valid(row["funding_id"], row["state"]),
+            )
         return found, Totals(row["billed_nanos"] or 0, row["reserved_nanos"] or 0)
 
     async def _renew(
@@ -142,9 +156,9 @@ class PostgreSQLStore(Store):
             fresh,
             round(LEASE_SECONDS * 1000),
             [each.reservation_id for each in readings],
-            [each.payer.app_id for each in readings],
-            [each.payer.user_id for each in readings],
-            [each.payer.grant_hash for each in readings],
+            [each.account.app_id for each in readings],
+            [each.account.user_id for each in readings],
+            [each.account.grant_hash for each in readings],
             [each.generation_id for each in readings],
             [min(each.cost, MAX_INTEGER) for each in readings],
             [each.prompt_tokens for each in readings],
@@ -153,7 +167,7 @@ class PostgreSQLStore(Store):
         )
         return LeaseRenewal(held=row["o_held"], revoked=frozenset(row["o_revoked"] or ()))
 
-    async def _reserve(self, call: InferenceCall, terms: Terms, holder: str) -> int:
+    async def _reserve(self, call: InferenceCall, terms: Terms, holder: str) -> Granted:
         key = call.key
         row = await self._ask(
             _RESERVE,
@@ -170,8 +184,10 @@ class PostgreSQLStore(Store):
             call.bounds.requires_cap,
             terms.operator_pays,
             terms.ceiling,
+            terms.app_ceiling,
+            terms.total_ceiling,
             call.request_id,
-            call.payer_name,
+            call.account_name,
             key.name if key else None,
             key.body if key else None,
             self._now_ms(),
@@ -181,16 +197,16 @@ class PostgreSQLStore(Store):
         if key is not None and row["o_prior"] is not None:
             rules.check_key(key, PriorCall(row["o_prior_body"], row["o_prior_ended"]))
         if row["o_granted"] is not None:
-            return row["o_granted"]
+            return Granted(row["o_granted"], row["o_funding"])
         raise _refusal(call, terms, row)
 
-    async def settle(self, reservation_id: str, payer: Payer, outcome: Outcome) -> int | None:
+    async def settle(self, reservation_id: str, account: Account, outcome: Outcome) -> int | None:
         row = await self._ask(
             _SETTLE,
             reservation_id,
-            payer.app_id,
-            payer.user_id,
-            payer.grant_hash,
+            account.app_id,
+            account.user_id,
+            account.grant_hash,
             outcome.ended,
             outcome.generated,
             min(outcome.cost, MAX_INTEGER),
@@ -306,21 +322,32 @@ async def _as_it_is(_connection: Any) -> None:
 
 def _refusal(call: InferenceCall, terms: Terms, row: Any) -> WattfareError:
     """What the rules call it. They are asked with what the database had found, and must refuse."""
-    totals = Totals(row["o_billed"] or 0, row["o_reserved"] or 0)
+    totals = _totals(row, "o_billed", "o_reserved")
+    operator = OperatorTotals(
+        _totals(row, "o_app_billed", "o_app_reserved"),
+        _totals(row, "o_all_billed", "o_all_reserved"),
+    )
+    paid_by = (row["o_payer"], row["o_funding"], row["o_funding_valid"])
     try:
         if call.grant_hash is not None:
             grant = None
             if row["o_known"]:
-                grant = GrantBudget(row["o_requests"], row["o_cap"], row["o_expires_at"], totals)
-            rules.reserve_grant(grant, call.bounds, row["o_now"])
+                limits = (row["o_requests"], row["o_cap"], row["o_expires_at"])
+                grant = GrantBudget(*limits, totals, *paid_by)
+            rules.reserve_grant(grant, call.bounds, row["o_now"], terms, operator)
         else:
             connection = None
             if row["o_known"]:
-                connection = Connection(row["o_cap"], row["o_connected"], row["o_revocations"])
-            rules.reserve(connection, totals, call.bounds, terms, row["o_now"])
+                state = (row["o_cap"], row["o_connected"], row["o_revocations"])
+                connection = Connection(*state, *paid_by)
+            rules.reserve(connection, totals, call.bounds, terms, row["o_now"], operator)
     except WattfareError as refusal:
         return refusal
     raise RuntimeError("the database refuses what the rules grant")
+
+
+def _totals(row: Any, billed: str, reserved: str) -> Totals:
+    return Totals(row[billed] or 0, row[reserved] or 0)
 
 
 def _driver_errors() -> tuple[type[Exception], ...]:

@@ -14,11 +14,13 @@ from sqlalchemy import (
     bindparam,
     delete,
     func,
+    or_,
     select,
     update,
 )
 from sqlalchemy.dialects import sqlite
 
+from ...records import App
 from .. import schema
 
 _DIALECT = sqlite.dialect(paramstyle="qmark")
@@ -52,11 +54,15 @@ def _row(table: Table, *columns: str) -> str:
 _apps, _holders, _keys = schema.apps.c, schema.holders.c, schema.idempotency.c
 _users, _sums, _grants = schema.connections.c, schema.totals.c, schema.grants.c
 _calls, _rows = schema.reservations.c, schema.ledger.c
+_funding, _operator = schema.funding.c, schema.operator_totals.c
 
 _USER_COLUMNS = (
     _users.cap_nanos,
     _users.connected,
     _users.revocations,
+    _users.payer_id,
+    _users.funding_id,
+    _funding.state,
     _sums.billed_nanos,
     _sums.reserved_nanos,
 )
@@ -64,14 +70,18 @@ _GRANT_COLUMNS = (
     _grants.requests_left,
     _grants.cap_nanos,
     _grants.expires_at,
+    _grants.payer_id,
+    _grants.funding_id,
+    _funding.state,
     _grants.billed_nanos,
     _grants.reserved_nanos,
 )
 _THIS_APP: BindParameter[str] = bindparam("app_id")
+_ALL_APPS: BindParameter[str] = bindparam("all")
 _THIS_USER: BindParameter[str] = bindparam("user_id")
 _GENERATION: BindParameter[str | None] = bindparam("generation")
 _THIS_CALL = _calls.id == bindparam("id")
-_OF_PAYER = and_(
+_OF_ACCOUNT = and_(
     _THIS_CALL,
     _calls.app_id == _THIS_APP,
     _calls.user_id.is_not_distinct_from(_THIS_USER),
@@ -81,6 +91,7 @@ _IS_USER = and_(_users.app_id == _THIS_APP, _users.user_id == _THIS_USER)
 _IS_SUM = and_(
     _sums.app_id == _users.app_id,
     _sums.user_id == _users.user_id,
+    _sums.payer_id == _users.payer_id,
     _sums.month == bindparam("month"),
 )
 _IS_HELD = and_(
@@ -95,14 +106,18 @@ _THIS_KEY = and_(
 )
 
 SELECT_APP = _text(
-    select(_apps.id, _apps.name, _apps.mode, _apps.secret_hash, _apps.publishable_key).where(
-        _apps.id == _THIS_APP
+    select(*(_apps[name] for name in App.__struct_fields__)).where(
+        _apps.id == _THIS_APP, _apps.deleted_at.is_(None)
     ),
     "app_id",
 )
 SELECT_ACCOUNT = _text(
     select(*_USER_COLUMNS)
-    .select_from(schema.connections.outerjoin(schema.totals, _IS_SUM))
+    .select_from(
+        schema.connections.outerjoin(schema.funding, _funding.id == _users.funding_id).outerjoin(
+            schema.totals, _IS_SUM
+        )
+    )
     .where(_IS_USER),
     "month",
     "app_id",
@@ -112,7 +127,9 @@ SELECT_ACCOUNT = _text(
 SELECT_PAYING_USER = _text(
     select(*_USER_COLUMNS)
     .select_from(
-        schema.holders.outerjoin(schema.connections, _IS_USER).outerjoin(schema.totals, _IS_SUM)
+        schema.holders.outerjoin(schema.connections, _IS_USER)
+        .outerjoin(schema.funding, _funding.id == _users.funding_id)
+        .outerjoin(schema.totals, _IS_SUM)
     )
     .where(_IS_HELD),
     "app_id",
@@ -128,7 +145,7 @@ SELECT_PAYING_GRANT = _text(
         schema.holders.outerjoin(
             schema.grants,
             and_(_grants.token_hash == bindparam("grant_hash"), _grants.app_id == _THIS_APP),
-        )
+        ).outerjoin(schema.funding, _funding.id == _grants.funding_id)
     )
     .where(_IS_HELD),
     "grant_hash",
@@ -144,7 +161,10 @@ SELECT_RESERVATION = _text(
         _calls.reserved_nanos,
         _calls.reserved_at,
         _calls.request_id,
-    ).where(_OF_PAYER),
+        _calls.payer_id,
+        _calls.funding_id,
+        _calls.operator,
+    ).where(_OF_ACCOUNT),
     "id",
     "app_id",
     "user_id",
@@ -166,6 +186,9 @@ INSERT_RESERVATION = _row(
     "stream",
     "revocations",
     "unbounded",
+    "payer_id",
+    "funding_id",
+    "operator",
 )
 INSERT_LEDGER_ROW = _row(
     schema.ledger, *(each.name for each in _rows if each.name not in ("id", "corrects"))
@@ -176,6 +199,7 @@ SETTLE_TOTALS = _text(
     .where(
         _sums.app_id == _THIS_APP,
         _sums.user_id == _THIS_USER,
+        _sums.payer_id == bindparam("payer_id"),
         _sums.month == bindparam("month"),
     )
     .values(
@@ -186,10 +210,37 @@ SETTLE_TOTALS = _text(
     "reserved",
     "app_id",
     "user_id",
+    "payer_id",
+    "month",
+)
+# Of an app, and of all apps.
+SELECT_OPERATOR_TOTALS = _text(
+    select(_operator.scope, _operator.billed_nanos, _operator.reserved_nanos).where(
+        _operator.scope.in_((_THIS_APP, _ALL_APPS)), _operator.month == bindparam("month")
+    ),
+    "app_id",
+    "all",
+    "month",
+)
+UPSERT_OPERATOR_TOTALS = _upsert(schema.operator_totals, "billed_nanos", "reserved_nanos")
+SETTLE_OPERATOR_TOTALS = _text(
+    update(schema.operator_totals)
+    .where(_operator.scope.in_((_THIS_APP, _ALL_APPS)), _operator.month == bindparam("month"))
+    .values(
+        billed_nanos=_operator.billed_nanos + bindparam("billed"),
+        reserved_nanos=_operator.reserved_nanos - bindparam("reserved"),
+    ),
+    "billed",
+    "reserved",
+    "app_id",
+    "all",
     "month",
 )
 SELECT_GRANT = _text(
-    select(*_GRANT_COLUMNS).where(_grants.token_hash == bindparam("grant_hash")), "grant_hash"
+    select(*_GRANT_COLUMNS)
+    .select_from(schema.grants.outerjoin(schema.funding, _funding.id == _grants.funding_id))
+    .where(_grants.token_hash == bindparam("grant_hash")),
+    "grant_hash",
 )
 UPDATE_GRANT = _text(
     update(schema.grants)
@@ -232,7 +283,7 @@ UPDATE_LEASE = _text(
 )
 UPDATE_METERED = _text(
     update(schema.reservations)
-    .where(_OF_PAYER, _calls.holder == bindparam("holder"))
+    .where(_OF_ACCOUNT, _calls.holder == bindparam("holder"))
     .values(
         metered_nanos=bindparam("cost"),
         prompt_tokens=bindparam("prompt"),
@@ -252,11 +303,15 @@ UPDATE_METERED = _text(
 SELECT_REVOKED_CALLS = _text(
     select(_calls.id)
     .select_from(
-        schema.reservations.join(
+        schema.reservations.outerjoin(
             schema.connections,
             and_(_users.app_id == _calls.app_id, _users.user_id == _calls.user_id),
-        )
+        ).outerjoin(schema.grants, _grants.token_hash == _calls.grant_hash)
     )
-    .where(_calls.holder == bindparam("holder"), _calls.revocations != _users.revocations),
+    .where(
+        _calls.holder == bindparam("holder"),
+        or_(_calls.revocations != _users.revocations, _grants.expires_at == bindparam("never")),
+    ),
     "holder",
+    "never",
 )

@@ -16,13 +16,14 @@ from sqlalchemy.exc import DBAPIError
 from ....errors import invalid_request
 from ...errors import not_available
 from ...records import (
+    Account,
     App,
     Connection,
+    Granted,
     InferenceCall,
     LeaseRenewal,
     MeterReading,
     Outcome,
-    Payer,
     Terms,
     Totals,
 )
@@ -73,17 +74,17 @@ class SQLiteStore(Store):
             lambda cursor: transactions.account(cursor, app_id, user_id, self._clock())
         )
 
-    async def settle(self, reservation_id: str, payer: Payer, outcome: Outcome) -> int | None:
+    async def settle(self, reservation_id: str, account: Account, outcome: Outcome) -> int | None:
         return await self._run(
             lambda cursor: transactions.settle(
-                cursor, reservation_id, payer, outcome, self._clock()
+                cursor, reservation_id, account, outcome, self._clock()
             )
         )
 
     async def _app_by_id(self, app_id: str) -> App | None:
         return await self._run(lambda cursor: transactions.app_by_id(cursor, app_id))
 
-    async def _reserve(self, call: InferenceCall, terms: Terms, holder: str) -> int:
+    async def _reserve(self, call: InferenceCall, terms: Terms, holder: str) -> Granted:
         return await self._run(
             lambda cursor: transactions.reserve(
                 cursor, call, terms, holder, self._clock(), self._lease_clock()

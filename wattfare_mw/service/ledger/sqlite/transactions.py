@@ -11,14 +11,16 @@ from typing import Any, cast
 
 from ...errors import lease_lost
 from ...records import (
+    Account,
     App,
     Connection,
     GrantBudget,
+    Granted,
     InferenceCall,
     LeaseRenewal,
     MeterReading,
+    OperatorTotals,
     Outcome,
-    Payer,
     PriorCall,
     Terms,
     Totals,
@@ -26,6 +28,7 @@ from ...records import (
 from .. import rules
 from ..clock import LeaseTime, seconds
 from ..leases import MAX_INTEGER
+from ..schema import ALL_APPS, TAKEN_BACK
 from . import statements
 
 
@@ -36,7 +39,7 @@ def reserve(
     holder: str,
     now: datetime,
     lease_now: LeaseTime,
-) -> int:
+) -> Granted:
     """Reserve what the call may cost, and say how much that is.
 
     Raises:
@@ -45,24 +48,31 @@ def reserve(
     at = seconds(now)
     month = rules.month_of(now)
     if call.grant_hash is None:
-        payer = (call.app_id, call.user_id, month, holder, *lease_now)
-        found = cursor.execute(statements.SELECT_PAYING_USER, payer).fetchone()
+        account = (call.app_id, call.user_id, month, holder, *lease_now)
+        found = cursor.execute(statements.SELECT_PAYING_USER, account).fetchone()
     else:
-        payer = (call.grant_hash, call.app_id, holder, *lease_now)
-        found = cursor.execute(statements.SELECT_PAYING_GRANT, payer).fetchone()
+        account = (call.grant_hash, call.app_id, holder, *lease_now)
+        found = cursor.execute(statements.SELECT_PAYING_GRANT, account).fetchone()
     if found is None:
         raise lease_lost()
     if call.key is not None:
         rules.check_key(call.key, _prior(cursor, call, at))
+    connection, before = (None, Totals()) if call.user_id is None else _account(found)
+    grant = _grant(found) if call.user_id is None else None
+    paying = connection or grant
+    payer_id, funding_id = (paying.payer_id, paying.funding_id) if paying else ("", None)
+    counted = rules.counts_for_operator(funding_id, terms)
+    operator = _operator_totals(cursor, call.app_id, month) if counted else rules.NOTHING_COUNTED
     revocations = 0
     if call.grant_hash is None:
-        connection, before = _account(found)
-        totals, granted = rules.reserve(connection, before, call.bounds, terms, at)
-        _write_totals(cursor, call.app_id, call.user_id, month, totals)
+        totals, granted = rules.reserve(connection, before, call.bounds, terms, at, operator)
+        _write_totals(cursor, call.app_id, call.user_id, payer_id, month, totals)
         revocations = connection.revocations if connection else 0
     else:
-        after, granted = rules.reserve_grant(_grant(found), call.bounds, at)
+        after, granted = rules.reserve_grant(grant, call.bounds, at, terms, operator)
         _write_grant(cursor, call.grant_hash, after)
+    if counted:
+        _reserve_for_operator(cursor, call.app_id, month, operator, granted)
     cursor.execute(
         statements.INSERT_RESERVATION,
         (
@@ -79,33 +89,36 @@ def reserve(
             call.stream,
             revocations,
             call.bounds.unbounded,
+            payer_id,
+            funding_id,
+            counted,
         ),
     )
     if call.key is not None:
         cursor.execute(statements.UPSERT_IDEMPOTENCY_KEY, (*_key(call), call.key.body, call.id, at))
-    return granted
+    return Granted(granted, funding_id)
 
 
 def settle(
-    cursor: sqlite3.Cursor, reservation_id: str, payer: Payer, outcome: Outcome, now: datetime
+    cursor: sqlite3.Cursor, reservation_id: str, account: Account, outcome: Outcome, now: datetime
 ) -> int | None:
     """End a reservation and bill its outcome, in the month in which it was reserved.
 
-    Returns what was billed; None if this payer has no such reservation (any more): settling twice
+    Returns what was billed; None if this account has no such reservation (any more): settling twice
     changes nothing.
     """
     this = (reservation_id,)
-    app_id, user_id, grant_hash = payer.app_id, payer.user_id, payer.grant_hash
+    app_id, user_id, grant_hash = account.app_id, account.user_id, account.grant_hash
     found = cursor.execute(
         statements.SELECT_RESERVATION, (reservation_id, app_id, user_id, grant_hash)
     ).fetchone()
     if found is None:
         return None
     cursor.execute(statements.DELETE_RESERVATION, this)
-    month, model, reserved, reserved_at, request_id = found
+    month, model, reserved, reserved_at, request_id, payer_id, funding_id, counted = found
     if grant_hash is None:
         billed = rules.billed_for(reserved, outcome.cost)
-        settled = (billed, reserved, app_id, user_id, month)
+        settled = (billed, reserved, app_id, user_id, payer_id, month)
         if cursor.execute(statements.SETTLE_TOTALS, settled).rowcount != 1:
             raise sqlite3.IntegrityError("a reservation without its total")
     else:
@@ -115,6 +128,10 @@ def settle(
             before, reserved, outcome.cost, generated=outcome.generated
         )
         _write_grant(cursor, grant_hash, after)
+    if counted:
+        of_operator = (billed, reserved, app_id, ALL_APPS, month)
+        if cursor.execute(statements.SETTLE_OPERATOR_TOTALS, of_operator).rowcount != 2:
+            raise sqlite3.IntegrityError("a reservation without the operator's totals")
     cursor.execute(
         statements.INSERT_LEDGER_ROW,
         (
@@ -133,6 +150,9 @@ def settle(
             outcome.claimed,
             outcome.ended,
             request_id,
+            payer_id,
+            funding_id,
+            counted,
         ),
     )
     if not outcome.generated:
@@ -172,15 +192,15 @@ def renew_lease(
                     each.completion_tokens,
                     each.generation_id,
                     each.reservation_id,
-                    each.payer.app_id,
-                    each.payer.user_id,
-                    each.payer.grant_hash,
+                    each.account.app_id,
+                    each.account.user_id,
+                    each.account.grant_hash,
                     holder,
                 )
                 for each in readings
             ],
         )
-    revoked = cursor.execute(statements.SELECT_REVOKED_CALLS, (holder,))
+    revoked = cursor.execute(statements.SELECT_REVOKED_CALLS, (holder, TAKEN_BACK))
     return LeaseRenewal(held=True, revoked=frozenset(row[0] for row in revoked))
 
 
@@ -207,14 +227,16 @@ def _prior(cursor: sqlite3.Cursor, call: InferenceCall, at: int) -> PriorCall | 
 
 def _key(call: InferenceCall) -> tuple[str, str, str]:
     assert call.key is not None
-    return call.app_id, call.payer_name, call.key.name
+    return call.app_id, call.account_name, call.key.name
 
 
 def _account(row: Sequence[Any]) -> tuple[Connection | None, Totals]:
-    cap, connected, revocations, billed, reserved = row
+    cap, connected, revocations, payer_id, funding_id, state, billed, reserved = row
     if connected is None:
         return None, Totals()
-    return Connection(cap, bool(connected), revocations), _totals(billed, reserved)
+    valid = rules.is_funding_valid(funding_id, state)
+    connection = Connection(cap, bool(connected), revocations, payer_id, funding_id, valid)
+    return connection, _totals(billed, reserved)
 
 
 def _totals(billed: int | None, reserved: int | None) -> Totals:
@@ -222,18 +244,44 @@ def _totals(billed: int | None, reserved: int | None) -> Totals:
 
 
 def _grant(row: Sequence[Any]) -> GrantBudget | None:
-    requests, cap, expires_at, billed, reserved = row
+    requests, cap, expires_at, payer_id, funding_id, state, billed, reserved = row
     if requests is None:
         return None
-    return GrantBudget(requests, cap, expires_at, _totals(billed, reserved))
+    totals = _totals(billed, reserved)
+    valid = rules.is_funding_valid(funding_id, state)
+    return GrantBudget(requests, cap, expires_at, totals, payer_id, funding_id, valid)
+
+
+def _operator_totals(cursor: sqlite3.Cursor, app_id: str, month: str) -> OperatorTotals:
+    asked = (app_id, ALL_APPS, month)
+    found = {
+        scope: Totals(billed, reserved)
+        for scope, billed, reserved in cursor.execute(statements.SELECT_OPERATOR_TOTALS, asked)
+    }
+    return OperatorTotals(found.get(app_id, Totals()), found.get(ALL_APPS, Totals()))
+
+
+def _reserve_for_operator(
+    cursor: sqlite3.Cursor, app_id: str, month: str, before: OperatorTotals, granted: int
+) -> None:
+    rows = [
+        (scope, month, totals.billed, totals.reserved + granted)
+        for scope, totals in ((app_id, before.app), (ALL_APPS, before.all_apps))
+    ]
+    cursor.executemany(statements.UPSERT_OPERATOR_TOTALS, rows)
 
 
 def _write_totals(
-    cursor: sqlite3.Cursor, app_id: str, user_id: str | None, month: str, totals: Totals
+    cursor: sqlite3.Cursor,
+    app_id: str,
+    user_id: str | None,
+    payer_id: str,
+    month: str,
+    totals: Totals,
 ) -> None:
     cursor.execute(
         statements.UPSERT_TOTALS,
-        (app_id, user_id, month, totals.billed, totals.reserved),
+        (app_id, user_id, payer_id, month, totals.billed, totals.reserved),
     )
 
 

@@ -1,0 +1,1 @@
+"""Tests in a real Chromium: the pages, the button, the demo. `make test-browsers` runs them."""

@@ -1,0 +1,120 @@
+"""What a person does: sign in, choose a cap, allow or deny, chat."""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+from playwright.sync_api import Page, expect
+
+from browsers.people import Person
+from browsers.site import Site
+
+CREATE = "Create a passkey"
+SIGN_IN = "Sign in with a passkey"
+ALLOW, DENY, STOP = "Allow", "Deny", "Stop"
+CAP = "Monthly cap"
+
+
+def ask(site: Site, user: str, **limit: Any) -> dict[str, Any]:
+    """An approval request for this app user, as the app's page makes one; ``monthlyUsd=…``."""
+    body = {"returnUrl": site.return_url}
+    answer = site.api("POST", "/approvals", site.token(user, **limit), json=body)
+    assert answer.status_code in (200, 201), answer.text
+    return answer.json()
+
+
+def allow(person: Person, site: Site, page: Page, cap: float | str | None = None) -> str:
+    """Approve on this page; the code with which the browser comes back to the app."""
+    with page.expect_request(re.compile(r"[?&]code=")) as returned:
+        approve(person, page, cap)
+    assert returned.value.url.startswith(site.app)
+    return parse_qs(urlsplit(returned.value.url).query)["code"][0]
+
+
+def redeem(site: Site, user: str, approval: dict[str, Any], code: str, **other: Any) -> Any:
+    """The answer to a redemption for this app user."""
+    body = {"code": code, "secret": approval["secret"], **other}
+    path = f"/approvals/{approval['id']}/redeem"
+    return site.api("POST", path, site.token(user), json=body)
+
+
+def new_user() -> str:
+    """An app user whom nobody knows."""
+    return f"user-{secrets.token_hex(6)}"
+
+
+def button(page: Page, name: str) -> Any:
+    """The button with exactly this accessible name."""
+    return page.get_by_role("button", name=name, exact=True)
+
+
+def sign_in(person: Person, page: Page) -> None:
+    """Prove who it is, with a passkey that is there or with a new one, if the page asks for it."""
+    asked = button(page, CREATE).or_(button(page, ALLOW)).or_(button(page, SIGN_IN)).first
+    asked.wait_for()
+    if button(page, ALLOW).is_visible():
+        return
+    person.click(page, SIGN_IN if person.passkeys else CREATE)
+
+
+def approve(person: Person, page: Page, cap: float | str | None = None) -> None:
+    """Sign in if need be, and press Allow; the cap is what the app wishes, or this many USD."""
+    sign_in(person, page)
+    allow = button(page, ALLOW)
+    allow.wait_for()
+    if cap is not None:
+        page.get_by_label(CAP, exact=True).fill(str(cap))
+    expect(allow).to_be_enabled()
+    person.click(page, ALLOW)
+
+
+def said(page: Page) -> Any:
+    """What the lab shows, once a call has ended."""
+    output = page.get_by_role("status")
+    expect(output).not_to_have_text(re.compile('^("…"|"ready"|-)$'))
+    return json.loads(output.inner_text())
+
+
+def press(page: Page, name: str) -> Any:
+    """Press a button of the lab; what it shows when the call has ended."""
+    button(page, name).click()
+    return said(page)
+
+
+def open_lab(person: Person, site: Site) -> Page:
+    """The lab, ready."""
+    page = person.open(site.lab)
+    expect(page.get_by_role("status")).to_have_text('"ready"')
+    return page
+
+
+def connect(person: Person, site: Site, cap: float | str | None = None) -> Page:
+    """Connect this person's budget in the lab; the lab's page."""
+    page = open_lab(person, site)
+    popup = person.popup(page, lambda: person.click(page, "Connect"))
+    with popup.expect_event("close"):
+        approve(person, popup, cap)
+    assert said(page)["connected"] is True
+    return page
+
+
+def user_of(person: Person, site: Site) -> str:
+    """The app user that this browser is signed in as."""
+    cookies = {each["name"]: each["value"] for each in person.context.cookies(site.app)}
+    return cookies["visitor"]
+
+
+def tab_to(page: Page, name: str) -> None:
+    """Press Tab until the button with this name has the focus, and can be seen to have it."""
+    for _ in range(40):
+        page.keyboard.press("Tab")
+        focused = page.evaluate("(document.activeElement.innerText || '').trim()")
+        if focused == name:
+            outline = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
+            assert outline != "none"
+            return
+    raise AssertionError(f"Tab does not get to {name!r}")

@@ -1,0 +1,120 @@
+"""The service's approval page, whichever page of the app asked for it."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Callable
+
+from playwright.sync_api import expect
+
+from browsers import flow
+from browsers.flow import ALLOW, CAP, allow, approve, ask, button, new_user, redeem
+from browsers.people import Person
+from browsers.site import Site
+
+NewPerson = Callable[..., Person]
+
+
+def test_allow_and_redeem(person: Person, site: Site) -> None:
+    user = new_user()
+    approval = ask(site, user, monthlyUsd=5)
+    page = person.open(approval["url"])
+    code = allow(person, site, page)
+    assert site.status(user)["connected"] is False  # it begins when the app redeems it
+    answer = redeem(site, user, approval, code)
+    assert answer.status_code == 200, answer.text
+    assert answer.json() == site.status(user)
+    assert answer.json()["limits"] == {"monthlyUsd": 5}
+    assert redeem(site, user, approval, code).status_code in (403, 409)  # once
+
+
+def test_a_mailed_link(person: Person, site: Site) -> None:
+    """Mallory asks, the victim allows: nothing connects, whoever has which part."""
+    mallory, victim = new_user(), new_user()
+    approval = ask(site, mallory, monthlyUsd=50)
+    code = allow(person, site, person.open(approval["url"]))
+    other = ask(site, victim)
+    for user, given, secret in (
+        (mallory, secrets.token_urlsafe(16), approval["secret"]),  # without the code
+        (victim, code, secrets.token_urlsafe(16)),  # without the secret
+        (victim, code, other["secret"]),
+        (victim, code, approval["secret"]),  # another user of the app
+    ):
+        answer = redeem(site, user, approval, given, secret=secret)
+        assert answer.status_code in (403, 404, 409), answer.text
+    for user in (mallory, victim):
+        assert site.status(user)["connected"] is False
+
+
+def test_denied_is_over(person: Person, site: Site) -> None:
+    person.expect_problem("status of 409")
+    user = new_user()
+    approval = ask(site, user)
+    page = person.open(approval["url"])
+    flow.sign_in(person, page)
+    with page.expect_request(re.compile(r"[?&]denied=1")):
+        button(page, flow.DENY).click()
+    page.goto(approval["url"])
+    expect(page.get_by_role("heading", level=1)).to_be_visible()
+    assert not button(page, ALLOW).is_visible()
+    assert redeem(site, user, approval, "x").status_code >= 400
+
+
+def test_what_is_no_cap_is_said_at_the_field(person: Person, site: Site) -> None:
+    person.expect_problem("status of 400")
+    user = new_user()
+    approval = ask(site, user)
+    page = person.open(approval["url"])
+    for cap in ("", "five", "-1", "1e99", "NaN", "1 2", "0x10"):
+        approve(person, page, cap)
+        expect(page.get_by_role("alert")).to_be_visible()
+        assert page.get_by_label(CAP, exact=True).get_attribute("aria-invalid") == "true"
+    code = allow(person, site, page, cap="12.50")
+    assert redeem(site, user, approval, code).json()["limits"] == {"monthlyUsd": 12.5}
+
+
+def test_unlimited_has_a_box_of_its_own(person: Person, site: Site) -> None:
+    user = new_user()
+    approval = ask(site, user, monthlyUsd=3)
+    page = person.open(approval["url"])
+    flow.sign_in(person, page)
+    box = page.get_by_role("checkbox")
+    expect(box).not_to_be_checked()
+    box.check()
+    code = allow(person, site, page)
+    assert redeem(site, user, approval, code).json()["limits"] == {"monthlyUsd": None}
+
+
+def test_a_second_payer_confirms_and_replaces_the_first(new_person: NewPerson, site: Site) -> None:
+    user = new_user()
+    first, second = new_person(), new_person()
+    approval = ask(site, user, monthlyUsd=1)
+    code = allow(first, site, first.open(approval["url"]))
+    assert redeem(site, user, approval, code).status_code == 200
+    again = ask(site, user, monthlyUsd=2)
+    page = second.open(again["url"])
+    approve(second, page)
+    assert page.url.startswith(site.service)  # it asks a second time
+    expect(page.get_by_text("Another person pays")).to_be_visible()
+    code = allow(second, site, page)
+    assert redeem(site, user, again, code).json()["limits"] == {"monthlyUsd": 2}
+    seen = first.open(f"{site.service}/budget")
+    expect(seen.get_by_text(re.compile("another person", re.IGNORECASE)).first).to_be_visible()
+    assert not button(seen, flow.STOP).is_visible()
+
+
+def test_the_page_shows_who_asks(person: Person, site: Site) -> None:
+    body = {"appUserId": new_user(), "accountLabel": "Ada <b>Lovelace</b>"}
+    made = site.api("POST", "/sessions", site.keys.secret_key, json=body)
+    assert made.status_code == 200, made.text
+    asked = site.api(
+        "POST", "/approvals", made.json()["token"], json={"returnUrl": site.return_url}
+    )
+    page = person.open(asked.json()["url"])
+    assert "Lovelace" not in page.locator("main").inner_text()  # nothing of it before a sign-in
+    flow.sign_in(person, page)
+    text = page.locator("main")
+    expect(text).to_contain_text("Ada <b>Lovelace</b>")
+    expect(text).to_contain_text(site.app)
+    expect(text).to_contain_text("Chat")

@@ -1,0 +1,157 @@
+"""`wattfare demo --web`, in each framework: chat to the cap, raise it, go on, stop."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from playwright.sync_api import Page, expect
+from support.service import PATIENCE, environment
+
+from browsers import screenshots
+from browsers.flow import STOP, approve, button
+from browsers.people import Person, assert_accessible
+from wattfare_mw.cli.demo_chat import FRAMEWORKS
+
+#: 60 words: at $0.000003 for a word, three of these are more than half of the demo's cap.
+LONG = " ".join(f"word{number}" for number in range(60))
+
+
+@contextmanager
+def running_demo(*options: str) -> Iterator[tuple[str, str]]:
+    """The URLs of the chat app and of the budget page."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "wattfare_mw.cli", "demo", "--web", *options],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment(),
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    try:
+        lines: list[str] = []
+        for line in process.stdout:
+            lines.append(line)
+            if "Ctrl-C stops it" in line:
+                break
+        found = re.findall(r"http://localhost:\d+\S*", "".join(lines))
+        assert len(found) == 2, lines
+        yield found[0], found[1]
+    finally:
+        process.send_signal(signal.SIGINT)
+        code = process.wait(PATIENCE)
+        process.stdout.close()
+    assert code == 0
+
+
+@pytest.fixture(scope="module", params=FRAMEWORKS)
+def demo(request: pytest.FixtureRequest) -> Iterator[tuple[str, str]]:
+    options = [] if request.param == "flask" else ["--framework", request.param]
+    with running_demo(*options) as urls:
+        yield urls
+
+
+def test_the_story_of_the_demo(person: Person, demo: tuple[str, str]) -> None:
+    url, budget = demo
+    person.expect_problem("status of 402")
+    page = person.open(url)
+
+    send(page, "Hello out there")  # not connected
+    expect(page.locator("#notice")).to_contain_text("Connect")
+
+    popup = person.popup(page, connect_button(page).click)
+    with popup.expect_event("close"):
+        approve(person, popup)
+    seen = [left(page)]
+    assert seen == [0.001]
+
+    send(page, "Hello out there")
+    expect(answers(page).last).to_contain_text("Hello out there")
+    while "reached" not in page.locator("#notice").inner_text():
+        send(page, LONG)
+        expect(bar(page)).not_to_contain_text("$0.001 left")
+        seen.append(left(page))
+    assert seen == sorted(seen, reverse=True)
+    assert seen[-1] < seen[0] / 2
+
+    # Raise it, and go on.
+    popup = person.popup(page, page.get_by_role("button", name="Raise the cap").click)
+    with popup.expect_event("close"):
+        approve(person, popup, cap=1)
+    send(page, "And on we go")
+    expect(answers(page).last).to_contain_text("And on we go")
+    expect(bar(page)).to_contain_text("$1.00 left")
+
+    # Stop, in the middle of an answer.
+    spending = person.open(budget)
+    page.bring_to_front()
+    start(page, " ".join(["tick"] * 400))  # it would take 20 seconds
+    expect(answers(page).last).to_contain_text("tick tick tick")
+    button(spending, STOP).first.click()
+    began = time.monotonic()
+    if button(spending, STOP).first.is_visible():  # it asks once more
+        button(spending, STOP).first.click()
+        began = time.monotonic()
+    expect(page.locator("#notice")).to_contain_text("stopped")
+    assert time.monotonic() - began < 3
+    words = answers(page).last.inner_text()
+    page.wait_for_timeout(300)
+    assert answers(page).last.inner_text() == words
+
+
+def test_axe_finds_nothing_on_the_demo(person: Person, demo: tuple[str, str]) -> None:
+    page = person.open(demo[0])
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        assert_accessible(page)
+
+
+def test_picture_of_the_demo(person: Person) -> None:
+    with running_demo() as (url, _):
+        page = person.open(url)
+        popup = person.popup(page, connect_button(page).click)
+        with popup.expect_event("close"):
+            approve(person, popup)
+        send(page, "Who pays for this answer? I do, and I can see what it costs.")
+        screenshots.take(page, "demo")
+
+
+# -- the chat
+
+
+def connect_button(page: Page) -> Any:
+    return page.locator("wattfare-button").get_by_role("button").first
+
+
+def answers(page: Page) -> Any:
+    return page.locator("#log p[data-role=assistant]")
+
+
+def start(page: Page, text: str) -> None:
+    page.get_by_label("Message").fill(text)
+    page.get_by_role("button", name="Send").click()
+
+
+def send(page: Page, text: str) -> None:
+    """Send a message, and wait for the end of its answer."""
+    start(page, text)
+    expect(page.locator("#ask")).to_have_attribute("aria-busy", "false", timeout=30_000)
+
+
+def bar(page: Page) -> Any:
+    return page.locator("wattfare-budget").get_by_role("status")
+
+
+def left(page: Page) -> float:
+    """How many USD are left, as the page shows."""
+    expect(bar(page)).to_contain_text("left")
+    found = re.search(r"\$([\d.]+) left", bar(page).inner_text())
+    assert found is not None
+    return float(found[1])

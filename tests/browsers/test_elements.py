@@ -1,0 +1,314 @@
+"""``wattfare.js`` and its two elements, in an app with a strict policy: only scripts and styles of
+its own, and ``Cross-Origin-Opener-Policy: same-origin``."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import pytest
+from playwright.sync_api import Page, Route, expect
+
+from browsers import flow
+from browsers.flow import DENY, approve, button, tab_to, user_of
+from browsers.people import Person, assert_accessible
+from browsers.site import Site
+
+CONNECT = "Connect AI budget"
+
+
+def open_app(person: Person, site: Site) -> Page:
+    """The chat app, which has both elements."""
+    page = person.open(site.app)
+    expect(budget(page)).to_contain_text("No AI budget is connected.")
+    return page
+
+
+def the_button(page: Page) -> Any:
+    return page.locator("wattfare-button").get_by_role("button")
+
+
+def budget(page: Page) -> Any:
+    return page.locator("wattfare-budget")
+
+
+def expect_state(page: Page, state: str) -> None:
+    for name in ("button", "budget"):
+        expect(page.locator(f"wattfare-{name}")).to_have_attribute("data-state", state)
+
+
+def connect(person: Person, page: Page) -> None:
+    popup = person.popup(page, the_button(page).click)
+    with popup.expect_event("close"):
+        approve(person, popup)
+
+
+def test_the_button_connects_under_a_strict_policy(person: Person, site: Site) -> None:
+    page = open_app(person, site)
+    connect(person, page)
+    expect_state(page, "low")  # the whole cap is less than a dollar
+    expect(the_button(page)).to_have_text("AI budget low: $0.001 left")
+    expect(budget(page)).to_contain_text("$0.00 spent this month, $0.001 left")
+    assert site.status(user_of(person, site))["connected"] is True
+    assert_accessible(page)
+
+
+def test_deny_when_the_handle_of_the_popup_is_cut(person: Person, site: Site) -> None:
+    page = open_app(person, site)
+    popup = person.popup(page, the_button(page).click)
+    flow.sign_in(person, popup)
+    with popup.expect_event("close"):
+        button(popup, DENY).click()
+    expect(the_button(page)).to_have_text(CONNECT)
+    assert site.status(user_of(person, site))["connected"] is False
+
+
+def test_a_slow_person_is_waited_for_when_the_handle_is_cut(person: Person, site: Site) -> None:
+    page = open_app(person, site)
+    popup = person.popup(page, the_button(page).click)
+    button(popup, flow.CREATE).wait_for()
+    assert page.evaluate("document.hasFocus()")
+    page.wait_for_timeout(2500)  # longer than a closed window is waited for
+    with popup.expect_event("close"):
+        approve(person, popup)
+    expect_state(page, "low")
+
+
+def ask_for_status(page: Page) -> None:
+    """Keep what `connect()` gives in `window.got`."""
+    page.evaluate(
+        """() => {
+          const { wattfare } = document.querySelector("wattfare-button");
+          const { connect } = wattfare;
+          wattfare.connect = async () => { window.got = await connect(); return window.got; };
+        }"""
+    )
+
+
+def test_somebody_who_comes_back_has_left_the_popup(person: Person, site: Site) -> None:
+    page = open_app(person, site)
+    ask_for_status(page)
+    popup = person.popup(page, the_button(page).click)
+    button(popup, flow.CREATE).wait_for()
+    page.wait_for_timeout(1000)
+    popup.close()
+    page.locator("h1").click()  # in place of the focus, which a driven page never loses
+    page.wait_for_function("window.got")
+    assert page.evaluate("window.got.connected") is False
+    connect(person, page)  # and again
+    expect_state(page, "low")
+
+
+def test_allow_counts_although_the_page_no_longer_waits(person: Person, site: Site) -> None:
+    page = open_app(person, site)
+    ask_for_status(page)
+    popup = person.popup(page, the_button(page).click)
+    flow.sign_in(person, popup)
+    page.wait_for_timeout(1000)
+    page.locator("h1").click()
+    page.wait_for_function("window.got && !window.got.connected")
+    with popup.expect_event("close"):
+        approve(person, popup)
+    expect_state(page, "low")
+    assert site.status(user_of(person, site))["connected"] is True
+
+
+def test_a_second_click_opens_the_window_again(person: Person, site: Site) -> None:
+    page = open_app(person, site)
+    lost = person.popup(page, the_button(page).click)
+    button(lost, flow.CREATE).wait_for()
+    page.wait_for_timeout(1000)
+    again = person.popup(page, the_button(page).click)
+    again.wait_for_url(lost.url)  # the same approval
+    with again.expect_event("close"):
+        approve(person, again)
+    expect_state(page, "low")
+
+
+def test_the_button_leaves_the_page_if_popups_are_blocked(person: Person, site: Site) -> None:
+    person.context.add_init_script("window.open = () => null")
+    page = open_app(person, site)
+    the_button(page).click()
+    page.wait_for_url(re.compile("/approve/"))
+    approve(person, page)
+    page.wait_for_url(f"{site.app}/")
+    expect_state(page, "low")
+    assert "approval" not in page.url
+    assert page.evaluate("sessionStorage.length") == 0
+
+
+def test_the_keyboard_alone(person: Person, site: Site) -> None:
+    page = open_app(person, site)
+    for _ in range(20):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.localName") == "wattfare-button":
+            break
+    inner = "document.activeElement.shadowRoot.activeElement"
+    assert page.evaluate(f"getComputedStyle({inner}).outlineStyle") == "solid"
+    popup = person.popup(page, lambda: page.keyboard.press("Enter"))
+    button(popup, flow.CREATE).wait_for()
+    tab_to(popup, flow.CREATE)
+    popup.keyboard.press("Enter")
+    button(popup, flow.ALLOW).wait_for()
+    expect(button(popup, flow.ALLOW)).to_be_enabled()
+    with popup.expect_event("close"):
+        tab_to(popup, flow.ALLOW)
+        popup.keyboard.press("Enter")
+    expect_state(page, "low")
+
+
+def test_stop_and_change(person: Person, site: Site) -> None:
+    page = open_app(person, site)
+    connect(person, page)
+    expect_state(page, "low")
+    popup = person.popup(page, budget(page).get_by_role("button", name="Change").click)
+    with popup.expect_event("close"):
+        approve(person, popup, cap=20)
+    expect_state(page, "connected")
+    expect(the_button(page)).to_have_text("AI budget: $20.00 left")
+    budget(page).get_by_role("button", name="Stop").click()
+    expect_state(page, "connect")
+    expect(budget(page)).to_contain_text("No AI budget is connected.")
+    assert site.status(user_of(person, site))["connected"] is False
+
+
+# -- what they show
+
+
+def answer_status(page: Page, **status: Any) -> None:
+    """From now on the service says this of the connection."""
+
+    def answer(route: Route) -> None:
+        if route.request.method == "OPTIONS":
+            route.fallback()
+            return
+        headers = {"access-control-allow-origin": "*", "content-type": "application/json"}
+        route.fulfill(headers=headers, body=json.dumps(status))
+
+    page.route("**/api/v1/connections", answer)
+
+
+def status_of(left: float | None, cap: float | None) -> dict[str, Any]:
+    spent = 0.25 if left is None or cap is None else cap - left
+    return {
+        "connected": True,
+        "limits": {"monthlyUsd": cap},
+        "usage": {"monthlyUsd": spent},
+        "remainingUsd": left,
+    }
+
+
+@pytest.mark.parametrize(
+    ("left", "cap", "state", "text"),
+    [
+        (5, 20, "connected", "AI budget: $5.00 left"),
+        (4, 20, "connected", "AI budget: $4.00 left"),
+        (3.99, 20, "low", "AI budget low: $3.99 left"),
+        (0.99, 1, "low", "AI budget low: $0.99 left"),
+        (0, 20, "used_up", "AI budget used up: raise the cap"),
+        (0, 0, "used_up", "AI budget used up: raise the cap"),
+        (None, None, "connected", "AI budget: no cap"),
+    ],
+)
+def test_states(
+    person: Person, site: Site, left: float | None, cap: float | None, state: str, text: str
+) -> None:
+    page = open_app(person, site)
+    answer_status(page, **status_of(left, cap))
+    # As htmx sends it: on any element.
+    page.evaluate(
+        """document.querySelector("h1").dispatchEvent(
+            new CustomEvent("wattfare:refresh", { bubbles: true }))"""
+    )
+    expect_state(page, state)
+    expect(the_button(page)).to_have_text(text)
+    meter = budget(page).get_by_role("meter")
+    if cap:
+        expect(meter).to_have_accessible_name(re.compile("spent this month"))
+        assert page.evaluate(
+            "(m => [m.value, m.max])(document.querySelector('wattfare-budget').meter)"
+        ) == pytest.approx([cap - left, cap])
+    else:
+        expect(meter).to_have_count(0)
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        assert_accessible(page)
+
+
+def test_a_refused_key_is_reconnected(person: Person, site: Site) -> None:
+    person.expect_problem("status of 402")
+    page = open_app(person, site)
+    connect(person, page)
+    expect_state(page, "low")
+    error = {"code": "funding_invalid", "message": "No.", "manageUrl": f"{site.service}/budget"}
+    page.route(
+        "**/chat/completions",
+        lambda route: route.fulfill(status=402, json={"error": error}),
+    )
+    page.get_by_label("Message").fill("Hello")
+    page.get_by_role("button", name="Send").click()
+    expect_state(page, "reconnect")
+    expect(the_button(page)).to_have_text("Reconnect AI budget")
+    manage_url = page.evaluate("document.querySelector('wattfare-button').wattfare.manageUrl")
+    assert manage_url == f"{site.service}/budget"
+    connect(person, page)
+    expect_state(page, "low")
+
+
+def test_an_answer_that_is_not_read_to_its_end_refreshes(person: Person, site: Site) -> None:
+    page = open_app(person, site)
+    connect(person, page)
+    expect_state(page, "low")
+    got = page.evaluate(
+        """async () => {
+          const { wattfare } = document.querySelector("wattfare-button");
+          let refreshed = 0;
+          window.addEventListener("wattfare:refresh", () => { refreshed += 1; });
+          const ask = (signal) => wattfare.fetch("/api/wattfare/chat/completions", {
+            method: "POST",
+            headers: { "content-type": "application/json" },
+            body: JSON.stringify({
+              model: "wattfare/echo-slow", stream: true,
+              messages: [{ role: "user", content: "one two three four five six" }],
+            }),
+            signal,
+          });
+          const until = async (count) => {
+            while (refreshed < count) await new Promise((next) => setTimeout(next, 10));
+          };
+          const first = await ask();
+          const reader = first.body.getReader();
+          await reader.read();
+          await reader.cancel();
+          await until(1);
+          const abort = new AbortController();
+          const second = await ask(abort.signal);
+          abort.abort();
+          const failed = await second.text().catch((error) => error.name);
+          await until(2);
+          const third = await ask();
+          const text = await third.text();
+          await until(3);
+          return [first.url, failed, text.includes("[DONE]"), refreshed];
+        }"""
+    )
+    assert got == [f"{site.app}/api/wattfare/chat/completions", "AbortError", True, 3]
+
+
+def test_an_unreachable_service_is_said(person: Person, site: Site) -> None:
+    person.expect_problem("ERR_FAILED")
+    page = open_app(person, site)
+    page.route("**/api/v1/connections", lambda route: route.abort())
+    page.evaluate("window.dispatchEvent(new Event('wattfare:refresh'))")
+    expect(budget(page).get_by_role("alert")).to_contain_text("No answer from localhost")
+
+
+# -- the return page
+
+
+def test_a_return_that_nobody_waits_for(person: Person, site: Site) -> None:
+    page = person.open(f"{site.return_url}?approval=nothing&code=nothing")
+    expect(page.get_by_role("status")).to_contain_text("Nothing was connected here")
+    assert page.url == site.return_url
+    assert_accessible(page)

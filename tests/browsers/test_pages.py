@@ -1,0 +1,203 @@
+"""Each page as it is: seen by axe-core, on a phone, at 400% zoom, without JavaScript."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from browsers import flow, screenshots
+from browsers.flow import ALLOW, DENY, allow, ask, button, new_user, redeem
+from browsers.people import PHONE, Person, assert_accessible, overflow
+from browsers.site import Site
+
+NewPerson = Callable[..., Person]
+#: What a window of 1280 by 1024 pixels shows at 400% zoom.
+ZOOMED = {"width": 320, "height": 256}
+#: The most bytes of a page with all that it loads.
+LARGEST_PAGE = 30_000
+
+
+def walk(person: Person, site: Site, look: Callable[[Page, str], Any]) -> None:
+    """Look at every page that a person comes by, in the order in which they do."""
+    person.expect_problem("status of 4")  # a page that shows a refusal
+    user = new_user()
+    approval = ask(site, user, monthlyUsd=5)
+    page = person.open(approval["url"])
+    button(page, flow.CREATE).wait_for()
+    look(page, "sign-in")
+    flow.sign_in(person, page)
+    look_at_approval(page, look, "approve")
+    code = allow(person, site, page)
+    assert redeem(site, user, approval, code).status_code == 200
+    chat(site, user)
+
+    page.goto(ask_for_grant(site)["url"])
+    look_at_approval(page, look, "approve-grant")
+    page.goto(approval["url"])
+    look(page, "approve-over")
+
+    page.goto(f"{site.service}/budget")
+    button(page, flow.STOP).wait_for()
+    look(page, "budget")
+    for path in links(page):
+        page.goto(f"{site.service}{path}")
+        words = re.sub(r"[0-9a-f]{32}", "", path.partition("?")[0])  # ids are no part of a name
+        look(page, re.sub(r"\W+", "-", words).strip("-"))
+
+
+def look_at_approval(page: Page, look: Callable[[Page, str], Any], name: str) -> None:
+    expect(button(page, ALLOW)).to_be_enabled()
+    look(page, name)
+
+
+def ask_for_grant(site: Site) -> dict[str, Any]:
+    body = {"returnUrl": site.return_url, "requests": 3, "maxUsd": 0.5}
+    headers = {"origin": site.app}
+    answer = site.api("POST", "/approvals", site.keys.publishable_key, json=body, headers=headers)
+    assert answer.status_code in (200, 201), answer.text
+    return answer.json()
+
+
+def chat(site: Site, user: str) -> None:
+    """Something to see on the page with the budget."""
+    body = {"model": "wattfare/echo", "messages": [{"role": "user", "content": "Hello out there"}]}
+    headers = {"x-wattfare-user": user}
+    answer = site.api("POST", "/chat/completions", site.keys.secret_key, json=body, headers=headers)
+    assert answer.status_code == 200, answer.text
+
+
+def links(page: Page) -> list[str]:
+    """The pages of the service that this page links to, once each."""
+    found = page.evaluate(
+        "[...document.querySelectorAll('a[href]')].map((a) => a.getAttribute('href'))"
+    )
+    ours = [path.split("#")[0] for path in found if path.startswith("/")]
+    return [
+        path
+        for path in dict.fromkeys(ours)
+        if path not in ("", "/", "/budget") and "export" not in path and not path.endswith(".csv")
+    ]
+
+
+def test_axe_finds_nothing_on_any_page(person: Person, site: Site) -> None:
+    seen: list[str] = []
+
+    def look(page: Page, name: str) -> None:
+        for scheme in ("light", "dark"):
+            page.emulate_media(color_scheme=scheme)
+            assert_accessible(page)
+        page.emulate_media(color_scheme="light")
+        seen.append(name)
+
+    walk(person, site, look)
+    assert {"sign-in", "approve", "approve-grant", "approve-over", "budget"} <= set(seen)
+
+
+@pytest.mark.parametrize("viewport", [PHONE, ZOOMED], ids=["phone", "zoomed"])
+def test_no_page_is_wider_than_its_window(
+    new_person: NewPerson, site: Site, viewport: dict[str, int]
+) -> None:
+    person = new_person(viewport=viewport)
+
+    def look(page: Page, name: str) -> None:
+        page.set_viewport_size(viewport)
+        assert overflow(page) == 0, name
+
+    walk(person, site, look)
+
+
+def test_no_page_is_large(person: Person, site: Site) -> None:
+    """With its style sheet and its scripts."""
+    sizes: dict[str, int] = {}
+
+    def look(page: Page, name: str) -> None:
+        page.wait_for_load_state("networkidle")
+        sizes[name] = page.evaluate(
+            """["navigation", "resource"].flatMap((kind) => performance.getEntriesByType(kind))
+                .reduce((sum, entry) => sum + entry.decodedBodySize, 0)"""
+        )
+
+    walk(person, site, look)
+    assert min(sizes.values()) > 1000, sizes
+    assert max(sizes.values()) <= LARGEST_PAGE, sizes
+
+
+def test_picture_of_every_page(person: Person, site: Site) -> None:
+    walk(person, site, lambda page, name: screenshots.take(page, name))
+
+
+# -- without JavaScript
+
+
+def test_allow_without_javascript_is_a_second_page(new_person: NewPerson, site: Site) -> None:
+    plain, user = signed_in_without_javascript(new_person, site)
+    approval = ask(site, user, monthlyUsd=2)
+    page = plain.open(approval["url"])
+    page.get_by_label(flow.CAP, exact=True).fill("3")
+    button(page, ALLOW).click()
+    assert page.url.startswith(site.service)  # nothing is decided yet
+    assert button(page, DENY).is_visible()
+    with page.expect_request(re.compile(r"[?&]code=")) as returned:
+        button(page, ALLOW).click()
+    code = re.search(r"code=([^&]+)", returned.value.url)
+    assert code is not None
+    answer = redeem(site, user, approval, code[1])
+    assert answer.json()["limits"] == {"monthlyUsd": 3}
+
+
+def test_deny_and_stop_without_javascript(new_person: NewPerson, site: Site) -> None:
+    plain, user = signed_in_without_javascript(new_person, site)
+    page = plain.open(ask(site, user)["url"])
+    with page.expect_request(re.compile(r"[?&]denied=1")):
+        button(page, DENY).click()
+    assert site.status(user)["connected"] is True  # as it was
+    budget = plain.open(f"{site.service}/budget")
+    button(budget, flow.STOP).click()
+    if site.status(user)["connected"]:  # it asks once more
+        button(budget, flow.STOP).click()
+    assert site.status(user)["connected"] is False
+
+
+def signed_in_without_javascript(new_person: NewPerson, site: Site) -> tuple[Person, str]:
+    """A person without JavaScript, and an app user whom they pay for. They have signed in with it,
+    because a passkey needs it."""
+    known, user = new_person(), new_user()
+    approval = ask(site, user, monthlyUsd=1)
+    code = allow(known, site, known.open(approval["url"]))
+    assert redeem(site, user, approval, code).status_code == 200
+    state = known.context.storage_state()
+    return new_person(java_script_enabled=False, storage_state=state), user
+
+
+def test_signing_in_without_javascript_says_what_is_needed(
+    new_person: NewPerson, site: Site
+) -> None:
+    page = new_person(java_script_enabled=False).open(f"{site.service}/budget")
+    assert "JavaScript" in page.locator("main").inner_text()
+
+
+# -- Allow waits
+
+
+def test_allow_becomes_active_half_a_second_after_the_focus(person: Person, site: Site) -> None:
+    page = person.open(ask(site, new_user())["url"])
+    page.add_init_script(
+        """addEventListener("DOMContentLoaded", () => {
+            const allow = [...document.querySelectorAll("button")]
+                .find((each) => each.innerText === "Allow");
+            window.wasActive = allow ? !allow.disabled : null;
+            if (allow) new MutationObserver(() => {
+                if (!allow.disabled) window.waited ??= performance.now();
+            }).observe(allow, {attributes: true});
+        })"""
+    )
+    flow.sign_in(person, page)
+    expect(button(page, ALLOW)).to_be_enabled()
+    page.wait_for_function("window.waited")
+    assert page.evaluate("window.wasActive") is False
+    began = page.evaluate("performance.getEntriesByType('navigation')[0].domInteractive")
+    assert page.evaluate("window.waited") - began >= 490

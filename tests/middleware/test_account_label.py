@@ -1,0 +1,85 @@
+"""The account label goes to the service with each session, if the service takes one."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from support.drivers import TOKEN, Driver
+from support.fake_wattfare import SESSION, FakeWattfare
+
+Drive = Callable[..., Driver]
+
+
+def test_a_label_goes_up(drive: Drive, fake: FakeWattfare) -> None:
+    assert drive(account_label="ann@example.com").request("POST", TOKEN).status == 200
+    sent = fake.next("/sessions").json
+    assert sent == {"appUserId": "user_1", "accountLabel": "ann@example.com"}
+
+
+async def _async_label(request: Any) -> str:
+    return request.headers["x-who"]
+
+
+@pytest.mark.parametrize("function", [lambda request: request.headers["x-who"], _async_label])
+def test_a_function_of_the_request(drive: Drive, fake: FakeWattfare, function: Any) -> None:
+    drive(account_label=function).request("POST", TOKEN, {"x-who": "Ann"})
+    assert fake.next("/sessions").json["accountLabel"] == "Ann"
+
+
+def test_a_function_may_give_none(drive: Drive, fake: FakeWattfare) -> None:
+    drive(account_label=lambda request: None).request("POST", TOKEN)
+    assert fake.next("/sessions").json == {"appUserId": "user_1"}
+
+
+@pytest.mark.parametrize("label", ["", "a" * 201, "two\nlines", 7, b"ann"])
+def test_a_wrong_label_is_reported(
+    drive: Drive, fake: FakeWattfare, caplog: pytest.LogCaptureFixture, label: Any
+) -> None:
+    answer = drive(account_label=lambda request: label).request("POST", TOKEN)
+    assert (answer.status, answer.code) == (500, "unknown")
+    assert not fake.exchanges
+    [record] = caplog.records
+    assert record.levelno == logging.ERROR
+    assert "account_label" in record.getMessage()
+    assert "1 to 200 printable characters" in record.getMessage()
+
+
+def test_a_wrong_label_stops_the_app_at_its_start(drive: Drive) -> None:
+    with pytest.raises(Exception, match="1 to 200 printable characters"):
+        drive(account_label="")
+
+
+@pytest.mark.parametrize("status", [400, 422])
+def test_a_service_that_takes_none_gets_none(drive: Drive, fake: FakeWattfare, status: int) -> None:
+    def script(exchange: Any) -> None:
+        if "accountLabel" in exchange.json:
+            exchange.error("invalid_request", status)
+        else:
+            exchange.answer(SESSION)
+
+    fake.script = script
+    driver = drive(account_label="Ann")
+    for _ in range(2):
+        assert driver.request("POST", TOKEN).json == SESSION
+    # The label was tried once.
+    assert ["accountLabel" in each.json for each in fake.exchanges] == [True, False, False]
+
+
+def test_another_refusal_is_not_blamed_on_the_label(drive: Drive, fake: FakeWattfare) -> None:
+    answers = iter([400, 400, 200])
+
+    def script(exchange: Any) -> None:
+        status = next(answers)
+        if status == 200:
+            exchange.answer(SESSION)
+        else:
+            exchange.error("invalid_request", status)
+
+    fake.script = script
+    driver = drive(account_label="Ann")
+    assert driver.request("POST", TOKEN).status == 400
+    assert driver.request("POST", TOKEN).status == 200
+    assert ["accountLabel" in each.json for each in fake.exchanges] == [True, False, True]

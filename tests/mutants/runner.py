@@ -1,0 +1,88 @@
+"""Put each fault into a copy of the code, and run the tests that must see it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from mutants.table import MUTANTS, Mutant
+
+ROOT = Path(__file__).parents[2]
+#: What the tests of the flow need of the project.
+COPIED = ("wattfare_mw", "adapters", "tests", "examples", "pyproject.toml")
+#: How long the tests of one mutant may take, in seconds.
+PATIENCE = 300
+#: What pytest's exit code says.
+PASSED, FAILED = 0, 1
+
+
+def place_of(mutant: Mutant, root: Path = ROOT) -> tuple[Path, str]:
+    """The file of a mutant, and its text; the line that changes must be there once."""
+    file = root / mutant.file
+    text = file.read_text()
+    found = text.count(mutant.old)
+    if found != 1:
+        raise AssertionError(
+            f"{mutant.name}: the text to change is {found} times in {mutant.file}, and must be"
+            " there once. Change the row in tests/mutants/table.py."
+        )
+    return file, text
+
+
+def run(mutants: Iterable[Mutant] = MUTANTS, jobs: int | None = None) -> list[str]:
+    """Run the tests of each mutant; what survived, and what else went wrong."""
+    chosen = list(mutants)
+    with ThreadPoolExecutor(jobs or os.cpu_count()) as pool:
+        sound = pool.submit(_sound, chosen)
+        faults = [fault for fault in pool.map(_survives, chosen) if fault]
+        if (fault := sound.result()) is not None:
+            faults.append(fault)
+    return faults
+
+
+def _sound(mutants: list[Mutant]) -> str | None:
+    """Without a fault, all the tests pass: else a failure would show nothing."""
+    tests = list(dict.fromkeys(test for mutant in mutants for test in mutant.tests))
+    code, said = _pytest(ROOT, tests)
+    return None if code == PASSED else f"Without any mutant, the tests do not pass:\n{said}"
+
+
+def _survives(mutant: Mutant) -> str | None:
+    with tempfile.TemporaryDirectory(prefix="wattfare-mutant-") as folder:
+        copy = Path(folder)
+        for name in COPIED:
+            source = ROOT / name
+            if source.is_dir():
+                hidden = shutil.ignore_patterns("__pycache__", "node_modules", "*.db")
+                shutil.copytree(source, copy / name, ignore=hidden)
+            else:
+                shutil.copy(source, copy / name)
+        file, text = place_of(mutant, copy)
+        file.write_text(text.replace(mutant.old, mutant.new))
+        code, said = _pytest(copy, list(mutant.tests), "-x")
+    if code == FAILED:
+        print(f"caught    {mutant.name}", flush=True)
+        return None
+    print(f"SURVIVED  {mutant.name}", flush=True)
+    return f"{mutant.name}: pytest ended with {code}, not with a failed test.\n{said}"
+
+
+def _pytest(root: Path, tests: list[str], *options: str) -> tuple[int, str]:
+    path = os.pathsep.join([str(root), str(root / "adapters")])
+    command = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *options, *tests]
+    done = subprocess.run(
+        [sys.executable, *command],
+        cwd=root,
+        env={**os.environ, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    return done.returncode, "\n".join((done.stdout + done.stderr).splitlines()[-30:])

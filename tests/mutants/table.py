@@ -1,0 +1,115 @@
+"""The faults, and the tests that must see them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A fault.
+
+    Attributes:
+        name: what no longer holds.
+        file: that the fault is put into.
+        old: what stands there, once in this file.
+        new: what takes its place.
+        tests: as pytest names them; one of them fails.
+    """
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+
+
+APPROVALS = "wattfare_mw/service/payers/approvals.py"
+STORE = "wattfare_mw/service/payers/approval_store.py"
+_IN_APPROVALS = "tests/payers/test_approvals.py::"
+_IN_ENCRYPTION = "tests/service/test_encryption.py::"
+_IN_FUNDING = "tests/service/test_funding_pages.py::"
+
+MUTANTS = [
+    Mutant(
+        "the code",
+        APPROVALS,
+        "    if approval.code_hash is None or not "
+        "hmac.compare_digest(approval.code_hash, keys.digest(code)):\n",
+        "    if approval.code_hash is None:\n",
+        (
+            f"{_IN_APPROVALS}test_a_mailed_link_connects_nobody",
+            f"{_IN_APPROVALS}test_a_wrong_attempt_connects_nothing_and_burns_nothing",
+        ),
+    ),
+    Mutant(
+        "the secret",
+        APPROVALS,
+        "        or not hmac.compare_digest(approval.secret_hash, keys.digest(secret))\n",
+        "",
+        (f"{_IN_APPROVALS}test_a_wrong_attempt_connects_nothing_and_burns_nothing",),
+    ),
+    Mutant(
+        "the same user",
+        APPROVALS,
+        "        or approval.wish.user_id != user_id\n",
+        "",
+        (f"{_IN_APPROVALS}test_a_mailed_link_connects_nobody",),
+    ),
+    Mutant(
+        "the origin of the return URL",
+        "wattfare_mw/service/payers/return_urls.py",
+        "    if not allows(origin, origins, mode):\n",
+        "    if not allows(origin, origins, mode) and not origin:\n",
+        (f"{_IN_APPROVALS}test_a_page_of_another_origin_cannot_ask_for_itself",),
+    ),
+    Mutant(
+        "the origin of the page that redeems",
+        APPROVALS,
+        "    return approval.wish.origin == origin\n",
+        "    return True\n",
+        (f"{_IN_APPROVALS}test_a_page_of_another_origin_cannot_redeem",),
+    ),
+    Mutant(
+        "the state of the exchange",
+        "wattfare_mw/service/payers/funding.py",
+        '            or not hmac.compare_digest(request.cookie_hash, _hash(cookie or ""))\n',
+        "",
+        (f"{_IN_FUNDING}test_another_browser_connects_nothing",),
+    ),
+    Mutant(
+        "single use of an approval",
+        STORE,
+        '    _change(sql, approval, {"state": "redeemed"})\n',
+        '    _change(sql, approval, {"state": "approved"})\n',
+        (f"{_IN_APPROVALS}test_an_approval_is_redeemed_once",),
+    ),
+    Mutant(
+        "CSRF",
+        "wattfare_mw/service/pages/endpoints.py",
+        "        forms.check_token(form, visit.cookie)\n",
+        "",
+        ("tests/service/test_every_page.py::test_a_form_without_its_token_is_refused",),
+    ),
+    Mutant(
+        "the epoch",
+        STORE,
+        "        wish.epoch,\n        now,\n",
+        "        None,\n        now,\n",
+        (f"{_IN_APPROVALS}test_a_revocation_after_the_start_ends_the_approval",),
+    ),
+    Mutant(
+        "freshness of the sign-in",
+        "wattfare_mw/service/pages/approve.py",
+        "        if sign_in is None or not sign_in.is_fresh():\n            return see_other",
+        "        if sign_in is None:\n            return see_other",
+        ("tests/payers/test_sign_in.py::test_an_old_sign_in_does_not_approve",),
+    ),
+    Mutant(
+        "encryption",
+        "wattfare_mw/service/payers/encryption.py",
+        "self._ciphers[self.first_id].encrypt(nonce, secret, _bound_to(purpose))\n",
+        "secret\n",
+        (f"{_IN_ENCRYPTION}test_a_secret_is_read_with_the_key_and_the_purpose_that_sealed_it",),
+    ),
+]

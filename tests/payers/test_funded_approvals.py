@@ -1,0 +1,169 @@
+"""Approvals that a payer's own key pays for: the choice on the page, and what comes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from support.fake_openrouter import FakeOpenRouter, Key, run_openrouter
+from support.pages import Page
+from support.people import Person, ask, ask_for_grant, live_app, post, redeem
+from support.service import App, Service, chat_body, run_service
+
+
+@pytest.fixture(scope="module")
+def router() -> Iterator[FakeOpenRouter]:
+    with run_openrouter() as router:
+        yield router
+
+
+@pytest.fixture(scope="module")
+def funded(router: FakeOpenRouter, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A service whose operator has no key."""
+    options = ("--upstream", router.url, "--provider", "openrouter")
+    with run_service(tmp_path_factory.mktemp("funded"), *options) as service:
+        yield service
+
+
+@pytest.fixture
+def app(funded: Service) -> Iterator[App]:
+    with live_app(funded) as app:
+        yield app
+
+
+@pytest.fixture
+def person(funded: Service) -> Iterator[Person]:
+    with Person(funded) as person:
+        yield person
+
+
+def add_key(router: FakeOpenRouter, person: Person, page: Page) -> tuple[Key, Page]:
+    """Add a key on the way through an approval. Returns the key, and the approval's page."""
+    key = router.new_key(router.person("somebody"))
+    form = person.browser.get(page.link("Add a way to pay")).form("Add the key")
+    return key, person.browser.follow(person.browser.send(form, key=key.key))
+
+
+def radios(page: Page) -> list[tuple[str, bool]]:
+    """What can be chosen, and whether it is."""
+    return [
+        (attributes["value"], "checked" in attributes)
+        for tag, attributes in page.elements
+        if tag == "input" and attributes.get("name") == "funding"
+    ]
+
+
+def test_a_payer_adds_a_key_and_allows(router: FakeOpenRouter, app: App, person: Person) -> None:
+    asked = ask(app, monthlyUsd=5)
+    page = person.open(asked["url"])
+    assert "Add a way to pay first." in page.text
+    assert not radios(page)
+    key, page = add_key(router, person, page)
+    assert page.answer.request.url.path.startswith("/approve/")
+    ((funding_id, is_chosen),) = radios(page)
+    assert is_chosen
+    answer = person.browser.send(page.form("Allow"), ready="1", funding=funding_id)
+    code = answer.headers["location"].partition("code=")[2].partition("&")[0]
+    assert redeem(app, asked, code).json()["connected"] is True
+    assert app.chat("hello", model="fake/model").status_code == 200
+    assert key.used == router.cost
+    # The next time, it is chosen already.
+    assert radios(person.open(ask(app)["url"])) == [(funding_id, True)]
+
+
+def test_without_javascript_the_choice_is_kept(
+    router: FakeOpenRouter, app: App, person: Person
+) -> None:
+    asked = ask(app, monthlyUsd=5)
+    key, page = add_key(router, person, person.open(asked["url"]))
+    ((funding_id, _),) = radios(page)
+    second = Page(person.browser.send(page.form("Allow"), funding=funding_id))
+    answer = person.browser.send(second.form("Allow"))
+    code = answer.headers["location"].partition("code=")[2].partition("&")[0]
+    assert redeem(app, asked, code).json()["connected"] is True
+    assert app.chat("hello", model="fake/model").status_code == 200
+    assert key.used == router.cost
+
+
+def test_nothing_is_allowed_without_a_way_to_pay(app: App, person: Person) -> None:
+    asked = ask(app, monthlyUsd=5)
+    answer = person.allow(asked["url"])
+    assert answer.status_code == 400
+    assert "Choose what pays." in Page(answer).text
+    answer = person.decide(asked["url"], funding="operator")
+    assert answer.status_code == 400
+
+
+def test_the_funding_of_another_payer_cannot_be_chosen(
+    router: FakeOpenRouter, app: App, person: Person, funded: Service
+) -> None:
+    asked = ask(app, monthlyUsd=5)
+    key, page = add_key(router, person, person.open(asked["url"]))
+    ((funding_id, _),) = radios(page)
+    with Person(funded) as mallory:
+        asked = ask(app, "mallory")
+        mallory.open(asked["url"])
+        answer = mallory.decide(asked["url"], funding=funding_id)
+        assert answer.status_code == 400
+        assert "no such way to pay" in Page(answer).text
+    assert key.used == 0
+
+
+def test_a_key_that_is_refused_cannot_be_chosen(
+    router: FakeOpenRouter, app: App, person: Person
+) -> None:
+    asked = ask(app, monthlyUsd=5)
+    key, page = add_key(router, person, person.open(asked["url"]))
+    ((funding_id, _),) = radios(page)
+    code = person.approve(asked["url"], funding=funding_id)["code"]
+    redeem(app, asked, code)
+    key.revoked = True
+    assert app.chat("hello", model="fake/model").json()["error"]["code"] == "funding_invalid"
+    asked = ask(app, monthlyUsd=5)
+    assert not radios(person.open(asked["url"]))
+    assert person.decide(asked["url"], funding=funding_id).status_code == 400
+
+
+def test_funding_that_is_removed_before_the_app_redeems_connects_nothing(
+    router: FakeOpenRouter, app: App, person: Person
+) -> None:
+    asked = ask(app, monthlyUsd=5)
+    _, page = add_key(router, person, person.open(asked["url"]))
+    ((funding_id, _),) = radios(page)
+    code = person.approve(asked["url"], funding=funding_id)["code"]
+    remove = person.browser.get(f"/funding/{funding_id}/remove").form("Remove")
+    assert person.browser.send(remove).status_code == 303
+    answer = redeem(app, asked, code)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (402, "funding_invalid")
+    assert app.status()["connected"] is False
+
+
+def test_a_key_pays_for_a_grant_and_its_removal_ends_it(
+    router: FakeOpenRouter, app: App, person: Person
+) -> None:
+    asked = ask_for_grant(app, maxUsd=1)
+    key, page = add_key(router, person, person.open(asked["url"]))
+    ((funding_id, _),) = radios(page)
+    code = person.approve(asked["url"], funding=funding_id)["code"]
+    body = {"code": code, "secret": asked["secret"]}
+    answer = post(app, f"/approvals/{asked['id']}/redeem", app.keys.publishable_key, body)
+    assert answer.status_code == 200, answer.text
+    headers = {**app.auth, "x-wattfare-grant": answer.json()["grantToken"]}
+    body = chat_body("hello", model="fake/model")
+    answer = app.http.post("/chat/completions", json=body, headers=headers)
+    assert answer.status_code == 200, answer.text
+    assert key.used == router.cost
+    remove = person.browser.get(f"/funding/{funding_id}/remove").form("Remove")
+    assert person.browser.send(remove).status_code == 303
+    answer = app.http.post("/chat/completions", json=body, headers=headers)
+    assert answer.status_code == 402
+    assert key.used == router.cost
+
+
+def test_the_page_stays_in_the_popup_of_the_app(app: App, person: Person) -> None:
+    """With a COOP of its own, the popup could not be closed afterwards."""
+    page = person.open(ask(app)["url"])
+    there = person.browser.get(page.link("Add a way to pay"))
+    assert "cross-origin-opener-policy" not in there.answer.headers
+    alone = person.browser.get("/funding")
+    assert alone.answer.headers["cross-origin-opener-policy"] == "same-origin"

@@ -1,0 +1,116 @@
+"""What holds for every page of the service, whichever it is. A new page is tested by itself: the
+tests go through the table of the pages."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+from starlette.routing import Route
+from support.pages import Browser, Page, check_page, token_of
+from support.payers import new_payer, store_of
+from support.service import Service
+
+from wattfare_mw.service.pages.routes import page_routes
+
+ROUTES = [route for route in page_routes() if not route.path.startswith("/pages/")]
+GETS = [route for route in ROUTES if "GET" in (route.methods or ())]
+POSTS = [route for route in ROUTES if "POST" in (route.methods or ())]
+
+
+def path_of(route: Route) -> str:
+    """A path of this route: its parameters lead to nothing."""
+    return re.sub(r"\{[^}]*\}", "0" * 32, route.path)
+
+
+def name(route: Route) -> str:
+    return route.path
+
+
+@pytest.fixture
+async def ada(service: Service) -> AsyncIterator[Browser]:
+    """The browser of a payer who has signed in."""
+    async with store_of(service.database) as store:
+        payer = await new_payer(store)
+    with Browser(service, payer.cookie) as browser:
+        yield browser
+
+
+@pytest.fixture
+def browser(service: Service) -> Iterator[Browser]:
+    with Browser(service) as browser:
+        yield browser
+
+
+@pytest.mark.parametrize("route", GETS, ids=name)
+def test_a_page_that_nobody_has_signed_in_to(browser: Browser, route: Route) -> None:
+    check_page(browser.get(path_of(route)))
+
+
+@pytest.mark.parametrize(
+    "path", ["/budget/nothing", "/approve", "/sign-in/x/y", "/funding/a/b/c", "/pages/nothing.css"]
+)
+def test_an_error_is_a_page(browser: Browser, path: str) -> None:
+    page = browser.get(path)
+    assert page.answer.status_code in (404, 405)
+    check_page(page)
+
+
+@pytest.mark.parametrize("route", POSTS, ids=name)
+def test_a_form_without_its_token_is_refused(browser: Browser, route: Route) -> None:
+    for fields in ({}, {"csrf": ""}, {"csrf": "A" * 32}):
+        answer = browser.post(path_of(route), fields)
+        assert answer.status_code == 403
+        check_page(Page(answer))
+
+
+@pytest.mark.parametrize("route", POSTS, ids=name)
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"sec_fetch_site": "cross-site", "origin": "https://evil.example"},
+        {"sec_fetch_site": "same-site", "origin": "http://localhost:1"},
+        {"sec_fetch_site": "same-origin", "origin": "https://evil.example"},
+        {"sec_fetch_site": "cross-site", "origin": "null"},
+    ],
+)
+async def test_a_form_of_another_site_is_refused(
+    ada: Browser, route: Route, headers: dict[str, str]
+) -> None:
+    fields = {"csrf": token_of(ada)}
+    answer = ada.post(path_of(route), fields, **headers)
+    assert answer.status_code == 403
+    assert "another site" in Page(answer).text
+
+
+@pytest.mark.parametrize("route", GETS, ids=name)
+async def test_a_page_of_a_payer(ada: Browser, route: Route) -> None:
+    if not route.path.endswith(".csv"):
+        check_page(ada.get(path_of(route)))
+
+
+@pytest.mark.parametrize("route", POSTS, ids=name)
+async def test_a_form_of_a_payer_without_its_token_is_refused(ada: Browser, route: Route) -> None:
+    for fields in ({}, {"csrf": "A" * 32}):
+        assert ada.post(path_of(route), fields).status_code == 403
+
+
+@pytest.mark.parametrize("route", POSTS, ids=name)
+def test_a_form_is_read_within_limits(browser: Browser, route: Route) -> None:
+    path = path_of(route)
+    assert browser.post(path, {"csrf": "x" * 70_000}).status_code == 413
+    headers = {"sec-fetch-site": "same-origin"}
+    pieces = (b"x" * 7_000 for _ in range(10))  # without a length
+    assert browser.http.post(path, content=pieces, headers=headers).status_code == 413
+    for content, kind in ((b"{}", "application/json"), (b"csrf=1", "text/plain")):
+        answer = browser.http.post(path, content=content, headers={**headers, "content-type": kind})
+        assert answer.status_code == 415
+    many = b"&".join(b"a%d=" % number for number in range(200))
+    for content in (b"csrf=%ff", b"csrf=\xff", many, b"a=1&a=2"):
+        answer = browser.http.post(
+            path,
+            content=content,
+            headers={**headers, "content-type": "application/x-www-form-urlencoded"},
+        )
+        assert answer.status_code == 400

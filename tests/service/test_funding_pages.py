@@ -1,0 +1,459 @@
+"""The pages of funding: OpenRouter by OAuth, keys of one's own, removal."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from decimal import Decimal
+from urllib.parse import parse_qs, parse_qsl, urlencode, urlsplit
+
+import pytest
+from sqlalchemy import select, update
+from support.fake_openrouter import FakeOpenRouter, run_openrouter
+from support.pages import Browser, Page
+from support.payers import grow_old, new_payer, store_of, write
+from support.people import new_address
+from support.service import Service, run_service
+
+from wattfare_mw.service.ledger import schema
+from wattfare_mw.service.ledger.store import Store
+
+
+@pytest.fixture(scope="module")
+def router() -> Iterator[FakeOpenRouter]:
+    with run_openrouter() as router:
+        yield router
+
+
+@pytest.fixture(scope="module")
+def funded(router: FakeOpenRouter, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A service whose payers bring their own keys of OpenRouter."""
+    folder = tmp_path_factory.mktemp("funded")
+    options = ("--upstream", router.url, "--provider", "openrouter")
+    with run_service(folder, *options) as service:
+        yield service
+
+
+@pytest.fixture
+async def store(funded: Service) -> AsyncIterator[Store]:
+    async with store_of(funded.database) as store:
+        yield store
+
+
+@pytest.fixture
+async def browser(funded: Service, store: Store) -> AsyncIterator[Browser]:
+    """The browser of a new payer."""
+    with Browser(funded, (await new_payer(store)).cookie) as browser:
+        browser.http.headers["x-forwarded-for"] = new_address()
+        yield browser
+
+
+def leave(browser: Browser, **fields: str) -> str:
+    """Press the button that leads to OpenRouter. Returns where it leads."""
+    form = browser.get("/funding").form("Connect OpenRouter")
+    answer = browser.send(form, **fields)
+    assert answer.status_code == 303, answer.text
+    return answer.headers["location"]
+
+
+def connect(router: FakeOpenRouter, browser: Browser, person: str, **fields: str) -> Page:
+    """Connect OpenRouter, as this person there."""
+    return browser.get(router.allow(leave(browser, **fields), person))
+
+
+async def rows(store: Store) -> list[dict[str, object]]:
+    """All funding, the newest last."""
+    table = schema.funding
+    return await store.transact(
+        lambda sql: [
+            dict(row) for row in sql.execute(select(table).order_by(table.c.created_at)).mappings()
+        ]
+    )
+
+
+# -- OpenRouter
+
+
+async def test_a_payer_connects_openrouter(
+    router: FakeOpenRouter, browser: Browser, store: Store, funded: Service
+) -> None:
+    person = router.person("alice")
+    url = leave(browser, limit="12.50")
+    asked = dict(parse_qsl(urlsplit(url).query))
+    assert url.startswith(f"{router.url.removesuffix('/api/v1')}/auth?")
+    assert asked["code_challenge_method"] == "S256"
+    assert len(asked["code_challenge"]) == 43
+    assert (asked["limit"], asked["usage_limit_type"]) == ("12.5", "monthly")
+    assert asked["key_label"] == f"Wattfare at localhost:{urlsplit(browser.origin).port}"
+    callback = urlsplit(asked["callback_url"])
+    assert asked["callback_url"].startswith(f"{browser.origin}/funding/openrouter/callback?state=")
+    assert len(dict(parse_qsl(callback.query))["state"]) == 43
+
+    page = browser.get(router.allow(url, person))
+    assert page.answer.status_code == 200, page.text
+    assert "You can pay with this from now on." in page.text
+    assert "It had a limit of $12.50" in page.text
+    (key,) = router.keys_of(person)
+    assert (key.limit, key.limit_reset) == (Decimal("12.5"), "monthly")
+    stored = (await rows(store))[-1]
+    assert (stored["kind"], stored["state"]) == ("openrouter", "valid")
+    assert key.key.encode() not in bytes(stored["ciphertext"])  # type: ignore[arg-type]
+    assert key.key not in page.answer.text
+
+
+def test_the_verifier_stays_on_the_server(
+    router: FakeOpenRouter, browser: Browser, funded: Service
+) -> None:
+    person = router.person("bob")
+    url = leave(browser)
+    callback = router.allow(url, person)
+    answer = browser.http.get(callback)
+    assert answer.status_code == 303
+    verifier = router.exchanges[-1]["code_verifier"]
+    assert router.exchanges[-1]["code_challenge_method"] == "S256"
+    seen = f"{url} {callback} {answer.headers} {browser.http.cookies}"
+    assert verifier not in seen
+    given = dict(parse_qsl(urlsplit(callback).query))
+    logged = "".join(funded.log)
+    for secret in (verifier, given["state"], given["code"], router.keys_of(person)[0].key):
+        assert secret not in logged
+
+
+def test_the_callback_is_never_where_the_host_header_says(browser: Browser) -> None:
+    form = browser.get("/funding").form("Connect OpenRouter")
+    answer = browser.post(form.action, form.fields, host="evil.example")
+    assert answer.status_code == 303, answer.text
+    (callback,) = parse_qs(urlsplit(answer.headers["location"]).query)["callback_url"]
+    assert callback.startswith(f"{browser.origin}/funding/openrouter/callback")
+
+
+def test_the_form_may_lead_to_openrouter(router: FakeOpenRouter, browser: Browser) -> None:
+    policy = browser.get("/funding").answer.headers["content-security-policy"]
+    assert f"form-action 'self' {router.url.removesuffix('/api/v1')};" in policy
+
+
+def test_the_cookie_is_for_this_browser_and_ten_minutes(browser: Browser) -> None:
+    form = browser.get("/funding").form("Connect OpenRouter")
+    cookie = browser.send(form).headers["set-cookie"].lower()
+    assert cookie.startswith("wattfare-openrouter=")
+    for part in ("httponly", "samesite=lax", "max-age=600", "path=/"):
+        assert part in cookie
+
+
+def test_a_state_works_once(router: FakeOpenRouter, browser: Browser) -> None:
+    person = router.person("carol")
+    callback = router.allow(leave(browser), person)
+    assert browser.http.get(callback).status_code == 303
+    again = browser.get(callback)
+    assert again.answer.status_code == 403
+    assert "it was used before" in again.text
+    assert len(router.keys_of(person)) == 1
+
+
+def test_a_state_is_used_up_before_the_exchange(router: FakeOpenRouter, browser: Browser) -> None:
+    """A code that OpenRouter refuses uses the state up, too."""
+    person = router.person("dave")
+    callback = router.allow(leave(browser), person)
+    wrong = callback.partition("&code=")[0] + "&code=wrong"
+    answer = browser.get(wrong)
+    assert answer.answer.status_code == 400
+    assert "OpenRouter did not accept the authorization code" in answer.text
+    exchanges = len(router.exchanges)
+    assert browser.get(callback).answer.status_code == 403
+    assert len(router.exchanges) == exchanges
+    assert not router.keys_of(person)
+
+
+@pytest.mark.parametrize("state", ["", "wrong", "A" * 43, "\0", "é" * 500])
+def test_a_wrong_state_connects_nothing(
+    router: FakeOpenRouter, browser: Browser, state: str
+) -> None:
+    person = router.person("erin")
+    callback = router.allow(leave(browser), person)
+    code = parse_qs(urlsplit(callback).query)["code"][0]
+    exchanges = len(router.exchanges)
+    path = f"/funding/openrouter/callback?{urlencode({'state': state, 'code': code})}"
+    answer = browser.get(path)
+    assert answer.answer.status_code == 403, answer.text
+    assert len(router.exchanges) == exchanges
+
+
+@pytest.mark.parametrize("cookie", [None, "A" * 43, ""])
+def test_another_browser_connects_nothing(
+    router: FakeOpenRouter, browser: Browser, cookie: str | None
+) -> None:
+    """Mallory's callback does not work in the browser of a payer who did not start it."""
+    person = router.person("mallory")
+    callback = router.allow(leave(browser), person)
+    exchanges = len(router.exchanges)
+    browser.http.cookies.delete("wattfare-openrouter")
+    if cookie is not None:
+        browser.http.cookies.set("wattfare-openrouter", cookie, domain="localhost.local")
+    answer = browser.get(callback)
+    assert answer.answer.status_code == 403
+    assert "Nothing was connected" in answer.text
+    assert len(router.exchanges) == exchanges
+
+
+async def test_the_callback_of_another_payer_connects_nothing(
+    router: FakeOpenRouter, browser: Browser, store: Store, funded: Service
+) -> None:
+    """Even with the cookie: two people may share a browser."""
+    person = router.person("peggy")
+    callback = router.allow(leave(browser), person)
+    exchanges = len(router.exchanges)
+    other = await new_payer(store)
+    browser.http.cookies.delete("wattfare")
+    browser.http.cookies.set("wattfare", other.cookie, domain="localhost.local", path="/")
+    assert browser.get(callback).answer.status_code == 403
+    assert len(router.exchanges) == exchanges
+
+
+async def test_a_request_ends_after_ten_minutes(
+    router: FakeOpenRouter, browser: Browser, store: Store
+) -> None:
+    person = router.person("trent")
+    callback = router.allow(leave(browser), person)
+    table = schema.funding_requests
+    await write(store, update(table).values(expires_at=table.c.expires_at - 600))
+    exchanges = len(router.exchanges)
+    assert browser.get(callback).answer.status_code == 403
+    assert len(router.exchanges) == exchanges
+
+
+async def test_a_verifier_of_another_request_does_not_work(
+    router: FakeOpenRouter, browser: Browser, store: Store
+) -> None:
+    """Who can write to the database cannot swap verifiers: they are bound to their state."""
+    person = router.person("victor")
+    first = router.allow(leave(browser), person)
+    second = router.allow(leave(browser), person)
+    table = schema.funding_requests
+    verifiers = await store.transact(
+        lambda sql: (
+            sql.execute(select(table.c.verifier).order_by(table.c.created_at.desc()).limit(2))
+            .scalars()
+            .all()
+        )
+    )
+    await write(store, update(table).values(verifier=verifiers[0]))
+    answers = [browser.get(url).answer.status_code for url in (first, second)]
+    assert sorted(answers) == [200, 400]
+
+
+def test_two_tabs_can_be_open(router: FakeOpenRouter, browser: Browser) -> None:
+    person = router.person("walter")
+    callbacks = [router.allow(leave(browser), person) for _ in range(2)]
+    for callback in callbacks:
+        assert browser.http.get(callback).status_code == 303
+    assert len(router.keys_of(person)) == 2
+
+
+def test_a_callback_without_a_code_connects_nothing(
+    router: FakeOpenRouter, browser: Browser
+) -> None:
+    asked = dict(parse_qsl(urlsplit(leave(browser)).query))
+    exchanges = len(router.exchanges)
+    answer = browser.get(asked["callback_url"])
+    assert answer.answer.status_code == 400
+    assert len(router.exchanges) == exchanges
+
+
+def test_a_callback_needs_the_sign_in(router: FakeOpenRouter, browser: Browser) -> None:
+    person = router.person("olivia")
+    callback = router.allow(leave(browser), person)
+    browser.http.cookies.delete("wattfare")
+    answer = browser.http.get(callback)
+    assert answer.status_code == 303
+    assert answer.headers["location"].startswith("/sign-in?next=")
+    assert not router.keys_of(person)
+
+
+def test_a_limit_that_openrouter_does_not_set_is_said(
+    router: FakeOpenRouter, browser: Browser
+) -> None:
+    person = router.person("niaj")
+    router.grants_limits = False
+    try:
+        page = connect(router, browser, person, limit="5")
+    finally:
+        router.grants_limits = True
+    assert "OpenRouter gave the key no limit" in page.text
+    assert router.keys_of(person)[0].limit is None
+
+
+def test_the_page_of_an_app_comes_next(router: FakeOpenRouter, browser: Browser) -> None:
+    person = router.person("rupert")
+    page = browser.get("/funding?return_to=/approve/abc-DEF_1")
+    answer = browser.send(page.form("Connect OpenRouter"))
+    answer = browser.http.get(router.allow(answer.headers["location"], person))
+    assert answer.headers["location"] == "/approve/abc-DEF_1"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "https://evil.example/",
+        "//evil.example",
+        "/approve/../../evil",
+        "/approve/a\n",
+        "/\\evil.example",
+        "/sign-in?next=x",
+        "javascript:alert(1)",
+    ],
+)
+def test_no_other_page_comes_next(router: FakeOpenRouter, browser: Browser, path: str) -> None:
+    person = router.person("sybil")
+    page = browser.get(f"/funding?{urlencode({'return_to': path})}")
+    answer = browser.send(page.form("Connect OpenRouter"), return_to=path)
+    answer = browser.http.get(router.allow(answer.headers["location"], person))
+    assert answer.headers["location"] == "/funding?done=added"
+
+
+# -- a key of one's own
+
+
+async def test_a_key_is_checked_before_it_is_kept(
+    router: FakeOpenRouter, browser: Browser, store: Store
+) -> None:
+    key = router.new_key(router.person("frank"), limit=Decimal(7))
+    answer = browser.send(
+        browser.get("/funding").form("Add the key"), key=f" {key.key}\n", label="<b>work</b>"
+    )
+    page = browser.follow(answer)
+    assert "<b>work</b>" in page.text
+    assert "It had a limit of $7.00" in page.text
+    assert key.key not in page.answer.text
+    stored = (await rows(store))[-1]
+    assert key.key.encode() not in bytes(stored["ciphertext"])  # type: ignore[arg-type]
+    assert (stored["kind"], stored["upstream"]) == ("key", router.url)
+
+
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [
+        ("", "This is no key"),
+        ("two words", "This is no key"),
+        ("schlüssel", "This is no key"),
+        ("x" * 1001, "This is no key"),
+        ("line\nbreak", "This is no key"),
+        ("sk-or-v1-unknown-to-all", "refuses this key"),
+    ],
+)
+async def test_a_wrong_key_is_not_kept(
+    browser: Browser, store: Store, key: str, words: str
+) -> None:
+    before = len(await rows(store))
+    answer = browser.send(browser.get("/funding").form("Add the key"), key=key)
+    assert answer.status_code == 400
+    assert words in Page(answer).text
+    assert not key or key not in answer.text
+    assert len(await rows(store)) == before
+
+
+def test_a_long_name_is_refused(router: FakeOpenRouter, browser: Browser) -> None:
+    key = router.new_key(router.person("grace")).key
+    answer = browser.send(browser.get("/funding").form("Add the key"), key=key, label="x" * 61)
+    assert answer.status_code == 400
+    assert "up to 60 characters" in answer.text
+    assert key not in answer.text
+
+
+async def test_the_pages_need_a_fresh_sign_in(
+    router: FakeOpenRouter, browser: Browser, store: Store, funded: Service
+) -> None:
+    payer = await new_payer(store)
+    with Browser(funded, payer.cookie) as own:
+        page = own.get("/funding")
+        key, start = page.form("Add the key"), page.form("Connect OpenRouter")
+        await grow_old(store, payer)
+        assert own.send(key, key=router.new_key(router.person("heidi")).key).status_code == 403
+        assert own.send(start).status_code == 403
+        page = own.get("/funding")
+        assert "sign in again first" in page.text
+        assert not page.forms
+    assert not [row for row in await rows(store) if row["payer_id"] == payer.payer_id]
+
+
+def test_the_pages_need_a_sign_in(funded: Service) -> None:
+    with Browser(funded) as nobody:
+        for path in ("/funding", "/funding/abc/remove"):
+            answer = nobody.http.get(path)
+            assert answer.status_code == 303
+            assert answer.headers["location"].startswith("/sign-in?next=")
+
+
+@pytest.mark.parametrize("path", ["/funding/keys", "/funding/openrouter", "/funding/abc/remove"])
+def test_a_form_without_its_token_changes_nothing(browser: Browser, path: str) -> None:
+    answer = browser.post(path, {"key": "x", "csrf": "wrong"})
+    assert answer.status_code == 403
+    answer = browser.post(path, {"key": "x"}, sec_fetch_site="cross-site")
+    assert answer.status_code == 403
+
+
+async def test_a_payer_sees_and_removes_only_what_is_theirs(
+    router: FakeOpenRouter, browser: Browser, store: Store, funded: Service
+) -> None:
+    key = router.new_key(router.person("ivan"))
+    browser.send(browser.get("/funding").form("Add the key"), key=key.key, label="mine alone")
+    path = browser.get("/funding").link("Remove")
+    with Browser(funded, (await new_payer(store)).cookie) as other:
+        assert "mine alone" not in other.get("/funding").text
+        assert other.get(path).answer.status_code == 404
+        token = other.get("/funding").form("Add the key").fields["csrf"]
+        assert other.post(path, {"csrf": token}).status_code == 404
+        key = router.new_key(router.person("judy")).key
+        form = other.get("/funding").form("Add the key")
+        funding_id = path.split("/")[2]
+        assert other.send(form, key=key, replaces=funding_id).status_code == 404
+    page = browser.follow(browser.send(browser.get(path).form("Remove")))
+    assert "mine alone" not in page.text
+    assert "all that it paid for has stopped" in page.text
+    (stored,) = [row for row in await rows(store) if row["id"] == funding_id]
+    assert (stored["state"], stored["ciphertext"], stored["encryption_key_id"]) == (
+        "removed",
+        None,
+        None,
+    )
+
+
+def test_a_payer_adds_no_more_than_twenty(router: FakeOpenRouter, browser: Browser) -> None:
+    key = router.new_key(router.person("kim")).key
+    form = browser.get("/funding").form("Add the key")
+    for _ in range(20):
+        assert browser.send(form, key=key, label="x" * 60).status_code == 303
+    answer = browser.send(form, key=key)
+    assert answer.status_code == 400
+    assert "20 ways to pay already" in answer.text
+    assert len(answer.content) < 30_000
+
+
+def test_an_address_tries_thirty_keys_a_minute(browser: Browser) -> None:
+    form = browser.get("/funding").form("Add the key")
+    statuses = [browser.send(form, key=f"sk-{number}").status_code for number in range(31)]
+    assert statuses == [400] * 30 + [429]
+
+
+# -- My budget
+
+
+async def test_my_budget_shows_what_pays(
+    router: FakeOpenRouter, browser: Browser, store: Store, funded: Service
+) -> None:
+    payer = await new_payer(store)
+    with Browser(funded, payer.cookie) as own:
+        assert "You have added nothing yet." in own.get("/budget").text
+        key = router.new_key(router.person("lena"))
+        own.send(own.get("/funding").form("Add the key"), key=key.key, label="my own")
+        funding_id = own.get("/funding").link("Remove").split("/")[2]
+        with funded.app() as app:
+            await store.connect(
+                app.keys.app_id, "u1", None, payer_id=payer.payer_id, funding_id=funding_id
+            )
+            page = own.get("/budget")
+            assert "paid by my own" in page.text
+            assert page.link("Change ways to pay") == "/funding"
+            key.revoked = True
+            assert app.chat("hello", model="fake/model").status_code == 402
+        page = own.get("/budget")
+        assert "The provider refuses the key that pays." in page.text
+        assert page.link("Connect it again") == "/funding"

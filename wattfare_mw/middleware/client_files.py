@@ -1,0 +1,84 @@
+"""The files for browsers that the middleware serves: ``wattfare.js``, and the page to which the
+service sends a browser back."""
+
+from __future__ import annotations
+
+import hashlib
+from importlib import resources
+from urllib.parse import quote
+
+import msgspec
+
+from ..web import Response
+
+#: The name of the page beside the module. ``wattfare.js`` looks for it there.
+RETURN_PAGE = "wattfare-return"
+#: How long a browser may keep a file before it asks again, in seconds.
+CACHE_SECONDS = 300
+
+
+class ClientFile(msgspec.Struct, frozen=True):
+    """A file, with the headers of its response."""
+
+    body: bytes
+    headers: dict[str, str]
+
+    def response(self, if_none_match: str | None) -> Response:
+        """The file, or a 304 if the browser has it already."""
+        known = if_none_match or ""
+        if known.strip() == "*" or self.headers["etag"] in known:
+            return Response(304, dict(self.headers), b"")
+        return Response(200, dict(self.headers), self.body)
+
+
+def at(client_path: str | None) -> dict[str, ClientFile]:
+    """The files by their paths.
+
+    Args:
+        client_path: the path of ``wattfare.js``; None for no files.
+
+    Raises:
+        ValueError: the path does not end in ``.js``.
+    """
+    if client_path is None:
+        return {}
+    if not client_path.endswith(".js"):
+        raise ValueError("client_path is a path that ends in .js, such as /wattfare.js")
+    folder, _, name = client_path.rpartition("/")
+    return {
+        client_path: _file(module(), "text/javascript; charset=utf-8"),
+        f"{folder}/{RETURN_PAGE}": _file(_return_page(name), "text/html; charset=utf-8", _POLICY),
+    }
+
+
+def module() -> bytes:
+    """``wattfare.js``."""
+    return (resources.files("wattfare_mw.browser") / "wattfare.js").read_bytes()
+
+
+def _return_page(name: str) -> bytes:
+    page = resources.files("wattfare_mw.browser") / "return.html"
+    # The name is a part of the app's own configuration, and quoted as a part of a URL.
+    return page.read_bytes().replace(b"wattfare.js", quote(name).encode())
+
+
+#: It loads one module and nothing else, and no page can frame it.
+_POLICY = {
+    "content-security-policy": (
+        "default-src 'none'; script-src 'self'; img-src data:; base-uri 'none'; "
+        "frame-ancestors 'none'; form-action 'none'"
+    ),
+    "referrer-policy": "no-referrer",
+}
+
+
+def _file(body: bytes, content_type: str, more: dict[str, str] | None = None) -> ClientFile:
+    etag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
+    headers = {
+        "content-type": content_type,
+        "etag": etag,
+        "cache-control": f"public, max-age={CACHE_SECONDS}",
+        "x-content-type-options": "nosniff",
+        **(more or {}),
+    }
+    return ClientFile(body, headers)

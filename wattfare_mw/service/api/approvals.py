@@ -1,0 +1,188 @@
+"""``/approvals``: an app's page asks a person for a budget, and gets it with the code that the
+person's browser brings back."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import msgspec
+from sqlalchemy import Connection as Sql
+from starlette.requests import Request
+from starlette.responses import Response
+
+from ... import money
+from ...errors import invalid_request
+from ...money import Usd
+from ...types import GrantResult, encode
+from .. import keys
+from ..ledger import rules
+from ..ledger.clock import seconds
+from ..payers import approval_store, approvals, lowering, return_urls
+from ..payers.approvals import Approval, Kind, Wish
+from ..records import USERS_PAY, App
+from ..tokens import Session
+from . import credentials
+from .app_pages import admit_page, page_origin
+from .bodies import headers_of, json_response, read_json
+from .connections import status_response
+from .grants import check_requests
+from .rate_limits import address_of
+from .state import ServiceState, state_of
+
+
+class NewApproval(msgspec.Struct, rename="camel", frozen=True):
+    """An approval to ask for. ``requests`` and ``max_usd`` are for a grant."""
+
+    return_url: str
+    requests: int | None = None
+    max_usd: Usd | None = None
+
+
+class CreatedApproval(msgspec.Struct, rename="camel", frozen=True):
+    """A new approval: the page to open, the secret for the page that asked, and when it ends (Unix
+    seconds)."""
+
+    id: str
+    url: str
+    secret: str
+    expires_at: int
+
+    def __repr__(self) -> str:
+        return f"CreatedApproval({self.id!r}, expires_at={self.expires_at})"
+
+
+class Redemption(msgspec.Struct, rename="camel", frozen=True):
+    """The code from the return URL, and the secret of the page that asked."""
+
+    code: str
+    secret: str
+
+    def __repr__(self) -> str:
+        return "Redemption()"
+
+
+async def create_approval(request: Request) -> Response:
+    """``POST /approvals``."""
+    state = state_of(request)
+    app, session, origins = await _admit(request, state)
+    await state.rate_limits.approval(app.id, address_of(request.scope))
+    asked = await read_json(request, NewApproval)
+    origin = return_urls.check(asked.return_url, origins, app.mode)
+    page = page_origin(request)
+    if page != origin and (page is not None or session is None):
+        raise invalid_request(
+            "An approval returns to the origin of the page that asks for it: returnUrl is of "
+            f"{origin}.",
+            403,
+        )
+    if session is not None:
+        if (asked.requests, asked.max_usd) != (None, None):
+            raise invalid_request(
+                "`requests` and `maxUsd` are for a grant: ask with the publishable key."
+            )
+        if await state.store.epoch(app.id, session.user_id) != session.epoch:
+            raise lowering.stale_token()
+        wish = Wish(
+            kind="connection",
+            app_id=app.id,
+            user_id=session.user_id,
+            epoch=session.epoch,
+            origin=origin,
+            return_url=asked.return_url,
+            account_label=session.account_label,
+            asked=session.limit,
+        )
+    else:
+        if not rules.allows_grants(None, state.terms) and not state.funding.offers:
+            raise rules.refused_grant()
+        wish = Wish(
+            kind="grant",
+            app_id=app.id,
+            origin=origin,
+            return_url=asked.return_url,
+            asked=rules.grant_cap(money.cap_nanos(asked.max_usd), USERS_PAY),
+            requests=check_requests(asked.requests),
+        )
+    secret = approvals.new_secret()
+
+    def begin(sql: Sql, now: datetime) -> Approval:
+        approval = approvals.begin(wish, secret, seconds(now))
+        approval_store.add(sql, approval, seconds(now))
+        return approval
+
+    approval = await state.store.at(begin)
+    url = f"{state.public_url}/approve/{approval.id}"
+    return json_response(encode(CreatedApproval(approval.id, url, secret, approval.expires_at)))
+
+
+async def redeem_approval(request: Request) -> Response:
+    """``POST /approvals/{id}/redeem``."""
+    state = state_of(request)
+    app, session, _ = await _admit(request, state)
+    approval_id: str = request.path_params["id"]
+    address = address_of(request.scope)
+    await state.rate_limits.redemption(approval_id, address)
+    given = await read_json(request, Redemption)
+    user_id = None if session is None else session.user_id
+    kind: Kind = "grant" if session is None else "connection"
+    origin = page_origin(request)
+
+    def find(sql: Sql) -> Approval:
+        return approvals.check_owner(
+            approval_store.find(sql, approval_id, lock=True),
+            kind=kind,
+            app_id=app.id,
+            user_id=user_id,
+            origin=origin,
+            secret=given.secret,
+        )
+
+    if user_id is not None:
+
+        def connect(sql: Sql, now: datetime) -> None:
+            approval = find(sql)
+            approval_store.redeem(sql, approval, given.code, seconds(now))
+            approval_store.connect(sql, approval, state.terms, now)
+
+        await state.store.at(connect)
+        return await status_response(state, app.id, user_id)
+
+    token = keys.new_grant_token()
+    await _count_grant(state, app, await state.store.transact(find), address)
+
+    def grant(sql: Sql, now: datetime) -> GrantResult:
+        approval = find(sql)
+        approval_store.redeem(sql, approval, given.code, seconds(now))
+        return approval_store.grant(sql, approval, token, state.terms, now)
+
+    return json_response(encode(await state.store.at(grant)))
+
+
+async def _count_grant(state: ServiceState, app: App, approval: Approval, address: str) -> None:
+    """Count a grant of the operator's money. Anybody can make passkeys, so that an address takes
+    no more of it by approvals than it would as a test app's browser."""
+    terms = state.terms
+    if approval.state != "approved" or not rules.operator_pays(approval.funding_id, terms):
+        return
+    await state.rate_limits.grant(app.id, address)
+    largest = rules.largest_grant(terms)
+    if largest is not None and terms.grant_ceiling is not None:
+        cap = rules.grant_cap(approval.wish.asked, terms)
+        await state.rate_limits.grant_hold(app.id, address, cap, terms.grant_ceiling, largest)
+
+
+async def _admit(
+    request: Request, state: ServiceState
+) -> tuple[App, Session | None, frozenset[str]]:
+    """The app that asks, the session of its user (None with the publishable key), and the app's
+    origins."""
+    await state.rate_limits.browser(address_of(request.scope))
+    headers = headers_of(request.scope)
+    if credentials.is_publishable(headers):
+        app, session = await credentials.app_by_publishable_key(headers, state.store), None
+    else:
+        session, app = await credentials.session_of(headers, state.signer, state.store)
+    origins = await admit_page(request, app)
+    if session is not None:
+        await state.rate_limits.connection(app.id, session.user_id)
+    return app, session, origins

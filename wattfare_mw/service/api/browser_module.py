@@ -1,0 +1,70 @@
+"""``GET /wattfare.js``: the module for browsers, under a name that has its hash."""
+
+from __future__ import annotations
+
+import hashlib
+from importlib import resources
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import Route
+
+from .framing import allow_caching
+
+#: How long a browser may keep the redirect to the present version, in seconds.
+REDIRECT_SECONDS = 300
+_HEADERS = {
+    # For `integrity` on a page of another origin, and for a page with `require-corp`.
+    "access-control-allow-origin": "*",
+    "cross-origin-resource-policy": "cross-origin",
+    "x-content-type-options": "nosniff",
+}
+
+
+#: The module and its types, and their media types.
+_TYPES = {
+    "wattfare.js": "text/javascript; charset=utf-8",
+    "wattfare.d.ts": "text/plain; charset=utf-8",
+}
+
+
+def _hashed(name: str) -> str:
+    digest = hashlib.sha256(_FILES[name]).hexdigest()[:16]
+    stem, dot, suffix = name.partition(".")
+    return f"{stem}.{digest}{dot}{suffix}"
+
+
+_FILES = {name: (resources.files("wattfare_mw.browser") / name).read_bytes() for name in _TYPES}
+_VERSIONS = {_hashed(name): name for name in _FILES}
+
+
+async def _present(request: Request) -> Response:
+    allow_caching(request.scope)
+    headers = {**_HEADERS, "cache-control": f"public, max-age={REDIRECT_SECONDS}"}
+    # Relative, since only the operator knows under which address this is reached.
+    return RedirectResponse(_hashed(request.url.path.rpartition("/")[2]), 307, headers)
+
+
+async def _version(request: Request) -> Response:
+    version = request.url.path.rpartition("/")[2]
+    name = _VERSIONS.get(version)
+    if name is None:  # of another version
+        raise HTTPException(404)
+    allow_caching(request.scope)
+    headers = {
+        **_HEADERS,
+        "cache-control": "public, max-age=31536000, immutable",
+        "content-type": _TYPES[name],
+        "etag": f'"{version}"',
+    }
+    return Response(_FILES[name], headers=headers)
+
+
+def browser_routes() -> list[Route]:
+    """The paths of the module and of its types."""
+    return [
+        *(Route(f"/{name}", _present) for name in _FILES),
+        Route("/wattfare.{digest}.js", _version),
+        Route("/wattfare.{digest}.d.ts", _version),
+    ]

@@ -1,0 +1,189 @@
+"""What an operator does with the apps of a database: list them, change their keys and origins,
+delete them. Each function is one transaction, on any database."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+from urllib.parse import urlsplit
+
+import msgspec
+from sqlalchemy import Connection as Sql
+from sqlalchemy import Row, delete, func, insert, select, update
+
+from ...errors import WattfareError, invalid_request
+from ...origins import fault_in
+from .. import keys
+from ..records import Mode
+from . import accounts, schema
+from .clock import seconds
+
+#: Hosts on which a page may be served without TLS: those of the developer's own machine.
+LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
+_apps = schema.apps
+_origins = schema.app_origins
+
+
+class AppSummary(msgspec.Struct, rename="camel", frozen=True):
+    """An app, as a list shows it.
+
+    Attributes:
+        secret_keys: how many secret keys are valid: 2 while the app changes from one to the other.
+        created_at: in Unix seconds.
+        deleted_at: in Unix seconds; None if the app is in use.
+    """
+
+    app_id: str
+    name: str
+    mode: Mode
+    publishable_key: str
+    secret_keys: int
+    origins: list[str]
+    created_at: int
+    deleted_at: int | None
+
+
+def check_origins(origins: Iterable[str]) -> list[str]:
+    """The origins of an app's pages, each as a browser sends it, and each once.
+
+    Raises:
+        WattfareError: ``invalid_request``; a browser sends none like this, or it has no TLS.
+    """
+    checked = list(dict.fromkeys(origins))
+    for origin in checked:
+        fault = fault_in(origin)
+        if fault is None:
+            parts = urlsplit(origin)
+            if parts.scheme not in ("http", "https"):
+                fault = "is no origin of a web page: it begins with https://"
+            elif parts.scheme == "http" and parts.hostname not in LOCAL_HOSTS:
+                fault = "is not encrypted: use https://, or http://localhost on your own machine"
+        if fault is not None:
+            raise invalid_request(f"The origin {origin[:200]!r} {fault}.")
+    return checked
+
+
+def summaries(sql: Sql, *, deleted: bool = False) -> list[AppSummary]:
+    """All apps, the oldest first.
+
+    Args:
+        deleted: the deleted ones, too.
+    """
+    origins: dict[str, list[str]] = {}
+    for app_id, origin in sql.execute(select(_origins).order_by(_origins.c.origin)):
+        origins.setdefault(app_id, []).append(origin)
+    rows = sql.execute(select(_apps).order_by(_apps.c.created_at, _apps.c.id))
+    return [
+        AppSummary(
+            app_id=row.id,
+            name=row.name,
+            mode=row.mode,
+            publishable_key=row.publishable_key,
+            secret_keys=1 if row.other_secret_hash is None else 2,
+            origins=origins.get(row.id, []),
+            created_at=row.created_at,
+            deleted_at=row.deleted_at,
+        )
+        for row in rows
+        if deleted or row.deleted_at is None
+    ]
+
+
+def rotate_key(sql: Sql, app_id: str) -> keys.NewKey:
+    """Make a second secret key for an app. The first one stays valid until it is revoked.
+
+    Raises:
+        WattfareError: ``invalid_request``; there is no such app, or two keys are valid already.
+    """
+    app = _locked(sql, app_id)
+    if app.other_secret_hash is not None:
+        raise invalid_request(
+            f"Two secret keys of {app_id} are valid already. Revoke one of them first:"
+            f" wattfare apps revoke-key {app_id}."
+        )
+    key = keys.new_secret_key(app_id, app.mode)
+    _change(sql, app_id, secret_hash=keys.digest(key), other_secret_hash=app.secret_hash)
+    return keys.NewKey(app_id, key)
+
+
+def revoke_key(sql: Sql, app_id: str, *, newest: bool = False) -> None:
+    """Revoke the older one of an app's two secret keys.
+
+    Args:
+        newest: revoke the newer one instead.
+
+    Raises:
+        WattfareError: ``invalid_request``; there is no such app, or only one key is valid.
+    """
+    app = _locked(sql, app_id)
+    if app.other_secret_hash is None:
+        raise invalid_request(
+            f"Only one secret key of {app_id} is valid. Make another one first:"
+            f" wattfare apps rotate-key {app_id}. To end the app: wattfare apps delete {app_id}."
+        )
+    kept = app.other_secret_hash if newest else app.secret_hash
+    _change(sql, app_id, secret_hash=kept, other_secret_hash=None)
+
+
+def add_origins(sql: Sql, app_id: str, origins: Iterable[str]) -> None:
+    """Register origins of an app's pages. One that is registered already stays so.
+
+    Raises:
+        WattfareError: ``invalid_request``; there is no such app, or one is no origin.
+    """
+    checked = check_origins(origins)
+    _locked(sql, app_id)
+    there = set(sql.execute(select(_origins.c.origin).where(_origins.c.app_id == app_id)).scalars())
+    for origin in checked:
+        if origin not in there:
+            sql.execute(insert(_origins).values(app_id=app_id, origin=origin))
+
+
+def remove_origin(sql: Sql, app_id: str, origin: str) -> None:
+    """Take back an origin of an app's pages.
+
+    Raises:
+        WattfareError: ``invalid_request``; there is no such app, or it has no such origin.
+    """
+    _locked(sql, app_id)
+    which = (_origins.c.app_id == app_id, _origins.c.origin == origin)
+    if sql.execute(delete(_origins).where(*which)).rowcount == 0:
+        raise invalid_request(f"The app {app_id} has no origin {origin[:200]!r}.")
+
+
+def delete_app(sql: Sql, app_id: str, now: datetime) -> int:
+    """End an app: its keys open nothing, its connections and grants are taken back. What
+    was billed stays in the ledger. Returns how many connections there were.
+
+    Raises:
+        WattfareError: ``invalid_request``; there is no such app, or it is deleted already.
+    """
+    _locked(sql, app_id)
+    at, table, open_ = seconds(now), schema.connections, schema.approvals
+    connected = select(func.count()).where(table.c.app_id == app_id, table.c.connected)
+    users = sql.execute(connected).scalar_one()
+    accounts.revoke_app(sql, app_id, now)
+    ours = (open_.c.app_id == app_id, open_.c.expires_at > at)
+    sql.execute(update(open_).where(*ours).values(expires_at=at))
+    _change(sql, app_id, deleted_at=at, other_secret_hash=None)
+    return users
+
+
+def _locked(sql: Sql, app_id: str) -> Row[tuple[object, ...]]:
+    """The row of an app that is in use, so that no other command changes it at the same time."""
+    row = sql.execute(select(_apps).where(_apps.c.id == app_id).with_for_update()).first()
+    if row is None:
+        raise _no_such_app(app_id)
+    if row.deleted_at is not None:
+        raise invalid_request(f"The app {app_id[:64]} is deleted.")
+    return row
+
+
+def _no_such_app(app_id: str) -> WattfareError:
+    hint = " That is a key; this takes the app's id." if app_id.startswith(("sk_", "pk_")) else ""
+    shown = "" if hint else f" {app_id[:64]!r}"
+    return invalid_request(f"There is no such app{shown}. `wattfare apps list` shows them.{hint}")
+
+
+def _change(sql: Sql, app_id: str, **values: object) -> None:
+    sql.execute(update(_apps).where(_apps.c.id == app_id).values(**values))

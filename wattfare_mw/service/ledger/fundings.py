@@ -1,0 +1,288 @@
+"""What payers pay with, in SQL: each function runs inside the one transaction of the connection
+that it is given. The keys are ciphertexts here."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from datetime import datetime
+from typing import Literal
+
+import msgspec
+from sqlalchemy import Connection as Sql
+from sqlalchemy import delete, func, insert, select, update
+
+from . import schema
+from .clock import seconds
+
+FundingKind = Literal["openrouter", "key"]
+
+#: The most funding that one payer has at a time.
+MAX_FUNDING = 20
+
+
+class Funding(msgspec.Struct, frozen=True):
+    """What a payer pays with.
+
+    Attributes:
+        upstream: the base URL that the key is for. It is sent nowhere else.
+        label: a name for the payer to read.
+        limit: what the key may spend at the provider, in nano-dollars, as the provider told it
+            when the key was connected; None if there is no limit, or it is not known.
+        created_at: Unix seconds.
+    """
+
+    id: str
+    payer_id: str
+    kind: FundingKind
+    upstream: str
+    label: str
+    state: Literal["valid", "invalid"]
+    limit: int | None
+    created_at: int
+
+
+class StoredKey(msgspec.Struct, frozen=True):
+    """The encrypted key of a funding."""
+
+    id: str
+    upstream: str
+    ciphertext: bytes
+    encryption_key_id: str
+
+
+class FundingRequest(msgspec.Struct, frozen=True):
+    """A payer who has been sent to OpenRouter, and is to come back.
+
+    Attributes:
+        state_hash: of the ``state`` in the callback's URL.
+        cookie_hash: of the cookie of the browser that was sent there.
+        verifier: of PKCE, encrypted.
+        limit: what was asked for, in nano-dollars; None for no limit.
+        return_to: the page of ours that comes afterwards.
+        expires_at: Unix seconds.
+    """
+
+    state_hash: str
+    payer_id: str
+    cookie_hash: str
+    verifier: bytes
+    limit: int | None
+    return_to: str
+    expires_at: int
+
+
+def of_payer(sql: Sql, payer_id: str) -> list[Funding]:
+    """What this payer pays with, the oldest first."""
+    table = schema.funding
+    rows = sql.execute(
+        select(*_COLUMNS)
+        .where(table.c.payer_id == payer_id, table.c.state != "removed")
+        .order_by(table.c.created_at, table.c.id)
+    )
+    return [Funding(*row) for row in rows]
+
+
+def find(sql: Sql, payer_id: str, funding_id: str) -> Funding | None:
+    """This funding, if it is the payer's and has not been removed."""
+    table = schema.funding
+    row = sql.execute(
+        select(*_COLUMNS).where(
+            table.c.id == funding_id, table.c.payer_id == payer_id, table.c.state != "removed"
+        )
+    ).first()
+    return None if row is None else Funding(*row)
+
+
+def add(sql: Sql, funding: Funding, key: StoredKey, replaces: Collection[str] = ()) -> bool:
+    """Keep a new funding. False, and nothing has changed, if the payer has too much of it.
+
+    Args:
+        replaces: the ids of funding of the same payer. What they pay for is paid with the new one
+            from now on, and their keys are deleted. Calls in flight go on.
+    """
+    payer, table = schema.payers, schema.funding
+    mine = table.c.payer_id == funding.payer_id
+    # The payer's row is locked, so that two requests at once do not both find room.
+    there = sql.execute(
+        select(payer.c.id)
+        .where(payer.c.id == funding.payer_id, payer.c.deleted_at.is_(None))
+        .with_for_update()
+    ).first()
+    count = sql.execute(
+        select(func.count())
+        .select_from(table)
+        .where(mine, table.c.state != "removed", table.c.id.not_in(replaces))
+    ).scalar_one()
+    if there is None or count >= MAX_FUNDING:
+        return False
+    sql.execute(
+        insert(table).values(
+            id=funding.id,
+            payer_id=funding.payer_id,
+            kind=funding.kind,
+            upstream=funding.upstream,
+            label=funding.label,
+            ciphertext=key.ciphertext,
+            encryption_key_id=key.encryption_key_id,
+            state=funding.state,
+            limit_nanos=funding.limit,
+            created_at=funding.created_at,
+            checked_at=funding.created_at,
+        )
+    )
+    if replaces:
+        # The funding first: a connection that begins now waits for it, or is found below.
+        sql.execute(
+            update(table)
+            .where(mine, table.c.id.in_(replaces))
+            .values(ciphertext=None, encryption_key_id=None, state="removed")
+        )
+        for paid in (schema.connections, schema.grants):
+            sql.execute(
+                update(paid)
+                .where(paid.c.payer_id == funding.payer_id, paid.c.funding_id.in_(replaces))
+                .values(funding_id=funding.id)
+            )
+    return True
+
+
+def invalid_of(sql: Sql, payer_id: str, kind: FundingKind, upstream: str) -> list[str]:
+    """The ids of the payer's funding of this kind that the provider has refused."""
+    table = schema.funding
+    return list(
+        sql.execute(
+            select(table.c.id).where(
+                table.c.payer_id == payer_id,
+                table.c.kind == kind,
+                table.c.upstream == upstream,
+                table.c.state == "invalid",
+            )
+        ).scalars()
+    )
+
+
+def stored_key(sql: Sql, funding_id: str) -> StoredKey | None:
+    """The encrypted key of this funding; None if it has been removed, or refused."""
+    table = schema.funding
+    row = sql.execute(
+        select(*_STORED).where(
+            table.c.id == funding_id, table.c.state == "valid", table.c.ciphertext.is_not(None)
+        )
+    ).first()
+    return None if row is None else StoredKey(*row)
+
+
+def mark_invalid(sql: Sql, funding_id: str, now: datetime) -> bool:
+    """The provider has refused this key. False if that was known."""
+    table = schema.funding
+    marked = sql.execute(
+        update(table)
+        .where(table.c.id == funding_id, table.c.state == "valid")
+        .values(state="invalid", checked_at=seconds(now))
+    )
+    return marked.rowcount > 0
+
+
+def encrypted_by_others(sql: Sql, key_id: str, after: str, most: int) -> list[StoredKey]:
+    """Some keys that another encryption key than this one has encrypted, by id.
+
+    Args:
+        after: an id to begin after.
+    """
+    table = schema.funding
+    rows = sql.execute(
+        select(*_STORED)
+        .where(
+            table.c.ciphertext.is_not(None),
+            table.c.encryption_key_id != key_id,
+            table.c.id > after,
+        )
+        .order_by(table.c.id)
+        .limit(most)
+    )
+    return [StoredKey(*row) for row in rows]
+
+
+def encrypt_anew(sql: Sql, old: StoredKey, new: StoredKey) -> None:
+    """Keep the same key under another encryption key, unless it has changed meanwhile."""
+    table = schema.funding
+    sql.execute(
+        update(table)
+        .where(table.c.id == old.id, table.c.ciphertext == old.ciphertext)
+        .values(ciphertext=new.ciphertext, encryption_key_id=new.encryption_key_id)
+    )
+
+
+# -- OpenRouter
+
+#: The most requests of one payer that are open at a time.
+MAX_OPEN_REQUESTS = 20
+
+
+def add_request(sql: Sql, request: FundingRequest, now: int) -> None:
+    """Keep a new request. Old ones are deleted: those of anybody that have run out, and the
+    payer's oldest, if there are too many."""
+    table = schema.funding_requests
+    sql.execute(delete(table).where(table.c.expires_at <= now))
+    kept = (
+        select(table.c.state_hash)
+        .where(table.c.payer_id == request.payer_id)
+        .order_by(table.c.created_at.desc(), table.c.state_hash)
+        .limit(MAX_OPEN_REQUESTS - 1)
+    )
+    sql.execute(
+        delete(table).where(
+            table.c.payer_id == request.payer_id,
+            table.c.state_hash.not_in(select(kept.subquery().c.state_hash)),
+        )
+    )
+    sql.execute(
+        insert(table).values(
+            state_hash=request.state_hash,
+            payer_id=request.payer_id,
+            cookie_hash=request.cookie_hash,
+            verifier=request.verifier,
+            limit_nanos=request.limit,
+            return_to=request.return_to,
+            created_at=now,
+            expires_at=request.expires_at,
+        )
+    )
+
+
+def take_request(sql: Sql, state_hash: str) -> FundingRequest | None:
+    """Take the request with this state out of the database. It can be taken once, by whoever
+    comes first."""
+    table = schema.funding_requests
+    row = sql.execute(
+        delete(table)
+        .where(table.c.state_hash == state_hash)
+        .returning(
+            table.c.state_hash,
+            table.c.payer_id,
+            table.c.cookie_hash,
+            table.c.verifier,
+            table.c.limit_nanos,
+            table.c.return_to,
+            table.c.expires_at,
+        )
+    ).first()
+    return None if row is None else FundingRequest(*row)
+
+
+_COLUMNS = (
+    schema.funding.c.id,
+    schema.funding.c.payer_id,
+    schema.funding.c.kind,
+    schema.funding.c.upstream,
+    schema.funding.c.label,
+    schema.funding.c.state,
+    schema.funding.c.limit_nanos,
+    schema.funding.c.created_at,
+)
+_STORED = (
+    schema.funding.c.id,
+    schema.funding.c.upstream,
+    schema.funding.c.ciphertext,
+    schema.funding.c.encryption_key_id,
+)

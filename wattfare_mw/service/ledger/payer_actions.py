@@ -1,0 +1,156 @@
+"""What a payer changes on their own page. Nothing here touches a row of another payer.
+
+Each function runs inside the one transaction of the connection that it is given.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Literal
+
+import msgspec
+from sqlalchemy import Connection as Sql
+from sqlalchemy import delete, insert, select, update
+
+from . import accounts, schema
+from .clock import seconds
+
+
+class Stopped(msgspec.Struct, frozen=True):
+    """Whose calls must end now.
+
+    Attributes:
+        accounts: apps and their users.
+        grants: the hashes of grants' tokens.
+        funding: the ids of funding whose keys are deleted.
+    """
+
+    accounts: frozenset[tuple[str, str]] = frozenset()
+    grants: frozenset[str] = frozenset()
+    funding: frozenset[str] = frozenset()
+
+
+def change_cap(
+    sql: Sql,
+    payer_id: str,
+    app_id: str,
+    user_id: str,
+    cap: int | None,
+    now: datetime,
+    *,
+    may_raise: bool,
+) -> Literal["changed", "ended", "raises"]:
+    """Change the cap of a connection that this payer pays for.
+
+    Args:
+        cap: in nano-dollars; None for no cap.
+        may_raise: False allows only a cap that is not higher.
+
+    Returns: ``raises`` if the cap would be raised and must not be, ``ended`` if the payer has no
+    such connection, or no more. Nothing has changed then.
+    """
+    table = schema.connections
+    found = sql.execute(
+        select(table.c.cap_nanos)
+        .where(
+            table.c.app_id == app_id,
+            table.c.user_id == user_id,
+            table.c.payer_id == payer_id,
+            table.c.connected,
+        )
+        .with_for_update()
+    ).first()
+    if found is None:
+        return "ended"
+    if not may_raise and is_higher(cap, found.cap_nanos):
+        return "raises"
+    accounts.change_cap(sql, app_id, user_id, cap, now, payer_id=payer_id)
+    return "changed"
+
+
+def is_higher(cap: int | None, than: int | None) -> bool:
+    """True if this cap lets an app spend more than that one. None is no cap."""
+    return than is not None and (cap is None or cap > than)
+
+
+def stop_grant(sql: Sql, payer_id: str, token_hash: str, now: datetime) -> bool:
+    """End a one-time grant of this payer. False if the payer has none that lasts."""
+    table = schema.grants
+    grant = sql.execute(
+        select(table)
+        .where(
+            table.c.token_hash == token_hash,
+            table.c.payer_id == payer_id,
+            table.c.expires_at > seconds(now),
+        )
+        .with_for_update()
+    ).first()
+    if grant is None:
+        return False
+    accounts.revoke_grant(sql, grant.app_id, token_hash, payer_id=payer_id)
+    if grant.funding_id is None:
+        # The ceiling of the operator's grants counts caps until they expire. Without this row, one
+        # could spend a grant, stop it and get the next, without end. No token has such a hash.
+        sql.execute(
+            insert(table).values(
+                token_hash=f"stopped:{token_hash[:56]}",
+                app_id=grant.app_id,
+                requests_left=0,
+                cap_nanos=grant.cap_nanos,
+                expires_at=grant.expires_at,
+                billed_nanos=0,
+                reserved_nanos=0,
+            )
+        )
+    return True
+
+
+def delete_data(sql: Sql, payer_id: str, now: datetime) -> Stopped:
+    """Delete who this payer is: what they sign in with, their keys and their labels. All that they
+    pay for ends. The ledger and its totals keep the payer's random id, which leads nowhere then.
+    """
+    # First, so that no approval connects anything after what follows. The other steps lock rows in
+    # the order in which a new connection does.
+    sql.execute(delete(schema.approvals).where(schema.approvals.c.payer_id == payer_id))
+    users = _accounts_of(sql, payer_id)
+    grants = _grants_of(sql, payer_id, now)
+    table = schema.funding
+    mine = sql.execute(select(table.c.id).where(table.c.payer_id == payer_id)).scalars().all()
+    for funding_id in mine:
+        accounts.remove_funding(sql, payer_id, funding_id, now)
+    sql.execute(update(table).where(table.c.payer_id == payer_id).values(label=""))
+    users |= _accounts_of(sql, payer_id)
+    for app_id, user_id in users:
+        accounts.revoke(sql, app_id, user_id, now, payer_id=payer_id)
+    for token_hash in grants:
+        stop_grant(sql, payer_id, token_hash, now)
+    for table in (
+        schema.payer_connections,
+        schema.passkeys,
+        schema.recovery_codes,
+        schema.sign_ins,
+        schema.challenges,
+        schema.funding_requests,
+    ):
+        sql.execute(delete(table).where(table.c.payer_id == payer_id))
+    payers = schema.payers
+    sql.execute(update(payers).where(payers.c.id == payer_id).values(deleted_at=seconds(now)))
+    return Stopped(frozenset(users), frozenset(grants), frozenset(mine))
+
+
+def _accounts_of(sql: Sql, payer_id: str) -> set[tuple[str, str]]:
+    """The apps and users that this payer pays for."""
+    table = schema.connections
+    wanted = select(table.c.app_id, table.c.user_id).where(
+        table.c.payer_id == payer_id, table.c.connected
+    )
+    return {(row.app_id, row.user_id) for row in sql.execute(wanted)}
+
+
+def _grants_of(sql: Sql, payer_id: str, now: datetime) -> set[str]:
+    """The grants of this payer that last."""
+    table = schema.grants
+    wanted = select(table.c.token_hash).where(
+        table.c.payer_id == payer_id, table.c.expires_at > seconds(now)
+    )
+    return set(sql.execute(wanted).scalars())

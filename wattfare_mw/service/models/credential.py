@@ -1,0 +1,54 @@
+"""A key for the upstream: what is sent, and what keeps it out of all that comes back."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from ...transport import Secret, hidden
+from .redaction import Redactor
+
+
+class Credential:
+    """A key for the upstream: the operator's, or that of a payer.
+
+    Args:
+        key: the key; None: nothing is sent.
+        funding_id: the payer's funding that the key belongs to; None: the operator's key.
+    """
+
+    __slots__ = ("authorization", "funding_id", "redactor")
+
+    def __init__(self, key: str | None, funding_id: str | None = None) -> None:
+        key = hidden(key)
+        self.authorization = None if not key else Secret(f"Bearer {key}")
+        self.redactor = Redactor(key)
+        self.funding_id = funding_id
+
+    @property
+    def is_payers(self) -> bool:
+        """True for a payer's own key, whose refusal is for the payer to mend."""
+        return self.funding_id is not None
+
+    def __repr__(self) -> str:
+        return "Credential()"
+
+
+class PayerKeys(Protocol):
+    """The keys of the payers, by funding."""
+
+    async def credential(self, funding_id: str, *, fresh: bool = False) -> Credential:
+        """The key of this funding.
+
+        Args:
+            fresh: ask the database, even if the key is in memory.
+
+        Raises:
+            WattfareFundingError: it has been removed, or cannot be read.
+            WattfareError: 503, the database is not there.
+        """
+        ...
+
+    async def refused(self, funding_id: str) -> None:
+        """The upstream has refused this key. Nothing is paid with it until it is connected
+        again."""
+        ...

@@ -1,0 +1,1 @@
+"""The service's pages for people: HTML from the server, which works without JavaScript."""

@@ -1,0 +1,50 @@
+"""The cookies of the pages. None of them can be read by a script, nor is sent by another site's
+form."""
+
+from __future__ import annotations
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from ..api.state import state_of
+
+#: The cookie of a sign-in.
+SIGN_IN = "wattfare"
+#: The cookie that forms are bound to before somebody signs in.
+VISIT = "wattfare-visit"
+
+
+def name_of(kind: str, public_url: str) -> str:
+    """The full name of a cookie. With TLS, ``__Host-`` makes browsers refuse one that another host
+    or a page without TLS has set."""
+    return f"__Host-{kind}" if public_url.startswith("https:") else kind
+
+
+def read(request: Request, kind: str) -> str | None:
+    """The value of a cookie of ours; None if the request has none."""
+    return request.cookies.get(name_of(kind, state_of(request).public_url))
+
+
+def set_cookie(
+    request: Request, response: Response, kind: str, value: str, *, max_age: int | None = None
+) -> None:
+    """Set a cookie.
+
+    Args:
+        max_age: how long the browser keeps it, in seconds; None: until it is closed.
+    """
+    public_url = state_of(request).public_url
+    response.set_cookie(
+        name_of(kind, public_url),
+        value,
+        max_age=max_age,
+        path="/",
+        secure=public_url.startswith("https:"),
+        httponly=True,
+        samesite="lax",
+    )
+
+
+def delete_cookie(request: Request, response: Response, kind: str) -> None:
+    """Make the browser forget a cookie."""
+    set_cookie(request, response, kind, "", max_age=0)

@@ -1,0 +1,179 @@
+"""What holds for every page: rates, the right host, forms of our own only, errors in HTML."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from http import HTTPStatus
+from ipaddress import ip_address
+from typing import NoReturn
+from urllib.parse import quote, urlencode, urlsplit
+
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import Route
+
+from ...error_responses import error_headers, log_server_error
+from ...errors import WattfareError, invalid_request
+from ..api.bodies import headers_of
+from ..api.framing import log
+from ..api.rate_limits import address_of
+from ..api.state import state_of
+from ..public_url import is_local
+from . import forms
+from .rendering import page, see_other
+from .signed_in import SignIn
+from .visits import begin_visit, visit_of
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+class SignInNeeded(Exception):  # noqa: N818 - a redirect, and no error
+    """The page is for a payer who is signed in, or who signed in a short while ago."""
+
+    def __init__(self, *, again: bool) -> None:
+        super().__init__()
+        self.again = again
+
+
+def page_route(path: str, handler: Handler, methods: Sequence[str] = ("GET",)) -> Route:
+    """The route of a page. A POST gets to the handler only with a form of our own, whose fields
+    are ``form_of(request)``."""
+
+    async def endpoint(request: Request) -> Response:
+        try:
+            return await _respond(request, handler)
+        except ClientDisconnect:
+            raise
+        except SignInNeeded as needed:
+            return _sign_in(request, needed)
+        except WattfareError as error:
+            log_server_error(log, error, request.scope["wattfare.request_id"])
+            return error_page(request, error)
+        except HTTPException:
+            raise
+        except Exception:
+            log.exception("page failed request_id=%s", request.scope["wattfare.request_id"])
+            return error_page(request, WattfareError("The service failed.", status=500))
+
+    return Route(path, endpoint, methods=list(methods), name=path)
+
+
+def form_of(request: Request) -> dict[str, str]:
+    """The fields of the form that this POST sent."""
+    return visit_of(request).form
+
+
+def sign_in_of(request: Request) -> SignIn | None:
+    """The sign-in of this request; None if nobody is signed in."""
+    return visit_of(request).sign_in
+
+
+def require_sign_in(request: Request, *, fresh: bool = False) -> SignIn:
+    """The payer who is signed in. If there is none, a GET leads to the page that signs in and back
+    to here, and a POST is refused.
+
+    Args:
+        fresh: the payer must have used a passkey or a code in the last ten minutes.
+    """
+    sign_in = sign_in_of(request)
+    if sign_in is None:
+        raise SignInNeeded(again=False)
+    if fresh and not sign_in.is_fresh():
+        raise SignInNeeded(again=True)
+    return sign_in
+
+
+def sign_in_url(request: Request, *, again: bool = False) -> str:
+    """The page that signs a payer in, and leads back to the page of this request.
+
+    Args:
+        again: use a passkey again, even if the browser is signed in.
+    """
+    query = {"next": _path_of(request), **({"again": "1"} if again else {})}
+    return f"/sign-in?{urlencode(query)}"
+
+
+def error_page(
+    request: Request, error: WattfareError, link: tuple[str, str] = ("My budget", "/budget")
+) -> Response:
+    """The page that shows an error.
+
+    Args:
+        link: the text and the target of the link that leads on.
+    """
+    status = error.http_status
+    context = {
+        "link": link,
+        "title": HTTPStatus(status).phrase,
+        "message": error.message,
+        "request_id": request.scope["wattfare.request_id"],
+    }
+    response = page(request, "error.html", context, status=status)
+    response.headers.update(error_headers(error))
+    return response
+
+
+def http_error_page(request: Request, error: HTTPException) -> Response:
+    """The page for what Starlette's router refuses."""
+    if error.status_code == 404:
+        message = "There is no such page here."
+    elif error.status_code == 405:
+        message = "This page cannot be opened in this way."
+    else:
+        message = error.detail
+    response = error_page(request, invalid_request(message, error.status_code))
+    response.headers.update(error.headers or {})
+    return response
+
+
+async def _respond(request: Request, handler: Handler) -> Response:
+    if (elsewhere := _at_public_host(request)) is not None:
+        return elsewhere
+    await state_of(request).rate_limits.browser(address_of(request.scope))
+    is_form = request.method == "POST"
+    if is_form:
+        forms.check_sender(request)
+    visit = await begin_visit(request)
+    if is_form:
+        form = await forms.read_form(request)
+        forms.check_token(form, visit.cookie)
+        visit.form = form
+    return await handler(request)
+
+
+def _at_public_host(request: Request) -> Response | None:
+    """A redirect to the same page on localhost, if the browser has opened it by an IP address of
+    this machine: passkeys need a name. With any other public URL there is a proxy in between,
+    which may well ask for 127.0.0.1, so a redirect could go round in circles."""
+    public_url = state_of(request).public_url
+    if request.method not in ("GET", "HEAD") or not is_local(urlsplit(public_url).hostname or ""):
+        return None
+    host = headers_of(request.scope).get("host") or ""
+    try:
+        by_address = ip_address(urlsplit(f"//{host}").hostname or "").is_loopback
+    except ValueError:
+        return None
+    if not by_address:
+        return None
+    return RedirectResponse(public_url + _path_of(request), 307)
+
+
+def _path_of(request: Request) -> str:
+    query: str = request.scope["query_string"].decode("latin-1")
+    return quote(request.scope["path"]) + (f"?{query}" if query else "")
+
+
+def _sign_in(request: Request, needed: SignInNeeded) -> Response:
+    if request.method != "POST":
+        return see_other(sign_in_url(request, again=needed.again))
+    message = "Sign in first."
+    if needed.again:
+        message = "Sign in again first: your last sign-in is more than ten minutes ago."
+    query = "?again=1" if needed.again else ""
+    return error_page(request, invalid_request(message, 403), ("Sign in", f"/sign-in{query}"))
+
+
+def not_found(message: str) -> NoReturn:
+    """Answer with a 404."""
+    raise invalid_request(message, 404)

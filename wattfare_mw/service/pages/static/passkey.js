@@ -1,0 +1,66 @@
+"use strict";
+// Creates a passkey or signs in with one: asks the service for a challenge, the browser for its
+// answer, and sends the answer as a form.
+(() => {
+  const form = document.getElementById("passkey");
+  const box = document.getElementById("passkey-buttons");
+  const alert = document.getElementById("passkey-error");
+  const buttons = [...box.querySelectorAll("button")];
+
+  const bytes = (text) =>
+    Uint8Array.from(atob(text.replace(/-/g, "+").replace(/_/g, "/")), (c) => c.charCodeAt(0));
+  const text = (buffer) =>
+    btoa(String.fromCharCode(...new Uint8Array(buffer)))
+      .replace(/\+/g, "-").replace(/\//g, "_").replace(/=+$/, "");
+  const withId = (each) => ({ ...each, id: bytes(each.id) });
+
+  async function challenge(kind) {
+    const body = new URLSearchParams({ csrf: form.elements.csrf.value, kind });
+    const answer = await fetch("/sign-in/challenge", { method: "POST", body });
+    if (!answer.ok || !/json/.test(answer.headers.get("content-type"))) {
+      throw new Error(answer.status === 429 ? "Too many attempts. Wait a minute." : "Reload this page, and try again.");
+    }
+    return answer.json();
+  }
+
+  async function credential(kind, options) {
+    const publicKey = { ...options, challenge: bytes(options.challenge) };
+    if (kind === "create") {
+      publicKey.user = withId(options.user);
+      publicKey.excludeCredentials = (options.excludeCredentials || []).map(withId);
+      return navigator.credentials.create({ publicKey });
+    }
+    publicKey.allowCredentials = (options.allowCredentials || []).map(withId);
+    return navigator.credentials.get({ publicKey });
+  }
+
+  function json(made) {
+    const response = { clientDataJSON: text(made.response.clientDataJSON) };
+    for (const name of ["attestationObject", "authenticatorData", "signature", "userHandle"]) {
+      if (made.response[name]) response[name] = text(made.response[name]);
+    }
+    return JSON.stringify({ id: made.id, rawId: text(made.rawId), type: made.type, response });
+  }
+
+  async function run(kind) {
+    alert.textContent = "";
+    for (const each of buttons) each.disabled = true;
+    try {
+      if (!window.PublicKeyCredential) throw new Error("This browser has no passkeys. Use a recovery code.");
+      const { id, options } = await challenge(kind);
+      const made = await credential(kind, options);
+      form.elements.challenge.value = id;
+      form.elements.credential.value = json(made);
+      form.submit();
+    } catch (error) {
+      for (const each of buttons) each.disabled = false;
+      alert.textContent = error instanceof DOMException
+        ? "Your browser did not give a passkey. Try again, or use a recovery code."
+        : error.message;
+    }
+  }
+
+  for (const each of buttons) each.addEventListener("click", () => run(each.dataset.kind));
+  window.addEventListener("pageshow", (event) => { if (event.persisted) location.reload(); });
+  box.hidden = false;
+})();

@@ -1,0 +1,229 @@
+"""Approvals in SQL. Each function is a part of the one transaction of the connection that it is
+given: it reads, asks the rules and writes. ``now`` is Unix seconds by the clock that all processes
+share.
+
+The row is locked before the rules are asked, so that of two changes at once the second one sees the
+first.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection as Sql
+from sqlalchemy import Row, delete, insert, select, update
+
+from ...errors import invalid_request
+from ...types import GrantResult
+from .. import keys
+from ..ledger import accounts, rules, schema
+from ..ledger.clock import seconds
+from ..records import GRANT_SECONDS, USERS_PAY, GrantBudget, Terms
+from . import approvals
+from .approvals import Approval, Decision, Wish
+
+#: How long an approval is kept after its end, in seconds, so that a late page is told why.
+KEPT_SECONDS = 3600
+
+
+def registered_origins(sql: Sql, app_id: str) -> frozenset[str]:
+    """The origins of an app's own pages."""
+    table = schema.app_origins
+    query = select(table.c.origin).where(table.c.app_id == app_id)
+    return frozenset(sql.execute(query).scalars())
+
+
+def add(sql: Sql, approval: Approval, now: int) -> None:
+    """Keep a new approval, and drop those that ended long ago."""
+    table = schema.approvals
+    sql.execute(delete(table).where(table.c.expires_at <= now - KEPT_SECONDS))
+    wish = approval.wish
+    sql.execute(
+        insert(table).values(
+            id=approval.id,
+            kind=wish.kind,
+            app_id=wish.app_id,
+            user_id=wish.user_id,
+            epoch=wish.epoch,
+            origin=wish.origin,
+            return_url=wish.return_url,
+            account_label=wish.account_label,
+            asked_nanos=wish.asked,
+            asked_unlimited=wish.kind == "connection" and wish.asked is None,
+            requests=wish.requests,
+            secret_hash=approval.secret_hash,
+            state=approval.state,
+            unlimited=False,
+            created_at=approval.created_at,
+            expires_at=approval.expires_at,
+        )
+    )
+
+
+def find(sql: Sql, approval_id: str, *, lock: bool = False) -> Approval | None:
+    """The approval with this id.
+
+    Args:
+        lock: nobody else changes it until the end of the transaction.
+    """
+    table = schema.approvals
+    query = select(table).where(table.c.id == approval_id)
+    row = sql.execute(query.with_for_update() if lock else query).first()
+    return None if row is None else _read(row)
+
+
+def must_find(sql: Sql, approval_id: str, *, lock: bool = False) -> Approval:
+    """The approval with this id.
+
+    Raises:
+        WattfareError: ``invalid_request``, 404.
+    """
+    found = find(sql, approval_id, lock=lock)
+    if found is None:
+        raise invalid_request("There is no such request. It may be too old: start again.", 404)
+    return found
+
+
+def allow(sql: Sql, approval_id: str, decision: Decision, now: int) -> tuple[Approval, str]:
+    """Allow an approval. Returns it, and the code for the app.
+
+    The same payer may do so twice, before the app redeems it: that is a second click. Only the
+    code is a new one then.
+
+    Raises:
+        WattfareError: ``invalid_request``; it has been answered before, or its time is over.
+    """
+    approval = must_find(sql, approval_id, lock=True)
+    code = approvals.new_secret()
+    changes: dict[str, Any] = {"code_hash": keys.digest(code)}
+    if not approvals.may_answer_again(approval, decision.payer_id, now):
+        approvals.check_open(approval, now)
+        changes |= {
+            "state": "approved",
+            "payer_id": decision.payer_id,
+            "cap_nanos": decision.cap,
+            "unlimited": approval.wish.kind == "connection" and decision.cap is None,
+            "funding_id": decision.funding_id,
+            "replaces": decision.replaces,
+            "decided_at": now,
+        }
+    _change(sql, approval, changes)
+    return approval, code
+
+
+def deny(sql: Sql, approval_id: str, now: int) -> Approval:
+    """Deny an approval. Who denies it twice is sent back to the app twice.
+
+    Raises:
+        WattfareError: ``invalid_request``; it has been allowed before, or its time is over.
+    """
+    approval = must_find(sql, approval_id, lock=True)
+    if approval.state == "denied" and not approvals.is_over(approval, now):
+        return approval
+    approvals.check_open(approval, now)
+    _change(sql, approval, {"state": "denied", "decided_at": now})
+    return approval
+
+
+def redeem(sql: Sql, approval: Approval, code: str, now: int) -> None:
+    """Use an approval up that was locked when it was found. The caller carries it out in the same
+    transaction.
+
+    Raises:
+        WattfareError: ``invalid_request``, 403 or 409; see :func:`.approvals.check_redeemable`.
+    """
+    approvals.check_redeemable(approval, code, now)
+    _change(sql, approval, {"state": "redeemed"})
+
+
+def current_payer(sql: Sql, app_id: str, user_id: str) -> str:
+    """The payer whose budget is connected to this user at present; empty for none."""
+    table = schema.connections
+    found = sql.execute(
+        select(table.c.payer_id).where(
+            table.c.app_id == app_id, table.c.user_id == user_id, table.c.connected
+        )
+    ).scalar()
+    return found or ""
+
+
+def connect(sql: Sql, approval: Approval, terms: Terms, now: datetime) -> None:
+    """Connect what an approval allows, that has just been redeemed.
+
+    Raises:
+        WattfareError: ``invalid_request``, 409; the connection was revoked since the approval
+            began, or another person has connected.
+    """
+    wish = approval.wish
+    assert wish.user_id is not None
+    assert approval.payer_id is not None
+    # One at a time for each app: of two payers who come at once, the second must see the first.
+    app = select(schema.apps.c.id).where(schema.apps.c.id == wish.app_id)
+    sql.execute(app.with_for_update(key_share=True)).all()
+    current = current_payer(sql, wish.app_id, wish.user_id)
+    approvals.check_replacement(
+        current if current not in ("", approval.payer_id) else None, approval.replaces
+    )
+    ceiling = terms.ceiling if rules.operator_pays(approval.funding_id, terms) else None
+    if not accounts.connect(
+        sql,
+        wish.app_id,
+        wish.user_id,
+        rules.least_of(approval.cap, ceiling),
+        wish.epoch,
+        now,
+        payer_id=approval.payer_id,
+        funding_id=approval.funding_id,
+        label=wish.account_label,
+    ):
+        raise approvals.revoked_since()
+
+
+def grant(sql: Sql, approval: Approval, token: str, terms: Terms, now: datetime) -> GrantResult:
+    """Make the grant that an approval allows, which has just been redeemed. Raises the refusal, if
+    the rules refuse the grant."""
+    wish = approval.wish
+    assert wish.requests is not None
+    cap = rules.grant_cap(wish.asked, USERS_PAY if approval.funding_id else terms)
+    expires_at = seconds(now) + GRANT_SECONDS
+    budget = GrantBudget(
+        wish.requests,
+        cap,
+        expires_at,
+        payer_id=approval.payer_id or "",
+        funding_id=approval.funding_id,
+    )
+    accounts.add_grant(sql, wish.app_id, keys.digest(token), budget, terms, seconds(now))
+    return GrantResult(token, expires_at, wish.requests)
+
+
+def _change(sql: Sql, approval: Approval, changes: dict[str, Any]) -> None:
+    table = schema.approvals
+    sql.execute(update(table).where(table.c.id == approval.id).values(changes))
+
+
+def _read(row: Row[Any]) -> Approval:
+    return Approval(
+        id=row.id,
+        wish=Wish(
+            kind=row.kind,
+            app_id=row.app_id,
+            user_id=row.user_id,
+            epoch=row.epoch,
+            origin=row.origin,
+            return_url=row.return_url,
+            account_label=row.account_label,
+            asked=row.asked_nanos,
+            requests=row.requests,
+        ),
+        secret_hash=row.secret_hash,
+        state=row.state,
+        created_at=row.created_at,
+        expires_at=row.expires_at,
+        code_hash=row.code_hash,
+        payer_id=row.payer_id,
+        cap=row.cap_nanos,
+        funding_id=row.funding_id,
+        replaces=row.replaces,
+    )

@@ -1,0 +1,231 @@
+"""Approval requests: what an app asks of a person, and what becomes of it.
+
+Pure functions over immutable values. :mod:`.approval_store` carries them out in SQL.
+
+An approval is ``pending`` until a person allows or denies it. Once it is allowed, a one-time code
+goes to the app in that person's browser. Nothing is connected until the app's own page redeems the
+approval: with the code, with the secret that only this page has, and for the same user of the same
+app. So a mailed link connects nobody: the code ends up in the browser of the person who clicked,
+while the secret and the session are in the other one.
+"""
+
+from __future__ import annotations
+
+import hmac
+import secrets
+from typing import Literal
+
+import msgspec
+
+from ...errors import WattfareError, invalid_request
+from .. import keys
+
+#: How long an approval may take, from its creation until it is redeemed, in seconds.
+APPROVAL_SECONDS = 600
+#: The cap that the page proposes if the app asks for none: 10 USD, in nano-dollars.
+DEFAULT_WISH = 10 * 10**9
+#: The bytes of an id, of a secret and of a code.
+_RANDOM_BYTES = 24
+
+Kind = Literal["connection", "grant"]
+State = Literal["pending", "approved", "denied", "redeemed"]
+
+
+class Wish(msgspec.Struct, frozen=True, kw_only=True):
+    """What an app asks for.
+
+    Attributes:
+        kind: a connection with a monthly cap, or a one-time grant.
+        user_id: the app's own id of the user; None for a grant.
+        epoch: how often the user's connection had been revoked at that time.
+        origin: that of the app's page.
+        return_url: where the browser goes afterwards.
+        account_label: the name of the user's account at the app.
+        asked: the cap, in nano-dollars; None if the app names none.
+        requests: the number of calls of a grant.
+    """
+
+    kind: Kind
+    app_id: str
+    user_id: str | None = None
+    epoch: int = 0
+    origin: str
+    return_url: str
+    account_label: str | None = None
+    asked: int | None = None
+    requests: int | None = None
+
+
+class Approval(msgspec.Struct, frozen=True, kw_only=True):
+    """A wish, and its state. ``replaces`` is the payer whose connection ends when this one begins,
+    as far as the person who allowed it was told so."""
+
+    id: str
+    wish: Wish
+    secret_hash: str
+    state: State
+    created_at: int
+    expires_at: int
+    code_hash: str | None = None
+    payer_id: str | None = None
+    cap: int | None = None
+    funding_id: str | None = None
+    replaces: str | None = None
+
+    def __repr__(self) -> str:
+        return f"Approval({self.id!r}, state={self.state!r})"
+
+
+class Decision(msgspec.Struct, frozen=True, kw_only=True):
+    """What a person allows.
+
+    Attributes:
+        payer_id: the person.
+        cap: for each month, in nano-dollars; None for no cap. Not used for a grant.
+        funding_id: where the money comes from; None is the operator.
+        replaces: the other payer whose connection the person has agreed to end.
+    """
+
+    payer_id: str
+    cap: int | None = None
+    funding_id: str | None = None
+    replaces: str | None = None
+
+
+def new_secret() -> str:
+    """A random id, secret or code of 192 bits."""
+    return secrets.token_urlsafe(_RANDOM_BYTES)
+
+
+def begin(wish: Wish, secret: str, now: int) -> Approval:
+    """A new approval."""
+    return Approval(
+        id=new_secret(),
+        wish=wish,
+        secret_hash=keys.digest(secret),
+        state="pending",
+        created_at=now,
+        expires_at=now + APPROVAL_SECONDS,
+    )
+
+
+def is_over(approval: Approval, now: int) -> bool:
+    """True if its time is over."""
+    return now >= approval.expires_at
+
+
+def proposed_cap(wish: Wish, current: int | None) -> int:
+    """The first value of the field with the cap, in nano-dollars: the app's wish, or the cap that
+    the same payer has set before, if it is higher."""
+    wished = DEFAULT_WISH if wish.asked is None else wish.asked
+    return wished if current is None else max(wished, current)
+
+
+def check_open(approval: Approval, now: int) -> None:
+    """Raise the refusal, if nobody can decide on this approval any more."""
+    if is_over(approval, now):
+        raise invalid_request("This request is more than ten minutes old. Start again.", 410)
+    if approval.state != "pending":
+        raise answered_before()
+
+
+def may_answer_again(approval: Approval, payer_id: str, now: int) -> bool:
+    """True if this payer has just allowed the approval, and the app has not seen the code. That is
+    a second click on the same button: the browser shows only the answer to the last one."""
+    return (
+        approval.state == "approved"
+        and approval.payer_id == payer_id
+        and not is_over(approval, now)
+    )
+
+
+def check_replacement(current: str | None, agreed: str | None) -> None:
+    """Refuse to end the connection of another payer that the person has not agreed to end.
+
+    Args:
+        current: the other payer who is connected at present; None if there is none.
+        agreed: the one whose end the person has agreed to.
+    """
+    if current is not None and current != agreed:
+        raise invalid_request(
+            "Another person has connected their budget meanwhile. Start again.", 409
+        )
+
+
+def check_owner(
+    approval: Approval | None,
+    *,
+    kind: Kind,
+    app_id: str,
+    user_id: str | None,
+    origin: str | None,
+    secret: str,
+) -> Approval:
+    """The approval, if this page may ask about it: it is that app's page, for the same user, and
+    has the secret. Who may not is not told which of these is wrong, or whether there is such an
+    approval at all.
+
+    Args:
+        origin: that of the page which asks; None if the request names none.
+
+    Raises:
+        WattfareError: ``invalid_request``, 403.
+    """
+    if (
+        approval is None
+        or not hmac.compare_digest(approval.secret_hash, keys.digest(secret))
+        or (approval.wish.kind, approval.wish.app_id) != (kind, app_id)
+        or approval.wish.user_id != user_id
+        or not _of_its_page(approval, origin)
+    ):
+        raise _not_yours()
+    return approval
+
+
+def check_redeemable(approval: Approval, code: str, now: int) -> None:
+    """Raise the refusal, if this code does not redeem the approval.
+
+    Raises:
+        WattfareError: ``invalid_request``; 409 for the state, 403 for the code.
+    """
+    if is_over(approval, now):
+        raise _state("This approval has expired: it takes at most ten minutes.")
+    if approval.state == "pending":
+        raise _state("This approval has not been answered yet.")
+    if approval.state == "denied":
+        raise _state("This approval was denied.")
+    if approval.state == "redeemed":
+        raise redeemed_before()
+    if approval.code_hash is None or not hmac.compare_digest(approval.code_hash, keys.digest(code)):
+        raise invalid_request("The code is not that of this approval.", 403)
+
+
+def answered_before() -> WattfareError:
+    """Nobody can decide on this approval any more."""
+    return _state("This request has been answered before.")
+
+
+def redeemed_before() -> WattfareError:
+    """The approval has been used up."""
+    return _state("This approval has been redeemed before.")
+
+
+def revoked_since() -> WattfareError:
+    """The user has revoked the connection since the approval began, or it has changed hands."""
+    return _state("The connection was revoked after this approval began: start again.")
+
+
+def _of_its_page(approval: Approval, origin: str | None) -> bool:
+    if origin is None:  # no browser: a session token is enough, which only the app can make
+        return approval.wish.kind == "connection"
+    return approval.wish.origin == origin
+
+
+def _state(message: str) -> WattfareError:
+    return invalid_request(message, 409)
+
+
+def _not_yours() -> WattfareError:
+    return invalid_request(
+        "This is not an approval of this app and user, or the secret is wrong.", 403
+    )

@@ -1,0 +1,235 @@
+"""Encrypts what the database keeps for payers, such as their keys for the upstream.
+
+The cipher is AES-256-GCM. Each ciphertext is bound to one purpose, such as the id of its funding,
+so a ciphertext that is copied into another row cannot be read. The encryption keys are in
+``WATTFARE_ENCRYPTION_KEY``, or in a file beside an SQLite database. The database never has them.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import stat
+import tempfile
+from base64 import b64decode, b64encode
+from collections.abc import Sequence
+from contextlib import suppress
+from hashlib import sha256
+from pathlib import Path
+
+import msgspec
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from ...errors import WattfareError, invalid_request
+from ...logs import get_logger
+from ...transport import SecretBytes, hidden
+from ..ledger.databases import backend_of, sqlite_file
+
+ENCRYPTION_VARIABLE = "WATTFARE_ENCRYPTION_KEY"
+#: What follows the name of an SQLite database in the name of the file with its key.
+FILE_SUFFIX = ".encryption-key"
+KEY_BYTES = 32
+_NONCE_BYTES = 12
+#: The first byte of each ciphertext: which cipher it is.
+_VERSION = b"\x01"
+_MAX_FILE_BYTES = 10_000
+
+log = get_logger("wattfare_mw.service", show_messages=False)
+
+
+class Sealed(msgspec.Struct, frozen=True):
+    """A ciphertext, and the id of the encryption key that opens it."""
+
+    ciphertext: bytes
+    key_id: str
+
+
+class UnreadableError(Exception):
+    """A ciphertext was changed, belongs to another row, or its encryption key is not here."""
+
+
+class Keyring:
+    """The encryption keys of a service.
+
+    Args:
+        keys: of 32 bytes each. The first one encrypts, and all of them decrypt.
+    """
+
+    def __init__(self, keys: Sequence[bytes]) -> None:
+        if not keys or any(len(key) != KEY_BYTES for key in keys):
+            raise _wrong_key()
+        self._ciphers = {_id_of(key): AESGCM(key) for key in keys}
+        self.first_id = _id_of(keys[0])
+
+    @property
+    def key_ids(self) -> frozenset[str]:
+        """The ids of the keys, which say nothing of the keys themselves."""
+        return frozenset(self._ciphers)
+
+    def seal(self, secret: bytes, purpose: str) -> Sealed:
+        """Encrypt a secret with the first key.
+
+        Args:
+            purpose: what it is kept for, such as ``funding:`` and an id. It opens for this only.
+        """
+        nonce = secrets.token_bytes(_NONCE_BYTES)
+        sealed = self._ciphers[self.first_id].encrypt(nonce, secret, _bound_to(purpose))
+        return Sealed(_VERSION + nonce + sealed, self.first_id)
+
+    def open(self, sealed: Sealed, purpose: str) -> SecretBytes:
+        """Decrypt a secret.
+
+        Raises:
+            UnreadableError: it was not sealed for this purpose, or by none of these keys.
+        """
+        cipher = self._ciphers.get(sealed.key_id)
+        data = sealed.ciphertext
+        if cipher is None or data[:1] != _VERSION:
+            raise UnreadableError
+        start = len(_VERSION) + _NONCE_BYTES
+        try:
+            plain = cipher.decrypt(data[len(_VERSION) : start], data[start:], _bound_to(purpose))
+        except (InvalidTag, ValueError):
+            raise UnreadableError from None
+        return SecretBytes(plain)
+
+    def __repr__(self) -> str:
+        return "Keyring()"
+
+
+def new_key() -> str:
+    """A new encryption key, as ``WATTFARE_ENCRYPTION_KEY`` takes it."""
+    return hidden(b64encode(secrets.token_bytes(KEY_BYTES)).decode())
+
+
+def read_keys(text: str) -> tuple[SecretBytes, ...]:
+    """The encryption keys in this text, which has commas between them.
+
+    Raises:
+        WattfareError: ``invalid_request``; one of them is no such key.
+    """
+    text = hidden(text)
+    keys: list[SecretBytes] = []
+    for each in text.split(","):
+        key = _decoded(each.strip())
+        if key is None:
+            raise _wrong_key()
+        if key not in keys:
+            keys.append(key)
+    return tuple(keys)
+
+
+def keys_from_environment() -> tuple[SecretBytes, ...] | None:
+    """The keys in ``WATTFARE_ENCRYPTION_KEY``; None if it is not set, or empty.
+
+    Raises:
+        WattfareError: ``invalid_request``; one of them is no such key.
+    """
+    value = hidden(os.environ.get(ENCRYPTION_VARIABLE))
+    return read_keys(value) if value else None
+
+
+def key_beside(database: Path) -> tuple[SecretBytes, ...]:
+    """The encryption key beside this SQLite file. The first call makes it, for its owner only.
+
+    Raises:
+        WattfareError: ``invalid_request``; others can read the file, or it cannot be used.
+    """
+    path = _beside(database)
+    try:
+        if not path.exists():
+            _make(path)
+        with path.open("rb") as file:
+            if os.name == "posix" and stat.S_IMODE(os.fstat(file.fileno()).st_mode) & 0o077:
+                raise invalid_request(
+                    f"Other users of this machine may read the encryption key in {path}. Run "
+                    f"`chmod 600` on it, or give the key in {ENCRYPTION_VARIABLE} and delete it."
+                )
+            text = hidden(file.read(_MAX_FILE_BYTES).decode("ascii", "replace"))
+    except OSError as error:
+        raise invalid_request(
+            f"The encryption key in {path} cannot be used: {error.strerror}. "
+            f"The key can be given in {ENCRYPTION_VARIABLE} instead."
+        ) from None
+    try:
+        return read_keys(text)
+    except WattfareError:
+        raise invalid_request(f"{path} does not hold an encryption key.") from None
+
+
+def find_keyring(
+    database: str, keys: Sequence[bytes] | None, *, needed: bool, demanded: bool = False
+) -> Keyring | None:
+    """The encryption keys of a service; None if there are none, and it has to do without.
+
+    Args:
+        database: the URL of its database.
+        keys: those that it was given.
+        needed: may payers add keys? If not, a key in a file is used, but none is made.
+        demanded: has the operator said that payers may add keys?
+
+    Raises:
+        WattfareError: ``invalid_request``; the keys cannot be used, or are demanded and missing.
+    """
+    if keys is not None:
+        return Keyring(keys)
+    if backend_of(database) == "sqlite":
+        file = sqlite_file(database)
+        if file is None:  # the database is in memory, too
+            return Keyring([secrets.token_bytes(KEY_BYTES)])
+        if not needed and not _beside(file).exists():
+            return None
+        return Keyring(key_beside(file))
+    if demanded:
+        raise invalid_request(
+            f"With PostgreSQL, the keys of payers need {ENCRYPTION_VARIABLE}: 32 random bytes in "
+            "base64, the same for all processes. To make one, run: openssl rand -base64 32. "
+            "Without it, leave `openrouter` and `key` out of --funding."
+        )
+    if needed:
+        log.warning(
+            "payers cannot pay with keys of their own, because %s is not set", ENCRYPTION_VARIABLE
+        )
+    return None
+
+
+def _beside(database: Path) -> Path:
+    return database.with_name(database.name + FILE_SUFFIX)
+
+
+def _make(path: Path) -> None:
+    """Make the file with a new key. Of two processes that do so at once, both use the first."""
+    handle, name = tempfile.mkstemp(prefix=f"{path.name}.", dir=path.parent)  # mode 0600
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(new_key().encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        with suppress(FileExistsError):
+            os.link(name, path)  # whole, or not at all
+    finally:
+        Path(name).unlink()
+
+
+def _decoded(text: str) -> SecretBytes | None:
+    try:
+        key = SecretBytes(b64decode(text.replace("-", "+").replace("_", "/"), validate=True))
+    except ValueError:
+        return None
+    return key if len(key) == KEY_BYTES else None
+
+
+def _id_of(key: bytes) -> str:
+    return sha256(b"wattfare encryption key id\0" + key).hexdigest()[:16]
+
+
+def _bound_to(purpose: str) -> bytes:
+    return f"wattfare:{purpose}".encode()
+
+
+def _wrong_key() -> WattfareError:
+    return invalid_request(
+        f"{ENCRYPTION_VARIABLE} holds keys of {KEY_BYTES} random bytes in base64, with commas "
+        "between them. To make one, run: openssl rand -base64 32"
+    )

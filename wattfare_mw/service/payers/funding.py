@@ -1,0 +1,480 @@
+"""What payers pay with: their keys for the upstream, checked, encrypted, found again, removed."""
+
+from __future__ import annotations
+
+import hmac
+import re
+import secrets
+import time
+from collections import OrderedDict
+from collections.abc import Collection, Iterable
+from hashlib import sha256
+from urllib.parse import urlsplit
+
+import msgspec
+
+from ...errors import WattfareError, WattfareFundingError, invalid_request
+from ...logs import describe, get_logger
+from ...transport import Secret, header_key, hidden
+from ..ledger import fundings
+from ..ledger.clock import seconds, utc_now
+from ..ledger.fundings import MAX_FUNDING, Funding, FundingKind, FundingRequest, StoredKey
+from ..ledger.store import Store
+from ..models.credential import Credential
+from ..models.upstream import Upstream
+from . import openrouter
+from .encryption import Keyring, Sealed, UnreadableError
+
+#: The most keys in memory, and how long each stays there, in seconds.
+MAX_CACHED = 1000
+CACHED_SECONDS = 60.0
+#: The longest label, in characters.
+MAX_LABEL = 60
+#: So many keys are encrypted anew in one transaction.
+_AT_A_TIME = 100
+
+log = get_logger("wattfare_mw.service", show_messages=False)
+
+_TOKEN = re.compile(r"[A-Za-z0-9_-]{43}")
+
+
+class Started(msgspec.Struct, frozen=True):
+    """A payer who is to go to OpenRouter.
+
+    Attributes:
+        url: where the browser goes.
+        cookie: what it must have when it comes back.
+    """
+
+    url: str
+    cookie: str
+
+    def __repr__(self) -> str:
+        return "Started()"
+
+
+class Added(msgspec.Struct, frozen=True):
+    """A funding that has been added.
+
+    Attributes:
+        asked_limit: the limit that was asked for, in nano-dollars; None for none.
+        return_to: the page of ours that comes next.
+    """
+
+    funding: Funding
+    asked_limit: int | None = None
+    return_to: str = "/funding"
+
+    @property
+    def lacks_limit(self) -> bool:
+        """True if the key may spend more than was asked for."""
+        limit = self.funding.limit
+        return self.asked_limit is not None and (limit is None or limit > self.asked_limit)
+
+
+class PayerFunding:
+    """The funding of all payers. It gives each call the key that pays for it.
+
+    Args:
+        keyring: the encryption keys; None: no payer can add anything, and no stored key is read.
+        upstream: what the keys are for; None for the built-in model, which needs none.
+        offers: the kinds of funding that the operator lets payers add.
+        operator_pays: can a payer choose that the service pays?
+        public_url: the origin of the service's pages.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        keyring: Keyring | None,
+        upstream: Upstream | None,
+        offers: Collection[FundingKind],
+        public_url: str,
+        *,
+        operator_pays: bool = False,
+    ) -> None:
+        self._store = store
+        self._keyring = keyring
+        self._upstream = upstream
+        self._public_url = public_url
+        self._cache = _KeyCache()
+        self.offers = frozenset(offers if keyring is not None else ())
+        self.operator_pays = operator_pays
+
+    def __repr__(self) -> str:
+        return "PayerFunding()"
+
+    @property
+    def needed(self) -> bool:
+        """True if a payer has to choose what pays."""
+        return bool(self.offers)
+
+    @property
+    def upstream_host(self) -> str:
+        """The host that the keys are for, for a person to read."""
+        return "" if self._upstream is None else urlsplit(self._upstream.base_url).hostname or ""
+
+    @property
+    def openrouter_origin(self) -> str | None:
+        """The origin of the page that a payer is led to; None if it is not offered."""
+        if "openrouter" not in self.offers or self._upstream is None:
+            return None
+        return openrouter.auth_origin(self._upstream.base_url)
+
+    # -- what a payer sees and does
+
+    async def of_payer(self, payer_id: str) -> list[Funding]:
+        """What this payer can pay with, the oldest first. Some of it may be invalid."""
+        return await self._store.transact(lambda sql: fundings.of_payer(sql, payer_id))
+
+    async def find(self, payer_id: str, funding_id: str) -> Funding:
+        """This funding of this payer.
+
+        Raises:
+            WattfareError: ``invalid_request``, 404; the payer has no such funding.
+        """
+        found = await self._store.transact(lambda sql: fundings.find(sql, payer_id, funding_id))
+        if found is None:
+            raise _no_such_funding()
+        return found
+
+    async def chosen(self, payer_id: str, choice: str) -> str | None:
+        """The id of the funding that a payer has chosen in a form; None if the service pays.
+
+        Args:
+            choice: ``operator``, or an id; empty if the form had nothing to choose.
+
+        Raises:
+            WattfareError: ``invalid_request``; it is none of this payer's that can pay.
+        """
+        if not self.needed and choice in ("", "operator"):
+            return None
+        if choice == "operator" and self.operator_pays:
+            return None
+        if not choice or choice == "operator":
+            raise invalid_request("Choose what pays.")
+        found = await self.find(payer_id, choice)
+        if found.state != "valid":
+            raise invalid_request("The provider refuses this key. Choose another way to pay.")
+        return found.id
+
+    async def add_key(
+        self, payer_id: str, key: str, label: str = "", *, replaces: str | None = None
+    ) -> Added:
+        """Keep a payer's own key for the upstream, once the upstream has accepted it.
+
+        Args:
+            label: a name for the payer to read.
+            replaces: the id of a funding of this payer. What it has paid for is paid with the new
+                key, and the old one is deleted.
+
+        Raises:
+            WattfareError: ``invalid_request``; the key, the label or the funding cannot be used.
+                ``upstream``; the upstream cannot be asked.
+        """
+        upstream, _ = self._needs("key")
+        key = hidden(key)
+        usable = header_key(key[: openrouter.MAX_KEY + 1])
+        if usable is None or len(usable) > openrouter.MAX_KEY:
+            raise invalid_request(
+                "This is no key: it is empty or too long, or has a space or another character "
+                "that is not visible ASCII."
+            )
+        label = _label(label) or f"Key for {self.upstream_host}"[:MAX_LABEL]
+        if replaces is not None:
+            await self.find(payer_id, replaces)
+        try:
+            facts = await upstream.check_key(usable)
+        except WattfareFundingError:
+            raise invalid_request(
+                f"{self.upstream_host} refuses this key. Check that you have "
+                "copied all of it, and that it has not been revoked."
+            ) from None
+        funding = self._new(payer_id, "key", label, openrouter.limit_of(facts))
+        await self._keep(funding, usable, [] if replaces is None else [replaces])
+        return Added(funding)
+
+    async def remove(self, payer_id: str, funding_id: str) -> None:
+        """Delete the key of this funding, and end all that it pays for.
+
+        Raises:
+            WattfareError: ``invalid_request``, 404; the payer has no such funding.
+        """
+        removed = await self._store.remove_funding(payer_id, funding_id)
+        self._cache.drop(funding_id)
+        if not removed:
+            raise _no_such_funding()
+
+    def forget(self, funding_ids: Iterable[str]) -> None:
+        """Drop these keys from memory: they were deleted in the database."""
+        for each in funding_ids:
+            self._cache.drop(each)
+
+    # -- OpenRouter
+
+    async def start_openrouter(
+        self, payer_id: str, limit: int | None, return_to: str, cookie: str | None
+    ) -> Started:
+        """Send a payer to OpenRouter.
+
+        Args:
+            limit: what the key may spend in a month, in nano-dollars; None for no limit.
+            return_to: the page of ours that comes afterwards.
+            cookie: what the browser has from an earlier start, which may still be open.
+        """
+        upstream, keyring = self._needs("openrouter")
+        if cookie is None or not _TOKEN.fullmatch(cookie):
+            cookie = secrets.token_urlsafe(32)
+        state = secrets.token_urlsafe(32)
+        verifier = openrouter.new_verifier()
+        state_hash, now = _hash(state), seconds(utc_now())
+        sealed = keyring.seal(verifier, _for_verifier(state_hash))
+        request = FundingRequest(
+            state_hash=state_hash,
+            payer_id=payer_id,
+            cookie_hash=_hash(cookie),
+            verifier=f"{sealed.key_id}:".encode() + sealed.ciphertext,
+            limit=limit,
+            return_to=return_to,
+            expires_at=now + openrouter.REQUEST_SECONDS,
+        )
+        await self._store.transact(lambda sql: fundings.add_request(sql, request, now))
+        url = openrouter.auth_url(
+            upstream.base_url, self._public_url, state=state, verifier=verifier, limit=limit
+        )
+        return Started(url, cookie)
+
+    async def finish_openrouter(
+        self, payer_id: str, state: str, code: str, cookie: str | None
+    ) -> Added:
+        """A browser has come back from OpenRouter. Exchange the code for a key, and keep it.
+
+        Args:
+            state: from the callback's URL.
+            code: from the callback's URL.
+            cookie: what the browser was given.
+
+        Raises:
+            WattfareError: ``invalid_request``; this payer has not started this in this browser
+                in the last ten minutes, or it has been used. ``upstream``; OpenRouter fails.
+        """
+        upstream, keyring = self._needs("openrouter")
+        state_hash = _hash(state)
+        # Taken first, in a transaction of its own: whatever follows, this state is used up.
+        request = await self._store.transact(lambda sql: fundings.take_request(sql, state_hash))
+        if (
+            request is None
+            or request.expires_at <= seconds(utc_now())
+            or request.payer_id != payer_id
+            or not hmac.compare_digest(request.cookie_hash, _hash(cookie or ""))
+        ):
+            raise invalid_request(
+                "This answer of OpenRouter does not belong to a request of this browser in the "
+                "last ten minutes, or it was used before. Nothing was connected. Connect "
+                "OpenRouter again.",
+                403,
+            )
+        key_id, _, ciphertext = request.verifier.partition(b":")
+        try:
+            sealed = Sealed(ciphertext, key_id.decode("ascii", "replace"))
+            verifier = keyring.open(sealed, _for_verifier(state_hash))
+        except UnreadableError:
+            raise invalid_request(
+                "This request cannot be read. Connect OpenRouter again."
+            ) from None
+        key = await openrouter.exchange(upstream, code, verifier)
+        facts: bytes | None = None
+        try:
+            facts = await upstream.check_key(key)
+        except WattfareError as error:
+            # The exchange was good, so the key is kept. Only its limit is not known.
+            log.warning("OpenRouter does not tell the limit of a new key: %s", describe(error))
+        limit = openrouter.limit_of(facts)
+        funding = self._new(payer_id, "openrouter", "OpenRouter", limit)
+        refused = await self._store.transact(
+            lambda sql: fundings.invalid_of(sql, payer_id, "openrouter", upstream.base_url)
+        )
+        await self._keep(funding, key, refused)
+        return Added(funding, request.limit, request.return_to)
+
+    # -- the keys of calls
+
+    async def credential(self, funding_id: str, *, fresh: bool = False) -> Credential:
+        """The key that pays with this funding.
+
+        Args:
+            fresh: ask the database, even if the key is in memory.
+
+        Raises:
+            WattfareFundingError: the funding has been removed or refused, or cannot be read.
+            WattfareError: 503, the database is not there.
+        """
+        found = None if fresh else self._cache.get(funding_id)
+        if found is None:
+            found = await self._read(funding_id)
+            if not fresh:
+                self._cache.put(funding_id, found)
+        return found
+
+    async def refused(self, funding_id: str) -> None:
+        """The upstream has refused this key. Nothing is paid with it until it is connected
+        again."""
+        self._cache.drop(funding_id)
+        if await self._store.transact(
+            lambda sql: fundings.mark_invalid(sql, funding_id, utc_now())
+        ):
+            log.warning("the upstream refuses a payer's key: funding=%s", funding_id)
+
+    async def encrypt_anew(self) -> None:
+        """Encrypt all stored keys with the first encryption key, so that the others can go."""
+        keyring = self._keyring
+        if keyring is None:
+            return
+        after, unreadable, done = "", 0, 0
+        while True:
+            others = await self._store.transact(
+                lambda sql, after=after: fundings.encrypted_by_others(
+                    sql, keyring.first_id, after, _AT_A_TIME
+                )
+            )
+            if not others:
+                break
+            after = others[-1].id
+            pairs: list[tuple[StoredKey, StoredKey]] = []
+            for old in others:
+                purpose = _for_key(old.id, old.upstream)
+                try:
+                    key = keyring.open(Sealed(old.ciphertext, old.encryption_key_id), purpose)
+                except UnreadableError:
+                    unreadable += 1
+                    continue
+                pairs.append((old, _stored(old.id, old.upstream, keyring.seal(key, purpose))))
+            await self._store.transact(
+                lambda sql, pairs=pairs: [fundings.encrypt_anew(sql, *pair) for pair in pairs]
+            )
+            done += len(pairs)
+        if done:
+            log.info("%d stored keys are encrypted with the first encryption key now", done)
+        if unreadable:
+            log.error(
+                "%d stored keys cannot be decrypted: WATTFARE_ENCRYPTION_KEY lacks the key that "
+                "encrypted them. Calls that they pay for are refused",
+                unreadable,
+            )
+
+    async def _read(self, funding_id: str) -> Credential:
+        stored = await self._store.transact(lambda sql: fundings.stored_key(sql, funding_id))
+        if stored is None:
+            raise _gone()
+        if self._upstream is None or stored.upstream != self._upstream.base_url:
+            raise WattfareFundingError(
+                "The key that pays is for another provider than the one this service uses now. "
+                "Connect the funding again."
+            )
+        try:
+            if self._keyring is None:
+                raise UnreadableError
+            key = self._keyring.open(
+                Sealed(stored.ciphertext, stored.encryption_key_id),
+                _for_key(funding_id, stored.upstream),
+            )
+        except UnreadableError:
+            log.error(
+                "a stored key cannot be decrypted: WATTFARE_ENCRYPTION_KEY lacks its encryption "
+                "key, or the row was changed: funding=%s",
+                funding_id,
+            )
+            raise WattfareFundingError(
+                "The service cannot read the key that pays. Connect the funding again."
+            ) from None
+        return Credential(Secret(key.decode("ascii")), funding_id)
+
+    def _needs(self, kind: FundingKind) -> tuple[Upstream, Keyring]:
+        if kind not in self.offers or self._upstream is None or self._keyring is None:
+            raise invalid_request("This service does not offer this way to pay.", 404)
+        return self._upstream, self._keyring
+
+    def _new(self, payer_id: str, kind: FundingKind, label: str, limit: int | None) -> Funding:
+        upstream, _ = self._needs(kind)
+        return Funding(
+            id=secrets.token_hex(16),
+            payer_id=payer_id,
+            kind=kind,
+            upstream=upstream.base_url,
+            label=label,
+            state="valid",
+            limit=limit,
+            created_at=seconds(utc_now()),
+        )
+
+    async def _keep(self, funding: Funding, key: Secret, replaces: list[str]) -> None:
+        _, keyring = self._needs(funding.kind)
+        purpose = _for_key(funding.id, funding.upstream)
+        stored = _stored(funding.id, funding.upstream, keyring.seal(key.encode("ascii"), purpose))
+        kept = await self._store.transact(lambda sql: fundings.add(sql, funding, stored, replaces))
+        for each in replaces:
+            self._cache.drop(each)
+        if not kept:
+            raise invalid_request(
+                f"You have {MAX_FUNDING} ways to pay already. Remove one of them first."
+            )
+
+
+class _KeyCache:
+    """The keys of the last calls. A key leaves it after a minute, and if it is removed here."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[str, tuple[float, Credential]] = OrderedDict()
+
+    def get(self, funding_id: str) -> Credential | None:
+        until, found = self._kept.get(funding_id, (0.0, None))
+        if time.monotonic() < until:
+            return found
+        self._kept.pop(funding_id, None)
+        return None
+
+    def put(self, funding_id: str, credential: Credential) -> None:
+        now = time.monotonic()
+        self._kept[funding_id] = (now + CACHED_SECONDS, credential)
+        self._kept.move_to_end(funding_id)
+        # The oldest are first.
+        while self._kept:
+            until, _ = next(iter(self._kept.values()))
+            if until > now and len(self._kept) <= MAX_CACHED:
+                break
+            self._kept.popitem(last=False)
+
+    def drop(self, funding_id: str) -> None:
+        self._kept.pop(funding_id, None)
+
+
+def _stored(funding_id: str, upstream: str, sealed: Sealed) -> StoredKey:
+    return StoredKey(funding_id, upstream, sealed.ciphertext, sealed.key_id)
+
+
+def _for_key(funding_id: str, upstream: str) -> str:
+    """The purpose of a key's ciphertext: it pays with this funding, at this upstream."""
+    return f"funding:{funding_id} {upstream}"
+
+
+def _for_verifier(state_hash: str) -> str:
+    return f"verifier:{state_hash}"
+
+
+def _hash(token: str) -> str:
+    return sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _label(text: str) -> str:
+    label = " ".join(text.split())
+    if len(label) > MAX_LABEL or not label.isprintable():
+        raise invalid_request(f"A name is a line of up to {MAX_LABEL} characters.")
+    return label
+
+
+def _gone() -> WattfareError:
+    return WattfareFundingError("The funding of this connection was removed. Connect it again.")
+
+
+def _no_such_funding() -> WattfareError:
+    return invalid_request("You have no such way to pay, or no more.", 404)

@@ -1,0 +1,137 @@
+"""Gets a key of a payer from OpenRouter, by OAuth with PKCE. No database here.
+
+The steps are those of "OAuth PKCE" in OpenRouter's documentation:
+
+1. The browser goes to ``/auth`` with ``callback_url``, ``code_challenge`` and
+   ``code_challenge_method=S256``. ``limit``, ``usage_limit_type`` and ``key_label`` are documented
+   for ``POST /auth/keys/code``, which makes the code and needs a key of the person. The page makes
+   the code here, so it gets the same names, and what it makes of them is looked up afterwards.
+2. OpenRouter sends the browser to the callback, with a ``code``.
+3. ``POST /auth/keys`` gives the key for ``code`` and ``code_verifier``.
+4. ``GET /key`` tells the limit that the key really has.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from base64 import urlsafe_b64encode
+from decimal import Decimal
+from hashlib import sha256
+from urllib.parse import urlencode, urlsplit
+
+import msgspec
+
+from ... import money
+from ...errors import WattfareError, invalid_request
+from ...transport import Secret, header_key
+from ..models.credential import Credential
+from ..models.upstream import LIST_IDLE_SECONDS, Refusal, Upstream, read_whole
+
+#: How long a payer may take at OpenRouter, in seconds.
+REQUEST_SECONDS = 600
+#: Where OpenRouter sends the browser back to.
+CALLBACK_PATH = "/funding/openrouter/callback"
+#: The longest label of a key, in characters.
+MAX_LABEL = 100
+#: The longest key, in characters.
+MAX_KEY = 1000
+_MAX_ANSWER_BYTES = 100_000
+_CODE = re.compile(r"[\x21-\x7e]{1,1000}")
+
+
+class _Exchanged(msgspec.Struct):
+    key: str
+
+
+class _KeyFacts(msgspec.Struct):
+    limit: float | None = None
+
+
+class _KeyAnswer(msgspec.Struct):
+    data: _KeyFacts
+
+
+def new_verifier() -> bytes:
+    """A code verifier of 256 random bits. It stays on the server."""
+    return secrets.token_urlsafe(32).encode()
+
+
+def auth_origin(base_url: str) -> str:
+    """The origin of OpenRouter's page, for this base URL of its API."""
+    parts = urlsplit(base_url)
+    if (parts.hostname or "").endswith(".openrouter.ai"):
+        return "https://openrouter.ai"
+    return f"{parts.scheme}://{parts.netloc}"
+
+
+def auth_url(
+    base_url: str, public_url: str, *, state: str, verifier: bytes, limit: int | None
+) -> str:
+    """The page where a person allows this service a key.
+
+    Args:
+        base_url: of OpenRouter's API.
+        public_url: of this service. The callback is there, and never where ``Host`` says.
+        state: comes back in the callback's URL.
+        limit: what the key may spend in a month, in nano-dollars; None for no limit.
+    """
+    challenge = urlsafe_b64encode(sha256(verifier).digest()).rstrip(b"=").decode()
+    query = {
+        "callback_url": f"{public_url}{CALLBACK_PATH}?{urlencode({'state': state})}",
+        "code_challenge": challenge,
+        "code_challenge_method": "S256",
+        "key_label": f"Wattfare at {urlsplit(public_url).netloc}"[:MAX_LABEL],
+    }
+    if limit is not None:
+        query |= {"limit": f"{money.usd(limit):f}", "usage_limit_type": "monthly"}
+    return f"{auth_origin(base_url)}/auth?{urlencode(query)}"
+
+
+async def exchange(upstream: Upstream, code: str, verifier: bytes) -> Secret:
+    """The key for this code.
+
+    Raises:
+        WattfareError: ``invalid_request``; OpenRouter refuses the code. ``upstream``; it fails.
+    """
+    if not _CODE.fullmatch(code):
+        raise _refused()
+    body = msgspec.json.encode(
+        {
+            "code": code,
+            "code_verifier": verifier.decode("ascii"),
+            "code_challenge_method": "S256",
+        }
+    )
+    answer = await upstream.exchange(
+        "POST", "/auth/keys", body, None, LIST_IDLE_SECONDS, Credential(None, "")
+    )
+    if isinstance(answer, Refusal):
+        if answer.status >= 500 or answer.status == 429:
+            raise answer.error
+        raise _refused()
+    try:
+        found = msgspec.json.decode(await read_whole(answer, _MAX_ANSWER_BYTES), type=_Exchanged)
+        key = header_key(found.key) if len(found.key) <= MAX_KEY else None
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        key = None
+    if key is None:
+        raise WattfareError("OpenRouter did not answer with a key.", code="upstream", status=502)
+    return key
+
+
+def limit_of(answer: bytes | None) -> int | None:
+    """The limit that ``GET /key`` tells, in nano-dollars; None if it tells none."""
+    if answer is None:
+        return None
+    try:
+        limit = msgspec.json.decode(answer, type=_KeyAnswer).data.limit
+        if limit is None:
+            return None
+        return money.cap_nanos(min(Decimal(str(limit)), Decimal(money.MAX_CAP_USD)))
+    except (msgspec.MsgspecError, UnicodeDecodeError, ValueError, WattfareError):
+        return None
+
+
+def _refused() -> WattfareError:
+    return invalid_request("OpenRouter did not accept the authorization code. Connect it again.")

@@ -1,0 +1,204 @@
+"""Payers, their passkeys, recovery codes and sign-ins in SQL. Each function is a part of the one
+transaction of the connection that it is given; ``now`` is Unix seconds by the clock that all
+processes share.
+
+No secret is kept: of codes, cookies and challenge ids there are hashes only.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+
+from sqlalchemy import Connection as Sql
+from sqlalchemy import delete, func, insert, select, update
+
+from .. import keys
+from ..ledger import schema
+from . import recovery_codes
+from .passkeys import CHALLENGE_SECONDS, Challenge, Passkey, not_verified
+from .sign_ins import SIGN_IN_SECONDS, SignIn, new_token
+
+# -- challenges
+
+
+def new_challenge_id() -> str:
+    """An id for a challenge: 192 random bits."""
+    return secrets.token_urlsafe(24)
+
+
+def keep_challenge(sql: Sql, id_: str, challenge: Challenge, now: int) -> None:
+    """Keep a challenge, until it is taken or its time is over."""
+    table = schema.challenges
+    sql.execute(delete(table).where(table.c.expires_at <= now))
+    sql.execute(
+        insert(table).values(
+            id_hash=keys.digest(id_),
+            kind=challenge.kind,
+            challenge=challenge.challenge,
+            payer_id=challenge.payer_id,
+            expires_at=now + CHALLENGE_SECONDS,
+        )
+    )
+
+
+def take_challenge(sql: Sql, id_: str, now: int) -> Challenge:
+    """The challenge with this id. It is gone afterwards, whatever becomes of the answer to it.
+
+    Raises:
+        WattfareError: ``invalid_request``, 403; there is none, or its time is over.
+    """
+    table = schema.challenges
+    row = sql.execute(
+        delete(table)
+        .where(table.c.id_hash == keys.digest(id_))
+        .returning(table.c.kind, table.c.challenge, table.c.payer_id, table.c.expires_at)
+    ).first()
+    if row is None or row.expires_at <= now:
+        raise not_verified()
+    return Challenge(row.kind, row.challenge, row.payer_id)
+
+
+# -- passkeys
+
+
+def add_passkey(sql: Sql, passkey: Passkey, now: int) -> None:
+    """Keep a new passkey; of a new payer, or of one who has others.
+
+    Raises:
+        WattfareError: ``invalid_request``, 403; there is such a passkey, or the payer is deleted.
+    """
+    table = schema.payers
+    deleted = sql.execute(select(table.c.deleted_at).where(table.c.id == passkey.payer_id)).first()
+    if deleted is None:
+        sql.execute(insert(table).values(id=passkey.payer_id, created_at=now))
+    elif deleted.deleted_at is not None:
+        raise not_verified()
+    if find_passkey(sql, passkey.credential_id) is not None:
+        raise not_verified()
+    sql.execute(
+        insert(schema.passkeys).values(
+            credential_id=passkey.credential_id,
+            payer_id=passkey.payer_id,
+            public_key=passkey.public_key,
+            sign_count=passkey.sign_count,
+            created_at=now,
+            last_used_at=now,
+        )
+    )
+
+
+def find_passkey(sql: Sql, credential_id: str) -> Passkey | None:
+    """The passkey with this id, unless its payer is deleted."""
+    table = schema.passkeys
+    row = sql.execute(
+        select(table.c.payer_id, table.c.public_key, table.c.sign_count)
+        .join(schema.payers, schema.payers.c.id == table.c.payer_id)
+        .where(table.c.credential_id == credential_id, schema.payers.c.deleted_at.is_(None))
+    ).first()
+    return None if row is None else Passkey(credential_id, *row)
+
+
+def passkey_ids(sql: Sql, payer_id: str) -> list[str]:
+    """The ids of a payer's passkeys."""
+    table = schema.passkeys
+    query = select(table.c.credential_id).where(table.c.payer_id == payer_id)
+    return list(sql.execute(query).scalars())
+
+
+def note_use(sql: Sql, before: Passkey, after: Passkey, now: int) -> None:
+    """Keep a passkey's new count.
+
+    Raises:
+        WattfareError: ``invalid_request``, 403; it has been used at the same time, or is deleted.
+    """
+    table = schema.passkeys
+    changed = sql.execute(
+        update(table)
+        .where(
+            table.c.credential_id == before.credential_id, table.c.sign_count == before.sign_count
+        )
+        .values(sign_count=after.sign_count, last_used_at=now)
+    )
+    if changed.rowcount != 1:
+        raise not_verified()
+
+
+# -- recovery codes
+
+
+def replace_codes(sql: Sql, payer_id: str, codes: Sequence[str]) -> None:
+    """Keep new recovery codes in place of all that the payer has."""
+    table = schema.recovery_codes
+    sql.execute(delete(table).where(table.c.payer_id == payer_id))
+    rows = [{"payer_id": payer_id, "code_hash": recovery_codes.hash_of(code)} for code in codes]
+    sql.execute(insert(table), rows)
+
+
+def use_code(sql: Sql, code: str, now: int) -> str | None:
+    """The payer whose recovery code this is, and the code is used up; None if it is none."""
+    table = schema.recovery_codes
+    alive = select(schema.payers.c.id).where(schema.payers.c.deleted_at.is_(None))
+    return sql.execute(
+        update(table)
+        .where(
+            table.c.code_hash == recovery_codes.hash_of(code),
+            table.c.used_at.is_(None),
+            table.c.payer_id.in_(alive),
+        )
+        .values(used_at=now)
+        .returning(table.c.payer_id)
+    ).scalar()
+
+
+def codes_left(sql: Sql, payer_id: str) -> int:
+    """How many recovery codes a payer has that are not used."""
+    table = schema.recovery_codes
+    return sql.execute(
+        select(func.count())
+        .select_from(table)
+        .where(table.c.payer_id == payer_id, table.c.used_at.is_(None))
+    ).scalar_one()
+
+
+# -- sign-ins
+
+
+def begin_sign_in(sql: Sql, payer_id: str, former: str | None, now: int) -> str:
+    """The cookie of a new sign-in, which takes the place of the browser's former one."""
+    table = schema.sign_ins
+    sql.execute(delete(table).where(table.c.expires_at <= now))
+    if former is not None:
+        end_sign_in(sql, former)
+    token = new_token()
+    sql.execute(
+        insert(table).values(
+            token_hash=keys.digest(token),
+            payer_id=payer_id,
+            created_at=now,
+            fresh_at=now,
+            expires_at=now + SIGN_IN_SECONDS,
+        )
+    )
+    return token
+
+
+def find_sign_in(sql: Sql, token: str, now: int) -> SignIn | None:
+    """The sign-in that this cookie stands for."""
+    table = schema.sign_ins
+    row = sql.execute(
+        select(table.c.payer_id, table.c.fresh_at)
+        .join(schema.payers, schema.payers.c.id == table.c.payer_id)
+        .where(
+            table.c.token_hash == keys.digest(token),
+            table.c.expires_at > now,
+            schema.payers.c.deleted_at.is_(None),
+        )
+    ).first()
+    return None if row is None else SignIn(*row)
+
+
+def end_sign_in(sql: Sql, token: str) -> None:
+    """End a sign-in."""
+    table = schema.sign_ins
+    sql.execute(delete(table).where(table.c.token_hash == keys.digest(token)))

@@ -1,0 +1,92 @@
+"""Where a browser may be sent after an approval: only to an origin that the app has registered.
+
+An origin is compared as text, so each is kept in the one form in which browsers send it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from urllib.parse import parse_qsl, urlencode, urlsplit
+
+from ...errors import invalid_request
+from ..records import Mode
+
+#: The longest return URL, in characters.
+MAX_RETURN_URL = 2000
+#: What the service adds to the query of a return URL.
+APPROVAL = "approval"
+CODE = "code"
+DENIED = "denied"
+_OURS = frozenset({APPROVAL, CODE, DENIED})
+
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+#: A browser reads some characters in its own way, such as a backslash as a slash. None of them is
+#: allowed, so that there is only one reading.
+_VISIBLE = re.compile(r"[!#-;=?-\[\]-~]+")
+_ORIGIN = re.compile(
+    r"(https?)://([a-z0-9_-]+(?:\.[a-z0-9_-]+)*|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?"
+)
+_TEST_HOSTS = frozenset({"localhost", "127.0.0.1"})
+
+
+def check(url: str, origins: Collection[str], mode: Mode) -> str:
+    """The origin of a return URL, if the browser may be sent there.
+
+    Args:
+        url: as the app's page gives it.
+        origins: what the app has registered.
+        mode: a test app may also use any port of this machine, over ``http``.
+
+    Raises:
+        WattfareError: ``invalid_request``, 400 for what is no such URL, 403 for another origin.
+    """
+    if not _VISIBLE.fullmatch(url) or len(url) > MAX_RETURN_URL:
+        raise _not_a_url(
+            f"it has 1 to {MAX_RETURN_URL:,} characters, all of them visible ASCII, and none of "
+            'them is ", <, > or a backslash'
+        )
+    if "#" in url:
+        raise _not_a_url("it has no fragment")
+    scheme, separator, rest = url.partition("://")
+    authority = re.split(r"[/?]", rest, maxsplit=1)[0]
+    if not separator or scheme not in _DEFAULT_PORTS:
+        raise _not_a_url("it begins with https:// or http://")
+    if "@" in authority:
+        raise _not_a_url("it has no user name and no password")
+    found = _ORIGIN.fullmatch(f"{scheme}://{authority}")
+    if found is None:
+        raise _not_a_url("its host is in lower case, and its port is a number")
+    host, port = found[2], found[3]
+    if port is not None and (port.startswith("0") or int(port) > 65535):
+        raise _not_a_url("its port is a number from 1 to 65535")
+    names = {name for name, _ in parse_qsl(urlsplit(url).query, keep_blank_values=True)}
+    if names & _OURS:
+        raise _not_a_url("its query does not name `approval`, `code` or `denied`")
+    default = port is None or int(port) == _DEFAULT_PORTS[scheme]
+    origin = f"{scheme}://{host}" if default else f"{scheme}://{host}:{port}"
+    if not allows(origin, origins, mode):
+        raise invalid_request(
+            "The origin of returnUrl is not registered for this app: register it with "
+            "`wattfare apps create … --origin`.",
+            403,
+        )
+    return origin
+
+
+def allows(origin: str, origins: Collection[str], mode: Mode) -> bool:
+    """True if this origin is the app's own."""
+    if origin in origins:
+        return True
+    found = _ORIGIN.fullmatch(origin)
+    return mode == "test" and found is not None and found[1] == "http" and found[2] in _TEST_HOSTS
+
+
+def with_answer(url: str, answer: Mapping[str, str]) -> str:
+    """The return URL with the answer added to its own query."""
+    separator = "&" if "?" in url else "?"
+    return f"{url}{separator}{urlencode(answer)}"
+
+
+def _not_a_url(fault: str) -> Exception:
+    return invalid_request(f"`returnUrl` is the URL of a page of the app's: {fault}.")
