@@ -69,9 +69,11 @@ def pytest_configure_node(node: Any) -> None:
 
 
 @pytest.hookimpl(optionalhook=True)
-def pytest_xdist_auto_num_workers() -> int:
-    """Two workers for each core: many tests wait for a process or a timeout."""
-    return 2 * (os.cpu_count() or 1)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Two workers for each core: many tests wait for a process or a timeout. The fast ones do not,
+    and each worker takes seconds to load them."""
+    cores = os.cpu_count() or 1
+    return cores if config.option.markexpr == "fast" else 2 * cores
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -105,10 +107,16 @@ def names_in(code: CodeType) -> Iterator[str]:
             yield from names_in(constant)
 
 
-def pytest_collection_finish() -> None:
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None]:
     """Let no garbage collection look at the tests and the modules, which stay to the end."""
-    gc.collect()
-    gc.freeze()
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.collect()
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.fixture(scope="session")
