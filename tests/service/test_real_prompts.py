@@ -3,7 +3,6 @@ tokenizers: the bound is above what they count, and not far above."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import statistics
 from collections.abc import Callable
@@ -19,12 +18,14 @@ from support.prompts import TEMPLATES, corpus, render, tools
 from wattfare_mw.service.chat import prompt_bound, tokenizer
 from wattfare_mw.service.chat.json_length import _LINE_TOKENS, json_tokens
 
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("bpe_openai") is None, reason="bpe_openai is not installed"
-)
-
 OPENAI = ("o200k_base", "cl100k_base")
 Counter = Callable[[str], int]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _tokenizers() -> None:
+    """Load them here, and not when the tests are collected: it takes half a second."""
+    pytest.importorskip("bpe_openai")
 
 
 @cache
@@ -34,7 +35,7 @@ def requests() -> list[tuple[str, dict[str, Any]]]:
 
 
 def openai_counter(name: str) -> Counter:
-    import bpe_openai  # reads its vocabularies, which takes half a second
+    import bpe_openai
 
     encoding = bpe_openai.get_encoding(name)
     return lambda text: len(encoding.encode_ordinary(text))
