@@ -9,6 +9,7 @@ FUZZ := .venv-fuzz
 # How many tests run at a time.
 JOBS ?= auto
 PYTEST = $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+PYRIGHT = $(BIN)/pyright --pythonpath $(BIN)/python
 PYTEST_ARGS ?=
 # Those that take longer with more examples and more deaths of processes, and are not fast.
 LONG = tests/service/test_ledger.py tests/service/test_deaths.py tests/service/test_real_prompts.py
@@ -19,7 +20,7 @@ FUZZ_ARGS ?=
 # Which AI libraries `make test-libraries` runs: names, or `all`.
 LIBRARIES ?= all
 
-.PHONY: help demo test test-fast test-long test-newest test-libraries fuzz lint format coverage bench lock upgrade clean
+.PHONY: help demo test test-fast test-long test-newest test-libraries fuzz lint style format coverage bench lock upgrade clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -27,8 +28,12 @@ help: ## list the targets
 demo: $(VENV)/demo ## show the main job on screen, with real HTTP
 	@$(BIN)/wattfare demo
 
-test: lint ## run the linters, then all tests
-	$(PYTEST) $(PYTEST_ARGS)
+# The type checker takes longer than all linters, so it runs beside the tests. Its report comes last.
+test: style ## run the linters, the type checker and all tests
+	@types=$$(mktemp); $(PYRIGHT) >$$types 2>&1 & checker=$$!; \
+		$(PYTEST) $(PYTEST_ARGS); tests=$$?; \
+		wait $$checker; checked=$$?; echo "$(PYRIGHT)"; cat $$types; rm -f $$types; \
+		exit $$((tests ? tests : checked))
 
 test-fast: $(VENV)/test ## run the tests that need no server and no database
 	$(PYTEST) -m fast $(PYTEST_ARGS)
@@ -50,12 +55,14 @@ test-libraries: $(TOOLS)/tools ## run real AI libraries against the service; pri
 fuzz: $(FUZZ)/fuzz ## feed made-up input to the readers, the middleware and the service
 	PYTHONPATH=tests $(FUZZ)/bin/python -m fuzz $(if $(FUZZ_SECONDS),--seconds $(FUZZ_SECONDS)) $(FUZZ_ARGS)
 
-lint: $(VENV)/test ## check the code and its types
+lint: style ## check the code and its types
+	$(PYRIGHT)
+
+style: $(VENV)/test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/codespell
 	$(BIN)/lint-imports
-	$(BIN)/pyright --pythonpath $(BIN)/python
 
 format: $(VENV)/test ## format the code
 	$(BIN)/ruff check --fix .
