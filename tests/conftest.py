@@ -27,6 +27,10 @@ load_profile()
 
 #: Modules whose tests take many seconds each.
 LONG = {"test_quick", "test_deaths", "test_demo", "test_ledger", "test_pauses", "test_processes"}
+#: Modules that have some such tests. They and those above come first.
+FIRST = {*LONG, "test_examples", "test_large_bodies", "test_lost_calls", "test_media"}
+FIRST |= {"test_pairs", "test_passwords", "test_stopped_streams", "test_unpriced"}
+FIRST |= {"test_upstreams", "test_wrapped_app"}
 #: What a test or a fixture calls to start a process.
 STARTERS = {"run_service", "run_cli", "run_cluster", "run_forked", "run_sdk", "run_server"}
 STARTERS |= {"getfixturevalue", "loaded_by", "serving", "shared_cluster", "shared_redis"}
@@ -69,15 +73,17 @@ def pytest_configure_node(node: Any) -> None:
 
 
 @pytest.hookimpl(optionalhook=True)
-def pytest_xdist_auto_num_workers() -> int:
-    """Two workers for each core: many tests wait for a process or a timeout."""
-    return 2 * (os.cpu_count() or 1)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Two workers for each core: many tests wait for a process or a timeout. The fast ones do not,
+    and each worker takes seconds to load them."""
+    cores = os.cpu_count() or 1
+    return cores if config.option.markexpr == "fast" else 2 * cores
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the fast tests, and put the long ones first, so that no worker ends with one."""
-    items.sort(key=lambda item: item.path.stem not in LONG)
+    items.sort(key=lambda item: item.path.stem not in FIRST)
     for item in items:
         if is_fast(item):
             item.add_marker("fast")
@@ -105,10 +111,16 @@ def names_in(code: CodeType) -> Iterator[str]:
             yield from names_in(constant)
 
 
-def pytest_collection_finish() -> None:
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None]:
     """Let no garbage collection look at the tests and the modules, which stay to the end."""
-    gc.collect()
-    gc.freeze()
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.collect()
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.fixture(scope="session")

@@ -57,7 +57,7 @@ ROWS: dict[str, Row] = {
     "import": Row("import wattfare_mw", in_process.imports, needs_wrk=False),
     "growth-bodies": Row("bodies of 1 kB to 1 MB", growth.bodies),
     "growth-ledger": Row("ledgers of 10 to a million rows", growth.history),
-    "growth-users": Row("10 to 100,000 users", growth.users),
+    "growth-users": Row("10 to 100,000 users", growth.users, quick=False),
     "counts": Row("instruction counts", counts.row, needs_wrk=False),
     "connections-json": Row(
         "JSON from 1 to 128 connections, drawn", connections.row("json"), quick=False

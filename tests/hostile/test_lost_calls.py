@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from sqlalchemy import RowMapping, text
 from support.forked import run_forked
+from support.leases import end_leases
 from support.servers import Visitor
 from support.service import App, Service, chat_body, eventually, run_cli
 from support.upstream import Exchange, Upstream, chunk_of
@@ -62,9 +63,11 @@ def ask(app: App, request_id: str, **fields: Any) -> Visitor:
     return visitor
 
 
-def kill(process: Any) -> None:
+def kill(process: Any, database: str) -> None:
+    """Kill it in the middle of calls; others may settle them."""
     process.kill()
     process.join()
+    end_leases(database)
 
 
 def count(database: str, where: str) -> int:
@@ -99,7 +102,7 @@ def test_each_is_billed_what_was_recorded(database: str, upstream: Upstream) -> 
         visitors[2].wait_for(b"wor ")
         # Half a cent is not a tenth of what is held.
         eventually(lambda: count(database, f"metered_nanos = {METERED}"))
-        kill(process)
+        kill(process, database)
         for visitor in visitors:
             visitor.leave()
     rows = {row["request_id"]: row for row in rows_after(database, upstream)}
@@ -132,7 +135,7 @@ def test_openrouter_is_asked_first(database: str, upstream: Upstream) -> None:
     with dying(database, upstream, **settings) as (app, process):
         visitor = ask(app, "r1", stream=True, plugins=[{"id": "web"}])
         eventually(lambda: count(database, "generation_id = 'gen-1'"))
-        kill(process)
+        kill(process, database)
         visitor.leave()
     record = {"data": {"id": "gen-1", "total_cost": 0.25}}
     upstream.record_script = lambda exchange: exchange.answer(record)

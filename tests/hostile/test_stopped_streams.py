@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import RowMapping, text
 from support.forked import run_forked
+from support.leases import end_leases
 from support.servers import Visitor
 from support.service import App, Service, bearer, chat_body, eventually
 from support.upstream import PATIENCE, Exchange, Upstream, chunk_of, no_record
@@ -155,9 +156,11 @@ def test_a_stream_that_came_to_its_end_is_not_asked_about(
     assert (row["billed_nanos"], upstream.questions) == (11_000, [])
 
 
-def die(process: BaseProcess) -> None:
+def die(process: BaseProcess, database: str) -> None:
+    """Kill it in the middle of calls; others may take them over."""
     process.kill()
     process.join()
+    end_leases(database)
 
 
 @pytest.mark.parametrize("when", ["streaming", "asking"])
@@ -168,7 +171,7 @@ def test_after_a_crash_another_process_asks(database: str, upstream: Upstream, w
         eventually(lambda: count(database, f"generation_id = '{ID}'"))
         if when == "asking":
             eventually(lambda: upstream.questions)
-        die(process)
+        die(process, database)
         visitor.leave()
     upstream.record_script = record()
     with serving(database, upstream):
@@ -213,7 +216,7 @@ def test_a_question_does_not_hold_up_the_sweep(database: str, upstream: Upstream
         headers = {**app.paid_by("u1"), "content-type": "application/json"}
         visitors[1].ask("POST", "/api/v1/chat/completions", headers, body)
         eventually(lambda: len(upstream.calls) == 2)
-        die(process)
+        die(process, database)
         for visitor in visitors:
             visitor.leave()
     with serving(database, upstream):
@@ -228,7 +231,7 @@ def test_another_upstream_has_no_records(database: str, upstream: Upstream) -> N
     with serving(database, upstream) as (service, process), app_of(service) as app:
         leave_a_stream(app)
         eventually(lambda: count(database, f"metered_nanos = {METERED}"))
-        die(process)
+        die(process, database)
     asked = len(upstream.questions)
     with run_forked(database=database, upstream=upstream.url, stop_grace=0):
         [row] = ledger(database)

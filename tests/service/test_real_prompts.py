@@ -18,10 +18,14 @@ from support.prompts import TEMPLATES, corpus, render, tools
 from wattfare_mw.service.chat import prompt_bound, tokenizer
 from wattfare_mw.service.chat.json_length import _LINE_TOKENS, json_tokens
 
-bpe_openai = pytest.importorskip("bpe_openai")
-
 OPENAI = ("o200k_base", "cl100k_base")
 Counter = Callable[[str], int]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _tokenizers() -> None:
+    """Load them here, and not when the tests are collected: it takes half a second."""
+    pytest.importorskip("bpe_openai")
 
 
 @cache
@@ -31,6 +35,8 @@ def requests() -> list[tuple[str, dict[str, Any]]]:
 
 
 def openai_counter(name: str) -> Counter:
+    import bpe_openai
+
     encoding = bpe_openai.get_encoding(name)
     return lambda text: len(encoding.encode_ordinary(text))
 

@@ -258,7 +258,7 @@ async def _words_for_ever(exchange: Exchange) -> None:
     exchange.start_stream()
     while not exchange.writer.is_closing():
         exchange.chunk(word("w "))
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(0.05)
 
 
 class FakeWattfare:

@@ -3,6 +3,7 @@ moment, and is as real, and as mortal, as one that a shell has started."""
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -25,6 +26,7 @@ _forks.set_forkserver_preload(
         "wattfare_mw.service.ledger.postgresql.store",
         "wattfare_mw.service.server",
         "wattfare_mw.service.ledger.sqlite.writer",
+        "wattfare_mw.transport.over_aiohttp",
     ]
 )
 
@@ -49,6 +51,7 @@ def run_forked(**settings: Any) -> Iterator[tuple[BaseProcess, str]]:
 
 
 def _serve(settings: dict[str, Any], said: Connection) -> None:
+    gc.freeze()  # what was imported needs no look from each process
     from wattfare_mw.service import Settings, serve
 
     serve(Settings(**settings), "127.0.0.1", 0, said.send)
@@ -102,6 +105,7 @@ class ForkedCommand:
 def _run_command(
     arguments: list[str], variables: dict[str, str], out: Connection, err: Connection
 ) -> None:
+    gc.freeze()
     from wattfare_mw.cli.commands import cli
 
     os.environ.clear()

@@ -24,8 +24,9 @@ MISSING = (
     "To have the rest: apt-get install postgresql (Debian), and the extra `postgresql`."
 )
 #: Nothing here outlives the machine, so that nothing needs to reach the disk. What is committed
-#: reaches the system all the same: a server that is stopped on the spot must not forget it.
-FAST = ("fsync=off", "full_page_writes=off", "max_connections=500")
+#: reaches the system all the same: a server that is stopped on the spot must not forget it. No
+#: database is used for long enough to be vacuumed.
+FAST = ("fsync=off", "full_page_writes=off", "autovacuum=off", "max_connections=500")
 
 
 class Cluster:

@@ -135,9 +135,11 @@ class App:
 def eventually(probe: Callable[[], T]) -> T:
     """What this says as soon as it says anything, for what has no event to wait for."""
     deadline = time.monotonic() + PATIENCE
+    pause = 0.01
     while not (said := probe()):
         assert time.monotonic() < deadline, "it never came to be"
-        time.sleep(0.01)  # the machine has other work
+        time.sleep(pause)  # a probe may open a database, and the machine has other work
+        pause = min(1.5 * pause, 0.1)
     return said
 
 

@@ -278,7 +278,7 @@ def _words_for_ever(exchange: Exchange) -> None:
         exchange.start_stream()
         while True:
             exchange.word("w ")
-            time.sleep(0.02)
+            time.sleep(0.05)
 
 
 def _read(reader: Any, connection: socket.socket, upstream: Upstream) -> Exchange | None:

@@ -23,7 +23,7 @@ from wattfare_mw.service.ledger.verify import verify
 #: else to do.
 LONGEST_GAP = 1.0
 #: The first word of what a victim asks. The fakes know by it which call is a victim's: they answer
-#: with a word every 20 ms until the client leaves. `wattfare/echo-slow` has one every 50 ms.
+#: with a word every 50 ms until the client leaves, as `wattfare/echo-slow` does.
 QUESTION = "victim"
 
 #: The limit of the stream, in tokens: it outlasts the slowest test.
