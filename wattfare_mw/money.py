@@ -142,7 +142,8 @@ def _nanos(value: Decimal, context: Context) -> int:
     if value and value.adjusted() < -60:  # absurdly small: no need to spell out its digits
         return 0 if context is _DOWN else 1
     try:
-        return _whole(context.scaleb(value, _NANO_PLACES), context)
+        nanos = context.scaleb(value, _NANO_PLACES)
+        return int(nanos.to_integral_value(context.rounding))
     except InvalidOperation:
         raise ValueError("not a finite amount") from None
 

@@ -220,6 +220,17 @@ class Failures:
 # Clients of a parent process. A forked child must not use them, and must not collect them
 # either: what a collected client sends in farewell would go out on the parent's sockets.
 _inherited: list[object] = []
+# The id of this process. Each request needs it, and to ask the system takes longer.
+_pid = os.getpid()
+
+
+def _after_fork() -> None:
+    global _pid
+    _pid = os.getpid()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 class _Slot(Generic[C]):
@@ -245,10 +256,10 @@ class Pool(Generic[C]):
         self._slots: dict[int, _Slot[C]] = {}
 
     def get(self) -> C:
-        slot = self._slots.get(os.getpid())
+        slot = self._slots.get(_pid)
         if slot is None:
             _inherited.extend(self._slots.values())
-            slot = self._slots.setdefault(os.getpid(), _Slot())
+            slot = self._slots.setdefault(_pid, _Slot())
         client = slot.client
         if client is None:
             with slot.lock:
@@ -259,7 +270,7 @@ class Pool(Generic[C]):
 
     def close(self) -> None:
         """Close this process's client, if there is one that is ours to close."""
-        slot = self._slots.get(os.getpid())
+        slot = self._slots.get(_pid)
         if slot is None or self._close is None:
             return
         client, slot.client = slot.client, None
@@ -301,12 +312,12 @@ class LoopPool(Generic[C]):
         self._make = make
         self._close = close
         self._clients: dict[asyncio.AbstractEventLoop, tuple[C, Lease[C] | None]] = {}
-        self._pid = os.getpid()
+        self._pid = _pid
 
     def get(self) -> C:
-        if self._pid != os.getpid():
+        if self._pid != _pid:
             _inherited.append(self._clients)
-            self._clients, self._pid = {}, os.getpid()
+            self._clients, self._pid = {}, _pid
         loop = running_loop()
         entry = self._clients.get(loop)
         if entry is None:
@@ -321,7 +332,7 @@ class LoopPool(Generic[C]):
 
     async def close(self) -> None:
         """Close the running loop's client, if there is one that is ours to close."""
-        if self._close is None or self._pid != os.getpid():
+        if self._close is None or self._pid != _pid:
             return
         try:
             loop = asyncio.get_running_loop()

@@ -14,7 +14,7 @@ from ..chat import request as chat_request
 from ..chat.allowed_fields import Policy
 from ..ids import new_id
 from ..models.provider import Job
-from ..records import App, IdempotencyKey, InferenceCall
+from ..records import IdempotencyKey, InferenceCall
 from . import credentials, parameters
 from .bodies import MAX_CALL_BYTES, check_body, headers_of
 from .output import ASGIOutput
@@ -32,62 +32,51 @@ class ChatCompletions:
         state: ServiceState = scope["app"].state.service
         headers = headers_of(scope)
         app = await credentials.app_by_secret_key(headers, state.store)
-        payer = parameters.payer_in_headers(headers)
-        state.rate_limits.call(app.id, *payer)
-        with state.call_limits.hold(app.id, payer):
-            await _call(state, app, payer, scope, receive, send)
+        user_id, grant_hash = payer = parameters.payer_in_headers(headers)
+        state.rate_limits.call(app.id, user_id, grant_hash)
+        uncut = parameters.refuses_low_budget(headers)
+        wait = parameters.wait_seconds(headers)
+        request_id = scope["wattfare.request_id"]
 
+        with (
+            state.call_limits.hold(app.id, payer),
+            state.bodies.claim((app.id, user_id, grant_hash)) as claim,
+        ):
+            if not check_body(headers, MAX_CALL_BYTES):
+                # A payer that cannot pay does not get a large body read.
+                await state.store.check_account(app.id, user_id, grant_hash, state.terms)
+            body = await read_body(receive, MAX_CALL_BYTES, ClientDisconnect, claim)
+            if len(body) <= LARGE_BODY:
+                request, key = _read(headers, body, uncut, state.fields)
+            else:
+                request, key = await in_thread(_read, headers, body, uncut, state.fields)
+            if state.aliases:
+                request = request.renamed(state.aliases)
+            call: InferenceCall | None = None
 
-async def _call(
-    state: ServiceState,
-    app: App,
-    payer: tuple[str | None, str | None],
-    scope: Scope,
-    receive: Receive,
-    send: Send,
-) -> None:
-    headers = headers_of(scope)
-    user_id, grant_hash = payer
-    uncut = parameters.refuses_low_budget(headers)
-    wait = parameters.wait_seconds(headers)
-    if not check_body(headers, MAX_CALL_BYTES):
-        # A payer that cannot pay does not get a large body read.
-        await state.store.check_account(app.id, user_id, grant_hash, state.terms)
-    request_id = scope["wattfare.request_id"]
+            def goes_on() -> bool:
+                return call is not None and state.runner.detach(call.id)
 
-    with state.bodies.claim((app.id, *payer)) as claim:
-        body = await read_body(receive, MAX_CALL_BYTES, ClientDisconnect, claim)
-        if len(body) <= LARGE_BODY:
-            request, key = _read(headers, body, uncut, state.fields)
-        else:
-            request, key = await in_thread(_read, headers, body, uncut, state.fields)
-        if state.aliases:
-            request = request.renamed(state.aliases)
-        call: InferenceCall | None = None
-
-        def goes_on() -> bool:
-            return call is not None and state.runner.detach(call.id)
-
-        async with UntilDisconnect(receive, goes_on) as client:
-            client.watch()
-            job = await state.provider.prepare(request, request_id)
-            call = InferenceCall(
-                id=new_id(),
-                app_id=app.id,
-                user_id=user_id,
-                grant_hash=grant_hash,
-                model=request.model,
-                bounds=job.bounds,
-                request_id=request_id,
-                stream=request.stream,
-                key=key,
-            )
-            del body, request  # the job drops them, too, once the upstream has them
-            output = ASGIOutput(send, lambda: _headers(job), state.heartbeats)
-            try:
-                await state.runner.run(call, job, output, started=claim.release, wait=wait)
-            finally:
-                output.close()
+            async with UntilDisconnect(receive, goes_on) as client:
+                client.watch()
+                job = await state.provider.prepare(request, request_id)
+                call = InferenceCall(
+                    id=new_id(),
+                    app_id=app.id,
+                    user_id=user_id,
+                    grant_hash=grant_hash,
+                    model=request.model,
+                    bounds=job.bounds,
+                    request_id=request_id,
+                    stream=request.stream,
+                    key=key,
+                )
+                del body, request  # the job drops them, too, once the upstream has them
+                output = ASGIOutput(send, lambda: _headers(job), state.heartbeats)
+                try:
+                    await state.runner.run(call, job, output, started=claim.release, wait=wait)
+                finally:
+                    output.close()
 
 
 def _read(

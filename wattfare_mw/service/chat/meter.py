@@ -53,6 +53,20 @@ class Meter:
         tier: the service tier in which the provider served the call; None if it does not say.
     """
 
+    # What each call begins with.
+    sent = False
+    generated = False
+    complete = False
+    tier: str | None = None
+    _granted: int | None = None
+    _tokens_reported = False
+    _cost: int | None = None  # what the upstream charges for all this
+    _counted_in_cost = 0  # the completion tokens that had passed by then
+    _chunks = _bytes = _characters = 0  # passed since the last report
+    # The number of tokens that the grant pays for. Each chunk asks. None: any number.
+    _paid_for: int | None = None
+    _paid_for_is_known = False
+
     def __init__(
         self,
         price: Price | None,
@@ -62,22 +76,10 @@ class Meter:
         images: int = 0,
     ) -> None:
         self.price = price
-        self.sent = False
-        self.generated = False
-        self.complete = False
-        self.tier: str | None = None
         self._began = began or datetime.now(UTC)
-        self._granted: int | None = None
         # As far as the upstream has reported it. Until then, the prompt is an estimate.
         self._used = TokenCounts(prompt=prompt_tokens, images=images)
-        self._tokens_reported = False
-        self._cost: int | None = None  # what the upstream charges for all this
-        self._counted_in_cost = 0  # the completion tokens that had passed by then
         self._by_choice: dict[int, TokenCounts] = {}
-        self._chunks = self._bytes = self._characters = 0  # passed since the last report
-        # The number of tokens that the grant pays for. Each chunk asks. None: any number.
-        self._paid_for: int | None = None
-        self._paid_for_is_known = False
 
     @property
     def granted(self) -> int | None:

@@ -43,6 +43,8 @@ PER_CALL = 256
 #: Tokens that explain to a model how to call tools; Anthropic's list names 700 at most.
 WITH_TOOLS = 1024
 
+#: The fields of a message that has nothing but a text, or parts.
+TEXT_ONLY = frozenset({"role", "content"})
 #: What the text of a prompt is written from, besides its messages.
 _WRITTEN = frozenset(
     {
@@ -64,7 +66,7 @@ def bound(body: dict[str, Any], encoded: bytes | None = None) -> int:
     messages = cast("list[dict[str, Any]]", body["messages"])
     return (
         longest_form(msgspec.json.encode(messages) if encoded is None else encoded)
-        + sum(map(_arguments, messages))
+        + sum(0 if message.keys() <= TEXT_ONLY else _arguments(message) for message in messages)
         + (0 if _WRITTEN.isdisjoint(body) else _beside(body))
         + PER_MESSAGE * len(messages)
         + PER_CALL

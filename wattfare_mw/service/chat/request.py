@@ -30,6 +30,7 @@ MAX_MODELS = 16
 _OLLAMA_LIMIT = "num_predict"
 _THINKING = frozenset({"reasoning", "thinking", "thinking_budget"})
 _TOKEN_FIELDS = ("max_completion_tokens", "max_tokens")
+_LIMITS = frozenset({*_TOKEN_FIELDS, "options"})
 
 
 class ChatRequest(msgspec.Struct, frozen=True):
@@ -76,13 +77,16 @@ class ChatRequest(msgspec.Struct, frozen=True):
     @property
     def limit_names(self) -> tuple[str, ...]:
         """The names that the client has used for the limit."""
-        return tuple(known for known in _TOKEN_FIELDS if self.body.get(known) is not None)
+        return tuple([known for known in _TOKEN_FIELDS if self.body.get(known) is not None])
 
     def limited(self, tokens: int, *names: str) -> dict[str, Any]:
         """The body with this limit, under these names and no other."""
-        others = {key: value for key, value in self.body.items() if key not in _TOKEN_FIELDS}
-        body: dict[str, Any] = {**others, **dict.fromkeys(names, tokens)}
-        if _ollama_limit(body) is not None:
+        body = self.body.copy()
+        for name in _TOKEN_FIELDS:
+            body.pop(name, None)
+        for name in names:
+            body[name] = tokens
+        if "options" in body and _ollama_limit(body) is not None:
             body["options"] = {**body["options"], _OLLAMA_LIMIT: tokens}
         return body
 
@@ -283,6 +287,8 @@ def _ollama_limit(fields: dict[str, Any]) -> int | None:
 
 
 def _max_tokens(fields: dict[str, Any]) -> int | None:
+    if _LIMITS.isdisjoint(fields):
+        return None
     new, old = (_whole(fields, name, MAX_TOKENS) for name in _TOKEN_FIELDS)
     if new is not None and old is not None and new != old:
         raise invalid_request(

@@ -14,7 +14,7 @@ Two counts differ from provider to provider:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from decimal import Decimal, InvalidOperation
 from typing import Any, cast
 
@@ -83,7 +83,7 @@ class ReportedUsage(msgspec.Struct, frozen=True):
     cost: int | None
 
 
-def find(answer: dict[str, Any]) -> Iterator[tuple[int | None, dict[str, Any]]]:
+def find(answer: dict[str, Any]) -> Iterable[tuple[int | None, dict[str, Any]]]:
     """The usage objects in an answer or a chunk, each with the index of its choice, or None.
 
     A report for the whole answer comes from one place: ``usage``, a vendor's own key
@@ -91,8 +91,11 @@ def find(answer: dict[str, Any]) -> Iterator[tuple[int | None, dict[str, Any]]]:
     """
     usage = answer.get("usage")
     if isinstance(usage, dict):
-        yield None, cast("dict[str, Any]", usage)
-        return
+        return ((None, cast("dict[str, Any]", usage)),)
+    return _find_elsewhere(answer)
+
+
+def _find_elsewhere(answer: dict[str, Any]) -> Iterator[tuple[int | None, dict[str, Any]]]:
     for name, value in answer.items():
         if not isinstance(value, dict):
             continue
@@ -135,7 +138,7 @@ def read(usage: dict[str, Any]) -> ReportedUsage:
         prompt = max(total - completion, 0)
 
     parts = answer = _NO_PARTS
-    if len(found) > 3 or found.keys() - _PLAIN:
+    if not found.keys() <= _PLAIN:
         prompt = None if prompt is None else prompt + get("tool_use", 0)
         beside = get("read_beside", 0) + get("write_beside", 0)
         cached = beside or get("cache_read", 0) + get("cache_write", 0)

@@ -352,8 +352,6 @@ class CallRunner:
     async def _reserve_in_turn(self, active: ActiveCall, job: Job, wait: float) -> Granted:
         """Reserve for a call, and wait up to so many seconds if only other calls of its account are
         in the way. Returns how much is reserved, and whose money pays."""
-        if wait <= 0:
-            return await self._reserve(active.call, job)
         loop = asyncio.get_running_loop()
         until = loop.time() + wait
         with self._queues.place(active.call.account) as place:
@@ -419,7 +417,10 @@ class CallRunner:
 
         try:
             try:
-                granted = await self._reserve_in_turn(active, job, wait)
+                if wait > 0:
+                    granted = await self._reserve_in_turn(active, job, wait)
+                else:
+                    granted = await self._reserve(call, job)
             except WattfareError as refusal:
                 settled = True  # there is nothing to settle
                 if refusal.http_status == 503:

@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _BOOTTIME = getattr(time, "CLOCK_BOOTTIME", None)
+_steady = time.monotonic if _BOOTTIME is None else partial(time.clock_gettime, _BOOTTIME)
 
 
 class LeaseTime(NamedTuple):
@@ -34,7 +35,7 @@ def utc_now() -> datetime:
 def steady_seconds() -> float:
     """The seconds of a clock that is never set, and that counts the time in which the machine
     sleeps, if the system has such a clock."""
-    return time.monotonic() if _BOOTTIME is None else time.clock_gettime(_BOOTTIME)
+    return _steady()
 
 
 def lease_now() -> LeaseTime:

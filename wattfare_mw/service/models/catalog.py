@@ -121,6 +121,15 @@ class Catalog:
             return default
         return await self._published_price(base or model, listed is not None) or default
 
+    @property
+    def fresh(self) -> object | None:
+        """The list that prices come from now, until it is read anew: another list is another
+        object. None if it has to be read first."""
+        known = self._list
+        if known is None or self._clock() >= known.read_at + FRESH_SECONDS:
+            return None
+        return known
+
     def limits(self, model: str) -> ModelLimits:
         """What this model can generate: by the list as it was last read, or else by our table."""
         listed = {} if self._list is None else self._list.limits

@@ -16,6 +16,7 @@ from ..chat.request import ChatRequest
 from ..chat.usage import TokenCounts
 from ..records import Bounds
 from . import variants
+from .output_limits import UNKNOWN, ModelLimits
 from .variants import Variant
 
 
@@ -26,11 +27,13 @@ class Offer(msgspec.Struct, frozen=True):
         price: None if only the upstream can say what it costs.
         variant: its name, read.
         family: what it makes of images, files and audio.
+        limits: what it can generate, as far as a list or our table says so.
     """
 
     price: Price | None
     variant: Variant
     family: Family
+    limits: ModelLimits = UNKNOWN
 
 
 class Bound(msgspec.Struct, frozen=True):
@@ -112,8 +115,19 @@ def between(found: Sequence[Bound], least: int, most: int) -> Bounds:
     low = high = 0
     for each in found:
         at_least, at_most = each.price.bounds(each.prompt, least, most)
-        low, high = max(low, at_least + each.fees), max(high, at_most + each.fees)
+        at_least += each.fees
+        at_most += each.fees
+        # Not `max`: a call takes longer than all of this.
+        low = at_least if at_least > low else low
+        high = at_most if at_most > high else high
     return Bounds(low, high)
+
+
+def longest(found: Sequence[Bound]) -> int:
+    """The tokens of the prompt at most, whichever of these models answers."""
+    if len(found) == 1:
+        return found[0].prompt.prompt
+    return max(each.prompt.prompt for each in found)
 
 
 def dearest(found: Sequence[Bound], most: int) -> Price | None:
@@ -125,7 +139,7 @@ def dearest(found: Sequence[Bound], most: int) -> Price | None:
 
 def limit(found: Sequence[Bound], granted: int, answers: int, most: int) -> int:
     """The limit, up to ``most``, that this amount pays for, whichever model answers."""
-    return min(each.limit(granted, answers, most) for each in found)
+    return min([each.limit(granted, answers, most) for each in found])
 
 
 def max_price(found: Sequence[Bound]) -> dict[str, float]:

@@ -197,6 +197,11 @@ _REASONS = re.compile(r"o[1-9](?:$|-)|gpt-[5-9](?:$|[.-])|codex-")
 _HAND_ON = frozenset({"openai", "azure", "litellm", "other"})
 
 
+@lru_cache(maxsize=MAX_REMEMBERED)
+def _reasons(model: str) -> bool:
+    return _REASONS.match(_bare_name(model)) is not None
+
+
 def names_for(
     model: str, given: tuple[str, ...], provider: ProviderFacts, learned: LimitName | None
 ) -> tuple[str, ...]:
@@ -210,7 +215,7 @@ def names_for(
         return (learned,)
     if provider.one_limit_name:
         return (provider.limit_name,)
-    if provider.name in _HAND_ON and _REASONS.match(_bare_name(model)):
+    if provider.name in _HAND_ON and _reasons(model):
         return ("max_completion_tokens",)
     return given or (provider.limit_name,)
 

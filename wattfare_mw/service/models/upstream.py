@@ -127,7 +127,9 @@ class Upstream:
         self._allow_unpriced = allow_unpriced
         self._hold = hold
         self.families = Families(media)
+        # Those with a price, and the list that they are by.
         self._known_offers: dict[str, Offer] = {}
+        self._known_by: object | None = None
         self._without_cost: dict[str, None] = {}  # models; the oldest first
         self.learned = LearnedLimits()
         self.metrics = metrics or Metrics()
@@ -142,11 +144,11 @@ class Upstream:
 
     async def prepare(self, request: ChatRequest, request_id: str) -> UpstreamJob:
         """The call with its limit and its price."""
-        models = [await self._offer(model) for model in request.models]
+        models = [self._known(model) or await self._offer(model) for model in request.models]
         unbounded = (
             request.held
+            or None in [offer.price for offer in models]
             or any(map(_names_preset, request.models))
-            or any(offer.price is None for offer in models)
         )
         hold = self._hold if unbounded else None
         if request.attachments is not None and request.attachments.documents:
@@ -161,13 +163,20 @@ class Upstream:
         price = await self._price(model, variant.base)
         if price is None and not self._may_be_unpriced(model):
             raise self._unpriced(model)
-        known = self._known_offers.get(model)
-        if known is None or known.price is not price:
-            known = Offer(price, variant, self.families.of(variant.base))
-            if len(self._known_offers) >= MAX_OFFERS:
-                self._known_offers.clear()
-            self._known_offers[model] = known
-        return known
+        limits = self._catalog.limits(model)
+        offer = Offer(price, variant, self.families.of(variant.base), limits)
+        by = self._catalog.fresh
+        if price is not None and by is not None:
+            if by is not self._known_by or len(self._known_offers) >= MAX_OFFERS:
+                self._known_by, self._known_offers = by, {}
+            self._known_offers[model] = offer
+        return offer
+
+    def _known(self, model: str) -> Offer | None:
+        """The offer of a model that was asked for before. It is the same until the list of models
+        is read anew."""
+        by = self._catalog.fresh
+        return self._known_offers.get(model) if by is not None and by is self._known_by else None
 
     async def _price(self, model: str, base: str) -> Price | None:
         if not _names_preset(model):
@@ -181,11 +190,13 @@ class Upstream:
         model = model.partition(PRESET)[0]
         return await self._catalog.price(model) if model else None
 
-    def limits(self, model: str, *, stream: bool) -> ModelLimits:
-        """What this model can generate, as far as that is known."""
-        limits = self._catalog.limits(model)
-        learned = self.learned.most(model, stream=stream)
-        return limits if learned is None else ModelLimits(learned, limits.context)
+    def limits(self, models: Sequence[str], found: Sequence[Offer], *, stream: bool) -> ModelLimits:
+        """What all of these models can generate, as far as that is known."""
+        limits: list[ModelLimits] = []
+        for model, offer in zip(models, found, strict=True):
+            learned, known = self.learned.most(model, stream=stream), offer.limits
+            limits.append(known if learned is None else ModelLimits(learned, known.context))
+        return limits[0] if len(limits) == 1 else ModelLimits.of_all(limits)
 
     async def true_cost(
         self, generation_id: str, credential: Credential | None = None
@@ -352,8 +363,18 @@ class UpstreamJob:
         hold: what it holds, in nano-dollars, because its cost has no bound; None if it has one.
     """
 
+    # What each job begins with.
     lowered: int | None = None
     generation_id: str | None = None
+    _answer: AsyncHTTPResponse | None = None
+    _is_tight = False
+    _body_ended = False
+    _end = b""  # the event that ends a stream, once it is here
+    _comments = 0  # in a row
+    _lowerings = 0
+    _spent = _done = _tallied = _answered = False
+    _last = b"{}"  # the last chunk that has choices
+    _told: int | None = None  # the cost that the client has been told
 
     def __init__(
         self,
@@ -375,9 +396,8 @@ class UpstreamJob:
         self._bounds = offers.bounds(models, [self._text] * len(models), attached, self._page_usd)
         default = upstream.default_max_tokens
         if request.max_tokens is None:
-            longest = max((each.prompt.prompt for each in self._bounds), default=self._text)
-            limits = [upstream.limits(each, stream=request.stream) for each in request.models]
-            fits = limits[0] if len(limits) == 1 else ModelLimits.of_all(limits)
+            longest = offers.longest(self._bounds) if self._bounds else self._text
+            fits = upstream.limits(request.models, models, stream=request.stream)
             default = fits.fit(default, longest, estimate)
         self._least, most = request.limits(default)
         self._limit = most
@@ -388,7 +408,6 @@ class UpstreamJob:
         price = offers.dearest(self._bounds, request.n * most)
         self.meter = Meter(price, estimate, images=images)
         self._unanswered = len(models) > 1
-        self._is_tight = False
         self._limit_names = names_for(
             request.model,
             request.limit_names,
@@ -403,17 +422,9 @@ class UpstreamJob:
         self._request = request
         self._names = request.models
         self._request_id = request_id
-        self._answer: AsyncHTTPResponse | None = None
         if request.stream:
             self._splitter = sse.Splitter()
             self._finishes = upstream_answers.Finishes()
-        self._body_ended = False
-        self._end = b""  # the event that ends a stream, once it is here
-        self._comments = 0  # in a row
-        self._lowerings = 0
-        self._spent = self._done = self._tallied = self._answered = False
-        self._last = b"{}"  # the last chunk that has choices
-        self._told: int | None = None  # the cost that the client has been told
         self._unnamed = upstream.keeps_records  # has no chunk told the generation's id so far?
 
     def _all_bounds(self, answers: int) -> Bounds:
@@ -446,7 +457,7 @@ class UpstreamJob:
         if credential is not None:
             self._credential = credential
         self.meter.granted = granted
-        if self._bounds:
+        if self._bounds and granted < self.bounds.most:
             limit = offers.limit(self._bounds, granted, request.n, self._limit)
             if limit < self._limit:
                 self.lowered = self._limit = limit
@@ -547,7 +558,8 @@ class UpstreamJob:
                 self._check_cost_is_known()
                 return self._end
             try:
-                block = await self._read_block(self._answer)
+                chunk = b"" if self._body_ended else await self._answer.read_some()
+                block = self._whole_events(chunk)
                 if len(block) <= LARGE_BLOCK:
                     events = self._metered(block)
                 else:
@@ -567,16 +579,17 @@ class UpstreamJob:
             "The model went on beyond its limit: what was reserved for this call is spent."
         )
 
-    async def _read_block(self, answer: AsyncHTTPResponse) -> bytes:
-        """More whole events."""
-        chunk = b"" if self._body_ended else await answer.read_some()
+    def _whole_events(self, chunk: bytes) -> bytes:
+        """The events that this chunk ends; an empty one is the end of the body."""
         if chunk:
             block = self._splitter.feed(chunk)
-            if self._splitter.ends:  # some leave the connection open behind it
+            # Some leave the connection open behind the end.
+            if block is not chunk and self._splitter.ends:
                 block += self._splitter.finish()
             return block
         block = self._splitter.finish()
-        self._finishes.look(block)
+        for event in sse.events(block):
+            self._finishes.look(event.data)
         if not self._body_ended and self._finishes.all_of(self._request.n):
             block += sse.write(sse.DONE)
         elif not block:
@@ -619,7 +632,7 @@ class UpstreamJob:
         if request.stream:
             options = body.get("stream_options")
             body["stream_options"] = {**(options or {}), "include_usage": True}
-        routed = any(offer.variant.routed for offer in self._offers)
+        routed = True in [offer.variant.routed for offer in self._offers]
         if (body.get("provider") or routed) and self._bounds:
             # Any provider that it is routed to costs no more than what has been reserved.
             body["provider"] = {
@@ -630,7 +643,6 @@ class UpstreamJob:
 
     def _metered(self, block: bytes) -> bytes:
         """Meter these events. What of them is for the client?"""
-        self._finishes.look(block)
         data = sse.lone_data(block)
         if data is None and block.find(b"data") < 0:
             return self._comment(block)  # however many there are in it
@@ -695,6 +707,8 @@ class UpstreamJob:
         if self._unanswered:
             self._find_model(data)
         read = upstream_answers.read_chunk(data, self.meter, self._credential)
+        if read.may_end:
+            self._finishes.look(data)
         self._answered = self._answered or read.choices
         if read.generated and self.meter.spent:
             self._spent = True

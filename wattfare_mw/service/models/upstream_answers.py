@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, TypeGuard, cast
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from ... import money, sse
+from ... import money
 from ...errors import (
     Shortfall,
     WattfareBudgetExceededError,
@@ -312,22 +312,20 @@ class Finishes:
     def __init__(self) -> None:
         self._indexes: set[object] = set()
 
-    def look(self, block: bytes) -> None:
-        """Take down what these events end."""
-        # Asked of each event of a stream: hardly any needs decoding.
-        if _FINISH.search(block) is None:
+    def look(self, data: bytes) -> None:
+        """Take down what this chunk ends."""
+        if _FINISH.search(data) is None:
             return
-        for event in sse.events(block):
-            try:
-                choices = _decode_finished(event.data).choices or ()
-            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-                continue
-            for choice in choices:
-                if choice.finish_reason and choice.finish_reason != "error":
-                    index = choice.index if type(choice.index) is int else 0
-                    # Large integers can be chosen so that each takes longer to add.
-                    if 0 <= index < MAX_CHOICES:
-                        self._indexes.add(index)
+        try:
+            choices = _decode_finished(data).choices or ()
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            return
+        for choice in choices:
+            if choice.finish_reason and choice.finish_reason != "error":
+                index = choice.index if type(choice.index) is int else 0
+                # Large integers can be chosen so that each takes longer to add.
+                if 0 <= index < MAX_CHOICES:
+                    self._indexes.add(index)
 
     def all_of(self, choices: int) -> bool:
         """Have so many choices ended?"""
@@ -431,13 +429,14 @@ def _tells_cost(usage: dict[str, Any], meter: Meter) -> bool:
     cost = usage.get("cost")
     if not _is_number(cost):
         return False
-    if cost == Decimal(meter.billed).scaleb(-9):
+    billed = meter.billed
+    if cost == Decimal(billed).scaleb(-9):
         return True
     try:
         nanos = money.nanos_ceil(money.amount(cost, most=money.MAX_CAP_USD))
     except ValueError:
         return False
-    return nanos == meter.billed
+    return nanos == billed
 
 
 _decode_raw = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
@@ -464,8 +463,13 @@ def _failure_of_all(choices: list[Any], credential: Credential) -> WattfareError
     """The failure of an answer that has no choice, or whose choices have all failed."""
     if not choices:
         return failed("The upstream did not answer with a completion.")
-    failures = [_failure_of(_fields(choice), credential) for choice in choices]
-    return failures[0] if all(failures) else None
+    first: WattfareError | None = None
+    for choice in choices:
+        failure = _failure_of(_fields(choice), credential)
+        if failure is None:
+            return None
+        first = first or failure
+    return first
 
 
 def _failure_of(choice: dict[str, Any], credential: Credential) -> WattfareError | None:
@@ -499,12 +503,14 @@ class Read(msgspec.Struct, frozen=True):
         choices: it has any.
         usage: it reports usage.
         passes: it is for the client.
+        may_end: it may end a choice, see :class:`Finishes`.
     """
 
     generated: bool = False
     choices: bool = True
     usage: bool = False
     passes: bool = True
+    may_end: bool = True
 
 
 def read_chunk(data: bytes, meter: Meter, credential: Credential) -> Read:
@@ -520,13 +526,17 @@ def read_chunk(data: bytes, meter: Meter, credential: Credential) -> Read:
     else:
         # A vendor's own field can report usage, too.
         if data.find(b"usage") < 0 or data.count(b"usage") == (plain.usage is not UNSET):
-            read = _NOTHING
+            generated = may_end = False
             for choice in plain.choices:
                 text = choice.delta.content
                 if text:
                     meter.count(1, text)
-                    read = _TEXT
-            return read
+                    generated = True
+                if choice.finish_reason is not None:
+                    may_end = True
+            if may_end:
+                return Read(generated)
+            return _TEXT if generated else _NOTHING
     try:
         chunk = decode(data)
     except ValueError:
@@ -553,8 +563,8 @@ def read_chunk(data: bytes, meter: Meter, credential: Credential) -> Read:
     return Read(generated, bool(choices), usage)
 
 
-_TEXT = Read(generated=True)
-_NOTHING = Read()
+_TEXT = Read(generated=True, may_end=False)
+_NOTHING = Read(may_end=False)
 _IGNORED = Read(choices=False, passes=False)
 
 
