@@ -7,10 +7,9 @@ import gzip
 import json
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
-from support.node import node_and_npm
+from support.node import node_and_npm, npm_install
 from support.service import PATIENCE
 
 import wattfare_mw
@@ -249,12 +248,3 @@ def test_the_types(tmp_path: Path) -> None:
         check, cwd=tmp_path, capture_output=True, text=True, timeout=3 * PATIENCE, check=False
     )
     assert run.returncode == 0, run.stdout
-
-
-def npm_install(folder: Path, *packages: str) -> None:
-    """Install npm packages, or skip the test if the registry cannot be reached."""
-    _, npm = node_and_npm()
-    command: list[Any] = [*npm, "install", "--no-audit", "--no-fund", "--prefix", folder, *packages]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=4 * PATIENCE, check=False)
-    if run.returncode != 0:
-        pytest.skip(f"needs {', '.join(packages)} from the npm registry: {run.stderr[-300:]}")
