@@ -36,6 +36,8 @@ class PayerConnection(msgspec.Struct, frozen=True, kw_only=True):
         billed: by calls that have ended.
         reserved: by calls in flight.
         funding_id: None if the operator's key pays, or the built-in model answers.
+        funding: the label of the funding.
+        funding_state: ``valid``, ``invalid`` or ``removed``.
     """
 
     key: str
@@ -52,6 +54,7 @@ class PayerConnection(msgspec.Struct, frozen=True, kw_only=True):
     reserved: int
     funding_id: str | None
     funding: str | None
+    funding_state: str | None
 
 
 class PayerGrant(msgspec.Struct, frozen=True, kw_only=True):
@@ -251,6 +254,7 @@ def _connections_of(payer_id: str, now: datetime) -> Select[Any]:
             schema.apps.c.mode,
             current.c.funding_id,
             schema.funding.c.label.label("funding"),
+            schema.funding.c.state.label("funding_state"),
             func.coalesce(totals.c.billed_nanos, 0).label("billed"),
             func.coalesce(totals.c.reserved_nanos, 0).label("reserved"),
         )
@@ -298,4 +302,5 @@ def _connection(row: Row[Any]) -> PayerConnection:
         reserved=row.reserved,
         funding_id=row.funding_id,
         funding=row.funding,
+        funding_state=row.funding_state,
     )

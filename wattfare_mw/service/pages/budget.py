@@ -22,7 +22,7 @@ from ..api.state import ServiceState, state_of
 from ..ledger import payer_actions, rules, spending
 from ..ledger.clock import seconds
 from ..ledger.spending import PayerCall, PayerConnection, PayerGrant, Position
-from ..records import Terms
+from ..records import Connection, Terms
 from . import caps, cookies
 from .endpoints import form_of, not_found, require_sign_in, sign_in_url
 from .rendering import HEADERS, page, see_other
@@ -35,6 +35,7 @@ ENDED_PER_PAGE = 25
 CALLS_SHOWN = 5
 CALLS_PER_PAGE = 25
 GRANTS_SHOWN = 4
+FUNDING_SHOWN = 5
 #: The columns of an export.
 COLUMNS = (
     *("time", "app", "app_user", "model", "prompt_tokens", "completion_tokens"),
@@ -109,8 +110,8 @@ async def overview(request: Request) -> Response:
         )
 
     now, live, ended, grants, calls = await state.store.at(look)
-    funding = await state.funding.of_payer(payer_id)
     newer, older = _pages(live, number, CONNECTIONS_SHOWN, "/budget")
+    funding = await state.funding.of_payer(payer_id)
     reset = rules.month_after(seconds(now))
     context = {
         "notice": NOTICES.get(request.query_params.get("done", "")),
@@ -123,10 +124,9 @@ async def overview(request: Request) -> Response:
         "ended": ended[:ENDED_SHOWN],
         "more_ended": len(ended) > ENDED_SHOWN,
         "calls": calls,
-        "funding": funding,
-        "refused": {one.id for one in funding if one.state == "invalid"},
-        "funding_offered": state.funding.needed,
-        "operator_pays": state.funding.operator_pays,
+        "mine": funding[:FUNDING_SHOWN],
+        "pays": bool(funding or state.funding.offers),
+        "operator": state.funding.operator_pays,
     }
     return page(request, "budget.html", context)
 
@@ -273,6 +273,7 @@ async def delete(request: Request) -> Response:
             (call.app_id, call.user_id) in stopped.accounts or call.grant_hash in stopped.grants
         ),
     )
+    state.funding.forget(stopped.funding)
     visit_of(request).sign_in = None
     response = page(request, "deleted.html")
     cookies.delete_cookie(request, response, cookies.SIGN_IN)
@@ -329,11 +330,12 @@ async def _connection(
 
 def _ceiling(connection: PayerConnection, terms: Terms) -> int | None:
     """What the operator pays at most for this connection in a month; None for no bound."""
-    return terms.ceiling if terms.operator_pays and connection.funding_id is None else None
+    return terms.ceiling if rules.operator_pays(connection.funding_id, terms) else None
 
 
 def _shown(connection: PayerConnection, terms: Terms) -> Shown:
-    limit = rules.least_of(connection.cap, _ceiling(connection, terms))
+    in_force = Connection(cap=connection.cap, funding_id=connection.funding_id)
+    limit = rules.cap_in_force(in_force, terms)
     return Shown(connection, limit, connection.funding or "this service")
 
 

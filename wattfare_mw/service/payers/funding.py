@@ -7,7 +7,7 @@ import re
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from hashlib import sha256
 from urllib.parse import urlsplit
 
@@ -204,6 +204,11 @@ class PayerFunding:
         self._cache.drop(funding_id)
         if not removed:
             raise _no_such_funding()
+
+    def forget(self, funding_ids: Iterable[str]) -> None:
+        """Drop these keys from memory: they were deleted in the database."""
+        for each in funding_ids:
+            self._cache.drop(each)
 
     # -- OpenRouter
 
