@@ -19,10 +19,12 @@ FUZZ_SECONDS ?=
 FUZZ_ARGS ?=
 # Which AI libraries `make test-libraries` runs: names, or `all`.
 LIBRARIES ?= all
+# Which faults `make test-mutants` tries: names, or all.
+MUTANTS ?=
 # The Chromium that `make test-browsers` drives. Without it: that of the machine, or of apt.
 CHROMIUM ?=
 
-.PHONY: help demo test test-fast test-long test-newest test-libraries test-browsers screenshots fuzz lint style format coverage bench lock upgrade clean
+.PHONY: help demo test test-fast test-long test-newest test-libraries test-browsers test-mutants screenshots fuzz lint style format coverage bench lock upgrade clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -44,7 +46,11 @@ test-fast: $(VENV)/test ## run the tests that need no server and no database
 test-long: $(VENV)/test $(TOOLS)/tools ## run longer tests, and the tests with other versions
 	WATTFARE_TEST_EXAMPLES=10 $(PYTEST) -m fast $(PYTEST_ARGS)
 	WATTFARE_TEST_EXAMPLES=10 WATTFARE_TEST_KILLS=100 WATTFARE_TEST_STREAMS=500 $(PYTEST) $(LONG) $(PYTEST_ARGS)
+	cd tests && ../$(BIN)/python -m mutants
 	$(TOOLS)/bin/nox --sessions lowest aiohttp other_aiohttp
+
+test-mutants: $(VENV)/test ## put faults into a copy of the code; a test must see each
+	cd tests && ../$(BIN)/python -m mutants $(MUTANTS)
 
 test-newest: $(TOOLS)/tools ## run all tests with the newest version of everything
 	$(TOOLS)/bin/nox --sessions newest

@@ -72,8 +72,14 @@ def test_the_story_of_the_demo(person: Person, demo: tuple[str, str]) -> None:
     seen = [left(page)]
     assert seen == [0.001]
 
-    send(page, "Hello out there")
-    expect(answers(page).last).to_contain_text("Hello out there")
+    start(page, " ".join(["word"] * 20))
+    expect(answers(page).last).to_contain_text("word word")
+    falling = [page.evaluate("document.querySelector('#left').value") for _ in range(2)]
+    expect(page.locator("#ask")).to_have_attribute("aria-busy", "false")
+    expect(bar(page)).not_to_contain_text("$0.001 left")
+    at_last = page.evaluate("document.querySelector('#left').value")
+    assert 0.001 > falling[0] >= falling[1] >= at_last
+    assert at_last == left(page)
     while "reached" not in page.locator("#notice").inner_text():
         send(page, LONG)
         expect(bar(page)).not_to_contain_text("$0.001 left")
@@ -82,7 +88,7 @@ def test_the_story_of_the_demo(person: Person, demo: tuple[str, str]) -> None:
     assert seen[-1] < seen[0] / 2
 
     # Raise it, and go on.
-    popup = person.popup(page, page.get_by_role("button", name="Raise the cap").click)
+    popup = person.popup(page, button(page, "Raise the cap").click)
     with popup.expect_event("close"):
         approve(person, popup, cap=1)
     send(page, "And on we go")

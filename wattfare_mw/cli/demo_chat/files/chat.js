@@ -11,6 +11,19 @@ for (const element of document.querySelectorAll("wattfare-button, wattfare-budge
   element.wattfare = wattfare;
 }
 
+// A bar that falls with each word, as far as this page can reckon. What the service says of the
+// budget at the end of each answer puts it right.
+const USD_PER_WORD = 0.000002;
+const left = document.querySelector("#left");
+wattfare.watch((status) => {
+  if (status) {
+    const cap = status.limits?.monthlyUsd;
+    left.hidden = !cap;
+    left.max = cap || 1;
+    left.value = status.remainingUsd ?? 0;
+  }
+});
+
 const form = document.querySelector("#ask");
 const field = document.querySelector("#message");
 const log = document.querySelector("#log");
@@ -65,7 +78,9 @@ async function ask(text) {
       if (event.error) {
         throw event.error;
       }
-      answer.firstChild.data += event.choices?.[0]?.delta?.content ?? "";
+      const words = event.choices?.[0]?.delta?.content ?? "";
+      answer.firstChild.data += words;
+      left.value -= words ? USD_PER_WORD : 0;
       if (event.usage) {
         answer.append(small(`$${event.usage.cost.toFixed(6)}`));
       }
