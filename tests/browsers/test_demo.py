@@ -69,15 +69,17 @@ def test_the_story_of_the_demo(person: Person, demo: tuple[str, str]) -> None:
     popup = person.popup(page, connect_button(page).click)
     with popup.expect_event("close"):
         approve(person, popup)
-    expect_bar(page)
+    seen = [left(page)]
+    assert seen == [0.001]
 
     send(page, "Hello out there")
     expect(answers(page).last).to_contain_text("Hello out there")
-    before = left(page)
     while "reached" not in page.locator("#notice").inner_text():
         send(page, LONG)
-        assert left(page) <= before
-        before = left(page)
+        expect(bar(page)).not_to_contain_text("$0.001 left")
+        seen.append(left(page))
+    assert seen == sorted(seen, reverse=True)
+    assert seen[-1] < seen[0] / 2
 
     # Raise it, and go on.
     popup = person.popup(page, page.get_by_role("button", name="Raise the cap").click)
@@ -85,7 +87,7 @@ def test_the_story_of_the_demo(person: Person, demo: tuple[str, str]) -> None:
         approve(person, popup, cap=1)
     send(page, "And on we go")
     expect(answers(page).last).to_contain_text("And on we go")
-    assert left(page) > 0.9
+    expect(bar(page)).to_contain_text("$1.00 left")
 
     # Stop, in the middle of an answer.
     spending = person.open(budget)
@@ -143,10 +145,13 @@ def send(page: Page, text: str) -> None:
     expect(page.locator("#ask")).to_have_attribute("aria-busy", "false", timeout=30_000)
 
 
-def expect_bar(page: Page) -> None:
-    expect(page.locator("wattfare-budget")).to_contain_text("$")
+def bar(page: Page) -> Any:
+    return page.locator("wattfare-budget").get_by_role("status")
 
 
 def left(page: Page) -> float:
-    """How many USD are left, as the page knows."""
-    return page.evaluate("window.demo.left()")
+    """How many USD are left, as the page shows."""
+    expect(bar(page)).to_contain_text("left")
+    found = re.search(r"\$([\d.]+) left", bar(page).inner_text())
+    assert found is not None
+    return float(found[1])

@@ -63,6 +63,7 @@ port = 1234
 database = "sqlite:///x.db"
 upstream = "https://example.com/v1"
 upstream-key = "{KEY}"
+funding = "operator, key"
 user-ceiling-usd = 10.5
 app-ceiling-usd = 30
 total-ceiling-usd = "40.5"
@@ -108,6 +109,7 @@ def test_every_option_can_be_given(write: Callable[[str], str]) -> None:
     settings, host, port = settings_of("--config", write(ALL))
     assert (host, port) == ("0.0.0.0", 1234)
     assert settings.upstream_key == KEY
+    assert settings.funding == ("operator", "key")
     wanted: dict[str, object] = {
         "database": "sqlite:///x.db",
         "upstream": "https://example.com/v1",

@@ -61,7 +61,7 @@ MUTANTS = [
         "wattfare_mw/service/payers/return_urls.py",
         "    if not allows(origin, origins, mode):\n",
         "    if not allows(origin, origins, mode) and not origin:\n",
-        (f"{_IN_APPROVALS}test_a_return_url_of_another_origin",),
+        (f"{_IN_APPROVALS}test_a_page_of_another_origin_cannot_ask_for_itself",),
     ),
     Mutant(
         "the origin of the page that redeems",
@@ -108,8 +108,8 @@ MUTANTS = [
     Mutant(
         "encryption",
         "wattfare_mw/service/payers/encryption.py",
-        "        sealed = self._ciphers[self.first_id].encrypt(nonce, secret, _bound_to(purpose))\n",
-        "        sealed = secret\n",
+        "self._ciphers[self.first_id].encrypt(nonce, secret, _bound_to(purpose))\n",
+        "secret\n",
         (f"{_IN_ENCRYPTION}test_a_secret_is_read_with_the_key_and_the_purpose_that_sealed_it",),
     ),
 ]

@@ -322,6 +322,14 @@ def test_a_return_url_of_another_origin(app: App, url: str) -> None:
     refused(post(app, "/approvals", app.keys.publishable_key, body), 400, 403)
 
 
+def test_a_page_of_another_origin_cannot_ask_for_itself(app: App) -> None:
+    for origin in ("https://evil.example", "http://localhost:3000"):
+        body = {"returnUrl": f"{origin}/"}
+        refused(post(app, "/approvals", app.token(), body, origin), 403)
+        body = {"returnUrl": f"{origin}/", "requests": 1}
+        refused(post(app, "/approvals", app.keys.publishable_key, body, origin), 403)
+
+
 def test_the_page_that_asks_is_of_the_same_origin(app: App) -> None:
     body = {"returnUrl": RETURN_URL, "requests": 1}
     for origin in ("https://evil.example", "null", "http://localhost:3000", None):

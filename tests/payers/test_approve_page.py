@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx
@@ -9,15 +12,18 @@ import pytest
 from support.pages import Page
 from support.people import (
     ORIGIN,
+    RETURN_URL,
     Person,
     ask,
     ask_for_grant,
     connect,
     live_app,
+    post,
     redeem,
     returned,
 )
-from support.service import App, Service
+from support.service import App, Service, run_service
+from support.upstream import Upstream
 
 ANOTHER = "Another person pays for this account now."
 
@@ -248,3 +254,43 @@ def test_what_is_no_label(app: App, label: object) -> None:
     answer = label_of(app, "u1", label)
     assert answer.status_code == 400
     assert answer.json()["error"]["code"] == "invalid_request"
+
+
+# -- the operator's money
+
+
+@contextmanager
+def paid_by_operator(tmp_path: Path, upstream: Upstream, *options: str) -> Iterator[App]:
+    """A live app of a service whose operator pays."""
+    key = {"WATTFARE_UPSTREAM_KEY": "sk-operator"}
+    upstream_options = ("--upstream", upstream.url, "--user-ceiling-usd", "4", *options)
+    with run_service(tmp_path, *upstream_options, env=key) as service, live_app(service) as app:
+        yield app
+
+
+def test_the_ceiling_of_the_operator(tmp_path: Path, upstream: Upstream) -> None:
+    with paid_by_operator(tmp_path, upstream) as app, Person(app.service) as person:
+        asked = ask(app)
+        page = person.open(asked["url"])
+        assert "This service pays at most $4.00 a month." in page.text
+        code = returned(person.browser.send(page.form("Allow"), ready="1", unlimited="on"))["code"]
+        assert redeem(app, asked, code).json()["limits"] == {"monthlyUsd": 4}
+
+
+def test_grants_of_the_operators_money(tmp_path: Path, upstream: Upstream) -> None:
+    body = {"returnUrl": RETURN_URL, "requests": 1}
+    options = ("--funding", "operator")
+    with paid_by_operator(tmp_path, upstream, *options) as app:
+        answer = post(app, "/approvals", app.keys.publishable_key, body)
+        assert answer.status_code == 403
+        assert "ceiling" in answer.json()["error"]["message"]
+    options = ("--grant-ceiling-usd", "2", "--grant-max-usd", "0.5")
+    with paid_by_operator(tmp_path, upstream, *options) as app, Person(app.service) as person:
+        statuses = []
+        for _ in range(2):
+            asked = ask_for_grant(app, 1, maxUsd=50)
+            code = person.approve(asked["url"])["code"]
+            answer = redeem(app, asked, code, token=app.keys.publishable_key)
+            statuses.append(answer.status_code)
+        # One address takes a quarter of what all grants may hold.
+        assert statuses == [200, 429]

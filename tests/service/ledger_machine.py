@@ -238,9 +238,8 @@ class LedgerMachine(RuleBasedStateMachine):
         """The terms with room for what other examples have left in the database."""
         if terms.total_ceiling is None:
             return terms
-        others = (
-            self.scope(ALL_APPS, self.month).billed - self.scope(self.app.id, self.month).billed
-        )
+        of_all, of_this = self.scope(ALL_APPS, self.month), self.scope(self.app.id, self.month)
+        others = of_all.billed - of_this.billed
         return msgspec.structs.replace(terms, total_ceiling=terms.total_ceiling + others)
 
     @rule(
@@ -452,7 +451,8 @@ class LedgerMachine(RuleBasedStateMachine):
             cap = rules.cap_in_force(self.connections[account], terms)
             epoch = self.connections[account].revocations
         assert cap is None or totals.billed + totals.reserved <= cap
-        counted = rules.counts_for_operator(paying.funding_id, terms)
+        has_ceiling = (terms.app_ceiling, terms.total_ceiling) != (None, None)
+        counted = terms.operator_pays and paying.funding_id is None and has_ceiling
         if counted:
             self.is_within_the_ceilings(granted, terms)
         holder = self.holder(process)

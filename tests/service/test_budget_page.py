@@ -13,6 +13,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import timedelta
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ from sqlalchemy import Connection as Sql
 from sqlalchemy import func, insert, select, update
 from support.pages import Browser, Page, check_page, token_of
 from support.payers import SignedIn, grow_old, new_payer, store_of, write
-from support.service import App, Service, chat_body
+from support.service import App, Service, chat_body, run_service
 
 from wattfare_mw.service.ledger import schema
 from wattfare_mw.service.ledger.clock import utc_now
@@ -255,6 +256,8 @@ async def test_the_largest_page_is_small(ada: Someone, service: Service) -> None
             )
             .values(ended_at=int(time.time()), ended="replaced"),
         )
+        for _ in range(8):
+            await add_funding(ada, long[:60])
         await add_calls(ada, app, 30, model=long, completion_tokens=10**15, billed_nanos=0)
         grants = [grant_of(ada, app) for _ in range(20)]
         await write(ada.store, insert(schema.grants).values(grants))
@@ -360,6 +363,50 @@ async def test_a_call_that_runs_is_shown_apart(ada: Someone, app: App) -> None:
     assert "Calls that run now hold $0.10." in text
 
 
+# -- who pays
+
+
+async def test_the_way_to_pay_is_shown(ada: Someone, bob: Someone, app: App) -> None:
+    assert "paid by" not in ada.budget().text
+    mine, other = await add_funding(ada, "My <key>"), await add_funding(bob, "Key of bob")
+    await ada.store.connect(
+        app.keys.app_id, "u1", USD, payer_id=ada.payer_id, funding_id=mine, label="ada"
+    )
+    page = ada.budget()
+    assert "Account: ada · paid by My <key>" in page.text
+    assert page.link("Change ways to pay") == "/funding"
+    assert "refuses the key" not in page.text
+    assert "Key of bob" not in page.text
+    table = schema.funding
+    await write(ada.store, update(table).where(table.c.id == mine).values(state="invalid"))
+    assert "The provider refuses the key that pays." in ada.budget().text
+    await write(ada.store, update(table).where(table.c.id == mine).values(state="valid"))
+    await ada.store.remove_funding(ada.payer_id, mine)
+    page = ada.budget()
+    assert "funding removed" in page.text
+    assert "No app can spend from your budget." in page.text
+    assert "My <key>" not in page.text
+    assert other in await rows_of_funding(bob)
+
+
+async def test_the_ceiling_of_the_operator_is_shown(tmp_path: Path) -> None:
+    options = ("--upstream", "http://127.0.0.1:9/v1", "--upstream-key", "k")
+    with run_service(tmp_path, *options, "--user-ceiling-usd", "10") as service:
+        async with store_of(service.database) as store:
+            payer = await new_payer(store)
+            with Browser(service, payer.cookie) as browser, service.app("live") as app:
+                ada = Someone(payer, browser, store)
+                await ada.pays_for(app, cap=20 * USD)
+                page = ada.budget()
+                assert "$0.00 of $10.00 spent, $10.00 left" in page.text
+                assert "This service pays at most $10.00 a month." in page.text
+                assert "paid by this service" in page.text
+                assert 'class="badge"' not in page.answer.text  # a live app
+                change = browser.get(page.link("Change"))
+                check_page(change)
+                assert "This service pays at most $10.00 a month." in change.text
+
+
 # -- change
 
 
@@ -450,8 +497,9 @@ async def test_stop_ends_a_connection(ada: Someone, app: App) -> None:
     assert app.chat().json()["error"]["code"] == "not_connected"
     assert ada.browser.send(form).status_code == 303  # a second click
     csrf = token_of(ada.browser)
-    answer = ada.browser.post(form.action.removesuffix("/stop"), {"csrf": csrf, "cap": "1"})
-    assert answer.status_code == 404
+    path = form.action.removesuffix("/stop")
+    assert ada.browser.post(path, {"csrf": csrf, "cap": "1"}).status_code == 404
+    assert ada.browser.get(path).answer.status_code == 404
 
 
 async def test_stop_cuts_off_a_stream(ada: Someone, app: App) -> None:
@@ -470,6 +518,27 @@ async def test_stop_cuts_off_a_stream(ada: Someone, app: App) -> None:
         assert time.monotonic() - stopped < 1
     assert stopped - began < 1
     assert json.loads(last.removeprefix("data: "))["error"]["code"] == "not_connected"
+
+
+async def test_stop_ends_a_stream_of_another_process(tmp_path: Path) -> None:
+    with run_service(tmp_path) as first, run_service(tmp_path) as second:
+        async with store_of(first.database) as store:
+            payer = await new_payer(store)
+            with Browser(first, payer.cookie) as browser, second.app() as app:
+                ada = Someone(payer, browser, store)
+                await ada.pays_for(app)
+                form = ada.budget().form("Stop")
+                body = chat_body("word " * 2000, model="wattfare/echo-slow", stream=True)
+                with app.http.stream(
+                    "POST", "/chat/completions", json=body, headers=app.paid_by("u1")
+                ) as answer:
+                    lines = (line for line in answer.iter_lines() if line.startswith("data: "))
+                    next(lines)
+                    assert browser.send(form).status_code == 303
+                    stopped = time.monotonic()
+                    last = list(lines)[-1]
+                    assert time.monotonic() - stopped < 1
+                assert json.loads(last[6:])["error"]["code"] == "not_connected"
 
 
 async def test_a_grant_is_shown_and_stopped(ada: Someone, bob: Someone, app: App) -> None:
@@ -652,20 +721,33 @@ async def add_credentials(someone: Someone) -> None:
         },
         "recovery_codes": {"code_hash": name},
         "challenges": {"id_hash": name, "kind": "k", "challenge": b"c", "expires_at": 1},
-        "funding": {
-            "id": name,
-            "kind": "key",
-            "upstream": "u",
-            "label": "ada@example.com",
-            "ciphertext": b"secret",
-            "encryption_key_id": "1",
-            "state": "valid",
-            "checked_at": 1,
-            "created_at": 1,
-        },
     }
+    await add_funding(someone, "ada@example.com")
     for table, row in rows.items():
         await write(someone.store, insert(schema.metadata.tables[table]).values(**payer, **row))
+
+
+async def add_funding(someone: Someone, label: str) -> str:
+    """A key of this payer's own; its id."""
+    id_ = secrets.token_hex(8)
+    row = insert(schema.funding).values(
+        id=id_,
+        payer_id=someone.payer_id,
+        kind="key",
+        upstream="https://upstream.example/v1",
+        label=label,
+        ciphertext=b"secret",
+        encryption_key_id="1",
+        state="valid",
+        checked_at=1,
+        created_at=1,
+    )
+    await write(someone.store, row)
+    return id_
+
+
+async def rows_of_funding(someone: Someone) -> list[str]:
+    return [row["id"] for row in (await rows_with(someone.store, someone.payer_id))["funding"]]
 
 
 async def rows_with(store: Store, payer_id: str) -> dict[str, list[Any]]:

@@ -263,7 +263,7 @@ async def test_a_mistake_of_ours_tells_nothing_and_holds_nothing(
     request = chat_request.read(json.dumps(chat_body("one two three")).encode())
     job = await Echo().prepare(request, "r")
 
-    async def broken(granted: int) -> None:
+    async def broken(granted: int, credential: object = None) -> None:
         raise KeyError("sk_live_secret")
 
     job.start = broken
@@ -330,7 +330,7 @@ async def test_what_is_not_sent_does_not_go_on(bench: Bench) -> None:
     start = job.start
     said: list[bool] = []
 
-    async def leave_and_start(granted: int) -> None:
+    async def leave_and_start(granted: int, credential: object = None) -> None:
         said.append(bench.calls.detach("call0"))
         await start(granted)
 

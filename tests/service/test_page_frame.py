@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -99,12 +100,11 @@ def test_no_link_is_made_from_the_host_header(service: Service) -> None:
             assert "evil.example" not in answer.text + repr(answer.headers)
 
 
-def test_another_public_url_redirects_nothing(tmp_path: Path) -> None:
+def test_another_public_url_redirects_nothing(secure: Service) -> None:
     """The proxy in front of it may well ask for 127.0.0.1."""
-    with run_service(tmp_path, "--public-url", "https://wattfare.example.com") as service:
-        answer = httpx.get(f"{service.url}/budget", trust_env=False)
-        assert answer.status_code == 303
-        assert answer.headers["location"] == "/sign-in?next=%2Fbudget"
+    answer = httpx.get(f"{secure.url}/budget", trust_env=False)
+    assert answer.status_code == 303
+    assert answer.headers["location"] == "/sign-in?next=%2Fbudget"
 
 
 # -- cookies and tokens
@@ -113,6 +113,59 @@ def test_another_public_url_redirects_nothing(tmp_path: Path) -> None:
 def test_with_tls_a_cookie_is_for_this_host_only() -> None:
     assert cookies.name_of(cookies.SIGN_IN, "https://x.example") == "__Host-wattfare"
     assert cookies.name_of(cookies.SIGN_IN, "http://localhost:1") == "wattfare"
+
+
+@pytest.fixture(scope="module")
+def secure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A service behind a proxy with TLS."""
+    folder = tmp_path_factory.mktemp("secure")
+    with run_service(folder, "--public-url", "https://wattfare.example.com") as service:
+        yield service
+
+
+def test_cookies_are_secure_behind_tls(secure: Service) -> None:
+    answer = httpx.get(f"{secure.url}/sign-in", trust_env=False)
+    check_page(Page(answer))
+    (cookie,) = answer.headers.get_list("set-cookie")
+    name, _, rest = cookie.partition("=")
+    assert name == "__Host-wattfare-visit"
+    assert {"Secure", "HttpOnly", "SameSite=lax", "Path=/"} <= set(rest.split("; "))
+
+
+def test_a_cookie_without_the_prefix_counts_for_nothing(secure: Service) -> None:
+    """Another host of the same site, or a page without TLS, could have set it."""
+    planted = forms.new_cookie()
+    answer = httpx.post(
+        f"{secure.url}/sign-in/code",
+        data={"csrf": forms.token(planted), "code": "x", "next": "/budget"},
+        cookies={"wattfare-visit": planted, "wattfare": planted},
+        headers={"origin": "https://wattfare.example.com", "sec-fetch-site": "same-origin"},
+        trust_env=False,
+    )
+    assert answer.status_code == 403
+    assert "out of date" in Page(answer).text
+
+
+def test_a_form_before_the_sign_in_is_bound_to_its_browser(service: Service) -> None:
+    with Browser(service) as one, Browser(service) as other:
+        form = one.get("/sign-in").form("Sign in with a code")
+        assert "out of date" in Page(other.send(form)).text
+        answer = one.send(form, code="x")
+        assert answer.status_code == 403
+        assert "recovery code is not valid" in Page(answer).text
+        one.http.cookies.clear()
+        assert "out of date" in Page(one.send(form)).text
+
+
+@pytest.mark.parametrize("cookie", ["", "x", "A" * 42, "A" * 44, "A" * 42 + "!", "é" * 43])
+def test_a_made_up_cookie_is_replaced(service: Service, cookie: str) -> None:
+    headers = {
+        "cookie": f"wattfare-visit={cookie}; wattfare={cookie}".encode(),
+        "host": "localhost",
+    }
+    answer = httpx.get(f"{service.url}/sign-in", headers=headers, trust_env=False)
+    assert answer.status_code == 200
+    assert answer.headers["set-cookie"].startswith("wattfare-visit=")
 
 
 def test_a_token_is_that_of_one_cookie() -> None:

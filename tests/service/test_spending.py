@@ -80,7 +80,13 @@ def row_of(app: App, payer_id: str, settled_at: int, **columns: Any) -> dict[str
 
 
 async def connections(store: Store, payer_id: str, now: datetime = NOW) -> list[Any]:
-    return await store.transact(lambda sql: spending.connections(sql, payer_id, now))
+    return await store.transact(
+        lambda sql: [
+            one
+            for ended in (False, True)
+            for one in spending.connections(sql, payer_id, now, ended=ended, limit=99)
+        ]
+    )
 
 
 async def test_pages_of_calls_have_each_row_once(
@@ -89,15 +95,36 @@ async def test_pages_of_calls_have_each_row_once(
     rows = [row_of(app, ada, 1000 + n // 7, model=f"m{n}") for n in range(50)]
     rows += [row_of(app, bob, 1000 + n // 7) for n in range(50)]
     await write(store, insert(schema.ledger).values(rows))
-    for size in (1, 7, 13, 50):
-        seen: list[str] = []
-        before = None
-        while page := await store.transact(
-            lambda sql, size=size, at=before: spending.calls(sql, ada, size, before=at)
-        ):
-            seen += [call.model for call in page]
-            before = (page[-1].settled_at, page[-1].id)
-        assert seen == [f"m{n}" for n in reversed(range(50))]
+    for size in (1, 7, 13, 49, 50, 51):
+        assert await pages_of_calls(store, ada, size) == [f"m{n}" for n in reversed(range(50))]
+
+
+async def test_pages_of_the_calls_of_one_connection(
+    store: Store, app: App, ada: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are complete, although only some calls are looked at for each page."""
+    rows = [row_of(app, ada, 1000 + n // 7, model=f"m{n}", user_id=f"u{n % 5}") for n in range(60)]
+    await write(store, insert(schema.ledger).values(rows))
+    wanted = [f"m{n}" for n in reversed(range(60)) if n % 5 == 2]
+    for looked_at in (1, 7, 59, 60, 61):
+        monkeypatch.setattr(spending, "LOOKED_AT", looked_at)
+        for size in (1, 3, 12, 50):
+            assert await pages_of_calls(store, ada, size, account=(app.id, "u2")) == wanted
+    assert await pages_of_calls(store, ada, 9, account=(app.id, "nobody")) == []
+
+
+async def pages_of_calls(store: Store, payer_id: str, size: int, **options: Any) -> list[str]:
+    """The models of all calls, read in pages."""
+    seen: list[str] = []
+    before = None
+    while True:
+        page, before = await store.transact(
+            lambda sql, at=before: spending.calls(sql, payer_id, size, before=at, **options)
+        )
+        assert len(page) <= size
+        seen += [call.model for call in page]
+        if before is None:
+            return seen
 
 
 async def test_an_export_has_each_row_once(
@@ -264,7 +291,7 @@ async def test_a_stopped_grant_of_the_operator_counts_until_its_end(
             )
         )
         assert done is stopped
-    assert await store.at(lambda sql, now: spending.grants(sql, ada, now)) == []
+    assert await store.at(lambda sql, now: spending.grants(sql, ada, now, 9)) == []
     table = schema.grants
     held = await store.transact(
         lambda sql: sql.execute(
@@ -286,7 +313,8 @@ async def test_deleted_data_leads_nowhere(store: Store, app: App, ada: str, bob:
     assert stopped.accounts == {(app.id, "u1")}
     assert stopped.grants == frozenset()
     assert await connections(store, ada) == []
-    assert len(await store.transact(lambda sql: spending.calls(sql, ada, 9))) == 1
+    calls, _ = await store.transact(lambda sql: spending.calls(sql, ada, 9))
+    assert len(calls) == 1
     funding = await store.transact(
         lambda sql: sql.execute(select(schema.funding).order_by("id")).mappings().all()
     )
@@ -294,7 +322,7 @@ async def test_deleted_data_leads_nowhere(store: Store, app: App, ada: str, bob:
     (one,) = await connections(store, bob)
     assert (one.label, one.ended_at) == ("bob", None)
     again = await store.at(lambda sql, now: payer_actions.delete_data(sql, ada, now))
-    assert again == payer_actions.Stopped(frozenset(), frozenset())
+    assert (again.accounts, again.grants) == (frozenset(), frozenset())
 
 
 async def test_the_month_is_that_of_the_database(store: Store) -> None:

@@ -93,6 +93,8 @@ async def create_approval(request: Request) -> Response:
             asked=session.limit,
         )
     else:
+        if not rules.allows_grants(None, state.terms) and not state.funding.offers:
+            raise rules.refused_grant()
         wish = Wish(
             kind="grant",
             app_id=app.id,
@@ -118,7 +120,8 @@ async def redeem_approval(request: Request) -> Response:
     state = state_of(request)
     app, session, _ = await _admit(request, state)
     approval_id: str = request.path_params["id"]
-    await state.rate_limits.redemption(approval_id, address_of(request.scope))
+    address = address_of(request.scope)
+    await state.rate_limits.redemption(approval_id, address)
     given = await read_json(request, Redemption)
     user_id = None if session is None else session.user_id
     kind: Kind = "grant" if session is None else "connection"
@@ -145,6 +148,7 @@ async def redeem_approval(request: Request) -> Response:
         return await status_response(state, app.id, user_id)
 
     token = keys.new_grant_token()
+    await _count_grant(state, app, await state.store.transact(find), address)
 
     def grant(sql: Sql, now: datetime) -> GrantResult:
         approval = find(sql)
@@ -152,6 +156,19 @@ async def redeem_approval(request: Request) -> Response:
         return approval_store.grant(sql, approval, token, state.terms, now)
 
     return json_response(encode(await state.store.at(grant)))
+
+
+async def _count_grant(state: ServiceState, app: App, approval: Approval, address: str) -> None:
+    """Count a grant of the operator's money. Anybody can make passkeys, so that an address takes
+    no more of it by approvals than it would as a test app's browser."""
+    terms = state.terms
+    if approval.state != "approved" or not rules.operator_pays(approval.funding_id, terms):
+        return
+    await state.rate_limits.grant(app.id, address)
+    largest = rules.largest_grant(terms)
+    if largest is not None and terms.grant_ceiling is not None:
+        cap = rules.grant_cap(approval.wish.asked, terms)
+        await state.rate_limits.grant_hold(app.id, address, cap, terms.grant_ceiling, largest)
 
 
 async def _admit(

@@ -22,10 +22,12 @@ class Stopped(msgspec.Struct, frozen=True):
     Attributes:
         accounts: apps and their users.
         grants: the hashes of grants' tokens.
+        funding: the ids of funding whose keys are deleted.
     """
 
-    accounts: frozenset[tuple[str, str]]
-    grants: frozenset[str]
+    accounts: frozenset[tuple[str, str]] = frozenset()
+    grants: frozenset[str] = frozenset()
+    funding: frozenset[str] = frozenset()
 
 
 def change_cap(
@@ -112,12 +114,11 @@ def delete_data(sql: Sql, payer_id: str, now: datetime) -> Stopped:
     sql.execute(delete(schema.approvals).where(schema.approvals.c.payer_id == payer_id))
     users = _accounts_of(sql, payer_id)
     grants = _grants_of(sql, payer_id, now)
-    funding = schema.funding
-    for id_ in (
-        sql.execute(select(funding.c.id).where(funding.c.payer_id == payer_id)).scalars().all()
-    ):
-        accounts.remove_funding(sql, payer_id, id_, now)
-    sql.execute(update(funding).where(funding.c.payer_id == payer_id).values(label=""))
+    table = schema.funding
+    mine = sql.execute(select(table.c.id).where(table.c.payer_id == payer_id)).scalars().all()
+    for funding_id in mine:
+        accounts.remove_funding(sql, payer_id, funding_id, now)
+    sql.execute(update(table).where(table.c.payer_id == payer_id).values(label=""))
     users |= _accounts_of(sql, payer_id)
     for app_id, user_id in users:
         accounts.revoke(sql, app_id, user_id, now, payer_id=payer_id)
@@ -134,18 +135,16 @@ def delete_data(sql: Sql, payer_id: str, now: datetime) -> Stopped:
         sql.execute(delete(table).where(table.c.payer_id == payer_id))
     payers = schema.payers
     sql.execute(update(payers).where(payers.c.id == payer_id).values(deleted_at=seconds(now)))
-    return Stopped(frozenset(users), frozenset(grants))
+    return Stopped(frozenset(users), frozenset(grants), frozenset(mine))
 
 
 def _accounts_of(sql: Sql, payer_id: str) -> set[tuple[str, str]]:
     """The apps and users that this payer pays for."""
     table = schema.connections
-    rows = sql.execute(
-        select(table.c.app_id, table.c.user_id).where(
-            table.c.payer_id == payer_id, table.c.connected
-        )
+    wanted = select(table.c.app_id, table.c.user_id).where(
+        table.c.payer_id == payer_id, table.c.connected
     )
-    return {(row.app_id, row.user_id) for row in rows}
+    return {(row.app_id, row.user_id) for row in sql.execute(wanted)}
 
 
 def _grants_of(sql: Sql, payer_id: str, now: datetime) -> set[str]:

@@ -205,6 +205,16 @@ def grant_cap(asked: int | None, terms: Terms) -> int:
     return wanted if largest is None else min(wanted, largest)
 
 
+def allows_grants(funding_id: str | None, terms: Terms) -> bool:
+    """Can there be grants with this funding? The operator's money needs a ceiling for them."""
+    return terms.grant_ceiling is not None or not operator_pays(funding_id, terms)
+
+
+def refused_grant() -> WattfareError:
+    """The refusal of a grant of the operator's money, if there is no ceiling for grants."""
+    return invalid_request("Where the operator pays, there are no grants without a ceiling.", 403)
+
+
 def admit_grant(held: int, grant: GrantBudget, terms: Terms) -> GrantBudget:
     """The grant to keep, with its cap within the largest one. The caps of the same app's grants
     that have not expired come to ``held``.
@@ -217,12 +227,10 @@ def admit_grant(held: int, grant: GrantBudget, terms: Terms) -> GrantBudget:
         WattfareError: ``invalid_request``, 403; the operator pays, and wants no grants.
         WattfareBudgetExceededError: the app's grants would hold more than they may.
     """
-    if not operator_pays(grant.funding_id, terms):
+    if not allows_grants(grant.funding_id, terms):
+        raise refused_grant()
+    if terms.grant_ceiling is None or not operator_pays(grant.funding_id, terms):
         return grant
-    if terms.grant_ceiling is None:
-        raise invalid_request(
-            "Where the operator pays, there are no grants without a ceiling.", 403
-        )
     grant = msgspec.structs.replace(grant, cap=grant_cap(grant.cap, terms))
     if held + grant.cap > terms.grant_ceiling:
         raise WattfareBudgetExceededError("This app's grants hold all that they may for now.")

@@ -77,6 +77,7 @@ connections = Table(
     Column("payer_id", String(64), nullable=False, server_default=""),
     # Where the money comes from; NULL for the operator's key, or the built-in model.
     Column("funding_id", String(64)),
+    Index("connections_by_payer", "payer_id"),
     sqlite_with_rowid=False,
 )
 
@@ -93,6 +94,7 @@ payer_connections = Table(
     Column("connected_at", BigInteger, nullable=False),
     Column("ended_at", BigInteger),
     Column("ended", String(16)),  # revoked, replaced or removed
+    Index("payer_connections_by_user", "app_id", "user_id"),
 )
 
 # Here and in the reservations nobody asks again whether there is such an app: each stands beside a
@@ -139,6 +141,7 @@ grants = Table(
     CheckConstraint("requests_left >= 0", name="grants_requests"),
     CheckConstraint("billed_nanos + reserved_nanos <= cap_nanos", name="grants_cap"),
     Index("grants_by_expiry", "app_id", "expires_at", "cap_nanos"),
+    Index("grants_by_payer", "payer_id"),
 )
 
 # The processes that hold calls, and until when. In PostgreSQL, it is milliseconds since 1970 by the

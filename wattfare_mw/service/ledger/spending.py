@@ -16,6 +16,11 @@ from sqlalchemy import Row, Select, and_, func, or_, select, text
 from . import rules, schema
 from .clock import seconds
 
+#: Where a page of calls begins: the ``settled_at`` and the ``id`` of the row before it.
+Position = tuple[int, int]
+
+#: How many calls of a payer are looked at for those of one connection. There is no index for them.
+LOOKED_AT = 10_000
 #: How many rows of an export are in memory at a time.
 EXPORT_PAGE = 1000
 
@@ -31,6 +36,8 @@ class PayerConnection(msgspec.Struct, frozen=True, kw_only=True):
         billed: by calls that have ended.
         reserved: by calls in flight.
         funding_id: None if the operator's key pays, or the built-in model answers.
+        funding: the label of the funding.
+        funding_state: ``valid``, ``invalid`` or ``removed``.
     """
 
     key: str
@@ -47,6 +54,7 @@ class PayerConnection(msgspec.Struct, frozen=True, kw_only=True):
     reserved: int
     funding_id: str | None
     funding: str | None
+    funding_state: str | None
 
 
 class PayerGrant(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,16 +91,170 @@ def key_of(app_id: str, user_id: str) -> str:
     return hashlib.sha256(f"{app_id}\0{user_id}".encode()).hexdigest()[:32]
 
 
-def connections(sql: Sql, payer_id: str, now: datetime) -> list[PayerConnection]:
-    """This payer's connections: those that last first, then those that ended, the latest first."""
-    mine, current, totals = schema.payer_connections, schema.connections, schema.totals
+def connections(
+    sql: Sql, payer_id: str, now: datetime, *, ended: bool, limit: int, offset: int = 0
+) -> list[PayerConnection]:
+    """This payer's connections: those that last, the latest first; or those that have ended, the
+    latest end first.
+
+    Args:
+        limit: the most rows.
+        offset: how many rows come before.
+    """
+    table = schema.payer_connections
+    has_ended = table.c.ended_at.is_not(None) if ended else table.c.ended_at.is_(None)
+    latest = table.c.ended_at if ended else table.c.connected_at
     rows = sql.execute(
+        _connections_of(payer_id, now)
+        .where(has_ended)
+        .order_by(latest.desc(), table.c.app_id, table.c.user_id)
+        .limit(limit)
+        .offset(offset)
+    )
+    return [_connection(row) for row in rows]
+
+
+def find_connection(sql: Sql, payer_id: str, key: str, now: datetime) -> PayerConnection | None:
+    """This payer's connection with this key."""
+    table = schema.payer_connections
+    mine = select(table.c.app_id, table.c.user_id).where(table.c.payer_id == payer_id)
+    for app_id, user_id in sql.execute(mine).all():
+        if key_of(app_id, user_id) == key:
+            wanted = _connections_of(payer_id, now).where(
+                table.c.app_id == app_id, table.c.user_id == user_id
+            )
+            return _connection(sql.execute(wanted).one())
+    return None
+
+
+def grants(sql: Sql, payer_id: str, now: datetime, limit: int) -> list[PayerGrant]:
+    """This payer's grants that have not expired, the latest first, and no more than ``limit``."""
+    table = schema.grants
+    rows = sql.execute(
+        select(table, schema.apps.c.name)
+        .join(schema.apps, schema.apps.c.id == table.c.app_id)
+        .where(table.c.payer_id == payer_id, table.c.expires_at > seconds(now))
+        .order_by(table.c.expires_at.desc(), table.c.token_hash)
+        .limit(limit)
+    )
+    return [
+        PayerGrant(
+            key=row.token_hash,
+            app_id=row.app_id,
+            app_name=row.name,
+            requests_left=row.requests_left,
+            cap=row.cap_nanos,
+            billed=row.billed_nanos,
+            expires_at=row.expires_at,
+        )
+        for row in rows
+    ]
+
+
+def calls(
+    sql: Sql,
+    payer_id: str,
+    limit: int,
+    *,
+    before: Position | None = None,
+    account: tuple[str, str] | None = None,
+) -> tuple[list[PayerCall], Position | None]:
+    """The calls that this payer paid for, the latest first; and where the next page begins, or
+    None if there is none.
+
+    Args:
+        limit: the most rows.
+        before: only the rows after this position.
+        account: only those of this app's id and user's id. There may be fewer than ``limit``, and
+            more on the next page: only the next :data:`LOOKED_AT` calls of the payer are looked at.
+    """
+    table = schema.ledger
+    order = table.c.settled_at.desc(), table.c.id.desc()
+    of_payer = table.c.payer_id == payer_id, _INDEXED
+    within = of_payer
+    if before is not None:
+        # The first condition lets the database begin at the right place of its index.
+        within = (
+            *of_payer,
+            table.c.settled_at <= before[0],
+            or_(table.c.settled_at < before[0], table.c.id < before[1]),
+        )
+    wanted = _calls.where(*within).order_by(*order).limit(limit + 1)
+    end = None
+    if account is not None:
+        looked_at = select(table.c.id).where(*within).order_by(*order).limit(LOOKED_AT)
+        wanted = (
+            _calls.where(
+                table.c.id.in_(looked_at.scalar_subquery()),
+                table.c.app_id == account[0],
+                table.c.user_id == account[1],
+            )
+            .order_by(*order)
+            .limit(limit + 1)
+        )
+        last = select(table.c.settled_at, table.c.id).where(*within).order_by(*order)
+        end = sql.execute(last.offset(LOOKED_AT - 1).limit(1)).first()
+    found = [_call(row) for row in sql.execute(wanted)]
+    if len(found) > limit:
+        found = found[:limit]
+        return found, (found[-1].settled_at, found[-1].id)
+    return found, None if end is None else (end.settled_at, end.id)
+
+
+def export(sql: Sql, payer_id: str, after: Position) -> list[PayerCall]:
+    """The next page of all calls that this payer paid for, the oldest first.
+
+    Args:
+        after: the position of the last row of the page before; ``(0, 0)`` for the first page.
+    """
+    table = schema.ledger
+    wanted = (
+        _calls.where(
+            table.c.payer_id == payer_id,
+            _INDEXED,
+            table.c.settled_at >= after[0],
+            or_(table.c.settled_at > after[0], table.c.id > after[1]),
+        )
+        .order_by(table.c.settled_at, table.c.id)
+        .limit(EXPORT_PAGE)
+    )
+    return [_call(row) for row in sql.execute(wanted)]
+
+
+_calls = select(schema.ledger, schema.apps.c.name).join(
+    schema.apps, schema.apps.c.id == schema.ledger.c.app_id
+)
+# The index has only the rows that this text lets in.
+_INDEXED = text("ledger.payer_id <> ''")
+
+
+def _call(row: Row[Any]) -> PayerCall:
+    return PayerCall(
+        id=row.id,
+        settled_at=row.settled_at,
+        app_name=row.name,
+        app_id=row.app_id,
+        user_id=row.user_id,
+        model=row.model,
+        prompt_tokens=row.prompt_tokens,
+        completion_tokens=row.completion_tokens,
+        billed=row.billed_nanos,
+        ended=row.ended,
+        is_correction=row.corrects is not None,
+        reservation_id=row.reservation_id,
+    )
+
+
+def _connections_of(payer_id: str, now: datetime) -> Select[Any]:
+    mine, current, totals = schema.payer_connections, schema.connections, schema.totals
+    return (
         select(
             mine,
             schema.apps.c.name,
             schema.apps.c.mode,
             current.c.funding_id,
             schema.funding.c.label.label("funding"),
+            schema.funding.c.state.label("funding_state"),
             func.coalesce(totals.c.billed_nanos, 0).label("billed"),
             func.coalesce(totals.c.reserved_nanos, 0).label("reserved"),
         )
@@ -121,127 +283,24 @@ def connections(sql: Sql, payer_id: str, now: datetime) -> list[PayerConnection]
             ),
         )
         .where(mine.c.payer_id == payer_id)
-        .order_by(
-            mine.c.ended_at.is_not(None),
-            mine.c.ended_at.desc(),
-            mine.c.connected_at.desc(),
-            mine.c.app_id,
-            mine.c.user_id,
-        )
-    )
-    return [
-        PayerConnection(
-            key=key_of(row.app_id, row.user_id),
-            app_id=row.app_id,
-            user_id=row.user_id,
-            app_name=row.name,
-            is_test=row.mode == "test",
-            label=row.account_label,
-            cap=row.cap_nanos,
-            connected_at=row.connected_at,
-            ended_at=row.ended_at,
-            ended=row.ended,
-            billed=row.billed,
-            reserved=row.reserved,
-            funding_id=row.funding_id,
-            funding=row.funding,
-        )
-        for row in rows
-    ]
-
-
-def grants(sql: Sql, payer_id: str, now: datetime) -> list[PayerGrant]:
-    """This payer's grants that have not expired, the latest first."""
-    table = schema.grants
-    rows = sql.execute(
-        select(table, schema.apps.c.name)
-        .join(schema.apps, schema.apps.c.id == table.c.app_id)
-        .where(table.c.payer_id == payer_id, table.c.expires_at > seconds(now))
-        .order_by(table.c.expires_at.desc(), table.c.token_hash)
-    )
-    return [
-        PayerGrant(
-            key=row.token_hash,
-            app_id=row.app_id,
-            app_name=row.name,
-            requests_left=row.requests_left,
-            cap=row.cap_nanos,
-            billed=row.billed_nanos,
-            expires_at=row.expires_at,
-        )
-        for row in rows
-    ]
-
-
-def calls(
-    sql: Sql,
-    payer_id: str,
-    limit: int,
-    *,
-    before: tuple[int, int] | None = None,
-    account: tuple[str, str] | None = None,
-) -> list[PayerCall]:
-    """The calls that this payer paid for, the latest first.
-
-    Args:
-        limit: the most rows.
-        before: only those before this ``(settled_at, id)``.
-        account: only those of this app's id and user's id.
-    """
-    table = schema.ledger
-    wanted = _calls_of(payer_id).order_by(table.c.settled_at.desc(), table.c.id.desc())
-    if account is not None:
-        wanted = wanted.where(table.c.app_id == account[0], table.c.user_id == account[1])
-    if before is not None:
-        # The first condition lets the database begin at the right place of its index.
-        wanted = wanted.where(
-            table.c.settled_at <= before[0],
-            or_(table.c.settled_at < before[0], table.c.id < before[1]),
-        )
-    return [_call(row) for row in sql.execute(wanted.limit(limit))]
-
-
-def export(sql: Sql, payer_id: str, after: tuple[int, int]) -> list[PayerCall]:
-    """The next page of all calls that this payer paid for, the oldest first.
-
-    Args:
-        after: the ``(settled_at, id)`` of the last row of the page before; ``(0, 0)`` for the
-            first page.
-    """
-    table = schema.ledger
-    wanted = (
-        _calls_of(payer_id)
-        .where(
-            table.c.settled_at >= after[0],
-            or_(table.c.settled_at > after[0], table.c.id > after[1]),
-        )
-        .order_by(table.c.settled_at, table.c.id)
-    )
-    return [_call(row) for row in sql.execute(wanted.limit(EXPORT_PAGE))]
-
-
-def _calls_of(payer_id: str) -> Select[Any]:
-    table = schema.ledger
-    return (
-        select(table, schema.apps.c.name)
-        .join(schema.apps, schema.apps.c.id == table.c.app_id)
-        # The index has only the rows that this text lets in.
-        .where(table.c.payer_id == payer_id, text("ledger.payer_id <> ''"))
     )
 
 
-def _call(row: Row[Any]) -> PayerCall:
-    return PayerCall(
-        id=row.id,
-        settled_at=row.settled_at,
-        app_name=row.name,
+def _connection(row: Row[Any]) -> PayerConnection:
+    return PayerConnection(
+        key=key_of(row.app_id, row.user_id),
         app_id=row.app_id,
         user_id=row.user_id,
-        model=row.model,
-        prompt_tokens=row.prompt_tokens,
-        completion_tokens=row.completion_tokens,
-        billed=row.billed_nanos,
+        app_name=row.name,
+        is_test=row.mode == "test",
+        label=row.account_label,
+        cap=row.cap_nanos,
+        connected_at=row.connected_at,
+        ended_at=row.ended_at,
         ended=row.ended,
-        is_correction=row.corrects is not None,
-        reservation_id=row.reservation_id,
+        billed=row.billed,
+        reserved=row.reserved,
+        funding_id=row.funding_id,
+        funding=row.funding,
+        funding_state=row.funding_state,
     )

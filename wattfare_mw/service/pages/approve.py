@@ -14,9 +14,10 @@ from sqlalchemy import Connection as Sql
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ...errors import WattfareError
+from ...errors import WattfareError, invalid_request
 from ..api.state import state_of
 from ..keys import digest
+from ..ledger import rules
 from ..ledger.clock import seconds
 from ..models import echo
 from ..payers import approval_store, approvals, estimates, return_urls
@@ -95,6 +96,9 @@ async def answer(request: Request) -> Response:
         return await ask_again(error=error.message)
     try:
         funding_id = await state.funding.chosen(sign_in.payer_id, given)
+        is_grant = seen.approval.wish.kind == "grant"
+        if is_grant and not rules.allows_grants(funding_id, state.terms):
+            raise invalid_request("This service does not pay for it. Choose another way to pay.")
     except WattfareError as error:
         if error.code != "invalid_request":
             raise
@@ -188,6 +192,10 @@ async def _ask(
     if seen.estimate is not None and error is None and not unlimited:
         buys = seen.estimate.answers(read_cap({CAP: cap}) or 0)
     choices = await funding_choices(request, sign_in.payer_id, f"/approve/{seen.approval.id}")
+    if seen.approval.wish.kind == "grant" and not rules.allows_grants(
+        None, state_of(request).terms
+    ):
+        choices = msgspec.structs.replace(choices, operator=False)
     context = {
         "cap": cap,
         "unlimited": unlimited,

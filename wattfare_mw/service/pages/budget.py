@@ -7,10 +7,11 @@ import re
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from datetime import UTC, datetime
 from io import StringIO
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
 import msgspec
+from sqlalchemy import Connection as Sql
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
@@ -20,8 +21,8 @@ from .. import errors
 from ..api.state import ServiceState, state_of
 from ..ledger import payer_actions, rules, spending
 from ..ledger.clock import seconds
-from ..ledger.spending import PayerCall, PayerConnection
-from ..records import Terms
+from ..ledger.spending import PayerCall, PayerConnection, PayerGrant, Position
+from ..records import Connection, Terms
 from . import caps, cookies
 from .endpoints import form_of, not_found, require_sign_in, sign_in_url
 from .rendering import HEADERS, page, see_other
@@ -34,6 +35,7 @@ ENDED_PER_PAGE = 25
 CALLS_SHOWN = 5
 CALLS_PER_PAGE = 25
 GRANTS_SHOWN = 4
+FUNDING_SHOWN = 5
 #: The columns of an export.
 COLUMNS = (
     *("time", "app", "app_user", "model", "prompt_tokens", "completion_tokens"),
@@ -77,36 +79,54 @@ class Shown(msgspec.Struct, frozen=True):
         return self.limit != self.connection.cap
 
 
+class _Overview(NamedTuple):
+    now: datetime
+    live: list[PayerConnection]
+    ended: list[PayerConnection]
+    grants: list[PayerGrant]
+    calls: list[PayerCall]
+
+
 async def overview(request: Request) -> Response:
     """``GET /budget``: everything at a glance."""
     state = state_of(request)
     payer_id = require_sign_in(request).payer_id
     number = _page_number(request)
 
-    connections, grants, calls, now = await state.store.at(
-        lambda sql, now: (
-            spending.connections(sql, payer_id, now),
-            spending.grants(sql, payer_id, now),
-            spending.calls(sql, payer_id, CALLS_SHOWN),
+    def look(sql: Sql, now: datetime) -> _Overview:
+        return _Overview(
             now,
+            spending.connections(
+                sql,
+                payer_id,
+                now,
+                ended=False,
+                limit=CONNECTIONS_SHOWN + 1,
+                offset=(number - 1) * CONNECTIONS_SHOWN,
+            ),
+            spending.connections(sql, payer_id, now, ended=True, limit=ENDED_SHOWN + 1),
+            spending.grants(sql, payer_id, now, GRANTS_SHOWN),
+            spending.calls(sql, payer_id, CALLS_SHOWN)[0],
         )
-    )
-    live = [one for one in connections if one.ended_at is None]
-    ended = [one for one in connections if one.ended_at is not None]
-    shown, newer, older = _one_page(live, number, CONNECTIONS_SHOWN, "/budget")
+
+    now, live, ended, grants, calls = await state.store.at(look)
+    newer, older = _pages(live, number, CONNECTIONS_SHOWN, "/budget")
+    funding = await state.funding.of_payer(payer_id)
     reset = rules.month_after(seconds(now))
     context = {
         "notice": NOTICES.get(request.query_params.get("done", "")),
         "month": f"{now:%B %Y}",
         "resets": f"{reset.day} {reset:%B %Y}",
-        "live": [_shown(one, state.terms) for one in shown],
+        "live": [_shown(one, state.terms) for one in live[:CONNECTIONS_SHOWN]],
         "newer": newer,
         "older": older,
-        "grants": grants[:GRANTS_SHOWN],
+        "grants": grants,
         "ended": ended[:ENDED_SHOWN],
         "more_ended": len(ended) > ENDED_SHOWN,
         "calls": calls,
-        "parts_of_others": (),
+        "mine": funding[:FUNDING_SHOWN],
+        "pays": bool(funding or state.funding.offers),
+        "operator": state.funding.operator_pays,
     }
     return page(request, "budget.html", context)
 
@@ -115,12 +135,15 @@ async def ended(request: Request) -> Response:
     """``GET /budget/ended``: all connections that have ended."""
     payer_id = require_sign_in(request).payer_id
     number = _page_number(request)
-    connections = await state_of(request).store.at(
-        lambda sql, now: spending.connections(sql, payer_id, now)
+    offset = (number - 1) * ENDED_PER_PAGE
+    found = await state_of(request).store.at(
+        lambda sql, now: spending.connections(
+            sql, payer_id, now, ended=True, limit=ENDED_PER_PAGE + 1, offset=offset
+        )
     )
-    over = [one for one in connections if one.ended_at is not None]
-    shown, newer, older = _one_page(over, number, ENDED_PER_PAGE, "/budget/ended")
-    return page(request, "ended.html", {"ended": shown, "newer": newer, "older": older})
+    newer, older = _pages(found, number, ENDED_PER_PAGE, "/budget/ended")
+    context = {"ended": found[:ENDED_PER_PAGE], "newer": newer, "older": older}
+    return page(request, "ended.html", context)
 
 
 async def calls(request: Request) -> Response:
@@ -132,26 +155,17 @@ async def calls(request: Request) -> Response:
     key = request.query_params.get("connection")
     connection = None if key is None else await _connection(state, payer_id, key)
     account = None if connection is None else (connection.app_id, connection.user_id)
-    found = await state.store.at(
-        lambda sql, _: spending.calls(
-            sql, payer_id, CALLS_PER_PAGE + 1, before=before, account=account
-        )
+    found, next_ = await state.store.at(
+        lambda sql, _: spending.calls(sql, payer_id, CALLS_PER_PAGE, before=before, account=account)
     )
     of_connection = {} if key is None else {"connection": key}
     path = "/budget/calls"
     older = newer = None
-    if len(found) > CALLS_PER_PAGE:
-        last = found[CALLS_PER_PAGE - 1]
-        query = {**of_connection, "before": f"{last.settled_at}.{last.id}"}
-        older = f"{path}?{urlencode(query)}"
+    if next_ is not None:
+        older = f"{path}?{urlencode({**of_connection, 'before': f'{next_[0]}.{next_[1]}'})}"
     if before is not None:
         newer = f"{path}?{urlencode(of_connection)}" if of_connection else path
-    context = {
-        "connection": connection,
-        "calls": found[:CALLS_PER_PAGE],
-        "newer": newer,
-        "older": older,
-    }
+    context = {"connection": connection, "calls": found, "newer": newer, "older": older}
     return page(request, "calls.html", context)
 
 
@@ -221,7 +235,7 @@ async def export(request: Request) -> Response:
     state = state_of(request)
     payer_id = require_sign_in(request).payer_id
 
-    async def rows_after(position: tuple[int, int]) -> list[PayerCall]:
+    async def rows_after(position: Position) -> list[PayerCall]:
         return await state.store.at(lambda sql, _: spending.export(sql, payer_id, position))
 
     async def pages() -> AsyncGenerator[bytes]:
@@ -259,6 +273,7 @@ async def delete(request: Request) -> Response:
             (call.app_id, call.user_id) in stopped.accounts or call.grant_hash in stopped.grants
         ),
     )
+    state.funding.forget(stopped.funding)
     visit_of(request).sign_in = None
     response = page(request, "deleted.html")
     cookies.delete_cookie(request, response, cookies.SIGN_IN)
@@ -307,8 +322,7 @@ async def _connection(
     state: ServiceState, payer_id: str, key: str, *, live: bool = False
 ) -> PayerConnection:
     """This payer's connection with this key."""
-    connections = await state.store.at(lambda sql, now: spending.connections(sql, payer_id, now))
-    found = next((one for one in connections if one.key == key), None)
+    found = await state.store.at(lambda sql, now: spending.find_connection(sql, payer_id, key, now))
     if found is None or (live and found.ended_at is not None):
         not_found("You have no such connection.")
     return found
@@ -316,22 +330,22 @@ async def _connection(
 
 def _ceiling(connection: PayerConnection, terms: Terms) -> int | None:
     """What the operator pays at most for this connection in a month; None for no bound."""
-    return terms.ceiling if terms.operator_pays and connection.funding_id is None else None
+    return terms.ceiling if rules.operator_pays(connection.funding_id, terms) else None
 
 
 def _shown(connection: PayerConnection, terms: Terms) -> Shown:
-    limit = rules.least_of(connection.cap, _ceiling(connection, terms))
+    in_force = Connection(cap=connection.cap, funding_id=connection.funding_id)
+    limit = rules.cap_in_force(in_force, terms)
     return Shown(connection, limit, connection.funding or "this service")
 
 
-def _one_page(
-    rows: Sequence[PayerConnection], number: int, size: int, path: str
-) -> tuple[Sequence[PayerConnection], str | None, str | None]:
-    """The rows of one page, and where the pages before and after it are."""
-    begin = (number - 1) * size
+def _pages(
+    rows: Sequence[object], number: int, size: int, path: str
+) -> tuple[str | None, str | None]:
+    """Where the pages before and after this one are. ``rows`` has one more than a page shows, if
+    there is one."""
     newer = None if number == 1 else path if number == 2 else f"{path}?page={number - 1}"
-    older = f"{path}?page={number + 1}" if len(rows) > begin + size else None
-    return rows[begin : begin + size], newer, older
+    return newer, f"{path}?page={number + 1}" if len(rows) > size else None
 
 
 def _page_number(request: Request) -> int:
@@ -341,7 +355,7 @@ def _page_number(request: Request) -> int:
     return int(text)
 
 
-def _position(text: str | None) -> tuple[int, int] | None:
+def _position(text: str | None) -> Position | None:
     """Where a page of calls begins, as its link says."""
     if text is None:
         return None

@@ -7,7 +7,7 @@ import re
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from hashlib import sha256
 from urllib.parse import urlsplit
 
@@ -28,8 +28,7 @@ from .encryption import Keyring, Sealed, UnreadableError
 #: The most keys in memory, and how long each stays there, in seconds.
 MAX_CACHED = 1000
 CACHED_SECONDS = 60.0
-#: The longest key and the longest label, in characters.
-MAX_KEY = 1000
+#: The longest label, in characters.
 MAX_LABEL = 60
 #: So many keys are encrypted anew in one transaction.
 _AT_A_TIME = 100
@@ -175,8 +174,8 @@ class PayerFunding:
         """
         upstream, _ = self._needs("key")
         key = hidden(key)
-        usable = header_key(key[: MAX_KEY + 1])
-        if usable is None or len(usable) > MAX_KEY:
+        usable = header_key(key[: openrouter.MAX_KEY + 1])
+        if usable is None or len(usable) > openrouter.MAX_KEY:
             raise invalid_request(
                 "This is no key: it is empty or too long, or has a space or another character "
                 "that is not visible ASCII."
@@ -205,6 +204,11 @@ class PayerFunding:
         self._cache.drop(funding_id)
         if not removed:
             raise _no_such_funding()
+
+    def forget(self, funding_ids: Iterable[str]) -> None:
+        """Drop these keys from memory: they were deleted in the database."""
+        for each in funding_ids:
+            self._cache.drop(each)
 
     # -- OpenRouter
 

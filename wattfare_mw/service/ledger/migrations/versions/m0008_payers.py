@@ -42,6 +42,8 @@ def upgrade() -> None:
         op.add_column(
             table, sa.Column("operator", sa.Boolean, nullable=False, server_default=sa.false())
         )
+    for table in ("connections", "grants"):
+        op.create_index(f"{table}_by_payer", table, ["payer_id"])
     op.create_index(
         "ledger_by_payer",
         "ledger",
@@ -105,6 +107,7 @@ def _create_tables() -> None:
         sa.Column("ended_at", sa.BigInteger),
         sa.Column("ended", sa.String(16)),
     )
+    op.create_index("payer_connections_by_user", "payer_connections", ["app_id", "user_id"])
     op.create_table(
         "operator_totals",
         sa.Column("scope", sa.String(64), primary_key=True),
