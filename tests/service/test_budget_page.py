@@ -497,8 +497,9 @@ async def test_stop_ends_a_connection(ada: Someone, app: App) -> None:
     assert app.chat().json()["error"]["code"] == "not_connected"
     assert ada.browser.send(form).status_code == 303  # a second click
     csrf = token_of(ada.browser)
-    answer = ada.browser.post(form.action.removesuffix("/stop"), {"csrf": csrf, "cap": "1"})
-    assert answer.status_code == 404
+    path = form.action.removesuffix("/stop")
+    assert ada.browser.post(path, {"csrf": csrf, "cap": "1"}).status_code == 404
+    assert ada.browser.get(path).answer.status_code == 404
 
 
 async def test_stop_cuts_off_a_stream(ada: Someone, app: App) -> None:

@@ -551,6 +551,11 @@ async def _use_keys(
         if not exchange.path.endswith("/chat/completions"):
             return False
         key = exchange.headers["authorization"].removeprefix("Bearer ")
+        if exchange.json.get("stream"):
+            exchange.start_stream()
+            exchange.word(f"Bearer {key} ")
+            exchange.done()
+            return True
         said.append(1)
         if len(said) % 3 == 0:
             exchange.answer({"error": {"message": f"bad key {key}", "code": 400}}, status=400)
@@ -564,6 +569,9 @@ async def _use_keys(
     assert chat(app, "bob").status_code == 200
     router.upstream.first = lambda exchange: repeats(exchange) or router.answer(exchange)
     for user in ("alice", "bob"):
+        answer = chat(app, user, stream=True)
+        assert "[DONE]" in answer.text
+        shown.append(answer.text)
         for _ in range(3):
             answer = chat(app, user)
             shown += [answer.text, str(answer.headers)]

@@ -11,6 +11,7 @@ from sqlalchemy import select, update
 from support.fake_openrouter import FakeOpenRouter, run_openrouter
 from support.pages import Browser, Page
 from support.payers import grow_old, new_payer, store_of, write
+from support.people import new_address
 from support.service import Service, run_service
 
 from wattfare_mw.service.ledger import schema
@@ -42,6 +43,7 @@ async def store(funded: Service) -> AsyncIterator[Store]:
 async def browser(funded: Service, store: Store) -> AsyncIterator[Browser]:
     """The browser of a new payer."""
     with Browser(funded, (await new_payer(store)).cookie) as browser:
+        browser.http.headers["x-forwarded-for"] = new_address()
         yield browser
 
 
@@ -98,7 +100,9 @@ async def test_a_payer_connects_openrouter(
     assert key.key not in page.answer.text
 
 
-def test_the_verifier_stays_on_the_server(router: FakeOpenRouter, browser: Browser) -> None:
+def test_the_verifier_stays_on_the_server(
+    router: FakeOpenRouter, browser: Browser, funded: Service
+) -> None:
     person = router.person("bob")
     url = leave(browser)
     callback = router.allow(url, person)
@@ -108,6 +112,10 @@ def test_the_verifier_stays_on_the_server(router: FakeOpenRouter, browser: Brows
     assert router.exchanges[-1]["code_challenge_method"] == "S256"
     seen = f"{url} {callback} {answer.headers} {browser.http.cookies}"
     assert verifier not in seen
+    given = dict(parse_qsl(urlsplit(callback).query))
+    logged = "".join(funded.log)
+    for secret in (verifier, given["state"], given["code"], router.keys_of(person)[0].key):
+        assert secret not in logged
 
 
 def test_the_callback_is_never_where_the_host_header_says(browser: Browser) -> None:
@@ -412,7 +420,39 @@ def test_a_payer_adds_no_more_than_twenty(router: FakeOpenRouter, browser: Brows
     key = router.new_key(router.person("kim")).key
     form = browser.get("/funding").form("Add the key")
     for _ in range(20):
-        assert browser.send(form, key=key).status_code == 303
+        assert browser.send(form, key=key, label="x" * 60).status_code == 303
     answer = browser.send(form, key=key)
     assert answer.status_code == 400
     assert "20 ways to pay already" in answer.text
+    assert len(answer.content) < 30_000
+
+
+def test_an_address_tries_thirty_keys_a_minute(browser: Browser) -> None:
+    form = browser.get("/funding").form("Add the key")
+    statuses = [browser.send(form, key=f"sk-{number}").status_code for number in range(31)]
+    assert statuses == [400] * 30 + [429]
+
+
+# -- My budget
+
+
+async def test_my_budget_shows_what_pays(
+    router: FakeOpenRouter, browser: Browser, store: Store, funded: Service
+) -> None:
+    payer = await new_payer(store)
+    with Browser(funded, payer.cookie) as own:
+        assert "You have added nothing yet." in own.get("/budget").text
+        key = router.new_key(router.person("lena"))
+        own.send(own.get("/funding").form("Add the key"), key=key.key, label="my own")
+        funding_id = own.get("/funding").link("Remove").split("/")[2]
+        with funded.app() as app:
+            await store.connect(
+                app.keys.app_id, "u1", None, payer_id=payer.payer_id, funding_id=funding_id
+            )
+            page = own.get("/budget")
+            assert "paid by my own" in page.text
+            assert page.link("Change ways to pay") == "/funding"
+            key.revoked = True
+            assert app.chat("hello", model="fake/model").status_code == 402
+        page = own.get("/budget")
+        assert "The provider refuses this key" in page.text

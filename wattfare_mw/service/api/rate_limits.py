@@ -84,6 +84,8 @@ MODEL_LISTS = Rate("lists of models", app=600)
 CONNECTIONS = Rate("requests of connections", most=60, fair=10, app=6_000)
 #: A browser sends these two, from an address of its own. Many may share one.
 BROWSERS = Rate("requests of browsers", "address", most=600)
+#: Each asks the upstream about a key that a browser has given.
+KEY_CHECKS = Rate("checks of keys", "address", most=30)
 GRANTS = Rate("grants", "address", most=30, fair=3, app=120)
 FAILURES = Rate("requests with an invalid credential", "address", most=300)
 APPROVALS = Rate("approvals", "address", most=120, fair=10, app=1_200)
@@ -214,6 +216,10 @@ class RateLimits:
     async def browser(self, address: str) -> None:
         """A request of a browser, before its credential is looked at."""
         await self._count(_admit(BROWSERS, "", address))
+
+    async def key_check(self, address: str) -> None:
+        """A browser that gives a key, which the upstream is asked about."""
+        await self._count(_admit(KEY_CHECKS, "", address))
 
     async def connection(self, app_id: str, user_id: str) -> None:
         """A request of this user's browser."""

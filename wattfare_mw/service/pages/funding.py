@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ...errors import WattfareError, invalid_request
+from ..api.rate_limits import address_of
 from ..api.state import state_of
 from ..ledger.fundings import Funding
 from ..payers import openrouter
@@ -93,6 +94,8 @@ async def overview(request: Request) -> Response:
 async def add_key(request: Request) -> Response:
     """``POST /funding/keys``: a key of the payer's own."""
     payer_id = require_sign_in(request, fresh=True).payer_id
+    # Anyone can make a passkey, and must not try out keys by the thousand here.
+    await state_of(request).rate_limits.key_check(address_of(request.scope))
     form = form_of(request)
     replaces = form.get("replaces") or None
     try:

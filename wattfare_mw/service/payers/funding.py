@@ -28,8 +28,7 @@ from .encryption import Keyring, Sealed, UnreadableError
 #: The most keys in memory, and how long each stays there, in seconds.
 MAX_CACHED = 1000
 CACHED_SECONDS = 60.0
-#: The longest key and the longest label, in characters.
-MAX_KEY = 1000
+#: The longest label, in characters.
 MAX_LABEL = 60
 #: So many keys are encrypted anew in one transaction.
 _AT_A_TIME = 100
@@ -175,8 +174,8 @@ class PayerFunding:
         """
         upstream, _ = self._needs("key")
         key = hidden(key)
-        usable = header_key(key[: MAX_KEY + 1])
-        if usable is None or len(usable) > MAX_KEY:
+        usable = header_key(key[: openrouter.MAX_KEY + 1])
+        if usable is None or len(usable) > openrouter.MAX_KEY:
             raise invalid_request(
                 "This is no key: it is empty or too long, or has a space or another character "
                 "that is not visible ASCII."

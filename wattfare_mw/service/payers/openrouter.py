@@ -34,6 +34,8 @@ REQUEST_SECONDS = 600
 CALLBACK_PATH = "/funding/openrouter/callback"
 #: The longest label of a key, in characters.
 MAX_LABEL = 100
+#: The longest key, in characters.
+MAX_KEY = 1000
 _MAX_ANSWER_BYTES = 100_000
 _CODE = re.compile(r"[\x21-\x7e]{1,1000}")
 
@@ -110,7 +112,7 @@ async def exchange(upstream: Upstream, code: str, verifier: bytes) -> Secret:
         raise _refused()
     try:
         found = msgspec.json.decode(await read_whole(answer, _MAX_ANSWER_BYTES), type=_Exchanged)
-        key = header_key(found.key)
+        key = header_key(found.key) if len(found.key) <= MAX_KEY else None
     except (msgspec.MsgspecError, UnicodeDecodeError):
         key = None
     if key is None:
