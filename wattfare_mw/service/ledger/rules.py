@@ -115,9 +115,16 @@ def counts_for_operator(funding_id: str | None, terms: Terms) -> bool:
 def cap_in_force(connection: Connection, terms: Terms) -> int | None:
     """The cap that counts now: an operator who lowers the ceiling need not touch each cap. Funding
     of the payer's own has no ceiling of the operator's."""
-    if operator_pays(connection.funding_id, terms):
-        return least_of(connection.cap, terms.ceiling)
-    return connection.cap
+    return least_of(connection.cap, _ceiling_left(connection, terms))
+
+
+def _ceiling_left(connection: Connection, terms: Terms) -> int | None:
+    """What this payer may spend of the operator's money; None for no bound. The ceiling is for the
+    user: what another payer has spent for the same user counts, since anybody can be a new payer.
+    """
+    if terms.ceiling is None or not operator_pays(connection.funding_id, terms):
+        return None
+    return max(terms.ceiling - connection.others, 0)
 
 
 def reserve(
@@ -149,7 +156,7 @@ def reserve(
         raise refused_funding()
     cap = cap_in_force(connection, terms)
     # If they are the same, a higher cap would not help.
-    at_ceiling = operator_pays(connection.funding_id, terms) and cap == terms.ceiling
+    at_ceiling = cap is not None and cap == _ceiling_left(connection, terms)
     own = (
         _Budget(cap, totals, "ceiling", _OF_USER)
         if at_ceiling
@@ -384,22 +391,29 @@ def refused_funding() -> WattfareError:
 
 def _grant(budgets: tuple[_Budget, ...], bounds: Bounds, now: int) -> int:
     """How much of what it asks for a call is given. Each of the budgets limits it."""
-    limits = [budget for budget in budgets if budget.cap is not None]
-    if not limits:
+    free: int | None = None
+    for cap, totals, _, _ in budgets:  # a plain loop: each call comes here
+        if cap is not None:
+            left = cap - totals.billed - totals.reserved
+            free = left if free is None else min(free, left)
+    if free is None:
         if bounds.requires_cap:
             raise invalid_request(
                 "The cost of this call has no bound: it can be made on a budget with a cap only."
             )
         return bounds.most
+    if bounds.least > free:
+        raise _refusal([each for each in budgets if each.cap is not None], bounds.least, now)
+    return min(bounds.most, free)
+
+
+def _refusal(limits: list[_Budget], least: int, now: int) -> WattfareError:
     # The first of those that are equal is the one that the user can change.
-    unspent = min(limits, key=lambda budget: budget.unspent)
-    if bounds.least > unspent.unspent:
+    spent = min(limits, key=lambda budget: budget.unspent)
+    if least > spent.unspent:
         # Nothing else is in the way, so that waiting would not help.
-        raise _exceeded(unspent, bounds.least, now)
-    free = min(limits, key=lambda budget: budget.free)
-    if bounds.least > free.free:
-        raise _in_flight(free, bounds.least, now)
-    return min(bounds.most, free.free)
+        return _exceeded(spent, least, now)
+    return _in_flight(min(limits, key=lambda budget: budget.free), least, now)
 
 
 def _exceeded(budget: _Budget, least: int, now: int) -> WattfareError:
