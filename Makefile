@@ -11,7 +11,7 @@ JOBS ?= auto
 PYTEST = $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 PYTEST_ARGS ?=
 # Those that take longer with more examples and more deaths of processes, and are not fast.
-LONG = tests/service/test_ledger.py tests/service/test_deaths.py tests/service/test_real_prompts.py
+LONG = tests/service/test_ledger.py tests/service/test_deaths.py tests/service/test_real_prompts.py tests/hostile/test_stop.py
 BENCH_ARGS ?=
 # How long `make fuzz` may take; without it, it runs a million inputs.
 FUZZ_SECONDS ?=
@@ -40,7 +40,7 @@ test-fast: $(VENV)/test ## run the tests that need no server and no database
 # Half of its time goes to the session `lowest`, which runs all tests.
 test-long: $(VENV)/test $(TOOLS)/tools ## run longer tests, and the tests with other versions
 	WATTFARE_TEST_EXAMPLES=10 $(PYTEST) -m fast $(PYTEST_ARGS)
-	WATTFARE_TEST_EXAMPLES=10 WATTFARE_TEST_KILLS=100 $(PYTEST) $(LONG) $(PYTEST_ARGS)
+	WATTFARE_TEST_EXAMPLES=10 WATTFARE_TEST_KILLS=100 WATTFARE_TEST_STREAMS=500 $(PYTEST) $(LONG) $(PYTEST_ARGS)
 	cd tests && ../$(BIN)/python -m mutants
 	$(TOOLS)/bin/nox --sessions lowest aiohttp other_aiohttp
 

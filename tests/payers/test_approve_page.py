@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,7 @@ from support.people import (
     Person,
     ask,
     ask_for_grant,
+    change,
     connect,
     live_app,
     post,
@@ -294,3 +296,27 @@ def test_grants_of_the_operators_money(tmp_path: Path, upstream: Upstream) -> No
             statuses.append(answer.status_code)
         # One address takes a quarter of what all grants may hold.
         assert statuses == [200, 429]
+
+
+@pytest.mark.xfail(strict=True, reason="the totals of a payer are all that the ceiling looks at")
+def test_a_new_passkey_does_not_begin_the_operators_ceiling_anew(
+    tmp_path: Path, upstream: Upstream
+) -> None:
+    with paid_by_operator(tmp_path, upstream) as app, Person(app.service) as person:
+        connect(app, person)
+        change(
+            app.service,
+            "INSERT INTO totals (app_id, user_id, payer_id, month, billed_nanos, reserved_nanos) "
+            "VALUES (:app, 'u1', :payer, :month, 3900000000, 0)",
+            app=app.keys.app_id,
+            payer=person.authenticator.credentials[0].user.hex(),
+            month=time.strftime("%Y-%m", time.gmtime()),
+        )
+        assert app.status()["remainingUsd"] == 0.1
+        with Person(app.service) as same_person_with_another_passkey:
+            asked = ask(app)
+            page = Page(same_person_with_another_passkey.allow(asked["url"]))
+            form = page.form("Allow")
+            answer = same_person_with_another_passkey.browser.send(form, ready="1")
+            status = redeem(app, asked, returned(answer)["code"]).json()
+        assert status["remainingUsd"] <= 0.1

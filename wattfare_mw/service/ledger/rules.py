@@ -384,22 +384,29 @@ def refused_funding() -> WattfareError:
 
 def _grant(budgets: tuple[_Budget, ...], bounds: Bounds, now: int) -> int:
     """How much of what it asks for a call is given. Each of the budgets limits it."""
-    limits = [budget for budget in budgets if budget.cap is not None]
-    if not limits:
+    free: int | None = None
+    for cap, totals, _, _ in budgets:  # a plain loop: each call comes here
+        if cap is not None:
+            left = cap - totals.billed - totals.reserved
+            free = left if free is None else min(free, left)
+    if free is None:
         if bounds.requires_cap:
             raise invalid_request(
                 "The cost of this call has no bound: it can be made on a budget with a cap only."
             )
         return bounds.most
+    if bounds.least > free:
+        raise _refusal([each for each in budgets if each.cap is not None], bounds.least, now)
+    return min(bounds.most, free)
+
+
+def _refusal(limits: list[_Budget], least: int, now: int) -> WattfareError:
     # The first of those that are equal is the one that the user can change.
-    unspent = min(limits, key=lambda budget: budget.unspent)
-    if bounds.least > unspent.unspent:
+    spent = min(limits, key=lambda budget: budget.unspent)
+    if least > spent.unspent:
         # Nothing else is in the way, so that waiting would not help.
-        raise _exceeded(unspent, bounds.least, now)
-    free = min(limits, key=lambda budget: budget.free)
-    if bounds.least > free.free:
-        raise _in_flight(free, bounds.least, now)
-    return min(bounds.most, free.free)
+        return _exceeded(spent, least, now)
+    return _in_flight(min(limits, key=lambda budget: budget.free), least, now)
 
 
 def _exceeded(budget: _Budget, least: int, now: int) -> WattfareError:

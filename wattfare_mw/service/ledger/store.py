@@ -172,11 +172,11 @@ class Store(ABC):
         connection, _ = await self.account(app_id, user_id)
         return 0 if connection is None else connection.revocations
 
+    @abstractmethod
     async def revoke(self, app_id: str, user_id: str, *, payer_id: str | None = None) -> bool:
-        """Revoke a connection, if it is this payer's; None: any payer's. False if there is none."""
-        return await self.transact(
-            lambda sql: accounts.revoke(sql, app_id, user_id, self._now(sql), payer_id=payer_id)
-        )
+        """Revoke a connection, if it is this payer's; None: any payer's. False if there is none.
+
+        It is as quick as a call's own statements, because streams go on until it is done."""
 
     async def revoke_grant(
         self, app_id: str, token_hash: str, *, payer_id: str | None = None

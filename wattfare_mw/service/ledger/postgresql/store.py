@@ -65,6 +65,7 @@ _RESERVE = (
 )
 _SETTLE = "SELECT wattfare_settle($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)"
 _RENEW = "SELECT * FROM wattfare_renew($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)"
+_REVOKE = "SELECT wattfare_revoke($1, $2, $3, $4)"
 _APP = f"""
     SELECT {", ".join(App.__struct_fields__)} FROM apps WHERE id = $1 AND deleted_at IS NULL
 """  # noqa: S608
@@ -215,6 +216,10 @@ class PostgreSQLStore(Store):
             outcome.completion_tokens,
             self._now_ms(),
         )
+        return row[0]
+
+    async def revoke(self, app_id: str, user_id: str, *, payer_id: str | None = None) -> bool:
+        row = await self._ask(_REVOKE, app_id, user_id, payer_id, self._now_ms())
         return row[0]
 
     async def _close(self) -> None:

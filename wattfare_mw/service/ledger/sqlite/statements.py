@@ -16,6 +16,7 @@ from sqlalchemy import (
     func,
     or_,
     select,
+    text,
     update,
 )
 from sqlalchemy.dialects import sqlite
@@ -54,6 +55,7 @@ def _row(table: Table, *columns: str) -> str:
 _apps, _holders, _keys = schema.apps.c, schema.holders.c, schema.idempotency.c
 _users, _sums, _grants = schema.connections.c, schema.totals.c, schema.grants.c
 _calls, _rows = schema.reservations.c, schema.ledger.c
+_seen = schema.payer_connections.c
 _funding, _operator = schema.funding.c, schema.operator_totals.c
 
 _USER_COLUMNS = (
@@ -77,6 +79,7 @@ _GRANT_COLUMNS = (
     _grants.reserved_nanos,
 )
 _THIS_APP: BindParameter[str] = bindparam("app_id")
+_ANY_PAYER: BindParameter[str | None] = bindparam("payer")
 _ALL_APPS: BindParameter[str] = bindparam("all")
 _THIS_USER: BindParameter[str] = bindparam("user_id")
 _GENERATION: BindParameter[str | None] = bindparam("generation")
@@ -314,4 +317,32 @@ SELECT_REVOKED_CALLS = _text(
     ),
     "holder",
     "never",
+)
+REVOKE = _text(
+    update(schema.connections)
+    .where(
+        _IS_USER,
+        _users.connected,
+        or_(_ANY_PAYER.is_(None), _users.payer_id == _ANY_PAYER),
+    )
+    .values(
+        connected=bindparam("connected"),
+        changed_at=bindparam("at"),
+        revocations=_users.revocations + text("1"),
+    ),
+    "connected",
+    "at",
+    "app_id",
+    "user_id",
+    "payer",
+    "payer",
+)
+END_PAYER_CONNECTIONS = _text(
+    update(schema.payer_connections)
+    .where(_seen.app_id == _THIS_APP, _seen.user_id == _THIS_USER, _seen.ended_at.is_(None))
+    .values(ended_at=bindparam("at"), ended=bindparam("how")),
+    "at",
+    "how",
+    "app_id",
+    "user_id",
 )

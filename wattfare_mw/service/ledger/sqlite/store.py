@@ -81,6 +81,12 @@ class SQLiteStore(Store):
             )
         )
 
+    async def revoke(self, app_id: str, user_id: str, *, payer_id: str | None = None) -> bool:
+        return await self._run(
+            lambda cursor: transactions.revoke(cursor, app_id, user_id, payer_id, self._clock()),
+            first=True,
+        )
+
     async def _app_by_id(self, app_id: str) -> App | None:
         return await self._run(lambda cursor: transactions.app_by_id(cursor, app_id))
 

@@ -213,6 +213,18 @@ def account(
     return (None, Totals()) if found is None else _account(found)
 
 
+def revoke(
+    cursor: sqlite3.Cursor, app_id: str, user_id: str, payer_id: str | None, now: datetime
+) -> bool:
+    """Take a connection back, as :func:`.accounts.revoke` does."""
+    at = seconds(now)
+    this = (False, at, app_id, user_id, payer_id, payer_id)
+    if not cursor.execute(statements.REVOKE, this).rowcount:
+        return False
+    cursor.execute(statements.END_PAYER_CONNECTIONS, (at, "revoked", app_id, user_id))
+    return True
+
+
 def app_by_id(cursor: sqlite3.Cursor, app_id: str) -> App | None:
     """The app with this id."""
     found = cursor.execute(statements.SELECT_APP, (app_id,)).fetchone()

@@ -21,6 +21,7 @@ _FUNCTIONS = (
     "reserve",
     "settle",
     "renew",
+    "revoke",
     "reserve_of_0005",
     "reserve_of_0007",
     "settle_of_0002",
