@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import stat
 from base64 import b64encode, urlsafe_b64encode
 from concurrent.futures import ThreadPoolExecutor
@@ -24,7 +23,7 @@ from wattfare_mw.service.payers.encryption import (
 )
 
 SECRET = b"sk-or-v1-a-key-of-a-payer"
-OLD, NEW = secrets.token_bytes(KEY_BYTES), secrets.token_bytes(KEY_BYTES)
+OLD, NEW = bytes(range(KEY_BYTES)), bytes(range(100, 100 + KEY_BYTES))
 
 
 def test_a_secret_is_read_with_the_key_and_the_purpose_that_sealed_it() -> None:
@@ -78,7 +77,7 @@ def test_keys_are_read_from_a_list_in_either_base64() -> None:
         ",",
         "a passphrase",
         b64encode(b"too short").decode(),
-        b64encode(secrets.token_bytes(33)).decode(),
+        b64encode(bytes(33)).decode(),
         b64encode(OLD).decode() + ",",
         OLD.hex(),
         "é" * 44,
