@@ -31,7 +31,9 @@ ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 README = ROOT / "README.md"
 EXAMPLES = [
-    path for path in sorted((ROOT / "examples").rglob("*")) if path.suffix in (".py", ".js", ".mjs")
+    path
+    for path in sorted((ROOT / "examples").rglob("*"))
+    if path.suffix in (".py", ".js", ".jsx", ".mjs")
 ]
 _FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 
@@ -53,7 +55,7 @@ def _blocks(*languages: str) -> list[Any]:
 
 
 def test_every_block_says_its_language() -> None:
-    known = {"python", "js", "sh", "json", "text", "http", "toml"}
+    known = {"python", "js", "html", "sh", "json", "text", "http", "toml"}
     for page in PAGES:
         for fence in _FENCE.finditer(page.read_text()):
             assert fence[2] in known, f"{page.name}: {fence[0][:60]!r}"

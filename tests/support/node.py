@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from support.service import PATIENCE
 from support.shared_run import locked
 
@@ -66,6 +68,24 @@ def package_version(name: str) -> str:
     install()
     package = json.loads((_HERE / "node_modules" / name / "package.json").read_text())
     return package["version"]
+
+
+def npm_install(folder: Path, *packages: str) -> None:
+    """Install npm packages, or skip the test if the registry cannot be reached."""
+    _, npm = node_and_npm()
+    command: list[Any] = [
+        *npm,
+        "install",
+        "--no-audit",
+        "--no-fund",
+        "--ignore-scripts",
+        "--prefix",
+        folder,
+        *packages,
+    ]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=4 * PATIENCE, check=False)
+    if run.returncode != 0:
+        pytest.skip(f"needs {', '.join(packages)} from the npm registry: {run.stderr[-300:]}")
 
 
 class Job:

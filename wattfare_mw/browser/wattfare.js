@@ -52,17 +52,18 @@ function tokenSource(session) {
   let kept, end, loading;
   async function load() {
     let got = session;
+    end = undefined;
     if (typeof session === "function") got = await session();
     else if (!/^[\w-]+\.[\w-]+\.[\w-]+$/.test(session)) {
       got = await send(session, { method: "POST", credentials: "include" });
     }
-    kept = got?.token ?? got;
-    if (!kept) throw new WattfareError("auth", "No session token");
+    const fresh = got?.token ?? got;
+    if (typeof fresh !== "string" || !fresh) throw new WattfareError("auth", "No session token");
     try {
-      end = JSON.parse(atob(kept.split(".")[1].replace(/-/g, "+").replace(/_/g, "/"))).exp;
+      end = JSON.parse(atob(fresh.split(".")[1].replace(/-/g, "+").replace(/_/g, "/"))).exp;
     } catch { /* of another form: a 401 tells its end */ }
-    end = (got?.expiresAt ?? end ?? Infinity) * 1000 - 30_000;
-    return kept;
+    end = (got.expiresAt ?? end ?? Infinity) * 1000 - 30_000;
+    return (kept = fresh);
   }
   return (refused) => {
     if (kept && kept !== refused && Date.now() < end) return kept;

@@ -1,0 +1,49 @@
+"""``GET /wattfare.js``: a redirect to the present version, which a browser keeps for ever."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+
+import httpx
+import pytest
+from support.service import Service
+
+
+@pytest.mark.parametrize(
+    ("name", "media_type"),
+    [
+        ("wattfare.js", "text/javascript; charset=utf-8"),
+        ("wattfare.d.ts", "text/plain; charset=utf-8"),
+    ],
+)
+def test_the_present_version(service: Service, name: str, media_type: str) -> None:
+    first = httpx.get(f"{service.url}/{name}", trust_env=False)
+    assert first.status_code == 307
+    assert first.headers["cache-control"] == "public, max-age=300"
+    target = str(first.next_request.url) if first.next_request else ""
+    stem, _, suffix = name.partition(".")
+    assert re.fullmatch(rf"{service.url}/{stem}\.[0-9a-f]{{16}}\.{suffix}", target)
+    answer = httpx.get(target, trust_env=False)
+    assert answer.status_code == 200
+    assert answer.headers["content-type"] == media_type
+    assert answer.headers["cache-control"] == "public, max-age=31536000, immutable"
+    assert hashlib.sha256(answer.content).hexdigest()[:16] in target
+    for response in (first, answer):
+        assert response.headers.get_list("access-control-allow-origin") == ["*"]
+        assert response.headers["cross-origin-resource-policy"] == "cross-origin"
+        assert response.headers["x-content-type-options"] == "nosniff"
+        assert "set-cookie" not in response.headers
+    # What `integrity` takes.
+    assert base64.b64encode(hashlib.sha384(answer.content).digest())
+    assert httpx.head(target, trust_env=False).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "name", ["wattfare.0123456789abcdef.js", "wattfare.x.d.ts", "wattfare..js"]
+)
+def test_another_version(service: Service, name: str) -> None:
+    answer = httpx.get(f"{service.url}/{name}", trust_env=False)
+    assert answer.status_code == 404
+    assert "immutable" not in answer.headers["cache-control"]
