@@ -375,11 +375,11 @@ async def test_the_way_to_pay_is_shown(ada: Someone, bob: Someone, app: App) -> 
     page = ada.budget()
     assert "Account: ada · paid by My <key>" in page.text
     assert page.link("Change ways to pay") == "/funding"
-    assert "refuses the key" not in page.text
+    assert "refuses this key" not in page.text
     assert "Key of bob" not in page.text
     table = schema.funding
     await write(ada.store, update(table).where(table.c.id == mine).values(state="invalid"))
-    assert "The provider refuses the key that pays." in ada.budget().text
+    assert "The provider refuses this key, so calls fail." in ada.budget().text
     await write(ada.store, update(table).where(table.c.id == mine).values(state="valid"))
     await ada.store.remove_funding(ada.payer_id, mine)
     page = ada.budget()
