@@ -203,7 +203,7 @@ export function createWattfare({
   function openPopup(flow) {
     const popup = window.open("about:blank", "", "popup,width=480,height=760");
     if (!popup) throw new WattfareError("popup_blocked", "The browser blocked the window");
-    Object.assign(flow, { popup, opened: Date.now(), live: false });
+    Object.assign(flow, { popup, opened: Date.now(), live: false, seen: undefined });
     if (flow.url) popup.location.replace(flow.url);
   }
 
@@ -258,20 +258,21 @@ export function createWattfare({
   // page has left the window.
   function watchPopup(flow, expiresAt, gone) {
     let back;
-    const look = ({ type }) => {
-      if (type === "blur" || document.hidden) back = undefined;
+    const look = ({ type, target }) => {
+      if ((type === "blur" && target === window) || document.hidden) back = undefined;
       else if (Date.now() - flow.opened > 1000) back ??= Date.now();
     };
     const timer = setInterval(() => {
       const { popup } = flow;
       try {
         void (popup.closed || popup.location.href);
-      } catch { // it is on another origin
-        flow.live = true;
+      } catch { // on another origin, for more than the moment before a handle is cut off
+        flow.seen ??= Date.now();
+        flow.live = Date.now() - flow.seen > 100;
       }
       if (flow.live) back = popup.closed ? back ?? Date.now() : undefined;
       if (!flow.busy && (Date.now() - back > 1500 || Date.now() > expiresAt * 1000)) gone();
-    }, 50);
+    }, 25);
     const events = ["focus", "blur", "visibilitychange", "pointerdown", "keydown"];
     for (const name of events) window.addEventListener(name, look, true);
     return () => {
