@@ -321,6 +321,43 @@ class LedgerMachine(RuleBasedStateMachine):
         self.do(self.stores[process].transact(lambda sql: add_funding(sql, name, payer)))
         self.funding[name] = (payer, "valid")
 
+    @rule(
+        user=st.sampled_from(USERS),
+        payer=st.sampled_from(PAYERS),
+        process=st.sampled_from(PROCESSES),
+        terms=all_terms(),
+        stop=st.sampled_from(["funding", "grant", "payer", "nothing"]),
+    )
+    def spend_and_stop(self, user, payer: str, process: int, terms: Terms, stop: str) -> None:
+        """A funding pays for a user and for a grant. Calls of both are in flight as it ends."""
+        holder = self.holder(process)
+        if holder is None or not self.alive(holder):
+            return
+        self.add_funding(payer, process)
+        funding = f"{self.app.id}-f{self.count}"
+        store = self.stores[process]
+        assert self.do(store.connect(self.app.id, user, 500, payer_id=payer, funding_id=funding))
+        self.has_connected(user, 500, payer, funding)
+        now = int(self.now.timestamp())
+        grant = GrantBudget(3, 500, now + 10**6, payer_id=payer, funding_id=funding)
+        name = f"{self.app.id}-g{self.count}"
+        self.do(store.add_grant(self.app.id, name, grant, terms, now))
+        self.grants[name] = grant
+        for account in (user, name):
+            self.call(process, account, Offer(Bounds(0, 5)), terms)
+        if stop == "funding":
+            assert self.do(store.remove_funding(payer, funding))
+            self.has_lost(funding)
+        elif stop == "grant":
+            assert self.do(store.revoke_grant(self.app.id, name, payer_id=payer))
+            self.grants[name] = msgspec.structs.replace(self.grants[name], expires_at=TAKEN_BACK)
+        elif stop == "payer":
+            assert self.do(store.connect(self.app.id, user, 500))
+            self.has_connected(user, 500, "", None)
+        renewal = self.do(store.renew())
+        self.leases[holder] = self.now + timedelta(seconds=LEASE_SECONDS)
+        assert renewal.revoked == self.taken_back(holder)
+
     @precondition(lambda self: self.funding)
     @rule(data=st.data(), process=st.sampled_from(PROCESSES))
     def refuse_funding(self, data, process: int) -> None:
@@ -338,8 +375,12 @@ class LedgerMachine(RuleBasedStateMachine):
         owner, state = self.funding[name]
         removed = self.do(self.stores[process].remove_funding(payer, name))
         assert removed == (payer == owner and state != "removed")
-        if not removed:
-            return
+        if removed:
+            self.has_lost(name)
+
+    def has_lost(self, name: str) -> None:
+        """This funding is gone, and what it paid for."""
+        owner, _ = self.funding[name]
         self.funding[name] = (owner, "removed")
         for user, found in self.connections.items():
             if found.funding_id == name and found.connected:
@@ -417,7 +458,22 @@ class LedgerMachine(RuleBasedStateMachine):
         | st.builds(IdempotencyKey, st.sampled_from(["k1", "k2"]), st.sampled_from("ab")),
     )
     def reserve(self, data, process, offer, terms, stream, key) -> None:
-        account = data.draw(st.sampled_from([*USERS, "g-unknown", *self.grants]))
+        # Those that can pay come first, and are drawn more often.
+        ready = [user for user in USERS if user in self.connections]
+        account = data.draw(st.sampled_from([*ready, *self.grants, *USERS, "g-unknown"]))
+        self.call(process, account, offer, self.within(terms), stream=stream, key=key)
+
+    def call(
+        self,
+        process: int,
+        account: str,
+        offer: Offer,
+        terms: Terms,
+        *,
+        stream: bool = False,
+        key: IdempotencyKey | None = None,
+    ) -> str | None:
+        """Reserve for a call of this user or grant. Returns its name; None if it is refused."""
         by_grant = account not in USERS
         self.count += 1
         order = InferenceCall(
@@ -431,13 +487,12 @@ class LedgerMachine(RuleBasedStateMachine):
             stream=stream,
             key=key,
         )
-        terms = self.within(terms)
         try:
             expected, granted = self.ask_the_rules(process, order, account, terms)
         except WattfareError as refusal:
             self.free_budget_is_not_refused(order, account, terms, refusal)
             self.is_refused(process, order, terms, refusal)
-            return
+            return None
         paying = self.grants[account] if by_grant else self.connections[account]
         assert self.pays(paying.funding_id)
         answer = self.do(self.stores[process].reserve(order, terms))
@@ -470,6 +525,7 @@ class LedgerMachine(RuleBasedStateMachine):
         )
         if key is not None:
             self.keys[order.account_name, key.name] = (key, order.id, self.now)
+        return order.id
 
     def is_within_the_ceilings(self, granted: int, terms: Terms) -> None:
         for scope, ceiling in (
@@ -664,7 +720,11 @@ class LedgerMachine(RuleBasedStateMachine):
             call.tokens = (1, 2)
             call.generation = generation or call.generation
             call.held = msgspec.structs.replace(call.held, metered=metered[0].cost)
-        assert renewal.revoked == {
+        assert renewal.revoked == self.taken_back(holder)
+
+    def taken_back(self, holder: str | None) -> set[str]:
+        """The calls of this process that are to be cut off."""
+        return {
             name
             for name, call in self.calls.items()
             if call.holder == holder and self.is_taken_back(call)
@@ -792,8 +852,14 @@ class LedgerMachine(RuleBasedStateMachine):
         self.stores[process] = self.new_store()
         self.renewed(process)
 
-    @rule(process=st.sampled_from(PROCESSES), hold=amounts, metered=amounts, stream=st.booleans())
-    def hold_and_crash(self, process: int, hold: int, metered: int, stream: bool) -> None:
+    @rule(
+        process=st.sampled_from(PROCESSES),
+        hold=amounts,
+        metered=amounts,
+        stream=st.booleans(),
+        counted=st.booleans(),
+    )
+    def hold_and_crash(self, process, hold, metered, stream: bool, counted: bool) -> None:
         """A process dies in the middle of a call whose cost has no bound."""
         holder = self.holder(process)
         if holder is None or not self.alive(holder):
@@ -803,23 +869,12 @@ class LedgerMachine(RuleBasedStateMachine):
         cap = before.billed + before.reserved + 200
         assert self.do(self.stores[process].connect(self.app.id, "u1", cap, payer_id=payer))
         self.has_connected("u1", cap, payer, None)
-        self.count += 1
-        order = InferenceCall(
-            id=f"{self.app.id}-{self.count}",
-            app_id=self.app.id,
-            user_id="u1",
-            model="m",
-            bounds=Bounds(0, 5).holding(hold),
-            request_id="r",
-            stream=stream,
-        )
-        totals, granted = self.ask_the_rules(process, order, "u1", Terms())
-        assert self.do(self.stores[process].reserve(order, Terms())).amount == granted
-        self.totals["u1", payer, self.month] = totals
-        epoch = self.connections["u1"].revocations
-        offer = Offer(order.bounds)
-        call = Call(order, self.month, holder, granted, epoch, offer, payer)
-        self.calls[order.id] = call
+        most = 10**9
+        terms = Terms(operator_pays=counted, app_ceiling=most, total_ceiling=most)
+        name = self.call(process, "u1", Offer(Bounds(0, 5).holding(hold)), terms, stream=stream)
+        assert name is not None
+        call = self.calls[name]
+        order, granted = call.order, call.held.reserved
         self.do(self.stores[process].renew([MeterReading(order.id, order.account, metered, 1, 2)]))
         call.tokens, call.held = (1, 2), msgspec.structs.replace(call.held, metered=metered)
         self.leases[holder] = self.now + timedelta(seconds=LEASE_SECONDS)
