@@ -298,7 +298,6 @@ def test_grants_of_the_operators_money(tmp_path: Path, upstream: Upstream) -> No
         assert statuses == [200, 429]
 
 
-@pytest.mark.xfail(strict=True, reason="the totals of a payer are all that the ceiling looks at")
 def test_a_new_passkey_does_not_begin_the_operators_ceiling_anew(
     tmp_path: Path, upstream: Upstream
 ) -> None:

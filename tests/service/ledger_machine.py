@@ -205,7 +205,17 @@ class LedgerMachine(RuleBasedStateMachine):
         found = self.connections.get(user)
         if found is None:
             return None
-        return msgspec.structs.replace(found, funding_valid=self.pays(found.funding_id))
+        valid = self.pays(found.funding_id)
+        others = self.spent_by_others(user, found.payer_id, self.month)
+        return msgspec.structs.replace(found, funding_valid=valid, others=others)
+
+    def spent_by_others(self, user: str, payer: str, month: str) -> int:
+        """What the operator's ceiling of this user counts beside this payer's own totals."""
+        return sum(
+            totals.billed + totals.reserved
+            for (of_user, other, at), totals in self.totals.items()
+            if (of_user, at) == (user, month) and other != payer
+        )
 
     def budget(self, grant: str) -> GrantBudget | None:
         found = self.grants.get(grant)
@@ -503,7 +513,9 @@ class LedgerMachine(RuleBasedStateMachine):
             totals, cap = expected.totals, expected.cap
         else:
             self.totals[account, paying.payer_id, self.month] = totals = expected
-            cap = rules.cap_in_force(self.connections[account], terms)
+            connection = self.connection(account)
+            assert connection is not None
+            cap = rules.cap_in_force(connection, terms)
             epoch = self.connections[account].revocations
         assert cap is None or totals.billed + totals.reserved <= cap
         has_ceiling = (terms.app_ceiling, terms.total_ceiling) != (None, None)
@@ -587,7 +599,8 @@ class LedgerMachine(RuleBasedStateMachine):
                 return
             totals, cap = self.total(account), rules.cap_in_force(paying, terms)
             own_money = not terms.operator_pays or paying.funding_id is not None
-            kind = "ceiling" if cap == terms.ceiling and not own_money else "cap"
+            ceiling = None if terms.ceiling is None else max(terms.ceiling - paying.others, 0)
+            kind = "ceiling" if cap is not None and cap == ceiling and not own_money else "cap"
         if not paying.funding_valid:
             assert isinstance(refusal, WattfareFundingError)
             return
@@ -810,7 +823,9 @@ class LedgerMachine(RuleBasedStateMachine):
                 # Another has taken the place. Without a payer, the former cap is not known.
                 cap = self.seen[call.payer, user][0] if call.payer else 0
             if rules.operator_pays(call.funding, terms):
-                cap = rules.least_of(cap, terms.ceiling)
+                others = self.spent_by_others(user, call.payer, call.month)
+                left = None if terms.ceiling is None else max(terms.ceiling - others, 0)
+                cap = rules.least_of(cap, left)
         rooms = [rules.room_under(cap, totals)]
         shared = {self.app.id: terms.app_ceiling, ALL_APPS: terms.total_ceiling}
         if call.counted:

@@ -55,6 +55,8 @@ class Connection(msgspec.Struct, frozen=True):
         funding_id: where the payer's own money comes from; None if the operator pays, or if the
             upstream costs nothing.
         funding_valid: False if the upstream has refused that funding's key, or if it was removed.
+        others: what the other payers of this user have been billed this month, and what their calls
+            in flight have reserved.
     """
 
     cap: int | None = None
@@ -63,6 +65,7 @@ class Connection(msgspec.Struct, frozen=True):
     payer_id: str = ""
     funding_id: str | None = None
     funding_valid: bool = True
+    others: int = 0
 
 
 class Totals(msgspec.Struct, frozen=True):

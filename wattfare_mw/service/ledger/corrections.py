@@ -6,7 +6,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, insert, select, update
+from sqlalchemy import ColumnElement, func, insert, select, update
 from sqlalchemy import Connection as Sql
 
 from ..records import Account, Connection, Outcome, Terms, Totals
@@ -106,7 +106,28 @@ def _connection_of(sql: Sql, row: Any) -> Connection:
         ).first()
         # Without a payer, the former cap is not known any more: nothing is billed in addition.
         cap = 0 if kept is None else kept.cap_nanos
-    return Connection(cap, found.connected, found.revocations, row.payer_id, row.funding_id)
+    return Connection(
+        cap,
+        found.connected,
+        found.revocations,
+        row.payer_id,
+        row.funding_id,
+        others=_spent_by_others(sql, row),
+    )
+
+
+def _spent_by_others(sql: Sql, row: Any) -> int:
+    table = schema.totals
+    return int(
+        sql.execute(
+            select(func.coalesce(func.sum(table.c.billed_nanos + table.c.reserved_nanos), 0)).where(
+                table.c.app_id == row.app_id,
+                table.c.user_id == row.user_id,
+                table.c.payer_id != row.payer_id,
+                table.c.month == row.month,
+            )
+        ).scalar_one()
+    )
 
 
 def _room_of_grant(sql: Sql, row: Any) -> int | None:

@@ -115,9 +115,16 @@ def counts_for_operator(funding_id: str | None, terms: Terms) -> bool:
 def cap_in_force(connection: Connection, terms: Terms) -> int | None:
     """The cap that counts now: an operator who lowers the ceiling need not touch each cap. Funding
     of the payer's own has no ceiling of the operator's."""
-    if operator_pays(connection.funding_id, terms):
-        return least_of(connection.cap, terms.ceiling)
-    return connection.cap
+    return least_of(connection.cap, _ceiling_left(connection, terms))
+
+
+def _ceiling_left(connection: Connection, terms: Terms) -> int | None:
+    """What this payer may spend of the operator's money; None for no bound. The ceiling is for the
+    user: what another payer has spent for the same user counts, since anybody can be a new payer.
+    """
+    if terms.ceiling is None or not operator_pays(connection.funding_id, terms):
+        return None
+    return max(terms.ceiling - connection.others, 0)
 
 
 def reserve(
@@ -149,7 +156,7 @@ def reserve(
         raise refused_funding()
     cap = cap_in_force(connection, terms)
     # If they are the same, a higher cap would not help.
-    at_ceiling = operator_pays(connection.funding_id, terms) and cap == terms.ceiling
+    at_ceiling = cap is not None and cap == _ceiling_left(connection, terms)
     own = (
         _Budget(cap, totals, "ceiling", _OF_USER)
         if at_ceiling

@@ -71,7 +71,10 @@ _APP = f"""
 """  # noqa: S608
 _ACCOUNT = """
     SELECT c.app_id, c.connected, c.cap_nanos, c.revocations, c.payer_id, c.funding_id, f.state,
-           t.billed_nanos, t.reserved_nanos
+           t.billed_nanos, t.reserved_nanos,
+           (SELECT sum(o.billed_nanos + o.reserved_nanos)::bigint FROM totals o
+            WHERE o.app_id = c.app_id AND o.user_id = c.user_id AND o.payer_id <> c.payer_id
+              AND o.month = now.month) AS others
     FROM (SELECT to_char(
         COALESCE(to_timestamp($3::bigint / 1000), clock_timestamp()) AT TIME ZONE 'UTC', 'YYYY-MM'
     ) AS month) AS now
@@ -145,6 +148,7 @@ class PostgreSQLStore(Store):
                 row["payer_id"],
                 row["funding_id"],
                 rules.is_funding_valid(row["funding_id"], row["state"]),
+                row["others"] or 0,
             )
         return found, Totals(row["billed_nanos"] or 0, row["reserved_nanos"] or 0)
 
@@ -344,7 +348,7 @@ def _refusal(call: InferenceCall, terms: Terms, row: Any) -> WattfareError:
             connection = None
             if row["o_known"]:
                 state = (row["o_cap"], row["o_connected"], row["o_revocations"])
-                connection = Connection(*state, *paid_by)
+                connection = Connection(*state, *paid_by, row["o_others"] or 0)
             rules.reserve(connection, totals, call.bounds, terms, row["o_now"], operator)
     except WattfareError as refusal:
         return refusal

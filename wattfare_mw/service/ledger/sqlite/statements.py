@@ -58,6 +58,18 @@ _calls, _rows = schema.reservations.c, schema.ledger.c
 _seen = schema.payer_connections.c
 _funding, _operator = schema.funding.c, schema.operator_totals.c
 
+_other = schema.totals.alias("other")
+#: What the other payers of a user have spent. Their rows are beside the payer's own.
+_OTHERS = (
+    select(func.sum(_other.c.billed_nanos + _other.c.reserved_nanos))
+    .where(
+        _other.c.app_id == _users.app_id,
+        _other.c.user_id == _users.user_id,
+        _other.c.payer_id != _users.payer_id,
+        _other.c.month == bindparam("of_month"),
+    )
+    .scalar_subquery()
+)
 _USER_COLUMNS = (
     _users.cap_nanos,
     _users.connected,
@@ -67,6 +79,7 @@ _USER_COLUMNS = (
     _funding.state,
     _sums.billed_nanos,
     _sums.reserved_nanos,
+    _OTHERS,
 )
 _GRANT_COLUMNS = (
     _grants.requests_left,
@@ -122,6 +135,7 @@ SELECT_ACCOUNT = _text(
         )
     )
     .where(_IS_USER),
+    "of_month",
     "month",
     "app_id",
     "user_id",
@@ -135,6 +149,7 @@ SELECT_PAYING_USER = _text(
         .outerjoin(schema.totals, _IS_SUM)
     )
     .where(_IS_HELD),
+    "of_month",
     "app_id",
     "user_id",
     "month",

@@ -48,7 +48,7 @@ def reserve(
     at = seconds(now)
     month = rules.month_of(now)
     if call.grant_hash is None:
-        account = (call.app_id, call.user_id, month, holder, *lease_now)
+        account = (month, call.app_id, call.user_id, month, holder, *lease_now)
         found = cursor.execute(statements.SELECT_PAYING_USER, account).fetchone()
     else:
         account = (call.grant_hash, call.app_id, holder, *lease_now)
@@ -208,7 +208,8 @@ def account(
     cursor: sqlite3.Cursor, app_id: str, user_id: str, now: datetime
 ) -> tuple[Connection | None, Totals]:
     """A user's connection, and this month's totals."""
-    asked = (rules.month_of(now), app_id, user_id)
+    month = rules.month_of(now)
+    asked = (month, month, app_id, user_id)
     found = cursor.execute(statements.SELECT_ACCOUNT, asked).fetchone()
     return (None, Totals()) if found is None else _account(found)
 
@@ -243,11 +244,12 @@ def _key(call: InferenceCall) -> tuple[str, str, str]:
 
 
 def _account(row: Sequence[Any]) -> tuple[Connection | None, Totals]:
-    cap, connected, revocations, payer_id, funding_id, state, billed, reserved = row
+    cap, connected, revocations, payer_id, funding_id, state, billed, reserved, others = row
     if connected is None:
         return None, Totals()
     valid = rules.is_funding_valid(funding_id, state)
-    connection = Connection(cap, bool(connected), revocations, payer_id, funding_id, valid)
+    paid_by = (payer_id, funding_id, valid, others or 0)
+    connection = Connection(cap, bool(connected), revocations, *paid_by)
     return connection, _totals(billed, reserved)
 
 

@@ -16,7 +16,7 @@ CREATE FUNCTION wattfare_reserve(
     OUT o_known boolean, OUT o_connected boolean, OUT o_cap bigint, OUT o_revocations bigint,
     OUT o_requests integer, OUT o_expires_at bigint, OUT o_billed bigint, OUT o_reserved bigint,
     OUT o_payer text, OUT o_funding text, OUT o_funding_valid boolean,
-    OUT o_app_billed bigint, OUT o_app_reserved bigint,
+    OUT o_others bigint, OUT o_app_billed bigint, OUT o_app_reserved bigint,
     OUT o_all_billed bigint, OUT o_all_reserved bigint,
     OUT o_granted bigint
 ) LANGUAGE plpgsql AS $$
@@ -43,9 +43,6 @@ BEGIN
     END IF;
     o_known := FOUND;
     v_cap := o_cap;
-    IF p_grant IS NULL AND p_operator_pays AND o_funding IS NULL THEN
-        v_cap := LEAST(o_cap, p_ceiling);
-    END IF;
     o_funding_valid := true;
     IF o_funding IS NOT NULL THEN
         SELECT state = 'valid' INTO o_funding_valid FROM funding WHERE id = o_funding;
@@ -83,6 +80,14 @@ BEGIN
         IF NOT FOUND THEN
             o_billed := 0;
             o_reserved := 0;
+        END IF;
+        IF p_operator_pays AND o_funding IS NULL AND p_ceiling IS NOT NULL THEN
+            -- The ceiling is for the user, whoever pays. The lock of the connection holds off the
+            -- reservations of the other payers.
+            SELECT COALESCE(sum(billed_nanos + reserved_nanos), 0)::bigint INTO o_others
+            FROM totals WHERE app_id = p_app AND user_id = p_user AND payer_id <> o_payer
+                AND month = v_month;
+            v_cap := LEAST(o_cap, GREATEST(p_ceiling - o_others, 0));
         END IF;
         v_open := o_connected;
     ELSE
