@@ -806,8 +806,10 @@ class LedgerMachine(RuleBasedStateMachine):
     def correct(self, data, process, cost: int, generated: bool, terms: Terms) -> None:
         """The process of a call that was swept is alive after all."""
         name = data.draw(st.sampled_from(sorted(self.swept)))
+        self.is_corrected(name, process, cost, generated, self.within(terms))
+
+    def is_corrected(self, name: str, process, cost: int, generated: bool, terms: Terms) -> None:
         call, billed, ended = self.swept.pop(name)
-        terms = self.within(terms)
         outcome = Outcome(ended="cut_off", generated=generated, cost=cost)
         order, reserved = call.order, call.held.reserved
         cost = cost if generated else 0
@@ -873,8 +875,9 @@ class LedgerMachine(RuleBasedStateMachine):
         metered=amounts,
         stream=st.booleans(),
         counted=st.booleans(),
+        later=st.none() | st.tuples(st.integers(0, 200), st.integers(0, 100)),
     )
-    def hold_and_crash(self, process, hold, metered, stream: bool, counted: bool) -> None:
+    def hold_and_crash(self, process, hold, metered, stream: bool, counted: bool, later) -> None:
         """A process dies in the middle of a call whose cost has no bound."""
         holder = self.holder(process)
         if holder is None or not self.alive(holder):
@@ -897,6 +900,12 @@ class LedgerMachine(RuleBasedStateMachine):
         self.now += timedelta(seconds=LEASE_SECONDS)
         self.sweep(1 - process, keep_streams=False)
         assert self.swept[order.id][1:] == (min(metered, granted), "lost")
+        if later is not None:  # it was alive after all
+            cost, more = later
+            counted_so_far = self.scope(self.app.id, call.month)
+            room = counted_so_far.billed + counted_so_far.reserved + more
+            terms = Terms(operator_pays=counted, app_ceiling=room)
+            self.is_corrected(order.id, process, cost, True, terms)
 
     @rule(process=st.sampled_from(PROCESSES))
     def restart(self, process: int) -> None:
