@@ -78,7 +78,7 @@ def test_the_service_says_what_to_use(app: App, path: str) -> None:
 def test_other_paths_of_the_service(app: App) -> None:
     http = httpx.Client(base_url=app.service.url, trust_env=False, timeout=PATIENCE)
     with http:
-        for path in ("/api/v1/nothing", "/", "/nothing", "/api/v1/"):
+        for path in ("/api/v1/nothing", "/nothing", "/api/v1/"):
             assert error_in(http.get(path)) == "There is no such path here."
         for path in ("/v1/chat/completions", "/chat/completions", "/v1/responses", "/v1/models"):
             assert "base URL ends with /api/v1" in error_in(http.post(path))

@@ -22,7 +22,7 @@ def refused(answer, status: int, code: str) -> str:
     assert answer.status_code == status, answer.text
     body = answer.json()
     assert list(body) == ["error"]
-    of_budget = {"neededUsd", "remainingUsd", "limitedBy", "resetsAt"}
+    of_budget = {"neededUsd", "remainingUsd", "limitedBy", "resetsAt", "manageUrl"}
     assert set(body["error"]) - of_budget == {"code", "message"}
     assert body["error"]["code"] == code
     return body["error"]["message"]

@@ -140,7 +140,9 @@ async def test_a_new_payer_cuts_off_the_calls_of_the_former_one(ledger: Ledger) 
     assert await ledger.totals() == Totals()
     # Who has waited for too long does not take the place of another.
     assert not await ledger.connect("alice", epoch=0)
-    assert (await ledger.store.account(ledger.app, "u1"))[0] == Connection(100, True, 1, "bob")
+    assert (await ledger.store.account(ledger.app, "u1"))[0] == Connection(
+        100, True, 1, "bob", others=4
+    )
 
 
 async def test_only_the_payer_stops_or_changes_a_connection(ledger: Ledger) -> None:
