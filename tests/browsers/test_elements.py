@@ -103,6 +103,17 @@ def test_somebody_who_comes_back_has_left_the_popup(person: Person, site: Site) 
     expect_state(page, "low")
 
 
+def test_closing_the_popup_when_its_handle_is_cut(person: Person, site: Site) -> None:
+    page = open_app(person, site)
+    ask_for_status(page)
+    popup = person.popup(page, the_button(page).click)
+    button(popup, flow.CREATE).wait_for()
+    popup.close()  # the page never gets the focus, so only the service can know
+    expect(page.locator("body")).to_have_attribute("data-connected", "false")
+    connect(person, page)
+    expect_state(page, "low")
+
+
 def test_allow_counts_although_the_page_no_longer_waits(person: Person, site: Site) -> None:
     page = open_app(person, site)
     ask_for_status(page)

@@ -203,7 +203,7 @@ export function createWattfare({
   function openPopup(flow) {
     const popup = window.open("about:blank", "", "popup,width=480,height=760");
     if (!popup) throw new WattfareError("popup_blocked", "The browser blocked the window");
-    Object.assign(flow, { popup, opened: Date.now(), live: false, seen: undefined });
+    Object.assign(flow, { popup, opened: Date.now() });
     if (flow.url) popup.location.replace(flow.url);
   }
 
@@ -211,7 +211,7 @@ export function createWattfare({
     if (mode === "redirect") return redirect(isGrant, wish);
     const flow = (flows[isGrant] ??= {});
     if (!flow.popup || Date.now() - flow.opened > 1000) { // no double click
-      if (flow.live && !flow.popup.closed) flow.popup.focus();
+      if (flow.popup?.closed === false) flow.popup.focus();
       else openPopup(flow);
     }
     flow.result ??= run(flow, isGrant, wish).finally(() => { delete flows[isGrant]; });
@@ -234,7 +234,9 @@ export function createWattfare({
     let over, failure, stop;
     return new Promise((resolve, reject) => {
       const gone = () => (failure ? reject(failure) : resolve(declined(isGrant)));
-      stop = watchPopup(flow, expiresAt, gone);
+      const isLeft = async () =>
+        !(await request("POST", `/approvals/${id}/state`, { secret }, isGrant)).open;
+      stop = watchPopup(flow, expiresAt, isLeft, gone);
       // It stays when `gone` has been called: the person may still allow.
       waiting.set(id, async ({ code, denied }) => {
         if (over || flow.busy) return over;
@@ -253,26 +255,25 @@ export function createWattfare({
     }).finally(() => stop());
   }
 
-  // `closed` is true of an open window, too, if a page has a Cross-Origin-Opener-Policy. It counts
-  // only if this handle has shown the service's page. Otherwise, a person who comes back to this
-  // page has left the window.
-  function watchPopup(flow, expiresAt, gone) {
-    let back;
+  // `closed` is true of an open window, too, if a page has a Cross-Origin-Opener-Policy. The service
+  // knows whether its page is open. A person who comes back to this page has left the window.
+  function watchPopup(flow, expiresAt, isLeft, gone) {
+    let back, asked = 0, left = 0;
+    const ask = () => isLeft().then((yes) => {
+      left = yes ? left + 1 : 0;
+      if (left > 1) gone(); // a page that is reloaded is left for a moment
+    }, () => {});
     const look = ({ type, target }) => {
       if ((type === "blur" && target === window) || document.hidden) back = undefined;
       else if (Date.now() - flow.opened > 1000) back ??= Date.now();
     };
     const timer = setInterval(() => {
-      const { popup } = flow;
-      try {
-        void (popup.closed || popup.location.href);
-      } catch { // on another origin, for more than the moment before a handle is cut off
-        flow.seen ??= Date.now();
-        flow.live = Date.now() - flow.seen > 100;
+      if (flow.popup.closed && Date.now() - asked > (left ? 800 : 2500)) {
+        asked = Date.now();
+        ask();
       }
-      if (flow.live) back = popup.closed ? back ?? Date.now() : undefined;
       if (!flow.busy && (Date.now() - back > 1500 || Date.now() > expiresAt * 1000)) gone();
-    }, 25);
+    }, 200);
     const events = ["focus", "blur", "visibilitychange", "pointerdown", "keydown"];
     for (const name of events) window.addEventListener(name, look, true);
     return () => {

@@ -115,6 +115,46 @@ async def create_approval(request: Request) -> Response:
     return json_response(encode(CreatedApproval(approval.id, url, secret, approval.expires_at)))
 
 
+class StateQuestion(msgspec.Struct, frozen=True):
+    """The secret of the page that asks how its approval stands."""
+
+    secret: str
+
+    def __repr__(self) -> str:
+        return "StateQuestion()"
+
+
+class ApprovalState(msgspec.Struct, frozen=True):
+    """How an approval stands: ``pending``, ``approved``, ``denied``, ``redeemed`` or ``expired``.
+    ``open`` is False if the person has closed the page without an answer."""
+
+    state: str
+    open: bool
+
+
+async def approval_state(request: Request) -> Response:
+    """``POST /approvals/{id}/state``, for a page that cannot see its popup."""
+    state = state_of(request)
+    app, session, _ = await _admit(request, state)
+    given = await read_json(request, StateQuestion)
+    approval_id: str = request.path_params["id"]
+
+    def look(sql: Sql, now: datetime) -> ApprovalState:
+        approval = approvals.check_owner(
+            approval_store.find(sql, approval_id),
+            kind="grant" if session is None else "connection",
+            app_id=app.id,
+            user_id=None if session is None else session.user_id,
+            origin=page_origin(request),
+            secret=given.secret,
+        )
+        if approvals.is_over(approval, seconds(now)):
+            return ApprovalState("expired", open=False)
+        return ApprovalState(approval.state, open=not approval.left)
+
+    return json_response(encode(await state.store.at(look)))
+
+
 async def redeem_approval(request: Request) -> Response:
     """``POST /approvals/{id}/redeem``."""
     state = state_of(request)

@@ -33,7 +33,13 @@ from ..chat.allowed_fields import MAX_N, REQUEST, Kind
 from ..chat.request import MAX_TOKENS
 from ..metrics import CONTENT_TYPE
 from ..payers.return_urls import MAX_RETURN_URL
-from .approvals import CreatedApproval, NewApproval, Redemption
+from .approvals import (
+    ApprovalState,
+    CreatedApproval,
+    NewApproval,
+    Redemption,
+    StateQuestion,
+)
 from .bodies import JSON, json_response
 from .connections import Approval
 from .grants import MAX_GRANT_REQUESTS, NewGrant
@@ -104,12 +110,14 @@ def document(paths: frozenset[str]) -> Json:
             NewApproval,
             CreatedApproval,
             Redemption,
+            StateQuestion,
+            ApprovalState,
         ],
         schema_hook=_schema_of,
         ref_template=_REF,
     )
     new_session, created_session, status, approval, new_grant, grant, *rest = shapes
-    new_approval, created_approval, redemption = rest
+    new_approval, created_approval, redemption, state_question, approval_state = rest
     schemas["NewSession"]["properties"]["appUserId"] = _USER_ID
     schemas["NewSession"]["properties"]["accountLabel"] = _or_null(
         {"type": "string", "maxLength": MAX_ACCOUNT_LABEL}
@@ -231,6 +239,16 @@ def document(paths: frozenset[str]) -> Json:
                 security=_OF_PAGES,
                 parameters=[_parameter("path", "id", {"type": "string"}, required=True)],
                 body=redemption,
+            )
+        },
+        f"{API_PREFIX}/approvals/{{id}}/state": {
+            "post": _operation(
+                "Ask how an approval stands, and whether its page is still open",
+                _json_answer(approval_state),
+                (*_WITH_BODY, 403),
+                security=_OF_PAGES,
+                parameters=[_parameter("path", "id", {"type": "string"}, required=True)],
+                body=state_question,
             )
         },
         "/healthz": {"get": _operation("Check the service and its database", _json_answer({}))},

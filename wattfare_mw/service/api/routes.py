@@ -6,7 +6,7 @@ from __future__ import annotations
 from starlette.routing import Route
 
 from ...types import API_PREFIX
-from .approvals import create_approval, redeem_approval
+from .approvals import approval_state, create_approval, redeem_approval
 from .chat_completions import ChatCompletions
 from .connections import connections, status
 from .grants import create_grant
@@ -41,6 +41,7 @@ def routes(*, with_metrics: bool = False) -> list[Route]:
         Route(_GRANTS, create_grant, methods=["POST"]),
         Route(_APPROVALS, create_approval, methods=["POST"]),
         Route(f"{_APPROVALS}/{{id}}/redeem", redeem_approval, methods=["POST"]),
+        Route(f"{_APPROVALS}/{{id}}/state", approval_state, methods=["POST"]),
         Route("/healthz", health, methods=["GET"]),
         Route("/openapi.json", openapi, methods=["GET"]),
         *([Route("/metrics", metrics, methods=["GET"])] if with_metrics else []),

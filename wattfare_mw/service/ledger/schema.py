@@ -326,6 +326,7 @@ approvals = Table(
     Column("created_at", BigInteger, nullable=False),
     Column("expires_at", BigInteger, nullable=False),
     Column("decided_at", BigInteger),
+    Column("left_at", BigInteger),  # NULL while a person may have its page open
     # The other payer whose connection ends, as the person who allowed this was told.
     Column("replaces", String(64)),
     Index("approvals_by_expiry", "expires_at"),

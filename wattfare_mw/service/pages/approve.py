@@ -60,10 +60,25 @@ async def show(request: Request) -> Response:
         seen = await _see(request, sign_in)
     except WattfareError as error:
         return await _over(request, error)
+    if seen.approval.left:
+        await _note_presence(request, left=False)
     if sign_in is None or not sign_in.is_fresh():
         return _page(request, "approve_sign_in.html", seen)
     cap = written(approvals.proposed_cap(seen.approval.wish, seen.own_cap))
     return await _ask(request, seen, cap, funding=seen.own_funding or "")
+
+
+async def leave(request: Request) -> Response:
+    """``POST /approve/{id}/left``: the person has closed the page."""
+    await _note_presence(request, left=True)
+    return Response(status_code=204)
+
+
+async def _note_presence(request: Request, *, left: bool) -> None:
+    approval_id: str = request.path_params["id"]
+    await state_of(request).store.at(
+        lambda sql, now: approval_store.leave(sql, approval_id, seconds(now) if left else None)
+    )
 
 
 async def answer(request: Request) -> Response:

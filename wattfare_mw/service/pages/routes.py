@@ -35,6 +35,7 @@ def page_routes() -> list[Route]:
         page_route("/funding/{id}/remove", funding.remove, ["GET", "POST"]),
         page_route("/approve/{id}", approve.show),
         page_route("/approve/{id}", approve.answer, ["POST"]),
+        page_route("/approve/{id}/left", approve.leave, ["POST"]),
         page_route("/sign-in", sign_in.show),
         page_route("/sign-in/challenge", sign_in.challenge, ["POST"]),
         page_route("/sign-in/passkey", sign_in.with_passkey, ["POST"]),

@@ -126,6 +126,13 @@ def deny(sql: Sql, approval_id: str, now: int) -> Approval:
     return approval
 
 
+def leave(sql: Sql, approval_id: str, now: int | None) -> None:
+    """Note that the person has closed the page; None: that the page is open again."""
+    table = schema.approvals
+    pending = table.c.id == approval_id, table.c.state == "pending"
+    sql.execute(update(table).where(*pending).values(left_at=now))
+
+
 def redeem(sql: Sql, approval: Approval, code: str, now: int) -> None:
     """Use an approval up that was locked when it was found. The caller carries it out in the same
     transaction.
@@ -226,4 +233,5 @@ def _read(row: Row[Any]) -> Approval:
         cap=row.cap_nanos,
         funding_id=row.funding_id,
         replaces=row.replaces,
+        left=row.left_at is not None,
     )

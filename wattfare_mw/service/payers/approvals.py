@@ -57,8 +57,13 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Approval(msgspec.Struct, frozen=True, kw_only=True):
-    """A wish, and its state. ``replaces`` is the payer whose connection ends when this one begins,
-    as far as the person who allowed it was told so."""
+    """A wish, and its state.
+
+    Attributes:
+        replaces: the payer whose connection ends when this one begins, as far as the person who
+            allowed it was told so.
+        left: True if the person has closed the page.
+    """
 
     id: str
     wish: Wish
@@ -71,6 +76,7 @@ class Approval(msgspec.Struct, frozen=True, kw_only=True):
     cap: int | None = None
     funding_id: str | None = None
     replaces: str | None = None
+    left: bool = False
 
     def __repr__(self) -> str:
         return f"Approval({self.id!r}, state={self.state!r})"

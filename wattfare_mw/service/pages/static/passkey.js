@@ -51,7 +51,7 @@
       const made = await credential(kind, options);
       form.elements.challenge.value = id;
       form.elements.credential.value = json(made);
-      form.submit();
+      form.requestSubmit();
     } catch (error) {
       for (const each of buttons) each.disabled = false;
       alert.textContent = error instanceof DOMException

@@ -184,6 +184,7 @@ def _create_tables() -> None:
         sa.Column("created_at", sa.BigInteger, nullable=False),
         sa.Column("expires_at", sa.BigInteger, nullable=False),
         sa.Column("decided_at", sa.BigInteger),
+        sa.Column("left_at", sa.BigInteger),
         sa.Column("replaces", sa.String(64)),
     )
     op.create_index("approvals_by_expiry", "approvals", ["expires_at"])
