@@ -30,9 +30,9 @@ from .endpoints import error_page, form_of, sign_in_of
 from .funding import FIELD, funding_choices
 from .rendering import page, see_other
 
-#: A call of the built-in model with 500 tokens in and 300 tokens out, which cost $0.000001 and
-#: $0.000002 each.
-_ECHO = Estimate("wattfare/echo", 500 * 1000 + 300 * 2000)
+#: A call of the built-in model with 100 tokens in and 100 tokens out, which cost $0.000001 and
+#: $0.000002 each. The model repeats what it reads.
+_ECHO = Estimate("wattfare/echo", 100 * 1000 + 100 * 2000)
 
 
 class _Seen(msgspec.Struct, frozen=True):
