@@ -7,6 +7,7 @@ app's own page has to redeem it.
 from __future__ import annotations
 
 from datetime import datetime
+from http import HTTPStatus
 from typing import Any
 
 import msgspec
@@ -59,7 +60,12 @@ async def show(request: Request) -> Response:
     try:
         seen = await _see(request, sign_in)
     except WattfareError as error:
-        return await _over(request, error)
+        response = await _over(request, error)
+        if error.http_status == HTTPStatus.CONFLICT:
+            # To look at it is no mistake: people come here with the back button. A browser
+            # reports an error status on its console.
+            response.status_code = HTTPStatus.OK
+        return response
     if sign_in is None or not sign_in.is_fresh():
         return _page(request, "approve_sign_in.html", seen)
     cap = written(approvals.proposed_cap(seen.approval.wish, seen.own_cap))
