@@ -101,6 +101,7 @@ def test_the_story_of_the_demo(person: Person, demo: str) -> None:
     page.bring_to_front()
     start(page, " ".join(["tick"] * 400))  # it would take 20 seconds
     expect(answers(page).last).to_contain_text("tick tick tick")
+    expect(page.get_by_role("meter", name="Left this month")).to_be_in_viewport()
     button(spending, STOP).first.click()
     began = time.monotonic()
     if button(spending, STOP).first.is_visible():  # it asks once more
