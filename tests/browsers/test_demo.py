@@ -25,8 +25,8 @@ LONG = " ".join(f"word{number}" for number in range(60))
 
 
 @contextmanager
-def running_demo(*options: str) -> Iterator[tuple[str, str]]:
-    """The URLs of the chat app and of the budget page."""
+def running_demo(*options: str) -> Iterator[str]:
+    """The URL of the chat app, the only one that the demo prints."""
     process = subprocess.Popen(
         [sys.executable, "-m", "wattfare_mw.cli", "demo", "--web", *options],
         stdout=subprocess.PIPE,
@@ -42,8 +42,8 @@ def running_demo(*options: str) -> Iterator[tuple[str, str]]:
             if "Ctrl-C stops it" in line:
                 break
         found = re.findall(r"http://localhost:\d+\S*", "".join(lines))
-        assert len(found) == 2, lines
-        yield found[0], found[1]
+        assert len(found) == 1, lines
+        yield found[0]
     finally:
         process.send_signal(signal.SIGINT)
         code = process.wait(PATIENCE)
@@ -52,16 +52,15 @@ def running_demo(*options: str) -> Iterator[tuple[str, str]]:
 
 
 @pytest.fixture(scope="module", params=FRAMEWORKS)
-def demo(request: pytest.FixtureRequest) -> Iterator[tuple[str, str]]:
+def demo(request: pytest.FixtureRequest) -> Iterator[str]:
     options = [] if request.param == "flask" else ["--framework", request.param]
-    with running_demo(*options) as urls:
-        yield urls
+    with running_demo(*options) as url:
+        yield url
 
 
-def test_the_story_of_the_demo(person: Person, demo: tuple[str, str]) -> None:
-    url, budget = demo
+def test_the_story_of_the_demo(person: Person, demo: str) -> None:
     person.expect_problem("status of 402")
-    page = person.open(url)
+    page = person.open(demo)
 
     send(page, "Hello out there")  # not connected
     expect(page.locator("#notice")).to_contain_text("Connect")
@@ -96,10 +95,13 @@ def test_the_story_of_the_demo(person: Person, demo: tuple[str, str]) -> None:
     expect(bar(page)).to_contain_text("$1.00 left")
 
     # Stop, in the middle of an answer.
-    spending = person.open(budget)
+    with page.context.expect_page() as opened:
+        page.get_by_role("link", name="My budget").click()
+    spending = opened.value
     page.bring_to_front()
     start(page, " ".join(["tick"] * 400))  # it would take 20 seconds
     expect(answers(page).last).to_contain_text("tick tick tick")
+    expect(page.get_by_role("meter", name="Left this month")).to_be_in_viewport()
     button(spending, STOP).first.click()
     began = time.monotonic()
     if button(spending, STOP).first.is_visible():  # it asks once more
@@ -112,15 +114,15 @@ def test_the_story_of_the_demo(person: Person, demo: tuple[str, str]) -> None:
     assert answers(page).last.inner_text() == words
 
 
-def test_axe_finds_nothing_on_the_demo(person: Person, demo: tuple[str, str]) -> None:
-    page = person.open(demo[0])
+def test_axe_finds_nothing_on_the_demo(person: Person, demo: str) -> None:
+    page = person.open(demo)
     for scheme in ("light", "dark"):
         page.emulate_media(color_scheme=scheme)
         assert_accessible(page)
 
 
 def test_picture_of_the_demo(person: Person) -> None:
-    with running_demo() as (url, _):
+    with running_demo() as url:
         page = person.open(url)
         popup = person.popup(page, connect_button(page).click)
         with popup.expect_event("close"):

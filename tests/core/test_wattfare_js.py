@@ -68,6 +68,22 @@ assert.equal(tokens(), 1);
 assert.deepEqual(asked[0], ["POST", TOKENS, undefined]);
 assert.equal(asked.at(-1)[0], "DELETE");
 """,
+    "a token is dropped with the connection": """
+let connected = true;
+serve((path, init) => {
+  if (path === TOKENS) return [200, { token: jwt(now() + 600) }];
+  return init.method === "DELETE" ? [204] : [200, { ...CONNECTED, connected }];
+});
+const wattfare = client("/token");
+await wattfare.status();
+await wattfare.disconnect();
+await wattfare.status();
+assert.equal(tokens(), 2);
+connected = false; // stopped on the service's page
+await wattfare.status();
+await wattfare.status();
+assert.equal(tokens(), 3);
+""",
     "a token is replaced shortly before its end": """
 for (const [lives, expected] of [[31.5, 1], [29, 2], [-5, 2]]) {
   for (const own of [true, false]) { // told by the route, or by the token alone

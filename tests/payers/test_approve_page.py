@@ -59,10 +59,12 @@ def test_who_asks_for_what(service: Service, person: Person) -> None:
 @pytest.mark.parametrize(
     ("limit", "value", "answers"),
     [
-        ({"monthlyUsd": 5}, "5.00", "about 4,500 answers of wattfare/echo"),
-        ({"monthlyUsd": 0.5}, "0.50", "about 450 answers of wattfare/echo"),
-        ({"monthlyUsd": 0.001}, "0.001", "about 0 answers of wattfare/echo"),
-        ({"monthlyUsd": None}, "10.00", "about 9,000 answers of wattfare/echo"),
+        ({"monthlyUsd": 5}, "5.00", "about 16,000 answers of wattfare/echo"),
+        ({"monthlyUsd": 0.5}, "0.50", "about 1,600 answers of wattfare/echo"),
+        ({"monthlyUsd": 0.001}, "0.001", "about 3 answers of wattfare/echo"),
+        ({"monthlyUsd": 0.0004}, "0.0004", "about 1 answer of wattfare/echo"),
+        ({"monthlyUsd": 0.0001}, "0.0001", "less than one answer of wattfare/echo"),
+        ({"monthlyUsd": None}, "10.00", "about 33,000 answers of wattfare/echo"),
     ],
 )
 def test_what_the_cap_buys(app: App, person: Person, limit: dict, value: str, answers: str) -> None:

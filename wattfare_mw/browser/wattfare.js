@@ -47,7 +47,7 @@ async function send(url, init) {
   throw new WattfareError(code, message ?? `The answer was ${status}`, { status, ...more });
 }
 
-// Gives the token: kept until 30 seconds before its end, fetched once for all callers.
+// The token: kept until 30 seconds before its end, fetched once for all.
 function tokenSource(session) {
   let kept, end, loading;
   async function load() {
@@ -65,10 +65,12 @@ function tokenSource(session) {
     end = (got.expiresAt ?? end ?? Infinity) * 1000 - 30_000;
     return (kept = fresh);
   }
-  return (refused) => {
+  const token = (refused) => {
     if (kept && kept !== refused && Date.now() < end) return kept;
     return (loading ??= load().finally(() => { loading = undefined; }));
   };
+  token.drop = () => { end = 0; };
+  return token;
 }
 
 // -- back from the service's page
@@ -156,6 +158,7 @@ export function createWattfare({
   }
 
   function show(status, error) {
+    if (current?.connected && status && !status.connected) token.drop(); // it connects nothing
     current = status ?? current;
     for (const watcher of watchers) watcher(status, error);
     return status;
@@ -166,7 +169,7 @@ export function createWattfare({
   const refresh = () => status().catch(fail);
   if (inBrowser) window.addEventListener(REFRESH, () => watchers.size && refresh(), true);
 
-  // What the caller gets if the person denies, or closes the window.
+  // After a denial, or a closed window.
   const declined = (isGrant) => (isGrant ? null : status().catch(
     () => ({ connected: false, limits: null, usage: { monthlyUsd: 0 }, remainingUsd: 0 })));
 
@@ -237,7 +240,7 @@ export function createWattfare({
       const isLeft = async () =>
         !(await request("POST", `/approvals/${id}/state`, { secret }, isGrant)).open;
       stop = watchPopup(flow, expiresAt, isLeft, gone);
-      // It stays when `gone` has been called: the person may still allow.
+      // It outlives `gone`: the person may still allow.
       waiting.set(id, async ({ code, denied }) => {
         if (over || flow.busy) return over;
         flow.busy = true;
@@ -245,7 +248,7 @@ export function createWattfare({
           resolve(denied ? declined(isGrant) : await redeem(isGrant, id, code, secret));
           over = true;
         } catch (error) {
-          // The code of a forged return is wrong. The true one may still come.
+          // A forged return. The true code may still come.
           if (/^(invalid_request|rate_limited)$/.test(error.code)) failure = error;
           else reject(error);
         }
@@ -314,7 +317,7 @@ export function createWattfare({
     connect: ({ mode } = {}) => ask(false, {}, mode),
     requestGrant: ({ requests, maxUsd }, { mode } = {}) => ask(true, { requests, maxUsd }, mode),
     status,
-    disconnect: () => request("DELETE", "/connections").then(refreshAll),
+    disconnect: () => request("DELETE", "/connections").then(token.drop).then(refreshAll),
     fetch: fetchAndRefresh,
     returned,
     get state() { return invalid ? "reconnect" : current && stateOf(current); },

@@ -105,8 +105,7 @@ def _chat(framework: str) -> None:
         app = stack.enter_context(_running(log, module, _environment(keys, service)))
         change_database(database, lambda sql: add_origins(sql, keys.app_id, [app]))
         console.print("[bold]A chat app whose users pay for its AI calls.[/]\n")
-        console.print(f"  Open    [bold cyan]{app}[/]  in a browser on this machine.")
-        console.print(f"  Budget  [cyan]{service}/budget[/]  shows what you spend, and stops it.\n")
+        console.print(f"  Open    [bold cyan]{app}[/]  in a browser on this machine.\n")
         console.print(
             "The built-in model answers, so nobody pays real money. You need a passkey: your"
             " fingerprint, your face, a PIN or a security key.\nCtrl-C stops it."

@@ -7,6 +7,7 @@ app's own page has to redeem it.
 from __future__ import annotations
 
 from datetime import datetime
+from http import HTTPStatus
 from typing import Any
 
 import msgspec
@@ -30,9 +31,9 @@ from .endpoints import error_page, form_of, sign_in_of
 from .funding import FIELD, funding_choices
 from .rendering import page, see_other
 
-#: A call of the built-in model with 500 tokens in and 300 tokens out, which cost $0.000001 and
-#: $0.000002 each.
-_ECHO = Estimate("wattfare/echo", 500 * 1000 + 300 * 2000)
+#: A call of the built-in model with 100 tokens in and 100 tokens out, which cost $0.000001 and
+#: $0.000002 each. The model repeats what it reads.
+_ECHO = Estimate("wattfare/echo", 100 * 1000 + 100 * 2000)
 
 
 class _Seen(msgspec.Struct, frozen=True):
@@ -59,7 +60,12 @@ async def show(request: Request) -> Response:
     try:
         seen = await _see(request, sign_in)
     except WattfareError as error:
-        return await _over(request, error)
+        response = await _over(request, error)
+        if error.http_status == HTTPStatus.CONFLICT:
+            # To look at it is no mistake: people come here with the back button. A browser
+            # reports an error status on its console.
+            response.status_code = HTTPStatus.OK
+        return response
     if seen.approval.left:
         await _note_presence(request, left=False)
     if sign_in is None or not sign_in.is_fresh():

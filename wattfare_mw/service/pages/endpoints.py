@@ -94,6 +94,17 @@ def sign_in_url(request: Request, *, again: bool = False) -> str:
     return f"/sign-in?{urlencode(query)}"
 
 
+#: The titles of errors that people see. The others have the words of HTTP.
+_TITLES = {
+    400: "That did not work",
+    403: "Not allowed",
+    404: "Page not found",
+    409: "No longer possible",
+    429: "Too many tries",
+    503: "Not available at the moment",
+}
+
+
 def error_page(
     request: Request, error: WattfareError, link: tuple[str, str] = ("My budget", "/budget")
 ) -> Response:
@@ -105,7 +116,7 @@ def error_page(
     status = error.http_status
     context = {
         "link": link,
-        "title": HTTPStatus(status).phrase,
+        "title": _TITLES.get(status) or HTTPStatus(status).phrase,
         "message": error.message,
         "request_id": request.scope["wattfare.request_id"],
     }

@@ -39,7 +39,8 @@
     buys.hidden = unlimited.checked || !(count >= 0);
     const unit = 10 ** Math.max(String(count).length - 2, 0);
     const about = (Math.floor(count / unit) * unit).toLocaleString("en-US");
-    buys.firstElementChild.textContent = about;
+    buys.firstElementChild.textContent = count < 1
+      ? "less than one answer" : `about ${about} ${count === 1 ? "answer" : "answers"}`;
   }
   if (buys) {
     cap.addEventListener("input", estimate);
