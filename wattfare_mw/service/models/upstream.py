@@ -425,7 +425,7 @@ class UpstreamJob:
         if request.stream:
             self._splitter = sse.Splitter()
             self._finishes = upstream_answers.Finishes()
-        self._unnamed = upstream.keeps_records  # has no chunk told the generation's id so far?
+        self._unnamed = upstream.keeps_records  # is the generation's id not known so far?
 
     def _all_bounds(self, answers: int) -> Bounds:
         if self._bounds:
@@ -474,6 +474,8 @@ class UpstreamJob:
             )
         kind = self._answer.headers.get("content-type", "").split(";")[0].strip().lower()
         if request.stream and kind == sse.CONTENT_TYPE:
+            if self._unnamed:
+                self._is_named(generations.id_in(self._answer.headers))
             return
         if not request.stream and kind != sse.CONTENT_TYPE:
             return
@@ -702,8 +704,7 @@ class UpstreamJob:
             self._done = self.meter.generated = True
             return data
         if self._unnamed:
-            self.generation_id = generations.id_of(data)
-            self._unnamed = self.generation_id is None
+            self._is_named(generations.id_of(data))
         if self._unanswered:
             self._find_model(data)
         read = upstream_answers.read_chunk(data, self.meter, self._credential)
@@ -723,6 +724,10 @@ class UpstreamJob:
             return data if read.choices else None  # our own question is taken out again
         self._told = self.meter.billed
         return upstream_answers.with_cost(data, self.meter)
+
+    def _is_named(self, generation_id: str | None) -> None:
+        self.generation_id = generation_id
+        self._unnamed = generation_id is None
 
     def _find_model(self, data: bytes) -> None:
         """Bill by the model that answers, which this answer or chunk may name."""
