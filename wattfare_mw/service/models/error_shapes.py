@@ -19,6 +19,8 @@ _CODE = re.compile(r"[A-Za-z][A-Za-z0-9_.:-]{0,63}")
 _MESSAGES = ("message", "msg", "detail", "Message", "error_description")
 #: What an error may be wrapped in.
 _WRAPPERS = ("error", "errors", "detail")
+#: What answers, chunks and choices have.
+_OF_ANSWERS = frozenset({"choices", "usage", "delta", "finish_reason", "index"})
 
 
 class Said(msgspec.Struct, frozen=True, gc=False):
@@ -50,13 +52,20 @@ def in_success(answer: object) -> Said | None:
     """What an answer or an event with status 200 says, if it is an error; None for any other."""
     if isinstance(answer, dict):
         fields = cast("dict[str, Any]", answer)
-        if fields.get("error") or fields.get("object") == "error":
+        if fields.get("error") or fields.get("object") == "error" or _is_flat(fields):
             return _said(fields)
         return None
     if isinstance(answer, list) and answer:  # Google's
         first = cast("list[object]", answer)[0]
         return in_success(cast("object", first)) if isinstance(first, dict) else None
     return None
+
+
+def _is_flat(fields: dict[str, Any]) -> bool:
+    """Is it an error without a mark of OpenAI's? A choice, and what has choices, is none."""
+    if not _OF_ANSWERS.isdisjoint(fields):
+        return False
+    return fields.get("type") == "error" or bool(fields.get("errors") or fields.get("detail"))
 
 
 def _said(answer: object) -> Said:
@@ -99,6 +108,10 @@ def _levels(value: object, depth: int) -> Iterator[dict[str, Any] | str]:
             if inner:
                 yield from _levels(inner, depth - 1)
                 return
+        words: object = fields.get("message")
+        if isinstance(words, (dict, list)) and words:  # Mistral's
+            yield from _levels(cast("object", words), depth - 1)
+            return
         metadata: object = fields.get("metadata")
         if isinstance(metadata, dict):  # OpenRouter quotes the provider's own error
             yield from _quoted(cast("dict[str, Any]", metadata).get("raw"), depth - 1)
