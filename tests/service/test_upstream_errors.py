@@ -429,3 +429,22 @@ def test_a_ping_that_is_no_json_is_ignored(ping: bytes) -> None:
 def test_an_event_that_is_neither_is_a_failure(broken: bytes) -> None:
     with pytest.raises(WattfareError, match="not JSON"):
         upstream_answers.read_chunk(broken, Meter(None, 10), NO_KEY)
+
+
+@pytest.mark.parametrize(
+    ("delay", "seconds"),
+    [
+        ("31s", 31),
+        ("1.500s", 1.5),
+        ("0s", 1),
+        ("-5s", 1),
+        ("soon", 1),
+        (None, 1),
+        ("9" * 99 + "s", 1),
+    ],
+)
+def test_google_names_the_delay_in_the_error(delay: object, seconds: float) -> None:
+    details = [{"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": delay}]
+    body = [{"error": {"code": 429, "message": WORDS, "details": details}}]
+    assert read(429, body).retry_after == seconds
+    assert read(429, body, retry_after="7").retry_after == 7

@@ -15,6 +15,8 @@ _MOST_LEVELS = 8
 _MOST_WORDS = 20_000
 #: A code is one word, as ``context_length_exceeded`` is. A sentence is no code.
 _CODE = re.compile(r"[A-Za-z][A-Za-z0-9_.:-]{0,63}")
+#: A time in Google's JSON, such as "31s".
+_DELAY = re.compile(r"(\d{1,5}(?:\.\d{1,9})?)s", re.ASCII)
 #: Where the words of an error without a name of its own stand.
 _MESSAGES = ("message", "msg", "detail", "Message", "error_description")
 #: What an error may be wrapped in.
@@ -33,6 +35,7 @@ class Said(msgspec.Struct, frozen=True, gc=False):
         names: all its codes, types and statuses that are words, in lower case.
         flagged: it refuses a prompt, as OpenRouter says it.
         quoted: it repeats the error of a provider behind the upstream, as OpenRouter does.
+        retry_after: when to ask again, in seconds. Google says so here, and in no header.
     """
 
     message: str | None = None
@@ -41,6 +44,7 @@ class Said(msgspec.Struct, frozen=True, gc=False):
     names: frozenset[str] = frozenset()
     flagged: bool = False
     quoted: bool = False
+    retry_after: float | None = None
 
 
 def in_error(answer: object) -> Said:
@@ -72,6 +76,7 @@ def _said(answer: object) -> Said:
     message = code = status = None
     names: set[str] = set()
     flagged = quoted = False
+    retry_after: float | None = None
     # From the outside in, so that the last word is that of the innermost.
     for fields in _levels(answer, _MOST_LEVELS):
         if isinstance(fields, str):
@@ -85,8 +90,17 @@ def _said(answer: object) -> Said:
         message = _message(fields) or message
         status = status or _status(fields)
         code = _code(fields) or code
+        retry_after = _retry_after(fields) or retry_after
         names.update(_names(fields))
-    return Said(message and message[:_MOST_WORDS], code, status, frozenset(names), flagged, quoted)
+    return Said(
+        message and message[:_MOST_WORDS],
+        code,
+        status,
+        frozenset(names),
+        flagged,
+        quoted,
+        retry_after,
+    )
 
 
 def _levels(value: object, depth: int) -> Iterator[dict[str, Any] | str]:
@@ -168,17 +182,29 @@ def _code(fields: dict[str, Any]) -> str | None:
 
 
 def _names(fields: dict[str, Any]) -> Iterator[str]:
-    details = fields.get("details")  # Google's
-    items = cast("list[object]", details)[:10] if isinstance(details, list) else []
-    reasons = [
-        cast("dict[str, Any]", item).get("reason") for item in items if isinstance(item, dict)
-    ]
+    reasons = [item.get("reason") for item in _details(fields)]
     for value in (
         *(fields.get(name) for name in ("code", "type", "status", "error_type")),
         *reasons,
     ):
         if isinstance(value, str):
             yield value.lower()[:100]
+
+
+def _details(fields: dict[str, Any]) -> list[dict[str, Any]]:
+    """Google's."""
+    details = fields.get("details")
+    items = cast("list[object]", details)[:10] if isinstance(details, list) else []
+    return [cast("dict[str, Any]", item) for item in items if isinstance(item, dict)]
+
+
+def _retry_after(fields: dict[str, Any]) -> float | None:
+    for item in _details(fields):
+        delay = item.get("retryDelay")
+        found = _DELAY.fullmatch(delay) if isinstance(delay, str) else None
+        if found is not None:
+            return float(found[1])
+    return None
 
 
 def _status(fields: dict[str, Any]) -> int | None:

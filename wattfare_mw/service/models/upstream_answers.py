@@ -76,7 +76,10 @@ def failure(
         said = error_shapes.in_error(decode(body))
     except (ValueError, WattfareError):
         said = _NOTHING_SAID
-    return _failure(status, said, _retry_after(headers), credential)
+    retry_after = _retry_after(headers)
+    if retry_after is None:
+        retry_after = said.retry_after
+    return _failure(status, said, retry_after, credential)
 
 
 def is_no_list(status: int, failure: WattfareError) -> bool:
@@ -134,7 +137,7 @@ def error_of(answer: object, credential: Credential) -> WattfareError | None:
 
 
 def _error_of(said: error_shapes.Said, credential: Credential) -> WattfareError:
-    return _failure(_status_of(said), said, None, credential)
+    return _failure(_status_of(said), said, said.retry_after, credential)
 
 
 def _status_of(said: error_shapes.Said) -> int:
