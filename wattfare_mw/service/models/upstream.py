@@ -676,12 +676,15 @@ class UpstreamJob:
 
     def _passed_events(self, block: bytes) -> Iterator[bytes]:
         for raw in sse.split(block):
-            events = [event.data for event in sse.events(raw)]
-            if not events:
+            whole = [event.data for event in sse.events(raw)]
+            if not whole:
                 yield self._comment(raw)
                 continue
+            events = [line for data in whole for line in _apart(data)]
             passed = [self._passed(data) for data in events]
-            if all(event is data for event, data in zip(passed, events, strict=True)):
+            if len(events) == len(whole) and all(
+                event is data for event, data in zip(passed, events, strict=True)
+            ):
                 yield raw
             else:
                 yield b"".join(sse.write(event) for event in passed if event is not None)
@@ -765,6 +768,15 @@ class UpstreamJob:
                 return error
         wanted = "an event stream" if self._request.stream else "JSON"
         return upstream_answers.failed(f"The upstream did not answer with {wanted}.")
+
+
+def _apart(data: bytes) -> list[bytes]:
+    """The events in this one. Some upstreams leave out the empty line between two."""
+    lines = data.split(b"\n")
+    if len(lines) == 1 or _decoded(data) is not None:
+        return [data]
+    are_events = all(sse.is_done(line) or _decoded(line) is not None for line in lines)
+    return lines if are_events else [data]
 
 
 class _Answered(msgspec.Struct):
