@@ -330,6 +330,7 @@ FUNCTION = {"name": "f", "description": "d", "parameters": {"type": "object"}}
         {"name": "f", "description": "d"},
         {"defer_loading": False, "eager_input_streaming": True},
         {"input_examples": [{"image": "x"}]},
+        {"allowed_callers": ["direct"]},
         {"metadata": {"a": {"b": 1}}},
         {"cache_control": {"type": "ephemeral"}},
         {"web_search": None},

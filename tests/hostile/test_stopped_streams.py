@@ -77,13 +77,14 @@ def app_of(service: Service) -> App:
     return app
 
 
-def leave_a_stream(app: App, *, stay: bool = False) -> Visitor:
+def leave_a_stream(app: App, *, stay: bool = False, at: str = "one ") -> Visitor:
+    """Ask for a stream, and leave it once this has come, unless told to stay."""
     host, _, port = app.service.url.removeprefix("http://").partition(":")
     visitor = Visitor((host, int(port)))
     headers = {**app.paid_by("u1"), "content-type": "application/json"}
     body = json.dumps(chat_body(model="fake/model", stream=True, max_tokens=400)).encode()
     visitor.ask("POST", "/api/v1/chat/completions", headers, body)
-    visitor.wait_for(b"one ")
+    visitor.wait_for(at.encode())
     if not stay:
         visitor.leave()
     return visitor
@@ -110,6 +111,47 @@ def test_the_record_is_billed(database: str, upstream: Upstream) -> None:
     assert [question.path for question in upstream.questions] == [f"/api/v1/generation?id={ID}"] * 3
     assert upstream.questions[0].headers["authorization"].startswith("Bearer sk-or-operator")
     assert (row["ended"], row["billed_nanos"], row["claimed_nanos"]) == ("client_gone", TRUE, TRUE)
+
+
+@pytest.mark.parametrize("first", ["nothing", "a comment"])
+def test_a_stream_that_is_left_before_its_first_chunk_is_asked_about(
+    database: str, upstream: Upstream, first: str
+) -> None:
+    """OpenRouter names the generation in a header, too, before the first chunk."""
+
+    def silent(exchange: Exchange) -> None:
+        exchange.start_stream(headers={"X-Generation-Id": ID})
+        if first == "a comment":
+            exchange.chunk(b": OPENROUTER PROCESSING\n\n")
+        exchange.hang()
+
+    upstream.script, upstream.record_script = silent, record()
+    with serving(database, upstream) as (service, _), app_of(service) as app:
+        visitor = leave_a_stream(app, stay=True, at="text/event-stream")
+        eventually(lambda: count(database, f"generation_id = '{ID}'"))
+        visitor.leave()
+        upstream.wait_gone()
+        [row] = ledger(database)
+    assert [question.path for question in upstream.questions] == [f"/api/v1/generation?id={ID}"]
+    assert (row["ended"], row["billed_nanos"]) == ("client_gone", TRUE)
+
+
+def test_a_header_that_is_no_id_is_ignored(database: str, upstream: Upstream) -> None:
+    """A chunk names it then."""
+
+    def odd(exchange: Exchange) -> None:
+        exchange.start_stream(headers={"X-Generation-Id": "gen-" + "x" * 2000})
+        exchange.event(
+            chunk_of({"id": ID, "choices": [{"index": 0, "delta": {"content": "one "}}]})
+        )
+        exchange.hang()
+
+    upstream.script, upstream.record_script = odd, record()
+    with serving(database, upstream) as (service, _), app_of(service) as app:
+        leave_a_stream(app)
+        [row] = ledger(database)
+    assert [question.path for question in upstream.questions] == [f"/api/v1/generation?id={ID}"]
+    assert row["billed_nanos"] == TRUE
 
 
 def test_it_counts_as_a_call_until_it_is_settled(database: str, upstream: Upstream) -> None:
@@ -341,6 +383,23 @@ def test_a_cost_is_rounded_up_once(total: Decimal, upstream: Decimal, own_key: b
 )
 def test_the_id_of_a_generation(chunk: object, name: str | None) -> None:
     assert generations.id_of(json.dumps(chunk, ensure_ascii=False).encode()) == name
+
+
+@pytest.mark.parametrize(
+    ("value", "name"),
+    [
+        ("gen-17-aB_9", "gen-17-aB_9"),
+        (" gen-1 ", "gen-1"),
+        ("gen-" + "x" * 125, None),
+        ("gen-1 gen-2", None),
+        ("gen-\u00e9", None),
+        ("req_1", None),
+        ("", None),
+    ],
+)
+def test_the_id_in_a_header(value: str, name: str | None) -> None:
+    assert generations.id_in({"x-generation-id": value}) == name
+    assert generations.id_in({}) is None
 
 
 def test_the_path_of_a_record() -> None:

@@ -553,3 +553,24 @@ def test_where_the_operator_pays(tmp_path, upstream: Upstream) -> None:
         app.__post_init__()
         assert app.status()["limits"] == {"monthlyUsd": 0.25}
         app.close()
+
+
+def test_events_without_an_empty_line_between(app: App, upstream: Upstream) -> None:
+    """And a ping that has no data."""
+    word = {"choices": [{"index": 0, "delta": {"content": "one "}}]}
+    usage = {"prompt_tokens": 5, "completion_tokens": 1}
+    chunks = [chunk_of(word), chunk_of({"choices": [], "usage": usage})]
+    lines = [f"data: {json.dumps(chunk)}\n" for chunk in chunks]
+
+    def script(exchange: Exchange) -> None:
+        exchange.start_stream()
+        exchange.chunk(b"data:\n\n")
+        exchange.chunk("".join([*lines, "data: [DONE]\n\n"]).encode())
+        exchange.send(b"0\r\n\r\n")
+
+    upstream.script = script
+    answer = app.chat(**MODEL, stream=True)
+    told = events_of(answer.text)
+    assert [json.loads(each) for each in told[:-1]] == [chunks[0]]
+    assert told[-1] == "[DONE]"
+    assert billed(app) == Decimal("0.000007")

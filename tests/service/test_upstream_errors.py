@@ -17,6 +17,7 @@ from support.upstream import Exchange, Upstream, good
 
 from wattfare_mw import to_wattfare_error
 from wattfare_mw.errors import WattfareError
+from wattfare_mw.service.chat.meter import Meter
 from wattfare_mw.service.models import upstream_answers
 from wattfare_mw.service.models.credential import Credential
 
@@ -64,6 +65,16 @@ SHAPES: dict[str, tuple[int, Any, str | None]] = {
         None,
     ),
     "mistral": (422, {"object": "error", "message": WORDS, "code": "too_long"}, "too_long"),
+    "mistral, nested": (
+        422,
+        {
+            "object": "error",
+            "message": {"detail": [{"type": "extra_forbidden", "loc": ["body"], "msg": WORDS}]},
+            "type": "invalid_request_error",
+            "code": None,
+        },
+        None,
+    ),
     "flat": (400, {"message": WORDS, "code": "too_long"}, "too_long"),
     "nest": (400, {"statusCode": 400, "message": WORDS, "error": "Bad Request"}, None),
     "detail": (422, {"detail": WORDS}, None),
@@ -198,6 +209,17 @@ def test_errors_with_status_200(body: Any, code: str) -> None:
 #: What is about the operator's account, and a word of the advice that the log gives.
 ACCOUNT = {
     "401": (401, {"error": {"message": WORDS}}, "key"),
+    "litellm, budget": (
+        400,
+        {"error": {"message": WORDS, "type": "budget_exceeded", "code": "400"}},
+        "credit",
+    ),
+    "dashscope": (400, {"code": "Arrearage", "message": WORDS}, "credit"),
+    "zhipu": (
+        429,
+        {"error": {"code": "1113", "message": "余额不足或无可用资源包,请充值。"}},
+        "credit",
+    ),
     "401, html": (401, b"<html>", "key"),
     "402": (402, {"error": {"message": WORDS}}, "credit"),
     "403": (403, {"error": {"message": WORDS}}, "allowed"),
@@ -377,3 +399,52 @@ def test_an_empty_account_is_no_rate_limit(app: App, upstream: Upstream) -> None
     assert (answer.status_code, answer.json()["error"]["code"]) == (502, "upstream")
     assert WORDS not in answer.text
     assert "retry-after" not in answer.headers
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        ({"type": "error", "message": WORDS}, WORDS),
+        ({"detail": WORDS}, WORDS),
+        ({"success": False, "errors": [{"message": WORDS}]}, WORDS),
+        ({"type": "ping"}, None),
+        ({"detail": None, "errors": []}, None),
+        ({"choices": [], "type": "error", "detail": WORDS}, None),
+        ({"index": 0, "delta": {}, "detail": WORDS}, None),
+    ],
+)
+def test_a_flat_error_under_status_200(answer: dict[str, Any], words: str | None) -> None:
+    error = upstream_answers.error_of(answer, NO_KEY)
+    assert (error and error.message) == words
+
+
+@pytest.mark.parametrize("ping", [b"", b" ", b"ping", b"keep-alive", b"PING "])
+def test_a_ping_that_is_no_json_is_ignored(ping: bytes) -> None:
+    meter = Meter(None, 10)
+    read = upstream_answers.read_chunk(ping, meter, NO_KEY)
+    assert (read.passes, read.choices, meter.generated) == (False, False, False)
+
+
+@pytest.mark.parametrize("broken", [b"{", b'{"choices": [', b"<html>", b"one two"])
+def test_an_event_that_is_neither_is_a_failure(broken: bytes) -> None:
+    with pytest.raises(WattfareError, match="not JSON"):
+        upstream_answers.read_chunk(broken, Meter(None, 10), NO_KEY)
+
+
+@pytest.mark.parametrize(
+    ("delay", "seconds"),
+    [
+        ("31s", 31),
+        ("1.500s", 1.5),
+        ("0s", 1),
+        ("-5s", 1),
+        ("soon", 1),
+        (None, 1),
+        ("9" * 99 + "s", 1),
+    ],
+)
+def test_google_names_the_delay_in_the_error(delay: object, seconds: float) -> None:
+    details = [{"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": delay}]
+    body = [{"error": {"code": 429, "message": WORDS, "details": details}}]
+    assert read(429, body).retry_after == seconds
+    assert read(429, body, retry_after="7").retry_after == 7

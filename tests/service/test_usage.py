@@ -183,6 +183,10 @@ CALLS = {
         {"inputTokens": 100, "outputTokens": 10, "cacheReadInputTokens": 1900},
         310_000,
     ),
+    "Bedrock's own names, of other versions": (
+        {"inputTokens": 100, "outputTokens": 10, "cacheReadInputTokensCount": 1900},
+        310_000,
+    ),
     "Ollama's own names": ({"prompt_eval_count": 10, "eval_count": 2}, 14_000),
     "numbers as text": ({"prompt_tokens": "10", "completion_tokens": "2"}, 14_000),
     "a cost as text": ({"cost": "$0.0092"}, 9_200_000),
@@ -211,6 +215,11 @@ CALLS = {
         9_200_000,
     ),
     "xAI's ticks as text": ({"cost_in_usd_ticks": "92000000"}, 9_200_000),
+    "xAI's ticks as a fraction": ({"cost_in_usd_ticks": Decimal("92000000.0")}, 9_200_000),
+    "xAI's ticks, absurd": (
+        {"prompt_tokens": 10, "completion_tokens": 2, "cost_in_usd_ticks": Decimal("1e400")},
+        14_000,
+    ),
     "an estimated cost": ({"estimated_cost": Decimal("0.0092")}, 9_200_000),
     "a free call": ({"prompt_tokens": 10, "completion_tokens": 2, "cost": 0}, 0),
 }

@@ -73,9 +73,14 @@ class Exchange:
         self._head(status, content_type, more)
         self.send(body)
 
-    def start_stream(self, content_type: str = "text/event-stream") -> None:
+    def start_stream(
+        self,
+        content_type: str = "text/event-stream",
+        *,
+        headers: dict[str, str] | None = None,
+    ) -> None:
         """The head of a chunked event stream."""
-        self._head(200, content_type, {"transfer-encoding": "chunked"})
+        self._head(200, content_type, {"transfer-encoding": "chunked", **(headers or {})})
 
     def event(self, data: dict[str, Any] | str) -> None:
         """An event in an HTTP chunk of its own."""

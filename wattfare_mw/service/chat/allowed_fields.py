@@ -450,6 +450,7 @@ _BESIDE_TOOL: Mapping[str, Rule] = {
     "type": _plain,
     "cache_control": _CACHE_CONTROL,
     "input_examples": _json,
+    "allowed_callers": _each(_only("direct")),
     "metadata": _json,
 }
 _GRAMMAR = _object({"syntax": _plain, "definition": _plain})

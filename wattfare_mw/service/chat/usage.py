@@ -219,9 +219,11 @@ _FIELDS: _Fields = {
     "cache_read_input_tokens": "read_beside",
     "cacheReadInputTokens": "read_beside",
     "cacheReadInputTokenCount": "read_beside",
+    "cacheReadInputTokensCount": "read_beside",
     "cache_creation_input_tokens": "write_beside",
     "cacheWriteInputTokens": "write_beside",
     "cacheWriteInputTokenCount": "write_beside",
+    "cacheWriteInputTokensCount": "write_beside",
     "cache_creation": {"ephemeral_1h_input_tokens": "cache_write_1h"},
     "completion_tokens_details": _OF_ANSWER,
     "completion_token_details": _OF_ANSWER,
@@ -344,6 +346,8 @@ def _charged(usage: dict[str, Any]) -> int | None:
     if cost is not None:
         return money.nanos_ceil(cost)
     ticks = usage.get("cost_in_usd_ticks")
+    if isinstance(ticks, (Decimal, float)) and 0 <= ticks < 10**20 and ticks == int(ticks):
+        ticks = int(ticks)
     if isinstance(ticks, str) and ticks.isascii() and ticks.isdigit() and len(ticks) < 20:
         ticks = int(ticks)
     if type(ticks) is int and 0 <= ticks <= money.MAX_CAP_USD * TICKS_PER_USD:

@@ -15,10 +15,14 @@ _MOST_LEVELS = 8
 _MOST_WORDS = 20_000
 #: A code is one word, as ``context_length_exceeded`` is. A sentence is no code.
 _CODE = re.compile(r"[A-Za-z][A-Za-z0-9_.:-]{0,63}")
+#: A time in Google's JSON, such as "31s".
+_DELAY = re.compile(r"(\d{1,5}(?:\.\d{1,9})?)s", re.ASCII)
 #: Where the words of an error without a name of its own stand.
 _MESSAGES = ("message", "msg", "detail", "Message", "error_description")
 #: What an error may be wrapped in.
 _WRAPPERS = ("error", "errors", "detail")
+#: What answers, chunks and choices have.
+_OF_ANSWERS = frozenset({"choices", "usage", "delta", "finish_reason", "index"})
 
 
 class Said(msgspec.Struct, frozen=True, gc=False):
@@ -31,6 +35,7 @@ class Said(msgspec.Struct, frozen=True, gc=False):
         names: all its codes, types and statuses that are words, in lower case.
         flagged: it refuses a prompt, as OpenRouter says it.
         quoted: it repeats the error of a provider behind the upstream, as OpenRouter does.
+        retry_after: when to ask again, in seconds. Google says so here, and in no header.
     """
 
     message: str | None = None
@@ -39,6 +44,7 @@ class Said(msgspec.Struct, frozen=True, gc=False):
     names: frozenset[str] = frozenset()
     flagged: bool = False
     quoted: bool = False
+    retry_after: float | None = None
 
 
 def in_error(answer: object) -> Said:
@@ -50,7 +56,7 @@ def in_success(answer: object) -> Said | None:
     """What an answer or an event with status 200 says, if it is an error; None for any other."""
     if isinstance(answer, dict):
         fields = cast("dict[str, Any]", answer)
-        if fields.get("error") or fields.get("object") == "error":
+        if fields.get("error") or fields.get("object") == "error" or _is_flat(fields):
             return _said(fields)
         return None
     if isinstance(answer, list) and answer:  # Google's
@@ -59,10 +65,18 @@ def in_success(answer: object) -> Said | None:
     return None
 
 
+def _is_flat(fields: dict[str, Any]) -> bool:
+    """Is it an error without a mark of OpenAI's? A choice, and what has choices, is none."""
+    if not _OF_ANSWERS.isdisjoint(fields):
+        return False
+    return fields.get("type") == "error" or bool(fields.get("errors") or fields.get("detail"))
+
+
 def _said(answer: object) -> Said:
     message = code = status = None
     names: set[str] = set()
     flagged = quoted = False
+    retry_after: float | None = None
     # From the outside in, so that the last word is that of the innermost.
     for fields in _levels(answer, _MOST_LEVELS):
         if isinstance(fields, str):
@@ -76,8 +90,17 @@ def _said(answer: object) -> Said:
         message = _message(fields) or message
         status = status or _status(fields)
         code = _code(fields) or code
+        retry_after = _retry_after(fields) or retry_after
         names.update(_names(fields))
-    return Said(message and message[:_MOST_WORDS], code, status, frozenset(names), flagged, quoted)
+    return Said(
+        message and message[:_MOST_WORDS],
+        code,
+        status,
+        frozenset(names),
+        flagged,
+        quoted,
+        retry_after,
+    )
 
 
 def _levels(value: object, depth: int) -> Iterator[dict[str, Any] | str]:
@@ -99,6 +122,10 @@ def _levels(value: object, depth: int) -> Iterator[dict[str, Any] | str]:
             if inner:
                 yield from _levels(inner, depth - 1)
                 return
+        words: object = fields.get("message")
+        if isinstance(words, (dict, list)) and words:  # Mistral's
+            yield from _levels(cast("object", words), depth - 1)
+            return
         metadata: object = fields.get("metadata")
         if isinstance(metadata, dict):  # OpenRouter quotes the provider's own error
             yield from _quoted(cast("dict[str, Any]", metadata).get("raw"), depth - 1)
@@ -155,17 +182,29 @@ def _code(fields: dict[str, Any]) -> str | None:
 
 
 def _names(fields: dict[str, Any]) -> Iterator[str]:
-    details = fields.get("details")  # Google's
-    items = cast("list[object]", details)[:10] if isinstance(details, list) else []
-    reasons = [
-        cast("dict[str, Any]", item).get("reason") for item in items if isinstance(item, dict)
-    ]
+    reasons = [item.get("reason") for item in _details(fields)]
     for value in (
         *(fields.get(name) for name in ("code", "type", "status", "error_type")),
         *reasons,
     ):
         if isinstance(value, str):
             yield value.lower()[:100]
+
+
+def _details(fields: dict[str, Any]) -> list[dict[str, Any]]:
+    """Google's."""
+    details = fields.get("details")
+    items = cast("list[object]", details)[:10] if isinstance(details, list) else []
+    return [cast("dict[str, Any]", item) for item in items if isinstance(item, dict)]
+
+
+def _retry_after(fields: dict[str, Any]) -> float | None:
+    for item in _details(fields):
+        delay = item.get("retryDelay")
+        found = _DELAY.fullmatch(delay) if isinstance(delay, str) else None
+        if found is not None:
+            return float(found[1])
+    return None
 
 
 def _status(fields: dict[str, Any]) -> int | None:

@@ -4,6 +4,7 @@ its stream was not read to its end. No I/O."""
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any, cast
 from urllib.parse import quote
@@ -13,7 +14,9 @@ import msgspec
 from ... import money
 from . import upstream_answers
 
-#: An id, as a chunk or an answer names it. The ledger has room for so many characters.
+#: The header that names the generation.
+_HEADER = "x-generation-id"
+#: An id, as a header, a chunk or an answer names it. The ledger has room for so many characters.
 _ID = re.compile(r"gen-[\x21-\x7e]{1,124}")
 
 
@@ -31,6 +34,13 @@ def id_of(chunk: bytes) -> str | None:
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
     return name if isinstance(name, str) and _ID.fullmatch(name) else None
+
+
+def id_in(headers: Mapping[str, str]) -> str | None:
+    """The id of the generation that these headers of an answer name, or None. They come before
+    the first chunk."""
+    name = headers.get(_HEADER, "").strip()
+    return name if _ID.fullmatch(name) else None
 
 
 def path(generation_id: str) -> str:

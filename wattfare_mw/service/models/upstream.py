@@ -425,7 +425,7 @@ class UpstreamJob:
         if request.stream:
             self._splitter = sse.Splitter()
             self._finishes = upstream_answers.Finishes()
-        self._unnamed = upstream.keeps_records  # has no chunk told the generation's id so far?
+        self._unnamed = upstream.keeps_records  # is the generation's id not known so far?
 
     def _all_bounds(self, answers: int) -> Bounds:
         if self._bounds:
@@ -474,6 +474,8 @@ class UpstreamJob:
             )
         kind = self._answer.headers.get("content-type", "").split(";")[0].strip().lower()
         if request.stream and kind == sse.CONTENT_TYPE:
+            if self._unnamed:
+                self._is_named(generations.id_in(self._answer.headers))
             return
         if not request.stream and kind != sse.CONTENT_TYPE:
             return
@@ -674,12 +676,15 @@ class UpstreamJob:
 
     def _passed_events(self, block: bytes) -> Iterator[bytes]:
         for raw in sse.split(block):
-            events = [event.data for event in sse.events(raw)]
-            if not events:
+            whole = [event.data for event in sse.events(raw)]
+            if not whole:
                 yield self._comment(raw)
                 continue
+            events = [line for data in whole for line in _apart(data)]
             passed = [self._passed(data) for data in events]
-            if all(event is data for event, data in zip(passed, events, strict=True)):
+            if len(events) == len(whole) and all(
+                event is data for event, data in zip(passed, events, strict=True)
+            ):
                 yield raw
             else:
                 yield b"".join(sse.write(event) for event in passed if event is not None)
@@ -702,8 +707,7 @@ class UpstreamJob:
             self._done = self.meter.generated = True
             return data
         if self._unnamed:
-            self.generation_id = generations.id_of(data)
-            self._unnamed = self.generation_id is None
+            self._is_named(generations.id_of(data))
         if self._unanswered:
             self._find_model(data)
         read = upstream_answers.read_chunk(data, self.meter, self._credential)
@@ -723,6 +727,10 @@ class UpstreamJob:
             return data if read.choices else None  # our own question is taken out again
         self._told = self.meter.billed
         return upstream_answers.with_cost(data, self.meter)
+
+    def _is_named(self, generation_id: str | None) -> None:
+        self.generation_id = generation_id
+        self._unnamed = generation_id is None
 
     def _find_model(self, data: bytes) -> None:
         """Bill by the model that answers, which this answer or chunk may name."""
@@ -760,6 +768,15 @@ class UpstreamJob:
                 return error
         wanted = "an event stream" if self._request.stream else "JSON"
         return upstream_answers.failed(f"The upstream did not answer with {wanted}.")
+
+
+def _apart(data: bytes) -> list[bytes]:
+    """The events in this one. Some upstreams leave out the empty line between two."""
+    lines = data.split(b"\n")
+    if len(lines) == 1 or _decoded(data) is not None:
+        return [data]
+    are_events = all(sse.is_done(line) or _decoded(line) is not None for line in lines)
+    return lines if are_events else [data]
 
 
 class _Answered(msgspec.Struct):

@@ -76,7 +76,10 @@ def failure(
         said = error_shapes.in_error(decode(body))
     except (ValueError, WattfareError):
         said = _NOTHING_SAID
-    return _failure(status, said, _retry_after(headers), credential)
+    retry_after = _retry_after(headers)
+    if retry_after is None:
+        retry_after = said.retry_after
+    return _failure(status, said, retry_after, credential)
 
 
 def is_no_list(status: int, failure: WattfareError) -> bool:
@@ -134,7 +137,7 @@ def error_of(answer: object, credential: Credential) -> WattfareError | None:
 
 
 def _error_of(said: error_shapes.Said, credential: Credential) -> WattfareError:
-    return _failure(_status_of(said), said, None, credential)
+    return _failure(_status_of(said), said, said.retry_after, credential)
 
 
 def _status_of(said: error_shapes.Said) -> int:
@@ -236,9 +239,12 @@ _KEY_ERRORS = frozenset(
 _KEY_REFUSALS = _KEY_ERRORS - {"account_deactivated", "permission_denied", "permission_error"}
 #: The names of errors about the account's money. Many come with 429, as rate limits do.
 _ACCOUNT_ERRORS = _KEY_ERRORS | {
+    "arrearage",
     "billing_error",
     "billing_hard_limit_reached",
     "billing_not_active",
+    "budget_exceeded",
+    "credit_limit",
     "credit_exhausted",
     "credits_exhausted",
     "exceeded_current_quota_error",
@@ -249,11 +255,11 @@ _ACCOUNT_ERRORS = _KEY_ERRORS | {
     "quota_exceeded_error",
 }
 #: The words of errors about the account's money that have no name of their own: Anthropic says so
-#: with a 400, xAI with a 429.
+#: with a 400, xAI and Zhipu with a 429.
 _MONEY_WORDS = re.compile(
     r"credit balance is too low|insufficient (?:account )?(?:balance|credits?|funds|quota)"
     r"|(?:used all|run out of|out of) (?:\w+ )?(?:credits|funds)|spending limit"
-    r"|account (?:is |has been )?(?:suspended|deactivated|disabled|in arrears)",
+    r"|account (?:is |has been )?(?:suspended|deactivated|disabled|in arrears)|余额不足|欠费",
     re.IGNORECASE,
 )
 #: The words of errors about the limit that a key has of its own: OpenRouter says so with a 402 or a
@@ -540,6 +546,8 @@ def read_chunk(data: bytes, meter: Meter, credential: Credential) -> Read:
     try:
         chunk = decode(data)
     except ValueError:
+        if _PING.fullmatch(data) is not None:
+            return _IGNORED
         raise failed("The upstream sent an event that is not JSON.") from None
     if not isinstance(chunk, dict):
         error = error_of(chunk, credential)
@@ -566,6 +574,8 @@ def read_chunk(data: bytes, meter: Meter, credential: Credential) -> Read:
 _TEXT = Read(generated=True, may_end=False)
 _NOTHING = Read(may_end=False)
 _IGNORED = Read(choices=False, passes=False)
+#: Some gateways keep a connection open with an event that has no data, or one word.
+_PING = re.compile(rb"\s*[A-Za-z_-]{0,32}\s*")
 
 
 # A chunk that holds text only, as most do. None of it can be part of a cycle.
