@@ -171,7 +171,8 @@ class FakeOpenRouter:
             for name, value in query.items()
         )
         exchange.answer(
-            f"<!doctype html><title>OpenRouter</title><body><h1>Authorize the app</h1>"
+            "<!doctype html><title>OpenRouter</title><link rel=icon href=data:,>"
+            "<body><h1>Authorize the app</h1>"
             f'<form method="post" action="/auth/allow">{fields}<label>Limit '
             f'<input name="limit" value="{html.escape(limit)}"></label>'
             f'<input name="person" value="{next(iter(self.credit), "")}">'

@@ -183,7 +183,10 @@ async def _overview(request: Request, *, error: WattfareError | None = None) -> 
 
 def _added(return_to: str, lacks_limit: bool) -> Response:
     if return_to == FUNDING or lacks_limit:
-        return see_other(f"{FUNDING}?done={'no-limit' if lacks_limit else 'added'}")
+        query = {"done": "no-limit" if lacks_limit else "added"}
+        if return_to != FUNDING:  # the page has a notice, and then leads on
+            query["return_to"] = return_to
+        return see_other(f"{FUNDING}?{urlencode(query)}")
     return see_other(return_to)
 
 

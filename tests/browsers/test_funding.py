@@ -1,0 +1,212 @@
+"""A person pays with a key of their own: from the app's button to a call that carries the key."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from playwright.sync_api import Page, expect
+from support.fake_openrouter import FakeOpenRouter, run_openrouter
+from support.service import chat_body
+
+from browsers import flow
+from browsers.flow import ALLOW, approve, button, open_lab, said, user_of
+from browsers.people import PHONE, Person, assert_accessible
+from browsers.site import Site, run_site
+
+NewPerson = Callable[..., Person]
+ADD = "Add a way to pay"
+
+
+@pytest.fixture(scope="module")
+def _router() -> Iterator[FakeOpenRouter]:
+    with run_openrouter() as router:
+        yield router
+
+
+@pytest.fixture
+def router(_router: FakeOpenRouter) -> FakeOpenRouter:
+    _router.reset()
+    return _router
+
+
+@pytest.fixture(scope="module")
+def funded_site(
+    tmp_path_factory: pytest.TempPathFactory, _router: FakeOpenRouter
+) -> Iterator[Site]:
+    options = ("--provider", "openrouter", "--upstream", _router.url)
+    with run_site(tmp_path_factory.mktemp("funded"), *options) as site:
+        yield site
+
+
+def open_approval(person: Person, site: Site) -> tuple[Page, Page]:
+    """The app's page, and the popup with the approval, signed in."""
+    page = open_lab(person, site)
+    popup = person.popup(page, button(page, "Connect").click)
+    flow.sign_in(person, popup)
+    button(popup, ALLOW).wait_for()
+    return page, popup
+
+
+def call(site: Site, user: str) -> tuple[int, str]:
+    """A call of this user: its status, and the error's code."""
+    answer = site.api(
+        "POST",
+        "/chat/completions",
+        site.keys.secret_key,
+        json=chat_body("hello", model="fake/model", max_tokens=5),
+        headers={"x-wattfare-user": user},
+    )
+    return answer.status_code, answer.json().get("error", {}).get("code", "")
+
+
+def test_from_the_button_through_openrouter_to_a_call(
+    person: Person, funded_site: Site, router: FakeOpenRouter
+) -> None:
+    router.person("ada")
+    page, popup = open_approval(person, funded_site)
+    expect(popup.get_by_text("Add a way to pay first.")).to_be_visible()
+    assert_accessible(popup)
+    popup.get_by_role("link", name=ADD).click()
+    assert_accessible(popup)
+    popup.get_by_label("Monthly limit of the key").fill("20")
+    button(popup, "Connect OpenRouter").click()
+    button(popup, "Authorize").click()
+    popup.wait_for_url(re.compile("/approve/"))
+    with popup.expect_event("close"):
+        approve(person, popup, cap=3)
+    assert said(page)["limits"] == {"monthlyUsd": 3}
+    user = user_of(person, funded_site)
+    assert call(funded_site, user) == (200, "")
+    [key] = router.keys_of("ada")
+    assert router.upstream.calls[-1].headers["authorization"] == f"Bearer {key.key}"
+
+
+def test_a_key_that_gets_no_limit_leads_back_to_the_request(
+    person: Person, funded_site: Site, router: FakeOpenRouter
+) -> None:
+    router.person("ada")
+    router.grants_limits = False
+    page, popup = open_approval(person, funded_site)
+    popup.get_by_role("link", name=ADD).click()
+    popup.get_by_label("Monthly limit of the key").fill("20")
+    button(popup, "Connect OpenRouter").click()
+    button(popup, "Authorize").click()
+    expect(popup.get_by_text("OpenRouter gave the key no limit")).to_be_visible()
+    popup.get_by_role("link", name="Back to the app's request").click()
+    with popup.expect_event("close"):
+        approve(person, popup)
+    assert said(page)["connected"] is True
+
+
+def test_a_key_of_ones_own_that_is_refused_and_one_that_works(
+    person: Person, funded_site: Site, router: FakeOpenRouter
+) -> None:
+    router.person("ada")
+    good = router.new_key("ada")
+    page, popup = open_approval(person, funded_site)
+    popup.get_by_role("link", name=ADD).click()
+    person.expect_problem("status of 400")
+    popup.get_by_label("Key", exact=True).fill("sk-or-v1-unknown")
+    button(popup, "Add the key").click()
+    expect(popup.get_by_role("alert")).to_contain_text("refuses this key")
+    popup.get_by_label("Key", exact=True).fill(good.key)
+    button(popup, "Add the key").click()
+    popup.wait_for_url(re.compile("/approve/"))
+    with popup.expect_event("close"):
+        approve(person, popup)
+    assert said(page)["connected"] is True
+    assert call(funded_site, user_of(person, funded_site)) == (200, "")
+
+
+def callback(popup: Page, router: FakeOpenRouter, person: str) -> str:
+    """The URL to which OpenRouter leads after its page, which the browser does not open yet."""
+    popup.get_by_role("link", name=ADD).click()
+    button(popup, "Connect OpenRouter").click()
+    button(popup, "Authorize").wait_for()
+    return router.allow(popup.url, person)
+
+
+@pytest.mark.parametrize("fault", ["state", "cookie", "code", "verifier", "replayed"])
+def test_a_callback_that_is_forged_or_replayed_adds_nothing(
+    person: Person, funded_site: Site, router: FakeOpenRouter, fault: str
+) -> None:
+    router.person("ada")
+    _page, popup = open_approval(person, funded_site)
+    person.expect_problem("status of [45]")
+    url = callback(popup, router, "ada")
+    given = parse_qs(urlsplit(url).query)
+    if fault == "state":
+        url = url.replace(given["state"][0], "x" * 43)
+    elif fault == "cookie":
+        person.context.clear_cookies(name=re.compile("openrouter"))
+    elif fault == "code":
+        url = url.replace(given["code"][0], "another-code")
+    elif fault == "verifier":  # the code was made for another challenge
+        router.codes[given["code"][0]].challenge = "another-challenge"
+    elif fault == "replayed":
+        popup.goto(url)
+        popup.wait_for_url(re.compile("/approve/"))
+    page = person.open(url)
+    expect(page.get_by_role("heading", level=1)).to_be_visible()
+    page.get_by_role("link", name="Ways to pay").click()
+    keys = router.keys_of("ada")
+    assert len(keys) == (1 if fault == "replayed" else 0)
+    if not keys:
+        expect(page.get_by_text("You have added nothing yet.")).to_be_visible()
+
+
+def test_another_payer_cannot_use_a_callback(
+    new_person: NewPerson, funded_site: Site, router: FakeOpenRouter
+) -> None:
+    router.person("mallory")
+    mallory, victim = new_person(), new_person()
+    _page, popup = open_approval(mallory, funded_site)
+    url = callback(popup, router, "mallory")
+    open_approval(victim, funded_site)
+    victim.expect_problem("status of 4")
+    page = victim.open(url)
+    page.goto(f"{funded_site.service}/funding")
+    expect(page.get_by_text("You have added nothing yet.")).to_be_visible()
+    assert not router.keys_of("mallory")
+
+
+def test_a_refused_key_is_replaced(
+    person: Person, funded_site: Site, router: FakeOpenRouter
+) -> None:
+    router.person("ada")
+    key = router.new_key("ada")
+    page, popup = open_approval(person, funded_site)
+    popup.get_by_role("link", name=ADD).click()
+    popup.get_by_label("Key", exact=True).fill(key.key)
+    button(popup, "Add the key").click()
+    with popup.expect_event("close"):
+        approve(person, popup)
+    assert said(page)["connected"] is True
+    user = user_of(person, funded_site)
+    key.revoked = True
+    assert call(funded_site, user) == (402, "funding_invalid")
+    budget = person.open(f"{funded_site.service}/budget")
+    expect(budget.get_by_text("The provider refuses this key, so calls fail.")).to_be_visible()
+    assert_accessible(budget)
+    budget.get_by_role("link", name="Change ways to pay").first.click()
+    budget.get_by_text("Replace the key", exact=True).click()
+    budget.get_by_label("New key").fill(router.new_key("ada").key)
+    button(budget, "Replace").click()
+    expect(budget.get_by_text("You can pay with this from now on.")).to_be_visible()
+    assert call(funded_site, user) == (200, "")
+
+
+def test_the_page_on_a_phone_in_the_dark(
+    new_person: NewPerson, funded_site: Site, router: FakeOpenRouter
+) -> None:
+    router.person("ada")
+    person = new_person(viewport=PHONE, color_scheme="dark")
+    _page, popup = open_approval(person, funded_site)
+    popup.set_viewport_size(PHONE)
+    popup.get_by_role("link", name=ADD).click()
+    button(popup, "Add the key").wait_for()
+    assert_accessible(popup)
+    assert popup.evaluate("document.documentElement.scrollWidth") <= 360
