@@ -21,8 +21,21 @@ def name_of(kind: str, public_url: str) -> str:
 
 
 def read(request: Request, kind: str) -> str | None:
-    """The value of a cookie of ours; None if the request has none."""
-    return request.cookies.get(name_of(kind, state_of(request).public_url))
+    """The value of a cookie of ours; None if the request has none, or more than one.
+
+    Starlette strips every kind of white space from a name. A neighbour such as
+    ``https://blog.example.com`` can set a cookie for ``example.com`` whose name begins with a
+    no-break space. A browser does not see the prefix ``__Host-`` in it, so we must not see it
+    either. Our path is the shortest, so a second cookie of the same name is not ours.
+    """
+    name = name_of(kind, state_of(request).public_url)
+    found: list[str] = []
+    for header in request.headers.getlist("cookie"):
+        for part in header.split(";"):
+            given, separator, value = part.strip(" \t").partition("=")
+            if separator and given == name:
+                found.append(value)
+    return found[0] if len(found) == 1 else None
 
 
 def set_cookie(

@@ -1,0 +1,80 @@
+"""A neighbour's site sets cookies for the whole domain, so that a person acts as somebody else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import httpx
+import pytest
+from support.pages import Browser
+from support.people import Person
+from support.service import PATIENCE, Service, run_service
+
+#: The server sees TLS only at the proxy before it, as most services do.
+PUBLIC_URL = "https://budget.example.com"
+
+
+@pytest.fixture(scope="module")
+def behind_tls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    folder = tmp_path_factory.mktemp("behind_tls")
+    with run_service(folder, "--public-url", PUBLIC_URL) as running:
+        yield running
+
+
+@pytest.fixture
+def mallory(service: Service) -> Iterator[str]:
+    """The cookie of a sign-in of Mallory's."""
+    with Person(service) as person:
+        person.sign_in()
+        yield person.browser.http.cookies["wattfare"]
+
+
+def get(service: Service, cookie: bytes) -> httpx.Response:
+    headers = [(b"cookie", cookie)]
+    url = f"{service.url}/sign-in"
+    return httpx.get(url, headers=headers, trust_env=False, timeout=PATIENCE)
+
+
+def is_signed_in(service: Service, cookie: bytes) -> bool:
+    """The page that signs in leads on at once."""
+    url = f"{Browser(service).origin}/sign-in"
+    headers = [(b"cookie", cookie)]
+    answer = httpx.get(url, headers=headers, trust_env=False, timeout=PATIENCE)
+    assert answer.status_code in (200, 303), answer.text
+    return answer.status_code == 303
+
+
+def test_the_cookie_of_a_sign_in_works(service: Service, mallory: str) -> None:
+    assert is_signed_in(service, b"theme=dark; wattfare=%s; a=b" % mallory.encode())
+
+
+#: Python strips these from a text. A browser sends them as a part of the name.
+SPACES = [b"\xa0", b"\x85", b"\xa0 ", b"\x85 \xa0"]
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_a_name_with_another_space_is_another_name(
+    service: Service, mallory: str, space: bytes
+) -> None:
+    assert not is_signed_in(service, space + b"wattfare=" + mallory.encode())
+    assert not is_signed_in(service, b"wattfare" + space + b"=" + mallory.encode())
+    assert not is_signed_in(service, b"wattfare=mine; %swattfare=%s" % (space, mallory.encode()))
+
+
+def test_of_two_cookies_with_our_name_none_counts(service: Service, mallory: str) -> None:
+    for pair in (b"wattfare=%s; wattfare=mine", b"wattfare=mine; wattfare=%s"):
+        assert not is_signed_in(service, pair % mallory.encode())
+
+
+@pytest.mark.parametrize("space", [b"", *SPACES])
+def test_under_tls_no_name_without_the_prefix_counts(behind_tls: Service, space: bytes) -> None:
+    """A form is bound to the cookie of its browser. A page with a form gives a browser without
+    such a cookie a new one."""
+    value = b"A" * 43
+    ours = get(behind_tls, b"__Host-wattfare-visit=" + value)
+    assert "set-cookie" not in ours.headers
+    for name in (b"wattfare-visit", b"__Host-wattfare-visit"):
+        if not space and name.startswith(b"__Host-"):
+            continue
+        tossed = get(behind_tls, space + name + b"=" + value)
+        assert tossed.headers["set-cookie"].startswith("__Host-wattfare-visit=")
