@@ -109,7 +109,10 @@ def delete_data(sql: Sql, payer_id: str, now: datetime) -> Stopped:
     """Delete who this payer is: what they sign in with, their keys and their labels. All that they
     pay for ends. The ledger and its totals keep the payer's random id, which leads nowhere then.
     """
-    # First, so that no approval connects anything after what follows. The other steps lock rows in
+    # First, so that this payer allows nothing from now on.
+    payers = schema.payers
+    sql.execute(select(payers.c.id).where(payers.c.id == payer_id).with_for_update()).all()
+    # Next, so that no approval connects anything after what follows. The other steps lock rows in
     # the order in which a new connection does.
     sql.execute(delete(schema.approvals).where(schema.approvals.c.payer_id == payer_id))
     users = _accounts_of(sql, payer_id)
@@ -133,7 +136,6 @@ def delete_data(sql: Sql, payer_id: str, now: datetime) -> Stopped:
         schema.funding_requests,
     ):
         sql.execute(delete(table).where(table.c.payer_id == payer_id))
-    payers = schema.payers
     sql.execute(update(payers).where(payers.c.id == payer_id).values(deleted_at=seconds(now)))
     return Stopped(frozenset(users), frozenset(grants), frozenset(mine))
 

@@ -92,8 +92,10 @@ def allow(sql: Sql, approval_id: str, decision: Decision, now: int) -> tuple[App
     code is a new one then.
 
     Raises:
-        WattfareError: ``invalid_request``; it has been answered before, or its time is over.
+        WattfareError: ``invalid_request``; it has been answered before, its time is over, or the
+            payer's data has been deleted.
     """
+    _check_payer(sql, decision.payer_id)
     approval = must_find(sql, approval_id, lock=True)
     code = approvals.new_secret()
     changes: dict[str, Any] = {"code_hash": keys.digest(code)}
@@ -110,6 +112,19 @@ def allow(sql: Sql, approval_id: str, decision: Decision, now: int) -> tuple[App
         }
     _change(sql, approval, changes)
     return approval, code
+
+
+def _check_payer(sql: Sql, payer_id: str) -> None:
+    """Refuse a payer whose data has been deleted since their browser sent the form. Nobody could
+    see or stop what such a payer pays for.
+
+    The payer is locked before the approval, as in :func:`.payer_actions.delete_data`. So the
+    deletion comes first and is seen here, or it comes later and finds the approval.
+    """
+    table = schema.payers
+    alive = select(table.c.id).where(table.c.id == payer_id, table.c.deleted_at.is_(None))
+    if sql.execute(alive.with_for_update(read=True)).first() is None:
+        raise invalid_request("Your data here was deleted, so nothing was allowed.", 403)
 
 
 def deny(sql: Sql, approval_id: str, now: int) -> Approval:
