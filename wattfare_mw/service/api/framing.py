@@ -62,6 +62,8 @@ class Frame:
         try:
             if scope["wattfare.allowed_origin"] and _is_preflight(scope, headers):
                 await _preflight(scope, receive, sender)
+            elif "\0" in scope["path"]:  # PostgreSQL takes no such text
+                await _error_response(_no_such_path(scope["path"]))(scope, receive, sender)
             else:
                 await self._app(scope, receive, sender)
         except ClientDisconnect:

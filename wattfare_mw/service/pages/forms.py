@@ -93,6 +93,8 @@ async def read_form(request: Request) -> dict[str, str]:
     except ValueError:
         raise invalid_request("The form cannot be read.") from None
     form = dict(pairs)
+    if any("\0" in text for pair in pairs for text in pair):
+        raise invalid_request("The form cannot be read.")  # PostgreSQL keeps no such text
     if len(form) != len(pairs):
         raise invalid_request("The form has a field twice.")
     return form

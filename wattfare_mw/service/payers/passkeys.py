@@ -8,6 +8,7 @@ needed, since that takes a third of a second.
 from __future__ import annotations
 
 import json
+import re
 import secrets
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -26,6 +27,9 @@ CHALLENGE_SECONDS = 300
 CHALLENGE_BYTES = 32
 #: The name of the service in the dialogs of browsers.
 NAME = "Wattfare"
+
+#: An id in base64url. WebAuthn allows 1023 bytes.
+_CREDENTIAL_ID = re.compile(r"[A-Za-z0-9_-]{1,1364}")
 
 Ceremony = Literal["create", "sign-in"]
 
@@ -161,8 +165,8 @@ def credential_id_of(credential: str) -> str:
 
     def read() -> str:
         found = json.loads(credential)["id"]
-        if not isinstance(found, str):
-            raise TypeError
+        if not _CREDENTIAL_ID.fullmatch(found):
+            raise ValueError  # a database takes not every text
         return found
 
     return _checked(read)
