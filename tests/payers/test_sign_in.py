@@ -13,6 +13,8 @@ from support.pages import Browser, Page
 from support.people import Person, ask, change, live_app
 from support.service import App, Service, run_service
 
+from wattfare_mw.service.payers import people
+
 CODE = re.compile(r"(?:[0-9a-z]{4}-){6}[0-9a-z]{4}")
 
 
@@ -63,6 +65,17 @@ def test_a_passkey_is_created_and_signs_in(person: Person) -> None:
     assert not is_signed_in(person)
     assert person.sign_in(kind="sign-in").status_code == 303
     assert is_signed_in(person)
+
+
+def test_a_payer_has_so_many_passkeys_at_most(person: Person) -> None:
+    """No script fills the table, nor the list that comes with each challenge."""
+    for _ in range(people.MAX_PASSKEYS):
+        assert person.sign_in(kind="create").status_code == 303
+    answer = person.sign_in(kind="create")
+    assert answer.status_code == 409
+    assert "20 passkeys" in Page(answer).text
+    person.authenticator.credentials.pop()  # which the service did not take
+    assert person.sign_in(kind="sign-in").status_code == 303
 
 
 def sign_out(person: Person) -> None:

@@ -13,11 +13,15 @@ from collections.abc import Sequence
 from sqlalchemy import Connection as Sql
 from sqlalchemy import delete, func, insert, select, update
 
+from ...errors import invalid_request
 from .. import keys
 from ..ledger import schema
 from . import recovery_codes
 from .passkeys import CHALLENGE_SECONDS, Challenge, Passkey, not_verified
 from .sign_ins import SIGN_IN_SECONDS, SignIn, new_token
+
+#: The most passkeys of one payer.
+MAX_PASSKEYS = 20
 
 # -- challenges
 
@@ -67,15 +71,24 @@ def add_passkey(sql: Sql, passkey: Passkey, now: int) -> None:
 
     Raises:
         WattfareError: ``invalid_request``, 403; there is such a passkey, or the payer is deleted.
+            409; the payer has too many.
     """
     table = schema.payers
-    deleted = sql.execute(select(table.c.deleted_at).where(table.c.id == passkey.payer_id)).first()
+    # The payer's row is locked, so that two requests at once do not both find room.
+    deleted = sql.execute(
+        select(table.c.deleted_at).where(table.c.id == passkey.payer_id).with_for_update()
+    ).first()
     if deleted is None:
         sql.execute(insert(table).values(id=passkey.payer_id, created_at=now))
     elif deleted.deleted_at is not None:
         raise not_verified()
     if find_passkey(sql, passkey.credential_id) is not None:
         raise not_verified()
+    if len(passkey_ids(sql, passkey.payer_id)) >= MAX_PASSKEYS:
+        raise invalid_request(
+            f"You have {MAX_PASSKEYS} passkeys already, which is the most. Use one of them.",
+            409,
+        )
     sql.execute(
         insert(schema.passkeys).values(
             credential_id=passkey.credential_id,
