@@ -161,6 +161,22 @@ def test_a_second_click_leads_back_as_well(app: App, person: Person) -> None:
     assert answer.status_code == 409
 
 
+@pytest.mark.parametrize(
+    ("first", "second"), [("500", "2"), ("2", "500"), (None, "2"), ("2", None)]
+)
+def test_of_two_answers_the_lower_cap_counts(
+    app: App, person: Person, first: str | None, second: str | None
+) -> None:
+    """A person who goes back to write a lower cap gets it."""
+    asked = ask(app)
+    form = person.open(asked["url"]).form("Allow")
+    code = ""
+    for cap in (first, second):
+        written = {"unlimited": "on"} if cap is None else {"cap": cap}
+        code = returned(person.browser.send(form, ready="1", **written))["code"]
+    assert redeem(app, asked, code).json()["limits"] == {"monthlyUsd": 2}
+
+
 def test_another_person_cannot_answer_again(app: App, person: Person, other_person: Person) -> None:
     asked = ask(app)
     person.approve(asked["url"])

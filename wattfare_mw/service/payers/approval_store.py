@@ -89,7 +89,7 @@ def allow(sql: Sql, approval_id: str, decision: Decision, now: int) -> tuple[App
     """Allow an approval. Returns it, and the code for the app.
 
     The same payer may do so twice, before the app redeems it: that is a second click. Only the
-    code is a new one then.
+    code is a new one then, and of two caps the lower one counts.
 
     Raises:
         WattfareError: ``invalid_request``; it has been answered before, its time is over, or the
@@ -110,6 +110,9 @@ def allow(sql: Sql, approval_id: str, decision: Decision, now: int) -> tuple[App
             "replaces": decision.replaces,
             "decided_at": now,
         }
+    elif approval.wish.kind == "connection":
+        cap = rules.least_of(approval.cap, decision.cap)
+        changes |= {"cap_nanos": cap, "unlimited": cap is None}
     _change(sql, approval, changes)
     return approval, code
 
