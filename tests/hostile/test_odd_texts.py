@@ -11,8 +11,14 @@ from support.people import Person, ask, live_app, post
 from support.postgres import Cluster
 from support.service import App, Service, run_service
 
-PATHS = ["/approve/{}", "/approve/{}/left", "/funding/{}/remove", "/budget/connections/{}"]
-PATHS += ["/budget/connections/{}/stop", "/budget/grants/{}/stop"]
+PATHS = [
+    "/approve/{}",
+    "/approve/{}/left",
+    "/funding/{}/remove",
+    "/budget/connections/{}",
+    "/budget/connections/{}/stop",
+    "/budget/grants/{}/stop",
+]
 #: NUL, a byte that is no UTF-8, and one half of a pair.
 IDS = ["%00", "x%00y", "%ff", "%ED%A0%80"]
 
