@@ -65,7 +65,10 @@ async def create_approval(request: Request) -> Response:
     """``POST /approvals``."""
     state = state_of(request)
     app, session, origins = await _admit(request, state)
-    await state.rate_limits.approval(app.id, address_of(request.scope))
+    if session is None:
+        await state.rate_limits.approval(app.id, address_of(request.scope))
+    else:
+        await state.rate_limits.user_approval(app.id, session.user_id)
     asked = await read_json(request, NewApproval)
     origin = return_urls.check(asked.return_url, origins, app.mode)
     page = page_origin(request)

@@ -88,7 +88,10 @@ BROWSERS = Rate("requests of browsers", "address", most=600)
 KEY_CHECKS = Rate("checks of keys", "address", most=30)
 GRANTS = Rate("grants", "address", most=30, fair=3, app=120)
 FAILURES = Rate("requests with an invalid credential", "address", most=300)
-APPROVALS = Rate("approvals", "address", most=120, fair=10, app=1_200)
+APPROVALS = Rate("approvals of grants", "address", most=120, fair=10, app=1_200)
+#: These need a session token. So whoever has copied the publishable key, and has many addresses,
+#: does not keep the app's users from connecting.
+USER_APPROVALS = Rate("approvals of connections", most=30, fair=5, app=1_200)
 REDEMPTIONS = Rate("attempts to redeem an approval", "address", most=10)
 #: On the service's own pages.
 SIGN_INS = Rate("sign-ins", "address", most=120)
@@ -230,8 +233,12 @@ class RateLimits:
         await self._count(_admit(GRANTS, app_id, address))
 
     async def approval(self, app_id: str, address: str) -> None:
-        """A new approval for a browser at this address."""
+        """A new approval of a grant, for a browser at this address."""
         await self._count(_admit(APPROVALS, app_id, address))
+
+    async def user_approval(self, app_id: str, user_id: str) -> None:
+        """A new approval of a connection, for this user."""
+        await self._count(_admit(USER_APPROVALS, app_id, user_id))
 
     async def redemption(self, approval_id: str, address: str) -> None:
         """An attempt to redeem this approval, by a browser at this address."""
