@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from sqlalchemy import Connection as Sql
 from sqlalchemy import select
 from support.payers import SignedIn, new_payer, store_of
 from support.postgres import Cluster
@@ -17,8 +18,9 @@ from wattfare_mw.errors import WattfareError
 from wattfare_mw.service import create_keys
 from wattfare_mw.service.ledger import payer_actions, schema
 from wattfare_mw.service.ledger.store import Store
-from wattfare_mw.service.payers import approval_store, approvals
+from wattfare_mw.service.payers import approval_store, approvals, people, recovery_codes
 from wattfare_mw.service.payers.approvals import Approval, Decision, Wish
+from wattfare_mw.service.records import Terms
 
 ORIGIN = "https://app.example.com"
 
@@ -42,9 +44,15 @@ def app_id(database: str) -> str:
     return create_keys(database, "live app", "live").app_id
 
 
-async def asked(store: Store, app_id: str) -> Approval:
+async def asked(store: Store, app_id: str, user_id: str = "u1") -> Approval:
     """A new approval."""
-    wish = Wish(kind="grant", app_id=app_id, origin=ORIGIN, return_url=f"{ORIGIN}/", requests=1)
+    wish = Wish(
+        kind="connection",
+        app_id=app_id,
+        user_id=user_id,
+        origin=ORIGIN,
+        return_url=f"{ORIGIN}/",
+    )
     approval = approvals.begin(wish, "secret", int(time.time()))
     await store.transact(lambda sql: approval_store.add(sql, approval, approval.created_at))
     return approval
@@ -81,6 +89,47 @@ async def test_what_a_payer_has_just_allowed_is_deleted(store: Store, app_id: st
     await allow(store, approval, payer)
     await delete(store, payer)
     assert await state_of(store, approval) is None
+
+
+async def test_to_redeem_and_to_delete_at_once(store: Store, app_id: str) -> None:
+    """Both end, in either order, and no connection is left. Neither waits for the other in a
+    circle."""
+    terms, now = Terms(), datetime.now(UTC)
+    for number in range(20):
+        payer, approval = await new_payer(store), await asked(store, app_id, f"u{number}")
+        await allow(store, approval, payer)
+
+        def redeem(sql: Sql, id_: str = approval.id) -> None:
+            found = approval_store.must_find(sql, id_, lock=True)
+            approval_store.connect(sql, found, terms, now)
+
+        redeemed, deleted = await asyncio.gather(
+            store.transact(redeem), delete(store, payer), return_exceptions=True
+        )
+        assert deleted is None
+        assert redeemed is None or getattr(redeemed, "http_status", None) == 404, redeemed
+        table = schema.connections
+        query = select(table.c.user_id).where(table.c.payer_id == payer.payer_id, table.c.connected)
+        assert await store.transact(lambda sql, query=query: sql.execute(query).all()) == []
+
+
+async def test_to_sign_in_and_to_delete_at_once(store: Store) -> None:
+    """Both end. A new sign-in takes the place of the former one, and names its payer."""
+    for _ in range(20):
+        payer = await new_payer(store)
+        id_, cookie, now = payer.payer_id, payer.cookie, int(time.time())
+        codes = recovery_codes.new_codes()
+
+        def sign_in(sql: Sql, id_: str = id_, cookie: str = cookie, now: int = now) -> None:
+            people.begin_sign_in(sql, id_, cookie, now)
+
+        def new_codes(sql: Sql, id_: str = id_, codes: list[str] = codes) -> None:
+            people.replace_codes(sql, id_, codes)
+
+        await store.transact(new_codes)
+        await asyncio.gather(
+            store.transact(sign_in), store.transact(new_codes), delete(store, payer)
+        )
 
 
 async def test_both_at_once(store: Store, app_id: str) -> None:

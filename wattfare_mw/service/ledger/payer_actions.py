@@ -109,9 +109,12 @@ def delete_data(sql: Sql, payer_id: str, now: datetime) -> Stopped:
     """Delete who this payer is: what they sign in with, their keys and their labels. All that they
     pay for ends. The ledger and its totals keep the payer's random id, which leads nowhere then.
     """
-    # First, so that this payer allows nothing from now on.
+    # First, so that this payer allows nothing from now on. The lock is one that lets rows with a
+    # foreign key in: a sign-in that begins holds its former row, which is deleted below.
     payers = schema.payers
-    sql.execute(select(payers.c.id).where(payers.c.id == payer_id).with_for_update()).all()
+    sql.execute(
+        select(payers.c.id).where(payers.c.id == payer_id).with_for_update(key_share=True)
+    ).all()
     # Next, so that no approval connects anything after what follows. The other steps lock rows in
     # the order in which a new connection does.
     sql.execute(delete(schema.approvals).where(schema.approvals.c.payer_id == payer_id))

@@ -76,7 +76,9 @@ def add_passkey(sql: Sql, passkey: Passkey, now: int) -> None:
     table = schema.payers
     # The payer's row is locked, so that two requests at once do not both find room.
     deleted = sql.execute(
-        select(table.c.deleted_at).where(table.c.id == passkey.payer_id).with_for_update()
+        select(table.c.deleted_at)
+        .where(table.c.id == passkey.payer_id)
+        .with_for_update(key_share=True)
     ).first()
     if deleted is None:
         sql.execute(insert(table).values(id=passkey.payer_id, created_at=now))
