@@ -57,6 +57,14 @@ def service(service: Service, watch: Watch) -> Iterator[Service]:
 
 
 @pytest.fixture(scope="module")
+def own_service(tmp_path_factory: pytest.TempPathFactory, watch: Watch) -> Iterator[Service]:
+    """A service of this module's own, with a victim. Other tests write rows into the ledger of the
+    shared one, which does not add up then."""
+    with run_service(tmp_path_factory.mktemp("own")) as running, watch(running):
+        yield running
+
+
+@pytest.fixture(scope="module")
 def forwarding(forwarding: Service, watch: Watch) -> Iterator[Service]:
     """The service in front of the fake upstream, with a victim."""
     with watch(forwarding, "fake/model"):

@@ -14,8 +14,8 @@ from wattfare_mw.service.api.rate_limits import RateLimits
 
 
 @pytest.fixture
-def app(service: Service) -> Iterator[App]:
-    with live_app(service) as fresh:
+def app(own_service: Service) -> Iterator[App]:
+    with live_app(own_service) as fresh:
         yield fresh
 
 

@@ -30,7 +30,7 @@ def on_postgresql(tmp_path_factory: pytest.TempPathFactory, cluster: Cluster) ->
         yield running
 
 
-@pytest.fixture(params=["service", "on_postgresql"])
+@pytest.fixture(params=["own_service", "on_postgresql"])
 def either(request: pytest.FixtureRequest) -> Service:
     return request.getfixturevalue(request.param)
 

@@ -22,9 +22,9 @@ def behind_tls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 
 @pytest.fixture
-def mallory(service: Service) -> Iterator[str]:
+def mallory(own_service: Service) -> Iterator[str]:
     """The cookie of a sign-in of Mallory's."""
-    with Person(service) as person:
+    with Person(own_service) as person:
         person.sign_in()
         yield person.browser.http.cookies["wattfare"]
 
@@ -44,8 +44,8 @@ def is_signed_in(service: Service, cookie: bytes) -> bool:
     return answer.status_code == 303
 
 
-def test_the_cookie_of_a_sign_in_works(service: Service, mallory: str) -> None:
-    assert is_signed_in(service, b"theme=dark; wattfare=%s; a=b" % mallory.encode())
+def test_the_cookie_of_a_sign_in_works(own_service: Service, mallory: str) -> None:
+    assert is_signed_in(own_service, b"theme=dark; wattfare=%s; a=b" % mallory.encode())
 
 
 #: Python strips these from a text. A browser sends them as a part of the name.
@@ -54,16 +54,18 @@ SPACES = [b"\xa0", b"\x85", b"\xa0 ", b"\x85 \xa0"]
 
 @pytest.mark.parametrize("space", SPACES)
 def test_a_name_with_another_space_is_another_name(
-    service: Service, mallory: str, space: bytes
+    own_service: Service, mallory: str, space: bytes
 ) -> None:
-    assert not is_signed_in(service, space + b"wattfare=" + mallory.encode())
-    assert not is_signed_in(service, b"wattfare" + space + b"=" + mallory.encode())
-    assert not is_signed_in(service, b"wattfare=mine; %swattfare=%s" % (space, mallory.encode()))
+    assert not is_signed_in(own_service, space + b"wattfare=" + mallory.encode())
+    assert not is_signed_in(own_service, b"wattfare" + space + b"=" + mallory.encode())
+    assert not is_signed_in(
+        own_service, b"wattfare=mine; %swattfare=%s" % (space, mallory.encode())
+    )
 
 
-def test_of_two_cookies_with_our_name_none_counts(service: Service, mallory: str) -> None:
+def test_of_two_cookies_with_our_name_none_counts(own_service: Service, mallory: str) -> None:
     for pair in (b"wattfare=%s; wattfare=mine", b"wattfare=mine; wattfare=%s"):
-        assert not is_signed_in(service, pair % mallory.encode())
+        assert not is_signed_in(own_service, pair % mallory.encode())
 
 
 @pytest.mark.parametrize("space", [b"", *SPACES])
