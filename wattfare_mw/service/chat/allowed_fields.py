@@ -1,24 +1,23 @@
-"""What may stand in an inference request: one table, and a rule for each field.
+"""The fields that an inference request may have: one table, with a rule for each field.
 
-A reservation is a promise about a cost. So each field has a kind, by what it can cost:
+A reservation is a promise about a cost, so each field has a kind, by what it can cost:
 
 - *free*: nothing of its own.
-- *counted*: the reservation counts it: it is part of the prompt, or a limit.
-- *held*: no bound is known. The call is let through, and holds a fixed amount.
-- *refused*: this service cannot serve it, or the client could act with the operator's keys.
+- *counted*: part of the reservation, as a part of the prompt or as a limit. - *held*: no bound is
+known. The call is allowed, and holds a fixed amount. - *refused*: the service cannot serve it, or a
+client could misuse the operator's keys.
 
-**A field that is not in the table is refused by its name**, unless the operator lets such fields
-pass: an API grows fields that cost money faster than anyone reads its news. Then the call is held.
-Some names are refused at any depth, whatever the operator says: see :mod:`.foreign_fields`. Each
-object in a request has its own list of keys, to the last one. Only a schema or a function's
-arguments may be any JSON. What libraries keep in messages is let through by a rule of its own: see
-:mod:`.kept_fields`.
+**An unknown field is refused by name**, because a new field of an API may cost money. If the
+operator allows unknown fields, the call is held. Some names are refused at any depth, whatever the
+operator allows: see :mod:`.foreign_fields`. Each object in a request has its own list of keys. Only
+schemas and arguments of functions may be any JSON. Fields that libraries add to messages have a
+rule of their own: see :mod:`.kept_fields`.
 
 Sources: the request bodies of OpenAI's and OpenRouter's chat completions, and the documentation of
 vLLM, SGLang, llama.cpp, Ollama, LM Studio, LiteLLM, Mistral, Groq, xAI, Perplexity, Together,
-DeepSeek, Moonshot, Qwen, and of Google's and Anthropic's compatible APIs. ``null`` is as good as
-absent everywhere. The fields that :mod:`.request` reads (``messages``, the limits, ``n``, …) have
-their values checked there.
+DeepSeek, Moonshot, Qwen, and of Google's and Anthropic's compatible APIs. ``null`` means absent
+everywhere. The fields that :mod:`.request` reads (``messages``, the limits, ``n``, …) have their
+values checked there.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ MAX_N = 128
 
 
 class Kind(StrEnum):
-    """What a field can cost. A later kind is the stronger one."""
+    """What a field can cost. A later kind is stronger."""
 
     FREE = "free"
     COUNTED = "counted"
@@ -48,7 +47,7 @@ class Kind(StrEnum):
 
 
 class Policy(msgspec.Struct, frozen=True):
-    """What the operator wants done with fields whose cost has no bound.
+    """The operator's choice for fields whose cost has no bound.
 
     Attributes:
         unbounded: hold an amount for the held fields of the table, or refuse them.
@@ -63,12 +62,12 @@ DEFAULT_POLICY = Policy()
 
 
 Rule = Callable[[str, Any], Found | None]
-"""Raises an ``invalid_request`` that names the field, or lets its value pass. What it lets pass
-without a bound it returns."""
+"""A rule for a value. It raises ``invalid_request`` with the name of the field, or returns what in
+the value has no bound."""
 
 
 def check(request: dict[str, Any], policy: Policy = DEFAULT_POLICY) -> tuple[str, ...]:
-    """Let this request's fields through, or refuse the first that cannot be.
+    """Check the fields of a request, and refuse the first that is not allowed.
 
     Returns: the names of the fields whose cost has no bound, :data:`MAX_NAMED` of them at most.
 
@@ -112,21 +111,21 @@ def _foreign(name: str, found: str) -> Exception:
 
 
 def _plain(name: str, value: Any) -> None:
-    """A string, a number or a boolean. It costs nothing, whatever it says: at most it is part of
-    the prompt, which is counted."""
+    """A string, a number or a boolean. It costs nothing of its own: at most it is part of the
+    prompt, which is counted."""
     if isinstance(value, (dict, list)):
         raise invalid_request(f"`{name}` is a string, a number or a boolean.")
 
 
 def _text(name: str, value: Any) -> None:
-    """The same, of a string."""
+    """As :func:`plain`, for a string."""
     if not isinstance(value, str):
         raise invalid_request(f"`{name}` is a string.")
 
 
 def _json(_name: str, _value: Any) -> None:
-    """Any JSON: a schema, or the arguments of a function. It is text to the model, whatever keys
-    it has, and it is counted as part of the prompt."""
+    """Any JSON: a schema, or the arguments of a function. The model reads it as text, which is
+    counted as part of the prompt."""
 
 
 def _tame(name: str, value: Any) -> None:
@@ -145,7 +144,7 @@ def _own_keys(name: str, value: Any) -> None:
 
 def _refused(because: str) -> Rule:
     def rule(name: str, value: Any) -> None:
-        # Nothing is asked for by these; an empty object can be something with all its defaults.
+        # These ask for nothing. An empty object could mean a feature with its defaults.
         if value is not False and value != []:
             raise _not_let_through(name, because)
 
@@ -164,7 +163,7 @@ def _held(because: str, *free: Any, shape: Rule = _tame) -> Rule:
 
 
 def _is_one_of(value: Any, known: tuple[Any, ...]) -> bool:
-    # `True == 1`, and is another value all the same.
+    # `True == 1`, but they are different values.
     return any(type(value) is type(one) and value == one for one in known)
 
 
@@ -187,7 +186,7 @@ def _object(rules: Mapping[str, Rule]) -> Rule:
             known = rules.get(field)
             if known is None:
                 found = both(found, _unknown(prefix + field[:64], field, inner))
-            elif known is _plain:  # most of them: they need no call and no name
+            elif known is _plain:  # the usual case, without a call and a name
                 if isinstance(inner, (dict, list)):
                     _plain(prefix + field, inner)
             elif inner is not None:
