@@ -50,6 +50,14 @@ class _Handle(Generic[C]):
         self._client = client
         self._payer = payer
 
+    def _pays(self) -> Payer:
+        """Who pays for the next call. It is asked for each call."""
+        return self._payer
+
+    async def _pays_async(self) -> Payer:
+        """:meth:`_pays`, in an event loop."""
+        return self._payer
+
     def __repr__(self) -> str:
         # A traceback's local variables may show one that could not be made.
         payer = getattr(self, "_payer", None)
