@@ -66,6 +66,9 @@ class _Handle(Generic[C]):
         """:meth:`_pays`, in an event loop."""
         return self._payer
 
+    def __deepcopy__(self, _memo: Any) -> Self:
+        return self  # it never changes, and its connections have no copy
+
     def __repr__(self) -> str:
         # A traceback's local variables may show one that could not be made.
         payer = getattr(self, "_payer", None)
