@@ -23,7 +23,8 @@ What they have for an adapter:
 The options of the middleware:
 
 - :class:`Options`: their names and types, for ``**options: Unpack[Options]``.
-- :data:`ResolveUser`: the type of ``resolve_user``.
+- :data:`ResolveUser`, :data:`RequestLimitOption`, :data:`AccountLabelOption`: the types of those
+  options that may be functions of a request.
 - :func:`adapt_options`: gives the app's functions among them the framework's own request.
 - :func:`adapt_function`: does this for one function.
 - :func:`hide_secret_key`: keeps the secret key out of tracebacks.
@@ -69,16 +70,19 @@ if TYPE_CHECKING:
         read_up_to,
         request_from_environ,
     )
+    from .sessions import AccountLabelOption, RequestLimitOption
     from .users import ResolveUser
     from .web import Request, Response
 
 __all__ = [
+    "AccountLabelOption",
     "AsyncUser",
     "AsyncWattfare",
     "LetThrough",
     "Options",
     "Receive",
     "Request",
+    "RequestLimitOption",
     "ResolveUser",
     "Response",
     "Scope",
@@ -118,6 +122,7 @@ _HOMES = {
         "read_up_to",
         "request_from_environ",
     ),
+    "sessions": ("AccountLabelOption", "RequestLimitOption"),
     "users": ("ResolveUser",),
     "web": ("Request", "Response"),
 }

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
 from functools import cached_property, partial
 from inspect import isclass, isroutine
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
 
 from .. import calls
 from ..client import AsyncWattfare, Wattfare, client_for
@@ -24,8 +24,14 @@ from ..web import Request, Response
 from .base import Middleware
 from .gate import Gate, ReadBody, cut_short, is_json
 from .interface import single_callable
-from .options import hide_secret_key
+from .options import Options, hide_secret_key
 from .relay import Record, Relay
+
+if TYPE_CHECKING:
+    # For a type checker, `WattfareMiddleware(app)` gives one of its subclasses.
+    from .factory import WattfareMiddleware as _Base
+else:
+    _Base = Middleware
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -33,13 +39,19 @@ Send = Callable[[Message], Awaitable[None]]
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
-class WattfareASGIMiddleware(Middleware):
+class WattfareASGIMiddleware(_Base):
     """:class:`~wattfare_mw.WattfareMiddleware` around an ASGI app."""
 
     _client_kind = AsyncWattfare
     _client: AsyncWattfare
 
-    def __init__(self, app: Any, **options: Any) -> None:
+    if TYPE_CHECKING:
+
+        def __new__(cls, *_args: Any, **_options: Any) -> Self: ...
+
+    def __init__(
+        self, app: Any, *, interface: Literal["auto", "asgi"] = "asgi", **options: Unpack[Options]
+    ) -> None:
         hide_secret_key(options)
         super().__init__(single_callable(app), **options)
         seconds = self._gate.heartbeat
@@ -48,7 +60,7 @@ class WattfareASGIMiddleware(Middleware):
     def _show_interface(self) -> None:
         # Whoever wants to know whether this is an ASGI app looks here for a coroutine function; to
         # call it, the interpreter looks at the class.
-        self.__dict__["__call__"] = self._call
+        vars(self)["__call__"] = self._call
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         # Most requests are not ours, and this is all that they meet: the app's own coroutine is

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, Literal
 
 from ..client import AsyncWattfare, Wattfare, client_for
 from ..error_responses import LetThrough
+from ..sessions import AccountLabelOption, RequestLimitOption
 from ..transport import hidden
 from ..users import ResolveUser
 from .gate import Gate
-from .options import HEARTBEAT_SECONDS, INFERENCE_PATH, STATUS_PATH, TOKEN_PATH
+from .options import HEARTBEAT_SECONDS, INFERENCE_PATH, STATUS_PATH, TOKEN_PATH, OnUsage
 
 
 class Middleware:
@@ -33,14 +34,14 @@ class Middleware:
         inference_path: str | None = INFERENCE_PATH,
         status_path: str | None = STATUS_PATH,
         client_path: str | None = None,
-        request_limit: Any = None,
-        account_label: Any = None,
+        request_limit: RequestLimitOption = None,
+        account_label: AccountLabelOption = None,
         models: Iterable[str] | None = None,
         allow_grants: bool = False,
         allowed_origins: Iterable[str] = (),
         max_body_bytes: int = 20 * 2**20,
         max_calls_per_user: int | None = None,
-        on_usage: Callable[..., Any] | None = None,
+        on_usage: OnUsage | None = None,
         heartbeat: float | None = HEARTBEAT_SECONDS,
     ) -> None:
         secret_key = hidden(secret_key)

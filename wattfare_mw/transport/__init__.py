@@ -12,7 +12,7 @@ import importlib.util
 import inspect
 import sys
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, TypeGuard, cast
 
 from . import over_httpx, own_httpx
 from .base import (
@@ -29,14 +29,17 @@ from .base import (
     hidden,
     running_loop,
 )
+from .clients import AsyncHTTPClient, SyncHTTPClient
 
 __all__ = [
+    "AsyncHTTPClient",
     "AsyncHTTPResponse",
     "AsyncTransport",
     "HTTPRequest",
     "HTTPResponse",
     "Secret",
     "SecretBytes",
+    "SyncHTTPClient",
     "Transport",
     "async_transport",
     "header_key",
@@ -50,7 +53,7 @@ _SYNC = (("httpx", "Client"), ("httpx2", "Client"))
 _ASYNC = (("httpx", "AsyncClient"), ("httpx2", "AsyncClient"), ("aiohttp", "ClientSession"))
 
 
-def sync_transport(http_client: Any = None) -> Transport:
+def sync_transport(http_client: SyncHTTPClient | None = None) -> Transport:
     """A transport over ``http_client``: an ``httpx.Client``, an ``httpx2.Client``, a function
     that makes one; or one of those classes itself for connections of our own over its library, and
     None for httpx's.
@@ -75,7 +78,7 @@ def sync_transport(http_client: Any = None) -> Transport:
     return over_httpx.HttpxTransport(Pool(make, over_httpx.close_client))
 
 
-def async_transport(http_client: Any = None) -> AsyncTransport:
+def async_transport(http_client: AsyncHTTPClient | None = None) -> AsyncTransport:
     """A transport over ``http_client``: an ``httpx.AsyncClient``, an ``httpx2.AsyncClient``, an
     ``aiohttp.ClientSession``, a function that makes one; or one of those classes itself for
     connections of our own over its library, and None for aiohttp's where aiohttp is installed,
@@ -131,7 +134,7 @@ def _is_a(value: object, kinds: Kinds) -> bool:
     return isinstance(value, _classes(kinds))
 
 
-def _may_make(value: object, kinds: Kinds) -> bool:
+def _may_make(value: object, kinds: Kinds) -> TypeGuard[Callable[[], Any]]:
     """May this be a function that makes one? Of a class it can be told."""
     if isinstance(value, type):
         return issubclass(value, _classes(kinds))
