@@ -1,5 +1,7 @@
 """What type checkers must make of the clients."""
 
+# Each line below with a comment that ignores an error must have one.
+# pyright: reportUnnecessaryTypeIgnoreComment=true
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
@@ -101,8 +103,9 @@ async def async_side(wf: AsyncWattfare) -> None:
 
 def errors(error: Exception) -> None:
     found = to_wattfare_error(error)
-    assert_type(found, WattfareError)
-    assert_type(found.retry_after, float | None)
+    assert_type(found, WattfareError | None)
+    if found is not None:
+        assert_type(found.retry_after, float | None)
 
 
 # The clients work in `with` blocks.
@@ -115,9 +118,9 @@ async def block() -> None:
         assert_type(client, AsyncWattfare)
 
 
-# Mistakes. A checker reports an "ignore" that ignores nothing.
-Wattfare(KEY, http_client=httpx.AsyncClient())  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
-Wattfare(KEY, http_client=3)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
-AsyncWattfare(KEY, http_client=httpx.Client())  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
-AsyncWattfare(KEY, http_client=make_client)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
-WattfareMiddleware(lambda environ, start: [], resolve_user=lambda request: None, client=3)  # type: ignore[call-overload] # pyright: ignore
+# Mistakes.
+Wattfare(KEY, http_client=httpx.AsyncClient())  # type: ignore[arg-type]
+Wattfare(KEY, http_client=3)  # type: ignore[arg-type]
+AsyncWattfare(KEY, http_client=httpx.Client())  # type: ignore[arg-type]
+AsyncWattfare(KEY, http_client=make_client)  # type: ignore[arg-type]
+WattfareMiddleware(lambda environ, start: [], resolve_user=lambda request: None, client=3)  # type: ignore[call-overload]

@@ -1,12 +1,14 @@
 """What type checkers must make of the middleware."""
 
+# Each line below with a comment that ignores an error must have one.
+# pyright: reportUnnecessaryTypeIgnoreComment=true
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from decimal import Decimal
 from typing import Any, assert_type
 from uuid import UUID
-from wsgiref.types import StartResponse, WSGIEnvironment
+from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 import wattfare_flask
 import wattfare_litestar
@@ -80,8 +82,7 @@ def of_an_app_that_is_not_known(app: Any, one: Callable[..., Any]) -> None:
 # Every kind is a WattfareMiddleware, and an app.
 of_asgi: WattfareMiddleware = WattfareMiddleware(asgi, resolve_user=who)
 of_wsgi: WattfareMiddleware = WattfareMiddleware(wsgi, resolve_user=who)
-flask = Flask("app")
-flask.wsgi_app = WattfareMiddleware(flask.wsgi_app, resolve_user=who)  # type: ignore[method-assign]
+server_app: WSGIApplication = WattfareMiddleware(Flask("app"), resolve_user=who)
 starlette = Starlette(middleware=[Middleware(WattfareMiddleware, resolve_user=who)])
 starlette.add_middleware(WattfareMiddleware, resolve_user=who)
 starlette.add_middleware(wattfare_starlette.WattfareMiddleware, resolve_user=who)
@@ -103,9 +104,16 @@ async def use(scope: MutableMapping[str, Any], environ: WSGIEnvironment) -> None
 
 
 # `resolve_user` gives any kind of id, and may be asynchronous.
-def by_number(request: Request) -> int | None: ...
-async def by_uuid(request: Request) -> UUID | None: ...
-def not_a_user(request: Request) -> bytes: ...
+def by_number(request: Request) -> int | None:
+    return 1
+
+
+async def by_uuid(request: Request) -> UUID | None:
+    return UUID(int=1)
+
+
+def not_a_user(request: Request) -> bytes:
+    return b"ann"
 
 
 WattfareMiddleware(asgi, resolve_user=by_number)
@@ -114,8 +122,14 @@ WattfareMiddleware(asgi, resolve_user=lambda request: request.headers.get("user"
 
 
 # The other options that are functions.
-async def limit_of(request: Request) -> RequestLimit: ...
-def label_of(request: Request) -> str | None: ...
+async def limit_of(request: Request) -> RequestLimit:
+    return RequestLimit(5)
+
+
+def label_of(request: Request) -> str | None:
+    return None
+
+
 def take_down(
     user: str | None, model: str | None, usage: TokenUsage | None, cost: Decimal | None
 ) -> None: ...
@@ -136,9 +150,9 @@ wattfare_flask.WattfareMiddleware(Flask("app"), resolve_user=lambda request: Non
 Litestar(plugins=[wattfare_litestar.WattfarePlugin(resolve_user=lambda connection: None)])
 
 
-# Mistakes. A checker reports an "ignore" that ignores nothing.
-WattfareMiddleware(FastAPI())  # type: ignore[call-overload] # pyright: ignore[reportCallIssue]
-WattfareMiddleware(asgi, resolve_user=who, heartbeats=1)  # type: ignore[call-overload] # pyright: ignore[reportCallIssue]
-WattfareMiddleware(asgi, resolve_user=not_a_user)  # type: ignore[call-overload] # pyright: ignore
-WattfareMiddleware(3, resolve_user=who)  # type: ignore[call-overload] # pyright: ignore
-wattfare_starlette.WattfareMiddleware(Starlette())  # type: ignore[call-arg] # pyright: ignore[reportCallIssue]
+# Mistakes.
+WattfareMiddleware(FastAPI())  # type: ignore[call-overload]
+WattfareMiddleware(asgi, resolve_user=who, heartbeats=1)  # type: ignore[call-overload]
+WattfareMiddleware(asgi, resolve_user=not_a_user)  # type: ignore[arg-type]
+WattfareMiddleware(3, resolve_user=who)  # type: ignore[call-overload]
+wattfare_starlette.WattfareMiddleware(Starlette())  # type: ignore[call-arg]
