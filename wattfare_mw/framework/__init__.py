@@ -7,10 +7,12 @@ nowhere else in the package.
 
 from ..app_functions import adapt
 from ..error_responses import LetThrough, respond_to_error
+from ..middleware.base import Answer
 from ..middleware.options import Options, hide_key, in_framework
 from ..users import ResolveUser
 
 __all__ = [
+    "Answer",
     "LetThrough",
     "Options",
     "ResolveUser",

@@ -1,0 +1,151 @@
+"""A small Django project: its settings, its URLs and its views."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import urlsplit
+
+import django
+from django.conf import settings
+from django.http import HttpRequest, HttpResponse, JsonResponse, StreamingHttpResponse
+from django.urls import path
+from wattfare_django import WattfareRequest
+
+MIDDLEWARE = [
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "wattfare_django.WattfareMiddleware",
+]
+
+
+def configure(database: str, **more: Any) -> None:
+    """Set Django up, once in a process.
+
+    Args:
+        database: the URL of a PostgreSQL database, or the path of a SQLite file.
+        more: other settings.
+    """
+    if settings.configured:
+        return
+    settings.configure(
+        ALLOWED_HOSTS=["*"],
+        DATABASES={"default": _database(database)},
+        DEFAULT_AUTO_FIELD="django.db.models.BigAutoField",
+        INSTALLED_APPS=[
+            "django.contrib.auth",
+            "django.contrib.contenttypes",
+            "django.contrib.sessions",
+            "wattfare_django",
+        ],
+        # Tables come without migrations, which take a while.
+        MIGRATION_MODULES=dict.fromkeys(("auth", "contenttypes", "sessions")),
+        PASSWORD_HASHERS=["django.contrib.auth.hashers.MD5PasswordHasher"],
+        SECRET_KEY="not secret",
+        USE_TZ=True,
+        **{
+            "MIDDLEWARE": MIDDLEWARE,
+            "ROOT_URLCONF": "support.django_project",
+            **more,
+        },
+    )
+    django.setup()
+
+
+def _database(where: str) -> dict[str, Any]:
+    if "://" not in where:
+        return {"ENGINE": "django.db.backends.sqlite3", "NAME": where}
+    parts = urlsplit(where)
+    return {
+        "ENGINE": "django.db.backends.postgresql",
+        "HOST": parts.hostname,
+        "PORT": parts.port,
+        "USER": parts.username,
+        "NAME": parts.path.lstrip("/"),
+        "CONN_MAX_AGE": None,
+    }
+
+
+def make_tables() -> None:
+    """Make the tables of all apps."""
+    from django.core.management import call_command
+
+    call_command("migrate", run_syncdb=True, verbosity=0)
+
+
+def sign_in(request: HttpRequest, name: str) -> HttpResponse:
+    """Sign this user in, who need not exist."""
+    from django.contrib.auth import login
+    from django.contrib.auth.models import User
+
+    user, _ = User.objects.get_or_create(username=name)
+    login(request, user)
+    return HttpResponse(str(user.pk))
+
+
+def count_users(_request: HttpRequest) -> HttpResponse:
+    """A view that needs the database."""
+    from django.contrib.auth.models import User
+
+    return HttpResponse(str(User.objects.count()))
+
+
+async def acount_users(_request: HttpRequest) -> HttpResponse:
+    from django.contrib.auth.models import User
+
+    return HttpResponse(str(await User.objects.acount()))
+
+
+def spend(request: WattfareRequest) -> JsonResponse:
+    done = request.wattfare.model("wattfare/echo").generate("one two three")
+    return JsonResponse({"user": request.wattfare.id, "text": done.text})
+
+
+async def aspend(request: WattfareRequest) -> JsonResponse:
+    user = await request.awattfare()
+    done = await user.model("wattfare/echo").generate("one two three")
+    return JsonResponse({"user": user.id, "text": done.text})
+
+
+def stream(request: WattfareRequest) -> StreamingHttpResponse:
+    stream = request.wattfare.model("wattfare/echo").stream("one two three")
+
+    def text() -> Any:
+        with stream:
+            yield from stream.text_stream
+
+    return StreamingHttpResponse(text(), content_type="text/plain")
+
+
+async def astream(request: WattfareRequest) -> StreamingHttpResponse:
+    user = await request.awattfare()
+    stream = user.model("wattfare/echo").stream("one two three")
+
+    async def text() -> Any:
+        async with stream:
+            async for piece in stream.text_stream:
+                yield piece
+
+    return StreamingHttpResponse(text(), content_type="text/plain")
+
+
+def confused(request: WattfareRequest) -> HttpResponse:
+    return HttpResponse(request.wattfare.id)
+
+
+async def aconfused(request: WattfareRequest) -> HttpResponse:
+    return HttpResponse(request.wattfare.id)
+
+
+urlpatterns = [
+    path("sign-in/<name>", sign_in),
+    path("count", count_users),
+    path("acount", acount_users),
+    path("spend", spend),
+    path("aspend", aspend),
+    path("stream", stream),
+    path("astream", astream),
+    path("me", confused),
+    path("ame", aconfused),
+]
