@@ -1,5 +1,9 @@
 """The app for ``INSTALLED_APPS``, which gives ``manage.py check`` its checks."""
 
+# Django has no types.
+# pyright: reportMissingTypeStubs=false, reportUnknownVariableType=false
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false
+
 from django.apps import AppConfig
 from django.core.checks import register
 

@@ -1,11 +1,15 @@
 """What ``manage.py check`` says about the setting and the order of the middleware."""
 
+# Django has no types.
+# pyright: reportMissingTypeStubs=false, reportUnknownVariableType=false
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false
+
 from __future__ import annotations
 
 from typing import Any
 
 from django.conf import settings
-from django.core.checks import Error, Warning
+from django.core import checks
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.module_loading import import_string
 
@@ -29,7 +33,7 @@ def check_setting(**_options: Any) -> list[Any]:
     except ImproperlyConfigured as error:
         if isinstance(error.__cause__, WattfareAuthError):
             return [
-                Error(
+                checks.Error(
                     f"Wattfare has no secret key of this project: {error.__cause__}",
                     hint='Set WATTFARE = {"SECRET_KEY": "sk_…"}, or the environment variable'
                     " WATTFARE_SECRET_KEY. `wattfare apps create` makes a key.",
@@ -37,7 +41,7 @@ def check_setting(**_options: Any) -> list[Any]:
                 )
             ]
         return [
-            Error(
+            checks.Error(
                 str(error),
                 hint="Put the setting WATTFARE right: docs/django.md lists its options.",
                 id="wattfare.E002",
@@ -52,7 +56,7 @@ def check_middleware(**_options: Any) -> list[Any]:
     ours = _place(names, _OUR_CLASS)
     if ours is None:
         return [
-            Warning(
+            checks.Warning(
                 "WattfareMiddleware is not in MIDDLEWARE, so that no path of Wattfare is answered.",
                 hint=f"Add {_OURS!r} at the end of MIDDLEWARE.",
                 id="wattfare.W001",
@@ -64,7 +68,7 @@ def check_middleware(**_options: Any) -> list[Any]:
     by_default = not _has_resolve_user()
     if authentication is None and by_default:
         found.append(
-            Warning(
+            checks.Warning(
                 "The middleware that sets request.user is not in MIDDLEWARE, and Wattfare asks"
                 " request.user who pays.",
                 hint=f"Add {_AUTHENTICATION!r} before {_OURS!r}, or set"
@@ -75,18 +79,18 @@ def check_middleware(**_options: Any) -> list[Any]:
         )
     for place, name in ((session, _SESSION), (authentication, _AUTHENTICATION)):
         if place is not None and place > ours:
-            kind = Error if by_default else Warning
+            kind = checks.Error if by_default else checks.Warning
             found.append(
                 kind(
                     f"WattfareMiddleware stands before {name.rpartition('.')[2]} in MIDDLEWARE, so"
                     " that its requests have no session and no user.",
                     hint=f"Move {_OURS!r} behind {name!r}.",
-                    id="wattfare.E003" if kind is Error else "wattfare.W003",
+                    id="wattfare.E003" if kind is checks.Error else "wattfare.W003",
                 )
             )
     if _place(names, _GZIP) is not None:
         found.append(
-            Warning(
+            checks.Warning(
                 "GZipMiddleware holds back the pieces of a stream. Wattfare's own paths are left"
                 " alone, but a view that streams what a model says arrives all at once.",
                 hint="Compress in the web server instead. Or let each view that streams call"

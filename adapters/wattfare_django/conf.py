@@ -1,5 +1,9 @@
 """Reads the setting ``WATTFARE``."""
 
+# Django has no types.
+# pyright: reportMissingTypeStubs=false, reportUnknownVariableType=false
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false
+
 from __future__ import annotations
 
 import difflib

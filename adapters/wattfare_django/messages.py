@@ -1,5 +1,9 @@
 """Django's requests as ours, and our answers as Django's."""
 
+# Django has no types.
+# pyright: reportMissingTypeStubs=false, reportUnknownVariableType=false
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false
+
 from __future__ import annotations
 
 import asyncio
@@ -60,19 +64,20 @@ def _read_some(request: Any, size: int) -> bytes:
 
 
 def _rewind(request: Any) -> None:
-    if not isinstance(request, ASGIRequest):
+    stream = request._stream
+    if not (hasattr(stream, "seekable") and stream.seekable()):
         raise RuntimeError(
             "Middleware before WattfareMiddleware has read the request's body with request.read(),"
             " so that it is gone. Read request.body there."
         )
-    request._stream.seek(0)
+    stream.seek(0)
 
 
 class _WholeResponse(HttpResponse):
     """An answer whose call counts until the server has sent it."""
 
     def __init__(self, answer: Answer) -> None:
-        super().__init__(answer.body, status=answer.status, headers=answer.headers)
+        super().__init__(cast("bytes", answer.body), status=answer.status, headers=answer.headers)
         self._release = answer.close
 
     def close(self) -> None:

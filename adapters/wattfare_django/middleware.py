@@ -1,12 +1,16 @@
 """The middleware: answers the paths, and gives each request its user's budget."""
 
+# Django has no types.
+# pyright: reportMissingTypeStubs=false, reportUnknownVariableType=false
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false
+
 from __future__ import annotations
 
 from collections.abc import Awaitable
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, cast
 
-from asgiref.sync import async_to_sync, iscoroutinefunction, markcoroutinefunction, sync_to_async
+from asgiref.sync import async_to_sync, markcoroutinefunction, sync_to_async
 from django.core.exceptions import ImproperlyConfigured
 from django.core.handlers.asgi import ASGIRequest
 from django.http import HttpRequest
@@ -25,7 +29,13 @@ from .users import (
     asigned_in_user,
     django_request,
     in_djangos_thread,
+    is_async,
     signed_in_user,
+)
+
+_refuse_event_loops: Any = async_unsafe(
+    "request.wattfare is for synchronous code. In an async view, write"
+    " `user = await request.awattfare()`."
 )
 
 
@@ -66,7 +76,7 @@ class WattfareMiddleware:
 
     def __init__(self, get_response: Any) -> None:
         self.get_response = get_response
-        self._is_async = iscoroutinefunction(get_response)
+        self._is_async = is_async(get_response)
         if self._is_async:
             markcoroutinefunction(self)
         driver = self._async if self._is_async else self._sync
@@ -112,12 +122,8 @@ class WattfareMiddleware:
         request.wattfare = SimpleLazyObject(partial(self._user, request))
         request.awattfare = partial(self._auser, request)
 
-    @async_unsafe(
-        "request.wattfare is for synchronous code. In an async view, write `user = await"
-        " request.awattfare()`."
-    )
     def _user(self, request: Any) -> User:
-        return self._sync.user_of(our_request(request))
+        return _refuse_event_loops(self._sync.user_of)(our_request(request))
 
     def _auser(self, request: Any) -> Awaitable[AsyncUser]:
         return self._async.user_of(our_request(request))
@@ -180,9 +186,8 @@ class AsyncDriver(WattfareASGIMiddleware):
         return _checked(cls, options)
 
 
-def _checked(kind: Any, options: Any) -> Any:
-    options: Options
+def _checked(kind: Any, options: dict[str, Any]) -> Any:
     try:
-        return kind(None, **in_framework(options, django_request))
+        return kind(None, **in_framework(cast("Options", options), django_request))
     except (TypeError, ValueError, WattfareError) as error:
         raise ImproperlyConfigured(f"The setting WATTFARE: {error}") from error

@@ -1,5 +1,9 @@
 """Who makes a request: the signed-in user, unless the project says otherwise."""
 
+# Django has no types.
+# pyright: reportMissingTypeStubs=false, reportUnknownVariableType=false
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false
+
 from __future__ import annotations
 
 from functools import partial
@@ -50,13 +54,15 @@ def _key_of(user: Any) -> Any:
 def in_djangos_thread(function: Any) -> Any:
     """A function of the project's, for the event loop. If it is synchronous, it runs where Django
     runs synchronous views: Django closes the database connections of no other thread."""
-    if not callable(function) or _is_async(function):
+    if not callable(function) or is_async(function) or is_async(type(function).__call__):
         return function
     return sync_to_async(function)
 
 
-def _is_async(function: Any) -> bool:
-    return iscoroutinefunction(function) or iscoroutinefunction(type(function).__call__)
+def is_async(function: Any) -> bool:
+    """Is this a coroutine function, or marked as one?"""
+    # Python 3.11 has no mark of its own.
+    return iscoroutinefunction(function)  # pyright: ignore[reportDeprecated]
 
 
 def django_request(request: Request) -> Any:

@@ -351,12 +351,13 @@ class _Stream:
         """What comes next; None if nothing has come for the time of a heartbeat."""
         if self._silence is None:
             return await self._relay.answer.read_some()
-        if self._reading is None:
-            self._reading = asyncio.ensure_future(self._relay.answer.read_some())
-        await asyncio.wait((self._reading,), timeout=self._silence)
-        if not self._reading.done():
+        reading = self._reading
+        if reading is None:
+            reading = self._reading = asyncio.ensure_future(self._relay.answer.read_some())
+        await asyncio.wait((reading,), timeout=self._silence)
+        if not reading.done():
             return None
-        reading, self._reading = self._reading, None
+        self._reading = None
         return reading.result()
 
     async def aclose(self) -> None:
