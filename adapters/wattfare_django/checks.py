@@ -13,7 +13,7 @@ from django.core import checks
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.module_loading import import_string
 
-from wattfare_mw import WattfareAuthError
+from wattfare_mw.framework import WattfareError
 
 from .conf import read_setting
 
@@ -31,10 +31,11 @@ def check_setting(**_options: Any) -> list[Any]:
     try:
         SyncDriver.from_setting().close()
     except ImproperlyConfigured as error:
-        if isinstance(error.__cause__, WattfareAuthError):
+        cause = error.__cause__
+        if isinstance(cause, WattfareError) and cause.code == "auth":
             return [
                 checks.Error(
-                    f"Wattfare has no secret key of this project: {error.__cause__}",
+                    f"Wattfare has no secret key of this project: {cause}",
                     hint='Set WATTFARE = {"SECRET_KEY": "sk_…"}, or the environment variable'
                     " WATTFARE_SECRET_KEY. `wattfare apps create` makes a key.",
                     id="wattfare.E001",

@@ -13,7 +13,7 @@ from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.module_loading import import_string
 
-from wattfare_mw.framework import Options, hide_key
+from wattfare_mw.framework import Options, hide_secret_key
 
 #: The options of the middleware by their names in the setting.
 OPTIONS = {name.upper(): name for name in Options.__annotations__}
@@ -45,7 +45,7 @@ def read_setting() -> dict[str, Any]:
 def _hide_key(given: dict[Any, Any]) -> None:
     """Hide the secret key in the setting itself, which tracebacks may show."""
     key = {"secret_key": given.get("SECRET_KEY")}
-    hide_key(key)
+    hide_secret_key(key)
     if key["secret_key"] is not None:
         given["SECRET_KEY"] = key["secret_key"]
 

@@ -14,9 +14,14 @@ from asgiref.sync import async_to_sync
 from django.core.handlers.asgi import ASGIRequest
 from django.http import HttpResponse, StreamingHttpResponse
 
-from wattfare_mw import Request, Response
-from wattfare_mw.framework import Answer
-from wattfare_mw.framework.wsgi import read_all, read_within, request_of
+from wattfare_mw.framework import (
+    Answer,
+    Request,
+    Response,
+    read_limited,
+    read_up_to,
+    request_from_environ,
+)
 
 #: A body of more bytes is read in a thread: Django has it in a file.
 _LARGE_BODY = 2**20
@@ -24,7 +29,7 @@ _LARGE_BODY = 2**20
 
 def our_request(request: Any, path: str | None = None) -> Request:
     """What a request of Django's is to us. ``path``: below the script's name, if it is known."""
-    ours = request_of(request.META, request.path_info if path is None else path)
+    ours = request_from_environ(request.META, request.path_info if path is None else path)
     ours.raw = request
     return ours
 
@@ -35,7 +40,7 @@ def read_body(request: Any, limit: int) -> bytes:
     Raises:
         WattfareError: it is larger than ``limit``, or the client went away within it.
     """
-    return read_within(limit, partial(_read_some, request))
+    return read_limited(limit, partial(_read_some, request))
 
 
 async def aread_body(request: Any, limit: int) -> bytes:
@@ -52,14 +57,14 @@ def _read_some(request: Any, size: int) -> bytes:
     else:
         if request._read_started:
             _rewind(request)
-        body = read_all(size, request.read)
+        body = read_up_to(size, request.read)
     length = request.META.get("CONTENT_LENGTH") or ""
     if length.isdecimal():
         if len(body) < min(int(length), size):
             raise OSError("the client went away")
     elif not body and request.META.get("wsgi.input_terminated"):
         # Django takes a body without a length for an empty one.
-        body = read_all(size, request.META["wsgi.input"].read)
+        body = read_up_to(size, request.META["wsgi.input"].read)
     return body
 
 

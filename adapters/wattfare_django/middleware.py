@@ -17,10 +17,16 @@ from django.http import HttpRequest
 from django.utils.asyncio import async_unsafe
 from django.utils.functional import SimpleLazyObject
 
-from wattfare_mw import AsyncUser, User, WattfareError
-from wattfare_mw.framework import Options, in_framework, respond_to_error
-from wattfare_mw.framework.asgi import WattfareASGIMiddleware
-from wattfare_mw.framework.wsgi import WattfareWSGIMiddleware
+from wattfare_mw.framework import (
+    AsyncUser,
+    Options,
+    User,
+    WattfareASGIMiddleware,
+    WattfareError,
+    WattfareWSGIMiddleware,
+    adapt_options,
+    respond_to_error,
+)
 
 from .conf import read_setting
 from .messages import aread_body, django_response, our_request, plain_response, read_body
@@ -163,7 +169,7 @@ class WattfareMiddleware:
 class SyncDriver(WattfareWSGIMiddleware):
     """Answers under WSGI."""
 
-    _let_through = DJANGO_ANSWERS
+    let_through = DJANGO_ANSWERS
 
     @classmethod
     def from_setting(cls) -> SyncDriver:
@@ -174,7 +180,7 @@ class SyncDriver(WattfareWSGIMiddleware):
 class AsyncDriver(WattfareASGIMiddleware):
     """Answers under ASGI."""
 
-    _let_through = DJANGO_ANSWERS
+    let_through = DJANGO_ANSWERS
 
     @classmethod
     def from_setting(cls) -> AsyncDriver:
@@ -188,6 +194,6 @@ class AsyncDriver(WattfareASGIMiddleware):
 
 def _checked(kind: Any, options: dict[str, Any]) -> Any:
     try:
-        return kind(None, **in_framework(cast("Options", options), django_request))
+        return kind(None, **adapt_options(cast("Options", options), django_request))
     except (TypeError, ValueError, WattfareError) as error:
         raise ImproperlyConfigured(f"The setting WATTFARE: {error}") from error

@@ -13,7 +13,7 @@ from asgiref.sync import iscoroutinefunction, sync_to_async
 from django.core.exceptions import BadRequest, PermissionDenied, SuspiciousOperation
 from django.http import Http404
 
-from wattfare_mw import Request
+from wattfare_mw.framework import Request
 
 #: `raise PermissionDenied` in the project's own functions is for Django to answer, as in a view.
 DJANGO_ANSWERS = (BadRequest, Http404, PermissionDenied, SuspiciousOperation)

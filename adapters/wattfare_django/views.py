@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from typing import Any
 
-from wattfare_mw import AsyncWattfare, Wattfare
-from wattfare_mw.framework import ResolveUser, adapt
+from wattfare_mw.framework import AsyncWattfare, ResolveUser, Wattfare, adapt_function
 
 from .messages import our_request, plain_response
 from .users import (
@@ -43,7 +42,7 @@ def session_view(
         resolve_user = asigned_in_user if is_async else signed_in_user
 
     def adapted(function: Any) -> Any:
-        return adapt(in_djangos_thread(function) if is_async else function, django_request)
+        return adapt_function(in_djangos_thread(function) if is_async else function, django_request)
 
     handler: Any = client.session_handler(
         adapted(resolve_user),
