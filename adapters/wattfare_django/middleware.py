@@ -87,7 +87,7 @@ class WattfareMiddleware:
             markcoroutinefunction(self)
         driver = self._async if self._is_async else self._sync
         self._paths = frozenset(driver.paths)
-        self._answers_below = driver.answers_below
+        self._answers_unrouted = driver.answers_unrouted
 
     @cached_property
     def _sync(self) -> SyncDriver:
@@ -139,7 +139,7 @@ class WattfareMiddleware:
         return (
             response.status_code == 404
             and request.resolver_match is None
-            and self._answers_below(request.path_info)
+            and self._answers_unrouted(request.path_info)
         )
 
     # Middleware beside this one may be of one kind only. So Django may run this one in the other
