@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -74,6 +76,69 @@ def make_tables() -> None:
     call_command("migrate", run_syncdb=True, verbosity=0)
 
 
+class Browser:
+    """Django's test client, synchronous or not, behind one face. It keeps its cookies.
+
+    Args:
+        kind: ``sync``, through WSGI's handler, or ``async``, through ASGI's.
+        options: of the test client.
+    """
+
+    def __init__(self, kind: str, **options: Any) -> None:
+        from django.test import AsyncClient, Client
+
+        self.kind = kind
+        self.client: Any = AsyncClient(**options) if kind == "async" else Client(**options)
+
+    def ask(
+        self,
+        method: str,
+        path: str,
+        body: str | bytes = b"",
+        headers: dict[str, str] | None = None,
+        **more: Any,
+    ) -> Reply:
+        """Send a request, and read the whole answer."""
+        headers = dict(headers or {})
+        kind = headers.pop("content-type", "application/json")
+        if self.kind == "async":
+            return asyncio.run(self._ask(method, path, body, kind, headers, more))
+        answer = self.client.generic(method, path, body, kind, headers=headers, **more)
+        return Reply(answer, answer.getvalue())
+
+    async def _ask(self, method: str, path: str, body: Any, kind: str, headers: Any, more: Any):
+        answer = await self.client.generic(method, path, body, kind, headers=headers, **more)
+        if answer.streaming:
+            return Reply(answer, b"".join([part async for part in answer]))
+        return Reply(answer, answer.content)
+
+    def get(self, path: str, headers: dict[str, str] | None = None) -> Reply:
+        return self.ask("GET", path, headers=headers)
+
+    def post(self, path: str, body: str | bytes = b"", headers: Any = None) -> Reply:
+        return self.ask("POST", path, body, headers)
+
+
+class Reply:
+    """An answer, whole."""
+
+    def __init__(self, answer: Any, body: bytes) -> None:
+        self.status = answer.status_code
+        self.headers = answer.headers
+        self.cookies = answer.cookies
+        self.body = body
+        self.streaming = answer.streaming
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    @property
+    def error(self) -> tuple[int, str]:
+        """The status and the error's code."""
+        return self.status, self.json["error"]["code"]
+
+
 def sign_in(request: HttpRequest, name: str) -> HttpResponse:
     """Sign this user in, who need not exist."""
     from django.contrib.auth import login
@@ -138,7 +203,17 @@ async def aconfused(request: WattfareRequest) -> HttpResponse:
     return HttpResponse(request.wattfare.id)
 
 
+def broken(_request: HttpRequest) -> HttpResponse:
+    raise ZeroDivisionError
+
+
+def embeddings(_request: HttpRequest) -> HttpResponse:
+    return HttpResponse("ours", status=404)
+
+
 urlpatterns = [
+    path("broken", broken),
+    path("api/wattfare/embeddings", embeddings),
     path("sign-in/<name>", sign_in),
     path("count", count_users),
     path("acount", acount_users),
