@@ -466,13 +466,16 @@ CONDITIONAL = "django.middleware.http.ConditionalGetMiddleware"
 
 def test_streams_are_not_compressed(start: Any, setting: Any, fake: FakeWattfare) -> None:
     setting(MIDDLEWARE=[GZIP, CONDITIONAL, MIDDLEWARE[0], LOCALE, *MIDDLEWARE[1:]])
-    browser = start(resolve_user=by_header)
+    browser = start(resolve_user=by_header, client_path="/wattfare.js")
     accepts = {"accept-encoding": "gzip, br"}
     streamed = browser.post(INFERENCE, ask(stream=True), accepts)
     assert "content-encoding" not in streamed.headers
     assert streamed.body.endswith(b"data: [DONE]\n\n")
-    whole = browser.post(INFERENCE, ask(), accepts)
-    assert whole.headers["content-encoding"] == "gzip"
+    module = browser.get("/wattfare.js", accepts)
+    assert module.headers["content-encoding"] == "gzip"
+    known = {**accepts, "if-none-match": module.headers["etag"]}
+    assert browser.get("/wattfare.js", known).status == 304
+    assert browser.post(INFERENCE, ask(), accepts).status == 200
     assert browser.get(STATUS, accepts).status == 200
 
 

@@ -22,31 +22,35 @@ MIDDLEWARE = [
 ]
 
 
-def configure(database: str, **more: Any) -> None:
+INSTALLED_APPS = [
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "wattfare_django",
+]
+
+
+def configure(database: str, conn_max_age: int | None = 0, **more: Any) -> None:
     """Set Django up, once in a process.
 
     Args:
         database: the URL of a PostgreSQL database, or the path of a SQLite file.
+        conn_max_age: how long a connection to it is kept, in seconds; None: for good.
         more: other settings.
     """
     if settings.configured:
         return
     settings.configure(
         ALLOWED_HOSTS=["*"],
-        DATABASES={"default": _database(database)},
+        DATABASES={"default": {**_database(database), "CONN_MAX_AGE": conn_max_age}},
         DEFAULT_AUTO_FIELD="django.db.models.BigAutoField",
-        INSTALLED_APPS=[
-            "django.contrib.auth",
-            "django.contrib.contenttypes",
-            "django.contrib.sessions",
-            "wattfare_django",
-        ],
         # Tables come without migrations, which take a while.
-        MIGRATION_MODULES=dict.fromkeys(("auth", "contenttypes", "sessions")),
+        MIGRATION_MODULES=dict.fromkeys(("auth", "authtoken", "contenttypes", "sessions")),
         PASSWORD_HASHERS=["django.contrib.auth.hashers.MD5PasswordHasher"],
         SECRET_KEY="not secret",
         USE_TZ=True,
         **{
+            "INSTALLED_APPS": INSTALLED_APPS,
             "MIDDLEWARE": MIDDLEWARE,
             "ROOT_URLCONF": "support.django_project",
             **more,
@@ -65,7 +69,6 @@ def _database(where: str) -> dict[str, Any]:
         "PORT": parts.port,
         "USER": parts.username,
         "NAME": parts.path.lstrip("/"),
-        "CONN_MAX_AGE": None,
     }
 
 
@@ -141,25 +144,24 @@ class Reply:
 
 def sign_in(request: HttpRequest, name: str) -> HttpResponse:
     """Sign this user in, who need not exist."""
-    from django.contrib.auth import login
-    from django.contrib.auth.models import User
+    from django.contrib.auth import get_user_model, login
 
-    user, _ = User.objects.get_or_create(username=name)
+    user, _ = get_user_model().objects.get_or_create(username=name)
     login(request, user)
     return HttpResponse(str(user.pk))
 
 
 def count_users(_request: HttpRequest) -> HttpResponse:
     """A view that needs the database."""
-    from django.contrib.auth.models import User
+    from django.contrib.auth import get_user_model
 
-    return HttpResponse(str(User.objects.count()))
+    return HttpResponse(str(get_user_model().objects.count()))
 
 
 async def acount_users(_request: HttpRequest) -> HttpResponse:
-    from django.contrib.auth.models import User
+    from django.contrib.auth import get_user_model
 
-    return HttpResponse(str(await User.objects.acount()))
+    return HttpResponse(str(await get_user_model().objects.acount()))
 
 
 def spend(request: WattfareRequest) -> JsonResponse:
