@@ -11,7 +11,7 @@ import sys
 
 from django.contrib.auth import get_user_model, login
 from django.core.management import execute_from_command_line
-from django.http import HttpRequest, HttpResponse, JsonResponse, StreamingHttpResponse
+from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.urls import path
 from wattfare_django import WattfareRequest
 
@@ -26,12 +26,12 @@ INSTALLED_APPS = [
     "django.contrib.auth",
     "django.contrib.contenttypes",
     "django.contrib.sessions",
-    "wattfare_django",  # for `manage.py check`
+    "wattfare_django",  # the checks of `manage.py check`
 ]
 MIDDLEWARE = [
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
-    "wattfare_django.WattfareMiddleware",  # after what sets request.user
+    "wattfare_django.WattfareMiddleware",  # after the one that sets request.user
 ]
 WATTFARE = {"REQUEST_LIMIT": 20}  # the monthly cap to ask for, in USD
 
@@ -50,19 +50,13 @@ async def budget(request: WattfareRequest) -> JsonResponse:
     return JsonResponse({"remainingUsd": str(status.remaining_usd)})
 
 
-def story(request: WattfareRequest) -> StreamingHttpResponse:
-    stream = request.wattfare.model("wattfare/echo").stream(request.GET["about"])
-    return StreamingHttpResponse(stream.text_stream, content_type="text/plain")
-
-
 def sign_in(request: HttpRequest, name: str) -> HttpResponse:
     user, _ = get_user_model().objects.get_or_create(username=name)
     login(request, user)  # after a password, of course
     return HttpResponse(status=204)
 
 
-urlpatterns = [path("summary", summary), path("budget", budget), path("story", story)]
-urlpatterns += [path("sign-in/<name>", sign_in)]
+urlpatterns = [path("summary", summary), path("budget", budget), path("sign-in/<name>", sign_in)]
 
 if __name__ == "__main__":
     os.environ["DJANGO_SETTINGS_MODULE"] = "django_app"

@@ -127,6 +127,37 @@ def test_a_visitor(recipe: Any, kind: str, account: App) -> None:
         assert Browser(kind).post(TOKEN).error == (401, "auth")
 
 
+def test_streams(recipe: Any, kind: str, account: App, spent: Callable[[str], Decimal]) -> None:
+    recipe("streams")
+    user = new_user("streams")
+    account.connect(str(user.pk), monthlyUsd=1)
+    browser = Browser(kind)
+    browser.client.force_login(user)
+    path = "/async-story" if kind == "async" else "/story"
+    answer = browser.get(f"{path}?about=a cat")
+    assert (answer.streaming, answer.body) == (True, b"a cat")
+    assert spent(str(user.pk)) == Decimal("0.000006")
+
+
+def test_the_token_route_alone(
+    recipe: Any, kind: str, account: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WATTFARE_SECRET_KEY", account.keys.secret_key)
+    monkeypatch.setenv("WATTFARE_BASE_URL", account.service.url)
+    module = recipe("token_route")
+    with module.wf:
+        browser = Browser(kind)
+        assert browser.post("/wattfare-token").error == (401, "auth")
+        browser.client.force_login(new_user("ann"))
+        assert browser.post("/wattfare-token").json["token"]
+
+
+def test_no_recipe_is_left_out() -> None:
+    names = {path.stem for path in (EXAMPLES / "django_recipes").glob("*.py")}
+    tested = {"login_required", "ninja_api", "rest", "streams", "tests", "token_route"}
+    assert names == tested
+
+
 def test_a_projects_own_tests(recipe: Any) -> None:
     pytest.importorskip("wattfare_mw.testing")
     recipe("django_app")

@@ -158,7 +158,7 @@ def count_users(_request: HttpRequest) -> HttpResponse:
     return HttpResponse(str(get_user_model().objects.count()))
 
 
-async def acount_users(_request: HttpRequest) -> HttpResponse:
+async def count_users_async(_request: HttpRequest) -> HttpResponse:
     from django.contrib.auth import get_user_model
 
     return HttpResponse(str(await get_user_model().objects.acount()))
@@ -218,7 +218,7 @@ urlpatterns = [
     path("api/wattfare/embeddings", embeddings),
     path("sign-in/<name>", sign_in),
     path("count", count_users),
-    path("acount", acount_users),
+    path("count-async", count_users_async),
     path("spend", spend),
     path("aspend", aspend),
     path("stream", stream),
