@@ -15,7 +15,10 @@ What they have for an adapter:
 - ``serve(path, …)``: answers a request to one of these paths.
 - ``answers_unrouted(path)``: is this a path to answer if the app has no route for it?
 - ``openai_base``: what comes before the paths of an OpenAI client.
+- ``respond(request, …)``: the same for a framework with requests of its own, such as Django. It
+  takes a :class:`Request` and gives an :class:`Answer`.
 - ``user(scope)`` or ``user(environ)``: the budget of the user who makes a request.
+- ``user_of(request)``: the same for a :class:`Request`.
 - ``user_sync(user)``: the same budget for synchronous code (ASGI only).
 - ``close()`` or ``aclose()``: closes the connections to the service.
 - ``let_through``: a class attribute. The exceptions that the framework answers itself.
@@ -63,6 +66,7 @@ if TYPE_CHECKING:
         WattfareASGIMiddleware,
         request_from_scope,
     )
+    from .middleware.base import Answer
     from .middleware.options import Options, adapt_options, hide_secret_key
     from .middleware.wsgi import (
         WattfareWSGIMiddleware,
@@ -76,6 +80,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AccountLabelOption",
+    "Answer",
     "AsyncUser",
     "AsyncWattfare",
     "LetThrough",
@@ -115,6 +120,7 @@ _HOMES = {
         "WattfareASGIMiddleware",
         "request_from_scope",
     ),
+    "middleware.base": ("Answer",),
     "middleware.options": ("Options", "adapt_options", "hide_secret_key"),
     "middleware.wsgi": (
         "WattfareWSGIMiddleware",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from contextlib import suppress
 from functools import cached_property, partial
 from inspect import isclass, isroutine
 from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
@@ -21,7 +22,7 @@ from ..transport import running_loop
 from ..transport.base import LoopPool
 from ..transport.idle import NEVER, IdleTimer
 from ..web import Request, Response
-from .base import Middleware
+from .base import Answer, Middleware
 from .gate import Gate, ReadBody, cut_short, is_json
 from .interface import single_callable
 from .options import Options, hide_secret_key
@@ -121,8 +122,11 @@ class WattfareASGIMiddleware(_Base):
         Raises:
             WattfareAuthError: nobody is signed in.
         """
-        flow = self._gate.identify(request_from_scope(scope))
-        return self._client.user(await self._client._run(flow))
+        return await self.user_of(request_from_scope(scope))
+
+    async def user_of(self, request: Request) -> AsyncUser:
+        """:meth:`user`, for a framework with requests of its own."""
+        return self._client.user(await self._client._run(self._gate.identify(request)))
 
     def user_sync(self, user: AsyncUser) -> User:
         """The same user's budget, for synchronous code in a thread."""
@@ -149,6 +153,46 @@ class WattfareASGIMiddleware(_Base):
         else:
             exchange = _Exchange(self._gate, self._client, receive, send, self._heartbeats)
             await exchange.run(request)
+
+    async def respond(
+        self, request: Request, read_input: Callable[[int], Awaitable[bytes]]
+    ) -> Answer:
+        """Answer a request to one of our paths, for a framework with requests of its own, which
+        cancels this if the client goes away.
+
+        Args:
+            request: what the framework's request is to us. Its path is one of ours.
+            read_input: reads the body, at most so many bytes of it.
+        """
+        record = Record()
+
+        async def read(command: ReadBody) -> bytes:
+            body = await read_input(command.limit)
+            if command.claim is not None:
+                command.claim.grow(len(body))
+            return body
+
+        def perform(command: Any) -> Awaitable[Any]:
+            return read(command) if type(command) is ReadBody else self._client._perform(command)
+
+        try:
+            reply = await run_async(self._gate.answer(request, record), perform)
+            if isinstance(reply, Relay):
+                stream = _Stream(reply, self)
+                return Answer(reply.status, reply.headers, stream, stream.aclose)
+        except BaseException:
+            try:
+                await self._finish(record)
+            finally:
+                record.release()
+            raise
+        await self._finish(record)
+        close = None if record.slot is None else record.release
+        return Answer(reply.status, reply.headers, reply.body, close)
+
+    async def _finish(self, record: Record) -> None:
+        if record.begun:
+            await run_async(self._gate.finished(record), self._client._perform)
 
 
 def _heartbeats(seconds: float) -> LoopPool[IdleTimer]:
@@ -272,6 +316,91 @@ class _Exchange:
             await self._send(message)
         except OSError:  # as the specification has it for a client that is gone
             raise ClientGoneError from None
+
+
+class _Stream:
+    """A streamed answer that a framework takes piece by piece. If it is closed, or if the task that
+    waits for a piece is cancelled, the call to the service is closed, too."""
+
+    def __init__(self, relay: Relay, middleware: WattfareASGIMiddleware) -> None:
+        self._closed = False
+        self._relay = relay
+        self._middleware = middleware
+        self._silence = middleware._gate.heartbeat
+        self._reading: asyncio.Task[bytes] | None = None
+        self._ended = False
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        try:
+            piece = b"" if self._ended else await self._next()
+        except BaseException:
+            await self.aclose()
+            raise
+        if piece:
+            return piece
+        await self.aclose()
+        raise StopAsyncIteration
+
+    async def _next(self) -> bytes:
+        relay = self._relay
+        try:
+            while chunk := await self._read():
+                if passed := relay.feed(chunk):
+                    return passed
+                await asyncio.sleep(0)  # a flood of comments must not hold up the others
+            if chunk is None:
+                return relay.heartbeat()
+            last = relay.end()
+        except WattfareError as error:
+            last = relay.broken(error.message.rstrip("."))
+        self._ended = True
+        return last
+
+    async def _read(self) -> bytes | None:
+        """What comes next; None if nothing has come for the time of a heartbeat."""
+        if self._silence is None:
+            return await self._relay.answer.read_some()
+        reading = self._reading
+        if reading is None:
+            reading = self._reading = asyncio.ensure_future(self._relay.answer.read_some())
+        await asyncio.wait((reading,), timeout=self._silence)
+        if not reading.done():
+            return None
+        self._reading = None
+        return reading.result()
+
+    async def aclose(self) -> None:
+        if self._closed:
+            return
+        self._closed = self._ended = True
+        relay, reading = self._relay, self._reading
+        try:
+            if reading is not None:
+                reading.cancel()
+                await asyncio.wait((reading,))
+                if not reading.cancelled():
+                    reading.exception()  # an exception that nobody takes would be logged
+            await relay.answer.close()
+            await self._middleware._finish(relay.record)
+        finally:
+            relay.record.release()
+
+    def __del__(self) -> None:
+        # A framework whose own code fails behind us drops the answer, and nobody closes it.
+        if self._closed:
+            return
+        self._relay.record.release()
+        with suppress(RuntimeError):  # there is no event loop any more
+            task = asyncio.get_running_loop().create_task(self.aclose())
+            _CLOSING.add(task)
+            task.add_done_callback(_CLOSING.discard)
+
+
+#: An event loop keeps no task alive.
+_CLOSING: set[asyncio.Task[None]] = set()
 
 
 def _has_route(scope: Scope, start: Message) -> bool:

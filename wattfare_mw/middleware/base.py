@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from typing import Any, Literal
+
+import msgspec
 
 from ..client import AsyncWattfare, Wattfare, client_for
 from ..error_responses import LetThrough
@@ -12,6 +14,24 @@ from ..transport import hidden
 from ..users import ResolveUser
 from .gate import Gate
 from .options import HEARTBEAT_SECONDS, INFERENCE_PATH, STATUS_PATH, TOKEN_PATH, OnUsage
+
+
+class Answer(msgspec.Struct, frozen=True, gc=False):
+    """An answer to a request on one of our paths, for a framework that has a response of its own.
+
+    Attributes:
+        status: the status code.
+        headers: names in lower case, each once.
+        body: the whole body, or what gives it piece by piece. An asynchronous middleware gives an
+            asynchronous iterator.
+        close: call it when the last byte is sent, or cannot be sent. It is a coroutine function
+            if the body is an asynchronous iterator. None if there is nothing to close.
+    """
+
+    status: int
+    headers: dict[str, str]
+    body: bytes | Iterator[bytes] | AsyncIterator[bytes]
+    close: Callable[[], Any] | None = None
 
 
 class Middleware:
