@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from typing import Any, Literal
+from typing import Any, Literal, Self, cast
 
 import msgspec
 
@@ -32,6 +32,30 @@ class Answer(msgspec.Struct, frozen=True, gc=False):
     headers: dict[str, str]
     body: bytes | Iterator[bytes] | AsyncIterator[bytes]
     close: Callable[[], Any] | None = None
+
+
+class AsyncAnswer(Answer, frozen=True, gc=False):
+    """An :class:`Answer` of an asynchronous middleware: use it in an ``async with`` block, and send
+    what ``async for`` gives."""
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_error: object) -> None:
+        await self.aclose()
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        if not isinstance(self.body, bytes):
+            async for piece in cast("AsyncIterator[bytes]", self.body):
+                yield piece
+        elif self.body:
+            yield self.body
+
+    async def aclose(self) -> None:
+        """Say that the last byte is sent, or cannot be sent."""
+        closing = None if self.close is None else self.close()
+        if closing is not None:
+            await closing
 
 
 class Middleware:
