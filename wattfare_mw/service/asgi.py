@@ -34,7 +34,7 @@ from .ledger.databases import open_store
 from .metrics import Metrics
 from .models.echo import Echo
 from .models.upstream import Upstream
-from .pages.endpoints import http_error_page
+from .pages.endpoints import asks_for_a_page, http_error_page
 from .pages.routes import is_page, page_routes
 from .payers.encryption import Keyring, find_keyring
 from .payers.funding import PayerFunding
@@ -162,8 +162,8 @@ def keyring_of(settings: Settings) -> Keyring | None:
 
 
 async def _on_http_exception(request: Request, error: Exception) -> Response:
-    if is_page(request.scope["path"]):
-        assert isinstance(error, HTTPException)
+    assert isinstance(error, HTTPException)
+    if is_page(request.scope["path"]) or (error.status_code == 404 and asks_for_a_page(request)):
         return http_error_page(request, error)
     return await on_http_exception(request, error)
 
