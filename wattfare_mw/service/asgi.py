@@ -38,6 +38,7 @@ from .pages.endpoints import asks_for_a_page, http_error_page
 from .pages.routes import is_page, page_routes
 from .payers.encryption import Keyring, find_keyring
 from .payers.funding import PayerFunding
+from .payers.unused import UnusedPayers
 from .settings import DEFAULT_PORT, Settings
 from .tokens import Signer
 
@@ -106,7 +107,7 @@ def create_app(
                 public_url=pages_url,
             )
             metrics.watch_waiting(lambda: runner.waiting)
-            keeper = LeaseKeeper(runner)
+            keeper, unused = LeaseKeeper(runner), UnusedPayers(store)
             app.state.service = ServiceState(
                 store=store,
                 signer=Signer(secret),
@@ -126,8 +127,10 @@ def create_app(
             )
             try:
                 await keeper.start()
+                unused.start()
                 yield
             finally:
+                await unused.close()
                 # The lease is still renewed meanwhile, so no other process settles these calls.
                 await runner.close(shutting_down())
                 await keeper.close()
