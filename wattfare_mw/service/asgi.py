@@ -37,10 +37,11 @@ from .metrics import Metrics
 from .models.echo import Echo
 from .models.provider import Provider
 from .models.upstream import Upstream
-from .pages.endpoints import http_error_page
+from .pages.endpoints import asks_for_a_page, http_error_page
 from .pages.routes import is_page, page_routes
 from .payers.encryption import Keyring, find_keyring
 from .payers.funding import PayerFunding
+from .payers.unused import UnusedPayers
 from .settings import DEFAULT_PORT, Settings
 from .tokens import Signer
 
@@ -120,7 +121,7 @@ def create_app(
                 public_url=pages_url,
             )
             metrics.watch_waiting(lambda: runner.waiting)
-            keeper = LeaseKeeper(runner)
+            keeper, unused = LeaseKeeper(runner), UnusedPayers(store)
             app.state.service = ServiceState(
                 store=ledger,
                 signer=Signer(secret, clock),
@@ -141,8 +142,10 @@ def create_app(
             )
             try:
                 await keeper.start()
+                unused.start()
                 yield
             finally:
+                await unused.close()
                 # The lease is still renewed, so no other process settles these calls.
                 await runner.close(shutting_down())
                 await keeper.close()
@@ -177,8 +180,8 @@ def keyring_of(settings: Settings) -> Keyring | None:
 
 
 async def _on_http_exception(request: Request, error: Exception) -> Response:
-    if is_page(request.scope["path"]):
-        assert isinstance(error, HTTPException)
+    assert isinstance(error, HTTPException)
+    if is_page(request.scope["path"]) or (error.status_code == 404 and asks_for_a_page(request)):
         return http_error_page(request, error)
     return await on_http_exception(request, error)
 
