@@ -55,7 +55,9 @@ class NotSignedInError(WattfareAuthError):
     """The request comes from a client that is not signed in to this app."""
 
     def __init__(self) -> None:
-        super().__init__("Sign in first: this request comes from no user of this app.")
+        super().__init__(
+            "Sign in first: this request does not come from a signed-in user of this app."
+        )
 
 
 def identify(request: Request, resolve_user: AppFunction) -> Flow[str]:

@@ -23,8 +23,8 @@ from ..model_entry import find_entry
 from ..offload import LARGE_BODY
 from ..origins import check_origins, cors_headers, refuse_other_sites
 from ..receiving import check_length
-from ..sessions import AccountLabelOption, RequestLimitOption, TokenRoute
-from ..types import GRANT_HEADER, encode
+from ..sessions import TokenRoute
+from ..types import GRANT_HEADER, encode, readable_label
 from ..users import CallFunction, ResolveUser, identify, user_id_of
 from ..web import Request, Response, json_response
 from . import client_files, forwarding, request_body
@@ -109,7 +109,7 @@ class Gate:
         self._allow_grants = allow_grants
         self._origins = check_origins(allowed_origins)
         if account_label is not None and not callable(account_label):
-            calls.check_account_label(account_label)
+            readable_label(account_label)  # likewise
         self._token_route = TokenRoute(
             caller, resolve_user, request_limit, account_label, self._origins
         )
