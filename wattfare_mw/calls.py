@@ -369,7 +369,7 @@ class Caller:
         request_limit: LimitLike | SessionRequest = None,
         account_label: str | None = None,
     ) -> Flow[CreatedSession]:
-        """Create a session token. The label is left out for a service that refuses account labels."""
+        """Create a session token. A service that refuses account labels gets none."""
         if account_label is not None:
             account_label = readable_label(account_label)
         if account_label is not None and self._known.labels:

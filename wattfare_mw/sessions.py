@@ -12,7 +12,7 @@ from .error_responses import refuse_other_methods
 from .errors import WattfareError
 from .flow import Flow
 from .origins import check_origins, refuse_other_sites
-from .types import encode, readable_label
+from .types import SessionRequest, encode, readable_label
 from .users import AppError, CallFunction, ResolveUser, identify
 from .web import Request, Response, json_response
 

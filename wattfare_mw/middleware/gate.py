@@ -23,7 +23,7 @@ from ..model_entry import find_entry
 from ..offload import LARGE_BODY
 from ..origins import check_origins, cors_headers, refuse_other_sites
 from ..receiving import check_length
-from ..sessions import TokenRoute
+from ..sessions import AccountLabelOption, RequestLimitOption, TokenRoute
 from ..types import GRANT_HEADER, encode, readable_label
 from ..users import CallFunction, ResolveUser, identify, user_id_of
 from ..web import Request, Response, json_response
