@@ -14,9 +14,11 @@ if TYPE_CHECKING:
     from .calls import Timeout
     from .client import AsyncWattfare, Wattfare
     from .completions import Chunk, Completion, ToolCall
+    from .current import current_async_user, current_user
     from .errors import (
         WattfareAuthError,
         WattfareBudgetExceededError,
+        WattfareCurrentUserError,
         WattfareError,
         WattfareFundingError,
         WattfareGrantError,
@@ -55,10 +57,12 @@ __version__ = "0.1.0"
 _HOMES = {
     "calls": ("Timeout",),
     "client": ("AsyncWattfare", "Wattfare"),
+    "current": ("current_async_user", "current_user"),
     "completions": ("Chunk", "Completion", "ToolCall"),
     "errors": (
         "WattfareAuthError",
         "WattfareBudgetExceededError",
+        "WattfareCurrentUserError",
         "WattfareError",
         "WattfareFundingError",
         "WattfareGrantError",
@@ -93,13 +97,15 @@ _HOMES = {
     "web": ("Request", "Response"),
 }
 
-__all__ = [  # noqa: RUF022  # in the order in which they are met
+__all__ = [  # noqa: RUF022  # in the order in which a reader meets them
     "Wattfare",
     "AsyncWattfare",
     "WattfareMiddleware",
     "Timeout",
     "User",
     "AsyncUser",
+    "current_user",
+    "current_async_user",
     "Grant",
     "AsyncGrant",
     "Model",
@@ -127,6 +133,7 @@ __all__ = [  # noqa: RUF022  # in the order in which they are met
     "WattfareRateLimitError",
     "WattfareGrantError",
     "WattfareNetworkError",
+    "WattfareCurrentUserError",
     "to_wattfare_error",
     "is_budget_exceeded",
     "is_not_connected",

@@ -10,8 +10,9 @@ from typing import Any
 
 from .. import calls
 from ..client import AsyncWattfare, Wattfare, client_for
+from ..current import CurrentRequest, around_asgi
 from ..errors import WattfareError
-from ..flow import run_async
+from ..flow import Flow, run_async
 from ..handles import AsyncUser, User
 from ..headers import Headers
 from ..heartbeat import Heartbeat
@@ -76,7 +77,7 @@ class WattfareASGIMiddleware(Middleware):
                 return partial(self._serve_unless_app, path)
         elif kind == "lifespan":
             return self._lifespan
-        return self.app
+        return self._called_app
 
     async def _serve_unless_app(
         self, path: str, scope: Scope, receive: Receive, send: Send
@@ -91,7 +92,7 @@ class WattfareASGIMiddleware(Middleware):
             if not is_ours:
                 await send(message)
 
-        await self.app(scope, receive, look)
+        await self._called_app(scope, receive, look)
         if is_ours:
             await self.serve(path, scope, receive, send)
 
@@ -109,8 +110,10 @@ class WattfareASGIMiddleware(Middleware):
         Raises:
             WattfareAuthError: nobody is signed in.
         """
-        flow = self._gate.identify(request_from_scope(scope))
-        return self._client.user(await self._client._run(flow))
+        return self._client.user(await self._client._run(self._identify(scope)))
+
+    def _identify(self, raw: Any) -> Flow[str]:
+        return self._gate.identify(request_from_scope(raw))
 
     def user_sync(self, user: AsyncUser) -> User:
         """The same user's budget, for synchronous code in a thread."""
@@ -119,6 +122,16 @@ class WattfareASGIMiddleware(Middleware):
     @cached_property
     def _sync_client(self) -> Wattfare:
         return client_for(Wattfare, self._client)[0]._in_request()
+
+    @property
+    def _async_client(self) -> AsyncWattfare:
+        return self._client
+
+    def current_request(self, raw: Any) -> CurrentRequest:
+        return CurrentRequest(self, raw, asyncio.get_running_loop())
+
+    def _with_current_user(self, app: ASGIApp) -> ASGIApp:
+        return around_asgi(self, app)
 
     async def aclose(self) -> None:
         """Close the connections that are our own. A server does it with the app's lifespan."""

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial
+from functools import cached_property, partial
 from http import HTTPStatus
 from typing import Any
 
 from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
 from werkzeug.wsgi import get_input_stream
 
-from ..client import Wattfare
+from ..client import AsyncWattfare, Wattfare, client_for
+from ..current import CurrentRequest, around_wsgi
 from ..errors import WattfareError
-from ..flow import run
+from ..flow import Flow, run
 from ..handles import User
 from ..headers import Headers
 from ..receiving import too_large
@@ -78,7 +79,7 @@ class WattfareWSGIMiddleware(Middleware):
             is_ours = status.startswith("404") and not _has_route(environ, headers)
             return _drop if is_ours else start_response(status, headers, *error)
 
-        body = self.app(environ, look)
+        body = self._called_app(environ, look)
         if not begun:
             body = _Begun(body)  # a generator starts its answer when it is read
         if not is_ours:
@@ -94,8 +95,24 @@ class WattfareWSGIMiddleware(Middleware):
         Raises:
             WattfareAuthError: nobody is signed in.
         """
-        flow = self._gate.identify(request_from_environ(environ))
-        return self._client.user(self._client._run(flow))
+        return self._client.user(self._client._run(self._identify(environ)))
+
+    def _identify(self, raw: Any) -> Flow[str]:
+        return self._gate.identify(request_from_environ(raw))
+
+    @property
+    def _sync_client(self) -> Wattfare:
+        return self._client
+
+    @cached_property
+    def _async_client(self) -> AsyncWattfare:
+        return client_for(AsyncWattfare, self._client)[0]._in_request()
+
+    def current_request(self, raw: Any) -> CurrentRequest:
+        return CurrentRequest(self, raw)
+
+    def _with_current_user(self, app: Any) -> Any:
+        return around_wsgi(self, app)
 
     def close(self) -> None:
         """Close the connections that are our own; done at exit, too."""
