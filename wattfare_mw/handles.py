@@ -70,6 +70,9 @@ class _Handle(Generic[C]):
         """The same handle. If it is the current user's, it stays the user's of this request."""
         return self
 
+    def __deepcopy__(self, _memo: Any) -> Self:
+        return self  # it never changes, and its connections have no copy
+
     def __repr__(self) -> str:
         # A traceback's local variables may show one that could not be made.
         payer = getattr(self, "_payer", None)

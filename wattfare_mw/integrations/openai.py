@@ -225,6 +225,9 @@ class _Shared:
         joined.__cause__ = _said(cause)
         return joined
 
+    def __deepcopy__(self, _memo: Any) -> Self:
+        return self
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}({getattr(self, '_handle', None)!r})"
 

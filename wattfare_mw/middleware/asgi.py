@@ -12,7 +12,7 @@ from .. import calls
 from ..client import AsyncWattfare, Wattfare, client_for
 from ..current import CurrentRequest, around_asgi
 from ..errors import WattfareError
-from ..flow import Flow, run_async
+from ..flow import run_async
 from ..handles import AsyncUser, User
 from ..headers import Headers
 from ..heartbeat import Heartbeat
@@ -112,8 +112,8 @@ class WattfareASGIMiddleware(Middleware):
         """
         return self._client.user(await self._client._run(self._identify(scope)))
 
-    def _identify(self, raw: Any) -> Flow[str]:
-        return self._gate.identify(request_from_scope(raw))
+    def request_from(self, raw: Any) -> Request:
+        return request_from_scope(raw)
 
     def user_sync(self, user: AsyncUser) -> User:
         """The same user's budget, for synchronous code in a thread."""

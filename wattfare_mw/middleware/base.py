@@ -12,6 +12,7 @@ from ..error_responses import LetThrough
 from ..flow import Flow
 from ..transport import hidden
 from ..users import ResolveUser
+from ..web import Request
 from .gate import Gate
 from .options import HEARTBEAT_SECONDS, INFERENCE_PATH, STATUS_PATH, TOKEN_PATH
 
@@ -131,15 +132,20 @@ class Middleware:
         """For an adapter that cannot wrap the app: a request whose user is the current user.
 
         Args:
-            raw: the request, in the form that ``user()`` takes.
+            raw: the request, as ``request_from()`` takes it.
         """
         raise NotImplementedError  # pragma: no cover
 
     def _with_current_user(self, app: Any) -> Any:
         raise NotImplementedError  # pragma: no cover
 
-    def _identify(self, raw: Any) -> Flow[str]:
+    def request_from(self, raw: Any) -> Request:
+        """The neutral request that a scope or an environ stands for. An adapter whose ``raw`` is
+        another object overrides it."""
         raise NotImplementedError  # pragma: no cover
+
+    def _identify(self, raw: Any) -> Flow[str]:
+        return self._gate.identify(self.request_from(raw))
 
     # The clients of `current_user` and `current_async_user`.
     _sync_client: Any

@@ -14,7 +14,7 @@ from werkzeug.wsgi import get_input_stream
 from ..client import AsyncWattfare, Wattfare, client_for
 from ..current import CurrentRequest, around_wsgi
 from ..errors import WattfareError
-from ..flow import Flow, run
+from ..flow import run
 from ..handles import User
 from ..headers import Headers
 from ..receiving import too_large
@@ -97,8 +97,8 @@ class WattfareWSGIMiddleware(Middleware):
         """
         return self._client.user(self._client._run(self._identify(environ)))
 
-    def _identify(self, raw: Any) -> Flow[str]:
-        return self._gate.identify(request_from_environ(raw))
+    def request_from(self, raw: Any) -> Request:
+        return request_from_environ(raw)
 
     @property
     def _sync_client(self) -> Wattfare:

@@ -182,7 +182,7 @@ class Upstream:
             return await self._catalog.price(model, base)
         if self._hold is None:
             raise invalid_request(
-                f"`model` {model!r} is not let through: a preset holds fields that cannot be seen "
+                f"`model` {model!r} is not allowed: a preset has fields that cannot be seen "
                 "from here."
             )
         # The model before it counts if the preset names none.
