@@ -8,14 +8,18 @@ The base class of an adapter. Each carries out what Wattfare decides, over one i
 
 - :class:`WattfareASGIMiddleware`: for an ASGI app.
 - :class:`WattfareWSGIMiddleware`: for a WSGI app.
+- :class:`WattfareAsyncAdapter`: for an asynchronous framework that is neither.
 
 What they have for an adapter:
 
 - ``paths``: the paths to answer. A framework with routes of its own registers them.
 - ``serve(path, …)``: answers a request to one of these paths.
+- ``respond(request, …)``: the same for a framework that has responses of its own. It takes a
+  :class:`Request` and gives an :class:`Answer` or an :class:`AsyncAnswer`.
 - ``answers_unrouted(path)``: is this a path to answer if the app has no route for it?
 - ``openai_base``: what comes before the paths of an OpenAI client.
 - ``user(scope)`` or ``user(environ)``: the budget of the user who makes a request.
+- ``user_of(request)``: the same for a :class:`Request`.
 - ``user_sync(user)``: the same budget for synchronous code (ASGI only).
 - ``close()`` or ``aclose()``: closes the connections to the service.
 - ``let_through``: a class attribute. The exceptions that the framework answers itself.
@@ -26,10 +30,9 @@ it by itself. For an adapter that does not, the base classes have:
 - ``has_current_user``: is the option set?
 - ``around(app)``: an ASGI or WSGI app with a current user in each request, for a framework that
   takes middleware. Without the option, it is the app.
-- ``current_request(raw)``: a :class:`CurrentRequest`, for a framework that does not. Under ASGI,
-  call it on the event loop of the request.
-- ``request_from(raw)``: makes the neutral request, when the current user is first needed. ``raw``
-  is a scope or an environ. An adapter that gives another object overrides this method.
+- ``current_request(request)``: a :class:`CurrentRequest`, for a framework with requests of its own.
+  ``request`` is what ``user_of()`` takes, or a function that makes it when it is needed. Under
+  ASGI, call it on the event loop of the request.
 - ``keep_context()``: remembers the context variables of a framework (WSGI only). Call it in each
   request, once they are set. The first use of the current user may be where they are gone, such
   as in a streamed body; then ``resolve_user`` is called with them. An adapter that overrides
@@ -47,7 +50,8 @@ What a :class:`CurrentRequest` has:
 The options of the middleware:
 
 - :class:`Options`: their names and types, for ``**options: Unpack[Options]``.
-- :data:`ResolveUser`: the type of ``resolve_user``.
+- :data:`ResolveUser`, :data:`RequestLimitOption`, :data:`AccountLabelOption`: the types of those
+  options that may be functions of a request.
 - :func:`adapt_options`: gives the app's functions among them the framework's own request.
 - :func:`adapt_function`: does this for one function.
 - :func:`hide_secret_key`: keeps the secret key out of tracebacks.
@@ -85,8 +89,10 @@ if TYPE_CHECKING:
         Scope,
         Send,
         WattfareASGIMiddleware,
+        WattfareAsyncAdapter,
         request_from_scope,
     )
+    from .middleware.base import Answer, AsyncAnswer
     from .middleware.options import Options, adapt_options, hide_secret_key
     from .middleware.wsgi import (
         WattfareWSGIMiddleware,
@@ -94,10 +100,14 @@ if TYPE_CHECKING:
         read_up_to,
         request_from_environ,
     )
+    from .sessions import AccountLabelOption, RequestLimitOption
     from .users import ResolveUser
     from .web import Request, Response
 
 __all__ = [
+    "AccountLabelOption",
+    "Answer",
+    "AsyncAnswer",
     "AsyncUser",
     "AsyncWattfare",
     "CurrentRequest",
@@ -105,6 +115,7 @@ __all__ = [
     "Options",
     "Receive",
     "Request",
+    "RequestLimitOption",
     "ResolveUser",
     "Response",
     "Scope",
@@ -112,6 +123,7 @@ __all__ = [
     "User",
     "Wattfare",
     "WattfareASGIMiddleware",
+    "WattfareAsyncAdapter",
     "WattfareError",
     "WattfareWSGIMiddleware",
     "adapt_function",
@@ -136,8 +148,10 @@ _HOMES = {
         "Scope",
         "Send",
         "WattfareASGIMiddleware",
+        "WattfareAsyncAdapter",
         "request_from_scope",
     ),
+    "middleware.base": ("Answer", "AsyncAnswer"),
     "middleware.options": ("Options", "adapt_options", "hide_secret_key"),
     "middleware.wsgi": (
         "WattfareWSGIMiddleware",
@@ -145,6 +159,7 @@ _HOMES = {
         "read_up_to",
         "request_from_environ",
     ),
+    "sessions": ("AccountLabelOption", "RequestLimitOption"),
     "users": ("ResolveUser",),
     "web": ("Request", "Response"),
 }

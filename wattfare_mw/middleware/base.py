@@ -2,19 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextvars import Context, copy_context
-from typing import Any, Literal
+from typing import Any, Literal, Self, cast
+
+import msgspec
 
 from ..client import AsyncWattfare, Wattfare, client_for
 from ..current import CurrentRequest
 from ..error_responses import LetThrough
 from ..flow import Flow
+from ..sessions import AccountLabelOption, RequestLimitOption
 from ..transport import hidden
 from ..users import ResolveUser
 from ..web import Request
 from .gate import Gate
-from .options import HEARTBEAT_SECONDS, INFERENCE_PATH, STATUS_PATH, TOKEN_PATH
+from .options import HEARTBEAT_SECONDS, INFERENCE_PATH, STATUS_PATH, TOKEN_PATH, OnUsage
+
+
+class Answer(msgspec.Struct, frozen=True, gc=False):
+    """An answer to a request on one of our paths, for a framework that has a response of its own.
+
+    Attributes:
+        status: the status code.
+        headers: names in lower case, each once.
+        body: the whole body, or what gives it piece by piece. An asynchronous middleware gives an
+            asynchronous iterator.
+        close: call it when the last byte is sent, or cannot be sent. It is a coroutine function
+            if the body is an asynchronous iterator. None if there is nothing to close.
+    """
+
+    status: int
+    headers: dict[str, str]
+    body: bytes | Iterator[bytes] | AsyncIterator[bytes]
+    close: Callable[[], Any] | None = None
+
+
+class AsyncAnswer(Answer, frozen=True, gc=False):
+    """An :class:`Answer` of an asynchronous middleware: use it in an ``async with`` block, and send
+    what ``async for`` gives."""
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_error: object) -> None:
+        await self.aclose()
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        if not isinstance(self.body, bytes):
+            async for piece in cast("AsyncIterator[bytes]", self.body):
+                yield piece
+        elif self.body:
+            yield self.body
+
+    async def aclose(self) -> None:
+        """Say that the last byte is sent, or cannot be sent."""
+        closing = None if self.close is None else self.close()
+        if closing is not None:
+            await closing
 
 
 class Middleware:
@@ -37,14 +82,14 @@ class Middleware:
         inference_path: str | None = INFERENCE_PATH,
         status_path: str | None = STATUS_PATH,
         client_path: str | None = None,
-        request_limit: Any = None,
-        account_label: Any = None,
+        request_limit: RequestLimitOption = None,
+        account_label: AccountLabelOption = None,
         models: Iterable[str] | None = None,
         allow_grants: bool = False,
         allowed_origins: Iterable[str] = (),
         max_body_bytes: int = 20 * 2**20,
         max_calls_per_user: int | None = None,
-        on_usage: Callable[..., Any] | None = None,
+        on_usage: OnUsage | None = None,
         heartbeat: float | None = HEARTBEAT_SECONDS,
         current_user: bool = False,
     ) -> None:
@@ -128,24 +173,24 @@ class Middleware:
     def _called_app(self) -> Any:
         return self._app_and_paths[0]
 
-    def current_request(self, raw: Any) -> CurrentRequest:
-        """For an adapter that cannot wrap the app: a request whose user is the current user.
+    def current_request(self, request: Request | Callable[[], Request]) -> CurrentRequest:
+        """A request whose user is the current user. For a framework with requests of its own.
 
         Args:
-            raw: the request, as ``request_from()`` takes it.
+            request: as ``user_of()`` takes it, or a function that makes it when it is needed.
         """
         raise NotImplementedError  # pragma: no cover
 
     def _with_current_user(self, app: Any) -> Any:
         raise NotImplementedError  # pragma: no cover
 
-    def request_from(self, raw: Any) -> Request:
-        """The neutral request that a scope or an environ stands for. An adapter whose ``raw`` is
-        another object overrides it."""
+    def _request_from(self, raw: Any) -> Request:
         raise NotImplementedError  # pragma: no cover
 
     def _identify(self, raw: Any) -> Flow[str]:
-        return self._gate.identify(self.request_from(raw))
+        if callable(raw):
+            raw = raw()
+        return self._gate.identify(raw if isinstance(raw, Request) else self._request_from(raw))
 
     # The clients of `current_user` and `current_async_user`.
     _sync_client: Any
