@@ -607,8 +607,8 @@ def decode(data: bytes) -> Any:
     replaced: ``NaN`` and the infinities by None, half a surrogate pair by U+FFFD.
 
     Raises:
-        ValueError: it is not JSON. WattfareError: ``upstream``; it has too many values, or is
-        nested too deeply.
+        ValueError: it is not JSON.
+        WattfareError: ``upstream``; it has too many values, or is nested too deeply.
     """
     check_size(data)
     try:
