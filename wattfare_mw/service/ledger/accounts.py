@@ -1,5 +1,7 @@
-"""Apps, connections and grants in SQL, for any database: each function reads, asks the rules and
-writes, inside the one transaction of the connection that it is given."""
+"""Apps, connections and grants in SQL, for any database.
+
+Each function reads, asks the rules and writes, inside the transaction of its connection.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,7 @@ from .clock import seconds
 
 
 def add_app(sql: Sql, app: App, now: datetime) -> None:
-    """Keep a new app."""
+    """Store a new app."""
     sql.execute(
         insert(schema.apps).values(
             id=app.id,
@@ -31,7 +33,7 @@ def add_app(sql: Sql, app: App, now: datetime) -> None:
 
 
 def app_by_publishable_key(sql: Sql, key: str) -> App | None:
-    """The app that this publishable key names."""
+    """The app with this publishable key."""
     table = schema.apps
     in_use = (table.c.publishable_key == key, table.c.deleted_at.is_(None))
     row = sql.execute(select(table).where(*in_use)).mappings().first()
@@ -66,14 +68,14 @@ def lock_rows(sql: Sql, table: Table, *where: ColumnElement[bool]) -> None:
 
 
 def setting(sql: Sql, name: str, fresh: bytes) -> bytes:
-    """What is kept under this name; ``fresh``, from now on, where nothing is."""
+    """The value stored under this name. If there is none, store ``fresh`` and return it."""
     table = schema.settings
     sql.execute(_upsert(sql, table).values(name=name, value=fresh).on_conflict_do_nothing())
     return sql.execute(select(table.c.value).where(table.c.name == name)).scalar_one()
 
 
 def note_health(sql: Sql, now: datetime) -> None:
-    """Write a row that nobody reads, to see whether the database takes it."""
+    """Write a row that nothing reads, to see whether the database accepts writes."""
     value = str(seconds(now)).encode()
     sql.execute(
         _upsert(sql, schema.settings)
@@ -94,10 +96,10 @@ def connect(
     funding_id: str | None = None,
     label: str | None = None,
 ) -> bool:
-    """Connect a user's budget, or change its cap, payer and funding. False, and nothing has
-    changed: the connection has been revoked since this epoch. None is any epoch.
+    """Connect a user's budget, or change its cap, payer and funding. Returns False and changes
+    nothing if the connection was revoked after this epoch. An epoch of None always connects.
 
-    A new payer takes the place of the former one, whose calls in flight are cut off.
+    A new payer replaces the former one. Calls in flight of the former payer are cut off.
 
     Args:
         payer_id: the person whose budget it is; ``""`` for none.
@@ -153,7 +155,7 @@ def change_cap(
     payer_id: str | None = None,
     only_lower: bool = False,
 ) -> bool:
-    """Change the cap of a connection. Its payer and funding stay. False, and nothing has changed,
+    """Change the cap of a connection. Its payer and funding stay. Returns False and changes nothing
     if there is no such connection.
 
     Args:
@@ -204,7 +206,7 @@ def change_funding(sql: Sql, app_id: str, user_id: str, payer_id: str, funding: 
 def revoke(
     sql: Sql, app_id: str, user_id: str, now: datetime, *, payer_id: str | None = None
 ) -> bool:
-    """Take a connection back. What the user was billed stays. False if there was none.
+    """Revoke a connection. What was billed stays. Returns False if there is no connection.
 
     Args:
         payer_id: only if it is this payer's; None: any payer's.
@@ -220,7 +222,7 @@ def revoke(
 
 
 def revoke_app(sql: Sql, app_id: str, now: datetime) -> None:
-    """Take all connections and grants of an app back."""
+    """Revoke all connections and grants of an app."""
     users, grants = schema.connections, schema.grants
     connected = users.c.app_id == app_id, users.c.connected
     lock_rows(sql, users, *connected)
@@ -231,7 +233,7 @@ def revoke_app(sql: Sql, app_id: str, now: datetime) -> None:
 
 
 def revoke_grant(sql: Sql, app_id: str, token_hash: str, *, payer_id: str | None = None) -> bool:
-    """Take a grant back. Its calls in flight are cut off. False if there is no such grant.
+    """Revoke a grant. Its calls in flight are cut off. Returns False if there is no such grant.
 
     Args:
         payer_id: only if it is this payer's; None: any payer's.
@@ -244,8 +246,8 @@ def revoke_grant(sql: Sql, app_id: str, token_hash: str, *, payer_id: str | None
 
 
 def remove_funding(sql: Sql, payer_id: str, funding_id: str, now: datetime) -> bool:
-    """Delete the key of a funding, and take back the connections and grants that it pays for.
-    Their calls in flight are cut off. False if the payer has no such funding."""
+    """Delete the key of a funding, and revoke the connections and grants that it pays for. Their
+    calls in flight are cut off. Returns False if the payer has no such funding."""
     table, users = schema.funding, schema.connections
     # The funding first: a connection that begins now waits for it, or is found below.
     removed = sql.execute(
@@ -378,13 +380,13 @@ def grant(sql: Sql, app_id: str, token_hash: str | None) -> GrantBudget | None:
 def add_grant(
     sql: Sql, app_id: str, token_hash: str, grant: GrantBudget, terms: Terms, now: int
 ) -> None:
-    """Keep a new grant; raises the refusal."""
+    """Store a new grant, or raise the refusal."""
     operator_pays = rules.operator_pays(grant.funding_id, terms)
-    # One at a time for each app: two that look at once would both see the room for one.
+    # One at a time for each app: two at once would both find room for one.
     lock_app(sql, app_id, alone=operator_pays)
     check_funding(sql, grant.payer_id, grant.funding_id)
     held = 0
-    if operator_pays:  # else nobody asks what they hold
+    if operator_pays:  # otherwise the sum is not needed
         held = sql.execute(_HELD_BY_GRANTS, {"app_id": app_id, "now": now}).scalar_one()
     grant = rules.admit_grant(int(held), grant, terms)
     sql.execute(
@@ -410,6 +412,6 @@ _HELD_BY_GRANTS = select(func.coalesce(func.sum(schema.grants.c.cap_nanos), 0)).
 
 
 def _upsert(sql: Sql, table: Any) -> Any:
-    # ON CONFLICT is the same in both, under two names.
+    # ON CONFLICT is the same in both databases, under two names.
     make: Any = sqlite.insert if sql.dialect.name == "sqlite" else postgresql.insert
     return make(table)

@@ -1,6 +1,6 @@
-"""What a payer changes on their own page. Nothing here touches a row of another payer.
+"""What a payer changes on their own page. Nothing here changes a row of another payer.
 
-Each function runs inside the one transaction of the connection that it is given.
+Each function runs inside the transaction of its connection.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .clock import seconds
 
 
 class Stopped(msgspec.Struct, frozen=True):
-    """Whose calls must end now.
+    """The calls that must end now.
 
     Attributes:
         accounts: apps and their users.
@@ -81,12 +81,12 @@ def change_connection(
 
 
 def is_higher(cap: int | None, than: int | None) -> bool:
-    """True if this cap lets an app spend more than that one. None is no cap."""
+    """True if the first cap lets an app spend more than the second one. None is no cap."""
     return than is not None and (cap is None or cap > than)
 
 
 def stop_grant(sql: Sql, payer_id: str, token_hash: str, now: datetime) -> bool:
-    """End a one-time grant of this payer. False if the payer has none that lasts."""
+    """End a one-time grant of this payer. Returns False if the payer has no such grant in force."""
     table = schema.grants
     grant = sql.execute(
         select(table)
@@ -101,8 +101,9 @@ def stop_grant(sql: Sql, payer_id: str, token_hash: str, now: datetime) -> bool:
         return False
     accounts.revoke_grant(sql, grant.app_id, token_hash, payer_id=payer_id)
     if grant.funding_id is None:
-        # The ceiling of the operator's grants counts caps until they expire. Without this row, one
-        # could spend a grant, stop it and get the next, without end. No token has such a hash.
+        # The operator's ceiling counts the cap of a grant until it expires. Without this row, a
+        # person could spend a grant, stop it and get another one, again and again. No token has
+        # such a hash.
         sql.execute(
             insert(table).values(
                 token_hash=f"stopped:{token_hash[:56]}",
@@ -118,11 +119,12 @@ def stop_grant(sql: Sql, payer_id: str, token_hash: str, now: datetime) -> bool:
 
 
 def delete_data(sql: Sql, payer_id: str, now: datetime) -> Stopped:
-    """Delete who this payer is: what they sign in with, their keys and their labels. All that they
-    pay for ends. The ledger and its totals keep the payer's random id, which leads nowhere then.
+    """Delete the data of a payer: passkeys, recovery codes, sign-ins, keys and labels. Everything
+    that the payer pays for ends. The ledger and its totals keep the payer's random id, which then
+    identifies no person.
     """
-    # First, so that this payer allows nothing from now on. The lock is one that lets rows with a
-    # foreign key in: a sign-in that begins holds its former row, which is deleted below.
+    # First, so that this payer can allow nothing from now on. This kind of lock admits rows with a
+    # foreign key: a sign-in that begins holds its former row, which is deleted below.
     payers = schema.payers
     sql.execute(
         select(payers.c.id).where(payers.c.id == payer_id).with_for_update(key_share=True)
@@ -166,7 +168,7 @@ def _accounts_of(sql: Sql, payer_id: str) -> list[tuple[str, str]]:
 
 
 def _grants_of(sql: Sql, payer_id: str, now: datetime) -> list[str]:
-    """The grants of this payer that last. They are locked."""
+    """The grants of this payer that are in force. They are locked."""
     table = schema.grants
     this = (table.c.payer_id == payer_id, table.c.expires_at > seconds(now))
     accounts.lock_rows(sql, table, *this)

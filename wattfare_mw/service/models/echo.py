@@ -1,11 +1,12 @@
-"""The built-in model: repeats the last user message, a word a token, at a price that a test can
-compute to the nano-dollar."""
+"""The built-in model: repeats the last user message. A word is a token, so a test can compute the
+cost to the nano-dollar."""
 
 from __future__ import annotations
 
 import asyncio
 import secrets
 import time
+from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -21,7 +22,7 @@ from .credential import Credential
 
 #: USD for one token.
 PRICE = Price.flat(Decimal("0.000001"), Decimal("0.000002"))
-#: How long each model takes for a word, in seconds.
+#: The pause of each model before a word, in seconds.
 MODELS = {"wattfare/echo": 0.0, "wattfare/echo-slow": 0.05}
 
 
@@ -29,9 +30,9 @@ class Echo:
     """The provider of ``wattfare/echo`` and ``wattfare/echo-slow``.
 
     Args:
-        default_max_tokens: what a call is given that names no limit.
-        hold: what a call holds that has a field whose cost has no bound, in nano-dollars. The
-            field has no effect here, but an app can see what it will be like.
+        default_max_tokens: the limit of a call that names none, in tokens.
+        hold: what a call holds if a field has no bound, in nano-dollars. Such a field has no effect
+            here, but an app can test how a held call behaves.
     """
 
     keeps_records = False
@@ -63,7 +64,7 @@ class Echo:
         )
 
     async def prepare(self, request: ChatRequest, request_id: str) -> EchoJob:
-        """The words to say, and their exact price."""
+        """The words of the answer, and their exact price."""
         if request.model not in MODELS:
             raise invalid_request(
                 f"There is no model {request.model!r} here: {' and '.join(MODELS)} are built in."
@@ -71,31 +72,10 @@ class Echo:
         if request.n != 1:
             raise invalid_request("This model gives one answer for each call: `n` is 1.")
         if request.large:
-            return await in_thread(EchoJob, request, self._default_max_tokens, self._hold)
-        return EchoJob(request, self._default_max_tokens, self._hold)
+            return await in_thread(self._job, request)
+        return self._job(request)
 
-    async def true_cost(
-        self, generation_id: str, credential: Credential | None = None
-    ) -> int | None:
-        """There are no records."""
-        return None
-
-    async def close(self) -> None:
-        """There is nothing to let go of."""
-
-
-class EchoJob:
-    """One answer of the built-in model."""
-
-    lowered: int | None = None
-    generation_id: str | None = None
-
-    def __init__(
-        self,
-        request: ChatRequest,
-        default_max_tokens: int = DEFAULT_MAX_TOKENS,
-        hold: int | None = None,
-    ) -> None:
+    def _job(self, request: ChatRequest) -> EchoJob:
         texts = [text_of(message) for message in request.messages]
         said = [
             text
@@ -104,24 +84,73 @@ class EchoJob:
         ]
         if not said:
             raise invalid_request("This model repeats the last user message, and there is none.")
+        return EchoJob(
+            request,
+            words_of(said[-1]),
+            sum(len(text.split()) for text in texts),
+            default_max_tokens=self._default_max_tokens,
+            hold=self._hold,
+            pause=MODELS[request.model],
+        )
+
+    async def true_cost(
+        self, generation_id: str, credential: Credential | None = None
+    ) -> int | None:
+        """There are no records."""
+        return None
+
+    async def close(self) -> None:
+        """Do nothing: there are no connections."""
+
+
+def words_of(text: str) -> list[str]:
+    """The words of a text. Each but the last has the space that follows it."""
+    words = text.split()
+    return [f"{word} " for word in words[:-1]] + words[-1:]
+
+
+class EchoJob:
+    """One answer, a word a token.
+
+    Args:
+        words: the answer, each word with the white space around it.
+        prompt_tokens: how long the prompt is.
+        default_max_tokens: the limit of a call that names none, in tokens.
+        hold: what the call holds if it has a field whose cost has no bound, in nano-dollars.
+        pause: the time before each word, in seconds.
+    """
+
+    lowered: int | None = None
+    generation_id: str | None = None
+
+    def __init__(
+        self,
+        request: ChatRequest,
+        words: Sequence[str],
+        prompt_tokens: int,
+        *,
+        default_max_tokens: int = DEFAULT_MAX_TOKENS,
+        hold: int | None = None,
+        pause: float = 0,
+    ) -> None:
         least, most = request.limits(default_max_tokens)
-        self._words = said[-1].split()
-        self._limit = min(most, len(self._words))
+        self._words = words
+        self._limit = min(most, len(words))
         self.detaches = not request.stream
         self._begun = False
-        self._said = 0  # so many words
+        self._said = 0  # the number of words
         self._request = request
-        self._pause = MODELS[request.model]
+        self._pause = pause
         self._about: dict[str, Any] = {
             "id": f"chatcmpl-{secrets.token_hex(12)}",
             "created": int(time.time()),
             "model": request.model,
         }
-        self.meter = Meter(PRICE, sum(len(text.split()) for text in texts))
-        # It is known what it will say, so that this is what it costs, not a bound.
+        self.meter = Meter(PRICE, prompt_tokens)
+        # The answer is known, so this is the exact cost.
         self.bounds = Bounds(
-            PRICE.bound(self.meter.prompt_tokens, min(least, self._limit)),
-            PRICE.bound(self.meter.prompt_tokens, self._limit),
+            PRICE.bound(prompt_tokens, min(least, self._limit)),
+            PRICE.bound(prompt_tokens, self._limit),
         )
         if request.held and hold is not None:
             self.bounds = self.bounds.holding(hold)
@@ -131,7 +160,7 @@ class EchoJob:
         return None
 
     async def start(self, granted: int, credential: Credential | None = None) -> None:
-        """There is nobody to ask; say as many words as this pays for."""
+        """Start the answer, with as many words as this amount pays for."""
         self.meter.granted = granted
         self.meter.sent = True
         limit = PRICE.pays_for(granted, self.meter.prompt_tokens, 1, self._limit)
@@ -143,7 +172,7 @@ class EchoJob:
         return "stop" if self._limit == len(self._words) else "length"
 
     async def body(self) -> bytes:
-        """The whole answer, when its last word is said."""
+        """The whole answer, after its last word."""
         words = [await self._say() for _ in range(self._limit)]
         self._complete()
         message = {"role": "assistant", "content": "".join(words)}
@@ -158,7 +187,7 @@ class EchoJob:
         )
 
     async def read_events(self) -> bytes:
-        """A word a chunk."""
+        """One word per chunk."""
         if not self._begun:
             self._begun = True
             return self._chunk({"role": "assistant", "content": ""})
@@ -171,16 +200,19 @@ class EchoJob:
         return last + sse.write(sse.DONE)
 
     async def close(self) -> None:
-        """There is nothing to let go of."""
+        """Do nothing: there are no connections."""
 
     async def _say(self) -> str:
-        """The next word, with the space that follows it, counted as it is said."""
-        # A pause of nothing still gives the others their turn.
-        await asyncio.sleep(self._pause)
-        self.meter.count()
+        """The next word, counted as it is said."""
+        await self._pass_token()
         word = self._words[self._said]
         self._said += 1
-        return word if self._said == self._limit else word + " "
+        return word.rstrip() if self._said == self._limit < len(self._words) else word
+
+    async def _pass_token(self) -> None:
+        # A pause of zero still lets other tasks run.
+        await asyncio.sleep(self._pause)
+        self.meter.count()
 
     def _complete(self) -> None:
         self.meter.generated = self.meter.complete = True
@@ -194,7 +226,7 @@ class EchoJob:
             "cost": money.usd(self.meter.cost()),
         }
 
-    def _chunk(self, delta: dict[str, str], finish: str | None = None) -> bytes:
+    def _chunk(self, delta: dict[str, Any], finish: str | None = None) -> bytes:
         choice = {"index": 0, "delta": delta, "finish_reason": finish, "logprobs": None}
         return self._event({"choices": [choice]})
 
