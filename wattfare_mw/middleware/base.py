@@ -2,15 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any, Literal
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from typing import Any, Literal, Self, cast
+
+import msgspec
 
 from ..client import AsyncWattfare, Wattfare, client_for
 from ..error_responses import LetThrough
+from ..sessions import AccountLabelOption, RequestLimitOption
 from ..transport import hidden
 from ..users import ResolveUser
 from .gate import Gate
-from .options import HEARTBEAT_SECONDS, INFERENCE_PATH, STATUS_PATH, TOKEN_PATH
+from .options import HEARTBEAT_SECONDS, INFERENCE_PATH, STATUS_PATH, TOKEN_PATH, OnUsage
+
+
+class Answer(msgspec.Struct, frozen=True, gc=False):
+    """An answer to a request on one of our paths, for a framework that has a response of its own.
+
+    Attributes:
+        status: the status code.
+        headers: names in lower case, each once.
+        body: the whole body, or what gives it piece by piece. An asynchronous middleware gives an
+            asynchronous iterator.
+        close: call it when the last byte is sent, or cannot be sent. It is a coroutine function
+            if the body is an asynchronous iterator. None if there is nothing to close.
+    """
+
+    status: int
+    headers: dict[str, str]
+    body: bytes | Iterator[bytes] | AsyncIterator[bytes]
+    close: Callable[[], Any] | None = None
+
+
+class AsyncAnswer(Answer, frozen=True, gc=False):
+    """An :class:`Answer` of an asynchronous middleware: use it in an ``async with`` block, and send
+    what ``async for`` gives."""
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_error: object) -> None:
+        await self.aclose()
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        if not isinstance(self.body, bytes):
+            async for piece in cast("AsyncIterator[bytes]", self.body):
+                yield piece
+        elif self.body:
+            yield self.body
+
+    async def aclose(self) -> None:
+        """Say that the last byte is sent, or cannot be sent."""
+        closing = None if self.close is None else self.close()
+        if closing is not None:
+            await closing
 
 
 class Middleware:
@@ -33,14 +78,14 @@ class Middleware:
         inference_path: str | None = INFERENCE_PATH,
         status_path: str | None = STATUS_PATH,
         client_path: str | None = None,
-        request_limit: Any = None,
-        account_label: Any = None,
+        request_limit: RequestLimitOption = None,
+        account_label: AccountLabelOption = None,
         models: Iterable[str] | None = None,
         allow_grants: bool = False,
         allowed_origins: Iterable[str] = (),
         max_body_bytes: int = 20 * 2**20,
         max_calls_per_user: int | None = None,
-        on_usage: Callable[..., Any] | None = None,
+        on_usage: OnUsage | None = None,
         heartbeat: float | None = HEARTBEAT_SECONDS,
     ) -> None:
         secret_key = hidden(secret_key)
@@ -64,7 +109,7 @@ class Middleware:
             max_calls_per_user=max_calls_per_user,
             on_usage=on_usage,
             heartbeat=heartbeat,
-            let_through=self._let_through,
+            let_through=self.let_through,
         )
         self._routes = self._gate.routes
         self._use_paths(self._routes, self._gate.base)
@@ -113,7 +158,7 @@ class Middleware:
         """The paths that are ours."""
         return self._routes
 
-    def answers_below(self, path: str) -> bool:
+    def answers_unrouted(self, path: str) -> bool:
         """Do we answer this path if the app has no route for it? It is one below the base of an
         OpenAI client: a model, or what is not served."""
         return self._gate.below(path) is not None
@@ -125,8 +170,8 @@ class Middleware:
 
     # Each kind of middleware drives the client of its kind.
     _client_kind: Any
-    # For an adapter, whose framework answers some exceptions itself.
-    _let_through: LetThrough = ()
+    let_through: LetThrough = ()
+    """The exceptions of the app's functions that go on to the framework, which answers them."""
 
     def _show_interface(self) -> None:
         """For a kind whose ``__call__`` does not show by itself which interface it has."""

@@ -44,13 +44,14 @@ class AppSummary(msgspec.Struct, rename="camel", frozen=True):
 
 
 def check_origins(origins: Iterable[str]) -> list[str]:
-    """The origins of an app's pages, without duplicates, each as a browser sends it.
+    """The origins of an app's pages, without duplicates, each as a browser sends it. A slash at the
+    end is left out.
 
     Raises:
         WattfareError: ``invalid_request``; it is not an origin as a browser sends it, or it does
             not use TLS.
     """
-    checked = list(dict.fromkeys(origins))
+    checked = list(dict.fromkeys(map(_without_slash, origins)))
     for origin in checked:
         fault = fault_in(origin)
         if fault is None:
@@ -62,6 +63,12 @@ def check_origins(origins: Iterable[str]) -> list[str]:
         if fault is not None:
             raise invalid_request(f"The origin {origin[:200]!r} {fault}.")
     return checked
+
+
+def _without_slash(origin: str) -> str:
+    """People copy an origin from the address bar, which shows the path ``/``."""
+    scheme, separator, rest = origin.partition("://")
+    return f"{scheme}{separator}{rest.removesuffix('/')}" if separator else origin
 
 
 def summaries(sql: Sql, *, deleted: bool = False) -> list[AppSummary]:
@@ -147,7 +154,7 @@ def remove_origin(sql: Sql, app_id: str, origin: str) -> None:
         WattfareError: ``invalid_request``; there is no such app, or it has no such origin.
     """
     _locked(sql, app_id)
-    which = (_origins.c.app_id == app_id, _origins.c.origin == origin)
+    which = (_origins.c.app_id == app_id, _origins.c.origin == _without_slash(origin))
     if sql.execute(delete(_origins).where(*which)).rowcount == 0:
         raise invalid_request(f"The app {app_id} has no origin {origin[:200]!r}.")
 
@@ -159,20 +166,24 @@ def delete_app(sql: Sql, app_id: str, now: datetime) -> int:
     Raises:
         WattfareError: ``invalid_request``; there is no such app, or it is deleted already.
     """
-    _locked(sql, app_id)
     at, table, open_ = seconds(now), schema.connections, schema.approvals
+    # Before the app, in the order of :func:`.accounts.lock_app`. An approval that begins now does
+    # not connect anything: whoever redeems it finds that the app is deleted.
+    ours = (open_.c.app_id == app_id, open_.c.expires_at > at)
+    accounts.lock_rows(sql, open_, *ours)
+    _locked(sql, app_id)
+    sql.execute(update(open_).where(*ours).values(expires_at=at))
     connected = select(func.count()).where(table.c.app_id == app_id, table.c.connected)
     users = sql.execute(connected).scalar_one()
     accounts.revoke_app(sql, app_id, now)
-    ours = (open_.c.app_id == app_id, open_.c.expires_at > at)
-    sql.execute(update(open_).where(*ours).values(expires_at=at))
     _change(sql, app_id, deleted_at=at, other_secret_hash=None)
     return users
 
 
 def _locked(sql: Sql, app_id: str) -> Row[tuple[object, ...]]:
     """The row of an app that is in use, so that no other command changes it at the same time."""
-    row = sql.execute(select(_apps).where(_apps.c.id == app_id).with_for_update()).first()
+    wanted = select(_apps).where(_apps.c.id == app_id)
+    row = sql.execute(wanted.with_for_update(key_share=True)).first()
     if row is None:
         raise _no_such_app(app_id)
     if row.deleted_at is not None:

@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Literal
 
 import msgspec
+from msgspec import UNSET, UnsetType
 from sqlalchemy import Connection as Sql
 from sqlalchemy import delete, insert, select, update
 
@@ -30,7 +31,7 @@ class Stopped(msgspec.Struct, frozen=True):
     funding: frozenset[str] = frozenset()
 
 
-def change_cap(
+def change_connection(
     sql: Sql,
     payer_id: str,
     app_id: str,
@@ -38,20 +39,28 @@ def change_cap(
     cap: int | None,
     now: datetime,
     *,
-    may_raise: bool,
-) -> Literal["changed", "ended", "raises"]:
-    """Change the cap of a connection that this payer pays for.
+    funding_id: str | UnsetType | None = UNSET,
+    is_fresh: bool,
+) -> Literal["changed", "ended", "needs_sign_in"]:
+    """Change a connection that this payer pays for.
 
     Args:
         cap: in nano-dollars; None for no cap.
-        may_raise: False allows only a cap that is not higher.
+        funding_id: what pays from now on; None for the operator's key, UNSET for what pays now.
+        is_fresh: the payer has signed in a short while ago. If not, the cap cannot be raised and
+            the funding cannot be changed.
 
-    Returns: ``changed``; ``raises`` if the new cap is higher and must not be; ``ended`` if the
-        payer does not have this connection any more. Only the first one changes anything.
+    Returns: ``ended`` if the payer has no such connection, or no more. Nothing has changed then,
+    nor if a fresh sign-in is needed.
+
+    Raises:
+        WattfareFundingError: the payer has no such funding, or it is not valid.
     """
+    if funding_id is not UNSET:
+        accounts.check_funding(sql, payer_id, funding_id)
     table = schema.connections
     found = sql.execute(
-        select(table.c.cap_nanos)
+        select(table.c.cap_nanos, table.c.funding_id)
         .where(
             table.c.app_id == app_id,
             table.c.user_id == user_id,
@@ -62,9 +71,12 @@ def change_cap(
     ).first()
     if found is None:
         return "ended"
-    if not may_raise and is_higher(cap, found.cap_nanos):
-        return "raises"
+    other_funding = funding_id is not UNSET and funding_id != found.funding_id
+    if not is_fresh and (other_funding or is_higher(cap, found.cap_nanos)):
+        return "needs_sign_in"
     accounts.change_cap(sql, app_id, user_id, cap, now, payer_id=payer_id)
+    if funding_id is not UNSET and other_funding:
+        accounts.change_funding(sql, app_id, user_id, payer_id, funding_id)
     return "changed"
 
 
@@ -117,17 +129,18 @@ def delete_data(sql: Sql, payer_id: str, now: datetime) -> Stopped:
     sql.execute(
         select(payers.c.id).where(payers.c.id == payer_id).with_for_update(key_share=True)
     ).all()
-    # Next, so that no approval connects anything afterwards. The other steps lock rows in the same
-    # order as a new connection.
-    sql.execute(delete(schema.approvals).where(schema.approvals.c.payer_id == payer_id))
+    # Next, so that no approval connects anything after what follows. All locks are taken in the
+    # order of :func:`.accounts.lock_app`.
+    open_, table = schema.approvals, schema.funding
+    accounts.lock_rows(sql, open_, open_.c.payer_id == payer_id)
+    sql.execute(delete(open_).where(open_.c.payer_id == payer_id))
+    accounts.lock_rows(sql, table, table.c.payer_id == payer_id)
+    mine = sql.execute(select(table.c.id).where(table.c.payer_id == payer_id)).scalars().all()
     users = _accounts_of(sql, payer_id)
     grants = _grants_of(sql, payer_id, now)
-    table = schema.funding
-    mine = sql.execute(select(table.c.id).where(table.c.payer_id == payer_id)).scalars().all()
     for funding_id in mine:
         accounts.remove_funding(sql, payer_id, funding_id, now)
     sql.execute(update(table).where(table.c.payer_id == payer_id).values(label=""))
-    users |= _accounts_of(sql, payer_id)
     for app_id, user_id in users:
         accounts.revoke(sql, app_id, user_id, now, payer_id=payer_id)
     for token_hash in grants:
@@ -145,19 +158,18 @@ def delete_data(sql: Sql, payer_id: str, now: datetime) -> Stopped:
     return Stopped(frozenset(users), frozenset(grants), frozenset(mine))
 
 
-def _accounts_of(sql: Sql, payer_id: str) -> set[tuple[str, str]]:
-    """The apps and users that this payer pays for."""
+def _accounts_of(sql: Sql, payer_id: str) -> list[tuple[str, str]]:
+    """The apps and users that this payer pays for. They are locked."""
     table = schema.connections
-    wanted = select(table.c.app_id, table.c.user_id).where(
-        table.c.payer_id == payer_id, table.c.connected
-    )
-    return {(row.app_id, row.user_id) for row in sql.execute(wanted)}
+    this = (table.c.payer_id == payer_id, table.c.connected)
+    accounts.lock_rows(sql, table, *this)
+    wanted = select(table.c.app_id, table.c.user_id).where(*this)
+    return [(row.app_id, row.user_id) for row in sql.execute(wanted)]
 
 
-def _grants_of(sql: Sql, payer_id: str, now: datetime) -> set[str]:
-    """The grants of this payer that are in force."""
+def _grants_of(sql: Sql, payer_id: str, now: datetime) -> list[str]:
+    """The grants of this payer that are in force. They are locked."""
     table = schema.grants
-    wanted = select(table.c.token_hash).where(
-        table.c.payer_id == payer_id, table.c.expires_at > seconds(now)
-    )
-    return set(sql.execute(wanted).scalars())
+    this = (table.c.payer_id == payer_id, table.c.expires_at > seconds(now))
+    accounts.lock_rows(sql, table, *this)
+    return list(sql.execute(select(table.c.token_hash).where(*this)).scalars())

@@ -1,5 +1,5 @@
-"""The built-in model: repeats the last user message, a word a token, at a price that a test can
-compute to the nano-dollar."""
+"""The built-in model: repeats the last user message. A word is a token, so a test can compute the
+cost to the nano-dollar."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .credential import Credential
 
 #: USD for one token.
 PRICE = Price.flat(Decimal("0.000001"), Decimal("0.000002"))
-#: How long each model takes for a word, in seconds.
+#: The pause of each model before a word, in seconds.
 MODELS = {"wattfare/echo": 0.0, "wattfare/echo-slow": 0.05}
 
 
@@ -30,9 +30,9 @@ class Echo:
     """The provider of ``wattfare/echo`` and ``wattfare/echo-slow``.
 
     Args:
-        default_max_tokens: what a call is given that names no limit.
-        hold: what a call holds that has a field whose cost has no bound, in nano-dollars. The
-            field has no effect here, but an app can see what it will be like.
+        default_max_tokens: the limit of a call that names none, in tokens.
+        hold: what a call holds if a field has no bound, in nano-dollars. Such a field has no effect
+            here, but an app can test how a held call behaves.
     """
 
     keeps_records = False
@@ -64,7 +64,7 @@ class Echo:
         )
 
     async def prepare(self, request: ChatRequest, request_id: str) -> EchoJob:
-        """The words to say, and their exact price."""
+        """The words of the answer, and their exact price."""
         if request.model not in MODELS:
             raise invalid_request(
                 f"There is no model {request.model!r} here: {' and '.join(MODELS)} are built in."
@@ -100,7 +100,7 @@ class Echo:
         return None
 
     async def close(self) -> None:
-        """There is nothing to let go of."""
+        """Do nothing: there are no connections."""
 
 
 def words_of(text: str) -> list[str]:
@@ -138,7 +138,7 @@ class EchoJob:
         self._limit = min(most, len(words))
         self.detaches = not request.stream
         self._begun = False
-        self._said = 0  # so many words
+        self._said = 0  # the number of words
         self._request = request
         self._pause = pause
         self._about: dict[str, Any] = {
@@ -147,7 +147,7 @@ class EchoJob:
             "model": request.model,
         }
         self.meter = Meter(PRICE, prompt_tokens)
-        # It is known what it will say, so that this is what it costs, not a bound.
+        # The answer is known, so this is the exact cost.
         self.bounds = Bounds(
             PRICE.bound(prompt_tokens, min(least, self._limit)),
             PRICE.bound(prompt_tokens, self._limit),
@@ -160,7 +160,7 @@ class EchoJob:
         return None
 
     async def start(self, granted: int, credential: Credential | None = None) -> None:
-        """There is nobody to ask; say as many words as this pays for."""
+        """Start the answer, with as many words as this amount pays for."""
         self.meter.granted = granted
         self.meter.sent = True
         limit = PRICE.pays_for(granted, self.meter.prompt_tokens, 1, self._limit)
@@ -172,7 +172,7 @@ class EchoJob:
         return "stop" if self._limit == len(self._words) else "length"
 
     async def body(self) -> bytes:
-        """The whole answer, when its last word is said."""
+        """The whole answer, after its last word."""
         words = [await self._say() for _ in range(self._limit)]
         self._complete()
         message = {"role": "assistant", "content": "".join(words)}
@@ -187,7 +187,7 @@ class EchoJob:
         )
 
     async def read_events(self) -> bytes:
-        """A word a chunk."""
+        """One word per chunk."""
         if not self._begun:
             self._begun = True
             return self._chunk({"role": "assistant", "content": ""})
@@ -200,7 +200,7 @@ class EchoJob:
         return last + sse.write(sse.DONE)
 
     async def close(self) -> None:
-        """There is nothing to let go of."""
+        """Do nothing: there are no connections."""
 
     async def _say(self) -> str:
         """The next word, counted as it is said."""
@@ -210,7 +210,7 @@ class EchoJob:
         return word.rstrip() if self._said == self._limit < len(self._words) else word
 
     async def _pass_token(self) -> None:
-        # A pause of nothing still gives the others their turn.
+        # A pause of zero still lets other tasks run.
         await asyncio.sleep(self._pause)
         self.meter.count()
 
