@@ -21,6 +21,7 @@ from support.cli import invoke_cli
 from support.service import PATIENCE, App, environment
 
 import wattfare_mw
+import wattfare_mw.framework
 import wattfare_mw.testing
 from wattfare_mw import errors
 from wattfare_mw.cli.commands import cli
@@ -239,10 +240,15 @@ def test_every_error_is_told() -> None:
 
 
 def test_names_in_the_text_exist() -> None:
-    known = {*wattfare_mw.__all__, *wattfare_mw.testing.__all__}
+    known = {
+        *wattfare_mw.__all__,
+        *wattfare_mw.framework.__all__,
+        *wattfare_mw.testing.__all__,
+        "WattfareAiohttp",
+    }
     for page in PAGES:
         for name in re.findall(r"`((?:Async)?Wattfare\w*)\b", page.read_text()):
-            assert name in known | {"WattfarePlugin"}, (page.name, name)
+            assert name in known | {"WattfarePlugin", "WattfareRequest"}, (page.name, name)
 
 
 # -- links
