@@ -17,6 +17,7 @@ from .error_responses import LetThrough, respond_to_errors
 from .flow import Flow, InThread, run, run_async
 from .handles import AsyncGrant, AsyncUser, Grant, User
 from .offload import in_thread
+from .origins import FindAppCors, Origins
 from .sessions import TokenRoute
 from .transport import (
     AsyncHTTPResponse,
@@ -154,6 +155,7 @@ class Wattfare(_Client[Transport]):
         account_label: Any = None,
         allowed_origins: Iterable[str] = (),
         let_through: LetThrough = (),
+        app_cors: FindAppCors | None = None,
     ) -> Callable[[Request], Response]:
         """A drop-in token route, for any framework: give it a :class:`Request`, send the
         :class:`Response`. It never raises but what it is told to let through.
@@ -165,10 +167,10 @@ class Wattfare(_Client[Transport]):
                 that gives it.
             allowed_origins: other sites' origins that may ask.
             let_through: exceptions of these functions that a web framework answers itself.
+            app_cors: gives what the app's own CORS middleware allows. For adapters.
         """
-        token_route = TokenRoute(
-            self._caller, resolve_user, request_limit, account_label, allowed_origins
-        )
+        origins = Origins(allowed_origins, app_cors)
+        token_route = TokenRoute(self._caller, resolve_user, request_limit, account_label, origins)
 
         def handler(request: Request) -> Response:
             return self._run(
@@ -253,11 +255,11 @@ class AsyncWattfare(_Client[AsyncTransport]):
         account_label: Any = None,
         allowed_origins: Iterable[str] = (),
         let_through: LetThrough = (),
+        app_cors: FindAppCors | None = None,
     ) -> Callable[[Request], Any]:
         """See :meth:`Wattfare.session_handler`; this one is awaited."""
-        token_route = TokenRoute(
-            self._caller, resolve_user, request_limit, account_label, allowed_origins
-        )
+        origins = Origins(allowed_origins, app_cors)
+        token_route = TokenRoute(self._caller, resolve_user, request_limit, account_label, origins)
 
         async def handler(request: Request) -> Response:
             return await self._run(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 from . import calls
@@ -10,7 +9,7 @@ from .app_functions import AppFunction
 from .error_responses import refuse_other_methods
 from .errors import WattfareError
 from .flow import Flow
-from .origins import check_origins, refuse_other_sites
+from .origins import Origins
 from .types import encode
 from .users import AppError, CallFunction, ResolveUser, identify
 from .web import Request, Response, json_response
@@ -25,10 +24,7 @@ class TokenRoute:
         request_limit: the cap to ask for in USD, or a function of the request that gives it.
         account_label: the name of the user's account at the app, or a function of the request that
             gives it.
-        allowed_origins: other sites' origins that may ask.
-
-    Raises:
-        ValueError: an origin is none.
+        origins: the other sites that may ask.
     """
 
     def __init__(
@@ -37,7 +33,7 @@ class TokenRoute:
         resolve_user: ResolveUser,
         request_limit: Any,
         account_label: Any,
-        allowed_origins: Iterable[str],
+        origins: Origins,
     ) -> None:
         self._caller = caller.in_request()
         self._resolve_user = AppFunction(resolve_user)
@@ -47,12 +43,12 @@ class TokenRoute:
         asked = callable(account_label)
         self._ask_label = AppFunction(account_label) if asked else None
         self._label = None if asked else account_label
-        self._origins = check_origins(allowed_origins)
+        self._origins = origins
 
     def answer(self, request: Request) -> Flow[Response]:
         """Answer a request for a session token."""
         refuse_other_methods(request, "POST")
-        refuse_other_sites(request, self._origins)
+        self._origins.refuse_others(request)
         user_id = yield from identify(request, self._resolve_user)
         limit = self._limit
         if self._ask_limit is not None:

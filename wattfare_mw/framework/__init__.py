@@ -8,9 +8,12 @@ nowhere else in the package.
 from ..app_functions import adapt
 from ..error_responses import LetThrough, respond_to_error
 from ..middleware.options import Options, hide_key, in_framework
+from ..origins import AppCors, FindAppCors
 from ..users import ResolveUser
 
 __all__ = [
+    "AppCors",
+    "FindAppCors",
     "LetThrough",
     "Options",
     "ResolveUser",

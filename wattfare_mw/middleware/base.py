@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from ..client import AsyncWattfare, Wattfare, client_for
 from ..error_responses import LetThrough
+from ..origins import FindAppCors
 from ..transport import hidden
 from ..users import ResolveUser
 from .gate import Gate
@@ -65,6 +66,7 @@ class Middleware:
             on_usage=on_usage,
             heartbeat=heartbeat,
             let_through=self._let_through,
+            app_cors=self._app_cors,
         )
         self._routes = self._gate.routes
         self._use_paths(self._routes, self._gate.base)
@@ -113,6 +115,11 @@ class Middleware:
         """The paths that are ours."""
         return self._routes
 
+    @property
+    def named_paths(self) -> dict[str, str | None]:
+        """The same by the names of their options. ``models_path`` is the list of models."""
+        return self._gate.named_paths
+
     def answers_below(self, path: str) -> bool:
         """Do we answer this path if the app has no route for it? It is one below the base of an
         OpenAI client: a model, or what is not served."""
@@ -127,6 +134,8 @@ class Middleware:
     _client_kind: Any
     # For an adapter, whose framework answers some exceptions itself.
     _let_through: LetThrough = ()
+    # Likewise. It finds what the app's own CORS middleware allows.
+    _app_cors: FindAppCors | None = None
 
     def _show_interface(self) -> None:
         """For a kind whose ``__call__`` does not show by itself which interface it has."""
