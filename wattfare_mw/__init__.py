@@ -1,7 +1,6 @@
 """Wattfare for Python: the users of a web app pay for their own AI calls.
 
-This module hands on the public names and defines nothing; each part is loaded when one of its
-names is first used.
+This module re-exports the public names. Each part is loaded when one of its names is first used.
 """
 
 from __future__ import annotations
@@ -93,7 +92,7 @@ _HOMES = {
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
-__all__ = [  # noqa: RUF022  # in the order in which they are met
+__all__ = [  # noqa: RUF022  # in the order in which a reader meets them
     "Wattfare",
     "AsyncWattfare",
     "WattfareMiddleware",
@@ -138,7 +137,7 @@ def __getattr__(name: str) -> Any:
     if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(f"{__name__}.{home}"), name)
-    globals()[name] = value  # the next time it is simply there
+    globals()[name] = value  # the next access does not come here
     return value
 
 

@@ -20,11 +20,12 @@ class TokenRoute:
 
     Args:
         caller: makes the calls that create the tokens.
-        resolve_user: gives the id of the user who makes a request, or None.
-        request_limit: the cap to ask for in USD, or a function of the request that gives it.
+        resolve_user: returns the id of the user who makes a request, or None.
+        request_limit: the monthly cap to ask for, in USD, or a function of the request that returns
+            it.
         account_label: the name of the user's account at the app, or a function of the request that
-            gives it.
-        origins: the other sites that may ask.
+            returns it.
+        origins: the other sites whose pages may call it.
     """
 
     def __init__(

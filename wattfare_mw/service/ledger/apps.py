@@ -44,10 +44,11 @@ class AppSummary(msgspec.Struct, rename="camel", frozen=True):
 
 
 def check_origins(origins: Iterable[str]) -> list[str]:
-    """The origins of an app's pages, each as a browser sends it, and each once.
+    """The origins of an app's pages, without duplicates, each as a browser sends it.
 
     Raises:
-        WattfareError: ``invalid_request``; a browser sends none like this, or it has no TLS.
+        WattfareError: ``invalid_request``; it is not an origin as a browser sends it, or it does
+            not use TLS.
     """
     checked = list(dict.fromkeys(origins))
     for origin in checked:
@@ -126,10 +127,10 @@ def revoke_key(sql: Sql, app_id: str, *, newest: bool = False) -> None:
 
 
 def add_origins(sql: Sql, app_id: str, origins: Iterable[str]) -> None:
-    """Register origins of an app's pages. One that is registered already stays so.
+    """Register origins of an app's pages.
 
     Raises:
-        WattfareError: ``invalid_request``; there is no such app, or one is no origin.
+        WattfareError: ``invalid_request``; there is no such app, or one of them is not an origin.
     """
     checked = check_origins(origins)
     _locked(sql, app_id)
@@ -140,7 +141,7 @@ def add_origins(sql: Sql, app_id: str, origins: Iterable[str]) -> None:
 
 
 def remove_origin(sql: Sql, app_id: str, origin: str) -> None:
-    """Take back an origin of an app's pages.
+    """Remove an origin of an app's pages.
 
     Raises:
         WattfareError: ``invalid_request``; there is no such app, or it has no such origin.
@@ -152,8 +153,8 @@ def remove_origin(sql: Sql, app_id: str, origin: str) -> None:
 
 
 def delete_app(sql: Sql, app_id: str, now: datetime) -> int:
-    """End an app: its keys open nothing, its connections and grants are taken back. What
-    was billed stays in the ledger. Returns how many connections there were.
+    """Delete an app: its keys stop working, and its connections and grants are revoked. What was
+    billed stays in the ledger. Returns the number of connections.
 
     Raises:
         WattfareError: ``invalid_request``; there is no such app, or it is deleted already.
