@@ -85,9 +85,13 @@ async def _awaited(value: Any) -> Any:
     return await value
 
 
-def adapt(function: Any, convert: Callable[[Any], Any]) -> Any:
-    """``function`` of the app's, given what ``convert`` makes of our request: a framework's own.
-    What is no function is handed back as it is."""
+def adapt_function(function: Any, convert: Callable[[Any], Any]) -> Any:
+    """A function of the app that takes the framework's own request, as one that takes ours.
+
+    Args:
+        function: the app's. If it is not callable, it is returned as it is.
+        convert: makes the framework's request of a :class:`wattfare_mw.Request`.
+    """
     if not callable(function):
         return function
     function = cast("Callable[[Any], Any]", function)

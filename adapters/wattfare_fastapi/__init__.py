@@ -19,9 +19,16 @@ from wattfare_starlette import (
     wattfare_error_handler,
 )
 
-from wattfare_mw import AsyncUser, User
-from wattfare_mw.framework import Options, hide_key
-from wattfare_mw.framework.asgi import Receive, Scope, Send, below_mount
+from wattfare_mw.framework import (
+    AsyncUser,
+    Options,
+    Receive,
+    Scope,
+    Send,
+    User,
+    below_mount,
+    hide_secret_key,
+)
 
 from .injection import AnsweredByApp, Injected, injected
 from .openapi import documented_routes, wattfare_responses
@@ -66,7 +73,7 @@ def add_wattfare(
         TypeError, ValueError: an option is of no use; the message says which.
         RuntimeError: the app has started.
     """
-    hide_key(options)
+    hide_secret_key(options)
     given: dict[str, Any] = {**options}
     for name in given.keys() & {"resolve_user", "request_limit", "account_label"}:
         given[name] = injected(app, given[name])
@@ -86,7 +93,7 @@ def add_wattfare(
 class _Middleware(WattfareMiddleware):
     """Answers what the routes do not: paths below the base of an OpenAI client."""
 
-    _let_through = (*WattfareMiddleware._let_through, AnsweredByApp)
+    let_through = (*WattfareMiddleware.let_through, AnsweredByApp)
 
     def _app_for(self, scope: Scope) -> Any:
         # The paths are routes of the app.

@@ -13,8 +13,8 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import HTTPConnection
 from starlette.responses import Response
 
-from wattfare_mw import Request as NeutralRequest
-from wattfare_mw import WattfareError
+from wattfare_mw.framework import Request as NeutralRequest
+from wattfare_mw.framework import WattfareError
 
 _RESULT = "wattfare.result"
 # FastAPI's notes about the route that is being answered, and its exception handlers. With the

@@ -14,8 +14,7 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, Field, create_model
 
-from wattfare_mw import ConnectionStatus, CreatedSession
-from wattfare_mw.framework import Options
+from wattfare_mw.framework import ConnectionStatus, CreatedSession, Options
 
 from .injection import dependency_of
 

@@ -16,25 +16,26 @@ from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 
-from wattfare_mw import AsyncUser, AsyncWattfare, User, WattfareError
-from wattfare_mw import Request as NeutralRequest
-from wattfare_mw import Response as NeutralResponse
 from wattfare_mw.framework import (
     AppCors,
+    AsyncUser,
+    AsyncWattfare,
     Options,
-    ResolveUser,
-    adapt,
-    hide_key,
-    in_framework,
-    respond_to_error,
-)
-from wattfare_mw.framework.asgi import (
     Receive,
+    ResolveUser,
     Scope,
     Send,
+    User,
     WattfareASGIMiddleware,
-    request_of,
+    WattfareError,
+    adapt_function,
+    adapt_options,
+    hide_secret_key,
+    request_from_scope,
+    respond_to_error,
 )
+from wattfare_mw.framework import Request as NeutralRequest
+from wattfare_mw.framework import Response as NeutralResponse
 
 __all__ = [
     "WattfareMiddleware",
@@ -63,12 +64,12 @@ class WattfareMiddleware(WattfareASGIMiddleware):
     alone, give it a ``client``, and close that with the outer app.
     """
 
-    _let_through = _STARLETTE_ANSWERS
+    let_through = _STARLETTE_ANSWERS
 
     def __init__(self, app: Any, **options: Unpack[Options]) -> None:
         self._find_cors = _FindCors(self)
-        self._app_cors = self._cors
-        super().__init__(app, **in_framework(options, _starlette_request))
+        self.find_app_cors = self._cors
+        super().__init__(app, **adapt_options(options, _starlette_request))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "lifespan":
@@ -79,7 +80,7 @@ class WattfareMiddleware(WattfareASGIMiddleware):
         """Answer a request to one of our paths."""
         try:
             await super().serve(path, scope, receive, send)
-        except self._let_through as raised:
+        except self.let_through as raised:
             # We may stand outside of Starlette's own place for it.
             error = self._as_raised(raised)
 
@@ -109,7 +110,7 @@ def add_wattfare(app: Starlette, **options: Unpack[Options]) -> None:
         TypeError, ValueError: an option is of no use; the message says which.
         RuntimeError: the app has started.
     """
-    hide_key(options)
+    hide_secret_key(options)
     _refuse_dependency(options.get("resolve_user"))
     add_innermost(app, WattfareMiddleware(app, **options))
 
@@ -172,16 +173,16 @@ def session_endpoint(
     :meth:`wattfare_mw.Wattfare.session_handler`."""
     find_cors = _FindCors()
     handler = client.session_handler(
-        adapt(resolve_user, _starlette_request),
-        adapt(request_limit, _starlette_request),
-        account_label=adapt(account_label, _starlette_request),
+        adapt_function(resolve_user, _starlette_request),
+        adapt_function(request_limit, _starlette_request),
+        account_label=adapt_function(account_label, _starlette_request),
         allowed_origins=allowed_origins,
         let_through=_STARLETTE_ANSWERS,
         app_cors=lambda request: find_cors(request.scope.get("app")),
     )
 
     async def wattfare_session(request: Request) -> Response:
-        return _starlette_response(await handler(request_of(request.scope)))
+        return _starlette_response(await handler(request_from_scope(request.scope)))
 
     return wattfare_session
 

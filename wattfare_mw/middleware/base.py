@@ -65,8 +65,8 @@ class Middleware:
             max_calls_per_user=max_calls_per_user,
             on_usage=on_usage,
             heartbeat=heartbeat,
-            let_through=self._let_through,
-            app_cors=self._app_cors,
+            let_through=self.let_through,
+            app_cors=self.find_app_cors,
         )
         self._routes = self._gate.routes
         self._use_paths(self._routes, self._gate.base)
@@ -117,10 +117,10 @@ class Middleware:
 
     @property
     def named_paths(self) -> dict[str, str | None]:
-        """The same by the names of their options. ``models_path`` is the list of models."""
+        """The paths by the names of their options. ``models_path`` is the list of models."""
         return self._gate.named_paths
 
-    def answers_below(self, path: str) -> bool:
+    def answers_unrouted(self, path: str) -> bool:
         """Do we answer this path if the app has no route for it? It is one below the base of an
         OpenAI client: a model, or what is not served."""
         return self._gate.below(path) is not None
@@ -132,10 +132,11 @@ class Middleware:
 
     # Each kind of middleware drives the client of its kind.
     _client_kind: Any
-    # For an adapter, whose framework answers some exceptions itself.
-    _let_through: LetThrough = ()
-    # Likewise. It finds what the app's own CORS middleware allows.
-    _app_cors: FindAppCors | None = None
+    let_through: LetThrough = ()
+    """The exceptions of the app's functions that go on to the framework, which answers them."""
+
+    find_app_cors: FindAppCors | None = None
+    """Finds what the app's own CORS middleware allows. None if the framework has none."""
 
     def _show_interface(self) -> None:
         """For a kind whose ``__call__`` does not show by itself which interface it has."""
