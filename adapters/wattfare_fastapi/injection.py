@@ -142,9 +142,9 @@ def _takes_the_request(function: Callable[..., Any]) -> bool:
     if parameter.default is not parameter.empty or parameter.kind not in _POSITIONAL:
         return False
     kind = parameter.annotation
-    if isinstance(kind, type) and kind is not parameter.empty:
-        return issubclass(kind, HTTPConnection)
-    return kind in (parameter.empty, Any)
+    if kind in (parameter.empty, Any):
+        return True
+    return isinstance(kind, type) and issubclass(kind, HTTPConnection)
 
 
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
