@@ -350,6 +350,10 @@ class Caller:
         impatient._in_request = True
         return impatient
 
+    def named(self, error: WattfareNetworkError) -> WattfareNetworkError:
+        """The error, and the service's address in its message if the service was not reached."""
+        return error.named(self._service)
+
     def request(self, call: Call[Any]) -> HTTPRequest:
         """The HTTP request of this call."""
         authorization = self._authorization
@@ -425,7 +429,7 @@ class Caller:
                     body = body.replace(secret.encode(), "…".encode())
                 failure = error_from_answer(answer.status, body, answer.headers)
             except WattfareNetworkError as error:
-                failure = error.named(self._service)
+                failure = self.named(error)
             delay = None
             if attempt < self.max_retries:
                 delay = retry_delay(

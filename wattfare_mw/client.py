@@ -17,6 +17,7 @@ from .error_responses import LetThrough, respond_to_errors
 from .flow import Flow, InThread, run, run_async
 from .handles import AsyncGrant, AsyncUser, Grant, User
 from .offload import in_thread
+from .openai_connections import OpenAIConnections
 from .origins import FindAppCors, Origins
 from .sessions import TokenRoute
 from .transport import (
@@ -77,6 +78,7 @@ class _Client(Generic[TransportT]):
             timeout = Timeout(connect=timeout, read=timeout)
         self._caller = Caller(secret_key, base_url, timeout, max_retries)
         self._transport = self._make_transport(http_client)
+        self._openai = OpenAIConnections(self._caller)
 
     @property
     def base_url(self) -> str:
@@ -185,6 +187,7 @@ class Wattfare(_Client[Transport]):
     def close(self) -> None:
         """Close the client's own connections. A later call opens new ones."""
         self._transport.close()
+        self._openai.shared.close()
 
     def __enter__(self) -> Self:
         return self
@@ -274,6 +277,8 @@ class AsyncWattfare(_Client[AsyncTransport]):
     async def aclose(self) -> None:
         """Close the client's own connections of this event loop. A later call opens new ones."""
         await self._transport.close()
+        await self._openai.shared_async.close()
+        self._openai.shared.close()
 
     async def __aenter__(self) -> Self:
         return self
