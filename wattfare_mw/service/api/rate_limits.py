@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from functools import cached_property, lru_cache
 from ipaddress import IPv6Address, IPv6Network, ip_address, ip_network
 from typing import TYPE_CHECKING, Any
@@ -108,7 +109,7 @@ class _Count(msgspec.Struct, frozen=True, gc=False):
 
 
 class _Ends(msgspec.Struct, frozen=True):
-    """When does this counter begin anew? Gives Unix seconds."""
+    """In how many seconds does this counter begin anew?"""
 
     counter: _Count
 
@@ -144,12 +145,12 @@ def _admit_hold(app_id: str, address: str, cap: int, ceiling: int, largest: int)
         )
 
 
-def _too_many(most: int, what: str, until: float) -> WattfareRateLimitError:
-    return WattfareRateLimitError(f"At most {most:,} {what}.", retry_after=_wait(until))
+def _too_many(most: int, what: str, ends_in: float) -> WattfareRateLimitError:
+    return WattfareRateLimitError(f"At most {most:,} {what}.", retry_after=_wait(ends_in))
 
 
-def _wait(until: float) -> int:
-    return max(1, math.ceil(until - time.time()))
+def _wait(ends_in: float) -> int:
+    return max(1, math.ceil(ends_in))
 
 
 class RateLimits:
@@ -162,6 +163,7 @@ class RateLimits:
         storage: ``redis://…``, to count across processes; None: in this process's memory.
         calls_per_user: inference calls a minute of one user or grant.
         calls_per_app: inference calls a minute of one app.
+        clock: gives the time in Unix seconds, for what is counted in memory.
 
     Raises:
         WattfareError: ``invalid_request``; it is no such URL, or the extra is missing.
@@ -173,9 +175,10 @@ class RateLimits:
         *,
         calls_per_user: int = 600,
         calls_per_app: int = 12_000,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         storage = hidden(storage)
-        self._memory = Counters()
+        self._memory = Counters(clock)
         self._pool: ConnectionPool | None = None
         self._redis: RedisStorage | None = None
         if storage is not None:
@@ -288,7 +291,7 @@ class RateLimits:
         key = "/".join(quote(part, safe="") for part in (count.kind, *count.key))
         try:
             if isinstance(command, _Ends):
-                return await storage.get_expiry(key)
+                return await storage.get_expiry(key) - time.time()
             return await storage.incr(key, count.seconds, count.amount)
         except storage.base_exceptions as error:
             forget_frames(error)  # they hold the password
@@ -303,7 +306,8 @@ class Counters:
     are at most :data:`MAX_COUNTERS` of each kind.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
         # Of each kind, those that begin anew first come first: all have the same time.
         self._kinds: dict[str, OrderedDict[tuple[str, ...], list[float]]] = {}
 
@@ -318,13 +322,13 @@ class Counters:
             pass
 
     def perform(self, command: _Count | _Ends) -> float:
-        """Add to a counter, or tell when it begins anew."""
+        """Add to a counter, or tell in how many seconds it begins anew."""
         if isinstance(command, _Ends):
-            return self._kinds[command.counter.kind][command.counter.key][1]
+            return self._kinds[command.counter.kind][command.counter.key][1] - self._clock()
         counters = self._kinds.get(command.kind)
         if counters is None:
             counters = self._kinds[command.kind] = OrderedDict()
-        now = time.time()
+        now = self._clock()
         found = counters.get(command.key)
         if found is not None and now < found[1]:
             found[0] += command.amount
