@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -22,6 +23,8 @@ def _environment() -> Any:
         for name, value in shared_service().environ.items():
             patch.setenv(name, value)
         patch.syspath_prepend(EXAMPLES)
+        for path in EXAMPLES.glob("*.py"):  # another test may have imported it
+            patch.delitem(sys.modules, path.stem, raising=False)
         yield
 
 
