@@ -49,7 +49,8 @@ async def sign_in(request: Request[Any, Any, Any]) -> None:
 
 
 async def signed_in_user(connection: ASGIConnection[Any, Any, Any, Any]) -> int | None:
-    return connection.session.get("user_id")  # your own id of the user, or None
+    user_id: int | None = connection.session.get("user_id")  # your own id of the user
+    return user_id
 
 
 app = Litestar(

@@ -126,7 +126,7 @@ def grant_payer(grant_token: str) -> Payer:
         WattfareGrantError: the token is invalid.
     """
     if not isinstance(grant_token, str) or not grant_token or not _visible(grant_token):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise WattfareGrantError("This is no grant token: a grant token is visible ASCII.")
+        raise WattfareGrantError("This is not a grant token: a grant token is visible ASCII.")
     return Payer(GRANT_HEADER, Secret(grant_token))
 
 
@@ -222,9 +222,9 @@ def chat_completion(
         TypeError: both or neither are given, or a parameter has no JSON form.
     """
     if (prompt is None) == (messages is None):
-        raise TypeError("give a prompt or messages=, one of the two")
+        raise TypeError("pass either a prompt or messages=, not both")
     if "stream" in params:
-        raise TypeError("stream= is said by the method: generate() or stream()")
+        raise TypeError("stream= is not a parameter: call generate() or stream()")
     if messages is None:
         messages = [{"role": "user", "content": prompt}]
     body: dict[str, Any] = {"model": model, "messages": messages, **params}

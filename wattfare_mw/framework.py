@@ -8,14 +8,18 @@ The base class of an adapter. Each carries out what Wattfare decides, over one i
 
 - :class:`WattfareASGIMiddleware`: for an ASGI app.
 - :class:`WattfareWSGIMiddleware`: for a WSGI app.
+- :class:`WattfareAsyncAdapter`: for an asynchronous framework that is neither.
 
 What they have for an adapter:
 
 - ``paths``: the paths to answer. A framework with routes of its own registers them.
 - ``serve(path, …)``: answers a request to one of these paths.
+- ``respond(request, …)``: the same for a framework that has responses of its own. It takes a
+  :class:`Request` and gives an :class:`Answer` or an :class:`AsyncAnswer`.
 - ``answers_unrouted(path)``: is this a path to answer if the app has no route for it?
 - ``openai_base``: what comes before the paths of an OpenAI client.
 - ``user(scope)`` or ``user(environ)``: the budget of the user who makes a request.
+- ``user_of(request)``: the same for a :class:`Request`.
 - ``user_sync(user)``: the same budget for synchronous code (ASGI only).
 - ``close()`` or ``aclose()``: closes the connections to the service.
 - ``named_paths``: the paths by the names of their options.
@@ -24,7 +28,8 @@ What they have for an adapter:
 The options of the middleware:
 
 - :class:`Options`: their names and types, for ``**options: Unpack[Options]``.
-- :data:`ResolveUser`: the type of ``resolve_user``.
+- :data:`ResolveUser`, :data:`RequestLimitOption`, :data:`AccountLabelOption`: the types of those
+  options that may be functions of a request.
 - :func:`adapt_options`: gives the app's functions among them the framework's own request.
 - :func:`adapt_function`: does this for one function.
 - :func:`hide_secret_key`: keeps the secret key out of tracebacks.
@@ -68,9 +73,11 @@ if TYPE_CHECKING:
         Scope,
         Send,
         WattfareASGIMiddleware,
+        WattfareAsyncAdapter,
         below_mount,
         request_from_scope,
     )
+    from .middleware.base import Answer, AsyncAnswer
     from .middleware.options import Options, adapt_options, hide_secret_key
     from .middleware.wsgi import (
         WattfareWSGIMiddleware,
@@ -79,12 +86,16 @@ if TYPE_CHECKING:
         request_from_environ,
     )
     from .origins import AppCors, FindAppCors
+    from .sessions import AccountLabelOption, RequestLimitOption
     from .types import ConnectionStatus, CreatedSession
     from .users import ResolveUser
     from .web import Request, Response
 
 __all__ = [
+    "AccountLabelOption",
+    "Answer",
     "AppCors",
+    "AsyncAnswer",
     "AsyncUser",
     "AsyncWattfare",
     "ConnectionStatus",
@@ -94,6 +105,7 @@ __all__ = [
     "Options",
     "Receive",
     "Request",
+    "RequestLimitOption",
     "ResolveUser",
     "Response",
     "Scope",
@@ -101,6 +113,7 @@ __all__ = [
     "User",
     "Wattfare",
     "WattfareASGIMiddleware",
+    "WattfareAsyncAdapter",
     "WattfareError",
     "WattfareWSGIMiddleware",
     "adapt_function",
@@ -125,9 +138,11 @@ _HOMES = {
         "Scope",
         "Send",
         "WattfareASGIMiddleware",
+        "WattfareAsyncAdapter",
         "below_mount",
         "request_from_scope",
     ),
+    "middleware.base": ("Answer", "AsyncAnswer"),
     "middleware.options": ("Options", "adapt_options", "hide_secret_key"),
     "middleware.wsgi": (
         "WattfareWSGIMiddleware",
@@ -136,6 +151,7 @@ _HOMES = {
         "request_from_environ",
     ),
     "origins": ("AppCors", "FindAppCors"),
+    "sessions": ("AccountLabelOption", "RequestLimitOption"),
     "types": ("ConnectionStatus", "CreatedSession"),
     "users": ("ResolveUser",),
     "web": ("Request", "Response"),

@@ -158,7 +158,7 @@ def encode(value: object) -> bytes:
         return _ENCODER.encode(value)
     except UnicodeEncodeError:
         raise invalid_request(
-            "A text holds half of a surrogate pair, which has no form in UTF-8."
+            "A text has half of a surrogate pair, which UTF-8 cannot encode."
         ) from None
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, MutableMapping
+from contextlib import suppress
 from functools import cached_property, partial
 from inspect import isclass, isroutine
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
 
 from .. import calls
 from ..client import AsyncWattfare, Wattfare, client_for
@@ -21,11 +22,17 @@ from ..transport import running_loop
 from ..transport.base import LoopPool
 from ..transport.idle import NEVER, IdleTimer
 from ..web import Request, Response
-from .base import Middleware
+from .base import AsyncAnswer, Middleware
 from .gate import Gate, ReadBody, cut_short, is_json
 from .interface import single_callable
-from .options import hide_secret_key
+from .options import Options, hide_secret_key
 from .relay import Record, Relay
+
+if TYPE_CHECKING:
+    # For a type checker, `WattfareMiddleware(app)` gives one of its subclasses.
+    from .factory import WattfareMiddleware as _Base
+else:
+    _Base = Middleware
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -33,13 +40,19 @@ Send = Callable[[Message], Awaitable[None]]
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
-class WattfareASGIMiddleware(Middleware):
+class WattfareASGIMiddleware(_Base):
     """:class:`~wattfare_mw.WattfareMiddleware` around an ASGI app."""
 
     _client_kind = AsyncWattfare
     _client: AsyncWattfare
 
-    def __init__(self, app: Any, **options: Any) -> None:
+    if TYPE_CHECKING:
+
+        def __new__(cls, *_args: Any, **_options: Any) -> Self: ...
+
+    def __init__(
+        self, app: Any, *, interface: Literal["auto", "asgi"] = "asgi", **options: Unpack[Options]
+    ) -> None:
         hide_secret_key(options)
         super().__init__(single_callable(app), **options)
         seconds = self._gate.heartbeat
@@ -48,7 +61,7 @@ class WattfareASGIMiddleware(Middleware):
     def _show_interface(self) -> None:
         # Whoever wants to know whether this is an ASGI app looks here for a coroutine function; to
         # call it, the interpreter looks at the class.
-        self.__dict__["__call__"] = self._call
+        vars(self)["__call__"] = self._call
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         # Most requests are not ours, and this is all that they meet: the app's own coroutine is
@@ -109,8 +122,11 @@ class WattfareASGIMiddleware(Middleware):
         Raises:
             WattfareAuthError: nobody is signed in.
         """
-        flow = self._gate.identify(request_from_scope(scope))
-        return self._client.user(await self._client._run(flow))
+        return await self.user_of(request_from_scope(scope))
+
+    async def user_of(self, request: Request) -> AsyncUser:
+        """:meth:`user`, for a framework with requests of its own."""
+        return self._client.user(await self._client._run(self._gate.identify(request)))
 
     def user_sync(self, user: AsyncUser) -> User:
         """The same user's budget, for synchronous code in a thread."""
@@ -137,6 +153,74 @@ class WattfareASGIMiddleware(Middleware):
         else:
             exchange = _Exchange(self._gate, self._client, receive, send, self._heartbeats)
             await exchange.run(request)
+
+    async def respond(
+        self, request: Request, body: AsyncIterable[bytes] | Callable[[int], Awaitable[bytes]]
+    ) -> AsyncAnswer:
+        """Answer a request to one of our paths, for a framework with requests of its own, which
+        cancels this if the client goes away.
+
+        Args:
+            request: what the framework's request is to us. Its path is one of ours.
+            body: the pieces of the request's body, or a function that reads it, at most so many
+                bytes of it. A client that goes away within it is an OSError.
+        """
+        record = Record()
+
+        async def read(command: ReadBody) -> bytes:
+            if not callable(body):
+                receive = _receive_from(body)
+                return await read_body(receive, command.limit, cut_short, command.claim)
+            whole = await body(command.limit)
+            if command.claim is not None:
+                command.claim.grow(len(whole))
+            return whole
+
+        def perform(command: Any) -> Awaitable[Any]:
+            return read(command) if type(command) is ReadBody else self._client._perform(command)
+
+        try:
+            reply = await run_async(self._gate.answer(request, record), perform)
+            if isinstance(reply, Relay):
+                stream = _Stream(reply, self)
+                return AsyncAnswer(reply.status, reply.headers, stream, stream.aclose)
+        except BaseException:
+            try:
+                await self._finish(record)
+            finally:
+                record.release()
+            raise
+        await self._finish(record)
+        close = None if record.slot is None else record.release
+        return AsyncAnswer(reply.status, reply.headers, reply.body, close)
+
+    async def _finish(self, record: Record) -> None:
+        if record.begun:
+            await run_async(self._gate.finished(record), self._client._perform)
+
+
+class WattfareAsyncAdapter(WattfareASGIMiddleware):
+    """The base of an adapter for an asynchronous framework that has requests of its own.
+
+    The options are those of :class:`~wattfare_mw.WattfareMiddleware`.
+    """
+
+    def __init__(self, **options: Unpack[Options]) -> None:
+        super().__init__(None, **options)
+
+
+def _receive_from(pieces: AsyncIterable[bytes]) -> Receive:
+    """A body that comes in pieces, as ASGI has it."""
+    iterator = aiter(pieces)
+
+    async def receive() -> Message:
+        try:
+            piece = await anext(iterator, None)
+        except OSError:
+            return {"type": "http.disconnect"}
+        return {"type": "http.request", "body": piece or b"", "more_body": piece is not None}
+
+    return receive
 
 
 def _heartbeats(seconds: float) -> LoopPool[IdleTimer]:
@@ -260,6 +344,91 @@ class _Exchange:
             await self._send(message)
         except OSError:  # as the specification has it for a client that is gone
             raise ClientGoneError from None
+
+
+class _Stream:
+    """A streamed answer that a framework takes piece by piece. If it is closed, or if the task that
+    waits for a piece is cancelled, the call to the service is closed, too."""
+
+    def __init__(self, relay: Relay, middleware: WattfareASGIMiddleware) -> None:
+        self._closed = False
+        self._relay = relay
+        self._middleware = middleware
+        self._silence = middleware._gate.heartbeat
+        self._reading: asyncio.Task[bytes] | None = None
+        self._ended = False
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        try:
+            piece = b"" if self._ended else await self._next()
+        except BaseException:
+            await self.aclose()
+            raise
+        if piece:
+            return piece
+        await self.aclose()
+        raise StopAsyncIteration
+
+    async def _next(self) -> bytes:
+        relay = self._relay
+        try:
+            while chunk := await self._read():
+                if passed := relay.feed(chunk):
+                    return passed
+                await asyncio.sleep(0)  # a flood of comments must not hold up the others
+            if chunk is None:
+                return relay.heartbeat()
+            last = relay.end()
+        except WattfareError as error:
+            last = relay.broken(error.message.rstrip("."))
+        self._ended = True
+        return last
+
+    async def _read(self) -> bytes | None:
+        """What comes next; None if nothing has come for the time of a heartbeat."""
+        if self._silence is None:
+            return await self._relay.answer.read_some()
+        reading = self._reading
+        if reading is None:
+            reading = self._reading = asyncio.ensure_future(self._relay.answer.read_some())
+        await asyncio.wait((reading,), timeout=self._silence)
+        if not reading.done():
+            return None
+        self._reading = None
+        return reading.result()
+
+    async def aclose(self) -> None:
+        if self._closed:
+            return
+        self._closed = self._ended = True
+        relay, reading = self._relay, self._reading
+        try:
+            if reading is not None:
+                reading.cancel()
+                await asyncio.wait((reading,))
+                if not reading.cancelled():
+                    reading.exception()  # an exception that nobody takes would be logged
+            await relay.answer.close()
+            await self._middleware._finish(relay.record)
+        finally:
+            relay.record.release()
+
+    def __del__(self) -> None:
+        # A framework whose own code fails behind us drops the answer, and nobody closes it.
+        if self._closed:
+            return
+        self._relay.record.release()
+        with suppress(RuntimeError):  # there is no event loop any more
+            task = asyncio.get_running_loop().create_task(self.aclose())
+            _CLOSING.add(task)
+            task.add_done_callback(_CLOSING.discard)
+
+
+#: An event loop keeps no task alive.
+_CLOSING: set[asyncio.Task[None]] = set()
 
 
 def _has_route(scope: Scope, start: Message) -> bool:

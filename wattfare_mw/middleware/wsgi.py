@@ -6,7 +6,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from http import HTTPStatus
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, cast
 
 from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
 from werkzeug.wsgi import get_input_stream
@@ -18,23 +18,35 @@ from ..handles import User
 from ..headers import Headers
 from ..receiving import too_large
 from ..web import Request
-from .base import Middleware
+from .base import Answer, Middleware
 from .gate import ReadBody, cut_short, is_json
-from .options import hide_secret_key
+from .options import Options, hide_secret_key
 from .relay import Record, Relay
+
+if TYPE_CHECKING:
+    # For a type checker, `WattfareMiddleware(app)` gives one of its subclasses.
+    from .factory import WattfareMiddleware as _Base
+else:
+    _Base = Middleware
 
 Environ = dict[str, Any]
 StartResponse = Callable[..., Any]
 ReadInput = Callable[[int], bytes]
 
 
-class WattfareWSGIMiddleware(Middleware):
+class WattfareWSGIMiddleware(_Base):
     """:class:`~wattfare_mw.WattfareMiddleware` around a WSGI app."""
 
     _client_kind = Wattfare
     _client: Wattfare
 
-    def __init__(self, app: Any, **options: Any) -> None:
+    if TYPE_CHECKING:
+
+        def __new__(cls, *_args: Any, **_options: Any) -> Self: ...
+
+    def __init__(
+        self, app: Any, *, interface: Literal["auto", "wsgi"] = "wsgi", **options: Unpack[Options]
+    ) -> None:
         hide_secret_key(options)
         super().__init__(app, **options)
         # A WSGI environ has the path's bytes as latin-1, whatever they mean.
@@ -94,8 +106,11 @@ class WattfareWSGIMiddleware(Middleware):
         Raises:
             WattfareAuthError: nobody is signed in.
         """
-        flow = self._gate.identify(request_from_environ(environ))
-        return self._client.user(self._client._run(flow))
+        return self.user_of(request_from_environ(environ))
+
+    def user_of(self, request: Request) -> User:
+        """:meth:`user`, for a framework with requests of its own."""
+        return self._client.user(self._client._run(self._gate.identify(request)))
 
     def close(self) -> None:
         """Close the connections that are our own; done at exit, too."""
@@ -113,35 +128,49 @@ class WattfareWSGIMiddleware(Middleware):
             read_input: reads the body, at most so many bytes of it, in place of
                 :func:`read_body`: for a framework that may have read it already.
         """
+        read = read_input or partial(read_body, environ)
+        answer = self.respond(request_from_environ(environ, path), read)
+        status, headers, body = answer.status, list(answer.headers.items()), answer.body
+        if not isinstance(body, bytes):
+            return _line(status), headers, cast("Iterator[bytes]", body)
+        if answer.close is None:
+            return _line(status), headers, [body]
+        return _line(status), headers, _Whole(body, answer.close)
+
+    def respond(self, request: Request, read_input: ReadInput) -> Answer:
+        """Answer a request to one of our paths, for a framework with requests of its own.
+
+        Args:
+            request: what the framework's request is to us. Its path is one of ours.
+            read_input: reads the body, at most so many bytes of it; see :func:`read_limited`.
+        """
         gate, client = self._gate, self._client
         record = Record()
 
         def perform(command: Any) -> Any:
             if type(command) is ReadBody:
-                read = read_input or partial(read_body, environ)
                 if command.claim is None:
-                    return read(command.limit)
-                announced = environ.get("CONTENT_LENGTH") or ""
+                    return read_input(command.limit)
+                announced = request.headers.common.get("content-length", "")
                 if announced.isdecimal():
                     command.claim.grow(int(announced))  # the gate has checked it
-                body = read(command.limit)
+                body = read_input(command.limit)
                 command.claim.grow(len(body))
                 return body
             return client._perform(command)
 
         try:
-            reply = run(gate.answer(request_from_environ(environ, path), record), perform)
-            status, headers = _line(reply.status), list(reply.headers.items())
+            reply = run(gate.answer(request, record), perform)
             if isinstance(reply, Relay):
-                return status, headers, _Stream(reply, self)
+                stream = _Stream(reply, self)
+                return Answer(reply.status, reply.headers, stream, stream.close)
             if record.begun:
                 run(gate.finished(record), client._perform)
         except BaseException:
             record.release()
             raise
-        if record.slot is None:
-            return status, headers, [reply.body]
-        return status, headers, _Whole(reply.body, record)
+        close = None if record.slot is None else record.release
+        return Answer(reply.status, reply.headers, reply.body, close)
 
 
 def _has_route(environ: Environ, headers: list[tuple[str, str]]) -> bool:
@@ -189,15 +218,15 @@ class _Begun:
 class _Whole:
     """A whole answer, whose call counts until the server has sent it."""
 
-    def __init__(self, body: bytes, record: Record) -> None:
+    def __init__(self, body: bytes, release: Callable[[], None]) -> None:
         self._body = iter((body,))
-        self._record = record
+        self._release = release
 
     def __iter__(self) -> Iterator[bytes]:
         return self._body
 
     def close(self) -> None:
-        self._record.release()
+        self._release()
 
     # See `_Stream`.
     __del__ = close

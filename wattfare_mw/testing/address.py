@@ -100,6 +100,14 @@ def keep_address() -> Address:
     return _kept
 
 
+def release_address() -> None:
+    """Let go of this address, if no service has taken it."""
+    global _kept
+    if _kept is not None:
+        _kept.close()
+        _kept = None
+
+
 def take_address() -> Address:
     """The address for a new service: the one that has been told to the app, or a new one."""
     global _kept

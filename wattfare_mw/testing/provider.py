@@ -22,6 +22,13 @@ class ScriptedProvider:
 
     keeps_records = False
 
+    def __init__(self, *, hold: int | None) -> None:
+        """
+        Args:
+            hold: what a call holds that has a field whose cost has no bound, in nano-dollars.
+        """
+        self._hold = hold
+
     async def models(self) -> bytes:
         """The built-in ones."""
         return await Echo().models()
@@ -32,13 +39,20 @@ class ScriptedProvider:
             raise invalid_request("The model of the tests gives one answer for each call.")
         record = CURRENT.get()
         if record is None:  # its test is over
-            return ScriptedJob(request, _echo(request), None, None)
+            return ScriptedJob(request, _echo(request), hold=self._hold)
         stream = request.stream
         fault = record.script.take_fault(lambda fault: fault.after is None or stream)
         if fault is not None and fault.after is None and fault.make_error is not None:
             raise fault.make_error()
         reply, give_back = record.script.take_reply()
-        return ScriptedJob(request, reply or _echo(request), fault, record, give_back)
+        return ScriptedJob(
+            request,
+            reply or _echo(request),
+            hold=self._hold,
+            fault=fault,
+            record=record,
+            give_back=give_back,
+        )
 
     async def true_cost(
         self, generation_id: str, credential: Credential | None = None
@@ -54,7 +68,10 @@ class ScriptedJob(EchoJob):
     """One answer of the model of the tests.
 
     Args:
+        reply: the answer.
+        hold: what the call holds if it has a field whose cost has no bound, in nano-dollars.
         fault: what goes wrong in the middle of the stream.
+        record: what the test is told of the call.
         give_back: called if the answer is not given, because the call was refused.
     """
 
@@ -62,15 +79,17 @@ class ScriptedJob(EchoJob):
         self,
         request: ChatRequest,
         reply: Reply,
-        fault: Fault | None,
-        record: Record | None,
+        *,
+        hold: int | None,
+        fault: Fault | None = None,
+        record: Record | None = None,
         give_back: Callable[[], None] = lambda: None,
     ) -> None:
         prompt_tokens = reply.prompt_tokens
         if prompt_tokens is None:
             prompt_tokens = sum(len(text.split()) for text in map(_text_of, request.messages))
         pause = reply.pause or MODELS.get(request.model, 0)
-        super().__init__(request, reply.words, prompt_tokens, pause=pause)
+        super().__init__(request, reply.words, prompt_tokens, hold=hold, pause=pause)
         self._reply = reply
         self._fault = fault
         self._record = record
@@ -84,6 +103,8 @@ class ScriptedJob(EchoJob):
                 tokens = len(reply.words) + 2 * len(reply.tool_calls)
             cost = PRICE.bound(prompt_tokens, tokens) if reply.cost is None else reply.cost
             self.bounds = Bounds(cost, cost)
+            if request.held and hold is not None:
+                self.bounds = self.bounds.holding(hold)
 
     async def start(self, granted: int, credential: Credential | None = None) -> None:
         """Say as much as this pays for."""
@@ -146,8 +167,7 @@ class ScriptedJob(EchoJob):
         if fault.make_error is not None:
             raise fault.make_error()
         assert self._record is not None
-        self._record.error = "network"
-        self._record.connection.close()
+        self._record.is_dropped = True
         raise ConnectionAbortedError
 
     async def _next_delta(self) -> dict[str, Any] | None:

@@ -84,6 +84,8 @@ class Record:
         self.text = ""
         self.status: int | None = None
         self.error: str | None = None
+        #: True if the connection is to be closed, once the call is settled.
+        self.is_dropped = False
         self.request_id: str | None = None
         self.reserved = self.billed = self.prompt_tokens = self.completion_tokens = 0
         try:
@@ -172,6 +174,8 @@ class Recorder:
         record = Record(tested.script, headers, scope)
         tested.records.append(record)
         if tested.script.take_fault(lambda fault: fault == (None, None)) is not None:
+            while (await record.receive_from(receive)).get("more_body", False):
+                pass
             await _drop(record, receive)
             return
         await self._server.keep_lease()
@@ -185,13 +189,13 @@ class Recorder:
             await self._app(scope, lambda: record.receive_from(receive), note_and_send)
         finally:
             CURRENT.reset(token)
+            if record.is_dropped:
+                await _drop(record, receive)
 
 
 async def _drop(record: Record, receive: Receive) -> None:
-    """Read the request, and close the connection without an answer."""
+    """Close the connection, without the rest of an answer."""
     record.error = "network"
-    while (await record.receive_from(receive)).get("more_body", False):
-        pass
-    record.connection.abort()
+    record.connection.close()
     while (await receive())["type"] != "http.disconnect":
         pass

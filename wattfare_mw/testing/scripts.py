@@ -64,11 +64,15 @@ class Script:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._replies: deque[Reply] = deque()
+        self._stays = False  # the first reply, which has been given
         self._faults: list[Fault] = []
 
     def add_reply(self, reply: Reply) -> None:
         """Answer with this, after the replies that are there."""
         with self._lock:
+            if self._stays:
+                self._replies.popleft()
+                self._stays = False
             self._replies.append(reply)
 
     def add_fault(self, fault: Fault, times: int) -> None:
@@ -83,7 +87,8 @@ class Script:
                 return None, _nothing
             reply = self._replies[0]
             if reply.times is None and len(self._replies) == 1:
-                return reply, _nothing  # it stays
+                self._stays = True
+                return reply, _nothing
             if reply.times is None or reply.times == 1:
                 self._replies.popleft()
             else:

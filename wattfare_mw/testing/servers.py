@@ -16,9 +16,10 @@ from typing import TypeVar
 
 import uvicorn
 from sqlalchemy import Connection as Sql
-from sqlalchemy import insert
+from sqlalchemy import func, insert, select
 from uvicorn.server import ServerState
 
+from ..errors import WattfareAuthError
 from ..headers import Headers
 from ..service import keys
 from ..service.api.state import ServiceState
@@ -48,6 +49,8 @@ _PAYER = "tests"
 START_SECONDS = 60
 ANSWER_SECONDS = 20
 STOP_SECONDS = 5
+#: How long to wait for what is cut off when a test ends, in seconds.
+CUT_OFF_SECONDS = 1.0
 
 # A library that stops the time for a test replaces `time.monotonic`, and the loop would stand
 # still.
@@ -121,6 +124,14 @@ class TestedApp:
         """The id of the app."""
         return self.app.id
 
+    def count_reserved(self, sql: Sql, user_id: str | None) -> int:
+        """How many calls of this user are in flight; None: of any user or grant."""
+        table = schema.reservations
+        where = [table.c.app_id == self.id]
+        if user_id is not None:
+            where.append(table.c.user_id == user_id)
+        return sql.execute(select(func.count()).select_from(table).where(*where)).scalar_one()
+
     def note_reserved(self, call: InferenceCall, amount: int) -> None:
         """A call has reserved so much, in nano-dollars."""
         record = CURRENT.get()
@@ -175,7 +186,7 @@ class Server:
                 "service over HTTP. Only the process of the test can look into it."
             )
         if not self._thread.is_alive():
-            raise RuntimeError("The service has ended.")
+            raise RuntimeError("The service has ended.") from self._failure
 
         async def carry_out() -> T:
             return await job(self._state)
@@ -200,14 +211,39 @@ class Server:
 
     def end(self) -> None:
         """The test is over. What is left of its calls is cut off."""
-        tested, self._tested = self._tested, None
+        tested = self._tested
         if tested is None or not self.is_usable:
             return
 
         async def cut_off(state: ServiceState) -> None:
             state.runner.cut_off(shutting_down(), lambda call: call.app_id == tested.id)
 
-        self.run(cut_off)
+        try:
+            self.run(cut_off)
+            self.wait_until_settled(None, CUT_OFF_SECONDS)
+        finally:
+            self._tested = None
+
+    def wait_until_settled(self, user_id: str | None, patience: float) -> bool:
+        """Wait until no call of the test is in flight. False if one still is.
+
+        Args:
+            user_id: of this user; None: of any user or grant.
+            patience: how long to wait, in seconds.
+        """
+        tested = self._tested
+        if tested is None:
+            return True
+        deadline = steady_seconds() + patience
+        while self.run(
+            lambda state: state.store.transact(lambda sql: tested.count_reserved(sql, user_id))
+        ):
+            left = deadline - steady_seconds()
+            if left <= 0:
+                return False
+            with tested.settled:
+                tested.settled.wait(min(left, 0.05))
+        return True
 
     def stop(self) -> None:
         """End the thread. It is a daemon, so that nothing waits for it if it does not end."""
@@ -236,11 +272,18 @@ class Server:
         tested = self._tested
         return tested if tested is not None and tested.id == app_id else None
 
-    def standing_app(self) -> App | None:
-        """The app of the running test, as the keys of the address open it."""
+    def standing_app(self) -> App:
+        """The app of the running test, as the keys of the address open it.
+
+        Raises:
+            WattfareAuthError: no test runs.
+        """
         tested = self._tested
         if tested is None:
-            return None
+            raise WattfareAuthError(
+                "No test uses this service at present. A test asks for the fixture `wattfare`, or "
+                "opens a WattfareService."
+            )
         return App(
             tested.id,
             tested.app.name,
@@ -272,7 +315,7 @@ class Server:
         settings = Settings(database="sqlite://", public_url=of_port(self.address.port))
         app = create_app(
             settings,
-            provider=ScriptedProvider(),
+            provider=ScriptedProvider(hold=settings.held),
             store=self._open_store,
             clock=self.clock.timestamp,
         )
@@ -301,11 +344,13 @@ class Server:
             self._ready.set()
             await self._stop.wait()
             server.close()
+            self._state.runner.stop(shutting_down())
             for connection in list(connections.connections):
                 connection.transport.abort()
-            for task in list(connections.tasks):
-                task.cancel()
-            await asyncio.gather(*connections.tasks, return_exceptions=True)
+            if connections.tasks:
+                _, late = await asyncio.wait(connections.tasks, timeout=CUT_OFF_SECONDS)
+                for task in late:
+                    task.cancel()
 
     async def _open_store(self, database: str) -> Store:
         store = _Store(database, self)
@@ -337,7 +382,10 @@ class _Store(SQLiteStore):
     async def app_by_id(self, app_id: str) -> App | None:
         if app_id == STANDING_APP:
             return self._server.standing_app()
-        return await super().app_by_id(app_id)
+        app = await super().app_by_id(app_id)
+        if app is not None and self._server.app_with_id(app_id) is None:
+            raise WattfareAuthError("The test that this credential is for is over.")
+        return app
 
     async def app_by_publishable_key(self, key: str) -> App | None:
         if key == self._server.address.publishable_key:

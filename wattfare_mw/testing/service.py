@@ -32,7 +32,6 @@ from .servers import (
     TestedApp,
     first_server,
     give_back,
-    steady_seconds,
     stop_servers,
     take_server,
 )
@@ -412,21 +411,7 @@ class WattfareService:
         return money.usd(int(self._read(lambda sql: sql.execute(query).scalar_one())))
 
     def _wait_until_settled(self, user_id: str | None, patience: float = BILLED_SECONDS) -> bool:
-        """Wait until no call is in flight. False if one still is."""
-        table = schema.reservations
-        where = [table.c.app_id == self._tested.id]
-        if user_id is not None:
-            where.append(table.c.user_id == user_id)
-        query = select(func.count()).select_from(table).where(*where)
-        settled = self._tested.settled
-        deadline = steady_seconds() + patience
-        while self._read(lambda sql: sql.execute(query).scalar_one()):
-            left = deadline - steady_seconds()
-            if left <= 0:
-                return False
-            with settled:
-                settled.wait(min(left, 0.05))
-        return True
+        return self._server.wait_until_settled(user_id, patience)
 
     def _describe_calls_in_flight(self) -> str:
         in_flight = [call for call in self.calls if call.reserved]

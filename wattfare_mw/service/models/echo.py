@@ -203,7 +203,7 @@ class EchoJob:
         """Do nothing: there are no connections."""
 
     async def _say(self) -> str:
-        """The next word and its space, counted by the meter."""
+        """The next word, counted as it is said."""
         await self._pass_token()
         word = self._words[self._said]
         self._said += 1

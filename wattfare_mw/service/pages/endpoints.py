@@ -66,7 +66,7 @@ def form_of(request: Request) -> dict[str, str]:
 
 
 def sign_in_of(request: Request) -> SignIn | None:
-    """The sign-in of this request; None if nobody is signed in."""
+    """The sign-in of this request, or None."""
     return visit_of(request).sign_in
 
 
