@@ -21,7 +21,7 @@ ACCOUNTS: dict[str, int] = {}  # your table of accounts: names and ids
 
 
 @app.get("/")
-def home():
+def home() -> str:
     if "user_id" not in session:
         return "Sign in to ask the model."
     status = get_user().status()

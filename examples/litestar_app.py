@@ -49,7 +49,7 @@ async def sign_in(request: Request[Any, Any, Any]) -> None:
 
 
 async def signed_in_user(connection: ASGIConnection[Any, Any, Any, Any]) -> int | None:
-    user_id: int | None = connection.session.get("user_id")  # your own id of the user
+    user_id: int | None = connection.session.get("user_id")  # None if signed out
     return user_id
 
 
