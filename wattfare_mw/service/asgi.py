@@ -25,7 +25,7 @@ from .api.framing import Frame, on_http_exception
 from .api.health import Health
 from .api.rate_limits import RateLimits
 from .api.routes import COMPLETIONS, is_cors_path, routes
-from .api.state import ServiceState
+from .api.state import OnCall, ServiceState
 from .errors import shutting_down
 from .inference.lease_keeper import LeaseKeeper
 from .inference.runner import CallRunner
@@ -43,12 +43,16 @@ from .tokens import Signer
 
 
 def create_app(
-    settings: Settings | None = None, *, transport: AsyncTransport | None = None
+    settings: Settings | None = None,
+    *,
+    transport: AsyncTransport | None = None,
+    on_call: OnCall | None = None,
 ) -> Starlette:
     """A Wattfare-compatible service. Its lifespan opens and closes the database.
 
     Args:
         transport: calls the upstream; by default, over an HTTP client of its own.
+        on_call: is told of each inference call that is over, on the event loop.
     """
     settings = settings or Settings()
 
@@ -122,6 +126,7 @@ def create_app(
                 fields=settings.fields,
                 public_url=pages_url,
                 funding=funding,
+                on_call=on_call,
                 heartbeats=IdleTimer(asyncio.get_running_loop(), output.HEARTBEAT_SECONDS),
             )
             try:

@@ -14,7 +14,7 @@ from starlette.applications import Starlette
 
 from ..errors import WattfareError
 from .api.rate_limits import RateLimits
-from .api.state import ServiceState
+from .api.state import OnCall, ServiceState
 from .asgi import create_app, keyring_of
 from .errors import shutting_down
 from .ledger.databases import open_store
@@ -30,12 +30,19 @@ KEEPALIVE_SECONDS = 75
 GC_THRESHOLD = 20_000
 
 
-def serve(settings: Settings, host: str, port: int, listening: Callable[[str], None]) -> None:
+def serve(
+    settings: Settings,
+    host: str,
+    port: int,
+    listening: Callable[[str], None],
+    on_call: OnCall | None = None,
+) -> None:
     """Serve until SIGTERM or SIGINT; returns when all is settled and closed.
 
     Args:
         port: 0 takes a free one.
         listening: called once, with the URL, when requests are taken.
+        on_call: is told of each inference call that is over, on the event loop.
 
     Raises:
         WattfareError: the database or the signing key will not do.
@@ -50,7 +57,7 @@ def serve(settings: Settings, host: str, port: int, listening: Callable[[str], N
         if settings.public_url is None:
             public_url = of_port(sock.getsockname()[1])
             settings = msgspec.structs.replace(settings, public_url=public_url)
-        app = create_app(settings)
+        app = create_app(settings, on_call=on_call)
         config = uvicorn.Config(
             app,
             log_config=None,

@@ -3,6 +3,7 @@ errors in the protocol's JSON, and one line in the log."""
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from functools import lru_cache
@@ -13,14 +14,15 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ... import unserved
+from ... import money, unserved
 from ...error_responses import error_headers, log_server_error
 from ...errors import WattfareAuthError, WattfareError, WattfareRateLimitError, invalid_request
 from ...headers import Headers
-from ...logs import get_logger
+from ...logs import Field, LogEvent, get_logger
 from ...types import API_PREFIX, SANE_REQUEST_ID
 from ..errors import lead_to_budget
 from ..ids import new_id
+from ..records import CallReport
 from .bodies import JSON
 from .rate_limits import address_of
 
@@ -71,6 +73,8 @@ class Frame:
         except WattfareError as failure:
             state = scope["app"].state.service
             error = lead_to_budget(_counted(failure, scope), state.public_url)
+            if (call := _call_of(scope)) is not None:
+                call.code = error.code
             log_server_error(log, error, request_id)
             await _error_response(error)(scope, receive, sender)
         except Exception:
@@ -79,15 +83,25 @@ class Frame:
                 failure = WattfareError("The service failed.", status=500)
                 await _error_response(failure)(scope, receive, sender)
         finally:
-            # The path without its query, which holds a user's id.
-            log.info(
-                "%s %s %s %.0fms request_id=%s",
-                scope["method"],
-                _quoted(scope["path"])[:200],
-                sender.status or "gone",
-                (time.monotonic() - began) * 1000,
-                request_id,
-            )
+            self._report(scope, sender.status, time.monotonic() - began)
+
+    def _report(self, scope: Scope, status: int | None, seconds: float) -> None:
+        """Write the line of this request into the log."""
+        call = _call_of(scope)
+        if log.isEnabledFor(logging.INFO):
+            said: dict[str, Field] = {
+                "method": scope["method"],
+                "path": _quoted(scope["path"])[:200],  # without the query, which can hold an id
+                "status": status or "gone",
+                "ms": round(seconds * 1000),
+            }
+            text = "{method} {path} {status} {ms}ms".format_map(said)
+            fields = {"request_id": scope["wattfare.request_id"], **_fields(call)}
+            log.info(LogEvent(text, fields, said))
+        if call is not None:
+            on_call = scope["app"].state.service.on_call
+            if on_call is not None:
+                on_call(call, scope["app"].state.service)
 
     def _headers(self, scope: Scope) -> list[tuple[bytes, bytes]]:
         """The headers that every response gets."""
@@ -100,6 +114,29 @@ class Frame:
             headers.append((b"access-control-allow-origin", origin.encode("latin-1")))
             headers.append((b"access-control-expose-headers", b"Retry-After, X-Request-Id"))
         return headers
+
+
+def _call_of(scope: Scope) -> CallReport | None:
+    return scope.get("wattfare.call")
+
+
+def _fields(call: CallReport | None) -> dict[str, Field]:
+    """What the log says of an inference call."""
+    if call is None:
+        return {}
+    settled = call.ended is not None
+    return {
+        "app": call.app_id,
+        "user": call.user_id,
+        # Enough to find its rows in `wattfare ledger export`. It opens nothing: it is of a hash.
+        "grant": call.grant_hash and call.grant_hash[:16],
+        "model": call.model,
+        "prompt_tokens": call.prompt_tokens if settled else None,
+        "completion_tokens": call.completion_tokens if settled else None,
+        "cost_usd": None if call.cost is None else money.usd(call.cost),
+        "ended": call.ended,
+        "code": call.code,
+    }
 
 
 def _counted(error: WattfareError, scope: Scope) -> WattfareError:

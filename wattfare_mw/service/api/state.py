@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import msgspec
 from starlette.requests import Request
@@ -15,11 +15,13 @@ from ..ledger.store import Store
 from ..metrics import Metrics
 from ..models.provider import Provider
 from ..payers.funding import PayerFunding
-from ..records import Terms
+from ..records import CallReport, Terms
 from ..tokens import Signer
 from .call_limits import CallLimits
 from .health import Health
 from .rate_limits import RateLimits
+
+OnCall = Callable[[CallReport, "ServiceState"], None]
 
 
 class ServiceState(msgspec.Struct, frozen=True):
@@ -41,6 +43,8 @@ class ServiceState(msgspec.Struct, frozen=True):
     #: The origin of the service's pages, such as ``https://wattfare.example.com``.
     public_url: str
     funding: PayerFunding
+    #: Is told of each inference call that is over.
+    on_call: OnCall | None = None
 
     def __repr__(self) -> str:
         return "ServiceState()"

@@ -196,4 +196,10 @@ def _read_sqlite(url: URL, job: Callable[[Sql], T]) -> T:
 
 def _must_be_there(url: URL) -> None:
     if not url.database or not Path(url.database).is_file():
-        raise invalid_request("There is no such database.")  # looking for it must not create it
+        # Looking for it must not create it.
+        there = f" {Path(url.database).absolute()}" if url.database else ""
+        raise invalid_request(
+            f"There is no database{there}. If your service keeps its database in another directory,"
+            " add --database sqlite:////path/to/wattfare.db. If there is no service yet, type:"
+            " wattfare dev"
+        )
