@@ -317,9 +317,7 @@ def _stream(
                 says = f"A stream answers {answer.status_code}: {_message(answer)}"
                 todo = "Connect this user, or give another --user."
                 return Finding(name, "fail", says, todo if answer.status_code == 402 else "")
-            for block in answer.iter_raw():
-                if b"data:" in block:
-                    times.append(time.monotonic())
+            times.extend(time.monotonic() for block in answer.iter_raw() if b"data:" in block)
     except httpx.HTTPError as error:
         return Finding(name, "fail", f"A stream breaks: {type(error).__name__}.", "Try it again.")
     if not times:

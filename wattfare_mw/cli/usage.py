@@ -67,7 +67,7 @@ def _table(app: AppUsage, month: str) -> Table:
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, show_footer=True)
     rows = [(_who(one), _sum([one])) for one in app.users]
     total = _sum(app.users)
-    table.add_column("user", footer="all", overflow="fold")
+    table.add_column("user", footer="together", overflow="fold")
     for heading, name in (
         ("calls", "calls"),
         ("tokens in", "prompt_tokens"),
