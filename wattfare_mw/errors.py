@@ -127,7 +127,7 @@ class WattfareError(Exception):
     def __reduce__(self) -> tuple[Any, ...]:
         # Each class has an `__init__` of its own, which a copy must not go through: say how one
         # is made, or a worker pool cannot hand it back.
-        return (_copy, (type(self), self.message), self.__dict__)
+        return (restore, (type(self), self.message), self.__dict__)
 
     def to_wire(self) -> dict[str, dict[str, Any]]:
         """The protocol's JSON: ``{"error": {"code", "message"}}``, ``upstreamCode`` and
@@ -245,8 +245,9 @@ def invalid_request(message: str, status: int = 400) -> WattfareError:
     return WattfareError(message, code="invalid_request", status=status)
 
 
-def _copy(cls: type[WattfareError], message: str) -> WattfareError:
-    return cls.__new__(cls, message)  # the rest is its `__dict__`
+def restore(cls: type[WattfareError], message: str) -> WattfareError:
+    """A copy of an error, before it gets its attributes. For pickle."""
+    return cls.__new__(cls, message)
 
 
 _CLASSES: dict[str, type[WattfareError]] = {

@@ -6,20 +6,26 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator, Sequence
 from decimal import Decimal
 from types import TracebackType
-from typing import Any, Generic, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar
 
 from . import calls
 from .calls import Message, Payer
 from .completions import Chunk, Completion, StreamReader, ToolCall
 from .errors import WattfareNetworkError
+from .openai_connections import OpenAIConnections
 from .transport import AsyncHTTPResponse, HTTPResponse
 from .types import MAX_WAIT_SECONDS, ConnectionStatus, OnLowBudget, TokenUsage
+
+if TYPE_CHECKING:
+    import openai
 
 T = TypeVar("T")
 
 
 class SyncClient(Protocol):
     """What a handle needs of a client."""
+
+    _openai: OpenAIConnections
 
     def _fetch(self, call: calls.Call[T]) -> T:
         """Make the call and read its whole result."""
@@ -37,6 +43,8 @@ class SyncClient(Protocol):
 class AsyncClient(Protocol):
     """:class:`SyncClient`, for asyncio."""
 
+    _openai: OpenAIConnections
+
     async def _fetch(self, call: calls.Call[T]) -> T: ...
     async def _disconnect(self, user_id: str) -> None: ...
     async def _open(self, call: calls.Call[Any]) -> AsyncHTTPResponse: ...
@@ -50,13 +58,52 @@ class _Handle(Generic[C]):
         self._client = client
         self._payer = payer
 
+    def _pays(self) -> Payer:
+        """Who pays for the next call. It is asked for each call."""
+        return self._payer
+
+    async def _pays_async(self) -> Payer:
+        """:meth:`_pays`, in an event loop."""
+        return self._payer
+
+    def __deepcopy__(self, _memo: Any) -> Self:
+        return self  # it never changes, and its connections have no copy
+
     def __repr__(self) -> str:
         # A traceback's local variables may show one that could not be made.
         payer = getattr(self, "_payer", None)
         return f"{type(self).__name__}({payer and payer.value!r})"
 
 
-class _UserHandle(_Handle[C]):
+class _PayingHandle(_Handle[C]):
+    def openai(self, **options: Any) -> openai.OpenAI:
+        """A client of the openai package. What it calls is paid for here.
+
+        It is the package's own, for code and libraries that take one. All users of a Wattfare
+        client share its connections, which are closed with it. Its errors are those of the package,
+        and a :class:`~wattfare_mw.errors.WattfareError` too. A 429 is waited for as the service
+        says, up to 30 s; no call that may have been billed is made again.
+
+        Args:
+            options: ``timeout``, ``max_retries``, ``default_headers``, ``default_query`` or
+                ``http_client`` of ``openai.OpenAI``.
+
+        Raises:
+            ImportError: the openai package is not installed.
+            TypeError: another option is given.
+        """
+        from .integrations.openai import sync_client
+
+        return sync_client(self, options)
+
+    def async_openai(self, **options: Any) -> openai.AsyncOpenAI:
+        """:meth:`openai`, for asyncio. One client can be used in several event loops."""
+        from .integrations.openai import async_client
+
+        return async_client(self, options)
+
+
+class _UserHandle(_PayingHandle[C]):
     """Attributes:
     id: the app's own id of the user.
     """
@@ -66,7 +113,7 @@ class _UserHandle(_Handle[C]):
         self.id = user_id
 
 
-class _GrantHandle(_Handle[C]):
+class _GrantHandle(_PayingHandle[C]):
     def __init__(self, client: C, grant_token: str) -> None:
         super().__init__(client, calls.grant_payer(grant_token))
 

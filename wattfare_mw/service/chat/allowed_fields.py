@@ -79,19 +79,18 @@ def check(request: dict[str, Any], policy: Policy = DEFAULT_POLICY) -> tuple[str
         return ()
     if found.unknown is not None and policy.unknown == "refuse":
         raise invalid_request(
-            f"`{found.unknown}` is no field that this service knows, so that its cost cannot be "
-            "bounded. The operator of the service can let such fields pass with "
-            "--unknown-fields pass."
+            f"This service does not know the field `{found.unknown}`, so its cost has no bound. "
+            "The operator of the service can allow unknown fields with --unknown-fields pass."
         )
     if found.held and policy.unbounded == "refuse":
         name, because = found.held[0]
-        raise _not_let_through(name, because)
+        raise _not_allowed(name, because)
     unknown = () if found.unknown is None else (found.unknown,)
     return (*(name for name, _ in found.held), *unknown)
 
 
-def _not_let_through(name: str, because: str) -> Exception:
-    return invalid_request(f"`{name}` is not let through: {because}.")
+def _not_allowed(name: str, because: str) -> Exception:
+    return invalid_request(f"`{name}` is not allowed: {because}.")
 
 
 def _unknown(name: str, field: str, value: Any) -> Found:
@@ -103,10 +102,10 @@ def _unknown(name: str, field: str, value: Any) -> Found:
 
 
 def _foreign(name: str, found: str) -> Exception:
-    where = f"`{found[:64]}`" if name.endswith(found[:64]) else f"`{found[:64]}` in `{name}`"
+    where = f"`{name}`" if name.endswith(found) else f"`{found[:64]}` in `{name}`"
     return invalid_request(
-        f"{where} is never let through: it could redirect the call, authenticate it, store it "
-        "elsewhere or use what is the operator's."
+        f"{where} is never allowed: it could redirect the call, authenticate it, store it "
+        "elsewhere, or use the operator's data."
     )
 
 
@@ -146,7 +145,7 @@ def _refused(because: str) -> Rule:
     def rule(name: str, value: Any) -> None:
         # These ask for nothing. An empty object could mean a feature with its defaults.
         if value is not False and value != []:
-            raise _not_let_through(name, because)
+            raise _not_allowed(name, because)
 
     return rule
 
@@ -252,7 +251,7 @@ def _of_type(
             known = others(kind)
         if known is None:
             said = f"of type `{kind[:64]}`" if isinstance(kind, str) else "without a type"
-            raise invalid_request(f"`{name}` {said} is not let through: {otherwise}.")
+            raise invalid_request(f"`{name}` {said} is not allowed: {otherwise}.")
         return known(name, value)
 
     return rule
@@ -429,8 +428,8 @@ def _of_tool(rules: Mapping[str, Rule], *, plain: bool) -> Rule:
     def kept(name: str, field: str, value: Any) -> None:
         if kept_fields.is_of_provider(field) or (plain and isinstance(value, (dict, list))):
             raise invalid_request(
-                f"`{name}` is no field of a tool that this service knows, so that its cost "
-                "cannot be bounded."
+                f"This service does not know the field `{name}` of a tool, so its cost has no "
+                "bound."
             )
 
     return _known_or(rules, kept)
@@ -574,7 +573,7 @@ def _template_arguments(name: str, value: Any) -> None:
         raise invalid_request(f"`{name}` is an object.")
     for key in cast("dict[str, Any]", value):
         if key in _TEMPLATE_REFUSED:
-            raise _not_let_through(f"{name}.{key}", "it replaces what the template is given")
+            raise _not_allowed(f"{name}.{key}", "it replaces what the template is given")
 
 
 class Field(NamedTuple):

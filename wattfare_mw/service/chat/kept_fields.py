@@ -109,8 +109,8 @@ class _Walk:
                 raise _media(name)
             if not self._made and _URL.match(value) is not None:
                 raise invalid_request(
-                    f"`{name}` points elsewhere, and is no field that this service knows, so that "
-                    "its cost cannot be bounded."
+                    f"This service does not know the field `{name}`, which has a URL, so its cost "
+                    "has no bound."
                 )
         elif isinstance(value, list):
             items = enumerate(cast("list[Any]", value))
@@ -150,6 +150,6 @@ def _plain_name(name: str) -> str:
 
 def _media(name: str) -> WattfareError:
     return invalid_request(
-        f"`{name}` may stand for an image, a file or a sound, so that its cost cannot be bounded. "
-        "Send such a thing as a part of `content`."
+        f"`{name}` may refer to an image, a file or a sound, so its cost has no bound. Send media "
+        "as a part of `content`."
     )

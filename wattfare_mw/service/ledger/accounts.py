@@ -8,10 +8,11 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any, Literal
 
-from sqlalchemy import ColumnElement, bindparam, case, func, insert, select, update
+from sqlalchemy import ColumnElement, Table, bindparam, case, func, insert, select, update
 from sqlalchemy import Connection as Sql
 from sqlalchemy.dialects import postgresql, sqlite
 
+from ...errors import invalid_request
 from ..records import App, GrantBudget, Terms, Totals
 from . import rules, schema
 from .clock import seconds
@@ -37,6 +38,33 @@ def app_by_publishable_key(sql: Sql, key: str) -> App | None:
     in_use = (table.c.publishable_key == key, table.c.deleted_at.is_(None))
     row = sql.execute(select(table).where(*in_use)).mappings().first()
     return None if row is None else App(*(row[name] for name in App.__struct_fields__))
+
+
+def lock_app(sql: Sql, app_id: str, *, alone: bool = False) -> None:
+    """Keep an app in use until the end of the transaction.
+
+    A transaction takes its locks in this order: the payer, approvals, the app, funding,
+    connections, grants. Several rows of one table are locked in the order of their keys. So no two
+    transactions wait for each other. A lock on an app lets rows with a foreign key in: a call
+    writes such rows while it holds its connection or its grant.
+
+    Args:
+        alone: one transaction at a time for each app.
+
+    Raises:
+        WattfareError: ``invalid_request``, 409; the app is deleted.
+    """
+    table = schema.apps
+    wanted = select(table.c.id).where(table.c.id == app_id, table.c.deleted_at.is_(None))
+    locked = wanted.with_for_update(key_share=alone, read=not alone)
+    if sql.execute(locked).first() is None:
+        raise invalid_request("The app is deleted.", 409)
+
+
+def lock_rows(sql: Sql, table: Table, *where: ColumnElement[bool]) -> None:
+    """Lock these rows in the order of their keys, before a statement that changes them all."""
+    keys = table.primary_key.columns
+    sql.execute(select(*keys).where(*where).order_by(*keys).with_for_update()).all()
 
 
 def setting(sql: Sql, name: str, fresh: bytes) -> bytes:
@@ -80,7 +108,9 @@ def connect(
 
     Raises:
         WattfareFundingError: the payer has no such funding, or it is not valid.
+        WattfareError: ``invalid_request``, 409; the app is deleted.
     """
+    lock_app(sql, app_id)
     _check_funding(sql, payer_id, funding_id)
     table = schema.connections
     # One statement: two approvals at once must not both take the user for a new one.
@@ -181,9 +211,13 @@ def revoke(
 
 def revoke_app(sql: Sql, app_id: str, now: datetime) -> None:
     """Revoke all connections and grants of an app."""
-    _revoke_where(sql, now, schema.connections.c.app_id == app_id)
+    users, grants = schema.connections, schema.grants
+    connected = users.c.app_id == app_id, users.c.connected
+    lock_rows(sql, users, *connected)
+    _revoke_where(sql, now, *connected)
     _end_payer_connections(sql, now, "revoked", app_id=app_id)
-    _take_grants_back(sql, schema.grants.c.app_id == app_id)
+    lock_rows(sql, grants, grants.c.app_id == app_id)
+    _take_grants_back(sql, grants.c.app_id == app_id)
 
 
 def revoke_grant(sql: Sql, app_id: str, token_hash: str, *, payer_id: str | None = None) -> bool:
@@ -212,12 +246,14 @@ def remove_funding(sql: Sql, payer_id: str, funding_id: str, now: datetime) -> b
     if not removed.rowcount:
         return False
     paid = users.c.funding_id == funding_id, users.c.payer_id == payer_id
-    pairs = sql.execute(select(users.c.app_id, users.c.user_id).where(*paid, users.c.connected))
-    for app_id, user_id in pairs.all():
+    pairs = select(users.c.app_id, users.c.user_id).where(*paid, users.c.connected)
+    for app_id, user_id in sql.execute(pairs.order_by(users.c.app_id, users.c.user_id)).all():
         this = (users.c.app_id == app_id, users.c.user_id == user_id, *paid)
         if _revoke_where(sql, now, *this):
             _end_payer_connections(sql, now, "removed", app_id=app_id, user_id=user_id)
-    _take_grants_back(sql, schema.grants.c.funding_id == funding_id)
+    paid_grants = schema.grants.c.funding_id == funding_id
+    lock_rows(sql, schema.grants, paid_grants)
+    _take_grants_back(sql, paid_grants)
     return True
 
 
@@ -328,12 +364,12 @@ def add_grant(
     sql: Sql, app_id: str, token_hash: str, grant: GrantBudget, terms: Terms, now: int
 ) -> None:
     """Store a new grant, or raise the refusal."""
+    operator_pays = rules.operator_pays(grant.funding_id, terms)
+    # One at a time for each app: two at once would both find room for one.
+    lock_app(sql, app_id, alone=operator_pays)
     _check_funding(sql, grant.payer_id, grant.funding_id)
     held = 0
-    if rules.operator_pays(grant.funding_id, terms):  # otherwise the sum is not needed
-        # One at a time for each app: two at once would both find room for one.
-        locked = select(schema.apps.c.id).where(schema.apps.c.id == app_id).with_for_update()
-        sql.execute(locked).all()
+    if operator_pays:  # otherwise the sum is not needed
         held = sql.execute(_HELD_BY_GRANTS, {"app_id": app_id, "now": now}).scalar_one()
     grant = rules.admit_grant(int(held), grant, terms)
     sql.execute(

@@ -166,20 +166,24 @@ def delete_app(sql: Sql, app_id: str, now: datetime) -> int:
     Raises:
         WattfareError: ``invalid_request``; there is no such app, or it is deleted already.
     """
-    _locked(sql, app_id)
     at, table, open_ = seconds(now), schema.connections, schema.approvals
+    # Before the app, in the order of :func:`.accounts.lock_app`. An approval that begins now does
+    # not connect anything: whoever redeems it finds that the app is deleted.
+    ours = (open_.c.app_id == app_id, open_.c.expires_at > at)
+    accounts.lock_rows(sql, open_, *ours)
+    _locked(sql, app_id)
+    sql.execute(update(open_).where(*ours).values(expires_at=at))
     connected = select(func.count()).where(table.c.app_id == app_id, table.c.connected)
     users = sql.execute(connected).scalar_one()
     accounts.revoke_app(sql, app_id, now)
-    ours = (open_.c.app_id == app_id, open_.c.expires_at > at)
-    sql.execute(update(open_).where(*ours).values(expires_at=at))
     _change(sql, app_id, deleted_at=at, other_secret_hash=None)
     return users
 
 
 def _locked(sql: Sql, app_id: str) -> Row[tuple[object, ...]]:
     """The row of an app that is in use, so that no other command changes it at the same time."""
-    row = sql.execute(select(_apps).where(_apps.c.id == app_id).with_for_update()).first()
+    wanted = select(_apps).where(_apps.c.id == app_id)
+    row = sql.execute(wanted.with_for_update(key_share=True)).first()
     if row is None:
         raise _no_such_app(app_id)
     if row.deleted_at is not None:

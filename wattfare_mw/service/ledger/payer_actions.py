@@ -117,17 +117,18 @@ def delete_data(sql: Sql, payer_id: str, now: datetime) -> Stopped:
     sql.execute(
         select(payers.c.id).where(payers.c.id == payer_id).with_for_update(key_share=True)
     ).all()
-    # Next, so that no approval connects anything afterwards. The other steps lock rows in the same
-    # order as a new connection.
-    sql.execute(delete(schema.approvals).where(schema.approvals.c.payer_id == payer_id))
+    # Next, so that no approval connects anything after what follows. All locks are taken in the
+    # order of :func:`.accounts.lock_app`.
+    open_, table = schema.approvals, schema.funding
+    accounts.lock_rows(sql, open_, open_.c.payer_id == payer_id)
+    sql.execute(delete(open_).where(open_.c.payer_id == payer_id))
+    accounts.lock_rows(sql, table, table.c.payer_id == payer_id)
+    mine = sql.execute(select(table.c.id).where(table.c.payer_id == payer_id)).scalars().all()
     users = _accounts_of(sql, payer_id)
     grants = _grants_of(sql, payer_id, now)
-    table = schema.funding
-    mine = sql.execute(select(table.c.id).where(table.c.payer_id == payer_id)).scalars().all()
     for funding_id in mine:
         accounts.remove_funding(sql, payer_id, funding_id, now)
     sql.execute(update(table).where(table.c.payer_id == payer_id).values(label=""))
-    users |= _accounts_of(sql, payer_id)
     for app_id, user_id in users:
         accounts.revoke(sql, app_id, user_id, now, payer_id=payer_id)
     for token_hash in grants:
@@ -145,19 +146,18 @@ def delete_data(sql: Sql, payer_id: str, now: datetime) -> Stopped:
     return Stopped(frozenset(users), frozenset(grants), frozenset(mine))
 
 
-def _accounts_of(sql: Sql, payer_id: str) -> set[tuple[str, str]]:
-    """The apps and users that this payer pays for."""
+def _accounts_of(sql: Sql, payer_id: str) -> list[tuple[str, str]]:
+    """The apps and users that this payer pays for. They are locked."""
     table = schema.connections
-    wanted = select(table.c.app_id, table.c.user_id).where(
-        table.c.payer_id == payer_id, table.c.connected
-    )
-    return {(row.app_id, row.user_id) for row in sql.execute(wanted)}
+    this = (table.c.payer_id == payer_id, table.c.connected)
+    accounts.lock_rows(sql, table, *this)
+    wanted = select(table.c.app_id, table.c.user_id).where(*this)
+    return [(row.app_id, row.user_id) for row in sql.execute(wanted)]
 
 
-def _grants_of(sql: Sql, payer_id: str, now: datetime) -> set[str]:
-    """The grants of this payer that are in force."""
+def _grants_of(sql: Sql, payer_id: str, now: datetime) -> list[str]:
+    """The grants of this payer that are in force. They are locked."""
     table = schema.grants
-    wanted = select(table.c.token_hash).where(
-        table.c.payer_id == payer_id, table.c.expires_at > seconds(now)
-    )
-    return set(sql.execute(wanted).scalars())
+    this = (table.c.payer_id == payer_id, table.c.expires_at > seconds(now))
+    accounts.lock_rows(sql, table, *this)
+    return list(sql.execute(select(table.c.token_hash).where(*this)).scalars())

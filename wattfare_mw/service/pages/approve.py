@@ -6,6 +6,7 @@ app's own page has to redeem it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from http import HTTPStatus
 from typing import Any
@@ -28,7 +29,7 @@ from ..payers.sign_ins import SignIn
 from ..records import App
 from .caps import CAP, UNLIMITED, read_cap, written
 from .endpoints import error_page, form_of, sign_in_of
-from .funding import FIELD, funding_choices
+from .funding import FIELD, funding_choices, openrouter_origins
 from .rendering import page, see_other
 
 #: A call of the built-in model with 100 tokens in and 100 tokens out, which cost $0.000001 and
@@ -226,7 +227,8 @@ async def _ask(
         "chosen": funding,
         "funding_error": funding_error,
     }
-    return _page(request, "approve.html", seen, context, status)
+    leads_to = openrouter_origins(request) if choices.refused else []
+    return _page(request, "approve.html", seen, context, status, leads_to)
 
 
 def _confirm(request: Request, seen: _Seen, cap: int | None, funding: str) -> Response:
@@ -246,6 +248,7 @@ def _page(
     seen: _Seen,
     context: dict[str, Any] | None = None,
     status: int = 200,
+    leads_to: Sequence[str] = (),
 ) -> Response:
     wish = seen.approval.wish
     terms = state_of(request).terms
@@ -264,7 +267,7 @@ def _page(
         template,
         {**shared, **(context or {})},
         status=status,
-        leads_to=wish.origin,
+        leads_to=[wish.origin, *leads_to],
         in_popup=True,
     )
 

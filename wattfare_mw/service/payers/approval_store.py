@@ -178,14 +178,13 @@ def connect(sql: Sql, approval: Approval, terms: Terms, now: datetime) -> None:
 
     Raises:
         WattfareError: ``invalid_request``, 409; the connection was revoked since the approval
-            began, or another person has connected.
+            began, another person has connected, or the app is deleted.
     """
     wish = approval.wish
     assert wish.user_id is not None
     assert approval.payer_id is not None
     # One at a time for each app: of two payers who come at once, the second must see the first.
-    app = select(schema.apps.c.id).where(schema.apps.c.id == wish.app_id)
-    sql.execute(app.with_for_update(key_share=True)).all()
+    accounts.lock_app(sql, wish.app_id, alone=True)
     current = current_payer(sql, wish.app_id, wish.user_id)
     approvals.check_replacement(
         current if current not in ("", approval.payer_id) else None, approval.replaces

@@ -1,0 +1,90 @@
+"""openai-agents: a model provider whose calls a user or a grant pays for."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from typing import Any
+
+from . import not_installed
+from .payer import Payers, paying
+
+try:
+    from agents import ModelSettings, OpenAIChatCompletionsModel, UserError
+    from agents.models.interface import Model, ModelProvider
+except ImportError as _error:
+    raise not_installed(_error, "agents", "agents") from None
+
+from .openai import async_client
+
+
+class WattfareModelProvider(ModelProvider):
+    """A provider for ``RunConfig(model_provider=…)``. All users of a Wattfare client share its
+    connections.
+
+    What the service refuses is raised from a run as the
+    :class:`~wattfare_mw.errors.WattfareError` that it is. It is an error of the openai package too.
+
+    Tracing gets no key from here. It sends prompts to OpenAI if the environment has a key of
+    OpenAI's: ``RunConfig(tracing_disabled=True)`` turns it off.
+    """
+
+    def __init__(self, user: Payers | None = None) -> None:
+        """
+        Args:
+            user: who pays: a user or a grant. None is the user who makes the current request.
+
+        Raises:
+            TypeError: it is neither.
+        """
+        self._client = async_client(paying(user), {})
+
+    def get_model(self, model_name: str | None) -> Model:
+        """The model of this name, such as ``anthropic/claude-sonnet-4``.
+
+        Raises:
+            UserError: there is no name.
+        """
+        if not model_name:
+            raise UserError("Name a model, such as Agent(…, model='anthropic/claude-sonnet-4').")
+        return _Model(model_name, self._client)
+
+
+class _Model(OpenAIChatCompletionsModel):
+    """Asks for the usage of streams, and keeps the cost that it has."""
+
+    async def get_response(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self,
+        system_instructions: str | None,
+        input: Any,  # noqa: A002
+        model_settings: ModelSettings,
+        *args: Any,
+        **options: Any,
+    ) -> Any:
+        settings = _with_usage(model_settings)
+        return await super().get_response(system_instructions, input, settings, *args, **options)
+
+    async def stream_response(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self,
+        system_instructions: str | None,
+        input: Any,  # noqa: A002
+        model_settings: ModelSettings,
+        *args: Any,
+        **options: Any,
+    ) -> AsyncIterator[Any]:
+        settings = _with_usage(model_settings)
+        events = super().stream_response(system_instructions, input, settings, *args, **options)
+        try:
+            async for event in events:
+                yield event
+        finally:
+            await events.aclose()  # type: ignore[attr-defined]
+
+
+def _with_usage(settings: ModelSettings) -> ModelSettings:
+    changed = {
+        name: True
+        for name in ("include_usage", "preserve_raw_usage")
+        if getattr(settings, name) is None
+    }
+    return replace(settings, **changed)

@@ -1,0 +1,39 @@
+"""Errors that are a :class:`~wattfare_mw.errors.WattfareError` and an AI library's own error in one.
+
+``except WattfareBudgetExceededError`` finds one of them, and so does ``except
+openai.APIStatusError``: an app needs no conversion, and a library's retries and fallbacks work.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any, ClassVar
+
+from ..errors import WattfareError, WattfareNetworkError, restore
+
+#: What a pickled one keeps. A library's part holds a response, which has no such form.
+_KEPT = frozenset(vars(WattfareNetworkError()))
+
+
+class _Joined:
+    ours: ClassVar[type[WattfareError]]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        kept = {name: value for name, value in self.__dict__.items() if name in _KEPT}
+        return (restore, (self.ours, kept["message"]), kept)
+
+
+def join(ours: WattfareError, library: Exception) -> Exception:
+    """One error that is both. Its attributes are those of both; where a name is in both, it is
+    ours. Its text is the library's."""
+    joined = _both(type(ours), type(library))
+    error = joined.__new__(joined, *library.args)
+    error.__dict__.update(library.__dict__)
+    error.__dict__.update(ours.__dict__)
+    return error
+
+
+@cache
+def _both(ours: type[WattfareError], library: type[Exception]) -> type[Exception]:
+    about = {"__module__": ours.__module__, "__doc__": ours.__doc__, "ours": ours}
+    return type(ours.__name__, (_Joined, ours, library), about)

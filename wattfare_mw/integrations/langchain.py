@@ -1,0 +1,186 @@
+"""LangChain and LangGraph: a chat model whose calls a user or a grant pays for."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any, NoReturn, Self
+
+from ..errors import WattfareError, WattfareNetworkError
+from . import not_installed
+from .joined import join
+from .payer import paying
+
+try:
+    import openai
+    from langchain_core.exceptions import (
+        ContextOverflowError,
+        ModelAPIError,
+        ModelAuthenticationError,
+        ModelConnectionError,
+        ModelError,
+        ModelInvalidRequestError,
+        ModelNotFoundError,
+        ModelPermissionDeniedError,
+        ModelRateLimitError,
+        ModelTimeoutError,
+    )
+    from langchain_core.language_models.chat_models import LangSmithParams
+    from langchain_core.outputs import ChatGenerationChunk, ChatResult
+    from langchain_openai.chat_models.base import BaseChatOpenAI
+    from pydantic import Field, model_validator
+except ImportError as _error:
+    raise not_installed(_error, "langchain_openai", "langchain") from None
+
+from .openai import async_client, sync_client
+
+#: What the user and the service set.
+_SET = ("openai_api_key", "openai_api_base", "openai_organization", "openai_proxy")
+_SET += ("client", "async_client", "root_client", "root_async_client")
+_SET += ("http_client", "http_async_client")
+
+
+class ChatWattfare(BaseChatOpenAI):
+    """A chat model that a user or a grant pays for.
+
+    ``response_metadata`` of an answer has ``cost_usd``: what was billed, in USD. In a stream, the
+    last chunk has it. What the service refuses is raised as the
+    :class:`~wattfare_mw.errors.WattfareError` that it is. It is a ``ModelError`` of LangChain's too,
+    so that ``with_retry`` and ``with_fallbacks`` work.
+
+    Args:
+        user: who pays: a user or a grant. None is the user who makes the current request.
+        model: any OpenRouter id.
+        timeout, max_retries, default_headers, default_query: as of ``user.openai()``.
+
+    The other parameters are those of ``ChatOpenAI``. A model that was saved and loaded again has no
+    user: give it one, or it is the user of the current request.
+
+    Raises:
+        TypeError: ``user`` is neither.
+        ValueError: an option is given that the user and the service set.
+    """
+
+    user: Any = Field(default=None, exclude=True)
+    model_name: str = Field(alias="model")
+    stream_usage: bool | None = True
+    #: The client has a timeout for each silence.
+    stream_chunk_timeout: float | None = None
+    use_responses_api: bool | None = False
+
+    @model_validator(mode="after")
+    def validate_environment(self) -> Self:
+        """Make the clients. It takes the place of the method that reads OpenAI's variables."""
+        for name in _SET:
+            if name in self.model_fields_set and getattr(self, name) is not None:
+                raise ValueError(f"{name} cannot be set: the user and the service set it.")
+        if self.n is not None and (self.n < 1 or (self.n > 1 and self.streaming)):
+            raise ValueError("n is at least 1, and 1 if streaming=True.")
+        self.openai_proxy = None
+        self.use_responses_api = False
+        handle = paying(self.user)
+        given = {
+            "timeout": self.request_timeout,
+            "max_retries": self.max_retries,
+            "default_headers": self.default_headers,
+            "default_query": self.default_query,
+        }
+        options = {name: value for name, value in given.items() if value is not None}
+        self.root_client = sync_client(handle, options, _join)
+        self.root_async_client = async_client(handle, options, _join)
+        self.client = self.root_client.chat.completions
+        self.async_client = self.root_async_client.chat.completions
+        return self
+
+    @property
+    def lc_secrets(self) -> dict[str, str]:
+        """Which variable has the secret. The model itself does not have it."""
+        return {"openai_api_key": "WATTFARE_SECRET_KEY"}
+
+    @classmethod
+    def get_lc_namespace(cls) -> list[str]:
+        """Where LangChain finds this class when it loads a saved one."""
+        return ["wattfare_mw", "integrations", "langchain"]
+
+    @classmethod
+    def is_lc_serializable(cls) -> bool:
+        """It is, without its user."""
+        return True
+
+    @property
+    def _llm_type(self) -> str:
+        return "wattfare-chat"
+
+    def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
+        params = super()._get_ls_params(stop=stop, **kwargs)
+        params["ls_provider"] = "wattfare"
+        return params
+
+    def _get_llm_string(self, stop: list[str] | None = None, **kwargs: Any) -> str:
+        # A cache must not give one user what another one has paid for.
+        payer = paying(self.user)._pays()
+        who = hashlib.sha256(f"{payer.header}: {payer.value}".encode()).hexdigest()
+        return f"{super()._get_llm_string(stop=stop, **kwargs)}---{who}"
+
+    def _create_chat_result(
+        self, response: Any, generation_info: dict[str, Any] | None = None
+    ) -> ChatResult:
+        result = super()._create_chat_result(response, generation_info)
+        cost = _cost((result.llm_output or {}).get("token_usage"))
+        if cost is not None and result.generations:
+            result.generations[0].message.response_metadata["cost_usd"] = cost
+        return result
+
+    def _convert_chunk_to_generation_chunk(
+        self,
+        chunk: dict[str, Any],
+        default_chunk_class: type,
+        base_generation_info: dict[str, Any] | None,
+    ) -> ChatGenerationChunk | None:
+        generated = super()._convert_chunk_to_generation_chunk(
+            chunk, default_chunk_class, base_generation_info
+        )
+        cost = _cost(chunk.get("usage"))
+        if generated is not None and cost is not None:
+            generated.message.response_metadata["cost_usd"] = cost
+        return generated
+
+    def _get_generation_chunk_from_completion(self, completion: Any) -> ChatGenerationChunk:
+        generated = super()._get_generation_chunk_from_completion(completion)
+        cost = _cost((generated.generation_info or {}).get("token_usage"))
+        if cost is not None:
+            generated.message.response_metadata["cost_usd"] = cost
+        return generated
+
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        raise TypeError(
+            "A ChatWattfare is not pickled, because its user has the app's secret key. Give the"
+            " user's id to a worker, and make the model there."
+        )
+
+
+def _cost(usage: Any) -> float | None:
+    cost = usage.get("cost") if isinstance(usage, dict) else None  # pyright: ignore[reportUnknownVariableType,reportUnknownMemberType]
+    return cost if isinstance(cost, float | int) else None
+
+
+_KINDS: dict[int, type[ModelError]] = {
+    400: ModelInvalidRequestError,
+    401: ModelAuthenticationError,
+    403: ModelPermissionDeniedError,
+    404: ModelNotFoundError,
+    422: ModelInvalidRequestError,
+    429: ModelRateLimitError,
+}
+
+
+def _join(ours: WattfareError, library: openai.APIError) -> Exception:
+    """An error of ours that is LangChain's, too. It is none of openai's, which langchain-openai
+    would replace by another one."""
+    if isinstance(ours, WattfareNetworkError):
+        late = isinstance(library, openai.APITimeoutError)
+        kind = ModelTimeoutError if late else ModelConnectionError
+    elif ours.upstream_code == "context_length_exceeded":
+        kind = ContextOverflowError
+    else:
+        kind = _KINDS.get(ours.status, ModelAPIError if ours.status >= 500 else ModelError)
+    return join(ours, kind(str(library)))

@@ -1,0 +1,458 @@
+"""The openai package: what ``user.openai()`` and ``user.async_openai()`` give.
+
+These clients are the openai package's own, and differ in five things. Each request asks the handle
+who pays for it. A Wattfare client's users share its connections. A call is repeated only if the
+failed one cannot have been billed. What is raised is a
+:class:`~wattfare_mw.errors.WattfareError` too. And no request that an error holds has a credential.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Callable, Iterator
+from functools import cache
+from http.cookiejar import DefaultCookiePolicy
+from typing import TYPE_CHECKING, Any, Protocol, Self
+
+from ..calls import Payer
+from ..errors import (
+    WattfareError,
+    WattfareNetworkError,
+    WattfareRateLimitError,
+    error_from_answer,
+    forget_frames,
+)
+from ..retries import retry_delay
+from ..sse import error_in
+from ..transport import Secret, running_loop
+from ..transport.base import LibraryError
+from ..types import API_PREFIX, GRANT_HEADER, USER_HEADER
+from . import not_installed
+from .joined import join
+
+try:
+    import openai
+except ImportError as _error:
+    raise not_installed(_error, "openai", "openai") from None
+
+if not hasattr(openai.OpenAI, "_send_request"):
+    raise ImportError(
+        f"openai {openai.__version__} is too old. Type: pip install 'wattfare-mw[openai]'",
+        name="openai",
+    )
+
+if TYPE_CHECKING:
+    from ..openai_connections import OpenAIConnections
+
+#: What an app may set. The rest is the user's and the service's.
+OPTIONS = frozenset({"timeout", "max_retries", "default_headers", "default_query", "http_client"})
+#: What says who calls and who pays.
+_CREDENTIALS = ("authorization", USER_HEADER, GRANT_HEADER)
+#: The errors of httpx and httpx2 after which nothing can have arrived, by their names: which of the
+#: two it is depends on the version of openai.
+_NEVER_MADE = frozenset(
+    {"ConnectError", "ConnectTimeout", "PoolTimeout", "ProxyError", "UnsupportedProtocol"}
+)
+#: Who pays, if that is not known before there is a request.
+_LATER = "known-later"
+
+Join = Callable[[WattfareError, openai.APIError], Exception]
+"""Makes the error to raise: of our own, and of the openai package's in its place."""
+
+
+class Handle(Protocol):
+    """Who pays: a user or a grant."""
+
+    @property
+    def _client(self) -> Any: ...
+    def _pays(self) -> Payer: ...
+    async def _pays_async(self) -> Payer: ...
+
+
+def sync_client(handle: Handle, options: dict[str, Any], join: Join = join) -> WattfareOpenAI:
+    """A client whose calls ``handle`` pays for.
+
+    Raises:
+        TypeError: there is no such option.
+    """
+    return WattfareOpenAI(**_made_with(handle, options), _handle=handle, _join=join)
+
+
+def async_client(handle: Handle, options: dict[str, Any], join: Join = join) -> AsyncWattfareOpenAI:
+    """:func:`sync_client`, for asyncio."""
+    return AsyncWattfareOpenAI(**_made_with(handle, options), _handle=handle, _join=join)
+
+
+def http_client() -> Any:
+    """An HTTP client of the openai package's own kind. It keeps no cookies."""
+    return _without_cookies(openai.OpenAI(api_key=_LATER, base_url="http://localhost"))
+
+
+def async_http_client() -> Any:
+    """:func:`http_client`, for one event loop."""
+    return _without_cookies(openai.AsyncOpenAI(api_key=_LATER, base_url="http://localhost"))
+
+
+def _without_cookies(client: openai.OpenAI | openai.AsyncOpenAI) -> Any:
+    http_client: Any = client._client
+    http_client.cookies.jar.set_policy(DefaultCookiePolicy(allowed_domains=()))
+    return http_client
+
+
+#: What a client is made with, and never calls with. A client takes nothing but an HTTP client, and
+#: the shared one may not be there yet: it needs an event loop, or the request that is current.
+_unused = cache(http_client)
+_unused_async = cache(async_http_client)
+
+
+def _checked(options: dict[str, Any]) -> None:
+    for name in options:
+        if name not in OPTIONS:
+            raise TypeError(
+                f"{name} cannot be set: the user and the service set it."
+                f" What can be set is {', '.join(sorted(OPTIONS))}."
+            )
+
+
+def _made_with(handle: Handle, options: dict[str, Any]) -> dict[str, Any]:
+    _checked(options)
+    try:
+        caller = handle._client._openai.caller
+    except WattfareError:  # of a current user, where there is no request yet
+        return {"api_key": _LATER, "base_url": f"http://{_LATER}{API_PREFIX}", **options}
+    return {
+        "api_key": caller.secret_key,
+        "base_url": caller.base_url + API_PREFIX,
+        "timeout": openai.Timeout(caller.timeout.inference, connect=caller.timeout.connect),
+        "max_retries": caller.max_retries,
+        **options,
+    }
+
+
+class _Shared:
+    """What both kinds of client have."""
+
+    if TYPE_CHECKING:
+        _base_url: Any
+        organization: str | None
+        project: str | None
+        admin_api_key: str | None
+        webhook_secret: str | None
+        _custom_headers: Any
+
+    _handle: Handle
+    _join: Join
+    _own_http_client: Any = None
+
+    def _forget_environment(self, options: dict[str, Any]) -> None:
+        """Send nothing that the environment has for OpenAI."""
+        self.organization = self.project = None
+        self.admin_api_key = self.webhook_secret = None
+        self._custom_headers = options.get("default_headers") or {}
+
+    @property
+    def _connections(self) -> OpenAIConnections:
+        return self._handle._client._openai
+
+    @property
+    def base_url(self) -> Any:
+        """The service's address."""
+        try:
+            url = self._connections.caller.base_url + API_PREFIX + "/"
+        except WattfareError:
+            return self._base_url
+        known = self._base_url
+        return known if str(known) == url else type(known)(url)
+
+    def _copy(self, copy: Callable[..., Any], unused: Any, options: dict[str, Any]) -> Any:
+        own = options.pop("http_client", None)
+        extra = options.pop("_extra_kwargs", {})
+        _checked(options)
+        if own is None or own is self._shared_http_client():
+            own = self._own_http_client
+        copied = copy(
+            **options,
+            http_client=own or unused,
+            _extra_kwargs={**extra, "_handle": self._handle, "_join": self._join},
+        )
+        copied._own_http_client = own
+        return copied
+
+    def _shared_http_client(self) -> Any:
+        raise NotImplementedError
+
+    def _is_from(self, payer: Payer, request: Any) -> None:
+        """Write into a request who calls and who pays."""
+        for name in _CREDENTIALS:
+            request.headers.pop(name, None)
+        request.headers["authorization"] = f"Bearer {self._connections.caller.secret_key}"
+        request.headers[payer.header] = payer.value
+
+    def _should_retry(self, response: Any) -> bool:
+        failure = error_from_answer(response.status_code, b"", response.headers)
+        repeatable = response.request.method == "GET"
+        # A call that is refused with a 429 has not begun, and bills nothing.
+        repeatable = repeatable or isinstance(failure, WattfareRateLimitError)
+        return retry_delay(failure, 0, repeatable=repeatable) is not None
+
+    def _make_status_error(self, err_msg: str, *, body: object, response: Any) -> Any:
+        raw = b"" if body is None else response.content
+        if (key := self._connections.caller.secret_key).encode() in raw:
+            # It repeats the key that it refuses.
+            raw, err_msg = raw.replace(key.encode(), "…".encode()), err_msg.replace(key, "…")
+            body = _json(raw)
+        make: Any = super()._make_status_error  # pyright: ignore[reportUnknownMemberType,reportAttributeAccessIssue]
+        error = make(err_msg, body=body, response=response)
+        return self._join(error_from_answer(response.status_code, raw, response.headers), error)
+
+    def _make_sse_decoder(self) -> Any:
+        make: Any = super()._make_sse_decoder  # pyright: ignore[reportUnknownMemberType,reportAttributeAccessIssue]
+        return _Events(make(), self._join)
+
+    def _followed(self, result: Any) -> Any:
+        """Tell the events of a stream whose they are."""
+        events = getattr(result, "_decoder", None)
+        if isinstance(events, _Events):
+            events.response = result.response
+        return result
+
+    def _unreached(self, error: openai.APIConnectionError) -> Exception:
+        cause = error.__cause__
+        sent = _names(cause).isdisjoint(_NEVER_MADE)
+        what = "The connection to Wattfare broke." if sent else "Wattfare could not be reached."
+        ours = self._connections.caller.named(WattfareNetworkError(what, sent=sent))
+        joined = self._join(ours, error)
+        joined.__cause__ = _said(cause)
+        return joined
+
+    def __deepcopy__(self, _memo: Any) -> Self:
+        return self
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({getattr(self, '_handle', None)!r})"
+
+
+class WattfareOpenAI(_Shared, openai.OpenAI):
+    """An ``openai.OpenAI`` whose calls a user or a grant pays for."""
+
+    def __init__(self, *, _handle: Handle, _join: Join, **options: Any) -> None:
+        self._handle, self._join = _handle, _join
+        own = options.pop("http_client", None)
+        super().__init__(**options, http_client=own or _unused())
+        self._own_http_client = own
+        self._forget_environment(options)
+
+    @property
+    def _client(self) -> Any:
+        return self._own_http_client or self._shared_http_client()
+
+    @_client.setter
+    def _client(self, value: Any) -> None:
+        self._own_http_client = value
+
+    def _shared_http_client(self) -> Any:
+        return self._connections.shared.get()
+
+    def copy(self, **options: Any) -> Self:
+        """See ``openai.OpenAI.copy``. The copy has the same user and the same connections."""
+        return self._copy(super().copy, _unused(), options)
+
+    with_options = copy
+
+    def is_closed(self) -> bool:
+        """Always False: see :meth:`close`."""
+        return False
+
+    def close(self) -> None:
+        """Close nothing. The connections are the Wattfare client's, and are closed with it."""
+
+    def request(self, *args: Any, **options: Any) -> Any:
+        try:
+            return self._followed(super().request(*args, **options))
+        except openai.APIConnectionError as error:
+            failure = error
+        raise self._unreached(failure)
+
+    def _prepare_options(self, options: Any) -> Any:
+        options.follow_redirects = False
+        return super()._prepare_options(options)
+
+    def _prepare_request(self, request: Any) -> None:
+        super()._prepare_request(request)
+        self._is_from(self._handle._pays(), request)
+
+    def _send_request(self, request: Any, *, stream: bool, **options: Any) -> Any:
+        try:
+            return super()._send_request(request, stream=stream, **options)
+        except BaseException as error:
+            raise _not_repeated(error, request) or error
+        finally:
+            _strip(request)
+
+
+class AsyncWattfareOpenAI(_Shared, openai.AsyncOpenAI):
+    """An ``openai.AsyncOpenAI`` whose calls a user or a grant pays for."""
+
+    def __init__(self, *, _handle: Handle, _join: Join, **options: Any) -> None:
+        self._handle, self._join = _handle, _join
+        own = options.pop("http_client", None)
+        super().__init__(**options, http_client=own or _unused_async())
+        self._own_http_client = own
+        self._forget_environment(options)
+
+    @property
+    def _client(self) -> Any:
+        return self._own_http_client or self._shared_http_client()
+
+    @_client.setter
+    def _client(self, value: Any) -> None:
+        self._own_http_client = value
+
+    def _shared_http_client(self) -> Any:
+        return self._connections.shared_async.get()
+
+    def copy(self, **options: Any) -> Self:
+        """See ``openai.AsyncOpenAI.copy``. The copy has the same user and the same connections."""
+        return self._copy(super().copy, _unused_async(), options)
+
+    with_options = copy
+
+    def is_closed(self) -> bool:
+        """Always False: see :meth:`close`."""
+        return False
+
+    async def close(self) -> None:
+        """Close nothing. The connections are the Wattfare client's, and are closed with it."""
+
+    async def request(self, *args: Any, **options: Any) -> Any:
+        running_loop()
+        try:
+            return self._followed(await super().request(*args, **options))
+        except openai.APIConnectionError as error:
+            failure = error
+        raise self._unreached(failure)
+
+    async def _prepare_options(self, options: Any) -> Any:
+        options.follow_redirects = False
+        return await super()._prepare_options(options)
+
+    async def _prepare_request(self, request: Any) -> None:
+        await super()._prepare_request(request)
+        self._is_from(await self._handle._pays_async(), request)
+
+    async def _send_request(self, request: Any, *, stream: bool, **options: Any) -> Any:
+        try:
+            return await super()._send_request(request, stream=stream, **options)
+        except BaseException as error:
+            raise _not_repeated(error, request) or error
+        finally:
+            _strip(request)
+
+
+class _Events:
+    """Reads the events of a stream, and raises the error that one of them holds.
+
+    Attributes:
+        response: what the events come from, if it is known.
+    """
+
+    def __init__(self, decoder: Any, join: Join) -> None:
+        self.response: Any = None
+        self._decoder = decoder
+        self._join = join
+        self._done = False
+
+    def iter_bytes(self, parts: Iterator[bytes]) -> Iterator[Any]:
+        try:
+            for event in self._decoder.iter_bytes(parts):
+                self._check(event.data)
+                yield event
+        except Exception as error:
+            raise self._broken(error) or error
+        self._end()
+
+    async def aiter_bytes(self, parts: AsyncIterator[bytes]) -> AsyncIterator[Any]:
+        try:
+            async for event in self._decoder.aiter_bytes(parts):
+                self._check(event.data)
+                yield event
+        except Exception as error:
+            raise self._broken(error) or error
+        self._end()
+
+    def _check(self, data: str) -> None:
+        if data.startswith("[DONE]"):
+            self._done = True
+        elif '"error"' in data and (error := error_in(data.encode())) is not None:
+            raise self._raised(error, _json(data.encode()))
+
+    def _end(self) -> None:
+        # Without an end, a proxy may have cut the stream.
+        if not self._done:
+            raise self._raised(_cut("it ended before its end"), None)
+
+    def _broken(self, error: Exception) -> Exception | None:
+        if isinstance(error, WattfareError) or not _is_httpx(error):
+            return None
+        said = _said(error)
+        broken = self._raised(_cut(str(said)), None)
+        broken.__cause__ = said
+        return broken
+
+    def _raised(self, ours: WattfareError, body: Any) -> Exception:
+        request: Any = None
+        if self.response is not None:
+            request = self.response.request
+            ours.request_id = self.response.headers.get("x-request-id")
+        if isinstance(body, dict):
+            body = body.get("error", body)  # pyright: ignore[reportUnknownVariableType,reportUnknownMemberType]
+        return self._join(ours, openai.APIError(ours.message, request, body=body))
+
+
+def _cut(why: str) -> WattfareError:
+    why = why.rstrip(".")
+    return WattfareError(f"The answer's stream broke off: {why}.", code="upstream", status=502)
+
+
+def _json(raw: bytes) -> Any:
+    try:
+        return json.loads(raw)
+    except ValueError:
+        return raw.decode("utf-8", "replace")
+
+
+def _strip(request: Any) -> None:
+    """Take the credentials out of a request that was sent: errors hold it."""
+    for name in _CREDENTIALS:
+        request.headers.pop(name, None)
+
+
+def _not_repeated(error: BaseException, request: Any) -> openai.OpenAIError | None:
+    """The error after which openai does not send the request again, if it may have arrived."""
+    forget_frames(error)  # they hold the headers
+    names = _names(error)
+    if not _is_httpx(error) or not names.isdisjoint(_NEVER_MADE) or request.method == "GET":
+        return None
+    if "TimeoutException" in names:
+        failure = openai.APITimeoutError(request=request)
+    else:
+        failure = openai.APIConnectionError(request=request)
+    failure.__cause__ = error
+    return failure
+
+
+def _said(error: BaseException | None) -> LibraryError | None:
+    """What a library said of a failure, without what its error holds."""
+    if error is None:
+        return None
+    said = LibraryError(f"{type(error).__name__}: {error}")
+    said.kinds = type(error).__name__
+    return said
+
+
+def _names(error: BaseException | None) -> set[str]:
+    return {kind.__name__ for kind in type(error).__mro__}
+
+
+def _is_httpx(error: BaseException) -> bool:
+    return type(error).__module__.partition(".")[0] in ("httpx", "httpx2")
