@@ -466,8 +466,8 @@ def _no_secret_key(given: object) -> str:
     if given is None or given == "":
         return (
             "There is no secret key. Set WATTFARE_SECRET_KEY, or give secret_key=. For a test key,"
-            " type `wattfare dev` and copy the line that begins with"
-            " `export WATTFARE_SECRET_KEY=`."
+            " type `wattfare dev` and copy the line"
+            " `export WATTFARE_SECRET_KEY=sk_test_…`."
         )
     if isinstance(given, str) and given.strip().startswith("pk_"):
         return (
