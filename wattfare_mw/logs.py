@@ -263,7 +263,8 @@ class JSONFormatter(ProcessFormatter):
         return _to_json(line).decode()
 
 
-_to_json = msgspec.json.Encoder(decimal_format="number").encode
+# An amount is a subclass of Decimal, which msgspec asks about.
+_to_json = msgspec.json.Encoder(decimal_format="number", enc_hook=Decimal).encode
 _FORMATTERS: dict[LogFormat, Callable[[], logging.Formatter]] = {
     "text": lambda: ProcessFormatter("%(asctime)s %(levelname)s %(name)s %(message)s"),
     "json": JSONFormatter,

@@ -83,6 +83,10 @@ class Service:
     def __repr__(self) -> str:
         return f"Service({self.base_url!r})"
 
+    def close(self) -> None:
+        """Let go of the connections."""
+        self._http.close()
+
     def look(self) -> Iterator[Finding]:
         """Check the key, the address and the clock."""
         yield self._check_form()
@@ -112,9 +116,11 @@ class Service:
         if not key or not key.strip():
             return Finding("key", "fail", "WATTFARE_SECRET_KEY is not set.", hint)
         if key.strip().startswith("pk_"):
+            self._key = None
             says = "WATTFARE_SECRET_KEY holds a publishable key, which is for pages."
             return Finding("key", "fail", says, hint)
         if self._key is None or not self._key.startswith(("sk_test_", "sk_live_")):
+            self._key = None  # it is not sent
             quotes = " Leave out the quotes." if key.strip()[0] in "\"'" else ""
             says = "WATTFARE_SECRET_KEY holds no secret key: one begins with sk_test_ or sk_live_."
             return Finding("key", "fail", says + quotes, hint)
@@ -342,9 +348,12 @@ def check_database(database: str, app_id: str | None, *, is_given: bool) -> Find
     """
     name = "database"
     try:
-        if not is_given and new_file(database) is not None:
+        if new_file(database) is not None:
+            says = f"There is no {where(database)}."
+            if is_given:
+                return Finding(name, "fail", says, "Add --database with that of your service.")
             todo = "Add --database to check the one of your service."
-            return Finding(name, "skip", f"Not checked: there is no {where(database)}.", todo)
+            return Finding(name, "skip", f"Not checked: {says[0].lower()}{says[1:]}", todo)
         known = read_database(
             database, lambda sql: app_id is None or find_app(sql, app_id) is not None
         )
@@ -364,7 +373,7 @@ def _todo_of(error: WattfareError, database: str) -> str:
     if "older version" in error.message or "no tables" in error.message:
         sqlite = backend_of(database) == "sqlite"
         return "Start `wattfare serve`, which upgrades it." if sqlite else "Type: wattfare migrate"
-    return ""
+    return "Check --database."
 
 
 def check_upstream(settings: Settings) -> Iterator[Finding]:

@@ -6,6 +6,7 @@ import sys
 from typing import Any
 
 import click
+from click.core import ParameterSource
 from rich.console import Console
 from rich.text import Text
 
@@ -91,13 +92,15 @@ def doctor(
 
     console = Console(highlight=False, soft_wrap=True)
     service = checks.Service.from_environment(base_url)
+    click.get_current_context().call_on_close(service.close)
     for finding in service.look():
         show(finding)
     is_given = _is_given("database")
     if config is not None:
         with serve.make_context("serve", ["--config", config]) as context:
             values = context.params
-        if not is_given:
+            is_in_file = context.get_parameter_source("database") is not ParameterSource.DEFAULT
+        if is_in_file and not is_given:
             database, is_given = values["database"], True
         upstream = upstream or values["upstream"]
         upstream_key = upstream_key or values["upstream_key"]
@@ -132,8 +135,6 @@ def doctor(
 
 
 def _is_given(parameter: str) -> bool:
-    from click.core import ParameterSource
-
     source = click.get_current_context().get_parameter_source(parameter)
     return source is not ParameterSource.DEFAULT
 
