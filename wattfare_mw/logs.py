@@ -16,6 +16,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
@@ -190,26 +191,28 @@ class LogEvent:
 
     def __str__(self) -> str:
         if self._line is None:  # a filter and a formatter both ask
-            shown = (
-                f"{name}={_field(value)}"
-                for name, value in self.fields.items()
-                if value is not None
-            )
-            self._line = " ".join((self.text, *shown))
+            parts = [self.text]
+            for name, value in self.fields.items():
+                if isinstance(value, str):
+                    parts.append(f"{name}={_quoted(value)}")
+                elif isinstance(value, int):
+                    parts.append(f"{name}={value}")
+                elif value is not None:
+                    parts.append(f"{name}={value:f}")
+            self._line = " ".join(parts)
         return self._line
 
 
-def _field(value: str | int | Decimal) -> str:
-    """A value that cannot look like another field: quoted, unless it is a plain word."""
-    if not isinstance(value, str):
-        return f"{value:f}" if isinstance(value, Decimal) else str(value)
-    if value and value.isascii() and value.isprintable() and _QUOTED.isdisjoint(value):
+@lru_cache(maxsize=1024)  # the same apps, users and models come again and again
+def _quoted(value: str) -> str:
+    """A value that cannot look like another field: in quotes, unless it is a plain word."""
+    if value.isascii() and value.isprintable() and _MARKS.isdisjoint(value) and value:
         return value
     escaped = value.replace("\\", "\\\\").replace('"', '\\"')
     return f'"{one_line(escaped)}"'
 
 
-_QUOTED = frozenset(' "=\\')
+_MARKS = frozenset(' "=\\')
 
 
 class ProcessFormatter(logging.Formatter):

@@ -22,6 +22,7 @@ from ..service.ledger.databases import backend_of, read_database
 from ..service.models.upstream import Upstream
 from ..sse import CONTENT_TYPE
 from ..transport import Secret, header_key, hidden
+from ..types import decode_raw
 from .places import new_file, where
 
 State = Literal["ok", "warn", "fail", "skip"]
@@ -267,16 +268,12 @@ def _chain_has(error: BaseException, *words: str) -> bool:
 def _is_wattfare(answer: httpx.Response) -> bool:
     """Is this the protocol's JSON: a status, or an error with a code?"""
     try:
-        body: Any = answer.json()
-    except ValueError:
+        if answer.status_code == 200:
+            return isinstance(decode_raw(answer.content).get("connected"), bool)
+        error = decode_raw(answer.content)["error"]
+        return "code" in error and "message" in error
+    except (msgspec.MsgspecError, KeyError, TypeError):
         return False
-    if not isinstance(body, dict):
-        return False
-    found: dict[str, Any] = body
-    if answer.status_code == 200:
-        return isinstance(found.get("connected"), bool)
-    error = found.get("error")
-    return isinstance(error, dict) and "code" in error and "message" in error
 
 
 def _message(answer: httpx.Response) -> str:
@@ -359,9 +356,6 @@ def check_database(database: str, app_id: str | None, *, is_given: bool) -> Find
         )
     except WattfareError as error:
         return Finding(name, "fail", error.message, _todo_of(error, database))
-    except ModuleNotFoundError:
-        todo = "Type: pip install 'wattfare-mw[postgresql]'"
-        return Finding(name, "fail", "The driver of PostgreSQL is not installed.", todo)
     if not known:
         says = f"{where(database)} is of this version, but the app of your key is not in it."
         todo = "Add --database with that of your service, or use a key of this one."

@@ -12,7 +12,7 @@ from contextlib import suppress
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import click
 from rich.console import Console
@@ -330,4 +330,4 @@ def _curl(url: str, keys: AppKeys, user: str, upstream: bool) -> str:
 def _header_value(user: str) -> str:
     from ..calls import payer_of
 
-    return cast("str", payer_of(user).value)
+    return payer_of(user).value

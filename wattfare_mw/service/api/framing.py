@@ -89,14 +89,20 @@ class Frame:
         """Write the line of this request into the log."""
         call = _call_of(scope)
         if log.isEnabledFor(logging.INFO):
+            method, ms = scope["method"], round(seconds * 1000)
+            path = _quoted(scope["path"])[:200]  # without the query, which can hold an id
+            request_id = scope["wattfare.request_id"]
             said: dict[str, Field] = {
-                "method": scope["method"],
-                "path": _quoted(scope["path"])[:200],  # without the query, which can hold an id
-                "status": status or "gone",
-                "ms": round(seconds * 1000),
+                "method": method,
+                "path": path,
+                "status": status,
+                "ms": ms,
+                "request_id": request_id,
             }
-            text = "{method} {path} {status} {ms}ms".format_map(said)
-            fields = {"request_id": scope["wattfare.request_id"], **_fields(call)}
+            fields: dict[str, Field] = {}
+            if call is not None:
+                _describe(call, fields)
+            text = f"{method} {path} {status or 'gone'} {ms}ms request_id={request_id}"
             log.info(LogEvent(text, fields, said))
         if call is not None:
             on_call = scope["app"].state.service.on_call
@@ -120,23 +126,24 @@ def _call_of(scope: Scope) -> CallReport | None:
     return scope.get("wattfare.call")
 
 
-def _fields(call: CallReport | None) -> dict[str, Field]:
-    """What the log says of an inference call."""
-    if call is None:
-        return {}
-    settled = call.ended is not None
-    return {
-        "app": call.app_id,
-        "user": call.user_id,
+def _describe(call: CallReport, fields: dict[str, Field]) -> None:
+    """Add what the log says of an inference call."""
+    fields["app"] = call.app_id
+    if call.user_id is not None:
+        fields["user"] = call.user_id
+    elif call.grant_hash is not None:
         # Enough to find its rows in `wattfare ledger export`. It opens nothing: it is of a hash.
-        "grant": call.grant_hash and call.grant_hash[:16],
-        "model": call.model,
-        "prompt_tokens": call.prompt_tokens if settled else None,
-        "completion_tokens": call.completion_tokens if settled else None,
-        "cost_usd": None if call.cost is None else money.usd(call.cost),
-        "ended": call.ended,
-        "code": call.code,
-    }
+        fields["grant"] = call.grant_hash[:16]
+    if call.model is not None:
+        fields["model"] = call.model
+    if call.ended is not None:
+        fields["prompt_tokens"] = call.prompt_tokens
+        fields["completion_tokens"] = call.completion_tokens
+        if call.cost is not None:
+            fields["cost_usd"] = money.usd(call.cost)
+        fields["ended"] = call.ended
+    if call.code is not None:
+        fields["code"] = call.code
 
 
 def _counted(error: WattfareError, scope: Scope) -> WattfareError:
