@@ -91,7 +91,7 @@ def test_a_wrong_key(dev: Dev, key: str, says: str) -> None:
 @pytest.mark.parametrize(
     ("url", "says", "do"),
     [
-        (NOWHERE, "Nothing listens", "wattfare dev"),
+        pytest.param(NOWHERE, "Nothing listens", "wattfare dev", id="nothing"),
         ("localhost:8787", "is no address", "http://127.0.0.1:8787"),
         ("http://u:p@127.0.0.1/", "password", "export WATTFARE_BASE_URL"),
     ],
