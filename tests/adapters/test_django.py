@@ -222,26 +222,41 @@ def test_what_resolve_user_raises_else_is_told_to_the_log_only(
     assert "the inside" in caplog.text
 
 
-def test_functions_run_in_djangos_thread(start: Any, fake: FakeWattfare) -> None:
-    """Django closes the database connections of its own threads only."""
+class Where(MiddlewareMixin):
+    """Notes where Django runs synchronous code, and with which connection."""
+
+    def process_request(self, request: Any) -> None:
+        request.where = where()
+
+
+def where() -> Any:
     from django.db import connection
 
-    seen: dict[str, Any] = {}
+    return threading.get_ident(), id(connection._connections["default"])
 
-    def resolve(_request: HttpRequest) -> str:
-        seen["connection"] = connection._connections["default"], threading.get_ident()
+
+def test_functions_run_where_django_runs_synchronous_code(
+    start: Any, setting: Any, fake: FakeWattfare
+) -> None:
+    """Django closes the database connections of no other thread."""
+    here: list[Any] = []
+
+    def resolve(request: Any) -> str:
+        here.append(request.where)
+        assert where() == here[-1]
         return "u1"
 
     def limit(_request: HttpRequest) -> int:
-        assert seen["connection"] == (connection._connections["default"], threading.get_ident())
+        assert where() == here[-1]
         return 3
 
     used: list[Any] = []
 
     def on_usage(*told: Any) -> None:
-        assert seen["connection"] == (connection._connections["default"], threading.get_ident())
+        assert where() == here[-1]
         used.append(told)
 
+    setting(MIDDLEWARE=[f"{HERE}.Where", *MIDDLEWARE])
     browser = start(resolve_user=resolve, request_limit=limit, on_usage=on_usage)
     assert browser.post(TOKEN).status == 200
     assert browser.post(INFERENCE, ask()).status == 200

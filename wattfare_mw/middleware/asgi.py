@@ -314,6 +314,7 @@ class _Stream:
         self._closed = False
         self._relay = relay
         self._middleware = middleware
+        self._loop = asyncio.get_running_loop()
         self._silence = middleware._gate.heartbeat
         self._reading: asyncio.Task[bytes] | None = None
         self._ended = False
@@ -381,10 +382,15 @@ class _Stream:
         if self._closed:
             return
         self._relay.record.release()
-        with suppress(RuntimeError):  # there is no event loop any more
-            task = asyncio.get_running_loop().create_task(self.aclose())
-            _CLOSING.add(task)
-            task.add_done_callback(_CLOSING.discard)
+        # It may be dropped in another thread.
+        with suppress(RuntimeError):  # the event loop is closed
+            self._loop.call_soon_threadsafe(_close_soon, self._loop, self)
+
+
+def _close_soon(loop: asyncio.AbstractEventLoop, stream: _Stream) -> None:
+    task = loop.create_task(stream.aclose())
+    _CLOSING.add(task)
+    task.add_done_callback(_CLOSING.discard)
 
 
 #: An event loop keeps no task alive.
