@@ -2,6 +2,7 @@
 
 from django.contrib.auth.models import User
 from django.test import TestCase, override_settings
+
 from wattfare_mw.testing import WattfareService
 
 

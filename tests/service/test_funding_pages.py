@@ -401,11 +401,11 @@ async def test_a_key_is_checked_before_it_is_kept(
 @pytest.mark.parametrize(
     ("key", "words"),
     [
-        ("", "This is no key"),
-        ("two words", "This is no key"),
-        ("schlüssel", "This is no key"),
-        ("x" * 1001, "This is no key"),
-        ("line\nbreak", "This is no key"),
+        ("", "This is not a key"),
+        ("two words", "This is not a key"),
+        ("schlüssel", "This is not a key"),
+        ("x" * 1001, "This is not a key"),
+        ("line\nbreak", "This is not a key"),
         ("sk-or-v1-unknown-to-all", "refuses this key"),
     ],
 )

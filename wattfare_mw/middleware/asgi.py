@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, MutableMapping
 from contextlib import suppress
 from functools import cached_property, partial
 from inspect import isclass, isroutine
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
 
 from .. import calls
 from ..client import AsyncWattfare, Wattfare, client_for
@@ -22,11 +22,17 @@ from ..transport import running_loop
 from ..transport.base import LoopPool
 from ..transport.idle import NEVER, IdleTimer
 from ..web import Request, Response
-from .base import Answer, Middleware
+from .base import AsyncAnswer, Middleware
 from .gate import Gate, ReadBody, cut_short, is_json
 from .interface import single_callable
-from .options import hide_secret_key
+from .options import Options, hide_secret_key
 from .relay import Record, Relay
+
+if TYPE_CHECKING:
+    # For a type checker, `WattfareMiddleware(app)` gives one of its subclasses.
+    from .factory import WattfareMiddleware as _Base
+else:
+    _Base = Middleware
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -34,13 +40,19 @@ Send = Callable[[Message], Awaitable[None]]
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
-class WattfareASGIMiddleware(Middleware):
+class WattfareASGIMiddleware(_Base):
     """:class:`~wattfare_mw.WattfareMiddleware` around an ASGI app."""
 
     _client_kind = AsyncWattfare
     _client: AsyncWattfare
 
-    def __init__(self, app: Any, **options: Any) -> None:
+    if TYPE_CHECKING:
+
+        def __new__(cls, *_args: Any, **_options: Any) -> Self: ...
+
+    def __init__(
+        self, app: Any, *, interface: Literal["auto", "asgi"] = "asgi", **options: Unpack[Options]
+    ) -> None:
         hide_secret_key(options)
         super().__init__(single_callable(app), **options)
         seconds = self._gate.heartbeat
@@ -49,7 +61,7 @@ class WattfareASGIMiddleware(Middleware):
     def _show_interface(self) -> None:
         # Whoever wants to know whether this is an ASGI app looks here for a coroutine function; to
         # call it, the interpreter looks at the class.
-        self.__dict__["__call__"] = self._call
+        vars(self)["__call__"] = self._call
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         # Most requests are not ours, and this is all that they meet: the app's own coroutine is
@@ -143,22 +155,26 @@ class WattfareASGIMiddleware(Middleware):
             await exchange.run(request)
 
     async def respond(
-        self, request: Request, read_input: Callable[[int], Awaitable[bytes]]
-    ) -> Answer:
+        self, request: Request, body: AsyncIterable[bytes] | Callable[[int], Awaitable[bytes]]
+    ) -> AsyncAnswer:
         """Answer a request to one of our paths, for a framework with requests of its own, which
         cancels this if the client goes away.
 
         Args:
             request: what the framework's request is to us. Its path is one of ours.
-            read_input: reads the body, at most so many bytes of it.
+            body: the pieces of the request's body, or a function that reads it, at most so many
+                bytes of it. A client that goes away within it is an OSError.
         """
         record = Record()
 
         async def read(command: ReadBody) -> bytes:
-            body = await read_input(command.limit)
+            if not callable(body):
+                receive = _receive_from(body)
+                return await read_body(receive, command.limit, cut_short, command.claim)
+            whole = await body(command.limit)
             if command.claim is not None:
-                command.claim.grow(len(body))
-            return body
+                command.claim.grow(len(whole))
+            return whole
 
         def perform(command: Any) -> Awaitable[Any]:
             return read(command) if type(command) is ReadBody else self._client._perform(command)
@@ -167,7 +183,7 @@ class WattfareASGIMiddleware(Middleware):
             reply = await run_async(self._gate.answer(request, record), perform)
             if isinstance(reply, Relay):
                 stream = _Stream(reply, self)
-                return Answer(reply.status, reply.headers, stream, stream.aclose)
+                return AsyncAnswer(reply.status, reply.headers, stream, stream.aclose)
         except BaseException:
             try:
                 await self._finish(record)
@@ -176,11 +192,35 @@ class WattfareASGIMiddleware(Middleware):
             raise
         await self._finish(record)
         close = None if record.slot is None else record.release
-        return Answer(reply.status, reply.headers, reply.body, close)
+        return AsyncAnswer(reply.status, reply.headers, reply.body, close)
 
     async def _finish(self, record: Record) -> None:
         if record.begun:
             await run_async(self._gate.finished(record), self._client._perform)
+
+
+class WattfareAsyncAdapter(WattfareASGIMiddleware):
+    """The base of an adapter for an asynchronous framework that has requests of its own.
+
+    The options are those of :class:`~wattfare_mw.WattfareMiddleware`.
+    """
+
+    def __init__(self, **options: Unpack[Options]) -> None:
+        super().__init__(None, **options)
+
+
+def _receive_from(pieces: AsyncIterable[bytes]) -> Receive:
+    """A body that comes in pieces, as ASGI has it."""
+    iterator = aiter(pieces)
+
+    async def receive() -> Message:
+        try:
+            piece = await anext(iterator, None)
+        except OSError:
+            return {"type": "http.disconnect"}
+        return {"type": "http.request", "body": piece or b"", "more_body": piece is not None}
+
+    return receive
 
 
 def _heartbeats(seconds: float) -> LoopPool[IdleTimer]:

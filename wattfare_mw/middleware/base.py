@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from typing import Any, Literal
+from typing import Any, Literal, Self, cast
 
 import msgspec
 
 from ..client import AsyncWattfare, Wattfare, client_for
 from ..error_responses import LetThrough
+from ..sessions import AccountLabelOption, RequestLimitOption
 from ..transport import hidden
 from ..users import ResolveUser
 from .gate import Gate
-from .options import HEARTBEAT_SECONDS, INFERENCE_PATH, STATUS_PATH, TOKEN_PATH
+from .options import HEARTBEAT_SECONDS, INFERENCE_PATH, STATUS_PATH, TOKEN_PATH, OnUsage
 
 
 class Answer(msgspec.Struct, frozen=True, gc=False):
@@ -31,6 +32,30 @@ class Answer(msgspec.Struct, frozen=True, gc=False):
     headers: dict[str, str]
     body: bytes | Iterator[bytes] | AsyncIterator[bytes]
     close: Callable[[], Any] | None = None
+
+
+class AsyncAnswer(Answer, frozen=True, gc=False):
+    """An :class:`Answer` of an asynchronous middleware: use it in an ``async with`` block, and send
+    what ``async for`` gives."""
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_error: object) -> None:
+        await self.aclose()
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        if not isinstance(self.body, bytes):
+            async for piece in cast("AsyncIterator[bytes]", self.body):
+                yield piece
+        elif self.body:
+            yield self.body
+
+    async def aclose(self) -> None:
+        """Say that the last byte is sent, or cannot be sent."""
+        closing = None if self.close is None else self.close()
+        if closing is not None:
+            await closing
 
 
 class Middleware:
@@ -53,14 +78,14 @@ class Middleware:
         inference_path: str | None = INFERENCE_PATH,
         status_path: str | None = STATUS_PATH,
         client_path: str | None = None,
-        request_limit: Any = None,
-        account_label: Any = None,
+        request_limit: RequestLimitOption = None,
+        account_label: AccountLabelOption = None,
         models: Iterable[str] | None = None,
         allow_grants: bool = False,
         allowed_origins: Iterable[str] = (),
         max_body_bytes: int = 20 * 2**20,
         max_calls_per_user: int | None = None,
-        on_usage: Callable[..., Any] | None = None,
+        on_usage: OnUsage | None = None,
         heartbeat: float | None = HEARTBEAT_SECONDS,
     ) -> None:
         secret_key = hidden(secret_key)

@@ -2,18 +2,38 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 
 from .base import Middleware
 from .interface import interface_of
-from .options import hide_secret_key
+from .options import Options, hide_secret_key
+
+if TYPE_CHECKING:
+    from .asgi import WattfareASGIMiddleware
+    from .wsgi import WattfareWSGIMiddleware
+
+    class _Base(Middleware):
+        """Leaves the arguments to `WattfareMiddleware.__new__`."""
+
+        def __init__(self, *_args: Any, **_options: Any) -> None: ...
+else:
+    _Base = Middleware
+
+# The types of an app here say how it is called, and no more: frameworks type their scopes in many
+# ways. An ASGI 2 app is called twice.
+AnyASGIApp = (
+    Callable[[Any, Any, Any], Awaitable[object]]
+    | Callable[[Any], Callable[[Any, Any], Awaitable[object]]]
+)
+AnyWSGIApp = Callable[[Any, Any], object]
 
 
 class _Factory(type):
     """Makes ``WattfareMiddleware(…)`` give a middleware of the app's interface. Both kinds count
     as instances of it."""
 
-    if not TYPE_CHECKING:  # a type checker reads `Middleware.__init__`, which lists the options
+    if not TYPE_CHECKING:  # a type checker reads `WattfareMiddleware.__new__`
 
         def __call__(
             cls, app: Any, *, interface: Literal["auto", "asgi", "wsgi"] = "auto", **options: Any
@@ -33,7 +53,7 @@ class _Factory(type):
         return isinstance(instance, Middleware)
 
 
-class WattfareMiddleware(Middleware, metaclass=_Factory):
+class WattfareMiddleware(_Base, metaclass=_Factory):
     """An existing ASGI or WSGI app, whose users pay for its AI calls.
 
     Args:
@@ -72,3 +92,23 @@ class WattfareMiddleware(Middleware, metaclass=_Factory):
         WattfareAuthError: there is no secret key.
         TypeError, ValueError: an option is of no use; the message says which.
     """
+
+    if TYPE_CHECKING:
+
+        @overload
+        def __new__(
+            cls, app: AnyASGIApp, *, interface: Literal["auto"] = ..., **options: Unpack[Options]
+        ) -> WattfareASGIMiddleware: ...
+        @overload
+        def __new__(
+            cls, app: AnyWSGIApp, *, interface: Literal["auto"] = ..., **options: Unpack[Options]
+        ) -> WattfareWSGIMiddleware: ...
+        @overload
+        def __new__(
+            cls, app: Any, *, interface: Literal["asgi"], **options: Unpack[Options]
+        ) -> WattfareASGIMiddleware: ...
+        @overload
+        def __new__(
+            cls, app: Any, *, interface: Literal["wsgi"], **options: Unpack[Options]
+        ) -> WattfareWSGIMiddleware: ...
+        def __new__(cls, *_args: Any, **_options: Any) -> Any: ...

@@ -23,11 +23,12 @@ from ..model_entry import find_entry
 from ..offload import LARGE_BODY
 from ..origins import check_origins, cors_headers, refuse_other_sites
 from ..receiving import check_length
-from ..sessions import TokenRoute
-from ..types import GRANT_HEADER, encode
+from ..sessions import AccountLabelOption, RequestLimitOption, TokenRoute
+from ..types import GRANT_HEADER, encode, readable_label
 from ..users import CallFunction, ResolveUser, identify, user_id_of
 from ..web import Request, Response, json_response
 from . import client_files, forwarding, request_body
+from .options import OnUsage
 from .relay import Record, Relay
 
 _COMPLETIONS = "/chat/completions"
@@ -75,14 +76,14 @@ class Gate:
         inference_path: str | None,
         status_path: str | None,
         client_path: str | None,
-        request_limit: Any,
-        account_label: Any,
+        request_limit: RequestLimitOption,
+        account_label: AccountLabelOption,
         models: Iterable[str] | None,
         allow_grants: bool,
         allowed_origins: Iterable[str],
         max_body_bytes: int,
         max_calls_per_user: int | None,
-        on_usage: Callable[..., Any] | None,
+        on_usage: OnUsage | None,
         heartbeat: float | None,
         let_through: LetThrough = (),
     ) -> None:
@@ -108,7 +109,7 @@ class Gate:
         self._allow_grants = allow_grants
         self._origins = check_origins(allowed_origins)
         if account_label is not None and not callable(account_label):
-            calls.check_account_label(account_label)
+            readable_label(account_label)  # likewise
         self._token_route = TokenRoute(
             caller, resolve_user, request_limit, account_label, self._origins
         )

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from decimal import Decimal
 from typing import Any, NotRequired, Required, TypedDict
 
 from ..app_functions import adapt_function
 from ..client import AsyncWattfare, Wattfare
+from ..sessions import AccountLabelOption, RequestLimitOption
 from ..transport import hidden
+from ..types import TokenUsage
 from ..users import ResolveUser
 from ..web import Request
 
@@ -16,6 +19,11 @@ INFERENCE_PATH = "/api/wattfare/chat/completions"
 STATUS_PATH = "/api/wattfare/status"
 #: How long a stream may be silent before a comment is sent, in seconds.
 HEARTBEAT_SECONDS = 15.0
+
+
+OnUsage = Callable[[str | None, str | None, TokenUsage | None, Decimal | None], object]
+"""The option ``on_usage``: takes the user's id, the model, its usage and its cost in USD. It may be
+async."""
 
 
 class Options(TypedDict, total=False):
@@ -29,14 +37,14 @@ class Options(TypedDict, total=False):
     inference_path: NotRequired[str | None]
     status_path: NotRequired[str | None]
     client_path: NotRequired[str | None]
-    request_limit: NotRequired[Any]
-    account_label: NotRequired[Any]
+    request_limit: NotRequired[RequestLimitOption]
+    account_label: NotRequired[AccountLabelOption]
     models: NotRequired[Iterable[str] | None]
     allow_grants: NotRequired[bool]
     allowed_origins: NotRequired[Iterable[str]]
     max_body_bytes: NotRequired[int]
     max_calls_per_user: NotRequired[int | None]
-    on_usage: NotRequired[Callable[..., Any] | None]
+    on_usage: NotRequired[OnUsage | None]
     heartbeat: NotRequired[float | None]
 
 

@@ -6,7 +6,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from http import HTTPStatus
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, cast
 
 from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
 from werkzeug.wsgi import get_input_stream
@@ -20,21 +20,33 @@ from ..receiving import too_large
 from ..web import Request
 from .base import Answer, Middleware
 from .gate import ReadBody, cut_short, is_json
-from .options import hide_secret_key
+from .options import Options, hide_secret_key
 from .relay import Record, Relay
+
+if TYPE_CHECKING:
+    # For a type checker, `WattfareMiddleware(app)` gives one of its subclasses.
+    from .factory import WattfareMiddleware as _Base
+else:
+    _Base = Middleware
 
 Environ = dict[str, Any]
 StartResponse = Callable[..., Any]
 ReadInput = Callable[[int], bytes]
 
 
-class WattfareWSGIMiddleware(Middleware):
+class WattfareWSGIMiddleware(_Base):
     """:class:`~wattfare_mw.WattfareMiddleware` around a WSGI app."""
 
     _client_kind = Wattfare
     _client: Wattfare
 
-    def __init__(self, app: Any, **options: Any) -> None:
+    if TYPE_CHECKING:
+
+        def __new__(cls, *_args: Any, **_options: Any) -> Self: ...
+
+    def __init__(
+        self, app: Any, *, interface: Literal["auto", "wsgi"] = "wsgi", **options: Unpack[Options]
+    ) -> None:
         hide_secret_key(options)
         super().__init__(app, **options)
         # A WSGI environ has the path's bytes as latin-1, whatever they mean.
