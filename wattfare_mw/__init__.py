@@ -1,6 +1,7 @@
 """Wattfare for Python: the users of a web app pay for their own AI calls.
 
-This module re-exports the public names. Each part is loaded when one of its names is first used.
+This module hands on the public names and defines nothing; each part is loaded when one of its
+names is first used.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ if TYPE_CHECKING:
     from .calls import Timeout
     from .client import AsyncWattfare, Wattfare
     from .completions import Chunk, Completion, ToolCall
+    from .current import current_async_user, current_user
     from .errors import (
         WattfareAuthError,
         WattfareBudgetExceededError,
+        WattfareCurrentUserError,
         WattfareError,
         WattfareFundingError,
         WattfareGrantError,
@@ -54,10 +57,12 @@ __version__ = "0.1.0"
 _HOMES = {
     "calls": ("Timeout",),
     "client": ("AsyncWattfare", "Wattfare"),
+    "current": ("current_async_user", "current_user"),
     "completions": ("Chunk", "Completion", "ToolCall"),
     "errors": (
         "WattfareAuthError",
         "WattfareBudgetExceededError",
+        "WattfareCurrentUserError",
         "WattfareError",
         "WattfareFundingError",
         "WattfareGrantError",
@@ -99,6 +104,8 @@ __all__ = [  # noqa: RUF022  # in the order in which a reader meets them
     "Timeout",
     "User",
     "AsyncUser",
+    "current_user",
+    "current_async_user",
     "Grant",
     "AsyncGrant",
     "Model",
@@ -126,6 +133,7 @@ __all__ = [  # noqa: RUF022  # in the order in which a reader meets them
     "WattfareRateLimitError",
     "WattfareGrantError",
     "WattfareNetworkError",
+    "WattfareCurrentUserError",
     "to_wattfare_error",
     "is_budget_exceeded",
     "is_not_connected",

@@ -6,6 +6,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Generic, Self, TypeVar
 from urllib.parse import quote, urlsplit
 
@@ -192,7 +193,6 @@ def models() -> Call[bytes]:
 
 
 def chat_completion(
-    payer: Payer,
     model: str,
     prompt: str | None,
     messages: Sequence[Message] | None,
@@ -201,8 +201,8 @@ def chat_completion(
     stream: bool,
     on_low_budget: OnLowBudget = "lower",
     wait: float = 0,
-) -> Call[Completion]:
-    """A call of ``model`` with a prompt or with messages.
+) -> Callable[[Payer], Call[Completion]]:
+    """A call of ``model`` with a prompt or with messages, as a function of who pays for it.
 
     Raises:
         TypeError: both or neither are given, or a parameter has no JSON form.
@@ -226,7 +226,7 @@ def chat_completion(
         headers[LOW_BUDGET_HEADER] = on_low_budget
     if wait:
         headers[WAIT_HEADER] = f"{wait:g}"
-    return relayed_completion(payer, encode(body), headers)
+    return partial(relayed_completion, body=encode(body), headers=headers)
 
 
 def relayed_completion(payer: Payer, body: bytes, headers: Mapping[str, str]) -> Call[Completion]:

@@ -74,6 +74,8 @@ class WattfarePlugin(InitPlugin):
     def on_app_init(self, app_config: AppConfig) -> AppConfig:
         """Register what this app has of us."""
         opt = _opt(app_config.csrf_config)
+        if self._driver.has_current_user:
+            app_config.middleware.insert(0, self._driver.around)
         app_config.route_handlers.extend(self._route(path, opt) for path in self._driver.paths)
         if self._driver.openai_base is not None:
             app_config.route_handlers.append(self._models(self._driver.openai_base, opt))

@@ -87,6 +87,7 @@ class WattfareMiddleware(_Base, metaclass=_Factory):
             where not told); may be asynchronous.
         heartbeat: under ASGI, a comment is sent into a stream that was silent for so many
             seconds; None: no comments, neither ours nor the service's.
+        current_user: is :data:`wattfare_mw.current_user` the user of each request to the app?
 
     Raises:
         WattfareAuthError: there is no secret key.
