@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from contextvars import Context, copy_context
-from typing import Any, Literal, Self, cast
-
-import msgspec
+from typing import Any, Literal
 
 from ..client import AsyncWattfare, Wattfare, client_for
 from ..current import CurrentRequest
 from ..error_responses import LetThrough
 from ..flow import Flow
-from ..sessions import AccountLabelOption, RequestLimitOption
 from ..transport import hidden
 from ..users import ResolveUser
 from ..web import Request

@@ -108,7 +108,7 @@ class WattfareWSGIMiddleware(_Base):
         Raises:
             WattfareAuthError: the visitor is not signed in.
         """
-        return self.user_of(request_from_environ(environ))
+        return self._client.user(self._client._run(self._identify(environ)))
 
     def user_of(self, request: Request) -> User:
         """:meth:`user`, for a framework with requests of its own."""
@@ -172,7 +172,7 @@ class WattfareWSGIMiddleware(_Base):
                     return read_input(command.limit)
                 announced = request.headers.common.get("content-length", "")
                 if announced.isdecimal():
-                    command.claim.grow(int(announced))  # the gate has checked its type
+                    command.claim.grow(int(announced))  # the gate has checked its types type
                 body = read_input(command.limit)
                 command.claim.grow(len(body))
                 return body
