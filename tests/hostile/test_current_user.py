@@ -291,7 +291,7 @@ def test_a_background_task_has_no_current_user(app: App) -> None:
 
 
 def test_a_shared_executor_has_no_current_user(app: App) -> None:
-    """Its threads belong to no request, whoever starts them; `copy_context` says whose job it is."""
+    """Its threads belong to no request. `copy_context` says whose job it is."""
     app.connect("u1")
     app.connect("u2")
     pool = ThreadPoolExecutor(1)
@@ -797,7 +797,7 @@ def test_without_the_option_the_app_is_called_as_it_is() -> None:
 
 
 def test_the_option_is_a_boolean() -> None:
-    with pytest.raises(TypeError, match="current_user is True or False"):
+    with pytest.raises(TypeError, match="current_user must be True or False"):
         WattfareMiddleware(
             streaming,
             interface="wsgi",

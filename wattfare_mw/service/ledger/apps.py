@@ -168,7 +168,7 @@ def delete_app(sql: Sql, app_id: str, now: datetime) -> int:
     """
     at, table, open_ = seconds(now), schema.connections, schema.approvals
     # Before the app, in the order of :func:`.accounts.lock_app`. An approval that begins now does
-    # not connect anything: whoever redeems it finds that the app is deleted.
+    # not connect anything: its redemption finds that the app is deleted.
     ours = (open_.c.app_id == app_id, open_.c.expires_at > at)
     accounts.lock_rows(sql, open_, *ours)
     _locked(sql, app_id)
