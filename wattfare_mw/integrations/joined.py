@@ -1,4 +1,4 @@
-"""Errors that are a :class:`~wattfare_mw.errors.WattfareError` and an AI library's own error in one.
+"""Errors that are a :class:`~wattfare_mw.errors.WattfareError` and an AI library's own error.
 
 ``except WattfareBudgetExceededError`` finds one of them, and so does ``except
 openai.APIStatusError``: an app needs no conversion, and a library's retries and fallbacks work.
@@ -35,5 +35,8 @@ def join(ours: WattfareError, library: Exception) -> Exception:
 
 @cache
 def _both(ours: type[WattfareError], library: type[Exception]) -> type[Exception]:
-    about = {"__module__": ours.__module__, "__doc__": ours.__doc__, "ours": ours}
-    return type(ours.__name__, (_Joined, ours, library), about)
+    joined = type(ours.__name__, (_Joined, ours, library), {"ours": ours, "__doc__": ours.__doc__})
+    # A library may give its subclasses names of its own.
+    joined.__name__, joined.__qualname__ = ours.__name__, ours.__qualname__
+    joined.__module__ = ours.__module__
+    return joined
