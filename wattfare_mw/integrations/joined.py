@@ -24,10 +24,10 @@ class _Joined:
 
 
 def join(ours: WattfareError, library: Exception) -> Exception:
-    """One error that is both. Its attributes are those of both; where a name is in both, it is
-    ours. Its text is the library's."""
+    """One error that is both. It has the attributes of both, and our own if both have one of that
+    name. Its text is ours."""
     joined = _both(type(ours), type(library))
-    error = joined.__new__(joined, *library.args)
+    error = joined.__new__(joined, *ours.args)
     error.__dict__.update(library.__dict__)
     error.__dict__.update(ours.__dict__)
     return error

@@ -29,7 +29,9 @@ try:
     from langchain_openai.chat_models.base import BaseChatOpenAI
     from pydantic import Field, model_validator
 except ImportError as _error:
-    raise not_installed(_error, "langchain_openai", "langchain") from None
+    raise not_installed(
+        _error, "langchain", "langchain_core", "langchain_openai", "openai", "pydantic"
+    ) from None
 
 from .openai import async_client, sync_client
 
@@ -185,4 +187,4 @@ def _join(ours: WattfareError, library: openai.APIError) -> Exception:
         kind = ContextOverflowError
     else:
         kind = _KINDS.get(ours.status, ModelAPIError if ours.status >= 500 else ModelError)
-    return join(ours, kind(str(library)))
+    return join(ours, kind(ours.message))
