@@ -10,7 +10,7 @@ from typing import Any
 from wattfare_mw import calls
 from wattfare_mw.flow import run
 from wattfare_mw.headers import Headers
-from wattfare_mw.middleware.asgi import request_of
+from wattfare_mw.middleware.asgi import request_from_scope
 from wattfare_mw.middleware.gate import ReadBody
 from wattfare_mw.middleware.relay import Record, Relay
 from wattfare_mw.users import CallFunction
@@ -58,7 +58,7 @@ def _gate(*, stream: bool) -> Callable[[], None]:
         return None
 
     def call() -> None:
-        reply = run(gate.answer(request_of(scope, OURS), Record()), perform)
+        reply = run(gate.answer(request_from_scope(scope, OURS), Record()), perform)
         assert reply.status == 200
         if isinstance(reply, Relay):
             for event in events:

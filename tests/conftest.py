@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from support.examples import load_profile
+from support.fake_openrouter import FakeOpenRouter, run_openrouter
 from support.fake_wattfare import FakeWattfare, run_fake_wattfare
 from support.postgres import Cluster, shared_cluster
 from support.redis import shared_redis
@@ -173,6 +174,20 @@ def forwarding(tmp_path_factory: pytest.TempPathFactory, _upstream: Upstream) ->
     """A service in front of the fake upstream, for whose use nobody is asked a key."""
     with run_service(tmp_path_factory.mktemp("forwarding"), "--upstream", _upstream.url) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def openrouter() -> Iterator[FakeOpenRouter]:
+    """A fake OpenRouter, for the options of a service. A test asks for ``router``."""
+    with run_openrouter() as fake:
+        yield fake
+
+
+@pytest.fixture
+def router(openrouter: FakeOpenRouter) -> FakeOpenRouter:
+    """The fake OpenRouter, without what other tests did with it."""
+    openrouter.reset()
+    return openrouter
 
 
 @pytest.fixture(scope="session")

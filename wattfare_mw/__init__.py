@@ -1,13 +1,13 @@
 """Wattfare for Python: the users of a web app pay for their own AI calls.
 
-This module hands on the public names and defines nothing; each part is loaded when one of its
-names is first used.
+This module re-exports the public names. Each part is loaded when one of its names is first used.
 """
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from .lazy import names_from
 
 if TYPE_CHECKING:
     from .calls import Timeout
@@ -91,9 +91,8 @@ _HOMES = {
     ),
     "web": ("Request", "Response"),
 }
-_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
-__all__ = [  # noqa: RUF022  # in the order in which they are met
+__all__ = [  # noqa: RUF022  # in the order in which a reader meets them
     "Wattfare",
     "AsyncWattfare",
     "WattfareMiddleware",
@@ -132,15 +131,4 @@ __all__ = [  # noqa: RUF022  # in the order in which they are met
     "is_not_connected",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    home = _HOME_OF.get(name)
-    if home is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{home}"), name)
-    globals()[name] = value  # the next time it is simply there
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = names_from(globals(), _HOMES)

@@ -1,4 +1,4 @@
-"""The app's own functions, which may be synchronous or asynchronous on either side."""
+"""Calls the app's own functions, sync or async, from sync or async code."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .threads import APP_THREADS
 
 
 class AppFunction:
-    """One of the app's functions. Which kind it is, is looked up once and not at each call."""
+    """One of the app's functions. Whether it is async is determined once, not at each call."""
 
     __slots__ = ("_function", "_is_async")
 
@@ -26,23 +26,22 @@ class AppFunction:
         self._is_async = _is_async(function)
 
     def call(self, *args: Any) -> Any:
-        """Call it from synchronous code; one that is asynchronous runs on an event loop."""
+        """Call it from sync code. An async function runs on an event loop."""
         function = self._function
         result = function(*args)
         if result is None or isinstance(result, str) or not inspect.isawaitable(result):
             return result
         if (threads := _gevent_threads()) is not None:
-            # All greenlets of a thread share it, and a thread runs one event loop at a time.
+            # All greenlets share one thread, and a thread runs one event loop at a time.
             return threads.spawn(copy_context().run, asyncio.run, _awaited(result)).get()
         if not _on_event_loop():
             return async_to_sync(_awaited)(result)
-        # In an asynchronous view of a synchronous framework: its loop is taken, and waits for us.
+        # In an async view of a sync framework: its event loop is busy, because it waits for us.
         with ThreadPoolExecutor(1) as thread:
             return thread.submit(copy_context().run, asyncio.run, _awaited(result)).result()
 
     def call_async(self, *args: Any) -> Awaitable[Any]:
-        """Call it from an event loop; one that is synchronous runs in a thread, where it may
-        block."""
+        """Call it from an event loop. A sync function runs in a thread, where it may block."""
         function = self._function
         return function(*args) if self._is_async else _call_in_thread(function, args)
 
@@ -56,7 +55,7 @@ def _on_event_loop() -> bool:
 
 
 def _gevent_threads() -> Any:
-    """Real threads for a process in which gevent has made greenlets of them; else None.
+    """Real threads for a process in which gevent has replaced threads by greenlets; else None.
 
     A greenlet that waits for one of these threads lets the other greenlets run.
     """
@@ -68,12 +67,12 @@ def _gevent_threads() -> Any:
     if pool is None:
         # Not the hub's own pool: gevent resolves host names there.
         pool = importlib.import_module("gevent.threadpool").ThreadPool(GEVENT_THREADS, hub)
-        setattr(hub, _GEVENT_POOL, pool)  # a pool belongs to its hub, and ends with it
+        setattr(hub, _GEVENT_POOL, pool)  # the pool ends with its hub
     return pool
 
 
 _GEVENT_POOL = "wattfare_threads"
-#: The most asynchronous functions of the app that run at once under gevent.
+#: The most async functions of the app that run at once under gevent.
 GEVENT_THREADS = 40
 
 
@@ -86,9 +85,13 @@ async def _awaited(value: Any) -> Any:
     return await value
 
 
-def adapt(function: Any, convert: Callable[[Any], Any]) -> Any:
-    """``function`` of the app's, given what ``convert`` makes of our request: a framework's own.
-    What is no function is handed back as it is."""
+def adapt_function(function: Any, convert: Callable[[Any], Any]) -> Any:
+    """A function of the app that takes the framework's own request, as one that takes ours.
+
+    Args:
+        function: the app's. If it is not callable, it is returned as it is.
+        convert: makes the framework's request of a :class:`wattfare_mw.Request`.
+    """
     if not callable(function):
         return function
     function = cast("Callable[[Any], Any]", function)

@@ -1,6 +1,6 @@
-"""How many bytes of large bodies one process holds at a time, in all and for each payer.
+"""Limits the bytes of large request bodies in one process, in total and for each payer.
 
-A small body is never refused because of the large ones: it does not count.
+A small body does not count, so it is never refused because of large ones.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ RETRY_SECONDS = 2
 
 
 class BodyMemory:
-    """Counts the bytes that are in memory. Threads may share one."""
+    """Counts the bytes in memory. Threads may share one."""
 
     def __init__(self, limit: int = MAX_BYTES, payer_limit: int = MAX_PAYER_BYTES) -> None:
         self._limit = limit
@@ -41,7 +41,7 @@ class BodyMemory:
             held = self._payers.get(payer, 0)
             if self._total + size > self._limit or held + size > self._payer_limit:
                 raise WattfareError(
-                    "Too many large requests are under way: try again.",
+                    "Too many large requests are in progress. Try again later.",
                     code="upstream",
                     status=503,
                     retry_after=RETRY_SECONDS,
@@ -70,10 +70,10 @@ class BodyClaim:
         self._size = 0
 
     def grow(self, size: int) -> None:
-        """The body has so many bytes by now.
+        """Record how many bytes of the body have arrived.
 
         Raises:
-            WattfareError: ``upstream``, 503; there is no room for them.
+            WattfareError: ``upstream``, 503; there is not enough memory.
         """
         if size > LARGE_BODY and size > self._size:
             self._memory._take(self._payer, size - self._size)
@@ -86,7 +86,7 @@ class BodyClaim:
         self.release()
 
     def release(self) -> None:
-        """The body is in memory no longer."""
+        """Release the memory of the body."""
         size, self._size = self._size, 0
         if size:
             self._memory._free(self._payer, size)

@@ -1,5 +1,5 @@
-"""Each call of the service's API as a value: how its request is written, and how its answer is
-read. No I/O here."""
+"""Each call of the service's API as a value: how to write its request, and how to read its answer.
+No I/O."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ T = TypeVar("T")
 
 DEFAULT_BASE_URL = "https://wattfare.com"
 USER_AGENT = "wattfare-mw-python"
-# What may stand in a header as it is: 0x21-0x7E, but for the "%" that marks what may not.
+# Characters that a header may have unescaped: 0x21-0x7E without "%", which marks an escape.
 _HEADER_SAFE = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) != "%")
-#: What is printable ASCII and must be escaped all the same.
+#: Printable ASCII that must be escaped.
 _ESCAPED = frozenset(" %")
 
 #: The longest account label, in characters.
@@ -58,13 +58,13 @@ Message = Mapping[str, Any]
 
 
 class Timeout(msgspec.Struct, frozen=True):
-    """How long to wait, in seconds; None: for ever.
+    """How long to wait, in seconds. None waits forever.
 
     Args:
         connect: for a connection to be made.
         read: for an answer to ``status``, ``create_session`` and ``models``.
         inference: for each silence of an inference call: before its first token, which can take
-            minutes, and between two of them. There is no limit on the whole.
+            minutes, and between two tokens. The whole answer has no limit.
     """
 
     connect: float | None = 5.0
@@ -73,14 +73,14 @@ class Timeout(msgspec.Struct, frozen=True):
 
 
 class Call(msgspec.Struct, Generic[T], frozen=True, gc=False):
-    """A call to make, and how its answer is read.
+    """A call, and how to read its answer.
 
     Attributes:
         path: below ``/api/v1``.
         read: makes the result of the status and the body of a 2xx answer.
-        repeatable: does a second one bill nothing?
-        inference: may its answer take minutes to come?
-        credential: what goes with the call in place of the secret key.
+        repeatable: True if a second attempt bills nothing.
+        inference: True if the answer may take minutes.
+        credential: replaces the secret key in this call.
     """
 
     method: str
@@ -97,36 +97,36 @@ class Call(msgspec.Struct, Generic[T], frozen=True, gc=False):
 
 
 class Payer(msgspec.Struct, frozen=True, gc=False):
-    """Who pays for a call: the header that says so."""
+    """Who pays for a call: a header and its value."""
 
     header: str
     value: str
 
 
 def user_payer(user_id: str) -> Payer:
-    """The user with this id of the app's own.
+    """The user with this id.
 
     Raises:
-        WattfareError: ``invalid_request``; no such id can exist.
+        WattfareError: ``invalid_request``; the id is invalid.
     """
     return payer_of(check_user_id(user_id))
 
 
 def payer_of(user_id: str) -> Payer:
-    """The user with this id, which has been checked."""
+    """The user with this checked id."""
     if not (user_id.isascii() and user_id.isprintable() and _ESCAPED.isdisjoint(user_id)):
         user_id = quote(user_id, safe=_HEADER_SAFE)
     return Payer(USER_HEADER, user_id)
 
 
 def grant_payer(grant_token: str) -> Payer:
-    """Whoever gave this one-time grant.
+    """The one-time grant with this token.
 
     Raises:
-        WattfareGrantError: no such token can exist.
+        WattfareGrantError: the token is invalid.
     """
     if not isinstance(grant_token, str) or not grant_token or not _visible(grant_token):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise WattfareGrantError("This is no grant token: a grant token is visible ASCII.")
+        raise WattfareGrantError("This is not a grant token: a grant token is visible ASCII.")
     return Payer(GRANT_HEADER, Secret(grant_token))
 
 
@@ -142,7 +142,7 @@ def create_session(
     request_limit: LimitLike | SessionRequest = None,
     account_label: str | None = None,
 ) -> Call[CreatedSession]:
-    """A session token for this user's browser, asking for this cap."""
+    """Create a session token for this user's browser, which asks for this cap."""
     body: dict[str, Any] = {"appUserId": check_user_id(user_id)}
     limit = session_request(request_limit).request_limit
     if limit is not None:
@@ -160,10 +160,10 @@ def create_session(
 
 
 def session_request(request_limit: object) -> SessionRequest:
-    """What an app gave as the cap to ask for, in its wire shape.
+    """The cap that an app asks for, in its wire shape.
 
     Raises:
-        WattfareError: ``invalid_request``; it is none of the kinds that are taken.
+        WattfareError: ``invalid_request``; it is not a valid cap.
     """
     if isinstance(request_limit, SessionRequest):
         request_limit = request_limit.request_limit
@@ -216,21 +216,21 @@ def chat_completion(
     on_low_budget: OnLowBudget = "lower",
     wait: float = 0,
 ) -> Call[Completion]:
-    """A call of ``model``, of a prompt or of messages.
+    """A call of ``model`` with a prompt or with messages.
 
     Raises:
         TypeError: both or neither are given, or a parameter has no JSON form.
     """
     if (prompt is None) == (messages is None):
-        raise TypeError("give a prompt or messages=, one of the two")
+        raise TypeError("pass either a prompt or messages=, not both")
     if "stream" in params:
-        raise TypeError("stream= is said by the method: generate() or stream()")
+        raise TypeError("stream= is not a parameter: call generate() or stream()")
     if messages is None:
         messages = [{"role": "user", "content": prompt}]
     body: dict[str, Any] = {"model": model, "messages": messages, **params}
     if stream:
         body["stream"] = True
-        # Without it nobody would tell what the stream cost.
+        # Without it, the cost of the stream would stay unknown.
         body.setdefault("stream_options", {"include_usage": True})
     headers = {
         "content-type": "application/json",
@@ -244,7 +244,7 @@ def chat_completion(
 
 
 def relayed_completion(payer: Payer, body: bytes, headers: Mapping[str, str]) -> Call[Completion]:
-    """A call of a model with a body and headers that somebody else wrote."""
+    """A call of a model with an existing body and headers."""
     return Call(
         "POST",
         "/chat/completions",
@@ -277,24 +277,24 @@ def _as_it_is(_status: int, body: bytes) -> bytes:
 
 
 class Send(msgspec.Struct, frozen=True, gc=False):
-    """Send this request; gives the answer, its body still on its way."""
+    """Send this request. The result is the answer, whose body is not read yet."""
 
     request: HTTPRequest
 
 
 class Read(msgspec.Struct, frozen=True, gc=False):
-    """Read the whole body of this answer; gives the bytes."""
+    """Read the whole body of this answer. The result is the bytes."""
 
     answer: Any
 
 
 class Sleep(msgspec.Struct, frozen=True, gc=False):
-    """Wait so many seconds."""
+    """Wait this many seconds."""
 
     seconds: float
 
 
-#: What goes with every request.
+#: The headers of every request.
 _ALWAYS = {
     "accept": "application/json",
     "accept-encoding": "identity",
@@ -303,18 +303,18 @@ _ALWAYS = {
 
 
 class _Known:
-    """What a client has learned of its service."""
+    """What a client has learned about its service."""
 
-    #: Does it take account labels?
+    #: False if it refuses account labels.
     labels = True
 
 
 class Caller:
-    """The service, as an app with a secret key sees it: the flows of its calls.
+    """The flows of the calls that an app makes with its secret key.
 
     Raises:
-        WattfareAuthError: the key is no secret key.
-        ValueError: the URL is none.
+        WattfareAuthError: the key is not a secret key.
+        ValueError: the URL is invalid.
     """
 
     def __init__(
@@ -344,8 +344,8 @@ class Caller:
         self._known = _Known()
 
     def in_request(self) -> Self:
-        """The same service, for calls inside a request to the app: they hold no worker while they
-        wait for a second try. See :func:`.retries.retry_delay`."""
+        """The same service, for calls inside a request to the app, which must not block a worker
+        while they wait for a second try. See :func:`.retries.retry_delay`."""
         impatient = copy.copy(self)
         impatient._in_request = True
         return impatient
@@ -355,7 +355,7 @@ class Caller:
         return error.named(self._service)
 
     def request(self, call: Call[Any]) -> HTTPRequest:
-        """The request that makes this call."""
+        """The HTTP request of this call."""
         authorization = self._authorization
         if call.credential is not None:
             authorization = Secret(f"Bearer {call.credential}")
@@ -369,10 +369,10 @@ class Caller:
         )
 
     def fetch(self, call: Call[T]) -> Flow[T]:
-        """Make the call, read its answer.
+        """Make the call, and read its answer.
 
         Raises:
-            WattfareError: whatever went wrong, typed.
+            WattfareError: the call failed.
         """
         status, body = yield from self._attempts(call, keep_open=False)
         return call.read(status, body)
@@ -383,7 +383,7 @@ class Caller:
         request_limit: LimitLike | SessionRequest = None,
         account_label: str | None = None,
     ) -> Flow[CreatedSession]:
-        """Create a session token. A service that does not know account labels gets none."""
+        """Create a session token. A service that refuses account labels gets none."""
         if account_label is not None and self._known.labels:
             try:
                 return (
@@ -393,21 +393,21 @@ class Caller:
                 if error.status not in (400, 422):
                     raise
             created = yield from self.fetch(create_session(user_id, request_limit))
-            # It was the label that the service refused.
+            # The service refused the label.
             self._known.labels = False
             return created
         return (yield from self.fetch(create_session(user_id, request_limit)))
 
     def disconnect(self, user_id: str) -> Flow[None]:
-        """Revoke a user's connection. Only the user's own token can, so one is made."""
+        """Revoke a user's connection. This needs a session token of the user, so it creates one."""
         session = yield from self.fetch(create_session(user_id))
         yield from self.fetch(revoke(session.token))
 
     def open(self, call: Call[Any]) -> Flow[Any]:
-        """Make the call, and give its answer of success with the body still on its way.
+        """Make the call. The result is a successful answer, whose body is not read yet.
 
         Raises:
-            WattfareError: the answer was no success, or there was none.
+            WattfareError: the answer is an error, or there is none.
         """
         return self._attempts(call, keep_open=True)
 
@@ -424,7 +424,7 @@ class Caller:
                 body = yield Read(answer)
                 if success:
                     return answer.status, body
-                # It may repeat the key that it refuses, and our errors travel as far as a browser.
+                # The message may repeat the refused key, and our errors reach browsers.
                 for secret in filter(None, (self.secret_key, call.credential)):
                     body = body.replace(secret.encode(), "…".encode())
                 failure = error_from_answer(answer.status, body, answer.headers)
@@ -449,7 +449,7 @@ def _check_url(url: str) -> str:
     try:
         parts = urlsplit(url)
         usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-    except ValueError:  # of a port, or of an IPv6 address
+    except ValueError:  # an invalid port or IPv6 address
         usable = False
     if not usable or not _visible(url):
         raise ValueError("base_url is the service's address, such as https://wattfare.com")

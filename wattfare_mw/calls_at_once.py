@@ -1,5 +1,5 @@
-"""How many calls of one payer run at once, in this process. The middleware and the service count
-by the same rule."""
+"""Limits how many calls of one payer run at once in this process. The middleware and the service
+share this rule."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from collections.abc import Hashable
 
 from .errors import WattfareRateLimitError
 
-#: How long a refused client should wait, in seconds: calls end at any moment.
+#: How long a refused client should wait, in seconds. Calls can end at any moment.
 RETRY_SECONDS = 1
 
 
 class CallsAtOnce:
-    """Counts the calls that run, by key. Threads may share it. A key without a call takes no
+    """Counts the running calls of each key. Threads may share it. A key without calls takes no
     memory.
 
     Args:
         most: the most calls of one key at once.
-        refusal: the message of the error for one more.
+        refusal: the error message for one call too many.
     """
 
     def __init__(self, most: int, refusal: str) -> None:
@@ -34,7 +34,7 @@ class CallsAtOnce:
         """Count a call, until its slot is released.
 
         Raises:
-            WattfareRateLimitError: 429; this key has as many calls as it may have.
+            WattfareRateLimitError: 429; this key has reached its limit.
         """
         self.add(key)
         return Slot(self, key)
@@ -63,14 +63,14 @@ class CallsAtOnce:
 
 
 class Slot:
-    """A call that counts, until it is released."""
+    """A counted call. It counts until it is released."""
 
     __slots__ = ("_calls", "_held", "_key")
 
     def __init__(self, calls: CallsAtOnce, key: Hashable) -> None:
         self._calls = calls
         self._key = key
-        self._held = threading.Lock()  # acquired by the thread that ends the call
+        self._held = threading.Lock()  # acquired by the thread that ends the call first first
 
     def release(self) -> None:
         """End the call. A second time changes nothing."""

@@ -1,5 +1,5 @@
-"""``Wattfare`` and ``AsyncWattfare``: thin over :mod:`.calls`. What is written twice here is only
-the driving: a method, and its twin with ``await``."""
+"""``Wattfare`` and ``AsyncWattfare``: the drivers of :mod:`.calls`. Each method has a twin with
+``await``."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ TransportT = TypeVar("TransportT", Transport, AsyncTransport)
 
 
 class _Client(Generic[TransportT]):
-    """What both kinds of client are made of."""
+    """The base of both clients."""
 
     _make_transport: Callable[[Any], TransportT]
 
@@ -54,16 +54,17 @@ class _Client(Generic[TransportT]):
     ) -> None:
         """
         Args:
-            secret_key: ``sk_live_…`` or ``sk_test_…``; else from ``WATTFARE_SECRET_KEY``.
-            base_url: the service's address; else from ``WATTFARE_BASE_URL``, else Wattfare's own.
+            secret_key: ``sk_live_…`` or ``sk_test_…``. Defaults to ``WATTFARE_SECRET_KEY``.
+            base_url: the service's address. Defaults to ``WATTFARE_BASE_URL``, then to Wattfare's
+                own.
             http_client: the HTTP client to use for every call, or a function that makes one; see
-                :mod:`wattfare_mw.transport`. A client that is given is not closed by us.
+                :mod:`wattfare_mw.transport`. You close a client that you pass.
             timeout: a :class:`Timeout`, or seconds for its ``connect`` and ``read``.
-            max_retries: how often a call that may be repeated is tried again.
+            max_retries: how often to retry a call that is safe to repeat.
 
         Raises:
-            WattfareAuthError: there is no secret key, or what is given is none.
-            TypeError: ``http_client`` is of a kind that cannot be used here.
+            WattfareAuthError: the secret key is missing or invalid.
+            TypeError: ``http_client`` is of an unsupported kind.
         """
         if secret_key is None:
             secret_key = os.environ.get("WATTFARE_SECRET_KEY")
@@ -84,7 +85,7 @@ class _Client(Generic[TransportT]):
         return self._caller.base_url
 
     def _sibling(self, kind: type[C]) -> C:
-        """A client of the other kind, for the same app and service."""
+        """A client of the other kind (sync or async), for the same app and service."""
         caller = self._caller
         return kind(
             caller.secret_key,
@@ -100,7 +101,7 @@ class _Client(Generic[TransportT]):
         return impatient
 
     def __repr__(self) -> str:
-        # A traceback's local variables may show one that could not be made.
+        # A traceback may show an object whose `__init__` failed.
         caller = getattr(self, "_caller", None)
         return f"{type(self).__name__}(base_url={caller and caller.base_url!r})"
 
@@ -112,7 +113,7 @@ class Wattfare(_Client[Transport]):
     _make_transport = staticmethod(sync_transport)
 
     def user(self, user_id: str) -> User:
-        """A handle bound to one user of the app's, by the app's own id. No request is made.
+        """A handle for one user, by the app's own id. Sends no request.
 
         Raises:
             WattfareError: ``invalid_request``; no such id can exist.
@@ -120,7 +121,7 @@ class Wattfare(_Client[Transport]):
         return User(self, user_id)
 
     def grant(self, grant_token: str) -> Grant:
-        """A handle whose models spend against a one-time grant. No request is made.
+        """A handle for a one-time grant. Sends no request.
 
         Raises:
             WattfareGrantError: no such token can exist.
@@ -135,16 +136,17 @@ class Wattfare(_Client[Transport]):
         *,
         account_label: str | None = None,
     ) -> CreatedSession:
-        """A session token for this user's browser.
+        """Create a session token for this user's browser.
 
         Args:
             user_id: the app's own id of the user.
             request_limit: the monthly cap to ask for, in USD; None leaves it to the user.
             account_label: the name of the user's account at the app, such as ``"ann@example.com"``.
-                The service shows it to the payer. A service that takes none gets none.
+                The service shows it to the payer. It is left out if the service does not support
+                it.
 
         Raises:
-            WattfareError: e.g. ``invalid_request`` for a cap that is none, ``rate_limited``.
+            WattfareError: for example ``invalid_request`` for an invalid cap, or ``rate_limited``.
         """
         return self._run(self._caller.create_session(user_id, request_limit, account_label))
 
@@ -157,16 +159,17 @@ class Wattfare(_Client[Transport]):
         allowed_origins: Iterable[str] = (),
         let_through: LetThrough = (),
     ) -> Callable[[Request], Response]:
-        """A drop-in token route, for any framework: give it a :class:`Request`, send the
-        :class:`Response`. It never raises but what it is told to let through.
+        """A token route for any framework: pass it a :class:`Request`, and send the
+        :class:`Response`. It raises only the exceptions in ``let_through``.
 
         Args:
-            resolve_user: gives the id of the user who makes the request, or None: 401.
-            request_limit: the cap to ask for in USD, or a function of the request that gives it.
+            resolve_user: returns the id of the user who makes the request. None answers 401.
+            request_limit: the monthly cap to ask for, in USD, or a function of the request that
+                returns it.
             account_label: the name of the user's account at the app, or a function of the request
-                that gives it.
-            allowed_origins: other sites' origins that may ask.
-            let_through: exceptions of these functions that a web framework answers itself.
+                that returns it.
+            allowed_origins: origins of other sites whose pages may call it.
+            let_through: exceptions of these functions that your framework answers itself.
         """
         token_route = TokenRoute(
             self._caller, resolve_user, request_limit, account_label, allowed_origins
@@ -180,7 +183,7 @@ class Wattfare(_Client[Transport]):
         return handler
 
     def close(self) -> None:
-        """Close the connections that are our own. Used again, the client opens new ones."""
+        """Close the client's own connections. A later call opens new ones."""
         self._transport.close()
         self._openai.shared.close()
 
@@ -224,8 +227,8 @@ class Wattfare(_Client[Transport]):
 
 
 class AsyncWattfare(_Client[AsyncTransport]):
-    """:class:`Wattfare` for asyncio. Use it in an ``async with`` block or ``await aclose()``;
-    each event loop has connections of its own."""
+    """:class:`Wattfare` for asyncio. Use it in an ``async with`` block, or ``await aclose()``. Each
+    event loop has its own connections."""
 
     _make_transport = staticmethod(async_transport)
 
@@ -257,7 +260,7 @@ class AsyncWattfare(_Client[AsyncTransport]):
         allowed_origins: Iterable[str] = (),
         let_through: LetThrough = (),
     ) -> Callable[[Request], Any]:
-        """See :meth:`Wattfare.session_handler`; this one is awaited."""
+        """See :meth:`Wattfare.session_handler`. Await the handler."""
         token_route = TokenRoute(
             self._caller, resolve_user, request_limit, account_label, allowed_origins
         )
@@ -270,8 +273,7 @@ class AsyncWattfare(_Client[AsyncTransport]):
         return handler
 
     async def aclose(self) -> None:
-        """Close this event loop's connections that are our own. Used again, the client opens
-        new ones."""
+        """Close the client's own connections of this event loop. A later call opens new ones."""
         await self._transport.close()
         await self._openai.shared_async.close()
         self._openai.shared.close()
@@ -297,7 +299,7 @@ class AsyncWattfare(_Client[AsyncTransport]):
         return await self._run(self._caller.open(call))
 
     async def _run(self, flow: Flow[T]) -> T:
-        running_loop()  # an error that says what is missing comes before any other
+        running_loop()  # if there is no event loop, say so before any other error
         return await run_async(flow, self._perform)
 
     def _perform(self, command: Any) -> Awaitable[Any]:
@@ -322,11 +324,11 @@ def client_for(
     secret_key: str | None = None,
     base_url: str | None = None,
 ) -> tuple[C, bool]:
-    """The client of this kind to use, and whether it was made here, so that whoever asked has to
-    close it: ``client`` itself, its sibling where it is of the other kind, or a new one.
+    """The client of this kind to use, and whether the caller must close it: ``client`` itself, a
+    sibling of it if it is of the other kind, or a new one.
 
     Raises:
-        TypeError: ``client`` is none; or it is, and a key or a URL is given beside it.
+        TypeError: ``client`` is not a client, or a key or a URL is passed with it.
         WattfareAuthError: there is no secret key.
     """
     if client is None:

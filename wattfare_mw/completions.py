@@ -1,4 +1,4 @@
-"""What a model answers: whole, or in the chunks of a stream, read without any I/O."""
+"""Reads the answers of models, whole or as the chunks of a stream. No I/O."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .types import TokenUsage, decode, decode_raw, exact
 
 
 class ToolCall(msgspec.Struct, frozen=True):
-    """A call of a tool that the model asks for; ``arguments`` is the JSON text it wrote."""
+    """A tool call of the model; ``arguments`` is its JSON text."""
 
     id: str
     name: str
@@ -30,12 +30,12 @@ class Completion(msgspec.Struct, frozen=True):
     """A model's whole answer.
 
     Attributes:
-        text: of the first choice; empty where the model only called tools.
-        tool_calls: of the first choice.
-        finish_reason: why it ended there: ``"stop"``, ``"length"``, ``"tool_calls"``, ….
-        usage: the tokens used, where the provider tells.
-        cost_usd: what the user was billed, in USD, where the service tells.
-        raw: the answer as it came, with the fields that have no name here.
+        text: the text of the first choice; empty if the model only called tools.
+        tool_calls: the tool calls the tool calls of the first choice.
+        finish_reason: why the answer ended: ``"stop"``, ``"length"``, ``"tool_calls"``, ….
+        usage: the tokens used; None if the provider does not report them.
+        cost_usd: what the user was billed, in USD; None if the service does not report it.
+        raw: the whole answer as received, with all its fields.
     """
 
     text: str
@@ -52,12 +52,12 @@ class Chunk(msgspec.Struct, frozen=True):
     """A piece of a streamed answer.
 
     Attributes:
-        text: what is new in it; often empty.
-        tool_calls: those that are complete with it; never a part of one.
-        finish_reason: on the last chunk that holds any of the answer.
-        usage: the tokens used, on the chunk that tells.
-        cost_usd: what the user was billed, in USD, likewise.
-        raw: the chunk as it came.
+        text: its new text; often empty.
+        tool_calls: tool calls that are complete with this chunk; never a part of one.
+        finish_reason: set on the last chunk with a part of the answer.
+        usage: the tokens used, on the chunk that reports them.
+        cost_usd: what the user was billed, in USD, on the same chunk.
+        raw: the whole chunk as received.
     """
 
     text: str
@@ -68,7 +68,7 @@ class Chunk(msgspec.Struct, frozen=True):
     raw: dict[str, Any]
 
 
-# -- the wire, as far as it is read; everything else stays in `raw`
+# -- the fields that are read; everything else stays in `raw`
 
 
 class _Metered(msgspec.Struct):
@@ -82,27 +82,27 @@ class _OfChoice(msgspec.Struct):
 
 
 class Metering(msgspec.Struct, frozen=True):
-    """What an answer says of its own cost."""
+    """The usage and the cost in an answer."""
 
     usage: TokenUsage | None = None
     cost_usd: Decimal | None = None
 
 
 def metering(body: bytes) -> Metering:
-    """The usage and the cost that a JSON body tells. Nonsense there is no reason to lose an
-    answer that was paid for: it counts as not reported.
+    """The usage and the cost in a JSON body. An invalid value counts as not reported, because the
+    answer was paid for and must not be lost.
 
     Raises:
-        msgspec.DecodeError: it is not JSON at all.
+        msgspec.DecodeError: it is not JSON.
     """
     return read_usage(usage_in(body))
 
 
 def usage_in(body: bytes) -> bytes:
-    """The JSON of the usage that a JSON body reports, for :func:`read_usage`.
+    """The JSON of the usage in a JSON body, for :func:`read_usage`.
 
     Raises:
-        msgspec.DecodeError: it is not JSON at all.
+        msgspec.DecodeError: it is not JSON.
     """
     try:
         found = decode(_Metered, body)
@@ -122,7 +122,7 @@ def usage_in(body: bytes) -> bytes:
 
 
 def read_usage(reported: bytes) -> Metering:
-    """Read what :func:`usage_in` has found. A value that cannot be true counts as not reported."""
+    """Read the result of :func:`usage_in`. A value that cannot be true counts as not reported."""
     try:
         fields = _decode_usage(reported)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
@@ -143,7 +143,7 @@ def _any_number(digits: str) -> Decimal | None:
 
 _decode_usage = msgspec.json.Decoder(dict[str, Any], float_hook=_any_number).decode
 
-#: The names of the three counts: as most APIs have them, and as OpenAI's Responses API does.
+#: The names of the three counts, in most APIs and in OpenAI's Responses API.
 _COUNTS = (
     ("prompt_tokens", "input_tokens"),
     ("completion_tokens", "output_tokens"),
@@ -186,10 +186,10 @@ _MAX_DIGITS = 100
 
 
 def read_completion(status: int, body: bytes) -> Completion:
-    """A whole answer. Of a field that is not as the protocol says, nothing is read but ``raw``.
+    """Read a whole answer. A field with an unexpected shape is left out, and stays in ``raw``.
 
     Raises:
-        WattfareError: the body is an error after all, or no completion.
+        WattfareError: the body is an error, or not a completion.
     """
     if (error := _error_in_body(status, body)) is not None:
         raise error
@@ -218,7 +218,7 @@ def read_completion(status: int, body: bytes) -> Completion:
     )
 
 
-# -- one field at a time: an odd one is no reason to lose the others
+# -- one field at a time, so that an unexpected one does not lose the others
 
 
 def _object(value: object) -> dict[str, Any]:
@@ -236,7 +236,7 @@ def _objects(value: object) -> list[dict[str, Any]]:
 
 
 def _name(value: object) -> str | None:
-    """A name, an id or a reason. Some providers number theirs; an empty one is none."""
+    """A name, an id or a reason. Some providers use numbers. An empty one counts as missing."""
     if isinstance(value, str):
         return value or None
     if isinstance(value, int) and not isinstance(value, bool):
@@ -262,7 +262,7 @@ def _parts(message: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def not_the_protocol(status: int, wanted: str, error: Exception | None = None) -> WattfareError:
-    """The error for an answer of success that is not what the protocol says."""
+    """The error for a successful answer that does not follow the protocol."""
     why = f": {error}" if error is not None else ""
     return WattfareError(
         f"The answer ({status}) is not {wanted}{why}. Is this address a Wattfare service's?",
@@ -272,14 +272,14 @@ def not_the_protocol(status: int, wanted: str, error: Exception | None = None) -
 
 
 def _error_in_body(status: int, body: bytes) -> WattfareError | None:
-    # Some providers fail with a 200 and say so in the body.
+    # Some providers report an error with status 200.
     if b'"error"' not in body or wire_error(body) is None:
         return None
     return error_from_answer(502, body)
 
 
 class _OpenCall:
-    """A tool call of which more may come."""
+    """A tool call that may be incomplete."""
 
     def __init__(self, index: int | None) -> None:
         self.index = index
@@ -289,7 +289,7 @@ class _OpenCall:
         self.may_be_empty = True
         self._texts: list[str] = []
         self._size = 0
-        self._last = ""  # of the texts, the last that is not blank
+        self._last = ""  # the last text that is not blank
         self._value: str | None = None
 
     def take(self, id_: str | None, name: str | None, type_: str | None, arguments: object) -> None:
@@ -300,7 +300,7 @@ class _OpenCall:
             self._texts.append(arguments)
             self._size += len(arguments)
             self._last = arguments.rstrip() or self._last
-        elif arguments is not None:  # the whole value, and not its JSON
+        elif arguments is not None:  # the whole value, instead of its JSON
             self._value = msgspec.json.encode(arguments).decode()
 
     @property
@@ -312,8 +312,8 @@ class _OpenCall:
 
     @property
     def has_all(self) -> bool:
-        """Are the arguments a complete object? No part of one is."""
-        # Asked again and again of a call whose name is repeated, so not of a large one.
+        """True if the arguments are a complete object."""
+        # Called for each part of a call whose name is repeated, so it ignores large arguments.
         if self._size > _MOST_LOOKED_AT or not (self._value or self._last.endswith("}")):
             return False
         try:
@@ -323,24 +323,24 @@ class _OpenCall:
 
     @property
     def is_one(self) -> bool:
-        """Is there a call in it at all?"""
+        """True if it has a call."""
         return bool(self.arguments.strip() or (self.may_be_empty and (self.id or self.name)))
 
     def whole(self) -> ToolCall:
         return ToolCall(self.id or "", self.name or "", self.arguments, self.type or "function")
 
 
-#: Larger arguments are not looked into, in characters.
+#: Larger arguments are not checked for completeness, in characters.
 _MOST_LOOKED_AT = 2**14
 
 
 class ToolCalls:
     """Puts tool calls together from the parts that providers send.
 
-    A new id starts a new call, even if its index is 0, null or absent. A part without an id goes
-    on with the last call of its index; without an index, with the last call. If a provider sends
-    no ids, a part with a name starts a new call where the arguments so far are complete. ``null``
-    and ``""`` are padding.
+    A new id starts a new call, even if its index is 0, null or absent. A part without an id
+    continues the last call of its index or, without an index, the last call. If a provider sends no
+    ids, a part with a name starts a new call if the arguments so far are complete. ``null`` and
+    ``""`` are padding.
     """
 
     def __init__(self) -> None:
@@ -360,13 +360,13 @@ class ToolCalls:
         if call is None or self._starts_anew(call, id_, name, arguments):
             repeats = id_ is None and call is not None and call.name == name
             call = self._begin(index)
-            call.may_be_empty = not repeats  # a name that is repeated to the end begins nothing
+            call.may_be_empty = not repeats  # a repeated name starts no new call
         call.take(id_, name, _name(part.get("type")), arguments)
         if id_ is not None:
             self._of_id[id_] = call
 
     def finish(self) -> tuple[ToolCall, ...]:
-        """The calls, in order; those that follow are new ones."""
+        """Return the calls so far, in order, and forget them."""
         calls = [call for call in self._calls if call.is_one]
         calls.sort(key=lambda call: call.index or 0)
         self._calls = []
@@ -402,12 +402,11 @@ class ToolCalls:
 
 
 class StreamReader:
-    """Reads a streamed answer: bytes in, chunks out. What it has seen so far stands in its
-    attributes.
+    """Reads a streamed answer: bytes in, chunks out. Its attributes have the answer so far.
 
     Attributes:
-        done: has the answer come to its proper end?
-        text, finish_reason, tool_calls, usage, cost_usd, model: of the answer so far.
+        done: True if the answer is complete.
+        text, finish_reason, tool_calls, usage, cost_usd, model: the answer so far.
     """
 
     def __init__(self) -> None:
@@ -427,11 +426,11 @@ class StreamReader:
         return "".join(self._texts)
 
     def feed(self, data: bytes) -> Iterator[Chunk]:
-        """The chunks that these bytes complete, one by one: those before an error come first,
-        wherever the bytes were cut.
+        """The chunks that are complete with these bytes, one by one. Chunks before an error come
+        first, however the bytes are split.
 
         Raises:
-            WattfareError: an error event; or an event that is none of this protocol.
+            WattfareError: an error event, or an event that does not follow the protocol.
         """
         try:
             block = self._splitter.feed(data)
@@ -442,10 +441,10 @@ class StreamReader:
             yield from self._read(self._splitter.finish())
 
     def end(self) -> Iterator[Chunk]:
-        """The bytes have ended.
+        """Handle the end of the bytes.
 
         Raises:
-            WattfareError: ``upstream``; they ended too early.
+            WattfareError: ``upstream``; the answer is incomplete.
         """
         if not self.done:
             yield from self._read(self._splitter.finish())
@@ -453,7 +452,7 @@ class StreamReader:
             raise _broken("it ended before its end")
 
     def broken(self, error: Exception) -> WattfareError:
-        """The error to raise where the connection broke."""
+        """The error for a broken connection."""
         return _broken(str(error).rstrip("."))
 
     def _read(self, block: bytes) -> Iterator[Chunk]:
@@ -474,7 +473,9 @@ class StreamReader:
         try:
             raw = decode_raw(data)
         except msgspec.ValidationError:
-            return None  # such as `data: null`, which some send to keep the connection open
+            return (
+                None  # such as `data: null`, which some providers send to keep the connection open
+            )
         except msgspec.MsgspecError as error:
             if sse.is_ping(event):
                 return None
@@ -486,7 +487,7 @@ class StreamReader:
         for choice in _objects(raw.get("choices")):
             index = choice.get("index")
             if index and _index(index):
-                continue  # of several choices the first is typed; all are in `raw`
+                continue  # only the first choice is typed; all are in `raw`
             delta = _object(choice.get("delta"))
             text += _text(delta)
             if "tool_calls" in delta:

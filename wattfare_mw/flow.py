@@ -1,6 +1,6 @@
-"""A flow is a rule that needs the outside world: a generator that yields what it needs, is sent
-what came of it, and returns what it decided. It does no I/O, so that one flow serves the
-synchronous and the asynchronous side; the two functions here are all that differs."""
+"""A flow is a rule that needs I/O, written as a generator. It yields commands, receives their
+results, and returns its decision. It does no I/O itself, so the same flow serves sync and async
+code. The two functions here are the only difference."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ Flow = Generator[Any, Any, T]
 
 
 class InThread(msgspec.Struct, frozen=True, gc=False):
-    """A command: call this function, away from an event loop. It does no I/O, but may take long."""
+    """A command: call this function in a thread. It does no I/O, but may take long."""
 
     function: Callable[..., Any]
     args: tuple[Any, ...]
 
 
 def run(flow: Flow[T], perform: Callable[[Any], Any]) -> T:
-    """Carry a flow out: ``perform`` does what it asks for; what that raises, the flow sees."""
+    """Run a flow. ``perform`` carries out its commands; an exception is raised inside the flow."""
     try:
         command = next(flow)
         while True:
@@ -31,15 +31,15 @@ def run(flow: Flow[T], perform: Callable[[Any], Any]) -> T:
             except BaseException as error:
                 command = flow.throw(error)
             else:
-                # Handed over and not kept: a traceback's local variables show what the flow
-                # itself holds, and nothing that it has dropped or cleaned of a secret.
+                # Passed on and not kept: the local variables of a traceback then show only what the
+                # flow itself has, and no value that it has dropped or cleaned of a secret.
                 command = flow.send(result.pop())
     except StopIteration as stop:
         return stop.value
 
 
 async def run_async(flow: Flow[T], perform: Callable[[Any], Awaitable[Any]]) -> T:
-    """:func:`run`, with an asynchronous ``perform``."""
+    """:func:`run`, with an async ``perform``."""
     try:
         command = next(flow)
         while True:

@@ -1,5 +1,5 @@
-"""Request and response headers, looked up by name in any case. Also: which of them pass between the
-browser and the service."""
+"""Request and response headers, by name in any case, and the allow-lists of headers that pass
+between the browser and the service."""
 
 from __future__ import annotations
 
@@ -33,8 +33,7 @@ PASSED_DOWN = (
     *(LOWERED_HEADER, RESERVED_HEADER),
 )
 
-# Nearly every request is asked for these, so they are decoded at once. It is an optimization:
-# `Headers.get` finds any other header, too.
+# Almost every request needs these, so they are decoded at once. Others are decoded on first access.
 _COMMON_REQUEST = (
     *PASSED_UP,
     "authorization",
@@ -53,13 +52,11 @@ Raw = Sequence[tuple[bytes, bytes]]
 
 
 class Headers(Mapping[str, str]):
-    """Headers by name, in any case. A header that came more than once is one value, joined by
-    commas (cookies by semicolons).
+    """Headers by name, in any case. Repeated headers are joined by commas (cookies by semicolons).
 
     Attributes:
-        common: the headers that nearly every request is asked for, by name in lower case. Only
-            the names in ``PASSED_UP``, ``PASSED_DOWN`` and a few more are here. Use ``get`` for
-            any other name.
+        common: the headers that almost every request needs, by name in lower case: those in
+            ``PASSED_UP``, ``PASSED_DOWN`` and a few more. Use ``get`` for any other name.
     """
 
     __slots__ = ("_fields", "_load", "_repeated", "_source", "common")
@@ -107,8 +104,7 @@ class Headers(Mapping[str, str]):
         return self._fields
 
     def first(self, name: str) -> str | None:
-        """The value of one of the common headers. If the header came more than once, the first
-        value."""
+        """The value of one of the common headers; the first value if the header is repeated."""
         values = self._repeated.get(name)
         return values[0] if values else self.common.get(name)
 
@@ -116,7 +112,7 @@ class Headers(Mapping[str, str]):
         """The value of one of the common headers, or None.
 
         Raises:
-            WattfareError: ``invalid_request``; the header came more than once.
+            WattfareError: ``invalid_request``; the header is repeated.
         """
         if name in self._repeated:
             raise invalid_request(f"The header {name} came more than once.")
@@ -125,7 +121,7 @@ class Headers(Mapping[str, str]):
     def __getitem__(self, name: str) -> str:
         return self.fields[name.lower()]
 
-    def get(self, name: str, default: Any = None) -> Any:  # the method of Mapping is slow
+    def get(self, name: str, default: Any = None) -> Any:  # Mapping's own method is slow
         return self.fields.get(name.lower(), default)
 
     def __iter__(self) -> Iterator[str]:
@@ -135,7 +131,7 @@ class Headers(Mapping[str, str]):
         return len(self.fields)
 
     def __repr__(self) -> str:
-        # Cookies and credentials travel in headers.
+        # Headers have cookies and credentials.
         return f"Headers({', '.join(self.fields)})"
 
 
@@ -163,7 +159,7 @@ def _picked(raw: Raw, names: dict[bytes, str]) -> tuple[dict[str, str], dict[str
     common: dict[str, str] = {}
     for key, value in raw:
         name = names.get(key)
-        if name is None:  # most servers give names in lower case, but not all of them
+        if name is None:  # most servers use lower case, but not all
             name = names.get(key.lower())
             if name is None:
                 continue
@@ -180,7 +176,7 @@ def _decoded(raw: Raw) -> Pairs:
     return [(key.decode("latin-1").lower(), value.decode("latin-1")) for key, value in raw]
 
 
-# An environ holds these two without a prefix. With the prefix, a client made them up.
+# An environ has these two without a prefix. With the prefix, they come from a client.
 _PLAIN_HEADERS = frozenset({"CONTENT_TYPE", "CONTENT_LENGTH"})
 
 

@@ -1,4 +1,4 @@
-"""Comments in a silent event stream: they show the client and each proxy that it is open."""
+"""Sends comments into a silent event stream, so that the client and proxies keep it open."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from contextvars import copy_context
 
 from .transport.idle import NEVER, IdleTimer, IdleWait
 
-#: Every client of an event stream leaves out comments.
+#: A comment of an event stream. Clients ignore it.
 COMMENT = b": wattfare\n\n"
 
 
 class Heartbeat(IdleWait):
-    """Sends a comment whenever nothing else was sent for as long as its timer says.
+    """Sends a comment if nothing else was sent for the period of its timer.
 
-    Whoever sends the stream sets :attr:`since` to NEVER and awaits :meth:`sent` before each
-    event, and sets :attr:`since` to the time after it. So no two senders are at work at once.
+    The sender of the stream sets :attr:`since` to NEVER and awaits :meth:`sent` before each event,
+    and sets :attr:`since` to the current time after it. So only one of the two sends at a time.
 
     Args:
         send: sends one comment.
 
     Attributes:
-        sending: the comment that is being sent; None most of the time.
+        sending: the task that is sending a comment, or None.
     """
 
     __slots__ = ("_context", "_send", "sending")
@@ -45,7 +45,7 @@ class Heartbeat(IdleWait):
         self._timer.add(self)
 
     async def sent(self) -> None:
-        """Wait until no comment is being sent, and hold the next one back.
+        """Wait until no comment is being sent.
 
         Raises:
             Exception: what the sending of the comment raised.
@@ -55,12 +55,12 @@ class Heartbeat(IdleWait):
         self.since = NEVER
 
     async def stop(self) -> None:
-        """Send no more comments; wait for the one that is being sent."""
+        """Stop, and wait for the comment that is being sent."""
         await self.sent()
         self.end()
 
     def close(self) -> None:
-        """Send no more comments, and give up the one that is being sent."""
+        """Stop, and cancel the comment that is being sent."""
         self.end()
         task, self.sending = self.sending, None
         if task is None:
@@ -68,4 +68,4 @@ class Heartbeat(IdleWait):
         if not task.done():
             task.cancel()
         elif not task.cancelled():
-            task.exception()  # an exception that nobody takes would be logged
+            task.exception()  # asyncio logs an exception that is never retrieved

@@ -1,9 +1,9 @@
 """Limits on the structure of a JSON body, checked before any of it is decoded.
 
 A body within its size limit can still be expensive: a thousand nested arrays, millions of tiny
-objects, or integers of thousands of digits, which take the square of their length. One linear pass
-finds all of them. It works on slices, so that other threads can run meanwhile,
-and it needs no memory that grows with the body.
+objects, or integers of thousands of digits, which take time in the square of their length. One
+linear pass finds all of them. It works on slices, so that other threads can run in between, and its
+memory does not grow with the body.
 """
 
 from __future__ import annotations
@@ -24,9 +24,8 @@ _DIGITS = bytes.maketrans(b"123456789", b"000000000")
 
 
 def check_structure(body: bytes, max_elements: int = MAX_ELEMENTS) -> None:
-    """Refuse a body that is nested too deeply, or that has too many values or too long numbers.
-    Whether it is valid
-    JSON is for the decoder to say.
+    """Refuse a body that is nested too deeply, or that has too many values or too long numbers. The
+    decoder checks whether it is valid JSON.
 
     Args:
         max_elements: how many values it may have.
@@ -44,9 +43,9 @@ def check_structure(body: bytes, max_elements: int = MAX_ELEMENTS) -> None:
     while start < len(body):
         piece = body[start : start + _SLICE]
         if (len(piece) - len(piece.rstrip(b"\\"))) % 2:
-            piece = body[start : start + _SLICE + 1]  # do not cut an escape in two
+            piece = body[start : start + _SLICE + 1]  # do not split an escape
         start += len(piece)
-        # Without escapes, each quote begins or ends a string.
+        # Without escapes, each quote starts or ends a string.
         parts = piece.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')
         outside = b"".join(parts[in_string::2])
         in_string ^= len(parts) % 2 == 0

@@ -1,4 +1,4 @@
-"""One model of a list of models, as the list has it."""
+"""Finds one model in a list of models."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _decode_entry = msgspec.json.Decoder(_Entry).decode
 
 
 def find_entry(listing: bytes, model: str) -> bytes | None:
-    """The entry of this model in ``{"data": [{"id": …}]}``, or None. The time is in proportion to
+    """The entry of this model in ``{"data": [{"id": …}]}``, or None. Takes time in proportion to
     the length of the list.
 
     Raises:
-        msgspec.MsgspecError: it is no list of models.
+        msgspec.MsgspecError: it is not a list of models.
     """
-    # Most entries cannot be it, and need not be decoded. A name can be written with escapes.
+    # Most entries cannot match, so they are not decoded. A name can be written with escapes.
     plain = model.encode("utf-8", "surrogatepass")
     for raw in _decode_list(listing).data:
         entry = bytes(raw)

@@ -1,8 +1,7 @@
-"""Caps and amounts: integers of nano-dollars inside, exact decimals outside, a float nowhere.
+"""Caps and amounts: integers of nano-dollars inside, exact decimals outside, never floats.
 
-A number that comes from a person, an app or the wire passes through here once, and is checked
-before any arithmetic is tried on it: ``Decimal("1e999999999")`` is a valid number, and adding one
-to it would take all the memory there is.
+Numbers from people, apps and the wire are checked here before any arithmetic:
+``Decimal("1e999999999")`` is a valid number, and adding one to it would use all memory.
 """
 
 from __future__ import annotations
@@ -11,29 +10,28 @@ from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal, InvalidOperati
 
 from .errors import invalid_request
 
-#: One US dollar in the unit that is billed.
+#: One US dollar in nano-dollars.
 NANOS_PER_USD = 10**9
 #: The largest cap that can be set, in USD.
 MAX_CAP_USD = 10**9
-#: The largest amount of any kind that is read from the wire, in USD.
+#: The largest amount that is read from the wire, in USD.
 MAX_AMOUNT_USD = 10**12
 
-# An amount may have any number of digits. Those that are beyond these are rounded the way that the
-# amount is, so that they are not forgotten.
+# An amount may have any number of digits. Digits beyond this precision are rounded in the same
+# direction as the amount.
 _UP = Context(prec=80, rounding=ROUND_CEILING)
 _DOWN = Context(prec=80, rounding=ROUND_FLOOR)
 _ONE = Decimal(1)
 _NANO_PLACES = 9
-#: A price is rounded up to so many decimal places of a dollar. None that was meant has more.
+#: A price is rounded up to this many decimal places of a dollar. No real price has more.
 _MOST_PLACES = 50
 
 Number = int | float | Decimal
-"""What an app may give as an amount of USD."""
+"""What an app may pass as an amount of USD."""
 
 
 class Usd(Decimal):
-    """An amount in US dollars that has been checked: finite, from 0 to 10¹². A plain Decimal
-    to whoever reads it."""
+    """A checked amount in US dollars: finite, from 0 to 10¹². It behaves as a plain Decimal."""
 
     __slots__ = ()
 
@@ -42,23 +40,23 @@ def amount(value: object, *, most: int = MAX_AMOUNT_USD) -> Usd:
     """``value`` as an exact amount of USD.
 
     Raises:
-        ValueError: it is no number, not finite, negative, or above ``most``.
+        ValueError: it is not a number, not finite, negative, or above ``most``.
     """
     if isinstance(value, bool) or not isinstance(value, (int, float, Decimal)):
         raise ValueError(f"an amount in USD is a number, not {type(value).__name__}")
-    # A float goes by its shortest repr: 0.1 means a tenth and not its binary neighbour.
+    # A float counts as its shortest repr: 0.1 means a tenth, not its binary neighbour.
     number = Decimal(repr(float(value)) if isinstance(value, float) else value)
     if not number:
-        return Usd(0)  # a zero has a sign and an exponent, too, and they say nothing
-    # `adjusted` bounds the magnitude without any arithmetic, and comparing is exact and cheap.
+        return Usd(0)  # drop the sign and the exponent of a zero
+    # `adjusted` bounds the magnitude without arithmetic, and comparing is exact and cheap.
     if not number.is_finite() or number < 0 or number.adjusted() > 18 or number > most:
         raise ValueError(f"an amount in USD is a finite number from 0 to {most:,}")
     return Usd(number)
 
 
 def cap_nanos(value: object) -> int | None:
-    """A cap as nano-dollars; ``None``, no cap, stays None. Below a nano-dollar it is rounded
-    down: nobody is given more than was asked for.
+    """A cap as nano-dollars. None (no cap) stays None. It is rounded down, so that it never exceeds
+    what was asked for.
 
     Raises:
         WattfareError: ``invalid_request``; not a finite number from 0 to 10⁹ USD.
@@ -74,20 +72,20 @@ def cap_nanos(value: object) -> int | None:
 
 
 def cap_usd(value: object) -> Usd | None:
-    """A cap as the amount that goes over the wire: what :func:`cap_nanos` makes of it, in USD."""
+    """A cap as it goes over the wire: rounded as by :func:`cap_nanos`, in USD."""
     nanos = cap_nanos(value)
     return None if nanos is None else usd(nanos)
 
 
 def usd(nanos: int) -> Usd:
-    """Nano-dollars as USD, exactly, and in as few digits as it takes."""
+    """Nano-dollars as USD, exactly, with as few digits as possible."""
     whole, rest = divmod(nanos, NANOS_PER_USD)
     return Usd(f"{whole}.{rest:09d}".rstrip("0").rstrip("."))
 
 
 def dollars(nanos: int, *, up: bool) -> str:
-    """Nano-dollars for a person to read, such as ``$0.04``: two decimal places, or more if that
-    takes two digits that are not zero.
+    """Nano-dollars as text for people, such as ``$0.04``: two decimal places, or more for two
+    significant digits.
 
     Args:
         up: round up; otherwise down.
@@ -105,16 +103,15 @@ def nanos_floor(value: Decimal) -> int:
 
 
 def nanos_ceil(value: Decimal) -> int:
-    """A checked amount in USD as nano-dollars, rounded up: what a call costs is rounded once,
-    at its end, and never to the operator's loss."""
+    """A checked amount in USD as nano-dollars, rounded up. The cost of a call is rounded once, at
+    its end, in favor of the operator."""
     return _nanos(value, _UP)
 
 
 def in_whole_units(
     prices: dict[str, Decimal], factor: Decimal = _ONE
 ) -> tuple[int, dict[str, int]]:
-    """Prices as whole numbers of a unit that none of them is finer than, so that sums of them are
-    exact integers.
+    """Prices as whole numbers of a common unit, so that sums of them are exact integers.
 
     Args:
         prices: checked amounts, in USD.
@@ -133,13 +130,13 @@ def in_whole_units(
 
 
 def _units(price: Decimal, places: int) -> int:
-    if price and price.adjusted() < -places:  # finer than the finest: no need to spell it out
+    if price and price.adjusted() < -places:  # finer than the finest unit: rounded up
         return 1
     return _whole(_UP.scaleb(price, places), _UP)
 
 
 def _nanos(value: Decimal, context: Context) -> int:
-    if value and value.adjusted() < -60:  # absurdly small: no need to spell out its digits
+    if value and value.adjusted() < -60:  # absurdly small: rounded up
         return 0 if context is _DOWN else 1
     try:
         nanos = context.scaleb(value, _NANO_PLACES)

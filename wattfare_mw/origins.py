@@ -1,4 +1,4 @@
-"""Which sites a browser may call from: the check of a request's origin, and the CORS headers."""
+"""Checks the origin of a request, and makes the CORS headers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .web import Request
 
 
 def cors_headers(request: Request, allowed_origins: Collection[str]) -> Mapping[str, str]:
-    """What lets a page of an allowed origin read the answer."""
+    """The headers that let a page of an allowed origin read the answer."""
     if not allowed_origins:
         return {}
     origin = request.headers.common.get("origin")
@@ -26,21 +26,21 @@ def cors_headers(request: Request, allowed_origins: Collection[str]) -> Mapping[
 
 
 def refuse_other_sites(request: Request, allowed_origins: Collection[str]) -> None:
-    """403 for a browser that acts for another site: its user's cookies come with the request,
-    and a page of that site, not the user, may have sent it. An extension and a packaged app are
-    such sites, too."""
+    """Raise a 403 if a browser sends this request for another site. The request has the user's
+    cookies, but it may come from a page of that site and not from the user. Extensions and packaged
+    apps count as other sites."""
     headers = request.headers.common
     origin = headers.get("origin")
     if origin is not None and origin in allowed_origins:
         return
     site = headers.get("sec-fetch-site")
     if site is not None:
-        # A browser says "none" for what its user does, and for what an extension does.
+        # A browser sends "none" for an action of its user, and for an extension.
         same = site == "same-origin" or (site == "none" and not _of_other_scheme(origin))
     elif origin is not None:
         same = _same_host(origin, request.headers.get("host", ""))
     else:
-        return  # no browser: it would send one or the other
+        return  # not a browser, which would send one of them
     if not same:
         raise invalid_request(
             "This request comes from another site. An app that wants it lists that site's origin"
@@ -55,18 +55,19 @@ _AUTHORITY = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::([0-9]{1,5}))?
 
 
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*")
-#: Pages of these have the origin "null", which any page can have.
+#: Pages of these schemes have the origin "null", which any page can have.
 _OPAQUE = frozenset({"about", "blob", "data", "file", "javascript"})
-#: No page of these asks for anything.
+#: Pages of these schemes send no requests.
 _NO_PAGES = frozenset({"ftp", "ws", "wss"})
 
 
 def check_origins(origins: Iterable[str]) -> Collection[str]:
-    """``allowed_origins``, each exactly as a browser, an extension (``chrome-extension://…``) or a
-    packaged app (``capacitor://localhost``) sends it; one may stand alone.
+    """Check ``allowed_origins``. Each must be exactly as a browser, an extension
+    (``chrome-extension://…``) or a packaged app (``capacitor://localhost``) sends it. A single
+    string is one origin.
 
     Raises:
-        ValueError: no request has this origin; the message says what to write.
+        ValueError: no request can have this origin. The message says what to write.
     """
     checked = [origins] if isinstance(origins, str) else list(origins)
     for origin in checked:
@@ -97,7 +98,7 @@ def fault_in(origin: str) -> str | None:
         return f"has a port that is none: {port}"
     default = _DEFAULT_PORTS.get(scheme)
     if default is None:
-        return None  # its host may be in capitals: Safari's extensions have such names
+        return None  # its host may have capitals, as for Safari's extensions
     if host != host.lower():
         return f"is sent in lower case: '{origin.lower()}'"
     if port == str(default):
@@ -106,7 +107,7 @@ def fault_in(origin: str) -> str | None:
 
 
 def _of_other_scheme(origin: str | None) -> bool:
-    """Is this the origin of something else than a web page, such as an extension?"""
+    """True if this is the origin of something other than a web page, such as an extension."""
     if origin is None or origin == "null":
         return False
     return origin.partition("://")[0] not in _DEFAULT_PORTS

@@ -1,4 +1,4 @@
-"""What a server receives: a body with a bound; and, under ASGI, word that its client has gone."""
+"""Reads a request's body within a limit and, under ASGI, notices that the client has left."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from .offload import LARGE_BODY
 from .transport.base import LoopPool
 from .transport.idle import IdleTimer, IdleWait
 
-#: How long a client may wait before we look whether it still does, in seconds: an answer that comes
-#: soon needs no look, which takes a task of its own.
+#: How long to wait before checking whether the client is still there, in seconds. A fast answer
+#: needs no check, which takes a task.
 WATCH_AFTER = 0.1
-#: How long a body may take to arrive, in seconds: so long, and a second more for each so many
-#: bytes that have arrived. Time is not saved up: a client that sends nothing has no more than the
-#: first of these, even if it has sent much before.
+#: How long a body may take to arrive, in seconds: a base time, plus one second for each number of
+#: bytes received. Time does not add up: after a pause of the base time, the body is refused,
+#: however much was received before.
 BODY_SECONDS = 30.0
 BODY_BYTES_PER_SECOND = 10_000
 
@@ -28,8 +28,8 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
 
 def check_length(content_length: str | None, limit: int) -> bool:
-    """Refuse a body by the length that is announced for it. True if that is a small one, of up to
-    :data:`.offload.LARGE_BODY`; False if it is large or not known.
+    """Refuse a body by its announced length. Returns True if the body is small, up to
+    :data:`.offload.LARGE_BODY`; False if it is large or its length is unknown.
 
     Raises:
         WattfareError: ``invalid_request``, 413; it is larger than this.
@@ -54,8 +54,8 @@ async def read_body(
 
     Args:
         limit: the most bytes.
-        cut_short: makes the error to raise if the client leaves before the end of the body.
-        claim: on the memory that the body takes.
+        cut_short: returns the error to raise if the client leaves before the end of the body.
+        claim: the claim on the memory of the body.
 
     Raises:
         WattfareError: ``invalid_request``, 413: the body is larger than ``limit``; 408: it takes
@@ -81,7 +81,7 @@ async def read_body(
             if more:
                 wait.since = min(wait.since + len(part) / BODY_BYTES_PER_SECOND, wait.now())
     except BaseException as error:
-        parts.clear()  # the error's traceback holds this frame, perhaps for long
+        parts.clear()  # the error's traceback keeps this frame alive, perhaps for long
         if wait.ended_by(error):
             raise invalid_request("The body took too long to arrive.", 408) from None
         raise
@@ -106,23 +106,24 @@ class _BodyWait(IdleWait):
             self._task.cancel()
 
     def ended_by(self, error: BaseException) -> bool:
-        """Is this error the cancellation by :meth:`timed_out`, and by nothing else?"""
+        """True if this error is the cancellation by :meth:`timed_out` alone."""
         if not self._late or self._task is None:
             return False
         return self._task.uncancel() == 0 and isinstance(error, asyncio.CancelledError)
 
 
 class ClientGoneError(Exception):
-    """The client went away, and the server says so where we send."""
+    """The client has left. The server reported it when we sent something."""
 
 
 class UntilDisconnect(IdleWait):
-    """A block that is left when the client goes away: what runs in it is cancelled, as
-    :func:`asyncio.timeout` does it, and its cancellation ends here.
+    """A block that is cancelled when the client leaves, as by :func:`asyncio.timeout`. The
+    cancellation ends with the block.
 
     Args:
-        receive: of the request, whose body has been read when :meth:`watch` is called.
-        goes_on: asked when the client goes away. If it says True, nothing is cancelled.
+        receive: the ``receive`` of the request. Its body must be read before :meth:`watch` is
+            called.
+        goes_on: called when the client leaves. If it returns True, nothing is cancelled.
     """
 
     __slots__ = ("_context", "_goes_on", "_gone", "_receive", "_task", "_watcher")
@@ -130,20 +131,20 @@ class UntilDisconnect(IdleWait):
     def __init__(self, receive: Receive, goes_on: Callable[[], bool] = lambda: False) -> None:
         self._receive = receive
         self._goes_on = goes_on
-        self._context: Context | None = None  # before it is watched
+        self._context: Context | None = None  # until then, nothing is watched
         self._watcher: asyncio.Task[None] | None = None
         self._task: asyncio.Task[Any] | None = None
         self._gone = False
 
     def watch(self) -> None:
-        """Begin to watch, soon."""
+        """Start watching soon."""
         if self._context is None:
-            # Whoever wraps `receive` may look at its request's.
+            # A wrapper of `receive` may use the context of its request.
             self._context = copy_context()
             super().__init__(_IDLE_TIMERS.get())
 
     def timed_out(self) -> None:
-        """The answer does not come soon: look after the client from now on."""
+        """Watch the client from now on."""
         loop = asyncio.get_running_loop()
         self._watcher = loop.create_task(self._watch_client(), context=self._context)
 
@@ -169,19 +170,19 @@ class UntilDisconnect(IdleWait):
             self.end()
         if self._watcher is not None:
             self._watcher.cancel()
-            # It leads back here: only the garbage collector would ever free the two.
+            # Break the reference cycle, which only the garbage collector could free.
             self._watcher = None
         if isinstance(error, ClientGoneError):
             return True
         if not self._gone or task is None:
             return False
         if kind is None:
-            # It was done in the same moment; the cancellation still waits for the next await.
+            # The block ended at the same moment. The cancellation is still pending.
             try:
                 await asyncio.sleep(0)
             except asyncio.CancelledError:
                 kind = asyncio.CancelledError
-        # Ours is one cancellation; if the server has asked for another, that one goes on.
+        # One cancellation is ours. If the server has requested another, it goes on.
         return task.uncancel() == 0 and kind is asyncio.CancelledError
 
 

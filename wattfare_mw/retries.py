@@ -1,4 +1,4 @@
-"""When a call is made again, and after how long."""
+"""Decides whether a call is made again, and after how long."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import random
 
 from .errors import WattfareError, WattfareNetworkError, WattfareRateLimitError
 
-#: Waiting longer than this is for the caller to decide (seconds).
+#: The longest wait, in seconds. The caller decides about longer ones.
 MAX_RETRY_DELAY = 30.0
-#: Inside a request to an app, a call is made again once at most, after this time (seconds).
+#: Inside a request to an app, a call is made again at most once, after this time, in seconds.
 REQUEST_RETRY_DELAY = 0.1
 #: Inside a request to an app, a call that took longer than this to fail is not made again
 #: (seconds).
@@ -23,14 +23,14 @@ def retry_delay(
     in_request: bool = False,
     took: float = 0.0,
 ) -> float | None:
-    """How long to wait (seconds) before the call is made again, or None: not at all.
+    """How long to wait before the call is made again, in seconds; None if it is not made again.
 
-    An inference call is repeated only where nothing can have been billed, because the connection
-    was never made; any other call where the failure may pass.
+    An inference call is repeated only if the connection was never made, so that nothing can have
+    been billed. Any other call is repeated if the failure may be temporary.
 
     Args:
-        failure: what the last attempt raised.
-        attempt: how many attempts came before it.
+        failure: the error of the last attempt.
+        attempt: the number of attempts before it.
         repeatable: True if a second call bills nothing.
         in_request: True inside a request to an app. A wait holds a worker of the app then, and
             the app's other users wait with it. So the failure is passed on if it is a 429, names
@@ -55,7 +55,7 @@ def retry_delay(
         return None
     if in_request:
         return REQUEST_RETRY_DELAY
-    # Full-speed retries of many clients at once would keep a struggling service down.
+    # Without jitter, the retries of many clients at once would keep a struggling service down.
     delay = 0.5 * 2 ** min(attempt, 4) * random.uniform(0.5, 1.0)  # noqa: S311
     if failure.retry_after is not None:
         delay = max(delay, failure.retry_after)

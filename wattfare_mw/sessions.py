@@ -21,14 +21,15 @@ class TokenRoute:
 
     Args:
         caller: makes the calls that create the tokens.
-        resolve_user: gives the id of the user who makes a request, or None.
-        request_limit: the cap to ask for in USD, or a function of the request that gives it.
+        resolve_user: returns the id of the user who makes a request, or None.
+        request_limit: the monthly cap to ask for, in USD, or a function of the request that returns
+            it.
         account_label: the name of the user's account at the app, or a function of the request that
-            gives it.
-        allowed_origins: other sites' origins that may ask.
+            returns it.
+        allowed_origins: origins of other sites whose pages may call it.
 
     Raises:
-        ValueError: an origin is none.
+        ValueError: an origin is invalid.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
-"""Event streams, read and written as bytes: where an event ends, and what is in it.
+"""Reads and writes event streams as bytes.
 
-The rules are those of the WHATWG's "Server-sent events": a line ends in LF, CRLF or CR and in
-nothing else (U+2028 is text), an empty line ends an event, and what has not ended is no event.
+The rules are those of the WHATWG's "Server-sent events". A line ends with LF, CRLF or CR only
+(U+2028 is text). An empty line ends an event. An event without an end is ignored.
 """
 
 from __future__ import annotations
@@ -14,13 +14,12 @@ import msgspec
 from .errors import STATUS_BY_CODE, WattfareError, make_error, wire_error
 
 CONTENT_TYPE = "text/event-stream"
-#: What the data of the last event of a complete answer is.
+#: The data of the last event of a complete answer.
 DONE = b"[DONE]"
-#: An event that grows past this is no event of this protocol (bytes).
+#: The most bytes of an event.
 MAX_EVENT_BYTES = 32 * 2**20
 
-# A line end (in an atomic group: a CRLF is one and must not be taken apart into two), and whatever
-# empty lines come after it.
+# A line end and the empty lines after it. The atomic group keeps a CRLF in one piece.
 _EVENT_END = re.compile(rb"(?>\r\n|\r|\n)[\r\n]+")
 _LINE_END = re.compile(rb"\r\n|\n|\r")
 _BOM = b"\xef\xbb\xbf"
@@ -35,26 +34,26 @@ class EventTooLargeError(ValueError):
 
 
 class Splitter:
-    """Cuts a stream, however it is chunked, behind its last complete event.
+    """Splits a stream, however it is chunked, after its last complete event.
 
-    ``feed`` gives the bytes of all the events that are whole by now, unchanged, and keeps the
-    rest. A chunk that ends with an event, the usual case, is handed back as it is.
+    ``feed`` returns the bytes of all complete events unchanged, and keeps the rest. In the usual
+    case, a chunk ends with an event and is returned as it is.
     """
 
     __slots__ = ("_line_end", "_parts", "_size")
 
     def __init__(self) -> None:
-        # The half event under way, in the pieces that it came in: joining them at each would take
-        # the square of its length. Its last byte, where that ends a line, is looked at again.
+        # The incomplete event, in pieces: joining them each time would take the square of its
+        # length. If its last byte ends a line, it is examined again.
         self._parts: list[bytes] = []
         self._size = 0
         self._line_end = b""
 
     def feed(self, chunk: bytes) -> bytes:
-        """The complete events that this chunk ends, as one run of bytes, maybe empty.
+        """The events that are complete with this chunk, as bytes; maybe empty.
 
         Raises:
-            EventTooLargeError: the event under way has no end.
+            EventTooLargeError: the incomplete event is too large.
         """
         if not self._line_end and not self._parts and chunk.endswith(b"\n\n"):
             return chunk
@@ -77,33 +76,33 @@ class Splitter:
 
     @property
     def rest(self) -> bytes:
-        """The half event at the end."""
+        """The incomplete event at the end."""
         return b"".join(self._parts)
 
     @property
     def ends(self) -> bool:
-        """Is the half event the end of a complete answer? Some servers leave out the empty line
-        after it, and may leave the connection open."""
+        """True if the incomplete event is the end of a complete answer. Some servers leave out the
+        empty line after it, and may leave the connection open."""
         return 0 < self._size <= _DONE_BYTES and _DONE_LINE.fullmatch(self.rest) is not None
 
     def finish(self) -> bytes:
-        """The half event as a whole one, or nothing; the bytes have ended. A server may leave out
-        the empty line after the very last event."""
+        """Handle the end of the bytes. Returns the incomplete event as a complete one, or nothing.
+        A server may leave out the empty line after the last event."""
         rest, self._parts, self._size, self._line_end = self.rest, [], 0, b""
         return rest.rstrip(b"\r\n") + b"\n\n" if rest else b""
 
 
 def _last_event_end(data: bytes, *, under_way: bool) -> int:
-    """Where the last complete event in ``data`` ends, empty lines behind it included; 0 where
-    none does. ``under_way``: it begins inside of an event."""
+    """The end of the last complete event in ``data`` and of the empty lines after it; 0 if there is
+    none. ``under_way``: True if ``data`` starts inside an event."""
     if data.endswith(b"\n\n"):
         return len(data)
-    # Between two events: an empty line, or the LF of a CRLF, belongs to what is out already.
+    # Between two events: an empty line, or the LF of a CRLF, belongs to the event before.
     end = 0 if under_way else len(data) - len(data.lstrip(b"\r\n"))
     if data.find(b"\r") < 0:  # as most servers write them
         last = data.rfind(b"\n\n")
         return end if last < 0 else last + 2
-    # The common endings are found from behind; one that lies later still can only mix in CRs.
+    # Search for the common endings from the end. A later ending can only have CRs in it.
     position = max(data.rfind(b"\n\n"), data.rfind(b"\r\n\r\n"), end)
     for match in _EVENT_END.finditer(data, position):
         end = match.end()
@@ -111,7 +110,7 @@ def _last_event_end(data: bytes, *, under_way: bool) -> int:
 
 
 def split(block: bytes) -> Iterator[bytes]:
-    """The events in a block of complete ones, each as the bytes that it is."""
+    """The events in a block of complete events, each as bytes."""
     start = 0
     for match in _EVENT_END.finditer(block):
         yield block[start : match.end()]
@@ -119,7 +118,7 @@ def split(block: bytes) -> Iterator[bytes]:
 
 
 def last_event(block: bytes) -> int:
-    """Where the last event of a block of complete ones begins."""
+    """The start of the last event in a block of complete events."""
     if b"\r" in block:
         *_, last = split(block)
         return len(block) - len(last)
@@ -128,9 +127,9 @@ def last_event(block: bytes) -> int:
 
 
 def holding(block: bytes, *marks: bytes) -> Iterator[tuple[int, int]]:
-    """Where the events of a block of complete ones begin and end that hold one of ``marks``,
-    which span no lines. Nothing else of the block is looked into."""
-    if b"\r" in block:  # an event's beginning is only known from the one before
+    """The start and end of each event that contains one of ``marks``, in a block of complete
+    events. A mark is within one line. Other events are not examined."""
+    if b"\r" in block:  # the start of an event is known only from the one before
         end = 0
         for raw in split(block):
             start, end = end, end + len(raw)
@@ -138,7 +137,7 @@ def holding(block: bytes, *marks: bytes) -> Iterator[tuple[int, int]]:
                 yield start, end
         return
     end = 0
-    # Each mark is looked for once: one that is absent would be looked for to the end, each time.
+    # Search for each mark once: the search for an absent one goes to the end of the block.
     ahead = [block.find(mark) for mark in marks]
     while (found := min((place for place in ahead if place >= 0), default=-1)) >= 0:
         before = block.rfind(b"\n\n", end, found)
@@ -148,23 +147,23 @@ def holding(block: bytes, *marks: bytes) -> Iterator[tuple[int, int]]:
         while block[end : end + 1] == b"\n":
             end += 1
         yield start, end
-        # One by one: a regular expression of them all takes a hundred times as long.
+        # One by one: a regular expression for all of them takes a hundred times as long.
         for number, place in enumerate(ahead):
             if 0 <= place < end:
                 ahead[number] = block.find(marks[number], end)
 
 
 class Event(msgspec.Struct, frozen=True):
-    """One event: its data as bytes (UTF-8), and its type where it names one."""
+    """One event: its data as bytes (UTF-8), and its type, if any."""
 
     data: bytes
     type: str = "message"
 
 
 def lone_data(block: bytes) -> bytes | None:
-    """The data of a block that is one event of one line, as most are; None for any other."""
-    # Called for each event of a stream. (Of these, `find` is faster than `in`, which asks first
-    # whether what it looks for is a number, and a subscript than `endswith`.)
+    """The data of a block with one event of one line, the usual case; None for any other."""
+    # Called for each event of a stream. (`find` is faster than `in`, which first checks for a
+    # number, and a subscript is faster than `endswith`.)
     end = len(block) - 2
     if block.startswith(b"data: ") and block.find(b"\n") == end and block[-1] == _LF:
         return block[6:end] if block.find(b"\r") < 0 else None
@@ -172,8 +171,8 @@ def lone_data(block: bytes) -> bytes | None:
 
 
 def data_lines(block: bytes) -> list[bytes] | None:
-    """The data of each event of a block in which every event is one line ``data: …``, as most are
-    and as :func:`write` makes them; None for any other."""
+    """The data of each event of a block in which every event is one line ``data: …``, the usual
+    case; None for any other."""
     if b"\r" in block or not block.endswith(b"\n\n"):
         return None
     lines = block[:-2].split(b"\n\n")
@@ -184,7 +183,7 @@ def data_lines(block: bytes) -> list[bytes] | None:
 
 
 def events(block: bytes) -> Iterator[Event]:
-    """The events in a block of complete ones; comments and events without data are left out."""
+    """The events in a block of complete events, without comments and events without data."""
     lone = lone_data(block)
     if lone is not None:
         yield Event(lone)
@@ -208,43 +207,43 @@ def events(block: bytes) -> Iterator[Event]:
 
 
 def may_hold_comments(block: bytes) -> bool:
-    """Is there a comment in a block of complete events?"""
+    """True if a block of complete events has a comment."""
     return block.startswith(b":") or block.find(b"\n:") >= 0 or block.find(b"\r:") >= 0
 
 
 def is_comment(event: bytes) -> bool:
-    """Does a complete event consist of comments only?"""
+    """True if a complete event has only comments."""
     return _COMMENTS_ONLY.fullmatch(event) is not None
 
 
 def write(data: bytes) -> bytes:
-    """An event with this data, which holds no line end (JSON never does)."""
+    """An event with this data, which must not contain a line end (JSON never does)."""
     return b"data: " + data + b"\n\n"
 
 
 def write_error(error: WattfareError) -> bytes:
-    """The event that tells a client that the stream ends here and is not complete."""
+    """The event that tells a client that the stream ends here and is incomplete."""
     return write(error.to_json())
 
 
 def is_done(data: bytes) -> bool:
-    """Does an event with this data end a complete answer?"""
+    """True if an event with this data ends a complete answer."""
     return data.strip() == DONE
 
 
 def is_ping(event: Event) -> bool:
-    """Does an event only keep the connection open? Its data need not be JSON."""
+    """True if an event only keeps the connection open. Its data need not be JSON."""
     return not event.data.strip() or event.type in ("ping", "heartbeat", "keepalive", "keep-alive")
 
 
 def error_in(data: bytes) -> WattfareError | None:
-    """The error that an event's data stands for, or None for any other event."""
+    """The error in an event's data, or None if it is not an error."""
     if b'"error"' not in data:
         return None
     error = wire_error(data)
     if error is None:
         return None
-    # Inside a stream there is no status: each code has its own, and the rest is the upstream's.
+    # A stream has no status for an error. Each code has its own; any other error is the upstream's.
     code = error.code or "upstream"
     return make_error(
         code,

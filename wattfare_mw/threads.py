@@ -1,9 +1,8 @@
-"""Threads in which the app's synchronous functions run under ASGI, where they may block.
+"""Threads for the app's sync functions under ASGI, where they may block.
 
-They are our own. On asyncio's default executor, which has a few threads only, slow functions would
-hold up each other, and with them the look-ups of host names, which run there too. And an executor
-takes longer than the rest of the way to a thread and back: what is handed over here is a tuple in a
-queue.
+Why not asyncio's default executor? It has only a few threads, and resolves host names, too: slow
+functions would block each other and all host name look-ups. It is also slow: here, a job is a tuple
+in a queue.
 """
 
 from __future__ import annotations
@@ -32,14 +31,14 @@ class _Job(NamedTuple):
 
 
 class Threads:
-    """Runs functions for any event loop of this process. A thread starts when it is needed first,
-    and waits for more until the process ends, which never waits for it."""
+    """Runs functions for any event loop of this process. Threads start on demand, and wait for more
+    work. They are daemons, so the process can exit at any time."""
 
     def __init__(self, most: int = MOST_THREADS) -> None:
         self._most = most
         self._begin()
         if hasattr(os, "register_at_fork"):
-            # A child has none of its parent's threads.
+            # A forked child has none of its parent's threads.
             os.register_at_fork(after_in_child=self._begin)
 
     def _begin(self) -> None:
@@ -49,14 +48,14 @@ class Threads:
         self._unfinished = 0
 
     async def run(self, function: Callable[..., Any], *args: Any) -> Any:
-        """What the function returns, called in a thread with the caller's context variables. What
-        it changes of them is changed for the caller, too.
+        """Call a function in a thread, with the caller's context variables, and return its result.
+        Changes of context variables reach the caller.
 
-        If the caller is cancelled, a function that has begun goes on, and one that has not is not
+        If the caller is cancelled, a function that has started goes on, and one that has not is not
         called.
 
         Raises:
-            BaseException: what the function raises; a RuntimeError for a StopIteration.
+            BaseException: an exception of the function; a RuntimeError for a StopIteration.
         """
         loop = asyncio.get_running_loop()
         context = copy_context()
@@ -76,29 +75,29 @@ class Threads:
     def _start(self, future: asyncio.Future[Any]) -> None:
         try:
             threading.Thread(target=self._work, name="wattfare-app", daemon=True).start()
-        except RuntimeError:  # the system has no more
+        except RuntimeError:  # the system cannot start more threads
             with self._lock:
                 self._threads -= 1
-                if self._threads:  # which will take this job, too
+                if self._threads:  # the others will take this job
                     return
             future.cancel()
             raise
 
     def _work(self) -> None:
         jobs, lock = self._jobs, self._lock
-        # Here asgiref looks for the loop on which an `async_to_sync` of the function runs.
+        # asgiref looks here for the event loop for `async_to_sync` inside the function.
         here: Any = SyncToAsync.threadlocal
         here.main_event_loop_pid = os.getpid()
         while True:
             job = jobs.get()
             here.main_event_loop = job.loop
             result, failure = _call(job)
-            with lock:  # before its caller hears of it, who may have the next one
+            with lock:  # before its caller sees the result, because it may submit the next job
                 self._unfinished -= 1
-            # The loop is closed where nobody waits any more.
+            # The event loop is closed, so nothing waits any more.
             with suppress(RuntimeError):
                 job.loop.call_soon_threadsafe(_deliver, job.future, result, failure)
-            # Nothing is kept while there is nothing to do.
+            # Keep no references while idle.
             here.main_event_loop = None
             del job, result, failure
 
@@ -109,17 +108,17 @@ def _call(job: _Job) -> tuple[Any, BaseException | None]:
     try:
         return job.context.run(job.function, *job.args), None
     except StopIteration as error:  # of a bare `next(…)`
-        # No future can carry one.
+        # A future cannot have one.
         failure = RuntimeError(f"{job.function!r} raised StopIteration")
         failure.__cause__ = error
         return None, failure
     except BaseException as error:
-        del job  # which leads to the error, by way of the future, and the error to this frame
+        del job  # break the cycle: the future has the error, whose traceback has this frame
         return None, error
 
 
 def _deliver(future: asyncio.Future[Any], result: Any, failure: BaseException | None) -> None:
-    if future.done():  # who waited was cancelled
+    if future.done():  # the caller was cancelled
         return
     if failure is None:
         future.set_result(result)
@@ -128,7 +127,7 @@ def _deliver(future: asyncio.Future[Any], result: Any, failure: BaseException | 
 
 
 def _take_over(context: Context) -> None:
-    """Set what was changed in this context here, too."""
+    """Copy changes of context variables from this context."""
     for variable, value in context.items():
         try:
             if variable.get() is value:
@@ -138,5 +137,5 @@ def _take_over(context: Context) -> None:
         variable.set(value)
 
 
-#: All of this process.
+#: The threads of this process.
 APP_THREADS = Threads()

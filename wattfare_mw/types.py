@@ -1,4 +1,4 @@
-"""The shapes of the protocol: camelCase on the wire, snake_case here, amounts exact."""
+"""The shapes of the protocol: camelCase on the wire, snake_case here, exact amounts."""
 
 from __future__ import annotations
 
@@ -15,40 +15,40 @@ from .money import Usd
 
 T = TypeVar("T")
 
-#: What stands before each path of the protocol.
+#: The prefix of each path of the protocol.
 API_PREFIX = "/api/v1"
-#: The header that names the user who pays (a choice of ours: the public documents name none).
+#: The header with the user who pays (our choice, because the public documents name none).
 USER_HEADER = "x-wattfare-user"
-#: The header that holds the grant that pays (likewise).
+#: The header with the grant that pays (our choice).
 GRANT_HEADER = "x-wattfare-grant"
-#: The header with which an app says what it wants where a budget pays for less than was asked.
+#: The header with which an app chooses what to do if a budget pays for less than was asked (our
+#: choice).
 LOW_BUDGET_HEADER = "x-wattfare-on-low-budget"
-#: What it can say (likewise): lower the call's limit, or refuse the call.
+#: Its values: lower the call's limit, or refuse the call.
 OnLowBudget = Literal["lower", "refuse"]
-#: The header with which an app lets a call wait for its budget, in seconds (likewise).
+#: The header with which an app lets a call wait for its budget, in seconds (our choice).
 WAIT_HEADER = "x-wattfare-wait"
-#: The longest such wait, in seconds (likewise).
+#: The longest such wait, in seconds (our choice).
 MAX_WAIT_SECONDS = 60
-#: The header that says what a call's limit was lowered to, in tokens (likewise).
+#: The response header with the lowered limit of a call, in tokens (our choice).
 LOWERED_HEADER = "x-wattfare-max-tokens"
-#: The header that says what a call holds whose cost has no bound, in USD (likewise).
+#: The response header with the amount that a call without a bound holds, in USD (our choice).
 RESERVED_HEADER = "x-wattfare-reserved"
-#: The longest name of a model that is taken, in characters (likewise).
+#: The longest name of a model, in characters (our choice).
 MAX_MODEL_CHARACTERS = 256
-#: The longest id of a user that is taken, in characters (likewise).
+#: The longest id of a user, in characters (our choice).
 MAX_USER_ID = 256
 _NOT_IN_USER_IDS = re.compile("[\0\ud800-\udfff]")
-#: An ``X-Request-Id`` that is taken over; any other is replaced by one of our own (likewise).
+#: A valid ``X-Request-Id``. Any other is replaced by one of our own (our choice).
 SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._~+/=:-]{1,128}")
 
 
 def check_user_id(user_id: object) -> str:
-    """An app's own id of a user, if it can be one: any text of 1 to :data:`MAX_USER_ID`
-    characters, without NUL, which databases do not keep, and without halves of surrogate pairs,
-    which have no form in UTF-8.
+    """Check an app's id of a user: text of 1 to :data:`MAX_USER_ID` characters, without NUL, which
+    databases cannot store, and without halves of surrogate pairs, which UTF-8 cannot encode.
 
     Raises:
-        WattfareError: ``invalid_request``; it cannot.
+        WattfareError: ``invalid_request``; the id is invalid.
     """
     if not isinstance(user_id, str):
         why = f"not {type(user_id).__name__}"
@@ -65,31 +65,31 @@ class RequestLimit(msgspec.Struct, rename="camel", frozen=True):
     """The cap that an app asks for on behalf of its user.
 
     Args:
-        monthly_usd: USD in a month, 0 to 10⁹; None asks for no cap.
+        monthly_usd: USD per month, 0 to 10⁹; None asks for no cap.
 
     Raises:
-        WattfareError: ``invalid_request``; not such a number.
+        WattfareError: ``invalid_request``; it is not such a number.
     """
 
     monthly_usd: Usd | None = None
 
-    if TYPE_CHECKING:  # any number may be given; what is kept is the amount
+    if TYPE_CHECKING:  # any number is accepted; the checked amount is stored
 
         def __init__(self, monthly_usd: money.Number | None = None) -> None: ...
 
     def __post_init__(self) -> None:
-        # Plain numbers are welcome from Python; what is kept is the checked amount.
+        # Plain numbers are accepted; the checked amount is stored.
         msgspec.structs.force_setattr(self, "monthly_usd", money.cap_usd(self.monthly_usd))
 
 
 class SessionRequest(msgspec.Struct, rename="camel", frozen=True, omit_defaults=True):
-    """What an app may ask of a session."""
+    """What an app asks for with a session."""
 
     request_limit: RequestLimit | None = None
 
 
 class CreatedSession(msgspec.Struct, rename="camel", frozen=True):
-    """A session token for one user's browser, and when it ends (Unix seconds)."""
+    """A session token for one user's browser, and its expiry in Unix seconds."""
 
     token: str
     expires_at: int
@@ -99,13 +99,13 @@ class CreatedSession(msgspec.Struct, rename="camel", frozen=True):
 
 
 class Limits(msgspec.Struct, rename="camel", frozen=True):
-    """The caps in force. ``monthly_usd=None``: unlimited."""
+    """The caps in force. ``monthly_usd=None`` means unlimited."""
 
     monthly_usd: Usd | None = None
 
 
 class Usage(msgspec.Struct, rename="camel", frozen=True):
-    """What the user has been billed, in USD, this UTC month."""
+    """What the user was billed in this UTC month, in USD."""
 
     monthly_usd: Usd = Usd(0)
 
@@ -114,10 +114,10 @@ class ConnectionStatus(msgspec.Struct, rename="camel", frozen=True):
     """A user's connection to this app.
 
     Attributes:
-        connected: has the user connected a budget?
-        limits: the caps in force; None while not connected.
-        usage: what is billed in this UTC month.
-        remaining_usd: what is left of the cap; None = unlimited; 0 while not connected.
+        connected: True if the user has connected a budget.
+        limits: the caps in force; None if not connected.
+        usage: what was billed in this UTC month.
+        remaining_usd: what is left of the cap; None if unlimited; 0 if not connected.
     """
 
     connected: bool
@@ -127,7 +127,7 @@ class ConnectionStatus(msgspec.Struct, rename="camel", frozen=True):
 
 
 class GrantResult(msgspec.Struct, rename="camel", frozen=True):
-    """A one-time grant: a token good for so many requests until ``expires_at`` (Unix seconds)."""
+    """A one-time grant: a token for a number of requests until ``expires_at`` (Unix seconds)."""
 
     grant_token: str
     expires_at: int
@@ -140,7 +140,7 @@ class GrantResult(msgspec.Struct, rename="camel", frozen=True):
 
 
 class TokenUsage(msgspec.Struct, frozen=True):
-    """What a call used, in tokens, as the provider counts them."""
+    """The tokens of a call, as the provider counts them."""
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -148,34 +148,34 @@ class TokenUsage(msgspec.Struct, frozen=True):
 
 
 def encode(value: object) -> bytes:
-    """``value`` as JSON, its amounts as numbers with every digit that they have.
+    """``value`` as JSON. Amounts keep all their digits.
 
     Raises:
-        TypeError: something in it has no JSON form.
-        WattfareError: ``invalid_request``; a text in it has none, for half of a surrogate pair.
+        TypeError: a value in it has no JSON form.
+        WattfareError: ``invalid_request``; a text in it has half of a surrogate pair.
     """
     try:
         return _ENCODER.encode(value)
     except UnicodeEncodeError:
         raise invalid_request(
-            "A text holds half of a surrogate pair, which has no form in UTF-8."
+            "A text has half of a surrogate pair, which UTF-8 cannot encode."
         ) from None
 
 
 def decode(shape: type[T], body: bytes) -> T:
-    """``body`` as ``shape``. Fields that the shape does not know are passed over.
+    """``body`` as ``shape``. Unknown fields are ignored.
 
     Raises:
-        msgspec.MsgspecError: it is not JSON, or not of this shape.
+        msgspec.MsgspecError: it is not JSON, or does not have this shape.
     """
     return _decode(_decoder(shape), body)
 
 
 def decode_raw(body: bytes) -> dict[str, Any]:
-    """A JSON object as it came, for whoever wants more than the shapes here hold.
+    """A JSON object with all its fields.
 
     Raises:
-        msgspec.MsgspecError: it is none.
+        msgspec.MsgspecError: it is not a JSON object.
     """
     return _decode(_RAW_DECODER, body)
 
@@ -188,7 +188,7 @@ def _decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
 
 
 def _encode_other(value: Any) -> Any:
-    if isinstance(value, Decimal):  # a subclass of Decimal is no Decimal to msgspec
+    if isinstance(value, Decimal):  # msgspec does not accept a subclass of Decimal
         return Decimal(value)
     raise TypeError(f"{type(value).__name__} has no JSON form here")
 
@@ -217,5 +217,5 @@ _ENCODER = msgspec.json.Encoder(decimal_format="number", enc_hook=_encode_other)
 
 @cache
 def _decoder(shape: Any) -> msgspec.json.Decoder[Any]:
-    # Numbers come as Decimal, so that no digit is lost on the way through a float.
+    # Numbers are Decimal, so that no digit is lost in a float.
     return msgspec.json.Decoder(shape, dec_hook=_decode_other, float_hook=exact)

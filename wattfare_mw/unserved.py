@@ -11,7 +11,7 @@ _CHAT = (
 )
 _MESSAGES = "Use POST {base}/chat/completions with `messages`."
 _NOT_SERVED = "This service serves chat completions only: POST {base}/chat/completions."
-#: What to say of each, by the first part of its path.
+#: What to use instead, by the first part of the path.
 _ADVICE: dict[str, str] = {
     "responses": _CHAT,
     "completions": _MESSAGES,
@@ -27,16 +27,16 @@ _ADVICE: dict[str, str] = {
         _NOT_SERVED,
     ),
 }
-#: The methods that these paths have somewhere.
+#: The methods of these paths in OpenAI's API.
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 _COMPLETIONS = "chat/completions"
 
 
 def refusal(base: str, tail: str) -> WattfareError | None:
-    """The 404 for a path of OpenAI's API that is not served, or None for any other path.
+    """The 404 error for a path of OpenAI's API that is not served, or None for any other path.
 
     Args:
-        base: what an OpenAI client has as its base URL, without the host: ``/api/v1``.
+        base: the path of an OpenAI client's base URL: ``/api/v1``.
         tail: the rest of the path: ``responses/resp_1``.
     """
     if tail.startswith(f"{_COMPLETIONS}/"):
@@ -50,6 +50,6 @@ def refusal(base: str, tail: str) -> WattfareError | None:
 
 
 def is_of_openai(tail: str) -> bool:
-    """Is this a path of OpenAI's API, served or not?"""
+    """True if this is a path of OpenAI's API, served or not."""
     first = tail.partition("/")[0]
     return first in _ADVICE or first == "models" or tail.startswith(_COMPLETIONS)

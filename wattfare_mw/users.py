@@ -1,4 +1,4 @@
-"""Who makes a request: the app's own ``resolve_user`` is called, and its result is checked."""
+"""Finds out who makes a request: calls the app's ``resolve_user``, and checks its result."""
 
 from __future__ import annotations
 
@@ -20,18 +20,19 @@ ResolveUser = Callable[[Any], Any]
 """Returns the app's own id of the user who makes a request (a string, an int or a UUID), or None.
 It may be async."""
 
-#: What Python and JavaScript make of a missing value, and Django of a user who is not signed in. As
-#: an id, it would make one user of all visitors. The case counts: a user may be called "Null".
+#: Texts that Python and JavaScript make of a missing value, and Django of a user who is not signed
+#: in. As an id, such a text would make all visitors one user. The case matters: a user may be
+#: called "Null".
 _NO_USERS = frozenset(
     {
         *("None", "False", "nan", "AnonymousUser"),
         *("null", "undefined", "false", "NaN", "[object Object]"),
     }
 )
-#: The same behind a prefix of the app's, such as ``f"user:{user_id}"``. It is Python that puts it
-#: together, so it has no other forms. An id such as "alice-null" is a user's own.
+#: The same after a prefix of the app, such as ``f"user:{user_id}"``. Only the forms of Python occur
+#: here. An id such as "alice-null" is valid.
 _NO_USER_AT_END = ("None", "AnonymousUser")
-#: What ``str(…)`` makes of an object that has no text of its own, which may be an anonymous user.
+#: What ``str(…)`` makes of an object without a text of its own, which may be an anonymous user.
 _OBJECT = re.compile(
     r"<.*( at 0x[0-9A-Fa-f]+|Anonymous).*>|<[a-z -]*(class|function|method) .*>", re.DOTALL
 )
@@ -53,7 +54,9 @@ class NotSignedInError(WattfareAuthError):
     """The request comes from a client that is not signed in to this app."""
 
     def __init__(self) -> None:
-        super().__init__("Sign in first: this request comes from no user of this app.")
+        super().__init__(
+            "Sign in first: this request does not come from a signed-in user of this app."
+        )
 
 
 def identify(request: Request, resolve_user: AppFunction) -> Flow[str]:
@@ -88,7 +91,7 @@ def user_id_of(resolved: object) -> str:
             f" {error.message} If no user is signed in, return None. So write"
             " `return user.id if user else None`."
         ) from None
-    # Nearly all ids pass here.
+    # the usual case
     if user_id in _NO_USERS or (user_id[-1] in _LAST_OF_NO_USERS and _is_no_user(user_id)):
         raise AppError(
             f"resolve_user must give a user id or None. It gave {user_id[:100]!r}, which is what"
@@ -103,7 +106,7 @@ def _text_of(resolved: object) -> object:
     if isinstance(resolved, (int, UUID)) and not isinstance(resolved, bool):
         try:
             return str(resolved)
-        except ValueError:  # an int of thousands of digits
+        except ValueError:  # an int with thousands of digits
             raise AppError("resolve_user must give a user id. It gave a huge int.") from None
     return resolved
 

@@ -1,4 +1,4 @@
-"""A request and a response as plain values, whatever server or framework they came through."""
+"""A request and a response as plain values, for any server and framework."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from .headers import Headers
 
 
 class Request:
-    """What a request is to ``resolve_user`` and ``request_limit``: read-only, parsed when asked.
+    """The request for ``resolve_user`` and ``request_limit``: read-only, parsed on demand.
 
     Attributes:
         method: in capitals.
         path: below the mount point, decoded.
         headers: by name, in any case.
-        client: the peer's address, or None where the server does not know it.
+        client: the client's address, or None if the server does not know it.
         raw: the ASGI ``scope`` or the WSGI ``environ``.
-        interface: which of the two.
+        interface: ``"asgi"`` or ``"wsgi"``.
     """
 
     __slots__ = (

@@ -13,20 +13,22 @@ import flask
 from werkzeug.datastructures import Headers
 from werkzeug.exceptions import HTTPException
 
-from wattfare_mw import Request, Response, User, Wattfare, WattfareError
 from wattfare_mw.framework import (
     Options,
+    Request,
     ResolveUser,
-    adapt,
-    hide_key,
-    in_framework,
-    respond_to_error,
-)
-from wattfare_mw.framework.wsgi import (
+    Response,
+    User,
+    Wattfare,
+    WattfareError,
     WattfareWSGIMiddleware,
-    read_all,
-    read_within,
-    request_of,
+    adapt_function,
+    adapt_options,
+    hide_secret_key,
+    read_limited,
+    read_up_to,
+    request_from_environ,
+    respond_to_error,
 )
 
 __all__ = ["WattfareMiddleware", "get_user", "session_view"]
@@ -50,7 +52,7 @@ class WattfareMiddleware:
     """
 
     def __init__(self, app: flask.Flask | None = None, **options: Unpack[Options]) -> None:
-        hide_key(options)
+        hide_secret_key(options)
         self._options = options
         self._extensions: list[_Extension] = []
         if app is not None:
@@ -119,15 +121,15 @@ def session_view(
     """The token route alone, as a view for an app or a blueprint (``methods=["POST"]``); see
     :meth:`wattfare_mw.Wattfare.session_handler`."""
     handler = client.session_handler(
-        adapt(resolve_user, _flask_request),
-        adapt(request_limit, _flask_request),
-        account_label=adapt(account_label, _flask_request),
+        adapt_function(resolve_user, _flask_request),
+        adapt_function(request_limit, _flask_request),
+        account_label=adapt_function(account_label, _flask_request),
         allowed_origins=allowed_origins,
         let_through=_FLASK_ANSWERS,
     )
 
     def wattfare_session() -> flask.Response:
-        return _answer(handler(request_of(flask.request.environ)))
+        return _answer(handler(request_from_environ(flask.request.environ)))
 
     return wattfare_session
 
@@ -135,10 +137,10 @@ def session_view(
 class _Extension(WattfareWSGIMiddleware):
     """What one app has of us."""
 
-    _let_through = _FLASK_ANSWERS
+    let_through = _FLASK_ANSWERS
 
     def __init__(self, app: Any, **options: Unpack[Options]) -> None:
-        super().__init__(app, **in_framework(options, _flask_request))
+        super().__init__(app, **adapt_options(options, _flask_request))
 
     def answer_below(self, response: flask.Response) -> flask.Response:
         """Answer what the app has no rule for, where an OpenAI client looks for it."""
@@ -146,7 +148,7 @@ class _Extension(WattfareWSGIMiddleware):
         if (
             response.status_code == 404
             and request.url_rule is None
-            and self.answers_below(request.path)
+            and self.answers_unrouted(request.path)
         ):
             return self.view(request.path)()
         return response
@@ -175,13 +177,13 @@ def _flask_request(_request: Request) -> flask.Request:
 
 
 def _read_input(limit: int) -> bytes:
-    return read_within(min(limit, flask.request.max_content_length or limit), _read_some)
+    return read_limited(min(limit, flask.request.max_content_length or limit), _read_some)
 
 
 def _read_some(size: int) -> bytes:
     request = flask.request
     if request.content_length is None:  # nobody knows how much there is
-        body = read_all(size, request.stream.read)
+        body = read_up_to(size, request.stream.read)
         if body:
             return body
     # Flask remembers it: a `before_request` function may have read it already.

@@ -22,11 +22,21 @@ from litestar.plugins import InitPlugin
 from litestar.response.base import ASGIResponse
 from litestar.types import Receive, Scope, Send
 
-from wattfare_mw import AsyncUser, AsyncWattfare, User, WattfareError
-from wattfare_mw import Request as NeutralRequest
-from wattfare_mw import Response as NeutralResponse
-from wattfare_mw.framework import Options, ResolveUser, adapt, in_framework, respond_to_error
-from wattfare_mw.framework.asgi import WattfareASGIMiddleware, request_of
+from wattfare_mw.framework import (
+    AsyncUser,
+    AsyncWattfare,
+    Options,
+    ResolveUser,
+    User,
+    WattfareASGIMiddleware,
+    WattfareError,
+    adapt_function,
+    adapt_options,
+    request_from_scope,
+    respond_to_error,
+)
+from wattfare_mw.framework import Request as NeutralRequest
+from wattfare_mw.framework import Response as NeutralResponse
 
 __all__ = ["WattfareMiddleware", "WattfarePlugin", "session_route", "wattfare_error_handler"]
 
@@ -42,7 +52,7 @@ class WattfareMiddleware(WattfareASGIMiddleware):
     :class:`WattfarePlugin`."""
 
     def __init__(self, app: Any, **options: Unpack[Options]) -> None:
-        super().__init__(app, **in_framework(options, _connection))
+        super().__init__(app, **adapt_options(options, _connection))
 
 
 class WattfarePlugin(InitPlugin):
@@ -57,7 +67,7 @@ class WattfarePlugin(InitPlugin):
     """
 
     def __init__(self, **options: Unpack[Options]) -> None:
-        self._driver = _Driver(None, **in_framework(options, _connection))
+        self._driver = _Driver(None, **adapt_options(options, _connection))
 
     def on_app_init(self, app_config: AppConfig) -> AppConfig:
         """Register what this app has of us."""
@@ -102,7 +112,7 @@ class WattfarePlugin(InitPlugin):
         """Say what to use in place of a path of OpenAI's API for which the app has no route."""
         path = request.scope["path"]
         # A route of the app can raise the same exception.
-        if "route_handler" not in request.scope and self._driver.answers_below(path):
+        if "route_handler" not in request.scope and self._driver.answers_unrouted(path):
             return _Served(self._driver, path)
         handlers = cast("dict[Any, Any]", request.app.exception_handlers)  # pyright: ignore[reportUnknownMemberType]
         for kind in NotFoundException.__mro__[1:]:
@@ -119,7 +129,7 @@ class WattfarePlugin(InitPlugin):
 
 
 class _Driver(WattfareASGIMiddleware):
-    _let_through = _LITESTAR_ANSWERS
+    let_through = _LITESTAR_ANSWERS
 
 
 class _Served(Response[None]):
@@ -148,9 +158,9 @@ def session_route(
     """The token route alone, as a handler for an app, a router or a controller; see
     :meth:`wattfare_mw.Wattfare.session_handler`."""
     handler = client.session_handler(
-        adapt(resolve_user, _connection),
-        adapt(request_limit, _connection),
-        account_label=adapt(account_label, _connection),
+        adapt_function(resolve_user, _connection),
+        adapt_function(request_limit, _connection),
+        account_label=adapt_function(account_label, _connection),
         allowed_origins=allowed_origins,
         let_through=_LITESTAR_ANSWERS,
     )
@@ -160,7 +170,7 @@ def session_route(
     async def wattfare_session(
         self: Any = None, *, scope: Scope, receive: Receive, send: Send
     ) -> None:
-        answer = await handler(request_of(cast("dict[str, Any]", scope)))
+        answer = await handler(request_from_scope(cast("dict[str, Any]", scope)))
         response = ASGIResponse(body=answer.body, status_code=answer.status, headers=answer.headers)
         await response(scope, receive, send)
 

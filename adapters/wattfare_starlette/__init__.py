@@ -12,17 +12,24 @@ from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 
-from wattfare_mw import AsyncUser, AsyncWattfare, User, WattfareError
-from wattfare_mw import Request as NeutralRequest
-from wattfare_mw import Response as NeutralResponse
-from wattfare_mw.framework import Options, ResolveUser, adapt, in_framework, respond_to_error
-from wattfare_mw.framework.asgi import (
+from wattfare_mw.framework import (
+    AsyncUser,
+    AsyncWattfare,
+    Options,
     Receive,
+    ResolveUser,
     Scope,
     Send,
+    User,
     WattfareASGIMiddleware,
-    request_of,
+    WattfareError,
+    adapt_function,
+    adapt_options,
+    request_from_scope,
+    respond_to_error,
 )
+from wattfare_mw.framework import Request as NeutralRequest
+from wattfare_mw.framework import Response as NeutralResponse
 
 __all__ = [
     "WattfareMiddleware",
@@ -52,10 +59,10 @@ class WattfareMiddleware(WattfareASGIMiddleware):
     middleware is around one alone, give it a ``client`` and close that with the outer app.
     """
 
-    _let_through = _STARLETTE_ANSWERS
+    let_through = _STARLETTE_ANSWERS
 
     def __init__(self, app: Any, **options: Unpack[Options]) -> None:
-        super().__init__(app, **in_framework(options, _starlette_request))
+        super().__init__(app, **adapt_options(options, _starlette_request))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "lifespan":
@@ -114,15 +121,15 @@ def session_endpoint(
     """The token route alone, as an endpoint: ``Route("/token", …, methods=["POST"])``; see
     :meth:`wattfare_mw.Wattfare.session_handler`."""
     handler = client.session_handler(
-        adapt(resolve_user, _starlette_request),
-        adapt(request_limit, _starlette_request),
-        account_label=adapt(account_label, _starlette_request),
+        adapt_function(resolve_user, _starlette_request),
+        adapt_function(request_limit, _starlette_request),
+        account_label=adapt_function(account_label, _starlette_request),
         allowed_origins=allowed_origins,
         let_through=_STARLETTE_ANSWERS,
     )
 
     async def wattfare_session(request: Request) -> Response:
-        return _starlette_response(await handler(request_of(request.scope)))
+        return _starlette_response(await handler(request_from_scope(request.scope)))
 
     return wattfare_session
 

@@ -8,7 +8,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from playwright.sync_api import Page, expect
-from support.fake_openrouter import FakeOpenRouter, run_openrouter
+from support.fake_openrouter import FakeOpenRouter
 from support.service import chat_body
 
 from browsers import flow
@@ -21,23 +21,10 @@ ADD = "Add a way to pay"
 
 
 @pytest.fixture(scope="module")
-def _router() -> Iterator[FakeOpenRouter]:
-    with run_openrouter() as router:
-        yield router
-
-
-@pytest.fixture
-def router(_router: FakeOpenRouter) -> FakeOpenRouter:
-    _router.reset()
-    return _router
-
-
-@pytest.fixture(scope="module")
 def funded_site(
-    tmp_path_factory: pytest.TempPathFactory, _router: FakeOpenRouter
+    tmp_path_factory: pytest.TempPathFactory, openrouter: FakeOpenRouter
 ) -> Iterator[Site]:
-    options = ("--provider", "openrouter", "--upstream", _router.url)
-    with run_site(tmp_path_factory.mktemp("funded"), *options) as site:
+    with run_site(tmp_path_factory.mktemp("funded"), *openrouter.options) as site:
         yield site
 
 

@@ -7,10 +7,12 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import wattfare_mw
+from wattfare_mw import framework
 
 ROOT = Path(wattfare_mw.__file__).parent
 #: What an app that only imports us has not asked for.
@@ -37,7 +39,10 @@ def loaded_by(code: str) -> set[str]:
 def test_the_package_alone_loads_nothing() -> None:
     loaded = loaded_by("import wattfare_mw; dir(wattfare_mw)")
     assert {name.partition(".")[0] for name in loaded}.isdisjoint(HEAVY)
-    assert {name for name in loaded if name.startswith("wattfare_mw")} == {"wattfare_mw"}
+    assert {name for name in loaded if name.startswith("wattfare_mw")} == {
+        "wattfare_mw",
+        "wattfare_mw.lazy",
+    }
 
 
 @pytest.mark.parametrize("name", ["WattfareError", "ConnectionStatus", "Request", "Chunk"])
@@ -71,23 +76,43 @@ def test_an_integration_loads_its_own_library_only() -> None:
     assert loaded.isdisjoint({"agents", "langchain_core", "langchain_openai", "pydantic_ai"})
 
 
-def test_every_public_name_is_there() -> None:
-    assert len(set(wattfare_mw.__all__)) == len(wattfare_mw.__all__)
-    for name in wattfare_mw.__all__:
-        assert getattr(wattfare_mw, name).__name__ == name
-    assert set(wattfare_mw.__all__) <= set(dir(wattfare_mw))
-    assert set(wattfare_mw._HOME_OF) == set(wattfare_mw.__all__)
-    with pytest.raises(AttributeError, match="nonsense"):
-        wattfare_mw.nonsense  # noqa: B018
+@pytest.mark.parametrize(
+    ("used", "unused"),
+    [("WattfareASGIMiddleware", "wsgi"), ("WattfareWSGIMiddleware", "asgi"), ("Options", "asgi")],
+)
+def test_an_adapter_loads_the_driver_that_it_uses(used: str, unused: str) -> None:
+    loaded = loaded_by(f"from wattfare_mw.framework import {used}, adapt_options")
+    assert f"wattfare_mw.middleware.{unused}" not in loaded
 
 
-def test_a_type_checker_sees_the_same_names() -> None:
+@pytest.mark.parametrize("module", [wattfare_mw, framework])
+def test_every_public_name_is_there(module: Any) -> None:
+    assert len(set(module.__all__)) == len(module.__all__)
+    for name in module.__all__:
+        assert getattr(module, name) is not None
+    assert set(module.__all__) <= set(dir(module))
+    assert homes_of(module).keys() == set(module.__all__)
+    with pytest.raises(AttributeError, match=rf"'{module.__name__}' has no attribute 'nonsense'"):
+        module.nonsense  # noqa: B018
+
+
+@pytest.mark.parametrize("module", [wattfare_mw, framework])
+def test_a_type_checker_sees_the_same_names(module: Any) -> None:
     # It reads the imports under TYPE_CHECKING, and not the table that is used at run time.
-    tree = ast.parse((ROOT / "__init__.py").read_text("utf-8"))
     checked: dict[str, str] = {}
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.level == 1:
-            for alias in node.names:
-                checked[alias.name] = node.module or ""
-    assert checked == wattfare_mw._HOME_OF
+    for block in ast.parse(Path(module.__file__).read_text("utf-8")).body:
+        for node in block.body if isinstance(block, ast.If) else ():
+            assert isinstance(node, ast.ImportFrom)
+            checked |= {alias.name: node.module or "" for alias in node.names}
+    assert checked == homes_of(module)
     assert (ROOT / "py.typed").exists()
+
+
+def test_the_contract_says_what_each_name_is_for() -> None:
+    for name in framework.__all__:
+        assert f"`{name}`" in (framework.__doc__ or ""), name
+
+
+def homes_of(module: Any) -> dict[str, str]:
+    """The module that each name comes from."""
+    return {name: home for home, names in module._HOMES.items() for name in names}

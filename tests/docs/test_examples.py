@@ -159,7 +159,7 @@ def test_a_stream_from_a_blueprint(serve: Any) -> None:
     assert (answer.status_code, answer.text) == (200, "a cat")
     answer = example.http.post("/story", json={"about": "a cat"})
     assert answer.status_code == 402
-    assert answer.text.startswith("The month's cap is reached. It resets on 1 ")
+    assert answer.text.startswith("The monthly cap is reached. It resets on 1 ")
 
 
 def test_the_client_in_a_view(serve: Any) -> None:
@@ -280,7 +280,7 @@ def test_handling_errors(app: App) -> None:
     app.connect("user_123", monthlyUsd=0.5)
     *lines, last = _script("handling_errors")
     assert lines == ["Say hello.", "Connect a budget."]
-    assert last.startswith("This call needs at least $1.01, and $0.49 of the month's cap is left")
+    assert last.startswith("This call needs at least $1.01, and $0.49 of the monthly cap is left")
     assert last.endswith(". Raise the cap?")
 
 

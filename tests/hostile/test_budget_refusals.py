@@ -136,8 +136,8 @@ def test_a_cap_that_does_not_pay(app: App) -> None:
     assert error["neededUsd"] > 0.0001
     assert error["resetsAt"] == first_of_next_month()
     day = datetime.fromtimestamp(error["resetsAt"], UTC)
-    assert f"and $0.0001 of the month's cap is left until 1 {day:%B}." in error["message"] or (
-        f"and $0.00010 of the month's cap is left until 1 {day:%B}." in error["message"]
+    assert f"and $0.0001 of the monthly cap is left until 1 {day:%B}." in error["message"] or (
+        f"and $0.00010 of the monthly cap is left until 1 {day:%B}." in error["message"]
     )
     # It is as much as it says: with it, the call is let in.
     app.connect(monthlyUsd=error["neededUsd"])
@@ -163,7 +163,7 @@ def test_a_cap_that_is_reached(app: App, fake: Upstream) -> None:
     app.connect(monthlyUsd=0.001)
     assert ask(app).status_code == 200
     error = error_in(ask(app))
-    assert error["message"].startswith("The month's cap is reached. It resets on 1 ")
+    assert error["message"].startswith("The monthly cap is reached. It resets on 1 ")
     assert error["remainingUsd"] == 0
 
 

@@ -301,7 +301,7 @@ def test_nothing_costly_hides_in_it(place: str, costly: Any) -> None:
 def test_a_message_of_the_app_points_nowhere(role: str) -> None:
     for value in ("https://a.example/a", "gs://bucket/x", ["s3://b/x"], {"a": {"b": "file:///x"}}):
         said = refusal({"role": role, "content": "x", "pointer": value})
-        assert "points elsewhere" in said
+        assert "which has a URL" in said
     check({"role": role, "content": "see https://a.example", "note": "no url", "n": [1, None]})
 
 

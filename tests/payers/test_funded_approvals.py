@@ -5,23 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from support.fake_openrouter import FakeOpenRouter, Key, run_openrouter
-from support.pages import Page
+from support.fake_openrouter import FakeOpenRouter, Key
+from support.pages import Page, check_page
 from support.people import Person, ask, ask_for_grant, live_app, post, redeem
 from support.service import App, Service, chat_body, run_service
 
 
 @pytest.fixture(scope="module")
-def router() -> Iterator[FakeOpenRouter]:
-    with run_openrouter() as router:
-        yield router
-
-
-@pytest.fixture(scope="module")
-def funded(router: FakeOpenRouter, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def funded(
+    openrouter: FakeOpenRouter, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Service]:
     """A service whose operator has no key."""
-    options = ("--upstream", router.url, "--provider", "openrouter")
-    with run_service(tmp_path_factory.mktemp("funded"), *options) as service:
+    with run_service(tmp_path_factory.mktemp("funded"), *openrouter.options) as service:
         yield service
 
 
@@ -120,8 +115,44 @@ def test_a_key_that_is_refused_cannot_be_chosen(
     key.revoked = True
     assert app.chat("hello", model="fake/model").json()["error"]["code"] == "funding_invalid"
     asked = ask(app, monthlyUsd=5)
-    assert not radios(person.open(asked["url"]))
+    page = person.open(asked["url"])
+    check_page(page)
+    assert not radios(page)
     assert person.decide(asked["url"], funding=funding_id).status_code == 400
+    # Its own button leads to where the key is replaced, and back.
+    there = person.browser.get(page.link("Replace the key"))
+    fresh = router.new_key(router.person("somebody"))
+    answer = person.browser.send(there.form("Replace"), key=fresh.key)
+    back = person.browser.follow(answer)
+    assert str(back.answer.request.url).endswith(asked["url"].partition("/approve/")[2])
+    ((_, is_chosen),) = radios(back)
+    assert is_chosen
+
+
+def test_a_refused_openrouter_is_connected_again_from_the_approval(
+    router: FakeOpenRouter, app: App, person: Person
+) -> None:
+    somebody = router.person("somebody")
+    asked = ask(app, monthlyUsd=5)
+    form = person.browser.get(person.open(asked["url"]).link("Add a way to pay"))
+    url = person.browser.send(form.form("Connect OpenRouter")).headers["location"]
+    ((funding_id, _),) = radios(person.browser.get(router.allow(url, somebody)))
+    code = person.approve(asked["url"], funding=funding_id)["code"]
+    redeem(app, asked, code)
+    router.keys_of(somebody)[0].revoked = True
+    assert app.chat("hello", model="fake/model").json()["error"]["code"] == "funding_invalid"
+
+    asked = ask(app, monthlyUsd=5)
+    page = person.open(asked["url"])
+    check_page(page)
+    assert not radios(page)
+    policy = page.answer.headers["content-security-policy"]
+    assert f" {router.url.removesuffix('/api/v1')};" in policy
+    answer = person.browser.send(page.form("Connect OpenRouter again"))
+    back = person.browser.get(router.allow(answer.headers["location"], somebody))
+    assert str(back.answer.request.url).endswith(asked["url"].partition("/approve/")[2])
+    assert "Connect OpenRouter again" not in back.text
+    assert len(radios(back)) == 1
 
 
 def test_funding_that_is_removed_before_the_app_redeems_connects_nothing(

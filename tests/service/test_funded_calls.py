@@ -43,19 +43,12 @@ class Payer:
     user: str
 
 
-@pytest.fixture(scope="module")
-def _router() -> Iterator[FakeOpenRouter]:
-    with run_openrouter() as router:
-        yield router
-
-
 @pytest.fixture
-def router(_router: FakeOpenRouter) -> FakeOpenRouter:
+def router(router: FakeOpenRouter) -> FakeOpenRouter:
     """The fake, with the operator as its only person."""
-    _router.reset()
-    _router.person("operator", "1000")
-    _router.keys[OPERATOR] = Key(OPERATOR, "operator", "operator")
-    return _router
+    router.person("operator", "1000")
+    router.keys[OPERATOR] = Key(OPERATOR, "operator", "operator")
+    return router
 
 
 @contextmanager
@@ -63,16 +56,15 @@ def serving(
     folder: Path, router: FakeOpenRouter, *options: str, database: str | None = None, **env: str
 ) -> Iterator[Service]:
     """A service with OpenRouter as its upstream."""
-    arguments = ("--upstream", router.url, "--provider", "openrouter", *options)
     given = {"WATTFARE_ENCRYPTION_KEY": ENCRYPTION_KEY, **env}
-    with run_service(folder, *arguments, env=given, database=database) as service:
+    with run_service(folder, *router.options, *options, env=given, database=database) as service:
         yield service
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
 def funded(
     request: pytest.FixtureRequest,
-    _router: FakeOpenRouter,
+    openrouter: FakeOpenRouter,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Service]:
     """A service on each database, whose operator has a key as well."""
@@ -80,7 +72,7 @@ def funded(
     database = None
     if request.param == "postgresql":
         database = request.getfixturevalue("cluster").database()
-    with serving(folder, _router, *OPTIONS, database=database, **VARIABLES) as service:
+    with serving(folder, openrouter, *OPTIONS, database=database, **VARIABLES) as service:
         yield service
 
 

@@ -8,8 +8,8 @@ from urllib.parse import parse_qs, parse_qsl, urlencode, urlsplit
 
 import pytest
 from sqlalchemy import select, update
-from support.fake_openrouter import FakeOpenRouter, run_openrouter
-from support.pages import Browser, Page
+from support.fake_openrouter import FakeOpenRouter
+from support.pages import Browser, Page, check_page
 from support.payers import grow_old, new_payer, store_of, write
 from support.people import new_address
 from support.service import Service, run_service
@@ -19,17 +19,11 @@ from wattfare_mw.service.ledger.store import Store
 
 
 @pytest.fixture(scope="module")
-def router() -> Iterator[FakeOpenRouter]:
-    with run_openrouter() as router:
-        yield router
-
-
-@pytest.fixture(scope="module")
-def funded(router: FakeOpenRouter, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def funded(
+    openrouter: FakeOpenRouter, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Service]:
     """A service whose payers bring their own keys of OpenRouter."""
-    folder = tmp_path_factory.mktemp("funded")
-    options = ("--upstream", router.url, "--provider", "openrouter")
-    with run_service(folder, *options) as service:
+    with run_service(tmp_path_factory.mktemp("funded"), *openrouter.options) as service:
         yield service
 
 
@@ -309,6 +303,82 @@ def test_no_other_page_comes_next(router: FakeOpenRouter, browser: Browser, path
     assert answer.headers["location"] == "/funding?done=added"
 
 
+# -- the way back to the app's request
+
+APPROVAL = "/approve/abc-DEF_1"
+ON_THE_WAY = f"/funding?{urlencode({'return_to': APPROVAL})}"
+
+
+def leads_back(browser: Browser, page: Page) -> None:
+    """The page of an error leads to the page of all funding, which leads to the request."""
+    check_page(page)
+    there = browser.get(page.link("Ways to pay"))
+    assert there.answer.status_code == 200
+    assert there.link("Back to the app's request") == APPROVAL
+    assert there.form("Connect OpenRouter").fields["return_to"] == APPROVAL
+
+
+@pytest.mark.parametrize("failure", ["code", "no code", "state", "again", "cookie", "outage"])
+def test_the_way_back_outlasts_a_failed_callback(
+    router: FakeOpenRouter, browser: Browser, failure: str
+) -> None:
+    form = browser.get(ON_THE_WAY).form("Connect OpenRouter")
+    url = browser.send(form).headers["location"]
+    callback = router.allow(url, router.person("wendy"))
+    if failure == "code":
+        callback = callback.partition("&code=")[0] + "&code=wrong"
+    elif failure == "no code":
+        callback = callback.partition("&code=")[0]
+    elif failure == "state":
+        callback = callback.replace("state=", "state=A")
+    elif failure == "again":
+        browser.http.get(callback)
+    elif failure == "cookie":
+        browser.http.cookies.delete("wattfare-openrouter")
+    else:
+        router.upstream.first = lambda exchange: exchange.answer("", status=500) or True
+    page = browser.get(callback)
+    assert page.answer.status_code in (400, 403, 502, 503), page.text
+    leads_back(browser, page)
+
+
+def test_the_way_back_is_a_page_of_ours(router: FakeOpenRouter, browser: Browser) -> None:
+    callback = router.allow(leave(browser), router.person("wendy"))
+    cookie = "wattfare-openrouter-return"
+    browser.http.cookies.delete(cookie)
+    browser.http.cookies.set(cookie, "https%3A%2F%2Fevil.example", domain="localhost.local")
+    page = browser.get(callback + "wrong")
+    assert page.answer.status_code == 400
+    assert page.link("Ways to pay") == "/funding"
+
+
+async def test_the_way_back_outlasts_an_old_sign_in(browser: Browser, store: Store) -> None:
+    page = browser.get(ON_THE_WAY)
+    await write(store, update(schema.sign_ins).values(fresh_at=0))
+    for button in ("Connect OpenRouter", "Add the key"):
+        answer = browser.send(page.form(button), key="sk-or-1")
+        assert answer.status_code == 403
+        url = Page(answer).link("Sign in")
+        assert dict(parse_qsl(urlsplit(url).query)) == {"next": ON_THE_WAY, "again": "1"}
+
+
+def test_the_way_back_outlasts_a_removal(router: FakeOpenRouter, browser: Browser) -> None:
+    key = router.new_key(router.person("xavier"))
+    browser.send(browser.get("/funding").form("Add the key"), key=key.key)
+    page = browser.get(browser.get(ON_THE_WAY).link("Remove"))
+    check_page(page)
+    assert "cross-origin-opener-policy" not in page.answer.headers
+    for name in ("Ways to pay", "Cancel"):
+        assert page.link(name) == ON_THE_WAY
+    form = page.form("Remove")
+    removed = browser.follow(browser.send(form))
+    assert "Its key is deleted here" in removed.text
+    assert removed.link("Back to the app's request") == APPROVAL
+    again = Page(browser.send(form))
+    assert again.answer.status_code == 404
+    leads_back(browser, again)
+
+
 # -- a key of one's own
 
 
@@ -331,11 +401,11 @@ async def test_a_key_is_checked_before_it_is_kept(
 @pytest.mark.parametrize(
     ("key", "words"),
     [
-        ("", "This is no key"),
-        ("two words", "This is no key"),
-        ("schlüssel", "This is no key"),
-        ("x" * 1001, "This is no key"),
-        ("line\nbreak", "This is no key"),
+        ("", "This is not a key"),
+        ("two words", "This is not a key"),
+        ("schlüssel", "This is not a key"),
+        ("x" * 1001, "This is not a key"),
+        ("line\nbreak", "This is not a key"),
         ("sk-or-v1-unknown-to-all", "refuses this key"),
     ],
 )

@@ -86,6 +86,11 @@ class FakeOpenRouter:
         """The base URL, for ``--upstream``."""
         return self.upstream.url
 
+    @property
+    def options(self) -> tuple[str, ...]:
+        """The options of a service whose upstream this is."""
+        return ("--upstream", self.url, "--provider", "openrouter")
+
     def reset(self) -> None:
         """Forget everybody and everything."""
         for kept in (self.credit, self.keys, self.codes, self.records, self.exchanges):

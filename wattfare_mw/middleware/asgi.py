@@ -24,7 +24,7 @@ from ..web import Request, Response
 from .base import Middleware
 from .gate import Gate, ReadBody, cut_short, is_json
 from .interface import single_callable
-from .options import hide_key
+from .options import hide_secret_key
 from .relay import Record, Relay
 
 Scope = MutableMapping[str, Any]
@@ -40,7 +40,7 @@ class WattfareASGIMiddleware(Middleware):
     _client: AsyncWattfare
 
     def __init__(self, app: Any, **options: Any) -> None:
-        hide_key(options)
+        hide_secret_key(options)
         super().__init__(single_callable(app), **options)
         seconds = self._gate.heartbeat
         self._heartbeats = None if seconds is None else _heartbeats(seconds)
@@ -109,7 +109,7 @@ class WattfareASGIMiddleware(Middleware):
         Raises:
             WattfareAuthError: nobody is signed in.
         """
-        flow = self._gate.identify(request_of(scope))
+        flow = self._gate.identify(request_from_scope(scope))
         return self._client.user(await self._client._run(flow))
 
     def user_sync(self, user: AsyncUser) -> User:
@@ -129,7 +129,7 @@ class WattfareASGIMiddleware(Middleware):
 
     async def serve(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request to one of our paths."""
-        request = request_of(scope, path)
+        request = request_from_scope(scope, path)
         try:
             running_loop()
         except WattfareError as error:
@@ -288,7 +288,7 @@ def below_mount(path: str, root_path: str) -> str:
     return path
 
 
-def request_of(scope: Scope, path: str | None = None) -> Request:
+def request_from_scope(scope: Scope, path: str | None = None) -> Request:
     """The neutral request that a scope stands for; ``path``: below the mount, where known."""
     if path is None:
         path = below_mount(scope["path"], scope.get("root_path", ""))

@@ -64,7 +64,7 @@ class Middleware:
             max_calls_per_user=max_calls_per_user,
             on_usage=on_usage,
             heartbeat=heartbeat,
-            let_through=self._let_through,
+            let_through=self.let_through,
         )
         self._routes = self._gate.routes
         self._use_paths(self._routes, self._gate.base)
@@ -113,7 +113,7 @@ class Middleware:
         """The paths that are ours."""
         return self._routes
 
-    def answers_below(self, path: str) -> bool:
+    def answers_unrouted(self, path: str) -> bool:
         """Do we answer this path if the app has no route for it? It is one below the base of an
         OpenAI client: a model, or what is not served."""
         return self._gate.below(path) is not None
@@ -125,8 +125,8 @@ class Middleware:
 
     # Each kind of middleware drives the client of its kind.
     _client_kind: Any
-    # For an adapter, whose framework answers some exceptions itself.
-    _let_through: LetThrough = ()
+    let_through: LetThrough = ()
+    """The exceptions of the app's functions that go on to the framework, which answers them."""
 
     def _show_interface(self) -> None:
         """For a kind whose ``__call__`` does not show by itself which interface it has."""

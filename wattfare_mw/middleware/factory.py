@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from .base import Middleware
 from .interface import interface_of
-from .options import hide_key
+from .options import hide_secret_key
 
 
 class _Factory(type):
@@ -18,7 +18,7 @@ class _Factory(type):
         def __call__(
             cls, app: Any, *, interface: Literal["auto", "asgi", "wsgi"] = "auto", **options: Any
         ) -> Middleware:
-            hide_key(options)  # a traceback shows local variables
+            hide_secret_key(options)  # a traceback shows local variables
             if interface == "auto":
                 interface = interface_of(app)
             if interface == "asgi":

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, NotRequired, Required, TypedDict
 
-from ..app_functions import adapt
+from ..app_functions import adapt_function
 from ..client import AsyncWattfare, Wattfare
 from ..transport import hidden
 from ..users import ResolveUser
@@ -40,22 +40,27 @@ class Options(TypedDict, total=False):
     heartbeat: NotRequired[float | None]
 
 
-def in_framework(options: Options, request_of: Callable[[Request], Any]) -> Options:
-    """For an adapter: the options, with their functions given the framework's own request, which
-    ``request_of`` makes of ours. The secret key among them is hidden in the given ones, too."""
-    hide_key(options)
+def adapt_options(options: Options, convert: Callable[[Request], Any]) -> Options:
+    """The options of an adapter, with the app's functions among them given the framework's own
+    request. The secret key is hidden in the given options, too.
+
+    Args:
+        options: as the app gives them.
+        convert: makes the framework's request of a :class:`wattfare_mw.Request`.
+    """
+    hide_secret_key(options)
     changed = options.copy()
     # What is missing stays so, and the middleware says it.
     if "resolve_user" in options:
-        changed["resolve_user"] = adapt(options["resolve_user"], request_of)
+        changed["resolve_user"] = adapt_function(options["resolve_user"], convert)
     if "request_limit" in options:
-        changed["request_limit"] = adapt(options["request_limit"], request_of)
+        changed["request_limit"] = adapt_function(options["request_limit"], convert)
     if "account_label" in options:
-        changed["account_label"] = adapt(options["account_label"], request_of)
+        changed["account_label"] = adapt_function(options["account_label"], convert)
     return changed
 
 
-def hide_key(options: Options | dict[str, Any]) -> None:
+def hide_secret_key(options: Options | dict[str, Any]) -> None:
     """Hide the secret key that may be among these options, where they are."""
     if "secret_key" in options:
         options["secret_key"] = hidden(options["secret_key"])

@@ -20,7 +20,7 @@ from ..receiving import too_large
 from ..web import Request
 from .base import Middleware
 from .gate import ReadBody, cut_short, is_json
-from .options import hide_key
+from .options import hide_secret_key
 from .relay import Record, Relay
 
 Environ = dict[str, Any]
@@ -35,7 +35,7 @@ class WattfareWSGIMiddleware(Middleware):
     _client: Wattfare
 
     def __init__(self, app: Any, **options: Any) -> None:
-        hide_key(options)
+        hide_secret_key(options)
         super().__init__(app, **options)
         # A WSGI environ has the path's bytes as latin-1, whatever they mean.
         base = self._gate.base
@@ -94,7 +94,7 @@ class WattfareWSGIMiddleware(Middleware):
         Raises:
             WattfareAuthError: nobody is signed in.
         """
-        flow = self._gate.identify(request_of(environ))
+        flow = self._gate.identify(request_from_environ(environ))
         return self._client.user(self._client._run(flow))
 
     def close(self) -> None:
@@ -130,7 +130,7 @@ class WattfareWSGIMiddleware(Middleware):
             return client._perform(command)
 
         try:
-            reply = run(gate.answer(request_of(environ, path), record), perform)
+            reply = run(gate.answer(request_from_environ(environ, path), record), perform)
             status, headers = _line(reply.status), list(reply.headers.items())
             if isinstance(reply, Relay):
                 return status, headers, _Stream(reply, self)
@@ -255,12 +255,12 @@ def read_body(environ: Environ, limit: int) -> bytes:
     """
 
     def read(size: int) -> bytes:
-        return read_all(size, get_input_stream(environ, max_content_length=size).read)
+        return read_up_to(size, get_input_stream(environ, max_content_length=size).read)
 
-    return read_within(limit, read)
+    return read_limited(limit, read)
 
 
-def read_all(size: int, read: Callable[[int], bytes]) -> bytes:
+def read_up_to(size: int, read: Callable[[int], bytes]) -> bytes:
     """Up to ``size`` bytes, from a stream that may give fewer at a time than it is asked for."""
     parts: list[bytes] = []
     while size > 0 and (part := read(size)):
@@ -269,7 +269,7 @@ def read_all(size: int, read: Callable[[int], bytes]) -> bytes:
     return b"".join(parts)
 
 
-def read_within(limit: int, read: Callable[[int], bytes]) -> bytes:
+def read_limited(limit: int, read: Callable[[int], bytes]) -> bytes:
     """What ``read`` gives, asked for a byte more than the limit: a body that did not tell its
     length shows its size by being read.
 
@@ -287,7 +287,7 @@ def read_within(limit: int, read: Callable[[int], bytes]) -> bytes:
     return body
 
 
-def request_of(environ: Environ, path: str | None = None) -> Request:
+def request_from_environ(environ: Environ, path: str | None = None) -> Request:
     """The neutral request that an environ stands for; ``path``: below the mount, where known."""
     if path is None:
         path = str(environ.get("PATH_INFO", "")).encode("latin-1").decode("utf-8", "replace")

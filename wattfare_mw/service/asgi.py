@@ -1,4 +1,4 @@
-"""The service as an ASGI application: its parts are made, connected and closed here."""
+"""The service as an ASGI application: creates, connects and closes its parts."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def create_app(
                     hold=settings.held,
                 )
             pages_url = settings.public_url or public_url.of_port(DEFAULT_PORT)
-            # A server on a local machine needs no key of anybody.
+            # A local server needs no key.
             free = upstream is not None and not upstream.provider.sells
             funding = PayerFunding(
                 store,
@@ -128,7 +128,7 @@ def create_app(
                 await keeper.start()
                 yield
             finally:
-                # The lease is still renewed meanwhile, so no other process settles these calls.
+                # The lease is still renewed, so no other process settles these calls.
                 await runner.close(shutting_down())
                 await keeper.close()
                 await provider.close()
@@ -142,16 +142,16 @@ def create_app(
         middleware=[Middleware(Frame, is_cors_path=is_cors_path)],
         exception_handlers={HTTPException: _on_http_exception},
     )
-    # A client would send its key again to the target of a redirect.
+    # A client would send its key to the target of a redirect.
     app.router.redirect_slashes = False
     return app
 
 
 def keyring_of(settings: Settings) -> Keyring | None:
-    """The encryption keys of the service. The file with the key is made if there is none.
+    """The encryption keys of the service. Creates the file with the key if there is none.
 
     Raises:
-        WattfareError: ``invalid_request``; they cannot be used, or are missing.
+        WattfareError: ``invalid_request``; they are invalid or missing.
     """
     return find_keyring(
         settings.database,
@@ -169,8 +169,8 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
 
 
 class _App(Starlette):
-    """Starlette, with a short way to the path of every inference call. Starlette's router and
-    layers look at every chunk, which takes longer than the ledger does."""
+    """Starlette, with a shortcut to the path of inference calls. Starlette's router and layers
+    handle every chunk, which takes longer than the ledger does."""
 
     _completions = Frame(ChatCompletions(), is_cors_path=is_cors_path)
 

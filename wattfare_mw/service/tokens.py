@@ -14,17 +14,16 @@ from ..types import CreatedSession
 ALGORITHM = "HS256"
 ISSUER = "wattfare-service"
 AUDIENCE = "wattfare-connections"
-#: How long a session token is good for, in seconds.
+#: How long a session token is valid, in seconds.
 LIFETIME = 600
-#: How far into the future a token may have been made, in seconds: the clock of the host that made
-#: it may be ahead of this one's.
+#: How far in the future the ``iat`` of a token may be, in seconds, because clocks of hosts differ.
 LEEWAY = 30
-#: The shortest signing key that is taken: HS256 is no stronger than its key (bytes).
+#: The shortest signing key, in bytes. HS256 is only as strong as its key.
 MIN_KEY_BYTES = 32
 
 
 class Session(msgspec.Struct, frozen=True):
-    """What a token says.
+    """The claims of a token.
 
     Attributes:
         app_id: the app.
@@ -52,7 +51,7 @@ class _Claims(msgspec.Struct):
 
 
 class Signer:
-    """Mints and reads the tokens.
+    """Creates and reads the tokens.
 
     Raises:
         WattfareError: ``invalid_request``; the key is too short.
@@ -71,7 +70,7 @@ class Signer:
         return "Signer()"
 
     def mint(self, session: Session, *, now: float | None = None) -> CreatedSession:
-        """A token for this session, good from now on for :data:`LIFETIME`."""
+        """A token for this session, valid for :data:`LIFETIME`."""
         issued = int(time.time() if now is None else now)
         claims = {
             "iss": ISSUER,
@@ -91,10 +90,10 @@ class Signer:
         return CreatedSession(token=token, expires_at=issued + LIFETIME)
 
     def read(self, token: str) -> Session:
-        """What the token says.
+        """The claims of this token.
 
         Raises:
-            WattfareAuthError: it is not ours, not for this use, or over.
+            WattfareAuthError: it is forged, for another use, or expired.
         """
         failure = "The session token is not valid."
         try:
@@ -104,7 +103,7 @@ class Signer:
                 algorithms=[ALGORITHM],
                 issuer=ISSUER,
                 audience=AUDIENCE,
-                # PyJWT has one leeway for all the times, and `exp` gets none.
+                # PyJWT has one leeway for all times, but `exp` must have none.
                 options={"require": ["iss", "aud", "iat", "exp", "sub"], "verify_iat": False},
             )
             claims = msgspec.convert(payload, _Claims)
@@ -114,5 +113,5 @@ class Signer:
             failure = "The session token has expired: get a new one."
         except (jwt.InvalidTokenError, msgspec.ValidationError, ValueError):
             pass
-        # Outside of the handlers: the frames of PyJWT hold the key.
+        # Outside of the handlers, because the frames of PyJWT have the key.
         raise WattfareAuthError(failure)

@@ -1,9 +1,9 @@
-"""The little an HTTP client must do for us, and httpx, httpx2 and aiohttp behind it.
+"""A small HTTP client interface, over httpx, httpx2 or aiohttp.
 
-All of them behave alike here: proxies and certificates come from the environment, no redirect is
-followed, no cookie is kept or sent, nothing is decompressed, a stream has no total time limit,
-and each event loop and each process has a pool of its own. What fails becomes a
-:class:`~wattfare_mw.errors.WattfareNetworkError` that says whether the request can have arrived.
+All of them behave in the same way: proxies and certificates come from the environment, redirects
+are not followed, cookies are not kept or sent, nothing is decompressed, a stream has no total time
+limit, and each event loop and each process has its own pool. A failure raises
+:class:`~wattfare_mw.errors.WattfareNetworkError`, which says whether the request can have arrived.
 """
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ _ASYNC = (("httpx", "AsyncClient"), ("httpx2", "AsyncClient"), ("aiohttp", "Clie
 
 
 def sync_transport(http_client: Any = None) -> Transport:
-    """A transport over ``http_client``: an ``httpx.Client``, an ``httpx2.Client``, a function
-    that makes one; or one of those classes itself for connections of our own over its library, and
-    None for httpx's.
+    """A transport over ``http_client``: an ``httpx.Client``, an ``httpx2.Client``, or a function
+    that makes one. One of these classes itself means our own connections over its library. None
+    means httpx.
 
     Raises:
         TypeError: it is none of these.
@@ -77,9 +77,8 @@ def sync_transport(http_client: Any = None) -> Transport:
 
 def async_transport(http_client: Any = None) -> AsyncTransport:
     """A transport over ``http_client``: an ``httpx.AsyncClient``, an ``httpx2.AsyncClient``, an
-    ``aiohttp.ClientSession``, a function that makes one; or one of those classes itself for
-    connections of our own over its library, and None for aiohttp's where aiohttp is installed,
-    else httpx's.
+    ``aiohttp.ClientSession``, or a function that makes one. One of these classes itself means our
+    own connections over its library. None means aiohttp if it is installed, else httpx.
 
     Raises:
         TypeError: it is none of these.
@@ -113,13 +112,13 @@ Kinds = tuple[tuple[str, str], ...]
 
 
 def _classes(kinds: Kinds) -> tuple[type[Any], ...]:
-    # A client of a library that nobody has imported cannot be here: nothing need be imported.
+    # Its library must already be imported, so nothing is imported here.
     return tuple(getattr(sys.modules[m], name) for m, name in kinds if m in sys.modules)
 
 
 def _own_library(value: Any, kinds: Kinds) -> str | None:
-    """The library for connections of our own, where they are asked for: by nothing at all, or by
-    its class (and not by a subclass, which is the app's own)."""
+    """The library for our own connections, if ``http_client`` is None or exactly one of the
+    classes. A subclass is the app's own."""
     if value is None:
         has_aiohttp = kinds is _ASYNC and importlib.util.find_spec("aiohttp") is not None
         return "aiohttp" if has_aiohttp else "httpx"
@@ -132,7 +131,7 @@ def _is_a(value: object, kinds: Kinds) -> bool:
 
 
 def _may_make(value: object, kinds: Kinds) -> bool:
-    """May this be a function that makes one? Of a class it can be told."""
+    """True if this may be a function that makes a client. A class is one only if it makes one."""
     if isinstance(value, type):
         return issubclass(value, _classes(kinds))
     return callable(value) and not inspect.iscoroutinefunction(value)
@@ -148,7 +147,7 @@ def _wrong_kind(value: object, kinds: Kinds) -> TypeError:
 
 
 class _MadeTransport:
-    """Over whatever client the app's function makes: one for each event loop."""
+    """A transport over the clients that the app's function makes, one for each event loop."""
 
     def __init__(self, make: Callable[[], Any]) -> None:
         self._pool = LoopPool(lambda: _async_transport_over(make(), owned=True), _close)

@@ -1,5 +1,4 @@
-"""What every transport gives and takes, and what they share: their shapes, the pools, and the
-error that a failure becomes."""
+"""What all transports share: requests and responses, pools, and errors."""
 
 from __future__ import annotations
 
@@ -21,15 +20,16 @@ if TYPE_CHECKING:
 
 C = TypeVar("C")
 
-#: Idle connections are let go before the usual server (5 s) closes them under a request's feet.
+#: How long a connection may idle, in seconds. Most servers close theirs after 5 s, which could hit
+#: a new request.
 KEEPALIVE_SECONDS = 4.0
-#: The most bytes of a body that is read as a whole.
+#: The most bytes of a body that is read into memory.
 MAX_BODY_BYTES = 64 * 2**20
 
 
 class Secret(str):
-    """A string that does not show itself: what stands in a repr, a log's ``%r`` or the local
-    variables of a traceback is a mask."""
+    """A string whose repr is a mask. It stays hidden in a repr, in a log's ``%r`` and in the local
+    variables of a traceback."""
 
     __slots__ = ()
 
@@ -37,7 +37,7 @@ class Secret(str):
         return "'…'"
 
     def __getitem__(self, key: SupportsIndex | slice) -> Secret:
-        return Secret(super().__getitem__(key))  # rich cuts a string before it takes its repr
+        return Secret(super().__getitem__(key))  # rich slices a string before it takes its repr
 
 
 class SecretBytes(bytes):
@@ -50,24 +50,23 @@ class SecretBytes(bytes):
 
 
 def hidden(value: Any) -> Any:
-    """What an app has given as a secret, hidden where it is a string. The first thing to be done
-    with it, and under the same name: what follows may raise, and reporters of tracebacks show the
-    local variables of every frame."""
+    """Hide a secret that an app has passed, if it is a string. Call it first, and assign the result
+    to the same name: later code may raise, and error reporters show the local variables of every
+    frame."""
     return Secret(value) if isinstance(value, str) else value
 
 
 def header_key(key: str) -> Secret | None:
-    """A key as it goes into a header: without the white space around it, such as the line end of
-    the file that it comes from. None if it cannot be in a header, because it is empty or has
-    other characters than visible ASCII."""
+    """A key for a header, without surrounding white space, such as the line end of its file. None
+    if it cannot be in a header, because it is empty or has characters other than visible ASCII."""
     key = Secret(key.strip())
     visible = key and key.isascii() and key.isprintable() and " " not in key
     return key if visible else None
 
 
 class HTTPRequest(msgspec.Struct, frozen=True, gc=False):
-    """A request to send. Timeouts in seconds, None for none: one for the connection to be made,
-    one for each silence while reading."""
+    """A request to send. Timeouts are in seconds; None means no limit. One limits the connect, the
+    other each silence while reading."""
 
     method: str
     url: str
@@ -81,7 +80,7 @@ class HTTPRequest(msgspec.Struct, frozen=True, gc=False):
 
 
 class BodyParts:
-    """The parts of a body that is read as a whole.
+    """Collects the parts of a body.
 
     Args:
         limit: the most bytes of all parts together.
@@ -113,14 +112,14 @@ class BodyParts:
 
 
 class HTTPResponse(Protocol):
-    """An answer whose head is here and whose body is on its way."""
+    """An answer whose headers have arrived, and whose body has not been read."""
 
     @property
     def status(self) -> int: ...
     @property
     def headers(self) -> Headers: ...
     def read(self, limit: int = MAX_BODY_BYTES) -> bytes:
-        """The whole body. The response is closed by it.
+        """Read the whole body, and close the response.
 
         Raises:
             WattfareError: ``upstream``; the body has more than ``limit`` bytes.
@@ -128,11 +127,12 @@ class HTTPResponse(Protocol):
         ...
 
     def read_some(self) -> bytes:
-        """More of the body, as it comes; nothing where it has ended, and the answer is closed."""
+        """The next part of the body. Empty at the end; then the response is closed."""
         ...
 
     def close(self) -> None:
-        """Let go of the connection; one that is in mid-answer is closed."""
+        """Release the connection. If the body has not been read to its end, the connection is
+        closed."""
         ...
 
 
@@ -149,10 +149,10 @@ class AsyncHTTPResponse(Protocol):
 
 
 class Transport(Protocol):
-    """Sends a request and gives the answer as soon as its head is here.
+    """Send a request. Returns the answer as soon as its headers have arrived.
 
     Raises:
-        WattfareNetworkError: it could not; ``sent=False`` where no connection was made.
+        WattfareNetworkError: the request failed; ``sent=False`` if no connection was made.
     """
 
     def send(self, request: HTTPRequest) -> HTTPResponse: ...
@@ -171,21 +171,21 @@ _USERINFO = re.compile(r"://[^\s'\"]*@")
 
 
 class LibraryError(Exception):
-    """What an HTTP library said of a failure: its words, and nothing of what it holds.
+    """The message of an HTTP library's error, without its other data.
 
     Attributes:
-        kinds: what the log says of it. The words may repeat what a server has sent.
+        kinds: what the log shows. The message may repeat what a server has sent.
     """
 
     kinds: str = ""
 
 
 class Failures:
-    """What an HTTP library raises, and the error of our own that it becomes.
+    """Converts the exceptions of an HTTP library into our own error.
 
     Args:
-        failures: what the library raises where a request fails.
-        never_made: those of them after which nothing can have arrived.
+        failures: the exceptions of a failed request.
+        never_made: those after which nothing can have arrived.
     """
 
     __slots__ = ("_failures", "_never_made")
@@ -197,14 +197,14 @@ class Failures:
         self._never_made = never_made
 
     def seen(self, error: BaseException) -> None:
-        """To be told of whatever was raised, before it goes on.
+        """Handle an exception of the library before it propagates.
 
         Raises:
-            WattfareNetworkError: in its place, where it is a failure of the request.
+            WattfareNetworkError: replaces it if the request failed.
         """
-        # The library's frames hold the headers, and so the secret key, in their local variables,
-        # and a reporter of tracebacks may print those: of a cancellation, too, which is how a
-        # timeout of the app's ends a call. Its errors hold the request, or a proxy's password.
+        # The library's frames have the headers, and so the secret key, in their local variables,
+        # which error reporters may print. This includes a cancellation, which is how an app's
+        # timeout ends a call. The library's errors have the request, or a proxy's password.
         forget_frames(error)
         if isinstance(error, self._failures):
             sent = not isinstance(error, self._never_made)
@@ -217,10 +217,10 @@ class Failures:
 # -- pools: one for each process, and for each event loop in it
 
 
-# Clients of a parent process. A forked child must not use them, and must not collect them
-# either: what a collected client sends in farewell would go out on the parent's sockets.
+# Clients of a parent process. A forked child must not use them or collect them: a collected client
+# would send its farewell on the parent's sockets.
 _inherited: list[object] = []
-# The id of this process. Each request needs it, and to ask the system takes longer.
+# The id of this process. Each request needs it, and a system call is slower.
 _pid = os.getpid()
 
 
@@ -234,8 +234,8 @@ if hasattr(os, "register_at_fork"):  # not on Windows
 
 
 class _Slot(Generic[C]):
-    """What one process has in a pool. A new one's lock is free, whatever thread of the parent
-    loop_session the other in the moment of the fork."""
+    """The state of a pool in one process. A forked child makes a new one, because a thread of the
+    parent may hold the lock at the moment of the fork."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -243,7 +243,7 @@ class _Slot(Generic[C]):
 
 
 class Pool(Generic[C]):
-    """One client for each process, made when it is first needed.
+    """One client for each process, made on first use.
 
     Args:
         make: makes one.
@@ -269,7 +269,7 @@ class Pool(Generic[C]):
         return client
 
     def close(self) -> None:
-        """Close this process's client, if there is one that is ours to close."""
+        """Close this process's client, if it is ours."""
         slot = self._slots.get(_pid)
         if slot is None or self._close is None:
             return
@@ -282,7 +282,7 @@ def running_loop() -> asyncio.AbstractEventLoop:
     """The running event loop.
 
     Raises:
-        WattfareError: 501; this code does not run on asyncio.
+        WattfareError: 501; this code does not run under asyncio.
     """
     try:
         return asyncio.get_running_loop()
@@ -298,8 +298,8 @@ Lease = AsyncGenerator[C, None]
 
 
 class LoopPool(Generic[C]):
-    """One client for each event loop of each process: a connection cannot leave its loop. A
-    client that nobody has closed is closed with its loop.
+    """One client for each event loop of each process, because a connection belongs to its loop. A
+    client is closed with its loop at the latest.
 
     Args:
         make: makes one.
@@ -321,7 +321,7 @@ class LoopPool(Generic[C]):
         loop = running_loop()
         entry = self._clients.get(loop)
         if entry is None:
-            # A client may hold on to its loop, so that neither would ever go by itself.
+            # A client may reference its loop, so neither would ever be freed.
             for other in list(self._clients):
                 if other.is_closed():
                     self._clients.pop(other, None)
@@ -331,7 +331,7 @@ class LoopPool(Generic[C]):
         return entry[0]
 
     async def close(self) -> None:
-        """Close the running loop's client, if there is one that is ours to close."""
+        """Close the running loop's client, if it is ours."""
         if self._close is None or self._pid != _pid:
             return
         try:
@@ -344,9 +344,8 @@ class LoopPool(Generic[C]):
 
 
 def _lease(client: C, close: Callable[[C], Awaitable[None]]) -> Lease[C]:
-    """An asynchronous generator that closes ``client`` where it ends. A loop ends those that were
-    begun on it before it is closed (``asyncio.run`` sees to it, and so does every server), and
-    has no other word for us."""
+    """An async generator that closes ``client`` at its end. A loop ends its async generators before
+    it is closed (``asyncio.run`` and every server do this). A loop has no other hook."""
 
     async def lease() -> Lease[C]:
         try:
@@ -355,6 +354,6 @@ def _lease(client: C, close: Callable[[C], Awaitable[None]]) -> Lease[C]:
             await close(client)
 
     begun = lease()
-    with suppress(StopIteration):  # there is nothing to wait for before the `yield`
+    with suppress(StopIteration):  # nothing awaits before the `yield`
         begun.__anext__().__await__().__next__()
     return begun

@@ -1,9 +1,9 @@
-"""The short way through aiohttp: its connections and its parser, without what its session does
-for each request and ours never need (redirects, cookies, middlewares, forms, a task for each
-body), which is two thirds of what a call costs.
+"""A fast path through aiohttp: its connections and its parser, without its session. The session
+handles redirects, cookies, middlewares and forms, which our calls never need, and takes two thirds
+of the time of a call.
 
-It stands on what aiohttp has between its parts and promises to nobody, so that it is taken with
-those versions only that our tests have run with; with any other, the session is asked.
+It uses internals of aiohttp, so it is used only with the versions that our tests run with. Any
+other version uses the session.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from .base import HTTPRequest
 
 #: The versions of aiohttp, from the first to below the last.
 FITTING = ((3, 13), (3, 15))
-# To copy a body of no more bytes behind its head takes less than to hand over two pieces.
+# Copying a body of up to this many bytes after its headers is faster than writing two pieces.
 _JOINED = 2**14
 
 
 def fits(version: str) -> bool:
-    """Is this a version of aiohttp with which the short way is known?"""
+    """True if the fast path supports this version of aiohttp."""
     match = re.match(r"(\d+)\.(\d+)\.", version)
     return match is not None and FITTING[0] <= (int(match[1]), int(match[2])) < FITTING[1]
 
 
 class _Target(aiohttp.ClientRequest):
-    """Where to connect to, as a connector wants to be told it."""
+    """The address to connect to, in the form that a connector takes."""
 
     _key: ConnectionKey | None = None
 
@@ -43,7 +43,7 @@ class _Target(aiohttp.ClientRequest):
 
 
 class Direct:
-    """The short way to the services that one session calls."""
+    """The fast path to the services that one session calls."""
 
     def __init__(self, session: Any) -> None:
         self._session = session
@@ -51,7 +51,7 @@ class Direct:
         self._targets: dict[str, _Target] = {}
 
     async def send(self, request: HTTPRequest, limits: aiohttp.ClientTimeout) -> Sent:
-        """Send a request, whose body is written at once.
+        """Send a request. Its body is written at once.
 
         Raises:
             aiohttp.ClientError, OSError: it could not be sent.
@@ -76,7 +76,7 @@ class Direct:
         return Sent(connection, protocol)
 
     def _target(self, url: str) -> _Target:
-        if len(self._targets) > 64:  # one for each call there is; an app has few services
+        if len(self._targets) > 64:  # one entry for each service; an app has few
             self._targets.clear()
         target = _Target(
             "POST", yarl.URL(url, encoded=True), loop=self._loop, session=self._session
@@ -85,7 +85,7 @@ class Direct:
 
 
 class Sent:
-    """A request that has been sent, and whose answer is on its way."""
+    """A request that was sent, and whose answer has not arrived."""
 
     __slots__ = ("connection", "protocol")
 
@@ -94,10 +94,10 @@ class Sent:
         self.protocol = protocol
 
     async def head(self) -> tuple[Any, Any]:
-        """The answer's head, and its body as aiohttp's stream.
+        """The answer's headers, and its body as aiohttp's stream.
 
         Raises:
-            aiohttp.ClientError, aiohttp.http.HttpProcessingError, OSError: none comes.
+            aiohttp.ClientError, aiohttp.http.HttpProcessingError, OSError: there is no answer.
         """
         try:
             message, content = await self.protocol.read()
@@ -112,14 +112,13 @@ class Sent:
     def _ended(self) -> None:
         transport = self.protocol.transport
         if transport is not None and transport.get_write_buffer_size():
-            # It answered without having read all of the request: nobody knows what it would take
-            # the rest for.
+            # It answered before it read the whole request, so the connection cannot be reused.
             self.connection.close()
         else:
             self.connection.release()
 
     def close(self) -> None:
-        """Let go of the connection: nothing, where the answer has ended and it is free already."""
+        """Release the connection, if the end of the answer has not already done so."""
         self.connection.close()
 
 
@@ -133,7 +132,7 @@ def _write(transport: Any, request: HTTPRequest, url: yarl.URL) -> None:
 
 
 def _head(request: HTTPRequest, url: yarl.URL, length: int) -> bytes:
-    # In a frame of its own: it holds the secret key as it is.
+    # In a frame of its own, which has the unmasked secret key.
     lines = [
         f"{request.method} {url.raw_path_qs} HTTP/1.1",
         f"host: {url.host_port_subcomponent}",

@@ -1,4 +1,4 @@
-"""What the environment says of the way to a service: proxies and certificates."""
+"""Proxies and certificates from the environment."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SOCKS_PROXIES = frozenset({"socks5", "socks5h"})
 
 
 class Proxies:
-    """The proxies that the environment names, each looked for once.
+    """The proxies in the environment. Each is looked up once.
 
     Args:
         schemes: the kinds of proxies that the transport can use.
@@ -31,10 +31,10 @@ class Proxies:
         self._known: dict[tuple[str, str], str | None] = {}
 
     def of(self, url: str) -> str | None:
-        """The URL of the proxy for this one, None for none.
+        """The URL of the proxy for this URL, or None.
 
         Raises:
-            SetupError: the environment names one that cannot be used.
+            SetupError: the environment names a proxy that cannot be used.
         """
         parts = urlsplit(url)
         service = parts.scheme, parts.netloc
@@ -53,7 +53,7 @@ def unusable_proxy(url: str) -> SetupError:
     may hold a password."""
     scheme = urlsplit(url).scheme
     names = [f"{scheme}_proxy", "all_proxy"]
-    # As urllib has it: a name in small letters goes first.
+    # As in urllib, the name in lower case comes first.
     found = sorted(
         (name for name, value in os.environ.items() if value and name.lower() in names),
         key=lambda name: (names.index(name.lower()), name.isupper()),
@@ -70,12 +70,12 @@ def _usable(proxy: str, schemes: frozenset[str]) -> bool:
     try:
         parts = urlsplit(proxy)
         return parts.scheme in schemes and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # of a port, or of an address of version 6
+    except ValueError:  # an invalid port or IPv6 address
         return False
 
 
 def _proxy_of(scheme: str, host: str) -> str | None:
-    if host.startswith("["):  # an address of version 6, which stands in lists without brackets
+    if host.startswith("["):  # an IPv6 address, which lists have without brackets
         address, _, port = host[1:].partition("]")
         host = f"{address}:{port.removeprefix(':')}"
     else:
@@ -88,8 +88,8 @@ def _proxy_of(scheme: str, host: str) -> str | None:
 
 
 def _bypassed(host: str, port: str) -> bool:
-    """Does NO_PROXY name this host in one of the ways that urllib does not know: as a network
-    (``10.0.0.0/8``), in brackets (``[::1]:8080``), or with a star (``*.internal``)?"""
+    """True if NO_PROXY has this host in a form that urllib does not support: as a network
+    (``10.0.0.0/8``), in brackets (``[::1]:8080``), or with a star (``*.internal``)."""
     for entry in _no_proxy():
         if entry.startswith("*."):
             if host.lower().endswith(entry[1:]):
@@ -110,7 +110,7 @@ def _no_proxy() -> Iterator[str]:
 def _in_network(host: str, network: str) -> bool:
     try:
         return ip_address(host) in ip_network(network, strict=False)
-    except ValueError:  # one of them is a name
+    except ValueError:  # one of them is a host name
         return False
 
 
@@ -130,7 +130,7 @@ def ssl_context() -> ssl.SSLContext:
             raise _unusable_path(name)
     try:
         return httpx.create_ssl_context()
-    except (OSError, ValueError):  # of ssl, too
+    except (OSError, ValueError):  # includes SSLError
         # Python's own ssl writes to the last one.
         if os.environ.get("SSLKEYLOGFILE"):
             names.append("SSLKEYLOGFILE")

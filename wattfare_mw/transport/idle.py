@@ -1,5 +1,8 @@
-"""Idle timeouts: how long to wait for the other side. One timer serves all waits on an event loop.
-A timer for each response, reset at each chunk, would take longer than passing the chunk on."""
+"""Idle timeouts: how long to wait for the other side.
+
+One timer serves all waits on an event loop. A timer for each response, reset at each chunk, would
+take longer than passing the chunk on.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,10 @@ import asyncio
 import math
 from contextvars import Context
 
-#: A moment that never comes: there is no wait at present.
+#: A time that never comes: there is no wait now.
 NEVER = math.inf
-#: The finest step of a loop's clock, in seconds (uvloop counts milliseconds). A timer for less
-#: would be set again and again until the clock ticks.
+#: The resolution of a loop's clock, in seconds (uvloop counts milliseconds). A shorter timer would
+#: be set again and again until the clock ticks.
 TICK = 0.001
 
 
@@ -18,8 +21,8 @@ class IdleWait:
     """One wait, from when it is made until its end.
 
     Attributes:
-        since: when the wait last began, by :attr:`now`; :data:`NEVER` while data is there to take,
-            because whoever takes it may take any time.
+        since: when the current wait began, by :attr:`now`; :data:`NEVER` while data is available,
+            because the reader may take any time.
         now: the time on the clock of its loop.
     """
 
@@ -32,7 +35,7 @@ class IdleWait:
         timer.add(self)
 
     def end(self) -> None:
-        """The wait is over."""
+        """End the wait."""
         self._timer.discard(self)
 
     def timed_out(self) -> None:
@@ -63,7 +66,7 @@ class IdleTimer:
         self._handle = self._loop.call_later(seconds, self._check, context=self._context)
 
     def _check(self) -> None:
-        # The timer goes on running when no wait is left, so that the next wait need not set it.
+        # The timer keeps running after the last wait, so that the next wait need not set it.
         self._handle = None
         now = self.now()
         soonest = self._limit

@@ -1,4 +1,4 @@
-"""aiohttp: the fast one."""
+"""The transport over aiohttp, the fast one."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from .base import (
 from .environment import HTTP_PROXIES, Proxies, ssl_context
 from .idle import NEVER, IdleTimer, IdleWait
 
-# What the buffers below take in at once (bytes).
+# The size of the write buffers below, in bytes.
 _SMALL = 2**15
-# Larger bodies are written in pieces, so that the loop goes on meanwhile (bytes).
+# Larger bodies are written in pieces of this many bytes, so that the event loop stays free.
 _PIECEMEAL = 2**20
 
 
@@ -39,14 +39,14 @@ def own_session() -> Any:
             limit=0, keepalive_timeout=KEEPALIVE_SECONDS, ssl=ssl_context()
         ),
         cookie_jar=aiohttp.DummyCookieJar(),
-        # Not `trust_env`: that looks for the proxy in a thread, for each request, and lets a
-        # ~/.netrc get in the way of our credentials. Our own look is taken once.
+        # Not `trust_env`: it looks up the proxy in a thread for each request, and a ~/.netrc would
+        # conflict with our credentials. We look it up once.
         trust_env=False,
     )
 
 
 class LoopSession:
-    """A session on its event loop, and what goes with it there."""
+    """A session and its event loop, with their timers."""
 
     def __init__(self, session: Any) -> None:
         self.session = session
@@ -55,7 +55,7 @@ class LoopSession:
         self.direct = direct.Direct(session)
 
     def timer(self, limit: float) -> IdleTimer:
-        """The timer for waits of at most so many seconds."""
+        """The timer for waits of at most this many seconds."""
         timer = self._timers.get(limit)
         if timer is None:
             timer = self._timers[limit] = IdleTimer(self._loop, limit)
@@ -100,11 +100,11 @@ class AiohttpTransport:
                 response = await self._request(
                     loop_session.session, request, _body(request, body, deadline)
                 )
-        connection = response.connection  # none where all of it is here
+        connection = response.connection  # None if the answer is complete
         protocol = None if connection is None else connection.protocol
         timer = None
         if protocol is not None and request.read_timeout is not None:
-            protocol.read_timeout = None  # it would begin anew at each piece
+            protocol.read_timeout = None  # it would start again with each piece
             timer = loop_session.timer(request.read_timeout)
         head = response.status, response.raw_headers
         return AiohttpResponse(head, response.content, protocol, timer, response.close)
@@ -149,9 +149,9 @@ async def _send_directly(loop_session: LoopSession, request: HTTPRequest) -> Asy
 
 
 def _with_our_credentials_only(session: Any, headers: dict[str, str]) -> tuple[Any, ...]:
-    """The session's own middlewares, and behind them one with the last word: a session of the
-    app's may have cookies, and credentials for other services (from a ~/.netrc, too, where it
-    trusts the environment), which aiohttp refuses to see beside an Authorization of ours."""
+    """The session's own middlewares, followed by one that sets our headers. The app's session may
+    have cookies, and credentials for other services (even from a ~/.netrc), which aiohttp refuses
+    together with our Authorization header."""
     authorization = headers.pop("authorization")
 
     async def middleware(outgoing: Any, handler: Any) -> Any:
@@ -172,9 +172,8 @@ def _timeout(connect: float | None, read: float | None) -> aiohttp.ClientTimeout
     return aiohttp.ClientTimeout(total=None, connect=connect, sock_connect=connect, sock_read=read)
 
 
-# aiohttp bounds the wait for a service that does not answer, but not for one that does not
-# read: while a body is being written nothing would ever time out. One that fits into the buffers
-# is written at once.
+# aiohttp has a timeout for a service that does not answer, but none for one that does not read: the
+# writing of a body would never time out. A body that fits into the buffers is written at once.
 
 
 def _head_timeout(request: HTTPRequest) -> float | None:
@@ -190,7 +189,7 @@ def _body(request: HTTPRequest, body: bytes, deadline: asyncio.Timeout) -> Any:
 
 
 class _Pieces(io.BytesIO):
-    """A body that is written in pieces; each that is taken puts the deadline off."""
+    """A body that is written in pieces. Each accepted piece extends the deadline."""
 
     def __init__(self, body: bytes, deadline: asyncio.Timeout, limit: float | None) -> None:
         super().__init__(body)
@@ -207,11 +206,11 @@ class AiohttpResponse:
     """An answer.
 
     Args:
-        head: its status and its headers.
+        head: the status and the headers.
         content: aiohttp's stream of its body.
-        protocol: what the rest of it comes through; None where all of it is here.
+        protocol: the source of the rest; None if the answer is complete.
         timer: limits the wait for each piece.
-        close: lets go of the connection.
+        close: releases the connection.
     """
 
     def __init__(
@@ -231,8 +230,8 @@ class AiohttpResponse:
         self._wait: _IdleWait | None = None
         if protocol is None:
             return
-        # aiohttp's compiled parser closes the connection of a body that is no HTTP any more, and
-        # tells it to nobody who waits for the rest.
+        # If a body is not valid HTTP, aiohttp's compiled parser closes the connection and does not
+        # wake the reader.
         self._closed = getattr(protocol, "closed", None)
         if self._closed is not None:
             self._closed.remove_done_callback(_take)
@@ -267,7 +266,7 @@ class AiohttpResponse:
             try:
                 chunk = await self._content.readany()
             except RuntimeError as error:
-                # The connection has just been closed, and `_tell` has not been called so far.
+                # The connection has just been closed, and `_tell` has not been called yet.
                 if self._closed is None or not self._closed.done():
                     raise
                 raise aiohttp.ClientPayloadError(str(error)) from None
@@ -307,7 +306,7 @@ class _IdleWait(IdleWait):
 
 
 def _take(closed: asyncio.Future[None]) -> None:
-    # An error that nobody takes, of a connection that idles, would be logged.
+    # Otherwise an unretrieved error of an idle connection would be logged.
     if not closed.cancelled():
         closed.exception()
 

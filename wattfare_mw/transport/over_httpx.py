@@ -1,5 +1,5 @@
-"""httpx and httpx2, which differ in name only: over a client of the app's, and what is so over our
-own connections, too (:mod:`~wattfare_mw.transport.own_httpx`)."""
+"""The transports over an app's httpx or httpx2 client, and what they share with our own connections
+(:mod:`~wattfare_mw.transport.own_httpx`). The two libraries differ only in name."""
 
 from __future__ import annotations
 
@@ -69,12 +69,12 @@ class AsyncHttpxTransport:
         await self._pool.close()
 
 
-# `auth`: the app's own client may have credentials for other services; ours are in the request.
+# `auth`: the app's client may have credentials for other services. Ours are in the request.
 _SENDING: dict[str, Any] = {"stream": True, "follow_redirects": False, "auth": None}
 
 
 class Library:
-    """httpx or httpx2, and what is made of it once."""
+    """httpx or httpx2, with objects that are made once."""
 
     def __init__(self, httpx: Any) -> None:
         self.failures = Failures(
@@ -92,7 +92,7 @@ class Library:
         self._url = lru_cache(maxsize=64)(httpx.URL)
 
     def request(self, request: HTTPRequest, headers: list[tuple[bytes, bytes]]) -> Any:
-        """This request as the library's, with these headers."""
+        """The library's request, with these headers."""
         connect, read = request.connect_timeout, request.read_timeout
         return self.httpx.Request(
             request.method,
@@ -111,7 +111,7 @@ def _library_of(client: object) -> Library:
 
 @cache
 def _library_of_class(cls: type[object]) -> Library:
-    for base in cls.__mro__:  # an app may hand in one of a subclass of its own
+    for base in cls.__mro__:  # an app may pass a client of a subclass
         name = base.__module__.partition(".")[0]
         if name in ("httpx", "httpx2"):
             return library_named(name)
@@ -124,9 +124,8 @@ def library_named(name: str) -> Library:
 
 
 def _request_of(client: Any, library: Library, request: HTTPRequest) -> Any:
-    # Not `client.build_request`, whose merging of headers takes longer than all else here. What it
-    # adds beside them is left out: cookies, which the app's own client may keep, and an app's
-    # parameters for each URL, which are for other services.
+    # Not `client.build_request`: its merging of headers takes longer than everything else here, and
+    # it adds the cookies and the URL parameters of the app's client, which are for other services.
     headers = {name.lower(): value for name, value in client.headers.raw}
     for name, value in request.headers.items():
         headers[name.encode()] = value.encode()
@@ -158,8 +157,8 @@ class HttpxResponse(HttpxResponseBase):
         try:
             if self._raw is None:
                 response = self._response
-                # What `iter_raw` goes through chunk by chunk, to count them and to cut them anew.
-                # Where a hook of the app's has read the body, it says so.
+                # The stream below `iter_raw`, which counts and splits chunks. A hook of the app may
+                # have read the body.
                 self._raw = iter(
                     response.iter_raw() if response.is_stream_consumed else response.stream
                 )
@@ -212,7 +211,7 @@ class AsyncHttpxResponse(HttpxResponseBase):
         await self.close()
 
     async def close(self) -> None:
-        # An app's own transport may give an iterator that is no generator, and has none.
+        # An app's own transport may return an iterator without a `close`.
         if (close := getattr(self._raw, "aclose", None)) is not None:
             await close()
         await self._response.aclose()

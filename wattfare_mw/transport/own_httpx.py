@@ -1,10 +1,10 @@
-"""Our own connections through httpx or httpx2: the library's transports, each with one connection
-and one call at a time.
+"""Our own connections over httpx or httpx2: transports of the library, each with one connection and
+one call at a time.
 
-The pool of a client goes through all of its connections where a request begins and again where it
-ends, and asks the system of each that idles whether it is still there: at 32 calls at once it takes
-as long as all the rest. A pool of one does not, and what a client does beside it (redirects,
-cookies, hooks, log lines) is what ours never need.
+The pool of a client checks all of its connections at the start and the end of each request, with a
+system call for each idle one. With 32 calls at once, this takes as long as everything else. A pool
+of one connection avoids it. We never need what else a client does (redirects, cookies, hooks, log
+lines).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .base import KEEPALIVE_SECONDS, AsyncHTTPResponse, HTTPRequest, HTTPRespons
 from .environment import Proxies, ssl_context, unusable_proxy
 from .over_httpx import AsyncHttpxResponse, HttpxResponse, HttpxResponseBase, Library, library_named
 
-#: How many connections may idle.
+#: The most idle connections.
 MAX_IDLE = 100
 
 
@@ -44,10 +44,10 @@ def own_async_transport(library: str) -> AsyncOwnHttpxTransport:
 
 
 class HTTPConnection:
-    """A transport of the library's, for one call at a time.
+    """A transport of the library, for one call at a time.
 
     Attributes:
-        since: when it began to idle, by ``time.monotonic()``.
+        since: when it became idle, by ``time.monotonic()``.
     """
 
     __slots__ = ("proxy", "since", "transport")
@@ -59,18 +59,18 @@ class HTTPConnection:
 
 
 class HTTPConnections:
-    """As many connections as there are calls at once. For one event loop, or for all threads.
+    """One connection for each call in progress. For one event loop, or for all threads.
 
     Attributes:
-        closed: for good. A connection that was being made at that time was in nobody's hands: its
-            call has to close it.
+        closed: True after the end. A call that was connecting at that time must close its own
+            connection.
     """
 
     def __init__(self, library: Library, kind: str) -> None:
         self.library = library
         self._make = getattr(library.httpx, kind)
-        # Nothing here bounds how much runs at once: the app's server does, and a second bound
-        # could only deadlock it.
+        # The number of calls has no limit here. The app's server limits it, and a second limit
+        # could only cause a deadlock.
         self._limits = library.httpx.Limits(keepalive_expiry=KEEPALIVE_SECONDS)
         self._proxies = Proxies()
         self._lock = threading.Lock()
@@ -79,7 +79,7 @@ class HTTPConnections:
         self._idle: defaultdict[str | None, deque[HTTPConnection]] = defaultdict(deque)
 
     def take(self, url: str) -> HTTPConnection:
-        """A connection for this URL: the one used last, which is the most likely to be open."""
+        """A connection for this URL: the last one used, which is most likely still open."""
         proxy = self._proxies.of(url)
         with self._lock:
             idle = self._idle[proxy]
@@ -98,8 +98,9 @@ class HTTPConnections:
         return connection
 
     def put(self, connection: HTTPConnection) -> list[HTTPConnection]:
-        """A connection whose answer has ended is free. To be closed are those that it gives, which
-        nobody has needed for long: one or two, so that no call pays for all of a burst."""
+        """Free a connection whose answer was read completely. Returns one or two connections that
+        have been idle for long, for the caller to close; not more, so that no call pays for a whole
+        burst."""
         connection.since = now = time.monotonic()
         unneeded: list[HTTPConnection] = []
         with self._lock:
@@ -115,16 +116,16 @@ class HTTPConnections:
         return unneeded
 
     def closed_error(self) -> Exception:
-        """What a call fails with that has come too late, in the library's words."""
+        """The library's error for a call on a closed client."""
         return self.library.httpx.ReadError("The client was closed.")
 
     def drop(self, connection: HTTPConnection) -> None:
-        """A connection whose call went wrong or was given up is to be closed."""
+        """Forget a connection whose call failed or was abandoned. The caller closes it."""
         with self._lock:
             self._all.discard(connection)
 
     def close(self) -> None:
-        """Close all connections, those of answers under way included."""
+        """Close all connections, including those of answers in progress."""
         _close(self._take_all())
 
     async def aclose(self) -> None:
@@ -141,7 +142,7 @@ class HTTPConnections:
 
 
 def _close(connections: Iterable[HTTPConnection]) -> None:
-    with ExitStack() as closing:  # where one of them fails, the others are closed all the same
+    with ExitStack() as closing:  # if one fails, close the others anyway
         for connection in connections:
             closing.callback(connection.transport.close)
 
@@ -153,13 +154,13 @@ async def _aclose(connections: Iterable[HTTPConnection]) -> None:
 
 
 def _request_of(library: Library, request: HTTPRequest) -> Any:
-    # In a frame of its own: it holds the secret key as it is.
+    # In a frame of its own, which has the unmasked secret key.
     headers = [(name.encode(), value.encode()) for name, value in request.headers.items()]
     return library.request(request, headers)
 
 
 class OwnHttpxTransport:
-    """Over connections that all threads share."""
+    """The sync transport, over connections that all threads share."""
 
     def __init__(self, pool: Pool[HTTPConnections]) -> None:
         self._pool = pool
@@ -190,7 +191,7 @@ class OwnHttpxTransport:
 
 
 class AsyncOwnHttpxTransport:
-    """Over the connections of each event loop."""
+    """The async transport, over the connections of each event loop."""
 
     def __init__(self, pool: LoopPool[HTTPConnections]) -> None:
         self._pool = pool
@@ -220,8 +221,8 @@ class AsyncOwnHttpxTransport:
         await self._pool.close()
 
 
-# A response that was read to its end gives its connection back. Any other response closes it,
-# because the library may still hold a part of the body.
+# Reuse a connection only if its response was read completely. Otherwise close it, because the
+# library may still have a part of the body.
 
 
 class _OnConnection(HttpxResponseBase):
@@ -233,7 +234,7 @@ class _OnConnection(HttpxResponseBase):
         self._connection: HTTPConnection | None = connection
 
     def _leave(self) -> HTTPConnection | None:
-        """The connection, for whoever asks first."""
+        """Take the connection. Only the first caller gets it."""
         connection, self._connection = self._connection, None
         return connection
 

@@ -26,7 +26,7 @@ MAX_GRANT_REQUESTS = 1000
 
 
 class NewGrant(msgspec.Struct, rename="camel", frozen=True):
-    """A grant to create: so many requests, for so many USD at most."""
+    """A grant to create: a number of requests, and the most USD for all of them."""
 
     requests: int
     max_usd: Usd | None = None
@@ -65,7 +65,7 @@ def check_requests(requests: int | None) -> int:
     """The number of requests of a grant.
 
     Raises:
-        WattfareError: ``invalid_request``; there is none, or it is too small or too large.
+        WattfareError: ``invalid_request``; the number is missing, too small or too large.
     """
     if requests is None or not 1 <= requests <= MAX_GRANT_REQUESTS:
         raise invalid_request(f"`requests` is a whole number from 1 to {MAX_GRANT_REQUESTS:,}.")

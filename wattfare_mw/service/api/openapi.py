@@ -65,7 +65,7 @@ _WHY = {
     502: "The upstream failed.",
     503: "The service or its database is not available. Try again later.",
 }
-#: An app's page has one or the other.
+#: An app's page sends one of them.
 _OF_PAGES = ("sessionToken", "publishableKey")
 _ANY_CALL = (400, 429, 500, 503)
 _WITH_BODY = (408, 413, 415)

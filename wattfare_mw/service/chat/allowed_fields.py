@@ -1,24 +1,23 @@
-"""What may stand in an inference request: one table, and a rule for each field.
+"""The fields that an inference request may have: one table, with a rule for each field.
 
-A reservation is a promise about a cost. So each field has a kind, by what it can cost:
+A reservation is a promise about a cost, so each field has a kind, by what it can cost:
 
 - *free*: nothing of its own.
-- *counted*: the reservation counts it: it is part of the prompt, or a limit.
-- *held*: no bound is known. The call is let through, and holds a fixed amount.
-- *refused*: this service cannot serve it, or the client could act with the operator's keys.
+- *counted*: part of the reservation, as a part of the prompt or as a limit. - *held*: no bound is
+known. The call is allowed, and holds a fixed amount. - *refused*: the service cannot serve it, or a
+client could misuse the operator's keys.
 
-**A field that is not in the table is refused by its name**, unless the operator lets such fields
-pass: an API grows fields that cost money faster than anyone reads its news. Then the call is held.
-Some names are refused at any depth, whatever the operator says: see :mod:`.foreign_fields`. Each
-object in a request has its own list of keys, to the last one. Only a schema or a function's
-arguments may be any JSON. What libraries keep in messages is let through by a rule of its own: see
-:mod:`.kept_fields`.
+**An unknown field is refused by name**, because a new field of an API may cost money. If the
+operator allows unknown fields, the call is held. Some names are refused at any depth, whatever the
+operator allows: see :mod:`.foreign_fields`. Each object in a request has its own list of keys. Only
+schemas and arguments of functions may be any JSON. Fields that libraries add to messages have a
+rule of their own: see :mod:`.kept_fields`.
 
 Sources: the request bodies of OpenAI's and OpenRouter's chat completions, and the documentation of
 vLLM, SGLang, llama.cpp, Ollama, LM Studio, LiteLLM, Mistral, Groq, xAI, Perplexity, Together,
-DeepSeek, Moonshot, Qwen, and of Google's and Anthropic's compatible APIs. ``null`` is as good as
-absent everywhere. The fields that :mod:`.request` reads (``messages``, the limits, ``n``, …) have
-their values checked there.
+DeepSeek, Moonshot, Qwen, and of Google's and Anthropic's compatible APIs. ``null`` means absent
+everywhere. The fields that :mod:`.request` reads (``messages``, the limits, ``n``, …) have their
+values checked there.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ MAX_N = 128
 
 
 class Kind(StrEnum):
-    """What a field can cost. A later kind is the stronger one."""
+    """What a field can cost. A later kind is stronger."""
 
     FREE = "free"
     COUNTED = "counted"
@@ -48,7 +47,7 @@ class Kind(StrEnum):
 
 
 class Policy(msgspec.Struct, frozen=True):
-    """What the operator wants done with fields whose cost has no bound.
+    """The operator's choice for fields whose cost has no bound.
 
     Attributes:
         unbounded: hold an amount for the held fields of the table, or refuse them.
@@ -63,12 +62,12 @@ DEFAULT_POLICY = Policy()
 
 
 Rule = Callable[[str, Any], Found | None]
-"""Raises an ``invalid_request`` that names the field, or lets its value pass. What it lets pass
-without a bound it returns."""
+"""A rule for a value. It raises ``invalid_request`` with the name of the field, or returns what in
+the value has no bound."""
 
 
 def check(request: dict[str, Any], policy: Policy = DEFAULT_POLICY) -> tuple[str, ...]:
-    """Let this request's fields through, or refuse the first that cannot be.
+    """Check the fields of a request, and refuse the first that is not allowed.
 
     Returns: the names of the fields whose cost has no bound, :data:`MAX_NAMED` of them at most.
 
@@ -80,19 +79,18 @@ def check(request: dict[str, Any], policy: Policy = DEFAULT_POLICY) -> tuple[str
         return ()
     if found.unknown is not None and policy.unknown == "refuse":
         raise invalid_request(
-            f"`{found.unknown}` is no field that this service knows, so that its cost cannot be "
-            "bounded. The operator of the service can let such fields pass with "
-            "--unknown-fields pass."
+            f"This service does not know the field `{found.unknown}`, so its cost has no bound. "
+            "The operator of the service can allow unknown fields with --unknown-fields pass."
         )
     if found.held and policy.unbounded == "refuse":
         name, because = found.held[0]
-        raise _not_let_through(name, because)
+        raise _not_allowed(name, because)
     unknown = () if found.unknown is None else (found.unknown,)
     return (*(name for name, _ in found.held), *unknown)
 
 
-def _not_let_through(name: str, because: str) -> Exception:
-    return invalid_request(f"`{name}` is not let through: {because}.")
+def _not_allowed(name: str, because: str) -> Exception:
+    return invalid_request(f"`{name}` is not allowed: {because}.")
 
 
 def _unknown(name: str, field: str, value: Any) -> Found:
@@ -104,29 +102,29 @@ def _unknown(name: str, field: str, value: Any) -> Found:
 
 
 def _foreign(name: str, found: str) -> Exception:
-    where = f"`{found[:64]}`" if name.endswith(found[:64]) else f"`{found[:64]}` in `{name}`"
+    where = f"`{name}`" if name.endswith(found) else f"`{found[:64]}` in `{name}`"
     return invalid_request(
-        f"{where} is never let through: it could redirect the call, authenticate it, store it "
-        "elsewhere or use what is the operator's."
+        f"{where} is never allowed: it could redirect the call, authenticate it, store it "
+        "elsewhere, or use the operator's data."
     )
 
 
 def _plain(name: str, value: Any) -> None:
-    """A string, a number or a boolean. It costs nothing, whatever it says: at most it is part of
-    the prompt, which is counted."""
+    """A string, a number or a boolean. It costs nothing of its own: at most it is part of the
+    prompt, which is counted."""
     if isinstance(value, (dict, list)):
         raise invalid_request(f"`{name}` is a string, a number or a boolean.")
 
 
 def _text(name: str, value: Any) -> None:
-    """The same, of a string."""
+    """As :func:`plain`, for a string."""
     if not isinstance(value, str):
         raise invalid_request(f"`{name}` is a string.")
 
 
 def _json(_name: str, _value: Any) -> None:
-    """Any JSON: a schema, or the arguments of a function. It is text to the model, whatever keys
-    it has, and it is counted as part of the prompt."""
+    """Any JSON: a schema, or the arguments of a function. The model reads it as text, which is
+    counted as part of the prompt."""
 
 
 def _tame(name: str, value: Any) -> None:
@@ -145,9 +143,9 @@ def _own_keys(name: str, value: Any) -> None:
 
 def _refused(because: str) -> Rule:
     def rule(name: str, value: Any) -> None:
-        # Nothing is asked for by these; an empty object can be something with all its defaults.
+        # These ask for nothing. An empty object could mean a feature with its defaults.
         if value is not False and value != []:
-            raise _not_let_through(name, because)
+            raise _not_allowed(name, because)
 
     return rule
 
@@ -164,7 +162,7 @@ def _held(because: str, *free: Any, shape: Rule = _tame) -> Rule:
 
 
 def _is_one_of(value: Any, known: tuple[Any, ...]) -> bool:
-    # `True == 1`, and is another value all the same.
+    # `True == 1`, but they are different values.
     return any(type(value) is type(one) and value == one for one in known)
 
 
@@ -187,7 +185,7 @@ def _object(rules: Mapping[str, Rule]) -> Rule:
             known = rules.get(field)
             if known is None:
                 found = both(found, _unknown(prefix + field[:64], field, inner))
-            elif known is _plain:  # most of them: they need no call and no name
+            elif known is _plain:  # the usual case, without a call and a name
                 if isinstance(inner, (dict, list)):
                     _plain(prefix + field, inner)
             elif inner is not None:
@@ -253,7 +251,7 @@ def _of_type(
             known = others(kind)
         if known is None:
             said = f"of type `{kind[:64]}`" if isinstance(kind, str) else "without a type"
-            raise invalid_request(f"`{name}` {said} is not let through: {otherwise}.")
+            raise invalid_request(f"`{name}` {said} is not allowed: {otherwise}.")
         return known(name, value)
 
     return rule
@@ -430,8 +428,8 @@ def _of_tool(rules: Mapping[str, Rule], *, plain: bool) -> Rule:
     def kept(name: str, field: str, value: Any) -> None:
         if kept_fields.is_of_provider(field) or (plain and isinstance(value, (dict, list))):
             raise invalid_request(
-                f"`{name}` is no field of a tool that this service knows, so that its cost "
-                "cannot be bounded."
+                f"This service does not know the field `{name}` of a tool, so its cost has no "
+                "bound."
             )
 
     return _known_or(rules, kept)
@@ -575,7 +573,7 @@ def _template_arguments(name: str, value: Any) -> None:
         raise invalid_request(f"`{name}` is an object.")
     for key in cast("dict[str, Any]", value):
         if key in _TEMPLATE_REFUSED:
-            raise _not_let_through(f"{name}.{key}", "it replaces what the template is given")
+            raise _not_allowed(f"{name}.{key}", "it replaces what the template is given")
 
 
 class Field(NamedTuple):

@@ -1,8 +1,8 @@
-"""Images, files and audio in the messages of a request: what they are, and what bounds them.
+"""Images, files and audio in the messages of a request, and what bounds their cost.
 
-The bytes themselves are read, and not what the request says about them: a media type, a file name
-or a header of its own may be wrong. What cannot be read counts as the most that the model makes of
-it. If nothing bounds that, its cost has no bound: the call is held or refused.
+The service reads the bytes, because a media type, a file name or a header may be wrong. An
+attachment that it cannot read counts as the most that the model can make of it. If that has no
+bound, the call is held or refused.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ class Pages(msgspec.Struct, frozen=True):
 
 
 class Attachments(msgspec.Struct, frozen=True):
-    """All that stands beside the text of a request.
+    """The attachments of a request.
 
     Attributes:
         images: by their dimensions.
         audio: by their length, in seconds.
-        documents: the PDF files that have not been read so far, and where each stands.
-        pages: those that have.
+        documents: the PDF files that have not been read yet, each with its place in the request.
+        pages: the pages of those that have been read.
         text: tokens of files that are plain text, and of the names of files, at most.
-        unbounded: where those stand whose cost has no bound, and why it has none.
+        unbounded: the places of attachments whose cost has no bound, and why.
     """
 
     images: tuple[Image, ...] = ()
@@ -60,7 +60,7 @@ def refusal(name: str, because: str) -> WattfareError:
 
 
 def are_possible(messages: list[dict[str, Any]]) -> bool:
-    """May these messages have attachments? Most have text only, and are not looked at closer."""
+    """True if these messages may have attachments. A quick check, because most have text only."""
     for message in messages:
         if "images" in message or isinstance(message.get("content"), list):
             return True
@@ -70,11 +70,11 @@ def are_possible(messages: list[dict[str, Any]]) -> bool:
 def take_out(
     messages: list[dict[str, Any]],
 ) -> tuple[list[dict[str, Any]], Attachments | None]:
-    """The messages without the data of their attachments, and what these are; the same list and
+    """The messages without the data of their attachments, and the attachments; the same list and
     None if there are none.
 
     Args:
-        messages: have been checked by :mod:`.allowed_fields`.
+        messages: already checked by :mod:`.allowed_fields`.
     """
     found: _Found | None = None
     plain = messages
@@ -163,7 +163,7 @@ class _Found:
         self.text += prompt_bound.longest_form(data)
 
     def _picture(self, name: str, value: object, detail: object, kind: object) -> None:
-        """What stands where an image belongs. Some gateways pass on a PDF or a video there."""
+        """The value in the place of an image. Some gateways accept a PDF or a video there."""
         if _may_be_other(_content(name, value), kind):
             self._file(name, value)
         else:
@@ -181,7 +181,7 @@ class _Found:
             self.unbounded.append((name, because))
         elif _PDF in data[:1024]:
             self.documents.append((name, data))
-        elif _is_text(data):  # before an image, of which some begin with letters
+        elif _is_text(data):  # before an image, because some images begin with letters
             self._text(data)
         elif _is_image(data):
             self._image(value, None)
@@ -196,7 +196,7 @@ def _content(name: str, value: object) -> str:
     if not isinstance(value, str) or not value.strip():
         raise invalid_request(f"`{name}` has no content.")
     if _SCHEME.match(value) and not _WEB.match(value):
-        # Such as gs:// or file://, which stand for what is the operator's.
+        # Such as gs:// or file://, which name the operator's own storage.
         raise refusal(name, "it names a place that only the operator may read")
     return value
 
@@ -217,7 +217,7 @@ _WEB = re.compile(r"\s*https?://", re.IGNORECASE)
 
 _MEDIA_TYPE = re.compile(r"data:([^,;]{1,100})[,;]", re.IGNORECASE)
 _IMAGE_NAMES = (".png", ".jpg", ".jpeg", ".gif", ".webp", ".heic", ".heif", ".avif", ".bmp")
-#: Names of what costs more than an image. A URL may also end in nothing that says what it is.
+#: File names of kinds that cost more than an image. A URL may also tell nothing about its kind.
 _OTHER_NAMES = (
     *(".pdf", ".mp4", ".mov", ".mpeg", ".mpg", ".webm", ".avi", ".mkv", ".flv", ".wmv", ".3gp"),
     *(".wav", ".mp3", ".m4a", ".ogg", ".opus", ".flac", ".aac", ".aiff", ".txt", ".csv"),
@@ -227,7 +227,7 @@ _FILMS = re.compile(r"https?://(?:[^/]{1,100}\.)?(?:youtube\.com|youtu\.be)/")
 
 
 def _may_be_other(value: str, kind: object) -> bool:
-    """May this stand for something else than an image?"""
+    """True if this URL may be something else than an image."""
     declared = _MEDIA_TYPE.match(value)
     if declared is not None:
         kind = declared.group(1)
@@ -286,12 +286,12 @@ def _dimensions(value: object) -> tuple[int, int]:
             return 0, 0
         try:
             width, height = _size(io.BytesIO(data), exif_rotation=False)
-        except Exception:  # whatever a hostile file makes of it
+        except Exception:  # a hostile file can cause any error
             width = height = -1
         if type(width) is int and type(height) is int and min(width, height) > 0:
             return (width, height) if max(width, height) <= _MAX_SIDE else (0, 0)
         if most is None or len(data) < most - 3:
-            break  # that was all of it
+            break  # the file is complete
     return 0, 0
 
 
@@ -301,8 +301,9 @@ _URL_SAFE = str.maketrans("-_", "+/")
 
 
 def _bytes(value: object, most: int | None = None) -> bytes | None:
-    """What a data URL or base64 holds: at least the first so many bytes; None if it is another
-    URL, or neither. White space and the alphabet for URLs are taken, as most decoders do."""
+    """The content of a data URL or of base64: at least this many bytes from the start. None for
+    another URL, or neither. White space and the URL-safe alphabet are accepted, as most decoders
+    do."""
     if not isinstance(value, str):
         return None
     head = _HEAD.match(value)

@@ -1,8 +1,8 @@
-"""How long audio is, in seconds, counted from the sound itself.
+"""The length of audio in seconds, computed from the sound itself.
 
-What a file says about its own length is not used: a header can say a second where an hour follows,
-and a decoder plays the hour. WAV is uncompressed, so its bytes are its length. MP3 is a row of
-frames, and each says in its first four bytes how long it is.
+The length in a file's header is not used: a header can say one second before an hour of sound, and
+a decoder plays the hour. WAV is uncompressed, so the number of bytes gives the length. MP3 is a
+sequence of frames, and the first four bytes of each give its length.
 """
 
 from __future__ import annotations
@@ -10,14 +10,15 @@ from __future__ import annotations
 import struct
 from typing import NamedTuple
 
-#: A sample rate below this is a mistake, and would make any length of a few bytes.
+#: A lower sample rate is a mistake, with which a few bytes could have any length.
 _LEAST_RATE = 1000
 _PCM, _FLOAT, _EXTENSIBLE = 1, 3, 0xFFFE
 _HEADER = 12
 
 
 def seconds(data: bytes) -> float | None:
-    """The most seconds that a decoder plays; None if this is not WAV or MP3 that can be bounded."""
+    """The longest time that a decoder plays, in seconds; None if this is neither WAV nor MP3, or
+    has no bound."""
     if data[:4] in (b"RIFF", b"RF64") and data[8:12] == b"WAVE":
         return _wav(data)
     return _mp3(data)
@@ -32,9 +33,9 @@ def _wav(data: bytes) -> float | None:
     if kind not in (_PCM, _FLOAT, _EXTENSIBLE) or rate < _LEAST_RATE or frame < 1 or bits % 8:
         return None
     if data.find(b"fmt ", place + 4) >= 0:
-        return None  # a second format: which one counts is for the decoder to say
-    # All bytes behind the format and the head of the sound: some decoders play on beyond the length
-    # that the file names.
+        return None  # a second format: decoders differ in which one counts
+    # # All bytes after the format and the header of the sound: some decoders play beyond the length
+    # in the file.
     return max(len(data) - place - 32, 0) / (frame * rate)
 
 
@@ -48,7 +49,7 @@ _V2_L23 = (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)
 _RATES = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}
 #: Bytes that belong to no frame count as if they were sound at the lowest bit rate.
 _LEAST_BYTES_A_SECOND = 1000
-#: A file is not MP3 if the next frame has to be looked for so often.
+#: A file is not MP3 if the search for the next frame fails this often.
 _MOST_SEARCHES = 1000
 
 
@@ -68,7 +69,8 @@ def _mp3(data: bytes) -> float | None:
         if frame is not None:
             following = _frame(data, place + frame.length)
             ends = place + frame.length + 4 > end
-            # A decoder goes from frame to frame, and takes one for real if the next is of its kind.
+            # A decoder goes from frame to frame, and accepts a frame if the next one is of the same
+            # kind.
             if ends or frames or (following is not None and following.kind == frame.kind):
                 total += frame.seconds
                 frames += 1
@@ -98,7 +100,7 @@ def _behind_tags(data: bytes) -> int:
 
 
 def _frame(data: bytes, place: int) -> _Frame | None:
-    """The frame that begins here."""
+    """The frame that begins at this position."""
     if place + 4 > len(data):
         return None
     first, second, third = data[place], data[place + 1], data[place + 2]

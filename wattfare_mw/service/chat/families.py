@@ -20,7 +20,7 @@ import msgspec
 
 from ...errors import invalid_request
 
-#: Tokens that stand around an image or a file: a mark where it begins and ends, and its name.
+#: Tokens around an image or a file: a mark at its begin and its end, and its name.
 AROUND = 32
 #: Tokens of the text of one page. Anthropic says "typically 1,500-3,000 tokens per page": Claude
 #: docs, "PDF support". A page that is only scanned has no text in the file, but a provider may
@@ -28,8 +28,8 @@ AROUND = 32
 PAGE_TEXT = 3000
 #: Tokens for each second of audio, at most: Gemini's, the highest known.
 AUDIO_SECOND = 32
-#: Some models count audio in whole windows of so many seconds: Whisper's encoder, and what is built
-#: on it.
+#: Some models count audio in whole windows of this many seconds: Whisper's encoder, and models
+#: built on it.
 AUDIO_WINDOW = 30
 
 
@@ -52,7 +52,8 @@ class Image(msgspec.Struct, frozen=True):
 
 
 class Fixed(msgspec.Struct, frozen=True):
-    """So many tokens for any image; ``finest`` if it asks for a detail that is not in ``usual``."""
+    """A fixed number of tokens for any image; ``finest`` if it asks for a detail that is not in
+    ``usual``."""
 
     tokens: int
     finest: int = 0
@@ -96,10 +97,10 @@ class Patches(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         size: the side of a patch, in pixels.
-        most_patches: a larger image is scaled down to so many patches.
+        most_patches: a larger image is scaled down to this many patches.
         high, low: the same for an image with this detail; None for ``most_patches``.
         factor: tokens for a patch.
-        least: a smaller image is scaled up to so many patches.
+        least: a smaller image is scaled up to this many patches.
         row: tokens at the end of each row of patches.
     """
 
@@ -164,7 +165,7 @@ class Family(msgspec.Struct, frozen=True, kw_only=True):
         images: how an image counts; the rule that gives most counts.
         page: tokens of a page of a PDF as an image; None for the most of any image.
         audio_second: tokens for a second of audio.
-        audio_window: audio counts in whole windows of so many seconds.
+        audio_window: audio counts in whole windows of this many seconds.
     """
 
     models: tuple[str, ...]
@@ -174,16 +175,16 @@ class Family(msgspec.Struct, frozen=True, kw_only=True):
     audio_window: int = AUDIO_WINDOW
 
     def image_tokens(self, image: Image) -> int:
-        """What one image is at most."""
+        """The most tokens of one image."""
         return max(rule.of(image) for rule in self.images) + AROUND
 
     def page_tokens(self, text_bytes: int) -> int:
-        """What a page with so much text (bytes of UTF-8) is at most."""
+        """The most tokens of a page with this much text (bytes of UTF-8)."""
         seen = max(rule.most() for rule in self.images) if self.page is None else self.page
         return seen + max(text_bytes, PAGE_TEXT)
 
     def audio_tokens(self, seconds: float) -> int:
-        """What so much audio is at most."""
+        """The most tokens of this much audio."""
         windows = _steps(Fraction(seconds), self.audio_window)
         return windows * self.audio_window * self.audio_second + AROUND
 
@@ -321,7 +322,7 @@ FAMILIES: Sequence[Family] = (
     ),
 )
 
-#: What no row fits: each rule of all rows.
+#: The family of a model that no row fits: the rules of all rows.
 UNKNOWN = Family(
     models=("*",),
     images=tuple(dict.fromkeys(rule for family in FAMILIES for rule in family.images)),
@@ -342,7 +343,7 @@ class Families:
 
     Args:
         own: for a model or a pattern (``my-llava*``): tokens of an ``image``, of a ``page`` of a
-            PDF and of an ``audio_second``. What a row does not name is as in the table.
+            PDF and of an ``audio_second``. Values that a row leaves out are those of the table.
 
     Raises:
         WattfareError: ``invalid_request``; a row is not of this form.
@@ -385,8 +386,8 @@ def _checked(name: str, row: Mapping[str, int]) -> Mapping[str, int]:
 
 
 def bare(model: str) -> str:
-    """A model's name without its provider and its variant, in lower case. A model that OpenAI has
-    tuned goes by the name of the one that it was made of."""
+    """A model's name without its provider and its variant, in lower case. A fine-tuned model of
+    OpenAI has the name of its base model."""
     return model.lower().rpartition("/")[2].removeprefix("ft:").partition(":")[0]
 
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, cast
 
-#: A name that holds one of these words, in any spelling: ``api_key``, ``apiKey``, ``API-Key``.
+#: A name that contains one of these words, in any spelling: ``api_key``, ``apiKey``, ``API-Key``.
 WORDS = (
     *("api_base", "api_host", "api_key", "api_url", "api_version", "base_url"),
     *("access_key", "access_token", "auth_token", "identity_token", "session_token"),
@@ -26,14 +26,14 @@ WORDS = (
     *("callback", "webhook", "guardrail", "fallbacks", "fallback_dict", "cost_per"),
     *("extra_body", "extra_headers", "extra_query", "server_url", "deployment_url"),
 )
-#: A name that begins so.
+#: A name with one of these prefixes.
 PREFIXES = (
     *("aws_", "azure_", "vertex_", "sagemaker_", "watsonx_", "oci_", "databricks_", "nvcf_"),
     *("litellm_", "langfuse_", "langsmith_", "arize_", "posthog_", "braintrust_", "humanloop_"),
     *("lunary_", "signoz_", "newrelic_", "dd_", "gcs_", "s3_", "wandb_", "weave_", "bootstrap_"),
     *("user_api_", "github_copilot_", "mcp_", "mock_"),
 )
-#: Exactly this name, in any spelling.
+#: Exactly one of these names, in any spelling.
 NAMES = (
     *(
         "headers",
@@ -68,17 +68,17 @@ _LINE_PREFIXES = tuple(f"\n{prefix}" for prefix in PREFIXES)
 
 
 def is_foreign(name: str) -> bool:
-    """May no request have a field of this name?"""
+    """True if no request may have a field of this name."""
     return _hold_foreign([name])
 
 
 def find(value: Any, *, fields: bool = True) -> str | None:
-    """The first such name in a value, at any depth. The time is in proportion to the size.
+    """The first such name in a value, at any depth. Takes time in proportion to the size.
 
     Args:
         value: decoded JSON, nested no deeper than :data:`~wattfare_mw.json_limits.MAX_DEPTH`.
-        fields: False if the keys of the value are the client's own, as in ``metadata``. A key is no
-            field: ``thread_id`` is the client's own there.
+        fields: False if the keys of the value are the client's own, as in ``metadata``. There, a
+            key such as ``thread_id`` is not a field.
     """
     names = list(_names_in(value))
     if not _hold_foreign(names, fields=fields):

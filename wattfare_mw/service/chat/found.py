@@ -1,10 +1,10 @@
-"""What in a request has no bound."""
+"""The parts of a request whose cost has no bound."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-#: So many held fields of a request are named.
+#: How many held fields of a request are named.
 MAX_NAMED = 8
 
 
@@ -16,14 +16,14 @@ class Held(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What in a value has no bound: held fields (the first few), and a field that is not known."""
+    """The parts of a value that have no bound: the first held fields, and an unknown field."""
 
     held: tuple[Held, ...] = ()
     unknown: str | None = None
 
 
 def both(one: Found | None, other: Found | None) -> Found | None:
-    """What is found in two values."""
+    """The parts of two values together."""
     if one is None or other is None:
         return one or other
     return Found((one.held + other.held)[:MAX_NAMED], one.unknown or other.unknown)

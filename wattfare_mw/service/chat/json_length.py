@@ -1,7 +1,7 @@
-"""How long a value is as JSON text, counted without writing the text.
+"""The length of a value as JSON text, computed without writing the text.
 
-The text can be much larger than the value: each level of indentation multiplies it. So only its
-length is computed, and the memory stays what the value itself takes.
+The text can be much larger than the value, because each level of indentation adds to it. So only
+the length is computed, which needs no memory for the text.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from typing import Any, cast
 
 from ...json_limits import MAX_DEPTH
 
-#: Characters are counted in pieces of this size, so that other threads can run meanwhile.
+#: Characters are counted in pieces of this size, so that other threads can run in between.
 _PIECE = 2**16
 # These are escaped as two characters, and other control characters as six.
 _SHORT_ESCAPES = '"\\\n\r\t\b\f'
 _LONG_ESCAPES = [chr(code) for code in (*range(0x20), 0x7F) if chr(code) not in _SHORT_ESCAPES]
-#: How deep a value may be inside of what is written, with some room.
+#: How deep a value may be nested inside what is written, with some room.
 _DEPTHS = MAX_DEPTH + 8
 _INDENT = 4
-#: Tokens of a line end and the spaces behind it, by depth. All known tokenizers have a token for 16
+#: Tokens of a line end and the spaces after it, by depth. All known tokenizers have a token for 16
 #: spaces or more, and ``tests/service/test_real_prompts.py`` holds some of them to it.
 _LINE_TOKENS = [2 + -(-_INDENT * depth // 16) for depth in range(_DEPTHS)]
 
@@ -36,11 +36,11 @@ def json_length(value: Any, indent: int | None = None) -> int:
 
 
 def json_tokens(value: Any) -> int:
-    """The tokens of this value as JSON, at most, however a template writes it: compact or with up
-    to four spaces for each level, in ASCII or not, and with ``<`` escaped or not.
+    """The most tokens of this value as JSON, however a template writes it: compact or with up to
+    four spaces for each level, in ASCII or not, and with ``<`` escaped or not.
 
-    A token has at least one byte. The spaces of an indentation are the one exception that is
-    counted closer: they make up half of the text, and a few tokens of it.
+    A token has at least one byte, so bytes bound the tokens. Only the spaces of an indentation are
+    counted more closely: they are half of the text, but only a few tokens.
     """
     return _length(value, _LINE_TOKENS, True, 0)
 
@@ -48,8 +48,8 @@ def json_tokens(value: Any) -> int:
 def _length(value: Any, lines: Sequence[int] | None, html: bool, depth: int) -> int:
     """
     Args:
-        lines: what a line end and its indentation count, by depth; None for one line.
-        html: are the characters of HTML escaped, as Jinja's own ``tojson`` does?
+        lines: the tokens of a line end and its indentation, by depth; None for one line.
+        html: True if the characters of HTML are escaped, as Jinja's ``tojson`` does.
     """
     if isinstance(value, str):
         return _string_length(value, html)
@@ -71,7 +71,7 @@ def _length(value: Any, lines: Sequence[int] | None, html: bool, depth: int) -> 
 
 
 def _around(count: int, lines: Sequence[int] | None, depth: int) -> int:
-    """The brackets around so many items, and what separates them."""
+    """The brackets around this many items, and the separators."""
     if lines is None:
         return 2 + 2 * (count - 1)  # ", "
     return 2 + (count - 1) + count * lines[depth + 1] + lines[depth]
@@ -79,7 +79,7 @@ def _around(count: int, lines: Sequence[int] | None, depth: int) -> int:
 
 def _string_length(text: str, html: bool) -> int:
     if text.isascii() and text.isidentifier():
-        return 2 + len(text)  # most names are one
+        return 2 + len(text)  # true of most names
     if len(text) <= _PIECE:
         return 2 + _escaped_length(text, html)
     pieces = (text[start : start + _PIECE] for start in range(0, len(text), _PIECE))

@@ -1,17 +1,15 @@
-"""What libraries keep in a message, and send back: fields that no API documents.
+"""Undocumented fields that libraries add to a message and send back.
 
-A message that a model has made comes back with what its library has added: ``parsed``,
-``provider_specific_fields``, ``thinking_blocks``, an id, a date. No list of them is complete. None
-costs more than its own text, which is part of the prompt's bound. Only what stands for something
-else costs more: an image, a file, a sound, or the place where one is. So a field that is not known
-may hold any JSON in a message, but nothing that looks like one of those, at any depth:
+A library sends back a model's message with fields of its own: ``parsed``,
+``provider_specific_fields``, ``thinking_blocks``, an id, a date. No list of them is complete. Such
+a field costs no more than its own text, which is part of the prompt's bound, unless it refers to an
+image, a file or a sound. So an unknown field of a message may be any JSON, but nothing in it may
+look like such a reference, at any depth:
 
-- under a name that says so, such as ``image_url``, unless it is a number or nothing at all;
-- of a ``type`` or a media type that says so;
-- as a data URL;
-- in a message that no model has made, as any URL.
+- a name such as ``image_url``, unless its value is a number or empty; - a ``type`` or a media type
+that names one; - a data URL; - any URL in a message that a model has not made.
 
-A cache is priced by its time, so ``cache_control`` has to be what the table lets through.
+A cache has a price by its time, so ``cache_control`` must follow the rule of the table.
 """
 
 from __future__ import annotations
@@ -32,7 +30,7 @@ _MEDIA = re.compile(
     r"image|audio|video|attachment|screenshot|picture|photo|inlinedata|filedata|fileid|fileur[il]"
     r"|^input?file$|^files?$|^documents?$|^media$|^blobs?$|^sounds?$|^pdfs?$"
 )
-#: The tools that a provider runs, as names of fields beside a function's own.
+#: Tools that a provider runs, as names of fields next to a function's own.
 _PROVIDER_TOOL = re.compile(
     r"search|retrieval|grounding|codeexec|interpreter|computer|browser|urlcontext|maps|mcp|connector"
     r"|container|fetch|callers|plugin"
@@ -42,7 +40,7 @@ _MEDIA_TYPE_NAMES = frozenset({"mediatype", "mimetype", "contenttype"})
 _DATA_URL = re.compile(r"\s*data:[\w.+-]+/[\w.+-]+[;,]", re.IGNORECASE)
 _URL = re.compile(r"\s*[a-z][a-z0-9+.-]{1,20}://", re.IGNORECASE)
 _NOT_IN_NAMES = re.compile(r"[^a-z0-9]")
-#: What asks for nothing. An empty object can be something with all its defaults.
+#: Values that ask for nothing. An empty object could mean a feature with its defaults.
 _NOTHING: tuple[Any, ...] = ("", [])
 
 CheckCache = Callable[[str, Any], Found | None]
@@ -50,11 +48,11 @@ CheckCache = Callable[[str, Any], Found | None]
 
 
 def check(name: str, value: Any, check_cache: CheckCache, *, made: bool) -> Found | None:
-    """Let a field that is not known through, or refuse it.
+    """Check an unknown field, and refuse it if it may refer to media.
 
     Args:
         name: where it stands.
-        made: has a model made the message that it is in?
+        made: True if a model has made the message.
 
     Returns: what in it has no bound.
 
@@ -65,31 +63,31 @@ def check(name: str, value: Any, check_cache: CheckCache, *, made: bool) -> Foun
 
 
 def check_annotation(name: str, value: Any, check_cache: CheckCache) -> Found | None:
-    """Let an annotation through. It may name a file, whose text it may hold: a file that was read
-    for an earlier answer need not be read again."""
+    """Check an annotation. It may name a file and have its text: the file of an earlier answer,
+    which is not read again."""
     return _Walk(check_cache, made=True).annotation(name, value)
 
 
 def is_of_provider(field: str) -> bool:
-    """Could this be a tool that the provider runs, or hold media?"""
+    """True if this could be a tool that the provider runs, or have media."""
     plain = _plain_name(field)
     return _PROVIDER_TOOL.search(plain) is not None or _MEDIA.search(plain) is not None
 
 
 class _Walk:
-    """Looks into one value."""
+    """Checks one value."""
 
     def __init__(self, check_cache: CheckCache, *, made: bool) -> None:
         self._check_cache = check_cache
         self._made = made
 
     def field(self, name: str, key: str, value: Any) -> Found | None:
-        """One field: its name, and what it holds."""
+        """Check one field: its name, and its value."""
         plain = _plain_name(key)
         if plain == "cachecontrol":
             return None if value is None else self._check_cache(name, value)
         if plain == "annotations" and isinstance(value, list):
-            walk = _Walk(self._check_cache, made=True)  # a citation is of a model
+            walk = _Walk(self._check_cache, made=True)  # only a model makes citations
             items = enumerate(cast("list[Any]", value))
             return _all(walk.annotation(f"{name}[{n}]", item) for n, item in items)
         holds = isinstance(value, (str, list, dict)) and value not in _NOTHING
@@ -105,14 +103,14 @@ class _Walk:
         return self.value(name, value)
 
     def value(self, name: str, value: Any) -> Found | None:
-        """A value, under whatever name."""
+        """Check a value, whatever its name."""
         if isinstance(value, str):
             if _DATA_URL.match(value) is not None:
                 raise _media(name)
             if not self._made and _URL.match(value) is not None:
                 raise invalid_request(
-                    f"`{name}` points elsewhere, and is no field that this service knows, so that "
-                    "its cost cannot be bounded."
+                    f"This service does not know the field `{name}`, which has a URL, so its cost "
+                    "has no bound."
                 )
         elif isinstance(value, list):
             items = enumerate(cast("list[Any]", value))
@@ -123,7 +121,7 @@ class _Walk:
         return None
 
     def annotation(self, name: str, value: Any) -> Found | None:
-        """A citation, or a file that was read for an earlier answer."""
+        """Check a citation, or a file of an earlier answer."""
         if not isinstance(value, dict):
             return self.value(name, value)
         found: list[Found | None] = []
@@ -152,6 +150,6 @@ def _plain_name(name: str) -> str:
 
 def _media(name: str) -> WattfareError:
     return invalid_request(
-        f"`{name}` may stand for an image, a file or a sound, so that its cost cannot be bounded. "
-        "Send such a thing as a part of `content`."
+        f"`{name}` may refer to an image, a file or a sound, so its cost has no bound. Send media "
+        "as a part of `content`."
     )

@@ -1,12 +1,11 @@
-"""What a call has cost so far: counted as it passes, or as the upstream reports it.
+"""The cost of a call so far, as the upstream reports it or as it is counted.
 
-A cost that the upstream reports counts first, then its tokens at their prices, then what was
-counted as it passed. A report covers everything that came before it. The last report counts, and
-what is generated after it is added. A part of a report that cannot be true is ignored, see
-:mod:`.usage`.
+A cost that the upstream reports comes first, then reported tokens at their prices, then the meter's
+own count. A report covers everything before it. The last report counts, and tokens after it are
+added. A part of a report that cannot be true is ignored, see :mod:`.usage`.
 
-If the upstream reports nothing, the number of tokens in a text is not known. Two counts stand in
-for it, for two questions:
+If the upstream reports nothing, the number of tokens is not known. The meter then uses two
+estimates, for two questions:
 
 - *What is billed?* One token for each chunk that has text, or one for each
   :data:`BYTES_PER_TOKEN` bytes, whichever is more. This is a little above what tokenizers make of
@@ -33,37 +32,37 @@ from .usage import TokenCounts
 BYTES_PER_TOKEN = 4
 #: No long text has more characters per token than this. English has 4 to 5.
 MOST_CHARACTERS_PER_TOKEN = 8
-#: The most choices whose usage is kept apart.
+#: The most choices whose usage is counted separately.
 MAX_CHOICES = 128
 
 
 class Meter:
-    """The count of one call.
+    """Counts one call.
 
     Args:
-        price: None if it is not known. Only the upstream can then say what the call costs.
+        price: None if it is not known. Then only the upstream can tell the cost.
         prompt_tokens: an estimate, until the upstream reports it.
         began: when the call began (UTC), for a price that depends on the time of the day.
         images: how many images the request has.
 
     Attributes:
-        sent: is the prompt on its way to the model?
-        generated: has the model done anything that can be billed?
-        complete: has the answer come to its proper end?
+        sent: True if the prompt is on its way to the model.
+        generated: True if the model has done anything that can be billed.
+        complete: True if the answer is complete.
         tier: the service tier in which the provider served the call; None if it does not say.
     """
 
-    # What each call begins with.
+    # The initial state of each call.
     sent = False
     generated = False
     complete = False
     tier: str | None = None
     _granted: int | None = None
     _tokens_reported = False
-    _cost: int | None = None  # what the upstream charges for all this
+    _cost: int | None = None  # the cost that the upstream reports
     _counted_in_cost = 0  # the completion tokens that had passed by then
     _chunks = _bytes = _characters = 0  # passed since the last report
-    # The number of tokens that the grant pays for. Each chunk asks. None: any number.
+    # The number of tokens that the reservation pays for; None for any number. Each chunk needs it.
     _paid_for: int | None = None
     _paid_for_is_known = False
 
@@ -77,7 +76,7 @@ class Meter:
     ) -> None:
         self.price = price
         self._began = began or datetime.now(UTC)
-        # As far as the upstream has reported it. Until then, the prompt is an estimate.
+        # As reported by the upstream. Until then, the prompt is an estimate.
         self._used = TokenCounts(prompt=prompt_tokens, images=images)
         self._by_choice: dict[int, TokenCounts] = {}
 
@@ -92,12 +91,12 @@ class Meter:
         self._paid_for_is_known = False
 
     def priced_at(self, price: Price) -> None:
-        """The answer comes from a model with this price."""
+        """Use this price: that of the model that answers."""
         self.price = price
         self._paid_for_is_known = False
 
     def count(self, tokens: int = 1, text: str = "") -> None:
-        """So many more tokens have passed, or more of them, if this text is longer."""
+        """Count this many more tokens, or more if this text is longer."""
         self.generated = True
         self._chunks += tokens
         length = len(text)
@@ -105,17 +104,16 @@ class Meter:
         self._bytes += length if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
 
     def left(self) -> None:
-        """The client has left. The model may have read the prompt by now, so the prompt is
-        billed. Otherwise a client could hang up in time, and have prompts read for nothing, at the
-        cost of whoever pays the upstream."""
+        """Record that the client has left. The prompt is billed, because the model may have read
+        it. Otherwise a client could hang up early and have prompts read at the operator's cost."""
         self.generated |= self.sent
 
     def empty(self) -> None:
-        """The upstream has ended without an answer. That costs only what it says it costs."""
+        """Record that the upstream has ended without an answer. Only a reported cost is billed."""
         self.generated = bool(self._cost)
 
     def add_usage(self, usage: object, choice: int | None = None) -> None:
-        """Take what the upstream reports, as far as it can be true.
+        """Take a report of the upstream, except for parts that cannot be true.
 
         Args:
             choice: the index of the choice that the report is about; None for the whole answer.
@@ -124,7 +122,7 @@ class Meter:
             return
         report = reported_usage.read(cast("dict[str, Any]", usage))
         passed = self.completion_tokens > 0
-        # Zeros are a placeholder: a prompt has tokens, and so does an answer that has passed.
+        # Zeros are a placeholder: a prompt has tokens, and so does an answer that has arrived.
         completion = report.completion and (report.counts.completion > 0 or not passed)
         if report.prompt or (completion and report.counts.completion):
             self._take_counts(report, completion, choice)
@@ -164,18 +162,17 @@ class Meter:
 
     @property
     def prompt_tokens(self) -> int:
-        """As the upstream reports it, or an estimate."""
+        """As reported by the upstream, or an estimate."""
         return self._used.prompt
 
     @property
     def completion_tokens(self) -> int:
-        """As the upstream reports it, and what has been counted since."""
+        """As reported by the upstream, plus what was counted after the report."""
         return self._used.completion + max(self._chunks, -(-self._bytes // BYTES_PER_TOKEN))
 
     @property
     def claimed(self) -> int | None:
-        """What the call costs by the upstream's report alone, in nano-dollars; None if it reports
-        nothing."""
+        """The cost by the upstream's reports alone, in nano-dollars; None if there is none."""
         if self._cost is not None:
             return self._cost
         if not self._tokens_reported or self.price is None:
@@ -184,7 +181,7 @@ class Meter:
 
     @property
     def spent(self) -> bool:
-        """Has more passed, for certain, than what was granted pays for?"""
+        """True if certainly more has arrived than the reservation pays for."""
         if not self._paid_for_is_known:
             self._paid_for_is_known = True
             self._paid_for = None
@@ -199,20 +196,20 @@ class Meter:
 
     @property
     def overrun(self) -> int:
-        """What the upstream claims beyond what was granted, in nano-dollars. The user is not
-        billed that."""
+        """What the upstream claims beyond the reservation, in nano-dollars. The user is not billed
+        for it."""
         claimed = self.claimed
         if self._granted is None or claimed is None:
             return 0
         return max(claimed - self._granted, 0)
 
     def cost(self) -> int:
-        """What the call costs so far, in nano-dollars; 0 if nothing was generated.
+        """The cost so far, in nano-dollars; 0 if nothing was generated.
 
-        If neither a report nor a price gives the cost, an answer that breaks off costs all that
-        was granted. Otherwise a client could hang up on an unpriced model, and have its answers
-        for nothing. A complete answer costs nothing: the fault is the operator's, see
-        :meth:`.Upstream.prepare`.
+        If neither a report nor a price gives the cost, an answer that breaks off costs the whole
+        reservation. Otherwise a client could hang up on an unpriced model and get answers for
+        nothing. A complete answer then costs nothing, because the operator should have set a price:
+        see :meth:`.Upstream.prepare`.
         """
         if not self.generated:
             return 0
@@ -232,22 +229,22 @@ class Meter:
 
     @property
     def cost_reported(self) -> bool:
-        """Has the upstream named a cost?"""
+        """True if the upstream has reported a cost."""
         return self._cost is not None
 
     @property
     def is_known(self) -> bool:
-        """Does a report or a price give the cost?"""
+        """True if a report or a price gives the cost."""
         return self._cost is not None or self.price is not None
 
     @property
     def billed(self) -> int:
-        """What the user is billed so far, in nano-dollars: never more than was granted."""
+        """The bill so far, in nano-dollars: never more than the reservation."""
         cost = self.cost()
         return cost if self._granted is None else min(cost, self._granted)
 
     def outcome(self, ended: str) -> Outcome:
-        """What goes into the ledger."""
+        """The outcome for the ledger."""
         return Outcome(
             ended=ended,
             generated=self.generated,
@@ -259,18 +256,18 @@ class Meter:
 
 
 def estimate_tokens(data: bytes) -> int:
-    """About how many tokens this text is."""
+    """An estimate of the tokens of this text."""
     return -(-len(data) // BYTES_PER_TOKEN)
 
 
 def _with_side(counts: TokenCounts, known: TokenCounts, *names: str) -> TokenCounts:
-    """These counts, but those of these names as they are known. Some providers report the prompt
-    at the start of a stream, and the answer at its end."""
+    """These counts, with the given ones replaced. Some providers report the prompt at the start of
+    a stream, and the answer at its end."""
     return msgspec.structs.replace(counts, **{name: getattr(known, name) for name in names})
 
 
 def _sum_of_choices(reports: list[TokenCounts]) -> TokenCounts:
-    """The counts of the longest prompt report, and of all answers."""
+    """The counts of the report with the longest prompt, and of all answers."""
     longest = max(reports, key=lambda counts: counts.prompt)
     sums = {
         name: sum(getattr(counts, name) for counts in reports)

@@ -1,4 +1,4 @@
-"""What a model costs. The bound of a call and its bill come from the same price."""
+"""The price of a model. The bound of a call and its bill use the same price."""
 
 from __future__ import annotations
 
@@ -11,22 +11,23 @@ import msgspec
 from ... import money
 from .usage import COMPLETION_PARTS, PROMPT_PARTS, TokenCounts
 
-#: The most that one call may reserve (nano-dollars), so that sums fit into the database's integers.
+#: The most that one call may reserve, in nano-dollars, so that sums fit into the database's
+#: integers.
 MAX_RESERVATION = 10**15
 #: The service tiers that cost more than the usual one. They do not count for a bound.
 DEAR_TIERS = frozenset({"priority", "fast"})
 
 
 class Rates(msgspec.Struct, frozen=True, kw_only=True):
-    """What each kind of token costs, in USD for one token; None if it has no price of its own.
+    """The price of each kind of token, in USD per token; None if it has no price of its own.
 
     Attributes:
         prompt: a token of the prompt.
         completion: a token of the answer.
-        cache_read: a token of the prompt that comes from a cache.
-        cache_write, cache_write_1h: one that is written to a cache, for minutes or for an hour.
-        audio, audio_cache_read, image: one that stands for audio or an image.
-        reasoning, audio_output, image_output: a token of the answer that is one of these.
+        cache_read: a token of the prompt that is read from a cache.
+        cache_write, cache_write_1h: a token that is written to a cache, for minutes or for an hour.
+        audio, audio_cache_read, image: a token of audio or of an image.
+        reasoning, audio_output, image_output: a token of the answer of this kind.
         request: USD for each request.
         search: USD for each web search.
         per_image: USD for each image of the prompt, beside its tokens.
@@ -52,8 +53,8 @@ class Override(msgspec.Struct, frozen=True, kw_only=True):
     """Other rates under a condition. A rate that is None stays as it is.
 
     Attributes:
-        rates: what changes.
-        min_prompt: for prompts of at least so many tokens.
+        rates: the rates that change.
+        min_prompt: for prompts of at least this many tokens.
         window: from and until this time of the day, UTC; None for the whole day.
         tier: for calls that the provider served in this service tier; None for all.
     """
@@ -64,7 +65,7 @@ class Override(msgspec.Struct, frozen=True, kw_only=True):
     tier: str | None = None
 
     def applies(self, prompt: int, moment: datetime | None, tier: str | None = None) -> bool:
-        """Does it apply to a prompt of this length, at this moment (UTC), in this tier?"""
+        """True if it applies to a prompt of this length, at this time (UTC), in this tier."""
         if prompt < self.min_prompt or self.tier not in (None, tier):
             return False
         if self.window is None:
@@ -80,10 +81,10 @@ class Price(msgspec.Struct, frozen=True, dict=True):
     """What a model costs.
 
     Attributes:
-        rates: have at least ``prompt`` and ``completion``.
+        rates: with at least ``prompt`` and ``completion``.
         overrides: later ones win.
-        discount: the part of each bill that the provider leaves out, from 0 to 1. A bound does
-            not count on it.
+        discount: the fraction of each bill that the provider does not charge, from 0 to 1. A bound
+            ignores it.
     """
 
     rates: Rates
@@ -98,7 +99,7 @@ class Price(msgspec.Struct, frozen=True, dict=True):
     def cost(
         self, used: TokenCounts, moment: datetime | None = None, tier: str | None = None
     ) -> int:
-        """What this costs, in nano-dollars, rounded up once.
+        """The cost of this, in nano-dollars, rounded up once.
 
         Args:
             moment: when the call began (UTC), for a price that depends on the time of the day.
@@ -113,26 +114,26 @@ class Price(msgspec.Struct, frozen=True, dict=True):
         moment: datetime | None = None,
         tier: str | None = None,
     ) -> int:
-        """What so many more tokens of an answer cost, in nano-dollars, rounded up."""
+        """The cost of this many more tokens of an answer, in nano-dollars, rounded up."""
         return self._table(prompt, moment, tier).cost_of_more(completion)
 
     def bound(self, prompt: int | TokenCounts, completion: int, searches: int = 0) -> int:
-        """The most that a call can cost, in nano-dollars, if it has no more tokens of any kind.
+        """The highest cost of a call with at most these tokens, in nano-dollars.
 
         Args:
-            prompt: its tokens. If some of them stand for audio or for images, the counts say so:
-                ``audio``, ``image`` and ``images``. A number means that all of them are text.
+            prompt: its tokens. The counts ``audio``, ``image`` and ``images`` say how many are not
+                text. A number means that all are text.
         """
         if isinstance(prompt, int):
             prompt = TokenCounts(prompt=prompt)
         return self._dearest(prompt.prompt).cost_with(prompt, completion, searches)
 
     def bounds(self, prompt: TokenCounts, least: int, most: int) -> tuple[int, int]:
-        """The bound with so few tokens of an answer, and the one with so many."""
+        """The bound with the fewest tokens of an answer, and the one with the most."""
         return self._dearest(prompt.prompt).costs_with(prompt, least, most)
 
     def pays_for(self, granted: int, prompt: int | TokenCounts, answers: int, most: int) -> int:
-        """The limit, up to ``most``, that each of so many answers can have for this amount."""
+        """The limit, up to ``most``, that this amount pays for in each of the answers."""
         counts = _counts(prompt)
         tokens = self._dearest(counts.prompt).tokens_for(granted, counts)
         return most if tokens is None else min(max(tokens, 0) // answers, most)
@@ -140,19 +141,19 @@ class Price(msgspec.Struct, frozen=True, dict=True):
     def tokens_for(
         self, granted: int, prompt: int | TokenCounts, moment: datetime | None = None
     ) -> int | None:
-        """How many tokens of text this amount pays for. -1 if it does not pay for the prompt, and
-        None if any number is paid for."""
+        """How many tokens of text this amount pays for; -1 if it does not pay for the prompt, None
+        for any number."""
         counts = _counts(prompt)
         return self._table(counts.prompt, moment).tokens_for(granted, counts)
 
     def most_per_unit(self, prompt: int) -> Rates:
-        """The highest rates that a prompt of up to so many tokens can have. ``prompt``,
-        ``completion``, ``request``, ``search`` and ``per_image`` are all given."""
+        """The highest rates of a prompt with up to this many tokens. ``prompt``, ``completion``,
+        ``request``, ``search`` and ``per_image`` are always set."""
         return self._highest(self._within(prompt))
 
     def _within(self, prompt: int) -> tuple[int, ...]:
-        """The overrides that such a prompt, or a shorter one, can have. A call that asks for a dear
-        tier is held instead."""
+        """The overrides that can apply to such a prompt or a shorter one. A call that asks for an
+        expensive tier is held instead."""
         return tuple(
             place
             for place, each in enumerate(self.overrides)
@@ -212,7 +213,7 @@ class Price(msgspec.Struct, frozen=True, dict=True):
             return max((rate for rate in given if rate is not None), default=Decimal(0))
 
         return Rates(
-            # A prompt without audio and images has no tokens that stand for them.
+            # A prompt without audio and images has no tokens of these kinds.
             prompt=most("prompt", *_OF_TEXT),
             audio=most("prompt", *_OF_TEXT, *_OF_AUDIO),
             audio_cache_read=most("prompt", *_OF_TEXT, *_OF_AUDIO),
@@ -241,7 +242,7 @@ def _over(rates: Rates, changed: Rates) -> Rates:
     return msgspec.structs.replace(rates, **changes)
 
 
-#: What a kind of token costs that has no rate of its own.
+#: The rate that replaces a missing one, for each kind of token.
 _OTHERWISE = {
     "cache_read": "prompt",
     "cache_write": "prompt",
@@ -256,8 +257,7 @@ _OTHERWISE = {
 
 
 class _Table:
-    """Rates as whole numbers of a unit that no rate is finer than: a cost is exact, and takes a
-    few multiplications."""
+    """Rates as whole numbers of a common unit: a cost is exact, and takes a few multiplications."""
 
     __slots__ = (
         "_completion",
@@ -280,7 +280,7 @@ class _Table:
         self._prompt, self._completion = units["prompt"], units["completion"]
         self._request, self._search = units["request"], units["search"]
         self._image = units["per_image"]
-        # What a part costs more, or less, than the side that it is counted in.
+        # The difference between the rate of a part and the rate of its side.
         self._parts = tuple(
             (name, units[name] - side)
             for names, side in ((PROMPT_PARTS, self._prompt), (COMPLETION_PARTS, self._completion))
@@ -292,7 +292,7 @@ class _Table:
         return -(-self._units(used) // self._unit)
 
     def cost_with(self, used: TokenCounts, completion: int, searches: int) -> int:
-        """The cost of this, and of more tokens of an answer and searches."""
+        """The cost of this, with more tokens of an answer and more searches."""
         units = self._units(used) + completion * self._completion + searches * self._search
         return -(-units // self._unit)
 
@@ -307,7 +307,7 @@ class _Table:
         return units
 
     def costs_with(self, used: TokenCounts, least: int, most: int) -> tuple[int, int]:
-        """The cost of this with so few more tokens of an answer, and with so many."""
+        """The cost of this with the fewest more tokens of an answer, and with the most."""
         units, rate, unit = self._units(used), self._completion, self._unit
         return -(-(units + least * rate) // unit), -(-(units + most * rate) // unit)
 

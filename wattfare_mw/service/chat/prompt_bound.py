@@ -1,22 +1,21 @@
-"""How many tokens a prompt can be at most, whoever counts them.
+"""The most tokens that a prompt can have, for any tokenizer.
 
-No tokenizer makes more tokens than the text it is given has bytes: those of today are built on
-bytes, and fall back on them for what they have not learnt. What has to be bounded is that text,
-which is the request as the upstream's chat template writes it down:
+A tokenizer never makes more tokens than its text has bytes, because each token has at least one
+byte. So the bound is the size of the text that the upstream's chat template makes of the request:
 
-- The messages, in their JSON: the keys and quotes that stand around each value there are longer
-  than what they become. Some tokenizers normalize characters first (NFC, NFKC), which makes a
-  few of them longer, U+FDFA elevenfold; so each counts in the longest of its forms. They are
-  counted one by one: normalizing a whole text takes time in the square of its combining marks.
-- The arguments of earlier tool calls, and what else is no text in a message, once more: it is
-  JSON, and a template may write it anew, with a space behind each comma and colon.
+- The messages, as JSON: its keys and quotes are longer than what a template writes around each
+value. Some tokenizers normalize characters first (NFC, NFKC), which makes a few of them longer,
+U+FDFA elevenfold; so each character counts in its longest form. Characters are normalized one by
+one: to normalize a whole text takes time in the square of its combining marks. - The arguments of
+    earlier tool calls, and everything else in a message that is not text, once more: a template may
+    write this JSON again, with a space after each comma and colon.
 - Tools and the answer's format, as a template may write them: see :func:`.json_tokens`.
-- What a template adds by itself: :data:`PER_MESSAGE` around each message, :data:`PER_CALL` for
-  what stands before them all (a default system message, the date, the list of channels), and
-  :data:`WITH_TOOLS` for the rules on how tools are called.
+- What a template adds: :data:`PER_MESSAGE` around each message, :data:`PER_CALL` before all of them
+(a default system message, the date, the list of channels), and :data:`WITH_TOOLS` for the rules on
+calling tools.
 
-What the upstream adds beyond that (retrieved pages, say) is not the user's: such fields are
-refused, see :mod:`.allowed_fields`.
+Fields with which the upstream adds more, such as retrieved pages, have no bound: see
+:mod:`.allowed_fields`.
 """
 
 from __future__ import annotations
@@ -38,14 +37,14 @@ if TYPE_CHECKING:
 
 #: Tokens that a chat template puts around one message: a name, a channel, begin and end.
 PER_MESSAGE = 16
-#: Tokens that it puts before all of them; the longest known is gpt-oss's, of about 120.
+#: Tokens that it puts before all messages; the longest known are gpt-oss's, about 120.
 PER_CALL = 256
 #: Tokens that explain to a model how to call tools; Anthropic's list names 700 at most.
 WITH_TOOLS = 1024
 
-#: The fields of a message that has nothing but a text, or parts.
+#: The fields of a message that has only a text or parts.
 TEXT_ONLY = frozenset({"role", "content"})
-#: What the text of a prompt is written from, besides its messages.
+#: The fields besides the messages that become text of the prompt.
 _WRITTEN = frozenset(
     {
         *("tools", "functions", "response_format", "tool_choice", "function_call", "reasoning"),
@@ -55,14 +54,14 @@ _WRITTEN = frozenset(
     }
 )
 _TOOLS = ("tools", "functions")
-#: Text is counted in pieces of so many bytes. Other threads can run meanwhile, and one wide
-#: character does not widen all the others.
+#: Text is counted in pieces of this many bytes. Other threads can run in between, and one wide
+#: character does not widen all others.
 _PIECE = 2**16
 
 
 def bound(body: dict[str, Any], encoded: bytes | None = None) -> int:
-    """More tokens than any tokenizer makes of this request's prompt; ``encoded``: its messages as
-    JSON, where they have been written down already."""
+    """A bound of the tokens of this request's prompt, for any tokenizer. ``encoded``: its messages
+    as JSON, if they are already encoded."""
     messages = cast("list[dict[str, Any]]", body["messages"])
     return (
         longest_form(msgspec.json.encode(messages) if encoded is None else encoded)
@@ -80,17 +79,17 @@ def _beside(body: dict[str, Any]) -> int:
 
 
 def written(body: dict[str, Any]) -> dict[str, Any]:
-    """What the text of this request's prompt is written from, besides its messages."""
+    """The fields of this request besides its messages that become text of the prompt."""
     if _WRITTEN.isdisjoint(body):
         return {}
     return {name: body[name] for name in _WRITTEN if body.get(name) is not None}
 
 
 def counts(text: int, attached: Attachments | None, family: Family) -> TokenCounts:
-    """The tokens of a prompt with attachments, at most.
+    """A bound of the tokens of a prompt with attachments.
 
     Args:
-        text: of everything else in it.
+        text: the tokens of everything else.
         family: of the model.
     """
     if attached is None:
@@ -107,7 +106,7 @@ def counts(text: int, attached: Attachments | None, family: Family) -> TokenCoun
 
 
 def longest_form(data: bytes) -> int:
-    """The bytes of this text, each character in the longest of its forms."""
+    """The bytes of this text, with each character in its longest form."""
     if data.isascii():
         return len(data)
     decoder = getincrementaldecoder("utf-8")("surrogatepass")
@@ -117,19 +116,19 @@ def longest_form(data: bytes) -> int:
     return sum(_bytes(char) * times for char, times in counted.items())
 
 
-# As many as a text has that is written in any language, and no more: a text can have them all.
+# Enough for a text in any language. The cache is bounded, because a text can have all characters.
 @lru_cache(maxsize=2**14)
 def _bytes(char: str) -> int:
     if "\uac00" <= char <= "\ud7a3":
-        return 3  # a Hangul syllable: what composes any text at all composes these
-    # Marks may move to another letter, so that it is the decomposed form that counts; what is
-    # composed from it is never longer.
+        return 3  # a Hangul syllable: every composing form composes these
+    # Marks may move to another letter, so the decomposed form counts. A composed form is never
+    # longer.
     forms = (char, unicodedata.normalize("NFD", char), unicodedata.normalize("NFKD", char))
     return max(len(form.encode("utf-8", "surrogatepass")) for form in forms)
 
 
 def _arguments(message: dict[str, Any]) -> int:
-    """What a template may write anew: all but the text."""
+    """What a template may write again: everything except the text."""
     return sum(
         json_length(value)
         for name, value in message.items()

@@ -1,4 +1,4 @@
-"""An inference request, read once: what the service decides on is what it forwards."""
+"""An inference request, decoded once: the service checks exactly what it forwards."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from .allowed_fields import DEFAULT_POLICY, Policy
 from .attachments import Attachments
 from .found import MAX_NAMED
 
-#: What a call is given that names no limit, in tokens, unless the operator says otherwise.
+#: The limit of a call that names none, in tokens. The operator can set another one.
 DEFAULT_MAX_TOKENS = 8192
-#: Where the budget pays for less than was asked for, the limit is lowered, but not below this.
+#: If the budget pays for less than the client asks for, the limit is lowered, but never below this.
 FLOOR_TOKENS = 16
-#: More tokens than any model gives; a number beyond is a mistake.
+#: More tokens than any model generates. A larger number is a mistake.
 MAX_TOKENS = 10_000_000
 
 #: The most models that a request may name.
@@ -34,7 +34,7 @@ _LIMITS = frozenset({*_TOKEN_FIELDS, "options"})
 
 
 class ChatRequest(msgspec.Struct, frozen=True):
-    """The fields that the service looks at, and the whole body.
+    """The fields that the service reads, and the whole body.
 
     ``body`` is decoded JSON: where a name stood in it twice, one value is left, the one that was
     looked at. ``max_tokens``, for each of the ``n`` answers, is under whichever name the client
@@ -60,10 +60,10 @@ class ChatRequest(msgspec.Struct, frozen=True):
     fallbacks: tuple[str, ...] = ()
 
     def limits(self, default: int) -> tuple[int, int]:
-        """The tokens that each answer may have: the fewest that make sense, and the most.
+        """The tokens of each answer: the fewest that make sense, and the most.
 
         Raises:
-            WattfareError: ``invalid_request``; thinking alone would take them all.
+            WattfareError: ``invalid_request``; thinking alone would use all of them.
         """
         most = default if self.max_tokens is None else self.max_tokens
         if self.thinking >= most:
@@ -80,7 +80,7 @@ class ChatRequest(msgspec.Struct, frozen=True):
         return tuple([known for known in _TOKEN_FIELDS if self.body.get(known) is not None])
 
     def limited(self, tokens: int, *names: str) -> dict[str, Any]:
-        """The body with this limit, under these names and no other."""
+        """The body with this limit, under these names only."""
         body = self.body.copy()
         for name in _TOKEN_FIELDS:
             body.pop(name, None)
@@ -92,11 +92,11 @@ class ChatRequest(msgspec.Struct, frozen=True):
 
     @property
     def models(self) -> tuple[str, ...]:
-        """All models that may answer, the first one first."""
+        """All models that may answer, in order."""
         return (self.model, *self.fallbacks)
 
     def renamed(self, names: Mapping[str, str]) -> ChatRequest:
-        """The same request to the models that these aliases stand for."""
+        """The same request, with aliases replaced by their models."""
         if names.keys().isdisjoint(self.models):
             return self
         model, *others = (names.get(each, each) for each in self.models)
@@ -107,18 +107,18 @@ class ChatRequest(msgspec.Struct, frozen=True):
         return msgspec.structs.replace(self, model=model, fallbacks=tuple(others), body=body)
 
     def __repr__(self) -> str:
-        return f"ChatRequest({self.model!r}, stream={self.stream})"  # prompts are not for logs
+        return f"ChatRequest({self.model!r}, stream={self.stream})"  # prompts stay out of logs
 
 
 def read(body: bytes, *, uncut: bool = False, policy: Policy = DEFAULT_POLICY) -> ChatRequest:
     """The request in this body.
 
     Args:
-        uncut: refuse it where the budget does not pay for all that it asks for.
-        policy: what is done with fields whose cost has no bound.
+        uncut: refuse the call if the budget does not pay for all that it asks for.
+        policy: the operator's choice for fields whose cost has no bound.
 
     Raises:
-        WattfareError: ``invalid_request``, with what is wrong.
+        WattfareError: ``invalid_request``; the message says what is wrong.
     """
     check_structure(body)
     try:
@@ -165,10 +165,10 @@ def read(body: bytes, *, uncut: bool = False, policy: Policy = DEFAULT_POLICY) -
 
 
 def text_of(message: dict[str, Any]) -> str:
-    """The text of a message, whose content is a string, parts of text, or nothing.
+    """The text of a message whose content is a string, text parts, or null.
 
     Raises:
-        WattfareError: ``invalid_request``; it holds something else.
+        WattfareError: ``invalid_request``; it has other parts.
     """
     content = message.get("content")
     if content is None:
@@ -180,7 +180,7 @@ def text_of(message: dict[str, Any]) -> str:
     raise invalid_request("A message's `content` is a string, or an array of parts.")
 
 
-#: The parts whose text can be read. Of the others, such as thoughts, no model repeats any.
+#: The parts whose text counts. No model repeats others, such as thoughts.
 _READ = frozenset({"text", "input_text", "output_text"})
 _UNREAD = frozenset({"refusal", "thinking", "redacted_thinking", "reasoning", "tool_use"})
 
@@ -232,7 +232,7 @@ def _flag(fields: dict[str, Any], name: str) -> bool:
 
 
 def _include_usage(fields: dict[str, Any], stream: bool) -> bool:
-    """Does the client ask for the usage at the end of a stream? OpenAI's clients ask in
+    """True if the client asks for the usage at the end of a stream. OpenAI's clients ask in
     ``stream_options``, OpenRouter's in ``usage``."""
     if "usage" not in fields and "stream_options" not in fields:
         return False
@@ -252,7 +252,7 @@ def _object(fields: dict[str, Any], name: str) -> dict[str, Any]:
 
 def _whole(fields: dict[str, Any], name: str, most: int, prefix: str = "") -> int | None:
     value = fields.get(name)
-    # `True == 1`, but true is no number.
+    # `True == 1`, but true is not a number.
     if value is not None and not (type(value) is int and 1 <= value <= most):
         raise invalid_request(f"`{prefix}{name}` is a whole number from 1 to {most:,}.")
     return value
@@ -269,7 +269,7 @@ def _thinking(fields: dict[str, Any]) -> int:
 
 
 def _thinking_budget(fields: dict[str, Any]) -> int:
-    # 0 stands for none, and -1 for as many as the model wants.
+    # 0 means no limit, and -1 means as many as the model wants.
     if fields.get("thinking_budget") in (0, -1):
         return 0
     return _whole(fields, "thinking_budget", MAX_TOKENS) or 0
@@ -278,7 +278,7 @@ def _thinking_budget(fields: dict[str, Any]) -> int:
 def _inner(fields: dict[str, Any], name: str, limit: str) -> int | None:
     value = fields.get(name)
     if not isinstance(value, dict):
-        return None  # the table of fields says what it has to be
+        return None  # the table of fields checks it
     return _whole(cast("dict[str, Any]", value), limit, MAX_TOKENS, f"{name}.")
 
 

@@ -1,11 +1,11 @@
 """Counts the tokens of a prompt as OpenAI's models do, with the extra ``wattfare-mw[tokenizer]``.
 
-The package has its vocabularies in it, so that nothing is downloaded. A count is a bound only for
-the models that have this very tokenizer: on another one's, the same text can have many times as
-many tokens. All other models keep the bound of :mod:`.prompt_bound`.
+The package includes its vocabularies, so nothing is downloaded. A count is a bound only for models
+with exactly this tokenizer, because another one can make many times as many tokens of the same
+text. Other models keep the bound of :mod:`.prompt_bound`.
 
-What is counted is each text by itself, and the rest of the request as JSON: OpenAI's models read
-tools as TypeScript, which has fewer tokens than the same in JSON.
+It counts each text separately, and the rest of the request as JSON. OpenAI's models read tools as
+TypeScript, which has fewer tokens than JSON.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from typing import Any, cast
 from . import prompt_bound
 from .families import bare
 
-#: What OpenAI's models add around a call, a message and tools, with room: gpt-oss adds about 110,
-#: 4 and 40 (github.com/openai/harmony, docs/format.md), and the others add less.
+#: The tokens that OpenAI's models add around a call, a message and tools, with some room: gpt-oss
+#: adds about 110, 4 and 40 (github.com/openai/harmony, docs/format.md), and the others add less.
 PER_CALL = 150
 PER_MESSAGE = 8
 WITH_TOOLS = 80
 
-#: Text is counted in pieces of so many characters. Two halves never have fewer tokens than the
-#: whole, but for a few that the seam can change.
+#: Text is counted in pieces of this many characters. Two halves have at least as many tokens as the
+#: whole, except for a few at the seam.
 _PIECE = 2**16
-#: A seam between two pieces, or between two parts of a message.
+#: Tokens for a seam between two pieces, or between two parts of a message.
 _SEAM = 1
 _NAMES = (
     # By the name of the model, as in OpenAI's own package: openai/tiktoken, tiktoken/model.py.
@@ -39,7 +39,8 @@ _NAMES = (
 
 @lru_cache(maxsize=1)
 def is_installed() -> bool:
-    """Is the extra there? The first call reads it: not for an event loop."""
+    """True if the extra is installed. The first call imports it, so do not call it on an event
+    loop."""
     try:
         import bpe_openai  # noqa: F401  # pyright: ignore[reportMissingTypeStubs,reportUnusedImport]
     except ImportError:
@@ -56,17 +57,19 @@ def encoding_of(model: str) -> str | None:
 
 
 def count(encoding: str, text: str) -> int:
-    """The tokens of this text. The first call reads the vocabulary: not for an event loop."""
+    """The tokens of this text. The first call reads the vocabulary, so do not call it on an event
+    loop."""
     encode = _encoder(encoding)
     if not text.isascii():
-        # A tokenizer reads UTF-8, which has no half pairs. One becomes a mark of three bytes.
+        # A tokenizer reads UTF-8, which has no half surrogate pairs. Each becomes a mark of three
+        # bytes.
         text = text.encode("utf-8", "replace").decode()
     pieces = [text[start : start + _PIECE] for start in range(0, len(text), _PIECE)]
     return sum(len(encode(piece)) + _SEAM for piece in pieces) - (_SEAM if pieces else 0)
 
 
 def tokens(encoding: str, body: dict[str, Any], text: list[dict[str, Any]]) -> int:
-    """More tokens than this tokenizer makes of this request's prompt.
+    """A bound of the tokens of this request's prompt, for this tokenizer.
 
     Args:
         text: the messages without the data of their attachments.
@@ -98,7 +101,7 @@ def _content(encoding: str, content: object) -> int:
 
 
 def _lines(encoding: str, text: str) -> int:
-    """A description of many lines has a mark before each of them."""
+    """The marks of a description with many lines, one before each line."""
     return count(encoding, text) + 2 * text.count("\\n")
 
 

@@ -1,6 +1,6 @@
-"""What a provider reports about one call: how many tokens of each kind, and what it charges.
+"""A provider's report about one call: the tokens of each kind, and the cost.
 
-Providers use different names, and count in different ways. This module reads all of them into one
+Providers use different names and count in different ways. This module converts all of them into one
 shape. A part that cannot be true (a negative number, more cached tokens than the prompt has) is
 ignored, and the other parts still count. ``tests/providers`` has an example of each provider.
 
@@ -72,8 +72,8 @@ class ReportedUsage(msgspec.Struct, frozen=True):
     """What one report says.
 
     Attributes:
-        prompt: are there prompt tokens in ``counts``? No prompt has none, so 0 means no report.
-        completion: are there completion tokens in it? They can be 0.
+        prompt: True if ``counts`` has prompt tokens. Every prompt has some, so 0 means no report.
+        completion: True if it has completion tokens. They can be 0.
         cost: what the provider charges, in nano-dollars; None if it does not say.
     """
 
@@ -84,7 +84,8 @@ class ReportedUsage(msgspec.Struct, frozen=True):
 
 
 def find(answer: dict[str, Any]) -> Iterable[tuple[int | None, dict[str, Any]]]:
-    """The usage objects in an answer or a chunk, each with the index of its choice, or None.
+    """The usage objects in an answer or a chunk, each with the index of its choice (None for the
+    whole answer).
 
     A report for the whole answer comes from one place: ``usage``, a vendor's own key
     (``x_groq.usage``), or the answer itself (Google's, Ollama's and llama.cpp's own names).
@@ -119,7 +120,7 @@ def _find_elsewhere(answer: dict[str, Any]) -> Iterator[tuple[int | None, dict[s
             yield (place if index is None else index), cast("dict[str, Any]", usage)
 
 
-#: Objects beside ``usage`` that are usage: Google's, Bedrock's.
+#: Other objects with usage: Google's and Bedrock's.
 _OWN_NAMES = frozenset({"usageMetadata", "usage_metadata", "amazon-bedrock-invocationMetrics"})
 #: Fields that only a report has.
 _OWN_COUNTS = frozenset({"prompt_eval_count", "eval_count"})
@@ -149,7 +150,7 @@ def read(usage: dict[str, Any]) -> ReportedUsage:
     if total is not None and prompt and total - prompt > (completion or 0):
         completion = total - prompt
     elif completion is not None and reasoning > completion:
-        # It cannot be a part of them. Perplexity's total does not include it either.
+        # It cannot be part of them. Perplexity's total does not include it either.
         completion += reasoning
     if not _PARTS_OF_ANSWER.isdisjoint(found):
         answer = _plausible_parts(
@@ -284,10 +285,10 @@ def _prompt_parts(found: dict[str, int]) -> dict[str, int]:
 
 
 def _stand_beside(found: dict[str, int], prompt: int, cached: int, beside: int) -> bool:
-    """Are the cached tokens no part of the prompt tokens?
+    """True if the cached tokens are not part of the prompt tokens.
 
     Args:
-        beside: those under a name of a provider that counts them beside the prompt.
+        beside: cached tokens under a name that means they are counted beside the prompt.
     """
     if beside and ("prompt" not in found or beside > prompt):
         return True
@@ -296,7 +297,7 @@ def _stand_beside(found: dict[str, int], prompt: int, cached: int, beside: int) 
 
 
 def _plausible_parts(whole: int, parts: dict[str, int]) -> dict[str, int]:
-    """The parts that fit into the whole, in this order. One that does not fit cannot be true."""
+    """The parts that fit into the whole, in this order. A part that does not fit cannot be true."""
     left = whole
     fitting: dict[str, int] = {}
     for name, count in parts.items():

@@ -1,5 +1,5 @@
-"""What a serving process does all the time: renew the lease of its calls, and settle what others
-left behind."""
+"""A background task of each process: renew the lease of its calls, and settle calls of dead
+processes."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from ...errors import WattfareError
 from ...logs import describe, get_logger
 from .runner import CallRunner
 
-#: How often the lease is renewed, and streams are recorded, in seconds.
+#: How often the lease is renewed and the cost of streams is recorded, in seconds.
 RENEW_SECONDS = 0.3
-#: How often it is looked for what others left behind, in seconds.
+#: How often to look for calls of dead processes, in seconds.
 SWEEP_SECONDS = 1.0
 
 log = get_logger("wattfare_mw.service", show_messages=False)
@@ -26,7 +26,7 @@ class LeaseKeeper:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
-        """Begin the lease, and settle what is there to be settled."""
+        """Begin the lease, and settle the calls of dead processes."""
         await self._runner.renew()
         await self._sweep()
         self._tasks = [
@@ -35,7 +35,7 @@ class LeaseKeeper:
         ]
 
     async def close(self) -> None:
-        """Stop; what could not be settled so far gets its last chance."""
+        """Stop. Try once more to settle what could not be settled before."""
         for task in self._tasks:
             task.cancel()
         for task in self._tasks:
@@ -49,7 +49,7 @@ class LeaseKeeper:
         while True:
             await asyncio.sleep(RENEW_SECONDS)
             try:
-                # A database that says nothing is as good as none: the calls end in time.
+                # A database that does not answer counts as unavailable, so the calls end in time.
                 async with asyncio.timeout(max(0, self._runner.seconds_left) or None):
                     await self._runner.renew()
             except (WattfareError, TimeoutError) as error:
@@ -71,7 +71,7 @@ class LeaseKeeper:
             try:
                 await self._sweep()
             except WattfareError:
-                pass  # the database is gone, of which the renewal tells
+                pass  # the database is unavailable; the renewal logs it
             except Exception:
                 log.exception("the sweep failed")
 

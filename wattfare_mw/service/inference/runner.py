@@ -1,7 +1,7 @@
 """Runs one call from its reservation to its settlement.
 
-Reserve, forward, settle. The settlement is in a ``finally``. It comes before the client can know
-that the answer is over. Once the store has it, it is carried out even if the task is cancelled.
+The settlement is in a ``finally``, and comes before the client sees the end of the answer. The
+store completes it even if the task is cancelled.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ from ..records import (
 from .true_costs import OpenQuestion, TrueCosts
 from .waiting import BudgetQueues
 
-#: How long calls are forwarded after the last renewal, in seconds: well within the lease, so
-#: that nobody else settles a call that is still being answered.
+#: How long calls are forwarded after the last renewal, in seconds. It is well below the length of a
+#: lease, so that no other process settles a call that is still being answered.
 FORWARD_SECONDS = LEASE_SECONDS - 2
 
 log = get_logger("wattfare_mw.service", show_messages=False)
@@ -86,14 +86,14 @@ class ActiveCall:
         self._timer: asyncio.TimerHandle | None = None
 
     def stop(self, error: WattfareError, ended: str = "cut_off") -> None:
-        """End the call here; its client is told this."""
+        """End the call, and send its client this error."""
         if self.cut is None and self._task is not None:
             self.cut, self.ended = error, ended
             self._task.cancel()
 
     def detach(self, seconds: float) -> bool:
-        """The client has left. Does the call go on, for at most this time?"""
-        # What is not sent costs nothing, so it is not sent any more.
+        """Record that the client has left. True if the call goes on, for at most this time."""
+        # A prompt that was not sent costs nothing, so it is not sent any more.
         if not self.detached and self._job.detaches and self._job.meter.sent:
             self.detached = True
             loop = asyncio.get_running_loop()
@@ -101,18 +101,18 @@ class ActiveCall:
         return self.detached
 
     def end(self) -> None:
-        """The call is over. No timer stops it any more."""
+        """Cancel the timer. The call is over."""
         if self._timer is not None:
             self._timer.cancel()
 
     def reading(self) -> MeterReading | None:
-        """What a stream has cost so far, if that is worth recording."""
+        """What a stream has cost so far; None if it has grown too little to record."""
         meter, name = self._job.meter, self._job.generation_id
         reserved = meter.granted
         if not self.call.stream or reserved is None:
             return None
         unbounded = self.call.bounds.unbounded
-        # What is not known counts as all that is held, which is not what it has cost so far.
+        # The meter counts an unknown cost as the whole hold, which is not the cost so far.
         cost = min(meter.cost(), reserved) if meter.is_known or not unbounded else 0
         if not rules.is_worth_recording(reserved, self._recorded, cost, unbounded=unbounded) and (
             name is None or name == self._recorded_id
@@ -124,12 +124,12 @@ class ActiveCall:
         )
 
     def note(self, reading: MeterReading) -> None:
-        """This has been recorded."""
+        """Note that this reading is recorded."""
         self._recorded, self._recorded_id = reading.cost, reading.generation_id
 
     def question(self, ended: str) -> OpenQuestion | None:
-        """The question what this call cost, if it is a stream that has no proper end, and if the
-        provider keeps records."""
+        """The open question what this call cost; None unless it is a stream that broke off at a
+        provider that keeps records."""
         meter, name = self._job.meter, self._job.generation_id
         if meter.complete or name is None or not self.call.stream:
             return None
@@ -143,23 +143,24 @@ class ActiveCall:
         )
 
     def resume(self) -> None:
-        """The cancellation has been heard; what is left to do goes on."""
+        """Take back the cancellation, so that the rest of the work can run."""
         if self._task is not None:
             self._task.uncancel()
 
 
 class CallRunner:
-    """Runs calls, and knows those in flight. They run on a lease, which someone has to renew.
+    """Runs calls, and keeps track of those in flight. Calls run under a lease, which :meth:`renew`
+    must extend.
 
     Args:
-        true_costs: asks what a stream cost that was not read to its end; None if the provider
-            keeps no records.
+        true_costs: asks for the cost of streams that were not read to their end; None if the
+            provider keeps no records.
         keys: the keys of payers; None if no payer has any.
-        needs_funding: is a call refused that no payer's key pays for?
+        needs_funding: refuse calls that no payer's key pays for.
         detached_seconds: how long a call may go on without its client, in seconds.
-        overrun: is told what a stream cost beyond its reservation, in nano-dollars, if a record
-            says so. The job itself counts what is beyond it in an answer.
-        public_url: where people open the service's pages.
+        overrun: called with the cost of a stream beyond its reservation, in nano-dollars, if a
+            record tells it. The job counts such costs that an answer tells.
+        public_url: the base URL of the service's pages.
     """
 
     def __init__(
@@ -183,27 +184,27 @@ class CallRunner:
         self._needs_funding = needs_funding
         self._detached_seconds = detached_seconds
         self._active: set[ActiveCall] = set()
-        self._ending: set[ActiveCall] = set()  # those in flight, and those that are being settled
-        self._all_ended: asyncio.Event | None = None  # where somebody waits for that
+        self._ending: set[ActiveCall] = set()  # in flight, or being settled
+        self._all_ended: asyncio.Event | None = None  # set if something waits for that
         self._forward_until = -math.inf
-        # Those that the database could not be told the end of. Their number is bounded by the
-        # lease: without a database, nothing new is let in.
+        # Calls that could not be settled, because the database was unavailable. The lease bounds
+        # their number: without a database, no new call is let in.
         self._unsettled: dict[str, tuple[Account, Outcome]] = {}
-        # Streams that have ended, by reservation, and the tasks that ask what they cost.
+        # Streams that have ended, by reservation, and the tasks that ask for their costs.
         self._questions: dict[str, OpenQuestion] = {}
         self._asking: set[asyncio.Task[None]] = set()
         self._queues = BudgetQueues()
         self._stopping = False
 
     def cut_off(self, error: WattfareError, whose: Callable[[InferenceCall], bool]) -> None:
-        """End the calls in flight that ``whose`` picks; each client is told ``error``."""
+        """End the calls in flight that ``whose`` selects. Each client gets ``error``."""
         for active in list(self._active):
             if whose(active.call):
                 active.stop(error)
 
     def detach(self, call_id: str) -> bool:
-        """The client of this call has left. Does the call go on without it? It does if its
-        provider would charge for the whole answer anyway. If not, cancel its task."""
+        """Record that the client of this call has left. Returns True if the call goes on, because
+        its provider charges for the whole answer anyway. If False, the caller cancels its task."""
         for active in self._active:
             if active.call.id == call_id:
                 return active.detach(self._detached_seconds)
@@ -215,22 +216,22 @@ class CallRunner:
         return len(self._queues)
 
     def stop_waiting(self, error: WattfareError) -> None:
-        """End the calls that wait for their budget; each client is told ``error``."""
+        """End the calls that wait for their budget. Each client gets ``error``."""
         for active in list(self._active):
             if active.waits:
                 active.stop(error)
 
     def stop(self, error: WattfareError) -> None:
-        """End the calls that are left; each client is told ``error``. Nothing is asked any more:
-        another process asks, or this one when it starts again."""
+        """End all calls, and stop asking for true costs. Each client gets ``error``. Another
+        process asks for the costs, or this one after a restart."""
         self._stopping = True
         for task in self._asking:
             task.cancel()
         self.cut_off(error, lambda _: True)
 
     async def close(self, error: WattfareError) -> None:
-        """End the calls that are left, and wait until each is settled: a client that does not
-        take its last words keeps nobody waiting."""
+        """End all calls, and wait until each is settled. A client that does not read its error
+        delays nothing."""
         self.stop(error)
         if self._asking:
             await asyncio.wait(self._asking)
@@ -239,12 +240,12 @@ class CallRunner:
             await self._all_ended.wait()
 
     async def renew(self) -> None:
-        """Renew the lease, note with it what the streams have cost, and cut off those calls whose
-        user has taken the connection back. To be called all the time: without a renewal, calls
-        are cut off before others may take them for dead.
+        """Renew the lease, record what streams have cost, and cut off calls whose connection was
+        revoked. Call it regularly: without a renewal, calls are cut off before the lease ends and
+        another process can settle them.
 
         Raises:
-            WattfareError: 503, the database is not there.
+            WattfareError: 503; the database is unavailable.
         """
         began = steady_seconds()
         streams = (*self._active, *self._questions.values())
@@ -253,7 +254,7 @@ class CallRunner:
         if not renewal.held:
             self._lose()
             return
-        # Counted from before the question was asked: the database counts from later.
+        # Counted from before the query. The database counts from a later moment.
         self._forward_until = began + FORWARD_SECONDS
         for stream, each in readings.items():
             stream.note(each)
@@ -262,10 +263,10 @@ class CallRunner:
         await self._settle_unsettled()
 
     def check_lease(self) -> None:
-        """Is there time left in which these calls are ours?
+        """Check that the lease still covers these calls.
 
         Raises:
-            WattfareError: 503, there is none; all that is in flight is cut off.
+            WattfareError: 503; it does not, and all calls in flight are cut off.
         """
         if steady_seconds() >= self._forward_until:
             self._lose()
@@ -301,14 +302,14 @@ class CallRunner:
         return None
 
     async def sweep(self) -> tuple[int, int]:
-        """End what other processes left behind when they died. Returns how many calls are
-        settled, and how many streams are asked about first."""
+        """Settle the calls of dead processes. Returns how many were settled, and how many streams
+        wait for the provider's record."""
         if self._true_costs is None:
             return await self._store.sweep(), 0
         swept = await self._store.sweep(keep_streams=True)
         taken = [] if self._stopping else await self._store.take_over()
         for stream in taken:
-            # One of our own, maybe, which we held by a lease that has run out.
+            # It may be a stream of this process, from a lease that has expired.
             if stream.reservation_id not in self._questions:
                 self._ask(
                     OpenQuestion(
@@ -324,8 +325,8 @@ class CallRunner:
         return swept, len(taken)
 
     def _ask(self, question: OpenQuestion) -> asyncio.Task[None] | None:
-        """Settle a stream once its true cost is known, or cannot be learned. Its reservation holds
-        until then. Returns the task that does it; None if nothing is asked any more."""
+        """Settle a stream once its true cost is known, or cannot be learned. Its reservation lasts
+        until then. Returns the task, or None if this process has stopped asking."""
         self._questions[question.reservation_id] = question
         if self._stopping or self._true_costs is None:
             return None
@@ -350,8 +351,8 @@ class CallRunner:
             del self._questions[this]
 
     async def _reserve_in_turn(self, active: ActiveCall, job: Job, wait: float) -> Granted:
-        """Reserve for a call, and wait up to so many seconds if only other calls of its account are
-        in the way. Returns how much is reserved, and whose money pays."""
+        """Reserve for a call. If only other calls of the same account hold the budget, wait up to
+        this many seconds. Returns the amount, and the funding that pays."""
         loop = asyncio.get_running_loop()
         until = loop.time() + wait
         with self._queues.place(active.call.account) as place:
@@ -371,7 +372,7 @@ class CallRunner:
                     active.waits = False
 
     async def _explain(self, refusal: WattfareError, account: Account) -> None:
-        """Say how long the oldest call has run that is in the way, if one is."""
+        """Add to the error how long the oldest call in flight has run."""
         if refusal.limited_by == rules.IN_FLIGHT:
             with suppress(WattfareError):
                 rules.in_flight_for(refusal, await self._store.oldest_call(account))
@@ -385,19 +386,19 @@ class CallRunner:
         *,
         wait: float = 0,
     ) -> None:
-        """Run a call, in a task of its own. When the client leaves, ask :meth:`detach`; if the
-        call does not go on, cancel the task.
+        """Run a call, in a task of its own. If the client leaves, call :meth:`detach`, and cancel
+        the task if it returns False.
 
         Args:
             wait: how long to wait if other calls of this account hold the budget, in seconds.
-            started: called once the upstream has the request, which the job then holds no longer.
+            started: called when the upstream has the request. The job then drops it.
 
         Raises:
-            WattfareError: it failed, or was refused, before anything was sent.
+            WattfareError: it failed or was refused before anything was sent to the client.
         """
         self.check_lease()
         active = ActiveCall(call, job)
-        # Known before it is reserved, so that nothing can slip in between.
+        # Registered before the reservation, so that a revocation in between is seen.
         self._active.add(active)
         self._ending.add(active)
         begun = False
@@ -412,7 +413,7 @@ class CallRunner:
                 return
             await self._settle(call.id, call.account, job.meter.outcome(ended))
             settled = True
-            self._active.discard(active)  # what is paid for is delivered
+            self._active.discard(active)  # deliver what is paid for
             self._leave(active)
 
         try:
@@ -424,7 +425,8 @@ class CallRunner:
             except WattfareError as refusal:
                 settled = True  # there is nothing to settle
                 if refusal.http_status == 503:
-                    # Nobody knows: the database may have heard, and its answer been lost.
+                    # The outcome is unknown: the database may have committed, and its answer was
+                    # lost.
                     self._unsettled[call.id] = call.account, Outcome(ended="failed")
                 await self._explain(refusal, call.account)
                 raise
@@ -451,7 +453,7 @@ class CallRunner:
             active.resume()
         except OSError:
             job.meter.left()
-            ended = "client_gone"  # some servers say so when they are given something to send
+            ended = "client_gone"  # some servers raise this on a write
         except WattfareError as failure:
             ended, error = "failed", failure
             if isinstance(failure, KeyRefusedError) and active.funding_id is not None:
@@ -472,7 +474,8 @@ class CallRunner:
                 else:
                     asking = self._ask(question)
                     self._leave(active)
-            # It counts as a call at once until it is settled. Its client is told before that.
+            # It counts towards the calls at once until it is settled. Its client gets the error
+            # first.
             if asking is not None and error is None:
                 await asyncio.wait({asking})
         if error is None:
@@ -484,8 +487,8 @@ class CallRunner:
                 await asyncio.wait({asking})
 
     async def _reserve(self, call: InferenceCall, job: Job) -> Granted:
-        """Reserve for this call, and return how much, and whose money pays. Only if its bounds do
-        not fit what is left, closer ones are looked for."""
+        """Reserve for this call. If its bounds do not fit what is left, compute closer ones and try
+        again. Returns the amount, and the funding that pays."""
         try:
             granted = await self._store.reserve(call, self._terms)
         except (WattfareBudgetExceededError, WattfareGrantError, WattfareRateLimitError):
@@ -522,7 +525,7 @@ class CallRunner:
     async def _tell(
         self, error: WattfareError, active: ActiveCall, output: Output, *, begun: bool
     ) -> None:
-        """Tell the client of a call, if it is there, how the call has ended."""
+        """Send the client of a call, if it is still there, the error that ended the call."""
         call = active.call
         if active.detached:
             log.warning(
@@ -543,11 +546,11 @@ class CallRunner:
         while not job.meter.complete:
             if steady_seconds() >= self._forward_until:
                 self._lose()
-                await asyncio.sleep(0)  # to hear of it
+                await asyncio.sleep(0)  # to notice it
             if not active.detached:
                 try:
                     await output.write(events)
-                except OSError:  # some servers say so that the client has left
+                except OSError:  # some servers raise this if the client has left
                     if not active.detach(self._detached_seconds):
                         raise
             events = await job.read_events()
@@ -559,7 +562,7 @@ class CallRunner:
         try:
             await settle()
         except WattfareError as failure:
-            # The reservation stands, and is settled when the database is there again.
+            # The reservation stays. It is settled when the database is available again.
             self._unsettled[active.call.id] = active.call.account, job.meter.outcome(ended)
             log.error(
                 "call not settled: %s request_id=%s", describe(failure), active.call.request_id

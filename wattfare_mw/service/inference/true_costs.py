@@ -1,4 +1,4 @@
-"""Asks a provider what a stream cost that was not read to its end, until its record is there."""
+"""Asks a provider for the cost of streams that were not read to their end."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from ..models.credential import Credential, PayerKeys
 from ..models.provider import Provider
 from ..records import Account, MeterReading, Outcome
 
-#: How long a record is asked for, in seconds.
+#: How long to go on asking for a record, in seconds.
 RECORD_SECONDS = 60.0
 #: The pause before the first question, in seconds. Each pause is twice as long as the last one, up
 #: to the longest.
 FIRST_PAUSE = 0.25
 LONGEST_PAUSE = 8.0
-#: So many questions at a time: a process can leave thousands of streams behind.
+#: The most questions at a time: a process that dies can leave thousands of streams.
 QUESTIONS_AT_ONCE = 16
 
 log = get_logger("wattfare_mw.service", show_messages=False)
 
 
 class TrueCosts:
-    """Asks this provider, of which each record may come late.
+    """Asks this provider. A record can appear some seconds after its stream.
 
     Args:
-        seconds: how long each record is asked for.
+        seconds: how long to go on asking for each record.
         keys: the keys of payers. A record is shown to the key that paid.
     """
 
@@ -45,7 +45,7 @@ class TrueCosts:
         self._turns = asyncio.Semaphore(QUESTIONS_AT_ONCE)
 
     async def ask(self, generation_id: str, funding_id: str | None = None) -> int | None:
-        """What this generation cost, in nano-dollars; None if the provider does not tell in
+        """The cost of this generation, in nano-dollars; None if the provider does not tell it in
         time.
 
         Args:
@@ -69,27 +69,27 @@ class TrueCosts:
                 credential = await self._credential(funding_id)
                 return await self._provider.true_cost(generation_id, credential)
             except WattfareFundingError:
-                raise  # the key is gone, so the record will not be seen
+                raise  # the key is gone, so the record cannot be read
             except WattfareError as error:
-                # 404 is usual: the record comes some seconds after the stream.
+                # 404 is usual: the record appears some seconds after the stream.
                 log.debug("no record yet: %s", describe(error))
                 return None
 
     async def _credential(self, funding_id: str | None) -> Credential | None:
         if funding_id is None or self._keys is None:
             return None
-        # From the database: the payer may have removed it since.
+        # From the database, because the payer may have removed it meanwhile.
         return await self._keys.credential(funding_id, fresh=True)
 
 
 class OpenQuestion(msgspec.Struct, eq=False):
-    """A stream that has ended, and whose true cost is asked for.
+    """A stream that has ended, and whose true cost is not known yet.
 
     Attributes:
-        outcome: what it is settled at if the provider does not tell.
-        if_told: how it has ended if the provider tells.
+        outcome: the settlement if the provider does not tell the cost.
+        if_told: how it ends if the provider tells the cost.
         funding_id: whose key paid; None for the operator's.
-        is_recorded: does the database know ``outcome`` and the id?
+        is_recorded: True if the database has ``outcome`` and the id.
     """
 
     reservation_id: str
@@ -101,7 +101,7 @@ class OpenQuestion(msgspec.Struct, eq=False):
     is_recorded: bool = False
 
     def reading(self) -> MeterReading | None:
-        """What another process has to know, if it is not recorded so far."""
+        """What another process needs to know; None if it is already recorded."""
         if self.is_recorded:
             return None
         return MeterReading(
@@ -114,11 +114,11 @@ class OpenQuestion(msgspec.Struct, eq=False):
         )
 
     def note(self, reading: MeterReading) -> None:
-        """This has been recorded."""
+        """Note that this reading is recorded."""
         self.is_recorded = True
 
     def answered(self, cost: int | None) -> Outcome:
-        """What the stream is settled at, now that the provider has said this."""
+        """The settlement of the stream, given the provider's answer."""
         if cost is None:
             return self.outcome
         return msgspec.structs.replace(

@@ -1,9 +1,8 @@
-"""Calls that wait until other calls of their account end and free the budget, in the order in which
-they came.
+"""Queues of calls that wait until other calls of their account end and free the budget.
 
-A call that ends in this process wakes the first that waits for the same account. Nothing tells of a
-call that ends in another process, or of a cap that is raised, so the first one also looks again
-every :data:`LOOK_SECONDS`.
+A call that ends in this process wakes the first in the queue of its account. A call that ends in
+another process and a raised cap wake no queue, so the first one also tries again every
+:data:`LOOK_SECONDS`.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from contextlib import contextmanager, suppress
 
 from ..records import Account
 
-#: How often the first call of a queue looks whether the budget is free, in seconds.
+#: How often the first call of a queue tries again, in seconds.
 LOOK_SECONDS = 0.5
 
 
@@ -31,15 +30,15 @@ class Place:
         return self._queue[0] is self
 
     def wake(self) -> None:
-        """The budget may be free, or it may be this call's turn."""
+        """Wake this call: the budget may be free, or it may be its turn."""
         self._woken.set()
 
     def look(self) -> None:
-        """From now on, :meth:`wait` waits for what happens later."""
+        """Forget earlier wake-ups."""
         self._woken.clear()
 
     async def wait(self, seconds: float) -> None:
-        """Wait until something has happened, but no longer than this."""
+        """Wait until this call is woken, at most this many seconds."""
         if self.is_first:
             seconds = min(seconds, LOOK_SECONDS)
         with suppress(TimeoutError):
@@ -48,14 +47,14 @@ class Place:
 
 
 class BudgetQueues:
-    """The queues of this process, one for each account who has calls that wait."""
+    """The queues of this process, one for each account with waiting calls."""
 
     def __init__(self) -> None:
         self._queues: dict[Account, list[Place]] = {}
 
     @contextmanager
     def place(self, account: Account) -> Generator[Place]:
-        """A place at the end of the account's queue, until the call is let in or gives up."""
+        """Hold a place at the end of the account's queue."""
         queue = self._queues.setdefault(account, [])
         place = Place(queue)
         queue.append(place)
@@ -73,7 +72,7 @@ class BudgetQueues:
         return sum(map(len, self._queues.values()))
 
     def freed(self, account: Account) -> None:
-        """A call of this account has ended."""
+        """Wake the queue of this account, because one of its calls has ended."""
         queue = self._queues.get(account)
         if queue:
             queue[0].wake()

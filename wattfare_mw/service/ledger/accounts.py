@@ -1,22 +1,25 @@
-"""Apps, connections and grants in SQL, for any database: each function reads, asks the rules and
-writes, inside the one transaction of the connection that it is given."""
+"""Apps, connections and grants in SQL, for any database.
+
+Each function reads, asks the rules and writes, inside the transaction of its connection.
+"""
 
 from __future__ import annotations
 
 from datetime import datetime
 from typing import Any, Literal
 
-from sqlalchemy import ColumnElement, bindparam, case, func, insert, select, update
+from sqlalchemy import ColumnElement, Table, bindparam, case, func, insert, select, update
 from sqlalchemy import Connection as Sql
 from sqlalchemy.dialects import postgresql, sqlite
 
+from ...errors import invalid_request
 from ..records import App, GrantBudget, Terms, Totals
 from . import rules, schema
 from .clock import seconds
 
 
 def add_app(sql: Sql, app: App, now: datetime) -> None:
-    """Keep a new app."""
+    """Store a new app."""
     sql.execute(
         insert(schema.apps).values(
             id=app.id,
@@ -30,22 +33,49 @@ def add_app(sql: Sql, app: App, now: datetime) -> None:
 
 
 def app_by_publishable_key(sql: Sql, key: str) -> App | None:
-    """The app that this publishable key names."""
+    """The app with this publishable key."""
     table = schema.apps
     in_use = (table.c.publishable_key == key, table.c.deleted_at.is_(None))
     row = sql.execute(select(table).where(*in_use)).mappings().first()
     return None if row is None else App(*(row[name] for name in App.__struct_fields__))
 
 
+def lock_app(sql: Sql, app_id: str, *, alone: bool = False) -> None:
+    """Keep an app in use until the end of the transaction.
+
+    A transaction takes its locks in this order: the payer, approvals, the app, funding,
+    connections, grants. Several rows of one table are locked in the order of their keys. So no two
+    transactions wait for each other. A lock on an app lets rows with a foreign key in: a call
+    writes such rows while it holds its connection or its grant.
+
+    Args:
+        alone: one transaction at a time for each app.
+
+    Raises:
+        WattfareError: ``invalid_request``, 409; the app is deleted.
+    """
+    table = schema.apps
+    wanted = select(table.c.id).where(table.c.id == app_id, table.c.deleted_at.is_(None))
+    locked = wanted.with_for_update(key_share=alone, read=not alone)
+    if sql.execute(locked).first() is None:
+        raise invalid_request("The app is deleted.", 409)
+
+
+def lock_rows(sql: Sql, table: Table, *where: ColumnElement[bool]) -> None:
+    """Lock these rows in the order of their keys, before a statement that changes them all."""
+    keys = table.primary_key.columns
+    sql.execute(select(*keys).where(*where).order_by(*keys).with_for_update()).all()
+
+
 def setting(sql: Sql, name: str, fresh: bytes) -> bytes:
-    """What is kept under this name; ``fresh``, from now on, where nothing is."""
+    """The value stored under this name. If there is none, store ``fresh`` and return it."""
     table = schema.settings
     sql.execute(_upsert(sql, table).values(name=name, value=fresh).on_conflict_do_nothing())
     return sql.execute(select(table.c.value).where(table.c.name == name)).scalar_one()
 
 
 def note_health(sql: Sql, now: datetime) -> None:
-    """Write a row that nobody reads, to see whether the database takes it."""
+    """Write a row that nothing reads, to see whether the database accepts writes."""
     value = str(seconds(now)).encode()
     sql.execute(
         _upsert(sql, schema.settings)
@@ -66,10 +96,10 @@ def connect(
     funding_id: str | None = None,
     label: str | None = None,
 ) -> bool:
-    """Connect a user's budget, or change its cap, payer and funding. False, and nothing has
-    changed: the connection has been revoked since this epoch. None is any epoch.
+    """Connect a user's budget, or change its cap, payer and funding. Returns False and changes
+    nothing if the connection was revoked after this epoch. An epoch of None always connects.
 
-    A new payer takes the place of the former one, whose calls in flight are cut off.
+    A new payer replaces the former one. Calls in flight of the former payer are cut off.
 
     Args:
         payer_id: the person whose budget it is; ``""`` for none.
@@ -78,7 +108,9 @@ def connect(
 
     Raises:
         WattfareFundingError: the payer has no such funding, or it is not valid.
+        WattfareError: ``invalid_request``, 409; the app is deleted.
     """
+    lock_app(sql, app_id)
     _check_funding(sql, payer_id, funding_id)
     table = schema.connections
     # One statement: two approvals at once must not both take the user for a new one.
@@ -123,7 +155,7 @@ def change_cap(
     payer_id: str | None = None,
     only_lower: bool = False,
 ) -> bool:
-    """Change the cap of a connection. Its payer and funding stay. False, and nothing has changed,
+    """Change the cap of a connection. Its payer and funding stay. Returns False and changes nothing
     if there is no such connection.
 
     Args:
@@ -162,7 +194,7 @@ def change_cap(
 def revoke(
     sql: Sql, app_id: str, user_id: str, now: datetime, *, payer_id: str | None = None
 ) -> bool:
-    """Take a connection back. What the user was billed stays. False if there was none.
+    """Revoke a connection. What was billed stays. Returns False if there is no connection.
 
     Args:
         payer_id: only if it is this payer's; None: any payer's.
@@ -178,14 +210,18 @@ def revoke(
 
 
 def revoke_app(sql: Sql, app_id: str, now: datetime) -> None:
-    """Take all connections and grants of an app back."""
-    _revoke_where(sql, now, schema.connections.c.app_id == app_id)
+    """Revoke all connections and grants of an app."""
+    users, grants = schema.connections, schema.grants
+    connected = users.c.app_id == app_id, users.c.connected
+    lock_rows(sql, users, *connected)
+    _revoke_where(sql, now, *connected)
     _end_payer_connections(sql, now, "revoked", app_id=app_id)
-    _take_grants_back(sql, schema.grants.c.app_id == app_id)
+    lock_rows(sql, grants, grants.c.app_id == app_id)
+    _take_grants_back(sql, grants.c.app_id == app_id)
 
 
 def revoke_grant(sql: Sql, app_id: str, token_hash: str, *, payer_id: str | None = None) -> bool:
-    """Take a grant back. Its calls in flight are cut off. False if there is no such grant.
+    """Revoke a grant. Its calls in flight are cut off. Returns False if there is no such grant.
 
     Args:
         payer_id: only if it is this payer's; None: any payer's.
@@ -198,8 +234,8 @@ def revoke_grant(sql: Sql, app_id: str, token_hash: str, *, payer_id: str | None
 
 
 def remove_funding(sql: Sql, payer_id: str, funding_id: str, now: datetime) -> bool:
-    """Delete the key of a funding, and take back the connections and grants that it pays for.
-    Their calls in flight are cut off. False if the payer has no such funding."""
+    """Delete the key of a funding, and revoke the connections and grants that it pays for. Their
+    calls in flight are cut off. Returns False if the payer has no such funding."""
     table, users = schema.funding, schema.connections
     # The funding first: a connection that begins now waits for it, or is found below.
     removed = sql.execute(
@@ -210,12 +246,14 @@ def remove_funding(sql: Sql, payer_id: str, funding_id: str, now: datetime) -> b
     if not removed.rowcount:
         return False
     paid = users.c.funding_id == funding_id, users.c.payer_id == payer_id
-    pairs = sql.execute(select(users.c.app_id, users.c.user_id).where(*paid, users.c.connected))
-    for app_id, user_id in pairs.all():
+    pairs = select(users.c.app_id, users.c.user_id).where(*paid, users.c.connected)
+    for app_id, user_id in sql.execute(pairs.order_by(users.c.app_id, users.c.user_id)).all():
         this = (users.c.app_id == app_id, users.c.user_id == user_id, *paid)
         if _revoke_where(sql, now, *this):
             _end_payer_connections(sql, now, "removed", app_id=app_id, user_id=user_id)
-    _take_grants_back(sql, schema.grants.c.funding_id == funding_id)
+    paid_grants = schema.grants.c.funding_id == funding_id
+    lock_rows(sql, schema.grants, paid_grants)
+    _take_grants_back(sql, paid_grants)
     return True
 
 
@@ -325,13 +363,13 @@ def grant(sql: Sql, app_id: str, token_hash: str | None) -> GrantBudget | None:
 def add_grant(
     sql: Sql, app_id: str, token_hash: str, grant: GrantBudget, terms: Terms, now: int
 ) -> None:
-    """Keep a new grant; raises the refusal."""
+    """Store a new grant, or raise the refusal."""
+    operator_pays = rules.operator_pays(grant.funding_id, terms)
+    # One at a time for each app: two at once would both find room for one.
+    lock_app(sql, app_id, alone=operator_pays)
     _check_funding(sql, grant.payer_id, grant.funding_id)
     held = 0
-    if rules.operator_pays(grant.funding_id, terms):  # else nobody asks what they hold
-        # One at a time for each app: two that look at once would both see the room for one.
-        locked = select(schema.apps.c.id).where(schema.apps.c.id == app_id).with_for_update()
-        sql.execute(locked).all()
+    if operator_pays:  # otherwise the sum is not needed
         held = sql.execute(_HELD_BY_GRANTS, {"app_id": app_id, "now": now}).scalar_one()
     grant = rules.admit_grant(int(held), grant, terms)
     sql.execute(
@@ -357,6 +395,6 @@ _HELD_BY_GRANTS = select(func.coalesce(func.sum(schema.grants.c.cap_nanos), 0)).
 
 
 def _upsert(sql: Sql, table: Any) -> Any:
-    # ON CONFLICT is the same in both, under two names.
+    # ON CONFLICT is the same in both databases, under two names.
     make: Any = sqlite.insert if sql.dialect.name == "sqlite" else postgresql.insert
     return make(table)

@@ -44,10 +44,11 @@ class AppSummary(msgspec.Struct, rename="camel", frozen=True):
 
 
 def check_origins(origins: Iterable[str]) -> list[str]:
-    """The origins of an app's pages, each as a browser sends it, and each once.
+    """The origins of an app's pages, without duplicates, each as a browser sends it.
 
     Raises:
-        WattfareError: ``invalid_request``; a browser sends none like this, or it has no TLS.
+        WattfareError: ``invalid_request``; it is not an origin as a browser sends it, or it does
+            not use TLS.
     """
     checked = list(dict.fromkeys(origins))
     for origin in checked:
@@ -126,10 +127,10 @@ def revoke_key(sql: Sql, app_id: str, *, newest: bool = False) -> None:
 
 
 def add_origins(sql: Sql, app_id: str, origins: Iterable[str]) -> None:
-    """Register origins of an app's pages. One that is registered already stays so.
+    """Register origins of an app's pages.
 
     Raises:
-        WattfareError: ``invalid_request``; there is no such app, or one is no origin.
+        WattfareError: ``invalid_request``; there is no such app, or one of them is not an origin.
     """
     checked = check_origins(origins)
     _locked(sql, app_id)
@@ -140,7 +141,7 @@ def add_origins(sql: Sql, app_id: str, origins: Iterable[str]) -> None:
 
 
 def remove_origin(sql: Sql, app_id: str, origin: str) -> None:
-    """Take back an origin of an app's pages.
+    """Remove an origin of an app's pages.
 
     Raises:
         WattfareError: ``invalid_request``; there is no such app, or it has no such origin.
@@ -152,26 +153,30 @@ def remove_origin(sql: Sql, app_id: str, origin: str) -> None:
 
 
 def delete_app(sql: Sql, app_id: str, now: datetime) -> int:
-    """End an app: its keys open nothing, its connections and grants are taken back. What
-    was billed stays in the ledger. Returns how many connections there were.
+    """Delete an app: its keys stop working, and its connections and grants are revoked. What was
+    billed stays in the ledger. Returns the number of connections.
 
     Raises:
         WattfareError: ``invalid_request``; there is no such app, or it is deleted already.
     """
-    _locked(sql, app_id)
     at, table, open_ = seconds(now), schema.connections, schema.approvals
+    # Before the app, in the order of :func:`.accounts.lock_app`. An approval that begins now does
+    # not connect anything: whoever redeems it finds that the app is deleted.
+    ours = (open_.c.app_id == app_id, open_.c.expires_at > at)
+    accounts.lock_rows(sql, open_, *ours)
+    _locked(sql, app_id)
+    sql.execute(update(open_).where(*ours).values(expires_at=at))
     connected = select(func.count()).where(table.c.app_id == app_id, table.c.connected)
     users = sql.execute(connected).scalar_one()
     accounts.revoke_app(sql, app_id, now)
-    ours = (open_.c.app_id == app_id, open_.c.expires_at > at)
-    sql.execute(update(open_).where(*ours).values(expires_at=at))
     _change(sql, app_id, deleted_at=at, other_secret_hash=None)
     return users
 
 
 def _locked(sql: Sql, app_id: str) -> Row[tuple[object, ...]]:
     """The row of an app that is in use, so that no other command changes it at the same time."""
-    row = sql.execute(select(_apps).where(_apps.c.id == app_id).with_for_update()).first()
+    wanted = select(_apps).where(_apps.c.id == app_id)
+    row = sql.execute(wanted.with_for_update(key_share=True)).first()
     if row is None:
         raise _no_such_app(app_id)
     if row.deleted_at is not None:

@@ -1,5 +1,8 @@
-"""The clocks of the ledger. Bills go by the wall clock. Leases go by a clock that is never set, so
-that a step of the wall clock neither ends a lease nor prolongs it."""
+"""The clocks of the ledger.
+
+Bills use the wall clock. Leases use a clock that is never set, so that a step of the wall clock
+neither ends a lease nor extends it.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +18,11 @@ _steady = time.monotonic if _BOOTTIME is None else partial(time.clock_gettime, _
 
 
 class LeaseTime(NamedTuple):
-    """A moment by which leases are counted.
+    """A point in time on the clock of the leases.
 
     Attributes:
-        boot: the boot of the machine since which the clock counts. A lease of another boot has
-            ended. Empty for the wall clock.
+        boot: the boot of the machine at which the clock started. A lease of another boot has ended.
+            Empty for the wall clock.
         ms: milliseconds.
     """
 
@@ -33,14 +36,14 @@ def utc_now() -> datetime:
 
 
 def steady_seconds() -> float:
-    """The seconds of a clock that is never set, and that counts the time in which the machine
-    sleeps, if the system has such a clock."""
+    """Seconds on a clock that is never set. It also counts the time in which the machine sleeps, if
+    the system has such a clock."""
     return _steady()
 
 
 def lease_now() -> LeaseTime:
-    """The moment by the clock that all processes of this machine share. If the system has no clock
-    that counts since a boot it can name, it is the wall clock."""
+    """The time on the clock that all processes of this machine share. It is the wall clock if the
+    system has no clock that starts at an identified boot."""
     boot = _boot_id()
     if not boot or _BOOTTIME is None:
         return LeaseTime("", milliseconds(utc_now()))

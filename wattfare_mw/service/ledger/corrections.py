@@ -1,5 +1,5 @@
-"""Corrects the bill of a call that another process has settled, because it took the call's own
-process for dead."""
+"""Corrects the bill of a call that another process has settled while the call's own process seemed
+dead."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from ..records import Account, Connection, Outcome, Terms, Totals
 from . import rules, schema
 from .clock import seconds
 
-#: How a call has ended whose process was taken for dead: see :func:`.rules.expire`.
+#: How a call ends if its process seems dead: see :func:`.rules.expire`.
 ASSUMED = ("abandoned", "expired", "lost")
 
 
 def correct(
     sql: Sql, reservation_id: str, account: Account, outcome: Outcome, terms: Terms, now: datetime
 ) -> int | None:
-    """Add a row that corrects the bill to what the call has cost, within its reservation, the cap
-    and the operator's ceilings, in the month of the reservation.
+    """Add a row that corrects the bill to the true cost, within the reservation, the cap and the
+    operator's ceilings. The row belongs to the month of the reservation.
 
-    Returns what is billed in addition, in nano-dollars, which may be negative; or None if there is
+    Returns what is billed in addition, in nano-dollars (it may be negative), or None if there is
     nothing to correct.
     """
     ledger = schema.ledger
@@ -88,7 +88,7 @@ def _room_of_user(sql: Sql, row: Any, terms: Terms) -> int | None:
 
 
 def _connection_of(sql: Sql, row: Any) -> Connection:
-    """The connection as it is for the payer of this row, whose place another may have taken."""
+    """The connection from the view of this row's payer, who may have been replaced."""
     users, seen = schema.connections, schema.payer_connections
     found: Any = sql.execute(
         select(users)
@@ -104,7 +104,7 @@ def _connection_of(sql: Sql, row: Any) -> Connection:
                 seen.c.user_id == row.user_id,
             )
         ).first()
-        # Without a payer, the former cap is not known any more: nothing is billed in addition.
+        # Without a payer, the former cap is unknown, so nothing is billed in addition.
         cap = 0 if kept is None else kept.cap_nanos
     return Connection(
         cap,

@@ -1,4 +1,4 @@
-"""What is done with a database by its URL: open a store, add an app, migrate, or only read."""
+"""Functions that take a database's URL: open a store, add an app, migrate, read."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ T = TypeVar("T")
 
 #: The longest name of an app, in characters.
 MAX_NAME = 256
-#: What the URL of an SQLite file may say: SQLite's own parameters, and two of Python's driver.
+#: The parameters that the URL of an SQLite file may have: SQLite's own, and two of Python's driver.
 _SQLITE_PARAMETERS = frozenset(
     {"uri", "mode", "cache", "vfs", "psow", "nolock", "immutable", "timeout", "cached_statements"}
 )
 
 
 async def open_store(url: str) -> Store:
-    """The store for this database URL. An SQLite file is brought up to date by itself.
+    """The store for this database URL. The tables of an SQLite file are upgraded first.
 
     Raises:
-        WattfareError: ``invalid_request``; it is no such URL, cannot be opened, or is of another
-            version; 503: it cannot be reached.
+        WattfareError: ``invalid_request`` if the URL is invalid, or if the database cannot be
+            opened or has another version; 503 if it cannot be reached.
     """
     url = hidden(url)
     if backend_of(url) == "sqlite":
@@ -54,7 +54,7 @@ def backend_of(url: str) -> str:
     """``sqlite`` or ``postgresql``.
 
     Raises:
-        WattfareError: ``invalid_request``; it is neither, or cannot be read.
+        WattfareError: ``invalid_request``; it is neither, or it cannot be parsed.
     """
     url = hidden(url)
     if address.is_postgresql(url):
@@ -89,7 +89,7 @@ def create_keys(
         origins: of the app's pages, such as ``https://app.example.com``.
 
     Raises:
-        WattfareError: ``invalid_request``; the name or an origin is none, or the database cannot
+        WattfareError: ``invalid_request``; the name or an origin is invalid, or the database cannot
             be opened.
     """
     database = hidden(database)
@@ -107,11 +107,11 @@ def create_keys(
 
 
 def change_database(url: str, job: Callable[[Sql], T]) -> T:
-    """Run a job as one transaction on a database that is there already.
+    """Run a job as one transaction on an existing database.
 
     Raises:
-        WattfareError: ``invalid_request``: it is no such URL, is not there, cannot be opened, or
-            is of another version; 503: it cannot be reached.
+        WattfareError: ``invalid_request`` if the URL is invalid, or if the database does not exist,
+            cannot be opened or has another version; 503 if it cannot be reached.
     """
     url = hidden(url)
     if backend_of(url) == "sqlite":
@@ -127,7 +127,7 @@ def _transact(url: str, job: Callable[[Sql], T]) -> T:
         finally:
             await store.close()
 
-    # In a thread of its own, so that this can be called where a loop is running, too.
+    # In a thread of its own, so that it also works if an event loop is running.
     with ThreadPoolExecutor(1) as pool:
         return pool.submit(asyncio.run, run()).result()
 
@@ -136,8 +136,8 @@ def migrate_database(url: str) -> None:
     """Create or upgrade the tables of this database.
 
     Raises:
-        WattfareError: ``invalid_request``: it is no such URL, or of another version; 503: it
-            cannot be reached.
+        WattfareError: ``invalid_request`` if the URL is invalid, or the database has another
+            version; 503 if it cannot be reached.
     """
     url = hidden(url)
 
@@ -153,11 +153,11 @@ def migrate_database(url: str) -> None:
 
 
 def read_database(url: str, job: Callable[[Sql], T]) -> T:
-    """What this reads, in a transaction that sees one moment of the database.
+    """The result of a function that reads, in a transaction that sees one snapshot of the database.
 
     Raises:
-        WattfareError: ``invalid_request``: it is no such URL, cannot be opened, or is of another
-            version; 503: it cannot be reached.
+        WattfareError: ``invalid_request`` if the URL is invalid, or if the database cannot be
+            opened or has another version; 503 if it cannot be reached.
     """
     url = hidden(url)
 
@@ -176,7 +176,7 @@ def _read_sqlite(url: URL, job: Callable[[Sql], T]) -> T:
     _must_be_there(url)
     engine = create_engine(url.set(drivername="sqlite"), hide_parameters=True, poolclass=NullPool)
 
-    # Said by itself: the driver begins no transaction for one who only reads.
+    # The driver begins no transaction by itself if it only reads.
     @event.listens_for(engine, "connect")
     def _on_connect(connection: object, _record: object) -> None:  # pyright: ignore[reportUnusedFunction]
         connection.isolation_level = None  # pyright: ignore[reportAttributeAccessIssue]
@@ -196,4 +196,4 @@ def _read_sqlite(url: URL, job: Callable[[Sql], T]) -> T:
 
 def _must_be_there(url: URL) -> None:
     if not url.database or not Path(url.database).is_file():
-        raise invalid_request("There is no such database.")  # and none is made by looking for it
+        raise invalid_request("There is no such database.")  # looking for it must not create it

@@ -16,10 +16,10 @@ COLUMNS = tuple(column.name for column in schema.ledger.columns)
 
 
 def rows(sql: Sql, *, app_id: str | None = None, since: int | None = None) -> Iterator[RowMapping]:
-    """The rows of the ledger, in order, a page at a time.
+    """The rows of the ledger, in order, one page at a time.
 
     Args:
-        app_id: of this app only.
+        app_id: only rows of this app.
         since: settled at or after this moment (Unix seconds).
     """
     table = schema.ledger

@@ -1,5 +1,7 @@
-"""What payers pay with, in SQL: each function runs inside the one transaction of the connection
-that it is given. The keys are ciphertexts here."""
+"""What payers pay with, in SQL.
+
+Each function runs inside the transaction of its connection. Keys are stored encrypted.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,7 @@ from .clock import seconds
 
 FundingKind = Literal["openrouter", "key"]
 
-#: The most funding that one payer has at a time.
+#: The most funding rows of one payer.
 MAX_FUNDING = 20
 
 
@@ -24,7 +26,7 @@ class Funding(msgspec.Struct, frozen=True):
     """What a payer pays with.
 
     Attributes:
-        upstream: the base URL that the key is for. It is sent nowhere else.
+        upstream: the base URL that the key is for. The key is sent nowhere else.
         label: a name for the payer to read.
         limit: what the key may spend at the provider, in nano-dollars, as the provider told it
             when the key was connected; None if there is no limit, or it is not known.
@@ -51,14 +53,14 @@ class StoredKey(msgspec.Struct, frozen=True):
 
 
 class FundingRequest(msgspec.Struct, frozen=True):
-    """A payer who has been sent to OpenRouter, and is to come back.
+    """A payer who was sent to OpenRouter and has not come back yet.
 
     Attributes:
         state_hash: of the ``state`` in the callback's URL.
         cookie_hash: of the cookie of the browser that was sent there.
         verifier: of PKCE, encrypted.
         limit: what was asked for, in nano-dollars; None for no limit.
-        return_to: the page of ours that comes afterwards.
+        return_to: the page of the service that comes afterwards.
         expires_at: Unix seconds.
     """
 
@@ -94,11 +96,11 @@ def find(sql: Sql, payer_id: str, funding_id: str) -> Funding | None:
 
 
 def add(sql: Sql, funding: Funding, key: StoredKey, replaces: Collection[str] = ()) -> bool:
-    """Keep a new funding. False, and nothing has changed, if the payer has too much of it.
+    """Store a new funding. Returns False and changes nothing if the payer has too many.
 
     Args:
-        replaces: the ids of funding of the same payer. What they pay for is paid with the new one
-            from now on, and their keys are deleted. Calls in flight go on.
+        replaces: the ids of funding of the same payer. The new one pays in their place from now on,
+            and their keys are deleted. Calls in flight go on.
     """
     payer, table = schema.payers, schema.funding
     mine = table.c.payer_id == funding.payer_id
@@ -147,7 +149,7 @@ def add(sql: Sql, funding: Funding, key: StoredKey, replaces: Collection[str] = 
 
 
 def invalid_of(sql: Sql, payer_id: str, kind: FundingKind, upstream: str) -> list[str]:
-    """The ids of the payer's funding of this kind that the provider has refused."""
+    """The ids of this payer's funding of this kind that the provider has refused."""
     table = schema.funding
     return list(
         sql.execute(
@@ -173,7 +175,7 @@ def stored_key(sql: Sql, funding_id: str) -> StoredKey | None:
 
 
 def mark_invalid(sql: Sql, funding_id: str, now: datetime) -> bool:
-    """The provider has refused this key. False if that was known."""
+    """Record that the provider has refused this key. Returns False if that was known."""
     table = schema.funding
     marked = sql.execute(
         update(table)
@@ -184,10 +186,10 @@ def mark_invalid(sql: Sql, funding_id: str, now: datetime) -> bool:
 
 
 def encrypted_by_others(sql: Sql, key_id: str, after: str, most: int) -> list[StoredKey]:
-    """Some keys that another encryption key than this one has encrypted, by id.
+    """Some keys that are encrypted with another encryption key than this one, by id.
 
     Args:
-        after: an id to begin after.
+        after: only ids after this one.
     """
     table = schema.funding
     rows = sql.execute(
@@ -204,7 +206,7 @@ def encrypted_by_others(sql: Sql, key_id: str, after: str, most: int) -> list[St
 
 
 def encrypt_anew(sql: Sql, old: StoredKey, new: StoredKey) -> None:
-    """Keep the same key under another encryption key, unless it has changed meanwhile."""
+    """Store the same key under another encryption key, unless it has changed meanwhile."""
     table = schema.funding
     sql.execute(
         update(table)
@@ -215,13 +217,12 @@ def encrypt_anew(sql: Sql, old: StoredKey, new: StoredKey) -> None:
 
 # -- OpenRouter
 
-#: The most requests of one payer that are open at a time.
+#: The most open requests of one payer.
 MAX_OPEN_REQUESTS = 20
 
 
 def add_request(sql: Sql, request: FundingRequest, now: int) -> None:
-    """Keep a new request. Old ones are deleted: those of anybody that have run out, and the
-    payer's oldest, if there are too many."""
+    """Store a new request. Delete expired ones, and the payer's oldest if there are too many."""
     table = schema.funding_requests
     sql.execute(delete(table).where(table.c.expires_at <= now))
     kept = (
@@ -251,8 +252,7 @@ def add_request(sql: Sql, request: FundingRequest, now: int) -> None:
 
 
 def take_request(sql: Sql, state_hash: str) -> FundingRequest | None:
-    """Take the request with this state out of the database. It can be taken once, by whoever
-    comes first."""
+    """Take the request with this state out of the database. It can be taken only once."""
     table = schema.funding_requests
     row = sql.execute(
         delete(table)

@@ -1,4 +1,4 @@
-"""Leases in SQL, for any database: whose calls nobody holds any more, and how each has ended."""
+"""Leases in SQL, for any database: which calls have lost their process, and how each has ended."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from ..records import Account, OrphanedStream, Outcome, Reservation
 from . import rules, schema
 from .clock import LeaseTime, milliseconds, seconds
 
-#: How many of the calls that others left behind are looked up at a time.
+#: How many calls of dead processes are looked up at a time.
 SWEEP_BATCH = 100
-#: What the database's integers hold; a cost beyond is more than any reservation anyway.
+#: The largest integer of the database. A higher cost exceeds any reservation anyway.
 MAX_INTEGER = 2**63 - 1
 
 
@@ -31,7 +31,7 @@ def oldest_call(sql: Sql, account: Account) -> int | None:
 
 
 def end_lease(sql: Sql, holder: str) -> None:
-    """End a process's lease; what it has not settled is anybody's from now on."""
+    """End a process's lease. Any process may then settle its calls."""
     sql.execute(delete(schema.holders).where(schema.holders.c.id == holder))
 
 
@@ -42,7 +42,7 @@ def expire_leases(sql: Sql, now: datetime, lease_now: LeaseTime) -> None:
     ended = case(
         (boot == "", ends <= milliseconds(now)),
         (boot == lease_now.boot, ends <= lease_now.ms),
-        else_=true(),  # the machine has been started anew since
+        else_=true(),  # the machine has restarted since then
     )
     sql.execute(delete(table).where(ended))
     keys = schema.idempotency
@@ -50,24 +50,24 @@ def expire_leases(sql: Sql, now: datetime, lease_now: LeaseTime) -> None:
 
 
 def orphaned_calls(sql: Sql, *, keep_streams: bool = False) -> list[tuple[str, Account, Outcome]]:
-    """Some of the calls that nobody holds any more, and how each has ended.
+    """Some of the calls whose process has lost its lease, and how each has ended.
 
     Args:
-        keep_streams: leave out those whose provider can be asked for the true cost.
+        keep_streams: leave out streams whose true cost the provider can tell.
     """
     where = [schema.reservations.c.generation_id.is_(None)] if keep_streams else []
     return [(row.id, _account_of(row), _expired(row)) for row in _orphans(sql, *where)]
 
 
 def take_over(sql: Sql, holder: str) -> list[OrphanedStream]:
-    """Make this process the holder of some streams that nobody holds any more, and whose provider
-    can be asked for the true cost. Their reservations hold meanwhile."""
+    """Make this process the holder of some streams that have lost their process, and whose true
+    cost the provider can tell. Their reservations last meanwhile."""
     holders, calls = schema.holders.c, schema.reservations
     if sql.execute(select(holders.id).where(holders.id == holder)).first() is None:
-        return []  # the lease has run out, so that nobody would hold them
+        return []  # the lease has expired, so this process cannot hold them
     taken: list[OrphanedStream] = []
     for row in _orphans(sql, calls.c.generation_id.is_not(None)):
-        # Two processes may try at the same time: the second one finds another holder.
+        # Two processes may try at the same time. The second one finds another holder.
         this = update(calls).where(calls.c.id == row.id, calls.c.holder == row.holder)
         if sql.execute(this.values(holder=holder)).rowcount:
             stream = OrphanedStream(

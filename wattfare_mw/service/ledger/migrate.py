@@ -1,4 +1,4 @@
-"""Brings a database to the version that this package knows, or says that it is another's."""
+"""Upgrades a database to the version of this package, or refuses a version that is newer."""
 
 from __future__ import annotations
 
@@ -14,11 +14,10 @@ from sqlalchemy import Connection, text
 from ...errors import WattfareError, invalid_request
 
 _SCRIPTS = Path(__file__).parent / "migrations"
-#: Holds off a second migration of the same PostgreSQL: any number that is always the same.
+#: The lock that keeps two migrations of the same PostgreSQL apart. Any constant will do.
 _MIGRATION_LOCK = 0x57415454
-#: Alembic keeps the migration that runs in globals of its modules: one at a time in a process,
-#: whichever databases they are of. (Two on one event loop would wait for each other: each has a
-#: thread to itself, SQLite's by nature and PostgreSQL's in `migrate_database`.)
+#: Alembic keeps the running migration in global variables, so a process runs one at a time. Each
+#: migration has a thread of its own: two on one event loop would wait for each other.
 _one_at_a_time = threading.Lock()
 
 
@@ -26,8 +25,7 @@ def migrate(connection: Connection) -> None:
     """Create or upgrade the tables, in one transaction.
 
     Raises:
-        WattfareError: a version of this package that is not this one made the database. Nothing
-            has been touched.
+        WattfareError: another version of this package made the database. Nothing has changed.
     """
     config = _config()
     with connection.begin():
@@ -40,10 +38,10 @@ def migrate(connection: Connection) -> None:
 
 
 def check(connection: Connection) -> None:
-    """Is the database of the version that this package knows? Changes nothing.
+    """Check that the database has the version of this package. Changes nothing.
 
     Raises:
-        WattfareError: it is not, and what to do about it.
+        WattfareError: it has another version. The message says what to do.
     """
     config = _config()
     current = _current(connection, config)
@@ -70,7 +68,7 @@ def _current(connection: Connection, config: Config) -> set[str]:
 
 
 def unknown_version(current: set[str]) -> WattfareError:
-    """The refusal to touch what a newer version of this package has made."""
+    """The refusal to change what a newer version of this package has made."""
     return invalid_request(
         f"The database is of version {', '.join(sorted(current))}, "
         "which this version of wattfare-mw does not know: upgrade wattfare-mw."

@@ -1,6 +1,6 @@
-"""What a payer changes on their own page. Nothing here touches a row of another payer.
+"""What a payer changes on their own page. Nothing here changes a row of another payer.
 
-Each function runs inside the one transaction of the connection that it is given.
+Each function runs inside the transaction of its connection.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .clock import seconds
 
 
 class Stopped(msgspec.Struct, frozen=True):
-    """Whose calls must end now.
+    """The calls that must end now.
 
     Attributes:
         accounts: apps and their users.
@@ -46,8 +46,8 @@ def change_cap(
         cap: in nano-dollars; None for no cap.
         may_raise: False allows only a cap that is not higher.
 
-    Returns: ``raises`` if the cap would be raised and must not be, ``ended`` if the payer has no
-    such connection, or no more. Nothing has changed then.
+    Returns: ``changed``; ``raises`` if the new cap is higher and must not be; ``ended`` if the
+        payer does not have this connection any more. Only the first one changes anything.
     """
     table = schema.connections
     found = sql.execute(
@@ -69,12 +69,12 @@ def change_cap(
 
 
 def is_higher(cap: int | None, than: int | None) -> bool:
-    """True if this cap lets an app spend more than that one. None is no cap."""
+    """True if the first cap lets an app spend more than the second one. None is no cap."""
     return than is not None and (cap is None or cap > than)
 
 
 def stop_grant(sql: Sql, payer_id: str, token_hash: str, now: datetime) -> bool:
-    """End a one-time grant of this payer. False if the payer has none that lasts."""
+    """End a one-time grant of this payer. Returns False if the payer has no such grant in force."""
     table = schema.grants
     grant = sql.execute(
         select(table)
@@ -89,8 +89,9 @@ def stop_grant(sql: Sql, payer_id: str, token_hash: str, now: datetime) -> bool:
         return False
     accounts.revoke_grant(sql, grant.app_id, token_hash, payer_id=payer_id)
     if grant.funding_id is None:
-        # The ceiling of the operator's grants counts caps until they expire. Without this row, one
-        # could spend a grant, stop it and get the next, without end. No token has such a hash.
+        # The operator's ceiling counts the cap of a grant until it expires. Without this row, a
+        # person could spend a grant, stop it and get another one, again and again. No token has
+        # such a hash.
         sql.execute(
             insert(table).values(
                 token_hash=f"stopped:{token_hash[:56]}",
@@ -106,26 +107,28 @@ def stop_grant(sql: Sql, payer_id: str, token_hash: str, now: datetime) -> bool:
 
 
 def delete_data(sql: Sql, payer_id: str, now: datetime) -> Stopped:
-    """Delete who this payer is: what they sign in with, their keys and their labels. All that they
-    pay for ends. The ledger and its totals keep the payer's random id, which leads nowhere then.
+    """Delete the data of a payer: passkeys, recovery codes, sign-ins, keys and labels. Everything
+    that the payer pays for ends. The ledger and its totals keep the payer's random id, which then
+    identifies no person.
     """
-    # First, so that this payer allows nothing from now on. The lock is one that lets rows with a
-    # foreign key in: a sign-in that begins holds its former row, which is deleted below.
+    # First, so that this payer can allow nothing from now on. This kind of lock admits rows with a
+    # foreign key: a sign-in that begins holds its former row, which is deleted below.
     payers = schema.payers
     sql.execute(
         select(payers.c.id).where(payers.c.id == payer_id).with_for_update(key_share=True)
     ).all()
-    # Next, so that no approval connects anything after what follows. The other steps lock rows in
-    # the order in which a new connection does.
-    sql.execute(delete(schema.approvals).where(schema.approvals.c.payer_id == payer_id))
+    # Next, so that no approval connects anything after what follows. All locks are taken in the
+    # order of :func:`.accounts.lock_app`.
+    open_, table = schema.approvals, schema.funding
+    accounts.lock_rows(sql, open_, open_.c.payer_id == payer_id)
+    sql.execute(delete(open_).where(open_.c.payer_id == payer_id))
+    accounts.lock_rows(sql, table, table.c.payer_id == payer_id)
+    mine = sql.execute(select(table.c.id).where(table.c.payer_id == payer_id)).scalars().all()
     users = _accounts_of(sql, payer_id)
     grants = _grants_of(sql, payer_id, now)
-    table = schema.funding
-    mine = sql.execute(select(table.c.id).where(table.c.payer_id == payer_id)).scalars().all()
     for funding_id in mine:
         accounts.remove_funding(sql, payer_id, funding_id, now)
     sql.execute(update(table).where(table.c.payer_id == payer_id).values(label=""))
-    users |= _accounts_of(sql, payer_id)
     for app_id, user_id in users:
         accounts.revoke(sql, app_id, user_id, now, payer_id=payer_id)
     for token_hash in grants:
@@ -143,19 +146,18 @@ def delete_data(sql: Sql, payer_id: str, now: datetime) -> Stopped:
     return Stopped(frozenset(users), frozenset(grants), frozenset(mine))
 
 
-def _accounts_of(sql: Sql, payer_id: str) -> set[tuple[str, str]]:
-    """The apps and users that this payer pays for."""
+def _accounts_of(sql: Sql, payer_id: str) -> list[tuple[str, str]]:
+    """The apps and users that this payer pays for. They are locked."""
     table = schema.connections
-    wanted = select(table.c.app_id, table.c.user_id).where(
-        table.c.payer_id == payer_id, table.c.connected
-    )
-    return {(row.app_id, row.user_id) for row in sql.execute(wanted)}
+    this = (table.c.payer_id == payer_id, table.c.connected)
+    accounts.lock_rows(sql, table, *this)
+    wanted = select(table.c.app_id, table.c.user_id).where(*this)
+    return [(row.app_id, row.user_id) for row in sql.execute(wanted)]
 
 
-def _grants_of(sql: Sql, payer_id: str, now: datetime) -> set[str]:
-    """The grants of this payer that last."""
+def _grants_of(sql: Sql, payer_id: str, now: datetime) -> list[str]:
+    """The grants of this payer that are in force. They are locked."""
     table = schema.grants
-    wanted = select(table.c.token_hash).where(
-        table.c.payer_id == payer_id, table.c.expires_at > seconds(now)
-    )
-    return set(sql.execute(wanted).scalars())
+    this = (table.c.payer_id == payer_id, table.c.expires_at > seconds(now))
+    accounts.lock_rows(sql, table, *this)
+    return list(sql.execute(select(table.c.token_hash).where(*this)).scalars())

@@ -1,11 +1,10 @@
-"""The money rules: what is so and what is asked in, what will be so or a refusal out.
+"""The money rules, as pure functions: current state and a request in; new state or an error out.
 
-Pure functions over immutable values; every amount is an integer of nano-dollars. Whoever stores
-the values must carry each decision out in one transaction: read, rule, write.
+Values are immutable, and every amount is an integer of nano-dollars. A store must carry out each
+decision in one transaction: read, apply the rule, write.
 
-The one that all others serve: **no reservation is granted that lifts billed + reserved above the
-cap then in force, or above a ceiling of the operator who pays for it, and nothing is billed beyond
-its reservation.**
+All rules serve this one: **no reservation lifts billed + reserved above the cap in force, or above
+a ceiling of the operator who pays for it, and no bill exceeds its reservation.**
 """
 
 from __future__ import annotations
@@ -41,38 +40,39 @@ from ..records import (
     Totals,
 )
 
-#: How long an ``Idempotency-Key`` stands for the call that it came with, in seconds. The SQL
-#: function of PostgreSQL has the same number.
+#: How long an ``Idempotency-Key`` identifies its call, in seconds. The SQL function of PostgreSQL
+#: has the same number.
 KEY_SECONDS = 24 * 3600
-#: A stream is recorded when its cost has grown by one of so many parts of its reservation. If its
-#: cost has no bound, the reservation is much more than the usual cost, so the parts are smaller.
+#: The cost of a stream is recorded each time it has grown by this fraction of its reservation. If
+#: the cost has no bound, the reservation is much more than the usual cost, so the fraction is
+#: smaller.
 RECORDED_PARTS = 10
 RECORDED_PARTS_UNBOUNDED = 1000
 #: How long a client should wait if only calls in flight hold the budget, in seconds.
 IN_FLIGHT_RETRY_SECONDS = 1
-#: What limits a call that waits for others to end.
+#: The limit of a call that must wait for other calls to end.
 IN_FLIGHT = "in_flight"
 #: What can limit a call.
 Limit = Literal["cap", "ceiling", "grant"]
-_OF_CAP = "the month's cap"
+_OF_CAP = "the monthly cap"
 _OF_USER = "the operator's limit for this user"
 _OF_GRANT = "the grant's cap"
 _OF_APP = "the operator's limit for this app"
 _OF_ALL = "the operator's limit for all apps"
 
 
-#: No call counts towards a ceiling of the operator's so far.
+#: No call counts towards a ceiling yet.
 NOTHING_COUNTED = OperatorTotals()
 
 
 def month_of(moment: datetime) -> str:
-    """The UTC month, ``2026-11``, in whose totals a call that is reserved now belongs."""
+    """The UTC month, such as ``2026-11``. A call belongs to the month in which it was reserved."""
     utc = moment.astimezone(UTC)
     return f"{utc.year:04d}-{utc.month:02d}"
 
 
 def month_after(now: int) -> datetime:
-    """When the UTC month after this moment begins, at which each budget begins anew.
+    """The begin of the next UTC month, when each budget starts again.
 
     Args:
         now: Unix seconds.
@@ -83,14 +83,14 @@ def month_after(now: int) -> datetime:
 
 
 def least_of(*caps: int | None) -> int | None:
-    """The strictest of some caps, of which None is no cap at all."""
+    """The lowest of some caps. None means no cap."""
     return min((cap for cap in caps if cap is not None), default=None)
 
 
 def cap_to_approve(asked: int | UnsetType | None, limit: int | None, terms: Terms) -> int | None:
-    """The cap that a token's approval sets: what is ``asked`` for, never above the ``limit`` in
-    the token. Whoever holds the token has no other say: more takes a new token of the app's, or a
-    person on a page of the service. If the operator pays, the ceiling holds as well."""
+    """The cap that an approval with a session token sets: the amount ``asked`` for, never above the
+    ``limit`` in the token. A higher cap needs a new token from the app, or a person on a page of
+    the service. If the operator pays, the ceiling is a limit as well."""
     wanted = limit if asked is UNSET else asked
     return least_of(wanted, limit, terms.ceiling if terms.operator_pays else None)
 
@@ -101,26 +101,26 @@ def operator_pays(funding_id: str | None, terms: Terms) -> bool:
 
 
 def is_funding_valid(funding_id: str | None, state: str | None) -> bool:
-    """Can this funding pay, in the state that its row has? None needs no row."""
+    """Can this funding pay, given the state in its row? A ``funding_id`` of None has no row."""
     return funding_id is None or state == "valid"
 
 
 def counts_for_operator(funding_id: str | None, terms: Terms) -> bool:
-    """Does a call with this funding count towards a ceiling of an app, or of all apps? It does if
-    such a ceiling is set. A call is counted in both totals or in none."""
+    """Does a call with this funding count towards the ceilings of its app and of all apps? It does
+    if one of them is set and the operator pays. A call counts in both totals or in none."""
     has_ceiling = terms.app_ceiling is not None or terms.total_ceiling is not None
     return has_ceiling and operator_pays(funding_id, terms)
 
 
 def cap_in_force(connection: Connection, terms: Terms) -> int | None:
-    """The cap that counts now: an operator who lowers the ceiling need not touch each cap. Funding
-    of the payer's own has no ceiling of the operator's."""
+    """The cap in force: the connection's own cap, or the operator's ceiling if that is lower. The
+    ceiling does not apply to a payer's own funding."""
     return least_of(connection.cap, _ceiling_left(connection, terms))
 
 
 def _ceiling_left(connection: Connection, terms: Terms) -> int | None:
-    """What this payer may spend of the operator's money; None for no bound. The ceiling is for the
-    user: what another payer has spent for the same user counts, since anybody can be a new payer.
+    """What this payer may spend of the operator's money; None for no limit. The ceiling is for the
+    user, so the spending of the user's other payers counts: a new passkey makes a new payer.
     """
     if terms.ceiling is None or not operator_pays(connection.funding_id, terms):
         return None
@@ -135,23 +135,22 @@ def reserve(
     now: int,
     operator: OperatorTotals = NOTHING_COUNTED,
 ) -> tuple[Totals, int]:
-    """The totals with this call's part reserved, and how much that is: what the call may cost.
+    """Reserve what a call may cost. Returns the new totals, and the reserved amount.
 
     Args:
-        totals: of the connection's payer.
-        now: Unix seconds.
-        operator: what counts towards the operator's ceilings so far.
+        totals: those of the connection's payer. now: Unix seconds. operator: what counts towards
+        the operator's ceilings so far.
 
     Raises:
-        WattfareNotConnectedError: there is no connection, or it is revoked.
-        WattfareFundingError: the payer's funding was refused by the upstream.
-        WattfareBudgetExceededError: the cap, or a ceiling of the operator's, does not pay for the
-            least that this call can cost.
+        WattfareNotConnectedError: there is no connection, or it was revoked.
+        WattfareFundingError: the upstream refused the payer's funding. WattfareBudgetExceededError:
+            the cap, or a ceiling of the operator's, does not pay for the least that this call can
+            cost.
         WattfareRateLimitError: it would, were it not for other calls in flight.
         WattfareError: ``invalid_request``; the call needs a cap, and there is none.
     """
     if connection is None or not connection.connected:
-        raise WattfareNotConnectedError("This user has connected no budget to this app yet.")
+        raise WattfareNotConnectedError("Connect an AI budget to use this feature.")
     if not connection.funding_valid:
         raise refused_funding()
     cap = cap_in_force(connection, terms)
@@ -168,71 +167,74 @@ def reserve(
 
 
 def settle(totals: Totals, reserved: int, cost: int) -> tuple[Totals, int]:
-    """The totals with a reservation ended, and what is billed for it."""
+    """End a reservation. Returns the new totals, and the billed amount."""
     billed = billed_for(reserved, cost)
     return Totals(totals.billed + billed, totals.reserved - reserved), billed
 
 
 def billed_for(reserved: int, cost: int) -> int:
-    """What is billed for a call: its cost, and never more than was reserved."""
+    """The bill for a call: its cost, but never more than was reserved."""
     return min(max(cost, 0), reserved)
 
 
 def correction(billed: int, reserved: int, cost: int, room: int | None) -> int:
-    """What is to be billed in addition, now that the true cost of a call is known. It is negative
-    if too much was billed.
+    """What to bill in addition after the true cost of a call is known. It is negative if too much
+    was billed.
 
     Args:
         billed: what was billed for the call so far.
-        reserved: what had been reserved for it. It is never billed more in all.
-        cost: what it cost.
-        room: what is left of the cap, apart from other calls in flight; None for no cap.
+        reserved: what was reserved for it. The sum of its bills never exceeds this.
+        cost: its true cost.
+        room: what is left of the cap after other calls in flight; None for no cap.
     """
     more = billed_for(reserved, cost) - billed
     return more if more <= 0 or room is None else min(more, max(room, 0))
 
 
 def room_under(cap: int | None, totals: Totals) -> int | None:
-    """What is left of a cap, apart from calls in flight; None for no cap."""
+    """What is left of a cap after calls in flight; None for no cap."""
     return None if cap is None else cap - totals.billed - totals.reserved
 
 
 def largest_grant(terms: Terms) -> int | None:
-    """The largest cap of one grant; None for no limit. The operator's money has one, so that no
-    grant takes all that the others share."""
+    """The largest cap of one grant; None for no limit. Grants of the operator's money have a limit,
+    so that one grant cannot take what all share."""
     if not terms.operator_pays:
         return None
     return terms.grant_default if terms.grant_max is None else terms.grant_max
 
 
 def grant_cap(asked: int | None, terms: Terms) -> int:
-    """The cap of a new grant: what is ``asked`` for, or the default, within the largest cap."""
+    """The cap of a new grant: the amount ``asked`` for, or the default, but at most the largest
+    cap."""
     wanted = terms.grant_default if asked is None else asked
     largest = largest_grant(terms)
     return wanted if largest is None else min(wanted, largest)
 
 
 def allows_grants(funding_id: str | None, terms: Terms) -> bool:
-    """Can there be grants with this funding? The operator's money needs a ceiling for them."""
+    """Does this funding allow grants? The operator's money needs a ceiling for them."""
     return terms.grant_ceiling is not None or not operator_pays(funding_id, terms)
 
 
 def refused_grant() -> WattfareError:
-    """The refusal of a grant of the operator's money, if there is no ceiling for grants."""
-    return invalid_request("Where the operator pays, there are no grants without a ceiling.", 403)
+    """The refusal of a grant that the operator would pay for without a ceiling."""
+    return invalid_request(
+        "This service gives no grants, because its operator has set no ceiling for them.", 403
+    )
 
 
 def admit_grant(held: int, grant: GrantBudget, terms: Terms) -> GrantBudget:
-    """The grant to keep, with its cap within the largest one. The caps of the same app's grants
-    that have not expired come to ``held``.
+    """The grant to store, with its cap lowered to the largest one if needed. ``held`` is the sum of
+    the caps of the app's grants that have not expired.
 
-    Where the operator pays, anyone who has seen the app's publishable key could ask for the
-    operator's money, so all of the caps count, spent or not, until they expire: in any such time
-    the app's grants cost no more than the ceiling.
+    If the operator pays, anyone who has seen the app's publishable key can ask for a grant of the
+    operator's money. So each cap counts in full until the grant expires, spent or not. At any time,
+    the grants of an app cost no more than the ceiling.
 
     Raises:
-        WattfareError: ``invalid_request``, 403; the operator pays, and wants no grants.
-        WattfareBudgetExceededError: the app's grants would hold more than they may.
+        WattfareError: ``invalid_request``, 403; the operator pays and does not allow grants.
+        WattfareBudgetExceededError: the app's grants would exceed the ceiling.
     """
     if not allows_grants(grant.funding_id, terms):
         raise refused_grant()
@@ -240,7 +242,10 @@ def admit_grant(held: int, grant: GrantBudget, terms: Terms) -> GrantBudget:
         return grant
     grant = msgspec.structs.replace(grant, cap=grant_cap(grant.cap, terms))
     if held + grant.cap > terms.grant_ceiling:
-        raise WattfareBudgetExceededError("This app's grants hold all that they may for now.")
+        raise WattfareBudgetExceededError(
+            "This app's grants have reached the operator's ceiling. Try again when some of them"
+            " have expired."
+        )
     return grant
 
 
@@ -251,14 +256,14 @@ def reserve_grant(
     terms: Terms = USERS_PAY,
     operator: OperatorTotals = NOTHING_COUNTED,
 ) -> tuple[GrantBudget, int]:
-    """The grant with one request and this call's part taken, and how much that is.
+    """Reserve what a call of a grant may cost. Returns the new grant, and the reserved amount.
 
     Args:
         now: Unix seconds.
         operator: what counts towards the operator's ceilings so far.
 
     Raises:
-        WattfareGrantError: it is unknown, expired, used up, or does not pay for this call.
+        WattfareGrantError: the grant is unknown, expired or used up, or is too small for this call.
         WattfareFundingError: the payer's funding was refused by the upstream.
         WattfareBudgetExceededError: a ceiling of the operator's does not pay for this call.
         WattfareRateLimitError: it would, were it not for other calls in flight.
@@ -280,27 +285,26 @@ def reserve_grant(
 def settle_grant(
     grant: GrantBudget, reserved: int, cost: int, *, generated: bool
 ) -> tuple[GrantBudget, int]:
-    """The grant with a reservation ended, and what is billed for it. A call that failed before
-    anything was generated gives its request back."""
+    """End a reservation of a grant. Returns the new grant, and the billed amount. A call that
+    failed before the model generated anything does not use up a request."""
     totals, billed = settle(grant.totals, reserved, cost)
     requests = grant.requests if generated else grant.requests + 1
     return msgspec.structs.replace(grant, requests=requests, totals=totals), billed
 
 
 def check_key(key: IdempotencyKey, prior: PriorCall | None) -> None:
-    """May a call with this ``Idempotency-Key`` be made?
+    """Refuse a call whose ``Idempotency-Key`` has been used.
 
     Raises:
-        WattfareError: ``invalid_request``: 409 where it has been made, 422 where another was.
+        WattfareError: ``invalid_request``: 409 if the same call was made, 422 if it was another
+            call.
     """
     if prior is None:
         return
     if prior.body != key.body:
-        raise invalid_request("This Idempotency-Key came with another request before.", 422)
+        raise invalid_request("This Idempotency-Key was used for another request.", 422)
     state = f"it has ended ({prior.ended})" if prior.ended else "it is in flight"
-    raise invalid_request(
-        f"This Idempotency-Key stands for a call that has been made: {state}.", 409
-    )
+    raise invalid_request(f"The call with this Idempotency-Key was already made: {state}.", 409)
 
 
 def is_worth_recording(reserved: int, recorded: int, cost: int, *, unbounded: bool = False) -> bool:
@@ -312,16 +316,17 @@ def is_worth_recording(reserved: int, recorded: int, cost: int, *, unbounded: bo
 
 
 def expire(held: Reservation) -> tuple[int, str]:
-    """What a call has cost whose process died, and how it ended. A stream: what was last
-    recorded. A whole answer: all that is reserved, because it may have been generated. A call
-    whose cost has no bound: what was recorded, because it holds more than it usually costs."""
+    """The cost of a call whose process died, and how it ended. A stream costs what was last
+    recorded. A call without a stream costs its whole reservation, because the answer may have been
+    generated. A call without a bound costs what was recorded, because it holds more than it usually
+    costs."""
     if held.unbounded:
         return held.metered, "lost"
     return (held.metered, "expired") if held.stream else (held.reserved, "abandoned")
 
 
 def status(connection: Connection | None, totals: Totals, terms: Terms) -> ConnectionStatus:
-    """What a user may see: what is only reserved does not count."""
+    """What a user may see. Reservations do not count."""
     used = Usage(monthly_usd=usd(totals.billed))
     if connection is None or not connection.connected:
         return ConnectionStatus(connected=False, usage=used, remaining_usd=usd(0))
@@ -337,8 +342,8 @@ def status(connection: Connection | None, totals: Totals, terms: Terms) -> Conne
 
 
 def in_flight_for(refusal: WattfareError, seconds: int | None) -> WattfareError:
-    """The refusal of a call that only calls in flight are in the way of, with how long the oldest
-    of them has run; None if none is left."""
+    """Add to this refusal how long the oldest call in flight has run, in seconds; None if none is
+    left."""
     if seconds is not None:
         ran = "less than a second" if seconds < 1 else "1 second"
         ran = ran if seconds < 2 else f"{seconds:,} seconds"
@@ -357,7 +362,8 @@ class _Budget(NamedTuple):
 
     @property
     def is_shared(self) -> bool:
-        """What is left of it says what others spend, so no user and no app hears of it."""
+        """Others spend from this budget, too. What is left of it would show their spending, so
+        errors do not tell it."""
         return self.name in (_OF_APP, _OF_ALL)
 
     @property
@@ -390,16 +396,16 @@ def refused_funding() -> WattfareError:
 
 
 def _grant(budgets: tuple[_Budget, ...], bounds: Bounds, now: int) -> int:
-    """How much of what it asks for a call is given. Each of the budgets limits it."""
+    """How much a call may reserve. Each of the budgets limits it."""
     free: int | None = None
-    for cap, totals, _, _ in budgets:  # a plain loop: each call comes here
+    for cap, totals, _, _ in budgets:  # a plain loop, because every call runs it
         if cap is not None:
             left = cap - totals.billed - totals.reserved
             free = left if free is None else min(free, left)
     if free is None:
         if bounds.requires_cap:
             raise invalid_request(
-                "The cost of this call has no bound: it can be made on a budget with a cap only."
+                "The cost of this call has no bound, so it needs a budget with a cap."
             )
         return bounds.most
     if bounds.least > free:
@@ -408,10 +414,10 @@ def _grant(budgets: tuple[_Budget, ...], bounds: Bounds, now: int) -> int:
 
 
 def _refusal(limits: list[_Budget], least: int, now: int) -> WattfareError:
-    # The first of those that are equal is the one that the user can change.
+    # If two are equal, the first one counts: the user can change it.
     spent = min(limits, key=lambda budget: budget.unspent)
     if least > spent.unspent:
-        # Nothing else is in the way, so that waiting would not help.
+        # Even without calls in flight it would not fit, so waiting would not help.
         return _exceeded(spent, least, now)
     return _in_flight(min(limits, key=lambda budget: budget.free), least, now)
 
@@ -435,7 +441,7 @@ def _in_flight(budget: _Budget, least: int, now: int) -> WattfareError:
         held, left = "this budget", budget.free
         needs = f"{needs}, and {dollars(max(left, 0), up=False)} is free."
     return WattfareRateLimitError(
-        f"Other calls in flight hold what is left of {held}. {needs}",
+        f"Calls in flight have reserved the rest of {held}. {needs}",
         retry_after=IN_FLIGHT_RETRY_SECONDS,
         shortfall=_shortfall(least, left, IN_FLIGHT, resets_at),
     )

@@ -1,9 +1,9 @@
-"""The tables of the ledger. All amounts are integers of nano-dollars; secrets are here as hashes.
+"""The tables of the ledger. Amounts are integers of nano-dollars. Secrets are stored as hashes.
 
 A change here needs a migration in ``migrations/versions``; a test holds the two together.
 
-``sqlite_with_rowid=False``: what is written for each call is kept within the index of its primary
-key, and not beside it.
+``sqlite_with_rowid=False`` stores the rows that each call writes inside the index of their primary
+key.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from sqlalchemy import (
 
 metadata = MetaData()
 
-#: The scope of the operator's totals that has the calls of all apps.
+#: The scope of the operator's totals for the calls of all apps.
 ALL_APPS = ""
-#: The ``expires_at`` of a grant that was taken back. Its calls in flight are cut off.
+#: The ``expires_at`` of a revoked grant. Its calls in flight are cut off.
 TAKEN_BACK = 0
 
-# SQLite counts rows up by itself only where the column's type is its own INTEGER.
+# SQLite numbers rows by itself only if the type of the column is its own INTEGER.
 _COUNTER = BigInteger().with_variant(Integer, "sqlite")
 
 apps = Table(
@@ -44,12 +44,12 @@ apps = Table(
     Column("secret_hash", String(64), nullable=False),
     Column("publishable_key", String(256), nullable=False, unique=True),
     Column("created_at", BigInteger, nullable=False),
-    # The older secret key, as long as both are valid.
+    # The older secret key, while two are valid.
     Column("other_secret_hash", String(64)),
     Column("deleted_at", BigInteger),
 )
 
-# The sites of an app: a browser may return from an approval to these only.
+# The origins of an app. A browser returns from an approval to these only.
 app_origins = Table(
     "app_origins",
     metadata,
@@ -73,7 +73,7 @@ connections = Table(
     Column("connected", Boolean, nullable=False),
     Column("changed_at", BigInteger, nullable=False),
     Column("revocations", BigInteger, nullable=False, server_default="0"),
-    # The person whose budget it is; "" for nobody, as for the token of a test app.
+    # The person whose budget it is; "" for none, as in a test app.
     Column("payer_id", String(64), nullable=False, server_default=""),
     # Where the money comes from; NULL for the operator's key, or the built-in model.
     Column("funding_id", String(64)),
@@ -81,8 +81,8 @@ connections = Table(
     sqlite_with_rowid=False,
 )
 
-# What each payer sees of each connection, and of those that have ended. ``connections`` has the one
-# that counts now.
+# The connections of each payer, with those that have ended. ``connections`` has only the current
+# one of each user.
 payer_connections = Table(
     "payer_connections",
     metadata,
@@ -97,8 +97,8 @@ payer_connections = Table(
     Index("payer_connections_by_user", "app_id", "user_id"),
 )
 
-# Here and in the reservations nobody asks again whether there is such an app: each stands beside a
-# connection, a grant or a row of the ledger, which do.
+# No foreign key to the apps, here and in the reservations: each row belongs to a connection, a
+# grant or a row of the ledger, which have one.
 totals = Table(
     "totals",
     metadata,
@@ -113,7 +113,7 @@ totals = Table(
     sqlite_with_rowid=False,
 )
 
-# What counts towards the operator's ceilings: of one app, and of all apps.
+# What counts towards the operator's ceilings: one row for each app, one for all apps.
 operator_totals = Table(
     "operator_totals",
     metadata,
@@ -144,8 +144,9 @@ grants = Table(
     Index("grants_by_payer", "payer_id"),
 )
 
-# The processes that hold calls, and until when. In PostgreSQL, it is milliseconds since 1970 by the
-# clock of the database. In SQLite, it is milliseconds since the named boot of the machine.
+# The processes that hold calls, and the end of their leases. In PostgreSQL, it is in milliseconds
+# since 1970 by the clock of the database; in SQLite, in milliseconds since the named boot of the
+# machine.
 holders = Table(
     "holders",
     metadata,
@@ -155,8 +156,8 @@ holders = Table(
     sqlite_with_rowid=False,
 )
 
-# Calls in flight. Each has one payer, a user or a grant, and one process that holds it; one whose
-# holder is no more is anybody's to settle.
+# Calls in flight. Each belongs to a user or a grant, and to one process, its holder. If the holder
+# is gone, any process may settle it.
 reservations = Table(
     "reservations",
     metadata,
@@ -175,9 +176,9 @@ reservations = Table(
     Column("metered_nanos", BigInteger, nullable=False, server_default="0"),
     Column("prompt_tokens", BigInteger, nullable=False, server_default="0"),
     Column("completion_tokens", BigInteger, nullable=False, server_default="0"),
-    # The name under which the provider keeps what this stream costs.
+    # The provider's id of this stream. It can be asked for the cost by this id.
     Column("generation_id", String(128)),
-    # The cost has no bound, so that what is reserved says nothing of it.
+    # The cost has no bound, so the reservation is not an estimate of it.
     Column("unbounded", Boolean, nullable=False, server_default=false()),
     Column("payer_id", String(64), nullable=False, server_default=""),
     Column("funding_id", String(64)),
@@ -188,7 +189,7 @@ reservations = Table(
     sqlite_with_rowid=False,
 )
 
-# Which call an Idempotency-Key stands for. Nothing of the call itself is kept.
+# The call that an Idempotency-Key identifies. The content of the call is not stored.
 idempotency = Table(
     "idempotency",
     metadata,
@@ -222,7 +223,7 @@ ledger = Table(
     Column("claimed_nanos", BigInteger),  # what the upstream says it cost; maybe more
     Column("ended", String(32), nullable=False),
     Column("request_id", String(128), nullable=False),
-    # The row that this one corrects. The amount billed is then the difference, and may be negative.
+    # The row that this one corrects. The billed amount is the difference, and may be negative.
     Column("corrects", _COUNTER, ForeignKey("ledger.id"), unique=True),
     Column("payer_id", String(64), nullable=False, server_default=""),
     Column("funding_id", String(64)),
@@ -236,7 +237,7 @@ ledger = Table(
         sqlite_where=text("corrects IS NULL"),
         postgresql_where=text("corrects IS NULL"),
     ),
-    # A query names this condition, too. A call without a payer does not write the index.
+    # The query has the same condition. A call without a payer does not write this index.
     Index(
         "ledger_by_payer",
         "payer_id",
@@ -289,7 +290,7 @@ sign_ins = Table(
     Index("sign_ins_by_expiry", "expires_at"),
 )
 
-# What a passkey signs. Each is used once.
+# The challenges that passkeys sign. Each is used once.
 challenges = Table(
     "challenges",
     metadata,
@@ -327,7 +328,7 @@ approvals = Table(
     Column("expires_at", BigInteger, nullable=False),
     Column("decided_at", BigInteger),
     Column("left_at", BigInteger),  # NULL while a person may have its page open
-    # The other payer whose connection ends, as the person who allowed this was told.
+    # The other payer whose connection ends. The page showed it to the person who allowed this.
     Column("replaces", String(64)),
     Index("approvals_by_expiry", "expires_at"),
 )

@@ -1,6 +1,6 @@
-"""What one payer sees of the ledger: their connections, grants and calls, and nobody else's.
+"""What one payer sees of the ledger: their own connections, grants and calls.
 
-Each function runs inside the one transaction of the connection that it is given.
+Each function runs inside the transaction of its connection.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from sqlalchemy import Row, Select, and_, func, or_, select, text
 from . import rules, schema
 from .clock import seconds
 
-#: Where a page of calls begins: the ``settled_at`` and the ``id`` of the row before it.
+#: The position before a page of calls: the ``settled_at`` and the ``id`` of the last row before it.
 Position = tuple[int, int]
 
-#: How many calls of a payer are looked at for those of one connection. There is no index for them.
+#: How many calls of a payer are searched for those of one connection, which have no index.
 LOOKED_AT = 10_000
 #: How many rows of an export are in memory at a time.
 EXPORT_PAGE = 1000
 
 
 class PayerConnection(msgspec.Struct, frozen=True, kw_only=True):
-    """A connection as its payer sees it. Amounts are nano-dollars of this month.
+    """A connection as its payer sees it. Amounts are in nano-dollars, for this month.
 
     Attributes:
-        key: names the connection in a URL, without the app's id of the user.
+        key: identifies the connection in a URL, without the app's id of the user.
         cap: for each month; None for no cap.
         ended_at: when it ended (Unix seconds); None while it lasts.
         ended: why: ``revoked``, ``replaced`` by another payer, or ``removed`` with its funding.
@@ -94,7 +94,7 @@ def key_of(app_id: str, user_id: str) -> str:
 def connections(
     sql: Sql, payer_id: str, now: datetime, *, ended: bool, limit: int, offset: int = 0
 ) -> list[PayerConnection]:
-    """This payer's connections: those that last, the latest first; or those that have ended, the
+    """This payer's connections: those in force, the newest first; or those that have ended, the
     latest end first.
 
     Args:
@@ -159,21 +159,22 @@ def calls(
     before: Position | None = None,
     account: tuple[str, str] | None = None,
 ) -> tuple[list[PayerCall], Position | None]:
-    """The calls that this payer paid for, the latest first; and where the next page begins, or
-    None if there is none.
+    """The calls that this payer paid for, the newest first; and the position of the next page, or
+    None if this is the last page.
 
     Args:
         limit: the most rows.
         before: only the rows after this position.
-        account: only those of this app's id and user's id. There may be fewer than ``limit``, and
-            more on the next page: only the next :data:`LOOKED_AT` calls of the payer are looked at.
+        account: only those of this app's id and user's id. A page searches the next
+            :data:`LOOKED_AT` calls of the payer, so it may have fewer rows than ``limit`` although
+            more follow.
     """
     table = schema.ledger
     order = table.c.settled_at.desc(), table.c.id.desc()
     of_payer = table.c.payer_id == payer_id, _INDEXED
     within = of_payer
     if before is not None:
-        # The first condition lets the database begin at the right place of its index.
+        # The first condition lets the database start at the right place of its index.
         within = (
             *of_payer,
             table.c.settled_at <= before[0],
@@ -224,7 +225,7 @@ def export(sql: Sql, payer_id: str, after: Position) -> list[PayerCall]:
 _calls = select(schema.ledger, schema.apps.c.name).join(
     schema.apps, schema.apps.c.id == schema.ledger.c.app_id
 )
-# The index has only the rows that this text lets in.
+# The index is partial: it has only the rows for which this text is true.
 _INDEXED = text("ledger.payer_id <> ''")
 
 

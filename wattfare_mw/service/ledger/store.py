@@ -1,4 +1,4 @@
-"""The ledger as the rest of the service sees it: a few decisions, each of them atomic.
+"""The ledger as the rest of the service sees it: a few atomic decisions.
 
 A store is one process's access to the database. It holds the reservations that it makes while it
 renews its lease. After that, any process may settle them.
@@ -104,18 +104,18 @@ class Store(ABC):
         funding_id: str | None = None,
         label: str | None = None,
     ) -> bool:
-        """Connect a user's budget, or change its cap, payer and funding. A new payer takes the
-        place of the former one, whose calls in flight are cut off.
+        """Connect a user's budget, or change its cap, payer and funding. A new payer replaces the
+        former one, whose calls in flight are cut off.
 
         Args:
             cap: in nano-dollars; None for no cap.
-            epoch: connect only if the connection has been revoked so often, and not since; None:
-                connect in any case.
+            epoch: connect only if the connection has been revoked exactly this number of times;
+                None connects in any case.
             payer_id: the person whose budget it is; ``""`` for none.
             funding_id: what the payer pays with; None for the operator's key.
             label: the account's label, which the payer sees; None leaves it as it is.
 
-        Returns: False if it has been revoked since. Nothing has changed then.
+        Returns: False if it was revoked after that. Then nothing has changed.
 
         Raises:
             WattfareFundingError: the payer has no such funding, or it is not valid.
@@ -148,9 +148,10 @@ class Store(ABC):
 
         Args:
             cap: in nano-dollars; None for no cap.
-            epoch: only if it has been revoked so often, and not since; None: in any case.
-            payer_id: only if it is this payer's; None: any payer's.
-            only_lower: leave the cap as it is if it is lower already.
+            epoch: only if the connection has been revoked exactly this number of times; None: in
+                any case.
+            payer_id: only if this payer pays; None: any payer.
+            only_lower: never raise the cap.
 
         Returns: False if there is no such connection.
         """
@@ -174,32 +175,33 @@ class Store(ABC):
 
     @abstractmethod
     async def revoke(self, app_id: str, user_id: str, *, payer_id: str | None = None) -> bool:
-        """Revoke a connection, if it is this payer's; None: any payer's. False if there is none.
+        """Revoke a connection, if this payer pays (None: any payer). Returns False if there is
+        none.
 
-        It is as quick as a call's own statements, because streams go on until it is done."""
+        It is as fast as the statements of a call, because streams go on until it is done."""
 
     async def revoke_grant(
         self, app_id: str, token_hash: str, *, payer_id: str | None = None
     ) -> bool:
-        """Take a grant back, if it is this payer's; None: any payer's. False if there is none."""
+        """Revoke a grant, if this payer pays (None: any payer). Returns False if there is none."""
         return await self.transact(
             lambda sql: accounts.revoke_grant(sql, app_id, token_hash, payer_id=payer_id)
         )
 
     async def revoke_app(self, app_id: str) -> None:
-        """Take all connections and grants of an app back."""
+        """Revoke all connections and grants of an app."""
         await self.transact(lambda sql: accounts.revoke_app(sql, app_id, self._now(sql)))
 
     async def remove_funding(self, payer_id: str, funding_id: str) -> bool:
-        """Delete the key of a funding, and take back what it pays for. False if the payer has no
-        such funding."""
+        """Delete the key of a funding, and revoke what it pays for. Returns False if the payer has
+        no such funding."""
         return await self.transact(
             lambda sql: accounts.remove_funding(sql, payer_id, funding_id, self._now(sql))
         )
 
     @abstractmethod
     async def account(self, app_id: str, user_id: str) -> tuple[Connection | None, Totals]:
-        """A user's connection, and its payer's totals of this month."""
+        """A user's connection, and its payer's totals for this month."""
 
     async def add_grant(
         self,
@@ -209,7 +211,7 @@ class Store(ABC):
         terms: Terms = USERS_PAY,
         now: int = 0,
     ) -> None:
-        """Add a new grant. Raises the refusal, if the rules refuse it."""
+        """Add a new grant. Raises an error if the rules refuse it."""
         await self.transact(
             lambda sql: accounts.add_grant(sql, app_id, token_hash, grant, terms, now)
         )
@@ -217,7 +219,7 @@ class Store(ABC):
     async def check_account(
         self, app_id: str, user_id: str | None, grant_hash: str | None, terms: Terms
     ) -> None:
-        """Raise the refusal, if this user or grant cannot pay for any call at present."""
+        """Raise an error if this user or grant cannot pay for any call now."""
         if user_id is not None:
             connection, totals = await self.account(app_id, user_id)
             # Only the message of a refusal needs the time, so the database is not asked for it.
@@ -231,8 +233,8 @@ class Store(ABC):
     # -- calls
 
     async def reserve(self, call: InferenceCall, terms: Terms) -> Granted:
-        """Reserve what a call may cost. Returns that amount, and the funding that pays. Raises the
-        refusal, if the rules refuse the call."""
+        """Reserve what a call may cost. Returns the amount, and the funding that pays. Raises an
+        error if the rules refuse the call."""
         if self._holder is None:
             raise lease_lost()
         return await self._reserve(call, terms, self._holder)
@@ -247,14 +249,14 @@ class Store(ABC):
 
     @abstractmethod
     async def settle(self, reservation_id: str, account: Account, outcome: Outcome) -> int | None:
-        """End a reservation of this account. Returns what was billed, or None if it had ended
-        before."""
+        """End a reservation of this account. Returns what was billed, or None if it has already
+        ended."""
 
     async def correct(
         self, reservation_id: str, account: Account, outcome: Outcome, terms: Terms
     ) -> int | None:
-        """Correct the bill of a call that another process has settled, because it took this one
-        for dead. Returns what is billed in addition, or None if there is nothing to correct."""
+        """Correct the bill of a call that another process has settled while this one seemed dead.
+        Returns what is billed in addition, or None if there is nothing to correct."""
         return await self.transact(
             lambda sql: corrections.correct(
                 sql, reservation_id, account, outcome, terms, self._now(sql)
@@ -276,8 +278,7 @@ class Store(ABC):
         """Settle the calls whose process has died. Returns how many there were.
 
         Args:
-            keep_streams: leave those to :meth:`take_over` whose provider can be asked for the
-                true cost.
+            keep_streams: leave streams whose true cost the provider can tell to :meth:`take_over`.
         """
         await self._expire_leases()
         swept = 0
@@ -285,13 +286,13 @@ class Store(ABC):
             lambda sql: leases.orphaned_calls(sql, keep_streams=keep_streams)
         ):
             for reservation_id, account, outcome in orphaned:
-                # Other processes may sweep at the same time: only one settles each call.
+                # Other processes may do the same at this time. Only one of them settles each call.
                 swept += await self.settle(reservation_id, account, outcome) is not None
         return swept
 
     async def take_over(self) -> list[OrphanedStream]:
-        """Hold some streams whose process has died, and whose provider can be asked for the true
-        cost. This process has to settle them; if it dies, another one takes them over."""
+        """Hold some streams whose process has died, and whose true cost the provider can tell. This
+        process has to settle them. If it dies, another one takes them over."""
         holder = self._holder
         if holder is None:
             return []
@@ -325,14 +326,14 @@ class Store(ABC):
 
     @abstractmethod
     async def transact(self, job: Callable[[Sql], T]) -> T:
-        """Run a job as one transaction, through SQLAlchemy. It is for what does not happen for
-        every call."""
+        """Run a job as one transaction, through SQLAlchemy. For work that does not happen in every
+        call."""
 
     async def at(self, job: Callable[[Sql, datetime], T]) -> T:
-        """Run a job as :meth:`transact` does, with the time by the clock of the database."""
+        """Run a job as :meth:`transact` does, and pass it the time of the database's clock."""
         return await self.transact(lambda sql: job(sql, self._now(sql)))
 
-    # -- what each database does in its own way
+    # -- implemented for each database
 
     @abstractmethod
     async def _app_by_id(self, app_id: str) -> App | None: ...

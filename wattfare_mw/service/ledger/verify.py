@@ -1,4 +1,4 @@
-"""The proof of the ledger: every total is compared with the sum of its rows. Changes nothing."""
+"""Proves the ledger: compares every total with the sum of its rows. Changes nothing."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from . import schema
 
 
 def verify(sql: Sql) -> list[str]:
-    """The totals that their rows do not prove, and the corrections that bill less than nothing or
-    more than was reserved, one line each."""
+    """The totals that differ from the sum of their rows, and the corrections after which less than
+    nothing or more than the reservation is billed. One line each."""
     faults = _wrong_corrections(sql)
     by_user = ("app_id", "user_id", "payer_id", "month")
     billed = _sums(sql, schema.ledger, by_user, "billed_nanos")
@@ -34,8 +34,8 @@ def verify(sql: Sql) -> list[str]:
 
 
 def lost_calls(sql: Sql) -> list[str]:
-    """The calls whose cost had no bound and whose process died: what they really cost is not known.
-    One line each; none for a call whose bill was corrected since."""
+    """The calls without a bound whose process died. Their true cost is not known. One line each,
+    except for calls whose bill was corrected later."""
     first, later = schema.ledger, schema.ledger.alias()
     rows = sql.execute(
         select(first)

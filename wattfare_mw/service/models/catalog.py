@@ -1,7 +1,7 @@
-"""Which models an upstream has, and what each costs: its own list, read now and then.
+"""The models of an upstream and their prices, from its own list, which is refreshed regularly.
 
-No call waits for a list that is being read anew, and none fails because it cannot be: the last
-one is good for a day.
+No call waits for a refresh, and none fails because of a failed refresh: the last list is valid for
+a day.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from .price_lists import Unpriced, published, read_prices
 
 log = get_logger("wattfare_mw.service", show_messages=False)
 
-#: How old a list may be before it is read anew, and before it is no longer used, in seconds.
+#: The age at which a list is refreshed, and at which it is no longer used, in seconds.
 FRESH_SECONDS = 600
 STALE_SECONDS = 24 * 3600
-#: How long to wait with the next attempt where one has failed, in seconds.
+#: How long to wait after a failed refresh, in seconds.
 RETRY_SECONDS = 10
 
 
@@ -35,8 +35,8 @@ class NoListError(Exception):
 
 
 class _List(msgspec.Struct, frozen=True):
-    """``body``: as it came; None where the upstream gives no list, so that any name may be a
-    model's, and only what is published is known of it."""
+    """A list of models. ``body``: as received; None if the upstream gives no list. Then any name
+    may be a model, and only published prices are known."""
 
     read_at: float
     body: bytes | None
@@ -44,7 +44,7 @@ class _List(msgspec.Struct, frozen=True):
     limits: dict[str, ModelLimits] = {}
 
     def find(self, models: Iterable[str]) -> Price | Unpriced | None:
-        """The price under the first name that the list has, of all that these models may have."""
+        """The price of the first of these names that the list has."""
         names = (name for model in models for name in model_lists.names_of(model))
         return next(filter(None, map(self.prices.get, names)), None)
 
@@ -53,11 +53,11 @@ class Catalog:
     """The models of one upstream.
 
     Args:
-        fetch: gives the list, as it comes; raises a :class:`NoListError` if there is none.
-        base_url: whose prices to look up where the list names none.
-        own_prices: the operator's, which count before all others.
-        default_first: does the operator's price for all models count before a published one? It
-            does if the upstream is not a known one, whose own prices are published.
+        fetch: returns the list as received; raises :class:`NoListError` if there is none.
+        base_url: the provider whose published prices count if the list has none.
+        own_prices: the operator's prices, which come before all others.
+        default_first: True if the operator's price for ``*`` comes before a published one, as for
+            an unknown upstream.
         clock: seconds.
     """
 
@@ -81,8 +81,7 @@ class Catalog:
         self._published: dict[str, Price | None] = {}
 
     async def body(self) -> bytes:
-        """The upstream's own list, as ``{"data": [{"id": …}]}``. It is empty if the upstream gives
-        none.
+        """The upstream's own list, as ``{"data": [{"id": …}]}``; empty if the upstream has none.
 
         Raises:
             WattfareError: ``upstream``; it cannot be read now.
@@ -91,10 +90,10 @@ class Catalog:
         return model_lists.NO_MODELS if body is None else body
 
     async def price(self, model: str, base: str | None = None) -> Price | None:
-        """What this model costs; None where it has no fixed price.
+        """The price of this model; None if it has no fixed price.
 
         Args:
-            base: its name without a variant. It counts if nothing is known of ``model`` itself.
+            base: its name without a variant, which counts if ``model`` itself is unknown.
 
         Raises:
             WattfareError: ``invalid_request``: there is no such model; ``upstream``.
@@ -123,29 +122,29 @@ class Catalog:
 
     @property
     def fresh(self) -> object | None:
-        """The list that prices come from now, until it is read anew: another list is another
-        object. None if it has to be read first."""
+        """The current list, by identity: a refreshed list is another object. None if there is no
+        list yet."""
         known = self._list
         if known is None or self._clock() >= known.read_at + FRESH_SECONDS:
             return None
         return known
 
     def limits(self, model: str) -> ModelLimits:
-        """What this model can generate: by the list as it was last read, or else by our table."""
+        """The limits of this model, from the current list or else from our table."""
         listed = {} if self._list is None else self._list.limits
         found = next(filter(None, map(listed.get, model_lists.names_of(model))), None)
         table = output_limits.known(model)
         if found is None:
             return table
-        # A list may name the one and not the other.
+        # A list may have one of them only.
         return ModelLimits(found.output or table.output, found.context or table.context)
 
     async def _published_price(self, model: str, is_listed: bool) -> Price | None:
         if model in self._published:
             return self._published[model]
-        # In a thread: the table of prices takes a second to read, once.
+        # In a thread, because the first look-up reads the table of prices for a second.
         price = await asyncio.to_thread(published, model_lists.bare(model), self._base_url)
-        if price is not None or is_listed:  # names can be made up without end
+        if price is not None or is_listed:  # clients can invent any number of names
             self._published[model] = price
         return price
 
@@ -177,7 +176,7 @@ class Catalog:
         error = reading.exception()
         if error is None:
             self._list = reading.result()
-            self._published.clear()  # a published price can change at a date
+            self._published.clear()  # a published price can change at a given date
         else:
             log.warning("the upstream's list of models cannot be read: %s", describe(error))
 
@@ -190,7 +189,7 @@ class Catalog:
             return _List(self._clock(), body, prices, limits)
         except (NoListError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             if self._list is not None and self._list.body is not None:
-                # What has been there is not gone for good.
+                # A list that was there before is probably only missing for now.
                 raise upstream_answers.failed("The upstream gives no list of models.") from None
         log.warning("the upstream gives no list of models: published prices are used")
         return _List(self._clock(), None, {})

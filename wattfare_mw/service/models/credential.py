@@ -1,4 +1,4 @@
-"""A key for the upstream: what is sent, and what keeps it out of all that comes back."""
+"""A key for the upstream, with the redaction that removes it from answers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class Credential:
     """A key for the upstream: the operator's, or that of a payer.
 
     Args:
-        key: the key; None: nothing is sent.
+        key: the key; None sends no key.
         funding_id: the payer's funding that the key belongs to; None: the operator's key.
     """
 
@@ -26,7 +26,7 @@ class Credential:
 
     @property
     def is_payers(self) -> bool:
-        """True for a payer's own key, whose refusal is for the payer to mend."""
+        """True for a payer's own key. If it is refused, the payer must act."""
         return self.funding_id is not None
 
     def __repr__(self) -> str:
@@ -43,12 +43,12 @@ class PayerKeys(Protocol):
             fresh: ask the database, even if the key is in memory.
 
         Raises:
-            WattfareFundingError: it has been removed, or cannot be read.
-            WattfareError: 503, the database is not there.
+            WattfareFundingError: it was removed, or cannot be decrypted.
+            WattfareError: 503; the database is unavailable.
         """
         ...
 
     async def refused(self, funding_id: str) -> None:
-        """The upstream has refused this key. Nothing is paid with it until it is connected
+        """Record that the upstream has refused this key. It pays for nothing until it is connected
         again."""
         ...

@@ -17,12 +17,12 @@ from . import pdf_child
 
 #: How long a file may take, in seconds. It includes the start of the process.
 SECONDS = 15.0
-#: So many files at a time. Others wait for their turn.
+#: The most files at a time. Others wait.
 AT_ONCE = 2
 
 _threads = Threads(AT_ONCE)
 _CHILD = str(Path(pdf_child.__file__))
-#: All that it gets of our environment, which has secrets.
+#: The variables that the process inherits. Our environment has secrets.
 _NEEDED = ("SYSTEMROOT", "LD_LIBRARY_PATH")
 _MAX_OUTPUT = 64 * 2**10
 _decode = msgspec.json.Decoder(list[int] | int).decode

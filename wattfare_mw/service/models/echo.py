@@ -1,5 +1,5 @@
-"""The built-in model: repeats the last user message, a word a token, at a price that a test can
-compute to the nano-dollar."""
+"""The built-in model: repeats the last user message. A word is a token, so a test can compute the
+cost to the nano-dollar."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .credential import Credential
 
 #: USD for one token.
 PRICE = Price.flat(Decimal("0.000001"), Decimal("0.000002"))
-#: How long each model takes for a word, in seconds.
+#: The pause of each model before a word, in seconds.
 MODELS = {"wattfare/echo": 0.0, "wattfare/echo-slow": 0.05}
 
 
@@ -29,9 +29,9 @@ class Echo:
     """The provider of ``wattfare/echo`` and ``wattfare/echo-slow``.
 
     Args:
-        default_max_tokens: what a call is given that names no limit.
-        hold: what a call holds that has a field whose cost has no bound, in nano-dollars. The
-            field has no effect here, but an app can see what it will be like.
+        default_max_tokens: the limit of a call that names none, in tokens.
+        hold: what a call holds if a field has no bound, in nano-dollars. Such a field has no effect
+            here, but an app can test how a held call behaves.
     """
 
     keeps_records = False
@@ -63,7 +63,7 @@ class Echo:
         )
 
     async def prepare(self, request: ChatRequest, request_id: str) -> EchoJob:
-        """The words to say, and their exact price."""
+        """The words of the answer, and their exact price."""
         if request.model not in MODELS:
             raise invalid_request(
                 f"There is no model {request.model!r} here: {' and '.join(MODELS)} are built in."
@@ -81,7 +81,7 @@ class Echo:
         return None
 
     async def close(self) -> None:
-        """There is nothing to let go of."""
+        """Do nothing: there are no connections."""
 
 
 class EchoJob:
@@ -109,7 +109,7 @@ class EchoJob:
         self._limit = min(most, len(self._words))
         self.detaches = not request.stream
         self._begun = False
-        self._said = 0  # so many words
+        self._said = 0  # the number of words
         self._request = request
         self._pause = MODELS[request.model]
         self._about: dict[str, Any] = {
@@ -118,7 +118,7 @@ class EchoJob:
             "model": request.model,
         }
         self.meter = Meter(PRICE, sum(len(text.split()) for text in texts))
-        # It is known what it will say, so that this is what it costs, not a bound.
+        # The answer is known, so this is the exact cost.
         self.bounds = Bounds(
             PRICE.bound(self.meter.prompt_tokens, min(least, self._limit)),
             PRICE.bound(self.meter.prompt_tokens, self._limit),
@@ -131,7 +131,7 @@ class EchoJob:
         return None
 
     async def start(self, granted: int, credential: Credential | None = None) -> None:
-        """There is nobody to ask; say as many words as this pays for."""
+        """Start the answer, with as many words as this amount pays for."""
         self.meter.granted = granted
         self.meter.sent = True
         limit = PRICE.pays_for(granted, self.meter.prompt_tokens, 1, self._limit)
@@ -143,7 +143,7 @@ class EchoJob:
         return "stop" if self._limit == len(self._words) else "length"
 
     async def body(self) -> bytes:
-        """The whole answer, when its last word is said."""
+        """The whole answer, after its last word."""
         words = [await self._say() for _ in range(self._limit)]
         self._complete()
         message = {"role": "assistant", "content": "".join(words)}
@@ -158,7 +158,7 @@ class EchoJob:
         )
 
     async def read_events(self) -> bytes:
-        """A word a chunk."""
+        """One word per chunk."""
         if not self._begun:
             self._begun = True
             return self._chunk({"role": "assistant", "content": ""})
@@ -171,11 +171,11 @@ class EchoJob:
         return last + sse.write(sse.DONE)
 
     async def close(self) -> None:
-        """There is nothing to let go of."""
+        """Do nothing: there are no connections."""
 
     async def _say(self) -> str:
-        """The next word, with the space that follows it, counted as it is said."""
-        # A pause of nothing still gives the others their turn.
+        """The next word and its space, counted by the meter."""
+        # A pause of zero still lets other tasks run.
         await asyncio.sleep(self._pause)
         self.meter.count()
         word = self._words[self._said]

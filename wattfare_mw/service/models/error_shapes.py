@@ -1,4 +1,4 @@
-"""What an upstream's error says, in any of the shapes that providers use. No I/O."""
+"""Reads an upstream's error in any of the shapes that providers use. No I/O."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from typing import Any, cast
 
 import msgspec
 
-#: How deep an error is looked for inside of an error.
+#: How many errors may be nested in one another.
 _MOST_LEVELS = 8
-#: Longer words are cut, in characters.
+#: The most characters of a message.
 _MOST_WORDS = 20_000
-#: A code is one word, as ``context_length_exceeded`` is. A sentence is no code.
+#: A code is one word, such as ``context_length_exceeded``. A sentence is not a code.
 _CODE = re.compile(r"[A-Za-z][A-Za-z0-9_.:-]{0,63}")
 #: A time in Google's JSON, such as "31s".
 _DELAY = re.compile(r"(\d{1,5}(?:\.\d{1,9})?)s", re.ASCII)
-#: Where the words of an error without a name of its own stand.
+#: The fields with the message of an error.
 _MESSAGES = ("message", "msg", "detail", "Message", "error_description")
-#: What an error may be wrapped in.
+#: The fields that an error may be wrapped in.
 _WRAPPERS = ("error", "errors", "detail")
-#: What answers, chunks and choices have.
+#: The fields of answers, chunks and choices.
 _OF_ANSWERS = frozenset({"choices", "usage", "delta", "finish_reason", "index"})
 
 
@@ -29,13 +29,13 @@ class Said(msgspec.Struct, frozen=True, gc=False):
     """What an error says.
 
     Attributes:
-        message: its words; of the innermost error, which says most.
-        code: its code, if that is a word.
+        message: the message of the innermost error, which is the most exact.
+        code: its code, if that is one word.
         status: the HTTP status that it names, if any.
         names: all its codes, types and statuses that are words, in lower case.
-        flagged: it refuses a prompt, as OpenRouter says it.
-        quoted: it repeats the error of a provider behind the upstream, as OpenRouter does.
-        retry_after: when to ask again, in seconds. Google says so here, and in no header.
+        flagged: it is OpenRouter's refusal of a prompt by moderation.
+        quoted: it quotes the error of a provider behind the upstream, as OpenRouter does.
+        retry_after: when to try again, in seconds. Google says so in the error and not in a header.
     """
 
     message: str | None = None
@@ -48,12 +48,12 @@ class Said(msgspec.Struct, frozen=True, gc=False):
 
 
 def in_error(answer: object) -> Said:
-    """What the body of an HTTP error says, which need not be JSON of any known shape."""
+    """Read the body of an HTTP error, which may have any shape and need not be JSON."""
     return _said(answer)
 
 
 def in_success(answer: object) -> Said | None:
-    """What an answer or an event with status 200 says, if it is an error; None for any other."""
+    """Read the error in an answer or an event with status 200; None if it is not an error."""
     if isinstance(answer, dict):
         fields = cast("dict[str, Any]", answer)
         if fields.get("error") or fields.get("object") == "error" or _is_flat(fields):
@@ -66,7 +66,8 @@ def in_success(answer: object) -> Said | None:
 
 
 def _is_flat(fields: dict[str, Any]) -> bool:
-    """Is it an error without a mark of OpenAI's? A choice, and what has choices, is none."""
+    """True if it is an error in another shape than OpenAI's. An object with choices is not an
+    error."""
     if not _OF_ANSWERS.isdisjoint(fields):
         return False
     return fields.get("type") == "error" or bool(fields.get("errors") or fields.get("detail"))
@@ -77,7 +78,7 @@ def _said(answer: object) -> Said:
     names: set[str] = set()
     flagged = quoted = False
     retry_after: float | None = None
-    # From the outside in, so that the last word is that of the innermost.
+    # From the outside in, so that the innermost error comes last.
     for fields in _levels(answer, _MOST_LEVELS):
         if isinstance(fields, str):
             message = fields
@@ -104,7 +105,7 @@ def _said(answer: object) -> Said:
 
 
 def _levels(value: object, depth: int) -> Iterator[dict[str, Any] | str]:
-    """The errors in this, each inside of the one before."""
+    """The errors in this value, each nested in the one before."""
     if depth == 0:
         return
     if isinstance(value, str):
@@ -158,7 +159,7 @@ def _quoted(raw: object, depth: int) -> Iterator[dict[str, Any] | str]:
         try:
             raw = json.loads(raw[:_MOST_WORDS])
         except (ValueError, RecursionError):
-            raw = None if raw.lstrip().startswith("<") else raw  # HTML is for no reader
+            raw = None if raw.lstrip().startswith("<") else raw  # HTML is not readable
     yield from _levels(raw, depth)
 
 

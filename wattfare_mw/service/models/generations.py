@@ -1,5 +1,5 @@
-"""The records that OpenRouter keeps of its generations: each says what a generation cost, even if
-its stream was not read to its end. No I/O."""
+"""Reads OpenRouter's records of generations, which tell the cost of a stream even if it was not
+read to its end. No I/O."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from . import upstream_answers
 
 #: The header that names the generation.
 _HEADER = "x-generation-id"
-#: An id, as a header, a chunk or an answer names it. The ledger has room for so many characters.
+#: An id in a header, a chunk or an answer. The ledger has room for 128 characters.
 _ID = re.compile(r"gen-[\x21-\x7e]{1,124}")
 
 
@@ -37,20 +37,20 @@ def id_of(chunk: bytes) -> str | None:
 
 
 def id_in(headers: Mapping[str, str]) -> str | None:
-    """The id of the generation that these headers of an answer name, or None. They come before
-    the first chunk."""
+    """The id of the generation in these headers of an answer, or None. They come before the first
+    chunk."""
     name = headers.get(_HEADER, "").strip()
     return name if _ID.fullmatch(name) else None
 
 
 def path(generation_id: str) -> str:
-    """Where the record of this generation is, behind the base URL."""
+    """The path of this generation's record, after the base URL."""
     return f"/generation?id={quote(generation_id, safe='')}"
 
 
 def cost(record: bytes) -> int | None:
-    """What this record (JSON) says that the generation cost, in nano-dollars; None if it says
-    nothing that can be true.
+    """The cost of the generation in this record (JSON), in nano-dollars; None if it has no valid
+    cost.
 
     ``total_cost`` is what OpenRouter charged. With the operator's own key at a provider
     (``is_byok``), the provider charges ``upstream_inference_cost`` on top. OpenRouter fills this

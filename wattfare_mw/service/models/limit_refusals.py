@@ -1,8 +1,8 @@
-"""What an upstream's refusal says about the limit of a call: that it wants the other name, or that
-the limit is too high. No I/O.
+"""Reads what an upstream's refusal says about the limit of a call: that it wants the other name, or
+that the limit is too high. No I/O.
 
-Each provider and gateway has its own words, and many embed the words of another. So the whole
-error is read as text. A false guess costs one more call that is refused, and changes no bill.
+Each provider and gateway has its own words, and many quote another's. So the whole error is read as
+text. A wrong guess costs one more refused call, and changes no bill.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from .provider_facts import LimitName
 
 #: The statuses of a refusal. Some gateways answer with their own when their upstream refuses.
 STATUSES = frozenset({400, 404, 405, 409, 413, 422, 500, 501, 502})
-#: So much of an error is read, in bytes.
+#: How much of an error is read, in bytes.
 MAX_READ = 4000
 
 _OTHER: dict[str, LimitName] = {
@@ -27,7 +27,7 @@ _NAME = re.compile(
     r"(?<![A-Za-z0-9_])(?<!reasoning\.)(?<!thinking\.)"
     r"(max_completion_tokens|max_tokens)(?![A-Za-z0-9_])"
 )
-#: What is said of a field that is not known or not wanted.
+#: Words about an unknown or unwanted field.
 _UNSUPPORTED = re.compile(
     r"un-?supported|not support|(?:does|do|did)(?: not|n't) support|un-?recogni[sz]ed"
     r"|not recogni[sz]ed|unknown|un-?expected|not permitted|not allowed|forbidden|extra_forbidden"
@@ -37,21 +37,21 @@ _UNSUPPORTED = re.compile(
     r"|invalid (?:parameter|argument|field)|not implemented|cannot be used|remove",
     re.IGNORECASE,
 )
-#: What is said of a number.
+#: Words about a number.
 _ABOUT_SIZE = re.compile(
     r"too (?:large|high|big|many|long)|at most|less than|lower than|smaller than|below|maximum"
     r"|range|exceed|greater than|more than|limit(?:ed)? (?:of|to|is)|between|must be|<=|>|≤"
     r"|取值范围",
     re.IGNORECASE,
 )
-#: What it is said of.
+#: Words for the limit.
 _ABOUT_LIMIT = re.compile(
     r"max_?(?:completion_|output_|new_|gen_)?_?(?:tokens|len)|maxOutputTokens|maxTokens"
     r"|(?:maximum|output|completion|generated|new) tokens|token limit",
     re.IGNORECASE,
 )
 _NUMBER = re.compile(r"(?<![\w.\-/])(\d{1,3}(?:,\d{3})+|\d{1,9})(?![\w\-/]|[.,]\d)")
-#: The status of an error is no limit.
+#: The status of an error, which is not a limit.
 _STATUS = re.compile(
     r"\b(?:error|code|status|http)[\w ]{0,12}[\"']?\s?[:=]?\s?[\"']?[45]\d\d\b", re.I
 )
@@ -80,8 +80,9 @@ class LimitRefusal(msgspec.Struct, frozen=True):
 
     Attributes:
         name: the name to use instead; None if the name was not the reason.
-        most: the highest limit that is taken, in tokens; None if the number was not the reason.
-        for_this_prompt: ``most`` is what this prompt leaves of the model's window.
+        most: the highest limit that the upstream accepts, in tokens; None if the number was not the
+            reason.
+        for_this_prompt: True if ``most`` is what this prompt leaves of the context window.
     """
 
     name: LimitName | None = None
@@ -98,9 +99,9 @@ def read(
     """What this refusal says about the limit.
 
     Args:
-        names: those under which the limit was sent.
-        limit: what was sent, in tokens.
-        model: its name, which may have numbers that are no limit.
+        names: the names under which the limit was sent.
+        limit: the limit that was sent, in tokens.
+        model: its name, which may contain numbers that are not a limit.
     """
     if status not in STATUSES:
         return OTHER_REASON
@@ -121,7 +122,7 @@ def _other_name(text: str, names: tuple[str, ...]) -> LimitName | None:
 
 
 def _maximum(text: str, limit: int) -> int | None:
-    """The maximum that the text names: the highest number in it that is below the limit sent."""
+    """The maximum in the text: its highest number that is below the limit sent."""
     if _ABOUT_LIMIT.search(text) is None or _ABOUT_SIZE.search(text) is None:
         return None
     found = list(_NUMBER.finditer(text))
@@ -132,14 +133,14 @@ def _maximum(text: str, limit: int) -> int | None:
 
 
 def _is_exclusive(text: str, number: re.Match[str]) -> bool:
-    """Is the number the first that is too high?"""
+    """True if the text first says that the limit is too high."""
     before = text[max(number.start() - 20, 0) : number.start()]
     after = text[number.end() : number.end() + 20]
     return _BELOW.search(before) is not None or _EXCLUSIVE.match(after) is not None
 
 
 def _left_of_context(text: str, limit: int) -> int | None:
-    """What the prompt leaves of the model's window, if that is what the text is about."""
+    """What the prompt leaves of the context window, if the text is about that."""
     added = _SUM.search(text)
     if added is not None:
         left = _whole(added[2]) - _whole(added[1])

@@ -1,5 +1,5 @@
-"""An upstream's list of models, in any of the shapes that providers use, as OpenAI and OpenRouter
-shape it: ``{"data": [{"id": …}]}``. No I/O."""
+"""Converts a list of models from any provider's shape into that of OpenAI: ``{"data": [{"id":
+…}]}``. No I/O."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any
 
 import msgspec
 
-#: What stands for the list of an upstream that has none.
+#: The list of an upstream that has none.
 NO_MODELS = b'{"object":"list","data":[]}'
-#: Google lists its models under this prefix, and takes their names without it.
+#: Google lists its models with this prefix, and accepts their names without it.
 _PREFIX = "models/"
-#: What a call without a tag means to Ollama.
+#: The tag that Ollama adds to a name without a tag.
 _DEFAULT_TAG = ":latest"
 
 _Entry = dict[str, msgspec.Raw] | str | int | float | bool | list[msgspec.Raw] | None
@@ -29,7 +29,7 @@ def normalized(body: bytes) -> bytes:
     """The list as ``{"data": [{"id": …}]}``; the same bytes if it has this shape already.
 
     Raises:
-        msgspec.MsgspecError, UnicodeDecodeError, RecursionError: it is no list of models.
+        msgspec.MsgspecError, UnicodeDecodeError, RecursionError: it is not a list of models.
     """
     entries = _entries(body)
     if isinstance(entries, bytes):

@@ -1,4 +1,4 @@
-"""The models that may answer a call, and what the call costs at most with each of them. No I/O."""
+"""The models that may answer a call, and the highest cost with each of them. No I/O."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ class Offer(msgspec.Struct, frozen=True):
     """A model that may answer.
 
     Attributes:
-        price: None if only the upstream can say what it costs.
-        variant: its name, read.
-        family: what it makes of images, files and audio.
-        limits: what it can generate, as far as a list or our table says so.
+        price: None if only the upstream can tell the cost.
+        variant: its parsed name.
+        family: how it counts images, files and audio.
+        limits: its limits, as far as a list or our table has them.
     """
 
     price: Price | None
@@ -37,11 +37,11 @@ class Offer(msgspec.Struct, frozen=True):
 
 
 class Bound(msgspec.Struct, frozen=True):
-    """What a call costs at most, if this model answers.
+    """The highest cost of a call if this model answers.
 
     Attributes:
         prompt: its tokens at most.
-        fees: what comes beside the tokens, in nano-dollars.
+        fees: costs other than tokens, in nano-dollars.
     """
 
     price: Price
@@ -49,20 +49,20 @@ class Bound(msgspec.Struct, frozen=True):
     fees: int
 
     def cost(self, completion: int) -> int:
-        """The cost at most with an answer of so many tokens, in nano-dollars."""
+        """The highest cost with an answer of this many tokens, in nano-dollars."""
         return self.price.bound(self.prompt, completion) + self.fees
 
     def limit(self, granted: int, answers: int, most: int) -> int:
-        """The limit, up to ``most``, that each of so many answers can have for this amount."""
+        """The limit, up to ``most``, that this amount pays for in each of the answers."""
         return self.price.pays_for(granted - self.fees, self.prompt, answers, most)
 
 
 def counted(offers: Sequence[Offer], request: ChatRequest, text: int) -> list[int] | None:
-    """The tokens of the prompt without what is attached, counted by the tokenizer of each model;
-    None if no model's tokenizer is here. It can take long: not for an event loop.
+    """The tokens of the prompt without attachments, counted by the tokenizer of each model; None if
+    no model's tokenizer is installed. It can take long, so do not call it on an event loop.
 
     Args:
-        text: what counts for a model whose tokenizer is not here.
+        text: the bound for a model whose tokenizer is not installed.
     """
     encodings = [tokenizer.encoding_of(offer.variant.base) for offer in offers]
     found = {
@@ -81,10 +81,10 @@ def bounds(
     attached: Attachments | None = None,
     page_usd: Decimal = Decimal(0),
 ) -> list[Bound]:
-    """The bound for each model; none at all if one of them has no price.
+    """The bound for each model; empty if one of them has no price.
 
     Args:
-        texts: the tokens of the prompt at most for each model, without what is attached.
+        texts: the most tokens of the prompt for each model, without attachments.
         page_usd: what the provider may charge for a page of a PDF.
     """
     found: list[Bound] = []
@@ -111,27 +111,27 @@ def _fees(
 
 
 def between(found: Sequence[Bound], least: int, most: int) -> Bounds:
-    """What the dearest of these costs, with so many tokens of the answer at least, and at most."""
+    """The cost of the most expensive model, with the fewest and the most tokens of the answer."""
     low = high = 0
     for each in found:
         at_least, at_most = each.price.bounds(each.prompt, least, most)
         at_least += each.fees
         at_most += each.fees
-        # Not `max`: a call takes longer than all of this.
+        # Not `max`: its function call takes longer than this loop.
         low = at_least if at_least > low else low
         high = at_most if at_most > high else high
     return Bounds(low, high)
 
 
 def longest(found: Sequence[Bound]) -> int:
-    """The tokens of the prompt at most, whichever of these models answers."""
+    """The most tokens of the prompt, whichever of these models answers."""
     if len(found) == 1:
         return found[0].prompt.prompt
     return max(each.prompt.prompt for each in found)
 
 
 def dearest(found: Sequence[Bound], most: int) -> Price | None:
-    """The price of the model that costs most with so many tokens of the answer."""
+    """The price of the most expensive model, with this many tokens of the answer."""
     if len(found) == 1:
         return found[0].price
     return max(found, key=lambda each: each.cost(most)).price if found else None

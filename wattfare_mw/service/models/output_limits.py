@@ -1,4 +1,4 @@
-"""How much a model can generate, and by which name it takes its limit. No I/O.
+"""How much a model can generate, and the name of its limit. No I/O.
 
 The service adds a limit to each call that names none. A model refuses a limit that it cannot
 reach, so the limit must not be above the model's own maximum. That maximum comes from the
@@ -23,16 +23,16 @@ from .provider_facts import LimitName, ProviderFacts
 
 V = TypeVar("V")
 
-#: So many models are remembered whose upstream has refused a limit.
+#: How many models with a refused limit are remembered.
 MAX_REMEMBERED = 1000
 
 
 class ModelLimits(msgspec.Struct, frozen=True):
-    """What a model can do, in tokens; None if that is not known.
+    """The limits of a model, in tokens; None if not known.
 
     Attributes:
-        output: the most that it generates.
-        context: the most that the prompt and the answer can have together.
+        output: the most tokens of an answer.
+        context: the most tokens of the prompt and the answer together.
     """
 
     output: int | None = None
@@ -40,7 +40,7 @@ class ModelLimits(msgspec.Struct, frozen=True):
 
     @classmethod
     def of_all(cls, each: Sequence[ModelLimits]) -> ModelLimits:
-        """What all of these models can do."""
+        """The lowest limits of these models."""
         return cls(
             min((one.output for one in each if one.output is not None), default=None),
             min((one.context for one in each if one.context is not None), default=None),
@@ -51,13 +51,13 @@ class ModelLimits(msgspec.Struct, frozen=True):
 
         Args:
             default: the operator's.
-            prompt_bound: the prompt has no more tokens than this, and mostly far fewer.
-            prompt_estimate: about how many tokens the prompt has.
+            prompt_bound: the most tokens of the prompt. Usually, it has far fewer.
+            prompt_estimate: an estimate of the tokens of the prompt.
         """
         limit = default if self.output is None else min(default, self.output)
         if self.context is None or prompt_bound + limit <= self.context:
             return limit
-        # Half of what is left by the estimate is a useful answer, and leaves room for a mistake.
+        # Half of what the estimate leaves is enough for a useful answer, with room for error.
         for_certain = self.context - prompt_bound
         likely = (self.context - prompt_estimate) // 2
         return min(limit, max(for_certain, likely, FLOOR_TOKENS))
@@ -85,7 +85,7 @@ _CONTEXT = (
     "max_context_length",
     "max_context_window_tokens",
 )
-#: Where these names stand, besides the model itself.
+#: The objects that may have these names, besides the model itself.
 _INSIDE = ("top_provider", "model_info", "limits", "metadata", "capabilities")
 
 
@@ -97,8 +97,7 @@ _decode_entry = msgspec.json.Decoder(dict[str, Any], float_hook=exact).decode
 
 
 def read_limits(body: bytes) -> dict[str, ModelLimits]:
-    """The limits of each model in a list that :func:`.model_lists.normalized` gave, as far as the
-    list names them."""
+    """The limits of each model in a normalized list, as far as the list has them."""
     found: dict[str, ModelLimits] = {}
     for raw in msgspec.json.decode(body, type=_List).data:
         try:
@@ -132,10 +131,10 @@ def _tokens(value: object) -> int | None:
     return cast("int", value) if whole else None
 
 
-#: The maximum output of models that are sold by their makers, and whose lists name no maximum. The
-#: first row that fits counts. Models with open weights are not here: their maximum is the host's.
-#: Sources: the page of each model in OpenAI's documentation (platform.openai.com/docs/models, "max
-#: output tokens"); Anthropic's "Models overview" (docs.anthropic.com/en/docs/about-claude/models);
+#: The maximum output of models whose makers sell them and list no maximum. The first row that fits
+#: counts. Models with open weights are missing here, because their hosts set the maximum. Sources:
+#: the page of each model in OpenAI's documentation (platform.openai.com/docs/models, "max output
+#: tokens"); Anthropic's "Models overview" (docs.anthropic.com/en/docs/about-claude/models);
 #: Google's "Gemini models" (ai.google.dev/gemini-api/docs/models, "output token limit"); Cohere's
 #: "Models" (docs.cohere.com/docs/models); "Amazon Nova models" of Amazon Bedrock; DeepSeek's
 #: "Models & Pricing" (api-docs.deepseek.com); "Models" of Alibaba Model Studio.
@@ -173,13 +172,14 @@ _TABLE: tuple[tuple[re.Pattern[str], ModelLimits], ...] = tuple(
         (r"qwen-(?:max|plus|turbo)", 8192, None),
     )
 )
-#: What clouds and gateways write before the name of a model: `us.anthropic.claude-3-haiku-…`.
+#: Prefixes that clouds and gateways write before the name of a model:
+#: `us.anthropic.claude-3-haiku-…`.
 _VENDOR = re.compile(r"^(?:(?:us|eu|apac|global|ap|jp|au)\.)?(?:anthropic|meta|cohere|ai21)\.")
 
 
 @lru_cache(maxsize=MAX_REMEMBERED)
 def known(model: str) -> ModelLimits:
-    """The limits in our own table; a model that is not there has none."""
+    """The limits in our own table; empty if the model is not in it."""
     name = _bare_name(model)
     return next((limits for pattern, limits in _TABLE if pattern.match(name)), UNKNOWN)
 
@@ -193,7 +193,7 @@ def _bare_name(model: str) -> str:
 
 #: OpenAI's reasoning models. They refuse `max_tokens`: "use 'max_completion_tokens' instead".
 _REASONS = re.compile(r"o[1-9](?:$|-)|gpt-[5-9](?:$|[.-])|codex-")
-#: The upstreams that may hand a limit on to OpenAI by the name under which it came.
+#: Upstreams that may pass a limit on to OpenAI under the same name.
 _HAND_ON = frozenset({"openai", "azure", "litellm", "other"})
 
 
@@ -205,11 +205,12 @@ def _reasons(model: str) -> bool:
 def names_for(
     model: str, given: tuple[str, ...], provider: ProviderFacts, learned: LimitName | None
 ) -> tuple[str, ...]:
-    """The names under which a call's limit goes up.
+    """The names under which the limit of a call is sent to the upstream.
 
     Args:
         given: the names that the client has used.
-        learned: what the upstream has said of this model before.
+        learned: the name that the upstream wants for this model, if it has refused the other
+            before.
     """
     if learned is not None:
         return (learned,)
@@ -221,16 +222,16 @@ def names_for(
 
 
 class LearnedLimits:
-    """What an upstream has said of its models when it refused a limit. It is kept for so many
-    models, the latest."""
+    """What an upstream has said about its models when it refused a limit. Only the latest models
+    are kept."""
 
     def __init__(self) -> None:
         self._names: dict[str, LimitName] = {}
-        # A maximum can be for whole answers only, as Fireworks has it.
+        # A maximum can hold for answers without a stream only, as at Fireworks.
         self._most: dict[tuple[str, bool], int] = {}
 
     def name(self, model: str) -> LimitName | None:
-        """The name that this model takes, if the upstream has refused the other."""
+        """The name that this model accepts, if the upstream has refused the other."""
         return self._names.get(model)
 
     def most(self, model: str, *, stream: bool) -> int | None:
@@ -238,11 +239,11 @@ class LearnedLimits:
         return self._most.get((model, stream))
 
     def note_name(self, model: str, name: LimitName) -> None:
-        """This model has taken its limit by this name."""
+        """Remember that this model has accepted its limit under this name."""
         _remember(self._names, model, name)
 
     def note_most(self, model: str, most: int, *, stream: bool) -> None:
-        """This model has taken this limit, after it refused a higher one."""
+        """Remember that this model has accepted this limit after it refused a higher one."""
         _remember(self._most, (model, stream), most)
 
 

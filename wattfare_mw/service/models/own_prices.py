@@ -13,7 +13,7 @@ from ...errors import invalid_request
 from ...types import MAX_MODEL_CHARACTERS
 from ..chat.price import Price, Rates
 
-#: The pattern of the price for every model that has no other.
+#: The pattern of the default price.
 DEFAULT = "*"
 FORM = (
     "MODEL=IN/OUT or MODEL=IN/OUT/CACHED, in USD per million tokens, such as 'llama3.2=0.10/0.40'"
@@ -27,15 +27,15 @@ _WILD = re.compile(r"[*?\[]")
 
 
 class OwnPrice(msgspec.Struct, frozen=True):
-    """One price, in USD for a million tokens. ``cached``: for those that the upstream has read
-    from its cache; None for the price of the others."""
+    """One price, in USD per million tokens. ``cached``: for tokens that the upstream reads from its
+    cache; None for the price of other input."""
 
     input: Decimal
     output: Decimal
     cached: Decimal | None = None
 
     def price(self) -> Price:
-        """The same as what calls are bounded and billed by."""
+        """The same, as a :class:`.price.Price`."""
         cached = None if self.cached is None else self.cached.scaleb(-6)
         prompt, completion = self.input.scaleb(-6), self.output.scaleb(-6)
         return Price(Rates(prompt=prompt, completion=completion, cache_read=cached))
@@ -76,8 +76,8 @@ class OwnPrices:
         self._wild = [(re.compile(fnmatch.translate(name)), read[name]) for name in wild]
 
     def named(self, model: str) -> Price | None:
-        """The price under this name, else under the longest pattern that fits it. ``*`` does not
-        count."""
+        """The price under this name, or else under the longest pattern that matches it. ``*`` is
+        ignored."""
         if not self._exact:
             return None
         exact = self._exact.get(model)

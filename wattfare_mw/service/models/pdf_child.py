@@ -1,7 +1,7 @@
 """Reads a PDF from its standard input, and writes how many bytes of text each page has, as JSON.
 
-It is a process of its own, with little memory and time, because a hostile file can take any amount
-of both. It imports nothing of this package, so that it starts at once.
+It runs in a process of its own with limited memory and time, because a hostile file can use any
+amount of both. It imports nothing of this package, so that it starts fast.
 """
 
 import json
@@ -9,16 +9,16 @@ import sys
 
 #: No provider takes more pages.
 MAX_PAGES = 1000
-#: Bytes of memory, and seconds of the processor.
+#: The limits: bytes of memory, and seconds of CPU time.
 MEMORY = 2**30
 SECONDS = 10
 
 
 def limit() -> None:
-    """Set the limits of this process, if the system knows any."""
+    """Set the limits of this process, if the system supports them."""
     try:
         import resource
-    except ImportError:  # Windows: whoever started this ends it in time
+    except ImportError:  # Windows: the parent ends this process in time
         return
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
@@ -37,7 +37,7 @@ def main() -> None:
         return
     lengths: list[int] = []
     for page in document:
-        # All of it: text beyond the edges of the page, too.
+        # All text, even beyond the edges of the page.
         text = page.get_textpage().get_text_range()
         lengths.append(len(text.encode("utf-8", "replace")))
     json.dump(lengths, sys.stdout)

@@ -1,8 +1,8 @@
-"""What models cost: by the upstream's own list, as OpenRouter shapes it, or by a published one.
+"""Prices of models, from the upstream's own list in OpenRouter's shape, or from a published list.
 
-A model that the upstream lists without a price, as OpenAI lists all of its own, is looked up in
-the data of the package ``genai-prices``, as it was installed; nothing is fetched. One that is
-listed at -1, as a router is, has no fixed price, and none is made up for it.
+A model that the upstream lists without a price, as OpenAI does, is looked up in the installed
+package ``genai-prices``. Nothing is downloaded. A model that is listed at -1, such as a router, has
+no fixed price.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ..chat.price import DEAR_TIERS, Override, Price, Rates
 
 log = get_logger("wattfare_mw.service", show_messages=False)
 
-#: No model is this dear, in USD for a token or a request; what is, is a mistake in the list.
+#: A price above this is a mistake in the list, in USD for a token or a request.
 MAX_PRICE_USD = 1_000_000
 
 
@@ -52,17 +52,17 @@ def read_prices(body: bytes) -> dict[str, Price | Unpriced]:
         try:
             model = _decode_model(entry)
         except msgspec.ValidationError:
-            continue  # one entry of a shape of its own must not hide the others
+            continue  # one invalid entry must not hide the others
         prices[model.id] = _price(model.pricing or {})
     return prices
 
 
 def published(model: str, base_url: str) -> Price | None:
-    """The published price of this model at whoever is behind this URL; where that is nobody
-    known, of the model that goes by this name. None where there is none.
+    """The published price of this model at the provider behind this URL. For an unknown provider,
+    the price of any model of this name. None if there is none.
 
-    A price can change at a date, so that an answer is not good for ever. It reads a large table
-    when it is first called: not for an event loop.
+    A price can change at a given date, so do not keep the result forever. The first call reads a
+    large table, so do not call it on an event loop.
     """
     from genai_prices import Usage, calc_price
     from genai_prices.data_snapshot import get_snapshot
@@ -102,7 +102,7 @@ _NAMES = {
     # "Fixed cost per image input", beside its tokens: openrouter.ai/docs/api-reference/models.
     "image": "per_image",
 }
-#: The conditions of an override.
+#: Conditions of an override.
 _CONDITIONS = frozenset({"min_prompt_tokens", "utc_start", "utc_end"})
 
 
@@ -131,10 +131,10 @@ def _rates(pricing: dict[str, Any], others: frozenset[str]) -> Rates:
     """The rates of a table.
 
     Args:
-        others: the names of what is not a rate.
+        others: names of fields that are not rates.
 
     Raises:
-        ValueError, ArithmeticError: one of them is no price, or is not known and not zero.
+        ValueError, ArithmeticError: one of them is not a price, or is unknown and not zero.
     """
     rates: dict[str, Decimal] = {}
     for name, value in pricing.items():
@@ -189,8 +189,8 @@ _TABLE_NAMES = {
     "requests_kcount": "request",
     "web_searches_kcount": "search",
 }
-#: Those that cannot come to count: the service refuses videos and stored files, and a document is
-#: billed by its tokens in a chat.
+#: Rates that never apply: the service refuses videos and stored files, and a document in a chat is
+#: billed by its tokens.
 _TABLE_CANNOT_COUNT = frozenset(
     {
         "cache_image_read_mtok",
@@ -208,7 +208,7 @@ _TIERS = frozenset({"flex", *DEAR_TIERS})
 
 
 def _of_model(model: Any) -> Price | None:
-    """A model's prices in ``genai-prices``, at all times of the day and in all tiers."""
+    """A model's price in ``genai-prices``, with all times of the day and all tiers."""
     now = datetime.now(UTC)
     price = _of_all_times(model.prices, now)
     for variant in model.price_variants or ():
@@ -222,8 +222,8 @@ def _of_model(model: Any) -> Price | None:
 
 
 def _of_all_times(prices: Any, now: datetime) -> Price | None:
-    """One price, or a list in which the last that applies counts. Some begin at a date. Some are
-    for a time of the day, as DeepSeek's are."""
+    """One price, or a list in which the last that applies counts. Some start at a date. Some are
+    for a time of the day, such as DeepSeek's."""
     if not isinstance(prices, list):
         return _of_table(prices)
     price: Price | None = None
@@ -241,7 +241,7 @@ def _of_all_times(prices: Any, now: datetime) -> Price | None:
 
 
 def _within(price: Price, changed: Price, **condition: Any) -> Price:
-    """The price, and under a condition the changed one."""
+    """The price, with the override if there is a condition."""
     changes = (Override(rates=changed.rates), *changed.overrides)
     conditional = (msgspec.structs.replace(each, **condition) for each in changes)
     return Price(price.rates, (*price.overrides, *conditional))
@@ -280,10 +280,10 @@ def _of_table(prices: Any) -> Price | None:
 
 
 def _amount(value: object) -> Decimal:
-    """A price, which comes as a string of a decimal number, mostly.
+    """A price, usually a decimal number as a string.
 
     Raises:
-        ValueError, ArithmeticError: it is none.
+        ValueError, ArithmeticError: it is not a price.
     """
     number = Decimal(value) if isinstance(value, str) else value
     return money.amount(number, most=MAX_PRICE_USD)

@@ -1,4 +1,4 @@
-"""What the service asks of whoever generates the answers: the built-in model, or an upstream."""
+"""The interface of a provider of answers: the built-in model, or an upstream."""
 
 from __future__ import annotations
 
@@ -11,50 +11,50 @@ from .credential import Credential
 
 
 class Job(Protocol):
-    """One call, known by its bounds before it starts, metered while it runs.
+    """One call: its bounds before it starts, and its meter while it runs.
 
-    A job that fails raises a WattfareError from :meth:`start`, :meth:`body` or
-    :meth:`read_events`; its meter says whether anything was generated before that.
+    If it fails, :meth:`start`, :meth:`body` or :meth:`read_events` raises a WattfareError. The
+    meter tells whether anything was generated before.
     """
 
     @property
     def bounds(self) -> Bounds:
-        """What it can cost."""
+        """The bounds of its cost."""
         ...
 
     @property
     def meter(self) -> Meter:
-        """What it has cost."""
+        """The meter of its cost."""
         ...
 
     @property
     def detaches(self) -> bool:
-        """Does the call go on if its client leaves? It does if the provider would charge for the
-        whole answer anyway."""
+        """True if the call goes on without its client, because the provider charges for the whole
+        answer anyway."""
         ...
 
     @property
     def generation_id(self) -> str | None:
-        """The name under which the provider keeps what this stream costs. None as long as it is not
-        known, or if the provider keeps no such records. At most 128 ASCII characters."""
+        """The provider's id of this stream, to ask for its cost. None if it is not known yet, or if
+        the provider keeps no records. At most 128 ASCII characters."""
         ...
 
     @property
     def lowered(self) -> int | None:
-        """Once started: the limit, in tokens, where it is lower than what was asked for."""
+        """After the start: the limit, in tokens, if it is lower than what was asked for."""
         ...
 
     async def tighten(self) -> Bounds | None:
-        """Closer bounds, which take longer to find; None if there are none. They are asked for if
-        the first ones do not fit what is left."""
+        """Closer bounds, which take longer to compute; None if there are none. Used if the first
+        bounds do not fit what is left."""
         ...
 
     async def start(self, granted: int, credential: Credential | None = None) -> None:
-        """Send it off; returns when the answer's head is good.
+        """Send the call. Returns when the upstream has accepted it.
 
         Args:
-            granted: what it may cost, in nano-dollars, within its bounds: one that asked for
-                more generates less.
+            granted: what it may cost, in nano-dollars, within its bounds. Less than ``most``
+                shortens the answer.
             credential: the payer's key that pays; None: the operator's.
         """
         ...
@@ -64,12 +64,12 @@ class Job(Protocol):
         ...
 
     async def read_events(self) -> bytes:
-        """More of the answer's events, whole ones. The meter says ``complete`` when the last one
-        is given, by which a client can know it, and not before; there are no more behind it."""
+        """More whole events of the answer. The meter's ``complete`` becomes true with the last
+        events, and not before; nothing follows them."""
         ...
 
     async def close(self) -> None:
-        """Let go of everything, at once; safe to call at any time."""
+        """Release everything at once. Safe to call at any time."""
         ...
 
 
@@ -78,7 +78,7 @@ class Provider(Protocol):
 
     @property
     def keeps_records(self) -> bool:
-        """Can the provider be asked what a stream cost that was not read to its end?"""
+        """True if the provider can tell the cost of a stream that was not read to its end."""
         ...
 
     async def models(self) -> bytes:
@@ -86,10 +86,10 @@ class Provider(Protocol):
         ...
 
     async def prepare(self, request: ChatRequest, request_id: str) -> Job:
-        """The job that this request is. Nothing is sent yet.
+        """The job for this request. Nothing is sent yet.
 
         Raises:
-            WattfareError: ``invalid_request``; there is no such model, or none at a known price.
+            WattfareError: ``invalid_request``; the model does not exist, or has no known price.
         """
         ...
 
@@ -107,5 +107,5 @@ class Provider(Protocol):
         ...
 
     async def close(self) -> None:
-        """Let go of connections."""
+        """Close the connections."""
         ...

@@ -1,12 +1,12 @@
-"""What is known of the providers behind ``--upstream``: one row for each, found by the base URL.
+"""Facts about the providers behind ``--upstream``: one row for each, found by the base URL.
 
 The facts are from public documentation and bug reports, which the comment of each row names:
 
 - *the OpenRouter list*: "Stream Cancellation" in OpenRouter's documentation of streaming
   (openrouter.ai/docs/api-reference/streaming). It says of each provider whether it stops the model,
   and the bill, when the connection closes.
-- Where nothing is documented, ``stops_on_hang_up`` is False: then a closed connection might not
-  end what the operator pays for.
+- If nothing is documented, ``stops_on_hang_up`` is False, because the operator may go on paying
+after a closed connection.
 """
 
 from __future__ import annotations
@@ -27,20 +27,19 @@ class ProviderFacts(msgspec.Struct, frozen=True, kw_only=True):
     """One provider of an OpenAI-compatible API.
 
     Attributes:
-        name: what ``--provider`` calls it.
-        hosts: the hosts of its base URLs; one that begins with a dot stands for all below it.
+        name: its name for ``--provider``.
+        hosts: the hosts of its base URLs; one that begins with a dot means all subdomains.
         ports: the port of a server on a local machine.
-        stops_on_hang_up: does it stop to generate, and to charge, when a stream is closed?
-        sends_done: does a stream end with ``[DONE]``?
-        names_cost: does the usage in its answers name what the call has cost?
-        generation_record: can the true cost of a call be asked for afterwards?
-        cached_in_prompt: does the number of prompt tokens include those that were read from the
-            cache?
+        stops_on_hang_up: True if it stops generating and charging when a stream is closed.
+        sends_done: True if a stream ends with ``[DONE]``.
+        names_cost: True if the usage in its answers has the cost of the call.
+        generation_record: True if it can be asked for the true cost of a call afterwards.
+        cached_in_prompt: True if the prompt tokens include those that were read from the cache.
         limit_name: the field that limits how much each of its models generates.
-        one_limit_name: does it know no other name? It then ignores or refuses the other.
-        variants: may a model's name end in a variant, see :mod:`.variants`?
-        key_path: where it tells what a key may spend, behind the base URL.
-        gives_keys: can a person allow a service a key of their own, by OAuth?
+        one_limit_name: True if it ignores or refuses the other name.
+        variants: True if a model's name may end in a variant, see :mod:`.variants`.
+        key_path: the path that tells what a key may spend, after the base URL.
+        gives_keys: True if a person can give a service a key by OAuth.
         page_usd: what it may charge for a page of a PDF that it reads itself.
     """
 
@@ -61,12 +60,12 @@ class ProviderFacts(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def sells(self) -> bool:
-        """Does it sell models at published prices? A server on a local machine does not."""
+        """True if it sells models at published prices. A local server does not."""
         return bool(self.hosts)
 
 
-#: Any other. Most servers stop: they are built like vLLM.
-#: It may be a gateway to OpenRouter, which has its variants.
+#: Any other provider. Most servers stop on a hang-up, like vLLM. It may be a gateway to OpenRouter,
+#: which has its variants.
 OTHER = ProviderFacts(name="other", stops_on_hang_up=True, variants=True)
 
 PROVIDERS = (
@@ -208,11 +207,11 @@ _BY_PORT = {port: provider for provider in PROVIDERS for port in provider.ports}
 
 
 def find_provider(base_url: str, name: str | None = None) -> ProviderFacts:
-    """Who is behind this URL.
+    """The provider behind this URL.
 
     Args:
         base_url: the upstream's.
-        name: of a row, instead of what the URL says.
+        name: the name of a row, which overrides the URL.
 
     Raises:
         WattfareError: ``invalid_request``; there is no row of this name.

@@ -1,7 +1,7 @@
 """Removes the key that was sent to an upstream from what the upstream says.
 
-An upstream may repeat the headers of a request: in an error, in a field that nobody reads, or in
-an answer. Such words go on to a browser, so the key is removed from all of them.
+An upstream may repeat the headers of a request in an error, in an unused field or in an answer.
+Browsers receive these texts, so the key is removed from all of them.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from functools import cached_property
 
 from ...transport import Secret, SecretBytes
 
-#: What stands in place of the key.
+#: The replacement for the key.
 MASK = "…"
-#: A run of so many letters and digits that the key has too is taken for a part of it.
+#: A run of this many letters and digits that also occurs in the key counts as a part of the key.
 RUN = 8
-#: The longest text that is searched, in characters. What is longer is cut first.
+#: The longest text that is searched, in characters. A longer text is cut first.
 MAX_TEXT = 20_000
 #: A shorter key may be a word that a model says: local servers take "ollama", "none" or "EMPTY".
 #: In an answer it is removed only behind "Bearer". In an error it is always removed.
@@ -44,7 +44,7 @@ class Redactor:
         if key:
             self._marks = tuple(_mark(form) for form in (key, *_coded(key)))
 
-    # Most keys stand in no answer and in no error. Patterns take 15 ms and 180 kB for each key.
+    # Most keys never occur in an answer or an error. Patterns take 15 ms and 180 kB for each key.
 
     @cached_property
     def _whole(self) -> re.Pattern[str]:
@@ -71,8 +71,7 @@ class Redactor:
         return "Redactor()"
 
     def text(self, words: str) -> str:
-        """These words without the key: as it is, escaped, in base64 or in hex, whole or in
-        parts."""
+        """This text without the key: plain, escaped, in base64 or in hex, whole or in parts."""
         if not self._key:
             return words
         words = self._whole.sub(MASK, words[:MAX_TEXT])
@@ -89,11 +88,10 @@ class Redactor:
         return words
 
     def answer(self, data: bytes) -> bytes:
-        """This JSON, or these events of JSON, without the key. What does not hold the key is
-        given back as it is."""
+        """This JSON, or these events of JSON, without the key."""
         if not self._marks:
             return data
-        # Called for each event of a stream: the pattern takes a hundred times as long.
+        # Called for each event of a stream. The pattern would take a hundred times as long.
         find = data.find
         key, first, second, third = self._marks
         if find(key) < 0 and find(first) < 0 and find(second) < 0 and find(third) < 0:
@@ -119,7 +117,7 @@ class Redactor:
 
 
 def _coded(key: str) -> list[str]:
-    """The key in base64, as ``Authorization: Basic …`` holds it: too long for any word."""
+    """The key in base64, as in ``Authorization: Basic …``. It is too long to be a word."""
     return [_middle(key, before) for before in range(3)] if len(key) >= RUN else [key] * 3
 
 
@@ -154,7 +152,7 @@ def _written(char: str) -> str:
     """The ways in which JSON and URLs write a character, as a pattern."""
     code = f"{ord(char):02x}"
     ways = [rf"\\u00{code}", f"%{code}"]
-    # Nothing of a long row of backslashes is tried twice.
+    # Possessive, so that a long row of backslashes is not tried twice.
     if char == "\\":
         ways.append(r"(?<!\\)\\++")
     else:

@@ -1,5 +1,5 @@
-"""An OpenAI-compatible API as the provider: bodies go up, answers come down as they are, and the
-meter reads along."""
+"""An OpenAI-compatible API as the provider. It forwards bodies and answers as they are, and meters
+them."""
 
 from __future__ import annotations
 
@@ -45,29 +45,29 @@ IDLE_SECONDS = 600.0
 #: The most bytes of an error, and of the list of models.
 MAX_ERROR_BYTES = 2**20
 MAX_LIST_BYTES = 16 * 2**20
-#: A block of events of up to so many bytes is metered on the event loop.
+#: A block of events of up to this many bytes is metered on the event loop.
 LARGE_BLOCK = 2**19
-#: So many comments in a row are passed on. An upstream could send them without end.
+#: The most comments in a row that are passed on. An upstream could send them forever.
 MAX_COMMENTS = 3
 MAX_COMMENT_BYTES = 1024
 #: The same for its list of models.
 LIST_IDLE_SECONDS = 20.0
-#: So many models are remembered for which the upstream names no cost.
+#: How many models without a reported cost are remembered.
 MAX_WITHOUT_COST = 1000
-#: So often a limit of our own is lowered to what the upstream names: to the model's maximum, and to
-#: what the prompt leaves of its window.
+#: How often a limit of our own is lowered: to the model's maximum, and to what the prompt leaves of
+#: its window.
 MAX_LOWERINGS = 2
-#: So many models are kept with their prices and families.
+#: How many models are cached with their prices and families.
 MAX_OFFERS = 1000
 _LIST = "/models"
-#: What an upstream answers that does not have a path.
+#: The statuses of an upstream that does not have a path.
 _NOTHING_THERE = frozenset({404, 405, 501})
-#: Behind a model's name, or instead of it: OpenRouter's saved settings, such as `@preset/mine`.
+#: OpenRouter's saved settings, after or instead of a model's name, such as `@preset/mine`.
 PRESET = "@preset/"
 
 
 class Refusal(msgspec.Struct, frozen=True):
-    """An answer other than 200. ``text``: its body; ``error``: what it stands for."""
+    """An answer other than 200. ``text``: its body; ``error``: its meaning."""
 
     status: int
     text: bytes
@@ -81,21 +81,21 @@ class Upstream:
     """The provider behind ``--upstream``.
 
     Args:
-        base_url: what ``/chat/completions`` and ``/models`` are put behind.
-        key: the operator's, sent as the bearer token of calls that no payer's key pays for.
-        metrics: counts the calls that cost more than was reserved.
+        base_url: the URL before ``/chat/completions`` and ``/models``.
+        key: the operator's key, the bearer token of calls that no payer's key pays for.
+        metrics: counts calls that cost more than was reserved.
         default_max_tokens: what a call is given that names no limit.
-        allow_unpriced: let models be called that have no fixed price, although the upstream is not
-            known to name the cost of each call.
-        hold: what a call holds whose cost has no bound, in nano-dollars. None: such calls are
-            refused, but for those of ``allow_unpriced``: each holds all that is left of a budget.
-        prices: the operator's own, as in ``Settings``.
-        media: what models make of images, files and audio, as in ``Settings``.
+        allow_unpriced: allow models without a fixed price, although the upstream may not report the
+            cost of each call.
+        hold: what a call without a bound holds, in nano-dollars. None refuses such calls, except
+            for those of ``allow_unpriced``, which hold all that is left of a budget.
+        prices: the operator's own prices, as in ``Settings``.
+        media: how models count images, files and audio, as in ``Settings``.
         provider: the name of a row in :mod:`.provider_facts`; None: found by the URL.
         max_answer_bytes: the most bytes of an answer that is not a stream.
-        on_hang_up: what happens to a stream whose client leaves. ``stop`` closes the connection;
-            ``finish`` reads the stream to its end, because the upstream goes on anyway. None: by
-            the provider.
+        on_hang_up: what to do with a stream whose client leaves. ``stop`` closes the connection;
+            ``finish`` reads the stream to its end, because the upstream goes on anyway. None
+            decides by the provider.
     """
 
     def __init__(
@@ -127,10 +127,10 @@ class Upstream:
         self._allow_unpriced = allow_unpriced
         self._hold = hold
         self.families = Families(media)
-        # Those with a price, and the list that they are by.
+        # Offers with a price, and the list that they come from.
         self._known_offers: dict[str, Offer] = {}
         self._known_by: object | None = None
-        self._without_cost: dict[str, None] = {}  # models; the oldest first
+        self._without_cost: dict[str, None] = {}  # names of models, the oldest first
         self.learned = LearnedLimits()
         self.metrics = metrics or Metrics()
         self.default_max_tokens = default_max_tokens
@@ -173,8 +173,7 @@ class Upstream:
         return offer
 
     def _known(self, model: str) -> Offer | None:
-        """The offer of a model that was asked for before. It is the same until the list of models
-        is read anew."""
+        """The cached offer of a model. It is valid until the list of models is refreshed."""
         by = self._catalog.fresh
         return self._known_offers.get(model) if by is not None and by is self._known_by else None
 
@@ -183,15 +182,15 @@ class Upstream:
             return await self._catalog.price(model, base)
         if self._hold is None:
             raise invalid_request(
-                f"`model` {model!r} is not let through: a preset holds fields that cannot be seen "
+                f"`model` {model!r} is not allowed: a preset has fields that cannot be seen "
                 "from here."
             )
-        # What is before it counts if the preset names no model of its own.
+        # The model before it counts if the preset names none.
         model = model.partition(PRESET)[0]
         return await self._catalog.price(model) if model else None
 
     def limits(self, models: Sequence[str], found: Sequence[Offer], *, stream: bool) -> ModelLimits:
-        """What all of these models can generate, as far as that is known."""
+        """The lowest limits of these models, as far as they are known."""
         limits: list[ModelLimits] = []
         for model, offer in zip(models, found, strict=True):
             learned, known = self.learned.most(model, stream=stream), offer.limits
@@ -201,18 +200,17 @@ class Upstream:
     async def true_cost(
         self, generation_id: str, credential: Credential | None = None
     ) -> int | None:
-        """What the generation's record says that it cost, in nano-dollars; None if there is no such
-        record yet."""
+        """The cost in the generation's record, in nano-dollars; None if there is no record yet."""
         path = generations.path(generation_id)
         return generations.cost(await self._get(path, MAX_ERROR_BYTES, credential))
 
     async def check_key(self, key: str) -> bytes | None:
-        """Ask the upstream something that costs nothing, with a payer's key. Returns what
-        OpenRouter says of the key; None if the upstream is another, or says nothing.
+        """Check a payer's key with a request that costs nothing. Returns OpenRouter's facts about
+        the key; None for another upstream, or if there are none.
 
         Raises:
             WattfareFundingError: the upstream refuses the key.
-            WattfareError: it does not answer, or fails.
+            WattfareError: it does not answer, or it fails.
         """
         credential = Credential(key, "")
         if self.provider.key_path is not None:
@@ -226,13 +224,13 @@ class Upstream:
         try:
             await self._get(_LIST, MAX_LIST_BYTES, credential)
         except NoListError as no_list:
-            # An upstream without a list says nothing of the key. Its first call does.
+            # An upstream without a list tells nothing about the key. The first call will.
             if isinstance(no_list.__cause__, WattfareFundingError):
                 raise no_list.__cause__ from None
         return None
 
     def found_no_cost(self, model: str) -> None:
-        """Remember that a complete answer of this model, which has no price, named no cost."""
+        """Remember that a complete answer of this model without a price had no cost."""
         if model in self._without_cost:
             return
         while len(self._without_cost) >= MAX_WITHOUT_COST:
@@ -245,7 +243,7 @@ class Upstream:
         )
 
     def _may_be_unpriced(self, model: str) -> bool:
-        # An unknown upstream that has presets is a gateway to OpenRouter, which names each cost.
+        # An unknown upstream with presets is a gateway to OpenRouter, which reports each cost.
         names_cost = self.provider.names_cost or (self.provider is OTHER and _names_preset(model))
         allowed = self._allow_unpriced or (self._hold is not None and names_cost)
         return allowed and model not in self._without_cost
@@ -275,7 +273,7 @@ class Upstream:
         idle: float = IDLE_SECONDS,
         credential: Credential | None = None,
     ) -> AsyncHTTPResponse:
-        """Send a request; gives an answer of 200, or raises what any other stands for."""
+        """Send a request. Returns an answer with status 200, or raises the error for any other."""
         answer = await self.exchange(method, path, body, request_id, idle, credential)
         if isinstance(answer, Refusal):
             raise answer.error
@@ -290,7 +288,7 @@ class Upstream:
         idle: float = IDLE_SECONDS,
         credential: Credential | None = None,
     ) -> AsyncHTTPResponse | Refusal:
-        """Send a request; gives an answer of 200, or what any other stands for.
+        """Send a request. Returns an answer with status 200, or the error for any other.
 
         Args:
             credential: a payer's key; None: the operator's.
@@ -335,13 +333,13 @@ class Upstream:
 
 
 async def read_whole(answer: AsyncHTTPResponse, most: int) -> bytes:
-    """The whole body of an answer, which is then closed.
+    """Read the whole body of an answer, and close it.
 
     Args:
         most: the most bytes.
 
     Raises:
-        WattfareError: ``upstream``; it broke off, or is too long.
+        WattfareError: ``upstream``; it broke off or is too long.
     """
     try:
         return await answer.read(most)
@@ -359,22 +357,22 @@ class UpstreamJob:
     """One call to the upstream.
 
     Args:
-        models: those that may answer. The dearest of them is reserved for.
-        hold: what it holds, in nano-dollars, because its cost has no bound; None if it has one.
+        models: the models that may answer. The reservation is for the most expensive one.
+        hold: what it holds if its cost has no bound, in nano-dollars; None if it has a bound.
     """
 
-    # What each job begins with.
+    # The initial state of each job.
     lowered: int | None = None
     generation_id: str | None = None
     _answer: AsyncHTTPResponse | None = None
     _is_tight = False
     _body_ended = False
-    _end = b""  # the event that ends a stream, once it is here
+    _end = b""  # the last event of a stream, after it has arrived
     _comments = 0  # in a row
     _lowerings = 0
     _spent = _done = _tallied = _answered = False
     _last = b"{}"  # the last chunk that has choices
-    _told: int | None = None  # the cost that the client has been told
+    _told: int | None = None  # the cost that was sent to the client
 
     def __init__(
         self,
@@ -404,7 +402,7 @@ class UpstreamJob:
         self.bounds = self._all_bounds(request.n)
         if self.bounds.most > MAX_RESERVATION:
             raise invalid_request("This call could cost more than any budget: lower max_tokens.")
-        # Until the answer says which model it comes from.
+        # Until the answer names its model.
         price = offers.dearest(self._bounds, request.n * most)
         self.meter = Meter(price, estimate, images=images)
         self._unanswered = len(models) > 1
@@ -414,7 +412,7 @@ class UpstreamJob:
             upstream.provider,
             upstream.learned.name(request.model),
         )
-        # What a held call has cost beside its tokens comes at its end, or is in a record.
+        # The other costs of a held call come at its end, or are in a record.
         told_at_end = hold is not None and not upstream.keeps_records
         self.detaches = not request.stream or upstream.on_hang_up == "finish" or told_at_end
         self._upstream = upstream
@@ -425,7 +423,7 @@ class UpstreamJob:
         if request.stream:
             self._splitter = sse.Splitter()
             self._finishes = upstream_answers.Finishes()
-        self._unnamed = upstream.keeps_records  # is the generation's id not known so far?
+        self._unnamed = upstream.keeps_records  # True if the generation's id is not known yet
 
     def _all_bounds(self, answers: int) -> Bounds:
         if self._bounds:
@@ -437,8 +435,8 @@ class UpstreamJob:
         return bounds if self._hold is None else bounds.holding(self._hold)
 
     async def tighten(self) -> Bounds | None:
-        """Count the prompt with the model's own tokenizer, if it is here. It is counted once: a
-        call that waits for its budget asks again and again."""
+        """Count the prompt with the model's own tokenizer, if it is installed. It is counted once,
+        because a call that waits for its budget asks many times."""
         if self._is_tight:
             return self.bounds
         request = self._request
@@ -451,8 +449,8 @@ class UpstreamJob:
         return self.bounds
 
     async def start(self, granted: int, credential: Credential | None = None) -> None:
-        """Send it, with as much of a limit as was granted; returns when the upstream has
-        accepted it."""
+        """Send the call, with the limit that the reservation pays for. Returns when the upstream
+        has accepted it."""
         request = self._request
         if credential is not None:
             self._credential = credential
@@ -468,7 +466,7 @@ class UpstreamJob:
         )
         encoding = self._answer.headers.get("content-encoding", "identity").strip().lower()
         if encoding != "identity":
-            # It was told to send it plainly, and what cannot be read cannot be metered.
+            # The request asked for an uncompressed answer. A compressed one cannot be metered.
             raise upstream_answers.failed(
                 "The upstream's answer is compressed, which it was asked not to."
             )
@@ -479,12 +477,12 @@ class UpstreamJob:
             return
         if not request.stream and kind != sse.CONTENT_TYPE:
             return
-        # An error that was noticed late may come as JSON with status 200.
+        # An error that the upstream noticed late may be JSON with status 200.
         raise await self._wrong_kind()
 
     async def _send(self, request: ChatRequest) -> AsyncHTTPResponse:
-        """Send it; again under another limit if the upstream refuses this one. A refusal costs
-        nothing, and each try is within the one reservation."""
+        """Send the call, and again with another limit if the upstream refuses this one. A refusal
+        costs nothing, and each try is within the same reservation."""
         name: LimitName | None = None
         most: int | None = None
         while True:
@@ -528,7 +526,7 @@ class UpstreamJob:
                 raise answer.error
 
     def _may_lower_to(self, most: int) -> bool:
-        """May the limit be lowered? It may if it is our own, and not the client's."""
+        """True if the limit may be lowered: if it is our own, and not the client's."""
         request = self._request
         return (
             request.max_tokens is None
@@ -537,7 +535,7 @@ class UpstreamJob:
         )
 
     async def body(self) -> bytes:
-        """The answer, as it came; its usage has been read."""
+        """The answer as received, metered."""
         assert self._answer is not None
         answer = await self._read(self._upstream.max_answer_bytes)
         if self._unanswered:
@@ -552,7 +550,7 @@ class UpstreamJob:
         return body
 
     async def read_events(self) -> bytes:
-        """The events, as they come; our own question for the usage is taken out again."""
+        """The events as received, without the usage event if only we asked for it."""
         assert self._answer is not None
         while not self._spent:
             if self._end:
@@ -571,21 +569,21 @@ class UpstreamJob:
             except sse.EventTooLargeError:
                 raise upstream_answers.failed("The upstream's answer has no end.") from None
             if self._done:
-                # What comes before the end need not wait until it is settled.
+                # Events before the end need not wait for the settlement.
                 start = sse.last_event(events)
                 self._end, events = self._final_usage() + events[start:], events[:start]
             if events:
                 return events
-            await asyncio.sleep(0)  # an upstream that floods us must not keep others waiting
+            await asyncio.sleep(0)  # an upstream that floods us must not block other tasks
         raise WattfareBudgetExceededError(
             "The model went on beyond its limit: what was reserved for this call is spent."
         )
 
     def _whole_events(self, chunk: bytes) -> bytes:
-        """The events that this chunk ends; an empty one is the end of the body."""
+        """The events that are complete with this chunk. An empty chunk is the end of the body."""
         if chunk:
             block = self._splitter.feed(chunk)
-            # Some leave the connection open behind the end.
+            # Some upstreams leave the connection open after the end.
             if block is not chunk and self._splitter.ends:
                 block += self._splitter.finish()
             return block
@@ -600,13 +598,13 @@ class UpstreamJob:
         return block
 
     async def close(self) -> None:
-        """Close the connection, unless the answer has been read to its end."""
+        """Close the connection, unless the answer was read to its end."""
         if self._answer is not None:
             await self._answer.close()
         self._tally()
 
     def _tally(self) -> None:
-        """Count what went beyond the reservation, once, before the client can know the end."""
+        """Count the cost beyond the reservation, once, before the client sees the end."""
         if self._tallied:
             return
         self._tallied = True
@@ -623,20 +621,20 @@ class UpstreamJob:
             )
 
     def _check_cost_is_known(self) -> None:
-        """The answer is complete: is its cost known?"""
+        """The answer is complete. If its cost is unknown, remember the model."""
         if not self.meter.is_known:
             self._upstream.found_no_cost(self._request.model)
 
     def _body(self) -> dict[str, Any]:
         request = self._request
         body = request.limited(self._limit, *self._limit_names)
-        body.pop("usage", None)  # OpenRouter's question for the usage. OpenAI refuses it.
+        body.pop("usage", None)  # OpenRouter's way to ask for the usage. OpenAI refuses it.
         if request.stream:
             options = body.get("stream_options")
             body["stream_options"] = {**(options or {}), "include_usage": True}
         routed = True in [offer.variant.routed for offer in self._offers]
         if (body.get("provider") or routed) and self._bounds:
-            # Any provider that it is routed to costs no more than what has been reserved.
+            # No provider that it is routed to may cost more than was reserved.
             body["provider"] = {
                 **(body.get("provider") or {}),
                 "max_price": offers.max_price(self._bounds),
@@ -644,10 +642,10 @@ class UpstreamJob:
         return body
 
     def _metered(self, block: bytes) -> bytes:
-        """Meter these events. What of them is for the client?"""
+        """Meter these events, and return those for the client."""
         data = sse.lone_data(block)
         if data is None and block.find(b"data") < 0:
-            return self._comment(block)  # however many there are in it
+            return self._comment(block)  # however many lines it has
         if data is not None:
             event = self._passed(data)
             passed = block if event is data else b"" if event is None else sse.write(event)
@@ -655,14 +653,14 @@ class UpstreamJob:
             passed = b"".join(self._passed_events(block))
         else:
             kept = self._kept(lines)
-            # All of it, mostly, so that nothing need be put together again.
+            # Usually all of them, so the block is passed on unchanged.
             passed = block if kept is lines else b"".join(map(sse.write, kept))
         if self._done or self._spent:
             self._tally()
         return self._credential.redactor.answer(passed)
 
     def _kept(self, lines: list[bytes]) -> list[bytes]:
-        """Meter these events. Gives those for the client: the same list if they are all."""
+        """Meter these events. Returns those for the client: the same list if it is all of them."""
         kept: list[bytes] = []
         same = True
         for data in lines:
@@ -671,7 +669,7 @@ class UpstreamJob:
             if event is not None:
                 kept.append(event)
             if self._done or self._spent:
-                break  # what comes after the end is not the answer
+                break  # data after the end is not part of the answer
         return lines if same and len(kept) == len(lines) else kept
 
     def _passed_events(self, block: bytes) -> Iterator[bytes]:
@@ -692,13 +690,12 @@ class UpstreamJob:
                 return
 
     def _comment(self, raw: bytes) -> bytes:
-        """What goes on of something that holds no event."""
+        """The part of a block without an event that is passed on."""
         self._comments += 1
         return raw if self._comments <= MAX_COMMENTS and len(raw) <= MAX_COMMENT_BYTES else b""
 
     def _passed(self, data: bytes) -> bytes | None:
-        """Meter an event. Gives what of it is for the client: the same object if it is all of
-        it."""
+        """Meter an event. Returns the part for the client: the same object if it is all of it."""
         self._comments = 0
         if not data.startswith(b"{") and sse.is_done(data):
             if not self._answered:
@@ -724,7 +721,7 @@ class UpstreamJob:
         if not read.usage:
             return data
         if not self._request.include_usage:
-            return data if read.choices else None  # our own question is taken out again
+            return data if read.choices else None  # the client did not ask for the usage
         self._told = self.meter.billed
         return upstream_answers.with_cost(data, self.meter)
 
@@ -733,7 +730,7 @@ class UpstreamJob:
         self._unnamed = generation_id is None
 
     def _find_model(self, data: bytes) -> None:
-        """Bill by the model that answers, which this answer or chunk may name."""
+        """Bill by the model that this answer or chunk names."""
         try:
             name = _decode_model(data).model
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
@@ -747,7 +744,7 @@ class UpstreamJob:
             self.meter.priced_at(price)
 
     def _final_usage(self) -> bytes:
-        """The event with the usage, if the client has asked for it and has not got it yet."""
+        """The event with the usage, if the client has asked for it and has not received it yet."""
         if not self._request.include_usage or self._told == self.meter.billed:
             return b""
         return sse.write(upstream_answers.usage_chunk(self._last, self.meter))
@@ -771,7 +768,7 @@ class UpstreamJob:
 
 
 def _apart(data: bytes) -> list[bytes]:
-    """The events in this one. Some upstreams leave out the empty line between two."""
+    """The events in this one. Some upstreams leave out the empty line between two events."""
     lines = data.split(b"\n")
     if len(lines) == 1 or _decoded(data) is not None:
         return [data]

@@ -1,4 +1,4 @@
-"""What an upstream's answers mean: statuses, errors, completions and chunks. No I/O."""
+"""Interprets an upstream's answers: statuses, errors, completions and chunks. No I/O."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ log = get_logger("wattfare_mw.service", show_messages=False)
 MAX_ELEMENTS = 1_000_000
 #: What limits a call if the payer's own key or account has no money left: ``limitedBy``.
 FUNDING = "funding"
-#: As much of the upstream's own words as is passed on, in characters.
+#: How much of the upstream's own message is passed on, in characters.
 MAX_MESSAGE = 500
 
 
@@ -46,15 +46,15 @@ def failed(message: str) -> WattfareError:
 
 
 def unreachable(error: WattfareNetworkError) -> WattfareError:
-    """The provider could not be reached, or broke off; its address is the operator's business."""
+    """The provider could not be reached, or broke off. Its address is not shown to users."""
     if error.sent:
         return failed("The connection to the upstream broke.")
     return failed("The upstream could not be reached.")
 
 
 class AccountRefusedError(WattfareError):
-    """The upstream refuses the operator's own account: its key, its credit or its rights. To a
-    user, the provider has failed: to connect again would change nothing."""
+    """The upstream refuses the operator's own account: its key, its credit or its rights. Users see
+    that the provider failed, because connecting again would not help."""
 
     default_code = "upstream"
     default_status = 502
@@ -67,10 +67,10 @@ class KeyRefusedError(WattfareFundingError):
 def failure(
     status: int, body: bytes, headers: Mapping[str, str], credential: Credential
 ) -> WattfareError:
-    """What an answer other than 200 stands for.
+    """The error for an answer other than 200.
 
     Args:
-        credential: whose key it was. It is removed from the upstream's own words.
+        credential: the key of the call. It is removed from the upstream's message.
     """
     try:
         said = error_shapes.in_error(decode(body))
@@ -83,15 +83,15 @@ def failure(
 
 
 def is_no_list(status: int, failure: WattfareError) -> bool:
-    """Does an upstream that fails so give no list of models, or none to this key? Any other
-    failure may pass."""
+    """True if this failure means that the upstream has no list of models, or none for this key. Any
+    other failure may be temporary."""
     about_account = isinstance(failure, AccountRefusedError)
     return about_account or status == 501 or (400 <= status < 500 and status not in (408, 429))
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:
     milliseconds = retry_after_seconds(headers.get("retry-after-ms"))
-    if milliseconds is not None:  # OpenAI's, and more exact
+    if milliseconds is not None:  # OpenAI's header, which is more exact
         return milliseconds / 1000
     return retry_after_seconds(headers.get("retry-after"))
 
@@ -100,7 +100,7 @@ def _failure(
     status: int, said: error_shapes.Said, retry_after: float | None, credential: Credential
 ) -> WattfareError:
     if _is_about_account(status, said):
-        # The words are about the account of whoever pays, and may repeat the credential.
+        # The message is about the account that pays, and may repeat the credential.
         if credential.is_payers:
             return _payer_refused(status, said, retry_after)
         return _account_refused(status, said)
@@ -120,8 +120,8 @@ def _failure(
 def _quoting(
     said: error_shapes.Said, credential: Credential, failure: WattfareError
 ) -> WattfareError:
-    """The error with the upstream's own words as its message, and its own code, if there are any.
-    The log keeps our words."""
+    """The error with the upstream's own message and code, if there are any. The log has our
+    message."""
     redact = credential.redactor.text
     if said.message is not None and (words := redact(said.message)[:MAX_MESSAGE]):
         failure.quote(words)
@@ -131,7 +131,7 @@ def _quoting(
 
 
 def error_of(answer: object, credential: Credential) -> WattfareError | None:
-    """The error that an answer or a chunk with status 200 holds, or None."""
+    """The error in an answer or a chunk with status 200, or None."""
     said = error_shapes.in_success(answer)
     return None if said is None else _error_of(said, credential)
 
@@ -141,7 +141,7 @@ def _error_of(said: error_shapes.Said, credential: Credential) -> WattfareError:
 
 
 def _status_of(said: error_shapes.Said) -> int:
-    """The status that an error would have been."""
+    """The status that fits an error."""
     if said.status is not None:
         return said.status
     named = (_STATUS_BY_NAME[name] for name in said.names if name in _STATUS_BY_NAME)
@@ -161,8 +161,8 @@ def _says(said: error_shapes.Said, words: re.Pattern[str]) -> bool:
 
 
 def _account_refused(status: int, said: error_shapes.Said) -> AccountRefusedError:
-    """The error, and a line in the log that tells the operator what to do. The line holds none of
-    the upstream's words but names that we know."""
+    """The error, and a log line that tells the operator what to do. The line has only known names
+    of errors, and no other words of the upstream."""
     status = said.status or status
     known = sorted(said.names & _ACCOUNT_ERRORS)
     if _is_about_money(status, said):
@@ -184,7 +184,7 @@ def _account_refused(status: int, said: error_shapes.Said) -> AccountRefusedErro
 def _payer_refused(
     status: int, said: error_shapes.Said, retry_after: float | None
 ) -> WattfareError:
-    """The error for a payer's own key or account, which says what the payer can do."""
+    """The error for a payer's own key or account. The message says what the payer can do."""
     status = said.status or status
     account_names = said.names & _ACCOUNT_ERRORS
     is_key_limit = status != 401 and _says(said, _KEY_LIMIT_WORDS)
@@ -202,7 +202,7 @@ def _payer_refused(
             "there, or pay with another key."
         )
         return WattfareBudgetExceededError(message, shortfall=Shortfall(limited_by=FUNDING))
-    # What a provider behind OpenRouter says is not about the key that OpenRouter was given.
+    # The error of a provider behind OpenRouter is not about OpenRouter's key.
     is_about_key = status == 401 or account_names & _KEY_REFUSALS or _says(said, _KEY_WORDS)
     if is_about_key and not said.quoted:
         return KeyRefusedError(
@@ -217,7 +217,7 @@ def _is_about_money(status: int, said: error_shapes.Said) -> bool:
 
 
 _NOTHING_SAID = error_shapes.Said()
-#: The statuses that are about the operator's own account: its key, its credits, its rights.
+#: Statuses about the account that pays: its key, its credit, its rights.
 _ACCOUNT_STATUSES = frozenset({401, 402, 403})
 #: The names of errors about a key or its rights, as OpenAI, Anthropic and Google give them. They
 #: come with other statuses, too.
@@ -235,7 +235,7 @@ _KEY_ERRORS = frozenset(
         "unauthorized",
     }
 )
-#: Those of them that say that the key itself is not valid. The others are about what it may do.
+#: The names that mean an invalid key. The others are about its rights.
 _KEY_REFUSALS = _KEY_ERRORS - {"account_deactivated", "permission_denied", "permission_error"}
 #: The names of errors about the account's money. Many come with 429, as rate limits do.
 _ACCOUNT_ERRORS = _KEY_ERRORS | {
@@ -312,14 +312,14 @@ _decode_finished = msgspec.json.Decoder(_Finished).decode
 
 
 class Finishes:
-    """Which choices of a stream have come to their end. Some providers end an answer with the
-    body, and send no ``[DONE]``."""
+    """The choices of a stream that have ended. Some providers send no ``[DONE]`` and end with the
+    body."""
 
     def __init__(self) -> None:
         self._indexes: set[object] = set()
 
     def look(self, data: bytes) -> None:
-        """Take down what this chunk ends."""
+        """Record the choices that end with this chunk."""
         if _FINISH.search(data) is None:
             return
         try:
@@ -329,26 +329,26 @@ class Finishes:
         for choice in choices:
             if choice.finish_reason and choice.finish_reason != "error":
                 index = choice.index if type(choice.index) is int else 0
-                # Large integers can be chosen so that each takes longer to add.
+                # An upstream could choose large integers with colliding hashes.
                 if 0 <= index < MAX_CHOICES:
                     self._indexes.add(index)
 
     def all_of(self, choices: int) -> bool:
-        """Have so many choices ended?"""
+        """True if this many choices have ended."""
         return len(self._indexes) >= choices
 
 
 def read_completion(
     body: bytes, meter: Meter, credential: Credential, headers: Mapping[str, str] | None = None
 ) -> bytes:
-    """Meter a whole answer. Returns it as JSON that every client can read, with what it costs the
-    user in ``usage.cost``, and without the key that was sent.
+    """Meter a whole answer. Returns it as JSON that every client can read, with the user's cost in
+    ``usage.cost``, and without the key.
 
     Args:
         headers: those of the answer. LiteLLM names the cost in one of them.
 
     Raises:
-        WattfareError: ``upstream``; it is an error, or no answer.
+        WattfareError: ``upstream``; it is an error, or not an answer.
     """
     check_size(body)
     strict = True
@@ -376,16 +376,17 @@ def read_completion(
     if not strict:
         body = encode(fields)
     elif _tells_cost(_fields(fields.get("usage")), meter):
-        return credential.redactor.answer(body)  # nothing need be written
+        return credential.redactor.answer(body)  # nothing changes
     return credential.redactor.answer(with_cost(body, meter))
 
 
-#: LiteLLM's proxy names the cost here. The headers of a stream come too early to have it.
+#: LiteLLM's proxy reports the cost in this header. The headers of a stream come before the cost is
+#: known.
 _COST_HEADER = "x-litellm-response-cost"
 
 
 def with_cost(data: bytes, meter: Meter) -> bytes:
-    """An answer, or the chunk of a stream, whose ``usage.cost`` is what the user is billed.
+    """Set ``usage.cost`` of an answer, or of a chunk, to what the user is billed.
 
     Most upstreams report no cost. OpenRouter reports only its fee if the operator has a key of
     their own at the model's provider. Some report an amount that is not a number.
@@ -413,7 +414,7 @@ def with_cost(data: bytes, meter: Meter) -> bytes:
 
 
 def usage_chunk(like: bytes, meter: Meter) -> bytes:
-    """The last chunk of a stream, which has nothing but the usage.
+    """The last chunk of a stream, with only the usage.
 
     Args:
         like: another chunk of the same stream.
@@ -431,7 +432,7 @@ def _is_number(value: object) -> TypeGuard[int | Decimal]:
 
 
 def _tells_cost(usage: dict[str, Any], meter: Meter) -> bool:
-    """Is the cost in this usage a number, and what the user is billed?"""
+    """True if the cost in this usage is a number, and equal to the user's bill."""
     cost = usage.get("cost")
     if not _is_number(cost):
         return False
@@ -449,15 +450,15 @@ _decode_raw = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
 def _add_usage(fields: dict[str, Any], meter: Meter, *, generated: bool) -> bool:
-    """Meter the usage that an answer or a chunk reports. Is there any?
+    """Meter the usage in an answer or a chunk. Returns True if there is any.
 
     Args:
-        generated: False for a failure without an answer. Only a cost that it names counts.
+        generated: False for a failure without an answer. Then only a reported cost counts.
     """
     found = False
     tier = fields.get("service_tier")
     if isinstance(tier, str):
-        meter.tier = tier  # the one that it was served in, which need not be the requested one
+        meter.tier = tier  # the tier that served the call, which may differ from the requested one
     for choice, usage in reported_usage.find(fields):
         found = True
         if generated or reported_usage.read(usage).cost:
@@ -488,7 +489,7 @@ def _failure_of(choice: dict[str, Any], credential: Credential) -> WattfareError
 
 
 def check_size(data: bytes) -> None:
-    """Refuse what has too many values to be decoded, or is nested too deeply.
+    """Refuse JSON that has too many values, or is nested too deeply.
 
     Raises:
         WattfareError: ``upstream``.
@@ -502,14 +503,14 @@ def check_size(data: bytes) -> None:
 
 
 class Read(msgspec.Struct, frozen=True):
-    """What a chunk is.
+    """What a chunk contains.
 
     Attributes:
-        generated: it holds something that the model made.
-        choices: it has any.
-        usage: it reports usage.
-        passes: it is for the client.
-        may_end: it may end a choice, see :class:`Finishes`.
+        generated: True if it has output of the model.
+        choices: True if it has choices.
+        usage: True if True if it reports usage.
+        passes: True if the client gets it.
+        may_end: True if True if it may end a choice, see :class:`Finishes`.
     """
 
     generated: bool = False
@@ -523,12 +524,12 @@ def read_chunk(data: bytes, meter: Meter, credential: Credential) -> Read:
     """Meter a chunk of a stream.
 
     Raises:
-        WattfareError: ``upstream``; it is an error, or not JSON.
+        WattfareError: ``upstream``; it is an error, or it is not JSON.
     """
     try:
         plain = _decode_plain(data)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        pass  # it takes a closer look
+        pass  # it needs a closer look
     else:
         # A vendor's own field can report usage, too.
         if data.find(b"usage") < 0 or data.count(b"usage") == (plain.usage is not UNSET):
@@ -574,11 +575,11 @@ def read_chunk(data: bytes, meter: Meter, credential: Credential) -> Read:
 _TEXT = Read(generated=True, may_end=False)
 _NOTHING = Read(may_end=False)
 _IGNORED = Read(choices=False, passes=False)
-#: Some gateways keep a connection open with an event that has no data, or one word.
+#: Some gateways keep a connection open with events without data, or of one word.
 _PING = re.compile(rb"\s*[A-Za-z_-]{0,32}\s*")
 
 
-# A chunk that holds text only, as most do. None of it can be part of a cycle.
+# The usual chunk has only text. Untracked structs save the garbage collector work.
 
 
 class _PlainDelta(msgspec.Struct, forbid_unknown_fields=True, gc=False):
@@ -602,12 +603,12 @@ _decode_plain = msgspec.json.Decoder(_PlainChunk).decode
 
 
 def decode(data: bytes) -> Any:
-    """JSON, its fractions as Decimal. What Python's own writer makes and JSON has not is made
-    good: ``NaN`` and its kin are None, half a surrogate pair is U+FFFD.
+    """Decode JSON, with fractions as Decimal. Values that Python writes and JSON does not allow are
+    replaced: ``NaN`` and the infinities by None, half a surrogate pair by U+FFFD.
 
     Raises:
-        ValueError: it is not even that.
-        WattfareError: ``upstream``; it has too many values, or is nested too deeply.
+        ValueError: it is not JSON. WattfareError: ``upstream``; it has too many values, or is
+        nested too deeply.
     """
     check_size(data)
     try:
@@ -645,7 +646,7 @@ def _whole_text(value: Any) -> Any:
 
 
 def _count(made: object, meter: Meter) -> bool:
-    """Count what a message, or a piece of one, holds. Is there anything that the model made?"""
+    """Count the output in a message, or in a piece of one. Returns True if there is any."""
     fields = _fields(made)
     content = fields.get("content")
     if content and isinstance(content, str) and fields.keys() <= _PLAIN:
@@ -657,13 +658,13 @@ def _count(made: object, meter: Meter) -> bool:
     return True
 
 
-#: Where a message holds no more than this, its content is its text.
+#: The fields of a message whose content is all of its text.
 _PLAIN = frozenset({"role", "content"})
 
 
 def _text_of(fields: dict[str, Any]) -> str:
-    """What the model wrote, once. (`reasoning_details` say again what `reasoning` does, or hold
-    it encrypted.)"""
+    """The text of the model, without repetitions: `reasoning_details` repeat `reasoning`, or have
+    it encrypted."""
     thought = fields.get("reasoning") or fields.get("reasoning_content")
     texts = [fields.get("content"), fields.get("refusal"), thought]
     for part in map(_fields, _items(fields.get("content"))):

@@ -1,4 +1,4 @@
-"""OpenRouter's variants of a model: what stands behind the last colons of its name.
+"""OpenRouter's variants of a model: the suffixes after a colon in its name.
 
 ``:nitro``, ``:floor`` and ``:exacto`` choose among the providers of one model, and are not listed
 with a price. ``:online`` searches the web for each call. All others (``:free``, ``:thinking``,
@@ -23,11 +23,11 @@ SEARCH_TOKENS = 10_000
 
 
 class Variant(msgspec.Struct, frozen=True):
-    """A model's name, read.
+    """A model's parsed name.
 
     Attributes:
-        base: the name under which the list has it.
-        routed: does the variant choose the provider? Then the price needs an upper limit.
+        base: its name in the list.
+        routed: True if the variant chooses the provider. Then the price needs an upper limit.
         searches: how often it searches the web.
     """
 
@@ -38,7 +38,7 @@ class Variant(msgspec.Struct, frozen=True):
 
 @lru_cache(maxsize=1000)
 def read(model: str) -> Variant:
-    """What this name stands for."""
+    """Parse a model's name."""
     routed, searches = False, 0
     base, colon, last = model.rpartition(":")
     while colon and (last in _ROUTED or last == _ONLINE):
@@ -50,10 +50,10 @@ def read(model: str) -> Variant:
 
 
 def answered(name: str, models: Sequence[str]) -> int | None:
-    """Which of these models an answer names; None if it is none of them.
+    """The one of these models that an answer names; None if it is another.
 
-    Some upstreams name a version of the model that was asked for, and some leave out the provider
-    before the slash.
+    Some upstreams name a version of the requested model, and some leave out the provider before the
+    slash.
     """
     if name in models:
         return models.index(name)

@@ -1,11 +1,12 @@
 """*Approve*: a person sees who asks for what, and allows or denies it.
 
-The page returns to the app whatever the answer is. What it returns connects nothing by itself: the
+The page returns to the app after any answer. The returned code connects nothing by itself: the
 app's own page has to redeem it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from http import HTTPStatus
 from typing import Any
@@ -28,7 +29,7 @@ from ..payers.sign_ins import SignIn
 from ..records import App
 from .caps import CAP, UNLIMITED, read_cap, written
 from .endpoints import error_page, form_of, sign_in_of
-from .funding import FIELD, funding_choices
+from .funding import FIELD, funding_choices, openrouter_origins
 from .rendering import page, see_other
 
 #: A call of the built-in model with 100 tokens in and 100 tokens out, which cost $0.000001 and
@@ -40,7 +41,7 @@ class _Seen(msgspec.Struct, frozen=True):
     """An approval, and what else its page shows.
 
     Attributes:
-        other_payer: somebody else whose budget is connected to this user at present.
+        other_payer: another person whose budget is connected to this user now.
         own_cap: the cap that this person has set before; UNSET if they are not connected.
         own_funding: the id of what has paid so far; None for the operator, or for nothing.
     """
@@ -62,8 +63,8 @@ async def show(request: Request) -> Response:
     except WattfareError as error:
         response = await _over(request, error)
         if error.http_status == HTTPStatus.CONFLICT:
-            # To look at it is no mistake: people come here with the back button. A browser
-            # reports an error status on its console.
+            # Not an error status: people come here with the back button, and a browser logs error
+            # statuses.
             response.status_code = HTTPStatus.OK
         return response
     if seen.approval.left:
@@ -226,7 +227,8 @@ async def _ask(
         "chosen": funding,
         "funding_error": funding_error,
     }
-    return _page(request, "approve.html", seen, context, status)
+    leads_to = openrouter_origins(request) if choices.refused else []
+    return _page(request, "approve.html", seen, context, status, leads_to)
 
 
 def _confirm(request: Request, seen: _Seen, cap: int | None, funding: str) -> Response:
@@ -246,6 +248,7 @@ def _page(
     seen: _Seen,
     context: dict[str, Any] | None = None,
     status: int = 200,
+    leads_to: Sequence[str] = (),
 ) -> Response:
     wish = seen.approval.wish
     terms = state_of(request).terms
@@ -264,7 +267,7 @@ def _page(
         template,
         {**shared, **(context or {})},
         status=status,
-        leads_to=wish.origin,
+        leads_to=[wish.origin, *leads_to],
         in_popup=True,
     )
 

@@ -31,9 +31,10 @@ Handler = Callable[[Request], Awaitable[Response]]
 class SignInNeeded(Exception):  # noqa: N818 - a redirect, and no error
     """The page is for a payer who is signed in, or who signed in a short while ago."""
 
-    def __init__(self, *, again: bool) -> None:
+    def __init__(self, *, again: bool, next_: str | None = None) -> None:
         super().__init__()
         self.again = again
+        self.next = next_
 
 
 def page_route(path: str, handler: Handler, methods: Sequence[str] = ("GET",)) -> Route:
@@ -65,22 +66,23 @@ def form_of(request: Request) -> dict[str, str]:
 
 
 def sign_in_of(request: Request) -> SignIn | None:
-    """The sign-in of this request; None if nobody is signed in."""
+    """The sign-in of this request, or None."""
     return visit_of(request).sign_in
 
 
-def require_sign_in(request: Request, *, fresh: bool = False) -> SignIn:
+def require_sign_in(request: Request, *, fresh: bool = False, next_: str | None = None) -> SignIn:
     """The payer who is signed in. If there is none, a GET leads to the page that signs in and back
     to here, and a POST is refused.
 
     Args:
         fresh: the payer must have used a passkey or a code in the last ten minutes.
+        next_: the page that comes after the sign-in, if a POST is refused.
     """
     sign_in = sign_in_of(request)
     if sign_in is None:
-        raise SignInNeeded(again=False)
+        raise SignInNeeded(again=False, next_=next_)
     if fresh and not sign_in.is_fresh():
-        raise SignInNeeded(again=True)
+        raise SignInNeeded(again=True, next_=next_)
     return sign_in
 
 
@@ -90,8 +92,14 @@ def sign_in_url(request: Request, *, again: bool = False) -> str:
     Args:
         again: use a passkey again, even if the browser is signed in.
     """
-    query = {"next": _path_of(request), **({"again": "1"} if again else {})}
-    return f"/sign-in?{urlencode(query)}"
+    return _sign_in_url(_path_of(request), again=again)
+
+
+def _sign_in_url(next_: str | None, *, again: bool) -> str:
+    query = {} if next_ is None else {"next": next_}
+    if again:
+        query["again"] = "1"
+    return f"/sign-in?{urlencode(query)}" if query else "/sign-in"
 
 
 #: The titles of errors that people see. The others have the words of HTTP.
@@ -181,8 +189,8 @@ def _sign_in(request: Request, needed: SignInNeeded) -> Response:
     message = "Sign in first."
     if needed.again:
         message = "Sign in again first: your last sign-in is more than ten minutes ago."
-    query = "?again=1" if needed.again else ""
-    return error_page(request, invalid_request(message, 403), ("Sign in", f"/sign-in{query}"))
+    url = _sign_in_url(needed.next, again=needed.again)
+    return error_page(request, invalid_request(message, 403), ("Sign in", url))
 
 
 def not_found(message: str) -> NoReturn:

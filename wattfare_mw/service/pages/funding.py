@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import re
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import quote, unquote, urlencode
 
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
+from ...error_responses import log_server_error
 from ...errors import WattfareError, invalid_request
+from ..api.framing import log
 from ..api.rate_limits import address_of
 from ..api.state import state_of
-from ..ledger.fundings import Funding
+from ..ledger.fundings import Funding, FundingKind
 from ..payers import openrouter
 from . import cookies
 from .caps import read_cap
@@ -22,6 +24,8 @@ from .rendering import page, see_other
 
 #: The cookie of a browser that was sent to OpenRouter.
 COOKIE = "wattfare-openrouter"
+#: The cookie with the page that comes after OpenRouter. An answer that is refused names no page.
+RETURN_COOKIE = "wattfare-openrouter-return"
 #: The field of a form in which a payer chooses what pays.
 FIELD = "funding"
 #: The page of all funding.
@@ -43,15 +47,25 @@ class FundingChoices(msgspec.Struct, frozen=True):
         mine: what the payer has added. What is not valid cannot be chosen.
         operator: does the operator's key pay, too?
         needed: must the payer choose something? If not, calls cost no real money.
-        may_add: can the payer add something?
-        add_url: the page to add something, which leads back.
+        offers: the kinds of funding that the payer can add.
+        return_to: the page that asks. The pages of funding lead back to it.
     """
 
     mine: list[Funding]
     operator: bool
     needed: bool
-    may_add: bool
-    add_url: str
+    offers: frozenset[FundingKind]
+    return_to: str
+
+    @property
+    def add_url(self) -> str:
+        """The page to add something."""
+        return funding_url(self.return_to)
+
+    @property
+    def refused(self) -> list[Funding]:
+        """What the provider refuses, if the payer can connect it again."""
+        return [one for one in self.mine if one.state == "invalid" and one.kind in self.offers]
 
     @property
     def usable(self) -> bool:
@@ -81,9 +95,22 @@ async def funding_choices(request: Request, payer_id: str, return_to: str) -> Fu
         mine=mine,
         operator=operator,
         needed=state.funding.needed,
-        may_add=bool(state.funding.offers),
-        add_url=f"{FUNDING}?{urlencode({'return_to': return_to})}",
+        offers=state.funding.offers,
+        return_to=return_to,
     )
+
+
+def funding_url(return_to: str, **query: str) -> str:
+    """The page of all funding, which leads back to the page ``return_to``."""
+    if return_to != FUNDING:
+        query["return_to"] = return_to
+    return f"{FUNDING}?{urlencode(query)}" if query else FUNDING
+
+
+def openrouter_origins(request: Request) -> list[str]:
+    """Where a form that connects OpenRouter leads to, for the policy of its page."""
+    origin = state_of(request).funding.openrouter_origin
+    return [] if origin is None else [origin]
 
 
 async def overview(request: Request) -> Response:
@@ -93,10 +120,11 @@ async def overview(request: Request) -> Response:
 
 async def add_key(request: Request) -> Response:
     """``POST /funding/keys``: a key of the payer's own."""
-    payer_id = require_sign_in(request, fresh=True).payer_id
+    form = form_of(request)
+    return_to = _return_to(form.get("return_to"))
+    payer_id = require_sign_in(request, fresh=True, next_=funding_url(return_to)).payer_id
     # Anyone can make a passkey, and must not try out keys by the thousand here.
     await state_of(request).rate_limits.key_check(address_of(request.scope))
-    form = form_of(request)
     replaces = form.get("replaces") or None
     try:
         added = await state_of(request).funding.add_key(
@@ -106,24 +134,25 @@ async def add_key(request: Request) -> Response:
         if error.code != "invalid_request":
             raise
         return await _overview(request, error=error)
-    return _added(_return_to(form.get("return_to")), added.lacks_limit)
+    return _added(return_to, added.lacks_limit)
 
 
 async def start_openrouter(request: Request) -> Response:
     """``POST /funding/openrouter``: lead the payer to OpenRouter."""
-    payer_id = require_sign_in(request, fresh=True).payer_id
     form = form_of(request)
+    return_to = _return_to(form.get("return_to"))
+    payer_id = require_sign_in(request, fresh=True, next_=funding_url(return_to)).payer_id
     try:
         limit = _limit(form.get("limit", ""))
     except WattfareError as error:
         return await _overview(request, error=error)
     started = await state_of(request).funding.start_openrouter(
-        payer_id, limit, _return_to(form.get("return_to")), cookies.read(request, COOKIE)
+        payer_id, limit, return_to, cookies.read(request, COOKIE)
     )
     response = see_other(started.url)
-    cookies.set_cookie(
-        request, response, COOKIE, started.cookie, max_age=openrouter.REQUEST_SECONDS
-    )
+    given = {COOKIE: started.cookie, RETURN_COOKIE: quote(return_to, safe="")}
+    for name, value in given.items():
+        cookies.set_cookie(request, response, name, value, max_age=openrouter.REQUEST_SECONDS)
     return response
 
 
@@ -137,7 +166,8 @@ async def finish_openrouter(request: Request) -> Response:
             payer_id, state, code, cookies.read(request, COOKIE)
         )
     except WattfareError as error:
-        return error_page(request, error, ("Ways to pay", FUNDING))
+        return_to = _return_to(unquote(cookies.read(request, RETURN_COOKIE) or ""))
+        return _error_page(request, error, return_to)
     return _added(added.return_to, added.lacks_limit)
 
 
@@ -146,18 +176,23 @@ async def remove(request: Request) -> Response:
     payer_id = require_sign_in(request).payer_id
     funding = state_of(request).funding
     funding_id: str = request.path_params["id"]
-    if request.method == "POST":
-        await funding.remove(payer_id, funding_id)
-        return see_other(f"{FUNDING}?done=removed")
-    one = await funding.find(payer_id, funding_id)
-    return page(request, "funding_remove.html", {"one": one})
+    return_to = _given_return_to(request)
+    try:
+        if request.method == "POST":
+            await funding.remove(payer_id, funding_id)
+            return see_other(funding_url(return_to, done="removed"))
+        one = await funding.find(payer_id, funding_id)
+    except WattfareError as error:
+        return _error_page(request, error, return_to)
+    context = {"one": one, "return_to": return_to, "cancel": funding_url(return_to)}
+    return page(request, "funding_remove.html", context, in_popup=return_to.startswith("/approve/"))
 
 
 async def _overview(request: Request, *, error: WattfareError | None = None) -> Response:
     sign_in = require_sign_in(request)
     state = state_of(request)
-    given: Any = form_of(request) if request.method == "POST" else request.query_params
-    return_to = _return_to(given.get("return_to"))
+    given = _given(request)
+    return_to = _given_return_to(request)
     offers = state.funding.offers
     context = {
         "mine": await state.funding.of_payer(sign_in.payer_id),
@@ -169,11 +204,11 @@ async def _overview(request: Request, *, error: WattfareError | None = None) -> 
         "needs_sign_in": not sign_in.is_fresh(),
         "sign_in_url": sign_in_url(request, again=True),
         "return_to": return_to,
+        "remove_query": "" if return_to == FUNDING else f"?{urlencode({'return_to': return_to})}",
         "limit": given.get("limit", ""),
         "label": given.get("label", ""),
     }
-    # The form leads to OpenRouter's page, by a redirect.
-    leads_to = state.funding.openrouter_origin
+    leads_to = openrouter_origins(request)
     status = 200 if error is None else error.http_status
     in_popup = return_to.startswith("/approve/")
     return page(
@@ -181,13 +216,27 @@ async def _overview(request: Request, *, error: WattfareError | None = None) -> 
     )
 
 
+def _error_page(request: Request, error: WattfareError, return_to: str) -> Response:
+    """An error that leads to the page of all funding, and from there to the page before."""
+    log_server_error(log, error, request.scope["wattfare.request_id"])
+    return error_page(request, error, ("Ways to pay", funding_url(return_to)))
+
+
 def _added(return_to: str, lacks_limit: bool) -> Response:
-    if return_to == FUNDING or lacks_limit:
-        query = {"done": "no-limit" if lacks_limit else "added"}
-        if return_to != FUNDING:  # the page has a notice, and then leads on
-            query["return_to"] = return_to
-        return see_other(f"{FUNDING}?{urlencode(query)}")
+    if lacks_limit:  # the page has a notice, and then leads on
+        return see_other(funding_url(return_to, done="no-limit"))
+    if return_to == FUNDING:
+        return see_other(funding_url(FUNDING, done="added"))
     return see_other(return_to)
+
+
+def _given(request: Request) -> Any:
+    """The fields of a form, or the parameters of a URL."""
+    return form_of(request) if request.method == "POST" else request.query_params
+
+
+def _given_return_to(request: Request) -> str:
+    return _return_to(_given(request).get("return_to"))
 
 
 def _return_to(path: str | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,7 +17,7 @@ from .static_files import static
 from .visits import visit_of
 
 _MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"]
-#: Nothing is loaded from elsewhere, and nothing in a page is taken for a script or a style.
+#: Nothing is loaded from elsewhere, and inline scripts and styles do not run.
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
     "connect-src 'self'; "
@@ -85,7 +86,7 @@ def page(
     context: dict[str, Any] | None = None,
     *,
     status: int = 200,
-    leads_to: str | None = None,
+    leads_to: Sequence[str] = (),
     in_popup: bool = False,
 ) -> Response:
     """The response with this page.
@@ -95,7 +96,7 @@ def page(
 
     Args:
         template: the name of a file in ``templates/``.
-        leads_to: an origin that a form of the page may lead to, by a redirect.
+        leads_to: origins that the forms of the page may lead to, by a redirect.
         in_popup: the page opens in an app's popup, which goes back to the app afterwards.
     """
     visit = visit_of(request)
@@ -107,7 +108,7 @@ def page(
     text = environment.get_template(template).render(
         {"csrf_field": csrf_field, "sign_in": visit.sign_in, **(context or {})}
     )
-    form_action = "'self'" if leads_to is None else f"'self' {leads_to}"
+    form_action = " ".join(["'self'", *leads_to])
     headers = {**HEADERS, "content-security-policy": _POLICY.format(form_action=form_action)}
     if not in_popup:
         headers["cross-origin-opener-policy"] = "same-origin"

@@ -1,5 +1,4 @@
-"""The table of the pages. To add a page, write its handler in a module of its topic, and name it
-here."""
+"""The table of the pages. To add a page, write its handler in a module, and name it here."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""A database's URL, as hosts hand them out, read into what asyncpg takes.
+"""Reads a database's URL, as hosting providers write it, into arguments for asyncpg.
 
-Hosts write URLs for libpq. asyncpg reads some of its parameters, and takes any other for a setting
-of the server, which then refuses the connection. Here each parameter is passed on, met in another
-way, or refused by its name. The password is taken out, so that no frame of asyncpg shows it.
+Their URLs are for libpq. asyncpg knows some of the parameters, and takes any other for a setting of
+the server, which then refuses the connection. Here each parameter is passed on, replaced by
+something equal, or refused by name. The password is removed, so that no frame of asyncpg shows it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import msgspec
 from ....errors import WattfareError, invalid_request
 from ....transport import Secret, hidden
 
-#: The schemes of such a URL. A driver may stand behind a plus sign: it is passed over.
+#: The schemes of such a URL. A driver may follow after a plus sign; it is ignored.
 SCHEMES = frozenset({"postgres", "postgresql"})
 _SSL_MODES = frozenset({"disable", "allow", "prefer", "require", "verify-ca", "verify-full"})
 
@@ -38,14 +38,14 @@ _SETTINGS = frozenset(
         "idle_in_transaction_session_timeout",
     }
 )
-#: They tune what the system does well enough by itself.
+#: Ignored: the defaults of the system are good enough.
 _WITHOUT_EFFECT = frozenset(
     {
         *("keepalives", "keepalives_idle", "keepalives_interval", "keepalives_count"),
         "tcp_user_timeout",
     }
 )
-#: Of these, asyncpg can do what some values ask for.
+#: asyncpg supports some values of these.
 _ONLY = {
     "gssencmode": {"disable", "prefer"},
     "sslcompression": {"0"},
@@ -56,21 +56,20 @@ _ONLY = {
 _TRUE, _FALSE = {"true", "1", "yes", "on"}, {"false", "0", "no", "off"}
 _MALFORMED = (
     "The database's URL cannot be read: it is postgresql://user:password@host:port/database. In"
-    " the user and the password, percent-encode what is no letter and no digit (@ is %40, / is"
-    " %2F, # is %23)."
+    " the user and the password, percent-encode all but letters and digits (@ is %40, / is %2F,"
+    " # is %23)."
 )
 
 
 class Address(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a database is, and how it is reached.
+    """The address of a database, and how to connect.
 
     Attributes:
         dsn: the URL for asyncpg, without the password.
         password: the password, or None.
         more: other arguments of :func:`asyncpg.connect`.
         connect_seconds: how long to wait for a connection, if the URL says so.
-        pooled: a pooler stands in between that gives each transaction another session. Nothing
-            may rely on a session then, and prepared statements do.
+        pooled: a pooler gives each transaction another session, so prepared statements do not last.
         checks_certificate: the certificate is checked in place of a channel binding.
     """
 
@@ -89,7 +88,8 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
         arguments = {"dsn": self.dsn, **self.more}
         password = self.password
         if password is not None:
-            # Not the text: asyncpg calls this when it connects. It takes no subclass of a string.
+            # A function, which asyncpg calls when it connects: it does not accept a subclass of
+            # str.
             arguments["password"] = lambda: str(password)
         if self.pooled:
             arguments["statement_cache_size"] = 0
@@ -106,16 +106,16 @@ def read(url: str) -> Address:
     """The address in this URL.
 
     Raises:
-        WattfareError: ``invalid_request``; the URL cannot be read, or it has a parameter that
-            cannot be supported. The message names the parameter, and nothing of a password.
+        WattfareError: ``invalid_request``; the URL is invalid, or has a parameter that is not
+            supported. The message names the parameter, and never a password.
     """
     url = hidden(url)
     failure: WattfareError | None = None
     try:
         return _read(url)
     except WattfareError as error:
-        failure = error.with_traceback(None)  # its frames hold the parts of the URL
-    except ValueError:  # of the URL, a port, or the query: its message repeats a part of them
+        failure = error.with_traceback(None)  # its frames have the parts of the URL
+    except ValueError:  # its message repeats a part of the URL
         failure = invalid_request(_MALFORMED)
     raise failure
 
@@ -125,7 +125,7 @@ def _read(url: str) -> Address:
     user, password, hosts = _authority(parts.netloc)
     if parts.fragment or ("@" in parts.path + parts.query and "@" not in parts.netloc):
         raise invalid_request(_MALFORMED)
-    # Of a parameter that is given twice, the last one counts, as in libpq.
+    # If a parameter is given twice, the last one counts, as in libpq.
     query = dict(parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query)))
     password = query.pop("password", password)
     if "port" in query:
@@ -147,11 +147,11 @@ def _read(url: str) -> Address:
 
 
 def _authority(netloc: str) -> tuple[str, str | None, str]:
-    """The user, the password and the hosts. An unescaped @ in the password is let be."""
+    """The user, the password and the hosts. The password may have an unescaped @."""
     credentials, _, hosts = netloc.rpartition("@")
     user, given, password = credentials.partition(":")
     for host in hosts.split(","):
-        # An address of version 6 stands in brackets.
+        # An IPv6 address has brackets.
         _, colon, port = host.rpartition("]")[2].partition(":")
         if colon and port:
             _check_port(port)
@@ -164,7 +164,7 @@ def _check_port(port: str) -> None:
 
 
 class _Parameters:
-    """What the parameters of a URL come to."""
+    """The meaning of a URL's parameters."""
 
     def __init__(self, hosts: str) -> None:
         self.passed: dict[str, str] = {}
@@ -193,10 +193,10 @@ class _Parameters:
             )
 
     def bind_channel(self) -> None:
-        """See to what ``channel_binding`` asks for, when all parameters are there.
+        """Apply ``channel_binding`` after all parameters are read.
 
-        asyncpg knows no channel binding. It proves that nobody stands between the two ends, and
-        so does a certificate that is checked. To this machine itself, nobody does.
+        asyncpg has no channel binding. It proves that no third party is between the two ends, and
+        so does a certificate that is checked. A connection to the same machine needs neither.
         """
         if self._binding != "require" or self._local:
             return
@@ -225,8 +225,7 @@ class _Parameters:
     def _check_by_system(self) -> None:
         import httpx
 
-        # By the certificates that the way to an upstream is checked with: SSL_CERT_FILE, or the
-        # usual ones.
+        # With the same certificates as for the upstream: SSL_CERT_FILE, or the usual ones.
         context = httpx.create_ssl_context()
         context.set_alpn_protocols(["postgresql"])
         self.more["ssl"] = context

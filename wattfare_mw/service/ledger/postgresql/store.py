@@ -1,8 +1,8 @@
 """The ledger in PostgreSQL, which many processes share.
 
-What happens for each call is one prepared statement, one round trip and one transaction: a
-function that the migrations made (``migrations/postgresql``). The rest goes the way it goes with
-SQLite, through SQLAlchemy.
+Each step of a call is one prepared statement, one round trip and one transaction: a function that
+the migrations create (``migrations/postgresql``). Everything else goes through SQLAlchemy, as with
+SQLite.
 """
 
 from __future__ import annotations
@@ -46,16 +46,16 @@ from . import address
 
 try:
     asyncpg: Any = import_module("asyncpg")  # which has no types
-except ModuleNotFoundError:  # said when a database is opened
+except ModuleNotFoundError:  # the error comes when a database is opened
     asyncpg = None
 
 T = TypeVar("T")
 
-#: The most connections of one process: for the calls, and for all the rest.
+#: The most connections of one process: for calls, and for everything else.
 POOL_SIZE = 10
 SIDE_POOL_SIZE = 2
-#: How long to wait for a connection, and for an answer, before the database counts as gone
-#: (seconds). Well within a lease.
+#: How long to wait for a connection or an answer before the database counts as unavailable, in
+#: seconds. Well below the length of a lease.
 CONNECT_SECONDS = 2.0
 ANSWER_SECONDS = 2.5
 
@@ -86,14 +86,14 @@ _ACCOUNT = """
 
 
 async def open_postgresql(url: str, *, clock: Callable[[], datetime] | None = None) -> Store:
-    """The store over this database, whose tables are there.
+    """Open the store over this database, whose tables must exist.
 
     Args:
-        clock: in place of the database's own, for tests.
+        clock: replaces the clock of the database in tests.
 
     Raises:
-        WattfareError: ``invalid_request``: it is of another version, and nothing is touched; 503:
-            it cannot be reached.
+        WattfareError: ``invalid_request`` if it has another version (nothing is changed); 503 if it
+            cannot be reached.
     """
     url = hidden(url)
     await run_once(url, migrate.check)
@@ -101,8 +101,8 @@ async def open_postgresql(url: str, *, clock: Callable[[], datetime] | None = No
 
 
 async def run_once(url: str, job: Callable[[Sql], T], *, isolation: str | None = None) -> T:
-    """Carry out one job over a connection of its own. It says itself where transactions begin,
-    unless it is given an isolation."""
+    """Run one job over a connection of its own. The job begins its transactions itself, unless an
+    isolation is given."""
     url = hidden(url)
     at = _address(url)
     engine = _engine(at, 1, connect_seconds=at.connect_seconds)
@@ -252,7 +252,7 @@ class PostgreSQLStore(Store):
         return await _to_its_end(carry_out())
 
     async def _ask_apart(self, query: str, *arguments: Any) -> Any:
-        """Ask over a connection that nothing else uses, so that no call has to end first."""
+        """Run a query over a reserved connection, so that it never waits for a call to end."""
 
         async def carry_out() -> Any:
             async with self._renewing:
@@ -273,7 +273,7 @@ class PostgreSQLStore(Store):
     async def _fetch(self, connection: Any, query: str, arguments: Sequence[Any]) -> Any:
         if not self._address.pooled:
             return await connection.fetchrow(query, *arguments)
-        # A pooler gives one session to one transaction: what is prepared in it is there.
+        # Within a transaction, a pooler keeps the session, and so its prepared statements.
         async with connection.transaction():
             return await connection.fetchrow(query, *arguments)
 
@@ -307,8 +307,8 @@ class PostgreSQLStore(Store):
 
 
 async def _to_its_end(work: Any) -> Any:
-    """What this gives. It is carried out to its end even where its caller is cancelled, who hears
-    of that afterwards: a reservation must not be settled before it is made."""
+    """Run this to its end, even if the caller is cancelled. The cancellation is raised afterwards:
+    a reservation must not be settled before it is made."""
     task = asyncio.ensure_future(work)
     try:
         return await asyncio.shield(task)
@@ -317,7 +317,7 @@ async def _to_its_end(work: Any) -> Any:
             with suppress(asyncio.CancelledError):
                 await asyncio.wait({task})
         if not task.cancelled():
-            task.exception()  # has been looked at
+            task.exception()  # its exception has been retrieved
         raise
     except (SQLAlchemyError, OSError, TimeoutError, *_driver_errors()) as error:
         forget_frames(error)  # they hold the password
@@ -325,12 +325,12 @@ async def _to_its_end(work: Any) -> Any:
 
 
 async def _as_it_is(_connection: Any) -> None:
-    """Put a connection back into the pool as it is: a function call leaves nothing behind, and
-    asyncpg's own way to make sure of that is another round trip for each."""
+    """Return a connection to the pool without a reset: a function call leaves no state, and
+    asyncpg's reset is another round trip."""
 
 
 def _refusal(call: InferenceCall, terms: Terms, row: Any) -> WattfareError:
-    """What the rules call it. They are asked with what the database had found, and must refuse."""
+    """The error that the rules raise for what the database found. They must refuse it, too."""
     totals = _totals(row, "o_billed", "o_reserved")
     operator = OperatorTotals(
         _totals(row, "o_app_billed", "o_app_reserved"),
@@ -352,7 +352,7 @@ def _refusal(call: InferenceCall, terms: Terms, row: Any) -> WattfareError:
             rules.reserve(connection, totals, call.bounds, terms, row["o_now"], operator)
     except WattfareError as refusal:
         return refusal
-    raise RuntimeError("the database refuses what the rules grant")
+    raise RuntimeError("the database refuses what the rules allow")
 
 
 def _totals(row: Any, billed: str, reserved: str) -> Totals:
@@ -364,7 +364,7 @@ def _driver_errors() -> tuple[type[Exception], ...]:
 
 
 def _reason(error: Exception, at: address.Address) -> str:
-    """The first line of what the driver or the server says, without the password."""
+    """The first line of the driver's or the server's message, without the password."""
     said = one_line(str(error).split("\n")[0]) or type(error).__name__
     if at.password:
         said = said.replace(at.password, "…")
@@ -386,7 +386,7 @@ def _address(url: str) -> address.Address:
 
 def _engine(at: address.Address, size: int, *, connect_seconds: float | None = None) -> AsyncEngine:
     async def connect() -> Any:
-        # asyncpg reads the URL itself, so that both pools understand it alike.
+        # asyncpg parses the URL itself, so that both pools read it in the same way.
         try:
             return await asyncpg.connect(
                 **at.arguments(),
@@ -414,9 +414,9 @@ def _engine(at: address.Address, size: int, *, connect_seconds: float | None = N
         max_overflow=0,
         pool_timeout=connect_seconds or CONNECT_SECONDS,
         pool_pre_ping=True,
-        hide_parameters=True,  # they hold users' ids
+        hide_parameters=True,  # they have users' ids
     )
-    # There is no JSON in the ledger. To set it up takes queries outside of a transaction.
+    # The ledger has no JSON. Setting it up takes queries outside of a transaction.
     dialect: Any = engine.dialect
     dialect.setup_asyncpg_json_codec = dialect.setup_asyncpg_jsonb_codec = _as_it_is
     return engine

@@ -1,6 +1,8 @@
-"""What SQLite is asked for each call: SQLAlchemy's expressions, compiled once to the text that the
-driver takes. Every value is a parameter: a literal would be one that nobody fills in. They are
-given by their places, which is quicker than by their names; each statement names them in order."""
+"""The SQL of each call in SQLite: expressions of SQLAlchemy, compiled once to text for the driver.
+
+Every value is a parameter, because a literal would become a parameter without a value. The driver
+takes them by position, which is faster than by name; each statement lists their names in order.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,7 @@ def _insert(table: Table, *columns: str) -> Any:
 
 
 def _upsert(table: Table, *columns: str) -> str:
-    """A row that is new, or takes the place of the one with its primary key."""
+    """Insert a row, or replace the row with the same primary key."""
     new = _insert(table, *table.primary_key.columns.keys(), *columns)
     values = {name: new.excluded[name] for name in columns}
     keys = list(table.primary_key)
@@ -48,7 +50,7 @@ def _upsert(table: Table, *columns: str) -> str:
 
 
 def _row(table: Table, *columns: str) -> str:
-    """A row that is new."""
+    """Insert a row."""
     return _text(_insert(table, *columns), *columns)
 
 
@@ -59,7 +61,7 @@ _seen = schema.payer_connections.c
 _funding, _operator = schema.funding.c, schema.operator_totals.c
 
 _other = schema.totals.alias("other")
-#: What the other payers of a user have spent. Their rows are beside the payer's own.
+#: What the other payers of a user have spent.
 _OTHERS = (
     select(func.sum(_other.c.billed_nanos + _other.c.reserved_nanos))
     .where(
@@ -140,7 +142,7 @@ SELECT_ACCOUNT = _text(
     "app_id",
     "user_id",
 )
-# No row at all: the process does not hold its calls any more.
+# No row if the process does not hold its calls any more.
 SELECT_PAYING_USER = _text(
     select(*_USER_COLUMNS)
     .select_from(
@@ -231,7 +233,7 @@ SETTLE_TOTALS = _text(
     "payer_id",
     "month",
 )
-# Of an app, and of all apps.
+# One row for the app, one for all apps.
 SELECT_OPERATOR_TOTALS = _text(
     select(_operator.scope, _operator.billed_nanos, _operator.reserved_nanos).where(
         _operator.scope.in_((_THIS_APP, _ALL_APPS)), _operator.month == bindparam("month")

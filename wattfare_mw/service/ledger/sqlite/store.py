@@ -34,7 +34,7 @@ from .writer import Writer
 
 T = TypeVar("T")
 
-#: A disk with less room than this counts as full (bytes): what one commit may need.
+#: A disk with less free space than this counts as full, in bytes. One commit may need this much.
 MIN_FREE_BYTES = 2**16
 
 
@@ -42,7 +42,7 @@ class SQLiteStore(Store):
     """The store over an SQLite file. Other processes of this machine may write to it, too.
 
     Args:
-        clock: in place of the machine's clocks, for tests.
+        clock: replaces the clocks of the machine in tests.
     """
 
     def __init__(self, url: str, *, clock: Callable[[], datetime] | None = None) -> None:
@@ -64,7 +64,7 @@ class SQLiteStore(Store):
         return await self._run(lambda _: job(self._writer.sql), in_thread=True)
 
     async def check_writable(self) -> None:
-        # A write alone would not show it: it may still fit into a log file that is there already.
+        # A write alone would not show it: it may still fit into the existing log file.
         if self._folder is not None and shutil.disk_usage(self._folder).free < MIN_FREE_BYTES:
             raise not_available("The disk of the service's database is full.")
         await super().check_writable()
@@ -106,7 +106,7 @@ class SQLiteStore(Store):
                 return transactions.begin_lease(cursor, holder, LEASE_SECONDS, now)
             return transactions.renew_lease(cursor, holder, readings, LEASE_SECONDS, now)
 
-        # Before all that waits. A connection of its own would have to wait for the same lock.
+        # Before all that wait. A second connection would have to wait for the same lock.
         return await self._run(renew, first=True)
 
     def _now(self, sql: Sql) -> datetime:

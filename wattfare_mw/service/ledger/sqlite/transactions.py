@@ -1,6 +1,8 @@
-"""What happens for each call, in SQLite: each function reads, asks the rules and writes, over the
-driver itself, inside the one transaction of the cursor that it is given. Totals change with the
-rows that they sum up."""
+"""The transactions of each call, in SQLite.
+
+Each function reads, asks the rules and writes, through the driver itself, inside the transaction of
+its cursor. Totals change together with the rows that they sum up.
+"""
 
 from __future__ import annotations
 
@@ -40,10 +42,10 @@ def reserve(
     now: datetime,
     lease_now: LeaseTime,
 ) -> Granted:
-    """Reserve what the call may cost, and say how much that is.
+    """Reserve what the call may cost. Returns the amount, and the funding that pays.
 
     Raises:
-        WattfareError: the refusal, as the rules give it; nothing has changed.
+        WattfareError: the rules refuse the call. Nothing has changed.
     """
     at = seconds(now)
     month = rules.month_of(now)
@@ -102,10 +104,10 @@ def reserve(
 def settle(
     cursor: sqlite3.Cursor, reservation_id: str, account: Account, outcome: Outcome, now: datetime
 ) -> int | None:
-    """End a reservation and bill its outcome, in the month in which it was reserved.
+    """End a reservation and bill its outcome, in the month of the reservation.
 
-    Returns what was billed; None if this account has no such reservation (any more): settling twice
-    changes nothing.
+    Returns what was billed, or None if this account does not have this reservation any more.
+    Settling twice changes nothing.
     """
     this = (reservation_id,)
     app_id, user_id, grant_hash = account.app_id, account.user_id, account.grant_hash
@@ -156,7 +158,7 @@ def settle(
         ),
     )
     if not outcome.generated:
-        # Nothing came of the call, so that its key may be used again.
+        # The call produced nothing, so its key can be reused.
         cursor.execute(statements.DELETE_IDEMPOTENCY_KEY, this)
     return billed
 
@@ -177,8 +179,8 @@ def renew_lease(
     lease: float,
     lease_now: LeaseTime,
 ) -> LeaseRenewal:
-    """Prolong a process's lease, and note what its streams have cost. One that has run out is not
-    prolonged: somebody may be settling its calls already."""
+    """Extend a process's lease, and record what its streams have cost. A lease that has expired is
+    not extended, because another process may be settling its calls."""
     renewed = (lease_now.ms + round(lease * 1000), holder, *lease_now)
     if not cursor.execute(statements.UPDATE_LEASE, renewed).rowcount:
         return LeaseRenewal(held=False)
@@ -207,7 +209,7 @@ def renew_lease(
 def account(
     cursor: sqlite3.Cursor, app_id: str, user_id: str, now: datetime
 ) -> tuple[Connection | None, Totals]:
-    """A user's connection, and this month's totals."""
+    """A user's connection, and its payer's totals for this month."""
     month = rules.month_of(now)
     asked = (month, month, app_id, user_id)
     found = cursor.execute(statements.SELECT_ACCOUNT, asked).fetchone()
@@ -217,7 +219,7 @@ def account(
 def revoke(
     cursor: sqlite3.Cursor, app_id: str, user_id: str, payer_id: str | None, now: datetime
 ) -> bool:
-    """Take a connection back, as :func:`.accounts.revoke` does."""
+    """Revoke a connection, as :func:`.accounts.revoke` does."""
     at = seconds(now)
     this = (False, at, app_id, user_id, payer_id, payer_id)
     if not cursor.execute(statements.REVOKE, this).rowcount:

@@ -1,12 +1,11 @@
-"""The one hand that writes an SQLite database: every transaction is its, one after the other.
+"""Serializes all writes to an SQLite database through one connection.
 
-SQLite has one writer at a time anyway. What a decision does, a few reads and writes in memory,
-takes less than to hand it to a thread and back, so that the event loop does it by itself. What can
-take its time is done in a thread, meanwhile the loop goes on: the commit, which waits for the
-disk; the beginning, where another process holds the file; and whatever is not of every call.
+SQLite has one writer at a time anyway. A decision is a few reads and writes in memory, which take
+less time than a switch to a thread and back, so they run on the event loop. Slow parts run in a
+thread: the commit, which waits for the disk; the begin, if another process holds the file; and jobs
+that are not part of every call.
 
-What comes in while a commit is under way shares the next one, so that the disk is asked once for
-many.
+Jobs that arrive during a commit share the next one, so one write to the disk serves many jobs.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ T = TypeVar("T")
 
 #: The most decisions that share a commit.
 MAX_BATCH = 64
-#: How long to wait for another process (``wattfare apps create``) to be done, in seconds.
+#: How long to wait for another process, such as ``wattfare apps create``, in seconds.
 BUSY_SECONDS = 10
 
 
@@ -47,22 +46,22 @@ class _Result(NamedTuple):
 
 
 class _Step(NamedTuple):
-    """What the thread is to do: end the transaction in which a batch has been answered, or has
-    failed; or, where it has not been begun, all of it."""
+    """Work for the thread: end the transaction of a batch that the event loop has run, or run the
+    whole batch if its transaction has not begun."""
 
     batch: list[_Job]
     results: list[_Result] | Exception | None = None
 
 
 class Writer:
-    """Runs functions over a connection, each as one transaction of its own. To be used from one
-    event loop at a time.
+    """Runs functions over one connection, each as a transaction of its own. Use it from one event
+    loop at a time.
 
-    They are given a cursor of the driver's. What goes through SQLAlchemy takes :attr:`sql`, which
-    is the same connection and the same transaction.
+    Functions receive a cursor of the driver. Code that uses SQLAlchemy takes :attr:`sql`, which is
+    the same connection and the same transaction.
 
     Raises:
-        WattfareError: the database is of another version.
+        WattfareError: the database has another version.
         sqlalchemy.exc.DBAPIError: it cannot be opened.
     """
 
@@ -75,10 +74,10 @@ class Writer:
             self.sql.close()
             raise
         self._raw = cast("sqlite3.Connection", self.sql.connection.driver_connection)
-        self._raw.execute("PRAGMA busy_timeout = 0")  # it is the thread that waits
+        self._raw.execute("PRAGMA busy_timeout = 0")  # the thread waits instead
         self._cursor = self._raw.cursor()
         self._waiting: list[_Job] = []
-        # Has the thread got the connection, or is the loop about to take it?
+        # True if the thread has the connection, or if the loop is about to take it.
         self._busy = False
         self._closed = False
         self._steps: queue.SimpleQueue[_Step | None] = queue.SimpleQueue()
@@ -92,12 +91,12 @@ class Writer:
         in_thread: bool = False,
         first: bool = False,
     ) -> asyncio.Future[T]:
-        """Hand in a job, from the event loop. From then on it is carried out, even if the task that
-        waits for it is cancelled.
+        """Submit a job, from the event loop. The job runs even if the task that waits for it is
+        cancelled.
 
         Args:
             in_thread: the job takes long, or it uses :attr:`sql`.
-            first: the job goes before all that wait.
+            first: the job runs before all that wait.
         """
         if self._closed:
             raise RuntimeError("the ledger is closed")
@@ -106,12 +105,12 @@ class Writer:
         self._waiting.insert(0 if first else len(self._waiting), _Job(job, future, in_thread))
         if not self._busy:
             self._busy = True
-            # Soon, and not at once: the jobs handed in until then share the commit.
+            # Soon, not now: the jobs that are submitted until then share the commit.
             loop.call_soon(self._next)
         return future
 
     def close(self) -> None:
-        """Carry out what has been handed in, and end."""
+        """Run the submitted jobs, then end."""
         if not self._closed:
             self._closed = True
             if self._waiting:
@@ -136,13 +135,13 @@ class Writer:
     def _begins_at_once(self) -> bool:
         try:
             self._raw.execute("BEGIN IMMEDIATE")
-        except sqlite3.Error:  # another process holds it, mostly
+        except sqlite3.Error:  # usually, another process holds it
             return False
         return True
 
     def _deliver(self, results: list[_Result]) -> None:
         for (_, future, _), result, error in results:
-            if future.done():  # who waited was cancelled
+            if future.done():  # the waiting task was cancelled
                 continue
             if error is None:
                 future.set_result(result)
@@ -157,16 +156,16 @@ class Writer:
             batch, results = step
             done = self._carry_out(batch) if results is None else self._end(batch, results)
             try:
-                # Once for all of them: waking it up costs more than the answer.
+                # Once for all of them: waking the loop costs more than the answer.
                 batch[0].future.get_loop().call_soon_threadsafe(self._deliver, done)
-            except RuntimeError:  # it is closed: nobody is left who waits
+            except RuntimeError:  # it is closed, so nothing waits any more
                 self._busy = False
 
     def _carry_out(self, batch: list[_Job]) -> list[_Result]:
         try:
             self._raw.execute(f"PRAGMA busy_timeout = {round(BUSY_SECONDS * 1000)}")
             self._raw.execute("BEGIN IMMEDIATE")
-        except sqlite3.Error as error:  # another process holds it: tell all at once, not in turn
+        except sqlite3.Error as error:  # another process holds it: fail all at once, not one by one
             return [_Result(job, None, error) for job in batch]
         finally:
             self._raw.execute("PRAGMA busy_timeout = 0")
@@ -175,17 +174,17 @@ class Writer:
     def _end(self, batch: list[_Job], results: list[_Result] | Exception) -> list[_Result]:
         if not isinstance(results, Exception):
             try:
-                # Said as a statement: it fails where SQLite has rolled back by itself.
+                # As a statement, because it fails if SQLite has rolled back by itself.
                 self._raw.execute("COMMIT")
             except sqlite3.Error as error:
                 results = error
             else:
                 return results
-        with suppress(sqlite3.Error):  # it may be rolled back already
+        with suppress(sqlite3.Error):  # it may already be rolled back
             self._raw.execute("ROLLBACK")
         if len(batch) == 1:
             return [_Result(batch[0], None, results)]
-        # One of them, or the commit: let each stand for itself.
+        # One of the jobs failed, or the commit: run each in a transaction of its own.
         return [answer for single in batch for answer in self._carry_out([single])]
 
     # -- on either side
@@ -201,27 +200,27 @@ class Writer:
         try:
             return _Result(job, job.work(self._cursor))
         except (DBAPIError, sqlite3.Error):
-            # SQLite may have rolled everything back by itself (a full disk does that): nothing
-            # that came before counts.
+            # SQLite may have rolled back by itself, as on a full disk: the jobs before are undone,
+            # too.
             raise
         except Exception as error:
-            # A refusal comes before anything is written, and undoes nothing of the others. What
-            # fails half-way must not be committed with them.
+            # A refusal comes before any write, so the others can be committed. A job that fails
+            # half-way must not be committed with them.
             if self._raw.total_changes != changes:
                 raise
             return _Result(job, None, error)
 
 
 def _create_private(path: str | None) -> None:
-    # The key that signs session tokens is in it. SQLite gives its other files the same mode.
+    # The file has the key that signs session tokens. SQLite gives its other files the same mode.
     if path and path != ":memory:" and not path.startswith("file:"):
-        with suppress(OSError):  # which SQLite will tell
+        with suppress(OSError):  # SQLite will report it
             os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
 
 
 def _engine(url: URL) -> Any:
     _create_private(url.database)
-    # Parameters stay out of error messages: they hold users' ids.
+    # Parameters have users' ids, so they stay out of error messages.
     engine = create_engine(
         url,
         hide_parameters=True,
@@ -231,22 +230,22 @@ def _engine(url: URL) -> Any:
 
     @event.listens_for(engine, "connect")
     def _on_connect(connection: Any, _record: Any) -> None:  # pyright: ignore[reportUnusedFunction]
-        # The driver's own idea of when a transaction begins is none: BEGIN is said below.
+        # The driver begins no transaction by itself. The BEGIN is below.
         connection.isolation_level = None
         cursor = connection.cursor()
         cursor.execute("PRAGMA journal_mode = WAL")
         cursor.execute("PRAGMA synchronous = FULL")
         cursor.execute("PRAGMA foreign_keys = ON")
-        # In pages, four times the default: a ledger's indexes are written all over, and what is
-        # written again before a checkpoint is copied once.
+        # In pages, four times the default: a ledger writes all over its indexes, and a page that is
+        # written twice before a checkpoint is copied once.
         cursor.execute("PRAGMA wal_autocheckpoint = 4000")
         cursor.close()
 
     @event.listens_for(engine, "begin")
     def _on_begin(connection: Connection) -> None:  # pyright: ignore[reportUnusedFunction]
         raw = cast("sqlite3.Connection", connection.connection.driver_connection)
-        # Else it joins the one of a commit, whose end it is not told: to SQLAlchemy, all of them
-        # are one.
+        # Otherwise it would join the transaction of the former commit, because SQLAlchemy has not
+        # seen its end.
         if not raw.in_transaction:
             raw.execute("BEGIN IMMEDIATE")
 

@@ -1,0 +1,124 @@
+"""The contract between Wattfare and the adapters of web frameworks.
+
+An adapter imports from this module alone. The names here stay stable between releases, and
+``docs/custom-adapter.md`` shows how to use them. Nothing is imported before it is used: an adapter
+of a WSGI framework never loads the ASGI driver.
+
+The base class of an adapter. Each carries out what Wattfare decides, over one interface:
+
+- :class:`WattfareASGIMiddleware`: for an ASGI app.
+- :class:`WattfareWSGIMiddleware`: for a WSGI app.
+
+What they have for an adapter:
+
+- ``paths``: the paths to answer. A framework with routes of its own registers them.
+- ``serve(path, …)``: answers a request to one of these paths.
+- ``answers_unrouted(path)``: is this a path to answer if the app has no route for it?
+- ``openai_base``: what comes before the paths of an OpenAI client.
+- ``user(scope)`` or ``user(environ)``: the budget of the user who makes a request.
+- ``user_sync(user)``: the same budget for synchronous code (ASGI only).
+- ``close()`` or ``aclose()``: closes the connections to the service.
+- ``let_through``: a class attribute. The exceptions that the framework answers itself.
+
+The options of the middleware:
+
+- :class:`Options`: their names and types, for ``**options: Unpack[Options]``.
+- :data:`ResolveUser`: the type of ``resolve_user``.
+- :func:`adapt_options`: gives the app's functions among them the framework's own request.
+- :func:`adapt_function`: does this for one function.
+- :func:`hide_secret_key`: keeps the secret key out of tracebacks.
+
+Requests, bodies and errors:
+
+- :func:`request_from_scope`: the neutral request of an ASGI scope.
+- :func:`request_from_environ`: the neutral request of a WSGI environ.
+- :data:`Scope`, :data:`Receive`, :data:`Send`: the types of ASGI.
+- :func:`read_limited`: reads a body, and refuses one that is too large (WSGI).
+- :func:`read_up_to`: reads so many bytes from a stream that may give fewer at once (WSGI).
+- :func:`respond_to_error`: the response to a WattfareError that a view let through.
+- :data:`LetThrough`: the type of ``let_through``.
+
+Public names of :mod:`wattfare_mw` that an adapter needs: :class:`Wattfare`,
+:class:`AsyncWattfare`, :class:`User`, :class:`AsyncUser`, :class:`Request`, :class:`Response` and
+:class:`WattfareError`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .lazy import names_from
+
+if TYPE_CHECKING:
+    from .app_functions import adapt_function
+    from .client import AsyncWattfare, Wattfare
+    from .error_responses import LetThrough, respond_to_error
+    from .errors import WattfareError
+    from .handles import AsyncUser, User
+    from .middleware.asgi import (
+        Receive,
+        Scope,
+        Send,
+        WattfareASGIMiddleware,
+        request_from_scope,
+    )
+    from .middleware.options import Options, adapt_options, hide_secret_key
+    from .middleware.wsgi import (
+        WattfareWSGIMiddleware,
+        read_limited,
+        read_up_to,
+        request_from_environ,
+    )
+    from .users import ResolveUser
+    from .web import Request, Response
+
+__all__ = [
+    "AsyncUser",
+    "AsyncWattfare",
+    "LetThrough",
+    "Options",
+    "Receive",
+    "Request",
+    "ResolveUser",
+    "Response",
+    "Scope",
+    "Send",
+    "User",
+    "Wattfare",
+    "WattfareASGIMiddleware",
+    "WattfareError",
+    "WattfareWSGIMiddleware",
+    "adapt_function",
+    "adapt_options",
+    "hide_secret_key",
+    "read_limited",
+    "read_up_to",
+    "request_from_environ",
+    "request_from_scope",
+    "respond_to_error",
+]
+
+_HOMES = {
+    "app_functions": ("adapt_function",),
+    "client": ("AsyncWattfare", "Wattfare"),
+    "error_responses": ("LetThrough", "respond_to_error"),
+    "errors": ("WattfareError",),
+    "handles": ("AsyncUser", "User"),
+    "middleware.asgi": (
+        "Receive",
+        "Scope",
+        "Send",
+        "WattfareASGIMiddleware",
+        "request_from_scope",
+    ),
+    "middleware.options": ("Options", "adapt_options", "hide_secret_key"),
+    "middleware.wsgi": (
+        "WattfareWSGIMiddleware",
+        "read_limited",
+        "read_up_to",
+        "request_from_environ",
+    ),
+    "users": ("ResolveUser",),
+    "web": ("Request", "Response"),
+}
+__getattr__, __dir__ = names_from(globals(), _HOMES)
