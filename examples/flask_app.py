@@ -19,13 +19,13 @@ WattfareMiddleware(
 
 
 @app.post("/summary")
-def summary():
+def summary() -> dict[str, str]:
     text = request.get_json()["text"]
     answer = get_user().model("wattfare/echo").generate(text, max_tokens=200)
     return {"summary": answer.text, "costUsd": str(answer.cost_usd)}
 
 
 @app.post("/sign-in/<name>")
-def sign_in(name: str):
+def sign_in(name: str) -> tuple[str, int]:
     session["user_id"] = name  # after a password, of course
     return "", 204

@@ -6,6 +6,7 @@ litestar --app-dir examples --app litestar_app:app run
 from typing import Any
 
 from litestar import Litestar, Request, post
+from litestar.connection import ASGIConnection
 from litestar.di import NamedDependency
 from litestar.middleware.session.server_side import ServerSideSessionConfig
 from wattfare_litestar import WattfarePlugin
@@ -32,8 +33,9 @@ async def sign_in(request: Request[Any, Any, Any]) -> None:
     request.session["user_id"] = request.path_params["name"]  # after a password, of course
 
 
-async def signed_in_user(connection) -> str | None:
-    return connection.session.get("user_id")  # your sign-in: an id, or None
+async def signed_in_user(connection: ASGIConnection[Any, Any, Any, Any]) -> str | None:
+    user_id: str | None = connection.session.get("user_id")  # your sign-in: an id, or None
+    return user_id
 
 
 app = Litestar(

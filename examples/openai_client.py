@@ -3,10 +3,12 @@
 python examples/openai_client.py
 """
 
-from wattfare_mw import Wattfare, WattfareNotConnectedError
+import openai
+
+from wattfare_mw import Wattfare, WattfareNotConnectedError, is_not_connected
 
 with Wattfare() as wf:
-    client = wf.user("user_123").openai()
+    client = wf.user("user_123").openai()  # an openai.OpenAI; async_openai() for asyncio
     messages = [{"role": "user", "content": "Say hello."}]
     answer = client.chat.completions.create(model="wattfare/echo", messages=messages)
     print(answer.choices[0].message.content)
@@ -16,3 +18,11 @@ with Wattfare() as wf:
         stranger.chat.completions.create(model="wattfare/echo", messages=messages)
     except WattfareNotConnectedError:
         print("Connect a budget.")
+
+    try:
+        stranger.chat.completions.create(model="wattfare/echo", messages=messages)
+    except openai.APIError as error:
+        if is_not_connected(error):
+            print("Connect a budget.")
+        else:
+            raise

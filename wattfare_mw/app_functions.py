@@ -9,11 +9,13 @@ import sys
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from asgiref.sync import async_to_sync
 
 from .threads import APP_THREADS
+
+T = TypeVar("T")
 
 
 class AppFunction:
@@ -85,7 +87,7 @@ async def _awaited(value: Any) -> Any:
     return await value
 
 
-def adapt_function(function: Any, convert: Callable[[Any], Any]) -> Any:
+def adapt_function(function: T, convert: Callable[[Any], Any]) -> T:
     """A function of the app that takes the framework's own request, as one that takes ours.
 
     Args:
@@ -94,18 +96,15 @@ def adapt_function(function: Any, convert: Callable[[Any], Any]) -> Any:
     """
     if not callable(function):
         return function
-    function = cast("Callable[[Any], Any]", function)
-    if _is_async(function):
+    app_function = cast("Callable[[Any], Any]", function)
 
-        async def call_async_with(request: Any) -> Any:
-            return await function(convert(request))
-
-        return call_async_with
+    async def call_async_with(request: Any) -> Any:
+        return await app_function(convert(request))
 
     def call_with(request: Any) -> Any:
-        return function(convert(request))
+        return app_function(convert(request))
 
-    return call_with
+    return cast("T", call_async_with if _is_async(app_function) else call_with)
 
 
 def _is_async(function: Callable[..., Any]) -> bool:

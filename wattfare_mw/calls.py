@@ -19,7 +19,6 @@ from .errors import (
     WattfareGrantError,
     WattfareNetworkError,
     error_from_answer,
-    invalid_request,
 )
 from .flow import Flow
 from .money import Number
@@ -39,6 +38,7 @@ from .types import (
     check_user_id,
     decode,
     encode,
+    readable_label,
 )
 
 T = TypeVar("T")
@@ -49,9 +49,6 @@ USER_AGENT = "wattfare-mw-python"
 _HEADER_SAFE = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) != "%")
 #: Printable ASCII that must be escaped.
 _ESCAPED = frozenset(" %")
-
-#: The longest account label, in characters.
-MAX_LABEL = 200
 
 LimitLike = Number | RequestLimit | None
 Message = Mapping[str, Any]
@@ -148,7 +145,7 @@ def create_session(
     if limit is not None:
         body["requestLimit"] = limit
     if account_label is not None:
-        body["accountLabel"] = check_account_label(account_label)
+        body["accountLabel"] = account_label
     return Call(
         "POST",
         "/sessions",
@@ -170,17 +167,6 @@ def session_request(request_limit: object) -> SessionRequest:
     if request_limit is None or isinstance(request_limit, RequestLimit):
         return SessionRequest(request_limit)
     return SessionRequest(RequestLimit(request_limit))  # type: ignore[arg-type]  # it checks
-
-
-def check_account_label(label: object) -> str:
-    """The name of the user's account at the app, which the service shows to the payer.
-
-    Raises:
-        WattfareError: ``invalid_request``; it is not 1 to 200 printable characters.
-    """
-    if not isinstance(label, str) or not 0 < len(label) <= MAX_LABEL or not label.isprintable():
-        raise invalid_request(f"An account label is text of 1 to {MAX_LABEL} printable characters.")
-    return label
 
 
 def revoke(session_token: str) -> Call[None]:
@@ -384,6 +370,8 @@ class Caller:
         account_label: str | None = None,
     ) -> Flow[CreatedSession]:
         """Create a session token. A service that refuses account labels gets none."""
+        if account_label is not None:
+            account_label = readable_label(account_label)
         if account_label is not None and self._known.labels:
             try:
                 return (

@@ -18,11 +18,13 @@ from .flow import Flow, InThread, run, run_async
 from .handles import AsyncGrant, AsyncUser, Grant, User
 from .offload import in_thread
 from .openai_connections import OpenAIConnections
-from .sessions import TokenRoute
+from .sessions import AccountLabelOption, RequestLimitOption, TokenRoute
 from .transport import (
+    AsyncHTTPClient,
     AsyncHTTPResponse,
     AsyncTransport,
     HTTPResponse,
+    SyncHTTPClient,
     Transport,
     async_transport,
     hidden,
@@ -36,19 +38,20 @@ from .web import Request, Response
 T = TypeVar("T")
 C = TypeVar("C", bound="Wattfare | AsyncWattfare")
 TransportT = TypeVar("TransportT", Transport, AsyncTransport)
+HTTPClientT = TypeVar("HTTPClientT")
 
 
-class _Client(Generic[TransportT]):
+class _Client(Generic[TransportT, HTTPClientT]):
     """The base of both clients."""
 
-    _make_transport: Callable[[Any], TransportT]
+    _make_transport: Callable[[HTTPClientT | None], TransportT]
 
     def __init__(
         self,
         secret_key: str | None = None,
         *,
         base_url: str | None = None,
-        http_client: Any = None,
+        http_client: HTTPClientT | None = None,
         timeout: Timeout | float | None = None,
         max_retries: int = 2,
     ) -> None:
@@ -106,7 +109,7 @@ class _Client(Generic[TransportT]):
         return f"{type(self).__name__}(base_url={caller and caller.base_url!r})"
 
 
-class Wattfare(_Client[Transport]):
+class Wattfare(_Client[Transport, SyncHTTPClient]):
     """The client for an app's backend. Use it in a ``with`` block or ``close()`` it; threads and
     forked workers may share one."""
 
@@ -153,9 +156,9 @@ class Wattfare(_Client[Transport]):
     def session_handler(
         self,
         resolve_user: ResolveUser,
-        request_limit: Any = None,
+        request_limit: RequestLimitOption = None,
         *,
-        account_label: Any = None,
+        account_label: AccountLabelOption = None,
         allowed_origins: Iterable[str] = (),
         let_through: LetThrough = (),
     ) -> Callable[[Request], Response]:
@@ -226,7 +229,7 @@ class Wattfare(_Client[Transport]):
                 raise TypeError(f"nobody here can do {command!r}")
 
 
-class AsyncWattfare(_Client[AsyncTransport]):
+class AsyncWattfare(_Client[AsyncTransport, AsyncHTTPClient]):
     """:class:`Wattfare` for asyncio. Use it in an ``async with`` block, or ``await aclose()``. Each
     event loop has its own connections."""
 
@@ -254,12 +257,12 @@ class AsyncWattfare(_Client[AsyncTransport]):
     def session_handler(
         self,
         resolve_user: ResolveUser,
-        request_limit: Any = None,
+        request_limit: RequestLimitOption = None,
         *,
-        account_label: Any = None,
+        account_label: AccountLabelOption = None,
         allowed_origins: Iterable[str] = (),
         let_through: LetThrough = (),
-    ) -> Callable[[Request], Any]:
+    ) -> Callable[[Request], Awaitable[Response]]:
         """See :meth:`Wattfare.session_handler`. Await the handler."""
         token_route = TokenRoute(
             self._caller, resolve_user, request_limit, account_label, allowed_origins

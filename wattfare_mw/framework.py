@@ -8,14 +8,18 @@ The base class of an adapter. Each carries out what Wattfare decides, over one i
 
 - :class:`WattfareASGIMiddleware`: for an ASGI app.
 - :class:`WattfareWSGIMiddleware`: for a WSGI app.
+- :class:`WattfareAsyncAdapter`: for an asynchronous framework that is neither.
 
 What they have for an adapter:
 
 - ``paths``: the paths to answer. A framework with routes of its own registers them.
 - ``serve(path, …)``: answers a request to one of these paths.
+- ``respond(request, …)``: the same for a framework that has responses of its own. It takes a
+  :class:`Request` and gives an :class:`Answer` or an :class:`AsyncAnswer`.
 - ``answers_unrouted(path)``: is this a path to answer if the app has no route for it?
 - ``openai_base``: what comes before the paths of an OpenAI client.
 - ``user(scope)`` or ``user(environ)``: the budget of the user who makes a request.
+- ``user_of(request)``: the same for a :class:`Request`.
 - ``user_sync(user)``: the same budget for synchronous code (ASGI only).
 - ``close()`` or ``aclose()``: closes the connections to the service.
 - ``let_through``: a class attribute. The exceptions that the framework answers itself.
@@ -23,7 +27,8 @@ What they have for an adapter:
 The options of the middleware:
 
 - :class:`Options`: their names and types, for ``**options: Unpack[Options]``.
-- :data:`ResolveUser`: the type of ``resolve_user``.
+- :data:`ResolveUser`, :data:`RequestLimitOption`, :data:`AccountLabelOption`: the types of those
+  options that may be functions of a request.
 - :func:`adapt_options`: gives the app's functions among them the framework's own request.
 - :func:`adapt_function`: does this for one function.
 - :func:`hide_secret_key`: keeps the secret key out of tracebacks.
@@ -60,8 +65,10 @@ if TYPE_CHECKING:
         Scope,
         Send,
         WattfareASGIMiddleware,
+        WattfareAsyncAdapter,
         request_from_scope,
     )
+    from .middleware.base import Answer, AsyncAnswer
     from .middleware.options import Options, adapt_options, hide_secret_key
     from .middleware.wsgi import (
         WattfareWSGIMiddleware,
@@ -69,16 +76,21 @@ if TYPE_CHECKING:
         read_up_to,
         request_from_environ,
     )
+    from .sessions import AccountLabelOption, RequestLimitOption
     from .users import ResolveUser
     from .web import Request, Response
 
 __all__ = [
+    "AccountLabelOption",
+    "Answer",
+    "AsyncAnswer",
     "AsyncUser",
     "AsyncWattfare",
     "LetThrough",
     "Options",
     "Receive",
     "Request",
+    "RequestLimitOption",
     "ResolveUser",
     "Response",
     "Scope",
@@ -86,6 +98,7 @@ __all__ = [
     "User",
     "Wattfare",
     "WattfareASGIMiddleware",
+    "WattfareAsyncAdapter",
     "WattfareError",
     "WattfareWSGIMiddleware",
     "adapt_function",
@@ -109,8 +122,10 @@ _HOMES = {
         "Scope",
         "Send",
         "WattfareASGIMiddleware",
+        "WattfareAsyncAdapter",
         "request_from_scope",
     ),
+    "middleware.base": ("Answer", "AsyncAnswer"),
     "middleware.options": ("Options", "adapt_options", "hide_secret_key"),
     "middleware.wsgi": (
         "WattfareWSGIMiddleware",
@@ -118,6 +133,7 @@ _HOMES = {
         "read_up_to",
         "request_from_environ",
     ),
+    "sessions": ("AccountLabelOption", "RequestLimitOption"),
     "users": ("ResolveUser",),
     "web": ("Request", "Response"),
 }

@@ -14,8 +14,10 @@ from werkzeug.datastructures import Headers
 from werkzeug.exceptions import HTTPException
 
 from wattfare_mw.framework import (
+    AccountLabelOption,
     Options,
     Request,
+    RequestLimitOption,
     ResolveUser,
     Response,
     User,
@@ -113,9 +115,9 @@ def get_user() -> User:
 def session_view(
     client: Wattfare,
     resolve_user: ResolveUser,
-    request_limit: Any = None,
+    request_limit: RequestLimitOption = None,
     *,
-    account_label: Any = None,
+    account_label: AccountLabelOption = None,
     allowed_origins: Collection[str] = (),
 ) -> Callable[[], flask.Response]:
     """The token route alone, as a view for an app or a blueprint (``methods=["POST"]``); see

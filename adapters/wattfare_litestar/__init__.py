@@ -23,9 +23,11 @@ from litestar.response.base import ASGIResponse
 from litestar.types import Receive, Scope, Send
 
 from wattfare_mw.framework import (
+    AccountLabelOption,
     AsyncUser,
     AsyncWattfare,
     Options,
+    RequestLimitOption,
     ResolveUser,
     User,
     WattfareASGIMiddleware,
@@ -150,9 +152,9 @@ def session_route(
     path: str,
     client: AsyncWattfare,
     resolve_user: ResolveUser,
-    request_limit: Any = None,
+    request_limit: RequestLimitOption = None,
     *,
-    account_label: Any = None,
+    account_label: AccountLabelOption = None,
     allowed_origins: Collection[str] = (),
 ) -> ASGIRouteHandler:
     """The token route alone, as a handler for an app, a router or a controller; see

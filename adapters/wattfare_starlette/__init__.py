@@ -13,10 +13,12 @@ from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 
 from wattfare_mw.framework import (
+    AccountLabelOption,
     AsyncUser,
     AsyncWattfare,
     Options,
     Receive,
+    RequestLimitOption,
     ResolveUser,
     Scope,
     Send,
@@ -113,9 +115,9 @@ def get_user_sync(request: HTTPConnection) -> User:
 def session_endpoint(
     client: AsyncWattfare,
     resolve_user: ResolveUser,
-    request_limit: Any = None,
+    request_limit: RequestLimitOption = None,
     *,
-    account_label: Any = None,
+    account_label: AccountLabelOption = None,
     allowed_origins: Collection[str] = (),
 ) -> Callable[[Request], Awaitable[Response]]:
     """The token route alone, as an endpoint: ``Route("/token", …, methods=["POST"])``; see

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import os
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -16,6 +18,7 @@ import httpx
 import pytest
 import uvicorn
 from support.certificates import ssl_context
+from support.servers import gunicorn_server
 from support.service import PATIENCE, App, Service, bearer
 from werkzeug.serving import make_server
 
@@ -34,11 +37,11 @@ def app(service: Service, monkeypatch: pytest.MonkeyPatch) -> Iterator[App]:
 class Example:
     """An example that is served, and a browser in front of it."""
 
-    def __init__(self, module: ModuleType, url: str, app: App) -> None:
+    def __init__(self, module: Any, url: str, app: App, http: httpx.Client | None = None) -> None:
         self.module = module
         self.url = url
         self.app = app
-        self.http = httpx.Client(
+        self.http = http or httpx.Client(
             base_url=url, timeout=PATIENCE, trust_env=False, verify=ssl_context()
         )
 
@@ -83,6 +86,25 @@ def serve(app: App) -> Iterator[Any]:
             return example
 
         yield start
+
+
+@contextmanager
+def run_django(name: str, folder: Path) -> Iterator[str]:
+    """A Django project in one file, with its database in this folder."""
+    root = EXAMPLES.parent
+    path = os.pathsep.join(map(str, (EXAMPLES, root, root / "adapters")))
+    subprocess.run(
+        [sys.executable, "-W", "error", EXAMPLES / f"{name}.py", "migrate", "--verbosity", "0"],
+        check=True,
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": path},
+        timeout=PATIENCE,
+    )
+    env = {"PYTHONPATH": path, "DJANGO_SETTINGS_MODULE": name}
+    app = "django.core.wsgi:get_wsgi_application()"
+    options = ("--chdir", str(folder), "--worker-class", "gthread", "--threads", "4")
+    with gunicorn_server(app, *options, env=env) as (host, port):
+        yield f"http://{host}:{port}"
 
 
 def load(name: str) -> ModuleType:

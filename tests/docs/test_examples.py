@@ -18,7 +18,7 @@ import pytest
 from support.certificates import ssl_context
 from support.service import PATIENCE, App, bearer, environment
 
-from .conftest import EXAMPLES, Example, load
+from .conftest import EXAMPLES, Example, load, run_django
 
 #: Apps with the middleware's paths, with the path of their own view where they have one.
 MIDDLEWARE = {
@@ -32,7 +32,7 @@ MIDDLEWARE = {
 }
 SCRIPTS = ("client", "async_client", "handling_errors", "openai_client")
 TOKEN_ROUTES = ("token_route_starlette", "token_route_litestar")
-ALONE = ("chat_view", "options", "grants", "token_route_anywhere")
+ALONE = ("chat_view", "django_app", "options", "grants", "token_route_anywhere")
 
 
 def test_no_example_is_left_out() -> None:
@@ -53,7 +53,11 @@ def test_an_example_is_short_and_says_how_it_is_run(path: Any) -> None:
 
 @pytest.mark.parametrize("name", MIDDLEWARE)
 def test_an_app_whose_users_pay(name: str, serve: Any) -> None:
-    example: Example = serve(name)
+    check_paths(serve(name), MIDDLEWARE[name])
+
+
+def check_paths(example: Example, view: str | None) -> None:
+    """What the paths of the middleware answer, and a view that spends."""
     http = example.http
     assert http.get("/api/wattfare/status").status_code == 401
     assert example.ask().status_code == 401
@@ -74,7 +78,6 @@ def test_an_app_whose_users_pay(name: str, serve: Any) -> None:
     }
     assert _streamed(example) == "one two three"
 
-    view = MIDDLEWARE[name]
     if view is not None:
         answer = http.post(view, json={"text": "four five"})
         assert answer.status_code == 200, answer.text
@@ -147,6 +150,22 @@ def test_the_name_by_which_a_csrf_extension_exempts_the_paths(serve: Any) -> Non
     page = EXAMPLES.parent / "docs" / "flask.md"
     assert named == {"wattfare_flask.wattfare"}
     assert 'csrf.exempt("wattfare_flask.wattfare")' in page.read_text()
+
+
+def test_the_django_project(app: App, tmp_path: Path) -> None:
+    with (
+        run_django("django_app", tmp_path) as url,
+        httpx.Client(base_url=url, timeout=PATIENCE, trust_env=False) as http,
+    ):
+        example = Example(None, url, app, http)
+        answer = http.post("/summary", json={"text": "hi"})
+        assert (answer.status_code, answer.json()["error"]["code"]) == (401, "auth")
+        example.sign_in("bob")
+        assert http.get("/budget").json() == {"remainingUsd": "0"}
+        assert example.connect()["limits"] == {"monthlyUsd": 20}
+        assert http.get("/budget").json() == {"remainingUsd": "20"}
+        http.cookies.clear()
+        check_paths(example, "/summary")
 
 
 def test_a_stream_from_a_blueprint(serve: Any) -> None:
@@ -286,7 +305,7 @@ def test_handling_errors(app: App) -> None:
 
 def test_the_openai_client(app: App) -> None:
     app.connect("user_123", monthlyUsd=1)
-    assert _script("openai_client") == ["Say hello.", "Connect a budget."]
+    assert _script("openai_client") == ["Say hello.", *["Connect a budget."] * 2]
 
 
 # -- the browser's side, in Node

@@ -39,7 +39,7 @@ def _listening() -> Iterator[socket.socket]:
 def uvicorn_server(app: Any, **options: Any) -> Iterator[Address]:
     """uvicorn in a thread."""
     config = uvicorn.Config(
-        app, log_config=None, lifespan="on", **{"timeout_graceful_shutdown": 5, **options}
+        app, log_config=None, **{"lifespan": "on", "timeout_graceful_shutdown": 5, **options}
     )
     server = uvicorn.Server(config)
     with _listening() as listener:

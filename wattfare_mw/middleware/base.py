@@ -1,23 +1,68 @@
-"""What the ASGI and the WSGI middleware share: the options, the client and the gate."""
+"""The base of the ASGI and the WSGI middleware: the options, the client and the gate."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any, Literal
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from typing import Any, Literal, Self, cast
+
+import msgspec
 
 from ..client import AsyncWattfare, Wattfare, client_for
 from ..error_responses import LetThrough
+from ..sessions import AccountLabelOption, RequestLimitOption
 from ..transport import hidden
 from ..users import ResolveUser
 from .gate import Gate
-from .options import HEARTBEAT_SECONDS, INFERENCE_PATH, STATUS_PATH, TOKEN_PATH
+from .options import HEARTBEAT_SECONDS, INFERENCE_PATH, STATUS_PATH, TOKEN_PATH, OnUsage
+
+
+class Answer(msgspec.Struct, frozen=True, gc=False):
+    """An answer to a request on one of our paths, for a framework with its own responses.
+
+    Attributes:
+        status: the status code.
+        headers: names in lower case, without duplicates.
+        body: the whole body, or an iterator of its pieces. An async middleware returns an async
+            iterator.
+        close: call it after the last byte is sent, or if sending fails. A coroutine function if the
+            body is an async iterator. None if there is nothing to close.
+    """
+
+    status: int
+    headers: dict[str, str]
+    body: bytes | Iterator[bytes] | AsyncIterator[bytes]
+    close: Callable[[], Any] | None = None
+
+
+class AsyncAnswer(Answer, frozen=True, gc=False):
+    """An :class:`Answer` of an async middleware. Use it in an ``async with`` block, and send the
+    pieces of ``async for``."""
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_error: object) -> None:
+        await self.aclose()
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        if not isinstance(self.body, bytes):
+            async for piece in cast("AsyncIterator[bytes]", self.body):
+                yield piece
+        elif self.body:
+            yield self.body
+
+    async def aclose(self) -> None:
+        """Finish the answer, after the last byte is sent or sending has failed."""
+        closing = None if self.close is None else self.close()
+        if closing is not None:
+            await closing
 
 
 class Middleware:
     """The base of both kinds of middleware. See :class:`wattfare_mw.WattfareMiddleware`."""
 
-    # What each request needs has a slot of its own: a class with a `__getattr__` is slow to give
-    # what is in the `__dict__`.
+    # What each request needs has a slot: in a class with `__getattr__`, access to `__dict__` is
+    # slow.
     __slots__ = ("__dict__", "__weakref__", "_app_and_paths")
 
     def __init__(
@@ -33,20 +78,20 @@ class Middleware:
         inference_path: str | None = INFERENCE_PATH,
         status_path: str | None = STATUS_PATH,
         client_path: str | None = None,
-        request_limit: Any = None,
-        account_label: Any = None,
+        request_limit: RequestLimitOption = None,
+        account_label: AccountLabelOption = None,
         models: Iterable[str] | None = None,
         allow_grants: bool = False,
         allowed_origins: Iterable[str] = (),
         max_body_bytes: int = 20 * 2**20,
         max_calls_per_user: int | None = None,
-        on_usage: Callable[..., Any] | None = None,
+        on_usage: OnUsage | None = None,
         heartbeat: float | None = HEARTBEAT_SECONDS,
     ) -> None:
         secret_key = hidden(secret_key)
         self.app = app
         own, self._owns_client = client_for(self._client_kind, client, secret_key, base_url)
-        # Also what `user()` gives is used inside a request to the app.
+        # The handles of `user()` are used inside a request, too.
         self._client = own._in_request()
         self._gate = Gate(
             self._client._caller,
@@ -70,8 +115,8 @@ class Middleware:
         self._use_paths(self._routes, self._gate.base)
         self._show_interface()
 
-    # An app that is wrapped can still be set up: `app.dependency_overrides = …`. Names that begin
-    # with an underscore are never the app's: copies, pickles and servers look for those.
+    # A wrapped app can still be set up: `app.dependency_overrides = …`. Names with an underscore
+    # are never passed on, because copy, pickle and servers look for them.
 
     def __getattr__(self, name: str) -> Any:
         app = None if name.startswith("_") else self.__dict__.get("app")
@@ -82,8 +127,8 @@ class Middleware:
         return getattr(app, name)
 
     def _use_paths(self, paths: dict[str, Any], base: str | None) -> None:
-        """Look for these paths in each request, and for what stands below this one."""
-        # In one, so that a request looks it up once. No path begins with NUL.
+        """Look for these paths in each request, and for paths below ``base``."""
+        # One tuple, so that a request looks it up once. No path starts with NUL.
         self._app_and_paths = self.app, paths, "\0" if base is None else f"{base}/"
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -97,7 +142,7 @@ class Middleware:
     def __delattr__(self, name: str) -> None:
         if self._is_the_app_s(name):
             delattr(self.app, name)
-            # If it is set again, as unittest's `patch.object` does, it is still the app's.
+            # If it is set again, as by unittest's `patch.object`, it still belongs to the app.
             self.__dict__.setdefault("_deleted", set()).add(name)
         else:
             object.__delattr__(self, name)
@@ -114,26 +159,26 @@ class Middleware:
         return self._routes
 
     def answers_unrouted(self, path: str) -> bool:
-        """Do we answer this path if the app has no route for it? It is one below the base of an
-        OpenAI client: a model, or what is not served."""
+        """True if we answer this path when the app has no route for it: a path below the base of an
+        OpenAI client, such as one model, or a path that is not served."""
         return self._gate.below(path) is not None
 
     @property
     def openai_base(self) -> str | None:
-        """What stands before the paths of an OpenAI client; None if this is no client's base."""
+        """The path of an OpenAI client's base URL; None if ``inference_path`` has none."""
         return self._gate.base
 
-    # Each kind of middleware drives the client of its kind.
+    # The class of the client that this kind of middleware uses.
     _client_kind: Any
     let_through: LetThrough = ()
-    """The exceptions of the app's functions that go on to the framework, which answers them."""
+    """The exceptions of the app's functions that the framework answers itself."""
 
     def _show_interface(self) -> None:
-        """For a kind whose ``__call__`` does not show by itself which interface it has."""
+        """A hook for a class whose ``__call__`` does not show its interface."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         raise NotImplementedError  # pragma: no cover
 
     def __repr__(self) -> str:
-        # A traceback's local variables may show one that could not be made.
+        # A traceback may show an object whose `__init__` failed.
         return f"{type(self).__name__}({getattr(self, 'app', None)!r})"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from starlette.applications import Starlette
@@ -31,39 +32,52 @@ from .inference.lease_keeper import LeaseKeeper
 from .inference.runner import CallRunner
 from .inference.true_costs import TrueCosts
 from .ledger.databases import open_store
+from .ledger.store import Store
 from .metrics import Metrics
 from .models.echo import Echo
+from .models.provider import Provider
 from .models.upstream import Upstream
-from .pages.endpoints import http_error_page
+from .pages.endpoints import asks_for_a_page, http_error_page
 from .pages.routes import is_page, page_routes
 from .payers.encryption import Keyring, find_keyring
 from .payers.funding import PayerFunding
+from .payers.unused import UnusedPayers
 from .settings import DEFAULT_PORT, Settings
 from .tokens import Signer
 
 
 def create_app(
-    settings: Settings | None = None, *, transport: AsyncTransport | None = None
+    settings: Settings | None = None,
+    *,
+    transport: AsyncTransport | None = None,
+    provider: Provider | None = None,
+    store: Callable[[str], Awaitable[Store]] = open_store,
+    clock: Callable[[], float] = time.time,
 ) -> Starlette:
     """A Wattfare-compatible service. Its lifespan opens and closes the database.
 
     Args:
         transport: calls the upstream; by default, over an HTTP client of its own.
+        provider: answers the calls if there is no upstream, in place of the built-in model.
+        store: opens the store for a database URL.
+        clock: gives the time in Unix seconds. The store has a clock of its own.
     """
     settings = settings or Settings()
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncGenerator[None]:
-        store = await open_store(settings.database)
+        ledger = await store(settings.database)
         try:
-            secret = settings.secret or await store.signing_key()
+            secret = settings.secret or await ledger.signing_key()
             metrics = Metrics()
             keyring = keyring_of(settings)
             upstream: Upstream | None = None
             if settings.upstream is None:
-                provider = Echo(default_max_tokens=settings.default_max_tokens, hold=settings.held)
+                answers = provider or Echo(
+                    default_max_tokens=settings.default_max_tokens, hold=settings.held
+                )
             else:
-                provider = upstream = Upstream(
+                answers = upstream = Upstream(
                     settings.upstream,
                     settings.upstream_key,
                     metrics,
@@ -81,7 +95,7 @@ def create_app(
             # A local server needs no key.
             free = upstream is not None and not upstream.provider.sells
             funding = PayerFunding(
-                store,
+                ledger,
                 keyring,
                 upstream,
                 settings.payer_funding,
@@ -94,11 +108,12 @@ def create_app(
                 settings.rate_limit_storage,
                 calls_per_user=settings.calls_per_minute_per_user,
                 calls_per_app=settings.calls_per_minute_per_app,
+                clock=clock,
             )
             runner = CallRunner(
-                store,
+                ledger,
                 settings.terms,
-                TrueCosts(provider, keys=funding) if provider.keeps_records else None,
+                TrueCosts(answers, keys=funding) if answers.keeps_records else None,
                 keys=funding,
                 needs_funding=settings.needs_funding,
                 detached_seconds=settings.detached_seconds,
@@ -106,35 +121,38 @@ def create_app(
                 public_url=pages_url,
             )
             metrics.watch_waiting(lambda: runner.waiting)
-            keeper = LeaseKeeper(runner)
+            keeper, unused = LeaseKeeper(runner), UnusedPayers(store)
             app.state.service = ServiceState(
-                store=store,
-                signer=Signer(secret),
-                provider=provider,
+                store=ledger,
+                signer=Signer(secret, clock),
+                provider=answers,
                 rate_limits=rate_limits,
                 call_limits=CallLimits(settings.max_calls_per_user, settings.max_calls_per_app),
                 runner=runner,
                 terms=settings.terms,
                 metrics=metrics,
                 bodies=BodyMemory(),
-                health=Health(store),
+                health=Health(ledger),
                 aliases=settings.aliases,
                 fields=settings.fields,
                 public_url=pages_url,
                 funding=funding,
+                clock=clock,
                 heartbeats=IdleTimer(asyncio.get_running_loop(), output.HEARTBEAT_SECONDS),
             )
             try:
                 await keeper.start()
+                unused.start()
                 yield
             finally:
+                await unused.close()
                 # The lease is still renewed, so no other process settles these calls.
                 await runner.close(shutting_down())
                 await keeper.close()
-                await provider.close()
+                await answers.close()
                 await rate_limits.close()
         finally:
-            await store.close()
+            await ledger.close()
 
     app = _App(
         routes=[*routes(with_metrics=settings.metrics), *browser_routes(), *page_routes()],
@@ -162,8 +180,8 @@ def keyring_of(settings: Settings) -> Keyring | None:
 
 
 async def _on_http_exception(request: Request, error: Exception) -> Response:
-    if is_page(request.scope["path"]):
-        assert isinstance(error, HTTPException)
+    assert isinstance(error, HTTPException)
+    if is_page(request.scope["path"]) or (error.status_code == 404 and asks_for_a_page(request)):
         return http_error_page(request, error)
     return await on_http_exception(request, error)
 

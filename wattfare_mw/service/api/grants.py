@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
@@ -54,7 +52,7 @@ async def create_grant(request: Request) -> Response:
     if largest is not None and terms.grant_ceiling is not None:
         await state.rate_limits.grant_hold(app.id, address, cap, terms.grant_ceiling, largest)
     token = keys.new_grant_token()
-    now = int(time.time())
+    now = int(state.clock())
     expires_at = now + GRANT_SECONDS
     grant = GrantBudget(asked.requests, cap, expires_at)
     await state.store.add_grant(app.id, keys.digest(token), grant, terms, now)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from functools import cached_property, lru_cache
 from ipaddress import IPv6Address, IPv6Network, ip_address, ip_network
 from typing import TYPE_CHECKING, Any
@@ -106,7 +107,7 @@ class _Count(msgspec.Struct, frozen=True, gc=False):
 
 
 class _Ends(msgspec.Struct, frozen=True):
-    """A command: when does this counter reset? The result is Unix seconds."""
+    """In how many seconds does this counter begin anew?"""
 
     counter: _Count
 
@@ -142,12 +143,12 @@ def _admit_hold(app_id: str, address: str, cap: int, ceiling: int, largest: int)
         )
 
 
-def _too_many(most: int, what: str, until: float) -> WattfareRateLimitError:
-    return WattfareRateLimitError(f"At most {most:,} {what}.", retry_after=_wait(until))
+def _too_many(most: int, what: str, ends_in: float) -> WattfareRateLimitError:
+    return WattfareRateLimitError(f"At most {most:,} {what}.", retry_after=_wait(ends_in))
 
 
-def _wait(until: float) -> int:
-    return max(1, math.ceil(until - time.time()))
+def _wait(ends_in: float) -> int:
+    return max(1, math.ceil(ends_in))
 
 
 class RateLimits:
@@ -161,6 +162,7 @@ class RateLimits:
             process.
         calls_per_user: inference calls a minute of one user or grant.
         calls_per_app: inference calls a minute of one app.
+        clock: gives the time in Unix seconds, for what is counted in memory.
 
     Raises:
         WattfareError: ``invalid_request``; the URL is invalid, or the extra is missing.
@@ -172,9 +174,10 @@ class RateLimits:
         *,
         calls_per_user: int = 600,
         calls_per_app: int = 12_000,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         storage = hidden(storage)
-        self._memory = Counters()
+        self._memory = Counters(clock)
         self._pool: ConnectionPool | None = None
         self._redis: RedisStorage | None = None
         if storage is not None:
@@ -287,7 +290,7 @@ class RateLimits:
         key = "/".join(quote(part, safe="") for part in (count.kind, *count.key))
         try:
             if isinstance(command, _Ends):
-                return await storage.get_expiry(key)
+                return await storage.get_expiry(key) - time.time()
             return await storage.incr(key, count.seconds, count.amount)
         except storage.base_exceptions as error:
             forget_frames(error)  # they have the password
@@ -302,7 +305,8 @@ class Counters:
     :data:`MAX_COUNTERS` of each kind.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
         # Sorted by reset time within each kind, because all windows have the same length.
         self._kinds: dict[str, OrderedDict[tuple[str, ...], list[float]]] = {}
 
@@ -316,13 +320,13 @@ class Counters:
             pass
 
     def perform(self, command: _Count | _Ends) -> float:
-        """Add to a counter, or return its reset time."""
+        """Add to a counter, or tell in how many seconds it begins anew."""
         if isinstance(command, _Ends):
-            return self._kinds[command.counter.kind][command.counter.key][1]
+            return self._kinds[command.counter.kind][command.counter.key][1] - self._clock()
         counters = self._kinds.get(command.kind)
         if counters is None:
             counters = self._kinds[command.kind] = OrderedDict()
-        now = time.time()
+        now = self._clock()
         found = counters.get(command.key)
         if found is not None and now < found[1]:
             found[0] += command.amount

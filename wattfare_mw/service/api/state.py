@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 
 import msgspec
 from starlette.requests import Request
@@ -41,6 +42,8 @@ class ServiceState(msgspec.Struct, frozen=True):
     #: The origin of the service's pages, such as ``https://wattfare.example.com``.
     public_url: str
     funding: PayerFunding
+    #: Gives the time in Unix seconds.
+    clock: Callable[[], float] = time.time
 
     def __repr__(self) -> str:
         return "ServiceState()"

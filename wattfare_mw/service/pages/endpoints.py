@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Sequence
 from http import HTTPStatus
 from ipaddress import ip_address
@@ -25,6 +26,7 @@ from .rendering import page, see_other
 from .signed_in import SignIn
 from .visits import begin_visit, visit_of
 
+_QUALITY = re.compile(r"[01](?:\.[0-9]{0,3})?", re.ASCII)
 Handler = Callable[[Request], Awaitable[Response]]
 
 
@@ -131,6 +133,26 @@ def error_page(
     response = page(request, "error.html", context, status=status)
     response.headers.update(error_headers(error))
     return response
+
+
+def asks_for_a_page(request: Request) -> bool:
+    """True for a browser that a person has led to this path: it prefers HTML to JSON."""
+    accepted = headers_of(request.scope).get("accept") or ""
+    qualities = {"text/html": 0.0, "application/json": 0.0}
+    for part in accepted.split(","):
+        kind, *parameters = (each.strip().lower() for each in part.split(";"))
+        if kind in qualities:
+            qualities[kind] = _quality(parameters)
+    html, json = qualities.values()
+    return request.method in ("GET", "HEAD") and html > 0 and html >= json
+
+
+def _quality(parameters: Sequence[str]) -> float:
+    """How much a client wants a media type, from 0 to 1."""
+    for name, _, value in (each.partition("=") for each in parameters):
+        if name.strip() == "q":
+            return float(value) if _QUALITY.fullmatch(value.strip()) else 0.0
+    return 1.0
 
 
 def http_error_page(request: Request, error: HTTPException) -> Response:

@@ -31,7 +31,9 @@ FIELD = "funding"
 #: The page of all funding.
 FUNDING = "/funding"
 #: The pages that can lead here, and that come next afterwards.
-_RETURN_TO = re.compile(r"/(?:approve/[A-Za-z0-9_-]{1,64}|budget|funding)")
+_RETURN_TO = re.compile(
+    r"/(?:approve/[A-Za-z0-9_-]{1,64}|budget(?:/connections/[0-9a-f]{32})?|funding)"
+)
 _NOTICES = {
     "added": "You can pay with this from now on.",
     "no-limit": "You can pay with this from now on. OpenRouter gave the key no limit, or a higher "
