@@ -52,7 +52,7 @@ class CurrentRequest:
 
     Args:
         driver: the middleware.
-        raw: the request, as the middleware takes it: a scope, an environ.
+        raw: a scope, an environ, a neutral request, or a function that makes one.
         loop: the event loop that the request runs on, if any.
 
     Attributes:

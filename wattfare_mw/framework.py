@@ -30,10 +30,9 @@ it by itself. For an adapter that does not, the base classes have:
 - ``has_current_user``: is the option set?
 - ``around(app)``: an ASGI or WSGI app with a current user in each request, for a framework that
   takes middleware. Without the option, it is the app.
-- ``current_request(raw)``: a :class:`CurrentRequest`, for a framework that does not. Under ASGI,
-  call it on the event loop of the request.
-- ``request_from(raw)``: makes the neutral request, when the current user is first needed. ``raw``
-  is a scope or an environ. An adapter that gives another object overrides this method.
+- ``current_request(request)``: a :class:`CurrentRequest`, for a framework with requests of its own.
+  ``request`` is what ``user_of()`` takes, or a function that makes it when it is needed. Under
+  ASGI, call it on the event loop of the request.
 - ``keep_context()``: remembers the context variables of a framework (WSGI only). Call it in each
   request, once they are set. The first use of the current user may be where they are gone, such
   as in a streamed body; then ``resolve_user`` is called with them. An adapter that overrides

@@ -123,9 +123,13 @@ class WattfareASGIMiddleware(_Base):
         Raises:
             WattfareAuthError: the visitor is not signed in.
         """
-        return self._client.user(await self._client._run(self._identify(scope)))
+        return await self.user_of(request_from_scope(scope))
 
-    def request_from(self, raw: Any) -> Request:
+    async def user_of(self, request: Request) -> AsyncUser:
+        """:meth:`user`, for a framework with requests of its own."""
+        return self._client.user(await self._client._run(self._gate.identify(request)))
+
+    def _request_from(self, raw: Any) -> Request:
         return request_from_scope(raw)
 
     def user_sync(self, user: AsyncUser) -> User:
@@ -140,8 +144,8 @@ class WattfareASGIMiddleware(_Base):
     def _async_client(self) -> AsyncWattfare:
         return self._client
 
-    def current_request(self, raw: Any) -> CurrentRequest:
-        return CurrentRequest(self, raw, asyncio.get_running_loop())
+    def current_request(self, request: Request | Callable[[], Request]) -> CurrentRequest:
+        return CurrentRequest(self, request, asyncio.get_running_loop())
 
     def _with_current_user(self, app: ASGIApp) -> ASGIApp:
         return around_asgi(self, app)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextvars import Context, copy_context
-from typing import Any, Literal
+from typing import Any, Literal, Self, cast
+
+import msgspec
 
 from ..client import AsyncWattfare, Wattfare, client_for
 from ..current import CurrentRequest
 from ..error_responses import LetThrough
 from ..flow import Flow
+from ..sessions import AccountLabelOption, RequestLimitOption
 from ..transport import hidden
 from ..users import ResolveUser
 from ..web import Request
@@ -92,7 +95,7 @@ class Middleware:
     ) -> None:
         secret_key = hidden(secret_key)
         if not isinstance(current_user, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise TypeError("current_user is True or False")
+            raise TypeError("current_user must be True or False")
         self.has_current_user = current_user
         self.app = app
         own, self._owns_client = client_for(self._client_kind, client, secret_key, base_url)
@@ -170,24 +173,24 @@ class Middleware:
     def _called_app(self) -> Any:
         return self._app_and_paths[0]
 
-    def current_request(self, raw: Any) -> CurrentRequest:
-        """For an adapter that cannot wrap the app: a request whose user is the current user.
+    def current_request(self, request: Request | Callable[[], Request]) -> CurrentRequest:
+        """A request whose user is the current user. For a framework with requests of its own.
 
         Args:
-            raw: the request, as ``request_from()`` takes it.
+            request: as ``user_of()`` takes it, or a function that makes it when it is needed.
         """
         raise NotImplementedError  # pragma: no cover
 
     def _with_current_user(self, app: Any) -> Any:
         raise NotImplementedError  # pragma: no cover
 
-    def request_from(self, raw: Any) -> Request:
-        """The neutral request that a scope or an environ stands for. An adapter whose ``raw`` is
-        another object overrides it."""
+    def _request_from(self, raw: Any) -> Request:
         raise NotImplementedError  # pragma: no cover
 
     def _identify(self, raw: Any) -> Flow[str]:
-        return self._gate.identify(self.request_from(raw))
+        if callable(raw):
+            raw = raw()
+        return self._gate.identify(raw if isinstance(raw, Request) else self._request_from(raw))
 
     # The clients of `current_user` and `current_async_user`.
     _sync_client: Any

@@ -108,9 +108,13 @@ class WattfareWSGIMiddleware(_Base):
         Raises:
             WattfareAuthError: the visitor is not signed in.
         """
-        return self._client.user(self._client._run(self._identify(environ)))
+        return self.user_of(request_from_environ(environ))
 
-    def request_from(self, raw: Any) -> Request:
+    def user_of(self, request: Request) -> User:
+        """:meth:`user`, for a framework with requests of its own."""
+        return self._client.user(self._client._run(self._gate.identify(request)))
+
+    def _request_from(self, raw: Any) -> Request:
         return request_from_environ(raw)
 
     @property
@@ -121,8 +125,8 @@ class WattfareWSGIMiddleware(_Base):
     def _async_client(self) -> AsyncWattfare:
         return client_for(AsyncWattfare, self._client)[0]._in_request()
 
-    def current_request(self, raw: Any) -> CurrentRequest:
-        return CurrentRequest(self, raw)
+    def current_request(self, request: Request | Callable[[], Request]) -> CurrentRequest:
+        return CurrentRequest(self, request)
 
     def _with_current_user(self, app: Any) -> Any:
         return around_wsgi(self, app)
@@ -168,7 +172,7 @@ class WattfareWSGIMiddleware(_Base):
                     return read_input(command.limit)
                 announced = request.headers.common.get("content-length", "")
                 if announced.isdecimal():
-                    command.claim.grow(int(announced))  # the gate has checked its types type
+                    command.claim.grow(int(announced))  # the gate has checked its type
                 body = read_input(command.limit)
                 command.claim.grow(len(body))
                 return body
