@@ -12,6 +12,7 @@ from ..client import AsyncWattfare, Wattfare, client_for
 from ..current import CurrentRequest
 from ..error_responses import LetThrough
 from ..flow import Flow
+from ..origins import FindAppCors
 from ..sessions import AccountLabelOption, RequestLimitOption
 from ..transport import hidden
 from ..users import ResolveUser
@@ -118,6 +119,7 @@ class Middleware:
             on_usage=on_usage,
             heartbeat=heartbeat,
             let_through=self.let_through,
+            app_cors=self.find_app_cors,
         )
         self._routes = self._gate.routes
         self._use_paths(self._routes, self._gate.base)
@@ -184,13 +186,13 @@ class Middleware:
     def _with_current_user(self, app: Any) -> Any:
         raise NotImplementedError  # pragma: no cover
 
-    def _request_from(self, raw: Any) -> Request:
+    def request_from(self, raw: Any) -> Request:
         raise NotImplementedError  # pragma: no cover
 
     def _identify(self, raw: Any) -> Flow[str]:
         if callable(raw):
             raw = raw()
-        return self._gate.identify(raw if isinstance(raw, Request) else self._request_from(raw))
+        return self._gate.identify(raw if isinstance(raw, Request) else self.request_from(raw))
 
     # The clients of `current_user` and `current_async_user`.
     _sync_client: Any
@@ -212,6 +214,11 @@ class Middleware:
         """The paths that are ours."""
         return self._routes
 
+    @property
+    def named_paths(self) -> dict[str, str | None]:
+        """The paths by the names of their options. ``models_path`` is the list of models."""
+        return self._gate.named_paths
+
     def answers_unrouted(self, path: str) -> bool:
         """True if we answer this path when the app has no route for it: a path below the base of an
         OpenAI client, such as one model, or a path that is not served."""
@@ -226,6 +233,9 @@ class Middleware:
     _client_kind: Any
     let_through: LetThrough = ()
     """The exceptions of the app's functions that the framework answers itself."""
+
+    find_app_cors: FindAppCors | None = None
+    """Finds what the app's own CORS middleware allows. None if the framework has none."""
 
     def _show_interface(self) -> None:
         """A hook for a class whose ``__call__`` does not show its interface."""

@@ -108,13 +108,13 @@ class WattfareWSGIMiddleware(_Base):
         Raises:
             WattfareAuthError: the visitor is not signed in.
         """
-        return self.user_of(request_from_environ(environ))
+        return self.user_of(self.request_from(environ))
 
     def user_of(self, request: Request) -> User:
         """:meth:`user`, for a framework with requests of its own."""
         return self._client.user(self._client._run(self._gate.identify(request)))
 
-    def _request_from(self, raw: Any) -> Request:
+    def request_from(self, raw: Any) -> Request:
         return request_from_environ(raw)
 
     @property
@@ -172,7 +172,7 @@ class WattfareWSGIMiddleware(_Base):
                     return read_input(command.limit)
                 announced = request.headers.common.get("content-length", "")
                 if announced.isdecimal():
-                    command.claim.grow(int(announced))  # the gate has checked its type
+                    command.claim.grow(int(announced))  # the gate has checked its types type
                 body = read_input(command.limit)
                 command.claim.grow(len(body))
                 return body
