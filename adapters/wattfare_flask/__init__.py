@@ -16,6 +16,7 @@ from werkzeug.datastructures import Headers
 from werkzeug.exceptions import HTTPException
 
 from wattfare_mw.framework import (
+    AccountLabelOption,
     CurrentRequest,
     Options,
     Request,

@@ -117,6 +117,10 @@ def test_commands_exist(block: str) -> None:
                 assert (ROOT / script).is_file(), line
             case ["flask", "--app", app, "run"]:
                 assert (ROOT / f"{app}.py").is_file(), line
+            case ["fastapi", "dev" | "run", script]:
+                assert (ROOT / script).is_file(), line
+            case ["pytest", folder]:
+                assert (ROOT / folder).is_dir(), line
             case ["uvicorn" | "litestar", "--app-dir", folder, *_]:
                 (app,) = re.findall(r"(\w+):app\b", line)
                 assert (ROOT / folder / f"{app}.py").is_file(), line

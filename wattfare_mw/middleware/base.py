@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextvars import Context, copy_context
-from typing import Any, Literal
+from typing import Any, Literal, Self, cast
+
+import msgspec
 
 from ..client import AsyncWattfare, Wattfare, client_for
 from ..current import CurrentRequest
 from ..error_responses import LetThrough
 from ..flow import Flow
+from ..origins import FindAppCors
+from ..sessions import AccountLabelOption, RequestLimitOption
 from ..transport import hidden
 from ..users import ResolveUser
 from ..web import Request
@@ -115,6 +119,7 @@ class Middleware:
             on_usage=on_usage,
             heartbeat=heartbeat,
             let_through=self.let_through,
+            app_cors=self.find_app_cors,
         )
         self._routes = self._gate.routes
         self._use_paths(self._routes, self._gate.base)
@@ -209,6 +214,11 @@ class Middleware:
         """The paths that are ours."""
         return self._routes
 
+    @property
+    def named_paths(self) -> dict[str, str | None]:
+        """The paths by the names of their options. ``models_path`` is the list of models."""
+        return self._gate.named_paths
+
     def answers_unrouted(self, path: str) -> bool:
         """True if we answer this path when the app has no route for it: a path below the base of an
         OpenAI client, such as one model, or a path that is not served."""
@@ -223,6 +233,9 @@ class Middleware:
     _client_kind: Any
     let_through: LetThrough = ()
     """The exceptions of the app's functions that the framework answers itself."""
+
+    find_app_cors: FindAppCors | None = None
+    """Finds what the app's own CORS middleware allows. None if the framework has none."""
 
     def _show_interface(self) -> None:
         """A hook for a class whose ``__call__`` does not show its interface."""

@@ -108,7 +108,7 @@ class WattfareWSGIMiddleware(_Base):
         Raises:
             WattfareAuthError: the visitor is not signed in.
         """
-        return self._client.user(self._client._run(self._identify(environ)))
+        return self.user_of(request_from_environ(environ))
 
     def user_of(self, request: Request) -> User:
         """:meth:`user`, for a framework with requests of its own."""
