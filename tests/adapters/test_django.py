@@ -373,7 +373,7 @@ def test_below_a_script_name(start: Any, setting: Any, kind: str) -> None:
 # -- bodies
 
 
-BIG = ask(user="x" * 5_000_000)
+BIG = ask(user="x" * 3_000_000)
 
 
 def test_a_body_larger_than_djangos_limit(start: Any, fake: FakeWattfare) -> None:
