@@ -10,7 +10,14 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any, Unpack, cast
 
-from litestar import Request, Response, asgi, get
+try:
+    from litestar import Request, Response, asgi, get
+except ModuleNotFoundError as error:
+    if error.name != "litestar":
+        raise
+    raise ModuleNotFoundError(
+        "Litestar is not installed. Type: pip install 'wattfare-mw[litestar]'", name="litestar"
+    ) from None
 from litestar.config.app import AppConfig
 from litestar.config.cors import CORSConfig
 from litestar.config.csrf import CSRFConfig

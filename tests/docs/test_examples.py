@@ -33,11 +33,13 @@ MIDDLEWARE = {
 }
 SCRIPTS = ("client", "async_client", "handling_errors", "openai_client")
 TOKEN_ROUTES = ("token_route_starlette", "token_route_litestar")
+#: `test_quickstart.py` runs it, as the README does.
+QUICKSTART = ("quickstart",)
 ALONE = ("chat_view", "django_app", "fastapi_bearer", "options", "grants", "token_route_anywhere")
 
 
 def test_no_example_is_left_out() -> None:
-    tested = {*MIDDLEWARE, *SCRIPTS, *TOKEN_ROUTES, *ALONE}
+    tested = {*MIDDLEWARE, *SCRIPTS, *TOKEN_ROUTES, *QUICKSTART, *ALONE}
     assert {path.stem for path in EXAMPLES.glob("*.py")} == tested
 
 
@@ -346,7 +348,7 @@ def test_handling_errors(app: App) -> None:
 
 def test_the_openai_client(app: App) -> None:
     app.connect("user_123", monthlyUsd=1)
-    assert _script("openai_client") == ["Say hello.", "Connect a budget."]
+    assert _script("openai_client") == ["Say hello.", *["Connect a budget."] * 2]
 
 
 # -- the browser's side, in Node

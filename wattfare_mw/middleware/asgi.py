@@ -123,13 +123,13 @@ class WattfareASGIMiddleware(_Base):
         Raises:
             WattfareAuthError: the visitor is not signed in.
         """
-        return await self.user_of(request_from_scope(scope))
+        return await self.user_of(self.request_from(scope))
 
     async def user_of(self, request: Request) -> AsyncUser:
         """:meth:`user`, for a framework with requests of its own."""
         return self._client.user(await self._client._run(self._gate.identify(request)))
 
-    def _request_from(self, raw: Any) -> Request:
+    def request_from(self, raw: Any) -> Request:
         return request_from_scope(raw)
 
     def user_sync(self, user: AsyncUser) -> User:

@@ -26,7 +26,7 @@ from .api.framing import Frame, on_http_exception
 from .api.health import Health
 from .api.rate_limits import RateLimits
 from .api.routes import COMPLETIONS, is_cors_path, routes
-from .api.state import ServiceState
+from .api.state import OnCall, ServiceState
 from .errors import shutting_down
 from .inference.lease_keeper import LeaseKeeper
 from .inference.runner import CallRunner
@@ -53,6 +53,7 @@ def create_app(
     model: Provider | None = None,
     make_store: Callable[[str], Awaitable[Store]] = open_store,
     clock: Callable[[], float] = time.time,
+    on_call: OnCall | None = None,
 ) -> Starlette:
     """A Wattfare-compatible service. Its lifespan opens and closes the database.
 
@@ -61,6 +62,7 @@ def create_app(
         model: answers the calls if there is no upstream; by default, the built-in model.
         make_store: opens the store of a database URL.
         clock: gives the time in Unix seconds. The store has a clock of its own.
+        on_call: called after each inference call, on the event loop.
     """
     settings = settings or Settings()
 
@@ -138,6 +140,7 @@ def create_app(
                 public_url=pages_url,
                 funding=funding,
                 clock=clock,
+                on_call=on_call,
                 heartbeats=IdleTimer(asyncio.get_running_loop(), output.HEARTBEAT_SECONDS),
             )
             try:
