@@ -16,6 +16,7 @@ from wattfare_mw.framework import (
     AccountLabelOption,
     AsyncUser,
     AsyncWattfare,
+    LetThrough,
     Options,
     Receive,
     RequestLimitOption,
@@ -61,7 +62,7 @@ class WattfareMiddleware(WattfareASGIMiddleware):
     middleware is around one alone, give it a ``client`` and close that with the outer app.
     """
 
-    let_through = _STARLETTE_ANSWERS
+    let_through: LetThrough = _STARLETTE_ANSWERS
 
     def __init__(self, app: Any, **options: Unpack[Options]) -> None:
         super().__init__(app, **adapt_options(options, _starlette_request))
