@@ -1,6 +1,13 @@
-"""The service counts rates in a Redis. None listens here, and calls go on without it."""
+"""The service has its driver for Redis. None listens here, and the service says so."""
 
 from real_service import real_service
 
+from wattfare_mw import WattfareError
+
 with real_service("--rate-limit-storage", "redis://127.0.0.1:1") as wf:
-    assert not wf.user("ann").status().connected
+    try:
+        wf.user("ann").status()
+    except WattfareError as error:
+        assert "storage of rate limits" in error.message, error.message
+    else:
+        raise AssertionError("there is no Redis")

@@ -1,8 +1,7 @@
 """The service counts prompts as OpenAI's models do."""
 
-from wattfare_mw.service.chat import tokenizer
+from wattfare_mw.service.chat.tokenizer import count, encoding_of
 
-assert tokenizer.__doc__
-import bpe_openai  # noqa: E402
-
-assert bpe_openai.get_encoding("o200k_base").count("Say hello.") == 3
+encoding = encoding_of("openai/gpt-4o")
+assert encoding is not None
+assert count(encoding, "Say hello.") == 3
