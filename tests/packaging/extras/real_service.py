@@ -29,7 +29,6 @@ def real_service(*options: str) -> Iterator[Wattfare]:
     """A client of an app of its own."""
     with tempfile.TemporaryDirectory() as folder:
         database = f"sqlite:///{folder}/wattfare.db"
-        keys = json.loads(wattfare("apps", "create", "app", "--json", "--database", database))
         process = subprocess.Popen(
             [COMMAND, "serve", "--port", "0", "--database", database, *options],
             stdout=subprocess.PIPE,
@@ -43,6 +42,7 @@ def real_service(*options: str) -> Iterator[Wattfare]:
                 line = process.stdout.readline()
                 assert line, f"it ended: {said}"
                 said += line
+            keys = json.loads(wattfare("apps", "create", "app", "--json", "--database", database))
             with Wattfare(keys["secretKey"], base_url=found[0]) as wf:
                 yield wf
         finally:

@@ -1,19 +1,17 @@
 """A FastAPI app with the adapter."""
 
 import asyncio
-from typing import Annotated, Any
+from typing import Any
 
 from fake_service import fake_service
-from fastapi import Depends, FastAPI
-from wattfare_starlette import add_wattfare, get_user
-
-from wattfare_mw import AsyncUser
+from fastapi import FastAPI
+from wattfare_fastapi import CurrentUser, add_wattfare
 
 app = FastAPI()
 
 
 @app.get("/hello")
-async def hello(user: Annotated[AsyncUser, Depends(get_user)]) -> str:
+async def hello(user: CurrentUser) -> str:
     return (await user.model("wattfare/echo").generate("Say hello.")).text
 
 
