@@ -47,7 +47,7 @@ test-long: $(VENV)/test $(TOOLS)/tools ## run longer tests, and the tests with o
 	WATTFARE_TEST_EXAMPLES=10 $(PYTEST) -m fast $(PYTEST_ARGS)
 	WATTFARE_TEST_EXAMPLES=10 WATTFARE_TEST_KILLS=100 WATTFARE_TEST_STREAMS=500 $(PYTEST) $(LONG) $(PYTEST_ARGS)
 	cd tests && ../$(BIN)/python -m mutants
-	$(TOOLS)/bin/nox --sessions lowest aiohttp other_aiohttp
+	$(TOOLS)/bin/nox --sessions lowest aiohttp other_aiohttp extras
 
 test-mutants: $(VENV)/test ## put faults into a copy of the code; a test must see each
 	cd tests && ../$(BIN)/python -m mutants $(MUTANTS)

@@ -21,6 +21,8 @@ nox.options.default_venv_backend = "uv"
 PYTEST = ["pytest", "-n", os.environ.get("JOBS", "auto")]
 #: The tests of what stands on an HTTP client.
 TRANSPORT = ["tests/core", "tests/middleware/test_streams.py", "tests/middleware/test_gone.py"]
+#: The extras of pyproject.toml.
+OPTIONAL = nox.project.load_toml(ROOT / "pyproject.toml")["project"]["optional-dependencies"]
 DIRECT = ROOT / "wattfare_mw" / "transport" / "direct.py"
 
 
@@ -62,6 +64,25 @@ def other_aiohttp(session: nox.Session) -> None:
     install(session, "test")
     plugin = ["-p", "support.other_aiohttp"]
     session.run(*PYTEST, *plugin, *TRANSPORT, *session.posargs, env={"PYTHONPATH": "tests"})
+
+
+@nox.session
+@nox.parametrize("extra", ["nothing", *OPTIONAL])
+def extras(session: nox.Session, extra: str) -> None:
+    """Install the wheel with one extra into an empty environment, and use it."""
+    with tempfile.TemporaryDirectory() as name:
+        # With the hatchling beside nox: the environment stays empty.
+        build = [sys.executable, "-m", "hatchling", "build", "--target", "wheel"]
+        session.run(*build, "--directory", name, external=True, silent=True)
+        (wheel,) = Path(name).glob("*.whl")
+        # Some extras add to the service, and are of no use without it.
+        chosen = {"nothing": ""}.get(extra, f"[{extra}]")
+        if extra in ("postgresql", "redis", "tokenizer"):
+            chosen = f"[service,{extra}]"
+        session.install(f"{wheel}{chosen}")
+        script = ROOT / "tests" / "packaging" / "extras" / f"with_{extra.replace('-', '_')}.py"
+        with session.chdir(name):  # a folder without the sources
+            session.run("python", "-W", "default", str(script), env={"PYTHONPATH": ""})
 
 
 @nox.session

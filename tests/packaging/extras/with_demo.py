@@ -1,0 +1,5 @@
+"""``wattfare demo``."""
+
+from real_service import wattfare
+
+assert "budget_exceeded" in wattfare("demo")

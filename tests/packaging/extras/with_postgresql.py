@@ -1,0 +1,13 @@
+"""The service finds its driver for PostgreSQL. No database listens here, and it says so."""
+
+import subprocess
+
+from real_service import COMMAND
+
+address = "postgresql://ann@127.0.0.1:1/ledger"
+command = [COMMAND, "serve", "--port", "0", "--database", address]
+run = subprocess.run(command, capture_output=True, text=True, check=False)
+said = run.stdout + run.stderr
+assert run.returncode != 0
+assert "not installed" not in said, said
+assert "Traceback" not in said, said

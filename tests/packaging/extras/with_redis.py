@@ -1,0 +1,13 @@
+"""The service has its driver for Redis. None listens here, and the service says so."""
+
+from real_service import real_service
+
+from wattfare_mw import WattfareError
+
+said = ""
+with real_service("--rate-limit-storage", "redis://127.0.0.1:1") as wf:
+    try:
+        wf.user("ann").status()
+    except WattfareError as error:
+        said = error.message
+assert "storage of rate limits" in said, said

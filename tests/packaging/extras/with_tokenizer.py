@@ -1,0 +1,7 @@
+"""The service counts prompts as OpenAI's models do."""
+
+from wattfare_mw.service.chat.tokenizer import count, encoding_of
+
+encoding = encoding_of("openai/gpt-4o")
+assert encoding is not None
+assert count(encoding, "Say hello.") == 3
