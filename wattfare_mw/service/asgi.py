@@ -121,7 +121,7 @@ def create_app(
                 public_url=pages_url,
             )
             metrics.watch_waiting(lambda: runner.waiting)
-            keeper, unused = LeaseKeeper(runner), UnusedPayers(store)
+            keeper, unused = LeaseKeeper(runner), UnusedPayers(ledger)
             app.state.service = ServiceState(
                 store=ledger,
                 signer=Signer(secret, clock),
