@@ -14,7 +14,7 @@ from sqlalchemy import Row, delete, func, insert, select, update
 from ...errors import WattfareError, invalid_request
 from ...origins import fault_in
 from .. import keys
-from ..records import Mode
+from ..records import App, Mode
 from . import accounts, schema
 from .clock import seconds
 
@@ -95,6 +95,13 @@ def summaries(sql: Sql, *, deleted: bool = False) -> list[AppSummary]:
         for row in rows
         if deleted or row.deleted_at is None
     ]
+
+
+def find_app(sql: Sql, app_id: str) -> App | None:
+    """The app with this id; None if there is none in use."""
+    row = sql.execute(select(_apps).where(_apps.c.id == app_id, _apps.c.deleted_at.is_(None)))
+    found = row.mappings().first()
+    return None if found is None else App(*(found[name] for name in App.__struct_fields__))
 
 
 def rotate_key(sql: Sql, app_id: str) -> keys.NewKey:
