@@ -123,7 +123,7 @@ def create_app(
                 public_url=pages_url,
             )
             metrics.watch_waiting(lambda: runner.waiting)
-            keeper, unused = LeaseKeeper(runner), UnusedPayers(ledger)
+            keeper, unused = LeaseKeeper(runner), UnusedPayers(store)
             app.state.service = ServiceState(
                 store=store,
                 signer=Signer(secret, clock),
