@@ -17,9 +17,9 @@ def paying(user: Payers | None) -> Any:
         TypeError: it is something else.
     """
     if user is None:
-        from .. import current_user  # pyright: ignore
+        from ..current import current_user
 
-        return current_user  # pyright: ignore[reportUnknownVariableType]
+        return current_user
     if not (hasattr(user, "_pays") and hasattr(user, "async_openai")):
         raise TypeError(
             "user is what wf.user(…) or wf.grant(…) of a Wattfare or an AsyncWattfare gives, not"
