@@ -1,7 +1,6 @@
 """Wattfare for Python: the users of a web app pay for their own AI calls.
 
-This module hands on the public names and defines nothing; each part is loaded when one of its
-names is first used.
+This module re-exports the public names. Each part is loaded when one of its names is first used.
 """
 
 from __future__ import annotations

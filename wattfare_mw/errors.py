@@ -208,16 +208,16 @@ class WattfareNetworkError(WattfareError):
         super().__init__(message, **fields)
         self.sent = sent
 
-    def named(self, service: str) -> WattfareNetworkError:
-        """The same error. If the service was not reached, the message names it, and the setting to
-        check.
+    def named(self, service: str, advice: str = "Check WATTFARE_BASE_URL.") -> WattfareNetworkError:
+        """The same error. If the service was not reached, the message names it and gives advice.
 
         Args:
             service: the service's address, without a path and without credentials.
+            advice: what to do, as a sentence.
         """
         if self.sent:
             return self
-        message = f"Wattfare could not be reached at {service}. Check WATTFARE_BASE_URL."
+        message = f"Wattfare could not be reached at {service}. {advice}"
         error = WattfareNetworkError(message, sent=False)
         error._public = self.message
         error.__cause__ = self.__cause__

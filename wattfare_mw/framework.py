@@ -22,6 +22,7 @@ What they have for an adapter:
 - ``user_of(request)``: the same for a :class:`Request`.
 - ``user_sync(user)``: the same budget for synchronous code (ASGI only).
 - ``close()`` or ``aclose()``: closes the connections to the service.
+- ``named_paths``: the paths by the names of their options.
 - ``let_through``: a class attribute. The exceptions that the framework answers itself.
 
 ``current_user=True`` (see :data:`wattfare_mw.current_user`). A middleware that wraps the app does
@@ -59,6 +60,7 @@ The options of the middleware:
 Requests, bodies and errors:
 
 - :func:`request_from_scope`: the neutral request of an ASGI scope.
+- :func:`below_mount`: the path of a scope below the point where the app is mounted.
 - :func:`request_from_environ`: the neutral request of a WSGI environ.
 - :data:`Scope`, :data:`Receive`, :data:`Send`: the types of ASGI.
 - :func:`read_limited`: reads a body, and refuses one that is too large (WSGI).
@@ -66,9 +68,15 @@ Requests, bodies and errors:
 - :func:`respond_to_error`: the response to a WattfareError that a view let through.
 - :data:`LetThrough`: the type of ``let_through``.
 
+The app's own CORS settings:
+
+- ``find_app_cors``: an attribute of the base class. It finds what the app's CORS middleware allows.
+- :class:`AppCors`: what it returns.
+- :data:`FindAppCors`: the type of ``find_app_cors``.
+
 Public names of :mod:`wattfare_mw` that an adapter needs: :class:`Wattfare`,
-:class:`AsyncWattfare`, :class:`User`, :class:`AsyncUser`, :class:`Request`, :class:`Response` and
-:class:`WattfareError`.
+:class:`AsyncWattfare`, :class:`User`, :class:`AsyncUser`, :class:`ConnectionStatus`,
+:class:`CreatedSession`, :class:`Request`, :class:`Response` and :class:`WattfareError`.
 """
 
 from __future__ import annotations
@@ -90,6 +98,7 @@ if TYPE_CHECKING:
         Send,
         WattfareASGIMiddleware,
         WattfareAsyncAdapter,
+        below_mount,
         request_from_scope,
     )
     from .middleware.base import Answer, AsyncAnswer
@@ -100,17 +109,23 @@ if TYPE_CHECKING:
         read_up_to,
         request_from_environ,
     )
+    from .origins import AppCors, FindAppCors
     from .sessions import AccountLabelOption, RequestLimitOption
+    from .types import ConnectionStatus, CreatedSession
     from .users import ResolveUser
     from .web import Request, Response
 
 __all__ = [
     "AccountLabelOption",
     "Answer",
+    "AppCors",
     "AsyncAnswer",
     "AsyncUser",
     "AsyncWattfare",
+    "ConnectionStatus",
+    "CreatedSession",
     "CurrentRequest",
+    "FindAppCors",
     "LetThrough",
     "Options",
     "Receive",
@@ -128,6 +143,7 @@ __all__ = [
     "WattfareWSGIMiddleware",
     "adapt_function",
     "adapt_options",
+    "below_mount",
     "hide_secret_key",
     "read_limited",
     "read_up_to",
@@ -149,6 +165,7 @@ _HOMES = {
         "Send",
         "WattfareASGIMiddleware",
         "WattfareAsyncAdapter",
+        "below_mount",
         "request_from_scope",
     ),
     "middleware.base": ("Answer", "AsyncAnswer"),
@@ -159,7 +176,9 @@ _HOMES = {
         "read_up_to",
         "request_from_environ",
     ),
+    "origins": ("AppCors", "FindAppCors"),
     "sessions": ("AccountLabelOption", "RequestLimitOption"),
+    "types": ("ConnectionStatus", "CreatedSession"),
     "users": ("ResolveUser",),
     "web": ("Request", "Response"),
 }

@@ -11,7 +11,14 @@ from contextvars import Context
 from functools import cached_property
 from typing import Any, Unpack
 
-import flask
+try:
+    import flask
+except ModuleNotFoundError as error:
+    if error.name != "flask":
+        raise
+    raise ModuleNotFoundError(
+        "Flask is not installed. Type: pip install 'wattfare-mw[flask]'", name="flask"
+    ) from None
 from werkzeug.datastructures import Headers
 from werkzeug.exceptions import HTTPException
 

@@ -798,7 +798,7 @@ def test_without_the_option_the_app_is_called_as_it_is() -> None:
 
 
 def test_the_option_is_a_boolean() -> None:
-    with pytest.raises(TypeError, match="current_user is True or False"):
+    with pytest.raises(TypeError, match="current_user must be True or False"):
         WattfareMiddleware(
             streaming,
             interface="wsgi",

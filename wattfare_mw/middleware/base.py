@@ -1,4 +1,4 @@
-"""What the ASGI and the WSGI middleware share: the options, the client and the gate."""
+"""The base of the ASGI and the WSGI middleware: the options, the client and the gate."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from ..client import AsyncWattfare, Wattfare, client_for
 from ..current import CurrentRequest
 from ..error_responses import LetThrough
 from ..flow import Flow
+from ..origins import FindAppCors
 from ..sessions import AccountLabelOption, RequestLimitOption
 from ..transport import hidden
 from ..users import ResolveUser
@@ -21,15 +22,15 @@ from .options import HEARTBEAT_SECONDS, INFERENCE_PATH, STATUS_PATH, TOKEN_PATH,
 
 
 class Answer(msgspec.Struct, frozen=True, gc=False):
-    """An answer to a request on one of our paths, for a framework that has a response of its own.
+    """An answer to a request on one of our paths, for a framework with its own responses.
 
     Attributes:
         status: the status code.
-        headers: names in lower case, each once.
-        body: the whole body, or what gives it piece by piece. An asynchronous middleware gives an
-            asynchronous iterator.
-        close: call it when the last byte is sent, or cannot be sent. It is a coroutine function
-            if the body is an asynchronous iterator. None if there is nothing to close.
+        headers: names in lower case, without duplicates.
+        body: the whole body, or an iterator of its pieces. An async middleware returns an async
+            iterator.
+        close: call it after the last byte is sent, or if sending fails. A coroutine function if the
+            body is an async iterator. None if there is nothing to close.
     """
 
     status: int
@@ -39,8 +40,8 @@ class Answer(msgspec.Struct, frozen=True, gc=False):
 
 
 class AsyncAnswer(Answer, frozen=True, gc=False):
-    """An :class:`Answer` of an asynchronous middleware: use it in an ``async with`` block, and send
-    what ``async for`` gives."""
+    """An :class:`Answer` of an async middleware. Use it in an ``async with`` block, and send the
+    pieces of ``async for``."""
 
     async def __aenter__(self) -> Self:
         return self
@@ -56,7 +57,7 @@ class AsyncAnswer(Answer, frozen=True, gc=False):
             yield self.body
 
     async def aclose(self) -> None:
-        """Say that the last byte is sent, or cannot be sent."""
+        """Finish the answer, after the last byte is sent or sending has failed."""
         closing = None if self.close is None else self.close()
         if closing is not None:
             await closing
@@ -65,8 +66,8 @@ class AsyncAnswer(Answer, frozen=True, gc=False):
 class Middleware:
     """The base of both kinds of middleware. See :class:`wattfare_mw.WattfareMiddleware`."""
 
-    # What each request needs has a slot of its own: a class with a `__getattr__` is slow to give
-    # what is in the `__dict__`.
+    # What each request needs has a slot: in a class with `__getattr__`, access to `__dict__` is
+    # slow.
     __slots__ = ("__dict__", "__weakref__", "_app_and_paths")
 
     def __init__(
@@ -95,11 +96,11 @@ class Middleware:
     ) -> None:
         secret_key = hidden(secret_key)
         if not isinstance(current_user, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise TypeError("current_user is True or False")
+            raise TypeError("current_user must be True or False")
         self.has_current_user = current_user
         self.app = app
         own, self._owns_client = client_for(self._client_kind, client, secret_key, base_url)
-        # Also what `user()` gives is used inside a request to the app.
+        # The handles of `user()` are used inside a request, too.
         self._client = own._in_request()
         self._gate = Gate(
             self._client._caller,
@@ -118,13 +119,14 @@ class Middleware:
             on_usage=on_usage,
             heartbeat=heartbeat,
             let_through=self.let_through,
+            app_cors=self.find_app_cors,
         )
         self._routes = self._gate.routes
         self._use_paths(self._routes, self._gate.base)
         self._show_interface()
 
-    # An app that is wrapped can still be set up: `app.dependency_overrides = …`. Names that begin
-    # with an underscore are never the app's: copies, pickles and servers look for those.
+    # A wrapped app can still be set up: `app.dependency_overrides = …`. Names with an underscore
+    # are never passed on, because copy, pickle and servers look for them.
 
     def __getattr__(self, name: str) -> Any:
         app = None if name.startswith("_") else self.__dict__.get("app")
@@ -135,8 +137,8 @@ class Middleware:
         return getattr(app, name)
 
     def _use_paths(self, paths: dict[str, Any], base: str | None) -> None:
-        """Look for these paths in each request, and for what stands below this one."""
-        # In one, so that a request looks it up once. No path begins with NUL.
+        """Look for these paths in each request, and for paths below ``base``."""
+        # One tuple, so that a request looks it up once. No path starts with NUL.
         called = self.around(self.app)
         self._app_and_paths = called, paths, "\0" if base is None else f"{base}/"
 
@@ -151,7 +153,7 @@ class Middleware:
     def __delattr__(self, name: str) -> None:
         if self._is_the_app_s(name):
             delattr(self.app, name)
-            # If it is set again, as unittest's `patch.object` does, it is still the app's.
+            # If it is set again, as by unittest's `patch.object`, it still belongs to the app.
             self.__dict__.setdefault("_deleted", set()).add(name)
         else:
             object.__delattr__(self, name)
@@ -184,13 +186,13 @@ class Middleware:
     def _with_current_user(self, app: Any) -> Any:
         raise NotImplementedError  # pragma: no cover
 
-    def _request_from(self, raw: Any) -> Request:
+    def request_from(self, raw: Any) -> Request:
         raise NotImplementedError  # pragma: no cover
 
     def _identify(self, raw: Any) -> Flow[str]:
         if callable(raw):
             raw = raw()
-        return self._gate.identify(raw if isinstance(raw, Request) else self._request_from(raw))
+        return self._gate.identify(raw if isinstance(raw, Request) else self.request_from(raw))
 
     # The clients of `current_user` and `current_async_user`.
     _sync_client: Any
@@ -212,27 +214,35 @@ class Middleware:
         """The paths that are ours."""
         return self._routes
 
+    @property
+    def named_paths(self) -> dict[str, str | None]:
+        """The paths by the names of their options. ``models_path`` is the list of models."""
+        return self._gate.named_paths
+
     def answers_unrouted(self, path: str) -> bool:
-        """Do we answer this path if the app has no route for it? It is one below the base of an
-        OpenAI client: a model, or what is not served."""
+        """True if we answer this path when the app has no route for it: a path below the base of an
+        OpenAI client, such as one model, or a path that is not served."""
         return self._gate.below(path) is not None
 
     @property
     def openai_base(self) -> str | None:
-        """What stands before the paths of an OpenAI client; None if this is no client's base."""
+        """The path of an OpenAI client's base URL; None if ``inference_path`` has none."""
         return self._gate.base
 
-    # Each kind of middleware drives the client of its kind.
+    # The class of the client that this kind of middleware uses.
     _client_kind: Any
     let_through: LetThrough = ()
-    """The exceptions of the app's functions that go on to the framework, which answers them."""
+    """The exceptions of the app's functions that the framework answers itself."""
+
+    find_app_cors: FindAppCors | None = None
+    """Finds what the app's own CORS middleware allows. None if the framework has none."""
 
     def _show_interface(self) -> None:
-        """For a kind whose ``__call__`` does not show by itself which interface it has."""
+        """A hook for a class whose ``__call__`` does not show its interface."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         raise NotImplementedError  # pragma: no cover
 
     def __repr__(self) -> str:
-        # A traceback's local variables may show one that could not be made.
+        # A traceback may show an object whose `__init__` failed.
         return f"{type(self).__name__}({getattr(self, 'app', None)!r})"

@@ -1,4 +1,4 @@
-"""The files for browsers that the middleware serves: ``wattfare.js``, and the page to which the
+"""The files that the middleware serves to browsers: ``wattfare.js``, and the page to which the
 service sends a browser back."""
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from ..web import Response
 
 #: The name of the page beside the module. ``wattfare.js`` looks for it there.
 RETURN_PAGE = "wattfare-return"
-#: How long a browser may keep a file before it asks again, in seconds.
+#: How long a browser may cache a file, in seconds.
 CACHE_SECONDS = 300
 
 
@@ -56,7 +56,7 @@ def _return_page(name: str) -> bytes:
     return browser.read("return.html").replace(b"wattfare.js", quote(name).encode())
 
 
-#: It loads one module and nothing else, and no page can frame it.
+#: The page loads one module and nothing else, and cannot be framed.
 _POLICY = {
     "content-security-policy": (
         "default-src 'none'; script-src 'self'; img-src data:; base-uri 'none'; "
