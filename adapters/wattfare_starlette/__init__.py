@@ -21,6 +21,7 @@ from wattfare_mw.framework import (
     AppCors,
     AsyncUser,
     AsyncWattfare,
+    LetThrough,
     Options,
     Receive,
     RequestLimitOption,
@@ -66,7 +67,7 @@ class WattfareMiddleware(WattfareASGIMiddleware):
     alone, give it a ``client``, and close that with the outer app.
     """
 
-    let_through = _STARLETTE_ANSWERS
+    let_through: LetThrough = _STARLETTE_ANSWERS
 
     def __init__(self, app: Any, **options: Unpack[Options]) -> None:
         self._find_cors = _FindCors(self)

@@ -516,6 +516,28 @@ def test_a_mounted_app_and_a_root_path(at_fake: dict[str, Any]) -> None:
         assert client.post(TOKEN).status_code == 404
 
 
+def test_two_sets_of_paths(at_fake: dict[str, Any], fake: FakeWattfare) -> None:
+    app = new_app(at_fake)
+    more = {"token_path": "/b/token", "status_path": "/b/status", "inference_path": "/b/ask"}
+    add_wattfare(app, resolve_user=lambda _request: "b", **more, **at_fake)
+    with TestClient(app) as client:
+        assert client.post(TOKEN, headers=ANN).status_code == 200
+        assert fake.next("/sessions").json["appUserId"] == "1"
+        assert client.post("/b/token").status_code == 200
+        assert fake.next("/sessions").json["appUserId"] == "b"
+
+
+def test_a_dependency_that_renews_a_cookie(at_fake: dict[str, Any]) -> None:
+    def renewed(response: fastapi.Response) -> str:
+        response.set_cookie("session", "renewed")
+        return "u1"
+
+    with TestClient(new_app(at_fake, resolve_user=renewed)) as client:
+        answer = client.post(INFERENCE, content=ask(), headers=JSON)
+        assert answer.headers.get_list("set-cookie") == ["session=renewed; Path=/; SameSite=lax"]
+        assert answer.headers.get_list("content-length") == [str(len(answer.content))]
+
+
 def test_an_app_that_has_started(at_fake: dict[str, Any]) -> None:
     app = FastAPI()
     with TestClient(app), pytest.raises(RuntimeError, match="has started"):
