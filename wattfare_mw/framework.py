@@ -25,6 +25,29 @@ What they have for an adapter:
 - ``named_paths``: the paths by the names of their options.
 - ``let_through``: a class attribute. The exceptions that the framework answers itself.
 
+``current_user=True`` (see :data:`wattfare_mw.current_user`). A middleware that wraps the app does
+it by itself. For an adapter that does not, the base classes have:
+
+- ``has_current_user``: is the option set?
+- ``around(app)``: an ASGI or WSGI app with a current user in each request, for a framework that
+  takes middleware. Without the option, it is the app.
+- ``current_request(request)``: a :class:`CurrentRequest`, for a framework with requests of its own.
+  ``request`` is what ``user_of()`` takes, or a function that makes it when it is needed. Under
+  ASGI, call it on the event loop of the request.
+- ``keep_context()``: remembers the context variables of a framework (WSGI only). Call it in each
+  request, once they are set. The first use of the current user may be where they are gone, such
+  as in a streamed body; then ``resolve_user`` is called with them. An adapter that overrides
+  ``_context_of(request)`` says when.
+
+What a :class:`CurrentRequest` has:
+
+- ``with request.active():`` the code in this block is the request's, and so are the tasks that it
+  starts. The request does not end with the block.
+- ``iterate(body)``, ``iterate_async(body)``: a streamed body whose code is the request's. The
+  request ends with the body. Close it if it is not read to its end.
+- ``end()``: the response is complete, and later code has no current user. Call it for a response
+  that is no stream, and if there is no response because of an error. It may be called again.
+
 The options of the middleware:
 
 - :class:`Options`: their names and types, for ``**options: Unpack[Options]``.
@@ -65,6 +88,7 @@ from .lazy import names_from
 if TYPE_CHECKING:
     from .app_functions import adapt_function
     from .client import AsyncWattfare, Wattfare
+    from .current import CurrentRequest
     from .error_responses import LetThrough, respond_to_error
     from .errors import WattfareError
     from .handles import AsyncUser, User
@@ -100,6 +124,7 @@ __all__ = [
     "AsyncWattfare",
     "ConnectionStatus",
     "CreatedSession",
+    "CurrentRequest",
     "FindAppCors",
     "LetThrough",
     "Options",
@@ -130,6 +155,7 @@ __all__ = [
 _HOMES = {
     "app_functions": ("adapt_function",),
     "client": ("AsyncWattfare", "Wattfare"),
+    "current": ("CurrentRequest",),
     "error_responses": ("LetThrough", "respond_to_error"),
     "errors": ("WattfareError",),
     "handles": ("AsyncUser", "User"),

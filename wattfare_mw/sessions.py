@@ -12,7 +12,7 @@ from .error_responses import refuse_other_methods
 from .errors import WattfareError
 from .flow import Flow
 from .origins import Origins
-from .types import SessionRequest, encode
+from .types import SessionRequest, encode, readable_label
 from .users import AppError, CallFunction, ResolveUser, identify
 from .web import Request, Response, json_response
 
@@ -72,7 +72,7 @@ class TokenRoute:
             label = yield CallFunction(self._ask_label, (request,))
         if label is not None:
             try:
-                calls.check_account_label(label)
+                label = readable_label(label)
             except WattfareError as error:
                 raise AppError(f"account_label gave no label. {error.message}") from None
         session = yield from self._caller.create_session(user_id, asked, label)

@@ -10,7 +10,14 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any, Unpack, cast
 
-from litestar import Request, Response, asgi, get
+try:
+    from litestar import Request, Response, asgi, get
+except ModuleNotFoundError as error:
+    if error.name != "litestar":
+        raise
+    raise ModuleNotFoundError(
+        "Litestar is not installed. Type: pip install 'wattfare-mw[litestar]'", name="litestar"
+    ) from None
 from litestar.config.app import AppConfig
 from litestar.config.cors import CORSConfig
 from litestar.config.csrf import CSRFConfig
@@ -78,6 +85,8 @@ class WattfarePlugin(InitPlugin):
         """Register what this app has of us."""
         self._prefix = app_config.path.rstrip("/")
         opt = _opt(app_config.csrf_config)
+        if self._driver.has_current_user:
+            app_config.middleware.insert(0, self._driver.around)
         app_config.route_handlers.extend(self._route(path, opt) for path in self._driver.paths)
         if self._driver.openai_base is not None:
             app_config.route_handlers.append(self._models(self._driver.openai_base, opt))

@@ -8,7 +8,15 @@ from collections.abc import Awaitable, Callable, Collection
 from typing import Any, Unpack
 
 import anyio.from_thread
-from starlette.applications import Starlette
+
+try:
+    from starlette.applications import Starlette
+except ModuleNotFoundError as error:
+    if error.name != "starlette":
+        raise
+    raise ModuleNotFoundError(
+        "Starlette is not installed. Type: pip install 'wattfare-mw[starlette]'", name="starlette"
+    ) from None
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
