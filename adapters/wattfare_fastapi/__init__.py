@@ -31,7 +31,7 @@ from wattfare_mw.framework import (
     hide_secret_key,
 )
 
-from .injection import AnsweredByApp, Injected, headers_set, injected
+from .injection import SERVED, AnsweredByApp, Injected, headers_set, injected
 from .openapi import documented_routes, wattfare_responses
 
 __all__ = [
@@ -110,12 +110,10 @@ class _Middleware(WattfareMiddleware):
     def _as_raised(self, raised: Exception) -> Exception:
         return raised.error if isinstance(raised, AnsweredByApp) else raised
 
-    async def user(self, scope: Scope) -> AsyncUser:
-        """The budget of the user who makes this request, for an app's own use."""
-        try:
-            return await super().user(scope)
-        except AnsweredByApp as raised:
-            raise raised.error from None
+    async def serve(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request to one of our paths."""
+        scope[SERVED] = True
+        await super().serve(path, scope, receive, send)
 
 
 class _Endpoint:

@@ -16,6 +16,8 @@ from starlette.types import Message
 from wattfare_mw.framework import Request as NeutralRequest
 from wattfare_mw.framework import WattfareError
 
+#: Stands in the scope of a request to one of our paths.
+SERVED = "wattfare.served"
 _RESULT = "wattfare.result"
 _HEADERS = "wattfare.headers"
 # FastAPI's notes about the route that is being answered, and its exception handlers. With the
@@ -77,10 +79,11 @@ class Injected:
         }
 
     async def __call__(self, request: NeutralRequest) -> Any:
-        """What the dependency gives for this request.
+        """What the dependency returns for this request.
 
         Raises:
-            AnsweredByApp: it raised an exception for which the app has a handler.
+            AnsweredByApp: on one of our paths, it raised an exception for which the app has a
+                handler.
         """
         try:
             return await self.call(request.scope)
@@ -89,7 +92,7 @@ class Injected:
         except Exception as error:
             # A handler for any exception is for those that nothing else answers.
             kinds = set(type(error).__mro__) - {Exception, BaseException, object}
-            if kinds.isdisjoint(self._app.exception_handlers):
+            if SERVED not in request.scope or kinds.isdisjoint(self._app.exception_handlers):
                 raise
             raise AnsweredByApp(error) from error
 

@@ -34,6 +34,8 @@ from wattfare_mw import (
     User,
     WattfareAuthError,
     WattfareError,
+    current_async_user,
+    current_user,
 )
 from wattfare_mw.errors import Shortfall
 
@@ -403,6 +405,32 @@ def test_endpoints_spend(
         stranger = client.get("/ai/class", headers=BOB)
         assert (stranger.status_code, stranger.json()["error"]["code"]) == (402, "not_connected")
     assert spent("1") == Decimal(str(cost(6)))
+
+
+def test_the_current_user(
+    at_service: dict[str, Any], account: App, spent: Callable[[str], Decimal]
+) -> None:
+    account.connect("1", monthlyUsd=1)
+    model = current_user.model("wattfare/echo")
+    async_model = current_async_user.model("wattfare/echo")
+    app = FastAPI()
+    add_wattfare(app, resolve_user=account_id, current_user=True, **at_service)
+
+    @app.get("/sync")
+    def synchronous() -> str:
+        return model.generate("a b").text
+
+    @app.get("/async")
+    async def asynchronous() -> str:
+        return (await async_model.generate("a b")).text
+
+    with TestClient(app) as client:
+        for path in ("/sync", "/async"):
+            assert client.get(path, headers=ANN).json() == "a b"
+            assert client.get(path).json() == {"detail": "Not authenticated"}
+            refused = client.get(path, headers={"authorization": "Bearer of carl"})
+            assert (refused.status_code, refused.json()) == (403, {"detail": "unknown token"})
+    assert spent("1") == Decimal(str(cost(4)))
 
 
 # -- the OpenAPI document
