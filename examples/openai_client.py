@@ -4,12 +4,13 @@ python examples/openai_client.py
 """
 
 import openai
+from openai.types.chat import ChatCompletionMessageParam
 
 from wattfare_mw import Wattfare, WattfareNotConnectedError, is_not_connected
 
 with Wattfare() as wf:
     client = wf.user("user_123").openai()  # an openai.OpenAI; async_openai() for asyncio
-    messages = [{"role": "user", "content": "Say hello."}]
+    messages: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Say hello."}]
     answer = client.chat.completions.create(model="wattfare/echo", messages=messages)
     print(answer.choices[0].message.content)
 
