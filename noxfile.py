@@ -43,7 +43,8 @@ def lowest(session: nox.Session) -> None:
         with session.chdir(sdist.with_name(sdist.name.removesuffix(".tar.gz"))):
             # In place of the editable one: the tests see what a user installs.
             session.install("--no-deps", "--no-build-isolation", ".")
-            session.run(*PYTEST, *session.posargs)
+            # The types of old versions differ.
+            session.run(*PYTEST, "--ignore=tests/typing", *session.posargs)
 
 
 @nox.session

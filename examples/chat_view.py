@@ -4,8 +4,10 @@ flask --app examples/chat_view run
 """
 
 import secrets
+from collections.abc import Iterator
 
-from flask import Flask, Response, request, session
+from flask import Flask, Request, Response, request, session
+from flask.typing import ResponseReturnValue
 from wattfare_flask import session_view
 
 from wattfare_mw import Wattfare, WattfareError, is_budget_exceeded, is_not_connected
@@ -15,7 +17,7 @@ app.secret_key = secrets.token_bytes()
 wf = Wattfare()  # reads WATTFARE_SECRET_KEY
 
 
-def signed_in(request):
+def signed_in(request: Request) -> str | None:
     return session.get("user_id")
 
 
@@ -24,7 +26,7 @@ app.add_url_rule("/wattfare-token", view_func=session_view(wf, signed_in, 20), m
 
 
 @app.post("/chat")
-def chat():
+def chat() -> ResponseReturnValue:
     if "user_id" not in session:
         return {"do": "sign in"}, 401
     model = wf.user(session["user_id"]).model("wattfare/echo")
@@ -37,7 +39,7 @@ def chat():
             return {"do": "raise the cap"}, 402
         return error.to_wire(), error.http_status
 
-    def text():
+    def text() -> Iterator[str]:
         with stream:  # closed early, it stops the model
             try:
                 yield from stream.text_stream
@@ -48,6 +50,6 @@ def chat():
 
 
 @app.post("/sign-in/<name>")
-def sign_in(name: str):
+def sign_in(name: str) -> tuple[str, int]:
     session["user_id"] = name  # after a password, of course
     return "", 204

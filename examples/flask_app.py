@@ -17,15 +17,27 @@ WattfareMiddleware(
     request_limit=20,  # the monthly cap to ask for, in USD
 )
 
+ACCOUNTS: dict[str, int] = {}  # your table of accounts: names and ids
+
+
+@app.get("/")
+def home() -> str:
+    if "user_id" not in session:
+        return "Sign in to ask the model."
+    status = get_user().status()
+    if not status.connected:
+        return "Connect a budget to ask the model."
+    return f"{status.remaining_usd} USD left this month."
+
 
 @app.post("/summary")
-def summary():
+def summary() -> dict[str, str]:
     text = request.get_json()["text"]
     answer = get_user().model("wattfare/echo").generate(text, max_tokens=200)
     return {"summary": answer.text, "costUsd": str(answer.cost_usd)}
 
 
 @app.post("/sign-in/<name>")
-def sign_in(name: str):
-    session["user_id"] = name  # after a password, of course
+def sign_in(name: str) -> tuple[str, int]:
+    session["user_id"] = ACCOUNTS.setdefault(name, len(ACCOUNTS) + 1)  # after a password
     return "", 204

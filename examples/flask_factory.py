@@ -3,17 +3,22 @@
 flask --app examples/flask_factory run
 """
 
+# flask-login has no types.
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
+# pyright: reportUnknownVariableType=false
 import secrets
+from collections.abc import Iterator
 
-from flask import Blueprint, Flask, Response, request
+from flask import Blueprint, Flask, Request, Response, request
 from flask_login import LoginManager, UserMixin, current_user, login_user
 from wattfare_flask import WattfareMiddleware, get_user
 
 from wattfare_mw import WattfareError, is_not_connected
 
 
-def signed_in(request):
-    return current_user.get_id()  # None for an anonymous user
+def signed_in(request: Request) -> str | None:
+    user_id: str | None = current_user.get_id()  # None for an anonymous user
+    return user_id
 
 
 wattfare = WattfareMiddleware(resolve_user=signed_in)
@@ -30,27 +35,27 @@ def create_app() -> Flask:
     return app
 
 
-class User(UserMixin):
+class User(UserMixin):  # type: ignore[misc]
     def __init__(self, name: str) -> None:
         self.id = name
 
 
-@login_manager.user_loader
+@login_manager.user_loader  # type: ignore
 def load_user(name: str) -> User:
     return User(name)
 
 
 @pages.post("/sign-in/<name>")
-def sign_in(name: str):
+def sign_in(name: str) -> tuple[str, int]:
     login_user(User(name))  # after a password, of course
     return "", 204
 
 
 @pages.post("/story")
-def story():
+def story() -> Response:
     stream = get_user().model("wattfare/echo").stream(request.get_json()["about"])
 
-    def text():
+    def text() -> Iterator[str]:
         with stream:  # closed early, it stops the model
             yield from stream.text_stream
 
@@ -58,6 +63,6 @@ def story():
 
 
 @pages.app_errorhandler(WattfareError)
-def explain(error: WattfareError):
+def explain(error: WattfareError) -> tuple[str, int]:
     text = "Connect a budget first." if is_not_connected(error) else error.message
     return text, error.http_status

@@ -3,6 +3,7 @@
 uvicorn --app-dir examples grants:app
 """
 
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 from starlette.applications import Starlette
@@ -17,7 +18,7 @@ wf = AsyncWattfare()
 
 
 @asynccontextmanager
-async def lifespan(app):
+async def lifespan(app: Starlette) -> AsyncGenerator[None, None]:
     async with wf:
         yield
 

@@ -7,6 +7,7 @@ import os
 from urllib.parse import quote
 
 import openai
+from openai.types.chat import ChatCompletionMessageParam
 
 from wattfare_mw import is_not_connected, to_wattfare_error
 
@@ -16,7 +17,7 @@ client = openai.OpenAI(
     api_key=os.environ["WATTFARE_SECRET_KEY"],
     default_headers={"X-Wattfare-User": quote(user_id)},
 )
-messages = [{"role": "user", "content": "Say hello."}]
+messages: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Say hello."}]
 answer = client.chat.completions.create(model="wattfare/echo", messages=messages)
 print(answer.choices[0].message.content)
 

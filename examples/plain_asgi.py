@@ -4,6 +4,7 @@ uvicorn --app-dir examples plain_asgi:app
 """
 
 import secrets
+from typing import Any
 
 from wattfare_mw import Request, WattfareMiddleware
 
@@ -14,14 +15,14 @@ async def signed_in_user(request: Request) -> str | None:
     return USERS.get(request.cookies.get("session", ""))
 
 
-async def app(scope, receive, send):
+async def your_app(scope: dict[str, Any], receive: Any, send: Any) -> None:
     if scope["type"] == "lifespan":  # at its end the middleware closes its connections
         while True:
             event = (await receive())["type"]
             await send({"type": f"{event}.complete"})
             if event == "lifespan.shutdown":
                 return
-    headers = []
+    headers: list[tuple[bytes, bytes]] = []
     if scope["method"] == "POST" and scope["path"].startswith("/sign-in/"):
         session = secrets.token_urlsafe()
         USERS[session] = scope["path"].removeprefix("/sign-in/")  # after a password, of course
@@ -32,4 +33,4 @@ async def app(scope, receive, send):
     await send({"type": "http.response.body", "body": b"Hello from the app itself."})
 
 
-app = WattfareMiddleware(app, resolve_user=signed_in_user)
+app = WattfareMiddleware(your_app, resolve_user=signed_in_user)

@@ -15,7 +15,7 @@ answer = wf.session_handler(
 
 
 class Handler(BaseHTTPRequestHandler):
-    def do_POST(self):
+    def do_POST(self) -> None:
         # Names of headers in lower case, as HTTP/2 has them.
         headers = {name.lower(): value for name, value in self.headers.items()}
         response = answer(Request("POST", self.path, headers))

@@ -6,6 +6,7 @@ litestar --app-dir examples --app token_route_litestar:app run
 from typing import Any
 
 from litestar import Litestar, Request, post
+from litestar.connection import ASGIConnection
 from litestar.middleware.session.server_side import ServerSideSessionConfig
 from wattfare_litestar import session_route
 
@@ -19,8 +20,9 @@ async def sign_in(request: Request[Any, Any, Any]) -> None:
     request.session["user_id"] = request.path_params["name"]  # after a password, of course
 
 
-async def signed_in_user(connection) -> str | None:
-    return connection.session.get("user_id")
+async def signed_in_user(connection: ASGIConnection[Any, Any, Any, Any]) -> str | None:
+    user_id: str | None = connection.session.get("user_id")
+    return user_id
 
 
 token = session_route("/wattfare-token", wf, signed_in_user, request_limit=20)

@@ -4,6 +4,7 @@ uvicorn --app-dir examples token_route_starlette:app
 """
 
 import secrets
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 from starlette.applications import Starlette
@@ -20,7 +21,7 @@ wf = AsyncWattfare()
 
 
 @asynccontextmanager
-async def lifespan(app):
+async def lifespan(app: Starlette) -> AsyncGenerator[None, None]:
     async with wf:
         yield
 

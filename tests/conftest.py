@@ -26,6 +26,9 @@ from support.upstream import Upstream, run_upstream
 
 load_profile()
 
+# Where the package is installed, pytest has loaded it already.
+pytest_plugins = ["wattfare_mw.testing.plugin"]
+
 #: Modules whose tests take many seconds each.
 LONG = {"test_quick", "test_deaths", "test_demo", "test_ledger", "test_pauses", "test_processes"}
 #: Modules that have some such tests. They and those above come first.
@@ -35,7 +38,8 @@ FIRST |= {"test_upstreams", "test_wrapped_app"}
 #: What a test or a fixture calls to start a process.
 STARTERS = {"run_service", "run_cli", "run_cluster", "run_forked", "run_sdk", "run_server"}
 STARTERS |= {"getfixturevalue", "loaded_by", "serving", "shared_cluster", "shared_redis"}
-STARTERS |= {"subprocess", "uvicorn_process", "victim", "victim_at"}
+STARTERS |= {"WattfareService", "shared_service", "subprocess", "uvicorn_process"}
+STARTERS |= {"victim", "victim_at"}
 #: Modules that are not fast, although their tests have none of these: they write to a database on
 #: the disk, start processes in other ways, wait for the timeouts of real connections, or read long
 #: texts.
@@ -49,7 +53,7 @@ SLOW = {
     "test_transport",
     "test_writer",
 }
-SLOW |= {"test_full_disk", "test_gevent", "test_silence"}
+SLOW |= {"test_current_user_gevent", "test_full_disk", "test_gevent", "test_silence"}
 
 
 # -- one run, in one process or in several

@@ -9,21 +9,23 @@ import sys
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from asgiref.sync import async_to_sync
 
 from .threads import APP_THREADS
 
+T = TypeVar("T")
+
 
 class AppFunction:
     """One of the app's functions. Whether it is async is determined once, not at each call."""
 
-    __slots__ = ("_function", "_is_async")
+    __slots__ = ("_function", "is_async")
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self._function = function
-        self._is_async = _is_async(function)
+        self.is_async = _is_async(function)
 
     def call(self, *args: Any) -> Any:
         """Call it from sync code. An async function runs on an event loop."""
@@ -40,10 +42,14 @@ class AppFunction:
         with ThreadPoolExecutor(1) as thread:
             return thread.submit(copy_context().run, asyncio.run, _awaited(result)).result()
 
+    def call_as_it_is(self, *args: Any) -> Any:
+        """Call it here. What one that is asynchronous gives has to be awaited."""
+        return self._function(*args)
+
     def call_async(self, *args: Any) -> Awaitable[Any]:
         """Call it from an event loop. A sync function runs in a thread, where it may block."""
         function = self._function
-        return function(*args) if self._is_async else _call_in_thread(function, args)
+        return function(*args) if self.is_async else _call_in_thread(function, args)
 
 
 def _on_event_loop() -> bool:
@@ -85,7 +91,7 @@ async def _awaited(value: Any) -> Any:
     return await value
 
 
-def adapt_function(function: Any, convert: Callable[[Any], Any]) -> Any:
+def adapt_function(function: T, convert: Callable[[Any], Any]) -> T:
     """A function of the app that takes the framework's own request, as one that takes ours.
 
     Args:
@@ -94,18 +100,15 @@ def adapt_function(function: Any, convert: Callable[[Any], Any]) -> Any:
     """
     if not callable(function):
         return function
-    function = cast("Callable[[Any], Any]", function)
-    if _is_async(function):
+    app_function = cast("Callable[[Any], Any]", function)
 
-        async def call_async_with(request: Any) -> Any:
-            return await function(convert(request))
-
-        return call_async_with
+    async def call_async_with(request: Any) -> Any:
+        return await app_function(convert(request))
 
     def call_with(request: Any) -> Any:
-        return function(convert(request))
+        return app_function(convert(request))
 
-    return call_with
+    return cast("T", call_async_with if _is_async(app_function) else call_with)
 
 
 def _is_async(function: Callable[..., Any]) -> bool:

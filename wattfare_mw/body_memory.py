@@ -41,7 +41,7 @@ class BodyMemory:
             held = self._payers.get(payer, 0)
             if self._total + size > self._limit or held + size > self._payer_limit:
                 raise WattfareError(
-                    "Too many large requests are under way: try again.",
+                    "Too many large requests are in progress. Try again later.",
                     code="upstream",
                     status=503,
                     retry_after=RETRY_SECONDS,

@@ -6,6 +6,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Generic, Self, TypeVar
 from urllib.parse import quote, urlsplit
 
@@ -19,7 +20,6 @@ from .errors import (
     WattfareGrantError,
     WattfareNetworkError,
     error_from_answer,
-    invalid_request,
 )
 from .flow import Flow
 from .money import Number
@@ -39,6 +39,7 @@ from .types import (
     check_user_id,
     decode,
     encode,
+    readable_label,
 )
 
 T = TypeVar("T")
@@ -49,9 +50,6 @@ USER_AGENT = "wattfare-mw-python"
 _HEADER_SAFE = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) != "%")
 #: Printable ASCII that must be escaped.
 _ESCAPED = frozenset(" %")
-
-#: The longest account label, in characters.
-MAX_LABEL = 200
 
 LimitLike = Number | RequestLimit | None
 Message = Mapping[str, Any]
@@ -126,7 +124,7 @@ def grant_payer(grant_token: str) -> Payer:
         WattfareGrantError: the token is invalid.
     """
     if not isinstance(grant_token, str) or not grant_token or not _visible(grant_token):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise WattfareGrantError("This is no grant token: a grant token is visible ASCII.")
+        raise WattfareGrantError("This is not a grant token: a grant token is visible ASCII.")
     return Payer(GRANT_HEADER, Secret(grant_token))
 
 
@@ -148,7 +146,7 @@ def create_session(
     if limit is not None:
         body["requestLimit"] = limit
     if account_label is not None:
-        body["accountLabel"] = check_account_label(account_label)
+        body["accountLabel"] = account_label
     return Call(
         "POST",
         "/sessions",
@@ -170,17 +168,6 @@ def session_request(request_limit: object) -> SessionRequest:
     if request_limit is None or isinstance(request_limit, RequestLimit):
         return SessionRequest(request_limit)
     return SessionRequest(RequestLimit(request_limit))  # type: ignore[arg-type]  # it checks
-
-
-def check_account_label(label: object) -> str:
-    """The name of the user's account at the app, which the service shows to the payer.
-
-    Raises:
-        WattfareError: ``invalid_request``; it is not 1 to 200 printable characters.
-    """
-    if not isinstance(label, str) or not 0 < len(label) <= MAX_LABEL or not label.isprintable():
-        raise invalid_request(f"An account label is text of 1 to {MAX_LABEL} printable characters.")
-    return label
 
 
 def revoke(session_token: str) -> Call[None]:
@@ -206,7 +193,6 @@ def models() -> Call[bytes]:
 
 
 def chat_completion(
-    payer: Payer,
     model: str,
     prompt: str | None,
     messages: Sequence[Message] | None,
@@ -215,16 +201,16 @@ def chat_completion(
     stream: bool,
     on_low_budget: OnLowBudget = "lower",
     wait: float = 0,
-) -> Call[Completion]:
-    """A call of ``model`` with a prompt or with messages.
+) -> Callable[[Payer], Call[Completion]]:
+    """A call of ``model`` with a prompt or with messages, as a function of who pays for it.
 
     Raises:
         TypeError: both or neither are given, or a parameter has no JSON form.
     """
     if (prompt is None) == (messages is None):
-        raise TypeError("give a prompt or messages=, one of the two")
+        raise TypeError("pass either a prompt or messages=, not both")
     if "stream" in params:
-        raise TypeError("stream= is said by the method: generate() or stream()")
+        raise TypeError("stream= is not a parameter: call generate() or stream()")
     if messages is None:
         messages = [{"role": "user", "content": prompt}]
     body: dict[str, Any] = {"model": model, "messages": messages, **params}
@@ -240,7 +226,7 @@ def chat_completion(
         headers[LOW_BUDGET_HEADER] = on_low_budget
     if wait:
         headers[WAIT_HEADER] = f"{wait:g}"
-    return relayed_completion(payer, encode(body), headers)
+    return partial(relayed_completion, body=encode(body), headers=headers)
 
 
 def relayed_completion(payer: Payer, body: bytes, headers: Mapping[str, str]) -> Call[Completion]:
@@ -382,6 +368,8 @@ class Caller:
         account_label: str | None = None,
     ) -> Flow[CreatedSession]:
         """Create a session token. A service that refuses account labels gets none."""
+        if account_label is not None:
+            account_label = readable_label(account_label)
         if account_label is not None and self._known.labels:
             try:
                 return (

@@ -18,11 +18,14 @@ from .flow import Flow, InThread, run, run_async
 from .handles import AsyncGrant, AsyncUser, Grant, User
 from .offload import in_thread
 from .openai_connections import OpenAIConnections
-from .sessions import TokenRoute
+from .origins import FindAppCors, Origins
+from .sessions import AccountLabelOption, RequestLimitOption, TokenRoute
 from .transport import (
+    AsyncHTTPClient,
     AsyncHTTPResponse,
     AsyncTransport,
     HTTPResponse,
+    SyncHTTPClient,
     Transport,
     async_transport,
     hidden,
@@ -36,19 +39,20 @@ from .web import Request, Response
 T = TypeVar("T")
 C = TypeVar("C", bound="Wattfare | AsyncWattfare")
 TransportT = TypeVar("TransportT", Transport, AsyncTransport)
+HTTPClientT = TypeVar("HTTPClientT")
 
 
-class _Client(Generic[TransportT]):
+class _Client(Generic[TransportT, HTTPClientT]):
     """The base of both clients."""
 
-    _make_transport: Callable[[Any], TransportT]
+    _make_transport: Callable[[HTTPClientT | None], TransportT]
 
     def __init__(
         self,
         secret_key: str | None = None,
         *,
         base_url: str | None = None,
-        http_client: Any = None,
+        http_client: HTTPClientT | None = None,
         timeout: Timeout | float | None = None,
         max_retries: int = 2,
     ) -> None:
@@ -106,7 +110,7 @@ class _Client(Generic[TransportT]):
         return f"{type(self).__name__}(base_url={caller and caller.base_url!r})"
 
 
-class Wattfare(_Client[Transport]):
+class Wattfare(_Client[Transport, SyncHTTPClient]):
     """The client for an app's backend. Use it in a ``with`` block or ``close()`` it; threads and
     forked workers may share one."""
 
@@ -153,11 +157,12 @@ class Wattfare(_Client[Transport]):
     def session_handler(
         self,
         resolve_user: ResolveUser,
-        request_limit: Any = None,
+        request_limit: RequestLimitOption = None,
         *,
-        account_label: Any = None,
+        account_label: AccountLabelOption = None,
         allowed_origins: Iterable[str] = (),
         let_through: LetThrough = (),
+        app_cors: FindAppCors | None = None,
     ) -> Callable[[Request], Response]:
         """A token route for any framework: pass it a :class:`Request`, and send the
         :class:`Response`. It raises only the exceptions in ``let_through``.
@@ -170,10 +175,10 @@ class Wattfare(_Client[Transport]):
                 that returns it.
             allowed_origins: origins of other sites whose pages may call it.
             let_through: exceptions of these functions that your framework answers itself.
+            app_cors: finds what the app's own CORS middleware allows. For adapters.
         """
-        token_route = TokenRoute(
-            self._caller, resolve_user, request_limit, account_label, allowed_origins
-        )
+        origins = Origins(allowed_origins, app_cors)
+        token_route = TokenRoute(self._caller, resolve_user, request_limit, account_label, origins)
 
         def handler(request: Request) -> Response:
             return self._run(
@@ -226,7 +231,7 @@ class Wattfare(_Client[Transport]):
                 raise TypeError(f"nobody here can do {command!r}")
 
 
-class AsyncWattfare(_Client[AsyncTransport]):
+class AsyncWattfare(_Client[AsyncTransport, AsyncHTTPClient]):
     """:class:`Wattfare` for asyncio. Use it in an ``async with`` block, or ``await aclose()``. Each
     event loop has its own connections."""
 
@@ -254,16 +259,16 @@ class AsyncWattfare(_Client[AsyncTransport]):
     def session_handler(
         self,
         resolve_user: ResolveUser,
-        request_limit: Any = None,
+        request_limit: RequestLimitOption = None,
         *,
-        account_label: Any = None,
+        account_label: AccountLabelOption = None,
         allowed_origins: Iterable[str] = (),
         let_through: LetThrough = (),
-    ) -> Callable[[Request], Any]:
+        app_cors: FindAppCors | None = None,
+    ) -> Callable[[Request], Awaitable[Response]]:
         """See :meth:`Wattfare.session_handler`. Await the handler."""
-        token_route = TokenRoute(
-            self._caller, resolve_user, request_limit, account_label, allowed_origins
-        )
+        origins = Origins(allowed_origins, app_cors)
+        token_route = TokenRoute(self._caller, resolve_user, request_limit, account_label, origins)
 
         async def handler(request: Request) -> Response:
             return await self._run(

@@ -240,6 +240,10 @@ class SetupError(WattfareError):
         return {"error": {"code": self.code, "message": message}}
 
 
+class WattfareCurrentUserError(SetupError, RuntimeError):
+    """There is no current user here. Pass ``user`` explicitly to code outside of a request."""
+
+
 def invalid_request(message: str, status: int = 400) -> WattfareError:
     """``invalid_request``: the request is wrong, and the message says what is wrong with it."""
     return WattfareError(message, code="invalid_request", status=status)

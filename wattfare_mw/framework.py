@@ -8,22 +8,51 @@ The base class of an adapter. Each carries out what Wattfare decides, over one i
 
 - :class:`WattfareASGIMiddleware`: for an ASGI app.
 - :class:`WattfareWSGIMiddleware`: for a WSGI app.
+- :class:`WattfareAsyncAdapter`: for an asynchronous framework that is neither.
 
 What they have for an adapter:
 
 - ``paths``: the paths to answer. A framework with routes of its own registers them.
 - ``serve(path, …)``: answers a request to one of these paths.
+- ``respond(request, …)``: the same for a framework that has responses of its own. It takes a
+  :class:`Request` and gives an :class:`Answer` or an :class:`AsyncAnswer`.
 - ``answers_unrouted(path)``: is this a path to answer if the app has no route for it?
 - ``openai_base``: what comes before the paths of an OpenAI client.
 - ``user(scope)`` or ``user(environ)``: the budget of the user who makes a request.
+- ``user_of(request)``: the same for a :class:`Request`.
 - ``user_sync(user)``: the same budget for synchronous code (ASGI only).
 - ``close()`` or ``aclose()``: closes the connections to the service.
+- ``named_paths``: the paths by the names of their options.
 - ``let_through``: a class attribute. The exceptions that the framework answers itself.
+
+``current_user=True`` (see :data:`wattfare_mw.current_user`). A middleware that wraps the app does
+it by itself. For an adapter that does not, the base classes have:
+
+- ``has_current_user``: is the option set?
+- ``around(app)``: an ASGI or WSGI app with a current user in each request, for a framework that
+  takes middleware. Without the option, it is the app.
+- ``current_request(request)``: a :class:`CurrentRequest`, for a framework with requests of its own.
+  ``request`` is what ``user_of()`` takes, or a function that makes it when it is needed. Under
+  ASGI, call it on the event loop of the request.
+- ``keep_context()``: remembers the context variables of a framework (WSGI only). Call it in each
+  request, once they are set. The first use of the current user may be where they are gone, such
+  as in a streamed body; then ``resolve_user`` is called with them. An adapter that overrides
+  ``_context_of(request)`` says when.
+
+What a :class:`CurrentRequest` has:
+
+- ``with request.active():`` the code in this block is the request's, and so are the tasks that it
+  starts. The request does not end with the block.
+- ``iterate(body)``, ``iterate_async(body)``: a streamed body whose code is the request's. The
+  request ends with the body. Close it if it is not read to its end.
+- ``end()``: the response is complete, and later code has no current user. Call it for a response
+  that is no stream, and if there is no response because of an error. It may be called again.
 
 The options of the middleware:
 
 - :class:`Options`: their names and types, for ``**options: Unpack[Options]``.
-- :data:`ResolveUser`: the type of ``resolve_user``.
+- :data:`ResolveUser`, :data:`RequestLimitOption`, :data:`AccountLabelOption`: the types of those
+  options that may be functions of a request.
 - :func:`adapt_options`: gives the app's functions among them the framework's own request.
 - :func:`adapt_function`: does this for one function.
 - :func:`hide_secret_key`: keeps the secret key out of tracebacks.
@@ -31,6 +60,7 @@ The options of the middleware:
 Requests, bodies and errors:
 
 - :func:`request_from_scope`: the neutral request of an ASGI scope.
+- :func:`below_mount`: the path of a scope below the point where the app is mounted.
 - :func:`request_from_environ`: the neutral request of a WSGI environ.
 - :data:`Scope`, :data:`Receive`, :data:`Send`: the types of ASGI.
 - :func:`read_limited`: reads a body, and refuses one that is too large (WSGI).
@@ -38,9 +68,15 @@ Requests, bodies and errors:
 - :func:`respond_to_error`: the response to a WattfareError that a view let through.
 - :data:`LetThrough`: the type of ``let_through``.
 
+The app's own CORS settings:
+
+- ``find_app_cors``: an attribute of the base class. It finds what the app's CORS middleware allows.
+- :class:`AppCors`: what it returns.
+- :data:`FindAppCors`: the type of ``find_app_cors``.
+
 Public names of :mod:`wattfare_mw` that an adapter needs: :class:`Wattfare`,
-:class:`AsyncWattfare`, :class:`User`, :class:`AsyncUser`, :class:`Request`, :class:`Response` and
-:class:`WattfareError`.
+:class:`AsyncWattfare`, :class:`User`, :class:`AsyncUser`, :class:`ConnectionStatus`,
+:class:`CreatedSession`, :class:`Request`, :class:`Response` and :class:`WattfareError`.
 """
 
 from __future__ import annotations
@@ -52,6 +88,7 @@ from .lazy import names_from
 if TYPE_CHECKING:
     from .app_functions import adapt_function
     from .client import AsyncWattfare, Wattfare
+    from .current import CurrentRequest
     from .error_responses import LetThrough, respond_to_error
     from .errors import WattfareError
     from .handles import AsyncUser, User
@@ -60,8 +97,11 @@ if TYPE_CHECKING:
         Scope,
         Send,
         WattfareASGIMiddleware,
+        WattfareAsyncAdapter,
+        below_mount,
         request_from_scope,
     )
+    from .middleware.base import Answer, AsyncAnswer
     from .middleware.options import Options, adapt_options, hide_secret_key
     from .middleware.wsgi import (
         WattfareWSGIMiddleware,
@@ -69,16 +109,28 @@ if TYPE_CHECKING:
         read_up_to,
         request_from_environ,
     )
+    from .origins import AppCors, FindAppCors
+    from .sessions import AccountLabelOption, RequestLimitOption
+    from .types import ConnectionStatus, CreatedSession
     from .users import ResolveUser
     from .web import Request, Response
 
 __all__ = [
+    "AccountLabelOption",
+    "Answer",
+    "AppCors",
+    "AsyncAnswer",
     "AsyncUser",
     "AsyncWattfare",
+    "ConnectionStatus",
+    "CreatedSession",
+    "CurrentRequest",
+    "FindAppCors",
     "LetThrough",
     "Options",
     "Receive",
     "Request",
+    "RequestLimitOption",
     "ResolveUser",
     "Response",
     "Scope",
@@ -86,10 +138,12 @@ __all__ = [
     "User",
     "Wattfare",
     "WattfareASGIMiddleware",
+    "WattfareAsyncAdapter",
     "WattfareError",
     "WattfareWSGIMiddleware",
     "adapt_function",
     "adapt_options",
+    "below_mount",
     "hide_secret_key",
     "read_limited",
     "read_up_to",
@@ -101,6 +155,7 @@ __all__ = [
 _HOMES = {
     "app_functions": ("adapt_function",),
     "client": ("AsyncWattfare", "Wattfare"),
+    "current": ("CurrentRequest",),
     "error_responses": ("LetThrough", "respond_to_error"),
     "errors": ("WattfareError",),
     "handles": ("AsyncUser", "User"),
@@ -109,8 +164,11 @@ _HOMES = {
         "Scope",
         "Send",
         "WattfareASGIMiddleware",
+        "WattfareAsyncAdapter",
+        "below_mount",
         "request_from_scope",
     ),
+    "middleware.base": ("Answer", "AsyncAnswer"),
     "middleware.options": ("Options", "adapt_options", "hide_secret_key"),
     "middleware.wsgi": (
         "WattfareWSGIMiddleware",
@@ -118,6 +176,9 @@ _HOMES = {
         "read_up_to",
         "request_from_environ",
     ),
+    "origins": ("AppCors", "FindAppCors"),
+    "sessions": ("AccountLabelOption", "RequestLimitOption"),
+    "types": ("ConnectionStatus", "CreatedSession"),
     "users": ("ResolveUser",),
     "web": ("Request", "Response"),
 }

@@ -4,7 +4,7 @@ between the browser and the service."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Self
+from typing import Any, Self, TypeVar, overload
 
 from .errors import invalid_request
 from .types import (
@@ -47,6 +47,7 @@ _COMMON_REQUEST = (
     USER_HEADER,
 )
 
+T = TypeVar("T")
 Pairs = Sequence[tuple[str, str]]
 Raw = Sequence[tuple[bytes, bytes]]
 
@@ -121,6 +122,12 @@ class Headers(Mapping[str, str]):
     def __getitem__(self, name: str) -> str:
         return self.fields[name.lower()]
 
+    @overload
+    def get(self, name: str, default: None = None) -> str | None: ...
+    @overload
+    def get(self, name: str, default: str) -> str: ...
+    @overload
+    def get(self, name: str, default: T) -> str | T: ...
     def get(self, name: str, default: Any = None) -> Any:  # Mapping's own method is slow
         return self.fields.get(name.lower(), default)
 

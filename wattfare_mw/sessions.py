@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from . import calls
 from .app_functions import AppFunction
+from .calls import LimitLike
 from .error_responses import refuse_other_methods
 from .errors import WattfareError
 from .flow import Flow
-from .origins import check_origins, refuse_other_sites
-from .types import encode
+from .origins import Origins
+from .types import SessionRequest, encode, readable_label
 from .users import AppError, CallFunction, ResolveUser, identify
 from .web import Request, Response, json_response
+
+Limit = LimitLike | SessionRequest
+RequestLimitOption = Limit | Callable[[Any], Limit | Awaitable[Limit]]
+"""The option ``request_limit``: the monthly cap to ask for in USD, or a function of the request
+that gives it. The function may be async."""
+
+AccountLabelOption = str | None | Callable[[Any], str | Awaitable[str | None] | None]
+"""The option ``account_label``: the name of the user's account at the app, or a function of the
+request that returns it. The function may be async."""
 
 
 class TokenRoute:
@@ -26,34 +36,29 @@ class TokenRoute:
             it.
         account_label: the name of the user's account at the app, or a function of the request that
             returns it.
-        allowed_origins: origins of other sites whose pages may call it.
-
-    Raises:
-        ValueError: an origin is invalid.
+        origins: the other sites whose pages may call it.
     """
 
     def __init__(
         self,
         caller: calls.Caller,
         resolve_user: ResolveUser,
-        request_limit: Any,
-        account_label: Any,
-        allowed_origins: Iterable[str],
+        request_limit: RequestLimitOption,
+        account_label: AccountLabelOption,
+        origins: Origins,
     ) -> None:
         self._caller = caller.in_request()
         self._resolve_user = AppFunction(resolve_user)
-        asked = callable(request_limit)
-        self._ask_limit = AppFunction(request_limit) if asked else None
-        self._limit = None if asked else request_limit
-        asked = callable(account_label)
-        self._ask_label = AppFunction(account_label) if asked else None
-        self._label = None if asked else account_label
-        self._origins = check_origins(allowed_origins)
+        self._ask_limit = AppFunction(request_limit) if callable(request_limit) else None
+        self._limit = None if callable(request_limit) else request_limit
+        self._ask_label = AppFunction(account_label) if callable(account_label) else None
+        self._label = None if callable(account_label) else account_label
+        self._origins = origins
 
     def answer(self, request: Request) -> Flow[Response]:
         """Answer a request for a session token."""
         refuse_other_methods(request, "POST")
-        refuse_other_sites(request, self._origins)
+        self._origins.refuse_others(request)
         user_id = yield from identify(request, self._resolve_user)
         limit = self._limit
         if self._ask_limit is not None:
@@ -67,7 +72,7 @@ class TokenRoute:
             label = yield CallFunction(self._ask_label, (request,))
         if label is not None:
             try:
-                calls.check_account_label(label)
+                label = readable_label(label)
             except WattfareError as error:
                 raise AppError(f"account_label gave no label. {error.message}") from None
         session = yield from self._caller.create_session(user_id, asked, label)

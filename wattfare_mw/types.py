@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from decimal import Decimal, InvalidOperation
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -38,6 +39,8 @@ RESERVED_HEADER = "x-wattfare-reserved"
 MAX_MODEL_CHARACTERS = 256
 #: The longest id of a user, in characters (our choice).
 MAX_USER_ID = 256
+#: The longest name of a user's account at an app that is taken, in characters (likewise).
+MAX_ACCOUNT_LABEL = 200
 _NOT_IN_USER_IDS = re.compile("[\0\ud800-\udfff]")
 #: A valid ``X-Request-Id``. Any other is replaced by one of our own (our choice).
 SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._~+/=:-]{1,128}")
@@ -59,6 +62,31 @@ def check_user_id(user_id: object) -> str:
     else:
         return user_id
     raise invalid_request(f"A user id is a string, {why}.")
+
+
+def readable_label(label: object) -> str | None:
+    """The name of a user's account at an app, as a person can read it. Hidden characters are left
+    out, and what is too long is cut off: a name that a user has chosen must not break the app.
+
+    Returns: up to :data:`MAX_ACCOUNT_LABEL` characters; None if nothing is left.
+
+    Raises:
+        WattfareError: ``invalid_request``; it is not a string.
+    """
+    if not isinstance(label, str):
+        raise invalid_request(f"An account label is a string, not {type(label).__name__}.")
+    if not label.isprintable():
+        label = "".join(
+            each if not is_hidden(each) else " " if each.isspace() else "" for each in label
+        )
+    return label.strip()[:MAX_ACCOUNT_LABEL].rstrip() or None
+
+
+def is_hidden(character: str) -> bool:
+    """True for what no account label has: control characters, and marks that change the order of
+    the characters around them. Two joiners are allowed: some scripts need them, and emoji do."""
+    kind = unicodedata.category(character)
+    return kind in ("Cc", "Cs", "Zl", "Zp") or (kind == "Cf" and character not in "\u200c\u200d")
 
 
 class RequestLimit(msgspec.Struct, rename="camel", frozen=True):
@@ -158,7 +186,7 @@ def encode(value: object) -> bytes:
         return _ENCODER.encode(value)
     except UnicodeEncodeError:
         raise invalid_request(
-            "A text holds half of a surrogate pair, which has no form in UTF-8."
+            "A text has half of a surrogate pair, which UTF-8 cannot encode."
         ) from None
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import string
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 from uuid import UUID
 
@@ -16,7 +16,8 @@ from .flow import Flow
 from .types import check_user_id
 from .web import Request
 
-ResolveUser = Callable[[Any], Any]
+UserId = str | int | UUID
+ResolveUser = Callable[[Any], UserId | Awaitable[UserId | None] | None]
 """Returns the app's own id of the user who makes a request (a string, an int or a UUID), or None.
 It may be async."""
 
@@ -54,7 +55,9 @@ class NotSignedInError(WattfareAuthError):
     """The request comes from a client that is not signed in to this app."""
 
     def __init__(self) -> None:
-        super().__init__("Sign in first: this request comes from no user of this app.")
+        super().__init__(
+            "Sign in first: this request does not come from a signed-in user of this app."
+        )
 
 
 def identify(request: Request, resolve_user: AppFunction) -> Flow[str]:

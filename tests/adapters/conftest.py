@@ -34,3 +34,19 @@ def at_service(account: App) -> dict[str, Any]:
 def spent(account: App) -> Callable[[str], Decimal]:
     """What a user has spent, in USD."""
     return lambda user: Decimal(str(account.status(user)["usage"]["monthlyUsd"]))
+
+
+@pytest.fixture(scope="session")
+def project(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The Django project of the tests, which is one for a process."""
+    from support import django_project
+
+    django_project.configure(
+        str(tmp_path_factory.mktemp("django") / "db.sqlite3"),
+        INSTALLED_APPS=[
+            *django_project.INSTALLED_APPS,
+            "rest_framework",
+            "rest_framework.authtoken",
+        ],
+    )
+    django_project.make_tables()

@@ -83,7 +83,7 @@ def test_a_live_app_without_an_origin_says_what_to_do(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("origin", "says"),
     [
-        ("https://app.example.com/", "path"),
+        ("https://app.example.com/x/", "path"),
         ("https://app.example.com/pay", "path"),
         ("app.example.com", "no origin"),
         ("https://*.example.com", "wildcard"),
@@ -121,10 +121,26 @@ def test_what_is_an_origin(tmp_path: Path, origin: str) -> None:
     assert done(database, "list", "--json")[0]["origins"] == [origin]
 
 
+def test_a_slash_at_the_end_is_left_out(tmp_path: Path) -> None:
+    database = f"sqlite:///{tmp_path / 'apps.db'}"
+    app_id = done(
+        database,
+        *("create", "x", "--json"),
+        *("--origin", "http://localhost:5000/", "--origin", "http://localhost:5000"),
+    )["appId"]
+    done(database, "add-origin", app_id, "https://app.example.com/")
+    origins = ["http://localhost:5000", "https://app.example.com"]
+    assert done(database, "list", "--json")[0]["origins"] == origins
+    done(database, "remove-origin", app_id, "http://localhost:5000/")
+    assert done(database, "list", "--json")[0]["origins"] == origins[1:]
+    for origin in ("https://app.example.com//", "https://app.example.com/x/", "https:///", "/"):
+        refused(database, "add-origin", app_id, origin)
+
+
 def test_origins_are_added_and_removed(database: str, keys: AppKeys) -> None:
     done(database, "add-origin", keys.app_id, "https://b.example.com", "https://app.example.com")
     assert "no origin" in refused(database, "remove-origin", keys.app_id, "https://c.example.com")
-    assert "path" in refused(database, "add-origin", keys.app_id, "https://b.example.com/")
+    assert "path" in refused(database, "add-origin", keys.app_id, "https://b.example.com/x")
     done(database, "remove-origin", keys.app_id, "https://app.example.com")
     assert done(database, "list", "--json")[0]["origins"] == ["https://b.example.com"]
 

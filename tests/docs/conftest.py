@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import os
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -15,7 +17,9 @@ from typing import Any
 import httpx
 import pytest
 import uvicorn
+from aiohttp import web
 from support.certificates import ssl_context
+from support.servers import aiohttp_server, gunicorn_server
 from support.service import PATIENCE, App, Service, bearer
 from werkzeug.serving import make_server
 
@@ -34,11 +38,11 @@ def app(service: Service, monkeypatch: pytest.MonkeyPatch) -> Iterator[App]:
 class Example:
     """An example that is served, and a browser in front of it."""
 
-    def __init__(self, module: ModuleType, url: str, app: App) -> None:
+    def __init__(self, module: Any, url: str, app: App, http: httpx.Client | None = None) -> None:
         self.module = module
         self.url = url
         self.app = app
-        self.http = httpx.Client(
+        self.http = http or httpx.Client(
             base_url=url, timeout=PATIENCE, trust_env=False, verify=ssl_context()
         )
 
@@ -85,6 +89,25 @@ def serve(app: App) -> Iterator[Any]:
         yield start
 
 
+@contextmanager
+def run_django(name: str, folder: Path) -> Iterator[str]:
+    """A Django project in one file, with its database in this folder."""
+    root = EXAMPLES.parent
+    path = os.pathsep.join(map(str, (EXAMPLES, root, root / "adapters")))
+    subprocess.run(
+        [sys.executable, "-W", "error", EXAMPLES / f"{name}.py", "migrate", "--verbosity", "0"],
+        check=True,
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": path},
+        timeout=PATIENCE,
+    )
+    env = {"PYTHONPATH": path, "DJANGO_SETTINGS_MODULE": name}
+    app = "django.core.wsgi:get_wsgi_application()"
+    options = ("--chdir", str(folder), "--worker-class", "gthread", "--threads", "4")
+    with gunicorn_server(app, *options, env=env) as (host, port):
+        yield f"http://{host}:{port}"
+
+
 def load(name: str) -> ModuleType:
     """An example's module, fresh."""
     spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
@@ -99,7 +122,15 @@ def load(name: str) -> ModuleType:
 def _served(target: Any) -> Any:
     from wattfare_mw.middleware.interface import interface_of
 
+    if isinstance(target, web.Application):
+        return _served_aiohttp(target)
     return _served_wsgi(target) if interface_of(target) == "wsgi" else _served_asgi(target)
+
+
+@contextmanager
+def _served_aiohttp(target: web.Application) -> Iterator[str]:
+    with aiohttp_server(target) as (host, port):
+        yield f"http://{host}:{port}"
 
 
 @contextmanager

@@ -21,6 +21,8 @@ from support.cli import invoke_cli
 from support.service import PATIENCE, App, environment
 
 import wattfare_mw
+import wattfare_mw.framework
+import wattfare_mw.testing
 from wattfare_mw import errors
 from wattfare_mw.cli.commands import cli
 from wattfare_mw.cli.serve import serve
@@ -109,10 +111,16 @@ def test_commands_exist(block: str) -> None:
                     assert set(extra.split(",")) <= set(extras), line
             case ["wattfare", *rest]:
                 _check_command(cli, rest, line)
-            case ["python", script]:
+            case ["python", "manage.py", "check" | "test"]:
+                pass  # of the reader's project
+            case ["python", script, *_]:
                 assert (ROOT / script).is_file(), line
             case ["flask", "--app", app, "run"]:
                 assert (ROOT / f"{app}.py").is_file(), line
+            case ["fastapi", "dev" | "run", script]:
+                assert (ROOT / script).is_file(), line
+            case ["pytest", folder]:
+                assert (ROOT / folder).is_dir(), line
             case ["uvicorn" | "litestar", "--app-dir", folder, *_]:
                 (app,) = re.findall(r"(\w+):app\b", line)
                 assert (ROOT / folder / f"{app}.py").is_file(), line
@@ -161,8 +169,13 @@ def test_curl_lines_work(block: str, app: App) -> None:
 
 @pytest.mark.parametrize("block", _blocks("toml"))
 def test_files_of_options_are_good(
-    block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pytestconfig: pytest.Config
 ) -> None:
+    for_pytest = tomllib.loads(block).get("tool", {}).get("pytest", {}).get("ini_options")
+    if for_pytest is not None:
+        for name in for_pytest:
+            pytestconfig.getini(name)
+        return
     (tmp_path / "wattfare.toml").write_text(block)
     ran: list[Any] = []
     monkeypatch.setattr(
@@ -237,10 +250,15 @@ def test_every_error_is_told() -> None:
 
 
 def test_names_in_the_text_exist() -> None:
-    known = set(wattfare_mw.__all__)
+    known = {
+        *wattfare_mw.__all__,
+        *wattfare_mw.framework.__all__,
+        *wattfare_mw.testing.__all__,
+        "WattfareAiohttp",
+    }
     for page in PAGES:
         for name in re.findall(r"`((?:Async)?Wattfare\w*)\b", page.read_text()):
-            assert name in known | {"WattfarePlugin"}, (page.name, name)
+            assert name in known | {"WattfarePlugin", "WattfareRequest"}, (page.name, name)
 
 
 # -- links

@@ -217,10 +217,9 @@ def test_the_memory_of_counters_is_bounded(monkeypatch: pytest.MonkeyPatch) -> N
     assert max(map(len, limits._memory._kinds.values())) <= 100
 
 
-def test_counters_begin_anew_and_go(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_counters_begin_anew_and_go() -> None:
     now = 1000.0
-    monkeypatch.setattr(rate_limits.time, "time", lambda: now)
-    counters = Counters()
+    counters = Counters(lambda: now)
 
     def add(name: str) -> float:
         return counters.perform(rate_limits._Count("kind", (name,)))

@@ -8,10 +8,7 @@ import copy
 import functools
 import gc
 import inspect
-import os
 import pickle
-import subprocess
-import sys
 import warnings
 import weakref
 from collections.abc import Callable
@@ -412,53 +409,3 @@ def test_an_asgi_app_is_let_go_too() -> None:
     del driver
     gc.collect()
     assert middleware() is None
-
-
-# -- types
-
-TYPED = """
-from typing import assert_type
-from fastapi import FastAPI
-from flask import Flask
-from starlette.applications import Starlette
-import wattfare_starlette
-from wattfare_mw import Request, User, WattfareMiddleware
-
-
-def who(request: Request) -> str | None:
-    return request.cookies.get("user")
-
-
-def setting() -> str:
-    return "real"
-
-
-app = WattfareMiddleware(FastAPI(), resolve_user=who, heartbeat=None, request_limit=5)
-app.dependency_overrides[setting] = lambda: "overridden"
-app.dependency_overrides = {}
-app.state.database = "x"
-wrapped = wattfare_starlette.WattfareMiddleware(Starlette(), resolve_user=who)
-wrapped.state.database = "x"
-flask = WattfareMiddleware(Flask("x"), resolve_user=who)
-flask.config["TESTING"] = True
-flask.wsgi_app = flask.wsgi_app
-assert_type(list(app.paths), list[str])
-# An unused "ignore" is an error.
-WattfareMiddleware(FastAPI(), resolve_user=who, heartbeats=1)  # type: ignore[call-arg]
-WattfareMiddleware(FastAPI())  # type: ignore[call-arg]
-"""
-
-
-def test_mypy_knows_the_names_of_the_app(tmp_path: Path) -> None:
-    (tmp_path / "app.py").write_text(TYPED)
-    path = os.pathsep.join(map(str, (ROOT, ROOT / "adapters")))
-    options = ["--strict", "--follow-imports=silent", "--cache-dir", str(tmp_path / "cache")]
-    checked = subprocess.run(
-        [sys.executable, "-m", "mypy", *options, "app.py"],
-        cwd=tmp_path,
-        env={**os.environ, "MYPYPATH": path},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert checked.returncode == 0, checked.stdout + checked.stderr

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from support.drivers import Driver
 
-from wattfare_mw.middleware.client_files import module
+from wattfare_mw.browser import read
 
 Drive = Callable[..., Driver]
 PATH = "/assets/wattfare.js"
@@ -22,7 +22,7 @@ def driver(drive: Drive) -> Driver:
 
 def test_the_module(driver: Driver) -> None:
     answer = driver.request("GET", PATH)
-    assert (answer.status, answer.body) == (200, module())
+    assert (answer.status, answer.body) == (200, read("wattfare.js"))
     assert answer.headers["content-type"] == "text/javascript; charset=utf-8"
     assert answer.headers["x-content-type-options"] == "nosniff"
     assert answer.headers["cache-control"] == "public, max-age=300"
@@ -41,7 +41,7 @@ def test_a_browser_that_has_it_gets_no_body(driver: Driver) -> None:
 def test_head(driver: Driver) -> None:
     answer = driver.request("HEAD", PATH)
     assert (answer.status, answer.body) == (200, b"")
-    assert int(answer.headers["content-length"]) == len(module())
+    assert int(answer.headers["content-length"]) == len(read("wattfare.js"))
 
 
 def test_the_return_page_loads_the_module_and_nothing_else(drive: Drive) -> None:

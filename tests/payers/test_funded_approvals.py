@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from support.fake_openrouter import FakeOpenRouter, Key
 from support.pages import Page, check_page
-from support.people import Person, ask, ask_for_grant, live_app, post, redeem
+from support.people import Person, ask, ask_for_grant, change, live_app, post, redeem
 from support.service import App, Service, chat_body, run_service
 
 
@@ -198,3 +198,90 @@ def test_the_page_stays_in_the_popup_of_the_app(app: App, person: Person) -> Non
     assert "cross-origin-opener-policy" not in there.answer.headers
     alone = person.browser.get("/funding")
     assert alone.answer.headers["cross-origin-opener-policy"] == "same-origin"
+
+
+# -- what pays for a connection is changed later
+
+
+@pytest.fixture
+def connected(router: FakeOpenRouter, app: App, person: Person) -> tuple[Key, str]:
+    """A connection, the key that pays for it, and the funding's id."""
+    asked = ask(app, monthlyUsd=5)
+    key, page = add_key(router, person, person.open(asked["url"]))
+    ((funding_id, _),) = radios(page)
+    redeem(app, asked, person.approve(asked["url"], funding=funding_id)["code"])
+    return key, funding_id
+
+
+def change_page(person: Person) -> Page:
+    page = person.browser.get(person.browser.get("/budget").link("Change"))
+    check_page(page)
+    return page
+
+
+def test_another_key_pays_from_now_on(
+    router: FakeOpenRouter, app: App, person: Person, connected: tuple[Key, str]
+) -> None:
+    key, funding_id = connected
+    page = change_page(person)
+    assert radios(page) == [(funding_id, True)]
+    other, page = add_key(router, person, page)
+    assert page.answer.request.url.path.startswith("/budget/connections/")
+    (first, second) = radios(page)
+    assert first == (funding_id, True)
+    assert second[1] is False
+    after = person.browser.follow(person.browser.send(page.form("Save"), funding=second[0]))
+    assert "Your choice pays from now on." in after.text
+    assert radios(change_page(person)) == [(funding_id, False), (second[0], True)]
+    assert app.chat("hello", model="fake/model").status_code == 200
+    assert (key.used, other.used) == (0, router.cost)
+    # The key that pays no more can go, and the app goes on.
+    remove = person.browser.get(f"/funding/{funding_id}/remove").form("Remove")
+    assert person.browser.send(remove).status_code == 303
+    assert app.chat("hello", model="fake/model").status_code == 200
+
+
+def test_another_key_needs_a_fresh_sign_in(
+    router: FakeOpenRouter, app: App, person: Person, connected: tuple[Key, str], funded: Service
+) -> None:
+    key, funding_id = connected
+    other, page = add_key(router, person, change_page(person))
+    change(funded, "UPDATE sign_ins SET fresh_at = 0")
+    answer = person.browser.send(page.form("Save"), cap="1", funding=radios(page)[1][0])
+    assert answer.status_code == 403
+    assert "sign in again first" in Page(answer).text
+    # Nothing has changed. To lower the cap alone needs none.
+    assert "of $5.00 spent" in person.browser.get("/budget").text
+    answer = person.browser.send(page.form("Save"), cap="1", funding=funding_id)
+    assert "The cap is changed." in person.browser.follow(answer).text
+    assert app.chat("hello", model="fake/model").status_code == 200
+    assert (key.used, other.used) == (router.cost, 0)
+
+
+def test_no_key_of_another_and_no_refused_key_is_chosen(
+    router: FakeOpenRouter, app: App, person: Person, connected: tuple[Key, str], funded: Service
+) -> None:
+    key, funding_id = connected
+    page = change_page(person)
+    with Person(funded) as mallory:
+        mallory.sign_in()
+        theirs = router.new_key(router.person("mallory"))
+        form = mallory.browser.get("/funding").form("Add the key")
+        mallory.browser.send(form, key=theirs.key)
+        foreign = mallory.browser.get("/funding").link("Remove").split("/")[2]
+    for wrong in (foreign, "operator", "0" * 32):
+        answer = person.browser.send(page.form("Save"), funding=wrong)
+        assert answer.status_code == 400
+        check_page(Page(answer))
+    other, page = add_key(router, person, page)
+    second = radios(page)[1][0]
+    key.revoked = other.revoked = True
+    assert app.chat("hello", model="fake/model").status_code == 402
+    person.browser.send(page.form("Save"), funding=second)
+    assert app.chat("hello", model="fake/model").status_code == 402
+    # Both are refused. What is chosen stays so, and the cap can be changed.
+    page = change_page(person)
+    assert radios(page) == [(second, True)]
+    assert page.text.count("Replace the key") == 2
+    assert person.browser.send(page.form("Save"), funding=funding_id).status_code == 400
+    assert person.browser.send(page.form("Save"), cap="2").status_code == 303

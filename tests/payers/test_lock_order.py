@@ -1,5 +1,5 @@
-"""An app is deleted while another transaction holds what the deletion needs. In PostgreSQL, two that
-wait for each other would end with an error for one of them."""
+"""An app is deleted while another transaction holds what the deletion needs. In PostgreSQL, if two
+wait for each other, one of them fails."""
 
 from __future__ import annotations
 

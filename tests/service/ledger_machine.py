@@ -552,7 +552,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def ask_the_rules(self, process: int, order: InferenceCall, account: str, terms: Terms) -> Any:
         if not self.alive(self.holder(process)):
             raise WattfareError(
-                "The service has lost touch with its database.", code="upstream", status=503
+                "The service has lost its connection to the database.", code="upstream", status=503
             )
         if order.key is not None:
             rules.check_key(order.key, self.prior(order))

@@ -8,7 +8,7 @@ import json
 import re
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import timedelta
@@ -30,6 +30,13 @@ from wattfare_mw.service.ledger.store import Store
 
 USD = 10**9
 SCRIPT = "<script>alert('x')</script>\"&"
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A service of this module: its tests write rows that no call has made."""
+    with run_service(tmp_path_factory.mktemp("budget")) as running:
+        yield running
 
 
 @dataclass

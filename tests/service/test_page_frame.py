@@ -73,6 +73,58 @@ def test_a_template_fails_on_a_name_that_is_not_given() -> None:
         environment.get_template("error.html").render(title="x")
 
 
+# -- paths that lead nowhere
+
+UNKNOWN = ["/nothing", "/favicon.ico", "/api/v1/nothing", "/api/v2", "/v1/chat/completions", "//x"]
+BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,*/*;q=0.8"
+
+
+@pytest.mark.parametrize("path", UNKNOWN)
+@pytest.mark.parametrize(
+    "accept", [BROWSER, "text/html", "TEXT/HTML; q=1", "application/json, text/html"]
+)
+def test_a_browser_gets_a_page_of_an_unknown_path(service: Service, path: str, accept: str) -> None:
+    answer = httpx.get(f"{service.url}{path}", headers={"accept": accept}, trust_env=False)
+    assert answer.status_code == 404
+    page = Page(answer)
+    check_page(page)
+    assert "There is no such page here." in page.text
+    assert page.link("My budget") == "/budget"
+    assert "set-cookie" not in answer.headers
+
+
+@pytest.mark.parametrize("path", UNKNOWN)
+@pytest.mark.parametrize(
+    "accept",
+    [
+        "*/*",
+        "",
+        "application/json",
+        "text/*",
+        "application/json, text/html;q=0.9",
+        "text/html;q=0",
+        "text/html;q=x",
+        "text/htmlx",
+    ],
+)
+def test_a_client_gets_json_of_an_unknown_path(service: Service, path: str, accept: str) -> None:
+    answer = httpx.get(f"{service.url}{path}", headers={"accept": accept}, trust_env=False)
+    assert answer.status_code == 404
+    assert answer.json()["error"]["code"] == "invalid_request"
+
+
+def test_only_a_get_of_an_unknown_path_gets_a_page(service: Service) -> None:
+    headers = {"accept": BROWSER}
+    for method in ("POST", "PUT", "DELETE"):
+        answer = httpx.request(
+            method, f"{service.url}/nothing", headers=headers, content=b"", trust_env=False
+        )
+        assert (answer.status_code, answer.headers["content-type"]) == (404, "application/json")
+    # This path is known.
+    answer = httpx.get(f"{service.api}/sessions", headers=headers, trust_env=False)
+    assert (answer.status_code, answer.headers["content-type"]) == (405, "application/json")
+
+
 # -- the host
 
 

@@ -215,7 +215,7 @@ async def test_what_raises_a_cap(
 ) -> None:
     await store.connect(app.id, "u1", before, payer_id=ada)
     assert await change(store, ada, app, after, may_raise=False) == (
-        "changed" if lowers else "raises"
+        "changed" if lowers else "needs_sign_in"
     )
     assert await caps(store) == ([after, after] if lowers else [before, before])
     assert await change(store, ada, app, after, may_raise=True) == "changed"
@@ -224,8 +224,8 @@ async def test_what_raises_a_cap(
 
 async def change(store: Store, payer_id: str, app: App, cap: int | None, *, may_raise: bool) -> str:
     return await store.at(
-        lambda sql, now: payer_actions.change_cap(
-            sql, payer_id, app.id, "u1", cap, now, may_raise=may_raise
+        lambda sql, now: payer_actions.change_connection(
+            sql, payer_id, app.id, "u1", cap, now, is_fresh=may_raise
         )
     )
 

@@ -24,7 +24,7 @@ from ..errors import (
 )
 from ..retries import retry_delay
 from ..sse import error_in
-from ..transport import Secret, running_loop
+from ..transport import running_loop
 from ..transport.base import LibraryError
 from ..types import API_PREFIX, GRANT_HEADER, USER_HEADER
 from . import not_installed

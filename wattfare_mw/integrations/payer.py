@@ -17,7 +17,7 @@ def paying(user: Payers | None) -> Any:
         TypeError: it is something else.
     """
     if user is None:
-        from .. import current_user  # pyright: ignore  # noqa: PGH003
+        from .. import current_user  # pyright: ignore
 
         return current_user  # pyright: ignore[reportUnknownVariableType]
     if not (hasattr(user, "_pays") and hasattr(user, "async_openai")):

@@ -1,5 +1,8 @@
-"""``WattfareMiddleware``: an existing app, and in front of it the paths whose AI calls its users
-pay for. :mod:`.gate` decides, :mod:`.asgi` and :mod:`.wsgi` drive it."""
+"""``WattfareMiddleware``: wraps an app, and adds paths for AI calls that its users pay for.
+
+:mod:`.gate` makes all decisions. :mod:`.asgi` and :mod:`.wsgi` are its drivers. The package is
+private, except for the names in ``__all__``.
+"""
 
 from .factory import WattfareMiddleware
 

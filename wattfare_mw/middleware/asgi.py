@@ -1,15 +1,18 @@
-"""Drives the gate for an ASGI app. Our own paths need asyncio; everything else passes as it is."""
+"""The driver of the gate for ASGI apps. Its own paths need asyncio. Everything else passes
+unchanged."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, MutableMapping
+from contextlib import suppress
 from functools import cached_property, partial
 from inspect import isclass, isroutine
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
 
 from .. import calls
 from ..client import AsyncWattfare, Wattfare, client_for
+from ..current import CurrentRequest, around_asgi
 from ..errors import WattfareError
 from ..flow import run_async
 from ..handles import AsyncUser, User
@@ -21,11 +24,17 @@ from ..transport import running_loop
 from ..transport.base import LoopPool
 from ..transport.idle import NEVER, IdleTimer
 from ..web import Request, Response
-from .base import Middleware
+from .base import AsyncAnswer, Middleware
 from .gate import Gate, ReadBody, cut_short, is_json
 from .interface import single_callable
-from .options import hide_secret_key
+from .options import Options, hide_secret_key
 from .relay import Record, Relay
+
+if TYPE_CHECKING:
+    # For a type checker, `WattfareMiddleware(app)` gives one of its subclasses.
+    from .factory import WattfareMiddleware as _Base
+else:
+    _Base = Middleware
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -33,32 +42,37 @@ Send = Callable[[Message], Awaitable[None]]
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
-class WattfareASGIMiddleware(Middleware):
+class WattfareASGIMiddleware(_Base):
     """:class:`~wattfare_mw.WattfareMiddleware` around an ASGI app."""
 
     _client_kind = AsyncWattfare
     _client: AsyncWattfare
 
-    def __init__(self, app: Any, **options: Any) -> None:
+    if TYPE_CHECKING:
+
+        def __new__(cls, *_args: Any, **_options: Any) -> Self: ...
+
+    def __init__(
+        self, app: Any, *, interface: Literal["auto", "asgi"] = "asgi", **options: Unpack[Options]
+    ) -> None:
         hide_secret_key(options)
         super().__init__(single_callable(app), **options)
         seconds = self._gate.heartbeat
         self._heartbeats = None if seconds is None else _heartbeats(seconds)
 
     def _show_interface(self) -> None:
-        # Whoever wants to know whether this is an ASGI app looks here for a coroutine function; to
-        # call it, the interpreter looks at the class.
-        self.__dict__["__call__"] = self._call
+        # Servers look here for a coroutine function to detect an ASGI app. A call uses the class.
+        vars(self)["__call__"] = self._call
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        # Most requests are not ours, and this is all that they meet: the app's own coroutine is
-        # handed on, with none around it.
+        # Most requests are not ours, and take only these steps. They get the app's own coroutine,
+        # without a wrapper.
         app, routes, below = self._app_and_paths
         try:
             path = scope["path"]
             if path in routes or path.startswith(below) or scope["root_path"]:
                 app = self._app_for(scope)
-        except KeyError:  # few servers leave out the latter; a lifespan has neither
+        except KeyError:  # some servers leave out root_path; a lifespan has neither
             app = self._app_for(scope)
         return app(scope, receive, send)
 
@@ -66,7 +80,7 @@ class WattfareASGIMiddleware(Middleware):
         await type(self).__call__(self, scope, receive, send)
 
     def _app_for(self, scope: Scope) -> ASGIApp:
-        """Who answers this: the app, or we."""
+        """The app that answers this: the wrapped one, or our own."""
         kind = scope["type"]
         if kind == "http":
             path = below_mount(scope["path"], scope.get("root_path", ""))
@@ -76,12 +90,12 @@ class WattfareASGIMiddleware(Middleware):
                 return partial(self._serve_unless_app, path)
         elif kind == "lifespan":
             return self._lifespan
-        return self.app
+        return self._called_app
 
     async def _serve_unless_app(
         self, path: str, scope: Scope, receive: Receive, send: Send
     ) -> None:
-        """Answer what the app has no route for."""
+        """Ask the app first, and answer if it has no route for the path."""
         is_ours = False
 
         async def look(message: Message) -> None:
@@ -91,7 +105,7 @@ class WattfareASGIMiddleware(Middleware):
             if not is_ours:
                 await send(message)
 
-        await self.app(scope, receive, look)
+        await self._called_app(scope, receive, look)
         if is_ours:
             await self.serve(path, scope, receive, send)
 
@@ -107,21 +121,37 @@ class WattfareASGIMiddleware(Middleware):
         """The budget of the user who makes this request, for an app's own use.
 
         Raises:
-            WattfareAuthError: nobody is signed in.
+            WattfareAuthError: the visitor is not signed in.
         """
-        flow = self._gate.identify(request_from_scope(scope))
-        return self._client.user(await self._client._run(flow))
+        return await self.user_of(request_from_scope(scope))
+
+    async def user_of(self, request: Request) -> AsyncUser:
+        """:meth:`user`, for a framework with requests of its own."""
+        return self._client.user(await self._client._run(self._gate.identify(request)))
+
+    def _request_from(self, raw: Any) -> Request:
+        return request_from_scope(raw)
 
     def user_sync(self, user: AsyncUser) -> User:
-        """The same user's budget, for synchronous code in a thread."""
+        """The same user's budget, for sync code in a thread."""
         return self._sync_client.user(user.id)
 
     @cached_property
     def _sync_client(self) -> Wattfare:
         return client_for(Wattfare, self._client)[0]._in_request()
 
+    @property
+    def _async_client(self) -> AsyncWattfare:
+        return self._client
+
+    def current_request(self, request: Request | Callable[[], Request]) -> CurrentRequest:
+        return CurrentRequest(self, request, asyncio.get_running_loop())
+
+    def _with_current_user(self, app: ASGIApp) -> ASGIApp:
+        return around_asgi(self, app)
+
     async def aclose(self) -> None:
-        """Close the connections that are our own. A server does it with the app's lifespan."""
+        """Close our own connections. The lifespan of the app does this, too."""
         if "_sync_client" in self.__dict__:
             self._sync_client.close()
         if self._owns_client:
@@ -138,13 +168,81 @@ class WattfareASGIMiddleware(Middleware):
             exchange = _Exchange(self._gate, self._client, receive, send, self._heartbeats)
             await exchange.run(request)
 
+    async def respond(
+        self, request: Request, body: AsyncIterable[bytes] | Callable[[int], Awaitable[bytes]]
+    ) -> AsyncAnswer:
+        """Answer a request to one of our paths, for a framework with its own requests. The
+        framework must cancel this if the client leaves.
+
+        Args:
+            request: the neutral form of the framework's request. Its path must be one of ours.
+            body: the pieces of the body, or a function that reads at most a number of bytes of it.
+                If the client leaves during the body, it raises OSError.
+        """
+        record = Record()
+
+        async def read(command: ReadBody) -> bytes:
+            if not callable(body):
+                receive = _receive_from(body)
+                return await read_body(receive, command.limit, cut_short, command.claim)
+            whole = await body(command.limit)
+            if command.claim is not None:
+                command.claim.grow(len(whole))
+            return whole
+
+        def perform(command: Any) -> Awaitable[Any]:
+            return read(command) if type(command) is ReadBody else self._client._perform(command)
+
+        try:
+            reply = await run_async(self._gate.answer(request, record), perform)
+            if isinstance(reply, Relay):
+                stream = _Stream(reply, self)
+                return AsyncAnswer(reply.status, reply.headers, stream, stream.aclose)
+        except BaseException:
+            try:
+                await self._finish(record)
+            finally:
+                record.release()
+            raise
+        await self._finish(record)
+        close = None if record.slot is None else record.release
+        return AsyncAnswer(reply.status, reply.headers, reply.body, close)
+
+    async def _finish(self, record: Record) -> None:
+        if record.begun:
+            await run_async(self._gate.finished(record), self._client._perform)
+
+
+class WattfareAsyncAdapter(WattfareASGIMiddleware):
+    """The base of an adapter for an async framework with its own requests.
+
+    The options are those of :class:`~wattfare_mw.WattfareMiddleware`.
+    """
+
+    def __init__(self, **options: Unpack[Options]) -> None:
+        super().__init__(None, **options)
+
+
+def _receive_from(pieces: AsyncIterable[bytes]) -> Receive:
+    """A body in pieces, as an ASGI ``receive``."""
+    iterator = aiter(pieces)
+
+    async def receive() -> Message:
+        try:
+            piece = await anext(iterator, None)
+        except OSError:
+            return {"type": "http.disconnect"}
+        return {"type": "http.request", "body": piece or b"", "more_body": piece is not None}
+
+    return receive
+
 
 def _heartbeats(seconds: float) -> LoopPool[IdleTimer]:
     return LoopPool(lambda: IdleTimer(asyncio.get_running_loop(), seconds))
 
 
 async def _refuse(gate: Gate, request: Request, send: Send, error: WattfareError) -> None:
-    """Answer with this error, as soon as the gate asks for anything."""
+    """Answer with this error at the first command of the gate."""
 
     async def refuse(_command: Any) -> None:
         raise error
@@ -194,7 +292,7 @@ class _Exchange:
         if isinstance(command, ReadBody):
             return read_body(self._receive, command.limit, cut_short, command.claim)
         if isinstance(command, (calls.Send, calls.Read)):
-            # We wait for the service now, and want to know when nobody waits for us.
+            # We wait for the service now, so watch whether the client is still there.
             self._gone.watch()
         return self._client._perform(command)
 
@@ -203,12 +301,12 @@ class _Exchange:
         try:
             await send(_start(response.status, response.headers))
             if len(body) > LARGE_BODY:
-                # A server takes any body at once. It takes more only when its client has read
+                # A server accepts any body at once. It accepts more only after its client has read
                 # that, so the call counts as long as its answer is in memory.
                 await send({"type": "http.response.body", "body": body, "more_body": True})
                 body = b""
             await send({"type": "http.response.body", "body": body, "more_body": False})
-        except OSError:  # as the specification has it for a client that is gone
+        except OSError:  # the specification's error for a client that has left
             raise ClientGoneError from None
 
     async def _relay(self, relay: Relay) -> None:
@@ -232,7 +330,7 @@ class _Exchange:
                             raise ClientGoneError from None
                         if heartbeat is not None:
                             heartbeat.since = heartbeat.now()
-                    else:  # a flood of comments that are dropped must not hold up the others
+                    else:  # a flood of dropped comments must not block other tasks
                         await asyncio.sleep(0)
                 last = relay.end()
             except WattfareError as error:
@@ -258,16 +356,101 @@ class _Exchange:
     async def _tell(self, message: Message) -> None:
         try:
             await self._send(message)
-        except OSError:  # as the specification has it for a client that is gone
+        except OSError:  # the specification's error for a client that has left
             raise ClientGoneError from None
 
 
+class _Stream:
+    """A streamed answer, for a framework that reads it piece by piece. Closing it, or cancelling
+    the task that waits for a piece, closes the call to the service."""
+
+    def __init__(self, relay: Relay, middleware: WattfareASGIMiddleware) -> None:
+        self._closed = False
+        self._relay = relay
+        self._middleware = middleware
+        self._silence = middleware._gate.heartbeat
+        self._reading: asyncio.Task[bytes] | None = None
+        self._ended = False
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        try:
+            piece = b"" if self._ended else await self._next()
+        except BaseException:
+            await self.aclose()
+            raise
+        if piece:
+            return piece
+        await self.aclose()
+        raise StopAsyncIteration
+
+    async def _next(self) -> bytes:
+        relay = self._relay
+        try:
+            while chunk := await self._read():
+                if passed := relay.feed(chunk):
+                    return passed
+                await asyncio.sleep(0)  # a flood of comments must not block other tasks
+            if chunk is None:
+                return relay.heartbeat()
+            last = relay.end()
+        except WattfareError as error:
+            last = relay.broken(error.message.rstrip("."))
+        self._ended = True
+        return last
+
+    async def _read(self) -> bytes | None:
+        """The next piece; None if a heartbeat is due."""
+        if self._silence is None:
+            return await self._relay.answer.read_some()
+        reading = self._reading
+        if reading is None:
+            reading = self._reading = asyncio.ensure_future(self._relay.answer.read_some())
+        await asyncio.wait((reading,), timeout=self._silence)
+        if not reading.done():
+            return None
+        self._reading = None
+        return reading.result()
+
+    async def aclose(self) -> None:
+        if self._closed:
+            return
+        self._closed = self._ended = True
+        relay, reading = self._relay, self._reading
+        try:
+            if reading is not None:
+                reading.cancel()
+                await asyncio.wait((reading,))
+                if not reading.cancelled():
+                    reading.exception()  # asyncio logs an exception that is never retrieved
+            await relay.answer.close()
+            await self._middleware._finish(relay.record)
+        finally:
+            relay.record.release()
+
+    def __del__(self) -> None:
+        # A framework that fails later may drop the answer without closing it.
+        if self._closed:
+            return
+        self._relay.record.release()
+        with suppress(RuntimeError):  # the event loop is gone
+            task = asyncio.get_running_loop().create_task(self.aclose())
+            _CLOSING.add(task)
+            task.add_done_callback(_CLOSING.discard)
+
+
+#: Keeps tasks alive, because an event loop does not.
+_CLOSING: set[asyncio.Task[None]] = set()
+
+
 def _has_route(scope: Scope, start: Message) -> bool:
-    """Does this 404 or 405 come from a route of the app's?"""
-    if "router" in scope:  # Starlette's, which says so; a mounted app is no route
+    """True if this 404 or 405 comes from a route of the app."""
+    if "router" in scope:  # Starlette, which tells the endpoint; a mounted app is not a route
         endpoint = scope.get("endpoint")
         return isroutine(endpoint) or isclass(endpoint) or isinstance(endpoint, partial)
-    if start["status"] == 405:  # of a route that takes another method
+    if start["status"] == 405:  # a route for another method
         return True
     headers = Headers.of_response(start.get("headers") or ())
     return is_json(headers.common.get("content-type", ""))
@@ -279,8 +462,8 @@ def _start(status: int, headers: dict[str, str]) -> Message:
 
 
 def below_mount(path: str, root_path: str) -> str:
-    """The path below the point where the app is mounted: ``root_path`` stands inside ``path``
-    on the servers that follow the ASGI specification, and does not on those that do not."""
+    """The path relative to the mount point. Servers that follow the ASGI specification include
+    ``root_path`` in ``path``. Others do not."""
     if path.startswith(root_path):
         rest = path[len(root_path) :]
         if rest.startswith("/") or not rest:
@@ -289,12 +472,12 @@ def below_mount(path: str, root_path: str) -> str:
 
 
 def request_from_scope(scope: Scope, path: str | None = None) -> Request:
-    """The neutral request that a scope stands for; ``path``: below the mount, where known."""
+    """The neutral request of a scope. ``path``: relative to the mount point, if known."""
     if path is None:
         path = below_mount(scope["path"], scope.get("root_path", ""))
     client = scope.get("client")
     return Request(
-        scope.get("method", "GET"),  # a websocket has none, and opens with a GET
+        scope.get("method", "GET"),  # a websocket has none, and starts with a GET
         path,
         Headers.of_scope(scope["headers"]),
         query_string=scope.get("query_string", b"").decode("latin-1"),

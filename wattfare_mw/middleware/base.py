@@ -1,23 +1,73 @@
-"""What the ASGI and the WSGI middleware share: the options, the client and the gate."""
+"""The base of the ASGI and the WSGI middleware: the options, the client and the gate."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any, Literal
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextvars import Context, copy_context
+from typing import Any, Literal, Self, cast
+
+import msgspec
 
 from ..client import AsyncWattfare, Wattfare, client_for
+from ..current import CurrentRequest
 from ..error_responses import LetThrough
+from ..flow import Flow
+from ..origins import FindAppCors
+from ..sessions import AccountLabelOption, RequestLimitOption
 from ..transport import hidden
 from ..users import ResolveUser
+from ..web import Request
 from .gate import Gate
-from .options import HEARTBEAT_SECONDS, INFERENCE_PATH, STATUS_PATH, TOKEN_PATH
+from .options import HEARTBEAT_SECONDS, INFERENCE_PATH, STATUS_PATH, TOKEN_PATH, OnUsage
+
+
+class Answer(msgspec.Struct, frozen=True, gc=False):
+    """An answer to a request on one of our paths, for a framework with its own responses.
+
+    Attributes:
+        status: the status code.
+        headers: names in lower case, without duplicates.
+        body: the whole body, or an iterator of its pieces. An async middleware returns an async
+            iterator.
+        close: call it after the last byte is sent, or if sending fails. A coroutine function if the
+            body is an async iterator. None if there is nothing to close.
+    """
+
+    status: int
+    headers: dict[str, str]
+    body: bytes | Iterator[bytes] | AsyncIterator[bytes]
+    close: Callable[[], Any] | None = None
+
+
+class AsyncAnswer(Answer, frozen=True, gc=False):
+    """An :class:`Answer` of an async middleware. Use it in an ``async with`` block, and send the
+    pieces of ``async for``."""
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_error: object) -> None:
+        await self.aclose()
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        if not isinstance(self.body, bytes):
+            async for piece in cast("AsyncIterator[bytes]", self.body):
+                yield piece
+        elif self.body:
+            yield self.body
+
+    async def aclose(self) -> None:
+        """Finish the answer, after the last byte is sent or sending has failed."""
+        closing = None if self.close is None else self.close()
+        if closing is not None:
+            await closing
 
 
 class Middleware:
     """The base of both kinds of middleware. See :class:`wattfare_mw.WattfareMiddleware`."""
 
-    # What each request needs has a slot of its own: a class with a `__getattr__` is slow to give
-    # what is in the `__dict__`.
+    # What each request needs has a slot: in a class with `__getattr__`, access to `__dict__` is
+    # slow.
     __slots__ = ("__dict__", "__weakref__", "_app_and_paths")
 
     def __init__(
@@ -33,20 +83,24 @@ class Middleware:
         inference_path: str | None = INFERENCE_PATH,
         status_path: str | None = STATUS_PATH,
         client_path: str | None = None,
-        request_limit: Any = None,
-        account_label: Any = None,
+        request_limit: RequestLimitOption = None,
+        account_label: AccountLabelOption = None,
         models: Iterable[str] | None = None,
         allow_grants: bool = False,
         allowed_origins: Iterable[str] = (),
         max_body_bytes: int = 20 * 2**20,
         max_calls_per_user: int | None = None,
-        on_usage: Callable[..., Any] | None = None,
+        on_usage: OnUsage | None = None,
         heartbeat: float | None = HEARTBEAT_SECONDS,
+        current_user: bool = False,
     ) -> None:
         secret_key = hidden(secret_key)
+        if not isinstance(current_user, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError("current_user must be True or False")
+        self.has_current_user = current_user
         self.app = app
         own, self._owns_client = client_for(self._client_kind, client, secret_key, base_url)
-        # Also what `user()` gives is used inside a request to the app.
+        # The handles of `user()` are used inside a request, too.
         self._client = own._in_request()
         self._gate = Gate(
             self._client._caller,
@@ -65,13 +119,14 @@ class Middleware:
             on_usage=on_usage,
             heartbeat=heartbeat,
             let_through=self.let_through,
+            app_cors=self.find_app_cors,
         )
         self._routes = self._gate.routes
         self._use_paths(self._routes, self._gate.base)
         self._show_interface()
 
-    # An app that is wrapped can still be set up: `app.dependency_overrides = …`. Names that begin
-    # with an underscore are never the app's: copies, pickles and servers look for those.
+    # A wrapped app can still be set up: `app.dependency_overrides = …`. Names with an underscore
+    # are never passed on, because copy, pickle and servers look for them.
 
     def __getattr__(self, name: str) -> Any:
         app = None if name.startswith("_") else self.__dict__.get("app")
@@ -82,13 +137,14 @@ class Middleware:
         return getattr(app, name)
 
     def _use_paths(self, paths: dict[str, Any], base: str | None) -> None:
-        """Look for these paths in each request, and for what stands below this one."""
-        # In one, so that a request looks it up once. No path begins with NUL.
-        self._app_and_paths = self.app, paths, "\0" if base is None else f"{base}/"
+        """Look for these paths in each request, and for paths below ``base``."""
+        # One tuple, so that a request looks it up once. No path starts with NUL.
+        called = self.around(self.app)
+        self._app_and_paths = called, paths, "\0" if base is None else f"{base}/"
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "app" and "_routes" in self.__dict__:
-            self._app_and_paths = value, *self._app_and_paths[1:]
+            self._app_and_paths = self.around(value), *self._app_and_paths[1:]
         if self._is_the_app_s(name):
             setattr(self.app, name, value)
         else:
@@ -97,7 +153,7 @@ class Middleware:
     def __delattr__(self, name: str) -> None:
         if self._is_the_app_s(name):
             delattr(self.app, name)
-            # If it is set again, as unittest's `patch.object` does, it is still the app's.
+            # If it is set again, as by unittest's `patch.object`, it still belongs to the app.
             self.__dict__.setdefault("_deleted", set()).add(name)
         else:
             object.__delattr__(self, name)
@@ -108,32 +164,85 @@ class Middleware:
             name.startswith("_") or name in own or "app" not in own or hasattr(type(self), name)
         ) and (hasattr(self.app, name) or name in own.get("_deleted", ()))
 
+    def around(self, app: Any) -> Any:
+        """The app as it is called: with a current user, if the option is set. For an adapter that
+        does not wrap the app."""
+        if self.has_current_user and app is not None:
+            return self._with_current_user(app)
+        return app
+
+    @property
+    def _called_app(self) -> Any:
+        return self._app_and_paths[0]
+
+    def current_request(self, request: Request | Callable[[], Request]) -> CurrentRequest:
+        """A request whose user is the current user. For a framework with requests of its own.
+
+        Args:
+            request: as ``user_of()`` takes it, or a function that makes it when it is needed.
+        """
+        raise NotImplementedError  # pragma: no cover
+
+    def _with_current_user(self, app: Any) -> Any:
+        raise NotImplementedError  # pragma: no cover
+
+    def _request_from(self, raw: Any) -> Request:
+        raise NotImplementedError  # pragma: no cover
+
+    def _identify(self, raw: Any) -> Flow[str]:
+        if callable(raw):
+            raw = raw()
+        return self._gate.identify(raw if isinstance(raw, Request) else self._request_from(raw))
+
+    # The clients of `current_user` and `current_async_user`.
+    _sync_client: Any
+    _async_client: Any
+
+    def keep_context(self) -> None:
+        """For an adapter: call ``resolve_user`` in a copy of this context, if ``_context_of`` finds
+        that the code which first needs the user runs in another one."""
+        request = CurrentRequest.of(self)
+        if request is not None:
+            request.context = copy_context()
+
+    def _context_of(self, request: CurrentRequest) -> Context | None:
+        """Where ``resolve_user`` has to be called under WSGI, if not here."""
+        return request.context
+
     @property
     def paths(self) -> Iterable[str]:
         """The paths that are ours."""
         return self._routes
 
+    @property
+    def named_paths(self) -> dict[str, str | None]:
+        """The paths by the names of their options. ``models_path`` is the list of models."""
+        return self._gate.named_paths
+
     def answers_unrouted(self, path: str) -> bool:
-        """Do we answer this path if the app has no route for it? It is one below the base of an
-        OpenAI client: a model, or what is not served."""
+        """True if we answer this path when the app has no route for it: a path below the base of an
+        OpenAI client, such as one model, or a path that is not served."""
         return self._gate.below(path) is not None
 
     @property
     def openai_base(self) -> str | None:
-        """What stands before the paths of an OpenAI client; None if this is no client's base."""
+        """The path of an OpenAI client's base URL; None if ``inference_path`` has none."""
         return self._gate.base
 
-    # Each kind of middleware drives the client of its kind.
+    # The class of the client that this kind of middleware uses.
     _client_kind: Any
     let_through: LetThrough = ()
-    """The exceptions of the app's functions that go on to the framework, which answers them."""
+    """The exceptions of the app's functions that the framework answers itself."""
+
+    find_app_cors: FindAppCors | None = None
+    """Finds what the app's own CORS middleware allows. None if the framework has none."""
 
     def _show_interface(self) -> None:
-        """For a kind whose ``__call__`` does not show by itself which interface it has."""
+        """A hook for a class whose ``__call__`` does not show its interface."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         raise NotImplementedError  # pragma: no cover
 
     def __repr__(self) -> str:
-        # A traceback's local variables may show one that could not be made.
+        # A traceback may show an object whose `__init__` failed.
         return f"{type(self).__name__}({getattr(self, 'app', None)!r})"

@@ -1,19 +1,19 @@
-"""The files for browsers that the middleware serves: ``wattfare.js``, and the page to which the
+"""The files that the middleware serves to browsers: ``wattfare.js``, and the page to which the
 service sends a browser back."""
 
 from __future__ import annotations
 
 import hashlib
-from importlib import resources
 from urllib.parse import quote
 
 import msgspec
 
+from .. import browser
 from ..web import Response
 
 #: The name of the page beside the module. ``wattfare.js`` looks for it there.
 RETURN_PAGE = "wattfare-return"
-#: How long a browser may keep a file before it asks again, in seconds.
+#: How long a browser may cache a file, in seconds.
 CACHE_SECONDS = 300
 
 
@@ -46,23 +46,17 @@ def at(client_path: str | None) -> dict[str, ClientFile]:
         raise ValueError("client_path is a path that ends in .js, such as /wattfare.js")
     folder, _, name = client_path.rpartition("/")
     return {
-        client_path: _file(module(), "text/javascript; charset=utf-8"),
+        client_path: _file(browser.read("wattfare.js"), "text/javascript; charset=utf-8"),
         f"{folder}/{RETURN_PAGE}": _file(_return_page(name), "text/html; charset=utf-8", _POLICY),
     }
 
 
-def module() -> bytes:
-    """``wattfare.js``."""
-    return (resources.files("wattfare_mw.browser") / "wattfare.js").read_bytes()
-
-
 def _return_page(name: str) -> bytes:
-    page = resources.files("wattfare_mw.browser") / "return.html"
     # The name is a part of the app's own configuration, and quoted as a part of a URL.
-    return page.read_bytes().replace(b"wattfare.js", quote(name).encode())
+    return browser.read("return.html").replace(b"wattfare.js", quote(name).encode())
 
 
-#: It loads one module and nothing else, and no page can frame it.
+#: The page loads one module and nothing else, and cannot be framed.
 _POLICY = {
     "content-security-policy": (
         "default-src 'none'; script-src 'self'; img-src data:; base-uri 'none'; "

@@ -1,19 +1,39 @@
-"""``WattfareMiddleware(app, …)``: makes the kind of middleware that fits the app."""
+"""``WattfareMiddleware(app, …)``: creates the ASGI or the WSGI middleware for an app."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 
 from .base import Middleware
 from .interface import interface_of
-from .options import hide_secret_key
+from .options import Options, hide_secret_key
+
+if TYPE_CHECKING:
+    from .asgi import WattfareASGIMiddleware
+    from .wsgi import WattfareWSGIMiddleware
+
+    class _Base(Middleware):
+        """Leaves the arguments to `WattfareMiddleware.__new__`."""
+
+        def __init__(self, *_args: Any, **_options: Any) -> None: ...
+else:
+    _Base = Middleware
+
+# These types only say how an app is called, because frameworks type their scopes differently. An
+# ASGI 2 app is called twice.
+AnyASGIApp = (
+    Callable[[Any, Any, Any], Awaitable[object]]
+    | Callable[[Any], Callable[[Any, Any], Awaitable[object]]]
+)
+AnyWSGIApp = Callable[[Any, Any], object]
 
 
 class _Factory(type):
-    """Makes ``WattfareMiddleware(…)`` give a middleware of the app's interface. Both kinds count
-    as instances of it."""
+    """Makes ``WattfareMiddleware(…)`` return a middleware of the app's interface. Both kinds are
+    instances of it."""
 
-    if not TYPE_CHECKING:  # a type checker reads `Middleware.__init__`, which lists the options
+    if not TYPE_CHECKING:  # a type checker reads `WattfareMiddleware.__new__`
 
         def __call__(
             cls, app: Any, *, interface: Literal["auto", "asgi", "wsgi"] = "auto", **options: Any
@@ -26,49 +46,70 @@ class _Factory(type):
             elif interface == "wsgi":
                 from .wsgi import WattfareWSGIMiddleware as Kind
             else:
-                raise ValueError("interface is 'auto', 'asgi' or 'wsgi'")
+                raise ValueError("interface must be 'auto', 'asgi' or 'wsgi'")
             return Kind(app, **options)
 
     def __instancecheck__(cls, instance: object) -> bool:
         return isinstance(instance, Middleware)
 
 
-class WattfareMiddleware(Middleware, metaclass=_Factory):
-    """An existing ASGI or WSGI app, whose users pay for its AI calls.
+class WattfareMiddleware(_Base, metaclass=_Factory):
+    """Wraps an ASGI or WSGI app, so that its users pay for its AI calls.
 
     Args:
-        app: the app. What kind it is, is seen from it.
-        resolve_user: gives the app's own id of the user who makes a request (a string, an int or
-            a UUID), or None if no user is signed in. Given a :class:`wattfare_mw.Request`; may be
-            asynchronous.
-        interface: ``"asgi"`` or ``"wsgi"``, where it cannot be seen.
-        client: a :class:`Wattfare` or an :class:`AsyncWattfare`, which stays the app's to close;
-            or else
-        secret_key: the app's secret key; else from ``WATTFARE_SECRET_KEY``.
-        base_url: the service's address; else from ``WATTFARE_BASE_URL``.
-        token_path: POST: a session token for the user's browser. None switches a path off.
-        inference_path: POST: a call of a model. An OpenAI client's ``base_url`` is what comes
-            before its ``/chat/completions``; GET of ``/models`` there lists the models.
-        status_path: GET: the user's connection; DELETE: ends it.
-        client_path: GET: the module for browsers, such as ``"/wattfare.js"``, with the page that an
-            approval returns to beside it; None: neither.
-        request_limit: the monthly cap to ask for, in USD, or a function of the request that
-            gives it; None leaves it to the user.
+        app: the app. Its interface is detected.
+        resolve_user: returns the app's own id of the user who makes a request (a string, an int or
+            a UUID), or None if the visitor is not signed in. It gets a
+            :class:`wattfare_mw.Request`, and may be async.
+        interface: ``"asgi"`` or ``"wsgi"``, if it cannot be detected.
+        client: a :class:`Wattfare` or an :class:`AsyncWattfare` to use, which the app closes.
+            Replaces ``secret_key`` and ``base_url``.
+        secret_key: the app's secret key. Defaults to ``WATTFARE_SECRET_KEY``.
+        base_url: the service's address. Defaults to ``WATTFARE_BASE_URL``.
+        token_path: POST creates a session token for the user's browser. None switches a path off.
+        inference_path: POST calls a model. The part before ``/chat/completions`` is the base URL
+            for an OpenAI client; GET ``/models`` below it lists the models.
+        status_path: GET shows the user's connection. DELETE revokes it.
+        client_path: GET serves the module for browsers, such as ``"/wattfare.js"``. The page that
+            an approval returns to is next to it. None serves neither.
+        request_limit: the monthly cap to ask for, in USD, or a function of the request that returns
+            it. None leaves it to the user.
         account_label: the name of the user's account at the app, which the approval shows, or a
-            function of the request that gives it.
-        models: the models that the app allows, ids and globs (``"openai/*"``); None: any.
-        allow_grants: may a one-time grant (``X-Wattfare-Grant``) pay in a user's place?
-        allowed_origins: other sites' origins whose pages may call, with the user's cookies.
-        max_body_bytes: the largest body of an inference call.
-        max_calls_per_user: the most inference calls at once of one user, or of one grant, in
-            this process; None: no limit.
-        on_usage: called after each inference call that was not refused, with the user's id
-            (None for a grant), the model, its :class:`TokenUsage` and its cost in USD (None
-            where not told); may be asynchronous.
-        heartbeat: under ASGI, a comment is sent into a stream that was silent for so many
-            seconds; None: no comments, neither ours nor the service's.
+            function of the request that returns it.
+        models: the allowed models, as ids and globs (``"openai/*"``). None allows all.
+        allow_grants: True if a one-time grant (``X-Wattfare-Grant``) may pay instead of a user.
+        allowed_origins: origins of other sites whose pages may call, with the user's cookies.
+        max_body_bytes: the largest body of an inference call, in bytes.
+        max_calls_per_user: the most concurrent inference calls of one user, or of one grant, in
+            this process. None for no limit.
+        on_usage: called after each inference call that was not refused, with the user's id (None
+            for a grant), the model, its :class:`TokenUsage` and its cost in USD (None if unknown).
+            May be async.
+        heartbeat: under ASGI, send a comment into a stream after this many seconds of silence. None
+            sends no comments, and removes the service's.
+        current_user: True to make :data:`wattfare_mw.current_user` the user of each request.
 
     Raises:
         WattfareAuthError: there is no secret key.
-        TypeError, ValueError: an option is of no use; the message says which.
+        TypeError, ValueError: an option is invalid. The message says which.
     """
+
+    if TYPE_CHECKING:
+
+        @overload
+        def __new__(
+            cls, app: AnyASGIApp, *, interface: Literal["auto"] = ..., **options: Unpack[Options]
+        ) -> WattfareASGIMiddleware: ...
+        @overload
+        def __new__(
+            cls, app: AnyWSGIApp, *, interface: Literal["auto"] = ..., **options: Unpack[Options]
+        ) -> WattfareWSGIMiddleware: ...
+        @overload
+        def __new__(
+            cls, app: Any, *, interface: Literal["asgi"], **options: Unpack[Options]
+        ) -> WattfareASGIMiddleware: ...
+        @overload
+        def __new__(
+            cls, app: Any, *, interface: Literal["wsgi"], **options: Unpack[Options]
+        ) -> WattfareWSGIMiddleware: ...
+        def __new__(cls, *_args: Any, **_options: Any) -> Any: ...

@@ -1,5 +1,5 @@
-"""What a request is and what to answer: every decision of the middleware, and no I/O. The flows
-here say step by step what they need; :mod:`.asgi` and :mod:`.wsgi` fetch and send."""
+"""All decisions of the middleware, without I/O. The flows here yield step by step what they need.
+:mod:`.asgi` and :mod:`.wsgi` carry it out."""
 
 from __future__ import annotations
 
@@ -21,26 +21,27 @@ from ..flow import Flow, InThread
 from ..logs import get_logger
 from ..model_entry import find_entry
 from ..offload import LARGE_BODY
-from ..origins import check_origins, cors_headers, refuse_other_sites
+from ..origins import FindAppCors, Origins
 from ..receiving import check_length
-from ..sessions import TokenRoute
-from ..types import GRANT_HEADER, encode
+from ..sessions import AccountLabelOption, RequestLimitOption, TokenRoute
+from ..types import GRANT_HEADER, encode, readable_label
 from ..users import CallFunction, ResolveUser, identify, user_id_of
 from ..web import Request, Response, json_response
 from . import client_files, forwarding, request_body
+from .options import OnUsage
 from .relay import Record, Relay
 
 _COMPLETIONS = "/chat/completions"
-#: The most bytes of large bodies that come with a grant. Nobody is signed in for these, so they
-#: never take the memory of the users. Of one address they have as much as of one user.
+#: The most bytes of large bodies with grants. Anyone can send these, so they have separate memory
+#: from the users'. One address may use as much of it as one user.
 MAX_GRANT_BYTES = 2 * MAX_PAYER_BYTES
-#: How long the list of models is kept, in seconds. It is the same for all users of the app, and one
-#: who asks for it again and again must not use up the app's rate.
+#: How long the list of models is cached, in seconds. It is the same for all users of the app, and
+#: one user must not use up the app's rate.
 LISTING_SECONDS = 10.0
-#: Media types as they are written most of the time.
+#: Media types in their usual spelling.
 _OFTEN = frozenset({"application/json", sse.CONTENT_TYPE})
 
-#: The longest silence that the option ``heartbeat`` takes, in seconds.
+#: The largest value of the option ``heartbeat``, in seconds.
 MAX_HEARTBEAT = 3600
 
 logger = get_logger("wattfare_mw")
@@ -49,10 +50,10 @@ Route = Callable[[Request, Record], Flow[Any]]
 
 
 class ReadBody(msgspec.Struct, frozen=True, gc=False):
-    """Read the request's body, but no more than this of it; gives the bytes.
+    """A command: read the request's body, up to this limit. The result is the bytes.
 
-    The driver raises what :func:`~wattfare_mw.receiving.too_large` gives where there is more, and
-    what :func:`cut_short` gives where there is less than was announced.
+    The driver raises :func:`~wattfare_mw.receiving.too_large` if there is more, and
+    :func:`cut_short` if there is less than announced.
     """
 
     limit: int
@@ -60,10 +61,10 @@ class ReadBody(msgspec.Struct, frozen=True, gc=False):
 
 
 class Gate:
-    """The paths that are ours, and what happens on them.
+    """The paths of the middleware, and how to answer them.
 
     Raises:
-        TypeError, ValueError: an option is of no use; the message says which, and why.
+        TypeError, ValueError: an option is invalid. The message says which, and why.
     """
 
     def __init__(
@@ -75,23 +76,26 @@ class Gate:
         inference_path: str | None,
         status_path: str | None,
         client_path: str | None,
-        request_limit: Any,
-        account_label: Any,
+        request_limit: RequestLimitOption,
+        account_label: AccountLabelOption,
         models: Iterable[str] | None,
         allow_grants: bool,
         allowed_origins: Iterable[str],
         max_body_bytes: int,
         max_calls_per_user: int | None,
-        on_usage: Callable[..., Any] | None,
+        on_usage: OnUsage | None,
         heartbeat: float | None,
         let_through: LetThrough = (),
+        app_cors: FindAppCors | None = None,
     ) -> None:
         if not callable(resolve_user):
-            raise TypeError("resolve_user is a function that gives a request's user id, or None")
+            raise TypeError(
+                "resolve_user must be a function that returns a request's user id, or None"
+            )
         if on_usage is not None and not callable(on_usage):
-            raise TypeError("on_usage is a function, or None")
+            raise TypeError("on_usage must be a function, or None")
         if type(max_body_bytes) is not int or max_body_bytes < 1:
-            raise ValueError("max_body_bytes is a number of bytes")
+            raise ValueError("max_body_bytes must be a number of bytes above 0")
         if heartbeat is not None and not (
             type(heartbeat) in (int, float) and 0 < heartbeat <= MAX_HEARTBEAT
         ):
@@ -101,14 +105,14 @@ class Gate:
         ):
             raise ValueError("max_calls_per_user is a number of calls from 1, or None")
         if not callable(request_limit):
-            calls.session_request(request_limit)  # invalid limits are reported when the app starts
+            calls.session_request(request_limit)  # report an invalid limit when the app starts
         self.caller = caller
         self._resolve_user = AppFunction(resolve_user)
         self._models = request_body.Models(models)
         self._allow_grants = allow_grants
-        self._origins = check_origins(allowed_origins)
+        self._origins = Origins(allowed_origins, app_cors)
         if account_label is not None and not callable(account_label):
-            calls.check_account_label(account_label)
+            readable_label(account_label)  # likewise
         self._token_route = TokenRoute(
             caller, resolve_user, request_limit, account_label, self._origins
         )
@@ -125,11 +129,19 @@ class Gate:
                 " one ends.",
             )
         self._on_usage = None if on_usage is None else AppFunction(on_usage)
-        #: After how many seconds of silence a stream gets a comment; None for no comments.
+        #: How long a stream may be silent before it gets a comment, in seconds; None for no
+        #: comments.
         self.heartbeat = heartbeat
         self._let_through = let_through
         models_path = None if inference_path is None else _beside(inference_path)
-        #: For each path that is ours: the methods it answers to, and what it does.
+        #: The paths that are switched on, by the names of their options.
+        self.named_paths = {
+            "token_path": token_path,
+            "inference_path": inference_path,
+            "status_path": status_path,
+            "models_path": models_path,
+        }
+        #: For each of our paths: its methods, and its flow.
         self.routes: dict[str, tuple[tuple[str, ...], Route]] = {}
         for path, methods, route in (
             (token_path, ("POST",), self._token),
@@ -146,14 +158,14 @@ class Gate:
             if not path.startswith("/") or path in self.routes:
                 raise ValueError(f"{path!r}: a path starts with '/', and each of ours is another")
             self.routes[path] = (methods, route)
-        #: What stands before the paths of an OpenAI client; None if this is no client's base.
+        #: The path of an OpenAI client's base URL; None if ``inference_path`` does not allow one.
         self.base: str | None = None
         if inference_path is not None and inference_path.endswith(_COMPLETIONS):
             self.base = inference_path.removesuffix(_COMPLETIONS)
 
     def below(self, path: str) -> tuple[tuple[str, ...], Route] | None:
-        """What we answer below the base of an OpenAI client, if the app itself has no route for
-        this path: one model, or what to use in place of a path that is not served."""
+        """The flow for a path below the base of an OpenAI client, if the app has no route for it:
+        one model, or a hint what to use instead."""
         if self.base is None or not path.startswith(f"{self.base}/"):
             return None
         tail = path[len(self.base) + 1 :]
@@ -170,12 +182,12 @@ class Gate:
         return unserved.METHODS, refuse
 
     def answer(self, request: Request, record: Record) -> Flow[Response | Relay]:
-        """Answer a request to one of our paths. It raises only the exceptions to let through.
+        """Answer a request to one of our paths. Raises only exceptions in ``let_through``.
 
         Args:
-            record: is filled in. Where it has :attr:`~.relay.Record.begun` in the end, however
-                that came, the driver runs :meth:`finished` on it. Where it has a ``slot``, the
-                driver releases that when the last byte of the answer is sent, or cannot be.
+            record: filled in here. If its :attr:`~.relay.Record.begun` is true at the end, the
+                driver runs :meth:`finished` on it. If it has a ``slot``, the driver releases it
+                after the last byte of the answer is sent, or if sending fails.
         """
         found = self.routes.get(request.path) or self.below(request.path)
         assert found is not None
@@ -187,8 +199,8 @@ class Gate:
             flow = self._other_method(request, methods)
         reply = yield from respond_to_errors(flow, request_id, self._let_through)
         headers = reply.headers
-        if self._origins:
-            headers.update(cors_headers(request, self._origins))
+        if self._origins.any:
+            headers.update(self._origins.headers(request))
         headers["x-request-id"] = request_id
         if type(reply) is Response:
             if reply.status not in (204, 304):
@@ -198,7 +210,7 @@ class Gate:
         return reply
 
     def identify(self, request: Request) -> Flow[str]:
-        """The id of the user who makes a request, to whichever path of the app's.
+        """The id of the user who makes a request to any path of the app.
 
         Raises:
             WattfareAuthError: nobody is signed in.
@@ -210,11 +222,11 @@ class Gate:
         return self._on_usage is not None or logger.isEnabledFor(logging.INFO)
 
     def finished(self, record: Record) -> Flow[None]:
-        """An inference call is over, however it ended: tell the log and the app. Never raises."""
+        """Log the end of an inference call, and call ``on_usage``. Never raises."""
         if logger.isEnabledFor(logging.INFO):
             reported = record.reported
             logger.info(
-                # The browser has chosen the model's name: it must not begin a line of its own.
+                # The browser chose the model's name, so it is escaped.
                 "inference request_id=%s user=%r model=%r status=%s outcome=%s tokens=%s"
                 " cost_usd=%s",
                 record.request_id,
@@ -239,14 +251,15 @@ class Gate:
         yield from ()  # a flow, as the others are
         if request.method != "OPTIONS" or "access-control-request-method" not in request.headers:
             refuse_other_methods(request, *methods)
-        if request.headers.common.get("origin") not in self._origins:
+        if not self._origins.allow(request):
             raise invalid_request("This origin is not one of the app's allowed_origins.", 403)
         asked = request.headers.get("access-control-request-headers", "")
         return Response(
             204,
             {
                 "access-control-allow-methods": ", ".join(methods),
-                # Any header: the origin is trusted, and what goes up is an allow-list anyway.
+                # Any header: the origin is trusted, and headers to the service have an allow-list
+                # anyway.
                 "access-control-allow-headers": asked if forwarding.is_plain(asked) else "",
                 "access-control-max-age": "600",
             },
@@ -258,10 +271,11 @@ class Gate:
 
     def _status(self, request: Request, _record: Record) -> Flow[Response]:
         if request.method == "DELETE":
-            refuse_other_sites(request, self._origins)
+            self._origins.refuse_others(request)
             user_id = yield from self.identify(request)
             yield from self.caller.disconnect(user_id)
             return Response(204, {"cache-control": "no-store"}, b"")
+        self._origins.refuse_readers(request)
         user_id = yield from self.identify(request)
         status = yield from self.caller.fetch(calls.status(user_id))
         return json_response(200, encode(status))
@@ -281,6 +295,7 @@ class Gate:
         return json_response(200, entry)
 
     def _models_for(self, request: Request) -> Flow[bytes]:
+        self._origins.refuse_readers(request)
         if not self._allow_grants:  # with grants, an app may have no users at all
             yield from self.identify(request)
         until, listing = self._listing
@@ -298,19 +313,19 @@ class Gate:
 
     def _inference(self, request: Request, record: Record) -> Flow[Response | Relay]:
         headers = request.headers.common
-        refuse_other_sites(request, self._origins)
+        self._origins.refuse_others(request)
         _refuse_other_types(headers)
         grant = headers.get(GRANT_HEADER)
         if grant is not None:
-            # The grant pays, and only it: never the user who happens to be signed in.
+            # Only the grant pays, even if a user is signed in.
             payer = self._grant_payer(grant)
-            # Any number of grants can be made up. An address cannot.
+            # A client can invent any number of grants, but not addresses.
             memory, sender = self._grant_bodies, request.client
         else:
             record.user = user_id_of((yield CallFunction(self._resolve_user, (request,))))
             payer = calls.payer_of(record.user)
             memory, sender = self._bodies, record.user
-        if self._calls_at_once is not None:  # before the body, which takes its time
+        if self._calls_at_once is not None:  # before the body, which can take long
             record.slot = self._calls_at_once.hold(payer)
         claim = None
         if not check_length(headers.get("content-length"), self._max_body_bytes):
@@ -357,7 +372,7 @@ class Gate:
         content = yield calls.Read(answer)
         if kind != "application/json":
             raise not_the_protocol(answer.status, "JSON or an event stream")
-        if not encoded:  # what is compressed though it was asked not to be passes unread
+        if not encoded:  # a compressed answer, which was not asked for, passes unread
             try:
                 record.set_usage(usage_in(content))
             except msgspec.MsgspecError as error:
@@ -367,7 +382,7 @@ class Gate:
 
     def _grant_payer(self, grant: str) -> calls.Payer:
         if not self._allow_grants:
-            raise invalid_request("This app takes no grants.", 403)
+            raise invalid_request("This app does not accept grants.", 403)
         return calls.grant_payer(grant)
 
 
@@ -380,18 +395,18 @@ def _serve_file(file: client_files.ClientFile) -> Route:
 
 
 def cut_short() -> WattfareError:
-    """The error for a body that ended before its end: its client went away."""
+    """The error for an incomplete body: the client has left."""
     return invalid_request("The body ended too early.")
 
 
 def is_json(content_type: str) -> bool:
-    """Is this the type of a 404 that an API writes? A framework's own is text for people."""
+    """True if this is the media type of an API's own 404. A framework's own 404 is text or HTML."""
     kind = _media_type(content_type)
     return kind == "application/json" or kind.endswith("+json")
 
 
 def _refuse_other_types(headers: Mapping[str, str]) -> None:
-    # A form or plain text is what another site's page can send without asking first.
+    # A page of another site can send a form or plain text without a preflight.
     if _media_type(headers.get("content-type")) != "application/json":
         raise invalid_request("The body must be application/json.", 415)
 
@@ -403,7 +418,7 @@ def _media_type(content_type: str | None) -> str:
 
 
 def _beside(inference_path: str) -> str:
-    """Where an OpenAI client that calls this path looks for the list of models."""
+    """The path of the list of models, for an OpenAI client that calls this path."""
     if inference_path.endswith(_COMPLETIONS):
         return inference_path.removesuffix(_COMPLETIONS) + "/models"
     return inference_path.rpartition("/")[0] + "/models"

@@ -1,4 +1,4 @@
-"""Which interface an app has: ASGI or WSGI."""
+"""Detects the interface of an app: ASGI or WSGI."""
 
 from __future__ import annotations
 
@@ -12,33 +12,33 @@ from .base import Middleware
 
 Interface = Literal["asgi", "wsgi"]
 
-#: Libraries of WSGI alone, whose callables may take anything.
+#: WSGI-only libraries, whose callables may take any arguments.
 _WSGI_LIBRARIES = frozenset({"paste", "webob", "werkzeug", "wsgiref"})
-#: Where callables that take anything keep the app that they pass it to.
+#: Attributes with the inner app of a callable that takes any arguments.
 _INNER_APPS = ("__wrapped__", "app", "application", "wsgi_app", "asgi_app", "server")
-#: How many of them may be around one another.
+#: How many of them may be nested.
 _MAX_DEPTH = 16
 
 
 def interface_of(app: Any) -> Interface:
-    """Which interface an app has.
+    """The interface of an app.
 
     Raises:
-        TypeError: it cannot be told.
+        TypeError: it cannot be detected.
     """
     kind = _interface_of(app, _MAX_DEPTH)
     if kind is not None:
         return kind
     if inspect.isclass(_unwrapped(app)) or not callable(app):
-        raise TypeError(f"{app!r} is no app but a {type(app).__name__}: give the app itself")
+        raise TypeError(f"{app!r} is not an app but a {type(app).__name__}: pass the app itself")
     raise TypeError(
-        f"whether {app!r} is an ASGI or a WSGI app cannot be seen from it: say"
-        " interface='asgi' or interface='wsgi'"
+        f"cannot detect whether {app!r} is an ASGI or a WSGI app: pass interface='asgi' or"
+        " interface='wsgi'"
     )
 
 
 def single_callable(app: Any) -> Any:
-    """An ASGI app as every server calls it: one of ASGI 2 is called twice."""
+    """An ASGI 3 app. An ASGI 2 app, which is called twice, is converted."""
     compatibility: Any = asgiref.compatibility  # which has no types
     return compatibility.double_to_single_callable(app) if _is_asgi_2(app) else app
 
@@ -59,7 +59,7 @@ def _interface_of(app: Any, depth: int) -> Interface | None:
         return "wsgi" if takes_two else "asgi"
     if _is_asgi_2(app) and [*inspect.signature(app).parameters] == ["scope"]:
         return "asgi"
-    # It takes anything, or Python cannot see what it takes.
+    # It takes any arguments, or Python cannot inspect them.
     if takes_two or not _has_signature(app):
         return _of_library(function) or _of_inner_app(function, depth)
     return None
@@ -72,7 +72,7 @@ def _unwrapped(app: Any) -> Any:
 
 
 def _interface_of_class(app: Any, cls: type[Any]) -> Interface | None:
-    """Of an app that is a class, which makes an object for each request."""
+    """The interface of an app that is a class, with one object for each request."""
     if hasattr(cls, "__await__") and _takes(app, 3):
         return "asgi"
     if hasattr(cls, "__iter__") and _takes(app, 2):
@@ -81,7 +81,7 @@ def _interface_of_class(app: Any, cls: type[Any]) -> Interface | None:
 
 
 def _is_asgi_2(app: Any) -> bool:
-    """Is it called with the scope, and what it gives with ``receive`` and ``send``?"""
+    """True if it is called with the scope, and its result with ``receive`` and ``send``."""
     function = _unwrapped(app)
     if isinstance(function, Middleware) or not callable(function):
         return False

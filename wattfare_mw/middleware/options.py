@@ -1,25 +1,33 @@
-"""The options of the middleware, as adapters and the factory pass them on."""
+"""The options of the middleware, for adapters and the factory."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from decimal import Decimal
 from typing import Any, NotRequired, Required, TypedDict
 
 from ..app_functions import adapt_function
 from ..client import AsyncWattfare, Wattfare
+from ..sessions import AccountLabelOption, RequestLimitOption
 from ..transport import hidden
+from ..types import TokenUsage
 from ..users import ResolveUser
 from ..web import Request
 
 TOKEN_PATH = "/api/wattfare-token"  # noqa: S105
 INFERENCE_PATH = "/api/wattfare/chat/completions"
 STATUS_PATH = "/api/wattfare/status"
-#: How long a stream may be silent before a comment is sent, in seconds.
+#: The default of ``heartbeat``, in seconds.
 HEARTBEAT_SECONDS = 15.0
 
 
+OnUsage = Callable[[str | None, str | None, TokenUsage | None, Decimal | None], object]
+"""The type of ``on_usage``: it gets the user's id, the model, its usage and its cost in USD. It may
+be async."""
+
+
 class Options(TypedDict, total=False):
-    """The options of :class:`WattfareMiddleware`, for those who hand them on."""
+    """The options of :class:`WattfareMiddleware`, for code that passes them on."""
 
     resolve_user: Required[ResolveUser]
     client: NotRequired[Wattfare | AsyncWattfare | None]
@@ -29,28 +37,29 @@ class Options(TypedDict, total=False):
     inference_path: NotRequired[str | None]
     status_path: NotRequired[str | None]
     client_path: NotRequired[str | None]
-    request_limit: NotRequired[Any]
-    account_label: NotRequired[Any]
+    request_limit: NotRequired[RequestLimitOption]
+    account_label: NotRequired[AccountLabelOption]
     models: NotRequired[Iterable[str] | None]
     allow_grants: NotRequired[bool]
     allowed_origins: NotRequired[Iterable[str]]
     max_body_bytes: NotRequired[int]
     max_calls_per_user: NotRequired[int | None]
-    on_usage: NotRequired[Callable[..., Any] | None]
+    on_usage: NotRequired[OnUsage | None]
     heartbeat: NotRequired[float | None]
+    current_user: NotRequired[bool]
 
 
 def adapt_options(options: Options, convert: Callable[[Request], Any]) -> Options:
-    """The options of an adapter, with the app's functions among them given the framework's own
-    request. The secret key is hidden in the given options, too.
+    """The options of an adapter, in which the app's functions get the framework's own request. Also
+    hides the secret key in the given options.
 
     Args:
         options: as the app gives them.
-        convert: makes the framework's request of a :class:`wattfare_mw.Request`.
+        convert: returns the framework's request for a :class:`wattfare_mw.Request`.
     """
     hide_secret_key(options)
     changed = options.copy()
-    # What is missing stays so, and the middleware says it.
+    # A missing option stays missing, and the middleware reports it.
     if "resolve_user" in options:
         changed["resolve_user"] = adapt_function(options["resolve_user"], convert)
     if "request_limit" in options:
@@ -61,6 +70,6 @@ def adapt_options(options: Options, convert: Callable[[Request], Any]) -> Option
 
 
 def hide_secret_key(options: Options | dict[str, Any]) -> None:
-    """Hide the secret key that may be among these options, where they are."""
+    """Hide the secret key in these options, in place."""
     if "secret_key" in options:
         options["secret_key"] = hidden(options["secret_key"])

@@ -1,5 +1,5 @@
-"""A stream on its way through: what goes on to the client of what came from the service, event
-by whole event, and what it tells of its cost. No I/O."""
+"""Relays a stream event by event: what the client gets, and what the stream reports about its cost.
+No I/O."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ..types import decode
 
 logger = get_logger("wattfare_mw")
 
-#: The least time between two comments that go on to the client, in seconds.
+#: The least time between two comments that are passed on, in seconds.
 COMMENT_SECONDS = 10.0
 
 Outcome = Literal["complete", "broken", "gone", "refused"]
@@ -27,12 +27,12 @@ _NOTHING = Metering()
 
 
 class Record(msgspec.Struct, gc=False):
-    """What is known of one inference call: for the log, and for ``on_usage``.
+    """The facts about one inference call, for the log and for ``on_usage``.
 
     Attributes:
-        begun: from here on the user's money may be spent.
-        outcome: ``gone`` while it is under way, and for ever where its client has left;
-            ``refused``: it did not take place, and nothing can have been billed for it.
+        begun: True from when the user's money may be spent.
+        outcome: ``gone`` while it runs, and finally if its client has left; ``refused`` if it did
+            not take place, so nothing can have been billed.
         slot: counts the call, if calls at once are limited.
     """
 
@@ -46,23 +46,23 @@ class Record(msgspec.Struct, gc=False):
     _reported: bytes | Metering = _NOTHING
 
     def release(self) -> None:
-        """The call is over: it counts no more. A second time changes nothing."""
+        """Stop counting the call. A second time changes nothing."""
         if self.slot is not None:
             self.slot.release()
 
     def failed(self, error: WattfareError) -> None:
-        """It failed before anything of it was passed on."""
-        refused = 400 <= error.status < 500  # a 5xx may come from a proxy that lost patience
+        """Record a failure before anything was passed on."""
+        refused = 400 <= error.status < 500  # a 5xx may come from a proxy that timed out
         never_sent = isinstance(error, WattfareNetworkError) and not error.sent
         self.status = error.http_status
         self.outcome = "refused" if refused or never_sent else "broken"
 
     def set_usage(self, usage: bytes) -> None:
-        """Take down what a whole answer said of its cost, as it was said."""
+        """Record the usage in a whole answer, unparsed."""
         self._reported = usage
 
     def add_usage(self, reported: Metering) -> None:
-        """Add what an event said."""
+        """Record the usage in an event."""
         so_far = self.reported
         self._reported = Metering(
             reported.usage or so_far.usage,
@@ -71,23 +71,22 @@ class Record(msgspec.Struct, gc=False):
 
     @property
     def reported(self) -> Metering:
-        """What the answer said of its cost."""
+        """The usage and the cost that the answer reported."""
         if not isinstance(self._reported, Metering):
             self._reported = read_usage(self._reported)
         return self._reported
 
 
 class Relay:
-    """A streamed answer on its way.
+    """A streamed answer that is being relayed.
 
     Args:
-        answer: the service's, its body still to come.
+        answer: the service's answer, whose body is not read yet.
         headers: to answer with.
-        record: is kept up to date with what the stream tells.
-        read_usage: does anybody want to know what it tells of its usage?
-        hide_usage: take out the event that tells it, which we have asked for and the client has
-            not.
-        comments: may the service's comments go on? (The client sees a few at most.)
+        record: updated with what the stream reports.
+        read_usage: True to read the usage.
+        hide_usage: True to remove the event with the usage, which only we asked for.
+        comments: True to pass on the service's comments (a few at most).
     """
 
     def __init__(
@@ -111,10 +110,10 @@ class Relay:
         self._ended = False
 
     def feed(self, data: bytes) -> bytes:
-        """What goes on, now that this has come.
+        """The bytes to pass on after this chunk.
 
         Raises:
-            WattfareError: ``upstream``; this is no event stream any more.
+            WattfareError: ``upstream``; this is not an event stream.
         """
         try:
             block = self._splitter.feed(data)
@@ -127,14 +126,14 @@ class Relay:
             and _CR not in block
             and _LF not in block[:-2]
         ):
-            # One event of one line, as most are: no comment, and not the last event.
+            # The usual case: one event of one line, not a comment, and not the last event.
             may_end = block.find(_ERROR) >= 0
         else:
             if sse.may_hold_comments(block):
                 block = self._without_comments(block)
             may_end = block.find(_DONE) >= 0 or block.find(_ERROR) >= 0
-        # The events are not parsed; only those that may tell something are looked into. (`in`
-        # takes twice as long: it asks first whether what it looks for is a number.)
+        # Only events that may report something are parsed. (`in` takes twice as long, because it
+        # first checks for a number.)
         if self._read_usage and block.find(_USAGE) >= 0:
             block = self._without_usage(block)
         if may_end:
@@ -142,9 +141,9 @@ class Relay:
         return block
 
     def end(self) -> bytes:
-        """What goes on, now that all has come."""
+        """The bytes to pass on at the end of the body."""
         if not self._ended and self._splitter.rest:
-            # A server may leave out the empty line behind the very last event.
+            # A server may leave out the empty line after the last event.
             last = self._splitter.rest + b"\n\n"
             self._look_for_end(last)
             if self._ended:
@@ -154,7 +153,7 @@ class Relay:
         return self.broken("it ended before its end")
 
     def broken(self, why: str) -> bytes:
-        """What goes on, now that nothing more will come. Half an event is dropped."""
+        """The bytes to pass on after the stream broke. An incomplete event is dropped."""
         if self._ended:
             return b""
         self._ended = True

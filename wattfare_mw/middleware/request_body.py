@@ -1,5 +1,4 @@
-"""The few fields of an inference body that the middleware reads, and which models an app
-allows."""
+"""Reads the few fields of an inference body that the middleware needs, and checks the models."""
 
 from __future__ import annotations
 
@@ -20,15 +19,15 @@ ModelName = Annotated[str, msgspec.Meta(max_length=MAX_MODEL_CHARACTERS)]
 
 Json = dict[str, Any]
 
-#: The types of tools that the app runs.
+#: The types of tools that the app itself runs.
 _OWN_TOOLS = ("function", "custom")
 _NOTHING = msgspec.Raw(b"null")
-#: OpenRouter's saved settings, behind a model's name or instead of it. They can name any model.
+#: OpenRouter's saved settings, after a model's name or instead of it. They can name any model.
 _PRESET = "@preset/"
 
 
 class Asked(msgspec.Struct):
-    """What is read of an inference body; the rest passes by."""
+    """The fields of an inference body that are read."""
 
     model: ModelName | None = None
     models: list[ModelName] | None = None
@@ -44,19 +43,19 @@ class Asked(msgspec.Struct):
     safety_model: msgspec.Raw = _NOTHING
 
     def models_elsewhere(self) -> Iterator[str]:
-        """The models that plugins, tools of the provider's own and the like may run."""
+        """The models that plugins, the provider's own tools and similar fields may run."""
         for field in (self.plugins, self.compound_custom, self.moderation):
             yield from _models_in(_value(field))
         yield from _texts(_value(self.safety_model))
         tools = _value(self.tools)
         for tool in cast("list[Any]", tools) if isinstance(tools, list) else []:
-            # A function of the app's own may have any schema, and runs in the app.
+            # A function of the app may have any schema, and runs in the app.
             if not isinstance(tool, dict) or cast("Json", tool).get("type") not in _OWN_TOOLS:
                 yield from _models_in(tool)
 
     @property
     def includes_usage(self) -> bool:
-        """Does it ask for the usage of its stream, as OpenAI's clients do or as OpenRouter's do?"""
+        """True if it asks for the usage of its stream, as OpenAI's or OpenRouter's clients do."""
         if (self.stream_options or {}).get("include_usage"):
             return True
         try:
@@ -70,11 +69,11 @@ class _Usage(msgspec.Struct):
 
 
 class Upload(msgspec.Struct, frozen=True, gc=False):
-    """An inference body that goes up to the service.
+    """An inference body for the service.
 
     Attributes:
         model: the one it names.
-        hide_usage: the body asks for the usage of its stream, which its browser did not.
+        hide_usage: True if the body asks for the usage of its stream, and the browser did not.
     """
 
     body: bytes
@@ -83,11 +82,11 @@ class Upload(msgspec.Struct, frozen=True, gc=False):
 
 
 def read(body: bytes, models: Models, want_usage: bool = False) -> Upload:
-    """Read and check an inference body. The time is in proportion to its size.
+    """Read and check an inference body. Takes time in proportion to its size.
 
     Args:
         models: the models that the app allows.
-        want_usage: the app wants to know what each stream cost, even if its browser does not.
+        want_usage: True to ask for the usage of each stream.
 
     Raises:
         WattfareError: ``invalid_request``; the body is not a chat completion request, or it
@@ -103,29 +102,29 @@ def read(body: bytes, models: Models, want_usage: bool = False) -> Upload:
 
 
 def read_body(body: bytes) -> Asked:
-    """What an inference body asks for.
+    """Parse an inference body.
 
     Raises:
-        WattfareError: ``invalid_request``; it is no JSON object of this shape.
+        WattfareError: ``invalid_request``; it is not a JSON object of this shape.
     """
     try:
         return decode(Asked, body)
     except msgspec.MsgspecError as error:
-        raise invalid_request(f"The body is no chat completion request: {error}") from None
+        raise invalid_request(f"The body is not a chat completion request: {error}") from None
 
 
 def _with_usage(body: bytes, asked: Asked) -> bytes:
-    """The same request, its stream asked to tell its usage at the end."""
+    """The same request, which also asks for the usage of its stream."""
     fields: dict[str, Any] = decode(dict[str, msgspec.Raw], body)
     fields["stream_options"] = {**(asked.stream_options or {}), "include_usage": True}
     return encode(fields)
 
 
 class Models:
-    """The models that an app allows: ids, and globs such as ``openai/*``; None for any.
+    """The models that an app allows: ids, and globs such as ``openai/*``. None allows all.
 
     Raises:
-        TypeError: a string, or what holds anything else than strings.
+        TypeError: not a collection of strings.
     """
 
     def __init__(self, allowed: Iterable[str] | None) -> None:
@@ -136,28 +135,30 @@ class Models:
         if isinstance(allowed, str) or not all(isinstance(one, str) for one in patterns):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError("models is a list of model ids and globs, such as ['openai/*']")
         self._presets = any(_PRESET in pattern for pattern in patterns)
-        # No pattern at all allows nothing, and not everything.
+        # An empty collection allows nothing.
         self._pattern = re.compile("|".join(map(fnmatch.translate, patterns)) or r"(?!)")
 
     def allow(self, model: str) -> bool:
-        """Is this one allowed?"""
+        """True if this model is allowed."""
         if self._pattern is None:
             return True
         if _PRESET in model and not self._presets:
-            return False  # `openai/*` does not mean one that names another model
+            return False  # `openai/*` does not allow a preset, which can name another model
         return self._pattern.fullmatch(model) is not None
 
     def check(self, body: bytes, asked: Asked) -> None:
-        """Refuse a body that may reach a model that is not allowed, by any of the ways that a
-        body has to name one.
+        """Refuse a body that may reach a model that is not allowed, in any field that can name one.
 
         Raises:
-            WattfareError: ``invalid_request``, 403; or 400 for a body that readers may differ on.
+            WattfareError: ``invalid_request``, 403; or 400 for a body that two JSON parsers may
+                read differently.
         """
         if self._pattern is None:
             return
         if _may_name_otherwise(body) and _names_otherwise(body):
-            raise invalid_request("The body names its model twice, or not as it is named.")
+            raise invalid_request(
+                "The body names its model twice, or misspells the name of the field."
+            )
         named = [] if asked.model is None else [asked.model]
         named += asked.models or []
         if _value(asked.preset):
@@ -174,10 +175,10 @@ class Models:
             raise invalid_request(f"This app does not allow the model {model[:200]!r}.", 403)
 
     def filter(self, listing: bytes) -> bytes:
-        """A list of models, without those that are not allowed.
+        """A list of models, with only the allowed ones.
 
         Raises:
-            msgspec.MsgspecError: it is no such list.
+            msgspec.MsgspecError: it is not a list of models.
         """
         fields = decode(dict[str, msgspec.Raw], listing)
         models = decode(list[msgspec.Raw], fields.get("data") or b"null")
@@ -189,11 +190,11 @@ def _value(raw: msgspec.Raw) -> Any:
     try:
         return msgspec.json.decode(raw)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise invalid_request(f"The body is no chat completion request: {error}") from None
+        raise invalid_request(f"The body is not a chat completion request: {error}") from None
 
 
 def _models_in(value: Any) -> Iterator[str]:
-    """The names of models at any depth: each text under a key that speaks of a model."""
+    """The names of models at any depth: each text under a key that contains "model"."""
     if isinstance(value, list):
         for item in cast("list[Any]", value):
             yield from _models_in(item)
@@ -218,11 +219,10 @@ class _Listed(msgspec.Struct):
     id: str
 
 
-# Two readers of JSON can take one name given twice for different things, and some (Go's) take
-# "Model", or one with a long s, for the same name: what is checked here might not be what is used
-# there. A careful look is dear, so that a cheap one comes first: where each name stands once at
-# most, in its own spelling, and none of its letters anywhere is written as an escape (which
-# nobody needs), all readers agree.
+# JSON parsers differ: if a name occurs twice, they take different values, and some (Go's) take
+# "Model", or a long s, for the same name. So another parser might use a value that was not checked
+# here. A full check is expensive, so a cheap one comes first: if each name occurs at most once, in
+# its own spelling and without escapes, all parsers agree.
 _GUARDED = ("model", "models")
 _NAMED = re.compile('"model(?:s|\u017f)?"'.encode(), re.IGNORECASE)
 _AS_NAMED = {b'"model"', b'"models"'}
@@ -240,20 +240,20 @@ def _names_otherwise(body: bytes) -> bool:
     try:
         names = [name for name in _names(body) if name.casefold() in _GUARDED]
     except ValueError:
-        return True  # a name that is not UTF-8: readers differ on what it is
+        return True  # a name that is not UTF-8: parsers differ
     return len(names) > len(set(_GUARDED).intersection(names))
 
 
-# A string, also one that has no end, or a bracket or a comma. Nothing in it is tried twice.
+# A string (even an unterminated one), a bracket or a comma. Possessive, so nothing is tried twice.
 _TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)|[][{},]', re.DOTALL)
-#: As long as a guarded name can be, with each letter as an escape.
+#: The longest spelling of a guarded name, with each letter as an escape.
 _LONGEST_NAME = len('"models"') * 6
 
 
 def _names(body: bytes) -> Iterator[str]:
-    """The names in the outermost object of a body that is valid JSON, but for those that are too
-    long to be one of ours. They are decoded. The body is not, because that could take four times
-    its size."""
+    """The decoded names in the outermost object of a valid JSON body, except for names that are too
+    long to be one of ours. The body itself is not decoded, because that could take four times its
+    size in memory."""
     depth = 0
     before_name = False
     for match in _TOKEN.finditer(body):

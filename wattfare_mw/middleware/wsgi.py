@@ -1,50 +1,64 @@
-"""Drives the gate for a WSGI app."""
+"""The driver of the gate for WSGI apps."""
 
 from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial
+from functools import cached_property, partial
 from http import HTTPStatus
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, cast
 
 from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
 from werkzeug.wsgi import get_input_stream
 
-from ..client import Wattfare
+from ..client import AsyncWattfare, Wattfare, client_for
+from ..current import CurrentRequest, around_wsgi
 from ..errors import WattfareError
 from ..flow import run
 from ..handles import User
 from ..headers import Headers
 from ..receiving import too_large
 from ..web import Request
-from .base import Middleware
+from .base import Answer, Middleware
 from .gate import ReadBody, cut_short, is_json
-from .options import hide_secret_key
+from .options import Options, hide_secret_key
 from .relay import Record, Relay
+
+if TYPE_CHECKING:
+    # For a type checker, `WattfareMiddleware(app)` gives one of its subclasses.
+    from .factory import WattfareMiddleware as _Base
+else:
+    _Base = Middleware
 
 Environ = dict[str, Any]
 StartResponse = Callable[..., Any]
 ReadInput = Callable[[int], bytes]
 
 
-class WattfareWSGIMiddleware(Middleware):
+class WattfareWSGIMiddleware(_Base):
     """:class:`~wattfare_mw.WattfareMiddleware` around a WSGI app."""
 
     _client_kind = Wattfare
     _client: Wattfare
 
-    def __init__(self, app: Any, **options: Any) -> None:
+    if TYPE_CHECKING:
+
+        def __new__(cls, *_args: Any, **_options: Any) -> Self: ...
+
+    def __init__(
+        self, app: Any, *, interface: Literal["auto", "wsgi"] = "wsgi", **options: Unpack[Options]
+    ) -> None:
         hide_secret_key(options)
         super().__init__(app, **options)
-        # A WSGI environ has the path's bytes as latin-1, whatever they mean.
+        # A WSGI environ has the bytes of the path as latin-1.
         base = self._gate.base
         self._use_paths(
             {path.encode().decode("latin-1"): path for path in self._routes},
             None if base is None else base.encode().decode("latin-1"),
         )
         if self._owns_client:
-            # WSGI has no lifespan. They are closed with the middleware, or when Python exits.
+            # WSGI has no lifespan. Connections are closed with the middleware, or when Python
+            # exits.
             weakref.finalize(self, self._client.close)
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
@@ -62,14 +76,14 @@ class WattfareWSGIMiddleware(Middleware):
         return body
 
     def _below(self, raw: str) -> str | None:
-        """The path, if it is one that we answer where the app does not."""
+        """The path, if we answer it when the app does not."""
         path = raw.encode("latin-1").decode("utf-8", "replace")
         return None if self._gate.below(path) is None else path
 
     def _serve_unless_app(
         self, path: str, environ: Environ, start_response: StartResponse
     ) -> Iterable[bytes]:
-        """Answer what the app has no route for."""
+        """Ask the app first, and answer if it has no route for the path."""
         begun = is_ours = False
 
         def look(status: str, headers: list[tuple[str, str]], *error: Any) -> Any:
@@ -78,9 +92,9 @@ class WattfareWSGIMiddleware(Middleware):
             is_ours = status.startswith("404") and not _has_route(environ, headers)
             return _drop if is_ours else start_response(status, headers, *error)
 
-        body = self.app(environ, look)
+        body = self._called_app(environ, look)
         if not begun:
-            body = _Begun(body)  # a generator starts its answer when it is read
+            body = _Begun(body)  # a generator starts its answer on the first read
         if not is_ours:
             return body
         _close(body)
@@ -92,13 +106,33 @@ class WattfareWSGIMiddleware(Middleware):
         """The budget of the user who makes this request, for an app's own use.
 
         Raises:
-            WattfareAuthError: nobody is signed in.
+            WattfareAuthError: the visitor is not signed in.
         """
-        flow = self._gate.identify(request_from_environ(environ))
-        return self._client.user(self._client._run(flow))
+        return self.user_of(request_from_environ(environ))
+
+    def user_of(self, request: Request) -> User:
+        """:meth:`user`, for a framework with requests of its own."""
+        return self._client.user(self._client._run(self._gate.identify(request)))
+
+    def _request_from(self, raw: Any) -> Request:
+        return request_from_environ(raw)
+
+    @property
+    def _sync_client(self) -> Wattfare:
+        return self._client
+
+    @cached_property
+    def _async_client(self) -> AsyncWattfare:
+        return client_for(AsyncWattfare, self._client)[0]._in_request()
+
+    def current_request(self, request: Request | Callable[[], Request]) -> CurrentRequest:
+        return CurrentRequest(self, request)
+
+    def _with_current_user(self, app: Any) -> Any:
+        return around_wsgi(self, app)
 
     def close(self) -> None:
-        """Close the connections that are our own; done at exit, too."""
+        """Close our own connections. This also happens at exit."""
         if self._owns_client:
             self._client.close()
 
@@ -108,53 +142,67 @@ class WattfareWSGIMiddleware(Middleware):
         """Answer a request to one of our paths: the status line, the headers, and the body.
 
         Args:
-            path: which one.
-            environ: the request's.
-            read_input: reads the body, at most so many bytes of it, in place of
-                :func:`read_body`: for a framework that may have read it already.
+            path: the path, which is one of ours.
+            environ: the environ of the request.
+            read_input: reads at most this many bytes of the body. Replaces :func:`read_body` for a
+                framework that may have read the body already.
+        """
+        read = read_input or partial(read_body, environ)
+        answer = self.respond(request_from_environ(environ, path), read)
+        status, headers, body = answer.status, list(answer.headers.items()), answer.body
+        if not isinstance(body, bytes):
+            return _line(status), headers, cast("Iterator[bytes]", body)
+        if answer.close is None:
+            return _line(status), headers, [body]
+        return _line(status), headers, _Whole(body, answer.close)
+
+    def respond(self, request: Request, read_input: ReadInput) -> Answer:
+        """Answer a request to one of our paths, for a framework with its own requests.
+
+        Args:
+            request: the neutral form of the framework's request. Its path must be one of ours.
+            read_input: reads at most this many bytes of the body; see :func:`read_limited`.
         """
         gate, client = self._gate, self._client
         record = Record()
 
         def perform(command: Any) -> Any:
             if type(command) is ReadBody:
-                read = read_input or partial(read_body, environ)
                 if command.claim is None:
-                    return read(command.limit)
-                announced = environ.get("CONTENT_LENGTH") or ""
+                    return read_input(command.limit)
+                announced = request.headers.common.get("content-length", "")
                 if announced.isdecimal():
-                    command.claim.grow(int(announced))  # the gate has checked it
-                body = read(command.limit)
+                    command.claim.grow(int(announced))  # the gate has checked its types type
+                body = read_input(command.limit)
                 command.claim.grow(len(body))
                 return body
             return client._perform(command)
 
         try:
-            reply = run(gate.answer(request_from_environ(environ, path), record), perform)
-            status, headers = _line(reply.status), list(reply.headers.items())
+            reply = run(gate.answer(request, record), perform)
             if isinstance(reply, Relay):
-                return status, headers, _Stream(reply, self)
+                stream = _Stream(reply, self)
+                return Answer(reply.status, reply.headers, stream, stream.close)
             if record.begun:
                 run(gate.finished(record), client._perform)
         except BaseException:
             record.release()
             raise
-        if record.slot is None:
-            return status, headers, [reply.body]
-        return status, headers, _Whole(reply.body, record)
+        close = None if record.slot is None else record.release
+        return Answer(reply.status, reply.headers, reply.body, close)
 
 
 def _has_route(environ: Environ, headers: list[tuple[str, str]]) -> bool:
-    """Does this 404 come from a route of the app's?"""
+    """True if this 404 comes from a route of the app."""
     request: Any = environ.get("werkzeug.request")
-    if hasattr(request, "url_rule"):  # Flask's, which says so
+    if hasattr(request, "url_rule"):  # Flask, which tells the rule
         return request.url_rule is not None
     kind = next((value for name, value in headers if name.lower() == "content-type"), "")
     return is_json(kind)
 
 
 def _drop(_data: bytes) -> None:
-    """What stands for the app's ``write``."""
+    """The replacement for the app's ``write``."""
 
 
 def _close(body: Iterable[bytes]) -> None:
@@ -164,7 +212,7 @@ def _close(body: Iterable[bytes]) -> None:
 
 
 class _Begun:
-    """An answer whose first piece has been asked for, so that its status is known."""
+    """An answer whose first piece has been read, so that its status is known."""
 
     def __init__(self, body: Iterable[bytes]) -> None:
         self._body = body
@@ -187,25 +235,25 @@ class _Begun:
 
 
 class _Whole:
-    """A whole answer, whose call counts until the server has sent it."""
+    """A whole answer. Its call counts until the server has sent it."""
 
-    def __init__(self, body: bytes, record: Record) -> None:
+    def __init__(self, body: bytes, release: Callable[[], None]) -> None:
         self._body = iter((body,))
-        self._record = record
+        self._release = release
 
     def __iter__(self) -> Iterator[bytes]:
         return self._body
 
     def close(self) -> None:
-        self._record.release()
+        self._release()
 
     # See `_Stream`.
     __del__ = close
 
 
 class _Stream:
-    """A streamed answer as WSGI takes it. The server closes it when the client goes away, which
-    it learns with the next chunk, and that closes the call to the service."""
+    """A streamed answer for WSGI. If the client leaves, the server notices with the next chunk and
+    closes this, which closes the call to the service."""
 
     def __init__(self, relay: Relay, middleware: WattfareWSGIMiddleware) -> None:
         self._closed = False
@@ -243,7 +291,7 @@ class _Stream:
         finally:
             record.release()
 
-    # A framework whose own code fails behind us drops the answer, and nobody closes it.
+    # A framework that fails later may drop the answer without closing it.
     __del__ = close
 
 
@@ -251,7 +299,7 @@ def read_body(environ: Environ, limit: int) -> bytes:
     """The request's body.
 
     Raises:
-        WattfareError: 413, it is larger than ``limit``; 400, the client went away within it.
+        WattfareError: 413 if it is larger than ``limit``; 400 if the client left before its end.
     """
 
     def read(size: int) -> bytes:
@@ -261,7 +309,7 @@ def read_body(environ: Environ, limit: int) -> bytes:
 
 
 def read_up_to(size: int, read: Callable[[int], bytes]) -> bytes:
-    """Up to ``size`` bytes, from a stream that may give fewer at a time than it is asked for."""
+    """Read up to ``size`` bytes from a stream that may return fewer at a time."""
     parts: list[bytes] = []
     while size > 0 and (part := read(size)):
         parts.append(part)
@@ -270,8 +318,8 @@ def read_up_to(size: int, read: Callable[[int], bytes]) -> bytes:
 
 
 def read_limited(limit: int, read: Callable[[int], bytes]) -> bytes:
-    """What ``read`` gives, asked for a byte more than the limit: a body that did not tell its
-    length shows its size by being read.
+    """Read a body within a limit. Asks ``read`` for one byte more than the limit, because a body
+    without a length shows its size only when it is read.
 
     Raises:
         WattfareError: see :func:`read_body`.
@@ -288,7 +336,7 @@ def read_limited(limit: int, read: Callable[[int], bytes]) -> bytes:
 
 
 def request_from_environ(environ: Environ, path: str | None = None) -> Request:
-    """The neutral request that an environ stands for; ``path``: below the mount, where known."""
+    """The neutral request of an environ. ``path``: relative to the mount point, if known."""
     if path is None:
         path = str(environ.get("PATH_INFO", "")).encode("latin-1").decode("utf-8", "replace")
     return Request(

@@ -1,9 +1,10 @@
-"""The service as an ASGI application: its parts are made, connected and closed here."""
+"""The service as an ASGI application: creates, connects and closes its parts."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from starlette.applications import Starlette
@@ -31,13 +32,16 @@ from .inference.lease_keeper import LeaseKeeper
 from .inference.runner import CallRunner
 from .inference.true_costs import TrueCosts
 from .ledger.databases import open_store
+from .ledger.store import Store
 from .metrics import Metrics
 from .models.echo import Echo
+from .models.provider import Provider
 from .models.upstream import Upstream
-from .pages.endpoints import http_error_page
+from .pages.endpoints import asks_for_a_page, http_error_page
 from .pages.routes import is_page, page_routes
 from .payers.encryption import Keyring, find_keyring
 from .payers.funding import PayerFunding
+from .payers.unused import UnusedPayers
 from .settings import DEFAULT_PORT, Settings
 from .tokens import Signer
 
@@ -46,26 +50,34 @@ def create_app(
     settings: Settings | None = None,
     *,
     transport: AsyncTransport | None = None,
+    model: Provider | None = None,
+    make_store: Callable[[str], Awaitable[Store]] = open_store,
+    clock: Callable[[], float] = time.time,
     on_call: OnCall | None = None,
 ) -> Starlette:
     """A Wattfare-compatible service. Its lifespan opens and closes the database.
 
     Args:
         transport: calls the upstream; by default, over an HTTP client of its own.
+        model: answers the calls if there is no upstream; by default, the built-in model.
+        make_store: opens the store of a database URL.
+        clock: gives the time in Unix seconds. The store has a clock of its own.
         on_call: is told of each inference call that is over, on the event loop.
     """
     settings = settings or Settings()
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncGenerator[None]:
-        store = await open_store(settings.database)
+        store = await make_store(settings.database)
         try:
             secret = settings.secret or await store.signing_key()
             metrics = Metrics()
             keyring = keyring_of(settings)
             upstream: Upstream | None = None
             if settings.upstream is None:
-                provider = Echo(default_max_tokens=settings.default_max_tokens, hold=settings.held)
+                provider = model or Echo(
+                    default_max_tokens=settings.default_max_tokens, hold=settings.held
+                )
             else:
                 provider = upstream = Upstream(
                     settings.upstream,
@@ -82,7 +94,7 @@ def create_app(
                     hold=settings.held,
                 )
             pages_url = settings.public_url or public_url.of_port(DEFAULT_PORT)
-            # A server on a local machine needs no key of anybody.
+            # A local server needs no key.
             free = upstream is not None and not upstream.provider.sells
             funding = PayerFunding(
                 store,
@@ -98,6 +110,7 @@ def create_app(
                 settings.rate_limit_storage,
                 calls_per_user=settings.calls_per_minute_per_user,
                 calls_per_app=settings.calls_per_minute_per_app,
+                clock=clock,
             )
             runner = CallRunner(
                 store,
@@ -110,10 +123,10 @@ def create_app(
                 public_url=pages_url,
             )
             metrics.watch_waiting(lambda: runner.waiting)
-            keeper = LeaseKeeper(runner)
+            keeper, unused = LeaseKeeper(runner), UnusedPayers(store)
             app.state.service = ServiceState(
                 store=store,
-                signer=Signer(secret),
+                signer=Signer(secret, clock),
                 provider=provider,
                 rate_limits=rate_limits,
                 call_limits=CallLimits(settings.max_calls_per_user, settings.max_calls_per_app),
@@ -126,14 +139,17 @@ def create_app(
                 fields=settings.fields,
                 public_url=pages_url,
                 funding=funding,
+                clock=clock,
                 on_call=on_call,
                 heartbeats=IdleTimer(asyncio.get_running_loop(), output.HEARTBEAT_SECONDS),
             )
             try:
                 await keeper.start()
+                unused.start()
                 yield
             finally:
-                # The lease is still renewed meanwhile, so no other process settles these calls.
+                await unused.close()
+                # The lease is still renewed, so no other process settles these calls.
                 await runner.close(shutting_down())
                 await keeper.close()
                 await provider.close()
@@ -147,16 +163,16 @@ def create_app(
         middleware=[Middleware(Frame, is_cors_path=is_cors_path)],
         exception_handlers={HTTPException: _on_http_exception},
     )
-    # A client would send its key again to the target of a redirect.
+    # A client would send its key to the target of a redirect.
     app.router.redirect_slashes = False
     return app
 
 
 def keyring_of(settings: Settings) -> Keyring | None:
-    """The encryption keys of the service. The file with the key is made if there is none.
+    """The encryption keys of the service. Creates the file with the key if there is none.
 
     Raises:
-        WattfareError: ``invalid_request``; they cannot be used, or are missing.
+        WattfareError: ``invalid_request``; they are invalid or missing.
     """
     return find_keyring(
         settings.database,
@@ -167,15 +183,15 @@ def keyring_of(settings: Settings) -> Keyring | None:
 
 
 async def _on_http_exception(request: Request, error: Exception) -> Response:
-    if is_page(request.scope["path"]):
-        assert isinstance(error, HTTPException)
+    assert isinstance(error, HTTPException)
+    if is_page(request.scope["path"]) or (error.status_code == 404 and asks_for_a_page(request)):
         return http_error_page(request, error)
     return await on_http_exception(request, error)
 
 
 class _App(Starlette):
-    """Starlette, with a short way to the path of every inference call. Starlette's router and
-    layers look at every chunk, which takes longer than the ledger does."""
+    """Starlette, with a shortcut to the path of inference calls. Starlette's router and layers
+    handle every chunk, which takes longer than the ledger does."""
 
     _completions = Frame(ChatCompletions(), is_cors_path=is_cors_path)
 

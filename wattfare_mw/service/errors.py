@@ -1,4 +1,4 @@
-"""The errors that several rooms of the service raise."""
+"""Errors that several packages of the service raise."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from ..errors import WattfareError, WattfareNotConnectedError
 DATABASE_RETRY_SECONDS = 5
 
 
-#: The errors after which a user has something to do on the page of their budget.
+#: Errors that a user can resolve on the page of their budget.
 _OF_THE_BUDGET = frozenset({"not_connected", "budget_exceeded", "funding_invalid"})
 
 
 def lead_to_budget(error: WattfareError, public_url: str) -> WattfareError:
-    """The error. If the user can do something about it, it names the page of their budget."""
+    """Add the URL of the budget page to an error that the user can resolve."""
     if error.code in _OF_THE_BUDGET and error.manage_url is None:
         error.manage_url = f"{public_url}/budget"
     return error
@@ -27,13 +27,13 @@ def not_available(
 
 
 def lease_lost() -> WattfareError:
-    """503: this process could not renew its lease, so it may not reserve."""
-    return not_available("The service has lost touch with its database.")
+    """503: this process could not renew its lease, so it must not reserve."""
+    return not_available("The service has lost its connection to the database.")
 
 
 def revoked() -> WattfareError:
     """The user revoked the connection while the call ran."""
-    return WattfareNotConnectedError("The user has taken this connection back.")
+    return WattfareNotConnectedError("The user has revoked this connection.")
 
 
 def not_answered(seconds: float) -> WattfareError:

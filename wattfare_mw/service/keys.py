@@ -1,4 +1,4 @@
-"""The keys of an app: made here, shown once, kept as a hash, compared in constant time."""
+"""The keys of an app: created here, shown once, stored as a hash, compared in constant time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SECRET_KEY = re.compile(r"sk_(?:test|live)_([0-9a-z]{1,64})_.+", re.DOTALL)
 
 
 class AppKeys(msgspec.Struct, rename="camel", frozen=True):
-    """What the owner of a new app is given, once."""
+    """The keys of a new app, which are shown once."""
 
     app_id: str
     publishable_key: str
@@ -36,7 +36,7 @@ class NewKey(msgspec.Struct, rename="camel", frozen=True):
 
 
 def new_app(name: str, mode: Mode) -> tuple[App, AppKeys]:
-    """An app with fresh keys, and the keys."""
+    """A new app, and its keys."""
     app_id = secrets.token_hex(8)
     secret_key = new_secret_key(app_id, mode)
     publishable_key = f"pk_{mode}_{app_id}_{secrets.token_hex(24)}"
@@ -45,8 +45,8 @@ def new_app(name: str, mode: Mode) -> tuple[App, AppKeys]:
 
 
 def new_secret_key(app_id: str, mode: Mode) -> str:
-    """A fresh secret key for this app."""
-    # 192 random bits: a plain hash is enough, there is nothing to guess by dictionary.
+    """A new secret key for this app."""
+    # 192 random bits: a plain hash is enough, because no dictionary helps to guess it.
     return f"sk_{mode}_{app_id}_{secrets.token_hex(24)}"
 
 
@@ -56,20 +56,20 @@ def new_grant_token() -> str:
 
 
 def digest(secret: str) -> str:
-    """The form in which a secret is kept."""
+    """The form in which a secret is stored."""
     return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def app_id_of(secret_key: str) -> str | None:
-    """The app that a secret key names, or None where it is no secret key."""
+    """The id of the app in a secret key; None if it is not a secret key."""
     match = _SECRET_KEY.fullmatch(secret_key)
     return match[1] if match else None
 
 
 def opens(secret_key: str, app: App) -> bool:
-    """Is this one of the app's secret keys? Two are valid while the app changes from one to the
-    other. A key's mode and its app's id are in the hash, too."""
+    """True if this is one of the app's secret keys. Two are valid while the app changes from one to
+    the other. The hash includes the key's mode and the app's id."""
     given = digest(secret_key)
     valid = [app.secret_hash, app.other_secret_hash or app.secret_hash]
-    # Both comparisons are made, so that the time does not tell which key it was.
+    # Make both comparisons, so that the time does not tell which key it was.
     return sum(hmac.compare_digest(given, each) for each in valid) > 0

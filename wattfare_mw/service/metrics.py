@@ -1,4 +1,4 @@
-"""What operators can watch: counters and gauges for Prometheus. To add a metric, add it here.
+"""Counters and gauges for Prometheus. To add a metric, add it here.
 
 ``GET /metrics`` is off by default (``--metrics``), because it is open to every client that can
 reach the service. So no label names an app, a user or a model. Each process counts from its own
@@ -45,7 +45,7 @@ class Metrics:
         )
 
     def overrun(self, nanos: int) -> None:
-        """Count a call for which the upstream claims so much more than was reserved."""
+        """Count a call for which the upstream claims this much more than was reserved."""
         self.overrun_calls.inc()
         self.overrun_usd.inc(float(money.usd(nanos)))
 

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 from ..errors import invalid_request
 
 _NAME = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)(\.(?!-)[a-z0-9_-]{1,63}(?<!-))*")
-#: A browser takes a host for an IPv4 address if its last label is such a number.
+#: To a browser, a host is an IPv4 address if its last label is such a number.
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
@@ -44,12 +44,12 @@ def check(url: str) -> str:
 
 
 def of_port(port: int) -> str:
-    """The public URL of a service on this machine that has been given none."""
+    """The default public URL, for a service on this machine."""
     return check(f"http://localhost:{port}")
 
 
 def is_local(host: str) -> bool:
-    """True for ``localhost`` and the names below it, which are always this machine."""
+    """True for ``localhost`` and its subdomains, which always mean this machine."""
     return host == "localhost" or host.endswith(".localhost")
 
 

@@ -1,5 +1,5 @@
-"""The plain values that all rooms of the service share. Every amount is an integer of
-nano-dollars, and every secret is a hash."""
+"""The plain values that all parts of the service share. Amounts are integers of nano-dollars, and
+secrets are hashes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..money import NANOS_PER_USD
 
 #: The cap of a grant that names none, unless the operator sets another default.
 DEFAULT_GRANT = NANOS_PER_USD
-#: What a call holds whose cost has no bound, unless the operator says otherwise.
+#: What a call without a bound holds. The operator can set another amount.
 UNBOUNDED_HOLD = NANOS_PER_USD
 #: How long a call may go on without its client, in seconds.
 DETACHED_SECONDS = 300.0
@@ -25,7 +25,8 @@ class App(msgspec.Struct, frozen=True):
     """An app that is registered with the service.
 
     Attributes:
-        other_secret_hash: of the older secret key, while two are valid.
+        other_secret_hash: the hash the hash the hash the hash the hash of the older secret key,
+            while two are valid.
     """
 
     id: str
@@ -47,16 +48,16 @@ class Connection(msgspec.Struct, frozen=True):
 
     Attributes:
         cap: for each month; None for no cap.
-        connected: False after a revocation. The row stays, so that its totals go on counting
-            when the user comes back.
+        connected: False after a revocation. The row stays, so that its totals still count if the
+            user connects again.
         revocations: how often it was revoked. A call that was reserved before the last revocation
             is cut off, even if the user has connected again since.
         payer_id: the person whose budget it is; ``""`` for none, as in a test app.
         funding_id: where the payer's own money comes from; None if the operator pays, or if the
             upstream costs nothing.
         funding_valid: False if the upstream has refused that funding's key, or if it was removed.
-        others: what the other payers of this user have been billed this month, and what their calls
-            in flight have reserved.
+        others: what this user's other payers were billed this month, plus what their calls in
+            flight have reserved.
     """
 
     cap: int | None = None
@@ -69,7 +70,7 @@ class Connection(msgspec.Struct, frozen=True):
 
 
 class Totals(msgspec.Struct, frozen=True):
-    """What one account has been billed, and what calls in flight have reserved."""
+    """What one account was billed, and what its calls in flight have reserved."""
 
     billed: int = 0
     reserved: int = 0
@@ -109,7 +110,7 @@ class GrantBudget(msgspec.Struct, frozen=True):
 
 
 class Terms(msgspec.Struct, frozen=True):
-    """Who pays the upstream, and up to what.
+    """Who pays the upstream, and the operator's limits.
 
     Attributes:
         operator_pays: False if each user's own money pays.
@@ -141,12 +142,12 @@ class Bounds(msgspec.Struct, frozen=True):
     """What a call asks for.
 
     Attributes:
-        least: below this the call makes no sense. Equal to ``most`` if the call must not be cut
-            short.
-        most: the highest possible cost. A smaller budget makes the call shorter.
+        least: with less than this, the call makes no sense. Equal to ``most`` if the call must not
+            be shortened.
+        most: the highest possible cost. A smaller budget shortens the answer.
         requires_cap: the cost has no bound of its own, so only a cap can bound it.
-        unbounded: ``most`` is an amount to hold, and the call can cost more. If its process dies,
-            the call is billed what was recorded, and never all that is held.
+        unbounded: ``most`` is only an amount to hold, and the call can cost more. If its process
+            dies, the call is billed what was recorded, not the whole hold.
     """
 
     least: int
@@ -155,9 +156,9 @@ class Bounds(msgspec.Struct, frozen=True):
     unbounded: bool = False
 
     def holding(self, amount: int) -> Bounds:
-        """The bounds of the same call if its cost has no bound: it holds this amount (in
-        nano-dollars), or its own bound if that is more."""
-        # A call that may cost something needs something to be left, even if its tokens are free.
+        """The bounds of the same call if its cost has no bound. It holds this amount in
+        nano-dollars, or its own bound if that is more."""
+        # A call that may cost something needs a rest of the budget, even if its tokens are free.
         return Bounds(max(self.least, 1), max(self.most, amount), requires_cap=True, unbounded=True)
 
 
@@ -166,23 +167,23 @@ FREE = Bounds(0, 0)
 
 
 class IdempotencyKey(msgspec.Struct, frozen=True):
-    """An ``Idempotency-Key`` and the body it came with, both as hashes."""
+    """An ``Idempotency-Key`` and the body of its call, both as hashes."""
 
     name: str
     body: str
 
 
 class PriorCall(msgspec.Struct, frozen=True):
-    """The call that an idempotency key stands for: the hash of its body, and how it ended; None
-    while it runs."""
+    """The call with an idempotency key: the hash of its body, and how it ended (None while it
+    runs)."""
 
     body: str
     ended: str | None
 
 
 class Account(msgspec.Struct, frozen=True):
-    """What pays for a call: a user or a grant of this app, never both. Each row of the ledger has
-    one account. (The person behind it is the *payer*.)"""
+    """The account of a call: a user or a grant of this app, never both. Each row of the ledger has
+    one account. (The person who pays is the *payer*.)"""
 
     app_id: str
     user_id: str | None = None
@@ -190,7 +191,7 @@ class Account(msgspec.Struct, frozen=True):
 
 
 class InferenceCall(msgspec.Struct, frozen=True, kw_only=True):
-    """A call that asks for its reservation. A user or a grant pays, never both."""
+    """A call that needs a reservation. A user or a grant pays, never both."""
 
     id: str
     app_id: str
@@ -261,7 +262,8 @@ class Reservation(msgspec.Struct, frozen=True):
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
-    """How a call ended. ``generated``: the model has produced something, so the call is billed."""
+    """How a call ended. ``generated``: True if the model has produced something, so the call is
+    billed."""
 
     ended: str
     generated: bool = False
@@ -272,8 +274,8 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MeterReading(msgspec.Struct, frozen=True):
-    """What a stream has cost so far. If its process dies, this is billed, unless the provider can
-    be asked for the true cost by the generation's id."""
+    """What a stream has cost so far. If its process dies, this is billed, unless the provider tells
+    the true cost by the generation's id."""
 
     reservation_id: str
     account: Account
@@ -284,7 +286,7 @@ class MeterReading(msgspec.Struct, frozen=True):
 
 
 class OrphanedStream(msgspec.Struct, frozen=True):
-    """A stream whose process has died, and which can be asked about.
+    """A stream whose process has died, and whose true cost the provider can tell.
 
     Attributes:
         outcome: what was last recorded.
@@ -302,8 +304,8 @@ class LeaseRenewal(msgspec.Struct, frozen=True):
     """The result of a renewal.
 
     Attributes:
-        held: False if the lease had run out. Other processes may then settle this one's calls.
-        revoked: the reservations whose connection or grant was taken back.
+        held: False if the lease had expired. Other processes may then settle the calls of this one.
+        revoked: the reservations whose connection or grant was revoked.
     """
 
     held: bool

@@ -1,4 +1,4 @@
-"""The service on a socket: uvicorn, told to say when it listens and how to stop."""
+"""Runs the service with uvicorn: reports when it listens, and stops gracefully."""
 
 from __future__ import annotations
 
@@ -22,11 +22,12 @@ from .public_url import of_port
 from .settings import Settings
 from .sockets import LimitedProtocol, raise_descriptors
 
-#: How long a stream that was told has to take the news, in seconds.
+#: How long a client has to read the final error of its stream, in seconds.
 LAST_WORDS_SECONDS = 5
-#: Longer than clients keep a connection for the next call, so that none is closed under it.
+#: How long a connection may idle, in seconds. Clients keep theirs for less, so a new request never
+#: hits a closed one.
 KEEPALIVE_SECONDS = 75
-#: How many objects more than have gone may have come before the youngest are collected.
+#: The threshold of the garbage collector's youngest generation.
 GC_THRESHOLD = 20_000
 
 
@@ -37,20 +38,20 @@ def serve(
     listening: Callable[[str], None],
     on_call: OnCall | None = None,
 ) -> None:
-    """Serve until SIGTERM or SIGINT; returns when all is settled and closed.
+    """Serve until SIGTERM or SIGINT. Returns when all calls are settled and everything is closed.
 
     Args:
-        port: 0 takes a free one.
-        listening: called once, with the URL, when requests are taken.
+        port: 0 chooses a free port.
+        listening: called once with the URL, when the service accepts requests.
         on_call: is told of each inference call that is over, on the event loop.
 
     Raises:
-        WattfareError: the database or the signing key will not do.
-        OSError: the address is taken, or is none.
+        WattfareError: the database or the signing key is invalid.
+        OSError: the address is in use or invalid.
     """
     raise_descriptors()
     RateLimits(settings.rate_limit_storage)
-    # What is wrong with it is said here, and not from within a server that is starting.
+    # Check it here, so that the error does not come from within a starting server.
     asyncio.run(_try(settings.database))
     keyring_of(settings)
     with _listen(host, port) as sock:
@@ -104,7 +105,7 @@ class _Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         state: ServiceState | None = getattr(self._app.state, "service", None)
         if state is not None:
-            state.runner.stop_waiting(shutting_down())  # they have not begun
+            state.runner.stop_waiting(shutting_down())  # they have not started
         loop = asyncio.get_running_loop()
         cut_off = loop.call_later(self._grace, self._cut_off_streams)
         try:
@@ -118,16 +119,16 @@ class _Server(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Generator[None]:
-        """uvicorn raises the signal again when all is done, so that the process dies of it; here
-        a stop that was asked for ends well."""
+        """uvicorn raises the signal again at the end, which kills the process. Here a requested
+        stop ends normally."""
         with super().capture_signals():
             yield
             self._captured_signals.clear()
 
 
 def _collect_less() -> None:
-    """What is here by now stays for good, so that no collection need look at it again; and those
-    that come need not come after every few calls, which leave no cycles behind."""
+    """Exclude the objects of the start-up from garbage collection, and collect less often: calls
+    leave no cycles behind."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(GC_THRESHOLD)
@@ -137,7 +138,7 @@ def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
-        # A port whose last connections still linger can be taken again.
+        # A port can be reused while its last connections linger.
         with suppress(OSError):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind((host, port))

@@ -1,4 +1,4 @@
-"""What an operator can set, as one checked value."""
+"""The settings of a service, checked together."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from .tokens import Signer
 
 DEFAULT_DATABASE = "sqlite:///wattfare.db"
 DEFAULT_PORT = 8787
-#: How long streams may go on after SIGTERM before their clients are told, in seconds.
+#: How long streams may go on after SIGTERM before they are ended, in seconds.
 STOP_GRACE_SECONDS = 10.0
 #: The most bytes of an answer that is not a stream.
 MAX_ANSWER_BYTES = 32 * 2**20
@@ -39,7 +39,7 @@ FORWARDED_ALLOW_IPS = "127.0.0.1"
 #: The most inference calls at once of one user or grant, and of one app, in each process.
 MAX_CALLS_PER_USER = 32
 MAX_CALLS_PER_APP = 1000
-#: What can pay for calls: the operator's key for the upstream, a key that a payer connects at
+#: The kinds of funding: the operator's key for the upstream, a key that a payer connects at
 #: OpenRouter, and a payer's own key for the upstream.
 Funding = Literal["operator", "openrouter", "key"]
 FUNDING: tuple[Funding, ...] = ("operator", "openrouter", "key")
@@ -54,7 +54,7 @@ _NEEDS: dict[Funding, str] = {
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """How a service runs.
+    """The settings of a service.
 
     Args:
         database: ``sqlite:///…`` or ``postgresql://…``.
@@ -65,52 +65,54 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         app_ceiling: what each app may spend of it in a month, in nano-dollars; None for no bound.
         total_ceiling: what all apps together may spend of it in a month, in nano-dollars; None for
             no bound.
-        default_max_tokens: what a call is given that names no limit.
-        allow_unpriced: let models be called that have no fixed price, on budgets with a cap.
-        prices: what models cost, before any other price: for a name or a pattern (``qwen*``), text
-            such as ``0.10/0.40`` or ``1/2/0.1``, in USD for a million tokens in, out and in from
-            the cache. ``*`` is for models that have no other price.
-        media: what models make of images, files and audio, for a name or a pattern: tokens of an
-            ``image``, of a ``page`` of a PDF and of an ``audio_second``. A row counts before the
+        default_max_tokens: the limit of a call that names none, in tokens.
+        allow_unpriced: allow models without a fixed price, on budgets with a cap.
+        prices: the operator's prices, which come before any other. A name or a pattern (``qwen*``)
+            maps to text such as ``0.10/0.40`` or ``1/2/0.1``, in USD per million tokens of input,
+            output and cached input. ``*`` is for models without another price.
+        media: how models count images, files and audio. A name or a pattern maps to the tokens of
+            an ``image``, of a ``page`` of a PDF and of an ``audio_second``. It comes before the
             table in ``service/chat/families.py``.
-        aliases: other names of models: a client asks for the key, and the value is sent, priced
-            and recorded.
+        aliases: other names of models. Clients use the key. The value is sent upstream, priced and
+            recorded.
         provider: the name of the upstream's row in ``service/models/provider_facts.py``; None:
             found by the URL.
-        metrics: serve ``/metrics``, to whoever asks.
-        grant_ceiling: what the grants of each app may hold of the operator's money at once, in
-            nano-dollars; None for no grants of it.
+        metrics: serve ``/metrics``, without authentication.
+        grant_ceiling: the sum of the grants of each app that the operator pays for, in
+            nano-dollars; None allows no such grants.
         grant_default: the cap of a grant that names none, in nano-dollars.
         grant_max: the largest cap of one grant of the operator's money, in nano-dollars; None for
             ``grant_default``.
         rate_limit_storage: ``redis://…``, to count across processes; None: each counts its own.
         calls_per_minute_per_user: inference calls a minute of one user or grant, in each process.
         calls_per_minute_per_app: inference calls a minute of one app, in each process.
-        forwarded_allow_ips: the addresses and networks of the proxies whose ``X-Forwarded-For``
-            tells the client's address, with commas; ``*`` for any.
+        forwarded_allow_ips: the addresses and networks of trusted proxies, separated by commas.
+            Their ``X-Forwarded-For`` has the client's address. ``*`` trusts any.
         max_calls_per_user: the most inference calls at once of one user, or of one grant, in each
             process.
         max_calls_per_app: the most inference calls at once of one app, in each process.
-        funding: what pays for calls, of ``operator``, ``openrouter`` and ``key``; None: what the
-            upstream and its key allow. Without ``operator``, the operator's key pays for no call.
+        funding: the kinds of funding that pay for calls: ``operator``, ``openrouter`` and ``key``.
+            None allows what the upstream and its key support. Without ``operator``, the operator's
+            key pays for no call.
         encryption_keys: encrypt the keys of payers. The first one encrypts, and all of them
-            decrypt. None: a key in a file beside an SQLite database.
-        secret: signs the session tokens; None: a key that is made once and kept in the database.
+            decrypt. None uses a key in a file next to an SQLite database.
+        secret: signs session tokens. None uses a key that is created once and stored in the
+            database.
         max_answer_bytes: the most bytes of an upstream's answer that is not a stream.
         public_url: the URL under which people open the pages, such as
             ``https://wattfare.example.com``; None: ``http://localhost:`` and the port.
-        stop_grace: seconds that streams may go on after SIGTERM.
-        detached_seconds: seconds that a call may go on without its client.
-        on_hang_up: what happens to a stream whose client leaves: ``stop`` closes the connection to
-            the upstream, ``finish`` reads the stream to its end; None: what fits the provider.
-        unbounded: what happens to calls whose cost has no bound: ``hold`` lets them through, and
-            each holds an amount; ``refuse`` refuses them.
-        unbounded_hold: that amount, in nano-dollars.
-        unknown_fields: what happens to fields that the service does not know: ``refuse``, or
-            ``pass`` with such a hold.
+        stop_grace: how long streams may go on after SIGTERM, in seconds.
+        detached_seconds: how long a call may go on without its client, in seconds.
+        on_hang_up: what to do with a stream whose client leaves: ``stop`` closes the connection to
+            the upstream, ``finish`` reads the stream to its end. None chooses by the provider.
+        unbounded: what to do with calls whose cost has no bound: ``hold`` allows them, and each
+            holds an amount; ``refuse`` refuses them.
+        unbounded_hold: the amount that each of them holds, in nano-dollars.
+        unknown_fields: what to do with unknown fields: ``refuse`` them, or ``pass`` them with such
+            a hold.
 
     Raises:
-        WattfareError: ``invalid_request``, where one of these cannot be.
+        WattfareError: ``invalid_request``; a setting is invalid.
     """
 
     database: str = DEFAULT_DATABASE
@@ -159,12 +161,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             except ValueError:
                 parts = None
             if parts is None or parts.scheme not in ("http", "https") or not parts.hostname:
-                raise invalid_request("The upstream is given as a URL: https://host/api/v1.")
+                raise invalid_request("The upstream must be a URL, such as https://host/api/v1.")
             if "@" in parts.netloc:
-                raise invalid_request("The upstream's key is given as its key, and not in its URL.")
+                raise invalid_request(
+                    "Pass the upstream's key with --upstream-key, not in the URL."
+                )
         elif self.upstream_key is not None:
-            raise invalid_request("A key for the upstream is of no use without an upstream.")
-        OwnPrices(self.prices)  # a wrong one stops the service before it starts
+            raise invalid_request("An upstream key needs an upstream: set --upstream, too.")
+        OwnPrices(self.prices)  # an invalid one stops the service before it starts
         Families(self.media)
         for each in (*self.aliases, *self.aliases.values()):
             if not 0 < len(each) <= MAX_MODEL_CHARACTERS:
@@ -174,25 +178,30 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         if self.provider is not None:
             find_provider("", self.provider)
         if not 0 <= self.stop_grace <= MAX_STOP_GRACE_SECONDS:
-            raise invalid_request(f"A grace is 0 to {MAX_STOP_GRACE_SECONDS:,} seconds.")
+            raise invalid_request(
+                f"--stop-grace must be from 0 to {MAX_STOP_GRACE_SECONDS:,} seconds."
+            )
         if not 0 <= self.detached_seconds <= MAX_DETACHED_SECONDS:
             raise invalid_request(
-                f"A call goes on without its client for 0 to {MAX_DETACHED_SECONDS:,} seconds."
+                "The time of a call without its client must be from 0 to"
+                f" {MAX_DETACHED_SECONDS:,} seconds."
             )
         if self.on_hang_up not in (None, "stop", "finish"):
-            raise invalid_request("On a hang-up, a stream is to `stop` or to `finish`.")
+            raise invalid_request("--on-hang-up must be `stop` or `finish`.")
         self._check_unbounded()
         if not 1 <= self.default_max_tokens <= MAX_TOKENS:
             raise invalid_request(
                 f"The limit of a call that names none is from 1 to {MAX_TOKENS:,} tokens."
             )
         if self.max_answer_bytes < 1:
-            raise invalid_request("The most bytes of an answer are a number above 0.")
+            raise invalid_request("The most bytes of an answer must be above 0.")
         if min(self.max_calls_per_user, self.max_calls_per_app) < 1:
-            raise invalid_request("At least 1 call at once must be possible, per user and per app.")
+            raise invalid_request(
+                "The limits of calls at once must be at least 1, per user and per app."
+            )
         if min(self.calls_per_minute_per_user, self.calls_per_minute_per_app) < 1:
             raise invalid_request(
-                "At least 1 call a minute must be possible, per user and per app."
+                "The limits of calls per minute must be at least 1, per user and per app."
             )
         self._check_funding()
         if self.secret is not None:
@@ -208,7 +217,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             if each not in possible:
                 raise invalid_request(f"Funding `{each}` needs {_NEEDS[each]}.")
         if self.funding is not None and not self.funding and self.upstream is not None:
-            raise invalid_request("With an upstream, something has to pay for calls: --funding.")
+            raise invalid_request(
+                "With an upstream, --funding must name at least one kind of funding."
+            )
 
     def _possible_funding(self) -> tuple[Funding, ...]:
         if self.upstream is None:
@@ -222,12 +233,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     def _check_unbounded(self) -> None:
         if self.unbounded not in ("hold", "refuse"):
-            raise invalid_request("A call whose cost has no bound is to `hold` or to `refuse`.")
+            raise invalid_request("--unbounded must be `hold` or `refuse`.")
         if self.unknown_fields not in ("refuse", "pass"):
-            raise invalid_request("A field that is not known is to `refuse` or to `pass`.")
+            raise invalid_request("--unknown-fields must be `refuse` or `pass`.")
         if not 1 <= self.unbounded_hold <= MAX_RESERVATION:
             raise invalid_request(
-                "What such a call holds is more than 0 USD, and at most 1,000,000."
+                "--unbounded-hold-usd must be above 0 USD, and at most 1,000,000."
             )
         if (self.unbounded, self.unknown_fields) == ("refuse", "pass"):
             raise invalid_request(
@@ -257,7 +268,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def terms(self) -> Terms:
-        """Who pays, and up to what."""
+        """Who pays, and the operator's limits."""
         return Terms(
             operator_pays="operator" in self.offered,
             ceiling=self.user_ceiling,
@@ -270,27 +281,27 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def offered(self) -> tuple[Funding, ...]:
-        """What may pay for calls."""
+        """The kinds of funding that may pay for calls."""
         return self._possible_funding() if self.funding is None else self.funding
 
     @property
     def payer_funding(self) -> tuple[FundingKind, ...]:
-        """What payers may add to pay with."""
+        """The kinds of funding that payers may add."""
         return tuple(each for each in self.offered if each != "operator")
 
     @property
     def needs_funding(self) -> bool:
-        """True if the operator has said that only payers pay the upstream."""
+        """True if the operator has chosen that only payers pay the upstream."""
         return self.funding is not None and "operator" not in self.funding and bool(self.upstream)
 
     @property
     def fields(self) -> Policy:
-        """What happens to fields whose cost has no bound."""
+        """The policy for fields whose cost has no bound."""
         return Policy(self.unbounded, self.unknown_fields)
 
     @property
     def held(self) -> int | None:
-        """What a call holds whose cost has no bound, in nano-dollars; None if it is refused."""
+        """What a call without a bound holds, in nano-dollars; None if such calls are refused."""
         return self.unbounded_hold if self.unbounded == "hold" else None
 
     def __repr__(self) -> str:
@@ -298,6 +309,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def secret_from_environment() -> bytes | None:
-    """The signing key in ``WATTFARE_SERVICE_SECRET``, or None where it is not set."""
+    """The signing key in ``WATTFARE_SERVICE_SECRET``, or None if it is not set."""
     value = os.environ.get(SECRET_VARIABLE)
     return None if value is None else SecretBytes(value.encode())

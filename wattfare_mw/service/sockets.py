@@ -1,9 +1,9 @@
-"""Limits on what a client can do with a connection before it is authenticated: the size and the
-time of a request's head, what surrounds a body, requests ahead of their turn, responses that it
-does not read, and the number of connections.
+"""Limits what a client can do with a connection before it is authenticated: the size and the time
+of a request's headers, the overhead of a body, pipelined requests, unread responses, and the number
+of connections.
 
-With httptools, uvicorn has none of these limits, but for a number of connections of all clients
-together. So this is uvicorn's protocol with the limits added.
+With httptools, uvicorn has none of these limits, except for one on the total number of connections.
+This is uvicorn's protocol with the limits added.
 """
 
 from __future__ import annotations
@@ -25,34 +25,34 @@ from ..transport.idle import IdleTimer, IdleWait
 
 #: The most bytes of a request's line and headers.
 MAX_HEAD_BYTES = 64 * 2**10
-#: How long the head of a request may take to arrive, in seconds. For the first request, the time
-#: begins with the connection.
+#: How long the headers of a request may take to arrive, in seconds. For the first request, the time
+#: starts with the connection.
 HEAD_SECONDS = 10.0
-#: How many bytes may surround a body: the sizes and the extensions of its chunks, and trailers. So
-#: many, and one more for each so many bytes of the body.
+#: The overhead of a body in bytes: the sizes and the extensions of its chunks, and trailers. It may
+#: have a base amount, plus one byte for a number of bytes of the body.
 MAX_AROUND_BODY = 64 * 2**10
 BODY_BYTES_PER_BYTE_AROUND = 8
 #: How many requests a client may send before the response to an earlier one is complete.
 MAX_PIPELINED = 16
 #: A body that is not needed any more is read to its end, because many clients read the response
-#: only after they have sent all of their request. So many bytes are read, which is more than any
-#: call may have, and for so many seconds.
+#: only after they have sent their whole request. These are the most bytes, more than any call may
+#: have, and the most seconds.
 UNREAD_BYTES = 32 * 2**20
 UNREAD_SECONDS = 30.0
-#: How long a client may read nothing of its response, in seconds, and what is nothing: fewer bytes
-#: than this in that time.
+#: How long a client may stop reading its response, in seconds. Reading fewer bytes than this in
+#: that time counts as stopping.
 SEND_SECONDS = 60.0
 LEAST_SENT = 32 * 2**10
-#: The most connections of one process. Beyond it, the connection that has waited longest for a
-#: request is closed, of the address that has the most such connections.
+#: The most connections of one process. Beyond it, the service closes an idle connection: the oldest
+#: one of the address with the most of them.
 MAX_CONNECTIONS = 4096
 #: File descriptors that are kept free for the database and the like.
 SPARE_DESCRIPTORS = 128
 
 
 def raise_descriptors() -> None:
-    """Let this process have as many file descriptors as :data:`MAX_CONNECTIONS` need, or as many
-    as the system allows. Most systems allow more than they give at first, which is often 1,024."""
+    """Raise the limit of file descriptors to what :data:`MAX_CONNECTIONS` need, or as far as the
+    system allows. The default is often only 1,024."""
     if sys.platform == "win32":  # which has no such limit
         return
     import resource
@@ -110,7 +110,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._end_send_wait()
         self._idle.discard(self._address, self)
         if self._answering is not None:
-            # uvicorn tells it to the last request only, which may be ahead of its turn.
+            # uvicorn reports it to the last request only, which may be a pipelined one.
             self._answering.disconnected = True
             self._answering.message_event.set()
         super().connection_lost(exc)
@@ -119,7 +119,8 @@ class LimitedProtocol(HttpToolsProtocol):
         if self._unread is not None:
             self._unread += len(data)
             if self._unread > UNREAD_BYTES:
-                # Nobody needs it, so it is not parsed. The client learns that the connection ends.
+                # The rest is not needed, so it is not parsed. The client learns that the connection
+                # ends.
                 if self.transport.can_write_eof() and not self.transport.is_closing():
                     self.transport.write_eof()
                 return
@@ -160,7 +161,7 @@ class LimitedProtocol(HttpToolsProtocol):
             self._answering = self.cycle
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._in_head:  # nobody reads a trailer
+        if self._in_head:  # trailers are ignored
             super().on_header(name, value)
 
     def on_body(self, body: bytes) -> None:
@@ -231,7 +232,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._await_sending()
 
     def _is_responding(self) -> bool:
-        """Is a response on its way, or all of it gone while its request still comes?"""
+        """True if a response is being sent, or is complete while its request still arrives."""
         cycle = self._answering
         return (
             cycle is not None
@@ -240,13 +241,13 @@ class LimitedProtocol(HttpToolsProtocol):
         )
 
     def _await_sending(self) -> None:
-        """Let the client take what is being sent, but not for ever."""
+        """Start the timer for a client that does not read."""
         if self._send_wait is None and self.transport.get_write_buffer_size():
             self._send_wait = _SendWait(_SEND_TIMERS.get(), self.transport)
 
     def _keep_alive(self) -> None:
-        """After each byte that belongs to no request, uvicorn forgets when to close the
-        connection."""
+        """Start the idle timer again: uvicorn drops it after each byte that does not belong to a
+        request."""
         waits = self._wait is not None or self.timeout_keep_alive_task is not None
         if not waits and self._answering is not None and self._answering.response_complete:
             self.timeout_keep_alive_task = self.loop.call_later(
@@ -290,7 +291,7 @@ class _BodyWait(_HeadWait):
 
 
 class _SendWait(IdleWait):
-    """Waits until the client takes what is being sent."""
+    """Waits until the client reads what is being sent."""
 
     __slots__ = ("_left", "_transport")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import jwt
 import msgspec
@@ -14,17 +15,16 @@ from ..types import CreatedSession
 ALGORITHM = "HS256"
 ISSUER = "wattfare-service"
 AUDIENCE = "wattfare-connections"
-#: How long a session token is good for, in seconds.
+#: How long a session token is valid, in seconds.
 LIFETIME = 600
-#: How far into the future a token may have been made, in seconds: the clock of the host that made
-#: it may be ahead of this one's.
+#: How far in the future the ``iat`` of a token may be, in seconds, because clocks of hosts differ.
 LEEWAY = 30
-#: The shortest signing key that is taken: HS256 is no stronger than its key (bytes).
+#: The shortest signing key, in bytes. HS256 is only as strong as its key.
 MIN_KEY_BYTES = 32
 
 
 class Session(msgspec.Struct, frozen=True):
-    """What a token says.
+    """The claims of a token.
 
     Attributes:
         app_id: the app.
@@ -47,18 +47,22 @@ class _Claims(msgspec.Struct):
     app: str
     lim: int | None
     iat: int
+    exp: int
     rev: int = 0
     lab: str | None = None
 
 
 class Signer:
-    """Mints and reads the tokens.
+    """Creates and reads the tokens.
+
+    Args:
+        clock: gives the time in Unix seconds.
 
     Raises:
         WattfareError: ``invalid_request``; the key is too short.
     """
 
-    def __init__(self, key: bytes) -> None:
+    def __init__(self, key: bytes, clock: Callable[[], float] = time.time) -> None:
         key = SecretBytes(key)
         if len(key) < MIN_KEY_BYTES:
             raise invalid_request(
@@ -66,13 +70,14 @@ class Signer:
                 f"it needs at least {MIN_KEY_BYTES}."
             )
         self._key = key
+        self._clock = clock
 
     def __repr__(self) -> str:
         return "Signer()"
 
     def mint(self, session: Session, *, now: float | None = None) -> CreatedSession:
-        """A token for this session, good from now on for :data:`LIFETIME`."""
-        issued = int(time.time() if now is None else now)
+        """A token for this session, valid for :data:`LIFETIME`."""
+        issued = int(self._clock() if now is None else now)
         claims = {
             "iss": ISSUER,
             "aud": AUDIENCE,
@@ -91,10 +96,10 @@ class Signer:
         return CreatedSession(token=token, expires_at=issued + LIFETIME)
 
     def read(self, token: str) -> Session:
-        """What the token says.
+        """The claims of this token.
 
         Raises:
-            WattfareAuthError: it is not ours, not for this use, or over.
+            WattfareAuthError: it is forged, for another use, or expired.
         """
         failure = "The session token is not valid."
         try:
@@ -104,15 +109,21 @@ class Signer:
                 algorithms=[ALGORITHM],
                 issuer=ISSUER,
                 audience=AUDIENCE,
-                # PyJWT has one leeway for all the times, and `exp` gets none.
-                options={"require": ["iss", "aud", "iat", "exp", "sub"], "verify_iat": False},
+                # PyJWT has one leeway for all times, but `exp` must have none. It has no clock but
+                # the machine's, so the times are checked below.
+                options={
+                    "require": ["iss", "aud", "iat", "exp", "sub"],
+                    "verify_iat": False,
+                    "verify_exp": False,
+                },
             )
             claims = msgspec.convert(payload, _Claims)
-            if claims.iat <= time.time() + LEEWAY:
+            now = self._clock()
+            if claims.exp <= now:
+                failure = "The session token has expired: get a new one."
+            elif claims.iat <= now + LEEWAY:
                 return Session(claims.app, claims.sub, claims.lim, claims.rev, claims.lab)
-        except jwt.ExpiredSignatureError:
-            failure = "The session token has expired: get a new one."
         except (jwt.InvalidTokenError, msgspec.ValidationError, ValueError):
             pass
-        # Outside of the handlers: the frames of PyJWT hold the key.
+        # Outside of the handlers, because the frames of PyJWT have the key.
         raise WattfareAuthError(failure)

@@ -12,7 +12,7 @@ import importlib.util
 import inspect
 import sys
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, TypeGuard, cast
 
 from . import over_httpx, own_httpx
 from .base import (
@@ -29,14 +29,17 @@ from .base import (
     hidden,
     running_loop,
 )
+from .clients import AsyncHTTPClient, SyncHTTPClient
 
 __all__ = [
+    "AsyncHTTPClient",
     "AsyncHTTPResponse",
     "AsyncTransport",
     "HTTPRequest",
     "HTTPResponse",
     "Secret",
     "SecretBytes",
+    "SyncHTTPClient",
     "Transport",
     "async_transport",
     "header_key",
@@ -50,7 +53,7 @@ _SYNC = (("httpx", "Client"), ("httpx2", "Client"))
 _ASYNC = (("httpx", "AsyncClient"), ("httpx2", "AsyncClient"), ("aiohttp", "ClientSession"))
 
 
-def sync_transport(http_client: Any = None) -> Transport:
+def sync_transport(http_client: SyncHTTPClient | None = None) -> Transport:
     """A transport over ``http_client``: an ``httpx.Client``, an ``httpx2.Client``, or a function
     that makes one. One of these classes itself means our own connections over its library. None
     means httpx.
@@ -75,7 +78,7 @@ def sync_transport(http_client: Any = None) -> Transport:
     return over_httpx.HttpxTransport(Pool(make, over_httpx.close_client))
 
 
-def async_transport(http_client: Any = None) -> AsyncTransport:
+def async_transport(http_client: AsyncHTTPClient | None = None) -> AsyncTransport:
     """A transport over ``http_client``: an ``httpx.AsyncClient``, an ``httpx2.AsyncClient``, an
     ``aiohttp.ClientSession``, or a function that makes one. One of these classes itself means our
     own connections over its library. None means aiohttp if it is installed, else httpx.
@@ -130,7 +133,7 @@ def _is_a(value: object, kinds: Kinds) -> bool:
     return isinstance(value, _classes(kinds))
 
 
-def _may_make(value: object, kinds: Kinds) -> bool:
+def _may_make(value: object, kinds: Kinds) -> TypeGuard[Callable[[], Any]]:
     """True if this may be a function that makes a client. A class is one only if it makes one."""
     if isinstance(value, type):
         return issubclass(value, _classes(kinds))

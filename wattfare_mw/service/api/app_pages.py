@@ -12,7 +12,7 @@ from .state import state_of
 
 
 def page_origin(request: Request) -> str | None:
-    """The origin of the page that sends this request; None if it names none."""
+    """The origin of the page that sends this request, or None."""
     return headers_of(request.scope).single("origin")
 
 

@@ -4,6 +4,7 @@ person's browser brings back."""
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Protocol
 
 import msgspec
 from sqlalchemy import Connection as Sql
@@ -18,7 +19,7 @@ from .. import keys
 from ..ledger import rules
 from ..ledger.clock import seconds
 from ..payers import approval_store, approvals, lowering, return_urls
-from ..payers.approvals import Approval, Kind, Wish
+from ..payers.approvals import Approval, Wish
 from ..records import USERS_PAY, App
 from ..tokens import Session
 from . import credentials
@@ -140,17 +141,10 @@ async def approval_state(request: Request) -> Response:
     state = state_of(request)
     app, session, _ = await _admit(request, state)
     given = await read_json(request, StateQuestion)
-    approval_id: str = request.path_params["id"]
+    find = _finder(request, app, session, given.secret)
 
     def look(sql: Sql, now: datetime) -> ApprovalState:
-        approval = approvals.check_owner(
-            approval_store.find(sql, approval_id),
-            kind="grant" if session is None else "connection",
-            app_id=app.id,
-            user_id=None if session is None else session.user_id,
-            origin=page_origin(request),
-            secret=given.secret,
-        )
+        approval = find(sql, lock=False)
         if approvals.is_over(approval, seconds(now)):
             return ApprovalState("expired", open=False)
         return ApprovalState(approval.state, open=not approval.left)
@@ -166,21 +160,9 @@ async def redeem_approval(request: Request) -> Response:
     address = address_of(request.scope)
     await state.rate_limits.redemption(approval_id, address)
     given = await read_json(request, Redemption)
-    user_id = None if session is None else session.user_id
-    kind: Kind = "grant" if session is None else "connection"
-    origin = page_origin(request)
+    find = _finder(request, app, session, given.secret)
 
-    def find(sql: Sql) -> Approval:
-        return approvals.check_owner(
-            approval_store.find(sql, approval_id, lock=True),
-            kind=kind,
-            app_id=app.id,
-            user_id=user_id,
-            origin=origin,
-            secret=given.secret,
-        )
-
-    if user_id is not None:
+    if session is not None:
 
         def connect(sql: Sql, now: datetime) -> None:
             approval = find(sql)
@@ -188,7 +170,7 @@ async def redeem_approval(request: Request) -> Response:
             approval_store.connect(sql, approval, state.terms, now)
 
         await state.store.at(connect)
-        return await status_response(state, app.id, user_id)
+        return await status_response(state, app.id, session.user_id)
 
     token = keys.new_grant_token()
     await _count_grant(state, app, await state.store.transact(find), address)
@@ -199,6 +181,28 @@ async def redeem_approval(request: Request) -> Response:
         return approval_store.grant(sql, approval, token, state.terms, now)
 
     return json_response(encode(await state.store.at(grant)))
+
+
+class _Find(Protocol):
+    def __call__(self, sql: Sql, *, lock: bool = True) -> Approval: ...
+
+
+def _finder(request: Request, app: App, session: Session | None, secret: str) -> _Find:
+    """What finds the approval of this request's path, if the page that asks has begun it."""
+    approval_id: str = request.path_params["id"]
+    origin = page_origin(request)
+
+    def find(sql: Sql, *, lock: bool = True) -> Approval:
+        return approvals.check_owner(
+            approval_store.find(sql, approval_id, lock=lock),
+            kind="grant" if session is None else "connection",
+            app_id=app.id,
+            user_id=None if session is None else session.user_id,
+            origin=origin,
+            secret=secret,
+        )
+
+    return find
 
 
 async def _count_grant(state: ServiceState, app: App, approval: Approval, address: str) -> None:

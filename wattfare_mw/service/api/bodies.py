@@ -42,8 +42,8 @@ async def read_json(request: Request, shape: type[T], *, empty: T | None = None)
     """The body, decoded as this shape.
 
     Args:
-        empty: what an empty body stands for; None: an empty body is refused. Only the bytes tell
-            that a body is empty: over HTTP/2, or in chunks, it has no length in its headers.
+        empty: the value of an empty body; None refuses an empty body. Only the bytes tell that a
+            body is empty: with HTTP/2 or chunks, the headers have no length.
 
     Raises:
         WattfareError: ``invalid_request``; the message says what is wrong, and where.
@@ -52,7 +52,7 @@ async def read_json(request: Request, shape: type[T], *, empty: T | None = None)
     receiving.check_length(headers.first("content-length"), MAX_BODY_BYTES)
     body = await receiving.read_body(request.receive, MAX_BODY_BYTES, ClientDisconnect)
     if not body and empty is not None:
-        return empty  # of any type: some clients name one for nothing
+        return empty  # with any media type, because some clients always send one
     _check_type(headers)
     try:
         return decode(shape, body)

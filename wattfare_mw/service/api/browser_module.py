@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-from importlib import resources
-
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
+from ... import browser
+from ..hashed_files import IMMUTABLE, hashed_name
 from .framing import allow_caching
 
 #: How long a browser may keep the redirect to the present version, in seconds.
@@ -20,41 +19,32 @@ _HEADERS = {
     "cross-origin-resource-policy": "cross-origin",
     "x-content-type-options": "nosniff",
 }
-
-
 #: The module and its types, and their media types.
 _TYPES = {
     "wattfare.js": "text/javascript; charset=utf-8",
     "wattfare.d.ts": "text/plain; charset=utf-8",
 }
-
-
-def _hashed(name: str) -> str:
-    digest = hashlib.sha256(_FILES[name]).hexdigest()[:16]
-    stem, dot, suffix = name.partition(".")
-    return f"{stem}.{digest}{dot}{suffix}"
-
-
-_FILES = {name: (resources.files("wattfare_mw.browser") / name).read_bytes() for name in _TYPES}
-_VERSIONS = {_hashed(name): name for name in _FILES}
+_FILES = {name: browser.read(name) for name in _TYPES}
+_NAMES = {hashed_name(name, content): name for name, content in _FILES.items()}
 
 
 async def _present(request: Request) -> Response:
     allow_caching(request.scope)
     headers = {**_HEADERS, "cache-control": f"public, max-age={REDIRECT_SECONDS}"}
     # Relative, since only the operator knows under which address this is reached.
-    return RedirectResponse(_hashed(request.url.path.rpartition("/")[2]), 307, headers)
+    name = request.url.path.rpartition("/")[2]
+    return RedirectResponse(hashed_name(name, _FILES[name]), 307, headers)
 
 
 async def _version(request: Request) -> Response:
     version = request.url.path.rpartition("/")[2]
-    name = _VERSIONS.get(version)
+    name = _NAMES.get(version)
     if name is None:  # of another version
         raise HTTPException(404)
     allow_caching(request.scope)
     headers = {
         **_HEADERS,
-        "cache-control": "public, max-age=31536000, immutable",
+        **IMMUTABLE,
         "content-type": _TYPES[name],
         "etag": f'"{version}"',
     }

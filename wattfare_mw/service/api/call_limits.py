@@ -1,4 +1,4 @@
-"""How many inference calls run at once: of one payer, and of one app."""
+"""Limits how many inference calls of one payer and of one app run at once."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from ...calls_at_once import CallsAtOnce
 class CallLimits:
     """Counts the inference calls of this process.
 
-    Each process counts its own, so that the count costs no question to the database, protects a
-    process before it reads a body, and ends with the process.
+    Each process counts its own calls. So counting needs no query, protects a process before it
+    reads a body, and ends with the process.
 
     Args:
         per_user: the most calls at once of one user at one app. A grant counts like a user.
@@ -31,7 +31,7 @@ class CallLimits:
         """Count one call, from before its body is read until the end of a ``with`` block.
 
         Raises:
-            WattfareRateLimitError: 429; the user, the grant or the app has as many as it may have.
+            WattfareRateLimitError: 429; the user, the grant or the app has reached its limit.
         """
         key = (app_id, *payer)
         # The payer first: a refused call of one user never counts against the app.

@@ -28,7 +28,7 @@ class ChatCompletions:
     """The route. It is plain ASGI, because it has to notice when the client leaves."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Read one request, and carry its call out."""
+        """Read one request, and run its call."""
         state: ServiceState = scope["app"].state.service
         headers = headers_of(scope)
         app = await credentials.app_by_secret_key(headers, state.store)
@@ -45,7 +45,7 @@ class ChatCompletions:
             state.bodies.claim((app.id, user_id, grant_hash)) as claim,
         ):
             if not check_body(headers, MAX_CALL_BYTES):
-                # A payer that cannot pay does not get a large body read.
+                # Do not read a large body of a payer who cannot pay.
                 await state.store.check_account(app.id, user_id, grant_hash, state.terms)
             body = await read_body(receive, MAX_CALL_BYTES, ClientDisconnect, claim)
             if len(body) <= LARGE_BODY:

@@ -20,7 +20,7 @@ async def app_by_secret_key(headers: Headers, store: Store) -> App:
     credential = _bearer(headers)
     app_id = keys.app_id_of(credential)
     if app_id is None:
-        raise WattfareAuthError("This call takes the app's secret key, sk_….")
+        raise WattfareAuthError("This call needs the app's secret key, sk_….")
     app = await store.app_by_id(app_id)
     if app is None or not keys.opens(credential, app):
         raise WattfareAuthError(
@@ -37,7 +37,7 @@ async def app_by_publishable_key(headers: Headers, store: Store) -> App:
     """
     credential = _bearer(headers)
     if not credential.startswith("pk_"):
-        raise WattfareAuthError("This call takes the app's publishable key, pk_….")
+        raise WattfareAuthError("This call needs the app's publishable key, pk_….")
     app = await store.app_by_publishable_key(credential)
     if app is None:
         raise WattfareAuthError("The publishable key is not valid.")
@@ -57,7 +57,7 @@ async def session_of(headers: Headers, signer: Signer, store: Store) -> tuple[Se
     """
     credential = _bearer(headers)
     if credential.startswith(("sk_", "pk_")):
-        raise WattfareAuthError("This call takes a session token, not a key.")
+        raise WattfareAuthError("This call needs a session token, not a key.")
     session = signer.read(credential)
     app = await store.app_by_id(session.app_id)
     if app is None:
@@ -68,9 +68,9 @@ async def session_of(headers: Headers, signer: Signer, store: Store) -> tuple[Se
 def _bearer(headers: Headers) -> str:
     value = headers.single("authorization")
     if value is None:
-        raise WattfareAuthError("A credential is missing: Authorization: Bearer ….")
+        raise WattfareAuthError("A credential is missing. Send the header Authorization: Bearer ….")
     scheme, _, rest = value.partition(" ")
     credential = rest.strip(" ")
     if scheme.lower() != "bearer" or not is_visible(credential):
-        raise WattfareAuthError("The credential is sent as Authorization: Bearer ….")
+        raise WattfareAuthError("Send the credential as the header Authorization: Bearer ….")
     return credential

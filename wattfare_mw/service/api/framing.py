@@ -1,5 +1,5 @@
-"""What holds for every response: a request id, no caching, CORS for the browser's own calls,
-errors in the protocol's JSON, and one line in the log."""
+"""The frame of every response: a request id, no caching, CORS for calls of browsers, errors in the
+protocol's JSON, and a log line."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Frame:
     """The outermost middleware.
 
     Args:
-        is_cors_path: does a browser call this path from an app's page?
+        is_cors_path: True for a path that a browser calls from an app's page.
     """
 
     def __init__(self, app: ASGIApp, *, is_cors_path: Callable[[str], bool]) -> None:
@@ -53,8 +53,8 @@ class Frame:
         if request_id is None or not SANE_REQUEST_ID.fullmatch(request_id):
             request_id = new_id()
         scope["wattfare.request_id"] = request_id
-        # Only bearer tokens open anything here, so any page may ask. A live app's credential is
-        # only for the app's own pages: its routes call `allow_origins`.
+        # Only bearer tokens give access here, so any page may ask. A live app's credential is only
+        # for the app's own pages: its routes call `allow_origins`.
         is_cors_path = scope["wattfare.cors"] = self._is_cors_path(scope["path"])
         scope["wattfare.allowed_origin"] = (
             "*" if is_cors_path and "origin" in headers.common else None
@@ -64,7 +64,7 @@ class Frame:
         try:
             if scope["wattfare.allowed_origin"] and _is_preflight(scope, headers):
                 await _preflight(scope, receive, sender)
-            elif "\0" in scope["path"]:  # PostgreSQL takes no such text
+            elif "\0" in scope["path"]:  # PostgreSQL cannot store such text
                 await _error_response(_no_such_path(scope["path"]))(scope, receive, sender)
             else:
                 await self._app(scope, receive, sender)
@@ -147,7 +147,7 @@ def _describe(call: CallReport, fields: dict[str, Field]) -> None:
 
 
 def _counted(error: WattfareError, scope: Scope) -> WattfareError:
-    """The error to answer: for a failed authentication too many, that this is so."""
+    """The error to answer: after too many failed authentications, a rate limit."""
     if isinstance(error, WattfareAuthError):
         try:
             scope["app"].state.service.rate_limits.failed_authentication(address_of(scope))
@@ -192,7 +192,7 @@ class ResponseSender:
         await self.server_send(message)
 
 
-# The protocol has few paths, and they are logged again and again.
+# The protocol has few paths, and they are logged often.
 _quoted = lru_cache(maxsize=64)(quote)
 
 
@@ -203,7 +203,7 @@ async def on_http_exception(request: Request, error: Exception) -> Response:
         return _error_response(_no_such_path(request.url.path))
     message = error.detail
     if error.status_code == 405:
-        message = "This path does not take this method."
+        message = "This path does not support this method."
     refusal = invalid_request(message, error.status_code)
     return _error_response(refusal, dict(error.headers or {}))
 

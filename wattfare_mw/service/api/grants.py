@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
@@ -26,7 +24,7 @@ MAX_GRANT_REQUESTS = 1000
 
 
 class NewGrant(msgspec.Struct, rename="camel", frozen=True):
-    """A grant to create: so many requests, for so many USD at most."""
+    """A grant to create: a number of requests, and the most USD for all of them."""
 
     requests: int
     max_usd: Usd | None = None
@@ -54,7 +52,7 @@ async def create_grant(request: Request) -> Response:
     if largest is not None and terms.grant_ceiling is not None:
         await state.rate_limits.grant_hold(app.id, address, cap, terms.grant_ceiling, largest)
     token = keys.new_grant_token()
-    now = int(time.time())
+    now = int(state.clock())
     expires_at = now + GRANT_SECONDS
     grant = GrantBudget(asked.requests, cap, expires_at)
     await state.store.add_grant(app.id, keys.digest(token), grant, terms, now)
@@ -65,7 +63,7 @@ def check_requests(requests: int | None) -> int:
     """The number of requests of a grant.
 
     Raises:
-        WattfareError: ``invalid_request``; there is none, or it is too small or too large.
+        WattfareError: ``invalid_request``; the number is missing, too small or too large.
     """
     if requests is None or not 1 <= requests <= MAX_GRANT_REQUESTS:
         raise invalid_request(f"`requests` is a whole number from 1 to {MAX_GRANT_REQUESTS:,}.")

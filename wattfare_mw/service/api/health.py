@@ -1,4 +1,4 @@
-"""Is the service up? Its database must take a write: on a full disk it can still be read."""
+"""The health check: the database must accept a write, because a full disk can still be read."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ...errors import WattfareError
 from ..errors import not_available
 from ..ledger.store import Store
 
-#: How long an answer holds, in seconds: anybody may ask, as often as they like.
+#: How long a result is valid, in seconds, because anyone may ask at any rate.
 FRESH_SECONDS = 1.0
 #: How long the database may take for it, in seconds.
 PATIENCE_SECONDS = 5.0
@@ -20,7 +20,7 @@ log = logging.getLogger("wattfare_mw.service")
 
 
 class Health:
-    """Looks after the database when it is asked, once a second at most."""
+    """Checks the database on request, at most once a second."""
 
     def __init__(self, store: Store) -> None:
         self._store = store

@@ -20,7 +20,7 @@ async def models(request: Request) -> Response:
 
 
 async def model(request: Request) -> Response:
-    """One model, as the list has it. Its id may have slashes."""
+    """One model, as in the list. Its id may have slashes."""
     name: str = request.path_params["model"]
     listing = await _listing(request)
     try:

@@ -19,6 +19,7 @@ from ...types import (
     GRANT_HEADER,
     LOW_BUDGET_HEADER,
     LOWERED_HEADER,
+    MAX_ACCOUNT_LABEL,
     MAX_MODEL_CHARACTERS,
     MAX_USER_ID,
     MAX_WAIT_SECONDS,
@@ -44,7 +45,7 @@ from .bodies import JSON, json_response
 from .connections import Approval
 from .grants import MAX_GRANT_REQUESTS, NewGrant
 from .parameters import KEY_HEADER, MAX_KEY
-from .sessions import MAX_ACCOUNT_LABEL, NewSession
+from .sessions import NewSession
 
 Json = dict[str, Any]
 
@@ -65,7 +66,7 @@ _WHY = {
     502: "The upstream failed.",
     503: "The service or its database is not available. Try again later.",
 }
-#: An app's page has one or the other.
+#: An app's page sends one of them.
 _OF_PAGES = ("sessionToken", "publishableKey")
 _ANY_CALL = (400, 429, 500, 503)
 _WITH_BODY = (408, 413, 415)

@@ -1,4 +1,4 @@
-"""For whoever runs the service: ``GET /healthz`` and ``GET /metrics``."""
+"""For operators: ``GET /healthz`` and ``GET /metrics``."""
 
 from __future__ import annotations
 

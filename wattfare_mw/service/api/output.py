@@ -26,10 +26,10 @@ class ASGIOutput:
     """Implements :class:`..inference.runner.Output`.
 
     Args:
-        send: sends the head of the response. If it is a :class:`.framing.ResponseSender`, the body
-            goes past it, directly to the server.
-        headers: returns the headers to add. It is called when the head is sent.
-        heartbeats: measures how long each stream is silent.
+        send: sends the start of the response. The body bypasses a :class:`.framing.ResponseSender`,
+            and goes directly to the server.
+        headers: returns the headers to add. It is called at the start of the response.
+        heartbeats: sends comments into silent streams.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class ASGIOutput:
         await self._send({"type": "http.response.body", "body": block})
 
     def close(self) -> None:
-        """Send nothing more, however the call has ended."""
+        """Send nothing more."""
         heartbeat, self._heartbeat = self._heartbeat, None
         if heartbeat is not None:
             heartbeat.close()
@@ -77,8 +77,8 @@ class ASGIOutput:
         """Send a whole answer."""
         await self._start((_JSON_TYPE, (b"content-length", b"%d" % len(body))))
         if len(body) > LARGE_BODY:
-            # A server takes any body at once. It takes more only when its client has read that, so
-            # the call counts as long as its answer is in memory.
+            # A server accepts any body at once. It accepts more only after its client has read
+            # that, so the call counts as long as its answer is in memory.
             await self._send({"type": "http.response.body", "body": body, "more_body": True})
             body = b""
         await self._send({"type": "http.response.body", "body": body})

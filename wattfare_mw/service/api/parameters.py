@@ -1,4 +1,4 @@
-"""What a request says in its headers and its query: who pays, and how the call is to be made."""
+"""Reads the headers and the query of a request: who pays, and how to make the call."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ...types import (
 from .. import keys
 from ..records import IdempotencyKey
 
-#: Names a call, so that a repeated request does not make it again.
+#: The header that identifies a call, so that a repeated request does not make it again.
 KEY_HEADER = "idempotency-key"
 #: The longest value of that header, in characters (our choice).
 MAX_KEY = 255
@@ -37,7 +37,7 @@ def payer_in_headers(headers: Headers) -> tuple[str | None, str | None]:
     user_id = _user_in_header(headers)
     grant = headers.single(GRANT_HEADER)
     if (user_id is None) == (grant is None):
-        raise invalid_request("Say who pays, by one of X-Wattfare-User and X-Wattfare-Grant.")
+        raise invalid_request("Send exactly one of X-Wattfare-User or X-Wattfare-Grant.")
     return user_id, None if grant is None else keys.digest(grant)
 
 
@@ -69,7 +69,7 @@ def user_in_query(query: bytes) -> str:
         raise invalid_request("The query is percent-encoded UTF-8.") from None
     found = [value for name, value in pairs if name == "appUserId"]
     if len(found) != 1:
-        raise invalid_request("Name one user: ?appUserId=…")
+        raise invalid_request("Send exactly one user id: ?appUserId=…")
     return check_user_id(found[0])
 
 

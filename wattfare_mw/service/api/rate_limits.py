@@ -1,15 +1,13 @@
-"""How often an app, one of its users, or an address may ask.
+"""Rate limits of apps, their users, and addresses.
 
-The rule is in :func:`_admit`. It is written so that what one user or address takes is never what
-all others need:
+The rule is in :func:`_admit`. No user and no address can use up what all others need:
 
-- A user or an address has a limit of its own. What is over it does not count against the app.
-- The first requests of each in a minute (``fair``) count against the app only. All that any of
-  them ask beyond that share one half of the app's limit, so that the other half is left for those
-  who ask little.
+- A user or an address has its own limit. Requests above it do not count against the app. - The
+first requests of each in a minute (``fair``) count against the app only. All further requests share
+one half of the app's limit, so the other half is left for those with few requests.
 
-Inference calls and failed authentications are counted in this process: a question to Redis would
-take longer than the rest of a call. The other rates are counted in Redis if there is one.
+Inference calls and failed authentications are counted in this process, because a query to Redis
+would take longer than the rest of a call. Other rates are counted in Redis if it is configured.
 """
 
 from __future__ import annotations
@@ -17,6 +15,7 @@ from __future__ import annotations
 import math
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from functools import cached_property, lru_cache
 from ipaddress import IPv6Address, IPv6Network, ip_address, ip_network
 from typing import TYPE_CHECKING, Any
@@ -40,18 +39,18 @@ MINUTE = 60
 DAY = 24 * 3600
 #: The most counters of one kind in memory. With one more, the oldest is forgotten.
 MAX_COUNTERS = 100_000
-#: The part of the grants' ceiling that one address may take in a day.
+#: The fraction of the grants' ceiling that one address may use in a day.
 GRANT_SHARE = 4
 
 
 class Rate(msgspec.Struct, frozen=True, dict=True):
-    """How many requests of one kind a minute.
+    """The limit of one kind of request per minute.
 
     Attributes:
-        what: the kind, in the plural.
-        whose: whom ``most`` is for: a user, or an address.
+        what: the kind of request, in the plural.
+        whose: who ``most`` is for: a user, or an address.
         most: the most of one user or address; None for no limit.
-        fair: how many of them count against the app only.
+        fair: how many of these count against the app only.
         app: the most of one app; None for no limit.
     """
 
@@ -68,7 +67,7 @@ class Rate(msgspec.Struct, frozen=True, dict=True):
 
     @cached_property
     def by_busy(self) -> str:
-        """The kind of the counters of all that ask often."""
+        """The kind of the counter of all further requests."""
         return f"{self.what} by busy {self.whose}"
 
     @cached_property
@@ -82,15 +81,15 @@ SESSIONS = Rate("sessions", most=30, fair=1, app=120)
 STATUSES = Rate("status requests", most=600, fair=60, app=12_000)
 MODEL_LISTS = Rate("lists of models", app=600)
 CONNECTIONS = Rate("requests of connections", most=60, fair=10, app=6_000)
-#: A browser sends these two, from an address of its own. Many may share one.
+#: Browsers send these two. Many browsers may share an address.
 BROWSERS = Rate("requests of browsers", "address", most=600)
-#: Each asks the upstream about a key that a browser has given.
+#: Each sends a key from a browser to the upstream.
 KEY_CHECKS = Rate("checks of keys", "address", most=30)
 GRANTS = Rate("grants", "address", most=30, fair=3, app=120)
 FAILURES = Rate("requests with an invalid credential", "address", most=300)
 APPROVALS = Rate("approvals of grants", "address", most=120, fair=10, app=1_200)
-#: These need a session token. So whoever has copied the publishable key, and has many addresses,
-#: does not keep the app's users from connecting.
+#: These need a session token. So an attacker with the publishable key and many addresses cannot
+#: stop the app's users from connecting.
 USER_APPROVALS = Rate("approvals of connections", most=30, fair=5, app=1_200)
 REDEMPTIONS = Rate("attempts to redeem an approval", "address", most=10)
 #: On the service's own pages.
@@ -99,7 +98,7 @@ RECOVERY_CODES = Rate("recovery codes", "address", most=10)
 
 
 class _Count(msgspec.Struct, frozen=True, gc=False):
-    """Add to this counter; gives what it has come to."""
+    """A command: add to this counter. The result is the new count."""
 
     kind: str
     key: tuple[str, ...]
@@ -108,13 +107,13 @@ class _Count(msgspec.Struct, frozen=True, gc=False):
 
 
 class _Ends(msgspec.Struct, frozen=True):
-    """When does this counter begin anew? Gives Unix seconds."""
+    """In how many seconds does this counter begin anew?"""
 
     counter: _Count
 
 
 def _admit(rate: Rate, app_id: str, client: str = "") -> Flow[None]:
-    """Count one request, and raise the refusal if it is one too many."""
+    """Count one request, and refuse it if it is one too many."""
     if rate.most is not None:
         counter = _Count(rate.by_client, (app_id, client))
         mine = yield counter
@@ -134,37 +133,39 @@ def _admit(rate: Rate, app_id: str, client: str = "") -> Flow[None]:
 
 
 def _admit_hold(app_id: str, address: str, cap: int, ceiling: int, largest: int) -> Flow[None]:
-    """Count what a grant may hold of the app's ceiling, in nano-dollars: one address takes no more
-    than its part of it in a day, and one grant in any case."""
+    """Count what a grant may use of the app's ceiling, in nano-dollars. One address may use only
+    its part in a day, but always one grant."""
     counter = _Count("nanos of grants by address", (app_id, address), DAY, cap)
     if (yield counter) > max(ceiling // GRANT_SHARE, largest):
         raise WattfareRateLimitError(
-            "The grants of this address hold all that they may for now.",
+            "The grants of this address have reached their limit for now.",
             retry_after=_wait((yield _Ends(counter))),
         )
 
 
-def _too_many(most: int, what: str, until: float) -> WattfareRateLimitError:
-    return WattfareRateLimitError(f"At most {most:,} {what}.", retry_after=_wait(until))
+def _too_many(most: int, what: str, ends_in: float) -> WattfareRateLimitError:
+    return WattfareRateLimitError(f"At most {most:,} {what}.", retry_after=_wait(ends_in))
 
 
-def _wait(until: float) -> int:
-    return max(1, math.ceil(until - time.time()))
+def _wait(ends_in: float) -> int:
+    return max(1, math.ceil(ends_in))
 
 
 class RateLimits:
-    """Counts the requests of a minute, from the first of them.
+    """Counts requests in windows of a minute, which start with the first request.
 
-    Each method raises a WattfareRateLimitError, with ``retry_after``, for one too many, and a
-    WattfareError with status 503 if the storage is not there.
+    Each method raises a WattfareRateLimitError with ``retry_after`` for one request too many, and a
+    WattfareError with status 503 if the storage is unavailable.
 
     Args:
-        storage: ``redis://…``, to count across processes; None: in this process's memory.
+        storage: ``redis://…``, to count across processes; None counts in the memory of this
+            process.
         calls_per_user: inference calls a minute of one user or grant.
         calls_per_app: inference calls a minute of one app.
+        clock: gives the time in Unix seconds, for what is counted in memory.
 
     Raises:
-        WattfareError: ``invalid_request``; it is no such URL, or the extra is missing.
+        WattfareError: ``invalid_request``; the URL is invalid, or the extra is missing.
     """
 
     def __init__(
@@ -173,14 +174,15 @@ class RateLimits:
         *,
         calls_per_user: int = 600,
         calls_per_app: int = 12_000,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         storage = hidden(storage)
-        self._memory = Counters()
+        self._memory = Counters(clock)
         self._pool: ConnectionPool | None = None
         self._redis: RedisStorage | None = None
         if storage is not None:
             self._pool = _redis_pool(storage)
-            # The client that most people have. The library's own default is another one.
+            # The most common client. The library's default is another one.
             self._redis = RedisStorage(
                 "async+redis://",
                 implementation="redispy",
@@ -188,11 +190,11 @@ class RateLimits:
             )
         fair = max(1, calls_per_user // 10)
         self._calls = Rate("calls", most=calls_per_user, fair=fair, app=calls_per_app)
-        # A browser can make up any number of grants, each of which would ask little.
+        # A browser can invent any number of grants with few requests each.
         self._grant_calls = Rate("calls", most=calls_per_user, fair=0, app=calls_per_app)
 
     def call(self, app_id: str, user_id: str | None, grant_hash: str | None) -> None:
-        """An inference call of this user, or of this grant."""
+        """Count an inference call of this user, or of this grant."""
         if user_id is None:
             flow = _admit(self._grant_calls, app_id, f"grant:{grant_hash}")
         else:
@@ -200,70 +202,70 @@ class RateLimits:
         self._memory.run(flow)
 
     def failed_authentication(self, address: str) -> None:
-        """A request with an invalid credential. One with a valid credential is never refused for
-        it, since many may share an address."""
+        """Count a request with an invalid credential. A request with a valid one is never refused
+        because of it, since many clients may share an address."""
         self._memory.run(_admit(FAILURES, "", address))
 
     async def session(self, app_id: str, user_id: str) -> None:
-        """A session for this user."""
+        """Count a session for this user."""
         await self._count(_admit(SESSIONS, app_id, user_id))
 
     async def status(self, app_id: str, user_id: str) -> None:
-        """A look at this user's connection, by the app."""
+        """Count an app's request for this user's status."""
         await self._count(_admit(STATUSES, app_id, user_id))
 
     async def models(self, app_id: str) -> None:
-        """A list of models for this app."""
+        """Count a list of models for this app."""
         await self._count(_admit(MODEL_LISTS, app_id))
 
     async def browser(self, address: str) -> None:
-        """A request of a browser, before its credential is looked at."""
+        """Count a request of a browser, before its credential is checked."""
         await self._count(_admit(BROWSERS, "", address))
 
     async def key_check(self, address: str) -> None:
-        """A browser that gives a key, which the upstream is asked about."""
+        """Count a key from a browser, which is sent to the upstream."""
         await self._count(_admit(KEY_CHECKS, "", address))
 
     async def connection(self, app_id: str, user_id: str) -> None:
-        """A request of this user's browser."""
+        """Count a request of this user's browser."""
         await self._count(_admit(CONNECTIONS, app_id, user_id))
 
     async def grant(self, app_id: str, address: str) -> None:
-        """A grant for a browser at this address."""
+        """Count a grant for a browser at this address."""
         await self._count(_admit(GRANTS, app_id, address))
 
     async def approval(self, app_id: str, address: str) -> None:
-        """A new approval of a grant, for a browser at this address."""
+        """Count a new approval of a grant, for a browser at this address."""
         await self._count(_admit(APPROVALS, app_id, address))
 
     async def user_approval(self, app_id: str, user_id: str) -> None:
-        """A new approval of a connection, for this user."""
+        """Count a new approval of a connection, for this user."""
         await self._count(_admit(USER_APPROVALS, app_id, user_id))
 
     async def redemption(self, approval_id: str, address: str) -> None:
-        """An attempt to redeem this approval, by a browser at this address."""
+        """Count an attempt to redeem this approval, by a browser at this address."""
         # A hash, since the path of a request may be long.
         await self._count(_admit(REDEMPTIONS, digest(approval_id), address))
 
     async def sign_in(self, address: str) -> None:
-        """A passkey to create or to sign in with, for a browser at this address."""
+        """Count a passkey to create or to sign in with, for a browser at this address."""
         await self._count(_admit(SIGN_INS, "", address))
 
     async def recovery_code(self, address: str) -> None:
-        """A recovery code from a browser at this address."""
+        """Count a recovery code from a browser at this address."""
         await self._count(_admit(RECOVERY_CODES, "", address))
 
     async def grant_hold(
         self, app_id: str, address: str, cap: int, ceiling: int, largest: int
     ) -> None:
-        """A grant of the operator's money for a browser at this address.
+        """Count a grant of the operator's money, for a browser at this address.
 
-        An address of this machine is not counted: it is that of a proxy which does not tell the
-        client's, or of a developer.
+        An address of this machine is not counted: it belongs to a developer, or to a proxy that
+        does not pass on the client's address.
 
         Args:
-            app_id: the app's.
-            address: the browser's.
+            app_id: the id of the app.
+            address: the address of the browser.
             cap: the cap of the grant, in nano-dollars.
             ceiling: what all grants of the app may hold.
             largest: the largest cap of one grant.
@@ -288,28 +290,28 @@ class RateLimits:
         key = "/".join(quote(part, safe="") for part in (count.kind, *count.key))
         try:
             if isinstance(command, _Ends):
-                return await storage.get_expiry(key)
+                return await storage.get_expiry(key) - time.time()
             return await storage.incr(key, count.seconds, count.amount)
         except storage.base_exceptions as error:
-            forget_frames(error)  # they hold the password
+            forget_frames(error)  # they have the password
             raise not_available("The service's storage of rate limits is not available.") from error
 
 
 class Counters:
-    """Counters in memory. Each begins anew when its time is over.
+    """Counters in memory, which reset at the end of their window.
 
-    The storage in memory of ``limits`` looks at all of its counters for each that it changes, and
-    keeps any number of them. Here a count takes the same time however many there are, and there
-    are at most :data:`MAX_COUNTERS` of each kind.
+    The memory storage of the library ``limits`` scans all its counters on each change, and their
+    number has no limit. Here a count takes constant time, and there are at most
+    :data:`MAX_COUNTERS` of each kind.
     """
 
-    def __init__(self) -> None:
-        # Of each kind, those that begin anew first come first: all have the same time.
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
+        # Sorted by reset time within each kind, because all windows have the same length.
         self._kinds: dict[str, OrderedDict[tuple[str, ...], list[float]]] = {}
 
     def run(self, flow: Flow[None]) -> None:
-        """Carry a flow out. A counter in memory never fails, so that this takes fewer steps than
-        :func:`.flow.run`."""
+        """Run a flow. A counter in memory never fails, so :func:`.flow.run` is not needed."""
         try:
             command = next(flow)
             while True:
@@ -318,13 +320,13 @@ class Counters:
             pass
 
     def perform(self, command: _Count | _Ends) -> float:
-        """Add to a counter, or tell when it begins anew."""
+        """Add to a counter, or tell in how many seconds it begins anew."""
         if isinstance(command, _Ends):
-            return self._kinds[command.counter.kind][command.counter.key][1]
+            return self._kinds[command.counter.kind][command.counter.key][1] - self._clock()
         counters = self._kinds.get(command.kind)
         if counters is None:
             counters = self._kinds[command.kind] = OrderedDict()
-        now = time.time()
+        now = self._clock()
         found = counters.get(command.key)
         if found is not None and now < found[1]:
             found[0] += command.amount
@@ -336,7 +338,7 @@ class Counters:
 
     @staticmethod
     def _make_room(counters: OrderedDict[tuple[str, ...], list[float]], now: float) -> None:
-        # Two for each that comes, so that all that are over go in time.
+        # Remove two for each new one, so that all expired counters go in time.
         for _ in range(2):
             if not counters:
                 return
@@ -350,12 +352,12 @@ class Counters:
 def _group(host: str) -> str:
     try:
         address = ip_address(host)
-    except ValueError:  # such as a socket of the file system
+    except ValueError:  # such as a Unix socket
         return host
     if isinstance(address, IPv6Address) and not address.is_loopback:
         if address.ipv4_mapped is not None:
             return str(address.ipv4_mapped)
-        # One line of a provider has so many addresses of IPv6.
+        # One internet connection usually has a whole IPv6 network of this size.
         return str(IPv6Network((int(address) >> 64 << 64, 64)))
     return host
 
@@ -380,12 +382,12 @@ def _redis_pool(url: str) -> ConnectionPool:
     try:
         from redis.asyncio import ConnectionPool
 
-        # Each connection gets the password, and no frame of a library shows it.
+        # Passed to each connection separately, so that no frame of a library shows the password.
         address, credentials = _without_credentials(url)
         return ConnectionPool.from_url(address, **credentials)  # pyright: ignore[reportUnknownMemberType]
     except ImportError:
         fault = "Redis needs an extra: pip install 'wattfare-mw[service,redis]'."
-    except (ValueError, TypeError):  # its message may repeat the password
+    except (ValueError, TypeError):  # the message may repeat the password
         fault = (
             "The Redis URL cannot be read: it is redis://user:password@host:port/0. In the"
             " password, percent-encode what is no letter and no digit (@ is %40, / is %2F)."
@@ -394,7 +396,7 @@ def _redis_pool(url: str) -> ConnectionPool:
 
 
 def _without_credentials(url: str) -> tuple[str, dict[str, Secret]]:
-    """The URL without the user and the password, and these."""
+    """The URL without the user and the password; the user; the password."""
     parts = urlsplit(url)
     userinfo, _, host = parts.netloc.rpartition("@")
     user, _, password = userinfo.partition(":")

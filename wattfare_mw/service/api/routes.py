@@ -1,5 +1,5 @@
-"""The table of the service's paths. To add a route, write its handler in a module of its topic,
-and name it here."""
+"""The table of the service's paths. To add a route, write its handler in a module by topic, and add
+it here."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .openapi import openapi
 from .operations import health, metrics
 from .sessions import create_session
 
-#: The path of every inference call. `asgi` leads to it without the router.
+#: The path of inference calls. `asgi` handles it without the router.
 COMPLETIONS = f"{API_PREFIX}/chat/completions"
 _CONNECTIONS = f"{API_PREFIX}/connections"
 _GRANTS = f"{API_PREFIX}/grants"
@@ -30,7 +30,7 @@ def is_cors_path(path: str) -> bool:
 
 
 def routes(*, with_metrics: bool = False) -> list[Route]:
-    """All paths of the service."""
+    """All routes of the API."""
     return [
         Route(f"{API_PREFIX}/sessions", create_session, methods=["POST"]),
         Route(f"{API_PREFIX}/status", status, methods=["GET"]),

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import unicodedata
-
 from starlette.requests import Request
 from starlette.responses import Response
 
 from ... import money
 from ...errors import invalid_request
-from ...types import SessionRequest, check_user_id, encode
+from ...types import MAX_ACCOUNT_LABEL, SessionRequest, check_user_id, encode, is_hidden
 from ..tokens import Session
 from . import credentials
 from .bodies import headers_of, json_response, read_json
 from .state import state_of
-
-#: The longest label of an account, in characters.
-MAX_ACCOUNT_LABEL = 200
 
 
 class NewSession(SessionRequest, frozen=True):
@@ -50,15 +45,9 @@ def _check_label(label: str | None) -> str | None:
     """
     if label is None or not label.strip():
         return None
-    if len(label) > MAX_ACCOUNT_LABEL or any(map(_is_hidden, label)):
+    if len(label) > MAX_ACCOUNT_LABEL or any(map(is_hidden, label)):
         raise invalid_request(
             f"`accountLabel` is text of up to {MAX_ACCOUNT_LABEL} characters, without control "
             "characters and marks of direction."
         )
     return label.strip()
-
-
-def _is_hidden(character: str) -> bool:
-    kind = unicodedata.category(character)
-    # Two joiners are needed in some scripts, and in emoji.
-    return kind in ("Cc", "Cs", "Zl", "Zp") or (kind == "Cf" and character not in "\u200c\u200d")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 
 import msgspec
@@ -43,6 +44,8 @@ class ServiceState(msgspec.Struct, frozen=True):
     #: The origin of the service's pages, such as ``https://wattfare.example.com``.
     public_url: str
     funding: PayerFunding
+    #: Gives the time in Unix seconds.
+    clock: Callable[[], float] = time.time
     #: Is told of each inference call that is over.
     on_call: OnCall | None = None
 

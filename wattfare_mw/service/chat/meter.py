@@ -130,7 +130,11 @@ class Meter:
             return
         if not report.cost and self._is_priced and passed and not completion:
             return
-        self._cost = report.cost
+        self.charge(report.cost)
+
+    def charge(self, cost: int) -> None:
+        """The whole call costs this, in nano-dollars."""
+        self._cost = cost
         self._counted_in_cost = self.completion_tokens
         self.generated = True
 

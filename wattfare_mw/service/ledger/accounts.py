@@ -111,7 +111,7 @@ def connect(
         WattfareError: ``invalid_request``, 409; the app is deleted.
     """
     lock_app(sql, app_id)
-    _check_funding(sql, payer_id, funding_id)
+    check_funding(sql, payer_id, funding_id)
     table = schema.connections
     # One statement: two approvals at once must not both take the user for a new one.
     new = _upsert(sql, table).values(
@@ -191,6 +191,18 @@ def change_cap(
     return True
 
 
+def change_funding(sql: Sql, app_id: str, user_id: str, payer_id: str, funding: str | None) -> None:
+    """Pay for a connection of this payer with another funding from now on. The caller has asked
+    :func:`check_funding`. Calls in flight are paid as before.
+
+    Args:
+        funding: its id; None for the operator's key.
+    """
+    table = schema.connections
+    this = (table.c.app_id == app_id, table.c.user_id == user_id, table.c.payer_id == payer_id)
+    sql.execute(update(table).where(*this, table.c.connected).values(funding_id=funding))
+
+
 def revoke(
     sql: Sql, app_id: str, user_id: str, now: datetime, *, payer_id: str | None = None
 ) -> bool:
@@ -257,7 +269,12 @@ def remove_funding(sql: Sql, payer_id: str, funding_id: str, now: datetime) -> b
     return True
 
 
-def _check_funding(sql: Sql, payer_id: str, funding_id: str | None) -> None:
+def check_funding(sql: Sql, payer_id: str, funding_id: str | None) -> None:
+    """Keep a funding in use until the end of the transaction. None, the operator's key, always is.
+
+    Raises:
+        WattfareFundingError: the payer has no such funding, or it is not valid.
+    """
     if funding_id is None:
         return
     table = schema.funding
@@ -367,7 +384,7 @@ def add_grant(
     operator_pays = rules.operator_pays(grant.funding_id, terms)
     # One at a time for each app: two at once would both find room for one.
     lock_app(sql, app_id, alone=operator_pays)
-    _check_funding(sql, grant.payer_id, grant.funding_id)
+    check_funding(sql, grant.payer_id, grant.funding_id)
     held = 0
     if operator_pays:  # otherwise the sum is not needed
         held = sql.execute(_HELD_BY_GRANTS, {"app_id": app_id, "now": now}).scalar_one()

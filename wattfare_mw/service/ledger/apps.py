@@ -44,13 +44,14 @@ class AppSummary(msgspec.Struct, rename="camel", frozen=True):
 
 
 def check_origins(origins: Iterable[str]) -> list[str]:
-    """The origins of an app's pages, without duplicates, each as a browser sends it.
+    """The origins of an app's pages, without duplicates, each as a browser sends it. A slash at the
+    end is left out.
 
     Raises:
         WattfareError: ``invalid_request``; it is not an origin as a browser sends it, or it does
             not use TLS.
     """
-    checked = list(dict.fromkeys(origins))
+    checked = list(dict.fromkeys(map(_without_slash, origins)))
     for origin in checked:
         fault = fault_in(origin)
         if fault is None:
@@ -62,6 +63,12 @@ def check_origins(origins: Iterable[str]) -> list[str]:
         if fault is not None:
             raise invalid_request(f"The origin {origin[:200]!r} {fault}.")
     return checked
+
+
+def _without_slash(origin: str) -> str:
+    """People copy an origin from the address bar, which shows the path ``/``."""
+    scheme, separator, rest = origin.partition("://")
+    return f"{scheme}{separator}{rest.removesuffix('/')}" if separator else origin
 
 
 def summaries(sql: Sql, *, deleted: bool = False) -> list[AppSummary]:
@@ -154,7 +161,7 @@ def remove_origin(sql: Sql, app_id: str, origin: str) -> None:
         WattfareError: ``invalid_request``; there is no such app, or it has no such origin.
     """
     _locked(sql, app_id)
-    which = (_origins.c.app_id == app_id, _origins.c.origin == origin)
+    which = (_origins.c.app_id == app_id, _origins.c.origin == _without_slash(origin))
     if sql.execute(delete(_origins).where(*which)).rowcount == 0:
         raise invalid_request(f"The app {app_id} has no origin {origin[:200]!r}.")
 
@@ -168,7 +175,7 @@ def delete_app(sql: Sql, app_id: str, now: datetime) -> int:
     """
     at, table, open_ = seconds(now), schema.connections, schema.approvals
     # Before the app, in the order of :func:`.accounts.lock_app`. An approval that begins now does
-    # not connect anything: whoever redeems it finds that the app is deleted.
+    # not connect anything: its redemption finds that the app is deleted.
     ours = (open_.c.app_id == app_id, open_.c.expires_at > at)
     accounts.lock_rows(sql, open_, *ours)
     _locked(sql, app_id)

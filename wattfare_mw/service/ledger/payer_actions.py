@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Literal
 
 import msgspec
+from msgspec import UNSET, UnsetType
 from sqlalchemy import Connection as Sql
 from sqlalchemy import delete, insert, select, update
 
@@ -30,7 +31,7 @@ class Stopped(msgspec.Struct, frozen=True):
     funding: frozenset[str] = frozenset()
 
 
-def change_cap(
+def change_connection(
     sql: Sql,
     payer_id: str,
     app_id: str,
@@ -38,20 +39,28 @@ def change_cap(
     cap: int | None,
     now: datetime,
     *,
-    may_raise: bool,
-) -> Literal["changed", "ended", "raises"]:
-    """Change the cap of a connection that this payer pays for.
+    funding_id: str | UnsetType | None = UNSET,
+    is_fresh: bool,
+) -> Literal["changed", "ended", "needs_sign_in"]:
+    """Change a connection that this payer pays for.
 
     Args:
         cap: in nano-dollars; None for no cap.
-        may_raise: False allows only a cap that is not higher.
+        funding_id: what pays from now on; None for the operator's key, UNSET for what pays now.
+        is_fresh: the payer has signed in a short while ago. If not, the cap cannot be raised and
+            the funding cannot be changed.
 
-    Returns: ``changed``; ``raises`` if the new cap is higher and must not be; ``ended`` if the
-        payer does not have this connection any more. Only the first one changes anything.
+    Returns: ``ended`` if the payer has no such connection, or no more. Nothing has changed then,
+    nor if a fresh sign-in is needed.
+
+    Raises:
+        WattfareFundingError: the payer has no such funding, or it is not valid.
     """
+    if funding_id is not UNSET:
+        accounts.check_funding(sql, payer_id, funding_id)
     table = schema.connections
     found = sql.execute(
-        select(table.c.cap_nanos)
+        select(table.c.cap_nanos, table.c.funding_id)
         .where(
             table.c.app_id == app_id,
             table.c.user_id == user_id,
@@ -62,9 +71,12 @@ def change_cap(
     ).first()
     if found is None:
         return "ended"
-    if not may_raise and is_higher(cap, found.cap_nanos):
-        return "raises"
+    other_funding = funding_id is not UNSET and funding_id != found.funding_id
+    if not is_fresh and (other_funding or is_higher(cap, found.cap_nanos)):
+        return "needs_sign_in"
     accounts.change_cap(sql, app_id, user_id, cap, now, payer_id=payer_id)
+    if funding_id is not UNSET and other_funding:
+        accounts.change_funding(sql, app_id, user_id, payer_id, funding_id)
     return "changed"
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
+from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -71,8 +72,26 @@ class Echo:
         if request.n != 1:
             raise invalid_request("This model gives one answer for each call: `n` is 1.")
         if request.large:
-            return await in_thread(EchoJob, request, self._default_max_tokens, self._hold)
-        return EchoJob(request, self._default_max_tokens, self._hold)
+            return await in_thread(self._job, request)
+        return self._job(request)
+
+    def _job(self, request: ChatRequest) -> EchoJob:
+        texts = [text_of(message) for message in request.messages]
+        said = [
+            text
+            for message, text in zip(request.messages, texts, strict=True)
+            if message["role"] == "user"
+        ]
+        if not said:
+            raise invalid_request("This model repeats the last user message, and there is none.")
+        return EchoJob(
+            request,
+            words_of(said[-1]),
+            sum(len(text.split()) for text in texts),
+            default_max_tokens=self._default_max_tokens,
+            hold=self._hold,
+            pause=MODELS[request.model],
+        )
 
     async def true_cost(
         self, generation_id: str, credential: Credential | None = None
@@ -84,8 +103,22 @@ class Echo:
         """Do nothing: there are no connections."""
 
 
+def words_of(text: str) -> list[str]:
+    """The words of a text. Each but the last has the space that follows it."""
+    words = text.split()
+    return [f"{word} " for word in words[:-1]] + words[-1:]
+
+
 class EchoJob:
-    """One answer of the built-in model."""
+    """One answer, a word a token.
+
+    Args:
+        words: the answer, each word with the white space around it.
+        prompt_tokens: how long the prompt is.
+        default_max_tokens: the limit of a call that names none, in tokens.
+        hold: what the call holds if it has a field whose cost has no bound, in nano-dollars.
+        pause: the time before each word, in seconds.
+    """
 
     lowered: int | None = None
     generation_id: str | None = None
@@ -93,35 +126,31 @@ class EchoJob:
     def __init__(
         self,
         request: ChatRequest,
+        words: Sequence[str],
+        prompt_tokens: int,
+        *,
         default_max_tokens: int = DEFAULT_MAX_TOKENS,
         hold: int | None = None,
+        pause: float = 0,
     ) -> None:
-        texts = [text_of(message) for message in request.messages]
-        said = [
-            text
-            for message, text in zip(request.messages, texts, strict=True)
-            if message["role"] == "user"
-        ]
-        if not said:
-            raise invalid_request("This model repeats the last user message, and there is none.")
         least, most = request.limits(default_max_tokens)
-        self._words = said[-1].split()
-        self._limit = min(most, len(self._words))
+        self._words = words
+        self._limit = min(most, len(words))
         self.detaches = not request.stream
         self._begun = False
         self._said = 0  # the number of words
         self._request = request
-        self._pause = MODELS[request.model]
+        self._pause = pause
         self._about: dict[str, Any] = {
             "id": f"chatcmpl-{secrets.token_hex(12)}",
             "created": int(time.time()),
             "model": request.model,
         }
-        self.meter = Meter(PRICE, sum(len(text.split()) for text in texts))
+        self.meter = Meter(PRICE, prompt_tokens)
         # The answer is known, so this is the exact cost.
         self.bounds = Bounds(
-            PRICE.bound(self.meter.prompt_tokens, min(least, self._limit)),
-            PRICE.bound(self.meter.prompt_tokens, self._limit),
+            PRICE.bound(prompt_tokens, min(least, self._limit)),
+            PRICE.bound(prompt_tokens, self._limit),
         )
         if request.held and hold is not None:
             self.bounds = self.bounds.holding(hold)
@@ -174,13 +203,16 @@ class EchoJob:
         """Do nothing: there are no connections."""
 
     async def _say(self) -> str:
-        """The next word and its space, counted by the meter."""
+        """The next word, counted as it is said."""
+        await self._pass_token()
+        word = self._words[self._said]
+        self._said += 1
+        return word.rstrip() if self._said == self._limit < len(self._words) else word
+
+    async def _pass_token(self) -> None:
         # A pause of zero still lets other tasks run.
         await asyncio.sleep(self._pause)
         self.meter.count()
-        word = self._words[self._said]
-        self._said += 1
-        return word if self._said == self._limit else word + " "
 
     def _complete(self) -> None:
         self.meter.generated = self.meter.complete = True
@@ -194,7 +226,7 @@ class EchoJob:
             "cost": money.usd(self.meter.cost()),
         }
 
-    def _chunk(self, delta: dict[str, str], finish: str | None = None) -> bytes:
+    def _chunk(self, delta: dict[str, Any], finish: str | None = None) -> bytes:
         choice = {"index": 0, "delta": delta, "finish_reason": finish, "logprobs": None}
         return self._event({"choices": [choice]})
 

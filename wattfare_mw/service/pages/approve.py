@@ -1,6 +1,6 @@
 """*Approve*: a person sees who asks for what, and allows or denies it.
 
-The page returns to the app whatever the answer is. What it returns connects nothing by itself: the
+The page returns to the app after any answer. The returned code connects nothing by itself: the
 app's own page has to redeem it.
 """
 
@@ -41,7 +41,7 @@ class _Seen(msgspec.Struct, frozen=True):
     """An approval, and what else its page shows.
 
     Attributes:
-        other_payer: somebody else whose budget is connected to this user at present.
+        other_payer: another person whose budget is connected to this user now.
         own_cap: the cap that this person has set before; UNSET if they are not connected.
         own_funding: the id of what has paid so far; None for the operator, or for nothing.
     """
@@ -63,8 +63,8 @@ async def show(request: Request) -> Response:
     except WattfareError as error:
         response = await _over(request, error)
         if error.http_status == HTTPStatus.CONFLICT:
-            # To look at it is no mistake: people come here with the back button. A browser
-            # reports an error status on its console.
+            # Not an error status: people come here with the back button, and a browser logs error
+            # statuses.
             response.status_code = HTTPStatus.OK
         return response
     if seen.approval.left:

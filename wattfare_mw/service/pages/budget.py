@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
 import msgspec
+from msgspec import UNSET, UnsetType
 from sqlalchemy import Connection as Sql
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
@@ -25,6 +26,7 @@ from ..ledger.spending import PayerCall, PayerConnection, PayerGrant, Position
 from ..records import Connection, Terms
 from . import caps, cookies
 from .endpoints import form_of, not_found, require_sign_in, sign_in_url
+from .funding import FIELD, funding_choices, openrouter_origins
 from .rendering import HEADERS, page, see_other
 from .visits import visit_of
 
@@ -48,6 +50,7 @@ _FORMULA = frozenset("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")
 NOTICES = {
     "stopped": "Stopped. The app can spend no more, and its calls are cut off.",
     "changed": "The cap is changed.",
+    "paid": "Your choice pays from now on. Calls that run now are paid as before.",
 }
 
 
@@ -170,39 +173,52 @@ async def calls(request: Request) -> Response:
 
 
 async def change(request: Request) -> Response:
-    """``/budget/connections/{key}``: change the cap. Raising it needs a fresh sign-in."""
+    """``/budget/connections/{key}``: change the cap, and what pays. To raise the cap and to pay
+    with something else needs a fresh sign-in."""
     state = state_of(request)
     sign_in = require_sign_in(request)
-    connection = await _connection(state, sign_in.payer_id, request.path_params["key"], live=True)
+    payer_id = sign_in.payer_id
+    connection = await _connection(state, payer_id, request.path_params["key"], live=True)
     if request.method != "POST":
-        return _change_page(request, connection, caps.written(connection.cap))
+        return await _change_page(request, connection, caps.written(connection.cap))
     form = form_of(request)
-    written = form.get(caps.CAP, "")
-    unlimited = caps.UNLIMITED in form
+
+    async def ask_again(status: int = 400, **why: Any) -> Response:
+        written, unlimited = form.get(caps.CAP, ""), caps.UNLIMITED in form
+        return await _change_page(
+            request, connection, written, unlimited=unlimited, status=status, **why
+        )
+
     try:
         cap = caps.read_cap(form)
     except WattfareError as error:
-        return _change_page(
-            request, connection, written, unlimited=unlimited, error=error.message, status=400
-        )
+        return await ask_again(error=error.message)
+    funding_id: str | UnsetType | None = UNSET
+    given = form.get(FIELD, "")[:64]
+    if given and given != (connection.funding_id or "operator"):
+        try:
+            funding_id = await state.funding.chosen(payer_id, given)
+        except WattfareError as error:
+            if error.code != "invalid_request":
+                raise
+            return await ask_again(funding_error=error.message)
     done = await state.store.at(
-        lambda sql, now: payer_actions.change_cap(
+        lambda sql, now: payer_actions.change_connection(
             sql,
-            sign_in.payer_id,
+            payer_id,
             connection.app_id,
             connection.user_id,
             cap,
             now,
-            may_raise=sign_in.is_fresh(),
+            funding_id=funding_id,
+            is_fresh=sign_in.is_fresh(),
         )
     )
     if done == "ended":
-        not_found("This connection has ended, so it has no cap to change.")
-    if done == "raises":
-        return _change_page(
-            request, connection, written, unlimited=unlimited, needs_sign_in=True, status=403
-        )
-    return see_other("/budget?done=changed")
+        not_found("This connection has ended, so it cannot be changed.")
+    if done == "needs_sign_in":
+        return await ask_again(403, needs_sign_in=True)
+    return see_other(f"/budget?done={'changed' if funding_id is UNSET else 'paid'}")
 
 
 async def stop(request: Request) -> Response:
@@ -248,7 +264,7 @@ async def export(request: Request) -> Response:
     headers = {
         **HEADERS,
         "content-disposition": 'attachment; filename="wattfare-calls.csv"',
-        "content-security-policy": "default-src 'none'; sandbox",
+        "content-security-policy": "default-src 'none'; frame-ancestors 'none'; sandbox",
     }
     return StreamingResponse(pages(), headers=headers, media_type="text/csv; charset=utf-8")
 
@@ -280,27 +296,36 @@ async def delete(request: Request) -> Response:
     return response
 
 
-def _change_page(
+async def _change_page(
     request: Request,
     connection: PayerConnection,
     cap: str,
     *,
     unlimited: bool | None = None,
     error: str | None = None,
+    funding_error: str | None = None,
     needs_sign_in: bool = False,
     status: int = 200,
 ) -> Response:
     terms = state_of(request).terms
+    payer_id = require_sign_in(request).payer_id
+    choices = await funding_choices(
+        request, payer_id, f"/budget/connections/{request.path_params['key']}"
+    )
     context = {
         "one": connection,
         "cap": cap,
         "unlimited": connection.cap is None if unlimited is None else unlimited,
+        "choices": choices,
+        "chosen": form_of(request).get(FIELD) or connection.funding_id or "operator",
         "error": error,
+        "funding_error": funding_error,
         "needs_sign_in": needs_sign_in,
         "sign_in_url": sign_in_url(request, again=True),
         "ceiling": _ceiling(connection, terms),
     }
-    return page(request, "change.html", context, status=status)
+    leads_to = openrouter_origins(request) if choices.refused else []
+    return page(request, "change.html", context, status=status, leads_to=leads_to)
 
 
 def _delete_page(

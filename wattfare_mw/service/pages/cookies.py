@@ -1,5 +1,4 @@
-"""The cookies of the pages. None of them can be read by a script, nor is sent by another site's
-form."""
+"""The cookies of the pages. Scripts cannot read them, and forms of other sites do not send them."""
 
 from __future__ import annotations
 
@@ -10,7 +9,7 @@ from ..api.state import state_of
 
 #: The cookie of a sign-in.
 SIGN_IN = "wattfare"
-#: The cookie that forms are bound to before somebody signs in.
+#: The cookie that forms are bound to before a sign-in.
 VISIT = "wattfare-visit"
 
 

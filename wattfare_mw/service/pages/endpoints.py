@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Sequence
 from http import HTTPStatus
 from ipaddress import ip_address
 from typing import NoReturn
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import quote, unquote, urlencode, urlsplit
 
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -25,6 +26,7 @@ from .rendering import page, see_other
 from .signed_in import SignIn
 from .visits import begin_visit, visit_of
 
+_QUALITY = re.compile(r"[01](?:\.[0-9]{0,3})?", re.ASCII)
 Handler = Callable[[Request], Awaitable[Response]]
 
 
@@ -66,7 +68,7 @@ def form_of(request: Request) -> dict[str, str]:
 
 
 def sign_in_of(request: Request) -> SignIn | None:
-    """The sign-in of this request; None if nobody is signed in."""
+    """The sign-in of this request, or None."""
     return visit_of(request).sign_in
 
 
@@ -102,6 +104,12 @@ def _sign_in_url(next_: str | None, *, again: bool) -> str:
     return f"/sign-in?{urlencode(query)}" if query else "/sign-in"
 
 
+def leads_to_approval(path: str) -> bool:
+    """True for a page that comes before an approval, so that it may be in an app's popup. The path
+    of the approval may stand in a query, which may stand in another one."""
+    return "/approve/" in unquote(unquote(path))
+
+
 #: The titles of errors that people see. The others have the words of HTTP.
 _TITLES = {
     400: "That did not work",
@@ -128,9 +136,30 @@ def error_page(
         "message": error.message,
         "request_id": request.scope["wattfare.request_id"],
     }
-    response = page(request, "error.html", context, status=status)
+    in_popup = leads_to_approval(link[1])
+    response = page(request, "error.html", context, status=status, in_popup=in_popup)
     response.headers.update(error_headers(error))
     return response
+
+
+def asks_for_a_page(request: Request) -> bool:
+    """True for a browser that a person has led to this path: it prefers HTML to JSON."""
+    accepted = headers_of(request.scope).get("accept") or ""
+    qualities = {"text/html": 0.0, "application/json": 0.0}
+    for part in accepted.split(","):
+        kind, *parameters = (each.strip().lower() for each in part.split(";"))
+        if kind in qualities:
+            qualities[kind] = _quality(parameters)
+    html, json = qualities.values()
+    return request.method in ("GET", "HEAD") and html > 0 and html >= json
+
+
+def _quality(parameters: Sequence[str]) -> float:
+    """How much a client wants a media type, from 0 to 1."""
+    for name, _, value in (each.partition("=") for each in parameters):
+        if name.strip() == "q":
+            return float(value) if _QUALITY.fullmatch(value.strip()) else 0.0
+    return 1.0
 
 
 def http_error_page(request: Request, error: HTTPException) -> Response:

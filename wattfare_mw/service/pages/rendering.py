@@ -17,7 +17,7 @@ from .static_files import static
 from .visits import visit_of
 
 _MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"]
-#: Nothing is loaded from elsewhere, and nothing in a page is taken for a script or a style.
+#: Nothing is loaded from elsewhere, and inline scripts and styles do not run.
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
     "connect-src 'self'; "

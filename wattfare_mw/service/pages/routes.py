@@ -1,5 +1,4 @@
-"""The table of the pages. To add a page, write its handler in a module of its topic, and name it
-here."""
+"""The table of the pages. To add a page, write its handler in a module, and name it here."""
 
 from __future__ import annotations
 
@@ -8,7 +7,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from ..payers.openrouter import CALLBACK_PATH
-from . import approve, budget, funding, sign_in
+from . import approve, budget, funding, passkeys, sign_in
 from .endpoints import page_route
 from .static_files import PREFIX, serve_static
 
@@ -28,6 +27,8 @@ def page_routes() -> list[Route]:
         page_route("/budget/connections/{key}/stop", budget.stop, ["POST"]),
         page_route("/budget/grants/{key}/stop", budget.stop_grant, ["POST"]),
         page_route("/budget/delete", budget.delete, ["GET", "POST"]),
+        page_route("/budget/passkeys", passkeys.overview),
+        page_route("/budget/passkeys/{key}/remove", passkeys.remove, ["POST"]),
         page_route("/funding", funding.overview),
         page_route("/funding/keys", funding.add_key, ["POST"]),
         page_route("/funding/openrouter", funding.start_openrouter, ["POST"]),

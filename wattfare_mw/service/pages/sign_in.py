@@ -19,13 +19,13 @@ from ..ledger.clock import seconds
 from ..payers import passkeys, people, recovery_codes
 from ..payers.passkeys import Challenge
 from . import cookies
-from .endpoints import form_of, require_sign_in, sign_in_of
+from .endpoints import form_of, leads_to_approval, require_sign_in, sign_in_of
 from .rendering import date, page, see_other
 from .visits import visit_of
 
-#: Where a person goes who came from nowhere.
+#: The page after a sign-in without another target.
 _HOME = "/budget"
-#: A path of ours with a query, in which no browser sees another host.
+#: A path of the service with a query, which no browser reads as another host.
 _PATH = re.compile(r"/(?![/\\])[!-\[\]-~]*")
 _MAX_NEXT = 1000
 #: The pages that a sign-in leads to.
@@ -180,7 +180,8 @@ def _page(
         "error": None if error is None else error.message,
         "for_approval": next_.startswith("/approve/"),
     }
-    return page(request, "sign_in.html", context, status=status, in_popup=context["for_approval"])
+    in_popup = leads_to_approval(next_)
+    return page(request, "sign_in.html", context, status=status, in_popup=in_popup)
 
 
 def _refused(request: Request, next_: str, error: WattfareError) -> Response:
@@ -193,8 +194,8 @@ def _refused(request: Request, next_: str, error: WattfareError) -> Response:
 
 
 def _next(path: str | None) -> str:
-    """The page of ours that comes after the sign-in. What is no such page leads home: nobody can
-    make a link to our sign-in that ends on another site."""
+    """The page after the sign-in: a page of the service. Any other value leads home, so a link to
+    the sign-in can never end on another site."""
     if path is None or len(path) > _MAX_NEXT or not _PATH.fullmatch(path):
         return _HOME
     return path if path.startswith(_NEXT) else _HOME

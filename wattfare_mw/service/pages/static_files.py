@@ -3,7 +3,6 @@ browser can keep it for ever."""
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 from starlette.exceptions import HTTPException
@@ -11,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ..api.framing import allow_caching
+from ..hashed_files import IMMUTABLE, hashed_name
 
 _FOLDER = Path(__file__).parent / "static"
 _TYPES = {
@@ -20,11 +20,6 @@ _TYPES = {
 }
 #: Where the files are served.
 PREFIX = "/pages"
-IMMUTABLE = "public, max-age=31536000, immutable"
-
-
-def _hashed(file: Path, content: bytes) -> str:
-    return f"{file.stem}.{hashlib.sha256(content).hexdigest()[:16]}{file.suffix}"
 
 
 def _read() -> tuple[dict[str, str], dict[str, tuple[bytes, str]]]:
@@ -33,7 +28,7 @@ def _read() -> tuple[dict[str, str], dict[str, tuple[bytes, str]]]:
     for file in sorted(_FOLDER.iterdir()):
         if file.suffix in _TYPES:
             content = file.read_bytes()
-            name = _hashed(file, content)
+            name = hashed_name(file.name, content)
             urls[file.name] = f"{PREFIX}/{name}"
             files[name] = (content, _TYPES[file.suffix])
     return urls, files
@@ -59,9 +54,10 @@ async def serve_static(request: Request) -> Response:
     content, media_type = found
     allow_caching(request.scope)
     headers = {
-        "cache-control": IMMUTABLE,
+        **IMMUTABLE,
         "x-content-type-options": "nosniff",
         "cross-origin-resource-policy": "same-origin",
+        # Given as a header, so that Starlette adds no charset of its own.
+        "content-type": media_type,
     }
-    # Given as a header, so that Starlette adds no charset of its own.
-    return Response(content, headers={**headers, "content-type": media_type})
+    return Response(content, headers=headers)

@@ -1,8 +1,7 @@
-"""Approvals in SQL. Each function is a part of the one transaction of the connection that it is
-given: it reads, asks the rules and writes. ``now`` is Unix seconds by the clock that all processes
-share.
+"""Approvals in SQL. Each function reads, asks the rules and writes, inside the transaction of its
+connection. ``now`` is in Unix seconds, by the clock that all processes share.
 
-The row is locked before the rules are asked, so that of two changes at once the second one sees the
+The row is locked before the rules are asked, so the second of two concurrent changes sees the
 first.
 """
 
@@ -23,7 +22,7 @@ from ..records import GRANT_SECONDS, USERS_PAY, GrantBudget, Terms
 from . import approvals
 from .approvals import Approval, Decision, Wish
 
-#: How long an approval is kept after its end, in seconds, so that a late page is told why.
+#: How long an approval is kept after its end, in seconds, so that a late page gets the reason.
 KEPT_SECONDS = 3600
 
 
@@ -35,7 +34,7 @@ def registered_origins(sql: Sql, app_id: str) -> frozenset[str]:
 
 
 def add(sql: Sql, approval: Approval, now: int) -> None:
-    """Keep a new approval, and drop those that ended long ago."""
+    """Store a new approval, and delete those that ended long ago."""
     table = schema.approvals
     sql.execute(delete(table).where(table.c.expires_at <= now - KEPT_SECONDS))
     wish = approval.wish
@@ -65,7 +64,7 @@ def find(sql: Sql, approval_id: str, *, lock: bool = False) -> Approval | None:
     """The approval with this id.
 
     Args:
-        lock: nobody else changes it until the end of the transaction.
+        lock: lock the row until the end of the transaction.
     """
     table = schema.approvals
     query = select(table).where(table.c.id == approval_id)
@@ -118,8 +117,8 @@ def allow(sql: Sql, approval_id: str, decision: Decision, now: int) -> tuple[App
 
 
 def _check_payer(sql: Sql, payer_id: str) -> None:
-    """Refuse a payer whose data has been deleted since their browser sent the form. Nobody could
-    see or stop what such a payer pays for.
+    """Refuse a payer whose data was deleted after their browser sent the form. No one could see or
+    stop what such a payer pays for.
 
     The payer is locked before the approval, as in :func:`.payer_actions.delete_data`. So the
     deletion comes first and is seen here, or it comes later and finds the approval.
@@ -131,7 +130,7 @@ def _check_payer(sql: Sql, payer_id: str) -> None:
 
 
 def deny(sql: Sql, approval_id: str, now: int) -> Approval:
-    """Deny an approval. Who denies it twice is sent back to the app twice.
+    """Deny an approval. A second denial leads back to the app, too.
 
     Raises:
         WattfareError: ``invalid_request``; it has been allowed before, or its time is over.
@@ -152,8 +151,7 @@ def leave(sql: Sql, approval_id: str, now: int | None) -> None:
 
 
 def redeem(sql: Sql, approval: Approval, code: str, now: int) -> None:
-    """Use an approval up that was locked when it was found. The caller carries it out in the same
-    transaction.
+    """Mark a locked approval as redeemed. The caller carries it out in the same transaction.
 
     Raises:
         WattfareError: ``invalid_request``, 403 or 409; see :func:`.approvals.check_redeemable`.
@@ -163,7 +161,7 @@ def redeem(sql: Sql, approval: Approval, code: str, now: int) -> None:
 
 
 def current_payer(sql: Sql, app_id: str, user_id: str) -> str:
-    """The payer whose budget is connected to this user at present; empty for none."""
+    """The payer whose budget is connected to this user now; empty for none."""
     table = schema.connections
     found = sql.execute(
         select(table.c.payer_id).where(
@@ -174,7 +172,7 @@ def current_payer(sql: Sql, app_id: str, user_id: str) -> str:
 
 
 def connect(sql: Sql, approval: Approval, terms: Terms, now: datetime) -> None:
-    """Connect what an approval allows, that has just been redeemed.
+    """Connect the budget of an approval that has just been redeemed.
 
     Raises:
         WattfareError: ``invalid_request``, 409; the connection was revoked since the approval
@@ -205,8 +203,8 @@ def connect(sql: Sql, approval: Approval, terms: Terms, now: datetime) -> None:
 
 
 def grant(sql: Sql, approval: Approval, token: str, terms: Terms, now: datetime) -> GrantResult:
-    """Make the grant that an approval allows, which has just been redeemed. Raises the refusal, if
-    the rules refuse the grant."""
+    """Create the grant of an approval that has just been redeemed. Raises an error if the rules
+    refuse the grant."""
     wish = approval.wish
     assert wish.requests is not None
     cap = rules.grant_cap(wish.asked, USERS_PAY if approval.funding_id else terms)

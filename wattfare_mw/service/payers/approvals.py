@@ -1,4 +1,4 @@
-"""Approval requests: what an app asks of a person, and what becomes of it.
+"""Approval requests: an app asks a person for a budget, and the person allows or denies it.
 
 Pure functions over immutable values. :mod:`.approval_store` carries them out in SQL.
 
@@ -57,7 +57,7 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Approval(msgspec.Struct, frozen=True, kw_only=True):
-    """A wish, and its state.
+    """An approval request, and its state.
 
     Attributes:
         replaces: the payer whose connection ends when this one begins, as far as the person who
@@ -128,7 +128,7 @@ def proposed_cap(wish: Wish, current: int | None) -> int:
 
 
 def check_open(approval: Approval, now: int) -> None:
-    """Raise the refusal, if nobody can decide on this approval any more."""
+    """Raise an error if this approval cannot be answered any more."""
     if is_over(approval, now):
         raise invalid_request("This request is more than ten minutes old. Start again.", 410)
     if approval.state != "pending":
@@ -167,12 +167,11 @@ def check_owner(
     origin: str | None,
     secret: str,
 ) -> Approval:
-    """The approval, if this page may ask about it: it is that app's page, for the same user, and
-    has the secret. Who may not is not told which of these is wrong, or whether there is such an
-    approval at all.
+    """The approval, if this page may ask about it: a page of that app, for the same user, with the
+    secret. The error does not tell which of these is wrong, or whether the approval exists.
 
     Args:
-        origin: that of the page which asks; None if the request names none.
+        origin: the origin of the page that asks; None if the request has none.
 
     Raises:
         WattfareError: ``invalid_request``, 403.
@@ -189,7 +188,7 @@ def check_owner(
 
 
 def check_redeemable(approval: Approval, code: str, now: int) -> None:
-    """Raise the refusal, if this code does not redeem the approval.
+    """Raise an error if this code does not redeem the approval.
 
     Raises:
         WattfareError: ``invalid_request``; 409 for the state, 403 for the code.
@@ -207,7 +206,7 @@ def check_redeemable(approval: Approval, code: str, now: int) -> None:
 
 
 def answered_before() -> WattfareError:
-    """Nobody can decide on this approval any more."""
+    """The approval cannot be answered any more."""
     return _state("This request has been answered before.")
 
 
@@ -222,7 +221,9 @@ def revoked_since() -> WattfareError:
 
 
 def _of_its_page(approval: Approval, origin: str | None) -> bool:
-    if origin is None:  # no browser: a session token is enough, which only the app can make
+    if (
+        origin is None
+    ):  # not a browser: a session token is enough, because only the app can create it
         return approval.wish.kind == "connection"
     return approval.wish.origin == origin
 

@@ -177,7 +177,7 @@ class PayerFunding:
         usable = header_key(key[: openrouter.MAX_KEY + 1])
         if usable is None or len(usable) > openrouter.MAX_KEY:
             raise invalid_request(
-                "This is no key: it is empty or too long, or has a space or another character "
+                "This is not a key: it is empty or too long, or has a space or another character "
                 "that is not visible ASCII."
             )
         label = _label(label) or f"Key for {self.upstream_host}"[:MAX_LABEL]

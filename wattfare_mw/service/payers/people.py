@@ -10,6 +10,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Sequence
 
+import msgspec
 from sqlalchemy import Connection as Sql
 from sqlalchemy import delete, func, insert, select, update
 
@@ -119,6 +120,64 @@ def passkey_ids(sql: Sql, payer_id: str) -> list[str]:
     table = schema.passkeys
     query = select(table.c.credential_id).where(table.c.payer_id == payer_id)
     return list(sql.execute(query).scalars())
+
+
+class KeptPasskey(msgspec.Struct, frozen=True):
+    """A passkey, as its payer sees it. Times are Unix seconds.
+
+    Attributes:
+        key: names the passkey in a form.
+    """
+
+    key: str
+    created_at: int
+    last_used_at: int
+
+
+def passkeys_of(sql: Sql, payer_id: str) -> list[KeptPasskey]:
+    """The passkeys of a payer, the oldest first."""
+    table = schema.passkeys
+    rows = sql.execute(
+        select(table.c.credential_id, table.c.created_at, table.c.last_used_at)
+        .where(table.c.payer_id == payer_id)
+        .order_by(table.c.created_at, table.c.credential_id)
+    )
+    return [KeptPasskey(_key_of(row[0]), row[1], row[2]) for row in rows]
+
+
+def remove_passkey(sql: Sql, payer_id: str, key: str, sign_in: str) -> None:
+    """Delete a passkey. The payer's other browsers are signed out: one of them may be lost with
+    the passkey.
+
+    Args:
+        sign_in: the cookie of the browser that stays signed in.
+
+    Raises:
+        WattfareError: ``invalid_request``, 404; the payer has no such passkey. 409; it is the only
+            one. Without a passkey, a payer could come back only as often as there are codes.
+    """
+    payers, table = schema.payers, schema.passkeys
+    # The payer's row is locked, so that two requests at once do not delete the last two.
+    mine = select(payers.c.id).where(payers.c.id == payer_id)
+    sql.execute(mine.with_for_update(key_share=True)).all()
+    ids = passkey_ids(sql, payer_id)
+    named = [each for each in ids if _key_of(each) == key]
+    if not named:
+        raise invalid_request("You have no such passkey, or no more.", 404)
+    if len(ids) == 1:
+        raise invalid_request("This is your only passkey. Create another one first.", 409)
+    sql.execute(delete(table).where(table.c.credential_id == named[0]))
+    ends = schema.sign_ins
+    sql.execute(
+        delete(ends).where(ends.c.payer_id == payer_id, ends.c.token_hash != keys.digest(sign_in))
+    )
+    # A browser that is signed out now must not finish a passkey that it has begun.
+    begun = schema.challenges
+    sql.execute(delete(begun).where(begun.c.payer_id == payer_id))
+
+
+def _key_of(credential_id: str) -> str:
+    return keys.digest(credential_id)[:32]
 
 
 def note_use(sql: Sql, before: Passkey, after: Passkey, now: int) -> None:

@@ -1,0 +1,126 @@
+"""What ``manage.py check`` says about the setting and the order of the middleware."""
+
+# Django has no types.
+# pyright: reportMissingTypeStubs=false, reportUnknownVariableType=false
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.conf import settings
+from django.core import checks
+from django.core.exceptions import ImproperlyConfigured
+from django.utils.module_loading import import_string
+
+from wattfare_mw.framework import WattfareError
+
+from .conf import read_setting
+
+_OURS = "wattfare_django.WattfareMiddleware"
+_OUR_CLASS = "wattfare_django.middleware.WattfareMiddleware"
+_AUTHENTICATION = "django.contrib.auth.middleware.AuthenticationMiddleware"
+_SESSION = "django.contrib.sessions.middleware.SessionMiddleware"
+_GZIP = "django.middleware.gzip.GZipMiddleware"
+
+
+def check_setting(**_options: Any) -> list[Any]:
+    """Is there a secret key, and are the options of use?"""
+    from .middleware import SyncDriver
+
+    try:
+        SyncDriver.from_setting().close()
+    except ImproperlyConfigured as error:
+        cause = error.__cause__
+        if isinstance(cause, WattfareError) and cause.code == "auth":
+            return [
+                checks.Error(
+                    f"Wattfare has no secret key of this project: {cause}",
+                    hint='Set WATTFARE = {"SECRET_KEY": "sk_…"}, or the environment variable'
+                    " WATTFARE_SECRET_KEY. `wattfare apps create` makes a key.",
+                    id="wattfare.E001",
+                )
+            ]
+        return [
+            checks.Error(
+                str(error),
+                hint="Put the setting WATTFARE right: docs/django.md lists its options.",
+                id="wattfare.E002",
+            )
+        ]
+    return []
+
+
+def check_middleware(**_options: Any) -> list[Any]:
+    """Is the middleware there, and behind the one that it needs?"""
+    names = list(settings.MIDDLEWARE)
+    ours = _place(names, _OUR_CLASS)
+    if ours is None:
+        return [
+            checks.Warning(
+                "WattfareMiddleware is not in MIDDLEWARE, so that no path of Wattfare is answered.",
+                hint=f"Add {_OURS!r} at the end of MIDDLEWARE.",
+                id="wattfare.W001",
+            )
+        ]
+    found: list[Any] = []
+    authentication = _place(names, _AUTHENTICATION)
+    session = _place(names, _SESSION)
+    by_default = not _has_resolve_user()
+    if authentication is None and by_default:
+        found.append(
+            checks.Warning(
+                "The middleware that sets request.user is not in MIDDLEWARE, and Wattfare asks"
+                " request.user who pays.",
+                hint=f"Add {_AUTHENTICATION!r} before {_OURS!r}, or set"
+                ' WATTFARE["RESOLVE_USER"]. If other middleware sets request.user, add'
+                ' "wattfare.W002" to SILENCED_SYSTEM_CHECKS.',
+                id="wattfare.W002",
+            )
+        )
+    for place, name in ((session, _SESSION), (authentication, _AUTHENTICATION)):
+        if place is not None and place > ours:
+            kind = checks.Error if by_default else checks.Warning
+            found.append(
+                kind(
+                    f"WattfareMiddleware stands before {name.rpartition('.')[2]} in MIDDLEWARE, so"
+                    " that its requests have no session and no user.",
+                    hint=f"Move {_OURS!r} behind {name!r}.",
+                    id="wattfare.E003" if kind is checks.Error else "wattfare.W003",
+                )
+            )
+    if _place(names, _GZIP) is not None:
+        found.append(
+            checks.Warning(
+                "GZipMiddleware holds back the pieces of a stream. Wattfare's own paths are left"
+                " alone, but a view that streams what a model says arrives all at once.",
+                hint="Compress in the web server instead. Or let each view that streams call"
+                ' `request.META.pop("HTTP_ACCEPT_ENCODING", None)`, and add "wattfare.W004" to'
+                " SILENCED_SYSTEM_CHECKS.",
+                id="wattfare.W004",
+            )
+        )
+    return found
+
+
+def _has_resolve_user() -> bool:
+    try:
+        return "resolve_user" in read_setting()
+    except ImproperlyConfigured:  # the other check says it
+        return False
+
+
+def _place(names: list[str], wanted: str) -> int | None:
+    """Where this middleware or a subclass of it stands."""
+    for place, name in enumerate(names):
+        if name == wanted or wanted in _names_of_bases(name):
+            return place
+    return None
+
+
+def _names_of_bases(name: str) -> set[str]:
+    try:
+        middleware = import_string(name)
+    except Exception:  # Django says it when it loads the middleware
+        return set()
+    return {f"{base.__module__}.{base.__qualname__}" for base in getattr(middleware, "__mro__", ())}

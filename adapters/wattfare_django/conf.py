@@ -1,0 +1,73 @@
+"""Reads the setting ``WATTFARE``."""
+
+# Django has no types.
+# pyright: reportMissingTypeStubs=false, reportUnknownVariableType=false
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false
+
+from __future__ import annotations
+
+import difflib
+from typing import Any, cast
+
+from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
+from django.utils.module_loading import import_string
+
+from wattfare_mw.framework import Options, hide_secret_key
+
+#: The options of the middleware by their names in the setting.
+OPTIONS = {name.upper(): name for name in Options.__annotations__}
+#: Those that may be the dotted path of a function or an object.
+_IMPORTED = {"ACCOUNT_LABEL", "CLIENT", "ON_USAGE", "REQUEST_LIMIT", "RESOLVE_USER"}
+
+
+def read_setting() -> dict[str, Any]:
+    """The options that ``WATTFARE`` sets.
+
+    Raises:
+        ImproperlyConfigured: it is no dict, or it has an unknown option or a path that cannot be
+            imported.
+    """
+    given: Any = getattr(settings, "WATTFARE", {})
+    if not isinstance(given, dict):
+        raise ImproperlyConfigured(
+            f'WATTFARE is a dict of options such as {{"REQUEST_LIMIT": 20}}, not a'
+            f" {type(given).__name__}."
+        )
+    given = cast("dict[Any, Any]", given)
+    _hide_key(given)
+    for name in given:
+        if name not in OPTIONS:
+            raise ImproperlyConfigured(_unknown(name))
+    return {OPTIONS[name]: _value(name, given[name]) for name in given}
+
+
+def _hide_key(given: dict[Any, Any]) -> None:
+    """Hide the secret key in the setting itself, which tracebacks may show."""
+    key = {"secret_key": given.get("SECRET_KEY")}
+    hide_secret_key(key)
+    if key["secret_key"] is not None:
+        given["SECRET_KEY"] = key["secret_key"]
+
+
+def _unknown(name: Any) -> str:
+    near = difflib.get_close_matches(str(name).upper(), OPTIONS, cutoff=0.5)
+    if near:
+        advice = f"Did you mean {' or '.join(near)}?"
+    else:
+        advice = f"It takes {', '.join(sorted(OPTIONS))}."
+    return f"WATTFARE has no option {name!r}. {advice}"
+
+
+def _value(name: str, value: Any) -> Any:
+    if name in _IMPORTED and isinstance(value, str) and _is_dotted_path(value):
+        try:
+            return import_string(value)
+        except ImportError as error:
+            raise ImproperlyConfigured(f'WATTFARE["{name}"]: {error}') from error
+    return value
+
+
+def _is_dotted_path(text: str) -> bool:
+    parts = text.split(".")
+    return len(parts) > 1 and all(part.isidentifier() for part in parts)

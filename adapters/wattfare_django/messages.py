@@ -1,0 +1,131 @@
+"""Django's requests as ours, and our answers as Django's."""
+
+# Django has no types.
+# pyright: reportMissingTypeStubs=false, reportUnknownVariableType=false
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+from typing import Any, cast
+
+from asgiref.sync import async_to_sync
+from django.core.handlers.asgi import ASGIRequest
+from django.http import HttpResponse, StreamingHttpResponse
+
+from wattfare_mw.framework import (
+    Answer,
+    Request,
+    Response,
+    read_limited,
+    read_up_to,
+    request_from_environ,
+)
+
+#: A body of more bytes is read in a thread: Django has it in a file.
+_LARGE_BODY = 2**20
+
+
+def our_request(request: Any, path: str | None = None) -> Request:
+    """What a request of Django's is to us. ``path``: below the script's name, if it is known."""
+    ours = request_from_environ(request.META, request.path_info if path is None else path)
+    ours.raw = request
+    return ours
+
+
+def read_body(request: Any, limit: int) -> bytes:
+    """The request's body. ``DATA_UPLOAD_MAX_MEMORY_SIZE`` is no limit here: images are larger.
+
+    Raises:
+        WattfareError: it is larger than ``limit``, or the client went away within it.
+    """
+    return read_limited(limit, partial(_read_some, request))
+
+
+async def aread_body(request: Any, limit: int) -> bytes:
+    """:func:`read_body`, on an event loop."""
+    length = request.META.get("CONTENT_LENGTH") or ""
+    if length.isdecimal() and int(length) <= _LARGE_BODY:
+        return read_body(request, limit)
+    return await asyncio.to_thread(read_body, request, limit)
+
+
+def _read_some(request: Any, size: int) -> bytes:
+    if hasattr(request, "_body"):  # other middleware has read it
+        body = request.body
+    else:
+        if request._read_started:
+            _rewind(request)
+        body = read_up_to(size, request.read)
+    length = request.META.get("CONTENT_LENGTH") or ""
+    if length.isdecimal():
+        if len(body) < min(int(length), size):
+            raise OSError("the client went away")
+    elif not body and request.META.get("wsgi.input_terminated"):
+        # Django takes a body without a length for an empty one.
+        body = read_up_to(size, request.META["wsgi.input"].read)
+    return body
+
+
+def _rewind(request: Any) -> None:
+    stream = request._stream
+    if not (hasattr(stream, "seekable") and stream.seekable()):
+        raise RuntimeError(
+            "Middleware before WattfareMiddleware has read the request's body with request.read(),"
+            " so that it is gone. Read request.body there."
+        )
+    stream.seek(0)
+
+
+class _WholeResponse(HttpResponse):
+    """An answer whose call counts until the server has sent it."""
+
+    def __init__(self, answer: Answer) -> None:
+        super().__init__(cast("bytes", answer.body), status=answer.status, headers=answer.headers)
+        self._release = answer.close
+
+    def close(self) -> None:
+        super().close()
+        if self._release is not None:
+            self._release()
+
+
+class _AsyncStream(StreamingHttpResponse):
+    """A stream of an event loop's. Django closes a response in a thread."""
+
+    def __init__(self, answer: Answer) -> None:
+        super().__init__(answer.body, status=answer.status, headers=answer.headers)
+        self._aclose = cast("Any", answer.close)
+
+    def close(self) -> None:
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            async_to_sync(self._aclose)()
+        else:
+            self._closing = loop.create_task(self._aclose())
+        super().close()
+
+
+def django_response(request: Any, answer: Answer) -> Any:
+    """An answer as Django's."""
+    if isinstance(answer.body, bytes):
+        response = _WholeResponse(answer)
+    else:
+        # GZipMiddleware holds events back until it has a block of them.
+        request.META["HTTP_ACCEPT_ENCODING"] = "identity"
+        if isinstance(request, ASGIRequest):
+            response = _AsyncStream(answer)
+        else:
+            response = StreamingHttpResponse(
+                answer.body, status=answer.status, headers=answer.headers
+            )
+    if "content-type" not in answer.headers:  # Django has a default
+        del response.headers["content-type"]
+    return response
+
+
+def plain_response(response: Response) -> HttpResponse:
+    """A whole answer as Django's."""
+    return HttpResponse(response.body, status=response.status, headers=response.headers)

@@ -1,0 +1,66 @@
+"""The token route alone, as a view."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import Any
+
+from wattfare_mw.framework import AsyncWattfare, ResolveUser, Wattfare, adapt_function
+
+from .messages import our_request, plain_response
+from .users import (
+    DJANGO_ANSWERS,
+    asigned_in_user,
+    django_request,
+    in_djangos_thread,
+    signed_in_user,
+)
+
+
+def session_view(
+    client: Wattfare | AsyncWattfare,
+    resolve_user: ResolveUser | None = None,
+    request_limit: Any = None,
+    *,
+    account_label: Any = None,
+    allowed_origins: Collection[str] = (),
+) -> Callable[[Any], Any]:
+    """The token route alone, as a view for ``urls.py``; see
+    :meth:`wattfare_mw.Wattfare.session_handler`.
+
+    Args:
+        client: a :class:`~wattfare_mw.Wattfare` for a synchronous view, or an
+            :class:`~wattfare_mw.AsyncWattfare` for an asynchronous one.
+        resolve_user: gives the id of the user who makes a request; None: the primary key of
+            ``request.user``.
+        request_limit: the monthly cap to ask for in USD, or a function of the request.
+        account_label: the name of the user's account, or a function of the request.
+        allowed_origins: other sites' origins that may ask.
+    """
+    is_async = isinstance(client, AsyncWattfare)
+    if resolve_user is None:
+        resolve_user = asigned_in_user if is_async else signed_in_user
+
+    def adapted(function: Any) -> Any:
+        return adapt_function(in_djangos_thread(function) if is_async else function, django_request)
+
+    handler: Any = client.session_handler(
+        adapted(resolve_user),
+        adapted(request_limit),
+        account_label=adapted(account_label),
+        allowed_origins=allowed_origins,
+        let_through=DJANGO_ANSWERS,
+    )
+
+    def wattfare_session(request: Any) -> Any:
+        return plain_response(handler(our_request(request)))
+
+    async def awattfare_session(request: Any) -> Any:
+        return plain_response(await handler(our_request(request)))
+
+    view: Any = awattfare_session if is_async else wattfare_session
+    # It has a rule of its own against other sites, and its clients know no CSRF token.
+    view.csrf_exempt = True
+    # It says itself that no user is signed in, with a 401 and not with a redirect.
+    view.login_required = False
+    return view

@@ -1,0 +1,23 @@
+"""Tests of a Django project: `python manage.py test`."""
+
+from django.contrib.auth.models import User
+from django.test import TestCase, override_settings
+
+from wattfare_mw.testing import WattfareService
+
+
+class SummaryTest(TestCase):
+    def setUp(self) -> None:
+        self.wattfare = self.enterContext(WattfareService())
+        options = {"SECRET_KEY": self.wattfare.secret_key, "BASE_URL": self.wattfare.url}
+        self.enterContext(override_settings(WATTFARE=options))
+        self.ann = User.objects.create_user("ann")
+
+    def test_ann_pays(self) -> None:
+        self.wattfare.user(str(self.ann.pk)).connect(5)
+        self.client.force_login(self.ann)
+        answer = self.client.post("/summary", {"text": "hi"}, "application/json")
+        assert answer.json() == {"summary": "hi", "costUsd": "0.000003"}
+
+    def test_a_visitor_is_refused(self) -> None:
+        assert self.client.post("/summary", {"text": "hi"}, "application/json").status_code == 401

@@ -1,0 +1,168 @@
+"""The recipes of docs/django.md: REST framework, Ninja, a signed-out visitor, and a test."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import unittest
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.test import override_settings
+from support.django_project import MIDDLEWARE, Browser
+from support.rules import STATUS, TOKEN
+from support.service import App
+
+pytestmark = pytest.mark.usefixtures("project")
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+@pytest.fixture
+def recipe(monkeypatch: pytest.MonkeyPatch, at_service: dict[str, Any]) -> Iterator[Any]:
+    """``recipe("rest", RESOLVE_USER="rest.user_of_token")``: serves one of the modules."""
+    monkeypatch.syspath_prepend(str(EXAMPLES / "django_recipes"))
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    with ExitStack() as stack:
+
+        def load(name: str, **options: Any) -> Any:
+            module = importlib.import_module(name)
+            stack.callback(sys.modules.pop, name)
+            wattfare = {key.upper(): value for key, value in at_service.items()} | options
+            settings = {"WATTFARE": wattfare, "MIDDLEWARE": MIDDLEWARE, "ROOT_URLCONF": name}
+            stack.enter_context(override_settings(**settings))
+            return module
+
+        yield load
+
+
+@pytest.fixture(params=["sync", "async"])
+def kind(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+def new_user(name: str) -> Any:
+    from django.contrib.auth.models import User
+
+    return User.objects.get_or_create(username=name)[0]
+
+
+def check_views(
+    browser: Browser, paths: list[str], token: str, user: str, account: App, spent: Any
+) -> None:
+    """The views and Wattfare's paths know the user by the token alone."""
+    signed = {"authorization": token}
+    assert browser.post(TOKEN).error == (401, "auth")
+    assert browser.get(STATUS, {"authorization": "Token none"}).error == (401, "auth")
+    assert browser.post(TOKEN, headers=signed).status == 200
+    for path in paths:
+        assert browser.post(path, '{"text": "hi you"}').status == 401
+        assert browser.post(path, '{"text": "hi you"}', signed).error == (402, "not_connected")
+    account.connect(user, monthlyUsd=1)
+    for n, path in enumerate(paths, 1):
+        answer = browser.post(path, '{"text": "hi you"}', signed)
+        assert answer.json == {"summary": "hi you", "costUsd": "0.000006"}
+        assert spent(user) == n * Decimal("0.000006")
+
+
+def test_rest_framework(
+    recipe: Any, kind: str, account: App, spent: Callable[[str], Decimal]
+) -> None:
+    from rest_framework.authtoken.models import Token
+
+    recipe("rest", RESOLVE_USER="rest.user_of_token")
+    user = new_user("rest")
+    token, _ = Token.objects.get_or_create(user=user)
+    check_views(Browser(kind), ["/summary"], f"Token {token.key}", str(user.pk), account, spent)
+
+
+def test_rest_framework_by_default(
+    recipe: Any, kind: str, account: App, spent: Callable[[str], Decimal]
+) -> None:
+    """In a view of REST framework, `request.user` is the user of the token, for Django too."""
+    from rest_framework.authtoken.models import Token
+
+    recipe("rest")
+    user = new_user("rest")
+    token, _ = Token.objects.get_or_create(user=user)
+    account.connect(str(user.pk), monthlyUsd=1)
+    browser = Browser(kind)
+    assert browser.get("/sign-in/ann").status == 404
+    answer = browser.post("/summary", '{"text": "hi"}', {"authorization": f"Token {token.key}"})
+    assert answer.status == 200
+    assert spent(str(user.pk)) == Decimal("0.000003")
+
+
+def test_ninja(recipe: Any, kind: str, account: App, spent: Callable[[str], Decimal]) -> None:
+    from django.core import signing
+
+    recipe("ninja_api", RESOLVE_USER="ninja_api.user_of_token")
+    paths = ["/api/summary", "/api/summary-async"]
+    check_views(Browser(kind), paths, f"Bearer {signing.dumps(7)}", "7", account, spent)
+
+
+def test_a_visitor(recipe: Any, kind: str, account: App) -> None:
+    module = recipe("login_required")
+    browser = Browser(kind)
+    answer = browser.get("/haiku")
+    assert (answer.status, answer.headers["location"]) == (302, "/accounts/login/?next=/haiku")
+    user = new_user("visitor")
+    browser.client.force_login(user)
+    assert (browser.get("/haiku").status, browser.get("/haiku").json["do"]) == (
+        402,
+        "connect a budget",
+    )
+    account.connect(str(user.pk), monthlyUsd=1)
+    assert browser.get("/haiku").json == {"haiku": "Write a haiku."}
+    with override_settings(
+        WATTFARE={
+            "SECRET_KEY": account.keys.secret_key,
+            "BASE_URL": account.service.url,
+            "RESOLVE_USER": module.member_number,
+        }
+    ):
+        assert Browser(kind).post(TOKEN).error == (401, "auth")
+
+
+def test_streams(recipe: Any, kind: str, account: App, spent: Callable[[str], Decimal]) -> None:
+    recipe("streams")
+    user = new_user("streams")
+    account.connect(str(user.pk), monthlyUsd=1)
+    browser = Browser(kind)
+    browser.client.force_login(user)
+    path = "/async-story" if kind == "async" else "/story"
+    answer = browser.get(f"{path}?about=a cat")
+    assert (answer.streaming, answer.body) == (True, b"a cat")
+    assert spent(str(user.pk)) == Decimal("0.000006")
+
+
+def test_the_token_route_alone(
+    recipe: Any, kind: str, account: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WATTFARE_SECRET_KEY", account.keys.secret_key)
+    monkeypatch.setenv("WATTFARE_BASE_URL", account.service.url)
+    module = recipe("token_route")
+    with module.wf:
+        browser = Browser(kind)
+        assert browser.post("/wattfare-token").error == (401, "auth")
+        browser.client.force_login(new_user("ann"))
+        assert browser.post("/wattfare-token").json["token"]
+
+
+def test_no_recipe_is_left_out() -> None:
+    names = {path.stem for path in (EXAMPLES / "django_recipes").glob("*.py")}
+    tested = {"login_required", "ninja_api", "rest", "streams", "tests", "token_route"}
+    assert names == tested
+
+
+def test_a_projects_own_tests(recipe: Any) -> None:
+    pytest.importorskip("wattfare_mw.testing")
+    recipe("django_app")
+    module = importlib.import_module("tests")
+    suite = unittest.defaultTestLoader.loadTestsFromModule(module)
+    result = unittest.TestResult()
+    suite.run(result)
+    assert (result.testsRun, result.failures, result.errors) == (2, [], [])

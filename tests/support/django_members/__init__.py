@@ -1,0 +1,1 @@
+"""An app for Django whose users have UUIDs."""

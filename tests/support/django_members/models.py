@@ -1,0 +1,14 @@
+"""The users."""
+
+from __future__ import annotations
+
+import uuid
+
+from django.contrib.auth.models import AbstractUser
+from django.db import models
+
+
+class Member(AbstractUser):
+    """A user in place of Django's own."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4)

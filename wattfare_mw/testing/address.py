@@ -1,0 +1,115 @@
+"""The address of a service before it runs, and the keys that stay the same while it does.
+
+An app may read both from the environment when it is imported, which is before the first test. So
+this module imports nothing but the standard library.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+from collections.abc import Mapping
+
+#: The app that the keys of an address name. It stands for the app of the test that runs.
+STANDING_APP = "tests"
+#: The hosts that no proxy may come between.
+_LOCAL = "127.0.0.1"
+_PROXIES = ("HTTP_PROXY", "ALL_PROXY")
+
+
+class Address:
+    """A port of this machine that nothing listens on yet, and two keys.
+
+    Attributes:
+        url: the service's address, such as ``http://127.0.0.1:49152``.
+        port: its port.
+        secret_key: opens the app of the test that runs.
+        publishable_key: names the app of the test that runs.
+    """
+
+    def __init__(self) -> None:
+        # It is bound and does not listen. So a request before the service runs is refused at once.
+        self.socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        self.socket.bind((_LOCAL, 0))
+        self.port: int = self.socket.getsockname()[1]
+        self.url = f"http://{_LOCAL}:{self.port}"
+        self.secret_key = f"sk_test_{STANDING_APP}_{secrets.token_hex(24)}"
+        self.publishable_key = f"pk_test_{STANDING_APP}_{secrets.token_hex(24)}"
+
+    @property
+    def environ(self) -> dict[str, str]:
+        """The variables for an app."""
+        return environ(self.url, self.secret_key, self.publishable_key)
+
+    def close(self) -> None:
+        """Let go of the port."""
+        self.socket.close()
+
+    def __repr__(self) -> str:
+        return f"Address({self.url!r})"
+
+
+def environ(url: str, secret_key: str, publishable_key: str) -> dict[str, str]:
+    """The variables with which an app finds a service."""
+    variables = {
+        "WATTFARE_BASE_URL": url,
+        "WATTFARE_SECRET_KEY": secret_key,
+        "WATTFARE_PUBLISHABLE_KEY": publishable_key,
+    }
+    if any(os.environ.get(name) or os.environ.get(name.lower()) for name in _PROXIES):
+        for name in ("NO_PROXY", "no_proxy"):
+            hosts = os.environ.get(name)
+            variables[name] = f"{hosts},{_LOCAL}" if hosts else _LOCAL
+    return variables
+
+
+class Environment:
+    """Variables of this process, until they are put back.
+
+    Args:
+        variables: their names and values.
+    """
+
+    def __init__(self, variables: Mapping[str, str]) -> None:
+        self._former = {name: os.environ.get(name) for name in variables}
+        os.environ.update(variables)
+
+    def restore(self) -> None:
+        """Put the former values back."""
+        for name, value in self._former.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+        self._former = {}
+
+    def __repr__(self) -> str:
+        return "Environment()"
+
+
+#: The address that the first service of this process takes, if an app has been told it already.
+_kept: Address | None = None
+
+
+def keep_address() -> Address:
+    """The address of the first service of this process, which need not run yet."""
+    global _kept
+    if _kept is None:
+        _kept = Address()
+    return _kept
+
+
+def release_address() -> None:
+    """Let go of this address, if no service has taken it."""
+    global _kept
+    if _kept is not None:
+        _kept.close()
+        _kept = None
+
+
+def take_address() -> Address:
+    """The address for a new service: the one that has been told to the app, or a new one."""
+    global _kept
+    address, _kept = _kept or Address(), None
+    return address

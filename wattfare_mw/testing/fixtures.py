@@ -1,0 +1,110 @@
+"""The pytest plugin, with the fixtures ``wattfare`` and ``wattfare_service``.
+
+pytest loads this module in every run, so it imports nothing that takes time. The service is
+imported when a test first asks for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from .address import Environment, keep_address, release_address
+
+if TYPE_CHECKING:
+    from .service import SharedService, WattfareService
+
+_OPTION = "wattfare_environment"
+_environment = pytest.StashKey[Environment]()
+_failed = pytest.StashKey[bool]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """One option, for an app that reads the environment when it is imported."""
+    parser.addini(
+        _OPTION,
+        type="bool",
+        default=False,
+        help="set WATTFARE_SECRET_KEY and WATTFARE_BASE_URL before any test module is imported",
+    )
+
+
+# Before the configuration of Django, which other plugins load.
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_load_initial_conftests(
+    early_config: pytest.Config,
+) -> Generator[None]:
+    """Set the environment, if the option says so."""
+    _set_environment(early_config)
+    return (yield)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Set the environment, if the option says so, and describe the marker."""
+    config.addinivalue_line(
+        "markers",
+        "wattfare(allow_reserved=False): allow_reserved=True lets the test end while calls still "
+        "reserve a part of a budget",
+    )
+    _set_environment(config)
+
+
+def _set_environment(config: pytest.Config) -> None:
+    if config.getini(_OPTION) and _environment not in config.stash:
+        # Each worker of pytest-xdist has an address of its own.
+        environment = config.stash[_environment] = Environment(keep_address().environ)
+        config.add_cleanup(environment.restore)
+        config.add_cleanup(release_address)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Remember which tests have failed."""
+    report = yield
+    if report.failed:
+        item.stash[_failed] = True
+    return report
+
+
+@pytest.fixture(scope="session")
+def wattfare_service() -> Iterator[SharedService]:
+    """The Wattfare service that all tests share: its url and its secret_key stay the same. For an
+    app that is made once. The key opens the app of the test that runs.
+    """
+    from . import shared_service
+    from .servers import stop_servers
+
+    yield shared_service()
+    stop_servers()
+
+
+@pytest.fixture
+def wattfare(
+    request: pytest.FixtureRequest, wattfare_service: SharedService
+) -> Iterator[WattfareService]:
+    """A real Wattfare service with an app of its own for this test, on a real socket. Its users
+    spend a fake budget: wattfare.user("ann").connect(5). WATTFARE_SECRET_KEY and WATTFARE_BASE_URL
+    are set for the test.
+    """
+    from . import WattfareService
+
+    service = WattfareService(allow_reserved=_allows_reserved(request.node)).open()
+    yield service
+    try:
+        # A test that has failed may have left a stream open. Its own failure counts.
+        service.close(check=_failed not in request.node.stash)
+    except AssertionError as error:
+        pytest.fail(str(error), pytrace=False)
+
+
+def _allows_reserved(node: Any) -> bool:
+    marker = node.get_closest_marker("wattfare")
+    options = {} if marker is None else dict(marker.kwargs)
+    allowed = options.pop("allow_reserved", False)
+    if options or (marker is not None and marker.args):
+        raise pytest.UsageError("The marker is @pytest.mark.wattfare(allow_reserved=True).")
+    return bool(allowed)

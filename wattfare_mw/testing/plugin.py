@@ -1,0 +1,20 @@
+"""The pytest plugin by the name of its module, for ``pytest_plugins`` and ``pytest -p``.
+
+pytest finds the plugin by itself where the package is installed, and then this module changes
+nothing.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from . import fixtures
+
+#: The name in ``pytest -p no:wattfare``.
+NAME = "wattfare"
+
+
+def pytest_addoption(pluginmanager: pytest.PytestPluginManager) -> None:
+    """Load the plugin, unless it is loaded already."""
+    if not pluginmanager.has_plugin(NAME):
+        pluginmanager.register(fixtures, NAME)

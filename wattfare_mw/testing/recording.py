@@ -1,0 +1,201 @@
+"""Keeps the calls that an app makes during a test, for the test to look at."""
+
+from __future__ import annotations
+
+import json
+from contextvars import ContextVar
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, cast
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from .. import money
+from ..errors import WattfareError, wire_error
+from ..headers import Headers
+from ..service.api.parameters import payer_in_headers
+from ..service.api.routes import COMPLETIONS
+from ..types import GRANT_HEADER
+from .scripts import Script
+
+if TYPE_CHECKING:
+    from .servers import Server
+
+#: Headers whose value says how a call is to be made. The others begin with ``x-wattfare-``.
+_KEPT = frozenset({"idempotency-key", "x-request-id"})
+#: The start of an event that ends a stream with an error.
+_ERROR_EVENT = b'data: {"error"'
+
+#: The record of the call that this task carries out.
+CURRENT: ContextVar[Record | None] = ContextVar("wattfare_call", default=None)
+
+
+@dataclass(frozen=True, repr=False)
+class RecordedCall:
+    """An inference call that reached the service, as far as it has come.
+
+    Attributes:
+        user: the app's id of the user who pays; None for a grant, or if the call names nobody.
+        model: the model that the app asked for; empty if the request cannot be read.
+        messages: the messages of the prompt.
+        params: the other fields of the request, such as ``max_tokens`` and ``tools``.
+        stream: True if the app asked for a stream.
+        headers: the request's headers that belong to Wattfare, in lower case. Credentials are
+            left out.
+        status: the HTTP status; None before there is one.
+        error: the code of the error that refused or ended the call, such as
+            ``"budget_exceeded"``; None for no error.
+        text: what the model has said.
+        prompt_tokens: what was billed.
+        completion_tokens: what was billed.
+        cost: what was billed, in USD.
+        reserved: what the call has reserved, in USD; 0 once it is settled.
+        request_id: the service's id of the call.
+    """
+
+    user: str | None
+    model: str
+    messages: list[dict[str, Any]]
+    params: dict[str, Any]
+    stream: bool
+    headers: dict[str, str]
+    status: int | None
+    error: str | None
+    text: str
+    prompt_tokens: int
+    completion_tokens: int
+    cost: Decimal
+    reserved: Decimal
+    request_id: str | None
+
+    def __repr__(self) -> str:
+        outcome = self.error or f"{self.cost} USD"
+        return f"<call of {self.user!r} to {self.model!r}: {self.status}, {outcome}>"
+
+
+class Record:
+    """A call while it runs. The service's thread writes it."""
+
+    def __init__(self, script: Script, headers: Headers, scope: Scope) -> None:
+        self.script = script
+        self.connection: Any = scope.get("wattfare.connection")
+        self.body = bytearray()
+        self.answer = bytearray()
+        self.text = ""
+        self.status: int | None = None
+        self.error: str | None = None
+        #: True if the connection is to be closed, once the call is settled.
+        self.is_dropped = False
+        self.request_id: str | None = None
+        self.reserved = self.billed = self.prompt_tokens = self.completion_tokens = 0
+        try:
+            self.user, _ = payer_in_headers(headers)
+        except WattfareError:
+            self.user = None
+        self.headers = {
+            name: value
+            for name, value in (
+                (name.decode("latin-1").lower(), value.decode("latin-1"))
+                for name, value in scope["headers"]
+            )
+            if (name.startswith("x-wattfare-") and name != GRANT_HEADER) or name in _KEPT
+        }
+
+    def snapshot(self) -> RecordedCall:
+        """The call as it is now."""
+        try:
+            decoded: object = json.loads(bytes(self.body))
+        except ValueError:
+            decoded = None
+        fields = cast("dict[str, Any]", decoded) if isinstance(decoded, dict) else {}
+        return RecordedCall(
+            user=self.user,
+            model=str(fields.pop("model", "")),
+            messages=fields.pop("messages", []),
+            stream=bool(fields.pop("stream", False)),
+            params=fields,
+            headers=dict(self.headers),
+            status=self.status,
+            error=self.error,
+            text=self.text,
+            prompt_tokens=self.prompt_tokens,
+            completion_tokens=self.completion_tokens,
+            cost=money.usd(self.billed),
+            reserved=money.usd(self.reserved),
+            request_id=self.request_id,
+        )
+
+    async def receive_from(self, receive: Receive) -> Message:
+        """Receive, and keep the body."""
+        message = await receive()
+        if message["type"] == "http.request":
+            self.body += message.get("body", b"")
+        return message
+
+    def note(self, message: Message) -> None:
+        """Keep what is known of the answer."""
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            for name, value in message["headers"]:
+                if name == b"x-request-id":
+                    self.request_id = value.decode("latin-1")
+            return
+        block: bytes = message.get("body", b"")
+        if self.status == 200:
+            if block.startswith(_ERROR_EVENT):
+                self._note_error(block[6:].split(b"\n", 1)[0])
+            return
+        self.answer += block
+        if not message.get("more_body", False):
+            self._note_error(bytes(self.answer))
+
+    def _note_error(self, body: bytes) -> None:
+        error = wire_error(body)
+        self.error = None if error is None else error.code
+
+
+class Recorder:
+    """ASGI around the service: keeps each inference call, and carries failures of the network
+    out."""
+
+    def __init__(self, app: ASGIApp, server: Server) -> None:
+        self._app = app
+        self._server = server
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI."""
+        headers = Headers.of_scope(scope["headers"])
+        tested = self._server.app_of(headers)
+        # What one test does from its address is not held against the next one.
+        scope["client"] = (self._server.client_address, 0)
+        if tested is None or (scope["method"], scope["path"]) != ("POST", COMPLETIONS):
+            await self._app(scope, receive, send)
+            return
+        record = Record(tested.script, headers, scope)
+        tested.records.append(record)
+        if tested.script.take_fault(lambda fault: fault == (None, None)) is not None:
+            while (await record.receive_from(receive)).get("more_body", False):
+                pass
+            await _drop(record, receive)
+            return
+        await self._server.keep_lease()
+
+        async def note_and_send(message: Message) -> None:
+            record.note(message)
+            await send(message)
+
+        token = CURRENT.set(record)
+        try:
+            await self._app(scope, lambda: record.receive_from(receive), note_and_send)
+        finally:
+            CURRENT.reset(token)
+            if record.is_dropped:
+                await _drop(record, receive)
+
+
+async def _drop(record: Record, receive: Receive) -> None:
+    """Close the connection, without the rest of an answer."""
+    record.error = "network"
+    record.connection.close()
+    while (await receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,153 @@
+"""What the model of a test answers, and which of its calls fail."""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple, cast
+
+import msgspec
+
+from ..completions import ToolCall
+from ..errors import WattfareError
+
+#: A word of an answer, with the white space behind it.
+_WORD = re.compile(r"\s*\S+\s*|\s+")
+
+MakeError = Callable[[], WattfareError]
+
+
+class Reply(NamedTuple):
+    """An answer of the model.
+
+    Attributes:
+        words: each with the white space around it. Each is a token, and an event of a stream.
+        cost: in nano-dollars; None: the price of its tokens.
+        prompt_tokens: None: the words of the prompt.
+        completion_tokens: None: the words of the answer.
+        pause: the time before each word, in seconds.
+        times: how many calls it answers; None: all of them, until another reply follows.
+    """
+
+    words: tuple[str, ...] = ()
+    tool_calls: tuple[ToolCall, ...] = ()
+    cost: int | None = None
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    pause: float = 0
+    times: int | None = None
+
+    @property
+    def is_whole(self) -> bool:
+        """True if no limit shortens it."""
+        return bool(self.tool_calls) or self.cost is not None or self.completion_tokens is not None
+
+
+class Fault(NamedTuple):
+    """A failure of a call.
+
+    Attributes:
+        make_error: makes the error; None: the connection is closed.
+        after: how many events of a stream come first; None: the call fails as a whole.
+    """
+
+    make_error: MakeError | None
+    after: int | None = None
+
+
+class Script:
+    """The replies and the failures of one test. Any thread may use it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._replies: deque[Reply] = deque()
+        self._stays = False  # the first reply, which has been given
+        self._faults: list[Fault] = []
+
+    def add_reply(self, reply: Reply) -> None:
+        """Answer with this, after the replies that are there."""
+        with self._lock:
+            if self._stays:
+                self._replies.popleft()
+                self._stays = False
+            self._replies.append(reply)
+
+    def add_fault(self, fault: Fault, times: int) -> None:
+        """Let so many calls fail."""
+        with self._lock:
+            self._faults.extend([fault] * times)
+
+    def take_reply(self) -> tuple[Reply | None, Callable[[], None]]:
+        """The reply for the next call, and a function that gives it back. None: there is none."""
+        with self._lock:
+            if not self._replies:
+                return None, _nothing
+            reply = self._replies[0]
+            if reply.times is None and len(self._replies) == 1:
+                self._stays = True
+                return reply, _nothing
+            if reply.times is None or reply.times == 1:
+                self._replies.popleft()
+            else:
+                self._replies[0] = reply._replace(times=reply.times - 1)
+            taken = reply if reply.times is None else reply._replace(times=1)
+        return reply, lambda: self._give_back(taken)
+
+    def take_fault(self, wanted: Callable[[Fault], bool]) -> Fault | None:
+        """The first failure that fits the call, if there is one."""
+        with self._lock:
+            for index, fault in enumerate(self._faults):
+                if wanted(fault):
+                    return self._faults.pop(index)
+        return None
+
+    def _give_back(self, reply: Reply) -> None:
+        with self._lock:
+            self._replies.appendleft(reply)
+
+
+def _nothing() -> None:
+    pass
+
+
+def words_in(text: str) -> tuple[str, ...]:
+    """The words of a text. Joined, they are the text."""
+    return tuple(_WORD.findall(text))
+
+
+def tool_calls_in(given: Iterable[object]) -> tuple[ToolCall, ...]:
+    """The tool calls that a test has given, in any of their forms.
+
+    Raises:
+        TypeError: one of them is of no such form.
+    """
+    return tuple(_tool_call(call, number) for number, call in enumerate(given, 1))
+
+
+def _tool_call(given: object, number: int) -> ToolCall:
+    if isinstance(given, ToolCall):
+        return given
+    fields: Mapping[str, Any] = {}
+    if isinstance(given, Mapping):
+        fields = cast("Mapping[str, Any]", given)
+        inner = fields.get("function")
+        if isinstance(inner, Mapping):
+            fields = {"id": fields.get("id"), **cast("Mapping[str, Any]", inner)}
+    elif isinstance(given, tuple) and len(cast("tuple[object, ...]", given)) == 2:
+        name, arguments = cast("tuple[object, object]", given)
+        fields = {"name": name, "arguments": arguments}
+    name, arguments = fields.get("name"), fields.get("arguments", {})
+    if not isinstance(name, str) or not name:
+        raise TypeError(
+            'A tool call is a pair such as ("get_weather", {"city": "Paris"}), or an object with '
+            "a `name` and `arguments`."
+        )
+    if not isinstance(arguments, str):
+        try:
+            arguments = json.dumps(arguments)
+        except (TypeError, ValueError):
+            arguments = msgspec.json.encode(arguments).decode()
+    return ToolCall(id=fields.get("id") or f"call_{number}", name=name, arguments=arguments)

@@ -1,0 +1,467 @@
+"""The service in a thread of its own, on a real socket, with a ledger in memory.
+
+A process starts it once. Each test has an app of its own in it, which no other test knows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import TypeVar
+
+import uvicorn
+from sqlalchemy import Connection as Sql
+from sqlalchemy import func, insert, select
+from uvicorn.server import ServerState
+
+from ..errors import WattfareAuthError
+from ..headers import Headers
+from ..service import keys
+from ..service.api.state import ServiceState
+from ..service.asgi import create_app
+from ..service.errors import shutting_down
+from ..service.ledger import schema
+from ..service.ledger.clock import lease_now
+from ..service.ledger.sqlite.store import SQLiteStore
+from ..service.ledger.store import Store
+from ..service.public_url import of_port
+from ..service.records import Account, App, Granted, InferenceCall, Outcome, Terms
+from ..service.server import KEEPALIVE_SECONDS
+from ..service.settings import Settings
+from ..service.sockets import LimitedProtocol
+from .address import STANDING_APP, Address, take_address
+from .provider import ScriptedProvider
+from .recording import CURRENT, Record, Recorder
+from .scripts import Script
+
+T = TypeVar("T")
+
+#: The funding that no provider takes.
+REFUSED_FUNDING = "refused"
+_PAYER = "tests"
+#: How long to wait for the service at most, in seconds: until it runs, for an answer, and until it
+#: has ended.
+START_SECONDS = 60
+ANSWER_SECONDS = 20
+STOP_SECONDS = 5
+#: How long to wait for what is cut off when a test ends, in seconds.
+CUT_OFF_SECONDS = 1.0
+
+# A library that stops the time for a test replaces `time.monotonic`, and the loop would stand
+# still.
+steady_seconds: Callable[[], float] = time.monotonic
+if hasattr(time, "clock_gettime"):
+    steady_seconds = partial(time.clock_gettime, time.CLOCK_MONOTONIC)
+
+
+class Clock:
+    """The clock of the service: months, sessions, grants and rate limits go by it.
+
+    It begins at the time of the machine, anew in each test.
+    """
+
+    def __init__(self) -> None:
+        self._ahead = timedelta()
+
+    def now(self) -> datetime:
+        """The time of the service, in UTC."""
+        return datetime.now(UTC) + self._ahead
+
+    def advance(
+        self,
+        delta: timedelta | None = None,
+        *,
+        days: float = 0,
+        hours: float = 0,
+        minutes: float = 0,
+        seconds: float = 0,
+    ) -> datetime:
+        """Move the clock forward, and return its new time. Nothing waits meanwhile.
+
+        Raises:
+            ValueError: the time would go back.
+        """
+        more = timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
+        if delta is not None:
+            more += delta
+        if more < timedelta():
+            raise ValueError("The service's clock only goes forward.")
+        self._ahead += more
+        return self.now()
+
+    def timestamp(self) -> float:
+        """The time of the service, in Unix seconds."""
+        return time.time() + self._ahead.total_seconds()
+
+    def reset(self) -> None:
+        """Show the time of the machine again."""
+        self._ahead = timedelta()
+
+    def __repr__(self) -> str:
+        return f"Clock({self.now():%Y-%m-%d %H:%M:%S} UTC)"
+
+
+class TestedApp:
+    """The app of one test: its keys, its script and its calls."""
+
+    __test__ = False  # for pytest
+
+    def __init__(self) -> None:
+        self.app, self.keys = keys.new_app("tests", "test")
+        self.script = Script()
+        self.records: list[Record] = []
+        #: Notified each time that a call is settled.
+        self.settled = threading.Condition()
+        self._reserved: dict[str, Record] = {}
+
+    @property
+    def id(self) -> str:
+        """The id of the app."""
+        return self.app.id
+
+    def count_reserved(self, sql: Sql, user_id: str | None) -> int:
+        """How many calls of this user are in flight; None: of any user or grant."""
+        table = schema.reservations
+        where = [table.c.app_id == self.id]
+        if user_id is not None:
+            where.append(table.c.user_id == user_id)
+        return sql.execute(select(func.count()).select_from(table).where(*where)).scalar_one()
+
+    def note_reserved(self, call: InferenceCall, amount: int) -> None:
+        """A call has reserved so much, in nano-dollars."""
+        record = CURRENT.get()
+        if record is not None:
+            record.reserved = amount
+            self._reserved[call.id] = record
+
+    def note_settled(self, reservation_id: str, outcome: Outcome, billed: int) -> None:
+        """A call has been billed so much, in nano-dollars."""
+        record = self._reserved.pop(reservation_id, None)
+        if record is not None:
+            record.reserved, record.billed = 0, billed
+            record.prompt_tokens = outcome.prompt_tokens
+            record.completion_tokens = outcome.completion_tokens
+        with self.settled:
+            self.settled.notify_all()
+
+
+class Server:
+    """A service in a thread."""
+
+    def __init__(self, address: Address) -> None:
+        self.address = address
+        self.clock = Clock()
+        self.is_busy = False
+        self._tested: TestedApp | None = None
+        self._tests = 0
+        self._pid = os.getpid()
+        self._ready = threading.Event()
+        self._failure: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="wattfare-testing", daemon=True)
+        self._thread.start()
+        if not self._ready.wait(START_SECONDS):
+            raise RuntimeError(f"The service has not started in {START_SECONDS} seconds.")
+        if self._failure is not None:
+            raise RuntimeError("The service did not start.") from self._failure
+
+    @property
+    def is_usable(self) -> bool:
+        """False if its thread has ended, or runs in the process that this one was forked from."""
+        return self._pid == os.getpid() and self._thread.is_alive()
+
+    def run(self, job: Callable[[ServiceState], Awaitable[T]]) -> T:
+        """Run this in the service's thread, and wait for its result.
+
+        Raises:
+            RuntimeError: the service does not run in this process, or does not answer.
+        """
+        if self._pid != os.getpid():
+            raise RuntimeError(
+                "This process was forked from the one that runs the service. It can call the "
+                "service over HTTP. Only the process of the test can look into it."
+            )
+        if not self._thread.is_alive():
+            raise RuntimeError("The service has ended.") from self._failure
+
+        async def carry_out() -> T:
+            return await job(self._state)
+
+        future = asyncio.run_coroutine_threadsafe(carry_out(), self._loop)
+        try:
+            return future.result(ANSWER_SECONDS)
+        except TimeoutError:
+            future.cancel()
+            raise RuntimeError(
+                f"The service has not answered in {ANSWER_SECONDS} seconds."
+            ) from None
+
+    def begin(self) -> TestedApp:
+        """A new app for a test. The keys of the address open it until :meth:`end`."""
+        tested = TestedApp()
+        self.clock.reset()
+        self.run(lambda state: state.store.add_app(tested.app))
+        self._tests += 1
+        self._tested = tested
+        return tested
+
+    def end(self) -> None:
+        """The test is over. What is left of its calls is cut off."""
+        tested = self._tested
+        if tested is None or not self.is_usable:
+            return
+
+        async def cut_off(state: ServiceState) -> None:
+            state.runner.cut_off(shutting_down(), lambda call: call.app_id == tested.id)
+
+        try:
+            self.run(cut_off)
+            self.wait_until_settled(None, CUT_OFF_SECONDS)
+        finally:
+            self._tested = None
+
+    def wait_until_settled(self, user_id: str | None, patience: float) -> bool:
+        """Wait until no call of the test is in flight. False if one still is.
+
+        Args:
+            user_id: of this user; None: of any user or grant.
+            patience: how long to wait, in seconds.
+        """
+        tested = self._tested
+        if tested is None:
+            return True
+        deadline = steady_seconds() + patience
+        while self.run(
+            lambda state: state.store.transact(lambda sql: tested.count_reserved(sql, user_id))
+        ):
+            left = deadline - steady_seconds()
+            if left <= 0:
+                return False
+            with tested.settled:
+                tested.settled.wait(min(left, 0.05))
+        return True
+
+    def stop(self) -> None:
+        """End the thread. It is a daemon, so that nothing waits for it if it does not end."""
+        if self.is_usable:
+            self._loop.call_soon_threadsafe(self._stop.set)
+            self._thread.join(STOP_SECONDS)
+
+    # -- in the thread
+
+    @property
+    def client_address(self) -> str:
+        """What the service takes for the address of its clients: another one in each test."""
+        number = self._tests % 2**24
+        return f"127.{number >> 16}.{number >> 8 & 255}.{number & 255}"
+
+    def app_of(self, headers: Headers) -> TestedApp | None:
+        """The app of the running test, if this request comes with one of its secret keys."""
+        tested = self._tested
+        if tested is None:
+            return None
+        key = (headers.first("authorization") or "").rpartition(" ")[2]
+        return tested if keys.app_id_of(key) in (tested.id, STANDING_APP) else None
+
+    def app_with_id(self, app_id: str) -> TestedApp | None:
+        """The app of the running test, if it has this id."""
+        tested = self._tested
+        return tested if tested is not None and tested.id == app_id else None
+
+    def standing_app(self) -> App:
+        """The app of the running test, as the keys of the address open it.
+
+        Raises:
+            WattfareAuthError: no test runs.
+        """
+        tested = self._tested
+        if tested is None:
+            raise WattfareAuthError(
+                "No test uses this service at present. A test asks for the fixture `wattfare`, or "
+                "opens a WattfareService."
+            )
+        return App(
+            tested.id,
+            tested.app.name,
+            tested.app.mode,
+            keys.digest(self.address.secret_key),
+            self.address.publishable_key,
+        )
+
+    async def keep_lease(self) -> None:
+        """Make sure that calls can be made. A debugger may have stopped this thread."""
+        for _ in range(2):
+            if self._state.runner.seconds_left > 0:
+                return
+            await self._state.runner.renew()
+
+    def _run(self) -> None:
+        try:
+            with asyncio.Runner(loop_factory=_Loop) as runner:
+                runner.run(self._serve())
+        except BaseException as error:
+            self._failure = error
+        finally:
+            self.address.close()
+            self._ready.set()
+
+    async def _serve(self) -> None:
+        self._loop = loop = asyncio.get_running_loop()
+        self._stop = asyncio.Event()
+        settings = Settings(database="sqlite://", public_url=of_port(self.address.port))
+        app = create_app(
+            settings,
+            model=ScriptedProvider(hold=settings.held),
+            make_store=self._open_store,
+            clock=self.clock.timestamp,
+        )
+        config = uvicorn.Config(
+            Recorder(app, self),
+            log_config=None,
+            server_header=False,
+            proxy_headers=False,
+            timeout_keep_alive=KEEPALIVE_SECONDS,
+            ws="none",
+            interface="asgi3",
+            http=_Protocol,
+            lifespan="off",
+        )
+        # To give it as an argument would take the handlers of this log from the process.
+        config.access_log = False
+        config.load()
+        connections = ServerState()
+
+        def make_protocol() -> _Protocol:
+            return _Protocol(config=config, server_state=connections, app_state={}, _loop=loop)
+
+        async with app.router.lifespan_context(app):
+            self._state: ServiceState = app.state.service
+            server = await loop.create_server(make_protocol, sock=self.address.socket)
+            self._ready.set()
+            await self._stop.wait()
+            server.close()
+            self._state.runner.stop(shutting_down())
+            for connection in list(connections.connections):
+                connection.transport.abort()
+            if connections.tasks:
+                _, late = await asyncio.wait(connections.tasks, timeout=CUT_OFF_SECONDS)
+                for task in late:
+                    task.cancel()
+
+    async def _open_store(self, database: str) -> Store:
+        store = _Store(database, self)
+        await store.transact(_add_refused_funding)
+        return store
+
+
+class _Loop(asyncio.SelectorEventLoop):
+    def time(self) -> float:
+        return steady_seconds()
+
+
+class _Protocol(LimitedProtocol):
+    """A connection that a test can break."""
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self.scope["wattfare.connection"] = self.transport  # type: ignore[typeddict-unknown-key]
+
+
+class _Store(SQLiteStore):
+    """A ledger in memory, by the clock of the tests."""
+
+    def __init__(self, url: str, server: Server) -> None:
+        super().__init__(url, clock=server.clock.now)
+        self._lease_clock = lease_now  # a test that moves the clock ends no lease
+        self._server = server
+
+    async def app_by_id(self, app_id: str) -> App | None:
+        if app_id == STANDING_APP:
+            return self._server.standing_app()
+        app = await super().app_by_id(app_id)
+        if app is not None and self._server.app_with_id(app_id) is None:
+            raise WattfareAuthError("The test that this credential is for is over.")
+        return app
+
+    async def app_by_publishable_key(self, key: str) -> App | None:
+        if key == self._server.address.publishable_key:
+            return self._server.standing_app()
+        return await super().app_by_publishable_key(key)
+
+    async def settle(self, reservation_id: str, account: Account, outcome: Outcome) -> int | None:
+        billed = await super().settle(reservation_id, account, outcome)
+        tested = self._server.app_with_id(account.app_id)
+        if tested is not None and billed is not None:
+            tested.note_settled(reservation_id, outcome, billed)
+        return billed
+
+    async def _reserve(self, call: InferenceCall, terms: Terms, holder: str) -> Granted:
+        granted = await super()._reserve(call, terms, holder)
+        tested = self._server.app_with_id(call.app_id)
+        if tested is not None:
+            tested.note_reserved(call, granted.amount)
+        return granted
+
+
+def _add_refused_funding(sql: Sql) -> None:
+    sql.execute(insert(schema.payers).values(id=_PAYER, created_at=0))
+    sql.execute(
+        insert(schema.funding).values(
+            id=REFUSED_FUNDING,
+            payer_id=_PAYER,
+            kind="key",
+            upstream="https://tests.invalid/v1",
+            label="A key of the tests",
+            state="invalid",
+            created_at=0,
+            checked_at=0,
+        )
+    )
+
+
+_lock = threading.Lock()
+_servers: list[Server] = []
+
+
+def first_server() -> Server:
+    """The service that tests of this process share. The first call starts it."""
+    with _lock:
+        _forget_the_dead()
+        if not _servers:
+            _servers.append(Server(take_address()))
+        return _servers[0]
+
+
+def take_server() -> Server:
+    """A service that no other test uses at present. To be given back."""
+    with _lock:
+        _forget_the_dead()
+        for server in _servers:
+            if not server.is_busy:
+                break
+        else:
+            server = Server(take_address())
+            _servers.append(server)
+        server.is_busy = True
+        return server
+
+
+def give_back(server: Server) -> None:
+    """Let the next test use this one."""
+    with _lock:
+        server.is_busy = False
+
+
+def stop_servers() -> None:
+    """End all services of this process."""
+    with _lock:
+        while _servers:
+            _servers.pop().stop()
+
+
+def _forget_the_dead() -> None:
+    _servers[:] = [server for server in _servers if server.is_usable]

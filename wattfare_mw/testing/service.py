@@ -1,0 +1,459 @@
+"""``WattfareService``: what a test sees of the service."""
+
+from __future__ import annotations
+
+import atexit
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from datetime import datetime
+from decimal import Decimal
+from types import TracebackType
+from typing import Any, Self, TypeVar
+from uuid import UUID
+
+from sqlalchemy import Connection as Sql
+from sqlalchemy import func, select
+
+from .. import money
+from ..client import AsyncWattfare, Wattfare
+from ..errors import STATUS_BY_CODE, WattfareAuthError, WattfareError, make_error
+from ..service import keys
+from ..service.api.state import ServiceState
+from ..service.ledger import rules, schema
+from ..service.models.upstream_answers import failed
+from ..service.records import GRANT_SECONDS, USERS_PAY, Bounds, Connection, GrantBudget, Totals
+from ..transport import hidden
+from ..types import check_user_id, encode
+from .address import Environment, environ
+from .recording import RecordedCall
+from .scripts import Fault, Reply, tool_calls_in, words_in
+from .servers import (
+    Clock,
+    Server,
+    TestedApp,
+    first_server,
+    give_back,
+    stop_servers,
+    take_server,
+)
+from .users import Amount, AppUser, nanos_of
+
+T = TypeVar("T")
+
+#: How long to wait for calls in flight, in seconds: when a test asks what was billed, and when it
+#: ends.
+BILLED_SECONDS = 1.0
+END_SECONDS = 2.0
+
+_ADVICE = (
+    "Read each stream to its end, or close it. Mark a test that leaves one open on purpose: "
+    "@pytest.mark.wattfare(allow_reserved=True)."
+)
+
+atexit.register(stop_servers)
+
+
+class SharedService:
+    """The address of the service that the tests of a process share. It stays the same in each
+    test, for an app that is made once. Its keys open the app of the test that runs.
+
+    Attributes:
+        url: the service's address.
+    """
+
+    def __init__(self, server: Server) -> None:
+        self._address = server.address
+        self.url = server.address.url
+
+    @property
+    def secret_key(self) -> str:
+        """The secret key. It opens the app of whichever test runs."""
+        return hidden(self._address.secret_key)
+
+    @property
+    def publishable_key(self) -> str:
+        """The publishable key. It names the app of whichever test runs."""
+        return self._address.publishable_key
+
+    @property
+    def environ(self) -> dict[str, str]:
+        """``WATTFARE_SECRET_KEY``, ``WATTFARE_BASE_URL`` and ``WATTFARE_PUBLISHABLE_KEY``."""
+        return self._address.environ
+
+    def __repr__(self) -> str:
+        return f"SharedService(url={self.url!r})"
+
+
+def shared_service() -> SharedService:
+    """The service that the tests of this process share. The first call starts it."""
+    return SharedService(first_server())
+
+
+class WattfareService:
+    """A Wattfare service for one test: a real one, on a real socket, in a thread of this process.
+
+    ::
+
+        with WattfareService() as wattfare:
+            wattfare.user("ann").connect(5)
+
+    The service has a new app with no users. It answers any model, at the prices of the built-in
+    one: 0.000001 USD for a word of the prompt, and 0.000002 USD for a word of the answer. Any
+    thread may use it. The first one of a process takes a second to start, and the next ones a few
+    milliseconds.
+
+    Args:
+        set_environment: set ``WATTFARE_SECRET_KEY``, ``WATTFARE_BASE_URL`` and
+            ``WATTFARE_PUBLISHABLE_KEY`` until the service is closed.
+        allow_reserved: do not check at the end that each call is settled.
+    """
+
+    def __init__(self, *, set_environment: bool = True, allow_reserved: bool = False) -> None:
+        self._set_environment = set_environment
+        self._allow_reserved = allow_reserved
+        self._opened: tuple[Server, TestedApp] | None = None
+        self._environment: Environment | None = None
+        self._clients: list[Wattfare] = []
+
+    # -- from the beginning to the end
+
+    def open(self) -> Self:
+        """Begin. A ``with`` block does it."""
+        if self._opened is not None:
+            raise RuntimeError("This service is open already.")
+        server = take_server()
+        try:
+            self._opened = server, server.begin()
+        except BaseException:
+            give_back(server)
+            raise
+        if self._set_environment:
+            self._environment = Environment(self.environ)
+        return self
+
+    def close(self, *, check: bool = True) -> None:
+        """End. A ``with`` block does it. Nothing happens if it has been closed.
+
+        Args:
+            check: look for calls that are not settled, and wait for them for two seconds.
+
+        Raises:
+            AssertionError: a call still reserves a part of a budget.
+        """
+        if self._opened is None:
+            return
+        server, _ = self._opened
+        left = ""
+        try:
+            if (
+                check
+                and not self._allow_reserved
+                and not self._wait_until_settled(None, END_SECONDS)
+            ):
+                left = self._describe_calls_in_flight()
+        finally:
+            try:
+                server.end()
+            finally:
+                if self._environment is not None:
+                    self._environment.restore()
+                for client in self._clients:
+                    client.close()
+                self._opened = None
+                give_back(server)
+        if left:
+            raise AssertionError(left)
+
+    def __enter__(self) -> Self:
+        return self.open()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close(check=error is None)
+
+    # -- for the app
+
+    @property
+    def url(self) -> str:
+        """The service's address, such as ``http://127.0.0.1:49152``. It is the app's
+        ``base_url``."""
+        return self._server.address.url
+
+    @property
+    def secret_key(self) -> str:
+        """The secret key of this test's app."""
+        return hidden(self._tested.keys.secret_key)
+
+    @property
+    def publishable_key(self) -> str:
+        """The publishable key of this test's app."""
+        return self._tested.keys.publishable_key
+
+    @property
+    def environ(self) -> dict[str, str]:
+        """``WATTFARE_SECRET_KEY``, ``WATTFARE_BASE_URL`` and ``WATTFARE_PUBLISHABLE_KEY``."""
+        return environ(self.url, self.secret_key, self.publishable_key)
+
+    def client(self) -> Wattfare:
+        """A client for this test's app. It is closed when the test ends."""
+        client = Wattfare(self.secret_key, base_url=self.url)
+        self._clients.append(client)
+        return client
+
+    def async_client(self) -> AsyncWattfare:
+        """A client for this test's app. Use it in an ``async with`` block, which closes it."""
+        return AsyncWattfare(self.secret_key, base_url=self.url)
+
+    # -- users and their budgets
+
+    def user(self, user_id: str | int | UUID) -> AppUser:
+        """A user of the app, by the app's own id. They need not exist before.
+
+        Raises:
+            WattfareError: ``invalid_request``; no such id can exist.
+        """
+        return AppUser(self, _id_of(user_id))
+
+    def grant(self, requests: int = 1, max_usd: Amount = 1) -> str:
+        """The token of a new one-time grant.
+
+        Args:
+            requests: how many calls it pays for.
+            max_usd: how much they may cost, in USD.
+        """
+        token = keys.new_grant_token()
+        digest = keys.digest(token)
+        budget = GrantBudget(requests, nanos_of(max_usd), self._unix_time() + GRANT_SECONDS)
+        self._run(
+            lambda state: state.store.add_grant(
+                self._tested.id, digest, budget, state.terms, self._unix_time()
+            )
+        )
+        return hidden(token)
+
+    # -- the model
+
+    def reply(
+        self,
+        text: str | Mapping[str, Any] | list[Any] = "",
+        *,
+        tool_calls: Iterable[object] = (),
+        cost: Amount | None = None,
+        prompt_tokens: int | None = None,
+        completion_tokens: int | None = None,
+        pause: float = 0,
+        times: int | None = None,
+    ) -> None:
+        """What the model answers. Several replies are given in turn, and the last one stays. A
+        reply with tool calls is given once. Without a reply, the model repeats the last message of
+        the user.
+
+        Args:
+            text: the answer. A stream sends it word by word. A dict or a list is sent as JSON.
+            tool_calls: pairs of a name and its arguments: ``[("get_weather", {"city": "Paris"})]``.
+            cost: what the call costs, in USD; None: the price of its words.
+            prompt_tokens: the number of tokens that are billed for the prompt; None: its words.
+            completion_tokens: the number that is billed for the answer; None: its words.
+            pause: the time before each word, in seconds.
+            times: how many calls get this reply; then the next one, or the prompt.
+        """
+        if not isinstance(text, str):
+            text = encode(text).decode()
+        calls = tool_calls_in(tool_calls)
+        if times is None and calls:
+            times = 1
+        if times is not None and times < 1:
+            raise ValueError("`times` is 1 or more.")
+        self._tested.script.add_reply(
+            Reply(
+                words=words_in(text),
+                tool_calls=calls,
+                cost=None if cost is None else nanos_of(cost),
+                prompt_tokens=prompt_tokens,
+                completion_tokens=completion_tokens,
+                pause=pause,
+                times=times,
+            )
+        )
+
+    def tool_call(self, name: str, arguments: Mapping[str, Any] | str = "{}") -> None:
+        """Let the model call one tool: the same as ``reply(tool_calls=[(name, arguments)])``."""
+        self.reply(tool_calls=[(name, arguments)])
+
+    def fail(
+        self,
+        code: str,
+        message: str | None = None,
+        *,
+        status: int | None = None,
+        retry_after: float | None = None,
+        after: int | None = None,
+        times: int = 1,
+    ) -> None:
+        """Let the next call fail, whoever makes it. Nothing is billed for it.
+
+        Args:
+            code: ``not_connected``, ``budget_exceeded``, ``funding_invalid``, ``grant_invalid``,
+                ``rate_limited``, ``auth``, ``invalid_request``, ``upstream`` or ``unknown``. With
+                ``network``, the connection is closed without an answer.
+            message: None: what the service says.
+            status: the HTTP status; None: the one of the code.
+            retry_after: the time to wait that the answer names, in seconds.
+            after: how many events of the next stream come first. These are billed.
+            times: how many calls fail.
+
+        Raises:
+            ValueError: there is no such code.
+        """
+        if code not in STATUS_BY_CODE:
+            raise ValueError(f"{code!r} is no code. The codes are {', '.join(STATUS_BY_CODE)}.")
+        now = self.clock.now()
+
+        def make() -> WattfareError:
+            error = _error(code, now)
+            if message is not None or status is not None:
+                error = make_error(
+                    code,
+                    message or error.message,
+                    status=status or error.http_status,
+                    shortfall=error.shortfall,
+                )
+            error.retry_after = retry_after if retry_after is not None else error.retry_after
+            return error
+
+        self._tested.script.add_fault(Fault(None if code == "network" else make, after), times)
+
+    def cut_stream(self, after: int, *, network: bool = False) -> None:
+        """Let the next stream break off after so many events, which are as many words. These are
+        billed.
+
+        Args:
+            after: 0 or more.
+            network: False: the model's provider breaks off, so the stream ends with an ``upstream``
+                error. True: the connection between the app and the service breaks off.
+        """
+        if after < 0:
+            raise ValueError("`after` is 0 or more.")
+        error = None if network else lambda: failed("The connection to the upstream broke.")
+        self._tested.script.add_fault(Fault(error, after), 1)
+
+    @property
+    def clock(self) -> Clock:
+        """The clock of the service. ``clock.advance(days=31)`` begins a new month."""
+        return self._server.clock
+
+    # -- what has happened
+
+    def billed(self, user: str | int | UUID | None = None) -> Decimal:
+        """All that was billed in this test, in USD, exactly: in every month, and also what the test
+        spent itself. It waits until the calls in flight are settled, for a second at most.
+
+        Args:
+            user: the user's id; None: all users and grants of the app.
+        """
+        user_id = None if user is None else _id_of(user)
+        self._wait_until_settled(user_id)
+        return self._sum(schema.ledger, "billed_nanos", user_id)
+
+    def reserved(self, user: str | int | UUID | None = None) -> Decimal:
+        """What the calls in flight have reserved, in USD.
+
+        Args:
+            user: the user's id; None: all users and grants of the app.
+        """
+        return self._sum(
+            schema.reservations, "reserved_nanos", None if user is None else _id_of(user)
+        )
+
+    @property
+    def calls(self) -> list[RecordedCall]:
+        """The inference calls that the app has made, the oldest first, as far as they have come."""
+        return [record.snapshot() for record in list(self._tested.records)]
+
+    def __repr__(self) -> str:
+        return f"WattfareService(url={self.url!r})" if self._opened else "WattfareService()"
+
+    # -- within
+
+    @property
+    def _server(self) -> Server:
+        return self._now_open[0]
+
+    @property
+    def _tested(self) -> TestedApp:
+        return self._now_open[1]
+
+    @property
+    def _now_open(self) -> tuple[Server, TestedApp]:
+        if self._opened is None:
+            raise RuntimeError(
+                "This service is closed. Use it in a block: with WattfareService() as wattfare:"
+            )
+        return self._opened
+
+    def _run(self, job: Callable[[ServiceState], Awaitable[T]]) -> T:
+        return self._server.run(job)
+
+    def _read(self, job: Callable[[Sql], T]) -> T:
+        return self._run(lambda state: state.store.transact(job))
+
+    def _unix_time(self) -> int:
+        return int(self.clock.timestamp())
+
+    def _sum(self, table: Any, column: str, user_id: str | None) -> Decimal:
+        where = [table.c.app_id == self._tested.id]
+        if user_id is not None:
+            where.append(table.c.user_id == user_id)
+        query = select(func.coalesce(func.sum(table.c[column]), 0)).where(*where)
+        return money.usd(int(self._read(lambda sql: sql.execute(query).scalar_one())))
+
+    def _wait_until_settled(self, user_id: str | None, patience: float = BILLED_SECONDS) -> bool:
+        return self._server.wait_until_settled(user_id, patience)
+
+    def _describe_calls_in_flight(self) -> str:
+        in_flight = [call for call in self.calls if call.reserved]
+        lines = [
+            f"- {call.user or 'a grant'} reserves {call.reserved} USD for"
+            f" {'a stream' if call.stream else 'an answer'} of {call.model}"
+            f" (request_id={call.request_id})"
+            for call in in_flight
+        ]
+        return "\n".join(["The test is over, and calls of the app still run:", *lines, _ADVICE])
+
+
+def _id_of(user: str | int | UUID) -> str:
+    if isinstance(user, (int, UUID)) and not isinstance(user, bool):
+        user = str(user)
+    return check_user_id(user)
+
+
+def _error(code: str, now: datetime) -> WattfareError:
+    """The error of this code, as the service says it."""
+    at = int(now.timestamp())
+    bounds = Bounds(1_000_000, 1_000_000)
+    connections = {
+        "not_connected": None,
+        "budget_exceeded": Connection(cap=0),
+        "funding_invalid": Connection(funding_valid=False),
+    }
+    try:
+        if code in connections:
+            rules.reserve(connections[code], Totals(), bounds, USERS_PAY, at)
+        if code == "grant_invalid":
+            rules.reserve_grant(None, bounds, at)
+    except WattfareError as refusal:
+        return refusal
+    if code == "auth":
+        return WattfareAuthError("The secret key is not valid.")
+    if code == "upstream":
+        return failed("The upstream failed (500).")
+    return make_error(code, _MESSAGES.get(code, "The service failed."))
+
+
+_MESSAGES = {
+    "rate_limited": "At most 600 calls a minute for this user.",
+    "invalid_request": "The upstream refused the request (400).",
+}
