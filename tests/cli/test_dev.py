@@ -168,6 +168,7 @@ def invoke_real(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         (["--cap-usd", "much"], "amount in USD"),
         (["--user", ""], "user"),
         (["--upstream", "nonsense"], "URL"),
+        (["--upstream-key", "k"], "upstream"),
     ],
 )
 def test_mistakes(tmp_path: Path, arguments: list[str], says: str) -> None:
