@@ -53,6 +53,7 @@ SLOW = {
     "test_transport",
     "test_writer",
 }
+SLOW |= {"test_dev", "test_doctor", "test_quickstart"}
 SLOW |= {"test_current_user_gevent", "test_full_disk", "test_gevent", "test_silence"}
 
 
