@@ -5,6 +5,7 @@ All of its users share them: one HTTP client for each process, and one for each 
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 from .calls import Caller
@@ -25,6 +26,9 @@ class OpenAIConnections:
         self.caller = caller
         self.shared: Pool[Any] = Pool(_connect, _close)
         self.shared_async: LoopPool[Any] = LoopPool(_connect_async, _close_async)
+        # An openai client is always in a circle. Without this, the garbage collector could come
+        # to a connection before it comes to what closes it.
+        weakref.finalize(self, self.shared.close).atexit = False
 
 
 def _connect() -> Any:

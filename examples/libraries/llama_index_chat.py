@@ -1,19 +1,16 @@
-"""LlamaIndex, billed to a user.
+"""A chat by LlamaIndex, billed to a user.
 
 python examples/libraries/llama_index_chat.py
 """
 
-import os
-from urllib.parse import quote
-
 from llama_index.core.llms import ChatMessage
 from llama_index.llms.openai_like import OpenAILike
 
+from wattfare_mw import Wattfare
+
 llm = OpenAILike(
     model="wattfare/echo",
-    api_base=os.environ["WATTFARE_BASE_URL"] + "/api/v1",
-    api_key=os.environ["WATTFARE_SECRET_KEY"],
-    default_headers={"X-Wattfare-User": quote("user_123")},
+    openai_client=Wattfare().user("user_123").openai(),
     is_chat_model=True,
     is_function_calling_model=True,
 )

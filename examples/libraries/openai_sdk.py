@@ -3,16 +3,9 @@
 python examples/libraries/openai_sdk.py
 """
 
-import os
-from urllib.parse import quote
+from wattfare_mw import Wattfare
 
-import openai
-
-client = openai.OpenAI(
-    base_url=os.environ["WATTFARE_BASE_URL"] + "/api/v1",
-    api_key=os.environ["WATTFARE_SECRET_KEY"],
-    default_headers={"X-Wattfare-User": quote("user_123")},
-)
+client = Wattfare().user("user_123").openai()
 stream = client.chat.completions.create(
     model="wattfare/echo",
     messages=[{"role": "user", "content": "Say hello."}],

@@ -3,20 +3,14 @@
 python examples/libraries/pydantic_agent.py
 """
 
-import os
-from urllib.parse import quote
-
-import openai
 from pydantic_ai import Agent
 from pydantic_ai.models.openai import OpenAIChatModel
-from pydantic_ai.providers.openai import OpenAIProvider
 
-client = openai.AsyncOpenAI(
-    base_url=os.environ["WATTFARE_BASE_URL"] + "/api/v1",
-    api_key=os.environ["WATTFARE_SECRET_KEY"],
-    default_headers={"X-Wattfare-User": quote("user_123")},
-)
-model = OpenAIChatModel("wattfare/echo", provider=OpenAIProvider(openai_client=client))
-result = Agent(model).run_sync("Say hello.")
+from wattfare_mw import Wattfare
+from wattfare_mw.integrations.pydantic_ai import WattfareProvider
+
+user = Wattfare().user("user_123")
+agent = Agent(OpenAIChatModel("wattfare/echo", provider=WattfareProvider(user)))
+result = agent.run_sync("Say hello.")
 print(result.output)
 print(f"{result.usage.total_tokens} tokens")

@@ -17,8 +17,9 @@ from wattfare_mw import framework
 ROOT = Path(wattfare_mw.__file__).parent
 #: What an app that only imports us has not asked for.
 HEAVY = {
-    "aiohttp", "asgiref", "fastapi", "flask", "httpx", "httpx2", "litestar", "msgspec", "openai",
-    "pydantic", "rich", "sqlalchemy", "starlette", "uvicorn", "werkzeug", "asyncio", "ssl",
+    "agents", "aiohttp", "asgiref", "asyncio", "fastapi", "flask", "httpx", "httpx2",
+    "langchain_core", "langchain_openai", "litestar", "msgspec", "openai", "pydantic",
+    "pydantic_ai", "rich", "sqlalchemy", "ssl", "starlette", "uvicorn", "werkzeug",
 }  # fmt: skip
 
 
@@ -64,9 +65,16 @@ def test_a_client_loads_no_framework_and_no_service(name: str) -> None:
     assert parts.isdisjoint({"service", "cli", "testing"})
 
 
-def test_making_a_client_loads_no_http_client_yet() -> None:
-    loaded = loaded_by("import wattfare_mw; wattfare_mw.Wattfare('sk_test_1')")
+def test_making_a_client_loads_no_http_client_and_no_ai_library_yet() -> None:
+    loaded = loaded_by("import wattfare_mw; wattfare_mw.Wattfare('sk_test_1').user('ann')")
     assert loaded.isdisjoint({"httpx", "aiohttp", "httpx2"})
+    assert loaded.isdisjoint({"agents", "langchain_core", "openai", "pydantic", "pydantic_ai"})
+
+
+def test_an_integration_loads_its_own_library_only() -> None:
+    loaded = loaded_by("import wattfare_mw; wattfare_mw.Wattfare('sk_test_1').user('ann').openai()")
+    assert "openai" in loaded
+    assert loaded.isdisjoint({"agents", "langchain_core", "langchain_openai", "pydantic_ai"})
 
 
 @pytest.mark.parametrize(

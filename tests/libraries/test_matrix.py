@@ -139,6 +139,10 @@ def check_budget_exceeded(world: World, library: Library) -> None:
     world.connect(monthly_usd=0)
     for error in _refusals(world, library):
         assert isinstance(error, WattfareBudgetExceededError)
+        assert error.limited_by == "cap"
+        assert error.remaining_usd == 0
+        assert error.needed_usd
+        assert error.resets_at
 
 
 def check_cap_in_a_run(world: World, library: Library) -> None:
@@ -150,7 +154,7 @@ def check_cap_in_a_run(world: World, library: Library) -> None:
         world.model(exchange)
 
     world.upstream.script = lowers
-    error = _found(world.driver(library).tools)
+    error = _found(library, world.driver(library).tools)
     assert isinstance(error, WattfareBudgetExceededError)
     assert len(world.upstream.calls) == 1
     assert world.spent() == NAMED
@@ -172,7 +176,7 @@ def check_rate_limited(world: World, library: Library) -> None:
 def _refusals(world: World, library: Library) -> list[WattfareError]:
     """The typed errors in what the library raises, for a whole answer and for a stream."""
     driver = world.driver(library)
-    found = [_found(driver.ask), _found(driver.stream)]
+    found = [_found(library, driver.ask), _found(library, driver.stream)]
     for error in found:
         assert error.status == error.http_status
         assert error.request_id
@@ -188,7 +192,7 @@ def check_mid_stream(world: World, library: Library) -> None:
 
     world.upstream.script = breaks
     heard: list[str] = []
-    error = _found(lambda: world.driver(library).stream(heard.append))
+    error = _found(library, lambda: world.driver(library).stream(heard.append))
     assert error.code == "upstream"
     assert heard or library.load().hears_late
     assert TEXT not in heard
@@ -214,16 +218,17 @@ def check_revoked(world: World, library: Library) -> None:
             revoked.append(piece)
             world.revoke()
 
-    error = _found(lambda: world.driver(library).stream(revoke))
+    error = _found(library, lambda: world.driver(library).stream(revoke))
     assert isinstance(error, WattfareNotConnectedError)
     world.upstream.wait_gone()
 
 
-def _found(call: Callable[[], Any]) -> WattfareError:
+def _found(library: Library, call: Callable[[], Any]) -> WattfareError:
     with pytest.raises(Exception) as caught:  # noqa: PT011 - each library has its own
         call()
     error = to_wattfare_error(caught.value)
     assert error is not None, f"no typed error in {caught.value!r}"
+    assert not library.load().typed or error is caught.value
     return error
 
 

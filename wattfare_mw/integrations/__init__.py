@@ -6,15 +6,15 @@ A module is imported when an app imports it. ``import wattfare_mw`` imports none
 from __future__ import annotations
 
 
-def not_installed(error: ImportError, library: str, extra: str) -> ImportError:
-    """What to raise in place of ``error``, which an import of ``library`` has raised.
+def not_installed(error: ImportError, extra: str, *packages: str) -> ImportError:
+    """What to raise in place of ``error``, which an import of these packages has raised.
 
     Args:
-        library: the name that is imported.
-        extra: the extra of ``wattfare-mw`` that installs it.
+        extra: the extra of ``wattfare-mw`` that installs them.
     """
-    if (error.name or "").partition(".")[0] != library.partition(".")[0]:
-        return error  # it is installed, and something that it needs is not
+    missing = (error.name or "").partition(".")[0]
+    if missing not in packages:
+        return error  # they are installed, and something that they need is not
     return ImportError(
-        f"{library} is not installed. Type: pip install 'wattfare-mw[{extra}]'", name=library
+        f"{missing} is not installed. Type: pip install 'wattfare-mw[{extra}]'", name=missing
     )

@@ -13,7 +13,7 @@ try:
     from agents import ModelSettings, OpenAIChatCompletionsModel, UserError
     from agents.models.interface import Model, ModelProvider
 except ImportError as _error:
-    raise not_installed(_error, "agents", "agents") from None
+    raise not_installed(_error, "agents", "agents", "openai") from None
 
 from .openai import async_client
 

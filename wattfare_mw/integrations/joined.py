@@ -1,4 +1,4 @@
-"""Errors that are a :class:`~wattfare_mw.errors.WattfareError` and an AI library's own error in one.
+"""Errors that are a :class:`~wattfare_mw.errors.WattfareError` and an AI library's own error.
 
 ``except WattfareBudgetExceededError`` finds one of them, and so does ``except
 openai.APIStatusError``: an app needs no conversion, and a library's retries and fallbacks work.
@@ -24,10 +24,10 @@ class _Joined:
 
 
 def join(ours: WattfareError, library: Exception) -> Exception:
-    """One error that is both. Its attributes are those of both; where a name is in both, it is
-    ours. Its text is the library's."""
+    """One error that is both. It has the attributes of both, and our own if both have one of that
+    name. Its text is ours."""
     joined = _both(type(ours), type(library))
-    error = joined.__new__(joined, *library.args)
+    error = joined.__new__(joined, *ours.args)
     error.__dict__.update(library.__dict__)
     error.__dict__.update(ours.__dict__)
     return error
@@ -35,5 +35,8 @@ def join(ours: WattfareError, library: Exception) -> Exception:
 
 @cache
 def _both(ours: type[WattfareError], library: type[Exception]) -> type[Exception]:
-    about = {"__module__": ours.__module__, "__doc__": ours.__doc__, "ours": ours}
-    return type(ours.__name__, (_Joined, ours, library), about)
+    joined = type(ours.__name__, (_Joined, ours, library), {"ours": ours, "__doc__": ours.__doc__})
+    # A library may give its subclasses names of its own.
+    joined.__name__, joined.__qualname__ = ours.__name__, ours.__qualname__
+    joined.__module__ = ours.__module__
+    return joined

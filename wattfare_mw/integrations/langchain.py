@@ -24,19 +24,23 @@ try:
         ModelRateLimitError,
         ModelTimeoutError,
     )
-    from langchain_core.language_models.chat_models import LangSmithParams
+    from langchain_core.language_models.base import LangSmithParams
     from langchain_core.outputs import ChatGenerationChunk, ChatResult
     from langchain_openai.chat_models.base import BaseChatOpenAI
     from pydantic import Field, model_validator
 except ImportError as _error:
-    raise not_installed(_error, "langchain_openai", "langchain") from None
+    raise not_installed(
+        _error, "langchain", "langchain_core", "langchain_openai", "openai", "pydantic"
+    ) from None
 
 from .openai import async_client, sync_client
 
 #: What the user and the service set.
-_SET = ("openai_api_key", "openai_api_base", "openai_organization", "openai_proxy")
-_SET += ("client", "async_client", "root_client", "root_async_client")
-_SET += ("http_client", "http_async_client")
+_SET = (
+    *("openai_api_key", "openai_api_base", "openai_organization", "openai_proxy"),
+    *("client", "async_client", "root_client", "root_async_client"),
+    *("http_client", "http_async_client"),
+)
 
 
 class ChatWattfare(BaseChatOpenAI):
@@ -44,8 +48,8 @@ class ChatWattfare(BaseChatOpenAI):
 
     ``response_metadata`` of an answer has ``cost_usd``: what was billed, in USD. In a stream, the
     last chunk has it. What the service refuses is raised as the
-    :class:`~wattfare_mw.errors.WattfareError` that it is. It is a ``ModelError`` of LangChain's too,
-    so that ``with_retry`` and ``with_fallbacks`` work.
+    :class:`~wattfare_mw.errors.WattfareError` that it is. It is LangChain's ``ModelError`` too, so
+    that ``with_retry`` and ``with_fallbacks`` work.
 
     Args:
         user: who pays: a user or a grant. None is the user who makes the current request.
@@ -124,7 +128,7 @@ class ChatWattfare(BaseChatOpenAI):
     def _create_chat_result(
         self, response: Any, generation_info: dict[str, Any] | None = None
     ) -> ChatResult:
-        result = super()._create_chat_result(response, generation_info)
+        result = super()._create_chat_result(response, generation_info)  # pyright: ignore[reportUnknownMemberType]
         cost = _cost((result.llm_output or {}).get("token_usage"))
         if cost is not None and result.generations:
             result.generations[0].message.response_metadata["cost_usd"] = cost
@@ -136,7 +140,7 @@ class ChatWattfare(BaseChatOpenAI):
         default_chunk_class: type,
         base_generation_info: dict[str, Any] | None,
     ) -> ChatGenerationChunk | None:
-        generated = super()._convert_chunk_to_generation_chunk(
+        generated = super()._convert_chunk_to_generation_chunk(  # pyright: ignore[reportUnknownMemberType]
             chunk, default_chunk_class, base_generation_info
         )
         cost = _cost(chunk.get("usage"))
@@ -183,4 +187,4 @@ def _join(ours: WattfareError, library: openai.APIError) -> Exception:
         kind = ContextOverflowError
     else:
         kind = _KINDS.get(ours.status, ModelAPIError if ours.status >= 500 else ModelError)
-    return join(ours, kind(str(library)))
+    return join(ours, kind(ours.message))

@@ -41,9 +41,6 @@ if not hasattr(openai.OpenAI, "_send_request"):
         name="openai",
     )
 
-if TYPE_CHECKING:
-    from ..openai_connections import OpenAIConnections
-
 #: What an app may set. The rest is the user's and the service's.
 OPTIONS = frozenset({"timeout", "max_retries", "default_headers", "default_query", "http_client"})
 #: What says who calls and who pays.
@@ -151,7 +148,7 @@ class _Shared:
         self._custom_headers = options.get("default_headers") or {}
 
     @property
-    def _connections(self) -> OpenAIConnections:
+    def _connections(self) -> Any:
         return self._handle._client._openai
 
     @property
@@ -201,13 +198,12 @@ class _Shared:
             # It repeats the key that it refuses.
             raw, err_msg = raw.replace(key.encode(), "…".encode()), err_msg.replace(key, "…")
             body = _json(raw)
-        make: Any = super()._make_status_error  # pyright: ignore[reportUnknownMemberType,reportAttributeAccessIssue]
-        error = make(err_msg, body=body, response=response)
-        return self._join(error_from_answer(response.status_code, raw, response.headers), error)
+        error: Any = super()._make_status_error(err_msg, body=body, response=response)  # type: ignore[misc]
+        ours = error_from_answer(response.status_code, raw, response.headers)
+        return self._join(ours, error)  # pyright: ignore[reportUnknownArgumentType]
 
     def _make_sse_decoder(self) -> Any:
-        make: Any = super()._make_sse_decoder  # pyright: ignore[reportUnknownMemberType,reportAttributeAccessIssue]
-        return _Events(make(), self._join)
+        return _Events(super()._make_sse_decoder(), self._join)  # type: ignore[misc]
 
     def _followed(self, result: Any) -> Any:
         """Tell the events of a stream whose they are."""
@@ -232,7 +228,7 @@ class _Shared:
         return f"{type(self).__name__}({getattr(self, '_handle', None)!r})"
 
 
-class WattfareOpenAI(_Shared, openai.OpenAI):
+class WattfareOpenAI(_Shared, openai.OpenAI):  # pyright: ignore[reportIncompatibleMethodOverride]
     """An ``openai.OpenAI`` whose calls a user or a grant pays for."""
 
     def __init__(self, *, _handle: Handle, _join: Join, **options: Any) -> None:
@@ -247,7 +243,7 @@ class WattfareOpenAI(_Shared, openai.OpenAI):
         return self._own_http_client or self._shared_http_client()
 
     @_client.setter
-    def _client(self, value: Any) -> None:
+    def _client(self, value: Any) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
         self._own_http_client = value
 
     def _shared_http_client(self) -> Any:
@@ -285,12 +281,14 @@ class WattfareOpenAI(_Shared, openai.OpenAI):
         try:
             return super()._send_request(request, stream=stream, **options)
         except BaseException as error:
-            raise _not_repeated(error, request) or error
+            if (failure := _not_repeated(error, request)) is None:
+                raise
+            raise failure from error
         finally:
             _strip(request)
 
 
-class AsyncWattfareOpenAI(_Shared, openai.AsyncOpenAI):
+class AsyncWattfareOpenAI(_Shared, openai.AsyncOpenAI):  # pyright: ignore[reportIncompatibleMethodOverride]
     """An ``openai.AsyncOpenAI`` whose calls a user or a grant pays for."""
 
     def __init__(self, *, _handle: Handle, _join: Join, **options: Any) -> None:
@@ -305,7 +303,7 @@ class AsyncWattfareOpenAI(_Shared, openai.AsyncOpenAI):
         return self._own_http_client or self._shared_http_client()
 
     @_client.setter
-    def _client(self, value: Any) -> None:
+    def _client(self, value: Any) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
         self._own_http_client = value
 
     def _shared_http_client(self) -> Any:
@@ -344,7 +342,9 @@ class AsyncWattfareOpenAI(_Shared, openai.AsyncOpenAI):
         try:
             return await super()._send_request(request, stream=stream, **options)
         except BaseException as error:
-            raise _not_repeated(error, request) or error
+            if (failure := _not_repeated(error, request)) is None:
+                raise
+            raise failure from error
         finally:
             _strip(request)
 
@@ -368,7 +368,9 @@ class _Events:
                 self._check(event.data)
                 yield event
         except Exception as error:
-            raise self._broken(error) or error
+            if (broken := self._broken(error)) is None:
+                raise
+            raise broken from _said(error)
         self._end()
 
     async def aiter_bytes(self, parts: AsyncIterator[bytes]) -> AsyncIterator[Any]:
@@ -377,14 +379,16 @@ class _Events:
                 self._check(event.data)
                 yield event
         except Exception as error:
-            raise self._broken(error) or error
+            if (broken := self._broken(error)) is None:
+                raise
+            raise broken from _said(error)
         self._end()
 
     def _check(self, data: str) -> None:
         if data.startswith("[DONE]"):
             self._done = True
         elif '"error"' in data and (error := error_in(data.encode())) is not None:
-            raise self._raised(error, _json(data.encode()))
+            raise self._raised(error, _json(data.encode()).get("error"))
 
     def _end(self) -> None:
         # Without an end, a proxy may have cut the stream.
@@ -392,20 +396,14 @@ class _Events:
             raise self._raised(_cut("it ended before its end"), None)
 
     def _broken(self, error: Exception) -> Exception | None:
-        if isinstance(error, WattfareError) or not _is_httpx(error):
-            return None
-        said = _said(error)
-        broken = self._raised(_cut(str(said)), None)
-        broken.__cause__ = said
-        return broken
+        forget_frames(error)  # they hold the headers
+        return self._raised(_cut(str(_said(error))), None) if _is_httpx(error) else None
 
     def _raised(self, ours: WattfareError, body: Any) -> Exception:
         request: Any = None
         if self.response is not None:
             request = self.response.request
             ours.request_id = self.response.headers.get("x-request-id")
-        if isinstance(body, dict):
-            body = body.get("error", body)  # pyright: ignore[reportUnknownVariableType,reportUnknownMemberType]
         return self._join(ours, openai.APIError(ours.message, request, body=body))
 
 
@@ -434,11 +432,8 @@ def _not_repeated(error: BaseException, request: Any) -> openai.OpenAIError | No
     if not _is_httpx(error) or not names.isdisjoint(_NEVER_MADE) or request.method == "GET":
         return None
     if "TimeoutException" in names:
-        failure = openai.APITimeoutError(request=request)
-    else:
-        failure = openai.APIConnectionError(request=request)
-    failure.__cause__ = error
-    return failure
+        return openai.APITimeoutError(request=request)
+    return openai.APIConnectionError(request=request)
 
 
 def _said(error: BaseException | None) -> LibraryError | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
 from ..handles import AsyncGrant, AsyncUser, Grant, User
@@ -17,9 +18,7 @@ def paying(user: Payers | None) -> Any:
         TypeError: it is something else.
     """
     if user is None:
-        from .. import current_user  # pyright: ignore
-
-        return current_user  # pyright: ignore[reportUnknownVariableType]
+        return import_module("wattfare_mw").current_user
     if not (hasattr(user, "_pays") and hasattr(user, "async_openai")):
         raise TypeError(
             "user is what wf.user(…) or wf.grant(…) of a Wattfare or an AsyncWattfare gives, not"

@@ -32,7 +32,7 @@ try:
     from pydantic_ai.providers import Provider
     from pydantic_ai.providers.openrouter import OpenRouterProvider
 except ImportError as _error:
-    raise not_installed(_error, "pydantic_ai", "pydantic-ai") from None
+    raise not_installed(_error, "pydantic-ai", "pydantic_ai", "openai") from None
 
 from .openai import async_client
 

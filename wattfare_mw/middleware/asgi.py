@@ -123,13 +123,13 @@ class WattfareASGIMiddleware(_Base):
         Raises:
             WattfareAuthError: the visitor is not signed in.
         """
-        return await self.user_of(request_from_scope(scope))
+        return await self.user_of(self.request_from(scope))
 
     async def user_of(self, request: Request) -> AsyncUser:
         """:meth:`user`, for a framework with requests of its own."""
         return self._client.user(await self._client._run(self._gate.identify(request)))
 
-    def _request_from(self, raw: Any) -> Request:
+    def request_from(self, raw: Any) -> Request:
         return request_from_scope(raw)
 
     def user_sync(self, user: AsyncUser) -> User:
@@ -368,6 +368,7 @@ class _Stream:
         self._closed = False
         self._relay = relay
         self._middleware = middleware
+        self._loop = asyncio.get_running_loop()
         self._silence = middleware._gate.heartbeat
         self._reading: asyncio.Task[bytes] | None = None
         self._ended = False
@@ -435,10 +436,15 @@ class _Stream:
         if self._closed:
             return
         self._relay.record.release()
-        with suppress(RuntimeError):  # the event loop is gone
-            task = asyncio.get_running_loop().create_task(self.aclose())
-            _CLOSING.add(task)
-            task.add_done_callback(_CLOSING.discard)
+        # It may be dropped in another thread.
+        with suppress(RuntimeError):  # the event loop is closed
+            self._loop.call_soon_threadsafe(_close_soon, self._loop, self)
+
+
+def _close_soon(loop: asyncio.AbstractEventLoop, stream: _Stream) -> None:
+    task = loop.create_task(stream.aclose())
+    _CLOSING.add(task)
+    task.add_done_callback(_CLOSING.discard)
 
 
 #: Keeps tasks alive, because an event loop does not.

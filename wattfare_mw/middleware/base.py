@@ -186,13 +186,13 @@ class Middleware:
     def _with_current_user(self, app: Any) -> Any:
         raise NotImplementedError  # pragma: no cover
 
-    def _request_from(self, raw: Any) -> Request:
+    def request_from(self, raw: Any) -> Request:
         raise NotImplementedError  # pragma: no cover
 
     def _identify(self, raw: Any) -> Flow[str]:
         if callable(raw):
             raw = raw()
-        return self._gate.identify(raw if isinstance(raw, Request) else self._request_from(raw))
+        return self._gate.identify(raw if isinstance(raw, Request) else self.request_from(raw))
 
     # The clients of `current_user` and `current_async_user`.
     _sync_client: Any

@@ -108,13 +108,13 @@ class WattfareWSGIMiddleware(_Base):
         Raises:
             WattfareAuthError: the visitor is not signed in.
         """
-        return self.user_of(request_from_environ(environ))
+        return self.user_of(self.request_from(environ))
 
     def user_of(self, request: Request) -> User:
         """:meth:`user`, for a framework with requests of its own."""
         return self._client.user(self._client._run(self._gate.identify(request)))
 
-    def _request_from(self, raw: Any) -> Request:
+    def request_from(self, raw: Any) -> Request:
         return request_from_environ(raw)
 
     @property

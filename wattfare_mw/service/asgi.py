@@ -62,7 +62,7 @@ def create_app(
         model: answers the calls if there is no upstream; by default, the built-in model.
         make_store: opens the store of a database URL.
         clock: gives the time in Unix seconds. The store has a clock of its own.
-        on_call: is told of each inference call that is over, on the event loop.
+        on_call: called after each inference call, on the event loop.
     """
     settings = settings or Settings()
 

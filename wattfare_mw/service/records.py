@@ -25,8 +25,8 @@ class App(msgspec.Struct, frozen=True):
     """An app that is registered with the service.
 
     Attributes:
-        other_secret_hash: the hash the hash the hash the hash the hash of the older secret key,
-            while two are valid.
+        other_secret_hash: the hash the hash the hash the hash the hash the hash of the older secret
+            key, while two are valid.
     """
 
     id: str

@@ -43,7 +43,7 @@ def serve(
     Args:
         port: 0 chooses a free port.
         listening: called once with the URL, when the service accepts requests.
-        on_call: is told of each inference call that is over, on the event loop.
+        on_call: called after each inference call, on the event loop.
 
     Raises:
         WattfareError: the database or the signing key is invalid.

@@ -38,6 +38,7 @@ class Driver(base.Driver):
 
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
+        self.config: Any = None
 
     def ask(self, text: str = QUESTION) -> Answer:
         return _answer(asyncio.run(self._run(text)))
@@ -71,13 +72,16 @@ class Driver(base.Driver):
     async def _second_turn(self) -> Answer:
         async with self._client() as client:
             agent = self._agent(client, tools=[function_tool(weather)])
-            first = await Runner.run(agent, QUESTION)
+            first = await Runner.run(agent, QUESTION, run_config=self.config)
             asked = {"role": "user", "content": "And tomorrow?"}
-            second = Runner.run_streamed(agent, [*first.to_input_list(), asked])
+            second = Runner.run_streamed(
+                agent, [*first.to_input_list(), asked], run_config=self.config
+            )
             async for _ in second.stream_events():
                 pass
             asked = {"role": "user", "content": "And then?"}
-            return _answer(await Runner.run(agent, [*second.to_input_list(), asked]))
+            asking = [*second.to_input_list(), asked]
+            return _answer(await Runner.run(agent, asking, run_config=self.config))
 
     def _look_at(self, part: dict[str, Any]) -> Answer:
         content = [{"type": "input_text", "text": "What is this?"}, part]
@@ -85,11 +89,13 @@ class Driver(base.Driver):
 
     async def _run(self, prompt: Any, **options: Any) -> Any:
         async with self._client() as client:
-            return await Runner.run(self._agent(client, **options), prompt)
+            agent = self._agent(client, **options)
+            return await Runner.run(agent, prompt, run_config=self.config)
 
     async def _stream(self, heard: Callable[[str], object], **options: Any) -> Answer:
         async with self._client() as client:
-            result = Runner.run_streamed(self._agent(client, **options), QUESTION)
+            agent = self._agent(client, **options)
+            result = Runner.run_streamed(agent, QUESTION, run_config=self.config)
             pieces: list[str] = []
             async for event in result.stream_events():
                 if event.type != "raw_response_event":
@@ -109,9 +115,12 @@ class Driver(base.Driver):
         )
 
     def _agent(self, client: openai.AsyncOpenAI, **options: Any) -> Any:
-        model = OpenAIChatCompletionsModel(self.endpoint.model, client)
         settings = ModelSettings(include_usage=True, preserve_raw_usage=True)
+        model = self._model(client)
         return Agent("assistant", model=model, model_settings=settings, **options)
+
+    def _model(self, client: openai.AsyncOpenAI) -> Any:
+        return OpenAIChatCompletionsModel(self.endpoint.model, client)
 
 
 def _answer(result: Any) -> Answer:

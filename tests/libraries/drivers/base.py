@@ -6,8 +6,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, ClassVar, Protocol
+from urllib.parse import unquote
 
 from libraries.model import TEXT
+from wattfare_mw import Wattfare
+from wattfare_mw.handles import User
 
 QUESTION = "What is the weather in Paris?"
 
@@ -62,6 +65,7 @@ class Driver(Protocol):
         drops_usage: the verbs after which the library has no usage.
         lacks: the cases that the library has no part for, and why.
         hears_late: its streams give nothing before their end.
+        typed: what it raises is a ``WattfareError`` itself.
         text: what it makes of the model's answer.
     """
 
@@ -69,6 +73,7 @@ class Driver(Protocol):
     drops_usage: ClassVar[frozenset[str]] = frozenset()
     lacks: ClassVar[Mapping[str, str]] = {}
     hears_late: ClassVar[bool] = False
+    typed: ClassVar[bool] = False
     text: ClassVar[str] = TEXT
 
     def __init__(self, endpoint: Endpoint) -> None: ...
@@ -104,6 +109,12 @@ class Driver(Protocol):
     def second_turn(self) -> Answer:
         """A question, and another one with what came back in between."""
         ...
+
+
+def user_of(endpoint: Endpoint) -> User:
+    """The user who pays, of a client that repeats no call."""
+    wf = Wattfare(endpoint.key, base_url=endpoint.url, max_retries=0)
+    return wf.user(unquote(endpoint.headers["X-Wattfare-User"]))
 
 
 def ignore(_text: str) -> None:

@@ -7,13 +7,20 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 import instructor
-import openai
 from instructor.processing.multimodal import PDF, Image
 from pydantic import BaseModel
-from support.certificates import ssl_context
 
 from libraries.drivers import base
-from libraries.drivers.base import QUESTION, Answer, Endpoint, cost_of, ignore, openai_tokens, says
+from libraries.drivers.base import (
+    QUESTION,
+    Answer,
+    Endpoint,
+    cost_of,
+    ignore,
+    openai_tokens,
+    says,
+    user_of,
+)
 
 
 class City(BaseModel):
@@ -39,13 +46,7 @@ class Driver(base.Driver):
 
     def __init__(self, endpoint: Endpoint) -> None:
         self.model = endpoint.model
-        self.client = openai.OpenAI(
-            base_url=endpoint.url,
-            api_key=endpoint.key,
-            default_headers=dict(endpoint.headers),
-            max_retries=0,
-            http_client=openai.DefaultHttpxClient(trust_env=False, verify=ssl_context()),
-        )
+        self.client = user_of(endpoint).openai()
 
     def ask(self, text: str = QUESTION) -> Answer:
         return self._ask(says(text))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable
+from decimal import Decimal
 from typing import Any, ClassVar
 
 from langchain_core.messages import HumanMessage
@@ -131,8 +132,10 @@ class Driver(base.Driver):
             usage.get("input_token_details", {}).get("cache_read"),
             usage.get("output_token_details", {}).get("reasoning"),
         )
-        cost = cost_of(message.response_metadata.get("token_usage") or {})
-        return Answer(str(message.text), tokens, cost)
+        return Answer(str(message.text), tokens, self._cost(message))
+
+    def _cost(self, message: Any) -> Decimal | None:
+        return cost_of(message.response_metadata.get("token_usage") or {})
 
 
 def _asked() -> Any:

@@ -22,6 +22,7 @@ from libraries.drivers.base import (
     ignore,
     openai_tokens,
     says,
+    user_of,
     weather,
 )
 from libraries.model import data_url
@@ -51,9 +52,7 @@ class Driver(base.Driver):
     def __init__(self, endpoint: Endpoint) -> None:
         self.options: dict[str, Any] = {
             "model": f"openai/{endpoint.model}",
-            "api_base": endpoint.url,
-            "api_key": endpoint.key,
-            "extra_headers": dict(endpoint.headers),
+            "client": user_of(endpoint).openai(),
             "max_retries": 0,
         }
 

@@ -24,6 +24,7 @@ from libraries.drivers.base import (
     cost_of,
     ignore,
     openai_tokens,
+    user_of,
     weather,
 )
 
@@ -43,9 +44,7 @@ class Driver(base.Driver):
     def __init__(self, endpoint: Endpoint) -> None:
         self.llm = OpenAILike(
             model=endpoint.model,
-            api_base=endpoint.url,
-            api_key=endpoint.key,
-            default_headers=dict(endpoint.headers),
+            openai_client=user_of(endpoint).openai(),
             max_retries=0,
             is_chat_model=True,
             is_function_calling_model=True,

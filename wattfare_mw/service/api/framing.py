@@ -90,7 +90,7 @@ class Frame:
         call = _call_of(scope)
         if log.isEnabledFor(logging.INFO):
             method, ms = scope["method"], round(seconds * 1000)
-            path = _quoted(scope["path"])[:200]  # without the query, which can hold an id
+            path = _quoted(scope["path"])[:200]  # without the query, which has a user's id
             request_id = scope["wattfare.request_id"]
             said: dict[str, Field] = {
                 "method": method,

@@ -46,7 +46,7 @@ class ServiceState(msgspec.Struct, frozen=True):
     funding: PayerFunding
     #: Gives the time in Unix seconds.
     clock: Callable[[], float] = time.time
-    #: Is told of each inference call that is over.
+    #: Called after each inference call, on the event loop.
     on_call: OnCall | None = None
 
     def __repr__(self) -> str:

@@ -1,0 +1,126 @@
+"""Agents of openai-agents, paid for by a user."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from support.refusals import KEY, TOKEN, payer_of, refuses
+from support.upstream import Exchange, Upstream, completion_of
+
+from wattfare_mw import AsyncWattfare, Wattfare, WattfareBudgetExceededError, WattfareError
+
+
+def run(handle: Any, *, tools: Any = (), model: str | None = "wattfare/echo") -> Any:
+    """A whole run that a handle pays for."""
+    from agents import Agent, Runner
+
+    agent = Agent("a", model=model, tools=list(tools))
+    return asyncio.run(Runner.run(agent, "Hello you.", run_config=config(handle)))
+
+
+async def stream(handle: Any) -> Any:
+    """The same as a stream."""
+    from agents import Agent, Runner
+
+    agent = Agent("a", model="wattfare/echo")
+    result = Runner.run_streamed(agent, "Hello you.", run_config=config(handle))
+    async for _ in result.stream_events():
+        pass
+    return result
+
+
+def config(handle: Any) -> Any:
+    """The configuration of a run that a handle pays for."""
+    from agents import RunConfig
+
+    from wattfare_mw.integrations.agents import WattfareModelProvider
+
+    provider = WattfareModelProvider(handle)
+    return RunConfig(model_provider=provider, tracing_disabled=True)
+
+
+def test_a_run_is_billed_to_its_user(wf: Wattfare) -> None:
+    result = run(wf.user("ann"))
+    assert result.final_output == "Hello you."
+    assert result.raw_responses[-1].raw_usage["cost"] == 0.000006
+    assert wf.user("ann").status().usage.monthly_usd > 0
+
+    result = asyncio.run(stream(wf.user("bob")))
+    assert result.final_output == "Hello you."
+    assert result.context_wrapper.usage.total_tokens == 4
+    assert wf.user("bob").status().usage.monthly_usd > 0
+
+
+def test_a_cap_that_is_reached_is_raised_from_the_run(wf: Wattfare) -> None:
+    for call in (lambda: run(wf.user("max")), lambda: asyncio.run(stream(wf.user("max")))):
+        with pytest.raises(WattfareBudgetExceededError) as caught:
+            call()
+        assert caught.value.needed_usd is not None
+        assert caught.value.request_id
+
+
+def test_a_cap_that_is_reached_between_two_calls(fake: Upstream, users: Wattfare) -> None:
+    from agents import function_tool
+
+    def script(exchange: Exchange) -> None:
+        if len(fake.calls) > 1:
+            refuses(402, "budget_exceeded")(exchange)
+            return
+        call = {"id": "c", "type": "function", "function": {"name": "look", "arguments": "{}"}}
+        message = {"role": "assistant", "content": None, "tool_calls": [call]}
+        choice = {"index": 0, "message": message, "finish_reason": "tool_calls"}
+        exchange.answer({**completion_of(""), "choices": [choice]})
+
+    def look() -> str:
+        """Look."""
+        return "sunny"
+
+    fake.script = script
+    with pytest.raises(WattfareBudgetExceededError):
+        run(users.user("ann"), tools=[function_tool(look)])
+    assert len(fake.calls) == 2
+
+
+def test_a_stream_that_breaks_off(fake: Upstream, users: Wattfare) -> None:
+    def script(exchange: Exchange) -> None:
+        exchange.start_stream()
+        exchange.word("one ")
+        exchange.reset()
+
+    fake.script = script
+    with pytest.raises(WattfareError) as caught:
+        asyncio.run(stream(users.user("ann")))
+    assert caught.value.code == "upstream"
+
+
+def test_it_takes_any_handle(fake: Upstream, client: Callable[..., Any]) -> None:
+    from wattfare_mw.integrations.agents import WattfareModelProvider
+
+    for made in (client(), client(AsyncWattfare)):
+        for handle in (made.user("ann"), made.grant(TOKEN)):
+            run(handle)
+    assert [payer_of(call) for call in fake.calls] == [("ann", None), (None, TOKEN)] * 2
+    for wrong in ("ann", client(), 5):
+        with pytest.raises(TypeError, match=r"user is what wf\.user"):
+            WattfareModelProvider(wrong)
+
+
+def test_a_model_needs_a_name(users: Wattfare) -> None:
+    from agents import UserError
+
+    with pytest.raises(UserError, match="Name a model"):
+        config(users.user("ann")).model_provider.get_model(None)
+
+
+def test_tracing_gets_no_key(users: Wattfare) -> None:
+    from agents.models import _openai_shared
+    from agents.tracing.processors import default_exporter
+
+    run(users.user("ann"))
+    assert default_exporter().api_key is None
+    assert _openai_shared.get_default_openai_key() is None
+    assert _openai_shared.get_default_openai_client() is None
+    assert KEY not in repr(vars(default_exporter()))

@@ -1,0 +1,207 @@
+"""LangChain's chat model, paid for by a user."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import json
+import pickle
+from collections.abc import Callable
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from support.refusals import KEY, TOKEN, payer_of, refuses
+from support.upstream import Exchange, Upstream, completion_of
+
+from wattfare_mw import (
+    AsyncWattfare,
+    Wattfare,
+    WattfareBudgetExceededError,
+    WattfareError,
+    WattfareRateLimitError,
+)
+
+
+def chat(user: Any, **options: Any) -> Any:
+    """A chat model whose calls it pays for."""
+    from wattfare_mw.integrations.langchain import ChatWattfare
+
+    return ChatWattfare(**{"user": user, "model": "wattfare/echo", **options})
+
+
+def whole(chunks: Any) -> Any:
+    """The sum of a stream's chunks."""
+    total: Any = None
+    for chunk in chunks:
+        total = chunk if total is None else total + chunk
+    return total
+
+
+async def streamed(model: Any) -> Any:
+    """The sum of an asynchronous stream."""
+    return whole([chunk async for chunk in model.astream("Hello you.")])
+
+
+def test_an_answer_has_its_cost(wf: Wattfare) -> None:
+    ann = wf.user("ann")
+    model = chat(ann)
+    answers = [
+        model.invoke("Hello you."),
+        whole(model.stream("Hello you.")),
+        asyncio.run(model.ainvoke("Hello you.")),
+        asyncio.run(streamed(model)),
+    ]
+    for answer in answers:
+        assert answer.text == "Hello you."
+        assert answer.response_metadata["cost_usd"] == 0.000006
+        assert answer.usage_metadata["total_tokens"] == 4
+        json.dumps(answer.response_metadata)
+    assert ann.status().usage.monthly_usd == 4 * Decimal("0.000006")
+
+
+def test_a_cap_that_is_reached_is_raised(wf: Wattfare) -> None:
+    from langchain_core.exceptions import ModelError
+
+    model = chat(wf.user("max"))
+    for call in (
+        lambda: model.invoke("Hello."),
+        lambda: whole(model.stream("Hello.")),
+        lambda: asyncio.run(model.ainvoke("Hello.")),
+        lambda: asyncio.run(streamed(model)),
+    ):
+        with pytest.raises(WattfareBudgetExceededError) as caught:
+            call()
+        assert isinstance(caught.value, ModelError)
+        assert caught.value.needed_usd is not None
+        assert caught.value.request_id
+
+
+def test_retries_and_fallbacks_work(fake: Upstream, users: Wattfare) -> None:
+    from langchain_core.exceptions import ModelRateLimitError
+
+    busy = refuses(429, "rate_limited", retry_after="50")
+    fake.script = busy
+    model = chat(users.user("ann"))
+    retrying = model.with_retry(
+        retry_if_exception_type=(ModelRateLimitError,),
+        wait_exponential_jitter=False,
+        stop_after_attempt=2,
+    )
+    with pytest.raises(WattfareRateLimitError) as caught:
+        retrying.invoke("Hello.")
+    assert (len(fake.calls), caught.value.retry_after) == (2, 50)
+
+    def script(exchange: Exchange) -> None:
+        dear = exchange.json["model"] == "a/dear"
+        busy(exchange) if dear else exchange.answer(completion_of("Hi."))
+
+    fake.script = script
+    models = [chat(users.user("ann"), model=name) for name in ("a/dear", "a/cheap")]
+    assert models[0].with_fallbacks(models[1:]).invoke("Hello.").text == "Hi."
+
+
+def test_tools_and_structures(fake: Upstream, users: Wattfare) -> None:
+    from pydantic import BaseModel
+
+    class City(BaseModel):
+        """A city."""
+
+        name: str
+
+    def script(exchange: Exchange) -> None:
+        (tool,) = exchange.json["tools"]
+        call = {"name": tool["function"]["name"], "arguments": '{"name": "Paris"}'}
+        message = {
+            "role": "assistant",
+            "content": None,
+            "tool_calls": [{"id": "c", "type": "function", "function": call}],
+        }
+        choice = {"index": 0, "message": message, "finish_reason": "tool_calls"}
+        exchange.answer({**completion_of(""), "choices": [choice]})
+
+    fake.script = script
+    model = chat(users.user("ann"))
+    answer = model.bind_tools([City]).invoke("Hello.")
+    assert answer.tool_calls[0]["args"] == {"name": "Paris"}
+    assert model.with_structured_output(City).invoke("Hello.") == City(name="Paris")
+    structured = asyncio.run(model.with_structured_output(City).ainvoke("Hello."))
+    assert structured == City(name="Paris")
+
+
+def test_a_cache_is_not_shared_between_users(fake: Upstream, users: Wattfare) -> None:
+    from langchain_core.caches import InMemoryCache
+
+    cache = InMemoryCache()
+    for user in (users.user("ann"), users.user("ann"), users.user("bob"), users.grant(TOKEN)):
+        chat(user, cache=cache).invoke("Hello.")
+    assert [payer_of(call) for call in fake.calls] == [("ann", None), ("bob", None), (None, TOKEN)]
+    assert "dontyoutellanyone" not in repr(cache._cache)
+
+
+def test_no_credential_is_in_what_it_shows(users: Wattfare) -> None:
+    from langchain_core.load import dumpd, dumps
+
+    for user in (users.user("ann"), users.grant(TOKEN)):
+        model = chat(user, temperature=0.5)
+        shown = [dumps(model), repr(model), str(model), str(model.model_dump())]
+        shown += [model.model_dump_json(), str(model.asdict()), str(vars(model))]
+        shown += [str(model._get_invocation_params()), str(model._get_ls_params())]
+        shown += [str(model._identifying_params), model._get_llm_string(), str(model.lc_attributes)]
+        shown += [dumps(model.bind(stop=["x"])), dumps(model | (lambda answer: answer))]
+        for text in shown:
+            assert "dontyoutellanyone" not in text
+            assert KEY not in text
+        kwargs = dumpd(model)["kwargs"]
+        assert kwargs["model_name"] == "wattfare/echo"
+        assert "user" not in kwargs
+        assert model.lc_secrets == {"openai_api_key": "WATTFARE_SECRET_KEY"}
+        assert model._get_ls_params()["ls_provider"] == "wattfare"
+        with pytest.raises(TypeError, match="is not pickled"):
+            pickle.dumps(model)
+
+
+def test_a_copy_has_the_same_user(fake: Upstream, users: Wattfare) -> None:
+    model = chat(users.user("ann"))
+    for again in (copy.copy(model), copy.deepcopy(model), model.model_copy()):
+        assert again.invoke("Hello.").text == "one two three"
+    assert {payer_of(call)[0] for call in fake.calls} == {"ann"}
+
+
+def test_it_takes_any_handle(fake: Upstream, client: Callable[..., Any]) -> None:
+    for made in (client(), client(AsyncWattfare)):
+        for handle in (made.user("ann"), made.grant(TOKEN)):
+            chat(handle).invoke("Hello.")
+            asyncio.run(chat(handle).ainvoke("Hello."))
+    assert [payer_of(call) for call in fake.calls[::2]] == [("ann", None), (None, TOKEN)] * 2
+    for wrong in ("ann", client(), 5):
+        with pytest.raises(TypeError, match=r"user is what wf\.user"):
+            chat(wrong)
+
+
+def test_what_the_user_and_the_service_set(
+    users: Wattfare, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("api_key", "base_url", "organization"):
+        with pytest.raises(ValueError, match="cannot be set"):
+            chat(users.user("ann"), **{name: "x"})
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-openai")
+    monkeypatch.setenv("OPENAI_ORG_ID", "org-1")
+    monkeypatch.setenv("OPENAI_API_BASE", "http://elsewhere")
+    monkeypatch.setenv("OPENAI_PROXY", "http://elsewhere")
+    model = chat(users.user("ann"), timeout=3, max_retries=0)
+    assert (model.root_client.timeout, model.root_async_client.max_retries) == (3, 0)
+    assert (model.openai_api_key, model.openai_organization, model.openai_proxy) == (None,) * 3
+    assert str(model.root_client.base_url) == f"{users.base_url}/api/v1/"
+
+
+def test_a_stream_that_breaks_off(fake: Upstream, users: Wattfare) -> None:
+    def script(exchange: Exchange) -> None:
+        exchange.start_stream()
+        exchange.word("one ")
+        exchange.reset()
+
+    fake.script = script
+    with pytest.raises(WattfareError) as caught:
+        whole(chat(users.user("ann")).stream("Hello."))
+    assert caught.value.code == "upstream"
