@@ -8,7 +8,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Unpack
 
-from fastapi import Depends, FastAPI
+try:
+    from fastapi import Depends, FastAPI
+except ModuleNotFoundError as error:
+    if error.name != "fastapi":
+        raise
+    raise ModuleNotFoundError(
+        "FastAPI is not installed. Type: pip install 'wattfare-mw[fastapi]'", name="fastapi"
+    ) from None
 from starlette.routing import BaseRoute, Route
 from starlette.types import Message
 from wattfare_starlette import (
