@@ -18,7 +18,8 @@ ROOT = Path(wattfare_mw.__file__).parent
 #: What an app that only imports us has not asked for.
 HEAVY = {
     "agents", "aiohttp", "asgiref", "fastapi", "flask", "httpx", "httpx2", "langchain_core",
-    "langchain_openai", "litestar", "msgspec", "openai", "pydantic", "pydantic_ai", "rich", "sqlalchemy", "starlette", "uvicorn", "werkzeug", "asyncio", "ssl",
+    "langchain_openai", "litestar", "msgspec", "openai", "pydantic", "pydantic_ai", "rich",
+    "sqlalchemy", "starlette", "uvicorn", "werkzeug", "asyncio", "ssl",
 }  # fmt: skip
 
 
