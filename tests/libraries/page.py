@@ -18,20 +18,22 @@ EXAMPLES = ROOT / "examples" / "libraries"
 _HEAD = """\
 # AI libraries
 
-Calls of an AI library are paid for by a user or a grant. Where it says `user` below, `wf.grant(token)` does as well, of a `Wattfare` or an `AsyncWattfare`.
+A user or a grant pays for the calls of an AI library. Write one line, and install one extra:
 
-| in | write | install |
+| library | one line | extra |
 |---|---|---|
-| openai, and what takes its clients | `user.openai()`, `user.async_openai()` | `wattfare-mw[openai]` |
-| pydantic-ai | `OpenAIChatModel(model, provider=WattfareProvider(user))` | `wattfare-mw[pydantic-ai]` |
-| LangChain and LangGraph | `ChatWattfare(user=user, model=model)` | `wattfare-mw[langchain]` |
-| openai-agents | `RunConfig(model_provider=WattfareModelProvider(user))` | `wattfare-mw[agents]` |
+| openai, and libraries that take its client | `user.openai()`, `user.async_openai()` | `openai` |
+| pydantic-ai | `OpenAIChatModel(model, provider=WattfareProvider(user))` | `pydantic-ai` |
+| LangChain, LangGraph | `ChatWattfare(user=user, model=model)` | `langchain` |
+| openai-agents | `RunConfig(model_provider=WattfareModelProvider(user))` | `agents` |
 
-Each of them raises [the typed errors](errors.md), from a run of an agent too: `except WattfareBudgetExceededError`. They are errors of the library as well, so that its retries and fallbacks work. In other libraries, an error of the service is an exception of the library. [`to_wattfare_error`](errors.md#through-an-ai-library) finds the typed error in it.
+`user` is a user or a grant of a `Wattfare` or an `AsyncWattfare`. All its users share the connections.
 
-A 429 is waited for as the service says, up to 30 seconds. No other call is made again, unless its connection was never made: it may have been billed. Set `max_retries` of the `Wattfare` to change how often.
+They raise [the typed errors](errors.md#through-an-ai-library), also from the run of an agent: catch `WattfareBudgetExceededError`. Other libraries raise their own exceptions, and `to_wattfare_error` finds the typed error inside.
 
-The service speaks OpenAI's chat completions. To call it with a library that takes no client, give three things: the service's address and `/api/v1` as the base URL, the app's secret key as the API key, and a header `X-Wattfare-User` that names the user. `quote` encodes a user's id for the header.
+A call that got a 429 is repeated after `Retry-After`, if that is at most 30 s. No other refusal is repeated, and no call that may have been billed. Set `max_retries` of the `Wattfare` to change how often.
+
+Some libraries take no client. Give them the service's address with `/api/v1` as the base URL, the app's secret key as the API key, and a header `X-Wattfare-User` with the user's id. `quote` encodes an id for the header.
 
 This page is generated. `make test-libraries` runs the real packages against the real service, and prints the matrix. To write it into this page:
 
