@@ -15,8 +15,11 @@ from pathlib import Path
 import pytest
 from support.cli import invoke_cli
 from support.dev import run_dev
+from support.ports import refused_port
 from support.service import PATIENCE, chat_body, environment
+from support.upstream import run_upstream
 
+from wattfare_mw import Wattfare, WattfareAuthError, WattfareNetworkError
 from wattfare_mw.service import create_keys
 
 
@@ -201,3 +204,60 @@ def test_a_new_database_can_be_asked_for(tmp_path: Path, monkeypatch: pytest.Mon
     assert invoke_cli("apps", "create", "My app", "--new").exit_code == 0
     assert invoke_cli("apps", "create", "Another one").exit_code == 0
     assert os.listdir(tmp_path) == ["wattfare.db"]
+
+
+# -- with an upstream
+
+
+def test_an_upstream_and_its_prices(tmp_path: Path) -> None:
+    with run_upstream() as upstream:
+        given = ("--upstream", upstream.url, "--price", "my/model=1/2")
+        with run_dev(tmp_path, *given) as dev, dev.app() as app:
+            assert app.chat(user="ann", model="my/model").status_code == 200
+            assert dev.next_call()["model"] == "my/model"
+
+
+# -- an app that is set up wrong
+
+
+def test_a_key_of_another_service(tmp_path: Path) -> None:
+    other = create_keys(f"sqlite:///{tmp_path / 'other.db'}", "another").secret_key
+    with (
+        run_dev(tmp_path) as dev,
+        Wattfare(other, base_url=dev.url) as wf,
+        pytest.raises(WattfareAuthError) as caught,
+    ):
+        wf.user("ann").status()
+    assert "does not know this secret key" in caught.value.message
+    [note] = caught.value.__notes__
+    assert dev.url in note
+    assert "wattfare doctor" in note
+    assert other not in note
+    # A browser may see the message. It does not see the address.
+    assert "127.0.0.1" not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("key", "says"),
+    [
+        (None, "wattfare dev"),
+        ("pk_test_1_2", "publishable key"),
+        ("hunter2", "begins with 'sk_'"),
+    ],
+)
+def test_no_secret_key(monkeypatch: pytest.MonkeyPatch, key: str | None, says: str) -> None:
+    monkeypatch.delenv("WATTFARE_SECRET_KEY", raising=False)
+    with pytest.raises(WattfareAuthError) as caught:
+        Wattfare(key)
+    assert says in caught.value.message
+    assert "hunter2" not in caught.value.message
+
+
+def test_a_service_that_does_not_run() -> None:
+    with (
+        Wattfare("sk_test_1_2", base_url=f"http://127.0.0.1:{refused_port()}", max_retries=0) as wf,
+        pytest.raises(WattfareNetworkError) as caught,
+    ):
+        wf.user("ann").status()
+    assert "wattfare dev" in caught.value.message
+    assert "wattfare dev" not in str(caught.value.to_wire())
