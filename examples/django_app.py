@@ -4,6 +4,9 @@ python examples/django_app.py migrate
 python examples/django_app.py runserver
 """
 
+# Django has no types.
+# pyright: reportMissingTypeStubs=false, reportUnknownArgumentType=false
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 import json
 import os
 import secrets

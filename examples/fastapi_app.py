@@ -1,41 +1,43 @@
 """A FastAPI app whose users pay for its AI calls.
 
-uvicorn --app-dir examples fastapi_app:app
+fastapi dev examples/fastapi_app.py
 """
 
 import secrets
-from typing import Annotated
 
-from fastapi import Depends, FastAPI
+from fastapi import FastAPI, Request
 from pydantic import BaseModel
 from starlette.middleware.sessions import SessionMiddleware
-from starlette.requests import Request
-from wattfare_starlette import add_wattfare, get_user
-
-from wattfare_mw import AsyncUser
+from wattfare_fastapi import CurrentUser, CurrentUserSync, add_wattfare, wattfare_responses
 
 app = FastAPI()
+app.add_middleware(SessionMiddleware, secret_key=secrets.token_hex())
 
 
-async def signed_in_user(request: Request) -> str | None:
-    return request.session.get("user_id")  # your sign-in: an id, or None
+def signed_in_user(request: Request) -> int | None:
+    return request.session.get("user_id")  # your own id of the user, or None
 
 
 add_wattfare(app, resolve_user=signed_in_user, request_limit=20)
-# What sets request.session comes after: the middleware that is added last runs first.
-app.add_middleware(SessionMiddleware, secret_key=secrets.token_hex())
+
+ACCOUNTS: dict[str, int] = {}  # your table of accounts: names and ids
 
 
 class Text(BaseModel):
     text: str
 
 
-@app.post("/summary")
-async def summary(body: Text, user: Annotated[AsyncUser, Depends(get_user)]) -> dict[str, str]:
+@app.post("/summary", responses=wattfare_responses)
+async def summary(body: Text, user: CurrentUser) -> dict[str, str]:
     answer = await user.model("wattfare/echo").generate(body.text, max_tokens=200)
     return {"summary": answer.text, "costUsd": str(answer.cost_usd)}
 
 
+@app.get("/budget", responses=wattfare_responses)
+def budget(user: CurrentUserSync) -> dict[str, str]:
+    return {"remainingUsd": str(user.status().remaining_usd)}
+
+
 @app.post("/sign-in/{name}", status_code=204)
 async def sign_in(name: str, request: Request) -> None:
-    request.session["user_id"] = name  # after a password, of course
+    request.session["user_id"] = ACCOUNTS.setdefault(name, len(ACCOUNTS) + 1)  # after a password

@@ -17,6 +17,18 @@ WattfareMiddleware(
     request_limit=20,  # the monthly cap to ask for, in USD
 )
 
+ACCOUNTS: dict[str, int] = {}  # your table of accounts: names and ids
+
+
+@app.get("/")
+def home() -> str:
+    if "user_id" not in session:
+        return "Sign in to ask the model."
+    status = get_user().status()
+    if not status.connected:
+        return "Connect a budget to ask the model."
+    return f"{status.remaining_usd} USD left this month."
+
 
 @app.post("/summary")
 def summary() -> dict[str, str]:
@@ -27,5 +39,5 @@ def summary() -> dict[str, str]:
 
 @app.post("/sign-in/<name>")
 def sign_in(name: str) -> tuple[str, int]:
-    session["user_id"] = name  # after a password, of course
+    session["user_id"] = ACCOUNTS.setdefault(name, len(ACCOUNTS) + 1)  # after a password
     return "", 204

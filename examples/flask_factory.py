@@ -3,11 +3,14 @@
 flask --app examples/flask_factory run
 """
 
+# flask-login has no types.
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
+# pyright: reportUnknownVariableType=false
 import secrets
 from collections.abc import Iterator
 
 from flask import Blueprint, Flask, Request, Response, request
-from flask_login import LoginManager, UserMixin, current_user, login_user  # type: ignore
+from flask_login import LoginManager, UserMixin, current_user, login_user
 from wattfare_flask import WattfareMiddleware, get_user
 
 from wattfare_mw import WattfareError, is_not_connected
@@ -26,7 +29,7 @@ pages = Blueprint("pages", __name__)
 def create_app() -> Flask:
     app = Flask(__name__)
     app.secret_key = secrets.token_bytes()
-    login_manager.init_app(app)  # pyright: ignore[reportUnknownMemberType]
+    login_manager.init_app(app)
     wattfare.init_app(app)
     app.register_blueprint(pages)
     return app

@@ -5,13 +5,27 @@ litestar --app-dir examples --app litestar_app:app run
 
 from typing import Any
 
-from litestar import Litestar, Request, post
+from litestar import Litestar, MediaType, Request, Response, get, post
 from litestar.connection import ASGIConnection
 from litestar.di import NamedDependency
 from litestar.middleware.session.server_side import ServerSideSessionConfig
 from wattfare_litestar import WattfarePlugin
 
-from wattfare_mw import AsyncUser, User
+from wattfare_mw import AsyncUser, User, WattfareAuthError
+
+ACCOUNTS: dict[str, int] = {}  # your table of accounts: names and ids
+
+
+def sign_in_first(_request: Request[Any, Any, Any], _error: WattfareAuthError) -> Response[str]:
+    return Response("Sign in to ask the model.", media_type=MediaType.TEXT)
+
+
+@get("/", media_type=MediaType.TEXT, exception_handlers={WattfareAuthError: sign_in_first})
+async def home(wattfare_user: NamedDependency[AsyncUser]) -> str:
+    status = await wattfare_user.status()
+    if not status.connected:
+        return "Connect a budget to ask the model."
+    return f"{status.remaining_usd} USD left this month."
 
 
 @post("/summary", status_code=200)
@@ -30,16 +44,17 @@ def budget(wattfare_user_sync: NamedDependency[User]) -> dict[str, str]:
 
 @post("/sign-in/{name:str}", status_code=204)
 async def sign_in(request: Request[Any, Any, Any]) -> None:
-    request.session["user_id"] = request.path_params["name"]  # after a password, of course
+    name = request.path_params["name"]
+    request.session["user_id"] = ACCOUNTS.setdefault(name, len(ACCOUNTS) + 1)  # after a password
 
 
-async def signed_in_user(connection: ASGIConnection[Any, Any, Any, Any]) -> str | None:
-    user_id: str | None = connection.session.get("user_id")  # your sign-in: an id, or None
+async def signed_in_user(connection: ASGIConnection[Any, Any, Any, Any]) -> int | None:
+    user_id: int | None = connection.session.get("user_id")  # None if signed out
     return user_id
 
 
 app = Litestar(
-    [summary, budget, sign_in],
+    [home, summary, budget, sign_in],
     middleware=[ServerSideSessionConfig().middleware],
     plugins=[
         WattfarePlugin(resolve_user=signed_in_user, request_limit=20),

@@ -15,7 +15,7 @@ async def signed_in_user(request: Request) -> str | None:
     return USERS.get(request.cookies.get("session", ""))
 
 
-async def hello(scope: dict[str, Any], receive: Any, send: Any) -> None:
+async def your_app(scope: dict[str, Any], receive: Any, send: Any) -> None:
     if scope["type"] == "lifespan":  # at its end the middleware closes its connections
         while True:
             event = (await receive())["type"]
@@ -33,4 +33,4 @@ async def hello(scope: dict[str, Any], receive: Any, send: Any) -> None:
     await send({"type": "http.response.body", "body": b"Hello from the app itself."})
 
 
-app = WattfareMiddleware(hello, resolve_user=signed_in_user)
+app = WattfareMiddleware(your_app, resolve_user=signed_in_user)

@@ -16,7 +16,7 @@ def signed_in_user(request: Request) -> str | None:
     return USERS.get(request.cookies.get("session", ""))
 
 
-def hello(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+def your_app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
     headers = [("Content-Type", "text/plain")]
     if environ["REQUEST_METHOD"] == "POST" and environ["PATH_INFO"].startswith("/sign-in/"):
         session = secrets.token_urlsafe()
@@ -26,7 +26,7 @@ def hello(environ: dict[str, Any], start_response: Any) -> list[bytes]:
     return [b"Hello from the app itself."]
 
 
-app = WattfareMiddleware(hello, resolve_user=signed_in_user)
+app = WattfareMiddleware(your_app, resolve_user=signed_in_user)
 
 if __name__ == "__main__":
     make_server("127.0.0.1", 8000, app).serve_forever()

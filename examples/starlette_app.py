@@ -8,9 +8,20 @@ import secrets
 from starlette.applications import Starlette
 from starlette.middleware.sessions import SessionMiddleware
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from wattfare_starlette import add_wattfare, get_user, get_user_sync
+
+ACCOUNTS: dict[str, int] = {}  # your table of accounts: names and ids
+
+
+async def home(request: Request) -> PlainTextResponse:
+    if "user_id" not in request.session:
+        return PlainTextResponse("Sign in to ask the model.")
+    status = await (await get_user(request)).status()
+    if not status.connected:
+        return PlainTextResponse("Connect a budget to ask the model.")
+    return PlainTextResponse(f"{status.remaining_usd} USD left this month.")
 
 
 async def summary(request: Request) -> JSONResponse:
@@ -21,17 +32,19 @@ async def summary(request: Request) -> JSONResponse:
 
 
 def budget(request: Request) -> JSONResponse:
-    status = get_user_sync(request).status()  # a view that is no coroutine
+    status = get_user_sync(request).status()  # a view that is not a coroutine
     return JSONResponse({"remainingUsd": str(status.remaining_usd)})
 
 
 async def sign_in(request: Request) -> Response:
-    request.session["user_id"] = request.path_params["name"]  # after a password, of course
+    name = request.path_params["name"]
+    request.session["user_id"] = ACCOUNTS.setdefault(name, len(ACCOUNTS) + 1)  # after a password
     return Response(status_code=204)
 
 
 app = Starlette(
     routes=[
+        Route("/", home),
         Route("/summary", summary, methods=["POST"]),
         Route("/budget", budget),
         Route("/sign-in/{name}", sign_in, methods=["POST"]),
@@ -39,10 +52,9 @@ app = Starlette(
 )
 
 
-async def signed_in_user(request: Request) -> str | None:
-    return request.session.get("user_id")  # your sign-in: an id, or None
+async def signed_in_user(request: Request) -> int | None:
+    return request.session.get("user_id")  # your own id of the user, or None
 
 
 add_wattfare(app, resolve_user=signed_in_user, request_limit=20)
-# What sets request.session comes after: the middleware that is added last runs first.
 app.add_middleware(SessionMiddleware, secret_key=secrets.token_hex())

@@ -53,7 +53,7 @@ SLOW = {
     "test_transport",
     "test_writer",
 }
-SLOW |= {"test_full_disk", "test_gevent", "test_silence"}
+SLOW |= {"test_current_user_gevent", "test_full_disk", "test_gevent", "test_silence"}
 
 
 # -- one run, in one process or in several

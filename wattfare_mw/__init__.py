@@ -13,9 +13,11 @@ if TYPE_CHECKING:
     from .calls import Timeout
     from .client import AsyncWattfare, Wattfare
     from .completions import Chunk, Completion, ToolCall
+    from .current import current_async_user, current_user
     from .errors import (
         WattfareAuthError,
         WattfareBudgetExceededError,
+        WattfareCurrentUserError,
         WattfareError,
         WattfareFundingError,
         WattfareGrantError,
@@ -54,10 +56,12 @@ __version__ = "0.1.0"
 _HOMES = {
     "calls": ("Timeout",),
     "client": ("AsyncWattfare", "Wattfare"),
+    "current": ("current_async_user", "current_user"),
     "completions": ("Chunk", "Completion", "ToolCall"),
     "errors": (
         "WattfareAuthError",
         "WattfareBudgetExceededError",
+        "WattfareCurrentUserError",
         "WattfareError",
         "WattfareFundingError",
         "WattfareGrantError",
@@ -99,6 +103,8 @@ __all__ = [  # noqa: RUF022  # in the order in which a reader meets them
     "Timeout",
     "User",
     "AsyncUser",
+    "current_user",
+    "current_async_user",
     "Grant",
     "AsyncGrant",
     "Model",
@@ -126,6 +132,7 @@ __all__ = [  # noqa: RUF022  # in the order in which a reader meets them
     "WattfareRateLimitError",
     "WattfareGrantError",
     "WattfareNetworkError",
+    "WattfareCurrentUserError",
     "to_wattfare_error",
     "is_budget_exceeded",
     "is_not_connected",

@@ -21,11 +21,11 @@ T = TypeVar("T")
 class AppFunction:
     """One of the app's functions. Whether it is async is determined once, not at each call."""
 
-    __slots__ = ("_function", "_is_async")
+    __slots__ = ("_function", "is_async")
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self._function = function
-        self._is_async = _is_async(function)
+        self.is_async = _is_async(function)
 
     def call(self, *args: Any) -> Any:
         """Call it from sync code. An async function runs on an event loop."""
@@ -42,10 +42,14 @@ class AppFunction:
         with ThreadPoolExecutor(1) as thread:
             return thread.submit(copy_context().run, asyncio.run, _awaited(result)).result()
 
+    def call_as_it_is(self, *args: Any) -> Any:
+        """Call it here. What one that is asynchronous gives has to be awaited."""
+        return self._function(*args)
+
     def call_async(self, *args: Any) -> Awaitable[Any]:
         """Call it from an event loop. A sync function runs in a thread, where it may block."""
         function = self._function
-        return function(*args) if self._is_async else _call_in_thread(function, args)
+        return function(*args) if self.is_async else _call_in_thread(function, args)
 
 
 def _on_event_loop() -> bool:

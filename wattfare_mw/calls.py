@@ -6,6 +6,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Generic, Self, TypeVar
 from urllib.parse import quote, urlsplit
 
@@ -192,7 +193,6 @@ def models() -> Call[bytes]:
 
 
 def chat_completion(
-    payer: Payer,
     model: str,
     prompt: str | None,
     messages: Sequence[Message] | None,
@@ -201,8 +201,8 @@ def chat_completion(
     stream: bool,
     on_low_budget: OnLowBudget = "lower",
     wait: float = 0,
-) -> Call[Completion]:
-    """A call of ``model`` with a prompt or with messages.
+) -> Callable[[Payer], Call[Completion]]:
+    """A call of ``model`` with a prompt or with messages, as a function of who pays for it.
 
     Raises:
         TypeError: both or neither are given, or a parameter has no JSON form.
@@ -226,7 +226,7 @@ def chat_completion(
         headers[LOW_BUDGET_HEADER] = on_low_budget
     if wait:
         headers[WAIT_HEADER] = f"{wait:g}"
-    return relayed_completion(payer, encode(body), headers)
+    return partial(relayed_completion, body=encode(body), headers=headers)
 
 
 def relayed_completion(payer: Payer, body: bytes, headers: Mapping[str, str]) -> Call[Completion]:
@@ -307,10 +307,7 @@ class Caller:
         self, secret_key: str | None, base_url: str, timeout: Timeout, max_retries: int
     ) -> None:
         if not isinstance(secret_key, str) or not secret_key.strip().startswith("sk_"):
-            raise WattfareAuthError(
-                "A secret key is needed, which starts with 'sk_': give secret_key= or set"
-                " WATTFARE_SECRET_KEY. (A publishable key, 'pk_…', is the browser's.)"
-            )
+            raise WattfareAuthError(_no_secret_key(secret_key))
         key = header_key(secret_key)
         if key is None:
             raise WattfareAuthError(
@@ -322,6 +319,7 @@ class Caller:
         self._api_url = self.base_url + API_PREFIX
         parts = urlsplit(self.base_url)
         self._service = f"{parts.scheme}://{parts.netloc}"
+        self._advice = _advice(self.base_url, parts.hostname or "")
         self.timeout = timeout
         self.max_retries = max_retries
         self.secret_key = key
@@ -338,7 +336,7 @@ class Caller:
 
     def named(self, error: WattfareNetworkError) -> WattfareNetworkError:
         """The error, and the service's address in its message if the service was not reached."""
-        return error.named(self._service)
+        return error.named(self._service, self._advice)
 
     def request(self, call: Call[Any]) -> HTTPRequest:
         """The HTTP request of this call."""
@@ -416,6 +414,12 @@ class Caller:
                 for secret in filter(None, (self.secret_key, call.credential)):
                     body = body.replace(secret.encode(), "…".encode())
                 failure = error_from_answer(answer.status, body, answer.headers)
+                if isinstance(failure, WattfareAuthError):
+                    # Only a traceback shows a note. A browser gets the message.
+                    failure.add_note(
+                        f"The key was sent to {self._service}. Is it a key of this service? Check"
+                        " WATTFARE_SECRET_KEY and WATTFARE_BASE_URL, or type: wattfare doctor"
+                    )
             except WattfareNetworkError as error:
                 failure = self.named(error)
             delay = None
@@ -431,6 +435,37 @@ class Caller:
                 raise failure
             yield Sleep(delay)
             attempt += 1
+
+
+def _advice(base_url: str, host: str) -> str:
+    """What to do if the service is not there."""
+    if base_url == DEFAULT_BASE_URL:
+        return (
+            "For a service of your own, set WATTFARE_BASE_URL, for example to"
+            " http://127.0.0.1:8787."
+        )
+    if host in ("localhost", "127.0.0.1", "::1"):
+        return "Check WATTFARE_BASE_URL, and that the service runs: `wattfare dev` starts one."
+    return "Check WATTFARE_BASE_URL."
+
+
+def _no_secret_key(given: object) -> str:
+    """What to say of a value that is no secret key. Never the value."""
+    if given is None or given == "":
+        return (
+            "There is no secret key. Set WATTFARE_SECRET_KEY, or give secret_key=. For a test key,"
+            " type `wattfare dev` and copy the line"
+            " `export WATTFARE_SECRET_KEY=sk_test_…`."
+        )
+    if isinstance(given, str) and given.strip().startswith("pk_"):
+        return (
+            "This is a publishable key, which begins with 'pk_' and is for the browser. Set"
+            " WATTFARE_SECRET_KEY to the secret key, which begins with 'sk_'."
+        )
+    return (
+        "This is not a secret key: a secret key begins with 'sk_'. Check WATTFARE_SECRET_KEY, or"
+        " secret_key=."
+    )
 
 
 def _check_url(url: str) -> str:

@@ -18,6 +18,7 @@ from .flow import Flow, InThread, run, run_async
 from .handles import AsyncGrant, AsyncUser, Grant, User
 from .offload import in_thread
 from .openai_connections import OpenAIConnections
+from .origins import FindAppCors, Origins
 from .sessions import AccountLabelOption, RequestLimitOption, TokenRoute
 from .transport import (
     AsyncHTTPClient,
@@ -161,6 +162,7 @@ class Wattfare(_Client[Transport, SyncHTTPClient]):
         account_label: AccountLabelOption = None,
         allowed_origins: Iterable[str] = (),
         let_through: LetThrough = (),
+        app_cors: FindAppCors | None = None,
     ) -> Callable[[Request], Response]:
         """A token route for any framework: pass it a :class:`Request`, and send the
         :class:`Response`. It raises only the exceptions in ``let_through``.
@@ -173,10 +175,10 @@ class Wattfare(_Client[Transport, SyncHTTPClient]):
                 that returns it.
             allowed_origins: origins of other sites whose pages may call it.
             let_through: exceptions of these functions that your framework answers itself.
+            app_cors: finds what the app's own CORS middleware allows. For adapters.
         """
-        token_route = TokenRoute(
-            self._caller, resolve_user, request_limit, account_label, allowed_origins
-        )
+        origins = Origins(allowed_origins, app_cors)
+        token_route = TokenRoute(self._caller, resolve_user, request_limit, account_label, origins)
 
         def handler(request: Request) -> Response:
             return self._run(
@@ -262,11 +264,11 @@ class AsyncWattfare(_Client[AsyncTransport, AsyncHTTPClient]):
         account_label: AccountLabelOption = None,
         allowed_origins: Iterable[str] = (),
         let_through: LetThrough = (),
+        app_cors: FindAppCors | None = None,
     ) -> Callable[[Request], Awaitable[Response]]:
         """See :meth:`Wattfare.session_handler`. Await the handler."""
-        token_route = TokenRoute(
-            self._caller, resolve_user, request_limit, account_label, allowed_origins
-        )
+        origins = Origins(allowed_origins, app_cors)
+        token_route = TokenRoute(self._caller, resolve_user, request_limit, account_label, origins)
 
         async def handler(request: Request) -> Response:
             return await self._run(

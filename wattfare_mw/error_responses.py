@@ -68,7 +68,8 @@ def respond_to_error(error: WattfareError, request_id: str | None = None) -> Res
     if isinstance(error, WattfareAuthError) and not isinstance(error, NotSignedInError):
         logger.error(
             "Wattfare refused this app's secret key (%s): no user of this app can pay until"
-            " WATTFARE_SECRET_KEY is put right. request_id=%s",
+            " WATTFARE_SECRET_KEY is put right. `wattfare doctor` says what is wrong."
+            " request_id=%s",
             error.status,
             request_id,
         )

@@ -208,16 +208,16 @@ class WattfareNetworkError(WattfareError):
         super().__init__(message, **fields)
         self.sent = sent
 
-    def named(self, service: str) -> WattfareNetworkError:
-        """The same error. If the service was not reached, the message names it, and the setting to
-        check.
+    def named(self, service: str, advice: str = "Check WATTFARE_BASE_URL.") -> WattfareNetworkError:
+        """The same error. If the service was not reached, the message names it and gives advice.
 
         Args:
             service: the service's address, without a path and without credentials.
+            advice: what to do, as a sentence.
         """
         if self.sent:
             return self
-        message = f"Wattfare could not be reached at {service}. Check WATTFARE_BASE_URL."
+        message = f"Wattfare could not be reached at {service}. {advice}"
         error = WattfareNetworkError(message, sent=False)
         error._public = self.message
         error.__cause__ = self.__cause__
@@ -238,6 +238,10 @@ class SetupError(WattfareError):
         """The protocol's JSON."""
         message = "This app is not set up to call Wattfare. Its log says what to change."
         return {"error": {"code": self.code, "message": message}}
+
+
+class WattfareCurrentUserError(SetupError, RuntimeError):
+    """There is no current user here. Pass ``user`` explicitly to code outside of a request."""
 
 
 def invalid_request(message: str, status: int = 400) -> WattfareError:

@@ -22,7 +22,31 @@ What they have for an adapter:
 - ``user_of(request)``: the same for a :class:`Request`.
 - ``user_sync(user)``: the same budget for synchronous code (ASGI only).
 - ``close()`` or ``aclose()``: closes the connections to the service.
+- ``named_paths``: the paths by the names of their options.
 - ``let_through``: a class attribute. The exceptions that the framework answers itself.
+
+``current_user=True`` (see :data:`wattfare_mw.current_user`). A middleware that wraps the app does
+it by itself. For an adapter that does not, the base classes have:
+
+- ``has_current_user``: is the option set?
+- ``around(app)``: an ASGI or WSGI app with a current user in each request, for a framework that
+  takes middleware. Without the option, it is the app.
+- ``current_request(request)``: a :class:`CurrentRequest`, for a framework with requests of its own.
+  ``request`` is what ``user_of()`` takes, or a function that makes it when it is needed. Under
+  ASGI, call it on the event loop of the request.
+- ``keep_context()``: remembers the context variables of a framework (WSGI only). Call it in each
+  request, once they are set. The first use of the current user may be where they are gone, such
+  as in a streamed body; then ``resolve_user`` is called with them. An adapter that overrides
+  ``_context_of(request)`` says when.
+
+What a :class:`CurrentRequest` has:
+
+- ``with request.active():`` the code in this block is the request's, and so are the tasks that it
+  starts. The request does not end with the block.
+- ``iterate(body)``, ``iterate_async(body)``: a streamed body whose code is the request's. The
+  request ends with the body. Close it if it is not read to its end.
+- ``end()``: the response is complete, and later code has no current user. Call it for a response
+  that is no stream, and if there is no response because of an error. It may be called again.
 
 The options of the middleware:
 
@@ -36,6 +60,7 @@ The options of the middleware:
 Requests, bodies and errors:
 
 - :func:`request_from_scope`: the neutral request of an ASGI scope.
+- :func:`below_mount`: the path of a scope below the point where the app is mounted.
 - :func:`request_from_environ`: the neutral request of a WSGI environ.
 - :data:`Scope`, :data:`Receive`, :data:`Send`: the types of ASGI.
 - :func:`read_limited`: reads a body, and refuses one that is too large (WSGI).
@@ -43,9 +68,15 @@ Requests, bodies and errors:
 - :func:`respond_to_error`: the response to a WattfareError that a view let through.
 - :data:`LetThrough`: the type of ``let_through``.
 
+The app's own CORS settings:
+
+- ``find_app_cors``: an attribute of the base class. It finds what the app's CORS middleware allows.
+- :class:`AppCors`: what it returns.
+- :data:`FindAppCors`: the type of ``find_app_cors``.
+
 Public names of :mod:`wattfare_mw` that an adapter needs: :class:`Wattfare`,
-:class:`AsyncWattfare`, :class:`User`, :class:`AsyncUser`, :class:`Request`, :class:`Response` and
-:class:`WattfareError`.
+:class:`AsyncWattfare`, :class:`User`, :class:`AsyncUser`, :class:`ConnectionStatus`,
+:class:`CreatedSession`, :class:`Request`, :class:`Response` and :class:`WattfareError`.
 """
 
 from __future__ import annotations
@@ -57,6 +88,7 @@ from .lazy import names_from
 if TYPE_CHECKING:
     from .app_functions import adapt_function
     from .client import AsyncWattfare, Wattfare
+    from .current import CurrentRequest
     from .error_responses import LetThrough, respond_to_error
     from .errors import WattfareError
     from .handles import AsyncUser, User
@@ -66,6 +98,7 @@ if TYPE_CHECKING:
         Send,
         WattfareASGIMiddleware,
         WattfareAsyncAdapter,
+        below_mount,
         request_from_scope,
     )
     from .middleware.base import Answer, AsyncAnswer
@@ -76,16 +109,23 @@ if TYPE_CHECKING:
         read_up_to,
         request_from_environ,
     )
+    from .origins import AppCors, FindAppCors
     from .sessions import AccountLabelOption, RequestLimitOption
+    from .types import ConnectionStatus, CreatedSession
     from .users import ResolveUser
     from .web import Request, Response
 
 __all__ = [
     "AccountLabelOption",
     "Answer",
+    "AppCors",
     "AsyncAnswer",
     "AsyncUser",
     "AsyncWattfare",
+    "ConnectionStatus",
+    "CreatedSession",
+    "CurrentRequest",
+    "FindAppCors",
     "LetThrough",
     "Options",
     "Receive",
@@ -103,6 +143,7 @@ __all__ = [
     "WattfareWSGIMiddleware",
     "adapt_function",
     "adapt_options",
+    "below_mount",
     "hide_secret_key",
     "read_limited",
     "read_up_to",
@@ -114,6 +155,7 @@ __all__ = [
 _HOMES = {
     "app_functions": ("adapt_function",),
     "client": ("AsyncWattfare", "Wattfare"),
+    "current": ("CurrentRequest",),
     "error_responses": ("LetThrough", "respond_to_error"),
     "errors": ("WattfareError",),
     "handles": ("AsyncUser", "User"),
@@ -123,6 +165,7 @@ _HOMES = {
         "Send",
         "WattfareASGIMiddleware",
         "WattfareAsyncAdapter",
+        "below_mount",
         "request_from_scope",
     ),
     "middleware.base": ("Answer", "AsyncAnswer"),
@@ -133,7 +176,9 @@ _HOMES = {
         "read_up_to",
         "request_from_environ",
     ),
+    "origins": ("AppCors", "FindAppCors"),
     "sessions": ("AccountLabelOption", "RequestLimitOption"),
+    "types": ("ConnectionStatus", "CreatedSession"),
     "users": ("ResolveUser",),
     "web": ("Request", "Response"),
 }

@@ -66,6 +66,10 @@ class _Handle(Generic[C]):
         """:meth:`_pays`, in an event loop."""
         return self._payer
 
+    def _of_this_request(self) -> _Handle[C]:
+        """The same handle. If it is the current user's, it stays the user's of this request."""
+        return self
+
     def __deepcopy__(self, _memo: Any) -> Self:
         return self  # it never changes, and its connections have no copy
 
@@ -146,7 +150,7 @@ class User(_UserHandle[SyncClient]):
         Raises:
             TypeError, ValueError: one of these is of no use.
         """
-        return Model(self._client, self._payer, model_id, on_low_budget, wait)
+        return Model(self, model_id, on_low_budget, wait)
 
 
 class AsyncUser(_UserHandle[AsyncClient]):
@@ -164,7 +168,7 @@ class AsyncUser(_UserHandle[AsyncClient]):
         self, model_id: str, *, on_low_budget: OnLowBudget = "lower", wait: float = 0
     ) -> AsyncModel:
         """See :meth:`User.model`."""
-        return AsyncModel(self._client, self._payer, model_id, on_low_budget, wait)
+        return AsyncModel(self, model_id, on_low_budget, wait)
 
 
 class Grant(_GrantHandle[SyncClient]):
@@ -174,7 +178,7 @@ class Grant(_GrantHandle[SyncClient]):
         self, model_id: str, *, on_low_budget: OnLowBudget = "lower", wait: float = 0
     ) -> Model:
         """A model whose calls the grant pays for; see :meth:`User.model`."""
-        return Model(self._client, self._payer, model_id, on_low_budget, wait)
+        return Model(self, model_id, on_low_budget, wait)
 
 
 class AsyncGrant(_GrantHandle[AsyncClient]):
@@ -184,23 +188,22 @@ class AsyncGrant(_GrantHandle[AsyncClient]):
         self, model_id: str, *, on_low_budget: OnLowBudget = "lower", wait: float = 0
     ) -> AsyncModel:
         """See :meth:`Grant.model`."""
-        return AsyncModel(self._client, self._payer, model_id, on_low_budget, wait)
+        return AsyncModel(self, model_id, on_low_budget, wait)
 
 
-class _ModelHandle(_Handle[C]):
+class _ModelHandle(Generic[C]):
     """Attributes:
     id: the model's id.
     """
 
     def __init__(
         self,
-        client: C,
-        payer: Payer,
+        paid_by: _Handle[C],
         model_id: str,
         on_low_budget: OnLowBudget = "lower",
         wait: float = 0,
     ) -> None:
-        super().__init__(client, payer)
+        self._paid_by = paid_by
         if not isinstance(model_id, str) or not model_id:  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError("a model id is a string such as 'anthropic/claude-sonnet-4'")
         if on_low_budget not in ("lower", "refuse"):
@@ -218,9 +221,8 @@ class _ModelHandle(_Handle[C]):
         params: dict[str, Any],
         *,
         stream: bool,
-    ) -> calls.Call[Completion]:
+    ) -> Callable[[Payer], calls.Call[Completion]]:
         return calls.chat_completion(
-            self._payer,
             self.id,
             prompt,
             messages,
@@ -250,7 +252,9 @@ class Model(_ModelHandle[SyncClient]):
         Raises:
             WattfareError: e.g. not_connected, budget_exceeded: a branch of an app, not its crash.
         """
-        return self._client._fetch(self._call(prompt, messages, params, stream=False))
+        call = self._call(prompt, messages, params, stream=False)
+        paid_by = self._paid_by
+        return paid_by._client._fetch(call(paid_by._pays()))
 
     def stream(
         self, prompt: str | None = None, *, messages: Sequence[Message] | None = None, **params: Any
@@ -263,7 +267,8 @@ class Model(_ModelHandle[SyncClient]):
                 stream breaks off.
         """
         call = self._call(prompt, messages, params, stream=True)
-        return Stream(self._client._open(call))
+        paid_by = self._paid_by
+        return Stream(paid_by._client._open(call(paid_by._pays())))
 
 
 class AsyncModel(_ModelHandle[AsyncClient]):
@@ -273,14 +278,22 @@ class AsyncModel(_ModelHandle[AsyncClient]):
         self, prompt: str | None = None, *, messages: Sequence[Message] | None = None, **params: Any
     ) -> Completion:
         """See :meth:`Model.generate`."""
-        return await self._client._fetch(self._call(prompt, messages, params, stream=False))
+        call = self._call(prompt, messages, params, stream=False)
+        paid_by = self._paid_by
+        return await paid_by._client._fetch(call(await paid_by._pays_async()))
 
     def stream(
         self, prompt: str | None = None, *, messages: Sequence[Message] | None = None, **params: Any
     ) -> AsyncStream:
         """See :meth:`Model.stream`; the call is made where the stream is entered or first read."""
         call = self._call(prompt, messages, params, stream=True)
-        return AsyncStream(lambda: self._client._open(call))
+        # It may be read in the context of another request.
+        paid_by = self._paid_by._of_this_request()
+
+        async def open_() -> AsyncHTTPResponse:
+            return await paid_by._client._open(call(await paid_by._pays_async()))
+
+        return AsyncStream(open_)
 
 
 class _StreamState:

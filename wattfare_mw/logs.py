@@ -13,9 +13,14 @@ import logging
 import os
 import socket
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
+from decimal import Decimal
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Literal, TextIO
+
+import msgspec
 
 from .errors import WattfareError
 
@@ -160,6 +165,56 @@ def _place(frame: traceback.FrameSummary) -> str:
     return f"{'/'.join(Path(frame.filename).parts[-3:])}:{frame.lineno} {frame.name}"
 
 
+LogFormat = Literal["text", "json"]
+Field = str | int | Decimal | None
+
+
+class LogEvent:
+    """A log message with fields. A log of text shows them as ``name=value``, and a log of JSON as
+    members of its object.
+
+    Args:
+        text: our own words, on one line.
+        fields: their values may come from a client. Those that are None are left out.
+        said: fields that the text says already. Only a log of JSON has them.
+    """
+
+    __slots__ = ("_line", "fields", "said", "text")
+
+    def __init__(
+        self, text: str, fields: Mapping[str, Field], said: Mapping[str, Field] | None = None
+    ) -> None:
+        self.text = text
+        self.fields = fields
+        self.said: Mapping[str, Field] = said or {}
+        self._line: str | None = None
+
+    def __str__(self) -> str:
+        if self._line is None:  # a filter and a formatter both ask
+            parts = [self.text]
+            for name, value in self.fields.items():
+                if isinstance(value, str):
+                    parts.append(f"{name}={_quoted(value)}")
+                elif isinstance(value, int):
+                    parts.append(f"{name}={value}")
+                elif value is not None:
+                    parts.append(f"{name}={value:f}")
+            self._line = " ".join(parts)
+        return self._line
+
+
+@lru_cache(maxsize=1024)  # the same apps, users and models come again and again
+def _quoted(value: str) -> str:
+    """A value that cannot look like another field: in quotes, unless it is a plain word."""
+    if value.isascii() and value.isprintable() and _MARKS.isdisjoint(value) and value:
+        return value
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{one_line(escaped)}"'
+
+
+_MARKS = frozenset(' "=\\')
+
+
 class ProcessFormatter(logging.Formatter):
     """For a process whose whole log is ours to keep clean, whichever package writes to it.
 
@@ -191,10 +246,39 @@ class ProcessFormatter(logging.Formatter):
         return super().format(plain)
 
 
-def log_to(stream: TextIO, level: str) -> None:
+class JSONFormatter(ProcessFormatter):
+    """The same log with one JSON object on each line: ``time`` (UTC), ``level``, ``logger``,
+    ``message``, and the fields of a :class:`LogEvent`."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
+        """One record as JSON."""
+        event = record.msg
+        line: dict[str, Any] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if isinstance(event, LogEvent):
+            line["message"] = event.text
+            line.update(event.said)
+            line.update((name, value) for name, value in event.fields.items() if value is not None)
+        return _to_json(line).decode()
+
+
+# An amount is a subclass of Decimal, which msgspec asks about.
+_to_json = msgspec.json.Encoder(decimal_format="number", enc_hook=Decimal).encode
+_FORMATTERS: dict[LogFormat, Callable[[], logging.Formatter]] = {
+    "text": lambda: ProcessFormatter("%(asctime)s %(levelname)s %(name)s %(message)s"),
+    "json": JSONFormatter,
+}
+
+
+def log_to(stream: TextIO, level: str, log_format: LogFormat = "text") -> None:
     """Write the log of this process to a stream, unless the process has set up its log already.
 
     Args:
+        log_format: ``json`` writes each record as a JSON object.
         level: the lowest level of our own records and the server's. Of other packages, only
             warnings and errors are shown.
     """
@@ -202,7 +286,7 @@ def log_to(stream: TextIO, level: str) -> None:
     if root.handlers:
         return
     handler = logging.StreamHandler(stream)
-    handler.setFormatter(ProcessFormatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    handler.setFormatter(_FORMATTERS[log_format]())
     root.addHandler(handler)
     root.setLevel(max(logging.WARNING, logging.getLevelNamesMapping()[level]))
     for name in ProcessFormatter.KNOWN:

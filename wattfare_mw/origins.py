@@ -3,51 +3,141 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 from .errors import invalid_request
+from .logs import get_logger
 from .web import Request
 
+logger = get_logger("wattfare_mw")
 
-def cors_headers(request: Request, allowed_origins: Collection[str]) -> Mapping[str, str]:
-    """The headers that let a page of an allowed origin read the answer."""
-    if not allowed_origins:
-        return {}
-    origin = request.headers.common.get("origin")
-    if origin is None or origin not in allowed_origins:
-        return {"vary": "Origin"}
-    return {
-        "vary": "Origin",
-        "access-control-allow-origin": origin,
-        "access-control-allow-credentials": "true",
-        "access-control-expose-headers": "retry-after, x-request-id, x-should-retry,"
-        " x-wattfare-max-tokens, x-wattfare-reserved",
-    }
+#: Origins that no app lists. A rule that allows one of them allows every origin.
+_STRANGERS = tuple(
+    f"{scheme}://{host}"
+    for scheme in ("https", "http")
+    for host in ("wattfare-stranger.com", "wattfare-stranger.org", "wattfare.stranger.invalid")
+)
+_EXPOSED = "retry-after, x-request-id, x-should-retry, x-wattfare-max-tokens, x-wattfare-reserved"
 
 
-def refuse_other_sites(request: Request, allowed_origins: Collection[str]) -> None:
-    """Raise a 403 if a browser sends this request for another site. The request has the user's
-    cookies, but it may come from a page of that site and not from the user. Extensions and packaged
-    apps count as other sites."""
-    headers = request.headers.common
-    origin = headers.get("origin")
-    if origin is not None and origin in allowed_origins:
-        return
-    site = headers.get("sec-fetch-site")
-    if site is not None:
-        # A browser sends "none" for an action of its user, and for an extension.
-        same = site == "same-origin" or (site == "none" and not _of_other_scheme(origin))
-    elif origin is not None:
-        same = _same_host(origin, request.headers.get("host", ""))
-    else:
-        return  # not a browser, which would send one of them
-    if not same:
-        raise invalid_request(
-            "This request comes from another site. An app that wants it lists that site's origin"
-            " in allowed_origins. A proxy in front of the app must pass on the Host header, with"
-            " its port.",
-            403,
+class AppCors:
+    """What the app's own CORS middleware allows. An adapter makes it of the framework's settings.
+
+    A rule that allows every origin, such as ``*``, gives no permission here: the paths spend the
+    money of the user whose cookie comes with the request.
+
+    Args:
+        is_allowed: does the app's middleware allow this origin?
+        credentials: does it allow cookies? If not, only requests without cookies get in.
+        answers: does it add the CORS headers to our answers? It does if it is around us.
+    """
+
+    def __init__(
+        self, is_allowed: Callable[[str], bool], *, credentials: bool, answers: bool
+    ) -> None:
+        self._is_allowed = is_allowed
+        self.credentials = credentials
+        self.answers = answers
+        self.allows_all = any(map(is_allowed, _STRANGERS))
+        if self.allows_all:
+            logger.warning(
+                "The app's CORS settings allow every origin. Wattfare's paths do not: list the"
+                " origins that may call them, there or in allowed_origins."
+            )
+
+    def allows(self, request: Request, origin: str) -> bool:
+        """May a page of this origin make this request?"""
+        return (
+            not self.allows_all
+            and origin != "null"
+            and (self.credentials or "cookie" not in request.headers)
+            and self._is_allowed(origin)
         )
+
+
+FindAppCors = Callable[[Request], AppCors | None]
+"""Gives what the CORS middleware of a request's app allows, or None if the app has none."""
+
+
+class Origins:
+    """The other sites whose pages may call: those in ``allowed_origins``, and those that the app's
+    own CORS middleware allows.
+
+    Raises:
+        ValueError: no request has one of these origins; the message says what to write.
+    """
+
+    def __init__(self, listed: Iterable[str], app_cors: FindAppCors | None = None) -> None:
+        self._listed = check_origins(listed)
+        self._app_cors = app_cors
+        #: Can any other site call? Most apps want none.
+        self.any = bool(self._listed) or app_cors is not None
+
+    def refuse_others(self, request: Request) -> None:
+        """Raise a 403 if a browser sends this request for another site. The request has the user's
+        cookies, but it may come from a page of that site and not from the user. Extensions and
+        packaged apps count as other sites."""
+        headers = request.headers.common
+        origin = headers.get("origin")
+        if origin is not None and origin in self._listed:
+            return
+        site = headers.get("sec-fetch-site")
+        if site is not None:
+            # A browser sends "none" for an action of its user, and for an extension.
+            same = site == "same-origin" or (site == "none" and not _of_other_scheme(origin))
+        elif origin is not None:
+            same = _same_host(origin, request.headers.get("host", ""))
+        else:
+            return  # not a browser, which would send one of them
+        if not same and not self.allow(request):
+            raise invalid_request(
+                "This request comes from another site. An app that wants it lists that site's"
+                " origin in allowed_origins. A proxy in front of the app must pass on the Host"
+                " header, with its port.",
+                403,
+            )
+
+    def refuse_readers(self, request: Request) -> None:
+        """Raise a 403 if a page of another site could read the answer, because the app's own CORS
+        middleware lets every site read."""
+        cors = self._find(request)
+        if (
+            cors is not None
+            and cors.answers
+            and cors.allows_all
+            and "origin" in request.headers.common
+        ):
+            self.refuse_others(request)
+
+    def allow(self, request: Request) -> bool:
+        """May a page of this request's origin call?"""
+        origin = request.headers.common.get("origin")
+        if origin is None:
+            return False
+        if origin in self._listed:
+            return True
+        cors = self._find(request)
+        return cors is not None and cors.allows(request, origin)
+
+    def headers(self, request: Request) -> Mapping[str, str]:
+        """The headers that let a page of an allowed origin read the answer."""
+        origin = request.headers.common.get("origin")
+        cors = self._find(request)
+        allows = origin is not None and cors is not None and cors.allows(request, origin)
+        if cors is not None and cors.answers and (allows or not self._listed):
+            return {}
+        if origin is not None and (allows or origin in self._listed):
+            with_cookies = origin in self._listed or (cors is not None and cors.credentials)
+            return {
+                "vary": "Origin",
+                "access-control-allow-origin": origin,
+                **({"access-control-allow-credentials": "true"} if with_cookies else {}),
+                "access-control-expose-headers": _EXPOSED,
+            }
+        return {"vary": "Origin"} if self._listed or cors is not None else {}
+
+    def _find(self, request: Request) -> AppCors | None:
+        return None if self._app_cors is None else self._app_cors(request)
 
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from . import calls
@@ -11,7 +11,7 @@ from .calls import LimitLike
 from .error_responses import refuse_other_methods
 from .errors import WattfareError
 from .flow import Flow
-from .origins import check_origins, refuse_other_sites
+from .origins import Origins
 from .types import SessionRequest, encode, readable_label
 from .users import AppError, CallFunction, ResolveUser, identify
 from .web import Request, Response, json_response
@@ -36,10 +36,7 @@ class TokenRoute:
             it.
         account_label: the name of the user's account at the app, or a function of the request that
             returns it.
-        allowed_origins: origins of other sites whose pages may call it.
-
-    Raises:
-        ValueError: an origin is invalid.
+        origins: the other sites whose pages may call it.
     """
 
     def __init__(
@@ -48,7 +45,7 @@ class TokenRoute:
         resolve_user: ResolveUser,
         request_limit: RequestLimitOption,
         account_label: AccountLabelOption,
-        allowed_origins: Iterable[str],
+        origins: Origins,
     ) -> None:
         self._caller = caller.in_request()
         self._resolve_user = AppFunction(resolve_user)
@@ -56,12 +53,12 @@ class TokenRoute:
         self._limit = None if callable(request_limit) else request_limit
         self._ask_label = AppFunction(account_label) if callable(account_label) else None
         self._label = None if callable(account_label) else account_label
-        self._origins = check_origins(allowed_origins)
+        self._origins = origins
 
     def answer(self, request: Request) -> Flow[Response]:
         """Answer a request for a session token."""
         refuse_other_methods(request, "POST")
-        refuse_other_sites(request, self._origins)
+        self._origins.refuse_others(request)
         user_id = yield from identify(request, self._resolve_user)
         limit = self._limit
         if self._ask_limit is not None:

@@ -19,7 +19,9 @@ from django.utils.functional import SimpleLazyObject
 
 from wattfare_mw.framework import (
     AsyncUser,
+    CurrentRequest,
     Options,
+    Request,
     User,
     WattfareASGIMiddleware,
     WattfareError,
@@ -29,6 +31,7 @@ from wattfare_mw.framework import (
 )
 
 from .conf import read_setting
+from .current import CurrentDjangoRequest, end_with
 from .messages import aread_body, django_response, our_request, plain_response, read_body
 from .users import (
     DJANGO_ANSWERS,
@@ -88,6 +91,7 @@ class WattfareMiddleware:
         driver = self._async if self._is_async else self._sync
         self._paths = frozenset(driver.paths)
         self._answers_unrouted = driver.answers_unrouted
+        self._has_current_user = driver.has_current_user
 
     @cached_property
     def _sync(self) -> SyncDriver:
@@ -105,7 +109,12 @@ class WattfareMiddleware:
         path = request.path_info
         if path in self._paths:
             return self._answer(request, path)
-        response = self.get_response(request)
+        current = self._current_request(request)
+        if current is None:
+            response = self.get_response(request)
+        else:
+            with current.active():
+                response = end_with(self.get_response(request), current)
         return self._answer(request, path) if self._is_missing(request, response) else response
 
     async def _acall(self, request: Any) -> Any:
@@ -113,7 +122,16 @@ class WattfareMiddleware:
         path = request.path_info
         if path in self._paths:
             return await self._aanswer(request, path)
-        response = await self.get_response(request)
+        current = self._current_request(request)
+        if current is None:
+            response = await self.get_response(request)
+        else:
+            try:
+                with current.active():
+                    response = end_with(await self.get_response(request), current)
+            except BaseException:  # the client has left
+                current.end()
+                raise
         if self._is_missing(request, response):
             return await self._aanswer(request, path)
         return response
@@ -129,10 +147,13 @@ class WattfareMiddleware:
         request.awattfare = partial(self._auser, request)
 
     def _user(self, request: Any) -> User:
-        return _refuse_event_loops(self._sync.user_of)(our_request(request))
+        return _refuse_event_loops(self._sync.user)(request)
 
     def _auser(self, request: Any) -> Awaitable[AsyncUser]:
-        return self._async.user_of(our_request(request))
+        return self._async.user(request)
+
+    def _current_request(self, request: Any) -> CurrentRequest | None:
+        return CurrentDjangoRequest(self._sync, request) if self._has_current_user else None
 
     def _is_missing(self, request: Any, response: Any) -> bool:
         """Does the project have no route for a path that an OpenAI client may look for?"""
@@ -171,6 +192,9 @@ class SyncDriver(WattfareWSGIMiddleware):
 
     let_through = DJANGO_ANSWERS
 
+    def request_from(self, raw: Any) -> Request:
+        return our_request(raw)
+
     @classmethod
     def from_setting(cls) -> SyncDriver:
         """The driver with the options of the setting."""
@@ -181,6 +205,9 @@ class AsyncDriver(WattfareASGIMiddleware):
     """Answers under ASGI."""
 
     let_through = DJANGO_ANSWERS
+
+    def request_from(self, raw: Any) -> Request:
+        return our_request(raw)
 
     @classmethod
     def from_setting(cls) -> AsyncDriver:

@@ -7,14 +7,24 @@ login manager are all there when ``resolve_user`` is asked.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
+from contextvars import Context
+from functools import cached_property
 from typing import Any, Unpack
 
-import flask
+try:
+    import flask
+except ModuleNotFoundError as error:
+    if error.name != "flask":
+        raise
+    raise ModuleNotFoundError(
+        "Flask is not installed. Type: pip install 'wattfare-mw[flask]'", name="flask"
+    ) from None
 from werkzeug.datastructures import Headers
 from werkzeug.exceptions import HTTPException
 
 from wattfare_mw.framework import (
     AccountLabelOption,
+    CurrentRequest,
     Options,
     Request,
     RequestLimitOption,
@@ -80,6 +90,10 @@ class WattfareMiddleware:
                 app.url_rule_class(path, endpoint=endpoint, host=host, strict_slashes=True)
             )
             app.endpoint(endpoint)(extension.view(path))
+        if extension.has_current_user:
+            app.wsgi_app = extension.entry
+            # First of all: one that answers in its place leaves out the others.
+            app.before_request_funcs.setdefault(None, []).insert(0, extension.keep_context)
         app.after_request(extension.answer_below)
         if WattfareError not in app.error_handler_spec[None][None]:  # the app's own goes first
             app.register_error_handler(WattfareError, _answer_error)
@@ -96,7 +110,7 @@ class WattfareMiddleware:
                 f"this WattfareMiddleware has {len(self._extensions)} apps, and is a WSGI app with"
                 " one: call init_app(app), and where there are more, point the server at an app"
             )
-        return self._extensions[0].app(environ, start_response)
+        return self._extensions[0].entry(environ, start_response)
 
 
 def get_user() -> User:
@@ -143,6 +157,16 @@ class _Extension(WattfareWSGIMiddleware):
 
     def __init__(self, app: Any, **options: Unpack[Options]) -> None:
         super().__init__(app, **adapt_options(options, _flask_request))
+
+    @cached_property
+    def entry(self) -> Any:
+        """What to call for a request to the app."""
+        return self.around(self.app)
+
+    def _context_of(self, request: CurrentRequest) -> Context | None:
+        if flask.has_request_context() and flask.request.environ is request.raw:
+            return None
+        return request.context
 
     def answer_below(self, response: flask.Response) -> flask.Response:
         """Answer what the app has no rule for, where an OpenAI client looks for it."""

@@ -10,8 +10,16 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any, Unpack, cast
 
-from litestar import Request, Response, asgi, get
+try:
+    from litestar import Request, Response, asgi, get
+except ModuleNotFoundError as error:
+    if error.name != "litestar":
+        raise
+    raise ModuleNotFoundError(
+        "Litestar is not installed. Type: pip install 'wattfare-mw[litestar]'", name="litestar"
+    ) from None
 from litestar.config.app import AppConfig
+from litestar.config.cors import CORSConfig
 from litestar.config.csrf import CSRFConfig
 from litestar.connection import ASGIConnection
 from litestar.di import Provide
@@ -24,6 +32,7 @@ from litestar.types import Receive, Scope, Send
 
 from wattfare_mw.framework import (
     AccountLabelOption,
+    AppCors,
     AsyncUser,
     AsyncWattfare,
     Options,
@@ -74,6 +83,8 @@ class WattfarePlugin(InitPlugin):
     def on_app_init(self, app_config: AppConfig) -> AppConfig:
         """Register what this app has of us."""
         opt = _opt(app_config.csrf_config)
+        if self._driver.has_current_user:
+            app_config.middleware.insert(0, self._driver.around)
         app_config.route_handlers.extend(self._route(path, opt) for path in self._driver.paths)
         if self._driver.openai_base is not None:
             app_config.route_handlers.append(self._models(self._driver.openai_base, opt))
@@ -130,8 +141,31 @@ class WattfarePlugin(InitPlugin):
         return self._driver.user_sync(await self._user(scope))
 
 
+class _FindCors:
+    """Finds what an app's CORSConfig allows. Litestar adds the CORS headers itself."""
+
+    def __init__(self) -> None:
+        self._last: tuple[CORSConfig | None, AppCors | None] = (None, None)
+
+    def __call__(self, request: NeutralRequest) -> AppCors | None:
+        config: CORSConfig | None = request.scope["litestar_app"].cors_config
+        last, cors = self._last
+        if config is not last:
+            cors = None
+            if config is not None:
+                cors = AppCors(
+                    config.is_origin_allowed, credentials=config.allow_credentials, answers=True
+                )
+            self._last = config, cors
+        return cors
+
+
 class _Driver(WattfareASGIMiddleware):
     let_through = _LITESTAR_ANSWERS
+
+    def __init__(self, app: Any, **options: Unpack[Options]) -> None:
+        self.find_app_cors = _FindCors()
+        super().__init__(app, **options)
 
 
 class _Served(Response[None]):
@@ -165,6 +199,7 @@ def session_route(
         account_label=adapt_function(account_label, _connection),
         allowed_origins=allowed_origins,
         let_through=_LITESTAR_ANSWERS,
+        app_cors=_FindCors(),
     )
 
     # A handler of any method, whose refusals are the protocol's; in a controller it is a method.

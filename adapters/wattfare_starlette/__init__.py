@@ -1,19 +1,32 @@
-"""Wattfare for Starlette and FastAPI: the users of an app pay for its AI calls."""
+"""Wattfare for Starlette: the users of an app pay for its AI calls. FastAPI has an adapter of its
+own, :mod:`wattfare_fastapi`."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Awaitable, Callable, Collection
 from typing import Any, Unpack
 
 import anyio.from_thread
-from starlette.applications import Starlette
+
+try:
+    from starlette.applications import Starlette
+except ModuleNotFoundError as error:
+    if error.name != "starlette":
+        raise
+    raise ModuleNotFoundError(
+        "Starlette is not installed. Type: pip install 'wattfare-mw[starlette]'", name="starlette"
+    ) from None
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 
 from wattfare_mw.framework import (
     AccountLabelOption,
+    AppCors,
     AsyncUser,
     AsyncWattfare,
     Options,
@@ -27,6 +40,7 @@ from wattfare_mw.framework import (
     WattfareError,
     adapt_function,
     adapt_options,
+    hide_secret_key,
     request_from_scope,
     respond_to_error,
 )
@@ -49,21 +63,22 @@ _STARLETTE_ANSWERS = (HTTPException,)
 
 class WattfareMiddleware(WattfareASGIMiddleware):
     """For ``app.add_middleware(WattfareMiddleware, resolve_user=…)``, ``Middleware(…)``, or
-    around the app.
+    around the app. Most apps want :func:`add_wattfare`.
 
-    The options are those of :class:`wattfare_mw.WattfareMiddleware`; ``resolve_user`` and a
-    ``request_limit`` that is a function are given Starlette's request; an ``HTTPException`` of
-    theirs is answered by the app's exception handlers. Middleware that sets ``request.session``
-    or ``request.user`` must be outside of this one: added after it.
+    The options are those of :class:`wattfare_mw.WattfareMiddleware`. ``resolve_user`` and a
+    ``request_limit`` that is a function get Starlette's request. If they raise an
+    ``HTTPException``, the app's exception handlers answer it. Middleware that sets
+    ``request.session`` or ``request.user`` must be outside of this one: added after it.
 
-    For the WattfareErrors that views let through, see :func:`add_wattfare` or
-    :func:`wattfare_error_handler`. A mounted app hears of no shutdown from Starlette: where the
-    middleware is around one alone, give it a ``client`` and close that with the outer app.
+    A mounted app gets no shutdown from Starlette. If the middleware is around a mounted app
+    alone, give it a ``client``, and close that with the outer app.
     """
 
     let_through = _STARLETTE_ANSWERS
 
     def __init__(self, app: Any, **options: Unpack[Options]) -> None:
+        self._find_cors = _FindCors(self)
+        self.find_app_cors = self._cors
         super().__init__(app, **adapt_options(options, _starlette_request))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -75,9 +90,9 @@ class WattfareMiddleware(WattfareASGIMiddleware):
         """Answer a request to one of our paths."""
         try:
             await super().serve(path, scope, receive, send)
-        except HTTPException as raised:
-            # We stand outside of Starlette's own place for it.
-            error = raised
+        except self.let_through as raised:
+            # We may stand outside of Starlette's own place for it.
+            error = self._as_raised(raised)
 
             async def raise_again(_scope: Scope, _receive: Receive, _send: Send) -> None:
                 raise error
@@ -85,13 +100,57 @@ class WattfareMiddleware(WattfareASGIMiddleware):
             handlers = getattr(scope.get("app", self.app), "exception_handlers", None)
             await ExceptionMiddleware(raise_again, handlers)(scope, receive, send)
 
+    def _as_raised(self, raised: Exception) -> Exception:
+        return raised
+
+    def _cors(self, request: NeutralRequest) -> AppCors | None:
+        return self._find_cors(request.scope.get("app", self.app))
+
 
 def add_wattfare(app: Starlette, **options: Unpack[Options]) -> None:
-    """Add the middleware to an app, and answers for the WattfareErrors that its views let
-    through. FastAPI's app is one, too."""
-    app.add_middleware(WattfareMiddleware, **options)
+    """Add Wattfare's paths to an app, ``get_user()``, and answers for the WattfareErrors that its
+    views let through.
+
+    The paths are inside of all middleware of the app, in whatever order it is added. So
+    ``resolve_user`` finds ``request.session`` and ``request.user``. The options are those of
+    :class:`wattfare_mw.WattfareMiddleware`.
+
+    Raises:
+        WattfareAuthError: there is no secret key.
+        TypeError, ValueError: an option is of no use; the message says which.
+        RuntimeError: the app has started.
+    """
+    hide_secret_key(options)
+    _refuse_dependency(options.get("resolve_user"))
+    add_innermost(app, WattfareMiddleware(app, **options))
+
+
+def add_innermost(app: Starlette, wattfare: WattfareMiddleware) -> None:
+    """Put this middleware inside of all others, and let its handler answer WattfareErrors."""
+    if app.middleware_stack is not None:
+        raise RuntimeError("This app has started. Call add_wattfare() before that.")
+    app.user_middleware.append(Middleware(_placed, wattfare))
     if WattfareError not in app.exception_handlers:  # the app's own goes first
         app.add_exception_handler(WattfareError, wattfare_error_handler)
+
+
+def _placed(app: Any, wattfare: WattfareMiddleware) -> WattfareMiddleware:
+    wattfare.app = app
+    return wattfare
+
+
+def _refuse_dependency(function: Any) -> None:
+    try:
+        parameters = inspect.signature(function, eval_str=True).parameters.values()
+    except (NameError, TypeError, ValueError):  # Python cannot tell
+        return
+    for parameter in parameters:
+        marks = (parameter.default, *getattr(parameter.annotation, "__metadata__", ()))
+        if any(type(mark).__module__ == "fastapi.params" for mark in marks):
+            raise TypeError(
+                "This resolve_user is a dependency of FastAPI. Take add_wattfare from"
+                " wattfare_fastapi."
+            )
 
 
 async def get_user(request: HTTPConnection) -> AsyncUser:
@@ -99,8 +158,8 @@ async def get_user(request: HTTPConnection) -> AsyncUser:
     dependency.
 
     Raises:
-        WattfareAuthError: nobody is signed in.
-        RuntimeError: no WattfareMiddleware is around this app.
+        WattfareAuthError: no user is signed in.
+        RuntimeError: this app has no Wattfare.
     """
     return await _middleware_of(request).user(request.scope)
 
@@ -122,12 +181,14 @@ def session_endpoint(
 ) -> Callable[[Request], Awaitable[Response]]:
     """The token route alone, as an endpoint: ``Route("/token", …, methods=["POST"])``; see
     :meth:`wattfare_mw.Wattfare.session_handler`."""
+    find_cors = _FindCors()
     handler = client.session_handler(
         adapt_function(resolve_user, _starlette_request),
         adapt_function(request_limit, _starlette_request),
         account_label=adapt_function(account_label, _starlette_request),
         allowed_origins=allowed_origins,
         let_through=_STARLETTE_ANSWERS,
+        app_cors=lambda request: find_cors(request.scope.get("app")),
     )
 
     async def wattfare_session(request: Request) -> Response:
@@ -143,10 +204,51 @@ def wattfare_error_handler(_request: Request, error: Exception) -> Response:
     return _starlette_response(respond_to_error(error))
 
 
+class _FindCors:
+    """Finds what an app's own CORSMiddleware allows. It reads the settings once."""
+
+    def __init__(self, wattfare: WattfareMiddleware | None = None) -> None:
+        self._wattfare = wattfare
+        self._last: tuple[Any, AppCors | None] = (None, None)
+
+    def __call__(self, app: Any) -> AppCors | None:
+        last, cors = self._last
+        if last is not app:
+            cors = self._of(app)
+            self._last = app, cors
+        return cors
+
+    def _of(self, app: Any) -> AppCors | None:
+        wattfare = self._wattfare
+        if isinstance(app, CORSMiddleware):  # we are around it
+            return _told_by(app, answers=False)
+        # It is around us, unless we are around it.
+        answers = wattfare is None or app is not wattfare.app
+        for entry in getattr(app, "user_middleware", ()):
+            kind: Any = entry.cls
+            if any(arg is wattfare for arg in entry.args) or _is_kind(kind, WattfareMiddleware):
+                answers = False
+            elif _is_kind(kind, CORSMiddleware):
+                return _told_by(kind(app, *entry.args, **entry.kwargs), answers=answers)
+        return None
+
+
+def _is_kind(kind: Any, wanted: type) -> bool:
+    return isinstance(kind, type) and issubclass(kind, wanted)
+
+
+def _told_by(cors: CORSMiddleware, *, answers: bool) -> AppCors:
+    credentials = "Access-Control-Allow-Credentials" in cors.simple_headers
+    return AppCors(cors.is_allowed_origin, credentials=credentials, answers=answers)
+
+
 def _middleware_of(request: HTTPConnection) -> WattfareMiddleware:
     middleware = request.scope.get(_SCOPE_KEY)
     if middleware is None:
-        raise RuntimeError("no WattfareMiddleware is around this app: add it first")
+        raise RuntimeError(
+            "This app has no Wattfare: no WattfareMiddleware is around this app. Call"
+            " add_wattfare(app, resolve_user=…) first."
+        )
     return middleware
 
 

@@ -19,7 +19,7 @@ from django.http import Http404, HttpRequest, HttpResponse
 from django.test import override_settings
 from django.urls import path
 from django.utils.deprecation import MiddlewareMixin
-from support.django_project import MIDDLEWARE, Browser
+from support.django_project import LATER, MIDDLEWARE, Browser
 from support.fake_wattfare import SECRET_KEY, FakeWattfare
 from support.rules import (
     INFERENCE,
@@ -40,7 +40,7 @@ from wattfare_django import WattfareMiddleware, session_view
 from wattfare_django.conf import OPTIONS
 from wattfare_django.messages import read_body
 
-from wattfare_mw import AsyncWattfare, Wattfare, WattfareError
+from wattfare_mw import AsyncWattfare, Wattfare, WattfareCurrentUserError, WattfareError
 from wattfare_mw.middleware.base import Middleware
 from wattfare_mw.middleware.options import Options
 
@@ -222,26 +222,41 @@ def test_what_resolve_user_raises_else_is_told_to_the_log_only(
     assert "the inside" in caplog.text
 
 
-def test_functions_run_in_djangos_thread(start: Any, fake: FakeWattfare) -> None:
-    """Django closes the database connections of its own threads only."""
+class Where(MiddlewareMixin):
+    """Notes where Django runs synchronous code, and with which connection."""
+
+    def process_request(self, request: Any) -> None:
+        request.where = where()
+
+
+def where() -> Any:
     from django.db import connection
 
-    seen: dict[str, Any] = {}
+    return threading.get_ident(), id(connection._connections["default"])
 
-    def resolve(_request: HttpRequest) -> str:
-        seen["connection"] = connection._connections["default"], threading.get_ident()
+
+def test_functions_run_where_django_runs_synchronous_code(
+    start: Any, setting: Any, fake: FakeWattfare
+) -> None:
+    """Django closes the database connections of no other thread."""
+    here: list[Any] = []
+
+    def resolve(request: Any) -> str:
+        here.append(request.where)
+        assert where() == here[-1]
         return "u1"
 
     def limit(_request: HttpRequest) -> int:
-        assert seen["connection"] == (connection._connections["default"], threading.get_ident())
+        assert where() == here[-1]
         return 3
 
     used: list[Any] = []
 
     def on_usage(*told: Any) -> None:
-        assert seen["connection"] == (connection._connections["default"], threading.get_ident())
+        assert where() == here[-1]
         used.append(told)
 
+    setting(MIDDLEWARE=[f"{HERE}.Where", *MIDDLEWARE])
     browser = start(resolve_user=resolve, request_limit=limit, on_usage=on_usage)
     assert browser.post(TOKEN).status == 200
     assert browser.post(INFERENCE, ask()).status == 200
@@ -697,3 +712,59 @@ def test_the_token_route_with_another_user(
     assert fake.next("/sessions").json["appUserId"] == "bob"
     setting(ROOT_URLCONF=views_at(client, resolve_user=refuse))
     assert Browser(kind).post("/t").status == 403
+
+
+# -- the current user
+
+
+@pytest.mark.parametrize("resolve", ["by default", by_header, by_header_async])
+def test_the_current_user(resolve: Any, start: Any, kind: str, fake: FakeWattfare) -> None:
+    options = {} if resolve == "by default" else {"resolve_user": resolve}
+    browser = start(current_user=True, **options)
+    user = "u1"
+    if not options:
+        assert browser.get("/current").error == (401, "auth")
+        assert browser.get("/current-async").error == (401, "auth")
+        user = browser.get("/sign-in/ann").body.decode()
+    stream = "/current-stream-async" if kind == "async" else "/current-stream"
+    for place in ("/current", "/current-async"):
+        assert browser.get(place).body.decode() == user
+    assert browser.get(stream).body.decode() == f"{user} again {user}"
+    if options:  # no request sees another one's
+        for name in ("ann", "bob"):
+            assert browser.get("/current", {"x-user": name}).body.decode() == name
+            answer = browser.get(stream, {"x-user": name})
+            assert answer.body.decode() == f"{name} again {name}"
+    assert browser.post(INFERENCE, ask(stream=True)).status == 200
+    assert fake.next().user == user
+
+
+def test_the_current_user_ends_with_its_request(start: Any) -> None:
+    LATER.clear()
+    assert start(current_user=True, resolve_user=by_header).get("/later").body == b"u1"
+    LATER.pop()()
+    (error,) = LATER
+    assert isinstance(error, WattfareCurrentUserError)
+
+
+def test_the_synchronous_current_user_in_an_async_view(start: Any) -> None:
+    browser = start(current_user=True, resolve_user=by_header)
+    with pytest.raises(SynchronousOnlyOperation, match="current_async_user"):
+        browser.get("/current-confused")
+
+
+def test_no_current_user_without_the_option(start: Any) -> None:
+    browser = start(resolve_user=by_header, raise_request_exception=False)
+    assert browser.get("/current").status == 500
+
+
+@pytest.mark.parametrize("other", ["OnlySync", "OnlyAsync"])
+@pytest.mark.parametrize("order", ["before", "behind"])
+def test_the_current_user_beside_other_middleware(
+    other: str, order: str, start: Any, setting: Any
+) -> None:
+    name = f"{HERE}.{other}"
+    setting(MIDDLEWARE=[name, *MIDDLEWARE] if order == "before" else [*MIDDLEWARE, name])
+    browser = start(current_user=True, resolve_user=by_header_async)
+    for place in ("/current", "/current-async"):
+        assert browser.get(place, {"x-user": "bob"}).body == b"bob"

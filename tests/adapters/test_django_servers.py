@@ -17,6 +17,7 @@ from support.fake_wattfare import (
     SECRET_KEY,
     Exchange,
     FakeWattfare,
+    good,
     held,
     held_stream,
     word,
@@ -62,6 +63,7 @@ def visit(interface: str, fake: FakeWattfare) -> Iterator[Callable[..., Visitor]
             else:
                 server = werkzeug_server(get_wsgi_application())
             address = stack.enter_context(server)
+            stack.callback(fake.close_all)  # else a failed test would wait for its server
 
             def visitor() -> Visitor:
                 made = Visitor(address)
@@ -249,3 +251,40 @@ def test_a_stream_that_other_middleware_has_read(
     visitor.ask("POST", INFERENCE, {**JSON, "connection": "close"}, ask().encode())
     status = visitor.rest().split(b" ")[1]
     assert status == (b"200" if interface == "asgi" else b"500")
+
+
+class FailsBehind:
+    """Middleware whose own code fails once the answer is there."""
+
+    def __init__(self, get_response: Any) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: Any) -> Any:
+        self.get_response(request)
+        raise ZeroDivisionError
+
+
+def test_a_stream_that_other_middleware_drops(
+    visit: Any, fake: FakeWattfare, interface: str
+) -> None:
+    fake.script = held_stream
+    visitor = visit([f"{HERE}.FailsBehind", *MIDDLEWARE], MAX_CALLS_PER_USER=1)
+    for _ in range(2):
+        stream(visitor, connection="close")
+        exchange = fake.next()
+        assert visitor.rest().startswith(b"HTTP/1.1 500")
+        exchange.wait_gone()
+        visitor = visit.again()
+
+
+def test_concurrent_requests(visit: Any, fake: FakeWattfare) -> None:
+    """A slow call holds up no other request."""
+    fake.script = held
+    first, second = visit(), visit.again()
+    first.ask("POST", INFERENCE, {**JSON, "connection": "close"}, ask().encode())
+    slow = fake.next()
+    fake.script = good
+    second.ask("POST", INFERENCE, {**JSON, "x-user": "u2", "connection": "close"}, ask().encode())
+    assert second.rest().startswith(b"HTTP/1.1 200")
+    good(slow)
+    assert first.rest().startswith(b"HTTP/1.1 200")

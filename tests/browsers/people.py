@@ -106,6 +106,14 @@ class Person:
         credential = event["credential"]
         self.passkeys[credential["credentialId"]] = credential
 
+    def take_another_device(self, page: Page) -> None:
+        """From now on this page asks a device that has no passkey yet. The former one is lost."""
+        session, identifier = self._devices.pop(page)
+        session.send("WebAuthn.removeVirtualAuthenticator", {"authenticatorId": identifier})
+        session.detach()
+        self.passkeys.clear()
+        self._prepare(page)
+
     def refuse_passkeys(self, page: Page) -> None:
         """From now on the person cancels each prompt of the authenticator on this page."""
         session, identifier = self._devices[page]

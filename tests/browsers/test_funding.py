@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Iterator
 from urllib.parse import parse_qs, urlsplit
 
@@ -15,6 +16,7 @@ from browsers import flow
 from browsers.flow import ALLOW, approve, button, open_lab, said, user_of
 from browsers.people import PHONE, Person, assert_accessible
 from browsers.site import Site, run_site
+from wattfare_mw.cli.demo_chat import MODEL
 
 NewPerson = Callable[..., Person]
 ADD = "Add a way to pay"
@@ -24,7 +26,8 @@ ADD = "Add a way to pay"
 def funded_site(
     tmp_path_factory: pytest.TempPathFactory, openrouter: FakeOpenRouter
 ) -> Iterator[Site]:
-    with run_site(tmp_path_factory.mktemp("funded"), *openrouter.options) as site:
+    options = (*openrouter.options, "--price", f"{MODEL}=1/1")
+    with run_site(tmp_path_factory.mktemp("funded"), *options) as site:
         yield site
 
 
@@ -114,6 +117,115 @@ def callback(popup: Page, router: FakeOpenRouter, person: str) -> str:
     button(popup, "Connect OpenRouter").click()
     button(popup, "Authorize").wait_for()
     return router.allow(popup.url, person)
+
+
+def test_a_refused_answer_of_openrouter_leads_back_to_the_request(
+    person: Person, funded_site: Site, router: FakeOpenRouter
+) -> None:
+    router.person("ada")
+    page, popup = open_approval(person, funded_site)
+    person.expect_problem("status of 400")
+    popup.goto(callback(popup, router, "ada").partition("&code=")[0] + "&code=wrong")
+    expect(popup.get_by_text("did not accept the authorization code")).to_be_visible()
+    assert_accessible(popup)
+    popup.get_by_role("link", name="Ways to pay").click()
+    button(popup, "Connect OpenRouter").click()
+    button(popup, "Authorize").click()
+    popup.wait_for_url(re.compile("/approve/"))
+    with popup.expect_event("close"):
+        approve(person, popup)
+    assert said(page)["connected"] is True
+
+
+def test_a_refused_openrouter_is_connected_again_in_the_popup(
+    person: Person, funded_site: Site, router: FakeOpenRouter
+) -> None:
+    router.person("ada")
+    page, popup = open_approval(person, funded_site)
+    popup.get_by_role("link", name=ADD).click()
+    button(popup, "Connect OpenRouter").click()
+    button(popup, "Authorize").click()
+    popup.wait_for_url(re.compile("/approve/"))
+    with popup.expect_event("close"):
+        approve(person, popup)
+    router.keys_of("ada")[0].revoked = True
+    user = user_of(person, funded_site)
+    assert call(funded_site, user) == (402, "funding_invalid")
+    popup = person.popup(page, button(page, "Connect").click)
+    again = button(popup, "Connect OpenRouter again")
+    again.wait_for()
+    assert_accessible(popup)
+    again.click()
+    button(popup, "Authorize").click()
+    popup.wait_for_url(re.compile("/approve/"))
+    with popup.expect_event("close"):
+        approve(person, popup)
+    assert call(funded_site, user) == (200, "")
+
+
+READ_A_STREAM = """async (model) => {
+  const answer = await fetch("/api/wattfare/chat/completions", {
+    method: "POST",
+    headers: { "content-type": "application/json" },
+    body: JSON.stringify({ model, stream: true, messages: [{ role: "user", content: "hello" }] }),
+  });
+  window.streamed = (async () => {
+    const text = await answer.text();
+    return { text, at: performance.timeOrigin + performance.now() };
+  })();
+  return answer.status;
+}"""
+
+
+def test_a_removal_ends_a_stream_in_the_page(
+    person: Person, funded_site: Site, router: FakeOpenRouter
+) -> None:
+    router.person("ada")
+    page, popup = open_approval(person, funded_site)
+    popup.get_by_role("link", name=ADD).click()
+    popup.get_by_label("Key", exact=True).fill(router.new_key("ada").key)
+    button(popup, "Add the key").click()
+    with popup.expect_event("close"):
+        approve(person, popup)
+    router.hang_after = 2
+    assert page.evaluate(READ_A_STREAM, MODEL) == 200
+    assert router.streaming.acquire(timeout=20)
+    funding = person.open(f"{funded_site.service}/funding")
+    funding.get_by_role("link", name="Remove").click()
+    with funding.expect_request(re.compile("done=removed")):
+        button(funding, "Remove").click()
+    removed = time.time() * 1000
+    ended = page.evaluate("window.streamed")
+    assert ended["at"] - removed < 1500
+    assert '"error"' in ended["text"]
+    assert "[DONE]" not in ended["text"]
+    assert call(funded_site, user_of(person, funded_site))[0] in (402, 403)
+
+
+def test_what_pays_for_an_app_is_changed(
+    person: Person, funded_site: Site, router: FakeOpenRouter
+) -> None:
+    router.person("ada")
+    _page, popup = open_approval(person, funded_site)
+    popup.get_by_role("link", name=ADD).click()
+    popup.get_by_label("Key", exact=True).fill(router.new_key("ada").key)
+    button(popup, "Add the key").click()
+    with popup.expect_event("close"):
+        approve(person, popup)
+    budget = person.open(f"{funded_site.service}/budget")
+    budget.get_by_role("link", name="Change", exact=True).click()
+    budget.get_by_role("link", name=ADD).click()
+    other = router.new_key("ada")
+    budget.get_by_label("Key", exact=True).fill(other.key)
+    budget.get_by_label("Name").fill("the other")
+    button(budget, "Add the key").click()
+    budget.wait_for_url(re.compile("/budget/connections/"))
+    budget.get_by_role("radio", name="the other").check()
+    assert_accessible(budget)
+    button(budget, "Save").click()
+    expect(budget.get_by_text("Your choice pays from now on.")).to_be_visible()
+    assert call(funded_site, user_of(person, funded_site)) == (200, "")
+    assert other.used == router.cost
 
 
 @pytest.mark.parametrize("fault", ["state", "cookie", "code", "verifier", "replayed"])

@@ -72,7 +72,9 @@ def test_an_app_with_origins_is_listed(database: str) -> None:
 
 
 def test_a_live_app_without_an_origin_says_what_to_do(tmp_path: Path) -> None:
-    answer = run(f"sqlite:///{tmp_path / 'x.db'}", "create", "x", "--mode", "live", "--json")
+    answer = run(
+        f"sqlite:///{tmp_path / 'x.db'}", "create", "x", "--new", "--mode", "live", "--json"
+    )
     assert answer.exit_code == 0
     app_id = json.loads(answer.stdout)["appId"]
     assert f"wattfare apps add-origin {app_id}" in answer.stderr
@@ -100,7 +102,7 @@ def test_a_live_app_without_an_origin_says_what_to_do(tmp_path: Path) -> None:
 def test_what_is_no_origin_makes_no_app(tmp_path: Path, origin: str, says: str) -> None:
     database = f"sqlite:///{tmp_path / 'x.db'}"
     migrate_database(database)
-    assert says in refused(database, "create", "x", "--origin", origin)
+    assert says in refused(database, "create", "x", "--new", "--origin", origin)
     assert done(database, "list", "--json") == []
 
 
@@ -115,7 +117,7 @@ def test_what_is_no_origin_makes_no_app(tmp_path: Path, origin: str, says: str) 
 )
 def test_what_is_an_origin(tmp_path: Path, origin: str) -> None:
     database = f"sqlite:///{tmp_path / 'x.db'}"
-    done(database, "create", "x", "--origin", origin, "--origin", origin)
+    done(database, "create", "x", "--new", "--origin", origin, "--origin", origin)
     assert done(database, "list", "--json")[0]["origins"] == [origin]
 
 
@@ -145,7 +147,7 @@ def test_origins_are_added_and_removed(database: str, keys: AppKeys) -> None:
 
 def test_a_list_of_no_apps(tmp_path: Path) -> None:
     database = f"sqlite:///{tmp_path / 'x.db'}"
-    assert "no such database" in refused(database, "list")
+    assert "There is no database" in refused(database, "list")
     assert not (tmp_path / "x.db").exists()
     migrate_database(database)
     answer = run(database, "list")
@@ -233,7 +235,7 @@ def test_an_app_that_is_none(tmp_path: Path, command: str) -> None:
     assert "takes the app's id" in message
     assert keys.secret_key not in message
     away = f"sqlite:///{tmp_path / 'y.db'}"
-    assert "no such database" in refused(away, command, keys.app_id, *more)
+    assert "There is no database" in refused(away, command, keys.app_id, *more)
     assert not (tmp_path / "y.db").exists()
 
 

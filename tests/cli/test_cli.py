@@ -54,11 +54,14 @@ def test_an_app_is_made_and_opens_a_running_service(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["apps", "create", ""], "name"),
-        (["apps", "create", "two\nlines"], "name"),
+        (["apps", "create", "", "--new"], "name"),
+        (["apps", "create", "two\nlines", "--new"], "name"),
         (["apps", "create", "x", "--database", f"postgresql://{NOBODY}/db"], "cannot be reached"),
         (["apps", "create", "x", "--database", "nonsense"], "PostgreSQL"),
-        (["apps", "create", "x", "--database", "sqlite:////no/such/dir/x.db"], "cannot be opened"),
+        (
+            ["apps", "create", "x", "--database", "sqlite:////no/such/dir/x.db"],
+            "no database /no/such/",
+        ),
         (["serve", "--database", "sqlite:////no/such/dir/x.db"], "cannot be opened"),
         (["serve", "--upstream", "host/v1"], "URL"),
         (["serve", "--upstream", "http://host:99999/v1"], "URL"),
@@ -197,7 +200,9 @@ def listens(url: str) -> bool:
 def test_the_database_is_for_its_owner_only(tmp_path) -> None:
     # The key that signs session tokens is in it.
     path = tmp_path / "x.db"
-    assert invoke_cli("apps", "create", "a", "--database", f"sqlite:///{path}").exit_code == 0
+    assert (
+        invoke_cli("apps", "create", "a", "--new", "--database", f"sqlite:///{path}").exit_code == 0
+    )
     assert path.stat().st_mode & 0o077 == 0
 
 
@@ -242,5 +247,5 @@ def test_the_ledger_is_proved_and_taken_out(tmp_path) -> None:
     assert "9001" in off.stderr
     assert "1 totals" in failed(off)
     nowhere = invoke_cli("ledger", "verify", "--database", f"sqlite:///{tmp_path / 'none.db'}")
-    assert "no such database" in failed(nowhere)
+    assert "There is no database" in failed(nowhere)
     assert not (tmp_path / "none.db").exists()

@@ -89,6 +89,7 @@ stop-grace = 1.5
 on-hang-up = "finish"
 detached-seconds = 12
 log-level = "error"
+log-format = "json"
 
 [prices]
 "llama3.2" = "0/0"

@@ -169,7 +169,7 @@ def test_timeouts_are_separate(cls: Any) -> None:
     status = caller.request(calls.status("u"))
     assert (status.connect_timeout, status.read_timeout) == (1, 2)
     payer = calls.user_payer("u")
-    chat = caller.request(calls.chat_completion(payer, "m", "Hi", None, {}, stream=False))
+    chat = caller.request(calls.chat_completion("m", "Hi", None, {}, stream=False)(payer))
     assert (chat.connect_timeout, chat.read_timeout) == (1, None)
 
 
@@ -964,7 +964,8 @@ def test_no_repr_tells_the_key(cls: Any) -> None:
     client = cls(SECRET, base_url="https://w.test")
     service = client._caller
     user, grant = client.user("u1"), client.grant(f"gr_{NEEDLE}")
-    request = service.request(calls.chat_completion(grant._payer, "m", "Hi", None, {}, stream=True))
+    call = calls.chat_completion("m", "Hi", None, {}, stream=True)(grant._payer)
+    request = service.request(call)
     told = [client, service, vars(service), request, request.headers, grant, grant._payer]
     told += [user, user.model("m"), grant.model("m"), service.secret_key[:8], client.__dict__]
     told += [CreatedSession(NEEDLE, 1)]

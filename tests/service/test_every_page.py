@@ -90,6 +90,20 @@ async def test_a_page_of_a_payer(ada: Browser, route: Route) -> None:
         check_page(ada.get(path_of(route)))
 
 
+@pytest.mark.parametrize("route", ROUTES, ids=name)
+async def test_no_page_can_be_framed(ada: Browser, browser: Browser, route: Route) -> None:
+    """Neither what a payer sees, nor what anybody sees, nor a refusal."""
+    for who in (ada, browser):
+        if route in GETS:
+            answer = who.http.get(path_of(route), follow_redirects=True)
+        else:
+            answer = who.post(path_of(route), {"csrf": token_of(who)})
+        if answer.is_redirect or not answer.content:
+            continue
+        assert answer.headers.get_list("x-frame-options") == ["DENY"]
+        assert "frame-ancestors 'none'" in answer.headers["content-security-policy"]
+
+
 @pytest.mark.parametrize("route", POSTS, ids=name)
 async def test_a_form_of_a_payer_without_its_token_is_refused(ada: Browser, route: Route) -> None:
     for fields in ({}, {"csrf": "A" * 32}):

@@ -310,8 +310,10 @@ ON_THE_WAY = f"/funding?{urlencode({'return_to': APPROVAL})}"
 
 
 def leads_back(browser: Browser, page: Page) -> None:
-    """The page of an error leads to the page of all funding, which leads to the request."""
+    """The page of an error leads to the page of all funding, which leads to the request. It stays
+    in the popup of the app: with a COOP of its own, the popup could not be closed afterwards."""
     check_page(page)
+    assert "cross-origin-opener-policy" not in page.answer.headers
     there = browser.get(page.link("Ways to pay"))
     assert there.answer.status_code == 200
     assert there.link("Back to the app's request") == APPROVAL
@@ -358,7 +360,9 @@ async def test_the_way_back_outlasts_an_old_sign_in(browser: Browser, store: Sto
     for button in ("Connect OpenRouter", "Add the key"):
         answer = browser.send(page.form(button), key="sk-or-1")
         assert answer.status_code == 403
+        assert "cross-origin-opener-policy" not in answer.headers
         url = Page(answer).link("Sign in")
+        assert "cross-origin-opener-policy" not in browser.http.get(url).headers
         assert dict(parse_qsl(urlsplit(url).query)) == {"next": ON_THE_WAY, "again": "1"}
 
 

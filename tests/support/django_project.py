@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from contextvars import copy_context
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -12,6 +13,8 @@ from django.conf import settings
 from django.http import HttpRequest, HttpResponse, JsonResponse, StreamingHttpResponse
 from django.urls import path
 from wattfare_django import WattfareRequest
+
+from wattfare_mw import WattfareError, current_async_user, current_user
 
 MIDDLEWARE = [
     "django.contrib.sessions.middleware.SessionMiddleware",
@@ -213,7 +216,61 @@ def embeddings(_request: HttpRequest) -> HttpResponse:
     return HttpResponse("ours", status=404)
 
 
+def current(_request: HttpRequest) -> HttpResponse:
+    return HttpResponse(current_user.id)
+
+
+async def current_async(_request: HttpRequest) -> HttpResponse:
+    return HttpResponse((await current_async_user.resolve()).id)
+
+
+async def current_confused(_request: HttpRequest) -> HttpResponse:
+    return HttpResponse(current_user.id)
+
+
+def current_stream(_request: HttpRequest) -> StreamingHttpResponse:
+    def text() -> Any:
+        yield current_user.id
+        yield " again "
+        yield current_user.id
+
+    return StreamingHttpResponse(text(), content_type="text/plain")
+
+
+async def current_stream_async(_request: HttpRequest) -> StreamingHttpResponse:
+    async def text() -> Any:
+        yield (await current_async_user.resolve()).id
+        yield " again "
+        yield (await current_async_user.resolve()).id
+
+    return StreamingHttpResponse(text(), content_type="text/plain")
+
+
+#: What code that outlives its request said of the current user.
+LATER: list[Any] = []
+
+
+def later(_request: HttpRequest) -> HttpResponse:
+    """Start work that goes on after the response."""
+    context = copy_context()
+
+    def work() -> None:
+        try:
+            LATER.append(context.run(lambda: current_user.id))
+        except WattfareError as error:
+            LATER.append(error)
+
+    LATER.append(work)
+    return HttpResponse(current_user.id)
+
+
 urlpatterns = [
+    path("current", current),
+    path("current-async", current_async),
+    path("current-confused", current_confused),
+    path("current-stream", current_stream),
+    path("current-stream-async", current_stream_async),
+    path("later", later),
     path("broken", broken),
     path("api/wattfare/embeddings", embeddings),
     path("sign-in/<name>", sign_in),

@@ -18,6 +18,7 @@ from typing import Any
 
 import trio
 import uvicorn
+from aiohttp import web
 from hypercorn.asyncio import serve as serve_hypercorn
 from hypercorn.config import Config as HypercornConfig
 from hypercorn.trio import serve as serve_hypercorn_on_trio
@@ -110,6 +111,29 @@ def hypercorn_trio_server(app: Any) -> Iterator[Address]:
             token.run_sync_soon(stop.set)
             thread.join(PATIENCE)
             assert not thread.is_alive()
+
+
+@contextmanager
+def aiohttp_server(app: web.Application) -> Iterator[Address]:
+    """aiohttp.web in a thread."""
+    loop = asyncio.new_event_loop()
+    runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=5)
+    with _listening() as listener:
+        thread = threading.Thread(target=loop.run_forever, daemon=True)
+        thread.start()
+
+        async def start() -> None:
+            await runner.setup()
+            await web.SockSite(runner, listener).start()
+
+        asyncio.run_coroutine_threadsafe(start(), loop).result(PATIENCE)
+        try:
+            yield listener.getsockname()
+        finally:
+            asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result(PATIENCE)
+            loop.call_soon_threadsafe(loop.stop)
+            thread.join(PATIENCE)
+            loop.close()
 
 
 @contextmanager

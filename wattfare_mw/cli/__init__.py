@@ -10,16 +10,23 @@ from .process_list import keep_secrets_from_process_list
 #: What the extra brings; any of them missing means that it is not installed.
 _NEEDED = frozenset(
     {
+        "aiohttp",
         "alembic",
         "click",
+        "cryptography",
         "genai_prices",
+        "httptools",
         "imagesize",
+        "jinja2",
         "jwt",
         "limits",
+        "prometheus_client",
+        "pypdfium2",
         "rich",
         "sqlalchemy",
         "starlette",
         "uvicorn",
+        "webauthn",
     }
 )
 
@@ -33,7 +40,7 @@ def main() -> None:
         if (error.name or "").split(".")[0] not in _NEEDED:
             raise
         print(
-            f"wattfare: {error.name} is not installed. The service comes with an extra:\n"
+            f"wattfare: {error.name} is not installed. This command needs an extra. Type:\n"
             "    pip install 'wattfare-mw[service]'",
             file=sys.stderr,
         )

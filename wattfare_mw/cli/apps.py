@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from datetime import UTC, datetime
 from typing import cast
 
@@ -18,6 +19,7 @@ from ..service.ledger.databases import change_database, read_database
 from ..service.ledger.store import APP_SECONDS
 from ..types import encode
 from .options import database_option, option
+from .places import new_option, refuse_new_file
 
 #: How long a running service goes on taking a key that was revoked, as we say it.
 WITHIN = f"within {APP_SECONDS:g} second" + ("" if APP_SECONDS == 1 else "s")
@@ -49,9 +51,22 @@ def apps() -> None:
     "person back only there. Repeat it for more.",
 )
 @database_option
+@new_option
 @option("--json", "as_json", is_flag=True, help="Print the keys as JSON.")
-def create(name: str, mode: str, origins: tuple[str, ...], database: str, as_json: bool) -> None:
-    """Make an app called NAME and print its keys, this once: only a hash is kept."""
+def create(
+    name: str,
+    mode: str,
+    origins: tuple[str, ...],
+    database: str,
+    make_new: bool,
+    as_json: bool,
+) -> None:
+    """Make an app called NAME and print its keys, this once: only a hash is kept.
+
+    The database must be there: `wattfare serve` makes it.
+    """
+    if not make_new:
+        refuse_new_file(database, f"apps create {shlex.quote(name)}")
     keys = create_keys(database, name, cast("Mode", mode), origins)
     if mode == "live" and not origins:
         click.echo(

@@ -9,9 +9,12 @@ import click
 from ..errors import WattfareError
 from .apps import apps
 from .demo import demo
+from .dev import dev
+from .doctor import doctor
 from .ledger import ledger
 from .migrate import migrate
 from .serve import serve
+from .usage import usage
 
 
 class _Group(click.Group):
@@ -32,8 +35,11 @@ def cli() -> None:
     """Wattfare for Python: run a service, and make apps for it."""
 
 
+cli.add_command(dev)
+cli.add_command(doctor)
 cli.add_command(serve)
 cli.add_command(apps)
+cli.add_command(usage)
 cli.add_command(ledger)
 cli.add_command(migrate)
 cli.add_command(demo)

@@ -11,7 +11,7 @@ import click
 from click.core import ParameterSource
 
 from .. import money
-from ..logs import log_to
+from ..logs import LogFormat, get_logger, log_to
 from ..service import Settings, encryption_keys_from_environment, secret_from_environment
 from ..service import serve as run
 from ..service.chat.request import DEFAULT_MAX_TOKENS, MAX_TOKENS
@@ -31,6 +31,9 @@ from ..service.settings import (
 )
 from .config import ConfiguredCommand, config_option, tables
 from .options import database_option, number_option, option
+from .places import new_file, port_errors
+
+log = get_logger("wattfare_mw.service", show_messages=False)
 
 NO_CEILING = "none"
 
@@ -225,6 +228,13 @@ NO_CEILING = "none"
     default="info",
     show_default=True,
 )
+@option(
+    "--log-format",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="How the log is written: lines of text, or a JSON object on each line.",
+)
 def serve(
     host: str,
     port: int,
@@ -258,6 +268,7 @@ def serve(
     detached_seconds: float,
     on_hang_up: Literal["stop", "finish"] | None,
     log_level: str,
+    log_format: LogFormat,
 ) -> None:
     """Run a Wattfare-compatible service until it is told to stop.
 
@@ -299,16 +310,16 @@ def serve(
         grant_ceiling=_of_operator(
             grant_ceiling_usd, "--grant-ceiling-usd", operator_pays=operator_pays
         ),
-        grant_default=_nanos(grant_default_usd, "--grant-default-usd is an amount in USD."),
+        grant_default=read_nanos(grant_default_usd, "--grant-default-usd is an amount in USD."),
         grant_max=_of_operator(grant_max_usd, "--grant-max-usd", operator_pays=operator_pays),
         default_max_tokens=default_max_tokens,
-        prices={**tables().prices, **_prices(prices)},
+        prices={**tables().prices, **read_prices(prices)},
         aliases=tables().aliases,
         media=tables().media,
         provider=provider,
         allow_unpriced=allow_unpriced,
         unbounded=unbounded,
-        unbounded_hold=_nanos(unbounded_hold_usd, "--unbounded-hold-usd is an amount in USD."),
+        unbounded_hold=read_nanos(unbounded_hold_usd, "--unbounded-hold-usd is an amount in USD."),
         unknown_fields=unknown_fields,
         metrics=metrics,
         rate_limit_storage=rate_limit_storage,
@@ -325,8 +336,11 @@ def serve(
         detached_seconds=detached_seconds,
         on_hang_up=on_hang_up,
     )
-    log_to(sys.stderr, log_level.upper())
-    run(settings, host, port, lambda url: click.echo(f"wattfare: listening on {url}"))
+    log_to(sys.stderr, log_level.upper(), log_format)
+    if (new := new_file(database)) is not None:
+        log.info("a new database is made: %s", new)
+    with port_errors("serve", host, port):
+        run(settings, host, port, lambda url: click.echo(f"wattfare: listening on {url}"))
 
 
 def _is_from_environment(parameter: str) -> bool:
@@ -334,7 +348,8 @@ def _is_from_environment(parameter: str) -> bool:
     return source is ParameterSource.ENVIRONMENT
 
 
-def _prices(given: Iterable[str]) -> dict[str, str]:
+def read_prices(given: Iterable[str]) -> dict[str, str]:
+    """The values of ``--price``, by model."""
     prices: dict[str, str] = {}
     for each in given:
         model, equals, price = each.rpartition("=")
@@ -358,7 +373,7 @@ def _ceiling(amount: str | None, *, operator_pays: bool) -> int | None:
         raise click.UsageError("--user-ceiling-usd goes with --upstream and --upstream-key.")
     if amount == NO_CEILING:
         return None
-    return _nanos(amount, f"--user-ceiling-usd is an amount in USD, or `{NO_CEILING}`.")
+    return read_nanos(amount, f"--user-ceiling-usd is an amount in USD, or `{NO_CEILING}`.")
 
 
 def _of_operator(amount: str | None, option: str, *, operator_pays: bool) -> int | None:
@@ -366,10 +381,11 @@ def _of_operator(amount: str | None, option: str, *, operator_pays: bool) -> int
         return None
     if not operator_pays:
         raise click.UsageError(f"{option} goes with --upstream and --upstream-key.")
-    return _nanos(amount, f"{option} is an amount in USD.")
+    return read_nanos(amount, f"{option} is an amount in USD.")
 
 
-def _nanos(amount: str, message: str) -> int:
+def read_nanos(amount: str, message: str) -> int:
+    """An amount in USD, in nano-dollars. The message is for what is none."""
     try:
         nanos = money.cap_nanos(Decimal(amount))
     except InvalidOperation:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
 
 from .. import calls
 from ..client import AsyncWattfare, Wattfare, client_for
+from ..current import CurrentRequest, around_asgi
 from ..errors import WattfareError
 from ..flow import run_async
 from ..handles import AsyncUser, User
@@ -89,7 +90,7 @@ class WattfareASGIMiddleware(_Base):
                 return partial(self._serve_unless_app, path)
         elif kind == "lifespan":
             return self._lifespan
-        return self.app
+        return self._called_app
 
     async def _serve_unless_app(
         self, path: str, scope: Scope, receive: Receive, send: Send
@@ -104,7 +105,7 @@ class WattfareASGIMiddleware(_Base):
             if not is_ours:
                 await send(message)
 
-        await self.app(scope, receive, look)
+        await self._called_app(scope, receive, look)
         if is_ours:
             await self.serve(path, scope, receive, send)
 
@@ -122,11 +123,14 @@ class WattfareASGIMiddleware(_Base):
         Raises:
             WattfareAuthError: the visitor is not signed in.
         """
-        return await self.user_of(request_from_scope(scope))
+        return await self.user_of(self.request_from(scope))
 
     async def user_of(self, request: Request) -> AsyncUser:
         """:meth:`user`, for a framework with requests of its own."""
         return self._client.user(await self._client._run(self._gate.identify(request)))
+
+    def request_from(self, raw: Any) -> Request:
+        return request_from_scope(raw)
 
     def user_sync(self, user: AsyncUser) -> User:
         """The same user's budget, for sync code in a thread."""
@@ -135,6 +139,16 @@ class WattfareASGIMiddleware(_Base):
     @cached_property
     def _sync_client(self) -> Wattfare:
         return client_for(Wattfare, self._client)[0]._in_request()
+
+    @property
+    def _async_client(self) -> AsyncWattfare:
+        return self._client
+
+    def current_request(self, request: Request | Callable[[], Request]) -> CurrentRequest:
+        return CurrentRequest(self, request, asyncio.get_running_loop())
+
+    def _with_current_user(self, app: ASGIApp) -> ASGIApp:
+        return around_asgi(self, app)
 
     async def aclose(self) -> None:
         """Close our own connections. The lifespan of the app does this, too."""
@@ -354,6 +368,7 @@ class _Stream:
         self._closed = False
         self._relay = relay
         self._middleware = middleware
+        self._loop = asyncio.get_running_loop()
         self._silence = middleware._gate.heartbeat
         self._reading: asyncio.Task[bytes] | None = None
         self._ended = False
@@ -421,10 +436,15 @@ class _Stream:
         if self._closed:
             return
         self._relay.record.release()
-        with suppress(RuntimeError):  # the event loop is gone
-            task = asyncio.get_running_loop().create_task(self.aclose())
-            _CLOSING.add(task)
-            task.add_done_callback(_CLOSING.discard)
+        # It may be dropped in another thread.
+        with suppress(RuntimeError):  # the event loop is closed
+            self._loop.call_soon_threadsafe(_close_soon, self._loop, self)
+
+
+def _close_soon(loop: asyncio.AbstractEventLoop, stream: _Stream) -> None:
+    task = loop.create_task(stream.aclose())
+    _CLOSING.add(task)
+    task.add_done_callback(_CLOSING.discard)
 
 
 #: Keeps tasks alive, because an event loop does not.

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextvars import Context, copy_context
 from typing import Any, Literal, Self, cast
 
 import msgspec
 
 from ..client import AsyncWattfare, Wattfare, client_for
+from ..current import CurrentRequest
 from ..error_responses import LetThrough
+from ..flow import Flow
+from ..origins import FindAppCors
 from ..sessions import AccountLabelOption, RequestLimitOption
 from ..transport import hidden
 from ..users import ResolveUser
+from ..web import Request
 from .gate import Gate
 from .options import HEARTBEAT_SECONDS, INFERENCE_PATH, STATUS_PATH, TOKEN_PATH, OnUsage
 
@@ -87,8 +92,12 @@ class Middleware:
         max_calls_per_user: int | None = None,
         on_usage: OnUsage | None = None,
         heartbeat: float | None = HEARTBEAT_SECONDS,
+        current_user: bool = False,
     ) -> None:
         secret_key = hidden(secret_key)
+        if not isinstance(current_user, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError("current_user must be True or False")
+        self.has_current_user = current_user
         self.app = app
         own, self._owns_client = client_for(self._client_kind, client, secret_key, base_url)
         # The handles of `user()` are used inside a request, too.
@@ -110,6 +119,7 @@ class Middleware:
             on_usage=on_usage,
             heartbeat=heartbeat,
             let_through=self.let_through,
+            app_cors=self.find_app_cors,
         )
         self._routes = self._gate.routes
         self._use_paths(self._routes, self._gate.base)
@@ -129,11 +139,12 @@ class Middleware:
     def _use_paths(self, paths: dict[str, Any], base: str | None) -> None:
         """Look for these paths in each request, and for paths below ``base``."""
         # One tuple, so that a request looks it up once. No path starts with NUL.
-        self._app_and_paths = self.app, paths, "\0" if base is None else f"{base}/"
+        called = self.around(self.app)
+        self._app_and_paths = called, paths, "\0" if base is None else f"{base}/"
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "app" and "_routes" in self.__dict__:
-            self._app_and_paths = value, *self._app_and_paths[1:]
+            self._app_and_paths = self.around(value), *self._app_and_paths[1:]
         if self._is_the_app_s(name):
             setattr(self.app, name, value)
         else:
@@ -153,10 +164,60 @@ class Middleware:
             name.startswith("_") or name in own or "app" not in own or hasattr(type(self), name)
         ) and (hasattr(self.app, name) or name in own.get("_deleted", ()))
 
+    def around(self, app: Any) -> Any:
+        """The app as it is called: with a current user, if the option is set. For an adapter that
+        does not wrap the app."""
+        if self.has_current_user and app is not None:
+            return self._with_current_user(app)
+        return app
+
+    @property
+    def _called_app(self) -> Any:
+        return self._app_and_paths[0]
+
+    def current_request(self, request: Request | Callable[[], Request]) -> CurrentRequest:
+        """A request whose user is the current user. For a framework with requests of its own.
+
+        Args:
+            request: as ``user_of()`` takes it, or a function that makes it when it is needed.
+        """
+        raise NotImplementedError  # pragma: no cover
+
+    def _with_current_user(self, app: Any) -> Any:
+        raise NotImplementedError  # pragma: no cover
+
+    def request_from(self, raw: Any) -> Request:
+        raise NotImplementedError  # pragma: no cover
+
+    def _identify(self, raw: Any) -> Flow[str]:
+        if callable(raw):
+            raw = raw()
+        return self._gate.identify(raw if isinstance(raw, Request) else self.request_from(raw))
+
+    # The clients of `current_user` and `current_async_user`.
+    _sync_client: Any
+    _async_client: Any
+
+    def keep_context(self) -> None:
+        """For an adapter: call ``resolve_user`` in a copy of this context, if ``_context_of`` finds
+        that the code which first needs the user runs in another one."""
+        request = CurrentRequest.of(self)
+        if request is not None:
+            request.context = copy_context()
+
+    def _context_of(self, request: CurrentRequest) -> Context | None:
+        """Where ``resolve_user`` has to be called under WSGI, if not here."""
+        return request.context
+
     @property
     def paths(self) -> Iterable[str]:
         """The paths that are ours."""
         return self._routes
+
+    @property
+    def named_paths(self) -> dict[str, str | None]:
+        """The paths by the names of their options. ``models_path`` is the list of models."""
+        return self._gate.named_paths
 
     def answers_unrouted(self, path: str) -> bool:
         """True if we answer this path when the app has no route for it: a path below the base of an
@@ -172,6 +233,9 @@ class Middleware:
     _client_kind: Any
     let_through: LetThrough = ()
     """The exceptions of the app's functions that the framework answers itself."""
+
+    find_app_cors: FindAppCors | None = None
+    """Finds what the app's own CORS middleware allows. None if the framework has none."""
 
     def _show_interface(self) -> None:
         """A hook for a class whose ``__call__`` does not show its interface."""

@@ -87,10 +87,11 @@ class WattfareMiddleware(_Base, metaclass=_Factory):
             May be async.
         heartbeat: under ASGI, send a comment into a stream after this many seconds of silence. None
             sends no comments, and removes the service's.
+        current_user: True to make :data:`wattfare_mw.current_user` the user of each request.
 
     Raises:
-        WattfareAuthError: there is no secret key. TypeError, ValueError: an option is invalid. The
-            message says which.
+        WattfareAuthError: there is no secret key.
+        TypeError, ValueError: an option is invalid. The message says which.
     """
 
     if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from ..flow import Flow, InThread
 from ..logs import get_logger
 from ..model_entry import find_entry
 from ..offload import LARGE_BODY
-from ..origins import check_origins, cors_headers, refuse_other_sites
+from ..origins import FindAppCors, Origins
 from ..receiving import check_length
 from ..sessions import AccountLabelOption, RequestLimitOption, TokenRoute
 from ..types import GRANT_HEADER, encode, readable_label
@@ -86,6 +86,7 @@ class Gate:
         on_usage: OnUsage | None,
         heartbeat: float | None,
         let_through: LetThrough = (),
+        app_cors: FindAppCors | None = None,
     ) -> None:
         if not callable(resolve_user):
             raise TypeError(
@@ -109,7 +110,7 @@ class Gate:
         self._resolve_user = AppFunction(resolve_user)
         self._models = request_body.Models(models)
         self._allow_grants = allow_grants
-        self._origins = check_origins(allowed_origins)
+        self._origins = Origins(allowed_origins, app_cors)
         if account_label is not None and not callable(account_label):
             readable_label(account_label)  # likewise
         self._token_route = TokenRoute(
@@ -133,6 +134,13 @@ class Gate:
         self.heartbeat = heartbeat
         self._let_through = let_through
         models_path = None if inference_path is None else _beside(inference_path)
+        #: The paths that are switched on, by the names of their options.
+        self.named_paths = {
+            "token_path": token_path,
+            "inference_path": inference_path,
+            "status_path": status_path,
+            "models_path": models_path,
+        }
         #: For each of our paths: its methods, and its flow.
         self.routes: dict[str, tuple[tuple[str, ...], Route]] = {}
         for path, methods, route in (
@@ -191,8 +199,8 @@ class Gate:
             flow = self._other_method(request, methods)
         reply = yield from respond_to_errors(flow, request_id, self._let_through)
         headers = reply.headers
-        if self._origins:
-            headers.update(cors_headers(request, self._origins))
+        if self._origins.any:
+            headers.update(self._origins.headers(request))
         headers["x-request-id"] = request_id
         if type(reply) is Response:
             if reply.status not in (204, 304):
@@ -243,7 +251,7 @@ class Gate:
         yield from ()  # a flow, as the others are
         if request.method != "OPTIONS" or "access-control-request-method" not in request.headers:
             refuse_other_methods(request, *methods)
-        if request.headers.common.get("origin") not in self._origins:
+        if not self._origins.allow(request):
             raise invalid_request("This origin is not one of the app's allowed_origins.", 403)
         asked = request.headers.get("access-control-request-headers", "")
         return Response(
@@ -263,10 +271,11 @@ class Gate:
 
     def _status(self, request: Request, _record: Record) -> Flow[Response]:
         if request.method == "DELETE":
-            refuse_other_sites(request, self._origins)
+            self._origins.refuse_others(request)
             user_id = yield from self.identify(request)
             yield from self.caller.disconnect(user_id)
             return Response(204, {"cache-control": "no-store"}, b"")
+        self._origins.refuse_readers(request)
         user_id = yield from self.identify(request)
         status = yield from self.caller.fetch(calls.status(user_id))
         return json_response(200, encode(status))
@@ -286,6 +295,7 @@ class Gate:
         return json_response(200, entry)
 
     def _models_for(self, request: Request) -> Flow[bytes]:
+        self._origins.refuse_readers(request)
         if not self._allow_grants:  # with grants, an app may have no users at all
             yield from self.identify(request)
         until, listing = self._listing
@@ -303,7 +313,7 @@ class Gate:
 
     def _inference(self, request: Request, record: Record) -> Flow[Response | Relay]:
         headers = request.headers.common
-        refuse_other_sites(request, self._origins)
+        self._origins.refuse_others(request)
         _refuse_other_types(headers)
         grant = headers.get(GRANT_HEADER)
         if grant is not None:

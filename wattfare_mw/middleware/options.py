@@ -46,6 +46,7 @@ class Options(TypedDict, total=False):
     max_calls_per_user: NotRequired[int | None]
     on_usage: NotRequired[OnUsage | None]
     heartbeat: NotRequired[float | None]
+    current_user: NotRequired[bool]
 
 
 def adapt_options(options: Options, convert: Callable[[Request], Any]) -> Options:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial
+from functools import cached_property, partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, cast
 
 from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
 from werkzeug.wsgi import get_input_stream
 
-from ..client import Wattfare
+from ..client import AsyncWattfare, Wattfare, client_for
+from ..current import CurrentRequest, around_wsgi
 from ..errors import WattfareError
 from ..flow import run
 from ..handles import User
@@ -91,7 +92,7 @@ class WattfareWSGIMiddleware(_Base):
             is_ours = status.startswith("404") and not _has_route(environ, headers)
             return _drop if is_ours else start_response(status, headers, *error)
 
-        body = self.app(environ, look)
+        body = self._called_app(environ, look)
         if not begun:
             body = _Begun(body)  # a generator starts its answer on the first read
         if not is_ours:
@@ -107,11 +108,28 @@ class WattfareWSGIMiddleware(_Base):
         Raises:
             WattfareAuthError: the visitor is not signed in.
         """
-        return self.user_of(request_from_environ(environ))
+        return self.user_of(self.request_from(environ))
 
     def user_of(self, request: Request) -> User:
         """:meth:`user`, for a framework with requests of its own."""
         return self._client.user(self._client._run(self._gate.identify(request)))
+
+    def request_from(self, raw: Any) -> Request:
+        return request_from_environ(raw)
+
+    @property
+    def _sync_client(self) -> Wattfare:
+        return self._client
+
+    @cached_property
+    def _async_client(self) -> AsyncWattfare:
+        return client_for(AsyncWattfare, self._client)[0]._in_request()
+
+    def current_request(self, request: Request | Callable[[], Request]) -> CurrentRequest:
+        return CurrentRequest(self, request)
+
+    def _with_current_user(self, app: Any) -> Any:
+        return around_wsgi(self, app)
 
     def close(self) -> None:
         """Close our own connections. This also happens at exit."""
@@ -154,7 +172,7 @@ class WattfareWSGIMiddleware(_Base):
                     return read_input(command.limit)
                 announced = request.headers.common.get("content-length", "")
                 if announced.isdecimal():
-                    command.claim.grow(int(announced))  # the gate has checked its type
+                    command.claim.grow(int(announced))  # the gate has checked its types type
                 body = read_input(command.limit)
                 command.claim.grow(len(body))
                 return body

@@ -26,7 +26,7 @@ from .api.framing import Frame, on_http_exception
 from .api.health import Health
 from .api.rate_limits import RateLimits
 from .api.routes import COMPLETIONS, is_cors_path, routes
-from .api.state import ServiceState
+from .api.state import OnCall, ServiceState
 from .errors import shutting_down
 from .inference.lease_keeper import LeaseKeeper
 from .inference.runner import CallRunner
@@ -50,34 +50,36 @@ def create_app(
     settings: Settings | None = None,
     *,
     transport: AsyncTransport | None = None,
-    provider: Provider | None = None,
-    store: Callable[[str], Awaitable[Store]] = open_store,
+    model: Provider | None = None,
+    make_store: Callable[[str], Awaitable[Store]] = open_store,
     clock: Callable[[], float] = time.time,
+    on_call: OnCall | None = None,
 ) -> Starlette:
     """A Wattfare-compatible service. Its lifespan opens and closes the database.
 
     Args:
         transport: calls the upstream; by default, over an HTTP client of its own.
-        provider: answers the calls if there is no upstream, in place of the built-in model.
-        store: opens the store for a database URL.
+        model: answers the calls if there is no upstream; by default, the built-in model.
+        make_store: opens the store of a database URL.
         clock: gives the time in Unix seconds. The store has a clock of its own.
+        on_call: called after each inference call, on the event loop.
     """
     settings = settings or Settings()
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncGenerator[None]:
-        ledger = await store(settings.database)
+        store = await make_store(settings.database)
         try:
-            secret = settings.secret or await ledger.signing_key()
+            secret = settings.secret or await store.signing_key()
             metrics = Metrics()
             keyring = keyring_of(settings)
             upstream: Upstream | None = None
             if settings.upstream is None:
-                answers = provider or Echo(
+                provider = model or Echo(
                     default_max_tokens=settings.default_max_tokens, hold=settings.held
                 )
             else:
-                answers = upstream = Upstream(
+                provider = upstream = Upstream(
                     settings.upstream,
                     settings.upstream_key,
                     metrics,
@@ -95,7 +97,7 @@ def create_app(
             # A local server needs no key.
             free = upstream is not None and not upstream.provider.sells
             funding = PayerFunding(
-                ledger,
+                store,
                 keyring,
                 upstream,
                 settings.payer_funding,
@@ -111,9 +113,9 @@ def create_app(
                 clock=clock,
             )
             runner = CallRunner(
-                ledger,
+                store,
                 settings.terms,
-                TrueCosts(answers, keys=funding) if answers.keeps_records else None,
+                TrueCosts(provider, keys=funding) if provider.keeps_records else None,
                 keys=funding,
                 needs_funding=settings.needs_funding,
                 detached_seconds=settings.detached_seconds,
@@ -123,21 +125,22 @@ def create_app(
             metrics.watch_waiting(lambda: runner.waiting)
             keeper, unused = LeaseKeeper(runner), UnusedPayers(store)
             app.state.service = ServiceState(
-                store=ledger,
+                store=store,
                 signer=Signer(secret, clock),
-                provider=answers,
+                provider=provider,
                 rate_limits=rate_limits,
                 call_limits=CallLimits(settings.max_calls_per_user, settings.max_calls_per_app),
                 runner=runner,
                 terms=settings.terms,
                 metrics=metrics,
                 bodies=BodyMemory(),
-                health=Health(ledger),
+                health=Health(store),
                 aliases=settings.aliases,
                 fields=settings.fields,
                 public_url=pages_url,
                 funding=funding,
                 clock=clock,
+                on_call=on_call,
                 heartbeats=IdleTimer(asyncio.get_running_loop(), output.HEARTBEAT_SECONDS),
             )
             try:
@@ -149,10 +152,10 @@ def create_app(
                 # The lease is still renewed, so no other process settles these calls.
                 await runner.close(shutting_down())
                 await keeper.close()
-                await answers.close()
+                await provider.close()
                 await rate_limits.close()
         finally:
-            await ledger.close()
+            await store.close()
 
     app = _App(
         routes=[*routes(with_metrics=settings.metrics), *browser_routes(), *page_routes()],

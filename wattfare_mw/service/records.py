@@ -25,8 +25,8 @@ class App(msgspec.Struct, frozen=True):
     """An app that is registered with the service.
 
     Attributes:
-        other_secret_hash: the hash the hash the hash the hash of the older secret key, while two
-            are valid.
+        other_secret_hash: the hash the hash the hash the hash the hash the hash of the older secret
+            key, while two are valid.
     """
 
     id: str
@@ -212,6 +212,39 @@ class InferenceCall(msgspec.Struct, frozen=True, kw_only=True):
     def account_name(self) -> str:
         """The user or the grant that pays, as one string."""
         return f"grant:{self.grant_hash}" if self.user_id is None else f"user:{self.user_id}"
+
+
+class CallReport(msgspec.Struct):
+    """What is told of one inference call once it is over, in the log and by ``wattfare dev``.
+
+    Attributes:
+        model: None if the call was refused before its model was known.
+        cost: what is billed, in nano-dollars; None if nothing was reserved, or if another process
+            has settled the call.
+        ended: how the call ended, as its row of the ledger says; None if there is no row.
+        code: the code of the error that its client got instead of an answer.
+    """
+
+    app_id: str
+    user_id: str | None
+    grant_hash: str | None
+    request_id: str
+    model: str | None = None
+    stream: bool = False
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cost: int | None = None
+    ended: str | None = None
+    generated: bool = False
+    code: str | None = None
+
+    def settled(self, outcome: Outcome, billed: int | None) -> None:
+        """The call is settled, and so much is billed; None if another process has settled it."""
+        self.prompt_tokens, self.completion_tokens = (
+            outcome.prompt_tokens,
+            outcome.completion_tokens,
+        )
+        self.cost, self.ended, self.generated = billed, outcome.ended, outcome.generated
 
 
 class Reservation(msgspec.Struct, frozen=True):

@@ -14,7 +14,7 @@ from starlette.applications import Starlette
 
 from ..errors import WattfareError
 from .api.rate_limits import RateLimits
-from .api.state import ServiceState
+from .api.state import OnCall, ServiceState
 from .asgi import create_app, keyring_of
 from .errors import shutting_down
 from .ledger.databases import open_store
@@ -31,12 +31,19 @@ KEEPALIVE_SECONDS = 75
 GC_THRESHOLD = 20_000
 
 
-def serve(settings: Settings, host: str, port: int, listening: Callable[[str], None]) -> None:
+def serve(
+    settings: Settings,
+    host: str,
+    port: int,
+    listening: Callable[[str], None],
+    on_call: OnCall | None = None,
+) -> None:
     """Serve until SIGTERM or SIGINT. Returns when all calls are settled and everything is closed.
 
     Args:
         port: 0 chooses a free port.
         listening: called once with the URL, when the service accepts requests.
+        on_call: called after each inference call, on the event loop.
 
     Raises:
         WattfareError: the database or the signing key is invalid.
@@ -51,7 +58,7 @@ def serve(settings: Settings, host: str, port: int, listening: Callable[[str], N
         if settings.public_url is None:
             public_url = of_port(sock.getsockname()[1])
             settings = msgspec.structs.replace(settings, public_url=public_url)
-        app = create_app(settings)
+        app = create_app(settings, on_call=on_call)
         config = uvicorn.Config(
             app,
             log_config=None,

@@ -315,8 +315,8 @@ class Server:
         settings = Settings(database="sqlite://", public_url=of_port(self.address.port))
         app = create_app(
             settings,
-            provider=ScriptedProvider(hold=settings.held),
-            store=self._open_store,
+            model=ScriptedProvider(hold=settings.held),
+            make_store=self._open_store,
             clock=self.clock.timestamp,
         )
         config = uvicorn.Config(

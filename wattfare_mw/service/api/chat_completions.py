@@ -14,7 +14,7 @@ from ..chat import request as chat_request
 from ..chat.allowed_fields import Policy
 from ..ids import new_id
 from ..models.provider import Job
-from ..records import IdempotencyKey, InferenceCall
+from ..records import CallReport, IdempotencyKey, InferenceCall
 from . import credentials, parameters
 from .bodies import MAX_CALL_BYTES, check_body, headers_of
 from .output import ASGIOutput
@@ -33,10 +33,12 @@ class ChatCompletions:
         headers = headers_of(scope)
         app = await credentials.app_by_secret_key(headers, state.store)
         user_id, grant_hash = payer = parameters.payer_in_headers(headers)
+        request_id = scope["wattfare.request_id"]
+        report = CallReport(app.id, user_id, grant_hash, request_id)
+        scope["wattfare.call"] = report
         state.rate_limits.call(app.id, user_id, grant_hash)
         uncut = parameters.refuses_low_budget(headers)
         wait = parameters.wait_seconds(headers)
-        request_id = scope["wattfare.request_id"]
 
         with (
             state.call_limits.hold(app.id, payer),
@@ -71,10 +73,18 @@ class ChatCompletions:
                     stream=request.stream,
                     key=key,
                 )
+                report.model, report.stream = request.model, request.stream
                 del body, request  # the job drops them, too, once the upstream has them
                 output = ASGIOutput(send, lambda: _headers(job), state.heartbeats)
                 try:
-                    await state.runner.run(call, job, output, started=claim.release, wait=wait)
+                    await state.runner.run(
+                        call,
+                        job,
+                        output,
+                        started=claim.release,
+                        settled=report.settled,
+                        wait=wait,
+                    )
                 finally:
                     output.close()
 

@@ -23,7 +23,9 @@ async def app_by_secret_key(headers: Headers, store: Store) -> App:
         raise WattfareAuthError("This call needs the app's secret key, sk_….")
     app = await store.app_by_id(app_id)
     if app is None or not keys.opens(credential, app):
-        raise WattfareAuthError("The secret key is not valid.")
+        raise WattfareAuthError(
+            "This service does not know this secret key. `wattfare apps list` shows its apps."
+        )
     return app
 
 

@@ -3,6 +3,7 @@ protocol's JSON, and a log line."""
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from functools import lru_cache
@@ -13,14 +14,15 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ... import unserved
+from ... import money, unserved
 from ...error_responses import error_headers, log_server_error
 from ...errors import WattfareAuthError, WattfareError, WattfareRateLimitError, invalid_request
 from ...headers import Headers
-from ...logs import get_logger
+from ...logs import Field, LogEvent, get_logger
 from ...types import API_PREFIX, SANE_REQUEST_ID
 from ..errors import lead_to_budget
 from ..ids import new_id
+from ..records import CallReport
 from .bodies import JSON
 from .rate_limits import address_of
 
@@ -71,6 +73,8 @@ class Frame:
         except WattfareError as failure:
             state = scope["app"].state.service
             error = lead_to_budget(_counted(failure, scope), state.public_url)
+            if (call := _call_of(scope)) is not None:
+                call.code = error.code
             log_server_error(log, error, request_id)
             await _error_response(error)(scope, receive, sender)
         except Exception:
@@ -79,15 +83,31 @@ class Frame:
                 failure = WattfareError("The service failed.", status=500)
                 await _error_response(failure)(scope, receive, sender)
         finally:
-            # The path without its query, which has a user's id.
-            log.info(
-                "%s %s %s %.0fms request_id=%s",
-                scope["method"],
-                _quoted(scope["path"])[:200],
-                sender.status or "gone",
-                (time.monotonic() - began) * 1000,
-                request_id,
-            )
+            self._report(scope, sender.status, time.monotonic() - began)
+
+    def _report(self, scope: Scope, status: int | None, seconds: float) -> None:
+        """Write the line of this request into the log."""
+        call = _call_of(scope)
+        if log.isEnabledFor(logging.INFO):
+            method, ms = scope["method"], round(seconds * 1000)
+            path = _quoted(scope["path"])[:200]  # without the query, which has a user's id
+            request_id = scope["wattfare.request_id"]
+            said: dict[str, Field] = {
+                "method": method,
+                "path": path,
+                "status": status,
+                "ms": ms,
+                "request_id": request_id,
+            }
+            fields: dict[str, Field] = {}
+            if call is not None:
+                _describe(call, fields)
+            text = f"{method} {path} {status or 'gone'} {ms}ms request_id={request_id}"
+            log.info(LogEvent(text, fields, said))
+        if call is not None:
+            on_call = scope["app"].state.service.on_call
+            if on_call is not None:
+                on_call(call, scope["app"].state.service)
 
     def _headers(self, scope: Scope) -> list[tuple[bytes, bytes]]:
         """The headers that every response gets."""
@@ -100,6 +120,30 @@ class Frame:
             headers.append((b"access-control-allow-origin", origin.encode("latin-1")))
             headers.append((b"access-control-expose-headers", b"Retry-After, X-Request-Id"))
         return headers
+
+
+def _call_of(scope: Scope) -> CallReport | None:
+    return scope.get("wattfare.call")
+
+
+def _describe(call: CallReport, fields: dict[str, Field]) -> None:
+    """Add what the log says of an inference call."""
+    fields["app"] = call.app_id
+    if call.user_id is not None:
+        fields["user"] = call.user_id
+    elif call.grant_hash is not None:
+        # Enough to find its rows in `wattfare ledger export`. It opens nothing: it is of a hash.
+        fields["grant"] = call.grant_hash[:16]
+    if call.model is not None:
+        fields["model"] = call.model
+    if call.ended is not None:
+        fields["prompt_tokens"] = call.prompt_tokens
+        fields["completion_tokens"] = call.completion_tokens
+        if call.cost is not None:
+            fields["cost_usd"] = money.usd(call.cost)
+        fields["ended"] = call.ended
+    if call.code is not None:
+        fields["code"] = call.code
 
 
 def _counted(error: WattfareError, scope: Scope) -> WattfareError:

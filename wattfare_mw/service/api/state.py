@@ -16,11 +16,13 @@ from ..ledger.store import Store
 from ..metrics import Metrics
 from ..models.provider import Provider
 from ..payers.funding import PayerFunding
-from ..records import Terms
+from ..records import CallReport, Terms
 from ..tokens import Signer
 from .call_limits import CallLimits
 from .health import Health
 from .rate_limits import RateLimits
+
+OnCall = Callable[[CallReport, "ServiceState"], None]
 
 
 class ServiceState(msgspec.Struct, frozen=True):
@@ -44,6 +46,8 @@ class ServiceState(msgspec.Struct, frozen=True):
     funding: PayerFunding
     #: Gives the time in Unix seconds.
     clock: Callable[[], float] = time.time
+    #: Called after each inference call, on the event loop.
+    on_call: OnCall | None = None
 
     def __repr__(self) -> str:
         return "ServiceState()"

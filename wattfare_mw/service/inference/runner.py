@@ -14,7 +14,7 @@ from typing import Protocol
 
 import msgspec
 
-from ... import sse
+from ... import money, sse
 from ...errors import (
     WattfareBudgetExceededError,
     WattfareError,
@@ -22,7 +22,7 @@ from ...errors import (
     WattfareGrantError,
     WattfareRateLimitError,
 )
-from ...logs import describe, get_logger
+from ...logs import LogEvent, describe, get_logger
 from ..errors import lead_to_budget, lease_lost, not_answered, revoked
 from ..ledger import rules
 from ..ledger.clock import steady_seconds
@@ -47,6 +47,11 @@ from .waiting import BudgetQueues
 FORWARD_SECONDS = LEASE_SECONDS - 2
 
 log = get_logger("wattfare_mw.service", show_messages=False)
+
+
+#: Is told how a call ended, and what is billed in nano-dollars; None if another process has
+#: settled the call.
+Settled = Callable[[Outcome, int | None], None]
 
 
 class Output(Protocol):
@@ -283,8 +288,24 @@ class CallRunner:
 
     async def _settle_unsettled(self) -> None:
         for reservation_id, (account, outcome) in list(self._unsettled.items()):
-            await self._settle(reservation_id, account, outcome)
+            billed = await self._settle(reservation_id, account, outcome)
             del self._unsettled[reservation_id]
+            if billed is not None:
+                log.info(
+                    LogEvent(
+                        "a call is settled late",
+                        {
+                            "app": account.app_id,
+                            "user": account.user_id,
+                            "grant": account.grant_hash and account.grant_hash[:16],
+                            "prompt_tokens": outcome.prompt_tokens,
+                            "completion_tokens": outcome.completion_tokens,
+                            "cost_usd": money.usd(billed),
+                            "ended": outcome.ended,
+                            "reservation": reservation_id,
+                        },
+                    )
+                )
 
     async def _settle(self, reservation_id: str, account: Account, outcome: Outcome) -> int | None:
         """Returns what is billed; None if another process has settled the call."""
@@ -324,24 +345,29 @@ class CallRunner:
                 )
         return swept, len(taken)
 
-    def _ask(self, question: OpenQuestion) -> asyncio.Task[None] | None:
+    def _ask(
+        self, question: OpenQuestion, settled: Settled = lambda outcome, billed: None
+    ) -> asyncio.Task[None] | None:
         """Settle a stream once its true cost is known, or cannot be learned. Its reservation lasts
         until then. Returns the task, or None if this process has stopped asking."""
         self._questions[question.reservation_id] = question
         if self._stopping or self._true_costs is None:
             return None
-        task = asyncio.create_task(self._settle_answered(question, self._true_costs))
+        task = asyncio.create_task(self._settle_answered(question, self._true_costs, settled))
         self._asking.add(task)
         task.add_done_callback(self._asking.discard)
         return task
 
-    async def _settle_answered(self, question: OpenQuestion, true_costs: TrueCosts) -> None:
+    async def _settle_answered(
+        self, question: OpenQuestion, true_costs: TrueCosts, settled: Settled
+    ) -> None:
         # If this is cancelled, the question stays open, so that the last renewal records it.
         told = await true_costs.ask(question.generation_id, question.funding_id)
         outcome = question.answered(told)
         this, account = question.reservation_id, question.account
         try:
             billed = await self._settle(this, account, outcome)
+            settled(outcome, billed)
             if told is not None and billed is not None and told > billed:
                 self._overrun(told - billed)
         except WattfareError as failure:
@@ -384,6 +410,7 @@ class CallRunner:
         output: Output,
         started: Callable[[], None] = lambda: None,
         *,
+        settled: Settled = lambda outcome, billed: None,
         wait: float = 0,
     ) -> None:
         """Run a call, in a task of its own. If the client leaves, call :meth:`detach`, and cancel
@@ -392,6 +419,7 @@ class CallRunner:
         Args:
             wait: how long to wait if other calls of this account hold the budget, in seconds.
             started: called when the upstream has the request. The job then drops it.
+            settled: called when the call is settled.
 
         Raises:
             WattfareError: it failed or was refused before anything was sent to the client.
@@ -402,17 +430,18 @@ class CallRunner:
         self._active.add(active)
         self._ending.add(active)
         begun = False
-        settled = False
+        is_settled = False
         ended = "completed"
         error: WattfareError | None = None
         asking: asyncio.Task[None] | None = None
 
         async def settle() -> None:
-            nonlocal settled
-            if settled:
+            nonlocal is_settled
+            if is_settled:
                 return
-            await self._settle(call.id, call.account, job.meter.outcome(ended))
-            settled = True
+            outcome = job.meter.outcome(ended)
+            settled(outcome, await self._settle(call.id, call.account, outcome))
+            is_settled = True
             self._active.discard(active)  # deliver what is paid for
             self._leave(active)
 
@@ -423,7 +452,7 @@ class CallRunner:
                 else:
                     granted = await self._reserve(call, job)
             except WattfareError as refusal:
-                settled = True  # there is nothing to settle
+                is_settled = True  # there is nothing to settle
                 if refusal.http_status == 503:
                     # The outcome is unknown: the database may have committed, and its answer was
                     # lost.
@@ -468,11 +497,13 @@ class CallRunner:
             try:
                 await job.close()
             finally:
-                question = None if settled or self._true_costs is None else active.question(ended)
+                question = (
+                    None if is_settled or self._true_costs is None else active.question(ended)
+                )
                 if question is None:
                     error = await self._settle_or_keep(active, job, ended, settle) or error
                 else:
-                    asking = self._ask(question)
+                    asking = self._ask(question, settled)
                     self._leave(active)
             # It counts towards the calls at once until it is settled. Its client gets the error
             # first.

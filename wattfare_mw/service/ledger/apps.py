@@ -14,7 +14,7 @@ from sqlalchemy import Row, delete, func, insert, select, update
 from ...errors import WattfareError, invalid_request
 from ...origins import fault_in
 from .. import keys
-from ..records import Mode
+from ..records import App, Mode
 from . import accounts, schema
 from .clock import seconds
 
@@ -97,6 +97,13 @@ def summaries(sql: Sql, *, deleted: bool = False) -> list[AppSummary]:
     ]
 
 
+def find_app(sql: Sql, app_id: str) -> App | None:
+    """The app with this id; None if there is none in use."""
+    row = sql.execute(select(_apps).where(_apps.c.id == app_id, _apps.c.deleted_at.is_(None)))
+    found = row.mappings().first()
+    return None if found is None else App(*(found[name] for name in App.__struct_fields__))
+
+
 def rotate_key(sql: Sql, app_id: str) -> keys.NewKey:
     """Make a second secret key for an app. The first one stays valid until it is revoked.
 
@@ -168,7 +175,7 @@ def delete_app(sql: Sql, app_id: str, now: datetime) -> int:
     """
     at, table, open_ = seconds(now), schema.connections, schema.approvals
     # Before the app, in the order of :func:`.accounts.lock_app`. An approval that begins now does
-    # not connect anything: whoever redeems it finds that the app is deleted.
+    # not connect anything: its redemption finds that the app is deleted.
     ours = (open_.c.app_id == app_id, open_.c.expires_at > at)
     accounts.lock_rows(sql, open_, *ours)
     _locked(sql, app_id)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from types import ModuleType
 from typing import TypeVar
 
 from sqlalchemy import Connection as Sql
@@ -45,9 +46,22 @@ async def open_store(url: str) -> Store:
     url = hidden(url)
     if backend_of(url) == "sqlite":
         return SQLiteStore(url)
-    from .postgresql.store import open_postgresql
+    return await _postgresql().open_postgresql(url)
 
-    return await open_postgresql(url)
+
+def _postgresql() -> ModuleType:
+    """The module for PostgreSQL. SQLite needs none of what it imports.
+
+    Raises:
+        WattfareError: ``invalid_request``; the extra is not installed.
+    """
+    try:
+        from .postgresql import store
+    except ImportError:
+        raise invalid_request(
+            "PostgreSQL needs an extra. Type: pip install 'wattfare-mw[service,postgresql]'"
+        ) from None
+    return store
 
 
 def backend_of(url: str) -> str:
@@ -145,9 +159,7 @@ def migrate_database(url: str) -> None:
         if backend_of(url) == "sqlite":
             await SQLiteStore(url).close()
             return
-        from .postgresql.store import run_once
-
-        await run_once(url, migrate.migrate)
+        await _postgresql().run_once(url, migrate.migrate)
 
     asyncio.run(carry_out())
 
@@ -167,9 +179,7 @@ def read_database(url: str, job: Callable[[Sql], T]) -> T:
 
     if backend_of(url) == "sqlite":
         return _read_sqlite(make_url(url), read)
-    from .postgresql.store import run_once
-
-    return asyncio.run(run_once(url, read, isolation="REPEATABLE READ"))
+    return asyncio.run(_postgresql().run_once(url, read, isolation="REPEATABLE READ"))
 
 
 def _read_sqlite(url: URL, job: Callable[[Sql], T]) -> T:
@@ -196,4 +206,10 @@ def _read_sqlite(url: URL, job: Callable[[Sql], T]) -> T:
 
 def _must_be_there(url: URL) -> None:
     if not url.database or not Path(url.database).is_file():
-        raise invalid_request("There is no such database.")  # looking for it must not create it
+        # Looking for it must not create it.
+        there = f" {Path(url.database).absolute()}" if url.database else ""
+        raise invalid_request(
+            f"There is no database{there}. If your service keeps its database in another directory,"
+            " add --database sqlite:////path/to/wattfare.db. If there is no service yet, type:"
+            " wattfare dev"
+        )

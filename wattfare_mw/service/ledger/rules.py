@@ -138,15 +138,15 @@ def reserve(
     """Reserve what a call may cost. Returns the new totals, and the reserved amount.
 
     Args:
-        totals: those of the connection's payer. now: Unix seconds. operator: what counts towards
-        the operator's ceilings so far.
+        totals: those of the connection's payer.
+        now: Unix seconds.
+        operator: what counts towards the operator's ceilings so far.
 
     Raises:
         WattfareNotConnectedError: there is no connection, or it was revoked.
-        WattfareFundingError: the upstream refused the payer's funding. WattfareBudgetExceededError:
-            the cap, or a ceiling of the operator's, does not pay for the least that this call can
-            cost.
-        WattfareRateLimitError: it would, were it not for other calls in flight.
+        WattfareFundingError: the upstream refused the payer's funding.
+        WattfareBudgetExceededError: the cap or a ceiling of the operator is too low for the call.
+        WattfareRateLimitError: only other calls in flight are in the way.
         WattfareError: ``invalid_request``; the call needs a cap, and there is none.
     """
     if connection is None or not connection.connected:
@@ -265,8 +265,8 @@ def reserve_grant(
     Raises:
         WattfareGrantError: the grant is unknown, expired or used up, or is too small for this call.
         WattfareFundingError: the payer's funding was refused by the upstream.
-        WattfareBudgetExceededError: a ceiling of the operator's does not pay for this call.
-        WattfareRateLimitError: it would, were it not for other calls in flight.
+        WattfareBudgetExceededError: a ceiling of the operator is too low for the call.
+        WattfareRateLimitError: only other calls in flight are in the way.
     """
     if grant is None:
         raise WattfareGrantError("This grant is unknown.")

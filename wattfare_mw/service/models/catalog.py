@@ -89,6 +89,15 @@ class Catalog:
         body = (await self._read()).body
         return model_lists.NO_MODELS if body is None else body
 
+    async def unpriced(self) -> tuple[int, list[str]]:
+        """How many models the upstream lists, and the names of those without a fixed price.
+
+        Raises:
+            WattfareError: ``upstream``; the list cannot be read now.
+        """
+        names = list((await self._read()).prices)
+        return len(names), [name for name in names if await self.price(name) is None]
+
     async def price(self, model: str, base: str | None = None) -> Price | None:
         """The price of this model; None if it has no fixed price.
 

@@ -142,6 +142,14 @@ class Upstream:
         """The upstream's own list."""
         return self.operator.redactor.answer(await self._catalog.body())
 
+    async def unpriced_models(self) -> tuple[int, list[str]]:
+        """How many models the upstream lists, and the names of those without a fixed price.
+
+        Raises:
+            WattfareError: ``upstream``; the list cannot be read.
+        """
+        return await self._catalog.unpriced()
+
     async def prepare(self, request: ChatRequest, request_id: str) -> UpstreamJob:
         """The call with its limit and its price."""
         models = [self._known(model) or await self._offer(model) for model in request.models]

@@ -508,9 +508,10 @@ class Read(msgspec.Struct, frozen=True):
     Attributes:
         generated: True if it has output of the model.
         choices: True if it has choices.
-        usage: True if True if True if True if True if it reports usage.
+        usage: True if True if True if True if True if True if True if it reports usage.
         passes: True if the client gets it.
-        may_end: True if True if True if True if True if it may end a choice, see :class:`Finishes`.
+        may_end: True if True if True if True if True if True if True if it may end a choice, see
+            :class:`Finishes`.
     """
 
     generated: bool = False
@@ -607,8 +608,8 @@ def decode(data: bytes) -> Any:
     replaced: ``NaN`` and the infinities by None, half a surrogate pair by U+FFFD.
 
     Raises:
-        ValueError: it is not JSON. WattfareError: ``upstream``; it has too many values, or is
-        nested too deeply.
+        ValueError: it is not JSON.
+        WattfareError: ``upstream``; it has too many values, or is nested too deeply.
     """
     check_size(data)
     try:

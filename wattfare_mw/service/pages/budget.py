@@ -264,7 +264,7 @@ async def export(request: Request) -> Response:
     headers = {
         **HEADERS,
         "content-disposition": 'attachment; filename="wattfare-calls.csv"',
-        "content-security-policy": "default-src 'none'; sandbox",
+        "content-security-policy": "default-src 'none'; frame-ancestors 'none'; sandbox",
     }
     return StreamingResponse(pages(), headers=headers, media_type="text/csv; charset=utf-8")
 

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from http import HTTPStatus
 from ipaddress import ip_address
 from typing import NoReturn
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import quote, unquote, urlencode, urlsplit
 
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -104,6 +104,12 @@ def _sign_in_url(next_: str | None, *, again: bool) -> str:
     return f"/sign-in?{urlencode(query)}" if query else "/sign-in"
 
 
+def leads_to_approval(path: str) -> bool:
+    """True for a page that comes before an approval, so that it may be in an app's popup. The path
+    of the approval may stand in a query, which may stand in another one."""
+    return "/approve/" in unquote(unquote(path))
+
+
 #: The titles of errors that people see. The others have the words of HTTP.
 _TITLES = {
     400: "That did not work",
@@ -130,7 +136,8 @@ def error_page(
         "message": error.message,
         "request_id": request.scope["wattfare.request_id"],
     }
-    response = page(request, "error.html", context, status=status)
+    in_popup = leads_to_approval(link[1])
+    response = page(request, "error.html", context, status=status, in_popup=in_popup)
     response.headers.update(error_headers(error))
     return response
 

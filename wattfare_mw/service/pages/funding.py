@@ -19,7 +19,7 @@ from ..ledger.fundings import Funding, FundingKind
 from ..payers import openrouter
 from . import cookies
 from .caps import read_cap
-from .endpoints import error_page, form_of, require_sign_in, sign_in_url
+from .endpoints import error_page, form_of, leads_to_approval, require_sign_in, sign_in_url
 from .rendering import page, see_other
 
 #: The cookie of a browser that was sent to OpenRouter.
@@ -212,7 +212,7 @@ async def _overview(request: Request, *, error: WattfareError | None = None) -> 
     }
     leads_to = openrouter_origins(request)
     status = 200 if error is None else error.http_status
-    in_popup = return_to.startswith("/approve/")
+    in_popup = leads_to_approval(return_to)
     return page(
         request, "funding.html", context, status=status, leads_to=leads_to, in_popup=in_popup
     )

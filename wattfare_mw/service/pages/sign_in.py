@@ -19,7 +19,7 @@ from ..ledger.clock import seconds
 from ..payers import passkeys, people, recovery_codes
 from ..payers.passkeys import Challenge
 from . import cookies
-from .endpoints import form_of, require_sign_in, sign_in_of
+from .endpoints import form_of, leads_to_approval, require_sign_in, sign_in_of
 from .rendering import date, page, see_other
 from .visits import visit_of
 
@@ -180,7 +180,8 @@ def _page(
         "error": None if error is None else error.message,
         "for_approval": next_.startswith("/approve/"),
     }
-    return page(request, "sign_in.html", context, status=status, in_popup=context["for_approval"])
+    in_popup = leads_to_approval(next_)
+    return page(request, "sign_in.html", context, status=status, in_popup=in_popup)
 
 
 def _refused(request: Request, next_: str, error: WattfareError) -> Response:

@@ -62,11 +62,6 @@ class Keyring:
         self._ciphers = {_id_of(key): AESGCM(key) for key in keys}
         self.first_id = _id_of(keys[0])
 
-    @property
-    def key_ids(self) -> frozenset[str]:
-        """The ids of the keys, which say nothing of the keys themselves."""
-        return frozenset(self._ciphers)
-
     def seal(self, secret: bytes, purpose: str) -> Sealed:
         """Encrypt a secret with the first key.
 

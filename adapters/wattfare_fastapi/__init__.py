@@ -1,0 +1,128 @@
+"""Wattfare for FastAPI: the users of an app pay for its AI calls.
+
+The paths are routes of the app. ``resolve_user`` is a dependency, so it can stand on the app's own
+sign-in: a bearer token, a database session, ``dependency_overrides``.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Unpack
+
+from fastapi import Depends, FastAPI
+from starlette.routing import BaseRoute, Route
+from wattfare_starlette import (
+    WattfareMiddleware,
+    add_innermost,
+    get_user,
+    get_user_sync,
+    session_endpoint,
+    wattfare_error_handler,
+)
+
+from wattfare_mw.framework import (
+    AsyncUser,
+    Options,
+    Receive,
+    Scope,
+    Send,
+    User,
+    below_mount,
+    hide_secret_key,
+)
+
+from .injection import AnsweredByApp, Injected, injected
+from .openapi import documented_routes, wattfare_responses
+
+__all__ = [
+    "CurrentUser",
+    "CurrentUserSync",
+    "add_wattfare",
+    "get_user",
+    "get_user_sync",
+    "session_endpoint",
+    "wattfare_error_handler",
+    "wattfare_responses",
+]
+
+CurrentUser = Annotated[AsyncUser, Depends(get_user)]
+"""The budget of the signed-in user, for an ``async def`` endpoint."""
+
+CurrentUserSync = Annotated[User, Depends(get_user_sync)]
+"""The budget of the signed-in user, for a ``def`` endpoint."""
+
+
+def add_wattfare(
+    app: FastAPI, *, include_in_schema: bool = True, **options: Unpack[Options]
+) -> None:
+    """Add Wattfare's paths to an app, ``get_user`` for its endpoints, and answers for the
+    WattfareErrors that they let through.
+
+    The options are those of :class:`wattfare_mw.WattfareMiddleware`. ``resolve_user``, and a
+    ``request_limit`` or an ``account_label`` that is a function, are dependencies of FastAPI. They
+    take what any dependency takes, such as ``user: Annotated[Account, Depends(current_user)]``.
+    ``Depends(…)`` and ``Security(…)`` are taken, too, and so is a function of the request alone.
+    The exceptions that they raise are answered by the app's exception handlers.
+
+    Args:
+        app: the app.
+        include_in_schema: show the paths in the app's OpenAPI document?
+        options: see above.
+
+    Raises:
+        WattfareAuthError: there is no secret key.
+        TypeError, ValueError: an option is of no use; the message says which.
+        RuntimeError: the app has started.
+    """
+    hide_secret_key(options)
+    given: dict[str, Any] = {**options}
+    for name in given.keys() & {"resolve_user", "request_limit", "account_label"}:
+        given[name] = injected(app, given[name])
+    wattfare = _Middleware(app, **given)
+    add_innermost(app, wattfare)
+    guard = Injected(app, None, app.router.dependencies) if app.router.dependencies else None
+    routes: list[BaseRoute] = [
+        Route(path, _Endpoint(path, guard), name=f"wattfare:{path}", include_in_schema=False)
+        for path in wattfare.paths
+    ]
+    if include_in_schema:
+        routes += documented_routes(app, options, wattfare.named_paths)
+    # Before a route of the app's that takes any path, such as one for static files.
+    app.router.routes[:0] = routes
+
+
+class _Middleware(WattfareMiddleware):
+    """Answers what the routes do not: paths below the base of an OpenAI client."""
+
+    let_through = (*WattfareMiddleware.let_through, AnsweredByApp)
+
+    def _app_for(self, scope: Scope) -> Any:
+        # The paths are routes of the app.
+        return self.app if self._is_route(scope) else super()._app_for(scope)
+
+    def _is_route(self, scope: Scope) -> bool:
+        if scope["type"] != "http":
+            return False
+        return below_mount(scope["path"], scope.get("root_path", "")) in self._routes
+
+    def _as_raised(self, raised: Exception) -> Exception:
+        return raised.error if isinstance(raised, AnsweredByApp) else raised
+
+    async def user(self, scope: Scope) -> AsyncUser:
+        """The budget of the user who makes this request, for an app's own use."""
+        try:
+            return await super().user(scope)
+        except AnsweredByApp as raised:
+            raise raised.error from None
+
+
+class _Endpoint:
+    """One of our paths, as a route: an ASGI app, which answers any method."""
+
+    def __init__(self, path: str, guard: Injected | None) -> None:
+        self._path = path
+        self._guard = guard
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._guard is not None and scope["method"] != "OPTIONS":
+            await self._guard.call(scope)
+        await scope["wattfare"].serve(self._path, scope, receive, send)

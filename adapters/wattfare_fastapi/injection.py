@@ -1,0 +1,162 @@
+"""Calls a dependency as FastAPI does, outside of an endpoint."""
+
+# FastAPI reads the annotations of functions inside of others: they are no texts here.
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from fastapi import Depends, FastAPI, Request, WebSocket
+from fastapi.middleware.asyncexitstack import AsyncExitStackMiddleware
+from fastapi.params import Depends as DependsParameter
+from fastapi.routing import APIRoute, APIWebSocketRoute
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import HTTPConnection
+from starlette.responses import Response
+
+from wattfare_mw.framework import Request as NeutralRequest
+from wattfare_mw.framework import WattfareError
+
+_RESULT = "wattfare.result"
+# FastAPI's notes about the route that is being answered, and its exception handlers. With the
+# latter, what the dependency raises would become an answer, and it is to be raised.
+_OF_THE_ROUTE = frozenset({"fastapi", "route", "endpoint", "starlette.exception_handlers"})
+
+
+class AnsweredByApp(Exception):  # noqa: N818  it carries an error of the app's
+    """Carries an exception for which the app has a handler."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+        super().__init__(f"{type(error).__name__} is for the app's exception handlers")
+
+
+class Injected:
+    """A dependency of an app, as a function of our request.
+
+    Each call is a request of its own to FastAPI. So a dependency with ``yield`` ends before the
+    answer begins, and no stream holds a database session.
+
+    Args:
+        app: whose ``dependency_overrides`` and exception handlers count.
+        dependency: what to call, or None for ``dependencies`` alone.
+        dependencies: what to call before it.
+        overridden_as: the function by which ``dependency_overrides`` may replace it, if that is
+            another one.
+    """
+
+    def __init__(
+        self,
+        app: FastAPI,
+        dependency: DependsParameter | None,
+        dependencies: Sequence[DependsParameter] = (),
+        overridden_as: Callable[..., Any] | None = None,
+    ) -> None:
+        self._app = app
+        self._overridden_as = overridden_as
+
+        async def on_request(request: Request, result: Any = dependency) -> Response:
+            request.scope[_RESULT] = result
+            return Response()
+
+        async def on_websocket(websocket: WebSocket, result: Any = dependency) -> None:
+            websocket.scope[_RESULT] = result
+
+        http = APIRoute(
+            "/",
+            on_request,
+            response_model=None,
+            dependencies=dependencies,
+            dependency_overrides_provider=app,
+        )
+        websocket = APIWebSocketRoute(
+            "/", on_websocket, dependencies=dependencies, dependency_overrides_provider=app
+        )
+        self._run = {
+            "http": AsyncExitStackMiddleware(http.app),
+            "websocket": AsyncExitStackMiddleware(websocket.app),
+        }
+
+    async def __call__(self, request: NeutralRequest) -> Any:
+        """What the dependency gives for this request.
+
+        Raises:
+            AnsweredByApp: it raised an exception for which the app has a handler.
+        """
+        try:
+            return await self.call(request.scope)
+        except WattfareError:
+            raise
+        except Exception as error:
+            # A handler for any exception is for those that nothing else answers.
+            kinds = set(type(error).__mro__) - {Exception, BaseException, object}
+            if kinds.isdisjoint(self._app.exception_handlers):
+                raise
+            raise AnsweredByApp(error) from error
+
+    async def call(self, scope: Any) -> Any:
+        """The same for a scope. It raises what the dependency raises."""
+        overrides: dict[Any, Any] = self._app.dependency_overrides
+        override = overrides.get(self._overridden_as)
+        if override is not None:
+            return await Injected(self._app, Depends(override)).call(scope)
+        inner = {name: value for name, value in scope.items() if name not in _OF_THE_ROUTE}
+        await self._run[scope["type"]](inner, _no_body, _nowhere)
+        return inner[_RESULT]
+
+
+async def _no_body() -> Any:
+    raise RuntimeError("resolve_user cannot read the request's body: Wattfare sends it on")
+
+
+async def _nowhere(_message: Any) -> None:
+    """Where the answer of a call goes."""
+
+
+def injected(app: FastAPI, option: Any) -> Any:
+    """An option that may be a dependency, as a function of our request. Any other value, such as a
+    number, stays as it is."""
+    dependency = dependency_of(option)
+    if dependency is not None:
+        return Injected(app, dependency)
+    if callable(option):
+        return Injected(app, Depends(_of_connection(option)), overridden_as=option)
+    return option
+
+
+def dependency_of(option: Any) -> DependsParameter | None:
+    """The dependency that an option is, if it is one."""
+    if isinstance(option, DependsParameter):
+        return option
+    if not callable(option) or _takes_the_request(option):
+        return None
+    dependency: DependsParameter = Depends(option)
+    return dependency
+
+
+def _takes_the_request(function: Callable[..., Any]) -> bool:
+    """Is it a function of the request alone, such as ``lambda request: …``?"""
+    try:
+        (parameter,) = inspect.signature(function, eval_str=True).parameters.values()
+    except (NameError, TypeError, ValueError):  # another number of parameters, or no signature
+        return False
+    if parameter.default is not parameter.empty or parameter.kind not in _POSITIONAL:
+        return False
+    kind = parameter.annotation
+    if kind in (parameter.empty, Any):
+        return True
+    return isinstance(kind, type) and issubclass(kind, HTTPConnection)
+
+
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+
+
+def _of_connection(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of the request, as a dependency. It is given a websocket, too."""
+
+    async def dependency(connection: HTTPConnection) -> Any:
+        if inspect.iscoroutinefunction(function):
+            return await function(connection)
+        result = await run_in_threadpool(function, connection)
+        return await result if inspect.isawaitable(result) else result
+
+    return dependency

@@ -1,0 +1,161 @@
+"""What the app's OpenAPI document says of our paths and of our errors."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from decimal import Decimal
+from functools import cache
+from types import NoneType
+from typing import Any, Optional, get_args, get_type_hints
+
+import msgspec
+from fastapi import FastAPI
+from fastapi.routing import APIRoute
+from pydantic import BaseModel, Field, create_model
+
+from wattfare_mw.framework import ConnectionStatus, CreatedSession, Options
+
+from .injection import dependency_of
+
+
+class WattfareErrorDetail(BaseModel):
+    """What an error says."""
+
+    code: str = Field(examples=["not_connected"])
+    message: str
+    upstreamCode: str | None = None  # noqa: N815
+    neededUsd: float | None = None  # noqa: N815
+    remainingUsd: float | None = None  # noqa: N815
+    resetsAt: int | None = Field(default=None, description="Unix seconds")  # noqa: N815
+    limitedBy: str | None = None  # noqa: N815
+    manageUrl: str | None = None  # noqa: N815
+
+
+class WattfareErrorResponse(BaseModel):
+    """An error of Wattfare."""
+
+    error: WattfareErrorDetail
+
+
+def _errors(descriptions: dict[int, str]) -> dict[int | str, dict[str, Any]]:
+    return {
+        status: {"model": WattfareErrorResponse, "description": description}
+        for status, description in descriptions.items()
+    }
+
+
+wattfare_responses: dict[int | str, dict[str, Any]] = _errors(
+    {
+        401: "No user is signed in.",
+        402: "The user has connected no budget, or the budget does not pay for the call.",
+        403: "The request comes from another site, or the app does not allow the model.",
+        429: "Too many requests. Wait for `Retry-After` seconds.",
+        502: "Wattfare or the model's provider failed.",
+    }
+)
+"""For the endpoints that spend a user's budget: ``responses=wattfare_responses``."""
+
+_JSON_OBJECT = {"application/json": {"schema": {"type": "object"}}}
+_STREAM = {"text/event-stream": {"schema": {"type": "string"}}}
+_CHAT = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": {
+                    "type": "object",
+                    "required": ["model", "messages"],
+                    "properties": {
+                        "model": {"type": "string"},
+                        "messages": {"type": "array", "items": {"type": "object"}},
+                        "stream": {"type": "boolean"},
+                        "max_tokens": {"type": "integer"},
+                    },
+                    "additionalProperties": True,
+                }
+            }
+        },
+    }
+}
+
+
+def documented_routes(
+    app: FastAPI, options: Options, paths: dict[str, str | None]
+) -> Iterator[APIRoute]:
+    """Routes for the OpenAPI document. They stand behind the routes that answer.
+
+    Args:
+        app: the app.
+        options: of :func:`wattfare_fastapi.add_wattfare`.
+        paths: the paths, by the names of their options, and ``models_path``.
+    """
+
+    def add(method: str, name: str, summary: str, **more: Any) -> Iterator[APIRoute]:
+        path = paths[name]
+        more.setdefault("responses", wattfare_responses)
+        if path is not None:
+            yield APIRoute(
+                path,
+                _signed_in(options.get("resolve_user")),
+                methods=[method],
+                summary=summary,
+                name=f"wattfare_{name.removesuffix('_path')}_{method.lower()}",
+                tags=["wattfare"],
+                dependencies=app.router.dependencies,
+                dependency_overrides_provider=app,
+                **more,
+            )
+
+    session, status = _model(CreatedSession), _model(ConnectionStatus)
+    chat = {"description": "The answer, or its events.", "content": {**_JSON_OBJECT, **_STREAM}}
+    yield from add("POST", "token_path", "Create a session token", response_model=session)
+    yield from add("GET", "status_path", "Read the user's connection", response_model=status)
+    yield from add("DELETE", "status_path", "End the user's connection", status_code=204)
+    yield from add("GET", "models_path", "List the models", response_model=dict[str, Any])
+    yield from add(
+        "POST",
+        "inference_path",
+        "Call a model on the user's budget",
+        responses={200: chat, **wattfare_responses},
+        openapi_extra=_CHAT,
+    )
+
+
+def _signed_in(resolve_user: Any) -> Callable[..., Any]:
+    """An endpoint that depends on the user, so that the document shows the app's sign-in."""
+
+    def endpoint(**_dependencies: Any) -> None:
+        """Never called."""
+
+    dependency = dependency_of(resolve_user)
+    parameters: list[inspect.Parameter] = []
+    if dependency is not None:
+        kind = inspect.Parameter.KEYWORD_ONLY
+        parameters.append(inspect.Parameter("user", kind, default=dependency, annotation=Any))
+    endpoint.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    endpoint.__doc__ = None
+    return endpoint
+
+
+@cache
+def _model(struct: type[msgspec.Struct]) -> type[BaseModel]:
+    """A model of pydantic's with the fields that a struct has on the wire."""
+    hints = get_type_hints(struct)
+    fields: dict[str, Any] = {
+        field.encode_name: (_wire_type(hints[field.name]), ... if field.required else None)
+        for field in msgspec.structs.fields(struct)
+    }
+    name = struct.__name__.removeprefix("Created")
+    # A name of the app's own stays as it is: FastAPI renames two models of one name.
+    return create_model(f"Wattfare{name}", __doc__=inspect.getdoc(struct), **fields)
+
+
+def _wire_type(kind: Any) -> Any:
+    parts = get_args(kind)
+    if parts:  # an optional one
+        (only,) = (part for part in parts if part is not NoneType)
+        return Optional[_wire_type(only)]  # noqa: UP045
+    if issubclass(kind, Decimal):
+        return float
+    return _model(kind) if issubclass(kind, msgspec.Struct) else kind

@@ -1,0 +1,243 @@
+"""An app's own CORS settings count for Wattfare's paths, too."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from litestar import Litestar
+from litestar.config.cors import CORSConfig
+from litestar.testing import TestClient as LitestarClient
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.testclient import TestClient
+from support.fake_wattfare import FakeWattfare
+from support.rules import INFERENCE, JSON, MODELS, STATUS, TOKEN, ask
+from wattfare_fastapi import add_wattfare as add_to_fastapi
+from wattfare_litestar import WattfarePlugin
+from wattfare_starlette import WattfareMiddleware, add_wattfare
+
+OURS = "https://app.example.com"
+STRANGER = "https://evil.example.org"
+
+
+def user(_request: Any) -> str:
+    return "u1"
+
+
+Build = Callable[[dict[str, Any], dict[str, Any]], Any]
+
+
+def cors_first(kind: Any, add: Any) -> Build:
+    def build(cors: dict[str, Any], options: dict[str, Any]) -> Any:
+        app = kind()
+        app.add_middleware(CORSMiddleware, **cors)
+        add(app, resolve_user=user, **options)
+        return app
+
+    return build
+
+
+def cors_last(kind: Any, add: Any) -> Build:
+    def build(cors: dict[str, Any], options: dict[str, Any]) -> Any:
+        app = kind()
+        add(app, resolve_user=user, **options)
+        app.add_middleware(CORSMiddleware, **cors)
+        return app
+
+    return build
+
+
+def outermost(app: Any, **options: Any) -> None:
+    app.add_middleware(WattfareMiddleware, **options)
+
+
+def around(cors: dict[str, Any], options: dict[str, Any]) -> Any:
+    app = Starlette(middleware=[Middleware(CORSMiddleware, **cors)])
+    return WattfareMiddleware(app, resolve_user=user, **options)
+
+
+def around_cors(cors: dict[str, Any], options: dict[str, Any]) -> Any:
+    return WattfareMiddleware(CORSMiddleware(Starlette(), **cors), resolve_user=user, **options)
+
+
+def litestar(cors: dict[str, Any], options: dict[str, Any]) -> Any:
+    return Litestar(
+        [],
+        cors_config=CORSConfig(**{"allow_origins": [], **cors}),
+        plugins=[WattfarePlugin(resolve_user=user, **options)],
+        logging_config=None,
+    )
+
+
+BUILDS: dict[str, Build] = {
+    "fastapi, cors first": cors_first(FastAPI, add_to_fastapi),
+    "fastapi, cors last": cors_last(FastAPI, add_to_fastapi),
+    "starlette, cors first": cors_first(Starlette, add_wattfare),
+    "starlette, cors last": cors_last(Starlette, add_wattfare),
+    "add_middleware, cors first": cors_first(Starlette, outermost),
+    "add_middleware, cors last": cors_last(FastAPI, outermost),
+    "around the app": around,
+    "around CORSMiddleware": around_cors,
+    "litestar": litestar,
+}
+ANY_METHOD = {"allow_methods": ["*"], "allow_headers": ["*"]}
+
+
+@pytest.fixture(params=BUILDS)
+def build(request: pytest.FixtureRequest) -> Build:
+    return BUILDS[request.param]
+
+
+@contextmanager
+def served(app: Any) -> Iterator[Any]:
+    client = LitestarClient(app) if isinstance(app, Litestar) else TestClient(app)
+    with client:
+        yield client
+
+
+def page(origin: str, *, cookie: bool = False, **more: str) -> dict[str, str]:
+    """What a browser sends for a page of another site."""
+    headers = {"origin": origin, "sec-fetch-site": "cross-site", **more}
+    return {**headers, "cookie": "session=1"} if cookie else headers
+
+
+def preflight(client: Any, path: str, origin: str) -> Any:
+    headers = page(
+        origin,
+        **{
+            "access-control-request-method": "POST",
+            "access-control-request-headers": "content-type",
+        },
+    )
+    return client.options(path, headers=headers)
+
+
+def cors_headers(answer: Any) -> list[tuple[str, str]]:
+    return [
+        (name.lower(), value)
+        for name, value in answer.headers.multi_items()
+        if name.lower() in ("access-control-allow-origin", "access-control-allow-credentials")
+    ]
+
+
+@pytest.mark.parametrize(
+    "allow", [{"allow_origins": [OURS]}, {"allow_origin_regex": r"https://.*\.example\.com"}]
+)
+def test_an_origin_that_the_app_allows_gets_in(
+    allow: dict[str, Any], build: Build, at_fake: dict[str, Any]
+) -> None:
+    app = build({**allow, **ANY_METHOD, "allow_credentials": True}, at_fake)
+    with served(app) as client:
+        for method, path in (("POST", TOKEN), ("GET", STATUS), ("DELETE", STATUS), ("GET", MODELS)):
+            answer = client.request(method, path, headers=page(OURS, cookie=True))
+            assert answer.status_code < 300, (path, answer.text)
+            assert sorted(cors_headers(answer)) == [
+                ("access-control-allow-credentials", "true"),
+                ("access-control-allow-origin", OURS),
+            ]
+        asked = client.post(INFERENCE, content=ask(), headers=JSON | page(OURS, cookie=True))
+        assert asked.status_code == 200
+        for path in (TOKEN, INFERENCE):
+            first = preflight(client, path, OURS)
+            assert first.status_code in (200, 204)
+            assert dict(cors_headers(first))["access-control-allow-origin"] == OURS
+            assert dict(cors_headers(first))["access-control-allow-credentials"] == "true"
+            assert "POST" in first.headers["access-control-allow-methods"]
+            assert "content-type" in first.headers["access-control-allow-headers"].lower()
+
+
+def test_a_stranger_does_not(build: Build, at_fake: dict[str, Any], fake: FakeWattfare) -> None:
+    app = build({"allow_origins": [OURS], **ANY_METHOD, "allow_credentials": True}, at_fake)
+    with served(app) as client:
+        for origin in (STRANGER, "null", f"{OURS}.evil.example"):
+            for cookie in (True, False):
+                answer = client.post(TOKEN, headers=page(origin, cookie=cookie))
+                assert answer.status_code == 403
+            first = preflight(client, TOKEN, origin)
+            # Litestar answers any preflight, and a browser looks at this header.
+            assert "access-control-allow-origin" not in first.headers
+        assert client.post(TOKEN, headers={"sec-fetch-site": "same-origin"}).status_code == 200
+    assert len(fake.exchanges) == 1
+
+
+@pytest.mark.parametrize("credentials", [True, False])
+@pytest.mark.parametrize(
+    "allow",
+    [
+        {"allow_origins": ["*"]},
+        {"allow_origins": ["*", OURS]},
+        {"allow_origin_regex": ".*"},
+        {"allow_origin_regex": r"https?://.*"},
+        {"allow_origin_regex": r".*\.com|.*\.org"},
+    ],
+    ids=["*", "* and one", "any", "any site", "any com"],
+)
+def test_a_wildcard_opens_nothing(
+    allow: dict[str, Any],
+    credentials: bool,
+    build: Build,
+    at_fake: dict[str, Any],
+    fake: FakeWattfare,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    app = build({**allow, **ANY_METHOD, "allow_credentials": credentials}, at_fake)
+    with served(app) as client:
+        for origin in (STRANGER, OURS):
+            for method, path in (("POST", TOKEN), ("DELETE", STATUS)):
+                answer = client.request(method, path, headers=page(origin, cookie=True))
+                assert answer.status_code == 403
+            asked = client.post(INFERENCE, content=ask(), headers=JSON | page(origin, cookie=True))
+            assert asked.status_code == 403
+            for path in (STATUS, MODELS):
+                answer = client.get(path, headers=page(origin, cookie=True))
+                readable = "access-control-allow-origin" in answer.headers
+                assert answer.status_code == 403 or not readable
+        warnings = [r for r in caplog.records if r.levelno == logging.WARNING]
+        assert [r for r in warnings if "allow every origin" in r.message] == warnings
+        assert len(warnings) == 1
+    assert all(exchange.method == "GET" for exchange in fake.exchanges)
+
+
+def test_without_credentials_only_requests_without_cookies(
+    build: Build, at_fake: dict[str, Any]
+) -> None:
+    """As from a page that signs in by a bearer token."""
+    app = build({"allow_origins": [OURS], **ANY_METHOD}, at_fake)
+    with served(app) as client:
+        assert client.post(TOKEN, headers=page(OURS, cookie=True)).status_code == 403
+        answer = client.post(TOKEN, headers=page(OURS, authorization="Bearer x"))
+        assert answer.status_code == 200
+        assert cors_headers(answer) == [("access-control-allow-origin", OURS)]
+
+
+def test_allowed_origins_count_beside_it(build: Build, at_fake: dict[str, Any]) -> None:
+    """The app's own middleware, if it is outside, must allow them, too."""
+    other = "https://other.example.com"
+    app = build(
+        {"allow_origins": [OURS, other], **ANY_METHOD, "allow_credentials": True},
+        {**at_fake, "allowed_origins": [other]},
+    )
+    with served(app) as client:
+        for origin in (OURS, other):
+            answer = client.post(TOKEN, headers=page(origin, cookie=True))
+            assert answer.status_code == 200
+            assert sorted(cors_headers(answer)) == [
+                ("access-control-allow-credentials", "true"),
+                ("access-control-allow-origin", origin),
+            ]
+        assert client.post(TOKEN, headers=page(STRANGER)).status_code == 403
+
+
+def test_an_app_without_cors_lets_nobody_in(at_fake: dict[str, Any]) -> None:
+    for app in (Starlette(), FastAPI()):
+        add_wattfare(app, resolve_user=user, **at_fake)
+        with TestClient(app) as client:
+            answer = client.post(TOKEN, headers=page(OURS))
+            assert answer.status_code == 403
+            assert "vary" not in answer.headers

@@ -1,0 +1,213 @@
+"""`wattfare dev`: a stranger's first billed call, and each call on screen."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from support.cli import invoke_cli
+from support.dev import run_dev
+from support.service import PATIENCE, chat_body, environment
+
+from wattfare_mw.service import create_keys
+
+
+def test_the_first_line_has_all_that_an_app_needs(tmp_path: Path) -> None:
+    with run_dev(tmp_path) as dev, dev.app() as app:
+        assert set(dev.ready) >= {"url", "secret_key", "publishable_key", "app_id", "database"}
+        assert dev.ready["database"] == f"sqlite:///{tmp_path / 'wattfare.db'}"
+        assert dev.secret_key.startswith("sk_test_")
+        assert app.status("ann")["limits"] == {"monthlyUsd": 5}
+        assert app.chat("one two", user="ann").status_code == 200
+        call = dev.next_call()
+        assert call.pop("request_id")
+        assert call == {
+            "event": "call",
+            "app_id": dev.ready["app_id"],
+            "user": "ann",
+            "grant": None,
+            "model": "wattfare/echo",
+            "stream": False,
+            "prompt_tokens": 2,
+            "completion_tokens": 2,
+            "cost_usd": 0.000006,
+            "left_usd": 4.999994,
+            "ended": "completed",
+        }
+
+
+def test_only_billed_calls_have_a_line(tmp_path: Path) -> None:
+    with run_dev(tmp_path) as dev, dev.app() as app:
+        assert app.chat(user="bob").status_code == 402
+        app.connect("bob", monthlyUsd=1)
+        with app.http.stream(
+            "POST", "/chat/completions", json=chat_body(stream=True), headers=app.paid_by("bob")
+        ) as answer:
+            answer.read()
+        call = dev.next_call()
+    assert (call["user"], call["stream"], call["cost_usd"]) == ("bob", True, 0.000009)
+    assert call["left_usd"] == 0.999991
+
+
+def test_a_reader_that_does_not_read_stops_nothing(tmp_path: Path) -> None:
+    model = "wattfare/echo"
+    with run_dev(tmp_path) as dev, dev.app() as app:
+        user = "u" * 250
+        app.connect(user)
+        for _ in range(200):  # more than a pipe holds
+            assert app.chat("x", user=user, model=model).status_code == 200
+        for _ in range(200):
+            dev.next_call()
+
+
+def test_a_restart_keeps_the_keys(tmp_path: Path) -> None:
+    with run_dev(tmp_path) as dev:
+        first = dev.ready
+    file = tmp_path / "wattfare.db.dev-key"
+    assert file.stat().st_mode & 0o777 == 0o600
+    file.chmod(0o644)  # as after a copy
+    with run_dev(tmp_path, "--user", "bob") as dev, dev.app() as app:
+        assert dev.secret_key == first["secret_key"]
+        assert app.status("bob")["connected"] is True
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert first["secret_key"].encode() not in (tmp_path / "wattfare.db").read_bytes()
+
+
+@pytest.mark.parametrize("kept", ["", "{}", '{"appId": "", "publishableKey": "", "secretKey": ""}'])
+def test_a_file_of_keys_that_is_none_makes_a_new_app(tmp_path: Path, kept: str) -> None:
+    create_keys(f"sqlite:///{tmp_path / 'wattfare.db'}", "mine")
+    (tmp_path / "wattfare.db.dev-key").write_text(kept)
+    with run_dev(tmp_path) as dev, dev.app() as app:
+        assert app.chat(user="ann").status_code == 200
+
+
+def test_a_cap_that_was_changed_stays(tmp_path: Path) -> None:
+    with run_dev(tmp_path) as dev, dev.app() as app:
+        app.connect("ann", monthlyUsd=2)
+    with run_dev(tmp_path) as dev, dev.app() as app:
+        assert app.status("ann")["limits"] == {"monthlyUsd": 2}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_what_a_person_sees(tmp_path: Path, number: int) -> None:
+    arguments = ["-m", "wattfare_mw.cli", "dev", "--port", "0"]
+    process = subprocess.Popen(
+        [sys.executable, *arguments],
+        cwd=tmp_path,
+        env=environment({"no_proxy": "127.0.0.1"}),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A background job of a shell ignores SIGINT.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    timer = threading.Timer(PATIENCE, process.kill)
+    timer.start()
+    assert process.stdout is not None
+    shown = ""
+    while "left\n" not in shown:
+        line = process.stdout.readline()
+        assert line, process.communicate()
+        shown += line
+    assert f"{tmp_path / 'wattfare.db'} (new)" in shown
+    assert re.search(r"^export WATTFARE_SECRET_KEY=sk_test_\w+$", shown, re.MULTILINE)
+    assert re.search(r"^export WATTFARE_BASE_URL=http://127.0.0.1:\d+$", shown, re.MULTILINE)
+    command = shown[shown.index("curl ") :].split("\n\n")[0]
+    if shutil.which("curl") is not None:
+        # In a terminal without the two export lines.
+        run = ["bash", "-c", command]
+        done = subprocess.run(run, capture_output=True, check=True, env=environment())
+        assert json.loads(done.stdout)["usage"]["cost"] == 0.000015
+        line = process.stdout.readline()
+        assert re.search(r"ann +wattfare/echo +5\+5 +\$0\.000015 +\$4\.999985$", line), line
+    process.send_signal(number)
+    rest, errors = process.communicate(timeout=PATIENCE)
+    timer.cancel()
+    assert process.returncode == 0
+    assert "has stopped" in rest
+    assert "\x1b" not in shown + rest
+    assert errors == ""
+
+
+def test_a_port_that_is_in_use(tmp_path: Path) -> None:
+    with run_dev(tmp_path) as dev:
+        port = dev.url.rpartition(":")[2]
+        for command in ("dev", "serve"):
+            answer = invoke_real(command, "--port", port, cwd=tmp_path)
+            assert answer.returncode == 1
+            assert f"Port {port} is in use" in answer.stderr
+            assert f"wattfare {command} --port 0" in answer.stderr
+            assert "Traceback" not in answer.stderr
+
+
+def invoke_real(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "wattfare_mw.cli", *arguments],
+        cwd=cwd,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--database", "postgresql://localhost/x"], "wattfare serve"),
+        (["--database", "sqlite://"], "in a file"),
+        (["--cap-usd", "much"], "amount in USD"),
+        (["--user", ""], "user"),
+        (["--upstream", "nonsense"], "URL"),
+    ],
+)
+def test_mistakes(tmp_path: Path, arguments: list[str], says: str) -> None:
+    file = f"sqlite:///{tmp_path / 'x.db'}"
+    database = [] if "--database" in arguments else ["--database", file]
+    answer = invoke_cli("dev", *arguments, *database)
+    assert isinstance(answer.exception, SystemExit), answer.exception
+    assert says in answer.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+# -- a second database is never made by the way
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["apps", "create", "My app"],
+        ["apps", "list"],
+        ["apps", "rotate-key", "x"],
+        ["migrate"],
+        ["usage"],
+        ["ledger", "verify"],
+        ["ledger", "export"],
+    ],
+)
+def test_no_command_makes_a_second_database(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    answer = invoke_cli(*command)
+    assert answer.exit_code == 1
+    assert str(tmp_path / "wattfare.db") in answer.stderr
+    assert "--database sqlite:////path/to/wattfare.db" in answer.stderr
+    assert "wattfare dev" in answer.stderr
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_new_database_can_be_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert invoke_cli("apps", "create", "My app", "--new").exit_code == 0
+    assert invoke_cli("apps", "create", "Another one").exit_code == 0
+    assert os.listdir(tmp_path) == ["wattfare.db"]

@@ -1,0 +1,68 @@
+"""`wattfare dev --json` as a real process on a free port."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from support.forked import ForkedCommand
+from support.service import PATIENCE, App, environment
+from wattfare_mw.service import AppKeys
+
+
+@dataclass
+class Dev:
+    """A running `wattfare dev`."""
+
+    ready: dict[str, Any]
+    process: ForkedCommand
+
+    @property
+    def url(self) -> str:
+        return self.ready["url"]
+
+    @property
+    def secret_key(self) -> str:
+        return self.ready["secret_key"]
+
+    @property
+    def api(self) -> str:
+        return f"{self.url}/api/v1"
+
+    def app(self) -> App:
+        """The backend of the test app."""
+        names = ("app_id", "publishable_key", "secret_key")
+        return App(self, AppKeys(*(self.ready[name] for name in names)))  # type: ignore[arg-type]
+
+    def next_call(self) -> dict[str, Any]:
+        """The next line, which is that of a call."""
+        line = json.loads(self.process.stdout.readline())
+        assert line["event"] == "call"
+        return line
+
+
+@contextmanager
+def run_dev(tmp_path: Path, *options: str) -> Iterator[Dev]:
+    """From the line that says that it is ready until the block ends."""
+    database = f"sqlite:///{tmp_path / 'wattfare.db'}"
+    arguments = ["dev", "--port", "0", "--json", "--database", database, *options]
+    process = ForkedCommand(arguments, environment())
+    log: list[str] = []
+    reader = threading.Thread(target=log.extend, args=(process.stderr,), daemon=True)
+    reader.start()
+    try:
+        line = process.stdout.readline()
+        assert line, "".join(log)
+        yield Dev(json.loads(line), process)
+    finally:
+        process.terminate()
+        code = process.wait(PATIENCE)
+        reader.join(PATIENCE)
+        process.stdout.close()
+        process.stderr.close()
+    assert code == 0, "".join(log)

@@ -1,0 +1,133 @@
+"""The plugin in pytest runs of their own: what it loads, what it shows, and what a run may do."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from support.service import PATIENCE, environment
+
+ROOT = Path(__file__).parents[2]
+#: What takes time to import.
+HEAVY = {"aiohttp", "httpx", "msgspec", "sqlalchemy", "starlette", "uvicorn", "wattfare_mw.service"}
+OPTIONS = ("-q", "-W", "error", "-p", "no:cacheprovider", "-p", "wattfare_mw.testing.plugin")
+
+
+def run_pytest(folder: Path, *arguments: str) -> str:
+    """`pytest …` in this folder, to its end, without the plugins of other packages; its output."""
+    run = subprocess.run(
+        [sys.executable, "-m", "pytest", *OPTIONS, *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        env=environment({"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}),
+        check=False,
+    )
+    return run.stdout + run.stderr
+
+
+def test_the_plugin_loads_nothing_that_takes_time_and_is_shown(tmp_path: Path) -> None:
+    (tmp_path / "conftest.py").write_text(
+        "import sys\n\n"
+        "def pytest_unconfigure(config):\n"
+        f"    print('loaded:', sorted({HEAVY!r} & sys.modules.keys()))\n"
+    )
+    said = run_pytest(tmp_path, "--fixtures")
+    assert "loaded: []" in said, said
+    assert "wattfare --" in said, said
+    assert "A real Wattfare service with an app of its own for this test" in said, said
+
+
+def test_the_marker_is_described(pytestconfig: pytest.Config) -> None:
+    assert any(line.startswith("wattfare(") for line in pytestconfig.getini("markers"))
+
+
+def test_the_package_names_the_plugin() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["entry-points"]["pytest11"] == {"wattfare": "wattfare_mw.testing.fixtures"}
+    assert project["optional-dependencies"]["testing"] == ["wattfare-mw[service]"]
+
+
+def test_a_whole_run_in_two_processes(tmp_path: Path) -> None:
+    """The examples, an app that is made at its import, and calls that are left open."""
+    (tmp_path / "pytest.ini").write_text(
+        "[pytest]\nwattfare_environment = true\nasyncio_default_fixture_loop_scope = function\n"
+    )
+    (tmp_path / "shop.py").write_text(
+        "from wattfare_mw import Wattfare\n\nmodel = Wattfare().user('ann').model('openai/gpt-5')\n"
+    )
+    (tmp_path / "test_shop.py").write_text(_RUN)
+    examples = sorted((ROOT / "examples" / "testing").glob("test_*.py"))
+    assert len(examples) == 5
+    for example in examples:
+        shutil.copy(example, tmp_path)
+    said = run_pytest(tmp_path, "-p", "asyncio", "-p", "xdist", "-n", "2")
+    assert "15 passed" in said, said
+    assert "1 failed" in said, said
+    assert "1 error" in said, said
+    assert "ann reserves 0.000007 USD for a stream of openai/gpt-5" in said, said
+    assert "ERROR test_shop.py::test_leaves_a_stream_open" in said, said
+    assert "ResourceWarning" not in said, said
+
+
+_RUN = """
+import os
+
+import pytest
+from shop import model
+
+from wattfare_mw import WattfareError, WattfareNotConnectedError
+
+BEFORE = dict(os.environ)
+streams = []
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_made_at_import(wattfare, number):
+    with pytest.raises(WattfareNotConnectedError):
+        model.generate("Hello Ann")
+    wattfare.user("ann").connect(5)
+    model.generate("Hello Ann")
+    assert str(wattfare.billed("ann")) == "0.000006"
+    assert os.environ["WATTFARE_SECRET_KEY"] == wattfare.secret_key
+
+
+def test_without_the_fixture():
+    assert os.environ["WATTFARE_SECRET_KEY"] == BEFORE["WATTFARE_SECRET_KEY"]
+    with pytest.raises(WattfareError) as failed:
+        model.generate("Hello Ann")
+    assert failed.value.code in ("network", "auth")
+
+
+def leave_open(wattfare):
+    wattfare.user("ann").connect(5)
+    wattfare.reply("one two three", pause=30)
+    streams.append(model.stream("Hello"))
+
+
+def test_leaves_a_stream_open(wattfare):
+    leave_open(wattfare)
+
+
+@pytest.mark.wattfare(allow_reserved=True)
+def test_may_leave_a_stream_open(wattfare):
+    leave_open(wattfare)
+
+
+def test_fails_with_a_stream_open(wattfare):
+    leave_open(wattfare)
+    assert False
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _close():
+    yield
+    for stream in streams:
+        stream.close()
+    model._client.close()
+"""

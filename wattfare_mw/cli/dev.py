@@ -1,0 +1,333 @@
+"""``wattfare dev``: a service to develop against, with a test app, and its ledger on screen."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import queue
+import shlex
+import sys
+import threading
+from contextlib import suppress
+from datetime import datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.text import Text
+
+from .. import money
+from ..errors import WattfareError
+from ..logs import log_to, one_line
+from ..service import (
+    AppKeys,
+    Settings,
+    encryption_keys_from_environment,
+    secret_from_environment,
+)
+from ..service import serve as run
+from ..service.api.state import ServiceState
+from ..service.ledger import rules
+from ..service.models.provider_facts import BY_NAME
+from ..service.records import CallReport
+from ..service.settings import DEFAULT_PORT
+from ..types import check_user_id, encode
+from . import dev_app
+from .options import database_option, option
+from .places import new_file, port_errors
+from .serve import read_nanos, read_prices
+
+DEFAULT_USER = "ann"
+#: The monthly cap of a user that this command connects, in USD.
+DEFAULT_CAP_USD = "5"
+#: How long streams may go on after Ctrl-C, in seconds.
+STOP_GRACE_SECONDS = 0.5
+_MODEL = "wattfare/echo"
+_ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104 - to print, not to bind
+
+
+@click.command()
+@option("--host", default="127.0.0.1", show_default=True)
+@option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=DEFAULT_PORT,
+    show_default=True,
+    help="0 takes a free one.",
+)
+@database_option
+@option(
+    "--user",
+    "users",
+    multiple=True,
+    default=(DEFAULT_USER,),
+    show_default=True,
+    metavar="ID",
+    help="A user of your app who has a budget from the start. Repeat it for more.",
+)
+@option(
+    "--cap-usd",
+    metavar="AMOUNT",
+    default=DEFAULT_CAP_USD,
+    show_default=True,
+    help="The monthly cap of such a user, in USD.",
+)
+@option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="Print a JSON line with the address and the keys, then one for each billed call.",
+)
+@option("--upstream", metavar="URL", help="Base URL of an OpenAI-compatible API, with its /v1.")
+@option("--upstream-key", metavar="KEY", help="Your key for the upstream: you pay.")
+@option(
+    "--user-ceiling-usd",
+    metavar="AMOUNT",
+    help="The most that a user may spend of your money in a month. The default is --cap-usd.",
+)
+@option(
+    "--provider",
+    type=click.Choice(sorted(BY_NAME)),
+    help="Who is behind the upstream's URL, if the URL does not say so.",
+)
+@option(
+    "--price",
+    "prices",
+    multiple=True,
+    metavar="MODEL=IN/OUT",
+    help="What a model costs, in USD per million tokens. Repeat it for more.",
+)
+@option(
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    default="warning",
+    show_default=True,
+)
+def dev(
+    host: str,
+    port: int,
+    database: str,
+    users: tuple[str, ...],
+    cap_usd: str,
+    as_json: bool,
+    upstream: str | None,
+    upstream_key: str | None,
+    user_ceiling_usd: str | None,
+    provider: str | None,
+    prices: tuple[str, ...],
+    log_level: str,
+) -> None:
+    """Run a service to develop against, until Ctrl-C.
+
+    It makes a test app, prints the two `export` lines for your app and the `curl` line of a first
+    billed call, and shows each call. The keys are in a file beside the database, so they are the
+    same at the next start. The users of a test app need no passkey and no page.
+
+    For other people to use it, type `wattfare serve`.
+    """
+    cap = read_nanos(cap_usd, "--cap-usd is an amount in USD.")
+    for user in users:
+        check_user_id(user)
+    operator_pays = bool(upstream and upstream_key)
+    ceiling = read_nanos(user_ceiling_usd or cap_usd, "--user-ceiling-usd is an amount in USD.")
+    settings = Settings(
+        database=database,
+        upstream=upstream,
+        upstream_key=upstream_key if operator_pays else None,
+        user_ceiling=ceiling if operator_pays else None,
+        provider=provider,
+        prices=read_prices(prices),
+        secret=secret_from_environment(),
+        encryption_keys=encryption_keys_from_environment(),
+        stop_grace=STOP_GRACE_SECONDS,
+    )
+    file = dev_app.file_of(database)
+    is_new = new_file(database) is not None
+    keys = dev_app.find_or_create(database)
+    dev_app.connect(database, keys.app_id, users, cap)
+    log_to(sys.stderr, log_level.upper())
+    screen = _JSONScreen() if as_json else _Screen(is_new=is_new, upstream=upstream is not None)
+    calls = _Calls(screen)
+    with port_errors("dev", host, port), suppress(KeyboardInterrupt):
+        run(
+            settings,
+            host,
+            port,
+            lambda url: screen.ready(_visible(url, host), keys, file.absolute(), users),
+            calls.add,
+        )
+    calls.close()
+
+
+def _visible(url: str, host: str) -> str:
+    """The URL for a client on this machine."""
+    shown = _ANY_ADDRESS.get(host)
+    return url if shown is None else f"http://{shown}:{url.rpartition(':')[2]}"
+
+
+class _Calls:
+    """Shows each call with what is left of its budget. The lines are written by a thread, so that
+    a reader that does not read keeps no call waiting."""
+
+    def __init__(self, screen: _Screen | _JSONScreen) -> None:
+        self._screen = screen
+        self._ended: asyncio.Queue[tuple[CallReport, ServiceState]] | None = None
+        self._lines: queue.SimpleQueue[tuple[CallReport, Decimal | None] | None]
+        self._lines = queue.SimpleQueue()
+        self._writer = threading.Thread(target=self._write, daemon=True)
+        self._writer.start()
+
+    def add(self, call: CallReport, state: ServiceState) -> None:
+        """A call is over."""
+        if self._ended is None:
+            self._ended = asyncio.Queue()
+            self._task = asyncio.create_task(self._look_up(self._ended))
+        self._ended.put_nowait((call, state))
+
+    async def _look_up(self, ended: asyncio.Queue[tuple[CallReport, ServiceState]]) -> None:
+        while True:
+            call, state = await ended.get()
+            left: Decimal | None = None
+            if call.user_id is not None:
+                with suppress(WattfareError):
+                    found = await state.store.account(call.app_id, call.user_id)
+                    left = rules.status(*found, state.terms).remaining_usd
+            self._lines.put((call, left))
+
+    def _write(self) -> None:
+        with suppress(OSError, ValueError):  # a reader that has gone
+            while (line := self._lines.get()) is not None:
+                self._screen.call(*line)
+
+    def close(self) -> None:
+        """Write what is left, and end."""
+        self._lines.put(None)
+        self._writer.join(1)
+        self._screen.end()
+
+
+class _JSONScreen:
+    """One JSON object on each line."""
+
+    def ready(self, url: str, keys: AppKeys, file: Path, users: tuple[str, ...]) -> None:
+        """The service takes requests."""
+        self._print(
+            {
+                "event": "ready",
+                "url": url,
+                "secret_key": keys.secret_key,
+                "publishable_key": keys.publishable_key,
+                "app_id": keys.app_id,
+                "database": f"sqlite:///{file}",
+                "users": users,
+            }
+        )
+
+    def call(self, call: CallReport, left: Decimal | None) -> None:
+        """A call is over. One that was refused, or that failed, is not billed."""
+        if call.cost is None or (call.cost == 0 and not call.generated):
+            return
+        self._print(
+            {
+                "event": "call",
+                "app_id": call.app_id,
+                "user": call.user_id,
+                "grant": call.grant_hash and call.grant_hash[:16],
+                "model": call.model,
+                "stream": call.stream,
+                "prompt_tokens": call.prompt_tokens,
+                "completion_tokens": call.completion_tokens,
+                "cost_usd": money.usd(call.cost),
+                "left_usd": left,
+                "ended": call.ended,
+                "request_id": call.request_id,
+            }
+        )
+
+    def end(self) -> None:
+        """The service has stopped."""
+
+    @staticmethod
+    def _print(line: dict[str, Any]) -> None:
+        click.echo(encode(line).decode())  # which flushes
+
+
+class _Screen:
+    """Lines for a person: with colours on a terminal, and plain anywhere else."""
+
+    def __init__(self, *, is_new: bool, upstream: bool) -> None:
+        self._console = Console(highlight=False, soft_wrap=True)
+        self._is_new = is_new
+        self._upstream = upstream
+
+    def ready(self, url: str, keys: AppKeys, file: Path, users: tuple[str, ...]) -> None:
+        """The service takes requests."""
+        say = self._console.print
+        new = " (new)" if self._is_new else ""
+        say(Text.assemble(("Wattfare is running.", "bold"), f" Ledger: {file}{new}\n"))
+        say("In the terminal of your app, type:\n")
+        self._command(f"export WATTFARE_SECRET_KEY={keys.secret_key}")
+        self._command(f"export WATTFARE_BASE_URL={url}")
+        say(f"\nThe first billed call, paid by the test user {one_line(users[0])}:\n")
+        self._command(_curl(url, keys, users[0], self._upstream))
+        if self._upstream:
+            say(f"\nPut a model of your upstream in the place of MODEL. See {url}/api/v1/models.")
+        say(f"\nThe key for your pages: {keys.publishable_key}")
+        say("Each call shows here. Ctrl-C stops the service.\n")
+        heading = _row("time", "user", "model", "tokens", "cost", "left")
+        say(Text(heading, style="bold"))
+
+    def call(self, call: CallReport, left: Decimal | None) -> None:
+        """A call is over."""
+        user = "(a grant)" if call.user_id is None else one_line(call.user_id)
+        model = call.model or "-"
+        time = f"{datetime.now().astimezone():%H:%M:%S}"
+        if call.ended is None:
+            cells = (time, user, model, "-", "-", _amount(left))
+            self._console.print(Text(f"{_row(*cells)}  refused: {call.code}", style="yellow"))
+            return
+        tokens = f"{call.prompt_tokens}+{call.completion_tokens}"
+        cost = None if call.cost is None else money.usd(call.cost)
+        row = _row(time, user, model, tokens, _amount(cost), _amount(left))
+        more = "" if call.ended == "completed" else f"  {call.ended}"
+        self._console.print(Text(row + more, style="" if not more else "yellow"))
+
+    def end(self) -> None:
+        """The service has stopped."""
+        with suppress(OSError):
+            self._console.print("\nThe service has stopped. Its ledger and keys stay.")
+
+    def _command(self, line: str) -> None:
+        self._console.print(Text(line, style="cyan"))
+
+
+def _row(time: str, user: str, model: str, tokens: str, cost: str, left: str) -> str:
+    return f"{time:<8}  {user:<16.32}  {model:<24.64}  {tokens:>10}  {cost:>12}  {left:>12}"
+
+
+def _amount(usd: Decimal | None) -> str:
+    return "-" if usd is None else f"${max(usd, Decimal(0)):f}"
+
+
+def _curl(url: str, keys: AppKeys, user: str, upstream: bool) -> str:
+    body = {
+        "model": "MODEL" if upstream else _MODEL,
+        "messages": [{"role": "user", "content": "Hello, who pays for this?"}],
+    }
+    headers = (
+        f"Authorization: Bearer {keys.secret_key}",
+        f"X-Wattfare-User: {_header_value(user)}",
+        "Content-Type: application/json",
+    )
+    lines = [f"curl {url}/api/v1/chat/completions"]
+    lines += [f"  -H {shlex.quote(header)}" for header in headers]
+    lines += [f"  -d {shlex.quote(json.dumps(body))}"]
+    return " \\\n".join(lines)
+
+
+def _header_value(user: str) -> str:
+    from ..calls import payer_of
+
+    return payer_of(user).value

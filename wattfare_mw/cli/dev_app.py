@@ -1,0 +1,97 @@
+"""The test app of ``wattfare dev``: its keys are the same at each start."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+import msgspec
+
+from ..errors import invalid_request
+from ..service.keys import AppKeys, app_id_of, opens
+from ..service.ledger import accounts
+from ..service.ledger.apps import find_app
+from ..service.ledger.clock import utc_now
+from ..service.ledger.databases import (
+    backend_of,
+    change_database,
+    create_keys,
+    read_database,
+    sqlite_file,
+)
+from ..service.ledger.usage import is_connected
+
+#: What follows the name of the database in the name of the file with the keys.
+FILE_SUFFIX = ".dev-key"
+NAME = "dev"
+_MAX_FILE_BYTES = 10_000
+
+
+def file_of(database: str) -> Path:
+    """The file of this embedded database.
+
+    Raises:
+        WattfareError: ``invalid_request``; it is no SQLite file.
+    """
+    file = sqlite_file(database) if backend_of(database) == "sqlite" else None
+    if file is None:
+        raise invalid_request(
+            "`wattfare dev` keeps its ledger in a file: --database sqlite:///wattfare.db."
+            " For PostgreSQL, type: wattfare serve"
+        )
+    return file
+
+
+def find_or_create(database: str) -> AppKeys:
+    """The keys of the test app. The database keeps only hashes, so the keys are kept in a file
+    beside it, for its owner only. A new app is made if that file is missing or out of date.
+
+    Raises:
+        WattfareError: ``invalid_request``; the database cannot be opened.
+        OSError: the file cannot be written.
+    """
+    file = file_of(database)
+    path = file.with_name(file.name + FILE_SUFFIX)
+    if file.exists() and (kept := _read(path)) is not None and _is_valid(database, kept):
+        return kept
+    keys = create_keys(database, NAME, "test")
+    _write(path, keys)
+    return keys
+
+
+def connect(database: str, app_id: str, users: Iterable[str], cap: int) -> None:
+    """Connect these users with this monthly cap, in nano-dollars. One who is connected keeps the
+    cap that it has."""
+    for user in users:
+        if not read_database(database, lambda sql, user=user: is_connected(sql, app_id, user)):
+            change_database(
+                database,
+                lambda sql, user=user: accounts.connect(sql, app_id, user, cap, None, utc_now()),
+            )
+
+
+def _is_valid(database: str, keys: AppKeys) -> bool:
+    app_id = app_id_of(keys.secret_key)
+    if app_id is None:
+        return False
+    app = read_database(database, lambda sql: find_app(sql, app_id))
+    return app is not None and app.mode == "test" and opens(keys.secret_key, app)
+
+
+def _read(path: Path) -> AppKeys | None:
+    try:
+        with path.open("rb") as file:
+            if os.name == "posix":
+                os.chmod(path, 0o600)  # a copy of the directory may have another mode
+            return msgspec.json.decode(file.read(_MAX_FILE_BYTES), type=AppKeys)
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
+        return None
+
+
+def _write(path: Path, keys: AppKeys) -> None:
+    handle, name = tempfile.mkstemp(prefix=f"{path.name}.", dir=path.parent)  # mode 0600
+    with os.fdopen(handle, "wb") as file:
+        file.write(msgspec.json.encode(keys) + b"\n")
+    os.replace(name, path)

@@ -1,0 +1,156 @@
+"""``wattfare doctor``: looks at everything that a billed call needs, and says what to do."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+from click.core import ParameterSource
+from rich.console import Console
+from rich.text import Text
+
+from ..logs import one_line
+from ..service import Settings
+from ..service.models.provider_facts import BY_NAME
+from ..types import encode
+from . import checks
+from .checks import Finding
+from .options import database_option, option
+from .serve import read_prices, serve
+
+_STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red", "skip": "dim"}
+
+
+@click.command()
+@option(
+    "--base-url",
+    metavar="URL",
+    help="The service's address. The default is Wattfare's own.",
+)
+@option(
+    "--app-url",
+    metavar="URL",
+    help="The address of your app, as a browser sees it, to test it with the proxy before it.",
+)
+@option(
+    "--app-cookie",
+    metavar="COOKIE",
+    help="The Cookie header of a browser that is signed in to your app. Better given in the "
+    "environment.",
+)
+@option("--user", metavar="ID", help="Who pays for the test of streaming, a few words.")
+@option("--model", metavar="MODEL", help="The model for the test of streaming.")
+@database_option
+@option("--upstream", metavar="URL", help="The upstream, as for `wattfare serve`.")
+@option("--upstream-key", metavar="KEY", help="Your key for the upstream.")
+@option(
+    "--provider",
+    type=click.Choice(sorted(BY_NAME)),
+    help="Who is behind the upstream's URL, if the URL does not say so.",
+)
+@option(
+    "--price",
+    "prices",
+    multiple=True,
+    metavar="MODEL=IN/OUT",
+    help="What a model costs, as for `wattfare serve`. Repeat it for more.",
+)
+@option(
+    "--config",
+    type=click.Path(exists=True, dir_okay=False),
+    metavar="FILE",
+    help="The file of options of `wattfare serve`.",
+)
+@option("--json", "as_json", is_flag=True, help="Print JSON.")
+def doctor(
+    base_url: str | None,
+    app_url: str | None,
+    app_cookie: str | None,
+    user: str | None,
+    model: str | None,
+    database: str,
+    upstream: str | None,
+    upstream_key: str | None,
+    provider: str | None,
+    prices: tuple[str, ...],
+    config: str | None,
+    as_json: bool,
+) -> None:
+    """Check the key, the address, the clock, the database, the upstream and streaming.
+
+    It reads WATTFARE_SECRET_KEY and WATTFARE_BASE_URL as your app does, and each line says what to
+    do. The exit code is 1 if a check fails. The test of streaming is a short call, which is billed
+    to the user `wattfare-doctor` of a test app, or to --user.
+    """
+    found: list[Finding] = []
+
+    def show(finding: Finding) -> None:
+        found.append(finding)
+        if not as_json:
+            _print(console, finding)
+
+    console = Console(highlight=False, soft_wrap=True)
+    service = checks.Service.from_environment(base_url)
+    click.get_current_context().call_on_close(service.close)
+    for finding in service.look():
+        show(finding)
+    is_given = _is_given("database")
+    if config is not None:
+        with serve.make_context("serve", ["--config", config]) as context:
+            values = context.params
+            is_in_file = context.get_parameter_source("database") is not ParameterSource.DEFAULT
+        if is_in_file and not is_given:
+            database, is_given = values["database"], True
+        upstream = upstream or values["upstream"]
+        upstream_key = upstream_key or values["upstream_key"]
+        provider = provider or values["provider"]
+        prices = prices or values["prices"]
+        table = context.meta.get("wattfare_mw.cli.config")
+    else:
+        table = None
+    show(checks.check_database(database, service.app_id, is_given=is_given))
+    settings = Settings(
+        upstream=upstream,
+        upstream_key=(upstream_key or None) if upstream else None,
+        provider=provider,
+        prices={**(table.prices if table else {}), **read_prices(prices)},
+    )
+    for finding in checks.check_upstream(settings):
+        show(finding)
+    show(service.check_streaming(user, model))
+    if app_url is not None:
+        for finding in checks.check_app(app_url, app_cookie, model or service.slow_model):
+            show(finding)
+    failed = [one for one in found if one.state == "fail"]
+    if as_json:
+        answer = {"ok": not failed, "checks": [_wire(one) for one in found]}
+        click.echo(encode(answer).decode())
+    elif failed:
+        console.print(f"\n{len(failed)} of {len(found)} checks failed.")
+    else:
+        console.print("\nNo check failed.")
+    if failed:
+        sys.exit(1)
+
+
+def _is_given(parameter: str) -> bool:
+    source = click.get_current_context().get_parameter_source(parameter)
+    return source is not ParameterSource.DEFAULT
+
+
+def _print(console: Console, finding: Finding) -> None:
+    state = (f"{finding.state:<4}  ", _STYLES[finding.state])
+    text = one_line(finding.says)
+    console.print(Text.assemble(state, (f"{finding.name:<9}  ", "bold"), text))
+    if finding.todo:
+        console.print(Text(f"{'':17}→ {one_line(finding.todo)}"))
+
+
+def _wire(finding: Finding) -> dict[str, Any]:
+    return {
+        "name": finding.name,
+        "state": finding.state,
+        "says": finding.says,
+        "do": finding.todo or None,
+    }
