@@ -72,7 +72,7 @@ class Slot:
         self._key = key
         self._held = (
             threading.Lock()
-        )  # acquired by the thread that ends the call first first first first first first first
+        )  # acquired by the thread that ends the call first
 
     def release(self) -> None:
         """End the call. A second time changes nothing."""

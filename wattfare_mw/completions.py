@@ -31,8 +31,7 @@ class Completion(msgspec.Struct, frozen=True):
 
     Attributes:
         text: the text of the first choice; empty if the model only called tools.
-        tool_calls: the tool calls the tool calls the tool calls the tool calls the tool calls the
-            tool calls the tool calls of the first choice.
+        tool_calls: the tool calls of the first choice.
         finish_reason: why the answer ended: ``"stop"``, ``"length"``, ``"tool_calls"``, ….
         usage: the tokens used; None if the provider does not report them.
         cost_usd: what the user was billed, in USD; None if the service does not report it.

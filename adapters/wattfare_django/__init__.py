@@ -4,7 +4,14 @@ The middleware answers the paths inside Django's own handler. So the session, ``
 the database connections are those of any other request, under WSGI and under ASGI.
 """
 
-from .middleware import WattfareMiddleware, WattfareRequest
+try:
+    from .middleware import WattfareMiddleware, WattfareRequest
+except ModuleNotFoundError as error:
+    if error.name != "django":
+        raise
+    raise ModuleNotFoundError(
+        "Django is not installed. Type: pip install 'wattfare-mw[django]'", name="django"
+    ) from None
 from .views import session_view
 
 __all__ = ["WattfareMiddleware", "WattfareRequest", "session_view"]

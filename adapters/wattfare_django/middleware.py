@@ -21,7 +21,6 @@ from wattfare_mw.framework import (
     AsyncUser,
     CurrentRequest,
     Options,
-    Request,
     User,
     WattfareASGIMiddleware,
     WattfareError,
@@ -147,13 +146,15 @@ class WattfareMiddleware:
         request.awattfare = partial(self._auser, request)
 
     def _user(self, request: Any) -> User:
-        return _refuse_event_loops(self._sync.user)(request)
+        return _refuse_event_loops(self._sync.user_of)(our_request(request))
 
     def _auser(self, request: Any) -> Awaitable[AsyncUser]:
-        return self._async.user(request)
+        return self._async.user_of(our_request(request))
 
     def _current_request(self, request: Any) -> CurrentRequest | None:
-        return CurrentDjangoRequest(self._sync, request) if self._has_current_user else None
+        if not self._has_current_user:
+            return None
+        return CurrentDjangoRequest(self._sync, partial(our_request, request))
 
     def _is_missing(self, request: Any, response: Any) -> bool:
         """Does the project have no route for a path that an OpenAI client may look for?"""
@@ -192,9 +193,6 @@ class SyncDriver(WattfareWSGIMiddleware):
 
     let_through = DJANGO_ANSWERS
 
-    def request_from(self, raw: Any) -> Request:
-        return our_request(raw)
-
     @classmethod
     def from_setting(cls) -> SyncDriver:
         """The driver with the options of the setting."""
@@ -205,9 +203,6 @@ class AsyncDriver(WattfareASGIMiddleware):
     """Answers under ASGI."""
 
     let_through = DJANGO_ANSWERS
-
-    def request_from(self, raw: Any) -> Request:
-        return our_request(raw)
 
     @classmethod
     def from_setting(cls) -> AsyncDriver:

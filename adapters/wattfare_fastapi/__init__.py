@@ -8,8 +8,16 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Unpack
 
-from fastapi import Depends, FastAPI
+try:
+    from fastapi import Depends, FastAPI
+except ModuleNotFoundError as error:
+    if error.name != "fastapi":
+        raise
+    raise ModuleNotFoundError(
+        "FastAPI is not installed. Type: pip install 'wattfare-mw[fastapi]'", name="fastapi"
+    ) from None
 from starlette.routing import BaseRoute, Route
+from starlette.types import Message
 from wattfare_starlette import (
     WattfareMiddleware,
     add_innermost,
@@ -30,7 +38,7 @@ from wattfare_mw.framework import (
     hide_secret_key,
 )
 
-from .injection import AnsweredByApp, Injected, injected
+from .injection import SERVED, AnsweredByApp, Injected, headers_set, injected
 from .openapi import documented_routes, wattfare_responses
 
 __all__ = [
@@ -81,7 +89,9 @@ def add_wattfare(
     add_innermost(app, wattfare)
     guard = Injected(app, None, app.router.dependencies) if app.router.dependencies else None
     routes: list[BaseRoute] = [
-        Route(path, _Endpoint(path, guard), name=f"wattfare:{path}", include_in_schema=False)
+        Route(
+            path, _Endpoint(wattfare, path, guard), name=f"wattfare:{path}", include_in_schema=False
+        )
         for path in wattfare.paths
     ]
     if include_in_schema:
@@ -107,22 +117,27 @@ class _Middleware(WattfareMiddleware):
     def _as_raised(self, raised: Exception) -> Exception:
         return raised.error if isinstance(raised, AnsweredByApp) else raised
 
-    async def user(self, scope: Scope) -> AsyncUser:
-        """The budget of the user who makes this request, for an app's own use."""
-        try:
-            return await super().user(scope)
-        except AnsweredByApp as raised:
-            raise raised.error from None
+    async def serve(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request to one of our paths."""
+        scope[SERVED] = True
+        await super().serve(path, scope, receive, send)
 
 
 class _Endpoint:
     """One of our paths, as a route: an ASGI app, which answers any method."""
 
-    def __init__(self, path: str, guard: Injected | None) -> None:
+    def __init__(self, wattfare: WattfareMiddleware, path: str, guard: Injected | None) -> None:
+        self._wattfare = wattfare
         self._path = path
         self._guard = guard
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self._guard is not None and scope["method"] != "OPTIONS":
             await self._guard.call(scope)
-        await scope["wattfare"].serve(self._path, scope, receive, send)
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], *headers_set(scope)]
+            await send(message)
+
+        await self._wattfare.serve(self._path, scope, receive, send_with_headers)

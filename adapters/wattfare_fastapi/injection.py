@@ -11,12 +11,15 @@ from fastapi.params import Depends as DependsParameter
 from fastapi.routing import APIRoute, APIWebSocketRoute
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import HTTPConnection
-from starlette.responses import Response
+from starlette.types import Message
 
 from wattfare_mw.framework import Request as NeutralRequest
 from wattfare_mw.framework import WattfareError
 
+#: Stands in the scope of a request to one of our paths.
+SERVED = "wattfare.served"
 _RESULT = "wattfare.result"
+_HEADERS = "wattfare.headers"
 # FastAPI's notes about the route that is being answered, and its exception handlers. With the
 # latter, what the dependency raises would become an answer, and it is to be raised.
 _OF_THE_ROUTE = frozenset({"fastapi", "route", "endpoint", "starlette.exception_handlers"})
@@ -54,9 +57,8 @@ class Injected:
         self._app = app
         self._overridden_as = overridden_as
 
-        async def on_request(request: Request, result: Any = dependency) -> Response:
+        async def on_request(request: Request, result: Any = dependency) -> None:
             request.scope[_RESULT] = result
-            return Response()
 
         async def on_websocket(websocket: WebSocket, result: Any = dependency) -> None:
             websocket.scope[_RESULT] = result
@@ -64,7 +66,7 @@ class Injected:
         http = APIRoute(
             "/",
             on_request,
-            response_model=None,
+            status_code=204,
             dependencies=dependencies,
             dependency_overrides_provider=app,
         )
@@ -77,10 +79,11 @@ class Injected:
         }
 
     async def __call__(self, request: NeutralRequest) -> Any:
-        """What the dependency gives for this request.
+        """What the dependency returns for this request.
 
         Raises:
-            AnsweredByApp: it raised an exception for which the app has a handler.
+            AnsweredByApp: on one of our paths, it raised an exception for which the app has a
+                handler.
         """
         try:
             return await self.call(request.scope)
@@ -89,7 +92,7 @@ class Injected:
         except Exception as error:
             # A handler for any exception is for those that nothing else answers.
             kinds = set(type(error).__mro__) - {Exception, BaseException, object}
-            if kinds.isdisjoint(self._app.exception_handlers):
+            if SERVED not in request.scope or kinds.isdisjoint(self._app.exception_handlers):
                 raise
             raise AnsweredByApp(error) from error
 
@@ -100,7 +103,14 @@ class Injected:
         if override is not None:
             return await Injected(self._app, Depends(override)).call(scope)
         inner = {name: value for name, value in scope.items() if name not in _OF_THE_ROUTE}
-        await self._run[scope["type"]](inner, _no_body, _nowhere)
+
+        async def keep_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                scope.setdefault(_HEADERS, []).extend(
+                    (name, value) for name, value in message["headers"] if name != b"content-length"
+                )
+
+        await self._run[scope["type"]](inner, _no_body, keep_headers)
         return inner[_RESULT]
 
 
@@ -108,8 +118,10 @@ async def _no_body() -> Any:
     raise RuntimeError("resolve_user cannot read the request's body: Wattfare sends it on")
 
 
-async def _nowhere(_message: Any) -> None:
-    """Where the answer of a call goes."""
+def headers_set(scope: Any) -> list[tuple[bytes, bytes]]:
+    """The headers that dependencies set on the response, such as a cookie that is renewed."""
+    headers: list[tuple[bytes, bytes]] = scope.get(_HEADERS, [])
+    return headers
 
 
 def injected(app: FastAPI, option: Any) -> Any:

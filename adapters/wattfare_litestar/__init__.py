@@ -78,10 +78,12 @@ class WattfarePlugin(InitPlugin):
     """
 
     def __init__(self, **options: Unpack[Options]) -> None:
+        self._prefix = ""
         self._driver = _Driver(None, **adapt_options(options, _connection))
 
     def on_app_init(self, app_config: AppConfig) -> AppConfig:
         """Register what this app has of us."""
+        self._prefix = app_config.path.rstrip("/")
         opt = _opt(app_config.csrf_config)
         if self._driver.has_current_user:
             app_config.middleware.insert(0, self._driver.around)
@@ -123,7 +125,7 @@ class WattfarePlugin(InitPlugin):
         self, request: Request[Any, Any, Any], error: NotFoundException
     ) -> Response[Any]:
         """Say what to use in place of a path of OpenAI's API for which the app has no route."""
-        path = request.scope["path"]
+        path = request.scope["path"].removeprefix(self._prefix)
         # A route of the app can raise the same exception.
         if "route_handler" not in request.scope and self._driver.answers_unrouted(path):
             return _Served(self._driver, path)

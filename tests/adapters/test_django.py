@@ -373,7 +373,7 @@ def test_below_a_script_name(start: Any, setting: Any, kind: str) -> None:
 # -- bodies
 
 
-BIG = ask(user="x" * 5_000_000)
+BIG = ask(user="x" * 3_000_000)
 
 
 def test_a_body_larger_than_djangos_limit(start: Any, fake: FakeWattfare) -> None:
@@ -552,7 +552,7 @@ def test_middleware_of_one_kind_only(
         (["SECRET_KEY"], "is a dict of options"),
         ({"RESOLVE_USER": "nowhere.at.all"}, r'WATTFARE\["RESOLVE_USER"\]'),
         ({"RESOLVE_USER": f"{HERE}.nothing"}, "nothing"),
-        ({"RESOLVE_USER": 5}, "resolve_user is a function"),
+        ({"RESOLVE_USER": 5}, "resolve_user"),
         ({"MAX_BODY_BYTES": "x"}, "max_body_bytes"),
         ({"TOKEN_PATH": "no-slash"}, "no-slash"),
         ({"SECRET_KEY": ""}, "secret key"),

@@ -34,6 +34,8 @@ from wattfare_mw import (
     User,
     WattfareAuthError,
     WattfareError,
+    current_async_user,
+    current_user,
 )
 from wattfare_mw.errors import Shortfall
 
@@ -405,6 +407,32 @@ def test_endpoints_spend(
     assert spent("1") == Decimal(str(cost(6)))
 
 
+def test_the_current_user(
+    at_service: dict[str, Any], account: App, spent: Callable[[str], Decimal]
+) -> None:
+    account.connect("1", monthlyUsd=1)
+    model = current_user.model("wattfare/echo")
+    async_model = current_async_user.model("wattfare/echo")
+    app = FastAPI()
+    add_wattfare(app, resolve_user=account_id, current_user=True, **at_service)
+
+    @app.get("/sync")
+    def synchronous() -> str:
+        return model.generate("a b").text
+
+    @app.get("/async")
+    async def asynchronous() -> str:
+        return (await async_model.generate("a b")).text
+
+    with TestClient(app) as client:
+        for path in ("/sync", "/async"):
+            assert client.get(path, headers=ANN).json() == "a b"
+            assert client.get(path).json() == {"detail": "Not authenticated"}
+            refused = client.get(path, headers={"authorization": "Bearer of carl"})
+            assert (refused.status_code, refused.json()) == (403, {"detail": "unknown token"})
+    assert spent("1") == Decimal(str(cost(4)))
+
+
 # -- the OpenAPI document
 
 
@@ -514,6 +542,28 @@ def test_a_mounted_app_and_a_root_path(at_fake: dict[str, Any]) -> None:
         assert client.post(f"{root}/v1{TOKEN}").status_code == 200
         assert client.get(f"{root}/v1/me").json() == "1"
         assert client.post(TOKEN).status_code == 404
+
+
+def test_two_sets_of_paths(at_fake: dict[str, Any], fake: FakeWattfare) -> None:
+    app = new_app(at_fake)
+    more = {"token_path": "/b/token", "status_path": "/b/status", "inference_path": "/b/ask"}
+    add_wattfare(app, resolve_user=lambda _request: "b", **more, **at_fake)
+    with TestClient(app) as client:
+        assert client.post(TOKEN, headers=ANN).status_code == 200
+        assert fake.next("/sessions").json["appUserId"] == "1"
+        assert client.post("/b/token").status_code == 200
+        assert fake.next("/sessions").json["appUserId"] == "b"
+
+
+def test_a_dependency_that_renews_a_cookie(at_fake: dict[str, Any]) -> None:
+    def renewed(response: fastapi.Response) -> str:
+        response.set_cookie("session", "renewed")
+        return "u1"
+
+    with TestClient(new_app(at_fake, resolve_user=renewed)) as client:
+        answer = client.post(INFERENCE, content=ask(), headers=JSON)
+        assert answer.headers.get_list("set-cookie") == ["session=renewed; Path=/; SameSite=lax"]
+        assert answer.headers.get_list("content-length") == [str(len(answer.content))]
 
 
 def test_an_app_that_has_started(at_fake: dict[str, Any]) -> None:

@@ -581,3 +581,11 @@ def test_the_token_route_alone(
         fake.script = lambda exchange: exchange.error("invalid_request", 409)
         assert browser.post(path).json()["error"]["message"] == "No."
         assert browser.get("/schema/openapi.json").status_code == 200
+
+
+def test_an_app_with_a_path_of_its_own_says_what_is_not_served(at_fake: dict[str, Any]) -> None:
+    plugin = WattfarePlugin(resolve_user=lambda _connection: "u1", **at_fake)
+    with TestClient(Litestar([], plugins=[plugin], path="/v1")) as client:
+        assert client.post(f"/v1{TOKEN}").status_code == 200
+        answer = client.post("/v1/api/wattfare/embeddings")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (404, "invalid_request")

@@ -12,7 +12,7 @@ from playwright.sync_api import Page, expect
 from support.fake_openrouter import FakeOpenRouter
 from support.service import chat_body
 
-from browsers import flow
+from browsers import flow, screenshots
 from browsers.flow import ALLOW, approve, button, open_lab, said, user_of
 from browsers.people import PHONE, Person, assert_accessible
 from browsers.site import Site, run_site
@@ -309,3 +309,20 @@ def test_the_page_on_a_phone_in_the_dark(
     button(popup, "Add the key").wait_for()
     assert_accessible(popup)
     assert popup.evaluate("document.documentElement.scrollWidth") <= 360
+
+
+def test_picture_of_the_ways_to_pay(
+    person: Person, funded_site: Site, router: FakeOpenRouter
+) -> None:
+    router.person("ada")
+    _page, popup = open_approval(person, funded_site)
+    popup.get_by_role("link", name=ADD).click()
+    for name in ("work", "home"):
+        popup.get_by_label("Key", exact=True).fill(router.new_key("ada").key)
+        popup.get_by_label("Name").fill(name)
+        button(popup, "Add the key").click()
+        popup.wait_for_url(re.compile("/approve/"))
+        popup.get_by_role("link", name=ADD).click()
+    page = person.open(f"{funded_site.service}/funding")
+    button(page, "Add the key").wait_for()
+    screenshots.take(page, "funding")

@@ -48,6 +48,16 @@ def walk(person: Person, site: Site, look: Callable[[Page, str], Any]) -> None:
         words = re.sub(r"[0-9a-f]{32}", "", path.partition("?")[0])  # ids are no part of a name
         look(page, re.sub(r"\W+", "-", words).strip("-"))
 
+    page.goto(f"{site.service}/budget")
+    button(page, "New recovery codes").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Your recovery codes")
+    look(page, "recovery-codes")
+    page.goto(f"{site.service}/budget")
+    button(page, flow.STOP).first.click()
+    expect(page.get_by_text("Stopped.")).to_be_visible()
+    page.goto(f"{site.service}/budget/ended")
+    look(page, "budget-ended")
+
 
 def look_at_approval(page: Page, look: Callable[[Page, str], Any], name: str) -> None:
     expect(button(page, ALLOW)).to_be_enabled()
@@ -95,6 +105,7 @@ def test_axe_finds_nothing_on_any_page(person: Person, site: Site) -> None:
 
     walk(person, site, look)
     assert {"sign-in", "approve", "approve-grant", "approve-over", "budget"} <= set(seen)
+    assert {"budget-passkeys", "recovery-codes", "budget-ended"} <= set(seen)
 
 
 @pytest.mark.parametrize("viewport", [PHONE, ZOOMED], ids=["phone", "zoomed"])

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import subprocess
 import sys
+import tomllib
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 from click.testing import Result
@@ -20,6 +23,8 @@ from support.service import (
     run_cli,
     run_service,
 )
+
+from wattfare_mw.cli import _NEEDED
 
 NOBODY = f"127.0.0.1:{refused_port()}"
 
@@ -249,3 +254,25 @@ def test_the_ledger_is_proved_and_taken_out(tmp_path) -> None:
     nowhere = invoke_cli("ledger", "verify", "--database", f"sqlite:///{tmp_path / 'none.db'}")
     assert "There is no database" in failed(nowhere)
     assert not (tmp_path / "none.db").exists()
+
+
+def test_a_command_without_its_extra_says_what_to_type() -> None:
+    # The names of what `pyproject.toml` asks for, as they are imported.
+    names = {"pyjwt": "jwt"}
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    for requirement in project["optional-dependencies"]["service"]:
+        found = re.match(r"[\w-]+", requirement)
+        assert found is not None
+        name = names.get(found[0], found[0].replace("-", "_"))
+        assert name in _NEEDED or name == "uvloop"  # which is optional
+    missing = "import sys; sys.modules['rich'] = None; from wattfare_mw.cli import main; main()"
+    run = subprocess.run(
+        [sys.executable, "-c", missing],
+        capture_output=True,
+        text=True,
+        env=environment(),
+        check=False,
+    )
+    assert run.returncode == 1
+    assert "pip install 'wattfare-mw[service]'" in run.stderr
+    assert "Traceback" not in run.stderr

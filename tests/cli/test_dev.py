@@ -15,8 +15,11 @@ from pathlib import Path
 import pytest
 from support.cli import invoke_cli
 from support.dev import run_dev
+from support.ports import refused_port
 from support.service import PATIENCE, chat_body, environment
+from support.upstream import run_upstream
 
+from wattfare_mw import Wattfare, WattfareAuthError, WattfareNetworkError
 from wattfare_mw.service import create_keys
 
 
@@ -141,23 +144,12 @@ def test_a_port_that_is_in_use(tmp_path: Path) -> None:
     with run_dev(tmp_path) as dev:
         port = dev.url.rpartition(":")[2]
         for command in ("dev", "serve"):
-            answer = invoke_real(command, "--port", port, cwd=tmp_path)
-            assert answer.returncode == 1
+            file = f"sqlite:///{tmp_path / 'other.db'}"
+            answer = invoke_cli(command, "--port", port, "--database", file)
+            assert isinstance(answer.exception, SystemExit), answer.exception
+            assert answer.exit_code == 1
             assert f"Port {port} is in use" in answer.stderr
             assert f"wattfare {command} --port 0" in answer.stderr
-            assert "Traceback" not in answer.stderr
-
-
-def invoke_real(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "wattfare_mw.cli", *arguments],
-        cwd=cwd,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-    )
 
 
 @pytest.mark.parametrize(
@@ -168,6 +160,7 @@ def invoke_real(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         (["--cap-usd", "much"], "amount in USD"),
         (["--user", ""], "user"),
         (["--upstream", "nonsense"], "URL"),
+        (["--upstream-key", "k"], "upstream"),
     ],
 )
 def test_mistakes(tmp_path: Path, arguments: list[str], says: str) -> None:
@@ -211,3 +204,60 @@ def test_a_new_database_can_be_asked_for(tmp_path: Path, monkeypatch: pytest.Mon
     assert invoke_cli("apps", "create", "My app", "--new").exit_code == 0
     assert invoke_cli("apps", "create", "Another one").exit_code == 0
     assert os.listdir(tmp_path) == ["wattfare.db"]
+
+
+# -- with an upstream
+
+
+def test_an_upstream_and_its_prices(tmp_path: Path) -> None:
+    with run_upstream() as upstream:
+        given = ("--upstream", upstream.url, "--price", "my/model=1/2")
+        with run_dev(tmp_path, *given) as dev, dev.app() as app:
+            assert app.chat(user="ann", model="my/model").status_code == 200
+            assert dev.next_call()["model"] == "my/model"
+
+
+# -- an app that is set up wrong
+
+
+def test_a_key_of_another_service(tmp_path: Path) -> None:
+    other = create_keys(f"sqlite:///{tmp_path / 'other.db'}", "another").secret_key
+    with (
+        run_dev(tmp_path) as dev,
+        Wattfare(other, base_url=dev.url) as wf,
+        pytest.raises(WattfareAuthError) as caught,
+    ):
+        wf.user("ann").status()
+    assert "does not know this secret key" in caught.value.message
+    [note] = caught.value.__notes__
+    assert dev.url in note
+    assert "wattfare doctor" in note
+    assert other not in note
+    # A browser may see the message. It does not see the address.
+    assert "127.0.0.1" not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("key", "says"),
+    [
+        (None, "wattfare dev"),
+        ("pk_test_1_2", "publishable key"),
+        ("hunter2", "begins with 'sk_'"),
+    ],
+)
+def test_no_secret_key(monkeypatch: pytest.MonkeyPatch, key: str | None, says: str) -> None:
+    monkeypatch.delenv("WATTFARE_SECRET_KEY", raising=False)
+    with pytest.raises(WattfareAuthError) as caught:
+        Wattfare(key)
+    assert says in caught.value.message
+    assert "hunter2" not in caught.value.message
+
+
+def test_a_service_that_does_not_run() -> None:
+    with (
+        Wattfare("sk_test_1_2", base_url=f"http://127.0.0.1:{refused_port()}", max_retries=0) as wf,
+        pytest.raises(WattfareNetworkError) as caught,
+    ):
+        wf.user("ann").status()
+    assert "wattfare dev" in caught.value.message
+    assert "wattfare dev" not in str(caught.value.to_wire())

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 from support.cli import invoke_cli
+from support.postgres import Cluster
 from support.service import bearer, eventually, run_service
 
 from wattfare_mw.service.ledger import rules
 from wattfare_mw.service.ledger.clock import utc_now
-from wattfare_mw.service.ledger.databases import create_keys
+from wattfare_mw.service.ledger.databases import create_keys, migrate_database
 
 
 def test_each_app_and_user(tmp_path: Path) -> None:
@@ -105,6 +106,7 @@ def test_the_log_has_what_each_call_cost(tmp_path: Path, form: str) -> None:
 
         lines = eventually(calls)
     assert key not in "".join(service.log)
+    assert any(f"a new database is made: {tmp_path}" in line for line in service.log)
     if form == "text":
         for line in lines[:2]:
             assert (
@@ -121,3 +123,13 @@ def test_the_log_has_what_each_call_cost(tmp_path: Path, form: str) -> None:
         assert (record["prompt_tokens"], record["completion_tokens"]) == (3, 3)
         assert (record["cost_usd"], record["status"]) == (0.000009, 200)
     assert json.loads(lines[2])["code"] == "not_connected"
+
+
+def test_a_ledger_in_postgresql(cluster: Cluster, tmp_path: Path) -> None:
+    url = cluster.database()
+    migrate_database(url)
+    with run_service(tmp_path, database=url) as service, service.app() as app:
+        app.connect("ann")
+        assert app.chat(user="ann").status_code == 200
+        [mine] = json.loads(invoke_cli("usage", "--json", "--database", url).stdout)["apps"]
+    assert [(one["user_id"], one["total_usd"]) for one in mine["users"]] == [("ann", 0.000009)]

@@ -17,8 +17,9 @@ from wattfare_mw import framework
 ROOT = Path(wattfare_mw.__file__).parent
 #: What an app that only imports us has not asked for.
 HEAVY = {
-    "agents", "aiohttp", "asgiref", "fastapi", "flask", "httpx", "httpx2", "langchain_core",
-    "langchain_openai", "litestar", "msgspec", "openai", "pydantic", "pydantic_ai", "rich", "sqlalchemy", "starlette", "uvicorn", "werkzeug", "asyncio", "ssl",
+    "agents", "aiohttp", "asgiref", "asyncio", "fastapi", "flask", "httpx", "httpx2",
+    "langchain_core", "langchain_openai", "litestar", "msgspec", "openai", "pydantic",
+    "pydantic_ai", "rich", "sqlalchemy", "ssl", "starlette", "uvicorn", "werkzeug",
 }  # fmt: skip
 
 

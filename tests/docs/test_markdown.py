@@ -254,7 +254,10 @@ def test_names_in_the_text_exist() -> None:
         *wattfare_mw.__all__,
         *wattfare_mw.framework.__all__,
         *wattfare_mw.testing.__all__,
+        "ChatWattfare",
         "WattfareAiohttp",
+        "WattfareModelProvider",
+        "WattfareProvider",
     }
     for page in PAGES:
         for name in re.findall(r"`((?:Async)?Wattfare\w*)\b", page.read_text()):

@@ -10,7 +10,7 @@ import pickle
 import queue
 import random
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import Any
@@ -60,6 +60,7 @@ from wattfare_mw import (
     current_async_user,
     current_user,
 )
+from wattfare_mw.framework import WattfareAsyncAdapter
 
 USERS = [f"u{number}" for number in range(1, 51)]
 NO_SERVICE: dict[str, Any] = {
@@ -1002,3 +1003,67 @@ def test_tasks_in_any_order(seed: int, users: int) -> None:
     done: Any = None
     site: Any = WattfareMiddleware(view, resolve_user=resolve, interface="asgi", **NO_SERVICE)
     asyncio.run(main())
+
+
+# -- an adapter that cannot wrap the app
+
+
+async def test_the_contract_of_an_asynchronous_adapter() -> None:
+    """As an adapter of aiohttp.web does it, over requests of its own."""
+    adapter = WattfareAsyncAdapter(resolve_user=who, **NO_SERVICE)
+    made: list[str] = []
+    left: list[contextvars.Context] = []
+
+    async def handle(user: str) -> list[str]:
+        def request() -> Request:
+            made.append(user)
+            return Request("GET", "/", {"x-me": user})
+
+        current = adapter.current_request(request)
+        with current.active():
+            left.append(contextvars.copy_context())
+            body = view()
+        with pytest.raises(WattfareCurrentUserError):
+            current_user.id  # noqa: B018
+        return [part async for part in current.iterate_async(body)]
+
+    async def view() -> AsyncIterator[str]:
+        for _ in range(3):
+            await asyncio.sleep(0)
+            yield (await current_async_user.resolve()).id
+
+    assert await asyncio.gather(*map(handle, USERS[:3])) == [[user] * 3 for user in USERS[:3]]
+    assert sorted(made) == USERS[:3]
+    for context in left:
+        with pytest.raises(WattfareCurrentUserError, match="has ended"):
+            context.run(lambda: current_user.id)
+
+
+async def test_an_asynchronous_body_that_is_closed_early() -> None:
+    adapter = WattfareAsyncAdapter(resolve_user=who, **NO_SERVICE)
+    seen: list[str] = []
+
+    async def view() -> AsyncIterator[str]:
+        try:
+            yield (await current_async_user.resolve()).id
+            yield "more"
+        finally:
+            seen.append((await current_async_user.resolve()).id)
+
+    current = adapter.current_request(Request("GET", "/", {"x-me": "ann"}))
+    body = current.iterate_async(view())
+    assert await anext(body) == "ann"
+    await body.aclose()
+    assert seen == ["ann"]
+    assert current.has_ended
+
+
+async def test_a_response_that_never_comes_ends_the_request() -> None:
+    adapter = WattfareAsyncAdapter(resolve_user=who, **NO_SERVICE)
+    current = adapter.current_request(Request("GET", "/", {"x-me": "ann"}))
+    with current.active():
+        assert current_user.id == "ann"
+        current.end()
+        current.end()
+        with pytest.raises(WattfareCurrentUserError, match="has ended"):
+            current_user.id  # noqa: B018

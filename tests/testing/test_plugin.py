@@ -59,7 +59,9 @@ def test_a_whole_run_in_two_processes(tmp_path: Path) -> None:
         "[pytest]\nwattfare_environment = true\nasyncio_default_fixture_loop_scope = function\n"
     )
     (tmp_path / "shop.py").write_text(
-        "from wattfare_mw import Wattfare\n\nmodel = Wattfare().user('ann').model('openai/gpt-5')\n"
+        "from wattfare_mw import Wattfare\n\n"
+        "wf = Wattfare()\n"
+        "model = wf.user('ann').model('openai/gpt-5')\n"
     )
     (tmp_path / "test_shop.py").write_text(_RUN)
     examples = sorted((ROOT / "examples" / "testing").glob("test_*.py"))
@@ -79,7 +81,7 @@ _RUN = """
 import os
 
 import pytest
-from shop import model
+from shop import model, wf
 
 from wattfare_mw import WattfareError, WattfareNotConnectedError
 
@@ -129,5 +131,5 @@ def _close():
     yield
     for stream in streams:
         stream.close()
-    model._client.close()
+    wf.close()
 """

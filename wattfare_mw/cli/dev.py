@@ -37,7 +37,7 @@ from ..types import check_user_id, encode
 from . import dev_app
 from .options import database_option, option
 from .places import new_file, port_errors
-from .serve import read_nanos, read_prices
+from .serve import is_from_environment, read_nanos, read_prices
 
 DEFAULT_USER = "ann"
 #: The monthly cap of a user that this command connects, in USD.
@@ -130,12 +130,14 @@ def dev(
     cap = read_nanos(cap_usd, "--cap-usd is an amount in USD.")
     for user in users:
         check_user_id(user)
-    operator_pays = bool(upstream and upstream_key)
+    if upstream is None and is_from_environment("upstream_key"):
+        upstream_key = None  # it may be there for another day
+    operator_pays = bool(upstream_key)
     ceiling = read_nanos(user_ceiling_usd or cap_usd, "--user-ceiling-usd is an amount in USD.")
     settings = Settings(
         database=database,
         upstream=upstream,
-        upstream_key=upstream_key if operator_pays else None,
+        upstream_key=upstream_key or None,
         user_ceiling=ceiling if operator_pays else None,
         provider=provider,
         prices=read_prices(prices),

@@ -9,7 +9,9 @@ import sys
 from collections.abc import Sequence
 
 #: The options whose value may be a secret, or may hold one.
-SECRETS = ("--database", "--rate-limit-storage", "--upstream-key")
+SECRETS = ("--app-cookie", "--database", "--rate-limit-storage", "--upstream-key")
+#: Those that are secrets themselves.
+_ALWAYS = ("--app-cookie", "--upstream-key")
 _PASSWORD = re.compile(r"://[^@]*:.*@|[?&](?:ssl)?password=")
 
 
@@ -50,7 +52,7 @@ def split(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
                 kept.append(argument)
                 break
             given.append(value)
-        if name == "--upstream-key" or _PASSWORD.search(value):
+        if name in _ALWAYS or _PASSWORD.search(value):
             variables[variable_of(name)] = value
         else:
             kept += given

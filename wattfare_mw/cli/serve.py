@@ -282,20 +282,20 @@ def serve(
     Several processes may share one database: SQLite on one machine, PostgreSQL from many. What one
     of them leaves behind when it dies is settled by the others, or by the next.
     """
-    if upstream is None and _is_from_environment("upstream_key"):
+    if upstream is None and is_from_environment("upstream_key"):
         upstream_key = None  # it may be there for another day
-    if upstream is None and _is_from_environment("funding"):
+    if upstream is None and is_from_environment("funding"):
         funding = None
     kinds = None if funding is None else tuple(each.strip() for each in funding.split(","))
     operator_pays = bool(upstream_key) and (kinds is None or "operator" in kinds)
     if not operator_pays:
-        if _is_from_environment("user_ceiling_usd"):
+        if is_from_environment("user_ceiling_usd"):
             user_ceiling_usd = None
-        if _is_from_environment("app_ceiling_usd"):
+        if is_from_environment("app_ceiling_usd"):
             app_ceiling_usd = None
-        if _is_from_environment("total_ceiling_usd"):
+        if is_from_environment("total_ceiling_usd"):
             total_ceiling_usd = None
-        if _is_from_environment("grant_ceiling_usd"):
+        if is_from_environment("grant_ceiling_usd"):
             grant_ceiling_usd = None
     settings = Settings(
         database=database,
@@ -343,7 +343,8 @@ def serve(
         run(settings, host, port, lambda url: click.echo(f"wattfare: listening on {url}"))
 
 
-def _is_from_environment(parameter: str) -> bool:
+def is_from_environment(parameter: str) -> bool:
+    """True if a variable gives this option of the command that runs."""
     source = click.get_current_context().get_parameter_source(parameter)
     return source is ParameterSource.ENVIRONMENT
 

@@ -25,7 +25,7 @@ class App(msgspec.Struct, frozen=True):
     """An app that is registered with the service.
 
     Attributes:
-        other_secret_hash: the hash the hash the hash the hash the hash the hash of the older secret
+        other_secret_hash: the hash of the older secret
             key, while two are valid.
     """
 

@@ -94,11 +94,14 @@ def wattfare(
 
     service = WattfareService(allow_reserved=_allows_reserved(request.node)).open()
     yield service
+    failure = ""
     try:
         # A test that has failed may have left a stream open. Its own failure counts.
         service.close(check=_failed not in request.node.stash)
     except AssertionError as error:
-        pytest.fail(str(error), pytrace=False)
+        failure = str(error)
+    if failure:
+        pytest.fail(failure, pytrace=False)
 
 
 def _allows_reserved(node: Any) -> bool:

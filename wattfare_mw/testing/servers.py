@@ -301,7 +301,7 @@ class Server:
 
     def _run(self) -> None:
         try:
-            with asyncio.Runner(loop_factory=_Loop) as runner:
+            with asyncio.Runner(debug=False, loop_factory=_Loop) as runner:
                 runner.run(self._serve())
         except BaseException as error:
             self._failure = error

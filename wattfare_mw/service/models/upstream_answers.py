@@ -508,9 +508,9 @@ class Read(msgspec.Struct, frozen=True):
     Attributes:
         generated: True if it has output of the model.
         choices: True if it has choices.
-        usage: True if True if True if True if True if True if True if it reports usage.
+        usage: True if it reports usage.
         passes: True if the client gets it.
-        may_end: True if True if True if True if True if True if True if it may end a choice, see
+        may_end: True if it may end a choice, see
             :class:`Finishes`.
     """
 
