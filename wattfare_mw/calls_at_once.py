@@ -70,9 +70,7 @@ class Slot:
     def __init__(self, calls: CallsAtOnce, key: Hashable) -> None:
         self._calls = calls
         self._key = key
-        self._held = (
-            threading.Lock()
-        )  # acquired by the thread that ends the call first
+        self._held = threading.Lock()  # acquired by the thread that ends the call first
 
     def release(self) -> None:
         """End the call. A second time changes nothing."""
