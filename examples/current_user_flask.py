@@ -28,18 +28,18 @@ def ask(text: str) -> str | None:
 
 
 @app.post("/ask")
-def ask_one():
+def ask_one() -> dict[str, str | None]:
     return {"answer": ask(request.get_json()["text"])}
 
 
 @app.post("/ask-each")
-def ask_each():
+def ask_each() -> dict[str, list[str | None]]:
     texts: list[str] = request.get_json()["texts"]
     jobs = [pool.submit(copy_context().run, ask, text) for text in texts]
     return {"answers": [job.result() for job in jobs]}
 
 
 @app.post("/sign-in/<name>")
-def sign_in(name: str):
+def sign_in(name: str) -> tuple[str, int]:
     session["user_id"] = name  # after a password, of course
     return "", 204
