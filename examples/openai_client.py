@@ -4,7 +4,6 @@ python examples/openai_client.py
 """
 
 import openai
-from openai.types.chat import ChatCompletionMessageParam
 
 from wattfare_mw import Wattfare, WattfareNotConnectedError, is_not_connected
 
