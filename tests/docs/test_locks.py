@@ -70,6 +70,9 @@ def test_the_lowest_versions_are_those_declared() -> None:
     wanted = [*map(Requirement, PROJECT["dependencies"])]
     wanted += _with_extras(Requirement(f"{PROJECT['name']}[all]"))
     for requirement in wanted:
+        if requirement.name == "openai":
+            # The other extras of `all` need openai 3. `make test-libraries` tests openai 2, too.
+            continue
         (floor,) = [one for one in requirement.specifier if one.operator == ">="]
         pin = pins[canonicalize_name(requirement.name)]
         assert Version(pin) == Version(floor.version), f"run `make lock`: {requirement}, {pin}"
