@@ -566,6 +566,17 @@ def test_a_dependency_that_renews_a_cookie(at_fake: dict[str, Any]) -> None:
         assert answer.headers.get_list("content-length") == [str(len(answer.content))]
 
 
+def test_an_answer_has_one_content_type(at_service: dict[str, Any], account: App) -> None:
+    account.connect("1")
+    with TestClient(new_app(at_service)) as client:
+        status = client.get(STATUS, headers=ANN)
+        stream = client.post(
+            INFERENCE, content=ask("wattfare/echo", stream=True), headers=JSON | ANN
+        )
+    assert status.headers.get_list("content-type") == ["application/json"]
+    assert stream.headers.get_list("content-type") == ["text/event-stream"]
+
+
 def test_an_app_that_has_started(at_fake: dict[str, Any]) -> None:
     app = FastAPI()
     with TestClient(app), pytest.raises(RuntimeError, match="has started"):
