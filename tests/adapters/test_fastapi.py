@@ -457,6 +457,16 @@ def test_the_document_shows_the_paths_and_the_sign_in(
     assert len(names) == len(set(names))
 
 
+def test_the_operations_have_the_names_that_the_app_makes(at_fake: dict[str, Any]) -> None:
+    app = FastAPI(generate_unique_id_function=lambda route: f"{route.tags[0]}-{route.name}")
+    add_wattfare(app, resolve_user=account_id, **at_fake)
+    operations = app.openapi()["paths"][STATUS]
+    assert {method: of["operationId"] for method, of in operations.items()} == {
+        "get": "wattfare-wattfare_status_get",
+        "delete": "wattfare-wattfare_status_delete",
+    }
+
+
 def test_the_models_of_the_document_have_the_fields_of_the_wire(at_fake: dict[str, Any]) -> None:
     schemas = new_app(at_fake).openapi()["components"]["schemas"]
     for struct, name in (
