@@ -43,6 +43,7 @@ ALONE = (
     "current_user_flask",
     "django_app",
     "fastapi_bearer",
+    "litestar_jwt",
     "options",
     "grants",
     "token_route_anywhere",
@@ -190,6 +191,18 @@ def test_a_bearer_token_in_fastapi(serve: Any, app: App) -> None:
     assert example.http.post("/api/wattfare-token", headers=page).status_code == 200
     other = {"origin": "https://other.example.com", "sec-fetch-site": "cross-site"}
     assert example.http.post("/api/wattfare-token", headers=other).status_code == 403
+
+
+def test_a_jwt_in_litestar(serve: Any, app: App) -> None:
+    example: Example = serve("litestar_jwt")
+    assert example.http.get("/api/wattfare/status").status_code == 401
+    signed_in = example.http.post("/sign-in/ann")
+    example.http.headers["authorization"] = signed_in.headers["authorization"]
+    refused = example.http.post("/haiku")
+    assert (refused.status_code, refused.json()["error"]["code"]) == (402, "not_connected")
+    assert example.connect()["limits"] == {"monthlyUsd": 20}
+    assert example.http.post("/haiku").text == "A haiku for Ann."
+    assert app.status("1")["usage"]["monthlyUsd"] > 0
 
 
 def test_the_page_of_the_flask_app(serve: Any) -> None:
