@@ -4,6 +4,7 @@ No I/O."""
 from __future__ import annotations
 
 import copy
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -449,13 +450,23 @@ def _advice(base_url: str, host: str) -> str:
     return "Check WATTFARE_BASE_URL."
 
 
+_IN_A_TEST = (
+    " In a test, use the fixture `wattfare`. If the app is imported before the test, also set"
+    " `wattfare_environment = true` in pytest's settings."
+)
+
+
+def _in_pytest() -> bool:
+    return "PYTEST_VERSION" in os.environ
+
+
 def _no_secret_key(given: object) -> str:
     """What to say of a value that is no secret key. Never the value."""
     if given is None or given == "":
         return (
             "There is no secret key. Set WATTFARE_SECRET_KEY, or give secret_key=. For a test key,"
             " type `wattfare dev` and copy the line"
-            " `export WATTFARE_SECRET_KEY=sk_test_…`."
+            f" `export WATTFARE_SECRET_KEY=sk_test_…`.{_IN_A_TEST if _in_pytest() else ''}"
         )
     if isinstance(given, str) and given.strip().startswith("pk_"):
         return (

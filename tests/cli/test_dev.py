@@ -131,6 +131,14 @@ def test_what_a_person_sees(tmp_path: Path, number: int) -> None:
         assert json.loads(done.stdout)["usage"]["cost"] == 0.000015
         line = process.stdout.readline()
         assert re.search(r"ann +wattfare/echo +5\+5 +\$0\.000015 +\$4\.999985$", line), line
+        user = "6da6b59e-eec6-4ca5-bbab-282b3e386366"
+        other = ["bash", "-c", command.replace("X-Wattfare-User: ann", f"X-Wattfare-User: {user}")]
+        for _ in range(2):
+            subprocess.run(other, capture_output=True, check=True, env=environment())
+        refused, hint, again = (process.stdout.readline() for _ in range(3))
+        assert re.search(rf"{user} +wattfare/echo .* refused: not_connected$", refused), refused
+        assert hint == f"To give this user a budget, add --user {user} and start again.\n"
+        assert again.endswith("refused: not_connected\n"), again
     process.send_signal(number)
     rest, errors = process.communicate(timeout=PATIENCE)
     timer.cancel()
@@ -241,6 +249,7 @@ def test_a_key_of_another_service(tmp_path: Path) -> None:
     ("key", "says"),
     [
         (None, "wattfare dev"),
+        (None, "wattfare_environment = true"),
         ("pk_test_1_2", "publishable key"),
         ("hunter2", "begins with 'sk_'"),
     ],

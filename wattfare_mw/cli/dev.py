@@ -263,6 +263,7 @@ class _Screen:
         self._console = Console(highlight=False, soft_wrap=True)
         self._is_new = is_new
         self._upstream = upstream
+        self._hinted: set[str] = set()
 
     def ready(self, url: str, keys: AppKeys, file: Path, users: tuple[str, ...]) -> None:
         """The service takes requests."""
@@ -289,12 +290,21 @@ class _Screen:
         if call.ended is None:
             cells = (time, user, model, "-", "-", _amount(left))
             self._console.print(Text(f"{_row(*cells)}  refused: {call.code}", style="yellow"))
+            if call.code == "not_connected" and call.user_id is not None:
+                self._hint(user)
             return
         tokens = f"{call.prompt_tokens}+{call.completion_tokens}"
         cost = None if call.cost is None else money.usd(call.cost)
         row = _row(time, user, model, tokens, _amount(cost), _amount(left))
         more = "" if call.ended == "completed" else f"  {call.ended}"
         self._console.print(Text(row + more, style="" if not more else "yellow"))
+
+    def _hint(self, user: str) -> None:
+        """Say how to give a user a budget, once for each user."""
+        if user not in self._hinted:
+            self._hinted.add(user)
+            option = f"--user {shlex.quote(user)}"
+            self._console.print(Text(f"To give this user a budget, add {option} and start again."))
 
     def end(self) -> None:
         """The service has stopped."""
@@ -306,7 +316,7 @@ class _Screen:
 
 
 def _row(time: str, user: str, model: str, tokens: str, cost: str, left: str) -> str:
-    return f"{time:<8}  {user:<16.32}  {model:<24.64}  {tokens:>10}  {cost:>12}  {left:>12}"
+    return f"{time:<8}  {user:<16.36}  {model:<24.64}  {tokens:>10}  {cost:>12}  {left:>12}"
 
 
 def _amount(usd: Decimal | None) -> str:
