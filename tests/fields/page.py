@@ -1,4 +1,4 @@
-"""Writes the list of fields in ``docs/service.md`` from the table."""
+"""Writes the list of fields in ``docs/requests.md`` from the table."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from wattfare_mw.service.chat.allowed_fields import PROVIDER_TOOLS, REQUEST, Kind
 from wattfare_mw.service.chat.foreign_fields import NAMES, PREFIXES, WORDS
 
-PAGE = Path(__file__).parents[2] / "docs" / "service.md"
+PAGE = Path(__file__).parents[2] / "docs" / "requests.md"
 BEGIN = "<!-- The list of fields: written by `python -m fields` in the folder tests. -->\n"
 END = "<!-- The end of the list of fields. -->\n"
 

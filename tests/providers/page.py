@@ -24,7 +24,7 @@ cd tests
 python -m providers
 ```
 
-How the service knows the provider, and what else it knows of it, is in [the service](service.md#an-upstream).
+How the service knows the provider, and what else it knows of it, is in [the service](models-and-prices.md#providers).
 
 ## In short
 
