@@ -1,4 +1,4 @@
-"""What a visitor who is not signed in gets, view by view."""
+"""Views for visitors who are not signed in."""
 
 from django.contrib.auth.decorators import login_required
 from django.http import HttpRequest, JsonResponse
