@@ -22,7 +22,7 @@ from wattfare_mw.framework import (
 
 
 class WattfareAiohttp(WattfareAsyncAdapter):
-    """``WattfareAiohttp(app, resolve_user=…)`` gives the app the paths and ``get_user``."""
+    """``WattfareAiohttp(app, resolve_user=…)`` adds Wattfare's paths and ``get_user`` to an app."""
 
     let_through = (web.HTTPException,)  # aiohttp answers `raise web.HTTPForbidden()`
 
@@ -62,7 +62,7 @@ WATTFARE = web.AppKey("WATTFARE", WattfareAiohttp)
 
 
 async def get_user(request: web.Request) -> AsyncUser:
-    """The signed-in user's budget, in a handler."""
+    """Return the signed-in user, in a handler."""
     return await request.config_dict[WATTFARE].user_of(_neutral(request, request.path))
 
 
