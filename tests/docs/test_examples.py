@@ -332,7 +332,7 @@ def test_the_options(serve: Any) -> None:
     assert http.options("/api/wattfare-token", headers=headers).status_code == 204
     headers["origin"] = "https://elsewhere.example.com"
     assert http.options("/api/wattfare-token", headers=headers).status_code == 403
-    assert example.module.BOOK == [
+    assert example.module.USAGE_LOG == [
         "ada wattfare/echo 6 0.000009",
         "ada wattfare/echo 2 0.000003",
     ]
