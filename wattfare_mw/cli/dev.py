@@ -263,6 +263,7 @@ class _Screen:
         self._console = Console(highlight=False, soft_wrap=True)
         self._is_new = is_new
         self._upstream = upstream
+        self._advised: set[str] = set()
 
     def ready(self, url: str, keys: AppKeys, file: Path, users: tuple[str, ...]) -> None:
         """The service takes requests."""
@@ -289,12 +290,26 @@ class _Screen:
         if call.ended is None:
             cells = (time, user, model, "-", "-", _amount(left))
             self._console.print(Text(f"{_row(*cells)}  refused: {call.code}", style="yellow"))
+            if call.code == "not_connected" and call.user_id is not None:
+                self._advise(call.user_id)
             return
         tokens = f"{call.prompt_tokens}+{call.completion_tokens}"
         cost = None if call.cost is None else money.usd(call.cost)
         row = _row(time, user, model, tokens, _amount(cost), _amount(left))
         more = "" if call.ended == "completed" else f"  {call.ended}"
         self._console.print(Text(row + more, style="" if not more else "yellow"))
+
+    def _advise(self, user_id: str) -> None:
+        """Show how this user gets a budget, once for each user."""
+        if user_id in self._advised:
+            return
+        self._advised.add(user_id)
+        option = one_line(shlex.quote(user_id))
+        self._console.print(
+            f"          This user has no budget. Start the command again with --user {option}, or"
+            " connect one from a page of your app.",
+            markup=False,
+        )
 
     def end(self) -> None:
         """The service has stopped."""
