@@ -36,10 +36,12 @@ from .types import (
     OnLowBudget,
     RequestLimit,
     SessionRequest,
+    UserId,
     check_user_id,
     decode,
     encode,
     readable_label,
+    user_id_text,
 )
 
 T = TypeVar("T")
@@ -101,15 +103,6 @@ class Payer(msgspec.Struct, frozen=True, gc=False):
     value: str
 
 
-def user_payer(user_id: str) -> Payer:
-    """The user with this id.
-
-    Raises:
-        WattfareError: ``invalid_request``; the id is invalid.
-    """
-    return payer_of(check_user_id(user_id))
-
-
 def payer_of(user_id: str) -> Payer:
     """The user with this checked id."""
     if not (user_id.isascii() and user_id.isprintable() and _ESCAPED.isdisjoint(user_id)):
@@ -136,12 +129,12 @@ def _visible(text: str) -> bool:
 
 
 def create_session(
-    user_id: str,
+    user_id: UserId,
     request_limit: LimitLike | SessionRequest = None,
     account_label: str | None = None,
 ) -> Call[CreatedSession]:
     """Create a session token for this user's browser, which asks for this cap."""
-    body: dict[str, Any] = {"appUserId": check_user_id(user_id)}
+    body: dict[str, Any] = {"appUserId": user_id_text(user_id)}
     limit = session_request(request_limit).request_limit
     if limit is not None:
         body["requestLimit"] = limit
@@ -363,7 +356,7 @@ class Caller:
 
     def create_session(
         self,
-        user_id: str,
+        user_id: UserId,
         request_limit: LimitLike | SessionRequest = None,
         account_label: str | None = None,
     ) -> Flow[CreatedSession]:
