@@ -468,7 +468,12 @@ def _check_url(url: str) -> str:
     except ValueError:  # an invalid port or IPv6 address
         usable = False
     if not usable or not _visible(url):
-        raise ValueError("base_url is the service's address, such as https://wattfare.com")
+        raise ValueError(
+            "base_url (or WATTFARE_BASE_URL) must be the service's address, with http:// or"
+            " https://, such as http://127.0.0.1:8787"
+        )
     if any(mark in url for mark in "?#@"):
-        raise ValueError("base_url has no query, no fragment and no credentials")
+        raise ValueError(
+            "base_url (or WATTFARE_BASE_URL) must not have a query, a fragment or credentials"
+        )
     return url.rstrip("/").removesuffix(API_PREFIX)

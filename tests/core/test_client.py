@@ -158,7 +158,7 @@ def test_the_address_in_its_spellings(cls: Any, given: str, kept: str) -> None:
     ],
 )
 def test_what_is_no_address_is_told_at_once(cls: Any, url: str) -> None:
-    with pytest.raises(ValueError, match="base_url"):
+    with pytest.raises(ValueError, match=r"base_url \(or WATTFARE_BASE_URL\) must"):
         cls(SECRET, base_url=url)
 
 
