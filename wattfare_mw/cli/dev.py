@@ -123,7 +123,8 @@ def dev(
 
     It makes a test app, prints the two `export` lines for your app and the `curl` line of a first
     billed call, and shows each call. The keys are in a file beside the database, so they are the
-    same at the next start. The users of a test app need no passkey and no page.
+    same at the next start. The users of --user have a budget at once:
+    they need no passkey and no page.
 
     For other people to use it, type `wattfare serve`.
     """
