@@ -37,10 +37,12 @@ from .types import (
     OnLowBudget,
     RequestLimit,
     SessionRequest,
+    UserId,
     check_user_id,
     decode,
     encode,
     readable_label,
+    user_id_text,
 )
 
 T = TypeVar("T")
@@ -102,15 +104,6 @@ class Payer(msgspec.Struct, frozen=True, gc=False):
     value: str
 
 
-def user_payer(user_id: str) -> Payer:
-    """The user with this id.
-
-    Raises:
-        WattfareError: ``invalid_request``; the id is invalid.
-    """
-    return payer_of(check_user_id(user_id))
-
-
 def payer_of(user_id: str) -> Payer:
     """The user with this checked id."""
     if not (user_id.isascii() and user_id.isprintable() and _ESCAPED.isdisjoint(user_id)):
@@ -137,12 +130,12 @@ def _visible(text: str) -> bool:
 
 
 def create_session(
-    user_id: str,
+    user_id: UserId,
     request_limit: LimitLike | SessionRequest = None,
     account_label: str | None = None,
 ) -> Call[CreatedSession]:
     """Create a session token for this user's browser, which asks for this cap."""
-    body: dict[str, Any] = {"appUserId": check_user_id(user_id)}
+    body: dict[str, Any] = {"appUserId": user_id_text(user_id)}
     limit = session_request(request_limit).request_limit
     if limit is not None:
         body["requestLimit"] = limit
@@ -364,7 +357,7 @@ class Caller:
 
     def create_session(
         self,
-        user_id: str,
+        user_id: UserId,
         request_limit: LimitLike | SessionRequest = None,
         account_label: str | None = None,
     ) -> Flow[CreatedSession]:
@@ -486,7 +479,12 @@ def _check_url(url: str) -> str:
     except ValueError:  # an invalid port or IPv6 address
         usable = False
     if not usable or not _visible(url):
-        raise ValueError("base_url is the service's address, such as https://wattfare.com")
+        raise ValueError(
+            "base_url (or WATTFARE_BASE_URL) must be the service's address, with http:// or"
+            " https://, such as http://127.0.0.1:8787"
+        )
     if any(mark in url for mark in "?#@"):
-        raise ValueError("base_url has no query, no fragment and no credentials")
+        raise ValueError(
+            "base_url (or WATTFARE_BASE_URL) must not have a query, a fragment or credentials"
+        )
     return url.rstrip("/").removesuffix(API_PREFIX)

@@ -19,7 +19,12 @@ from support.ports import refused_port
 from support.service import PATIENCE, chat_body, environment
 from support.upstream import run_upstream
 
-from wattfare_mw import Wattfare, WattfareAuthError, WattfareNetworkError
+from wattfare_mw import (
+    Wattfare,
+    WattfareAuthError,
+    WattfareNetworkError,
+    WattfareNotConnectedError,
+)
 from wattfare_mw.service import create_keys
 
 
@@ -131,17 +136,18 @@ def test_what_a_person_sees(tmp_path: Path, number: int) -> None:
         assert json.loads(done.stdout)["usage"]["cost"] == 0.000015
         line = process.stdout.readline()
         assert re.search(r"ann +wattfare/echo +5\+5 +\$0\.000015 +\$4\.999985$", line), line
-        user = "6da6b59e-eec6-4ca5-bbab-282b3e386366"
-        other = ["bash", "-c", command.replace("X-Wattfare-User: ann", f"X-Wattfare-User: {user}")]
+    key, url = re.findall(r"^export \w+=(\S+)$", shown, re.MULTILINE)
+    with Wattfare(key, base_url=url) as wf:
+        model = wf.user("[red]7 8").model("wattfare/echo")
         for _ in range(2):
-            subprocess.run(other, capture_output=True, check=True, env=environment())
-        refused, hint, again = (process.stdout.readline() for _ in range(3))
-        assert re.search(rf"{user} +wattfare/echo .* refused: not_connected$", refused), refused
-        assert hint == f"To give this user a budget, add --user {user} and start again.\n"
-        assert again.endswith("refused: not_connected\n"), again
+            with pytest.raises(WattfareNotConnectedError):
+                model.generate("hi")
+        wf.user("ann").model("wattfare/echo").generate("hi")
     process.send_signal(number)
     rest, errors = process.communicate(timeout=PATIENCE)
     timer.cancel()
+    assert rest.count("refused: not_connected") == 2
+    assert rest.count("again with --user '[red]7 8', or") == 1
     assert process.returncode == 0
     assert "has stopped" in rest
     assert "\x1b" not in shown + rest

@@ -123,7 +123,8 @@ def dev(
 
     It makes a test app, prints the two `export` lines for your app and the `curl` line of a first
     billed call, and shows each call. The keys are in a file beside the database, so they are the
-    same at the next start. The users of a test app need no passkey and no page.
+    same at the next start. The users of --user have a budget at once:
+    they need no passkey and no page.
 
     For other people to use it, type `wattfare serve`.
     """
@@ -263,7 +264,7 @@ class _Screen:
         self._console = Console(highlight=False, soft_wrap=True)
         self._is_new = is_new
         self._upstream = upstream
-        self._hinted: set[str] = set()
+        self._advised: set[str] = set()
 
     def ready(self, url: str, keys: AppKeys, file: Path, users: tuple[str, ...]) -> None:
         """The service takes requests."""
@@ -291,7 +292,7 @@ class _Screen:
             cells = (time, user, model, "-", "-", _amount(left))
             self._console.print(Text(f"{_row(*cells)}  refused: {call.code}", style="yellow"))
             if call.code == "not_connected" and call.user_id is not None:
-                self._hint(user)
+                self._advise(call.user_id)
             return
         tokens = f"{call.prompt_tokens}+{call.completion_tokens}"
         cost = None if call.cost is None else money.usd(call.cost)
@@ -299,12 +300,17 @@ class _Screen:
         more = "" if call.ended == "completed" else f"  {call.ended}"
         self._console.print(Text(row + more, style="" if not more else "yellow"))
 
-    def _hint(self, user: str) -> None:
-        """Say how to give a user a budget, once for each user."""
-        if user not in self._hinted:
-            self._hinted.add(user)
-            option = f"--user {shlex.quote(user)}"
-            self._console.print(Text(f"To give this user a budget, add {option} and start again."))
+    def _advise(self, user_id: str) -> None:
+        """Show how this user gets a budget, once for each user."""
+        if user_id in self._advised:
+            return
+        self._advised.add(user_id)
+        option = one_line(shlex.quote(user_id))
+        self._console.print(
+            f"          This user has no budget. Start the command again with --user {option}, or"
+            " connect one from a page of your app.",
+            markup=False,
+        )
 
     def end(self) -> None:
         """The service has stopped."""

@@ -8,7 +8,6 @@ from datetime import datetime
 from decimal import Decimal
 from types import TracebackType
 from typing import Any, Self, TypeVar
-from uuid import UUID
 
 from sqlalchemy import Connection as Sql
 from sqlalchemy import func, select
@@ -22,7 +21,7 @@ from ..service.ledger import rules, schema
 from ..service.models.upstream_answers import failed
 from ..service.records import GRANT_SECONDS, USERS_PAY, Bounds, Connection, GrantBudget, Totals
 from ..transport import hidden
-from ..types import check_user_id, encode
+from ..types import UserId, encode, user_id_text
 from .address import Environment, environ
 from .recording import RecordedCall
 from .scripts import Fault, Reply, tool_calls_in, words_in
@@ -209,13 +208,13 @@ class WattfareService:
 
     # -- users and their budgets
 
-    def user(self, user_id: str | int | UUID) -> AppUser:
+    def user(self, user_id: UserId) -> AppUser:
         """A user of the app, by the app's own id. They need not exist before.
 
         Raises:
             WattfareError: ``invalid_request``; no such id can exist.
         """
-        return AppUser(self, _id_of(user_id))
+        return AppUser(self, user_id_text(user_id))
 
     def grant(self, requests: int = 1, max_usd: Amount = 1) -> str:
         """The token of a new one-time grant.
@@ -347,25 +346,25 @@ class WattfareService:
 
     # -- what has happened
 
-    def billed(self, user: str | int | UUID | None = None) -> Decimal:
+    def billed(self, user: UserId | None = None) -> Decimal:
         """All that was billed in this test, in USD, exactly: in every month, and also what the test
         spent itself. It waits until the calls in flight are settled, for a second at most.
 
         Args:
             user: the user's id; None: all users and grants of the app.
         """
-        user_id = None if user is None else _id_of(user)
+        user_id = None if user is None else user_id_text(user)
         self._wait_until_settled(user_id)
         return self._sum(schema.ledger, "billed_nanos", user_id)
 
-    def reserved(self, user: str | int | UUID | None = None) -> Decimal:
+    def reserved(self, user: UserId | None = None) -> Decimal:
         """What the calls in flight have reserved, in USD.
 
         Args:
             user: the user's id; None: all users and grants of the app.
         """
         return self._sum(
-            schema.reservations, "reserved_nanos", None if user is None else _id_of(user)
+            schema.reservations, "reserved_nanos", None if user is None else user_id_text(user)
         )
 
     @property
@@ -422,12 +421,6 @@ class WattfareService:
             for call in in_flight
         ]
         return "\n".join(["The test is over, and calls of the app still run:", *lines, _ADVICE])
-
-
-def _id_of(user: str | int | UUID) -> str:
-    if isinstance(user, (int, UUID)) and not isinstance(user, bool):
-        user = str(user)
-    return check_user_id(user)
 
 
 def _error(code: str, now: datetime) -> WattfareError:
