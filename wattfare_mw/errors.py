@@ -338,7 +338,7 @@ def error_from_answer(
     headers = headers or {}
     about: dict[str, Any] = {
         "status": status,
-        "retry_after": retry_after_seconds(headers.get("retry-after")),
+        "retry_after": retry_after_in(headers),
         "request_id": headers.get("x-request-id"),
     }
     error = wire_error(body)
@@ -428,14 +428,35 @@ def _moment(value: object) -> datetime | None:
     return datetime.fromtimestamp(value, UTC) if 0 < value < _MAX_MOMENT else None
 
 
+#: The longest wait that is passed on, in seconds.
+_A_DAY = 86_400.0
+
+
 def retry_after_seconds(value: str | None) -> float | None:
     """The seconds that a ``Retry-After`` says, which is a number of seconds or a date: 0 for a
-    date in the past, None for anything else or more than a day."""
+    date in the past, a day for more than a day, and None for anything else."""
+    seconds = _number(value or "")
+    return _up_to_a_day(_seconds_until(value or "") if seconds is None else seconds)
+
+
+def retry_after_in(headers: Mapping[str, str]) -> float | None:
+    """The seconds to wait that the headers of an answer say. Their names are in lower case, or can
+    be read in any case."""
+    milliseconds = _number(headers.get("retry-after-ms") or "")
+    # OpenAI's header, which is more exact.
+    exact = None if milliseconds is None else _up_to_a_day(milliseconds / 1000)
+    return retry_after_seconds(headers.get("retry-after")) if exact is None else exact
+
+
+def _number(text: str) -> float | None:
     try:
-        seconds = float(value or "")
+        return float(text)
     except ValueError:
-        seconds = _seconds_until(value or "")
-    return seconds if 0 <= seconds <= 86_400 else None
+        return None
+
+
+def _up_to_a_day(seconds: float) -> float | None:
+    return min(seconds, _A_DAY) if math.isfinite(seconds) and seconds >= 0 else None
 
 
 def _seconds_until(date: str) -> float:
@@ -532,7 +553,10 @@ def _add_headers(found: WattfareError, error: BaseException) -> None:
     for value, name in places:
         headers = _attribute(value, name)
         if found.retry_after is None:
-            found.retry_after = retry_after_seconds(_header(headers, "retry-after"))
+            names = ("retry-after-ms", "retry-after")
+            found.retry_after = retry_after_in(
+                {name: value for name in names if (value := _header(headers, name)) is not None}
+            )
         if found.request_id is None:
             request_id = _header(headers, "x-request-id")
             if request_id and len(request_id) <= _MAX_REQUEST_ID and request_id.isprintable():

@@ -9,6 +9,7 @@ import pickle
 import time
 from collections.abc import Iterator
 from email.utils import formatdate
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -173,10 +174,10 @@ def test_an_unknown_code_is_named() -> None:
         ("-1", None),
         ("nan", None),
         ("inf", None),
-        ("1e99", None),
-        ("86401", None),
+        ("1e99", 86400),
+        ("86401", 86400),
         ("Fri, 31 Dec 1999 23:59:59 GMT", 0),
-        ("Fri, 31 Dec 9999 23:59:59 GMT", None),
+        ("Fri, 31 Dec 9999 23:59:59 GMT", 86400),
         ("Fri, 99 Dec 1999 23:59:59 GMT", None),
         ("soon", None),
     ],
@@ -189,6 +190,26 @@ def test_retry_after_as_a_date() -> None:
     seconds = retry_after_seconds(formatdate(time.time() + 100, usegmt=True))
     assert seconds is not None
     assert 0 < seconds <= 101
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({"retry-after-ms": "250", "retry-after": "1"}, 0.25),
+        ({"retry-after-ms": "120000"}, 120),
+        ({"retry-after-ms": "soon", "retry-after": "3"}, 3),
+        ({"retry-after-ms": "-1"}, None),
+        ({}, None),
+    ],
+)
+def test_retry_after_in_milliseconds(headers: dict[str, str], seconds: float | None) -> None:
+    assert error_from_answer(429, b"", headers).retry_after == seconds
+    theirs = SimpleNamespace(headers={name.title(): value for name, value in headers.items()})
+    error: Any = Exception()
+    error.body, error.response = {"code": "rate_limited", "message": "Wait."}, theirs
+    found = to_wattfare_error(error)
+    assert found is not None
+    assert found.retry_after == seconds
 
 
 # -- the helpers
