@@ -450,6 +450,11 @@ def test_no_secret_shows(
     grant = users.grant(TOKEN)
     made = getattr(grant, kind)()
     shown = [repr(made), repr(vars(made)), repr(made.copy()), repr(grant)]
+    # A WebSocket is opened with these.
+    shown += [repr(made.auth_headers), repr(made.default_headers)]
+    with pytest.raises(TypeError, match="is not pickled"):
+        pickle.dumps(made)
+    assert copy.copy(made) is made
     ask(made, kind)
 
     def echoes(exchange: Exchange) -> None:
