@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -475,18 +476,13 @@ def to_wattfare_error(error: BaseException | None) -> WattfareError | None:
     and the ``body`` or ``response`` that an HTTP error of openai, pydantic-ai or httpx carries.
     ``retry_after`` and ``request_id`` come from the headers of the response.
     """
-    found: WattfareError | None = None
     for inner in unwrapped(error):
-        if isinstance(inner, WattfareError):
-            return found or inner
-        if found is None:
-            found = _from_http_error(inner)
+        found = inner if isinstance(inner, WattfareError) else _from_http_error(inner)
         if found is not None:
-            # The library's own error may hold the body only, and its cause the response.
-            _add_headers(found, inner)
-            if found.retry_after is not None and found.request_id is not None:
-                break
-    return found
+            if found is not inner:
+                _add_headers(found, inner)
+            return found
+    return None
 
 
 def is_budget_exceeded(error: BaseException | None) -> bool:
@@ -503,9 +499,9 @@ def unwrapped(error: BaseException | None, *, suppressed: bool = False) -> Itera
     """``error``, and all that is behind it and in it; with ``suppressed``, also what a ``from
     None`` says is not the reason."""
     seen: set[int] = set()
-    queue: list[BaseException | None] = [error]
+    queue: deque[BaseException | None] = deque([error])
     while queue:
-        inner = queue.pop(0)
+        inner = queue.popleft()
         if inner is None or id(inner) in seen:
             continue
         seen.add(id(inner))
@@ -547,20 +543,25 @@ def _from_http_error(error: BaseException) -> WattfareError | None:
 
 
 def _add_headers(found: WattfareError, error: BaseException) -> None:
-    """What the headers of a library's response say, if it is not known yet."""
-    response = _attribute(error, "response")
-    places = ((response, "headers"), (error, "litellm_response_headers"), (error, "headers"))
-    for value, name in places:
-        headers = _attribute(value, name)
-        if found.retry_after is None:
-            names = ("retry-after-ms", "retry-after")
-            found.retry_after = retry_after_in(
-                {name: value for name in names if (value := _header(headers, name)) is not None}
-            )
-        if found.request_id is None:
-            request_id = _header(headers, "x-request-id")
-            if request_id and len(request_id) <= _MAX_REQUEST_ID and request_id.isprintable():
-                found.request_id = request_id
+    """What the headers of a library's response say. The library's own error may hold the body only,
+    and its cause the response. The headers of one response count: another one behind it may be
+    that of an earlier call."""
+    for inner in unwrapped(error):
+        response = _attribute(inner, "response")
+        places = ((response, "headers"), (inner, "litellm_response_headers"), (inner, "headers"))
+        for value, name in places:
+            headers = _attribute(value, name)
+            if found.retry_after is None:
+                names = ("retry-after-ms", "retry-after")
+                found.retry_after = retry_after_in(
+                    {name: value for name in names if (value := _header(headers, name)) is not None}
+                )
+            if found.request_id is None:
+                request_id = _header(headers, "x-request-id")
+                if request_id and len(request_id) <= _MAX_REQUEST_ID and request_id.isprintable():
+                    found.request_id = request_id
+        if found.retry_after is not None or found.request_id is not None:
+            return
 
 
 _MAX_REQUEST_ID = 128

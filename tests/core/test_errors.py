@@ -461,3 +461,41 @@ def test_the_shapes_of_others_that_are_not_ours(error: Exception) -> None:
 
 def test_the_helpers_are_public() -> None:
     assert wattfare_mw.to_wattfare_error is to_wattfare_error
+
+
+def refused(code: str, **headers: str) -> Exception:
+    """An error of an AI library, with the body and the headers of an answer."""
+    error: Any = Exception(code)
+    error.body = {"code": code, "message": "No."}
+    error.response = SimpleNamespace(headers={k.replace("_", "-"): v for k, v in headers.items()})
+    return error
+
+
+def test_the_headers_of_another_call_do_not_count() -> None:
+    """Neither of one beside it in a group, nor of one that a fallback has tried first."""
+    busy = refused("rate_limited", retry_after="17", x_request_id="other")
+    broke = refused("budget_exceeded", x_request_id="own")
+
+    def falls_back() -> None:
+        try:
+            raise busy
+        except Exception:
+            raise broke  # noqa: B904
+
+    bare = refused("budget_exceeded")
+    after_another = raised(falls_back)
+    for error in (ExceptionGroup("two", [bare, busy]), after_another):
+        found = to_wattfare_error(error)
+        assert isinstance(found, WattfareBudgetExceededError)
+        assert found.retry_after is None
+        assert found.request_id in (None, "own")
+    found = to_wattfare_error(ExceptionGroup("two", [busy, broke]))
+    assert found is not None
+    assert (found.code, found.retry_after, found.request_id) == ("rate_limited", 17, "other")
+
+
+def test_a_group_of_many_errors_is_read_in_no_time() -> None:
+    many = [ValueError(number) for number in range(100_000)]
+    began = time.process_time()
+    assert to_wattfare_error(ExceptionGroup("many", [*many, BUDGET])) is BUDGET
+    assert time.process_time() - began < 2
