@@ -363,6 +363,9 @@ def test_tool_calls(wattfare: WattfareService, given: Any) -> None:
     assert ask(wattfare).text == FOUR_WORDS  # it is given once
 
     wattfare.reply("Let me see.", tool_calls=[given])
+    if isinstance(given, tuple) or (isinstance(given, dict) and "id" not in given):
+        # openai-agents refuses an id that an earlier turn has used.
+        expected = (ToolCall("call_2", "get_weather", '{"city": "Paris"}'),)
     with wattfare.client().user("ann").model("x").stream("?") as stream:
         chunks = list(stream)
     assert [call for chunk in chunks for call in chunk.tool_calls] == list(expected)

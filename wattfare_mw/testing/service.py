@@ -261,7 +261,7 @@ class WattfareService:
         """
         if not isinstance(text, str):
             text = encode(text).decode()
-        calls = tool_calls_in(tool_calls)
+        calls = tool_calls_in(tool_calls, self._tested.script.numbers)
         if times is None and calls:
             times = 1
         if times is not None and times < 1:
