@@ -95,6 +95,21 @@ def test_a_file_of_keys_that_is_none_makes_a_new_app(tmp_path: Path, kept: str) 
     (tmp_path / "wattfare.db.dev-key").write_text(kept)
     with run_dev(tmp_path) as dev, dev.app() as app:
         assert app.chat(user="ann").status_code == 200
+    assert "wattfare.db.dev-key do not open this database" in "".join(dev.log)
+
+
+def test_files_that_cannot_be_used_are_named(tmp_path: Path) -> None:
+    file, other = tmp_path / "wattfare.db", tmp_path / "other.db"
+    other.write_bytes(b"this is not a database" * 100)
+    answer = invoke_cli("dev", "--database", f"sqlite:///{other}")
+    assert f"The database {other} cannot be opened" in answer.stderr
+    assert "--database sqlite:////path/to/wattfare.db" in answer.stderr
+
+    keys = tmp_path / "wattfare.db.dev-key"
+    keys.mkdir()
+    answer = invoke_cli("dev", "--database", f"sqlite:///{file}")
+    assert f"{keys}: Is a directory" in answer.stderr
+    assert list(tmp_path.glob("*.dev-key.*")) == []  # no secret is left behind
 
 
 def test_a_cap_that_was_changed_stays(tmp_path: Path) -> None:

@@ -455,6 +455,29 @@ def test_an_error_says_what_the_real_one_says(wattfare: WattfareService) -> None
         wattfare.fail("budget")
 
 
+@pytest.mark.parametrize(
+    "mistake",
+    [
+        lambda wattfare: wattfare.reply(None),
+        lambda wattfare: wattfare.reply(b"bytes"),
+        lambda wattfare: wattfare.reply("x", pause=-1),
+        lambda wattfare: wattfare.reply("x", prompt_tokens=-1),
+        lambda wattfare: wattfare.reply("x", completion_tokens=-1),
+        lambda wattfare: wattfare.reply("x", times=0),
+        lambda wattfare: wattfare.fail("auth", times=0),
+        lambda wattfare: wattfare.fail("auth", after=-1),
+        lambda wattfare: wattfare.fail("auth", status=200),
+        lambda wattfare: wattfare.fail("rate_limited", retry_after=-1),
+        lambda wattfare: wattfare.cut_stream(after=-1),
+    ],
+)
+def test_a_mistake_in_a_script_is_refused_at_once(wattfare: WattfareService, mistake: Any) -> None:
+    with pytest.raises((TypeError, ValueError), match=r"`\w+` is|A reply is"):
+        mistake(wattfare)
+    wattfare.user("ann").connect(5)
+    assert ask(wattfare).text  # it has changed nothing
+
+
 @pytest.mark.parametrize("network", [False, True])
 def test_a_stream_that_is_cut(wattfare: WattfareService, network: bool) -> None:
     wattfare.user("ann").connect(5)

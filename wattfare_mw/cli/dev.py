@@ -148,7 +148,17 @@ def dev(
     )
     file = dev_app.file_of(database)
     is_new = new_file(database) is not None
-    keys = dev_app.find_or_create(database)
+    keys = dev_app.find(database)
+    if keys is None:
+        kept = dev_app.file_of_keys(database)
+        had_keys = kept.exists()
+        keys = dev_app.create(database)
+        if had_keys:
+            click.echo(
+                f"The keys in {kept.absolute()} do not open this database, so there is a new test"
+                " app with new keys. Export them in the terminal of your app.",
+                err=True,
+            )
     dev_app.connect(database, keys.app_id, users, cap)
     log_to(sys.stderr, log_level.upper())
     screen = _JSONScreen() if as_json else _Screen(is_new=is_new, upstream=upstream is not None)

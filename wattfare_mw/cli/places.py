@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import socket
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -77,8 +78,8 @@ def port_errors(command: str, host: str, port: int) -> Generator[None]:
             raise click.ClickException(
                 f"Port {port} is for administrators only. Type: wattfare {command} --port 8787"
             ) from None
-        if error.errno == errno.EADDRNOTAVAIL:
+        if error.errno == errno.EADDRNOTAVAIL or isinstance(error, socket.gaierror):
             raise click.ClickException(
-                f"{host} is no address of this machine. Type: wattfare {command} --host 127.0.0.1"
+                f"{host} is not an address of this machine. Type: wattfare {command} --host 127.0.0.1"
             ) from None
         raise

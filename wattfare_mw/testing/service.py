@@ -259,13 +259,19 @@ class WattfareService:
             pause: the time before each word, in seconds.
             times: how many calls get this reply; then the next one, or the prompt.
         """
+        if not isinstance(text, (str, list, Mapping)):
+            raise TypeError(
+                f"A reply is a str, or a dict or a list for JSON, not {type(text).__name__}."
+            )
         if not isinstance(text, str):
             text = encode(text).decode()
         calls = tool_calls_in(tool_calls, self._tested.script.numbers)
         if times is None and calls:
             times = 1
-        if times is not None and times < 1:
-            raise ValueError("`times` is 1 or more.")
+        _check_at_least(1, times=times)
+        _check_at_least(
+            0, prompt_tokens=prompt_tokens, completion_tokens=completion_tokens, pause=pause
+        )
         self._tested.script.add_reply(
             Reply(
                 words=words_in(text),
@@ -305,10 +311,14 @@ class WattfareService:
             times: how many calls fail.
 
         Raises:
-            ValueError: there is no such code.
+            ValueError: the code is unknown, or a number is out of its range.
         """
         if code not in STATUS_BY_CODE:
-            raise ValueError(f"{code!r} is no code. The codes are {', '.join(STATUS_BY_CODE)}.")
+            raise ValueError(f"{code!r} is not a code. The codes are {', '.join(STATUS_BY_CODE)}.")
+        _check_at_least(1, times=times)
+        _check_at_least(0, after=after, retry_after=retry_after)
+        if status is not None and not 400 <= status <= 599:
+            raise ValueError("`status` is 400 to 599.")
         now = self.clock.now()
 
         def make() -> WattfareError:
@@ -334,8 +344,7 @@ class WattfareService:
             network: False: the model's provider breaks off, so the stream ends with an ``upstream``
                 error. True: the connection between the app and the service breaks off.
         """
-        if after < 0:
-            raise ValueError("`after` is 0 or more.")
+        _check_at_least(0, after=after)
         error = None if network else lambda: failed("The connection to the upstream broke.")
         self._tested.script.add_fault(Fault(error, after), 1)
 
@@ -421,6 +430,12 @@ class WattfareService:
             for call in in_flight
         ]
         return "\n".join(["The test is over, and calls of the app still run:", *lines, _ADVICE])
+
+
+def _check_at_least(least: int, **numbers: float | None) -> None:
+    for name, number in numbers.items():
+        if number is not None and not number >= least:
+            raise ValueError(f"`{name}` is {least} or more.")
 
 
 def _error(code: str, now: datetime) -> WattfareError:
