@@ -103,7 +103,7 @@ def check_story(text: str) -> None:
         for line in story:
             _, found, rest = rest.partition(line)
             assert found, f"{line!r} is not in its place in\n{text}"
-    assert "Every step went as it should." in text
+    assert "Every step succeeded." in text
     assert "sk_test_" not in text
 
 

@@ -204,7 +204,7 @@ def _price(key: str, fields: dict[str, Any]) -> str:
         # In TOML, a dot in an unquoted name starts a nested table.
         raise _WrongError(
             f"{key}.{unknown[0]}",
-            "is unknown: a price has `input`, `output` and `cached`. Quote names that contain a dot",
+            "is unknown: a price has `input`, `output` and `cached`. Quote names with a dot",
         )
     for name in ("input", "output"):
         if name not in fields:
@@ -228,7 +228,7 @@ def _aliases(table: dict[str, Any]) -> dict[str, str]:
         if not isinstance(model, str):
             raise _WrongError(
                 f"{ALIASES}.{name}",
-                f"must be the name of a model, not {_kind(model)}. Quote names that contain a dot",
+                f"must be the name of a model, not {_kind(model)}. Quote names with a dot",
             )
     return table
 
@@ -240,7 +240,7 @@ def _media(table: dict[str, Any]) -> dict[str, Mapping[str, int]]:
             if name not in OWN_KEYS:
                 raise _WrongError(
                     f"{key}.{name}",
-                    f"is unknown: a row has {', '.join(OWN_KEYS)}. Quote names that contain a dot",
+                    f"is unknown: a row has {', '.join(OWN_KEYS)}. Quote names with a dot",
                 )
             if type(value) is not int or not 0 <= value <= MAX_OWN:
                 raise _WrongError(f"{key}.{name}", f"must be a whole number from 0 to {MAX_OWN:,}")
