@@ -1,4 +1,4 @@
-"""``WattfareService``: what a test sees of the service."""
+"""``WattfareService``: a test's interface to the service."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from .users import Amount, AppUser, nanos_of
 
 T = TypeVar("T")
 
-#: How long to wait for calls in flight, in seconds: when a test asks what was billed, and when it
+#: How long to wait for calls in flight, in seconds: when a test reads what was billed, and when it
 #: ends.
 BILLED_SECONDS = 1.0
 END_SECONDS = 2.0
@@ -53,8 +53,8 @@ atexit.register(stop_servers)
 
 
 class SharedService:
-    """The address of the service that the tests of a process share. It stays the same in each
-    test, for an app that is made once. Its keys open the app of the test that runs.
+    """The address of the service that the tests of a process share. It is the same in each test,
+    for an app that is created once. Its keys belong to the app of the current test.
 
     Attributes:
         url: the service's address.
@@ -66,12 +66,12 @@ class SharedService:
 
     @property
     def secret_key(self) -> str:
-        """The secret key. It opens the app of whichever test runs."""
+        """The secret key of the current test's app."""
         return hidden(self._address.secret_key)
 
     @property
     def publishable_key(self) -> str:
-        """The publishable key. It names the app of whichever test runs."""
+        """The publishable key of the current test's app."""
         return self._address.publishable_key
 
     @property
@@ -96,9 +96,9 @@ class WattfareService:
         with WattfareService() as wattfare:
             wattfare.user("ann").connect(5)
 
-    The service has a new app with no users. It answers any model, at the prices of the built-in
-    one: 0.000001 USD for a word of the prompt, and 0.000002 USD for a word of the answer. Any
-    thread may use it. The first one of a process takes a second to start, and the next ones a few
+    The service has a new app without users. It accepts any model, at the prices of the built-in
+    one: 0.000001 USD per word of the prompt, and 0.000002 USD per word of the answer. It is
+    thread-safe. The first service of a process takes a second to start, and the next ones a few
     milliseconds.
 
     Args:
@@ -117,7 +117,7 @@ class WattfareService:
     # -- from the beginning to the end
 
     def open(self) -> Self:
-        """Begin. A ``with`` block does it."""
+        """Start. A ``with`` block does this."""
         if self._opened is not None:
             raise RuntimeError("This service is open already.")
         server = take_server()
@@ -131,10 +131,10 @@ class WattfareService:
         return self
 
     def close(self, *, check: bool = True) -> None:
-        """End. A ``with`` block does it. Nothing happens if it has been closed.
+        """Stop. A ``with`` block does this. Does nothing if the service is closed.
 
         Args:
-            check: look for calls that are not settled, and wait for them for two seconds.
+            check: check that all calls are settled. Waits for them for up to two seconds.
 
         Raises:
             AssertionError: a call still reserves a part of a budget.
@@ -210,15 +210,15 @@ class WattfareService:
     # -- users and their budgets
 
     def user(self, user_id: str | int | UUID) -> AppUser:
-        """A user of the app, by the app's own id. They need not exist before.
+        """A user of the app, by the app's own id. The user need not exist before.
 
         Raises:
-            WattfareError: ``invalid_request``; no such id can exist.
+            WattfareError: ``invalid_request`` if the id is invalid.
         """
         return AppUser(self, _id_of(user_id))
 
     def grant(self, requests: int = 1, max_usd: Amount = 1) -> str:
-        """The token of a new one-time grant.
+        """Create a one-time grant and return its token.
 
         Args:
             requests: how many calls it pays for.
@@ -247,16 +247,15 @@ class WattfareService:
         pause: float = 0,
         times: int | None = None,
     ) -> None:
-        """What the model answers. Several replies are given in turn, and the last one stays. A
-        reply with tool calls is given once. Without a reply, the model repeats the last message of
-        the user.
+        """Set the model's answer. Several replies are used in turn, and the last one stays. A reply
+        with tool calls is used once. Without a reply, the model repeats the user's last message.
 
         Args:
             text: the answer. A stream sends it word by word. A dict or a list is sent as JSON.
             tool_calls: pairs of a name and its arguments: ``[("get_weather", {"city": "Paris"})]``.
-            cost: what the call costs, in USD; None: the price of its words.
-            prompt_tokens: the number of tokens that are billed for the prompt; None: its words.
-            completion_tokens: the number that is billed for the answer; None: its words.
+            cost: the cost of the call, in USD; None: the price of its words.
+            prompt_tokens: the billed tokens of the prompt; None: its words.
+            completion_tokens: the billed tokens of the answer; None: its words.
             pause: the time before each word, in seconds.
             times: how many calls get this reply; then the next one, or the prompt.
         """
@@ -266,7 +265,7 @@ class WattfareService:
         if times is None and calls:
             times = 1
         if times is not None and times < 1:
-            raise ValueError("`times` is 1 or more.")
+            raise ValueError("`times` must be 1 or more.")
         self._tested.script.add_reply(
             Reply(
                 words=words_in(text),
@@ -293,20 +292,19 @@ class WattfareService:
         after: int | None = None,
         times: int = 1,
     ) -> None:
-        """Let the next call fail, whoever makes it. Nothing is billed for it.
+        """Let the next call fail, for any user. Nothing is billed for it.
 
         Args:
             code: ``not_connected``, ``budget_exceeded``, ``funding_invalid``, ``grant_invalid``,
                 ``rate_limited``, ``auth``, ``invalid_request``, ``upstream`` or ``unknown``. With
                 ``network``, the connection is closed without an answer.
-            message: None: what the service says.
-            status: the HTTP status; None: the one of the code.
-            retry_after: the time to wait that the answer names, in seconds.
-            after: how many events of the next stream come first. These are billed.
-            times: how many calls fail.
+            message: the text of the error; None: the service's own text. status: the HTTP status;
+            None: the one of the code. retry_after: the ``Retry-After`` of the answer, in seconds.
+                after: how many events of the next stream come first. These are billed. times:
+            how many calls fail.
 
         Raises:
-            ValueError: there is no such code.
+            ValueError: the code is unknown.
         """
         if code not in STATUS_BY_CODE:
             raise ValueError(f"{code!r} is no code. The codes are {', '.join(STATUS_BY_CODE)}.")
@@ -327,7 +325,7 @@ class WattfareService:
         self._tested.script.add_fault(Fault(None if code == "network" else make, after), times)
 
     def cut_stream(self, after: int, *, network: bool = False) -> None:
-        """Let the next stream break off after so many events, which are as many words. These are
+        """Let the next stream break off after this many events. Each event is a word, and is
         billed.
 
         Args:
@@ -336,7 +334,7 @@ class WattfareService:
                 error. True: the connection between the app and the service breaks off.
         """
         if after < 0:
-            raise ValueError("`after` is 0 or more.")
+            raise ValueError("`after` must be 0 or more.")
         error = None if network else lambda: failed("The connection to the upstream broke.")
         self._tested.script.add_fault(Fault(error, after), 1)
 
@@ -348,8 +346,8 @@ class WattfareService:
     # -- what has happened
 
     def billed(self, user: str | int | UUID | None = None) -> Decimal:
-        """All that was billed in this test, in USD, exactly: in every month, and also what the test
-        spent itself. It waits until the calls in flight are settled, for a second at most.
+        """The exact total that was billed in this test, in USD. It includes all months, and what
+        the test itself spent. It waits up to a second for calls in flight to settle.
 
         Args:
             user: the user's id; None: all users and grants of the app.
@@ -359,7 +357,7 @@ class WattfareService:
         return self._sum(schema.ledger, "billed_nanos", user_id)
 
     def reserved(self, user: str | int | UUID | None = None) -> Decimal:
-        """What the calls in flight have reserved, in USD.
+        """The amount that calls in flight have reserved, in USD.
 
         Args:
             user: the user's id; None: all users and grants of the app.
@@ -370,7 +368,7 @@ class WattfareService:
 
     @property
     def calls(self) -> list[RecordedCall]:
-        """The inference calls that the app has made, the oldest first, as far as they have come."""
+        """The inference calls of the app and their current state, oldest first."""
         return [record.snapshot() for record in list(self._tested.records)]
 
     def __repr__(self) -> str:
@@ -431,7 +429,7 @@ def _id_of(user: str | int | UUID) -> str:
 
 
 def _error(code: str, now: datetime) -> WattfareError:
-    """The error of this code, as the service says it."""
+    """The error for this code, with the service's own text."""
     at = int(now.timestamp())
     bounds = Bounds(1_000_000, 1_000_000)
     connections = {
