@@ -68,8 +68,8 @@ def test_it_tells_the_story_and_the_curl_lines_of_keep_work() -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
-        (["--web", "--keep"], 2, "one of them"),
-        (["--framework", "flask"], 2, "goes with --web"),
+        (["--web", "--keep"], 2, "not both"),
+        (["--framework", "flask"], 2, "needs --web"),
         (["--web", "--framework", "django"], 2, "flask"),
         (["--web", "--framework", "litestar"], 1, "wattfare-mw[litestar,demo]"),
     ],
