@@ -122,4 +122,4 @@ def test_a_ceiling_is_for_the_operators_money(option: str) -> None:
     paid = ("--upstream", "http://127.0.0.1:9/v1", "--user-ceiling-usd", "1")
     said = invoke_cli("serve", *paid, option, "much", env=KEY)
     assert said.exit_code == 2
-    assert f"{option} is an amount" in said.stderr
+    assert f"{option} must be an amount" in said.stderr
