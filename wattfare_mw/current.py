@@ -15,10 +15,11 @@ from collections.abc import AsyncGenerator, AsyncIterable, Callable, Generator, 
 from concurrent.futures import Future, InvalidStateError
 from contextlib import contextmanager, suppress
 from contextvars import Context, ContextVar
-from typing import Any, Protocol, TypeVar
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from .calls import Payer, payer_of
-from .client import AsyncWattfare, Wattfare
+from .client import AsyncRunner, AsyncWattfare, SyncRunner, Wattfare, runner_of
 from .errors import WattfareCurrentUserError
 from .flow import Flow, run, run_async
 from .handles import AsyncUser, User
@@ -33,15 +34,21 @@ _current: ContextVar[CurrentRequest | None] = ContextVar("wattfare_current", def
 _lock = threading.RLock()
 
 
-class Driver(Protocol):
-    """The part of the middleware that a request uses."""
+@dataclass(eq=False, slots=True)
+class Driver:
+    """The part of the middleware that a request uses.
 
-    def _identify(self, raw: Any) -> Flow[str]: ...
-    @property
-    def _sync_client(self) -> Any: ...
-    @property
-    def _async_client(self) -> Any: ...
-    def _context_of(self, request: CurrentRequest) -> Context | None: ...
+    Attributes:
+        identify: finds the id of the user who makes a request.
+        context_of: the context in which to call ``resolve_user`` under WSGI, if not the present.
+        sync_client: the client of ``current_user``.
+        async_client: the client of ``current_async_user``.
+    """
+
+    identify: Callable[[Any], Flow[str]]
+    context_of: Callable[[CurrentRequest], Context | None]
+    sync_client: Callable[[], Wattfare]
+    async_client: Callable[[], AsyncWattfare]
 
 
 class _InterruptedError(Exception):
@@ -188,7 +195,7 @@ class CurrentRequest:
     def _ask(self, asked: Future[str]) -> None:
         """Call ``resolve_user`` here, or on the event loop if it needs that."""
         try:
-            user_id = run(self.driver._identify(self.raw), self._call)
+            user_id = run(self.driver.identify(self.raw), self._call)
         except _OnLoopError as error:
             self._ask_on_loop(asked, error.loop)
         except WattfareCurrentUserError:  # it can still be called in async code
@@ -219,7 +226,7 @@ class CurrentRequest:
     async def _answer(self, asked: Future[str]) -> None:
         _current.set(None)
         try:
-            user_id = await run_async(self.driver._identify(self.raw), _call_async)
+            user_id = await run_async(self.driver.identify(self.raw), _call_async)
         except Exception as error:
             _settle(asked, error=error)
         except BaseException:
@@ -238,7 +245,7 @@ class CurrentRequest:
         """Call ``resolve_user`` from sync code."""
         function, loop = command.function, self._loop
         if loop is None:
-            context = self.driver._context_of(self)
+            context = self.driver.context_of(self)
             args = (function.call, *command.args)
             return _alone(*args) if context is None else context.run(_alone, *args)
         if function.is_async:
@@ -437,13 +444,49 @@ def _would_block() -> WattfareCurrentUserError:
     )
 
 
+class _CurrentPayer:
+    """The payer of a current user's calls."""
+
+    def __init__(self, request: Callable[[], CurrentRequest]) -> None:
+        self._request = request
+
+    def pays(self) -> Payer:
+        return payer_of(self._request().user_id())
+
+    async def pays_async(self) -> Payer:
+        return payer_of(await self._request().user_id_async())
+
+    def __repr__(self) -> str:
+        return "current user"
+
+
+class _SyncPayer(_CurrentPayer):
+    @property
+    def client(self) -> SyncRunner:
+        return runner_of(self._request().driver.sync_client())
+
+    def of_this_request(self) -> _SyncPayer:
+        return self
+
+
+class _AsyncPayer(_CurrentPayer):
+    @property
+    def client(self) -> AsyncRunner:
+        return runner_of(self._request().driver.async_client())
+
+    def of_this_request(self) -> _AsyncPayer:
+        request = self._request()
+        return _AsyncPayer(lambda: request)
+
+
 class _Current:
     """The base of both handles. It uses the current request for everything."""
 
     _name: str
+    _Payer: type[_CurrentPayer]
 
     def __init__(self) -> None:
-        """Set nothing: everything comes from the request."""
+        self._paid_by: Any = self._Payer(self._request)
 
     def _request(self) -> CurrentRequest:
         return _here()
@@ -458,12 +501,6 @@ class _Current:
         """
         return self._request().user_id()
 
-    def _pays(self) -> Payer:
-        return payer_of(self.id)
-
-    async def _pays_async(self) -> Payer:
-        return payer_of(await self._request().user_id_async())
-
     def __reduce__(self) -> str:
         return self._name  # a copy is the same object
 
@@ -475,10 +512,7 @@ class CurrentUser(_Current, User):  # pyright: ignore[reportIncompatibleVariable
     """The type of :data:`current_user`."""
 
     _name = "current_user"
-
-    @property
-    def _client(self) -> Wattfare:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self._request().driver._sync_client
+    _Payer = _SyncPayer
 
     def resolve(self) -> User:
         """A handle for the user of this request, which also works after the request has ended.
@@ -488,7 +522,7 @@ class CurrentUser(_Current, User):  # pyright: ignore[reportIncompatibleVariable
             WattfareCurrentUserError: there is no current request.
         """
         request = self._request()
-        client = request.driver._sync_client
+        client = request.driver.sync_client()
         return client.user(request.user_id())
 
 
@@ -496,18 +530,12 @@ class CurrentAsyncUser(_Current, AsyncUser):  # pyright: ignore[reportIncompatib
     """The type of :data:`current_async_user`."""
 
     _name = "current_async_user"
-
-    @property
-    def _client(self) -> AsyncWattfare:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self._request().driver._async_client
-
-    def _of_this_request(self) -> AsyncUser:
-        return _AsyncUserOf(self._request())
+    _Payer = _AsyncPayer
 
     async def resolve(self) -> AsyncUser:
         """See :meth:`CurrentUser.resolve`."""
         request = self._request()
-        client = request.driver._async_client
+        client = request.driver.async_client()
         return client.user(await request.user_id_async())
 
     async def status(self) -> ConnectionStatus:
@@ -517,17 +545,6 @@ class CurrentAsyncUser(_Current, AsyncUser):  # pyright: ignore[reportIncompatib
     async def disconnect(self) -> None:
         """See :meth:`User.disconnect`."""
         await (await self.resolve()).disconnect()
-
-
-class _AsyncUserOf(CurrentAsyncUser):
-    """The current user of one request, for a stream that is read later."""
-
-    def __init__(self, request: CurrentRequest) -> None:
-        super().__init__()
-        self._of = request
-
-    def _request(self) -> CurrentRequest:
-        return self._of
 
 
 current_user = CurrentUser()

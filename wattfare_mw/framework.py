@@ -34,6 +34,7 @@ supports it by itself. For other adapters, the base classes have:
 - ``current_request(request)``: a :class:`CurrentRequest`, for a framework with its own requests.
   ``request`` is the same as for ``user_of()``, or a function that creates it when it is needed.
   Under ASGI, call this on the event loop of the request.
+- ``current_request_class``: a class attribute. A subclass of :class:`CurrentRequest` to use.
 - ``keep_context()``: saves the context variables of a framework (WSGI only). Call it in each
   request, once they are set. Code that first uses the current user later, such as in a streamed
   body, may run without them. ``resolve_user`` is then called with the saved variables. An adapter

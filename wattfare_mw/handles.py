@@ -25,17 +25,17 @@ T = TypeVar("T")
 class SyncClient(Protocol):
     """What a handle needs of a client."""
 
-    _openai: OpenAIConnections
+    openai: OpenAIConnections
 
-    def _fetch(self, call: calls.Call[T]) -> T:
+    def fetch(self, call: calls.Call[T]) -> T:
         """Make the call and read its whole result."""
         ...
 
-    def _disconnect(self, user_id: str) -> None:
+    def disconnect(self, user_id: str) -> None:
         """Revoke this user's connection."""
         ...
 
-    def _open(self, call: calls.Call[Any]) -> HTTPResponse:
+    def open(self, call: calls.Call[Any]) -> HTTPResponse:
         """Make the call, and return the response with its body still to be read."""
         ...
 
@@ -43,39 +43,68 @@ class SyncClient(Protocol):
 class AsyncClient(Protocol):
     """:class:`SyncClient`, for asyncio."""
 
-    _openai: OpenAIConnections
+    openai: OpenAIConnections
 
-    async def _fetch(self, call: calls.Call[T]) -> T: ...
-    async def _disconnect(self, user_id: str) -> None: ...
-    async def _open(self, call: calls.Call[Any]) -> AsyncHTTPResponse: ...
+    async def fetch(self, call: calls.Call[T]) -> T: ...
+    async def disconnect(self, user_id: str) -> None: ...
+    async def open(self, call: calls.Call[Any]) -> AsyncHTTPResponse: ...
 
 
 C = TypeVar("C", SyncClient, AsyncClient)
+C_co = TypeVar("C_co", SyncClient, AsyncClient, covariant=True)
+
+
+class PaidBy(Protocol[C_co]):
+    """Who pays for a call, and what makes it."""
+
+    @property
+    def client(self) -> C_co: ...
+
+    def pays(self) -> Payer:
+        """The payer of the next call. It is looked up for each call."""
+        ...
+
+    async def pays_async(self) -> Payer:
+        """:meth:`pays`, in an event loop."""
+        ...
+
+    def of_this_request(self) -> PaidBy[C_co]:
+        """The same payer. The current user becomes bound to this request."""
+        ...
+
+
+class FixedPayer(Generic[C]):
+    """A payer who is known from the start."""
+
+    __slots__ = ("client", "payer")
+
+    def __init__(self, client: C, payer: Payer) -> None:
+        self.client = client
+        self.payer = payer
+
+    def pays(self) -> Payer:
+        return self.payer
+
+    async def pays_async(self) -> Payer:
+        return self.payer
+
+    def of_this_request(self) -> Self:
+        return self
+
+    def __repr__(self) -> str:
+        return repr(self.payer.value)
 
 
 class _Handle(Generic[C]):
     def __init__(self, client: C, payer: Payer) -> None:
-        self._client = client
-        self._payer = payer
-
-    def _pays(self) -> Payer:
-        """The payer of the next call. It is looked up for each call."""
-        return self._payer
-
-    async def _pays_async(self) -> Payer:
-        """:meth:`_pays`, in an event loop."""
-        return self._payer
-
-    def _of_this_request(self) -> _Handle[C]:
-        """The same handle. A handle of the current user becomes bound to this request."""
-        return self
+        self._paid_by: PaidBy[C] = FixedPayer(client, payer)
 
     def __deepcopy__(self, _memo: Any) -> Self:
         return self  # it is immutable, and connections cannot be copied
 
     def __repr__(self) -> str:
         # A traceback may show an object whose `__init__` failed.
-        payer = getattr(self, "_payer", None)
+        payer = getattr(getattr(self, "_paid_by", None), "payer", None)
         return f"{type(self).__name__}({payer and payer.value!r})"
 
 
@@ -98,13 +127,13 @@ class _PayingHandle(_Handle[C]):
         """
         from .integrations.openai import sync_client
 
-        return sync_client(self, options)
+        return sync_client(self._paid_by, options)
 
     def async_openai(self, **options: Any) -> openai.AsyncOpenAI:
         """:meth:`openai`, for asyncio. One client can be used in several event loops."""
         from .integrations.openai import async_client
 
-        return async_client(self, options)
+        return async_client(self._paid_by, options)
 
 
 class _UserHandle(_PayingHandle[C]):
@@ -127,12 +156,12 @@ class User(_UserHandle[SyncClient]):
 
     def status(self) -> ConnectionStatus:
         """The user's connection. If there is none, ``connected`` is False."""
-        return self._client._fetch(calls.status(self.id))
+        return self._paid_by.client.fetch(calls.status(self.id))
 
     def disconnect(self) -> None:
         """Revoke the user's connection and stop its calls in flight. Does nothing if there is no
         connection."""
-        self._client._disconnect(self.id)
+        self._paid_by.client.disconnect(self.id)
 
     def model(
         self, model_id: str, *, on_low_budget: OnLowBudget = "lower", wait: float = 0
@@ -149,7 +178,7 @@ class User(_UserHandle[SyncClient]):
         Raises:
             TypeError, ValueError: an argument is invalid.
         """
-        return Model(self, model_id, on_low_budget, wait)
+        return Model(self._paid_by, model_id, on_low_budget, wait)
 
 
 class AsyncUser(_UserHandle[AsyncClient]):
@@ -157,17 +186,17 @@ class AsyncUser(_UserHandle[AsyncClient]):
 
     async def status(self) -> ConnectionStatus:
         """See :meth:`User.status`."""
-        return await self._client._fetch(calls.status(self.id))
+        return await self._paid_by.client.fetch(calls.status(self.id))
 
     async def disconnect(self) -> None:
         """See :meth:`User.disconnect`."""
-        await self._client._disconnect(self.id)
+        await self._paid_by.client.disconnect(self.id)
 
     def model(
         self, model_id: str, *, on_low_budget: OnLowBudget = "lower", wait: float = 0
     ) -> AsyncModel:
         """See :meth:`User.model`."""
-        return AsyncModel(self, model_id, on_low_budget, wait)
+        return AsyncModel(self._paid_by, model_id, on_low_budget, wait)
 
 
 class Grant(_GrantHandle[SyncClient]):
@@ -177,7 +206,7 @@ class Grant(_GrantHandle[SyncClient]):
         self, model_id: str, *, on_low_budget: OnLowBudget = "lower", wait: float = 0
     ) -> Model:
         """A model whose calls the grant pays for. See :meth:`User.model`."""
-        return Model(self, model_id, on_low_budget, wait)
+        return Model(self._paid_by, model_id, on_low_budget, wait)
 
 
 class AsyncGrant(_GrantHandle[AsyncClient]):
@@ -187,7 +216,12 @@ class AsyncGrant(_GrantHandle[AsyncClient]):
         self, model_id: str, *, on_low_budget: OnLowBudget = "lower", wait: float = 0
     ) -> AsyncModel:
         """See :meth:`Grant.model`."""
-        return AsyncModel(self, model_id, on_low_budget, wait)
+        return AsyncModel(self._paid_by, model_id, on_low_budget, wait)
+
+
+def paid_by(handle: _Handle[Any]) -> PaidBy[Any]:
+    """The payer of a handle. For other modules of the package."""
+    return handle._paid_by  # pyright: ignore[reportPrivateUsage]
 
 
 class _ModelHandle(Generic[C]):
@@ -197,7 +231,7 @@ class _ModelHandle(Generic[C]):
 
     def __init__(
         self,
-        paid_by: _Handle[C],
+        paid_by: PaidBy[C],
         model_id: str,
         on_low_budget: OnLowBudget = "lower",
         wait: float = 0,
@@ -254,7 +288,7 @@ class Model(_ModelHandle[SyncClient]):
         """
         call = self._call(prompt, messages, params, stream=False)
         paid_by = self._paid_by
-        return paid_by._client._fetch(call(paid_by._pays()))
+        return paid_by.client.fetch(call(paid_by.pays()))
 
     def stream(
         self, prompt: str | None = None, *, messages: Sequence[Message] | None = None, **params: Any
@@ -268,7 +302,7 @@ class Model(_ModelHandle[SyncClient]):
         """
         call = self._call(prompt, messages, params, stream=True)
         paid_by = self._paid_by
-        return Stream(paid_by._client._open(call(paid_by._pays())))
+        return Stream(paid_by.client.open(call(paid_by.pays())))
 
 
 class AsyncModel(_ModelHandle[AsyncClient]):
@@ -280,7 +314,7 @@ class AsyncModel(_ModelHandle[AsyncClient]):
         """See :meth:`Model.generate`."""
         call = self._call(prompt, messages, params, stream=False)
         paid_by = self._paid_by
-        return await paid_by._client._fetch(call(await paid_by._pays_async()))
+        return await paid_by.client.fetch(call(await paid_by.pays_async()))
 
     def stream(
         self, prompt: str | None = None, *, messages: Sequence[Message] | None = None, **params: Any
@@ -288,10 +322,10 @@ class AsyncModel(_ModelHandle[AsyncClient]):
         """See :meth:`Model.stream`. The call is made when the stream is entered or first read."""
         call = self._call(prompt, messages, params, stream=True)
         # It may be read in the context of another request.
-        paid_by = self._paid_by._of_this_request()
+        paid_by = self._paid_by.of_this_request()
 
         async def open_() -> AsyncHTTPResponse:
-            return await paid_by._client._open(call(await paid_by._pays_async()))
+            return await paid_by.client.open(call(await paid_by.pays_async()))
 
         return AsyncStream(open_)
 

@@ -154,7 +154,7 @@ class WattfareMiddleware:
     def _current_request(self, request: Any) -> CurrentRequest | None:
         if not self._has_current_user:
             return None
-        return CurrentDjangoRequest(self._sync, partial(our_request, request))
+        return self._sync.current_request(partial(our_request, request))
 
     def _is_missing(self, request: Any, response: Any) -> bool:
         """True if the project has no route for a path that an OpenAI client may request."""
@@ -191,6 +191,7 @@ class SyncDriver(WattfareWSGIMiddleware):
     """Answers under WSGI."""
 
     let_through = DJANGO_ANSWERS
+    current_request_class = CurrentDjangoRequest
 
     @classmethod
     def from_setting(cls) -> SyncDriver:

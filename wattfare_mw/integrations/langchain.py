@@ -81,7 +81,7 @@ class ChatWattfare(BaseChatOpenAI):
             raise ValueError("n is at least 1, and 1 if streaming=True.")
         self.openai_proxy = None
         self.use_responses_api = False
-        handle = paying(self.user)
+        paid_by = paying(self.user)
         given = {
             "timeout": self.request_timeout,
             "max_retries": self.max_retries,
@@ -89,8 +89,8 @@ class ChatWattfare(BaseChatOpenAI):
             "default_query": self.default_query,
         }
         options = {name: value for name, value in given.items() if value is not None}
-        self.root_client = sync_client(handle, options, _join)
-        self.root_async_client = async_client(handle, options, _join)
+        self.root_client = sync_client(paid_by, options, _join)
+        self.root_async_client = async_client(paid_by, options, _join)
         self.client = self.root_client.chat.completions
         self.async_client = self.root_async_client.chat.completions
         return self
@@ -121,7 +121,7 @@ class ChatWattfare(BaseChatOpenAI):
 
     def _get_llm_string(self, stop: list[str] | None = None, **kwargs: Any) -> str:
         # A cache must not return to one user the answers that another one paid for.
-        payer = paying(self.user)._pays()
+        payer = paying(self.user).pays()
         who = hashlib.sha256(f"{payer.header}: {payer.value}".encode()).hexdigest()
         return f"{super()._get_llm_string(stop=stop, **kwargs)}---{who}"
 

@@ -57,27 +57,29 @@ Join = Callable[[WattfareError, openai.APIError], Exception]
 """Creates the error to raise from our own and the openai package's."""
 
 
-class Handle(Protocol):
-    """The payer: a user or a grant."""
+class PaidBy(Protocol):
+    """The payer of a user's or a grant's calls, with the client that makes them."""
 
     @property
-    def _client(self) -> Any: ...
-    def _pays(self) -> Payer: ...
-    async def _pays_async(self) -> Payer: ...
+    def client(self) -> Any: ...
+    def pays(self) -> Payer: ...
+    async def pays_async(self) -> Payer: ...
 
 
-def sync_client(handle: Handle, options: dict[str, Any], join: Join = join) -> WattfareOpenAI:
-    """A client whose calls ``handle`` pays for.
+def sync_client(paid_by: PaidBy, options: dict[str, Any], join: Join = join) -> WattfareOpenAI:
+    """A client whose calls ``paid_by`` pays for.
 
     Raises:
         TypeError: the option does not exist.
     """
-    return WattfareOpenAI(**_made_with(handle, options), _handle=handle, _join=join)
+    return WattfareOpenAI(**_made_with(paid_by, options), _paid_by=paid_by, _join=join)
 
 
-def async_client(handle: Handle, options: dict[str, Any], join: Join = join) -> AsyncWattfareOpenAI:
+def async_client(
+    paid_by: PaidBy, options: dict[str, Any], join: Join = join
+) -> AsyncWattfareOpenAI:
     """:func:`sync_client`, for asyncio."""
-    return AsyncWattfareOpenAI(**_made_with(handle, options), _handle=handle, _join=join)
+    return AsyncWattfareOpenAI(**_made_with(paid_by, options), _paid_by=paid_by, _join=join)
 
 
 def http_client() -> Any:
@@ -91,7 +93,7 @@ def async_http_client() -> Any:
 
 
 def _without_cookies(client: openai.OpenAI | openai.AsyncOpenAI) -> Any:
-    http_client: Any = client._client
+    http_client: Any = client._client  # pyright: ignore[reportPrivateUsage]
     http_client.cookies.jar.set_policy(DefaultCookiePolicy(allowed_domains=()))
     return http_client
 
@@ -111,10 +113,10 @@ def _checked(options: dict[str, Any]) -> None:
             )
 
 
-def _made_with(handle: Handle, options: dict[str, Any]) -> dict[str, Any]:
+def _made_with(paid_by: PaidBy, options: dict[str, Any]) -> dict[str, Any]:
     _checked(options)
     try:
-        caller = handle._client._openai.caller
+        caller = paid_by.client.openai.caller
     except WattfareError:  # a current user outside of a request
         return {"api_key": _LATER, "base_url": f"http://{_LATER}{API_PREFIX}", **options}
     return {
@@ -137,7 +139,7 @@ class _Shared:
         webhook_secret: str | None
         _custom_headers: Any
 
-    _handle: Handle
+    _paid_by: PaidBy
     _join: Join
     _own_http_client: Any = None
 
@@ -149,7 +151,7 @@ class _Shared:
 
     @property
     def _connections(self) -> Any:
-        return self._handle._client._openai
+        return self._paid_by.client.openai
 
     @property
     def base_url(self) -> Any:
@@ -170,7 +172,7 @@ class _Shared:
         copied = copy(
             **options,
             http_client=own or unused,
-            _extra_kwargs={**extra, "_handle": self._handle, "_join": self._join},
+            _extra_kwargs={**extra, "_paid_by": self._paid_by, "_join": self._join},
         )
         copied._own_http_client = own
         return copied
@@ -225,14 +227,14 @@ class _Shared:
         return self
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({getattr(self, '_handle', None)!r})"
+        return f"{type(self).__name__}({getattr(self, '_paid_by', None)!r})"
 
 
 class WattfareOpenAI(_Shared, openai.OpenAI):  # pyright: ignore[reportIncompatibleMethodOverride]
     """An ``openai.OpenAI`` whose calls a user or a grant pays for."""
 
-    def __init__(self, *, _handle: Handle, _join: Join, **options: Any) -> None:
-        self._handle, self._join = _handle, _join
+    def __init__(self, *, _paid_by: PaidBy, _join: Join, **options: Any) -> None:
+        self._paid_by, self._join = _paid_by, _join
         own = options.pop("http_client", None)
         super().__init__(**options, http_client=own or _unused())
         self._own_http_client = own
@@ -275,7 +277,7 @@ class WattfareOpenAI(_Shared, openai.OpenAI):  # pyright: ignore[reportIncompati
 
     def _prepare_request(self, request: Any) -> None:
         super()._prepare_request(request)
-        self._is_from(self._handle._pays(), request)
+        self._is_from(self._paid_by.pays(), request)
 
     def _send_request(self, request: Any, *, stream: bool, **options: Any) -> Any:
         try:
@@ -291,8 +293,8 @@ class WattfareOpenAI(_Shared, openai.OpenAI):  # pyright: ignore[reportIncompati
 class AsyncWattfareOpenAI(_Shared, openai.AsyncOpenAI):  # pyright: ignore[reportIncompatibleMethodOverride]
     """An ``openai.AsyncOpenAI`` whose calls a user or a grant pays for."""
 
-    def __init__(self, *, _handle: Handle, _join: Join, **options: Any) -> None:
-        self._handle, self._join = _handle, _join
+    def __init__(self, *, _paid_by: PaidBy, _join: Join, **options: Any) -> None:
+        self._paid_by, self._join = _paid_by, _join
         own = options.pop("http_client", None)
         super().__init__(**options, http_client=own or _unused_async())
         self._own_http_client = own
@@ -336,7 +338,7 @@ class AsyncWattfareOpenAI(_Shared, openai.AsyncOpenAI):  # pyright: ignore[repor
 
     async def _prepare_request(self, request: Any) -> None:
         await super()._prepare_request(request)
-        self._is_from(await self._handle._pays_async(), request)
+        self._is_from(await self._paid_by.pays_async(), request)
 
     async def _send_request(self, request: Any, *, stream: bool, **options: Any) -> Any:
         try:

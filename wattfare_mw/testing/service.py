@@ -35,7 +35,7 @@ from .servers import (
     stop_servers,
     take_server,
 )
-from .users import Amount, AppUser, nanos_of
+from .users import Amount, AppUser, OfTest, nanos_of
 
 T = TypeVar("T")
 
@@ -215,7 +215,8 @@ class WattfareService:
         Raises:
             WattfareError: ``invalid_request`` if the id is invalid.
         """
-        return AppUser(self, _id_of(user_id))
+        test = OfTest(lambda: self._server, lambda: self._tested, self._wait_until_settled)
+        return AppUser(self, _id_of(user_id), test)
 
     def grant(self, requests: int = 1, max_usd: Amount = 1) -> str:
         """Create a one-time grant and return its token.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from decimal import Decimal, InvalidOperation
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, Self, TypeVar
 
 from sqlalchemy import update
 
@@ -16,7 +16,7 @@ from ..service.ids import new_id
 from ..service.ledger import rules, schema
 from ..service.records import Bounds, Connection, InferenceCall, Outcome, Totals
 from ..types import ConnectionStatus
-from .servers import REFUSED_FUNDING
+from .servers import REFUSED_FUNDING, Server, TestedApp
 
 if TYPE_CHECKING:
     from .service import WattfareService
@@ -30,6 +30,20 @@ Amount = Decimal | int | float | str
 _MODEL = "wattfare/spent-by-test"
 
 
+class OfTest(NamedTuple):
+    """What a user needs of the test.
+
+    Attributes:
+        server: returns the service. It raises an error after the test.
+        app: returns the app of the test.
+        wait_until_settled: waits for the calls of a user.
+    """
+
+    server: Callable[[], Server]
+    app: Callable[[], TestedApp]
+    wait_until_settled: Callable[[str], bool]
+
+
 class AppUser:
     """A user of the tested app, with a budget. Methods that change it return the user, so they can
     be chained: ``wattfare.user("ann").connect(5).spend_to("0.01")``.
@@ -38,8 +52,9 @@ class AppUser:
         id: the app's own id of the user.
     """
 
-    def __init__(self, service: WattfareService, user_id: str) -> None:
+    def __init__(self, service: WattfareService, user_id: str, test: OfTest) -> None:
         self._service = service
+        self._test = test
         self.id = user_id
 
     def connect(self, cap: Amount | None = None) -> Self:
@@ -133,7 +148,7 @@ class AppUser:
     def status(self) -> ConnectionStatus:
         """The status that the app gets for this user: connected or not, the cap, and this month's
         usage. It waits up to a second for the user's calls to settle."""
-        self._service._wait_until_settled(self.id)
+        self._test.wait_until_settled(self.id)
         connection, totals = self._account()
         terms = self._run_now(lambda state: state.terms)
         return rules.status(connection, totals, terms)
@@ -154,10 +169,10 @@ class AppUser:
 
     @property
     def _app_id(self) -> str:
-        return self._service._tested.id
+        return self._test.app().id
 
     def _run(self, job: Callable[[ServiceState], Awaitable[T]]) -> T:
-        return self._service._server.run(job)
+        return self._test.server().run(job)
 
     def _run_now(self, job: Callable[[ServiceState], T]) -> T:
         async def run(state: ServiceState) -> T:
@@ -180,7 +195,7 @@ class AppUser:
         )
 
         async def spend(state: ServiceState) -> None:
-            await self._service._server.keep_lease()
+            await self._test.server().keep_lease()
             await state.store.reserve(call, state.terms)
             outcome = Outcome(ended="completed", generated=True, cost=nanos, claimed=nanos)
             await state.store.settle(name, call.account, outcome)
