@@ -65,7 +65,7 @@ def test_an_app_is_made_and_opens_a_running_service(tmp_path) -> None:
         (["apps", "create", "x", "--database", "nonsense"], "PostgreSQL"),
         (
             ["apps", "create", "x", "--database", "sqlite:////no/such/dir/x.db"],
-            "no database /no/such/",
+            "The database /no/such/",
         ),
         (["serve", "--database", "sqlite:////no/such/dir/x.db"], "cannot be opened"),
         (["serve", "--upstream", "host/v1"], "URL"),
@@ -285,7 +285,7 @@ def test_the_ledger_is_proved_and_taken_out(tmp_path) -> None:
     assert "9001" in off.stderr
     assert "1 totals" in failed(off)
     nowhere = invoke_cli("ledger", "verify", "--database", f"sqlite:///{tmp_path / 'none.db'}")
-    assert "There is no database" in failed(nowhere)
+    assert "Nothing was created" in failed(nowhere)
     assert not (tmp_path / "none.db").exists()
 
 

@@ -383,7 +383,7 @@ def test_connections_are_closed_with_the_wattfare_client(
         async with client(AsyncWattfare) as others:
             await others.user("ann").async_openai().chat.completions.create(**ASK)
             await asyncio.to_thread(ask, others.user("ann"), "openai")
-            return others._openai
+            return others._runner.openai
 
     gone = asyncio.run(run())
     assert (gone.shared_async._clients, [slot.client for slot in gone.shared._slots.values()]) == (

@@ -1,4 +1,4 @@
-"""``wattfare dev``: a service to develop against, with a test app, and its ledger on screen."""
+"""``wattfare dev``: runs a service for development, with a test app, and prints each call."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ _ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104 - to print,
     type=click.IntRange(0, 65535),
     default=DEFAULT_PORT,
     show_default=True,
-    help="0 takes a free one.",
+    help="The port; 0 picks a free one.",
 )
 @database_option
 @option(
@@ -65,7 +65,7 @@ _ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104 - to print,
     default=(DEFAULT_USER,),
     show_default=True,
     metavar="ID",
-    help="A user of your app who has a budget from the start. Repeat it for more.",
+    help="A user of your app who starts with a budget. Repeat it for more.",
 )
 @option(
     "--cap-usd",
@@ -80,7 +80,7 @@ _ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104 - to print,
     is_flag=True,
     help="Print a JSON line with the address and the keys, then one for each billed call.",
 )
-@option("--upstream", metavar="URL", help="Base URL of an OpenAI-compatible API, with its /v1.")
+@option("--upstream", metavar="URL", help="Base URL of an OpenAI-compatible API, including /v1.")
 @option("--upstream-key", metavar="KEY", help="Your key for the upstream: you pay.")
 @option(
     "--user-ceiling-usd",
@@ -90,7 +90,7 @@ _ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104 - to print,
 @option(
     "--provider",
     type=click.Choice(sorted(BY_NAME)),
-    help="Who is behind the upstream's URL, if the URL does not say so.",
+    help="The provider of the upstream, if its URL does not show it.",
 )
 @option(
     "--price",
@@ -119,22 +119,24 @@ def dev(
     prices: tuple[str, ...],
     log_level: str,
 ) -> None:
-    """Run a service to develop against, until Ctrl-C.
+    """Run a service for development until Ctrl-C.
 
     It makes a test app, prints the two `export` lines for your app and the `curl` line of a first
     billed call, and shows each call. The keys are in a file beside the database, so they are the
     same at the next start. The users of --user have a budget at once:
     they need no passkey and no page.
 
-    For other people to use it, type `wattfare serve`.
+    To run a service for other people, use `wattfare serve`.
     """
-    cap = read_nanos(cap_usd, "--cap-usd is an amount in USD.")
+    cap = read_nanos(cap_usd, "--cap-usd must be an amount in USD.")
     for user in users:
         check_user_id(user)
     if upstream is None and is_from_environment("upstream_key"):
-        upstream_key = None  # it may be there for another day
+        upstream_key = None  # it may be meant for later
     operator_pays = bool(upstream_key)
-    ceiling = read_nanos(user_ceiling_usd or cap_usd, "--user-ceiling-usd is an amount in USD.")
+    ceiling = read_nanos(
+        user_ceiling_usd or cap_usd, "--user-ceiling-usd must be an amount in USD."
+    )
     settings = Settings(
         database=database,
         upstream=upstream,
@@ -181,8 +183,8 @@ def _visible(url: str, host: str) -> str:
 
 
 class _Calls:
-    """Shows each call with what is left of its budget. The lines are written by a thread, so that
-    a reader that does not read keeps no call waiting."""
+    """Shows each call and the rest of its budget. A thread writes the lines, so a slow reader
+    delays no call."""
 
     def __init__(self, screen: _Screen | _JSONScreen) -> None:
         self._screen = screen
@@ -215,7 +217,7 @@ class _Calls:
                 self._screen.call(*line)
 
     def close(self) -> None:
-        """Write what is left, and end."""
+        """Write the remaining lines and stop."""
         self._lines.put(None)
         self._writer.join(1)
         self._screen.end()
@@ -225,7 +227,7 @@ class _JSONScreen:
     """One JSON object on each line."""
 
     def ready(self, url: str, keys: AppKeys, file: Path, users: tuple[str, ...]) -> None:
-        """The service takes requests."""
+        """The service accepts requests."""
         self._print(
             {
                 "event": "ready",
@@ -277,7 +279,7 @@ class _Screen:
         self._advised: set[str] = set()
 
     def ready(self, url: str, keys: AppKeys, file: Path, users: tuple[str, ...]) -> None:
-        """The service takes requests."""
+        """The service accepts requests."""
         say = self._console.print
         new = " (new)" if self._is_new else ""
         say(Text.assemble(("Wattfare is running.", "bold"), f" Ledger: {file}{new}\n"))

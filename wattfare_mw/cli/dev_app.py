@@ -1,4 +1,4 @@
-"""The test app of ``wattfare dev``: its keys are the same at each start."""
+"""The test app of ``wattfare dev``. It has the same keys at each start."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from ..service.ledger.databases import (
 )
 from ..service.ledger.usage import is_connected
 
-#: What follows the name of the database in the name of the file with the keys.
+#: The suffix that the name of the key file adds to the database's.
 FILE_SUFFIX = ".dev-key"
 NAME = "dev"
 _MAX_FILE_BYTES = 10_000
 
 
 def file_of(database: str) -> Path:
-    """The file of this embedded database.
+    """The file of this SQLite database.
 
     Raises:
-        WattfareError: ``invalid_request``; it is no SQLite file.
+        WattfareError: ``invalid_request`` if it is not an SQLite file.
     """
     file = sqlite_file(database) if backend_of(database) == "sqlite" else None
     if file is None:
@@ -76,8 +76,8 @@ def create(database: str) -> AppKeys:
 
 
 def connect(database: str, app_id: str, users: Iterable[str], cap: int) -> None:
-    """Connect these users with this monthly cap, in nano-dollars. One who is connected keeps the
-    cap that it has."""
+    """Connect these users with this monthly cap, in nano-dollars. Users who are connected already
+    keep their caps."""
     for user in users:
         if not read_database(database, lambda sql, user=user: is_connected(sql, app_id, user)):
             change_database(

@@ -1,4 +1,4 @@
-"""``WattfareService``: what a test sees of the service."""
+"""``WattfareService``: a test's interface to the service."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ from .servers import (
     stop_servers,
     take_server,
 )
-from .users import Amount, AppUser, nanos_of
+from .users import Amount, AppUser, OfTest, nanos_of
 
 T = TypeVar("T")
 
-#: How long to wait for calls in flight, in seconds: when a test asks what was billed, and when it
+#: How long to wait for calls in flight, in seconds: when a test reads what was billed, and when it
 #: ends.
 BILLED_SECONDS = 1.0
 END_SECONDS = 2.0
@@ -52,8 +52,8 @@ atexit.register(stop_servers)
 
 
 class SharedService:
-    """The address of the service that the tests of a process share. It stays the same in each
-    test, for an app that is made once. Its keys open the app of the test that runs.
+    """The address of the service that the tests of a process share. It is the same in each test,
+    for an app that is created once. Its keys belong to the app of the current test.
 
     Attributes:
         url: the service's address.
@@ -65,12 +65,12 @@ class SharedService:
 
     @property
     def secret_key(self) -> str:
-        """The secret key. It opens the app of whichever test runs."""
+        """The secret key of the current test's app."""
         return hidden(self._address.secret_key)
 
     @property
     def publishable_key(self) -> str:
-        """The publishable key. It names the app of whichever test runs."""
+        """The publishable key of the current test's app."""
         return self._address.publishable_key
 
     @property
@@ -95,9 +95,9 @@ class WattfareService:
         with WattfareService() as wattfare:
             wattfare.user("ann").connect(5)
 
-    The service has a new app with no users. It answers any model, at the prices of the built-in
-    one: 0.000001 USD for a word of the prompt, and 0.000002 USD for a word of the answer. Any
-    thread may use it. The first one of a process takes a second to start, and the next ones a few
+    The service has a new app without users. It accepts any model, at the prices of the built-in
+    one: 0.000001 USD per word of the prompt, and 0.000002 USD per word of the answer. It is
+    thread-safe. The first service of a process takes a second to start, and the next ones a few
     milliseconds.
 
     Args:
@@ -116,7 +116,7 @@ class WattfareService:
     # -- from the beginning to the end
 
     def open(self) -> Self:
-        """Begin. A ``with`` block does it."""
+        """Start. A ``with`` block does this."""
         if self._opened is not None:
             raise RuntimeError("This service is open already.")
         server = take_server()
@@ -130,10 +130,10 @@ class WattfareService:
         return self
 
     def close(self, *, check: bool = True) -> None:
-        """End. A ``with`` block does it. Nothing happens if it has been closed.
+        """Stop. A ``with`` block does this. Does nothing if the service is closed.
 
         Args:
-            check: look for calls that are not settled, and wait for them for two seconds.
+            check: check that all calls are settled. Waits for them for up to two seconds.
 
         Raises:
             AssertionError: a call still reserves a part of a budget.
@@ -212,12 +212,13 @@ class WattfareService:
         """A user of the app, by the app's own id. They need not exist before.
 
         Raises:
-            WattfareError: ``invalid_request``; no such id can exist.
+            WattfareError: ``invalid_request`` if the id is invalid.
         """
-        return AppUser(self, user_id_text(user_id))
+        test = OfTest(lambda: self._server, lambda: self._tested, self._wait_until_settled)
+        return AppUser(self, user_id_text(user_id), test)
 
     def grant(self, requests: int = 1, max_usd: Amount = 1) -> str:
-        """The token of a new one-time grant.
+        """Create a one-time grant and return its token.
 
         Args:
             requests: how many calls it pays for.
@@ -246,20 +247,19 @@ class WattfareService:
         pause: float = 0,
         times: int | None = None,
     ) -> None:
-        """What the model answers. Several replies are given in turn, and the last one stays. A
-        reply with tool calls is given once. Without a reply, the model repeats the last message of
-        the user.
+        """Set the model's answer. Several replies are used in turn, and the last one stays. A reply
+        with tool calls is used once. Without a reply, the model repeats the user's last message.
 
         Args:
             text: the answer. A stream sends it word by word. A dict or a list is sent as JSON.
             tool_calls: pairs of a name and its arguments: ``[("get_weather", {"city": "Paris"})]``.
-            cost: what the call costs, in USD; None: the price of its words.
-            prompt_tokens: the number of tokens that are billed for the prompt; None: its words.
-            completion_tokens: the number that is billed for the answer; None: its words.
+            cost: the cost of the call, in USD; None: the price of its words.
+            prompt_tokens: the billed tokens of the prompt; None: its words.
+            completion_tokens: the billed tokens of the answer; None: its words.
             pause: the time before each word, in seconds.
             times: how many calls get this reply; then the next one, or the prompt.
         """
-        if not isinstance(text, (str, list, Mapping)):
+        if not isinstance(text, (str, list, Mapping)):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError(
                 f"A reply is a str, or a dict or a list for JSON, not {type(text).__name__}."
             )
@@ -298,17 +298,16 @@ class WattfareService:
         after: int | None = None,
         times: int = 1,
     ) -> None:
-        """Let the next call fail, whoever makes it. Nothing is billed for it.
+        """Let the next call fail, for any user. Nothing is billed for it.
 
         Args:
             code: ``not_connected``, ``budget_exceeded``, ``funding_invalid``, ``grant_invalid``,
                 ``rate_limited``, ``auth``, ``invalid_request``, ``upstream`` or ``unknown``. With
                 ``network``, the connection is closed without an answer.
-            message: None: what the service says.
-            status: the HTTP status; None: the one of the code.
-            retry_after: the time to wait that the answer names, in seconds.
-            after: how many events of the next stream come first. These are billed.
-            times: how many calls fail.
+            message: the text of the error; None: the service's own text. status: the HTTP status;
+            None: the one of the code. retry_after: the ``Retry-After`` of the answer, in seconds.
+                after: how many events of the next stream come first. These are billed. times:
+            how many calls fail.
 
         Raises:
             ValueError: the code is unknown, or a number is out of its range.
@@ -336,7 +335,7 @@ class WattfareService:
         self._tested.script.add_fault(Fault(None if code == "network" else make, after), times)
 
     def cut_stream(self, after: int, *, network: bool = False) -> None:
-        """Let the next stream break off after so many events, which are as many words. These are
+        """Let the next stream break off after this many events. Each event is a word, and is
         billed.
 
         Args:
@@ -378,7 +377,7 @@ class WattfareService:
 
     @property
     def calls(self) -> list[RecordedCall]:
-        """The inference calls that the app has made, the oldest first, as far as they have come."""
+        """The inference calls of the app and their current state, oldest first."""
         return [record.snapshot() for record in list(self._tested.records)]
 
     def __repr__(self) -> str:
@@ -439,7 +438,7 @@ def _check_at_least(least: int, **numbers: float | None) -> None:
 
 
 def _error(code: str, now: datetime) -> WattfareError:
-    """The error of this code, as the service says it."""
+    """The error for this code, with the service's own text."""
     at = int(now.timestamp())
     bounds = Bounds(1_000_000, 1_000_000)
     connections = {
