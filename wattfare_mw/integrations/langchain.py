@@ -48,7 +48,7 @@ class ChatWattfare(BaseChatOpenAI):
 
     An answer's ``response_metadata`` has ``cost_usd``: the billed cost, in USD. In a stream, the
     last chunk has it. If the service refuses a call, it raises a
-    :class:`~wattfare_mw.errors.WattfareError`, which is also LangChain's ``ModelError``, so
+    :class:`~wattfare_mw.WattfareError`, which is also LangChain's ``ModelError``, so
     ``with_retry`` and ``with_fallbacks`` work.
 
     Args:
