@@ -1,4 +1,4 @@
-"""Limits the bytes of large request bodies in one process, in total and for each payer.
+"""Private: limits the bytes of large request bodies in one process, in total and for each payer.
 
 A small body does not count, so it is never refused because of large ones.
 """

@@ -1,5 +1,5 @@
-"""Each call of the service's API as a value: how to write its request, and how to read its answer.
-No I/O."""
+"""Private: each call of the service's API as a value: how to write its request, and how to read its
+answer. No I/O."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""``Wattfare`` and ``AsyncWattfare``: the drivers of :mod:`.calls`. Each method has a twin with
-``await``."""
+"""Private: ``Wattfare`` and ``AsyncWattfare``: the drivers of :mod:`.calls`. Each method has a twin
+with ``await``."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ class _Client(Generic[TransportT, HTTPClientT, RunnerT]):
             base_url: the service's address. Defaults to ``WATTFARE_BASE_URL``, then to Wattfare's
                 own.
             http_client: the HTTP client to use for every call, or a function that makes one; see
-                :mod:`wattfare_mw.transport`. You close a client that you pass.
+                ``docs/client.md``. You close a client that you pass.
             timeout: a :class:`Timeout`, or seconds for its ``connect`` and ``read``.
             max_retries: how often to retry a call that is safe to repeat.
 

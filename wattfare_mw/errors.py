@@ -1,5 +1,5 @@
-"""The ``WattfareError`` classes, their JSON form, and helpers that find one inside the error of an
-AI library."""
+"""Private: the ``WattfareError`` classes, their JSON form, and helpers that find one inside the
+error of an AI library."""
 
 from __future__ import annotations
 

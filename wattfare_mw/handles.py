@@ -1,5 +1,5 @@
-"""The objects that a client returns: users, grants, models and streams. Each has a sync and an
-async class over :mod:`.calls` and :mod:`.completions`."""
+"""Private: the objects that a client returns: users, grants, models and streams. Each has a sync
+and an async class over :mod:`.calls` and :mod:`.completions`."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ class _PayingHandle(_Handle[C]):
 
         It is an ``openai.OpenAI``, for code and libraries that take one. All users of a Wattfare
         client share its connections, which are closed with it. Each error is the package's own and
-        also a :class:`~wattfare_mw.errors.WattfareError`. After a 429, it waits as long as the
+        also a :class:`~wattfare_mw.WattfareError`. After a 429, it waits as long as the
         service says, for at most 30 seconds. It never repeats a call that may have been billed.
 
         Args:

@@ -1,4 +1,4 @@
-"""Caps and amounts: integers of nano-dollars inside, exact decimals outside, never floats.
+"""Private: caps and amounts: integers of nano-dollars inside, exact decimals outside, never floats.
 
 Numbers from people, apps and the wire are checked here before any arithmetic:
 ``Decimal("1e999999999")`` is a valid number, and adding one to it would use all memory.

@@ -1,4 +1,4 @@
-"""The shapes of the protocol: camelCase on the wire, snake_case here, exact amounts."""
+"""Private: the shapes of the protocol: camelCase on the wire, snake_case here, exact amounts."""
 
 from __future__ import annotations
 

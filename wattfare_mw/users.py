@@ -1,4 +1,5 @@
-"""Finds out who makes a request: calls the app's ``resolve_user``, and checks its result."""
+"""Private: finds out who makes a request: calls the app's ``resolve_user``, and checks its
+result."""
 
 from __future__ import annotations
 

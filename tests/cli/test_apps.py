@@ -147,7 +147,7 @@ def test_origins_are_added_and_removed(database: str, keys: AppKeys) -> None:
 
 def test_a_list_of_no_apps(tmp_path: Path) -> None:
     database = f"sqlite:///{tmp_path / 'x.db'}"
-    assert "Nothing was created" in refused(database, "list")
+    assert "There is no database" in refused(database, "list")
     assert not (tmp_path / "x.db").exists()
     migrate_database(database)
     answer = run(database, "list")
@@ -235,7 +235,7 @@ def test_an_app_that_is_none(tmp_path: Path, command: str) -> None:
     assert "takes the app's id" in message
     assert keys.secret_key not in message
     away = f"sqlite:///{tmp_path / 'y.db'}"
-    assert "Nothing was created" in refused(away, command, keys.app_id, *more)
+    assert "There is no database" in refused(away, command, keys.app_id, *more)
     assert not (tmp_path / "y.db").exists()
 
 

@@ -285,7 +285,7 @@ def test_the_ledger_is_proved_and_taken_out(tmp_path) -> None:
     assert "9001" in off.stderr
     assert "1 totals" in failed(off)
     nowhere = invoke_cli("ledger", "verify", "--database", f"sqlite:///{tmp_path / 'none.db'}")
-    assert "Nothing was created" in failed(nowhere)
+    assert "There is no database" in failed(nowhere)
     assert not (tmp_path / "none.db").exists()
 
 

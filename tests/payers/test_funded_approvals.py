@@ -100,7 +100,7 @@ def test_the_funding_of_another_payer_cannot_be_chosen(
         mallory.open(asked["url"])
         answer = mallory.decide(asked["url"], funding=funding_id)
         assert answer.status_code == 400
-        assert "no such way to pay" in Page(answer).text
+        assert "This way to pay does not exist" in Page(answer).text
     assert key.used == 0
 
 
@@ -255,7 +255,7 @@ def test_another_key_needs_a_fresh_sign_in(
     # Nothing has changed. To lower the cap alone needs none.
     assert "of $5.00 spent" in person.browser.get("/budget").text
     answer = person.browser.send(page.form("Save"), cap="1", funding=funding_id)
-    assert "The cap is changed." in person.browser.follow(answer).text
+    assert "The cap was changed." in person.browser.follow(answer).text
     assert app.chat("hello", model="fake/model").status_code == 200
     assert (key.used, other.used) == (router.cost, 0)
 

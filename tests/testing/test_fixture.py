@@ -226,7 +226,7 @@ def test_what_cannot_be_spent(wattfare: WattfareService) -> None:
     ann.spend("0.5")
     with pytest.raises(ValueError, match=r"has spent 0\.5 USD already"):
         ann.spend_to("0.4")
-    with pytest.raises(ValueError, match="one of both"):
+    with pytest.raises(ValueError, match="Pass either"):
         ann.spend_to()
     ann.connect(None)
     with pytest.raises(ValueError, match="no cap"):

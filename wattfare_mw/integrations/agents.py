@@ -22,7 +22,7 @@ class WattfareModelProvider(ModelProvider):
     """A provider for ``RunConfig(model_provider=…)``. All users of a Wattfare client share its
     connections.
 
-    If the service refuses a call, a run raises a :class:`~wattfare_mw.errors.WattfareError`, which
+    If the service refuses a call, a run raises a :class:`~wattfare_mw.WattfareError`, which
     is also an error of the openai package.
 
     This does not give tracing a key. If the environment has an OpenAI key, tracing sends prompts to

@@ -1,4 +1,4 @@
-"""Errors that are a :class:`~wattfare_mw.errors.WattfareError` and an AI library's own error.
+"""Errors that are a :class:`~wattfare_mw.WattfareError` and an AI library's own error.
 
 Both ``except WattfareBudgetExceededError`` and ``except openai.APIStatusError`` catch them. So an
 app needs no conversion, and a library's retries and fallbacks work.

@@ -50,7 +50,7 @@ class ChatWattfare(BaseChatOpenAI):
 
     An answer's ``response_metadata`` has ``cost_usd``: the billed cost, in USD. In a stream, the
     last chunk has it. If the service refuses a call, it raises a
-    :class:`~wattfare_mw.errors.WattfareError`, which is also LangChain's ``ModelError``, so
+    :class:`~wattfare_mw.WattfareError`, which is also LangChain's ``ModelError``, so
     ``with_retry`` and ``with_fallbacks`` work.
 
     Args:
@@ -152,7 +152,7 @@ class ChatWattfare(BaseChatOpenAI):
     async def _agenerate_with_cache(self, *args: Any, **kwargs: Any) -> Any:
         if self.cache is not False and (self.cache or get_llm_cache()):
             # The key of the cache has the user, and is made where nothing can wait for it.
-            await paying(self.user)._pays_async()
+            await paying(self.user).pays_async()
         return await super()._agenerate_with_cache(*args, **kwargs)
 
     def _convert_cached_generations(self, cache_val: list[Any]) -> list[ChatGeneration]:

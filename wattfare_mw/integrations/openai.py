@@ -3,7 +3,7 @@
 These clients are subclasses of the openai package's own, with five differences. Each request gets
 its payer from the handle. A Wattfare client's users share its connections. A call is repeated only
 if the failed one cannot have been billed. Errors are also a
-:class:`~wattfare_mw.errors.WattfareError`. The request in an error has no credentials.
+:class:`~wattfare_mw.WattfareError`. The request in an error has no credentials.
 """
 
 from __future__ import annotations

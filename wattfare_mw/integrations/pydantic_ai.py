@@ -40,7 +40,7 @@ from .openai import async_client
 class WattfareProvider(Provider[openai.AsyncOpenAI]):
     """A provider for ``OpenAIChatModel``. All users of a Wattfare client share its connections.
 
-    If the service refuses a call, a run raises a :class:`~wattfare_mw.errors.WattfareError`, which
+    If the service refuses a call, a run raises a :class:`~wattfare_mw.WattfareError`, which
     is also a ``ModelAPIError``, so a ``FallbackModel`` works.
     """
 

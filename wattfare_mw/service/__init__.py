@@ -1,5 +1,5 @@
-"""A Wattfare-compatible service to run yourself: the protocol over HTTP, a ledger in SQLite or
-PostgreSQL, and the built-in model or an upstream.
+"""Private: a Wattfare-compatible service to run yourself: the protocol over HTTP, a ledger in
+SQLite or PostgreSQL, and the built-in model or an upstream.
 
 It needs the extra ``wattfare-mw[service]``. The package is private, except for the names in
 ``__all__``.
