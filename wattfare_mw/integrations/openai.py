@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol, Self
 
 from ..calls import Payer
 from ..errors import (
+    SetupError,
     WattfareError,
     WattfareNetworkError,
     WattfareRateLimitError,
@@ -82,15 +83,26 @@ def async_client(handle: Handle, options: dict[str, Any], join: Join = join) -> 
 
 def http_client() -> Any:
     """An HTTP client of the openai package's own kind. It keeps no cookies."""
-    return _without_cookies(openai.OpenAI(api_key=_LATER, base_url="http://localhost"))
+    return _without_cookies(openai.OpenAI)
 
 
 def async_http_client() -> Any:
     """:func:`http_client`, for one event loop."""
-    return _without_cookies(openai.AsyncOpenAI(api_key=_LATER, base_url="http://localhost"))
+    return _without_cookies(openai.AsyncOpenAI)
 
 
-def _without_cookies(client: openai.OpenAI | openai.AsyncOpenAI) -> Any:
+def _without_cookies(kind: type[openai.OpenAI | openai.AsyncOpenAI]) -> Any:
+    try:
+        client = kind(api_key=_LATER, base_url="http://localhost")
+    except Exception as error:
+        forget_frames(error)  # they hold the password of a proxy
+        client, reason = None, type(error).__name__
+    if client is None:
+        raise SetupError(
+            f"The openai package cannot be used with this environment ({reason}). Give each proxy"
+            " as http://host:port in HTTP_PROXY, HTTPS_PROXY and ALL_PROXY, or unset them. Check"
+            " SSL_CERT_FILE and SSL_CERT_DIR, too."
+        )
     http_client: Any = client._client
     http_client.cookies.jar.set_policy(DefaultCookiePolicy(allowed_domains=()))
     return http_client
@@ -155,6 +167,10 @@ class _Shared:
     def auth_headers(self) -> dict[str, str]:
         """No secret: a request gets it when it is sent. A WebSocket would show it in its log."""
         return {"Authorization": f"Bearer {_LATER}"}
+
+    @property
+    def _bearer_auth(self) -> dict[str, str]:
+        return self.auth_headers
 
     @property
     def base_url(self) -> Any:
@@ -276,6 +292,9 @@ class WattfareOpenAI(_Shared, openai.OpenAI):  # pyright: ignore[reportIncompati
     def close(self) -> None:
         """Close nothing. The connections are the Wattfare client's, and are closed with it."""
 
+    def _refresh_api_key(self) -> str:
+        return _LATER  # a request gets the key when it is sent
+
     def request(self, *args: Any, **options: Any) -> Any:
         try:
             return self._followed(super().request(*args, **options))
@@ -335,6 +354,9 @@ class AsyncWattfareOpenAI(_Shared, openai.AsyncOpenAI):  # pyright: ignore[repor
 
     async def close(self) -> None:
         """Close nothing. The connections are the Wattfare client's, and are closed with it."""
+
+    async def _refresh_api_key(self) -> str:
+        return _LATER  # a request gets the key when it is sent
 
     async def request(self, *args: Any, **options: Any) -> Any:
         running_loop()
