@@ -12,6 +12,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from decimal import Decimal
 from importlib import import_module, reload
 from types import SimpleNamespace
@@ -610,6 +611,8 @@ def _locals(error: BaseException | None) -> list[str]:
     while error is not None:
         for frame, _ in traceback.walk_tb(error.__traceback__):
             if "tests" not in frame.f_code.co_filename:
-                found += [repr(value) for value in frame.f_locals.values()]
+                for value in frame.f_locals.values():
+                    with suppress(AttributeError):  # it was not finished
+                        found.append(repr(value))
         error = error.__cause__ or error.__context__
     return found
