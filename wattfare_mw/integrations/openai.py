@@ -92,11 +92,12 @@ def async_http_client() -> Any:
 
 
 def _without_cookies(kind: type[openai.OpenAI | openai.AsyncOpenAI]) -> Any:
+    client, reason = None, ""
     try:
         client = kind(api_key=_LATER, base_url="http://localhost")
     except Exception as error:
         forget_frames(error)  # they hold the password of a proxy
-        client, reason = None, type(error).__name__
+        reason = type(error).__name__
     if client is None:
         raise SetupError(
             f"The openai package cannot be used with this environment ({reason}). Give each proxy"
