@@ -1,4 +1,4 @@
-"""Calls the app's own functions, sync or async, from sync or async code."""
+"""Private: calls the app's own functions, sync or async, from sync or async code."""
 
 from __future__ import annotations
 

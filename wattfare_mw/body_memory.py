@@ -1,4 +1,4 @@
-"""Limits the bytes of large request bodies in one process, in total and for each payer.
+"""Private: limits the bytes of large request bodies in one process, in total and for each payer.
 
 A small body does not count, so it is never refused because of large ones.
 """
@@ -36,7 +36,7 @@ class BodyMemory:
     def __deepcopy__(self, _memo: object) -> BodyMemory:
         return BodyMemory(self._limit, self._payer_limit)  # a copy has no bodies
 
-    def _take(self, payer: Hashable, size: int) -> None:
+    def take(self, payer: Hashable, size: int) -> None:
         with self._lock:
             held = self._payers.get(payer, 0)
             if self._total + size > self._limit or held + size > self._payer_limit:
@@ -49,7 +49,7 @@ class BodyMemory:
             self._total += size
             self._payers[payer] = held + size
 
-    def _free(self, payer: Hashable, size: int) -> None:
+    def free(self, payer: Hashable, size: int) -> None:
         with self._lock:
             self._total -= size
             left = self._payers[payer] - size
@@ -76,7 +76,7 @@ class BodyClaim:
             WattfareError: ``upstream``, 503; there is not enough memory.
         """
         if size > LARGE_BODY and size > self._size:
-            self._memory._take(self._payer, size - self._size)
+            self._memory.take(self._payer, size - self._size)
             self._size = size
 
     def __enter__(self) -> Self:
@@ -89,4 +89,4 @@ class BodyClaim:
         """Release the memory of the body."""
         size, self._size = self._size, 0
         if size:
-            self._memory._free(self._payer, size)
+            self._memory.free(self._payer, size)

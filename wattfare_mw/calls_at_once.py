@@ -1,5 +1,5 @@
-"""Limits how many calls of one payer run at once in this process. The middleware and the service
-share this rule."""
+"""Private: limits how many calls of one payer run at once in this process. The middleware and the
+service share this rule."""
 
 from __future__ import annotations
 

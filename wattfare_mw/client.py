@@ -1,5 +1,5 @@
-"""``Wattfare`` and ``AsyncWattfare``: the drivers of :mod:`.calls`. Each method has a twin with
-``await``."""
+"""Private: ``Wattfare`` and ``AsyncWattfare``: the drivers of :mod:`.calls`. Each method has a twin
+with ``await``."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from .transport import (
     running_loop,
     sync_transport,
 )
-from .types import CreatedSession, SessionRequest
+from .types import CreatedSession, SessionRequest, UserId
 from .users import CallFunction, ResolveUser
 from .web import Request, Response
 
@@ -42,10 +42,98 @@ TransportT = TypeVar("TransportT", Transport, AsyncTransport)
 HTTPClientT = TypeVar("HTTPClientT")
 
 
-class _Client(Generic[TransportT, HTTPClientT]):
+class _Runner(Generic[TransportT]):
+    """Makes the calls of a client.
+
+    Attributes:
+        caller: the service and the secret key.
+        transport: the connections.
+        openai: the connections of openai clients.
+    """
+
+    def __init__(self, caller: Caller, transport: TransportT) -> None:
+        self.caller = caller
+        self.transport = transport
+        self.openai = OpenAIConnections(caller)
+
+    def in_request(self) -> Self:
+        """The same for calls inside a request to the app. It shares the connections."""
+        impatient = copy.copy(self)
+        impatient.caller = self.caller.in_request()
+        return impatient
+
+
+class SyncRunner(_Runner[Transport]):
+    """Makes the calls of a :class:`Wattfare`."""
+
+    def fetch(self, call: Call[T]) -> T:
+        return self.run(self.caller.fetch(call))
+
+    def disconnect(self, user_id: str) -> None:
+        self.run(self.caller.disconnect(user_id))
+
+    def open(self, call: Call[Any]) -> HTTPResponse:
+        return self.run(self.caller.open(call))
+
+    def run(self, flow: Flow[T]) -> T:
+        return run(flow, self.perform)
+
+    def perform(self, command: Any) -> Any:
+        match command:
+            case Send():
+                return self.transport.send(command.request)
+            case Read():
+                return command.answer.read()
+            case Sleep():
+                return time.sleep(command.seconds)
+            case CallFunction():
+                return command.function.call(*command.args)
+            case InThread():
+                return command.function(*command.args)
+            case _:
+                raise TypeError(f"unknown command {command!r}")
+
+
+class AsyncRunner(_Runner[AsyncTransport]):
+    """Makes the calls of an :class:`AsyncWattfare`."""
+
+    async def fetch(self, call: Call[T]) -> T:
+        return await self.run(self.caller.fetch(call))
+
+    async def disconnect(self, user_id: str) -> None:
+        await self.run(self.caller.disconnect(user_id))
+
+    async def open(self, call: Call[Any]) -> AsyncHTTPResponse:
+        return await self.run(self.caller.open(call))
+
+    async def run(self, flow: Flow[T]) -> T:
+        running_loop()  # if there is no event loop, say so before any other error
+        return await run_async(flow, self.perform)
+
+    def perform(self, command: Any) -> Awaitable[Any]:
+        match command:
+            case CallFunction():
+                return command.function.call_async(*command.args)
+            case Send():
+                return self.transport.send(command.request)
+            case Read():
+                return command.answer.read()
+            case Sleep():
+                return asyncio.sleep(command.seconds)
+            case InThread():
+                return in_thread(command.function, *command.args)
+            case _:
+                raise TypeError(f"unknown command {command!r}")
+
+
+RunnerT = TypeVar("RunnerT", bound="SyncRunner | AsyncRunner")
+
+
+class _Client(Generic[TransportT, HTTPClientT, RunnerT]):
     """The base of both clients."""
 
     _make_transport: Callable[[HTTPClientT | None], TransportT]
+    _make_runner: Callable[[Caller, TransportT], RunnerT]
 
     def __init__(
         self,
@@ -62,7 +150,7 @@ class _Client(Generic[TransportT, HTTPClientT]):
             base_url: the service's address. Defaults to ``WATTFARE_BASE_URL``, then to Wattfare's
                 own.
             http_client: the HTTP client to use for every call, or a function that makes one; see
-                :mod:`wattfare_mw.transport`. You close a client that you pass.
+                ``docs/client.md``. You close a client that you pass.
             timeout: a :class:`Timeout`, or seconds for its ``connect`` and ``read``.
             max_retries: how often to retry a call that is safe to repeat.
 
@@ -79,50 +167,34 @@ class _Client(Generic[TransportT, HTTPClientT]):
             timeout = Timeout()
         elif not isinstance(timeout, Timeout):
             timeout = Timeout(connect=timeout, read=timeout)
-        self._caller = Caller(secret_key, base_url, timeout, max_retries)
-        self._transport = self._make_transport(http_client)
-        self._openai = OpenAIConnections(self._caller)
+        caller = Caller(secret_key, base_url, timeout, max_retries)
+        self._runner = self._make_runner(caller, self._make_transport(http_client))
 
     @property
     def base_url(self) -> str:
         """The service's address, without the ``/api/v1``."""
-        return self._caller.base_url
-
-    def _sibling(self, kind: type[C]) -> C:
-        """A client of the other kind (sync or async), for the same app and service."""
-        caller = self._caller
-        return kind(
-            caller.secret_key,
-            base_url=caller.base_url,
-            timeout=caller.timeout,
-            max_retries=caller.max_retries,
-        )
-
-    def _in_request(self) -> Self:
-        """The same client, for calls inside a request to the app. It shares the connections."""
-        impatient = copy.copy(self)
-        impatient._caller = self._caller.in_request()
-        return impatient
+        return self._runner.caller.base_url
 
     def __repr__(self) -> str:
         # A traceback may show an object whose `__init__` failed.
-        caller = getattr(self, "_caller", None)
-        return f"{type(self).__name__}(base_url={caller and caller.base_url!r})"
+        runner = getattr(self, "_runner", None)
+        return f"{type(self).__name__}(base_url={runner and runner.caller.base_url!r})"
 
 
-class Wattfare(_Client[Transport, SyncHTTPClient]):
+class Wattfare(_Client[Transport, SyncHTTPClient, SyncRunner]):
     """The client for an app's backend. Use it in a ``with`` block or ``close()`` it; threads and
     forked workers may share one."""
 
     _make_transport = staticmethod(sync_transport)
+    _make_runner = SyncRunner
 
-    def user(self, user_id: str) -> User:
-        """A handle for one user, by the app's own id. Sends no request.
+    def user(self, user_id: UserId) -> User:
+        """A handle for one user, by the app's own id: a string, an int or a UUID. Sends no request.
 
         Raises:
             WattfareError: ``invalid_request``; no such id can exist.
         """
-        return User(self, user_id)
+        return User(self._runner, user_id)
 
     def grant(self, grant_token: str) -> Grant:
         """A handle for a one-time grant. Sends no request.
@@ -131,11 +203,11 @@ class Wattfare(_Client[Transport, SyncHTTPClient]):
             WattfareGrantError: no such token can exist.
         """
         grant_token = hidden(grant_token)
-        return Grant(self, grant_token)
+        return Grant(self._runner, grant_token)
 
     def create_session(
         self,
-        user_id: str,
+        user_id: UserId,
         request_limit: LimitLike | SessionRequest = None,
         *,
         account_label: str | None = None,
@@ -152,7 +224,9 @@ class Wattfare(_Client[Transport, SyncHTTPClient]):
         Raises:
             WattfareError: for example ``invalid_request`` for an invalid cap, or ``rate_limited``.
         """
-        return self._run(self._caller.create_session(user_id, request_limit, account_label))
+        return self._runner.run(
+            self._runner.caller.create_session(user_id, request_limit, account_label)
+        )
 
     def session_handler(
         self,
@@ -178,10 +252,12 @@ class Wattfare(_Client[Transport, SyncHTTPClient]):
             app_cors: finds what the app's own CORS middleware allows. For adapters.
         """
         origins = Origins(allowed_origins, app_cors)
-        token_route = TokenRoute(self._caller, resolve_user, request_limit, account_label, origins)
+        token_route = TokenRoute(
+            self._runner.caller, resolve_user, request_limit, account_label, origins
+        )
 
         def handler(request: Request) -> Response:
-            return self._run(
+            return self._runner.run(
                 respond_to_errors(token_route.answer(request), let_through=let_through)
             )
 
@@ -189,8 +265,8 @@ class Wattfare(_Client[Transport, SyncHTTPClient]):
 
     def close(self) -> None:
         """Close the client's own connections. A later call opens new ones."""
-        self._transport.close()
-        self._openai.shared.close()
+        self._runner.transport.close()
+        self._runner.openai.shared.close()
 
     def __enter__(self) -> Self:
         return self
@@ -203,58 +279,34 @@ class Wattfare(_Client[Transport, SyncHTTPClient]):
     ) -> None:
         self.close()
 
-    def _fetch(self, call: Call[T]) -> T:
-        return self._run(self._caller.fetch(call))
 
-    def _disconnect(self, user_id: str) -> None:
-        self._run(self._caller.disconnect(user_id))
-
-    def _open(self, call: Call[Any]) -> HTTPResponse:
-        return self._run(self._caller.open(call))
-
-    def _run(self, flow: Flow[T]) -> T:
-        return run(flow, self._perform)
-
-    def _perform(self, command: Any) -> Any:
-        match command:
-            case Send():
-                return self._transport.send(command.request)
-            case Read():
-                return command.answer.read()
-            case Sleep():
-                return time.sleep(command.seconds)
-            case CallFunction():
-                return command.function.call(*command.args)
-            case InThread():
-                return command.function(*command.args)
-            case _:
-                raise TypeError(f"nobody here can do {command!r}")
-
-
-class AsyncWattfare(_Client[AsyncTransport, AsyncHTTPClient]):
+class AsyncWattfare(_Client[AsyncTransport, AsyncHTTPClient, AsyncRunner]):
     """:class:`Wattfare` for asyncio. Use it in an ``async with`` block, or ``await aclose()``. Each
     event loop has its own connections."""
 
     _make_transport = staticmethod(async_transport)
+    _make_runner = AsyncRunner
 
-    def user(self, user_id: str) -> AsyncUser:
+    def user(self, user_id: UserId) -> AsyncUser:
         """See :meth:`Wattfare.user`."""
-        return AsyncUser(self, user_id)
+        return AsyncUser(self._runner, user_id)
 
     def grant(self, grant_token: str) -> AsyncGrant:
         """See :meth:`Wattfare.grant`."""
         grant_token = hidden(grant_token)
-        return AsyncGrant(self, grant_token)
+        return AsyncGrant(self._runner, grant_token)
 
     async def create_session(
         self,
-        user_id: str,
+        user_id: UserId,
         request_limit: LimitLike | SessionRequest = None,
         *,
         account_label: str | None = None,
     ) -> CreatedSession:
         """See :meth:`Wattfare.create_session`."""
-        return await self._run(self._caller.create_session(user_id, request_limit, account_label))
+        return await self._runner.run(
+            self._runner.caller.create_session(user_id, request_limit, account_label)
+        )
 
     def session_handler(
         self,
@@ -268,10 +320,12 @@ class AsyncWattfare(_Client[AsyncTransport, AsyncHTTPClient]):
     ) -> Callable[[Request], Awaitable[Response]]:
         """See :meth:`Wattfare.session_handler`. Await the handler."""
         origins = Origins(allowed_origins, app_cors)
-        token_route = TokenRoute(self._caller, resolve_user, request_limit, account_label, origins)
+        token_route = TokenRoute(
+            self._runner.caller, resolve_user, request_limit, account_label, origins
+        )
 
         async def handler(request: Request) -> Response:
-            return await self._run(
+            return await self._runner.run(
                 respond_to_errors(token_route.answer(request), let_through=let_through)
             )
 
@@ -279,9 +333,9 @@ class AsyncWattfare(_Client[AsyncTransport, AsyncHTTPClient]):
 
     async def aclose(self) -> None:
         """Close the client's own connections of this event loop. A later call opens new ones."""
-        await self._transport.close()
-        await self._openai.shared_async.close()
-        self._openai.shared.close()
+        await self._runner.transport.close()
+        await self._runner.openai.shared_async.close()
+        self._runner.openai.shared.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -293,34 +347,6 @@ class AsyncWattfare(_Client[AsyncTransport, AsyncHTTPClient]):
         traceback: TracebackType | None,
     ) -> None:
         await self.aclose()
-
-    async def _fetch(self, call: Call[T]) -> T:
-        return await self._run(self._caller.fetch(call))
-
-    async def _disconnect(self, user_id: str) -> None:
-        await self._run(self._caller.disconnect(user_id))
-
-    async def _open(self, call: Call[Any]) -> AsyncHTTPResponse:
-        return await self._run(self._caller.open(call))
-
-    async def _run(self, flow: Flow[T]) -> T:
-        running_loop()  # if there is no event loop, say so before any other error
-        return await run_async(flow, self._perform)
-
-    def _perform(self, command: Any) -> Awaitable[Any]:
-        match command:
-            case CallFunction():
-                return command.function.call_async(*command.args)
-            case Send():
-                return self._transport.send(command.request)
-            case Read():
-                return command.answer.read()
-            case Sleep():
-                return asyncio.sleep(command.seconds)
-            case InThread():
-                return in_thread(command.function, *command.args)
-            case _:
-                raise TypeError(f"nobody here can do {command!r}")
 
 
 def client_for(
@@ -344,4 +370,23 @@ def client_for(
         raise TypeError("give client=, or secret_key= and base_url=, not both")
     if isinstance(client, kind):
         return client, False
-    return client._sibling(kind), True
+    caller = runner_of(client).caller
+    sibling = kind(
+        caller.secret_key,
+        base_url=caller.base_url,
+        timeout=caller.timeout,
+        max_retries=caller.max_retries,
+    )
+    return sibling, True
+
+
+def runner_of(client: Wattfare | AsyncWattfare) -> Any:
+    """What makes the calls of a client. For other modules of the package."""
+    return client._runner  # pyright: ignore[reportPrivateUsage]
+
+
+def in_request(client: C) -> C:
+    """The same client, for calls inside a request to the app. It shares the connections."""
+    impatient = copy.copy(client)
+    vars(impatient)["_runner"] = runner_of(client).in_request()
+    return impatient

@@ -1,4 +1,4 @@
-"""Reads the answers of models, whole or as the chunks of a stream. No I/O."""
+"""Private: reads the answers of models, whole or as the chunks of a stream. No I/O."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
-"""``current_user`` and ``current_async_user``: the user who makes the request that runs.
+"""Private: ``current_user`` and ``current_async_user``, the user of the current request.
 
-The middleware gives each request a :class:`CurrentRequest` in a context variable. Tasks, and
-threads that copy the context, see that one and no other. It asks who the user is when that is first
-needed. After its end it gives no user, so that code which outlives a request bills nobody.
+The middleware puts a :class:`CurrentRequest` for each request into a context variable. Tasks, and
+threads that copy the context, see only that one. It calls ``resolve_user`` when the user is first
+needed. After the request has ended, it returns no user, so code that outlives a request bills no
+user.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ from collections.abc import AsyncGenerator, AsyncIterable, Callable, Generator, 
 from concurrent.futures import Future, InvalidStateError
 from contextlib import contextmanager, suppress
 from contextvars import Context, ContextVar
-from typing import Any, Protocol, TypeVar
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from .calls import Payer, payer_of
-from .client import AsyncWattfare, Wattfare
+from .client import AsyncRunner, AsyncWattfare, SyncRunner, Wattfare, runner_of
 from .errors import WattfareCurrentUserError
 from .flow import Flow, run, run_async
 from .handles import AsyncUser, User
@@ -27,38 +29,44 @@ from .users import CallFunction
 T = TypeVar("T")
 
 _current: ContextVar[CurrentRequest | None] = ContextVar("wattfare_current", default=None)
-#: Held for a moment, when a request begins to ask who its user is, and when it ends. A garbage
-#: collection can end one request within the other's moment.
+#: Held briefly when a request starts to look up its user, and when it ends. It is reentrant,
+#: because a garbage collection while it is held can end another request.
 _lock = threading.RLock()
 
 
-class Driver(Protocol):
-    """What a request needs of its middleware."""
+@dataclass(eq=False, slots=True)
+class Driver:
+    """The part of the middleware that a request uses.
 
-    def _identify(self, raw: Any) -> Flow[str]: ...
-    @property
-    def _sync_client(self) -> Any: ...
-    @property
-    def _async_client(self) -> Any: ...
-    def _context_of(self, request: CurrentRequest) -> Context | None: ...
+    Attributes:
+        identify: finds the id of the user who makes a request.
+        context_of: the context in which to call ``resolve_user`` under WSGI, if not the present.
+        sync_client: the client of ``current_user``.
+        async_client: the client of ``current_async_user``.
+    """
+
+    identify: Callable[[Any], Flow[str]]
+    context_of: Callable[[CurrentRequest], Context | None]
+    sync_client: Callable[[], Wattfare]
+    async_client: Callable[[], AsyncWattfare]
 
 
 class _InterruptedError(Exception):
-    """The code that asked ``resolve_user`` was stopped, so that another one must ask it."""
+    """The caller of ``resolve_user`` was stopped, so another caller must call it."""
 
 
 class CurrentRequest:
-    """A request to an app, whose user is the current user until it ends.
+    """A request to an app. Its user is the current user until it ends.
 
     Args:
         driver: the middleware.
-        raw: a scope, an environ, a neutral request, or a function that makes one.
-        loop: the event loop that the request runs on, if any.
+        raw: a scope, an environ, a neutral request, or a function that creates one.
+        loop: the event loop of the request, if any.
 
     Attributes:
-        context: where ``resolve_user`` finds what its framework keeps of the request, if that is
-            not the context of the code that first needs the user.
-        has_ended: later code has no current user.
+        context: the context in which ``resolve_user`` finds its framework's variables, if the code
+        that first needs the user runs in another one. has_ended: True if the request has ended.
+        Later code has no current user.
     """
 
     __slots__ = ("_driver", "_loop", "_user_id", "context", "has_ended", "raw")
@@ -77,13 +85,14 @@ class CurrentRequest:
 
     @classmethod
     def of(cls, driver: Driver) -> CurrentRequest | None:
-        """The request that runs here, if it is this middleware's."""
+        """The current request, if it belongs to this middleware."""
         request = _current.get()
         return request if request is not None and request._driver is driver else None
 
     @contextmanager
     def active(self) -> Generator[None]:
-        """The code of this block is the request's. The request does not end with the block."""
+        """A context manager: the code in its block belongs to the request. The request does not end
+        with the block."""
         token = _current.set(self)
         try:
             yield
@@ -91,24 +100,25 @@ class CurrentRequest:
             _current.reset(token)
 
     def end(self) -> None:
-        """The response is complete, or there will be none."""
+        """End the request: the response is complete, or there will be none."""
         with _lock:
             self.has_ended = True
             asked, self._user_id = self._user_id, None
-            # A task that goes on for long keeps this object.
+            # A long-running task keeps this object alive.
             self._driver = self._loop = self.raw = self.context = None
         if asked is not None:
             _settle(asked, error=_ended())
 
     def iterate(self, body: Iterable[T]) -> Iterator[T]:
-        """A streamed body, whose code is the request's. The request ends with it.
+        """Wrap a streamed body so that its code belongs to the request. The request ends with the
+        body.
 
-        The server may read it in another thread, and other bodies in between.
+        The server may read it in another thread, and may read other bodies in between.
         """
         return _Body(self, body)
 
     async def iterate_async(self, body: AsyncIterable[T]) -> AsyncGenerator[T]:
-        """:meth:`iterate`, for an asynchronous body."""
+        """:meth:`iterate`, for an async body."""
         parts = aiter(body)
         try:
             while True:
@@ -142,12 +152,12 @@ class CurrentRequest:
         return driver
 
     def user_id(self) -> str:
-        """The user's id. The first call asks ``resolve_user``; others wait for its answer.
+        """The user's id. The first caller calls ``resolve_user``. Others wait for its result.
 
         Raises:
             WattfareAuthError: no user is signed in.
-            WattfareCurrentUserError: the request has ended, or to wait would block the event loop
-                that has the answer.
+            WattfareCurrentUserError: the request has ended, or waiting would block the event loop
+                that computes the result.
         """
         while True:
             asked, is_first = self._asked()
@@ -171,24 +181,24 @@ class CurrentRequest:
                 return asked.result() if asked.done() else await asyncio.wrap_future(asked)
 
     def _asked(self) -> tuple[Future[str], bool]:
-        """The answer of ``resolve_user``, and whether the caller has to ask for it."""
+        """The future of the user's id, and True if the caller must compute it."""
         with _lock:
             self.driver  # noqa: B018  # raises if the request has ended
             asked = self._user_id
             if asked is not None:
                 return asked, False
             asked = self._user_id = Future()
-            # Who waits for it and is cancelled does not cancel it for the others.
+            # If a waiting task is cancelled, this does not cancel it for the others.
             asked.set_running_or_notify_cancel()
             return asked, True
 
     def _ask(self, asked: Future[str]) -> None:
-        """Ask here, or on the event loop if ``resolve_user`` needs it."""
+        """Call ``resolve_user`` here, or on the event loop if it needs that."""
         try:
-            user_id = run(self.driver._identify(self.raw), self._call)
+            user_id = run(self.driver.identify(self.raw), self._call)
         except _OnLoopError as error:
             self._ask_on_loop(asked, error.loop)
-        except WattfareCurrentUserError:  # in asynchronous code, it can be asked
+        except WattfareCurrentUserError:  # it can still be called in async code
             self._forget(asked)
             raise
         except Exception as error:
@@ -210,13 +220,13 @@ class CurrentRequest:
             coroutine.close()
             self._forget(asked)
             raise
-        # Else nothing would refer to it while it runs.
+        # Keeps a reference to the task while it runs.
         asked.add_done_callback(lambda _asked: task)
 
     async def _answer(self, asked: Future[str]) -> None:
         _current.set(None)
         try:
-            user_id = await run_async(self.driver._identify(self.raw), _call_async)
+            user_id = await run_async(self.driver.identify(self.raw), _call_async)
         except Exception as error:
             _settle(asked, error=error)
         except BaseException:
@@ -232,10 +242,10 @@ class CurrentRequest:
         _settle(asked, error=_InterruptedError())
 
     def _call(self, command: CallFunction) -> Any:
-        """Call ``resolve_user`` from synchronous code."""
+        """Call ``resolve_user`` from sync code."""
         function, loop = command.function, self._loop
         if loop is None:
-            context = self.driver._context_of(self)
+            context = self.driver.context_of(self)
             args = (function.call, *command.args)
             return _alone(*args) if context is None else context.run(_alone, *args)
         if function.is_async:
@@ -250,7 +260,7 @@ class CurrentRequest:
         return asyncio.run_coroutine_threadsafe(_awaited(result), loop).result()
 
     def _is_on_loop(self) -> bool:
-        """Does the caller run on the event loop of the request?"""
+        """True if the caller runs on the request's event loop."""
         try:
             return asyncio.get_running_loop() is self._loop
         except RuntimeError:
@@ -261,7 +271,7 @@ class CurrentRequest:
 
 
 class _OnLoopError(Exception):
-    """``resolve_user`` is asynchronous, and has to run on the event loop of the request."""
+    """``resolve_user`` is async and must run on the request's event loop."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__()
@@ -269,7 +279,7 @@ class _OnLoopError(Exception):
 
 
 def _alone(function: Callable[..., Any], *args: Any) -> Any:
-    # A `resolve_user` that needs the current user would wait for itself.
+    # A `resolve_user` that used the current user would wait for itself.
     token = _current.set(None)
     try:
         return function(*args)
@@ -314,7 +324,7 @@ class _Body:
             if self._parts is None:
                 self._parts = iter(self._body)
             return next(self._parts)
-        except BaseException:  # its end, too
+        except BaseException:  # including its end
             self._request.end()
             raise
         finally:
@@ -333,7 +343,7 @@ class _Body:
             self._request.end()
             _current.reset(token)
 
-    # If a server drops it, its code must not run in the context of another request.
+    # If a server drops the body, its code must not run in the context of another request.
     __del__ = close
 
 
@@ -380,7 +390,7 @@ def around_wsgi(driver: Driver, app: Any) -> Any:
             raise
         finally:
             _current.reset(token)
-        # Nothing of the app runs any more. A server sends a file in a way of its own.
+        # The app's code is done. A server sends a file by itself.
         if isinstance(body, (list, tuple)) or _is_file(environ, body):
             request.end()
             return body  # pyright: ignore[reportUnknownVariableType]
@@ -408,7 +418,7 @@ def _here() -> CurrentRequest:
     request = _current.get()
     if request is None:
         raise WattfareCurrentUserError(
-            "There is no current user here: this code runs in no request of an app whose"
+            "There is no current user here: this code does not run in a request of an app whose"
             " WattfareMiddleware has current_user=True. In a request, set current_user=True. In a"
             " worker, a thread of your own or a script, pass `user` explicitly:"
             " `user = client.user(user_id)`."
@@ -420,7 +430,7 @@ def _here() -> CurrentRequest:
 
 def _ended() -> WattfareCurrentUserError:
     return WattfareCurrentUserError(
-        "There is no current user here any more: the request in which this code began has ended."
+        "There is no current user here: the request that started this code has ended."
         " Pass `user` explicitly to work that goes on after the response:"
         " `user = current_user.resolve()` in the request."
     )
@@ -434,13 +444,49 @@ def _would_block() -> WattfareCurrentUserError:
     )
 
 
+class _CurrentPayer:
+    """The payer of a current user's calls."""
+
+    def __init__(self, request: Callable[[], CurrentRequest]) -> None:
+        self._request = request
+
+    def pays(self) -> Payer:
+        return payer_of(self._request().user_id())
+
+    async def pays_async(self) -> Payer:
+        return payer_of(await self._request().user_id_async())
+
+    def __repr__(self) -> str:
+        return "current user"
+
+
+class _SyncPayer(_CurrentPayer):
+    @property
+    def client(self) -> SyncRunner:
+        return runner_of(self._request().driver.sync_client())
+
+    def of_this_request(self) -> _SyncPayer:
+        return self
+
+
+class _AsyncPayer(_CurrentPayer):
+    @property
+    def client(self) -> AsyncRunner:
+        return runner_of(self._request().driver.async_client())
+
+    def of_this_request(self) -> _AsyncPayer:
+        request = self._request()
+        return _AsyncPayer(lambda: request)
+
+
 class _Current:
-    """What both handles share: each question is answered by the request that runs."""
+    """The base of both handles. It uses the current request for everything."""
 
     _name: str
+    _Payer: type[_CurrentPayer]
 
     def __init__(self) -> None:
-        """Nothing is known before there is a request."""
+        self._paid_by: Any = self._Payer(self._request)
 
     def _request(self) -> CurrentRequest:
         return _here()
@@ -451,15 +497,9 @@ class _Current:
 
         Raises:
             WattfareAuthError: no user is signed in.
-            WattfareCurrentUserError: no request runs here.
+            WattfareCurrentUserError: there is no current request.
         """
         return self._request().user_id()
-
-    def _pays(self) -> Payer:
-        return payer_of(self.id)
-
-    async def _pays_async(self) -> Payer:
-        return payer_of(await self._request().user_id_async())
 
     def __reduce__(self) -> str:
         return self._name  # a copy is the same object
@@ -472,20 +512,17 @@ class CurrentUser(_Current, User):  # pyright: ignore[reportIncompatibleVariable
     """The type of :data:`current_user`."""
 
     _name = "current_user"
-
-    @property
-    def _client(self) -> Wattfare:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self._request().driver._sync_client
+    _Payer = _SyncPayer
 
     def resolve(self) -> User:
-        """The user of this request, as a handle that can be used after it has ended.
+        """A handle for the user of this request, which also works after the request has ended.
 
         Raises:
             WattfareAuthError: no user is signed in.
-            WattfareCurrentUserError: no request runs here.
+            WattfareCurrentUserError: there is no current request.
         """
         request = self._request()
-        client = request.driver._sync_client
+        client = request.driver.sync_client()
         return client.user(request.user_id())
 
 
@@ -493,18 +530,12 @@ class CurrentAsyncUser(_Current, AsyncUser):  # pyright: ignore[reportIncompatib
     """The type of :data:`current_async_user`."""
 
     _name = "current_async_user"
-
-    @property
-    def _client(self) -> AsyncWattfare:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self._request().driver._async_client
-
-    def _of_this_request(self) -> AsyncUser:
-        return _AsyncUserOf(self._request())
+    _Payer = _AsyncPayer
 
     async def resolve(self) -> AsyncUser:
         """See :meth:`CurrentUser.resolve`."""
         request = self._request()
-        client = request.driver._async_client
+        client = request.driver.async_client()
         return client.user(await request.user_id_async())
 
     async def status(self) -> ConnectionStatus:
@@ -516,25 +547,14 @@ class CurrentAsyncUser(_Current, AsyncUser):  # pyright: ignore[reportIncompatib
         await (await self.resolve()).disconnect()
 
 
-class _AsyncUserOf(CurrentAsyncUser):
-    """The current user of one request, for what is read later."""
-
-    def __init__(self, request: CurrentRequest) -> None:
-        super().__init__()
-        self._of = request
-
-    def _request(self) -> CurrentRequest:
-        return self._of
-
-
 current_user = CurrentUser()
-"""The user who makes the request that runs: a :class:`~wattfare_mw.User` for synchronous code.
+"""The user of the current request: a :class:`~wattfare_mw.User` for sync code.
 
-It needs ``current_user=True`` of the middleware. A model or an openai client of it can be made when
-the app is loaded, and bills the user of each request in which it is used. It raises a
-:class:`~wattfare_mw.WattfareCurrentUserError` outside of a request and after its end.
+It needs the middleware option ``current_user=True``. You can create its models and openai clients
+when the app is loaded. They bill the user of each request in which they are used. Outside of a
+request, and after its end, it raises a :class:`~wattfare_mw.WattfareCurrentUserError`.
 """
 
 current_async_user = CurrentAsyncUser()
-"""The user who makes the request that runs: an :class:`~wattfare_mw.AsyncUser`, for asyncio. See
+"""The user of the current request: an :class:`~wattfare_mw.AsyncUser`, for asyncio. See
 :data:`current_user`."""

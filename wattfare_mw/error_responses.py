@@ -1,4 +1,4 @@
-"""The HTTP responses to errors, and what the log records of them."""
+"""Private: the HTTP responses to errors, and what the log records of them."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""The WattfareError family, its wire form, and the three helpers that see through the error of
-an AI library to the one inside it."""
+"""Private: the ``WattfareError`` classes, their JSON form, and helpers that find one inside the
+error of an AI library."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ import msgspec
 
 
 class Shortfall(msgspec.Struct, frozen=True, kw_only=True):
-    """Why a budget does not pay for a call, as far as that is known.
+    """Why a budget does not cover a call, as far as this is known.
 
     Attributes:
-        needed_usd: the least that the call needs, in USD.
-        remaining_usd: what is left for it, in USD.
-        resets_at: when the budget begins anew (UTC).
-        limited_by: ``cap``, the user's own; ``ceiling``, the operator's; ``grant``;
-            ``in_flight``, calls that have not ended; or ``funding``, the payer's own key or
-            account at the provider.
+        needed_usd: the minimum cost of the call, in USD.
+        remaining_usd: the rest of the budget, in USD.
+        resets_at: when the budget resets (UTC).
+        limited_by: ``cap``, the user's cap; ``ceiling``, the operator's limit; ``grant``;
+        ``in_flight``, calls that have not ended; or ``funding``, the payer's own key or account at
+        the provider.
     """
 
     needed_usd: Decimal | None = None
@@ -32,7 +32,7 @@ class Shortfall(msgspec.Struct, frozen=True, kw_only=True):
     limited_by: str | None = None
 
     def to_wire(self) -> dict[str, Any]:
-        """The fields of the protocol's JSON."""
+        """The fields in the protocol's JSON."""
         fields: dict[str, Any] = {}
         for name, value in (
             ("neededUsd", self.needed_usd),
@@ -47,26 +47,26 @@ class Shortfall(msgspec.Struct, frozen=True, kw_only=True):
         return fields
 
 
-#: What is known of most errors.
+#: The shortfall of most errors.
 _NO_SHORTFALL = Shortfall()
 
 
 class WattfareError(Exception):
-    """Anything that Wattfare refuses or cannot do; its subclasses say what to do about it.
+    """The base of all errors of Wattfare. The subclasses say what to do.
 
     Attributes:
-        code: the protocol's word for it, e.g. ``"budget_exceeded"``.
-        status: the HTTP status as answered; 0 where nothing answered at all.
-        message: for people; never holds a secret.
-        retry_after: seconds to wait before trying again, where the service said so.
-        request_id: the service's id of the call, where it gave one: what support asks for.
-        upstream_code: the code of the model's provider, such as ``"context_length_exceeded"``, if
-            it refused the call and gave one.
-        shortfall: why a budget does not pay for the call, if that is the reason. ``needed_usd``,
-            ``remaining_usd``, ``resets_at`` and ``limited_by`` give its parts.
+        code: the protocol's code, such as ``"budget_exceeded"``.
+        status: the HTTP status of the response; 0 if there was no response.
+        message: for people. It never contains a secret.
+        retry_after: how long to wait before a retry, in seconds, if the service says so.
+        request_id: the service's id of the call, for support; None if it gave none.
+        upstream_code: the error code of the model's provider, such as
+            ``"context_length_exceeded"``, if it refused the call with one.
+        shortfall: why a budget does not cover the call, if that is the reason. ``needed_usd``,
+            ``remaining_usd``, ``resets_at`` and ``limited_by`` return its parts.
         manage_url: the page on which the user changes the budget, if the service named one.
-        log_message: what the log says of it: the message, or words of ours if the message
-            repeats those of a service or an upstream.
+        log_message: the text for the log: the message, or a text of our own if the message repeats
+            the words of a service or an upstream.
     """
 
     default_code: ClassVar[str] = "unknown"
@@ -97,28 +97,28 @@ class WattfareError(Exception):
 
     @property
     def needed_usd(self) -> Decimal | None:
-        """The least that the call needs, in USD; None if the error does not say."""
+        """The minimum cost of the call, in USD; None if unknown."""
         return self.shortfall.needed_usd
 
     @property
     def remaining_usd(self) -> Decimal | None:
-        """What the budget has left for the call, in USD; None if the error does not say."""
+        """The rest of the budget, in USD; None if unknown."""
         return self.shortfall.remaining_usd
 
     @property
     def resets_at(self) -> datetime | None:
-        """When the budget begins anew (UTC); None if it does not, or the error does not say."""
+        """When the budget resets (UTC); None if it does not, or if unknown."""
         return self.shortfall.resets_at
 
     @property
     def limited_by(self) -> str | None:
-        """What limits the call: ``cap``, ``ceiling``, ``grant``, ``in_flight`` or ``funding``; None
-        if the error does not say."""
+        """The limit that was reached: ``cap``, ``ceiling``, ``grant``, ``in_flight`` or
+        ``funding``; None if unknown."""
         return self.shortfall.limited_by
 
     def quote(self, words: str) -> None:
-        """Take another party's words as the message. They are for the client, and not for the
-        log: they may repeat a prompt."""
+        """Use another party's text as the message. It goes to the client but not to the log,
+        because it may repeat a prompt."""
         self.message = words
         self.args = (words,)
 
@@ -126,13 +126,13 @@ class WattfareError(Exception):
         return f"{type(self).__name__}({self.message!r}, code={self.code!r}, status={self.status})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Each class has an `__init__` of its own, which a copy must not go through: say how one
-        # is made, or a worker pool cannot hand it back.
+        # The subclasses have different `__init__` methods, so pickle must not call them. Without
+        # this, a worker pool could not return an error.
         return (restore, (type(self), self.message), self.__dict__)
 
     def to_wire(self) -> dict[str, dict[str, Any]]:
-        """The protocol's JSON: ``{"error": {"code", "message"}}``, ``upstreamCode`` and
-        ``manageUrl`` if there are any, and what is known of the budget."""
+        """The protocol's JSON: ``{"error": {"code", "message"}}``, with ``upstreamCode``,
+        ``manageUrl`` and the parts of the shortfall if there are any."""
         fields: dict[str, Any] = {"code": self.code, "message": self.message}
         if self.upstream_code is not None:
             fields["upstreamCode"] = self.upstream_code
@@ -147,8 +147,8 @@ class WattfareError(Exception):
 
     @property
     def http_status(self) -> int:
-        """The status to answer an HTTP client with: 502 where the service was not reached, or
-        answered what is no error and no success either."""
+        """The status for a response to an HTTP client. It is 502 if the service was not reached, or
+        if it answered with neither a success nor an error."""
         return self.status if 400 <= self.status <= 599 else 502
 
 
@@ -160,14 +160,14 @@ class WattfareNotConnectedError(WattfareError):
 
 
 class WattfareBudgetExceededError(WattfareError):
-    """The budget does not pay for the call. Show the usage, and let the user raise the cap."""
+    """The budget does not cover the call. Show the usage, and let the user raise the cap."""
 
     default_code = "budget_exceeded"
     default_status = 402
 
 
 class WattfareFundingError(WattfareError):
-    """The user's funding was refused by the model's provider. The user must reconnect."""
+    """The model's provider refused the user's funding. The user must reconnect."""
 
     default_code = "funding_invalid"
     default_status = 402
@@ -198,7 +198,7 @@ class WattfareNetworkError(WattfareError):
     """The service could not be reached. Try again, with backoff.
 
     Attributes:
-        sent: False where the connection was never made, so that nothing can have been billed.
+        sent: False if no connection was made, so nothing can have been billed.
     """
 
     default_code = "network"
@@ -210,7 +210,8 @@ class WattfareNetworkError(WattfareError):
         self.sent = sent
 
     def named(self, service: str, advice: str = "Check WATTFARE_BASE_URL.") -> WattfareNetworkError:
-        """The same error. If the service was not reached, the message names it and gives advice.
+        """The same error. If the service was not reached, its message names the service and ends
+        with the advice.
 
         Args:
             service: the service's address, without a path and without credentials.
@@ -225,14 +226,14 @@ class WattfareNetworkError(WattfareError):
         return error
 
     def to_wire(self) -> dict[str, dict[str, Any]]:
-        """The protocol's JSON. It goes to browsers, and does not name the service's host."""
+        """The protocol's JSON. It goes to browsers, so it does not name the service's host."""
         return {"error": {"code": self.code, "message": self._public or self.message}}
 
 
 class SetupError(WattfareError):
-    """The app's environment is not set up for calls of Wattfare. The message says what to change.
+    """The app's environment does not allow calls to Wattfare. The message says what to change.
 
-    The message is for the app's log. Browsers get one that names no file and no variable.
+    The message is for the app's log. Browsers get a message without names of files and variables.
     """
 
     def to_wire(self) -> dict[str, dict[str, Any]]:
@@ -267,15 +268,14 @@ _CLASSES: dict[str, type[WattfareError]] = {
         WattfareNetworkError,
     )
 }
-#: Every code of the protocol, those that have a class of their own and the rest; and the status
-#: of each, where an error comes without one.
+#: All codes of the protocol, and the default status of each.
 STATUS_BY_CODE = {
     **{code: cls.default_status for code, cls in _CLASSES.items()},
     "invalid_request": 400,
     "upstream": 502,
     "unknown": 500,
 }
-#: What a status alone says, where the answer carried no code that we know.
+#: The codes for statuses, if a response has no known code.
 _CODE_BY_STATUS = {
     401: "auth",
     429: "rate_limited",
@@ -284,11 +284,11 @@ _CODE_BY_STATUS = {
 }
 
 
-#: The longest code of an upstream that is passed on, in characters.
+#: The maximum length of an upstream's code that is passed on, in characters.
 MAX_UPSTREAM_CODE = 100
-#: The longest name of a limit that is read, in characters.
+#: The maximum length of a limit's name, in characters.
 MAX_LIMIT_NAME = 32
-#: The longest URL of a page that is read, in characters.
+#: The maximum length of a page's URL, in characters.
 MAX_MANAGE_URL = 2048
 #: The largest amount that is read, in USD; and the latest moment, in Unix seconds.
 _MAX_USD = 10**12
@@ -296,8 +296,8 @@ _MAX_MOMENT = 10**11
 
 
 class WireError(msgspec.Struct, frozen=True):
-    """What an ``error`` in an answer tells. ``code`` is None where it gives none of words: some
-    providers write a number there."""
+    """The parts of an ``error`` in a response. ``code`` is None if it is not text: some providers
+    send a number."""
 
     code: str | None = None
     message: str = ""
@@ -316,8 +316,8 @@ _decode_envelope = msgspec.json.Decoder(_WireEnvelope).decode
 def make_error(
     code: str | None, message: str = "", *, status: int | None = None, **fields: Any
 ) -> WattfareError:
-    """The error of this code, in its class; a code that the protocol does not know goes by its
-    status and is named in the message."""
+    """The error for this code, in its class. For an unknown code, the status decides, and the
+    message names the code."""
     if code not in STATUS_BY_CODE:
         if code is not None:
             message = f"{message} (code {code[:100]!r})".lstrip()
@@ -334,8 +334,8 @@ def make_error(
 def error_from_answer(
     status: int, body: bytes, headers: Mapping[str, str] | None = None
 ) -> WattfareError:
-    """The typed error that an answer of the service stands for, whatever its body is: the
-    protocol's JSON, a proxy's HTML page, or half of either."""
+    """The typed error for a response of the service. The body may be the protocol's JSON, a proxy's
+    HTML page, or a part of either."""
     headers = headers or {}
     about: dict[str, Any] = {
         "status": status,
@@ -362,8 +362,8 @@ def error_from_answer(
 
 
 def wire_error(body: bytes) -> WireError | None:
-    """The ``{"error": {"code", "message"}}`` in a body or an event's data, or None; an error that
-    tells nothing at all is none."""
+    """The ``{"error": {"code", "message"}}`` in a body or an event's data. None if there is none,
+    or if it is empty."""
     try:
         error = _decode_envelope(body).error
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
@@ -387,7 +387,7 @@ def _told(error: Mapping[Any, Any]) -> WireError | None:
 
 
 def _manage_url(value: object) -> str | None:
-    """A URL that an app can show as a link. A link to ``javascript:`` would run in its page."""
+    """The URL if an app can show it as a link. A ``javascript:`` URL would run code in its page."""
     if (
         isinstance(value, str)
         and value.startswith(("https://", "http://"))
@@ -400,7 +400,7 @@ def _manage_url(value: object) -> str | None:
 
 
 def _shortfall(error: Mapping[Any, Any]) -> Shortfall | None:
-    """What an error says of the budget. A part that cannot be read is left out."""
+    """The shortfall in an error. Parts that cannot be read are left out."""
     if _SHORTFALL_FIELDS.isdisjoint(error):
         return None
     limit = error.get("limitedBy")
@@ -419,11 +419,11 @@ _SHORTFALL_FIELDS = frozenset({"neededUsd", "remainingUsd", "resetsAt", "limited
 def _usd(value: object) -> Decimal | None:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= _MAX_USD:
         return None
-    return Decimal(repr(value))  # a float's shortest form is what was written
+    return Decimal(repr(value))  # the shortest form of a float is the one that was sent
 
 
 def _moment(value: object) -> datetime | None:
-    """Unix seconds as a moment in UTC."""
+    """Unix seconds as a datetime in UTC."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
     return datetime.fromtimestamp(value, UTC) if 0 < value < _MAX_MOMENT else None
@@ -472,9 +472,9 @@ def _seconds_until(date: str) -> float:
 def to_wattfare_error(error: BaseException | None) -> WattfareError | None:
     """The Wattfare error inside ``error``, or None.
 
-    It looks through what AI libraries wrap around it: causes, contexts and exception groups,
-    and the ``body`` or ``response`` that an HTTP error of openai, pydantic-ai or httpx carries.
-    ``retry_after`` and ``request_id`` come from the headers of the response.
+    It searches causes, contexts and exception groups, and the ``body`` or ``response`` of an HTTP
+    error of openai, pydantic-ai or httpx. ``retry_after`` and ``request_id`` come from the headers
+    of the response.
     """
     for inner in unwrapped(error):
         found = inner if isinstance(inner, WattfareError) else _from_http_error(inner)
@@ -486,18 +486,18 @@ def to_wattfare_error(error: BaseException | None) -> WattfareError | None:
 
 
 def is_budget_exceeded(error: BaseException | None) -> bool:
-    """Does the budget not pay for the call?"""
+    """True if the budget does not cover the call."""
     return isinstance(to_wattfare_error(error), WattfareBudgetExceededError)
 
 
 def is_not_connected(error: BaseException | None) -> bool:
-    """Must the user connect a budget, or connect it again?"""
+    """True if the user must connect a budget, or connect it again."""
     return isinstance(to_wattfare_error(error), (WattfareNotConnectedError, WattfareFundingError))
 
 
 def unwrapped(error: BaseException | None, *, suppressed: bool = False) -> Iterator[BaseException]:
-    """``error``, and all that is behind it and in it; with ``suppressed``, also what a ``from
-    None`` says is not the reason."""
+    """Iterate over ``error``, its causes, contexts and members. With ``suppressed``, this includes
+    errors hidden by ``from None``."""
     seen: set[int] = set()
     queue: deque[BaseException | None] = deque([error])
     while queue:
@@ -514,22 +514,22 @@ def unwrapped(error: BaseException | None, *, suppressed: bool = False) -> Itera
 
 
 def forget_frames(error: BaseException) -> None:
-    """Drop the tracebacks of ``error`` and of all that is behind it. For errors of a library that
-    was given a secret: its frames hold the secret in their local variables, and a reporter of
-    tracebacks may print those."""
+    """Drop the tracebacks of ``error`` and of its causes. A library's frames have the secret in
+    local variables, which an error reporter may print."""
     for inner in unwrapped(error, suppressed=True):
         inner.__traceback__ = None
 
 
 def _from_http_error(error: BaseException) -> WattfareError | None:
-    """By the shapes that HTTP errors of AI libraries share, so that none has to be imported."""
+    """Find the error by attributes that the HTTP errors of AI libraries share, without importing a
+    library."""
     response = _attribute(error, "response")
     status = _attribute(error, "status_code") or _attribute(response, "status_code")
     if not isinstance(status, int):
         status = None
     for body in (_attribute(error, "body"), _attribute(response, "_content")):
         wire = _wire_error_of(body)
-        # Other services have an `error` in their JSON too: only our own codes are ours.
+        # Other services also have an `error` in their JSON. Only the protocol's codes count.
         if wire is not None and wire.code != "unknown" and wire.code in STATUS_BY_CODE:
             return make_error(
                 wire.code,
@@ -580,7 +580,7 @@ def _header(headers: object, wanted: str) -> str | None:
 
 
 def _attribute(value: object, name: str) -> object:
-    # A stranger's property may raise; whoever asks is in the middle of dealing with an error.
+    # A property of a foreign object may raise, and the caller is already handling an error.
     try:
         return getattr(value, name, None)
     except Exception:

@@ -1,6 +1,6 @@
-"""A flow is a rule that needs I/O, written as a generator. It yields commands, receives their
-results, and returns its decision. It does no I/O itself, so the same flow serves sync and async
-code. The two functions here are the only difference."""
+"""Private: a flow is a rule that needs I/O, written as a generator. It yields commands, receives
+their results, and returns its decision. It does no I/O itself, so the same flow serves sync and
+async code. The two functions here are the only difference."""
 
 from __future__ import annotations
 

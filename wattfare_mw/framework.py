@@ -1,59 +1,61 @@
 """The contract between Wattfare and the adapters of web frameworks.
 
-An adapter imports from this module alone. The names here stay stable between releases, and
-``docs/custom-adapter.md`` shows how to use them. Nothing is imported before it is used: an adapter
-of a WSGI framework never loads the ASGI driver.
+An adapter imports from this module alone. The names here are stable between releases.
+``docs/custom-adapter.md`` shows how to use them. Names are imported on first use, so an adapter of
+a WSGI framework never loads the ASGI driver.
 
-The base class of an adapter. Each carries out what Wattfare decides, over one interface:
+The base classes of adapters, one for each interface:
 
 - :class:`WattfareASGIMiddleware`: for an ASGI app.
 - :class:`WattfareWSGIMiddleware`: for a WSGI app.
 - :class:`WattfareAsyncAdapter`: for an asynchronous framework that is neither.
 
-What they have for an adapter:
+Their methods and attributes for adapters:
 
-- ``paths``: the paths to answer. A framework with routes of its own registers them.
+- ``paths``: the paths to answer. A framework with its own routes registers them.
 - ``serve(path, …)``: answers a request to one of these paths.
-- ``respond(request, …)``: the same for a framework that has responses of its own. It takes a
-  :class:`Request` and gives an :class:`Answer` or an :class:`AsyncAnswer`.
-- ``answers_unrouted(path)``: is this a path to answer if the app has no route for it?
-- ``openai_base``: what comes before the paths of an OpenAI client.
+- ``respond(request, …)``: the same for a framework with its own responses. It takes a
+  :class:`Request` and returns an :class:`Answer` or an :class:`AsyncAnswer`.
+- ``answers_unrouted(path)``: True if this path must be answered when the app has no route for it.
+- ``openai_base``: the path of an OpenAI client's base URL.
 - ``user(scope)`` or ``user(environ)``: the budget of the user who makes a request.
 - ``user_of(request)``: the same for a :class:`Request`.
 - ``user_sync(user)``: the same budget for synchronous code (ASGI only).
 - ``close()`` or ``aclose()``: closes the connections to the service.
 - ``named_paths``: the paths by the names of their options.
-- ``let_through``: a class attribute. The exceptions that the framework answers itself.
+- ``let_through``: a class attribute with the exceptions that the framework answers itself.
 
-``current_user=True`` (see :data:`wattfare_mw.current_user`). A middleware that wraps the app does
-it by itself. For an adapter that does not, the base classes have:
+``current_user=True`` (see :data:`wattfare_mw.current_user`). A middleware that wraps the app
+supports it by itself. For other adapters, the base classes have:
 
-- ``has_current_user``: is the option set?
-- ``around(app)``: an ASGI or WSGI app with a current user in each request, for a framework that
-  takes middleware. Without the option, it is the app.
-- ``current_request(request)``: a :class:`CurrentRequest`, for a framework with requests of its own.
-  ``request`` is what ``user_of()`` takes, or a function that makes it when it is needed. Under
-  ASGI, call it on the event loop of the request.
-- ``keep_context()``: remembers the context variables of a framework (WSGI only). Call it in each
-  request, once they are set. The first use of the current user may be where they are gone, such
-  as in a streamed body; then ``resolve_user`` is called with them. An adapter that overrides
-  ``_context_of(request)`` says when.
+- ``has_current_user``: True if the option is set.
+- ``around(app)``: wraps an ASGI or WSGI app so that each request has a current user, for a
+  framework that accepts middleware. Without the option, it returns the app.
+- ``current_request(request)``: a :class:`CurrentRequest`, for a framework with its own requests.
+  ``request`` is the same as for ``user_of()``, or a function that creates it when it is needed.
+  Under ASGI, call this on the event loop of the request.
+- ``current_request_class``: a class attribute. A subclass of :class:`CurrentRequest` to use.
+- ``keep_context()``: saves the context variables of a framework (WSGI only). Call it in each
+  request, once they are set. Code that first uses the current user later, such as in a streamed
+  body, may run without them. ``resolve_user`` is then called with the saved variables. An adapter
+  can override ``_context_of(request)`` to decide when.
 
 What a :class:`CurrentRequest` has:
 
-- ``with request.active():`` the code in this block is the request's, and so are the tasks that it
-  starts. The request does not end with the block.
-- ``iterate(body)``, ``iterate_async(body)``: a streamed body whose code is the request's. The
-  request ends with the body. Close it if it is not read to its end.
-- ``end()``: the response is complete, and later code has no current user. Call it for a response
-  that is no stream, and if there is no response because of an error. It may be called again.
+- ``with request.active():`` the code in this block, and the tasks that it starts, belong to the
+  request. The request does not end with the block.
+- ``iterate(body)``, ``iterate_async(body)``: wraps a streamed body so that its code belongs to the
+  request. The request ends with the body. Close it if it is not read to its end.
+- ``end()``: ends the request. Later code has no current user. Call it for a response that is not a
+  stream, and if an error prevents a response. It may be called more than once.
 
 The options of the middleware:
 
 - :class:`Options`: their names and types, for ``**options: Unpack[Options]``.
-- :data:`ResolveUser`, :data:`RequestLimitOption`, :data:`AccountLabelOption`: the types of those
+- :data:`ResolveUser`, :data:`RequestLimitOption`, :data:`AccountLabelOption`: the types of the
   options that may be functions of a request.
-- :func:`adapt_options`: gives the app's functions among them the framework's own request.
+- :func:`adapt_options`: wraps the app's functions in the options so that they get the framework's
+  own request.
 - :func:`adapt_function`: does this for one function.
 - :func:`hide_secret_key`: keeps the secret key out of tracebacks.
 
@@ -64,8 +66,8 @@ Requests, bodies and errors:
 - :func:`request_from_environ`: the neutral request of a WSGI environ.
 - :data:`Scope`, :data:`Receive`, :data:`Send`: the types of ASGI.
 - :func:`read_limited`: reads a body, and refuses one that is too large (WSGI).
-- :func:`read_up_to`: reads so many bytes from a stream that may give fewer at once (WSGI).
-- :func:`respond_to_error`: the response to a WattfareError that a view let through.
+- :func:`read_up_to`: reads a number of bytes from a stream that may return fewer at a time (WSGI).
+- :func:`respond_to_error`: the response to a WattfareError that a view did not handle.
 - :data:`LetThrough`: the type of ``let_through``.
 
 The app's own CORS settings:

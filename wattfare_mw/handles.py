@@ -1,5 +1,5 @@
-"""What a client gives: a user, a grant, a model, a stream. Thin over :mod:`.calls` and
-:mod:`.completions`, each in two kinds that differ in the ``await``."""
+"""Private: the objects that a client returns: users, grants, models and streams. Each has a sync
+and an async class over :mod:`.calls` and :mod:`.completions`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .completions import Chunk, Completion, StreamReader, ToolCall
 from .errors import WattfareNetworkError
 from .openai_connections import OpenAIConnections
 from .transport import AsyncHTTPResponse, HTTPResponse
-from .types import MAX_WAIT_SECONDS, ConnectionStatus, OnLowBudget, TokenUsage
+from .types import MAX_WAIT_SECONDS, ConnectionStatus, OnLowBudget, TokenUsage, UserId, user_id_text
 
 if TYPE_CHECKING:
     import openai
@@ -25,17 +25,17 @@ T = TypeVar("T")
 class SyncClient(Protocol):
     """What a handle needs of a client."""
 
-    _openai: OpenAIConnections
+    openai: OpenAIConnections
 
-    def _fetch(self, call: calls.Call[T]) -> T:
+    def fetch(self, call: calls.Call[T]) -> T:
         """Make the call and read its whole result."""
         ...
 
-    def _disconnect(self, user_id: str) -> None:
+    def disconnect(self, user_id: str) -> None:
         """Revoke this user's connection."""
         ...
 
-    def _open(self, call: calls.Call[Any]) -> HTTPResponse:
+    def open(self, call: calls.Call[Any]) -> HTTPResponse:
         """Make the call, and return the response with its body still to be read."""
         ...
 
@@ -43,50 +43,79 @@ class SyncClient(Protocol):
 class AsyncClient(Protocol):
     """:class:`SyncClient`, for asyncio."""
 
-    _openai: OpenAIConnections
+    openai: OpenAIConnections
 
-    async def _fetch(self, call: calls.Call[T]) -> T: ...
-    async def _disconnect(self, user_id: str) -> None: ...
-    async def _open(self, call: calls.Call[Any]) -> AsyncHTTPResponse: ...
+    async def fetch(self, call: calls.Call[T]) -> T: ...
+    async def disconnect(self, user_id: str) -> None: ...
+    async def open(self, call: calls.Call[Any]) -> AsyncHTTPResponse: ...
 
 
 C = TypeVar("C", SyncClient, AsyncClient)
+C_co = TypeVar("C_co", SyncClient, AsyncClient, covariant=True)
+
+
+class PaidBy(Protocol[C_co]):
+    """Who pays for a call, and what makes it."""
+
+    @property
+    def client(self) -> C_co: ...
+
+    def pays(self) -> Payer:
+        """The payer of the next call. It is looked up for each call."""
+        ...
+
+    async def pays_async(self) -> Payer:
+        """:meth:`pays`, in an event loop."""
+        ...
+
+    def of_this_request(self) -> PaidBy[C_co]:
+        """The same payer. The current user becomes bound to this request."""
+        ...
+
+
+class FixedPayer(Generic[C]):
+    """A payer who is known from the start."""
+
+    __slots__ = ("client", "payer")
+
+    def __init__(self, client: C, payer: Payer) -> None:
+        self.client = client
+        self.payer = payer
+
+    def pays(self) -> Payer:
+        return self.payer
+
+    async def pays_async(self) -> Payer:
+        return self.payer
+
+    def of_this_request(self) -> Self:
+        return self
+
+    def __repr__(self) -> str:
+        return repr(self.payer.value)
 
 
 class _Handle(Generic[C]):
     def __init__(self, client: C, payer: Payer) -> None:
-        self._client = client
-        self._payer = payer
-
-    def _pays(self) -> Payer:
-        """Who pays for the next call. It is asked for each call."""
-        return self._payer
-
-    async def _pays_async(self) -> Payer:
-        """:meth:`_pays`, in an event loop."""
-        return self._payer
-
-    def _of_this_request(self) -> _Handle[C]:
-        """The same handle. If it is the current user's, it stays the user's of this request."""
-        return self
+        self._paid_by: PaidBy[C] = FixedPayer(client, payer)
 
     def __deepcopy__(self, _memo: Any) -> Self:
-        return self  # it never changes, and its connections have no copy
+        return self  # it is immutable, and connections cannot be copied
 
     def __repr__(self) -> str:
-        # A traceback's local variables may show one that could not be made.
-        payer = getattr(self, "_payer", None)
+        # A traceback may show an object whose `__init__` failed.
+        payer = getattr(getattr(self, "_paid_by", None), "payer", None)
         return f"{type(self).__name__}({payer and payer.value!r})"
 
 
 class _PayingHandle(_Handle[C]):
     def openai(self, **options: Any) -> openai.OpenAI:
-        """A client of the openai package. What it calls is paid for here.
+        """A client of the openai package. This user or grant pays for its calls.
 
-        It is the package's own, for code and libraries that take one. All users of a Wattfare
-        client share its connections, which are closed with it. Its errors are those of the package,
-        and a :class:`~wattfare_mw.errors.WattfareError` too. A 429 is waited for as the service
-        says, up to 30 s; no call that may have been billed is made again.
+        It is an ``openai.OpenAI``, for code and libraries that take one. All users of a Wattfare
+        client share its connections, which are closed with it. Each error is the package's own and
+        also a :class:`~wattfare_mw.WattfareError`. After a 429, it waits as long as the
+        service says, for at most 30 seconds. It never repeats a call that may have been billed.
 
         Args:
             options: ``timeout``, ``max_retries``, ``default_headers``, ``default_query`` or
@@ -94,27 +123,27 @@ class _PayingHandle(_Handle[C]):
 
         Raises:
             ImportError: the openai package is not installed.
-            TypeError: another option is given.
+            TypeError: the option is not supported.
         """
         from .integrations.openai import sync_client
 
-        return sync_client(self, options)
+        return sync_client(self._paid_by, options)
 
     def async_openai(self, **options: Any) -> openai.AsyncOpenAI:
         """:meth:`openai`, for asyncio. One client can be used in several event loops."""
         from .integrations.openai import async_client
 
-        return async_client(self, options)
+        return async_client(self._paid_by, options)
 
 
 class _UserHandle(_PayingHandle[C]):
     """Attributes:
-    id: the app's own id of the user.
+    id: the app's own id of the user, as text.
     """
 
-    def __init__(self, client: C, user_id: str) -> None:
-        super().__init__(client, calls.user_payer(user_id))
-        self.id = user_id
+    def __init__(self, client: C, user_id: UserId) -> None:
+        self.id = user_id_text(user_id)
+        super().__init__(client, calls.payer_of(self.id))
 
 
 class _GrantHandle(_PayingHandle[C]):
@@ -123,16 +152,16 @@ class _GrantHandle(_PayingHandle[C]):
 
 
 class User(_UserHandle[SyncClient]):
-    """One user of the app's, and the budget that the user connected."""
+    """A user of the app, with the budget that the user connected."""
 
     def status(self) -> ConnectionStatus:
-        """The user's connection; ``connected=False``, and no error, where there is none."""
-        return self._client._fetch(calls.status(self.id))
+        """The user's connection. If there is none, ``connected`` is False."""
+        return self._paid_by.client.fetch(calls.status(self.id))
 
     def disconnect(self) -> None:
-        """Revoke the user's connection, and end its calls in flight. If there is none, nothing
-        happens."""
-        self._client._disconnect(self.id)
+        """Revoke the user's connection and stop its calls in flight. Does nothing if there is no
+        connection."""
+        self._paid_by.client.disconnect(self.id)
 
     def model(
         self, model_id: str, *, on_low_budget: OnLowBudget = "lower", wait: float = 0
@@ -141,16 +170,15 @@ class User(_UserHandle[SyncClient]):
 
         Args:
             model_id: any OpenRouter id.
-            on_low_budget: where the budget pays for less than a call asks for: ``"lower"`` its
-                ``max_tokens``, or ``"refuse"`` it with budget_exceeded, for an answer that is of
-                no use where it is cut short.
-            wait: how long the service may wait if only other calls of this user hold the budget,
-                in seconds, up to 60.
+            on_low_budget: what to do if the budget does not cover the whole call. ``"lower"``
+            lowers ``max_tokens``, so the answer may be cut short. ``"refuse"`` refuses the call
+            with ``budget_exceeded``. wait: how long the service may wait for this user's other
+            calls to release their share of the budget, in seconds, at most 60.
 
         Raises:
-            TypeError, ValueError: one of these is of no use.
+            TypeError, ValueError: an argument is invalid.
         """
-        return Model(self, model_id, on_low_budget, wait)
+        return Model(self._paid_by, model_id, on_low_budget, wait)
 
 
 class AsyncUser(_UserHandle[AsyncClient]):
@@ -158,17 +186,17 @@ class AsyncUser(_UserHandle[AsyncClient]):
 
     async def status(self) -> ConnectionStatus:
         """See :meth:`User.status`."""
-        return await self._client._fetch(calls.status(self.id))
+        return await self._paid_by.client.fetch(calls.status(self.id))
 
     async def disconnect(self) -> None:
         """See :meth:`User.disconnect`."""
-        await self._client._disconnect(self.id)
+        await self._paid_by.client.disconnect(self.id)
 
     def model(
         self, model_id: str, *, on_low_budget: OnLowBudget = "lower", wait: float = 0
     ) -> AsyncModel:
         """See :meth:`User.model`."""
-        return AsyncModel(self, model_id, on_low_budget, wait)
+        return AsyncModel(self._paid_by, model_id, on_low_budget, wait)
 
 
 class Grant(_GrantHandle[SyncClient]):
@@ -177,8 +205,8 @@ class Grant(_GrantHandle[SyncClient]):
     def model(
         self, model_id: str, *, on_low_budget: OnLowBudget = "lower", wait: float = 0
     ) -> Model:
-        """A model whose calls the grant pays for; see :meth:`User.model`."""
-        return Model(self, model_id, on_low_budget, wait)
+        """A model whose calls the grant pays for. See :meth:`User.model`."""
+        return Model(self._paid_by, model_id, on_low_budget, wait)
 
 
 class AsyncGrant(_GrantHandle[AsyncClient]):
@@ -188,7 +216,12 @@ class AsyncGrant(_GrantHandle[AsyncClient]):
         self, model_id: str, *, on_low_budget: OnLowBudget = "lower", wait: float = 0
     ) -> AsyncModel:
         """See :meth:`Grant.model`."""
-        return AsyncModel(self, model_id, on_low_budget, wait)
+        return AsyncModel(self._paid_by, model_id, on_low_budget, wait)
+
+
+def paid_by(handle: _Handle[Any]) -> PaidBy[Any]:
+    """The payer of a handle. For other modules of the package."""
+    return handle._paid_by  # pyright: ignore[reportPrivateUsage]
 
 
 class _ModelHandle(Generic[C]):
@@ -198,7 +231,7 @@ class _ModelHandle(Generic[C]):
 
     def __init__(
         self,
-        paid_by: _Handle[C],
+        paid_by: PaidBy[C],
         model_id: str,
         on_low_budget: OnLowBudget = "lower",
         wait: float = 0,
@@ -237,38 +270,39 @@ class _ModelHandle(Generic[C]):
 
 
 class Model(_ModelHandle[SyncClient]):
-    """A model whose calls somebody else pays for."""
+    """A model whose calls a user or a grant pays for."""
 
     def generate(
         self, prompt: str | None = None, *, messages: Sequence[Message] | None = None, **params: Any
     ) -> Completion:
-        """The model's whole answer.
+        """Make the call and return the model's complete answer.
 
         Args:
-            prompt: what the user says; or else
-            messages: the conversation, as OpenAI shapes it.
+            prompt: the user's message. Pass either this or ``messages``.
+            messages: the conversation, in OpenAI's format.
             params: any parameter of an OpenAI-compatible API: ``max_tokens``, ``tools``, ….
 
         Raises:
-            WattfareError: e.g. not_connected, budget_exceeded: a branch of an app, not its crash.
+            WattfareError: for example ``not_connected`` or ``budget_exceeded``, which an app should
+                handle.
         """
         call = self._call(prompt, messages, params, stream=False)
         paid_by = self._paid_by
-        return paid_by._client._fetch(call(paid_by._pays()))
+        return paid_by.client.fetch(call(paid_by.pays()))
 
     def stream(
         self, prompt: str | None = None, *, messages: Sequence[Message] | None = None, **params: Any
     ) -> Stream:
-        """The model's answer as it comes; use it in a ``with`` block, or close it. The call is
-        made at once.
+        """Make the call and return the model's answer as a stream. Use it in a ``with`` block, or
+        close it.
 
         Raises:
-            WattfareError: see :meth:`generate`; and while it is read, ``upstream`` where the
-                stream breaks off.
+            WattfareError: see :meth:`generate`. Reading raises ``upstream`` if the stream breaks
+                off.
         """
         call = self._call(prompt, messages, params, stream=True)
         paid_by = self._paid_by
-        return Stream(paid_by._client._open(call(paid_by._pays())))
+        return Stream(paid_by.client.open(call(paid_by.pays())))
 
 
 class AsyncModel(_ModelHandle[AsyncClient]):
@@ -280,18 +314,18 @@ class AsyncModel(_ModelHandle[AsyncClient]):
         """See :meth:`Model.generate`."""
         call = self._call(prompt, messages, params, stream=False)
         paid_by = self._paid_by
-        return await paid_by._client._fetch(call(await paid_by._pays_async()))
+        return await paid_by.client.fetch(call(await paid_by.pays_async()))
 
     def stream(
         self, prompt: str | None = None, *, messages: Sequence[Message] | None = None, **params: Any
     ) -> AsyncStream:
-        """See :meth:`Model.stream`; the call is made where the stream is entered or first read."""
+        """See :meth:`Model.stream`. The call is made when the stream is entered or first read."""
         call = self._call(prompt, messages, params, stream=True)
         # It may be read in the context of another request.
-        paid_by = self._paid_by._of_this_request()
+        paid_by = self._paid_by.of_this_request()
 
         async def open_() -> AsyncHTTPResponse:
-            return await paid_by._client._open(call(await paid_by._pays_async()))
+            return await paid_by.client.open(call(await paid_by.pays_async()))
 
         return AsyncStream(open_)
 
@@ -302,32 +336,32 @@ class _StreamState:
 
     @property
     def text(self) -> str:
-        """All the text that has come so far."""
+        """The text received so far."""
         return self._reader.text
 
     @property
     def tool_calls(self) -> tuple[ToolCall, ...]:
-        """The tool calls that have come whole so far."""
+        """The complete tool calls received so far."""
         return self._reader.tool_calls
 
     @property
     def finish_reason(self) -> str | None:
-        """Why the answer ended, once it has."""
+        """Why the answer ended. None before that."""
         return self._reader.finish_reason
 
     @property
     def usage(self) -> TokenUsage | None:
-        """The tokens used; told at the end of the stream."""
+        """The tokens used. None before the end of the stream."""
         return self._reader.usage
 
     @property
     def cost_usd(self) -> Decimal | None:
-        """What the user was billed, in USD; told at the end of the stream."""
+        """The cost that the user was billed, in USD. None before the end of the stream."""
         return self._reader.cost_usd
 
 
 class Stream(_StreamState):
-    """A streamed answer: iterate it for its :class:`Chunk`\\ s, or its ``text_stream``."""
+    """A streamed answer. Iterate over it for each :class:`Chunk`, or over ``text_stream``."""
 
     def __init__(self, answer: Any) -> None:
         super().__init__()
@@ -342,11 +376,11 @@ class Stream(_StreamState):
 
     @property
     def text_stream(self) -> Iterator[str]:
-        """The text alone, piece by piece."""
+        """The text only, piece by piece."""
         return (chunk.text for chunk in self if chunk.text)
 
     def close(self) -> None:
-        """Close the connection; a model that is still at it is stopped."""
+        """Close the connection. This stops a model that is still answering."""
         self._chunks.close()
         self._answer.close()
 
@@ -393,11 +427,11 @@ class AsyncStream(_StreamState):
 
     @property
     def text_stream(self) -> AsyncIterator[str]:
-        """The text alone, piece by piece."""
+        """The text only, piece by piece."""
         return (chunk.text async for chunk in self if chunk.text)
 
     async def aclose(self) -> None:
-        """Close the connection; a model that is still at it is stopped."""
+        """Close the connection. This stops a model that is still answering."""
         await self._chunks.aclose()
         if self._answer is not None:
             await self._answer.close()

@@ -1,5 +1,5 @@
-"""Request and response headers, by name in any case, and the allow-lists of headers that pass
-between the browser and the service."""
+"""Private: request and response headers, by name in any case, and the allow-lists of headers that
+pass between the browser and the service."""
 
 from __future__ import annotations
 

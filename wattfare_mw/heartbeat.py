@@ -1,4 +1,5 @@
-"""Sends comments into a silent event stream, so that the client and proxies keep it open."""
+"""Private: sends comments into a silent event stream, so that the client and proxies keep it
+open."""
 
 from __future__ import annotations
 

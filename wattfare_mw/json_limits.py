@@ -1,4 +1,4 @@
-"""Limits on the structure of a JSON body, checked before any of it is decoded.
+"""Private: limits on the structure of a JSON body, checked before any of it is decoded.
 
 A body within its size limit can still be expensive: a thousand nested arrays, millions of tiny
 objects, or integers of thousands of digits, which take time in the square of their length. One

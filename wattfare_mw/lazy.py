@@ -1,4 +1,5 @@
-"""Modules that hand on names of others, and load each of those when one of its names is used."""
+"""Private: modules that hand on names of others, and load each of those when one of its names is
+used."""
 
 from __future__ import annotations
 

@@ -1,9 +1,8 @@
-"""What may stand in the log: our own words, statuses and kinds of errors, one record on one line.
+"""Private: safe logging. Each record is one line with our own text, statuses and kinds of errors.
 
-A log is read by more people than the ledger is, and by programs that take each line for a record.
-So no line holds a prompt or the words of an upstream, and nothing that a client or an upstream
-sends can begin a line of its own. Each logger of the package comes from :func:`get_logger`, and
-each line about an error from :func:`describe`.
+More people read a log than the ledger, and programs treat each line as a record. So no line
+contains a prompt or an upstream's text, and a client or an upstream cannot add a line. All loggers
+of the package come from :func:`get_logger`, and all lines about an error use :func:`describe`.
 """
 
 from __future__ import annotations
@@ -24,20 +23,20 @@ import msgspec
 
 from .errors import WattfareError
 
-#: The longest text of one error in a traceback, in characters.
+#: The maximum length of an error's text in a traceback, in characters.
 MAX_ERROR = 1000
-#: How many errors of one chain are described, and how many places of each.
+#: The maximum number of errors of a chain, and of places of each error.
 MAX_CHAIN = 8
 MAX_PLACES = 6
 
 
 def get_logger(name: str, *, show_messages: bool = True) -> logging.Logger:
-    """The logger with this name. Its records are made safe before any handler sees them.
+    """The logger with this name. Its records are made safe before they reach a handler.
 
     Args:
-        show_messages: may a record hold tracebacks with the messages of errors? They help the
-            developer of an app. In the service they could repeat a prompt: there, the record
-            says the kinds of the errors and their places in the code, on the same line.
+        show_messages: if True, records have tracebacks with error messages, which help the
+            developer of an app. In the service, messages could repeat a prompt, so records have
+            only the kinds of the errors and their places in the code, on the same line.
     """
     logger = logging.getLogger(name)
     if not any(isinstance(one, _Safe) for one in logger.filters):
@@ -46,7 +45,7 @@ def get_logger(name: str, *, show_messages: bool = True) -> logging.Logger:
 
 
 class _Safe(logging.Filter):
-    """Lets every record pass, with its message on one line and its error made safe."""
+    """Puts the message of each record on one line and makes its error safe."""
 
     def __init__(self, *, show_messages: bool) -> None:
         super().__init__()
@@ -56,7 +55,7 @@ class _Safe(logging.Filter):
         message = record.getMessage()
         error = record.exc_info[1] if isinstance(record.exc_info, tuple) else None
         if error is not None and self._show_messages:
-            # A formatter takes this text, and makes none of its own.
+            # A formatter uses this text instead of formatting the error.
             record.exc_text = safe_traceback(error)
         elif error is not None:
             message = f"{message} error={kinds_of(error)} at={places_of(error)}"
@@ -67,8 +66,8 @@ class _Safe(logging.Filter):
 
 
 def one_line(text: str) -> str:
-    """The text, with whatever is not printable as an escape: line ends, control characters,
-    marks that turn the direction of writing, halves of surrogate pairs."""
+    """The text with escapes for all unprintable characters: line ends, control characters, marks of
+    writing direction and lone surrogates."""
     if text.isprintable():
         return text
     return "".join(
@@ -77,8 +76,8 @@ def one_line(text: str) -> str:
 
 
 def describe(error: BaseException) -> str:
-    """What the log says of an error: its code, its status and our own words, and the kinds of the
-    errors behind it. Never another party's words."""
+    """A description of an error for the log: its code, its status, our own text, and the kinds of
+    its causes. It never contains another party's text."""
     if not isinstance(error, WattfareError):
         return kinds_of(error)
     said = f"{error.code} {error.status}: {error.log_message}"
@@ -87,7 +86,7 @@ def describe(error: BaseException) -> str:
 
 
 def kinds_of(error: BaseException) -> str:
-    """The kinds of an error and of those behind it, with the codes that they carry."""
+    """The kinds of an error and its causes, with their codes."""
     return " < ".join(map(_kind, _chain(error)))
 
 
@@ -110,13 +109,15 @@ def _original(error: BaseException) -> BaseException | None:
 
 
 def _kind(error: BaseException) -> str:
-    kinds: Any = getattr(error, "kinds", None)  # an HTTP library's, whose frames are dropped
+    kinds: Any = getattr(
+        error, "kinds", None
+    )  # an error of an HTTP library, whose frames are dropped
     if isinstance(kinds, str) and kinds:
         return kinds
     name = type(error).__qualname__
     if isinstance(error, WattfareError):
         return f"{name}({error.code} {error.status})"
-    # PostgreSQL's code, SQLite's, or the system's. Each is one word of a closed list.
+    # The code of PostgreSQL, SQLite or the system. Each is one word of a fixed list.
     for attribute in ("sqlstate", "sqlite_errorname"):
         code: Any = getattr(error, attribute, None)
         if isinstance(code, str):
@@ -130,7 +131,7 @@ def _kind(error: BaseException) -> str:
 
 
 def safe_traceback(error: BaseException) -> str:
-    """A traceback in which no message has a line of its own."""
+    """A traceback in which each message stays on its line."""
     parts: list[str] = []
     for inner in reversed(list(_chain(error))):
         if inner.__traceback__ is not None:
@@ -151,7 +152,7 @@ def _last_line(error: BaseException) -> str:
 
 
 def places_of(error: BaseException) -> str:
-    """Where in the code an error and those behind it were raised, on one line."""
+    """The places in the code that raised an error and its causes, on one line."""
     return " < ".join(
         ", ".join(
             _place(frame) for frame in traceback.extract_tb(inner.__traceback__)[-MAX_PLACES:]
@@ -170,13 +171,13 @@ Field = str | int | Decimal | None
 
 
 class LogEvent:
-    """A log message with fields. A log of text shows them as ``name=value``, and a log of JSON as
-    members of its object.
+    """A log message with fields. A text log shows them as ``name=value``, and a JSON log as members
+    of its object.
 
     Args:
-        text: our own words, on one line.
-        fields: their values may come from a client. Those that are None are left out.
-        said: fields that the text says already. Only a log of JSON has them.
+        text: our own text, on one line.
+        fields: values that may come from a client. None is left out.
+        said: fields that the text already contains. Only a JSON log has them.
     """
 
     __slots__ = ("_line", "fields", "said", "text")
@@ -190,7 +191,7 @@ class LogEvent:
         self._line: str | None = None
 
     def __str__(self) -> str:
-        if self._line is None:  # a filter and a formatter both ask
+        if self._line is None:  # a filter and a formatter both need it
             parts = [self.text]
             for name, value in self.fields.items():
                 if isinstance(value, str):
@@ -203,9 +204,9 @@ class LogEvent:
         return self._line
 
 
-@lru_cache(maxsize=1024)  # the same apps, users and models come again and again
+@lru_cache(maxsize=1024)  # the same apps, users and models recur
 def _quoted(value: str) -> str:
-    """A value that cannot look like another field: in quotes, unless it is a plain word."""
+    """The value, in quotes unless it is a plain word, so it cannot look like another field."""
     if value.isascii() and value.isprintable() and _MARKS.isdisjoint(value) and value:
         return value
     escaped = value.replace("\\", "\\\\").replace('"', '\\"')
@@ -216,17 +217,17 @@ _MARKS = frozenset(' "=\\')
 
 
 class ProcessFormatter(logging.Formatter):
-    """For a process whose whole log is ours to keep clean, whichever package writes to it.
+    """Makes the records of other packages safe, in a process whose whole log is ours.
 
-    Another package may log what a peer has sent: a header, a cookie, the repr of an error. Of its
-    records, the log shows the text before the values are put in, and the kind of the error.
+    Another package may log data of a peer, such as a header, a cookie or the repr of an error. So
+    the log shows the text of its record without values, and the kind of the error.
     """
 
-    #: Packages whose values are known: ours, made safe already, and the server's own.
+    #: Packages whose values are safe: our own and the server's.
     KNOWN = ("wattfare_mw", "uvicorn")
 
     def format(self, record: logging.LogRecord) -> str:
-        """One record, on one line if it comes from another package."""
+        """Format a record, on one line if it comes from another package."""
         if record.name.partition(".")[0] in self.KNOWN and not record.exc_info:
             message = record.getMessage()
             if message.isprintable() and not record.exc_text and not record.stack_info:
@@ -234,7 +235,7 @@ class ProcessFormatter(logging.Formatter):
         else:
             message = str(record.msg)
         error = record.exc_info[1] if isinstance(record.exc_info, tuple) else None
-        if message.startswith("Traceback "):  # the text of one, of which the kind is left
+        if message.startswith("Traceback "):  # only its kind is left
             message = message.strip().rpartition("\n")[2].partition(":")[0]
         message = one_line(message.partition("\n")[0])
         if error is not None:
@@ -247,11 +248,11 @@ class ProcessFormatter(logging.Formatter):
 
 
 class JSONFormatter(ProcessFormatter):
-    """The same log with one JSON object on each line: ``time`` (UTC), ``level``, ``logger``,
-    ``message``, and the fields of a :class:`LogEvent`."""
+    """The same log as a JSON object per line: ``time`` (UTC), ``level``, ``logger``, ``message``,
+    and the fields of a :class:`LogEvent`."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
-        """One record as JSON."""
+        """Format a record as JSON."""
         event = record.msg
         line: dict[str, Any] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
@@ -266,7 +267,7 @@ class JSONFormatter(ProcessFormatter):
         return _to_json(line).decode()
 
 
-# An amount is a subclass of Decimal, which msgspec asks about.
+# An amount is a subclass of Decimal, which msgspec does not encode by itself.
 _to_json = msgspec.json.Encoder(decimal_format="number", enc_hook=Decimal).encode
 _FORMATTERS: dict[LogFormat, Callable[[], logging.Formatter]] = {
     "text": lambda: ProcessFormatter("%(asctime)s %(levelname)s %(name)s %(message)s"),
@@ -275,12 +276,12 @@ _FORMATTERS: dict[LogFormat, Callable[[], logging.Formatter]] = {
 
 
 def log_to(stream: TextIO, level: str, log_format: LogFormat = "text") -> None:
-    """Write the log of this process to a stream, unless the process has set up its log already.
+    """Write the log of this process to a stream, unless its log is already set up.
 
     Args:
         log_format: ``json`` writes each record as a JSON object.
-        level: the lowest level of our own records and the server's. Of other packages, only
-            warnings and errors are shown.
+        level: the minimum level of our own records and the server's. Other packages log only
+            warnings and errors.
     """
     root = logging.getLogger()
     if root.handlers:

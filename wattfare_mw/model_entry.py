@@ -1,4 +1,4 @@
-"""Finds one model in a list of models."""
+"""Private: finds one model in a list of models."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Caps and amounts: integers of nano-dollars inside, exact decimals outside, never floats.
+"""Private: caps and amounts: integers of nano-dollars inside, exact decimals outside, never floats.
 
 Numbers from people, apps and the wire are checked here before any arithmetic:
 ``Decimal("1e999999999")`` is a valid number, and adding one to it would use all memory.
@@ -67,7 +67,8 @@ def cap_nanos(value: object) -> int | None:
         return nanos_floor(amount(value, most=MAX_CAP_USD))
     except ValueError:
         raise invalid_request(
-            "A monthly cap is a finite number of USD from 0 to 1,000,000,000, or null for none."
+            "A monthly cap must be a finite number of USD from 0 to 1,000,000,000, such as 20. For"
+            " no cap, leave it out."
         ) from None
 
 

@@ -1,4 +1,4 @@
-"""Runs large work in a thread, so that the event loop stays free."""
+"""Private: runs large work in a thread, so that the event loop stays free."""
 
 from __future__ import annotations
 

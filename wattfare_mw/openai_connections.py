@@ -1,6 +1,6 @@
-"""The connections of the openai clients that one Wattfare client hands out.
+"""Private: the connections of the openai clients that a Wattfare client creates.
 
-All of its users share them: one HTTP client for each process, and one for each event loop.
+Its users share them: one HTTP client for each process, and one for each event loop.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ from .transport import LoopPool, Pool
 
 
 class OpenAIConnections:
-    """The HTTP clients, each made when it is first needed. The openai package makes them, so that
-    they are of the kind that this version of it takes.
+    """The HTTP clients, each created on first use. The openai package creates them, so they are of
+    a kind that its version accepts.
 
     Attributes:
         caller: the service and the secret key.
-        shared: gives the HTTP client of this process.
-        shared_async: gives the HTTP client of the running event loop.
+        shared: the pool with the HTTP client of this process.
+        shared_async: the pool with the HTTP clients of the event loops.
     """
 
     def __init__(self, caller: Caller) -> None:
         self.caller = caller
         self.shared: Pool[Any] = Pool(_connect, _close)
         self.shared_async: LoopPool[Any] = LoopPool(_connect_async, _close_async)
-        # An openai client is always in a circle. Without this, the garbage collector could come
-        # to a connection before it comes to what closes it.
+        # An openai client is always in a reference cycle. Without this, the garbage collector could
+        # collect a connection before the object that closes it.
         weakref.finalize(self, self.shared.close).atexit = False
 
 

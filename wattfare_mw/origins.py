@@ -1,4 +1,4 @@
-"""Checks the origin of a request, and makes the CORS headers."""
+"""Private: checks the origin of a request, and makes the CORS headers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Reads a request's body within a limit and, under ASGI, notices that the client has left."""
+"""Private: reads a request's body within a limit and, under ASGI, notices that the client has
+left."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Decides whether a call is made again, and after how long."""
+"""Private: decides whether a call is made again, and after how long."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The rule of the token route: who makes the request, which cap to ask for, and the response."""
+"""Private: the rule of the token route: who makes the request, which cap to ask for, and the
+response."""
 
 from __future__ import annotations
 

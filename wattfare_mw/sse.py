@@ -1,4 +1,4 @@
-"""Reads and writes event streams as bytes.
+"""Private: reads and writes event streams as bytes.
 
 The rules are those of the WHATWG's "Server-sent events". A line ends with LF, CRLF or CR only
 (U+2028 is text). An empty line ends an event. An event without an end is ignored.

@@ -1,4 +1,4 @@
-"""Threads for the app's sync functions under ASGI, where they may block.
+"""Private: threads for the app's sync functions under ASGI, where they may block.
 
 Why not asyncio's default executor? It has only a few threads, and resolves host names, too: slow
 functions would block each other and all host name look-ups. It is also slow: here, a job is a tuple

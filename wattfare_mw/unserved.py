@@ -1,4 +1,4 @@
-"""Paths of OpenAI's API that are not served, and what to use instead."""
+"""Private: paths of OpenAI's API that are not served, and what to use instead."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A request and a response as plain values, for any server and framework."""
+"""Private: a request and a response as plain values, for any server and framework."""
 
 from __future__ import annotations
 

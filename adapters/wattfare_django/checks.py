@@ -1,4 +1,4 @@
-"""What ``manage.py check`` says about the setting and the order of the middleware."""
+"""The checks of ``manage.py check`` for the setting and the order of the middleware."""
 
 # Django has no types.
 # pyright: reportMissingTypeStubs=false, reportUnknownVariableType=false
@@ -25,7 +25,7 @@ _GZIP = "django.middleware.gzip.GZipMiddleware"
 
 
 def check_setting(**_options: Any) -> list[Any]:
-    """Is there a secret key, and are the options of use?"""
+    """Check that there is a secret key and that the options are valid."""
     from .middleware import SyncDriver
 
     try:
@@ -35,16 +35,18 @@ def check_setting(**_options: Any) -> list[Any]:
         if isinstance(cause, WattfareError) and cause.code == "auth":
             return [
                 checks.Error(
-                    f"Wattfare has no secret key of this project: {cause}",
-                    hint='Set WATTFARE = {"SECRET_KEY": "sk_…"}, or the environment variable'
-                    " WATTFARE_SECRET_KEY. `wattfare apps create` makes a key.",
+                    f"Wattfare: {cause}",
+                    hint="Set the environment variable WATTFARE_SECRET_KEY, or"
+                    ' WATTFARE["SECRET_KEY"]. `wattfare dev` prints a test key. For a command that'
+                    " makes no call, such as `migrate` or `test`, any key that begins with"
+                    " 'sk_test_' is enough.",
                     id="wattfare.E001",
                 )
             ]
         return [
             checks.Error(
                 str(error),
-                hint="Put the setting WATTFARE right: docs/django.md lists its options.",
+                hint="Correct the setting WATTFARE. docs/django.md lists its options.",
                 id="wattfare.E002",
             )
         ]
@@ -52,7 +54,7 @@ def check_setting(**_options: Any) -> list[Any]:
 
 
 def check_middleware(**_options: Any) -> list[Any]:
-    """Is the middleware there, and behind the one that it needs?"""
+    """Check that the middleware is installed, and that it comes after the one it needs."""
     names = list(settings.MIDDLEWARE)
     ours = _place(names, _OUR_CLASS)
     if ours is None:
@@ -106,12 +108,12 @@ def check_middleware(**_options: Any) -> list[Any]:
 def _has_resolve_user() -> bool:
     try:
         return "resolve_user" in read_setting()
-    except ImproperlyConfigured:  # the other check says it
+    except ImproperlyConfigured:  # the other check reports it
         return False
 
 
 def _place(names: list[str], wanted: str) -> int | None:
-    """Where this middleware or a subclass of it stands."""
+    """The index of this middleware or a subclass of it."""
     for place, name in enumerate(names):
         if name == wanted or wanted in _names_of_bases(name):
             return place
@@ -121,6 +123,6 @@ def _place(names: list[str], wanted: str) -> int | None:
 def _names_of_bases(name: str) -> set[str]:
     try:
         middleware = import_string(name)
-    except Exception:  # Django says it when it loads the middleware
+    except Exception:  # Django reports it when it loads the middleware
         return set()
     return {f"{base.__module__}.{base.__qualname__}" for base in getattr(middleware, "__mro__", ())}

@@ -15,9 +15,9 @@ from django.utils.module_loading import import_string
 
 from wattfare_mw.framework import Options, hide_secret_key
 
-#: The options of the middleware by their names in the setting.
+#: The names of the middleware's options in the setting.
 OPTIONS = {name.upper(): name for name in Options.__annotations__}
-#: Those that may be the dotted path of a function or an object.
+#: The options that may be the dotted path of a function or an object.
 _IMPORTED = {"ACCOUNT_LABEL", "CLIENT", "ON_USAGE", "REQUEST_LIMIT", "RESOLVE_USER"}
 
 
@@ -25,7 +25,7 @@ def read_setting() -> dict[str, Any]:
     """The options that ``WATTFARE`` sets.
 
     Raises:
-        ImproperlyConfigured: it is no dict, or it has an unknown option or a path that cannot be
+        ImproperlyConfigured: it is not a dict, has an unknown option, or has a path that cannot be
             imported.
     """
     given: Any = getattr(settings, "WATTFARE", {})
@@ -43,7 +43,7 @@ def read_setting() -> dict[str, Any]:
 
 
 def _hide_key(given: dict[Any, Any]) -> None:
-    """Hide the secret key in the setting itself, which tracebacks may show."""
+    """Hide the secret key in the setting itself, because tracebacks may show it."""
     key = {"secret_key": given.get("SECRET_KEY")}
     hide_secret_key(key)
     if key["secret_key"] is not None:

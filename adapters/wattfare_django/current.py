@@ -20,7 +20,7 @@ _refuse_event_loops: Any = async_unsafe(
 
 
 class CurrentDjangoRequest(CurrentRequest):
-    """A request whose user is looked up in the thread of Django's synchronous views."""
+    """A request that looks up its user in the thread of Django's synchronous views."""
 
     __slots__ = ()
 
@@ -33,7 +33,7 @@ class CurrentDjangoRequest(CurrentRequest):
 
 def end_with(response: Any, current: CurrentRequest) -> Any:
     """End the request with its response, which may be a stream."""
-    if not response.streaming or isinstance(response, FileResponse):  # no code of a view's runs
+    if not response.streaming or isinstance(response, FileResponse):  # no code of a view is running
         current.end()
         return response
     content = response.streaming_content

@@ -1,4 +1,4 @@
-"""Django's requests as ours, and our answers as Django's."""
+"""Converts requests and responses between Django and Wattfare."""
 
 # Django has no types.
 # pyright: reportMissingTypeStubs=false, reportUnknownVariableType=false
@@ -23,12 +23,12 @@ from wattfare_mw.framework import (
     request_from_environ,
 )
 
-#: A body of more bytes is read in a thread: Django has it in a file.
+#: Bodies larger than this are read in a thread, because Django keeps them in a file.
 _LARGE_BODY = 2**20
 
 
 def our_request(request: Any, path: str | None = None) -> Request:
-    """What a request of Django's is to us. ``path``: below the script's name, if it is known."""
+    """The neutral request of a Django request. ``path``: relative to the script name, if known."""
     ours = request_from_environ(request.META, request.path_info if path is None else path)
     ours.raw = request
     return ours
@@ -38,7 +38,7 @@ def read_body(request: Any, limit: int) -> bytes:
     """The request's body. ``DATA_UPLOAD_MAX_MEMORY_SIZE`` is no limit here: images are larger.
 
     Raises:
-        WattfareError: it is larger than ``limit``, or the client went away within it.
+        WattfareError: it is larger than ``limit``, or the client left before its end.
     """
     return read_limited(limit, partial(_read_some, request))
 
@@ -63,7 +63,7 @@ def _read_some(request: Any, size: int) -> bytes:
         if len(body) < min(int(length), size):
             raise OSError("the client went away")
     elif not body and request.META.get("wsgi.input_terminated"):
-        # Django takes a body without a length for an empty one.
+        # Django treats a body without a length as empty.
         body = read_up_to(size, request.META["wsgi.input"].read)
     return body
 
@@ -79,7 +79,7 @@ def _rewind(request: Any) -> None:
 
 
 class _WholeResponse(HttpResponse):
-    """An answer whose call counts until the server has sent it."""
+    """A complete response. Its call counts until the server has sent it."""
 
     def __init__(self, answer: Answer) -> None:
         super().__init__(cast("bytes", answer.body), status=answer.status, headers=answer.headers)
@@ -92,7 +92,7 @@ class _WholeResponse(HttpResponse):
 
 
 class _AsyncStream(StreamingHttpResponse):
-    """A stream of an event loop's. Django closes a response in a thread."""
+    """A stream of an event loop. Django closes a response in a thread."""
 
     def __init__(self, answer: Answer) -> None:
         super().__init__(answer.body, status=answer.status, headers=answer.headers)
@@ -109,11 +109,11 @@ class _AsyncStream(StreamingHttpResponse):
 
 
 def django_response(request: Any, answer: Answer) -> Any:
-    """An answer as Django's."""
+    """The Django response of an answer."""
     if isinstance(answer.body, bytes):
         response = _WholeResponse(answer)
     else:
-        # GZipMiddleware holds events back until it has a block of them.
+        # GZipMiddleware buffers events.
         request.META["HTTP_ACCEPT_ENCODING"] = "identity"
         if isinstance(request, ASGIRequest):
             response = _AsyncStream(answer)
@@ -127,5 +127,5 @@ def django_response(request: Any, answer: Answer) -> Any:
 
 
 def plain_response(response: Response) -> HttpResponse:
-    """A whole answer as Django's."""
+    """The Django response of a complete answer."""
     return HttpResponse(response.body, status=response.status, headers=response.headers)

@@ -1,4 +1,4 @@
-"""The middleware: answers the paths, and gives each request its user's budget."""
+"""The middleware: answers the paths, and adds the user's budget to each request."""
 
 # Django has no types.
 # pyright: reportMissingTypeStubs=false, reportUnknownVariableType=false
@@ -76,7 +76,7 @@ class WattfareMiddleware:
     view lets through is answered in the protocol's JSON.
 
     Raises:
-        ImproperlyConfigured: there is no secret key, or an option is of no use.
+        ImproperlyConfigured: there is no secret key, or an option is invalid.
     """
 
     sync_capable = True
@@ -154,19 +154,18 @@ class WattfareMiddleware:
     def _current_request(self, request: Any) -> CurrentRequest | None:
         if not self._has_current_user:
             return None
-        return CurrentDjangoRequest(self._sync, partial(our_request, request))
+        return self._sync.current_request(partial(our_request, request))
 
     def _is_missing(self, request: Any, response: Any) -> bool:
-        """Does the project have no route for a path that an OpenAI client may look for?"""
+        """True if the project has no route for a path that an OpenAI client may request."""
         return (
             response.status_code == 404
             and request.resolver_match is None
             and self._answers_unrouted(request.path_info)
         )
 
-    # Middleware beside this one may be of one kind only. So Django may run this one in the other
-    # mode than its server's. The server is what can read the answer: an ASGI server waits for an
-    # asynchronous stream.
+    # Neighbouring middleware may be sync or async only, so Django may not run this one in the mode
+    # of its server. The server reads the response, and an ASGI server expects an async stream.
 
     def _answer(self, request: Any, path: str) -> Any:
         if isinstance(request, ASGIRequest):
@@ -192,6 +191,7 @@ class SyncDriver(WattfareWSGIMiddleware):
     """Answers under WSGI."""
 
     let_through = DJANGO_ANSWERS
+    current_request_class = CurrentDjangoRequest
 
     @classmethod
     def from_setting(cls) -> SyncDriver:

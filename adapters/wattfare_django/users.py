@@ -1,4 +1,4 @@
-"""Who makes a request: the signed-in user, unless the project says otherwise."""
+"""The user of a request: the signed-in user, unless the project sets ``RESOLVE_USER``."""
 
 # Django has no types.
 # pyright: reportMissingTypeStubs=false, reportUnknownVariableType=false
@@ -15,7 +15,7 @@ from django.http import Http404
 
 from wattfare_mw.framework import Request
 
-#: `raise PermissionDenied` in the project's own functions is for Django to answer, as in a view.
+#: As in a view, Django answers a `raise PermissionDenied` in the project's own functions.
 DJANGO_ANSWERS = (BadRequest, Http404, PermissionDenied, SuspiciousOperation)
 
 
@@ -36,8 +36,8 @@ async def asigned_in_user(request: Any) -> Any:
     """:func:`signed_in_user`, on an event loop."""
     auser = getattr(request, "auser", None)
     if auser is None or _is_djangos(auser):
-        # Other code may have set `request.user` alone: REST framework, a token's middleware,
-        # `alogout()`. Django's `auser()` would still give the user of the session.
+        # Other code may have set only `request.user`: REST framework, a token's middleware,
+        # `alogout()`. Django's `auser()` would still return the user of the session.
         return await sync_to_async(signed_in_user)(request)
     return _key_of(await auser())
 
@@ -52,19 +52,19 @@ def _key_of(user: Any) -> Any:
 
 
 def in_djangos_thread(function: Any) -> Any:
-    """A function of the project's, for the event loop. If it is synchronous, it runs where Django
-    runs synchronous views: Django closes the database connections of no other thread."""
+    """A function of the project, for the event loop. A synchronous one runs in the thread of
+    Django's synchronous views, because Django closes database connections only there."""
     if not callable(function) or is_async(function) or is_async(type(function).__call__):
         return function
     return sync_to_async(function)
 
 
 def is_async(function: Any) -> bool:
-    """Is this a coroutine function, or marked as one?"""
-    # Python 3.11 has no mark of its own.
+    """True if this is a coroutine function, or marked as one."""
+    # Python 3.11 has no marker of its own.
     return iscoroutinefunction(function)  # pyright: ignore[reportDeprecated]
 
 
 def django_request(request: Request) -> Any:
-    """The request of Django's that ours was made of."""
+    """The Django request behind a neutral request."""
     return request.raw

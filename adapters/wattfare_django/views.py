@@ -1,4 +1,4 @@
-"""The token route alone, as a view."""
+"""The token route as a view."""
 
 from __future__ import annotations
 
@@ -25,17 +25,16 @@ def session_view(
     account_label: Any = None,
     allowed_origins: Collection[str] = (),
 ) -> Callable[[Any], Any]:
-    """The token route alone, as a view for ``urls.py``; see
-    :meth:`wattfare_mw.Wattfare.session_handler`.
+    """The token route as a view for ``urls.py``. See :meth:`wattfare_mw.Wattfare.session_handler`.
 
     Args:
         client: a :class:`~wattfare_mw.Wattfare` for a synchronous view, or an
             :class:`~wattfare_mw.AsyncWattfare` for an asynchronous one.
-        resolve_user: gives the id of the user who makes a request; None: the primary key of
+        resolve_user: returns the id of the user who makes a request; None: the primary key of
             ``request.user``.
         request_limit: the monthly cap to ask for in USD, or a function of the request.
         account_label: the name of the user's account, or a function of the request.
-        allowed_origins: other sites' origins that may ask.
+        allowed_origins: origins of other sites whose pages may call it.
     """
     is_async = isinstance(client, AsyncWattfare)
     if resolve_user is None:
@@ -59,8 +58,8 @@ def session_view(
         return plain_response(await handler(our_request(request)))
 
     view: Any = awattfare_session if is_async else wattfare_session
-    # It has a rule of its own against other sites, and its clients know no CSRF token.
+    # It has its own check against other sites, and its clients have no CSRF token.
     view.csrf_exempt = True
-    # It says itself that no user is signed in, with a 401 and not with a redirect.
+    # If no user is signed in, it answers 401 itself, without a redirect.
     view.login_required = False
     return view

@@ -1,6 +1,6 @@
 """Wattfare for FastAPI: the users of an app pay for its AI calls.
 
-The paths are routes of the app. ``resolve_user`` is a dependency, so it can stand on the app's own
+The paths are routes of the app. ``resolve_user`` is a dependency, so it can use the app's own
 sign-in: a bearer token, a database session, ``dependency_overrides``.
 """
 
@@ -62,24 +62,21 @@ CurrentUserSync = Annotated[User, Depends(get_user_sync)]
 def add_wattfare(
     app: FastAPI, *, include_in_schema: bool = True, **options: Unpack[Options]
 ) -> None:
-    """Add Wattfare's paths to an app, ``get_user`` for its endpoints, and answers for the
-    WattfareErrors that they let through.
+    """Add Wattfare's paths, ``get_user`` for endpoints, and a handler for WattfareErrors to an app.
 
     The options are those of :class:`wattfare_mw.WattfareMiddleware`. ``resolve_user``, and a
     ``request_limit`` or an ``account_label`` that is a function, are dependencies of FastAPI. They
     take what any dependency takes, such as ``user: Annotated[Account, Depends(current_user)]``.
-    ``Depends(…)`` and ``Security(…)`` are taken, too, and so is a function of the request alone.
-    The exceptions that they raise are answered by the app's exception handlers.
+    ``Depends(…)``, ``Security(…)`` and a function of only the request also work. The app's
+    exception handlers answer the exceptions that they raise.
 
     Args:
         app: the app.
-        include_in_schema: show the paths in the app's OpenAPI document?
-        options: see above.
+        include_in_schema: if True, the app's OpenAPI document shows the paths. options: see above.
 
     Raises:
         WattfareAuthError: there is no secret key.
-        TypeError, ValueError: an option is of no use; the message says which.
-        RuntimeError: the app has started.
+        TypeError, ValueError: an option is invalid. RuntimeError: the app has started.
     """
     hide_secret_key(options)
     given: dict[str, Any] = {**options}
@@ -96,12 +93,12 @@ def add_wattfare(
     ]
     if include_in_schema:
         routes += documented_routes(app, options, wattfare.named_paths)
-    # Before a route of the app's that takes any path, such as one for static files.
+    # Before a route of the app that matches any path, such as one for static files.
     app.router.routes[:0] = routes
 
 
 class _Middleware(WattfareMiddleware):
-    """Answers what the routes do not: paths below the base of an OpenAI client."""
+    """Answers paths without a route below the base URL of an OpenAI client."""
 
     let_through = (*WattfareMiddleware.let_through, AnsweredByApp)
 
@@ -124,7 +121,7 @@ class _Middleware(WattfareMiddleware):
 
 
 class _Endpoint:
-    """One of our paths, as a route: an ASGI app, which answers any method."""
+    """A route for one of our paths. It is an ASGI app, which answers any method."""
 
     def __init__(self, wattfare: WattfareMiddleware, path: str, guard: Injected | None) -> None:
         self._wattfare = wattfare

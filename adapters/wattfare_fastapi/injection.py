@@ -1,6 +1,6 @@
 """Calls a dependency as FastAPI does, outside of an endpoint."""
 
-# FastAPI reads the annotations of functions inside of others: they are no texts here.
+# FastAPI reads annotations of nested functions, so they must not be strings here.
 import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,17 +16,19 @@ from starlette.types import Message
 from wattfare_mw.framework import Request as NeutralRequest
 from wattfare_mw.framework import WattfareError
 
-#: Stands in the scope of a request to one of our paths.
+#: The key in the scope of a request to one of our paths.
 SERVED = "wattfare.served"
 _RESULT = "wattfare.result"
 _HEADERS = "wattfare.headers"
+# These are of the empty answer to the dependency's own request.
+_OF_THE_BODY = frozenset({b"content-length", b"content-type"})
 # FastAPI's notes about the route that is being answered, and its exception handlers. With the
 # latter, what the dependency raises would become an answer, and it is to be raised.
 _OF_THE_ROUTE = frozenset({"fastapi", "route", "endpoint", "starlette.exception_handlers"})
 
 
 class AnsweredByApp(Exception):  # noqa: N818  it carries an error of the app's
-    """Carries an exception for which the app has a handler."""
+    """Wraps an exception for which the app has a handler."""
 
     def __init__(self, error: Exception) -> None:
         self.error = error
@@ -34,17 +36,16 @@ class AnsweredByApp(Exception):  # noqa: N818  it carries an error of the app's
 
 
 class Injected:
-    """A dependency of an app, as a function of our request.
+    """An app's dependency as a function of the neutral request.
 
-    Each call is a request of its own to FastAPI. So a dependency with ``yield`` ends before the
-    answer begins, and no stream holds a database session.
+    FastAPI treats each call as a separate request. So a dependency with ``yield`` ends before the
+    response begins, and a stream does not hold a database session.
 
     Args:
-        app: whose ``dependency_overrides`` and exception handlers count.
-        dependency: what to call, or None for ``dependencies`` alone.
-        dependencies: what to call before it.
-        overridden_as: the function by which ``dependency_overrides`` may replace it, if that is
-            another one.
+        app: the app with the ``dependency_overrides`` and the exception handlers. dependency: the
+            function to call, or None for only ``dependencies``. dependencies: the dependencies to
+            call before it.
+        overridden_as: the function to look up in ``dependency_overrides``, if it is another one.
     """
 
     def __init__(
@@ -79,7 +80,7 @@ class Injected:
         }
 
     async def __call__(self, request: NeutralRequest) -> Any:
-        """What the dependency returns for this request.
+        """The result of the dependency for this request.
 
         Raises:
             AnsweredByApp: on one of our paths, it raised an exception for which the app has a
@@ -90,14 +91,14 @@ class Injected:
         except WattfareError:
             raise
         except Exception as error:
-            # A handler for any exception is for those that nothing else answers.
+            # A handler for any exception only gets those without another handler.
             kinds = set(type(error).__mro__) - {Exception, BaseException, object}
             if SERVED not in request.scope or kinds.isdisjoint(self._app.exception_handlers):
                 raise
             raise AnsweredByApp(error) from error
 
     async def call(self, scope: Any) -> Any:
-        """The same for a scope. It raises what the dependency raises."""
+        """The same for a scope. It raises the dependency's exceptions."""
         overrides: dict[Any, Any] = self._app.dependency_overrides
         override = overrides.get(self._overridden_as)
         if override is not None:
@@ -107,7 +108,7 @@ class Injected:
         async def keep_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 scope.setdefault(_HEADERS, []).extend(
-                    (name, value) for name, value in message["headers"] if name != b"content-length"
+                    header for header in message["headers"] if header[0] not in _OF_THE_BODY
                 )
 
         await self._run[scope["type"]](inner, _no_body, keep_headers)
@@ -125,8 +126,8 @@ def headers_set(scope: Any) -> list[tuple[bytes, bytes]]:
 
 
 def injected(app: FastAPI, option: Any) -> Any:
-    """An option that may be a dependency, as a function of our request. Any other value, such as a
-    number, stays as it is."""
+    """An option that may be a dependency, as a function of the neutral request. Other values, such
+    as numbers, are unchanged."""
     dependency = dependency_of(option)
     if dependency is not None:
         return Injected(app, dependency)
@@ -146,7 +147,7 @@ def dependency_of(option: Any) -> DependsParameter | None:
 
 
 def _takes_the_request(function: Callable[..., Any]) -> bool:
-    """Is it a function of the request alone, such as ``lambda request: …``?"""
+    """True if it is a function of only the request, such as ``lambda request: …``."""
     try:
         (parameter,) = inspect.signature(function, eval_str=True).parameters.values()
     except (NameError, TypeError, ValueError):  # another number of parameters, or no signature
@@ -163,7 +164,7 @@ _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_O
 
 
 def _of_connection(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A function of the request, as a dependency. It is given a websocket, too."""
+    """A function of the request as a dependency. It also gets websockets."""
 
     async def dependency(connection: HTTPConnection) -> Any:
         if inspect.iscoroutinefunction(function):

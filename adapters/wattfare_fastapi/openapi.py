@@ -1,4 +1,4 @@
-"""What the app's OpenAPI document says of our paths and of our errors."""
+"""Our paths and errors in the app's OpenAPI document."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .injection import dependency_of
 
 
 class WattfareErrorDetail(BaseModel):
-    """What an error says."""
+    """The content of an error."""
 
     code: str = Field(examples=["not_connected"])
     message: str
@@ -54,7 +54,7 @@ wattfare_responses: dict[int | str, dict[str, Any]] = _errors(
         502: "Wattfare or the model's provider failed.",
     }
 )
-"""For the endpoints that spend a user's budget: ``responses=wattfare_responses``."""
+"""For endpoints that spend a user's budget: ``responses=wattfare_responses``."""
 
 _JSON_OBJECT = {"application/json": {"schema": {"type": "object"}}}
 _STREAM = {"text/event-stream": {"schema": {"type": "string"}}}
@@ -83,7 +83,7 @@ _CHAT = {
 def documented_routes(
     app: FastAPI, options: Options, paths: dict[str, str | None]
 ) -> Iterator[APIRoute]:
-    """Routes for the OpenAPI document. They stand behind the routes that answer.
+    """Add routes for the OpenAPI document. They come after the routes that answer.
 
     Args:
         app: the app.
@@ -104,6 +104,7 @@ def documented_routes(
                 tags=["wattfare"],
                 dependencies=app.router.dependencies,
                 dependency_overrides_provider=app,
+                generate_unique_id_function=app.router.generate_unique_id_function,
                 **more,
             )
 
@@ -140,14 +141,14 @@ def _signed_in(resolve_user: Any) -> Callable[..., Any]:
 
 @cache
 def _model(struct: type[msgspec.Struct]) -> type[BaseModel]:
-    """A model of pydantic's with the fields that a struct has on the wire."""
+    """A pydantic model with the JSON fields of a struct."""
     hints = get_type_hints(struct)
     fields: dict[str, Any] = {
         field.encode_name: (_wire_type(hints[field.name]), ... if field.required else None)
         for field in msgspec.structs.fields(struct)
     }
     name = struct.__name__.removeprefix("Created")
-    # A name of the app's own stays as it is: FastAPI renames two models of one name.
+    # The app's own names stay the same: FastAPI renames models with equal names.
     return create_model(f"Wattfare{name}", __doc__=inspect.getdoc(struct), **fields)
 
 

@@ -1,7 +1,7 @@
 """Wattfare for Flask: the users of a Flask app pay for its AI calls.
 
-The paths are URL rules of the app, so that its ``before_request`` functions, its session and its
-login manager are all there when ``resolve_user`` is asked.
+The paths are URL rules of the app. So ``resolve_user`` can use its ``before_request`` functions,
+its session and its login manager.
 """
 
 from __future__ import annotations
@@ -46,21 +46,21 @@ from wattfare_mw.framework import (
 __all__ = ["WattfareMiddleware", "get_user", "session_view"]
 
 _EXTENSION = "wattfare"
-# `abort(403)` in `resolve_user` is for Flask to answer, as it is in a view.
+# As in a view, Flask answers an `abort(403)` in `resolve_user`.
 _FLASK_ANSWERS = (HTTPException,)
 
 
 class WattfareMiddleware:
-    """The extension: ``WattfareMiddleware(app, resolve_user=…)``, or without an app and then
-    :meth:`init_app` in an application factory.
+    """The extension: ``WattfareMiddleware(app, resolve_user=…)``. In an application factory, create
+    it without an app and call :meth:`init_app`.
 
-    The options are those of :class:`wattfare_mw.WattfareMiddleware`; ``resolve_user`` and a
-    ``request_limit`` that is a function are given :data:`flask.request`; where they ``abort()``,
-    the app's error handlers answer. The secret key and the service's address are looked for in
-    the app's config, too: ``WATTFARE_SECRET_KEY`` and ``WATTFARE_BASE_URL``.
+    The options are those of :class:`wattfare_mw.WattfareMiddleware`. ``resolve_user``, and a
+    ``request_limit`` that is a function, get :data:`flask.request`. If they ``abort()``, the app's
+    error handlers answer. The app's config may also set ``WATTFARE_SECRET_KEY`` and
+    ``WATTFARE_BASE_URL``.
 
-    It is a WSGI callable as well, for a server to be pointed at or for ``app.wsgi_app``: the app
-    as it is when it is given, with what stands around its ``wsgi_app`` by then.
+    It is also a WSGI callable, for a server or for ``app.wsgi_app``. It calls the app's
+    ``wsgi_app`` at the time of :meth:`init_app`, including middleware around it.
     """
 
     def __init__(self, app: flask.Flask | None = None, **options: Unpack[Options]) -> None:
@@ -71,20 +71,21 @@ class WattfareMiddleware:
             self.init_app(app)
 
     def init_app(self, app: flask.Flask) -> None:
-        """Give this app the paths, ``get_user()`` and answers for WattfareErrors of its views.
+        """Add the paths, ``get_user()`` and an error handler for WattfareErrors to an app.
 
         Raises:
             WattfareAuthError: there is no secret key.
-            TypeError, ValueError: an option is of no use; the message says which.
+            TypeError, ValueError: an option is invalid.
         """
-        # As it is now: assigned to `app.wsgi_app` later, we must not call ourselves.
+        # Keep the current one. If we are assigned to `app.wsgi_app` later, we must not call
+        # ourselves.
         extension = _Extension(app.wsgi_app, **_configured(self._options, app.config))
         app.extensions[_EXTENSION] = extension
-        # A rule without a host is of no host, in an app that goes by hosts.
+        # With host matching, a rule without a host matches no host.
         host = "<host>" if app.url_map.host_matching else None
         for path in extension.paths:
             endpoint = f"wattfare:{path}"
-            # Not `add_url_rule`, which wants to know the methods: the gate answers to any, in the
+            # `add_url_rule` needs a list of methods, but the gate answers any method with the
             # protocol's JSON.
             app.url_map.add(
                 app.url_rule_class(path, endpoint=endpoint, host=host, strict_slashes=True)
@@ -92,15 +93,17 @@ class WattfareMiddleware:
             app.endpoint(endpoint)(extension.view(path))
         if extension.has_current_user:
             app.wsgi_app = extension.entry
-            # First of all: one that answers in its place leaves out the others.
+            # It must be the first, because an earlier one that answers would skip it.
             app.before_request_funcs.setdefault(None, []).insert(0, extension.keep_context)
         app.after_request(extension.answer_below)
-        if WattfareError not in app.error_handler_spec[None][None]:  # the app's own goes first
+        if (
+            WattfareError not in app.error_handler_spec[None][None]
+        ):  # the app's own handler takes precedence
             app.register_error_handler(WattfareError, _answer_error)
         self._extensions.append(extension)
 
     def close(self) -> None:
-        """Close the connections that are our own, of all its apps; done at exit, too."""
+        """Close our own connections for all apps. This also happens at exit."""
         for extension in self._extensions:
             extension.close()
 
@@ -117,7 +120,8 @@ def get_user() -> User:
     """The signed-in user's budget, in a view.
 
     Raises:
-        WattfareAuthError: nobody is signed in; left alone, it is answered with a 401.
+        WattfareAuthError: no user is signed in. If the view does not handle it, the response is a
+            401.
         RuntimeError: this app has no WattfareMiddleware.
     """
     extension = flask.current_app.extensions.get(_EXTENSION)
@@ -134,7 +138,7 @@ def session_view(
     account_label: AccountLabelOption = None,
     allowed_origins: Collection[str] = (),
 ) -> Callable[[], flask.Response]:
-    """The token route alone, as a view for an app or a blueprint (``methods=["POST"]``); see
+    """The token route as a view for an app or a blueprint (``methods=["POST"]``). See
     :meth:`wattfare_mw.Wattfare.session_handler`."""
     handler = client.session_handler(
         adapt_function(resolve_user, _flask_request),
@@ -151,7 +155,7 @@ def session_view(
 
 
 class _Extension(WattfareWSGIMiddleware):
-    """What one app has of us."""
+    """The state of one app."""
 
     let_through = _FLASK_ANSWERS
 
@@ -160,7 +164,7 @@ class _Extension(WattfareWSGIMiddleware):
 
     @cached_property
     def entry(self) -> Any:
-        """What to call for a request to the app."""
+        """The WSGI app to call for a request."""
         return self.around(self.app)
 
     def _context_of(self, request: CurrentRequest) -> Context | None:
@@ -169,7 +173,7 @@ class _Extension(WattfareWSGIMiddleware):
         return request.context
 
     def answer_below(self, response: flask.Response) -> flask.Response:
-        """Answer what the app has no rule for, where an OpenAI client looks for it."""
+        """Answer an OpenAI client's path for which the app has no rule."""
         request = flask.request
         if (
             response.status_code == 404
@@ -182,7 +186,7 @@ class _Extension(WattfareWSGIMiddleware):
     def view(self, path: str) -> Callable[..., flask.Response]:
         def wattfare(**_of_the_rule: str) -> flask.Response:
             status, headers, body = self.serve(path, flask.request.environ, _read_input)
-            # Not `stream_with_context`: the context is left before the stream begins.
+            # `stream_with_context` does not work here: the context ends before the stream begins.
             return _flask_response(status, headers, body)
 
         return wattfare
@@ -208,11 +212,11 @@ def _read_input(limit: int) -> bytes:
 
 def _read_some(size: int) -> bytes:
     request = flask.request
-    if request.content_length is None:  # nobody knows how much there is
+    if request.content_length is None:  # the length is unknown
         body = read_up_to(size, request.stream.read)
         if body:
             return body
-    # Flask remembers it: a `before_request` function may have read it already.
+    # Flask caches it: a `before_request` function may have read it already.
     return request.get_data()
 
 
@@ -226,8 +230,7 @@ def _answer(answer: Response) -> flask.Response:
 
 def _flask_response(status: str | int, headers: Any, body: Iterable[bytes]) -> flask.Response:
     response = flask.Response(body, status)
-    # Ours alone: Flask knows a content type even for what has no content, and a length of 0 for
-    # what a HEAD leaves out.
+    # Only our headers: Flask adds a content type to an empty response, and a length of 0 to a HEAD.
     response.headers = Headers(headers)
     response.automatically_set_content_length = False
     return response

@@ -1,8 +1,7 @@
 """Wattfare for Litestar: the users of an app pay for its AI calls.
 
-Litestar's own middleware never sees a path that has no route, so that the plugin registers
-routes: what is set up for the app's other routes (sessions, authentication, guards) is there when
-``resolve_user`` is asked.
+Litestar's own middleware does not run for a path without a route, so the plugin registers routes.
+So ``resolve_user`` can use the app's sessions, authentication and guards.
 """
 
 from __future__ import annotations
@@ -51,16 +50,14 @@ from wattfare_mw.framework import Response as NeutralResponse
 
 __all__ = ["WattfareMiddleware", "WattfarePlugin", "session_route", "wattfare_error_handler"]
 
-# `raise PermissionDeniedException` in `resolve_user` is for Litestar to answer, as it is in a
-# handler.
+# As in a handler, Litestar answers a `raise PermissionDeniedException` in `resolve_user`.
 _LITESTAR_ANSWERS = (HTTPException,)
 
 
 class WattfareMiddleware(WattfareASGIMiddleware):
-    """Around a whole Litestar app; its options are those of
-    :class:`wattfare_mw.WattfareMiddleware`, and ``resolve_user`` is given a Litestar connection.
-    The app's own middleware has not run then: where a session or a user is needed, take
-    :class:`WattfarePlugin`."""
+    """Wraps a whole Litestar app. The options are those of :class:`wattfare_mw.WattfareMiddleware`.
+    ``resolve_user`` gets a Litestar connection. The app's own middleware has not run yet, so use
+    :class:`WattfarePlugin` if you need a session or a user."""
 
     def __init__(self, app: Any, **options: Unpack[Options]) -> None:
         super().__init__(app, **adapt_options(options, _connection))
@@ -69,12 +66,11 @@ class WattfareMiddleware(WattfareASGIMiddleware):
 class WattfarePlugin(InitPlugin):
     """``Litestar(plugins=[WattfarePlugin(resolve_user=…)])``.
 
-    The options are those of :class:`wattfare_mw.WattfareMiddleware`; ``resolve_user`` and a
-    ``request_limit`` that is a function are given the connection, with its ``user``, ``auth`` and
-    ``session``; an ``HTTPException`` of theirs is answered by the app's exception handlers.
-    Handlers may ask for ``wattfare_user: AsyncUser``, or where they are synchronous
-    for ``wattfare_user_sync: User``; a WattfareError that they let through is answered in the
-    protocol's JSON.
+    The options are those of :class:`wattfare_mw.WattfareMiddleware`. ``resolve_user``, and a
+    ``request_limit`` that is a function, get the connection with its ``user``, ``auth`` and
+    ``session``. If they raise an ``HTTPException``, the app's exception handlers answer it.
+    Handlers can take ``wattfare_user: AsyncUser``, and synchronous ones ``wattfare_user_sync:
+    User``. A WattfareError that a handler does not catch is answered in the protocol's JSON.
     """
 
     def __init__(self, **options: Unpack[Options]) -> None:
@@ -82,7 +78,7 @@ class WattfarePlugin(InitPlugin):
         self._driver = _Driver(None, **adapt_options(options, _connection))
 
     def on_app_init(self, app_config: AppConfig) -> AppConfig:
-        """Register what this app has of us."""
+        """Register the routes, dependencies and handlers with this app."""
         self._prefix = app_config.path.rstrip("/")
         opt = _opt(app_config.csrf_config)
         if self._driver.has_current_user:
@@ -100,7 +96,7 @@ class WattfarePlugin(InitPlugin):
         return app_config
 
     def _route(self, path: str, opt: dict[str, Any]) -> ASGIRouteHandler:
-        # Not a copy of the scope: a session that `resolve_user` sets is to be kept.
+        # Use the scope itself, not a copy, to keep a session that `resolve_user` sets.
         @asgi(path, opt=opt, copy_scope=False, name=f"wattfare:{path}")
         async def wattfare(scope: Scope, receive: Receive, send: Send) -> None:
             await self._driver.serve(path, scope, receive, send)  # type: ignore[arg-type]
@@ -124,7 +120,7 @@ class WattfarePlugin(InitPlugin):
     def _not_found(
         self, request: Request[Any, Any, Any], error: NotFoundException
     ) -> Response[Any]:
-        """Say what to use in place of a path of OpenAI's API for which the app has no route."""
+        """Answer a path of OpenAI's API for which the app has no route: say what to use instead."""
         path = request.scope["path"].removeprefix(self._prefix)
         # A route of the app can raise the same exception.
         if "route_handler" not in request.scope and self._driver.answers_unrouted(path):
@@ -135,7 +131,7 @@ class WattfarePlugin(InitPlugin):
                 return handlers[kind](request, error)
         return cast("Response[Any]", create_exception_response(request, error))
 
-    # Of the scope, which a websocket has, too.
+    # A scope also works for a websocket.
     async def _user(self, scope: Scope) -> AsyncUser:
         return await self._driver.user(scope)  # type: ignore[arg-type]
 
@@ -171,7 +167,7 @@ class _Driver(WattfareASGIMiddleware):
 
 
 class _Served(Response[None]):
-    """The middleware's own answer, for a handler to return."""
+    """The middleware's own answer as a response of a handler."""
 
     def __init__(self, driver: _Driver, path: str) -> None:
         super().__init__(None)
@@ -193,7 +189,7 @@ def session_route(
     account_label: AccountLabelOption = None,
     allowed_origins: Collection[str] = (),
 ) -> ASGIRouteHandler:
-    """The token route alone, as a handler for an app, a router or a controller; see
+    """The token route as a handler for an app, a router or a controller. See
     :meth:`wattfare_mw.Wattfare.session_handler`."""
     handler = client.session_handler(
         adapt_function(resolve_user, _connection),
@@ -204,7 +200,8 @@ def session_route(
         app_cors=_FindCors(),
     )
 
-    # A handler of any method, whose refusals are the protocol's; in a controller it is a method.
+    # It handles any method, so that refusals are in the protocol's JSON. In a controller, it is a
+    # method.
     @asgi(path, opt=_opt(CSRFConfig("")), copy_scope=False)
     async def wattfare_session(
         self: Any = None, *, scope: Scope, receive: Receive, send: Send
@@ -219,12 +216,12 @@ def session_route(
 def wattfare_error_handler(
     _request: Request[Any, Any, Any], error: WattfareError
 ) -> Response[bytes]:
-    """The protocol's answer to a WattfareError: for ``exception_handlers={WattfareError: …}``."""
+    """The protocol's response to a WattfareError, for ``exception_handlers={WattfareError: …}``."""
     return _litestar_response(respond_to_error(error))
 
 
 def _opt(csrf: CSRFConfig | None) -> dict[str, Any]:
-    # Our routes have a rule of their own against other sites, and clients that know no CSRF token.
+    # Our routes have their own check against other sites, and their clients have no CSRF token.
     return {} if csrf is None else {csrf.exclude_from_csrf_key: True}
 
 

@@ -58,21 +58,21 @@ __all__ = [
 ]
 
 _SCOPE_KEY = "wattfare"
-# `raise HTTPException(403)` in `resolve_user` is for Starlette to answer, as it is in a view.
+# As in a view, Starlette answers a `raise HTTPException(403)` in `resolve_user`.
 _STARLETTE_ANSWERS = (HTTPException,)
 
 
 class WattfareMiddleware(WattfareASGIMiddleware):
-    """For ``app.add_middleware(WattfareMiddleware, resolve_user=…)``, ``Middleware(…)``, or
-    around the app. Most apps want :func:`add_wattfare`.
+    """For ``app.add_middleware(WattfareMiddleware, resolve_user=…)``, ``Middleware(…)``, or to wrap
+    the app. Most apps should use :func:`add_wattfare`.
 
     The options are those of :class:`wattfare_mw.WattfareMiddleware`. ``resolve_user`` and a
     ``request_limit`` that is a function get Starlette's request. If they raise an
     ``HTTPException``, the app's exception handlers answer it. Middleware that sets
-    ``request.session`` or ``request.user`` must be outside of this one: added after it.
+    ``request.session`` or ``request.user`` must be outside of this one. Add it after this one.
 
-    A mounted app gets no shutdown from Starlette. If the middleware is around a mounted app
-    alone, give it a ``client``, and close that with the outer app.
+    Starlette does not send a shutdown to mounted apps. If only a mounted app has the middleware,
+    pass it a ``client`` and close that with the outer app.
     """
 
     let_through: LetThrough = _STARLETTE_ANSWERS
@@ -92,7 +92,7 @@ class WattfareMiddleware(WattfareASGIMiddleware):
         try:
             await super().serve(path, scope, receive, send)
         except self.let_through as raised:
-            # We may stand outside of Starlette's own place for it.
+            # We may be outside of Starlette's own error handling.
             error = self._as_raised(raised)
 
             async def raise_again(_scope: Scope, _receive: Receive, _send: Send) -> None:
@@ -109,17 +109,15 @@ class WattfareMiddleware(WattfareASGIMiddleware):
 
 
 def add_wattfare(app: Starlette, **options: Unpack[Options]) -> None:
-    """Add Wattfare's paths to an app, ``get_user()``, and answers for the WattfareErrors that its
-    views let through.
+    """Add Wattfare's paths, ``get_user()`` for views, and a handler for WattfareErrors to an app.
 
-    The paths are inside of all middleware of the app, in whatever order it is added. So
-    ``resolve_user`` finds ``request.session`` and ``request.user``. The options are those of
+    The paths are inside of all middleware of the app, in any order. So ``resolve_user`` can use
+    ``request.session`` and ``request.user``. The options are those of
     :class:`wattfare_mw.WattfareMiddleware`.
 
     Raises:
         WattfareAuthError: there is no secret key.
-        TypeError, ValueError: an option is of no use; the message says which.
-        RuntimeError: the app has started.
+        TypeError, ValueError: an option is invalid. RuntimeError: the app has started.
     """
     hide_secret_key(options)
     _refuse_dependency(options.get("resolve_user"))
@@ -127,11 +125,11 @@ def add_wattfare(app: Starlette, **options: Unpack[Options]) -> None:
 
 
 def add_innermost(app: Starlette, wattfare: WattfareMiddleware) -> None:
-    """Put this middleware inside of all others, and let its handler answer WattfareErrors."""
+    """Put this middleware inside of all others, and register its handler for WattfareErrors."""
     if app.middleware_stack is not None:
         raise RuntimeError("This app has started. Call add_wattfare() before that.")
     app.user_middleware.append(Middleware(_placed, wattfare))
-    if WattfareError not in app.exception_handlers:  # the app's own goes first
+    if WattfareError not in app.exception_handlers:  # the app's own handler takes precedence
         app.add_exception_handler(WattfareError, wattfare_error_handler)
 
 
@@ -149,13 +147,13 @@ def _refuse_dependency(function: Any) -> None:
         marks = (parameter.default, *getattr(parameter.annotation, "__metadata__", ()))
         if any(type(mark).__module__ == "fastapi.params" for mark in marks):
             raise TypeError(
-                "This resolve_user is a dependency of FastAPI. Take add_wattfare from"
+                "This resolve_user is a dependency of FastAPI. Use add_wattfare from"
                 " wattfare_fastapi."
             )
 
 
 async def get_user(request: HTTPConnection) -> AsyncUser:
-    """The signed-in user's budget, in an async view, of a websocket too, or as a FastAPI
+    """The signed-in user's budget, in an async view (also of a websocket) or as a FastAPI
     dependency.
 
     Raises:
@@ -166,8 +164,9 @@ async def get_user(request: HTTPConnection) -> AsyncUser:
 
 
 def get_user_sync(request: HTTPConnection) -> User:
-    """:func:`get_user`, for a view that is no coroutine, which Starlette runs in a thread."""
-    # Asked on the app's own event loop, where an asynchronous `resolve_user` has its database.
+    """:func:`get_user`, for a synchronous view, which Starlette runs in a thread."""
+    # Called on the app's event loop, to which an async `resolve_user` ties its database
+    # connections.
     user = anyio.from_thread.run(get_user, request)
     return _middleware_of(request).user_sync(user)
 
@@ -180,7 +179,7 @@ def session_endpoint(
     account_label: AccountLabelOption = None,
     allowed_origins: Collection[str] = (),
 ) -> Callable[[Request], Awaitable[Response]]:
-    """The token route alone, as an endpoint: ``Route("/token", …, methods=["POST"])``; see
+    """The token route as an endpoint: ``Route("/token", …, methods=["POST"])``. See
     :meth:`wattfare_mw.Wattfare.session_handler`."""
     find_cors = _FindCors()
     handler = client.session_handler(
@@ -199,7 +198,7 @@ def session_endpoint(
 
 
 def wattfare_error_handler(_request: Request, error: Exception) -> Response:
-    """The protocol's answer to a WattfareError: for ``exception_handlers={WattfareError: …}``."""
+    """The protocol's response to a WattfareError, for ``exception_handlers={WattfareError: …}``."""
     if not isinstance(error, WattfareError):
         raise error
     return _starlette_response(respond_to_error(error))
@@ -221,9 +220,9 @@ class _FindCors:
 
     def _of(self, app: Any) -> AppCors | None:
         wattfare = self._wattfare
-        if isinstance(app, CORSMiddleware):  # we are around it
+        if isinstance(app, CORSMiddleware):  # we wrap it
             return _told_by(app, answers=False)
-        # It is around us, unless we are around it.
+        # It wraps us, unless we wrap it.
         answers = wattfare is None or app is not wattfare.app
         for entry in getattr(app, "user_middleware", ()):
             kind: Any = entry.cls

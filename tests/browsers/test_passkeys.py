@@ -28,7 +28,7 @@ def test_a_lost_passkey_is_removed(person: Person, site: Site) -> None:
     assert len(person.passkeys) == 1
     assert not lost & set(person.passkeys)
     button(page, "Remove").first.click()
-    expect(page.get_by_role("status")).to_contain_text("The passkey is removed")
+    expect(page.get_by_role("status")).to_contain_text("The passkey was removed")
     expect(page.get_by_role("listitem")).to_have_count(1)
     # The new one signs in.
     page.goto(f"{site.service}/budget")

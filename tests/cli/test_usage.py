@@ -106,7 +106,7 @@ def test_the_log_has_what_each_call_cost(tmp_path: Path, form: str) -> None:
 
         lines = eventually(calls)
     assert key not in "".join(service.log)
-    assert any(f"a new database is made: {tmp_path}" in line for line in service.log)
+    assert any(f"created a new database: {tmp_path}" in line for line in service.log)
     if form == "text":
         for line in lines[:2]:
             assert (

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
 from unittest.mock import patch
+from uuid import UUID
 
 import aiohttp
 import httpx
@@ -119,7 +120,7 @@ def test_key_and_address_come_from_the_environment(
     monkeypatch.setenv("WATTFARE_BASE_URL", "http://127.0.0.1:8787/")
     client = cls()
     assert client.base_url == "http://127.0.0.1:8787"
-    assert client._caller.secret_key == SECRET
+    assert client._runner.caller.secret_key == SECRET
     assert cls("sk_test_other", base_url="https://other.test").base_url == "https://other.test"
 
 
@@ -157,18 +158,18 @@ def test_the_address_in_its_spellings(cls: Any, given: str, kept: str) -> None:
     ],
 )
 def test_what_is_no_address_is_told_at_once(cls: Any, url: str) -> None:
-    with pytest.raises(ValueError, match="base_url"):
+    with pytest.raises(ValueError, match=r"base_url \(or WATTFARE_BASE_URL\) must"):
         cls(SECRET, base_url=url)
 
 
 @BOTH
 def test_timeouts_are_separate(cls: Any) -> None:
-    assert cls(SECRET)._caller.timeout == Timeout(connect=5.0, read=30.0, inference=600.0)
-    assert cls(SECRET, timeout=3)._caller.timeout == Timeout(3, 3, 600.0)
-    caller = cls(SECRET, timeout=Timeout(1, 2, None))._caller
+    assert cls(SECRET)._runner.caller.timeout == Timeout(connect=5.0, read=30.0, inference=600.0)
+    assert cls(SECRET, timeout=3)._runner.caller.timeout == Timeout(3, 3, 600.0)
+    caller = cls(SECRET, timeout=Timeout(1, 2, None))._runner.caller
     status = caller.request(calls.status("u"))
     assert (status.connect_timeout, status.read_timeout) == (1, 2)
-    payer = calls.user_payer("u")
+    payer = calls.payer_of("u")
     chat = caller.request(calls.chat_completion("m", "Hi", None, {}, stream=False)(payer))
     assert (chat.connect_timeout, chat.read_timeout) == (1, None)
 
@@ -189,7 +190,7 @@ def test_the_sibling_is_of_the_other_kind_for_the_same_service() -> None:
     assert isinstance(sibling, AsyncWattfare)
     assert ours
     for name in ("secret_key", "base_url", "timeout", "max_retries"):
-        assert getattr(sibling._caller, name) == getattr(client._caller, name)
+        assert getattr(sibling._runner.caller, name) == getattr(client._runner.caller, name)
     with pytest.raises(TypeError, match="not both"):
         client_for(Wattfare, client, SECRET)
     with pytest.raises(TypeError, match="Wattfare"):
@@ -263,7 +264,9 @@ def test_a_limit_that_is_none_is_refused_before_anything_is_sent(
 
 
 @FEWER
-@pytest.mark.parametrize("user", ["", "x" * 257, "\ud800", 7, None, b"u1"])
+@pytest.mark.parametrize(
+    "user", ["", "x" * 257, "\ud800", 7.0, True, pytest.param(10**5000, id="huge"), None, b"u1"]
+)
 def test_what_is_no_user_id_is_refused_before_anything_is_sent(
     driver: Driver, wire: Wire, user: Any
 ) -> None:
@@ -272,6 +275,15 @@ def test_what_is_no_user_id_is_refused_before_anything_is_sent(
             call(user)
         assert caught.value.code == "invalid_request"
     assert not wire.connections
+
+
+@FEWER
+@pytest.mark.parametrize("user", [7, UUID(int=7)])
+def test_an_int_and_a_uuid_are_user_ids(driver: Driver, wire: Wire, user: Any) -> None:
+    assert driver.client.user(user).id == str(user)
+    wire.then(json_answer(SESSION))
+    driver.create_session(user)
+    assert json.loads(wire.last.body) == {"appUserId": str(user)}
 
 
 @FEWER
@@ -962,11 +974,11 @@ def test_no_library_tells_the_key(kind: Kind, ending: str) -> None:
 @BOTH
 def test_no_repr_tells_the_key(cls: Any) -> None:
     client = cls(SECRET, base_url="https://w.test")
-    service = client._caller
+    service = client._runner.caller
     user, grant = client.user("u1"), client.grant(f"gr_{NEEDLE}")
-    call = calls.chat_completion("m", "Hi", None, {}, stream=True)(grant._payer)
+    call = calls.chat_completion("m", "Hi", None, {}, stream=True)(grant._paid_by.payer)
     request = service.request(call)
-    told = [client, service, vars(service), request, request.headers, grant, grant._payer]
+    told = [client, service, vars(service), request, request.headers, grant, grant._paid_by.payer]
     told += [user, user.model("m"), grant.model("m"), service.secret_key[:8], client.__dict__]
     told += [CreatedSession(NEEDLE, 1)]
     assert NEEDLE not in "".join(map(repr, told))

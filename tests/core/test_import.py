@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import json
+import pkgutil
 import subprocess
 import sys
 from pathlib import Path
@@ -117,3 +119,15 @@ def test_the_contract_says_what_each_name_is_for() -> None:
 def homes_of(module: Any) -> dict[str, str]:
     """The module that each name comes from."""
     return {name: home for home, names in module._HOMES.items() for name in names}
+
+
+def test_a_module_is_public_or_says_that_it_is_private() -> None:
+    public = {"framework", "integrations", "testing"}
+    modules = {module.name for module in pkgutil.iter_modules(wattfare_mw.__path__)}
+    assert public < modules
+    for name in modules - public:
+        docstring = importlib.import_module(f"wattfare_mw.{name}").__doc__
+        assert name.startswith("_") or (docstring or "").startswith("Private: "), name
+    for name in public:
+        docstring = importlib.import_module(f"wattfare_mw.{name}").__doc__
+        assert not (docstring or "").startswith("Private: "), name

@@ -46,7 +46,7 @@ def asking(wire: Wire) -> HTTPRequest:
 
 
 def connections_of(driver: Driver) -> own_httpx.HTTPConnections:
-    return driver.run(driver.client._transport._pool.get)
+    return driver.run(driver.client._runner.transport._pool.get)
 
 
 def test_a_connection_for_each_call_at_once_and_none_for_long(
@@ -56,7 +56,7 @@ def test_a_connection_for_each_call_at_once_and_none_for_long(
     monkeypatch.setattr(own_httpx, "time", clock)
     wire.always = (json_answer(STATUS),)
     with driving(kind, wire.url) as driver:
-        transport = driver.client._transport
+        transport = driver.client._runner.transport
 
         def call() -> Any:
             return driver.run(transport.send, asking(wire))
@@ -113,7 +113,7 @@ def test_they_are_had_for_nothing_or_for_the_class_of_a_client(
     cls: Any, http_client: Any, library: str
 ) -> None:
     with without_aiohttp():
-        transport: Any = cls(SECRET, http_client=http_client)._transport
+        transport: Any = cls(SECRET, http_client=http_client)._runner.transport
     assert isinstance(transport, own_httpx.OwnHttpxTransport | own_httpx.AsyncOwnHttpxTransport)
     made = transport._pool._make()
     assert made.library.httpx.__name__ == library
@@ -123,7 +123,7 @@ def test_a_class_of_the_apps_own_makes_its_client() -> None:
     class Theirs(httpx.Client):
         pass
 
-    transport: Any = Wattfare(SECRET, http_client=Theirs)._transport
+    transport: Any = Wattfare(SECRET, http_client=Theirs)._runner.transport
     assert isinstance(transport._pool.get(), Theirs)
     transport.close()
 
@@ -132,7 +132,7 @@ def test_a_class_of_the_apps_own_makes_its_client() -> None:
 def test_a_call_that_is_cancelled_as_it_ends_leaves_nothing_behind(kind: Kind, wire: Wire) -> None:
     wire.always = (json_answer(STATUS),)
     with driving(kind, wire.url) as driver:
-        transport = driver.client._transport
+        transport = driver.client._runner.transport
 
         async def cancelled_after(steps: int) -> bool:
             answer = await transport.send(asking(wire))

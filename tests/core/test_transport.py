@@ -65,11 +65,11 @@ def raw_chunks(driver: Driver, call: calls.Call[Any]) -> tuple[Any, bytes]:
     """What the middleware passes on: the answer, and its body as it comes."""
 
     def sync() -> tuple[Any, bytes]:
-        answer = driver.client._run(driver.client._caller.open(call))
+        answer = driver.client._runner.run(driver.client._runner.caller.open(call))
         return answer, b"".join(iter(answer.read_some, b""))
 
     async def asynchronous() -> tuple[Any, bytes]:
-        answer = await driver.client._run(driver.client._caller.open(call))
+        answer = await driver.client._runner.run(driver.client._runner.caller.open(call))
         parts: list[bytes] = []
         while part := await answer.read_some():
             parts.append(part)
@@ -136,7 +136,7 @@ def test_a_megabyte_is_sent_again_whole(
     driver = drive(max_retries=1)
     call = calls.Call("POST", "/x", lambda _, body: body, body=b"x" * 2**21, repeatable=True)
     wire.then(answer(503)).then(answer(200, b"done"))
-    assert driver.run(driver.client._fetch, call) == b"done"
+    assert driver.run(driver.client._runner.fetch, call) == b"done"
     assert [len(seen.body) for seen in wire.seen] == [2**21, 2**21]
 
 
@@ -210,7 +210,7 @@ def test_our_own_session_keeps_no_cookie(wire: Wire) -> None:
         with driving(kind, wire.url) as driver:
             wire.then(json_answer(STATUS, set_cookie="who=one; Path=/"))
             driver.status()
-            held = driver.run(driver.client._transport._pool.get)
+            held = driver.run(driver.client._runner.transport._pool.get)
             assert list(held.session.cookie_jar) == []
 
 
@@ -222,7 +222,7 @@ def test_nothing_is_decompressed(driver: Driver, wire: Wire) -> None:
         "Content-Length": str(len(body)),
     }
     wire.then(head(200, fields) + body)
-    call = calls.relayed_completion(calls.user_payer("u1"), b"{}", {})
+    call = calls.relayed_completion(calls.payer_of("u1"), b"{}", {})
     passed, content = raw_chunks(driver, call)
     assert content == body
     assert passed.headers["Content-Encoding"] == "gzip"
@@ -600,7 +600,7 @@ def test_threads_share_one_pool(kind: Kind, wire: Wire) -> None:
 
         def work() -> None:
             gate.wait(PATIENCE)
-            made.append(driver.client._transport._pool.get())
+            made.append(driver.client._runner.transport._pool.get())
             driver.status()
 
         threads = [threading.Thread(target=work) for _ in range(8)]
@@ -649,7 +649,7 @@ def test_each_event_loop_has_its_own_connections_and_they_end_with_it(
             assert len(wire.connections) == n + 1
             gc.collect()
             assert wire.connections[n].gone.wait(PATIENCE)
-        assert len(driver.client._transport._pool._clients) <= 1
+        assert len(driver.client._runner.transport._pool._clients) <= 1
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
@@ -888,7 +888,7 @@ def test_aiohttp_is_taken_by_itself_where_it_is_installed() -> None:
     from wattfare_mw import AsyncWattfare
 
     def transport_of() -> str:
-        return type(AsyncWattfare(SECRET)._transport).__name__
+        return type(AsyncWattfare(SECRET)._runner.transport).__name__
 
     assert transport_of() == "AiohttpTransport"
     with without_aiohttp():

@@ -183,7 +183,7 @@ class Middleware:
 
     def _middleware(self, **options: Any) -> Any:
         client: Any = self._client(SECRET, base_url="http://service.invalid", max_retries=0)
-        client._transport = self._service
+        client._runner.transport = self._service
         return WattfareMiddleware(
             self._app,
             resolve_user=self._resolve_user,

@@ -25,7 +25,7 @@ NAMES = ["WATTFARE_UPSTREAM_KEY", "--upstream-key"]
 @pytest.mark.parametrize("written", AROUND)
 @pytest.mark.parametrize("cls", [Wattfare, AsyncWattfare])
 def test_white_space_around_a_secret_key(cls: Any, written: str) -> None:
-    assert cls(written.format(SECRET))._caller.secret_key == SECRET
+    assert cls(written.format(SECRET))._runner.caller.secret_key == SECRET
 
 
 def test_the_secret_key_is_sent_without_white_space() -> None:

@@ -197,7 +197,7 @@ def test_one_grant_takes_no_more_than_its_own_cap(
 def test_a_largest_grant_is_for_the_operators_money(more: tuple[str, ...]) -> None:
     said = invoke_cli("serve", "--grant-max-usd", "2", *more)
     assert said.exit_code == 2
-    assert "--grant-max-usd goes with" in said.stderr
+    assert "--grant-max-usd needs" in said.stderr
 
 
 # -- in memory

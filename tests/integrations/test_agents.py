@@ -104,7 +104,7 @@ def test_it_takes_any_handle(fake: Upstream, client: Callable[..., Any]) -> None
             run(handle)
     assert [payer_of(call) for call in fake.calls] == [("ann", None), (None, TOKEN)] * 2
     for wrong in ("ann", client(), 5):
-        with pytest.raises(TypeError, match=r"user is what wf\.user"):
+        with pytest.raises(TypeError, match=r"user must be what wf\.user"):
             WattfareModelProvider(wrong)
 
 

@@ -37,7 +37,7 @@ from wattfare_mw import (
     to_wattfare_error,
 )
 from wattfare_mw.calls import Payer
-from wattfare_mw.handles import User
+from wattfare_mw.client import runner_of
 
 ASK: dict[str, Any] = {
     "model": "wattfare/echo",
@@ -115,7 +115,7 @@ def test_a_client_is_one_of_the_openai_package(users: Wattfare) -> None:
     assert isinstance(user.async_openai(), openai.AsyncOpenAI)
     assert user.openai().api_key == KEY
     assert str(user.openai().base_url) == f"{users.base_url}/api/v1/"
-    assert repr(user.openai()) == "WattfareOpenAI(User('ann'))"
+    assert repr(user.openai()) == "WattfareOpenAI('ann')"
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -275,28 +275,37 @@ def test_a_stream_that_breaks_off_is_an_error(
     )
 
 
-class Later(User):
-    """A user who is not known before there is a request."""
+class LaterPayer:
+    """A payer who is unknown until ``now`` is set."""
 
     now: Payer | None = None
+    client: Any = None
 
-    def _pays(self) -> Payer:
+    def pays(self) -> Payer:
         if self.now is None:
             raise WattfareError("There is no request.")
         return self.now
 
-    async def _pays_async(self) -> Payer:
-        return self._pays()
+    async def pays_async(self) -> Payer:
+        return self.pays()
+
+
+def later_user(users: Wattfare) -> Any:
+    later: Any = users.user("nobody")
+    payer: Any = LaterPayer()
+    payer.client = runner_of(users)
+    later._paid_by = payer
+    return later
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_call_asks_who_pays(fake: Upstream, users: Wattfare, kind: str) -> None:
-    later = Later(users, "nobody")
+    later = later_user(users)
     made = getattr(later, kind)()
     with pytest.raises(WattfareError, match="There is no request"):
         ask(made, kind)
     for name in ("ann", "bob"):
-        later.now = Payer("x-wattfare-user", name)
+        later._paid_by.now = Payer("x-wattfare-user", name)
         ask(made, kind)
         ask(made.with_options(max_retries=0), kind)
     assert [payer_of(call)[0] for call in fake.calls] == ["ann", "ann", "bob", "bob"]
@@ -306,21 +315,19 @@ def test_each_call_asks_who_pays(fake: Upstream, users: Wattfare, kind: str) -> 
 def test_a_client_may_be_made_before_its_service_is_known(
     fake: Upstream, users: Wattfare, kind: str
 ) -> None:
-    class Everything(Later):
+    class Everything(LaterPayer):
         @property
-        def _client(self) -> Any:
+        def client(self) -> Any:
             if self.now is None:
                 raise WattfareError("There is no request.")
-            return users
+            return runner_of(users)
 
-        @_client.setter
-        def _client(self, _value: Any) -> None: ...
-
-    later = Everything(users, "nobody")
+    later = later_user(users)
+    later._paid_by = payer = Everything()
     made = getattr(later, kind)(timeout=5).with_options(max_retries=0)
     with pytest.raises(WattfareError, match="There is no request"):
         ask(made, kind)
-    later.now = Payer("x-wattfare-user", "ann")
+    payer.now = Payer("x-wattfare-user", "ann")
     ask(made, kind)
     assert payer_of(fake.calls[0])[0] == "ann"
 
@@ -384,7 +391,7 @@ def test_connections_are_closed_with_the_wattfare_client(
         async with client(AsyncWattfare) as others:
             await others.user("ann").async_openai().chat.completions.create(**ASK)
             await asyncio.to_thread(ask, others.user("ann"), "openai")
-            return others._openai
+            return others._runner.openai
 
     gone = asyncio.run(run())
     assert (gone.shared_async._clients, [slot.client for slot in gone.shared._slots.values()]) == (

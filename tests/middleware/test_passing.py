@@ -390,8 +390,8 @@ gc.collect()
 assert forgotten() is None
 middleware = WattfareMiddleware(app, **options)
 assert Client(middleware).post({TOKEN!r}).status_code == 200
-real = middleware._client._transport.close
-middleware._client._transport.close = lambda: (real(), print("closed"))
+real = middleware._client._runner.transport.close
+middleware._client._runner.transport.close = lambda: (real(), print("closed"))
 """
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", program],

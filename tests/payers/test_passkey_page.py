@@ -61,7 +61,7 @@ def test_a_lost_passkey_is_removed(person: Person, service: Service) -> None:
         first, second = removals(passkeys(person))
         assert first.action != second.action
         after = person.browser.follow(person.browser.send(first))
-        assert "The passkey is removed" in after.text
+        assert "The passkey was removed" in after.text
         assert removals(after) == []
         # The lost device is signed out, cannot sign in, and cannot finish what it has begun.
         assert thief.browser.http.get("/budget").status_code == 303

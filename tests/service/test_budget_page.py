@@ -438,7 +438,7 @@ async def test_a_cap_is_lowered(ada: Someone, app: App, written: str, shown: str
     assert page.form("Save").fields["cap"] == "20.00"
     answer = ada.browser.send(page.form("Save"), cap=written)
     after = ada.browser.follow(answer)
-    assert "The cap is changed." in after.text
+    assert "The cap was changed." in after.text
     assert f"of {shown} spent" in after.text
     assert app.status()["limits"]["monthlyUsd"] == float(written.strip(" $"))
 

@@ -70,14 +70,14 @@ def test_an_apps_grants_hold_no_more_than_their_ceiling(tmp_path: Path, upstream
 def test_a_ceiling_is_for_the_operators_money(more: tuple[str, ...]) -> None:
     said = invoke_cli("serve", "--grant-ceiling-usd", "2", *more)
     assert said.exit_code == 2
-    assert "--grant-ceiling-usd goes with" in said.stderr
+    assert "--grant-ceiling-usd needs" in said.stderr
 
 
 def test_a_ceiling_is_an_amount() -> None:
     options = ("--upstream", "http://127.0.0.1:9/v1", "--user-ceiling-usd", "1")
     said = invoke_cli("serve", *options, "--grant-ceiling-usd", "none", env=KEY)
     assert said.exit_code == 2
-    assert "--grant-ceiling-usd is an amount" in said.stderr
+    assert "--grant-ceiling-usd must be an amount" in said.stderr
 
 
 def test_a_grant_that_names_no_cap_has_the_operators_default(tmp_path: Path) -> None:
@@ -98,5 +98,5 @@ def test_a_default_that_is_no_amount(tmp_path: Path, amount: str) -> None:
     database = f"sqlite:///{tmp_path / 'ledger.db'}"
     done = invoke_cli("serve", "--port", "0", "--database", database, "--grant-default-usd", amount)
     assert done.exit_code in (1, 2)
-    assert "number of USD" in done.stderr or "--grant-default-usd is an amount" in done.stderr
+    assert "number of USD" in done.stderr or "--grant-default-usd must be an amount" in done.stderr
     assert isinstance(done.exception, SystemExit)

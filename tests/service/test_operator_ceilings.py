@@ -118,8 +118,8 @@ def test_a_ceiling_is_given_in_the_environment(tmp_path: Path, upstream: Upstrea
 def test_a_ceiling_is_for_the_operators_money(option: str) -> None:
     said = invoke_cli("serve", option, "2", "--upstream", "http://127.0.0.1:9/v1")
     assert said.exit_code == 2
-    assert f"{option} goes with" in said.stderr
+    assert f"{option} needs" in said.stderr
     paid = ("--upstream", "http://127.0.0.1:9/v1", "--user-ceiling-usd", "1")
     said = invoke_cli("serve", *paid, option, "much", env=KEY)
     assert said.exit_code == 2
-    assert f"{option} is an amount" in said.stderr
+    assert f"{option} must be an amount" in said.stderr

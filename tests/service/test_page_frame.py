@@ -88,7 +88,7 @@ def test_a_browser_gets_a_page_of_an_unknown_path(service: Service, path: str, a
     assert answer.status_code == 404
     page = Page(answer)
     check_page(page)
-    assert "There is no such page here." in page.text
+    assert "This page does not exist." in page.text
     assert page.link("My budget") == "/budget"
     assert "set-cookie" not in answer.headers
 

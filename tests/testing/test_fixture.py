@@ -226,7 +226,7 @@ def test_what_cannot_be_spent(wattfare: WattfareService) -> None:
     ann.spend("0.5")
     with pytest.raises(ValueError, match=r"has spent 0\.5 USD already"):
         ann.spend_to("0.4")
-    with pytest.raises(ValueError, match="one of both"):
+    with pytest.raises(ValueError, match="Pass either"):
         ann.spend_to()
     ann.connect(None)
     with pytest.raises(ValueError, match="no cap"):
@@ -453,6 +453,29 @@ def test_an_error_says_what_the_real_one_says(wattfare: WattfareService) -> None
     ask(wattfare)
     with pytest.raises(ValueError, match="budget_exceeded"):
         wattfare.fail("budget")
+
+
+@pytest.mark.parametrize(
+    "mistake",
+    [
+        lambda wattfare: wattfare.reply(None),
+        lambda wattfare: wattfare.reply(b"bytes"),
+        lambda wattfare: wattfare.reply("x", pause=-1),
+        lambda wattfare: wattfare.reply("x", prompt_tokens=-1),
+        lambda wattfare: wattfare.reply("x", completion_tokens=-1),
+        lambda wattfare: wattfare.reply("x", times=0),
+        lambda wattfare: wattfare.fail("auth", times=0),
+        lambda wattfare: wattfare.fail("auth", after=-1),
+        lambda wattfare: wattfare.fail("auth", status=200),
+        lambda wattfare: wattfare.fail("rate_limited", retry_after=-1),
+        lambda wattfare: wattfare.cut_stream(after=-1),
+    ],
+)
+def test_a_mistake_in_a_script_is_refused_at_once(wattfare: WattfareService, mistake: Any) -> None:
+    with pytest.raises((TypeError, ValueError), match=r"`\w+` is|A reply is"):
+        mistake(wattfare)
+    wattfare.user("ann").connect(5)
+    assert ask(wattfare).text  # it has changed nothing
 
 
 @pytest.mark.parametrize("network", [False, True])

@@ -40,7 +40,7 @@ def test_the_plugin_loads_nothing_that_takes_time_and_is_shown(tmp_path: Path) -
     said = run_pytest(tmp_path, "--fixtures")
     assert "loaded: []" in said, said
     assert "wattfare --" in said, said
-    assert "A real Wattfare service with an app of its own for this test" in said, said
+    assert "A real Wattfare service on a real socket, with a new app" in said, said
 
 
 def test_the_marker_is_described(pytestconfig: pytest.Config) -> None:

@@ -1,4 +1,4 @@
-"""The files for browsers: ``wattfare.js``, its types and the page to return to."""
+"""Private: the files for browsers: ``wattfare.js``, its types and the page to return to."""
 
 from __future__ import annotations
 

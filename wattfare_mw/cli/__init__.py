@@ -1,5 +1,5 @@
-"""The command ``wattfare``. Its parts need the extra ``wattfare-mw[service]``, and this says so
-where it is not installed."""
+"""Private: the command ``wattfare``. If the extra ``wattfare-mw[service]`` is not installed, the
+command says how to install it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 
 from .process_list import keep_secrets_from_process_list
 
-#: What the extra brings; any of them missing means that it is not installed.
+#: Packages of the extra. If one is missing, the extra is not installed.
 _NEEDED = frozenset(
     {
         "aiohttp",
@@ -32,10 +32,13 @@ _NEEDED = frozenset(
 
 
 def main() -> None:
-    """Run the command, and exit."""
+    """Run the command and exit."""
     keep_secrets_from_process_list()
     try:
         from .commands import cli
+    except KeyboardInterrupt:  # Ctrl-C while the modules load
+        print("Aborted!", file=sys.stderr)
+        sys.exit(1)
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] not in _NEEDED:
             raise

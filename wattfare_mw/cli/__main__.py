@@ -1,4 +1,4 @@
-"""``python -m wattfare_mw.cli`` is ``wattfare``."""
+"""``python -m wattfare_mw.cli`` runs ``wattfare``."""
 
 from . import main
 

@@ -1,4 +1,4 @@
-"""``wattfare apps``: the apps of a service's database."""
+"""``wattfare apps``: manages the apps in a service's database."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ..types import encode
 from .options import database_option, option
 from .places import new_option, refuse_new_file
 
-#: How long a running service goes on taking a key that was revoked, as we say it.
+#: How long a running service still accepts a revoked key, in words.
 WITHIN = f"within {APP_SECONDS:g} second" + ("" if APP_SECONDS == 1 else "s")
 json_option = option("--json", "as_json", is_flag=True, help="Print JSON.")
 app_argument = click.argument("app", metavar="APP")
@@ -29,7 +29,7 @@ app_argument = click.argument("app", metavar="APP")
 
 @click.group()
 def apps() -> None:
-    """The apps that may call the service. APP is an app's id, as `list` shows it."""
+    """Manage the apps that may call the service. APP is an app's id, as shown by `list`."""
 
 
 @apps.command()
@@ -61,16 +61,17 @@ def create(
     make_new: bool,
     as_json: bool,
 ) -> None:
-    """Make an app called NAME and print its keys, this once: only a hash is kept.
+    """Create an app called NAME and print its keys. They are printed only once: the service keeps
+    only a hash.
 
-    The database must be there: `wattfare serve` makes it.
+    The database must exist: `wattfare serve` creates it.
     """
     if not make_new:
         refuse_new_file(database, f"apps create {shlex.quote(name)}")
     keys = create_keys(database, name, cast("Mode", mode), origins)
     if mode == "live" and not origins:
         click.echo(
-            "This app has no origin yet, so nobody can connect to it. Add one with"
+            "This app has no origin yet, so users cannot connect to it. Add one with"
             f" `wattfare apps add-origin {keys.app_id} https://…`.",
             err=True,
         )
@@ -80,21 +81,21 @@ def create(
     click.echo(f"app id           {keys.app_id}")
     click.echo(f"publishable key  {keys.publishable_key}")
     click.echo(f"secret key       {keys.secret_key}")
-    click.echo("The secret key is not kept and cannot be shown again.", err=True)
+    click.echo("The secret key is not stored and cannot be shown again.", err=True)
 
 
 @apps.command("list")
-@option("--deleted", is_flag=True, help="Show the deleted ones, too.")
+@option("--deleted", is_flag=True, help="Also show deleted apps.")
 @database_option
 @json_option
 def show(deleted: bool, database: str, as_json: bool) -> None:
-    """Show the apps. Secret keys are not kept, so that they cannot be shown."""
+    """List the apps. Secret keys are not stored, so they cannot be shown."""
     found = read_database(database, lambda sql: ledger_apps.summaries(sql, deleted=deleted))
     if as_json:
         click.echo(encode(found).decode())
         return
     if not found:
-        click.echo("There are no apps. `wattfare apps create NAME` makes one.", err=True)
+        click.echo("There are no apps. Create one with `wattfare apps create NAME`.", err=True)
         return
     table = Table(box=None, pad_edge=False)
     for heading in ("app id", "name", "mode", "keys", "made", "origins"):
@@ -103,7 +104,7 @@ def show(deleted: bool, database: str, as_json: bool) -> None:
         made = _day(each.created_at)
         state = f"{each.secret_keys}" if each.deleted_at is None else "deleted"
         cells = (each.app_id, each.name, each.mode, state, made, "\n".join(each.origins))
-        table.add_row(*map(Text, cells))  # as it is: a name is no markup
+        table.add_row(*map(Text, cells))  # printed as it is, not as markup
     Console(soft_wrap=not Console().is_terminal).print(table)
 
 
@@ -112,7 +113,7 @@ def show(deleted: bool, database: str, as_json: bool) -> None:
 @database_option
 @json_option
 def rotate_key(app: str, database: str, as_json: bool) -> None:
-    """Make a second secret key for APP and print it, this once.
+    """Create a second secret key for APP and print it. It is printed only once.
 
     Both keys are valid until you revoke the older one with `revoke-key`.
     """
@@ -122,24 +123,26 @@ def rotate_key(app: str, database: str, as_json: bool) -> None:
         return
     click.echo(f"secret key  {key.secret_key}")
     click.echo(
-        "The secret key is not kept and cannot be shown again. The older key stays valid: when the"
-        f" app uses this one, run `wattfare apps revoke-key {app}`.",
+        "The secret key is not stored and cannot be shown again. The older key stays valid. When"
+        f" the app uses the new key, run `wattfare apps revoke-key {app}`.",
         err=True,
     )
 
 
 @apps.command("revoke-key")
 @app_argument
-@option("--newest", is_flag=True, help="Revoke the newer key, and keep the older one.")
+@option("--newest", is_flag=True, help="Revoke the newer key and keep the older one.")
 @database_option
 def revoke_key(app: str, newest: bool, database: str) -> None:
     """Revoke the older of the two secret keys of APP.
 
-    Session tokens that were made with it stay valid until they expire, at most 10 minutes.
+    Session tokens that were created with it stay valid until they expire, for at most 10 minutes.
     """
     change_database(database, lambda sql: ledger_apps.revoke_key(sql, app, newest=newest))
     which = "newer" if newest else "older"
-    click.echo(f"The {which} secret key of {app} is revoked. A running service stops it {WITHIN}.")
+    click.echo(
+        f"The {which} secret key of {app} is revoked. A running service rejects it {WITHIN}."
+    )
 
 
 @apps.command("add-origin")
@@ -149,7 +152,7 @@ def revoke_key(app: str, newest: bool, database: str) -> None:
 def add_origin(app: str, origins: tuple[str, ...], database: str) -> None:
     """Register origins of the pages of APP, such as https://app.example.com."""
     change_database(database, lambda sql: ledger_apps.add_origins(sql, app, origins))
-    click.echo(f"The service sends people back to {', '.join(origins)}.")
+    click.echo(f"The service now returns users to {', '.join(origins)}.")
 
 
 @apps.command("remove-origin")
@@ -157,9 +160,9 @@ def add_origin(app: str, origins: tuple[str, ...], database: str) -> None:
 @click.argument("origin", metavar="URL")
 @database_option
 def remove_origin(app: str, origin: str, database: str) -> None:
-    """Take back an origin of the pages of APP."""
+    """Remove an origin of the pages of APP."""
     change_database(database, lambda sql: ledger_apps.remove_origin(sql, app, origin))
-    click.echo(f"The service sends nobody to {origin} any more.")
+    click.echo(f"The service no longer returns users to {origin}.")
 
 
 @apps.command()
@@ -167,15 +170,15 @@ def remove_origin(app: str, origin: str, database: str) -> None:
 @option("--yes", is_flag=True, help="Do not ask.")
 @database_option
 def delete(app: str, yes: bool, database: str) -> None:
-    """End APP for good: its keys open nothing and its users' budgets are disconnected.
+    """Delete APP permanently: its keys stop working and its users' budgets are disconnected.
 
-    What was billed stays in the ledger.
+    The ledger keeps what was billed.
     """
     if not yes:
-        click.confirm(f"End the app {app} for good?", abort=True)
+        click.confirm(f"Delete the app {app} permanently?", abort=True)
     ended = change_database(database, lambda sql: ledger_apps.delete_app(sql, app, utc_now()))
     users = "1 budget is" if ended == 1 else f"{ended} budgets are"
-    click.echo(f"The app {app} is deleted; {users} disconnected. Its keys stop {WITHIN}.")
+    click.echo(f"The app {app} is deleted; {users} disconnected. Its keys stop working {WITHIN}.")
 
 
 def _day(at: int) -> str:

@@ -1,4 +1,4 @@
-"""What ``wattfare doctor`` looks at. Each check gives a finding that says what to do."""
+"""The checks of ``wattfare doctor``. Each returns a finding that says what to do."""
 
 from __future__ import annotations
 
@@ -29,25 +29,25 @@ State = Literal["ok", "warn", "fail", "skip"]
 
 #: How long the service may take to answer, in seconds.
 TIMEOUT = 10.0
-#: How far the clocks may be apart, in seconds: without a word, and at all. A ``Date`` header has
-#: whole seconds.
+#: Clock differences, in seconds: above the first, the doctor warns; above the second, it fails. A
+#: ``Date`` header has whole seconds.
 CLOCK_OK, CLOCK_MOST = 5, 30
-#: What the doctor spends on its own user, in USD a month at most.
+#: The monthly cap of the doctor's own user, in USD.
 CAP_USD = 1
 USER = "wattfare-doctor"
-#: A built-in model that waits before each word, so that the events of its stream come apart.
+#: A built-in model that pauses before each word, so the events of its stream arrive separately.
 SLOW_MODEL = "wattfare/echo-slow"
 WORDS = "one two three four five six seven eight"
-#: The events of a stream that nothing holds back come over most of its time.
+#: The events of an unbuffered stream are spread over at least this share of its duration.
 LEAST_SPREAD = 0.3
 SHOWN_MODELS = 5
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """What one check has found.
+    """The result of one check.
 
     Attributes:
-        todo: what to do; empty if there is nothing to do.
+        todo: the action to take, or empty.
     """
 
     name: str
@@ -57,7 +57,7 @@ class Finding(msgspec.Struct, frozen=True):
 
 
 class Service:
-    """The service that the app's environment names.
+    """Checks the service that the app's environment names.
 
     Args:
         key: what ``WATTFARE_SECRET_KEY`` holds; None if it is not set.
@@ -76,7 +76,7 @@ class Service:
 
     @classmethod
     def from_environment(cls, base_url: str | None) -> Service:
-        """As an app finds it."""
+        """Read the environment as an app does."""
         return cls(
             os.environ.get("WATTFARE_SECRET_KEY"), base_url or os.environ.get("WATTFARE_BASE_URL")
         )
@@ -85,7 +85,7 @@ class Service:
         return f"Service({self.base_url!r})"
 
     def close(self) -> None:
-        """Let go of the connections."""
+        """Close the connections."""
         self._http.close()
 
     def look(self) -> Iterator[Finding]:
@@ -110,7 +110,7 @@ class Service:
         yield _check_clock(answer, began + took / 2)
 
     def _check_form(self) -> Finding:
-        """Is it a secret key at all?"""
+        """Check that the value has the form of a secret key."""
         key = self._given_key
         export = "Type: export WATTFARE_SECRET_KEY=sk_…"
         hint = f"{export} `wattfare dev` and `wattfare apps create NAME` print a key."
@@ -118,15 +118,17 @@ class Service:
             return Finding("key", "fail", "WATTFARE_SECRET_KEY is not set.", hint)
         if key.strip().startswith("pk_"):
             self._key = None
-            says = "WATTFARE_SECRET_KEY holds a publishable key, which is for pages."
+            says = "WATTFARE_SECRET_KEY holds a publishable key. Those are for web pages."
             return Finding("key", "fail", says, hint)
         if self._key is None or not self._key.startswith(("sk_test_", "sk_live_")):
             self._key = None  # it is not sent
             quotes = " Leave out the quotes." if key.strip()[0] in "\"'" else ""
-            says = "WATTFARE_SECRET_KEY holds no secret key: one begins with sk_test_ or sk_live_."
+            says = (
+                "WATTFARE_SECRET_KEY is not a secret key: it must begin with sk_test_ or sk_live_."
+            )
             return Finding("key", "fail", says + quotes, hint)
         mode = self._key[3:7]
-        return Finding("key", "ok", f"WATTFARE_SECRET_KEY holds the secret key of a {mode} app.")
+        return Finding("key", "ok", f"WATTFARE_SECRET_KEY is the secret key of a {mode} app.")
 
     def _get(self, path: str) -> httpx.Response:
         headers = {"authorization": Secret(f"Bearer {self._key}")} if self._key else {}
@@ -135,47 +137,47 @@ class Service:
     def _unreachable(self, error: httpx.HTTPError) -> Finding:
         says = f"{self.base_url} cannot be reached: {type(error).__name__}."
         host = urlsplit(self.base_url).hostname or ""
-        todo = "Check WATTFARE_BASE_URL, and that the service runs."
+        todo = "Check WATTFARE_BASE_URL, and check that the service is running."
         if _chain_has(error, "WRONG_VERSION_NUMBER", "record layer"):
-            says = f"{self.base_url} does not speak TLS."
+            says = f"{self.base_url} does not use TLS."
             todo = f"Type: export WATTFARE_BASE_URL=http://{self.base_url.partition('://')[2]}"
         elif isinstance(error, httpx.ConnectError) and host in LOCAL_HOSTS:
             says = f"Nothing listens at {self.base_url}."
-            todo = "Start the service: wattfare dev. It prints the address to export."
+            todo = "Start the service with `wattfare dev`. It prints the address to export."
         elif isinstance(error, httpx.ConnectError) and self._is_default:
             todo = (
                 "WATTFARE_BASE_URL is not set. For a service of your own, type: export"
                 " WATTFARE_BASE_URL=http://127.0.0.1:8787"
             )
         elif isinstance(error, httpx.TimeoutException):
-            says = f"{self.base_url} does not answer within {TIMEOUT:g} seconds."
+            says = f"{self.base_url} did not answer within {TIMEOUT:g} seconds."
         return Finding("address", "fail", says, todo)
 
     def _check_address(self, answer: httpx.Response) -> Finding:
         url = self.base_url
         target = answer.headers.get("location", "")
         if answer.is_redirect:
-            says = f"{url} redirects to another address, which no client follows with a key."
+            says = f"{url} redirects to another address. Clients do not send a key to a redirect."
             new = target.partition("/api/v1/")[0]
             todo = "Set WATTFARE_BASE_URL to the address that it redirects to."
             if new.startswith(("http://", "https://")):
                 todo = f"Type: export WATTFARE_BASE_URL={new[:200]}"
             return Finding("address", "fail", says, todo)
         if not _is_wattfare(answer):
-            says = f"{url} answers {answer.status_code}, but is no Wattfare service."
-            todo = "Check WATTFARE_BASE_URL: it is the service's address, and not that of your app."
+            says = f"{url} answers {answer.status_code}, but is not a Wattfare service."
+            todo = "Check WATTFARE_BASE_URL: it must be the service's address, not your app's."
             if answer.status_code in (502, 503, 504):
-                says = f"{url} answers {answer.status_code}: a proxy is there, and no service."
+                says = f"{url} answers {answer.status_code}: only a proxy is running."
                 todo = "Start the service behind the proxy."
             return Finding("address", "fail", says, todo)
         parts = urlsplit(url)
         if self._is_default:
-            says = f"WATTFARE_BASE_URL is not set, so {url} is the service."
+            says = f"WATTFARE_BASE_URL is not set, so the app calls {url}."
             todo = "For a service of your own: export WATTFARE_BASE_URL=http://127.0.0.1:8787"
             return Finding("address", "warn", says, todo)
         if parts.scheme == "http" and parts.hostname not in LOCAL_HOSTS:
-            says = f"{url} is a Wattfare service, but the key travels without TLS."
-            todo = "If the way there is not your own network, use https://."
+            says = f"{url} is a Wattfare service, but the key is sent without TLS."
+            todo = "Use https:// unless the service is in your own network."
             return Finding("address", "warn", says, todo)
         return Finding("address", "ok", f"{url} is a Wattfare service.")
 
@@ -190,11 +192,11 @@ class Service:
             )
             return Finding("key", "fail", "The service does not accept the key.", todo)
         said = _message(answer)
-        todo = "The log of the service says more."
+        todo = "See the service's log for details."
         return Finding("key", "fail", f"The service answers {answer.status_code}: {said}", todo)
 
     def check_streaming(self, user: str | None, model: str | None) -> Finding:
-        """Do the events of a stream arrive one by one?"""
+        """Check that the events of a stream arrive one by one."""
         name = "streaming"
         if not self._accepted:
             return Finding(name, "skip", "Not checked: the service cannot be used yet.")
@@ -203,11 +205,11 @@ class Service:
         self.slow_model = SLOW_MODEL if SLOW_MODEL in listed else None
         model = model or self.slow_model
         if model is None:
-            todo = "Add --model, and --user with a user who is connected. The call is billed."
-            return Finding(name, "skip", "Not checked: a call of the upstream costs money.", todo)
+            todo = "Add --model, and --user with a connected user. The call is billed."
+            return Finding(name, "skip", "Not checked: a call to the upstream costs money.", todo)
         if user is None:
             if not self._key.startswith("sk_test_"):
-                todo = "Add --user with a user who is connected. A short call is billed."
+                todo = "Add --user with a connected user. A short call is billed."
                 return Finding(name, "skip", "Not checked: a live app has no test user.", todo)
             user = USER
             self._connect(user)
@@ -248,10 +250,10 @@ def _fault_in(url: str, is_default: bool) -> Finding | None:
     except ValueError:
         usable, parts = False, None
     if not usable or any(char.isspace() or not char.isprintable() for char in url):
-        says = "WATTFARE_BASE_URL is no address: one begins with http:// or https://."
+        says = "WATTFARE_BASE_URL is not a URL: it must begin with http:// or https://."
         return Finding("address", "fail", says, todo)
     if any(mark in url for mark in "?#@"):
-        says = "WATTFARE_BASE_URL has a query, a fragment or a password, which no client takes."
+        says = "WATTFARE_BASE_URL must not have a query, a fragment or a password."
         return Finding("address", "fail", says, todo)
     return None
 
@@ -266,7 +268,7 @@ def _chain_has(error: BaseException, *words: str) -> bool:
 
 
 def _is_wattfare(answer: httpx.Response) -> bool:
-    """Is this the protocol's JSON: a status, or an error with a code?"""
+    """True if this is the protocol's JSON: a status, or an error with a code."""
     try:
         if answer.status_code == 200:
             return isinstance(decode_raw(answer.content).get("connected"), bool)
@@ -280,7 +282,7 @@ def _message(answer: httpx.Response) -> str:
     try:
         return str(answer.json()["error"]["message"])[:200]
     except (ValueError, KeyError, TypeError):
-        return "no JSON of Wattfare"
+        return "not a Wattfare response"
 
 
 def _check_clock(answer: httpx.Response, now: float) -> Finding:
@@ -288,10 +290,10 @@ def _check_clock(answer: httpx.Response, now: float) -> Finding:
         there = parsedate_to_datetime(answer.headers["date"]).timestamp()
     except (KeyError, ValueError, TypeError):
         return Finding("clock", "skip", "Not checked: the service's answer has no date.")
-    # A date has whole seconds, so that it is half a second early on the average.
+    # A date has whole seconds, so it is half a second early on average.
     apart = now - (there + 0.5)
     if abs(apart) <= CLOCK_OK:
-        return Finding("clock", "ok", "The clock agrees with that of the service.")
+        return Finding("clock", "ok", "The clock agrees with the service's.")
     which = "ahead of" if apart > 0 else "behind"
     says = f"The clock of this machine is {abs(apart):.0f} seconds {which} that of the service."
     todo = "Set both by NTP, for example: timedatectl set-ntp true."
@@ -318,38 +320,42 @@ def _stream(
             if answer.status_code != 200:
                 answer.read()
                 says = f"A stream answers {answer.status_code}: {_message(answer)}"
-                todo = "Connect this user, or give another --user."
+                todo = "Connect this user, or name another with --user."
                 return Finding(name, "fail", says, todo if answer.status_code == 402 else "")
             times.extend(time.monotonic() for block in answer.iter_raw() if b"data:" in block)
     except httpx.HTTPError as error:
         return Finding(name, "fail", f"A stream breaks: {type(error).__name__}.", "Try it again.")
     if not times:
-        return Finding(name, "fail", "A stream has no events.", "Check what is before the service.")
+        return Finding(
+            name, "fail", "A stream has no events.", "Check the proxy in front of the service."
+        )
     spread = (times[-1] - times[0]) / max(times[-1] - began, 1e-9)
     if spread >= LEAST_SPREAD:
-        return Finding(name, "ok", "A stream arrives event by event.")
+        return Finding(name, "ok", "The events of a stream arrive one by one.")
     return Finding(
         name,
         "fail" if model == SLOW_MODEL else "warn",
-        "A stream arrives all at once, at its end.",
-        "Something before the service buffers it. In nginx: proxy_buffering off. Compression"
+        "A stream arrives all at once when it ends.",
+        "A proxy in front of the service buffers it. In nginx: proxy_buffering off. Compression"
         " buffers, too.",
     )
 
 
 def check_database(database: str, app_id: str | None, *, is_given: bool) -> Finding:
-    """Is the database of this version, and is the key's app in it?
+    """Check that the database has this version's schema and contains the app of the key.
 
     Args:
-        is_given: False if it is only the default.
+        is_given: False if the database is only the default.
     """
     name = "database"
     try:
         if new_file(database) is not None:
             says = f"There is no {where(database)}."
             if is_given:
-                return Finding(name, "fail", says, "Add --database with that of your service.")
-            todo = "Add --database to check the one of your service."
+                return Finding(
+                    name, "fail", says, "Add --database with the database of your service."
+                )
+            todo = "Add --database to check your service's database."
             return Finding(name, "skip", f"Not checked: {says[0].lower()}{says[1:]}", todo)
         known = read_database(
             database, lambda sql: app_id is None or find_app(sql, app_id) is not None
@@ -358,7 +364,7 @@ def check_database(database: str, app_id: str | None, *, is_given: bool) -> Find
         return Finding(name, "fail", error.message, _todo_of(error, database))
     if not known:
         says = f"{where(database)} is of this version, but the app of your key is not in it."
-        todo = "Add --database with that of your service, or use a key of this one."
+        todo = "Add --database with the database of your service, or use a key from this one."
         return Finding(name, "warn", says, todo)
     return Finding(name, "ok", f"{where(database)} is of this version.")
 
@@ -366,25 +372,25 @@ def check_database(database: str, app_id: str | None, *, is_given: bool) -> Find
 def _todo_of(error: WattfareError, database: str) -> str:
     if "older version" in error.message or "no tables" in error.message:
         sqlite = backend_of(database) == "sqlite"
-        return "Start `wattfare serve`, which upgrades it." if sqlite else "Type: wattfare migrate"
+        return "Start `wattfare serve` to upgrade it." if sqlite else "Type: wattfare migrate"
     return "Check --database."
 
 
 def check_upstream(settings: Settings) -> Iterator[Finding]:
-    """Does the upstream answer, and does each of its models have a price?"""
+    """Check that the upstream answers and that each of its models has a price."""
     if settings.upstream is None:
-        todo = "Add --upstream to check the one of your service."
+        todo = "Add --upstream to check your service's upstream."
         yield Finding("upstream", "skip", "Not checked: there is no upstream.", todo)
         return
     host = urlsplit(settings.upstream).netloc
     try:
         listed, unpriced = asyncio.run(_unpriced(settings))
     except WattfareError as error:
-        todo = "Check --upstream, which ends with /v1 as a rule, and WATTFARE_UPSTREAM_KEY."
+        todo = "Check --upstream, which usually ends with /v1, and WATTFARE_UPSTREAM_KEY."
         yield Finding("upstream", "fail", f"{host}: {error.message}", todo)
         return
     if not listed:
-        todo = "Check --upstream, which ends with /v1 as a rule. Or set prices with --price."
+        todo = "Check --upstream, which usually ends with /v1, or set prices with --price."
         yield Finding("upstream", "warn", f"{host} lists no models.", todo)
         return
     yield Finding("upstream", "ok", f"{host} lists {listed} models.")
@@ -417,7 +423,7 @@ async def _unpriced(settings: Settings) -> tuple[int, list[str]]:
 
 
 def check_app(app_url: str, cookie: str | None, model: str | None) -> Iterator[Finding]:
-    """Does the app answer Wattfare's paths, and does a stream come through?"""
+    """Check that the app answers Wattfare's paths and that a stream passes through."""
     url = app_url.rstrip("/")
     headers: dict[str, str] = {} if cookie is None else {"cookie": hidden(cookie)}
     with httpx.Client(timeout=TIMEOUT, headers={"user-agent": USER_AGENT}) as http:
@@ -425,11 +431,11 @@ def check_app(app_url: str, cookie: str | None, model: str | None) -> Iterator[F
             answer = http.get(f"{url}/api/wattfare/status", headers=headers)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             says = f"{url} cannot be reached: {type(error).__name__}."
-            yield Finding("app", "fail", says, "Start your app, and check --app-url.")
+            yield Finding("app", "fail", says, "Start your app and check --app-url.")
             return
         if answer.status_code == 401 and _is_wattfare(answer):
             says = f"{url} has Wattfare's paths. The stream is not checked: no user is signed in."
-            todo = "Set WATTFARE_APP_COOKIE to the Cookie header of a browser that is signed in."
+            todo = "Set WATTFARE_APP_COOKIE to the Cookie header of a signed-in browser."
             yield Finding("app", "warn", says, todo)
             return
         if not _is_wattfare(answer) or answer.status_code != 200:
@@ -439,7 +445,7 @@ def check_app(app_url: str, cookie: str | None, model: str | None) -> Iterator[F
             return
         yield Finding("app", "ok", f"{url} answers for a user.")
         if model is None:
-            todo = "Add --model. The call is billed to the user who is signed in."
+            todo = "Add --model. The call is billed to the signed-in user."
             yield Finding("app", "skip", "Streaming is not checked: no model is given.", todo)
             return
         yield _stream(http, "app", f"{url}/api/wattfare/chat/completions", headers, model)

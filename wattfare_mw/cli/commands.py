@@ -1,4 +1,4 @@
-"""The commands of ``wattfare``: one group, and one place where errors become messages."""
+"""The command group of ``wattfare``, which turns errors into messages."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .usage import usage
 
 
 class _Group(click.Group):
-    """A user's mistake is one line and exit code 1, never a traceback."""
+    """A group that prints a user's mistake on one line and exits with 1, without a traceback."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -26,13 +26,15 @@ class _Group(click.Group):
         except WattfareError as error:
             raise click.ClickException(error.message) from None
         except OSError as error:
-            raise click.ClickException(error.strerror or str(error)) from None
+            says = error.strerror or str(error)
+            file = error.filename2 or error.filename
+            raise click.ClickException(f"{file}: {says}." if file else says) from None
 
 
 @click.group(cls=_Group)
 @click.version_option(package_name="wattfare-mw")
 def cli() -> None:
-    """Wattfare for Python: run a service, and make apps for it."""
+    """Wattfare for Python: run a service and manage its apps."""
 
 
 cli.add_command(dev)

@@ -1,7 +1,7 @@
-"""``--config FILE``: the options of a command, and its tables, in a TOML file.
+"""``--config FILE``: a command's options and tables in a TOML file.
 
-A value of the file becomes the default of its option, so that the command line and the environment
-count before it. An error names the file and the key. It never shows a value: it may be a secret.
+A value in the file becomes the default of its option, so the command line and the environment
+override it. An error names the file and the key, but never shows the value, which may be a secret.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from ..service.models.own_prices import FORM, read_price
 from .options import option
 
 PRICES, ALIASES, MEDIA = "prices", "aliases", "media"
-#: What a file has a table for. So an option of this name cannot be a key.
+#: The tables of a file. An option cannot be a key of the same name.
 _INSTEAD = {"price": PRICES}
 _AMOUNTS = ("input", "output", "cached")
 _KEY = "wattfare_mw.cli.config"
 
 
 class Tables(msgspec.Struct, frozen=True):
-    """What the file has beside options. The values are as in ``Settings``."""
+    """The tables of the file, with values as in ``Settings``."""
 
     prices: Mapping[str, str] = {}
     aliases: Mapping[str, str] = {}
@@ -35,8 +35,8 @@ class Tables(msgspec.Struct, frozen=True):
 
 
 class ConfiguredCommand(click.Command):
-    """A command with ``--config``. Its help shows the defaults of the command and not those of a
-    file, which may hold a password."""
+    """A command with ``--config``. Its help shows the defaults of the command, not of the file,
+    which may hold a password."""
 
     def get_help(self, ctx: click.Context) -> str:
         """The help."""
@@ -45,7 +45,7 @@ class ConfiguredCommand(click.Command):
 
 
 def tables() -> Tables:
-    """Those of the file that was given to this command; empty ones, if there was no file."""
+    """The tables of this command's file, or empty ones without a file."""
     return click.get_current_context().meta.get(_KEY, Tables())
 
 
@@ -62,7 +62,7 @@ def _read(ctx: click.Context, _option: click.Parameter, path: str | None) -> Non
         for name, value in values.items():
             key = name.replace("_", "-")
             if key in _INSTEAD:
-                raise _WrongError(name, f"is given in the table [{_INSTEAD[key]}]")
+                raise _WrongError(name, f"must be in the table [{_INSTEAD[key]}]")
             parameter = known.get(key)
             if parameter is None:
                 raise _WrongError(name, "is not an option of this command")
@@ -83,13 +83,13 @@ config_option = option(
     expose_value=False,
     callback=_read,
     metavar="FILE",
-    help="A TOML file with any of these options, with prices and aliases of models, and with "
-    "what they make of images. The command line and the environment count before it.",
+    help="A TOML file with any of these options, and with prices, aliases and image token counts "
+    "of models. The command line and the environment override it.",
 )
 
 
 class _WrongError(Exception):
-    """``key`` of the file cannot be what it is."""
+    """An error about the value of ``key`` in the file."""
 
     def __init__(self, key: str, why: str) -> None:
         super().__init__(f"`{key:.200}` {why}.")
@@ -102,13 +102,13 @@ def _load(path: str) -> dict[str, Any]:
     except OSError as error:
         raise click.UsageError(f"{path}: cannot be read: {error.strerror}.") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError, ArithmeticError) as error:
-        # Our own words: an error may show what stands in the file.
+        # Not the error's text: it may quote the file.
         place = _place(error)
         raise click.UsageError(f"{path}: is not valid TOML{place}.") from None
 
 
 def _place(error: Exception) -> str:
-    """Where it is, as far as the error says so at its end: ``(at line 1, column 2)``."""
+    """The position at the end of the error's text, if any: ``(at line 1, column 2)``."""
     _, found, place = str(error).rpartition(" (at ")
     return f": see {place.removesuffix(')')}" if found else ""
 
@@ -194,18 +194,17 @@ def _prices(table: dict[str, Any]) -> dict[str, str]:
         try:
             read_price(model, prices[model])
         except WattfareError:
-            raise _WrongError(key, f"is not a price. The form is {FORM}") from None
+            raise _WrongError(key, f"is not a price. Use the form {FORM}") from None
     return prices
 
 
 def _price(key: str, fields: dict[str, Any]) -> str:
     unknown = [name for name in fields if name not in _AMOUNTS]
     if unknown:
-        # A dot in a name without quotes makes a table of what comes behind it.
+        # In TOML, a dot in an unquoted name starts a nested table.
         raise _WrongError(
             f"{key}.{unknown[0]}",
-            "is not known: a price has `input`, `output` and `cached`. A name with a dot stands in "
-            "quotes",
+            "is unknown: a price has `input`, `output` and `cached`. Quote names with a dot",
         )
     for name in ("input", "output"):
         if name not in fields:
@@ -229,8 +228,7 @@ def _aliases(table: dict[str, Any]) -> dict[str, str]:
         if not isinstance(model, str):
             raise _WrongError(
                 f"{ALIASES}.{name}",
-                f"must be the name of a model, not {_kind(model)}. A name with a dot stands in "
-                "quotes",
+                f"must be the name of a model, not {_kind(model)}. Quote names with a dot",
             )
     return table
 
@@ -242,8 +240,7 @@ def _media(table: dict[str, Any]) -> dict[str, Mapping[str, int]]:
             if name not in OWN_KEYS:
                 raise _WrongError(
                     f"{key}.{name}",
-                    f"is not known: a row has {', '.join(OWN_KEYS)}. A name with a dot stands in "
-                    "quotes",
+                    f"is unknown: a row has {', '.join(OWN_KEYS)}. Quote names with a dot",
                 )
             if type(value) is not int or not 0 <= value <= MAX_OWN:
                 raise _WrongError(f"{key}.{name}", f"must be a whole number from 0 to {MAX_OWN:,}")

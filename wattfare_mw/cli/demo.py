@@ -1,5 +1,5 @@
-"""``wattfare demo``: the service, a Flask and a Starlette app around it, and the main job done
-through both with real HTTP, on screen. With ``--web``, a chat app to open in a browser."""
+"""``wattfare demo``: shows the service with a Flask and a Starlette app over real HTTP. With
+``--web``, it serves a chat app to open in a browser."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from ..sse import Splitter, events, is_done
 from .demo_chat import FRAMEWORKS
 
 PROMPT = "I pay for this answer myself and I can see what it costs"
-#: Three of the answers, and not a nano-dollar towards the fourth.
+#: Pays for exactly three of the answers.
 CAP_USD = Decimal("0.000120")
 MODEL = "wattfare/echo-slow"
 _PATIENCE = 30.0
@@ -39,23 +39,25 @@ console = Console(highlight=False)
 
 
 class DemoError(click.ClickException):
-    """A step did not go as it should."""
+    """A step of the demo failed."""
 
 
 @click.command()
-@click.option("--keep", is_flag=True, help="Leave all running, and print curl lines to play with.")
+@click.option(
+    "--keep", is_flag=True, help="Keep everything running and print curl commands to try."
+)
 @click.option("--web", is_flag=True, help="Run a chat app for your browser until Ctrl-C.")
 @click.option(
     "--framework",
     type=click.Choice(FRAMEWORKS),
-    help="What the chat app of --web is made with.  [default: flask]",
+    help="The framework of the chat app of --web.  [default: flask]",
 )
 def demo(keep: bool, web: bool, framework: str | None) -> None:
     """Show the main job: two apps whose users pay for their own AI calls."""
     if keep and web:
-        raise click.UsageError("--keep and --web are two demos: give one of them.")
+        raise click.UsageError("Give either --keep or --web, not both.")
     if framework and not web:
-        raise click.UsageError("--framework goes with --web.")
+        raise click.UsageError("--framework needs --web.")
     needed = (framework or "flask",) if web else ("flask", "starlette")
     missing = [name for name in needed if importlib.util.find_spec(name) is None]
     if missing:
@@ -64,7 +66,7 @@ def demo(keep: bool, web: bool, framework: str | None) -> None:
             f"{missing[0]} is not installed. The demo comes with an extra:"
             f" pip install 'wattfare-mw[{extra}]'"
         )
-    # However we are stopped, what we have started is stopped, too.
+    # The processes that the demo started are stopped in any case.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     if web:
         with suppress(KeyboardInterrupt):
@@ -86,7 +88,7 @@ def demo(keep: bool, web: bool, framework: str | None) -> None:
             console.print(f"  {f'a {kind.title()} app':<18}  [cyan]{apps[kind]}[/]")
         for (kind, url), user in zip(apps.items(), ("ada", "grace"), strict=True):
             _Story(kind.title(), url, service, user).tell()
-        console.print("\n[bold green]Every step went as it should.[/]")
+        console.print("\n[bold green]Every step succeeded.[/]")
         if keep:
             _keep(service, apps)
 
@@ -97,7 +99,7 @@ def _chat(framework: str) -> None:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="wattfare-demo-")))
         database = f"sqlite:///{folder / 'demo.db'}"
         serve = ["wattfare_mw.cli", "serve", "--port=0", f"--database={database}"]
-        # Passkeys work on localhost, and on no IP address.
+        # Passkeys work on localhost, but not on an IP address.
         service = _on_localhost(stack.enter_context(_running(folder / "service.log", serve)))
         keys = create_keys(database, "Chat demo", "live")
         module = ["wattfare_mw.cli.demo_chat", framework]
@@ -118,7 +120,7 @@ def _on_localhost(url: str) -> str:
 
 
 class _Story:
-    """The main job, through one app, for one user."""
+    """Show the main job with one app and one user."""
 
     def __init__(self, title: str, app: str, service: str, user: str) -> None:
         self._title = title
@@ -175,7 +177,7 @@ class _Story:
 
     @staticmethod
     def _cost() -> Decimal:
-        # What the built-in model costs: a word is a token, at $1 and $2 for a million.
+        # The price of the built-in model: a word is a token, at $1 and $2 per million.
         words = len(PROMPT.split())
         return (words * Decimal(1) + words * Decimal(2)) / 10**6
 
@@ -229,7 +231,7 @@ class _Story:
     def _expect(self, call: str, success: bool, outcome: str) -> None:
         mark = "[green]✓[/]" if success else "[red]✗[/]"
         console.print(f"  [dim]{call}[/] → {outcome} {mark}")
-        self._check(success, f"{call} did not go as it should")
+        self._check(success, f"{call} failed")
 
     def _check(self, success: bool, complaint: str) -> None:
         if not success:
@@ -249,7 +251,7 @@ def _environment(keys: AppKeys, service: str) -> dict[str, str]:
         "WATTFARE_SECRET_KEY": keys.secret_key,
         "WATTFARE_PUBLISHABLE_KEY": keys.publishable_key,
         "WATTFARE_BASE_URL": service,
-        "NO_PROXY": "127.0.0.1,localhost",  # all of this stays on this machine
+        "NO_PROXY": "127.0.0.1,localhost",  # everything runs on this machine
         "no_proxy": "127.0.0.1,localhost",
     }
 
@@ -258,7 +260,7 @@ def _environment(keys: AppKeys, service: str) -> dict[str, str]:
 def _running(
     log: Path, module: list[str], environment: dict[str, str] | None = None
 ) -> Generator[str]:
-    """Run a module as a process of its own; gives the URL that it says it listens on."""
+    """Run a module in a process of its own and return the URL that it prints."""
     with log.open("w") as stderr:
         process = subprocess.Popen(  # noqa: S603
             [sys.executable, "-m", *module],
@@ -266,7 +268,7 @@ def _running(
             stdout=subprocess.PIPE,
             stderr=stderr,
             text=True,
-            # Ctrl-C is for us; we stop them in their order.
+            # Ctrl-C reaches only this process, which stops the others in order.
             start_new_session=True,
         )
     with process:
@@ -286,7 +288,7 @@ def _running(
 
 
 def _without_ours(variables: Mapping[str, str]) -> dict[str, str]:
-    # Whoever runs the demo may have set up a service of their own.
+    # The environment may name the user's own service.
     return {name: value for name, value in variables.items() if not name.startswith("WATTFARE_")}
 
 

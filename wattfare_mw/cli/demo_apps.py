@@ -10,7 +10,7 @@ from typing import Any
 
 
 def flask_app() -> Any:
-    """A Flask app; whoever the cookie names is signed in, which only a demo may believe."""
+    """A Flask app. It trusts the user named by a cookie, which only a demo may do."""
     from flask import Flask
     from wattfare_flask import WattfareMiddleware
 
@@ -18,14 +18,14 @@ def flask_app() -> Any:
 
     @app.get("/")
     def home() -> str:
-        return "A Flask app, as it was before.\n"
+        return "The Flask app without Wattfare.\n"
 
     WattfareMiddleware(app, resolve_user=lambda request: request.cookies.get("user"))
     return app
 
 
 def starlette_app() -> Any:
-    """A Starlette app, likewise."""
+    """A Starlette app with the same sign-in."""
     from starlette.applications import Starlette
     from starlette.requests import Request
     from starlette.responses import PlainTextResponse
@@ -33,7 +33,7 @@ def starlette_app() -> Any:
     from wattfare_starlette import WattfareMiddleware
 
     async def home(_request: Request) -> PlainTextResponse:
-        return PlainTextResponse("A Starlette app, as it was before.\n")
+        return PlainTextResponse("The Starlette app without Wattfare.\n")
 
     app = Starlette(routes=[Route("/", home)])
     app.add_middleware(WattfareMiddleware, resolve_user=lambda request: request.cookies.get("user"))
@@ -41,7 +41,7 @@ def starlette_app() -> Any:
 
 
 def main(kind: str) -> None:
-    """Serve one of them on a free port, and say where."""
+    """Serve one of the apps on a free port and print its URL."""
     with socket.create_server(("127.0.0.1", 0)) as sock:
         port: int = sock.getsockname()[1]
         print(f"listening on http://127.0.0.1:{port}", flush=True)

@@ -1,4 +1,4 @@
-"""``wattfare dev``: a service to develop against, with a test app, and its ledger on screen."""
+"""``wattfare dev``: runs a service for development, with a test app, and prints each call."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ _ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104 - to print,
     type=click.IntRange(0, 65535),
     default=DEFAULT_PORT,
     show_default=True,
-    help="0 takes a free one.",
+    help="The port; 0 picks a free one.",
 )
 @database_option
 @option(
@@ -65,7 +65,7 @@ _ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104 - to print,
     default=(DEFAULT_USER,),
     show_default=True,
     metavar="ID",
-    help="A user of your app who has a budget from the start. Repeat it for more.",
+    help="A user of your app who starts with a budget. Repeat it for more.",
 )
 @option(
     "--cap-usd",
@@ -80,7 +80,7 @@ _ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104 - to print,
     is_flag=True,
     help="Print a JSON line with the address and the keys, then one for each billed call.",
 )
-@option("--upstream", metavar="URL", help="Base URL of an OpenAI-compatible API, with its /v1.")
+@option("--upstream", metavar="URL", help="Base URL of an OpenAI-compatible API, including /v1.")
 @option("--upstream-key", metavar="KEY", help="Your key for the upstream: you pay.")
 @option(
     "--user-ceiling-usd",
@@ -90,7 +90,7 @@ _ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104 - to print,
 @option(
     "--provider",
     type=click.Choice(sorted(BY_NAME)),
-    help="Who is behind the upstream's URL, if the URL does not say so.",
+    help="The provider of the upstream, if its URL does not show it.",
 )
 @option(
     "--price",
@@ -119,21 +119,24 @@ def dev(
     prices: tuple[str, ...],
     log_level: str,
 ) -> None:
-    """Run a service to develop against, until Ctrl-C.
+    """Run a service for development until Ctrl-C.
 
     It makes a test app, prints the two `export` lines for your app and the `curl` line of a first
     billed call, and shows each call. The keys are in a file beside the database, so they are the
-    same at the next start. The users of a test app need no passkey and no page.
+    same at the next start. The users of --user have a budget at once:
+    they need no passkey and no page.
 
-    For other people to use it, type `wattfare serve`.
+    To run a service for other people, use `wattfare serve`.
     """
-    cap = read_nanos(cap_usd, "--cap-usd is an amount in USD.")
+    cap = read_nanos(cap_usd, "--cap-usd must be an amount in USD.")
     for user in users:
         check_user_id(user)
     if upstream is None and is_from_environment("upstream_key"):
-        upstream_key = None  # it may be there for another day
+        upstream_key = None  # it may be meant for later
     operator_pays = bool(upstream_key)
-    ceiling = read_nanos(user_ceiling_usd or cap_usd, "--user-ceiling-usd is an amount in USD.")
+    ceiling = read_nanos(
+        user_ceiling_usd or cap_usd, "--user-ceiling-usd must be an amount in USD."
+    )
     settings = Settings(
         database=database,
         upstream=upstream,
@@ -147,7 +150,17 @@ def dev(
     )
     file = dev_app.file_of(database)
     is_new = new_file(database) is not None
-    keys = dev_app.find_or_create(database)
+    keys = dev_app.find(database)
+    if keys is None:
+        kept = dev_app.file_of_keys(database)
+        had_keys = kept.exists()
+        keys = dev_app.create(database)
+        if had_keys:
+            click.echo(
+                f"The keys in {kept.absolute()} do not open this database, so there is a new test"
+                " app with new keys. Export them in the terminal of your app.",
+                err=True,
+            )
     dev_app.connect(database, keys.app_id, users, cap)
     log_to(sys.stderr, log_level.upper())
     screen = _JSONScreen() if as_json else _Screen(is_new=is_new, upstream=upstream is not None)
@@ -170,8 +183,8 @@ def _visible(url: str, host: str) -> str:
 
 
 class _Calls:
-    """Shows each call with what is left of its budget. The lines are written by a thread, so that
-    a reader that does not read keeps no call waiting."""
+    """Shows each call and the rest of its budget. A thread writes the lines, so a slow reader
+    delays no call."""
 
     def __init__(self, screen: _Screen | _JSONScreen) -> None:
         self._screen = screen
@@ -204,7 +217,7 @@ class _Calls:
                 self._screen.call(*line)
 
     def close(self) -> None:
-        """Write what is left, and end."""
+        """Write the remaining lines and stop."""
         self._lines.put(None)
         self._writer.join(1)
         self._screen.end()
@@ -214,7 +227,7 @@ class _JSONScreen:
     """One JSON object on each line."""
 
     def ready(self, url: str, keys: AppKeys, file: Path, users: tuple[str, ...]) -> None:
-        """The service takes requests."""
+        """The service accepts requests."""
         self._print(
             {
                 "event": "ready",
@@ -263,9 +276,10 @@ class _Screen:
         self._console = Console(highlight=False, soft_wrap=True)
         self._is_new = is_new
         self._upstream = upstream
+        self._advised: set[str] = set()
 
     def ready(self, url: str, keys: AppKeys, file: Path, users: tuple[str, ...]) -> None:
-        """The service takes requests."""
+        """The service accepts requests."""
         say = self._console.print
         new = " (new)" if self._is_new else ""
         say(Text.assemble(("Wattfare is running.", "bold"), f" Ledger: {file}{new}\n"))
@@ -289,12 +303,26 @@ class _Screen:
         if call.ended is None:
             cells = (time, user, model, "-", "-", _amount(left))
             self._console.print(Text(f"{_row(*cells)}  refused: {call.code}", style="yellow"))
+            if call.code == "not_connected" and call.user_id is not None:
+                self._advise(call.user_id)
             return
         tokens = f"{call.prompt_tokens}+{call.completion_tokens}"
         cost = None if call.cost is None else money.usd(call.cost)
         row = _row(time, user, model, tokens, _amount(cost), _amount(left))
         more = "" if call.ended == "completed" else f"  {call.ended}"
         self._console.print(Text(row + more, style="" if not more else "yellow"))
+
+    def _advise(self, user_id: str) -> None:
+        """Show how this user gets a budget, once for each user."""
+        if user_id in self._advised:
+            return
+        self._advised.add(user_id)
+        option = one_line(shlex.quote(user_id))
+        self._console.print(
+            f"          This user has no budget. Start the command again with --user {option}, or"
+            " connect one from a page of your app.",
+            markup=False,
+        )
 
     def end(self) -> None:
         """The service has stopped."""
@@ -306,7 +334,7 @@ class _Screen:
 
 
 def _row(time: str, user: str, model: str, tokens: str, cost: str, left: str) -> str:
-    return f"{time:<8}  {user:<16.32}  {model:<24.64}  {tokens:>10}  {cost:>12}  {left:>12}"
+    return f"{time:<8}  {user:<16.36}  {model:<24.64}  {tokens:>10}  {cost:>12}  {left:>12}"
 
 
 def _amount(usd: Decimal | None) -> str:

@@ -1,4 +1,4 @@
-"""The test app of ``wattfare dev``: its keys are the same at each start."""
+"""The test app of ``wattfare dev``. It has the same keys at each start."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from ..service.ledger.databases import (
 )
 from ..service.ledger.usage import is_connected
 
-#: What follows the name of the database in the name of the file with the keys.
+#: The suffix that the name of the key file adds to the database's.
 FILE_SUFFIX = ".dev-key"
 NAME = "dev"
 _MAX_FILE_BYTES = 10_000
 
 
 def file_of(database: str) -> Path:
-    """The file of this embedded database.
+    """The file of this SQLite database.
 
     Raises:
-        WattfareError: ``invalid_request``; it is no SQLite file.
+        WattfareError: ``invalid_request`` if it is not an SQLite file.
     """
     file = sqlite_file(database) if backend_of(database) == "sqlite" else None
     if file is None:
@@ -44,26 +44,40 @@ def file_of(database: str) -> Path:
     return file
 
 
-def find_or_create(database: str) -> AppKeys:
-    """The keys of the test app. The database keeps only hashes, so the keys are kept in a file
-    beside it, for its owner only. A new app is made if that file is missing or out of date.
+def file_of_keys(database: str) -> Path:
+    """The file of the keys. The database keeps only hashes, so the keys are kept in a file beside
+    it, for its owner only."""
+    file = file_of(database)
+    return file.with_name(file.name + FILE_SUFFIX)
+
+
+def find(database: str) -> AppKeys | None:
+    """The keys of the test app; None if their file is missing or out of date.
 
     Raises:
         WattfareError: ``invalid_request``; the database cannot be opened.
-        OSError: the file cannot be written.
     """
-    file = file_of(database)
-    path = file.with_name(file.name + FILE_SUFFIX)
-    if file.exists() and (kept := _read(path)) is not None and _is_valid(database, kept):
-        return kept
+    if not file_of(database).exists():
+        return None
+    kept = _read(file_of_keys(database))
+    return kept if kept is not None and _is_valid(database, kept) else None
+
+
+def create(database: str) -> AppKeys:
+    """The keys of a new test app.
+
+    Raises:
+        WattfareError: ``invalid_request``; the database cannot be opened.
+        OSError: the file of the keys cannot be written.
+    """
     keys = create_keys(database, NAME, "test")
-    _write(path, keys)
+    _write(file_of_keys(database), keys)
     return keys
 
 
 def connect(database: str, app_id: str, users: Iterable[str], cap: int) -> None:
-    """Connect these users with this monthly cap, in nano-dollars. One who is connected keeps the
-    cap that it has."""
+    """Connect these users with this monthly cap, in nano-dollars. Users who are connected already
+    keep their caps."""
     for user in users:
         if not read_database(database, lambda sql, user=user: is_connected(sql, app_id, user)):
             change_database(
@@ -92,6 +106,10 @@ def _read(path: Path) -> AppKeys | None:
 
 def _write(path: Path, keys: AppKeys) -> None:
     handle, name = tempfile.mkstemp(prefix=f"{path.name}.", dir=path.parent)  # mode 0600
-    with os.fdopen(handle, "wb") as file:
-        file.write(msgspec.json.encode(keys) + b"\n")
-    os.replace(name, path)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(msgspec.json.encode(keys) + b"\n")
+        os.replace(name, path)
+    except OSError:
+        os.unlink(name)  # it has a secret
+        raise

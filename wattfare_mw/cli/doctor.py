@@ -1,4 +1,4 @@
-"""``wattfare doctor``: looks at everything that a billed call needs, and says what to do."""
+"""``wattfare doctor``: checks everything that a billed call needs and says what to do."""
 
 from __future__ import annotations
 
@@ -31,23 +31,23 @@ _STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red", "skip": "dim"}
 @option(
     "--app-url",
     metavar="URL",
-    help="The address of your app, as a browser sees it, to test it with the proxy before it.",
+    help="The public URL of your app, to test it through its proxy.",
 )
 @option(
     "--app-cookie",
     metavar="COOKIE",
-    help="The Cookie header of a browser that is signed in to your app. Better given in the "
-    "environment.",
+    help="The Cookie header of a browser that is signed in to your app. Prefer the "
+    "environment variable.",
 )
-@option("--user", metavar="ID", help="Who pays for the test of streaming, a few words.")
-@option("--model", metavar="MODEL", help="The model for the test of streaming.")
+@option("--user", metavar="ID", help="The user who pays for the short streaming test.")
+@option("--model", metavar="MODEL", help="The model for the streaming test.")
 @database_option
 @option("--upstream", metavar="URL", help="The upstream, as for `wattfare serve`.")
 @option("--upstream-key", metavar="KEY", help="Your key for the upstream.")
 @option(
     "--provider",
     type=click.Choice(sorted(BY_NAME)),
-    help="Who is behind the upstream's URL, if the URL does not say so.",
+    help="The provider of the upstream, if its URL does not show it.",
 )
 @option(
     "--price",
@@ -79,9 +79,9 @@ def doctor(
 ) -> None:
     """Check the key, the address, the clock, the database, the upstream and streaming.
 
-    It reads WATTFARE_SECRET_KEY and WATTFARE_BASE_URL as your app does, and each line says what to
-    do. The exit code is 1 if a check fails. The test of streaming is a short call, which is billed
-    to the user `wattfare-doctor` of a test app, or to --user.
+    It reads WATTFARE_SECRET_KEY and WATTFARE_BASE_URL as your app does. Each line says what to do.
+    The exit code is 1 if a check fails. The streaming test makes a short call, which is billed to
+    the user `wattfare-doctor` of a test app or to --user.
     """
     found: list[Finding] = []
 

@@ -1,4 +1,4 @@
-"""``wattfare ledger``: prove the ledger, and take it out."""
+"""``wattfare ledger``: verifies and exports the ledger."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from .options import database_option, option
 
 @click.group()
 def ledger() -> None:
-    """What was billed: one row for each call, never changed."""
+    """Verify and export the ledger: one unchangeable row for each call."""
 
 
 @ledger.command()
 @database_option
 def verify(database: str) -> None:
-    """Prove the totals from the rows; exit code 1 where one nano-dollar is off.
+    """Check the totals against the rows. The exit code is 1 if one differs.
 
-    It also lists the calls whose cost had no bound and whose process died. They are no fault: each
-    is billed what was recorded of it. The upstream may have charged you more.
+    It also lists calls without a cost limit whose process died. These are not errors: each was
+    billed as far as its cost was recorded. The upstream may have charged you more.
     """
     faults, lost = read_database(
         database, lambda sql: (ledger_verify.verify(sql), ledger_verify.lost_calls(sql))
@@ -38,8 +38,8 @@ def verify(database: str) -> None:
     for fault in faults:
         click.echo(fault, err=True)
     if faults:
-        raise click.ClickException(f"{len(faults)} totals are not what the rows say.")
-    click.echo("The ledger holds: every total is what its rows say.")
+        raise click.ClickException(f"{len(faults)} totals differ from the rows.")
+    click.echo("The ledger is consistent: every total equals its rows.")
 
 
 @ledger.command()
@@ -50,17 +50,17 @@ def verify(database: str) -> None:
     type=click.Choice(["jsonl", "csv"]),
     default="jsonl",
     show_default=True,
-    help="JSON lines, or CSV with a line of names.",
+    help="JSON lines, or CSV with a header line.",
 )
 @option("--app", "app_id", metavar="ID", help="Only this app's.")
 @option(
     "--since",
     type=click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"]),
-    help="Only what was settled at or after this moment, in UTC.",
+    help="Only calls settled at or after this time, in UTC.",
 )
 def export(database: str, form: str, app_id: str | None, since: datetime | None) -> None:
-    """Print the ledger. Amounts are nano-dollars (a billionth of a US dollar), times are seconds
-    since 1970, grants are named by the hash of their token."""
+    """Print the ledger. Amounts are nano-dollars (a billionth of a US dollar). Times are seconds
+    since 1970. A grant is named by the hash of its token."""
     start = None if since is None else int(since.replace(tzinfo=UTC).timestamp())
     write = _WRITERS[form]
     read_database(database, lambda sql: write(ledger_export.rows(sql, app_id=app_id, since=start)))
@@ -80,7 +80,7 @@ def _write_csv(rows: Iterator[RowMapping]) -> None:
 
 
 def _inert(value: object) -> object:
-    # A spreadsheet takes these for the beginning of a formula, and ids are the app's users' own.
+    # A spreadsheet reads these as the start of a formula, and user ids may be anything.
     if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")):
         return "'" + value
     return value

@@ -13,8 +13,8 @@ from .places import new_option, refuse_new_file
 @database_option
 @new_option
 def migrate(database: str, make_new: bool) -> None:
-    """Bring a database to the version that this package knows. Serving does that by itself for an
-    SQLite file; a PostgreSQL that many processes share is upgraded when you say so."""
+    """Upgrade a database to this package's version. `wattfare serve` upgrades an SQLite file by
+    itself. PostgreSQL, which many processes may share, is upgraded only by this command."""
     if not make_new:
         refuse_new_file(database, "migrate")
     migrate_database(database)

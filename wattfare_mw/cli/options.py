@@ -1,4 +1,4 @@
-"""What all options of ``wattfare`` share: a variable of the environment for each."""
+"""Options that can also be set by an environment variable."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .process_list import SECRETS, variable_of
 
 
 class SecretText(click.ParamType):  # pyright: ignore[reportMissingTypeArgument]
-    """Text that shows itself in no traceback."""
+    """Text that tracebacks do not show."""
 
     name = "text"
 
@@ -25,8 +25,8 @@ class SecretText(click.ParamType):  # pyright: ignore[reportMissingTypeArgument]
 
 
 def option(name: str, *more: str, **attributes: Any) -> Callable[[Any], Any]:
-    """:func:`click.option`, which a variable of the environment can give, too: for
-    ``--stop-grace`` it is ``WATTFARE_STOP_GRACE``."""
+    """:func:`click.option` with an environment variable: ``WATTFARE_STOP_GRACE`` for
+    ``--stop-grace``."""
     if name in SECRETS:
         attributes["type"] = SecretText()
     return click.option(name, *more, envvar=variable_of(name), show_envvar=True, **attributes)
@@ -35,11 +35,11 @@ def option(name: str, *more: str, **attributes: Any) -> Callable[[Any], Any]:
 def number_option(
     name: str, default: int, unit: str, description: str, *, most: int | None = None
 ) -> Callable[[Any], Any]:
-    """An option whose value is a whole number from 1.
+    """An option whose value is a whole number of at least 1.
 
     Args:
-        unit: what is counted, in capitals, for the help.
-        most: the largest number.
+        unit: the unit to show in the help, in capitals.
+        most: the largest value.
     """
     return option(
         name,

@@ -1,8 +1,9 @@
-"""Where a service listens and where its database is: what the commands say if either is wrong."""
+"""Error messages about the service's address and its database."""
 
 from __future__ import annotations
 
 import errno
+import socket
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,13 +17,13 @@ new_option = option(
     "--new",
     "make_new",
     is_flag=True,
-    help="Make the SQLite file if it is not there. Without this, the command refuses: the file of "
-    "your service may be in another directory.",
+    help="Create the SQLite file if it does not exist. Without this, the command refuses: your "
+    "service's file may be in another directory.",
 )
 
 
 def new_file(database: str) -> Path | None:
-    """The SQLite file of this URL, if it is not there yet; None for any other database."""
+    """The SQLite file of this URL if it does not exist yet; None for any other database."""
     if backend_of(database) != "sqlite":
         return None
     file = sqlite_file(database)
@@ -30,36 +31,36 @@ def new_file(database: str) -> Path | None:
 
 
 def refuse_new_file(database: str, command: str) -> None:
-    """Refuse a database that is not there.
+    """Refuse a database that does not exist.
 
     Args:
-        command: what the user typed after ``wattfare``, without options.
+        command: the command after ``wattfare``, without options.
 
     Raises:
-        click.ClickException: it is an SQLite file that is not there.
+        click.ClickException: the SQLite file does not exist.
     """
     file = new_file(database)
     if file is None:
         return
     raise click.ClickException(
-        f"There is no database {file}. Nothing was made. Type one of:\n"
+        f"The database {file} does not exist. Nothing was created. Type one of:\n"
         "  wattfare dev               to start a service here, with a test app\n"
         "  wattfare serve             to start a service here, without an app\n"
         f"  wattfare {command} --database sqlite:////path/to/{Path(file).name}\n"
         "                             if your service keeps its database in another directory\n"
-        f"  wattfare {command} --new   to make a new database here"
+        f"  wattfare {command} --new   to create a new database here"
     )
 
 
 def where(database: str) -> str:
-    """The database as a person finds it: the whole path of an SQLite file. Never a password."""
+    """The database for a message: the absolute path of an SQLite file, and never a password."""
     file = sqlite_file(database) if backend_of(database) == "sqlite" else None
     return "the database" if file is None else str(file.absolute())
 
 
 @contextmanager
 def port_errors(command: str, host: str, port: int) -> Generator[None]:
-    """Say what to type if the service cannot listen at this address.
+    """Raise an error that says what to type if the service cannot listen at this address.
 
     Args:
         command: ``dev`` or ``serve``.
@@ -71,14 +72,15 @@ def port_errors(command: str, host: str, port: int) -> Generator[None]:
             raise click.ClickException(
                 f"Port {port} is in use, perhaps by another `wattfare`. Type one of:\n"
                 f"  wattfare {command} --port {port + 1 if port < 65535 else port - 1}\n"
-                f"  wattfare {command} --port 0    to take a free port"
+                f"  wattfare {command} --port 0    to use a free port"
             ) from None
         if error.errno == errno.EACCES:
             raise click.ClickException(
-                f"Port {port} is for administrators only. Type: wattfare {command} --port 8787"
+                f"Only an administrator may use port {port}. Type: wattfare {command} --port 8787"
             ) from None
-        if error.errno == errno.EADDRNOTAVAIL:
+        if error.errno == errno.EADDRNOTAVAIL or isinstance(error, socket.gaierror):
             raise click.ClickException(
-                f"{host} is no address of this machine. Type: wattfare {command} --host 127.0.0.1"
+                f"{host} is not an address of this machine. Type:"
+                f" wattfare {command} --host 127.0.0.1"
             ) from None
         raise

@@ -1,5 +1,5 @@
-"""Keeps passwords out of the list of processes. Nothing is imported here that takes its time: until
-this is done, the arguments can be seen."""
+"""Hides passwords from the process list. The module imports nothing slow, because the arguments are
+visible until it has run."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ import re
 import sys
 from collections.abc import Sequence
 
-#: The options whose value may be a secret, or may hold one.
+#: Options whose value may be or contain a secret.
 SECRETS = ("--app-cookie", "--database", "--rate-limit-storage", "--upstream-key")
-#: Those that are secrets themselves.
+#: Options whose value is a secret.
 _ALWAYS = ("--app-cookie", "--upstream-key")
 _PASSWORD = re.compile(r"://[^@]*:.*@|[?&](?:ssl)?password=")
 
 
 def variable_of(name: str) -> str:
-    """The variable that gives this option."""
+    """The environment variable of this option."""
     return "WATTFARE_" + name.removeprefix("--").replace("-", "_").upper()
 
 
 def keep_secrets_from_process_list() -> None:
-    """Run this command once more if a secret stands in its arguments: with the secret in the
-    environment, which other users of the machine cannot read. The process stays the same one."""
+    """If the arguments contain a secret, run this command again in the same process, with the
+    secret in the environment, which other users of the machine cannot read."""
     arguments = sys.argv[1:]
     kept, secrets = split(arguments)
     if not secrets or os.name != "posix" or not sys.executable:
@@ -33,7 +33,7 @@ def keep_secrets_from_process_list() -> None:
 
 
 def split(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    """The arguments without those that hold a secret, and the variables that take their place."""
+    """Return the arguments without secrets, and the environment variables that replace them."""
     kept: list[str] = []
     variables: dict[str, str] = {}
     rest = iter(arguments)
@@ -59,7 +59,7 @@ def split(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
             variables.pop(variable_of(name), None)  # the last one counts
     given = {argument.partition("=")[0] for argument in kept}
     if given.isdisjoint({"--upstream", "--config"}) and "WATTFARE_CONFIG" not in os.environ:
-        # Without an upstream, a key is a mistake, which the command has to see.
+        # A key without an upstream is a mistake, which the command reports.
         key = variables.pop("WATTFARE_UPSTREAM_KEY", None)
         if key is not None and "WATTFARE_UPSTREAM" not in os.environ:
             kept += ["--upstream-key", key]

@@ -1,4 +1,4 @@
-"""``wattfare serve``: run the service."""
+"""``wattfare serve``: runs the service."""
 
 from __future__ import annotations
 
@@ -46,21 +46,21 @@ NO_CEILING = "none"
     type=click.IntRange(0, 65535),
     default=DEFAULT_PORT,
     show_default=True,
-    help="0 takes a free one.",
+    help="The port; 0 picks a free one.",
 )
 @database_option
-@option("--upstream", metavar="URL", help="Base URL of an OpenAI-compatible API, with its /v1.")
+@option("--upstream", metavar="URL", help="Base URL of an OpenAI-compatible API, including /v1.")
 @option(
     "--upstream-key",
     metavar="KEY",
-    help="Your key for the upstream: with one, you pay. Better given in the environment.",
+    help="Your key for the upstream: with one, you pay. Prefer the environment variable.",
 )
 @option(
     "--funding",
     metavar="KINDS",
-    help="What may pay for calls, with commas: `operator`, your key; `openrouter`, a key that a "
-    "payer connects at OpenRouter; `key`, a payer's own key for the upstream. The default is all "
-    "that the upstream and its key allow.",
+    help="What may pay for calls, separated by commas: `operator`, your key; `openrouter`, a key "
+    "that a payer connects at OpenRouter; `key`, a payer's own key for the upstream. The default "
+    "is all that the upstream and its key allow.",
 )
 @option(
     "--user-ceiling-usd",
@@ -80,27 +80,27 @@ NO_CEILING = "none"
 @option(
     "--grant-ceiling-usd",
     metavar="AMOUNT",
-    help="The most that the one-time grants of each app may hold of your money at once; each "
-    "lasts 24 hours. Without it, there are no grants of your money.",
+    help="The most that the open one-time grants of each app may cost you together; each lasts "
+    "24 hours. Without it, apps cannot create grants on your money.",
 )
 @option(
     "--grant-default-usd",
     metavar="AMOUNT",
     default=str(money.usd(DEFAULT_GRANT)),
     show_default=True,
-    help="The dollar cap of a one-time grant that names none.",
+    help="The dollar cap of a one-time grant that asks for none.",
 )
 @option(
     "--grant-max-usd",
     metavar="AMOUNT",
-    help="The largest dollar cap of one grant of your money; a grant that asks for more gets this. "
-    "Without it, that of --grant-default-usd.",
+    help="The largest dollar cap of a grant on your money; a grant that asks for more gets this. "
+    "The default is --grant-default-usd.",
 )
 @number_option(
     "--default-max-tokens",
     DEFAULT_MAX_TOKENS,
     "TOKENS",
-    "What a call may generate that names no limit.",
+    "The output limit of a call that sets none.",
     most=MAX_TOKENS,
 )
 @option(
@@ -109,57 +109,59 @@ NO_CEILING = "none"
     multiple=True,
     metavar="MODEL=IN/OUT",
     help="What a model costs, in USD per million tokens, such as 'llama3.2=0/0' or, with a price "
-    "for cached input, 'x=1/2/0.1'. It counts before any other price. 'qwen*=…' stands for all "
-    "models of such a name, and '*=…' for all that have no other price. Repeat it for more.",
+    "for cached input, 'x=1/2/0.1'. It overrides every other price. 'qwen*=…' sets the price of "
+    "all matching models, and '*=…' that of all models without another price. Repeat it for "
+    "more.",
 )
 @option(
     "--provider",
     type=click.Choice(sorted(BY_NAME)),
-    help="Who is behind the upstream's URL, if the URL does not say so.",
+    help="The provider of the upstream, if its URL does not show it.",
 )
 @option(
     "--allow-unpriced",
     is_flag=True,
-    help="Let models be called that have no fixed price, although the upstream is not known to "
-    "name the cost of each call. Such a call holds --unbounded-hold-usd.",
+    help="Allow models without a fixed price, even if the upstream may not report the cost of "
+    "each call. Such a call reserves --unbounded-hold-usd.",
 )
 @option(
     "--unbounded",
     type=click.Choice(["hold", "refuse"]),
     default="hold",
     show_default=True,
-    help="What happens to calls whose cost has no bound, such as those with plugins: each holds "
-    "--unbounded-hold-usd of a budget with a cap, or what is left of it; or they are refused.",
+    help="What happens to calls whose cost has no upper limit, such as those with plugins: each "
+    "reserves --unbounded-hold-usd of a budget with a cap, or the rest of it; or it is refused.",
 )
 @option(
     "--unbounded-hold-usd",
     metavar="AMOUNT",
     default=str(money.usd(UNBOUNDED_HOLD)),
     show_default=True,
-    help="What a call holds whose cost has no bound. It is billed its real cost, up to this. What "
-    "it costs beyond that is yours.",
+    help="What a call whose cost has no upper limit reserves. Its real cost is billed, up to this "
+    "amount. You pay the rest.",
 )
 @option(
     "--unknown-fields",
     type=click.Choice(["refuse", "pass"]),
     default="refuse",
     show_default=True,
-    help="What happens to fields of a call that the service does not know: the call is refused, "
-    "or it passes as one whose cost has no bound.",
+    help="What happens to a call with fields that the service does not know: it is refused, or it "
+    "passes as a call whose cost has no upper limit.",
 )
 @option(
-    "--metrics", is_flag=True, help="Serve /metrics for Prometheus, to whoever can reach the port."
+    "--metrics", is_flag=True, help="Serve /metrics for Prometheus to every client of the port."
 )
 @option(
     "--rate-limit-storage",
     metavar="URL",
-    help="redis://host:port, to count rate limits across processes; else each counts its own.",
+    help="redis://host:port, to share rate limits between processes. By default, each process "
+    "counts its own.",
 )
 @number_option(
     "--max-answer-bytes",
     MAX_ANSWER_BYTES,
     "BYTES",
-    "The largest answer of the upstream that is not a stream.",
+    "The largest response of the upstream that is not a stream.",
 )
 @number_option(
     "--max-calls-per-user",
@@ -196,8 +198,8 @@ NO_CEILING = "none"
     default=FORWARDED_ALLOW_IPS,
     show_default=True,
     metavar="ADDRESSES",
-    help="The proxies, addresses and networks with commas, whose X-Forwarded-For tells the "
-    "client's address; or `*` if only a proxy can reach the port.",
+    help="The proxies whose X-Forwarded-For is trusted: addresses and networks, separated by "
+    "commas, or `*` if only a proxy can reach the port.",
 )
 @option(
     "--stop-grace",
@@ -213,14 +215,15 @@ NO_CEILING = "none"
     default=DETACHED_SECONDS,
     show_default=True,
     metavar="SECONDS",
-    help="How long a call may go on without its client. An answer that is not a stream is read "
-    "and billed even if its client leaves.",
+    help="How long a call may go on after its client has left. A response that is not a stream "
+    "is still read and billed.",
 )
 @option(
     "--on-hang-up",
     type=click.Choice(["stop", "finish"]),
-    help="What happens to a stream whose client leaves: the connection to the upstream is closed, "
-    "or the stream is read to its end and billed. The default depends on the provider.",
+    help="What happens to a stream whose client leaves: `stop` closes the connection to the "
+    "upstream, `finish` reads the stream to its end and bills it. The default depends on the "
+    "provider.",
 )
 @option(
     "--log-level",
@@ -233,7 +236,7 @@ NO_CEILING = "none"
     type=click.Choice(["text", "json"]),
     default="text",
     show_default=True,
-    help="How the log is written: lines of text, or a JSON object on each line.",
+    help="The format of the log: lines of text, or a JSON object per line.",
 )
 def serve(
     host: str,
@@ -270,20 +273,19 @@ def serve(
     log_level: str,
     log_format: LogFormat,
 ) -> None:
-    """Run a Wattfare-compatible service until it is told to stop.
+    """Run a Wattfare-compatible service.
 
-    Each option can be given as a variable of the environment, too. A password in the URL of a
-    database or of a Redis is better given so: the list of processes shows arguments.
+    Each option has an environment variable. Use it for the URL of a database or a Redis with a
+    password, because the process list shows arguments.
 
     Without --upstream it answers with its built-in models, wattfare/echo and wattfare/echo-slow.
     Session tokens are signed with WATTFARE_SERVICE_SECRET, or with a key kept in the database.
-    The keys of payers are encrypted with WATTFARE_ENCRYPTION_KEY, or with a key in a file beside
-    an SQLite database.
-    Several processes may share one database: SQLite on one machine, PostgreSQL from many. What one
-    of them leaves behind when it dies is settled by the others, or by the next.
+    The keys of payers are encrypted with WATTFARE_ENCRYPTION_KEY, or with a key in a file next to
+    an SQLite database. Several processes may share one database: SQLite on one machine, PostgreSQL
+    on many. If a process dies, another one, or the next one to start, settles its calls.
     """
     if upstream is None and is_from_environment("upstream_key"):
-        upstream_key = None  # it may be there for another day
+        upstream_key = None  # it may be meant for later
     if upstream is None and is_from_environment("funding"):
         funding = None
     kinds = None if funding is None else tuple(each.strip() for each in funding.split(","))
@@ -310,7 +312,9 @@ def serve(
         grant_ceiling=_of_operator(
             grant_ceiling_usd, "--grant-ceiling-usd", operator_pays=operator_pays
         ),
-        grant_default=read_nanos(grant_default_usd, "--grant-default-usd is an amount in USD."),
+        grant_default=read_nanos(
+            grant_default_usd, "--grant-default-usd must be an amount in USD."
+        ),
         grant_max=_of_operator(grant_max_usd, "--grant-max-usd", operator_pays=operator_pays),
         default_max_tokens=default_max_tokens,
         prices={**tables().prices, **read_prices(prices)},
@@ -319,7 +323,9 @@ def serve(
         provider=provider,
         allow_unpriced=allow_unpriced,
         unbounded=unbounded,
-        unbounded_hold=read_nanos(unbounded_hold_usd, "--unbounded-hold-usd is an amount in USD."),
+        unbounded_hold=read_nanos(
+            unbounded_hold_usd, "--unbounded-hold-usd must be an amount in USD."
+        ),
         unknown_fields=unknown_fields,
         metrics=metrics,
         rate_limit_storage=rate_limit_storage,
@@ -338,13 +344,13 @@ def serve(
     )
     log_to(sys.stderr, log_level.upper(), log_format)
     if (new := new_file(database)) is not None:
-        log.info("a new database is made: %s", new)
+        log.info("created a new database: %s", new)
     with port_errors("serve", host, port):
         run(settings, host, port, lambda url: click.echo(f"wattfare: listening on {url}"))
 
 
 def is_from_environment(parameter: str) -> bool:
-    """True if a variable gives this option of the command that runs."""
+    """True if an environment variable sets this option of the running command."""
     source = click.get_current_context().get_parameter_source(parameter)
     return source is ParameterSource.ENVIRONMENT
 
@@ -355,7 +361,7 @@ def read_prices(given: Iterable[str]) -> dict[str, str]:
     for each in given:
         model, equals, price = each.rpartition("=")
         if not equals:
-            raise click.UsageError(f"--price {each!r:.200} is not of the form {FORM}.")
+            raise click.UsageError(f"--price {each!r:.200} does not have the form {FORM}.")
         if model in prices:
             raise click.UsageError(f"--price names {model!r:.200} twice.")
         prices[model] = price
@@ -366,27 +372,27 @@ def _ceiling(amount: str | None, *, operator_pays: bool) -> int | None:
     if amount is None:
         if operator_pays:
             raise click.UsageError(
-                "With an upstream key you pay for every user: say how much each may spend in a "
-                f"month with --user-ceiling-usd, or `{NO_CEILING}`."
+                "With an upstream key, you pay for every user. Set how much each may spend in a "
+                f"month with --user-ceiling-usd, or set it to `{NO_CEILING}`."
             )
         return None
     if not operator_pays:
-        raise click.UsageError("--user-ceiling-usd goes with --upstream and --upstream-key.")
+        raise click.UsageError("--user-ceiling-usd needs --upstream and --upstream-key.")
     if amount == NO_CEILING:
         return None
-    return read_nanos(amount, f"--user-ceiling-usd is an amount in USD, or `{NO_CEILING}`.")
+    return read_nanos(amount, f"--user-ceiling-usd must be an amount in USD or `{NO_CEILING}`.")
 
 
 def _of_operator(amount: str | None, option: str, *, operator_pays: bool) -> int | None:
     if amount is None:
         return None
     if not operator_pays:
-        raise click.UsageError(f"{option} goes with --upstream and --upstream-key.")
-    return read_nanos(amount, f"{option} is an amount in USD.")
+        raise click.UsageError(f"{option} needs --upstream and --upstream-key.")
+    return read_nanos(amount, f"{option} must be an amount in USD.")
 
 
 def read_nanos(amount: str, message: str) -> int:
-    """An amount in USD, in nano-dollars. The message is for what is none."""
+    """Convert an amount in USD to nano-dollars. An invalid one raises an error with the message."""
     try:
         nanos = money.cap_nanos(Decimal(amount))
     except InvalidOperation:

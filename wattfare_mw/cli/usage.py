@@ -1,4 +1,4 @@
-"""``wattfare usage``: who spent what."""
+"""``wattfare usage``: shows what each app and user spent."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _month(_ctx: click.Context, _option: click.Parameter, value: str | None) -> 
     if value is None:
         return rules.month_of(utc_now())
     if not _MONTH.fullmatch(value):
-        raise click.BadParameter("a month looks like 2026-11.")
+        raise click.BadParameter("a month has the form 2026-11.")
     return value
 
 
@@ -37,14 +37,14 @@ def _month(_ctx: click.Context, _option: click.Parameter, value: str | None) -> 
     "--month",
     callback=_month,
     metavar="YYYY-MM",
-    help="The month to show, in UTC. The default is the present one.",
+    help="The month to show, in UTC. The default is the current one.",
 )
 @database_option
 @option("--json", "as_json", is_flag=True, help="Print JSON.")
 def usage(app: str | None, month: str, database: str, as_json: bool) -> None:
-    """Show who spent what, in USD: each app, and each of its users. APP is an app's id or name.
+    """Show what each app and each of its users spent, in USD. APP is an app's id or name.
 
-    A call belongs to the month in which it began. A call in flight counts when it has ended.
+    A call counts in the month in which it began, once it has ended.
     """
     found = read_database(database, lambda sql: read_usage(sql, month, app))
     if as_json:
@@ -53,7 +53,7 @@ def usage(app: str | None, month: str, database: str, as_json: bool) -> None:
         click.echo(encode(answer).decode())
         return
     if not found:
-        click.echo("There are no apps. `wattfare apps create NAME` makes one.", err=True)
+        click.echo("There are no apps. Create one with `wattfare apps create NAME`.", err=True)
         return
     console = Console(soft_wrap=not Console().is_terminal, highlight=False)
     for each in found:

@@ -22,20 +22,20 @@ class WattfareModelProvider(ModelProvider):
     """A provider for ``RunConfig(model_provider=…)``. All users of a Wattfare client share its
     connections.
 
-    What the service refuses is raised from a run as the
-    :class:`~wattfare_mw.errors.WattfareError` that it is. It is an error of the openai package too.
+    If the service refuses a call, a run raises a :class:`~wattfare_mw.WattfareError`, which
+    is also an error of the openai package.
 
-    Tracing gets no key from here. It sends prompts to OpenAI if the environment has a key of
-    OpenAI's: ``RunConfig(tracing_disabled=True)`` turns it off.
+    This does not give tracing a key. If the environment has an OpenAI key, tracing sends prompts to
+    OpenAI. ``RunConfig(tracing_disabled=True)`` turns it off.
     """
 
     def __init__(self, user: Payers | None = None) -> None:
         """
         Args:
-            user: who pays: a user or a grant. None is the user who makes the current request.
+            user: the payer: a user or a grant. None is the user of the current request.
 
         Raises:
-            TypeError: it is neither.
+            TypeError: ``user`` is neither a user nor a grant.
         """
         self._client = async_client(paying(user), {})
 
@@ -43,7 +43,7 @@ class WattfareModelProvider(ModelProvider):
         """The model of this name, such as ``anthropic/claude-sonnet-4``.
 
         Raises:
-            UserError: there is no name.
+            UserError: the name is missing.
         """
         if not model_name:
             raise UserError("Name a model, such as Agent(…, model='anthropic/claude-sonnet-4').")
@@ -51,7 +51,7 @@ class WattfareModelProvider(ModelProvider):
 
 
 class _Model(OpenAIChatCompletionsModel):
-    """Asks for the usage of streams, and keeps the cost that it has."""
+    """Requests the usage of streams, and keeps its cost."""
 
     async def get_response(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,

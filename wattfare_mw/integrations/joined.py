@@ -1,7 +1,7 @@
-"""Errors that are a :class:`~wattfare_mw.errors.WattfareError` and an AI library's own error.
+"""Errors that are a :class:`~wattfare_mw.WattfareError` and an AI library's own error.
 
-``except WattfareBudgetExceededError`` finds one of them, and so does ``except
-openai.APIStatusError``: an app needs no conversion, and a library's retries and fallbacks work.
+Both ``except WattfareBudgetExceededError`` and ``except openai.APIStatusError`` catch them. So an
+app needs no conversion, and a library's retries and fallbacks work.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from ..errors import WattfareError, WattfareNetworkError, restore
 
-#: What a pickled one keeps. A library's part holds a response, which has no such form.
+#: The attributes that pickle keeps. A library's part has a response, which cannot be pickled.
 _KEPT = frozenset(vars(WattfareNetworkError()))
 
 
@@ -24,8 +24,8 @@ class _Joined:
 
 
 def join(ours: WattfareError, library: Exception) -> Exception:
-    """One error that is both. It has the attributes of both, and our own if both have one of that
-    name. Its text is ours."""
+    """Combine two errors into one that has the attributes of both. If both have an attribute, ours
+    is used. The text is ours."""
     joined = _both(type(ours), type(library))
     error = joined.__new__(joined, *ours.args)
     error.__dict__.update(library.__dict__)
@@ -36,7 +36,7 @@ def join(ours: WattfareError, library: Exception) -> Exception:
 @cache
 def _both(ours: type[WattfareError], library: type[Exception]) -> type[Exception]:
     joined = type(ours.__name__, (_Joined, ours, library), {"ours": ours, "__doc__": ours.__doc__})
-    # A library may give its subclasses names of its own.
+    # A library may rename its subclasses.
     joined.__name__, joined.__qualname__ = ours.__name__, ours.__qualname__
     joined.__module__ = ours.__module__
     return joined

@@ -37,7 +37,7 @@ except ImportError as _error:
 
 from .openai import AsyncWattfareOpenAI, WattfareOpenAI, async_client, sync_client
 
-#: What the user and the service set.
+#: The options that the user and the service set.
 _SET = (
     *("openai_api_key", "openai_api_base", "openai_organization", "openai_proxy"),
     *("client", "async_client", "root_client", "root_async_client"),
@@ -48,34 +48,34 @@ _SET = (
 class ChatWattfare(BaseChatOpenAI):
     """A chat model that a user or a grant pays for.
 
-    ``response_metadata`` of an answer has ``cost_usd``: what was billed, in USD. In a stream, the
-    last chunk has it. What the service refuses is raised as the
-    :class:`~wattfare_mw.errors.WattfareError` that it is. It is LangChain's ``ModelError`` too, so
-    that ``with_retry`` and ``with_fallbacks`` work.
+    An answer's ``response_metadata`` has ``cost_usd``: the billed cost, in USD. In a stream, the
+    last chunk has it. If the service refuses a call, it raises a
+    :class:`~wattfare_mw.WattfareError`, which is also LangChain's ``ModelError``, so
+    ``with_retry`` and ``with_fallbacks`` work.
 
     Args:
-        user: who pays: a user or a grant. None is the user who makes the current request.
+        user: the payer: a user or a grant. None is the user of the current request.
         model: any OpenRouter id.
-        timeout, max_retries, default_headers, default_query: as of ``user.openai()``.
+        timeout, max_retries, default_headers, default_query: the same as for ``user.openai()``.
 
-    The other parameters are those of ``ChatOpenAI``. A model that was saved and loaded again has no
-    user: give it one, or it is the user of the current request.
+    The other parameters are those of ``ChatOpenAI``. A model that was saved and loaded has no user.
+    Set one, or the user of the current request pays.
 
     Raises:
-        TypeError: ``user`` is neither.
-        ValueError: an option is given that the user and the service set.
+        TypeError: ``user`` is neither a user nor a grant.
+        ValueError: an option is set by the user and the service.
     """
 
     user: Any = Field(default=None, exclude=True)
     model_name: str = Field(alias="model")
     stream_usage: bool | None = True
-    #: The client has a timeout for each silence.
+    #: The client has a timeout for each pause.
     stream_chunk_timeout: float | None = None
     use_responses_api: bool | None = False
 
     @model_validator(mode="after")
     def validate_environment(self) -> Self:
-        """Make the clients. It takes the place of the method that reads OpenAI's variables."""
+        """Create the clients. This replaces the method that reads OpenAI's variables."""
         for name in _SET:
             value = getattr(self, name)
             # `configurable_fields` makes a copy with all that the model has.
@@ -89,7 +89,7 @@ class ChatWattfare(BaseChatOpenAI):
         return self
 
     def _make_clients(self) -> None:
-        handle = paying(self.user)
+        paid_by = paying(self.user)
         given = {
             "timeout": self.request_timeout,
             "max_retries": self.max_retries,
@@ -97,8 +97,8 @@ class ChatWattfare(BaseChatOpenAI):
             "default_query": self.default_query,
         }
         options = {name: value for name, value in given.items() if value is not None}
-        self.root_client = sync_client(handle, options, _join)
-        self.root_async_client = async_client(handle, options, _join)
+        self.root_client = sync_client(paid_by, options, _join)
+        self.root_async_client = async_client(paid_by, options, _join)
         self.client = self.root_client.chat.completions
         self.async_client = self.root_async_client.chat.completions
 
@@ -121,17 +121,17 @@ class ChatWattfare(BaseChatOpenAI):
 
     @property
     def lc_secrets(self) -> dict[str, str]:
-        """Which variable has the secret. The model itself does not have it."""
+        """The secrets and their variables. The model itself does not store the key."""
         return {"openai_api_key": "WATTFARE_SECRET_KEY"}
 
     @classmethod
     def get_lc_namespace(cls) -> list[str]:
-        """Where LangChain finds this class when it loads a saved one."""
+        """The path by which LangChain finds this class when it loads a saved model."""
         return ["wattfare_mw", "integrations", "langchain"]
 
     @classmethod
     def is_lc_serializable(cls) -> bool:
-        """It is, without its user."""
+        """Models can be saved, without their user."""
         return True
 
     @property
@@ -144,15 +144,15 @@ class ChatWattfare(BaseChatOpenAI):
         return params
 
     def _get_llm_string(self, stop: list[str] | None = None, **kwargs: Any) -> str:
-        # A cache must not give one user what another one has paid for.
-        payer = paying(self.user)._pays()
+        # A cache must not return to one user the answers that another one paid for.
+        payer = paying(self.user).pays()
         who = hashlib.sha256(f"{payer.header}: {payer.value}".encode()).hexdigest()
         return f"{super()._get_llm_string(stop=stop, **kwargs)}---{who}"
 
     async def _agenerate_with_cache(self, *args: Any, **kwargs: Any) -> Any:
         if self.cache is not False and (self.cache or get_llm_cache()):
             # The key of the cache has the user, and is made where nothing can wait for it.
-            await paying(self.user)._pays_async()
+            await paying(self.user).pays_async()
         return await super()._agenerate_with_cache(*args, **kwargs)
 
     def _convert_cached_generations(self, cache_val: list[Any]) -> list[ChatGeneration]:
@@ -197,7 +197,7 @@ class ChatWattfare(BaseChatOpenAI):
 
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
         raise TypeError(
-            "A ChatWattfare is not pickled, because its user has the app's secret key. Give the"
+            "A ChatWattfare cannot be pickled, because its user has the app's secret key. Pass the"
             " user's id to a worker, and make the model there."
         )
 
@@ -223,8 +223,8 @@ _KINDS: dict[int, type[ModelError]] = {
 
 
 def _join(ours: WattfareError, library: openai.APIError) -> Exception:
-    """An error of ours that is LangChain's, too. It is none of openai's, which langchain-openai
-    would replace by another one."""
+    """Combine our error with LangChain's. It is not an openai error, because langchain-openai would
+    replace that by another one."""
     if isinstance(ours, WattfareNetworkError):
         late = isinstance(library, openai.APITimeoutError)
         kind = ModelTimeoutError if late else ModelConnectionError

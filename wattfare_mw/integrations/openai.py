@@ -1,9 +1,9 @@
-"""The openai package: what ``user.openai()`` and ``user.async_openai()`` give.
+"""The openai package: the clients that ``user.openai()`` and ``user.async_openai()`` return.
 
-These clients are the openai package's own, and differ in five things. Each request asks the handle
-who pays for it. A Wattfare client's users share its connections. A call is repeated only if the
-failed one cannot have been billed. What is raised is a
-:class:`~wattfare_mw.errors.WattfareError` too. And no request that an error holds has a credential.
+These clients are subclasses of the openai package's own, with five differences. Each request gets
+its payer from the handle. A Wattfare client's users share its connections. A call is repeated only
+if the failed one cannot have been billed. Errors are also a
+:class:`~wattfare_mw.WattfareError`. The request in an error has no credentials.
 """
 
 from __future__ import annotations
@@ -42,47 +42,49 @@ if not hasattr(openai.OpenAI, "_send_request"):
         name="openai",
     )
 
-#: What an app may set. The rest is the user's and the service's.
+#: The options that an app may set. The user and the service set the others.
 OPTIONS = frozenset({"timeout", "max_retries", "default_headers", "default_query", "http_client"})
-#: What says who calls and who pays.
+#: The headers that name the app and the payer.
 _CREDENTIALS = ("authorization", USER_HEADER, GRANT_HEADER)
-#: The errors of httpx and httpx2 after which nothing can have arrived, by their names: which of the
-#: two it is depends on the version of openai.
+#: The names of the errors of httpx and httpx2 after which the service cannot have received
+#: anything. The version of openai decides which of the two it uses.
 _NEVER_MADE = frozenset(
     {"ConnectError", "ConnectTimeout", "PoolTimeout", "ProxyError", "UnsupportedProtocol"}
 )
-#: Who pays, if that is not known before there is a request.
+#: A placeholder for values that are known only in a request.
 _LATER = "known-later"
 
 Join = Callable[[WattfareError, openai.APIError], Exception]
-"""Makes the error to raise: of our own, and of the openai package's in its place."""
+"""Creates the error to raise from our own and the openai package's."""
 
 
-class Handle(Protocol):
-    """Who pays: a user or a grant."""
+class PaidBy(Protocol):
+    """The payer of a user's or a grant's calls, with the client that makes them."""
 
     @property
-    def _client(self) -> Any: ...
-    def _pays(self) -> Payer: ...
-    async def _pays_async(self) -> Payer: ...
+    def client(self) -> Any: ...
+    def pays(self) -> Payer: ...
+    async def pays_async(self) -> Payer: ...
 
 
-def sync_client(handle: Handle, options: dict[str, Any], join: Join = join) -> WattfareOpenAI:
-    """A client whose calls ``handle`` pays for.
+def sync_client(paid_by: PaidBy, options: dict[str, Any], join: Join = join) -> WattfareOpenAI:
+    """A client whose calls ``paid_by`` pays for.
 
     Raises:
-        TypeError: there is no such option.
+        TypeError: the option does not exist.
     """
-    return WattfareOpenAI(**_made_with(handle, options), _handle=handle, _join=join)
+    return WattfareOpenAI(**_made_with(paid_by, options), _paid_by=paid_by, _join=join)
 
 
-def async_client(handle: Handle, options: dict[str, Any], join: Join = join) -> AsyncWattfareOpenAI:
+def async_client(
+    paid_by: PaidBy, options: dict[str, Any], join: Join = join
+) -> AsyncWattfareOpenAI:
     """:func:`sync_client`, for asyncio."""
-    return AsyncWattfareOpenAI(**_made_with(handle, options), _handle=handle, _join=join)
+    return AsyncWattfareOpenAI(**_made_with(paid_by, options), _paid_by=paid_by, _join=join)
 
 
 def http_client() -> Any:
-    """An HTTP client of the openai package's own kind. It keeps no cookies."""
+    """An HTTP client of the openai package's default kind, without cookies."""
     return _without_cookies(openai.OpenAI)
 
 
@@ -104,13 +106,13 @@ def _without_cookies(kind: type[openai.OpenAI | openai.AsyncOpenAI]) -> Any:
             " as http://host:port in HTTP_PROXY, HTTPS_PROXY and ALL_PROXY, or unset them. Check"
             " SSL_CERT_FILE and SSL_CERT_DIR, too."
         )
-    http_client: Any = client._client
+    http_client: Any = client._client  # pyright: ignore[reportPrivateUsage]
     http_client.cookies.jar.set_policy(DefaultCookiePolicy(allowed_domains=()))
     return http_client
 
 
-#: What a client is made with, and never calls with. A client takes nothing but an HTTP client, and
-#: the shared one may not be there yet: it needs an event loop, or the request that is current.
+#: The HTTP client that a new client gets and never uses. A client requires one, but the shared one
+#: may not exist yet: it needs an event loop or a current request.
 _unused = cache(http_client)
 _unused_async = cache(async_http_client)
 
@@ -120,15 +122,15 @@ def _checked(options: dict[str, Any]) -> None:
         if name not in OPTIONS:
             raise TypeError(
                 f"{name} cannot be set: the user and the service set it."
-                f" What can be set is {', '.join(sorted(OPTIONS))}."
+                f" The options are {', '.join(sorted(OPTIONS))}."
             )
 
 
-def _made_with(handle: Handle, options: dict[str, Any]) -> dict[str, Any]:
+def _made_with(paid_by: PaidBy, options: dict[str, Any]) -> dict[str, Any]:
     _checked(options)
     try:
-        caller = handle._client._openai.caller
-    except WattfareError:  # of a current user, where there is no request yet
+        caller = paid_by.client.openai.caller
+    except WattfareError:  # a current user outside of a request
         return {"api_key": _LATER, "base_url": f"http://{_LATER}{API_PREFIX}", **options}
     return {
         "api_key": caller.secret_key,
@@ -140,7 +142,7 @@ def _made_with(handle: Handle, options: dict[str, Any]) -> dict[str, Any]:
 
 
 class _Shared:
-    """What both kinds of client have."""
+    """The base of both clients."""
 
     if TYPE_CHECKING:
         _base_url: Any
@@ -150,19 +152,19 @@ class _Shared:
         webhook_secret: str | None
         _custom_headers: Any
 
-    _handle: Handle
+    _paid_by: PaidBy
     _join: Join
     _own_http_client: Any = None
 
     def _forget_environment(self, options: dict[str, Any]) -> None:
-        """Send nothing that the environment has for OpenAI."""
+        """Ignore the environment's settings for OpenAI."""
         self.organization = self.project = None
         self.admin_api_key = self.webhook_secret = None
         self._custom_headers = options.get("default_headers") or {}
 
     @property
     def _connections(self) -> Any:
-        return self._handle._client._openai
+        return self._paid_by.client.openai
 
     @property
     def auth_headers(self) -> dict[str, str]:
@@ -192,7 +194,7 @@ class _Shared:
         copied = copy(
             **options,
             http_client=own or unused,
-            _extra_kwargs={**extra, "_handle": self._handle, "_join": self._join},
+            _extra_kwargs={**extra, "_paid_by": self._paid_by, "_join": self._join},
         )
         copied._own_http_client = own
         return copied
@@ -201,7 +203,7 @@ class _Shared:
         raise NotImplementedError
 
     def _is_from(self, payer: Payer, request: Any) -> None:
-        """Write into a request who calls and who pays."""
+        """Add the app and the payer to a request."""
         for name in _CREDENTIALS:
             request.headers.pop(name, None)
         request.headers["authorization"] = f"Bearer {self._connections.caller.secret_key}"
@@ -210,14 +212,14 @@ class _Shared:
     def _should_retry(self, response: Any) -> bool:
         failure = error_from_answer(response.status_code, b"", response.headers)
         repeatable = response.request.method == "GET"
-        # A call that is refused with a 429 has not begun, and bills nothing.
+        # A call that is refused with a 429 has not begun, so nothing is billed.
         repeatable = repeatable or isinstance(failure, WattfareRateLimitError)
         return retry_delay(failure, 0, repeatable=repeatable) is not None
 
     def _make_status_error(self, err_msg: str, *, body: object, response: Any) -> Any:
         raw = b"" if body is None else response.content
         if (key := self._connections.caller.secret_key).encode() in raw:
-            # It repeats the key that it refuses.
+            # The response repeats the refused key.
             raw, err_msg = raw.replace(key.encode(), "…".encode()), err_msg.replace(key, "…")
             body = _json(raw)
         error: Any = super()._make_status_error(err_msg, body=body, response=response)  # type: ignore[misc]
@@ -228,7 +230,7 @@ class _Shared:
         return _Events(super()._make_sse_decoder(), self._join)  # type: ignore[misc]
 
     def _followed(self, result: Any) -> Any:
-        """Tell the events of a stream whose they are."""
+        """Pass the response to the events of its stream."""
         events = getattr(result, "_decoder", None)
         if isinstance(events, _Events):
             events.response = result.response
@@ -256,14 +258,14 @@ class _Shared:
         )
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({getattr(self, '_handle', None)!r})"
+        return f"{type(self).__name__}({getattr(self, '_paid_by', None)!r})"
 
 
 class WattfareOpenAI(_Shared, openai.OpenAI):  # pyright: ignore[reportIncompatibleMethodOverride]
     """An ``openai.OpenAI`` whose calls a user or a grant pays for."""
 
-    def __init__(self, *, _handle: Handle, _join: Join, **options: Any) -> None:
-        self._handle, self._join = _handle, _join
+    def __init__(self, *, _paid_by: PaidBy, _join: Join, **options: Any) -> None:
+        self._paid_by, self._join = _paid_by, _join
         own = options.pop("http_client", None)
         super().__init__(**options, http_client=own or _unused())
         self._own_http_client = own
@@ -291,7 +293,7 @@ class WattfareOpenAI(_Shared, openai.OpenAI):  # pyright: ignore[reportIncompati
         return False
 
     def close(self) -> None:
-        """Close nothing. The connections are the Wattfare client's, and are closed with it."""
+        """Do nothing. The connections belong to the Wattfare client, which closes them."""
 
     def _refresh_api_key(self) -> str:
         return _LATER  # a request gets the key when it is sent
@@ -309,7 +311,7 @@ class WattfareOpenAI(_Shared, openai.OpenAI):  # pyright: ignore[reportIncompati
 
     def _prepare_request(self, request: Any) -> None:
         super()._prepare_request(request)
-        self._is_from(self._handle._pays(), request)
+        self._is_from(self._paid_by.pays(), request)
 
     def _send_request(self, request: Any, *, stream: bool, **options: Any) -> Any:
         try:
@@ -325,8 +327,8 @@ class WattfareOpenAI(_Shared, openai.OpenAI):  # pyright: ignore[reportIncompati
 class AsyncWattfareOpenAI(_Shared, openai.AsyncOpenAI):  # pyright: ignore[reportIncompatibleMethodOverride]
     """An ``openai.AsyncOpenAI`` whose calls a user or a grant pays for."""
 
-    def __init__(self, *, _handle: Handle, _join: Join, **options: Any) -> None:
-        self._handle, self._join = _handle, _join
+    def __init__(self, *, _paid_by: PaidBy, _join: Join, **options: Any) -> None:
+        self._paid_by, self._join = _paid_by, _join
         own = options.pop("http_client", None)
         super().__init__(**options, http_client=own or _unused_async())
         self._own_http_client = own
@@ -354,7 +356,7 @@ class AsyncWattfareOpenAI(_Shared, openai.AsyncOpenAI):  # pyright: ignore[repor
         return False
 
     async def close(self) -> None:
-        """Close nothing. The connections are the Wattfare client's, and are closed with it."""
+        """Do nothing. The connections belong to the Wattfare client, which closes them."""
 
     async def _refresh_api_key(self) -> str:
         return _LATER  # a request gets the key when it is sent
@@ -373,7 +375,7 @@ class AsyncWattfareOpenAI(_Shared, openai.AsyncOpenAI):  # pyright: ignore[repor
 
     async def _prepare_request(self, request: Any) -> None:
         await super()._prepare_request(request)
-        self._is_from(await self._handle._pays_async(), request)
+        self._is_from(await self._paid_by.pays_async(), request)
 
     async def _send_request(self, request: Any, *, stream: bool, **options: Any) -> Any:
         try:
@@ -387,10 +389,10 @@ class AsyncWattfareOpenAI(_Shared, openai.AsyncOpenAI):  # pyright: ignore[repor
 
 
 class _Events:
-    """Reads the events of a stream, and raises the error that one of them holds.
+    """Reads the events of a stream and raises the error in an event.
 
     Attributes:
-        response: what the events come from, if it is known.
+        response: the response with the events, if it is known.
     """
 
     def __init__(self, decoder: Any, join: Join) -> None:
@@ -428,12 +430,12 @@ class _Events:
             raise self._raised(error, _json(data.encode()).get("error"))
 
     def _end(self) -> None:
-        # Without an end, a proxy may have cut the stream.
+        # A proxy may have cut a stream that has no end.
         if not self._done:
-            raise self._raised(_cut("it ended before its end"), None)
+            raise self._raised(_cut("it ended early"), None)
 
     def _broken(self, error: Exception) -> Exception | None:
-        forget_frames(error)  # they hold the headers
+        forget_frames(error)  # they contain the headers
         return self._raised(_cut(str(_said(error))), None) if _is_httpx(error) else None
 
     def _raised(self, ours: WattfareError, body: Any) -> Exception:
@@ -457,14 +459,14 @@ def _json(raw: bytes) -> Any:
 
 
 def _strip(request: Any) -> None:
-    """Take the credentials out of a request that was sent: errors hold it."""
+    """Remove the credentials from a request that was sent, because errors keep the request."""
     for name in _CREDENTIALS:
         request.headers.pop(name, None)
 
 
 def _not_repeated(error: BaseException, request: Any) -> openai.OpenAIError | None:
-    """The error after which openai does not send the request again, if it may have arrived."""
-    forget_frames(error)  # they hold the headers
+    """If the request may have arrived, return an error after which openai does not repeat it."""
+    forget_frames(error)  # they contain the headers
     names = _names(error)
     if not _is_httpx(error) or not names.isdisjoint(_NEVER_MADE) or request.method == "GET":
         return None
@@ -474,7 +476,7 @@ def _not_repeated(error: BaseException, request: Any) -> openai.OpenAIError | No
 
 
 def _said(error: BaseException | None) -> LibraryError | None:
-    """What a library said of a failure, without what its error holds."""
+    """The text of a library's error, without the data in it."""
     if error is None:
         return None
     said = LibraryError(f"{type(error).__name__}: {error}")

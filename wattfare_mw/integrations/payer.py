@@ -1,27 +1,26 @@
-"""Who pays for what an AI library calls: the user or the grant that an app gives it."""
+"""The payer of an AI library's calls: the user or the grant that the app passes."""
 
 from __future__ import annotations
 
 from importlib import import_module
 from typing import Any
 
-from ..handles import AsyncGrant, AsyncUser, Grant, User
+from ..handles import AsyncGrant, AsyncUser, Grant, User, paid_by
 
 Payers = User | AsyncUser | Grant | AsyncGrant
-"""What an integration takes. Each is good for synchronous and for asynchronous code."""
+"""The handles that an integration accepts. Each works in sync and in async code."""
 
 
 def paying(user: Payers | None) -> Any:
-    """The handle that an integration was given. None is the user who makes the current request.
+    """The payer of the handle that an integration got. None is the user of the current request.
 
     Raises:
-        TypeError: it is something else.
+        TypeError: it is neither a user nor a grant.
     """
     if user is None:
-        return import_module("wattfare_mw").current_user
-    if not (hasattr(user, "_pays") and hasattr(user, "async_openai")):
+        return paid_by(import_module("wattfare_mw").current_user)
+    if not (hasattr(user, "_paid_by") and hasattr(user, "async_openai")):
         raise TypeError(
-            "user is what wf.user(…) or wf.grant(…) of a Wattfare or an AsyncWattfare gives, not"
-            f" {type(user).__name__}"
+            f"user must be what wf.user(…) or wf.grant(…) returns, not {type(user).__name__}"
         )
-    return user
+    return paid_by(user)

@@ -40,18 +40,17 @@ from .openai import async_client
 class WattfareProvider(Provider[openai.AsyncOpenAI]):
     """A provider for ``OpenAIChatModel``. All users of a Wattfare client share its connections.
 
-    What the service refuses is raised from a run as the
-    :class:`~wattfare_mw.errors.WattfareError` that it is. It is a ``ModelAPIError`` too, so that a
-    ``FallbackModel`` works.
+    If the service refuses a call, a run raises a :class:`~wattfare_mw.WattfareError`, which
+    is also a ``ModelAPIError``, so a ``FallbackModel`` works.
     """
 
     def __init__(self, user: Payers | None = None) -> None:
         """
         Args:
-            user: who pays: a user or a grant. None is the user who makes the current request.
+            user: the payer: a user or a grant. None is the user of the current request.
 
         Raises:
-            TypeError: it is neither.
+            TypeError: ``user`` is neither a user nor a grant.
         """
         self._client = async_client(paying(user), {}, _join)
 
@@ -72,7 +71,7 @@ class WattfareProvider(Provider[openai.AsyncOpenAI]):
 
     @staticmethod
     def model_profile(model_name: str) -> ModelProfile | None:
-        """What is known of a model. Its name begins with its vendor, as on OpenRouter."""
+        """The profile of a model. Its name begins with its vendor, as on OpenRouter."""
         if "/" in model_name:
             return OpenRouterProvider.model_profile(model_name)
         return OpenAIModelProfile(json_schema_transformer=OpenAIJsonSchemaTransformer)
@@ -92,8 +91,8 @@ _CATEGORIES: dict[int, Any] = {
 
 
 def _join(ours: WattfareError, library: openai.APIError) -> Exception:
-    """An error of ours that is pydantic-ai's, too. It is none of openai's, which a model would
-    replace by another one."""
+    """Combine our error with pydantic-ai's. It is not an openai error, because a model would
+    replace that by another one."""
     return join(ours, _theirs(ours, library))
 
 
@@ -122,5 +121,5 @@ def _theirs(ours: WattfareError, library: openai.APIError) -> ModelAPIError:
 def _model_of(library: openai.APIError) -> str:
     try:
         return str(json.loads(library.request.content)["model"])
-    except Exception:  # a request that is not there, not read, or of another kind
+    except Exception:  # the request is missing, unread or of another kind
         return ""

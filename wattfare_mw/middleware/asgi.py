@@ -11,7 +11,7 @@ from inspect import isclass, isroutine
 from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
 
 from .. import calls
-from ..client import AsyncWattfare, Wattfare, client_for
+from ..client import AsyncRunner, AsyncWattfare, Wattfare, client_for, in_request
 from ..current import CurrentRequest, around_asgi
 from ..errors import WattfareError
 from ..flow import run_async
@@ -47,6 +47,7 @@ class WattfareASGIMiddleware(_Base):
 
     _client_kind = AsyncWattfare
     _client: AsyncWattfare
+    _runner: AsyncRunner
 
     if TYPE_CHECKING:
 
@@ -127,7 +128,7 @@ class WattfareASGIMiddleware(_Base):
 
     async def user_of(self, request: Request) -> AsyncUser:
         """:meth:`user`, for a framework with requests of its own."""
-        return self._client.user(await self._client._run(self._gate.identify(request)))
+        return self._client.user(await self._runner.run(self._gate.identify(request)))
 
     def request_from(self, raw: Any) -> Request:
         return request_from_scope(raw)
@@ -138,17 +139,17 @@ class WattfareASGIMiddleware(_Base):
 
     @cached_property
     def _sync_client(self) -> Wattfare:
-        return client_for(Wattfare, self._client)[0]._in_request()
+        return in_request(client_for(Wattfare, self._client)[0])
 
     @property
     def _async_client(self) -> AsyncWattfare:
         return self._client
 
     def current_request(self, request: Request | Callable[[], Request]) -> CurrentRequest:
-        return CurrentRequest(self, request, asyncio.get_running_loop())
+        return self.current_request_class(self._driver, request, asyncio.get_running_loop())
 
     def _with_current_user(self, app: ASGIApp) -> ASGIApp:
-        return around_asgi(self, app)
+        return around_asgi(self._driver, app)
 
     async def aclose(self) -> None:
         """Close our own connections. The lifespan of the app does this, too."""
@@ -165,7 +166,7 @@ class WattfareASGIMiddleware(_Base):
         except WattfareError as error:
             await _refuse(self._gate, request, send, error)
         else:
-            exchange = _Exchange(self._gate, self._client, receive, send, self._heartbeats)
+            exchange = _Exchange(self._gate, self._runner, receive, send, self._heartbeats)
             await exchange.run(request)
 
     async def respond(
@@ -191,12 +192,12 @@ class WattfareASGIMiddleware(_Base):
             return whole
 
         def perform(command: Any) -> Awaitable[Any]:
-            return read(command) if type(command) is ReadBody else self._client._perform(command)
+            return read(command) if type(command) is ReadBody else self._runner.perform(command)
 
         try:
             reply = await run_async(self._gate.answer(request, record), perform)
             if isinstance(reply, Relay):
-                stream = _Stream(reply, self)
+                stream = _Stream(reply, self._gate.heartbeat, self._finish)
                 return AsyncAnswer(reply.status, reply.headers, stream, stream.aclose)
         except BaseException:
             try:
@@ -210,7 +211,7 @@ class WattfareASGIMiddleware(_Base):
 
     async def _finish(self, record: Record) -> None:
         if record.begun:
-            await run_async(self._gate.finished(record), self._client._perform)
+            await run_async(self._gate.finished(record), self._runner.perform)
 
 
 class WattfareAsyncAdapter(WattfareASGIMiddleware):
@@ -255,18 +256,18 @@ async def _refuse(gate: Gate, request: Request, send: Send, error: WattfareError
 class _Exchange:
     """One request to one of our paths, and its answer."""
 
-    __slots__ = ("_client", "_gate", "_gone", "_heartbeats", "_receive", "_send")
+    __slots__ = ("_gate", "_gone", "_heartbeats", "_receive", "_runner", "_send")
 
     def __init__(
         self,
         gate: Gate,
-        client: AsyncWattfare,
+        runner: AsyncRunner,
         receive: Receive,
         send: Send,
         heartbeats: LoopPool[IdleTimer] | None,
     ) -> None:
         self._gate = gate
-        self._client = client
+        self._runner = runner
         self._receive = receive
         self._send = send
         self._heartbeats = heartbeats
@@ -284,7 +285,7 @@ class _Exchange:
         finally:
             try:
                 if record.begun:
-                    await run_async(gate.finished(record), self._client._perform)
+                    await run_async(gate.finished(record), self._runner.perform)
             finally:
                 record.release()
 
@@ -294,7 +295,7 @@ class _Exchange:
         if isinstance(command, (calls.Send, calls.Read)):
             # We wait for the service now, so watch whether the client is still there.
             self._gone.watch()
-        return self._client._perform(command)
+        return self._runner.perform(command)
 
     async def _respond(self, response: Response) -> None:
         send, body = self._send, response.body
@@ -364,12 +365,14 @@ class _Stream:
     """A streamed answer, for a framework that reads it piece by piece. Closing it, or cancelling
     the task that waits for a piece, closes the call to the service."""
 
-    def __init__(self, relay: Relay, middleware: WattfareASGIMiddleware) -> None:
+    def __init__(
+        self, relay: Relay, silence: float | None, finish: Callable[[Record], Awaitable[None]]
+    ) -> None:
         self._closed = False
         self._relay = relay
-        self._middleware = middleware
+        self._finish = finish
         self._loop = asyncio.get_running_loop()
-        self._silence = middleware._gate.heartbeat
+        self._silence = silence
         self._reading: asyncio.Task[bytes] | None = None
         self._ended = False
 
@@ -427,7 +430,7 @@ class _Stream:
                 if not reading.cancelled():
                     reading.exception()  # asyncio logs an exception that is never retrieved
             await relay.answer.close()
-            await self._middleware._finish(relay.record)
+            await self._finish(relay.record)
         finally:
             relay.record.release()
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextvars import Context, copy_context
+from functools import cached_property
 from typing import Any, Literal, Self, cast
 
 import msgspec
 
-from ..client import AsyncWattfare, Wattfare, client_for
-from ..current import CurrentRequest
+from ..client import AsyncWattfare, Wattfare, client_for, in_request, runner_of
+from ..current import CurrentRequest, Driver
 from ..error_responses import LetThrough
 from ..flow import Flow
 from ..origins import FindAppCors
@@ -101,9 +102,10 @@ class Middleware:
         self.app = app
         own, self._owns_client = client_for(self._client_kind, client, secret_key, base_url)
         # The handles of `user()` are used inside a request, too.
-        self._client = own._in_request()
+        self._client = in_request(own)
+        self._runner = runner_of(self._client)
         self._gate = Gate(
-            self._client._caller,
+            self._runner.caller,
             resolve_user=resolve_user,
             token_path=token_path,
             inference_path=inference_path,
@@ -198,10 +200,19 @@ class Middleware:
     _sync_client: Any
     _async_client: Any
 
+    @cached_property
+    def _driver(self) -> Driver:
+        return Driver(
+            self._identify,
+            self._context_of,
+            lambda: self._sync_client,
+            lambda: self._async_client,
+        )
+
     def keep_context(self) -> None:
         """For an adapter: call ``resolve_user`` in a copy of this context, if ``_context_of`` finds
         that the code which first needs the user runs in another one."""
-        request = CurrentRequest.of(self)
+        request = CurrentRequest.of(self._driver)
         if request is not None:
             request.context = copy_context()
 
@@ -233,6 +244,9 @@ class Middleware:
     _client_kind: Any
     let_through: LetThrough = ()
     """The exceptions of the app's functions that the framework answers itself."""
+
+    current_request_class: type[CurrentRequest] = CurrentRequest
+    """The class of :meth:`current_request`, for an adapter that overrides some of its methods."""
 
     find_app_cors: FindAppCors | None = None
     """Finds what the app's own CORS middleware allows. None if the framework has none."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, cast
 from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
 from werkzeug.wsgi import get_input_stream
 
-from ..client import AsyncWattfare, Wattfare, client_for
+from ..client import AsyncWattfare, SyncRunner, Wattfare, client_for, in_request
 from ..current import CurrentRequest, around_wsgi
 from ..errors import WattfareError
 from ..flow import run
@@ -40,6 +40,7 @@ class WattfareWSGIMiddleware(_Base):
 
     _client_kind = Wattfare
     _client: Wattfare
+    _runner: SyncRunner
 
     if TYPE_CHECKING:
 
@@ -112,7 +113,7 @@ class WattfareWSGIMiddleware(_Base):
 
     def user_of(self, request: Request) -> User:
         """:meth:`user`, for a framework with requests of its own."""
-        return self._client.user(self._client._run(self._gate.identify(request)))
+        return self._client.user(self._runner.run(self._gate.identify(request)))
 
     def request_from(self, raw: Any) -> Request:
         return request_from_environ(raw)
@@ -123,13 +124,13 @@ class WattfareWSGIMiddleware(_Base):
 
     @cached_property
     def _async_client(self) -> AsyncWattfare:
-        return client_for(AsyncWattfare, self._client)[0]._in_request()
+        return in_request(client_for(AsyncWattfare, self._client)[0])
 
     def current_request(self, request: Request | Callable[[], Request]) -> CurrentRequest:
-        return CurrentRequest(self, request)
+        return self.current_request_class(self._driver, request)
 
     def _with_current_user(self, app: Any) -> Any:
-        return around_wsgi(self, app)
+        return around_wsgi(self._driver, app)
 
     def close(self) -> None:
         """Close our own connections. This also happens at exit."""
@@ -163,7 +164,7 @@ class WattfareWSGIMiddleware(_Base):
             request: the neutral form of the framework's request. Its path must be one of ours.
             read_input: reads at most this many bytes of the body; see :func:`read_limited`.
         """
-        gate, client = self._gate, self._client
+        gate, runner = self._gate, self._runner
         record = Record()
 
         def perform(command: Any) -> Any:
@@ -176,15 +177,15 @@ class WattfareWSGIMiddleware(_Base):
                 body = read_input(command.limit)
                 command.claim.grow(len(body))
                 return body
-            return client._perform(command)
+            return runner.perform(command)
 
         try:
             reply = run(gate.answer(request, record), perform)
             if isinstance(reply, Relay):
-                stream = _Stream(reply, self)
+                stream = _Stream(reply, lambda: run(gate.finished(record), runner.perform))
                 return Answer(reply.status, reply.headers, stream, stream.close)
             if record.begun:
-                run(gate.finished(record), client._perform)
+                run(gate.finished(record), runner.perform)
         except BaseException:
             record.release()
             raise
@@ -255,10 +256,10 @@ class _Stream:
     """A streamed answer for WSGI. If the client leaves, the server notices with the next chunk and
     closes this, which closes the call to the service."""
 
-    def __init__(self, relay: Relay, middleware: WattfareWSGIMiddleware) -> None:
+    def __init__(self, relay: Relay, finish: Callable[[], Any]) -> None:
         self._closed = False
         self._relay = relay
-        self._middleware = middleware
+        self._finish = finish
         self._ended = False
 
     def __iter__(self) -> Iterator[bytes]:
@@ -286,8 +287,7 @@ class _Stream:
         record = self._relay.record
         try:
             self._relay.answer.close()
-            middleware = self._middleware
-            run(middleware._gate.finished(record), middleware._client._perform)
+            self._finish()
         finally:
             record.release()
 

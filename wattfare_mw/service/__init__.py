@@ -1,16 +1,23 @@
-"""A Wattfare-compatible service to run yourself: the protocol over HTTP, a ledger in SQLite or
-PostgreSQL, and the built-in model or an upstream.
+"""Private: a Wattfare-compatible service to run yourself: the protocol over HTTP, a ledger in
+SQLite or PostgreSQL, and the built-in model or an upstream.
 
 It needs the extra ``wattfare-mw[service]``. The package is private, except for the names in
 ``__all__``.
 """
 
-from .asgi import create_app
-from .keys import AppKeys
-from .ledger.databases import create_keys
-from .payers.encryption import keys_from_environment as encryption_keys_from_environment
-from .server import serve
-from .settings import Settings, secret_from_environment
+try:
+    from .asgi import create_app
+    from .keys import AppKeys
+    from .ledger.databases import create_keys
+    from .payers.encryption import keys_from_environment as encryption_keys_from_environment
+    from .server import serve
+    from .settings import Settings, secret_from_environment
+except ModuleNotFoundError as error:
+    if (error.name or "").partition(".")[0] == "wattfare_mw":
+        raise
+    raise ModuleNotFoundError(
+        f"{error.name} is not installed. Type: pip install 'wattfare-mw[service]'", name=error.name
+    ) from None
 
 __all__ = [
     "AppKeys",

@@ -1,8 +1,7 @@
 """A real Wattfare service for an app's own tests: the fixture ``wattfare`` of pytest, and
 :class:`WattfareService` for any other test. It needs the extra ``wattfare-mw[testing]``.
 
-pytest loads this package in every run, so each part is imported when one of its names is first
-used.
+pytest loads this package in every run, so each part is imported on first use.
 """
 
 from __future__ import annotations
@@ -50,7 +49,7 @@ def __getattr__(name: str) -> Any:
             name=error.name,
         ) from None
     value = getattr(module, name)
-    globals()[name] = value  # the next time it is simply there
+    globals()[name] = value  # found directly the next time
     return value
 
 

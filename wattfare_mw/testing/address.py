@@ -1,7 +1,7 @@
-"""The address of a service before it runs, and the keys that stay the same while it does.
+"""The address of a service that may not run yet, and its constant keys.
 
-An app may read both from the environment when it is imported, which is before the first test. So
-this module imports nothing but the standard library.
+An app may read both from the environment when it is imported, before the first test. So this module
+imports only the standard library.
 """
 
 from __future__ import annotations
@@ -11,25 +11,25 @@ import secrets
 import socket
 from collections.abc import Mapping
 
-#: The app that the keys of an address name. It stands for the app of the test that runs.
+#: The app id in an address's keys. It stands for the app of the current test.
 STANDING_APP = "tests"
-#: The hosts that no proxy may come between.
+#: The hosts that must not be reached through a proxy.
 _LOCAL = "127.0.0.1"
 _PROXIES = ("HTTP_PROXY", "ALL_PROXY")
 
 
 class Address:
-    """A port of this machine that nothing listens on yet, and two keys.
+    """A free port of this machine, and two keys.
 
     Attributes:
         url: the service's address, such as ``http://127.0.0.1:49152``.
         port: its port.
-        secret_key: opens the app of the test that runs.
-        publishable_key: names the app of the test that runs.
+        secret_key: the secret key of the current test's app.
+        publishable_key: the publishable key of the current test's app.
     """
 
     def __init__(self) -> None:
-        # It is bound and does not listen. So a request before the service runs is refused at once.
+        # It is bound but does not listen, so a request before the service runs is refused at once.
         self.socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         self.socket.bind((_LOCAL, 0))
         self.port: int = self.socket.getsockname()[1]
@@ -39,11 +39,11 @@ class Address:
 
     @property
     def environ(self) -> dict[str, str]:
-        """The variables for an app."""
+        """The environment variables for an app."""
         return environ(self.url, self.secret_key, self.publishable_key)
 
     def close(self) -> None:
-        """Let go of the port."""
+        """Release the port."""
         self.socket.close()
 
     def __repr__(self) -> str:
@@ -51,7 +51,7 @@ class Address:
 
 
 def environ(url: str, secret_key: str, publishable_key: str) -> dict[str, str]:
-    """The variables with which an app finds a service."""
+    """The environment variables with which an app finds a service."""
     variables = {
         "WATTFARE_BASE_URL": url,
         "WATTFARE_SECRET_KEY": secret_key,
@@ -65,7 +65,7 @@ def environ(url: str, secret_key: str, publishable_key: str) -> dict[str, str]:
 
 
 class Environment:
-    """Variables of this process, until they are put back.
+    """Set environment variables until they are restored.
 
     Args:
         variables: their names and values.
@@ -76,7 +76,7 @@ class Environment:
         os.environ.update(variables)
 
     def restore(self) -> None:
-        """Put the former values back."""
+        """Restore the former values."""
         for name, value in self._former.items():
             if value is None:
                 os.environ.pop(name, None)
@@ -88,12 +88,12 @@ class Environment:
         return "Environment()"
 
 
-#: The address that the first service of this process takes, if an app has been told it already.
+#: The reserved address of the first service of this process, if an app has it already.
 _kept: Address | None = None
 
 
 def keep_address() -> Address:
-    """The address of the first service of this process, which need not run yet."""
+    """The address of the first service of this process, which may not run yet."""
     global _kept
     if _kept is None:
         _kept = Address()
@@ -101,7 +101,7 @@ def keep_address() -> Address:
 
 
 def release_address() -> None:
-    """Let go of this address, if no service has taken it."""
+    """Release this address, if no service has taken it."""
     global _kept
     if _kept is not None:
         _kept.close()
@@ -109,7 +109,7 @@ def release_address() -> None:
 
 
 def take_address() -> Address:
-    """The address for a new service: the one that has been told to the app, or a new one."""
+    """The address for a new service: the reserved one or a new one."""
     global _kept
     address, _kept = _kept or Address(), None
     return address

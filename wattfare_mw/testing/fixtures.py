@@ -22,7 +22,7 @@ _failed = pytest.StashKey[bool]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """One option, for an app that reads the environment when it is imported."""
+    """Add an option for apps that read the environment when they are imported."""
     parser.addini(
         _OPTION,
         type="bool",
@@ -31,18 +31,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-# Before the configuration of Django, which other plugins load.
+# Before other plugins load the configuration of Django.
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_load_initial_conftests(
     early_config: pytest.Config,
 ) -> Generator[None]:
-    """Set the environment, if the option says so."""
+    """Set the environment, if the option is set."""
     _set_environment(early_config)
     return (yield)
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Set the environment, if the option says so, and describe the marker."""
+    """Set the environment, if the option is set, and register the marker."""
     config.addinivalue_line(
         "markers",
         "wattfare(allow_reserved=False): allow_reserved=True lets the test end while calls still "
@@ -63,7 +63,7 @@ def _set_environment(config: pytest.Config) -> None:
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Remember which tests have failed."""
+    """Record which tests have failed."""
     report = yield
     if report.failed:
         item.stash[_failed] = True
@@ -72,8 +72,8 @@ def pytest_runtest_makereport(
 
 @pytest.fixture(scope="session")
 def wattfare_service() -> Iterator[SharedService]:
-    """The Wattfare service that all tests share: its url and its secret_key stay the same. For an
-    app that is made once. The key opens the app of the test that runs.
+    """The Wattfare service that all tests share, for an app that is created once. Its url and
+    secret_key stay the same. The key belongs to the app of the current test.
     """
     from . import shared_service
     from .servers import stop_servers
@@ -86,9 +86,9 @@ def wattfare_service() -> Iterator[SharedService]:
 def wattfare(
     request: pytest.FixtureRequest, wattfare_service: SharedService
 ) -> Iterator[WattfareService]:
-    """A real Wattfare service with an app of its own for this test, on a real socket. Its users
-    spend a fake budget: wattfare.user("ann").connect(5). WATTFARE_SECRET_KEY and WATTFARE_BASE_URL
-    are set for the test.
+    """A real Wattfare service on a real socket, with a new app for this test. Its users spend a
+    fake budget: wattfare.user("ann").connect(5). WATTFARE_SECRET_KEY and WATTFARE_BASE_URL are set
+    for the test.
     """
     from . import WattfareService
 
@@ -96,7 +96,7 @@ def wattfare(
     yield service
     failure = ""
     try:
-        # A test that has failed may have left a stream open. Its own failure counts.
+        # A failed test may have left a stream open. Report only its own failure.
         service.close(check=_failed not in request.node.stash)
     except AssertionError as error:
         failure = str(error)

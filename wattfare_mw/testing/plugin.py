@@ -1,7 +1,6 @@
-"""The pytest plugin by the name of its module, for ``pytest_plugins`` and ``pytest -p``.
+"""The pytest plugin as a module, for ``pytest_plugins`` and ``pytest -p``.
 
-pytest finds the plugin by itself where the package is installed, and then this module changes
-nothing.
+If the package is installed, pytest finds the plugin by itself, and this module changes nothing.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The model of the tests: it says what its test has told it to, or repeats the prompt."""
+"""The model of the tests: it answers as the test says, or repeats the prompt."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from .scripts import Fault, Reply
 
 
 class ScriptedProvider:
-    """Any model, at the prices of the built-in one."""
+    """Any model, at the prices of the built-in model."""
 
     keeps_records = False
 
     def __init__(self, *, hold: int | None) -> None:
         """
         Args:
-            hold: what a call holds that has a field whose cost has no bound, in nano-dollars.
+            hold: what a call reserves if a field makes its cost unlimited, in nano-dollars.
         """
         self._hold = hold
 
@@ -34,9 +34,9 @@ class ScriptedProvider:
         return await Echo().models()
 
     async def prepare(self, request: ChatRequest, request_id: str) -> ScriptedJob:
-        """The answer that is next."""
+        """Prepare the next answer."""
         if request.n != 1:
-            raise invalid_request("The model of the tests gives one answer for each call.")
+            raise invalid_request("The model of the tests supports only one answer per call.")
         record = CURRENT.get()
         if record is None:  # its test is over
             return ScriptedJob(request, _echo(request), hold=self._hold)
@@ -57,11 +57,11 @@ class ScriptedProvider:
     async def true_cost(
         self, generation_id: str, credential: Credential | None = None
     ) -> int | None:
-        """There are no records."""
+        """Return nothing: there are no records."""
         return None
 
     async def close(self) -> None:
-        """There is nothing to let go of."""
+        """Do nothing: there is nothing to release."""
 
 
 class ScriptedJob(EchoJob):
@@ -69,10 +69,10 @@ class ScriptedJob(EchoJob):
 
     Args:
         reply: the answer.
-        hold: what the call holds if it has a field whose cost has no bound, in nano-dollars.
-        fault: what goes wrong in the middle of the stream.
-        record: what the test is told of the call.
-        give_back: called if the answer is not given, because the call was refused.
+        hold: what the call reserves if a field makes its cost unlimited, in nano-dollars.
+        fault: the failure in the middle of the stream.
+        record: the test's record of the call.
+        give_back: called if the answer is unused, because the call was refused.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class ScriptedJob(EchoJob):
                 self.bounds = self.bounds.holding(hold)
 
     async def start(self, granted: int, credential: Credential | None = None) -> None:
-        """Say as much as this pays for."""
+        """Answer as much as this covers."""
         self._give_back = lambda: None
         if self._reply.is_whole:
             self.meter.granted = granted
@@ -132,7 +132,7 @@ class ScriptedJob(EchoJob):
         return encode({**self._about, **fields})
 
     async def read_events(self) -> bytes:
-        """One event, or the last ones."""
+        """Return one event, or the last events."""
         delta = None if self._is_cut else await self._next_delta()
         if delta is not None:
             if not self._events:
@@ -150,7 +150,7 @@ class ScriptedJob(EchoJob):
         return last + sse.write(sse.DONE)
 
     async def close(self) -> None:
-        """Keep the reply for another call, if this one was refused."""
+        """If this call was refused, keep the reply for another call."""
         self._give_back()
 
     @property
@@ -214,7 +214,7 @@ def _echo(request: ChatRequest) -> Reply:
 
 
 def _text_of(message: dict[str, Any]) -> str:
-    """The text of a message, without its images and the like."""
+    """The text of a message, without images and other parts."""
     content: object = message.get("content")
     if isinstance(content, str):
         return content

@@ -1,4 +1,4 @@
-"""Keeps the calls that an app makes during a test, for the test to look at."""
+"""Records the calls that an app makes during a test."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from .scripts import Script
 if TYPE_CHECKING:
     from .servers import Server
 
-#: Headers whose value says how a call is to be made. The others begin with ``x-wattfare-``.
+#: Recorded headers whose name does not begin with ``x-wattfare-``.
 _KEPT = frozenset({"idempotency-key", "x-request-id"})
-#: The start of an event that ends a stream with an error.
+#: The beginning of an event that ends a stream with an error.
 _ERROR_EVENT = b'data: {"error"'
 
-#: The record of the call that this task carries out.
+#: The record of the current task's call.
 CURRENT: ContextVar[Record | None] = ContextVar("wattfare_call", default=None)
 
 
 @dataclass(frozen=True, repr=False)
 class RecordedCall:
-    """An inference call that reached the service, as far as it has come.
+    """The current state of an inference call that reached the service.
 
     Attributes:
-        user: the app's id of the user who pays; None for a grant, or if the call names nobody.
+        user: the app's id of the user who pays; None for a grant, or if the call names no payer.
         model: the model that the app asked for; empty if the request cannot be read.
         messages: the messages of the prompt.
         params: the other fields of the request, such as ``max_tokens`` and ``tools``.
@@ -43,13 +43,12 @@ class RecordedCall:
         headers: the request's headers that belong to Wattfare, in lower case. Credentials are
             left out.
         status: the HTTP status; None before there is one.
-        error: the code of the error that refused or ended the call, such as
-            ``"budget_exceeded"``; None for no error.
-        text: what the model has said.
-        prompt_tokens: what was billed.
-        completion_tokens: what was billed.
-        cost: what was billed, in USD.
-        reserved: what the call has reserved, in USD; 0 once it is settled.
+        error: the code of the error that refused or ended the call, such as ``"budget_exceeded"``;
+            None if there was no error.
+        text: the text of the answer so far.
+        prompt_tokens: the billed tokens of the prompt. completion_tokens: the billed tokens of the
+            answer. cost: the billed cost, in USD. reserved: the reserved amount, in USD; 0 once the
+            call is settled.
         request_id: the service's id of the call.
     """
 
@@ -74,7 +73,7 @@ class RecordedCall:
 
 
 class Record:
-    """A call while it runs. The service's thread writes it."""
+    """A running call. The service's thread updates it."""
 
     def __init__(self, script: Script, headers: Headers, scope: Scope) -> None:
         self.script = script
@@ -84,7 +83,7 @@ class Record:
         self.text = ""
         self.status: int | None = None
         self.error: str | None = None
-        #: True if the connection is to be closed, once the call is settled.
+        #: True if the connection must be closed when the call is settled.
         self.is_dropped = False
         self.request_id: str | None = None
         self.reserved = self.billed = self.prompt_tokens = self.completion_tokens = 0
@@ -102,7 +101,7 @@ class Record:
         }
 
     def snapshot(self) -> RecordedCall:
-        """The call as it is now."""
+        """The current state of the call."""
         try:
             decoded: object = json.loads(bytes(self.body))
         except ValueError:
@@ -126,14 +125,14 @@ class Record:
         )
 
     async def receive_from(self, receive: Receive) -> Message:
-        """Receive, and keep the body."""
+        """Receive a message and record the body."""
         message = await receive()
         if message["type"] == "http.request":
             self.body += message.get("body", b"")
         return message
 
     def note(self, message: Message) -> None:
-        """Keep what is known of the answer."""
+        """Record a message of the answer."""
         if message["type"] == "http.response.start":
             self.status = message["status"]
             for name, value in message["headers"]:
@@ -155,8 +154,8 @@ class Record:
 
 
 class Recorder:
-    """ASGI around the service: keeps each inference call, and carries failures of the network
-    out."""
+    """ASGI middleware around the service: records each inference call and simulates network
+    failures."""
 
     def __init__(self, app: ASGIApp, server: Server) -> None:
         self._app = app
@@ -166,7 +165,7 @@ class Recorder:
         """ASGI."""
         headers = Headers.of_scope(scope["headers"])
         tested = self._server.app_of(headers)
-        # What one test does from its address is not held against the next one.
+        # Each test has an address of its own, so tests do not share rate limits.
         scope["client"] = (self._server.client_address, 0)
         if tested is None or (scope["method"], scope["path"]) != ("POST", COMPLETIONS):
             await self._app(scope, receive, send)
@@ -194,7 +193,7 @@ class Recorder:
 
 
 async def _drop(record: Record, receive: Receive) -> None:
-    """Close the connection, without the rest of an answer."""
+    """Close the connection before the end of an answer."""
     record.error = "network"
     record.connection.close()
     while (await receive())["type"] != "http.disconnect":

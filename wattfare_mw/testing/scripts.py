@@ -1,4 +1,4 @@
-"""What the model of a test answers, and which of its calls fail."""
+"""The answers of a test's model, and its failures."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ class Reply(NamedTuple):
     """An answer of the model.
 
     Attributes:
-        words: each with the white space around it. Each is a token, and an event of a stream.
+        words: words with their white space. Each is a token, and an event of a stream.
         cost: in nano-dollars; None: the price of its tokens.
         prompt_tokens: None: the words of the prompt.
         completion_tokens: None: the words of the answer.
         pause: the time before each word, in seconds.
-        times: how many calls it answers; None: all of them, until another reply follows.
+        times: how many calls it answers; None: all calls until the next reply.
     """
 
     words: tuple[str, ...] = ()
@@ -43,7 +43,7 @@ class Reply(NamedTuple):
 
     @property
     def is_whole(self) -> bool:
-        """True if no limit shortens it."""
+        """True if limits must not shorten it."""
         return bool(self.tool_calls) or self.cost is not None or self.completion_tokens is not None
 
 
@@ -51,7 +51,7 @@ class Fault(NamedTuple):
     """A failure of a call.
 
     Attributes:
-        make_error: makes the error; None: the connection is closed.
+        make_error: creates the error; None: the connection is closed.
         after: how many events of a stream come first; None: the call fails as a whole.
     """
 
@@ -60,18 +60,18 @@ class Fault(NamedTuple):
 
 
 class Script:
-    """The replies and the failures of one test. Any thread may use it."""
+    """The replies and failures of one test. It is thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._replies: deque[Reply] = deque()
-        self._stays = False  # the first reply, which has been given
+        self._stays = False  # the first reply has been used
         self._faults: list[Fault] = []
         #: Of the tool calls.
         self.numbers = itertools.count(1)
 
     def add_reply(self, reply: Reply) -> None:
-        """Answer with this, after the replies that are there."""
+        """Add a reply after the present ones."""
         with self._lock:
             if self._stays:
                 self._replies.popleft()
@@ -79,12 +79,13 @@ class Script:
             self._replies.append(reply)
 
     def add_fault(self, fault: Fault, times: int) -> None:
-        """Let so many calls fail."""
+        """Let this many calls fail."""
         with self._lock:
             self._faults.extend([fault] * times)
 
     def take_reply(self) -> tuple[Reply | None, Callable[[], None]]:
-        """The reply for the next call, and a function that gives it back. None: there is none."""
+        """The reply for the next call, and a function that returns it to the script. None if there
+        is no reply."""
         with self._lock:
             if not self._replies:
                 return None, _nothing
@@ -100,7 +101,7 @@ class Script:
         return reply, lambda: self._give_back(taken)
 
     def take_fault(self, wanted: Callable[[Fault], bool]) -> Fault | None:
-        """The first failure that fits the call, if there is one."""
+        """The first failure that applies to the call, if any."""
         with self._lock:
             for index, fault in enumerate(self._faults):
                 if wanted(fault):
@@ -117,7 +118,7 @@ def _nothing() -> None:
 
 
 def words_in(text: str) -> tuple[str, ...]:
-    """The words of a text. Joined, they are the text."""
+    """Split a text into words. Joined, they give the text."""
     return tuple(_WORD.findall(text))
 
 
@@ -128,7 +129,7 @@ def tool_calls_in(given: Iterable[object], numbers: Iterator[int]) -> tuple[Tool
         numbers: for the ids of those that have none.
 
     Raises:
-        TypeError: one of them is of no such form.
+        TypeError: a tool call has an unsupported form.
     """
     return tuple(_tool_call(call, numbers) for call in given)
 

@@ -1,6 +1,6 @@
-"""The service in a thread of its own, on a real socket, with a ledger in memory.
+"""Runs the service in a thread, on a real socket, with a ledger in memory.
 
-A process starts it once. Each test has an app of its own in it, which no other test knows.
+A process starts it once. Each test has its own app in it.
 """
 
 from __future__ import annotations
@@ -41,15 +41,14 @@ from .scripts import Script
 
 T = TypeVar("T")
 
-#: The funding that no provider takes.
+#: A funding that the provider refuses.
 REFUSED_FUNDING = "refused"
 _PAYER = "tests"
-#: How long to wait for the service at most, in seconds: until it runs, for an answer, and until it
-#: has ended.
+#: How long to wait for the service, in seconds: for its start, for an answer, and for its end.
 START_SECONDS = 60
 ANSWER_SECONDS = 20
 STOP_SECONDS = 5
-#: How long to wait for what is cut off when a test ends, in seconds.
+#: How long to wait for the calls that are stopped when a test ends, in seconds.
 CUT_OFF_SECONDS = 1.0
 
 # A library that stops the time for a test replaces `time.monotonic`, and the loop would stand
@@ -60,9 +59,9 @@ if hasattr(time, "clock_gettime"):
 
 
 class Clock:
-    """The clock of the service: months, sessions, grants and rate limits go by it.
+    """The clock of the service. Months, sessions, grants and rate limits use it.
 
-    It begins at the time of the machine, anew in each test.
+    In each test, it starts with the machine's time.
     """
 
     def __init__(self) -> None:
@@ -81,7 +80,7 @@ class Clock:
         minutes: float = 0,
         seconds: float = 0,
     ) -> datetime:
-        """Move the clock forward, and return its new time. Nothing waits meanwhile.
+        """Move the clock forward and return its new time. Nothing is delayed.
 
         Raises:
             ValueError: the time would go back.
@@ -99,7 +98,7 @@ class Clock:
         return time.time() + self._ahead.total_seconds()
 
     def reset(self) -> None:
-        """Show the time of the machine again."""
+        """Return to the machine's time."""
         self._ahead = timedelta()
 
     def __repr__(self) -> str:
@@ -115,7 +114,7 @@ class TestedApp:
         self.app, self.keys = keys.new_app("tests", "test")
         self.script = Script()
         self.records: list[Record] = []
-        #: Notified each time that a call is settled.
+        #: Notified when a call is settled.
         self.settled = threading.Condition()
         self._reserved: dict[str, Record] = {}
 
@@ -133,14 +132,14 @@ class TestedApp:
         return sql.execute(select(func.count()).select_from(table).where(*where)).scalar_one()
 
     def note_reserved(self, call: InferenceCall, amount: int) -> None:
-        """A call has reserved so much, in nano-dollars."""
+        """Record what a call has reserved, in nano-dollars."""
         record = CURRENT.get()
         if record is not None:
             record.reserved = amount
             self._reserved[call.id] = record
 
     def note_settled(self, reservation_id: str, outcome: Outcome, billed: int) -> None:
-        """A call has been billed so much, in nano-dollars."""
+        """Record what a call was billed, in nano-dollars."""
         record = self._reserved.pop(reservation_id, None)
         if record is not None:
             record.reserved, record.billed = 0, billed
@@ -171,11 +170,11 @@ class Server:
 
     @property
     def is_usable(self) -> bool:
-        """False if its thread has ended, or runs in the process that this one was forked from."""
+        """False if the thread has ended, or belongs to the parent of a forked process."""
         return self._pid == os.getpid() and self._thread.is_alive()
 
     def run(self, job: Callable[[ServiceState], Awaitable[T]]) -> T:
-        """Run this in the service's thread, and wait for its result.
+        """Run a job in the service's thread and wait for its result.
 
         Raises:
             RuntimeError: the service does not run in this process, or does not answer.
@@ -201,7 +200,7 @@ class Server:
             ) from None
 
     def begin(self) -> TestedApp:
-        """A new app for a test. The keys of the address open it until :meth:`end`."""
+        """Create an app for a test. The address's keys belong to it until :meth:`end`."""
         tested = TestedApp()
         self.clock.reset()
         self.run(lambda state: state.store.add_app(tested.app))
@@ -210,7 +209,7 @@ class Server:
         return tested
 
     def end(self) -> None:
-        """The test is over. What is left of its calls is cut off."""
+        """End the test. Its remaining calls are stopped."""
         tested = self._tested
         if tested is None or not self.is_usable:
             return
@@ -225,11 +224,11 @@ class Server:
             self._tested = None
 
     def wait_until_settled(self, user_id: str | None, patience: float) -> bool:
-        """Wait until no call of the test is in flight. False if one still is.
+        """Wait until no call of the test is in flight. Returns False if one still is.
 
         Args:
-            user_id: of this user; None: of any user or grant.
-            patience: how long to wait, in seconds.
+            user_id: whose calls; None: any user or grant. patience: the maximum time to wait, in
+                seconds.
         """
         tested = self._tested
         if tested is None:
@@ -246,7 +245,7 @@ class Server:
         return True
 
     def stop(self) -> None:
-        """End the thread. It is a daemon, so that nothing waits for it if it does not end."""
+        """End the thread. It is a daemon, so the process can exit even if it does not end."""
         if self.is_usable:
             self._loop.call_soon_threadsafe(self._stop.set)
             self._thread.join(STOP_SECONDS)
@@ -255,12 +254,12 @@ class Server:
 
     @property
     def client_address(self) -> str:
-        """What the service takes for the address of its clients: another one in each test."""
+        """The client address that the service sees. Each test has another one."""
         number = self._tests % 2**24
         return f"127.{number >> 16}.{number >> 8 & 255}.{number & 255}"
 
     def app_of(self, headers: Headers) -> TestedApp | None:
-        """The app of the running test, if this request comes with one of its secret keys."""
+        """The app of the current test, if this request has one of its secret keys."""
         tested = self._tested
         if tested is None:
             return None
@@ -268,15 +267,15 @@ class Server:
         return tested if keys.app_id_of(key) in (tested.id, STANDING_APP) else None
 
     def app_with_id(self, app_id: str) -> TestedApp | None:
-        """The app of the running test, if it has this id."""
+        """The app of the current test, if it has this id."""
         tested = self._tested
         return tested if tested is not None and tested.id == app_id else None
 
     def standing_app(self) -> App:
-        """The app of the running test, as the keys of the address open it.
+        """The app of the current test, to which the address's keys belong.
 
         Raises:
-            WattfareAuthError: no test runs.
+            WattfareAuthError: there is no current test.
         """
         tested = self._tested
         if tested is None:
@@ -293,7 +292,7 @@ class Server:
         )
 
     async def keep_lease(self) -> None:
-        """Make sure that calls can be made. A debugger may have stopped this thread."""
+        """Renew the lease, because a debugger may have stopped this thread."""
         for _ in range(2):
             if self._state.runner.seconds_left > 0:
                 return
@@ -330,7 +329,7 @@ class Server:
             http=_Protocol,
             lifespan="off",
         )
-        # To give it as an argument would take the handlers of this log from the process.
+        # As an argument, it would remove the process's handlers of this log.
         config.access_log = False
         config.load()
         connections = ServerState()
@@ -372,11 +371,11 @@ class _Protocol(LimitedProtocol):
 
 
 class _Store(SQLiteStore):
-    """A ledger in memory, by the clock of the tests."""
+    """A ledger in memory, with the clock of the tests."""
 
     def __init__(self, url: str, server: Server) -> None:
         super().__init__(url, clock=server.clock.now)
-        self._lease_clock = lease_now  # a test that moves the clock ends no lease
+        self._lease_clock = lease_now  # moving the clock must not end a lease
         self._server = server
 
     async def app_by_id(self, app_id: str) -> App | None:
@@ -428,7 +427,7 @@ _servers: list[Server] = []
 
 
 def first_server() -> Server:
-    """The service that tests of this process share. The first call starts it."""
+    """The service that the tests of this process share. The first call starts it."""
     with _lock:
         _forget_the_dead()
         if not _servers:
@@ -437,7 +436,7 @@ def first_server() -> Server:
 
 
 def take_server() -> Server:
-    """A service that no other test uses at present. To be given back."""
+    """A service that no other test uses now. Return it afterwards."""
     with _lock:
         _forget_the_dead()
         for server in _servers:

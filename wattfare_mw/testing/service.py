@@ -1,4 +1,4 @@
-"""``WattfareService``: what a test sees of the service."""
+"""``WattfareService``: a test's interface to the service."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from datetime import datetime
 from decimal import Decimal
 from types import TracebackType
 from typing import Any, Self, TypeVar
-from uuid import UUID
 
 from sqlalchemy import Connection as Sql
 from sqlalchemy import func, select
@@ -22,7 +21,7 @@ from ..service.ledger import rules, schema
 from ..service.models.upstream_answers import failed
 from ..service.records import GRANT_SECONDS, USERS_PAY, Bounds, Connection, GrantBudget, Totals
 from ..transport import hidden
-from ..types import check_user_id, encode
+from ..types import UserId, encode, user_id_text
 from .address import Environment, environ
 from .recording import RecordedCall
 from .scripts import Fault, Reply, tool_calls_in, words_in
@@ -35,11 +34,11 @@ from .servers import (
     stop_servers,
     take_server,
 )
-from .users import Amount, AppUser, nanos_of
+from .users import Amount, AppUser, OfTest, nanos_of
 
 T = TypeVar("T")
 
-#: How long to wait for calls in flight, in seconds: when a test asks what was billed, and when it
+#: How long to wait for calls in flight, in seconds: when a test reads what was billed, and when it
 #: ends.
 BILLED_SECONDS = 1.0
 END_SECONDS = 2.0
@@ -53,8 +52,8 @@ atexit.register(stop_servers)
 
 
 class SharedService:
-    """The address of the service that the tests of a process share. It stays the same in each
-    test, for an app that is made once. Its keys open the app of the test that runs.
+    """The address of the service that the tests of a process share. It is the same in each test,
+    for an app that is created once. Its keys belong to the app of the current test.
 
     Attributes:
         url: the service's address.
@@ -66,12 +65,12 @@ class SharedService:
 
     @property
     def secret_key(self) -> str:
-        """The secret key. It opens the app of whichever test runs."""
+        """The secret key of the current test's app."""
         return hidden(self._address.secret_key)
 
     @property
     def publishable_key(self) -> str:
-        """The publishable key. It names the app of whichever test runs."""
+        """The publishable key of the current test's app."""
         return self._address.publishable_key
 
     @property
@@ -96,9 +95,9 @@ class WattfareService:
         with WattfareService() as wattfare:
             wattfare.user("ann").connect(5)
 
-    The service has a new app with no users. It answers any model, at the prices of the built-in
-    one: 0.000001 USD for a word of the prompt, and 0.000002 USD for a word of the answer. Any
-    thread may use it. The first one of a process takes a second to start, and the next ones a few
+    The service has a new app without users. It accepts any model, at the prices of the built-in
+    one: 0.000001 USD per word of the prompt, and 0.000002 USD per word of the answer. It is
+    thread-safe. The first service of a process takes a second to start, and the next ones a few
     milliseconds.
 
     Args:
@@ -117,7 +116,7 @@ class WattfareService:
     # -- from the beginning to the end
 
     def open(self) -> Self:
-        """Begin. A ``with`` block does it."""
+        """Start. A ``with`` block does this."""
         if self._opened is not None:
             raise RuntimeError("This service is open already.")
         server = take_server()
@@ -131,10 +130,10 @@ class WattfareService:
         return self
 
     def close(self, *, check: bool = True) -> None:
-        """End. A ``with`` block does it. Nothing happens if it has been closed.
+        """Stop. A ``with`` block does this. Does nothing if the service is closed.
 
         Args:
-            check: look for calls that are not settled, and wait for them for two seconds.
+            check: check that all calls are settled. Waits for them for up to two seconds.
 
         Raises:
             AssertionError: a call still reserves a part of a budget.
@@ -209,16 +208,17 @@ class WattfareService:
 
     # -- users and their budgets
 
-    def user(self, user_id: str | int | UUID) -> AppUser:
+    def user(self, user_id: UserId) -> AppUser:
         """A user of the app, by the app's own id. They need not exist before.
 
         Raises:
-            WattfareError: ``invalid_request``; no such id can exist.
+            WattfareError: ``invalid_request`` if the id is invalid.
         """
-        return AppUser(self, _id_of(user_id))
+        test = OfTest(lambda: self._server, lambda: self._tested, self._wait_until_settled)
+        return AppUser(self, user_id_text(user_id), test)
 
     def grant(self, requests: int = 1, max_usd: Amount = 1) -> str:
-        """The token of a new one-time grant.
+        """Create a one-time grant and return its token.
 
         Args:
             requests: how many calls it pays for.
@@ -247,26 +247,31 @@ class WattfareService:
         pause: float = 0,
         times: int | None = None,
     ) -> None:
-        """What the model answers. Several replies are given in turn, and the last one stays. A
-        reply with tool calls is given once. Without a reply, the model repeats the last message of
-        the user.
+        """Set the model's answer. Several replies are used in turn, and the last one stays. A reply
+        with tool calls is used once. Without a reply, the model repeats the user's last message.
 
         Args:
             text: the answer. A stream sends it word by word. A dict or a list is sent as JSON.
             tool_calls: pairs of a name and its arguments: ``[("get_weather", {"city": "Paris"})]``.
-            cost: what the call costs, in USD; None: the price of its words.
-            prompt_tokens: the number of tokens that are billed for the prompt; None: its words.
-            completion_tokens: the number that is billed for the answer; None: its words.
+            cost: the cost of the call, in USD; None: the price of its words.
+            prompt_tokens: the billed tokens of the prompt; None: its words.
+            completion_tokens: the billed tokens of the answer; None: its words.
             pause: the time before each word, in seconds.
             times: how many calls get this reply; then the next one, or the prompt.
         """
+        if not isinstance(text, (str, list, Mapping)):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(
+                f"A reply is a str, or a dict or a list for JSON, not {type(text).__name__}."
+            )
         if not isinstance(text, str):
             text = encode(text).decode()
         calls = tool_calls_in(tool_calls, self._tested.script.numbers)
         if times is None and calls:
             times = 1
-        if times is not None and times < 1:
-            raise ValueError("`times` is 1 or more.")
+        _check_at_least(1, times=times)
+        _check_at_least(
+            0, prompt_tokens=prompt_tokens, completion_tokens=completion_tokens, pause=pause
+        )
         self._tested.script.add_reply(
             Reply(
                 words=words_in(text),
@@ -293,23 +298,26 @@ class WattfareService:
         after: int | None = None,
         times: int = 1,
     ) -> None:
-        """Let the next call fail, whoever makes it. Nothing is billed for it.
+        """Let the next call fail, for any user. Nothing is billed for it.
 
         Args:
             code: ``not_connected``, ``budget_exceeded``, ``funding_invalid``, ``grant_invalid``,
                 ``rate_limited``, ``auth``, ``invalid_request``, ``upstream`` or ``unknown``. With
                 ``network``, the connection is closed without an answer.
-            message: None: what the service says.
-            status: the HTTP status; None: the one of the code.
-            retry_after: the time to wait that the answer names, in seconds.
-            after: how many events of the next stream come first. These are billed.
-            times: how many calls fail.
+            message: the text of the error; None: the service's own text. status: the HTTP status;
+            None: the one of the code. retry_after: the ``Retry-After`` of the answer, in seconds.
+                after: how many events of the next stream come first. These are billed. times:
+            how many calls fail.
 
         Raises:
-            ValueError: there is no such code.
+            ValueError: the code is unknown, or a number is out of its range.
         """
         if code not in STATUS_BY_CODE:
-            raise ValueError(f"{code!r} is no code. The codes are {', '.join(STATUS_BY_CODE)}.")
+            raise ValueError(f"{code!r} is not a code. The codes are {', '.join(STATUS_BY_CODE)}.")
+        _check_at_least(1, times=times)
+        _check_at_least(0, after=after, retry_after=retry_after)
+        if status is not None and not 400 <= status <= 599:
+            raise ValueError("`status` is 400 to 599.")
         now = self.clock.now()
 
         def make() -> WattfareError:
@@ -327,7 +335,7 @@ class WattfareService:
         self._tested.script.add_fault(Fault(None if code == "network" else make, after), times)
 
     def cut_stream(self, after: int, *, network: bool = False) -> None:
-        """Let the next stream break off after so many events, which are as many words. These are
+        """Let the next stream break off after this many events. Each event is a word, and is
         billed.
 
         Args:
@@ -335,8 +343,7 @@ class WattfareService:
             network: False: the model's provider breaks off, so the stream ends with an ``upstream``
                 error. True: the connection between the app and the service breaks off.
         """
-        if after < 0:
-            raise ValueError("`after` is 0 or more.")
+        _check_at_least(0, after=after)
         error = None if network else lambda: failed("The connection to the upstream broke.")
         self._tested.script.add_fault(Fault(error, after), 1)
 
@@ -347,30 +354,30 @@ class WattfareService:
 
     # -- what has happened
 
-    def billed(self, user: str | int | UUID | None = None) -> Decimal:
+    def billed(self, user: UserId | None = None) -> Decimal:
         """All that was billed in this test, in USD, exactly: in every month, and also what the test
         spent itself. It waits until the calls in flight are settled, for a second at most.
 
         Args:
             user: the user's id; None: all users and grants of the app.
         """
-        user_id = None if user is None else _id_of(user)
+        user_id = None if user is None else user_id_text(user)
         self._wait_until_settled(user_id)
         return self._sum(schema.ledger, "billed_nanos", user_id)
 
-    def reserved(self, user: str | int | UUID | None = None) -> Decimal:
+    def reserved(self, user: UserId | None = None) -> Decimal:
         """What the calls in flight have reserved, in USD.
 
         Args:
             user: the user's id; None: all users and grants of the app.
         """
         return self._sum(
-            schema.reservations, "reserved_nanos", None if user is None else _id_of(user)
+            schema.reservations, "reserved_nanos", None if user is None else user_id_text(user)
         )
 
     @property
     def calls(self) -> list[RecordedCall]:
-        """The inference calls that the app has made, the oldest first, as far as they have come."""
+        """The inference calls of the app and their current state, oldest first."""
         return [record.snapshot() for record in list(self._tested.records)]
 
     def __repr__(self) -> str:
@@ -424,14 +431,14 @@ class WattfareService:
         return "\n".join(["The test is over, and calls of the app still run:", *lines, _ADVICE])
 
 
-def _id_of(user: str | int | UUID) -> str:
-    if isinstance(user, (int, UUID)) and not isinstance(user, bool):
-        user = str(user)
-    return check_user_id(user)
+def _check_at_least(least: int, **numbers: float | None) -> None:
+    for name, number in numbers.items():
+        if number is not None and not number >= least:
+            raise ValueError(f"`{name}` is {least} or more.")
 
 
 def _error(code: str, now: datetime) -> WattfareError:
-    """The error of this code, as the service says it."""
+    """The error for this code, with the service's own text."""
     at = int(now.timestamp())
     bounds = Bounds(1_000_000, 1_000_000)
     connections = {

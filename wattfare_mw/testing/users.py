@@ -1,10 +1,10 @@
-"""The users of a tested app, and what a test lets them do with their budgets."""
+"""The users of a tested app and their budgets."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from decimal import Decimal, InvalidOperation
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, Self, TypeVar
 
 from sqlalchemy import update
 
@@ -16,7 +16,7 @@ from ..service.ids import new_id
 from ..service.ledger import rules, schema
 from ..service.records import Bounds, Connection, InferenceCall, Outcome, Totals
 from ..types import ConnectionStatus
-from .servers import REFUSED_FUNDING
+from .servers import REFUSED_FUNDING, Server, TestedApp
 
 if TYPE_CHECKING:
     from .service import WattfareService
@@ -24,22 +24,37 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 Amount = Decimal | int | float | str
-"""USD, as a test writes it: ``5``, ``"0.01"`` or a Decimal."""
+"""An amount in USD: ``5``, ``"0.01"`` or a Decimal."""
 
-#: The model in the ledger's rows of what a test has let a user spend.
+#: The model in the ledger's rows for amounts that a test spends.
 _MODEL = "wattfare/spent-by-test"
 
 
+class OfTest(NamedTuple):
+    """What a user needs of the test.
+
+    Attributes:
+        server: returns the service. It raises an error after the test.
+        app: returns the app of the test.
+        wait_until_settled: waits for the calls of a user.
+    """
+
+    server: Callable[[], Server]
+    app: Callable[[], TestedApp]
+    wait_until_settled: Callable[[str], bool]
+
+
 class AppUser:
-    """One user of the tested app, and their budget. The methods that change it return the user, so
-    that they can be chained: ``wattfare.user("ann").connect(5).spend_to("0.01")``.
+    """A user of the tested app, with a budget. Methods that change it return the user, so they can
+    be chained: ``wattfare.user("ann").connect(5).spend_to("0.01")``.
 
     Attributes:
         id: the app's own id of the user.
     """
 
-    def __init__(self, service: WattfareService, user_id: str) -> None:
+    def __init__(self, service: WattfareService, user_id: str, test: OfTest) -> None:
         self._service = service
+        self._test = test
         self.id = user_id
 
     def connect(self, cap: Amount | None = None) -> Self:
@@ -49,14 +64,14 @@ class AppUser:
             cap: in USD a month; None for no cap.
 
         Raises:
-            ValueError: the cap is no such amount.
+            ValueError: the cap is not a valid amount.
         """
         nanos = None if cap is None else nanos_of(cap)
         self._run(lambda state: state.store.connect(self._app_id, self.id, nanos))
         return self
 
     def spend(self, amount: Amount) -> Self:
-        """Spend exactly so much, in USD, as one call that the app has not made.
+        """Spend exactly this amount, in USD, as one call that the app did not make.
 
         Raises:
             WattfareError: the ledger refuses the call: the user has connected no budget, or less
@@ -67,14 +82,14 @@ class AppUser:
         return self
 
     def spend_to(self, billed: Amount | None = None, *, left: Amount | None = None) -> Self:
-        """Spend until so much is billed in this month, or until so much is left.
+        """Spend until this amount is billed in this month, or until this amount is left.
 
         ``spend_to("0.01")`` leaves the user with 0.01 USD billed in this month, and
         ``spend_to(left="0.01")`` with 0.01 USD left of the cap.
 
         Args:
             billed: the total of this month, in USD.
-            left: what is left of the cap, in USD.
+            left: the rest of the cap, in USD.
 
         Raises:
             WattfareError: the ledger refuses the call: the user has connected no budget, or less
@@ -82,7 +97,7 @@ class AppUser:
             ValueError: more has been spent already, there is no cap, or it is no such amount.
         """
         if (billed is None) == (left is None):
-            raise ValueError('Give one of both: spend_to("0.01") or spend_to(left="0.01").')
+            raise ValueError('Pass either spend_to("0.01") or spend_to(left="0.01").')
         connection, totals = self._account()
         if connection is None or not connection.connected:
             raise WattfareNotConnectedError(
@@ -104,8 +119,8 @@ class AppUser:
         return self
 
     def revoke(self) -> Self:
-        """Take the connection back. Calls in flight are cut off, and the next one is answered
-        with ``not_connected``."""
+        """Revoke the connection. Calls in flight are stopped, and the next call gets
+        ``not_connected``."""
 
         async def revoke(state: ServiceState) -> None:
             await state.store.revoke(self._app_id, self.id)
@@ -116,8 +131,8 @@ class AppUser:
         return self
 
     def fund_fails(self) -> Self:
-        """Let the provider refuse the key that pays. Calls are answered with ``funding_invalid``
-        until the user connects again. A user who has not connected is connected first."""
+        """Let the provider refuse the key that pays. Calls get ``funding_invalid`` until the user
+        connects again. A user without a connection is connected first."""
         connection, _ = self._account()
         if connection is None or not connection.connected:
             self.connect()
@@ -131,21 +146,22 @@ class AppUser:
         return self
 
     def status(self) -> ConnectionStatus:
-        """What the app is told of this user: connected or not, the cap, and this month's usage.
-        It waits until the user's calls are settled, for a second at most."""
-        self._service._wait_until_settled(self.id)
+        """The status that the app gets for this user: connected or not, the cap, and this month's
+        usage. It waits up to a second for the user's calls to settle."""
+        self._test.wait_until_settled(self.id)
         connection, totals = self._account()
         terms = self._run_now(lambda state: state.terms)
         return rules.status(connection, totals, terms)
 
     @property
     def billed(self) -> Decimal:
-        """All that the user was billed in this test, in USD: :meth:`.WattfareService.billed`."""
+        """The total that the user was billed in this test, in USD. See
+        :meth:`.WattfareService.billed`."""
         return self._service.billed(self.id)
 
     @property
     def reserved(self) -> Decimal:
-        """What the user's calls in flight have reserved, in USD."""
+        """The amount that the user's calls in flight have reserved, in USD."""
         return self._service.reserved(self.id)
 
     def __repr__(self) -> str:
@@ -153,10 +169,10 @@ class AppUser:
 
     @property
     def _app_id(self) -> str:
-        return self._service._tested.id
+        return self._test.app().id
 
     def _run(self, job: Callable[[ServiceState], Awaitable[T]]) -> T:
-        return self._service._server.run(job)
+        return self._test.server().run(job)
 
     def _run_now(self, job: Callable[[ServiceState], T]) -> T:
         async def run(state: ServiceState) -> T:
@@ -179,7 +195,7 @@ class AppUser:
         )
 
         async def spend(state: ServiceState) -> None:
-            await self._service._server.keep_lease()
+            await self._test.server().keep_lease()
             await state.store.reserve(call, state.terms)
             outcome = Outcome(ended="completed", generated=True, cost=nanos, claimed=nanos)
             await state.store.settle(name, call.account, outcome)
@@ -191,7 +207,7 @@ def nanos_of(amount: Amount) -> int:
     """An amount in USD as nano-dollars.
 
     Raises:
-        ValueError: it is no number, negative, too large, or not whole in nano-dollars.
+        ValueError: it is not a number, negative, too large, or not a whole number of nano-dollars.
     """
     try:
         number = money.amount(Decimal(amount) if isinstance(amount, str) else amount)
@@ -199,7 +215,7 @@ def nanos_of(amount: Amount) -> int:
         number = None
     if number is None or money.nanos_floor(number) != money.nanos_ceil(number):
         raise ValueError(
-            f'{amount!r} is no amount in USD. Write 5, "0.01" or Decimal("0.01"), with up to '
+            f'{amount!r} is not an amount in USD. Write 5, "0.01" or Decimal("0.01"), with up to '
             "9 decimal places."
         )
     if number > money.MAX_CAP_USD:

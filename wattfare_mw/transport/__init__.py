@@ -1,9 +1,9 @@
-"""A small HTTP client interface, over httpx, httpx2 or aiohttp.
+"""Private: a small HTTP client interface, over httpx, httpx2 or aiohttp.
 
 All of them behave in the same way: proxies and certificates come from the environment, redirects
 are not followed, cookies are not kept or sent, nothing is decompressed, a stream has no total time
 limit, and each event loop and each process has its own pool. A failure raises
-:class:`~wattfare_mw.errors.WattfareNetworkError`, which says whether the request can have arrived.
+:class:`~wattfare_mw.WattfareNetworkError`, which says whether the request can have arrived.
 """
 
 from __future__ import annotations

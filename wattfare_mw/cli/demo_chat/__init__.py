@@ -1,4 +1,4 @@
-"""The chat app of ``wattfare demo --web``, in three frameworks: each adds one middleware."""
+"""The chat app of ``wattfare demo --web`` in three frameworks. Each adds one middleware."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ import msgspec
 
 from ...transport import Secret
 
-#: Where the middleware serves the browser's module.
+#: The path of the middleware's browser module.
 CLIENT_PATH = "/api/wattfare/wattfare.js"
-#: What the app wishes to spend in a month, in USD: a few long answers of the built-in model.
+#: The monthly cap that the app asks for, in USD: a few long answers of the built-in model.
 WISH = Decimal("0.001")
 MODEL = "wattfare/echo-slow"
-#: The cookie of a visitor. Its value is random, so that nobody can guess another visitor's.
+#: The cookie of a visitor. Its value is random, so it cannot be guessed.
 COOKIE = "visitor"
 FRAMEWORKS = ("flask", "starlette", "litestar")
 
@@ -31,11 +31,11 @@ ASSETS = {f"/{path.name}": path for path in sorted(_FILES.iterdir()) if path.suf
 
 
 class Chat(msgspec.Struct, frozen=True):
-    """What the app needs to know.
+    """The settings of the app.
 
     Attributes:
         publishable_key: names the app in the browser.
-        secret_key: the app's own.
+        secret_key: the app's secret key.
         service: the URL of the service, with ``localhost``, which passkeys need.
         wish: the monthly cap that the app asks for, in USD.
     """
@@ -46,7 +46,7 @@ class Chat(msgspec.Struct, frozen=True):
     wish: Decimal = WISH
 
     def options(self) -> dict[str, Any]:
-        """The middleware's, but for ``resolve_user``."""
+        """The options of the middleware, except ``resolve_user``."""
         return {
             "secret_key": self.secret_key,
             "base_url": self.service,
@@ -69,7 +69,7 @@ class Chat(msgspec.Struct, frozen=True):
         return Template((_FILES / "chat.html").read_text()).substitute(escaped)
 
     def headers(self) -> dict[str, str]:
-        """A strict policy: all scripts are files of this app."""
+        """A strict policy: scripts load only from this app's own files."""
         policy = (
             "default-src 'none'; script-src 'self'; style-src 'self'; img-src data:; "
             f"connect-src 'self' {self.service}; form-action 'self'; base-uri 'none'; "
@@ -88,7 +88,7 @@ def _label(_request: Any) -> str:
 
 
 def asset(path: str) -> tuple[bytes, str]:
-    """The content of a file of the page, and its media type."""
+    """Return a file of the page and its media type."""
     file = ASSETS[path]
     return file.read_bytes(), _TYPES[file.suffix]
 
@@ -99,7 +99,7 @@ def new_visitor() -> str:
 
 
 def cookie_of(visitor: str) -> dict[str, Any]:
-    """How each framework sets the visitor's cookie."""
+    """The arguments with which each framework sets the visitor's cookie."""
     return {"key": COOKIE, "value": visitor, "httponly": True, "samesite": "lax", "path": "/"}
 
 

@@ -1,7 +1,7 @@
-"""*Approve*: a person sees who asks for what, and allows or denies it.
+"""*Approve*: shows a request for a budget, which the person allows or denies.
 
-The page returns to the app after any answer. The returned code connects nothing by itself: the
-app's own page has to redeem it.
+After any answer, the page returns to the app. The returned code has no effect until the app's own
+page redeems it.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ from .endpoints import error_page, form_of, sign_in_of
 from .funding import FIELD, funding_choices, openrouter_origins
 from .rendering import page, see_other
 
-#: A call of the built-in model with 100 tokens in and 100 tokens out, which cost $0.000001 and
-#: $0.000002 each. The model repeats what it reads.
+#: The price of a call of the built-in model with 100 tokens in and out, at $0.000001 and $0.000002
+#: each. The model repeats its prompt.
 _ECHO = Estimate("wattfare/echo", 100 * 1000 + 100 * 2000)
 
 
 class _Seen(msgspec.Struct, frozen=True):
-    """An approval, and what else its page shows.
+    """An approval with the other data of its page.
 
     Attributes:
-        other_payer: another person whose budget is connected to this user now.
-        own_cap: the cap that this person has set before; UNSET if they are not connected.
-        own_funding: the id of what has paid so far; None for the operator, or for nothing.
+        other_payer: another person whose budget is connected to this user at present. own_cap: the
+            person's present cap; UNSET if they are not connected. own_funding: the id of the
+            present funding; None for the operator's, or if there is none.
     """
 
     approval: Approval
@@ -76,7 +76,7 @@ async def show(request: Request) -> Response:
 
 
 async def leave(request: Request) -> Response:
-    """``POST /approve/{id}/left``: the person has closed the page."""
+    """``POST /approve/{id}/left``: the person closed the page."""
     await _note_presence(request, left=True)
     return Response(status_code=204)
 
@@ -125,7 +125,8 @@ async def answer(request: Request) -> Response:
         if error.code != "invalid_request":
             raise
         return await ask_again(funding_error=error.message)
-    # A script makes Allow wait until the person has seen it. Without one, a second page does.
+    # A script delays the Allow button until the person has seen it. Without scripts, a second page
+    # does.
     agreed = form.get("replace") if seen.other_payer is not None else None
     replaces = seen.other_payer if agreed == _named(seen.approval, seen.other_payer) else None
     has_waited = "ready" in form or "confirmed" in form
@@ -152,13 +153,13 @@ def _return(approval: Approval, answer: dict[str, str]) -> Response:
 
 
 async def _see(request: Request, sign_in: SignIn | None, *, again: bool = False) -> _Seen:
-    """The approval of this page, as long as it can be answered.
+    """The approval of this page, if it can still be answered.
 
     Args:
-        again: the same payer may answer once more, by a second click.
+        again: if True, the same payer may answer again, by a second click.
 
     Raises:
-        WattfareError: ``invalid_request``; there is none, or it is over.
+        WattfareError: ``invalid_request`` if the approval does not exist or has ended.
     """
     state = state_of(request)
     approval_id: str = request.path_params["id"]
@@ -273,7 +274,7 @@ def _page(
 
 
 async def _over(request: Request, error: WattfareError) -> Response:
-    """The page of an approval that cannot be answered. It leads back to the app."""
+    """The page of an approval that cannot be answered. It links back to the app."""
     if error.http_status >= 500:
         raise error
     approval = await state_of(request).store.at(
@@ -285,5 +286,5 @@ async def _over(request: Request, error: WattfareError) -> Response:
 
 
 def _named(approval: Approval, payer_id: str | None) -> str:
-    """A name of another payer that says nothing of them, for the form that agrees to their end."""
+    """An opaque name of another payer, for the form that confirms the end of their connection."""
     return digest(f"{approval.id} {payer_id}")

@@ -1,4 +1,4 @@
-"""*My budget*: what each app spends of a payer's money, and the buttons that change and stop it."""
+"""*My budget*: what each app spends of a payer's money, and forms to change or stop it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from .funding import FIELD, funding_choices, openrouter_origins
 from .rendering import HEADERS, page, see_other
 from .visits import visit_of
 
-#: How many rows a page shows, so that it stays small whatever the names are.
+#: The maximum number of rows of a page.
 CONNECTIONS_SHOWN = 8
 ENDED_SHOWN = 3
 ENDED_PER_PAGE = 25
@@ -44,18 +44,18 @@ COLUMNS = (
     *("cost_usd", "ended", "call"),
 )
 _POSITION = re.compile(r"([0-9]{1,15})\.([0-9]{1,18})", re.ASCII)
-#: What a cell begins with that spreadsheets take for a formula, in both widths.
+#: Characters with which a spreadsheet's formula can begin, in both widths.
 _FORMULA = frozenset("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")
-#: What a redirect may say at the top of the page.
+#: The notices that a redirect can show at the top of the page.
 NOTICES = {
-    "stopped": "Stopped. The app can spend no more, and its calls are cut off.",
-    "changed": "The cap is changed.",
-    "paid": "Your choice pays from now on. Calls that run now are paid as before.",
+    "stopped": "Stopped. The app cannot spend any more, and its running calls were stopped.",
+    "changed": "The cap was changed.",
+    "paid": "Your choice pays from now on. Calls that are running now are paid as before.",
 }
 
 
 class Shown(msgspec.Struct, frozen=True):
-    """A connection with what is worked out for the page. Amounts are nano-dollars."""
+    """A connection with computed values for the page. Amounts are nano-dollars."""
 
     connection: PayerConnection
     limit: int | None
@@ -66,19 +66,19 @@ class Shown(msgspec.Struct, frozen=True):
 
     @property
     def left(self) -> int:
-        """What is left of the limit."""
+        """The rest of the limit."""
         assert self.limit is not None
         return max(self.limit - self.connection.billed, 0)
 
     @property
     def shown(self) -> int:
-        """How far the bar goes."""
+        """The length of the bar."""
         assert self.limit is not None
         return min(self.connection.billed, self.limit)
 
     @property
     def is_limited_by_service(self) -> bool:
-        """True if the operator's ceiling counts, and not the payer's own cap."""
+        """True if the operator's ceiling applies, not the payer's own cap."""
         return self.limit != self.connection.cap
 
 
@@ -91,7 +91,7 @@ class _Overview(NamedTuple):
 
 
 async def overview(request: Request) -> Response:
-    """``GET /budget``: everything at a glance."""
+    """``GET /budget``: an overview."""
     state = state_of(request)
     payer_id = require_sign_in(request).payer_id
     number = _page_number(request)
@@ -150,8 +150,8 @@ async def ended(request: Request) -> Response:
 
 
 async def calls(request: Request) -> Response:
-    """``GET /budget/calls``: each call, the latest first; those of one connection only, with
-    ``?connection=`` and its key."""
+    """``GET /budget/calls``: the calls, latest first. ``?connection=`` with a key shows only those
+    of one connection."""
     state = state_of(request)
     payer_id = require_sign_in(request).payer_id
     before = _position(request.query_params.get("before"))
@@ -173,8 +173,8 @@ async def calls(request: Request) -> Response:
 
 
 async def change(request: Request) -> Response:
-    """``/budget/connections/{key}``: change the cap, and what pays. To raise the cap and to pay
-    with something else needs a fresh sign-in."""
+    """``/budget/connections/{key}``: change the cap and the funding. To raise the cap or change the
+    funding, the payer must have signed in recently."""
     state = state_of(request)
     sign_in = require_sign_in(request)
     payer_id = sign_in.payer_id
@@ -222,32 +222,32 @@ async def change(request: Request) -> Response:
 
 
 async def stop(request: Request) -> Response:
-    """``POST /budget/connections/{key}/stop``: end a connection, and cut off its calls."""
+    """``POST /budget/connections/{key}/stop``: end a connection and stop its calls."""
     state = state_of(request)
     payer_id = require_sign_in(request).payer_id
     one = await _connection(state, payer_id, request.path_params["key"])
     account = (one.app_id, one.user_id)
     stopped = await state.store.revoke(*account, payer_id=payer_id)
     if stopped:
-        # The calls of other processes end when these renew their leases.
+        # Other processes stop their calls when they renew their leases.
         state.runner.cut_off(errors.revoked(), lambda call: (call.app_id, call.user_id) == account)
     return see_other("/budget?done=stopped")
 
 
 async def stop_grant(request: Request) -> Response:
-    """``POST /budget/grants/{key}/stop``: end a one-time grant, and cut off its calls."""
+    """``POST /budget/grants/{key}/stop``: end a one-time grant and stop its calls."""
     state = state_of(request)
     payer_id = require_sign_in(request).payer_id
     key: str = request.path_params["key"]
     found = await state.store.at(lambda sql, now: payer_actions.stop_grant(sql, payer_id, key, now))
     if not found:
-        not_found("You have no such grant.")
+        not_found("This grant does not exist.")
     state.runner.cut_off(errors.revoked(), lambda call: call.grant_hash == key)
     return see_other("/budget?done=stopped")
 
 
 async def export(request: Request) -> Response:
-    """``GET /budget/calls.csv``: all calls, the oldest first."""
+    """``GET /budget/calls.csv``: all calls, oldest first."""
     state = state_of(request)
     payer_id = require_sign_in(request).payer_id
 
@@ -270,7 +270,7 @@ async def export(request: Request) -> Response:
 
 
 async def delete(request: Request) -> Response:
-    """``/budget/delete``: ask whether to delete all data of a payer, and do it."""
+    """``/budget/delete``: delete all data of a payer, after a confirmation."""
     state = state_of(request)
     sign_in = require_sign_in(request)
     if not sign_in.is_fresh():
@@ -346,15 +346,15 @@ def _delete_page(
 async def _connection(
     state: ServiceState, payer_id: str, key: str, *, live: bool = False
 ) -> PayerConnection:
-    """This payer's connection with this key."""
+    """The payer's connection with this key."""
     found = await state.store.at(lambda sql, now: spending.find_connection(sql, payer_id, key, now))
     if found is None or (live and found.ended_at is not None):
-        not_found("You have no such connection.")
+        not_found("This connection does not exist.")
     return found
 
 
 def _ceiling(connection: PayerConnection, terms: Terms) -> int | None:
-    """What the operator pays at most for this connection in a month; None for no bound."""
+    """The operator's monthly ceiling for this connection; None for no ceiling."""
     return terms.ceiling if rules.operator_pays(connection.funding_id, terms) else None
 
 
@@ -367,8 +367,8 @@ def _shown(connection: PayerConnection, terms: Terms) -> Shown:
 def _pages(
     rows: Sequence[object], number: int, size: int, path: str
 ) -> tuple[str | None, str | None]:
-    """Where the pages before and after this one are. ``rows`` has one more than a page shows, if
-    there is one."""
+    """The links to the previous and the next page. ``rows`` has one row more than the page shows,
+    if there is a next page."""
     newer = None if number == 1 else path if number == 2 else f"{path}?page={number - 1}"
     return newer, f"{path}?page={number + 1}" if len(rows) > size else None
 
@@ -376,17 +376,17 @@ def _pages(
 def _page_number(request: Request) -> int:
     text = request.query_params.get("page", "1")
     if not (text.isascii() and text.isdecimal() and 1 <= int(text[:7]) <= 1_000_000):
-        raise invalid_request("A page has a number from 1.")
+        raise invalid_request("A page number starts from 1.")
     return int(text)
 
 
 def _position(text: str | None) -> Position | None:
-    """Where a page of calls begins, as its link says."""
+    """The start of a page of calls, from its link."""
     if text is None:
         return None
     found = _POSITION.fullmatch(text)
     if found is None:
-        raise invalid_request("This link to older calls cannot be read.")
+        raise invalid_request("This link to older calls is invalid.")
     return int(found[1]), int(found[2])
 
 
@@ -406,7 +406,7 @@ def _cells(call: PayerCall) -> list[object]:
 
 
 def _text(value: str) -> str:
-    """A text that no spreadsheet takes for a formula."""
+    """Escape a text so that spreadsheets do not read it as a formula."""
     return f"'{value}" if value.lstrip()[:1] in _FORMULA else value
 
 

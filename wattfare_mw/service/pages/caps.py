@@ -1,4 +1,4 @@
-"""The field *Monthly cap* of a form."""
+"""The form field *Monthly cap*."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ _AMOUNT = re.compile(r"\$?\s*([0-9]{1,10}(?:\.[0-9]{0,9})?|\.[0-9]{1,9})", re.AS
 
 
 def read_cap(form: dict[str, str]) -> int | None:
-    """The cap that a person has written, in nano-dollars; None if the box for no cap is ticked.
+    """The cap from the form, in nano-dollars; None if the box for no cap is checked.
 
     Raises:
-        WattfareError: ``invalid_request``; the message is for the person.
+        WattfareError: ``invalid_request``, with a message for the person.
     """
     if UNLIMITED in form:
         return None
     found = _AMOUNT.fullmatch(form.get(CAP, "").strip())
     if found is None:
-        raise invalid_request("Write the monthly cap in USD with a point, such as 12.50.")
+        raise invalid_request("Enter the monthly cap in USD with a decimal point, such as 12.50.")
     cap = Decimal(found[1])
     if cap > money.MAX_CAP_USD:
-        raise invalid_request(f"The monthly cap is at most ${money.MAX_CAP_USD:,}.")
+        raise invalid_request(f"The monthly cap can be at most ${money.MAX_CAP_USD:,}.")
     return money.cap_nanos(cap)
 
 

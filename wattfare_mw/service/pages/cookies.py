@@ -9,23 +9,23 @@ from ..api.state import state_of
 
 #: The cookie of a sign-in.
 SIGN_IN = "wattfare"
-#: The cookie that forms are bound to before a sign-in.
+#: The cookie that binds forms before a sign-in.
 VISIT = "wattfare-visit"
 
 
 def name_of(kind: str, public_url: str) -> str:
-    """The full name of a cookie. With TLS, ``__Host-`` makes browsers refuse one that another host
-    or a page without TLS has set."""
+    """The full name of a cookie. With TLS, the prefix ``__Host-`` makes browsers refuse a cookie
+    from another host or from a page without TLS."""
     return f"__Host-{kind}" if public_url.startswith("https:") else kind
 
 
 def read(request: Request, kind: str) -> str | None:
-    """The value of a cookie of ours; None if the request has none, or more than one.
+    """The value of our cookie; None if the request has no such cookie, or more than one.
 
-    Starlette strips every kind of white space from a name. A neighbour such as
-    ``https://blog.example.com`` can set a cookie for ``example.com`` whose name begins with a
-    no-break space. A browser does not see the prefix ``__Host-`` in it, so we must not see it
-    either. Our path is the shortest, so a second cookie of the same name is not ours.
+    Starlette strips all white space from a name. Another host such as ``https://blog.example.com``
+    can set a cookie for ``example.com`` whose name begins with a no-break space. Browsers do not
+    see the prefix ``__Host-`` in it, so this code must not see it either. Our cookie has the
+    shortest path, so a second cookie of the same name is not ours.
     """
     name = name_of(kind, state_of(request).public_url)
     found: list[str] = []
@@ -43,7 +43,7 @@ def set_cookie(
     """Set a cookie.
 
     Args:
-        max_age: how long the browser keeps it, in seconds; None: until it is closed.
+        max_age: how long the browser keeps it, in seconds; None: until the browser is closed.
     """
     public_url = state_of(request).public_url
     response.set_cookie(
@@ -58,5 +58,5 @@ def set_cookie(
 
 
 def delete_cookie(request: Request, response: Response, kind: str) -> None:
-    """Make the browser forget a cookie."""
+    """Delete a cookie from the browser."""
     set_cookie(request, response, kind, "", max_age=0)

@@ -1,4 +1,4 @@
-"""What holds for every page: rates, the right host, forms of our own only, errors in HTML."""
+"""The rules of all pages: rate limits, the public host, checked forms, and errors in HTML."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Handler = Callable[[Request], Awaitable[Response]]
 
 
 class SignInNeeded(Exception):  # noqa: N818 - a redirect, and no error
-    """The page is for a payer who is signed in, or who signed in a short while ago."""
+    """The page needs a signed-in payer, or one who signed in recently."""
 
     def __init__(self, *, again: bool, next_: str | None = None) -> None:
         super().__init__()
@@ -40,8 +40,8 @@ class SignInNeeded(Exception):  # noqa: N818 - a redirect, and no error
 
 
 def page_route(path: str, handler: Handler, methods: Sequence[str] = ("GET",)) -> Route:
-    """The route of a page. A POST gets to the handler only with a form of our own, whose fields
-    are ``form_of(request)``."""
+    """The route of a page. The handler gets a POST only if its form is ours. ``form_of(request)``
+    returns the fields."""
 
     async def endpoint(request: Request) -> Response:
         try:
@@ -73,12 +73,12 @@ def sign_in_of(request: Request) -> SignIn | None:
 
 
 def require_sign_in(request: Request, *, fresh: bool = False, next_: str | None = None) -> SignIn:
-    """The payer who is signed in. If there is none, a GET leads to the page that signs in and back
-    to here, and a POST is refused.
+    """The signed-in payer. Without one, a GET redirects to the sign-in page, which returns here,
+    and a POST is refused.
 
     Args:
-        fresh: the payer must have used a passkey or a code in the last ten minutes.
-        next_: the page that comes after the sign-in, if a POST is refused.
+        fresh: if True, the payer must have used a passkey or a code in the last ten minutes.
+        next_: the page after the sign-in, if a POST is refused.
     """
     sign_in = sign_in_of(request)
     if sign_in is None:
@@ -89,10 +89,10 @@ def require_sign_in(request: Request, *, fresh: bool = False, next_: str | None 
 
 
 def sign_in_url(request: Request, *, again: bool = False) -> str:
-    """The page that signs a payer in, and leads back to the page of this request.
+    """The sign-in page, which returns to the page of this request.
 
     Args:
-        again: use a passkey again, even if the browser is signed in.
+        again: if True, a passkey is needed even if the browser is signed in.
     """
     return _sign_in_url(_path_of(request), again=again)
 
@@ -105,12 +105,12 @@ def _sign_in_url(next_: str | None, *, again: bool) -> str:
 
 
 def leads_to_approval(path: str) -> bool:
-    """True for a page that comes before an approval, so that it may be in an app's popup. The path
-    of the approval may stand in a query, which may stand in another one."""
+    """True for a page that leads to an approval and may be in an app's popup. The path of the
+    approval may be in a query, or in a query inside of a query."""
     return "/approve/" in unquote(unquote(path))
 
 
-#: The titles of errors that people see. The others have the words of HTTP.
+#: The titles of errors for people. Other errors have the phrases of HTTP.
 _TITLES = {
     400: "That did not work",
     403: "Not allowed",
@@ -127,7 +127,7 @@ def error_page(
     """The page that shows an error.
 
     Args:
-        link: the text and the target of the link that leads on.
+        link: the text and the target of the link to the next page.
     """
     status = error.http_status
     context = {
@@ -143,7 +143,7 @@ def error_page(
 
 
 def asks_for_a_page(request: Request) -> bool:
-    """True for a browser that a person has led to this path: it prefers HTML to JSON."""
+    """True if the client prefers HTML to JSON, as a person's browser does."""
     accepted = headers_of(request.scope).get("accept") or ""
     qualities = {"text/html": 0.0, "application/json": 0.0}
     for part in accepted.split(","):
@@ -155,7 +155,7 @@ def asks_for_a_page(request: Request) -> bool:
 
 
 def _quality(parameters: Sequence[str]) -> float:
-    """How much a client wants a media type, from 0 to 1."""
+    """The client's preference for a media type, from 0 to 1."""
     for name, _, value in (each.partition("=") for each in parameters):
         if name.strip() == "q":
             return float(value) if _QUALITY.fullmatch(value.strip()) else 0.0
@@ -163,11 +163,11 @@ def _quality(parameters: Sequence[str]) -> float:
 
 
 def http_error_page(request: Request, error: HTTPException) -> Response:
-    """The page for what Starlette's router refuses."""
+    """The page for requests that Starlette's router refuses."""
     if error.status_code == 404:
-        message = "There is no such page here."
+        message = "This page does not exist."
     elif error.status_code == 405:
-        message = "This page cannot be opened in this way."
+        message = "This page does not accept this kind of request."
     else:
         message = error.detail
     response = error_page(request, invalid_request(message, error.status_code))
@@ -191,9 +191,9 @@ async def _respond(request: Request, handler: Handler) -> Response:
 
 
 def _at_public_host(request: Request) -> Response | None:
-    """A redirect to the same page on localhost, if the browser has opened it by an IP address of
-    this machine: passkeys need a name. With any other public URL there is a proxy in between,
-    which may well ask for 127.0.0.1, so a redirect could go round in circles."""
+    """A redirect to the same page on localhost, if the browser opened it by an IP address of this
+    machine, because passkeys need a name. Any other public URL has a proxy, which may itself
+    request 127.0.0.1, so a redirect could loop."""
     public_url = state_of(request).public_url
     if request.method not in ("GET", "HEAD") or not is_local(urlsplit(public_url).hostname or ""):
         return None

@@ -1,7 +1,7 @@
-"""The forms of the pages: read within limits, and only if the page that sent them is ours.
+"""Reads the forms of the pages, within limits and only from our own pages.
 
-A form has a token that only its own browser can know: an HMAC whose key is that browser's cookie.
-The cookie is that of the sign-in; without a sign-in, it is one that the page with the form sets.
+A form contains a token that only its browser can have: an HMAC keyed with the browser's cookie.
+This is the cookie of the sign-in, or else one that the page with the form sets.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from ..api.state import state_of
 
 #: The name of the field with the token.
 FIELD = "csrf"
-#: The most fields of a form.
+#: The maximum number of fields of a form.
 MAX_FIELDS = 100
 FORM_TYPE = "application/x-www-form-urlencoded"
 _COOKIE_BYTES = 32
 
 
 def new_cookie() -> str:
-    """A value for the cookie that forms are bound to before a sign-in."""
+    """A value for the cookie that binds forms before a sign-in."""
     return secrets.token_urlsafe(_COOKIE_BYTES)
 
 
 def token(cookie: str) -> str:
-    """The token of the forms that are bound to this cookie."""
+    """The form token for this cookie."""
     return urlsafe_b64encode(hmac.digest(cookie.encode(), b"form", "sha256"))[:32].decode()
 
 
 def check_sender(request: Request) -> None:
-    """Refuse a form that another site has sent.
+    """Refuse a form from another site.
 
     Raises:
         WattfareError: ``invalid_request``, 403.
@@ -45,7 +45,8 @@ def check_sender(request: Request) -> None:
     headers = headers_of(request.scope)
     site = headers.first("sec-fetch-site")
     origin = headers.first("origin")
-    # A browser says "null" for our own forms, too: the pages have Referrer-Policy: no-referrer.
+    # A browser also sends "null" for our own forms, because the pages have Referrer-Policy:
+    # no-referrer.
     if site not in (None, "same-origin", "none") or (
         origin not in (None, "null", state_of(request).public_url)
     ):
@@ -57,7 +58,7 @@ def check_sender(request: Request) -> None:
 
 
 def check_token(form: dict[str, str], cookie: str | None) -> None:
-    """Refuse a form without the token of this cookie.
+    """Refuse a form without the token for this cookie.
 
     Raises:
         WattfareError: ``invalid_request``, 403.
@@ -75,7 +76,7 @@ async def read_form(request: Request) -> dict[str, str]:
     """The fields of the form that this request sends.
 
     Raises:
-        WattfareError: ``invalid_request``; 413, 415, or the form cannot be read.
+        WattfareError: ``invalid_request`` with 413 or 415, or if the form is invalid.
     """
     headers = headers_of(request.scope)
     receiving.check_length(headers.first("content-length"), MAX_BODY_BYTES)

@@ -1,4 +1,4 @@
-"""The pages where payers say what they pay with: keys from OpenRouter, and keys of their own."""
+"""The pages on which payers manage their funding: keys from OpenRouter, and their own keys."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from .caps import read_cap
 from .endpoints import error_page, form_of, leads_to_approval, require_sign_in, sign_in_url
 from .rendering import page, see_other
 
-#: The cookie of a browser that was sent to OpenRouter.
+#: The cookie of a browser that was redirected to OpenRouter.
 COOKIE = "wattfare-openrouter"
-#: The cookie with the page that comes after OpenRouter. An answer that is refused names no page.
+#: The cookie with the page to show after OpenRouter. A refused answer does not name a page.
 RETURN_COOKIE = "wattfare-openrouter-return"
-#: The field of a form in which a payer chooses what pays.
+#: The form field for the choice of funding.
 FIELD = "funding"
-#: The page of all funding.
+#: The page with all funding.
 FUNDING = "/funding"
-#: The pages that can lead here, and that come next afterwards.
+#: The pages that can link here, and to which the payer returns.
 _RETURN_TO = re.compile(
     r"/(?:approve/[A-Za-z0-9_-]{1,64}|budget(?:/connections/[0-9a-f]{32})?|funding)"
 )
@@ -38,19 +38,18 @@ _NOTICES = {
     "added": "You can pay with this from now on.",
     "no-limit": "You can pay with this from now on. OpenRouter gave the key no limit, or a higher "
     "one than you asked for. You can set one on the page of your keys at OpenRouter.",
-    "removed": "Its key is deleted here, and all that it paid for has stopped.",
+    "removed": "Its key was deleted here, and everything that it paid for has stopped.",
 }
 
 
 class FundingChoices(msgspec.Struct, frozen=True):
-    """What a payer can choose from, for the template ``funding_choice.html``.
+    """The choices of a payer, for the template ``funding_choice.html``.
 
     Attributes:
-        mine: what the payer has added. What is not valid cannot be chosen.
-        operator: does the operator's key pay, too?
-        needed: must the payer choose something? If not, calls cost no real money.
-        offers: the kinds of funding that the payer can add.
-        return_to: the page that asks. The pages of funding lead back to it.
+        mine: the payer's own funding. Invalid funding cannot be chosen. operator: True if the
+            operator's key is also a choice. needed: True if the payer must choose something. If
+            not, calls cost no real money. offers: the kinds of funding that the payer can add.
+            return_to: the page with the choice. The funding pages return to it.
     """
 
     mine: list[Funding]
@@ -61,12 +60,12 @@ class FundingChoices(msgspec.Struct, frozen=True):
 
     @property
     def add_url(self) -> str:
-        """The page to add something."""
+        """The page to add funding."""
         return funding_url(self.return_to)
 
     @property
     def refused(self) -> list[Funding]:
-        """What the provider refuses, if the payer can connect it again."""
+        """Funding that the provider refuses, if the payer can reconnect it."""
         return [one for one in self.mine if one.state == "invalid" and one.kind in self.offers]
 
     @property
@@ -85,10 +84,10 @@ class FundingChoices(msgspec.Struct, frozen=True):
 
 
 async def funding_choices(request: Request, payer_id: str, return_to: str) -> FundingChoices:
-    """What this payer can choose from.
+    """The choices of this payer.
 
     Args:
-        return_to: the path of the page that asks.
+        return_to: the path of the page with the choice.
     """
     state = state_of(request)
     mine = await state.funding.of_payer(payer_id)
@@ -103,29 +102,29 @@ async def funding_choices(request: Request, payer_id: str, return_to: str) -> Fu
 
 
 def funding_url(return_to: str, **query: str) -> str:
-    """The page of all funding, which leads back to the page ``return_to``."""
+    """The URL of the page with all funding, which returns to ``return_to``."""
     if return_to != FUNDING:
         query["return_to"] = return_to
     return f"{FUNDING}?{urlencode(query)}" if query else FUNDING
 
 
 def openrouter_origins(request: Request) -> list[str]:
-    """Where a form that connects OpenRouter leads to, for the policy of its page."""
+    """The origin to which the OpenRouter form redirects, for the page's policy."""
     origin = state_of(request).funding.openrouter_origin
     return [] if origin is None else [origin]
 
 
 async def overview(request: Request) -> Response:
-    """``GET /funding``: what the payer pays with, and how to add more."""
+    """``GET /funding``: the payer's funding, with forms to add more."""
     return await _overview(request)
 
 
 async def add_key(request: Request) -> Response:
-    """``POST /funding/keys``: a key of the payer's own."""
+    """``POST /funding/keys``: add the payer's own key."""
     form = form_of(request)
     return_to = _return_to(form.get("return_to"))
     payer_id = require_sign_in(request, fresh=True, next_=funding_url(return_to)).payer_id
-    # Anyone can make a passkey, and must not try out keys by the thousand here.
+    # Anyone can create a passkey, so limit how many keys a payer can try.
     await state_of(request).rate_limits.key_check(address_of(request.scope))
     replaces = form.get("replaces") or None
     try:
@@ -140,7 +139,7 @@ async def add_key(request: Request) -> Response:
 
 
 async def start_openrouter(request: Request) -> Response:
-    """``POST /funding/openrouter``: lead the payer to OpenRouter."""
+    """``POST /funding/openrouter``: redirect the payer to OpenRouter."""
     form = form_of(request)
     return_to = _return_to(form.get("return_to"))
     payer_id = require_sign_in(request, fresh=True, next_=funding_url(return_to)).payer_id
@@ -159,7 +158,7 @@ async def start_openrouter(request: Request) -> Response:
 
 
 async def finish_openrouter(request: Request) -> Response:
-    """``GET /funding/openrouter/callback``: the payer comes back from OpenRouter."""
+    """``GET /funding/openrouter/callback``: the payer returns from OpenRouter."""
     payer_id = require_sign_in(request).payer_id
     given = request.query_params
     state, code = given.get("state", ""), given.get("code", "")
@@ -174,7 +173,7 @@ async def finish_openrouter(request: Request) -> Response:
 
 
 async def remove(request: Request) -> Response:
-    """``GET`` and ``POST /funding/{id}/remove``: ask, and remove."""
+    """``GET`` and ``POST /funding/{id}/remove``: remove funding, after a confirmation."""
     payer_id = require_sign_in(request).payer_id
     funding = state_of(request).funding
     funding_id: str = request.path_params["id"]
@@ -219,13 +218,13 @@ async def _overview(request: Request, *, error: WattfareError | None = None) -> 
 
 
 def _error_page(request: Request, error: WattfareError, return_to: str) -> Response:
-    """An error that leads to the page of all funding, and from there to the page before."""
+    """An error page that links to the page with all funding, which returns to the previous page."""
     log_server_error(log, error, request.scope["wattfare.request_id"])
     return error_page(request, error, ("Ways to pay", funding_url(return_to)))
 
 
 def _added(return_to: str, lacks_limit: bool) -> Response:
-    if lacks_limit:  # the page has a notice, and then leads on
+    if lacks_limit:  # the page shows a notice with a link to the next page
         return see_other(funding_url(return_to, done="no-limit"))
     if return_to == FUNDING:
         return see_other(funding_url(FUNDING, done="added"))
@@ -242,12 +241,12 @@ def _given_return_to(request: Request) -> str:
 
 
 def _return_to(path: str | None) -> str:
-    """The page that comes next: one of ours, whatever the browser says."""
+    """The next page. It is always one of ours."""
     return path if path is not None and _RETURN_TO.fullmatch(path) else FUNDING
 
 
 def _limit(text: str) -> int | None:
-    """A limit that a person has written, in nano-dollars; None if the field is empty."""
+    """The limit from the form, in nano-dollars; None if the field is empty."""
     if not text.strip():
         return None
     try:
@@ -256,6 +255,6 @@ def _limit(text: str) -> int | None:
         limit = None
     if not limit:
         raise invalid_request(
-            "Write the monthly limit in USD with a point, such as 12.50, or leave it empty."
+            "Enter the monthly limit in USD with a decimal point, such as 12.50, or leave it empty."
         )
     return limit

@@ -1,4 +1,4 @@
-"""The page of a payer's passkeys: add one, remove one that is lost, get recovery codes."""
+"""The page of a payer's passkeys: add one, remove a lost one, get recovery codes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .rendering import page, see_other
 
 PASSKEYS = "/budget/passkeys"
 _NOTICES = {
-    "removed": "The passkey is removed, and your other browsers are signed out.",
+    "removed": "The passkey was removed, and your other browsers were signed out.",
 }
 
 

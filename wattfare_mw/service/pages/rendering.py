@@ -1,4 +1,4 @@
-"""Templates made into responses, with the headers that every page has."""
+"""Renders templates as responses, with the headers of all pages."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .static_files import static
 from .visits import visit_of
 
 _MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"]
-#: Nothing is loaded from elsewhere, and inline scripts and styles do not run.
+#: Everything comes from this origin. Inline scripts and styles are blocked.
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
     "connect-src 'self'; "
@@ -33,13 +33,13 @@ HEADERS = {
 
 
 def date(seconds: float) -> str:
-    """A moment (Unix seconds) as a day in UTC: ``1 Dec 2026``."""
+    """A time (Unix seconds) as a day in UTC: ``1 Dec 2026``."""
     moment = datetime.fromtimestamp(seconds, UTC)
     return f"{moment.day} {_MONTHS[moment.month - 1]} {moment.year}"
 
 
 def moment(seconds: float) -> Markup:
-    """A moment (Unix seconds) to the minute, as a ``<time>``: ``1 Dec 2026, 13:05 UTC``."""
+    """A time (Unix seconds) to the minute, as a ``<time>``: ``1 Dec 2026, 13:05 UTC``."""
     at = datetime.fromtimestamp(seconds, UTC)
     return Markup('<time datetime="{}">{}, {} UTC</time>').format(
         at.strftime("%Y-%m-%dT%H:%M:%SZ"), date(seconds), at.strftime("%H:%M")
@@ -57,7 +57,7 @@ def dollars_down(nanos: int) -> str:
 
 
 def cost(nanos: int) -> str:
-    """What a call cost, for a person to read; a correction may be negative."""
+    """The cost of a call, for a person to read. A correction may be negative."""
     return dollars(nanos) if nanos >= 0 else f"−{dollars(-nanos)}"  # noqa: RUF001
 
 
@@ -89,15 +89,15 @@ def page(
     leads_to: Sequence[str] = (),
     in_popup: bool = False,
 ) -> Response:
-    """The response with this page.
+    """Render a page as a response.
 
-    A template has ``csrf_field()`` for each of its forms with ``method="post"``, ``sign_in`` (None
-    if nobody is signed in), and what ``context`` adds.
+    A template gets ``csrf_field()`` for its forms with ``method="post"``, ``sign_in`` (None if no
+    payer is signed in), and the values in ``context``.
 
     Args:
         template: the name of a file in ``templates/``.
-        leads_to: origins that the forms of the page may lead to, by a redirect.
-        in_popup: the page opens in an app's popup, which goes back to the app afterwards.
+        leads_to: other origins to which the forms of the page may redirect. in_popup: True if the
+            page opens in an app's popup, which returns to the app afterwards.
     """
     visit = visit_of(request)
 

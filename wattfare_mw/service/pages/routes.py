@@ -1,4 +1,4 @@
-"""The table of the pages. To add a page, write its handler in a module, and name it here."""
+"""The routes of the pages. To add a page, write its handler in a module and add it here."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from . import approve, budget, funding, passkeys, sign_in
 from .endpoints import page_route
 from .static_files import PREFIX, serve_static
 
-#: The paths under which an error is a page, and not JSON.
+#: The paths whose errors are pages, not JSON.
 PAGE_PREFIXES = ("/approve", "/budget", "/funding", PREFIX, "/sign-in", "/sign-out")
 
 
@@ -48,7 +48,7 @@ def page_routes() -> list[Route]:
 
 
 def is_page(path: str) -> bool:
-    """True if people open this path, so that an error there is a page."""
+    """True if people open this path, so errors there are pages."""
     return path == "/" or any(
         path == prefix or path.startswith(f"{prefix}/") for prefix in PAGE_PREFIXES
     )

@@ -25,7 +25,7 @@ from .visits import visit_of
 
 #: The page after a sign-in without another target.
 _HOME = "/budget"
-#: A path of the service with a query, which no browser reads as another host.
+#: A path of the service with a query. Browsers cannot read it as another host.
 _PATH = re.compile(r"/(?![/\\])[!-\[\]-~]*")
 _MAX_NEXT = 1000
 #: The pages that a sign-in leads to.
@@ -44,7 +44,7 @@ async def show(request: Request) -> Response:
 
 
 async def challenge(request: Request) -> Response:
-    """``POST /sign-in/challenge``: what the script gives to the browser's authenticator."""
+    """``POST /sign-in/challenge``: the options for the browser's authenticator."""
     state = state_of(request)
     await state.rate_limits.sign_in(address_of(request.scope))
     kind = form_of(request).get("kind")
@@ -60,7 +60,7 @@ async def challenge(request: Request) -> Response:
         fresh = passkeys.new_challenge("sign-in")
         options = await in_thread(passkeys.sign_in_options, fresh, state.public_url)
     else:
-        raise invalid_request("A passkey is to be created, or to sign in with.")
+        raise invalid_request("The purpose: to create a passkey, or to sign in with one.")
     name_ = _bound(request, id_)
     await state.store.at(lambda sql, now: people.keep_challenge(sql, name_, fresh, seconds(now)))
     return Response(json.dumps({"id": id_, "options": options}), media_type=JSON)
@@ -78,7 +78,7 @@ async def with_passkey(request: Request) -> Response:
 
 
 async def with_code(request: Request) -> Response:
-    """``POST /sign-in/code``: a recovery code, which works without JavaScript."""
+    """``POST /sign-in/code``: sign in with a recovery code. It works without JavaScript."""
     state, form = state_of(request), form_of(request)
     next_ = _next(form.get("next"))
     try:
@@ -105,8 +105,8 @@ async def sign_out(request: Request) -> Response:
 
 
 async def new_codes(request: Request) -> Response:
-    """``POST /sign-in/recovery-codes``: new codes in place of the old ones. Only this response has
-    them."""
+    """``POST /sign-in/recovery-codes``: replace the recovery codes. Only this response shows the
+    new ones."""
     sign_in = require_sign_in(request, fresh=True)
     codes = recovery_codes.new_codes()
     await state_of(request).store.at(
@@ -116,7 +116,7 @@ async def new_codes(request: Request) -> Response:
 
 
 async def _who_creates(request: Request) -> tuple[str, list[str]]:
-    """Whose the new passkey is, and which others that payer has."""
+    """The payer of the new passkey, and the payer's other passkeys."""
     if sign_in_of(request) is None:
         return passkeys.new_payer_id(), []
     payer_id = require_sign_in(request, fresh=True).payer_id
@@ -125,7 +125,7 @@ async def _who_creates(request: Request) -> tuple[str, list[str]]:
 
 
 async def _prove(request: Request, form: dict[str, str]) -> str:
-    """The payer who has proved by a passkey who they are."""
+    """The payer who signed in with a passkey."""
     state = state_of(request)
     await state.rate_limits.sign_in(address_of(request.scope))
     credential = form.get("credential", "")
@@ -139,7 +139,7 @@ async def _prove(request: Request, form: dict[str, str]) -> str:
     before = await state.store.at(lambda sql, now: people.find_passkey(sql, credential_id))
     if before is None:
         raise invalid_request(
-            "This passkey is not known here, or its data was deleted. Create a new one.",
+            "This passkey is unknown here, or its data was deleted. Create a new one.",
             403,
         )
     after = await in_thread(passkeys.verify_sign_in, credential, taken, before, state.public_url)
@@ -155,8 +155,8 @@ async def _create(request: Request, credential: str, taken: Challenge) -> str:
 
 
 async def _signed_in(request: Request, payer_id: str, next_: str) -> Response:
-    """Begin a sign-in, and lead on. The cookie is a new one each time, so that no cookie from
-    before the sign-in is of any use."""
+    """Start a sign-in and redirect to the next page. The cookie is new each time, so a cookie from
+    before the sign-in is worthless."""
     former = cookies.read(request, cookies.SIGN_IN)
     token = await state_of(request).store.at(
         lambda sql, now: people.begin_sign_in(sql, payer_id, former, seconds(now))
@@ -168,7 +168,8 @@ async def _signed_in(request: Request, payer_id: str, next_: str) -> Response:
 
 
 def _bound(request: Request, challenge_id: str) -> str:
-    """The name under which a challenge is kept: no other browser can answer it."""
+    """The name of a stored challenge. It is bound to the browser, so no other browser can answer
+    it."""
     return f"{visit_of(request).cookie_for_forms()} {challenge_id}"
 
 

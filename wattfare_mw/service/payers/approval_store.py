@@ -1,7 +1,7 @@
-"""Approvals in SQL. Each function reads, asks the rules and writes, inside the transaction of its
-connection. ``now`` is in Unix seconds, by the clock that all processes share.
+"""Approvals in SQL. Each function reads, applies the rules and writes, inside the transaction of
+its connection. ``now`` is in Unix seconds, by the clock that all processes share.
 
-The row is locked before the rules are asked, so the second of two concurrent changes sees the
+The row is locked before the rules are applied, so the second of two concurrent changes sees the
 first.
 """
 
@@ -80,15 +80,15 @@ def must_find(sql: Sql, approval_id: str, *, lock: bool = False) -> Approval:
     """
     found = find(sql, approval_id, lock=lock)
     if found is None:
-        raise invalid_request("There is no such request. It may be too old: start again.", 404)
+        raise invalid_request("This request does not exist. It may be too old: start again.", 404)
     return found
 
 
 def allow(sql: Sql, approval_id: str, decision: Decision, now: int) -> tuple[Approval, str]:
     """Allow an approval. Returns it, and the code for the app.
 
-    The same payer may do so twice, before the app redeems it: that is a second click. Only the
-    code is a new one then, and of two caps the lower one counts.
+    The same payer may allow it twice, by a second click, before the app redeems it. The second time
+    creates a new code and keeps the lower cap.
 
     Raises:
         WattfareError: ``invalid_request``; it has been answered before, its time is over, or the
@@ -130,7 +130,7 @@ def _check_payer(sql: Sql, payer_id: str) -> None:
 
 
 def deny(sql: Sql, approval_id: str, now: int) -> Approval:
-    """Deny an approval. A second denial leads back to the app, too.
+    """Deny an approval. A second denial also leads back to the app.
 
     Raises:
         WattfareError: ``invalid_request``; it has been allowed before, or its time is over.
@@ -144,7 +144,7 @@ def deny(sql: Sql, approval_id: str, now: int) -> Approval:
 
 
 def leave(sql: Sql, approval_id: str, now: int | None) -> None:
-    """Note that the person has closed the page; None: that the page is open again."""
+    """Record that the person has closed the page. None records that it is open again."""
     table = schema.approvals
     pending = table.c.id == approval_id, table.c.state == "pending"
     sql.execute(update(table).where(*pending).values(left_at=now))
@@ -161,7 +161,7 @@ def redeem(sql: Sql, approval: Approval, code: str, now: int) -> None:
 
 
 def current_payer(sql: Sql, app_id: str, user_id: str) -> str:
-    """The payer whose budget is connected to this user now; empty for none."""
+    """The payer whose budget is connected to this user now; empty if there is none."""
     table = schema.connections
     found = sql.execute(
         select(table.c.payer_id).where(
@@ -181,7 +181,7 @@ def connect(sql: Sql, approval: Approval, terms: Terms, now: datetime) -> None:
     wish = approval.wish
     assert wish.user_id is not None
     assert approval.payer_id is not None
-    # One at a time for each app: of two payers who come at once, the second must see the first.
+    # One at a time for each app: if two payers connect at once, the second must see the first.
     accounts.lock_app(sql, wish.app_id, alone=True)
     current = current_payer(sql, wish.app_id, wish.user_id)
     approvals.check_replacement(

@@ -5,8 +5,8 @@ Pure functions over immutable values. :mod:`.approval_store` carries them out in
 An approval is ``pending`` until a person allows or denies it. Once it is allowed, a one-time code
 goes to the app in that person's browser. Nothing is connected until the app's own page redeems the
 approval: with the code, with the secret that only this page has, and for the same user of the same
-app. So a mailed link connects nobody: the code ends up in the browser of the person who clicked,
-while the secret and the session are in the other one.
+app. So a mailed link has no effect: the code reaches the browser of the person who clicked, but the
+secret and the session are in the other browser.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ import msgspec
 from ...errors import WattfareError, invalid_request
 from .. import keys
 
-#: How long an approval may take, from its creation until it is redeemed, in seconds.
+#: The maximum time from the creation of an approval until it is redeemed, in seconds.
 APPROVAL_SECONDS = 600
 #: The cap that the page proposes if the app asks for none: 10 USD, in nano-dollars.
 DEFAULT_WISH = 10 * 10**9
-#: The bytes of an id, of a secret and of a code.
+#: The lengths of an id, a secret and a code, in bytes.
 _RANDOM_BYTES = 24
 
 Kind = Literal["connection", "grant"]
@@ -38,11 +38,9 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
         kind: a connection with a monthly cap, or a one-time grant.
         user_id: the app's own id of the user; None for a grant.
         epoch: how often the user's connection had been revoked at that time.
-        origin: that of the app's page.
-        return_url: where the browser goes afterwards.
-        account_label: the name of the user's account at the app.
-        asked: the cap, in nano-dollars; None if the app names none.
-        requests: the number of calls of a grant.
+        origin: the origin of the app's page. return_url: where the browser goes afterwards.
+        account_label: the name of the user's account at the app. asked: the cap, in nano-dollars;
+            None if the app asks for none. requests: the number of calls of a grant.
     """
 
     kind: Kind
@@ -57,12 +55,11 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Approval(msgspec.Struct, frozen=True, kw_only=True):
-    """An approval request, and its state.
+    """An approval request and its state.
 
     Attributes:
-        replaces: the payer whose connection ends when this one begins, as far as the person who
-            allowed it was told so.
-        left: True if the person has closed the page.
+        replaces: the payer whose connection ends when this one begins, if the person who allowed it
+        saw this. left: True if the person has closed the page.
     """
 
     id: str
@@ -88,8 +85,8 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         payer_id: the person.
         cap: for each month, in nano-dollars; None for no cap. Not used for a grant.
-        funding_id: where the money comes from; None is the operator.
-        replaces: the other payer whose connection the person has agreed to end.
+        funding_id: the funding that pays; None for the operator's. replaces: the other payer whose
+        connection the person has agreed to end.
     """
 
     payer_id: str
@@ -116,13 +113,13 @@ def begin(wish: Wish, secret: str, now: int) -> Approval:
 
 
 def is_over(approval: Approval, now: int) -> bool:
-    """True if its time is over."""
+    """True if it has expired."""
     return now >= approval.expires_at
 
 
 def proposed_cap(wish: Wish, current: int | None) -> int:
-    """The first value of the field with the cap, in nano-dollars: the app's wish, or the cap that
-    the same payer has set before, if it is higher."""
+    """The initial value of the cap field, in nano-dollars: the app's request, or the same payer's
+    present cap if that is higher."""
     wished = DEFAULT_WISH if wish.asked is None else wish.asked
     return wished if current is None else max(wished, current)
 
@@ -150,11 +147,11 @@ def check_replacement(current: str | None, agreed: str | None) -> None:
 
     Args:
         current: the other payer who is connected at present; None if there is none.
-        agreed: the one whose end the person has agreed to.
+        agreed: the payer whose connection the person has agreed to end.
     """
     if current is not None and current != agreed:
         raise invalid_request(
-            "Another person has connected their budget meanwhile. Start again.", 409
+            "Another person has connected their budget in the meantime. Start again.", 409
         )
 
 
@@ -167,8 +164,8 @@ def check_owner(
     origin: str | None,
     secret: str,
 ) -> Approval:
-    """The approval, if this page may ask about it: a page of that app, for the same user, with the
-    secret. The error does not tell which of these is wrong, or whether the approval exists.
+    """The approval, if this page may read it: a page of the same app, for the same user, with the
+    secret. The error does not show which of these is wrong, or whether the approval exists.
 
     Args:
         origin: the origin of the page that asks; None if the request has none.
@@ -202,16 +199,16 @@ def check_redeemable(approval: Approval, code: str, now: int) -> None:
     if approval.state == "redeemed":
         raise redeemed_before()
     if approval.code_hash is None or not hmac.compare_digest(approval.code_hash, keys.digest(code)):
-        raise invalid_request("The code is not that of this approval.", 403)
+        raise invalid_request("The code does not belong to this approval.", 403)
 
 
 def answered_before() -> WattfareError:
-    """The approval cannot be answered any more."""
+    """The error for an approval that cannot be answered any more."""
     return _state("This request has been answered before.")
 
 
 def redeemed_before() -> WattfareError:
-    """The approval has been used up."""
+    """The error for an approval that was redeemed."""
     return _state("This approval has been redeemed before.")
 
 

@@ -1,8 +1,8 @@
-"""Encrypts what the database keeps for payers, such as their keys for the upstream.
+"""Encrypts the secrets of payers in the database, such as their keys for the upstream.
 
 The cipher is AES-256-GCM. Each ciphertext is bound to one purpose, such as the id of its funding,
-so a ciphertext that is copied into another row cannot be read. The encryption keys are in
-``WATTFARE_ENCRYPTION_KEY``, or in a file beside an SQLite database. The database never has them.
+so it cannot be decrypted from another row. The encryption keys are in ``WATTFARE_ENCRYPTION_KEY``,
+or in a file beside an SQLite database. The database never has them.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from ...transport import SecretBytes, hidden
 from ..ledger.databases import backend_of, sqlite_file
 
 ENCRYPTION_VARIABLE = "WATTFARE_ENCRYPTION_KEY"
-#: What follows the name of an SQLite database in the name of the file with its key.
+#: The suffix that the name of the key file adds to the database's.
 FILE_SUFFIX = ".encryption-key"
 KEY_BYTES = 32
 _NONCE_BYTES = 12
-#: The first byte of each ciphertext: which cipher it is.
+#: The first byte of each ciphertext, which names the cipher.
 _VERSION = b"\x01"
 _MAX_FILE_BYTES = 10_000
 
@@ -39,21 +39,21 @@ log = get_logger("wattfare_mw.service", show_messages=False)
 
 
 class Sealed(msgspec.Struct, frozen=True):
-    """A ciphertext, and the id of the encryption key that opens it."""
+    """A ciphertext and the id of its encryption key."""
 
     ciphertext: bytes
     key_id: str
 
 
 class UnreadableError(Exception):
-    """A ciphertext was changed, belongs to another row, or its encryption key is not here."""
+    """A ciphertext was changed, belongs to another row, or its encryption key is missing."""
 
 
 class Keyring:
     """The encryption keys of a service.
 
     Args:
-        keys: of 32 bytes each. The first one encrypts, and all of them decrypt.
+        keys: 32 bytes each. The first one encrypts, and all of them decrypt.
     """
 
     def __init__(self, keys: Sequence[bytes]) -> None:
@@ -66,7 +66,8 @@ class Keyring:
         """Encrypt a secret with the first key.
 
         Args:
-            purpose: what it is kept for, such as ``funding:`` and an id. It opens for this only.
+            purpose: the use of the secret, such as ``funding:`` and an id. Decryption needs the
+                same purpose.
         """
         nonce = secrets.token_bytes(_NONCE_BYTES)
         sealed = self._ciphers[self.first_id].encrypt(nonce, secret, _bound_to(purpose))
@@ -76,7 +77,7 @@ class Keyring:
         """Decrypt a secret.
 
         Raises:
-            UnreadableError: it was not sealed for this purpose, or by none of these keys.
+            UnreadableError: it was sealed for another purpose, or with another key.
         """
         cipher = self._ciphers.get(sealed.key_id)
         data = sealed.ciphertext
@@ -94,12 +95,12 @@ class Keyring:
 
 
 def new_key() -> str:
-    """A new encryption key, as ``WATTFARE_ENCRYPTION_KEY`` takes it."""
+    """A new encryption key, in the format of ``WATTFARE_ENCRYPTION_KEY``."""
     return hidden(b64encode(secrets.token_bytes(KEY_BYTES)).decode())
 
 
 def read_keys(text: str) -> tuple[SecretBytes, ...]:
-    """The encryption keys in this text, which has commas between them.
+    """The encryption keys in a comma-separated text.
 
     Raises:
         WattfareError: ``invalid_request``; one of them is no such key.
@@ -126,10 +127,11 @@ def keys_from_environment() -> tuple[SecretBytes, ...] | None:
 
 
 def key_beside(database: Path) -> tuple[SecretBytes, ...]:
-    """The encryption key beside this SQLite file. The first call makes it, for its owner only.
+    """The encryption key in a file next to this SQLite file. The first call creates it, readable by
+    its owner only.
 
     Raises:
-        WattfareError: ``invalid_request``; others can read the file, or it cannot be used.
+        WattfareError: ``invalid_request`` if others can read the file, or it is invalid.
     """
     path = _beside(database)
     try:
@@ -156,16 +158,16 @@ def key_beside(database: Path) -> tuple[SecretBytes, ...]:
 def find_keyring(
     database: str, keys: Sequence[bytes] | None, *, needed: bool, demanded: bool = False
 ) -> Keyring | None:
-    """The encryption keys of a service; None if there are none, and it has to do without.
+    """The encryption keys of a service; None if it runs without keys.
 
     Args:
         database: the URL of its database.
-        keys: those that it was given.
-        needed: may payers add keys? If not, a key in a file is used, but none is made.
-        demanded: has the operator said that payers may add keys?
+        keys: the configured keys. needed: True if payers may add keys. If not, an existing key file
+            is used, but none is created. demanded: True if the operator explicitly lets payers add
+            keys.
 
     Raises:
-        WattfareError: ``invalid_request``; the keys cannot be used, or are demanded and missing.
+        WattfareError: ``invalid_request`` if the keys are invalid, or demanded but missing.
     """
     if keys is not None:
         return Keyring(keys)
@@ -194,7 +196,7 @@ def _beside(database: Path) -> Path:
 
 
 def _make(path: Path) -> None:
-    """Make the file with a new key. Of two processes that do so at once, both use the first."""
+    """Create the file with a new key. If two processes do this at once, both use the first key."""
     handle, name = tempfile.mkstemp(prefix=f"{path.name}.", dir=path.parent)  # mode 0600
     try:
         with os.fdopen(handle, "wb") as file:
@@ -202,7 +204,7 @@ def _make(path: Path) -> None:
             file.flush()
             os.fsync(file.fileno())
         with suppress(FileExistsError):
-            os.link(name, path)  # whole, or not at all
+            os.link(name, path)  # either whole or not at all
     finally:
         Path(name).unlink()
 

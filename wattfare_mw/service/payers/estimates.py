@@ -1,4 +1,4 @@
-"""What a cap buys, told by what the app's answers have cost so far."""
+"""Estimates what a cap buys from the past costs of the app's answers."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from sqlalchemy import func, select
 
 from ..ledger import schema
 
-#: How many of the service's latest calls are looked at.
+#: How many of the service's latest calls are read.
 LATEST = 5000
 
 
 class Estimate(msgspec.Struct, frozen=True):
-    """What an answer costs.
+    """The cost of an answer.
 
     Attributes:
         model: the model that the app uses most.
-        answer: what an answer costs on average, in nano-dollars; above 0.
+        answer: the average cost of an answer, in nano-dollars; above 0.
     """
 
     model: str
     answer: int
 
     def answers(self, cap: int) -> int:
-        """About how many answers a cap buys, in two significant digits."""
+        """The approximate number of answers that a cap buys, with two significant digits."""
         return rounded(cap // self.answer)
 
 
@@ -35,8 +35,7 @@ def rounded(number: int) -> int:
 
 
 def of_app(sql: Sql, app_id: str) -> Estimate | None:
-    """What an answer of the app's most used model costs; None if the app has made no calls
-    lately."""
+    """The cost of an answer of the app's most used model; None without recent calls."""
     table = schema.ledger
     newest = sql.execute(select(func.max(table.c.id))).scalar()
     if newest is None:

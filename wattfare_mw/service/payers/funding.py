@@ -1,4 +1,4 @@
-"""What payers pay with: their keys for the upstream, checked, encrypted, found again, removed."""
+"""The funding of payers: checks, encrypts, finds and removes their keys for the upstream."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from ..models.upstream import Upstream
 from . import openrouter
 from .encryption import Keyring, Sealed, UnreadableError
 
-#: The most keys in memory, and how long each stays there, in seconds.
+#: The maximum number of keys in memory, and how long each stays there, in seconds.
 MAX_CACHED = 1000
 CACHED_SECONDS = 60.0
-#: The longest label, in characters.
+#: The maximum length of a label, in characters.
 MAX_LABEL = 60
-#: So many keys are encrypted anew in one transaction.
+#: How many keys are re-encrypted in one transaction.
 _AT_A_TIME = 100
 
 log = get_logger("wattfare_mw.service", show_messages=False)
@@ -39,11 +39,11 @@ _TOKEN = re.compile(r"[A-Za-z0-9_-]{43}")
 
 
 class Started(msgspec.Struct, frozen=True):
-    """A payer who is to go to OpenRouter.
+    """A redirect of a payer to OpenRouter.
 
     Attributes:
-        url: where the browser goes.
-        cookie: what it must have when it comes back.
+        url: the target of the redirect. cookie: the cookie that the browser must have when it
+            returns.
     """
 
     url: str
@@ -57,8 +57,8 @@ class Added(msgspec.Struct, frozen=True):
     """A funding that has been added.
 
     Attributes:
-        asked_limit: the limit that was asked for, in nano-dollars; None for none.
-        return_to: the page of ours that comes next.
+        asked_limit: the requested limit, in nano-dollars; None for no limit. return_to: our page to
+            show next.
     """
 
     funding: Funding
@@ -67,20 +67,19 @@ class Added(msgspec.Struct, frozen=True):
 
     @property
     def lacks_limit(self) -> bool:
-        """True if the key may spend more than was asked for."""
+        """True if the key may spend more than the requested limit."""
         limit = self.funding.limit
         return self.asked_limit is not None and (limit is None or limit > self.asked_limit)
 
 
 class PayerFunding:
-    """The funding of all payers. It gives each call the key that pays for it.
+    """The funding of all payers. It finds the key that pays for a call.
 
     Args:
         keyring: the encryption keys; None: no payer can add anything, and no stored key is read.
-        upstream: what the keys are for; None for the built-in model, which needs none.
-        offers: the kinds of funding that the operator lets payers add.
-        operator_pays: can a payer choose that the service pays?
-        public_url: the origin of the service's pages.
+        upstream: the upstream of the keys; None for the built-in model, which needs none. offers:
+        the kinds of funding that the operator lets payers add. operator_pays: True if a payer can
+        choose that the service pays. public_url: the origin of the service's pages.
     """
 
     def __init__(
@@ -106,17 +105,17 @@ class PayerFunding:
 
     @property
     def needed(self) -> bool:
-        """True if a payer has to choose what pays."""
+        """True if a payer must choose a funding."""
         return bool(self.offers)
 
     @property
     def upstream_host(self) -> str:
-        """The host that the keys are for, for a person to read."""
+        """The host of the keys, for a person to read."""
         return "" if self._upstream is None else urlsplit(self._upstream.base_url).hostname or ""
 
     @property
     def openrouter_origin(self) -> str | None:
-        """The origin of the page that a payer is led to; None if it is not offered."""
+        """The origin of OpenRouter's page; None if OpenRouter is not offered."""
         if "openrouter" not in self.offers or self._upstream is None:
             return None
         return openrouter.auth_origin(self._upstream.base_url)
@@ -124,7 +123,7 @@ class PayerFunding:
     # -- what a payer sees and does
 
     async def of_payer(self, payer_id: str) -> list[Funding]:
-        """What this payer can pay with, the oldest first. Some of it may be invalid."""
+        """This payer's funding, oldest first. Some of it may be invalid."""
         return await self._store.transact(lambda sql: fundings.of_payer(sql, payer_id))
 
     async def find(self, payer_id: str, funding_id: str) -> Funding:
@@ -145,7 +144,7 @@ class PayerFunding:
             choice: ``operator``, or an id; empty if the form had nothing to choose.
 
         Raises:
-            WattfareError: ``invalid_request``; it is none of this payer's that can pay.
+            WattfareError: ``invalid_request`` if the payer has no such valid funding.
         """
         if not self.needed and choice in ("", "operator"):
             return None
@@ -164,9 +163,8 @@ class PayerFunding:
         """Keep a payer's own key for the upstream, once the upstream has accepted it.
 
         Args:
-            label: a name for the payer to read.
-            replaces: the id of a funding of this payer. What it has paid for is paid with the new
-                key, and the old one is deleted.
+            label: a name that the payer sees. replaces: the id of a funding of this payer. The new
+                key pays in its place, and the old one is deleted.
 
         Raises:
             WattfareError: ``invalid_request``; the key, the label or the funding cannot be used.
@@ -195,7 +193,7 @@ class PayerFunding:
         return Added(funding)
 
     async def remove(self, payer_id: str, funding_id: str) -> None:
-        """Delete the key of this funding, and end all that it pays for.
+        """Delete the key of this funding and end everything that it pays for.
 
         Raises:
             WattfareError: ``invalid_request``, 404; the payer has no such funding.
@@ -219,8 +217,8 @@ class PayerFunding:
 
         Args:
             limit: what the key may spend in a month, in nano-dollars; None for no limit.
-            return_to: the page of ours that comes afterwards.
-            cookie: what the browser has from an earlier start, which may still be open.
+            return_to: our page to show afterwards. cookie: the browser's cookie from an earlier
+            start, which may still be open.
         """
         upstream, keyring = self._needs("openrouter")
         if cookie is None or not _TOKEN.fullmatch(cookie):
@@ -247,20 +245,20 @@ class PayerFunding:
     async def finish_openrouter(
         self, payer_id: str, state: str, code: str, cookie: str | None
     ) -> Added:
-        """A browser has come back from OpenRouter. Exchange the code for a key, and keep it.
+        """Exchange the code of a browser that returned from OpenRouter for a key, and store it.
 
         Args:
             state: from the callback's URL.
             code: from the callback's URL.
-            cookie: what the browser was given.
+            cookie: the browser's cookie.
 
         Raises:
-            WattfareError: ``invalid_request``; this payer has not started this in this browser
-                in the last ten minutes, or it has been used. ``upstream``; OpenRouter fails.
+            WattfareError: ``invalid_request`` if this payer did not start this in this browser in
+                the last ten minutes, or if it was used before. ``upstream`` if OpenRouter fails.
         """
         upstream, keyring = self._needs("openrouter")
         state_hash = _hash(state)
-        # Taken first, in a transaction of its own: whatever follows, this state is used up.
+        # First, in its own transaction, so that the state can be used only once.
         request = await self._store.transact(lambda sql: fundings.take_request(sql, state_hash))
         if (
             request is None
@@ -287,8 +285,8 @@ class PayerFunding:
         try:
             facts = await upstream.check_key(key)
         except WattfareError as error:
-            # The exchange was good, so the key is kept. Only its limit is not known.
-            log.warning("OpenRouter does not tell the limit of a new key: %s", describe(error))
+            # The exchange succeeded, so keep the key. Only its limit is unknown.
+            log.warning("OpenRouter did not report the limit of a new key: %s", describe(error))
         limit = openrouter.limit_of(facts)
         funding = self._new(payer_id, "openrouter", "OpenRouter", limit)
         refused = await self._store.transact(
@@ -303,11 +301,11 @@ class PayerFunding:
         """The key that pays with this funding.
 
         Args:
-            fresh: ask the database, even if the key is in memory.
+            fresh: read the database even if the key is in memory.
 
         Raises:
             WattfareFundingError: the funding has been removed or refused, or cannot be read.
-            WattfareError: 503, the database is not there.
+            WattfareError: 503 if the database is unavailable.
         """
         found = None if fresh else self._cache.get(funding_id)
         if found is None:
@@ -317,8 +315,7 @@ class PayerFunding:
         return found
 
     async def refused(self, funding_id: str) -> None:
-        """The upstream has refused this key. Nothing is paid with it until it is connected
-        again."""
+        """Record that the upstream refused this key. It is not used until it is connected again."""
         self._cache.drop(funding_id)
         if await self._store.transact(
             lambda sql: fundings.mark_invalid(sql, funding_id, utc_now())
@@ -326,7 +323,7 @@ class PayerFunding:
             log.warning("the upstream refuses a payer's key: funding=%s", funding_id)
 
     async def encrypt_anew(self) -> None:
-        """Encrypt all stored keys with the first encryption key, so that the others can go."""
+        """Encrypt all stored keys with the first encryption key. The others can then be removed."""
         keyring = self._keyring
         if keyring is None:
             return
@@ -421,7 +418,7 @@ class PayerFunding:
 
 
 class _KeyCache:
-    """The keys of the last calls. A key leaves it after a minute, and if it is removed here."""
+    """The keys of recent calls. A key expires after a minute, or when it is removed here."""
 
     def __init__(self) -> None:
         self._kept: OrderedDict[str, tuple[float, Credential]] = OrderedDict()
@@ -453,7 +450,7 @@ def _stored(funding_id: str, upstream: str, sealed: Sealed) -> StoredKey:
 
 
 def _for_key(funding_id: str, upstream: str) -> str:
-    """The purpose of a key's ciphertext: it pays with this funding, at this upstream."""
+    """The purpose of a key's ciphertext: this funding at this upstream."""
     return f"funding:{funding_id} {upstream}"
 
 
@@ -477,4 +474,4 @@ def _gone() -> WattfareError:
 
 
 def _no_such_funding() -> WattfareError:
-    return invalid_request("You have no such way to pay, or no more.", 404)
+    return invalid_request("This way to pay does not exist any more.", 404)

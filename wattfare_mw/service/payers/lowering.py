@@ -1,4 +1,4 @@
-"""What the token of a live app may change of a connection: its cap, downwards."""
+"""Lowers a cap with the session token of a live app, the only change that it allows."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def lower_cap(
 
     Args:
         cap: in nano-dollars; None for no cap.
-        epoch: that of the token.
+        epoch: the token's epoch.
 
     Raises:
         WattfareAuthError: the connection has been revoked since the token was made.
@@ -38,9 +38,9 @@ def lower_cap(
 
 
 def stale_token() -> WattfareAuthError:
-    """The token is of before a revocation."""
+    """The error for a token from before a revocation."""
     return WattfareAuthError(
-        "The connection was revoked after this session token was made: get a new one."
+        "The connection was revoked after this session token was created. Get a new one."
     )
 
 

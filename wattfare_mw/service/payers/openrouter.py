@@ -1,4 +1,4 @@
-"""Gets a key of a payer from OpenRouter, by OAuth with PKCE. No database here.
+"""Gets a payer's key from OpenRouter by OAuth with PKCE. It does not use the database.
 
 The steps are those of "OAuth PKCE" in OpenRouter's documentation:
 
@@ -30,11 +30,11 @@ from ..models.upstream import LIST_IDLE_SECONDS, Refusal, Upstream, read_whole
 
 #: How long a payer may take at OpenRouter, in seconds.
 REQUEST_SECONDS = 600
-#: Where OpenRouter sends the browser back to.
+#: The path to which OpenRouter returns the browser.
 CALLBACK_PATH = "/funding/openrouter/callback"
-#: The longest label of a key, in characters.
+#: The maximum length of a key's label, in characters.
 MAX_LABEL = 100
-#: The longest key, in characters.
+#: The maximum length of a key, in characters.
 MAX_KEY = 1000
 _MAX_ANSWER_BYTES = 100_000
 _CODE = re.compile(r"[\x21-\x7e]{1,1000}")
@@ -68,13 +68,14 @@ def auth_origin(base_url: str) -> str:
 def auth_url(
     base_url: str, public_url: str, *, state: str, verifier: bytes, limit: int | None
 ) -> str:
-    """The page where a person allows this service a key.
+    """The URL of the page on which a person allows this service a key.
 
     Args:
         base_url: of OpenRouter's API.
-        public_url: of this service. The callback is there, and never where ``Host`` says.
-        state: comes back in the callback's URL.
-        limit: what the key may spend in a month, in nano-dollars; None for no limit.
+        public_url: of this service. The callback uses it, never the ``Host`` header. state:
+            OpenRouter returns it in the callback's URL. limit: what the key may spend in a month,
+            in nano-dollars; None
+        for no limit.
     """
     challenge = urlsafe_b64encode(sha256(verifier).digest()).rstrip(b"=").decode()
     query = {
@@ -89,10 +90,10 @@ def auth_url(
 
 
 async def exchange(upstream: Upstream, code: str, verifier: bytes) -> Secret:
-    """The key for this code.
+    """Exchange a code for a key.
 
     Raises:
-        WattfareError: ``invalid_request``; OpenRouter refuses the code. ``upstream``; it fails.
+        WattfareError: ``invalid_request`` if OpenRouter refuses the code. ``upstream`` if it fails.
     """
     if not _CODE.fullmatch(code):
         raise _refused()
@@ -121,7 +122,7 @@ async def exchange(upstream: Upstream, code: str, verifier: bytes) -> Secret:
 
 
 def limit_of(answer: bytes | None) -> int | None:
-    """The limit that ``GET /key`` tells, in nano-dollars; None if it tells none."""
+    """The limit of a key from ``GET /key``, in nano-dollars; None if it has none."""
     if answer is None:
         return None
     try:

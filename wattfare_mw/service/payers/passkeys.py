@@ -1,8 +1,8 @@
-"""Passkeys: the two ceremonies of WebAuthn, in which a browser creates one or signs in with one.
+"""Passkeys: the two ceremonies of WebAuthn, which create a passkey and sign in with one.
 
-The relying party is always the host of the service's public URL, and its origin is that URL: what
-a request says of itself (``Host``) has no part in it. ``webauthn`` is imported when it is first
-needed, since that takes a third of a second.
+The relying party is always the host of the service's public URL, and the origin is that URL. The
+``Host`` header of a request is ignored. ``webauthn`` is imported on first use, which takes a third
+of a second.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 #: How long a browser may take for a ceremony, in seconds.
 CHALLENGE_SECONDS = 300
-#: The bytes of a challenge.
+#: The length of a challenge, in bytes.
 CHALLENGE_BYTES = 32
 #: The name of the service in the dialogs of browsers.
 NAME = "Wattfare"
@@ -35,12 +35,11 @@ Ceremony = Literal["create", "sign-in"]
 
 
 class Challenge(msgspec.Struct, frozen=True):
-    """What a browser has to sign. Each is used once.
+    """A challenge for a browser to sign. Each is used once.
 
     Attributes:
-        kind: the ceremony that it is for.
-        challenge: random bytes.
-        payer_id: whom a new passkey is for; None to sign in.
+        kind: the ceremony. challenge: random bytes. payer_id: the payer of a new passkey; None to
+            sign in.
     """
 
     kind: Ceremony
@@ -52,12 +51,12 @@ class Challenge(msgspec.Struct, frozen=True):
 
 
 class Passkey(msgspec.Struct, frozen=True):
-    """A passkey, as the service keeps it.
+    """A passkey, as the service stores it.
 
     Attributes:
         credential_id: its id, in base64url.
         public_key: in the format of COSE.
-        sign_count: how often it was used, if the authenticator counts; otherwise 0.
+        sign_count: the number of uses, if the authenticator counts; otherwise 0.
     """
 
     credential_id: str
@@ -67,7 +66,7 @@ class Passkey(msgspec.Struct, frozen=True):
 
 
 def new_payer_id() -> str:
-    """An id for a new payer: 128 random bits, which say nothing of the person."""
+    """An id for a new payer: 128 random bits, which do not identify the person."""
     return secrets.token_hex(16)
 
 
@@ -79,12 +78,11 @@ def new_challenge(kind: Ceremony, payer_id: str | None = None) -> Challenge:
 def creation_options(
     challenge: Challenge, public_url: str, name: str, existing: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """What ``navigator.credentials.create`` takes, in the JSON form of WebAuthn.
+    """The options of ``navigator.credentials.create``, in WebAuthn's JSON.
 
     Args:
-        name: tells this passkey from others of the same person.
-        existing: the ids of the payer's passkeys. An authenticator that has one of them makes no
-            other.
+        name: distinguishes this passkey from the person's others. existing: the ids of the payer's
+            passkeys. An authenticator with one of them does not create another.
     """
     from webauthn import base64url_to_bytes, generate_registration_options
     from webauthn.helpers import options_to_json_dict, structs
@@ -98,8 +96,8 @@ def creation_options(
         challenge=challenge.challenge,
         timeout=CHALLENGE_SECONDS * 1000,
         authenticator_selection=structs.AuthenticatorSelectionCriteria(
-            # It is found without a user name, and it is the only proof, so that a stolen
-            # authenticator must not be enough.
+            # The passkey is found without a user name and is the only proof. So a stolen
+            # authenticator alone must not be enough.
             resident_key=structs.ResidentKeyRequirement.REQUIRED,
             user_verification=structs.UserVerificationRequirement.REQUIRED,
         ),
@@ -111,7 +109,7 @@ def creation_options(
 
 
 def sign_in_options(challenge: Challenge, public_url: str) -> dict[str, Any]:
-    """What ``navigator.credentials.get`` takes, in the JSON form of WebAuthn."""
+    """The options of ``navigator.credentials.get``, in WebAuthn's JSON."""
     from webauthn import generate_authentication_options
     from webauthn.helpers import options_to_json_dict, structs
 
@@ -125,13 +123,13 @@ def sign_in_options(challenge: Challenge, public_url: str) -> dict[str, Any]:
 
 
 def verify_creation(credential: str, challenge: Challenge, public_url: str) -> Passkey:
-    """The new passkey that a browser has made.
+    """Verify and return the new passkey of a browser.
 
     Args:
         credential: the browser's answer, as JSON.
 
     Raises:
-        WattfareError: ``invalid_request``; it is not an answer to this challenge, from this origin.
+        WattfareError: ``invalid_request`` if it does not answer this challenge from this origin.
     """
     from webauthn import verify_registration_response
 
@@ -157,16 +155,16 @@ def verify_creation(credential: str, challenge: Challenge, public_url: str) -> P
 
 
 def credential_id_of(credential: str) -> str:
-    """The id of the passkey that a browser has signed in with. Nothing of it is proved yet.
+    """The id of the passkey in a browser's answer. It is not verified yet.
 
     Raises:
-        WattfareError: ``invalid_request``; the answer cannot be read.
+        WattfareError: ``invalid_request`` if the answer is malformed.
     """
 
     def read() -> str:
         found = json.loads(credential)["id"]
         if not _CREDENTIAL_ID.fullmatch(found):
-            raise ValueError  # a database takes not every text
+            raise ValueError  # a database does not accept every text
         return found
 
     return _checked(read)
@@ -175,7 +173,7 @@ def credential_id_of(credential: str) -> str:
 def verify_sign_in(
     credential: str, challenge: Challenge, passkey: Passkey, public_url: str
 ) -> Passkey:
-    """The passkey as it is to be kept from now on: with its new count.
+    """Verify the browser's answer and return the passkey with its new count.
 
     Args:
         credential: the browser's answer, as JSON.
@@ -209,12 +207,12 @@ def verify_sign_in(
 
 
 def not_verified() -> WattfareError:
-    """The refusal of a passkey. It does not say why, since only an attacker would need that."""
+    """The refusal of a passkey. It gives no reason, because only an attacker needs one."""
     return invalid_request("The passkey could not be verified. Try again.", 403)
 
 
 def _checked(read: Callable[[], T]) -> T:
-    # What a browser sends may be anything, and the library raises whatever its parsers do.
+    # A browser can send anything, and the library raises any error of its parsers.
     with suppress(Exception):
         return read()
     raise not_verified()

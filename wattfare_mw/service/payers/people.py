@@ -1,8 +1,7 @@
-"""Payers, their passkeys, recovery codes and sign-ins in SQL. Each function is a part of the one
-transaction of the connection that it is given; ``now`` is Unix seconds by the clock that all
-processes share.
+"""Payers, their passkeys, recovery codes and sign-ins in SQL. Each function runs in the transaction
+of its connection. ``now`` is in Unix seconds of the clock that all processes share.
 
-No secret is kept: of codes, cookies and challenge ids there are hashes only.
+No secret is stored: codes, cookies and challenge ids are hashed.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from . import recovery_codes
 from .passkeys import CHALLENGE_SECONDS, Challenge, Passkey, not_verified
 from .sign_ins import SIGN_IN_SECONDS, SignIn, new_token
 
-#: The most passkeys of one payer.
+#: The maximum number of passkeys of one payer.
 MAX_PASSKEYS = 20
 
 # -- challenges
@@ -33,7 +32,7 @@ def new_challenge_id() -> str:
 
 
 def keep_challenge(sql: Sql, id_: str, challenge: Challenge, now: int) -> None:
-    """Keep a challenge, until it is taken or its time is over."""
+    """Store a challenge until it is taken or expires."""
     table = schema.challenges
     sql.execute(delete(table).where(table.c.expires_at <= now))
     sql.execute(
@@ -48,10 +47,10 @@ def keep_challenge(sql: Sql, id_: str, challenge: Challenge, now: int) -> None:
 
 
 def take_challenge(sql: Sql, id_: str, now: int) -> Challenge:
-    """The challenge with this id. It is gone afterwards, whatever becomes of the answer to it.
+    """Take the challenge with this id. It is deleted even if the answer to it is refused.
 
     Raises:
-        WattfareError: ``invalid_request``, 403; there is none, or its time is over.
+        WattfareError: ``invalid_request``, 403, if it does not exist or has expired.
     """
     table = schema.challenges
     row = sql.execute(
@@ -68,14 +67,14 @@ def take_challenge(sql: Sql, id_: str, now: int) -> Challenge:
 
 
 def add_passkey(sql: Sql, passkey: Passkey, now: int) -> None:
-    """Keep a new passkey; of a new payer, or of one who has others.
+    """Store a new passkey of a new or an existing payer.
 
     Raises:
         WattfareError: ``invalid_request``, 403; there is such a passkey, or the payer is deleted.
             409; the payer has too many.
     """
     table = schema.payers
-    # The payer's row is locked, so that two requests at once do not both find room.
+    # Lock the payer's row, so that two concurrent requests cannot exceed the maximum.
     deleted = sql.execute(
         select(table.c.deleted_at)
         .where(table.c.id == passkey.payer_id)
@@ -89,7 +88,7 @@ def add_passkey(sql: Sql, passkey: Passkey, now: int) -> None:
         raise not_verified()
     if len(passkey_ids(sql, passkey.payer_id)) >= MAX_PASSKEYS:
         raise invalid_request(
-            f"You have {MAX_PASSKEYS} passkeys already, which is the most. Use one of them.",
+            f"You have {MAX_PASSKEYS} passkeys already, which is the maximum. Use one of them.",
             409,
         )
     sql.execute(
@@ -123,10 +122,10 @@ def passkey_ids(sql: Sql, payer_id: str) -> list[str]:
 
 
 class KeptPasskey(msgspec.Struct, frozen=True):
-    """A passkey, as its payer sees it. Times are Unix seconds.
+    """A passkey, as shown to its payer. Times are in Unix seconds.
 
     Attributes:
-        key: names the passkey in a form.
+        key: identifies the passkey in a form.
     """
 
     key: str
@@ -135,7 +134,7 @@ class KeptPasskey(msgspec.Struct, frozen=True):
 
 
 def passkeys_of(sql: Sql, payer_id: str) -> list[KeptPasskey]:
-    """The passkeys of a payer, the oldest first."""
+    """The passkeys of a payer, oldest first."""
     table = schema.passkeys
     rows = sql.execute(
         select(table.c.credential_id, table.c.created_at, table.c.last_used_at)
@@ -146,8 +145,8 @@ def passkeys_of(sql: Sql, payer_id: str) -> list[KeptPasskey]:
 
 
 def remove_passkey(sql: Sql, payer_id: str, key: str, sign_in: str) -> None:
-    """Delete a passkey. The payer's other browsers are signed out: one of them may be lost with
-    the passkey.
+    """Delete a passkey. The payer's other browsers are signed out, because one of them may be lost
+    too.
 
     Args:
         sign_in: the cookie of the browser that stays signed in.
@@ -157,13 +156,13 @@ def remove_passkey(sql: Sql, payer_id: str, key: str, sign_in: str) -> None:
             one. Without a passkey, a payer could come back only as often as there are codes.
     """
     payers, table = schema.payers, schema.passkeys
-    # The payer's row is locked, so that two requests at once do not delete the last two.
+    # Lock the payer's row, so that two concurrent requests cannot delete the last two.
     mine = select(payers.c.id).where(payers.c.id == payer_id)
     sql.execute(mine.with_for_update(key_share=True)).all()
     ids = passkey_ids(sql, payer_id)
     named = [each for each in ids if _key_of(each) == key]
     if not named:
-        raise invalid_request("You have no such passkey, or no more.", 404)
+        raise invalid_request("This passkey does not exist any more.", 404)
     if len(ids) == 1:
         raise invalid_request("This is your only passkey. Create another one first.", 409)
     sql.execute(delete(table).where(table.c.credential_id == named[0]))
@@ -171,7 +170,7 @@ def remove_passkey(sql: Sql, payer_id: str, key: str, sign_in: str) -> None:
     sql.execute(
         delete(ends).where(ends.c.payer_id == payer_id, ends.c.token_hash != keys.digest(sign_in))
     )
-    # A browser that is signed out now must not finish a passkey that it has begun.
+    # A browser that is signed out now must not finish creating a passkey.
     begun = schema.challenges
     sql.execute(delete(begun).where(begun.c.payer_id == payer_id))
 
@@ -181,10 +180,10 @@ def _key_of(credential_id: str) -> str:
 
 
 def note_use(sql: Sql, before: Passkey, after: Passkey, now: int) -> None:
-    """Keep a passkey's new count.
+    """Store a passkey's new count.
 
     Raises:
-        WattfareError: ``invalid_request``, 403; it has been used at the same time, or is deleted.
+        WattfareError: ``invalid_request``, 403, if it was used at the same time or deleted.
     """
     table = schema.passkeys
     changed = sql.execute(
@@ -202,7 +201,7 @@ def note_use(sql: Sql, before: Passkey, after: Passkey, now: int) -> None:
 
 
 def replace_codes(sql: Sql, payer_id: str, codes: Sequence[str]) -> None:
-    """Keep new recovery codes in place of all that the payer has."""
+    """Replace all recovery codes of the payer."""
     table = schema.recovery_codes
     sql.execute(delete(table).where(table.c.payer_id == payer_id))
     rows = [{"payer_id": payer_id, "code_hash": recovery_codes.hash_of(code)} for code in codes]
@@ -210,7 +209,7 @@ def replace_codes(sql: Sql, payer_id: str, codes: Sequence[str]) -> None:
 
 
 def use_code(sql: Sql, code: str, now: int) -> str | None:
-    """The payer whose recovery code this is, and the code is used up; None if it is none."""
+    """Use up a recovery code and return its payer; None if the code is invalid."""
     table = schema.recovery_codes
     alive = select(schema.payers.c.id).where(schema.payers.c.deleted_at.is_(None))
     return sql.execute(
@@ -226,7 +225,7 @@ def use_code(sql: Sql, code: str, now: int) -> str | None:
 
 
 def codes_left(sql: Sql, payer_id: str) -> int:
-    """How many recovery codes a payer has that are not used."""
+    """The number of a payer's unused recovery codes."""
     table = schema.recovery_codes
     return sql.execute(
         select(func.count())
@@ -239,7 +238,7 @@ def codes_left(sql: Sql, payer_id: str) -> int:
 
 
 def begin_sign_in(sql: Sql, payer_id: str, former: str | None, now: int) -> str:
-    """The cookie of a new sign-in, which takes the place of the browser's former one."""
+    """Create a sign-in and return its cookie. It replaces the browser's former sign-in."""
     table = schema.sign_ins
     sql.execute(delete(table).where(table.c.expires_at <= now))
     if former is not None:
@@ -258,7 +257,7 @@ def begin_sign_in(sql: Sql, payer_id: str, former: str | None, now: int) -> str:
 
 
 def find_sign_in(sql: Sql, token: str, now: int) -> SignIn | None:
-    """The sign-in that this cookie stands for."""
+    """The sign-in with this cookie."""
     table = schema.sign_ins
     row = sql.execute(
         select(table.c.payer_id, table.c.fresh_at)

@@ -1,4 +1,4 @@
-"""Recovery codes: what a person writes down, to sign in without a passkey."""
+"""Recovery codes, which a person writes down to sign in without a passkey."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ import secrets
 
 from .. import keys
 
-#: How many a person gets.
+#: The number of codes that a person gets.
 COUNT = 10
-#: The letters and digits of a code. None of them looks like another (Crockford's base 32).
+#: The characters of a code. No two of them look alike (Crockford's base 32).
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 _CHARACTERS = 28  # 140 bits
 _LOOK_ALIKE = str.maketrans("oil", "011")
 
 
 def new_codes() -> list[str]:
-    """Fresh codes, in the form in which a person gets them: ``8c4k-q2vw-…``."""
+    """New codes, as shown to a person: ``8c4k-q2vw-…``."""
     return [_grouped("".join(map(secrets.choice, [_ALPHABET] * _CHARACTERS))) for _ in range(COUNT)]
 
 
 def hash_of(code: str) -> str:
-    """The form in which a code is kept. How a person groups the characters does not count.
+    """The stored hash of a code. The person's grouping of the characters is ignored.
 
-    A plain hash is enough, since nobody can try 140 bits.
+    A plain hash is enough, because 140 bits cannot be guessed.
     """
     plain = "".join(each for each in code.lower() if each.isalnum())
     return keys.digest(f"recovery code {plain.translate(_LOOK_ALIKE)}")

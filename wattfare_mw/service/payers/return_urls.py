@@ -1,4 +1,4 @@
-"""Where a browser may be sent after an approval: only to an origin that the app has registered.
+"""Checks where a browser returns after an approval: only to an origin that the app has registered.
 
 An origin is compared as text, so each is kept in the one form in which browsers send it.
 """
@@ -12,17 +12,17 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 from ...errors import invalid_request
 from ..records import Mode
 
-#: The longest return URL, in characters.
+#: The maximum length of a return URL, in characters.
 MAX_RETURN_URL = 2000
-#: What the service adds to the query of a return URL.
+#: The parameters that the service adds to a return URL.
 APPROVAL = "approval"
 CODE = "code"
 DENIED = "denied"
 _OURS = frozenset({APPROVAL, CODE, DENIED})
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
-#: A browser reads some characters in its own way, such as a backslash as a slash. None of them is
-#: allowed, so that there is only one reading.
+#: Browsers interpret some characters differently, such as a backslash as a slash. These are not
+#: allowed, so a URL has only one meaning.
 _VISIBLE = re.compile(r"[!#-;=?-\[\]-~]+")
 _ORIGIN = re.compile(
     r"(https?)://([a-z0-9_-]+(?:\.[a-z0-9_-]+)*|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?"
@@ -31,15 +31,14 @@ _TEST_HOSTS = frozenset({"localhost", "127.0.0.1"})
 
 
 def check(url: str, origins: Collection[str], mode: Mode) -> str:
-    """The origin of a return URL, if the browser may be sent there.
+    """Check a return URL and return its origin.
 
     Args:
-        url: as the app's page gives it.
-        origins: what the app has registered.
-        mode: a test app may also use any port of this machine, over ``http``.
+        url: the URL from the app's page. origins: the registered origins of the app. mode: a test
+            app may also use any port of this machine over ``http``.
 
     Raises:
-        WattfareError: ``invalid_request``, 400 for what is no such URL, 403 for another origin.
+        WattfareError: ``invalid_request``, 400 for an invalid URL, 403 for another origin.
     """
     if not _VISIBLE.fullmatch(url) or len(url) > MAX_RETURN_URL:
         raise _not_a_url(
@@ -75,7 +74,7 @@ def check(url: str, origins: Collection[str], mode: Mode) -> str:
 
 
 def allows(origin: str, origins: Collection[str], mode: Mode) -> bool:
-    """True if this origin is the app's own."""
+    """True if this origin belongs to the app."""
     if origin in origins:
         return True
     found = _ORIGIN.fullmatch(origin)
@@ -83,7 +82,7 @@ def allows(origin: str, origins: Collection[str], mode: Mode) -> bool:
 
 
 def with_answer(url: str, answer: Mapping[str, str]) -> str:
-    """The return URL with the answer added to its own query."""
+    """The return URL with the answer added to its query."""
     separator = "&" if "?" in url else "?"
     return f"{url}{separator}{urlencode(answer)}"
 

@@ -1,4 +1,4 @@
-"""Sign-ins: which payer a browser acts for, and how long ago that payer proved who they are."""
+"""Sign-ins: the payer of a browser, and the time of the payer's last proof of identity."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ import time
 
 import msgspec
 
-#: How old the last proof by a passkey or a recovery code may be for what costs money, in seconds.
+#: The maximum age of the last proof, by passkey or recovery code, for actions that cost money, in
+#: seconds.
 FRESH_SECONDS = 600
 #: How long a sign-in lasts, in seconds.
 SIGN_IN_SECONDS = 12 * 3600
 
 
 class SignIn(msgspec.Struct, frozen=True):
-    """A payer's browser that is signed in.
+    """The sign-in of a payer's browser.
 
     Attributes:
         payer_id: the payer.
@@ -25,7 +26,7 @@ class SignIn(msgspec.Struct, frozen=True):
     fresh_at: int
 
     def is_fresh(self, now: float | None = None) -> bool:
-        """True if the payer has proved who they are in the last ten minutes."""
+        """True if the payer used a passkey or a recovery code in the last ten minutes."""
         return (time.time() if now is None else now) - self.fresh_at <= FRESH_SECONDS
 
 

@@ -1,4 +1,4 @@
-"""Deletes payers who never pay: anybody can make a passkey, and many are never used again."""
+"""Deletes payers who never pay: anyone can create a passkey, and many are never used again."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from ..ledger import accounts, schema
 from ..ledger.clock import seconds
 from ..ledger.store import Store
 
-#: So long a payer who pays for nothing is kept after the last sign-in, in days.
+#: How long a payer who pays for nothing is kept after the last sign-in, in days.
 KEPT_DAYS = 30
-#: The most payers that one transaction looks at.
+#: The maximum number of payers that one transaction reads.
 AT_A_TIME = 200
 #: The pause after such a transaction, and after the last one, in seconds.
 PAUSE_SECONDS = 1.0
@@ -26,14 +26,14 @@ log = get_logger("wattfare_mw.service", show_messages=False)
 
 
 class UnusedPayers:
-    """Deletes them while the service runs, from :meth:`start` to :meth:`close`."""
+    """Deletes unused payers while the service runs, from :meth:`start` to :meth:`close`."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Begin in the background."""
+        """Start in the background."""
         self._task = asyncio.create_task(self._sweep_for_ever())
 
     async def close(self) -> None:
@@ -51,7 +51,7 @@ class UnusedPayers:
                     lambda sql, now, after=after: sweep(sql, after, seconds(now))
                 )
             except WattfareError:
-                found = None  # the database is gone, of which the lease tells
+                found = None  # the database is unavailable, which the lease reports
             except Exception:
                 log.exception("unused payers are not deleted")
                 found = None
@@ -60,36 +60,36 @@ class UnusedPayers:
 
 
 def sweep(sql: Sql, after: str, now: int) -> str | None:
-    """Look at the next payers by their ids, and delete those that are unused.
+    """Read the next payers in the order of their ids, and delete unused ones.
 
     Args:
         after: the id to begin after; empty for the first.
         now: Unix seconds.
 
-    Returns: the id to go on after; None if there are no more payers.
+    Returns: the id after which to continue; None if there are no more payers.
     """
     table, sign_ins = schema.payers, schema.sign_ins
     wanted = select(table.c.id).where(table.c.id > after).order_by(table.c.id).limit(AT_A_TIME)
     looked_at = _ids(sql, wanted)
     if not looked_at:
         return None
-    # First, as a sign-in does, so that none waits for this while this waits for it.
+    # First, in the same order as a sign-in, to avoid a deadlock.
     sql.execute(delete(sign_ins).where(sign_ins.c.expires_at <= now))
-    # One that is locked is being used. With the lock, a payer can neither sign in nor allow.
+    # A locked payer is in use. While this holds the lock, a payer can neither sign in nor allow.
     these = unused(now).where(table.c.id > after, table.c.id <= looked_at[-1])
     found = _ids(sql, these.order_by(table.c.id).with_for_update(skip_locked=True))
     if found:
         for proofs in (schema.passkeys, schema.recovery_codes):
             accounts.lock_rows(sql, proofs, proofs.c.payer_id.in_(found))
-        # Again, for what has been committed before the locks were there.
+        # Check again, because other transactions may have committed before the locks.
         still = _ids(sql, unused(now).where(table.c.id.in_(found)))
         _delete(sql, set(still) - _in_approvals(sql, still))
     return looked_at[-1] if len(looked_at) == AT_A_TIME else None
 
 
 def unused(now: int) -> Select[str]:
-    """The payers who have paid for nothing, have no way to pay, and have not signed in for
-    :data:`KEPT_DAYS`. One whose data is deleted stays: the ledger names such a payer."""
+    """The payers who have paid for nothing, have no funding, and have not signed in for
+    :data:`KEPT_DAYS`. A payer whose data was deleted stays, because the ledger refers to it."""
     table, since = schema.payers, now - KEPT_DAYS * 86_400
     passkeys, codes, ledger = schema.passkeys, schema.recovery_codes, schema.ledger
     return select(table.c.id).where(
@@ -102,7 +102,7 @@ def unused(now: int) -> Select[str]:
         ~_has(schema.connections.c.payer_id),
         ~_has(schema.grants.c.payer_id),
         ~_has(schema.funding.c.payer_id),
-        # Written out, as the index has it.
+        # Written as in the index, so that it is used.
         ~_has(ledger.c.payer_id, ledger.c.payer_id != literal_column("''")),
     )
 
@@ -117,7 +117,7 @@ def _has(payer_id: ColumnElement[str], *where: ColumnElement[bool]) -> ColumnEle
 
 
 def _in_approvals(sql: Sql, payer_ids: list[str]) -> set[str]:
-    """Those of these payers who have allowed something lately."""
+    """The payers among these who have allowed something lately."""
     table = schema.approvals
     return set(_ids(sql, select(table.c.payer_id).where(table.c.payer_id.in_(payer_ids))))
 

@@ -210,7 +210,7 @@ class _Parameters:
         self.passed.pop("sslrootcert", None)
         self._check_by_system()
 
-    def _ssl_mode(self, name: str, value: str) -> None:
+    def ssl_mode(self, name: str, value: str) -> None:
         mode = value.lower()
         if name == "ssl" and mode in _TRUE:
             mode = "require"
@@ -230,30 +230,30 @@ class _Parameters:
         context.set_alpn_protocols(["postgresql"])
         self.more["ssl"] = context
 
-    def _channel_binding(self, name: str, value: str) -> None:
+    def channel_binding(self, name: str, value: str) -> None:
         if value not in ("disable", "prefer", "require"):
             raise invalid_request(f"`{name}` is one of disable, prefer, require.")
         self._binding = value
 
-    def _connect_timeout(self, name: str, value: str) -> None:
+    def connect_timeout(self, name: str, value: str) -> None:
         if not value.isascii() or not value.removeprefix("-").isdigit():
             raise invalid_request(f"`{name}` is a whole number of seconds.")
         self.connect_seconds = float(value[:9]) if int(value[:9]) > 0 else None  # 0 is no limit
 
-    def _pooler(self, name: str, value: str) -> None:
+    def pooler(self, name: str, value: str) -> None:
         if value.lower() not in _TRUE | _FALSE:
             raise invalid_request(f"`{name}` is true or false.")
         self.pooled |= value.lower() in _TRUE
 
-    def _no_cache(self, name: str, value: str) -> None:
+    def no_cache(self, name: str, value: str) -> None:
         if value != "0":
             raise invalid_request(f"`{name}` may be 0 only, which `pgbouncer=true` means, too.")
         self.pooled = True
 
-    def _fallback_name(self, _name: str, value: str) -> None:
+    def fallback_name(self, _name: str, value: str) -> None:
         self.settings.setdefault("application_name", value)
 
-    def _negotiation(self, name: str, value: str) -> None:
+    def negotiation(self, name: str, value: str) -> None:
         if value not in ("postgres", "direct"):
             raise invalid_request(f"`{name}` is postgres or direct.")
         if value == "direct":
@@ -261,15 +261,15 @@ class _Parameters:
 
 
 _SPECIAL: Mapping[str, Callable[[_Parameters, str, str], None]] = {
-    "sslmode": _Parameters._ssl_mode,
-    "ssl": _Parameters._ssl_mode,
-    "channel_binding": _Parameters._channel_binding,
-    "connect_timeout": _Parameters._connect_timeout,
-    "pgbouncer": _Parameters._pooler,
-    "statement_cache_size": _Parameters._no_cache,
-    "prepared_statement_cache_size": _Parameters._no_cache,
-    "fallback_application_name": _Parameters._fallback_name,
-    "sslnegotiation": _Parameters._negotiation,
+    "sslmode": _Parameters.ssl_mode,
+    "ssl": _Parameters.ssl_mode,
+    "channel_binding": _Parameters.channel_binding,
+    "connect_timeout": _Parameters.connect_timeout,
+    "pgbouncer": _Parameters.pooler,
+    "statement_cache_size": _Parameters.no_cache,
+    "prepared_statement_cache_size": _Parameters.no_cache,
+    "fallback_application_name": _Parameters.fallback_name,
+    "sslnegotiation": _Parameters.negotiation,
 }
 
 
