@@ -226,7 +226,7 @@ def test_another_user_who_is_set_later_pays(fake: Upstream, users: Wattfare) -> 
         list(changed.stream("Hello."))
     assert [payer_of(call)[0] for call in fake.calls] == ["bob"] * 9
     assert json.loads(fake.calls[-1].body)["model"] == "b"
-    with pytest.raises(TypeError, match=r"user is what wf\.user"):
+    with pytest.raises(TypeError, match=r"user must be what wf\.user"):
         model.user = "bob"
     model.invoke("Hello.")
     configured.with_config(configurable={"model": "c"}).invoke("Hello.")
