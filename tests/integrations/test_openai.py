@@ -12,6 +12,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from decimal import Decimal
 from importlib import import_module, reload
 from types import SimpleNamespace
@@ -586,3 +587,39 @@ def test_each_module_says_what_to_type(
     monkeypatch.delitem(sys.modules, f"wattfare_mw.integrations.{name}", raising=False)
     with pytest.raises(ImportError, match=rf"Type: pip install 'wattfare-mw\[{extra}\]'"):
         import_module(f"wattfare_mw.integrations.{name}")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_request_that_cannot_be_made_shows_no_secret(users: Wattfare, kind: str) -> None:
+    """The key is not there yet."""
+    for wrong in ({"user": object()}, {"extra_headers": {"x-name": "Zoë"}}):
+        with pytest.raises((UnicodeEncodeError, TypeError)) as caught:
+            ask(users.user("ann"), kind, **wrong)
+        assert KEY not in str(_locals(caught.value))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("proxy", ["http://me:pass-word@:::x", "socks9://me:pass-word@127.0.0.1:9"])
+def test_a_proxy_that_cannot_be_used(
+    users: Wattfare, proxy: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = getattr(users.user("ann"), kind)()
+    monkeypatch.setenv("HTTP_PROXY", proxy)
+    with pytest.raises(WattfareError, match="HTTP_PROXY") as caught:
+        ask(made if kind == "openai" else users.user("ann"), kind)
+    shown = [*traceback.format_exception(caught.value), str(_locals(caught.value))]
+    assert "pass-word" not in "".join(shown).replace(repr(proxy), "")
+    assert KEY not in "".join(shown)
+
+
+def _locals(error: BaseException | None) -> list[str]:
+    """What the frames of an error hold, but for those of the tests."""
+    found: list[str] = []
+    while error is not None:
+        for frame, _ in traceback.walk_tb(error.__traceback__):
+            if "tests" not in frame.f_code.co_filename:
+                for value in frame.f_locals.values():
+                    with suppress(AttributeError):  # it was not finished
+                        found.append(repr(value))
+        error = error.__cause__ or error.__context__
+    return found

@@ -94,7 +94,7 @@ LIBRARIES = (
         ("langchain-openai", "langgraph", "openai"),
         "langchain_chat.py",
         title="LangChain and LangGraph",
-        how="`ChatWattfare` is a chat model for chains, agents and graphs. The cost is `cost_usd` in `response_metadata` of an answer or of the last chunk of a stream. If you serialize the model, `user` is not included. LangChain's cache keeps the answers of each user separate.",
+        how="`ChatWattfare` is a chat model for chains, agents and graphs. The cost is `cost_usd` in `response_metadata` of an answer or of the last chunk of a stream. If you serialize the model, `user` is not included. LangChain's cache keeps the answers of each user separate. An answer from the cache has a `cost_usd` of 0. A `user` that is set later pays from then on.",
     ),
     Library(
         "langchain",

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol, Self
 
 from ..calls import Payer
 from ..errors import (
+    SetupError,
     WattfareError,
     WattfareNetworkError,
     WattfareRateLimitError,
@@ -84,15 +85,27 @@ def async_client(
 
 def http_client() -> Any:
     """An HTTP client of the openai package's default kind, without cookies."""
-    return _without_cookies(openai.OpenAI(api_key=_LATER, base_url="http://localhost"))
+    return _without_cookies(openai.OpenAI)
 
 
 def async_http_client() -> Any:
     """:func:`http_client`, for one event loop."""
-    return _without_cookies(openai.AsyncOpenAI(api_key=_LATER, base_url="http://localhost"))
+    return _without_cookies(openai.AsyncOpenAI)
 
 
-def _without_cookies(client: openai.OpenAI | openai.AsyncOpenAI) -> Any:
+def _without_cookies(kind: type[openai.OpenAI | openai.AsyncOpenAI]) -> Any:
+    client, reason = None, ""
+    try:
+        client = kind(api_key=_LATER, base_url="http://localhost")
+    except Exception as error:
+        forget_frames(error)  # they hold the password of a proxy
+        reason = type(error).__name__
+    if client is None:
+        raise SetupError(
+            f"The openai package cannot be used with this environment ({reason}). Give each proxy"
+            " as http://host:port in HTTP_PROXY, HTTPS_PROXY and ALL_PROXY, or unset them. Check"
+            " SSL_CERT_FILE and SSL_CERT_DIR, too."
+        )
     http_client: Any = client._client  # pyright: ignore[reportPrivateUsage]
     http_client.cookies.jar.set_policy(DefaultCookiePolicy(allowed_domains=()))
     return http_client
@@ -157,6 +170,10 @@ class _Shared:
     def auth_headers(self) -> dict[str, str]:
         """No secret: a request gets it when it is sent. A WebSocket would show it in its log."""
         return {"Authorization": f"Bearer {_LATER}"}
+
+    @property
+    def _bearer_auth(self) -> dict[str, str]:
+        return self.auth_headers
 
     @property
     def base_url(self) -> Any:
@@ -278,6 +295,9 @@ class WattfareOpenAI(_Shared, openai.OpenAI):  # pyright: ignore[reportIncompati
     def close(self) -> None:
         """Do nothing. The connections belong to the Wattfare client, which closes them."""
 
+    def _refresh_api_key(self) -> str:
+        return _LATER  # a request gets the key when it is sent
+
     def request(self, *args: Any, **options: Any) -> Any:
         try:
             return self._followed(super().request(*args, **options))
@@ -337,6 +357,9 @@ class AsyncWattfareOpenAI(_Shared, openai.AsyncOpenAI):  # pyright: ignore[repor
 
     async def close(self) -> None:
         """Do nothing. The connections belong to the Wattfare client, which closes them."""
+
+    async def _refresh_api_key(self) -> str:
+        return _LATER  # a request gets the key when it is sent
 
     async def request(self, *args: Any, **options: Any) -> Any:
         running_loop()
