@@ -80,6 +80,7 @@ def port_errors(command: str, host: str, port: int) -> Generator[None]:
             ) from None
         if error.errno == errno.EADDRNOTAVAIL or isinstance(error, socket.gaierror):
             raise click.ClickException(
-                f"{host} is not an address of this machine. Type: wattfare {command} --host 127.0.0.1"
+                f"{host} is not an address of this machine."
+                f" Type: wattfare {command} --host 127.0.0.1"
             ) from None
         raise

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import datetime
 from decimal import Decimal
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, cast
 from uuid import UUID
 
 from sqlalchemy import Connection as Sql
@@ -260,10 +260,10 @@ class WattfareService:
             pause: the time before each word, in seconds.
             times: how many calls get this reply; then the next one, or the prompt.
         """
-        if not isinstance(text, (str, list, Mapping)):
-            raise TypeError(
-                f"A reply is a str, or a dict or a list for JSON, not {type(text).__name__}."
-            )
+        given = cast("object", text)
+        if not isinstance(given, (str, list, Mapping)):
+            kind = type(given).__name__
+            raise TypeError(f"A reply is a str, or a dict or a list for JSON, not {kind}.")
         if not isinstance(text, str):
             text = encode(text).decode()
         calls = tool_calls_in(tool_calls)
