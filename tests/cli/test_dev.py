@@ -98,6 +98,13 @@ def test_a_file_of_keys_that_is_none_makes_a_new_app(tmp_path: Path, kept: str) 
     assert "wattfare.db.dev-key do not open this database" in "".join(dev.log)
 
 
+def test_the_log_can_be_json(tmp_path: Path) -> None:
+    with run_dev(tmp_path, "--log-level", "info", "--log-format", "json") as dev, dev.app() as app:
+        assert app.chat("one two", user="ann").status_code == 200
+    (call,) = [line for line in map(json.loads, dev.log) if "cost_usd" in line]
+    assert (call["user"], call["cost_usd"]) == ("ann", 0.000006)
+
+
 def test_files_that_cannot_be_used_are_named(tmp_path: Path) -> None:
     file, other = tmp_path / "wattfare.db", tmp_path / "other.db"
     other.write_bytes(b"this is not a database" * 100)

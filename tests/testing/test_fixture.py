@@ -456,24 +456,26 @@ def test_an_error_says_what_the_real_one_says(wattfare: WattfareService) -> None
 
 
 @pytest.mark.parametrize(
-    "mistake",
+    ("verb", "given", "options"),
     [
-        lambda wattfare: wattfare.reply(None),
-        lambda wattfare: wattfare.reply(b"bytes"),
-        lambda wattfare: wattfare.reply("x", pause=-1),
-        lambda wattfare: wattfare.reply("x", prompt_tokens=-1),
-        lambda wattfare: wattfare.reply("x", completion_tokens=-1),
-        lambda wattfare: wattfare.reply("x", times=0),
-        lambda wattfare: wattfare.fail("auth", times=0),
-        lambda wattfare: wattfare.fail("auth", after=-1),
-        lambda wattfare: wattfare.fail("auth", status=200),
-        lambda wattfare: wattfare.fail("rate_limited", retry_after=-1),
-        lambda wattfare: wattfare.cut_stream(after=-1),
+        ("reply", None, {}),
+        ("reply", b"bytes", {}),
+        ("reply", "x", {"pause": -1}),
+        ("reply", "x", {"prompt_tokens": -1}),
+        ("reply", "x", {"completion_tokens": -1}),
+        ("reply", "x", {"times": 0}),
+        ("fail", "auth", {"times": 0}),
+        ("fail", "auth", {"after": -1}),
+        ("fail", "auth", {"status": 200}),
+        ("fail", "rate_limited", {"retry_after": -1}),
+        ("cut_stream", -1, {}),
     ],
 )
-def test_a_mistake_in_a_script_is_refused_at_once(wattfare: WattfareService, mistake: Any) -> None:
+def test_a_mistake_in_a_script_is_refused_at_once(
+    wattfare: WattfareService, verb: str, given: Any, options: dict[str, Any]
+) -> None:
     with pytest.raises((TypeError, ValueError), match=r"`\w+` is|A reply is"):
-        mistake(wattfare)
+        getattr(wattfare, verb)(given, **options)
     wattfare.user("ann").connect(5)
     assert ask(wattfare).text  # it has changed nothing
 

@@ -20,7 +20,7 @@ from rich.text import Text
 
 from .. import money
 from ..errors import WattfareError
-from ..logs import log_to, one_line
+from ..logs import LogFormat, log_to, one_line
 from ..service import (
     AppKeys,
     Settings,
@@ -105,6 +105,13 @@ _ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104 - to print,
     default="warning",
     show_default=True,
 )
+@option(
+    "--log-format",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="How the log is written: lines of text, or a JSON object on each line.",
+)
 def dev(
     host: str,
     port: int,
@@ -118,6 +125,7 @@ def dev(
     provider: str | None,
     prices: tuple[str, ...],
     log_level: str,
+    log_format: LogFormat,
 ) -> None:
     """Run a service for development until Ctrl-C.
 
@@ -162,7 +170,7 @@ def dev(
                 err=True,
             )
     dev_app.connect(database, keys.app_id, users, cap)
-    log_to(sys.stderr, log_level.upper())
+    log_to(sys.stderr, log_level.upper(), log_format)
     screen = _JSONScreen() if as_json else _Screen(is_new=is_new, upstream=upstream is not None)
     calls = _Calls(screen)
     with port_errors("dev", host, port), suppress(KeyboardInterrupt):

@@ -199,7 +199,9 @@ def _read_sqlite(url: URL, job: Callable[[Sql], T]) -> T:
         with engine.connect() as connection:
             return job(connection)
     except DBAPIError as error:
-        raise invalid_request(f"The database cannot be read: {error.orig}.") from None
+        raise invalid_request(
+            f"The database {engine.url.database} cannot be read: {error.orig}."
+        ) from None
     finally:
         engine.dispose()
 
