@@ -47,7 +47,7 @@ async function send(url, init) {
   throw new WattfareError(code, message ?? `The answer was ${status}`, { status, ...more });
 }
 
-// The token: cached until 30 seconds before it expires, and fetched once at a time.
+// The token: kept until 30 seconds before it expires, fetched once at a time.
 function tokenSource(session) {
   let kept, end, loading;
   async function load() {
@@ -61,7 +61,7 @@ function tokenSource(session) {
     if (typeof fresh !== "string" || !fresh) throw new WattfareError("auth", "No session token");
     try {
       end = JSON.parse(atob(fresh.split(".")[1].replace(/-/g, "+").replace(/_/g, "/"))).exp;
-    } catch { /* of another form: a 401 shows that it has expired */ }
+    } catch { /* of another form: a 401 shows its end */ }
     end = (got.expiresAt ?? end ?? Infinity) * 1000 - 30_000;
     return (kept = fresh);
   }
@@ -109,7 +109,7 @@ function arrive() {
     arrived = { approval, code, denied, ...kept };
     return;
   }
-  // Another page of this origin asked. It may sleep, so repeat the message until it answers.
+  // Another page of this origin asked. It may sleep: repeat until it answers.
   const line = new BroadcastChannel("wattfare");
   const tell = () => line.postMessage({ approval, code, denied });
   const repeat = setInterval(tell, 500);
@@ -196,7 +196,7 @@ export function createWattfare({
     const { id, secret, url } = await begin(isGrant, wish, location);
     sessionStorage.setItem(storageKey(id), JSON.stringify({ isGrant, secret, publishableKey }));
     location.assign(url);
-    // The person has left the page, unless they come back in its history.
+    // The page is left, unless the person comes back in its history.
     return new Promise((resolve) => {
       window.addEventListener("pageshow", () => resolve(declined(isGrant)), { once: true });
     });
