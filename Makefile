@@ -122,6 +122,8 @@ COMPILE = $(TOOLS)/bin/uv pip compile - --quiet --universal --python-version 3.1
 	--custom-compile-command "make lock" $(UPGRADE)
 LIKE_TEST = --constraints requirements/test.txt
 LOWEST = --resolution lowest-direct --upgrade
+# The extras in the group `suite`, which is what `lowest` tests.
+SUITE = aiohttp,httpx2,django,flask,starlette,fastapi,litestar,openai,service,tokenizer,postgresql,redis,demo,testing
 
 lock: $(TOOLS)/tools ## lock what pyproject.toml asks for; keep the versions that still fit
 	@echo "-e ." | $(COMPILE) --group test -o requirements/test.txt >/dev/null
@@ -132,8 +134,8 @@ lock: $(TOOLS)/tools ## lock what pyproject.toml asks for; keep the versions tha
 	@echo "-e ." | $(COMPILE) --group browsers -o requirements/browsers.txt $(LIKE_TEST) >/dev/null
 	@echo "-e ." | $(COMPILE) --group libraries -o requirements/libraries.txt $(LIKE_TEST) >/dev/null
 	@echo "-e ." | $(COMPILE) --group libraries-openai-2 -o requirements/libraries-openai-2.txt >/dev/null
-	@# The lowest versions that pyproject.toml declares, of the project and of its extras.
-	@echo "-e .[all]" | $(COMPILE) --group suite -o requirements/lowest.txt $(LOWEST) >/dev/null
+	@# The lowest versions that pyproject.toml declares, of the project and of the extras in `suite`.
+	@echo "-e .[$(SUITE)]" | $(COMPILE) --group suite -o requirements/lowest.txt $(LOWEST) >/dev/null
 
 upgrade: UPGRADE := --upgrade
 upgrade: lock ## lock the newest versions

@@ -1,4 +1,4 @@
-"""The client for asyncio, with timeouts and an HTTP client of one's own.
+"""The client for asyncio, with timeouts and your own HTTP client.
 
 python examples/async_client.py
 """

@@ -1,4 +1,4 @@
-"""The client in a view of one's own, without the middleware: stream, and say what went wrong.
+"""The client in a Flask view, without the middleware, with a stream and errors.
 
 flask --app examples/chat_view run
 """
@@ -21,7 +21,7 @@ def signed_in(request: Request) -> str | None:
     return session.get("user_id")
 
 
-# The token route alone, for a view of its own or a blueprint.
+# The token route alone.
 app.add_url_rule("/wattfare-token", view_func=session_view(wf, signed_in, 20), methods=["POST"])
 
 
@@ -31,7 +31,7 @@ def chat() -> ResponseReturnValue:
         return {"do": "sign in"}, 401
     model = wf.user(session["user_id"]).model("wattfare/echo")
     try:
-        stream = model.stream(messages=request.get_json()["messages"])  # the call is made here
+        stream = model.stream(messages=request.get_json()["messages"])  # sends the call
     except WattfareError as error:
         if is_not_connected(error):
             return {"do": "connect a budget"}, 402
@@ -40,10 +40,10 @@ def chat() -> ResponseReturnValue:
         return error.to_wire(), error.http_status
 
     def text() -> Iterator[str]:
-        with stream:  # closed early, it stops the model
+        with stream:  # closing the stream stops the model
             try:
                 yield from stream.text_stream
-            except WattfareError as error:  # too late for a status: the answer has begun
+            except WattfareError as error:  # the response has begun: its status is fixed
                 yield f"\n[{error.message}]"
 
     return Response(text(), mimetype="text/plain")
@@ -51,5 +51,6 @@ def chat() -> ResponseReturnValue:
 
 @app.post("/sign-in/<name>")
 def sign_in(name: str) -> tuple[str, int]:
-    session["user_id"] = name  # after a password, of course
+    # In a real app, check a password first.
+    session["user_id"] = name
     return "", 204

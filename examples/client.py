@@ -6,7 +6,7 @@ python examples/client.py
 from wattfare_mw import Wattfare
 
 with Wattfare() as wf:  # reads WATTFARE_SECRET_KEY and WATTFARE_BASE_URL
-    user = wf.user("user_123")  # your own id of the user; no request is made
+    user = wf.user("user_123")  # your app's id of the user; sends no request
 
     status = user.status()
     print(status.connected, status.limits, status.usage.monthly_usd, status.remaining_usd)
@@ -26,4 +26,4 @@ with Wattfare() as wf:  # reads WATTFARE_SECRET_KEY and WATTFARE_BASE_URL
     print(stream.usage, stream.cost_usd)
 
     session = wf.create_session("user_123", request_limit=20)  # ask for a cap of 20 USD a month
-    print(session.expires_at)  # session.token goes to this user's browser, and to nobody else
+    print(session.expires_at)  # give session.token only to this user's browser

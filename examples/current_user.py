@@ -38,7 +38,7 @@ async def story(request: Request) -> StreamingResponse:
 
 
 async def digest(user: AsyncUser, texts: list[str]) -> None:
-    """Runs after the response."""
+    """Run after the response."""
     paid = user.model("wattfare/echo")
     await asyncio.gather(*(paid.generate(text) for text in texts))
 
@@ -49,7 +49,8 @@ async def digest_later(request: Request) -> Response:
 
 
 async def sign_in(request: Request) -> Response:
-    request.session["user_id"] = request.path_params["name"]  # after a password, of course
+    # In a real app, check a password first.
+    request.session["user_id"] = request.path_params["name"]
     return Response(status_code=204)
 
 

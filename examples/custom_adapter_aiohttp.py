@@ -22,7 +22,7 @@ from wattfare_mw.framework import (
 
 
 class WattfareAiohttp(WattfareAsyncAdapter):
-    """``WattfareAiohttp(app, resolve_user=…)`` gives the app the paths and ``get_user``."""
+    """``WattfareAiohttp(app, resolve_user=…)`` adds Wattfare's paths and ``get_user`` to an app."""
 
     let_through = (web.HTTPException,)  # aiohttp answers `raise web.HTTPForbidden()`
 
@@ -62,7 +62,7 @@ WATTFARE = web.AppKey("WATTFARE", WattfareAiohttp)
 
 
 async def get_user(request: web.Request) -> AsyncUser:
-    """The signed-in user's budget, in a handler."""
+    """Return the signed-in user, in a handler."""
     return await request.config_dict[WATTFARE].user_of(_neutral(request, request.path))
 
 
@@ -82,7 +82,7 @@ async def signed_in_user(request: web.Request) -> str | None:
 async def sign_in(request: web.Request) -> web.Response:
     response = web.Response(status=204)
     response.set_cookie("session", secrets.token_urlsafe(), httponly=True, samesite="Lax")
-    USERS[response.cookies["session"].value] = request.match_info["name"]  # after a password
+    USERS[response.cookies["session"].value] = request.match_info["name"]  # check a password first
     return response
 
 
@@ -96,5 +96,5 @@ app = web.Application()
 app.add_routes([web.post("/sign-in/{name}", sign_in), web.post("/summary", summary)])
 WattfareAiohttp(app, resolve_user=signed_in_user, request_limit=20)
 
-if __name__ == "__main__":  # with this option, a call ends as soon as its client is gone
+if __name__ == "__main__":  # the option ends a call when its client disconnects
     web.run_app(app, host="127.0.0.1", port=8000, handler_cancellation=True)

@@ -34,7 +34,7 @@ INSTALLED_APPS = [
 MIDDLEWARE = [
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
-    "wattfare_django.WattfareMiddleware",  # after the one that sets request.user
+    "wattfare_django.WattfareMiddleware",  # after the middleware that sets request.user
 ]
 WATTFARE = {"REQUEST_LIMIT": 20}  # the monthly cap to ask for, in USD
 
@@ -55,7 +55,8 @@ async def budget(request: WattfareRequest) -> JsonResponse:
 
 def sign_in(request: HttpRequest, name: str) -> HttpResponse:
     user, _ = get_user_model().objects.get_or_create(username=name)
-    login(request, user)  # after a password, of course
+    # In a real app, check a password first.
+    login(request, user)
     return HttpResponse(status=204)
 
 

@@ -15,7 +15,7 @@ app.add_middleware(SessionMiddleware, secret_key=secrets.token_hex())
 
 
 def signed_in_user(request: Request) -> int | None:
-    return request.session.get("user_id")  # your own id of the user, or None
+    return request.session.get("user_id")  # your app's id of the user, or None
 
 
 add_wattfare(app, resolve_user=signed_in_user, request_limit=20)
@@ -40,4 +40,5 @@ def budget(user: CurrentUserSync) -> dict[str, str]:
 
 @app.post("/sign-in/{name}", status_code=204)
 async def sign_in(name: str, request: Request) -> None:
-    request.session["user_id"] = ACCOUNTS.setdefault(name, len(ACCOUNTS) + 1)  # after a password
+    # In a real app, check a password first.
+    request.session["user_id"] = ACCOUNTS.setdefault(name, len(ACCOUNTS) + 1)

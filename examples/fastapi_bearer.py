@@ -1,4 +1,4 @@
-"""A FastAPI app whose users sign in with a bearer token, which is looked up in a database.
+"""A FastAPI app whose users sign in with a bearer token from a database.
 
 fastapi dev examples/fastapi_bearer.py
 """

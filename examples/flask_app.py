@@ -1,4 +1,4 @@
-"""A Flask app whose users pay for its AI calls; its page to try it is /index.html.
+"""A Flask app whose users pay for its AI calls. Open /index.html to try it.
 
 flask --app examples/flask_app run
 """
@@ -39,5 +39,6 @@ def summary() -> dict[str, str]:
 
 @app.post("/sign-in/<name>")
 def sign_in(name: str) -> tuple[str, int]:
-    session["user_id"] = ACCOUNTS.setdefault(name, len(ACCOUNTS) + 1)  # after a password
+    # In a real app, check a password first.
+    session["user_id"] = ACCOUNTS.setdefault(name, len(ACCOUNTS) + 1)
     return "", 204

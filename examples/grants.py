@@ -1,4 +1,4 @@
-"""An app without accounts: whoever brings a one-time grant pays for the call.
+"""An app without accounts. A one-time grant pays for each call.
 
 uvicorn --app-dir examples grants:app
 """

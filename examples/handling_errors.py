@@ -1,4 +1,4 @@
-"""What to do with each error.
+"""How to handle each error.
 
 python examples/handling_errors.py
 """
@@ -21,7 +21,7 @@ def answer(wf: Wattfare, user_id: str, prompt: str) -> str:
     try:
         return wf.user(user_id).model("wattfare/echo").generate(prompt, max_tokens=50).text
     except WattfareNotConnectedError:
-        return "Connect a budget."  # the expected first run
+        return "Connect a budget."  # expected on the first call
     except WattfareFundingError:
         return "Connect your budget again."
     except WattfareBudgetExceededError as error:
@@ -31,7 +31,7 @@ def answer(wf: Wattfare, user_id: str, prompt: str) -> str:
     except WattfareNetworkError:
         return "Try again later."
     except WattfareAuthError:
-        logging.exception("our own key is refused")  # the app's fault, not the user's
+        logging.exception("our secret key is refused")  # not the user's fault
         return "Something is wrong here."
     except WattfareError as error:  # invalid_request, upstream, unknown
         return f"{error.code}: {error.message}"
@@ -40,4 +40,4 @@ def answer(wf: Wattfare, user_id: str, prompt: str) -> str:
 with Wattfare() as wf:
     print(answer(wf, "user_123", "Say hello."))
     print(answer(wf, "never seen", "Say hello."))
-    print(answer(wf, "user_123", "word " * 1_000_000))  # more than the budget pays for
+    print(answer(wf, "user_123", "word " * 1_000_000))  # costs more than the budget

@@ -1,4 +1,4 @@
-"""The middleware with options: a cap for each plan, a list of models, a book of what was used.
+"""The middleware with options: a cap for each plan, allowed models, a log of the usage.
 
 uvicorn --app-dir examples options:app
 """
@@ -16,7 +16,7 @@ from wattfare_starlette import add_wattfare
 from wattfare_mw import TokenUsage
 
 PLANS = {"ada": "pro"}
-BOOK: list[str] = []
+USAGE_LOG: list[str] = []
 
 
 async def user_of(request: Request) -> str | None:
@@ -27,14 +27,15 @@ def cap_of(request: Request) -> int:
     return 50 if PLANS.get(request.session["user_id"]) == "pro" else 5
 
 
-async def keep_book(
+async def log_usage(
     user: str | None, model: str | None, usage: TokenUsage | None, cost_usd: Decimal | None
 ) -> None:
-    BOOK.append(f"{user} {model} {usage and usage.total_tokens} {cost_usd}")
+    USAGE_LOG.append(f"{user} {model} {usage and usage.total_tokens} {cost_usd}")
 
 
 async def sign_in(request: Request) -> Response:
-    request.session["user_id"] = request.path_params["name"]  # after a password, of course
+    # In a real app, check a password first.
+    request.session["user_id"] = request.path_params["name"]
     return Response(status_code=204)
 
 
@@ -47,6 +48,6 @@ add_wattfare(
     allowed_origins=["https://app.example.com"],
     status_path="/api/budget",
     max_body_bytes=100_000,
-    on_usage=keep_book,
+    on_usage=log_usage,
 )
 app.add_middleware(SessionMiddleware, secret_key=secrets.token_hex())

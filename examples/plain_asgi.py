@@ -1,4 +1,4 @@
-"""Any ASGI app: here one without a framework.
+"""An ASGI app without a framework.
 
 uvicorn --app-dir examples plain_asgi:app
 """
@@ -16,7 +16,7 @@ async def signed_in_user(request: Request) -> str | None:
 
 
 async def your_app(scope: dict[str, Any], receive: Any, send: Any) -> None:
-    if scope["type"] == "lifespan":  # at its end the middleware closes its connections
+    if scope["type"] == "lifespan":  # at shutdown, the middleware closes its connections
         while True:
             event = (await receive())["type"]
             await send({"type": f"{event}.complete"})
@@ -25,7 +25,8 @@ async def your_app(scope: dict[str, Any], receive: Any, send: Any) -> None:
     headers: list[tuple[bytes, bytes]] = []
     if scope["method"] == "POST" and scope["path"].startswith("/sign-in/"):
         session = secrets.token_urlsafe()
-        USERS[session] = scope["path"].removeprefix("/sign-in/")  # after a password, of course
+        # In a real app, check a password first.
+        USERS[session] = scope["path"].removeprefix("/sign-in/")
         headers.append(
             (b"set-cookie", f"session={session}; Path=/; HttpOnly; SameSite=Lax".encode())
         )

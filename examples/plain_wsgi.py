@@ -1,4 +1,4 @@
-"""Any WSGI app: here one without a framework.
+"""A WSGI app without a framework.
 
 python examples/plain_wsgi.py
 """
@@ -20,7 +20,8 @@ def your_app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
     headers = [("Content-Type", "text/plain")]
     if environ["REQUEST_METHOD"] == "POST" and environ["PATH_INFO"].startswith("/sign-in/"):
         session = secrets.token_urlsafe()
-        USERS[session] = environ["PATH_INFO"].removeprefix("/sign-in/")  # after a password
+        # In a real app, check a password first.
+        USERS[session] = environ["PATH_INFO"].removeprefix("/sign-in/")
         headers.append(("Set-Cookie", f"session={session}; Path=/; HttpOnly; SameSite=Lax"))
     start_response("200 OK", headers)
     return [b"Hello from the app itself."]

@@ -32,13 +32,14 @@ async def summary(request: Request) -> JSONResponse:
 
 
 def budget(request: Request) -> JSONResponse:
-    status = get_user_sync(request).status()  # a view that is not a coroutine
+    status = get_user_sync(request).status()  # a sync view
     return JSONResponse({"remainingUsd": str(status.remaining_usd)})
 
 
 async def sign_in(request: Request) -> Response:
     name = request.path_params["name"]
-    request.session["user_id"] = ACCOUNTS.setdefault(name, len(ACCOUNTS) + 1)  # after a password
+    # In a real app, check a password first.
+    request.session["user_id"] = ACCOUNTS.setdefault(name, len(ACCOUNTS) + 1)
     return Response(status_code=204)
 
 
@@ -53,7 +54,7 @@ app = Starlette(
 
 
 async def signed_in_user(request: Request) -> int | None:
-    return request.session.get("user_id")  # your own id of the user, or None
+    return request.session.get("user_id")  # your app's id of the user, or None
 
 
 add_wattfare(app, resolve_user=signed_in_user, request_limit=20)

@@ -1,4 +1,4 @@
-"""The token route alone, in whatever framework: a request in, a response out.
+"""The token route alone, in any framework.
 
 python examples/token_route_anywhere.py
 """
@@ -16,7 +16,7 @@ answer = wf.session_handler(
 
 class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
-        # Names of headers in lower case, as HTTP/2 has them.
+        # Lower-case header names, as in HTTP/2.
         headers = {name.lower(): value for name, value in self.headers.items()}
         response = answer(Request("POST", self.path, headers))
         self.send_response(response.status)

@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from functools import cache
+from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
 from types import CodeType
@@ -25,6 +26,14 @@ from support.shared_run import SharedRun, new_run
 from support.upstream import Upstream, run_upstream
 
 load_profile()
+
+#: The tests of AI libraries, which the session `lowest` does not have.
+OF_LIBRARIES = {
+    "agents": "integrations/test_agents.py",
+    "langchain_openai": "integrations/test_langchain.py",
+    "pydantic_ai": "integrations/test_pydantic_ai.py",
+}
+collect_ignore = [path for name, path in OF_LIBRARIES.items() if find_spec(name) is None]
 
 # Where the package is installed, pytest has loaded it already.
 pytest_plugins = ["wattfare_mw.testing.plugin"]

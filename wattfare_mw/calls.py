@@ -4,6 +4,7 @@ answer. No I/O."""
 from __future__ import annotations
 
 import copy
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -36,10 +37,12 @@ from .types import (
     OnLowBudget,
     RequestLimit,
     SessionRequest,
+    UserId,
     check_user_id,
     decode,
     encode,
     readable_label,
+    user_id_text,
 )
 
 T = TypeVar("T")
@@ -101,15 +104,6 @@ class Payer(msgspec.Struct, frozen=True, gc=False):
     value: str
 
 
-def user_payer(user_id: str) -> Payer:
-    """The user with this id.
-
-    Raises:
-        WattfareError: ``invalid_request``; the id is invalid.
-    """
-    return payer_of(check_user_id(user_id))
-
-
 def payer_of(user_id: str) -> Payer:
     """The user with this checked id."""
     if not (user_id.isascii() and user_id.isprintable() and _ESCAPED.isdisjoint(user_id)):
@@ -136,12 +130,12 @@ def _visible(text: str) -> bool:
 
 
 def create_session(
-    user_id: str,
+    user_id: UserId,
     request_limit: LimitLike | SessionRequest = None,
     account_label: str | None = None,
 ) -> Call[CreatedSession]:
     """Create a session token for this user's browser, which asks for this cap."""
-    body: dict[str, Any] = {"appUserId": check_user_id(user_id)}
+    body: dict[str, Any] = {"appUserId": user_id_text(user_id)}
     limit = session_request(request_limit).request_limit
     if limit is not None:
         body["requestLimit"] = limit
@@ -363,7 +357,7 @@ class Caller:
 
     def create_session(
         self,
-        user_id: str,
+        user_id: UserId,
         request_limit: LimitLike | SessionRequest = None,
         account_label: str | None = None,
     ) -> Flow[CreatedSession]:
@@ -449,13 +443,23 @@ def _advice(base_url: str, host: str) -> str:
     return "Check WATTFARE_BASE_URL."
 
 
+_IN_A_TEST = (
+    " In a test, use the fixture `wattfare`. If the app is imported before the test, also set"
+    " `wattfare_environment = true` in pytest's settings."
+)
+
+
+def _in_pytest() -> bool:
+    return "PYTEST_VERSION" in os.environ
+
+
 def _no_secret_key(given: object) -> str:
     """What to say of a value that is no secret key. Never the value."""
     if given is None or given == "":
         return (
             "There is no secret key. Set WATTFARE_SECRET_KEY, or give secret_key=. For a test key,"
             " type `wattfare dev` and copy the line"
-            " `export WATTFARE_SECRET_KEY=sk_test_…`."
+            f" `export WATTFARE_SECRET_KEY=sk_test_…`.{_IN_A_TEST if _in_pytest() else ''}"
         )
     if isinstance(given, str) and given.strip().startswith("pk_"):
         return (
@@ -475,7 +479,12 @@ def _check_url(url: str) -> str:
     except ValueError:  # an invalid port or IPv6 address
         usable = False
     if not usable or not _visible(url):
-        raise ValueError("base_url is the service's address, such as https://wattfare.com")
+        raise ValueError(
+            "base_url (or WATTFARE_BASE_URL) must be the service's address, with http:// or"
+            " https://, such as http://127.0.0.1:8787"
+        )
     if any(mark in url for mark in "?#@"):
-        raise ValueError("base_url has no query, no fragment and no credentials")
+        raise ValueError(
+            "base_url (or WATTFARE_BASE_URL) must not have a query, a fragment or credentials"
+        )
     return url.rstrip("/").removesuffix(API_PREFIX)

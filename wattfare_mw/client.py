@@ -32,7 +32,7 @@ from .transport import (
     running_loop,
     sync_transport,
 )
-from .types import CreatedSession, SessionRequest
+from .types import CreatedSession, SessionRequest, UserId
 from .users import CallFunction, ResolveUser
 from .web import Request, Response
 
@@ -188,8 +188,8 @@ class Wattfare(_Client[Transport, SyncHTTPClient, SyncRunner]):
     _make_transport = staticmethod(sync_transport)
     _make_runner = SyncRunner
 
-    def user(self, user_id: str) -> User:
-        """A handle for one user, by the app's own id. Sends no request.
+    def user(self, user_id: UserId) -> User:
+        """A handle for one user, by the app's own id: a string, an int or a UUID. Sends no request.
 
         Raises:
             WattfareError: ``invalid_request``; no such id can exist.
@@ -207,7 +207,7 @@ class Wattfare(_Client[Transport, SyncHTTPClient, SyncRunner]):
 
     def create_session(
         self,
-        user_id: str,
+        user_id: UserId,
         request_limit: LimitLike | SessionRequest = None,
         *,
         account_label: str | None = None,
@@ -287,7 +287,7 @@ class AsyncWattfare(_Client[AsyncTransport, AsyncHTTPClient, AsyncRunner]):
     _make_transport = staticmethod(async_transport)
     _make_runner = AsyncRunner
 
-    def user(self, user_id: str) -> AsyncUser:
+    def user(self, user_id: UserId) -> AsyncUser:
         """See :meth:`Wattfare.user`."""
         return AsyncUser(self._runner, user_id)
 
@@ -298,7 +298,7 @@ class AsyncWattfare(_Client[AsyncTransport, AsyncHTTPClient, AsyncRunner]):
 
     async def create_session(
         self,
-        user_id: str,
+        user_id: UserId,
         request_limit: LimitLike | SessionRequest = None,
         *,
         account_label: str | None = None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -338,7 +339,7 @@ def error_from_answer(
     headers = headers or {}
     about: dict[str, Any] = {
         "status": status,
-        "retry_after": retry_after_seconds(headers.get("retry-after")),
+        "retry_after": retry_after_in(headers),
         "request_id": headers.get("x-request-id"),
     }
     error = wire_error(body)
@@ -428,14 +429,35 @@ def _moment(value: object) -> datetime | None:
     return datetime.fromtimestamp(value, UTC) if 0 < value < _MAX_MOMENT else None
 
 
+#: The longest wait that is passed on, in seconds.
+_A_DAY = 86_400.0
+
+
 def retry_after_seconds(value: str | None) -> float | None:
-    """The seconds in a ``Retry-After``, which is a number or a date. 0 for a date in the past; None
-    if it is invalid or more than a day."""
+    """The seconds that a ``Retry-After`` says, which is a number of seconds or a date: 0 for a
+    date in the past, a day for more than a day, and None for anything else."""
+    seconds = _number(value or "")
+    return _up_to_a_day(_seconds_until(value or "") if seconds is None else seconds)
+
+
+def retry_after_in(headers: Mapping[str, str]) -> float | None:
+    """The seconds to wait that the headers of an answer say. Their names are in lower case, or can
+    be read in any case."""
+    milliseconds = _number(headers.get("retry-after-ms") or "")
+    # OpenAI's header, which is more exact.
+    exact = None if milliseconds is None else _up_to_a_day(milliseconds / 1000)
+    return retry_after_seconds(headers.get("retry-after")) if exact is None else exact
+
+
+def _number(text: str) -> float | None:
     try:
-        seconds = float(value or "")
+        return float(text)
     except ValueError:
-        seconds = _seconds_until(value or "")
-    return seconds if 0 <= seconds <= 86_400 else None
+        return None
+
+
+def _up_to_a_day(seconds: float) -> float | None:
+    return min(seconds, _A_DAY) if math.isfinite(seconds) and seconds >= 0 else None
 
 
 def _seconds_until(date: str) -> float:
@@ -454,18 +476,13 @@ def to_wattfare_error(error: BaseException | None) -> WattfareError | None:
     error of openai, pydantic-ai or httpx. ``retry_after`` and ``request_id`` come from the headers
     of the response.
     """
-    found: WattfareError | None = None
     for inner in unwrapped(error):
-        if isinstance(inner, WattfareError):
-            return found or inner
-        if found is None:
-            found = _from_http_error(inner)
+        found = inner if isinstance(inner, WattfareError) else _from_http_error(inner)
         if found is not None:
-            # The library's own error may have only the body, and its cause the response.
-            _add_headers(found, inner)
-            if found.retry_after is not None and found.request_id is not None:
-                break
-    return found
+            if found is not inner:
+                _add_headers(found, inner)
+            return found
+    return None
 
 
 def is_budget_exceeded(error: BaseException | None) -> bool:
@@ -482,9 +499,9 @@ def unwrapped(error: BaseException | None, *, suppressed: bool = False) -> Itera
     """Iterate over ``error``, its causes, contexts and members. With ``suppressed``, this includes
     errors hidden by ``from None``."""
     seen: set[int] = set()
-    queue: list[BaseException | None] = [error]
+    queue: deque[BaseException | None] = deque([error])
     while queue:
-        inner = queue.pop(0)
+        inner = queue.popleft()
         if inner is None or id(inner) in seen:
             continue
         seen.add(id(inner))
@@ -526,17 +543,25 @@ def _from_http_error(error: BaseException) -> WattfareError | None:
 
 
 def _add_headers(found: WattfareError, error: BaseException) -> None:
-    """Add the values of a library's response headers, if they are not known yet."""
-    response = _attribute(error, "response")
-    places = ((response, "headers"), (error, "litellm_response_headers"), (error, "headers"))
-    for value, name in places:
-        headers = _attribute(value, name)
-        if found.retry_after is None:
-            found.retry_after = retry_after_seconds(_header(headers, "retry-after"))
-        if found.request_id is None:
-            request_id = _header(headers, "x-request-id")
-            if request_id and len(request_id) <= _MAX_REQUEST_ID and request_id.isprintable():
-                found.request_id = request_id
+    """What the headers of a library's response say. The library's own error may hold the body only,
+    and its cause the response. The headers of one response count: another one behind it may be
+    that of an earlier call."""
+    for inner in unwrapped(error):
+        response = _attribute(inner, "response")
+        places = ((response, "headers"), (inner, "litellm_response_headers"), (inner, "headers"))
+        for value, name in places:
+            headers = _attribute(value, name)
+            if found.retry_after is None:
+                names = ("retry-after-ms", "retry-after")
+                found.retry_after = retry_after_in(
+                    {name: value for name in names if (value := _header(headers, name)) is not None}
+                )
+            if found.request_id is None:
+                request_id = _header(headers, "x-request-id")
+                if request_id and len(request_id) <= _MAX_REQUEST_ID and request_id.isprintable():
+                    found.request_id = request_id
+        if found.retry_after is not None or found.request_id is not None:
+            return
 
 
 _MAX_REQUEST_ID = 128

@@ -14,7 +14,7 @@ from .completions import Chunk, Completion, StreamReader, ToolCall
 from .errors import WattfareNetworkError
 from .openai_connections import OpenAIConnections
 from .transport import AsyncHTTPResponse, HTTPResponse
-from .types import MAX_WAIT_SECONDS, ConnectionStatus, OnLowBudget, TokenUsage
+from .types import MAX_WAIT_SECONDS, ConnectionStatus, OnLowBudget, TokenUsage, UserId, user_id_text
 
 if TYPE_CHECKING:
     import openai
@@ -138,12 +138,12 @@ class _PayingHandle(_Handle[C]):
 
 class _UserHandle(_PayingHandle[C]):
     """Attributes:
-    id: the app's own id of the user.
+    id: the app's own id of the user, as text.
     """
 
-    def __init__(self, client: C, user_id: str) -> None:
-        super().__init__(client, calls.user_payer(user_id))
-        self.id = user_id
+    def __init__(self, client: C, user_id: UserId) -> None:
+        self.id = user_id_text(user_id)
+        super().__init__(client, calls.payer_of(self.id))
 
 
 class _GrantHandle(_PayingHandle[C]):

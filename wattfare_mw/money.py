@@ -67,7 +67,8 @@ def cap_nanos(value: object) -> int | None:
         return nanos_floor(amount(value, most=MAX_CAP_USD))
     except ValueError:
         raise invalid_request(
-            "A monthly cap is a finite number of USD from 0 to 1,000,000,000, or null for none."
+            "A monthly cap must be a finite number of USD from 0 to 1,000,000,000, such as 20. For"
+            " no cap, leave it out."
         ) from None
 
 

@@ -7,6 +7,7 @@ import unicodedata
 from decimal import Decimal, InvalidOperation
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from uuid import UUID
 
 import msgspec
 
@@ -15,6 +16,8 @@ from .errors import invalid_request
 from .money import Usd
 
 T = TypeVar("T")
+#: An app's own id of a user. An int and a UUID become their ``str()``.
+UserId = str | int | UUID
 
 #: The prefix of each path of the protocol.
 API_PREFIX = "/api/v1"
@@ -54,14 +57,32 @@ def check_user_id(user_id: object) -> str:
         WattfareError: ``invalid_request``; the id is invalid.
     """
     if not isinstance(user_id, str):
-        why = f"not {type(user_id).__name__}"
+        why = f", not {type(user_id).__name__}"
     elif not 1 <= len(user_id) <= MAX_USER_ID:
-        why = f"of 1 to {MAX_USER_ID} characters"
+        why = f" of 1 to {MAX_USER_ID} characters"
     elif not user_id.isprintable() and (found := _NOT_IN_USER_IDS.search(user_id)) is not None:
-        why = "without NUL" if found[0] == "\0" else "without surrogates"
+        why = " without NUL" if found[0] == "\0" else " without surrogates"
     else:
         return user_id
-    raise invalid_request(f"A user id is a string, {why}.")
+    raise invalid_request(f"A user id must be a string{why}.")
+
+
+def user_id_text(user_id: object) -> str:
+    """An app's id of a user (a string, an int or a UUID) as checked text.
+
+    Raises:
+        WattfareError: ``invalid_request``; the id is invalid.
+    """
+    if isinstance(user_id, str):
+        return check_user_id(user_id)
+    if not isinstance(user_id, (int, UUID)) or isinstance(user_id, bool):
+        raise invalid_request(
+            f"A user id must be a str, an int or a UUID, not {type(user_id).__name__}."
+        )
+    try:
+        return check_user_id(str(user_id))
+    except ValueError:  # an int with thousands of digits
+        raise invalid_request("A user id must not be a huge int.") from None
 
 
 def readable_label(label: object) -> str | None:

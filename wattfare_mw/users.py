@@ -7,17 +7,15 @@ import re
 import string
 from collections.abc import Awaitable, Callable
 from typing import Any
-from uuid import UUID
 
 import msgspec
 
 from .app_functions import AppFunction
 from .errors import WattfareAuthError, WattfareError
 from .flow import Flow
-from .types import check_user_id
+from .types import UserId, user_id_text
 from .web import Request
 
-UserId = str | int | UUID
 ResolveUser = Callable[[Any], UserId | Awaitable[UserId | None] | None]
 """Returns the app's own id of the user who makes a request (a string, an int or a UUID), or None.
 It may be async."""
@@ -81,17 +79,14 @@ def user_id_of(resolved: object) -> str:
         NotSignedInError: it is None.
         AppError: it is none of these, or the text that the lack of a user becomes.
     """
-    if not isinstance(resolved, str):
-        if resolved is None:
-            raise NotSignedInError
-        resolved = _text_of(resolved)
+    if resolved is None:
+        raise NotSignedInError
     try:
-        user_id = check_user_id(resolved)
+        user_id = user_id_text(resolved)
     except WattfareError as error:
         raise AppError(
-            "resolve_user must give a user id or None. A user id is a str, an int or a UUID."
-            f" {error.message} If no user is signed in, return None. So write"
-            " `return user.id if user else None`."
+            f"resolve_user must give a user id or None. {error.message} If no user is signed in,"
+            " return None. So write `return user.id if user else None`."
         ) from None
     # the usual case
     if user_id in _NO_USERS or (user_id[-1] in _LAST_OF_NO_USERS and _is_no_user(user_id)):
@@ -102,15 +97,6 @@ def user_id_of(resolved: object) -> str:
             " `return user.id if user else None`, and not `return str(user.id)`."
         )
     return user_id
-
-
-def _text_of(resolved: object) -> object:
-    if isinstance(resolved, (int, UUID)) and not isinstance(resolved, bool):
-        try:
-            return str(resolved)
-        except ValueError:  # an int with thousands of digits
-            raise AppError("resolve_user must give a user id. It gave a huge int.") from None
-    return resolved
 
 
 _LAST_OF_NO_USERS = frozenset({*(text[-1] for text in _NO_USER_AT_END), ">", *string.whitespace})

@@ -35,9 +35,11 @@ def check_setting(**_options: Any) -> list[Any]:
         if isinstance(cause, WattfareError) and cause.code == "auth":
             return [
                 checks.Error(
-                    f"Wattfare has no secret key of this project: {cause}",
-                    hint='Set WATTFARE = {"SECRET_KEY": "sk_…"}, or the environment variable'
-                    " WATTFARE_SECRET_KEY. `wattfare apps create` makes a key.",
+                    f"Wattfare: {cause}",
+                    hint="Set the environment variable WATTFARE_SECRET_KEY, or"
+                    ' WATTFARE["SECRET_KEY"]. `wattfare dev` prints a test key. For a command that'
+                    " makes no call, such as `migrate` or `test`, any key that begins with"
+                    " 'sk_test_' is enough.",
                     id="wattfare.E001",
                 )
             ]

@@ -20,8 +20,10 @@ from wattfare_mw.framework import WattfareError
 SERVED = "wattfare.served"
 _RESULT = "wattfare.result"
 _HEADERS = "wattfare.headers"
-# FastAPI's data about the current route, and its exception handlers. These would turn an exception
-# of the dependency into a response, but it must be raised.
+# These are of the empty answer to the dependency's own request.
+_OF_THE_BODY = frozenset({b"content-length", b"content-type"})
+# FastAPI's notes about the route that is being answered, and its exception handlers. With the
+# latter, what the dependency raises would become an answer, and it is to be raised.
 _OF_THE_ROUTE = frozenset({"fastapi", "route", "endpoint", "starlette.exception_handlers"})
 
 
@@ -106,7 +108,7 @@ class Injected:
         async def keep_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 scope.setdefault(_HEADERS, []).extend(
-                    (name, value) for name, value in message["headers"] if name != b"content-length"
+                    header for header in message["headers"] if header[0] not in _OF_THE_BODY
                 )
 
         await self._run[scope["type"]](inner, _no_body, keep_headers)

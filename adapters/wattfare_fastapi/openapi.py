@@ -104,6 +104,7 @@ def documented_routes(
                 tags=["wattfare"],
                 dependencies=app.router.dependencies,
                 dependency_overrides_provider=app,
+                generate_unique_id_function=app.router.generate_unique_id_function,
                 **more,
             )
 

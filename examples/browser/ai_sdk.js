@@ -1,4 +1,4 @@
-// The browser's side with the AI SDK (`ai`, `@ai-sdk/openai-compatible`).
+// Browser code with the AI SDK (`ai`, `@ai-sdk/openai-compatible`).
 
 import { createOpenAICompatible } from "@ai-sdk/openai-compatible";
 import { streamText } from "ai";

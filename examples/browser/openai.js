@@ -1,11 +1,11 @@
-// The browser's side with the `openai` package: streams, tools and all.
+// Browser code with the `openai` package. Streams and tools work.
 
 import OpenAI from "openai";
 
 const openai = new OpenAI({
   baseURL: `${location.origin}/api/wattfare`,
-  apiKey: "none", // the user's cookie says who pays; no key is in the page
-  dangerouslyAllowBrowser: true, // so there is nothing in it to be stolen
+  apiKey: "none", // the cookie identifies the user; the page has no key
+  dangerouslyAllowBrowser: true, // safe, because the page has no key
 });
 
 export async function chat(messages, show) {

@@ -1,12 +1,12 @@
-// The browser's side, in plain JavaScript. The cookie of your own sign-in says who pays.
+// Browser code in plain JavaScript. Your session cookie identifies the user.
 
-// What is left of the user's budget.
+// Returns the user's budget.
 export async function budget() {
   const answer = await fetch("/api/wattfare/status");
   return await answer.json(); // {connected, limits, usage, remainingUsd}
 }
 
-// One question, one answer.
+// Sends one question and returns the answer.
 export async function ask(text) {
   const answer = await fetch("/api/wattfare/chat/completions", {
     method: "POST",
@@ -21,7 +21,7 @@ export async function ask(text) {
   return body.choices[0].message.content;
 }
 
-// A test app's user connects a budget without a consent window.
+// Connects a budget without a consent window. Only for a test app.
 export async function connectTest(serviceUrl, monthlyUsd) {
   const session = await fetch("/api/wattfare-token", { method: "POST" });
   const { token } = await session.json();

@@ -22,7 +22,7 @@ app = flask.Flask(__name__, template_folder=Path(__file__).parent)
 WattfareMiddleware(
     app,
     resolve_user=lambda request: request.cookies.get("visitor"),
-    client_path="/wattfare.js",  # and the page to return to beside it
+    client_path="/wattfare.js",  # and /wattfare-return, the page to return to
     account_label="A visitor of the examples",
     request_limit=0.01,
 )
@@ -32,7 +32,7 @@ WattfareMiddleware(
 def page(name: str) -> flask.Response:
     html = flask.render_template(f"{name}.html", key=KEY, service=SERVICE)
     answer = flask.make_response(html)
-    # All that the button needs.
+    # The button needs nothing else.
     answer.headers["Content-Security-Policy"] = (
         f"default-src 'none'; script-src 'self'; style-src 'self'; img-src data:;"
         f" connect-src 'self' {SERVICE}"
@@ -45,10 +45,10 @@ def page(name: str) -> flask.Response:
 
 @app.post("/ask")
 def ask() -> flask.Response:
-    """The answer as a piece of HTML, for htmx."""
+    """Answer with an HTML fragment for htmx."""
     said = get_user().model("wattfare/echo").generate(flask.request.form["question"])
     answer = flask.make_response(flask.render_template_string("{{ text }}", text=said.text))
-    answer.headers["HX-Trigger"] = "wattfare:refresh"  # the budget is read anew
+    answer.headers["HX-Trigger"] = "wattfare:refresh"  # reload the budget
     return answer
 
 

@@ -1,4 +1,4 @@
-// The form of plain.html. The two elements need no script of the page's own.
+// The form of plain.html. The two elements work without a script.
 const form = document.querySelector("form");
 const answer = document.querySelector("#answer");
 

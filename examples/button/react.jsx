@@ -12,7 +12,7 @@ const wattfare = createWattfare({
   baseURL: service,
 });
 
-// The status of the connection, as it is now and after each change.
+// The status of the connection, updated after each change.
 function useBudget() {
   const [status, setStatus] = useState();
   useEffect(() => wattfare.watch((seen) => seen && setStatus(seen)), []);

@@ -1,4 +1,4 @@
-"""What a visitor who is not signed in gets, view by view."""
+"""Views for visitors who are not signed in."""
 
 from django.contrib.auth.decorators import login_required
 from django.http import HttpRequest, JsonResponse
@@ -19,7 +19,7 @@ def haiku(request: WattfareRequest) -> JsonResponse:
 
 
 def member_number(request: HttpRequest) -> int | None:
-    """Who pays: for `WATTFARE = {"RESOLVE_USER": "login_required.member_number"}`."""
+    """The user who pays: `WATTFARE = {"RESOLVE_USER": "login_required.member_number"}`."""
     return request.session.get("member_number")  # a str, an int, a UUID, or None
 
 

@@ -12,7 +12,7 @@ from wattfare_django import WattfareRequest
 
 
 def user_of_token(request: HttpRequest) -> int | None:
-    """The user whose token comes with the request, to Wattfare's paths and to a view."""
+    """The user of the request's token, for Wattfare's paths and for views."""
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
     try:
         return signing.loads(token, max_age=3600) if scheme == "Bearer" else None

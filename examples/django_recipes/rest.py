@@ -14,7 +14,7 @@ from rest_framework.views import APIView
 
 
 def user_of_token(request: HttpRequest) -> int | None:
-    """The user whose token comes with the request, to Wattfare's paths and to a view."""
+    """The user of the request's token, for Wattfare's paths and for views."""
     try:
         found = TokenAuthentication().authenticate(request)
     except AuthenticationFailed:

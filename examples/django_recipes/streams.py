@@ -1,4 +1,4 @@
-"""Views that stream what a model says, under WSGI and under ASGI."""
+"""Views that stream an answer, under WSGI and under ASGI."""
 
 from collections.abc import AsyncIterator, Iterator
 
@@ -11,7 +11,7 @@ def story(request: WattfareRequest) -> StreamingHttpResponse:
     stream = request.wattfare.model("wattfare/echo").stream(request.GET["about"])
 
     def text() -> Iterator[str]:
-        with stream:  # closed early, it stops the model
+        with stream:  # closing the stream stops the model
             yield from stream.text_stream
 
     return StreamingHttpResponse(text(), content_type="text/plain")

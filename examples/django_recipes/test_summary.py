@@ -14,7 +14,7 @@ class SummaryTest(TestCase):
         self.ann = User.objects.create_user("ann")
 
     def test_ann_pays(self) -> None:
-        self.wattfare.user(str(self.ann.pk)).connect(5)
+        self.wattfare.user(self.ann.pk).connect(5)
         self.client.force_login(self.ann)
         answer = self.client.post("/summary", {"text": "hi"}, "application/json")
         assert answer.json() == {"summary": "hi", "costUsd": "0.000003"}

@@ -1,4 +1,4 @@
-"""An app's own tests, with FastAPI and pytest-asyncio. Run them: pytest examples/testing"""
+"""Tests of an app, with FastAPI and pytest-asyncio. Run them: pytest examples/testing"""
 
 from __future__ import annotations
 

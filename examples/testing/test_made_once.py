@@ -1,4 +1,4 @@
-"""The tests of an app that is made once for all of them. Run them: pytest examples/testing"""
+"""Tests that share one app. Run them: pytest examples/testing"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An app's own tests, with unittest alone. Run them: python examples/testing/test_unittest.py"""
+"""Tests of an app, with unittest alone. Run them: python examples/testing/test_unittest.py"""
 
 from __future__ import annotations
 

@@ -578,6 +578,7 @@ def test_no_secret_key(kind: str, setting: Any, monkeypatch: pytest.MonkeyPatch)
     assert error.id == "wattfare.E001"
     assert error.is_serious()
     assert "WATTFARE_SECRET_KEY" in error.hint
+    assert "sk_test_" in error.hint
 
 
 def test_the_environment_variables(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import os
+import subprocess
 import sys
 import unittest
 from collections.abc import Callable, Iterator
@@ -15,7 +17,7 @@ import pytest
 from django.test import override_settings
 from support.django_project import MIDDLEWARE, Browser
 from support.rules import STATUS, TOKEN
-from support.service import App
+from support.service import App, environment
 
 pytestmark = pytest.mark.usefixtures("project")
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -168,3 +170,23 @@ def test_a_projects_own_tests(recipe: Any) -> None:
     result = unittest.TestResult()
     suite.run(result)
     assert (result.testsRun, result.failures, result.errors) == (2, [], [])
+
+
+def test_manage_py_test(tmp_path: Path) -> None:
+    """A key that opens nothing lets the checks pass, and the tests use their own service."""
+    recipes = str(EXAMPLES / "django_recipes")
+    command = [sys.executable, str(EXAMPLES / "django_app.py"), "test", "test_summary"]
+
+    def run(more: dict[str, str]) -> subprocess.CompletedProcess[str]:
+        env = environment(more)
+        env["PYTHONPATH"] = os.pathsep.join([recipes, env["PYTHONPATH"]])
+        return subprocess.run(
+            command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False
+        )
+
+    refused = run({})
+    assert "wattfare.E001" in refused.stderr
+    assert "sk_test_" in refused.stderr
+    done = run({"WATTFARE_SECRET_KEY": "sk_test_unused"})
+    assert "Ran 2 tests" in done.stderr
+    assert done.returncode == 0, done.stderr

@@ -457,6 +457,16 @@ def test_the_document_shows_the_paths_and_the_sign_in(
     assert len(names) == len(set(names))
 
 
+def test_the_operations_have_the_names_that_the_app_makes(at_fake: dict[str, Any]) -> None:
+    app = FastAPI(generate_unique_id_function=lambda route: f"{route.tags[0]}-{route.name}")
+    add_wattfare(app, resolve_user=account_id, **at_fake)
+    operations = app.openapi()["paths"][STATUS]
+    assert {method: of["operationId"] for method, of in operations.items()} == {
+        "get": "wattfare-wattfare_status_get",
+        "delete": "wattfare-wattfare_status_delete",
+    }
+
+
 def test_the_models_of_the_document_have_the_fields_of_the_wire(at_fake: dict[str, Any]) -> None:
     schemas = new_app(at_fake).openapi()["components"]["schemas"]
     for struct, name in (
@@ -564,6 +574,17 @@ def test_a_dependency_that_renews_a_cookie(at_fake: dict[str, Any]) -> None:
         answer = client.post(INFERENCE, content=ask(), headers=JSON)
         assert answer.headers.get_list("set-cookie") == ["session=renewed; Path=/; SameSite=lax"]
         assert answer.headers.get_list("content-length") == [str(len(answer.content))]
+
+
+def test_an_answer_has_one_content_type(at_service: dict[str, Any], account: App) -> None:
+    account.connect("1")
+    with TestClient(new_app(at_service)) as client:
+        status = client.get(STATUS, headers=ANN)
+        stream = client.post(
+            INFERENCE, content=ask("wattfare/echo", stream=True), headers=JSON | ANN
+        )
+    assert status.headers.get_list("content-type") == ["application/json"]
+    assert stream.headers.get_list("content-type") == ["text/event-stream"]
 
 
 def test_an_app_that_has_started(at_fake: dict[str, Any]) -> None:

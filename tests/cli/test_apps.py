@@ -125,7 +125,7 @@ def test_a_slash_at_the_end_is_left_out(tmp_path: Path) -> None:
     database = f"sqlite:///{tmp_path / 'apps.db'}"
     app_id = done(
         database,
-        *("create", "x", "--json", "--new"),
+        *("create", "x", "--new", "--json"),
         *("--origin", "http://localhost:5000/", "--origin", "http://localhost:5000"),
     )["appId"]
     done(database, "add-origin", app_id, "https://app.example.com/")

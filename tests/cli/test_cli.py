@@ -157,6 +157,39 @@ def test_without_the_extra_it_says_which() -> None:
     assert "Traceback" not in answer.stderr
 
 
+def test_ctrl_c_while_it_loads_is_no_traceback() -> None:
+    code = (
+        "import sys\n"
+        "class Loads:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'wattfare_mw.cli.commands': raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Loads())\n"
+        "from wattfare_mw.cli import main; main()"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=environment(),
+        check=False,
+    )
+    assert (answer.returncode, answer.stderr) == (1, "Aborted!\n")
+
+
+def test_the_service_without_its_extra_says_what_to_type() -> None:
+    code = "import sys; sys.modules['starlette'] = None\nimport wattfare_mw.service"
+    answer = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=environment(),
+        check=False,
+    )
+    assert "Type: pip install 'wattfare-mw[service]'" in answer.stderr
+
+
 def test_sigint_ends_it_well_too(tmp_path) -> None:
     import signal
 

@@ -19,7 +19,12 @@ from support.ports import refused_port
 from support.service import PATIENCE, chat_body, environment
 from support.upstream import run_upstream
 
-from wattfare_mw import Wattfare, WattfareAuthError, WattfareNetworkError
+from wattfare_mw import (
+    Wattfare,
+    WattfareAuthError,
+    WattfareNetworkError,
+    WattfareNotConnectedError,
+)
 from wattfare_mw.service import create_keys
 
 
@@ -90,6 +95,21 @@ def test_a_file_of_keys_that_is_none_makes_a_new_app(tmp_path: Path, kept: str) 
     (tmp_path / "wattfare.db.dev-key").write_text(kept)
     with run_dev(tmp_path) as dev, dev.app() as app:
         assert app.chat(user="ann").status_code == 200
+    assert "wattfare.db.dev-key do not open this database" in "".join(dev.log)
+
+
+def test_files_that_cannot_be_used_are_named(tmp_path: Path) -> None:
+    file, other = tmp_path / "wattfare.db", tmp_path / "other.db"
+    other.write_bytes(b"this is not a database" * 100)
+    answer = invoke_cli("dev", "--database", f"sqlite:///{other}")
+    assert f"The database {other} cannot be opened" in answer.stderr
+    assert "--database sqlite:////path/to/wattfare.db" in answer.stderr
+
+    keys = tmp_path / "wattfare.db.dev-key"
+    keys.mkdir()
+    answer = invoke_cli("dev", "--database", f"sqlite:///{file}")
+    assert f"{keys}: Is a directory" in answer.stderr
+    assert list(tmp_path.glob("*.dev-key.*")) == []  # no secret is left behind
 
 
 def test_a_cap_that_was_changed_stays(tmp_path: Path) -> None:
@@ -131,9 +151,18 @@ def test_what_a_person_sees(tmp_path: Path, number: int) -> None:
         assert json.loads(done.stdout)["usage"]["cost"] == 0.000015
         line = process.stdout.readline()
         assert re.search(r"ann +wattfare/echo +5\+5 +\$0\.000015 +\$4\.999985$", line), line
+    key, url = re.findall(r"^export \w+=(\S+)$", shown, re.MULTILINE)
+    with Wattfare(key, base_url=url) as wf:
+        model = wf.user("[red]7 8").model("wattfare/echo")
+        for _ in range(2):
+            with pytest.raises(WattfareNotConnectedError):
+                model.generate("hi")
+        wf.user("ann").model("wattfare/echo").generate("hi")
     process.send_signal(number)
     rest, errors = process.communicate(timeout=PATIENCE)
     timer.cancel()
+    assert rest.count("refused: not_connected") == 2
+    assert rest.count("again with --user '[red]7 8', or") == 1
     assert process.returncode == 0
     assert "has stopped" in rest
     assert "\x1b" not in shown + rest
@@ -241,6 +270,7 @@ def test_a_key_of_another_service(tmp_path: Path) -> None:
     ("key", "says"),
     [
         (None, "wattfare dev"),
+        (None, "wattfare_environment = true"),
         ("pk_test_1_2", "publishable key"),
         ("hunter2", "begins with 'sk_'"),
     ],

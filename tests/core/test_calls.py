@@ -38,7 +38,7 @@ IDS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1,
 @example("..")
 @example("a&b=c#d?e+f/g;h")
 def test_any_user_id_survives(user_id: str) -> None:
-    payer = calls.user_payer(user_id)
+    payer = calls.payer_of(user_id)
     assert payer.header == "x-wattfare-user"
     header = payer.value
     assert all(0x21 <= ord(char) <= 0x7E for char in header)
@@ -65,7 +65,7 @@ def test_an_id_is_taken_or_refused(user_id: str) -> None:
     if 1 <= len(user_id) <= 256 and "\0" not in user_id and not halves:
         assert check_user_id(user_id) == user_id
         return
-    for refuses in (check_user_id, calls.user_payer, calls.status, calls.create_session):
+    for refuses in (check_user_id, calls.status, calls.create_session):
         with pytest.raises(WattfareError) as caught:
             refuses(user_id)
         assert caught.value.code == "invalid_request"
@@ -85,7 +85,7 @@ def test_a_grant_token_is_sent_as_it_is_or_refused(token: str) -> None:
 
 def test_the_credentials_are_the_last_word() -> None:
     call = calls.relayed_completion(
-        calls.user_payer("u1"), b"{}", {"x-wattfare-user": "evil", "authorization": "Bearer evil"}
+        calls.payer_of("u1"), b"{}", {"x-wattfare-user": "evil", "authorization": "Bearer evil"}
     )
     request = SERVICE.request(call)
     assert request.headers["x-wattfare-user"] == "u1"
@@ -171,7 +171,7 @@ def test_an_open_answer_is_not_read() -> None:
         assert isinstance(need, calls.Send)
         return answer
 
-    call = calls.relayed_completion(calls.user_payer("u"), b"{}", {})
+    call = calls.relayed_completion(calls.payer_of("u"), b"{}", {})
     assert run(SERVICE.open(call), perform) is answer
 
 

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
 from unittest.mock import patch
+from uuid import UUID
 
 import aiohttp
 import httpx
@@ -157,7 +158,7 @@ def test_the_address_in_its_spellings(cls: Any, given: str, kept: str) -> None:
     ],
 )
 def test_what_is_no_address_is_told_at_once(cls: Any, url: str) -> None:
-    with pytest.raises(ValueError, match="base_url"):
+    with pytest.raises(ValueError, match=r"base_url \(or WATTFARE_BASE_URL\) must"):
         cls(SECRET, base_url=url)
 
 
@@ -168,7 +169,7 @@ def test_timeouts_are_separate(cls: Any) -> None:
     caller = cls(SECRET, timeout=Timeout(1, 2, None))._runner.caller
     status = caller.request(calls.status("u"))
     assert (status.connect_timeout, status.read_timeout) == (1, 2)
-    payer = calls.user_payer("u")
+    payer = calls.payer_of("u")
     chat = caller.request(calls.chat_completion("m", "Hi", None, {}, stream=False)(payer))
     assert (chat.connect_timeout, chat.read_timeout) == (1, None)
 
@@ -263,7 +264,9 @@ def test_a_limit_that_is_none_is_refused_before_anything_is_sent(
 
 
 @FEWER
-@pytest.mark.parametrize("user", ["", "x" * 257, "\ud800", 7, None, b"u1"])
+@pytest.mark.parametrize(
+    "user", ["", "x" * 257, "\ud800", 7.0, True, pytest.param(10**5000, id="huge"), None, b"u1"]
+)
 def test_what_is_no_user_id_is_refused_before_anything_is_sent(
     driver: Driver, wire: Wire, user: Any
 ) -> None:
@@ -272,6 +275,15 @@ def test_what_is_no_user_id_is_refused_before_anything_is_sent(
             call(user)
         assert caught.value.code == "invalid_request"
     assert not wire.connections
+
+
+@FEWER
+@pytest.mark.parametrize("user", [7, UUID(int=7)])
+def test_an_int_and_a_uuid_are_user_ids(driver: Driver, wire: Wire, user: Any) -> None:
+    assert driver.client.user(user).id == str(user)
+    wire.then(json_answer(SESSION))
+    driver.create_session(user)
+    assert json.loads(wire.last.body) == {"appUserId": str(user)}
 
 
 @FEWER

@@ -9,6 +9,7 @@ import pickle
 import time
 from collections.abc import Iterator
 from email.utils import formatdate
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -173,10 +174,10 @@ def test_an_unknown_code_is_named() -> None:
         ("-1", None),
         ("nan", None),
         ("inf", None),
-        ("1e99", None),
-        ("86401", None),
+        ("1e99", 86400),
+        ("86401", 86400),
         ("Fri, 31 Dec 1999 23:59:59 GMT", 0),
-        ("Fri, 31 Dec 9999 23:59:59 GMT", None),
+        ("Fri, 31 Dec 9999 23:59:59 GMT", 86400),
         ("Fri, 99 Dec 1999 23:59:59 GMT", None),
         ("soon", None),
     ],
@@ -189,6 +190,26 @@ def test_retry_after_as_a_date() -> None:
     seconds = retry_after_seconds(formatdate(time.time() + 100, usegmt=True))
     assert seconds is not None
     assert 0 < seconds <= 101
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({"retry-after-ms": "250", "retry-after": "1"}, 0.25),
+        ({"retry-after-ms": "120000"}, 120),
+        ({"retry-after-ms": "soon", "retry-after": "3"}, 3),
+        ({"retry-after-ms": "-1"}, None),
+        ({}, None),
+    ],
+)
+def test_retry_after_in_milliseconds(headers: dict[str, str], seconds: float | None) -> None:
+    assert error_from_answer(429, b"", headers).retry_after == seconds
+    theirs = SimpleNamespace(headers={name.title(): value for name, value in headers.items()})
+    error: Any = Exception()
+    error.body, error.response = {"code": "rate_limited", "message": "Wait."}, theirs
+    found = to_wattfare_error(error)
+    assert found is not None
+    assert found.retry_after == seconds
 
 
 # -- the helpers
@@ -440,3 +461,41 @@ def test_the_shapes_of_others_that_are_not_ours(error: Exception) -> None:
 
 def test_the_helpers_are_public() -> None:
     assert wattfare_mw.to_wattfare_error is to_wattfare_error
+
+
+def refused(code: str, **headers: str) -> Exception:
+    """An error of an AI library, with the body and the headers of an answer."""
+    error: Any = Exception(code)
+    error.body = {"code": code, "message": "No."}
+    error.response = SimpleNamespace(headers={k.replace("_", "-"): v for k, v in headers.items()})
+    return error
+
+
+def test_the_headers_of_another_call_do_not_count() -> None:
+    """Neither of one beside it in a group, nor of one that a fallback has tried first."""
+    busy = refused("rate_limited", retry_after="17", x_request_id="other")
+    broke = refused("budget_exceeded", x_request_id="own")
+
+    def falls_back() -> None:
+        try:
+            raise busy
+        except Exception:
+            raise broke  # noqa: B904
+
+    bare = refused("budget_exceeded")
+    after_another = raised(falls_back)
+    for error in (ExceptionGroup("two", [bare, busy]), after_another):
+        found = to_wattfare_error(error)
+        assert isinstance(found, WattfareBudgetExceededError)
+        assert found.retry_after is None
+        assert found.request_id in (None, "own")
+    found = to_wattfare_error(ExceptionGroup("two", [busy, broke]))
+    assert found is not None
+    assert (found.code, found.retry_after, found.request_id) == ("rate_limited", 17, "other")
+
+
+def test_a_group_of_many_errors_is_read_in_no_time() -> None:
+    many = [ValueError(number) for number in range(100_000)]
+    began = time.process_time()
+    assert to_wattfare_error(ExceptionGroup("many", [*many, BUDGET])) is BUDGET
+    assert time.process_time() - began < 2

@@ -222,7 +222,7 @@ def test_nothing_is_decompressed(driver: Driver, wire: Wire) -> None:
         "Content-Length": str(len(body)),
     }
     wire.then(head(200, fields) + body)
-    call = calls.relayed_completion(calls.user_payer("u1"), b"{}", {})
+    call = calls.relayed_completion(calls.payer_of("u1"), b"{}", {})
     passed, content = raw_chunks(driver, call)
     assert content == body
     assert passed.headers["Content-Encoding"] == "gzip"

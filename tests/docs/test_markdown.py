@@ -192,7 +192,7 @@ def test_the_table_of_providers_is_that_of_the_code() -> None:
     def yes(value: bool) -> str:
         return "yes" if value else "no"
 
-    rows = (ROOT / "docs" / "service.md").read_text().splitlines()
+    rows = (ROOT / "docs" / "models-and-prices.md").read_text().splitlines()
     for each in PROVIDERS:
         found = [f"`{'*' if host[0] == '.' else ''}{host}`" for host in each.hosts]
         found += [f"port {port}" for port in each.ports]

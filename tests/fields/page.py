@@ -1,4 +1,4 @@
-"""Writes the list of fields in ``docs/service.md`` from the table."""
+"""Writes the list of fields in ``docs/requests.md`` from the table."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from wattfare_mw.service.chat.allowed_fields import PROVIDER_TOOLS, REQUEST, Kind
 from wattfare_mw.service.chat.foreign_fields import NAMES, PREFIXES, WORDS
 
-PAGE = Path(__file__).parents[2] / "docs" / "service.md"
+PAGE = Path(__file__).parents[2] / "docs" / "requests.md"
 BEGIN = "<!-- The list of fields: written by `python -m fields` in the folder tests. -->\n"
 END = "<!-- The end of the list of fields. -->\n"
 
@@ -23,16 +23,19 @@ def render() -> str:
     """The list."""
     rows = [(field.kind, field.note, name) for name, field in REQUEST.items()]
     rows.sort(key=lambda row: [*Kind].index(row[0]))  # within a kind, as the table has them
-    lines = ["\n| field | kind | |\n|---|---|---|\n"]
+    lines = ["\n| field | kind | what it is |\n|---|---|---|\n"]
     for (kind, note), same in groupby(rows, key=lambda row: row[:2]):
         names = ", ".join(f"`{name}`" for _, _, name in same)
         lines.append(f"| {names} | {kind} | {note} |\n")
     lines.append("\nTools of these types are held: " + _names(PROVIDER_TOOLS, "…") + ".\n")
     lines.append(
-        "\nNo request may have a field, at any depth, whose name holds one of these words, in any "
-        f"spelling: {_names(WORDS)}; begins with one of these: {_names(PREFIXES, '…')}; or is one "
-        f"of these: {_names(NAMES)}. The words and the beginnings are refused as keys of "
-        "`metadata`, too, because LiteLLM reads them there.\n\n"
+        "\nSome names are refused at any depth of a request, because they could redirect the call "
+        "or use the operator's keys and data:\n\n"
+        f"- names that contain one of these words, in any spelling: {_names(WORDS)};\n"
+        f"- names that begin with one of these: {_names(PREFIXES, '…')};\n"
+        f"- these names: {_names(NAMES)}.\n\n"
+        "The words and the beginnings are also refused as keys of `metadata`, because LiteLLM "
+        "reads them there.\n\n"
     )
     return "".join(lines)
 

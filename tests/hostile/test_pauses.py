@@ -102,7 +102,7 @@ def pause(process: Any, database: str) -> None:
     """Stop a process outside of a transaction.
 
     A process that is stopped inside of one keeps its locks. SQLite then lets no other process
-    write, for as long as it is stopped: docs/service.md says so.
+    write, for as long as it is stopped: see docs/deployment.md.
     """
     if not database.startswith("sqlite"):  # what a call does there is one statement
         process.send_signal(signal.SIGSTOP)

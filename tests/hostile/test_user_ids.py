@@ -188,7 +188,7 @@ def test_other_texts_are_ids(text: str) -> None:
     ids=lambda value: type(value).__name__,
 )
 def test_what_is_no_id(resolved: object) -> None:
-    with pytest.raises(AppError):
+    with pytest.raises(AppError, match="A user id must "):
         user_id_of(resolved)
 
 

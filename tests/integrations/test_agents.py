@@ -124,3 +124,27 @@ def test_tracing_gets_no_key(users: Wattfare) -> None:
     assert _openai_shared.get_default_openai_key() is None
     assert _openai_shared.get_default_openai_client() is None
     assert KEY not in repr(vars(default_exporter()))
+
+
+@pytest.mark.filterwarnings("ignore:asynchronous generator:ResourceWarning")
+@pytest.mark.parametrize("kind", [Wattfare, AsyncWattfare])
+def test_run_sync_again(fake: Upstream, client: Callable[..., Any], kind: Any) -> None:
+    """It ends the asynchronous generators of its event loop, and goes on to use the loop."""
+    from agents import Agent, Runner
+
+    async def of_its_own() -> str:
+        return (await own.generate("Hello.")).text
+
+    own = client(AsyncWattfare).user("ann").model("m")
+    handle = client(kind).user("ann")
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    try:
+        for _ in range(3):
+            result = Runner.run_sync(Agent("a", model="m"), "Hello.", run_config=config(handle))
+            assert result.final_output == "one two three"
+            assert loop.run_until_complete(of_its_own()) == "one two three"
+    finally:
+        asyncio.set_event_loop(None)
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        loop.close()

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from support.refusals import KEY, TOKEN, payer_of, refuses
+from support.service import App
 from support.upstream import Exchange, Upstream, completion_of
 
 from wattfare_mw import (
@@ -205,3 +206,73 @@ def test_a_stream_that_breaks_off(fake: Upstream, users: Wattfare) -> None:
     with pytest.raises(WattfareError) as caught:
         whole(chat(users.user("ann")).stream("Hello."))
     assert caught.value.code == "upstream"
+
+
+def test_another_user_who_is_set_later_pays(fake: Upstream, users: Wattfare) -> None:
+    from langchain_core.runnables import ConfigurableField
+
+    model = chat(users.user("ann"))
+    copied = copy.copy(model)
+    copied.user = users.user("bob")
+    fields = {"user": ConfigurableField(id="user"), "model_name": ConfigurableField(id="model")}
+    configured = model.configurable_fields(**fields)
+    for changed in (
+        copied,
+        model.model_copy(update={"user": users.user("bob")}),
+        configured.with_config(configurable={"user": users.user("bob"), "model": "b"}),
+    ):
+        changed.invoke("Hello.")
+        asyncio.run(changed.ainvoke("Hello."))
+        list(changed.stream("Hello."))
+    assert [payer_of(call)[0] for call in fake.calls] == ["bob"] * 9
+    assert json.loads(fake.calls[-1].body)["model"] == "b"
+    with pytest.raises(TypeError, match=r"user must be what wf\.user"):
+        model.user = "bob"
+    model.invoke("Hello.")
+    configured.with_config(configurable={"model": "c"}).invoke("Hello.")
+    assert [payer_of(call)[0] for call in fake.calls[9:]] == ["ann"] * 2
+
+
+def test_an_answer_from_a_cache_costs_nothing(wf: Wattfare) -> None:
+    from langchain_core.caches import InMemoryCache
+
+    model = chat(wf.user("ann"), cache=InMemoryCache())
+    first, again, third = (model.invoke("Hello.") for _ in range(3))
+    costs = [answer.response_metadata["cost_usd"] for answer in (first, again, third)]
+    assert costs == [0.000003, 0, 0]
+    assert wf.user("ann").status().usage.monthly_usd == Decimal("0.000003")
+
+
+def test_a_cache_waits_for_the_current_user(app: App) -> None:
+    """The event loop that makes the key of the cache has to ask who the user is."""
+    from langchain_core.caches import InMemoryCache
+
+    from wattfare_mw import WattfareMiddleware
+
+    model = chat(None, cache=InMemoryCache())
+    costs: list[float] = []
+
+    async def who(request: Any) -> str | None:
+        await asyncio.sleep(0)
+        return request.headers.get("x-me")
+
+    async def view(scope: Any, receive: Any, send: Any) -> None:
+        costs.append((await model.ainvoke("Hello.")).response_metadata["cost_usd"])
+
+    site: Any = WattfareMiddleware(
+        view,
+        secret_key=app.keys.secret_key,
+        base_url=app.service.url,
+        resolve_user=who,
+        current_user=True,
+        interface="asgi",
+    )
+
+    async def visit() -> None:
+        for user in (b"ann", b"bob", b"ann"):
+            scope = {"type": "http", "path": "/", "root_path": "", "headers": [(b"x-me", user)]}
+            await site({**scope, "method": "GET", "query_string": b""}, None, None)
+        await site.aclose()
+
+    asyncio.run(visit())
+    assert costs == [0.000003, 0.000003, 0]

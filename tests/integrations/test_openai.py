@@ -156,13 +156,27 @@ def test_a_429_waits_as_it_is_told(
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({"retry_after": "31"}, 31),
+        ({"retry_after": "100000"}, 86400),
+        ({"retry_after_ms": "31000"}, 31),
+        ({"retry_after_ms": "120000", "retry_after": "1"}, 120),
+    ],
+)
 def test_a_long_wait_is_left_to_the_caller(
-    fake: Upstream, users: Wattfare, waits: list[float], kind: str
+    fake: Upstream,
+    users: Wattfare,
+    waits: list[float],
+    headers: dict[str, str],
+    seconds: float,
+    kind: str,
 ) -> None:
-    fake.script = refuses(429, "rate_limited", retry_after="31")
+    fake.script = refuses(429, "rate_limited", **headers)
     with pytest.raises(WattfareRateLimitError) as caught:
         ask(users.user("ann"), kind)
-    assert (len(fake.calls), waits, caught.value.retry_after) == (1, [], 31)
+    assert (len(fake.calls), waits, caught.value.retry_after) == (1, [], seconds)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -443,6 +457,11 @@ def test_no_secret_shows(
     grant = users.grant(TOKEN)
     made = getattr(grant, kind)()
     shown = [repr(made), repr(vars(made)), repr(made.copy()), repr(grant)]
+    # A WebSocket is opened with these.
+    shown += [repr(made.auth_headers), repr(made.default_headers)]
+    with pytest.raises(TypeError, match="is not pickled"):
+        pickle.dumps(made)
+    assert copy.copy(made) is made
     ask(made, kind)
 
     def echoes(exchange: Exchange) -> None:

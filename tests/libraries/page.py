@@ -1,4 +1,4 @@
-"""Writes ``docs/libraries.md``: the matrix of the last run, and how to use each library."""
+"""Writes ``docs/libraries.md``: the results of the last run, and how to use each library."""
 
 from __future__ import annotations
 
@@ -18,24 +18,28 @@ EXAMPLES = ROOT / "examples" / "libraries"
 _HEAD = """\
 # AI libraries
 
-A user or a grant pays for the calls of an AI library. Write one line, and install one extra:
+To bill a user for the calls of an AI library, write one line and install one extra:
 
 | library | one line | extra |
 |---|---|---|
-| openai, and libraries that take its client | `user.openai()`, `user.async_openai()` | `openai` |
+| openai, and libraries that accept its client | `user.openai()`, `user.async_openai()` | `openai` |
 | pydantic-ai | `OpenAIChatModel(model, provider=WattfareProvider(user))` | `pydantic-ai` |
 | LangChain, LangGraph | `ChatWattfare(user=user, model=model)` | `langchain` |
 | openai-agents | `RunConfig(model_provider=WattfareModelProvider(user))` | `agents` |
 
-`user` is a user or a grant of a `Wattfare` or an `AsyncWattfare`. All its users share the connections.
+`user` is a user or a grant of a `Wattfare` or an `AsyncWattfare`. All users of one client share its connections.
 
-They raise [the typed errors](errors.md#through-an-ai-library), also from the run of an agent: catch `WattfareBudgetExceededError`. Other libraries raise their own exceptions, and `to_wattfare_error` finds the typed error inside.
+These integrations raise [the errors of Wattfare](errors.md#through-an-ai-library), such as `WattfareBudgetExceededError`, also during the run of an agent. Other libraries raise their own exceptions. `to_wattfare_error` finds the Wattfare error in such an exception.
 
-A call that got a 429 is repeated after `Retry-After`, if that is at most 30 s. No other refusal is repeated, and no call that may have been billed. Set `max_retries` of the `Wattfare` to change how often.
+After a 429, a call is retried, if `Retry-After` is at most 30 seconds. A call that was refused for another reason or may have been billed is not retried. `max_retries` of the `Wattfare` limits the retries.
 
-Some libraries take no client. Give them the service's address with `/api/v1` as the base URL, the app's secret key as the API key, and a header `X-Wattfare-User` with the user's id. `quote` encodes an id for the header.
+Some libraries do not accept a client. For these, set:
 
-This page is generated. `make test-libraries` runs the real packages against the real service, and prints the matrix. To write it into this page:
+- the base URL to the service's address with `/api/v1`
+- the API key to the app's secret key
+- the header `X-Wattfare-User` to the user's id, encoded with `urllib.parse.quote`
+
+This page is generated from tests of the real packages against the real service. To run the tests and update the page:
 
 ```text
 make test-libraries
@@ -43,19 +47,19 @@ cd tests
 python -m libraries --write
 ```
 
-## The matrix
+## Tested libraries
 """
 
 
 def render(results: Mapping[str, Result]) -> str:
-    """The page."""
-    legend = [f"- {case}: {told[0].lower()}{told[1:]}." for case, told in CASES.items()]
-    lines = [*table(results), "", *legend, "- —: the library has no part for it.", ""]
+    """Return the page."""
+    legend = [f"- {case}: {meaning[0].lower()}{meaning[1:]}." for case, meaning in CASES.items()]
+    lines = [*table(results), "", *legend, "- —: the library does not support it.", ""]
     return _HEAD + "\n" + "\n".join(lines) + "".join(map(_section, LIBRARIES))
 
 
 def table(results: Mapping[str, Result]) -> Iterator[str]:
-    """The matrix, in Markdown."""
+    """Return the matrix, in Markdown."""
     yield _line("library", "versions", *CASES)
     yield _line(*["---"] * (len(CASES) + 2)).replace(" ", "")
     for library in LIBRARIES:
@@ -66,7 +70,7 @@ def table(results: Mapping[str, Result]) -> Iterator[str]:
 
 
 def parse(page: str) -> dict[str, Result]:
-    """The results that stand in a page."""
+    """Return the results in a page."""
     found: dict[str, Result] = {}
     for name, row in re.findall(r"^\| `([\w-]+)` \| (.*) \|$", page, re.MULTILINE):
         versions, *cells = row.split(" | ")
@@ -83,11 +87,11 @@ def _section(library: Library) -> str:
     language = "js" if library.example.endswith("mjs") else "python"
     code = f"```{language}\n{_code(EXAMPLES / library.example)}```"
     link = f"[examples/libraries/{library.example}](../examples/libraries/{library.example})"
-    return f"\n## {library.title}\n\n{library.how} From {link}:\n\n{code}\n"
+    return f"\n## {library.title}\n\n{library.how}\n\nThis is {link}:\n\n{code}\n"
 
 
 def _code(example: Path) -> str:
-    """An example without the comment at its head."""
+    """Return an example without its first comment."""
     head = r"//.*\n(//.*\n)*\n" if example.suffix == ".mjs" else r'"""(.|\n)*?"""\n\n'
     return re.sub(r"\A" + head, "", example.read_text())
 

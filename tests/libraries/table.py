@@ -42,7 +42,7 @@ class Library:
     how: str = ""
 
     def is_installed(self) -> bool:
-        """Is it installed, on the right openai package?"""
+        """True if it is installed, with the right openai package."""
         if self.openai is None:
             return True  # npm gets it
         try:
@@ -79,7 +79,7 @@ LIBRARIES = (
         ("openai",),
         "openai_sdk.py",
         title="openai",
-        how="`user.openai()` gives an `openai.OpenAI`, and `user.async_openai()` an `openai.AsyncOpenAI`. All users of a client share its connections. Ask for the usage of a stream with `stream_options`. The usage has `cost` as an extra field. In a browser or a desktop app, use the middleware's path as `base_url`, and no secret key.",
+        how="`user.openai()` returns an `openai.OpenAI`. `user.async_openai()` returns an `openai.AsyncOpenAI`. For the usage of a stream, set `stream_options`. The cost is the extra field `cost` of the usage. In a browser or a desktop app, use the middleware's path as `base_url`, without the secret key.",
     ),
     Library(
         "openai",
@@ -94,7 +94,7 @@ LIBRARIES = (
         ("langchain-openai", "langgraph", "openai"),
         "langchain_chat.py",
         title="LangChain and LangGraph",
-        how="`ChatWattfare` is a chat model for chains, agents and graphs. `response_metadata` of an answer has `cost_usd`; in a stream, the last chunk has it. `user` is never saved, and a cache of LangChain's keeps the answers of each user apart.",
+        how="`ChatWattfare` is a chat model for chains, agents and graphs. The cost is `cost_usd` in `response_metadata` of an answer or of the last chunk of a stream. If you serialize the model, `user` is not included. LangChain's cache keeps the answers of each user separate.",
     ),
     Library(
         "langchain",
@@ -108,7 +108,7 @@ LIBRARIES = (
         ("pydantic-ai-slim", "openai"),
         "pydantic_agent.py",
         title="pydantic-ai",
-        how="Give a `WattfareProvider` to `OpenAIChatModel`. It knows the models by their vendors' names, as the provider for OpenRouter does. `OpenAIChatModel` reads the tokens and drops the cost. If the upstream of the service is OpenRouter, `OpenRouterModel` takes the same provider, and keeps the cost in `provider_details` of the response.",
+        how="Pass a `WattfareProvider` to `OpenAIChatModel`. The names of models have the vendor first, as with OpenRouter. `OpenAIChatModel` reads the tokens, but not the cost. If the upstream of the service is OpenRouter, you can pass the same provider to `OpenRouterModel`. It has the cost in `provider_details` of the response.",
     ),
     Library(
         "pydantic-ai",
@@ -128,7 +128,7 @@ LIBRARIES = (
         ("openai-agents", "openai"),
         "openai_agent.py",
         title="openai-agents",
-        how="Give a `WattfareModelProvider` to the run, and name the model in the agent. The cost of a whole answer is in `raw_usage` of each response; for a stream, set `ModelSettings(preserve_raw_usage=True)`. Tracing sends prompts to OpenAI if the environment has a key of OpenAI's: turn it off. It never gets a key of Wattfare's.",
+        how="Pass a `WattfareModelProvider` to the run, and set the model in the agent. The cost is in `raw_usage` of each response. For a stream, set `ModelSettings(preserve_raw_usage=True)`. If the environment has an OpenAI key, the library's tracing sends prompts to OpenAI, so turn tracing off. Tracing never gets a Wattfare key.",
     ),
     Library(
         "openai-agents",
@@ -142,7 +142,7 @@ LIBRARIES = (
         ("litellm", "openai"),
         "litellm_completion.py",
         title="litellm",
-        how="Give it the client of a user as `client`. Put `openai/` in front of the model's name, so that litellm speaks OpenAI's protocol. The usage has `cost`; `response_cost` of litellm is its own estimate.",
+        how="Pass the user's openai client as `client`. Write `openai/` before the model's name, so that litellm uses OpenAI's protocol. The cost is `cost` in the usage. `response_cost` is litellm's own estimate.",
     ),
     Library(
         "llm",
@@ -150,7 +150,7 @@ LIBRARIES = (
         ("llm", "openai"),
         "llm_model.py",
         title="llm",
-        how="Make a `Chat` model with `api_base` and `headers`. The command `llm` takes the same names in `extra-openai-models.yaml`. It asks for the usage of a stream by itself. The cost is in `details` of `response.usage()`.",
+        how="Create a `Chat` model with `api_base` and `headers`. For the command `llm`, set the same names in `extra-openai-models.yaml`. A stream has its usage without an option. The cost is in `details` of `response.usage()`.",
     ),
     Library(
         "ai-sdk",
@@ -160,7 +160,7 @@ LIBRARIES = (
         openai=None,
         through="flask",
         title="Vercel AI SDK",
-        how="In a browser, `baseURL` is the path of the app's own middleware, and the app's cookie says who the user is. `includeUsage` asks for the usage of a stream. The cost is in `usage.raw` of a whole answer, and of each `finish-step` of a stream.",
+        how="In a browser, set `baseURL` to the path of the app's middleware. The app's cookie identifies the user. For the usage of a stream, set `includeUsage`. The cost is in `usage.raw` of an answer, and of each `finish-step` of a stream.",
     ),
     Library("openai-2-of-user", "openai_of_user", ("openai",), "openai_sdk.py", **_OPENAI_2),
     Library("openai-2", "openai_library", ("openai",), "openai_sdk.py", **_OPENAI_2),
@@ -170,7 +170,7 @@ LIBRARIES = (
         ("instructor", "openai"),
         "instructor_create.py",
         title="instructor",
-        how="Give it the client of a user. `create_with_completion` returns the completion too, with its usage and its cost. `create_partial` gives no usage, and reads the whole stream before it gives the first part. Each of its retries is a call that the user pays for.",
+        how="Pass the user's openai client. `create_with_completion` also returns the completion, with its usage and cost. `create_partial` returns no usage, and reads the whole stream before the first part. The user pays for each retry of instructor.",
         **_OPENAI_2,
     ),
     Library(
@@ -179,7 +179,7 @@ LIBRARIES = (
         ("llama-index-llms-openai-like", "llama-index-core", "openai"),
         "llama_index_chat.py",
         title="LlamaIndex",
-        how="Give `OpenAILike` the client of a user. It takes any model's name. Say that it is a chat model, and that it can call tools. Ask for the usage of a stream with `stream_options`; it is in `raw` of the last chunk.",
+        how="Pass the user's openai client to `OpenAILike`, which accepts any model name. Set `is_chat_model` and `is_function_calling_model`. For the usage of a stream, set `stream_options`. The usage is in `raw` of the last chunk.",
         **_OPENAI_2,
     ),
 )
@@ -187,21 +187,21 @@ BY_NAME = {library.name: library for library in LIBRARIES}
 
 #: The columns of the matrix, and what each shows.
 CASES = {
-    "JSON": "A whole answer, with the tokens that the service reported",
-    "stream": "The same as a stream; the usage comes at its end",
-    "cost": "Where the library's own usage object holds `usage.cost`",
-    "tools": "A tool is called, its result is sent back, and an answer comes",
+    "JSON": "An answer as JSON, with the tokens that the service reported",
+    "stream": "An answer as a stream, with its usage at the end",
+    "cost": "The library's usage object has the cost, for JSON, streams or both; `dropped` means neither",
+    "tools": "A tool call, its result, and the answer to it",
     "streamed tools": "The same as streams",
-    "structured": "An answer in a schema, parsed by the library",
+    "structured": "An answer with a schema, which the library parses",
     "image": "A PNG in the request",
     "PDF": "A PDF in the request",
-    "second turn": "What came back is sent again with the next question",
-    "not_connected": "`to_wattfare_error` finds it in the library's exception, JSON and stream",
-    "budget_exceeded": "The same",
-    "cap in a run": "The same, of a cap that is reached between two calls of one run",
-    "rate_limited": "The same, with its `retry_after`",
-    "mid-stream": "The same, of a stream that breaks off",
-    "revoked": "The same, of a stream whose user takes the budget back",
+    "second turn": "A second question, with the first answer in the request",
+    "not_connected": "`to_wattfare_error` finds this error in the library's exception, for JSON and streams",
+    "budget_exceeded": "The same for this error",
+    "cap in a run": "The same, if the cap is reached between two calls of one run",
+    "rate_limited": "The same for this error, with its `retry_after`",
+    "mid-stream": "The same, if a stream breaks",
+    "revoked": "The same, if the user revokes the budget during a stream",
 }
 
 #: What does not work yet and why, by case, or by library and case. The page says "no" for it.

@@ -20,19 +20,19 @@ _OWN_NAMES = {"input_tokens": 100, "output_tokens": 10, "cache_read_input_tokens
 
 PROVIDER = Provider(
     name="Anthropic",
-    cached="no details. In its own names, `input_tokens` is without them",
+    cached="no details. In Anthropic's field names, `input_tokens` excludes them",
     reasoning="in `completion_tokens`",
     cost="no",
-    streams="on a last chunk without choices, if it is asked for",
+    streams="on a last chunk without choices, if requested",
     source=_DOCS,
     shape=on_a_last_chunk,
     note=(
         "The OpenAI-compatible API caches no prompts, and its usage has no details. Gateways "
-        "pass on the names of Anthropic's own API."
+        "use the field names of Anthropic's own API."
     ),
     rows=(
         Row(
-            quirk="a usage without details, at the published price of Claude Sonnet 4.5 ($3, $15)",
+            quirk="usage without details, at the published price of Claude Sonnet 4.5 ($3, $15)",
             rule="bills the two counts",
             source=_DOCS,
             price=Published("claude-sonnet-4-5", {"input_tokens": 1000, "output_tokens": 100}),
@@ -41,15 +41,15 @@ PROVIDER = Provider(
         ),
         Row(
             quirk="a prompt above 200,000 tokens ($6, $22.50)",
-            rule="bills all of it, and the answer, at the rates for long prompts",
+            rule="bills the whole prompt and the answer at the rates for long prompts",
             source="https://docs.anthropic.com/en/docs/about-claude/pricing",
             price=Published("claude-sonnet-4-5", {"input_tokens": 250_000, "output_tokens": 100}),
             usage=tokens(250_000, 100, **_NO_DETAILS),
             bill=250_000 * 6000 + 100 * 22_500,
         ),
         Row(
-            quirk="its own names, with cached and written tokens ($0.30 and $3.75)",
-            rule="adds them to `input_tokens`, which is without them",
+            quirk="Anthropic's field names, with cached and written tokens ($0.30 and $3.75)",
+            rule="adds them to `input_tokens`, which excludes them",
             source=_CACHING,
             price=Published(
                 "claude-sonnet-4-5",
@@ -64,8 +64,8 @@ PROVIDER = Provider(
             bill=100 * 3000 + 1900 * 300 + 500 * 3750 + 10 * 15_000,
         ),
         Row(
-            quirk="its own names, with tokens that are written for an hour ($6)",
-            rule="bills those at the price for an hour",
+            quirk="Anthropic's field names, with tokens cached for an hour ($6)",
+            rule="bills them at the price for an hour",
             source=_CACHING,
             price=Published(
                 "claude-sonnet-4-5",
@@ -89,7 +89,7 @@ PROVIDER = Provider(
         ),
         Row(
             quirk="the prompt at the start of a stream, and the answer at its end",
-            rule="puts them together, with the cached tokens",
+            rule="adds both, and the cached tokens",
             source="https://docs.anthropic.com/en/docs/build-with-claude/streaming",
             price=Published(
                 "claude-sonnet-4-5",

@@ -25,7 +25,7 @@ PROVIDER = Provider(
     cached="yes",
     reasoning="in `completion_tokens`",
     cost="no",
-    streams="on a last chunk without choices, if it is asked for",
+    streams="on a last chunk without choices, if requested",
     source=_DOCS,
     shape=on_a_last_chunk,
     rows=(
@@ -89,7 +89,7 @@ PROVIDER = Provider(
         ),
         Row(
             quirk="`usage: null` on every chunk, from an old version of the API",
-            rule="bills what it counted",
+            rule="bills the tokens that it counted",
             source="https://github.com/sashabaranov/go-openai/pull/448",
             usage=tokens(18, 4),
             chunks=(

@@ -24,9 +24,9 @@ PROVIDER = Provider(
     source=_DOCS,
     shape=on_the_finish_chunk,
     note=(
-        "A token costs half outside of peak hours. The published price knows these hours, so a "
-        "call is billed by the time at which it began. It does not know that weekends are "
-        "off-peak: there, a call in these hours is billed at the peak price."
+        "Tokens cost half outside of peak hours. The published price has these hours, so the time "
+        "at which a call began decides its price. The published price omits that weekends are "
+        "off-peak, so calls in these hours on weekends are billed at the peak price."
     ),
     rows=(
         Row(
@@ -61,8 +61,8 @@ PROVIDER = Provider(
             bill=18 * 1000 + 4 * 2000,
         ),
         Row(
-            quirk="zeros on the first chunks of a stream, behind a gateway",
-            rule="ignores them, and bills the counts at the end",
+            quirk="zeros on the first chunks of a stream, from a gateway",
+            rule="ignores them, and bills the last counts",
             source="https://github.com/router-for-me/CLIProxyAPI/pull/3077",
             usage=tokens(18, 4),
             chunks=(

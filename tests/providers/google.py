@@ -57,26 +57,26 @@ _TOOL_USE = {
 PROVIDER = Provider(
     name="Google",
     cached="yes",
-    reasoning="beside `completion_tokens`; at times in `total_tokens` alone",
+    reasoning="not in `completion_tokens`; sometimes only in `total_tokens`",
     cost="no",
-    streams="on every chunk, with the count so far",
+    streams="on every chunk, as a running total",
     source=_DOCS,
     shape=on_every_chunk,
     rows=(
         Row(
             quirk=(
-                "`total_tokens` is above the sum: it has the thoughts, at the published price of "
+                "`total_tokens` includes reasoning that `completion_tokens` omits, at the price of "
                 "Gemini 2.5 Flash ($0.30, $2.50)"
             ),
-            rule="takes `total_tokens` less `prompt_tokens` for the answer",
+            rule="bills `total_tokens` minus `prompt_tokens` as the answer",
             source="https://github.com/mozilla-ai/any-llm/pull/1291",
             price=Published("gemini-2.5-flash", {"input_tokens": 20, "output_tokens": 533}),
             usage=tokens(20, 151, total_tokens=553),
             bill=20 * 300 + 533 * 2500,
         ),
         Row(
-            quirk="`completion_tokens: 0`, because the model did nothing but think",
-            rule="bills the thoughts",
+            quirk="`completion_tokens: 0`, because the model only reasoned",
+            rule="bills the reasoning",
             source="https://github.com/router-for-me/CLIProxyAPI/issues/5733",
             message={"content": ""},
             deltas=(),
@@ -84,8 +84,8 @@ PROVIDER = Provider(
             bill=21 * 1000 + 60 * 2000,
         ),
         Row(
-            quirk="`reasoning_tokens` beside the counts, and details in Google's own names",
-            rule="takes the answer from `total_tokens`",
+            quirk="`reasoning_tokens` next to the counts, and details in Google's field names",
+            rule="computes the answer from `total_tokens`",
             source="https://github.com/openai/openai-python/issues/2544",
             usage=tokens(
                 2181,
@@ -100,8 +100,8 @@ PROVIDER = Provider(
             bill=2181 * 1000 + 337 * 2000,
         ),
         Row(
-            quirk="a usage on every chunk of a stream",
-            rule="bills the last one, and does not add them up",
+            quirk="usage on every chunk of a stream",
+            rule="bills only the last one",
             source="https://github.com/ogx-ai/ogx/issues/5122",
             usage=tokens(18, 4),
             bill=18 * 1000 + 4 * 2000,
@@ -119,15 +119,15 @@ PROVIDER = Provider(
         ),
         Row(
             quirk="a prompt above 200,000 tokens, for Gemini 2.5 Pro ($2.50, $15)",
-            rule="bills all of it, and the answer, at the rates for long prompts",
+            rule="bills the whole prompt and the answer at the rates for long prompts",
             source=_PRICES,
             price=Published("gemini-2.5-pro", {"input_tokens": 250_000, "output_tokens": 100}),
             usage=tokens(250_000, 100),
             bill=250_000 * 2500 + 100 * 15_000,
         ),
         Row(
-            quirk="`usageMetadata` in its own names, from a gateway",
-            rule="reads it, and adds the thoughts to the candidates",
+            quirk="Google's own `usageMetadata`, from a gateway",
+            rule="reads it, and adds the reasoning to the answer",
             source=_OWN,
             answer=_own(**_CACHED_AND_THOUGHT),
             chunks=_own_chunks(**_CACHED_AND_THOUGHT),
@@ -143,7 +143,7 @@ PROVIDER = Provider(
         ),
         Row(
             quirk="a whole tool call in one chunk, with a `thought_signature`",
-            rule="passes it on as it is",
+            rule="passes it on unchanged",
             source="https://ai.google.dev/gemini-api/docs/thought-signatures",
             message={"content": None, "tool_calls": [_CALL]},
             deltas=({"tool_calls": [_CALL]},),

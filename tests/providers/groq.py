@@ -22,7 +22,7 @@ PROVIDER = Provider(
     cached="yes",
     reasoning="in `completion_tokens`",
     cost="no",
-    streams="in `x_groq.usage`; on a last chunk without choices as well, if it is asked for",
+    streams="in `x_groq.usage`; also on a last chunk without choices, if requested",
     source=_DOCS,
     shape=under_its_own_name("x_groq"),
     rows=(
@@ -54,7 +54,7 @@ PROVIDER = Provider(
             bill=86 * 1000 + 1920 * 100 + 300 * 2000,
         ),
         Row(
-            quirk="reasoning tokens, and the text of the reasoning beside the content",
+            quirk="reasoning tokens, and the reasoning text next to the content",
             rule="counts them once, as part of the answer",
             source="https://github.com/BerriAI/litellm/issues/16129",
             message={"content": "".join(WORDS[:2]), "reasoning": "".join(WORDS[2:])},

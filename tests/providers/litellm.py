@@ -11,19 +11,19 @@ _COST = "x-litellm-response-cost"
 
 PROVIDER = Provider(
     name="LiteLLM",
-    cached="yes; of old versions, without the written tokens",
-    reasoning="in `completion_tokens`, or beside them: as its own provider does",
+    cached="yes; in old versions, without written tokens",
+    reasoning="depends on LiteLLM's provider",
     cost=(
         "in the HTTP header `x-litellm-response-cost`; in a stream, in `usage.cost` with "
         "`include_cost_in_streaming_usage`"
     ),
-    streams="on a last chunk without choices, if it is asked for",
+    streams="on a last chunk without choices, if requested",
     source=_USAGE,
     shape=on_a_last_chunk,
     rows=(
         Row(
             quirk="the cost is in an HTTP header of the whole answer",
-            rule="bills it. The headers of a stream come too early to have a cost",
+            rule="bills it. A stream has no cost in its headers, so it is billed by its tokens",
             source=_GROK,
             headers={_COST: "0.000612"},
             usage=tokens(12, 1),
@@ -31,7 +31,7 @@ PROVIDER = Provider(
             stream_bill=12 * 1000 + 1 * 2000,
         ),
         Row(
-            quirk="a cost of 0.0 in the header, because it does not know the model",
+            quirk="a cost of 0.0 in the header, because LiteLLM does not know the model",
             rule="bills the tokens, if the model has a price",
             source=_HEADERS,
             headers={_COST: "0.0"},
@@ -39,7 +39,7 @@ PROVIDER = Provider(
             bill=12 * 1000 + 1 * 2000,
         ),
         Row(
-            quirk="a header that is no amount",
+            quirk="a header that is not an amount",
             rule="ignores it",
             source=_HEADERS,
             headers={_COST: "None"},
@@ -88,8 +88,8 @@ PROVIDER = Provider(
             bill=500 * 1000 + 500 * 100 + 600 * 1250 + 400 * 2000 + 10 * 2000,
         ),
         Row(
-            quirk="more written tokens than `prompt_tokens` ($1.25), of old versions",
-            rule="adds them, because they cannot be a part of the prompt",
+            quirk="more written tokens than `prompt_tokens` ($1.25), in old versions",
+            rule="adds them, because they are more than the prompt",
             source="https://github.com/BerriAI/litellm/issues/15056",
             price={**LIST, "input_cache_write": "0.00000125"},
             usage=tokens(
@@ -99,7 +99,7 @@ PROVIDER = Provider(
         ),
         Row(
             quirk="more reasoning than `completion_tokens`, and a total that is the sum",
-            rule="adds the reasoning, because it cannot be a part of the answer",
+            rule="adds the reasoning, because it is more than the answer",
             source="https://github.com/BerriAI/litellm/issues/10667",
             usage=tokens(10_761, 774, **reasoned(1175, text_tokens=None)),
             bill=10_761 * 1000 + (774 + 1175) * 2000,

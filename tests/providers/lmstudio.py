@@ -11,13 +11,13 @@ PROVIDER = Provider(
     cached="no details",
     reasoning="in `completion_tokens`",
     cost="no",
-    streams="on a last chunk without choices, if it is asked for; none from old versions",
+    streams="on a last chunk without choices, if requested; none in old versions",
     source=_DOCS,
     shape=on_a_last_chunk,
     rows=(
         Row(
             quirk="no usage in a stream (old versions)",
-            rule="bills what it counted",
+            rule="bills the tokens that it counted",
             source="https://github.com/lmstudio-ai/lmstudio-bug-tracker/issues/676",
             usage=tokens(19, 4),
             shape=without_usage,
@@ -26,7 +26,7 @@ PROVIDER = Provider(
         ),
         Row(
             quirk="`stats` beside the usage",
-            rule="passes them on, and does not take them for a usage",
+            rule="passes them on, and ignores them for the bill",
             source="https://github.com/lmstudio-ai/lmstudio-bug-tracker/issues/547",
             answer={
                 "choices": [

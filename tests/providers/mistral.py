@@ -22,7 +22,7 @@ _CALL = {"id": "D681PevKs", "function": {"name": "weather", "arguments": '{"city
 PROVIDER = Provider(
     name="Mistral",
     cached="yes",
-    reasoning="in `completion_tokens`, without a detail",
+    reasoning="in `completion_tokens`, without details",
     cost="no",
     streams="with the finish reason, always",
     source=_DOCS,
@@ -30,7 +30,7 @@ PROVIDER = Provider(
     rows=(
         Row(
             quirk="the usage of a stream is on the chunk with the finish reason",
-            rule="reads it there. The chunk goes on even if the client did not ask for usage",
+            rule="reads it there, and passes the chunk on even if the client did not ask for usage",
             source="https://github.com/mistralai/client-python/issues/40",
             usage=tokens(18, 4, prompt_audio_seconds=None),
             bill=18 * 1000 + 4 * 2000,
@@ -50,7 +50,7 @@ PROVIDER = Provider(
         ),
         Row(
             quirk="`content` as a list, and no usage",
-            rule="counts the text of both kinds of parts",
+            rule="counts the text of both types",
             source=_REASONING,
             message={"content": [_THOUGHT, _SAID]},
             deltas=({"content": [_THOUGHT]}, {"content": [_SAID]}),
@@ -82,7 +82,7 @@ PROVIDER = Provider(
         ),
         Row(
             quirk="a whole tool call in one chunk, without a type",
-            rule="passes it on as it is",
+            rule="passes it on unchanged",
             source=_DOCS,
             message={"content": "", "tool_calls": [_CALL]},
             deltas=({"content": "", "tool_calls": [{**_CALL, "index": 0}]},),

@@ -16,9 +16,9 @@ from providers.rows import (
 PROVIDER = Provider(
     name="Moonshot",
     cached="yes, as `usage.cached_tokens`",
-    reasoning="in `completion_tokens`, without a detail",
+    reasoning="in `completion_tokens`, without details",
     cost="no",
-    streams="in the choice with the finish reason; on a last chunk as well, if it is asked for",
+    streams="in the choice with the finish reason; also on a last chunk, if requested",
     source="https://platform.moonshot.ai/docs/api/chat",
     shape=in_the_choice,
     rows=(
@@ -43,7 +43,7 @@ PROVIDER = Provider(
         ),
         Row(
             quirk=(
-                "`cached_tokens` beside the counts, at the published price of Kimi K2 ($0.60, "
+                "`cached_tokens` next to the counts, at the published price of Kimi K2 ($0.60, "
                 "$0.15 cached, $2.50)"
             ),
             rule="bills them at the price of a cache read",

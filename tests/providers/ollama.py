@@ -19,28 +19,28 @@ _DOCS = "https://docs.ollama.com/api/openai-compatibility"
 PROVIDER = Provider(
     name="Ollama",
     cached="yes",
-    reasoning="in `completion_tokens`, without a detail",
+    reasoning="in `completion_tokens`, without details",
     cost="no",
-    streams="on a last chunk without choices, if it is asked for; none from old versions",
+    streams="on a last chunk without choices, if requested; none in old versions",
     source=_DOCS,
     shape=on_a_last_chunk,
     rows=(
         Row(
             quirk="`prompt_tokens: 0`, if the prompt was cached (old versions)",
-            rule="bills an estimate of the prompt: a prompt has tokens",
+            rule="bills an estimate of the prompt",
             source="https://github.com/ollama/ollama/issues/5370",
             usage=tokens(0, 4),
             bill=ESTIMATED * 1000 + 4 * 2000,
         ),
         Row(
             quirk="zeros for all counts, after some text",
-            rule="bills what it counted",
+            rule="bills the tokens that it counted",
             source="https://github.com/ollama/ollama/issues/5370",
             usage=tokens(0, 0),
             bill=COUNTED,
         ),
         Row(
-            quirk="zeros for all counts, of a model at price 0",
+            quirk="zeros for all counts, from a model with price 0",
             rule="bills nothing",
             source=_DOCS,
             price={"prompt": "0", "completion": "0"},
@@ -56,7 +56,7 @@ PROVIDER = Provider(
         ),
         Row(
             quirk="no usage in a stream (old versions), and the reasoning in `reasoning`",
-            rule="bills what it counted, with the reasoning",
+            rule="bills the tokens that it counted, reasoning included",
             source="https://github.com/ollama/ollama/issues/4448",
             message={"content": "".join(WORDS[:2]), "reasoning": "".join(WORDS[2:])},
             deltas=(

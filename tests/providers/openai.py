@@ -42,7 +42,7 @@ PROVIDER = Provider(
     cached="yes",
     reasoning="in `completion_tokens`",
     cost="no",
-    streams="on a last chunk without choices, if it is asked for",
+    streams="on a last chunk without choices, if requested",
     source=_CHAT,
     shape=on_a_last_chunk,
     rows=(
@@ -111,8 +111,8 @@ PROVIDER = Provider(
             bill=100 * 1000 + 1900 * 100 + 10 * 2000,
         ),
         Row(
-            quirk="tokens that are written to the cache (GPT-5.6 and later), with a price ($1.25)",
-            rule="bills them at the price of a cache write. They are part of the prompt",
+            quirk="tokens written to the cache (GPT-5.6 and later), with a price ($1.25)",
+            rule="bills them at the price of a cache write, as part of the prompt",
             source="https://github.com/Arize-ai/openinference/pull/3382",
             price={**LIST, "input_cache_write": "0.00000125"},
             usage=tokens(2000, 10, **cached(500, cache_write_tokens=1000)),
@@ -145,8 +145,8 @@ PROVIDER = Provider(
             bill=50 * 1000 + 20 * 2000 + 80 * 40_000,
         ),
         Row(
-            quirk="the names of the Responses API, from a gateway",
-            rule="reads them as well",
+            quirk="field names of the Responses API, from a gateway",
+            rule="reads them, too",
             source="https://platform.openai.com/docs/api-reference/responses",
             usage={
                 "input_tokens": 2000,
@@ -171,8 +171,8 @@ PROVIDER = Provider(
             bill=11 * 1000 + 4 * 2000,
         ),
         Row(
-            quirk="a tool call, whose arguments come in pieces",
-            rule="passes the pieces on as they are",
+            quirk="a tool call with arguments in several chunks",
+            rule="passes them on unchanged",
             source=_CHAT,
             message={
                 "content": None,
@@ -212,7 +212,7 @@ PROVIDER = Provider(
             bill=11 * 1000 + 4 * 2000,
         ),
         Row(
-            quirk="a usage that cannot be true: more cached tokens than the prompt has",
+            quirk="impossible usage: more cached tokens than prompt tokens",
             rule="ignores that part",
             source=_CHAT,
             usage=tokens(100, 10, **cached(1900)),
@@ -229,7 +229,7 @@ PROVIDER = Provider(
         ),
         Row(
             quirk='`finish_reason: "error"` after some words, and no usage',
-            rule="answers 502, and bills what was counted",
+            rule="answers 502, and bills the tokens that it counted",
             source=_CHAT,
             answer=failed_choice(None),
             chunks=(

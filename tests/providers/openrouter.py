@@ -31,8 +31,8 @@ PROVIDER = Provider(
     source=_USAGE,
     shape=on_a_last_chunk,
     note=(
-        "With a key of your own at the model's provider (BYOK), `usage.cost` is OpenRouter's fee "
-        "alone, and the provider charges your key for the rest."
+        "If you use your own key of the model's provider (BYOK), `usage.cost` is only "
+        "OpenRouter's fee. The provider charges your key for the rest."
     ),
     rows=(
         Row(
@@ -78,7 +78,7 @@ PROVIDER = Provider(
         ),
         Row(
             quirk="`is_byok: true` and no cost of the provider",
-            rule="bills the tokens, because the fee is not all",
+            rule="bills the tokens, because the fee is only a part of the cost",
             source=_USAGE,
             usage=tokens(
                 100, 10, cost=0.000005, is_byok=True, cost_details={"upstream_inference_cost": None}
@@ -86,8 +86,8 @@ PROVIDER = Provider(
             bill=100 * 1000 + 10 * 2000,
         ),
         Row(
-            quirk="`is_byok: false`, and the provider's cost as well",
-            rule="bills `cost` alone, which has it in it",
+            quirk="`is_byok: false`, and also the provider's cost",
+            rule="bills only `cost`, which includes the provider's cost",
             source="https://github.com/AutomatosAI/automatos-ai/pull/745",
             usage=tokens(
                 9000,
@@ -99,7 +99,7 @@ PROVIDER = Provider(
             bill=9_200_000,
         ),
         Row(
-            quirk="`cost: 0` for a call that is free",
+            quirk="`cost: 0` for a free call",
             rule="bills nothing",
             source=_USAGE,
             usage=tokens(100, 10, cost=0, is_byok=False),
@@ -114,7 +114,7 @@ PROVIDER = Provider(
             bill=500 * 1000 + 1000 * 100 + 500 * 1250 + 10 * 2000,
         ),
         Row(
-            quirk="audio in the prompt, with a price for its tokens ($40)",
+            quirk="audio in the prompt, with a price per audio token ($40)",
             rule="bills these tokens at `audio`",
             source=_PRICES,
             price={**LIST, "audio": "0.00004"},
@@ -122,7 +122,7 @@ PROVIDER = Provider(
             bill=20 * 1000 + 80 * 40_000 + 10 * 2000,
         ),
         Row(
-            quirk="images in the prompt, with a price for their tokens ($3)",
+            quirk="images in the prompt, with a price per image token ($3)",
             rule="bills these tokens at `image_token`",
             source=_PRICES,
             price={**LIST, "image_token": "0.000003"},
@@ -131,7 +131,7 @@ PROVIDER = Provider(
         ),
         Row(
             quirk="`overrides` for prompts of 200,000 tokens and more ($2 and $4)",
-            rule="bills all of a long prompt at these rates",
+            rule="bills the whole call at these rates",
             source=_PRICES,
             price={
                 **LIST,
@@ -159,7 +159,7 @@ PROVIDER = Provider(
             bill=100 * 1000 + 10 * 2000 + 40 * 3000,
         ),
         Row(
-            quirk="images in the answer, with a price for their tokens ($30)",
+            quirk="images in the answer, with a price per image token ($30)",
             rule="bills these tokens at `image_output`, and passes the images on",
             source=_IMAGES,
             price={**LIST, "image_output": "0.00003"},
@@ -183,7 +183,7 @@ PROVIDER = Provider(
             bill=100_000,
         ),
         Row(
-            quirk="the usage of a stream is on a chunk whose delta is empty",
+            quirk="the usage of a stream is on a chunk with an empty delta",
             rule="reads it there",
             source=_STREAMS,
             usage=tokens(18, 4, cost=0.0001),
@@ -213,7 +213,7 @@ PROVIDER = Provider(
         ),
         Row(
             quirk="an error after some words, under status 200",
-            rule="answers 502, and bills what is reported; as a stream, what has passed",
+            rule="answers 502, and bills the reported usage; for a stream, the tokens sent so far",
             source=_STREAMS,
             answer=failed_choice({"code": 502, "message": "Upstream failed"}, **tokens(18, 2)),
             chunks=(

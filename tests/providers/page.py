@@ -15,33 +15,31 @@ PAGE = Path(__file__).parents[2] / "docs" / "providers.md"
 _HEAD = """\
 # Providers
 
-The service bills what the provider charges. Providers count tokens in different ways, so it reads the usage of each as that provider means it.
+The service bills what the provider charges. Providers count tokens in different ways, so the service reads each provider's usage in that provider's way. [Models and prices](models-and-prices.md#providers) explains how the service recognizes a provider.
 
-This page is generated from `tests/providers`. Each row of it is a test: an answer and a stream of that shape, and the exact bill. To add a quirk, add a `Row` to the provider's file, then write this page again:
+This page is generated from `tests/providers`. Each row is a test with an answer, a stream and the exact bill. To add a row, add a `Row` to the provider's file, then write the page again:
 
 ```text
 cd tests
 python -m providers
 ```
 
-How the service knows the provider, and what else it knows of it, is in [the service](service.md#an-upstream).
+## Overview
 
-## In short
-
-| provider | are cached tokens in `prompt_tokens`? | where is reasoning counted? | does it name the cost? | where is the usage of a stream? |
+| provider | cached tokens in `prompt_tokens` | reasoning tokens | names the cost | usage of a stream |
 |---|---|---|---|---|
 """
 
 _RULES = """
 ## The rules
 
-- A cost that the provider names counts first. If it names none, its tokens are billed at the price in the upstream's list, or else at the published price of `genai-prices`. If it reports no tokens, the service counts what passes.
-- A part of a usage that cannot be true is ignored. The other parts count.
-- If a stream reports usage more than once, the last report counts.
-- The client is told what it was billed, in `usage.cost`.
-- Nobody is billed more than was reserved.
+- If the provider names a cost, the service bills it. Otherwise it bills the reported tokens, at the price in the upstream's list or the published price of `genai-prices`. If there are no reported tokens, it bills the tokens that it counted.
+- Impossible parts of a usage are ignored. The other parts count.
+- If a stream reports its usage several times, the last report counts.
+- `usage.cost` in the answer is what the user is billed.
+- A bill never exceeds the reservation.
 
-Where a row names no price, it is $1 for a million tokens of the prompt, $2 for a million of the answer, and $0.10 for a million cached ones.
+Rows without a price use these prices per million tokens: $1 for the prompt, $2 for the answer, and $0.10 for cached tokens.
 """
 
 
@@ -64,12 +62,12 @@ def _section_lines(provider: Provider) -> Iterator[str]:
     yield f"Documentation: <{provider.source}>\n"
     if provider.note:
         yield f"{provider.note}\n"
-    yield "| what it sends | what the service does | bill (USD) | source |"
+    yield "| the provider sends | the service | bill (USD) | source |"
     yield "|---|---|---|---|"
     for row in provider.rows:
         bill = _usd(row.bill)
         if row.stream_bill is not None:
-            bill += f", as a stream {_usd(row.stream_bill)}"
+            bill += f"; stream: {_usd(row.stream_bill)}"
         yield _line(row.quirk, row.rule, bill, f"[{_short(row.source)}]({row.source})").rstrip()
     yield ""
 

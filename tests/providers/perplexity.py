@@ -63,20 +63,20 @@ _RESEARCH_PRICE = {
 PROVIDER = Provider(
     name="Perplexity",
     cached="no cache",
-    reasoning="beside `completion_tokens`, and not in `total_tokens`",
+    reasoning="neither in `completion_tokens` nor in `total_tokens`",
     cost="yes, in `usage.cost.total_cost`",
-    streams="on every chunk, with the count so far",
+    streams="on every chunk, as a running total",
     source=_DOCS,
     note=(
-        "Perplexity has ended this API for its own models, as "
-        "[Stigg](https://docs.stigg.io/documentation/ai-agents/providers/perplexity) says "
-        "(September 2026). Gateways still answer in this shape."
+        "Perplexity has ended this API for its own models, according to "
+        "[Stigg](https://docs.stigg.io/documentation/ai-agents/providers/perplexity) "
+        "(September 2026). Gateways still use this format."
     ),
     shape=lambda _deltas, usage: list(_stream(usage or {})),
     rows=(
         Row(
             quirk="`cost` is an object, and a stream has a usage on every chunk",
-            rule="bills `total_cost` of the last one; the object goes on as `cost_details`",
+            rule="bills `total_cost` of the last one, and passes the object on as `cost_details`",
             source=_DOCS,
             usage=_SONAR,
             bill=5_109_000,
@@ -92,7 +92,7 @@ PROVIDER = Provider(
         Row(
             quirk="deep research without a cost ($2, $8, reasoning $3, a search $0.005)",
             rule=(
-                "adds the reasoning, because it cannot be a part of the answer, and the searches; "
+                "adds the reasoning, because it is more than the answer, and the searches; "
                 "not `citation_tokens`, which most models do not charge"
             ),
             source=_DEEP,

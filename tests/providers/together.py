@@ -9,20 +9,20 @@ _DOCS = "https://docs.together.ai/reference/chat-completions-1"
 PROVIDER = Provider(
     name="Together",
     cached="yes, as `usage.cached_tokens`",
-    reasoning="in `completion_tokens`, without a detail",
+    reasoning="in `completion_tokens`, without details",
     cost="no",
     streams="with the finish reason, always",
     source=_DOCS,
     shape=on_the_finish_chunk,
     note=(
-        "Its list of models has prices in other names and another unit (`input` and `output`, for "
-        "a million tokens). Other lists have these names for a single token, so they are not "
-        "read: the published price counts."
+        "Together's list of models names prices `input` and `output`, per million tokens. Other "
+        "lists use these names per token. The service therefore ignores them and uses the "
+        "published price."
     ),
     rows=(
         Row(
             quirk="choices with `text`, `token` and a large `seed`, and `finish_reason: eos`",
-            rule="passes them on, and counts the delta alone",
+            rule="passes them on, and counts only the delta",
             source="https://docs.together.ai/docs/chat-overview",
             usage=tokens(18, 4),
             chunks=(
@@ -54,7 +54,7 @@ PROVIDER = Provider(
             bill=18 * 1000 + 4 * 2000,
         ),
         Row(
-            quirk="`cached_tokens` beside the counts",
+            quirk="`cached_tokens` next to the counts",
             rule="bills them at the price of a cache read",
             source=_DOCS,
             usage=tokens(2000, 10, cached_tokens=1900),

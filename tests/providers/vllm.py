@@ -33,15 +33,15 @@ PROVIDER = Provider(
     reasoning="in `completion_tokens`",
     cost="no",
     streams=(
-        "on a last chunk without choices, if it is asked for; on every chunk with "
+        "on a last chunk without choices, if requested; on every chunk with "
         "`continuous_usage_stats`"
     ),
     source=_DOCS,
     shape=on_a_last_chunk,
     rows=(
         Row(
-            quirk="a usage on every chunk of a stream, from 0 tokens on",
-            rule="bills the last one, and does not add them up",
+            quirk="usage on every chunk of a stream, starting at 0 tokens",
+            rule="bills only the last one",
             source="https://github.com/vllm-project/vllm/issues/7262",
             shape=_continuous,
             usage=tokens(16, 4, prompt_tokens_details=None),

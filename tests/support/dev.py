@@ -21,6 +21,7 @@ class Dev:
 
     ready: dict[str, Any]
     process: ForkedCommand
+    log: list[str]
 
     @property
     def url(self) -> str:
@@ -58,7 +59,7 @@ def run_dev(tmp_path: Path, *options: str) -> Iterator[Dev]:
     try:
         line = process.stdout.readline()
         assert line, "".join(log)
-        yield Dev(json.loads(line), process)
+        yield Dev(json.loads(line), process, log)
     finally:
         process.terminate()
         code = process.wait(PATIENCE)

@@ -363,6 +363,9 @@ def test_tool_calls(wattfare: WattfareService, given: Any) -> None:
     assert ask(wattfare).text == FOUR_WORDS  # it is given once
 
     wattfare.reply("Let me see.", tool_calls=[given])
+    if isinstance(given, tuple) or (isinstance(given, dict) and "id" not in given):
+        # openai-agents refuses an id that an earlier turn has used.
+        expected = (ToolCall("call_2", "get_weather", '{"city": "Paris"}'),)
     with wattfare.client().user("ann").model("x").stream("?") as stream:
         chunks = list(stream)
     assert [call for chunk in chunks for call in chunk.tool_calls] == list(expected)
@@ -450,6 +453,29 @@ def test_an_error_says_what_the_real_one_says(wattfare: WattfareService) -> None
     ask(wattfare)
     with pytest.raises(ValueError, match="budget_exceeded"):
         wattfare.fail("budget")
+
+
+@pytest.mark.parametrize(
+    "mistake",
+    [
+        lambda wattfare: wattfare.reply(None),
+        lambda wattfare: wattfare.reply(b"bytes"),
+        lambda wattfare: wattfare.reply("x", pause=-1),
+        lambda wattfare: wattfare.reply("x", prompt_tokens=-1),
+        lambda wattfare: wattfare.reply("x", completion_tokens=-1),
+        lambda wattfare: wattfare.reply("x", times=0),
+        lambda wattfare: wattfare.fail("auth", times=0),
+        lambda wattfare: wattfare.fail("auth", after=-1),
+        lambda wattfare: wattfare.fail("auth", status=200),
+        lambda wattfare: wattfare.fail("rate_limited", retry_after=-1),
+        lambda wattfare: wattfare.cut_stream(after=-1),
+    ],
+)
+def test_a_mistake_in_a_script_is_refused_at_once(wattfare: WattfareService, mistake: Any) -> None:
+    with pytest.raises((TypeError, ValueError), match=r"`\w+` is|A reply is"):
+        mistake(wattfare)
+    wattfare.user("ann").connect(5)
+    assert ask(wattfare).text  # it has changed nothing
 
 
 @pytest.mark.parametrize("network", [False, True])

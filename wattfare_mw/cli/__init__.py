@@ -36,6 +36,9 @@ def main() -> None:
     keep_secrets_from_process_list()
     try:
         from .commands import cli
+    except KeyboardInterrupt:  # Ctrl-C while the modules load
+        print("Aborted!", file=sys.stderr)
+        sys.exit(1)
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] not in _NEEDED:
             raise

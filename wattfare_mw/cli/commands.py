@@ -26,7 +26,9 @@ class _Group(click.Group):
         except WattfareError as error:
             raise click.ClickException(error.message) from None
         except OSError as error:
-            raise click.ClickException(error.strerror or str(error)) from None
+            says = error.strerror or str(error)
+            file = error.filename2 or error.filename
+            raise click.ClickException(f"{file}: {says}." if file else says) from None
 
 
 @click.group(cls=_Group)

@@ -121,9 +121,10 @@ def dev(
 ) -> None:
     """Run a service for development until Ctrl-C.
 
-    It creates a test app, prints the two `export` lines for your app and a `curl` command for a
-    first billed call, and then shows each call. The keys are kept in a file next to the database,
-    so they are the same at the next start. Users of a test app need neither a passkey nor a page.
+    It makes a test app, prints the two `export` lines for your app and the `curl` line of a first
+    billed call, and shows each call. The keys are in a file beside the database, so they are the
+    same at the next start. The users of --user have a budget at once:
+    they need no passkey and no page.
 
     To run a service for other people, use `wattfare serve`.
     """
@@ -149,7 +150,17 @@ def dev(
     )
     file = dev_app.file_of(database)
     is_new = new_file(database) is not None
-    keys = dev_app.find_or_create(database)
+    keys = dev_app.find(database)
+    if keys is None:
+        kept = dev_app.file_of_keys(database)
+        had_keys = kept.exists()
+        keys = dev_app.create(database)
+        if had_keys:
+            click.echo(
+                f"The keys in {kept.absolute()} do not open this database, so there is a new test"
+                " app with new keys. Export them in the terminal of your app.",
+                err=True,
+            )
     dev_app.connect(database, keys.app_id, users, cap)
     log_to(sys.stderr, log_level.upper())
     screen = _JSONScreen() if as_json else _Screen(is_new=is_new, upstream=upstream is not None)
@@ -265,6 +276,7 @@ class _Screen:
         self._console = Console(highlight=False, soft_wrap=True)
         self._is_new = is_new
         self._upstream = upstream
+        self._advised: set[str] = set()
 
     def ready(self, url: str, keys: AppKeys, file: Path, users: tuple[str, ...]) -> None:
         """The service accepts requests."""
@@ -291,12 +303,26 @@ class _Screen:
         if call.ended is None:
             cells = (time, user, model, "-", "-", _amount(left))
             self._console.print(Text(f"{_row(*cells)}  refused: {call.code}", style="yellow"))
+            if call.code == "not_connected" and call.user_id is not None:
+                self._advise(call.user_id)
             return
         tokens = f"{call.prompt_tokens}+{call.completion_tokens}"
         cost = None if call.cost is None else money.usd(call.cost)
         row = _row(time, user, model, tokens, _amount(cost), _amount(left))
         more = "" if call.ended == "completed" else f"  {call.ended}"
         self._console.print(Text(row + more, style="" if not more else "yellow"))
+
+    def _advise(self, user_id: str) -> None:
+        """Show how this user gets a budget, once for each user."""
+        if user_id in self._advised:
+            return
+        self._advised.add(user_id)
+        option = one_line(shlex.quote(user_id))
+        self._console.print(
+            f"          This user has no budget. Start the command again with --user {option}, or"
+            " connect one from a page of your app.",
+            markup=False,
+        )
 
     def end(self) -> None:
         """The service has stopped."""
@@ -308,7 +334,7 @@ class _Screen:
 
 
 def _row(time: str, user: str, model: str, tokens: str, cost: str, left: str) -> str:
-    return f"{time:<8}  {user:<16.32}  {model:<24.64}  {tokens:>10}  {cost:>12}  {left:>12}"
+    return f"{time:<8}  {user:<16.36}  {model:<24.64}  {tokens:>10}  {cost:>12}  {left:>12}"
 
 
 def _amount(usd: Decimal | None) -> str:

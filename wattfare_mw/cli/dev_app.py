@@ -44,20 +44,34 @@ def file_of(database: str) -> Path:
     return file
 
 
-def find_or_create(database: str) -> AppKeys:
-    """Return the keys of the test app. The database has only hashes, so a file next to it keeps the
-    keys, readable by its owner only. If that file is missing or out of date, a new app is created.
+def file_of_keys(database: str) -> Path:
+    """The file of the keys. The database keeps only hashes, so the keys are kept in a file beside
+    it, for its owner only."""
+    file = file_of(database)
+    return file.with_name(file.name + FILE_SUFFIX)
+
+
+def find(database: str) -> AppKeys | None:
+    """The keys of the test app; None if their file is missing or out of date.
 
     Raises:
-        WattfareError: ``invalid_request`` if the database cannot be opened.
-        OSError: the file cannot be written.
+        WattfareError: ``invalid_request``; the database cannot be opened.
     """
-    file = file_of(database)
-    path = file.with_name(file.name + FILE_SUFFIX)
-    if file.exists() and (kept := _read(path)) is not None and _is_valid(database, kept):
-        return kept
+    if not file_of(database).exists():
+        return None
+    kept = _read(file_of_keys(database))
+    return kept if kept is not None and _is_valid(database, kept) else None
+
+
+def create(database: str) -> AppKeys:
+    """The keys of a new test app.
+
+    Raises:
+        WattfareError: ``invalid_request``; the database cannot be opened.
+        OSError: the file of the keys cannot be written.
+    """
     keys = create_keys(database, NAME, "test")
-    _write(path, keys)
+    _write(file_of_keys(database), keys)
     return keys
 
 
@@ -92,6 +106,10 @@ def _read(path: Path) -> AppKeys | None:
 
 def _write(path: Path, keys: AppKeys) -> None:
     handle, name = tempfile.mkstemp(prefix=f"{path.name}.", dir=path.parent)  # mode 0600
-    with os.fdopen(handle, "wb") as file:
-        file.write(msgspec.json.encode(keys) + b"\n")
-    os.replace(name, path)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(msgspec.json.encode(keys) + b"\n")
+        os.replace(name, path)
+    except OSError:
+        os.unlink(name)  # it has a secret
+        raise

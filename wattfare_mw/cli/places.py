@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import socket
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -77,7 +78,7 @@ def port_errors(command: str, host: str, port: int) -> Generator[None]:
             raise click.ClickException(
                 f"Only an administrator may use port {port}. Type: wattfare {command} --port 8787"
             ) from None
-        if error.errno == errno.EADDRNOTAVAIL:
+        if error.errno == errno.EADDRNOTAVAIL or isinstance(error, socket.gaierror):
             raise click.ClickException(
                 f"{host} is not an address of this machine. Type:"
                 f" wattfare {command} --host 127.0.0.1"

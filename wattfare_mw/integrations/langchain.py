@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from typing import Any, NoReturn, Self
 
 from ..errors import WattfareError, WattfareNetworkError
@@ -24,8 +25,9 @@ try:
         ModelRateLimitError,
         ModelTimeoutError,
     )
+    from langchain_core.globals import get_llm_cache
     from langchain_core.language_models.base import LangSmithParams
-    from langchain_core.outputs import ChatGenerationChunk, ChatResult
+    from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
     from langchain_openai.chat_models.base import BaseChatOpenAI
     from pydantic import Field, model_validator
 except ImportError as _error:
@@ -33,7 +35,7 @@ except ImportError as _error:
         _error, "langchain", "langchain_core", "langchain_openai", "openai", "pydantic"
     ) from None
 
-from .openai import async_client, sync_client
+from .openai import AsyncWattfareOpenAI, WattfareOpenAI, async_client, sync_client
 
 #: The options that the user and the service set.
 _SET = (
@@ -75,12 +77,18 @@ class ChatWattfare(BaseChatOpenAI):
     def validate_environment(self) -> Self:
         """Create the clients. This replaces the method that reads OpenAI's variables."""
         for name in _SET:
-            if name in self.model_fields_set and getattr(self, name) is not None:
+            value = getattr(self, name)
+            # `configurable_fields` makes a copy with all that the model has.
+            if name in self.model_fields_set and value is not None and not _is_ours(value):
                 raise ValueError(f"{name} cannot be set: the user and the service set it.")
         if self.n is not None and (self.n < 1 or (self.n > 1 and self.streaming)):
             raise ValueError("n is at least 1, and 1 if streaming=True.")
         self.openai_proxy = None
         self.use_responses_api = False
+        self._make_clients()
+        return self
+
+    def _make_clients(self) -> None:
         paid_by = paying(self.user)
         given = {
             "timeout": self.request_timeout,
@@ -93,7 +101,23 @@ class ChatWattfare(BaseChatOpenAI):
         self.root_async_client = async_client(paid_by, options, _join)
         self.client = self.root_client.chat.completions
         self.async_client = self.root_async_client.chat.completions
-        return self
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        before = self.__dict__.get(name)
+        super().__setattr__(name, value)
+        if name == "user" and value is not before:
+            try:
+                self._make_clients()
+            except BaseException:
+                super().__setattr__(name, before)
+                raise
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """A copy with some fields changed. With another ``user``, that one pays."""
+        copied = super().model_copy(update=update, deep=deep)
+        if update and "user" in update:
+            copied._make_clients()
+        return copied
 
     @property
     def lc_secrets(self) -> dict[str, str]:
@@ -124,6 +148,22 @@ class ChatWattfare(BaseChatOpenAI):
         payer = paying(self.user).pays()
         who = hashlib.sha256(f"{payer.header}: {payer.value}".encode()).hexdigest()
         return f"{super()._get_llm_string(stop=stop, **kwargs)}---{who}"
+
+    async def _agenerate_with_cache(self, *args: Any, **kwargs: Any) -> Any:
+        if self.cache is not False and (self.cache or get_llm_cache()):
+            # The key of the cache has the user, and is made where nothing can wait for it.
+            await paying(self.user).pays_async()
+        return await super()._agenerate_with_cache(*args, **kwargs)
+
+    def _convert_cached_generations(self, cache_val: list[Any]) -> list[ChatGeneration]:
+        generations = super()._convert_cached_generations(cache_val)
+        for generation in generations:
+            # The cache keeps its objects, and a hit is not billed.
+            message = generation.message
+            if "cost_usd" in message.response_metadata:
+                metadata = {**message.response_metadata, "cost_usd": 0.0}
+                generation.message = message.model_copy(update={"response_metadata": metadata})
+        return generations
 
     def _create_chat_result(
         self, response: Any, generation_info: dict[str, Any] | None = None
@@ -160,6 +200,11 @@ class ChatWattfare(BaseChatOpenAI):
             "A ChatWattfare cannot be pickled, because its user has the app's secret key. Pass the"
             " user's id to a worker, and make the model there."
         )
+
+
+def _is_ours(value: Any) -> bool:
+    kinds = (WattfareOpenAI, AsyncWattfareOpenAI)
+    return isinstance(value, kinds) or isinstance(getattr(value, "_client", None), kinds)
 
 
 def _cost(usage: Any) -> float | None:

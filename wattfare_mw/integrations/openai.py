@@ -12,7 +12,7 @@ import json
 from collections.abc import AsyncIterator, Callable, Iterator
 from functools import cache
 from http.cookiejar import DefaultCookiePolicy
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, Self
 
 from ..calls import Payer
 from ..errors import (
@@ -154,6 +154,11 @@ class _Shared:
         return self._paid_by.client.openai
 
     @property
+    def auth_headers(self) -> dict[str, str]:
+        """No secret: a request gets it when it is sent. A WebSocket would show it in its log."""
+        return {"Authorization": f"Bearer {_LATER}"}
+
+    @property
     def base_url(self) -> Any:
         """The service's address."""
         try:
@@ -223,8 +228,17 @@ class _Shared:
         joined.__cause__ = _said(cause)
         return joined
 
+    def __copy__(self) -> Self:
+        return self
+
     def __deepcopy__(self, _memo: Any) -> Self:
         return self
+
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        raise TypeError(
+            f"A {type(self).__name__} is not pickled, because it has the app's secret key. Give the"
+            " user's id to a worker, and make the client there."
+        )
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({getattr(self, '_paid_by', None)!r})"

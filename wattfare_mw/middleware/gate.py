@@ -105,7 +105,11 @@ class Gate:
         ):
             raise ValueError("max_calls_per_user is a number of calls from 1, or None")
         if not callable(request_limit):
-            calls.session_request(request_limit)  # report an invalid limit when the app starts
+            # Report an invalid limit when the app starts.
+            try:
+                calls.session_request(request_limit)
+            except WattfareError as error:
+                raise invalid_request(f"request_limit is invalid. {error.message}") from None
         self.caller = caller
         self._resolve_user = AppFunction(resolve_user)
         self._models = request_body.Models(models)

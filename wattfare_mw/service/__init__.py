@@ -5,12 +5,19 @@ It needs the extra ``wattfare-mw[service]``. The package is private, except for 
 ``__all__``.
 """
 
-from .asgi import create_app
-from .keys import AppKeys
-from .ledger.databases import create_keys
-from .payers.encryption import keys_from_environment as encryption_keys_from_environment
-from .server import serve
-from .settings import Settings, secret_from_environment
+try:
+    from .asgi import create_app
+    from .keys import AppKeys
+    from .ledger.databases import create_keys
+    from .payers.encryption import keys_from_environment as encryption_keys_from_environment
+    from .server import serve
+    from .settings import Settings, secret_from_environment
+except ModuleNotFoundError as error:
+    if (error.name or "").partition(".")[0] == "wattfare_mw":
+        raise
+    raise ModuleNotFoundError(
+        f"{error.name} is not installed. Type: pip install 'wattfare-mw[service]'", name=error.name
+    ) from None
 
 __all__ = [
     "AppKeys",

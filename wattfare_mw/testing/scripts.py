@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, cast
 
 import msgspec
@@ -66,6 +67,8 @@ class Script:
         self._replies: deque[Reply] = deque()
         self._stays = False  # the first reply has been used
         self._faults: list[Fault] = []
+        #: Of the tool calls.
+        self.numbers = itertools.count(1)
 
     def add_reply(self, reply: Reply) -> None:
         """Add a reply after the present ones."""
@@ -119,16 +122,19 @@ def words_in(text: str) -> tuple[str, ...]:
     return tuple(_WORD.findall(text))
 
 
-def tool_calls_in(given: Iterable[object]) -> tuple[ToolCall, ...]:
-    """Read the tool calls of a test, in any supported form.
+def tool_calls_in(given: Iterable[object], numbers: Iterator[int]) -> tuple[ToolCall, ...]:
+    """The tool calls that a test has given, in any of their forms.
+
+    Args:
+        numbers: for the ids of those that have none.
 
     Raises:
         TypeError: a tool call has an unsupported form.
     """
-    return tuple(_tool_call(call, number) for number, call in enumerate(given, 1))
+    return tuple(_tool_call(call, numbers) for call in given)
 
 
-def _tool_call(given: object, number: int) -> ToolCall:
+def _tool_call(given: object, numbers: Iterator[int]) -> ToolCall:
     if isinstance(given, ToolCall):
         return given
     fields: Mapping[str, Any] = {}
@@ -151,4 +157,5 @@ def _tool_call(given: object, number: int) -> ToolCall:
             arguments = json.dumps(arguments)
         except (TypeError, ValueError):
             arguments = msgspec.json.encode(arguments).decode()
-    return ToolCall(id=fields.get("id") or f"call_{number}", name=name, arguments=arguments)
+    # A library may refuse an id that it knows from an earlier turn.
+    return ToolCall(id=fields.get("id") or f"call_{next(numbers)}", name=name, arguments=arguments)

@@ -8,7 +8,6 @@ from datetime import datetime
 from decimal import Decimal
 from types import TracebackType
 from typing import Any, Self, TypeVar
-from uuid import UUID
 
 from sqlalchemy import Connection as Sql
 from sqlalchemy import func, select
@@ -22,7 +21,7 @@ from ..service.ledger import rules, schema
 from ..service.models.upstream_answers import failed
 from ..service.records import GRANT_SECONDS, USERS_PAY, Bounds, Connection, GrantBudget, Totals
 from ..transport import hidden
-from ..types import check_user_id, encode
+from ..types import UserId, encode, user_id_text
 from .address import Environment, environ
 from .recording import RecordedCall
 from .scripts import Fault, Reply, tool_calls_in, words_in
@@ -209,14 +208,14 @@ class WattfareService:
 
     # -- users and their budgets
 
-    def user(self, user_id: str | int | UUID) -> AppUser:
-        """A user of the app, by the app's own id. The user need not exist before.
+    def user(self, user_id: UserId) -> AppUser:
+        """A user of the app, by the app's own id. They need not exist before.
 
         Raises:
             WattfareError: ``invalid_request`` if the id is invalid.
         """
         test = OfTest(lambda: self._server, lambda: self._tested, self._wait_until_settled)
-        return AppUser(self, _id_of(user_id), test)
+        return AppUser(self, user_id_text(user_id), test)
 
     def grant(self, requests: int = 1, max_usd: Amount = 1) -> str:
         """Create a one-time grant and return its token.
@@ -260,13 +259,19 @@ class WattfareService:
             pause: the time before each word, in seconds.
             times: how many calls get this reply; then the next one, or the prompt.
         """
+        if not isinstance(text, (str, list, Mapping)):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(
+                f"A reply is a str, or a dict or a list for JSON, not {type(text).__name__}."
+            )
         if not isinstance(text, str):
             text = encode(text).decode()
-        calls = tool_calls_in(tool_calls)
+        calls = tool_calls_in(tool_calls, self._tested.script.numbers)
         if times is None and calls:
             times = 1
-        if times is not None and times < 1:
-            raise ValueError("`times` must be 1 or more.")
+        _check_at_least(1, times=times)
+        _check_at_least(
+            0, prompt_tokens=prompt_tokens, completion_tokens=completion_tokens, pause=pause
+        )
         self._tested.script.add_reply(
             Reply(
                 words=words_in(text),
@@ -305,10 +310,14 @@ class WattfareService:
             how many calls fail.
 
         Raises:
-            ValueError: the code is unknown.
+            ValueError: the code is unknown, or a number is out of its range.
         """
         if code not in STATUS_BY_CODE:
-            raise ValueError(f"{code!r} is no code. The codes are {', '.join(STATUS_BY_CODE)}.")
+            raise ValueError(f"{code!r} is not a code. The codes are {', '.join(STATUS_BY_CODE)}.")
+        _check_at_least(1, times=times)
+        _check_at_least(0, after=after, retry_after=retry_after)
+        if status is not None and not 400 <= status <= 599:
+            raise ValueError("`status` is 400 to 599.")
         now = self.clock.now()
 
         def make() -> WattfareError:
@@ -334,8 +343,7 @@ class WattfareService:
             network: False: the model's provider breaks off, so the stream ends with an ``upstream``
                 error. True: the connection between the app and the service breaks off.
         """
-        if after < 0:
-            raise ValueError("`after` must be 0 or more.")
+        _check_at_least(0, after=after)
         error = None if network else lambda: failed("The connection to the upstream broke.")
         self._tested.script.add_fault(Fault(error, after), 1)
 
@@ -346,25 +354,25 @@ class WattfareService:
 
     # -- what has happened
 
-    def billed(self, user: str | int | UUID | None = None) -> Decimal:
-        """The exact total that was billed in this test, in USD. It includes all months, and what
-        the test itself spent. It waits up to a second for calls in flight to settle.
+    def billed(self, user: UserId | None = None) -> Decimal:
+        """All that was billed in this test, in USD, exactly: in every month, and also what the test
+        spent itself. It waits until the calls in flight are settled, for a second at most.
 
         Args:
             user: the user's id; None: all users and grants of the app.
         """
-        user_id = None if user is None else _id_of(user)
+        user_id = None if user is None else user_id_text(user)
         self._wait_until_settled(user_id)
         return self._sum(schema.ledger, "billed_nanos", user_id)
 
-    def reserved(self, user: str | int | UUID | None = None) -> Decimal:
-        """The amount that calls in flight have reserved, in USD.
+    def reserved(self, user: UserId | None = None) -> Decimal:
+        """What the calls in flight have reserved, in USD.
 
         Args:
             user: the user's id; None: all users and grants of the app.
         """
         return self._sum(
-            schema.reservations, "reserved_nanos", None if user is None else _id_of(user)
+            schema.reservations, "reserved_nanos", None if user is None else user_id_text(user)
         )
 
     @property
@@ -423,10 +431,10 @@ class WattfareService:
         return "\n".join(["The test is over, and calls of the app still run:", *lines, _ADVICE])
 
 
-def _id_of(user: str | int | UUID) -> str:
-    if isinstance(user, (int, UUID)) and not isinstance(user, bool):
-        user = str(user)
-    return check_user_id(user)
+def _check_at_least(least: int, **numbers: float | None) -> None:
+    for name, number in numbers.items():
+        if number is not None and not number >= least:
+            raise ValueError(f"`{name}` is {least} or more.")
 
 
 def _error(code: str, now: datetime) -> WattfareError:

@@ -215,7 +215,7 @@ def nanos_of(amount: Amount) -> int:
         number = None
     if number is None or money.nanos_floor(number) != money.nanos_ceil(number):
         raise ValueError(
-            f'{amount!r} is no amount in USD. Write 5, "0.01" or Decimal("0.01"), with up to '
+            f'{amount!r} is not an amount in USD. Write 5, "0.01" or Decimal("0.01"), with up to '
             "9 decimal places."
         )
     if number > money.MAX_CAP_USD:

@@ -320,7 +320,8 @@ class LoopPool(Generic[C]):
             self._clients, self._pid = {}, _pid
         loop = running_loop()
         entry = self._clients.get(loop)
-        if entry is None:
+        # `Runner.run_sync` of openai-agents ends all async generators, and keeps its loop.
+        if entry is None or _has_ended(entry[1]):
             # A client may reference its loop, so neither would ever be freed.
             for other in list(self._clients):
                 if other.is_closed():
@@ -341,6 +342,10 @@ class LoopPool(Generic[C]):
         _, lease = self._clients.pop(loop, (None, None))
         if lease is not None:
             await lease.aclose()
+
+
+def _has_ended(lease: Any) -> bool:
+    return lease is not None and lease.ag_frame is None
 
 
 def _lease(client: C, close: Callable[[C], Awaitable[None]]) -> Lease[C]:

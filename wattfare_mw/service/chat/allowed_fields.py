@@ -617,18 +617,18 @@ REQUEST: Mapping[str, Field] = {
     "model": Field(
         Kind.COUNTED,
         _text,
-        "its price; a preset (`@preset/…`), and a router or another model without a fixed price "
-        "whose upstream names the cost, is held",
+        "the price of the model; held for a preset (`@preset/…`), and for a router or another "
+        "model without a fixed price if the upstream names the cost",
     ),
     "messages": Field(
-        Kind.COUNTED, _each(_message), "the prompt; a cache for an hour in it is held"
+        Kind.COUNTED, _each(_message), "the prompt; held if it writes a cache for an hour"
     ),
-    "models": Field(Kind.COUNTED, _each(_plain), "fallbacks; the dearest of them is reserved for"),
+    "models": Field(Kind.COUNTED, _each(_plain), "fallbacks; the most expensive one is reserved"),
     "tools": Field(
         Kind.COUNTED,
         _each(_TOOL),
-        "part of the prompt; a tool that the provider runs is held, and one that reads the "
-        "operator's data (`file_search`, `mcp`) is refused",
+        "part of the prompt; held for a tool that the provider runs; refused for a tool that "
+        "reads the operator's data (`file_search`, `mcp`)",
     ),
     **_rows(
         Kind.COUNTED,
@@ -644,12 +644,12 @@ REQUEST: Mapping[str, Field] = {
     "chat_template_kwargs": Field(
         Kind.COUNTED,
         _template_arguments,
-        "text for the template, part of the prompt; names that replace the template or what it is "
-        "given are refused",
+        "arguments of the template, part of the prompt; names that replace the template or its "
+        "input are refused",
     ),
     **_rows(
         Kind.COUNTED,
-        "a shape of the answer, counted as part of the prompt",
+        "a format of the answer, counted as part of the prompt",
         {
             **dict.fromkeys(
                 ("guided_json", "guided_choice", "structured_outputs"), _plain_or(_json)
@@ -664,17 +664,17 @@ REQUEST: Mapping[str, Field] = {
     "options": Field(
         Kind.COUNTED,
         _OLLAMA_OPTIONS,
-        "Ollama's own; `num_predict` is another name of the limit; how a model is loaded "
-        "(`num_gpu`, …) is not for clients",
+        "Ollama's options; `num_predict` is another name of the limit; options that load a model "
+        "(`num_gpu`, …) are refused",
     ),
     "n": Field(Kind.COUNTED, _plain, "each answer has the limit"),
     "thinking": Field(Kind.COUNTED, _THINKING, "part of the answer, within the limit"),
     "thinking_budget": Field(Kind.COUNTED, _plain, "part of the answer, within the limit"),
     "provider": Field(
-        Kind.COUNTED, _PROVIDER, "`max_price` is set to the price that is reserved for"
+        Kind.COUNTED, _PROVIDER, "the service sets `max_price` to the reserved price"
     ),
     "cache_control": Field(
-        Kind.COUNTED, _CACHE_CONTROL, "writing a cache for five minutes; for an hour it is held"
+        Kind.COUNTED, _CACHE_CONTROL, "writes a cache for five minutes; held for an hour"
     ),
     # How the answer is sent.
     "stream": Field(Kind.FREE, _plain, "how the answer is sent"),
@@ -693,7 +693,7 @@ REQUEST: Mapping[str, Field] = {
     # How a token is chosen, and what is told of it.
     **_plain_rows(
         Kind.FREE,
-        "how a token is chosen, and what is told of it",
+        "how tokens are chosen and reported",
         *("temperature", "top_p", "top_k", "top_a", "min_p", "typical_p"),
         *("frequency_penalty", "presence_penalty", "repetition_penalty", "length_penalty"),
         *("repeat_penalty", "mirostat", "mirostat_eta", "mirostat_tau"),
@@ -704,7 +704,7 @@ REQUEST: Mapping[str, Field] = {
     ),
     **_rows(
         Kind.FREE,
-        "how a token is chosen, and what is told of it",
+        "how tokens are chosen and reported",
         {
             "logit_bias": _map,
             "stop": _text_or(_LIST_OF_PLAIN, "an array of strings"),
@@ -721,7 +721,7 @@ REQUEST: Mapping[str, Field] = {
     # How much is thought and said, within the limit.
     **_plain_rows(
         Kind.FREE,
-        "how much is thought and said, within the limit",
+        "how much the model thinks and writes, within the limit",
         *("reasoning_effort", "include_reasoning", "reasoning_format", "verbosity"),
         *("enable_thinking", "think", "thinking_token_budget", "separate_reasoning"),
         *("stream_reasoning", "prompt_mode"),
@@ -729,38 +729,38 @@ REQUEST: Mapping[str, Field] = {
     # How the prompt is written down.
     **_plain_rows(
         Kind.FREE,
-        "how the prompt is written down",
+        "how the prompt is formatted",
         *("echo", "add_generation_prompt", "continue_final_message", "add_special_tokens"),
         *("safe_prompt", "context_length_exceeded_behavior"),
     ),
     "transforms": Field(
-        Kind.FREE, _only([], ["middle-out"]), "a long prompt is cut; other values are refused"
+        Kind.FREE, _only([], ["middle-out"]), "shortens a long prompt; other values are refused"
     ),
     # What the upstream keeps or sorts by.
     **_plain_rows(
         Kind.FREE,
-        "what the upstream keeps or sorts by",
+        "caching and grouping at the upstream",
         *("user", "safety_identifier", "session_id", "prompt_cache_key"),
         *("prompt_cache_retention", "cache_salt", "cache_prompt"),
     ),
     "store": Field(
         Kind.FREE, _plain, "the upstream keeps the answer, in the account whose key is used"
     ),
-    "metadata": Field(Kind.FREE, _map, "keys of your own, but none that could redirect the call"),
+    "metadata": Field(Kind.FREE, _map, "your own keys, except those that could redirect the call"),
     "trace": Field(
         Kind.FREE,
         _own_keys,
-        "names for the operator's tracing, but none that could redirect the call",
+        "names for the operator's tracing, except those that could redirect the call",
     ),
     **_plain_rows(
         Kind.FREE,
-        "how long a model stays loaded, and how fast it is",
+        "how long a model stays loaded, and its speed",
         *("keep_alive", "ttl", "draft_model"),
     ),
     # What an answer of a search shows. The search itself is part of the model's price.
     **_rows(
         Kind.FREE,
-        "which results a model that searches may use",
+        "filters the results of a search",
         {
             **dict.fromkeys(
                 (
@@ -781,21 +781,21 @@ REQUEST: Mapping[str, Field] = {
         },
     ),
     # What has no bound.
-    **_held_row("plugins", "they have prices of their own"),
-    **_held_row("web_search_options", "a search has a price of its own"),
-    **_held_row("search_parameters", "a search has a price of its own"),
-    **_held_row("search_settings", "a search has a price of its own"),
-    **_held_row("enable_search", "a search has a price of its own"),
-    **_held_row("search_options", "a search has a price of its own"),
-    **_held_row("search_mode", "a search has a price of its own", "web"),
-    **_held_row("num_search_results", "a search has a price of its own"),
-    **_held_row("return_images", "what is found has a price of its own"),
-    **_held_row("return_related_questions", "what is found has a price of its own"),
-    **_held_row("media_response", "what is found has a price of its own"),
-    **_held_row("stop_server_tools_when", "it says how long the provider's own tools run"),
-    **_held_row("max_tool_calls", "it says how long the provider's own tools run"),
+    **_held_row("plugins", "plugins have their own prices"),
+    **_held_row("web_search_options", "a search has its own price"),
+    **_held_row("search_parameters", "a search has its own price"),
+    **_held_row("search_settings", "a search has its own price"),
+    **_held_row("enable_search", "a search has its own price"),
+    **_held_row("search_options", "a search has its own price"),
+    **_held_row("search_mode", "a search has its own price", "web"),
+    **_held_row("num_search_results", "a search has its own price"),
+    **_held_row("return_images", "the results have their own price"),
+    **_held_row("return_related_questions", "the results have their own price"),
+    **_held_row("media_response", "the results have their own price"),
+    **_held_row("stop_server_tools_when", "it sets how long the provider's tools run"),
+    **_held_row("max_tool_calls", "it sets how long the provider's tools run"),
     **_held_row("compound_custom", "it chooses models and tools"),
-    **_held_row("prediction", "what is predicted wrongly is billed beyond the limit"),
+    **_held_row("prediction", "wrong predictions are billed beyond the limit"),
     **_held_row(
         "service_tier",
         "another tier has another price",
@@ -812,28 +812,28 @@ REQUEST: Mapping[str, Field] = {
     ),
     **_held_row("inference_geo", "another place has another price", "global", shape=_text),
     **_held_row("route", "a router chooses the price"),
-    **_held_row("preset", "it holds fields that cannot be seen from here", shape=_text),
+    **_held_row("preset", "its fields are not visible to the service", shape=_text),
     **_held_row(
         "modalities",
-        "an image or audio has a price of its own",
+        "an image or audio has its own price",
         ["text"],
         note='`["text"]` is free',
         shape=_LIST_OF_PLAIN,
     ),
-    **_held_row("audio", "audio has a price of its own"),
-    **_held_row("image_config", "an image has a price of its own"),
-    **_held_row("mm_processor_kwargs", "an image has a price of its own"),
+    **_held_row("audio", "audio has its own price"),
+    **_held_row("image_config", "an image has its own price"),
+    **_held_row("mm_processor_kwargs", "an image has its own price"),
     **_held_row("moderation", "it asks another model"),
     **_held_row("safety_model", "it asks another model"),
-    **_held_row("prompt_cache_options", "writing a cache has a price of its own"),
-    **_held_row("context_management", "writing a cache has a price of its own"),
+    **_held_row("prompt_cache_options", "writing a cache has its own price"),
+    **_held_row("context_management", "writing a cache has its own price"),
     **_held_row("best_of", "each attempt is billed", 1, note="`1` is free", shape=_plain),
     **_held_row("use_beam_search", "each attempt is billed", shape=_plain),
     # What is not served.
-    **_refused_row("prompt", "this is a chat: use `messages`"),
+    **_refused_row("prompt", "this is a chat API: use `messages`"),
     **_refused_row("chat_template", "a template can repeat the prompt without end"),
-    **_refused_row("background", "an answer that comes later is not billed"),
-    **_refused_row("deferred", "an answer that comes later is not billed"),
+    **_refused_row("background", "a later answer cannot be billed"),
+    **_refused_row("deferred", "a later answer cannot be billed"),
 }
 
 _request = _object({name: field.rule for name, field in REQUEST.items()})

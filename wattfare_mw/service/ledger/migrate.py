@@ -71,5 +71,5 @@ def unknown_version(current: set[str]) -> WattfareError:
     """The refusal to change what a newer version of this package has made."""
     return invalid_request(
         f"The database is of version {', '.join(sorted(current))}, "
-        "which this version of wattfare-mw does not know: upgrade wattfare-mw."
+        "which this version of wattfare-mw does not know. Type: pip install --upgrade wattfare-mw"
     )

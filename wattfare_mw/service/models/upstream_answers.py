@@ -20,7 +20,7 @@ from ...errors import (
     WattfareNetworkError,
     WattfareRateLimitError,
     invalid_request,
-    retry_after_seconds,
+    retry_after_in,
 )
 from ...json_limits import check_structure
 from ...logs import get_logger
@@ -76,7 +76,7 @@ def failure(
         said = error_shapes.in_error(decode(body))
     except (ValueError, WattfareError):
         said = _NOTHING_SAID
-    retry_after = _retry_after(headers)
+    retry_after = retry_after_in(headers)
     if retry_after is None:
         retry_after = said.retry_after
     return _failure(status, said, retry_after, credential)
@@ -87,13 +87,6 @@ def is_no_list(status: int, failure: WattfareError) -> bool:
     other failure may be temporary."""
     about_account = isinstance(failure, AccountRefusedError)
     return about_account or status == 501 or (400 <= status < 500 and status not in (408, 429))
-
-
-def _retry_after(headers: Mapping[str, str]) -> float | None:
-    milliseconds = retry_after_seconds(headers.get("retry-after-ms"))
-    if milliseconds is not None:  # OpenAI's header, which is more exact
-        return milliseconds / 1000
-    return retry_after_seconds(headers.get("retry-after"))
 
 
 def _failure(

@@ -54,11 +54,17 @@ class SQLiteStore(Store):
         parsed = make_url(url).set(drivername="sqlite")
         path = parsed.database or ":memory:"
         in_a_file = path != ":memory:" and not path.startswith("file:")
-        self._folder = Path(path).absolute().parent if in_a_file else None
+        if in_a_file:
+            path = str(Path(path).absolute())
+        self._folder = Path(path).parent if in_a_file else None
         try:
             self._writer = Writer(parsed)
         except DBAPIError as error:
-            raise invalid_request(f"The database cannot be opened: {error.orig}.") from None
+            raise invalid_request(
+                f"The database {path} cannot be opened: "
+                f"{error.orig}. Check the file and its directory, or give another file: "
+                "--database sqlite:////path/to/wattfare.db"
+            ) from None
 
     async def transact(self, job: Callable[[Sql], T]) -> T:
         return await self._run(lambda _: job(self._writer.sql), in_thread=True)
