@@ -85,7 +85,7 @@ def test_what_the_apps_own_answers_have_cost(app: App, person: Person) -> None:
 
 def test_a_grant_shows_its_bounds(app: App, person: Person) -> None:
     page = person.open(ask_for_grant(app, 3, maxUsd=0.25)["url"])
-    assert "3 requests within 24 hours, for $0.25 in all at most" in page.text
+    assert "3 requests within 24 hours, for $0.25 in total at most" in page.text
     assert not any(each.get("name") == "cap" for _, each in page.elements)
 
 

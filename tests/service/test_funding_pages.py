@@ -376,7 +376,7 @@ def test_the_way_back_outlasts_a_removal(router: FakeOpenRouter, browser: Browse
         assert page.link(name) == ON_THE_WAY
     form = page.form("Remove")
     removed = browser.follow(browser.send(form))
-    assert "Its key is deleted here" in removed.text
+    assert "Its key was deleted here" in removed.text
     assert removed.link("Back to the app's request") == APPROVAL
     again = Page(browser.send(form))
     assert again.answer.status_code == 404
@@ -481,7 +481,7 @@ async def test_a_payer_sees_and_removes_only_what_is_theirs(
         assert other.send(form, key=key, replaces=funding_id).status_code == 404
     page = browser.follow(browser.send(browser.get(path).form("Remove")))
     assert "mine alone" not in page.text
-    assert "all that it paid for has stopped" in page.text
+    assert "everything that it paid for has stopped" in page.text
     (stored,) = [row for row in await rows(store) if row["id"] == funding_id]
     assert (stored["state"], stored["ciphertext"], stored["encryption_key_id"]) == (
         "removed",

@@ -3,9 +3,9 @@ export interface ConnectionStatus {
   connected: boolean;
   /** The caps in force; `null` if no budget is connected. `monthlyUsd: null` is no cap. */
   limits: { monthlyUsd: number | null } | null;
-  /** What has been billed in this UTC month. */
+  /** The amount billed in this UTC month. */
   usage: { monthlyUsd: number };
-  /** What is left of the cap; `null` if there is no cap; 0 if no budget is connected. */
+  /** The rest of the cap; `null` if there is no cap; 0 if no budget is connected. */
   remainingUsd: number | null;
 }
 
@@ -26,12 +26,12 @@ export interface WattfareOptions {
   publishableKey: string;
   /**
    * The path of the app's token route, which answers a POST with `{token}`; or a function that
-   * gives a token or `{token}`; or a token.
+   * returns a token or `{token}`; or a token.
    */
   session: string | (() => Session | string | Promise<Session | string>);
   /** The service's address. Default: `https://wattfare.com`. */
   baseURL?: string;
-  /** Where approvals open, instead of the URL that the service gives; the id is added to it. */
+  /** The URL for approvals, instead of the service's. The id is added to it. */
   consentURL?: string;
   /**
    * The page of this origin to which a popup returns. It loads this module. Default: the page
@@ -71,14 +71,14 @@ export interface ApprovalOptions {
 
 export interface Wattfare {
   /**
-   * Asks the person for a budget, and gives the status afterwards. Somebody who denies or closes
-   * the window is no error: the status says `connected: false`, or the budget of before.
+   * Asks the person for a budget, and resolves to the status afterwards. To deny, or to close the
+   * window, is not an error: the status has `connected: false`, or the previous budget.
    *
-   * @throws {WattfareError} `popup_blocked`, and what the service refuses.
+   * @throws {WattfareError} `popup_blocked`, and the errors of the service.
    */
   connect(options?: ApprovalOptions): Promise<ConnectionStatus>;
   status(): Promise<ConnectionStatus>;
-  /** Ends the connection, and with it the calls in flight. */
+  /** Ends the connection and its calls in flight. */
   disconnect(): Promise<void>;
   /** Asks for a one-time grant; `null` if the person denies or closes the window. */
   requestGrant(
@@ -87,11 +87,11 @@ export interface Wattfare {
   ): Promise<GrantResult | null>;
   /** The browser's `fetch`. When the answer has ended, the elements refresh. */
   fetch(input: RequestInfo | URL, init?: RequestInit): Promise<Response>;
-  /** What came of a redirect that ended on this page; `null` if none did. */
+  /** The result of a redirect that ended on this page; `null` if there was none. */
   readonly returned: Promise<ConnectionStatus | GrantResult | null>;
-  /** What the elements show; `undefined` as long as the status is not known. */
+  /** The status that the elements show; `undefined` until it is known. */
   readonly state: WattfareState | undefined;
-  /** The service's page for budgets, as the last error gave it. */
+  /** The service's page for budgets, from the last error. */
   readonly manageUrl: string | undefined;
   /** Calls `watcher` with each status or error from now on. Returns a function that ends it. */
   watch(

@@ -1,5 +1,5 @@
 // Wattfare in the browser: a person connects their own AI budget to this app.
-// docs/browser.md says how to use it, wattfare.d.ts what each part takes and gives.
+// docs/browser.md says how to use it, wattfare.d.ts describes each part.
 
 const REFRESH = "wattfare:refresh";
 const ANSWER = ["approval", "code", "denied"]; // what the service adds to a return URL
@@ -47,7 +47,7 @@ async function send(url, init) {
   throw new WattfareError(code, message ?? `The answer was ${status}`, { status, ...more });
 }
 
-// The token: kept until 30 seconds before its end, fetched once for all.
+// The token: kept until 30 seconds before it expires, fetched once at a time.
 function tokenSource(session) {
   let kept, end, loading;
   async function load() {
@@ -61,7 +61,7 @@ function tokenSource(session) {
     if (typeof fresh !== "string" || !fresh) throw new WattfareError("auth", "No session token");
     try {
       end = JSON.parse(atob(fresh.split(".")[1].replace(/-/g, "+").replace(/_/g, "/"))).exp;
-    } catch { /* of another form: a 401 tells its end */ }
+    } catch { /* of another form: a 401 shows its end */ }
     end = (got.expiresAt ?? end ?? Infinity) * 1000 - 30_000;
     return (kept = fresh);
   }
@@ -109,7 +109,7 @@ function arrive() {
     arrived = { approval, code, denied, ...kept };
     return;
   }
-  // Another page of this origin asked. It may sleep, so it is told until it answers.
+  // Another page of this origin asked. It may sleep: repeat until it answers.
   const line = new BroadcastChannel("wattfare");
   const tell = () => line.postMessage({ approval, code, denied });
   const repeat = setInterval(tell, 500);
@@ -213,7 +213,7 @@ export function createWattfare({
   async function ask(isGrant, wish, mode) {
     if (mode === "redirect") return redirect(isGrant, wish);
     const flow = (flows[isGrant] ??= {});
-    if (!flow.popup || Date.now() - flow.opened > 1000) { // no double click
+    if (!flow.popup || Date.now() - flow.opened > 1000) { // ignore a double click
       if (flow.popup?.closed === false) flow.popup.focus();
       else openPopup(flow);
     }

@@ -376,7 +376,7 @@ def _pages(
 def _page_number(request: Request) -> int:
     text = request.query_params.get("page", "1")
     if not (text.isascii() and text.isdecimal() and 1 <= int(text[:7]) <= 1_000_000):
-        raise invalid_request("A page number starts from 1.")
+        raise invalid_request("Page numbers start at 1.")
     return int(text)
 
 

@@ -199,7 +199,7 @@ def check_redeemable(approval: Approval, code: str, now: int) -> None:
     if approval.state == "redeemed":
         raise redeemed_before()
     if approval.code_hash is None or not hmac.compare_digest(approval.code_hash, keys.digest(code)):
-        raise invalid_request("The code does not belong to this approval.", 403)
+        raise invalid_request("The code is not valid for this approval.", 403)
 
 
 def answered_before() -> WattfareError:
