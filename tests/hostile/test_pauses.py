@@ -95,7 +95,7 @@ def test_a_process_that_was_taken_for_dead_corrects_the_bills(
             total += billed
         assert app.status()["usage"]["monthlyUsd"] == total / 10**9
         assert other_serves(other, app)
-    assert "holds" in run_cli("ledger", "verify", "--database", database).stdout
+    assert "consistent" in run_cli("ledger", "verify", "--database", database).stdout
 
 
 def pause(process: Any, database: str) -> None:

@@ -194,7 +194,7 @@ def test_sudden_deaths(database: str) -> None:
                 finally:
                     count.over.set()
             eventually(lambda: not reserved(database))
-    assert "holds" in run_cli("ledger", "verify", "--database", database).stdout
+    assert "consistent" in run_cli("ledger", "verify", "--database", database).stdout
     compare(count, read_database(database, lambda sql: list(rows_of(sql))))
 
 
