@@ -14,8 +14,8 @@ from fastapi import FastAPI
 from litestar import Litestar
 from litestar.config.compression import CompressionConfig
 from starlette.applications import Starlette
+from starlette.middleware import gzip
 from starlette.middleware.base import BaseHTTPMiddleware
-from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
 from support.fake_wattfare import DONE, PATIENCE, FakeWattfare, held_stream, word
 from support.rules import INFERENCE, JSON, ask
@@ -37,7 +37,9 @@ async def passed_on(request: Request, call_next: Any) -> Any:
 def with_middleware(kind: Any, add: Any) -> Callable[[dict[str, Any]], Any]:
     def build(options: dict[str, Any]) -> AbstractContextManager[Any]:
         app = kind()
-        app.add_middleware(GZipMiddleware, minimum_size=1)
+        # Starlette's older versions compress event streams, too, and hold them back.
+        if hasattr(gzip, "DEFAULT_EXCLUDED_CONTENT_TYPES"):
+            app.add_middleware(gzip.GZipMiddleware, minimum_size=1)
         add(app, resolve_user=user, **options)
         app.add_middleware(BaseHTTPMiddleware, dispatch=passed_on)
         return uvicorn_server(app)
