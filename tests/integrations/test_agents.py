@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from support.refusals import KEY, TOKEN, payer_of, refuses
-from support.upstream import Exchange, Upstream, completion_of
+from support.refusals import KEY, TOKEN, calls_a_tool_then_refuses, payer_of
+from support.upstream import Exchange, Upstream
 
 from wattfare_mw import AsyncWattfare, Wattfare, WattfareBudgetExceededError, WattfareError
 
@@ -65,20 +65,11 @@ def test_a_cap_that_is_reached_is_raised_from_the_run(wf: Wattfare) -> None:
 def test_a_cap_that_is_reached_between_two_calls(fake: Upstream, users: Wattfare) -> None:
     from agents import function_tool
 
-    def script(exchange: Exchange) -> None:
-        if len(fake.calls) > 1:
-            refuses(402, "budget_exceeded")(exchange)
-            return
-        call = {"id": "c", "type": "function", "function": {"name": "look", "arguments": "{}"}}
-        message = {"role": "assistant", "content": None, "tool_calls": [call]}
-        choice = {"index": 0, "message": message, "finish_reason": "tool_calls"}
-        exchange.answer({**completion_of(""), "choices": [choice]})
-
     def look() -> str:
         """Look."""
         return "sunny"
 
-    fake.script = script
+    fake.script = calls_a_tool_then_refuses(fake, "look")
     with pytest.raises(WattfareBudgetExceededError):
         run(users.user("ann"), tools=[function_tool(look)])
     assert len(fake.calls) == 2

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from support.refusals import KEY, TOKEN, payer_of, refuses
+from support.refusals import KEY, TOKEN, calls_a_tool_then_refuses, payer_of, refuses
 from support.upstream import Exchange, Upstream, completion_of
 
 from wattfare_mw import (
@@ -71,19 +71,10 @@ def test_a_cap_that_is_reached_is_raised_from_the_run(wf: Wattfare) -> None:
 
 
 def test_a_cap_that_is_reached_between_two_calls(fake: Upstream, users: Wattfare) -> None:
-    def script(exchange: Exchange) -> None:
-        if len(fake.calls) > 1:
-            refuses(402, "budget_exceeded")(exchange)
-            return
-        call = {"id": "c", "type": "function", "function": {"name": "look", "arguments": "{}"}}
-        message = {"role": "assistant", "content": None, "tool_calls": [call]}
-        choice = {"index": 0, "message": message, "finish_reason": "tool_calls"}
-        exchange.answer({**completion_of(""), "choices": [choice]})
-
     def look() -> str:
         return "sunny"
 
-    fake.script = script
+    fake.script = calls_a_tool_then_refuses(fake, "look")
     with pytest.raises(WattfareBudgetExceededError):
         asyncio.run(agent(users.user("ann"), tools=[look]).run("Hello."))
     assert len(fake.calls) == 2

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from support.upstream import Exchange
+from support.upstream import Exchange, Upstream, completion_of
 
 KEY = "sk_test_app1_dontyoutellanyone"
 TOKEN = "gr_dontyoutellanyone"
@@ -23,6 +23,22 @@ def refuses(status: int, code: str, **headers: str) -> Callable[[Exchange], None
         }
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         exchange.answer({"error": error}, status=status, headers={"x-request-id": "r1", **named})
+
+    return script
+
+
+def calls_a_tool_then_refuses(fake: Upstream, tool: str) -> Callable[[Exchange], None]:
+    """A script that answers the first call with a tool call, and refuses each other one."""
+    refuse = refuses(402, "budget_exceeded")
+
+    def script(exchange: Exchange) -> None:
+        if len(fake.calls) > 1:
+            refuse(exchange)
+            return
+        call = {"id": "c", "type": "function", "function": {"name": tool, "arguments": "{}"}}
+        message = {"role": "assistant", "content": None, "tool_calls": [call]}
+        choice = {"index": 0, "message": message, "finish_reason": "tool_calls"}
+        exchange.answer({**completion_of(""), "choices": [choice]})
 
     return script
 

@@ -109,7 +109,7 @@ def _chat(framework: str) -> None:
         console.print("[bold]A chat app whose users pay for its AI calls.[/]\n")
         console.print(f"  Open    [bold cyan]{app}[/]  in a browser on this machine.\n")
         console.print(
-            "The built-in model answers, so nobody pays real money. You need a passkey: your"
+            "The built-in model answers, so no one pays real money. You need a passkey: your"
             " fingerprint, your face, a PIN or a security key.\nCtrl-C stops it."
         )
         threading.Event().wait()

@@ -35,7 +35,7 @@ from ..service.records import CallReport
 from ..service.settings import DEFAULT_PORT
 from ..types import check_user_id, encode
 from . import dev_app
-from .options import database_option, option
+from .options import database_option, log_format_option, log_level_option, option
 from .places import new_file, port_errors
 from .serve import is_from_environment, read_nanos, read_prices
 
@@ -99,19 +99,8 @@ _ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104 - to print,
     metavar="MODEL=IN/OUT",
     help="What a model costs, in USD per million tokens. Repeat it for more.",
 )
-@option(
-    "--log-level",
-    type=click.Choice(["debug", "info", "warning", "error"]),
-    default="warning",
-    show_default=True,
-)
-@option(
-    "--log-format",
-    type=click.Choice(["text", "json"]),
-    default="text",
-    show_default=True,
-    help="How the log is written: lines of text, or a JSON object on each line.",
-)
+@log_level_option("warning")
+@log_format_option
 def dev(
     host: str,
     port: int,
@@ -129,10 +118,9 @@ def dev(
 ) -> None:
     """Run a service for development until Ctrl-C.
 
-    It makes a test app, prints the two `export` lines for your app and the `curl` line of a first
-    billed call, and shows each call. The keys are in a file beside the database, so they are the
-    same at the next start. The users of --user have a budget at once:
-    they need no passkey and no page.
+    It creates a test app, prints the two `export` lines for your app and a `curl` command for a
+    first billed call, and then shows each call. The keys are kept in a file next to the database,
+    so they are the same at the next start. The users of --user start with a budget.
 
     To run a service for other people, use `wattfare serve`.
     """

@@ -51,6 +51,23 @@ def number_option(
     )
 
 
+def log_level_option(default: str) -> Callable[[Any], Any]:
+    """The lowest level of the log."""
+    return option(
+        "--log-level",
+        type=click.Choice(["debug", "info", "warning", "error"]),
+        default=default,
+        show_default=True,
+    )
+
+
+log_format_option = option(
+    "--log-format",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="The format of the log: lines of text, or a JSON object per line.",
+)
 database_option = option(
     "--database",
     default=DEFAULT_DATABASE,

@@ -30,7 +30,13 @@ from ..service.settings import (
     Funding,
 )
 from .config import ConfiguredCommand, config_option, tables
-from .options import database_option, number_option, option
+from .options import (
+    database_option,
+    log_format_option,
+    log_level_option,
+    number_option,
+    option,
+)
 from .places import new_file, port_errors
 
 log = get_logger("wattfare_mw.service", show_messages=False)
@@ -225,19 +231,8 @@ NO_CEILING = "none"
     "upstream, `finish` reads the stream to its end and bills it. The default depends on the "
     "provider.",
 )
-@option(
-    "--log-level",
-    type=click.Choice(["debug", "info", "warning", "error"]),
-    default="info",
-    show_default=True,
-)
-@option(
-    "--log-format",
-    type=click.Choice(["text", "json"]),
-    default="text",
-    show_default=True,
-    help="The format of the log: lines of text, or a JSON object per line.",
-)
+@log_level_option("info")
+@log_format_option
 def serve(
     host: str,
     port: int,

@@ -199,8 +199,20 @@ class _Shared:
         copied._own_http_client = own
         return copied
 
+    @property
+    def _client(self) -> Any:
+        return self._own_http_client or self._shared_http_client()
+
+    @_client.setter
+    def _client(self, value: Any) -> None:
+        self._own_http_client = value
+
     def _shared_http_client(self) -> Any:
         raise NotImplementedError
+
+    def is_closed(self) -> bool:
+        """Always False: ``close()`` does nothing."""
+        return False
 
     def _is_from(self, payer: Payer, request: Any) -> None:
         """Add the app and the payer to a request."""
@@ -261,7 +273,7 @@ class _Shared:
         return f"{type(self).__name__}({getattr(self, '_paid_by', None)!r})"
 
 
-class WattfareOpenAI(_Shared, openai.OpenAI):  # pyright: ignore[reportIncompatibleMethodOverride]
+class WattfareOpenAI(_Shared, openai.OpenAI):  # pyright: ignore[reportIncompatibleMethodOverride,reportIncompatibleVariableOverride]
     """An ``openai.OpenAI`` whose calls a user or a grant pays for."""
 
     def __init__(self, *, _paid_by: PaidBy, _join: Join, **options: Any) -> None:
@@ -271,14 +283,6 @@ class WattfareOpenAI(_Shared, openai.OpenAI):  # pyright: ignore[reportIncompati
         self._own_http_client = own
         self._forget_environment(options)
 
-    @property
-    def _client(self) -> Any:
-        return self._own_http_client or self._shared_http_client()
-
-    @_client.setter
-    def _client(self, value: Any) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
-        self._own_http_client = value
-
     def _shared_http_client(self) -> Any:
         return self._connections.shared.get()
 
@@ -287,10 +291,6 @@ class WattfareOpenAI(_Shared, openai.OpenAI):  # pyright: ignore[reportIncompati
         return self._copy(super().copy, _unused(), options)
 
     with_options = copy
-
-    def is_closed(self) -> bool:
-        """Always False: see :meth:`close`."""
-        return False
 
     def close(self) -> None:
         """Do nothing. The connections belong to the Wattfare client, which closes them."""
@@ -324,7 +324,7 @@ class WattfareOpenAI(_Shared, openai.OpenAI):  # pyright: ignore[reportIncompati
             _strip(request)
 
 
-class AsyncWattfareOpenAI(_Shared, openai.AsyncOpenAI):  # pyright: ignore[reportIncompatibleMethodOverride]
+class AsyncWattfareOpenAI(_Shared, openai.AsyncOpenAI):  # pyright: ignore[reportIncompatibleMethodOverride,reportIncompatibleVariableOverride]
     """An ``openai.AsyncOpenAI`` whose calls a user or a grant pays for."""
 
     def __init__(self, *, _paid_by: PaidBy, _join: Join, **options: Any) -> None:
@@ -334,14 +334,6 @@ class AsyncWattfareOpenAI(_Shared, openai.AsyncOpenAI):  # pyright: ignore[repor
         self._own_http_client = own
         self._forget_environment(options)
 
-    @property
-    def _client(self) -> Any:
-        return self._own_http_client or self._shared_http_client()
-
-    @_client.setter
-    def _client(self, value: Any) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
-        self._own_http_client = value
-
     def _shared_http_client(self) -> Any:
         return self._connections.shared_async.get()
 
@@ -350,10 +342,6 @@ class AsyncWattfareOpenAI(_Shared, openai.AsyncOpenAI):  # pyright: ignore[repor
         return self._copy(super().copy, _unused_async(), options)
 
     with_options = copy
-
-    def is_closed(self) -> bool:
-        """Always False: see :meth:`close`."""
-        return False
 
     async def close(self) -> None:
         """Do nothing. The connections belong to the Wattfare client, which closes them."""

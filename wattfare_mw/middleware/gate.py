@@ -217,7 +217,7 @@ class Gate:
         """The id of the user who makes a request to any path of the app.
 
         Raises:
-            WattfareAuthError: nobody is signed in.
+            WattfareAuthError: the visitor is not signed in.
         """
         return identify(request, self._resolve_user)
 

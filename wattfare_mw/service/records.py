@@ -215,7 +215,7 @@ class InferenceCall(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CallReport(msgspec.Struct):
-    """What is told of one inference call once it is over, in the log and by ``wattfare dev``.
+    """The report of one inference call that has ended, for the log and ``wattfare dev``.
 
     Attributes:
         model: None if the call was refused before its model was known.

@@ -383,7 +383,7 @@ _ERROR: Json = {
                 },
                 "resetsAt": {
                     "type": "integer",
-                    "description": "When the budget begins anew, in Unix seconds.",
+                    "description": "When the budget resets, in Unix seconds.",
                 },
                 "limitedBy": {
                     "enum": ["cap", "ceiling", "grant", "in_flight"],

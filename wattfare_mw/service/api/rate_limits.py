@@ -107,7 +107,7 @@ class _Count(msgspec.Struct, frozen=True, gc=False):
 
 
 class _Ends(msgspec.Struct, frozen=True):
-    """In how many seconds does this counter begin anew?"""
+    """A command: read how long until this counter resets. The result is seconds."""
 
     counter: _Count
 
@@ -320,7 +320,7 @@ class Counters:
             pass
 
     def perform(self, command: _Count | _Ends) -> float:
-        """Add to a counter, or tell in how many seconds it begins anew."""
+        """Add to a counter, or return the seconds until it resets."""
         if isinstance(command, _Ends):
             return self._kinds[command.counter.kind][command.counter.key][1] - self._clock()
         counters = self._kinds.get(command.kind)

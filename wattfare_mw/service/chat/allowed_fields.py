@@ -690,7 +690,7 @@ REQUEST: Mapping[str, Field] = {
         "how the answer is sent",
     ),
     "usage": Field(Kind.FREE, _object({"include": _plain}), "how the answer is sent"),
-    # How a token is chosen, and what is told of it.
+    # How a token is chosen, and what is reported about it.
     **_plain_rows(
         Kind.FREE,
         "how tokens are chosen and reported",

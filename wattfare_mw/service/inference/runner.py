@@ -49,7 +49,7 @@ FORWARD_SECONDS = LEASE_SECONDS - 2
 log = get_logger("wattfare_mw.service", show_messages=False)
 
 
-#: Is told how a call ended, and what is billed in nano-dollars; None if another process has
+#: Called with the outcome of a call, and the bill in nano-dollars; None if another process has
 #: settled the call.
 Settled = Callable[[Outcome, int | None], None]
 

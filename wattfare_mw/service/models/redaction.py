@@ -132,8 +132,8 @@ def _forms(key: str) -> Iterator[str]:
 
 
 def _middle(key: str, before: int) -> str:
-    """The base64 form of the key behind so many bytes, without the characters that depend on
-    what stands around it."""
+    """The base64 form of the key after this many bytes, without the characters that depend on
+    the text around it."""
     data = b"\0" * before + key.encode("utf-8", "surrogatepass")
     coded = base64.b64encode(data).decode().rstrip("=")
     return coded[-(-before * 8 // 6) : -1]

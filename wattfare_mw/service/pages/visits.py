@@ -16,7 +16,7 @@ class Visit:
     """What is known of one request to a page.
 
     Attributes:
-        sign_in: the payer; None if nobody is signed in.
+        sign_in: the payer; None without a sign-in.
         form: the fields of a POST. They are there only if the form is one of our own.
         new_cookie: a cookie to set, because a form of the page is bound to it.
     """
@@ -48,5 +48,5 @@ async def begin_visit(request: Request) -> Visit:
 
 
 def visit_of(request: Request) -> Visit:
-    """The visit that :func:`begin_visit` has kept; one of nobody, if it failed before."""
+    """The visit of :func:`begin_visit`. If that failed, one without a sign-in."""
     return request.scope.get("wattfare.visit") or Visit()
