@@ -57,6 +57,8 @@ def test_a_lost_passkey_is_removed(person: Person, service: Service) -> None:
         assert thief.browser.http.get("/budget").status_code == 200
         begun = thief.challenge(thief.form(), "create")
 
+        # The page shows the oldest first, to the second.
+        change(service, "UPDATE passkeys SET created_at = created_at - 60")
         person.authenticator = add(person)
         first, second = removals(passkeys(person))
         assert first.action != second.action
