@@ -23,6 +23,7 @@ from support.postgres import Cluster, shared_cluster
 from support.redis import shared_redis
 from support.service import Service, run_service
 from support.shared_run import SharedRun, new_run
+from support.sqlite import sqlite_database
 from support.upstream import Upstream, run_upstream
 
 load_profile()
@@ -226,7 +227,7 @@ def fake(_fake: FakeWattfare) -> Iterator[FakeWattfare]:
 def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """One that several processes can share."""
     if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'shared.db'}"
+        return sqlite_database(tmp_path)
     return request.getfixturevalue("cluster").database()
 
 

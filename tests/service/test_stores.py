@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 from sqlalchemy import delete, make_url, text, update
+from support.sqlite import sqlite_database
 
 from wattfare_mw.errors import WattfareError, WattfareRateLimitError
 from wattfare_mw.service.keys import new_app
@@ -43,7 +44,7 @@ DONE = Outcome(ended="completed", generated=True, cost=4)
 def url(request: pytest.FixtureRequest, tmp_path) -> str:
     """An empty ledger, in each kind of database."""
     if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'ledger.db'}"
+        return sqlite_database(tmp_path)
     return request.getfixturevalue("cluster").database()
 
 
