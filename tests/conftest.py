@@ -108,7 +108,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def is_fast(item: pytest.Item) -> bool:
     """Does it start no process, use no database on the disk, and take no long time?"""
-    if item.path.stem in SLOW or not isinstance(item, pytest.Function):
+    slow = item.path.stem in SLOW or item.get_closest_marker("long") is not None
+    if slow or not isinstance(item, pytest.Function):
         return False
     fixtures = chain.from_iterable(item._fixtureinfo.name2fixturedefs.values())
     return not any(map(starts_a_process, [item.function, *(each.func for each in fixtures)]))

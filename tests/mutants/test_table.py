@@ -30,6 +30,7 @@ def test_each_mutant_has_a_name_of_its_own() -> None:
     assert len({mutant.name for mutant in MUTANTS}) == len(MUTANTS) >= 10
 
 
+@pytest.mark.long
 def test_a_survivor_is_told() -> None:
     harmless = Mutant(
         "nothing",

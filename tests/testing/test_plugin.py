@@ -53,6 +53,7 @@ def test_the_package_names_the_plugin() -> None:
     assert project["optional-dependencies"]["testing"] == ["wattfare-mw[service]"]
 
 
+@pytest.mark.long
 def test_a_whole_run_in_two_processes(tmp_path: Path) -> None:
     """The examples, an app that is made at its import, and calls that are left open."""
     (tmp_path / "pytest.ini").write_text(
