@@ -42,9 +42,9 @@ class Injected:
     response begins, and a stream does not hold a database session.
 
     Args:
-        app: the app with the ``dependency_overrides`` and the exception handlers. dependency: the
-            function to call, or None for only ``dependencies``. dependencies: the dependencies to
-            call before it.
+        app: the app with the ``dependency_overrides`` and the exception handlers.
+        dependency: the function to call, or None for only ``dependencies``.
+        dependencies: the dependencies to call before it.
         overridden_as: the function to look up in ``dependency_overrides``, if it is another one.
     """
 

@@ -227,8 +227,8 @@ class Server:
         """Wait until no call of the test is in flight. Returns False if one still is.
 
         Args:
-            user_id: whose calls; None: any user or grant. patience: the maximum time to wait, in
-                seconds.
+            user_id: whose calls; None: any user or grant.
+            patience: the maximum time to wait, in seconds.
         """
         tested = self._tested
         if tested is None:

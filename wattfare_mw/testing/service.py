@@ -304,10 +304,11 @@ class WattfareService:
             code: ``not_connected``, ``budget_exceeded``, ``funding_invalid``, ``grant_invalid``,
                 ``rate_limited``, ``auth``, ``invalid_request``, ``upstream`` or ``unknown``. With
                 ``network``, the connection is closed without an answer.
-            message: the text of the error; None: the service's own text. status: the HTTP status;
-            None: the one of the code. retry_after: the ``Retry-After`` of the answer, in seconds.
-                after: how many events of the next stream come first. These are billed. times:
-            how many calls fail.
+            message: the text of the error; None: the service's own text.
+            status: the HTTP status; None: the one of the code.
+            retry_after: the ``Retry-After`` of the answer, in seconds.
+            after: how many events of the next stream come first. These are billed.
+            times: how many calls fail.
 
         Raises:
             ValueError: the code is unknown, or a number is out of its range.

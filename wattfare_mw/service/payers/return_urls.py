@@ -34,8 +34,9 @@ def check(url: str, origins: Collection[str], mode: Mode) -> str:
     """Check a return URL and return its origin.
 
     Args:
-        url: the URL from the app's page. origins: the registered origins of the app. mode: a test
-            app may also use any port of this machine over ``http``.
+        url: the URL from the app's page.
+        origins: the registered origins of the app.
+        mode: a test app may also use any port of this machine over ``http``.
 
     Raises:
         WattfareError: ``invalid_request``, 400 for an invalid URL, 403 for another origin.
