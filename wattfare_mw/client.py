@@ -366,9 +366,11 @@ def client_for(
     if client is None:
         return kind(secret_key, base_url=base_url), True
     if not isinstance(client, (Wattfare, AsyncWattfare)):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise TypeError(f"client is a Wattfare or an AsyncWattfare, not {type(client).__name__}")
+        raise TypeError(
+            f"client must be a Wattfare or an AsyncWattfare, not {type(client).__name__}"
+        )
     if secret_key is not None or base_url is not None:
-        raise TypeError("give client=, or secret_key= and base_url=, not both")
+        raise TypeError("pass client=, or secret_key= and base_url=, not both")
     if isinstance(client, kind):
         return client, False
     caller = runner_of(client).caller

@@ -353,7 +353,7 @@ def error_from_answer(
             f"Wattfare answered with a redirect ({status}), which is not followed: check base_url."
         )
     elif status == 404:
-        message = "Nothing answers at this address (404): check base_url."
+        message = "There is no Wattfare service at this address (404): check base_url."
     else:
         message = f"Wattfare answered {status} without an error in its JSON form."
     failure = make_error(None, message, **about)

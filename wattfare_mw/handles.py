@@ -240,11 +240,11 @@ class _ModelHandle(Generic[C]):
     ) -> None:
         self._paid_by = paid_by
         if not isinstance(model_id, str) or not model_id:  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise TypeError("a model id is a string such as 'anthropic/claude-sonnet-4'")
+            raise TypeError("a model id must be a string, such as 'anthropic/claude-sonnet-4'")
         if on_low_budget not in ("lower", "refuse"):
-            raise ValueError("on_low_budget is 'lower' or 'refuse'")
+            raise ValueError("on_low_budget must be 'lower' or 'refuse'")
         if type(wait) not in (int, float) or not 0 <= wait <= MAX_WAIT_SECONDS:
-            raise ValueError(f"wait is a number of seconds from 0 to {MAX_WAIT_SECONDS}")
+            raise ValueError(f"wait must be a number of seconds from 0 to {MAX_WAIT_SECONDS}")
         self.id = model_id
         self._on_low_budget: OnLowBudget = on_low_budget
         self._wait = wait

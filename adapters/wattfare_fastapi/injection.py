@@ -116,7 +116,7 @@ class Injected:
 
 
 async def _no_body() -> Any:
-    raise RuntimeError("resolve_user cannot read the request's body: Wattfare sends it on")
+    raise RuntimeError("resolve_user cannot read the request's body, because Wattfare forwards it")
 
 
 def headers_set(scope: Any) -> list[tuple[bytes, bytes]]:

@@ -111,7 +111,7 @@ def test_https_where_http_is_spoken(dev: Dev) -> None:
     assert f"export WATTFARE_BASE_URL={dev.url}" in found["address"]["do"]
 
 
-# -- what stands before a service
+# -- what is before a service
 
 
 class _Proxy(BaseHTTPRequestHandler):

@@ -166,7 +166,7 @@ class Anonymous:
     ],
 )
 def test_the_like_of_them(text: str) -> None:
-    with pytest.raises(AppError, match="It gave "):
+    with pytest.raises(AppError, match="It returned "):
         user_id_of(text)
 
 

@@ -74,7 +74,7 @@ def test_a_wrong_path(drive: Drive, path: str) -> None:
 
 
 def test_a_path_that_is_taken(drive: Drive) -> None:
-    with pytest.raises(ValueError, match="each of ours is another"):
+    with pytest.raises(ValueError, match="the paths must differ"):
         drive(client_path="/x.js", token_path="/x.js")
 
 

@@ -255,7 +255,7 @@ def test_a_function_that_gives_no_cap_is_the_apps_bug(
     assert (answer.status, answer.code) == (500, "unknown")
     assert not fake.exchanges
     [record] = caplog.records
-    assert "request_limit gave no cap" in record.getMessage()
+    assert "request_limit did not return a valid cap" in record.getMessage()
 
 
 @pytest.mark.parametrize("limit", NONSENSE)

@@ -113,13 +113,13 @@ def _plain(name: str, value: Any) -> None:
     """A string, a number or a boolean. It costs nothing of its own: at most it is part of the
     prompt, which is counted."""
     if isinstance(value, (dict, list)):
-        raise invalid_request(f"`{name}` is a string, a number or a boolean.")
+        raise invalid_request(f"`{name}` must be a string, a number or a boolean.")
 
 
 def _text(name: str, value: Any) -> None:
     """As :func:`plain`, for a string."""
     if not isinstance(value, str):
-        raise invalid_request(f"`{name}` is a string.")
+        raise invalid_request(f"`{name}` must be a string.")
 
 
 def _json(_name: str, _value: Any) -> None:
@@ -178,7 +178,7 @@ def _only(*allowed: Any) -> Rule:
 def _object(rules: Mapping[str, Rule]) -> Rule:
     def rule(name: str, value: Any) -> Found | None:
         if not isinstance(value, dict):
-            raise invalid_request(f"`{name}` is an object.")
+            raise invalid_request(f"`{name}` must be an object.")
         prefix = f"{name}." if name else ""
         found: Found | None = None
         for field, inner in cast("dict[str, Any]", value).items():
@@ -200,7 +200,7 @@ def _object(rules: Mapping[str, Rule]) -> Rule:
 def _each(rule: Rule) -> Rule:
     def each(name: str, value: Any) -> Found | None:
         if not isinstance(value, list):
-            raise invalid_request(f"`{name}` is an array.")
+            raise invalid_request(f"`{name}` must be an array.")
         found: Found | None = None
         for place, item in enumerate(cast("list[Any]", value)):
             more = rule(f"{name}[{place}]", item)
@@ -216,7 +216,7 @@ def _text_or(rule: Rule, otherwise: str) -> Rule:
         if isinstance(value, str):
             return None
         if not isinstance(value, (dict, list)):
-            raise invalid_request(f"`{name}` is a string, or {otherwise}.")
+            raise invalid_request(f"`{name}` must be a string, or {otherwise}.")
         return rule(name, value)
 
     return either
@@ -232,7 +232,7 @@ def _plain_or(rule: Rule) -> Rule:
 def _map(name: str, value: Any) -> None:
     """An object of any keys, with a plain value each."""
     if not isinstance(value, dict):
-        raise invalid_request(f"`{name}` is an object.")
+        raise invalid_request(f"`{name}` must be an object.")
     for key, inner in cast("dict[str, Any]", value).items():
         _plain(f"{name}.{key[:64]}", inner)
     _own_keys(name, value)
@@ -309,7 +309,7 @@ def _known_or(rules: Mapping[str, Rule], other: Callable[[str, str, Any], Found 
 
     def rule(name: str, value: Any) -> Found | None:
         if not isinstance(value, dict):
-            raise invalid_request(f"`{name}` is an object.")
+            raise invalid_request(f"`{name}` must be an object.")
         found: Found | None = None
         for field, inner in cast("dict[str, Any]", value).items():
             if inner is None:
@@ -370,7 +370,7 @@ _CALLS = {
         {"id": _plain, "type": _plain, "custom": _beside({"name": _plain, "input": _plain})}
     ),
 }
-_OF_KNOWN_TYPE = _of_type(_CALLS, "it is no such call")
+_OF_KNOWN_TYPE = _of_type(_CALLS, "it is not a tool call")
 
 
 def _tool_call(name: str, value: Any) -> Found | None:
@@ -394,7 +394,7 @@ _IN_MESSAGE: Mapping[str, Rule] = {
     "function_call": _CALLED,
     "cache_control": _CACHE_CONTROL,
     "annotations": _each(_annotation),
-    "audio": _refused("what an earlier answer said cannot be bounded; send its transcript"),
+    "audio": _refused("the tokens of a spoken answer cannot be bounded; send its transcript"),
     "images": _each(_MADE_IMAGE),
 }
 
@@ -470,7 +470,7 @@ PROVIDER_TOOLS = (
     *("browser_automation", "visit_website", "wolfram_alpha", "code_interpreter"),
     *("code_execution", "image_generation", "builtin_function"),
 )
-_RUN_BY_PROVIDER = _held("the provider runs this tool, at a price of its own")
+_RUN_BY_PROVIDER = _held("the provider runs this tool, and charges for it")
 
 
 def _of_provider(kind: str) -> Rule | None:
@@ -482,7 +482,7 @@ _TOOL = _of_type(
         "function": _of_tool({**_BESIDE_TOOL, "function": _FUNCTION}, plain=True),
         "custom": _of_tool({**_BESIDE_TOOL, "custom": _CUSTOM}, plain=True),
     },
-    "only tools that the app runs itself cost nothing of their own",
+    "only tools that the app runs itself add no cost",
     _of_provider,
 )
 _CHOSEN_TOOL = {
@@ -496,12 +496,12 @@ _TOOL_CHOICE = _of_type(
             {
                 "type": _plain,
                 "allowed_tools": _object(
-                    {"mode": _plain, "tools": _each(_of_type(_CHOSEN_TOOL, "it is no tool"))}
+                    {"mode": _plain, "tools": _each(_of_type(_CHOSEN_TOOL, "it is not a tool"))}
                 ),
             }
         ),
     },
-    "only tools that the app runs itself cost nothing of their own",
+    "only tools that the app runs itself add no cost",
     _of_provider,
 )
 
@@ -570,10 +570,10 @@ _TEMPLATE_REFUSED = (
 
 def _template_arguments(name: str, value: Any) -> None:
     if not isinstance(value, dict):
-        raise invalid_request(f"`{name}` is an object.")
+        raise invalid_request(f"`{name}` must be an object.")
     for key in cast("dict[str, Any]", value):
         if key in _TEMPLATE_REFUSED:
-            raise _not_allowed(f"{name}.{key}", "it replaces what the template is given")
+            raise _not_allowed(f"{name}.{key}", "it replaces the input of the template")
 
 
 class Field(NamedTuple):

@@ -222,7 +222,8 @@ def allows_grants(funding_id: str | None, terms: Terms) -> bool:
 def refused_grant() -> WattfareError:
     """The refusal of a grant that the operator would pay for without a ceiling."""
     return invalid_request(
-        "This service gives no grants, because its operator has set no ceiling for them.", 403
+        "This service does not allow grants, because its operator has not set a ceiling for them.",
+        403,
     )
 
 

@@ -187,7 +187,7 @@ def find_keyring(
         )
     if needed:
         log.warning(
-            "payers cannot pay with keys of their own, because %s is not set", ENCRYPTION_VARIABLE
+            "payers cannot pay with their own keys, because %s is not set", ENCRYPTION_VARIABLE
         )
     return None
 

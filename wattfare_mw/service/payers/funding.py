@@ -467,7 +467,7 @@ def _hash(token: str) -> str:
 def _label(text: str) -> str:
     label = " ".join(text.split())
     if len(label) > MAX_LABEL or not label.isprintable():
-        raise invalid_request(f"A name is a line of up to {MAX_LABEL} characters.")
+        raise invalid_request(f"A name must be one line of up to {MAX_LABEL} characters.")
     return label
 
 
