@@ -95,7 +95,7 @@ def counts(text: int, attached: Attachments | None, family: Family) -> TokenCoun
     if attached is None:
         return TokenCounts(prompt=text)
     pages = [length for document in attached.pages for length in document.text]
-    image = sum(map(family.image_tokens, attached.images)) + sum(map(family.page_tokens, pages))
+    image = family.images_tokens(attached.images) + sum(map(family.page_tokens, pages))
     audio = sum(map(family.audio_tokens, attached.audio))
     return TokenCounts(
         prompt=text + image + audio + attached.text + AROUND * len(attached.pages),

@@ -88,12 +88,19 @@ def bounds(
         page_usd: what the provider may charge for a page of a PDF.
     """
     found: list[Bound] = []
+    media: dict[int, TokenCounts] = {}  # of each family
     for offer, text in zip(offers, texts, strict=True):
         if offer.price is None:
             return []
         searches = offer.variant.searches
         more = searches * variants.SEARCH_TOKENS
-        prompt = prompt_bound.counts(text + more, attached, offer.family)
+        prompt = TokenCounts(prompt=text + more)
+        if attached is not None:
+            family = id(offer.family)
+            if family not in media:
+                media[family] = prompt_bound.counts(0, attached, offer.family)
+            counts = media[family]
+            prompt = msgspec.structs.replace(counts, prompt=text + more + counts.prompt)
         fees = _fees(offer, prompt, attached, page_usd) if searches or attached else 0
         found.append(Bound(offer.price, prompt, fees))
     return found
