@@ -51,6 +51,7 @@ _WRITTEN = frozenset(
         *("chat_template_kwargs", "documents", "structured_outputs", "structural_tag"),
         *("guided_json", "guided_choice", "guided_regex", "guided_grammar", "json_schema"),
         *("format", "regex", "ebnf", "grammar", "output_config", "thinking", "options"),
+        *("output_format", "translation_options"),
     }
 )
 _TOOLS = ("tools", "functions")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 
 import msgspec
@@ -149,8 +149,14 @@ def limit(found: Sequence[Bound], granted: int, answers: int, most: int) -> int:
     return min([each.limit(granted, answers, most) for each in found])
 
 
-def max_price(found: Sequence[Bound]) -> dict[str, float]:
-    """OpenRouter's ``max_price``: any provider that it routes to costs no more than this."""
+def max_price(
+    found: Sequence[Bound], asked: Mapping[str, float | None] | None = None
+) -> dict[str, float]:
+    """OpenRouter's ``max_price``: any provider that it routes to costs no more than this.
+
+    Args:
+        asked: the client's own prices. A lower one counts.
+    """
     rates = [each.price.most_per_unit(each.prompt.prompt) for each in found]
 
     def most(name: str) -> Decimal:
@@ -163,4 +169,9 @@ def max_price(found: Sequence[Bound]) -> dict[str, float]:
     }
     if any(each.prompt.images for each in found):
         prices["image"] = most("per_image")
-    return {name: float(price) for name, price in prices.items()}
+    reserved = {name: float(price) for name, price in prices.items()}
+    lower = {name: price for name, price in (asked or {}).items() if price is not None}
+    return {
+        **lower,
+        **{name: min(price, lower.get(name, price)) for name, price in reserved.items()},
+    }

@@ -651,10 +651,9 @@ class UpstreamJob:
         routed = True in [offer.variant.routed for offer in self._offers]
         if (body.get("provider") or routed) and self._bounds:
             # No provider that it is routed to may cost more than was reserved.
-            body["provider"] = {
-                **(body.get("provider") or {}),
-                "max_price": offers.max_price(self._bounds),
-            }
+            provider: dict[str, Any] = body.get("provider") or {}
+            price = offers.max_price(self._bounds, provider.get("max_price"))
+            body["provider"] = {**provider, "max_price": price}
         return body
 
     def _metered(self, block: bytes) -> bytes:
