@@ -75,7 +75,7 @@ MUTANTS = [
         "wattfare_mw/service/payers/funding.py",
         '            or not hmac.compare_digest(request.cookie_hash, _hash(cookie or ""))\n',
         "",
-        (f"{_IN_FUNDING}test_another_browser_connects_nothing",),
+        (f"{_IN_FUNDING}test_callback_in_another_browser_connects_nothing",),
     ),
     Mutant(
         "single use of an approval",
@@ -89,7 +89,7 @@ MUTANTS = [
         "wattfare_mw/service/pages/endpoints.py",
         "        forms.check_token(form, visit.cookie)\n",
         "",
-        ("tests/service/test_every_page.py::test_a_form_without_its_token_is_refused",),
+        ("tests/service/test_every_page.py::test_form_without_its_token_is_refused",),
     ),
     Mutant(
         "the epoch",
@@ -110,6 +110,6 @@ MUTANTS = [
         "wattfare_mw/service/payers/encryption.py",
         "self._ciphers[self.first_id].encrypt(nonce, secret, _bound_to(purpose))\n",
         "secret\n",
-        (f"{_IN_ENCRYPTION}test_a_secret_is_read_with_the_key_and_the_purpose_that_sealed_it",),
+        (f"{_IN_ENCRYPTION}test_secret_needs_the_key_and_purpose_that_encrypted_it",),
     ),
 ]
