@@ -102,7 +102,7 @@ def check_story(text: str) -> None:
         rest = text.partition(title)[2]
         for line in story:
             _, found, rest = rest.partition(line)
-            assert found, f"{line!r} is not in its place in\n{text}"
+            assert found, f"{line!r} is missing at its place in\n{text}"
     assert "Every step succeeded." in text
     assert "sk_test_" not in text
 
