@@ -1,4 +1,4 @@
-"""Rows of one character, one header or one event: each takes time in proportion to its length."""
+"""Long runs of one character, one header or one event take time in proportion to their length."""
 
 from __future__ import annotations
 
@@ -43,7 +43,9 @@ def with_key(
 
 
 @pytest.mark.parametrize("row", ["\\", "%25", "&#", "&#0", "\\u0", "s"])
-def test_an_error_that_repeats_a_prompt(with_key: Service, upstream: Upstream, row: str) -> None:
+def test_error_that_repeats_a_prompt_does_not_stall(
+    with_key: Service, upstream: Upstream, row: str
+) -> None:
     def repeat(exchange: Exchange) -> None:
         text = exchange.json["messages"][0]["content"]
         exchange.answer({"error": {"message": f"Invalid value: {text}"}}, status=400)
@@ -83,7 +85,7 @@ def test_an_answer_does_not_stall_the_others(
         assert "a1b2c3d4" not in answer.text
 
 
-def test_one_header_again_and_again_does_not_stall_an_app(fake: FakeWattfare) -> None:
+def test_repeated_header_does_not_stall_an_app(fake: FakeWattfare) -> None:
     env = {"WATTFARE_SECRET_KEY": SECRET_KEY, "WATTFARE_BASE_URL": fake.url}
     with uvicorn_process("support.middleware_app:guarded", env=env) as (address, _):
         url = f"http://{address[0]}:{address[1]}{INFERENCE}"
@@ -169,16 +171,18 @@ def keys(times: int) -> Callable[[], object]:
         (keys, 160_000),
     ],
 )
-def test_the_time_is_in_proportion(row: Callable[[int], Callable[[], object]], times: int) -> None:
+def test_time_grows_linearly_with_length(
+    row: Callable[[int], Callable[[], object]], times: int
+) -> None:
     run = row(times)
     began = time.thread_time()
     run()
-    # In proportion to the square, each of them takes twice as long, and most take far longer.
+    # With quadratic growth, each would take at least twice as long.
     assert time.thread_time() - began < 5
 
 
 @pytest.mark.parametrize("way", ["\\s", "\\\\\\s", "\\\\u0073", "\\u0073", "%73", "s"])
-def test_an_escaped_key_is_removed_as_before(way: str) -> None:
+def test_escaped_key_is_removed(way: str) -> None:
     for start in ("", "\\", "a\\\\", "%"):
         said = f"{start}{way}{KEY[1:]}"
         assert "a1b2c3d4" not in Redactor(KEY).text(said)

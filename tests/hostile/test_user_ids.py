@@ -1,4 +1,4 @@
-"""What ``resolve_user`` returns: an id of any usual type, and never the text of a missing user."""
+"""What ``resolve_user`` may return: an id of a usual type, never the text of a missing user."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ MAKERS = {
 
 @pytest.fixture(params=MAKERS)
 def make(request: pytest.FixtureRequest, fake: FakeWattfare) -> Iterator[Callable[[Any], Post]]:
-    """An app of each kind, whose ``resolve_user`` returns this."""
+    """Makes an app of each kind whose ``resolve_user`` returns this value."""
     at = {"secret_key": SECRET_KEY, "base_url": fake.url}
     with ExitStack() as stack:
         yield lambda resolved: MAKERS[request.param](lambda _: resolved, at, stack)
@@ -166,7 +166,9 @@ def test_a_lazy_none_is_a_visitor() -> None:
     [(7, "7"), (0, "0"), (-3, "-3"), (10**40, "1" + "0" * 40), (ID, str(ID)), ("u 1", "u 1")],
     ids=str,
 )
-def test_usual_ids(make: Any, fake: FakeWattfare, path: str, resolved: object, user: str) -> None:
+def test_usual_id_types_are_accepted(
+    make: Any, fake: FakeWattfare, path: str, resolved: object, user: str
+) -> None:
     assert make(resolved)(path) == 200
     assert who_paid(fake, path) == user
 
@@ -176,7 +178,7 @@ NO_USERS = ["None", "null", "undefined", "AnonymousUser", "False", "NaN", "", " 
 
 @pytest.mark.parametrize("path", [TOKEN, INFERENCE])
 @pytest.mark.parametrize("resolved", [*NO_USERS, True, False], ids=repr)
-def test_no_user_is_the_apps_bug(
+def test_text_of_a_missing_user_is_the_apps_error(
     make: Any, fake: FakeWattfare, caplog: Any, path: str, resolved: object
 ) -> None:
     assert make(resolved)(path) == 500
@@ -189,7 +191,7 @@ def test_no_user_is_the_apps_bug(
         assert "return user.id if user else None" in record.getMessage()
 
 
-def test_none_is_a_visitor(make: Any, fake: FakeWattfare) -> None:
+def test_none_is_an_anonymous_visitor(make: Any, fake: FakeWattfare) -> None:
     assert make(None)(TOKEN) == 401
     assert not fake.exchanges
 
@@ -207,7 +209,7 @@ class Anonymous:
         "<flask_login.mixins.AnonymousUserMixin object at 0x7f0e5c0>",
     ],
 )
-def test_the_like_of_them(text: str) -> None:
+def test_similar_texts_of_a_missing_user_are_refused(text: str) -> None:
     with pytest.raises(AppError, match="It gave "):
         user_id_of(text)
 
@@ -220,7 +222,7 @@ def test_the_like_of_them(text: str) -> None:
         *("Null", "none", "NONE", "nil", "true", "anonymoususer", "[]", " u1 "),
     ],
 )
-def test_other_texts_are_ids(text: str) -> None:
+def test_other_texts_are_accepted(text: str) -> None:
     assert user_id_of(text) == text
 
 
@@ -229,20 +231,20 @@ def test_other_texts_are_ids(text: str) -> None:
     [7.0, b"u1", [], {}, object(), 1 << 20_000, "x" * 257, "a\0b"],
     ids=lambda value: type(value).__name__,
 )
-def test_what_is_no_id(resolved: object) -> None:
+def test_invalid_user_id_is_refused(resolved: object) -> None:
     with pytest.raises(AppError, match="A user id must "):
         user_id_of(resolved)
 
 
 @given(st.integers(-(10**18), 10**18) | st.uuids())
-def test_each_user_has_an_id_of_their_own(resolved: int | UUID) -> None:
+def test_different_users_have_different_ids(resolved: int | UUID) -> None:
     assert user_id_of(resolved) == str(resolved)
     assert user_id_of(str(resolved)) == str(resolved)
     assert user_id_of(uuid4()) != user_id_of(resolved)
 
 
-def test_the_app_of_flasks_tutorial(fake: FakeWattfare) -> None:
-    """Its users have ids of a database: ``session["user_id"] = user["id"]`` is an int."""
+def test_app_of_the_flask_tutorial_works(fake: FakeWattfare) -> None:
+    """Its user ids come from a database: ``session["user_id"] = user["id"]`` is an int."""
     database = sqlite3.connect(":memory:", check_same_thread=False)
     database.row_factory = sqlite3.Row
     database.execute("CREATE TABLE user (id INTEGER PRIMARY KEY AUTOINCREMENT, username TEXT)")
