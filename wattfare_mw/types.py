@@ -105,7 +105,7 @@ def readable_label(label: object) -> str | None:
         WattfareError: ``invalid_request``; it is not a string.
     """
     if not isinstance(label, str):
-        raise invalid_request(f"An account label is a string, not {type(label).__name__}.")
+        raise invalid_request(f"An account label must be a string, not {type(label).__name__}.")
     if not label.isprintable():
         label = "".join(
             each if not is_hidden(each) else " " if each.isspace() else "" for each in label
@@ -255,7 +255,7 @@ def _encode_other(value: Any) -> Any:
 def _decode_other(shape: type[Any], value: Any) -> Any:
     if shape is Usd:
         return money.amount(value)
-    raise NotImplementedError(f"{shape.__name__} is no shape of the wire")
+    raise NotImplementedError(f"{shape.__name__} is not a shape of the protocol")
 
 
 def exact(digits: str) -> Decimal:

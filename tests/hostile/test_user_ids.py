@@ -210,7 +210,7 @@ class Anonymous:
     ],
 )
 def test_similar_texts_of_a_missing_user_are_refused(text: str) -> None:
-    with pytest.raises(AppError, match="It gave "):
+    with pytest.raises(AppError, match="It returned "):
         user_id_of(text)
 
 

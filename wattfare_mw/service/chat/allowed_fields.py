@@ -127,13 +127,13 @@ def _plain(name: str, value: Any) -> None:
     """A string, a number or a boolean. It costs nothing of its own: at most it is part of the
     prompt, which is counted."""
     if isinstance(value, (dict, list)):
-        raise invalid_request(f"`{name}` is a string, a number or a boolean.")
+        raise invalid_request(f"`{name}` must be a string, a number or a boolean.")
 
 
 def _text(name: str, value: Any) -> None:
     """As :func:`plain`, for a string."""
     if not isinstance(value, str):
-        raise invalid_request(f"`{name}` is a string.")
+        raise invalid_request(f"`{name}` must be a string.")
 
 
 def _json(_name: str, _value: Any) -> None:
@@ -192,7 +192,7 @@ def _only(*allowed: Any) -> Rule:
 def _object(rules: Mapping[str, Rule]) -> Rule:
     def rule(name: str, value: Any) -> Found | None:
         if not isinstance(value, dict):
-            raise invalid_request(f"`{name}` is an object.")
+            raise invalid_request(f"`{name}` must be an object.")
         prefix = f"{name}." if name else ""
         found: Found | None = None
         for field, inner in cast("dict[str, Any]", value).items():
@@ -214,7 +214,7 @@ def _object(rules: Mapping[str, Rule]) -> Rule:
 def _each(rule: Rule) -> Rule:
     def each(name: str, value: Any) -> Found | None:
         if not isinstance(value, list):
-            raise invalid_request(f"`{name}` is an array.")
+            raise invalid_request(f"`{name}` must be an array.")
         found: Found | None = None
         for place, item in enumerate(cast("list[Any]", value)):
             more = rule(f"{name}[{place}]", item)
@@ -230,7 +230,7 @@ def _text_or(rule: Rule, otherwise: str) -> Rule:
         if isinstance(value, str):
             return None
         if not isinstance(value, (dict, list)):
-            raise invalid_request(f"`{name}` is a string, or {otherwise}.")
+            raise invalid_request(f"`{name}` must be a string, or {otherwise}.")
         return rule(name, value)
 
     return either
@@ -246,7 +246,7 @@ def _plain_or(rule: Rule) -> Rule:
 def _map(name: str, value: Any) -> None:
     """An object of any keys, with a plain value each."""
     if not isinstance(value, dict):
-        raise invalid_request(f"`{name}` is an object.")
+        raise invalid_request(f"`{name}` must be an object.")
     for key, inner in cast("dict[str, Any]", value).items():
         _plain(f"{name}.{key[:64]}", inner)
     _own_keys(name, value)
@@ -360,7 +360,7 @@ def _known_or(rules: Mapping[str, Rule], other: Callable[[str, str, Any], Found 
 
     def rule(name: str, value: Any) -> Found | None:
         if not isinstance(value, dict):
-            raise invalid_request(f"`{name}` is an object.")
+            raise invalid_request(f"`{name}` must be an object.")
         found: Found | None = None
         for field, inner in cast("dict[str, Any]", value).items():
             if inner is None:
@@ -425,7 +425,7 @@ _CALLS = {
         {"id": _plain, "type": _plain, "custom": _beside({"name": _plain, "input": _plain})}
     ),
 }
-_OF_KNOWN_TYPE = _of_type(_CALLS, "it is no such call")
+_OF_KNOWN_TYPE = _of_type(_CALLS, "it is not a tool call")
 
 
 def _tool_call(name: str, value: Any) -> Found | None:
@@ -461,7 +461,7 @@ _IN_MESSAGE: Mapping[str, Rule] = {
     "cache_control": _CACHE_CONTROL,
     "annotations": _each(_annotation),
     "audio": _held(
-        "the length of what an earlier answer said is not known",
+        "the length of the earlier audio answer is not known",
         shape=_object({**_SOUND, "id": _plain, "expires_at": _plain, "transcript": _plain}),
     ),
     "images": _each(_MADE_IMAGE),
@@ -542,7 +542,7 @@ PROVIDER_TOOLS = (
     *("google_search", "google_maps", "enterprise_web_search", "url_context"),
     *("computer", "bash_", "text_editor_", "memory_", "tool_search_tool_"),
 )
-_RUN_BY_PROVIDER = _held("the provider runs or describes this tool, at a price of its own")
+_RUN_BY_PROVIDER = _held("the provider runs or describes this tool, and charges for it")
 #: Gemini's tools, which have no type: `{"googleSearch": {}}`.
 _OF_GEMINI = frozenset(
     {
@@ -561,7 +561,7 @@ _FLAT = {**dict.fromkeys(("name", "description", "strict"), _plain), "parameters
 _FUNCTION_TOOL = _of_tool(
     {**_BESIDE_TOOL, **_FLAT, "input_schema": _json, "function": _FUNCTION}, plain=True
 )
-_APP_RUNS = "only tools that the app runs itself cost nothing of their own"
+_APP_RUNS = "only tools that the app runs itself add no cost"
 _TYPED_TOOL = _of_type(
     {
         "function": _FUNCTION_TOOL,
@@ -699,10 +699,10 @@ _TEMPLATE_REFUSED = (
 
 def _template_arguments(name: str, value: Any) -> None:
     if not isinstance(value, dict):
-        raise invalid_request(f"`{name}` is an object.")
+        raise invalid_request(f"`{name}` must be an object.")
     for key in cast("dict[str, Any]", value):
         if key in _TEMPLATE_REFUSED:
-            raise _not_allowed(f"{name}.{key}", "it replaces what the template is given")
+            raise _not_allowed(f"{name}.{key}", "it replaces the input of the template")
 
 
 # Gemini's own fields: ai.google.dev/gemini-api/docs/openai. Thoughts are part of the answer.

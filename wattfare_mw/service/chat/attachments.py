@@ -189,7 +189,7 @@ class _Found:
         data = _bytes(_content(name, fields.get("data") or fields.get("url")))
         seconds = None if data is None else audio_length.seconds(data)
         if seconds is None:
-            because = "only WAV and MP3 say how long they are; send one of these"
+            because = "only the length of WAV and MP3 can be measured; send one of these"
             self.unbounded.append((name, because))
         else:
             self.audio.append(seconds)
@@ -227,7 +227,7 @@ class _Found:
         value = _content(name, value)
         data = _bytes(value)
         if data is None:
-            because = "its content is not here; send the file itself, as a data URL"
+            because = "the request does not contain its content; send the file as a data URL"
             self.unbounded.append((name, because))
         elif _PDF in data[:1024]:
             self.documents.append((name, data))

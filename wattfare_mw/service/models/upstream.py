@@ -260,13 +260,13 @@ class Upstream:
 
     def _unpriced(self, model: str) -> WattfareError:
         words = (
-            f"There is no fixed price for {model!r}, and without one its cost cannot be bounded. "
+            f"There is no fixed price for {model!r}, so its cost cannot be bounded. "
             "The operator of the service can set a price with --price 'MODEL=IN/OUT', in USD per "
             "million tokens."
         )
         may_name_cost = self.provider.names_cost or self.provider is OTHER
         if may_name_cost and not self._allow_unpriced:
-            words += " If the upstream names what each call has cost, --allow-unpriced will do."
+            words += " If the upstream reports the cost of each call, use --allow-unpriced instead."
         return invalid_request(words)
 
     async def close(self) -> None:
@@ -484,7 +484,7 @@ class UpstreamJob:
         if encoding != "identity":
             # The request asked for an uncompressed answer. A compressed one cannot be metered.
             raise upstream_answers.failed(
-                "The upstream's answer is compressed, which it was asked not to."
+                "The upstream's answer is compressed, although the service asked for an uncompressed one."
             )
         kind = self._answer.headers.get("content-type", "").split(";")[0].strip().lower()
         if request.stream and kind == sse.CONTENT_TYPE:
@@ -583,7 +583,7 @@ class UpstreamJob:
             except WattfareNetworkError as error:
                 raise upstream_answers.unreachable(error) from error.__cause__
             except sse.EventTooLargeError:
-                raise upstream_answers.failed("The upstream's answer has no end.") from None
+                raise upstream_answers.failed("The upstream's answer did not end.") from None
             if self._done:
                 # Events before the end need not wait for the settlement.
                 start = sse.last_event(events)
@@ -592,7 +592,7 @@ class UpstreamJob:
                 return events
             await asyncio.sleep(0)  # an upstream that floods us must not block other tasks
         raise WattfareBudgetExceededError(
-            "The model went on beyond its limit: what was reserved for this call is spent."
+            "The model exceeded its limit, and this call's reservation is spent."
         )
 
     def _whole_events(self, chunk: bytes) -> bytes:

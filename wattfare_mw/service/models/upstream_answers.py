@@ -98,7 +98,7 @@ def _failure(
             return _payer_refused(status, said, retry_after)
         return _account_refused(status, said)
     if status == 429:
-        ours = "The upstream is asked too often."
+        ours = "The upstream's rate limit is reached."
         failure = WattfareRateLimitError(ours, retry_after=retry_after or 1)
     elif status == 403 and said.flagged:
         failure = invalid_request("The upstream's moderation refuses the prompt.", 403)
