@@ -84,6 +84,8 @@ def user_id_of(resolved: object) -> str:
     try:
         user_id = user_id_text(resolved)
     except WattfareError as error:
+        if isinstance(resolved, type(None)):  # a lazy object, such as Django's
+            raise NotSignedInError from None
         raise AppError(
             f"resolve_user must return a user id or None. {error.message} If no user is signed in,"
             " return None. So write `return user.id if user else None`."

@@ -26,6 +26,8 @@ MAX_TOKENS = 10_000_000
 #: The most models that a request may name.
 MAX_MODELS = 16
 
+#: What some clients send for no limit.
+_NO_LIMIT = -1
 #: Ollama's name of the limit, in ``options``.
 _OLLAMA_LIMIT = "num_predict"
 _THINKING = frozenset({"reasoning", "thinking", "thinking_budget"})
@@ -85,8 +87,9 @@ class ChatRequest(msgspec.Struct, frozen=True):
             body.pop(name, None)
         for name in names:
             body[name] = tokens
-        if "options" in body and _ollama_limit(body) is not None:
-            body["options"] = {**body["options"], _OLLAMA_LIMIT: tokens}
+        options = body.get("options")
+        if options and options.get(_OLLAMA_LIMIT) is not None:
+            body["options"] = {**options, _OLLAMA_LIMIT: tokens}
         return body
 
     @property
@@ -126,7 +129,7 @@ def read(body: bytes, *, uncut: bool = False, policy: Policy = DEFAULT_POLICY) -
         raise invalid_request("The body is not valid JSON.") from None
     if not isinstance(decoded, dict):
         raise invalid_request("The body must be a JSON object.")
-    known = cast("dict[str, Any]", decoded)
+    known = allowed_fields.without_nulls(cast("dict[str, Any]", decoded))
     names = known.get("models")
     fallbacks = None if names is None else _fallbacks(known, names)
     model = known.get("model")
@@ -183,7 +186,12 @@ def text_of(message: dict[str, Any]) -> str:
 
 #: The parts whose text counts. No model repeats others, such as thoughts.
 _READ = frozenset({"text", "input_text", "output_text"})
-_UNREAD = frozenset({"refusal", "thinking", "redacted_thinking", "reasoning", "tool_use"})
+_UNREAD = frozenset(
+    {
+        *("refusal", "thinking", "redacted_thinking", "reasoning", "reference"),
+        *("tool_use", "tool_result", "search_result"),
+    }
+)
 
 
 def _text_part(part: object) -> str:
@@ -283,14 +291,25 @@ def _inner(fields: dict[str, Any], name: str, limit: str) -> int | None:
     return _whole(cast("dict[str, Any]", value), limit, MAX_TOKENS, f"{name}.")
 
 
+def _limit(fields: dict[str, Any], name: str, prefix: str = "") -> int | None:
+    # LM Studio, llama.cpp and Ollama write -1 for no limit. The service then sets its own.
+    value = fields.get(name)
+    if type(value) is int and value == _NO_LIMIT:
+        return None
+    return _whole(fields, name, MAX_TOKENS, prefix)
+
+
 def _ollama_limit(fields: dict[str, Any]) -> int | None:
-    return _inner(fields, "options", _OLLAMA_LIMIT)
+    options = fields.get("options")
+    if not isinstance(options, dict):
+        return None  # the table of fields checks it
+    return _limit(cast("dict[str, Any]", options), _OLLAMA_LIMIT, "options.")
 
 
 def _max_tokens(fields: dict[str, Any]) -> int | None:
     if _LIMITS.isdisjoint(fields):
         return None
-    new, old = (_whole(fields, name, MAX_TOKENS) for name in _TOKEN_FIELDS)
+    new, old = (_limit(fields, name) for name in _TOKEN_FIELDS)
     if new is not None and old is not None and new != old:
         raise invalid_request(
             "`max_tokens` and `max_completion_tokens` are the same limit: send one of them."

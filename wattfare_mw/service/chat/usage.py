@@ -7,8 +7,8 @@ ignored, and the other parts still count. ``tests/providers`` has an example of 
 Two counts differ from provider to provider:
 
 - *Reasoning*: for OpenAI it is part of the completion tokens. xAI and Google count it separately,
-and only the total includes it. Perplexity's total does not. - *Cached tokens*: for OpenAI they are
-part of the prompt tokens. Anthropic's and Bedrock's own
+  and only the total includes it. Perplexity's total does not.
+- *Cached tokens*: for OpenAI they are part of the prompt tokens. Anthropic's and Bedrock's own
   names (``cache_read_input_tokens``) are separate counts.
 """
 

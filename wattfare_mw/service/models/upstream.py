@@ -47,6 +47,8 @@ MAX_ERROR_BYTES = 2**20
 MAX_LIST_BYTES = 16 * 2**20
 #: A block of events of up to this many bytes is metered on the event loop.
 LARGE_BLOCK = 2**19
+#: How many images are counted on the event loop. Each of the models that may answer counts them.
+MANY_IMAGES = 50
 #: The most comments in a row that are passed on. An upstream could send them forever.
 MAX_COMMENTS = 3
 MAX_COMMENT_BYTES = 1024
@@ -162,7 +164,7 @@ class Upstream:
         if request.attachments is not None and request.attachments.documents:
             read = await documents.read(request.attachments)
             request = msgspec.structs.replace(request, attachments=read)
-        if request.large:
+        if request.large or _has_many_images(request):
             return await in_thread(UpstreamJob, self, request, models, request_id, hold)
         return UpstreamJob(self, request, models, request_id, hold)
 
@@ -355,6 +357,12 @@ async def read_whole(answer: AsyncHTTPResponse, most: int) -> bytes:
         raise upstream_answers.unreachable(error) from error.__cause__
     finally:
         await answer.close()
+
+
+def _has_many_images(request: ChatRequest) -> bool:
+    # Each takes up to 0.2 ms, for each model that may answer.
+    attached = request.attachments
+    return attached is not None and len(attached.images) * len(request.models) > MANY_IMAGES
 
 
 def _names_preset(model: str) -> bool:
@@ -643,10 +651,9 @@ class UpstreamJob:
         routed = True in [offer.variant.routed for offer in self._offers]
         if (body.get("provider") or routed) and self._bounds:
             # No provider that it is routed to may cost more than was reserved.
-            body["provider"] = {
-                **(body.get("provider") or {}),
-                "max_price": offers.max_price(self._bounds),
-            }
+            provider: dict[str, Any] = body.get("provider") or {}
+            price = offers.max_price(self._bounds, provider.get("max_price"))
+            body["provider"] = {**provider, "max_price": price}
         return body
 
     def _metered(self, block: bytes) -> bytes:

@@ -540,7 +540,7 @@ def read_chunk(data: bytes, meter: Meter, credential: Credential) -> Read:
     try:
         chunk = decode(data)
     except ValueError:
-        if _PING.fullmatch(data) is not None:
+        if _PING.fullmatch(data.strip()) is not None:
             return _IGNORED
         raise failed("The upstream sent an event that is not JSON.") from None
     if not isinstance(chunk, dict):
@@ -569,7 +569,7 @@ _TEXT = Read(generated=True, may_end=False)
 _NOTHING = Read(may_end=False)
 _IGNORED = Read(choices=False, passes=False)
 #: Some gateways keep a connection open with events without data, or of one word.
-_PING = re.compile(rb"\s*[A-Za-z_-]{0,32}\s*")
+_PING = re.compile(rb"[A-Za-z_-]{0,32}")
 
 
 # The usual chunk has only text. Untracked structs save the garbage collector work.
