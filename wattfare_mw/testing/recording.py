@@ -166,7 +166,7 @@ class Recorder:
         """ASGI."""
         headers = Headers.of_scope(scope["headers"])
         tested = self._server.app_of(headers)
-        # Each test has an address of its own, so tests do not share rate limits.
+        # Each test has its own address, so tests do not share rate limits.
         scope["client"] = (self._server.client_address, 0)
         if tested is None or (scope["method"], scope["path"]) != ("POST", COMPLETIONS):
             await self._app(scope, receive, send)
