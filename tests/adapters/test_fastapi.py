@@ -591,7 +591,7 @@ def test_answer_has_one_content_type(at_service: dict[str, Any], account: App) -
 
 def test_started_app_is_refused(at_fake: dict[str, Any]) -> None:
     app = FastAPI()
-    with TestClient(app), pytest.raises(RuntimeError, match="has started"):
+    with TestClient(app), pytest.raises(RuntimeError, match="has already started"):
         add_wattfare(app, resolve_user=account_id, **at_fake)
 
 
