@@ -42,10 +42,10 @@ RESERVED_HEADER = "x-wattfare-reserved"
 MAX_MODEL_CHARACTERS = 256
 #: The longest id of a user, in characters (our choice).
 MAX_USER_ID = 256
-#: The longest name of a user's account at an app that is taken, in characters (likewise).
+#: The longest accepted name of a user's account at an app, in characters (our choice).
 MAX_ACCOUNT_LABEL = 200
 _NOT_IN_USER_IDS = re.compile("[\0\ud800-\udfff]")
-#: A valid ``X-Request-Id``. Any other is replaced by one of our own (our choice).
+#: A valid ``X-Request-Id``. Any other is replaced by a new one (our choice).
 SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._~+/=:-]{1,128}")
 
 
@@ -96,8 +96,8 @@ def _plain(user_id: object, kind: type) -> str:
 
 
 def readable_label(label: object) -> str | None:
-    """The name of a user's account at an app, as a person can read it. Hidden characters are left
-    out, and what is too long is cut off: a name that a user has chosen must not break the app.
+    """The name of a user's account at an app, as a person can read it. Hidden characters are
+    removed, and a long name is cut, because a name that a user has chosen must not break the app.
 
     Returns: up to :data:`MAX_ACCOUNT_LABEL` characters; None if nothing is left.
 
@@ -142,7 +142,7 @@ class RequestLimit(msgspec.Struct, rename="camel", frozen=True):
 
 
 class SessionRequest(msgspec.Struct, rename="camel", frozen=True, omit_defaults=True):
-    """What an app asks for with a session."""
+    """The cap that an app asks for with a session."""
 
     request_limit: RequestLimit | None = None
 
@@ -164,7 +164,7 @@ class Limits(msgspec.Struct, rename="camel", frozen=True):
 
 
 class Usage(msgspec.Struct, rename="camel", frozen=True):
-    """What the user was billed in this UTC month, in USD."""
+    """The amount that the user was billed in this UTC month, in USD."""
 
     monthly_usd: Usd = Usd(0)
 

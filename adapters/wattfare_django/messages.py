@@ -35,7 +35,8 @@ def our_request(request: Any, path: str | None = None) -> Request:
 
 
 def read_body(request: Any, limit: int) -> bytes:
-    """The request's body. ``DATA_UPLOAD_MAX_MEMORY_SIZE`` is no limit here: images are larger.
+    """The request's body. ``DATA_UPLOAD_MAX_MEMORY_SIZE`` does not apply, because images are
+    larger.
 
     Raises:
         WattfareError: it is larger than ``limit``, or the client left before its end.

@@ -23,7 +23,7 @@ _HEADERS = "wattfare.headers"
 # These are of the empty answer to the dependency's own request.
 _OF_THE_BODY = frozenset({b"content-length", b"content-type"})
 # FastAPI's notes about the route that is being answered, and its exception handlers. With the
-# latter, what the dependency raises would become an answer, and it is to be raised.
+# handlers, an exception of the dependency would become a response, but it must be raised.
 _OF_THE_ROUTE = frozenset({"fastapi", "route", "endpoint", "starlette.exception_handlers"})
 
 

@@ -54,7 +54,8 @@ wattfare_responses: dict[int | str, dict[str, Any]] = _errors(
         502: "Wattfare or the model's provider failed.",
     }
 )
-"""For endpoints that spend a user's budget: ``responses=wattfare_responses``."""
+"""The error responses of an endpoint that spends a user's budget: ``responses=wattfare_responses``.
+"""
 
 _JSON_OBJECT = {"application/json": {"schema": {"type": "object"}}}
 _STREAM = {"text/event-stream": {"schema": {"type": "string"}}}

@@ -77,8 +77,8 @@ class WattfareMiddleware:
             WattfareAuthError: there is no secret key.
             TypeError, ValueError: an option is invalid.
         """
-        # Keep the current one. If we are assigned to `app.wsgi_app` later, we must not call
-        # ourselves.
+        # Keep the current `wsgi_app`. If this object is assigned to `app.wsgi_app` later, it must
+        # not call itself.
         extension = _Extension(app.wsgi_app, **_configured(self._options, app.config))
         app.extensions[_EXTENSION] = extension
         # With host matching, a rule without a host matches no host.
@@ -93,7 +93,7 @@ class WattfareMiddleware:
             app.endpoint(endpoint)(extension.view(path))
         if extension.has_current_user:
             app.wsgi_app = extension.entry
-            # It must be the first, because an earlier one that answers would skip it.
+            # It must be the first function, because an earlier one that answers would skip it.
             app.before_request_funcs.setdefault(None, []).insert(0, extension.keep_context)
         app.after_request(extension.answer_below)
         if (

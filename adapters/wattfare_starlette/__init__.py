@@ -1,5 +1,5 @@
-"""Wattfare for Starlette: the users of an app pay for its AI calls. FastAPI has an adapter of its
-own, :mod:`wattfare_fastapi`."""
+"""Wattfare for Starlette: the users of an app pay for its AI calls. FastAPI has its own adapter,
+:mod:`wattfare_fastapi`."""
 
 from __future__ import annotations
 
@@ -63,8 +63,8 @@ _STARLETTE_ANSWERS = (HTTPException,)
 
 
 class WattfareMiddleware(WattfareASGIMiddleware):
-    """For ``app.add_middleware(WattfareMiddleware, resolve_user=…)``, ``Middleware(…)``, or to wrap
-    the app. Most apps should use :func:`add_wattfare`.
+    """The middleware, for ``app.add_middleware(WattfareMiddleware, resolve_user=…)``, for
+    ``Middleware(…)``, or to wrap the app. Most apps should use :func:`add_wattfare`.
 
     The options are those of :class:`wattfare_mw.WattfareMiddleware`. ``resolve_user`` and a
     ``request_limit`` that is a function get Starlette's request. If they raise an

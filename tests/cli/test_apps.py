@@ -83,18 +83,18 @@ def test_live_app_without_an_origin_says_what_to_do(tmp_path: Path) -> None:
     [
         ("https://app.example.com/x/", "path"),
         ("https://app.example.com/pay", "path"),
-        ("app.example.com", "no origin"),
+        ("app.example.com", "not an origin"),
         ("https://*.example.com", "wildcard"),
         ("https://App.example.com", "lower case"),
         ("https://app.example.com:443", "default"),
-        ("https://ada@app.example.com", "no origin"),
+        ("https://ada@app.example.com", "not an origin"),
         ("http://app.example.com", "not encrypted"),
         ("http://localhost.example.com", "not encrypted"),
         ("http://192.168.1.4:8000", "not encrypted"),
         ("capacitor://localhost", "web page"),
         ("javascript:alert(1)", "null"),
         ("null", "hides its own"),
-        ("", "no origin"),
+        ("", "not an origin"),
     ],
 )
 def test_invalid_origin_creates_no_app(tmp_path: Path, origin: str, says: str) -> None:

@@ -207,7 +207,7 @@ def test_database_in_another_directory_is_found(dev: Dev, tmp_path: Path, monkey
     create_keys("sqlite:///wattfare.db", "another")
     _, found = checks(key=dev.secret_key, url=NOWHERE)
     assert found["database"]["state"] == "warn"
-    assert "not in it" in found["database"]["says"]
+    assert "does not contain" in found["database"]["says"]
     (tmp_path / "empty.db").touch()
     _, found = checks("--database", "sqlite:///empty.db", key=dev.secret_key, url=NOWHERE)
     assert found["database"]["state"] == "fail"

@@ -260,7 +260,7 @@ def _environment(keys: AppKeys, service: str) -> dict[str, str]:
 def _running(
     log: Path, module: list[str], environment: dict[str, str] | None = None
 ) -> Generator[str]:
-    """Run a module in a process of its own and return the URL that it prints."""
+    """Run a module in a new process and return the URL that it prints."""
     with log.open("w") as stderr:
         process = subprocess.Popen(  # noqa: S603
             [sys.executable, "-m", *module],

@@ -105,7 +105,7 @@ class Gate:
         ):
             raise ValueError("max_calls_per_user must be 1 or more calls, or None")
         if not callable(request_limit):
-            # Report an invalid limit when the app starts.
+            # Check it now, so that an invalid limit is reported when the app starts.
             try:
                 calls.session_request(request_limit)
             except WattfareError as error:

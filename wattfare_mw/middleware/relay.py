@@ -164,7 +164,7 @@ class Relay:
         )
 
     def heartbeat(self) -> bytes:
-        """A comment of our own."""
+        """A comment from the middleware."""
         self._next_comment = time.monotonic() + COMMENT_SECONDS
         return COMMENT
 

@@ -301,7 +301,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def held(self) -> int | None:
-        """What a call without a bound holds, in nano-dollars; None if such calls are refused."""
+        """The amount that a call without a bound holds, in nano-dollars; None if such calls are
+        refused."""
         return self.unbounded_hold if self.unbounded == "hold" else None
 
     def __repr__(self) -> str:

@@ -367,7 +367,7 @@ class WattfareService:
         return self._sum(schema.ledger, "billed_nanos", user_id)
 
     def reserved(self, user: UserId | None = None) -> Decimal:
-        """What the calls in flight have reserved, in USD.
+        """The amount that the calls in flight have reserved, in USD.
 
         Args:
             user: the user's id; None: all users and grants of the app.

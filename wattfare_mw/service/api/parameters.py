@@ -90,7 +90,7 @@ def wait_seconds(headers: Headers) -> float:
     """How long the call may wait if only other calls of its payer hold the budget.
 
     Raises:
-        WattfareError: ``invalid_request``; the header is no such number of seconds.
+        WattfareError: ``invalid_request``; the header is not a valid number of seconds.
     """
     value = headers.single(WAIT_HEADER)
     if value is None:

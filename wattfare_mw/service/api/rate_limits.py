@@ -2,9 +2,9 @@
 
 The rule is in :func:`_admit`. No user and no address can use up what all others need:
 
-- A user or an address has its own limit. Requests above it do not count against the app. - The
-first requests of each in a minute (``fair``) count against the app only. All further requests share
-one half of the app's limit, so the other half is left for those with few requests.
+- A user or an address has its own limit. Requests above it do not count against the app.
+- The first requests of each in a minute (``fair``) count against the app only. All further requests
+  share one half of the app's limit, so the other half is left for those with few requests.
 
 Inference calls and failed authentications are counted in this process, because a query to Redis
 would take longer than the rest of a call. Other rates are counted in Redis if it is configured.

@@ -37,7 +37,7 @@ async def create_session(request: Request) -> Response:
 
 
 def _check_label(label: str | None) -> str | None:
-    """A label that a person can read; None for none.
+    """A label that a person can read; None if there is none.
 
     Raises:
         WattfareError: ``invalid_request``; it is too long, or has characters that do not print or

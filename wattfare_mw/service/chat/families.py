@@ -1,8 +1,8 @@
 """How many tokens a model makes of an image, a page of a PDF and a second of audio.
 
 One row for each family of models that counts in the same way. The comment of each row names its
-source. A model that no row fits counts as the dearest of all rows. ``[media]`` in the file of
-``--config`` has rows of the operator's own, which come first.
+source. A model without a row counts as the most expensive row. ``[media]`` in the file of
+``--config`` has the operator's rows, which come first.
 
 Every rule gives an upper bound. An image and the same image turned by 90 degrees have the same
 bound, because a camera can say in the file that it is turned.
@@ -22,7 +22,7 @@ import msgspec
 
 from ...errors import invalid_request
 
-#: Tokens around an image or a file: a mark at its begin and its end, and its name.
+#: Tokens around an image or a file: a mark at its start and its end, and its name.
 AROUND = 32
 #: Tokens of the text of one page. Anthropic says "typically 1,500-3,000 tokens per page": Claude
 #: docs, "PDF support". A page that is only scanned has no text in the file, but a provider may
@@ -51,7 +51,7 @@ class Image(msgspec.Struct, frozen=True):
 
     @property
     def is_known(self) -> bool:
-        """Are its dimensions known?"""
+        """True if its dimensions are known."""
         return self.width > 0 and self.height > 0
 
 
@@ -211,7 +211,7 @@ def _factor(text: str) -> Fraction:
 
 
 # OpenAI's, from "Images and vision", "Calculating costs" (developers.openai.com/api/docs/guides).
-# Prices of models that are not there any more are from earlier versions of the same page.
+# Prices of models that the page no longer lists are from earlier versions of it.
 _PATCHES_1536 = 1536
 
 FAMILIES: Sequence[Family] = (
@@ -335,7 +335,7 @@ FAMILIES: Sequence[Family] = (
     ),
 )
 
-#: The family of a model that no row fits: the rules of all rows.
+#: The family of a model without a row: the rules of all rows.
 UNKNOWN = Family(
     models=("*",),
     images=tuple(dict.fromkeys(rule for family in FAMILIES for rule in family.images)),
@@ -356,7 +356,8 @@ class Families:
 
     Args:
         own: for a model or a pattern (``my-llava*``): tokens of an ``image``, of a ``page`` of a
-            PDF and of an ``audio_second``. Values that a row leaves out are those of the table.
+            PDF and of an ``audio_second``. If a row leaves out a value, the value of the table
+            counts.
 
     Raises:
         WattfareError: ``invalid_request``; a row is not of this form.

@@ -38,12 +38,11 @@ _LIMITS = frozenset({*_TOKEN_FIELDS, "options"})
 class ChatRequest(msgspec.Struct, frozen=True):
     """The fields that the service reads, and the whole body.
 
-    ``body`` is decoded JSON: where a name stood in it twice, one value is left, the one that was
-    looked at. ``max_tokens``, for each of the ``n`` answers, is under whichever name the client
-    used. ``thinking``: as many of those tokens are set aside for it. ``uncut``: rather no answer
-    than a shortened one. ``held``: the fields whose cost has no bound. ``attachments``: images,
-    files and audio; ``text``: the messages without their data. ``fallbacks``: other models that may
-    answer.
+    ``body`` is decoded JSON: if a name occurred twice, it has the one value that was checked.
+    ``max_tokens`` is the limit of each of the ``n`` answers, under any of its names. ``thinking``:
+    how many of these tokens are for thinking. ``uncut``: refuse the call instead of shortening its
+    answer. ``held``: the fields whose cost has no bound. ``attachments``: images, files and audio;
+    ``text``: the messages without their data. ``fallbacks``: other models that may answer.
     """
 
     model: str
@@ -62,7 +61,7 @@ class ChatRequest(msgspec.Struct, frozen=True):
     fallbacks: tuple[str, ...] = ()
 
     def limits(self, default: int) -> tuple[int, int]:
-        """The tokens of each answer: the fewest that make sense, and the most.
+        """The token limits of each answer: the lowest useful one, and the highest.
 
         Raises:
             WattfareError: ``invalid_request``; thinking alone would use all of them.

@@ -1,4 +1,4 @@
-"""What an operator does with the apps of a database: list them, change their keys and origins,
+"""The operator's actions on the apps of a database: list them, change their keys and origins,
 delete them. Each function is one transaction, on any database."""
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ..records import App, Mode
 from . import accounts, schema
 from .clock import seconds
 
-#: Hosts on which a page may be served without TLS: those of the developer's own machine.
+#: Hosts of the developer's own machine, on which a page may be served without TLS.
 LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 _apps = schema.apps
 _origins = schema.app_origins

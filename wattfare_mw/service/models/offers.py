@@ -131,7 +131,7 @@ def between(found: Sequence[Bound], least: int, most: int) -> Bounds:
 
 
 def longest(found: Sequence[Bound]) -> int:
-    """The most tokens of the prompt, whichever of these models answers."""
+    """The most tokens of the prompt with any of these models."""
     if len(found) == 1:
         return found[0].prompt.prompt
     return max(each.prompt.prompt for each in found)
@@ -145,7 +145,7 @@ def dearest(found: Sequence[Bound], most: int) -> Price | None:
 
 
 def limit(found: Sequence[Bound], granted: int, answers: int, most: int) -> int:
-    """The limit, up to ``most``, that this amount pays for, whichever model answers."""
+    """The limit, up to ``most``, that this amount pays for with any of these models."""
     return min([each.limit(granted, answers, most) for each in found])
 
 

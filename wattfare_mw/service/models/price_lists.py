@@ -45,7 +45,7 @@ def read_prices(body: bytes) -> dict[str, Price | Unpriced]:
     """The price of each model in the list, as far as it names one.
 
     Raises:
-        msgspec.MsgspecError: it is no list of models.
+        msgspec.MsgspecError: it is not a list of models.
     """
     prices: dict[str, Price | Unpriced] = {}
     for entry in msgspec.json.decode(body, type=_List).data:
@@ -142,7 +142,7 @@ def _rates(pricing: dict[str, Any], others: frozenset[str]) -> Rates:
             continue
         amount = _amount(value)
         if name in _NAMES:
-            # Zero for a part of the prompt or the answer means that it has no rate of its own.
+            # Zero for a part of the prompt or the answer means that it has no separate rate.
             if amount or name in ("prompt", "completion"):
                 rates[_NAMES[name]] = amount
         elif amount:

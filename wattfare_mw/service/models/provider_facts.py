@@ -6,7 +6,7 @@ The facts are from public documentation and bug reports, which the comment of ea
   (openrouter.ai/docs/api-reference/streaming). It says of each provider whether it stops the model,
   and the bill, when the connection closes.
 - If nothing is documented, ``stops_on_hang_up`` is False, because the operator may go on paying
-after a closed connection.
+  after a closed connection.
 """
 
 from __future__ import annotations

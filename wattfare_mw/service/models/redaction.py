@@ -20,7 +20,7 @@ MASK = "…"
 RUN = 8
 #: The longest text that is searched, in characters. A longer text is cut first.
 MAX_TEXT = 20_000
-#: A shorter key may be a word that a model says: local servers take "ollama", "none" or "EMPTY".
+#: A shorter key may be a word in a model's answer: local servers take "ollama", "none" or "EMPTY".
 #: In an answer it is removed only behind "Bearer". In an error it is always removed.
 MIN_KEY_IN_ANSWER = 16
 #: The most occurrences in one answer that are searched for closely. If there are more, only the
@@ -126,7 +126,7 @@ class Redactor:
         return data
 
     def _found(self, words: str) -> Iterator[tuple[int, int]]:
-        # Case, escapes and whatever stands between two letters do not count.
+        # Case, escapes and characters between two letters are ignored.
         places: list[tuple[int, int]] = []
         letters: list[str] = []
         for match in _TOKEN.finditer(words):

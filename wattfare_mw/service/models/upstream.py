@@ -1,4 +1,4 @@
-"""An OpenAI-compatible API as the provider. It forwards bodies and answers as they are, and meters
+"""An OpenAI-compatible API as the provider. It forwards bodies and answers unchanged, and meters
 them."""
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ MAX_COMMENT_BYTES = 1024
 LIST_IDLE_SECONDS = 20.0
 #: How many models without a reported cost are remembered.
 MAX_WITHOUT_COST = 1000
-#: How often a limit of our own is lowered: to the model's maximum, and to what the prompt leaves of
-#: its window.
+#: How often the service's own limit is lowered: to the model's maximum, and to the rest of its
+#: window after the prompt.
 MAX_LOWERINGS = 2
 #: How many models are cached with their prices and families.
 MAX_OFFERS = 1000
@@ -234,7 +234,7 @@ class Upstream:
         try:
             await self._get(_LIST, MAX_LIST_BYTES, credential)
         except NoListError as no_list:
-            # An upstream without a list tells nothing about the key. The first call will.
+            # An upstream without a list does not check the key. The first call does.
             if isinstance(no_list.__cause__, WattfareFundingError):
                 raise no_list.__cause__ from None
         return None
@@ -270,7 +270,7 @@ class Upstream:
         return invalid_request(words)
 
     async def close(self) -> None:
-        """Let go of the connections."""
+        """Close the connections."""
         await self._catalog.close()
         await self._transport.close()
 
@@ -484,7 +484,7 @@ class UpstreamJob:
         if encoding != "identity":
             # The request asked for an uncompressed answer. A compressed one cannot be metered.
             raise upstream_answers.failed(
-                "The upstream's answer is compressed, although the service asked for an uncompressed one."
+                "The upstream compressed its answer, although the request refused that."
             )
         kind = self._answer.headers.get("content-type", "").split(";")[0].strip().lower()
         if request.stream and kind == sse.CONTENT_TYPE:

@@ -32,14 +32,14 @@ State = Literal["pending", "approved", "denied", "redeemed"]
 
 
 class Wish(msgspec.Struct, frozen=True, kw_only=True):
-    """What an app asks for.
+    """The request of an app.
 
     Attributes:
         kind: a connection with a monthly cap, or a one-time grant.
         user_id: the app's own id of the user; None for a grant.
         epoch: how often the user's connection had been revoked at that time.
         origin: the origin of the app's page.
-        return_url: where the browser goes afterwards.
+        return_url: the page to which the browser returns.
         account_label: the name of the user's account at the app.
         asked: the cap, in nano-dollars; None if the app asks for none.
         requests: the number of calls of a grant.
@@ -83,7 +83,7 @@ class Approval(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
-    """What a person allows.
+    """The answer of a person who allows a request.
 
     Attributes:
         payer_id: the person.

@@ -2,7 +2,7 @@
 
 The cipher is AES-256-GCM. Each ciphertext is bound to one purpose, such as the id of its funding,
 so it cannot be decrypted from another row. The encryption keys are in ``WATTFARE_ENCRYPTION_KEY``,
-or in a file beside an SQLite database. The database never has them.
+or in a file next to an SQLite database. The database never has them.
 """
 
 from __future__ import annotations

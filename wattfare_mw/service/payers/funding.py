@@ -77,8 +77,8 @@ class PayerFunding:
 
     Args:
         keyring: the encryption keys; None: no payer can add anything, and no stored key is read.
-        upstream: the upstream of the keys; None for the built-in model, which needs none. offers:
-            the kinds of funding that the operator lets payers add.
+        upstream: the upstream of the keys; None for the built-in model, which needs none.
+        offers: the kinds of funding that the operator lets payers add.
         operator_pays: True if a payer can choose that the service pays.
         public_url: the origin of the service's pages.
     """

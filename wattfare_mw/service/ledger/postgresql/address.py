@@ -1,6 +1,6 @@
 """Reads a database's URL, as hosting providers write it, into arguments for asyncpg.
 
-Their URLs are for libpq. asyncpg knows some of the parameters, and takes any other for a setting of
+Their URLs are for libpq. asyncpg knows some of the parameters. It treats any other as a setting of
 the server, which then refuses the connection. Here each parameter is passed on, replaced by
 something equal, or refused by name. The password is removed, so that no frame of asyncpg shows it.
 """
@@ -97,7 +97,7 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def is_postgresql(url: str) -> bool:
-    """Is this the URL of a PostgreSQL?"""
+    """True if this is the URL of a PostgreSQL database."""
     scheme, separator, _ = url.partition("://")
     return separator != "" and scheme.partition("+")[0] in SCHEMES
 
@@ -195,8 +195,8 @@ class _Parameters:
     def bind_channel(self) -> None:
         """Apply ``channel_binding`` after all parameters are read.
 
-        asyncpg has no channel binding. It proves that no third party is between the two ends, and
-        so does a certificate that is checked. A connection to the same machine needs neither.
+        asyncpg has no channel binding. It proves that no third party is between the two ends.
+        Checking the certificate proves the same. A connection to the same machine does not need it.
         """
         if self._binding != "require" or self._local:
             return
@@ -279,7 +279,7 @@ def _unsupported(name: str) -> WattfareError:
 
 
 def _is_local(host: str) -> bool:
-    """Is this a socket of this machine? No host means the same."""
+    """True if this is a socket of this machine. So is an empty host."""
     name = unquote(host)
     if name == "" or name.startswith("/"):
         return True
