@@ -23,6 +23,7 @@ from support.postgres import Cluster, shared_cluster
 from support.redis import shared_redis
 from support.service import Service, run_service
 from support.shared_run import SharedRun, new_run
+from support.sqlite import sqlite_database
 from support.upstream import Upstream, run_upstream
 
 load_profile()
@@ -106,7 +107,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def is_fast(item: pytest.Item) -> bool:
     """True if the test starts no process, uses no database on the disk, and is quick."""
-    if item.path.stem in SLOW or not isinstance(item, pytest.Function):
+    slow = item.path.stem in SLOW or item.get_closest_marker("long") is not None
+    if slow or not isinstance(item, pytest.Function):
         return False
     fixtures = chain.from_iterable(item._fixtureinfo.name2fixturedefs.values())
     return not any(map(starts_a_process, [item.function, *(each.func for each in fixtures)]))
@@ -225,7 +227,7 @@ def fake(_fake: FakeWattfare) -> Iterator[FakeWattfare]:
 def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """A database that several processes can share."""
     if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'shared.db'}"
+        return sqlite_database(tmp_path)
     return request.getfixturevalue("cluster").database()
 
 

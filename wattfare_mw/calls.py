@@ -435,8 +435,7 @@ def _advice(base_url: str, host: str) -> str:
     """What to do if the service is not there."""
     if base_url == DEFAULT_BASE_URL:
         return (
-            "For a service of your own, set WATTFARE_BASE_URL, for example to"
-            " http://127.0.0.1:8787."
+            "To use your own service, set WATTFARE_BASE_URL, for example to http://127.0.0.1:8787."
         )
     if host in ("localhost", "127.0.0.1", "::1"):
         return "Check WATTFARE_BASE_URL, and that the service runs: `wattfare dev` starts one."
@@ -457,7 +456,7 @@ def _no_secret_key(given: object) -> str:
     """What to say of a value that is no secret key. Never the value."""
     if given is None or given == "":
         return (
-            "There is no secret key. Set WATTFARE_SECRET_KEY, or give secret_key=. For a test key,"
+            "There is no secret key. Set WATTFARE_SECRET_KEY, or pass secret_key=. For a test key,"
             " type `wattfare dev` and copy the line"
             f" `export WATTFARE_SECRET_KEY=sk_test_…`.{_IN_A_TEST if _in_pytest() else ''}"
         )

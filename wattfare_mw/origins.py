@@ -41,8 +41,8 @@ class AppCors:
         self.allows_all = any(map(is_allowed, _STRANGERS))
         if self.allows_all:
             logger.warning(
-                "The app's CORS settings allow every origin. Wattfare's paths do not: list the"
-                " origins that may call them, there or in allowed_origins."
+                "The app's CORS settings allow every origin. Wattfare's paths ignore this: list"
+                " the origins that may call them, there or in allowed_origins."
             )
 
     def allows(self, request: Request, origin: str) -> bool:
@@ -177,22 +177,22 @@ def fault_in(origin: str) -> str | None:
     if scheme in _OPAQUE or origin.partition(":")[0] in _OPAQUE:
         return "is sent as 'null', which cannot be allowed"
     if not separator or not _SCHEME.fullmatch(scheme) or scheme in _NO_PAGES:
-        return "is no origin such as 'https://app.example.com'"
+        return "is not an origin such as 'https://app.example.com'"
     if "/" in authority:
         return f"has a path: an origin ends with its host, '{scheme}://{authority.split('/')[0]}'"
     match = _AUTHORITY.fullmatch(authority)
     if match is None:
-        return "is no origin such as 'https://app.example.com': a host is ASCII, 'xn--…' if need be"
+        return "is not an origin such as 'https://app.example.com': use the ASCII form of its host"
     host, port = match.groups()
     if port is not None and (port.startswith("0") or int(port) > 65535):
-        return f"has a port that is none: {port}"
+        return f"has an invalid port: {port}"
     default = _DEFAULT_PORTS.get(scheme)
     if default is None:
         return None  # its host may have capitals, as for Safari's extensions
     if host != host.lower():
-        return f"is sent in lower case: '{origin.lower()}'"
+        return f"must be in lower case: '{origin.lower()}'"
     if port == str(default):
-        return f"is sent without its port, the default one: '{scheme}://{host}'"
+        return f"must not have the default port: '{scheme}://{host}'"
     return None
 
 

@@ -74,15 +74,25 @@ def user_id_text(user_id: object) -> str:
         WattfareError: ``invalid_request``; the id is invalid.
     """
     if isinstance(user_id, str):
-        return check_user_id(user_id)
+        return check_user_id(_plain(user_id, str))
     if not isinstance(user_id, (int, UUID)) or isinstance(user_id, bool):
         raise invalid_request(
             f"A user id must be a str, an int or a UUID, not {type(user_id).__name__}."
         )
     try:
-        return check_user_id(str(user_id))
+        return check_user_id(_plain(user_id, int if isinstance(user_id, int) else UUID))
     except ValueError:  # an int with thousands of digits
         raise invalid_request("A user id must not be a huge int.") from None
+
+
+def _plain(user_id: object, kind: type) -> str:
+    """The text of an id. For a member of an enum, the text of its value, and not its name. A lazy
+    object, such as Django's, only claims to be of its kind. Its own text is that of its value."""
+    if type(user_id) is str:
+        return user_id
+    if not issubclass(type(user_id), kind):
+        return str(user_id)
+    return int.__repr__(user_id) if isinstance(user_id, int) else kind.__str__(user_id)
 
 
 def readable_label(label: object) -> str | None:
@@ -95,7 +105,7 @@ def readable_label(label: object) -> str | None:
         WattfareError: ``invalid_request``; it is not a string.
     """
     if not isinstance(label, str):
-        raise invalid_request(f"An account label is a string, not {type(label).__name__}.")
+        raise invalid_request(f"An account label must be a string, not {type(label).__name__}.")
     if not label.isprintable():
         label = "".join(
             each if not is_hidden(each) else " " if each.isspace() else "" for each in label
@@ -245,7 +255,7 @@ def _encode_other(value: Any) -> Any:
 def _decode_other(shape: type[Any], value: Any) -> Any:
     if shape is Usd:
         return money.amount(value)
-    raise NotImplementedError(f"{shape.__name__} is no shape of the wire")
+    raise NotImplementedError(f"{shape.__name__} is not a shape of the protocol")
 
 
 def exact(digits: str) -> Decimal:

@@ -84,16 +84,18 @@ def user_id_of(resolved: object) -> str:
     try:
         user_id = user_id_text(resolved)
     except WattfareError as error:
+        if isinstance(resolved, type(None)):  # a lazy object, such as Django's
+            raise NotSignedInError from None
         raise AppError(
-            f"resolve_user must give a user id or None. {error.message} If no user is signed in,"
+            f"resolve_user must return a user id or None. {error.message} If no user is signed in,"
             " return None. So write `return user.id if user else None`."
         ) from None
     # the usual case
     if user_id in _NO_USERS or (user_id[-1] in _LAST_OF_NO_USERS and _is_no_user(user_id)):
         raise AppError(
-            f"resolve_user must give a user id or None. It gave {user_id[:100]!r}, which is what"
-            " str() makes of a user who is not there. If no user is signed in, return None. Else"
-            " return the id as it is: a str, an int or a UUID. So write"
+            f"resolve_user must return a user id or None. It returned {user_id[:100]!r}, which is"
+            " the text of a missing user. If no user is signed in, return None. Otherwise, return"
+            " the id itself: a str, an int or a UUID. So write"
             " `return user.id if user else None`, and not `return str(user.id)`."
         )
     return user_id

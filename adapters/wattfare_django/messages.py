@@ -61,7 +61,7 @@ def _read_some(request: Any, size: int) -> bytes:
     length = request.META.get("CONTENT_LENGTH") or ""
     if length.isdecimal():
         if len(body) < min(int(length), size):
-            raise OSError("the client went away")
+            raise OSError("the client disconnected")
     elif not body and request.META.get("wsgi.input_terminated"):
         # Django treats a body without a length as empty.
         body = read_up_to(size, request.META["wsgi.input"].read)
@@ -73,7 +73,7 @@ def _rewind(request: Any) -> None:
     if not (hasattr(stream, "seekable") and stream.seekable()):
         raise RuntimeError(
             "Middleware before WattfareMiddleware has read the request's body with request.read(),"
-            " so that it is gone. Read request.body there."
+            " so it is no longer available. Use request.body there instead."
         )
     stream.seek(0)
 

@@ -110,8 +110,8 @@ class WattfareMiddleware:
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         if len(self._extensions) != 1:
             raise RuntimeError(
-                f"this WattfareMiddleware has {len(self._extensions)} apps, and is a WSGI app with"
-                " one: call init_app(app), and where there are more, point the server at an app"
+                f"this WattfareMiddleware has {len(self._extensions)} apps. To use it as a WSGI"
+                " app, call init_app(app) for exactly one, or point the server at the app itself"
             )
         return self._extensions[0].entry(environ, start_response)
 

@@ -127,7 +127,7 @@ def add_wattfare(app: Starlette, **options: Unpack[Options]) -> None:
 def add_innermost(app: Starlette, wattfare: WattfareMiddleware) -> None:
     """Put this middleware inside of all others, and register its handler for WattfareErrors."""
     if app.middleware_stack is not None:
-        raise RuntimeError("This app has started. Call add_wattfare() before that.")
+        raise RuntimeError("This app has already started. Call add_wattfare() before it starts.")
     app.user_middleware.append(Middleware(_placed, wattfare))
     if WattfareError not in app.exception_handlers:  # the app's own handler takes precedence
         app.add_exception_handler(WattfareError, wattfare_error_handler)
@@ -246,8 +246,7 @@ def _middleware_of(request: HTTPConnection) -> WattfareMiddleware:
     middleware = request.scope.get(_SCOPE_KEY)
     if middleware is None:
         raise RuntimeError(
-            "This app has no Wattfare: no WattfareMiddleware is around this app. Call"
-            " add_wattfare(app, resolve_user=…) first."
+            "This app has no WattfareMiddleware. Call add_wattfare(app, resolve_user=…) first."
         )
     return middleware
 

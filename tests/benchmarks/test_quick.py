@@ -6,11 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from support.service import environment
 
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.long
 def test_row_of_each_kind_runs() -> None:
     run = subprocess.run(
         [sys.executable, "-m", "benchmarks", "--quick"],

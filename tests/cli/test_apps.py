@@ -13,9 +13,9 @@ import pytest
 from click.testing import Result
 from support.cli import invoke_cli
 from support.service import App, Service, bearer, eventually, run_service
+from support.sqlite import sqlite_database
 
 from wattfare_mw.service import AppKeys, create_keys
-from wattfare_mw.service.ledger.databases import migrate_database
 
 #: Seconds for which a running service may still accept a revoked key, and the margin for a slow
 #: machine.
@@ -44,7 +44,6 @@ def refused(database: str, *arguments: str) -> str:
 
 @pytest.fixture
 def keys(database: str) -> AppKeys:
-    migrate_database(database)
     return create_keys(database, "My app", "live", ["https://app.example.com"])
 
 
@@ -52,7 +51,6 @@ def keys(database: str) -> AppKeys:
 
 
 def test_app_with_origins_is_listed(database: str) -> None:
-    migrate_database(database)
     origins = ["https://app.example.com", "http://localhost:5000"]
     named = [word for origin in origins for word in ("--origin", origin)]
     made = done(database, "create", "[bold]Shop", "--mode", "live", *named, "--json")
@@ -100,8 +98,7 @@ def test_live_app_without_an_origin_says_what_to_do(tmp_path: Path) -> None:
     ],
 )
 def test_invalid_origin_creates_no_app(tmp_path: Path, origin: str, says: str) -> None:
-    database = f"sqlite:///{tmp_path / 'x.db'}"
-    migrate_database(database)
+    database = sqlite_database(tmp_path)
     assert says in refused(database, "create", "x", "--new", "--origin", origin)
     assert done(database, "list", "--json") == []
 
@@ -116,13 +113,13 @@ def test_invalid_origin_creates_no_app(tmp_path: Path, origin: str, says: str) -
     ],
 )
 def test_valid_origins_are_accepted(tmp_path: Path, origin: str) -> None:
-    database = f"sqlite:///{tmp_path / 'x.db'}"
+    database = sqlite_database(tmp_path, "x.db")
     done(database, "create", "x", "--new", "--origin", origin, "--origin", origin)
     assert done(database, "list", "--json")[0]["origins"] == [origin]
 
 
 def test_trailing_slash_is_removed(tmp_path: Path) -> None:
-    database = f"sqlite:///{tmp_path / 'apps.db'}"
+    database = sqlite_database(tmp_path)
     app_id = done(
         database,
         *("create", "x", "--new", "--json"),
@@ -149,7 +146,7 @@ def test_list_without_apps_is_empty(tmp_path: Path) -> None:
     database = f"sqlite:///{tmp_path / 'x.db'}"
     assert "There is no database" in refused(database, "list")
     assert not (tmp_path / "x.db").exists()
-    migrate_database(database)
+    database = sqlite_database(tmp_path)
     answer = run(database, "list")
     assert answer.exit_code == 0
     assert "wattfare apps create" in answer.stderr
@@ -186,7 +183,7 @@ def test_newest_key_can_be_revoked(database: str, keys: AppKeys, tmp_path: Path)
 
 
 def test_key_is_shown_once(tmp_path: Path) -> None:
-    database = f"sqlite:///{tmp_path / 'x.db'}"
+    database = sqlite_database(tmp_path, "x.db")
     keys = create_keys(database, "x")
     answer = run(database, "rotate-key", keys.app_id)
     second = answer.stdout.split()[-1]
@@ -226,7 +223,7 @@ def test_one_of_many_concurrent_rotations_succeeds(database: str, keys: AppKeys)
 
 @pytest.mark.parametrize("command", ["rotate-key", "revoke-key", "delete", "add-origin"])
 def test_unknown_app_is_refused(tmp_path: Path, command: str) -> None:
-    database = f"sqlite:///{tmp_path / 'x.db'}"
+    database = sqlite_database(tmp_path, "x.db")
     keys = create_keys(database, "x")
     more = {"delete": ["--yes"], "add-origin": ["https://a.example.com"]}.get(command, [])
     assert "apps list" in refused(database, command, "nosuchapp", *more)
@@ -295,7 +292,7 @@ def test_stream_of_a_deleted_app_ends(tmp_path: Path) -> None:
 
 
 def test_delete_needs_confirmation(tmp_path: Path) -> None:
-    database = f"sqlite:///{tmp_path / 'x.db'}"
+    database = sqlite_database(tmp_path, "x.db")
     keys = create_keys(database, "x")
     answer = run(database, "delete", keys.app_id)  # and the input ends without an answer
     assert answer.exit_code == 1
@@ -316,7 +313,7 @@ def soon(condition: Any) -> None:
 
 
 def test_stated_time_matches_the_service(service: Service, tmp_path: Path) -> None:
-    database = f"sqlite:///{tmp_path / 'x.db'}"
+    database = sqlite_database(tmp_path, "x.db")
     keys = create_keys(database, "x")
     done(database, "rotate-key", keys.app_id)
     assert f"within {STATED:g} second" in done(database, "revoke-key", keys.app_id)

@@ -85,7 +85,8 @@ def test_invalid_arguments_are_explained(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("form", ["text", "json"])
 def test_log_has_the_cost_of_each_call(tmp_path: Path, form: str) -> None:
-    with run_service(tmp_path, env={"WATTFARE_LOG_FORMAT": form}) as service:
+    database, env = f"sqlite:///{tmp_path / 'new.db'}", {"WATTFARE_LOG_FORMAT": form}
+    with run_service(tmp_path, database=database, env=env) as service:
         with service.app() as app:
             user = 'ann cost_usd=9"\n'
             app.connect(user)

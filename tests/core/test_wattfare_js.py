@@ -251,6 +251,7 @@ void wattfare.connect({ mode: "tab" });
 """
 
 
+@pytest.mark.long
 def test_typescript_types(tmp_path: Path) -> None:
     npm_install(tmp_path, "typescript@5.9.3")
     (tmp_path / "wattfare.d.ts").write_bytes(TYPES.read_bytes())

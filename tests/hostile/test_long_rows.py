@@ -14,14 +14,17 @@ from support.fake_wattfare import Exchange as FakeExchange
 from support.servers import uvicorn_process
 from support.service import Service, chat_body, run_service
 from support.sockets import connect
-from support.upstream import Exchange, Upstream
+from support.upstream import Exchange, Script, Upstream, completion_of
 from support.victim import LONGEST_GAP, victim_at
 
 from wattfare_mw import sse
 from wattfare_mw.completions import ToolCalls
+from wattfare_mw.errors import WattfareError
 from wattfare_mw.headers import Headers
+from wattfare_mw.service.chat.meter import Meter
+from wattfare_mw.service.models.credential import Credential
 from wattfare_mw.service.models.redaction import Redactor
-from wattfare_mw.service.models.upstream_answers import Finishes
+from wattfare_mw.service.models.upstream_answers import Finishes, read_chunk
 
 KEY = "sk-or-v1-" + "a1b2c3d4" * 8
 #: The hash of each multiple of this number is 0.
@@ -53,6 +56,33 @@ def test_error_that_repeats_a_prompt_does_not_stall(
         answer = app.chat(row * 20_000, model="fake/model", max_tokens=5)
         assert answer.status_code == 400
         assert "Invalid value" in answer.text
+
+
+def repeated_key(exchange: Exchange) -> None:
+    exchange.answer(completion_of(f"{KEY} " + "s" * 8_000_000))
+
+
+def flood_of_keys(exchange: Exchange) -> None:
+    exchange.answer(completion_of(f"a{KEY[1:]} sk-" * 50_000))
+
+
+def event_of_spaces(exchange: Exchange) -> None:
+    exchange.start_stream()
+    exchange.event(" " * 400_000 + "!")
+    exchange.done()
+
+
+@pytest.mark.parametrize("script", [repeated_key, flood_of_keys, event_of_spaces])
+def test_an_answer_does_not_stall_the_others(
+    with_key: Service, upstream: Upstream, script: Script
+) -> None:
+    upstream.script = script
+    with with_key.app() as app:
+        app.connect(monthlyUsd=100)
+        stream = script is event_of_spaces
+        answer = app.chat(model="fake/model", max_tokens=5, stream=stream)
+        assert answer.status_code == 200, answer.text
+        assert "a1b2c3d4" not in answer.text
 
 
 def test_repeated_header_does_not_stall_an_app(fake: FakeWattfare) -> None:
@@ -117,6 +147,18 @@ def backslashes(times: int) -> Callable[[], object]:
     return lambda: Redactor(KEY).answer(data)
 
 
+def spaces(times: int) -> Callable[[], object]:
+    def read() -> None:
+        with pytest.raises(WattfareError):
+            read_chunk(b" " * times + b"!", Meter(None, 1), Credential(None))
+
+    return read
+
+
+def keys(times: int) -> Callable[[], object]:
+    return lambda: Redactor(KEY).answer(f"{KEY} sk-".encode() * times)
+
+
 @pytest.mark.parametrize(
     ("row", "times"),
     [
@@ -125,6 +167,8 @@ def backslashes(times: int) -> Callable[[], object]:
         (finishes, 40_000),
         (calls, 40_000),
         (backslashes, 160_000),
+        (spaces, 160_000),
+        (keys, 160_000),
     ],
 )
 def test_time_grows_linearly_with_length(

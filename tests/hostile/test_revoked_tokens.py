@@ -12,6 +12,7 @@ import httpx
 import jwt
 import pytest
 from support.service import App, Service, bearer, run_service
+from support.sqlite import sqlite_database
 
 from wattfare_mw.service.ledger.databases import open_store
 from wattfare_mw.service.tokens import LEEWAY, LIFETIME, Session, Signer
@@ -22,7 +23,7 @@ SECRET = "s" * 40
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
 def database(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
     if request.param == "sqlite":
-        return f"sqlite:///{tmp_path_factory.mktemp('ledger') / 'wattfare.db'}"
+        return sqlite_database(tmp_path_factory.mktemp("ledger"))
     return request.getfixturevalue("cluster").database()
 
 

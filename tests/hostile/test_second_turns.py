@@ -201,6 +201,46 @@ RECORDED: dict[str, list[dict[str, Any]]] = {
             ],
         }
     ],
+    "notes of the app": [
+        {"role": "user", "content": "x", "metadata": {"source": "https://a.example"}},
+        {"role": "assistant", "content": None, "tool_calls": [CALL]},
+        {**RESULT, "artifact": {"rows": [{"link": "https://a.example"}]}, "status": "success"},
+    ],
+    "results of a search": [
+        {
+            "role": "assistant",
+            "content": "x",
+            "annotations": [
+                {
+                    "type": "url_citation",
+                    "url_citation": {
+                        "url": "https://a.example",
+                        "image": "https://a.example/i.png",
+                    },
+                }
+            ],
+        }
+    ],
+    "calls of the provider": [
+        {"role": "assistant", "content": "", "tool_calls": [{**CALL, "type": "builtin_function"}]},
+        RESULT,
+    ],
+    "parts of Anthropic": [
+        {"role": "assistant", "content": [{"type": "tool_use", "name": "add", "input": {}}]},
+        {
+            "role": "user",
+            "content": [
+                {"type": "tool_result", "tool_use_id": "t1", "content": "3", "is_error": False},
+                {
+                    "type": "search_result",
+                    "source": "https://a.example",
+                    "title": "t",
+                    "content": [{"type": "text", "text": "x"}],
+                    "citations": {"enabled": True},
+                },
+            ],
+        },
+    ],
     "cached": [
         {
             "role": "assistant",
@@ -313,9 +353,13 @@ def test_one_hour_cache_is_reserved_at_any_depth() -> None:
             assert [name.rpartition(".")[2] for name in held] == ["ttl"]
 
 
-def test_replayed_audio_is_refused_with_advice() -> None:
-    said = refusal({"role": "assistant", "audio": {"id": "audio_1"}})
-    assert "send its transcript" in said
+def test_replayed_audio_is_held() -> None:
+    whole = {"id": "audio_1", "data": "A" * 40_000, "expires_at": 1, "transcript": "hello"}
+    for audio in ({"id": "audio_1"}, whole):
+        message = {"role": "assistant", "content": None, "audio": audio}
+        assert check(message) == ("messages[0].audio",)
+    read = chat_request.read(json.dumps(chat_body(messages=[message])).encode())
+    assert prompt_bound.bound({**read.body, "messages": read.text}) < 2000
     check({"role": "assistant", "content": "x", "audio": None})
 
 

@@ -6,11 +6,13 @@ import logging
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from enum import Enum, StrEnum
 from typing import Any
 from uuid import UUID, uuid4
 
 import flask
 import pytest
+from django.utils.functional import SimpleLazyObject
 from hypothesis import given
 from hypothesis import strategies as st
 from litestar import Litestar
@@ -26,7 +28,7 @@ from wattfare_litestar import WattfarePlugin, session_route
 from wattfare_starlette import add_wattfare, session_endpoint
 
 from wattfare_mw import AsyncWattfare, Wattfare
-from wattfare_mw.users import AppError, user_id_of
+from wattfare_mw.users import AppError, NotSignedInError, user_id_of
 
 TOKEN = "/api/wattfare-token"
 INFERENCE = "/api/wattfare/chat/completions"
@@ -118,6 +120,46 @@ def who_paid(fake: FakeWattfare, path: str) -> str:
 ID = UUID("6F9619FF-8B86-D011-B42D-00C04FC964FF")
 
 
+class Tenant(StrEnum):
+    A = "a1"
+
+
+class Mixed(str, Enum):  # noqa: UP042 - its `str()` is another text
+    A = "a1"
+
+
+class Number(int, Enum):
+    A = 7
+
+
+class Text(str):
+    def __str__(self) -> str:
+        return "mallory"
+
+
+LAZY = "2f6d8e60-0b2c-4c5e-8a54-8d5f3c7b9a11"
+
+
+@pytest.mark.parametrize(
+    ("resolved", "user"),
+    [
+        *((Tenant.A, "a1"), (Mixed.A, "a1"), (Number.A, "7"), (Text("u"), "u")),
+        *((SimpleLazyObject(lambda: "u1"), "u1"), (SimpleLazyObject(lambda: 5), "5")),
+        (SimpleLazyObject(lambda: UUID(LAZY)), LAZY),
+    ],
+)
+def test_subclasses_and_lazy_objects_are_plain_text(resolved: object, user: str) -> None:
+    assert user_id_of(resolved) == user
+    assert type(user_id_of(resolved)) is str
+
+
+def test_a_lazy_none_is_a_visitor() -> None:
+    with pytest.raises(NotSignedInError):
+        user_id_of(SimpleLazyObject(lambda: None))
+    with pytest.raises(AppError, match="not SimpleLazyObject"):
+        user_id_of(SimpleLazyObject(lambda: True))
+
+
 @pytest.mark.parametrize("path", [TOKEN, INFERENCE])
 @pytest.mark.parametrize(
     ("resolved", "user"),
@@ -168,7 +210,7 @@ class Anonymous:
     ],
 )
 def test_similar_texts_of_a_missing_user_are_refused(text: str) -> None:
-    with pytest.raises(AppError, match="It gave "):
+    with pytest.raises(AppError, match="It returned "):
         user_id_of(text)
 
 

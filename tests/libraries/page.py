@@ -31,9 +31,9 @@ To bill a user for the calls of an AI library, write one line and install one ex
 
 These integrations raise [the errors of Wattfare](errors.md#through-an-ai-library), such as `WattfareBudgetExceededError`, also during the run of an agent. Other libraries raise their own exceptions. `to_wattfare_error` finds the Wattfare error in such an exception.
 
-After a 429, a call is retried, if `Retry-After` (or `retry-after-ms`) is at most 30 seconds. A call that was refused for another reason or may have been billed is not retried. `max_retries` of the `Wattfare` limits the retries.
+After a 429, a call is retried if `Retry-After` (or `retry-after-ms`) is at most 30 seconds. It is not retried after any other refusal, or if it may have been billed. `max_retries` of the `Wattfare` limits the retries.
 
-Some libraries do not accept a client. For these, set:
+If a library does not accept a client, set:
 
 - the base URL to the service's address with `/api/v1`
 - the API key to the app's secret key

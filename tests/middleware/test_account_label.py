@@ -72,11 +72,11 @@ def test_invalid_label_is_the_apps_error(
     [record] = caplog.records
     assert record.levelno == logging.ERROR
     assert "account_label" in record.getMessage()
-    assert "An account label is a string" in record.getMessage()
+    assert "An account label must be a string" in record.getMessage()
 
 
 def test_invalid_constant_label_stops_the_start(drive: Drive) -> None:
-    with pytest.raises(Exception, match="An account label is a string"):
+    with pytest.raises(Exception, match="An account label must be a string"):
         drive(account_label=7)
 
 

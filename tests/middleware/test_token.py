@@ -257,7 +257,7 @@ def test_cap_function_with_an_invalid_result_is_the_apps_error(
     assert (answer.status, answer.code) == (500, "unknown")
     assert not fake.exchanges
     [record] = caplog.records
-    assert "request_limit gave no cap" in record.getMessage()
+    assert "request_limit did not return a valid cap" in record.getMessage()
 
 
 @pytest.mark.parametrize("limit", NONSENSE)

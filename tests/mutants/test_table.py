@@ -30,6 +30,7 @@ def test_each_mutant_has_a_unique_name() -> None:
     assert len({mutant.name for mutant in MUTANTS}) == len(MUTANTS) >= 10
 
 
+@pytest.mark.long
 def test_runner_reports_a_surviving_mutant() -> None:
     harmless = Mutant(
         "nothing",

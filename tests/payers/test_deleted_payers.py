@@ -6,13 +6,11 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
-from pathlib import Path
 
 import pytest
 from sqlalchemy import Connection as Sql
 from sqlalchemy import select
 from support.payers import SignedIn, new_payer, store_of
-from support.postgres import Cluster
 
 from wattfare_mw.errors import WattfareError
 from wattfare_mw.service import create_keys
@@ -23,14 +21,6 @@ from wattfare_mw.service.payers.approvals import Approval, Decision, Wish
 from wattfare_mw.service.records import Terms
 
 ORIGIN = "https://app.example.com"
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'wattfare.db'}"
-    cluster: Cluster = request.getfixturevalue("cluster")
-    return cluster.database()
 
 
 @pytest.fixture

@@ -165,6 +165,16 @@ def test_image_part_without_an_image_has_no_bound(part: dict) -> None:
         {"type": "file", "file": {"file_data": "s3://bucket/a.pdf"}},
         {"type": "input_file", "file_url": "gs://bucket/a.pdf"},
         {"type": "document", "source": {"type": "url", "url": "FILE:///etc/passwd"}},
+        # As lenient readers of URLs and paths take them.
+        image_part("file:/etc/a.png"),
+        image_part(" fi\tle:///etc/a.png"),
+        image_part("\x01file:///etc/a.png"),
+        image_part("/etc/a.png"),
+        {"type": "video_url", "video_url": {"url": "gs://bucket/a.mp4"}},
+        {"type": "video_url", "video_url": {"url": "/srv/a.mp4"}},
+        {"type": "video", "video": ["https://example.com/1.png", "file:///srv/2.png"]},
+        {"type": "audio_url", "audio_url": {"url": "s3://bucket/a.wav"}},
+        {"type": "document_url", "document_url": "gs://bucket/a.pdf"},
     ],
     ids=str,
 )
@@ -192,6 +202,17 @@ def test_images_made_by_a_model_are_counted_when_sent_back() -> None:
     body = chat_body(messages=[made, {"role": "user", "content": "again"}])
     request = chat_request.read(json.dumps(body).encode())
     assert request.attachments == Attachments(images=(Image(64, 48),))
+
+
+def test_the_images_of_a_file_that_was_read_before_are_counted() -> None:
+    pages = [{"type": "text", "text": "page"}, image_part(data_url(png(64, 48) + b"\0" * 10**5))]
+    file = {"type": "file", "file": {"hash": "h", "name": "a.pdf", "content": pages}}
+    made = {"role": "assistant", "content": "x", "annotations": [file]}
+    request = chat_request.read(json.dumps(chat_body(messages=[made])).encode())
+    assert request.attachments == Attachments(images=(Image(64, 48),))
+    assert "page" in json.dumps(request.text)
+    assert prompt_bound.bound({"messages": request.text}) < 1000
+    assert request.messages == [made]
 
 
 # -- images: their tokens
@@ -415,6 +436,32 @@ def test_file_type_is_read_from_its_bytes() -> None:
     assert attached(flat).text == 3  # its longest form
     source = {"type": "text", "media_type": "text/plain", "data": "four"}
     assert attached({"type": "document", "source": source}).text == 4
+    source = {"type": "content", "content": [{"type": "text", "text": "x" * 900}]}
+    document = {"type": "document", "source": source, "citations": {"enabled": True}}
+    assert 900 < attached(document).text < 999
+    mistral = {"type": "document_url", "document_url": data_url(b"four", "text/plain")}
+    assert attached(mistral).text == 4
+    url = data_url(wav(3), "audio/wav")
+    assert attached({"type": "audio_url", "audio_url": {"url": url}}).audio == (3,)
+    assert attached({"type": "input_audio", "input_audio": url.partition(",")[2]}).audio == (3,)
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "audio_url", "audio_url": {"url": "https://example.com/a.wav"}},
+        {"type": "document_url", "document_url": "https://example.com/a.pdf"},
+        {"type": "video", "video": ["https://example.com/1.png"], "fps": 2},
+        {"type": "video_url", "video_url": {"url": data_url(b"\0" * 10**5, "video/mp4")}},
+        image_part("https://example.com/a.png") | {"max_pixels": 10**6},
+    ],
+    ids=lambda part: part["type"],
+)
+def test_what_has_no_bound_is_held_and_no_text_of_the_prompt(part: dict) -> None:
+    request = read(part)
+    assert all(name.startswith("messages[0].content[0]") for name in request.held)
+    assert request.held
+    assert prompt_bound.bound({"messages": request.text}) < 1000
 
 
 # -- all kinds together

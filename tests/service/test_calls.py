@@ -10,6 +10,7 @@ from itertools import pairwise
 
 import pytest
 from support.service import chat_body
+from support.sqlite import sqlite_database
 
 from wattfare_mw import sse
 from wattfare_mw.errors import WattfareError, WattfareNotConnectedError
@@ -93,7 +94,7 @@ class Bench:
 
 @pytest.fixture
 async def bench(tmp_path):
-    store = SQLiteStore(f"sqlite:///{tmp_path / 'ledger.db'}")
+    store = SQLiteStore(sqlite_database(tmp_path))
     bench = Bench(store)
     await store.add_app(bench.app)
     await store.connect(bench.app.id, "u1", COST)

@@ -206,7 +206,7 @@ def test_sigterm_during_a_stream_ends_it_with_an_error(tmp_path, stop: str) -> N
         ({"messages": "hello"}, "`messages`"),
         ({"messages": ["hello"]}, "`messages`"),
         ({"messages": [{"role": "system", "content": "x"}]}, "last user message"),
-        ({"messages": [{"role": "user", "content": 5}]}, "content` is a string"),
+        ({"messages": [{"role": "user", "content": 5}]}, "content` must be a string"),
         (
             {
                 "messages": [
@@ -226,7 +226,7 @@ def test_sigterm_during_a_stream_ends_it_with_an_error(tmp_path, stop: str) -> N
         ({"max_tokens": "5"}, "`max_tokens`"),
         ({"max_tokens": 1.5}, "`max_tokens`"),
         ({"max_tokens": 10**30}, "`max_tokens`"),
-        ({"max_tokens": 1, "max_completion_tokens": 2}, "two names"),
+        ({"max_tokens": 1, "max_completion_tokens": 2}, "the same limit"),
         ({"n": 2}, "`n`"),
         ({"n": True}, "`n`"),
         ({"stream": "yes"}, "`stream`"),

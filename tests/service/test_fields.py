@@ -52,7 +52,13 @@ ORDINARY = {
     "modalities": ["text"],
     "transforms": ["middle-out"],
     "usage": {"include": True},
-    "provider": {"data_collection": "deny", "order": ["x"]},
+    "provider": {
+        "data_collection": "deny",
+        "order": ["x"],
+        "preferred_min_throughput": {"p90": 50},
+        "preferred_max_latency": 3,
+        "max_price": {"prompt": 1, "completion": 2.5, "image": None},
+    },
     "thinking": {"type": "enabled", "budget_tokens": 1024},
     "thinking_budget": 500,
     "enable_thinking": True,
@@ -81,7 +87,44 @@ ORDINARY = {
     "web_search_options": None,
     "audio": None,
     "prediction": None,
+    "something_unknown": None,
+    "priority": 0,
+    "samplers": ["top_k", "xtc"],
+    "dry_multiplier": 0.8,
+    "xtc_probability": 0.5,
+    "stop_sequences": ["x"],
+    "safety_settings": [{"category": "x", "threshold": "BLOCK_NONE"}],
+    "translation_options": {"source_lang": "auto", "target_lang": "English"},
+    "output_format": {"type": "json_schema", "schema": {}},
+    "citation_options": {"mode": "FAST"},
+    "request_id": "r",
+    "vllm_xargs": {"a": 1},
 }
+#: More values of fields of that table.
+ALSO_ORDINARY: list[tuple[str, Any]] = [
+    ("google", {"thinking_config": {"thinking_budget": 9, "include_thoughts": True}}),
+    ("google", {"thought_tag_marker": "think", "safety_settings": [{"category": "x"}]}),
+    ("extra_body", {"google": {"thinking_config": {"thinking_level": "low"}}}),
+    ("service_tier", "auto"),
+    ("search_parameters", {"mode": "off"}),
+    ("logit_bias", [[15043, -1.0], ["x", False]]),
+    ("metadata", {"tags": ["a", "b"], "trace_id": "t"}),
+    ("max_tokens", -1),
+    ("options", {"num_predict": -1}),
+    ("reasoning", {"effort": "xhigh", "summary": "auto", "generate_summary": "x"}),
+    ("response_format", {"type": "json_schema", "name": "x", "strict": True, "schema": {}}),
+    ("response_format", {"type": "regex", "pattern": "a"}),
+    ("response_format", {"type": "grammar", "grammar": {"root": "x"}}),
+    ("response_format", {"type": "structural_tag", "structures": [{}], "triggers": ["a"]}),
+    ("tool_choice", {"type": "function", "name": "weather"}),
+    ("tool_choice", {"function": {"name": "weather"}}),
+    ("tool_choice", {"type": "tool", "name": "weather"}),
+    ("tool_choice", {"type": "any", "disable_parallel_tool_use": True}),
+    ("tool_choice", {"type": "allowed_tools", "mode": "auto", "tools": [{"type": "function"}]}),
+    ("tools", [{"function": FUNCTION}]),
+    ("tools", [{"type": "function", **FUNCTION, "strict": True}]),
+    ("tools", [{"name": "weather", "input_schema": {"type": "object"}}]),
+]
 
 #: Fields whose cost has no bound.
 HELD = {
@@ -104,6 +147,8 @@ HELD = {
     "cache_control": {"type": "ephemeral", "ttl": "1h"},
     "tools": [{"type": "function"}, {"type": "openrouter:web_search", "parameters": {"a": 1}}],
     "return_images": True,
+    "google": {"image_config": {"aspect_ratio": "16:9"}},
+    "extra_body": {"google": {"response_modalities": ["IMAGE"]}},
 }
 
 REFUSED = {
@@ -114,11 +159,14 @@ REFUSED = {
     "deferred": True,
     "background": True,
     "n": 129,
-    "options": {"num_predict": -1},
+    "options": {"num_predict": 0},
     "thinking": {"type": "enabled", "budget_tokens": "many"},
     "Temperature": 1,
-    "something_new": None,
-    "provider": {"max_price": {"prompt": 1}},
+    "something_new": 1,
+    "provider": {"max_price": {"prompt": "x"}},
+    **dict.fromkeys(("input", "system", "instructions"), "x"),
+    **dict.fromkeys(("n_predict", "max_new_tokens", "max_output_tokens"), 5),
+    **dict.fromkeys(("max_gen_len", "max_length"), 5),
     "reasoning": {"budget": 1},
     "stream_options": {"what": 1},
 }
@@ -137,7 +185,33 @@ def refusal(**fields) -> str:
 
 @pytest.mark.parametrize(("name", "value"), ORDINARY.items(), ids=ORDINARY)
 def test_ordinary_fields_are_forwarded_unchanged(name: str, value: object) -> None:
-    assert read(**{name: value}).body[name] == value
+    body = read(**{name: value}).body
+    assert body.get(name) == value
+
+
+@pytest.mark.parametrize(("name", "value"), ALSO_ORDINARY, ids=str)
+def test_other_values_that_pass_as_they_are(name: str, value: object) -> None:
+    request = read(**{name: value})
+    assert (request.body[name], request.held) == (value, ())
+
+
+def test_an_unknown_field_that_is_null_is_left_out() -> None:
+    assert "something_unknown" not in read(something_unknown=None, stop=None).body
+    assert read(something_unknown=None, stop=None).body["stop"] is None
+
+
+@pytest.mark.parametrize("value", [{"api_base": "x"}, {"google": {}, "model": "x"}, {}, "x"])
+def test_of_an_extra_body_only_gemini_s_fields_pass(value: object) -> None:
+    assert "`extra_body` is never allowed" in refusal(extra_body=value)
+    assert "never allowed" in refusal(extra_body={"google": {"cached_content": "x"}})
+
+
+def test_no_limit_is_the_limit_of_the_service() -> None:
+    request = read(max_tokens=-1, options={"num_predict": -1})
+    assert request.limits(500) == (16, 500)
+    sent = request.limited(500, *request.limit_names)
+    assert (sent["max_tokens"], sent["options"]) == (500, {"num_predict": 500})
+    assert "max_tokens" not in request.limited(500, "max_completion_tokens")
 
 
 @pytest.mark.parametrize(("name", "value"), REFUSED.items(), ids=REFUSED)
@@ -239,7 +313,6 @@ REFUSE = Policy(unbounded="refuse")
     "fields",
     [
         {"something_new": {"a": [1]}},
-        {"something_new": None},
         {"provider": {"something_new": 1}},
     ],
     ids=str,
@@ -254,7 +327,7 @@ FOREIGN = [
     *("api_base", "base_url", "baseURL", "api_key", "apiKey", "API-KEY", "api_version"),
     *("callbacks", "success_callback", "failure_callback", "callback_url", "webhook"),
     *("fallbacks", "context_window_fallbacks", "mock_response", "custom_llm_provider"),
-    *("model_list", "extra_headers", "extra_body", "headers", "proxy", "user_config"),
+    *("model_list", "extra_headers", "headers", "proxy", "user_config"),
     *("aws_access_key_id", "vertex_project", "litellm_metadata", "langfuse_host", "guardrails"),
     *("input_cost_per_token", "mcp_servers", "kv_transfer_params", "azure_ad_token", "no-log"),
     *("logits_processors", "custom_logit_processor", "bootstrap_host", "previous_response_id"),
@@ -353,7 +426,7 @@ def test_num_predict_is_a_name_of_the_limit() -> None:
 )
 def test_thinking_counts_in_the_limit(fields: dict) -> None:
     assert read(**fields).limits(8192) == (116, 8192)
-    with pytest.raises(WattfareError, match="part of the limit"):
+    with pytest.raises(WattfareError, match="count towards the limit"):
         read(**fields, max_tokens=100).limits(8192)
 
 
@@ -419,7 +492,7 @@ def test_parts_with_unbounded_cost_are_reserved(part: object) -> None:
     "message",
     [
         {"role": "user", "content": {"type": "image_url"}},
-        {"role": "assistant", "audio": {"id": "a"}},
+        {"role": "assistant", "audio": {"id": "a", "url": "gs://b/a"}},
         {"role": "user", "content": "x", "images": [{}]},
         {"role": "user", "content": "x", "images": [{"type": "file", "file": {}}]},
         {"role": "user", "content": "x", "attachments": [1]},

@@ -11,7 +11,6 @@ from sqlalchemy import select, update
 from support.fake_openrouter import FakeOpenRouter
 from support.pages import Browser, Page, check_page
 from support.payers import grow_old, new_payer, store_of, write
-from support.people import new_address
 from support.service import Service, run_service
 
 from wattfare_mw.service.ledger import schema
@@ -37,7 +36,6 @@ async def store(funded: Service) -> AsyncIterator[Store]:
 async def browser(funded: Service, store: Store) -> AsyncIterator[Browser]:
     """The browser of a new payer."""
     with Browser(funded, (await new_payer(store)).cookie) as browser:
-        browser.http.headers["x-forwarded-for"] = new_address()
         yield browser
 
 

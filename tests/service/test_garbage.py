@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from support.service import bearer, chat_body
+from support.sqlite import sqlite_database
 
 from wattfare_mw.service import Settings, create_app, create_keys
 
@@ -52,7 +53,7 @@ async def serve(app: Any, headers: dict[str, str], body: dict[str, Any]) -> weak
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("model", ["wattfare/echo", "wattfare/echo-slow"])
 async def test_call_leaves_no_reference_cycles(tmp_path, stream, model) -> None:
-    database = f"sqlite:///{tmp_path / 'ledger.db'}"
+    database = sqlite_database(tmp_path)
     keys = create_keys(database, "app")
     app = create_app(Settings(database=database))
     async with app.router.lifespan_context(app):

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis.stateful import run_state_machine_as_test
 from support.examples import examples
+from support.sqlite import sqlite_database
 
 from wattfare_mw.service.ledger.postgresql.store import PostgreSQLStore
 from wattfare_mw.service.ledger.sqlite.store import SQLiteStore
@@ -25,7 +26,8 @@ class SQLiteMachine(LedgerMachine):
         self.directory = tempfile.TemporaryDirectory()
 
     def new_store(self) -> Store:
-        url = f"sqlite:///{Path(self.directory.name) / 'ledger.db'}"
+        file = Path(self.directory.name) / "ledger.db"
+        url = f"sqlite:///{file}" if file.exists() else sqlite_database(file.parent)
         return SQLiteStore(url, clock=lambda: self.now)
 
     def teardown(self) -> None:

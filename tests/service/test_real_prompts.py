@@ -34,6 +34,7 @@ def requests() -> list[tuple[str, dict[str, Any]]]:
     return list(corpus())
 
 
+@cache
 def openai_counter(name: str) -> Counter:
     import bpe_openai
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import secrets
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +14,6 @@ from support.payers import new_payer, store_of, write
 from wattfare_mw.service.keys import new_app
 from wattfare_mw.service.ledger import payer_actions, schema, spending
 from wattfare_mw.service.ledger.clock import utc_now
-from wattfare_mw.service.ledger.databases import migrate_database
 from wattfare_mw.service.ledger.rules import month_of
 from wattfare_mw.service.ledger.store import Store
 from wattfare_mw.service.records import App
@@ -24,20 +22,9 @@ USD = 10**9
 NOW = datetime(2026, 11, 30, 23, 59, 59, tzinfo=UTC)
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """An empty ledger, on each kind of database."""
-    if request.param == "sqlite":
-        url = f"sqlite:///{tmp_path / 'ledger.db'}"
-    else:
-        url = request.getfixturevalue("cluster").database()
-    migrate_database(url)
-    return url
-
-
 @pytest.fixture
-async def store(url: str) -> AsyncIterator[Store]:
-    async with store_of(url) as store:
+async def store(database: str) -> AsyncIterator[Store]:
+    async with store_of(database) as store:
         yield store
 
 

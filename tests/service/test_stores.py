@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 import pytest
 from sqlalchemy import delete, make_url, text, update
+from support.sqlite import sqlite_database
 
 from wattfare_mw.errors import WattfareError, WattfareRateLimitError
 from wattfare_mw.service.keys import new_app
@@ -44,7 +45,7 @@ DONE = Outcome(ended="completed", generated=True, cost=4)
 def url(request: pytest.FixtureRequest, tmp_path) -> str:
     """An empty ledger, on each kind of database."""
     if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'ledger.db'}"
+        return sqlite_database(tmp_path)
     return request.getfixturevalue("cluster").database()
 
 

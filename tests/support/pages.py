@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from dataclasses import dataclass, field
 from functools import cached_property
 from html.parser import HTMLParser
@@ -11,6 +12,7 @@ from urllib.parse import urljoin, urlsplit
 
 import httpx
 
+from support.certificates import ssl_context
 from support.service import PATIENCE, Service
 
 #: The highest number of bytes of a page.
@@ -130,6 +132,11 @@ class Page(HTMLParser):
             self.forms[-1].button += data.strip()
 
 
+def new_address() -> str:
+    """A random private address."""
+    return f"10.{'.'.join(str(byte) for byte in secrets.token_bytes(3))}"
+
+
 class Browser:
     """A browser without JavaScript.
 
@@ -141,8 +148,10 @@ class Browser:
         port = httpx.URL(service.url).port
         self.origin = f"http://localhost:{port}"
         self.http = httpx.Client(
-            base_url=self.origin, timeout=PATIENCE, trust_env=False, follow_redirects=False
+            base_url=self.origin, timeout=PATIENCE, trust_env=False, verify=ssl_context()
         )
+        # An own address: the service limits the requests of each.
+        self.http.headers["x-forwarded-for"] = new_address()
         if cookie is not None:
             self.http.cookies.set("wattfare", cookie, domain="localhost.local", path="/")
 

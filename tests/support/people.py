@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Self
 from urllib.parse import parse_qs, urlsplit
@@ -12,7 +11,7 @@ import httpx
 from sqlalchemy import text
 
 from support.authenticator import Authenticator
-from support.pages import Browser, Form, Page
+from support.pages import Browser, Form, Page, new_address
 from support.service import App, Service, bearer
 from wattfare_mw.service.ledger.databases import open_store
 
@@ -27,7 +26,6 @@ class Person:
     def __init__(self, service: Service) -> None:
         self.service = service
         self.browser = Browser(service)
-        self.browser.http.headers["x-forwarded-for"] = new_address()
         self.authenticator = Authenticator(self.browser.origin)
 
     def sign_in(self, next_: str = "/budget", kind: str | None = None) -> httpx.Response:
@@ -106,11 +104,6 @@ def returned(answer: httpx.Response) -> dict[str, str]:
     assert location.startswith(RETURN_URL), location
     query = parse_qs(urlsplit(location).query, strict_parsing=True)
     return {name: value for name, (value,) in query.items() if name != "from"}
-
-
-def new_address() -> str:
-    """A new client address, so that its requests have their own rate limits."""
-    return f"10.{'.'.join(str(byte) for byte in secrets.token_bytes(3))}"
 
 
 def live_app(service: Service, name: str = "live app", origin: str = ORIGIN) -> App:

@@ -19,6 +19,7 @@ import httpx
 
 from support.certificates import ssl_context
 from support.forked import ForkedCommand
+from support.sqlite import sqlite_database
 from wattfare_mw.service import AppKeys, create_keys
 from wattfare_mw.service.records import Mode
 
@@ -190,7 +191,9 @@ def run_service(
         forked: from a process that has imported everything, which takes a tenth of the time. A
             test of how the command starts wants False.
     """
-    database = database or f"sqlite:///{tmp_path / 'wattfare.db'}"
+    if database is None:
+        file = tmp_path / "wattfare.db"
+        database = f"sqlite:///{file}" if file.exists() else sqlite_database(tmp_path, file.name)
     arguments = [
         "serve",
         "--port",

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from support.servers import uvicorn_server
 from support.service import PATIENCE
+from support.sqlite import sqlite_database
 from wattfare_mw.service import Settings, create_app, sockets
 
 
@@ -51,7 +52,7 @@ def head_of(path: str, headers: dict[str, str], length: int | None = None) -> by
 @contextmanager
 def served(folder: Path, **options: Any) -> Generator[Any]:
     """The service in this process, so that a test can set its limits."""
-    app = create_app(Settings(database=database_in(folder)))
+    app = create_app(Settings(database=sqlite_database(folder)))
     with uvicorn_server(app, http=sockets.LimitedProtocol, **options) as address:
         yield address
 

@@ -104,7 +104,7 @@ def test_app_created_earlier_calls_as_the_app_of_each_test(
                 model.generate(FOUR_WORDS)
                 assert made_once.user("ann").status().connected
                 assert wattfare.billed("ann") == PRICE
-        with pytest.raises(WattfareAuthError, match="No test uses this service"):
+        with pytest.raises(WattfareAuthError, match="No test is using this service"):
             model.generate(FOUR_WORDS)
 
 

@@ -53,6 +53,7 @@ def test_package_declares_the_plugin() -> None:
     assert project["optional-dependencies"]["testing"] == ["wattfare-mw[service]"]
 
 
+@pytest.mark.long
 def test_whole_run_in_two_processes(tmp_path: Path) -> None:
     """Runs the examples, an app that is created at import, and calls that are left open."""
     (tmp_path / "pytest.ini").write_text(

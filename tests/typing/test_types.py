@@ -8,10 +8,13 @@ import sys
 import tomllib
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 FILES = ("tests/typing/clients.py", "tests/typing/middleware.py", "examples/*.py")
 
 
+@pytest.mark.long
 def test_mypy_accepts_the_files() -> None:
     checked = subprocess.run(
         [sys.executable, "-m", "mypy", "--strict", "--follow-imports=silent", *_expanded(FILES)],

@@ -43,7 +43,7 @@ def at(client_path: str | None) -> dict[str, ClientFile]:
     if client_path is None:
         return {}
     if not client_path.endswith(".js"):
-        raise ValueError("client_path is a path that ends in .js, such as /wattfare.js")
+        raise ValueError("client_path must be a path that ends in .js, such as /wattfare.js")
     folder, _, name = client_path.rpartition("/")
     return {
         client_path: _file(browser.read("wattfare.js"), "text/javascript; charset=utf-8"),

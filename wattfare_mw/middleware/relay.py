@@ -150,7 +150,7 @@ class Relay:
                 return last
         if self._ended:
             return b""
-        return self.broken("it ended before its end")
+        return self.broken("it is incomplete")
 
     def broken(self, why: str) -> bytes:
         """The bytes to pass on after the stream broke. An incomplete event is dropped."""

@@ -140,11 +140,15 @@ class LimitedProtocol(HttpToolsProtocol):
             self._around_body = 0
             self._keep_alive()
         elif self._around_body > MAX_AROUND_BODY:
-            self.refuse(invalid_request("The body has too small chunks, or too long trailers."))
+            self.refuse(
+                invalid_request(
+                    "The chunks of the body are too small, or its trailers are too long."
+                )
+            )
 
     def on_message_begin(self) -> None:
         if len(self.pipeline) >= MAX_PIPELINED:
-            raise ValueError("too many requests ahead of their turn")  # uvicorn answers with 400
+            raise ValueError("too many pipelined requests")  # uvicorn answers with 400
         self._in_head = True
         super().on_message_begin()
 

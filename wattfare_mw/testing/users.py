@@ -101,13 +101,13 @@ class AppUser:
         connection, totals = self._account()
         if connection is None or not connection.connected:
             raise WattfareNotConnectedError(
-                f"{self.id!r} has connected no budget: user({self.id!r}).connect(5) comes first."
+                f"{self.id!r} has not connected a budget: user({self.id!r}).connect(5) comes first."
             )
         if billed is not None:
             more = nanos_of(billed) - totals.billed
         elif connection.cap is None:
             raise ValueError(
-                f"{self.id!r} has no cap, so there is no end of what is left: connect(5) sets one."
+                f"{self.id!r} has no cap, so no amount can be left of it: set one with connect(5)."
             )
         else:
             assert left is not None

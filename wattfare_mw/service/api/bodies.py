@@ -65,7 +65,7 @@ async def read_json(request: Request, shape: type[T], *, empty: T | None = None)
 def _check_type(headers: Headers) -> None:
     kind = headers.first("content-type")
     if kind not in (None, JSON) and kind.split(";")[0].strip().lower() != JSON:
-        raise invalid_request("The body is JSON: send it as application/json.", 415)
+        raise invalid_request("The body must be JSON: send it as application/json.", 415)
 
 
 def json_response(body: bytes) -> Response:

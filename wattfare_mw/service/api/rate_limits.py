@@ -123,7 +123,7 @@ def _admit(rate: Rate, app_id: str, client: str = "") -> Flow[None]:
         if rate.app is not None and mine > rate.fair:
             counter = _Count(rate.by_busy, (app_id,))
             if (yield counter) > rate.app // 2:
-                what = f"{rate.what} a minute for all who ask often of this app"
+                what = f"{rate.what} a minute for all users of this app with many requests"
                 raise _too_many(rate.app // 2, what, (yield _Ends(counter)))
     if rate.app is not None:
         counter = _Count(rate.by_app, (app_id,))
@@ -390,7 +390,7 @@ def _redis_pool(url: str) -> ConnectionPool:
     except (ValueError, TypeError):  # the message may repeat the password
         fault = (
             "The Redis URL cannot be read: it is redis://user:password@host:port/0. In the"
-            " password, percent-encode what is no letter and no digit (@ is %40, / is %2F)."
+            " password, percent-encode all but letters and digits (@ is %40, / is %2F)."
         )
     raise invalid_request(fault)
 

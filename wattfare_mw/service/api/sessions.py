@@ -47,7 +47,7 @@ def _check_label(label: str | None) -> str | None:
         return None
     if len(label) > MAX_ACCOUNT_LABEL or any(map(is_hidden, label)):
         raise invalid_request(
-            f"`accountLabel` is text of up to {MAX_ACCOUNT_LABEL} characters, without control "
+            f"`accountLabel` must be text of up to {MAX_ACCOUNT_LABEL} characters, without control "
             "characters and marks of direction."
         )
     return label.strip()

@@ -52,6 +52,7 @@ NAMES = (
     *("kv_transfer_params", "logits_processors", "custom_logit_processor", "lora_path"),
     *("file_id", "file_ids", "vector_store_id", "vector_store_ids", "container", "containers"),
     *("collection_ids", "library_ids", "conversation", "previous_response_id", "cached_content"),
+    *("container_id", "additional_drop_params"),
     *("assistant_id", "thread_id", "endpoint", "endpoint_url", "ad_token"),
 )
 

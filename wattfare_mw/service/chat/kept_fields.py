@@ -6,8 +6,10 @@ a field costs no more than its own text, which is part of the prompt's bound, un
 image, a file or a sound. So an unknown field of a message may be any JSON, but nothing in it may
 look like such a reference, at any depth:
 
-- a name such as ``image_url``, unless its value is a number or empty; - a ``type`` or a media type
-that names one; - a data URL; - any URL in a message that a model has not made.
+- a name such as ``image_url``, unless its value is a number or empty;
+- a ``type`` or a media type that names one;
+- a data URL;
+- any URL in a message that a model has not made, except in an app's own notes (``metadata``).
 
 A cache has a price by its time, so ``cache_control`` must follow the rule of the table.
 """
@@ -39,6 +41,8 @@ _MEDIA_TYPE = re.compile(r"\s*(?:image|audio|video)/|\s*application/(?:pdf|octet
 _MEDIA_TYPE_NAMES = frozenset({"mediatype", "mimetype", "contenttype"})
 _DATA_URL = re.compile(r"\s*data:[\w.+-]+/[\w.+-]+[;,]", re.IGNORECASE)
 _URL = re.compile(r"\s*[a-z][a-z0-9+.-]{1,20}://", re.IGNORECASE)
+#: Where apps and libraries keep notes of their own, in plain names. No API reads media there.
+_NOTES = frozenset({"metadata", "artifact", "additionalkwargs", "responsemetadata"})
 _NOT_IN_NAMES = re.compile(r"[^a-z0-9]")
 #: Values that ask for nothing. An empty object could mean a feature with its defaults.
 _NOTHING: tuple[Any, ...] = ("", [])
@@ -100,6 +104,8 @@ class _Walk:
                 raise _media(name)
         if self._made and key in FREE_FORM:
             return None
+        if not self._made and plain in _NOTES:
+            return _Walk(self._check_cache, made=True).value(name, value)
         return self.value(name, value)
 
     def value(self, name: str, value: Any) -> Found | None:
@@ -131,6 +137,13 @@ class _Walk:
                 continue
             if key == "file_id" and isinstance(inner, str):
                 continue
+            if key == "url_citation" and isinstance(inner, dict):
+                # A search adds the address of an icon or a picture, which is not read again.
+                cited = cast("dict[str, Any]", inner)
+                texts = {name for name, text in cited.items() if _is_web_address(text)}
+                named = {name: item for name, item in cited.items() if name not in texts}
+                found.append(self.value(where, named))
+                continue
             if key.startswith("file") and isinstance(inner, dict):
                 fields = cast("dict[str, Any]", inner)
                 named = {key: item for key, item in fields.items() if key != "file_id"}
@@ -138,6 +151,10 @@ class _Walk:
             else:
                 found.append(self.field(where, key, inner))
         return _all(found)
+
+
+def _is_web_address(value: Any) -> bool:
+    return isinstance(value, str) and value[:8].lower().startswith(("http://", "https://"))
 
 
 def _all(results: Iterable[Found | None]) -> Found | None:

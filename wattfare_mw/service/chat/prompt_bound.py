@@ -51,6 +51,7 @@ _WRITTEN = frozenset(
         *("chat_template_kwargs", "documents", "structured_outputs", "structural_tag"),
         *("guided_json", "guided_choice", "guided_regex", "guided_grammar", "json_schema"),
         *("format", "regex", "ebnf", "grammar", "output_config", "thinking", "options"),
+        *("output_format", "translation_options"),
     }
 )
 _TOOLS = ("tools", "functions")
@@ -95,7 +96,7 @@ def counts(text: int, attached: Attachments | None, family: Family) -> TokenCoun
     if attached is None:
         return TokenCounts(prompt=text)
     pages = [length for document in attached.pages for length in document.text]
-    image = sum(map(family.image_tokens, attached.images)) + sum(map(family.page_tokens, pages))
+    image = family.images_tokens(attached.images) + sum(map(family.page_tokens, pages))
     audio = sum(map(family.audio_tokens, attached.audio))
     return TokenCounts(
         prompt=text + image + audio + attached.text + AROUND * len(attached.pages),

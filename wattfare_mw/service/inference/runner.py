@@ -537,7 +537,7 @@ class CallRunner:
         if funding_id is None:
             if self._needs_funding:
                 raise WattfareFundingError(
-                    "Nothing pays for this connection. Connect it again, and choose what pays."
+                    "This connection has no funding. Connect it again, and choose what pays."
                 )
             return None
         if self._keys is None:

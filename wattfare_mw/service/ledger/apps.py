@@ -57,7 +57,7 @@ def check_origins(origins: Iterable[str]) -> list[str]:
         if fault is None:
             parts = urlsplit(origin)
             if parts.scheme not in ("http", "https"):
-                fault = "is no origin of a web page: it begins with https://"
+                fault = "is not the origin of a web page: it must begin with https://"
             elif parts.scheme == "http" and parts.hostname not in LOCAL_HOSTS:
                 fault = "is not encrypted: use https://, or http://localhost on your own machine"
         if fault is not None:

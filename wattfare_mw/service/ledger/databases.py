@@ -108,7 +108,7 @@ def create_keys(
     """
     database = hidden(database)
     if not 0 < len(name.strip()) <= MAX_NAME or not name.isprintable():
-        raise invalid_request(f"An app's name is a line of 1 to {MAX_NAME} characters.")
+        raise invalid_request(f"An app's name must be one line of 1 to {MAX_NAME} characters.")
     checked = apps.check_origins(origins)
     app, app_keys = new_app(name, mode)
 

@@ -313,7 +313,7 @@ class Store(ABC):
         try:
             await self.transact(lambda sql: accounts.note_health(sql, self._now(sql)))
         except WattfareError as error:
-            message = "The service's database takes no writes: it is gone, or its disk is full."
+            message = "The service's database accepts no writes: it is gone, or its disk is full."
             raise not_available(message) from error.__cause__
 
     async def close(self) -> None:

@@ -222,7 +222,7 @@ def find_provider(base_url: str, name: str | None = None) -> ProviderFacts:
         except KeyError:
             known = ", ".join(sorted(BY_NAME))
             raise invalid_request(
-                f"The provider {name!r} is not known. Known are {known}."
+                f"The provider {name!r} is unknown. Use one of {known}."
             ) from None
     parts = urlsplit(base_url)
     host = (parts.hostname or "").rstrip(".")

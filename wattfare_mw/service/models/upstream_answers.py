@@ -98,7 +98,7 @@ def _failure(
             return _payer_refused(status, said, retry_after)
         return _account_refused(status, said)
     if status == 429:
-        ours = "The upstream is asked too often."
+        ours = "The upstream's rate limit is reached."
         failure = WattfareRateLimitError(ours, retry_after=retry_after or 1)
     elif status == 403 and said.flagged:
         failure = invalid_request("The upstream's moderation refuses the prompt.", 403)
@@ -541,7 +541,7 @@ def read_chunk(data: bytes, meter: Meter, credential: Credential) -> Read:
     try:
         chunk = decode(data)
     except ValueError:
-        if _PING.fullmatch(data) is not None:
+        if _PING.fullmatch(data.strip()) is not None:
             return _IGNORED
         raise failed("The upstream sent an event that is not JSON.") from None
     if not isinstance(chunk, dict):
@@ -570,7 +570,7 @@ _TEXT = Read(generated=True, may_end=False)
 _NOTHING = Read(may_end=False)
 _IGNORED = Read(choices=False, passes=False)
 #: Some gateways keep a connection open with events without data, or of one word.
-_PING = re.compile(rb"\s*[A-Za-z_-]{0,32}\s*")
+_PING = re.compile(rb"[A-Za-z_-]{0,32}")
 
 
 # The usual chunk has only text. Untracked structs save the garbage collector work.

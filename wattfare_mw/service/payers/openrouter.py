@@ -72,10 +72,9 @@ def auth_url(
 
     Args:
         base_url: of OpenRouter's API.
-        public_url: of this service. The callback uses it, never the ``Host`` header. state:
-            OpenRouter returns it in the callback's URL. limit: what the key may spend in a month,
-            in nano-dollars; None
-        for no limit.
+        public_url: of this service. The callback uses it, never the ``Host`` header.
+        state: OpenRouter returns it in the callback's URL.
+        limit: what the key may spend in a month, in nano-dollars; None for no limit.
     """
     challenge = urlsafe_b64encode(sha256(verifier).digest()).rstrip(b"=").decode()
     query = {

@@ -219,7 +219,7 @@ class _Parameters:
         if mode == "no-verify":
             mode = "require"
         if mode not in _SSL_MODES:
-            raise invalid_request(f"`{name}` is one of {', '.join(sorted(_SSL_MODES))}.")
+            raise invalid_request(f"`{name}` must be one of {', '.join(sorted(_SSL_MODES))}.")
         self.passed["sslmode"] = mode
 
     def _check_by_system(self) -> None:
@@ -232,22 +232,22 @@ class _Parameters:
 
     def channel_binding(self, name: str, value: str) -> None:
         if value not in ("disable", "prefer", "require"):
-            raise invalid_request(f"`{name}` is one of disable, prefer, require.")
+            raise invalid_request(f"`{name}` must be one of disable, prefer, require.")
         self._binding = value
 
     def connect_timeout(self, name: str, value: str) -> None:
         if not value.isascii() or not value.removeprefix("-").isdigit():
-            raise invalid_request(f"`{name}` is a whole number of seconds.")
+            raise invalid_request(f"`{name}` must be a whole number of seconds.")
         self.connect_seconds = float(value[:9]) if int(value[:9]) > 0 else None  # 0 is no limit
 
     def pooler(self, name: str, value: str) -> None:
         if value.lower() not in _TRUE | _FALSE:
-            raise invalid_request(f"`{name}` is true or false.")
+            raise invalid_request(f"`{name}` must be true or false.")
         self.pooled |= value.lower() in _TRUE
 
     def no_cache(self, name: str, value: str) -> None:
         if value != "0":
-            raise invalid_request(f"`{name}` may be 0 only, which `pgbouncer=true` means, too.")
+            raise invalid_request(f"`{name}` must be 0, which is the same as `pgbouncer=true`.")
         self.pooled = True
 
     def fallback_name(self, _name: str, value: str) -> None:
@@ -255,7 +255,7 @@ class _Parameters:
 
     def negotiation(self, name: str, value: str) -> None:
         if value not in ("postgres", "direct"):
-            raise invalid_request(f"`{name}` is postgres or direct.")
+            raise invalid_request(f"`{name}` must be postgres or direct.")
         if value == "direct":
             self.more["direct_tls"] = True
 
