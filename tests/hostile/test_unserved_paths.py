@@ -43,7 +43,15 @@ UNSERVED = {
     "POST batches": "chat completions only",
     "GET chat/completions/chatcmpl-1": "not stored",
     "POST messages": "chat/completions",
+    "POST chat/completions/": "without the slash",
+    "POST v1/chat/completions": "the base URL of an OpenAI client is",
+    "GET v1/models": "the base URL of an OpenAI client is",
+    "POST v1/messages": "`messages`",
+    "GET generation": "`usage.cost`",
+    "GET credits": "status",
 }
+#: The words of those that name no path.
+WITHOUT_A_PATH = ("not stored", "`usage.cost`", "status")
 
 
 @pytest.fixture(scope="module")
@@ -328,7 +336,7 @@ def test_middleware_says_what_to_use_instead(http: httpx.Client) -> None:
         answer = http.request(method, f"/{tail}", content=b'{"model": "x"}')
         message = error_in(answer)
         assert words in message
-        assert "/api/wattfare/chat/completions" in message or "not stored" in message
+        assert "/api/wattfare/" in message or words in WITHOUT_A_PATH
         assert answer.headers["x-request-id"]
 
 

@@ -52,14 +52,14 @@ python -m libraries --write
 
 
 def render(results: Mapping[str, Result]) -> str:
-    """Return the page."""
+    """Returns the page."""
     legend = [f"- {case}: {meaning[0].lower()}{meaning[1:]}." for case, meaning in CASES.items()]
     lines = [*table(results), "", *legend, "- —: the library does not support it.", ""]
     return _HEAD + "\n" + "\n".join(lines) + "".join(map(_section, LIBRARIES))
 
 
 def table(results: Mapping[str, Result]) -> Iterator[str]:
-    """Return the matrix, in Markdown."""
+    """Returns the matrix in Markdown."""
     yield _line("library", "versions", *CASES)
     yield _line(*["---"] * (len(CASES) + 2)).replace(" ", "")
     for library in LIBRARIES:
@@ -70,7 +70,7 @@ def table(results: Mapping[str, Result]) -> Iterator[str]:
 
 
 def parse(page: str) -> dict[str, Result]:
-    """Return the results in a page."""
+    """Returns the results in a page."""
     found: dict[str, Result] = {}
     for name, row in re.findall(r"^\| `([\w-]+)` \| (.*) \|$", page, re.MULTILINE):
         versions, *cells = row.split(" | ")
@@ -91,7 +91,7 @@ def _section(library: Library) -> str:
 
 
 def _code(example: Path) -> str:
-    """Return an example without its first comment."""
+    """Returns an example without its first comment."""
     head = r"//.*\n(//.*\n)*\n" if example.suffix == ".mjs" else r'"""(.|\n)*?"""\n\n'
     return re.sub(r"\A" + head, "", example.read_text())
 

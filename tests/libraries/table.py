@@ -1,4 +1,4 @@
-"""The libraries and the cases: what is tested, and what the page says of it."""
+"""The libraries and the cases: what is tested, and what the page says about it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-#: Names the libraries to test, with spaces in between; `all` for all that are installed.
+#: The libraries to test, separated by spaces; `all` for all installed ones.
 VARIABLE = "WATTFARE_TEST_LIBRARIES"
 #: In the matrix, if a library's usage has no cost.
 DROPPED = "dropped"
@@ -42,9 +42,9 @@ class Library:
     how: str = ""
 
     def is_installed(self) -> bool:
-        """True if it is installed, with the right openai package."""
+        """True if it is installed with the right openai package."""
         if self.openai is None:
-            return True  # npm gets it
+            return True  # npm installs it
         try:
             self.versions()
             return version("openai").split(".")[0] == str(self.openai)
@@ -57,7 +57,7 @@ class Library:
         return {package: of(package) for package in self.packages}
 
     def load(self) -> Any:
-        """Its driver."""
+        """Returns its driver."""
         return import_module(f"libraries.drivers.{self.driver}").Driver
 
 
@@ -214,7 +214,7 @@ def fails(library: str, case: str) -> str | None:
 
 
 def choose(names: Iterable[str]) -> list[Library]:
-    """The libraries of these names; `all` is all of them."""
+    """The libraries of these names; `all` for all of them."""
     names = list(dict.fromkeys(names))
     if unknown := {*names} - {*BY_NAME, "all"}:
         raise SystemExit(

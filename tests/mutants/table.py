@@ -1,4 +1,4 @@
-"""The faults, and the tests that must see them."""
+"""The faults, and the tests that must detect them."""
 
 from __future__ import annotations
 
