@@ -488,8 +488,8 @@ def test_models_of_the_document_have_the_fields_of_the_protocol(at_fake: dict[st
             limited_by="cap",
         ),
     )
-    told = error.to_wire()["error"]
-    assert set(told) == set(schemas["WattfareErrorDetail"]["properties"])
+    wire = error.to_wire()["error"]
+    assert set(wire) == set(schemas["WattfareErrorDetail"]["properties"])
 
 
 def test_app_can_document_the_errors_of_its_endpoints(at_fake: dict[str, Any]) -> None:

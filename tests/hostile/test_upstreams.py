@@ -227,6 +227,6 @@ def test_model_list_does_not_stall_an_app(fake: FakeWattfare) -> None:
     with uvicorn_process("support.middleware_app:guarded", env=env) as ((host, port), _):
         url = f"http://{host}:{port}/api/wattfare"
         with victim_at(f"{url}/chat/completions", {"x-me": "victim"}) as victim:
-            told = httpx.get(f"{url}/models", headers={"x-me": "u"}, timeout=60, trust_env=False)
-            assert told.json() == {"data": []}
+            listing = httpx.get(f"{url}/models", headers={"x-me": "u"}, timeout=60, trust_env=False)
+            assert listing.json() == {"data": []}
             assert victim.longest_gap() < LONGEST_GAP / 2  # on the loop, it took twice as long
