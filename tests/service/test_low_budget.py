@@ -136,7 +136,7 @@ def test_a_dear_place_is_not_chosen(far: App, upstream: Upstream) -> None:
 
 def test_a_lower_price_of_the_client_counts(far: App, upstream: Upstream) -> None:
     far.connect()
-    asked = {"max_price": {"prompt": 0.5, "completion": 99, "image": 0.1}}
+    asked = {"max_price": {"prompt": "0.5", "completion": 99, "image": 0.1}}
     assert chat(far, model="fake/model", provider=asked).status_code == 200
     assert upstream.calls[0].json["provider"] == {
         "max_price": {"prompt": 0.5, "completion": 2, "request": 0, "image": 0.1}
