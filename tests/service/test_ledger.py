@@ -1,4 +1,4 @@
-"""The ledger in any order of events: each store against the pure rules."""
+"""Ledger events in any order: each store against the pure rules."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from wattfare_mw.service.ledger.store import Store
 from .ledger_machine import LedgerMachine
 
 thorough = examples(25, stateful_step_count=40)
-#: Each step takes four times as long there.
+#: Each step takes four times as long on PostgreSQL.
 fewer = examples(15, stateful_step_count=40)
 
 
@@ -35,11 +35,11 @@ class SQLiteMachine(LedgerMachine):
         self.directory.cleanup()
 
 
-def test_sqlite() -> None:
+def test_sqlite_follows_the_rules() -> None:
     run_state_machine_as_test(SQLiteMachine, settings=thorough)
 
 
-def test_postgresql(postgresql_url: str) -> None:
+def test_postgresql_follows_the_rules(postgresql_url: str) -> None:
     class PostgreSQLMachine(LedgerMachine):
         def new_store(self) -> Store:
             return PostgreSQLStore(postgresql_url, lambda: self.now)

@@ -29,7 +29,7 @@ def address_of(url: str) -> tuple[str, int]:
 
 
 def rest(client: socket.socket) -> bytes:
-    """All that comes to the end of the connection."""
+    """Everything until the end of the connection."""
     data = b""
     with suppress(ConnectionError):
         while more := client.recv(65536):
@@ -39,7 +39,7 @@ def rest(client: socket.socket) -> bytes:
 
 
 def head_of(path: str, headers: dict[str, str], length: int | None = None) -> bytes:
-    """The head of a POST, whose body has this length; None: it comes in chunks."""
+    """The head of a POST whose body has this length, or arrives in chunks if it is None."""
     fields = {"host": "x", "content-type": "application/json", **headers}
     if length is None:
         fields["transfer-encoding"] = "chunked"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 
@@ -20,6 +21,7 @@ def sqlite_database(folder: Path, name: str = "ledger.db") -> str:
 def _template() -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "template.db"
-        migrate_database(f"sqlite:///{file}")
+        with ThreadPoolExecutor(1) as thread:  # a test may have an event loop
+            thread.submit(migrate_database, f"sqlite:///{file}").result()
         assert [each.name for each in Path(folder).iterdir()] == [file.name]
         return file.read_bytes()

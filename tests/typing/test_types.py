@@ -15,7 +15,7 @@ FILES = ("tests/typing/clients.py", "tests/typing/middleware.py", "examples/*.py
 
 
 @pytest.mark.long
-def test_mypy_agrees() -> None:
+def test_mypy_accepts_the_files() -> None:
     checked = subprocess.run(
         [sys.executable, "-m", "mypy", "--strict", "--follow-imports=silent", *_expanded(FILES)],
         cwd=ROOT,
@@ -27,7 +27,7 @@ def test_mypy_agrees() -> None:
     assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
-def test_pyright_reads_the_same_files() -> None:
+def test_pyright_checks_the_same_files() -> None:
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pyright"]
     assert settings["typeCheckingMode"] == "strict"
     assert {*_expanded(FILES)} <= {*_expanded(settings["include"])}

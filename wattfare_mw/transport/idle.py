@@ -10,7 +10,7 @@ import asyncio
 import math
 from contextvars import Context
 
-#: A time that never comes: there is no wait now.
+#: A time that never comes. It means that there is no wait now.
 NEVER = math.inf
 #: The resolution of a loop's clock, in seconds (uvloop counts milliseconds). A shorter timer would
 #: be set again and again until the clock ticks.

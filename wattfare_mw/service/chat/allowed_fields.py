@@ -1,17 +1,17 @@
 """The fields that an inference request may have: one table, with a rule for each field.
 
-A reservation is a promise about a cost, so each field has a kind, by what it can cost:
+A reservation bounds the cost of a call, so each field has a kind, depending on what it can cost:
 
-- *free*: nothing of its own.
+- *free*: adds no cost.
 - *counted*: part of the reservation, as a part of the prompt or as a limit.
 - *held*: no bound is known. The call is allowed, and holds a fixed amount.
 - *refused*: the service cannot serve it, or a client could misuse the operator's keys.
 
 **An unknown field is refused by name**, because a new field of an API may cost money. If the
-operator allows unknown fields, the call is held. Some names are refused at any depth, whatever the
-operator allows: see :mod:`.foreign_fields`. Each object in a request has its own list of keys. Only
-schemas and arguments of functions may be any JSON. Fields that libraries add to messages have a
-rule of their own: see :mod:`.kept_fields`.
+operator allows unknown fields, the call is held. Some names are always refused, at any depth: see
+:mod:`.foreign_fields`. Each object in a request has its own list of keys. Only schemas and
+arguments of functions may be any JSON. Fields that libraries add to messages have a separate rule:
+see :mod:`.kept_fields`.
 
 Sources: the request bodies of OpenAI's and OpenRouter's chat completions, and the documentation of
 vLLM, SGLang, llama.cpp, Ollama, LM Studio, LiteLLM, Mistral, Groq, xAI, Perplexity, Together,
@@ -41,7 +41,7 @@ MAX_N = 128
 
 
 class Kind(StrEnum):
-    """What a field can cost. A later kind is stronger."""
+    """The cost of a field. A later kind is stronger."""
 
     FREE = "free"
     COUNTED = "counted"
@@ -125,16 +125,16 @@ def _foreign(name: str, found: str) -> Exception:
 
 
 def _plain(name: str, value: Any) -> None:
-    """A string, a number or a boolean. It costs nothing of its own: at most it is part of the
-    prompt, which is counted."""
+    """A string, a number or a boolean. It adds no cost. If it is a part of the prompt, it is
+    counted there."""
     if isinstance(value, (dict, list)):
-        raise invalid_request(f"`{name}` is a string, a number or a boolean.")
+        raise invalid_request(f"`{name}` must be a string, a number or a boolean.")
 
 
 def _text(name: str, value: Any) -> None:
     """As :func:`plain`, for a string."""
     if not isinstance(value, str):
-        raise invalid_request(f"`{name}` is a string.")
+        raise invalid_request(f"`{name}` must be a string.")
 
 
 def _json(_name: str, _value: Any) -> None:
@@ -143,14 +143,14 @@ def _json(_name: str, _value: Any) -> None:
 
 
 def _tame(name: str, value: Any) -> None:
-    """Any JSON in which no name is a foreign one."""
+    """Any JSON without a name of :mod:`.foreign_fields`."""
     found = foreign_fields.find(value)
     if found is not None:
         raise _foreign(name, found)
 
 
 def _own_keys(name: str, value: Any) -> None:
-    """Any JSON whose keys are the client's own."""
+    """Any JSON whose keys the client chooses."""
     found = foreign_fields.find(value, fields=False)
     if found is not None:
         raise _foreign(name, found)
@@ -193,7 +193,7 @@ def _only(*allowed: Any) -> Rule:
 def _object(rules: Mapping[str, Rule]) -> Rule:
     def rule(name: str, value: Any) -> Found | None:
         if not isinstance(value, dict):
-            raise invalid_request(f"`{name}` is an object.")
+            raise invalid_request(f"`{name}` must be an object.")
         prefix = f"{name}." if name else ""
         found: Found | None = None
         for field, inner in cast("dict[str, Any]", value).items():
@@ -215,7 +215,7 @@ def _object(rules: Mapping[str, Rule]) -> Rule:
 def _each(rule: Rule) -> Rule:
     def each(name: str, value: Any) -> Found | None:
         if not isinstance(value, list):
-            raise invalid_request(f"`{name}` is an array.")
+            raise invalid_request(f"`{name}` must be an array.")
         found: Found | None = None
         for place, item in enumerate(cast("list[Any]", value)):
             more = rule(f"{name}[{place}]", item)
@@ -231,7 +231,7 @@ def _text_or(rule: Rule, otherwise: str) -> Rule:
         if isinstance(value, str):
             return None
         if not isinstance(value, (dict, list)):
-            raise invalid_request(f"`{name}` is a string, or {otherwise}.")
+            raise invalid_request(f"`{name}` must be a string, or {otherwise}.")
         return rule(name, value)
 
     return either
@@ -247,7 +247,7 @@ def _plain_or(rule: Rule) -> Rule:
 def _map(name: str, value: Any) -> None:
     """An object of any keys, with a plain value each."""
     if not isinstance(value, dict):
-        raise invalid_request(f"`{name}` is an object.")
+        raise invalid_request(f"`{name}` must be an object.")
     for key, inner in cast("dict[str, Any]", value).items():
         _plain(f"{name}.{key[:64]}", inner)
     _own_keys(name, value)
@@ -272,7 +272,7 @@ def _of_type(
     return rule
 
 
-# A cache that is written for five minutes is priced in every list; for an hour, in hardly any.
+# Every price list has a price for writing a cache for five minutes. Few have one for an hour.
 _CACHE_CONTROL = _object(
     {
         "type": _only("ephemeral"),
@@ -280,7 +280,7 @@ _CACHE_CONTROL = _object(
     }
 )
 
-# What bounds an image, a file and audio is read in :mod:`.attachments`.
+# :mod:`.attachments` bounds images, files and audio.
 _MEDIA = {
     "type": _plain,
     "cache_control": _CACHE_CONTROL,
@@ -362,7 +362,7 @@ def _known_or(rules: Mapping[str, Rule], other: Callable[[str, str, Any], Found 
 
     def rule(name: str, value: Any) -> Found | None:
         if not isinstance(value, dict):
-            raise invalid_request(f"`{name}` is an object.")
+            raise invalid_request(f"`{name}` must be an object.")
         found: Found | None = None
         for field, inner in cast("dict[str, Any]", value).items():
             if inner is None:
@@ -376,10 +376,10 @@ def _known_or(rules: Mapping[str, Rule], other: Callable[[str, str, Any], Found 
 
 
 def _beside(rules: Mapping[str, Rule], *, made: bool = True) -> Rule:
-    """An object with these fields, and what libraries keep beside them.
+    """An object with these fields, and fields that libraries add.
 
     Args:
-        made: has a model made it?
+        made: True if a model made it.
     """
 
     def kept(name: str, field: str, value: Any) -> Found | None:
@@ -390,8 +390,8 @@ def _beside(rules: Mapping[str, Rule], *, made: bool = True) -> Rule:
     return _known_or(rules, kept)
 
 
-# What a model has thought, said or called before, as parts: Mistral's, Anthropic's, and those of
-# OpenAI's other API. Each is text to the next model.
+# The parts with which Mistral, Anthropic and OpenAI's Responses API send back a model's earlier
+# thoughts, texts and calls. Each is text to the next model.
 _SAID = ("thinking", "redacted_thinking", "reasoning", "output_text", "input_text", "reference")
 
 
@@ -419,7 +419,7 @@ def _parts(*, made: bool) -> Rule:
 
 _NAMED = _object({"name": _plain})
 
-# What a model made before, and an app sends back.
+# The calls that a model made before, and that an app sends back.
 _CALLED = _beside({"name": _plain, "arguments": _json})
 _CALLS = {
     "function": _beside({"id": _plain, "type": _plain, "function": _CALLED}),
@@ -427,12 +427,12 @@ _CALLS = {
         {"id": _plain, "type": _plain, "custom": _beside({"name": _plain, "input": _plain})}
     ),
 }
-_OF_KNOWN_TYPE = _of_type(_CALLS, "it is no such call")
+_OF_KNOWN_TYPE = _of_type(_CALLS, "it is not a tool call")
 
 
 def _tool_call(name: str, value: Any) -> Found | None:
-    # Some libraries leave the type out, and some providers have types of their own. Moonshot runs
-    # a replayed call of its own tool.
+    # Some libraries leave out the type, and some providers have their own types. Moonshot runs a
+    # replayed call of its own tool.
     fields = cast("dict[str, Any]", value) if isinstance(value, dict) else {}
     kind = fields.get("type")
     if isinstance(fields.get("function"), dict) and (kind is None or isinstance(kind, str)):
@@ -468,7 +468,7 @@ _IN_MESSAGE: Mapping[str, Rule] = {
     "cache_control": _CACHE_CONTROL,
     "annotations": _each(_annotation),
     "audio": _held(
-        "the length of what an earlier answer said is not known",
+        "the length of the earlier audio answer is not known",
         shape=_object({**_SOUND, "id": _plain, "expires_at": _plain, "transcript": _plain}),
     ),
     "images": _each(_MADE_IMAGE),
@@ -487,18 +487,18 @@ _MADE_BY_MODEL, _MADE_BY_APP = _messages(made=True), _messages(made=False)
 def _message(name: str, value: Any) -> Found | None:
     fields = cast("dict[str, Any]", value) if isinstance(value, dict) else {}
     role = fields.get("role")
-    # Most messages are this. Both rules let it through, and take longer to say so.
+    # Most messages have this form. Both rules accept it, but take longer.
     if len(fields) == 2 and isinstance(role, str) and isinstance(fields.get("content"), str):
         return None
     return (_MADE_BY_MODEL if role == "assistant" else _MADE_BY_APP)(name, value)
 
 
 def _of_tool(rules: Mapping[str, Rule], *, plain: bool) -> Rule:
-    """A tool, or the function in it, and what libraries keep beside.
+    """A tool, or the function in it, and fields that libraries add.
 
     Args:
-        plain: only plain values are kept. Some APIs name a tool of the provider's own by a field
-            of the tool.
+        plain: only plain values are allowed. In some APIs, a field of a tool names a tool of the
+        provider.
     """
 
     def kept(name: str, field: str, value: Any) -> None:
@@ -519,7 +519,7 @@ _FUNCTION = _of_tool(
     },
     plain=False,
 )
-#: What Anthropic's SDK and others keep beside a function. Examples are text.
+#: The fields that Anthropic's SDK and others add to a function. Examples are text.
 _BESIDE_TOOL: Mapping[str, Rule] = {
     "type": _plain,
     "cache_control": _CACHE_CONTROL,
@@ -528,7 +528,7 @@ _BESIDE_TOOL: Mapping[str, Rule] = {
     "metadata": _json,
 }
 _GRAMMAR = _object({"syntax": _plain, "definition": _plain})
-# OpenAI's own shape, and the flat one of its other API.
+# OpenAI's usual shape, and the flat one of its Responses API.
 _TOOL_FORMAT = _object(
     {"type": _plain, "grammar": _GRAMMAR, "syntax": _plain, "definition": _plain}
 )
@@ -544,7 +544,7 @@ PROVIDER_TOOLS = (
     *("google_search", "google_maps", "enterprise_web_search", "url_context"),
     *("computer", "bash_", "text_editor_", "memory_", "tool_search_tool_"),
 )
-_RUN_BY_PROVIDER = _held("the provider runs or describes this tool, at a price of its own")
+_RUN_BY_PROVIDER = _held("the provider runs or describes this tool, and charges for it")
 #: Gemini's tools, which have no type: `{"googleSearch": {}}`.
 _OF_GEMINI = frozenset(
     {
@@ -563,7 +563,7 @@ _FLAT = {**dict.fromkeys(("name", "description", "strict"), _plain), "parameters
 _FUNCTION_TOOL = _of_tool(
     {**_BESIDE_TOOL, **_FLAT, "input_schema": _json, "function": _FUNCTION}, plain=True
 )
-_APP_RUNS = "only tools that the app runs itself cost nothing of their own"
+_APP_RUNS = "only tools that the app runs itself add no cost"
 _TYPED_TOOL = _of_type(
     {
         "function": _FUNCTION_TOOL,
@@ -642,12 +642,12 @@ _REASONING = _object(
 
 def _max_price(name: str, value: Any) -> None:
     if not isinstance(value, dict):
-        raise invalid_request(f"`{name}` is an object.")
+        raise invalid_request(f"`{name}` must be an object.")
     for key, price in cast("dict[str, Any]", value).items():
         if key not in MAX_PRICES:
             raise invalid_request(f"`{name}` may have {', '.join(MAX_PRICES)}.")
         if price is not None and max_price_of(price) is None:
-            raise invalid_request(f"`{name}.{key}` is a number of USD, at least 0.")
+            raise invalid_request(f"`{name}.{key}` must be a number of USD, at least 0.")
 
 
 def max_price_of(value: Any) -> float | None:
@@ -664,8 +664,8 @@ def max_price_of(value: Any) -> float | None:
 
 _NUMBERS = _plain_or(_object(dict.fromkeys(("p50", "p75", "p90", "p99"), _plain)))
 
-# Where it may go changes the price, so that the price reserved for goes up with it, as
-# `max_price`: see `upstream.UpstreamJob`.
+# It selects the provider, and so the price. So the reserved price is sent with it, as `max_price`:
+# see `upstream.UpstreamJob`.
 _PROVIDER = _object(
     {
         "order": _each(_plain),
@@ -705,7 +705,7 @@ _OLLAMA_OPTIONS = _object(
     }
 )
 
-# vLLM gives these to the template, over what it sets by itself. A template of the client's own
+# vLLM passes these to the template, and they override its own values. A template from the client
 # could repeat the prompt without end (CVE-2025-61620), and so could other messages.
 _TEMPLATE_REFUSED = (
     *("chat_template", "tokenize", "messages", "conversation", "conversations", "tools"),
@@ -715,10 +715,10 @@ _TEMPLATE_REFUSED = (
 
 def _template_arguments(name: str, value: Any) -> None:
     if not isinstance(value, dict):
-        raise invalid_request(f"`{name}` is an object.")
+        raise invalid_request(f"`{name}` must be an object.")
     for key in cast("dict[str, Any]", value):
         if key in _TEMPLATE_REFUSED:
-            raise _not_allowed(f"{name}.{key}", "it replaces what the template is given")
+            raise _not_allowed(f"{name}.{key}", "it replaces the input of the template")
 
 
 # Gemini's own fields: ai.google.dev/gemini-api/docs/openai. Thoughts are part of the answer.
@@ -748,7 +748,7 @@ class Field(NamedTuple):
     """A row of the table.
 
     Attributes:
-        kind: the strongest that its value can have.
+        kind: the strongest kind that its value can have.
         rule: checks the value.
         note: what it is, for the documentation. Fields of one kind and note share a line.
     """
@@ -788,7 +788,7 @@ def _logit_bias(name: str, value: Any) -> Found | None:
 def _metadata(name: str, value: Any) -> None:
     """The client's own keys, with a plain value or a list of plain ones each."""
     if not isinstance(value, dict):
-        raise invalid_request(f"`{name}` is an object.")
+        raise invalid_request(f"`{name}` must be an object.")
     for key, inner in cast("dict[str, Any]", value).items():
         (_LIST_OF_PLAIN if isinstance(inner, list) else _plain)(f"{name}.{key[:64]}", inner)
     _own_keys(name, value)
@@ -796,7 +796,7 @@ def _metadata(name: str, value: Any) -> None:
 
 #: Every field that a request may have.
 REQUEST: Mapping[str, Field] = {
-    # What the reservation counts.
+    # Fields that the reservation counts.
     "model": Field(
         Kind.COUNTED,
         _text,
@@ -902,7 +902,7 @@ REQUEST: Mapping[str, Field] = {
             **dict.fromkeys(("safety_mode", "mask_sensitive_info"), _plain),
         },
     ),
-    # How a token is chosen, and what is reported about it.
+    # How tokens are chosen and reported.
     **_plain_rows(
         Kind.FREE,
         "how tokens are chosen and reported",
@@ -948,7 +948,7 @@ REQUEST: Mapping[str, Field] = {
         "how tools are called",
         *("parallel_tool_calls", "disable_tool_validation"),
     ),
-    # How much is thought and said, within the limit.
+    # How much the model thinks and writes, within the limit.
     **_plain_rows(
         Kind.FREE,
         "how much the model thinks and writes, within the limit",
@@ -958,7 +958,7 @@ REQUEST: Mapping[str, Field] = {
         *("preserve_thinking", "reasoning_history", "reasoning_split", "reasoning_in_content"),
         *("thinking_forced_open",),
     ),
-    # How the prompt is written down.
+    # How the prompt is formatted.
     **_plain_rows(
         Kind.FREE,
         "how the prompt is formatted",
@@ -969,7 +969,7 @@ REQUEST: Mapping[str, Field] = {
     "transforms": Field(
         Kind.FREE, _only([], ["middle-out"]), "shortens a long prompt; other values are refused"
     ),
-    # What the upstream keeps or sorts by.
+    # Caching and grouping at the upstream.
     **_plain_rows(
         Kind.FREE,
         "caching and grouping at the upstream",
@@ -995,7 +995,7 @@ REQUEST: Mapping[str, Field] = {
         *("keep_alive", "ttl", "draft_model"),
         *("speculative.n_max", "speculative.n_min", "speculative.p_min"),
     ),
-    # What an answer of a search shows. The search itself is part of the model's price.
+    # Filters of a search. The search itself is part of the model's price.
     **_rows(
         Kind.FREE,
         "filters the results of a search",
@@ -1019,7 +1019,7 @@ REQUEST: Mapping[str, Field] = {
             "citation_options": _plain_or(_object({"mode": _plain})),
         },
     ),
-    # What has no bound.
+    # Fields whose cost has no bound.
     **_held_row("plugins", "plugins have their own prices"),
     **_held_row("web_search_options", "a search has its own price"),
     **_held_row("search_parameters", "a search has its own price", {"mode": "off"}),
@@ -1077,7 +1077,7 @@ REQUEST: Mapping[str, Field] = {
     **_held_row("context_management", "writing a cache has its own price"),
     **_held_row("best_of", "each attempt is billed", 1, note="`1` is free", shape=_plain),
     **_held_row("use_beam_search", "each attempt is billed", shape=_plain),
-    # What is not served.
+    # Fields that the service does not support.
     **_refused_row("prompt", "this is a chat API: use `messages`"),
     **_refused_row("input", "this is a chat API: use `messages`"),
     **_refused_row("system", "use a message with the role `system`"),

@@ -1,8 +1,8 @@
 """Images, files and audio in the messages of a request, and what bounds their cost.
 
 The service reads the bytes, because a media type, a file name or a header may be wrong. An
-attachment that it cannot read counts as the most that the model can make of it. If that has no
-bound, the call is held or refused.
+attachment that it cannot read counts as the most tokens that a model can make of it. If there is no
+such bound, the call is held or refused.
 """
 
 from __future__ import annotations
@@ -175,7 +175,7 @@ class _Found:
             self._file(name, value)
 
     def file(self, name: str, part: dict[str, Any]) -> None:
-        """OpenAI's file, and the flat one of its other API."""
+        """OpenAI's file, and the flat one of its Responses API."""
         inner = part.get("file")
         fields = cast("dict[str, Any]", inner) if isinstance(inner, dict) else part
         named = fields.get("filename")
@@ -189,7 +189,7 @@ class _Found:
         data = _bytes(_content(name, fields.get("data") or fields.get("url")))
         seconds = None if data is None else audio_length.seconds(data)
         if seconds is None:
-            because = "only WAV and MP3 say how long they are; send one of these"
+            because = "only the length of WAV and MP3 can be measured; send one of these"
             self.unbounded.append((name, because))
         else:
             self.audio.append(seconds)
@@ -227,7 +227,7 @@ class _Found:
         value = _content(name, value)
         data = _bytes(value)
         if data is None:
-            because = "its content is not here; send the file itself, as a data URL"
+            because = "the request does not contain its content; send the file as a data URL"
             self.unbounded.append((name, because))
         elif _PDF in data[:1024]:
             self.documents.append((name, data))
@@ -292,17 +292,17 @@ _PUBLIC = re.compile(r"https?://|data:", re.IGNORECASE)
 
 _MEDIA_TYPE = re.compile(r"data:([^,;]{1,100})[,;]", re.IGNORECASE)
 _IMAGE_NAMES = (".png", ".jpg", ".jpeg", ".gif", ".webp", ".heic", ".heif", ".avif", ".bmp")
-#: File names of kinds that cost more than an image. A URL may also tell nothing about its kind.
+#: File names of kinds that cost more than an image. A URL may also not show its kind.
 _OTHER_NAMES = (
     *(".pdf", ".mp4", ".mov", ".mpeg", ".mpg", ".webm", ".avi", ".mkv", ".flv", ".wmv", ".3gp"),
     *(".wav", ".mp3", ".m4a", ".ogg", ".opus", ".flac", ".aac", ".aiff", ".txt", ".csv"),
 )
-#: Gemini takes the address of a film for the film.
+#: Gemini reads the URL of a video as the video itself.
 _FILMS = re.compile(r"https?://(?:[^/]{1,100}\.)?(?:youtube\.com|youtu\.be)/")
 
 
 def _may_be_other(value: str, kind: object) -> bool:
-    """True if this URL may be something else than an image."""
+    """True if this URL may be something other than an image."""
     declared = _MEDIA_TYPE.match(value)
     if declared is not None:
         kind = declared.group(1)
@@ -335,7 +335,7 @@ def _is_text(data: bytes) -> bool:
 _SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF8", b"BM", b"II*\0", b"MM\0*")
 
 
-#: AVIF and HEIF. Films have the same beginning, and other brands.
+#: AVIF and HEIF. Videos begin in the same way, but with other brands.
 _IMAGE_BRANDS = frozenset({b"avif", b"heic", b"heix", b"heim", b"heis", b"mif1"})
 
 
@@ -377,8 +377,8 @@ _URL_SAFE = str.maketrans("-_", "+/")
 
 def _bytes(value: object, most: int | None = None) -> bytes | None:
     """The content of a data URL or of base64: at least this many bytes from the start. None for
-    another URL, or neither. White space and the URL-safe alphabet are accepted, as most decoders
-    do."""
+    another kind of URL or text. White space and the URL-safe alphabet are accepted, as most
+    decoders do."""
     if not isinstance(value, str):
         return None
     head = _HEAD.match(value)

@@ -1,10 +1,10 @@
 """Undocumented fields that libraries add to a message and send back.
 
-A library sends back a model's message with fields of its own: ``parsed``,
-``provider_specific_fields``, ``thinking_blocks``, an id, a date. No list of them is complete. Such
-a field costs no more than its own text, which is part of the prompt's bound, unless it refers to an
-image, a file or a sound. So an unknown field of a message may be any JSON, but nothing in it may
-look like such a reference, at any depth:
+A library sends back a model's message with added fields: ``parsed``, ``provider_specific_fields``,
+``thinking_blocks``, an id, a date. No list of them is complete. Such a field costs no more than its
+own text, which is part of the prompt's bound, unless it refers to an image, a file or a sound. So
+an unknown field of a message may be any JSON, but nothing in it may look like such a reference, at
+any depth:
 
 - a name such as ``image_url``, unless its value is a number or empty;
 - a ``type`` or a media type that names one;
@@ -24,7 +24,7 @@ from typing import Any, cast
 from ...errors import WattfareError, invalid_request
 from .found import Found, both
 
-#: The arguments of a call, in the names that libraries give them. No API reads anything else in
+#: The names under which libraries keep the arguments of a call. APIs read nothing but arguments in
 #: them.
 FREE_FORM = frozenset({"arguments", "args", "parsed", "parsed_arguments"})
 
@@ -32,7 +32,7 @@ _MEDIA = re.compile(
     r"image|audio|video|attachment|screenshot|picture|photo|inlinedata|filedata|fileid|fileur[il]"
     r"|^input?file$|^files?$|^documents?$|^media$|^blobs?$|^sounds?$|^pdfs?$"
 )
-#: Tools that a provider runs, as names of fields next to a function's own.
+#: The names of a provider's tools, as fields next to those of a function.
 _PROVIDER_TOOL = re.compile(
     r"search|retrieval|grounding|codeexec|interpreter|computer|browser|urlcontext|maps|mcp|connector"
     r"|container|fetch|callers|plugin"
@@ -55,10 +55,10 @@ def check(name: str, value: Any, check_cache: CheckCache, *, made: bool) -> Foun
     """Check an unknown field, and refuse it if it may refer to media.
 
     Args:
-        name: where it stands.
+        name: the path of the field.
         made: True if a model has made the message.
 
-    Returns: what in it has no bound.
+    Returns: the parts without a bound.
 
     Raises:
         WattfareError: ``invalid_request``, with the name of what is refused.
@@ -109,7 +109,7 @@ class _Walk:
         return self.value(name, value)
 
     def value(self, name: str, value: Any) -> Found | None:
-        """Check a value, whatever its name."""
+        """Check a value. Its name does not matter."""
         if isinstance(value, str):
             if _DATA_URL.match(value) is not None:
                 raise _media(name)

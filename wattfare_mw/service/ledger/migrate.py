@@ -1,4 +1,4 @@
-"""Upgrades a database to the version of this package, or refuses a version that is newer."""
+"""Upgrades a database to the version of this package, or refuses a newer version."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SCRIPTS = Path(__file__).parent / "migrations"
 #: The lock that keeps two migrations of the same PostgreSQL apart. Any constant will do.
 _MIGRATION_LOCK = 0x57415454
 #: Alembic keeps the running migration in global variables, so a process runs one at a time. Each
-#: migration has a thread of its own: two on one event loop would wait for each other.
+#: migration has its own thread: two on one event loop would wait for each other.
 _one_at_a_time = threading.Lock()
 
 

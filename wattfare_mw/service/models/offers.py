@@ -89,12 +89,19 @@ def bounds(
         page_usd: what the provider may charge for a page of a PDF.
     """
     found: list[Bound] = []
+    media: dict[int, TokenCounts] = {}  # of each family
     for offer, text in zip(offers, texts, strict=True):
         if offer.price is None:
             return []
         searches = offer.variant.searches
         more = searches * variants.SEARCH_TOKENS
-        prompt = prompt_bound.counts(text + more, attached, offer.family)
+        prompt = TokenCounts(prompt=text + more)
+        if attached is not None:
+            family = id(offer.family)
+            if family not in media:
+                media[family] = prompt_bound.counts(0, attached, offer.family)
+            counts = media[family]
+            prompt = msgspec.structs.replace(counts, prompt=text + more + counts.prompt)
         fees = _fees(offer, prompt, attached, page_usd) if searches or attached else 0
         found.append(Bound(offer.price, prompt, fees))
     return found
@@ -125,7 +132,7 @@ def between(found: Sequence[Bound], least: int, most: int) -> Bounds:
 
 
 def longest(found: Sequence[Bound]) -> int:
-    """The most tokens of the prompt, whichever of these models answers."""
+    """The most tokens of the prompt with any of these models."""
     if len(found) == 1:
         return found[0].prompt.prompt
     return max(each.prompt.prompt for each in found)
@@ -139,7 +146,7 @@ def dearest(found: Sequence[Bound], most: int) -> Price | None:
 
 
 def limit(found: Sequence[Bound], granted: int, answers: int, most: int) -> int:
-    """The limit, up to ``most``, that this amount pays for, whichever model answers."""
+    """The limit, up to ``most``, that this amount pays for with any of these models."""
     return min([each.limit(granted, answers, most) for each in found])
 
 
