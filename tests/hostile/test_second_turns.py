@@ -355,6 +355,12 @@ def test_one_hour_cache_is_reserved_at_any_depth() -> None:
             assert [name.rpartition(".")[2] for name in held] == ["ttl"]
 
 
+@pytest.mark.parametrize("kind", ["builtin_function", "web_search_call"])
+def test_replayed_call_that_the_provider_may_run_is_held(kind: str) -> None:
+    message = {"role": "assistant", "content": "", "tool_calls": [{**CALL, "type": kind}]}
+    assert check(message, RESULT) == ("messages[0].tool_calls[0]",)
+
+
 def test_replayed_audio_is_reserved() -> None:
     whole = {"id": "audio_1", "data": "A" * 40_000, "expires_at": 1, "transcript": "hello"}
     for audio in ({"id": "audio_1"}, whole):

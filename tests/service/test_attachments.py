@@ -454,6 +454,7 @@ def test_file_type_is_read_from_its_bytes() -> None:
         {"type": "video", "video": ["https://example.com/1.png"], "fps": 2},
         {"type": "video_url", "video_url": {"url": data_url(b"\0" * 10**5, "video/mp4")}},
         image_part("https://example.com/a.png") | {"max_pixels": 10**6},
+        image_part("https://example.com/a.png") | {"uuid": "larger"},
     ],
     ids=lambda part: part["type"],
 )
