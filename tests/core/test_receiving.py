@@ -88,7 +88,7 @@ class Waiting(IdleWait):
 def test_a_timer_that_is_a_hair_too_early_is_not_set_again() -> None:
     """A loop's clock may count milliseconds, and a sum of floats is not exact."""
     loop: Any = Loop()
-    watch = IdleTimer(loop, 0.1)
+    watch = IdleTimer(loop, 0.1, loop.time)
     first = Waiting(watch)
     loop.now = 0.06
     second = Waiting(watch)
