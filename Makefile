@@ -33,9 +33,9 @@ demo: $(VENV)/demo ## show the main job on screen, with real HTTP
 	@$(BIN)/wattfare demo
 
 # The type checker takes longer than all linters, so it runs beside the tests. Its report comes last.
-test: style ## run the linters, the type checker and all tests
+test: style ## run the linters, the type checker and all tests but a few long ones
 	@types=$$(mktemp); $(PYRIGHT) >$$types 2>&1 & checker=$$!; \
-		$(PYTEST) $(PYTEST_ARGS); tests=$$?; \
+		$(PYTEST) -m 'not long' $(PYTEST_ARGS); tests=$$?; \
 		wait $$checker; checked=$$?; echo "$(PYRIGHT)"; cat $$types; rm -f $$types; \
 		exit $$((tests ? tests : checked))
 
@@ -44,6 +44,7 @@ test-fast: $(VENV)/test ## run the tests that need no server and no database
 
 # Half of its time goes to the session `lowest`, which runs all tests.
 test-long: $(VENV)/test $(TOOLS)/tools ## run longer tests, and the tests with other versions
+	$(PYTEST) -m long $(PYTEST_ARGS)
 	WATTFARE_TEST_EXAMPLES=10 $(PYTEST) -m fast $(PYTEST_ARGS)
 	WATTFARE_TEST_EXAMPLES=10 WATTFARE_TEST_KILLS=100 WATTFARE_TEST_STREAMS=500 $(PYTEST) $(LONG) $(PYTEST_ARGS)
 	cd tests && ../$(BIN)/python -m mutants

@@ -1,4 +1,4 @@
-"""What every test starts from: the fixtures of several folders, and which tests are fast."""
+"""The basis of every test: the fixtures of several folders, and the choice of fast tests."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from support.postgres import Cluster, shared_cluster
 from support.redis import shared_redis
 from support.service import Service, run_service
 from support.shared_run import SharedRun, new_run
+from support.sqlite import sqlite_database
 from support.upstream import Upstream, run_upstream
 
 load_profile()
@@ -35,23 +36,22 @@ OF_LIBRARIES = {
 }
 collect_ignore = [path for name, path in OF_LIBRARIES.items() if find_spec(name) is None]
 
-# Where the package is installed, pytest has loaded it already.
+# If the package is installed, pytest has already loaded the plugin.
 pytest_plugins = ["wattfare_mw.testing.plugin"]
 
 #: Modules whose tests take many seconds each.
 LONG = {"test_quick", "test_deaths", "test_demo", "test_ledger", "test_pauses", "test_processes"}
-#: Modules that have some such tests. They and those above come first.
+#: Modules with some such tests. They and the modules above run first.
 FIRST = {*LONG, "test_examples", "test_large_bodies", "test_lost_calls", "test_media"}
 FIRST |= {"test_pairs", "test_passwords", "test_stopped_streams", "test_unpriced"}
 FIRST |= {"test_upstreams", "test_wrapped_app"}
-#: What a test or a fixture calls to start a process.
+#: Names that a test or fixture uses to start a process.
 STARTERS = {"run_service", "run_cli", "run_cluster", "run_forked", "run_sdk", "run_server"}
 STARTERS |= {"getfixturevalue", "loaded_by", "serving", "shared_cluster", "shared_redis"}
 STARTERS |= {"WattfareService", "shared_service", "subprocess", "uvicorn_process"}
 STARTERS |= {"victim", "victim_at"}
-#: Modules that are not fast, although their tests have none of these: they write to a database on
-#: the disk, start processes in other ways, wait for the timeouts of real connections, or read long
-#: texts.
+#: Modules that are not fast although their tests use none of these: they write to a database on the
+#: disk, start processes in other ways, wait for timeouts of real connections, or read long texts.
 SLOW = {
     *LONG,
     "test_connections",
@@ -67,7 +67,7 @@ SLOW |= {"test_dev", "test_doctor", "test_quickstart"}
 SLOW |= {"test_current_user_gevent", "test_full_disk", "test_gevent", "test_silence"}
 
 
-# -- one run, in one process or in several
+# -- one run, in one process or several
 
 _run = pytest.StashKey[SharedRun]()
 
@@ -84,21 +84,21 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
-    """Tell each worker of pytest-xdist what it shares with the others."""
+    """Tells each pytest-xdist worker what it shares with the others."""
     node.workerinput["shared_run"] = str(node.config.stash[_run].folder)
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """Two workers for each core: many tests wait for a process or a timeout. The fast ones do not,
-    and each worker takes seconds to load them."""
+    """Uses two workers for each core: many tests wait for a process or a timeout. Fast tests do
+    not, and each worker takes seconds to load them."""
     cores = os.cpu_count() or 1
     return cores if config.option.markexpr == "fast" else 2 * cores
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the fast tests, and put the long ones first, so that no worker ends with one."""
+    """Marks the fast tests and puts the long ones first, so that no worker ends with a long one."""
     items.sort(key=lambda item: item.path.stem not in FIRST)
     for item in items:
         if is_fast(item):
@@ -106,8 +106,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def is_fast(item: pytest.Item) -> bool:
-    """Does it start no process, use no database on the disk, and take no long time?"""
-    if item.path.stem in SLOW or not isinstance(item, pytest.Function):
+    """True if the test starts no process, uses no database on the disk, and is quick."""
+    slow = item.path.stem in SLOW or item.get_closest_marker("long") is not None
+    if slow or not isinstance(item, pytest.Function):
         return False
     fixtures = chain.from_iterable(item._fixtureinfo.name2fixturedefs.values())
     return not any(map(starts_a_process, [item.function, *(each.func for each in fixtures)]))
@@ -115,7 +116,7 @@ def is_fast(item: pytest.Item) -> bool:
 
 @cache
 def starts_a_process(function: Callable[..., Any]) -> bool:
-    """Does a test or a fixture do so, as far as its own code says?"""
+    """True if the code of the test or of a fixture starts a process."""
     code = getattr(inspect.unwrap(function), "__code__", None)
     return code is not None and not STARTERS.isdisjoint(names_in(code))
 
@@ -123,13 +124,13 @@ def starts_a_process(function: Callable[..., Any]) -> bool:
 def names_in(code: CodeType) -> Iterator[str]:
     yield from code.co_names
     for constant in code.co_consts:
-        if isinstance(constant, CodeType):  # a function inside of it
+        if isinstance(constant, CodeType):  # a function inside it
             yield from names_in(constant)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None]:
-    """Let no garbage collection look at the tests and the modules, which stay to the end."""
+    """Keeps garbage collection away from the tests and modules, which stay to the end."""
     gc.disable()
     try:
         return (yield)
@@ -145,12 +146,12 @@ def shared_run(request: pytest.FixtureRequest) -> SharedRun:
     return request.config.stash[_run]
 
 
-# -- servers: each is started when the first test asks for it
+# -- servers: each starts when the first test needs it
 
 
 @pytest.fixture(scope="session")
 def cluster(shared_run: SharedRun) -> Cluster:
-    """The PostgreSQL server of the run. A test asks it for a database of its own."""
+    """The PostgreSQL server of the run. A test asks it for its own database."""
     return shared_cluster(shared_run)
 
 
@@ -162,7 +163,7 @@ def redis_url(shared_run: SharedRun) -> str:
 
 @pytest.fixture(scope="session")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """A service with the built-in model. A test makes an app of its own in it."""
+    """A service with the built-in model. A test creates its own app in it."""
     with run_service(tmp_path_factory.mktemp("service")) as running:
         yield running
 
@@ -175,32 +176,32 @@ def _upstream() -> Iterator[Upstream]:
 
 @pytest.fixture
 def upstream(_upstream: Upstream) -> Iterator[Upstream]:
-    """A fake upstream, without what other tests did with it."""
+    """A fake upstream without the changes of other tests."""
     _upstream.reset()
     yield _upstream
     failures = list(_upstream.failures)
     _upstream.failures.clear()
-    _upstream.reset()  # for what a module starts before its first test
+    _upstream.reset()  # for requests that a module makes before its first test
     assert not failures, failures
 
 
 @pytest.fixture(scope="session")
 def forwarding(tmp_path_factory: pytest.TempPathFactory, _upstream: Upstream) -> Iterator[Service]:
-    """A service in front of the fake upstream, for whose use nobody is asked a key."""
+    """A service in front of the fake upstream. It needs no upstream key."""
     with run_service(tmp_path_factory.mktemp("forwarding"), "--upstream", _upstream.url) as running:
         yield running
 
 
 @pytest.fixture(scope="session")
 def openrouter() -> Iterator[FakeOpenRouter]:
-    """A fake OpenRouter, for the options of a service. A test asks for ``router``."""
+    """A fake OpenRouter, for the options of a service. A test uses ``router``."""
     with run_openrouter() as fake:
         yield fake
 
 
 @pytest.fixture
 def router(openrouter: FakeOpenRouter) -> FakeOpenRouter:
-    """The fake OpenRouter, without what other tests did with it."""
+    """The fake OpenRouter without the changes of other tests."""
     openrouter.reset()
     return openrouter
 
@@ -213,7 +214,7 @@ def _fake() -> Iterator[FakeWattfare]:
 
 @pytest.fixture
 def fake(_fake: FakeWattfare) -> Iterator[FakeWattfare]:
-    """A scripted service. A request that the protocol does not allow fails the test."""
+    """A scripted service. A request outside of the protocol fails the test."""
     _fake.forget()
     yield _fake
     failures = list(_fake.failures)
@@ -224,9 +225,9 @@ def fake(_fake: FakeWattfare) -> Iterator[FakeWattfare]:
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """One that several processes can share."""
+    """A database that several processes can share."""
     if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'shared.db'}"
+        return sqlite_database(tmp_path)
     return request.getfixturevalue("cluster").database()
 
 
@@ -235,13 +236,14 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 @pytest.fixture(autouse=True)
 def _quiet_root_logger() -> None:
-    """A framework that sets logging up for its app sets it up for all tests behind it, too."""
+    """Resets the logging that a framework configures for its app, so that it does not affect later
+    tests."""
     logging.getLogger().setLevel(logging.WARNING)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """What a machine lacks is told in one line, and not in one for each test that needs it."""
+    """Reports what a machine lacks in one line, not in one for each test that needs it."""
     report = yield
     if report.skipped and isinstance(report.longrepr, tuple):
         _, _, reason = report.longrepr

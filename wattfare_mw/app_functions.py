@@ -43,7 +43,7 @@ class AppFunction:
             return thread.submit(copy_context().run, asyncio.run, _awaited(result)).result()
 
     def call_as_it_is(self, *args: Any) -> Any:
-        """Call it here. What one that is asynchronous gives has to be awaited."""
+        """Call it here. If it is async, the caller must await the result."""
         return self._function(*args)
 
     def call_async(self, *args: Any) -> Awaitable[Any]:
@@ -92,7 +92,8 @@ async def _awaited(value: Any) -> Any:
 
 
 def adapt_function(function: T, convert: Callable[[Any], Any]) -> T:
-    """A function of the app that takes the framework's own request, as one that takes ours.
+    """Wrap a function that takes the framework's own request, so that it takes a
+    :class:`wattfare_mw.Request`.
 
     Args:
         function: the app's. If it is not callable, it is returned as it is.

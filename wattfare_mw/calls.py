@@ -196,10 +196,10 @@ def chat_completion(
     on_low_budget: OnLowBudget = "lower",
     wait: float = 0,
 ) -> Callable[[Payer], Call[Completion]]:
-    """A call of ``model`` with a prompt or with messages, as a function of who pays for it.
+    """A call of ``model`` with a prompt or with messages, as a function of the payer.
 
     Raises:
-        TypeError: both or neither are given, or a parameter has no JSON form.
+        TypeError: both or neither are passed, or a parameter cannot be converted to JSON.
     """
     if (prompt is None) == (messages is None):
         raise TypeError("pass either a prompt or messages=, not both")
@@ -283,7 +283,7 @@ _ALWAYS = {
 
 
 class _Known:
-    """What a client has learned about its service."""
+    """What a client knows about its service."""
 
     #: False if it refuses account labels.
     labels = True
@@ -432,11 +432,10 @@ class Caller:
 
 
 def _advice(base_url: str, host: str) -> str:
-    """What to do if the service is not there."""
+    """The advice in the error if the service cannot be reached."""
     if base_url == DEFAULT_BASE_URL:
         return (
-            "For a service of your own, set WATTFARE_BASE_URL, for example to"
-            " http://127.0.0.1:8787."
+            "To use your own service, set WATTFARE_BASE_URL, for example to http://127.0.0.1:8787."
         )
     if host in ("localhost", "127.0.0.1", "::1"):
         return "Check WATTFARE_BASE_URL, and that the service runs: `wattfare dev` starts one."
@@ -454,10 +453,10 @@ def _in_pytest() -> bool:
 
 
 def _no_secret_key(given: object) -> str:
-    """What to say of a value that is no secret key. Never the value."""
+    """The error message for a value that is not a secret key. It never contains the value."""
     if given is None or given == "":
         return (
-            "There is no secret key. Set WATTFARE_SECRET_KEY, or give secret_key=. For a test key,"
+            "There is no secret key. Set WATTFARE_SECRET_KEY, or pass secret_key=. For a test key,"
             " type `wattfare dev` and copy the line"
             f" `export WATTFARE_SECRET_KEY=sk_test_…`.{_IN_A_TEST if _in_pytest() else ''}"
         )

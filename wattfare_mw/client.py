@@ -57,7 +57,7 @@ class _Runner(Generic[TransportT]):
         self.openai = OpenAIConnections(caller)
 
     def in_request(self) -> Self:
-        """The same for calls inside a request to the app. It shares the connections."""
+        """A copy for calls inside a request to the app. It shares the connections."""
         impatient = copy.copy(self)
         impatient.caller = self.caller.in_request()
         return impatient
@@ -156,7 +156,7 @@ class _Client(Generic[TransportT, HTTPClientT, RunnerT]):
 
         Raises:
             WattfareAuthError: the secret key is missing or invalid.
-            TypeError: ``http_client`` is of an unsupported kind.
+            TypeError: ``http_client`` is not a supported client.
         """
         if secret_key is None:
             secret_key = os.environ.get("WATTFARE_SECRET_KEY")
@@ -192,7 +192,7 @@ class Wattfare(_Client[Transport, SyncHTTPClient, SyncRunner]):
         """A handle for one user, by the app's own id: a string, an int or a UUID. Sends no request.
 
         Raises:
-            WattfareError: ``invalid_request``; no such id can exist.
+            WattfareError: ``invalid_request``; the id is invalid.
         """
         return User(self._runner, user_id)
 
@@ -200,7 +200,7 @@ class Wattfare(_Client[Transport, SyncHTTPClient, SyncRunner]):
         """A handle for a one-time grant. Sends no request.
 
         Raises:
-            WattfareGrantError: no such token can exist.
+            WattfareGrantError: the token is invalid.
         """
         grant_token = hidden(grant_token)
         return Grant(self._runner, grant_token)
@@ -216,10 +216,10 @@ class Wattfare(_Client[Transport, SyncHTTPClient, SyncRunner]):
 
         Args:
             user_id: the app's own id of the user.
-            request_limit: the monthly cap to ask for, in USD; None leaves it to the user.
+            request_limit: the monthly cap to ask for, in USD. With None, the user chooses it.
             account_label: the name of the user's account at the app, such as ``"ann@example.com"``.
-                The service shows it to the payer. It is left out if the service does not support
-                it.
+                The service shows it to the payer. If the service does not support it, it is left
+                out.
 
         Raises:
             WattfareError: for example ``invalid_request`` for an invalid cap, or ``rate_limited``.
@@ -249,7 +249,7 @@ class Wattfare(_Client[Transport, SyncHTTPClient, SyncRunner]):
                 that returns it.
             allowed_origins: origins of other sites whose pages may call it.
             let_through: exceptions of these functions that your framework answers itself.
-            app_cors: finds what the app's own CORS middleware allows. For adapters.
+            app_cors: returns what the app's own CORS middleware allows. Only adapters need it.
         """
         origins = Origins(allowed_origins, app_cors)
         token_route = TokenRoute(
@@ -355,8 +355,9 @@ def client_for(
     secret_key: str | None = None,
     base_url: str | None = None,
 ) -> tuple[C, bool]:
-    """The client of this kind to use, and whether the caller must close it: ``client`` itself, a
-    sibling of it if it is of the other kind, or a new one.
+    """The client of this kind to use, and True if the caller must close it. If ``client`` is of
+    this kind, it is ``client`` itself. If it is of the other kind, it is a new client with the same
+    settings.
 
     Raises:
         TypeError: ``client`` is not a client, or a key or a URL is passed with it.
@@ -365,9 +366,11 @@ def client_for(
     if client is None:
         return kind(secret_key, base_url=base_url), True
     if not isinstance(client, (Wattfare, AsyncWattfare)):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise TypeError(f"client is a Wattfare or an AsyncWattfare, not {type(client).__name__}")
+        raise TypeError(
+            f"client must be a Wattfare or an AsyncWattfare, not {type(client).__name__}"
+        )
     if secret_key is not None or base_url is not None:
-        raise TypeError("give client=, or secret_key= and base_url=, not both")
+        raise TypeError("pass client=, or secret_key= and base_url=, not both")
     if isinstance(client, kind):
         return client, False
     caller = runner_of(client).caller
@@ -381,12 +384,12 @@ def client_for(
 
 
 def runner_of(client: Wattfare | AsyncWattfare) -> Any:
-    """What makes the calls of a client. For other modules of the package."""
+    """The object that makes the calls of a client. Other modules of the package use it."""
     return client._runner  # pyright: ignore[reportPrivateUsage]
 
 
 def in_request(client: C) -> C:
-    """The same client, for calls inside a request to the app. It shares the connections."""
+    """A copy of the client for calls inside a request to the app. It shares the connections."""
     impatient = copy.copy(client)
     vars(impatient)["_runner"] = runner_of(client).in_request()
     return impatient

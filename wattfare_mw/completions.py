@@ -265,7 +265,8 @@ def not_the_protocol(status: int, wanted: str, error: Exception | None = None) -
     """The error for a successful answer that does not follow the protocol."""
     why = f": {error}" if error is not None else ""
     return WattfareError(
-        f"The answer ({status}) is not {wanted}{why}. Is this address a Wattfare service's?",
+        f"The answer ({status}) is not {wanted}{why}. Check that this address belongs to a "
+        "Wattfare service.",
         code="unknown",
         status=status,
     )
@@ -449,7 +450,7 @@ class StreamReader:
         if not self.done:
             yield from self._read(self._splitter.finish())
         if not self.done:
-            raise _broken("it ended before its end")
+            raise _broken("it is incomplete")
 
     def broken(self, error: Exception) -> WattfareError:
         """The error for a broken connection."""
@@ -479,7 +480,7 @@ class StreamReader:
         except msgspec.MsgspecError as error:
             if sse.is_ping(event):
                 return None
-            raise _broken(f"an event is no chat completion chunk: {error}") from None
+            raise _broken(f"an event is not a chat completion chunk: {error}") from None
         self.id = _name(raw.get("id")) or self.id
         self.model = _name(raw.get("model")) or self.model
         text, reason = "", None

@@ -65,8 +65,8 @@ class CurrentRequest:
 
     Attributes:
         context: the context in which ``resolve_user`` finds its framework's variables, if the code
-        that first needs the user runs in another one. has_ended: True if the request has ended.
-        Later code has no current user.
+            that first needs the user runs in another one.
+        has_ended: True if the request has ended. Later code has no current user.
     """
 
     __slots__ = ("_driver", "_loop", "_user_id", "context", "has_ended", "raw")

@@ -27,7 +27,7 @@ class MethodNotAllowedError(WattfareError):
 
     def __init__(self, allowed: tuple[str, ...]) -> None:
         self.allowed = ", ".join(allowed)
-        super().__init__(f"This path answers to {self.allowed} only.")
+        super().__init__(f"This path supports only {self.allowed}.")
 
 
 def refuse_other_methods(request: Request, *allowed: str) -> None:
@@ -68,7 +68,7 @@ def respond_to_error(error: WattfareError, request_id: str | None = None) -> Res
     if isinstance(error, WattfareAuthError) and not isinstance(error, NotSignedInError):
         logger.error(
             "Wattfare refused this app's secret key (%s): no user of this app can pay until"
-            " WATTFARE_SECRET_KEY is put right. `wattfare doctor` says what is wrong."
+            " WATTFARE_SECRET_KEY is corrected. `wattfare doctor` says what is wrong."
             " request_id=%s",
             error.status,
             request_id,

@@ -22,8 +22,8 @@ class Shortfall(msgspec.Struct, frozen=True, kw_only=True):
         remaining_usd: the rest of the budget, in USD.
         resets_at: when the budget resets (UTC).
         limited_by: ``cap``, the user's cap; ``ceiling``, the operator's limit; ``grant``;
-        ``in_flight``, calls that have not ended; or ``funding``, the payer's own key or account at
-        the provider.
+            ``in_flight``, calls that have not ended; or ``funding``, the payer's own key or account
+            at the provider.
     """
 
     needed_usd: Decimal | None = None
@@ -65,8 +65,8 @@ class WattfareError(Exception):
         shortfall: why a budget does not cover the call, if that is the reason. ``needed_usd``,
             ``remaining_usd``, ``resets_at`` and ``limited_by`` return its parts.
         manage_url: the page on which the user changes the budget, if the service named one.
-        log_message: the text for the log: the message, or a text of our own if the message repeats
-            the words of a service or an upstream.
+        log_message: the text for the log: the message, or our own text if the message repeats the
+            words of a service or an upstream.
     """
 
     default_code: ClassVar[str] = "unknown"
@@ -252,7 +252,7 @@ def invalid_request(message: str, status: int = 400) -> WattfareError:
 
 
 def restore(cls: type[WattfareError], message: str) -> WattfareError:
-    """A copy of an error, before it gets its attributes. For pickle."""
+    """Create an error without its attributes, which pickle sets next."""
     return cls.__new__(cls, message)
 
 
@@ -290,7 +290,7 @@ MAX_UPSTREAM_CODE = 100
 MAX_LIMIT_NAME = 32
 #: The maximum length of a page's URL, in characters.
 MAX_MANAGE_URL = 2048
-#: The largest amount that is read, in USD; and the latest moment, in Unix seconds.
+#: The largest amount that is accepted, in USD, and the latest time, in Unix seconds.
 _MAX_USD = 10**12
 _MAX_MOMENT = 10**11
 
@@ -316,8 +316,8 @@ _decode_envelope = msgspec.json.Decoder(_WireEnvelope).decode
 def make_error(
     code: str | None, message: str = "", *, status: int | None = None, **fields: Any
 ) -> WattfareError:
-    """The error for this code, in its class. For an unknown code, the status decides, and the
-    message names the code."""
+    """The error for this code, as an instance of its class. If the code is unknown, the status
+    selects the class, and the message names the code."""
     if code not in STATUS_BY_CODE:
         if code is not None:
             message = f"{message} (code {code[:100]!r})".lstrip()
@@ -353,7 +353,7 @@ def error_from_answer(
             f"Wattfare answered with a redirect ({status}), which is not followed: check base_url."
         )
     elif status == 404:
-        message = "Nothing answers at this address (404): check base_url."
+        message = "There is no Wattfare service at this address (404): check base_url."
     else:
         message = f"Wattfare answered {status} without an error in its JSON form."
     failure = make_error(None, message, **about)
@@ -362,8 +362,8 @@ def error_from_answer(
 
 
 def wire_error(body: bytes) -> WireError | None:
-    """The ``{"error": {"code", "message"}}`` in a body or an event's data. None if there is none,
-    or if it is empty."""
+    """The ``{"error": {"code", "message"}}`` in a body or an event's data. None if there is no
+    error, or if it is empty."""
     try:
         error = _decode_envelope(body).error
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
@@ -429,20 +429,20 @@ def _moment(value: object) -> datetime | None:
     return datetime.fromtimestamp(value, UTC) if 0 < value < _MAX_MOMENT else None
 
 
-#: The longest wait that is passed on, in seconds.
+#: The longest wait that an error can have, in seconds.
 _A_DAY = 86_400.0
 
 
 def retry_after_seconds(value: str | None) -> float | None:
-    """The seconds that a ``Retry-After`` says, which is a number of seconds or a date: 0 for a
-    date in the past, a day for more than a day, and None for anything else."""
+    """The seconds in a ``Retry-After``, which has a number of seconds or a date. A date in the past
+    is 0. More than a day is a day. Anything else is None."""
     seconds = _number(value or "")
     return _up_to_a_day(_seconds_until(value or "") if seconds is None else seconds)
 
 
 def retry_after_in(headers: Mapping[str, str]) -> float | None:
-    """The seconds to wait that the headers of an answer say. Their names are in lower case, or can
-    be read in any case."""
+    """The seconds to wait, from the headers of an answer. The mapping has names in lower case, or
+    ignores case."""
     milliseconds = _number(headers.get("retry-after-ms") or "")
     # OpenAI's header, which is more exact.
     exact = None if milliseconds is None else _up_to_a_day(milliseconds / 1000)
@@ -543,9 +543,10 @@ def _from_http_error(error: BaseException) -> WattfareError | None:
 
 
 def _add_headers(found: WattfareError, error: BaseException) -> None:
-    """What the headers of a library's response say. The library's own error may hold the body only,
-    and its cause the response. The headers of one response count: another one behind it may be
-    that of an earlier call."""
+    """Set ``retry_after`` and ``request_id`` from the headers of a library's response. The
+    library's own error may have only the body, and its cause the response. Use only the first
+    response with one of these headers: another response in the chain may be from an earlier call.
+    """
     for inner in unwrapped(error):
         response = _attribute(inner, "response")
         places = ((response, "headers"), (inner, "litellm_response_headers"), (inner, "headers"))
@@ -593,7 +594,7 @@ def _wire_error_of(body: object) -> WireError | None:
     if isinstance(body, (bytes, bytearray)):
         return wire_error(bytes(body))
     if isinstance(body, Mapping):
-        # The openai package has taken the error out of its envelope already.
+        # The openai package has already taken the error out of its envelope.
         inner: object = body.get("error", body)  # pyright: ignore[reportUnknownVariableType,reportUnknownMemberType]
         if isinstance(inner, Mapping):
             return _told(inner)  # pyright: ignore[reportUnknownArgumentType]

@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 
 class SyncClient(Protocol):
-    """What a handle needs of a client."""
+    """The methods of a client that a handle uses."""
 
     openai: OpenAIConnections
 
@@ -36,7 +36,7 @@ class SyncClient(Protocol):
         ...
 
     def open(self, call: calls.Call[Any]) -> HTTPResponse:
-        """Make the call, and return the response with its body still to be read."""
+        """Make the call, and return the response. Its body has not been read."""
         ...
 
 
@@ -55,7 +55,7 @@ C_co = TypeVar("C_co", SyncClient, AsyncClient, covariant=True)
 
 
 class PaidBy(Protocol[C_co]):
-    """Who pays for a call, and what makes it."""
+    """The payer of a call, and the client that makes the call."""
 
     @property
     def client(self) -> C_co: ...
@@ -69,7 +69,7 @@ class PaidBy(Protocol[C_co]):
         ...
 
     def of_this_request(self) -> PaidBy[C_co]:
-        """The same payer. The current user becomes bound to this request."""
+        """The same payer. If it is the current user, it stays the user of this request."""
         ...
 
 
@@ -112,10 +112,11 @@ class _PayingHandle(_Handle[C]):
     def openai(self, **options: Any) -> openai.OpenAI:
         """A client of the openai package. This user or grant pays for its calls.
 
-        It is an ``openai.OpenAI``, for code and libraries that take one. All users of a Wattfare
-        client share its connections, which are closed with it. Each error is the package's own and
-        also a :class:`~wattfare_mw.WattfareError`. After a 429, it waits as long as the
-        service says, for at most 30 seconds. It never repeats a call that may have been billed.
+        It is an ``openai.OpenAI``, so any code or library that accepts one can use it. All users of
+        a Wattfare client share its connections, which are closed with it. Each error is both an
+        error of the package and a :class:`~wattfare_mw.WattfareError`. After a 429, the client
+        waits as long as the service says, for at most 30 seconds. It never repeats a call that may
+        have been billed.
 
         Args:
             options: ``timeout``, ``max_retries``, ``default_headers``, ``default_query`` or
@@ -171,9 +172,10 @@ class User(_UserHandle[SyncClient]):
         Args:
             model_id: any OpenRouter id.
             on_low_budget: what to do if the budget does not cover the whole call. ``"lower"``
-            lowers ``max_tokens``, so the answer may be cut short. ``"refuse"`` refuses the call
-            with ``budget_exceeded``. wait: how long the service may wait for this user's other
-            calls to release their share of the budget, in seconds, at most 60.
+                lowers ``max_tokens``, so the answer may be cut short. ``"refuse"`` refuses the call
+                with ``budget_exceeded``.
+            wait: how long the service may wait for this user's other calls to release their share
+                of the budget, in seconds, at most 60.
 
         Raises:
             TypeError, ValueError: an argument is invalid.
@@ -220,7 +222,7 @@ class AsyncGrant(_GrantHandle[AsyncClient]):
 
 
 def paid_by(handle: _Handle[Any]) -> PaidBy[Any]:
-    """The payer of a handle. For other modules of the package."""
+    """The payer of a handle. Other modules of the package use it."""
     return handle._paid_by  # pyright: ignore[reportPrivateUsage]
 
 
@@ -238,11 +240,11 @@ class _ModelHandle(Generic[C]):
     ) -> None:
         self._paid_by = paid_by
         if not isinstance(model_id, str) or not model_id:  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise TypeError("a model id is a string such as 'anthropic/claude-sonnet-4'")
+            raise TypeError("a model id must be a string, such as 'anthropic/claude-sonnet-4'")
         if on_low_budget not in ("lower", "refuse"):
-            raise ValueError("on_low_budget is 'lower' or 'refuse'")
+            raise ValueError("on_low_budget must be 'lower' or 'refuse'")
         if type(wait) not in (int, float) or not 0 <= wait <= MAX_WAIT_SECONDS:
-            raise ValueError(f"wait is a number of seconds from 0 to {MAX_WAIT_SECONDS}")
+            raise ValueError(f"wait must be a number of seconds from 0 to {MAX_WAIT_SECONDS}")
         self.id = model_id
         self._on_low_budget: OnLowBudget = on_low_budget
         self._wait = wait
@@ -346,17 +348,17 @@ class _StreamState:
 
     @property
     def finish_reason(self) -> str | None:
-        """Why the answer ended. None before that."""
+        """Why the answer ended. None until it has ended."""
         return self._reader.finish_reason
 
     @property
     def usage(self) -> TokenUsage | None:
-        """The tokens used. None before the end of the stream."""
+        """The tokens used. None until the end of the stream."""
         return self._reader.usage
 
     @property
     def cost_usd(self) -> Decimal | None:
-        """The cost that the user was billed, in USD. None before the end of the stream."""
+        """The cost that the user was billed, in USD. None until the end of the stream."""
         return self._reader.cost_usd
 
 

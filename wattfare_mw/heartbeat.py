@@ -35,7 +35,7 @@ class Heartbeat(IdleWait):
         self.sending: asyncio.Task[None] | None = None
 
     def timed_out(self) -> None:
-        """Send a comment, in a task of its own."""
+        """Send a comment, in a separate task."""
         loop = asyncio.get_running_loop()
         self.sending = loop.create_task(self._beat(), context=self._context)
 

@@ -1,5 +1,5 @@
-"""Private: modules that hand on names of others, and load each of those when one of its names is
-used."""
+"""Private: modules that re-export names of other modules, and import each module when one of its
+names is first used."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 def names_from(
     module: dict[str, Any], homes: Mapping[str, tuple[str, ...]]
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """The ``__getattr__`` and the ``__dir__`` of a module that hands on these names.
+    """The ``__getattr__`` and the ``__dir__`` of a module that re-exports these names.
 
     Args:
         module: the ``globals()`` of that module.

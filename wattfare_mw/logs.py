@@ -280,7 +280,7 @@ def log_to(stream: TextIO, level: str, log_format: LogFormat = "text") -> None:
 
     Args:
         log_format: ``json`` writes each record as a JSON object.
-        level: the minimum level of our own records and the server's. Other packages log only
+        level: the minimum level of the service's and the server's records. Other packages log only
             warnings and errors.
     """
     root = logging.getLogger()

@@ -43,14 +43,14 @@ def amount(value: object, *, most: int = MAX_AMOUNT_USD) -> Usd:
         ValueError: it is not a number, not finite, negative, or above ``most``.
     """
     if isinstance(value, bool) or not isinstance(value, (int, float, Decimal)):
-        raise ValueError(f"an amount in USD is a number, not {type(value).__name__}")
+        raise ValueError(f"an amount in USD must be a number, not {type(value).__name__}")
     # A float counts as its shortest repr: 0.1 means a tenth, not its binary neighbour.
     number = Decimal(repr(float(value)) if isinstance(value, float) else value)
     if not number:
         return Usd(0)  # drop the sign and the exponent of a zero
     # `adjusted` bounds the magnitude without arithmetic, and comparing is exact and cheap.
     if not number.is_finite() or number < 0 or number.adjusted() > 18 or number > most:
-        raise ValueError(f"an amount in USD is a finite number from 0 to {most:,}")
+        raise ValueError(f"an amount in USD must be a finite number from 0 to {most:,}")
     return Usd(number)
 
 

@@ -13,8 +13,8 @@ from .transport import LoopPool, Pool
 
 
 class OpenAIConnections:
-    """The HTTP clients, each created on first use. The openai package creates them, so they are of
-    a kind that its version accepts.
+    """The HTTP clients, each created on first use. The openai package creates them, so its version
+    accepts them.
 
     Attributes:
         caller: the service and the secret key.

@@ -21,15 +21,16 @@ _EXPOSED = "retry-after, x-request-id, x-should-retry, x-wattfare-max-tokens, x-
 
 
 class AppCors:
-    """What the app's own CORS middleware allows. An adapter makes it of the framework's settings.
+    """What the app's own CORS middleware allows. An adapter creates it from the framework's
+    settings.
 
     A rule that allows every origin, such as ``*``, gives no permission here: the paths spend the
     money of the user whose cookie comes with the request.
 
     Args:
-        is_allowed: does the app's middleware allow this origin?
-        credentials: does it allow cookies? If not, only requests without cookies get in.
-        answers: does it add the CORS headers to our answers? It does if it is around us.
+        is_allowed: returns True if the app's middleware allows this origin.
+        credentials: True if it allows cookies. If not, only requests without cookies are accepted.
+        answers: True if it adds the CORS headers to our responses, because it wraps our middleware.
     """
 
     def __init__(
@@ -41,12 +42,12 @@ class AppCors:
         self.allows_all = any(map(is_allowed, _STRANGERS))
         if self.allows_all:
             logger.warning(
-                "The app's CORS settings allow every origin. Wattfare's paths do not: list the"
-                " origins that may call them, there or in allowed_origins."
+                "The app's CORS settings allow every origin. Wattfare's paths ignore this: list"
+                " the origins that may call them, there or in allowed_origins."
             )
 
     def allows(self, request: Request, origin: str) -> bool:
-        """May a page of this origin make this request?"""
+        """True if a page of this origin may make this request."""
         return (
             not self.allows_all
             and origin != "null"
@@ -56,7 +57,8 @@ class AppCors:
 
 
 FindAppCors = Callable[[Request], AppCors | None]
-"""Gives what the CORS middleware of a request's app allows, or None if the app has none."""
+"""Returns what the CORS middleware of a request's app allows, or None if the app has no such
+middleware."""
 
 
 class Origins:
@@ -64,13 +66,13 @@ class Origins:
     own CORS middleware allows.
 
     Raises:
-        ValueError: no request has one of these origins; the message says what to write.
+        ValueError: an origin is invalid. The message says what to write.
     """
 
     def __init__(self, listed: Iterable[str], app_cors: FindAppCors | None = None) -> None:
         self._listed = check_origins(listed)
         self._app_cors = app_cors
-        #: Can any other site call? Most apps want none.
+        #: True if any other site can call. Most apps allow none.
         self.any = bool(self._listed) or app_cors is not None
 
     def refuse_others(self, request: Request) -> None:
@@ -110,7 +112,7 @@ class Origins:
             self.refuse_others(request)
 
     def allow(self, request: Request) -> bool:
-        """May a page of this request's origin call?"""
+        """True if a page of this request's origin may call."""
         origin = request.headers.common.get("origin")
         if origin is None:
             return False
@@ -168,7 +170,7 @@ def check_origins(origins: Iterable[str]) -> Collection[str]:
 
 
 def fault_in(origin: str) -> str | None:
-    """What is wrong with an origin, or None."""
+    """The fault of an origin, as the end of a sentence. None if it is valid."""
     if "*" in origin:
         return "is a wildcard: name each origin"
     if origin == "null":
@@ -177,22 +179,22 @@ def fault_in(origin: str) -> str | None:
     if scheme in _OPAQUE or origin.partition(":")[0] in _OPAQUE:
         return "is sent as 'null', which cannot be allowed"
     if not separator or not _SCHEME.fullmatch(scheme) or scheme in _NO_PAGES:
-        return "is no origin such as 'https://app.example.com'"
+        return "is not an origin such as 'https://app.example.com'"
     if "/" in authority:
         return f"has a path: an origin ends with its host, '{scheme}://{authority.split('/')[0]}'"
     match = _AUTHORITY.fullmatch(authority)
     if match is None:
-        return "is no origin such as 'https://app.example.com': a host is ASCII, 'xn--…' if need be"
+        return "is not an origin such as 'https://app.example.com': scheme, ASCII host and port"
     host, port = match.groups()
     if port is not None and (port.startswith("0") or int(port) > 65535):
-        return f"has a port that is none: {port}"
+        return f"has an invalid port: {port}"
     default = _DEFAULT_PORTS.get(scheme)
     if default is None:
         return None  # its host may have capitals, as for Safari's extensions
     if host != host.lower():
-        return f"is sent in lower case: '{origin.lower()}'"
+        return f"must be in lower case: '{origin.lower()}'"
     if port == str(default):
-        return f"is sent without its port, the default one: '{scheme}://{host}'"
+        return f"must not have the default port: '{scheme}://{host}'"
     return None
 
 

@@ -32,9 +32,9 @@ def retry_delay(
         failure: the error of the last attempt.
         attempt: the number of attempts before it.
         repeatable: True if a second call bills nothing.
-        in_request: True inside a request to an app. A wait holds a worker of the app then, and
-            the app's other users wait with it. So the failure is passed on if it is a 429, names
-            a ``Retry-After``, or came late; anything else is tried once more, soon.
+        in_request: True inside a request to an app. A wait would block a worker of the app, and so
+            the app's other users. So the failure is passed on if it is a 429, has a
+            ``Retry-After``, or came late. Any other call is tried once more, soon.
         took: how long the last attempt took, in seconds.
     """
     if in_request and (

@@ -67,7 +67,7 @@ class TokenRoute:
         try:
             asked = calls.session_request(limit)
         except WattfareError as error:
-            raise AppError(f"request_limit gave no cap. {error.message}") from None
+            raise AppError(f"request_limit did not return a valid cap. {error.message}") from None
         label = self._label
         if self._ask_label is not None:
             label = yield CallFunction(self._ask_label, (request,))
@@ -75,6 +75,8 @@ class TokenRoute:
             try:
                 label = readable_label(label)
             except WattfareError as error:
-                raise AppError(f"account_label gave no label. {error.message}") from None
+                raise AppError(
+                    f"account_label did not return a valid label. {error.message}"
+                ) from None
         session = yield from self._caller.create_session(user_id, asked, label)
         return json_response(200, encode(session))

@@ -1,7 +1,7 @@
 """Private: reads and writes event streams as bytes.
 
-The rules are those of the WHATWG's "Server-sent events". A line ends with LF, CRLF or CR only
-(U+2028 is text). An empty line ends an event. An event without an end is ignored.
+It follows the WHATWG's "Server-sent events". A line ends with LF, CRLF or CR only (U+2028 is text).
+An empty line ends an event. An event without an end is ignored.
 """
 
 from __future__ import annotations

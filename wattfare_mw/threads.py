@@ -1,4 +1,4 @@
-"""Private: threads for the app's sync functions under ASGI, where they may block.
+"""Private: threads in which the app's sync functions run under ASGI, so that they may block.
 
 Why not asyncio's default executor? It has only a few threads, and resolves host names, too: slow
 functions would block each other and all host name look-ups. It is also slow: here, a job is a tuple
@@ -38,7 +38,7 @@ class Threads:
         self._most = most
         self._begin()
         if hasattr(os, "register_at_fork"):
-            # A forked child has none of its parent's threads.
+            # A forked child does not have its parent's threads.
             os.register_at_fork(after_in_child=self._begin)
 
     def _begin(self) -> None:

@@ -42,10 +42,10 @@ RESERVED_HEADER = "x-wattfare-reserved"
 MAX_MODEL_CHARACTERS = 256
 #: The longest id of a user, in characters (our choice).
 MAX_USER_ID = 256
-#: The longest name of a user's account at an app that is taken, in characters (likewise).
+#: The longest accepted name of a user's account at an app, in characters (our choice).
 MAX_ACCOUNT_LABEL = 200
 _NOT_IN_USER_IDS = re.compile("[\0\ud800-\udfff]")
-#: A valid ``X-Request-Id``. Any other is replaced by one of our own (our choice).
+#: A valid ``X-Request-Id``. Any other is replaced by a new one (our choice).
 SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._~+/=:-]{1,128}")
 
 
@@ -74,20 +74,30 @@ def user_id_text(user_id: object) -> str:
         WattfareError: ``invalid_request``; the id is invalid.
     """
     if isinstance(user_id, str):
-        return check_user_id(user_id)
+        return check_user_id(_plain(user_id, str))
     if not isinstance(user_id, (int, UUID)) or isinstance(user_id, bool):
         raise invalid_request(
             f"A user id must be a str, an int or a UUID, not {type(user_id).__name__}."
         )
     try:
-        return check_user_id(str(user_id))
+        return check_user_id(_plain(user_id, int if isinstance(user_id, int) else UUID))
     except ValueError:  # an int with thousands of digits
         raise invalid_request("A user id must not be a huge int.") from None
 
 
+def _plain(user_id: object, kind: type) -> str:
+    """The text of an id. For a member of an enum, the text of its value, and not its name. A lazy
+    object, such as Django's, only claims to be of its kind. Its own text is that of its value."""
+    if type(user_id) is str:
+        return user_id
+    if not issubclass(type(user_id), kind):
+        return str(user_id)
+    return int.__repr__(user_id) if isinstance(user_id, int) else kind.__str__(user_id)
+
+
 def readable_label(label: object) -> str | None:
-    """The name of a user's account at an app, as a person can read it. Hidden characters are left
-    out, and what is too long is cut off: a name that a user has chosen must not break the app.
+    """The name of a user's account at an app, as a person can read it. Hidden characters are
+    removed, and a long name is cut, because a name that a user has chosen must not break the app.
 
     Returns: up to :data:`MAX_ACCOUNT_LABEL` characters; None if nothing is left.
 
@@ -95,7 +105,7 @@ def readable_label(label: object) -> str | None:
         WattfareError: ``invalid_request``; it is not a string.
     """
     if not isinstance(label, str):
-        raise invalid_request(f"An account label is a string, not {type(label).__name__}.")
+        raise invalid_request(f"An account label must be a string, not {type(label).__name__}.")
     if not label.isprintable():
         label = "".join(
             each if not is_hidden(each) else " " if each.isspace() else "" for each in label
@@ -132,7 +142,7 @@ class RequestLimit(msgspec.Struct, rename="camel", frozen=True):
 
 
 class SessionRequest(msgspec.Struct, rename="camel", frozen=True, omit_defaults=True):
-    """What an app asks for with a session."""
+    """The cap that an app asks for with a session."""
 
     request_limit: RequestLimit | None = None
 
@@ -154,7 +164,7 @@ class Limits(msgspec.Struct, rename="camel", frozen=True):
 
 
 class Usage(msgspec.Struct, rename="camel", frozen=True):
-    """What the user was billed in this UTC month, in USD."""
+    """The amount that the user was billed in this UTC month, in USD."""
 
     monthly_usd: Usd = Usd(0)
 
@@ -245,7 +255,7 @@ def _encode_other(value: Any) -> Any:
 def _decode_other(shape: type[Any], value: Any) -> Any:
     if shape is Usd:
         return money.amount(value)
-    raise NotImplementedError(f"{shape.__name__} is no shape of the wire")
+    raise NotImplementedError(f"{shape.__name__} is not a shape of the protocol")
 
 
 def exact(digits: str) -> Decimal:

@@ -23,9 +23,13 @@ _ADVICE: dict[str, str] = {
             *("embeddings", "images", "audio", "moderations", "files", "uploads", "batches"),
             *("fine_tuning", "fine-tunes", "assistants", "threads", "vector_stores", "realtime"),
             *("conversations", "containers", "evals", "videos", "rerank", "skills", "edits"),
+            *("chatkit", "interactions", "fim", "ocr"),
         ),
         _NOT_SERVED,
     ),
+    # OpenRouter's.
+    "generation": "The cost of a call is in its answer: `usage.cost`.",
+    **dict.fromkeys(("credits", "key"), "The status has the user's budget."),
 }
 #: The methods of these paths in OpenAI's API.
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
@@ -39,14 +43,23 @@ def refusal(base: str, tail: str) -> WattfareError | None:
         base: the path of an OpenAI client's base URL: ``/api/v1``.
         tail: the rest of the path: ``responses/resp_1``.
     """
+    advice = _advice(base, tail)
+    return advice and invalid_request(f"`/{tail[:64]}` is not served. {advice}", 404)
+
+
+def _advice(base: str, tail: str) -> str | None:
+    first, _, rest = tail.partition("/")
+    if tail == f"{_COMPLETIONS}/":
+        return f"Use POST {base}/{_COMPLETIONS}, without the slash at the end."
     if tail.startswith(f"{_COMPLETIONS}/"):
-        advice = "Chat completions are not stored here, so they cannot be listed or read."
-    else:
-        found = _ADVICE.get(tail.partition("/")[0])
-        if found is None:
-            return None
-        advice = found.format(base=base)
-    return invalid_request(f"`/{tail[:64]}` is not served. {advice}", 404)
+        return "Chat completions are not stored here, so they cannot be listed or read."
+    if first == "v1" and rest:
+        # The client has added the version, or its base URL has it twice.
+        if rest == _COMPLETIONS or rest.partition("/")[0] == "models":
+            return f"Use {base}/{rest[:64]}: the base URL of an OpenAI client is {base}."
+        return _advice(base, rest)
+    found = _ADVICE.get(first)
+    return found and found.format(base=base)
 
 
 def is_of_openai(tail: str) -> bool:

@@ -20,8 +20,8 @@ ResolveUser = Callable[[Any], UserId | Awaitable[UserId | None] | None]
 """Returns the app's own id of the user who makes a request (a string, an int or a UUID), or None.
 It may be async."""
 
-#: Texts that Python and JavaScript make of a missing value, and Django of a user who is not signed
-#: in. As an id, such a text would make all visitors one user. The case matters: a user may be
+#: The texts of a missing value in Python and JavaScript, and of a user who is not signed in, in
+#: Django. As an id, such a text would make all visitors one user. The case matters: a user may be
 #: called "Null".
 _NO_USERS = frozenset(
     {
@@ -32,7 +32,7 @@ _NO_USERS = frozenset(
 #: The same after a prefix of the app, such as ``f"user:{user_id}"``. Only the forms of Python occur
 #: here. An id such as "alice-null" is valid.
 _NO_USER_AT_END = ("None", "AnonymousUser")
-#: What ``str(…)`` makes of an object without a text of its own, which may be an anonymous user.
+#: The result of ``str(…)`` for an object without its own text, which may be an anonymous user.
 _OBJECT = re.compile(
     r"<.*( at 0x[0-9A-Fa-f]+|Anonymous).*>|<[a-z -]*(class|function|method) .*>", re.DOTALL
 )
@@ -77,23 +77,25 @@ def user_id_of(resolved: object) -> str:
 
     Raises:
         NotSignedInError: it is None.
-        AppError: it is none of these, or the text that the lack of a user becomes.
+        AppError: it has another type, or it is the text of a missing user.
     """
     if resolved is None:
         raise NotSignedInError
     try:
         user_id = user_id_text(resolved)
     except WattfareError as error:
+        if isinstance(resolved, type(None)):  # a lazy object, such as Django's
+            raise NotSignedInError from None
         raise AppError(
-            f"resolve_user must give a user id or None. {error.message} If no user is signed in,"
+            f"resolve_user must return a user id or None. {error.message} If no user is signed in,"
             " return None. So write `return user.id if user else None`."
         ) from None
     # the usual case
     if user_id in _NO_USERS or (user_id[-1] in _LAST_OF_NO_USERS and _is_no_user(user_id)):
         raise AppError(
-            f"resolve_user must give a user id or None. It gave {user_id[:100]!r}, which is what"
-            " str() makes of a user who is not there. If no user is signed in, return None. Else"
-            " return the id as it is: a str, an int or a UUID. So write"
+            f"resolve_user must return a user id or None. It returned {user_id[:100]!r}, which is"
+            " the text of a missing user. If no user is signed in, return None. Otherwise, return"
+            " the id itself: a str, an int or a UUID. So write"
             " `return user.id if user else None`, and not `return str(user.id)`."
         )
     return user_id

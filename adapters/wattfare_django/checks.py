@@ -60,7 +60,7 @@ def check_middleware(**_options: Any) -> list[Any]:
     if ours is None:
         return [
             checks.Warning(
-                "WattfareMiddleware is not in MIDDLEWARE, so that no path of Wattfare is answered.",
+                "WattfareMiddleware is not in MIDDLEWARE, so Wattfare's paths do not exist.",
                 hint=f"Add {_OURS!r} at the end of MIDDLEWARE.",
                 id="wattfare.W001",
             )
@@ -72,8 +72,8 @@ def check_middleware(**_options: Any) -> list[Any]:
     if authentication is None and by_default:
         found.append(
             checks.Warning(
-                "The middleware that sets request.user is not in MIDDLEWARE, and Wattfare asks"
-                " request.user who pays.",
+                "The middleware that sets request.user is not in MIDDLEWARE, but Wattfare"
+                " reads the payer from request.user.",
                 hint=f"Add {_AUTHENTICATION!r} before {_OURS!r}, or set"
                 ' WATTFARE["RESOLVE_USER"]. If other middleware sets request.user, add'
                 ' "wattfare.W002" to SILENCED_SYSTEM_CHECKS.',
@@ -85,17 +85,17 @@ def check_middleware(**_options: Any) -> list[Any]:
             kind = checks.Error if by_default else checks.Warning
             found.append(
                 kind(
-                    f"WattfareMiddleware stands before {name.rpartition('.')[2]} in MIDDLEWARE, so"
-                    " that its requests have no session and no user.",
-                    hint=f"Move {_OURS!r} behind {name!r}.",
+                    f"WattfareMiddleware is before {name.rpartition('.')[2]} in MIDDLEWARE, so"
+                    " its requests have no session and no user.",
+                    hint=f"Move {_OURS!r} after {name!r}.",
                     id="wattfare.E003" if kind is checks.Error else "wattfare.W003",
                 )
             )
     if _place(names, _GZIP) is not None:
         found.append(
             checks.Warning(
-                "GZipMiddleware holds back the pieces of a stream. Wattfare's own paths are left"
-                " alone, but a view that streams what a model says arrives all at once.",
+                "GZipMiddleware buffers streams. Wattfare's own paths are not affected, but a"
+                " stream of your own view arrives all at once.",
                 hint="Compress in the web server instead. Or let each view that streams call"
                 ' `request.META.pop("HTTP_ACCEPT_ENCODING", None)`, and add "wattfare.W004" to'
                 " SILENCED_SYSTEM_CHECKS.",

@@ -31,7 +31,7 @@ def read_setting() -> dict[str, Any]:
     given: Any = getattr(settings, "WATTFARE", {})
     if not isinstance(given, dict):
         raise ImproperlyConfigured(
-            f'WATTFARE is a dict of options such as {{"REQUEST_LIMIT": 20}}, not a'
+            f'WATTFARE must be a dict of options, such as {{"REQUEST_LIMIT": 20}}, not a'
             f" {type(given).__name__}."
         )
     given = cast("dict[Any, Any]", given)

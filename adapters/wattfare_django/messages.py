@@ -35,7 +35,8 @@ def our_request(request: Any, path: str | None = None) -> Request:
 
 
 def read_body(request: Any, limit: int) -> bytes:
-    """The request's body. ``DATA_UPLOAD_MAX_MEMORY_SIZE`` is no limit here: images are larger.
+    """The request's body. ``DATA_UPLOAD_MAX_MEMORY_SIZE`` does not apply, because images are
+    larger.
 
     Raises:
         WattfareError: it is larger than ``limit``, or the client left before its end.
@@ -61,7 +62,7 @@ def _read_some(request: Any, size: int) -> bytes:
     length = request.META.get("CONTENT_LENGTH") or ""
     if length.isdecimal():
         if len(body) < min(int(length), size):
-            raise OSError("the client went away")
+            raise OSError("the client disconnected")
     elif not body and request.META.get("wsgi.input_terminated"):
         # Django treats a body without a length as empty.
         body = read_up_to(size, request.META["wsgi.input"].read)
@@ -73,7 +74,7 @@ def _rewind(request: Any) -> None:
     if not (hasattr(stream, "seekable") and stream.seekable()):
         raise RuntimeError(
             "Middleware before WattfareMiddleware has read the request's body with request.read(),"
-            " so that it is gone. Read request.body there."
+            " so it is no longer available. Use request.body there instead."
         )
     stream.seek(0)
 

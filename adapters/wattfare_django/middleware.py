@@ -63,8 +63,8 @@ class WattfareRequest(HttpRequest):
 
 
 class WattfareMiddleware:
-    """For ``MIDDLEWARE = [..., "wattfare_django.WattfareMiddleware"]``, after the middleware that
-    sets ``request.user``.
+    """The middleware. Write ``MIDDLEWARE = [..., "wattfare_django.WattfareMiddleware"]``, after the
+    middleware that sets ``request.user``.
 
     The options are those of :class:`wattfare_mw.WattfareMiddleware`, in upper case in the setting
     ``WATTFARE``: ``WATTFARE = {"SECRET_KEY": …, "REQUEST_LIMIT": 20}``. A function may be given as
@@ -72,8 +72,8 @@ class WattfareMiddleware:
     the primary key of ``request.user``.
 
     A synchronous view has ``request.wattfare``, a :class:`~wattfare_mw.User`. An asynchronous view
-    has ``await request.awattfare()``, an :class:`~wattfare_mw.AsyncUser`. A WattfareError that a
-    view lets through is answered in the protocol's JSON.
+    has ``await request.awattfare()``, an :class:`~wattfare_mw.AsyncUser`. If a view does not catch
+    a WattfareError, the response has the protocol's JSON.
 
     Raises:
         ImproperlyConfigured: there is no secret key, or an option is invalid.
@@ -136,7 +136,7 @@ class WattfareMiddleware:
         return response
 
     def process_exception(self, _request: Any, error: Exception) -> Any:
-        """Answer a WattfareError that a view lets through."""
+        """Answer a WattfareError that a view does not catch."""
         if isinstance(error, WattfareError):
             return plain_response(respond_to_error(error))
         return None

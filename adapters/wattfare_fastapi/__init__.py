@@ -72,7 +72,8 @@ def add_wattfare(
 
     Args:
         app: the app.
-        include_in_schema: if True, the app's OpenAPI document shows the paths. options: see above.
+        include_in_schema: if True, the app's OpenAPI document shows the paths.
+        options: see above.
 
     Raises:
         WattfareAuthError: there is no secret key.

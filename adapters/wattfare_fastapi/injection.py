@@ -23,7 +23,7 @@ _HEADERS = "wattfare.headers"
 # These are of the empty answer to the dependency's own request.
 _OF_THE_BODY = frozenset({b"content-length", b"content-type"})
 # FastAPI's notes about the route that is being answered, and its exception handlers. With the
-# latter, what the dependency raises would become an answer, and it is to be raised.
+# handlers, an exception of the dependency would become a response, but it must be raised.
 _OF_THE_ROUTE = frozenset({"fastapi", "route", "endpoint", "starlette.exception_handlers"})
 
 
@@ -42,9 +42,9 @@ class Injected:
     response begins, and a stream does not hold a database session.
 
     Args:
-        app: the app with the ``dependency_overrides`` and the exception handlers. dependency: the
-            function to call, or None for only ``dependencies``. dependencies: the dependencies to
-            call before it.
+        app: the app with the ``dependency_overrides`` and the exception handlers.
+        dependency: the function to call, or None for only ``dependencies``.
+        dependencies: the dependencies to call before it.
         overridden_as: the function to look up in ``dependency_overrides``, if it is another one.
     """
 
@@ -116,7 +116,7 @@ class Injected:
 
 
 async def _no_body() -> Any:
-    raise RuntimeError("resolve_user cannot read the request's body: Wattfare sends it on")
+    raise RuntimeError("resolve_user cannot read the request's body, because Wattfare forwards it")
 
 
 def headers_set(scope: Any) -> list[tuple[bytes, bytes]]:

@@ -48,13 +48,14 @@ def _errors(descriptions: dict[int, str]) -> dict[int | str, dict[str, Any]]:
 wattfare_responses: dict[int | str, dict[str, Any]] = _errors(
     {
         401: "No user is signed in.",
-        402: "The user has connected no budget, or the budget does not pay for the call.",
+        402: "The user has not connected a budget, or the budget does not cover the call.",
         403: "The request comes from another site, or the app does not allow the model.",
         429: "Too many requests. Wait for `Retry-After` seconds.",
         502: "Wattfare or the model's provider failed.",
     }
 )
-"""For endpoints that spend a user's budget: ``responses=wattfare_responses``."""
+"""The error responses of an endpoint that spends a user's budget: ``responses=wattfare_responses``.
+"""
 
 _JSON_OBJECT = {"application/json": {"schema": {"type": "object"}}}
 _STREAM = {"text/event-stream": {"schema": {"type": "string"}}}

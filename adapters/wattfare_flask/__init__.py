@@ -77,8 +77,8 @@ class WattfareMiddleware:
             WattfareAuthError: there is no secret key.
             TypeError, ValueError: an option is invalid.
         """
-        # Keep the current one. If we are assigned to `app.wsgi_app` later, we must not call
-        # ourselves.
+        # Keep the current `wsgi_app`. If this object is assigned to `app.wsgi_app` later, it must
+        # not call itself.
         extension = _Extension(app.wsgi_app, **_configured(self._options, app.config))
         app.extensions[_EXTENSION] = extension
         # With host matching, a rule without a host matches no host.
@@ -93,7 +93,7 @@ class WattfareMiddleware:
             app.endpoint(endpoint)(extension.view(path))
         if extension.has_current_user:
             app.wsgi_app = extension.entry
-            # It must be the first, because an earlier one that answers would skip it.
+            # It must be the first function, because an earlier one that answers would skip it.
             app.before_request_funcs.setdefault(None, []).insert(0, extension.keep_context)
         app.after_request(extension.answer_below)
         if (
@@ -110,8 +110,8 @@ class WattfareMiddleware:
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         if len(self._extensions) != 1:
             raise RuntimeError(
-                f"this WattfareMiddleware has {len(self._extensions)} apps, and is a WSGI app with"
-                " one: call init_app(app), and where there are more, point the server at an app"
+                f"this WattfareMiddleware has {len(self._extensions)} apps. To use it as a WSGI"
+                " app, call init_app(app) for exactly one, or point the server at the app itself"
             )
         return self._extensions[0].entry(environ, start_response)
 

@@ -1,5 +1,5 @@
-"""Wattfare for Starlette: the users of an app pay for its AI calls. FastAPI has an adapter of its
-own, :mod:`wattfare_fastapi`."""
+"""Wattfare for Starlette: the users of an app pay for its AI calls. FastAPI has its own adapter,
+:mod:`wattfare_fastapi`."""
 
 from __future__ import annotations
 
@@ -63,8 +63,8 @@ _STARLETTE_ANSWERS = (HTTPException,)
 
 
 class WattfareMiddleware(WattfareASGIMiddleware):
-    """For ``app.add_middleware(WattfareMiddleware, resolve_user=…)``, ``Middleware(…)``, or to wrap
-    the app. Most apps should use :func:`add_wattfare`.
+    """The middleware, for ``app.add_middleware(WattfareMiddleware, resolve_user=…)``, for
+    ``Middleware(…)``, or to wrap the app. Most apps should use :func:`add_wattfare`.
 
     The options are those of :class:`wattfare_mw.WattfareMiddleware`. ``resolve_user`` and a
     ``request_limit`` that is a function get Starlette's request. If they raise an
@@ -127,7 +127,7 @@ def add_wattfare(app: Starlette, **options: Unpack[Options]) -> None:
 def add_innermost(app: Starlette, wattfare: WattfareMiddleware) -> None:
     """Put this middleware inside of all others, and register its handler for WattfareErrors."""
     if app.middleware_stack is not None:
-        raise RuntimeError("This app has started. Call add_wattfare() before that.")
+        raise RuntimeError("This app has already started. Call add_wattfare() before it starts.")
     app.user_middleware.append(Middleware(_placed, wattfare))
     if WattfareError not in app.exception_handlers:  # the app's own handler takes precedence
         app.add_exception_handler(WattfareError, wattfare_error_handler)
@@ -246,8 +246,7 @@ def _middleware_of(request: HTTPConnection) -> WattfareMiddleware:
     middleware = request.scope.get(_SCOPE_KEY)
     if middleware is None:
         raise RuntimeError(
-            "This app has no Wattfare: no WattfareMiddleware is around this app. Call"
-            " add_wattfare(app, resolve_user=…) first."
+            "This app has no WattfareMiddleware. Call add_wattfare(app, resolve_user=…) first."
         )
     return middleware
 

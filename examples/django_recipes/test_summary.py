@@ -13,11 +13,11 @@ class SummaryTest(TestCase):
         self.enterContext(override_settings(WATTFARE=options))
         self.ann = User.objects.create_user("ann")
 
-    def test_ann_pays(self) -> None:
+    def test_user_pays_for_a_summary(self) -> None:
         self.wattfare.user(self.ann.pk).connect(5)
         self.client.force_login(self.ann)
         answer = self.client.post("/summary", {"text": "hi"}, "application/json")
         assert answer.json() == {"summary": "hi", "costUsd": "0.000003"}
 
-    def test_a_visitor_is_refused(self) -> None:
+    def test_anonymous_visitor_is_refused(self) -> None:
         assert self.client.post("/summary", {"text": "hi"}, "application/json").status_code == 401

@@ -32,14 +32,14 @@ class SummaryTest(SimpleTestCase):
     def setUp(self) -> None:
         self.wattfare = self.enterContext(WattfareService())
 
-    def test_a_summary(self) -> None:
+    def test_summary_is_billed(self) -> None:
         self.wattfare.user("ann").connect(5)
 
         response = self.client.get("/summary/ann")
 
         self.assertEqual(response.json(), {"summary": "How is Ann today?"})
 
-    def test_the_key_is_refused(self) -> None:
+    def test_refused_key_is_402(self) -> None:
         self.wattfare.user("ann").connect(5).fund_fails()
 
         response = self.client.get("/summary/ann")

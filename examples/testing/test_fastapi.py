@@ -32,7 +32,7 @@ def create_app(wf: AsyncWattfare) -> FastAPI:
 
 
 @pytest.mark.asyncio
-async def test_the_stream_breaks_off(wattfare: WattfareService) -> None:
+async def test_broken_stream_ends_with_an_error(wattfare: WattfareService) -> None:
     wattfare.user("ann").connect(5)
     wattfare.reply("Once upon a time there was a bill.")
     wattfare.cut_stream(after=3)

@@ -33,7 +33,7 @@ def client(wattfare: WattfareService) -> FlaskClient:
     return client
 
 
-def test_a_summary(client: FlaskClient, wattfare: WattfareService) -> None:
+def test_summary_is_billed(client: FlaskClient, wattfare: WattfareService) -> None:
     wattfare.user("ann").connect(5)
     wattfare.reply("Ann is well.")
 
@@ -43,7 +43,7 @@ def test_a_summary(client: FlaskClient, wattfare: WattfareService) -> None:
     assert wattfare.billed("ann") == Decimal("0.00001")
 
 
-def test_nothing_is_left(client: FlaskClient, wattfare: WattfareService) -> None:
+def test_spent_budget_is_refused(client: FlaskClient, wattfare: WattfareService) -> None:
     wattfare.user("ann").connect("0.01").spend_to("0.01")
 
     response = client.post("/summary", json={"text": "How is Ann today?"})

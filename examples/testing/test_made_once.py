@@ -17,7 +17,7 @@ def app(wattfare_service: SharedService) -> Iterator[Wattfare]:
 
 
 @pytest.mark.parametrize("budget", [5, "0.01"])
-def test_each_test_has_a_budget_of_its_own(
+def test_each_test_has_its_own_budget(
     app: Wattfare, wattfare: WattfareService, budget: int | str
 ) -> None:
     wattfare.user("ann").connect(budget)

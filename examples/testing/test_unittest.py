@@ -10,7 +10,7 @@ from wattfare_mw.testing import WattfareService
 
 
 class BudgetTest(unittest.TestCase):
-    def test_a_new_month(self) -> None:
+    def test_new_month_resets_the_budget(self) -> None:
         with WattfareService() as wattfare, Wattfare() as wf:
             ann = wattfare.user("ann").connect("0.01")
             ann.spend_to(left=0)

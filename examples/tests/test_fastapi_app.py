@@ -5,7 +5,7 @@ from fastapi_app import app
 from wattfare_fastapi import get_user
 
 
-def test_a_summary_is_billed(wattfare):
+def test_summary_is_billed(wattfare):
     wattfare.user(1).connect(5)
     wattfare.reply("A short one.")
 
@@ -17,12 +17,12 @@ def test_a_summary_is_billed(wattfare):
     assert wattfare.billed(1) == Decimal("0.000009")
 
 
-def test_a_visitor_who_is_not_signed_in(wattfare):
+def test_anonymous_visitor_is_refused(wattfare):
     with TestClient(app) as client:
         assert client.post("/summary", json={"text": "A text."}).status_code == 401
 
 
-def test_another_user(wattfare):
+def test_dependency_override_sets_the_user(wattfare):
     app.dependency_overrides[get_user] = lambda: wattfare.async_client().user("bob")
     wattfare.user("bob").connect(5)
 

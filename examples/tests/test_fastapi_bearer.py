@@ -2,7 +2,7 @@ from fastapi.testclient import TestClient
 from fastapi_bearer import Account, app, current_account
 
 
-def test_a_haiku_is_billed_to_the_account_of_the_token(wattfare):
+def test_haiku_is_billed_to_the_account_of_the_token(wattfare):
     wattfare.user(7).connect(5)
 
     with TestClient(app, headers={"Authorization": "Bearer of-ann"}) as client:
@@ -11,7 +11,7 @@ def test_a_haiku_is_billed_to_the_account_of_the_token(wattfare):
     assert wattfare.billed(7) > 0
 
 
-def test_another_account(wattfare):
+def test_dependency_override_sets_the_account(wattfare):
     app.dependency_overrides[current_account] = lambda: Account(id=8, name="Bob", plan="free")
     wattfare.user(8).connect(5)
 

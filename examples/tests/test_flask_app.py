@@ -3,7 +3,7 @@ from decimal import Decimal
 from flask_app import app
 
 
-def test_a_summary_is_billed(wattfare):
+def test_summary_is_billed(wattfare):
     client = app.test_client()
     client.post("/sign-in/ann")
     wattfare.user(1).connect(5)
@@ -15,14 +15,14 @@ def test_a_summary_is_billed(wattfare):
     assert wattfare.billed(1) == Decimal("0.000009")
 
 
-def test_a_visitor_who_is_not_signed_in(wattfare):
+def test_anonymous_visitor_is_refused(wattfare):
     client = app.test_client()
 
     assert client.get("/").text == "Sign in to ask the model."
     assert client.post("/summary", json={"text": "A text."}).status_code == 401
 
 
-def test_a_budget_that_is_spent(wattfare):
+def test_spent_budget_is_refused(wattfare):
     client = app.test_client()
     client.post("/sign-in/ann")
     wattfare.user(1).connect(5).spend_to("5")

@@ -4,7 +4,7 @@ from litestar.testing import TestClient
 from litestar_app import app
 
 
-def test_a_summary_is_billed(wattfare):
+def test_summary_is_billed(wattfare):
     wattfare.user(1).connect(5)
     wattfare.reply("A short one.")
 
@@ -16,7 +16,7 @@ def test_a_summary_is_billed(wattfare):
     assert wattfare.billed(1) == Decimal("0.000009")
 
 
-def test_a_visitor_who_is_not_signed_in(wattfare):
+def test_anonymous_visitor_is_refused(wattfare):
     with TestClient(app) as client:
         assert client.get("/").text == "Sign in to ask the model."
         assert client.post("/summary", json={"text": "A text."}).status_code == 401

@@ -1,4 +1,4 @@
-"""Options that lead to the scripted service or, if money is spent, to the real one."""
+"""Options for the scripted service or, for calls that cost money, the real one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from support.service import App, Service
 
 @pytest.fixture
 def at_fake(fake: FakeWattfare) -> dict[str, Any]:
-    """Options that lead to the scripted service."""
+    """Options for the scripted service."""
     return {"secret_key": SECRET_KEY, "base_url": fake.url}
 
 
@@ -26,19 +26,19 @@ def account(service: Service) -> Iterator[App]:
 
 @pytest.fixture
 def at_service(account: App) -> dict[str, Any]:
-    """Options that lead to the real service."""
+    """Options for the real service."""
     return {"secret_key": account.keys.secret_key, "base_url": account.service.url}
 
 
 @pytest.fixture
 def spent(account: App) -> Callable[[str], Decimal]:
-    """What a user has spent, in USD."""
+    """Returns what a user has spent, in USD."""
     return lambda user: Decimal(str(account.status(user)["usage"]["monthlyUsd"]))
 
 
 @pytest.fixture(scope="session")
 def project(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """The Django project of the tests, which is one for a process."""
+    """The Django project of the tests. A process can have only one."""
     from support import django_project
 
     django_project.configure(

@@ -1,4 +1,4 @@
-"""The commands of the frameworks and the servers find each kind of app that the docs show."""
+"""The commands of frameworks and servers find each kind of app in the docs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from wattfare_mw import WattfareMiddleware
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
 
-#: The command, and the example that stands in its folder as app.py.
+#: The command, and the example that is saved as app.py in its folder.
 COMMANDS = [
     ("flask run --port {port}", "flask_app"),
     ("flask --debug run --port {port}", "flask_factory"),
@@ -46,7 +46,7 @@ COMMANDS = [
 
 @contextmanager
 def running(command: str, folder: Path, account: App) -> Iterator[str]:
-    """A command, as a process group of its own: some have a reloader."""
+    """Runs a command in its own process group: some commands have a reloader."""
     port = free_port()
     program, *arguments = command.format(port=port).split()
     process = subprocess.Popen(
@@ -88,7 +88,7 @@ def running(command: str, folder: Path, account: App) -> Iterator[str]:
 
 
 @pytest.mark.parametrize(("command", "example"), COMMANDS)
-def test_a_command_finds_the_app(command: str, example: str, account: App, tmp_path: Path) -> None:
+def test_command_finds_the_app(command: str, example: str, account: App, tmp_path: Path) -> None:
     (tmp_path / "app.py").write_text((EXAMPLES / f"{example}.py").read_text())
     with (
         running(command, tmp_path, account) as url,
@@ -104,18 +104,18 @@ def test_a_command_finds_the_app(command: str, example: str, account: App, tmp_p
         assert answer.json()["choices"][0]["message"]["content"] == "one two three"
 
 
-def test_flask_run_finds_no_middleware_around_an_app(at_fake: dict[str, Any]) -> None:
-    """So the page says to leave the app's name to the app."""
+def test_flask_run_does_not_find_a_middleware_around_an_app(at_fake: dict[str, Any]) -> None:
+    """Therefore the docs keep the name `app` for the app itself."""
     module = ModuleType("app")
     module.app = WattfareMiddleware(Flask("app"), resolve_user=str, **at_fake)  # type: ignore[attr-defined]
     with pytest.raises(NoAppException, match="Failed to find Flask application"):
         find_best_app(module)
 
 
-def test_fastapi_dev_finds_no_middleware_around_an_app(
+def test_fastapi_dev_does_not_find_a_middleware_around_an_app(
     at_fake: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """So the page says to call add_wattfare()."""
+    """Therefore the docs use add_wattfare()."""
     module = ModuleType("app_around_an_app")
     module.app = WattfareMiddleware(FastAPI(), resolve_user=str, **at_fake)  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, module.__name__, module)

@@ -1,4 +1,4 @@
-"""An app's own CORS settings count for Wattfare's paths, too."""
+"""An app's own CORS settings also apply to Wattfare's paths."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def cors_headers(answer: Any) -> list[tuple[str, str]]:
 @pytest.mark.parametrize(
     "allow", [{"allow_origins": [OURS]}, {"allow_origin_regex": r"https://.*\.example\.com"}]
 )
-def test_an_origin_that_the_app_allows_gets_in(
+def test_origin_that_the_app_allows_is_admitted(
     allow: dict[str, Any], build: Build, at_fake: dict[str, Any]
 ) -> None:
     app = build({**allow, **ANY_METHOD, "allow_credentials": True}, at_fake)
@@ -152,7 +152,9 @@ def test_an_origin_that_the_app_allows_gets_in(
             assert "content-type" in first.headers["access-control-allow-headers"].lower()
 
 
-def test_a_stranger_does_not(build: Build, at_fake: dict[str, Any], fake: FakeWattfare) -> None:
+def test_unknown_origin_is_refused(
+    build: Build, at_fake: dict[str, Any], fake: FakeWattfare
+) -> None:
     app = build({"allow_origins": [OURS], **ANY_METHOD, "allow_credentials": True}, at_fake)
     with served(app) as client:
         for origin in (STRANGER, "null", f"{OURS}.evil.example"):
@@ -160,7 +162,7 @@ def test_a_stranger_does_not(build: Build, at_fake: dict[str, Any], fake: FakeWa
                 answer = client.post(TOKEN, headers=page(origin, cookie=cookie))
                 assert answer.status_code == 403
             first = preflight(client, TOKEN, origin)
-            # Litestar answers any preflight, and a browser looks at this header.
+            # Litestar answers any preflight. The browser checks this header.
             assert "access-control-allow-origin" not in first.headers
         assert client.post(TOKEN, headers={"sec-fetch-site": "same-origin"}).status_code == 200
     assert len(fake.exchanges) == 1
@@ -178,7 +180,7 @@ def test_a_stranger_does_not(build: Build, at_fake: dict[str, Any], fake: FakeWa
     ],
     ids=["*", "* and one", "any", "any site", "any com"],
 )
-def test_a_wildcard_opens_nothing(
+def test_wildcard_admits_no_origin(
     allow: dict[str, Any],
     credentials: bool,
     build: Build,
@@ -204,10 +206,10 @@ def test_a_wildcard_opens_nothing(
     assert all(exchange.method == "GET" for exchange in fake.exchanges)
 
 
-def test_without_credentials_only_requests_without_cookies(
+def test_without_credentials_only_cookieless_requests_are_admitted(
     build: Build, at_fake: dict[str, Any]
 ) -> None:
-    """As from a page that signs in by a bearer token."""
+    """From a page that signs in with a bearer token, for example."""
     app = build({"allow_origins": [OURS], **ANY_METHOD}, at_fake)
     with served(app) as client:
         assert client.post(TOKEN, headers=page(OURS, cookie=True)).status_code == 403
@@ -216,8 +218,8 @@ def test_without_credentials_only_requests_without_cookies(
         assert cors_headers(answer) == [("access-control-allow-origin", OURS)]
 
 
-def test_allowed_origins_count_beside_it(build: Build, at_fake: dict[str, Any]) -> None:
-    """The app's own middleware, if it is outside, must allow them, too."""
+def test_allowed_origins_apply_in_addition(build: Build, at_fake: dict[str, Any]) -> None:
+    """If the app's own middleware is outside, it must allow them, too."""
     other = "https://other.example.com"
     app = build(
         {"allow_origins": [OURS, other], **ANY_METHOD, "allow_credentials": True},
@@ -234,7 +236,7 @@ def test_allowed_origins_count_beside_it(build: Build, at_fake: dict[str, Any]) 
         assert client.post(TOKEN, headers=page(STRANGER)).status_code == 403
 
 
-def test_an_app_without_cors_lets_nobody_in(at_fake: dict[str, Any]) -> None:
+def test_app_without_cors_admits_no_other_origin(at_fake: dict[str, Any]) -> None:
     for app in (Starlette(), FastAPI()):
         add_wattfare(app, resolve_user=user, **at_fake)
         with TestClient(app) as client:

@@ -1,4 +1,4 @@
-"""The adapter of docs/custom-adapter.md, in an app of aiohttp.web, on a real socket."""
+"""The adapter of docs/custom-adapter.md, in an aiohttp.web app on a real socket."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ STREAM = body_of(stream=True)
 
 @pytest.fixture
 def adapter(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The example's module."""
+    """The module of the example."""
     monkeypatch.setenv("WATTFARE_SECRET_KEY", SECRET_KEY)
     spec = importlib.util.spec_from_file_location(EXAMPLE.stem, EXAMPLE)
     assert spec is not None
@@ -37,7 +37,7 @@ Serve = Callable[..., Address]
 
 @pytest.fixture
 def serve(adapter: Any, at_fake: dict[str, Any]) -> Iterator[Serve]:
-    """Serve an app with the adapter, and give its address."""
+    """Serves an app with the adapter; returns its address."""
     running: list[Any] = []
 
     def start(app: web.Application | None = None, **options: Any) -> Address:
@@ -58,7 +58,7 @@ def url(address: Address, path: str) -> str:
 
 
 @pytest.mark.parametrize("body", [body_of(), STREAM])
-def test_a_client_that_leaves_before_the_first_byte(
+def test_client_disconnects_before_the_first_byte(
     serve: Serve, fake: FakeWattfare, body: bytes
 ) -> None:
     fake.script = held
@@ -69,7 +69,7 @@ def test_a_client_that_leaves_before_the_first_byte(
     exchange.wait_gone()
 
 
-def test_a_client_that_leaves_within_a_stream(serve: Serve, fake: FakeWattfare) -> None:
+def test_client_disconnects_within_a_stream(serve: Serve, fake: FakeWattfare) -> None:
     fake.script = held_stream
     visitor = Visitor(serve())
     visitor.ask("POST", INFERENCE, JSON, STREAM)
@@ -80,7 +80,7 @@ def test_a_client_that_leaves_within_a_stream(serve: Serve, fake: FakeWattfare) 
     exchange.wait_gone()
 
 
-def test_a_client_that_leaves_within_its_body(serve: Serve, fake: FakeWattfare) -> None:
+def test_client_disconnects_within_its_body(serve: Serve, fake: FakeWattfare) -> None:
     address = serve()
     visitor = Visitor(address)
     visitor.ask("POST", INFERENCE, {**JSON, "content-length": "100"}, b"{")
@@ -90,7 +90,7 @@ def test_a_client_that_leaves_within_its_body(serve: Serve, fake: FakeWattfare) 
     assert len(fake.exchanges) == 1
 
 
-def test_a_stream_passes_on_event_by_event(serve: Serve, fake: FakeWattfare) -> None:
+def test_stream_is_forwarded_event_by_event(serve: Serve, fake: FakeWattfare) -> None:
     fake.script = held_stream
     visitor = Visitor(serve())
     visitor.ask("POST", INFERENCE, {**JSON, "connection": "close"}, STREAM)
@@ -103,7 +103,7 @@ def test_a_stream_passes_on_event_by_event(serve: Serve, fake: FakeWattfare) -> 
     assert b"[DONE]" in visitor.rest()
 
 
-def test_a_silent_stream_has_comments(serve: Serve, fake: FakeWattfare) -> None:
+def test_silent_stream_gets_comments(serve: Serve, fake: FakeWattfare) -> None:
     fake.script = held_stream
     visitor = Visitor(serve(heartbeat=0.01))
     visitor.ask("POST", INFERENCE, JSON, STREAM)
@@ -112,16 +112,16 @@ def test_a_silent_stream_has_comments(serve: Serve, fake: FakeWattfare) -> None:
     fake.next().wait_gone()
 
 
-def test_a_body_that_is_too_large(serve: Serve) -> None:
+def test_too_large_body_is_refused(serve: Serve) -> None:
     address = serve(max_body_bytes=1000)
-    content = [b"x" * 600, b"x" * 600]  # its length is not announced
+    content = [b"x" * 600, b"x" * 600]  # without a declared length
     answer = httpx.post(
         url(address, INFERENCE), content=iter(content), headers=JSON, trust_env=False
     )
     assert (answer.status_code, answer.json()["error"]["code"]) == (413, "invalid_request")
 
 
-def test_aiohttp_answers_what_resolve_user_raises(serve: Serve) -> None:
+def test_aiohttp_handles_the_errors_of_resolve_user(serve: Serve) -> None:
     async def refuse(request: web.Request) -> str:
         assert isinstance(request, web.Request)
         raise web.HTTPForbidden(text="Banned.")
@@ -130,7 +130,7 @@ def test_aiohttp_answers_what_resolve_user_raises(serve: Serve) -> None:
     assert (answer.status_code, answer.text) == (403, "Banned.")
 
 
-def test_a_path_without_a_route(serve: Serve) -> None:
+def test_path_without_a_route_is_not_found(serve: Serve) -> None:
     async def missing(request: web.Request) -> web.Response:
         raise web.HTTPNotFound(text="No such file.")
 
@@ -144,7 +144,7 @@ def test_a_path_without_a_route(serve: Serve) -> None:
     assert httpx.get(url(address, "/elsewhere"), trust_env=False).text == "404: Not Found"
 
 
-def test_a_wrong_method_and_a_head_request(serve: Serve, fake: FakeWattfare) -> None:
+def test_wrong_method_and_head_request(serve: Serve, fake: FakeWattfare) -> None:
     address = serve()
     refused = httpx.put(url(address, STATUS), trust_env=False)
     assert (refused.status_code, refused.json()["error"]["code"]) == (405, "invalid_request")
@@ -154,7 +154,7 @@ def test_a_wrong_method_and_a_head_request(serve: Serve, fake: FakeWattfare) -> 
     assert head.headers["content-length"] == str(len(whole.content))
 
 
-def test_the_budget_of_a_sub_app(adapter: Any, serve: Serve) -> None:
+def test_get_user_in_a_sub_app(adapter: Any, serve: Serve) -> None:
     async def view(request: web.Request) -> web.Response:
         return web.Response(text=(await adapter.get_user(request)).id)
 

@@ -1,4 +1,4 @@
-"""The Django adapter, through Django's test clients: under WSGI's handler and under ASGI's."""
+"""The Django adapter through Django's test clients, under the WSGI handler and the ASGI handler."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ OURS = "wattfare_django.WattfareMiddleware"
 
 @pytest.fixture(params=["sync", "async"])
 def kind(request: pytest.FixtureRequest) -> str:
-    """Which handler of Django's runs."""
+    """The handler of Django that runs."""
     return request.param
 
 
@@ -64,7 +64,7 @@ def setting() -> Iterator[Callable[..., None]]:
 
 @pytest.fixture
 def start(kind: str, setting: Any, at_fake: dict[str, Any]) -> Callable[..., Browser]:
-    """``start(request_limit=5)``: a browser in front of the project with these options."""
+    """``start(request_limit=5)``: a browser for the project with these options."""
 
     def start(options: dict[str, Any] | None = None, **more: Any) -> Browser:
         of_client = {
@@ -85,10 +85,10 @@ async def by_header_async(request: HttpRequest) -> str | None:
     return by_header(request)
 
 
-# -- who it is
+# -- who pays
 
 
-def test_the_signed_in_user_pays(start: Any, fake: FakeWattfare) -> None:
+def test_signed_in_user_pays(start: Any, fake: FakeWattfare) -> None:
     browser = start()
     for method, place in (("POST", TOKEN), ("GET", STATUS), ("POST", INFERENCE), ("GET", MODELS)):
         assert browser.ask(method, place, ask()).error == (401, "auth")
@@ -109,7 +109,9 @@ def test_the_signed_in_user_pays(start: Any, fake: FakeWattfare) -> None:
 @pytest.mark.parametrize(
     "resolve", [by_header, by_header_async, f"{HERE}.by_header", f"{HERE}.by_header_async"]
 )
-def test_resolve_user(resolve: Any, start: Any, fake: FakeWattfare) -> None:
+def test_resolve_user_option_chooses_the_payer(
+    resolve: Any, start: Any, fake: FakeWattfare
+) -> None:
     browser = start(resolve_user=resolve)
     assert browser.post(INFERENCE, ask(), {"x-user": "u/2"}).status == 200
     assert fake.next().user == "u/2"
@@ -152,7 +154,7 @@ def test_functions_get_djangos_request(is_async: bool, start: Any, fake: FakeWat
 
 
 class OtherUser(MiddlewareMixin):
-    """Sets `request.user` alone, as a token's middleware does."""
+    """Sets only `request.user`, as token middleware does."""
 
     def process_request(self, request: Any) -> None:
         if "x-token" in request.headers:
@@ -165,7 +167,7 @@ class OtherUser(MiddlewareMixin):
             request.auser = auser
 
 
-def test_the_user_that_other_middleware_sets(
+def test_user_set_by_other_middleware_pays(
     start: Any, setting: Any, fake: FakeWattfare, kind: str
 ) -> None:
     setting(MIDDLEWARE=[*MIDDLEWARE[:-1], f"{HERE}.OtherUser", OURS])
@@ -180,7 +182,7 @@ def test_the_user_that_other_middleware_sets(
         assert fake.next().user == "by auser"
 
 
-def test_a_request_without_a_user(
+def test_missing_authentication_middleware_is_named_in_the_log(
     start: Any, setting: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     setting(MIDDLEWARE=[OURS])
@@ -200,7 +202,7 @@ async def refuse_async(request: HttpRequest) -> str:
 
 
 @pytest.mark.parametrize("resolve", [refuse, refuse_async])
-def test_what_django_answers_itself(resolve: Any, start: Any) -> None:
+def test_django_handles_its_own_exceptions_of_resolve_user(resolve: Any, start: Any) -> None:
     browser = start(resolve_user=resolve)
     for method, place in (("POST", TOKEN), ("GET", STATUS), ("POST", INFERENCE), ("GET", MODELS)):
         answer = browser.ask(method, place, ask())
@@ -213,7 +215,7 @@ def fail(_request: HttpRequest) -> str:
     raise ZeroDivisionError("the inside")
 
 
-def test_what_resolve_user_raises_else_is_told_to_the_log_only(
+def test_other_errors_of_resolve_user_appear_in_the_log_only(
     start: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     answer = start(resolve_user=fail).post(TOKEN)
@@ -223,7 +225,7 @@ def test_what_resolve_user_raises_else_is_told_to_the_log_only(
 
 
 class Where(MiddlewareMixin):
-    """Notes where Django runs synchronous code, and with which connection."""
+    """Records where Django runs sync code, and with which connection."""
 
     def process_request(self, request: Any) -> None:
         request.where = where()
@@ -235,7 +237,7 @@ def where() -> Any:
     return threading.get_ident(), id(connection._connections["default"])
 
 
-def test_functions_run_where_django_runs_synchronous_code(
+def test_functions_run_where_django_runs_sync_code(
     start: Any, setting: Any, fake: FakeWattfare
 ) -> None:
     """Django closes the database connections of no other thread."""
@@ -267,7 +269,7 @@ def test_functions_run_where_django_runs_synchronous_code(
 # -- views
 
 
-def test_a_view_spends(
+def test_view_can_spend(
     start: Any, at_service: dict[str, Any], account: App, spent: Callable[[str], Decimal], kind: str
 ) -> None:
     browser = start(at_service)
@@ -277,7 +279,7 @@ def test_a_view_spends(
     assert browser.get("/spend").error == (402, "not_connected")
     assert browser.get("/aspend").error == (402, "not_connected")
     account.connect(user, monthlyUsd=0.00004)
-    # Django serves no synchronous stream under ASGI, and the other way round.
+    # Django serves no sync stream under ASGI, and no async stream under WSGI.
     streams = ["/astream"] if kind == "async" else ["/stream"]
     for n, place in enumerate(["/spend", "/aspend", *streams], 1):
         answer = browser.get(place)
@@ -291,7 +293,7 @@ def test_a_view_spends(
         assert refused.headers["cache-control"] == "no-store"
 
 
-def test_the_synchronous_budget_in_an_async_view(start: Any) -> None:
+def test_sync_budget_in_an_async_view(start: Any) -> None:
     browser = start(resolve_user=by_header)
     with pytest.raises(SynchronousOnlyOperation, match=r"await request\.awattfare\(\)"):
         browser.get("/ame")
@@ -304,41 +306,43 @@ class OwnHandler(MiddlewareMixin):
         return None
 
 
-def test_a_projects_own_answer_to_an_error_goes_first(start: Any, setting: Any) -> None:
+def test_project_can_handle_the_error_itself(start: Any, setting: Any) -> None:
     setting(MIDDLEWARE=[*MIDDLEWARE, f"{HERE}.OwnHandler"])
     answer = start().get("/spend")
     assert (answer.status, answer.body) == (418, b"ours: auth")
 
 
-def test_other_errors_of_views_are_djangos(start: Any) -> None:
+def test_other_errors_of_views_go_to_django(start: Any) -> None:
     browser = start(raise_request_exception=False)
     assert browser.get("/broken").status == 500
 
 
-# -- what every adapter answers alike
+# -- answers that are the same in every adapter
 
 
 @pytest.mark.parametrize("refused", REFUSED, ids=lambda r: f"{r.method} {r.path} {r.status}")
-def test_refusals(refused: Refused, start: Any, fake: FakeWattfare) -> None:
+def test_refusals_are_the_same_as_in_other_adapters(
+    refused: Refused, start: Any, fake: FakeWattfare
+) -> None:
     browser = start(resolve_user=by_header, **REFUSING)
     answer = browser.ask(refused.method, refused.path, refused.body, refused.headers)
     check_refused(refused, answer.status, answer.headers, answer.body)
     assert not fake.exchanges
 
 
-def test_a_preflight(start: Any) -> None:
+def test_preflight_is_answered(start: Any) -> None:
     answer = start(resolve_user=by_header, **REFUSING).ask("OPTIONS", TOKEN, headers=PREFLIGHT)
     check_preflight(answer.status, answer.headers)
     assert "content-type" not in answer.headers
 
 
-def test_a_connection_is_ended(start: Any, fake: FakeWattfare) -> None:
+def test_delete_revokes_the_connection(start: Any, fake: FakeWattfare) -> None:
     answer = start(resolve_user=by_header).ask("DELETE", STATUS)
     assert (answer.status, answer.body) == (204, b"")
     assert "content-type" not in answer.headers
 
 
-def test_the_files_for_browsers(start: Any) -> None:
+def test_files_for_browsers_are_served(start: Any) -> None:
     browser = start(client_path="/static/wattfare.js")
     answer = browser.get("/static/wattfare.js")
     assert answer.headers["content-type"] == "text/javascript; charset=utf-8"
@@ -347,18 +351,18 @@ def test_the_files_for_browsers(start: Any) -> None:
     assert (again.status, again.body) == (304, b"")
 
 
-def test_paths_of_openai_that_are_not_served(start: Any) -> None:
+def test_unserved_openai_paths_say_what_to_use_instead(start: Any) -> None:
     browser = start(resolve_user=by_header)
     answer = browser.post("/api/wattfare/responses")
     assert answer.error == (404, "invalid_request")
     assert "chat/completions" in answer.json["error"]["message"]
     assert browser.get(f"{MODELS}/openai/o1").json["id"] == "openai/o1"
     assert browser.get("/api/wattfare/other").headers["content-type"].startswith("text/html")
-    # A route of the project goes first, with its own 404.
+    # A route of the project wins, with its own 404.
     assert browser.get("/api/wattfare/embeddings").body == b"ours"
 
 
-def test_below_a_script_name(start: Any, setting: Any, kind: str) -> None:
+def test_paths_below_a_script_name(start: Any, setting: Any, kind: str) -> None:
     browser = start(resolve_user=by_header)
     if kind == "async":
         browser.client.defaults["root_path"] = "/shop"
@@ -376,13 +380,13 @@ def test_below_a_script_name(start: Any, setting: Any, kind: str) -> None:
 BIG = ask(user="x" * 3_000_000)
 
 
-def test_a_body_larger_than_djangos_limit(start: Any, fake: FakeWattfare) -> None:
+def test_body_larger_than_djangos_limit_is_read(start: Any, fake: FakeWattfare) -> None:
     assert start(resolve_user=by_header).post(INFERENCE, BIG).status == 200
     assert fake.next().body == BIG.encode()
 
 
 class Reads(MiddlewareMixin):
-    """Reads the body, as a middleware that logs or checks a signature does."""
+    """Reads the body, as middleware that logs or checks a signature does."""
 
     def process_request(self, request: Any) -> None:
         how = request.headers.get("x-read")
@@ -395,12 +399,12 @@ class Reads(MiddlewareMixin):
 
 
 @pytest.mark.parametrize("how", ["body", "post", "read"])
-def test_a_body_that_was_read_before(
+def test_body_that_other_middleware_has_read(
     how: str, start: Any, setting: Any, fake: FakeWattfare, caplog: pytest.LogCaptureFixture
 ) -> None:
     setting(MIDDLEWARE=[f"{HERE}.Reads", *MIDDLEWARE])
     answer = start(resolve_user=by_header).post(INFERENCE, ask(), {"x-read": how})
-    if how == "read":  # it is gone
+    if how == "read":  # the body is gone
         assert answer.status == 500
         assert "Read request.body there" in caplog.text
         return
@@ -425,33 +429,33 @@ def wsgi_request(stream: io.BytesIO, **environ: Any) -> Any:
     )
 
 
-def test_a_body_without_a_length() -> None:
+def test_body_without_a_length_is_not_read() -> None:
     stream = Counted(b"x" * 5000)
     chunked = wsgi_request(stream, **{"wsgi.input_terminated": True})
     assert read_body(chunked, 5000) == b"x" * 5000
     with pytest.raises(WattfareError, match="larger than 1,000 bytes"):
         read_body(wsgi_request(Counted(b"x" * 5000), **{"wsgi.input_terminated": True}), 1000)
-    # A server that does not end its input cannot be read to the end.
+    # If a server does not end its input, it cannot be read to the end.
     assert read_body(wsgi_request(Counted(b"x" * 5000)), 5000) == b""
 
 
-def test_a_body_is_read_within_the_limit() -> None:
+def test_body_is_read_up_to_the_limit() -> None:
     stream = Counted(b"x" * 5000)
     with pytest.raises(WattfareError, match="larger than 1,000 bytes"):
         read_body(wsgi_request(stream, CONTENT_LENGTH="5000"), 1000)
     assert stream.count <= 1001
 
 
-def test_a_body_that_ends_too_early() -> None:
+def test_body_that_ends_too_early_is_refused() -> None:
     with pytest.raises(WattfareError, match="ended too early"):
         read_body(wsgi_request(io.BytesIO(b"half"), CONTENT_LENGTH="50"), 1000)
 
 
-# -- beside other middleware
+# -- together with other middleware
 
 
 @pytest.mark.parametrize("order", ["before", "behind"])
-def test_csrf_protection_leaves_the_paths_alone(
+def test_csrf_protection_does_not_apply_to_the_paths(
     order: str, start: Any, setting: Any, fake: FakeWattfare
 ) -> None:
     csrf = "django.middleware.csrf.CsrfViewMiddleware"
@@ -463,7 +467,7 @@ def test_csrf_protection_leaves_the_paths_alone(
     assert browser.post("/count").status == 403  # Django's own protection is on
 
 
-def test_a_session_that_resolve_user_changes_is_saved(start: Any, fake: FakeWattfare) -> None:
+def test_session_changed_by_resolve_user_is_saved(start: Any, fake: FakeWattfare) -> None:
     def resolve(request: Any) -> str:
         request.session["seen"] = request.session.get("seen", 0) + 1
         return f"seen {request.session['seen']}"
@@ -495,7 +499,7 @@ def test_streams_are_not_compressed(start: Any, setting: Any, fake: FakeWattfare
 
 
 class OnlySync:
-    """Middleware of the old kind."""
+    """Sync-only middleware."""
 
     def __init__(self, get_response: Any) -> None:
         self.get_response = get_response
@@ -505,7 +509,7 @@ class OnlySync:
 
 
 class OnlyAsync:
-    """Middleware that wants an event loop."""
+    """Async-only middleware."""
 
     sync_capable = False
     async_capable = True
@@ -521,7 +525,7 @@ class OnlyAsync:
 
 @pytest.mark.parametrize("other", ["OnlySync", "OnlyAsync"])
 @pytest.mark.parametrize("order", ["before", "behind"])
-def test_middleware_of_one_kind_only(
+def test_sync_only_and_async_only_middleware(
     other: str, order: str, start: Any, setting: Any, fake: FakeWattfare
 ) -> None:
     name = f"{HERE}.{other}"
@@ -537,7 +541,7 @@ def test_middleware_of_one_kind_only(
     assert browser.post("/api/wattfare/responses").error == (404, "invalid_request")
 
 
-# -- the setting
+# -- the settings
 
 
 @pytest.mark.parametrize(
@@ -558,7 +562,7 @@ def test_middleware_of_one_kind_only(
         ({"SECRET_KEY": ""}, "secret key"),
     ],
 )
-def test_a_setting_of_no_use(
+def test_invalid_setting_raises_improperly_configured(
     wattfare: Any, said: str, kind: str, setting: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WATTFARE_SECRET_KEY", SECRET_KEY)
@@ -570,7 +574,9 @@ def test_a_setting_of_no_use(
     assert error.hint
 
 
-def test_no_secret_key(kind: str, setting: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_secret_key_raises(
+    kind: str, setting: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("WATTFARE_SECRET_KEY", raising=False)
     with pytest.raises(ImproperlyConfigured, match="secret key"):
         Browser(kind).get("/count")
@@ -581,7 +587,7 @@ def test_no_secret_key(kind: str, setting: Any, monkeypatch: pytest.MonkeyPatch)
     assert "sk_test_" in error.hint
 
 
-def test_the_environment_variables(
+def test_environment_variables_are_read(
     kind: str, setting: Any, fake: FakeWattfare, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WATTFARE_SECRET_KEY", SECRET_KEY)
@@ -592,7 +598,7 @@ def test_the_environment_variables(
     assert checks.run_checks() == []
 
 
-def test_every_option_of_the_middleware() -> None:
+def test_every_option_of_the_middleware_is_a_setting() -> None:
     import inspect
 
     known = set(inspect.signature(Middleware.__init__).parameters)
@@ -600,7 +606,7 @@ def test_every_option_of_the_middleware() -> None:
     assert {name.lower() for name in OPTIONS} == set(OPTIONS.values())
 
 
-def test_the_key_is_hidden_where_it_is_set(start: Any) -> None:
+def test_repr_of_the_settings_hides_the_key(start: Any) -> None:
     from django.conf import settings
 
     start().get("/count")
@@ -609,7 +615,7 @@ def test_the_key_is_hidden_where_it_is_set(start: Any) -> None:
 
 
 @pytest.mark.parametrize("client_kind", [Wattfare, AsyncWattfare])
-def test_a_client_of_the_projects(
+def test_client_setting_is_used(
     client_kind: Any, client_of: Any, start: Any, fake: FakeWattfare
 ) -> None:
     made = client_of(client_kind)
@@ -636,7 +642,7 @@ AUTHENTICATION = MIDDLEWARE[3]
         ([SESSION, AUTHENTICATION, "nowhere.at.all", OURS], []),
     ],
 )
-def test_checks_of_the_middleware(
+def test_checks_find_wrong_middleware_settings(
     middleware: list[str], ids: list[str], setting: Any, at_fake: dict[str, Any]
 ) -> None:
     given = {name.upper(): value for name, value in at_fake.items()}
@@ -650,7 +656,7 @@ def test_checks_of_the_middleware(
 
 
 class Subclass(WattfareMiddleware):
-    """A project's own."""
+    """A project's own subclass."""
 
 
 # -- the token route alone
@@ -658,12 +664,12 @@ class Subclass(WattfareMiddleware):
 
 @pytest.fixture
 def client_of(at_fake: dict[str, Any]) -> Iterator[Callable[[Any], Any]]:
-    """``client_of(Wattfare)``: a client of this kind, which the end of the test closes."""
+    """``client_of(Wattfare)``: a client of this kind, closed at the end of the test."""
     with ExitStack() as stack:
 
         def make(kind: Any) -> Any:
             made = kind(at_fake["secret_key"], base_url=at_fake["base_url"])
-            if kind is Wattfare:  # an event loop closes what it has of the other kind
+            if kind is Wattfare:  # an event loop closes the async client itself
                 stack.callback(made.close)
             return made
 
@@ -684,7 +690,7 @@ def signed_in(request: Any, name: str) -> HttpResponse:
 
 
 @pytest.mark.parametrize("client_kind", [Wattfare, AsyncWattfare])
-def test_the_token_route_alone(
+def test_token_route_alone(
     client_kind: Any, kind: str, client_of: Any, setting: Any, fake: FakeWattfare
 ) -> None:
     client = client_of(client_kind)
@@ -704,7 +710,7 @@ def test_the_token_route_alone(
 
 
 @pytest.mark.parametrize("client_kind", [Wattfare, AsyncWattfare])
-def test_the_token_route_with_another_user(
+def test_token_route_with_another_user(
     client_kind: Any, kind: str, client_of: Any, setting: Any, fake: FakeWattfare
 ) -> None:
     client = client_of(client_kind)
@@ -719,7 +725,9 @@ def test_the_token_route_with_another_user(
 
 
 @pytest.mark.parametrize("resolve", ["by default", by_header, by_header_async])
-def test_the_current_user(resolve: Any, start: Any, kind: str, fake: FakeWattfare) -> None:
+def test_current_user_is_the_user_of_the_request(
+    resolve: Any, start: Any, kind: str, fake: FakeWattfare
+) -> None:
     options = {} if resolve == "by default" else {"resolve_user": resolve}
     browser = start(current_user=True, **options)
     user = "u1"
@@ -731,7 +739,7 @@ def test_the_current_user(resolve: Any, start: Any, kind: str, fake: FakeWattfar
     for place in ("/current", "/current-async"):
         assert browser.get(place).body.decode() == user
     assert browser.get(stream).body.decode() == f"{user} again {user}"
-    if options:  # no request sees another one's
+    if options:  # requests see only their own user
         for name in ("ann", "bob"):
             assert browser.get("/current", {"x-user": name}).body.decode() == name
             answer = browser.get(stream, {"x-user": name})
@@ -740,7 +748,7 @@ def test_the_current_user(resolve: Any, start: Any, kind: str, fake: FakeWattfar
     assert fake.next().user == user
 
 
-def test_the_current_user_ends_with_its_request(start: Any) -> None:
+def test_current_user_ends_with_its_request(start: Any) -> None:
     LATER.clear()
     assert start(current_user=True, resolve_user=by_header).get("/later").body == b"u1"
     LATER.pop()()
@@ -748,20 +756,20 @@ def test_the_current_user_ends_with_its_request(start: Any) -> None:
     assert isinstance(error, WattfareCurrentUserError)
 
 
-def test_the_synchronous_current_user_in_an_async_view(start: Any) -> None:
+def test_sync_current_user_in_an_async_view(start: Any) -> None:
     browser = start(current_user=True, resolve_user=by_header)
     with pytest.raises(SynchronousOnlyOperation, match="current_async_user"):
         browser.get("/current-confused")
 
 
-def test_no_current_user_without_the_option(start: Any) -> None:
+def test_current_user_without_the_option_is_refused(start: Any) -> None:
     browser = start(resolve_user=by_header, raise_request_exception=False)
     assert browser.get("/current").status == 500
 
 
 @pytest.mark.parametrize("other", ["OnlySync", "OnlyAsync"])
 @pytest.mark.parametrize("order", ["before", "behind"])
-def test_the_current_user_beside_other_middleware(
+def test_current_user_together_with_other_middleware(
     other: str, order: str, start: Any, setting: Any
 ) -> None:
     name = f"{HERE}.{other}"

@@ -1,5 +1,5 @@
-"""The Django adapter and a real PostgreSQL: which connections there are, and what happens if all of
-them break. The users have UUIDs."""
+"""The Django adapter with a real PostgreSQL: its connections, and the case that all of them break.
+The users have UUIDs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PATHS = [
 
 
 class Project:
-    """The project, served, and its database."""
+    """The served project and its database."""
 
     def __init__(self, url: str, cluster: Cluster, database: str) -> None:
         self.http = httpx.Client(base_url=url, trust_env=False, timeout=PATIENCE)
@@ -41,14 +41,14 @@ class Project:
         return self.http.request(method, path, content=body, headers=JSON).status_code
 
     def break_connections(self) -> None:
-        """What a restart of the database does."""
+        """Breaks all connections, as a restart of the database does."""
         self._admin.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s",
             [self._name],
         )
 
     def connections(self) -> int:
-        """How many there are."""
+        """The number of connections."""
         count = "SELECT count(*) FROM pg_stat_activity WHERE datname = %s"
         row = self._admin.execute(count, [self._name]).fetchone()
         assert row is not None
@@ -82,13 +82,14 @@ def served(app: str, cluster: Cluster, fake: FakeWattfare, age: str) -> Iterator
 
 
 @pytest.mark.parametrize(("app", "age"), [("wsgi", "None"), ("asgi", "0")])
-def test_a_restart_of_the_database(
+def test_project_survives_a_database_restart(
     app: str, age: str, cluster: Cluster, fake: FakeWattfare
 ) -> None:
     with served(app, cluster, fake, age) as project:
         user = project.http.get("/sign-in/ann").text
         assert uuid.UUID(user)
-        # What a view of the project does. Under WSGI, the first request finds a broken connection.
+        # A view of the project fails the same way: under WSGI, the first request finds a broken
+        # connection.
         assert project.ask("GET", "/count") == 200
         project.break_connections()
         of_a_view = [project.ask("GET", "/count") for _ in range(2)]

@@ -1,4 +1,4 @@
-"""The recipes of docs/django.md: REST framework, Ninja, a signed-out visitor, and a test."""
+"""The recipes of docs/django.md: REST framework, Ninja, an anonymous visitor, and a test."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def new_user(name: str) -> Any:
 def check_views(
     browser: Browser, paths: list[str], token: str, user: str, account: App, spent: Any
 ) -> None:
-    """The views and Wattfare's paths know the user by the token alone."""
+    """Checks that the views and Wattfare's paths identify the user by the token alone."""
     signed = {"authorization": token}
     assert browser.post(TOKEN).error == (401, "auth")
     assert browser.get(STATUS, {"authorization": "Token none"}).error == (401, "auth")
@@ -81,10 +81,10 @@ def test_rest_framework(
     check_views(Browser(kind), ["/summary"], f"Token {token.key}", str(user.pk), account, spent)
 
 
-def test_rest_framework_by_default(
+def test_rest_framework_with_default_settings(
     recipe: Any, kind: str, account: App, spent: Callable[[str], Decimal]
 ) -> None:
-    """In a view of REST framework, `request.user` is the user of the token, for Django too."""
+    """In a REST framework view, Django's `request.user` is the token's user, too."""
     from rest_framework.authtoken.models import Token
 
     recipe("rest")
@@ -106,7 +106,7 @@ def test_ninja(recipe: Any, kind: str, account: App, spent: Callable[[str], Deci
     check_views(Browser(kind), paths, f"Bearer {signing.dumps(7)}", "7", account, spent)
 
 
-def test_a_visitor(recipe: Any, kind: str, account: App) -> None:
+def test_anonymous_visitor_is_refused(recipe: Any, kind: str, account: App) -> None:
     module = recipe("login_required")
     browser = Browser(kind)
     answer = browser.get("/haiku")
@@ -141,7 +141,7 @@ def test_streams(recipe: Any, kind: str, account: App, spent: Callable[[str], De
     assert spent(str(user.pk)) == Decimal("0.000006")
 
 
-def test_the_token_route_alone(
+def test_token_route_alone(
     recipe: Any, kind: str, account: App, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WATTFARE_SECRET_KEY", account.keys.secret_key)
@@ -154,17 +154,17 @@ def test_the_token_route_alone(
         assert browser.post("/wattfare-token").json["token"]
 
 
-def test_no_recipe_is_left_out() -> None:
+def test_every_recipe_is_tested() -> None:
     names = {path.stem for path in (EXAMPLES / "django_recipes").glob("*.py")}
     tested = {"login_required", "ninja_api", "rest", "streams", "test_summary", "token_route"}
     assert names == tested
 
 
-def test_a_projects_own_tests(recipe: Any) -> None:
+def test_tests_of_a_project_pass(recipe: Any) -> None:
     from django.contrib.auth.models import User
 
     recipe("django_app")
-    User.objects.all().delete()  # a project's tests begin with no user
+    User.objects.all().delete()  # a project's tests start without users
     module = importlib.import_module("test_summary")
     suite = unittest.defaultTestLoader.loadTestsFromModule(module)
     result = unittest.TestResult()
@@ -172,8 +172,8 @@ def test_a_projects_own_tests(recipe: Any) -> None:
     assert (result.testsRun, result.failures, result.errors) == (2, [], [])
 
 
-def test_manage_py_test(tmp_path: Path) -> None:
-    """A key that opens nothing lets the checks pass, and the tests use their own service."""
+def test_manage_py_test_passes(tmp_path: Path) -> None:
+    """A key that is invalid everywhere passes the checks. The tests use their own service."""
     recipes = str(EXAMPLES / "django_recipes")
     command = [sys.executable, str(EXAMPLES / "django_app.py"), "test", "test_summary"]
 

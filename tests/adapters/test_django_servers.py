@@ -63,7 +63,7 @@ def visit(interface: str, fake: FakeWattfare) -> Iterator[Callable[..., Visitor]
             else:
                 server = werkzeug_server(get_wsgi_application())
             address = stack.enter_context(server)
-            stack.callback(fake.close_all)  # else a failed test would wait for its server
+            stack.callback(fake.close_all)  # otherwise, a failed test waits for its server
 
             def visitor() -> Visitor:
                 made = Visitor(address)
@@ -78,7 +78,7 @@ def visit(interface: str, fake: FakeWattfare) -> Iterator[Callable[..., Visitor]
 
 @pytest.fixture
 def finished() -> Iterator[list[Any]]:
-    """The signals that a request is finished."""
+    """The received `request_finished` signals."""
     seen: list[Any] = []
 
     def receive(**_sent: Any) -> None:
@@ -98,7 +98,7 @@ GZIP = "django.middleware.gzip.GZipMiddleware"
 
 
 class OldMiddleware:
-    """Is synchronous, so that Django runs it in a thread under ASGI."""
+    """Sync middleware, which Django runs in a thread under ASGI."""
 
     def __init__(self, get_response: Any) -> None:
         self.get_response = get_response
@@ -134,7 +134,8 @@ def test_events_arrive_one_by_one(
 
 
 def send_until_gone(exchange: Exchange, interface: str) -> None:
-    """Under WSGI, a server learns with the next event that its client is gone."""
+    """Sends events until the server notices: under WSGI, it learns of a disconnect at the next
+    event."""
     if interface == "asgi":
         exchange.wait_gone()
         return
@@ -146,7 +147,7 @@ def send_until_gone(exchange: Exchange, interface: str) -> None:
     eventually(gone)
 
 
-def test_a_client_that_leaves_ends_the_call(
+def test_disconnect_within_a_stream_ends_the_call(
     visit: Any, fake: FakeWattfare, interface: str, finished: list[Any]
 ) -> None:
     fake.script = held_stream
@@ -159,7 +160,7 @@ def test_a_client_that_leaves_ends_the_call(
     visitor.leave(reset=True)
     send_until_gone(exchange, interface)
     eventually(lambda: used and finished)
-    # The call counts no more.
+    # The call no longer counts.
     other = visit.again()
     stream(other)
     exchange = fake.next()
@@ -169,8 +170,8 @@ def test_a_client_that_leaves_ends_the_call(
     eventually(lambda: len(used) == 2)
 
 
-@pytest.mark.parametrize("interface", ["asgi"], indirect=True)  # WSGI does not say it
-def test_a_client_that_leaves_before_the_answer(visit: Any, fake: FakeWattfare) -> None:
+@pytest.mark.parametrize("interface", ["asgi"], indirect=True)  # WSGI does not report it
+def test_disconnect_before_the_answer(visit: Any, fake: FakeWattfare) -> None:
     fake.script = held
     visitor = visit(MAX_CALLS_PER_USER=1)
     for _ in range(2):
@@ -182,7 +183,7 @@ def test_a_client_that_leaves_before_the_answer(visit: Any, fake: FakeWattfare) 
 
 
 @pytest.mark.parametrize("interface", ["asgi"], indirect=True)  # WSGI waits in the thread
-def test_a_silent_stream_gets_comments(visit: Any, fake: FakeWattfare) -> None:
+def test_silent_stream_gets_comments(visit: Any, fake: FakeWattfare) -> None:
     fake.script = held_stream
     visitor = visit(HEARTBEAT=0.05)
     stream(visitor, connection="close")
@@ -195,7 +196,7 @@ def test_a_silent_stream_gets_comments(visit: Any, fake: FakeWattfare) -> None:
     visitor.rest()
 
 
-def test_a_stream_that_breaks_off(visit: Any, fake: FakeWattfare) -> None:
+def test_broken_stream_ends_with_an_error(visit: Any, fake: FakeWattfare) -> None:
     fake.script = held_stream
     visitor = visit()
     stream(visitor, connection="close")
@@ -224,7 +225,7 @@ class Reads(MiddlewareMixin):
 
 
 @pytest.mark.parametrize("size", [10, 3_000_000])
-def test_a_chunked_body(size: int, visit: Any, fake: FakeWattfare) -> None:
+def test_chunked_body_is_read(size: int, visit: Any, fake: FakeWattfare) -> None:
     body = ask(user="x" * size).encode()
     visitor = visit()
     chunked(visitor, body)
@@ -232,17 +233,17 @@ def test_a_chunked_body(size: int, visit: Any, fake: FakeWattfare) -> None:
     assert fake.next().body == body
 
 
-def test_a_chunked_body_that_is_too_large(visit: Any, fake: FakeWattfare) -> None:
+def test_too_large_chunked_body_is_refused(visit: Any, fake: FakeWattfare) -> None:
     visitor = visit(MAX_BODY_BYTES=100_000)
     chunked(visitor, ask(user="x" * 120_000).encode())
     assert visitor.wait_for(b'"invalid_request"').startswith(b"HTTP/1.1 413")
     assert not fake.exchanges
 
 
-def test_a_stream_that_other_middleware_has_read(
+def test_stream_whose_body_other_middleware_has_read(
     visit: Any, fake: FakeWattfare, interface: str
 ) -> None:
-    """Under ASGI, Django has the body in a file, which can be read again."""
+    """Under ASGI, Django keeps the body in a file, which can be read again."""
     visitor = visit([f"{HERE}.Reads", *MIDDLEWARE])
     visitor.ask("POST", INFERENCE, {**JSON, "connection": "close"}, ask().encode())
     status = visitor.rest().split(b" ")[1]
@@ -250,7 +251,7 @@ def test_a_stream_that_other_middleware_has_read(
 
 
 class FailsBehind:
-    """Middleware whose own code fails once the answer is there."""
+    """Middleware whose own code fails after the answer is ready."""
 
     def __init__(self, get_response: Any) -> None:
         self.get_response = get_response
@@ -260,7 +261,7 @@ class FailsBehind:
         raise ZeroDivisionError
 
 
-def test_a_stream_that_other_middleware_drops(
+def test_stream_dropped_by_other_middleware_is_closed(
     visit: Any, fake: FakeWattfare, interface: str
 ) -> None:
     fake.script = held_stream
@@ -273,8 +274,7 @@ def test_a_stream_that_other_middleware_drops(
         visitor = visit.again()
 
 
-def test_concurrent_requests(visit: Any, fake: FakeWattfare) -> None:
-    """A slow call holds up no other request."""
+def test_slow_call_does_not_delay_other_requests(visit: Any, fake: FakeWattfare) -> None:
     fake.script = held
     first, second = visit(), visit.again()
     first.ask("POST", INFERENCE, {**JSON, "connection": "close"}, ask().encode())

@@ -1,4 +1,4 @@
-"""The FastAPI adapter: the app's own dependencies say who pays."""
+"""The FastAPI adapter: the app's own dependencies choose the payer."""
 
 from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime
@@ -47,7 +47,7 @@ class Account(BaseModel):
 
 
 class SignInFirstError(Exception):
-    """An error of the app's own, for which it has a handler."""
+    """An error of the app, for which it has a handler."""
 
 
 class Members:
@@ -113,7 +113,7 @@ BOB = {"authorization": "Bearer of bob"}
 
 @pytest.fixture(params=["async", "sync", "Depends"])
 def resolve_user(request: pytest.FixtureRequest) -> Any:
-    """A dependency that stands on the app's own sign-in."""
+    """A dependency that uses the app's own sign-in."""
     return {
         "async": account_id,
         "sync": account_id_sync,
@@ -136,10 +136,10 @@ def new_app(options: dict[str, Any], **more: Any) -> FastAPI:
     return app
 
 
-# -- who it is
+# -- who pays
 
 
-def test_the_apps_own_sign_in_says_who_pays(
+def test_sign_in_of_the_app_chooses_the_payer(
     resolve_user: Any, at_fake: dict[str, Any], fake: FakeWattfare
 ) -> None:
     with TestClient(new_app(at_fake, resolve_user=resolve_user)) as client:
@@ -154,7 +154,7 @@ def test_the_apps_own_sign_in_says_who_pays(
         assert client.get("/me-sync", headers=BOB).json() == "2"
 
 
-def test_the_app_answers_what_its_sign_in_raises(
+def test_app_handles_the_errors_of_its_sign_in(
     resolve_user: Any, at_fake: dict[str, Any], fake: FakeWattfare
 ) -> None:
     paths = [*PATHS, ("GET", f"{MODELS}/x"), ("GET", "/me"), ("GET", "/me-sync")]
@@ -172,7 +172,7 @@ def test_the_app_answers_what_its_sign_in_raises(
     assert not fake.exchanges
 
 
-def test_an_error_with_a_handler_of_the_apps(
+def test_error_handler_of_the_app_is_called(
     at_fake: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     def refuse(x_error: Annotated[str, fastapi.Header()]) -> None:
@@ -188,7 +188,7 @@ def test_an_error_with_a_handler_of_the_apps(
             ours = client.get(path, headers={"x-error": "ours"})
             assert (ours.status_code, ours.json()) == (418, {"sign": "in"})
             assert client.get(path, headers={"x-error": "auth"}).status_code == 401
-            # FastAPI answers a parameter that is missing.
+            # FastAPI answers a missing parameter.
             assert client.get(path).status_code == 422
         caplog.clear()
         bug = client.get(STATUS, headers={"x-error": "bug"})
@@ -196,7 +196,7 @@ def test_an_error_with_a_handler_of_the_apps(
     assert "ValueError" in caplog.text
 
 
-def test_no_stream_holds_the_database_session(
+def test_stream_does_not_hold_the_database_session(
     resolve_user: Any, at_fake: dict[str, Any], fake: FakeWattfare
 ) -> None:
     seen: list[str] = []
@@ -212,7 +212,9 @@ def test_no_stream_holds_the_database_session(
     assert seen == ["open", "close"]
 
 
-def test_overrides(resolve_user: Any, at_fake: dict[str, Any], fake: FakeWattfare) -> None:
+def test_dependency_overrides_take_effect(
+    resolve_user: Any, at_fake: dict[str, Any], fake: FakeWattfare
+) -> None:
     app = new_app(at_fake, resolve_user=resolve_user)
     inner = current_account_sync if resolve_user is account_id_sync else current_account
     app.dependency_overrides[inner] = lambda: Account(id=77)
@@ -230,7 +232,9 @@ def test_overrides(resolve_user: Any, at_fake: dict[str, Any], fake: FakeWattfar
 
 
 @pytest.mark.parametrize("kind", ["lambda", "Request", "HTTPConnection", "async", "object"])
-def test_a_function_of_the_request(kind: str, at_fake: dict[str, Any], fake: FakeWattfare) -> None:
+def test_resolve_user_may_be_a_function_of_the_request(
+    kind: str, at_fake: dict[str, Any], fake: FakeWattfare
+) -> None:
     def by_request(request: fastapi.Request) -> str | None:
         return request.session.get("user")
 
@@ -277,7 +281,7 @@ def test_a_function_of_the_request(kind: str, at_fake: dict[str, Any], fake: Fak
         assert client.get("/me").json() == "another"
 
 
-def test_a_dependency_in_a_websocket(at_service: dict[str, Any], account: App) -> None:
+def test_dependency_in_a_websocket(at_service: dict[str, Any], account: App) -> None:
     def by_cookie(user_id: Annotated[int | None, Cookie()] = None) -> int | None:
         return user_id
 
@@ -297,7 +301,7 @@ def test_a_dependency_in_a_websocket(at_service: dict[str, Any], account: App) -
         assert socket.receive_text() == "a b"
 
 
-def test_security_scopes(at_fake: dict[str, Any]) -> None:
+def test_security_scopes_are_passed(at_fake: dict[str, Any]) -> None:
     seen: list[list[str]] = []
 
     def member(scopes: SecurityScopes, token: Annotated[str, Depends(members.bearer)]) -> str:
@@ -312,9 +316,7 @@ def test_security_scopes(at_fake: dict[str, Any]) -> None:
     assert paths[STATUS]["get"]["security"] == [{"OAuth2PasswordBearer": ["spend"]}]
 
 
-def test_the_cap_and_the_label_are_dependencies_too(
-    at_fake: dict[str, Any], fake: FakeWattfare
-) -> None:
+def test_cap_and_label_may_be_dependencies(at_fake: dict[str, Any], fake: FakeWattfare) -> None:
     def cap(account: Annotated[Account, Depends(current_account)]) -> int:
         return 50 * account.id
 
@@ -329,7 +331,7 @@ def test_the_cap_and_the_label_are_dependencies_too(
     assert sent["accountLabel"] == "account 2"
 
 
-def test_the_apps_own_dependencies_stand_before_every_path(at_fake: dict[str, Any]) -> None:
+def test_dependencies_of_the_app_run_before_every_path(at_fake: dict[str, Any]) -> None:
     def open_for_business(x_closed: Annotated[str | None, fastapi.Header()] = None) -> None:
         if x_closed:
             raise HTTPException(503, "closed")
@@ -342,7 +344,7 @@ def test_the_apps_own_dependencies_stand_before_every_path(at_fake: dict[str, An
         assert client.get(STATUS).status_code == 200
 
 
-def test_a_dependency_cannot_take_the_body(
+def test_dependency_cannot_read_the_body(
     at_fake: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     async def by_body(request: fastapi.Request, x: str = "") -> str:
@@ -353,7 +355,7 @@ def test_a_dependency_cannot_take_the_body(
     assert "cannot read the request's body" in caplog.text
 
 
-def test_starlettes_adapter_names_this_one(at_fake: dict[str, Any]) -> None:
+def test_error_of_the_starlette_adapter_names_this_one(at_fake: dict[str, Any]) -> None:
     from wattfare_starlette import add_wattfare as add_to_starlette
 
     signed_in = Depends(current_account)
@@ -365,7 +367,7 @@ def test_starlettes_adapter_names_this_one(at_fake: dict[str, Any]) -> None:
 # -- endpoints
 
 
-def test_endpoints_spend(
+def test_endpoints_can_spend(
     at_service: dict[str, Any], account: App, spent: Callable[[str], Decimal]
 ) -> None:
     account.connect("1", monthlyUsd=0.000019)
@@ -407,7 +409,7 @@ def test_endpoints_spend(
     assert spent("1") == Decimal(str(cost(6)))
 
 
-def test_the_current_user(
+def test_current_user_is_the_user_of_the_request(
     at_service: dict[str, Any], account: App, spent: Callable[[str], Decimal]
 ) -> None:
     account.connect("1", monthlyUsd=1)
@@ -436,7 +438,7 @@ def test_the_current_user(
 # -- the OpenAPI document
 
 
-def test_the_document_shows_the_paths_and_the_sign_in(
+def test_document_shows_the_paths_and_the_sign_in(
     resolve_user: Any, at_fake: dict[str, Any]
 ) -> None:
     app = new_app(at_fake, resolve_user=resolve_user)
@@ -457,7 +459,7 @@ def test_the_document_shows_the_paths_and_the_sign_in(
     assert len(names) == len(set(names))
 
 
-def test_the_operations_have_the_names_that_the_app_makes(at_fake: dict[str, Any]) -> None:
+def test_operation_ids_follow_the_apps_function(at_fake: dict[str, Any]) -> None:
     app = FastAPI(generate_unique_id_function=lambda route: f"{route.tags[0]}-{route.name}")
     add_wattfare(app, resolve_user=account_id, **at_fake)
     operations = app.openapi()["paths"][STATUS]
@@ -467,7 +469,7 @@ def test_the_operations_have_the_names_that_the_app_makes(at_fake: dict[str, Any
     }
 
 
-def test_the_models_of_the_document_have_the_fields_of_the_wire(at_fake: dict[str, Any]) -> None:
+def test_models_of_the_document_have_the_fields_of_the_protocol(at_fake: dict[str, Any]) -> None:
     schemas = new_app(at_fake).openapi()["components"]["schemas"]
     for struct, name in (
         (ConnectionStatus, "WattfareConnectionStatus"),
@@ -490,7 +492,7 @@ def test_the_models_of_the_document_have_the_fields_of_the_wire(at_fake: dict[st
     assert set(told) == set(schemas["WattfareErrorDetail"]["properties"])
 
 
-def test_an_app_documents_the_errors_of_its_own_endpoints(at_fake: dict[str, Any]) -> None:
+def test_app_can_document_the_errors_of_its_endpoints(at_fake: dict[str, Any]) -> None:
     app = FastAPI()
     add_wattfare(app, resolve_user=account_id, include_in_schema=False, **at_fake)
 
@@ -505,15 +507,15 @@ def test_an_app_documents_the_errors_of_its_own_endpoints(at_fake: dict[str, Any
     assert "WattfareErrorDetail" in document["components"]["schemas"]
 
 
-def test_paths_that_are_off_are_not_in_the_document(at_fake: dict[str, Any]) -> None:
+def test_disabled_paths_are_not_in_the_document(at_fake: dict[str, Any]) -> None:
     app = new_app(at_fake, token_path=None, status_path=None, inference_path="/v1/chat/completions")
     assert {*app.openapi()["paths"]} == {"/v1/chat/completions", "/v1/models", "/me", "/me-sync"}
 
 
-# -- where it stands
+# -- the place of the routes
 
 
-def test_routes_of_the_app_that_take_any_path(at_fake: dict[str, Any], tmp_path: Any) -> None:
+def test_paths_win_over_catch_all_routes_of_the_app(at_fake: dict[str, Any], tmp_path: Any) -> None:
     (tmp_path / "index.html").write_text("the page")
     app = FastAPI()
     app.mount("/", StaticFiles(directory=tmp_path, html=True))
@@ -524,7 +526,7 @@ def test_routes_of_the_app_that_take_any_path(at_fake: dict[str, Any], tmp_path:
             assert client.request(method, path).status_code < 300
 
 
-def test_any_method_has_an_answer_in_json(at_fake: dict[str, Any]) -> None:
+def test_any_method_has_a_json_answer(at_fake: dict[str, Any]) -> None:
     with TestClient(new_app(at_fake)) as client:
         for path in (TOKEN, STATUS, MODELS, INFERENCE):
             for method in ("PUT", "PATCH", "OPTIONS", "BREW"):
@@ -535,7 +537,7 @@ def test_any_method_has_an_answer_in_json(at_fake: dict[str, Any]) -> None:
         assert client.head(MODELS, headers=ANN).status_code == 200
 
 
-def test_a_grant_needs_no_sign_in(at_fake: dict[str, Any], fake: FakeWattfare) -> None:
+def test_grant_needs_no_sign_in(at_fake: dict[str, Any], fake: FakeWattfare) -> None:
     app = new_app(at_fake, allow_grants=True)
     with TestClient(app) as client:
         headers = JSON | {"x-wattfare-grant": "gt_1"}
@@ -543,7 +545,7 @@ def test_a_grant_needs_no_sign_in(at_fake: dict[str, Any], fake: FakeWattfare) -
     assert fake.next().headers["x-wattfare-grant"] == "gt_1"
 
 
-def test_a_mounted_app_and_a_root_path(at_fake: dict[str, Any]) -> None:
+def test_mounted_app_and_root_path(at_fake: dict[str, Any]) -> None:
     inner = new_app(at_fake)
     outer = FastAPI()
     outer.mount("/v1", inner)
@@ -554,7 +556,7 @@ def test_a_mounted_app_and_a_root_path(at_fake: dict[str, Any]) -> None:
         assert client.post(TOKEN).status_code == 404
 
 
-def test_two_sets_of_paths(at_fake: dict[str, Any], fake: FakeWattfare) -> None:
+def test_app_may_have_two_sets_of_paths(at_fake: dict[str, Any], fake: FakeWattfare) -> None:
     app = new_app(at_fake)
     more = {"token_path": "/b/token", "status_path": "/b/status", "inference_path": "/b/ask"}
     add_wattfare(app, resolve_user=lambda _request: "b", **more, **at_fake)
@@ -565,7 +567,7 @@ def test_two_sets_of_paths(at_fake: dict[str, Any], fake: FakeWattfare) -> None:
         assert fake.next("/sessions").json["appUserId"] == "b"
 
 
-def test_a_dependency_that_renews_a_cookie(at_fake: dict[str, Any]) -> None:
+def test_dependency_that_renews_a_cookie(at_fake: dict[str, Any]) -> None:
     def renewed(response: fastapi.Response) -> str:
         response.set_cookie("session", "renewed")
         return "u1"
@@ -576,7 +578,7 @@ def test_a_dependency_that_renews_a_cookie(at_fake: dict[str, Any]) -> None:
         assert answer.headers.get_list("content-length") == [str(len(answer.content))]
 
 
-def test_an_answer_has_one_content_type(at_service: dict[str, Any], account: App) -> None:
+def test_answer_has_one_content_type(at_service: dict[str, Any], account: App) -> None:
     account.connect("1")
     with TestClient(new_app(at_service)) as client:
         status = client.get(STATUS, headers=ANN)
@@ -587,19 +589,19 @@ def test_an_answer_has_one_content_type(at_service: dict[str, Any], account: App
     assert stream.headers.get_list("content-type") == ["text/event-stream"]
 
 
-def test_an_app_that_has_started(at_fake: dict[str, Any]) -> None:
+def test_started_app_is_refused(at_fake: dict[str, Any]) -> None:
     app = FastAPI()
     with TestClient(app), pytest.raises(RuntimeError, match="has started"):
         add_wattfare(app, resolve_user=account_id, **at_fake)
 
 
-def test_a_missing_key_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_key_raises_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WATTFARE_SECRET_KEY", raising=False)
     with pytest.raises(WattfareAuthError, match="WATTFARE_SECRET_KEY"):
         add_wattfare(FastAPI(), resolve_user=account_id)
 
 
-def test_the_key_is_in_no_repr(at_fake: dict[str, Any]) -> None:
+def test_reprs_hide_the_key(at_fake: dict[str, Any]) -> None:
     app = new_app(at_fake)
     for shown in (app.user_middleware, app.routes, vars(app)):
         assert at_fake["secret_key"] not in repr(shown)

@@ -1,4 +1,4 @@
-"""The Flask adapter: in Flask's own context, in Flask's own idiom."""
+"""The Flask adapter, in Flask's own context and style."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def new_app() -> flask.Flask:
 
 @pytest.fixture(autouse=True)
 def _closed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Closes every extension that a test has made."""
+    """Closes every extension that a test has created."""
     made: list[WattfareMiddleware] = []
     init_app = WattfareMiddleware.init_app
 
@@ -71,12 +71,12 @@ def wrapped(options: dict[str, Any], **more: Any) -> flask.Flask:
     return app
 
 
-# -- who it is
+# -- who pays
 
 
 @pytest.fixture(params=["sync", "async"])
 def resolving(request: pytest.FixtureRequest) -> Callable[[Callable[[Any], Any]], Any]:
-    """Makes a resolve_user of a function: as it is, or asynchronous."""
+    """Makes a resolve_user of a function, sync or async."""
 
     def make(function: Callable[[Any], Any]) -> Any:
         if request.param == "sync":
@@ -90,7 +90,7 @@ def resolving(request: pytest.FixtureRequest) -> Callable[[Callable[[Any], Any]]
     return make
 
 
-def test_resolve_user_has_flasks_context(
+def test_resolve_user_runs_in_flasks_context(
     resolving: Any, at_fake: dict[str, Any], fake: FakeWattfare
 ) -> None:
     app = new_app()
@@ -123,7 +123,9 @@ def test_resolve_user_has_flasks_context(
     assert client.get(MODELS).status_code == 200
 
 
-def test_flask_login(resolving: Any, at_fake: dict[str, Any], fake: FakeWattfare) -> None:
+def test_user_of_flask_login_pays(
+    resolving: Any, at_fake: dict[str, Any], fake: FakeWattfare
+) -> None:
     app = new_app()
     manager = flask_login.LoginManager(app)
 
@@ -151,7 +153,7 @@ def test_flask_login(resolving: Any, at_fake: dict[str, Any], fake: FakeWattfare
     assert fake.next().user == "member 1"
 
 
-def test_the_cap_by_the_request(
+def test_cap_depends_on_the_request(
     resolving: Any, at_fake: dict[str, Any], fake: FakeWattfare
 ) -> None:
     def limit(request: flask.Request) -> int:
@@ -164,7 +166,7 @@ def test_the_cap_by_the_request(
         assert fake.next("/sessions").json["requestLimit"] == {"monthlyUsd": usd}
 
 
-def test_before_request_stands_before_us(at_fake: dict[str, Any], fake: FakeWattfare) -> None:
+def test_before_request_runs_first(at_fake: dict[str, Any], fake: FakeWattfare) -> None:
     app = wrapped(at_fake)
     app.before_request(lambda: ("closed for today", 503))
     answer = app.test_client().post(TOKEN)
@@ -174,7 +176,7 @@ def test_before_request_stands_before_us(at_fake: dict[str, Any], fake: FakeWatt
 
 @pytest.mark.parametrize("read", ["get_data", "get_json", "form", "not at all"])
 @pytest.mark.parametrize("chunked", [False, True])
-def test_a_body_that_was_read_before(
+def test_body_that_was_already_read(
     read: str, chunked: bool, at_fake: dict[str, Any], fake: FakeWattfare
 ) -> None:
     app = wrapped(at_fake)
@@ -193,7 +195,7 @@ def test_a_body_that_was_read_before(
 
 
 class Counted(io.BytesIO):
-    """Counts what is read of it."""
+    """Counts the bytes that are read."""
 
     count = 0
 
@@ -212,7 +214,7 @@ def send_body(
     app: flask.Flask, body: bytes, *, chunked: bool, stream: io.BytesIO | None = None
 ) -> Any:
     environ: dict[str, Any] = {}
-    if chunked:  # or else the client of the test would tell the length all the same
+    if chunked:  # otherwise the test client would send the length
         environ = {"wsgi.input_terminated": True, "HTTP_TRANSFER_ENCODING": "chunked"}
     return app.test_client().post(
         INFERENCE,
@@ -224,7 +226,7 @@ def send_body(
 
 
 class Pieces(io.BytesIO):
-    """Gives less at a time than it is asked for, as a socket does."""
+    """Returns less than requested, as a socket does."""
 
     def read(self, size: int | None = -1, /) -> bytes:
         return super().read(-1 if size is None or size < 0 else min(size, 7))
@@ -234,7 +236,7 @@ class Pieces(io.BytesIO):
 
 
 @pytest.mark.parametrize("chunked", [False, True])
-def test_a_body_that_comes_in_pieces_is_read_to_its_end(
+def test_body_in_pieces_is_read_to_its_end(
     chunked: bool, at_fake: dict[str, Any], fake: FakeWattfare
 ) -> None:
     body = ask().encode()
@@ -244,7 +246,7 @@ def test_a_body_that_comes_in_pieces_is_read_to_its_end(
 
 
 @pytest.mark.parametrize("chunked", [False, True])
-def test_a_body_that_is_too_large_is_not_read(
+def test_too_large_body_is_not_read(
     chunked: bool, at_fake: dict[str, Any], fake: FakeWattfare
 ) -> None:
     body = ask(user="x" * 1_000_000).encode()
@@ -258,7 +260,7 @@ def test_a_body_that_is_too_large_is_not_read(
 
 
 @pytest.mark.parametrize("chunked", [False, True])
-def test_the_apps_own_limit_on_bodies(chunked: bool, at_fake: dict[str, Any]) -> None:
+def test_body_limit_of_the_app_applies(chunked: bool, at_fake: dict[str, Any]) -> None:
     app = wrapped(at_fake)
     app.config["MAX_CONTENT_LENGTH"] = 500
     answer = send_body(app, ask(user="x" * 1000).encode(), chunked=chunked)
@@ -274,7 +276,7 @@ def test_the_apps_own_limit_on_bodies(chunked: bool, at_fake: dict[str, Any]) ->
 # -- Flask's own answers
 
 
-def test_what_resolve_user_aborts_with_is_flasks_to_answer(
+def test_flask_handles_aborts_of_resolve_user(
     resolving: Any, at_fake: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     def resolve(request: flask.Request) -> str:
@@ -300,14 +302,14 @@ def test_what_resolve_user_aborts_with_is_flasks_to_answer(
     assert not caplog.records
 
 
-def test_what_resolve_user_raises_else_is_told_to_the_log_only(
+def test_other_errors_of_resolve_user_appear_in_the_log_only(
     resolving: Any, at_fake: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     def resolve(_request: flask.Request) -> str:
         raise ZeroDivisionError("the inside")
 
     app = wrapped(at_fake, resolve_user=resolving(resolve))
-    app.testing = True  # Flask itself would let it through to the test
+    app.testing = True  # Flask itself would raise it in the test
     answer = app.test_client().post(TOKEN)
     assert answer.status_code == 500
     assert "the inside" not in answer.text
@@ -317,7 +319,7 @@ def test_what_resolve_user_raises_else_is_told_to_the_log_only(
 # -- views
 
 
-def test_a_view_spends(
+def test_view_can_spend(
     resolving: Any,
     at_service: dict[str, Any],
     account: App,
@@ -352,7 +354,7 @@ def test_a_view_spends(
     assert client.get("/sync", headers={"x-nobody": "1"}).status_code == 401
 
 
-def test_the_users_errors_of_views(
+def test_wattfare_errors_of_views_are_answered(
     at_service: dict[str, Any], account: App, caplog: pytest.LogCaptureFixture
 ) -> None:
     app = wrapped(at_service)
@@ -374,7 +376,7 @@ def test_the_users_errors_of_views(
     assert not caplog.records
 
 
-def test_a_refused_key_in_a_view_is_told_to_the_log(
+def test_refused_key_in_a_view_appears_in_the_log_only(
     at_fake: dict[str, Any], fake: FakeWattfare, caplog: pytest.LogCaptureFixture
 ) -> None:
     app = wrapped(at_fake)
@@ -387,7 +389,7 @@ def test_a_refused_key_in_a_view_is_told_to_the_log(
 
 
 @pytest.mark.parametrize("first", [True, False])
-def test_an_apps_own_handler_of_our_errors_stays(first: bool, at_fake: dict[str, Any]) -> None:
+def test_error_handler_of_the_app_is_kept(first: bool, at_fake: dict[str, Any]) -> None:
     app = new_app()
 
     def handle(error: WattfareError) -> tuple[str, int]:
@@ -410,26 +412,23 @@ def test_an_apps_own_handler_of_our_errors_stays(first: bool, at_fake: dict[str,
 def test_each_request_has_its_own_user(at_fake: dict[str, Any]) -> None:
     app = wrapped(at_fake)
     app.add_url_rule("/me", view_func=lambda: get_user().id)
-    # Flask uses an application context that is there already for the requests within it, and
-    # its `g` with it.
+    # If an application context exists, Flask reuses it, with its `g`, for the requests within it.
     with app.app_context():
         client = app.test_client()
         assert client.get("/me", headers={"x-user": "alice"}).text == "alice"
         assert client.get("/me", headers={"x-user": "bob"}).text == "bob"
 
 
-def test_no_middleware_no_user() -> None:
+def test_get_user_without_init_app_raises() -> None:
     app = new_app()
     with app.test_request_context(), pytest.raises(RuntimeError, match="init_app"):
         get_user()
 
 
-# -- set up
+# -- setup
 
 
-def test_the_options_come_from_the_config(
-    fake: FakeWattfare, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_options_come_from_the_config(fake: FakeWattfare, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WATTFARE_SECRET_KEY", raising=False)
     app = new_app()
     with pytest.raises(WattfareAuthError):
@@ -440,7 +439,7 @@ def test_the_options_come_from_the_config(
     assert fake.next("/sessions").headers["authorization"] == f"Bearer {SECRET_KEY}"
 
 
-def test_a_client_goes_before_the_config(fake: FakeWattfare) -> None:
+def test_client_option_wins_over_the_config(fake: FakeWattfare) -> None:
     app = new_app()
     app.config["WATTFARE_SECRET_KEY"] = "sk_test_another_one"
     with Wattfare(SECRET_KEY, base_url=fake.url) as client:
@@ -449,7 +448,7 @@ def test_a_client_goes_before_the_config(fake: FakeWattfare) -> None:
     assert fake.next("/sessions").headers["authorization"] == f"Bearer {SECRET_KEY}"
 
 
-def test_an_option_is_missing_or_wrong(at_fake: dict[str, Any]) -> None:
+def test_missing_or_invalid_option_raises(at_fake: dict[str, Any]) -> None:
     with pytest.raises(TypeError, match="resolve_user"):
         WattfareMiddleware(new_app(), **at_fake)
     with pytest.raises(TypeError, match="resolve_user"):
@@ -458,7 +457,7 @@ def test_an_option_is_missing_or_wrong(at_fake: dict[str, Any]) -> None:
         wrapped(at_fake, request_limit="much")
 
 
-def test_a_factory_and_two_apps(service: Service) -> None:
+def test_factory_with_two_apps(service: Service) -> None:
     wattfare = WattfareMiddleware(resolve_user=by_header)
     with pytest.raises(RuntimeError, match="0 apps"):
         Client(wattfare).get("/")
@@ -476,7 +475,7 @@ def test_a_factory_and_two_apps(service: Service) -> None:
         with_one = create_app(one)
         assert Client(wattfare).get("/me").text == "True"
         with_two = create_app(two)
-        # Each app has a key of its own.
+        # Each app has its own key.
         for app, connected in ((with_one, True), (with_two, False)):
             assert app.test_client().get("/me").text == str(connected)
             assert app.test_client().get(STATUS).get_json()["connected"] is connected
@@ -484,7 +483,7 @@ def test_a_factory_and_two_apps(service: Service) -> None:
             Client(wattfare).get("/me")
 
 
-def test_paths_switched_off(at_fake: dict[str, Any]) -> None:
+def test_paths_can_be_disabled(at_fake: dict[str, Any]) -> None:
     app = wrapped(at_fake, token_path=None, status_path=None, inference_path="/café")
     client = app.test_client()
     assert client.post(TOKEN).status_code == 404
@@ -492,7 +491,7 @@ def test_paths_switched_off(at_fake: dict[str, Any]) -> None:
     assert client.post("/café", data=ask(), headers=JSON).status_code == 200
 
 
-def test_an_app_that_goes_by_hosts(at_fake: dict[str, Any]) -> None:
+def test_app_with_host_matching(at_fake: dict[str, Any]) -> None:
     app = flask.Flask("app", host_matching=True, static_host="static.example")
     WattfareMiddleware(app, resolve_user=by_header, **at_fake)
     for url in ("http://a.example", "http://b.example:8000"):
@@ -503,7 +502,7 @@ def test_an_app_that_goes_by_hosts(at_fake: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("how", ["itself", "wsgi_app", "proxy outside", "proxy inside", "both"])
-def test_it_is_a_wsgi_app(how: str, at_fake: dict[str, Any]) -> None:
+def test_extension_is_a_wsgi_app(how: str, at_fake: dict[str, Any]) -> None:
     app = new_app()
     app.add_url_rule("/host", view_func=lambda: flask.request.host)
     if how in ("proxy inside", "both"):
@@ -531,7 +530,7 @@ def test_it_is_a_wsgi_app(how: str, at_fake: dict[str, Any]) -> None:
     answer.close()
 
 
-def test_under_a_prefix(at_fake: dict[str, Any]) -> None:
+def test_paths_below_a_prefix(at_fake: dict[str, Any]) -> None:
     client = Client(DispatcherMiddleware(new_app(), {"/under": wrapped(at_fake)}))
     assert client.post(f"/under{TOKEN}").status_code == 200
     assert client.post(TOKEN).status_code == 404
@@ -541,7 +540,7 @@ def test_under_a_prefix(at_fake: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("refused", REFUSED, ids=lambda r: f"{r.method} {r.path} {r.status}")
-def test_refusals_are_the_protocols(
+def test_refusals_are_the_same_as_in_other_adapters(
     refused: Refused, at_fake: dict[str, Any], fake: FakeWattfare
 ) -> None:
     answer = (
@@ -563,11 +562,11 @@ def test_head_and_preflight(at_fake: dict[str, Any]) -> None:
     assert "content-type" not in preflight.headers
 
 
-def test_a_slash_too_many_is_no_path_of_ours(at_fake: dict[str, Any]) -> None:
+def test_trailing_slash_is_not_found(at_fake: dict[str, Any]) -> None:
     assert wrapped(at_fake).test_client().post(f"{TOKEN}/").status_code == 404
 
 
-def test_a_catch_all_route_of_the_app(at_fake: dict[str, Any]) -> None:
+def test_paths_win_over_a_catch_all_route_of_the_app(at_fake: dict[str, Any]) -> None:
     app = new_app()
     app.add_url_rule("/<path:path>", view_func=lambda path: f"page {path}")
     WattfareMiddleware(app, resolve_user=by_header, **at_fake)
@@ -576,7 +575,7 @@ def test_a_catch_all_route_of_the_app(at_fake: dict[str, Any]) -> None:
     assert client.get("/else").text == "page else"
 
 
-def test_the_apps_after_request_sees_our_answers(
+def test_after_request_of_the_app_sees_our_answers(
     at_fake: dict[str, Any], fake: FakeWattfare
 ) -> None:
     app = wrapped(at_fake)
@@ -602,7 +601,7 @@ def test_the_apps_after_request_sees_our_answers(
 # -- streams
 
 
-def test_the_context_is_left_before_a_stream_begins(
+def test_context_is_left_before_a_stream_starts(
     at_fake: dict[str, Any], fake: FakeWattfare
 ) -> None:
     app = wrapped(at_fake)
@@ -627,7 +626,7 @@ def test_the_context_is_left_before_a_stream_begins(
     answer.close()  # type: ignore[attr-defined]
 
 
-def test_events_come_as_they_are_said_and_a_close_goes_up(
+def test_events_arrive_one_by_one_and_close_ends_the_call(
     at_fake: dict[str, Any], fake: FakeWattfare
 ) -> None:
     told: list[Any] = []
@@ -650,11 +649,11 @@ def test_events_come_as_they_are_said_and_a_close_goes_up(
     assert told == [("u1", "openai/gpt-4o", None, None)]
 
 
-def test_an_after_request_that_fails_lets_go_of_the_stream(
+def test_failed_after_request_closes_the_stream(
     at_fake: dict[str, Any], fake: FakeWattfare
 ) -> None:
     app = wrapped(at_fake)
-    app.logger.disabled = True  # a record of the log would keep the answer
+    app.logger.disabled = True  # a log record would keep the answer alive
 
     @app.after_request
     def after(_response: flask.Response) -> flask.Response:
@@ -671,7 +670,7 @@ def test_an_after_request_that_fails_lets_go_of_the_stream(
 
 
 @pytest.mark.parametrize("where", ["app", "blueprint"])
-def test_the_token_route_alone(
+def test_token_route_alone(
     where: str, resolving: Any, at_fake: dict[str, Any], fake: FakeWattfare
 ) -> None:
     def resolve(request: flask.Request) -> str | None:

@@ -93,7 +93,7 @@ def app_with(options: dict[str, Any], *handlers: Any, **more: Any) -> Litestar:
 
 @pytest.fixture(params=["sync", "async"])
 def resolving(request: pytest.FixtureRequest) -> Callable[[Callable[[Any], Any]], Any]:
-    """Makes a resolve_user of a function: as it is, or asynchronous."""
+    """Makes a resolve_user of a function, sync or async."""
 
     def make(function: Callable[[Any], Any]) -> Any:
         if request.param == "sync":
@@ -107,10 +107,12 @@ def resolving(request: pytest.FixtureRequest) -> Callable[[Callable[[Any], Any]]
     return make
 
 
-# -- who it is
+# -- who pays
 
 
-def test_the_session(resolving: Any, at_fake: dict[str, Any], fake: FakeWattfare) -> None:
+def test_user_of_the_session_pays(
+    resolving: Any, at_fake: dict[str, Any], fake: FakeWattfare
+) -> None:
     @get("/login")
     async def login(request: Request[Any, Any, Any]) -> str:
         request.set_session({"user": "from the session"})
@@ -141,7 +143,7 @@ def test_the_session(resolving: Any, at_fake: dict[str, Any], fake: FakeWattfare
         assert fake.next().user == "from the session"
         assert client.get(STATUS).status_code == client.get(MODELS).status_code == 200
         assert client.get("/me").text == client.get("/me-sync").text == "from the session"
-        # What resolve_user puts into the session is kept.
+        # What resolve_user writes into the session is kept.
         assert client.get("/asked").json() == 6
 
 
@@ -153,7 +155,7 @@ class Authentication(AbstractAuthenticationMiddleware):
         return AuthenticationResult(user={"id": name}, auth="a token")
 
 
-def test_the_user_of_authentication(
+def test_user_of_the_authentication_pays(
     resolving: Any, at_fake: dict[str, Any], fake: FakeWattfare
 ) -> None:
     def resolve(connection: Connection) -> str | None:
@@ -169,7 +171,7 @@ def test_the_user_of_authentication(
     assert fake.next("/sessions").json["appUserId"] == "zoe"
 
 
-def test_the_apps_guards(at_fake: dict[str, Any], fake: FakeWattfare) -> None:
+def test_guards_of_the_app_apply(at_fake: dict[str, Any], fake: FakeWattfare) -> None:
     def members(connection: Connection, _handler: BaseRouteHandler) -> None:
         if "x-member" not in connection.headers:
             raise PermissionDeniedException("members only")
@@ -180,7 +182,7 @@ def test_the_apps_guards(at_fake: dict[str, Any], fake: FakeWattfare) -> None:
         assert client.post(TOKEN, headers={"x-member": "1"}).status_code == 200
 
 
-def test_the_cap_by_the_request(
+def test_cap_depends_on_the_request(
     resolving: Any, at_fake: dict[str, Any], fake: FakeWattfare
 ) -> None:
     def limit(connection: Connection) -> int:
@@ -192,7 +194,7 @@ def test_the_cap_by_the_request(
             assert fake.next("/sessions").json["requestLimit"] == {"monthlyUsd": usd}
 
 
-def test_a_synchronous_handler_asks_on_the_apps_own_event_loop(at_fake: dict[str, Any]) -> None:
+def test_sync_handler_uses_the_apps_own_event_loop(at_fake: dict[str, Any]) -> None:
     loops: list[asyncio.AbstractEventLoop] = []
 
     async def resolve(_connection: Connection) -> str:
@@ -204,7 +206,7 @@ def test_a_synchronous_handler_asks_on_the_apps_own_event_loop(at_fake: dict[str
     assert loops[0] is loops[1]
 
 
-def test_a_websocket(at_service: dict[str, Any], account: App) -> None:
+def test_websocket_has_the_user(at_service: dict[str, Any], account: App) -> None:
     account.connect("u1")
 
     @websocket("/chat")
@@ -228,7 +230,7 @@ def test_a_websocket(at_service: dict[str, Any], account: App) -> None:
 
 @dataclass
 class User:
-    """An app's own, and its name is the one that every app uses."""
+    """An app's own class, with a name that many apps use."""
 
     name: str
 
@@ -238,26 +240,26 @@ async def create_user(data: JSONBody[User]) -> User:
     return data
 
 
-def test_an_apps_own_user_stays_its_own(at_fake: dict[str, Any]) -> None:
+def test_user_class_of_the_app_is_kept(at_fake: dict[str, Any]) -> None:
     with TestClient(app_with(at_fake, create_user)) as client:
         assert client.post("/users", json={"name": "x"}).json() == {"name": "x"}
 
 
-def test_a_path_before_all(at_fake: dict[str, Any]) -> None:
+def test_path_of_the_app_prefixes_the_routes(at_fake: dict[str, Any]) -> None:
     with TestClient(app_with(at_fake, path="/v1")) as client:
         assert client.post(f"/v1{TOKEN}").status_code == 200
         assert client.get(f"/v1{MODELS}").status_code == 200
         assert client.post(TOKEN).status_code == 404
 
 
-def test_the_schema_is_generated(at_fake: dict[str, Any]) -> None:
+def test_openapi_schema_is_generated(at_fake: dict[str, Any]) -> None:
     with TestClient(app_with(at_fake)) as client:
         schema = client.get("/schema/openapi.json").json()
     assert set(schema["paths"]) == {"/me", "/me-sync"}
     assert "parameters" not in schema["paths"]["/me"]["get"]
 
 
-def test_no_csrf_token_is_asked_of_our_paths(at_fake: dict[str, Any]) -> None:
+def test_wattfare_paths_need_no_csrf_token(at_fake: dict[str, Any]) -> None:
     @post("/form")
     async def form() -> str:
         return "ok"
@@ -272,14 +274,14 @@ def test_no_csrf_token_is_asked_of_our_paths(at_fake: dict[str, Any]) -> None:
             assert other.json()["error"]["code"] == "invalid_request"
 
 
-def test_the_apps_own_cors(at_fake: dict[str, Any]) -> None:
+def test_cors_of_the_app_applies(at_fake: dict[str, Any]) -> None:
     config = CORSConfig(allow_origins=["https://app.example"])
     with TestClient(app_with(at_fake, cors_config=config)) as client:
         assert client.post(TOKEN, headers={"origin": "https://evil.example"}).status_code == 403
         assert client.post(TOKEN).status_code == 200
 
 
-def test_a_plugin_of_two_apps(at_fake: dict[str, Any]) -> None:
+def test_plugin_in_two_apps(at_fake: dict[str, Any]) -> None:
     plugin = WattfarePlugin(resolve_user=by_header, **at_fake)
     apps = [Litestar([me], plugins=[plugin], logging_config=None) for _ in range(2)]
     for app in apps:
@@ -288,12 +290,12 @@ def test_a_plugin_of_two_apps(at_fake: dict[str, Any]) -> None:
             assert client.get("/me").text == "u1"
 
 
-def test_an_option_is_missing(at_fake: dict[str, Any]) -> None:
+def test_missing_option_raises(at_fake: dict[str, Any]) -> None:
     with pytest.raises(TypeError, match="resolve_user"):
         WattfarePlugin(**at_fake)
 
 
-def test_the_connections_close_with_the_app(
+def test_connections_close_with_the_app(
     at_fake: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     closed: list[str] = []
@@ -317,7 +319,9 @@ def test_the_connections_close_with_the_app(
     assert sorted(closed) == ["AsyncWattfare", "Wattfare"]
 
 
-def test_around_the_app(at_fake: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
+def test_middleware_around_the_app(
+    at_fake: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
     def resolve(connection: Connection) -> str | None:
         assert isinstance(connection, ASGIConnection)
         if "stop" in connection.query_params:
@@ -335,7 +339,7 @@ def test_around_the_app(at_fake: dict[str, Any], caplog: pytest.LogCaptureFixtur
         assert client.post(TOKEN).status_code == 200
         assert client.get("/").text == "home"
         assert client.get("/else").status_code == 404
-        # Litestar is within, and cannot answer.
+        # Litestar is inside and cannot answer.
         assert client.post(f"{TOKEN}?stop=1").status_code == 500
         assert "members only" in caplog.text
 
@@ -344,7 +348,7 @@ def test_around_the_app(at_fake: dict[str, Any], caplog: pytest.LogCaptureFixtur
 
 
 @pytest.mark.parametrize("refused", REFUSED, ids=lambda r: f"{r.method} {r.path} {r.status}")
-def test_refusals_are_the_protocols(
+def test_refusals_are_the_same_as_in_other_adapters(
     refused: Refused, at_fake: dict[str, Any], fake: FakeWattfare
 ) -> None:
     with TestClient(app_with({**REFUSING, **at_fake})) as client:
@@ -355,18 +359,18 @@ def test_refusals_are_the_protocols(
     assert not fake.exchanges
 
 
-def test_head_and_preflight_and_a_slash(at_fake: dict[str, Any]) -> None:
+def test_head_and_preflight_and_trailing_slash(at_fake: dict[str, Any]) -> None:
     with TestClient(app_with({**REFUSING, **at_fake})) as client:
         whole, head = client.get(STATUS), client.head(STATUS)
         assert (head.status_code, head.content) == (200, b"")
         assert head.headers["content-length"] == whole.headers["content-length"]
         preflight = client.options(INFERENCE, headers=PREFLIGHT)
         check_preflight(preflight.status_code, preflight.headers)
-        # Litestar knows no difference.
+        # Litestar treats both paths the same.
         assert client.post(f"{TOKEN}/").status_code == 200
 
 
-def test_a_stream(at_fake: dict[str, Any], fake: FakeWattfare) -> None:
+def test_stream_is_forwarded(at_fake: dict[str, Any], fake: FakeWattfare) -> None:
     fake.script = lambda exchange: exchange.stream(word("one "), word("two"), DONE)
     with TestClient(app_with(at_fake)) as client:
         answer = client.post(INFERENCE, content=ask(stream=True), headers=JSON)
@@ -377,7 +381,7 @@ def test_a_stream(at_fake: dict[str, Any], fake: FakeWattfare) -> None:
 # -- Litestar's own answers
 
 
-def test_what_resolve_user_raises_for_litestar_is_litestars_to_answer(
+def test_litestar_handles_its_own_exceptions_of_resolve_user(
     resolving: Any, at_fake: dict[str, Any]
 ) -> None:
     def resolve(connection: Connection) -> str:
@@ -404,7 +408,7 @@ def test_what_resolve_user_raises_for_litestar_is_litestars_to_answer(
         assert (own.status_code, own.text) == (418, "my own")
 
 
-def test_what_resolve_user_raises_else_is_told_to_the_log_only(
+def test_other_errors_of_resolve_user_appear_in_the_log_only(
     resolving: Any, at_fake: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     def resolve(_connection: Connection) -> str:
@@ -421,7 +425,7 @@ def test_what_resolve_user_raises_else_is_told_to_the_log_only(
 # -- handlers
 
 
-def test_handlers_spend(
+def test_handlers_can_spend(
     resolving: Any,
     at_service: dict[str, Any],
     account: App,
@@ -464,7 +468,7 @@ def test_handlers_spend(
             assert spent("u1") == Decimal(str(cost(2 * n)))
 
 
-def test_the_users_errors_of_handlers(at_service: dict[str, Any], account: App) -> None:
+def test_wattfare_errors_of_handlers_are_answered(at_service: dict[str, Any], account: App) -> None:
     @get("/spend", media_type=MediaType.TEXT)
     async def spend(wattfare_user: NamedDependency[AsyncUser]) -> str:
         return (await wattfare_user.model("wattfare/echo").generate("a b c")).text
@@ -482,7 +486,7 @@ def test_the_users_errors_of_handlers(at_service: dict[str, Any], account: App) 
         assert last.headers["cache-control"] == "no-store"
 
 
-def test_the_layers_of_exception_handlers(at_fake: dict[str, Any]) -> None:
+def test_exception_handlers_apply_by_layer(at_fake: dict[str, Any]) -> None:
     def own(_request: Any, error: Exception) -> Response[str]:
         return Response(f"own: {type(error).__name__}", status_code=418)
 
@@ -517,7 +521,7 @@ def test_the_layers_of_exception_handlers(at_fake: dict[str, Any]) -> None:
         assert client.get("/plain").text == "own: WattfareBudgetExceededError"
 
 
-def test_a_refused_key_in_a_handler_is_told_to_the_log(
+def test_refused_key_in_a_handler_appears_in_the_log_only(
     at_fake: dict[str, Any], fake: FakeWattfare, caplog: pytest.LogCaptureFixture
 ) -> None:
     @get("/view")
@@ -534,7 +538,7 @@ def test_a_refused_key_in_a_handler_is_told_to_the_log(
 
 
 @pytest.mark.parametrize("where", ["app", "router", "controller"])
-def test_the_token_route_alone(
+def test_token_route_alone(
     where: str, resolving: Any, at_fake: dict[str, Any], fake: FakeWattfare
 ) -> None:
     def resolve(connection: Connection) -> str | None:
@@ -583,7 +587,7 @@ def test_the_token_route_alone(
         assert browser.get("/schema/openapi.json").status_code == 200
 
 
-def test_an_app_with_a_path_of_its_own_says_what_is_not_served(at_fake: dict[str, Any]) -> None:
+def test_app_with_a_path_says_what_is_not_served(at_fake: dict[str, Any]) -> None:
     plugin = WattfarePlugin(resolve_user=lambda _connection: "u1", **at_fake)
     with TestClient(Litestar([], plugins=[plugin], path="/v1")) as client:
         assert client.post(f"/v1{TOKEN}").status_code == 200

@@ -1,4 +1,4 @@
-"""An adapter whose framework is not installed says what to type."""
+"""If its framework is missing, an adapter says what to install."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 
 
 class _Without(importlib.abc.MetaPathFinder):
-    """As if this package were not installed."""
+    """Hides this package from the import system."""
 
     def __init__(self, package: str) -> None:
         self._package = package
@@ -28,7 +28,7 @@ class _Without(importlib.abc.MetaPathFinder):
 
 
 @pytest.mark.parametrize("framework", ["django", "fastapi", "flask", "litestar", "starlette"])
-def test_it_says_what_to_type(monkeypatch: Any, framework: str) -> None:
+def test_import_error_says_what_to_install(monkeypatch: Any, framework: str) -> None:
     adapter = f"wattfare_{framework}"
     for name in list(sys.modules):
         if name.partition(".")[0] in (framework, adapter):

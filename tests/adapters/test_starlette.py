@@ -84,7 +84,7 @@ def kind(request: pytest.FixtureRequest) -> type[Starlette]:
 
 @pytest.fixture(params=["sync", "async"])
 def resolving(request: pytest.FixtureRequest) -> Callable[[Callable[[Any], Any]], Any]:
-    """Makes a resolve_user of a function: as it is, or asynchronous."""
+    """Makes a resolve_user of a function, sync or async."""
 
     def make(function: Callable[[Any], Any]) -> Any:
         if request.param == "sync":
@@ -98,10 +98,10 @@ def resolving(request: pytest.FixtureRequest) -> Callable[[Callable[[Any], Any]]
     return make
 
 
-# -- who it is
+# -- who pays
 
 
-def test_the_session(
+def test_user_of_the_session_pays(
     kind: Any, resolving: Any, at_fake: dict[str, Any], fake: FakeWattfare
 ) -> None:
     def login(request: Request) -> PlainTextResponse:
@@ -134,7 +134,7 @@ class Backend(AuthenticationBackend):
         return None if name is None else (AuthCredentials(["member"]), SimpleUser(name))
 
 
-def test_the_user_of_authentication(
+def test_user_of_the_authentication_pays(
     resolving: Any, at_fake: dict[str, Any], fake: FakeWattfare
 ) -> None:
     def resolve(request: Request) -> str | None:
@@ -156,7 +156,7 @@ def test_the_user_of_authentication(
     assert fake.next("/sessions").json["appUserId"] == "zoe"
 
 
-def test_the_cap_by_the_request(
+def test_cap_depends_on_the_request(
     resolving: Any, at_fake: dict[str, Any], fake: FakeWattfare
 ) -> None:
     def limit(request: Request) -> int:
@@ -170,7 +170,7 @@ def test_the_cap_by_the_request(
             assert fake.next("/sessions").json["requestLimit"] == {"monthlyUsd": usd}
 
 
-def test_a_synchronous_view_asks_on_the_apps_own_event_loop(at_fake: dict[str, Any]) -> None:
+def test_sync_view_uses_the_apps_own_event_loop(at_fake: dict[str, Any]) -> None:
     loops: list[asyncio.AbstractEventLoop] = []
 
     async def resolve(_request: Request) -> str:
@@ -184,7 +184,7 @@ def test_a_synchronous_view_asks_on_the_apps_own_event_loop(at_fake: dict[str, A
     assert loops[0] is loops[1]
 
 
-def test_a_websocket(resolving: Any, at_service: dict[str, Any], account: App) -> None:
+def test_websocket_has_the_user(resolving: Any, at_service: dict[str, Any], account: App) -> None:
     account.connect("u1")
 
     async def chat(websocket: WebSocket) -> None:
@@ -202,17 +202,17 @@ def test_a_websocket(resolving: Any, at_service: dict[str, Any], account: App) -
         assert [socket.receive_text(), socket.receive_text()] == ["a ", "b"]
 
 
-def test_no_middleware_no_user() -> None:
+def test_get_user_without_the_middleware_raises() -> None:
     with TestClient(Starlette(routes=ME)) as client:
         for path in ("/me", "/me-sync"):
             with pytest.raises(RuntimeError, match="around this app"):
                 client.get(path)
 
 
-# -- where it stands
+# -- the place of the middleware
 
 
-def test_around_the_app(kind: Any, at_fake: dict[str, Any]) -> None:
+def test_middleware_around_the_app(kind: Any, at_fake: dict[str, Any]) -> None:
     app = kind(routes=ME)
     wrapped = WattfareMiddleware(app, resolve_user=by_header, **at_fake)
     with TestClient(wrapped) as client:
@@ -235,7 +235,7 @@ def test_mounts_and_sub_apps(at_fake: dict[str, Any], fake: FakeWattfare) -> Non
         assert client.post(TOKEN).status_code == 200
 
 
-async def test_a_sub_app_with_its_own_middleware(at_fake: dict[str, Any]) -> None:
+async def test_sub_app_with_its_own_middleware(at_fake: dict[str, Any]) -> None:
     client = AsyncWattfare(**at_fake)
 
     @asynccontextmanager
@@ -254,15 +254,15 @@ async def test_a_sub_app_with_its_own_middleware(at_fake: dict[str, Any]) -> Non
 
 
 @pytest.mark.parametrize("root", ["/api/v9", "/x"])
-def test_a_root_path(root: str, kind: Any, at_fake: dict[str, Any]) -> None:
+def test_root_path_is_stripped(root: str, kind: Any, at_fake: dict[str, Any]) -> None:
     app = kind(routes=ME)
     add_wattfare(app, resolve_user=by_header, **at_fake)
-    with TestClient(app, root_path=root) as client:  # as behind a proxy that takes it off
+    with TestClient(app, root_path=root) as client:  # behind a proxy that strips it
         assert client.post(TOKEN).status_code == 200
-        assert client.post(root + TOKEN).status_code == 200  # and behind one that does not
+        assert client.post(root + TOKEN).status_code == 200  # behind a proxy that does not
 
 
-def test_a_base_http_middleware_outside(at_fake: dict[str, Any], fake: FakeWattfare) -> None:
+def test_base_http_middleware_outside(at_fake: dict[str, Any], fake: FakeWattfare) -> None:
     async def mark(request: Request, call_next: Any) -> Response:
         response = await call_next(request)
         response.headers["x-marked"] = "1"
@@ -285,7 +285,7 @@ def test_a_base_http_middleware_outside(at_fake: dict[str, Any], fake: FakeWattf
 
 @pytest.mark.parametrize("outside", [False, True])
 @pytest.mark.parametrize("stream", [False, True])
-async def test_the_client_goes_away(
+async def test_client_disconnect_ends_the_call(
     stream: bool, outside: bool, at_fake: dict[str, Any], fake: FakeWattfare
 ) -> None:
     async def pass_on(request: Request, call_next: Any) -> Response:
@@ -340,7 +340,7 @@ def _scope(method: str, path: str, headers: dict[str, str]) -> dict[str, Any]:
     }
 
 
-async def test_the_connections_close_with_the_app(
+async def test_connections_close_with_the_app(
     at_fake: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     closed: list[str] = []
@@ -369,7 +369,7 @@ async def test_the_connections_close_with_the_app(
 
 
 @pytest.mark.parametrize("refused", REFUSED, ids=lambda r: f"{r.method} {r.path} {r.status}")
-def test_refusals_are_the_protocols(
+def test_refusals_are_the_same_as_in_other_adapters(
     refused: Refused, at_fake: dict[str, Any], fake: FakeWattfare
 ) -> None:
     app = FastAPI()
@@ -382,7 +382,7 @@ def test_refusals_are_the_protocols(
     assert not fake.exchanges
 
 
-def test_head_and_preflight_and_a_slash(at_fake: dict[str, Any]) -> None:
+def test_head_and_preflight_and_trailing_slash(at_fake: dict[str, Any]) -> None:
     app = FastAPI()
     add_wattfare(app, resolve_user=by_header, **REFUSING, **at_fake)
     with TestClient(app) as client:
@@ -398,7 +398,7 @@ def test_head_and_preflight_and_a_slash(at_fake: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("where", ["added", "around"])
-def test_what_resolve_user_raises_for_starlette_is_starlettes_to_answer(
+def test_starlette_handles_its_own_exceptions_of_resolve_user(
     where: str,
     kind: Any,
     resolving: Any,
@@ -437,7 +437,7 @@ def test_what_resolve_user_raises_for_starlette_is_starlettes_to_answer(
     assert not caplog.records
 
 
-def test_what_resolve_user_raises_else_is_told_to_the_log_only(
+def test_other_errors_of_resolve_user_appear_in_the_log_only(
     resolving: Any, at_fake: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     def resolve(_request: Request) -> str:
@@ -452,7 +452,7 @@ def test_what_resolve_user_raises_else_is_told_to_the_log_only(
     assert "the inside" in caplog.text
 
 
-def test_an_option_is_missing(at_fake: dict[str, Any]) -> None:
+def test_missing_option_raises(at_fake: dict[str, Any]) -> None:
     with pytest.raises(TypeError, match="resolve_user"):
         WattfareMiddleware(Starlette(), **at_fake)
 
@@ -460,7 +460,7 @@ def test_an_option_is_missing(at_fake: dict[str, Any]) -> None:
 # -- views
 
 
-def test_views_spend(
+def test_views_can_spend(
     resolving: Any,
     at_service: dict[str, Any],
     account: App,
@@ -503,7 +503,7 @@ def test_views_spend(
             assert spent("u1") == Decimal(str(cost(2 * n)))
 
 
-def test_fastapis_dependencies(
+def test_user_as_a_fastapi_dependency(
     resolving: Any,
     at_service: dict[str, Any],
     account: App,
@@ -534,12 +534,12 @@ def test_fastapis_dependencies(
         assert (last.status_code, last.json()["error"]["code"]) == (402, "budget_exceeded")
         assert last.headers["cache-control"] == "no-store"
         paths = client.get("/openapi.json").json()["paths"]
-        # The dependency is no parameter of the app's API.
+        # The dependency adds no parameter to the app's API.
         assert "parameters" not in paths["/ai/async"]["get"]
     assert spent("u1") == Decimal(str(cost(4)))
 
 
-def test_a_refused_key_in_a_view_is_told_to_the_log(
+def test_refused_key_in_a_view_appears_in_the_log_only(
     at_fake: dict[str, Any], fake: FakeWattfare, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def view(request: Request) -> JSONResponse:
@@ -553,7 +553,7 @@ def test_a_refused_key_in_a_view_is_told_to_the_log(
     assert [r.levelno for r in caplog.records if "secret key" in r.message] == [logging.ERROR]
 
 
-def test_an_apps_own_handler_of_our_errors_stays(kind: Any, at_fake: dict[str, Any]) -> None:
+def test_error_handler_of_the_app_is_kept(kind: Any, at_fake: dict[str, Any]) -> None:
     async def view(_request: Request) -> None:
         raise WattfareBudgetExceededError
 
@@ -570,7 +570,7 @@ def test_an_apps_own_handler_of_our_errors_stays(kind: Any, at_fake: dict[str, A
 
 
 @pytest.mark.parametrize("where", ["app", "mount", "router"])
-def test_the_token_route_alone(
+def test_token_route_alone(
     where: str, resolving: Any, at_fake: dict[str, Any], fake: FakeWattfare
 ) -> None:
     def resolve(request: Request) -> str | None:

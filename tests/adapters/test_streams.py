@@ -1,4 +1,4 @@
-"""A stream gets through the middleware that apps have, event by event."""
+"""Streams pass through an app's other middleware event by event."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ async def passed_on(request: Request, call_next: Any) -> Any:
 def with_middleware(kind: Any, add: Any) -> Callable[[dict[str, Any]], Any]:
     def build(options: dict[str, Any]) -> AbstractContextManager[Any]:
         app = kind()
-        # Starlette's older versions compress event streams, too, and hold them back.
+        # Older versions of Starlette compress event streams, too, and delay them.
         if hasattr(gzip, "DEFAULT_EXCLUDED_CONTENT_TYPES"):
             app.add_middleware(gzip.GZipMiddleware, minimum_size=1)
         add(app, resolve_user=user, **options)
@@ -74,7 +74,7 @@ SERVERS: dict[str, Callable[[dict[str, Any]], AbstractContextManager[Any]]] = {
 
 
 @pytest.mark.parametrize("name", SERVERS)
-def test_the_first_event_comes_before_the_second_is_made(
+def test_first_event_arrives_before_the_second_is_created(
     name: str, at_fake: dict[str, Any], fake: FakeWattfare
 ) -> None:
     fake.script = held_stream
@@ -91,7 +91,7 @@ def test_the_first_event_comes_before_the_second_is_made(
                 yield from answer.iter_bytes()
 
         reading = events()
-        # The status comes with the first event at the latest.
+        # The status arrives with the first event at the latest.
         threading.Thread(target=lambda: fake.next().chunk(word("one"))).start()
         assert next(reading).startswith("text/event-stream")
         assert next(reading) == word("one")

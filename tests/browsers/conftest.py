@@ -22,14 +22,14 @@ collect_ignore_glob = [] if importlib.util.find_spec("playwright") else ["test_*
 
 @pytest.fixture(scope="session")
 def browser(shared_run: SharedRun) -> Iterator[Browser]:
-    """Chromium, as long as this worker runs."""
+    """One Chromium for this worker."""
     with run_chromium(chromium(shared_run)) as running:
         yield running
 
 
 @pytest.fixture
 def new_person(browser: Browser) -> Iterator[Callable[..., Person]]:
-    """Make people: ``new_person(viewport=PHONE)``. See :class:`browsers.people.Person`."""
+    """Creates people: ``new_person(viewport=PHONE)``. See :class:`browsers.people.Person`."""
     from browsers.people import Person
 
     people: list[Person] = []
@@ -53,7 +53,7 @@ def person(new_person: Callable[..., Person]) -> Person:
 
 @pytest.fixture(scope="session")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """A service, and a live app around it. Each person is a new user of the app."""
+    """A service and a live app in front of it. Each person is a new user of the app."""
     from browsers.site import run_site
 
     with run_site(tmp_path_factory.mktemp("site")) as running:

@@ -20,7 +20,7 @@ CAP = "Monthly cap"
 
 
 def ask(site: Site, user: str, **limit: Any) -> dict[str, Any]:
-    """An approval request for this app user, as the app's page makes one; ``monthlyUsd=…``."""
+    """Opens an approval for this app user, as the app's page does; ``monthlyUsd=…``."""
     body = {"returnUrl": site.return_url}
     answer = site.api("POST", "/approvals", site.token(user, **limit), json=body)
     assert answer.status_code in (200, 201), answer.text
@@ -28,7 +28,7 @@ def ask(site: Site, user: str, **limit: Any) -> dict[str, Any]:
 
 
 def allow(person: Person, site: Site, page: Page, cap: float | str | None = None) -> str:
-    """Approve on this page; the code with which the browser comes back to the app."""
+    """Approves on this page. Returns the code with which the browser returns to the app."""
     with page.expect_request(re.compile(r"[?&]code=")) as returned:
         approve(person, page, cap)
     assert returned.value.url.startswith(site.app)
@@ -43,7 +43,7 @@ def redeem(site: Site, user: str, approval: dict[str, Any], code: str, **other: 
 
 
 def new_user() -> str:
-    """An app user whom nobody knows."""
+    """A new app user."""
     return f"user-{secrets.token_hex(6)}"
 
 
@@ -53,7 +53,7 @@ def button(page: Page, name: str) -> Any:
 
 
 def sign_in(person: Person, page: Page) -> None:
-    """Prove who it is, with a passkey that is there or with a new one, if the page asks for it."""
+    """Signs in with an existing or a new passkey, if the page asks for it."""
     asked = button(page, CREATE).or_(button(page, ALLOW)).or_(button(page, SIGN_IN)).first
     asked.wait_for()
     if button(page, ALLOW).is_visible():
@@ -62,7 +62,7 @@ def sign_in(person: Person, page: Page) -> None:
 
 
 def approve(person: Person, page: Page, cap: float | str | None = None) -> None:
-    """Sign in if need be, and press Allow; the cap is what the app wishes, or this many USD."""
+    """Signs in if necessary and presses Allow. The cap is the app's proposal, or this many USD."""
     sign_in(person, page)
     allow = button(page, ALLOW)
     allow.wait_for()
@@ -73,27 +73,27 @@ def approve(person: Person, page: Page, cap: float | str | None = None) -> None:
 
 
 def said(page: Page) -> Any:
-    """What the lab shows, once a call has ended."""
+    """The text that the lab shows once a call has ended."""
     output = page.get_by_role("status")
     expect(output).not_to_have_text(re.compile('^("…"|"ready"|-)$'))
     return json.loads(output.inner_text())
 
 
 def press(page: Page, name: str) -> Any:
-    """Press a button of the lab; what it shows when the call has ended."""
+    """Presses a button of the lab. Returns the text that it shows once the call has ended."""
     button(page, name).click()
     return said(page)
 
 
 def open_lab(person: Person, site: Site) -> Page:
-    """The lab, ready."""
+    """Opens the lab and waits until it is ready."""
     page = person.open(site.lab)
     expect(page.get_by_role("status")).to_have_text('"ready"')
     return page
 
 
 def connect(person: Person, site: Site, cap: float | str | None = None) -> Page:
-    """Connect this person's budget in the lab; the lab's page."""
+    """Connects this person's budget in the lab. Returns the lab's page."""
     page = open_lab(person, site)
     popup = person.popup(page, lambda: person.click(page, "Connect"))
     with popup.expect_event("close"):
@@ -109,7 +109,7 @@ def user_of(person: Person, site: Site) -> str:
 
 
 def tab_to(page: Page, name: str) -> None:
-    """Press Tab until the button with this name has the focus, and can be seen to have it."""
+    """Presses Tab until the button with this name has the focus, visibly."""
     for _ in range(40):
         page.keyboard.press("Tab")
         focused = page.evaluate("(document.activeElement.innerText || '').trim()")

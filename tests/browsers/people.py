@@ -1,4 +1,4 @@
-"""A person at a browser: cookies of their own, a passkey device, and a look at the console."""
+"""A person at a browser: their own cookies, a passkey device, and a check of the console."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from urllib.parse import urlsplit
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, CDPSession, ConsoleMessage, Page, Request, expect
 
-#: How long one step may take in a slow run, in milliseconds.
+#: Milliseconds that one step may take in a slow run.
 PATIENCE = 20_000
 expect.set_options(timeout=PATIENCE)
 PHONE = {"width": 360, "height": 740}
 DESKTOP = {"width": 1280, "height": 800}
-#: A platform's authenticator, such as a fingerprint reader, that says yes at once.
+#: A platform authenticator, such as a fingerprint reader, that confirms at once.
 DEVICE = {
     "protocol": "ctap2",
     "transport": "internal",
@@ -25,13 +25,13 @@ DEVICE = {
     "isUserVerified": True,
     "automaticPresenceSimulation": True,
 }
-#: Hosts that a page may talk to: nothing leaves this machine.
+#: Hosts that a page may contact: nothing leaves this machine.
 LOCAL = {"localhost", "127.0.0.1"}
 
 
 @dataclass
 class Problem:
-    """Something that a browser complains about."""
+    """A complaint of the browser."""
 
     text: str
     page: str
@@ -41,9 +41,9 @@ class Problem:
 class Person:
     """One person with one browser profile.
 
-    Every page that the person opens, and every popup, has the person's passkeys. An error in the
-    console, an uncaught exception, or a request to another machine fails the test at the end,
-    unless :meth:`expect_problem` names it.
+    The person's passkeys are available on every page and popup that they open. At the end, the test
+    fails if there was an error in the console, an uncaught exception or a request to another
+    machine, unless :meth:`expect_problem` names it.
 
     Args:
         browser: a running one.
@@ -70,7 +70,7 @@ class Person:
     # -- pages
 
     def open(self, url: str) -> Page:
-        """A new tab with this page."""
+        """Opens this page in a new tab."""
         page = self.context.new_page()
         page.goto(url)
         return page
@@ -82,7 +82,7 @@ class Person:
         return opened.value
 
     def click(self, page: Page, name: str, role: Any = "button") -> None:
-        """Click what has exactly this accessible name, and count the click."""
+        """Clicks the element with exactly this accessible name, and counts the click."""
         page.get_by_role(role, name=name, exact=True).click()
         self.clicks += 1
 
@@ -97,7 +97,7 @@ class Person:
             for passkey in self.passkeys.values():
                 entry = {"authenticatorId": identifier, "credential": passkey}
                 session.send("WebAuthn.addCredential", entry)
-            # Both events carry the whole credential, with the count of its uses.
+            # Both events contain the whole credential, with its usage count.
             session.on("WebAuthn.credentialAdded", self._keep)
             session.on("WebAuthn.credentialAsserted", self._keep)
             self._devices[page] = session, identifier
@@ -107,7 +107,7 @@ class Person:
         self.passkeys[credential["credentialId"]] = credential
 
     def take_another_device(self, page: Page) -> None:
-        """From now on this page asks a device that has no passkey yet. The former one is lost."""
+        """Gives this page another device without a passkey. The former device is lost."""
         session, identifier = self._devices.pop(page)
         session.send("WebAuthn.removeVirtualAuthenticator", {"authenticatorId": identifier})
         session.detach()
@@ -115,7 +115,7 @@ class Person:
         self._prepare(page)
 
     def refuse_passkeys(self, page: Page) -> None:
-        """From now on the person cancels each prompt of the authenticator on this page."""
+        """From now on, the person cancels each authenticator prompt on this page."""
         session, identifier = self._devices[page]
         params = {"authenticatorId": identifier, "isUserVerified": False}
         session.send("WebAuthn.setUserVerified", params)
@@ -123,11 +123,11 @@ class Person:
     # -- what must not happen
 
     def expect_problem(self, pattern: str) -> None:
-        """A message of the console that matches is no failure of the test."""
+        """Ignores console messages that match."""
         self._expected.append(re.compile(pattern))
 
     def unexpected(self) -> list[Problem]:
-        """What went wrong and should not."""
+        """The problems that were not expected."""
         return [
             problem
             for problem in self.problems
@@ -148,15 +148,15 @@ class Person:
             self._note(f"a request to another machine: {request.url}", None)
 
     def close(self) -> None:
-        """Close all pages."""
+        """Closes all pages."""
         self.context.close()
 
 
-# -- what a page must be
+# -- properties of a page
 
 
 def accessibility_faults(page: Page) -> list[str]:
-    """What axe-core finds on this page."""
+    """The faults that axe-core finds on this page."""
     results = Axe().run(page)
     return [
         f"{fault['id']}: {fault['help']}: {[node['target'] for node in fault['nodes']]}"
@@ -165,12 +165,12 @@ def accessibility_faults(page: Page) -> list[str]:
 
 
 def assert_accessible(page: Page) -> None:
-    """axe-core finds nothing on this page."""
+    """Checks that axe-core finds no fault on this page."""
     assert accessibility_faults(page) == [], page.url
 
 
 def overflow(page: Page) -> int:
-    """How many CSS pixels the page is wider than its window; 0 is right."""
+    """By how many CSS pixels the page is wider than its window; 0 is correct."""
     return page.evaluate(
         "Math.max(0, document.documentElement.scrollWidth - document.documentElement.clientWidth)"
     )

@@ -1,7 +1,7 @@
 """Pictures of pages for the docs: WebP, at most 60 kB each.
 
-Each run of the tests makes them and checks their size. They are kept in the folder that the
-variable WATTFARE_SCREENSHOTS names; `make screenshots` names `docs/img`.
+Each test run takes them and checks their size. They are saved to the folder in the variable
+WATTFARE_SCREENSHOTS; `make screenshots` sets it to `docs/img`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SIZES = {"phone": PHONE, "desktop": DESKTOP}
 
 
 def take(page: Page, name: str) -> None:
-    """Four pictures of this page: light and dark, phone and desktop."""
+    """Takes four pictures of this page: light and dark, phone and desktop."""
     before = page.viewport_size
     for size, viewport in SIZES.items():
         page.set_viewport_size(viewport)
@@ -34,14 +34,14 @@ def take(page: Page, name: str) -> None:
 
 
 def take_one(page: Page, name: str, scheme: Literal["light", "dark"] = "light") -> None:
-    """One picture of this page as it is."""
+    """Takes one picture of this page as it is."""
     page.emulate_media(color_scheme=scheme)
     _take(page, name)
 
 
 def _take(page: Page, name: str) -> None:
-    # Playwright itself knows PNG and JPEG only. The session stays: its end would take the virtual
-    # passkey device of the page along.
+    # Playwright itself supports only PNG and JPEG. Keep the session: closing it would remove the
+    # page's virtual passkey device.
     session = page.context.new_cdp_session(page)
     page.evaluate("document.fonts.ready")
     for quality in (80, 60, 40):

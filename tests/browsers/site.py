@@ -1,4 +1,4 @@
-"""A service, and a live app around it, as two real servers: what a person visits."""
+"""A service and a live app in front of it, as two real servers that a person visits."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from wattfare_mw.service.ledger import apps
 from wattfare_mw.service.ledger.databases import change_database
 from wattfare_mw.transport import Secret
 
-#: A page with nothing but the four calls, each behind a button. Its app sets no policy.
+#: A page with just the four calls, each behind a button. Its app sets no policy.
 LAB = """<!doctype html><html lang="en"><meta charset="utf-8"><title>The lab</title>
 <meta name="viewport" content="width=device-width"><link rel="icon" href="data:,">
 <main><h1>The lab</h1>
@@ -58,7 +58,7 @@ show("ready");
 
 @dataclass
 class Site:
-    """A running app, and its service.
+    """A running app and its service.
 
     Attributes:
         app: the URL of the app.
@@ -78,7 +78,7 @@ class Site:
 
     @property
     def return_url(self) -> str:
-        """The page to which an approval goes back."""
+        """The page to which an approval returns."""
         return f"{self.app}{CLIENT_PATH.rpartition('/')[0]}/wattfare-return"
 
     def api(self, method: str, path: str, credential: str, **more: Any) -> httpx.Response:
@@ -108,7 +108,7 @@ class Site:
 
 @contextmanager
 def run_site(folder: Path, *options: str, env: dict[str, str] | None = None) -> Iterator[Site]:
-    """A service with these options, and the chat app in Flask with the page `/lab`."""
+    """A service with these options, and the Flask chat app with the page `/lab`."""
     with run_service(folder, *options, env=env) as running:
         keys = create_keys(running.database, "Chat", "live")
         with run_app(running, keys) as app:
@@ -117,7 +117,7 @@ def run_site(folder: Path, *options: str, env: dict[str, str] | None = None) -> 
 
 @contextmanager
 def run_app(running: Service, keys: AppKeys) -> Iterator[str]:
-    """The chat app for these keys; its URL, which is registered as its origin."""
+    """Runs the chat app with these keys. Its URL is registered as its origin."""
     service = on_localhost(running.url)
     app = flask_app(Chat(keys.publishable_key, Secret(keys.secret_key), service))
     lab = LAB.format(client=CLIENT_PATH, key=keys.publishable_key, service=service)
@@ -136,5 +136,5 @@ def run_app(running: Service, keys: AppKeys) -> Iterator[str]:
 
 
 def on_localhost(url: str) -> str:
-    """The same URL with the name that passkeys need."""
+    """The same URL with the host name that passkeys need."""
     return url.replace("//127.0.0.1:", "//localhost:")

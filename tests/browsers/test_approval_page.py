@@ -1,4 +1,4 @@
-"""The service's approval page, whichever page of the app asked for it."""
+"""The service's approval page, for any page of an app."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_allow_and_redeem(person: Person, site: Site) -> None:
     approval = ask(site, user, monthlyUsd=5)
     page = person.open(approval["url"])
     code = allow(person, site, page)
-    assert site.status(user)["connected"] is False  # it begins when the app redeems it
+    assert site.status(user)["connected"] is False  # it starts when the app redeems it
     answer = redeem(site, user, approval, code)
     assert answer.status_code == 200, answer.text
     assert answer.json() == site.status(user)
@@ -29,8 +29,9 @@ def test_allow_and_redeem(person: Person, site: Site) -> None:
     assert redeem(site, user, approval, code).status_code in (403, 409)  # once
 
 
-def test_a_mailed_link(person: Person, site: Site) -> None:
-    """Mallory asks, the victim allows: nothing connects, whoever has which part."""
+def test_mailed_link_connects_no_user(person: Person, site: Site) -> None:
+    """Mallory opens an approval, and the victim allows it. No single holder of a part can
+    connect."""
     mallory, victim = new_user(), new_user()
     approval = ask(site, mallory, monthlyUsd=50)
     code = allow(person, site, person.open(approval["url"]))
@@ -47,7 +48,7 @@ def test_a_mailed_link(person: Person, site: Site) -> None:
         assert site.status(user)["connected"] is False
 
 
-def test_denied_is_over(person: Person, site: Site) -> None:
+def test_denied_approval_stays_denied(person: Person, site: Site) -> None:
     user = new_user()
     approval = ask(site, user)
     page = person.open(approval["url"])
@@ -60,7 +61,7 @@ def test_denied_is_over(person: Person, site: Site) -> None:
     assert redeem(site, user, approval, "x").status_code >= 400
 
 
-def test_what_is_no_cap_is_said_at_the_field(person: Person, site: Site) -> None:
+def test_invalid_cap_is_reported_at_the_field(person: Person, site: Site) -> None:
     person.expect_problem("status of 400")
     user = new_user()
     approval = ask(site, user)
@@ -73,7 +74,7 @@ def test_what_is_no_cap_is_said_at_the_field(person: Person, site: Site) -> None
     assert redeem(site, user, approval, code).json()["limits"] == {"monthlyUsd": 12.5}
 
 
-def test_unlimited_has_a_box_of_its_own(person: Person, site: Site) -> None:
+def test_unlimited_has_its_own_checkbox(person: Person, site: Site) -> None:
     user = new_user()
     approval = ask(site, user, monthlyUsd=3)
     page = person.open(approval["url"])
@@ -85,7 +86,7 @@ def test_unlimited_has_a_box_of_its_own(person: Person, site: Site) -> None:
     assert redeem(site, user, approval, code).json()["limits"] == {"monthlyUsd": None}
 
 
-def test_a_second_payer_confirms_and_replaces_the_first(new_person: NewPerson, site: Site) -> None:
+def test_second_payer_confirms_and_replaces_the_first(new_person: NewPerson, site: Site) -> None:
     user = new_user()
     first, second = new_person(), new_person()
     approval = ask(site, user, monthlyUsd=1)
@@ -103,7 +104,7 @@ def test_a_second_payer_confirms_and_replaces_the_first(new_person: NewPerson, s
     assert not button(seen, flow.STOP).is_visible()
 
 
-def test_the_page_shows_who_asks(person: Person, site: Site) -> None:
+def test_page_shows_the_requesting_app(person: Person, site: Site) -> None:
     body = {"appUserId": new_user(), "accountLabel": "Ada <b>Lovelace</b>"}
     made = site.api("POST", "/sessions", site.keys.secret_key, json=body)
     assert made.status_code == 200, made.text
@@ -111,7 +112,8 @@ def test_the_page_shows_who_asks(person: Person, site: Site) -> None:
         "POST", "/approvals", made.json()["token"], json={"returnUrl": site.return_url}
     )
     page = person.open(asked.json()["url"])
-    assert "Lovelace" not in page.locator("main").inner_text()  # nothing of it before a sign-in
+    # the account is hidden before a sign-in
+    assert "Lovelace" not in page.locator("main").inner_text()
     flow.sign_in(person, page)
     text = page.locator("main")
     expect(text).to_contain_text("Ada <b>Lovelace</b>")

@@ -1,4 +1,5 @@
-"""The tools of these tests work: they see an error in the console, and a passkey in each page."""
+"""The tools of these tests work: they notice an error in the console, and provide passkeys on each
+page."""
 
 from __future__ import annotations
 
@@ -56,7 +57,7 @@ def serving(html: str) -> Iterator[str]:
         yield f"http://localhost:{address[1]}/"
 
 
-def test_a_passkey_of_a_page_is_there_in_its_popup(person: Person, url: str) -> None:
+def test_passkey_of_a_page_works_in_its_popup(person: Person, url: str) -> None:
     page = person.open(url)
     page.get_by_role("button", name="Create a passkey").click()
     page.get_by_text("made ").wait_for()
@@ -68,7 +69,7 @@ def test_a_passkey_of_a_page_is_there_in_its_popup(person: Person, url: str) -> 
     ).inner_text().replace("made", "used")
 
 
-def test_a_person_can_refuse(person: Person, url: str) -> None:
+def test_person_can_cancel_a_passkey_prompt(person: Person, url: str) -> None:
     page = person.open(url)
     page.get_by_role("button", name="Create a passkey").click()
     page.get_by_text("made ").wait_for()
@@ -81,7 +82,7 @@ def test_a_person_can_refuse(person: Person, url: str) -> None:
     "script",
     ["console.error('oh')", "setTimeout(() => { throw new Error('oh') })"],
 )
-def test_an_error_in_a_page_is_seen(
+def test_error_in_a_page_is_noticed(
     browser: Any, url: str, script: str, new_person: Callable[..., Person]
 ) -> None:
     person = Person(browser)
@@ -92,7 +93,7 @@ def test_an_error_in_a_page_is_seen(
     assert [problem.text for problem in person.unexpected() if "oh" in problem.text]
 
 
-def test_a_request_to_another_machine_is_seen(browser: Any, url: str) -> None:
+def test_request_to_another_machine_is_noticed(browser: Any, url: str) -> None:
     person = Person(browser)
     page = person.open(url)
     page.evaluate("fetch('http://example.invalid/').catch(() => {})")
@@ -107,14 +108,14 @@ def test_axe_finds_a_fault(person: Person, url: str) -> None:
     assert any("image-alt" in fault for fault in accessibility_faults(page))
 
 
-def test_a_page_that_is_too_wide_is_seen(new_person: Callable[..., Person], url: str) -> None:
+def test_too_wide_page_is_noticed(new_person: Callable[..., Person], url: str) -> None:
     page = new_person(viewport=PHONE).open(url)
     assert overflow(page) == 0
     page.evaluate("document.querySelector('main').style.width = '400px'")
     assert overflow(page) > 0
 
 
-def test_pictures_are_made(person: Person, url: str, tmp_path: Any, monkeypatch: Any) -> None:
+def test_pictures_are_taken(person: Person, url: str, tmp_path: Any, monkeypatch: Any) -> None:
     monkeypatch.setenv("WATTFARE_SCREENSHOTS", str(tmp_path))
     screenshots.take(person.open(url), "page")
     made = {path.name: path.read_bytes()[8:12] for path in tmp_path.iterdir()}
@@ -125,9 +126,9 @@ def test_pictures_are_made(person: Person, url: str, tmp_path: Any, monkeypatch:
 SCHEMES = ("light", "dark")
 
 
-def test_a_path_in_the_environment_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_browser_path_in_the_environment_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CHROMIUM", "/no/such/browser")
     assert chromium.find() is None
-    assert chromium._find_or_install() is None  # a wrong path is not mended with apt
+    assert chromium._find_or_install() is None  # a wrong path does not trigger an installation
     monkeypatch.setenv("CHROMIUM", sys.executable)
     assert chromium.find() == sys.executable

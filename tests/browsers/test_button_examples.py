@@ -75,6 +75,6 @@ def test_connect_and_ask(person: Person, app: str, name: str) -> None:
     assert_accessible(page)
 
 
-def test_the_react_example_says_how_it_is_built() -> None:
+def test_react_example_says_how_to_build_it() -> None:
     text = (EXAMPLES / "react.jsx").read_text()
     assert "--external:/wattfare.js" in text

@@ -1,4 +1,4 @@
-"""From the app's button to a connected budget, and all that may happen instead."""
+"""From the app's button to a connected budget, and everything that may go wrong."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ def test_four_clicks_connect_a_new_person(person: Person, site: Site) -> None:
     page = connect(person, site)
     status = site.status(user_of(person, site))
     assert status["connected"] is True
-    assert status["limits"] == {"monthlyUsd": 0.001}  # the app's wish
+    assert status["limits"] == {"monthlyUsd": 0.001}  # the app's proposal
     assert person.clicks <= 4
     assert press(page, "Status") == status
 
 
-def test_three_clicks_connect_a_person_who_has_a_passkey(person: Person, site: Site) -> None:
+def test_three_clicks_connect_a_person_with_a_passkey(person: Person, site: Site) -> None:
     connect(person, site)
     forget_the_apps_cookies(person, site)  # another user of the app, the same payer
     person.clicks = 0
@@ -58,12 +58,12 @@ def test_three_clicks_connect_in_another_browser_session(new_person: NewPerson, 
     assert again.clicks <= 3
 
 
-def test_the_person_sets_the_cap(person: Person, site: Site) -> None:
+def test_person_sets_the_cap(person: Person, site: Site) -> None:
     connect(person, site, cap=0.5)
     assert site.status(user_of(person, site))["limits"] == {"monthlyUsd": 0.5}
 
 
-def test_deny(person: Person, site: Site) -> None:
+def test_person_denies(person: Person, site: Site) -> None:
     page = open_lab(person, site)
     popup = person.popup(page, button(page, "Connect").click)
     flow.sign_in(person, popup)
@@ -73,7 +73,7 @@ def test_deny(person: Person, site: Site) -> None:
     assert site.status(user_of(person, site))["connected"] is False
 
 
-def test_closing_the_popup(person: Person, site: Site) -> None:
+def test_closed_popup_cancels(person: Person, site: Site) -> None:
     page = open_lab(person, site)
     popup = person.popup(page, button(page, "Connect").click)
     button(popup, flow.CREATE).wait_for()
@@ -82,7 +82,7 @@ def test_closing_the_popup(person: Person, site: Site) -> None:
     assert said(page).items() >= NOT_CONNECTED.items()
 
 
-def test_a_blocked_popup_and_then_a_redirect(person: Person, site: Site) -> None:
+def test_blocked_popup_falls_back_to_a_redirect(person: Person, site: Site) -> None:
     person.context.add_init_script("window.open = () => null")
     page = open_lab(person, site)
     assert press(page, "Connect")["error"] == "popup_blocked"
@@ -101,7 +101,7 @@ def test_connecting_by_redirect_without_a_popup(person: Person, site: Site) -> N
     approve(person, page)
     page.wait_for_url(f"{site.app}/**")
     expect_connected(person, site)
-    assert "code=" not in page.url  # it is in no history and in no bookmark
+    assert "code=" not in page.url  # it is in no history and no bookmark
 
 
 # -- what must not connect
@@ -116,7 +116,7 @@ class Mallory:
         self.token = site.token(self.user, monthlyUsd=50)
 
     def start(self) -> dict[str, Any]:
-        """An approval of their own, without a browser."""
+        """Opens Mallory's own approval, without a browser."""
         body = {"returnUrl": f"{self.site.app}/api/wattfare/wattfare-return"}
         answer = self.site.api("POST", "/approvals", self.token, json=body)
         assert answer.status_code in (200, 201), answer.text
@@ -133,7 +133,7 @@ class Mallory:
         return self.site.status(self.user)["connected"]
 
 
-def test_a_mailed_link_connects_nobody(person: Person, site: Site) -> None:
+def test_mailed_link_connects_no_user(person: Person, site: Site) -> None:
     open_lab(person, site)
     mallory = Mallory(site)
     approval = mallory.start()
@@ -148,9 +148,7 @@ def test_a_mailed_link_connects_nobody(person: Person, site: Site) -> None:
     assert not mallory.connected
 
 
-def test_the_code_of_a_mailed_link_is_of_no_use_to_the_victims_session(
-    person: Person, site: Site
-) -> None:
+def test_code_of_a_mailed_link_fails_in_the_victims_session(person: Person, site: Site) -> None:
     open_lab(person, site)
     victim = user_of(person, site)
     mallory = Mallory(site)
@@ -159,13 +157,13 @@ def test_the_code_of_a_mailed_link_is_of_no_use_to_the_victims_session(
     with page.expect_request(re.compile(r"[?&]code=")) as returned:
         approve(person, page)
     code = parse_qs(urlsplit(returned.value.url).query)["code"][0]
-    # Even the victim, with the right code and the right secret, is another user of the app.
+    # Even with the right code and secret, the victim is another user of the app.
     assert mallory.redeem(approval, code, site.token(victim)) in (403, 409)
     assert site.status(victim)["connected"] is False
     assert not mallory.connected
 
 
-def test_a_forged_return_connects_nobody(person: Person, site: Site) -> None:
+def test_forged_return_connects_no_user(person: Person, site: Site) -> None:
     page = open_lab(person, site)
     address = f"{site.app}/api/wattfare/wattfare-return"
     for query in (
@@ -183,7 +181,7 @@ def test_a_forged_return_connects_nobody(person: Person, site: Site) -> None:
     assert press(page, "Status").items() >= NOT_CONNECTED.items()
 
 
-def test_a_forged_return_does_not_end_an_approval_under_way(person: Person, site: Site) -> None:
+def test_forged_return_does_not_end_a_running_approval(person: Person, site: Site) -> None:
     person.expect_problem("status of 409")  # for the wrong code
     page = open_lab(person, site)
     popup = person.popup(page, button(page, "Connect").click)
@@ -197,11 +195,11 @@ def test_a_forged_return_does_not_end_an_approval_under_way(person: Person, site
         forged.close()
     with popup.expect_event("close"):
         approve(person, popup)
-    assert said(page)["connected"] is True  # by the true code
+    assert said(page)["connected"] is True  # by the right code
     expect_connected(person, site)
 
 
-def test_another_origin_cannot_be_returned_to(site: Site) -> None:
+def test_return_to_another_origin_is_refused(site: Site) -> None:
     token = site.token("u1")
     for url in (
         "https://evil.example.com/",
@@ -217,10 +215,10 @@ def test_another_origin_cannot_be_returned_to(site: Site) -> None:
         assert 400 <= answer.status_code < 500, (url, answer.text)
 
 
-# -- clicks that come twice, pages that come again
+# -- double clicks and reloaded pages
 
 
-def test_a_double_click_on_the_apps_button_asks_once(person: Person, site: Site) -> None:
+def test_double_click_on_the_apps_button_opens_one_approval(person: Person, site: Site) -> None:
     page = open_lab(person, site)
     asked: list[str] = []
     person.context.on(
@@ -239,7 +237,7 @@ def test_a_double_click_on_the_apps_button_asks_once(person: Person, site: Site)
     assert len(person.context.pages) == 1
 
 
-def test_a_double_click_on_allow_connects_once(person: Person, site: Site) -> None:
+def test_double_click_on_allow_connects_once(person: Person, site: Site) -> None:
     page = open_lab(person, site)
     popup = person.popup(page, button(page, "Connect").click)
     flow.sign_in(person, popup)
@@ -270,7 +268,7 @@ def test_back_and_reload_after_allow(person: Person, site: Site) -> None:
     expect_connected(person, site)
 
 
-def test_reloading_the_approval_does_not_ask_twice(person: Person, site: Site) -> None:
+def test_reload_of_the_app_opens_no_second_approval(person: Person, site: Site) -> None:
     page = open_lab(person, site)
     popup = person.popup(page, button(page, "Connect").click)
     flow.sign_in(person, popup)
@@ -284,7 +282,7 @@ def test_reloading_the_approval_does_not_ask_twice(person: Person, site: Site) -
 # -- tokens
 
 
-def test_a_token_that_expires_between_two_clicks(person: Person, site: Site) -> None:
+def test_token_that_expires_between_two_clicks(person: Person, site: Site) -> None:
     page = person.context.new_page()
     page.clock.install()
     page.goto(site.lab)
@@ -300,7 +298,7 @@ def test_a_token_that_expires_between_two_clicks(person: Person, site: Site) -> 
     assert len(tokens) == 2
 
 
-def test_a_stale_token_is_fetched_anew_once(person: Person, site: Site) -> None:
+def test_expired_token_is_fetched_again_once(person: Person, site: Site) -> None:
     stale = [True]
 
     def answer(route: Route) -> None:
@@ -317,7 +315,7 @@ def test_a_stale_token_is_fetched_anew_once(person: Person, site: Site) -> None:
     assert press(page, "Status").items() >= NOT_CONNECTED.items()
 
 
-def test_a_person_who_is_not_signed_in_at_the_app(person: Person, site: Site) -> None:
+def test_person_who_is_not_signed_in_to_the_app(person: Person, site: Site) -> None:
     person.expect_problem("status of 401")
     page = open_lab(person, site)
     person.context.clear_cookies()
@@ -327,7 +325,7 @@ def test_a_person_who_is_not_signed_in_at_the_app(person: Person, site: Site) ->
 # -- without a mouse
 
 
-def test_the_keyboard_alone(person: Person, site: Site) -> None:
+def test_keyboard_alone_is_enough(person: Person, site: Site) -> None:
     page = open_lab(person, site)
     tab_to(page, "Connect")
     popup = person.popup(page, lambda: page.keyboard.press("Enter"))
@@ -345,7 +343,7 @@ def test_the_keyboard_alone(person: Person, site: Site) -> None:
 # -- how long it takes
 
 
-def test_from_the_last_click_to_connected(new_person: NewPerson, site: Site) -> None:
+def test_time_from_the_last_click_to_connected(new_person: NewPerson, site: Site) -> None:
     times: list[float] = []
     person = new_person()
     for _ in range(10):
@@ -363,13 +361,13 @@ def test_from_the_last_click_to_connected(new_person: NewPerson, site: Site) -> 
         times.append(page.evaluate("window.changedAt") / 1000 - began)
         press(page, "Disconnect")
         page.close()
-    assert sorted(times)[-1] <= 1.5, times  # the slowest of ten: more than p95 asks
+    assert sorted(times)[-1] <= 1.5, times  # the slowest of ten: stricter than the p95 target
 
 
 # -- grants
 
 
-def test_a_grant_is_asked_for_and_used_up(person: Person, site: Site) -> None:
+def test_grant_is_requested_and_used_up(person: Person, site: Site) -> None:
     page = open_lab(person, site)
     popup = person.popup(page, button(page, "Ask for a grant").click)
     with popup.expect_event("close"):
@@ -394,7 +392,7 @@ def spend(site: Site, grant: str) -> tuple[int, Any]:
 
 
 def expect_connected(person: Person, site: Site) -> None:
-    """The app's backend sees this person connected, after a moment."""
+    """Checks that the app's backend soon sees this person as connected."""
     deadline = time.monotonic() + 20
     while not site.status(user_of(person, site))["connected"]:
         assert time.monotonic() < deadline
@@ -402,12 +400,12 @@ def expect_connected(person: Person, site: Site) -> None:
 
 
 def forget_the_apps_cookies(person: Person, site: Site) -> None:
-    """The person is another user of the app from now on."""
+    """Makes the person another user of the app."""
     person.context.clear_cookies(name="visitor")
 
 
 def count(page: Page, path: str) -> list[str]:
-    """The requests of this page to that path, from now on."""
+    """Counts the requests of this page to that path from now on."""
     seen: list[str] = []
     page.on("request", lambda request: seen.append(request.url) if path in request.url else None)
     return seen

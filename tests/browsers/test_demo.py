@@ -1,4 +1,4 @@
-"""`wattfare demo --web`, in each framework: chat to the cap, raise it, go on, stop."""
+"""`wattfare demo --web` in each framework: chat up to the cap, raise it, continue, stop."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from browsers.flow import STOP, approve, button
 from browsers.people import Person, assert_accessible
 from wattfare_mw.cli.demo_chat import FRAMEWORKS
 
-#: 60 words: at $0.000003 for a word, three of these are more than half of the demo's cap.
+#: 60 words at $0.000003 each: three of these cost more than half of the demo's cap.
 LONG = " ".join(f"word{number}" for number in range(60))
 
 
 @contextmanager
 def running_demo(*options: str) -> Iterator[str]:
-    """The URL of the chat app, the only one that the demo prints."""
+    """The URL of the chat app, the only URL that the demo prints."""
     process = subprocess.Popen(
         [sys.executable, "-m", "wattfare_mw.cli", "demo", "--web", *options],
         stdout=subprocess.PIPE,
@@ -58,7 +58,7 @@ def demo(request: pytest.FixtureRequest) -> Iterator[str]:
         yield url
 
 
-def test_the_story_of_the_demo(person: Person, demo: str) -> None:
+def test_demo_from_the_first_chat_to_stop(person: Person, demo: str) -> None:
     person.expect_problem("status of 402")
     page = person.open(demo)
 
@@ -86,7 +86,7 @@ def test_the_story_of_the_demo(person: Person, demo: str) -> None:
     assert seen == sorted(seen, reverse=True)
     assert seen[-1] < seen[0] / 2
 
-    # Raise it, and go on.
+    # Raise the cap and continue.
     popup = person.popup(page, button(page, "Raise the cap").click)
     with popup.expect_event("close"):
         approve(person, popup, cap=1)
@@ -94,7 +94,7 @@ def test_the_story_of_the_demo(person: Person, demo: str) -> None:
     expect(answers(page).last).to_contain_text("And on we go")
     expect(bar(page)).to_contain_text("$1.00 left")
 
-    # Stop, in the middle of an answer.
+    # Stop within an answer.
     with page.context.expect_page() as opened:
         page.get_by_role("link", name="My budget").click()
     spending = opened.value
@@ -114,7 +114,7 @@ def test_the_story_of_the_demo(person: Person, demo: str) -> None:
     assert answers(page).last.inner_text() == words
 
 
-def test_axe_finds_nothing_on_the_demo(person: Person, demo: str) -> None:
+def test_axe_finds_no_fault_on_the_demo(person: Person, demo: str) -> None:
     page = person.open(demo)
     for scheme in ("light", "dark"):
         page.emulate_media(color_scheme=scheme)
@@ -148,7 +148,7 @@ def start(page: Page, text: str) -> None:
 
 
 def send(page: Page, text: str) -> None:
-    """Send a message, and wait for the end of its answer."""
+    """Sends a message and waits for the end of its answer."""
     start(page, text)
     expect(page.locator("#ask")).to_have_attribute("aria-busy", "false", timeout=30_000)
 
@@ -158,7 +158,7 @@ def bar(page: Page) -> Any:
 
 
 def left(page: Page) -> float:
-    """How many USD are left, as the page shows."""
+    """The remaining USD that the page shows."""
     expect(bar(page)).to_contain_text("left")
     found = re.search(r"\$([\d.]+) left", bar(page).inner_text())
     assert found is not None

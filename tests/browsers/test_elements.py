@@ -1,5 +1,5 @@
-"""``wattfare.js`` and its two elements, in an app with a strict policy: only scripts and styles of
-its own, and ``Cross-Origin-Opener-Policy: same-origin``."""
+"""``wattfare.js`` and its two elements, in an app with a strict policy: only its own scripts and
+styles, and ``Cross-Origin-Opener-Policy: same-origin``."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CONNECT = "Connect AI budget"
 
 
 def open_app(person: Person, site: Site) -> Page:
-    """The chat app, which has both elements."""
+    """Opens the chat app, which has both elements."""
     page = person.open(site.app)
     expect(budget(page)).to_contain_text("No AI budget is connected.")
     return page
@@ -44,7 +44,7 @@ def connect(person: Person, page: Page) -> None:
         approve(person, popup)
 
 
-def test_the_button_connects_under_a_strict_policy(person: Person, site: Site) -> None:
+def test_button_connects_under_a_strict_policy(person: Person, site: Site) -> None:
     page = open_app(person, site)
     connect(person, page)
     expect_state(page, "low")  # the whole cap is less than a dollar
@@ -54,7 +54,7 @@ def test_the_button_connects_under_a_strict_policy(person: Person, site: Site) -
     assert_accessible(page)
 
 
-def test_deny_when_the_handle_of_the_popup_is_cut(person: Person, site: Site) -> None:
+def test_deny_without_a_handle_of_the_popup(person: Person, site: Site) -> None:
     page = open_app(person, site)
     popup = person.popup(page, the_button(page).click)
     flow.sign_in(person, popup)
@@ -64,19 +64,21 @@ def test_deny_when_the_handle_of_the_popup_is_cut(person: Person, site: Site) ->
     assert site.status(user_of(person, site))["connected"] is False
 
 
-def test_a_slow_person_is_waited_for_when_the_handle_is_cut(person: Person, site: Site) -> None:
+def test_slow_person_is_waited_for_without_a_handle_of_the_popup(
+    person: Person, site: Site
+) -> None:
     page = open_app(person, site)
     popup = person.popup(page, the_button(page).click)
     button(popup, flow.CREATE).wait_for()
     assert page.evaluate("document.hasFocus()")
-    page.wait_for_timeout(2500)  # longer than a closed window is waited for
+    page.wait_for_timeout(2500)  # longer than it waits after the window is closed
     with popup.expect_event("close"):
         approve(person, popup)
     expect_state(page, "low")
 
 
 def ask_for_status(page: Page) -> None:
-    """Keep what `connect()` gives in the page."""
+    """Keeps what `connect()` returns in the page."""
     page.evaluate(
         """() => {
           const { wattfare } = document.querySelector("wattfare-button");
@@ -90,20 +92,20 @@ def ask_for_status(page: Page) -> None:
     )
 
 
-def test_somebody_who_comes_back_has_left_the_popup(person: Person, site: Site) -> None:
+def test_focus_on_the_page_means_that_the_popup_was_left(person: Person, site: Site) -> None:
     page = open_app(person, site)
     ask_for_status(page)
     popup = person.popup(page, the_button(page).click)
     button(popup, flow.CREATE).wait_for()
     page.wait_for_timeout(1000)
     popup.close()
-    page.locator("h1").click()  # in place of the focus, which a driven page never loses
+    page.locator("h1").click()  # simulates the focus, which an automated page never loses
     expect(page.locator("body")).to_have_attribute("data-connected", "false")
     connect(person, page)  # and again
     expect_state(page, "low")
 
 
-def test_closing_the_popup_when_its_handle_is_cut(person: Person, site: Site) -> None:
+def test_closed_popup_is_noticed_without_its_handle(person: Person, site: Site) -> None:
     page = open_app(person, site)
     ask_for_status(page)
     popup = person.popup(page, the_button(page).click)
@@ -114,7 +116,7 @@ def test_closing_the_popup_when_its_handle_is_cut(person: Person, site: Site) ->
     expect_state(page, "low")
 
 
-def test_allow_counts_although_the_page_no_longer_waits(person: Person, site: Site) -> None:
+def test_allow_counts_after_the_page_has_stopped_waiting(person: Person, site: Site) -> None:
     page = open_app(person, site)
     ask_for_status(page)
     popup = person.popup(page, the_button(page).click)
@@ -128,7 +130,7 @@ def test_allow_counts_although_the_page_no_longer_waits(person: Person, site: Si
     assert site.status(user_of(person, site))["connected"] is True
 
 
-def test_a_second_click_opens_the_window_again(person: Person, site: Site) -> None:
+def test_second_click_opens_the_window_again(person: Person, site: Site) -> None:
     page = open_app(person, site)
     lost = person.popup(page, the_button(page).click)
     button(lost, flow.CREATE).wait_for()
@@ -140,7 +142,7 @@ def test_a_second_click_opens_the_window_again(person: Person, site: Site) -> No
     expect_state(page, "low")
 
 
-def test_the_button_leaves_the_page_if_popups_are_blocked(person: Person, site: Site) -> None:
+def test_button_redirects_if_popups_are_blocked(person: Person, site: Site) -> None:
     person.context.add_init_script("window.open = () => null")
     page = open_app(person, site)
     the_button(page).click()
@@ -152,7 +154,7 @@ def test_the_button_leaves_the_page_if_popups_are_blocked(person: Person, site: 
     assert page.evaluate("sessionStorage.length") == 0
 
 
-def test_the_keyboard_alone(person: Person, site: Site) -> None:
+def test_keyboard_alone_is_enough(person: Person, site: Site) -> None:
     page = open_app(person, site)
     for _ in range(20):
         page.keyboard.press("Tab")
@@ -187,11 +189,11 @@ def test_stop_and_change(person: Person, site: Site) -> None:
     assert site.status(user_of(person, site))["connected"] is False
 
 
-# -- what they show
+# -- what the elements show
 
 
 def answer_status(page: Page, **status: Any) -> None:
-    """From now on the service says this of the connection."""
+    """From now on, the service returns this status of the connection."""
 
     def answer(route: Route) -> None:
         if route.request.method == "OPTIONS":
@@ -225,7 +227,7 @@ def status_of(left: float | None, cap: float | None) -> dict[str, Any]:
         (None, None, "connected", "AI budget: no cap"),
     ],
 )
-def test_states(
+def test_elements_show_each_state(
     person: Person, site: Site, left: float | None, cap: float | None, state: str, text: str
 ) -> None:
     page = open_app(person, site)
@@ -250,7 +252,7 @@ def test_states(
         assert_accessible(page)
 
 
-def test_a_refused_key_is_reconnected(person: Person, site: Site) -> None:
+def test_refused_key_is_reconnected(person: Person, site: Site) -> None:
     person.expect_problem("status of 402")
     page = open_app(person, site)
     connect(person, page)
@@ -270,7 +272,7 @@ def test_a_refused_key_is_reconnected(person: Person, site: Site) -> None:
     expect_state(page, "low")
 
 
-def test_an_answer_that_is_not_read_to_its_end_refreshes(person: Person, site: Site) -> None:
+def test_partly_read_answer_refreshes_the_budget(person: Person, site: Site) -> None:
     page = open_app(person, site)
     connect(person, page)
     expect_state(page, "low")
@@ -310,7 +312,7 @@ def test_an_answer_that_is_not_read_to_its_end_refreshes(person: Person, site: S
     assert got == [f"{site.app}/api/wattfare/chat/completions", "AbortError", True, 3]
 
 
-def test_an_unreachable_service_is_said(person: Person, site: Site) -> None:
+def test_unreachable_service_is_reported(person: Person, site: Site) -> None:
     person.expect_problem("ERR_FAILED")
     page = open_app(person, site)
     page.route("**/api/v1/connections", lambda route: route.abort())
@@ -321,7 +323,7 @@ def test_an_unreachable_service_is_said(person: Person, site: Site) -> None:
 # -- the return page
 
 
-def test_a_return_that_nobody_waits_for(person: Person, site: Site) -> None:
+def test_return_page_without_a_waiting_opener(person: Person, site: Site) -> None:
     page = person.open(f"{site.return_url}?approval=nothing&code=nothing")
     expect(page.get_by_role("status")).to_contain_text("Nothing was connected here")
     assert page.url == site.return_url

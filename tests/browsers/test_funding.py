@@ -1,4 +1,4 @@
-"""A person pays with a key of their own: from the app's button to a call that carries the key."""
+"""A person pays with their own key: from the app's button to a call with the key."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def funded_site(
 
 
 def open_approval(person: Person, site: Site) -> tuple[Page, Page]:
-    """The app's page, and the popup with the approval, signed in."""
+    """Opens the app's page and the popup with the approval, signed in."""
     page = open_lab(person, site)
     popup = person.popup(page, button(page, "Connect").click)
     flow.sign_in(person, popup)
@@ -41,7 +41,7 @@ def open_approval(person: Person, site: Site) -> tuple[Page, Page]:
 
 
 def call(site: Site, user: str) -> tuple[int, str]:
-    """A call of this user: its status, and the error's code."""
+    """Makes a call of this user. Returns its status and the error's code."""
     answer = site.api(
         "POST",
         "/chat/completions",
@@ -52,7 +52,7 @@ def call(site: Site, user: str) -> tuple[int, str]:
     return answer.status_code, answer.json().get("error", {}).get("code", "")
 
 
-def test_from_the_button_through_openrouter_to_a_call(
+def test_connecting_through_openrouter_and_calling(
     person: Person, funded_site: Site, router: FakeOpenRouter
 ) -> None:
     router.person("ada")
@@ -74,7 +74,7 @@ def test_from_the_button_through_openrouter_to_a_call(
     assert router.upstream.calls[-1].headers["authorization"] == f"Bearer {key.key}"
 
 
-def test_a_key_that_gets_no_limit_leads_back_to_the_request(
+def test_key_without_a_limit_leads_back_to_the_request(
     person: Person, funded_site: Site, router: FakeOpenRouter
 ) -> None:
     router.person("ada")
@@ -91,7 +91,7 @@ def test_a_key_that_gets_no_limit_leads_back_to_the_request(
     assert said(page)["connected"] is True
 
 
-def test_a_key_of_ones_own_that_is_refused_and_one_that_works(
+def test_refused_own_key_and_a_valid_one(
     person: Person, funded_site: Site, router: FakeOpenRouter
 ) -> None:
     router.person("ada")
@@ -112,14 +112,14 @@ def test_a_key_of_ones_own_that_is_refused_and_one_that_works(
 
 
 def callback(popup: Page, router: FakeOpenRouter, person: str) -> str:
-    """The URL to which OpenRouter leads after its page, which the browser does not open yet."""
+    """The URL that OpenRouter redirects to, before the browser opens it."""
     popup.get_by_role("link", name=ADD).click()
     button(popup, "Connect OpenRouter").click()
     button(popup, "Authorize").wait_for()
     return router.allow(popup.url, person)
 
 
-def test_a_refused_answer_of_openrouter_leads_back_to_the_request(
+def test_failed_openrouter_callback_leads_back_to_the_request(
     person: Person, funded_site: Site, router: FakeOpenRouter
 ) -> None:
     router.person("ada")
@@ -137,7 +137,7 @@ def test_a_refused_answer_of_openrouter_leads_back_to_the_request(
     assert said(page)["connected"] is True
 
 
-def test_a_refused_openrouter_is_connected_again_in_the_popup(
+def test_refused_openrouter_is_connected_again_in_the_popup(
     person: Person, funded_site: Site, router: FakeOpenRouter
 ) -> None:
     router.person("ada")
@@ -177,7 +177,7 @@ READ_A_STREAM = """async (model) => {
 }"""
 
 
-def test_a_removal_ends_a_stream_in_the_page(
+def test_removal_ends_a_stream_in_the_page(
     person: Person, funded_site: Site, router: FakeOpenRouter
 ) -> None:
     router.person("ada")
@@ -202,7 +202,7 @@ def test_a_removal_ends_a_stream_in_the_page(
     assert call(funded_site, user_of(person, funded_site))[0] in (402, 403)
 
 
-def test_what_pays_for_an_app_is_changed(
+def test_funding_of_an_app_is_changed(
     person: Person, funded_site: Site, router: FakeOpenRouter
 ) -> None:
     router.person("ada")
@@ -229,7 +229,7 @@ def test_what_pays_for_an_app_is_changed(
 
 
 @pytest.mark.parametrize("fault", ["state", "cookie", "code", "verifier", "replayed"])
-def test_a_callback_that_is_forged_or_replayed_adds_nothing(
+def test_forged_or_replayed_callback_adds_nothing(
     person: Person, funded_site: Site, router: FakeOpenRouter, fault: str
 ) -> None:
     router.person("ada")
@@ -243,7 +243,7 @@ def test_a_callback_that_is_forged_or_replayed_adds_nothing(
         person.context.clear_cookies(name=re.compile("openrouter"))
     elif fault == "code":
         url = url.replace(given["code"][0], "another-code")
-    elif fault == "verifier":  # the code was made for another challenge
+    elif fault == "verifier":  # the code was issued for another challenge
         router.codes[given["code"][0]].challenge = "another-challenge"
     elif fault == "replayed":
         popup.goto(url)
@@ -272,9 +272,7 @@ def test_another_payer_cannot_use_a_callback(
     assert not router.keys_of("mallory")
 
 
-def test_a_refused_key_is_replaced(
-    person: Person, funded_site: Site, router: FakeOpenRouter
-) -> None:
+def test_refused_key_is_replaced(person: Person, funded_site: Site, router: FakeOpenRouter) -> None:
     router.person("ada")
     key = router.new_key("ada")
     page, popup = open_approval(person, funded_site)
@@ -298,7 +296,7 @@ def test_a_refused_key_is_replaced(
     assert call(funded_site, user) == (200, "")
 
 
-def test_the_page_on_a_phone_in_the_dark(
+def test_page_on_a_phone_in_dark_mode(
     new_person: NewPerson, funded_site: Site, router: FakeOpenRouter
 ) -> None:
     router.person("ada")

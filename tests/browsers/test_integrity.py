@@ -1,4 +1,4 @@
-"""`wattfare.js` of the service on a page of another site, which names the hash of the file."""
+"""`wattfare.js` from the service on a page of another site, which states the hash of the file."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>An app</ti
 
 @pytest.fixture
 def open_page(person: Person, site: Site) -> Iterator[Callable[[bytes], Page]]:
-    """Open a page of another site with the service's module. The page names the hash of a file
-    with these bytes at its end."""
+    """Opens a page of another site with the service's module. The stated hash is of a file with
+    these bytes at its end."""
     app = flask.Flask("another site")
     answer = httpx.get(f"{site.service}/wattfare.js", follow_redirects=True, trust_env=False)
 
@@ -40,10 +40,10 @@ def open_page(person: Person, site: Site) -> Iterator[Callable[[bytes], Page]]:
         )
 
 
-def test_the_file_with_the_named_hash_runs(open_page: Callable[[bytes], Page]) -> None:
+def test_file_with_the_stated_hash_runs(open_page: Callable[[bytes], Page]) -> None:
     expect(open_page(b"").get_by_role("status")).to_have_text("loaded")
 
 
-def test_another_file_does_not_run(person: Person, open_page: Callable[[bytes], Page]) -> None:
+def test_other_file_does_not_run(person: Person, open_page: Callable[[bytes], Page]) -> None:
     person.expect_problem("integrity")
     expect(open_page(b" ").get_by_role("status")).to_have_text("refused")

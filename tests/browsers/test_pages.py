@@ -1,4 +1,4 @@
-"""Each page as it is: seen by axe-core, on a phone, at 400% zoom, without JavaScript."""
+"""Each page as it looks to axe-core, on a phone, at 400% zoom, and without JavaScript."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from browsers.people import PHONE, Person, assert_accessible, overflow
 from browsers.site import Site
 
 NewPerson = Callable[..., Person]
-#: What a window of 1280 by 1024 pixels shows at 400% zoom.
+#: The size of a window of 1280 by 1024 pixels at 400% zoom.
 ZOOMED = {"width": 320, "height": 256}
-#: The most bytes of a page with all that it loads.
+#: The highest number of bytes of a page with everything that it loads.
 LARGEST_PAGE = 30_000
 
 
 def walk(person: Person, site: Site, look: Callable[[Page, str], Any]) -> None:
-    """Look at every page that a person comes by, in the order in which they do."""
-    person.expect_problem("status of 4")  # a page that shows a refusal
+    """Opens every page in the order in which a person sees it."""
+    person.expect_problem("status of 4")  # a page with a refusal
     user = new_user()
     approval = ask(site, user, monthlyUsd=5)
     page = person.open(approval["url"])
@@ -45,7 +45,7 @@ def walk(person: Person, site: Site, look: Callable[[Page, str], Any]) -> None:
     look(page, "budget")
     for path in links(page):
         page.goto(f"{site.service}{path}")
-        words = re.sub(r"[0-9a-f]{32}", "", path.partition("?")[0])  # ids are no part of a name
+        words = re.sub(r"[0-9a-f]{32}", "", path.partition("?")[0])  # ids are not a part of a name
         look(page, re.sub(r"\W+", "-", words).strip("-"))
 
     page.goto(f"{site.service}/budget")
@@ -73,7 +73,7 @@ def ask_for_grant(site: Site) -> dict[str, Any]:
 
 
 def chat(site: Site, user: str) -> None:
-    """Something to see on the page with the budget."""
+    """Fills the budget page with content."""
     body = {"model": "wattfare/echo", "messages": [{"role": "user", "content": "Hello out there"}]}
     headers = {"x-wattfare-user": user}
     answer = site.api("POST", "/chat/completions", site.keys.secret_key, json=body, headers=headers)
@@ -81,7 +81,7 @@ def chat(site: Site, user: str) -> None:
 
 
 def links(page: Page) -> list[str]:
-    """The pages of the service that this page links to, once each."""
+    """The service's pages that this page links to, once each."""
     found = page.evaluate(
         "[...document.querySelectorAll('a[href]')].map((a) => a.getAttribute('href'))"
     )
@@ -93,7 +93,7 @@ def links(page: Page) -> list[str]:
     ]
 
 
-def test_axe_finds_nothing_on_any_page(person: Person, site: Site) -> None:
+def test_axe_finds_no_fault_on_any_page(person: Person, site: Site) -> None:
     seen: list[str] = []
 
     def look(page: Page, name: str) -> None:
@@ -122,7 +122,7 @@ def test_no_page_is_wider_than_its_window(
 
 
 def test_no_page_is_large(person: Person, site: Site) -> None:
-    """With its style sheet and its scripts."""
+    """The size includes style sheet and scripts."""
     sizes: dict[str, int] = {}
 
     def look(page: Page, name: str) -> None:
@@ -144,7 +144,7 @@ def test_picture_of_every_page(person: Person, site: Site) -> None:
 # -- without JavaScript
 
 
-def test_allow_without_javascript_is_a_second_page(new_person: NewPerson, site: Site) -> None:
+def test_allow_without_javascript_has_a_second_page(new_person: NewPerson, site: Site) -> None:
     plain, user = signed_in_without_javascript(new_person, site)
     approval = ask(site, user, monthlyUsd=2)
     page = plain.open(approval["url"])
@@ -165,7 +165,7 @@ def test_deny_and_stop_without_javascript(new_person: NewPerson, site: Site) -> 
     page = plain.open(ask(site, user)["url"])
     with page.expect_request(re.compile(r"[?&]denied=1")):
         button(page, DENY).click()
-    assert site.status(user)["connected"] is True  # as it was
+    assert site.status(user)["connected"] is True  # unchanged
     budget = plain.open(f"{site.service}/budget")
     button(budget, flow.STOP).click()
     if site.status(user)["connected"]:  # it asks once more
@@ -174,8 +174,8 @@ def test_deny_and_stop_without_javascript(new_person: NewPerson, site: Site) -> 
 
 
 def signed_in_without_javascript(new_person: NewPerson, site: Site) -> tuple[Person, str]:
-    """A person without JavaScript, and an app user whom they pay for. They have signed in with it,
-    because a passkey needs it."""
+    """A person without JavaScript, and an app user whom they pay for. They signed in with
+    JavaScript, because a passkey needs it."""
     known, user = new_person(), new_user()
     approval = ask(site, user, monthlyUsd=1)
     code = allow(known, site, known.open(approval["url"]))
@@ -184,14 +184,12 @@ def signed_in_without_javascript(new_person: NewPerson, site: Site) -> tuple[Per
     return new_person(java_script_enabled=False, storage_state=state), user
 
 
-def test_signing_in_without_javascript_says_what_is_needed(
-    new_person: NewPerson, site: Site
-) -> None:
+def test_sign_in_without_javascript_says_what_is_needed(new_person: NewPerson, site: Site) -> None:
     page = new_person(java_script_enabled=False).open(f"{site.service}/budget")
     assert "JavaScript" in page.locator("main").inner_text()
 
 
-# -- Allow waits
+# -- Allow is delayed
 
 
 def test_allow_becomes_active_half_a_second_after_the_focus(person: Person, site: Site) -> None:

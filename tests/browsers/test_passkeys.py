@@ -1,4 +1,4 @@
-"""The page of a person's passkeys: one for another device, and the removal of one that is lost."""
+"""The page of a person's passkeys: adding one for another device, and removing a lost one."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from browsers.people import Person, assert_accessible
 from browsers.site import Site
 
 
-def test_a_lost_passkey_is_removed(person: Person, site: Site) -> None:
+def test_lost_passkey_is_removed(person: Person, site: Site) -> None:
     page = person.open(f"{site.service}/budget")
     button(page, CREATE).click()
     page.get_by_role("link", name="Passkeys").click()
     expect(page.get_by_role("listitem")).to_have_count(1)
     assert button(page, "Remove").count() == 0
-    # The device has a passkey of this person, so that it makes no other.
+    # The device already has a passkey of this person, so it makes no other.
     button(page, CREATE).click()
     expect(page.get_by_role("alert")).to_contain_text("Your browser did not give a passkey.")
 
@@ -30,7 +30,7 @@ def test_a_lost_passkey_is_removed(person: Person, site: Site) -> None:
     button(page, "Remove").first.click()
     expect(page.get_by_role("status")).to_contain_text("The passkey was removed")
     expect(page.get_by_role("listitem")).to_have_count(1)
-    # The new one signs in.
+    # The new passkey signs in.
     page.goto(f"{site.service}/budget")
     button(page, "Sign out").click()
     button(page, flow.SIGN_IN).click()

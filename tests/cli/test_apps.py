@@ -1,4 +1,4 @@
-"""`wattfare apps`: keys that are changed without a pause, origins, and the end of an app."""
+"""`wattfare apps`: key rotation without downtime, origins, and the deletion of an app."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import pytest
 from click.testing import Result
 from support.cli import invoke_cli
 from support.service import App, Service, bearer, eventually, run_service
+from support.sqlite import sqlite_database
 
 from wattfare_mw.service import AppKeys, create_keys
-from wattfare_mw.service.ledger.databases import migrate_database
 
-#: How long a running service may go on taking what was revoked, in seconds; and what a slow
-#: machine may add to it.
+#: Seconds for which a running service may still accept a revoked key, and the margin for a slow
+#: machine.
 STATED, SLACK = 1.0, 2.0
 
 
@@ -27,14 +27,14 @@ def run(database: str, *arguments: str, **more: Any) -> Result:
 
 
 def done(database: str, *arguments: str) -> Any:
-    """What the command prints, as JSON; it must succeed."""
+    """Runs the command, which must succeed. Returns its output as JSON."""
     answer = run(database, *arguments)
     assert answer.exit_code == 0, answer.output
     return json.loads(answer.stdout) if "--json" in arguments else answer.stdout
 
 
 def refused(database: str, *arguments: str) -> str:
-    """Why the command fails. No traceback, and no secret."""
+    """Runs the command, which must fail without a traceback or a secret. Returns its message."""
     answer = run(database, *arguments)
     assert isinstance(answer.exception, SystemExit), answer.exception
     assert answer.exit_code == 1
@@ -44,15 +44,13 @@ def refused(database: str, *arguments: str) -> str:
 
 @pytest.fixture
 def keys(database: str) -> AppKeys:
-    migrate_database(database)
     return create_keys(database, "My app", "live", ["https://app.example.com"])
 
 
 # -- create and list
 
 
-def test_an_app_with_origins_is_listed(database: str) -> None:
-    migrate_database(database)
+def test_app_with_origins_is_listed(database: str) -> None:
     origins = ["https://app.example.com", "http://localhost:5000"]
     named = [word for origin in origins for word in ("--origin", origin)]
     made = done(database, "create", "[bold]Shop", "--mode", "live", *named, "--json")
@@ -71,7 +69,7 @@ def test_an_app_with_origins_is_listed(database: str) -> None:
     assert made["secretKey"] not in table
 
 
-def test_a_live_app_without_an_origin_says_what_to_do(tmp_path: Path) -> None:
+def test_live_app_without_an_origin_says_what_to_do(tmp_path: Path) -> None:
     answer = run(
         f"sqlite:///{tmp_path / 'x.db'}", "create", "x", "--new", "--mode", "live", "--json"
     )
@@ -85,23 +83,22 @@ def test_a_live_app_without_an_origin_says_what_to_do(tmp_path: Path) -> None:
     [
         ("https://app.example.com/x/", "path"),
         ("https://app.example.com/pay", "path"),
-        ("app.example.com", "no origin"),
+        ("app.example.com", "not an origin"),
         ("https://*.example.com", "wildcard"),
         ("https://App.example.com", "lower case"),
         ("https://app.example.com:443", "default"),
-        ("https://ada@app.example.com", "no origin"),
+        ("https://ada@app.example.com", "not an origin"),
         ("http://app.example.com", "not encrypted"),
         ("http://localhost.example.com", "not encrypted"),
         ("http://192.168.1.4:8000", "not encrypted"),
         ("capacitor://localhost", "web page"),
         ("javascript:alert(1)", "null"),
         ("null", "hides its own"),
-        ("", "no origin"),
+        ("", "not an origin"),
     ],
 )
-def test_what_is_no_origin_makes_no_app(tmp_path: Path, origin: str, says: str) -> None:
-    database = f"sqlite:///{tmp_path / 'x.db'}"
-    migrate_database(database)
+def test_invalid_origin_creates_no_app(tmp_path: Path, origin: str, says: str) -> None:
+    database = sqlite_database(tmp_path)
     assert says in refused(database, "create", "x", "--new", "--origin", origin)
     assert done(database, "list", "--json") == []
 
@@ -115,14 +112,14 @@ def test_what_is_no_origin_makes_no_app(tmp_path: Path, origin: str, says: str) 
         "https://xn--p8j",
     ],
 )
-def test_what_is_an_origin(tmp_path: Path, origin: str) -> None:
-    database = f"sqlite:///{tmp_path / 'x.db'}"
+def test_valid_origins_are_accepted(tmp_path: Path, origin: str) -> None:
+    database = sqlite_database(tmp_path, "x.db")
     done(database, "create", "x", "--new", "--origin", origin, "--origin", origin)
     assert done(database, "list", "--json")[0]["origins"] == [origin]
 
 
-def test_a_slash_at_the_end_is_left_out(tmp_path: Path) -> None:
-    database = f"sqlite:///{tmp_path / 'apps.db'}"
+def test_trailing_slash_is_removed(tmp_path: Path) -> None:
+    database = sqlite_database(tmp_path)
     app_id = done(
         database,
         *("create", "x", "--new", "--json"),
@@ -145,11 +142,11 @@ def test_origins_are_added_and_removed(database: str, keys: AppKeys) -> None:
     assert done(database, "list", "--json")[0]["origins"] == ["https://b.example.com"]
 
 
-def test_a_list_of_no_apps(tmp_path: Path) -> None:
+def test_list_without_apps_is_empty(tmp_path: Path) -> None:
     database = f"sqlite:///{tmp_path / 'x.db'}"
     assert "There is no database" in refused(database, "list")
     assert not (tmp_path / "x.db").exists()
-    migrate_database(database)
+    database = sqlite_database(tmp_path)
     answer = run(database, "list")
     assert answer.exit_code == 0
     assert "wattfare apps create" in answer.stderr
@@ -158,7 +155,7 @@ def test_a_list_of_no_apps(tmp_path: Path) -> None:
 # -- keys
 
 
-def test_two_keys_are_valid_while_an_app_changes(database: str, keys: AppKeys, tmp_path) -> None:
+def test_two_keys_are_valid_during_a_rotation(database: str, keys: AppKeys, tmp_path) -> None:
     with run_service(tmp_path, database=database) as service, App(service, keys) as app:
         assert opens(app, keys.secret_key)
         second = done(database, "rotate-key", keys.app_id, "--json")
@@ -176,7 +173,7 @@ def test_two_keys_are_valid_while_an_app_changes(database: str, keys: AppKeys, t
         assert done(database, "list", "--json")[0]["secretKeys"] == 1
 
 
-def test_the_newest_key_can_be_revoked(database: str, keys: AppKeys, tmp_path: Path) -> None:
+def test_newest_key_can_be_revoked(database: str, keys: AppKeys, tmp_path: Path) -> None:
     with run_service(tmp_path, database=database) as service, App(service, keys) as app:
         second = done(database, "rotate-key", keys.app_id, "--json")
         soon(lambda: opens(app, second["secretKey"]))
@@ -185,8 +182,8 @@ def test_the_newest_key_can_be_revoked(database: str, keys: AppKeys, tmp_path: P
         assert opens(app, keys.secret_key)
 
 
-def test_a_key_is_shown_once(tmp_path: Path) -> None:
-    database = f"sqlite:///{tmp_path / 'x.db'}"
+def test_key_is_shown_once(tmp_path: Path) -> None:
+    database = sqlite_database(tmp_path, "x.db")
     keys = create_keys(database, "x")
     answer = run(database, "rotate-key", keys.app_id)
     second = answer.stdout.split()[-1]
@@ -201,7 +198,7 @@ def test_a_key_is_shown_once(tmp_path: Path) -> None:
         assert key.rpartition("_")[2] not in kept
 
 
-def test_of_many_rotations_at_once_one_is_made(database: str, keys: AppKeys) -> None:
+def test_one_of_many_concurrent_rotations_succeeds(database: str, keys: AppKeys) -> None:
     answers: list[Result] = []
     start = threading.Barrier(4)
 
@@ -225,12 +222,12 @@ def test_of_many_rotations_at_once_one_is_made(database: str, keys: AppKeys) -> 
 
 
 @pytest.mark.parametrize("command", ["rotate-key", "revoke-key", "delete", "add-origin"])
-def test_an_app_that_is_none(tmp_path: Path, command: str) -> None:
-    database = f"sqlite:///{tmp_path / 'x.db'}"
+def test_unknown_app_is_refused(tmp_path: Path, command: str) -> None:
+    database = sqlite_database(tmp_path, "x.db")
     keys = create_keys(database, "x")
     more = {"delete": ["--yes"], "add-origin": ["https://a.example.com"]}.get(command, [])
     assert "apps list" in refused(database, command, "nosuchapp", *more)
-    # A key in the place of the id is a mistake that is easily made.
+    # A key in place of the id is an easy mistake.
     message = refused(database, command, keys.secret_key, *more)
     assert "takes the app's id" in message
     assert keys.secret_key not in message
@@ -239,10 +236,10 @@ def test_an_app_that_is_none(tmp_path: Path, command: str) -> None:
     assert not (tmp_path / "y.db").exists()
 
 
-# -- the end
+# -- deletion
 
 
-def test_a_deleted_app_opens_nothing(database: str, tmp_path: Path) -> None:
+def test_deleted_app_is_refused_everywhere(database: str, tmp_path: Path) -> None:
     with run_service(tmp_path, database=database) as service:
         keys = create_keys(database, "x")
         with App(service, keys) as app, service.app() as other:
@@ -273,7 +270,7 @@ def test_a_deleted_app_opens_nothing(database: str, tmp_path: Path) -> None:
     assert "deleted" in done(database, "list", "--deleted")
 
 
-def test_a_stream_of_a_deleted_app_ends(tmp_path: Path) -> None:
+def test_stream_of_a_deleted_app_ends(tmp_path: Path) -> None:
     with run_service(tmp_path) as service, service.app() as app:
         app.connect("u1", monthlyUsd=1)
         words = " ".join(["word"] * 400)  # 20 seconds
@@ -294,10 +291,10 @@ def test_a_stream_of_a_deleted_app_ends(tmp_path: Path) -> None:
         assert "data: [DONE]" not in rest
 
 
-def test_delete_asks_first(tmp_path: Path) -> None:
-    database = f"sqlite:///{tmp_path / 'x.db'}"
+def test_delete_needs_confirmation(tmp_path: Path) -> None:
+    database = sqlite_database(tmp_path, "x.db")
     keys = create_keys(database, "x")
-    answer = run(database, "delete", keys.app_id)  # and the answer is the end of the input
+    answer = run(database, "delete", keys.app_id)  # and the input ends without an answer
     assert answer.exit_code == 1
     assert done(database, "list", "--json")[0]["appId"] == keys.app_id
 
@@ -309,14 +306,14 @@ def opens(app: App, secret_key: str) -> bool:
 
 
 def soon(condition: Any) -> None:
-    """It becomes so within the time that the command states."""
+    """Waits until the condition holds, within the time that the command states."""
     began = time.monotonic()
     eventually(condition)
     assert time.monotonic() - began < STATED + SLACK
 
 
-def test_the_stated_time_is_that_of_the_service(service: Service, tmp_path: Path) -> None:
-    database = f"sqlite:///{tmp_path / 'x.db'}"
+def test_stated_time_matches_the_service(service: Service, tmp_path: Path) -> None:
+    database = sqlite_database(tmp_path, "x.db")
     keys = create_keys(database, "x")
     done(database, "rotate-key", keys.app_id)
     assert f"within {STATED:g} second" in done(database, "revoke-key", keys.app_id)

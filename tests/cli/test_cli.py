@@ -1,4 +1,4 @@
-"""The command: what it prints, what it refuses, and how it ends."""
+"""The command: what it prints, what it refuses, and how it exits."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ NOBODY = f"127.0.0.1:{refused_port()}"
 
 
 def failed(answer: Result, code: int = 1) -> str:
-    """It failed for a reason that it says, and not with an exception; the reason."""
+    """Checks that it failed with a message and not with an exception. Returns the message."""
     assert isinstance(answer.exception, SystemExit), answer.exception
     assert answer.exit_code == code, answer.stderr
     assert "Error: " in answer.stderr
     return answer.stderr
 
 
-def test_an_app_is_made_and_opens_a_running_service(tmp_path) -> None:
+def test_new_app_can_use_a_running_service(tmp_path) -> None:
     with run_service(tmp_path, forked=False) as service:
         arguments = ("apps", "create", "My app", "--database", service.database)
         made = run_cli(*arguments, "--json")
@@ -79,7 +79,7 @@ def test_an_app_is_made_and_opens_a_running_service(tmp_path) -> None:
         (["serve", "--upstream-key", "k"], "upstream"),
     ],
 )
-def test_mistakes(tmp_path, arguments: list[str], says: str) -> None:
+def test_invalid_arguments_are_explained(tmp_path, arguments: list[str], says: str) -> None:
     if "--database" not in arguments:
         arguments = [*arguments, "--database", f"sqlite:///{tmp_path / 'x.db'}"]
     answer = invoke_cli(*arguments)
@@ -97,26 +97,26 @@ def test_mistakes(tmp_path, arguments: list[str], says: str) -> None:
         (["--port", "x"], "port"),
     ],
 )
-def test_usage(arguments: list[str], says: str) -> None:
+def test_invalid_serve_options_are_explained(arguments: list[str], says: str) -> None:
     message = failed(invoke_cli("serve", *arguments), 2)
     assert says in message
     assert "k-secret" not in message
 
 
 @pytest.mark.parametrize("amount", ["-1", "NaN", "Infinity", "1e999999999", "1000000001"])
-def test_no_ceiling(amount: str) -> None:
+def test_operator_key_without_a_ceiling_is_refused(amount: str) -> None:
     options = ["--upstream", "http://x", "--upstream-key", "k", f"--user-ceiling-usd={amount}"]
     assert "finite number" in failed(invoke_cli("serve", *options))
 
 
-def test_no_ceiling_must_be_said(tmp_path) -> None:
+def test_no_ceiling_needs_its_option(tmp_path) -> None:
     options = ("--upstream", f"http://{NOBODY}/v1", "--upstream-key", "k")
     options = (*options, "--user-ceiling-usd", "none")
     with run_service(tmp_path, *options) as service, service.app() as app:
         assert app.connect()["limits"] == {"monthlyUsd": None}
 
 
-def test_a_weak_signing_key(tmp_path) -> None:
+def test_weak_signing_key_is_refused(tmp_path) -> None:
     database = f"sqlite:///{tmp_path / 'x.db'}"
     env = {"WATTFARE_SERVICE_SECRET": "weak-key"}
     answer = invoke_cli("serve", "--database", database, env=env)
@@ -125,7 +125,7 @@ def test_a_weak_signing_key(tmp_path) -> None:
     assert "weak-key" not in message
 
 
-def test_a_port_that_is_taken(tmp_path) -> None:
+def test_port_in_use_is_reported(tmp_path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         database = f"sqlite:///{tmp_path / 'x.db'}"
@@ -136,13 +136,13 @@ def test_a_port_that_is_taken(tmp_path) -> None:
     assert "Traceback" not in answer.stderr
 
 
-def test_a_database_that_is_none(tmp_path) -> None:
+def test_invalid_database_is_reported(tmp_path) -> None:
     path = tmp_path / "x.db"
     path.write_bytes(b"this is no database" * 100)
     assert "database" in failed(invoke_cli("serve", "--database", f"sqlite:///{path}"))
 
 
-def test_without_the_extra_it_says_which() -> None:
+def test_missing_extra_is_named() -> None:
     code = "import sys; sys.modules['sqlalchemy'] = None\nfrom wattfare_mw.cli import main; main()"
     answer = subprocess.run(
         [sys.executable, "-c", code],
@@ -157,7 +157,7 @@ def test_without_the_extra_it_says_which() -> None:
     assert "Traceback" not in answer.stderr
 
 
-def test_ctrl_c_while_it_loads_is_no_traceback() -> None:
+def test_ctrl_c_during_the_start_prints_no_traceback() -> None:
     code = (
         "import sys\n"
         "class Loads:\n"
@@ -177,7 +177,7 @@ def test_ctrl_c_while_it_loads_is_no_traceback() -> None:
     assert (answer.returncode, answer.stderr) == (1, "Aborted!\n")
 
 
-def test_the_service_without_its_extra_says_what_to_type() -> None:
+def test_service_without_its_extra_says_what_to_install() -> None:
     code = "import sys; sys.modules['starlette'] = None\nimport wattfare_mw.service"
     answer = subprocess.run(
         [sys.executable, "-c", code],
@@ -190,7 +190,7 @@ def test_the_service_without_its_extra_says_what_to_type() -> None:
     assert "Type: pip install 'wattfare-mw[service]'" in answer.stderr
 
 
-def test_sigint_ends_it_well_too(tmp_path) -> None:
+def test_sigint_stops_it_cleanly(tmp_path) -> None:
     import signal
 
     with run_service(tmp_path, forked=False) as service:
@@ -198,7 +198,7 @@ def test_sigint_ends_it_well_too(tmp_path) -> None:
         assert service.process.wait(60) == 0
 
 
-def test_sigint_twice_leaves_no_call_unsettled(tmp_path) -> None:
+def test_second_sigint_leaves_no_call_unsettled(tmp_path) -> None:
     import signal
     import sqlite3
 
@@ -216,7 +216,7 @@ def test_sigint_twice_leaves_no_call_unsettled(tmp_path) -> None:
             chunks = answer.iter_bytes()
             next(chunks)
             service.process.send_signal(signal.SIGINT)
-            # It takes no calls any more: it has heard.
+            # It accepts no more calls, so it has received the signal.
             eventually(lambda: not listens(service.url))
             service.process.send_signal(signal.SIGINT)
             list(chunks)
@@ -235,8 +235,8 @@ def listens(url: str) -> bool:
     return False
 
 
-def test_the_database_is_for_its_owner_only(tmp_path) -> None:
-    # The key that signs session tokens is in it.
+def test_database_is_readable_by_its_owner_only(tmp_path) -> None:
+    # It contains the key that signs session tokens.
     path = tmp_path / "x.db"
     assert (
         invoke_cli("apps", "create", "a", "--new", "--database", f"sqlite:///{path}").exit_code == 0
@@ -245,14 +245,14 @@ def test_the_database_is_for_its_owner_only(tmp_path) -> None:
 
 
 @pytest.mark.parametrize("grace", ["nan", "inf", "-1", "3601"])
-def test_a_grace_that_is_none(tmp_path, grace: str) -> None:
+def test_invalid_stop_grace_is_refused(tmp_path, grace: str) -> None:
     database = f"sqlite:///{tmp_path / 'x.db'}"
     assert "grace" in failed(
         invoke_cli("serve", "--port", "0", "--stop-grace", grace, "--database", database)
     )
 
 
-def test_the_ledger_is_proved_and_taken_out(tmp_path) -> None:
+def test_ledger_is_verified_and_exported(tmp_path) -> None:
     import csv
     import sqlite3
 
@@ -266,7 +266,7 @@ def test_the_ledger_is_proved_and_taken_out(tmp_path) -> None:
         assert app.chat(user="=cmd()").status_code == 200
         other.connect()
         assert other.chat().status_code == 200
-        # While it serves.
+        # While the service runs.
         assert invoke_cli("ledger", "verify", *database).exit_code == 0
         mine = ("ledger", "export", *database, "--app", app.keys.app_id)
         (line,) = invoke_cli(*mine).stdout.splitlines()
@@ -274,7 +274,7 @@ def test_the_ledger_is_proved_and_taken_out(tmp_path) -> None:
         assert row["user_id"] == "=cmd()"
         assert (row["billed_nanos"], row["ended"]) == (9000, "completed")
         (line,) = csv.DictReader(invoke_cli(*mine, "--format", "csv").stdout.splitlines())
-        assert line["user_id"] == "'=cmd()"  # a spreadsheet would take it for a formula
+        assert line["user_id"] == "'=cmd()"  # otherwise a spreadsheet would treat it as a formula
         assert invoke_cli(*mine, "--since", "2999-01-01").stdout == ""
         assert len(invoke_cli("ledger", "export", *database).stdout.splitlines()) == 2
     connection = sqlite3.connect(service.database.removeprefix("sqlite:///"))
@@ -289,8 +289,8 @@ def test_the_ledger_is_proved_and_taken_out(tmp_path) -> None:
     assert not (tmp_path / "none.db").exists()
 
 
-def test_a_command_without_its_extra_says_what_to_type() -> None:
-    # The names of what `pyproject.toml` asks for, as they are imported.
+def test_command_without_its_extra_says_what_to_install() -> None:
+    # The import names of the requirements in `pyproject.toml`.
     names = {"pyjwt": "jwt"}
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
     for requirement in project["optional-dependencies"]["service"]:

@@ -1,4 +1,4 @@
-"""``serve --config FILE``: what counts before what, and what a mistake in the file says."""
+"""``serve --config FILE``: which source wins, and how a mistake in the file is reported."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ KEY = "sk-very-secret-0123456789"
 
 @pytest.fixture
 def write(tmp_path: Path) -> Callable[[str], str]:
-    """Write a file; gives its path."""
+    """Writes a file; returns its path."""
 
     def write(text: str) -> str:
         path = tmp_path / "wattfare.toml"
@@ -39,7 +39,7 @@ def write(tmp_path: Path) -> Callable[[str], str]:
 
 
 def settings_of(*arguments: str, env: dict[str, str] | None = None) -> tuple[Settings, str, int]:
-    """With what ``serve`` would run: the settings, the host and the port."""
+    """What ``serve`` would use: the settings, the host and the port."""
     ran: list[Any] = []
     with patch.object(module, "run", lambda *given: ran.append(given)):
         answer = invoke_cli("serve", *arguments, env=env)
@@ -54,7 +54,7 @@ def refusal(answer: Result) -> str:
     return answer.stderr
 
 
-# -- what counts
+# -- which source wins
 
 
 ALL = f"""
@@ -106,7 +106,7 @@ voice = {{ audio_second = 25 }}
 """
 
 
-def test_every_option_can_be_given(write: Callable[[str], str]) -> None:
+def test_every_option_can_be_in_the_file(write: Callable[[str], str]) -> None:
     settings, host, port = settings_of("--config", write(ALL))
     assert (host, port) == ("0.0.0.0", 1234)
     assert settings.upstream_key == KEY
@@ -149,18 +149,18 @@ def test_every_option_can_be_given(write: Callable[[str], str]) -> None:
     assert options - in_file == {"config", "price"}
 
 
-def test_the_command_line_and_the_environment_count_first(write: Callable[[str], str]) -> None:
+def test_command_line_and_environment_win(write: Callable[[str], str]) -> None:
     path = write('port = 1\nhost = "a"\nstop-grace = 1\n')
     env = {"WATTFARE_PORT": "2", "WATTFARE_HOST": "b", "WATTFARE_CONFIG": path}
     settings, host, port = settings_of("--port", "3", env=env)
     assert (port, host, settings.stop_grace) == (3, "b", 1)
     assert settings.default_max_tokens == Settings().default_max_tokens
-    # A file on the command line takes the place of that in the environment.
+    # A file on the command line replaces the one in the environment.
     assert settings_of("--config", write("port = 7"), env={"WATTFARE_CONFIG": "/none"})[2] == 7
 
 
 @pytest.mark.parametrize("given", ["--price", "WATTFARE_PRICE"])
-def test_prices_count_first_by_model(write: Callable[[str], str], given: str) -> None:
+def test_prices_are_merged_by_model(write: Callable[[str], str], given: str) -> None:
     path = write('[prices]\na = "1/1"\nb = "2/2"\n')
     if given == "--price":
         settings, _, _ = settings_of("--config", path, "--price", "b=3/3", "--price", "c=4/4")
@@ -224,7 +224,7 @@ def test_prices_count_first_by_model(write: Callable[[str], str], given: str) ->
         ("a = " + "[" * 100_000, ["not valid TOML"]),
     ],
 )
-def test_a_mistake_names_the_file_and_the_key(
+def test_mistake_names_the_file_and_the_key(
     write: Callable[[str], str], text: str, says: list[str]
 ) -> None:
     path = write(text)
@@ -234,7 +234,7 @@ def test_a_mistake_names_the_file_and_the_key(
         assert each in " ".join(message.split())
 
 
-def test_a_file_that_cannot_be_read(tmp_path: Path, write: Callable[[str], str]) -> None:
+def test_unreadable_file_is_reported(tmp_path: Path, write: Callable[[str], str]) -> None:
     assert "exist" in refusal(invoke_cli("serve", "--config", str(tmp_path / "none.toml")))
     assert "exist" in refusal(invoke_cli("serve", env={"WATTFARE_CONFIG": "/no/such/file"}))
     assert "directory" in refusal(invoke_cli("serve", "--config", str(tmp_path)))
@@ -243,12 +243,12 @@ def test_a_file_that_cannot_be_read(tmp_path: Path, write: Callable[[str], str])
 
 
 @pytest.mark.parametrize("aliases", [{"": "x"}, {"x": ""}, {"x": "m" * 257}])
-def test_an_alias_that_is_no_name(aliases: dict[str, str]) -> None:
+def test_invalid_alias_is_refused(aliases: dict[str, str]) -> None:
     with pytest.raises(WattfareError, match="alias"):
         Settings(aliases=aliases)
 
 
-def test_what_goes_together_is_checked_across_the_file(write: Callable[[str], str]) -> None:
+def test_dependent_options_are_checked_across_sources(write: Callable[[str], str]) -> None:
     path = write(f'upstream = "http://x/v1"\nupstream-key = "{KEY}"')
     assert "--user-ceiling-usd" in refusal(invoke_cli("serve", "--config", path))
     env = {"WATTFARE_USER_CEILING_USD": "5"}
@@ -258,7 +258,7 @@ def test_what_goes_together_is_checked_across_the_file(write: Callable[[str], st
 # -- secrets
 
 
-def test_the_help_shows_no_value_of_the_file(write: Callable[[str], str]) -> None:
+def test_help_shows_no_value_of_the_file(write: Callable[[str], str]) -> None:
     path = write('database = "postgresql://ada:hunter2@db.example.com/x"\nport = 4321')
     answer = invoke_cli("serve", "--config", path, "--help")
     assert answer.exit_code == 0
@@ -267,7 +267,7 @@ def test_the_help_shows_no_value_of_the_file(write: Callable[[str], str]) -> Non
     assert "sqlite:///wattfare.db" in answer.output
 
 
-def test_a_key_beside_a_file_stands_in_no_list_of_processes(
+def test_key_next_to_a_file_is_not_in_the_process_list(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     arguments = ["serve", "--config", "x.toml", "--upstream-key", KEY]
@@ -276,7 +276,7 @@ def test_a_key_beside_a_file_stands_in_no_list_of_processes(
     assert split(["serve", "--upstream-key", KEY]) == (["serve"], {"WATTFARE_UPSTREAM_KEY": KEY})
 
 
-def test_a_password_of_the_file_is_not_in_an_error(write: Callable[[str], str]) -> None:
+def test_error_hides_a_password_of_the_file(write: Callable[[str], str]) -> None:
     path = write('database = "postgresql://ada:hunter2@127.0.0.1:1/x"')
     answer = run_cli("serve", "--config", path)
     assert answer.returncode == 1
@@ -287,7 +287,7 @@ def test_a_password_of_the_file_is_not_in_an_error(write: Callable[[str], str]) 
 # -- real calls
 
 
-def test_an_alias_is_another_name_of_a_model(
+def test_alias_is_another_name_of_a_model(
     tmp_path: Path, upstream: Upstream, write: Callable[[str], str], database: str
 ) -> None:
     usage = {"prompt_tokens": 1000, "completion_tokens": 100, "total_tokens": 1100}
@@ -322,16 +322,16 @@ def test_an_alias_is_another_name_of_a_model(
             upstream.calls.clear()
             answer = app.chat(model="gpt-4o", stream=stream)
             assert answer.status_code == 200, answer.text
-            # An alias of an alias is not looked up.
+            # An alias of an alias is not followed.
             assert upstream.calls[0].json["model"] == "openai/gpt-4o"
             body = answer.text.split("\n")[0].removeprefix("data: ")
-            assert json.loads(body)["model"] == "fake/model"  # as the upstream says
+            assert json.loads(body)["model"] == "fake/model"  # as the upstream names it
         assert Decimal(str(app.status()["usage"]["monthlyUsd"])) == Decimal("0.0024")
         rows = read_database(database, lambda connection: list(rows_of(connection)))
         assert [row["model"] for row in rows] == ["openai/gpt-4o"] * 2
 
 
-def test_the_built_in_model_has_aliases_too(tmp_path: Path, write: Callable[[str], str]) -> None:
+def test_builtin_model_can_have_aliases(tmp_path: Path, write: Callable[[str], str]) -> None:
     path = write('[aliases]\n"gpt-4o" = "wattfare/echo"')
     with run_service(tmp_path, env={"WATTFARE_CONFIG": path}) as service, service.app() as app:
         app.connect(monthlyUsd=1)

@@ -1,4 +1,4 @@
-"""`wattfare demo`, as it is run by a newcomer."""
+"""`wattfare demo`, as a newcomer runs it."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from wattfare_mw.cli.commands import cli
 PATIENCE = 60
 
 
-def test_a_step_that_goes_wrong_is_said_and_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_step_is_reported_and_exits_with_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demo_module._Story, "_cost", staticmethod(lambda: demo_module.CAP_USD / 2))
     run = CliRunner().invoke(cli, ["demo"])
     assert run.exit_code == 1
     assert "Flask: it cost" in run.output
 
 
-def test_it_tells_the_story_and_the_curl_lines_of_keep_work() -> None:
+def test_demo_output_and_curl_lines_of_keep_work() -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "wattfare_mw.cli", "demo", "--keep"],
         stdout=subprocess.PIPE,
@@ -54,7 +54,7 @@ def test_it_tells_the_story_and_the_curl_lines_of_keep_work() -> None:
         assert played.returncode == 0, played.stderr
         assert '"connected":true' in played.stdout
         assert "data: [DONE]" in played.stdout
-        # Three words in, three out.
+        # Three words sent, three returned.
         assert '"remainingUsd":0.999991' in played.stdout
     finally:
         process.send_signal(signal.SIGINT)
@@ -74,7 +74,7 @@ def test_it_tells_the_story_and_the_curl_lines_of_keep_work() -> None:
         (["--web", "--framework", "litestar"], 1, "wattfare-mw[litestar,demo]"),
     ],
 )
-def test_the_demo_says_what_it_lacks(
+def test_demo_names_what_is_missing(
     monkeypatch: pytest.MonkeyPatch, arguments: list[str], code: int, says: str
 ) -> None:
     find = importlib.util.find_spec
@@ -102,7 +102,7 @@ def check_story(text: str) -> None:
         rest = text.partition(title)[2]
         for line in story:
             _, found, rest = rest.partition(line)
-            assert found, f"{line!r} is not in its place in\n{text}"
+            assert found, f"{line!r} is missing at its place in\n{text}"
     assert "Every step succeeded." in text
     assert "sk_test_" not in text
 

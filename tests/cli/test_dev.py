@@ -1,4 +1,4 @@
-"""`wattfare dev`: a stranger's first billed call, and each call on screen."""
+"""`wattfare dev`: the first billed call, and one line on screen for each call."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from wattfare_mw import (
 from wattfare_mw.service import create_keys
 
 
-def test_the_first_line_has_all_that_an_app_needs(tmp_path: Path) -> None:
+def test_first_line_has_everything_that_an_app_needs(tmp_path: Path) -> None:
     with run_dev(tmp_path) as dev, dev.app() as app:
         assert set(dev.ready) >= {"url", "secret_key", "publishable_key", "app_id", "database"}
         assert dev.ready["database"] == f"sqlite:///{tmp_path / 'wattfare.db'}"
@@ -65,7 +65,7 @@ def test_only_billed_calls_have_a_line(tmp_path: Path) -> None:
     assert call["left_usd"] == 0.999991
 
 
-def test_a_reader_that_does_not_read_stops_nothing(tmp_path: Path) -> None:
+def test_full_pipe_blocks_no_call(tmp_path: Path) -> None:
     model = "wattfare/echo"
     with run_dev(tmp_path) as dev, dev.app() as app:
         user = "u" * 250
@@ -76,7 +76,7 @@ def test_a_reader_that_does_not_read_stops_nothing(tmp_path: Path) -> None:
             dev.next_call()
 
 
-def test_a_restart_keeps_the_keys(tmp_path: Path) -> None:
+def test_restart_keeps_the_keys(tmp_path: Path) -> None:
     with run_dev(tmp_path) as dev:
         first = dev.ready
     file = tmp_path / "wattfare.db.dev-key"
@@ -90,7 +90,7 @@ def test_a_restart_keeps_the_keys(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kept", ["", "{}", '{"appId": "", "publishableKey": "", "secretKey": ""}'])
-def test_a_file_of_keys_that_is_none_makes_a_new_app(tmp_path: Path, kept: str) -> None:
+def test_invalid_key_file_creates_a_new_app(tmp_path: Path, kept: str) -> None:
     create_keys(f"sqlite:///{tmp_path / 'wattfare.db'}", "mine")
     (tmp_path / "wattfare.db.dev-key").write_text(kept)
     with run_dev(tmp_path) as dev, dev.app() as app:
@@ -98,14 +98,14 @@ def test_a_file_of_keys_that_is_none_makes_a_new_app(tmp_path: Path, kept: str) 
     assert "wattfare.db.dev-key do not open this database" in "".join(dev.log)
 
 
-def test_the_log_can_be_json(tmp_path: Path) -> None:
+def test_log_can_be_json(tmp_path: Path) -> None:
     with run_dev(tmp_path, "--log-level", "info", "--log-format", "json") as dev, dev.app() as app:
         assert app.chat("one two", user="ann").status_code == 200
     (call,) = [line for line in map(json.loads, dev.log) if "cost_usd" in line]
     assert (call["user"], call["cost_usd"]) == ("ann", 0.000006)
 
 
-def test_files_that_cannot_be_used_are_named(tmp_path: Path) -> None:
+def test_unusable_files_are_named(tmp_path: Path) -> None:
     file, other = tmp_path / "wattfare.db", tmp_path / "other.db"
     other.write_bytes(b"this is not a database" * 100)
     answer = invoke_cli("dev", "--database", f"sqlite:///{other}")
@@ -119,7 +119,7 @@ def test_files_that_cannot_be_used_are_named(tmp_path: Path) -> None:
     assert list(tmp_path.glob("*.dev-key.*")) == []  # no secret is left behind
 
 
-def test_a_cap_that_was_changed_stays(tmp_path: Path) -> None:
+def test_changed_cap_survives_a_restart(tmp_path: Path) -> None:
     with run_dev(tmp_path) as dev, dev.app() as app:
         app.connect("ann", monthlyUsd=2)
     with run_dev(tmp_path) as dev, dev.app() as app:
@@ -127,7 +127,7 @@ def test_a_cap_that_was_changed_stays(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_what_a_person_sees(tmp_path: Path, number: int) -> None:
+def test_terminal_output_for_a_person(tmp_path: Path, number: int) -> None:
     arguments = ["-m", "wattfare_mw.cli", "dev", "--port", "0"]
     process = subprocess.Popen(
         [sys.executable, *arguments],
@@ -176,7 +176,7 @@ def test_what_a_person_sees(tmp_path: Path, number: int) -> None:
     assert errors == ""
 
 
-def test_a_port_that_is_in_use(tmp_path: Path) -> None:
+def test_port_in_use_is_reported(tmp_path: Path) -> None:
     with run_dev(tmp_path) as dev:
         port = dev.url.rpartition(":")[2]
         for command in ("dev", "serve"):
@@ -199,7 +199,7 @@ def test_a_port_that_is_in_use(tmp_path: Path) -> None:
         (["--upstream-key", "k"], "upstream"),
     ],
 )
-def test_mistakes(tmp_path: Path, arguments: list[str], says: str) -> None:
+def test_invalid_arguments_are_explained(tmp_path: Path, arguments: list[str], says: str) -> None:
     file = f"sqlite:///{tmp_path / 'x.db'}"
     database = [] if "--database" in arguments else ["--database", file]
     answer = invoke_cli("dev", *arguments, *database)
@@ -208,7 +208,7 @@ def test_mistakes(tmp_path: Path, arguments: list[str], says: str) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-# -- a second database is never made by the way
+# -- a second database is never created by accident
 
 
 @pytest.mark.parametrize(
@@ -223,7 +223,7 @@ def test_mistakes(tmp_path: Path, arguments: list[str], says: str) -> None:
         ["ledger", "export"],
     ],
 )
-def test_no_command_makes_a_second_database(
+def test_other_commands_create_no_second_database(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: list[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -235,7 +235,7 @@ def test_no_command_makes_a_second_database(
     assert os.listdir(tmp_path) == []
 
 
-def test_a_new_database_can_be_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_new_database_can_be_requested(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert invoke_cli("apps", "create", "My app", "--new").exit_code == 0
     assert invoke_cli("apps", "create", "Another one").exit_code == 0
@@ -245,7 +245,7 @@ def test_a_new_database_can_be_asked_for(tmp_path: Path, monkeypatch: pytest.Mon
 # -- with an upstream
 
 
-def test_an_upstream_and_its_prices(tmp_path: Path) -> None:
+def test_upstream_and_its_prices_are_used(tmp_path: Path) -> None:
     with run_upstream() as upstream:
         given = ("--upstream", upstream.url, "--price", "my/model=1/2")
         with run_dev(tmp_path, *given) as dev, dev.app() as app:
@@ -253,10 +253,10 @@ def test_an_upstream_and_its_prices(tmp_path: Path) -> None:
             assert dev.next_call()["model"] == "my/model"
 
 
-# -- an app that is set up wrong
+# -- an app with a wrong configuration
 
 
-def test_a_key_of_another_service(tmp_path: Path) -> None:
+def test_key_of_another_service_is_explained(tmp_path: Path) -> None:
     other = create_keys(f"sqlite:///{tmp_path / 'other.db'}", "another").secret_key
     with (
         run_dev(tmp_path) as dev,
@@ -269,7 +269,7 @@ def test_a_key_of_another_service(tmp_path: Path) -> None:
     assert dev.url in note
     assert "wattfare doctor" in note
     assert other not in note
-    # A browser may see the message. It does not see the address.
+    # A browser may see the message, but not the address.
     assert "127.0.0.1" not in caught.value.message
 
 
@@ -282,7 +282,9 @@ def test_a_key_of_another_service(tmp_path: Path) -> None:
         ("hunter2", "begins with 'sk_'"),
     ],
 )
-def test_no_secret_key(monkeypatch: pytest.MonkeyPatch, key: str | None, says: str) -> None:
+def test_missing_secret_key_is_explained(
+    monkeypatch: pytest.MonkeyPatch, key: str | None, says: str
+) -> None:
     monkeypatch.delenv("WATTFARE_SECRET_KEY", raising=False)
     with pytest.raises(WattfareAuthError) as caught:
         Wattfare(key)
@@ -290,7 +292,7 @@ def test_no_secret_key(monkeypatch: pytest.MonkeyPatch, key: str | None, says: s
     assert "hunter2" not in caught.value.message
 
 
-def test_a_service_that_does_not_run() -> None:
+def test_stopped_service_is_explained() -> None:
     with (
         Wattfare("sk_test_1_2", base_url=f"http://127.0.0.1:{refused_port()}", max_retries=0) as wf,
         pytest.raises(WattfareNetworkError) as caught,

@@ -1,4 +1,4 @@
-"""`wattfare doctor`: each fault of a set-up has a line that says what to do."""
+"""`wattfare doctor`: each configuration fault has a line that says what to do."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from support.upstream import run_upstream
 
 from wattfare_mw.service import create_keys
 
-#: A service that is not there, for checks that need none.
+#: An address without a service, for checks that need none.
 NOWHERE = f"http://127.0.0.1:{refused_port()}"
 LOCAL = {"no_proxy": "127.0.0.1,localhost", "NO_PROXY": "127.0.0.1,localhost"}
 
@@ -34,7 +34,7 @@ def dev(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dev]:
 
 
 def checks(*arguments: str, key: str = "", url: str = "") -> tuple[int, dict[str, Any]]:
-    """The exit code, and the last finding of each name."""
+    """Returns the exit code and the last finding of each name."""
     env = {**LOCAL}
     if key:
         env["WATTFARE_SECRET_KEY"] = key
@@ -51,7 +51,7 @@ def checks(*arguments: str, key: str = "", url: str = "") -> tuple[int, dict[str
     return answer.exit_code, {one["name"]: one for one in said["checks"]}
 
 
-def test_all_is_well(dev: Dev) -> None:
+def test_correct_setup_passes(dev: Dev) -> None:
     code, found = checks(
         "--database", dev.ready["database"], key=dev.secret_key, url=f"{dev.url}/api/v1/"
     )
@@ -60,7 +60,7 @@ def test_all_is_well(dev: Dev) -> None:
     assert [found[name]["state"] for name in wanted] == ["ok"] * 5, found
 
 
-def test_a_person_reads_it(dev: Dev) -> None:
+def test_output_for_a_person(dev: Dev) -> None:
     env = {**LOCAL, "WATTFARE_BASE_URL": dev.url}
     answer = invoke_cli("doctor", env=env)
     assert answer.exit_code == 1
@@ -79,7 +79,7 @@ def test_a_person_reads_it(dev: Dev) -> None:
         ("sk_test_0123456789abcdef_" + "0" * 48, "does not accept"),
     ],
 )
-def test_a_wrong_key(dev: Dev, key: str, says: str) -> None:
+def test_wrong_key_is_found(dev: Dev, key: str, says: str) -> None:
     code, found = checks(key=key, url=dev.url)
     assert code == 1
     assert found["key"]["state"] == "fail"
@@ -96,7 +96,7 @@ def test_a_wrong_key(dev: Dev, key: str, says: str) -> None:
         ("http://u:p@127.0.0.1/", "password", "export WATTFARE_BASE_URL"),
     ],
 )
-def test_a_wrong_address(url: str, says: str, do: str) -> None:
+def test_wrong_address_is_found(url: str, says: str, do: str) -> None:
     code, found = checks(key="sk_test_1_2", url=url)
     assert code == 1
     assert found["address"]["state"] == "fail"
@@ -104,18 +104,18 @@ def test_a_wrong_address(url: str, says: str, do: str) -> None:
     assert do in found["address"]["do"]
 
 
-def test_https_where_http_is_spoken(dev: Dev) -> None:
+def test_https_address_of_an_http_service_is_found(dev: Dev) -> None:
     code, found = checks(key=dev.secret_key, url=dev.url.replace("http:", "https:"))
     assert code == 1
     assert "does not use TLS" in found["address"]["says"]
     assert f"export WATTFARE_BASE_URL={dev.url}" in found["address"]["do"]
 
 
-# -- what stands before a service
+# -- a proxy in front of a service
 
 
 class _Proxy(BaseHTTPRequestHandler):
-    """A proxy, with one fault."""
+    """A proxy with one fault."""
 
     protocol_version = "HTTP/1.1"
     target = ""
@@ -158,7 +158,7 @@ class _Proxy(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, *_: Any) -> None:
-        """Nothing."""
+        """Logs nothing."""
 
 
 @contextmanager
@@ -185,7 +185,7 @@ def before(service: str, fault: str) -> Iterator[str]:
         ("", "streaming", "all at once", "proxy_buffering off"),
     ],
 )
-def test_a_proxy_with_a_fault(dev: Dev, fault: str, name: str, says: str, do: str) -> None:
+def test_faulty_proxy_is_found(dev: Dev, fault: str, name: str, says: str, do: str) -> None:
     with before(dev.url, fault) as url:
         code, found = checks(key=dev.secret_key, url=url)
     assert code == 1
@@ -197,7 +197,7 @@ def test_a_proxy_with_a_fault(dev: Dev, fault: str, name: str, says: str, do: st
 # -- the database
 
 
-def test_a_database_of_another_directory(dev: Dev, tmp_path: Path, monkeypatch: Any) -> None:
+def test_database_in_another_directory_is_found(dev: Dev, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.chdir(tmp_path)
     _, found = checks(key=dev.secret_key, url=NOWHERE)
     assert found["database"]["state"] == "skip"
@@ -207,7 +207,7 @@ def test_a_database_of_another_directory(dev: Dev, tmp_path: Path, monkeypatch: 
     create_keys("sqlite:///wattfare.db", "another")
     _, found = checks(key=dev.secret_key, url=NOWHERE)
     assert found["database"]["state"] == "warn"
-    assert "not in it" in found["database"]["says"]
+    assert "does not contain" in found["database"]["says"]
     (tmp_path / "empty.db").touch()
     _, found = checks("--database", "sqlite:///empty.db", key=dev.secret_key, url=NOWHERE)
     assert found["database"]["state"] == "fail"
@@ -217,7 +217,7 @@ def test_a_database_of_another_directory(dev: Dev, tmp_path: Path, monkeypatch: 
 # -- the upstream
 
 
-def test_an_upstream(dev: Dev, tmp_path: Path) -> None:
+def test_upstream_is_checked(dev: Dev, tmp_path: Path) -> None:
     with run_upstream() as upstream:
         given = ("--upstream", upstream.url)
         _, found = checks(*given, key=dev.secret_key, url=NOWHERE)
@@ -240,7 +240,7 @@ def test_an_upstream(dev: Dev, tmp_path: Path) -> None:
 # -- the app
 
 
-def test_an_app(dev: Dev) -> None:
+def test_app_is_checked(dev: Dev) -> None:
     with before(dev.url, "page") as url:
         code, found = checks("--app-url", url, key=dev.secret_key, url=dev.url)
     assert (code, found["app"]["state"]) == (1, "fail")

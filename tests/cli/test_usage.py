@@ -1,4 +1,4 @@
-"""`wattfare usage`: who spent what."""
+"""`wattfare usage`: what each app and user spent."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from wattfare_mw.service.ledger.clock import utc_now
 from wattfare_mw.service.ledger.databases import create_keys, migrate_database
 
 
-def test_each_app_and_user(tmp_path: Path) -> None:
+def test_usage_lists_each_app_and_user(tmp_path: Path) -> None:
     with run_service(tmp_path) as service:
         first, second = (service.create_app(name=name) for name in ("First", "[red]Second"))
         with service.app() as app:
@@ -48,7 +48,7 @@ def test_each_app_and_user(tmp_path: Path) -> None:
         assert ann["month_usd"] == ann["total_usd"] == 0.000027
         assert (other["calls"], other["users"]) == (0, [])
 
-        # Another month: nothing of the month, and the same in total.
+        # In another month, the month's amount is zero and the total is the same.
         arguments = ("usage", "First", "--month", "2020-01", "--json", *database)
         before = json.loads(invoke_cli(*arguments).stdout)
         [mine] = before["apps"]
@@ -63,7 +63,7 @@ def test_each_app_and_user(tmp_path: Path) -> None:
         assert "First" not in only
 
 
-def test_mistakes(tmp_path: Path) -> None:
+def test_invalid_arguments_are_explained(tmp_path: Path) -> None:
     database = f"sqlite:///{tmp_path / 'x.db'}"
     keys = create_keys(database, "twice")
     create_keys(database, "twice")
@@ -84,8 +84,9 @@ def test_mistakes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("form", ["text", "json"])
-def test_the_log_has_what_each_call_cost(tmp_path: Path, form: str) -> None:
-    with run_service(tmp_path, env={"WATTFARE_LOG_FORMAT": form}) as service:
+def test_log_has_the_cost_of_each_call(tmp_path: Path, form: str) -> None:
+    database, env = f"sqlite:///{tmp_path / 'new.db'}", {"WATTFARE_LOG_FORMAT": form}
+    with run_service(tmp_path, database=database, env=env) as service:
         with service.app() as app:
             user = 'ann cost_usd=9"\n'
             app.connect(user)
@@ -125,7 +126,7 @@ def test_the_log_has_what_each_call_cost(tmp_path: Path, form: str) -> None:
     assert json.loads(lines[2])["code"] == "not_connected"
 
 
-def test_a_ledger_in_postgresql(cluster: Cluster, tmp_path: Path) -> None:
+def test_usage_reads_a_postgresql_ledger(cluster: Cluster, tmp_path: Path) -> None:
     url = cluster.database()
     migrate_database(url)
     with run_service(tmp_path, database=url) as service, service.app() as app:

@@ -1,4 +1,4 @@
-"""A scripted service, and each kind of HTTP client in front of it."""
+"""A scripted service, and each kind of HTTP client for it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PROXY_VARIABLES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
 
 @pytest.fixture(autouse=True)
 def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The environment of whoever runs the tests has no say in them."""
+    """Removes the environment variables of the machine that could change a result."""
     for name in PROXY_VARIABLES:
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
@@ -26,7 +26,7 @@ def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def wire() -> Iterator[Wire]:
-    """A service that says what the test tells it to."""
+    """A service that answers as the test scripts it."""
     with run_wire() as running:
         yield running
 
@@ -39,7 +39,7 @@ def kind(request: pytest.FixtureRequest) -> Kind:
 
 @pytest.fixture
 def drive(kind: Kind, wire: Wire) -> Iterator[Callable[..., Driver]]:
-    """Makes a driver of each kind, in front of the wire unless another ``url`` is given."""
+    """Returns a function that makes a driver of each kind, for the wire or another ``url``."""
     with ExitStack() as stack:
 
         def make(url: str | None = None, http: Any = None, **options: Any) -> Driver:
@@ -56,7 +56,7 @@ def driver(drive: Callable[..., Driver]) -> Driver:
 
 @pytest.fixture
 def no_wait(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """No retry waits; gives the seconds that each would have."""
+    """Replaces the waits between retries. Returns the seconds that each would take."""
     waited: list[float] = []
 
     async def sleep(seconds: float) -> None:

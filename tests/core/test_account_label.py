@@ -1,4 +1,5 @@
-"""The label of a user's account: given by the app's server, left out if the service rejects it."""
+"""The label of a user's account: the app's server sends it, and leaves it out if the service
+rejects it."""
 
 from __future__ import annotations
 
@@ -20,7 +21,7 @@ def client(fake: FakeWattfare) -> Wattfare:
     return Wattfare(SECRET_KEY, base_url=fake.url)
 
 
-def test_it_goes_up(fake: FakeWattfare) -> None:
+def test_label_is_sent(fake: FakeWattfare) -> None:
     with client(fake) as wf:
         wf.create_session("u", 5, account_label="ada@example.com")
     assert fake.next("/sessions").json == {
@@ -30,25 +31,25 @@ def test_it_goes_up(fake: FakeWattfare) -> None:
     }
 
 
-async def test_it_goes_up_from_the_async_client(fake: FakeWattfare) -> None:
+async def test_async_client_sends_the_label(fake: FakeWattfare) -> None:
     async with AsyncWattfare(SECRET_KEY, base_url=fake.url) as wf:
         await wf.create_session("u", account_label="Ada")
     assert fake.next("/sessions").json == {"appUserId": "u", "accountLabel": "Ada"}
 
 
-def test_it_is_left_out_for_a_service_that_rejects_it(fake: FakeWattfare) -> None:
+def test_label_is_left_out_for_a_service_that_rejects_it(fake: FakeWattfare) -> None:
     fake.script = rejecting
     with client(fake) as wf:
         for _ in range(2):
             assert wf.create_session("u", account_label="Ada").token
-        # The copy of a client inside a request knows it, too.
+        # The client's copy within a request knows it, too.
         handler = wf.session_handler(lambda request: "u", account_label="Ada")
         assert handler(Request("POST", "/", {})).status == 200
     labels = [exchange.json.get("accountLabel") for exchange in fake.exchanges]
     assert labels == ["Ada", None, None, None]
 
 
-def test_another_error_is_no_rejection_of_the_label(fake: FakeWattfare) -> None:
+def test_other_error_is_not_a_rejection_of_the_label(fake: FakeWattfare) -> None:
     fake.script = lambda exchange: exchange.error("invalid_request", 400, "No such user.")
     with client(fake) as wf:
         for _ in range(2):
@@ -58,7 +59,7 @@ def test_another_error_is_no_rejection_of_the_label(fake: FakeWattfare) -> None:
     assert labels == ["Ada", None, "Ada", None]
 
 
-def test_a_function_of_the_request(fake: FakeWattfare) -> None:
+def test_label_function_of_the_request(fake: FakeWattfare) -> None:
     with client(fake) as wf:
         handler = wf.session_handler(
             lambda request: "u", account_label=lambda request: request.headers["x-name"]
@@ -67,21 +68,21 @@ def test_a_function_of_the_request(fake: FakeWattfare) -> None:
     assert fake.next("/sessions").json == {"appUserId": "u", "accountLabel": "Ada"}
 
 
-def test_disconnect(fake: FakeWattfare) -> None:
+def test_disconnect_revokes_the_connection(fake: FakeWattfare) -> None:
     with client(fake) as wf:
         wf.user("u").disconnect()
     assert fake.next("/sessions").json == {"appUserId": "u"}
     fake.next("/connections")
 
 
-async def test_disconnect_async(fake: FakeWattfare) -> None:
+async def test_async_disconnect_revokes_the_connection(fake: FakeWattfare) -> None:
     async with AsyncWattfare(SECRET_KEY, base_url=fake.url) as wf:
         await wf.user("u").disconnect()
     fake.next("/sessions")
     fake.next("/connections")
 
 
-def test_an_error_of_disconnect_has_no_token(fake: FakeWattfare) -> None:
+def test_error_of_disconnect_hides_the_token(fake: FakeWattfare) -> None:
     def echo(exchange: Exchange) -> None:
         if exchange.path == "/connections":
             exchange.error("auth", 401, f"Refused: {exchange.headers['authorization']}")

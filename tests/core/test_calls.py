@@ -1,4 +1,4 @@
-"""The calls as values: their requests over any id, and when one is made again."""
+"""The calls as plain values: their requests for any user id, and when they are retried."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ IDS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1,
 @example("🙂" * 256)
 @example("..")
 @example("a&b=c#d?e+f/g;h")
-def test_any_user_id_survives(user_id: str) -> None:
+def test_any_user_id_survives_encoding(user_id: str) -> None:
     payer = calls.payer_of(user_id)
     assert payer.header == "x-wattfare-user"
     header = payer.value
@@ -60,7 +60,7 @@ def test_any_user_id_survives(user_id: str) -> None:
 @example("🙂" * 257)
 @example("\ud800")
 @example("a\0")
-def test_an_id_is_taken_or_refused(user_id: str) -> None:
+def test_user_id_is_valid_or_refused(user_id: str) -> None:
     halves = any("\ud800" <= char <= "\udfff" for char in user_id)
     if 1 <= len(user_id) <= 256 and "\0" not in user_id and not halves:
         assert check_user_id(user_id) == user_id
@@ -72,7 +72,7 @@ def test_an_id_is_taken_or_refused(user_id: str) -> None:
 
 
 @given(st.text(max_size=40))
-def test_a_grant_token_is_sent_as_it_is_or_refused(token: str) -> None:
+def test_grant_token_is_sent_unchanged_or_refused(token: str) -> None:
     visible = set(token) <= set(map(chr, range(0x21, 0x7F)))
     if token and visible:
         assert calls.grant_payer(token) == calls.Payer("x-wattfare-grant", token)
@@ -83,7 +83,7 @@ def test_a_grant_token_is_sent_as_it_is_or_refused(token: str) -> None:
         assert caught.value.code == "grant_invalid"
 
 
-def test_the_credentials_are_the_last_word() -> None:
+def test_forwarded_headers_do_not_override_credentials() -> None:
     call = calls.relayed_completion(
         calls.payer_of("u1"), b"{}", {"x-wattfare-user": "evil", "authorization": "Bearer evil"}
     )
@@ -92,7 +92,7 @@ def test_the_credentials_are_the_last_word() -> None:
     assert request.headers["authorization"] == "Bearer sk_test_1"
 
 
-# -- when it is tried again
+# -- when a call is retried
 
 FAILURES = [
     WattfareNetworkError(sent=False),
@@ -105,14 +105,14 @@ FAILURES = [
 
 @pytest.mark.parametrize("failure", FAILURES)
 @pytest.mark.parametrize("attempt", range(6))
-def test_the_wait_grows_and_differs(failure: WattfareError, attempt: int) -> None:
+def test_retry_delay_grows_and_varies(failure: WattfareError, attempt: int) -> None:
     most = min(0.5 * 2**attempt, 8.0)
     waits = {retry_delay(failure, attempt, repeatable=True) for _ in range(200)}
     assert all(wait is not None and most / 2 <= wait <= most for wait in waits)
     assert len(waits) > 100
 
 
-def test_the_bounds_of_the_jitter(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bounds_of_the_jitter(monkeypatch: pytest.MonkeyPatch) -> None:
     for edge, expected in ((0, 0.5), (1, 1.0)):
         monkeypatch.setattr(random, "uniform", lambda low, high, e=edge: (low, high)[e])
         assert retry_delay(WattfareRateLimitError(), 1, repeatable=True) == expected
@@ -121,19 +121,19 @@ def test_the_bounds_of_the_jitter(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("failure", FAILURES[1:])
-def test_inference_is_not_repeated(failure: WattfareError) -> None:
+def test_inference_is_not_retried(failure: WattfareError) -> None:
     assert retry_delay(failure, 0, repeatable=False) is None
     assert retry_delay(FAILURES[0], 0, repeatable=False) is not None
 
 
 @pytest.mark.parametrize("status", [200, 302, 400, 401, 402, 403, 404, 409, 413, 422])
-def test_a_fault_of_the_caller_is_not_repeated(status: int) -> None:
+def test_error_of_the_caller_is_not_retried(status: int) -> None:
     for cls in (WattfareError, WattfareAuthError):
         assert retry_delay(cls(status=status), 0, repeatable=True) is None
 
 
 @given(st.floats(min_value=0, max_value=86_400), st.integers(0, 10))
-def test_retry_after_is_the_least(seconds: float, attempt: int) -> None:
+def test_retry_after_is_the_minimum_delay(seconds: float, attempt: int) -> None:
     assume(seconds > 0)
     failure = WattfareRateLimitError(retry_after=seconds)
     delay = retry_delay(failure, attempt, repeatable=True)
@@ -143,7 +143,7 @@ def test_retry_after_is_the_least(seconds: float, attempt: int) -> None:
         assert seconds <= delay <= MAX_RETRY_DELAY
 
 
-# -- flows end as they should
+# -- how flows end
 
 
 class Answer:
@@ -152,7 +152,7 @@ class Answer:
         self.headers: dict[str, str] = {}
 
 
-def test_an_interrupt_goes_through_a_flow() -> None:
+def test_interrupt_propagates_through_a_flow() -> None:
     from wattfare_mw.flow import run
 
     def perform(_: Any) -> Any:
@@ -162,7 +162,7 @@ def test_an_interrupt_goes_through_a_flow() -> None:
         run(SERVICE.fetch(calls.status("u")), perform)
 
 
-def test_an_open_answer_is_not_read() -> None:
+def test_open_answer_is_not_read() -> None:
     from wattfare_mw.flow import run
 
     answer = Answer(200)
@@ -175,5 +175,5 @@ def test_an_open_answer_is_not_read() -> None:
     assert run(SERVICE.open(call), perform) is answer
 
 
-def test_header_safe_is_what_it_says() -> None:
+def test_header_safe_covers_printable_ascii() -> None:
     assert set(string.printable.strip()) - {"%"} <= set(calls._HEADER_SAFE)

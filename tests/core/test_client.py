@@ -1,5 +1,5 @@
-"""The clients as an app holds them, on each kind of HTTP client: what they return and raise, when
-they try again, and what they never tell."""
+"""The clients, on each kind of HTTP client: what they return and raise, when they retry, and what
+they never reveal."""
 
 from __future__ import annotations
 
@@ -81,11 +81,11 @@ from wattfare_mw import (
 from wattfare_mw.client import client_for
 
 Drive = Callable[..., Driver]
-#: Their errors are drawn on a screen as well. It takes rich a long time.
+#: Their errors are also rendered in a terminal. rich needs a lot of time for this.
 SCREENED = [ONE_OF_EACH[0], ONE_OF_EACH[3]]
-#: Where it does not depend on whose the HTTP client is.
+#: For tests that do not depend on who owns the HTTP client.
 FEW = pytest.mark.parametrize("kind", ONE_OF_EACH, ids=lambda kind: kind.id)
-#: Where it does not depend on the library either, but for accidents.
+#: For tests that do not depend on the HTTP library either.
 FEWER = pytest.mark.parametrize(
     "kind", [ONE_OF_EACH[0], ONE_OF_EACH[3], ONE_OF_EACH[4]], ids=lambda kind: kind.id
 )
@@ -97,7 +97,7 @@ BOTH = pytest.mark.parametrize("cls", [Wattfare, AsyncWattfare])
 
 @BOTH
 @pytest.mark.parametrize("key", [None, "", "pk_test_1", "SK_test_1", b"sk_test_1", 7, "x sk_test"])
-def test_what_is_no_secret_key_is_told_at_once(cls: Any, key: Any) -> None:
+def test_invalid_secret_key_raises_at_once(cls: Any, key: Any) -> None:
     with pytest.raises(WattfareAuthError, match="sk_") as caught:
         cls(key)
     assert (caught.value.code, caught.value.status) == ("auth", 401)
@@ -105,14 +105,14 @@ def test_what_is_no_secret_key_is_told_at_once(cls: Any, key: Any) -> None:
 
 @BOTH
 @pytest.mark.parametrize("key", ["sk_test_a b", "sk_test_a\nb", "sk_test_ä", "sk_test_\x00"])
-def test_a_key_that_no_header_can_hold_is_told_at_once(cls: Any, key: str) -> None:
+def test_key_that_cannot_be_sent_in_a_header_raises_at_once(cls: Any, key: str) -> None:
     with pytest.raises(WattfareAuthError) as caught:
         cls(key)
     assert key not in str(caught.value)
 
 
 @BOTH
-def test_key_and_address_come_from_the_environment(
+def test_key_and_base_url_come_from_the_environment(
     cls: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WATTFARE_SECRET_KEY", SECRET)
@@ -135,7 +135,7 @@ def test_key_and_address_come_from_the_environment(
         ("http://w.test:8080/below/", "http://w.test:8080/below"),
     ],
 )
-def test_the_address_in_its_spellings(cls: Any, given: str, kept: str) -> None:
+def test_each_spelling_of_the_base_url_is_accepted(cls: Any, given: str, kept: str) -> None:
     assert cls(SECRET, base_url=given).base_url == kept
 
 
@@ -157,7 +157,7 @@ def test_the_address_in_its_spellings(cls: Any, given: str, kept: str) -> None:
         "https://[::1",
     ],
 )
-def test_what_is_no_address_is_told_at_once(cls: Any, url: str) -> None:
+def test_invalid_base_url_raises_at_once(cls: Any, url: str) -> None:
     with pytest.raises(ValueError, match=r"base_url \(or WATTFARE_BASE_URL\) must"):
         cls(SECRET, base_url=url)
 
@@ -174,7 +174,7 @@ def test_timeouts_are_separate(cls: Any) -> None:
     assert (chat.connect_timeout, chat.read_timeout) == (1, None)
 
 
-def test_both_kinds_are_made_alike() -> None:
+def test_sync_and_async_clients_have_the_same_signature() -> None:
     assert inspect.signature(Wattfare) == inspect.signature(AsyncWattfare)
     for name in ("user", "grant", "create_session", "session_handler"):
         ours, theirs = (
@@ -183,7 +183,7 @@ def test_both_kinds_are_made_alike() -> None:
         assert ours == theirs, name
 
 
-def test_the_sibling_is_of_the_other_kind_for_the_same_service() -> None:
+def test_sibling_has_the_other_kind_and_the_same_settings() -> None:
     client = Wattfare(SECRET, base_url="https://w.test", timeout=3, max_retries=7)
     assert client_for(Wattfare, client) == (client, False)
     sibling, ours = client_for(AsyncWattfare, client)
@@ -200,7 +200,7 @@ def test_the_sibling_is_of_the_other_kind_for_the_same_service() -> None:
 # -- what is returned
 
 
-def test_a_status(driver: Driver, wire: Wire) -> None:
+def test_status_is_returned(driver: Driver, wire: Wire) -> None:
     wire.then(json_answer({**STATUS, "added later": [1]}))
     assert driver.status() == ConnectionStatus(
         connected=True,
@@ -210,7 +210,7 @@ def test_a_status(driver: Driver, wire: Wire) -> None:
     )
 
 
-def test_a_status_without_a_connection_is_no_error(driver: Driver, wire: Wire) -> None:
+def test_status_without_a_connection_is_not_an_error(driver: Driver, wire: Wire) -> None:
     none = {"connected": False, "limits": None, "usage": {"monthlyUsd": 0}, "remainingUsd": 0}
     wire.then(json_answer(none))
     status = driver.status()
@@ -219,7 +219,7 @@ def test_a_status_without_a_connection_is_no_error(driver: Driver, wire: Wire) -
     assert status.remaining_usd == 0
 
 
-def test_a_status_without_a_limit(driver: Driver, wire: Wire) -> None:
+def test_status_without_a_cap(driver: Driver, wire: Wire) -> None:
     free = {**STATUS, "limits": {"monthlyUsd": None}, "remainingUsd": None}
     wire.then(json_answer(free))
     status = driver.status()
@@ -244,7 +244,7 @@ def test_a_status_without_a_limit(driver: Driver, wire: Wire) -> None:
         (SessionRequest(), None),
     ],
 )
-def test_a_session(driver: Driver, wire: Wire, limit: Any, sent: bytes | None) -> None:
+def test_session_is_returned(driver: Driver, wire: Wire, limit: Any, sent: bytes | None) -> None:
     wire.then(json_answer(SESSION))
     assert driver.create_session("u1", limit) == CreatedSession("a.jwt.token", 1_800_000_000)
     limits = b"" if sent is None else b',"requestLimit":' + sent
@@ -253,7 +253,7 @@ def test_a_session(driver: Driver, wire: Wire, limit: Any, sent: bytes | None) -
 
 @FEWER
 @pytest.mark.parametrize("limit", [-1, float("nan"), "20", True, 1e10, Decimal("1e999999999"), {}])
-def test_a_limit_that_is_none_is_refused_before_anything_is_sent(
+def test_invalid_limit_is_refused_before_the_request(
     driver: Driver, wire: Wire, limit: Any
 ) -> None:
     for given in (limit, SessionRequest(limit)):
@@ -267,7 +267,7 @@ def test_a_limit_that_is_none_is_refused_before_anything_is_sent(
 @pytest.mark.parametrize(
     "user", ["", "x" * 257, "\ud800", 7.0, True, pytest.param(10**5000, id="huge"), None, b"u1"]
 )
-def test_what_is_no_user_id_is_refused_before_anything_is_sent(
+def test_invalid_user_id_is_refused_before_the_request(
     driver: Driver, wire: Wire, user: Any
 ) -> None:
     for call in (driver.status, driver.create_session, driver.client.user):
@@ -279,7 +279,7 @@ def test_what_is_no_user_id_is_refused_before_anything_is_sent(
 
 @FEWER
 @pytest.mark.parametrize("user", [7, UUID(int=7)])
-def test_an_int_and_a_uuid_are_user_ids(driver: Driver, wire: Wire, user: Any) -> None:
+def test_int_and_uuid_are_user_ids(driver: Driver, wire: Wire, user: Any) -> None:
     assert driver.client.user(user).id == str(user)
     wire.then(json_answer(SESSION))
     driver.create_session(user)
@@ -288,7 +288,7 @@ def test_an_int_and_a_uuid_are_user_ids(driver: Driver, wire: Wire, user: Any) -
 
 @FEWER
 @pytest.mark.parametrize("token", ["", "a b", "a\nb", "ä", None, 7])
-def test_what_is_no_grant_token_is_refused_before_anything_is_sent(
+def test_invalid_grant_token_is_refused_before_the_request(
     driver: Driver, wire: Wire, token: Any
 ) -> None:
     with pytest.raises(WattfareGrantError):
@@ -296,7 +296,7 @@ def test_what_is_no_grant_token_is_refused_before_anything_is_sent(
     assert not wire.connections
 
 
-def test_a_grant_pays_alone(driver: Driver, wire: Wire) -> None:
+def test_grant_is_the_only_payer(driver: Driver, wire: Wire) -> None:
     wire.then(json_answer(completion()))
     model = driver.client.grant("gr_a.b~%c").model("test/model")
     assert driver.run(lambda: model.generate("Hi")).text == "Hello."
@@ -304,7 +304,7 @@ def test_a_grant_pays_alone(driver: Driver, wire: Wire) -> None:
     assert "x-wattfare-user" not in wire.last.headers
 
 
-def test_no_error_tells_a_grant_token(driver: Driver) -> None:
+def test_errors_hide_a_grant_token(driver: Driver) -> None:
     token = [f"gt_{NEEDLE}\n"]  # not in a variable of this frame
     with pytest.raises(WattfareGrantError) as caught:
         driver.client.grant(token.pop())
@@ -312,7 +312,7 @@ def test_no_error_tells_a_grant_token(driver: Driver) -> None:
 
 
 @pytest.mark.parametrize("pays", ["user", "grant"])
-def test_what_is_wanted_on_a_low_budget(driver: Driver, wire: Wire, pays: str) -> None:
+def test_on_low_budget_option_is_sent(driver: Driver, wire: Wire, pays: str) -> None:
     name = "x-wattfare-on-low-budget"
     payer = getattr(driver.client, pays)("u1")
     for options, sent in (({}, None), ({"on_low_budget": "refuse"}, "refuse")):
@@ -329,7 +329,7 @@ def test_what_is_wanted_on_a_low_budget(driver: Driver, wire: Wire, pays: str) -
             payer.model("test/model", on_low_budget=bad)
 
 
-def test_a_whole_answer(driver: Driver, wire: Wire) -> None:
+def test_whole_answer_is_returned(driver: Driver, wire: Wire) -> None:
     wire.then(json_answer(completion(provider="Fake")))
     whole = driver.generate("Hi", temperature=0.5, response_format={"type": "json_object"})
     assert wire.last.json["temperature"] == 0.5
@@ -343,7 +343,7 @@ def test_a_whole_answer(driver: Driver, wire: Wire) -> None:
     assert whole.raw["provider"] == "Fake"
 
 
-def test_a_whole_answer_with_tool_calls(driver: Driver, wire: Wire) -> None:
+def test_whole_answer_with_tool_calls(driver: Driver, wire: Wire) -> None:
     function = {"name": "weather", "arguments": '{"city":"Vienna"}'}
     call = {"id": "t1", "type": "function", "function": function}
     choice = {"message": {"content": None, "tool_calls": [call]}, "finish_reason": "tool_calls"}
@@ -356,7 +356,7 @@ def test_a_whole_answer_with_tool_calls(driver: Driver, wire: Wire) -> None:
     assert whole.tool_calls == (ToolCall("t1", "weather", '{"city":"Vienna"}'),)
 
 
-def test_a_streamed_answer(driver: Driver, wire: Wire) -> None:
+def test_streamed_answer_is_returned(driver: Driver, wire: Wire) -> None:
     usage = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5, "cost": 0.000007}
     wire.then(
         streamed(delta("Hel"), delta("lo."), delta(finish="stop"), {"choices": [], "usage": usage})
@@ -370,7 +370,7 @@ def test_a_streamed_answer(driver: Driver, wire: Wire) -> None:
     assert stream.stream.cost_usd == chunks[3].cost_usd == Decimal("0.000007")
 
 
-def test_text_comes_as_soon_as_it_is_there(driver: Driver, wire: Wire) -> None:
+def test_text_is_returned_as_soon_as_it_arrives(driver: Driver, wire: Wire) -> None:
     read = [threading.Event() for _ in range(3)]
     parts: list[Any] = []
     for n, was_read in enumerate(read):
@@ -378,12 +378,12 @@ def test_text_comes_as_soon_as_it_is_there(driver: Driver, wire: Wire) -> None:
     wire.then(STREAM, *parts, piece(event("[DONE]")) + END)
     with driver.stream() as stream:
         for n, was_read in enumerate(read):
-            assert next(stream).text == f"{n}"  # the next one is sent only now
+            assert next(stream).text == f"{n}"  # the next chunk is sent only now
             was_read.set()
         assert list(stream) == []
 
 
-def test_a_stream_however_it_is_cut_and_written(driver: Driver, wire: Wire) -> None:
+def test_stream_is_read_however_it_is_cut_and_written(driver: Driver, wire: Wire) -> None:
     body = (
         ": OPENROUTER PROCESSING\r\n\r\n"
         'data: {"choices":[{"delta":\r\ndata: {"content":"ü\u2028 "}}]}\r\n\r\n'
@@ -398,7 +398,7 @@ def test_a_stream_however_it_is_cut_and_written(driver: Driver, wire: Wire) -> N
             assert stream.texts() == ["ü\u2028 ", "€🙂"]
 
 
-def test_tool_calls_arrive_whole_from_a_stream(driver: Driver, wire: Wire) -> None:
+def test_tool_calls_of_a_stream_are_complete(driver: Driver, wire: Wire) -> None:
     def part(index: int, text: str, **more: Any) -> dict[str, Any]:
         function = {"arguments": text, **({"name": more.pop("name")} if "name" in more else {})}
         calls = [{"index": index, "function": function, **more}]
@@ -421,7 +421,7 @@ def test_tool_calls_arrive_whole_from_a_stream(driver: Driver, wire: Wire) -> No
     assert stream.stream.tool_calls == whole
 
 
-def test_a_prompt_or_messages(driver: Driver, wire: Wire) -> None:
+def test_prompt_or_messages(driver: Driver, wire: Wire) -> None:
     model = driver.client.user("u").model("m")
     for make in (model.generate, model.stream):
         for given in ({}, {"prompt": "Hi", "messages": []}, {"prompt": "Hi", "stream": True}):
@@ -435,8 +435,8 @@ def test_a_prompt_or_messages(driver: Driver, wire: Wire) -> None:
             driver.client.user("u").model(wrong)
 
 
-def test_a_text_that_is_no_text_is_a_typed_error(driver: Driver, wire: Wire) -> None:
-    # json.loads gives such strings, and so a user can send one to an app.
+def test_invalid_unicode_in_a_prompt_is_a_typed_error(driver: Driver, wire: Wire) -> None:
+    # json.loads accepts such strings, so a user can send one to an app.
     for call in (driver.generate, driver.stream):
         with pytest.raises(WattfareError, match="surrogate") as caught:
             call("half a pair: \ud83d")
@@ -463,7 +463,7 @@ ERRORS = [
 
 @FEWER
 @pytest.mark.parametrize(("code", "status", "cls"), ERRORS)
-def test_each_error_of_the_protocol(
+def test_each_protocol_error_is_raised(
     driver: Driver, wire: Wire, code: str, status: int, cls: type[WattfareError]
 ) -> None:
     wire.always = (error_answer(code, status, "Because.", x_request_id="r-1"),)
@@ -478,13 +478,13 @@ def test_each_error_of_the_protocol(
 
 @FEWER
 @pytest.mark.parametrize(("code", "status", "cls"), [*ERRORS, ("new_code", 502, WattfareError)])
-def test_an_error_event_is_its_typed_error(
+def test_error_event_raises_its_typed_error(
     driver: Driver, wire: Wire, code: str, status: int, cls: type[WattfareError]
 ) -> None:
     told = event({"error": {"code": code, "message": "Because."}})
     wire.then(STREAM + piece(event(delta("one")) + told) + END)
     with driver.stream() as stream:
-        assert next(stream).text == "one"  # though both came in one piece
+        assert next(stream).text == "one"  # although both arrived in one piece
         with pytest.raises(WattfareError, match=r"Because\.") as caught:
             next(stream)
     assert type(caught.value) is cls
@@ -502,7 +502,9 @@ def test_an_error_event_is_its_typed_error(
         {"error": {"code": 429, "message": "Provider disconnected"}, **delta(finish="error")},
     ],
 )
-def test_an_error_as_providers_write_it(driver: Driver, wire: Wire, told: dict[str, Any]) -> None:
+def test_error_in_the_format_of_providers_is_raised(
+    driver: Driver, wire: Wire, told: dict[str, Any]
+) -> None:
     wire.then(streamed(delta("one"), told))
     with driver.stream() as stream, pytest.raises(WattfareError, match="disconnected") as caught:
         stream.texts()
@@ -593,13 +595,15 @@ CODES = {
 }
 
 
-#: Of these, an answer of a model can be read: the fields that are odd hold nothing of it.
+#: In these, the answer can still be read: the odd fields contain none of it.
 ODD_BUT_READ = {"numbers as text", "true for a number"}
 
 
 @FEWER
 @pytest.mark.parametrize("name", NOT_THE_PROTOCOL)
-def test_what_is_not_the_protocol_is_a_typed_error(driver: Driver, wire: Wire, name: str) -> None:
+def test_answer_outside_of_the_protocol_is_a_typed_error(
+    driver: Driver, wire: Wire, name: str
+) -> None:
     wire.always = (NOT_THE_PROTOCOL[name],)
     for call in (driver.status, driver.create_session, driver.generate):
         if call == driver.generate and name in ODD_BUT_READ:
@@ -613,7 +617,9 @@ def test_what_is_not_the_protocol_is_a_typed_error(driver: Driver, wire: Wire, n
 
 @FEWER
 @pytest.mark.parametrize("name", NOT_THE_PROTOCOL)
-def test_what_is_no_stream_is_a_typed_error(driver: Driver, wire: Wire, name: str) -> None:
+def test_answer_that_is_not_a_stream_is_a_typed_error(
+    driver: Driver, wire: Wire, name: str
+) -> None:
     wire.then(NOT_THE_PROTOCOL[name])
     with pytest.raises(WattfareError) as caught, driver.stream() as stream:
         stream.texts()
@@ -634,7 +640,7 @@ def test_what_is_no_stream_is_a_typed_error(driver: Driver, wire: Wire, name: st
         b'{"choices": [], "usage": {"cost": 1e99999999999999999999}, "x": 1e999}',
     ],
 )
-def test_an_event_that_is_no_chunk_is_a_typed_error(
+def test_event_that_is_not_a_chunk_is_a_typed_error(
     driver: Driver, wire: Wire, data: bytes
 ) -> None:
     wire.then(STREAM + piece(event(delta("one")) + b"data: " + data + b"\n\n") + END)
@@ -663,7 +669,7 @@ def test_an_event_that_is_no_chunk_is_a_typed_error(
         b'{"id": 5, "model": {}, "choices": [], "usage": [], "error": null}',
     ],
 )
-def test_an_odd_event_loses_nothing_of_the_answer(driver: Driver, wire: Wire, data: bytes) -> None:
+def test_odd_event_loses_nothing_of_the_answer(driver: Driver, wire: Wire, data: bytes) -> None:
     odd = b"data: " + data + b"\n\nevent: ping\ndata: ping\n\n"
     wire.then(
         STREAM + piece(event(delta("one")) + odd + event(delta(" two")) + b"data: [DONE]\n\n") + END
@@ -675,7 +681,7 @@ def test_an_odd_event_loses_nothing_of_the_answer(driver: Driver, wire: Wire, da
 @FEWER
 @pytest.mark.parametrize("tail", [b"data: [DONE]", b"data:[DONE]\n", b"data: [DONE]\r\n"])
 @pytest.mark.parametrize("closes", [True, False])
-def test_a_stream_may_end_without_an_empty_line(
+def test_stream_may_end_without_an_empty_line(
     driver: Driver, wire: Wire, tail: bytes, closes: bool
 ) -> None:
     wire.then(STREAM + piece(event(delta("one")) + tail), *([END] if closes else [hang]))
@@ -683,7 +689,7 @@ def test_a_stream_may_end_without_an_empty_line(
         assert stream.texts() == ["one"]
 
 
-# -- when it is tried again
+# -- when a call is retried
 
 
 WORTH_IT = [
@@ -698,7 +704,7 @@ WORTH_IT = [
 
 @FEW
 @pytest.mark.parametrize("failure", WORTH_IT, ids=["429", "502", "500", "408", "503", "599"])
-def test_status_and_session_are_tried_again(
+def test_status_and_session_are_retried(
     drive: Drive, wire: Wire, no_wait: list[float], failure: bytes
 ) -> None:
     driver = drive(max_retries=2)
@@ -714,7 +720,7 @@ def test_status_and_session_are_tried_again(
 
 
 @pytest.mark.parametrize("failure", [(reset,), (head(200, {"Content-Length": "9"}) + b"x", close)])
-def test_status_and_session_are_tried_again_where_the_network_fails(
+def test_status_and_session_are_retried_after_network_errors(
     drive: Drive, wire: Wire, no_wait: list[float], failure: Any
 ) -> None:
     driver = drive(max_retries=1)
@@ -724,7 +730,7 @@ def test_status_and_session_are_tried_again_where_the_network_fails(
     assert (len(wire.seen), len(no_wait)) == (2, 1)
 
 
-def test_where_nothing_listens_all_is_tried_again(drive: Drive, no_wait: list[float]) -> None:
+def test_refused_connection_is_always_retried(drive: Drive, no_wait: list[float]) -> None:
     driver = drive(f"http://127.0.0.1:{refused_port()}", max_retries=3)
     for n, call in enumerate((driver.status, driver.create_session, driver.generate)):
         with pytest.raises(WattfareNetworkError):
@@ -741,7 +747,7 @@ def test_where_nothing_listens_all_is_tried_again(drive: Drive, no_wait: list[fl
     [(part,) for part in WORTH_IT] + [(reset,), (close,), (b"HTTP/1.1 2", close)],
     ids=["429", "502", "500", "408", "503", "599", "reset", "close", "half a head"],
 )
-def test_inference_is_never_repeated_once_it_was_sent(
+def test_inference_is_never_retried_once_sent(
     drive: Drive, wire: Wire, no_wait: list[float], failure: Any
 ) -> None:
     driver = drive(max_retries=5)
@@ -753,9 +759,7 @@ def test_inference_is_never_repeated_once_it_was_sent(
     assert no_wait == []
 
 
-def test_what_is_the_callers_fault_is_not_tried_again(
-    drive: Drive, wire: Wire, no_wait: list[float]
-) -> None:
+def test_error_of_the_caller_is_not_retried(drive: Drive, wire: Wire, no_wait: list[float]) -> None:
     driver = drive(max_retries=5)
     for code, status, _ in ERRORS:
         if status < 500 and status != 429:
@@ -765,7 +769,7 @@ def test_what_is_the_callers_fault_is_not_tried_again(
     assert no_wait == []
 
 
-def test_no_retries_where_none_are_wanted(drive: Drive, wire: Wire, no_wait: list[float]) -> None:
+def test_max_retries_zero_turns_retries_off(drive: Drive, wire: Wire, no_wait: list[float]) -> None:
     driver = drive(max_retries=0)
     wire.then(answer(503))
     with pytest.raises(WattfareError):
@@ -782,7 +786,7 @@ def test_retries_end(drive: Drive, wire: Wire, no_wait: list[float]) -> None:
     assert (len(wire.seen), len(no_wait)) == (3, 2)
 
 
-def test_retry_after_is_waited_for(drive: Drive, wire: Wire, no_wait: list[float]) -> None:
+def test_retry_waits_for_retry_after(drive: Drive, wire: Wire, no_wait: list[float]) -> None:
     driver = drive(max_retries=2)
     wire.then(error_answer("rate_limited", 429, retry_after="7")).then(answer(503))
     wire.then(json_answer(STATUS))
@@ -791,9 +795,7 @@ def test_retry_after_is_waited_for(drive: Drive, wire: Wire, no_wait: list[float
     assert no_wait[1] <= 1.0
 
 
-def test_a_long_retry_after_is_the_callers_to_wait_for(
-    drive: Drive, wire: Wire, no_wait: list[float]
-) -> None:
+def test_long_retry_after_raises_at_once(drive: Drive, wire: Wire, no_wait: list[float]) -> None:
     driver = drive(max_retries=2)
     wire.then(error_answer("rate_limited", 429, retry_after="31"))
     with pytest.raises(WattfareRateLimitError) as caught:
@@ -802,12 +804,12 @@ def test_a_long_retry_after_is_the_callers_to_wait_for(
     assert no_wait == []
 
 
-# -- what is never told
+# -- what is never revealed
 
 
 def all_that_is_told(error: BaseException, *, screen: bool = False) -> str:
-    """Whatever a log, a reporter of errors or (it takes its time) a developer's terminal may show
-    of it."""
+    """Everything that a log, an error reporter or (slowly) a developer's terminal may show of
+    it."""
     told = [repr(error), str(error), "".join(traceback.format_exception(error))]
     captured = traceback.TracebackException.from_exception(error, capture_locals=True)
     told.append("".join(captured.format()))
@@ -821,11 +823,11 @@ def all_that_is_told(error: BaseException, *, screen: bool = False) -> str:
             locals_hide_dunder=False,
             suppress=[asyncio],
         )
-        with patch.object(Traceback, "_guess_lexer", return_value="text"):  # colors take long
+        with patch.object(Traceback, "_guess_lexer", return_value="text"):  # colors are slow
             Console(file=(file := io.StringIO()), width=400).print(shown)
         told.append(file.getvalue())
     inner: BaseException | None = error
-    while inner is not None:  # what is suppressed can be reached all the same
+    while inner is not None:  # a suppressed error can still be reached
         told.append(repr(inner))
         if inner.__traceback__ is not None:
             stack = traceback.TracebackException.from_exception(inner, capture_locals=True)
@@ -857,7 +859,7 @@ CALLS: dict[str, Callable[[Driver], Any]] = {
 
 @FEW
 @pytest.mark.parametrize("failure", FAILURES)
-def test_no_error_tells_the_key(
+def test_errors_hide_the_key(
     kind: Kind, drive: Drive, wire: Wire, failure: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
@@ -871,7 +873,7 @@ def test_no_error_tells_the_key(
     assert NEEDLE not in caplog.text
 
 
-def test_no_error_of_a_connection_tells_the_key(drive: Drive) -> None:
+def test_connection_errors_hide_the_key(drive: Drive) -> None:
     driver = drive(f"http://127.0.0.1:{refused_port()}")
     for call in CALLS.values():
         with pytest.raises(WattfareNetworkError) as caught:
@@ -881,7 +883,7 @@ def test_no_error_of_a_connection_tells_the_key(drive: Drive) -> None:
         assert "refused" in told or "ConnectError" in told or "Connect call failed" in told
 
 
-def test_a_stream_that_breaks_does_not_tell_the_key(driver: Driver, wire: Wire) -> None:
+def test_broken_stream_hides_the_key(driver: Driver, wire: Wire) -> None:
     wire.then(STREAM, piece(event(delta("one"))), reset)
     with pytest.raises(WattfareError) as caught, driver.stream() as stream:
         stream.texts()
@@ -890,8 +892,8 @@ def test_a_stream_that_breaks_does_not_tell_the_key(driver: Driver, wire: Wire) 
 
 @FEW
 @pytest.mark.parametrize("inside", ["head", "body", "stream"])
-def test_a_timeout_of_the_apps_does_not_tell_the_key(kind: Kind, wire: Wire, inside: str) -> None:
-    # The usual one, `asyncio.timeout`: it ends the call by cancelling it, deep inside.
+def test_timeout_of_the_app_hides_the_key(kind: Kind, wire: Wire, inside: str) -> None:
+    # The usual `asyncio.timeout` cancels the call, deep inside.
     if not kind.is_async:
         pytest.skip("nothing can be cancelled")
     half = head(200, {"Content-Length": "9"}) + b"x"
@@ -916,8 +918,8 @@ def test_a_timeout_of_the_apps_does_not_tell_the_key(kind: Kind, wire: Wire, ins
 
 
 def talkative(kind: Kind, failure: Callable[[], Any]) -> dict[str, Any]:
-    """Options for an HTTP client that holds the key in a local variable of its own where it
-    fails, as libraries do that write the head of a request; ``failure`` may take its time."""
+    """Options for an HTTP client that fails with the key in a local variable, as libraries do that
+    write the head of a request. ``failure`` may take some time."""
 
     async def fail(headers: Any) -> Any:
         sent = " ".join(f"{name}: {value}" for name, value in headers.items())
@@ -946,7 +948,7 @@ def talkative(kind: Kind, failure: Callable[[], Any]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("kind", [k for k in KINDS if k.whose == "injected"], ids=lambda k: k.id)
 @pytest.mark.parametrize("ending", ["failure", "bug", "timeout"])
-def test_no_library_tells_the_key(kind: Kind, ending: str) -> None:
+def test_library_errors_hide_the_key(kind: Kind, ending: str) -> None:
     failures = {"httpx": httpx.WriteError, "httpx2": httpx2.WriteError}
     error: Any = failures.get(kind.library, aiohttp.ClientOSError)("broken pipe")
 
@@ -972,7 +974,7 @@ def test_no_library_tells_the_key(kind: Kind, ending: str) -> None:
 
 
 @BOTH
-def test_no_repr_tells_the_key(cls: Any) -> None:
+def test_reprs_hide_the_key(cls: Any) -> None:
     client = cls(SECRET, base_url="https://w.test")
     service = client._runner.caller
     user, grant = client.user("u1"), client.grant(f"gr_{NEEDLE}")
@@ -990,7 +992,7 @@ def test_no_repr_tells_the_key(cls: Any) -> None:
 @pytest.mark.parametrize(
     "wrong", [{"base_url": "nowhere"}, {"http_client": 7}, {"http_client": "http://x"}]
 )
-def test_a_construction_that_fails_does_not_tell_the_key(cls: Any, wrong: Any) -> None:
+def test_failed_construction_hides_the_key(cls: Any, wrong: Any) -> None:
     def make() -> Any:
         return cls(SECRET, **wrong)
 
@@ -1003,7 +1005,7 @@ def test_a_construction_that_fails_does_not_tell_the_key(cls: Any, wrong: Any) -
 
 
 def resolver(value: Any, is_async: bool) -> Callable[[Request], Any]:
-    """A function of the app's that gives this, or raises it."""
+    """A `resolve_user` that returns this value or raises this error."""
 
     def give(_: Request) -> Any:
         if isinstance(value, BaseException):
@@ -1026,7 +1028,7 @@ def wire_of(body: bytes) -> tuple[str, str]:
 
 
 @SYNC_AND_ASYNC
-def test_the_handler_mints_a_token(driver: Driver, wire: Wire, is_async: bool) -> None:
+def test_session_handler_returns_a_token(driver: Driver, wire: Wire, is_async: bool) -> None:
     for limit in (5, resolver(Decimal("5"), is_async), resolver(RequestLimit(5), not is_async)):
         wire.then(json_answer(SESSION))
         response = driver.handle(post(), resolver("u/1", is_async), limit)
@@ -1039,19 +1041,19 @@ def test_the_handler_mints_a_token(driver: Driver, wire: Wire, is_async: bool) -
 
 
 @SYNC_AND_ASYNC
-def test_the_handler_without_a_user(
+def test_session_handler_without_a_user(
     driver: Driver, wire: Wire, is_async: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     response = driver.handle(post(), resolver(None, is_async))
     assert response.status == 401
     assert wire_of(response.body)[0] == "auth"
     assert not wire.connections
-    assert not caplog.records  # nothing is wrong with the app
+    assert not caplog.records  # the app is correct
 
 
 @FEWER
 @pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "DELETE", "OPTIONS", "BREW"])
-def test_the_handler_answers_to_post_only(driver: Driver, wire: Wire, method: str) -> None:
+def test_session_handler_accepts_post_only(driver: Driver, wire: Wire, method: str) -> None:
     request = Request(method, "/token", post().headers)
     response = driver.handle(request, resolver("u1", False))
     assert (response.status, response.headers["allow"]) == (405, "POST")
@@ -1060,7 +1062,7 @@ def test_the_handler_answers_to_post_only(driver: Driver, wire: Wire, method: st
 
 
 @FEW
-def test_the_handler_refuses_other_sites(driver: Driver, wire: Wire) -> None:
+def test_session_handler_refuses_other_sites(driver: Driver, wire: Wire) -> None:
     asked: list[Request] = []
 
     def resolve(request: Request) -> str:
@@ -1108,7 +1110,7 @@ def test_the_handler_refuses_other_sites(driver: Driver, wire: Wire) -> None:
         ("u1", KeyError("hunter2")),
     ],
 )
-def test_the_apps_own_bug_tells_nothing_and_is_logged(
+def test_error_of_the_app_is_hidden_and_logged(
     driver: Driver,
     wire: Wire,
     is_async: bool,
@@ -1130,7 +1132,7 @@ def test_the_apps_own_bug_tells_nothing_and_is_logged(
 
 @FEWER
 @pytest.mark.parametrize(("code", "status", "cls"), ERRORS)
-def test_the_handler_passes_our_errors_on(
+def test_session_handler_forwards_wattfare_errors(
     driver: Driver, wire: Wire, code: str, status: int, cls: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     wire.then(error_answer(code, status, "Because.", retry_after="7"))
@@ -1140,7 +1142,7 @@ def test_the_handler_passes_our_errors_on(
     assert response.headers["retry-after"] == "7"
     records = [record for record in caplog.records if record.name == "wattfare_mw"]
     if code == "auth":
-        # No user of the app can pay until somebody does something: that is worth an alarm.
+        # No user can pay until the app's key is fixed: this deserves an alarm.
         [record] = records
         assert record.levelno == logging.ERROR
         assert "secret key" in record.getMessage()
@@ -1149,13 +1151,13 @@ def test_the_handler_passes_our_errors_on(
 
 
 @FEWER
-def test_a_retry_after_is_whole_seconds(driver: Driver, wire: Wire) -> None:
+def test_retry_after_is_whole_seconds(driver: Driver, wire: Wire) -> None:
     wire.then(error_answer("rate_limited", 429, retry_after="1.2"))
     response = driver.handle(post(), resolver("u1", False))
     assert response.headers["retry-after"] == "2"
 
 
-def test_a_service_that_is_away_is_502_to_the_browser(kind: Kind) -> None:
+def test_unreachable_service_is_502_to_the_browser(kind: Kind) -> None:
     with driving(kind, f"http://127.0.0.1:{refused_port()}") as driver:
         response = driver.handle(post(), resolver("u1", False))
     assert response.status == 502
@@ -1163,7 +1165,7 @@ def test_a_service_that_is_away_is_502_to_the_browser(kind: Kind) -> None:
     assert b"127.0.0.1" not in response.body
 
 
-def test_a_key_that_is_repeated_does_not_reach_the_browser(
+def test_repeated_key_does_not_reach_the_browser(
     driver: Driver, wire: Wire, caplog: pytest.LogCaptureFixture
 ) -> None:
     wire.then(error_answer("auth", 401, f"Unknown key {SECRET}"))
@@ -1172,6 +1174,6 @@ def test_a_key_that_is_repeated_does_not_reach_the_browser(
     assert NEEDLE not in caplog.text
 
 
-def test_an_interrupt_is_no_answer() -> None:
+def test_interrupt_propagates_through_the_session_handler() -> None:
     with driving(KINDS[2], "http://w.test") as driver, pytest.raises(KeyboardInterrupt):
         driver.handle(post(), resolver(KeyboardInterrupt(), False))

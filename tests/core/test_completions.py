@@ -1,4 +1,4 @@
-"""Answers of a model: the same whichever way their bytes came."""
+"""Answers of a model are the same however their bytes were cut."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ EVENTS = st.one_of(
 
 
 def read(chunks: list[bytes]) -> tuple[list[Any], str, Any]:
-    """All that a reader gives: its chunks, how it ended, and what it knows then."""
+    """What a reader returns: its chunks, how it ended, and its final state."""
     reader = StreamReader()
     got: list[Any] = []
     ended = "well"
     try:
         for data in chunks:
-            got.extend(reader.feed(data))  # one by one: what comes before an error has come
+            got.extend(reader.feed(data))  # one by one: chunks before an error are kept
         got.extend(reader.end())
     except WattfareError as error:
         ended = f"{error.code}: {error}"
@@ -65,7 +65,7 @@ def read(chunks: list[bytes]) -> tuple[list[Any], str, Any]:
     st.lists(st.integers(0, 2000), max_size=25),
     st.booleans(),
 )
-def test_the_chunks_are_the_same_however_they_are_cut(
+def test_chunks_are_the_same_however_the_stream_is_cut(
     events: list[str], line_end: str, places: list[int], ended: bool
 ) -> None:
     text = "".join(f"{event}\n\n" for event in events)
@@ -82,7 +82,7 @@ def test_the_chunks_are_the_same_however_they_are_cut(
     assert read([body[at : at + 1] for at in range(len(body))]) == read([body])
 
 
-def test_what_comes_before_an_error_in_one_piece_comes_first() -> None:
+def test_chunks_before_an_error_in_the_same_piece_are_returned() -> None:
     reader = StreamReader()
     one = b'data: {"choices": [{"delta": {"content": "one"}}]}\n\n'
     chunks = reader.feed(one + b'data: {"error": {"code": "budget_exceeded"}}\n\n')
@@ -91,7 +91,7 @@ def test_what_comes_before_an_error_in_one_piece_comes_first() -> None:
         next(chunks)
 
 
-def test_what_comes_behind_done_is_nothing() -> None:
+def test_data_after_done_is_ignored() -> None:
     reader = StreamReader()
     assert list(reader.feed(b'data: [DONE]\n\ndata: {"error": {"code": "auth"}}\n\n')) == []
     assert reader.done
@@ -99,13 +99,13 @@ def test_what_comes_behind_done_is_nothing() -> None:
     assert list(reader.end()) == []
 
 
-def test_the_very_last_event_may_lack_its_empty_line() -> None:
+def test_last_event_may_lack_its_empty_line() -> None:
     reader = StreamReader()
     assert [
         c.text for c in reader.feed(b'data: {"choices": [{"delta": {"content": "x"}}]}\n')
     ] == []
     with pytest.raises(WattfareError):
-        list(reader.end())  # it is read; it was no end
+        list(reader.end())  # it is read, but does not end the stream
     assert reader.text == "x"
     reader = StreamReader()
     list(reader.feed(b"data: [DONE]"))
@@ -113,7 +113,7 @@ def test_the_very_last_event_may_lack_its_empty_line() -> None:
     assert reader.done
 
 
-def test_calls_without_a_finish_reason_are_whole_at_the_end() -> None:
+def test_tool_calls_without_a_finish_reason_are_complete_at_the_end() -> None:
     reader = StreamReader()
     part = {"index": 0, "id": "t", "function": {"name": "f", "arguments": "{}"}}
     event = {"choices": [{"delta": {"tool_calls": [part]}}]}
@@ -122,7 +122,7 @@ def test_calls_without_a_finish_reason_are_whole_at_the_end() -> None:
     assert last.tool_calls == reader.tool_calls == (ToolCall("t", "f", "{}"),)
 
 
-def test_of_several_choices_the_first_is_read() -> None:
+def test_first_of_several_choices_is_read() -> None:
     reader = StreamReader()
     event = {
         "choices": [
@@ -135,7 +135,7 @@ def test_of_several_choices_the_first_is_read() -> None:
     assert len(chunk.raw["choices"]) == 2
 
 
-def test_text_in_parts() -> None:
+def test_text_in_parts_is_joined() -> None:
     parts = [{"type": "text", "text": "a"}, {"type": "image"}, {"type": "text", "text": "b"}]
     body = {"choices": [{"message": {"content": parts}}]}
     assert read_completion(200, json.dumps(body).encode()).text == "ab"
@@ -172,12 +172,12 @@ def test_text_in_parts() -> None:
         ([], Metering()),
     ],
 )
-def test_what_an_answer_tells_of_its_cost(usage: Any, told: Metering) -> None:
+def test_metering_of_an_answer(usage: Any, told: Metering) -> None:
     assert metering(json.dumps({"usage": usage}).encode()) == told
 
 
 @pytest.mark.parametrize("cost", [b"1e999", b"1e99999999999999999999", b"1e-99999999999999999999"])
-def test_an_absurd_cost_loses_no_answer(cost: bytes) -> None:
+def test_invalid_cost_does_not_lose_the_answer(cost: bytes) -> None:
     body = b'{"usage": {"prompt_tokens": 1, "cost": ' + cost + b"}}"
     assert metering(body) == Metering(TokenUsage(1, 0, 1))
 
@@ -185,14 +185,14 @@ def test_an_absurd_cost_loses_no_answer(cost: bytes) -> None:
 @pytest.mark.parametrize(
     "inside", [b'"\xff"', b"[" * 90_000 + b"]" * 90_000, b"1e999", b"1e99999999999999999999"]
 )
-def test_what_cannot_be_read_is_a_typed_error(inside: bytes) -> None:
+def test_unreadable_answer_is_a_typed_error(inside: bytes) -> None:
     for body in (b'{"choices": [{"x": %s}]}', b'{"choices": [{}], "x": %s}'):
         with pytest.raises(WattfareError) as caught:
             read_completion(200, body % inside)
         assert (caught.value.code, caught.value.status) == ("unknown", 200)
 
 
-def test_the_answer_as_it_came_has_plain_numbers() -> None:
+def test_raw_answer_has_plain_numbers() -> None:
     raw = read_completion(200, b'{"choices": [{}], "x": 1.5, "y": [1e3]}').raw
     assert raw == {"choices": [{}], "x": 1.5, "y": [1000.0]}
     assert isinstance(raw["x"], float)
@@ -236,7 +236,7 @@ USAGE = {"prompt_tokens": 2, "completion_tokens": 1, "total_tokens": 3}
     ],
     ids=str,
 )
-def test_an_odd_field_loses_no_answer(odd: dict[str, Any]) -> None:
+def test_odd_field_does_not_lose_the_answer(odd: dict[str, Any]) -> None:
     reader = streamed(delta_of(content="one"), delta_of("stop"), odd, b"null", b"", b"[]")
     assert (reader.text, reader.finish_reason) == ("one", "stop")
     assert reader.usage == TokenUsage(2, 1, 3)
@@ -255,7 +255,7 @@ def test_an_odd_field_loses_no_answer(odd: dict[str, Any]) -> None:
     ],
     ids=str,
 )
-def test_an_odd_field_of_a_whole_answer(fields: dict[str, Any], text: str) -> None:
+def test_odd_field_of_a_whole_answer(fields: dict[str, Any], text: str) -> None:
     read_ = read_completion(200, json.dumps(fields).encode())
     assert (read_.text, read_.finish_reason) == (text, None)
     assert read_.raw == fields
@@ -263,7 +263,7 @@ def test_an_odd_field_of_a_whole_answer(fields: dict[str, Any], text: str) -> No
 
 
 @pytest.mark.parametrize("data", [b'{"error": "no"}', b'{"error": {"message": "no"}}'])
-def test_an_error_event_is_never_passed_over(data: bytes) -> None:
+def test_error_event_is_never_ignored(data: bytes) -> None:
     with pytest.raises(WattfareError, match="no") as caught:
         streamed(delta_of(content="one"), data)
     assert caught.value.code == "upstream"
@@ -303,7 +303,7 @@ WHOLE_B = part(B.arguments, id="b", name="t")
         ),
         # The id comes late.
         ([part("{", index=0, name="w"), part("}", index=0, id="a")], (ToolCall("a", "w", "{}"),)),
-        # No ids: a name after complete arguments is that of another call.
+        # Without ids, a name after complete arguments starts another call.
         (
             [
                 part(A.arguments, name="w", id="", index=0),
@@ -323,12 +323,14 @@ WHOLE_B = part(B.arguments, id="b", name="t")
             [part("{}", name="w", index=0), part("{}", name="t", index=0)],
             (ToolCall("", "w", "{}"), ToolCall("", "t", "{}")),
         ),
-        # What is no part at all.
+        # Invalid parts.
         ([None, 5, WHOLE_A, {"function": None, "index": 0}, {}], (A,)),
     ],
     ids=str,
 )
-def test_tool_calls_as_providers_send_them(parts: list[Any], calls: tuple[ToolCall, ...]) -> None:
+def test_tool_calls_in_the_formats_of_providers(
+    parts: list[Any], calls: tuple[ToolCall, ...]
+) -> None:
     one_by_one = [delta_of("", tool_calls=[each]) for each in parts]
     for events in (one_by_one, [delta_of("", tool_calls=parts)]):
         reader = streamed(*events, delta_of("tool_calls"))
@@ -349,7 +351,7 @@ INDEXES = st.sampled_from(["own", "zero", "null", "absent"])
 
 
 @given(st.data(), st.lists(OBJECTS, min_size=1, max_size=3), INDEXES, st.booleans())
-def test_any_split_and_any_padding_gives_the_same_calls(
+def test_any_split_and_padding_gives_the_same_calls(
     data: st.DataObject, values: list[dict[str, Any]], indexes: str, ids: bool
 ) -> None:
     texts = [json.dumps(value) for value in values]

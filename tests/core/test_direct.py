@@ -1,5 +1,5 @@
-"""The short way through aiohttp: with which versions it is taken, and what it never writes. All
-else about it is among the tests that every transport passes."""
+"""The direct path through aiohttp: which versions use it, and what it never writes. The tests of
+every transport cover the rest."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ import yarl
 
 from wattfare_mw.transport import HTTPRequest, async_transport, direct
 
-#: Is the short way taken with the aiohttp that is installed here?
+#: True if the installed aiohttp uses the direct path.
 needs_direct = pytest.mark.skipif(
     not direct.fits(aiohttp.__version__), reason="the session is used with this aiohttp"
 )
 
 
-def test_it_is_taken_with_known_versions_only(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_direct_path_is_used_with_known_versions_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(direct, "FITTING", ((3, 12), (3, 15)))
     assert all(direct.fits(version) for version in ("3.12.0", "3.14.5", "3.13.0rc1"))
     strangers = ("3.11.18", "3.15.0", "4.0.0", "4.0.0a1", "2.3.10", "", "unknown")
     assert not any(direct.fits(version) for version in strangers)
 
 
-async def test_the_session_is_used_with_any_other_version(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_session_is_used_with_any_other_version(monkeypatch: pytest.MonkeyPatch) -> None:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"{}")
         writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
@@ -52,14 +52,14 @@ async def test_the_session_is_used_with_any_other_version(monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize("value", ["a\r\nb: c", "a\nb", "a\rb", "\n"])
 @pytest.mark.parametrize("where", ["name", "value"])
-def test_no_header_begins_a_line_of_its_own(where: str, value: str) -> None:
+def test_header_cannot_start_a_new_line(where: str, value: str) -> None:
     headers = {value: "x"} if where == "name" else {"x": value}
     request = HTTPRequest("POST", "http://127.0.0.1:9/x", headers, b"{}")
     with pytest.raises(ValueError, match="line end"):
         direct._head(request, yarl.URL(request.url), 2)
 
 
-def test_what_is_written() -> None:
+def test_request_is_written_exactly() -> None:
     request = HTTPRequest("POST", "http://h.test:81/a%20b?c=d", {"x": "y"}, b"{}")
     url = yarl.URL(request.url, encoded=True)
     assert direct._head(request, url, 2) == (
@@ -68,7 +68,7 @@ def test_what_is_written() -> None:
 
 
 @needs_direct
-async def test_its_connections_are_the_sessions_to_close() -> None:
+async def test_session_closes_the_connections() -> None:
     seen: list[bytes] = []
     gone = asyncio.Event()
 
@@ -94,7 +94,7 @@ async def test_its_connections_are_the_sessions_to_close() -> None:
 
 @needs_direct
 @pytest.mark.parametrize("size", [2, 2**14, 2**14 + 1, 2**20])
-async def test_a_body_of_any_size_comes_whole(size: int) -> None:
+async def test_body_of_any_size_arrives_whole(size: int) -> None:
     came: list[bytes] = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -118,7 +118,7 @@ async def test_a_body_of_any_size_comes_whole(size: int) -> None:
 
 
 class Socket:
-    """A connection, its protocol and its transport, as far as the end of an answer asks them."""
+    """A connection, its protocol and its transport, as far as the end of an answer uses them."""
 
     def __init__(self, unwritten: int) -> None:
         self.unwritten = unwritten
@@ -136,9 +136,7 @@ class Socket:
 
 
 @pytest.mark.parametrize(("unwritten", "done"), [(0, "released"), (1, "closed")])
-def test_a_connection_whose_request_was_not_read_is_not_used_again(
-    unwritten: int, done: str
-) -> None:
+def test_connection_with_an_unfinished_request_is_not_reused(unwritten: int, done: str) -> None:
     stub = Socket(unwritten)
     direct.Sent(stub, stub)._ended()
     assert stub.done == [done]

@@ -1,5 +1,5 @@
-"""The errors: their codes and copies, what an answer stands for, and the three helpers through
-what real libraries wrap around them."""
+"""The errors: their codes and copies, what an answer translates to, and the three helpers on errors
+that real libraries wrap."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_each_class_has_its_code_and_status(
     assert error.http_status == (status or 502)
 
 
-def test_the_rest_is_the_error_itself() -> None:
+def test_other_codes_have_the_base_class() -> None:
     assert (WattfareError().code, WattfareError().status) == ("unknown", 500)
     for code in ("invalid_request", "upstream", "unknown"):
         assert type(make_error(code)) is WattfareError
@@ -96,7 +96,7 @@ EVERY = [
         for protocol in range(pickle.HIGHEST_PROTOCOL + 1)
     ],
 )
-def test_a_copy_is_the_same(error: WattfareError, duplicate: Any) -> None:
+def test_copy_equals_the_error(error: WattfareError, duplicate: Any) -> None:
     twin = duplicate(error)
     assert type(twin) is type(error)
     assert vars(twin) == vars(error)
@@ -105,7 +105,7 @@ def test_a_copy_is_the_same(error: WattfareError, duplicate: Any) -> None:
     assert twin is not error
 
 
-def test_notes_are_kept_in_a_copy() -> None:
+def test_copy_keeps_notes() -> None:
     error = WattfareError("Because.")
     error.add_note("of user 7")
     assert pickle.loads(pickle.dumps(error)).__notes__ == ["of user 7"]
@@ -150,12 +150,12 @@ def test_any_answer_is_a_typed_error(status: int, body: bytes) -> None:
         (529, "upstream"),
     ],
 )
-def test_a_status_without_a_code(status: int, code: str) -> None:
+def test_status_without_a_code(status: int, code: str) -> None:
     for body in (b"", b"<html>", b'{"error": "no"}', b'{"error": {"code": "new"}}'):
         assert error_from_answer(status, body).code == code
 
 
-def test_an_unknown_code_is_named() -> None:
+def test_unknown_code_is_kept_in_the_message() -> None:
     error = error_from_answer(402, b'{"error": {"code": "overdrawn", "message": "Sorry."}}')
     assert "Sorry." in str(error)
     assert "overdrawn" in str(error)
@@ -182,7 +182,7 @@ def test_an_unknown_code_is_named() -> None:
         ("soon", None),
     ],
 )
-def test_retry_after(value: str | None, seconds: float | None) -> None:
+def test_retry_after_is_read(value: str | None, seconds: float | None) -> None:
     assert retry_after_seconds(value) == seconds
 
 
@@ -266,38 +266,38 @@ async def in_a_task_group() -> None:
 
 
 @pytest.mark.parametrize("function", [by_cause, by_context, deep, in_a_group])
-def test_helpers_see_through(function: Any) -> None:
+def test_helpers_find_a_wrapped_error(function: Any) -> None:
     error = raised(function)
     assert to_wattfare_error(error) is BUDGET
     assert is_budget_exceeded(error)
     assert not is_not_connected(error)
 
 
-def test_helpers_see_through_a_task_group() -> None:
+def test_helpers_find_an_error_in_a_task_group() -> None:
     assert to_wattfare_error(raised(lambda: asyncio.run(in_a_task_group()))) is BUDGET
 
 
 @pytest.mark.parametrize(
     "error", [None, ValueError("x"), KeyboardInterrupt(), ExceptionGroup("g", [ValueError()])]
 )
-def test_helpers_find_nothing_where_nothing_is(error: Any) -> None:
+def test_helpers_return_none_for_other_errors(error: Any) -> None:
     assert to_wattfare_error(error) is None
     assert not is_budget_exceeded(error)
     assert not is_not_connected(error)
 
 
-def test_what_was_dealt_with_is_not_found() -> None:
+def test_suppressed_error_is_not_found() -> None:
     assert to_wattfare_error(raised(by_from_none)) is None
 
 
-def test_a_circle_of_causes_ends() -> None:
+def test_circular_causes_end() -> None:
     one, two = ValueError("one"), ValueError("two")
     one.__cause__, two.__cause__ = two, one
     one.__context__, two.__context__ = one, two
     assert to_wattfare_error(one) is None
 
 
-def test_who_must_connect() -> None:
+def test_needs_connection_for_each_error() -> None:
     for cls, _, _ in FAMILY:
         wanted = cls in (WattfareNotConnectedError, WattfareFundingError)
         assert is_not_connected(cls()) is wanted
@@ -312,7 +312,7 @@ def service() -> Iterator[Wire]:
 
 @pytest.mark.parametrize(("cls", "code", "status"), FAMILY)
 @pytest.mark.parametrize("stream", [False, True])
-def test_through_the_openai_package(
+def test_error_through_the_openai_package(
     service: Wire, cls: type[WattfareError], code: str, status: int, stream: bool
 ) -> None:
     service.then(error_answer(code, status or 502, "Because."))
@@ -327,7 +327,7 @@ def test_through_the_openai_package(
     assert (found.code, found.status, found.message) == (code, status or 502, "Because.")
 
 
-def test_the_headers_come_through_the_openai_package(service: Wire) -> None:
+def test_headers_through_the_openai_package(service: Wire) -> None:
     body = {"error": {"code": "rate_limited", "message": "x", "upstreamCode": "tpm_limit"}}
     headers = {"Retry-After": "7", "X-Request-Id": "r-1"}
     service.then(json_answer(body, 429, **headers))
@@ -341,8 +341,8 @@ def test_the_headers_come_through_the_openai_package(service: Wire) -> None:
     assert found.to_wire() == body
 
 
-def test_the_headers_come_from_the_cause(service: Wire) -> None:
-    """A library's own error holds the body, and the error of the client below has the rest."""
+def test_headers_come_from_the_cause(service: Wire) -> None:
+    """The library's own error has the body. The error of the HTTP client below has the headers."""
     service.then(error_answer("rate_limited", 429, **{"Retry-After": "7", "X-Request-Id": "r-1"}))
 
     def fail() -> None:
@@ -359,7 +359,7 @@ def test_the_headers_come_from_the_cause(service: Wire) -> None:
 
 
 @pytest.mark.parametrize("headers", [None, 7, {"retry-after": 7}, {7: "x"}, {"X-Request-Id": "\n"}])
-def test_headers_that_are_none(headers: Any) -> None:
+def test_invalid_headers_are_ignored(headers: Any) -> None:
     error = Wrapped(body=WIRE, response=Wrapped(headers=headers))
     found = to_wattfare_error(error)
     assert isinstance(found, WattfareBudgetExceededError)
@@ -367,7 +367,7 @@ def test_headers_that_are_none(headers: Any) -> None:
 
 
 @pytest.mark.parametrize(("cls", "code", "status"), FAMILY)
-def test_through_an_event_in_the_openai_packages_stream(
+def test_error_event_in_a_stream_of_the_openai_package(
     service: Wire, cls: type[WattfareError], code: str, status: int
 ) -> None:
     told = event({"error": {"code": code, "message": "Because."}})
@@ -382,7 +382,7 @@ def test_through_an_event_in_the_openai_packages_stream(
     assert (found.code, found.status, found.message) == (code, status, "Because.")
 
 
-def test_an_error_of_openais_own_is_not_ours(service: Wire) -> None:
+def test_errors_of_openai_itself_are_not_ours(service: Wire) -> None:
     service.then(json_answer({"error": {"code": "insufficient_quota", "message": "no"}}, 429))
     service.then(json_answer({"error": {"code": 402, "message": "no"}}, 402))
     with openai.OpenAI(api_key="none", base_url=f"{service.url}/v1", max_retries=0) as client:
@@ -391,25 +391,25 @@ def test_an_error_of_openais_own_is_not_ours(service: Wire) -> None:
             assert to_wattfare_error(error) is None
 
 
-def test_through_httpx(service: Wire) -> None:
+def test_error_through_httpx(service: Wire) -> None:
     service.then(error_answer("not_connected", 402)).then(error_answer("not_connected", 402))
     with httpx.Client() as client:
         error = raised(client.get(service.url).raise_for_status)
         assert is_not_connected(error)
         with client.stream("GET", service.url) as unread:
             error = raised(unread.raise_for_status)
-        assert to_wattfare_error(error) is None  # nobody has read its body: there is none
+        assert to_wattfare_error(error) is None  # its body was not read, so there is none
 
 
 class Wrapped(Exception):  # noqa: N818
-    """What a library raises, with the shape of its error."""
+    """An error of a library, with its format."""
 
     def __init__(self, **fields: Any) -> None:
         vars(self).update(fields)
 
 
 class Odd(Exception):  # noqa: N818
-    """One whose attributes raise something of their own."""
+    """An error whose attributes raise."""
 
     @property
     def response(self) -> Any:
@@ -433,7 +433,7 @@ WIRE = {"error": {"code": "budget_exceeded", "message": "x"}}
         Wrapped(body=bytearray(b'{"error": {"code": "budget_exceeded"}}')),
     ],
 )
-def test_through_the_shapes_of_others(error: Exception) -> None:
+def test_errors_in_the_formats_of_libraries(error: Exception) -> None:
     found = to_wattfare_error(error)
     assert isinstance(found, WattfareBudgetExceededError)
     assert found.status == 402
@@ -455,24 +455,24 @@ def test_through_the_shapes_of_others(error: Exception) -> None:
         Odd(),
     ],
 )
-def test_the_shapes_of_others_that_are_not_ours(error: Exception) -> None:
+def test_foreign_errors_in_the_formats_of_libraries(error: Exception) -> None:
     assert to_wattfare_error(error) is None
 
 
-def test_the_helpers_are_public() -> None:
+def test_helpers_are_public() -> None:
     assert wattfare_mw.to_wattfare_error is to_wattfare_error
 
 
 def refused(code: str, **headers: str) -> Exception:
-    """An error of an AI library, with the body and the headers of an answer."""
+    """An error of an AI library, with the body and headers of an answer."""
     error: Any = Exception(code)
     error.body = {"code": code, "message": "No."}
     error.response = SimpleNamespace(headers={k.replace("_", "-"): v for k, v in headers.items()})
     return error
 
 
-def test_the_headers_of_another_call_do_not_count() -> None:
-    """Neither of one beside it in a group, nor of one that a fallback has tried first."""
+def test_headers_of_another_call_do_not_count() -> None:
+    """They belong to a sibling in a group, or to a call that a fallback tried first."""
     busy = refused("rate_limited", retry_after="17", x_request_id="other")
     broke = refused("budget_exceeded", x_request_id="own")
 
@@ -494,7 +494,7 @@ def test_the_headers_of_another_call_do_not_count() -> None:
     assert (found.code, found.retry_after, found.request_id) == ("rate_limited", 17, "other")
 
 
-def test_a_group_of_many_errors_is_read_in_no_time() -> None:
+def test_group_of_many_errors_is_read_fast() -> None:
     many = [ValueError(number) for number in range(100_000)]
     began = time.process_time()
     assert to_wattfare_error(ExceptionGroup("many", [*many, BUDGET])) is BUDGET

@@ -23,7 +23,7 @@ def depth_of(value: Any) -> int:
 
 
 def size_of(value: Any) -> int:
-    """The containers, and the commas between their items."""
+    """Counts the containers, and the commas between their items."""
     if isinstance(value, (dict, list)):
         items = list(value.values()) if isinstance(value, dict) else value
         return 1 + max(len(items) - 1, 0) + sum(map(size_of, items))
@@ -39,7 +39,7 @@ values = st.recursive(
 
 
 @given(values, st.booleans(), st.integers(1, 9), st.integers(0, 6), st.integers(0, 30))
-def test_depth_and_elements_are_those_of_the_value(
+def test_depth_and_elements_match_the_parsed_value(
     value: Any, ascii_only: bool, piece: int, depth: int, elements: int
 ) -> None:
     body = json.dumps(value, ensure_ascii=ascii_only).encode()
@@ -62,7 +62,7 @@ def test_any_bytes_pass_or_are_refused(body: bytes, piece: int) -> None:
             check_structure(body)
 
 
-def test_the_limits() -> None:
+def test_limits_are_exact() -> None:
     check_structure(b"[" * MAX_DEPTH + b"]" * MAX_DEPTH)
     check_structure(b"[" + b"1," * (MAX_ELEMENTS - 1) + b"1]")
     check_structure(json.dumps("[" * 10**6 + "," * 10**6).encode())
@@ -73,8 +73,8 @@ def test_the_limits() -> None:
 
 
 @pytest.mark.parametrize("piece", [7, 2**16])
-def test_a_number_has_so_many_digits(monkeypatch: pytest.MonkeyPatch, piece: int) -> None:
-    """In a large body. In strings there may be any number of them."""
+def test_numbers_have_limited_digits(monkeypatch: pytest.MonkeyPatch, piece: int) -> None:
+    """This applies to large bodies. Strings may have any number of digits."""
     room = b" " * 2**16
 
     def body(value: bytes) -> bytes:

@@ -1,4 +1,4 @@
-"""An error names the page of the user's budget, in every form that an error has."""
+"""An error has the URL of the user's budget page, in every form of the error."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def body(url: object = URL) -> bytes:
     return json.dumps({"error": fields}).encode()
 
 
-def test_it_is_read_and_written() -> None:
+def test_manage_url_is_read_and_written() -> None:
     error = error_from_answer(402, body())
     assert error.manage_url == URL
     assert error.to_wire()["error"]["manageUrl"] == URL
@@ -28,13 +28,13 @@ def test_it_is_read_and_written() -> None:
     assert "manageUrl" not in WattfareBudgetExceededError().to_wire()["error"]
 
 
-def test_in_a_stream() -> None:
+def test_manage_url_in_a_stream() -> None:
     error = sse.error_in(body())
     assert error is not None
     assert error.manage_url == URL
 
 
-def test_through_a_library() -> None:
+def test_manage_url_through_a_library() -> None:
     class StatusError(Exception):
         status_code = 402
         body: Any = json.loads(body())["error"]
@@ -56,5 +56,5 @@ def test_through_a_library() -> None:
         "https://a/" + "b" * 2048,
     ],
 )
-def test_what_is_no_link_is_left_out(url: object) -> None:
+def test_invalid_manage_url_is_left_out(url: object) -> None:
     assert error_from_answer(402, body(url)).manage_url is None

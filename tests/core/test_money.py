@@ -1,4 +1,5 @@
-"""Amounts: what is one, exactly which, and what is refused before any arithmetic."""
+"""Amounts: which values are valid, their exact amount, and what is refused before any
+arithmetic."""
 
 from __future__ import annotations
 
@@ -42,7 +43,7 @@ ANYTHING = st.one_of(
 
 
 def expected_nanos(value: Any) -> int | None:
-    """What a value is as a cap, worked out on another way: by fractions. None: it is none."""
+    """The amount of a value as a cap, computed with fractions instead. None if it is invalid."""
     if isinstance(value, bool) or not isinstance(value, (int, float, Decimal)):
         return None
     if isinstance(value, float):
@@ -72,7 +73,7 @@ def expected_nanos(value: Any) -> int | None:
 @example(1_000_000_000)
 @example(Decimal("1000000000.0000000001"))
 @example(5e-324)
-def test_any_value_is_an_exact_limit_or_refused(value: Any) -> None:
+def test_any_value_is_an_exact_limit_or_is_refused(value: Any) -> None:
     assume(value is not None)
     nanos = expected_nanos(value)
     if nanos is None:
@@ -86,7 +87,7 @@ def test_any_value_is_an_exact_limit_or_refused(value: Any) -> None:
     assert body is not None
     written = body.removeprefix(b'{"appUserId":"u1","requestLimit":{"monthlyUsd":')
     number = written.removesuffix(b"}}").decode()
-    assert json.loads(number) >= 0  # a number to others, too; and to us, each of its digits
+    assert json.loads(number) >= 0  # other parsers may round it; we keep each digit
     assert Fraction(number) * 10**9 == nanos
     assert money.cap_nanos(value) == nanos
 
@@ -100,7 +101,7 @@ def test_nanos_to_usd_and_back(nanos: int) -> None:
 
 
 @given(st.decimals(min_value=0, max_value=10**12, allow_nan=False))
-def test_rounding_is_down_and_up_by_less_than_a_nano(value: Decimal) -> None:
+def test_rounding_changes_less_than_a_nano(value: Decimal) -> None:
     exact = Fraction(value) * 10**9
     floor, ceil = money.nanos_floor(value), money.nanos_ceil(value)
     assert floor <= exact <= ceil
@@ -122,7 +123,7 @@ def test_prices_in_whole_units(prices: dict[str, Decimal], factor: Decimal) -> N
         assert exact <= units[name] < exact + 1
 
 
-def test_the_dearest_numbers_cost_no_time() -> None:
+def test_extreme_exponents_take_no_time() -> None:
     began = time.thread_time()
     for value in ("1e999999999", "-1e999999999", "-1e-999999999", "9e999999999999999999"):
         with pytest.raises(ValueError, match="from 0 to"):
@@ -131,12 +132,12 @@ def test_the_dearest_numbers_cost_no_time() -> None:
         assert str(money.amount(Decimal(zero))) == "0"
     assert money.nanos_ceil(Decimal("1e-999999999")) == 1
     assert money.nanos_floor(Decimal("1e-999999999")) == 0
-    # The least that there is, and no digit of it is forgotten to somebody's loss.
+    # The smallest amount, with no digit lost.
     assert money.in_whole_units({"a": Decimal("1e-999999999")})[1] == {"a": 1}
     assert time.thread_time() - began < 5
 
 
-def test_no_digit_is_too_far_behind_to_count() -> None:
+def test_far_digits_are_not_lost() -> None:
     hair_more, hair_less = Decimal("0.000001" + "0" * 90 + "1"), Decimal("0." + "9" * 100)
     assert money.nanos_ceil(hair_more) == 1001
     assert money.cap_nanos(hair_less) == 999_999_999
@@ -147,12 +148,12 @@ def test_no_digit_is_too_far_behind_to_count() -> None:
 @pytest.mark.parametrize(
     ("value", "most"), [(1, 0), (Decimal("0.1"), 0), (10**12 + 1, money.MAX_AMOUNT_USD)]
 )
-def test_above_the_most(value: Any, most: int) -> None:
+def test_amount_above_the_maximum_is_refused(value: Any, most: int) -> None:
     with pytest.raises(ValueError, match="from 0 to"):
         money.amount(value, most=most)
 
 
-def test_none_is_no_cap() -> None:
+def test_none_means_no_cap() -> None:
     assert money.cap_nanos(None) is None
     assert money.cap_usd(None) is None
     assert RequestLimit().monthly_usd is None

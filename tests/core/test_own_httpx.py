@@ -1,4 +1,4 @@
-"""Our own connections through httpx and httpx2: one for each call at once, kept and let go of."""
+"""Our own connections through httpx and httpx2: one for each concurrent call, reused and closed."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def kind(request: pytest.FixtureRequest) -> Kind:
 
 
 class Clock:
-    """Stands in for the module ``time``."""
+    """Replaces the module ``time``."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -49,7 +49,7 @@ def connections_of(driver: Driver) -> own_httpx.HTTPConnections:
     return driver.run(driver.client._runner.transport._pool.get)
 
 
-def test_a_connection_for_each_call_at_once_and_none_for_long(
+def test_connections_are_reused_and_expire(
     kind: Kind, wire: Wire, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = Clock()
@@ -65,8 +65,8 @@ def test_a_connection_for_each_call_at_once_and_none_for_long(
         assert [seen.connection for seen in wire.seen] == [0, 1, 2]
         for answer in answers:
             assert b"connected" in driver.run(answer.read)
-            driver.run(answer.close)  # says nothing more
-        # The one that was used last is used again, and the others are still there.
+            driver.run(answer.close)  # sends nothing more
+        # The most recently used connection is reused, and the others stay open.
         for _ in range(2):
             driver.run(call().read)
             assert wire.last.connection == 2
@@ -78,7 +78,7 @@ def test_a_connection_for_each_call_at_once_and_none_for_long(
         assert len(connections_of(driver)._all) == 1
 
 
-def test_closing_closes_what_is_under_way(kind: Kind, wire: Wire) -> None:
+def test_close_closes_active_connections(kind: Kind, wire: Wire) -> None:
     wire.then(streamed(delta("Hi"))[:150], hang)
     with driving(kind, wire.url) as driver:
         connections = connections_of(driver)
@@ -89,7 +89,7 @@ def test_closing_closes_what_is_under_way(kind: Kind, wire: Wire) -> None:
         assert not any(connections._idle.values())
 
 
-def test_a_call_that_fails_leaves_nothing_behind(kind: Kind, wire: Wire) -> None:
+def test_failed_call_leaves_nothing_behind(kind: Kind, wire: Wire) -> None:
     wire.then(piece(event_of(delta("no HTTP"))))
     with driving(kind, wire.url) as driver:
         with pytest.raises(WattfareNetworkError):
@@ -109,7 +109,7 @@ def test_a_call_that_fails_leaves_nothing_behind(kind: Kind, wire: Wire) -> None
         (AsyncWattfare, httpx2.AsyncClient, "httpx2"),
     ],
 )
-def test_they_are_had_for_nothing_or_for_the_class_of_a_client(
+def test_pool_is_used_without_a_factory_or_with_a_client_class(
     cls: Any, http_client: Any, library: str
 ) -> None:
     with without_aiohttp():
@@ -119,7 +119,7 @@ def test_they_are_had_for_nothing_or_for_the_class_of_a_client(
     assert made.library.httpx.__name__ == library
 
 
-def test_a_class_of_the_apps_own_makes_its_client() -> None:
+def test_subclass_of_the_app_makes_its_own_client() -> None:
     class Theirs(httpx.Client):
         pass
 
@@ -129,7 +129,7 @@ def test_a_class_of_the_apps_own_makes_its_client() -> None:
 
 
 @pytest.mark.parametrize("kind", [kind for kind in OURS if kind.is_async], ids=lambda kind: kind.id)
-def test_a_call_that_is_cancelled_as_it_ends_leaves_nothing_behind(kind: Kind, wire: Wire) -> None:
+def test_call_cancelled_at_its_end_leaves_nothing_behind(kind: Kind, wire: Wire) -> None:
     wire.always = (json_answer(STATUS),)
     with driving(kind, wire.url) as driver:
         transport = driver.client._runner.transport
@@ -137,7 +137,7 @@ def test_a_call_that_is_cancelled_as_it_ends_leaves_nothing_behind(kind: Kind, w
         async def cancelled_after(steps: int) -> bool:
             answer = await transport.send(asking(wire))
             assert await answer.read_some()
-            task = asyncio.ensure_future(answer.read_some())  # of which all is here
+            task = asyncio.ensure_future(answer.read_some())  # all of which has arrived
             for _ in range(steps):
                 await asyncio.sleep(0)
             task.cancel()
@@ -148,13 +148,13 @@ def test_a_call_that_is_cancelled_as_it_ends_leaves_nothing_behind(kind: Kind, w
         steps = 1
         while driver.run(cancelled_after, steps):
             steps += 1
-        assert steps > 1 or kind.library == "httpx2"  # which waits for nothing there
+        assert steps > 1 or kind.library == "httpx2"  # which does not wait there
         connections = connections_of(driver)
         assert len(connections._all) == sum(map(len, connections._idle.values()))
 
 
 @pytest.mark.parametrize("kind", [kind for kind in OURS if kind.is_async], ids=lambda kind: kind.id)
-def test_what_connects_while_it_is_closed_does_not_stay_open(kind: Kind, wire: Wire) -> None:
+def test_connection_opened_during_close_is_closed(kind: Kind, wire: Wire) -> None:
     wire.always = (json_answer(STATUS),)
     with driving(kind, wire.url) as driver:
 
@@ -169,7 +169,7 @@ def test_what_connects_while_it_is_closed_does_not_stay_open(kind: Kind, wire: W
         assert wire.connections[0].gone.wait(PATIENCE)
 
 
-async def test_whoever_fails_to_close_the_others_are_closed() -> None:
+async def test_one_failed_close_does_not_keep_others_open() -> None:
     closed: list[int] = []
 
     def connection(number: int) -> own_httpx.HTTPConnection:
@@ -186,7 +186,8 @@ async def test_whoever_fails_to_close_the_others_are_closed() -> None:
 
 
 class ConnectionsMachine(RuleBasedStateMachine):
-    """In any order of calls, a connection serves one call, and is closed before it is dropped."""
+    """In any order of calls, a connection serves one call at a time and is closed before it is
+    dropped."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -266,7 +267,7 @@ class ConnectionsMachine(RuleBasedStateMachine):
 test_connections = ConnectionsMachine.TestCase
 
 
-def test_threads_have_a_connection_each() -> None:
+def test_each_thread_has_its_own_connection() -> None:
     threads = 8
     library: Any = SimpleNamespace(
         httpx=SimpleNamespace(Limits=lambda **_: None, HTTPTransport=lambda **_: object())
@@ -279,7 +280,7 @@ def test_threads_have_a_connection_each() -> None:
     def work(number: int) -> None:
         for _ in range(50):
             held[number] = connection = connections.take("http://127.0.0.1/")
-            if together.wait(PATIENCE) == 0:  # all hold one now
+            if together.wait(PATIENCE) == 0:  # each holds one now
                 at_once.append(len(set(held)))
             together.wait(PATIENCE)
             connections.put(connection)

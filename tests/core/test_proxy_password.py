@@ -1,4 +1,4 @@
-"""The password of a proxy, which stands in a variable of the environment, stays there."""
+"""The password of a proxy comes from an environment variable and is never shown."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PASSWORD = "pr0xy-passw0rd"
 
 
 @pytest.mark.parametrize("listening", [True, False])
-def test_an_error_of_a_proxy_does_not_tell_its_password(
+def test_proxy_error_hides_its_password(
     listening: bool, wire: Wire, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def call() -> WattfareNetworkError:
@@ -31,7 +31,7 @@ def test_an_error_of_a_proxy_does_not_tell_its_password(
         wire.then(answer(407), close)
     error = asyncio.run(call())
     assert not error.sent
-    # What the log shows of an error, and what a reporter of tracebacks does.
+    # What the log and a traceback reporter show of an error.
     told = repr(error.__cause__) + "".join(traceback.format_exception(error))
     assert ("ClientHttpProxyError" if listening else "ClientProxyConnectionError") in told
     for secret in (PASSWORD, "Proxy-Authorization", SECRET):

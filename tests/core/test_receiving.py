@@ -1,4 +1,4 @@
-"""The watch for a client that goes away, which all requests of an event loop share."""
+"""The watch for disconnecting clients, which all requests of an event loop share."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ WHOSE: ContextVar[str] = ContextVar("whose")
 
 
 class Client:
-    """One that stays, and is being watched."""
+    """A client that stays connected and is watched."""
 
     def __init__(self) -> None:
         self.watched = asyncio.Event()
@@ -34,7 +34,7 @@ async def answer(client: Client, whose: str = "") -> None:
         await client.watched.wait()
 
 
-async def test_it_leaves_nothing_to_the_garbage_collector() -> None:
+async def test_watch_leaves_no_reference_cycles() -> None:
     gc.disable()
     try:
         client = Client()
@@ -48,18 +48,18 @@ async def test_it_leaves_nothing_to_the_garbage_collector() -> None:
 
 
 async def test_each_request_is_watched_in_its_own_context() -> None:
-    """Whoever wraps ``receive`` (tracing, for one) looks at its request there."""
+    """A wrapper of ``receive``, such as a tracer, finds its request in the context."""
     clients = {name: Client() for name in ("first", "second", "third")}
     await asyncio.gather(*(answer(client, name) for name, client in clients.items()))
     assert {name: client.whose for name, client in clients.items()} == {n: n for n in clients}
-    # The timer is still set, and is none of theirs.
+    # The timer is still set, and belongs to none of them.
     later = Client()
     await answer(later, "later")
     assert later.whose == "later"
 
 
 class Loop:
-    """An event loop's clock and timers, in the test's hand."""
+    """The clock and timers of an event loop, controlled by the test."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -75,7 +75,7 @@ class Loop:
 
 
 class Waiting(IdleWait):
-    """One that says when it was given up."""
+    """A receive that records its cancellation."""
 
     def __init__(self, watch: IdleTimer) -> None:
         super().__init__(watch)
@@ -85,8 +85,8 @@ class Waiting(IdleWait):
         self.given_up += 1
 
 
-def test_a_timer_that_is_a_hair_too_early_is_not_set_again() -> None:
-    """A loop's clock may count milliseconds, and a sum of floats is not exact."""
+def test_timer_that_fires_slightly_early_is_not_set_again() -> None:
+    """A loop's clock may count milliseconds, and float sums are not exact."""
     loop: Any = Loop()
     watch = IdleTimer(loop, 0.1, loop.time)
     first = Waiting(watch)

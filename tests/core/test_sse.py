@@ -1,4 +1,4 @@
-"""Event streams: against a reader of another kind, over any bytes and any chunking."""
+"""Event streams: compared with an independent reader, for any bytes and any chunks."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ BOM = b"\xef\xbb\xbf"
 
 
 class Reference:
-    """The WHATWG's rules, byte by byte, as a machine of states: nothing is searched or split.
+    """The WHATWG's rules as a state machine, byte by byte, without searching or splitting.
 
-    ``end`` is where the last event in ``data`` ends that has ended, and all empty lines behind it.
+    ``end`` is where the last complete event in ``data`` ends, with all empty lines after it.
     """
 
     def __init__(self, data: bytes) -> None:
@@ -57,7 +57,7 @@ class Reference:
             self.events.append((data, kind))
 
 
-#: Bytes of which events are made, line ends in every mixture above all.
+#: Bytes that make up events, above all line ends in every mixture.
 PIECES = st.sampled_from(
     [
         b"\n", b"\r", b"\r\n", b"\n\n", b"\r\n\r\n", b"\r\r", b"\n\r", b"\r\n\n", b"\n\r\n",
@@ -70,7 +70,7 @@ STREAMS = st.lists(PIECES | st.binary(max_size=3), max_size=30).map(b"".join)
 
 
 def cuts(data: bytes, places: list[int]) -> Iterator[bytes]:
-    """``data`` in chunks, cut at these places."""
+    """``data`` in chunks, cut at these positions."""
     last = 0
     for place in sorted({place % (len(data) + 1) for place in places}):
         yield data[last:place]
@@ -82,7 +82,7 @@ PLACES = st.lists(st.integers(0, 10_000), max_size=40)
 
 
 def without_bom_inside(data: bytes) -> bytes:
-    return data.replace(BOM, b"")  # only at the beginning does it mean something
+    return data.replace(BOM, b"")  # it has a meaning only at the start
 
 
 @given(STREAMS, PLACES)
@@ -92,9 +92,7 @@ def without_bom_inside(data: bytes) -> bytes:
 @example(b"\r\n\r\ndata: x\n\n\n\n", [1, 3])
 @example(b"data: x\n\r\n", [8, 9])
 @example(b"\n", [])
-def test_what_comes_out_is_what_came_in_up_to_the_last_event(
-    data: bytes, places: list[int]
-) -> None:
+def test_output_is_the_input_up_to_the_last_complete_event(data: bytes, places: list[int]) -> None:
     expected = Reference(data)
     splitter = sse.Splitter()
     out: list[bytes] = []
@@ -103,7 +101,7 @@ def test_what_comes_out_is_what_came_in_up_to_the_last_event(
         so_far += chunk
         out.append(splitter.feed(chunk))
         passed = b"".join(out)
-        # Nothing that is whole is held back; nothing that is not is let go: at any moment.
+        # At any moment, every complete event is out, and no incomplete one.
         assert passed == so_far[: len(passed)]
         assert len(passed) == Reference(so_far).end
         assert passed + splitter.rest == so_far
@@ -113,7 +111,7 @@ def test_what_comes_out_is_what_came_in_up_to_the_last_event(
 @given(STREAMS.map(without_bom_inside), PLACES)
 @example(b"data: a\r\n\r\ndata: b\r\n\r\n", list(range(30)))
 @example("data: €\u2028\n\n".encode(), list(range(30)))
-def test_the_events_are_the_same_however_they_are_cut(data: bytes, places: list[int]) -> None:
+def test_events_are_the_same_however_they_are_cut(data: bytes, places: list[int]) -> None:
     expected = Reference(data)
     splitter = sse.Splitter()
     found: list[tuple[bytes, str]] = []
@@ -123,7 +121,7 @@ def test_the_events_are_the_same_however_they_are_cut(data: bytes, places: list[
 
 
 @given(STREAMS)
-def test_split_gives_each_event_as_the_bytes_that_it_is(data: bytes) -> None:
+def test_split_returns_the_bytes_of_each_event(data: bytes) -> None:
     block = data[: Reference(data).end]
     parts = list(sse.split(block))
     assert b"".join(parts) == block.lstrip(b"\r\n") or b"".join(parts) == block
@@ -134,19 +132,19 @@ def test_split_gives_each_event_as_the_bytes_that_it_is(data: bytes) -> None:
 
 @given(STREAMS)
 @example(b"data: a\n\ndata: b\n\n\n\n")
-def test_where_the_last_event_begins(data: bytes) -> None:
+def test_start_of_the_last_event(data: bytes) -> None:
     block = sse.Splitter().feed(data)
     parts = list(sse.split(block))
     assume(parts)
     assert block[sse.last_event(block) :] == parts[-1]
 
 
-def test_a_byte_order_mark_at_the_beginning_is_none_of_the_data() -> None:
+def test_byte_order_mark_at_the_start_is_not_data() -> None:
     [event] = sse.events(BOM + b"data: x\n\n")
     assert event.data == b"x"
 
 
-def test_a_whole_chunk_is_handed_back_as_it_is() -> None:
+def test_complete_chunk_is_returned_as_the_same_object() -> None:
     splitter = sse.Splitter()
     chunk = b"data: x\n\n"
     assert splitter.feed(chunk) is chunk
@@ -154,12 +152,12 @@ def test_a_whole_chunk_is_handed_back_as_it_is() -> None:
     assert splitter.rest == b""
 
 
-def test_an_event_without_an_end_has_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_endless_event_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sse, "MAX_EVENT_BYTES", 100)
     splitter = sse.Splitter()
     whole = b"data: " + b"x" * 90 + b"\n\n"
     for _ in range(5):
-        assert splitter.feed(whole * 3) == whole * 3  # many that are whole are no matter
+        assert splitter.feed(whole * 3) == whole * 3  # many complete events are fine
         assert splitter.feed(whole[:50]) == b""
         assert splitter.feed(whole[50:]) == whole
     assert splitter.feed(b"x" * 100) == b""
@@ -168,24 +166,24 @@ def test_an_event_without_an_end_has_one(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @given(st.text())
-def test_what_is_written_is_read(text: str) -> None:
+def test_written_event_is_read(text: str) -> None:
     data = json.dumps({"x": text}, ensure_ascii=False).encode("utf-8", "replace")
     [event] = sse.events(sse.write(data))
     assert event == sse.Event(data)
 
 
 @pytest.mark.parametrize("data", [b"[DONE]", b" [DONE] ", b"[DONE]\n"])
-def test_done(data: bytes) -> None:
+def test_done_is_recognized(data: bytes) -> None:
     assert sse.is_done(data)
 
 
 @pytest.mark.parametrize("data", [b"", b"[done]", b'"[DONE]"', b'{"x": "[DONE]"}', b"[DONE] ?"])
-def test_not_done(data: bytes) -> None:
+def test_other_events_are_not_done(data: bytes) -> None:
     assert not sse.is_done(data)
 
 
 @pytest.mark.parametrize("code", [*STATUS_BY_CODE, "something_new"])
-def test_an_error_is_written_and_read(code: str) -> None:
+def test_error_event_is_written_and_read(code: str) -> None:
     error = WattfareError("Because of “this”\u2028.", code=code)
     block = sse.write_error(error)
     assert block.count(b"\n") == 2
@@ -212,18 +210,18 @@ def test_an_error_is_written_and_read(code: str) -> None:
         b'{"error": {"code": "\xff"}}',
     ],
 )
-def test_what_is_no_error(data: bytes) -> None:
+def test_other_events_are_not_errors(data: bytes) -> None:
     assert sse.error_in(data) is None
 
 
 @given(
-    # With line ends of every kind, and with those alone that servers send.
+    # With line ends of every kind, and with only those that servers send.
     st.text("ab\n\r", max_size=60).map(str.encode)
     | st.lists(st.sampled_from([b"ab", b"b", b"\n", b"\n\n"]), max_size=20).map(b"".join)
 )
 @example(b"b\n\nab\n\n")
-def test_the_events_that_hold_one_of_two_marks(data: bytes) -> None:
-    """As looking into each of them finds them."""
+def test_find_events_with_one_of_two_marks(data: bytes) -> None:
+    """The result equals a search of each event."""
     block = sse.Splitter().feed(data)
     places: list[tuple[int, int]] = []
     end = 0

@@ -1,4 +1,4 @@
-"""The threads for the app's synchronous functions: values, errors, context, cancellation, forks."""
+"""Threads for the app's sync functions: values, errors, context, cancellation, forks."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def threads() -> Threads:
     return Threads(3)
 
 
-async def test_values_and_errors(threads: Threads) -> None:
+async def test_values_and_errors_are_returned(threads: Threads) -> None:
     assert await threads.run(lambda *args: args, 1, "two") == (1, "two")
     assert await threads.run(threading.get_ident) != threading.get_ident()
 
@@ -44,7 +44,7 @@ async def test_values_and_errors(threads: Threads) -> None:
     assert isinstance(stopped.value.__cause__, StopIteration)
 
 
-async def test_context_variables_go_there_and_back(threads: Threads) -> None:
+async def test_context_variables_are_copied_both_ways(threads: Threads) -> None:
     def change() -> str:
         before = WHO.get()
         WHO.set("thread")
@@ -72,7 +72,7 @@ async def test_context_variables_go_there_and_back(threads: Threads) -> None:
     assert WHO.get() == "failed"
 
 
-async def test_no_more_threads_than_there_are_functions_at_once(threads: Threads) -> None:
+async def test_threads_do_not_exceed_concurrent_functions(threads: Threads) -> None:
     names = {await threads.run(threading.get_ident) for _ in range(20)}
     assert len(names) == 1
     barrier = threading.Barrier(4)
@@ -84,7 +84,7 @@ async def test_no_more_threads_than_there_are_functions_at_once(threads: Threads
     assert threads._threads <= 3
 
 
-async def test_who_is_cancelled_waits_no_more(threads: Threads) -> None:
+async def test_cancelled_caller_stops_waiting(threads: Threads) -> None:
     gate, begun = threading.Event(), threading.Semaphore(0)
     called: list[str] = []
 
@@ -107,7 +107,7 @@ async def test_who_is_cancelled_waits_no_more(threads: Threads) -> None:
     assert called == []
 
 
-async def test_nothing_is_kept(threads: Threads) -> None:
+async def test_threads_keep_no_reference(threads: Threads) -> None:
     class Thing:
         pass
 
@@ -117,7 +117,7 @@ async def test_nothing_is_kept(threads: Threads) -> None:
     with pytest.raises(AttributeError):
         await threads.run(lambda it: it.nothing, thing)
     del thing
-    # The thread lets go of its last job a moment after it was told.
+    # The thread drops its last job a moment after it has reported it.
     for _ in range(100):
         gc.collect()
         if left() is None:
@@ -126,7 +126,7 @@ async def test_nothing_is_kept(threads: Threads) -> None:
     assert left() is None
 
 
-async def test_a_system_without_more_threads(threads: Threads, monkeypatch) -> None:
+async def test_thread_limit_of_the_system_raises(threads: Threads, monkeypatch) -> None:
     def refuse(_thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
@@ -142,7 +142,7 @@ async def test_a_system_without_more_threads(threads: Threads, monkeypatch) -> N
     assert sorted(called) == [2, 3, 4, 5]
 
 
-def test_loops_share_them(threads: Threads) -> None:
+def test_loops_share_the_threads(threads: Threads) -> None:
     for _ in range(3):
         assert asyncio.run(threads.run(abs, -1)) == 1
 
@@ -161,7 +161,7 @@ def test_loops_share_them(threads: Threads) -> None:
     assert asyncio.run(threads.run(abs, -1)) == 1
 
 
-async def test_an_async_function_within_runs_on_the_callers_loop() -> None:
+async def test_async_function_within_runs_on_the_callers_loop() -> None:
     async def look_up() -> Any:
         return asyncio.get_running_loop()
 
@@ -169,7 +169,7 @@ async def test_an_async_function_within_runs_on_the_callers_loop() -> None:
     assert await function.call_async() is asyncio.get_running_loop()
 
 
-async def test_what_is_awaitable_is_awaited() -> None:
+async def test_awaitable_result_is_awaited() -> None:
     async def later() -> str:
         return "user_1"
 
@@ -177,7 +177,7 @@ async def test_what_is_awaitable_is_awaited() -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
-def test_a_forked_child_has_threads_of_its_own() -> None:
+def test_forked_child_has_its_own_threads() -> None:
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", FORKING],
         env=environment(),
@@ -201,7 +201,7 @@ print(os.waitpid(child, 0)[1])
 """
 
 
-def test_a_process_does_not_wait_for_them() -> None:
+def test_process_exit_does_not_wait_for_the_threads() -> None:
     code = """
 import asyncio, threading
 from wattfare_mw.threads import APP_THREADS
@@ -220,5 +220,5 @@ asyncio.run(main())
     subprocess.run([sys.executable, "-c", code], env=environment(), timeout=PATIENCE, check=True)
 
 
-def test_as_many_as_in_starlette() -> None:
+def test_thread_limit_equals_starlettes() -> None:
     assert MOST_THREADS == 40

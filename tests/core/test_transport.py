@@ -1,4 +1,5 @@
-"""What every HTTP client must do for us, on each: the requests are real, and so are the breaks."""
+"""What every HTTP client must do for us. Each test runs on each client, with real requests and real
+failures."""
 
 from __future__ import annotations
 
@@ -49,9 +50,9 @@ from wattfare_mw import (
 from wattfare_mw.transport import base, environment
 
 Drive = Callable[..., Driver]
-#: aiohttp by the long way.
+#: aiohttp through its own client session.
 BY_SESSION = next(kind for kind in KINDS if not kind.direct)
-#: Each way by which we read an answer.
+#: Each way in which we read an answer.
 EACH_WAY = [
     Kind("httpx", False, "own"),
     Kind("httpx2", False, "injected"),
@@ -62,7 +63,7 @@ EACH_WAY = [
 
 
 def raw_chunks(driver: Driver, call: calls.Call[Any]) -> tuple[Any, bytes]:
-    """What the middleware passes on: the answer, and its body as it comes."""
+    """What the middleware forwards: the answer, and its body as it arrives."""
 
     def sync() -> tuple[Any, bytes]:
         answer = driver.client._runner.run(driver.client._runner.caller.open(call))
@@ -81,7 +82,7 @@ def raw_chunks(driver: Driver, call: calls.Call[Any]) -> tuple[Any, bytes]:
 # -- the request
 
 
-def test_a_request_says_what_it_must_and_nothing_more(driver: Driver, wire: Wire) -> None:
+def test_request_has_exactly_the_needed_headers(driver: Driver, wire: Wire) -> None:
     wire.then(json_answer(SESSION)).then(json_answer(STATUS)).then(json_answer(completion()))
     driver.create_session("us/er 1%", 20)
     driver.status("us/er 1%")
@@ -111,7 +112,7 @@ def test_a_request_says_what_it_must_and_nothing_more(driver: Driver, wire: Wire
         assert ("content-type" in sent) is (seen.method == "POST")
 
 
-def test_a_stream_asks_for_a_stream(driver: Driver, wire: Wire) -> None:
+def test_stream_requests_an_event_stream(driver: Driver, wire: Wire) -> None:
     wire.then(streamed(delta("Hi")))
     with driver.stream() as stream:
         list(stream)
@@ -121,7 +122,7 @@ def test_a_stream_asks_for_a_stream(driver: Driver, wire: Wire) -> None:
     assert wire.last.json["stream_options"] == {"include_usage": True}
 
 
-def test_a_body_of_megabytes_goes_up_whole_and_comes_down_whole(driver: Driver, wire: Wire) -> None:
+def test_body_of_megabytes_is_sent_and_received_whole(driver: Driver, wire: Wire) -> None:
     text = "wörd " * 500_000  # 3 MB
     wire.then(json_answer(completion(text)))
     assert driver.generate(text).text == text
@@ -129,10 +130,10 @@ def test_a_body_of_megabytes_goes_up_whole_and_comes_down_whole(driver: Driver, 
     assert wire.last.headers["content-length"] == str(len(wire.last.body))
 
 
-def test_a_megabyte_is_sent_again_whole(
+def test_large_body_is_sent_whole_again_by_a_retry(
     drive: Drive, wire: Wire, no_wait: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # A retry of a request whose body is written in pieces must begin again at its beginning.
+    # A retry of a body that is written in pieces must start at its beginning.
     driver = drive(max_retries=1)
     call = calls.Call("POST", "/x", lambda _, body: body, body=b"x" * 2**21, repeatable=True)
     wire.then(answer(503)).then(answer(200, b"done"))
@@ -144,7 +145,7 @@ def test_a_megabyte_is_sent_again_whole(
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-def test_no_redirect_is_followed(drive: Drive, kind: Kind, wire: Wire, status: int) -> None:
+def test_redirect_is_not_followed(drive: Drive, kind: Kind, wire: Wire, status: int) -> None:
     follows = kind.library != "aiohttp" and kind.whose != "own"
     driver = drive(http={"follow_redirects": True} if follows else None)
     wire.then(answer(status, headers={"Location": f"{wire.url}/elsewhere"}))
@@ -158,7 +159,7 @@ def test_no_redirect_is_followed(drive: Drive, kind: Kind, wire: Wire, status: i
     assert len(wire.seen) == 3
 
 
-def test_no_cookie_is_sent_back(driver: Driver, wire: Wire) -> None:
+def test_cookie_is_not_sent_back(driver: Driver, wire: Wire) -> None:
     cookies = {"Set-Cookie": "who=user-one; Path=/; Max-Age=1000"}
     wire.then(json_answer(STATUS, **cookies)).then(json_answer(STATUS))
     driver.status()
@@ -166,16 +167,14 @@ def test_no_cookie_is_sent_back(driver: Driver, wire: Wire) -> None:
     assert "cookie" not in wire.last.headers
 
 
-def test_the_cookies_of_an_injected_client_are_not_sent(
-    drive: Drive, kind: Kind, wire: Wire
-) -> None:
+def test_cookies_of_a_passed_client_are_not_sent(drive: Drive, kind: Kind, wire: Wire) -> None:
     if kind.whose == "own":
         pytest.skip("an own client has no cookies: see above")
     http: dict[str, Any] = {"cookies": {"app": "private"}}
     if kind.library == "aiohttp":
         import aiohttp
 
-        # As unsafe as it gets: a jar that gives its cookies to an address too.
+        # The worst case: a cookie jar that sends its cookies to IP addresses, too.
         driver = drive(http=None) if kind.whose == "injected" else None
         if driver is None:
 
@@ -204,8 +203,8 @@ def test_the_cookies_of_an_injected_client_are_not_sent(
     assert all("cookie" not in seen.headers for seen in wire.seen)
 
 
-def test_our_own_session_keeps_no_cookie(wire: Wire) -> None:
-    # What is over httpx has no place for one.
+def test_own_session_keeps_no_cookie(wire: Wire) -> None:
+    # Our pool on httpx has no cookie jar.
     for kind in (kind for kind in KINDS if kind.whose == "own" and kind.library == "aiohttp"):
         with driving(kind, wire.url) as driver:
             wire.then(json_answer(STATUS, set_cookie="who=one; Path=/"))
@@ -214,7 +213,7 @@ def test_our_own_session_keeps_no_cookie(wire: Wire) -> None:
             assert list(held.session.cookie_jar) == []
 
 
-def test_nothing_is_decompressed(driver: Driver, wire: Wire) -> None:
+def test_answer_is_not_decompressed(driver: Driver, wire: Wire) -> None:
     body = gzip.compress(streamed(delta("Hi")))
     fields = {
         "Content-Type": "text/event-stream",
@@ -228,9 +227,7 @@ def test_nothing_is_decompressed(driver: Driver, wire: Wire) -> None:
     assert passed.headers["Content-Encoding"] == "gzip"
 
 
-def test_a_compressed_answer_that_nobody_asked_for_is_a_typed_error(
-    driver: Driver, wire: Wire
-) -> None:
+def test_unrequested_compression_is_a_typed_error(driver: Driver, wire: Wire) -> None:
     body = gzip.compress(b'{"connected": true}')
     wire.then(answer(200, body, {"Content-Encoding": "gzip"}))
     with pytest.raises(WattfareError) as caught:
@@ -240,7 +237,7 @@ def test_a_compressed_answer_that_nobody_asked_for_is_a_typed_error(
 
 @pytest.fixture
 def netrc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A ~/.netrc that has a password for every host there is."""
+    """A ~/.netrc with a password for every host."""
     path = tmp_path / ".netrc"
     path.write_text("default login somebody password else\n")
     path.chmod(0o600)
@@ -249,15 +246,15 @@ def netrc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("netrc")
-def test_a_netrc_does_not_disturb_our_credentials(drive: Drive, kind: Kind, wire: Wire) -> None:
-    # An aiohttp session that trusts the environment takes proxies from there, and passwords too.
+def test_netrc_does_not_change_our_credentials(drive: Drive, kind: Kind, wire: Wire) -> None:
+    # An aiohttp session that trusts the environment takes proxies and passwords from there.
     driver = drive(http={"trust_env": True})
     wire.then(json_answer(STATUS))
     driver.status()
     assert wire.last.headers["authorization"] == f"Bearer {SECRET}"
 
 
-def test_the_credentials_of_an_injected_client_do_not_replace_ours(
+def test_credentials_of_a_passed_client_do_not_replace_ours(
     drive: Drive, kind: Kind, wire: Wire
 ) -> None:
     if kind.whose == "own":
@@ -271,8 +268,8 @@ def test_the_credentials_of_an_injected_client_do_not_replace_ours(
     assert wire.last.headers["authorization"] == f"Bearer {SECRET}"
 
 
-def test_what_an_app_set_up_in_its_session_still_works(wire: Wire) -> None:
-    # Our own word on credentials must not switch off the app's middlewares.
+def test_settings_of_a_passed_session_still_work(wire: Wire) -> None:
+    # Our credentials must not disable the app's middlewares.
     from aiohttp import ClientRequest, ClientResponse
 
     met: list[str] = []
@@ -288,7 +285,7 @@ def test_what_an_app_set_up_in_its_session_still_works(wire: Wire) -> None:
     assert met == ["GET"]
 
 
-def test_a_session_that_raises_for_a_status_does_not_for_ours(wire: Wire) -> None:
+def test_raise_for_status_of_a_session_does_not_apply_to_ours(wire: Wire) -> None:
     kind = Kind("aiohttp", True, "injected")
     with driving(kind, wire.url, http={"raise_for_status": True}) as driver:
         wire.then(answer(402, b'{"error": {"code": "not_connected", "message": ""}}'))
@@ -296,10 +293,10 @@ def test_a_session_that_raises_for_a_status_does_not_for_ours(wire: Wire) -> Non
             driver.generate()
 
 
-# -- time
+# -- timeouts
 
 
-def test_a_silent_service_times_out_after_read(drive: Drive, wire: Wire) -> None:
+def test_silent_service_times_out_after_read(drive: Drive, wire: Wire) -> None:
     driver = drive(timeout=Timeout(connect=PATIENCE, read=0.1))
     wire.then(hang)
     with pytest.raises(WattfareNetworkError) as caught:
@@ -308,7 +305,7 @@ def test_a_silent_service_times_out_after_read(drive: Drive, wire: Wire) -> None
     assert wire.connections[0].gone.wait(PATIENCE)
 
 
-def test_a_connection_that_is_never_made_times_out_after_connect(drive: Drive) -> None:
+def test_stalled_connect_times_out_after_connect(drive: Drive) -> None:
     with deaf_port() as port:
         driver = drive(f"http://127.0.0.1:{port}", timeout=Timeout(connect=0.1, read=PATIENCE))
         with pytest.raises(WattfareNetworkError) as caught:
@@ -316,8 +313,9 @@ def test_a_connection_that_is_never_made_times_out_after_connect(drive: Drive) -
     assert not caught.value.sent
 
 
-def test_a_slow_first_token_does_not_time_out(drive: Drive, wire: Wire) -> None:
-    # The service is silent for longer than `read`, before its head, its first token, its second.
+def test_slow_first_token_does_not_time_out(drive: Drive, wire: Wire) -> None:
+    # The service sends nothing for longer than `read`: before its head, its first token, its
+    # second.
     slow = threading.Event()
     driver = drive(timeout=Timeout(connect=PATIENCE, read=0.01, inference=PATIENCE))
 
@@ -333,8 +331,8 @@ def test_a_slow_first_token_does_not_time_out(drive: Drive, wire: Wire) -> None:
 
 
 @pytest.mark.parametrize("kind", EACH_WAY, ids=lambda kind: kind.id)
-def test_a_stream_has_no_time_limit_on_the_whole(drive: Drive, wire: Wire) -> None:
-    # Each silence is shorter than the timeout, all of them together longer.
+def test_stream_has_no_total_time_limit(drive: Drive, wire: Wire) -> None:
+    # Each pause is shorter than the timeout, but their sum is longer.
     driver = drive(timeout=Timeout(connect=PATIENCE, read=0.01, inference=0.6))
     pause = threading.Event()
     parts: list[Any] = []
@@ -346,8 +344,8 @@ def test_a_stream_has_no_time_limit_on_the_whole(drive: Drive, wire: Wire) -> No
 
 
 @pytest.mark.parametrize("kind", EACH_WAY, ids=lambda kind: kind.id)
-def test_a_silence_inside_a_stream_times_out(drive: Drive, wire: Wire) -> None:
-    # Enough for the first piece, however busy the machine.
+def test_pause_within_a_stream_times_out(drive: Drive, wire: Wire) -> None:
+    # Enough for the first piece, even on a busy machine.
     driver = drive(timeout=Timeout(inference=0.5))
     wire.then(STREAM, piece(event(delta("one"))), hang)
     with driver.stream() as stream:
@@ -359,7 +357,7 @@ def test_a_silence_inside_a_stream_times_out(drive: Drive, wire: Wire) -> None:
 
 
 @pytest.mark.parametrize("own_limit", [0.02])
-def test_the_timeouts_of_an_injected_client_do_not_count(
+def test_timeouts_of_a_passed_client_do_not_apply(
     drive: Drive, kind: Kind, wire: Wire, own_limit: float
 ) -> None:
     if kind.whose == "own":
@@ -378,7 +376,7 @@ def test_the_timeouts_of_an_injected_client_do_not_count(
 
 @contextmanager
 def port_that_reads_nothing() -> Iterator[int]:
-    """It accepts a connection, and has next to no room for what comes."""
+    """Accepts a connection, but has almost no buffer for data."""
     with socket.socket() as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         listener.bind(("127.0.0.1", 0))
@@ -391,7 +389,7 @@ def port_that_reads_nothing() -> Iterator[int]:
     ("kind", "pieces"),
     [
         *(pytest.param(kind, True, id=kind.id) for kind in [*ONE_OF_EACH, BY_SESSION]),
-        # Only aiohttp is given bodies in pieces, and small ones it is not, either.
+        # Only aiohttp gets bodies in pieces, and only large ones.
         *(
             pytest.param(kind, False, id=f"{kind.id}-at-once")
             for kind in KINDS
@@ -399,10 +397,10 @@ def port_that_reads_nothing() -> Iterator[int]:
         ),
     ],
 )
-def test_a_service_that_reads_nothing_times_out(
+def test_service_that_reads_nothing_times_out(
     drive: Drive, pieces: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Writing is bounded as reading is.
+    # Writes have a time limit, as reads do.
     if not pieces:
         monkeypatch.setattr("wattfare_mw.transport.over_aiohttp._PIECEMEAL", 10**9)
     with port_that_reads_nothing() as port:
@@ -413,7 +411,7 @@ def test_a_service_that_reads_nothing_times_out(
 
 
 def patiently(driver: Driver, prompt: str) -> None:
-    """The call; on a loop it may not hang for ever either."""
+    """Runs the call. Even on a loop, it may not hang forever."""
     model = driver.client.user("u1").model("test/model")
 
     async def call() -> None:
@@ -423,10 +421,10 @@ def patiently(driver: Driver, prompt: str) -> None:
     driver.run(call if driver.kind.is_async else lambda: model.generate(prompt))
 
 
-# -- what breaks
+# -- failures
 
 
-def test_a_connection_that_is_refused_was_never_made(drive: Drive) -> None:
+def test_refused_connection_was_never_made(drive: Drive) -> None:
     driver = drive(f"http://127.0.0.1:{refused_port()}")
     for call in (driver.status, driver.create_session, driver.generate):
         with pytest.raises(WattfareNetworkError) as caught:
@@ -436,7 +434,7 @@ def test_a_connection_that_is_refused_was_never_made(drive: Drive) -> None:
         assert caught.value.http_status == 502
 
 
-def test_a_name_that_is_nobodys_was_never_reached(drive: Drive) -> None:
+def test_unknown_host_was_never_reached(drive: Drive) -> None:
     driver = drive("http://nobody.invalid")
     with pytest.raises(WattfareNetworkError) as caught:
         driver.status()
@@ -467,10 +465,11 @@ HALF_CHUNK = head(200, {"Content-Type": "x", "Transfer-Encoding": "chunked"}) + 
         part[:28].decode() if isinstance(part, bytes) else part.__name__ for part in parts
     ),
 )
-def test_what_breaks_after_the_connection_was_made_may_have_arrived(
+def test_failure_after_connecting_may_have_been_received(
     driver: Driver, wire: Wire, parts: tuple[Any, ...]
 ) -> None:
-    wire.always = parts  # (aiohttp itself repeats a GET whose connection was closed unanswered)
+    # (aiohttp itself retries a GET whose connection was closed without an answer)
+    wire.always = parts
     for call in (driver.status, driver.generate):
         with pytest.raises(WattfareNetworkError) as caught:
             call()
@@ -485,9 +484,7 @@ def test_what_breaks_after_the_connection_was_made_may_have_arrived(
     [b"", piece(event(delta(" tw")))[:-20], b"7", piece(b": a comment\n\n"), piece(b"data: half")],
     ids=["nothing", "half a piece", "half a length", "a comment", "half an event"],
 )
-def test_a_stream_that_breaks_is_no_complete_one(
-    driver: Driver, wire: Wire, rest: bytes, end: Any
-) -> None:
+def test_broken_stream_is_not_complete(driver: Driver, wire: Wire, rest: bytes, end: Any) -> None:
     got = threading.Event()
     wire.then(STREAM, piece(event(delta("one"))), got, rest, end)
     with driver.stream() as stream:
@@ -499,8 +496,8 @@ def test_a_stream_that_breaks_is_no_complete_one(
     assert stream.stream.text == "one"
 
 
-def test_a_stream_without_its_end_is_no_complete_one(driver: Driver, wire: Wire) -> None:
-    # Well-formed HTTP to its end; and yet the answer may have been cut by what is behind it.
+def test_stream_without_its_end_is_not_complete(driver: Driver, wire: Wire) -> None:
+    # The HTTP is complete, but an upstream may still have cut the answer.
     wire.then(STREAM + piece(event(delta("one", finish="stop"))) + END)
     with driver.stream() as stream, pytest.raises(WattfareError) as caught:
         stream.texts()
@@ -509,7 +506,9 @@ def test_a_stream_without_its_end_is_no_complete_one(driver: Driver, wire: Wire)
 
 
 @pytest.mark.parametrize("read", [0, 1])
-def test_a_stream_closed_early_closes_the_connection(driver: Driver, wire: Wire, read: int) -> None:
+def test_closing_a_stream_early_closes_the_connection(
+    driver: Driver, wire: Wire, read: int
+) -> None:
     wire.then(STREAM, piece(event(delta("one"))), hang)
     with driver.stream() as stream:
         for _ in range(read):
@@ -518,14 +517,14 @@ def test_a_stream_closed_early_closes_the_connection(driver: Driver, wire: Wire,
     assert wire.connections[0].gone.wait(PATIENCE)
 
 
-def test_a_stream_in_which_the_app_fails_closes_the_connection(driver: Driver, wire: Wire) -> None:
+def test_error_of_the_app_within_a_stream_closes_the_connection(driver: Driver, wire: Wire) -> None:
     wire.then(STREAM, piece(event(delta("one"))), hang)
     with pytest.raises(ZeroDivisionError), driver.stream() as stream:
         1 / len(next(stream).tool_calls)
     assert wire.connections[0].gone.wait(PATIENCE)
 
 
-def test_a_cancelled_call_closes_the_connection(kind: Kind, wire: Wire) -> None:
+def test_cancelled_call_closes_the_connection(kind: Kind, wire: Wire) -> None:
     if not kind.is_async:
         pytest.skip("nothing can be cancelled")
     with driving(kind, wire.url) as driver:
@@ -543,10 +542,10 @@ def test_a_cancelled_call_closes_the_connection(kind: Kind, wire: Wire) -> None:
         assert wire.connections[0].gone.wait(PATIENCE)
 
 
-# -- connections: kept, shared, closed
+# -- connections: reused, shared, closed
 
 
-def test_connections_are_kept_for_the_next_call(driver: Driver, wire: Wire) -> None:
+def test_connection_is_reused_by_the_next_call(driver: Driver, wire: Wire) -> None:
     for _ in range(3):
         wire.then(json_answer(STATUS))
         driver.status()
@@ -567,11 +566,11 @@ def test_close_closes_own_connections_and_no_others(driver: Driver, kind: Kind, 
         assert len(wire.connections) == 1
     else:
         assert wire.connections[0].gone.wait(PATIENCE)
-        driver.status()  # used again, it opens new ones
+        driver.status()  # if used again, it opens new ones
         assert len(wire.connections) == 2
 
 
-def test_a_with_block_closes_own_connections(kind: Kind, wire: Wire) -> None:
+def test_with_block_closes_own_connections(kind: Kind, wire: Wire) -> None:
     wire.always = (json_answer(STATUS),)
     with driving(kind, wire.url) as driver:
         if kind.is_async:
@@ -613,8 +612,8 @@ def test_threads_share_one_pool(kind: Kind, wire: Wire) -> None:
     assert len(wire.seen) == 8
 
 
-def test_threads_that_come_at_once_make_one_client() -> None:
-    # Two of them that were let in together would meet here.
+def test_concurrent_threads_create_one_client() -> None:
+    # Two threads that get in together would meet here.
     meeting = threading.Barrier(2)
     made: list[object] = []
 
@@ -633,11 +632,9 @@ def test_threads_that_come_at_once_make_one_client() -> None:
     assert made == [pool.get()]
 
 
-def test_each_event_loop_has_its_own_connections_and_they_end_with_it(
-    kind: Kind, wire: Wire
-) -> None:
-    # Nobody closes the client here: `asyncio.run` in a script, or a view that a framework runs on
-    # a loop of its own for each request. Nothing may be left behind, and nothing may be warned of.
+def test_each_event_loop_has_its_own_connections_which_end_with_it(kind: Kind, wire: Wire) -> None:
+    # The client is never closed here, as with `asyncio.run` in a script, or a framework that runs
+    # each view on its own loop. Nothing may leak, and no warning may appear.
     if not kind.is_async or kind.whose == "injected":
         pytest.skip("has no loop, or one loop for ever")
     import gc
@@ -654,14 +651,14 @@ def test_each_event_loop_has_its_own_connections_and_they_end_with_it(
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
-def test_a_forked_worker_makes_its_own_connections(kind: Kind, wire: Wire) -> None:
+def test_forked_worker_creates_its_own_connections(kind: Kind, wire: Wire) -> None:
     if kind.whose == "injected":
         pytest.skip("an injected client is the app's to divide")
     wire.always = (json_answer(STATUS),)
     with driving(kind, wire.url) as driver:
         driver.status()
         pid = os.fork()
-        if pid == 0:  # the child: say by the exit code how it went, and run nothing of pytest
+        if pid == 0:  # the child reports by its exit code, and runs nothing of pytest
             code = 1
             try:
                 if kind.is_async:
@@ -685,13 +682,13 @@ def test_a_forked_worker_makes_its_own_connections(kind: Kind, wire: Wire) -> No
 
 
 def takes_the_environment(kind: Kind) -> dict[str, Any] | None:
-    """How a client of this kind is told to look there; httpx does by itself."""
+    """How a client of this kind is told to read the environment; httpx does by itself."""
     return {"trust_env": True} if kind.library == "aiohttp" and kind.whose != "own" else None
 
 
 @pytest.mark.parametrize("variable", ["HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"])
 @pytest.mark.parametrize("scheme", ["http://", ""])
-def test_the_proxy_of_the_environment_is_used(
+def test_proxy_of_the_environment_is_used(
     drive: Drive,
     kind: Kind,
     wire: Wire,
@@ -722,7 +719,7 @@ def test_no_proxy_is_obeyed(
     assert wire.last.target.startswith("/api/v1/")
 
 
-def test_a_proxy_is_looked_for_once_for_all_that_a_service_is_asked(
+def test_proxy_is_looked_up_once_for_each_service(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     looked: list[str] = []
@@ -734,14 +731,14 @@ def test_a_proxy_is_looked_for_once_for_all_that_a_service_is_asked(
 
 
 @pytest.mark.parametrize("url", ["http://[::1]/", "http://[::1]:8000/"])
-def test_an_address_of_version_6_without_a_proxy(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ipv6_address_without_a_proxy(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
     monkeypatch.setenv("no_proxy", "::1")
     assert environment.Proxies().of(url) is None
     assert environment.Proxies().of("http://[::2]/") == "http://127.0.0.1:1"
 
 
-def test_a_proxy_that_refuses_means_never_reached(
+def test_refusing_proxy_means_never_reached(
     drive: Drive, kind: Kind, wire: Wire, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HTTPS_PROXY", f"http://someone:pass@127.0.0.1:{wire.port}")
@@ -752,7 +749,7 @@ def test_a_proxy_that_refuses_means_never_reached(
     assert not caught.value.sent
     assert wire.last.method == "CONNECT"
     assert wire.last.target == "service.invalid:443"
-    # The proxy must not learn what is for the service only.
+    # The proxy must not learn the credentials of the service.
     assert "authorization" not in wire.last.headers
     assert wire.last.headers["proxy-authorization"] == "Basic c29tZW9uZTpwYXNz"
 
@@ -764,7 +761,7 @@ def authority() -> trustme.CA:
 
 @pytest.fixture
 def secure_wire(authority: trustme.CA) -> Any:
-    """A service behind TLS, whose certificate only our own authority vouches for."""
+    """A service behind TLS with a certificate of our own authority."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     authority.issue_cert("127.0.0.1").configure_cert(context)
     environment.ssl_context.cache_clear()
@@ -773,7 +770,7 @@ def secure_wire(authority: trustme.CA) -> Any:
     environment.ssl_context.cache_clear()
 
 
-def test_a_certificate_of_nobodys_is_refused(drive: Drive, secure_wire: Wire) -> None:
+def test_untrusted_certificate_is_refused(drive: Drive, secure_wire: Wire) -> None:
     driver = drive(secure_wire.url)
     with pytest.raises(WattfareNetworkError) as caught:
         driver.generate()
@@ -782,7 +779,7 @@ def test_a_certificate_of_nobodys_is_refused(drive: Drive, secure_wire: Wire) ->
 
 
 @pytest.mark.parametrize("variable", ["SSL_CERT_FILE", "SSL_CERT_DIR"])
-def test_the_certificates_of_the_environment_are_used(
+def test_certificates_of_the_environment_are_used(
     drive: Drive,
     kind: Kind,
     secure_wire: Wire,
@@ -821,7 +818,7 @@ def ssl_subject_hash(path: Path) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
-# -- kinds
+# -- kinds of clients
 
 
 def wrong_kinds() -> list[tuple[Any, Any]]:
@@ -836,7 +833,7 @@ def wrong_kinds() -> list[tuple[Any, Any]]:
 
 
 @pytest.mark.parametrize(("cls", "kind"), wrong_kinds())
-def test_a_client_of_the_other_kind_is_told_at_once(cls: Any, kind: Kind) -> None:
+def test_client_of_the_other_kind_raises_at_once(cls: Any, kind: Kind) -> None:
     async def attempt() -> None:
         client = kind.make()
         try:
@@ -855,7 +852,7 @@ def test_a_client_of_the_other_kind_is_told_at_once(cls: Any, kind: Kind) -> Non
 
 
 @pytest.mark.parametrize("wrong", [object(), "http://localhost", 7, {}])
-def test_what_is_no_client_at_all_is_told_at_once(wrong: Any) -> None:
+def test_unknown_client_raises_at_once(wrong: Any) -> None:
     from wattfare_mw import AsyncWattfare, Wattfare
 
     for cls in (Wattfare, AsyncWattfare):
@@ -863,7 +860,7 @@ def test_what_is_no_client_at_all_is_told_at_once(wrong: Any) -> None:
             cls(SECRET, http_client=wrong)
 
 
-def test_an_asynchronous_factory_is_told_at_once() -> None:
+def test_async_factory_raises_at_once() -> None:
     from wattfare_mw import AsyncWattfare, Wattfare
 
     async def make() -> None: ...
@@ -873,7 +870,7 @@ def test_an_asynchronous_factory_is_told_at_once() -> None:
             cls(SECRET, http_client=make)
 
 
-def test_a_function_that_makes_something_else_is_told_when_it_has(driver: Driver) -> None:
+def test_factory_with_another_result_raises(driver: Driver) -> None:
     from wattfare_mw import AsyncWattfare, Wattfare
 
     cls = AsyncWattfare if driver.kind.is_async else Wattfare
@@ -882,7 +879,7 @@ def test_a_function_that_makes_something_else_is_told_when_it_has(driver: Driver
         driver.status()
 
 
-def test_aiohttp_is_taken_by_itself_where_it_is_installed() -> None:
+def test_aiohttp_is_the_default_if_installed() -> None:
     from support.clients import without_aiohttp
 
     from wattfare_mw import AsyncWattfare
@@ -895,8 +892,8 @@ def test_aiohttp_is_taken_by_itself_where_it_is_installed() -> None:
         assert transport_of() == "AsyncOwnHttpxTransport"
 
 
-def test_a_body_that_a_hook_has_read_is_told(wire: Wire) -> None:
-    """httpx keeps no second copy of what is streamed: the call fails, and says why."""
+def test_body_read_by_a_hook_raises(wire: Wire) -> None:
+    """httpx keeps no second copy of a streamed body: the call fails and says why."""
 
     async def read(response: Any) -> None:
         await response.aread()

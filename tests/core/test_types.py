@@ -1,4 +1,4 @@
-"""The shapes of the protocol: in, out, and what is none of them."""
+"""The types of the protocol: encoding, decoding, and invalid input."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ STATUSES = st.builds(
     usage=st.builds(Usage, AMOUNTS),
     remaining_usd=st.none() | AMOUNTS,
 )
-#: Numbers as JSON may write them, and some that it may not.
+#: Numbers as JSON may write them, and some invalid ones.
 NUMERALS = st.one_of(
     st.from_regex(r"-?(0|[1-9][0-9]{0,40})(\.[0-9]{1,40})?([eE][+-]?[0-9]{1,25})?", fullmatch=True),
     st.sampled_from(["NaN", "Infinity", "01", "1.", ".5", "+1", "0x10", "1e"]),
@@ -51,14 +51,14 @@ VALUES = st.one_of(
 
 
 @given(STATUSES)
-def test_a_status_survives_the_wire(status: ConnectionStatus) -> None:
+def test_status_survives_encoding(status: ConnectionStatus) -> None:
     wire = encode(status)
     assert decode(ConnectionStatus, wire) == status
     assert set(json.loads(wire)) == {"connected", "limits", "usage", "remainingUsd"}
 
 
 def as_amount(numeral: str) -> Decimal | None:
-    """What an amount on the wire is, by the standard library alone; None: it is none."""
+    """The amount of a JSON value, by the standard library alone. None if it is invalid."""
     try:
         value = json.loads(numeral, parse_float=Decimal, parse_int=Decimal)
     except (ValueError, InvalidOperation):
@@ -122,7 +122,7 @@ JSON = st.recursive(
 
 
 @given(JSON)
-def test_any_json_is_the_shape_or_a_typed_error(value: Any) -> None:
+def test_any_json_decodes_or_is_a_typed_error(value: Any) -> None:
     body = json.dumps(value).encode()
     for call in (
         calls.status("u1"),
@@ -141,7 +141,7 @@ def test_any_json_is_the_shape_or_a_typed_error(value: Any) -> None:
 @example(b'{"connected": true, "x": "\xff"')
 @example(b"[" * 50_000)
 @example(b'{"x":' * 50_000)
-def test_any_bytes_are_the_shape_or_an_error_of_msgspec(body: bytes) -> None:
+def test_any_bytes_decode_or_raise_a_msgspec_error(body: bytes) -> None:
     for read in (
         lambda: decode(ConnectionStatus, body),
         lambda: decode(dict[str, Any], body),
@@ -151,7 +151,7 @@ def test_any_bytes_are_the_shape_or_an_error_of_msgspec(body: bytes) -> None:
             read()
 
 
-def test_what_is_not_there_is_what_the_protocol_says() -> None:
+def test_missing_fields_have_the_defaults_of_the_protocol() -> None:
     assert decode(ConnectionStatus, b'{"connected": false}') == ConnectionStatus(connected=False)
     assert encode(ConnectionStatus(connected=False, remaining_usd=Usd(0))) == (
         b'{"connected":false,"limits":null,"usage":{"monthlyUsd":0},"remainingUsd":0}'
@@ -163,18 +163,18 @@ def test_what_is_not_there_is_what_the_protocol_says() -> None:
     assert TokenUsage() == TokenUsage(0, 0, 0)
 
 
-def test_tokens_do_not_show_in_a_repr() -> None:
+def test_repr_hides_tokens() -> None:
     assert "hush" not in repr(CreatedSession("hush", 1))
     assert "hush" not in repr(GrantResult("hush", 1, 2))
 
 
-def test_shapes_do_not_change() -> None:
+def test_types_are_immutable() -> None:
     for value in (CreatedSession("t", 1), Usage(), RequestLimit(1)):
         with pytest.raises(AttributeError):
             value.expires_at = 2  # type: ignore[union-attr]
 
 
-def test_what_has_no_json_form() -> None:
+def test_value_without_a_json_form_is_refused() -> None:
     with pytest.raises(TypeError, match="object has no JSON form"):
         encode({"x": object()})
     with pytest.raises(WattfareError, match="surrogate"):

@@ -1,5 +1,5 @@
-"""``wattfare.js`` in Node: its size, its tokens and its errors. The rest needs a browser and is in
-``tests/browsers``."""
+"""``wattfare.js`` in Node: its size, its tokens and its errors. ``tests/browsers`` tests the
+rest."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ const rejection = (promise) => promise.then(() => assert.fail("no error"), (erro
 """
 
 
-def test_it_is_small() -> None:
+def test_module_is_small() -> None:
     assert len(gzip.compress(MODULE.read_bytes(), 9)) <= 6000
 
 
@@ -193,7 +193,7 @@ assert.equal(labels.connect, "Connect AI budget");
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
-def test_in_node(name: str, tmp_path: Path) -> None:
+def test_module_in_node(name: str, tmp_path: Path) -> None:
     module = tmp_path / "wattfare.mjs"
     module.write_bytes(MODULE.read_bytes())
     main = SCRIPTS[name]
@@ -251,7 +251,8 @@ void wattfare.connect({ mode: "tab" });
 """
 
 
-def test_the_types(tmp_path: Path) -> None:
+@pytest.mark.long
+def test_typescript_types(tmp_path: Path) -> None:
     npm_install(tmp_path, "typescript@5.9.3")
     (tmp_path / "wattfare.d.ts").write_bytes(TYPES.read_bytes())
     (tmp_path / "sample.ts").write_text(SAMPLE)

@@ -1,4 +1,4 @@
-"""The examples, each served as itself: a real service behind, a real server around, real HTTP."""
+"""Serves each example: a real service behind it, a real server around it, and real HTTP."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 @pytest.fixture
 def app(service: Service, monkeypatch: pytest.MonkeyPatch) -> Iterator[App]:
-    """A test app of its own, which this process's variables name."""
+    """A test app whose keys are in this process's environment."""
     with service.app() as app:
         monkeypatch.setenv("WATTFARE_SECRET_KEY", app.keys.secret_key)
         monkeypatch.setenv("WATTFARE_BASE_URL", service.url)
@@ -36,7 +36,7 @@ def app(service: Service, monkeypatch: pytest.MonkeyPatch) -> Iterator[App]:
 
 
 class Example:
-    """An example that is served, and a browser in front of it."""
+    """A served example, and a browser for it."""
 
     def __init__(self, module: Any, url: str, app: App, http: httpx.Client | None = None) -> None:
         self.module = module
@@ -47,12 +47,12 @@ class Example:
         )
 
     def sign_in(self, name: str = "ada") -> None:
-        """As the example's own route has it."""
+        """Signs in through the example's own route."""
         answer = self.http.post(f"/sign-in/{name}")
         assert answer.status_code < 400, answer.text
 
     def connect(self, token_path: str = "/api/wattfare-token", **cap: Any) -> dict[str, Any]:
-        """Get a token from the example, connect with it."""
+        """Gets a token from the example and connects with it."""
         answer = self.http.post(token_path)
         assert answer.status_code == 200, answer.text
         answer = self.app.http.post(
@@ -62,7 +62,7 @@ class Example:
         return answer.json()
 
     def ask(self, text: str = "one two three", **fields: Any) -> httpx.Response:
-        """An inference call through the example's middleware."""
+        """Makes an inference call through the example's middleware."""
         return self.http.post(
             "/api/wattfare/chat/completions",
             json={
@@ -75,7 +75,7 @@ class Example:
 
 @pytest.fixture
 def serve(app: App) -> Iterator[Any]:
-    """``serve("flask_app")``: an example, served."""
+    """``serve("flask_app")`` serves an example."""
     with ExitStack() as running:
 
         def start(name: str) -> Example:
@@ -91,7 +91,7 @@ def serve(app: App) -> Iterator[Any]:
 
 @contextmanager
 def run_django(name: str, folder: Path) -> Iterator[str]:
-    """A Django project in one file, with its database in this folder."""
+    """Runs a one-file Django project, with its database in this folder."""
     root = EXAMPLES.parent
     path = os.pathsep.join(map(str, (EXAMPLES, root, root / "adapters")))
     subprocess.run(
@@ -109,12 +109,12 @@ def run_django(name: str, folder: Path) -> Iterator[str]:
 
 
 def load(name: str) -> ModuleType:
-    """An example's module, fresh."""
+    """Loads an example's module anew."""
     spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # where frameworks look up the names in annotations
+    sys.modules[name] = module  # frameworks look up the names of annotations here
     spec.loader.exec_module(module)
     return module
 
@@ -145,7 +145,7 @@ def _served_wsgi(target: Any) -> Iterator[str]:
         server.shutdown()
         thread.join(PATIENCE)
         server.server_close()
-        # WSGI has no end of its own; a process closes these when it exits.
+        # WSGI has no shutdown event; a process closes these at exit.
         middleware = getattr(target, "extensions", {}).get("wattfare", target)
         if hasattr(middleware, "close"):
             middleware.close()

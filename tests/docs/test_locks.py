@@ -1,4 +1,4 @@
-"""The locked files are as new as pyproject.toml: each requirement has a pin that satisfies it."""
+"""The lock files match pyproject.toml: each requirement has a pin that satisfies it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _required(group: str) -> Iterator[Requirement]:
 
 
 def _with_extras(requirement: Requirement) -> Iterator[Requirement]:
-    """The requirement, or those of this project's extras that it stands for."""
+    """The requirement itself, or the requirements of this project's extras that it names."""
     if requirement.name != PROJECT["name"]:
         yield requirement
         return
@@ -41,7 +41,7 @@ def _with_extras(requirement: Requirement) -> Iterator[Requirement]:
 
 
 @pytest.mark.parametrize(("lock", "group"), LOCKS.items(), ids=LOCKS)
-def test_the_lock_has_what_pyproject_asks_for(lock: str, group: str) -> None:
+def test_lock_satisfies_pyproject(lock: str, group: str) -> None:
     text = (ROOT / "requirements" / f"{lock}.txt").read_text()
     pins = re.findall(r"^([\w.-]+)==([^\s;]+)", text, re.MULTILINE)
     wanted = [*map(Requirement, PROJECT["dependencies"]), *_required(group)]
@@ -58,13 +58,13 @@ def test_the_lock_has_what_pyproject_asks_for(lock: str, group: str) -> None:
 
 
 @pytest.mark.parametrize("lock", LOCKS)
-def test_the_lock_names_no_place(lock: str) -> None:
-    """A registry of its own, or a path, would hold on one machine only."""
+def test_lock_names_no_host_or_path(lock: str) -> None:
+    """A private registry or a path would work on one machine only."""
     text = (ROOT / "requirements" / f"{lock}.txt").read_text()
     assert not re.search(r"^-|://|file:", text, re.MULTILINE)
 
 
-def test_the_lowest_versions_are_those_declared() -> None:
+def test_lowest_versions_are_the_declared_ones() -> None:
     text = (ROOT / "requirements" / "lowest.txt").read_text()
     pins = dict(re.findall(r"^([\w.-]+)==([^\s;]+)", text, re.MULTILINE))
     wanted = [*map(Requirement, PROJECT["dependencies"])]
@@ -72,14 +72,14 @@ def test_the_lowest_versions_are_those_declared() -> None:
     wanted += _with_extras(project)
     for requirement in wanted:
         if requirement.name == "openai":
-            # The suite needs openai 3. `make test-libraries` tests openai 2, too.
+            # The test suite needs openai 3. `make test-libraries` also tests openai 2.
             continue
         (floor,) = [one for one in requirement.specifier if one.operator == ">="]
         pin = pins[canonicalize_name(requirement.name)]
         assert Version(pin) == Version(floor.version), f"run `make lock`: {requirement}, {pin}"
 
 
-# -- what install.py does if a locked version cannot be installed
+# -- what install.py does if a locked version is unavailable
 
 PIP_LACKS = "ERROR: No matching distribution found for idna==3.99"
 UV_LACKS = """error: No solution found when resolving dependencies
@@ -93,7 +93,7 @@ UV_OTHER_HASH = """error: Failed to download `idna==3.20`
 
 @pytest.fixture
 def install(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The function of install.py; its commands are noted, and the first fails with ``says``."""
+    """The function of install.py. Its commands are recorded, and the first fails with ``says``."""
     spec = importlib.util.spec_from_file_location("install", ROOT / "requirements" / "install.py")
     assert spec is not None
     assert spec.loader is not None
@@ -122,7 +122,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Any:
         (UV_LACKS_ALL, "lowest", "environment"),
     ],
 )
-def test_a_version_that_the_registry_lacks(
+def test_version_missing_from_the_registry_is_skipped(
     install: Any, capsys: Any, says: str, name: str, uv: str | None
 ) -> None:
     status, ran = install(says, name, uv)
@@ -135,7 +135,7 @@ def test_a_version_that_the_registry_lacks(
 
 
 @pytest.mark.parametrize("says", [PIP_OTHER_HASH, UV_OTHER_HASH])
-def test_a_file_with_another_hash_is_not_installed(install: Any, capsys: Any, says: str) -> None:
+def test_file_with_another_hash_is_not_installed(install: Any, capsys: Any, says: str) -> None:
     status, ran = install(says, "test")
     assert status == 1
     assert len(ran) == 1

@@ -1,5 +1,5 @@
-"""What the Markdown says is so: its code is that of examples which are run, its commands and
-options exist, its links lead somewhere."""
+"""The Markdown is correct: its code comes from tested examples, its commands and options exist, and
+its links lead somewhere."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def _blocks(*languages: str) -> list[Any]:
     return blocks
 
 
-def test_every_block_says_its_language() -> None:
+def test_every_block_names_its_language() -> None:
     known = {"python", "js", "html", "sh", "json", "text", "http", "toml"}
     for page in PAGES:
         for fence in _FENCE.finditer(page.read_text()):
@@ -64,9 +64,9 @@ def test_every_block_says_its_language() -> None:
 
 
 @pytest.mark.parametrize("block", _blocks("python", "js"))
-def test_code_is_that_of_an_example(block: str) -> None:
-    """Each of its paragraphs stands in one example, in the same order; and `test_examples.py`
-    runs every example."""
+def test_code_comes_from_an_example(block: str) -> None:
+    """All paragraphs of a block are in one example, in the same order. `test_examples.py` runs
+    every example."""
     paragraphs = re.split(r"\n{2,}", block.strip("\n"))
     assert any(_holds(path.read_text(), paragraphs) for path in EXAMPLES), (
         "this block is in no example"
@@ -140,7 +140,7 @@ def _check_command(command: click.Command, words: list[str], line: str) -> None:
     assert given <= known, line
 
 
-# `test_quickstart.py` runs those that call an app.
+# `test_quickstart.py` runs the lines that call an app.
 @pytest.mark.parametrize(
     "block", [b for b in _blocks("sh") if "curl" in b.values[0] and ":5000/" not in b.values[0]]
 )
@@ -168,7 +168,7 @@ def test_curl_lines_work(block: str, app: App) -> None:
 
 
 @pytest.mark.parametrize("block", _blocks("toml"))
-def test_files_of_options_are_good(
+def test_option_files_are_valid(
     block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pytestconfig: pytest.Config
 ) -> None:
     for_pytest = tomllib.loads(block).get("tool", {}).get("pytest", {}).get("ini_options")
@@ -188,7 +188,7 @@ def test_files_of_options_are_good(
     assert settings.aliases
 
 
-def test_the_table_of_providers_is_that_of_the_code() -> None:
+def test_table_of_providers_matches_the_code() -> None:
     def yes(value: bool) -> str:
         return "yes" if value else "no"
 
@@ -202,7 +202,7 @@ def test_the_table_of_providers_is_that_of_the_code() -> None:
         assert row in rows, row
 
 
-def test_every_option_of_serve_is_told() -> None:
+def test_every_command_option_is_documented() -> None:
     text = (ROOT / "docs" / "service.md").read_text()
     of_developers = (ROOT / "docs" / "cli.md").read_text()
     pages = {"serve": text, "apps create": text}
@@ -219,12 +219,12 @@ def test_every_option_of_serve_is_told() -> None:
 # -- names
 
 
-def test_every_option_of_the_middleware_is_told() -> None:
+def test_every_option_of_the_middleware_is_documented() -> None:
     told = set(re.findall(r"^\| `(\w+)`", (ROOT / "docs" / "middleware.md").read_text(), re.M))
     assert {*Options.__annotations__, "interface"} <= told
 
 
-def test_the_defaults_are_those_of_the_code() -> None:
+def test_documented_defaults_match_the_code() -> None:
     defaults = {
         name: parameter.default
         for name, parameter in inspect.signature(
@@ -240,7 +240,7 @@ def test_the_defaults_are_those_of_the_code() -> None:
         assert told.replace('"', "'") == shown, name
 
 
-def test_every_error_is_told() -> None:
+def test_every_error_is_documented() -> None:
     text = (ROOT / "docs" / "errors.md").read_text()
     for name in wattfare_mw.__all__:
         if name.endswith("Error"):
@@ -282,7 +282,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 def _anchors(page: Path) -> set[str]:
-    """As GitHub makes them of headings."""
+    """The anchors that GitHub makes of headings."""
     headings = re.findall(r"^#+ (.*)$", _FENCE.sub("", page.read_text()), re.MULTILINE)
     return {
         re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings

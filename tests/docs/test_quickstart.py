@@ -1,4 +1,4 @@
-"""The first section of the README, as a stranger types it."""
+"""The first section of the README, as a newcomer types it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from support.service import PATIENCE, environment, eventually
 ROOT = Path(__file__).parents[2]
 
 
-def test_from_the_export_lines_to_a_billed_call(tmp_path: Path) -> None:
+def test_quickstart_from_the_export_lines_to_a_billed_call(tmp_path: Path) -> None:
     text = (ROOT / "README.md").read_text()
     section = text[text.index("## Start in five minutes") :].split("\n## ")[0]
     blocks = re.findall(r"^```sh\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)

@@ -1,4 +1,4 @@
-"""GitHub's workflows run the targets of the Makefile."""
+"""GitHub's workflows call the Makefile's targets."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_workflows_run_targets_of_the_makefile() -> None:
     assert used <= targets
 
 
-def test_workflows_run_all_that_ci_runs() -> None:
+def test_workflows_run_everything_that_ci_runs() -> None:
     ours = re.findall(r"^make ([a-z-]+)", (ROOT / ".ci" / "run").read_text(), re.MULTILINE)
     text = "".join(workflow.read_text() for workflow in WORKFLOWS)
     assert [target for target in ours if target not in text] == []

@@ -1,1 +1,1 @@
-"""The list of fields in ``docs/requests.md``, from the table of the service."""
+"""The list of fields in ``docs/requests.md``, from the service's table."""

@@ -1,4 +1,4 @@
-"""``python -m fields``, in the folder ``tests``: write the list of fields."""
+"""``python -m fields``, in the folder ``tests``, writes the list of fields."""
 
 from __future__ import annotations
 

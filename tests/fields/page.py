@@ -14,7 +14,7 @@ END = "<!-- The end of the list of fields. -->\n"
 
 
 def with_list(text: str) -> str:
-    """The page with the list of fields as it is now."""
+    """The page with the current list of fields."""
     before, rest = text.split(BEGIN)
     return before + BEGIN + render() + END + rest.split(END)[1]
 
@@ -22,7 +22,7 @@ def with_list(text: str) -> str:
 def render() -> str:
     """The list."""
     rows = [(field.kind, field.note, name) for name, field in REQUEST.items()]
-    rows.sort(key=lambda row: [*Kind].index(row[0]))  # within a kind, as the table has them
+    rows.sort(key=lambda row: [*Kind].index(row[0]))  # within a kind, in the order of the table
     lines = ["\n| field | kind | what it is |\n|---|---|---|\n"]
     for (kind, note), same in groupby(rows, key=lambda row: row[:2]):
         names = ", ".join(f"`{name}`" for _, _, name in same)

@@ -1,4 +1,4 @@
-"""The list of fields in the documentation is the one that the table makes."""
+"""The list of fields in the documentation matches the table."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from fields import page
 from wattfare_mw.service.chat.allowed_fields import REQUEST
 
 
-def test_the_list_is_the_one_that_the_table_makes() -> None:
+def test_list_of_fields_matches_the_table() -> None:
     text = page.PAGE.read_text()
     assert page.with_list(text) == text, "run `python -m fields` in the folder tests"
 
 
-def test_it_has_every_field() -> None:
+def test_list_has_every_field() -> None:
     listed = page.render()
     for name, field in REQUEST.items():
         assert f"`{name}`" in listed

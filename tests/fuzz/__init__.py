@@ -1,2 +1,2 @@
-"""Feeds made-up input to all that reads what others wrote: ``python -m fuzz --help``, with
-``tests`` in PYTHONPATH, or ``make fuzz``."""
+"""Feeds generated input to every reader of foreign data: ``python -m fuzz --help``, with ``tests``
+in PYTHONPATH, or ``make fuzz``."""

@@ -1,6 +1,6 @@
-"""The runner: ``python -m fuzz``. Without options, a million inputs.
+"""The runner: ``python -m fuzz``. Without options, it runs a million inputs.
 
-Each input is made from the seed, its target and its number, so a failure can be repeated:
+Each input is generated from the seed, its target and its number, so a failure can be repeated:
 ``python -m fuzz --seed SEED --target NAME --only NUMBER``.
 """
 
@@ -14,7 +14,7 @@ from fuzz import runner
 
 
 def main() -> int:
-    """Run the targets; the exit status."""
+    """Runs the targets. Returns the exit status."""
     parser = argparse.ArgumentParser(prog="fuzz", description=__doc__.split("\n")[0])
     parser.add_argument("--inputs", type=int, default=1_000_000, help="how many, in all")
     parser.add_argument("--seconds", type=float, help="stop after so long")
@@ -22,7 +22,7 @@ def main() -> int:
     parser.add_argument("--target", choices=[*runner.TARGETS, runner.API], help="run only this one")
     parser.add_argument("--only", type=int, help="run only the input of this number")
     options = parser.parse_args()
-    logging.disable()  # made-up errors fill the log
+    logging.disable()  # generated errors fill the log
     if options.only is not None:
         if options.target in (None, runner.API):
             parser.error("--only goes with --target, and not with the target `api`")

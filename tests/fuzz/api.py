@@ -1,4 +1,4 @@
-"""The HTTP API of a real ``wattfare serve``, by the OpenAPI document that it serves."""
+"""The HTTP API of a real ``wattfare serve``, by its own OpenAPI document."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ CHECKS = [
 
 
 def fuzz(inputs: int, seconds: float | None, seed: int, patience: float) -> int:
-    """Send so many requests, or fewer if the time is over before; gives how many.
+    """Sends this many requests, or fewer if the time is over. Returns their number.
 
     Args:
         patience: how long an answer may take, in seconds.
     """
-    # Other rates are for one address, one user or one app. These requests come from many.
+    # Other rate limits are per address, user or app. These requests come from many.
     options = ("--metrics", "--calls-per-minute-per-app", "1000000")
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -73,11 +73,11 @@ class _Requests:
                         strategy = operation.as_strategy(generation_mode=mode)
                         self._round(strategy, seed + number)
                     except hypothesis.errors.Unsatisfiable:
-                        pass  # nothing of this operation can be wrong
+                        pass  # no input of this operation can be invalid
         raise AssertionError
 
     def _round(self, strategy: Any, seed: int) -> None:
-        """Some requests of one operation, for an app of its own."""
+        """Some requests of one operation, for a new app."""
         app = App(self._service, self._service.create_app())
         app.connect("u1", monthlyUsd=1000)
         credentials = {
@@ -98,7 +98,7 @@ class _Requests:
                 names = list(credentials)[self._done // 10 % 3 :]
             headers = {
                 **bearer(credentials[names[0]]),
-                # Each from another address: one has a rate of failures.
+                # Each from another address: failures have a rate limit for each address.
                 "x-forwarded-for": str(IPv4Address(0x0A000000 + self._done)),
             }
             if isinstance(case.body, dict) and "messages" in case.body and self._done % 2:
@@ -113,7 +113,7 @@ class _Requests:
 
 
 def _plain(body: dict[str, Any]) -> dict[str, Any]:
-    """This inference request, for the built-in model, with those fields only that it may have."""
+    """This inference request, for the built-in model, with allowed fields only."""
     kept = {name: body[name] for name in ("stream", "max_tokens", "n") if name in body}
     messages = body["messages"]
     if isinstance(messages, list):

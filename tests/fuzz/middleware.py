@@ -86,7 +86,7 @@ class _AsyncAnswer(_Answer):
 
 
 class _Service:
-    """A transport that leads to no network."""
+    """A transport without a network."""
 
     answer: type[_Answer] = _Answer
 
@@ -134,7 +134,7 @@ class _AsyncService(_Service):
 
 
 class _Failures(logging.Handler):
-    """Keeps the exceptions that the log gets."""
+    """Keeps the exceptions that are logged."""
 
     def __init__(self) -> None:
         super().__init__(logging.ERROR)
@@ -154,7 +154,7 @@ async def _user_async(request: Any) -> str | None:
 
 
 class Middleware:
-    """The target of one interface. Options differ between two middlewares."""
+    """The target for one interface. Middlewares have different options."""
 
     interface: Literal["asgi", "wsgi"]
     _service: _Service
@@ -193,7 +193,7 @@ class Middleware:
         )
 
     def __call__(self, random: Random) -> None:
-        """A request is answered, by no 500 of our own and without our secret."""
+        """Checks that a request gets an answer without our secret, and no 500 of our own."""
         self._service.random = random
         path = random.choice(PATHS)
         body = mutations.json_of(REQUESTS, _NAMES, random)
@@ -214,7 +214,7 @@ class Middleware:
         calls = middleware._gate._calls_at_once
         assert calls is None or not calls._counts
         if status == 0:
-            assert left  # before there was an answer
+            assert left  # before the answer began
             return
         assert 200 <= status <= 599, status
         for name, value in fields:
@@ -304,7 +304,7 @@ async def _ask_asgi(middleware: Any, request: _Asked, random: Random) -> _Told:
 
     async def send(message: Any) -> None:
         nonlocal left
-        # A server raises an OSError, or drops what is sent.
+        # A server raises an OSError, or discards what is sent.
         if path in middleware.paths and random.random() < 0.01:
             left = True
             if random.random() < 0.5:

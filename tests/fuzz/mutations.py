@@ -1,4 +1,4 @@
-"""Makes inputs out of samples: values of JSON are exchanged, then bytes are changed."""
+"""Generates inputs from samples: replaces JSON values, then changes bytes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 Mutation = Callable[[bytes, Random], bytes]
 
-#: What a reader may trip over, as bytes.
+#: Bytes that a reader may fail on.
 TOKENS = (
     *(b"\n", b"\r", b"\r\n", b"\n\n", b"\r\r", b"\0", b"\xef\xbb\xbf", b"\xe2\x80\xa8", b"\xff"),
     *(b"data: ", b"data:", b"data", b": x\n\n", b"event: error\n", b"[DONE]", b"data: [DONE]\n\n"),
@@ -19,7 +19,7 @@ TOKENS = (
     *(b'"usage"', b'"error"', b'"choices"', b'"model"', b'"\\u006dodel"', b"%", b"%00", b"%ff"),
 )
 
-#: The same, as values of JSON.
+#: The same as JSON values.
 VALUES: tuple[Any, ...] = (
     *(None, True, False, 0, 1, -1, 2**31, 2**63, 2**64, -(2**63), 10**30, 0.5, -0.0, 1e308),
     *("", "x", "\0", "\ud800", "\ufdfa" * 5, "é" * 50, "0", "-1", "1e5", "NaN", "Infinity"),
@@ -31,7 +31,7 @@ VALUES: tuple[Any, ...] = (
 
 
 def nested(depth: int) -> Any:
-    """Arrays and objects, one inside of the other."""
+    """Nested arrays and objects."""
     value: Any = []
     for level in range(depth):
         value = [value] if level % 2 else {"a": value}
@@ -63,7 +63,7 @@ def bytes_of(samples: list[bytes], random: Random, tokens: tuple[bytes, ...] = T
 
 
 def json_of(samples: list[Any], names: tuple[str, ...], random: Random) -> bytes:
-    """One of the samples, with some of its values changed, and at times its bytes, too.
+    """One of the samples, with some of its values changed, and sometimes its bytes.
 
     Args:
         names: the names of fields that mean something.
@@ -77,7 +77,7 @@ def json_of(samples: list[Any], names: tuple[str, ...], random: Random) -> bytes
 
 
 def _changed(value: Any, names: tuple[str, ...], random: Random) -> Any:
-    """A copy in which one value is another."""
+    """A copy with one value replaced."""
     if isinstance(value, dict) and random.random() < 0.85:
         fields = dict(value)
         if fields and random.random() < 0.8:

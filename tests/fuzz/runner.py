@@ -1,4 +1,4 @@
-"""Runs the targets, counts the inputs, and gives each input a limited time."""
+"""Runs the targets, counts the inputs, and limits the time of each."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from typing import Any
 from fuzz import targets
 from fuzz.middleware import ASGI, WSGI
 
-#: How long an input may take, in seconds.
+#: Seconds that an input may take.
 PATIENCE = 10
 #: The target that needs a service and schemathesis.
 API = "api"
-#: One input in so many is a request to the service; of a limited time, it gets one part in three.
+#: One input in this many is a request to the service. If the time is limited, it gets one third of
+#: it.
 API_SHARE = 100
 
-#: What makes each target. A target takes a random generator, and makes one input from it.
+#: The maker of each target. A target takes a random generator and makes one input from it.
 TARGETS: dict[str, Callable[[], Callable[[Random], None]]] = {
     "event-streams": lambda: targets.event_streams,
     "json-limits": lambda: targets.json_limits,
@@ -36,7 +37,7 @@ TARGETS: dict[str, Callable[[], Callable[[Random], None]]] = {
 
 
 class FuzzFailedError(Exception):
-    """An input raised what it must not. The message says how to repeat it."""
+    """An input raised a wrong error. The message says how to repeat it."""
 
 
 class TooSlowError(BaseException):
@@ -45,7 +46,7 @@ class TooSlowError(BaseException):
 
 @dataclass
 class Tally:
-    """What has been done for one target.
+    """The results of one target.
 
     Attributes:
         inputs: how many have been run.
@@ -64,7 +65,7 @@ class Tally:
 
 
 def run(inputs: int, seconds: float | None, seed: int, only: str | None = None) -> None:
-    """Run so many inputs in all, or fewer if the time is over before.
+    """Runs this many inputs in all, or fewer if the time is over.
 
     Raises:
         FuzzFailedError: one of them failed.
@@ -84,7 +85,7 @@ def run(inputs: int, seconds: float | None, seed: int, only: str | None = None) 
 
 
 def fuzz(names: list[str], inputs: int, until: float | None, seed: int) -> list[Tally]:
-    """Run the targets in turn, each for a while.
+    """Runs the targets in turn, each for a while.
 
     Args:
         until: the monotonic time to stop at.
@@ -103,7 +104,7 @@ def fuzz(names: list[str], inputs: int, until: float | None, seed: int) -> list[
 
 
 def run_one(name: str, seed: int, number: int) -> None:
-    """Run one input, and let it raise what it raises."""
+    """Runs one input and propagates its exception."""
     TARGETS[name]()(_random(name, seed, number))
 
 

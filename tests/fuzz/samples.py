@@ -1,4 +1,4 @@
-"""Samples of what clients and upstreams write, for the fuzzer to change."""
+"""Samples of what clients and upstreams send, for the fuzzer to change."""
 
 from __future__ import annotations
 

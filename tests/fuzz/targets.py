@@ -1,5 +1,5 @@
-"""The readers that need no I/O. Each target makes one input from a random generator, reads it, and
-raises anything that is not the answer of a reader."""
+"""Readers that need no I/O. Each target makes one input from a random generator, reads it, and
+raises any unexpected error."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _TOKEN = _SIGNER.mint(Session("app", "u1", None, 0)).token.encode()
 
 
 def pieces(data: bytes, random: Random) -> list[bytes]:
-    """The data, as it may come from a network."""
+    """The data in pieces, as a network may deliver it."""
     found: list[bytes] = []
     start = 0
     most = random.choice((1, 3, 20, 200, 10_000))
@@ -65,13 +65,14 @@ _STREAMS = [
 
 
 def event_streams(random: Random) -> None:
-    """The splitter gives the same events, however the stream is cut."""
+    """Checks that the splitter finds the same events however the stream is cut."""
     data = mutations.bytes_of(_STREAMS, random)
     splitter = sse.Splitter()
     out = b"".join([splitter.feed(piece) for piece in pieces(data, random)])
     assert out + splitter.rest == data
     found = list(sse.events(out))
-    if b"\xef\xbb\xbf" not in data:  # a mark at the beginning of a later line is left out, too
+    # a byte order mark at the start of a later line is left out, too
+    if b"\xef\xbb\xbf" not in data:
         assert [event.data for event in found] == _events(data)
     if not out:
         return
@@ -118,7 +119,7 @@ _NAMES = (*REQUEST, "role", "content", "type", "text", "function", "name", "argu
 
 
 def json_limits(random: Random) -> None:
-    """What passes is within the limits, and what is refused is not."""
+    """Checks that accepted input is within the limits and refused input is not."""
     data = mutations.json_of(REQUESTS, _NAMES, random)
     most = random.choice((1, 5, 50, 100_000))
     try:
@@ -136,7 +137,7 @@ def json_limits(random: Random) -> None:
 
 
 def _size(data: bytes) -> tuple[int, int]:
-    """How deep valid JSON is nested, and how many brackets and commas it has."""
+    """The depth of valid JSON, and its number of brackets and commas."""
     depth = deepest = elements = 0
     in_string = escaped = False
     for byte in data:
@@ -165,7 +166,7 @@ def _size(data: bytes) -> tuple[int, int]:
 
 
 def requests(random: Random) -> None:
-    """A request is read and bounded, or refused."""
+    """Checks that a request is read and bounded, or refused."""
     data = mutations.json_of(REQUESTS, _NAMES, random)
     try:
         request = chat_request.read(data, uncut=random.random() < 0.2)
@@ -203,14 +204,14 @@ _PRICE_NAMES = (
 
 
 def price_lists(random: Random) -> None:
-    """Each price that is read can be computed with."""
+    """Checks that each price that is read can be computed with."""
     data = mutations.json_of(PRICE_LISTS, _PRICE_NAMES, random)
     try:
         data = model_lists.normalized(data)
         assert isinstance(json.loads(data)["data"], list)
         prices = read_prices(data)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return  # `catalog` says that it is no list
+        return  # `catalog` reports that it is not a list
     for price in prices.values():
         if not isinstance(price, Price):
             continue
@@ -232,7 +233,7 @@ _ANSWER_NAMES = (
 
 
 def answers(random: Random) -> None:
-    """An answer is metered, or it is a failure of the upstream."""
+    """Checks that an answer is metered, or is an upstream failure."""
     data = mutations.json_of(ANSWERS, _ANSWER_NAMES, random)
     if random.random() < 0.1:
         data = data.replace(b'"x"', encode(KEY))
@@ -258,7 +259,7 @@ def answers(random: Random) -> None:
 
 
 def chunks(random: Random) -> None:
-    """The same, of an answer's chunks."""
+    """The same for the chunks of an answer."""
     meter = _meter(random)
     for _ in range(random.randint(1, 4)):
         data = mutations.json_of(CHUNKS, _ANSWER_NAMES, random)
@@ -300,7 +301,7 @@ _QUERIES = [b"appUserId=u1", b"appUserId=%C3%A9&x=1", b"appUserId=a+b;c", b"a=&a
 
 
 def credentials(random: Random) -> None:
-    """What headers and a query say is a valid value, or the request is refused."""
+    """Checks that headers and a query give valid values, or that the request is refused."""
     user = mutations.bytes_of(_USERS, random)
     raw = [(b"x-wattfare-user", user)]
     if random.random() < 0.1:

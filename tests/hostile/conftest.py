@@ -1,7 +1,8 @@
-"""Who must not notice the attacks: another user's stream runs beside each service.
+"""Runs another user's stream beside each service while it is attacked.
 
-A fixture that starts a service adds the stream to ``victims``. After each test, the stream has had
-no long gap; after the last, nothing of it was cut and the ledger is right.
+A fixture that starts a service adds such a stream, the victim, to ``victims``. After each test, the
+stream must not have had a long gap. After the last test, the stream must be complete and its ledger
+correct.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ def victims() -> list[Victim]:
 
 @pytest.fixture(scope="module")
 def watch(victims: list[Victim]) -> Watch:
-    """A block with a victim of this service beside it. With an upstream, the model is
-    ``fake/model``."""
+    """Returns a context manager that runs a victim beside a service. With an upstream, pass the
+    model ``fake/model``."""
 
     @contextmanager
     def watch(service: Service, model: str = "wattfare/echo-slow") -> Iterator[None]:
@@ -51,15 +52,15 @@ def _unhurt(victims: list[Victim]) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def service(service: Service, watch: Watch) -> Iterator[Service]:
-    """The service of all tests, with a victim."""
+    """The service that all tests share, with a victim."""
     with watch(service):
         yield service
 
 
 @pytest.fixture(scope="module")
 def own_service(tmp_path_factory: pytest.TempPathFactory, watch: Watch) -> Iterator[Service]:
-    """A service of this module's own, with a victim. Other tests write rows into the ledger of the
-    shared one, which does not add up then."""
+    """A service for this module only, with a victim. Other tests write unbalanced rows into the
+    ledger of the shared service."""
     with run_service(tmp_path_factory.mktemp("own")) as running, watch(running):
         yield running
 
@@ -75,8 +76,8 @@ def forwarding(forwarding: Service, watch: Watch) -> Iterator[Service]:
 def attacked(
     tmp_path_factory: pytest.TempPathFactory, _upstream: Upstream, watch: Watch
 ) -> Iterator[Service]:
-    """A service of this module's own in front of the fake upstream, with a victim. Its memory and
-    its log are of these attacks only."""
+    """A service for this module in front of the fake upstream, with a victim. Only this module's
+    attacks affect its memory and its log."""
     folder = tmp_path_factory.mktemp("attacked")
     with (
         run_service(folder, "--upstream", _upstream.url) as running,

@@ -1,4 +1,5 @@
-"""Anybody can copy a publishable key out of an app's page, and open approvals of grants with it."""
+"""A publishable key is public: anyone can copy it from an app's page and open grant approvals with
+it."""
 
 from __future__ import annotations
 
@@ -19,7 +20,7 @@ def app(own_service: Service) -> Iterator[App]:
         yield fresh
 
 
-def test_grants_do_not_use_up_what_an_address_has_for_connections(app: App) -> None:
+def test_grants_do_not_use_up_the_connection_limit_of_an_address(app: App) -> None:
     body = {"returnUrl": RETURN_URL, "requests": 1}
     headers = {**bearer(app.keys.publishable_key), "origin": ORIGIN}
     most = rate_limits.APPROVALS.most
@@ -30,7 +31,7 @@ def test_grants_do_not_use_up_what_an_address_has_for_connections(app: App) -> N
     assert ask(app)["url"]
 
 
-def test_one_user_opens_so_many_and_others_can_still_connect(app: App) -> None:
+def test_one_user_at_the_approval_limit_does_not_block_others(app: App) -> None:
     token, other = app.token("greedy"), app.token("quiet")
     most = rate_limits.USER_APPROVALS.most
     assert most is not None
@@ -42,8 +43,8 @@ def test_one_user_opens_so_many_and_others_can_still_connect(app: App) -> None:
     ask(app, token=other)
 
 
-async def test_many_addresses_do_not_use_up_what_an_app_has_for_connections() -> None:
-    """They did: a network of IPv6 has any number of them."""
+async def test_many_addresses_do_not_use_up_the_connection_limit_of_an_app() -> None:
+    """An IPv6 network has as many addresses as it wants."""
     limits = RateLimits()
     most = rate_limits.APPROVALS.app
     assert most is not None

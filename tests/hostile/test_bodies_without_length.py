@@ -1,4 +1,4 @@
-"""A body has no ``Content-Length`` over HTTP/2, or in chunks. It is read all the same."""
+"""A body without ``Content-Length``, over HTTP/2 or in chunks, is still read."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def in_pieces(body: bytes) -> Iterator[bytes]:
     yield body[3:]
 
 
-def that_reads_to_the_end(app: Any) -> Any:
-    """The app, which reads what is left of the body before it answers.
+def reading_whole_bodies(app: Any) -> Any:
+    """Wraps the app, so that it reads the whole body before it answers.
 
-    hypercorn 0.18 drops an HTTP/2 connection if a part of a body comes after the answer.
+    hypercorn 0.18 drops an HTTP/2 connection if a part of a body arrives after the answer.
     """
 
     async def wrapped(scope: Any, receive: Any, send: Any) -> None:
@@ -51,13 +51,13 @@ def that_reads_to_the_end(app: Any) -> Any:
 def app(
     request: pytest.FixtureRequest, service: Service, tmp_path: Path, monkeypatch: Any
 ) -> Iterator[App]:
-    """A test app, whose client sends no body with its length."""
+    """A test app whose client never sends ``Content-Length``."""
     if request.param == "HTTP/2":
         database = f"sqlite:///{tmp_path / 'wattfare.db'}"
         keys = create_keys(database, "app")
-        asgi = that_reads_to_the_end(create_app(Settings(database=database)))
+        asgi = reading_whole_bodies(create_app(Settings(database=database)))
         with hypercorn_server(asgi) as (host, port):
-            # Only the URL is used of it.
+            # The test uses only its URL.
             http2 = Service(f"http://{host}:{port}", database, process=None)  # type: ignore[arg-type]
             with App(http2, keys) as app:
                 app.http.close()
@@ -71,7 +71,7 @@ def app(
 
 
 def post(app: App, path: str, credential: str, body: bytes, **headers: str) -> httpx.Response:
-    """A request without a length of its body."""
+    """Sends a request without the length of its body."""
     built = app.http.build_request(
         "POST", path, content=in_pieces(body), headers={**bearer(credential), **headers}
     )
@@ -82,7 +82,7 @@ def post(app: App, path: str, credential: str, body: bytes, **headers: str) -> h
 JSON = {"content-type": "application/json"}
 
 
-def test_the_cap_is_read(app: App) -> None:
+def test_approval_reads_the_cap_from_a_body_without_length(app: App) -> None:
     answer = post(app, "/connections", app.token(), CAP, **JSON)
     assert answer.status_code == 200, answer.text
     assert answer.json()["limits"] == {"monthlyUsd": 2}
@@ -90,14 +90,14 @@ def test_the_cap_is_read(app: App) -> None:
 
 
 @pytest.mark.parametrize("headers", [{}, JSON, {"content-type": "text/plain"}])
-def test_an_empty_body_asks_for_the_limit_of_the_token(app: App, headers: dict[str, str]) -> None:
+def test_empty_body_uses_the_limit_of_the_token(app: App, headers: dict[str, str]) -> None:
     answer = post(app, "/connections", app.token(monthlyUsd=3), b"", **headers)
     assert answer.status_code == 200, answer.text
     assert answer.json()["limits"] == {"monthlyUsd": 3}
 
 
 @pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded"])
-def test_a_body_of_another_type_is_not_passed_over(app: App, kind: str) -> None:
+def test_body_of_another_type_is_refused(app: App, kind: str) -> None:
     headers = {"content-type": kind}
     assert post(app, "/connections", app.token(), CAP, **headers).status_code == 415
     sized = app.http.post("/connections", content=CAP, headers={**bearer(app.token()), **headers})
@@ -105,7 +105,7 @@ def test_a_body_of_another_type_is_not_passed_over(app: App, kind: str) -> None:
     assert app.status()["connected"] is False
 
 
-def test_a_body_that_is_no_approval(app: App) -> None:
+def test_invalid_approval_body_is_refused(app: App) -> None:
     for body in (b"null", b"[]", b"{", b" ", b'{"monthlyUsd": "2"}'):
         assert post(app, "/connections", app.token(), body, **JSON).status_code == 400
     too_large = b'{"x": "%s"}' % (b"x" * 70_000)
@@ -113,7 +113,7 @@ def test_a_body_that_is_no_approval(app: App) -> None:
     assert app.status()["connected"] is False
 
 
-def test_the_other_routes_read_theirs(app: App) -> None:
+def test_other_routes_read_a_body_without_length(app: App) -> None:
     body = b'{"appUserId": "u1", "requestLimit": {"monthlyUsd": 2}}'
     session = post(app, "/sessions", app.keys.secret_key, body, **JSON)
     assert session.status_code == 200, session.text

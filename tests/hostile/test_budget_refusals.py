@@ -1,4 +1,5 @@
-"""What a refused user is told of the budget is true, and a call may wait for other calls to end."""
+"""A budget refusal tells the user the true state of the budget. A call may wait until other calls
+end."""
 
 from __future__ import annotations
 
@@ -32,12 +33,12 @@ from wattfare_mw import (
 MODEL = {"model": "fake/model"}
 #: About what one call reserves: $0.000001 for a prompt token, $0.000002 for a completion token.
 CALL = {**MODEL, "max_tokens": 1000}
-#: Waits longer than any test takes, if nothing ends it.
+#: Longer than any test takes.
 WAIT = {"x-wattfare-wait": "60"}
 
 
 class Turnstile:
-    """An upstream's script that holds each call until it is let go."""
+    """A script for the upstream that holds each call until the test releases it."""
 
     def __init__(self) -> None:
         self.arrived = threading.Semaphore(0)
@@ -51,7 +52,7 @@ class Turnstile:
         good(exchange)
 
     def wait(self) -> None:
-        """Until one more call is here."""
+        """Waits until one more call has arrived."""
         assert self.arrived.acquire(timeout=PATIENCE)
 
 
@@ -80,7 +81,7 @@ def turnstile(fake: Upstream) -> Iterator[Turnstile]:
 @pytest.fixture(scope="module")
 def users_pay(tmp_path_factory: pytest.TempPathFactory, _fake: Upstream) -> Iterator[Service]:
     path = tmp_path_factory.mktemp("users_pay")
-    # These tests ask again and again whether something has happened.
+    # These tests poll often.
     limits = ("--max-calls-per-user", "6", "--calls-per-minute-per-user", "100000", "--metrics")
     with run_service(path, "--upstream", _fake.url, *limits) as service:
         yield service
@@ -107,7 +108,7 @@ def pool() -> Iterator[ThreadPoolExecutor]:
 
 
 def ask(app: App, text: str = "hello", user: str = "u1", **more: Any) -> httpx.Response:
-    """A call with more headers."""
+    """Sends a call with extra headers."""
     headers = {**app.paid_by(user), **more.pop("headers", {})}
     body = chat_body(text, **{**CALL, **more})
     return app.http.post("/chat/completions", json=body, headers=headers)
@@ -124,10 +125,10 @@ def first_of_next_month() -> float:
     return datetime(year, month, 1, tzinfo=UTC).timestamp()
 
 
-# -- what a refusal says
+# -- the text of a refusal
 
 
-def test_a_cap_that_does_not_pay(app: App) -> None:
+def test_refusal_says_that_the_call_needs_more_than_the_cap_leaves(app: App) -> None:
     app.connect(monthlyUsd=0.0001)
     error = error_in(ask(app))
     assert error["code"] == "budget_exceeded"
@@ -139,12 +140,12 @@ def test_a_cap_that_does_not_pay(app: App) -> None:
     assert f"and $0.0001 of the monthly cap is left until 1 {day:%B}." in error["message"] or (
         f"and $0.00010 of the monthly cap is left until 1 {day:%B}." in error["message"]
     )
-    # It is as much as it says: with it, the call is let in.
+    # The amount is exact: a cap of this amount admits the call.
     app.connect(monthlyUsd=error["neededUsd"])
     assert ask(app).status_code == 200
 
 
-def test_a_call_that_must_not_be_cut_short_needs_all_of_it(app: App) -> None:
+def test_uncuttable_call_needs_its_full_amount(app: App) -> None:
     app.connect(monthlyUsd=0.001)
     whole = error_in(ask(app, headers={"x-wattfare-on-low-budget": "refuse"}))
     assert whole["neededUsd"] > 0.002
@@ -152,7 +153,7 @@ def test_a_call_that_must_not_be_cut_short_needs_all_of_it(app: App) -> None:
     assert ask(app).status_code == 200
 
 
-def test_a_cap_that_is_reached(app: App, fake: Upstream) -> None:
+def test_refusal_says_that_the_monthly_cap_is_reached(app: App, fake: Upstream) -> None:
     usage = {"prompt_tokens": 5, "completion_tokens": 5, "cost": 1}
 
     def costly(exchange: Exchange) -> None:
@@ -167,7 +168,7 @@ def test_a_cap_that_is_reached(app: App, fake: Upstream) -> None:
     assert error["remainingUsd"] == 0
 
 
-def test_the_operators_ceiling(operator_pays: Service) -> None:
+def test_refusal_names_the_operators_ceiling(operator_pays: Service) -> None:
     with operator_pays.app() as app:
         app.connect(monthlyUsd=100)
         error = error_in(ask(app, "word " * 1000))
@@ -188,17 +189,17 @@ def grant_of(app: App, usd: float) -> dict[str, str]:
     return {**app.auth, "x-wattfare-grant": answer.json()["grantToken"]}
 
 
-def test_a_grant(app: App) -> None:
+def test_refusal_names_the_grant(app: App) -> None:
     headers = grant_of(app, 0.0001)
     answer = app.http.post("/chat/completions", json=chat_body(**CALL), headers=headers)
     error = error_in(answer)
     assert (error["code"], error["limitedBy"]) == ("grant_invalid", "grant")
     assert error["neededUsd"] > error["remainingUsd"] == 0.0001
-    assert "resetsAt" not in error  # a grant does not begin anew
+    assert "resetsAt" not in error  # a grant does not reset
     assert "of the grant's cap is left." in error["message"]
 
 
-def test_only_calls_in_flight_hold_the_budget(
+def test_refusal_says_that_only_calls_in_flight_hold_the_budget(
     app: App, turnstile: Turnstile, pool: ThreadPoolExecutor
 ) -> None:
     app.connect(monthlyUsd=0.001)
@@ -211,7 +212,7 @@ def test_only_calls_in_flight_hold_the_budget(
     assert error["neededUsd"] > error["remainingUsd"] == 0
     assert "$0.00 is free. The oldest has run for " in error["message"]
     assert error["message"].endswith((" second.", " seconds."))
-    # It says nothing of others.
+    # It says nothing about other users.
     app.connect("u2", monthlyUsd=0.0001)
     assert error_in(ask(app, user="u2"))["limitedBy"] == "cap"
     turnstile.free.release()
@@ -219,7 +220,7 @@ def test_only_calls_in_flight_hold_the_budget(
 
 
 @pytest.mark.parametrize("kind", ["client", "openai", "asgi", "wsgi"])
-def test_it_comes_through_to_the_app(app: App, kind: str) -> None:
+def test_client_and_middleware_show_the_budget_refusal(app: App, kind: str) -> None:
     app.connect(monthlyUsd=0.0001)
     with ExitStack() as stack:
         if kind == "client":
@@ -254,7 +255,7 @@ def test_it_comes_through_to_the_app(app: App, kind: str) -> None:
 
 
 def middleware(app: App, kind: str) -> Any:
-    """The middleware under a real server, around an app without paths. Gives its address."""
+    """Serves the middleware around an app without routes; yields its address."""
     from contextlib import contextmanager
 
     from support.drivers import asgi_app, wsgi_app
@@ -275,7 +276,7 @@ def middleware(app: App, kind: str) -> Any:
     return running()
 
 
-def test_a_grant_error_and_a_rate_limit_carry_it_too(
+def test_grant_error_and_rate_limit_carry_the_budget_fields(
     app: App, turnstile: Turnstile, pool: ThreadPoolExecutor
 ) -> None:
     with Wattfare(app.keys.secret_key, base_url=app.service.url) as wf:
@@ -303,7 +304,7 @@ def test_a_grant_error_and_a_rate_limit_carry_it_too(
         {"neededUsd": {}, "resetsAt": True, "limitedBy": ""},
     ],
 )
-def test_what_cannot_be_read_is_left_out(fields: dict[str, Any]) -> None:
+def test_unreadable_budget_fields_are_left_out(fields: dict[str, Any]) -> None:
     import msgspec
 
     from wattfare_mw.errors import error_from_answer
@@ -316,14 +317,14 @@ def test_what_cannot_be_read_is_left_out(fields: dict[str, Any]) -> None:
     assert error.to_wire() == {"error": {"code": "budget_exceeded", "message": "m"}}
 
 
-# -- a call that waits
+# -- a call that waits for its budget
 
 
 def later(pool: ThreadPoolExecutor, *asked: Any, **more: Any) -> Future[httpx.Response]:
-    """A call that waits for its budget, on its way."""
+    """Starts a call that waits for its budget, in a thread."""
 
     def call() -> httpx.Response:
-        # A test may ask in the same moment, so that there is no room among the calls at once.
+        # A test that polls at the same moment can use up the limit of calls at once.
         while "calls at once" in (answer := ask(*asked, headers=WAIT, **more)).text:
             pass
         return answer
@@ -332,12 +333,12 @@ def later(pool: ThreadPoolExecutor, *asked: Any, **more: Any) -> Future[httpx.Re
 
 
 def waits(app: App, count: int = 1) -> None:
-    """Until so many calls wait for their budget."""
+    """Waits until this many calls wait for their budget."""
     line = f"wattfare_waiting_calls {float(count)}"
     assert eventually(lambda: line in app.http.get(f"{app.service.url}/metrics").text)
 
 
-def test_a_call_waits_until_the_budget_is_free(
+def test_call_waits_until_the_budget_is_free(
     app: App, turnstile: Turnstile, pool: ThreadPoolExecutor
 ) -> None:
     app.connect(monthlyUsd=0.0022)
@@ -351,7 +352,7 @@ def test_a_call_waits_until_the_budget_is_free(
     assert turnstile.order == ["first", "second"]
 
 
-def test_a_grant_waits_too(app: App, turnstile: Turnstile, pool: ThreadPoolExecutor) -> None:
+def test_call_by_grant_waits_too(app: App, turnstile: Turnstile, pool: ThreadPoolExecutor) -> None:
     headers = grant_of(app, 0.0022)
 
     def call(text: str, **more: str) -> httpx.Response:
@@ -366,7 +367,9 @@ def test_a_grant_waits_too(app: App, turnstile: Turnstile, pool: ThreadPoolExecu
     assert second.result(PATIENCE).status_code == 200
 
 
-def test_they_are_let_in_in_order(app: App, turnstile: Turnstile, pool: ThreadPoolExecutor) -> None:
+def test_waiting_calls_are_admitted_in_order(
+    app: App, turnstile: Turnstile, pool: ThreadPoolExecutor
+) -> None:
     app.connect(monthlyUsd=0.0025)
     calls = [pool.submit(ask, app, "0")]
     turnstile.wait()
@@ -381,7 +384,7 @@ def test_they_are_let_in_in_order(app: App, turnstile: Turnstile, pool: ThreadPo
     assert turnstile.order == ["0", "1", "2", "3", "4"]
 
 
-def test_a_wait_has_an_end(app: App, turnstile: Turnstile, pool: ThreadPoolExecutor) -> None:
+def test_wait_ends_at_its_timeout(app: App, turnstile: Turnstile, pool: ThreadPoolExecutor) -> None:
     app.connect(monthlyUsd=0.001)
     first = pool.submit(ask, app)
     turnstile.wait()
@@ -394,7 +397,7 @@ def test_a_wait_has_an_end(app: App, turnstile: Turnstile, pool: ThreadPoolExecu
     assert first.result(PATIENCE).status_code == 200
 
 
-def test_what_waiting_does_not_help_is_refused_at_once(app: App) -> None:
+def test_call_that_cannot_be_helped_by_waiting_is_refused_at_once(app: App) -> None:
     app.connect(monthlyUsd=0.0001)
     began = time.monotonic()
     assert error_in(ask(app, headers=WAIT))["limitedBy"] == "cap"
@@ -402,7 +405,7 @@ def test_what_waiting_does_not_help_is_refused_at_once(app: App) -> None:
     assert time.monotonic() - began < 30
 
 
-def test_a_waiting_call_counts_as_one_at_once(
+def test_waiting_call_counts_as_a_call_at_once(
     app: App, turnstile: Turnstile, pool: ThreadPoolExecutor
 ) -> None:
     app.connect(monthlyUsd=0.0022)
@@ -414,13 +417,13 @@ def test_a_waiting_call_counts_as_one_at_once(
     assert [call.result(PATIENCE).status_code for call in (first, *rest)] == [200] * 6
 
 
-def test_it_ends_if_the_client_leaves(
+def test_wait_ends_if_the_client_disconnects(
     app: App, turnstile: Turnstile, pool: ThreadPoolExecutor
 ) -> None:
     app.connect(monthlyUsd=0.0022)
     first = pool.submit(ask, app, "first")
     turnstile.wait()
-    for _ in range(5):  # as many as may be at once, beside the first
+    for _ in range(5):  # as many as the limit of calls at once allows, beside the first
         with pytest.raises(httpx.ReadTimeout):
             app.http.post(
                 "/chat/completions",
@@ -430,7 +433,7 @@ def test_it_ends_if_the_client_leaves(
             )
 
     def all_have_left() -> bool:
-        """Then as many others fit in."""
+        """Checks that all have left: the same number of other calls fits in."""
         short = {"x-wattfare-wait": "0.3"}
         others = list(pool.map(lambda _: ask(app, headers=short), range(5)))
         return all("calls at once" not in other.text for other in others)
@@ -443,7 +446,7 @@ def test_it_ends_if_the_client_leaves(
     assert turnstile.order == ["first", "second"]
 
 
-def test_it_ends_if_the_user_revokes(
+def test_wait_ends_if_the_user_revokes(
     app: App, turnstile: Turnstile, pool: ThreadPoolExecutor
 ) -> None:
     app.connect(monthlyUsd=0.0022)
@@ -459,7 +462,7 @@ def test_it_ends_if_the_user_revokes(
     assert turnstile.order == ["first"]
 
 
-def test_a_cap_that_is_raised_lets_it_in(
+def test_raised_cap_admits_a_waiting_call(
     app: App, turnstile: Turnstile, pool: ThreadPoolExecutor
 ) -> None:
     app.connect(monthlyUsd=0.0022)
@@ -467,13 +470,13 @@ def test_a_cap_that_is_raised_lets_it_in(
     turnstile.wait()
     second = later(pool, app, "second")
     app.connect(monthlyUsd=1)
-    turnstile.wait()  # the second is with the upstream, beside the first
+    turnstile.wait()  # the second call is at the upstream, beside the first
     turnstile.free.release(2)
     for call in (first, second):
         assert call.result(PATIENCE).status_code == 200
 
 
-def test_it_ends_with_the_service(
+def test_wait_ends_if_the_service_stops(
     tmp_path: Path, fake: Upstream, turnstile: Turnstile, pool: ThreadPoolExecutor
 ) -> None:
     running = run_service(tmp_path, "--upstream", fake.url, "--metrics", stop_grace=0.2)
@@ -491,7 +494,7 @@ def test_it_ends_with_the_service(
     assert turnstile.order == ["first"]
 
 
-def test_a_call_that_ends_in_another_process_lets_it_in(
+def test_call_that_ends_in_another_process_admits_a_waiting_call(
     tmp_path: Path, fake: Upstream, database: str, turnstile: Turnstile, pool: ThreadPoolExecutor
 ) -> None:
     from wattfare_mw.service.ledger.databases import migrate_database
@@ -514,14 +517,14 @@ def test_a_call_that_ends_in_another_process_lets_it_in(
 
 
 @pytest.mark.parametrize("value", ["61", "-1", "soon", "", "1e1", "nan", "inf", "0x1", "9" * 400])
-def test_a_wait_is_a_number_of_seconds(app: App, value: str) -> None:
+def test_wait_header_must_be_a_number_of_seconds(app: App, value: str) -> None:
     app.connect(monthlyUsd=1)
     error = error_in(ask(app, headers={"x-wattfare-wait": value}), 400)
-    assert error["message"] == "X-Wattfare-Wait is a number of seconds up to 60."
+    assert error["message"] == "X-Wattfare-Wait must be a number of seconds up to 60."
 
 
 @pytest.mark.parametrize("kind", ["asgi", "wsgi"])
-def test_the_middleware_passes_it_on(
+def test_middleware_forwards_the_wait_header(
     app: App, turnstile: Turnstile, pool: ThreadPoolExecutor, kind: str
 ) -> None:
     app.connect(monthlyUsd=0.0022)
@@ -537,7 +540,9 @@ def test_the_middleware_passes_it_on(
         assert second.result(PATIENCE).status_code == 200
 
 
-def test_the_client_waits(app: App, turnstile: Turnstile, pool: ThreadPoolExecutor) -> None:
+def test_client_sends_its_wait_option(
+    app: App, turnstile: Turnstile, pool: ThreadPoolExecutor
+) -> None:
     app.connect(monthlyUsd=0.0022)
     first = pool.submit(ask, app)
     turnstile.wait()

@@ -1,4 +1,4 @@
-"""One user's calls at once leave room for the others, and each place is free again in the end."""
+"""The calls at once of one user leave room for other users. Each slot is free again afterwards."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from support.victim import victim_at
 from wattfare_mw import WattfareMiddleware, WattfareRateLimitError
 from wattfare_mw.calls_at_once import CallsAtOnce
 
-#: Words enough that no stream ends before the test does: `wattfare/echo-slow` takes 50 ms for each.
+#: Enough words that no stream ends before the test: `wattfare/echo-slow` takes 50 ms for each.
 LONG = "word " * 2000
 
 
@@ -29,7 +29,7 @@ LONG = "word " * 2000
 
 @pytest.fixture(scope="module")
 def limited(tmp_path_factory: pytest.TempPathFactory, watch: Any) -> Iterator[Service]:
-    """Two calls at once for each user, three for each app."""
+    """A service that allows two calls at once for each user and three for each app."""
     options = ("--max-calls-per-user", "2", "--max-calls-per-app", "3")
     with run_service(tmp_path_factory.mktemp("limited"), *options) as service, watch(service):
         yield service
@@ -45,10 +45,10 @@ def app(limited: Service) -> Iterator[App]:
 
 @contextmanager
 def stream(app: App, headers: dict[str, str]) -> Iterator[httpx.Response]:
-    """A stream that has begun and goes on for long. Leaving the block hangs up."""
+    """Opens a long stream. Leaving the block disconnects."""
     body = chat_body(LONG, model="wattfare/echo-slow", stream=True, max_tokens=2000)
     with app.http.stream("POST", "/chat/completions", json=body, headers=headers) as answer:
-        pieces = answer.iter_raw()  # if it is dropped, httpx hangs up
+        pieces = answer.iter_raw()  # httpx disconnects if the response is dropped
         if answer.status_code == 200:
             next(pieces)
         else:
@@ -63,26 +63,26 @@ def refused(answer: httpx.Response, whose: str) -> None:
     assert int(answer.headers["retry-after"]) >= 1
 
 
-def test_a_user_has_so_many_calls_at_once_and_an_app_more(app: App) -> None:
+def test_calls_at_once_are_limited_per_user_and_per_app(app: App) -> None:
     mallory, alice = app.paid_by("mallory"), app.paid_by("alice")
     with app.service.app() as other, ExitStack() as streams:
         for _ in range(2):
             assert streams.enter_context(stream(app, mallory)).status_code == 200
         for _ in range(5):
             refused(app.chat(user="mallory"), "user or grant")
-        # What mallory is refused takes nothing from the app.
+        # Mallory's refused calls do not count for the app.
         assert app.chat(user="alice").status_code == 200
         assert streams.enter_context(stream(app, alice)).status_code == 200
         refused(app.chat(user="bob"), "app")
-        # Another app has a count of its own.
+        # Another app has its own count.
         other.connect("mallory")
         assert other.chat(user="mallory").status_code == 200
-    # All have hung up.
+    # All have disconnected.
     for user in ("mallory", "alice", "bob"):
         assert eventually(lambda user=user: app.chat(user=user).status_code == 200)
 
 
-def test_a_grant_counts_as_a_payer_of_its_own(app: App) -> None:
+def test_grant_has_its_own_count_of_calls_at_once(app: App) -> None:
     def grant() -> dict[str, str]:
         key = {"authorization": f"Bearer {app.keys.publishable_key}"}
         answer = app.http.post("/grants", json={"requests": 9, "maxUsd": 1}, headers=key)
@@ -96,7 +96,7 @@ def test_a_grant_counts_as_a_payer_of_its_own(app: App) -> None:
 
 
 @pytest.mark.parametrize("reset", [False, True])
-def test_a_half_sent_body_counts_until_its_client_leaves(app: App, reset: bool) -> None:
+def test_half_sent_body_counts_until_its_client_disconnects(app: App, reset: bool) -> None:
     port = int(app.service.url.rpartition(":")[2])
     head = {**app.paid_by("mallory"), "content-type": "application/json", "content-length": "9999"}
     visitors: list[Visitor] = []
@@ -113,7 +113,7 @@ def test_a_half_sent_body_counts_until_its_client_leaves(app: App, reset: bool) 
     assert eventually(lambda: app.chat(user="mallory").status_code == 200)
 
 
-def test_calls_that_fail_leave_nothing_behind(app: App) -> None:
+def test_failed_calls_free_their_slots(app: App) -> None:
     mallory = app.paid_by("mallory")
     for body in ({"model": "no/such-model", "messages": []}, {"nothing": 1}, chat_body(stream=7)):
         for _ in range(4):
@@ -126,7 +126,7 @@ def test_calls_that_fail_leave_nothing_behind(app: App) -> None:
 
 
 @pytest.mark.parametrize("option", ["--max-calls-per-user", "--max-calls-per-app"])
-def test_a_limit_is_a_number_of_calls(option: str) -> None:
+def test_limit_of_zero_calls_is_refused(option: str) -> None:
     said = run_cli("serve", option, "0")
     assert said.returncode == 2
     assert option in said.stderr
@@ -135,7 +135,7 @@ def test_a_limit_is_a_number_of_calls(option: str) -> None:
 # -- the count
 
 
-def test_the_count_of_many_threads_comes_to_nothing() -> None:
+def test_count_returns_to_zero_after_many_threads() -> None:
     calls = CallsAtOnce(3, "Too many.")
     granted: list[int] = []
 
@@ -183,7 +183,7 @@ def nothing_counts(drive: Any) -> bool:
     return drive.middleware._gate._calls_at_once._counts == {}
 
 
-def test_streams_count_until_they_end(drive: Any, fake: FakeWattfare) -> None:
+def test_middleware_counts_streams_until_they_end(drive: Any, fake: FakeWattfare) -> None:
     fake.script = held_stream
     streams = [ask(drive, stream=True) for _ in range(2)]
     exchanges = [fake.next() for _ in streams]
@@ -202,7 +202,7 @@ def test_streams_count_until_they_end(drive: Any, fake: FakeWattfare) -> None:
     assert eventually(lambda: nothing_counts(drive))
 
 
-def test_a_hang_up_frees_the_place(drive: Any, fake: FakeWattfare) -> None:
+def test_middleware_frees_the_slot_after_a_disconnect(drive: Any, fake: FakeWattfare) -> None:
     fake.script = held_stream
     streams = [ask(drive, stream=True) for _ in range(2)]
     exchanges = [fake.next() for _ in streams]
@@ -212,12 +212,13 @@ def test_a_hang_up_frees_the_place(drive: Any, fake: FakeWattfare) -> None:
         live.next()
         live.close()
     for exchange in exchanges:
-        exchange.chunk(word("more"))  # with which a WSGI server learns that the client has left
+        # so that a WSGI server notices that the client has disconnected
+        exchange.chunk(word("more"))
         exchange.wait_gone()
     assert eventually(lambda: nothing_counts(drive))
 
 
-def test_whole_answers_count_and_so_do_failures(drive: Any, fake: FakeWattfare) -> None:
+def test_middleware_counts_whole_answers_and_failures(drive: Any, fake: FakeWattfare) -> None:
     fake.script = held
     waiting = [ask(drive) for _ in range(2)]
     exchanges = [fake.next() for _ in waiting]
@@ -231,7 +232,7 @@ def test_whole_answers_count_and_so_do_failures(drive: Any, fake: FakeWattfare) 
     assert eventually(lambda: nothing_counts(drive))
 
 
-def test_a_grant_is_a_payer(drive: Any, fake: FakeWattfare) -> None:
+def test_middleware_counts_a_grant_as_its_own_payer(drive: Any, fake: FakeWattfare) -> None:
     fake.script = held
     headers = {**JSON, "x-me": "mallory", "x-wattfare-grant": "gt_1"}
     waiting = [drive.open("POST", INFERENCE, headers, body_of()) for _ in range(2)]
@@ -246,7 +247,7 @@ def test_a_grant_is_a_payer(drive: Any, fake: FakeWattfare) -> None:
     assert eventually(lambda: nothing_counts(drive))
 
 
-def test_an_answer_that_a_framework_drops_counts_no_more(fake: FakeWattfare) -> None:
+def test_middleware_frees_the_slot_of_an_answer_that_a_framework_drops(fake: FakeWattfare) -> None:
     middleware: Any = WattfareMiddleware(
         lambda environ, start_response: [],
         resolve_user=lambda request: "mallory",
@@ -270,7 +271,7 @@ def test_an_answer_that_a_framework_drops_counts_no_more(fake: FakeWattfare) -> 
 
 
 @pytest.mark.parametrize("wrong", [0, -1, True, 1.5, "2"])
-def test_a_limit_of_no_use(wrong: Any) -> None:
+def test_invalid_call_limit_raises_value_error(wrong: Any) -> None:
     with pytest.raises(ValueError, match="max_calls_per_user"):
         WattfareMiddleware(
             lambda environ, start_response: [],
@@ -295,7 +296,7 @@ WattfareMiddleware(
 def test_slow_streams_of_one_user_leave_threads_for_others(
     fake: FakeWattfare, tmp_path: Path
 ) -> None:
-    """gunicorn with four threads: without a limit, four streams would hold all of them."""
+    """gunicorn has four threads here: without a limit, four streams would hold all of them."""
     (tmp_path / "streaming_app.py").write_text(APP)
     env = {"WATTFARE_SECRET_KEY": SECRET_KEY, "WATTFARE_BASE_URL": fake.url}
     options = ("--worker-class", "gthread", "--threads", "4", "--chdir", str(tmp_path))

@@ -1,4 +1,4 @@
-"""What a client sends before it is authenticated is limited in size, in time and in number."""
+"""Before a client is authenticated, what it sends is limited in size, time and number."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ ENDLESS = {
 
 
 @pytest.mark.parametrize("kind", ENDLESS)
-def test_an_endless_head_ends(alone: Service, kind: str) -> None:
+def test_endless_head_is_cut_off(alone: Service, kind: str) -> None:
     start, more = ENDLESS[kind]
     memory = Memory(alone.process.pid)
     client = connect(address_of(alone.url))
@@ -55,14 +55,12 @@ def test_an_endless_head_ends(alone: Service, kind: str) -> None:
     if kind == "empty lines":  # which belong to no request
         assert answer.startswith(b"HTTP/1.1 200 ")
     else:
-        assert sent < 20 * MB, "only what the buffers of the system take"
+        assert sent < 20 * MB, "the server must not read more than the system's buffers hold"
         assert not answer or answer.startswith((b"HTTP/1.1 431 ", b"HTTP/1.1 400 "))
 
 
 @pytest.mark.parametrize("sent", [b"", b"GET /healthz HTTP/1.1\r\nhost:"])
-def test_a_head_that_takes_too_long(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sent: bytes
-) -> None:
+def test_slow_head_is_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sent: bytes) -> None:
     monkeypatch.setattr(sockets, "HEAD_SECONDS", 0.1)
     with served(tmp_path) as address:
         client = connect(address)
@@ -70,7 +68,7 @@ def test_a_head_that_takes_too_long(
         answer = rest(client)
         assert answer.startswith(b"HTTP/1.1 408 ")
         assert b'"code":"invalid_request"' in answer
-        # A second request on a connection has the same time.
+        # A second request on the connection gets the same time.
         client = connect(address)
         client.sendall(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
         assert client.recv(65536).startswith(b"HTTP/1.1 200 ")
@@ -78,7 +76,7 @@ def test_a_head_that_takes_too_long(
         assert rest(client).startswith(b"HTTP/1.1 408 ")
 
 
-def test_a_head_within_the_limit_passes_in_any_pieces(tmp_path: Path) -> None:
+def test_head_within_the_limit_passes_in_pieces_of_any_size(tmp_path: Path) -> None:
     head = b"GET /healthz HTTP/1.1\r\nhost: x\r\nx-a: %s\r\n\r\n" % (b"b" * 60_000)
     with served(tmp_path) as address:
         client = connect(address)
@@ -89,7 +87,7 @@ def test_a_head_within_the_limit_passes_in_any_pieces(tmp_path: Path) -> None:
         assert rest(client).startswith((b"HTTP/1.1 400 ", b"HTTP/1.1 431 "))
 
 
-def test_an_idle_connection_ends(tmp_path: Path) -> None:
+def test_idle_connection_is_closed(tmp_path: Path) -> None:
     with served(tmp_path, timeout_keep_alive=1) as address:
         client = connect(address)
         client.sendall(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
@@ -101,10 +99,10 @@ SMALL, LARGE = 1000, 10 * MB
 
 
 @pytest.mark.parametrize("length", [SMALL, LARGE])
-def test_a_body_that_takes_too_long(
+def test_slow_body_is_cut_off(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, watch: Any, length: int
 ) -> None:
-    """Whether its client is silent, or sends a byte now and then."""
+    """The client either sends nothing or a byte now and then."""
     monkeypatch.setattr(receiving, "BODY_SECONDS", 0.5)
     with served(tmp_path) as (host, port):
         service = Service(f"http://{host}:{port}", database_in(tmp_path), process=None)  # type: ignore[arg-type]
@@ -127,10 +125,11 @@ def test_a_body_that_takes_too_long(
             silent.close()
 
 
-def test_a_body_that_comes_fast_and_then_stops(
+def test_body_that_stalls_after_a_fast_start_is_cut_off(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It would hold its memory for half an hour. One that comes slowly may take its time."""
+    """Otherwise it would hold its memory for half an hour. A steadily slow body may take its
+    time."""
     monkeypatch.setattr(receiving, "BODY_SECONDS", 0.5)
     with served(tmp_path) as (host, port):
         service = Service(f"http://{host}:{port}", database_in(tmp_path), process=None)  # type: ignore[arg-type]
@@ -161,7 +160,7 @@ def test_a_body_that_comes_fast_and_then_stops(
                 steady.close()
 
 
-def test_an_app_does_not_wait_for_a_body_either(
+def test_app_does_not_wait_for_a_stalled_body(
     fake: FakeWattfare, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(receiving, "BODY_SECONDS", 0.2)
@@ -178,7 +177,7 @@ def test_an_app_does_not_wait_for_a_body_either(
             client.sendall(head_of(INFERENCE, {"x-me": "mallory"}, length) + b"{")
             assert client.recv(65536).startswith(b"HTTP/1.1 408 ")
             client.close()
-        # Who pays is checked before any of the body is read.
+        # The payer is checked before any of the body is read.
         for headers, status in (({"x-wattfare-grant": "gt 1"}, 402), ({}, 401)):
             client = connect(address)
             client.sendall(head_of(INFERENCE, headers, LARGE))
@@ -187,7 +186,7 @@ def test_an_app_does_not_wait_for_a_body_either(
     assert not fake.exchanges
 
 
-def test_the_oldest_idle_connection_goes_first(
+def test_oldest_idle_connection_is_closed_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sockets, "MAX_CONNECTIONS", 10)
@@ -195,7 +194,7 @@ def test_the_oldest_idle_connection_goes_first(
         clients = [connect(address) for _ in range(10)]
         busy = clients[0]
         busy.sendall(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
-        assert busy.recv(65536).startswith(b"HTTP/1.1 200 ")  # it is now the newest idle one
+        assert busy.recv(65536).startswith(b"HTTP/1.1 200 ")  # it is now the newest idle connection
         newcomer = connect(address)
         assert clients[1].recv(1) == b""
         newcomer.sendall(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
@@ -206,7 +205,7 @@ def test_the_oldest_idle_connection_goes_first(
             client.close()
 
 
-async def test_the_address_with_the_most_idle_connections_loses_one() -> None:
+async def test_address_with_the_most_idle_connections_loses_one() -> None:
     closed: list[str] = []
 
     class Connection:

@@ -1,4 +1,4 @@
-"""Whatever an app does with the current user, only the user who asked is billed."""
+"""However an app uses the current user, only the user of the request is billed."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def app(service: Service) -> Iterator[App]:
 
 @pytest.fixture(scope="module")
 def crowd(service: Service) -> Iterator[App]:
-    """An app with many users, each of whom has connected."""
+    """An app with many connected users."""
     with service.app() as app, ThreadPoolExecutor(4) as pool:
         list(pool.map(app.connect, USERS))
         yield app
@@ -94,7 +94,7 @@ def who(request: Request) -> str | None:
     return request.headers.get("x-me")
 
 
-# -- many at once
+# -- concurrent requests
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def who(request: Request) -> str | None:
     ],
     ids=lambda value: getattr(value, "__name__", None),
 )
-def test_many_users_at_once(
+def test_concurrent_requests_bill_their_own_users(
     crowd: App, make: Any, server: Any, path: str, users: int, calls: int
 ) -> None:
     before = billed(crowd)
@@ -133,7 +133,7 @@ def test_many_users_at_once(
     }
 
 
-def test_two_users_after_one_another_on_a_connection(app: App) -> None:
+def test_keep_alive_requests_bill_their_own_users(app: App) -> None:
     for user in ("u1", "u2"):
         app.connect(user)
     sites = [(starlette_app, uvicorn_server, "/sync"), (flask_app, werkzeug_server, "/stream")]
@@ -148,8 +148,8 @@ def test_two_users_after_one_another_on_a_connection(app: App) -> None:
     assert billed(app) == {"u1": [1] * 8, "u2": [2] * 4}
 
 
-def test_pipelined_requests(app: App) -> None:
-    """The server begins the second one in the context of the first."""
+def test_pipelined_requests_bill_their_own_users(app: App) -> None:
+    """The server starts the second request in the context of the first."""
     for user in ("u1", "u2"):
         app.connect(user)
     with uvicorn_server(starlette_app(app)) as address:
@@ -162,11 +162,11 @@ def test_pipelined_requests(app: App) -> None:
     assert billed(app) == {"u1": [1], "u2": [2]}
 
 
-# -- what outlives its request
+# -- work that outlives its request
 
 
-def test_tasks_and_threads_that_outlive_their_request(app: App) -> None:
-    """Each is refused, whether it found out its user in time or not, and while others ask."""
+def test_tasks_and_threads_that_outlive_their_request_are_refused(app: App) -> None:
+    """Each is refused, whether or not it had resolved its user, and while other requests run."""
     app.connect("u1")
     app.connect("u2")
     ended = threading.Event()
@@ -197,7 +197,7 @@ def test_tasks_and_threads_that_outlive_their_request(app: App) -> None:
         return PlainTextResponse("started")
 
     async def release(_request: StarletteRequest) -> PlainTextResponse:
-        # The first requests have ended, and this one has a user.
+        # The first requests have ended. This one has a user.
         ended.set()
         done.set()
         await asyncio.gather(*tasks)
@@ -225,15 +225,15 @@ def who_of_starlette(request: Any) -> str | None:
 
 
 def outcome(call: Callable[[], Any]) -> Any:
-    """What this gives or raises."""
+    """Returns the result of the call, or the error it raises."""
     try:
         return call()
     except Exception as error:
         return error
 
 
-def test_a_queue_worker_that_the_first_request_starts(app: App) -> None:
-    """It does the jobs of all users. None of them is billed to the first one."""
+def test_queue_worker_started_by_a_request_has_no_current_user(app: App) -> None:
+    """The worker does the jobs of all users. The first user must not be billed for them."""
     for user in ("u1", "u2", "u3"):
         app.connect(user)
     jobs: Any = None
@@ -268,8 +268,8 @@ def test_a_queue_worker_that_the_first_request_starts(app: App) -> None:
     assert billed(app) == {"u3": [3]}
 
 
-def test_a_background_task_has_no_current_user(app: App) -> None:
-    """It runs after the response, and may do the work of others."""
+def test_background_task_has_no_current_user(app: App) -> None:
+    """It runs after the response and may do work for other users."""
     app.connect("u1")
     outcomes: queue.Queue[Any] = queue.Queue()
 
@@ -291,8 +291,8 @@ def test_a_background_task_has_no_current_user(app: App) -> None:
     assert billed(app) == {}
 
 
-def test_a_shared_executor_has_no_current_user(app: App) -> None:
-    """Its threads belong to no request. `copy_context` says whose job it is."""
+def test_shared_executor_has_no_current_user(app: App) -> None:
+    """Its threads belong to no request. `copy_context` assigns a job to a user."""
     app.connect("u1")
     app.connect("u2")
     pool = ThreadPoolExecutor(1)
@@ -316,7 +316,7 @@ def test_a_shared_executor_has_no_current_user(app: App) -> None:
     assert billed(app) == {"u1": [2], "u2": [2]}
 
 
-def test_an_executor_of_the_event_loop_has_no_current_user(app: App) -> None:
+def test_executor_of_the_event_loop_has_no_current_user(app: App) -> None:
     async def view(_request: StarletteRequest) -> PlainTextResponse:
         loop = asyncio.get_running_loop()
         found = await loop.run_in_executor(None, lambda: outcome(lambda: current_user.id))
@@ -329,8 +329,8 @@ def test_an_executor_of_the_event_loop_has_no_current_user(app: App) -> None:
 
 
 @pytest.mark.parametrize("interface", ["asgi", "wsgi"])
-def test_a_stream_whose_client_hangs_up(app: App, interface: str) -> None:
-    """What its generator still does is billed to its own user, or to none."""
+def test_stream_whose_client_disconnects_bills_its_own_user(app: App, interface: str) -> None:
+    """Later work of its generator is billed to its own user or refused."""
     app.connect("u1")
     app.connect("u2")
     outcomes: queue.Queue[Any] = queue.Queue()
@@ -367,7 +367,7 @@ def test_a_stream_whose_client_hangs_up(app: App, interface: str) -> None:
         visitor.leave(reset=True)
 
         def ended() -> bool:
-            # The requests of others run meanwhile.
+            # Other users' requests run in the meantime.
             assert visit(address, "/quick", "u2").text == "w w"
             gc.collect()
             return not outcomes.empty()
@@ -378,7 +378,7 @@ def test_a_stream_whose_client_hangs_up(app: App, interface: str) -> None:
     assert set(billed(app).get("u1", [])) <= {1}
 
 
-def test_an_app_that_raises_leaves_no_user_behind() -> None:
+def test_app_that_raises_clears_its_current_user() -> None:
     seen: list[Any] = []
 
     def failing(environ: Any, start_response: Any) -> Any:
@@ -396,11 +396,11 @@ def test_an_app_that_raises_leaves_no_user_behind() -> None:
         context.run(lambda: current_user.id)
 
 
-# -- bodies under WSGI, driven by hand
+# -- WSGI bodies, driven by hand
 
 
 def streaming(environ: Any, start_response: Any) -> Iterator[bytes]:
-    """An app that is a generator, and tells the current user at each step."""
+    """A generator app that yields the current user at each step."""
     start_response("200 OK", [])
     left = contextvars.copy_context()
     environ["left"].append(left)
@@ -431,10 +431,10 @@ def begin(user: str) -> tuple[Any, Any, dict[str, Any]]:
         max_size=30,
     )
 )
-def test_a_server_that_reads_streams_by_turns_in_any_thread(
+def test_interleaved_wsgi_streams_in_any_thread_keep_their_own_users(
     steps: list[tuple[str, int, int]],
 ) -> None:
-    """Each step of a stream has its own user, and no thread has one in between."""
+    """Each step of a stream has its own user. Between steps, the thread has none."""
     with ExitStack() as stack:
         threads = [stack.enter_context(ThreadPoolExecutor(1)) for _ in range(3)]
         streams: dict[int, Any] = {}
@@ -461,8 +461,8 @@ def test_a_server_that_reads_streams_by_turns_in_any_thread(
                 assert isinstance(found, WattfareCurrentUserError)
 
 
-def test_a_stream_that_is_closed_late_has_its_own_user() -> None:
-    """The server closes it while it serves the request of another user."""
+def test_stream_that_is_closed_late_has_its_own_user() -> None:
+    """The server closes it while it serves another user's request."""
     body, parts, environ = begin("ann")
     assert next(parts) == b"ann"
 
@@ -478,11 +478,11 @@ def test_a_stream_that_is_closed_late_has_its_own_user() -> None:
 
 
 class FileWrapper:
-    """A server's own way to send a file."""
+    """A server's own way of sending a file."""
 
 
 @pytest.mark.parametrize("body", [[b"a"], (b"a",), FileWrapper()], ids=["list", "tuple", "file"])
-def test_a_body_without_code_ends_the_request(body: Any) -> None:
+def test_body_without_code_ends_the_request_at_once(body: Any) -> None:
     left: list[Any] = []
 
     def plain(_environ: Any, start_response: Any) -> Any:
@@ -497,8 +497,8 @@ def test_a_body_without_code_ends_the_request(body: Any) -> None:
         left[0].run(lambda: current_user.id)
 
 
-def test_the_innermost_middleware_counts(service: Service) -> None:
-    """An app in an app, each of another service's app: each bills its own."""
+def test_innermost_middleware_sets_the_current_user(service: Service) -> None:
+    """One app inside another, each with its own middleware: each bills its own user."""
     with service.app() as outer, service.app() as inner:
         outer.connect("u1")
         inner.connect("u2")
@@ -509,7 +509,7 @@ def test_the_innermost_middleware_counts(service: Service) -> None:
 
         async def inside(scope: Any, receive: Any, send: Any) -> None:
             await mounted(scope, receive, send)
-            seen.append((await async_model.generate("a")).text)  # the outer one's again
+            seen.append((await async_model.generate("a")).text)  # the outer user again
 
         mounted = WattfareMiddleware(
             Starlette(routes=[Route("/in", view)]), **options(inner, resolve_user=lambda _: "u2")
@@ -520,11 +520,11 @@ def test_the_innermost_middleware_counts(service: Service) -> None:
             assert visit(address, "/out", None).text == "a b c"
             visit(address, "/in", None)
         assert billed(inner) == {"u2": [3]}
-        # The outer request's response was complete by then.
+        # By then, the outer request's response was complete.
         assert billed(outer) == {"u1": [3]}
 
 
-def test_a_nested_request_has_its_own_user_and_gives_back_the_outer_one() -> None:
+def test_nested_request_restores_the_outer_user() -> None:
     def inner(_environ: Any, start_response: Any) -> list[bytes]:
         start_response("200 OK", [])
         return [current_user.id.encode()]
@@ -541,7 +541,7 @@ def test_a_nested_request_has_its_own_user_and_gives_back_the_outer_one() -> Non
     assert body == [b"ann", b"bob", b"ann"]
 
 
-# -- who the user is
+# -- how the user is resolved
 
 
 def test_resolve_user_is_called_once_and_only_if_needed(app: App) -> None:
@@ -558,12 +558,12 @@ def test_resolve_user_is_called_once_and_only_if_needed(app: App) -> None:
     async def view(_request: StarletteRequest) -> PlainTextResponse:
         given_up = asyncio.create_task(current_async_user.resolve())
         await asyncio.sleep(0)
-        given_up.cancel()  # which does not stop it for the others
+        given_up.cancel()  # which does not stop it for the other threads
         users = await asyncio.gather(
             *(current_async_user.resolve() for _ in range(5)),
             *(asyncio.to_thread(current_user.resolve) for _ in range(5)),
         )
-        assert current_user.id == "u1"  # known by now
+        assert current_user.id == "u1"  # resolved by now
         return PlainTextResponse(",".join({user.id for user in users}))
 
     site = Starlette(routes=[Route("/unused", unused), Route("/view", view)])
@@ -607,9 +607,8 @@ def test_resolve_user_is_called_once_from_many_threads(is_async: bool) -> None:
     assert len(calls) == 1
 
 
-def test_synchronous_code_on_the_event_loop(app: App) -> None:
-    """With an asynchronous `resolve_user` it would wait for itself. It says what to write, and
-    takes nothing from the code that does so."""
+def test_sync_code_on_the_event_loop_with_an_async_resolve_user_is_refused(app: App) -> None:
+    """It would deadlock. The error says what to write instead."""
 
     async def view(_request: StarletteRequest) -> PlainTextResponse:
         with pytest.raises(WattfareCurrentUserError, match="current_async_user"):
@@ -629,7 +628,7 @@ def test_synchronous_code_on_the_event_loop(app: App) -> None:
             assert visit(address, "/", "u1").text == "u1 u1"
 
 
-def test_synchronous_code_on_the_event_loop_with_a_synchronous_resolve_user(app: App) -> None:
+def test_sync_code_on_the_event_loop_with_a_sync_resolve_user_works(app: App) -> None:
     async def view(_request: StarletteRequest) -> PlainTextResponse:
         return PlainTextResponse(current_user.id)
 
@@ -639,7 +638,7 @@ def test_synchronous_code_on_the_event_loop_with_a_synchronous_resolve_user(app:
         assert visit(address, "/", "u1").text == "u1"
 
 
-def test_another_event_loop_in_a_thread_of_the_request(app: App) -> None:
+def test_another_event_loop_in_a_thread_of_the_request_works(app: App) -> None:
     app.connect("u1")
 
     async def there() -> str:
@@ -662,8 +661,7 @@ def test_another_event_loop_in_a_thread_of_the_request(app: App) -> None:
     assert billed(app) == {"u1": [2]}
 
 
-def test_a_thread_that_waits_for_the_user_when_the_request_ends(app: App) -> None:
-    """It is told so, and waits no longer."""
+def test_thread_waiting_for_the_user_fails_when_the_request_ends(app: App) -> None:
     never: Any = None
     outcomes: queue.Queue[Any] = queue.Queue()
     begun = threading.Event()
@@ -694,8 +692,8 @@ def test_a_thread_that_waits_for_the_user_when_the_request_ends(app: App) -> Non
         visit(address, "/release", "u1")
 
 
-def test_a_resolve_user_that_fails_or_finds_no_user() -> None:
-    """The failure is every use's, and the function is not called again."""
+def test_failed_resolve_user_fails_every_use() -> None:
+    """Every use raises the same error. The function is not called again."""
     calls: list[None] = []
 
     def view(_environ: Any, start_response: Any) -> list[bytes]:
@@ -718,8 +716,8 @@ def test_a_resolve_user_that_fails_or_finds_no_user() -> None:
         assert len(calls) == number
 
 
-def test_a_resolve_user_that_uses_the_current_user() -> None:
-    """It would wait for itself. It is refused."""
+def test_resolve_user_that_uses_the_current_user_is_refused() -> None:
+    """It would deadlock."""
 
     def view(_environ: Any, start_response: Any) -> list[bytes]:
         start_response("200 OK", [])
@@ -731,7 +729,7 @@ def test_a_resolve_user_that_uses_the_current_user() -> None:
     serve(environ_of("GET", "/", {}), lambda *_: None)
 
 
-def test_a_thread_that_is_stopped_while_it_asks_leaves_it_to_others() -> None:
+def test_stopped_thread_leaves_resolve_user_to_other_threads() -> None:
     class Stopped(BaseException):
         pass
 
@@ -753,10 +751,10 @@ def test_a_thread_that_is_stopped_while_it_asks_leaves_it_to_others() -> None:
     assert serve(environ_of("GET", "/", {}), lambda *_: None) == [b"ann"]
 
 
-# -- no request, and no option
+# -- no request, or no option
 
 
-def test_outside_of_a_request() -> None:
+def test_current_user_outside_of_a_request_is_refused() -> None:
     for call in (
         lambda: current_user.id,
         current_user.status,
@@ -777,7 +775,7 @@ def test_outside_of_a_request() -> None:
         assert "current_user" not in str(caught.value.to_wire())
 
 
-def test_without_the_option() -> None:
+def test_current_user_without_the_option_is_refused() -> None:
     async def view(request: StarletteRequest) -> PlainTextResponse:
         return PlainTextResponse(str(outcome(lambda: current_user.id)))
 
@@ -789,7 +787,7 @@ def test_without_the_option() -> None:
         assert "current_user=True" in visit(address, "/", "u1").text
 
 
-def test_without_the_option_the_app_is_called_as_it_is() -> None:
+def test_app_is_not_wrapped_without_the_option() -> None:
     for app, kind in ((streaming, "wsgi"), (Starlette(), "asgi")):
         wrapped: Any = WattfareMiddleware(
             app, interface=kind, resolve_user=who, **{**NO_SERVICE, "current_user": False}
@@ -797,7 +795,7 @@ def test_without_the_option_the_app_is_called_as_it_is() -> None:
         assert wrapped._app_and_paths[0] is app
 
 
-def test_the_option_is_a_boolean() -> None:
+def test_current_user_option_must_be_a_boolean() -> None:
     with pytest.raises(TypeError, match="current_user must be True or False"):
         WattfareMiddleware(
             streaming,
@@ -807,7 +805,7 @@ def test_the_option_is_a_boolean() -> None:
         )
 
 
-def test_an_app_that_is_put_in_later_has_a_current_user() -> None:
+def test_replaced_inner_app_has_a_current_user() -> None:
     def later(_environ: Any, start_response: Any) -> list[bytes]:
         start_response("200 OK", [])
         return [current_user.id.encode()]
@@ -817,7 +815,7 @@ def test_an_app_that_is_put_in_later_has_a_current_user() -> None:
     assert wrapped(environ_of("GET", "/", {"x-me": "ann"}), lambda *_: None) == [b"ann"]
 
 
-def test_copies_are_the_same_object_and_show_nothing() -> None:
+def test_copies_are_the_same_object_and_reveal_nothing() -> None:
     for user in (current_user, current_async_user):
         assert pickle.loads(pickle.dumps(user)) is user
         assert copy.copy(user) is user
@@ -838,8 +836,8 @@ def test_copies_are_the_same_object_and_show_nothing() -> None:
 # -- other ways to use it
 
 
-def test_a_stream_stays_with_the_request_that_made_it() -> None:
-    """Another request reads it. It bills the one that has asked, or nobody."""
+def test_stream_belongs_to_the_request_that_created_it() -> None:
+    """Another request reads the stream. The stream bills the user who opened it, or fails."""
     streams: list[Any] = []
 
     def view(_environ: Any, start_response: Any) -> list[bytes]:
@@ -858,7 +856,7 @@ def test_a_stream_stays_with_the_request_that_made_it() -> None:
         serve(environ_of("GET", "/", {"x-me": user}), lambda *_: None)
 
 
-def test_global_openai_clients(app: App) -> None:
+def test_global_openai_clients_bill_the_current_user(app: App) -> None:
     for user in ("u1", "u2"):
         app.connect(user)
     client, async_client = current_user.openai(), current_async_user.async_openai()
@@ -895,7 +893,7 @@ def test_global_openai_clients(app: App) -> None:
     assert isinstance(client, openai.OpenAI)
 
 
-def test_websockets(app: App) -> None:
+def test_websocket_bills_the_current_user(app: App) -> None:
     for user in ("u1", "u2"):
         app.connect(user)
     left: list[Any] = []
@@ -922,7 +920,7 @@ def test_websockets(app: App) -> None:
             context.run(lambda: current_user.id)
 
 
-def test_threads_under_trio() -> None:
+def test_threads_under_trio_have_the_current_user() -> None:
     import trio
 
     async def view(scope: Any, _receive: Any, send: Any) -> None:
@@ -954,8 +952,8 @@ def test_threads_under_trio() -> None:
 
 
 @given(seed=st.integers(0, 2**32), users=st.integers(2, 5))
-def test_tasks_in_any_order(seed: int, users: int) -> None:
-    """Requests in one event loop, whose tasks, threads and steps mix in any order."""
+def test_random_interleavings_keep_users_apart(seed: int, users: int) -> None:
+    """Requests in one event loop, with tasks, threads and steps in random order."""
     dice = random.Random(seed)
     kept: list[Any] = []
 
@@ -1008,8 +1006,8 @@ def test_tasks_in_any_order(seed: int, users: int) -> None:
 # -- an adapter that cannot wrap the app
 
 
-async def test_the_contract_of_an_asynchronous_adapter() -> None:
-    """As an adapter of aiohttp.web does it, over requests of its own."""
+async def test_async_adapter_contract_sets_the_current_user() -> None:
+    """An adapter for aiohttp.web does the same, over its own requests."""
     adapter = WattfareAsyncAdapter(resolve_user=who, **NO_SERVICE)
     made: list[str] = []
     left: list[contextvars.Context] = []
@@ -1039,7 +1037,7 @@ async def test_the_contract_of_an_asynchronous_adapter() -> None:
             context.run(lambda: current_user.id)
 
 
-async def test_an_asynchronous_body_that_is_closed_early() -> None:
+async def test_async_body_that_is_closed_early_ends_the_request() -> None:
     adapter = WattfareAsyncAdapter(resolve_user=who, **NO_SERVICE)
     seen: list[str] = []
 
@@ -1058,7 +1056,7 @@ async def test_an_asynchronous_body_that_is_closed_early() -> None:
     assert current.has_ended
 
 
-async def test_a_response_that_never_comes_ends_the_request() -> None:
+async def test_failed_response_ends_the_request() -> None:
     adapter = WattfareAsyncAdapter(resolve_user=who, **NO_SERVICE)
     current = adapter.current_request(Request("GET", "/", {"x-me": "ann"}))
     with current.active():

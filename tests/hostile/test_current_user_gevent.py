@@ -1,4 +1,4 @@
-"""The current user under gunicorn: greenlets that share a thread, and threads that are reused."""
+"""The current user under gunicorn: greenlets share a thread, and threads are reused."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ def url(request: pytest.FixtureRequest, app: App) -> Iterator[str]:
     [
         ("/whole", lambda text: text, 1),
         ("/stream", lambda text: text * 2, 2),
-        # A thread has no request, also if it is a greenlet.
+        # A new thread has no request, even if it is a greenlet.
         ("/pool", lambda text: f'["none","{text}"]\n', 1),
         ("/thread", lambda _: '["none"]\n', 0),
     ],
 )
-def test_each_call_bills_the_user_who_asked(
+def test_each_call_bills_the_user_of_its_request(
     url: str, app: App, path: str, answer: object, calls: int
 ) -> None:
     before = billed(app)

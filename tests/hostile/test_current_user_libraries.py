@@ -1,4 +1,4 @@
-"""One global agent or model of an AI library bills the user of each request."""
+"""A global agent or model of an AI library bills the user of each request."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def of_langchain_in_a_thread() -> Ask:
     chat: Any = ChatWattfare(model="wattfare/echo")
 
     async def ask(text: str) -> str:
-        [answer] = await asyncio.to_thread(chat.batch, [text])  # which has threads of its own
+        [answer] = await asyncio.to_thread(chat.batch, [text])  # which has its own threads
         return answer.content
 
     return ask
@@ -89,7 +89,7 @@ def app(service: Service) -> Iterator[App]:
 @pytest.mark.parametrize(
     "make", [of_pydantic_ai, of_langchain, of_langchain_in_a_thread, of_agents]
 )
-def test_a_global_agent(app: App, make: Callable[[], Ask]) -> None:
+def test_global_agent_bills_the_user_of_each_request(app: App, make: Callable[[], Ask]) -> None:
     ask = make()
     ended: list[asyncio.Task[str]] = []
 

@@ -1,4 +1,5 @@
-"""Variables of a real desktop: stale certificates, proxies of any kind, lists of exceptions."""
+"""Environment variables of a real desktop: stale certificates, proxies of any kind, proxy
+exceptions."""
 
 from __future__ import annotations
 
@@ -47,7 +48,7 @@ def kind(request: pytest.FixtureRequest) -> Kind:
 
 
 def error_of(kind: Kind, url: str) -> WattfareError:
-    """What every call of this client raises."""
+    """The error that every call of this client raises."""
     errors: list[WattfareError] = []
     with driving(kind, url) as driver:
         for call in (driver.status, driver.generate, lambda: driver.stream().texts()):
@@ -70,7 +71,7 @@ def wire() -> Iterator[Wire]:
 
 @pytest.mark.parametrize("variable", ["SSL_CERT_FILE", "SSL_CERT_DIR"])
 @pytest.mark.parametrize("stale", ["gone", "other kind"])
-def test_stale_certificates_are_named(
+def test_error_names_stale_certificates(
     kind: Kind, variable: str, stale: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "certificates"
@@ -82,11 +83,11 @@ def test_stale_certificates_are_named(
     error = error_of(kind, "https://wattfare.test")
     assert variable in str(error)
     assert str(path) in str(error)
-    assert not isinstance(error, WattfareNetworkError)  # nobody should try it again
+    assert not isinstance(error, WattfareNetworkError)  # the client must not retry it
 
 
 @pytest.mark.parametrize("variable", ["SSL_CERT_FILE", "SSLKEYLOGFILE"])
-def test_a_file_that_is_no_good_is_named(
+def test_error_names_an_invalid_certificate_file(
     kind: Kind, variable: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "certificates"
@@ -98,7 +99,7 @@ def test_a_file_that_is_no_good_is_named(
     assert variable in str(error_of(kind, "https://wattfare.test"))
 
 
-def test_the_variable_is_heard_as_soon_as_it_is_right(
+def test_corrected_variable_takes_effect_at_once(
     kind: Kind, wire: Wire, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", "/nonexistent/cacert.pem")
@@ -126,7 +127,7 @@ UNUSABLE = [
 
 @pytest.mark.parametrize("proxy", UNUSABLE)
 @pytest.mark.parametrize("variable", ["ALL_PROXY", "https_proxy"])
-def test_a_proxy_that_cannot_be_used_is_named(
+def test_error_names_an_unusable_proxy(
     kind: Kind, variable: str, proxy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(variable, proxy)
@@ -137,7 +138,7 @@ def test_a_proxy_that_cannot_be_used_is_named(
 
 
 @pytest.mark.parametrize("scheme", ["socks5", "socks5h"])
-def test_a_socks_proxy_needs_an_extra(
+def test_error_names_the_extra_for_a_socks_proxy(
     kind: Kind, scheme: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if kind.library != "aiohttp" and importlib.util.find_spec("socksio"):
@@ -148,7 +149,7 @@ def test_a_socks_proxy_needs_an_extra(
     assert "httpx[socks]" in str(error)
 
 
-def test_a_proxy_that_is_not_needed_does_no_harm(
+def test_unused_invalid_proxy_does_no_harm(
     kind: Kind, wire: Wire, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ALL_PROXY", "socks://127.0.0.1:7890/")
@@ -191,7 +192,7 @@ PROXY = "http://127.0.0.1:9"
         ("", "wattfare.com", False),
     ],
 )
-def test_each_way_to_write_an_exception(
+def test_no_proxy_accepts_each_notation(
     no_proxy: str, host: str, direct: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("http_proxy", PROXY)
@@ -199,11 +200,11 @@ def test_each_way_to_write_an_exception(
     assert environment.Proxies().of(f"http://{host}/api") == (None if direct else PROXY)
 
 
-# -- a service that is not there
+# -- an unreachable service
 
 
 @pytest.mark.parametrize("base_url", ["http://127.0.0.1:{}", "http://127.0.0.1:{}/api/v1/"])
-def test_a_service_that_is_not_there_is_named(kind: Kind, base_url: str) -> None:
+def test_error_names_an_unreachable_service(kind: Kind, base_url: str) -> None:
     error = error_of(kind, base_url.format(refused_port()))
     assert isinstance(error, WattfareNetworkError)
     assert not error.sent
@@ -214,15 +215,15 @@ def test_a_service_that_is_not_there_is_named(kind: Kind, base_url: str) -> None
     assert (str(copy), copy.to_wire()) == (str(error), error.to_wire())
 
 
-def test_a_name_that_nobody_knows(kind: Kind) -> None:
+def test_error_names_an_unknown_host(kind: Kind) -> None:
     assert "https://wattfare.invalid." in str(error_of(kind, "https://wattfare.invalid"))
 
 
-# -- what a browser sees of it
+# -- what a browser sees of these errors
 
 
 @pytest.mark.parametrize("trouble", ["certificates", "proxy", "service"])
-def test_a_browser_sees_no_variable_and_no_host(
+def test_browser_sees_no_variable_and_no_host(
     trouble: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     variable, value = {
@@ -245,7 +246,7 @@ def test_a_browser_sees_no_variable_and_no_host(
             assert all(line.exc_info is None for line in lines)
 
 
-def test_the_service_says_so_of_its_upstream(
+def test_service_names_the_cause_if_its_upstream_is_unreachable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", "/nonexistent/cacert.pem")

@@ -1,5 +1,5 @@
-"""What a client sends around its requests, ahead of their turn or after their response, and what
-it does not read: nothing of it holds the process or its memory."""
+"""Extra bytes around requests, pipelined requests, and unread answers do not hold the process or
+its memory."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from wattfare_mw.service import sockets
 HEALTH = b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n"
 LAST = b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
 OPENAPI = b"GET /openapi.json HTTP/1.1\r\nhost: x\r\n\r\n"
-#: A POST that is answered with a 401 before its body is here.
+#: A POST that is answered with 401 before its body arrives.
 UNPAID = head_of("/api/v1/chat/completions", {})
 
 
@@ -47,13 +47,13 @@ FLOODS = {
 
 
 @pytest.mark.parametrize("kind", FLOODS)
-def test_a_flood_before_it_is_authenticated(alone: Service, kind: str) -> None:
+def test_flood_before_authentication_is_bounded(alone: Service, kind: str) -> None:
     start, more = FLOODS[kind]
     memory = Memory(alone.process.pid)
     clients = [connect(address_of(alone.url)) for _ in range(5)]
     for client in clients:
         client.sendall(start)
-        client.settimeout(0.1)  # most of the machine is the victim's
+        client.settimeout(0.1)  # leave most of the machine to the victim
     for _ in range(40):
         for client in clients:
             with suppress(OSError):
@@ -64,7 +64,7 @@ def test_a_flood_before_it_is_authenticated(alone: Service, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["trailers", "a trailer", "chunks of one byte"])
-def test_what_surrounds_a_body_is_limited(alone: Service, kind: str) -> None:
+def test_bytes_around_a_body_are_limited(alone: Service, kind: str) -> None:
     _, more = FLOODS[kind]
     begin = {"trailers": b"1\r\n{\r\n0\r\n", "a trailer": b"1\r\n{\r\n0\r\na: "}.get(kind, b"")
     with alone.app() as app:
@@ -77,12 +77,12 @@ def test_what_surrounds_a_body_is_limited(alone: Service, kind: str) -> None:
             for _ in range(60):
                 client.sendall(more)
                 sent += len(more)
-        assert sent < 20 * MB, "only what the buffers of the system take"
+        assert sent < 20 * MB, "the server must not read more than the system's buffers hold"
         assert rest(client)[:13] in (b"", b"HTTP/1.1 400 ")
         assert memory.grown() < 20 * MB
 
 
-def test_a_body_in_small_chunks_and_a_trailer_pass(alone: Service) -> None:
+def test_body_in_small_chunks_with_a_trailer_passes(alone: Service) -> None:
     with alone.app() as app:
         app.connect()
         body = json.dumps(
@@ -101,16 +101,14 @@ def test_a_body_in_small_chunks_and_a_trailer_pass(alone: Service) -> None:
         assert b"HTTP/1.1 200 " in answers
 
 
-def test_requests_ahead_of_their_turn_are_answered_in_order(alone: Service) -> None:
+def test_pipelined_requests_are_answered_in_order(alone: Service) -> None:
     client = connect(address_of(alone.url))
     client.sendall(HEALTH + b"GET /x HTTP/1.1\r\nhost: x\r\n\r\n" + LAST)
     assert re.findall(rb"HTTP/1.1 (\d+)", rest(client)) == [b"200", b"404", b"200"]
 
 
 @pytest.mark.parametrize("size", [1000, 100_000, 20 * MB])
-def test_a_client_that_sends_all_of_its_body_first_gets_its_refusal(
-    alone: Service, size: int
-) -> None:
+def test_client_that_sends_its_whole_body_first_gets_its_refusal(alone: Service, size: int) -> None:
     with httpx.Client(trust_env=False) as http:
         for _ in range(3):
             answer = http.post(f"{alone.api}/chat/completions", content=b" " * size)
@@ -121,7 +119,7 @@ LOOPS = pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 
 
 @LOOPS
-def test_the_rest_of_a_body_that_does_not_come(
+def test_refused_request_does_not_wait_for_the_rest_of_its_body(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loop: str
 ) -> None:
     monkeypatch.setattr(sockets, "UNREAD_SECONDS", 0.1)
@@ -131,7 +129,7 @@ def test_the_rest_of_a_body_that_does_not_come(
         assert rest(client).startswith(b"HTTP/1.1 401 ")
 
 
-def test_bytes_between_requests_do_not_keep_a_connection(tmp_path: Path) -> None:
+def test_bytes_between_requests_do_not_keep_a_connection_open(tmp_path: Path) -> None:
     with served(tmp_path, timeout_keep_alive=1) as address:
         client = connect(address)
         client.sendall(HEALTH)
@@ -141,10 +139,10 @@ def test_bytes_between_requests_do_not_keep_a_connection(tmp_path: Path) -> None
 
 
 @LOOPS
-def test_a_client_that_does_not_read(
+def test_connection_of_a_client_that_does_not_read_is_closed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loop: str
 ) -> None:
-    """Its connection ends. One that reads slowly gets all of it."""
+    """A client that reads slowly still gets the whole answer."""
     timed_out = sockets._SendWait.timed_out
     aborted = threading.Event()
 
@@ -165,12 +163,14 @@ def test_a_client_that_does_not_read(
             received += len(slow.recv(100_000))
         assert aborted.wait(PATIENCE)
         slow.close()
-        # The system's own buffers are all that it gets.
+        # It gets no more than the system's buffers hold.
         assert len(rest(deaf)) < 15 * MB
 
 
-def test_more_connections_than_file_descriptors(tmp_path: Path, watch: Any) -> None:
-    """They take none from the other users."""
+def test_more_connections_than_file_descriptors_do_not_stop_the_service(
+    tmp_path: Path, watch: Any
+) -> None:
+    """Other users can still connect."""
     with run_service(tmp_path) as service, watch(service):
         resource.prlimit(service.process.pid, resource.RLIMIT_NOFILE, (256, 256))  # type: ignore[attr-defined]
         clients: list[socket.socket] = []
@@ -181,7 +181,7 @@ def test_more_connections_than_file_descriptors(tmp_path: Path, watch: Any) -> N
             client.close()
 
 
-def test_the_service_takes_as_many_file_descriptors_as_it_needs(tmp_path: Path) -> None:
+def test_service_raises_its_limit_of_file_descriptors(tmp_path: Path) -> None:
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     command = [sys.executable, "-m", "wattfare_mw.cli", "serve", "--port", "0"]
     command += ["--database", f"sqlite:///{tmp_path / 'wattfare.db'}"]

@@ -1,4 +1,4 @@
-"""A database that can be read and takes no writes, as on a full disk."""
+"""A database that can be read but not written, as on a full disk."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def check_refusal(service: Service, answer: httpx.Response) -> None:
 
 @contextmanager
 def small_disk(folder: Path) -> Iterator[Path]:
-    """A file system of 8 MB; skips the test if none may be mounted."""
+    """A file system of 8 MB. Skips the test if the machine cannot mount one."""
     folder.mkdir()
     mount = shutil.which("mount")
     options = ["-t", "tmpfs", "-o", "size=8m", "tmpfs", str(folder)]
@@ -66,7 +66,7 @@ def fill(path: Path) -> None:
     os.close(file)
 
 
-def test_a_full_disk_is_reported_until_there_is_room_again(tmp_path: Path) -> None:
+def test_health_reports_a_full_disk_until_there_is_space_again(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk") as disk, run_service(disk) as service:
         with service.app() as app:
             app.connect()
@@ -83,8 +83,8 @@ def test_a_full_disk_is_reported_until_there_is_room_again(tmp_path: Path) -> No
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Only Linux limits another process.")
-def test_a_file_that_may_not_grow_is_reported(tmp_path: Path) -> None:
-    """For the service the disk is full, and all others can write to it."""
+def test_health_reports_a_file_that_may_not_grow(tmp_path: Path) -> None:
+    """For the service the disk is full. Other processes can still write to it."""
     with run_service(tmp_path) as service:
         assert healthz(service).status_code == 200
         limit_files(service, 4096)
@@ -94,18 +94,18 @@ def test_a_file_that_may_not_grow_is_reported(tmp_path: Path) -> None:
 
 
 def limit_files(service: Service, size: int) -> None:
-    """Let the service's files grow to this size (bytes) and not further; -1: to any."""
+    """Limits the size (bytes) of the service's files; -1 removes the limit."""
     import resource
 
     resource.prlimit(service.process.pid, resource.RLIMIT_FSIZE, (size, -1))
 
 
-def test_a_postgresql_that_takes_no_writes_is_reported(tmp_path: Path, cluster: Cluster) -> None:
+def test_health_reports_a_read_only_postgresql(tmp_path: Path, cluster: Cluster) -> None:
     database = cluster.database()
     name = database.rpartition("/")[2]
     with run_service(tmp_path, database=database) as service:
         assert healthz(service).status_code == 200
-        # New connections may only read, as on a standby server.
+        # New connections are read-only, as on a standby server.
         cluster.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
         cluster.execute(
             f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'"
@@ -118,11 +118,11 @@ def test_a_postgresql_that_takes_no_writes_is_reported(tmp_path: Path, cluster: 
         eventually(lambda: healthz(service).status_code == 200)
 
 
-# -- anybody may ask
+# -- anyone may request the health
 
 
 class Database:
-    """A store of which only the health is asked."""
+    """A store that only reports its health."""
 
     def __init__(self) -> None:
         self.asked = 0
@@ -150,7 +150,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
-async def test_the_database_is_looked_at_once_a_second(clock: Clock) -> None:
+async def test_database_health_is_checked_once_a_second(clock: Clock) -> None:
     database: Any = Database()
     looked_after = Health(database)
     many = [asyncio.create_task(looked_after.check()) for _ in range(1000)]
@@ -166,7 +166,9 @@ async def test_the_database_is_looked_at_once_a_second(clock: Clock) -> None:
 
 
 @pytest.mark.parametrize("error", [not_available("The disk is full."), RuntimeError("a bug")])
-async def test_a_failure_is_kept_for_a_second_too(clock: Clock, error: Exception) -> None:
+async def test_failed_health_check_is_cached_for_a_second_too(
+    clock: Clock, error: Exception
+) -> None:
     database: Any = Database()
     database.answers.set()
     database.error = error
@@ -182,7 +184,7 @@ async def test_a_failure_is_kept_for_a_second_too(clock: Clock, error: Exception
     await looked_after.check()
 
 
-async def test_a_database_that_hangs_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_hanging_database_is_checked_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(health, "PATIENCE_SECONDS", 0.01)
     database: Any = Database()
     looked_after = Health(database)
@@ -194,7 +196,7 @@ async def test_a_database_that_hangs_is_asked_once(monkeypatch: pytest.MonkeyPat
     await looked_after.check()
 
 
-async def test_who_asks_and_leaves_stops_nothing(clock: Clock) -> None:
+async def test_cancelled_health_request_does_not_stop_the_check(clock: Clock) -> None:
     database: Any = Database()
     looked_after = Health(database)
     leaving = asyncio.create_task(looked_after.check())

@@ -1,4 +1,4 @@
-"""The targets of the fuzzer run, and what it has found stays mended."""
+"""Runs the targets of the fuzzer, and keeps the faults it has found fixed."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from wattfare_mw.service.models import upstream_answers
 from wattfare_mw.service.models.credential import Credential
 from wattfare_mw.service.models.price_lists import Unpriced, read_prices
 
-#: Python's Decimal takes no exponent of so many digits.
+#: Python's Decimal cannot hold an exponent with this many digits.
 FAR = b"1e99999999999999999999"
 NO_KEY = Credential(None)
 
 
 @pytest.fixture(autouse=True)
 def _logger() -> Iterator[None]:
-    """The target of the middleware listens to the log."""
+    """The middleware's fuzz target listens to the log."""
     logger = logging.getLogger("wattfare_mw")
     before = logger.handlers[:], logger.level, logger.propagate
     yield
@@ -30,11 +30,11 @@ def _logger() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("name", runner.TARGETS)
-def test_made_up_input_is_read_or_refused(name: str) -> None:
+def test_generated_input_is_read_or_refused(name: str) -> None:
     runner.fuzz([name], 400, None, seed=1)
 
 
-def test_a_target_that_fails_says_how_to_repeat_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_target_prints_how_to_repeat_it(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
 
     def target(random: runner.Random) -> None:
@@ -49,7 +49,7 @@ def test_a_target_that_fails_says_how_to_repeat_it(monkeypatch: pytest.MonkeyPat
     assert seen[-1] == seen[-2]
 
 
-def test_an_input_has_a_limited_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_input_has_a_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     def target(_: runner.Random) -> None:
         while True:
             pass
@@ -61,7 +61,7 @@ def test_an_input_has_a_limited_time(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("body", [b'{"choices": [], "x": %b}', b'{"choices": [], "x": [NaN, %b]}'])
-def test_a_number_out_of_any_range_in_an_answer_is_a_failure_of_the_upstream(body: bytes) -> None:
+def test_out_of_range_number_in_an_answer_is_an_upstream_failure(body: bytes) -> None:
     for read in (upstream_answers.read_completion, upstream_answers.read_chunk):
         with pytest.raises(WattfareError) as failure:
             read(body % FAR, Meter(None, 1), NO_KEY)
@@ -70,17 +70,17 @@ def test_a_number_out_of_any_range_in_an_answer_is_a_failure_of_the_upstream(bod
     assert error.code == "invalid_request"
 
 
-def test_a_number_out_of_any_range_in_a_price_list_hides_no_other_model() -> None:
+def test_out_of_range_price_hides_no_other_model() -> None:
     prices = b'{"data": [{"id": "m", "pricing": {"prompt": %b}}, {"id": "n"}]}' % FAR
     assert read_prices(prices) == {"n": Unpriced.NOT_LISTED}
 
 
 @pytest.mark.parametrize("body", [b'{"error": %b}', b'{"choices": %b}', b"[NaN, %b]"])
 @pytest.mark.parametrize("inner", [b"[" * 70 + b"]" * 70, b"[%b0]" % (b"0," * 1_100_000)])
-def test_an_answer_of_too_many_values_is_not_decoded(
+def test_answer_with_too_many_values_is_not_decoded(
     body: bytes, inner: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It would stall the process: the decoder lets no other thread run meanwhile."""
+    """It would stall the process: the decoder does not release the interpreter lock."""
     monkeypatch.setattr(upstream_answers, "_decode", None)
     with pytest.raises(WattfareError) as failure:
         upstream_answers.read_chunk(body % inner, Meter(None, 1), NO_KEY)

@@ -1,4 +1,4 @@
-"""An asynchronous ``resolve_user`` under gevent, whose greenlets share one thread."""
+"""An async ``resolve_user`` under gevent, whose greenlets share one thread."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def all_at_once(url: str, method: str, path: str, content: bytes) -> list[httpx.
         ("GET", STATUS, b""),
     ],
 )
-def test_every_call_of_many_at_once_works(
+def test_concurrent_calls_all_succeed(
     url: str, fake: FakeWattfare, method: str, path: str, content: bytes
 ) -> None:
     answers = all_at_once(url, method, path, content)
@@ -59,13 +59,13 @@ def test_each_view_gets_its_own_user(url: str) -> None:
     assert [answer.text for answer in answers] == [f"user_{n}" for n in range(CALLS)]
 
 
-def test_an_async_view_gets_its_user(url: str) -> None:
-    """One at a time: Flask itself runs no two async views at once under gevent."""
+def test_async_view_gets_its_user(url: str) -> None:
+    """One request at a time: Flask itself cannot run two async views at once under gevent."""
     for number in range(2):
         answer = httpx.get(f"{url}/async", headers={"x-me": f"user_{number}"}, trust_env=False)
         assert (answer.status_code, answer.text) == (200, f"user_{number}")
 
 
-def test_an_error_of_resolve_user_stays_with_its_request(url: str) -> None:
+def test_error_of_resolve_user_affects_only_its_request(url: str) -> None:
     answers = [httpx.get(url + STATUS, trust_env=False) for _ in range(2)]
     assert [answer.status_code for answer in answers] == [401, 401]

@@ -1,4 +1,4 @@
-"""Bodies that come with made-up grants take no memory from the users, nor from other addresses."""
+"""Bodies sent with made-up grants take no memory from users or from other addresses."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="has no other lo
 SIZE = 20 * MB
 
 
-def test_made_up_grants_of_one_address(fake: FakeWattfare) -> None:
+def test_made_up_grants_of_one_address_take_bounded_memory(fake: FakeWattfare) -> None:
     env = {"WATTFARE_SECRET_KEY": SECRET_KEY, "WATTFARE_BASE_URL": fake.url}
     body = json.dumps(chat_body("x" * MB, model="fake/model")).encode()
     with uvicorn_process("support.middleware_app:guarded", env=env) as ((host, port), pid):
@@ -33,7 +33,7 @@ def test_made_up_grants_of_one_address(fake: FakeWattfare) -> None:
         url = f"http://{host}:{port}{INFERENCE}"
         with victim_at(url, {"x-me": "victim"}):
             memory = Memory(pid)
-            # One address may have three of them at a time.
+            # One address may send three of them at a time.
             clients = [
                 post("127.0.0.2", {"x-wattfare-grant": f"gt_{number}"}, SIZE, b" " * (SIZE - 1))
                 for number in range(4)

@@ -1,4 +1,5 @@
-"""Clients that leave before their answer: the provider charges for it, and so does the ledger."""
+"""Clients that disconnect before their answer: the provider charges for the call, and so does the
+ledger."""
 
 from __future__ import annotations
 
@@ -24,19 +25,19 @@ from wattfare_mw.service.ledger.verify import verify
 MODEL = {"model": "fake/model"}
 USAGE = {"prompt_tokens": 5, "completion_tokens": 7, "total_tokens": 12}
 COST = 5 * 1000 + 7 * 2000
-#: What the prompt of `chat_body()` counts as if the upstream does not say.
+#: Tokens of the prompt of `chat_body()` if the upstream reports no usage.
 PROMPT = 11 * 1000
 
 
 class Late:
-    """An upstream that answers when it is told to, charges for each answer, and keeps count."""
+    """An upstream that answers on command, charges for each answer, and counts them."""
 
     def __init__(self) -> None:
         self.go = threading.Event()
         self.charged = 0
 
     def __call__(self, exchange: Exchange) -> None:
-        # A connection that is closed can be read from.
+        # A closed connection is readable.
         while not self.go.is_set() and not select.select([exchange.connection], [], [], 0.02)[0]:
             pass
         tokens = exchange.json["max_tokens"]
@@ -56,7 +57,7 @@ def serving(tmp_path: Path, upstream: Upstream, *options: str) -> Iterator[App]:
 
 
 def ask(app: App, **fields: Any) -> Visitor:
-    """A call, by a client that can leave."""
+    """Starts a call, from a client that can disconnect."""
     host, _, port = app.service.url.removeprefix("http://").partition(":")
     visitor = Visitor((host, int(port)))
     headers = {**app.paid_by("u1"), "content-type": "application/json"}
@@ -70,7 +71,7 @@ def is_answered(visitor: Visitor) -> bool:
 
 
 def ledger(service: Service) -> list[RowMapping]:
-    """The rows, once nothing is in flight."""
+    """Returns the rows once no call is in flight."""
 
     def settled() -> list[RowMapping]:
         held = text("SELECT count(*) FROM reservations")
@@ -83,13 +84,14 @@ def ledger(service: Service) -> list[RowMapping]:
     return rows
 
 
-def left_alone(upstream: Upstream) -> None:
-    """The service closes no connection to the upstream, although it has had time to."""
+def keeps_upstream_connection(upstream: Upstream) -> None:
+    """Checks that the service keeps its connection to the upstream, although it had time to close
+    it."""
     assert not upstream.gone.acquire(timeout=0.3)
 
 
 @pytest.mark.parametrize("tokens", [400_000, 20_000])
-def test_twenty_calls_that_leave_pass_no_ceiling(
+def test_twenty_disconnected_calls_stay_within_the_ceiling(
     tmp_path: Path, upstream: Upstream, tokens: int
 ) -> None:
     upstream.script = late = Late()
@@ -100,8 +102,8 @@ def test_twenty_calls_that_leave_pass_no_ceiling(
             eventually(lambda v=visitor, n=arrived: len(upstream.calls) > n or is_answered(v))
             visitor.leave()
             if tokens == 20_000:
-                assert len(upstream.calls) == number + 1  # each of them is reserved
-        left_alone(upstream)
+                assert len(upstream.calls) == number + 1  # each has its reservation
+        keeps_upstream_connection(upstream)
         late.go.set()
         rows = ledger(app.service)
         assert late.charged > 0.7 * 10**9
@@ -111,7 +113,7 @@ def test_twenty_calls_that_leave_pass_no_ceiling(
         assert used * 10**9 == late.charged
 
 
-def test_a_call_without_its_client_counts_as_a_call_at_once(
+def test_call_without_its_client_counts_as_a_call_at_once(
     tmp_path: Path, upstream: Upstream
 ) -> None:
     upstream.script = late = Late()
@@ -120,7 +122,7 @@ def test_a_call_without_its_client_counts_as_a_call_at_once(
         eventually(lambda: len(upstream.calls) == 2)
         for visitor in visitors:
             visitor.leave()
-        left_alone(upstream)
+        keeps_upstream_connection(upstream)
         refused = app.chat(**MODEL)
         assert refused.status_code == 429
         assert "At most 2 calls at once" in refused.json()["error"]["message"]
@@ -130,8 +132,10 @@ def test_a_call_without_its_client_counts_as_a_call_at_once(
 
 
 @pytest.mark.parametrize("end", ["time", "revocation", "shutdown"])
-def test_what_ends_a_call_without_its_client(tmp_path: Path, upstream: Upstream, end: str) -> None:
-    """Then nobody knows what it cost. It is billed its prompt."""
+def test_time_limit_or_stop_ends_a_call_without_its_client(
+    tmp_path: Path, upstream: Upstream, end: str
+) -> None:
+    """Its cost is then unknown. The prompt is billed."""
     upstream.script = Exchange.hang
     seconds = "0.2" if end == "time" else "300"
     with serving(tmp_path, upstream, "--detached-seconds", seconds) as app:
@@ -139,7 +143,7 @@ def test_what_ends_a_call_without_its_client(tmp_path: Path, upstream: Upstream,
         eventually(lambda: upstream.calls)
         visitor.leave()
         if end != "time":
-            left_alone(upstream)
+            keeps_upstream_connection(upstream)
         if end == "revocation":
             app.http.delete("/connections", headers=bearer(app.token()))
         if end == "shutdown":
@@ -150,7 +154,7 @@ def test_what_ends_a_call_without_its_client(tmp_path: Path, upstream: Upstream,
     assert row["billed_nanos"] == PROMPT
 
 
-def test_what_is_not_sent_yet_is_not_sent_without_a_client(
+def test_request_is_not_sent_after_its_client_disconnects(
     tmp_path: Path, upstream: Upstream
 ) -> None:
     asked, go = threading.Event(), threading.Event()
@@ -172,7 +176,7 @@ def test_what_is_not_sent_yet_is_not_sent_without_a_client(
 
 
 class Story:
-    """A stream of two words and its usage. It pauses after the first word."""
+    """A stream of two words and its usage, with a pause after the first word."""
 
     def __init__(self) -> None:
         self.go = threading.Event()
@@ -195,7 +199,7 @@ def leave_a_stream(app: App) -> None:
 
 
 @pytest.mark.parametrize("options", [(), ("--on-hang-up", "stop")])
-def test_a_stream_without_its_client_is_closed(
+def test_stream_is_closed_after_its_client_disconnects(
     tmp_path: Path, upstream: Upstream, options: tuple[str, ...]
 ) -> None:
     upstream.script = Story()
@@ -206,19 +210,21 @@ def test_a_stream_without_its_client_is_closed(
         assert (row["ended"], row["billed_nanos"]) == ("client_gone", PROMPT + 2000)
 
 
-def test_a_stream_without_its_client_is_read_to_its_end(tmp_path: Path, upstream: Upstream) -> None:
+def test_stream_is_read_to_its_end_after_its_client_disconnects(
+    tmp_path: Path, upstream: Upstream
+) -> None:
     upstream.script = story = Story()
     options = ("--on-hang-up", "finish", "--max-calls-per-user", "1")
     with serving(tmp_path, upstream, *options) as app:
         leave_a_stream(app)
-        left_alone(upstream)
+        keeps_upstream_connection(upstream)
         assert app.chat(**MODEL).status_code == 429
         story.go.set()
         [row] = ledger(app.service)
         assert (row["ended"], row["billed_nanos"]) == ("completed", COST)
 
 
-def test_a_stream_without_its_client_is_not_read_for_ever(
+def test_stream_without_its_client_is_read_for_a_limited_time(
     tmp_path: Path, upstream: Upstream
 ) -> None:
     upstream.script = Story()

@@ -1,4 +1,4 @@
-"""No object of a request carries a key that the table of fields does not name, and none that may
+"""No object of a request may have a key that the table of fields does not list, or one that may
 stand for media."""
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ FUNCTION = {
     "strict": True,
     "parameters": {"type": "object", "properties": {"image_url": {"type": "string"}}},
 }
-#: A request with every object that the table lets through.
+#: A request with every object that the table allows.
 FULL: dict[str, Any] = {
     "model": "fake/model",
     "messages": [
@@ -113,7 +113,7 @@ Path = tuple[str | int, ...]
 
 
 def places(value: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
-    """Every value in a request, and where it stands."""
+    """Yields every value in a request with its path."""
     yield path, value
     items: Any = ()
     if isinstance(value, dict):
@@ -135,7 +135,7 @@ FREE_FORM = frozenset(
         "messages[].function_call.arguments",
     }
 )
-#: The objects in which libraries keep fields of their own. Media is refused there, at any depth.
+#: Objects in which libraries keep their own fields. Media in them is refused at any depth.
 KEEPING = frozenset(
     {
         "messages[]",
@@ -151,20 +151,20 @@ KEEPING = frozenset(
         "messages[].function_call",
     }
 )
-#: The same of tools: what stands beside a function is plain, and what is in it is text.
+#: The same for tools: values beside a function are plain, and values inside it are text.
 TOOLS = frozenset({"tools[]"})
 FUNCTIONS = frozenset({"tools[].function", "functions[]"})
-#: The values that may be anything but media.
+#: The values that may be anything except media.
 KEPT = (
     *("messages[].reasoning", "messages[].annotations[]", "messages[].tool_calls[].extra_content"),
     "messages[].tool_calls[].index",
 )
-#: The fields whose keys are the client's own, with a plain value each.
+#: The fields whose keys the client chooses, each with a plain value.
 FREE_KEYS = frozenset({"metadata", "logit_bias"})
 
 
 def name_of(path: Path) -> str:
-    """As the documentation of the table writes it."""
+    """Returns the path as the table's documentation writes it."""
     name = ""
     for key in path:
         name += "[]" if isinstance(key, int) else f".{key}"
@@ -172,12 +172,12 @@ def name_of(path: Path) -> str:
 
 
 def is_free(path: Path) -> bool:
-    """Does the table let any JSON stand here?"""
+    """True if the table allows any JSON here."""
     return any(name_of(path[:end]) in FREE_FORM for end in range(len(path) + 1))
 
 
 def passes_unknown(path: Path, key: str, value: Any) -> bool:
-    """Does the table let another key stand here?"""
+    """True if the table allows another key here."""
     name, media = name_of(path), key in ("image_url", "input_audio")
     if name in KEEPING:
         return value in (None, 1, False, []) or (value == "x" and not media)
@@ -185,12 +185,14 @@ def passes_unknown(path: Path, key: str, value: Any) -> bool:
         return value is None or (not media and not isinstance(value, (dict, list)))
     if name in FUNCTIONS:
         return value is None or not media
-    # A map of the client's own keys takes plain values.
-    return name in FREE_KEYS and not isinstance(value, (dict, list))
+    if not path and value is None:
+        return key not in allowed_fields.REQUEST  # it is left out
+    # A map with the client's own keys takes plain values, and lists of them in `metadata`.
+    return name in FREE_KEYS and not isinstance(value, dict if name == "metadata" else (dict, list))
 
 
 def put(path: Path, value: Any) -> dict[str, Any]:
-    """The full request with another value here."""
+    """Returns the full request with another value at this path."""
     request = copy.deepcopy(FULL)
     if not path:
         return value
@@ -202,7 +204,7 @@ def put(path: Path, value: Any) -> dict[str, Any]:
 
 
 def passes(request: dict[str, Any]) -> bool:
-    """Is it let through, and nothing held for it?"""
+    """True if the request is allowed and nothing extra is reserved for it."""
     try:
         return not chat_request.read(json.dumps(request).encode()).held
     except WattfareError as refused:
@@ -212,12 +214,12 @@ def passes(request: dict[str, Any]) -> bool:
 
 ALL = list(places(FULL))
 OBJECTS = [(path, value) for path, value in ALL if isinstance(value, dict)]
-#: Keys that cost money somewhere.
+#: Keys that cost money at some provider.
 COSTLY = [
     *("image_url", "image", "images", "input_audio", "audio", "file", "file_data", "video_url"),
     *("source", "document", "plugins", "models", "web_search", "prompt", "cache_control", "raw"),
 ]
-#: Those of them that are media.
+#: The media keys among them.
 MEDIA = ("image_url", "image", "images", "input_audio", "audio", "video_url", "document")
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=3),
@@ -226,27 +228,27 @@ JSON = st.recursive(
 )
 
 
-def test_the_full_request_passes() -> None:
+def test_full_request_passes() -> None:
     assert passes(FULL)
 
 
 @given(st.sampled_from(OBJECTS), st.sampled_from(COSTLY) | st.text(max_size=10), JSON)
-def test_another_key_in_any_object(
+def test_unknown_key_in_any_object_is_refused(
     place: tuple[Path, dict[str, Any]], key: str, value: Any
 ) -> None:
     path, found = place
     if key in found or is_free(path) or name_of(path) in FREE_KEYS:
         return
     let_through = passes(put(path, {**found, key: value}))
-    # Fields that the full request leaves out are known, and hold what their own rule says.
+    # The table lists fields that the full request leaves out. Each has its own rule.
     assert not let_through or not any(costly in json.dumps(value) for costly in COSTLY)
     if key not in allowed_fields.REQUEST and not path:
-        assert not let_through
+        assert let_through is (value is None)
 
 
 @pytest.mark.parametrize("key", ["image_url", "input_audio", "zz_unknown"])
 @pytest.mark.parametrize("place", OBJECTS, ids=lambda place: name_of(place[0]) or "request")
-def test_a_costly_key_in_each_object(place: tuple[Path, dict[str, Any]], key: str) -> None:
+def test_costly_key_in_each_object_is_refused(place: tuple[Path, dict[str, Any]], key: str) -> None:
     path, found = place
     for value in (IMAGE, "x", None, 1, False, []):
         expected = is_free(path) or passes_unknown(path, key, value)
@@ -254,7 +256,9 @@ def test_a_costly_key_in_each_object(place: tuple[Path, dict[str, Any]], key: st
 
 
 @given(st.sampled_from(ALL), st.sampled_from(COSTLY), JSON)
-def test_an_object_in_place_of_any_value(place: tuple[Path, Any], key: str, value: Any) -> None:
+def test_object_in_place_of_any_value_is_refused(
+    place: tuple[Path, Any], key: str, value: Any
+) -> None:
     path, found = place
     hidden = {"type": key, key: value}
     if name_of(path).startswith(KEPT) and (key not in MEDIA or "annotations" in path):
@@ -267,7 +271,7 @@ def test_an_object_in_place_of_any_value(place: tuple[Path, Any], key: str, valu
             assert not passes(put(path, value))
 
 
-def test_free_form_is_free() -> None:
+def test_free_form_fields_accept_any_json() -> None:
     seen = {name_of(path) for path, _ in ALL if name_of(path) in FREE_FORM}
     assert FREE_FORM - seen == {"response_format.schema"}
     for path, _ in ALL:
@@ -275,7 +279,7 @@ def test_free_form_is_free() -> None:
             assert passes(put(path, {"image_url": IMAGE, "deep": [{"plugins": [1]}]}))
 
 
-# -- over HTTP: what is refused reaches no upstream
+# -- over HTTP: a refused request does not reach the upstream
 
 
 @pytest.mark.parametrize(
@@ -294,7 +298,7 @@ def test_free_form_is_free() -> None:
     ],
     ids=json.dumps,
 )
-def test_an_image_is_refused(
+def test_refused_image_does_not_reach_the_upstream(
     forwarding: Service, upstream: Upstream, message: dict[str, Any]
 ) -> None:
     with forwarding.app() as app:

@@ -1,5 +1,5 @@
-"""Keys with white space around them, as files and dashboards give them; and keys that no header can
-hold."""
+"""Keys with white space around them, as in files and dashboards, and keys that cannot be sent in a
+header."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ NAMES = ["WATTFARE_UPSTREAM_KEY", "--upstream-key"]
 
 @pytest.mark.parametrize("written", AROUND)
 @pytest.mark.parametrize("cls", [Wattfare, AsyncWattfare])
-def test_white_space_around_a_secret_key(cls: Any, written: str) -> None:
+def test_white_space_around_a_secret_key_is_accepted(cls: Any, written: str) -> None:
     assert cls(written.format(SECRET))._runner.caller.secret_key == SECRET
 
 
-def test_the_secret_key_is_sent_without_white_space() -> None:
+def test_secret_key_is_sent_without_white_space() -> None:
     with run_wire() as wire, Wattfare(f"{SECRET}\n", base_url=wire.url) as client:
         wire.then(json_answer(STATUS))
         client.user("u").status()
@@ -37,7 +37,7 @@ def test_the_secret_key_is_sent_without_white_space() -> None:
 
 @pytest.mark.parametrize("written", BROKEN)
 @pytest.mark.parametrize("cls", [Wattfare, AsyncWattfare])
-def test_a_secret_key_that_no_header_can_hold(
+def test_secret_key_that_cannot_be_sent_in_a_header_is_refused(
     cls: Any, written: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WATTFARE_SECRET_KEY", "")
@@ -46,7 +46,7 @@ def test_a_secret_key_that_no_header_can_hold(
     assert "0123" not in str(caught.value)
 
 
-def test_the_upstreams_key_is_sent_without_white_space(tmp_path) -> None:
+def test_upstream_key_is_sent_without_white_space(tmp_path) -> None:
     with run_upstream() as upstream:
         options = ("--upstream", upstream.url, "--user-ceiling-usd", "none")
         env = {"WATTFARE_UPSTREAM_KEY": f"{KEY}\n"}
@@ -54,7 +54,7 @@ def test_the_upstreams_key_is_sent_without_white_space(tmp_path) -> None:
             app.connect(monthlyUsd=1)
             assert app.chat(model="fake/model").status_code == 200
             assert _keys(upstream) == {f"Bearer {KEY}"}
-            # Without its white space, it is removed from what the upstream says, too.
+            # Without its white space, the key is also removed from the upstream's answers.
             upstream.script = _repeats
             assert KEY not in app.chat(model="fake/model").text
 
@@ -68,7 +68,7 @@ def _repeats(exchange: Exchange) -> None:
 
 
 @pytest.mark.parametrize("written", [*BROKEN, "\n"])
-def test_an_upstreams_key_that_no_header_can_hold(written: str) -> None:
+def test_upstream_key_that_cannot_be_sent_in_a_header_is_refused(written: str) -> None:
     with pytest.raises(WattfareError, match="--upstream-key") as caught:
         Settings(upstream="https://host.test/v1", upstream_key=written.format(KEY, KEY))
     assert caught.value.code == "invalid_request"
@@ -76,7 +76,7 @@ def test_an_upstreams_key_that_no_header_can_hold(written: str) -> None:
 
 
 @pytest.mark.parametrize("written", ["{}\n{}", "{}\u00e9"])
-def test_the_command_names_the_option_and_never_the_key(tmp_path, written: str) -> None:
+def test_command_names_the_option_and_never_the_key(tmp_path, written: str) -> None:
     database = f"sqlite:///{tmp_path / 'x.db'}"
     options = ("--upstream", "https://host.test/v1", "--user-ceiling-usd", "none")
     env = {"WATTFARE_UPSTREAM_KEY": written.format(KEY, KEY)}

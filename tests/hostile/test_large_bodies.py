@@ -1,4 +1,4 @@
-"""No body of one client stalls the service for another, or fills its memory."""
+"""A body of one client neither stalls the service for others nor fills its memory."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def tool(value: bytes) -> bytes:
 
 
 def schema(value: bytes) -> bytes:
-    """Where the service takes any JSON, so that it is bounded and encoded anew."""
+    """The service takes any JSON here, so it must bound it and encode it again."""
     function = b'{"name":"f","parameters":{"a":%s}}' % value
     return around(b'"tools":[{"type":"function","function":%s}]' % function)
 
@@ -74,6 +74,10 @@ BODIES: dict[str, Callable[[], bytes]] = {
     "white space": lambda: tool(b" " * (19 * MB) + b"1"),
     "one number": lambda: tool(b"1" * (19 * MB)),
     "long integers": lambda: schema(b"[" + b",".join([b"9" * 4000] * 4700) + b"]"),
+    "numbers near the limit of a double": lambda: schema(
+        b"[" + b",".join([b"0.%se-300" % (b"1234567890" * 18)] * 90_000) + b"]"
+    ),
+    "numbers with large exponents": lambda: schema(b"[" + b"1E+307," * 95_000 + b"1]"),
     "a deep schema": lambda: schema(b'{"a":' * 57 + b'"a"' + b"}" * 57),
     "a long schema": lambda: schema(b"[" + b",".join([b'"\\n%s"' % (b"a" * 190)] * 98_000) + b"]"),
 }
@@ -84,8 +88,8 @@ Post = Callable[[bytes], httpx.Response]
 
 
 def attack(bodies: dict[str, Callable[[], bytes]], post: Post, victim: Victim, pid: int) -> Any:
-    """Send each of these bodies; the status of each answer. No body stalls the victim's stream, or
-    takes much memory of the process with this id."""
+    """Sends each of these bodies and returns the status of each answer. Checks that no body stalls
+    the victim's stream or takes much memory of this process."""
     statuses: dict[str, int] = {}
     gaps: dict[str, float] = {}
     grown: dict[str, int] = {}
@@ -104,10 +108,10 @@ def attack(bodies: dict[str, Callable[[], bytes]], post: Post, victim: Victim, p
 
 
 @pytest.mark.parametrize("user", ["nobudget", "rich"])
-def test_a_body_does_not_stall_the_others(
+def test_large_body_does_not_stall_other_users(
     attacked: Service, app: App, victims: list[Victim], user: str, tmp_path: Path
 ) -> None:
-    """Nor does another process settle their calls."""
+    """Another process must not settle their calls either."""
     headers = {**app.paid_by(user), "content-type": "application/json"}
 
     def post(body: bytes) -> httpx.Response:
@@ -117,7 +121,7 @@ def test_a_body_does_not_stall_the_others(
         statuses = attack(BODIES, post, victims[0], attacked.process.pid)
     ended = read_database(attacked.database, lambda sql: {row["ended"] for row in rows_of(sql)})
     assert not ended & {"expired", "abandoned"}
-    if user == "nobudget":  # what is large is not looked into before its payer is known
+    if user == "nobudget":  # a large body is not inspected before its payer is known
         small = {"nested 972 deep": 400}
         assert statuses == dict.fromkeys(BODIES, 402) | small
     else:
@@ -125,13 +129,13 @@ def test_a_body_does_not_stall_the_others(
     assert not [line for line in attacked.log if "Traceback" in line]
 
 
-def test_unfinished_bodies_take_a_bounded_memory(attacked: Service, app: App) -> None:
+def test_unfinished_bodies_take_bounded_memory(attacked: Service, app: App) -> None:
     memory = Memory(attacked.process.pid)
     clients = [
         start_body(attacked.url, "/api/v1/chat/completions", app.paid_by("rich")) for _ in range(30)
     ]
     assert memory.grown() < MOST_MEMORY
-    # Small requests are served meanwhile, of this user and of others.
+    # Meanwhile, small requests of this user and of others are served.
     assert app.chat(model="fake/model", max_tokens=5, user="rich").status_code == 200
     for client in clients:
         if client is not None:
@@ -139,7 +143,7 @@ def test_unfinished_bodies_take_a_bounded_memory(attacked: Service, app: App) ->
 
 
 def start_body(url: str, path: str, headers: dict[str, str]) -> Any:
-    """Send the head and 19 of 20 MB of a body, as far as the server takes it."""
+    """Sends the head and 19 of 20 MB of a body, as far as the server reads it."""
     parts = urlsplit(url)
     sock = socket.create_connection((parts.hostname, parts.port), timeout=2)
     fields = {"host": "x", "content-type": "application/json", **headers}
@@ -157,7 +161,7 @@ def start_body(url: str, path: str, headers: dict[str, str]) -> Any:
 
 @pytest.fixture(scope="module")
 def middleware(attacked: Service, victims: list[Victim]) -> Iterator[tuple[str, int]]:
-    """An app with the middleware, which allows some models; and the id of its process."""
+    """An app whose middleware allows some models; yields it with its process id."""
     with attacked.app() as app:
         app.connect("victim")
         app.connect("rich")
@@ -170,14 +174,16 @@ def middleware(attacked: Service, victims: list[Victim]) -> Iterator[tuple[str, 
                 victims.remove(victim)
 
 
-#: Each makes a check of the middleware look closely.
+#: Each body makes a check of the middleware look closely.
 ESCAPED = {
     f"{name}, with an escape": lambda make=make: make()[:-1] + rb',"mod\u0065l":1}'
     for name, make in BODIES.items()
 }
 
 
-def test_a_body_does_not_stall_an_app(middleware: tuple[str, int], victims: list[Victim]) -> None:
+def test_large_body_does_not_stall_an_app(
+    middleware: tuple[str, int], victims: list[Victim]
+) -> None:
     url, pid = middleware
     headers = {"x-me": "rich", "content-type": "application/json"}
     with httpx.Client(base_url=url, timeout=PATIENCE, trust_env=False) as http:
@@ -187,11 +193,11 @@ def test_a_body_does_not_stall_an_app(middleware: tuple[str, int], victims: list
 
         statuses = attack(BODIES | ESCAPED, post, victims[-1], pid)
     assert {statuses[name] for name in TOO_DEEP} == {400}
-    # The service may refuse others before the middleware has to look closely.
+    # The service may refuse other bodies before the middleware inspects them.
     assert {statuses[name] for name in ESCAPED} == {400}
 
 
-def test_bodies_with_an_invalid_grant_take_a_bounded_memory(middleware: tuple[str, int]) -> None:
+def test_bodies_with_an_invalid_grant_take_bounded_memory(middleware: tuple[str, int]) -> None:
     url, pid = middleware
     memory = Memory(pid)
     headers = {"x-wattfare-grant": "gt_invalid"}

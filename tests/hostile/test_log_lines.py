@@ -1,4 +1,5 @@
-"""Each line of the log is a record of ours: no words of an upstream, no prompt, no forged line."""
+"""Each log line is one of our records. The log holds no upstream text, no prompt and no forged
+line."""
 
 from __future__ import annotations
 
@@ -27,7 +28,7 @@ RECORD = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} [A-Z]+ [\w.]+ .*")
 
 
 def words(exchange: Exchange) -> str:
-    """What an upstream says that repeats the prompt."""
+    """An upstream answer that repeats the prompt."""
     text = exchange.json["messages"][0]["content"]
     return f"I cannot answer {text!r}{FORGED}: {text}"
 
@@ -89,7 +90,7 @@ SCRIPTS = {
 
 
 def records_of(service: Service) -> str:
-    """The log, each line of which is a record."""
+    """Parses the log and checks that each line is a record."""
     log = "".join(service.log)
     for line in log.splitlines():
         assert RECORD.fullmatch(line), line
@@ -99,7 +100,7 @@ def records_of(service: Service) -> str:
 
 
 @pytest.mark.parametrize("level", ["info", "debug"])
-def test_the_service(tmp_path: Path, level: str, watch: Any) -> None:
+def test_service_log_holds_no_upstream_text(tmp_path: Path, level: str, watch: Any) -> None:
     with (
         run_upstream() as upstream,
         run_service(tmp_path, "--upstream", upstream.url, "--log-level", level) as service,
@@ -131,7 +132,7 @@ def _send_forged_fields(app: App, upstream: Upstream) -> None:
     assert app.http.get("/connections", headers=bearer("x.y.z")).status_code == 401
 
 
-def test_a_list_of_models_that_is_an_error(tmp_path: Path) -> None:
+def test_failed_model_list_logs_no_upstream_text(tmp_path: Path) -> None:
     with run_upstream() as upstream:
         error = {"error": {"message": f"{PROMPT}{FORGED}"}}
         upstream.models_script = lambda exchange: exchange.answer(error, status=500)
@@ -149,7 +150,7 @@ def test_a_list_of_models_that_is_an_error(tmp_path: Path) -> None:
 
 @pytest.fixture
 def log() -> Any:
-    """What a usual handler writes of the middleware's log."""
+    """The middleware's log, as a usual handler writes it."""
     stream = StringIO()
     handler = logging.StreamHandler(stream)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
@@ -188,7 +189,7 @@ def lines(text: str) -> list[str]:
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("status", [200, 401, 402, 403, 500, 502])
-def test_the_services_words(
+def test_middleware_log_holds_no_text_of_the_service(
     drive: Any, fake: FakeWattfare, log: Any, status: int, stream: bool
 ) -> None:
     error = {"error": {"code": "upstream", "message": f"{PROMPT}{FORGED}"}}
@@ -201,7 +202,7 @@ def test_the_services_words(
 
 
 @pytest.mark.parametrize("path", [INFERENCE, "/api/wattfare-token", "/api/wattfare/status"])
-def test_an_error_of_the_apps_own(drive: Any, log: Any, path: str) -> None:
+def test_error_of_the_app_forges_no_log_line(drive: Any, log: Any, path: str) -> None:
     def resolve_user(_: Any) -> str:
         raise ValueError(f"no such cookie{FORGED}")
 
@@ -214,7 +215,7 @@ def test_an_error_of_the_apps_own(drive: Any, log: Any, path: str) -> None:
     assert r"ValueError: no such cookie\n2026-01-01" in text
 
 
-def test_what_a_browser_chooses(drive: Any, fake: FakeWattfare, log: Any) -> None:
+def test_browser_input_forges_no_log_line(drive: Any, fake: FakeWattfare, log: Any) -> None:
     model = "m" * 250
     body = b'{"model": "%s", "messages": []}' % model.encode()
     driver = drive(resolve_user=lambda _: f"u{FORGED}")
@@ -227,12 +228,12 @@ def test_what_a_browser_chooses(drive: Any, fake: FakeWattfare, log: Any) -> Non
 
 
 @given(st.text())
-def test_a_line_is_a_line(text: str) -> None:
+def test_one_line_returns_a_single_printable_line(text: str) -> None:
     assert one_line(text).isprintable()
     assert len(one_line(text).splitlines()) <= 1
 
 
-def test_the_words_of_others_are_not_described() -> None:
+def test_describe_leaves_out_messages_of_others() -> None:
     assert PROMPT not in describe(make_error("upstream", PROMPT))
     error = WattfareError("It broke.", code="upstream", status=502)
     error.__cause__ = sqlite3.OperationalError(PROMPT)
@@ -244,7 +245,7 @@ def test_the_words_of_others_are_not_described() -> None:
 
 
 @pytest.mark.parametrize("name", ["asyncio", "httpx", "aiohttp.client", "uvicorn.error"])
-def test_other_packages_in_the_process_of_the_service(name: str) -> None:
+def test_log_records_of_other_packages_hold_no_messages(name: str) -> None:
     formatter = ProcessFormatter("%(levelname)s %(name)s %(message)s")
     try:
         raise ValueError(PROMPT)
@@ -259,7 +260,7 @@ def test_other_packages_in_the_process_of_the_service(name: str) -> None:
     assert "error=ValueError at=" in line
 
 
-def test_a_record_of_the_service_names_places_and_no_messages() -> None:
+def test_traceback_of_the_service_shows_places_and_no_messages() -> None:
     stream = StringIO()
     handler = logging.StreamHandler(stream)
     logger = get_logger("wattfare_mw.service", show_messages=False)

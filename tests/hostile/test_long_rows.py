@@ -1,4 +1,4 @@
-"""Rows of one character, one header or one event: each takes time in proportion to its length."""
+"""Long runs of one character, one header or one event take time in proportion to their length."""
 
 from __future__ import annotations
 
@@ -14,14 +14,17 @@ from support.fake_wattfare import Exchange as FakeExchange
 from support.servers import uvicorn_process
 from support.service import Service, chat_body, run_service
 from support.sockets import connect
-from support.upstream import Exchange, Upstream
+from support.upstream import Exchange, Script, Upstream, completion_of
 from support.victim import LONGEST_GAP, victim_at
 
 from wattfare_mw import sse
 from wattfare_mw.completions import ToolCalls
+from wattfare_mw.errors import WattfareError
 from wattfare_mw.headers import Headers
+from wattfare_mw.service.chat.meter import Meter
+from wattfare_mw.service.models.credential import Credential
 from wattfare_mw.service.models.redaction import Redactor
-from wattfare_mw.service.models.upstream_answers import Finishes
+from wattfare_mw.service.models.upstream_answers import Finishes, read_chunk
 
 KEY = "sk-or-v1-" + "a1b2c3d4" * 8
 #: The hash of each multiple of this number is 0.
@@ -40,7 +43,9 @@ def with_key(
 
 
 @pytest.mark.parametrize("row", ["\\", "%25", "&#", "&#0", "\\u0", "s"])
-def test_an_error_that_repeats_a_prompt(with_key: Service, upstream: Upstream, row: str) -> None:
+def test_error_that_repeats_a_prompt_does_not_stall(
+    with_key: Service, upstream: Upstream, row: str
+) -> None:
     def repeat(exchange: Exchange) -> None:
         text = exchange.json["messages"][0]["content"]
         exchange.answer({"error": {"message": f"Invalid value: {text}"}}, status=400)
@@ -53,7 +58,34 @@ def test_an_error_that_repeats_a_prompt(with_key: Service, upstream: Upstream, r
         assert "Invalid value" in answer.text
 
 
-def test_one_header_again_and_again_does_not_stall_an_app(fake: FakeWattfare) -> None:
+def repeated_key(exchange: Exchange) -> None:
+    exchange.answer(completion_of(f"{KEY} " + "s" * 8_000_000))
+
+
+def flood_of_keys(exchange: Exchange) -> None:
+    exchange.answer(completion_of(f"a{KEY[1:]} sk-" * 50_000))
+
+
+def event_of_spaces(exchange: Exchange) -> None:
+    exchange.start_stream()
+    exchange.event(" " * 400_000 + "!")
+    exchange.done()
+
+
+@pytest.mark.parametrize("script", [repeated_key, flood_of_keys, event_of_spaces])
+def test_an_answer_does_not_stall_the_others(
+    with_key: Service, upstream: Upstream, script: Script
+) -> None:
+    upstream.script = script
+    with with_key.app() as app:
+        app.connect(monthlyUsd=100)
+        stream = script is event_of_spaces
+        answer = app.chat(model="fake/model", max_tokens=5, stream=stream)
+        assert answer.status_code == 200, answer.text
+        assert "a1b2c3d4" not in answer.text
+
+
+def test_repeated_header_does_not_stall_an_app(fake: FakeWattfare) -> None:
     env = {"WATTFARE_SECRET_KEY": SECRET_KEY, "WATTFARE_BASE_URL": fake.url}
     with uvicorn_process("support.middleware_app:guarded", env=env) as (address, _):
         url = f"http://{address[0]}:{address[1]}{INFERENCE}"
@@ -115,6 +147,18 @@ def backslashes(times: int) -> Callable[[], object]:
     return lambda: Redactor(KEY).answer(data)
 
 
+def spaces(times: int) -> Callable[[], object]:
+    def read() -> None:
+        with pytest.raises(WattfareError):
+            read_chunk(b" " * times + b"!", Meter(None, 1), Credential(None))
+
+    return read
+
+
+def keys(times: int) -> Callable[[], object]:
+    return lambda: Redactor(KEY).answer(f"{KEY} sk-".encode() * times)
+
+
 @pytest.mark.parametrize(
     ("row", "times"),
     [
@@ -123,18 +167,22 @@ def backslashes(times: int) -> Callable[[], object]:
         (finishes, 40_000),
         (calls, 40_000),
         (backslashes, 160_000),
+        (spaces, 160_000),
+        (keys, 160_000),
     ],
 )
-def test_the_time_is_in_proportion(row: Callable[[int], Callable[[], object]], times: int) -> None:
+def test_time_grows_linearly_with_length(
+    row: Callable[[int], Callable[[], object]], times: int
+) -> None:
     run = row(times)
     began = time.thread_time()
     run()
-    # In proportion to the square, each of them takes twice as long, and most take far longer.
+    # With quadratic growth, each would take at least twice as long.
     assert time.thread_time() - began < 5
 
 
 @pytest.mark.parametrize("way", ["\\s", "\\\\\\s", "\\\\u0073", "\\u0073", "%73", "s"])
-def test_an_escaped_key_is_removed_as_before(way: str) -> None:
+def test_escaped_key_is_removed(way: str) -> None:
     for start in ("", "\\", "a\\\\", "%"):
         said = f"{start}{way}{KEY[1:]}"
         assert "a1b2c3d4" not in Redactor(KEY).text(said)

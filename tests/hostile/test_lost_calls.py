@@ -1,5 +1,5 @@
-"""A process dies (`kill -9`) in the middle of calls whose cost has no bound. Each is billed what
-was recorded of it, and never all that it holds. The operator can see which calls these were."""
+"""A process dies (`kill -9`) during calls whose cost is unknown. Each call is billed its recorded
+cost, never its whole reservation. The operator can see which calls these were."""
 
 from __future__ import annotations
 
@@ -27,13 +27,14 @@ from wattfare_mw.service.ledger.verify import lost_calls, verify
 from wattfare_mw.service.records import Account, Bounds, GrantBudget, InferenceCall, Outcome, Terms
 
 HOLD = 10**9
-#: About half a cent, at $1 for a million tokens of the prompt and $2 for a million of the answer.
+#: About half a cent, at $1 per million prompt tokens and $2 per million completion tokens.
 WORDS = 2500
 METERED = 11 * 1000 + WORDS * 2000
 
 
 def story(exchange: Exchange) -> None:
-    """Many words at once, and then nothing until the client leaves. Each is four bytes: a token."""
+    """Sends many words at once, then nothing until the client disconnects. Each word has four
+    bytes: one token."""
     exchange.start_stream()
     exchange.event(chunk_of({"choices": [{"index": 0, "delta": {"content": "wor " * WORDS}}]}))
     exchange.hang()
@@ -41,7 +42,7 @@ def story(exchange: Exchange) -> None:
 
 @contextmanager
 def dying(database: str, upstream: Upstream, **settings: Any) -> Iterator[tuple[App, Any]]:
-    """An app of a process that a test kills. The death is not noticed by this."""
+    """An app of a process that a test kills, without a check of its exit."""
     with run_forked(database=database, upstream=upstream.url, stop_grace=0, **settings) as (
         process,
         url,
@@ -53,7 +54,7 @@ def dying(database: str, upstream: Upstream, **settings: Any) -> Iterator[tuple[
 
 
 def ask(app: App, request_id: str, **fields: Any) -> Visitor:
-    """A call that is sent, and not waited for."""
+    """Sends a call without waiting for its answer."""
     host, _, port = app.service.url.removeprefix("http://").partition(":")
     visitor = Visitor((host, int(port)))
     body = json.dumps(chat_body(**{"model": "fake/model", "max_tokens": 100_000, **fields}))
@@ -64,7 +65,7 @@ def ask(app: App, request_id: str, **fields: Any) -> Visitor:
 
 
 def kill(process: Any, database: str) -> None:
-    """Kill it in the middle of calls; others may settle them."""
+    """Kills the process during its calls, so that others may settle them."""
     process.kill()
     process.join()
     end_leases(database)
@@ -76,16 +77,16 @@ def count(database: str, where: str) -> int:
 
 
 def rows_after(database: str, upstream: Upstream, **settings: Any) -> list[RowMapping]:
-    """The rows of the calls, once another process has settled them."""
+    """Returns the rows of the calls after another process has settled them."""
     with run_forked(database=database, upstream=upstream.url, stop_grace=0, **settings):
         eventually(lambda: not count(database, "1 = 1"))
     assert read_database(database, verify) == []
     return read_database(database, lambda sql: list(rows_of(sql)))
 
 
-def test_each_is_billed_what_was_recorded(database: str, upstream: Upstream) -> None:
-    """Nothing is recorded of a whole answer before it is there. Of a stream of a model without a
-    price, only its upstream can say what it has cost so far."""
+def test_each_lost_call_is_billed_its_recorded_cost(database: str, upstream: Upstream) -> None:
+    """A whole answer has no recorded cost before it arrives. For a stream of a model without a
+    price, only the upstream knows the cost so far."""
     upstream.script = lambda exchange: (
         story(exchange) if exchange.json.get("stream") else exchange.hang()
     )
@@ -100,7 +101,7 @@ def test_each_is_billed_what_was_recorded(database: str, upstream: Upstream) -> 
         visitors = [ask(app, name, **{"user": name, **fields}) for name, fields in asked.items()]
         eventually(lambda: len(upstream.calls) == len(asked))
         visitors[2].wait_for(b"wor ")
-        # Half a cent is not a tenth of what is held.
+        # Half a cent is less than a tenth of the reservation.
         eventually(lambda: count(database, f"metered_nanos = {METERED}"))
         kill(process, database)
         for visitor in visitors:
@@ -123,7 +124,9 @@ def test_each_is_billed_what_was_recorded(database: str, upstream: Upstream) -> 
     assert any(f"{METERED} of {HOLD} held" in line and "=stream" in line for line in listed)
 
 
-def test_openrouter_is_asked_first(database: str, upstream: Upstream) -> None:
+def test_openrouter_record_is_read_before_a_lost_call_is_settled(
+    database: str, upstream: Upstream
+) -> None:
     def named(exchange: Exchange) -> None:
         exchange.start_stream()
         delta = {"index": 0, "delta": {"content": "one "}}
@@ -145,9 +148,7 @@ def test_openrouter_is_asked_first(database: str, upstream: Upstream) -> None:
 
 
 @pytest.mark.parametrize("payer", ["user", "grant"])
-async def test_a_process_that_was_taken_for_dead_corrects_the_bill(
-    database: str, payer: str
-) -> None:
+async def test_process_declared_dead_corrects_the_bill(database: str, payer: str) -> None:
     now = datetime.now(UTC)
     app = create_keys(database, "test app").app_id
 
@@ -180,7 +181,7 @@ async def test_a_process_that_was_taken_for_dead_corrects_the_bill(
     payer_ = Account(app, call.user_id, call.grant_hash)
     assert await stores[0].correct("c1", payer_, outcome, Terms()) == HOLD // 4
     assert await stores[0].correct("c1", payer_, outcome, Terms()) is None
-    assert await stores[1].transact(lost_calls) == []  # what it cost is known now
+    assert await stores[1].transact(lost_calls) == []  # its cost is known now
     assert await stores[1].transact(verify) == []
     for store in stores:
         await store.close()

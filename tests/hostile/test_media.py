@@ -1,4 +1,5 @@
-"""No image, file or audio of one client stalls the service for another, or fills its memory."""
+"""An image, file or audio clip of one client neither stalls the service for others nor fills its
+memory."""
 
 from __future__ import annotations
 
@@ -18,12 +19,12 @@ from support.victim import LONGEST_GAP, MB, MOST_MEMORY, Memory, Victim
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
-#: Bytes of a large file. A body has room for 15 MB.
+#: Bytes of a large file. A body may have 15 MB.
 LARGE = 8 * MB
 
 
 def deflated_page(size: int) -> bytes:
-    """A page whose content is so many bytes of text operators, and a thousandth of it here."""
+    """A page whose content is this many bytes of text operators, compressed to a thousandth."""
     content = b"BT /F1 9 Tf " + b"(aaaaaaaaaaaaaaaa) Tj " * (size // 22) + b"ET"
     packed = zlib.compress(content, 9)
     start, _, rest = pdf(["x"]).partition(b"<< /Length ")
@@ -34,7 +35,7 @@ def deflated_page(size: int) -> bytes:
 
 
 def many_pages(count: int) -> bytes:
-    """So many pages, which are one and the same."""
+    """A file with this many pages, all of them the same object."""
     return (
         pdf(["x"])
         .replace(b"/Kids [4 0 R]", b"/Kids [" + b"4 0 R " * count + b"]")
@@ -77,7 +78,7 @@ def body_of(*parts: Any) -> bytes:
     return json.dumps({"model": "fake/model", "messages": messages, "max_tokens": 5}).encode()
 
 
-def test_an_attachment_does_not_stall_the_others(
+def test_attachment_does_not_stall_other_users(
     attacked: Service, app: App, victims: list[Victim]
 ) -> None:
     headers = {**app.paid_by("rich"), "content-type": "application/json"}
@@ -86,6 +87,11 @@ def test_an_attachment_does_not_stall_the_others(
     bodies["many images"] = body_of(*[small] * 15_000)
     small_file = file_part(b"a", "text/plain", "")
     bodies["many files"] = body_of(*[small_file] * 15_000)
+    different = [image_part(data_url(png(500 + side, 2000))) for side in range(3_000)]
+    bodies["many different images"] = body_of(*different)
+    small = [image_part(data_url(png(500 + side, 2000))) for side in range(350)]
+    body = json.loads(body_of(*small)) | {"models": [f"fake/{n}" for n in range(15)]}
+    bodies["small, with many images and fallbacks"] = json.dumps(body).encode()
     statuses: dict[str, int] = {}
     gaps: dict[str, float] = {}
     grown: dict[str, int] = {}
@@ -106,10 +112,10 @@ def test_an_attachment_does_not_stall_the_others(
     assert not [line for line in attacked.log if "Traceback" in line]
 
 
-def test_a_pdf_gets_little_memory_and_no_secret(
+def test_pdf_reader_gets_little_memory_and_no_secret(
     attacked: Service, app: App, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What reads it is a process of its own."""
+    """A separate process reads the PDF."""
     from wattfare_mw.service.models import documents, pdf_child
 
     seen: dict[str, Any] = {}
@@ -128,8 +134,8 @@ def test_a_pdf_gets_little_memory_and_no_secret(
     assert pdf_child.MEMORY <= 2**30
 
 
-def test_audio_of_an_hour_in_a_few_bytes_is_not_let_through(app: App) -> None:
-    """Its sample rate makes it long, whatever its size."""
+def test_hour_of_audio_in_a_few_bytes_is_refused(app: App) -> None:
+    """A low sample rate makes the audio long, whatever its size."""
     head = b"RIFF\0\0\0\0WAVEfmt \x10\0\0\0\1\0\1\0"
     for rate in (1, 999, 1000):
         data = head + rate.to_bytes(4, "little") + b"\0\0\0\0\1\0\x08\0data\0\0\0\0" + b"\0" * 10**6
@@ -143,6 +149,7 @@ def test_audio_of_an_hour_in_a_few_bytes_is_not_let_through(app: App) -> None:
             content=body_of(part),
             headers={**app.paid_by("rich"), "content-type": "application/json"},
         )
-        # No provider takes so low a rate, so nothing bounds it: the call holds what is left.
+        # No provider accepts so low a rate, so its cost has no bound: the call reserves the whole
+        # budget.
         assert answer.status_code == (402 if rate >= 1000 else 200)
         assert ("x-wattfare-reserved" in answer.headers) is (rate < 1000)

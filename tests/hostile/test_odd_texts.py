@@ -1,5 +1,5 @@
-"""Texts that a database does not take, in each place where a browser can put one. The answer is a
-refusal. A 500, or a 503 that blames the database, would be a false alarm for the operator."""
+"""Texts that a database cannot store, at each place where a browser can send one. The answer must
+be a refusal: a 500 or 503 would be a false alarm for the operator."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PATHS = [
     "/budget/connections/{}/stop",
     "/budget/grants/{}/stop",
 ]
-#: NUL, a byte that is no UTF-8, and one half of a pair.
+#: NUL, a byte that is not UTF-8, and half of a surrogate pair.
 IDS = ["%00", "x%00y", "%ff", "%ED%A0%80"]
 
 
@@ -49,13 +49,13 @@ def person(either: Service) -> Iterator[Person]:
 
 
 @pytest.mark.parametrize("id_", IDS)
-def test_in_a_path(app: App, person: Person, id_: str) -> None:
+def test_odd_text_in_a_path_is_refused(app: App, person: Person, id_: str) -> None:
     fields = {"csrf": person.form().fields["csrf"], "decision": "allow", "cap": "1", "ready": "1"}
     for path in PATHS:
         read = person.browser.http.get(path.format(id_))
         assert read.status_code in (404, 405), path
         written = person.browser.post(path.format(id_), fields)
-        # To leave an approval that is not there changes nothing.
+        # Leaving an unknown approval changes nothing.
         assert written.status_code == 404 or (written.status_code, path) == (204, PATHS[1])
     for action, body in (
         ("redeem", {"code": "c", "secret": "s"}),
@@ -65,7 +65,7 @@ def test_in_a_path(app: App, person: Person, id_: str) -> None:
         assert answer.status_code in (403, 404), action
 
 
-def test_in_a_form(app: App, person: Person) -> None:
+def test_odd_text_in_a_form_is_refused(app: App, person: Person) -> None:
     url = ask(app)["url"]
     for field in ("funding", "replace", "cap", "more"):
         assert person.decide(url, **{field: "a\0b"}).status_code == 400, field
@@ -73,7 +73,7 @@ def test_in_a_form(app: App, person: Person) -> None:
 
 
 @pytest.mark.parametrize("id_", ["\0", "\ud800", "x" * 20_000, "", 1, None, ["x"]])
-def test_in_the_id_of_a_passkey(person: Person, id_: object) -> None:
+def test_odd_text_in_a_passkey_id_is_refused(person: Person, id_: object) -> None:
     form = person.form()
     asked = person.challenge(form, "sign-in")
     answer = person.browser.send(form, challenge=asked["id"], credential=json.dumps({"id": id_}))

@@ -1,4 +1,4 @@
-"""Pages of packaged apps and of extensions: in by their exact origin, and never otherwise."""
+"""Pages of packaged apps and browser extensions are admitted by their exact origin only."""
 
 from __future__ import annotations
 
@@ -41,7 +41,9 @@ def drive(request: pytest.FixtureRequest, fake: FakeWattfare) -> Iterator[Any]:
 
 @pytest.mark.parametrize("site", ["cross-site", "none", None])
 @pytest.mark.parametrize("origin", APPS)
-def test_a_listed_origin(drive: Any, fake: FakeWattfare, origin: str, site: str | None) -> None:
+def test_listed_origin_is_admitted(
+    drive: Any, fake: FakeWattfare, origin: str, site: str | None
+) -> None:
     headers = {"origin": origin, "host": "site.example"}
     if site is not None:
         headers["sec-fetch-site"] = site
@@ -56,10 +58,10 @@ def test_a_listed_origin(drive: Any, fake: FakeWattfare, origin: str, site: str 
 
 @pytest.mark.parametrize("site", ["cross-site", "none", None])
 @pytest.mark.parametrize("origin", [one for one in APPS if not one.startswith("http")])
-def test_another_app_or_extension(
+def test_unlisted_app_or_extension_is_refused(
     drive: Any, fake: FakeWattfare, origin: str, site: str | None
 ) -> None:
-    """A browser says `none` for what an extension asks for, with the user's cookies."""
+    """For a request of an extension, the browser sends `none` and the user's cookies."""
     driver = drive(allowed_origins=["chrome-extension://listed", "https://a.example"])
     headers = {"origin": origin, "host": origin.partition("://")[2]}
     if site is not None:
@@ -98,7 +100,7 @@ def test_another_app_or_extension(
         ("", "no origin"),
     ],
 )
-def test_what_no_browser_sends(origin: str, advice: str) -> None:
+def test_impossible_origin_of_a_browser_is_refused(origin: str, advice: str) -> None:
     with pytest.raises(ValueError, match=r"^allowed_origins: ") as raised:
         check_origins([origin])
     assert advice in str(raised.value)
@@ -115,7 +117,7 @@ def test_what_no_browser_sends(origin: str, advice: str) -> None:
     ],
     ids=str,
 )
-def test_other_sites_are_told_what_to_set(drive: Any, headers: dict[str, str]) -> None:
+def test_refusal_of_another_site_names_the_setting(drive: Any, headers: dict[str, str]) -> None:
     answer = drive().request("POST", TOKEN, headers)
     assert answer.status == 403
     assert "allowed_origins" in answer.json["error"]["message"]
@@ -127,17 +129,19 @@ def test_other_sites_are_told_what_to_set(drive: Any, headers: dict[str, str]) -
     [
         {"sec-fetch-site": "none", "host": "a.example"},
         {"sec-fetch-site": "none", "origin": "https://a.example", "host": "inner"},
-        # Of a page with `Referrer-Policy: no-referrer`.
+        # From a page with `Referrer-Policy: no-referrer`.
         {"sec-fetch-site": "same-origin", "origin": "null", "host": "a.example"},
     ],
     ids=str,
 )
-def test_the_browsers_own_word_counts(drive: Any, headers: dict[str, str]) -> None:
+def test_same_origin_statement_of_the_browser_is_trusted(
+    drive: Any, headers: dict[str, str]
+) -> None:
     assert drive().request("POST", TOKEN, headers).status == 200
 
 
 @given(st.text(max_size=30) | st.from_regex(r"[a-z-]+://[a-z.:*/]*", fullmatch=True))
-def test_any_text_is_an_origin_or_is_refused(text: str) -> None:
+def test_any_text_is_a_valid_origin_or_is_refused(text: str) -> None:
     try:
         [origin] = check_origins([text])
     except ValueError:

@@ -1,4 +1,4 @@
-"""The passwords of databases and of Redis: in no list of processes, no log, no error, no frame."""
+"""Passwords of databases and of Redis never appear in a process list, log, error or frame."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ PASSWORD = "hunter2-p4ssw0rd"
 NOWHERE = f"127.0.0.1:{refused_port()}"
 
 
-# -- a PostgreSQL that asks for passwords, and speaks TLS
+# -- a PostgreSQL that requires passwords and speaks TLS
 
 
 @pytest.fixture(scope="module")
@@ -70,23 +70,23 @@ ROLES = {"scram": "scram-sha-256", "md5": "md5"}
 
 @pytest.fixture
 def place(secured: Cluster) -> str:
-    """Host, port and name of a new database."""
+    """Returns host, port and name of a new database."""
     return secured.empty_database().partition("@")[2]
 
 
 @pytest.fixture(scope="module")
 def migrated(secured: Cluster) -> str:
-    """The same of a database that is up to date."""
+    """The same for a database with the current schema."""
     place = secured.empty_database().partition("@")[2]
     migrate_database(f"postgresql://scram:{PASSWORD}@{place}")
     return place
 
 
-# -- URLs as hosts hand them out
+# -- URLs in the form that hosting providers give
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_a_password_is_used(place: str, role: str) -> None:
+def test_database_password_is_used(place: str, role: str) -> None:
     url = f"postgresql://{role}:{PASSWORD}@{place}"
     migrate_database(url)
     keys = create_keys(url, "app")
@@ -130,7 +130,9 @@ def test_a_password_is_used(place: str, role: str) -> None:
         ("postgresql+asyncpg", "prepared_statement_cache_size=0"),
     ],
 )
-def test_parameters_of_hosts(secured: Cluster, migrated: str, scheme: str, query: str) -> None:
+def test_url_parameters_of_hosting_providers_work(
+    secured: Cluster, migrated: str, scheme: str, query: str
+) -> None:
     query = query.format(ca=secured.folder / "ca.pem")
     url = f"{scheme}://scram:{PASSWORD}@{migrated}?{query}".rstrip("?")
     again = invoke_cli("migrate", "--database", url)
@@ -186,17 +188,17 @@ async def _spend(url: str) -> None:
         ("client_encoding=latin1", "`client_encoding`"),
     ],
 )
-def test_a_parameter_that_cannot_be_supported(query: str, named: str) -> None:
+def test_error_names_an_unsupported_url_parameter(query: str, named: str) -> None:
     answer = invoke_cli("migrate", "--database", f"postgresql://u:{PASSWORD}@{NOWHERE}/db?{query}")
     assert answer.exit_code == 1
     assert named in answer.stderr
     assert PASSWORD not in answer.output
 
 
-def test_a_channel_binding_is_a_checked_certificate(
+def test_channel_binding_requires_a_checked_certificate(
     secured: Cluster, place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As if the database was on another machine."""
+    """Treats the database as if it were on another machine."""
     monkeypatch.setattr(address, "_is_local", lambda _: False)
     url = f"postgresql://scram:{PASSWORD}@{place}?sslmode=require&channel_binding=require"
     with pytest.raises(WattfareError, match=r"certificate.*`channel_binding=require`"):
@@ -217,16 +219,17 @@ def test_a_channel_binding_is_a_checked_certificate(
         ("localhost.example.com", False),
     ],
 )
-def test_this_machine(host: str, local: bool) -> None:
+def test_local_hosts_are_recognized(host: str, local: bool) -> None:
     assert address._is_local(host) is local
 
 
-# -- behind a pooler that gives each transaction another session
+# -- behind a pooler that may give each transaction another session
 
 
 @pytest.fixture
 def pooler(secured: Cluster, tmp_path: Path) -> Iterator[Callable[[str], str]]:
-    """PgBouncer in transaction mode, with two sessions for all; gives the URL of a database."""
+    """PgBouncer in transaction mode with two sessions. Yields a function that gives the URL of a
+    database."""
     program = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
     if program is None and os.environ.get("CI"):
         install("pgbouncer")
@@ -274,7 +277,7 @@ server_round_robin = 1
         process.wait(PATIENCE)
 
 
-def test_behind_a_pooler(place: str, pooler: Callable[[str], str]) -> None:
+def test_service_works_behind_a_pooler(place: str, pooler: Callable[[str], str]) -> None:
     url = pooler(place.rpartition("/")[2])
     migrate_database(url)
 
@@ -285,7 +288,7 @@ def test_behind_a_pooler(place: str, pooler: Callable[[str], str]) -> None:
     assert read_database(url, verify) == []
 
 
-# -- what goes wrong says nothing of a password
+# -- errors do not reveal a password
 
 
 def urls_that_fail() -> dict[str, str]:
@@ -312,7 +315,7 @@ def urls_that_fail() -> dict[str, str]:
 
 
 def everything_in(error: BaseException) -> str:
-    """What any reporter of tracebacks may show: messages, reprs, and the variables of frames."""
+    """Everything that a traceback reporter may show: messages, reprs, and variables of frames."""
     told: list[str] = ["".join(traceback.format_exception(error))]
     queue: list[BaseException | None] = [error]
     seen: set[int] = set()
@@ -340,7 +343,7 @@ JOBS: dict[str, Callable[[str], Any]] = {
 
 @pytest.mark.parametrize("name", urls_that_fail())
 @pytest.mark.parametrize("job", [*JOBS, "serve"])
-def test_a_database_that_cannot_be_used(name: str, job: str, caplog: Any) -> None:
+def test_error_of_an_unusable_database_hides_the_password(name: str, job: str, caplog: Any) -> None:
     caplog.set_level(logging.DEBUG)
     url = urls_that_fail()[name]
     if job == "serve":
@@ -357,14 +360,14 @@ def test_a_database_that_cannot_be_used(name: str, job: str, caplog: Any) -> Non
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_a_wrong_password(place: str, role: str) -> None:
+def test_error_of_a_wrong_password_hides_the_password(place: str, role: str) -> None:
     wrong = f"wrong-{PASSWORD}"
     with pytest.raises(WattfareError, match="password authentication failed") as raised:
         migrate_database(f"postgresql://{role}:{wrong}@{place}")
     assert PASSWORD not in everything_in(raised.value)
 
 
-async def test_a_database_that_goes_away(place: str, secured: Cluster) -> None:
+async def test_error_of_a_dropped_database_hides_the_password(place: str, secured: Cluster) -> None:
     url = f"postgresql://scram:{PASSWORD}@{place}"
     await asyncio.to_thread(migrate_database, url)
     store = await open_store(url)
@@ -392,14 +395,14 @@ REDIS = {
 
 
 @pytest.mark.parametrize("name", REDIS)
-async def test_a_redis_that_cannot_be_used(name: str) -> None:
+async def test_error_of_an_unusable_redis_hides_the_password(name: str) -> None:
     pytest.importorskip("redis")
     with pytest.raises(WattfareError) as raised:
         await RateLimits(REDIS[name]).session("app", "u1")
     assert PASSWORD not in everything_in(raised.value) + raised.value.message
 
 
-async def test_a_redis_that_asks_for_a_password(redis_url: str) -> None:
+async def test_error_of_a_redis_authentication_hides_the_password(redis_url: str) -> None:
     import redis.asyncio
 
     client = redis.asyncio.Redis.from_url(redis_url)
@@ -427,7 +430,7 @@ async def test_a_redis_that_asks_for_a_password(redis_url: str) -> None:
         await client.aclose()
 
 
-def test_settings_and_signers() -> None:
+def test_repr_of_settings_and_signers_hides_secrets() -> None:
     settings = Settings(
         database=f"postgresql://ada:{PASSWORD}@h/db",
         upstream="http://h/v1",
@@ -450,7 +453,7 @@ def test_settings_and_signers() -> None:
         assert PASSWORD not in everything_in(raised.value)
 
 
-# -- the list of processes, and the environment
+# -- the process list and the environment
 
 
 def process_list() -> str:
@@ -465,13 +468,13 @@ def process_list() -> str:
 
 
 @pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="there is no /proc")
-def test_the_list_of_processes(tmp_path: Path, migrated: str, redis_url: str) -> None:
+def test_process_list_shows_no_password(tmp_path: Path, migrated: str, redis_url: str) -> None:
     database = f"postgresql://scram:{PASSWORD}@{migrated}"
-    # With a user, since Redis refuses a password alone if it has none itself.
+    # With a user: Redis refuses a lone password if it has none itself.
     storage = f"{redis_url}?client_name={PASSWORD}&username=default&password=x"
     options = ["--upstream", f"http://{NOWHERE}/v1", "--user-ceiling-usd", "5"]
     options += [f"--rate-limit-storage={storage}", "--upstream-key", f"sk-{PASSWORD}"]
-    # `run_service` gives `--database` as an argument.
+    # `run_service` passes `--database` as an argument.
     with (
         run_service(tmp_path, *options, database=database, forked=False) as service,
         service.app() as app,
@@ -507,7 +510,9 @@ def test_the_list_of_processes(tmp_path: Path, migrated: str, redis_url: str) ->
         ("serve --database pg://u:p@h --database sqlite:///x", "serve --database sqlite:///x", {}),
     ],
 )
-def test_arguments_become_variables(arguments: str, kept: str, variables: dict[str, str]) -> None:
+def test_secret_arguments_become_variables(
+    arguments: str, kept: str, variables: dict[str, str]
+) -> None:
     assert split(arguments.split()) == (kept.split(), variables)
 
 
@@ -533,7 +538,7 @@ def test_every_option_has_a_variable() -> None:
     }
 
 
-def test_variables_in_place_of_options(tmp_path: Path) -> None:
+def test_variables_replace_options(tmp_path: Path) -> None:
     database = f"sqlite:///{tmp_path / 'env.db'}"
     env = {
         "WATTFARE_DATABASE": database,
@@ -541,7 +546,7 @@ def test_variables_in_place_of_options(tmp_path: Path) -> None:
         "WATTFARE_METRICS": "true",
         "WATTFARE_LOG_LEVEL": "warning",
         "WATTFARE_DEFAULT_MAX_TOKENS": "3",
-        # There for another day: there is no upstream now.
+        # Unused here: there is no upstream.
         "WATTFARE_UPSTREAM_KEY": "k",
         "WATTFARE_USER_CEILING_USD": "5",
     }

@@ -1,4 +1,4 @@
-"""A process that pauses, or a clock that is set, bills a user for nothing but what a call cost."""
+"""If a process pauses or a clock is changed, a user is still billed only the cost of each call."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from wattfare_mw.service.ledger.export import rows as rows_of
 from wattfare_mw.service.ledger.sqlite import store
 from wattfare_mw.service.ledger.verify import verify
 
-#: What the upstream says that the call has cost, in nano-dollars.
+#: The cost that the upstream reports, in nano-dollars.
 COST = 12_000
 CAP = 2
 
@@ -41,10 +41,10 @@ def ledger(database: str) -> list[dict[str, Any]]:
     return read_database(database, lambda sql: [dict(row) for row in rows_of(sql)])
 
 
-def test_a_process_that_was_taken_for_dead_corrects_the_bills(
+def test_paused_process_declared_dead_corrects_the_bills(
     tmp_path: Path, database: str, upstream: Upstream
 ) -> None:
-    """Of a stream, and of a call that is answered at once."""
+    """Tests a stream and a call that is answered at once."""
     asked, resumed = threading.Semaphore(0), threading.Event()
 
     def answer(exchange: Exchange) -> None:
@@ -90,7 +90,7 @@ def test_a_process_that_was_taken_for_dead_corrects_the_bills(
             correction = corrections[row["id"]]
             assert correction["month"] == row["month"]
             billed = row["billed_nanos"] + correction["billed_nanos"]
-            # The prompt went to the model, and some of the answer came, but not all of it.
+            # The model got the prompt, and a part of the answer arrived.
             assert 0 < billed < 100_000
             total += billed
         assert app.status()["usage"]["monthlyUsd"] == total / 10**9
@@ -99,12 +99,12 @@ def test_a_process_that_was_taken_for_dead_corrects_the_bills(
 
 
 def pause(process: Any, database: str) -> None:
-    """Stop a process outside of a transaction.
+    """Stops a process outside of a transaction.
 
-    A process that is stopped inside of one keeps its locks. SQLite then lets no other process
-    write, for as long as it is stopped: see docs/deployment.md.
+    A process stopped within a transaction keeps its locks. SQLite then lets no other process write
+    until it continues: see docs/deployment.md.
     """
-    if not database.startswith("sqlite"):  # what a call does there is one statement
+    if not database.startswith("sqlite"):  # each write of a call is one statement
         process.send_signal(signal.SIGSTOP)
         return
     probe = sqlite3.connect(database.removeprefix("sqlite:///"), isolation_level=None, timeout=2)
@@ -139,7 +139,7 @@ def other_serves(other: Service, app: App) -> bool:
 
 @pytest.mark.skipif(not clock._boot_id(), reason="the system has no clock that is never set")
 @pytest.mark.parametrize("step", [30, -30, 3600, -3600])
-def test_a_step_of_the_clock_cuts_nothing(
+def test_clock_change_cuts_no_call(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
     ahead = timedelta()
@@ -162,7 +162,7 @@ def test_a_step_of_the_clock_cuts_nothing(
             with http.stream("POST", "/chat/completions", json=body, headers=auth) as answer:
                 pieces = answer.iter_bytes()
                 text = next(pieces)
-                ahead = timedelta(seconds=step)  # renewals and sweeps go on meanwhile
+                ahead = timedelta(seconds=step)  # renewals and sweeps continue in the meantime
                 text += b"".join(pieces)
             assert text.endswith(b"data: [DONE]\n\n")
             body = chat_body("w")

@@ -1,4 +1,4 @@
-"""Rates: one user, one address or one app never uses up what the others need."""
+"""One user, one address or one app never uses up the rate limits of others."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ KEY = {"WATTFARE_UPSTREAM_KEY": "sk-operator-0123456789"}
 
 @pytest.fixture(scope="module")
 def slow(tmp_path_factory: pytest.TempPathFactory, watch: Any) -> Iterator[Service]:
-    """Ten calls a minute for each user, twenty for each app."""
+    """A service that allows ten calls a minute for each user and twenty for each app."""
     options = ("--calls-per-minute-per-user", "10", "--calls-per-minute-per-app", "20")
     with run_service(tmp_path_factory.mktemp("slow"), *options) as service, watch(service):
         yield service
@@ -52,28 +52,28 @@ def statuses(answers: list[httpx.Response]) -> Counter[int]:
 # -- users
 
 
-def test_greedy_accounts_do_not_take_all_sessions_of_an_app(app: App) -> None:
-    """Four did, with 30 each."""
+def test_greedy_accounts_do_not_use_up_the_sessions_of_an_app(app: App) -> None:
+    """Four accounts with 30 sessions each used to be enough."""
     for number in range(12):
         statuses([session(app, f"greedy{number}") for _ in range(32)])
     for number in range(30):
         assert session(app, f"quiet{number}").status_code == 200
 
 
-def test_greedy_users_do_not_take_all_calls_of_an_app(app: App) -> None:
+def test_greedy_users_do_not_use_up_the_calls_of_an_app(app: App) -> None:
     for user in ("one", "two", "three", "quiet"):
         app.connect(user)
     assert statuses([app.chat(user="one") for _ in range(15)]) == {200: 10, 429: 5}
     assert statuses([app.chat(user="two") for _ in range(15)])[200] < 5
     assert statuses([app.chat(user="three") for _ in range(15)])[200] < 5
     assert app.chat(user="quiet").status_code == 200
-    # Another app is not concerned.
+    # Another app is not affected.
     with app.service.app() as other:
         other.connect("one")
         assert other.chat(user="one").status_code == 200
 
 
-def test_a_call_over_the_rate_is_refused_before_its_body_is_read(app: App) -> None:
+def test_call_over_the_rate_is_refused_before_its_body_is_read(app: App) -> None:
     app.connect("one")
     for _ in range(10):
         app.chat(user="one")
@@ -82,7 +82,7 @@ def test_a_call_over_the_rate_is_refused_before_its_body_is_read(app: App) -> No
     assert "this user" in answer.json()["error"]["message"]
 
 
-def test_a_grant_is_counted_like_a_user(app: App) -> None:
+def test_grant_is_counted_like_a_user(app: App) -> None:
     key = bearer(app.keys.publishable_key)
     made = app.http.post("/grants", json={"requests": 50}, headers=key).json()["grantToken"]
     headers = {**app.auth, "x-wattfare-grant": made}
@@ -91,7 +91,7 @@ def test_a_grant_is_counted_like_a_user(app: App) -> None:
     assert statuses(answers) == {200: 10, 429: 2}
 
 
-def test_made_up_grants_do_not_take_all_calls_of_an_app(app: App) -> None:
+def test_made_up_grants_do_not_use_up_the_calls_of_an_app(app: App) -> None:
     app.connect("quiet")
     body = {"model": "wattfare/echo", "messages": [{"role": "user", "content": "x"}]}
     answers = [
@@ -104,7 +104,7 @@ def test_made_up_grants_do_not_take_all_calls_of_an_app(app: App) -> None:
     assert app.chat(user="quiet").status_code == 200
 
 
-def test_a_users_browser_has_a_rate(app: App) -> None:
+def test_browser_of_a_user_has_a_rate_limit(app: App) -> None:
     tokens = {user: bearer(app.token(user)) for user in ("one", "two")}
     answers = [app.http.get("/connections", headers=tokens["one"]) for _ in range(70)]
     assert statuses(answers) == {200: 60, 429: 10}
@@ -120,7 +120,7 @@ def from_address(address: str, **headers: str) -> dict[str, str]:
     return {**headers, "x-forwarded-for": address}
 
 
-def test_one_address_does_not_take_all_grants_of_an_app(app: App) -> None:
+def test_one_address_does_not_use_up_the_grants_of_an_app(app: App) -> None:
     def ask(address: str) -> httpx.Response:
         headers = from_address(address, **bearer(app.keys.publishable_key))
         return app.http.post("/grants", json={"requests": 1}, headers=headers)
@@ -130,7 +130,7 @@ def test_one_address_does_not_take_all_grants_of_an_app(app: App) -> None:
     assert ask("203.0.113.9").status_code == 200
 
 
-def test_guessed_keys_are_refused_and_valid_ones_are_not(app: App) -> None:
+def test_guessed_keys_are_limited_and_valid_keys_are_not(app: App) -> None:
     wrong = from_address("203.0.113.20", **bearer("sk_test_0_guessed"))
     right = from_address("203.0.113.20", **app.auth)
     answers = [app.http.get("/models", headers=wrong) for _ in range(310)]
@@ -140,8 +140,8 @@ def test_guessed_keys_are_refused_and_valid_ones_are_not(app: App) -> None:
     assert app.http.get("/models", headers=elsewhere).status_code == 401
 
 
-def test_a_client_chooses_no_address_of_its_own(tmp_path: Path) -> None:
-    """Where the peer is no proxy of ours, what it says of its address counts for nothing."""
+def test_client_cannot_choose_its_address(tmp_path: Path) -> None:
+    """If the peer is not a trusted proxy, its forwarded address is ignored."""
     with (
         run_service(tmp_path, "--forwarded-allow-ips", "203.0.113.1") as service,
         service.app() as app,
@@ -155,7 +155,7 @@ def test_a_client_chooses_no_address_of_its_own(tmp_path: Path) -> None:
         assert statuses(answers) == {401: 300, 429: 10}
 
 
-def test_what_is_one_address() -> None:
+def test_address_of_groups_equivalent_addresses() -> None:
     def group(host: str) -> str:
         return address_of({"client": (host, 1)})
 
@@ -164,13 +164,13 @@ def test_what_is_one_address() -> None:
     assert address_of({"client": None}) == address_of({}) == ""
 
 
-# -- grants of the operator's money
+# -- grants that the operator pays for
 
 
-def test_one_grant_takes_no_more_than_its_own_cap(
+def test_grant_spends_no_more_than_its_own_cap(
     tmp_path: Path, upstream: Upstream, watch: Any
 ) -> None:
-    """One POST took all of the ceiling for a day."""
+    """Otherwise one POST could spend a day's ceiling."""
     upstream.script = good
     options = ("--upstream", upstream.url, "--user-ceiling-usd", "1", "--grant-ceiling-usd", "8")
     options += ("--grant-max-usd", "0.5")
@@ -184,7 +184,7 @@ def test_one_grant_takes_no_more_than_its_own_cap(
             headers = from_address(address, **bearer(app.keys.publishable_key))
             return app.http.post("/grants", json={"requests": 9, "maxUsd": usd}, headers=headers)
 
-        # Each is lowered to half a dollar, and one address has a quarter of the ceiling.
+        # Each grant is lowered to half a dollar. One address may hold a quarter of the ceiling.
         assert statuses([ask("203.0.113.1") for _ in range(6)]) == {200: 4, 429: 2}
         assert statuses([ask("203.0.113.2", 0.25) for _ in range(9)]) == {200: 8, 429: 1}
         for number in range(3, 5):
@@ -194,7 +194,7 @@ def test_one_grant_takes_no_more_than_its_own_cap(
 
 
 @pytest.mark.parametrize("more", [(), ("--upstream", "http://127.0.0.1:9/v1")])
-def test_a_largest_grant_is_for_the_operators_money(more: tuple[str, ...]) -> None:
+def test_grant_limit_applies_to_the_operators_money(more: tuple[str, ...]) -> None:
     said = invoke_cli("serve", "--grant-max-usd", "2", *more)
     assert said.exit_code == 2
     assert "--grant-max-usd needs" in said.stderr
@@ -203,7 +203,7 @@ def test_a_largest_grant_is_for_the_operators_money(more: tuple[str, ...]) -> No
 # -- in memory
 
 
-def test_the_memory_of_counters_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_of_counters_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rate_limits, "MAX_COUNTERS", 100)
     limits = RateLimits(calls_per_user=3, calls_per_app=10**6)
     for _ in range(3):
@@ -217,7 +217,7 @@ def test_the_memory_of_counters_is_bounded(monkeypatch: pytest.MonkeyPatch) -> N
     assert max(map(len, limits._memory._kinds.values())) <= 100
 
 
-def test_counters_begin_anew_and_go() -> None:
+def test_counters_reset_and_are_removed() -> None:
     now = 1000.0
     counters = Counters(lambda: now)
 
@@ -238,7 +238,7 @@ def test_counters_begin_anew_and_go() -> None:
 
 
 @pytest.mark.parametrize("interface", ["asgi", "wsgi"])
-def test_one_user_does_not_take_the_apps_lists_of_models(
+def test_one_user_does_not_use_up_the_model_lists_of_the_app(
     fake: FakeWattfare, interface: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     driver: Any = KINDS[interface](

@@ -1,4 +1,4 @@
-"""An upstream that refuses the limit of a call: by its name, or because it is too high."""
+"""An upstream that refuses the token limit of a call: its name is wrong or its value too high."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ _numbers = iter(range(60))
 
 @pytest.fixture
 def model() -> str:
-    """One of which the service has learned nothing so far."""
+    """A model that the service knows nothing about yet."""
     return f"any/{next(_numbers)}"
 
 
@@ -108,7 +108,7 @@ OPENAI = {
         "code": "unsupported_parameter",
     }
 }
-#: The name that is refused, the status, and what the upstream says.
+#: The refused name, the status, and the upstream's message.
 UNSUPPORTED: dict[str, tuple[str, int, Any]] = {
     "openai": ("max_tokens", 400, OPENAI),
     "a gateway that embeds it": (
@@ -180,7 +180,7 @@ UNSUPPORTED: dict[str, tuple[str, int, Any]] = {
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("case", UNSUPPORTED)
-def test_a_call_is_repeated_under_the_other_name(
+def test_refused_call_is_repeated_with_the_other_name(
     app: App, upstream: Upstream, model: str, case: str, stream: bool
 ) -> None:
     name, status, body = UNSUPPORTED[case]
@@ -188,20 +188,23 @@ def test_a_call_is_repeated_under_the_other_name(
     user = f"{case}-{stream}".replace(" ", "-")
     app.connect(user, monthlyUsd=1)
     upstream.script = refuses(name, json.dumps(body) if isinstance(body, list) else body, status)
-    # A client of `max_completion_tokens` names it itself: no upstream here gets it by default.
+    # A client that sends `max_completion_tokens` chose the name: no upstream here gets it by
+    # default.
     fields: dict[str, Any] = {} if name == "max_tokens" else {name: 50}
     assert app.chat(user=user, model=model, stream=stream, **fields).status_code == 200
     limit = fields.get(name, 8192)
     assert limits_sent(upstream) == [{name: limit}, {other: limit}]
     assert billed(app, user) == BILL  # the first try costs nothing
-    # It is remembered, also for a client that uses the other name.
+    # The name is remembered, even for a client that sends the other name.
     upstream.calls.clear()
     assert app.chat(user=user, model=model, max_tokens=7).status_code == 200
     assert app.chat(user=user, model=model, max_completion_tokens=7).status_code == 200
     assert limits_sent(upstream) == [{other: 7}, {other: 7}]
 
 
-def test_the_readme_client_on_an_azure_deployment(app: App, upstream: Upstream, model: str) -> None:
+def test_readme_client_works_on_an_azure_deployment(
+    app: App, upstream: Upstream, model: str
+) -> None:
     from wattfare_mw import Wattfare
 
     upstream.script = refuses("max_tokens", OPENAI)
@@ -209,7 +212,7 @@ def test_the_readme_client_on_an_azure_deployment(app: App, upstream: Upstream, 
         assert wf.user("u1").model(model).generate("hi").text == "one two three"
 
 
-def test_a_call_is_repeated_once(app: App, upstream: Upstream, model: str) -> None:
+def test_refused_call_is_repeated_only_once(app: App, upstream: Upstream, model: str) -> None:
     def script(exchange: Exchange) -> None:
         name = next(name for name in exchange.json if name.startswith("max_"))
         exchange.answer(
@@ -221,18 +224,18 @@ def test_a_call_is_repeated_once(app: App, upstream: Upstream, model: str) -> No
     assert answer.status_code == 400
     assert "Unsupported parameter" in answer.json()["error"]["message"]
     assert len(upstream.calls) == 2
-    # Nothing was learned, because nothing has worked.
+    # Nothing was remembered, because neither try succeeded.
     upstream.script = good
     upstream.calls.clear()
     app.chat(model=model)
     assert limits_sent(upstream) == [{"max_tokens": 8192}]
 
 
-def test_both_tries_are_within_one_reservation(app: App, upstream: Upstream, model: str) -> None:
+def test_both_tries_share_one_reservation(app: App, upstream: Upstream, model: str) -> None:
     held: list[float] = []
 
     def script(exchange: Exchange) -> None:
-        # What another call of this user finds: the cap less one reservation.
+        # Another call of this user finds the cap minus one reservation.
         if "max_tokens" in exchange.json:
             held.append(1)
             exchange.answer(OPENAI, status=400)
@@ -296,7 +299,7 @@ TOO_LARGE: dict[str, tuple[int, str]] = {
 
 
 @pytest.mark.parametrize("case", TOO_LARGE)
-def test_a_limit_of_our_own_that_is_too_high_is_lowered(
+def test_added_limit_that_is_too_high_is_lowered(
     app: App, upstream: Upstream, model: str, case: str
 ) -> None:
     most, message = TOO_LARGE[case]
@@ -311,13 +314,13 @@ def test_a_limit_of_our_own_that_is_too_high_is_lowered(
     upstream.script = script
     assert app.chat(model=model).status_code == 200
     assert limits_sent(upstream)[1:] == [{"max_tokens": most}]
-    # It is remembered.
+    # The limit is remembered.
     upstream.calls.clear()
     assert app.chat(model=model).status_code == 200
     assert limits_sent(upstream) == [{"max_tokens": most}]
 
 
-def test_a_clients_own_limit_is_never_lowered(app: App, upstream: Upstream, model: str) -> None:
+def test_limit_of_a_client_is_never_lowered(app: App, upstream: Upstream, model: str) -> None:
     message = TOO_LARGE["openai"][1]
     upstream.script = lambda exchange: exchange.answer({"error": {"message": message}}, status=400)
     answer = app.chat(model=model, max_tokens=8192)
@@ -343,13 +346,13 @@ CONTEXT = {
 
 
 @pytest.mark.parametrize("case", CONTEXT)
-def test_what_the_prompt_leaves_of_the_window(case: str) -> None:
+def test_added_limit_is_lowered_to_the_rest_of_the_window(case: str) -> None:
     body = json.dumps({"error": {"message": CONTEXT[case]}}).encode()
     found = limit_refusals.read(400, body, names=("max_tokens",), limit=8192, model="m")
     assert (found.most, found.for_this_prompt) == (4089, True)
 
 
-def test_a_window_is_not_remembered(app: App, upstream: Upstream, model: str) -> None:
+def test_rest_of_a_window_is_not_remembered(app: App, upstream: Upstream, model: str) -> None:
     def script(exchange: Exchange) -> None:
         if exchange.json["max_tokens"] > 4089:
             exchange.answer({"error": {"message": CONTEXT["openai"]}}, status=400)
@@ -374,7 +377,7 @@ def test_a_window_is_not_remembered(app: App, upstream: Upstream, model: str) ->
         (400, "The prompt is too long: 9000 tokens, at most 4096"),
     ],
 )
-def test_other_refusals_say_nothing_of_the_limit(status: int, message: str) -> None:
+def test_other_refusals_do_not_change_the_limit(status: int, message: str) -> None:
     body = json.dumps({"error": {"message": message, "code": status}}).encode()
     found = limit_refusals.read(status, body, names=("max_tokens",), limit=8192, model="m")
     assert found.name is None
@@ -385,7 +388,7 @@ def test_other_refusals_say_nothing_of_the_limit(status: int, message: str) -> N
     "piece",
     ["1,", "1", "error ", "max_tokens at most 1,000 ", "1 + 1 > ", " ", "status" + " " * 40],
 )
-def test_a_long_refusal_takes_no_time(piece: str) -> None:
+def test_long_refusal_is_parsed_fast(piece: str) -> None:
     began = time.process_time()
     limit_refusals.read(400, piece.encode() * 10**5, names=("max_tokens",), limit=8192, model="m")
     assert time.process_time() - began < 0.5
@@ -401,30 +404,30 @@ def test_a_long_refusal_takes_no_time(piece: str) -> None:
         ("listed/google", 1003),
     ],
 )
-def test_the_limit_that_is_added_is_within_the_models_own(
+def test_added_limit_stays_within_the_models_own(
     app: App, upstream: Upstream, model: str, limit: int
 ) -> None:
     assert app.chat(model=model).status_code == 200
     assert limits_sent(upstream) == [{"max_tokens": limit}]
     upstream.calls.clear()
-    # A client's own limit goes up as it is: the table can be wrong.
+    # A client's own limit is forwarded unchanged: the table can be wrong.
     assert app.chat(model=model, max_tokens=5000).status_code == 200
     assert limits_sent(upstream) == [{"max_tokens": 5000}]
 
 
-def test_the_limit_that_is_added_fits_beside_the_prompt(app: App, upstream: Upstream) -> None:
+def test_added_limit_leaves_space_for_the_prompt(app: App, upstream: Upstream) -> None:
     for model, window in (("openai/gpt-4", 8192), ("listed/window", 2000)):
         upstream.calls.clear()
         assert app.chat(model=model).status_code == 200
         (sent,) = limits_sent(upstream)
         assert window // 2 < sent["max_tokens"] < window
     upstream.calls.clear()
-    app.chat("word " * 800, model="listed/window")  # 4,000 bytes, and about 1,000 tokens
+    app.chat("word " * 800, model="listed/window")  # 4,000 bytes, about 1,000 tokens
     (sent,) = limits_sent(upstream)
     assert 400 < sent["max_tokens"] < 600
 
 
-def test_a_reasoning_model_gets_the_name_that_it_takes(app: App, upstream: Upstream) -> None:
+def test_reasoning_model_gets_max_completion_tokens(app: App, upstream: Upstream) -> None:
     assert app.chat(model="openai/o3-mini", max_tokens=9).status_code == 200
     assert limits_sent(upstream) == [{"max_completion_tokens": 9}]
 
@@ -444,7 +447,7 @@ def test_a_reasoning_model_gets_the_name_that_it_takes(app: App, upstream: Upstr
         ("gpt-4o", "openai", ("max_tokens",), "max_tokens"),
     ],
 )
-def test_the_name_goes_by_the_model(
+def test_limit_name_depends_on_the_model(
     model: str, provider: str, given: tuple[str, ...], names: str
 ) -> None:
     assert names_for(model, given, BY_NAME[provider], None) == (names,)
@@ -473,11 +476,11 @@ def test_the_name_goes_by_the_model(
         ("meta-llama/llama-3-8b", None),
     ],
 )
-def test_our_own_table(model: str, output: int | None) -> None:
+def test_builtin_table_knows_common_models(model: str, output: int | None) -> None:
     assert known(model).output == output
 
 
-def test_a_list_with_odd_numbers() -> None:
+def test_odd_numbers_in_a_model_list_are_ignored() -> None:
     odd: list[Any] = [0, -1, 1, True, 10**12, "many", None, [], {}, 1.5]
     data: list[Any] = [{"id": f"m{n}", "max_tokens": value} for n, value in enumerate(odd)]
     data += [{"id": "good", "max_tokens": "4096", "limits": {"max_output_tokens": 4000.0}}, "text"]
@@ -485,7 +488,7 @@ def test_a_list_with_odd_numbers() -> None:
     assert found == {"good": ModelLimits(output=4000)}
 
 
-def test_what_is_remembered_is_bounded() -> None:
+def test_memory_of_learned_limits_is_bounded() -> None:
     learned = LearnedLimits()
     for n in range(MAX_REMEMBERED + 10):
         learned.note_name(f"m{n}", "max_tokens")

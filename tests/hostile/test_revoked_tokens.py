@@ -1,4 +1,4 @@
-"""A session token from before a revocation connects nothing, on either database."""
+"""A session token from before a revocation connects nothing, on both databases."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import httpx
 import jwt
 import pytest
 from support.service import App, Service, bearer, run_service
+from support.sqlite import sqlite_database
 
 from wattfare_mw.service.ledger.databases import open_store
 from wattfare_mw.service.tokens import LEEWAY, LIFETIME, Session, Signer
@@ -22,7 +23,7 @@ SECRET = "s" * 40
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
 def database(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
     if request.param == "sqlite":
-        return f"sqlite:///{tmp_path_factory.mktemp('ledger') / 'wattfare.db'}"
+        return sqlite_database(tmp_path_factory.mktemp("ledger"))
     return request.getfixturevalue("cluster").database()
 
 
@@ -49,7 +50,7 @@ def ask(app: App, method: str, token: str, **cap: float) -> httpx.Response:
     return app.http.request(method, "/connections", headers=bearer(token), **body)
 
 
-def test_an_old_token_reads_and_revokes_and_connects_nothing(app: App) -> None:
+def test_old_token_reads_and_revokes_but_does_not_connect(app: App) -> None:
     old = app.token(monthlyUsd=20)
     assert ask(app, "POST", old, monthlyUsd=5).status_code == 200
     assert ask(app, "DELETE", app.token()).status_code == 204
@@ -62,7 +63,7 @@ def test_an_old_token_reads_and_revokes_and_connects_nothing(app: App) -> None:
     assert app.chat().status_code == 402
     assert ask(app, "GET", old).json()["connected"] is False
 
-    # The user comes back with a new token. The old one still changes nothing but back.
+    # The user comes back with a new token. The old one can still only revoke.
     assert ask(app, "POST", app.token(), monthlyUsd=1).status_code == 200
     assert ask(app, "POST", old, monthlyUsd=20).status_code == 401
     assert app.status()["limits"] == {"monthlyUsd": 1}
@@ -72,7 +73,7 @@ def test_an_old_token_reads_and_revokes_and_connects_nothing(app: App) -> None:
     assert app.status()["connected"] is False
 
 
-def test_each_user_has_an_epoch_of_their_own(app: App) -> None:
+def test_each_user_has_their_own_epoch(app: App) -> None:
     tokens = {user: app.token(user) for user in ("ada", "joan")}
     for token in tokens.values():
         assert ask(app, "POST", token).status_code == 200
@@ -81,7 +82,7 @@ def test_each_user_has_an_epoch_of_their_own(app: App) -> None:
     assert ask(app, "POST", tokens["joan"], monthlyUsd=3).status_code == 200
 
 
-def test_a_token_of_the_version_before_has_no_epoch(app: App) -> None:
+def test_token_of_an_older_version_has_no_epoch(app: App) -> None:
     token = app.token()
     claims = jwt.decode(token, SECRET, algorithms=["HS256"], audience="wattfare-connections")
     del claims["rev"]
@@ -91,8 +92,8 @@ def test_a_token_of_the_version_before_has_no_epoch(app: App) -> None:
     assert ask(app, "POST", before).status_code == 401
 
 
-async def test_approvals_and_a_revocation_at_once(database: str) -> None:
-    """Whatever comes first, no approval of the old epoch comes after the revocation."""
+async def test_approvals_concurrent_with_a_revocation(database: str) -> None:
+    """In any order, no approval with the old epoch succeeds after the revocation."""
     from wattfare_mw.service.ledger.databases import create_keys
 
     keys = await asyncio.to_thread(create_keys, database, "app")
@@ -133,7 +134,7 @@ async def test_approvals_and_a_revocation_at_once(database: str) -> None:
         (-LEEWAY - LIFETIME, False),
     ],
 )
-def test_a_clock_that_is_ahead(minted: float, good: bool) -> None:
+def test_clock_that_is_ahead(minted: float, good: bool) -> None:
     signer = Signer(b"k" * 32)
     session = Session("app1", "u1", None, 3)
     token = signer.mint(session, now=time.time() + minted).token
@@ -144,8 +145,8 @@ def test_a_clock_that_is_ahead(minted: float, good: bool) -> None:
             signer.read(token)
 
 
-def test_two_processes_with_two_clocks(tmp_path: Path) -> None:
-    """Of two on one ledger, one is two seconds ahead, and mints."""
+def test_two_processes_with_different_clocks(tmp_path: Path) -> None:
+    """Two processes share a ledger. The one that mints is two seconds ahead."""
     ahead_by_2 = "import time\nnow = time.time\ntime.time = lambda: now() + 2\n"
     (tmp_path / "ahead").mkdir()
     (tmp_path / "ahead" / "sitecustomize.py").write_text(ahead_by_2)

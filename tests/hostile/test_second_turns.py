@@ -1,4 +1,4 @@
-"""A conversation goes on with what a library has kept of it, and nothing costly hides in that."""
+"""A conversation continues with what a library has kept of it. Nothing costly can hide in that."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ CALL = {
 }
 RESULT = {"role": "tool", "tool_call_id": "call_1", "content": "3"}
 
-#: What libraries send of an earlier message, as it was recorded from them: openai 3.57 (`parse`),
-#: litellm 1.110, llama-index 0.10, LangChain 1.8, the AI SDK 5, and their own formats on a disk.
+#: Earlier messages as libraries send them again, recorded from openai 3.57 (`parse`), litellm
+#: 1.110, llama-index 0.10, LangChain 1.8, the AI SDK 5, and their own formats on disk.
 RECORDED: dict[str, list[dict[str, Any]]] = {
     "openai parse": [
         {
@@ -201,6 +201,46 @@ RECORDED: dict[str, list[dict[str, Any]]] = {
             ],
         }
     ],
+    "notes of the app": [
+        {"role": "user", "content": "x", "metadata": {"source": "https://a.example"}},
+        {"role": "assistant", "content": None, "tool_calls": [CALL]},
+        {**RESULT, "artifact": {"rows": [{"link": "https://a.example"}]}, "status": "success"},
+    ],
+    "results of a search": [
+        {
+            "role": "assistant",
+            "content": "x",
+            "annotations": [
+                {
+                    "type": "url_citation",
+                    "url_citation": {
+                        "url": "https://a.example",
+                        "image": "https://a.example/i.png",
+                    },
+                }
+            ],
+        }
+    ],
+    "calls of the provider": [
+        {"role": "assistant", "content": "", "tool_calls": [{**CALL, "type": "builtin_function"}]},
+        RESULT,
+    ],
+    "parts of Anthropic": [
+        {"role": "assistant", "content": [{"type": "tool_use", "name": "add", "input": {}}]},
+        {
+            "role": "user",
+            "content": [
+                {"type": "tool_result", "tool_use_id": "t1", "content": "3", "is_error": False},
+                {
+                    "type": "search_result",
+                    "source": "https://a.example",
+                    "title": "t",
+                    "content": [{"type": "text", "text": "x"}],
+                    "citations": {"enabled": True},
+                },
+            ],
+        },
+    ],
     "cached": [
         {
             "role": "assistant",
@@ -212,7 +252,7 @@ RECORDED: dict[str, list[dict[str, Any]]] = {
 }
 
 IMAGE = "data:image/png;base64,iVBORw0KGgo="
-#: What costs more than its text, wherever it hides.
+#: Values that cost more than their text.
 COSTLY: list[Any] = [
     {"image_url": {"url": "https://a.example/a.png"}},
     {"imageUrl": "https://a.example/a.png"},
@@ -232,7 +272,7 @@ COSTLY: list[Any] = [
     {"annotations": [{"type": "file", "file": {"file_data": IMAGE}}]},
     {"annotations": [{"type": "file", "file": {"content": [{"url": IMAGE}]}}]},
 ]
-#: Where they might hide in a message of a model.
+#: Keys under which they might hide in a message of a model.
 PLACES = ("reasoning", "reasoning_details", "thinking_blocks", "provider_specific_fields", "zz")
 
 
@@ -255,7 +295,7 @@ def app(forwarding: Service, upstream: Upstream) -> Iterator[App]:
 
 
 @pytest.mark.parametrize("case", RECORDED)
-def test_what_a_library_kept_goes_up_as_it_is(app: App, upstream: Upstream, case: str) -> None:
+def test_kept_message_is_forwarded_unchanged(app: App, upstream: Upstream, case: str) -> None:
     messages = [{"role": "user", "content": "hi"}, *RECORDED[case]]
     body = {**chat_body(), "model": "fake/model", "messages": messages}
     answer = app.http.post("/chat/completions", json=body, headers=app.paid_by("u1"))
@@ -264,10 +304,10 @@ def test_what_a_library_kept_goes_up_as_it_is(app: App, upstream: Upstream, case
 
 
 @pytest.mark.parametrize("case", RECORDED)
-def test_it_is_part_of_the_bound(case: str) -> None:
+def test_kept_message_counts_in_the_prompt_bound(case: str) -> None:
     messages = RECORDED[case]
     body = chat_body(messages=messages)
-    # As a template may write it: with spaces, in ASCII.
+    # As a chat template may write it: with spaces, in ASCII.
     assert prompt_bound.bound(body) > len(json.dumps(messages))
     # Each key counts.
     for place, message in enumerate(messages):
@@ -279,15 +319,15 @@ def test_it_is_part_of_the_bound(case: str) -> None:
 
 
 @pytest.mark.parametrize("place", ["provider_specific_fields", "metadata", "reasoning_details"])
-def test_a_template_may_write_it_anew(place: str) -> None:
-    """With a space behind each comma and colon, which is half as much again here."""
+def test_prompt_bound_covers_reformatted_json(place: str) -> None:
+    """A space after each comma and colon makes the JSON half as long again here."""
     message = {"role": "assistant", "content": "x", place: [{"a": 1}] * 5000}
     assert prompt_bound.bound(chat_body(messages=[message])) > len(json.dumps(message))
 
 
 @pytest.mark.parametrize("costly", COSTLY, ids=json.dumps)
 @pytest.mark.parametrize("place", PLACES)
-def test_nothing_costly_hides_in_it(place: str, costly: Any) -> None:
+def test_costly_value_in_a_kept_message_is_refused(place: str, costly: Any) -> None:
     said = refusal({"role": "assistant", "content": "x", place: [costly]})
     assert f"messages[0].{place}" in said
     said = refusal({"role": "assistant", "content": [{"type": "text", "text": "x", place: costly}]})
@@ -298,14 +338,14 @@ def test_nothing_costly_hides_in_it(place: str, costly: Any) -> None:
 
 
 @pytest.mark.parametrize("role", ["user", "system", "developer", "tool", "function", "ai"])
-def test_a_message_of_the_app_points_nowhere(role: str) -> None:
+def test_url_in_an_unknown_field_of_a_message_is_refused(role: str) -> None:
     for value in ("https://a.example/a", "gs://bucket/x", ["s3://b/x"], {"a": {"b": "file:///x"}}):
         said = refusal({"role": role, "content": "x", "pointer": value})
         assert "which has a URL" in said
     check({"role": role, "content": "see https://a.example", "note": "no url", "n": [1, None]})
 
 
-def test_an_hour_in_a_cache_is_held_at_any_depth() -> None:
+def test_one_hour_cache_is_reserved_at_any_depth() -> None:
     hour = {"type": "ephemeral", "ttl": "1h"}
     for key in ("cache_control", "cacheControl"):
         for place in ({key: hour}, {"zz": [{"anthropic": {key: hour}}]}):
@@ -313,9 +353,13 @@ def test_an_hour_in_a_cache_is_held_at_any_depth() -> None:
             assert [name.rpartition(".")[2] for name in held] == ["ttl"]
 
 
-def test_replayed_audio_is_refused_with_advice() -> None:
-    said = refusal({"role": "assistant", "audio": {"id": "audio_1"}})
-    assert "send its transcript" in said
+def test_replayed_audio_is_held() -> None:
+    whole = {"id": "audio_1", "data": "A" * 40_000, "expires_at": 1, "transcript": "hello"}
+    for audio in ({"id": "audio_1"}, whole):
+        message = {"role": "assistant", "content": None, "audio": audio}
+        assert check(message) == ("messages[0].audio",)
+    read = chat_request.read(json.dumps(chat_body(messages=[message])).encode())
+    assert prompt_bound.bound({**read.body, "messages": read.text}) < 2000
     check({"role": "assistant", "content": "x", "audio": None})
 
 
@@ -337,7 +381,7 @@ FUNCTION = {"name": "f", "description": "d", "parameters": {"type": "object"}}
     ],
     ids=str,
 )
-def test_what_libraries_keep_of_a_tool(more: dict[str, Any]) -> None:
+def test_kept_tool_fields_are_forwarded(more: dict[str, Any]) -> None:
     message = {"role": "user", "content": "x"}
     check(message, tools=[{"type": "function", "function": FUNCTION, **more}])
 
@@ -353,7 +397,7 @@ def test_what_libraries_keep_of_a_tool(more: dict[str, Any]) -> None:
     ],
     ids=str,
 )
-def test_what_libraries_keep_of_a_function(more: dict[str, Any]) -> None:
+def test_kept_function_fields_are_forwarded(more: dict[str, Any]) -> None:
     message = {"role": "user", "content": "x"}
     check(message, tools=[{"type": "function", "function": {**FUNCTION, **more}}])
     check(message, functions=[{**FUNCTION, **more}])
@@ -372,20 +416,20 @@ def test_what_libraries_keep_of_a_function(more: dict[str, Any]) -> None:
     ],
     ids=str,
 )
-def test_a_tool_of_the_provider_beside_a_function(more: dict[str, Any]) -> None:
+def test_provider_tool_beside_a_function_is_refused(more: dict[str, Any]) -> None:
     message = {"role": "user", "content": "x"}
     said = refusal(message, tools=[{"type": "function", "function": FUNCTION, **more}])
     assert "`tools[0]." in said
 
 
-def test_the_built_in_model_reads_the_text_of_such_parts() -> None:
+def test_builtin_model_reads_the_text_of_kept_parts() -> None:
     message = RECORDED["thoughts as parts"][0]
     assert chat_request.text_of(message) == "hello"
 
 
 @pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")
-def test_the_openai_package_goes_on_with_what_it_parsed(app: App, upstream: Upstream) -> None:
-    """The package itself, against the service."""
+def test_openai_package_continues_with_what_it_parsed(app: App, upstream: Upstream) -> None:
+    """Runs the package itself against the service."""
     openai = pytest.importorskip("openai")
     pydantic = pytest.importorskip("pydantic")
     answer = pydantic.create_model("Answer", a=(int, ...), image=(str, ...))

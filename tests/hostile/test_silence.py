@@ -1,4 +1,4 @@
-"""A model that is silent for long, and a service that sends comments without end."""
+"""A model that sends nothing for a long time, and a service that sends comments without end."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ from wattfare_mw.service.ledger.verify import verify
 from wattfare_mw.service.settings import Settings
 from wattfare_mw.transport.idle import IdleTimer
 
-#: How long a stream is silent in these tests before a comment comes, in seconds.
+#: How long a stream is silent in these tests before a comment is sent, in seconds.
 SOON = 0.05
 STREAM = body_of(stream=True)
 
@@ -55,12 +55,12 @@ STREAM = body_of(stream=True)
 
 @pytest.fixture
 def app(tmp_path: Path, upstream: Upstream, monkeypatch: pytest.MonkeyPatch) -> Iterator[App]:
-    """An app of a service in front of the fake upstream; its ledger is verified afterwards."""
+    """An app of a service in front of the fake upstream. Its ledger is verified afterwards."""
     monkeypatch.setattr("wattfare_mw.service.api.output.HEARTBEAT_SECONDS", SOON)
     database = f"sqlite:///{tmp_path / 'ledger.db'}"
     with uvicorn_server(create_app(Settings(database=database, upstream=upstream.url))) as address:
         service = Service(f"http://{address[0]}:{address[1]}", database, process=None)  # type: ignore[arg-type]
-        # As soon as it answers, the tables are there.
+        # Once it answers, its tables exist.
         assert httpx.get(f"{service.url}/healthz", trust_env=False).status_code == 200
         with service.app() as app:
             app.connect()
@@ -69,7 +69,7 @@ def app(tmp_path: Path, upstream: Upstream, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 class SilentModel:
-    """An upstream that answers, and is silent before each word until a test lets it go on."""
+    """An upstream that pauses before each word until a test releases it."""
 
     def __init__(self, *words: str) -> None:
         self._words = words
@@ -97,7 +97,7 @@ def events_of(data: bytes) -> list[bytes]:
     return data[:-2].split(b"\n\n")
 
 
-def test_comments_come_between_the_events(app: App, upstream: Upstream) -> None:
+def test_comments_are_sent_between_events(app: App, upstream: Upstream) -> None:
     model = upstream.script = SilentModel("one", "two", "three")
     got = b""
     comments = 0
@@ -105,7 +105,7 @@ def test_comments_come_between_the_events(app: App, upstream: Upstream) -> None:
         assert answer.status_code == 200
         for piece in answer.iter_raw():
             got += piece
-            if got.count(COMMENT) > comments + 1:  # two for each silence
+            if got.count(COMMENT) > comments + 1:  # two for each pause
                 comments = got.count(COMMENT)
                 model.go_on()
     events = events_of(got)
@@ -119,7 +119,7 @@ def test_comments_come_between_the_events(app: App, upstream: Upstream) -> None:
     assert app.status()["usage"]["monthlyUsd"] > 0
 
 
-def test_half_an_event_is_not_cut_by_a_comment(app: App, upstream: Upstream) -> None:
+def test_comment_does_not_cut_an_event(app: App, upstream: Upstream) -> None:
     heard = threading.Event()
 
     def script(exchange: UpstreamExchange) -> None:
@@ -141,7 +141,7 @@ def test_half_an_event_is_not_cut_by_a_comment(app: App, upstream: Upstream) -> 
 
 
 @pytest.mark.parametrize("status", [429, 500])
-def test_an_upstream_that_waits_with_its_status_can_still_refuse(
+def test_upstream_with_a_late_status_can_still_refuse(
     app: App, upstream: Upstream, status: int
 ) -> None:
     def script(exchange: UpstreamExchange) -> None:
@@ -160,16 +160,16 @@ def json_of(answer: httpx.Response) -> Any:
     return answer.json()
 
 
-def test_a_client_that_leaves_in_the_silence(app: App, upstream: Upstream) -> None:
+def test_client_that_disconnects_during_a_pause(app: App, upstream: Upstream) -> None:
     upstream.script = lambda exchange: (exchange.start_stream(), exchange.hang())[0]
     with stream(app) as answer:
         assert next(answer.iter_raw()) == COMMENT
     upstream.wait_gone()
 
 
-def test_clients_leave_the_comments_out(app: App, upstream: Upstream) -> None:
+def test_clients_ignore_comments(app: App, upstream: Upstream) -> None:
     class Often(SilentModel):
-        """Goes on by itself, after some comments."""
+        """Continues by itself after some comments."""
 
         def __call__(self, exchange: UpstreamExchange) -> None:
             threading.Timer(4 * SOON, self.go_on).start()
@@ -199,7 +199,7 @@ def test_clients_leave_the_comments_out(app: App, upstream: Upstream) -> None:
 
 
 class SlowClient:
-    """An ASGI ``send`` that a test lets through, one message at a time."""
+    """An ASGI ``send`` that a test releases one message at a time."""
 
     def __init__(self) -> None:
         self.sent: list[bytes] = []
@@ -210,7 +210,7 @@ class SlowClient:
     async def __call__(self, message: Any) -> None:
         if message["type"] == "http.response.start":
             return
-        assert self.at_once == 0, "two senders at once"
+        assert self.at_once == 0, "two sends ran at once"
         self.at_once += 1
         self.asked.set()
         try:
@@ -220,13 +220,13 @@ class SlowClient:
             self.at_once -= 1
 
 
-async def test_an_event_waits_for_the_comment_that_is_being_sent() -> None:
+async def test_event_waits_until_a_comment_is_sent() -> None:
     client = SlowClient()
     output = ASGIOutput(client, tuple, IdleTimer(asyncio.get_running_loop(), 0.01))  # type: ignore[arg-type]
     await output.begin()
     await client.asked.wait()
     writing = asyncio.create_task(output.write(b"data: 1\n\n"))
-    await asyncio.sleep(0.03)  # time for another comment, which must not come
+    await asyncio.sleep(0.03)  # time for another comment, which must not be sent
     client.open.set()
     await writing
     await output.end(b"data: 2\n\n")
@@ -236,7 +236,7 @@ async def test_an_event_waits_for_the_comment_that_is_being_sent() -> None:
     assert len(client.sent) == 3
 
 
-async def test_a_comment_that_cannot_be_sent_ends_the_call() -> None:
+async def test_comment_that_cannot_be_sent_ends_the_call() -> None:
     async def send(message: Any) -> None:
         if message["type"] != "http.response.start":
             failed.set()
@@ -251,7 +251,7 @@ async def test_a_comment_that_cannot_be_sent_ends_the_call() -> None:
     output.close()
 
 
-async def test_a_call_that_is_given_up_sends_no_comment() -> None:
+async def test_cancelled_call_sends_no_comment() -> None:
     client = SlowClient()
     output = ASGIOutput(client, tuple, IdleTimer(asyncio.get_running_loop(), 0.01))  # type: ignore[arg-type]
     await output.begin()
@@ -297,7 +297,9 @@ PINGS = [b": ping\n\n", b":\n\n", b": a\n: b\r\n\r\n", b":\r\r", b": OPENROUTER 
 
 
 @pytest.mark.parametrize("ping", PINGS)
-def test_a_flood_of_comments_is_dropped(drive: Drive, fake: FakeWattfare, ping: bytes) -> None:
+def test_middleware_drops_a_flood_of_comments(
+    drive: Drive, fake: FakeWattfare, ping: bytes
+) -> None:
     live, exchange = begin(drive(), fake)
     exchange.chunk(word("one"))
     for _ in range(20):
@@ -309,7 +311,7 @@ def test_a_flood_of_comments_is_dropped(drive: Drive, fake: FakeWattfare, ping: 
     assert body.count(ping) == 1
 
 
-def test_a_comment_every_ten_seconds_goes_on(
+def test_middleware_forwards_a_comment_every_ten_seconds(
     drive: Drive, fake: FakeWattfare, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Clock:
@@ -336,20 +338,20 @@ def test_a_comment_every_ten_seconds_goes_on(
     assert comments == [b": at 1000", b": at 1010", b": at 1021"]
 
 
-def test_an_event_with_a_comment_in_it_is_unchanged(drive: Drive, fake: FakeWattfare) -> None:
+def test_event_that_contains_a_comment_is_unchanged(drive: Drive, fake: FakeWattfare) -> None:
     event = b": about\ndata: 1\n: more\n\n"
     fake.script = lambda exchange: exchange.stream(*[event] * 3, DONE)
     assert drive().request("POST", INFERENCE, JSON, STREAM).body == event * 3 + DONE
 
 
-def test_none_lets_no_comment_through(drive: Drive, fake: FakeWattfare) -> None:
+def test_heartbeat_none_forwards_no_comment(drive: Drive, fake: FakeWattfare) -> None:
     fake.script = lambda exchange: exchange.stream(PINGS[0], word("one"), *PINGS, DONE)
     answer = drive(heartbeat=None).request("POST", INFERENCE, JSON, STREAM)
     assert answer.body == word("one") + DONE
 
 
 @pytest.mark.parametrize("heartbeat", [0, -1, True, "15", float("nan"), float("inf"), 3601])
-def test_a_heartbeat_of_no_use(heartbeat: Any) -> None:
+def test_invalid_heartbeat_raises_value_error(heartbeat: Any) -> None:
     with pytest.raises(ValueError, match="heartbeat"):
         WattfareMiddleware(
             asgi_app, resolve_user=lambda _: "u", secret_key=SECRET_KEY, heartbeat=heartbeat
@@ -361,7 +363,7 @@ only_wsgi = pytest.mark.parametrize("interface", ["wsgi"], indirect=True)
 
 
 @only_asgi
-def test_asgi_sends_comments_of_its_own(drive: Drive, fake: FakeWattfare) -> None:
+def test_asgi_middleware_sends_its_own_comments(drive: Drive, fake: FakeWattfare) -> None:
     live, exchange = begin(drive(heartbeat=SOON), fake)
     assert live.next() == COMMENT
     exchange.chunk(word("one")[:10])
@@ -377,9 +379,7 @@ def test_asgi_sends_comments_of_its_own(drive: Drive, fake: FakeWattfare) -> Non
 
 
 @only_asgi
-def test_asgi_dropped_comments_do_not_count_as_a_sign_of_life(
-    drive: Drive, fake: FakeWattfare
-) -> None:
+def test_asgi_dropped_comments_do_not_delay_a_heartbeat(drive: Drive, fake: FakeWattfare) -> None:
     live, exchange = begin(drive(heartbeat=0.2), fake)
     stop = threading.Event()
 
@@ -401,7 +401,7 @@ def test_asgi_dropped_comments_do_not_count_as_a_sign_of_life(
 
 
 @only_asgi
-def test_asgi_nothing_is_sent_before_the_status(drive: Drive, fake: FakeWattfare) -> None:
+def test_asgi_sends_nothing_before_the_status(drive: Drive, fake: FakeWattfare) -> None:
     fake.script = held
     live = drive(heartbeat=SOON).open("POST", INFERENCE, JSON, STREAM)
     exchange = fake.next()
@@ -411,7 +411,7 @@ def test_asgi_nothing_is_sent_before_the_status(drive: Drive, fake: FakeWattfare
 
 
 @only_asgi
-def test_asgi_none_sends_no_comment(drive: Drive, fake: FakeWattfare) -> None:
+def test_asgi_heartbeat_none_sends_no_comment(drive: Drive, fake: FakeWattfare) -> None:
     live, exchange = begin(drive(heartbeat=None), fake)
     live.wait_started()
     time.sleep(4 * SOON)
@@ -421,7 +421,7 @@ def test_asgi_none_sends_no_comment(drive: Drive, fake: FakeWattfare) -> None:
 
 
 @only_asgi
-def test_asgi_a_client_that_leaves_in_the_silence(drive: Drive, fake: FakeWattfare) -> None:
+def test_asgi_client_that_disconnects_during_a_pause(drive: Drive, fake: FakeWattfare) -> None:
     live, exchange = begin(drive(heartbeat=SOON), fake)
     assert live.next() == COMMENT
     live.close()
@@ -430,7 +430,7 @@ def test_asgi_a_client_that_leaves_in_the_silence(drive: Drive, fake: FakeWattfa
 
 
 @only_wsgi
-def test_wsgi_only_passes_comments(drive: Drive, fake: FakeWattfare) -> None:
+def test_wsgi_forwards_comments_and_sends_none(drive: Drive, fake: FakeWattfare) -> None:
     live, exchange = begin(drive(heartbeat=SOON), fake)
     live.wait_started()
     time.sleep(4 * SOON)
@@ -439,8 +439,8 @@ def test_wsgi_only_passes_comments(drive: Drive, fake: FakeWattfare) -> None:
     assert live.rest() == COMMENT + DONE
 
 
-def test_a_flood_of_comments_holds_no_other_stream_up(fake: FakeWattfare) -> None:
-    """On a real server, with an openai client that reads the flooded stream."""
+def test_flood_of_comments_delays_no_other_stream(fake: FakeWattfare) -> None:
+    """Uses a real server, and an openai client that reads the flooded stream."""
     fake.script = held_stream
     env = {"WATTFARE_SECRET_KEY": SECRET_KEY, "WATTFARE_BASE_URL": fake.url}
     with uvicorn_process("support.middleware_app:asgi", env=env) as (address, _), ExitStack() as on:
@@ -469,7 +469,7 @@ def test_a_flood_of_comments_holds_no_other_stream_up(fake: FakeWattfare) -> Non
             assert attacker.result(PATIENCE) == "end"
 
 
-def test_each_adapter_takes_the_option() -> None:
+def test_each_adapter_accepts_the_heartbeat_option() -> None:
     options: Any = {"resolve_user": lambda _: "u", "secret_key": SECRET_KEY, "heartbeat": None}
     wattfare_flask.WattfareMiddleware(Flask(__name__), **options)
     wattfare_litestar.WattfarePlugin(**options)

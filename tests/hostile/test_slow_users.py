@@ -1,4 +1,4 @@
-"""A `resolve_user` that waits long for some users keeps no other user waiting."""
+"""A `resolve_user` that is slow for some users does not delay other users."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from wattfare_mw import Request, WattfareMiddleware
 
 
 @pytest.mark.parametrize("slow", [12, 39])
-def test_slow_users_keep_no_fast_one_waiting(
+def test_slow_users_do_not_delay_fast_users(
     fake: FakeWattfare, slow: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nor the look-up of the service's name, for which asyncio has a few threads only."""
+    """They do not delay the DNS lookup of the service either, for which asyncio has few threads."""
     monkeypatch.setattr(fake, "url", fake.url.replace("127.0.0.1", "localhost"))
     gate, begun = threading.Event(), threading.Semaphore(0)
 

@@ -1,6 +1,6 @@
-"""Stop ends the streams of a budget within a second, in every process, and nothing comes after it.
+"""Stop ends the streams of a budget within a second, in every process. Nothing is sent after it.
 
-``WATTFARE_TEST_STREAMS`` says how many streams are open: 500 with ``make test-long``.
+``WATTFARE_TEST_STREAMS`` sets the number of open streams: 500 with ``make test-long``.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from wattfare_mw.service.ledger.databases import read_database
 from wattfare_mw.service.ledger.verify import verify
 
 STREAMS = int(os.environ.get("WATTFARE_TEST_STREAMS", "40"))
-#: So many of them are of one user, in all processes together.
+#: This many streams belong to one user, in all processes together.
 OF_A_USER = 20
 WORD = b'"content":"word'
-#: How long 99 of 100 streams may go on after Stop, in seconds.
+#: Seconds within which 99 of 100 streams must end after Stop.
 MOST_SECONDS = 1.0
 
 
@@ -36,7 +36,7 @@ def four(tmp_path: Path, database: str) -> Iterator[list[Service]]:
 
 
 class Stream:
-    """A stream as its client reads it."""
+    """A stream, as its client reads it."""
 
     def __init__(self, service: Service, app: App, user: str) -> None:
         self.user = user
@@ -49,7 +49,7 @@ class Stream:
     async def read(self) -> None:
         at = urlsplit(self._service.url)
         reader, writer = await asyncio.open_connection(at.hostname, at.port)
-        # Minutes of words, if it is not stopped.
+        # Minutes of words if it is not stopped.
         body = json.dumps(
             chat_body("word " * 3_000, model="wattfare/echo-slow", stream=True, max_tokens=3_000)
         ).encode()
@@ -106,7 +106,7 @@ async def test_stop_ends_streams_in_every_process(four: list[Service]) -> None:
                     await stop(four[number % 4], tokens[user])
                 await asyncio.wait(reading[: len(streams)])
                 slowness, _ = await asyncio.to_thread(pace.since)
-            # What another user has goes on.
+            # The streams of another user continue.
             for stream in others:
                 stream.begun.clear()
                 await stream.begun.wait()
@@ -119,7 +119,7 @@ async def test_stop_ends_streams_in_every_process(four: list[Service]) -> None:
             f"{len(took)} streams: median {took[len(took) // 2]:.3f} s, p99 {late:.3f} s, "
             f"most {took[-1]:.3f} s, on a machine that is {slowness:.1f} times slower than alone"
         )
-        for stream in streams:  # nothing comes after this event
+        for stream in streams:  # this event is the last one
             assert stream.last_event["error"]["code"] == "not_connected", stream.text[-300:]
         assert late / slowness <= MOST_SECONDS
         for user in users:

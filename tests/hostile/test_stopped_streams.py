@@ -1,4 +1,4 @@
-"""Streams that are stopped, of a provider that keeps a record of what each of them cost."""
+"""Streams that are cut off, of a provider that keeps a record of each call's cost."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ TRUE = 123_450
 
 
 def story(exchange: Exchange) -> None:
-    """A word, and then nothing until the client leaves."""
+    """Sends a word, then nothing until the client disconnects."""
     exchange.start_stream()
     exchange.chunk(b": OPENROUTER PROCESSING\n\n")
     exchange.event(chunk_of({"id": ID, "choices": [{"index": 0, "delta": {"content": "one "}}]}))
@@ -51,7 +51,7 @@ def record(**fields: Any) -> Callable[[Exchange], None]:
 
 
 class AfterSome:
-    """A record that is there when it is asked for the third time."""
+    """A record that exists from the third request on."""
 
     def __init__(self) -> None:
         self.asked = 0
@@ -77,8 +77,8 @@ def app_of(service: Service) -> App:
     return app
 
 
-def leave_a_stream(app: App, *, stay: bool = False, at: str = "one ") -> Visitor:
-    """Ask for a stream, and leave it once this has come, unless told to stay."""
+def cut_stream(app: App, *, stay: bool = False, at: str = "one ") -> Visitor:
+    """Opens a stream and, unless `stay` is set, disconnects after this text."""
     host, _, port = app.service.url.removeprefix("http://").partition(":")
     visitor = Visitor((host, int(port)))
     headers = {**app.paid_by("u1"), "content-type": "application/json"}
@@ -96,16 +96,16 @@ def count(database: str, where: str) -> int:
 
 
 def ledger(database: str) -> list[RowMapping]:
-    """The rows, once nothing is in flight."""
+    """Returns the rows once no call is in flight."""
     eventually(lambda: not count(database, "1 = 1"))
     assert read_database(database, verify) == []
     return read_database(database, lambda sql: list(rows_of(sql)))
 
 
-def test_the_record_is_billed(database: str, upstream: Upstream) -> None:
+def test_cut_stream_is_billed_by_its_record(database: str, upstream: Upstream) -> None:
     upstream.script, upstream.record_script = story, AfterSome()
     with serving(database, upstream) as (service, _), app_of(service) as app:
-        leave_a_stream(app)
+        cut_stream(app)
         upstream.wait_gone()
         [row] = ledger(database)
     assert [question.path for question in upstream.questions] == [f"/api/v1/generation?id={ID}"] * 3
@@ -114,10 +114,10 @@ def test_the_record_is_billed(database: str, upstream: Upstream) -> None:
 
 
 @pytest.mark.parametrize("first", ["nothing", "a comment"])
-def test_a_stream_that_is_left_before_its_first_chunk_is_asked_about(
+def test_stream_cut_before_its_first_chunk_is_billed_by_its_record(
     database: str, upstream: Upstream, first: str
 ) -> None:
-    """OpenRouter names the generation in a header, too, before the first chunk."""
+    """OpenRouter also names the generation in a header, before the first chunk."""
 
     def silent(exchange: Exchange) -> None:
         exchange.start_stream(headers={"X-Generation-Id": ID})
@@ -127,7 +127,7 @@ def test_a_stream_that_is_left_before_its_first_chunk_is_asked_about(
 
     upstream.script, upstream.record_script = silent, record()
     with serving(database, upstream) as (service, _), app_of(service) as app:
-        visitor = leave_a_stream(app, stay=True, at="text/event-stream")
+        visitor = cut_stream(app, stay=True, at="text/event-stream")
         eventually(lambda: count(database, f"generation_id = '{ID}'"))
         visitor.leave()
         upstream.wait_gone()
@@ -136,8 +136,8 @@ def test_a_stream_that_is_left_before_its_first_chunk_is_asked_about(
     assert (row["ended"], row["billed_nanos"]) == ("client_gone", TRUE)
 
 
-def test_a_header_that_is_no_id_is_ignored(database: str, upstream: Upstream) -> None:
-    """A chunk names it then."""
+def test_header_that_is_not_a_generation_id_is_ignored(database: str, upstream: Upstream) -> None:
+    """A chunk then names the generation."""
 
     def odd(exchange: Exchange) -> None:
         exchange.start_stream(headers={"X-Generation-Id": "gen-" + "x" * 2000})
@@ -148,16 +148,18 @@ def test_a_header_that_is_no_id_is_ignored(database: str, upstream: Upstream) ->
 
     upstream.script, upstream.record_script = odd, record()
     with serving(database, upstream) as (service, _), app_of(service) as app:
-        leave_a_stream(app)
+        cut_stream(app)
         [row] = ledger(database)
     assert [question.path for question in upstream.questions] == [f"/api/v1/generation?id={ID}"]
     assert row["billed_nanos"] == TRUE
 
 
-def test_it_counts_as_a_call_until_it_is_settled(database: str, upstream: Upstream) -> None:
+def test_cut_stream_counts_as_a_call_at_once_until_it_is_settled(
+    database: str, upstream: Upstream
+) -> None:
     upstream.script = story
     with serving(database, upstream, max_calls_per_user=1) as (service, _), app_of(service) as app:
-        leave_a_stream(app)
+        cut_stream(app)
         eventually(lambda: upstream.questions)
         assert app.chat(model="fake/model").status_code == 429
         assert app.status()["usage"]["monthlyUsd"] == 0
@@ -167,19 +169,21 @@ def test_it_counts_as_a_call_until_it_is_settled(database: str, upstream: Upstre
         assert row["billed_nanos"] == TRUE
 
 
-def test_more_than_the_reservation_is_never_billed(database: str, upstream: Upstream) -> None:
+def test_cut_stream_is_never_billed_more_than_its_reservation(
+    database: str, upstream: Upstream
+) -> None:
     upstream.script, upstream.record_script = story, record(total_cost=5)
     with serving(database, upstream) as (service, _), app_of(service) as app:
-        leave_a_stream(app)
+        cut_stream(app)
         [row] = ledger(database)
     assert row["billed_nanos"] == row["reserved_nanos"] < 10**9
     assert row["claimed_nanos"] == 5 * 10**9
 
 
-def test_a_stream_that_is_cut_off_is_told_at_once(database: str, upstream: Upstream) -> None:
+def test_revoked_stream_ends_before_its_record_is_read(database: str, upstream: Upstream) -> None:
     upstream.script = story
     with serving(database, upstream) as (service, _), app_of(service) as app:
-        visitor = leave_a_stream(app, stay=True)
+        visitor = cut_stream(app, stay=True)
         app.http.delete("/connections", headers=bearer(app.token()))
         visitor.wait_for(b"not_connected")
         assert count(database, "1 = 1") == 1
@@ -189,9 +193,7 @@ def test_a_stream_that_is_cut_off_is_told_at_once(database: str, upstream: Upstr
         visitor.leave()
 
 
-def test_a_stream_that_came_to_its_end_is_not_asked_about(
-    database: str, upstream: Upstream
-) -> None:
+def test_record_of_a_complete_stream_is_not_read(database: str, upstream: Upstream) -> None:
     with serving(database, upstream) as (service, _), app_of(service) as app:
         assert app.chat(model="fake/model", stream=True).text.endswith("[DONE]\n\n")
         [row] = ledger(database)
@@ -199,17 +201,19 @@ def test_a_stream_that_came_to_its_end_is_not_asked_about(
 
 
 def die(process: BaseProcess, database: str) -> None:
-    """Kill it in the middle of calls; others may take them over."""
+    """Kills the process during its calls, so that others may take them over."""
     process.kill()
     process.join()
     end_leases(database)
 
 
 @pytest.mark.parametrize("when", ["streaming", "asking"])
-def test_after_a_crash_another_process_asks(database: str, upstream: Upstream, when: str) -> None:
+def test_another_process_reads_the_record_after_a_crash(
+    database: str, upstream: Upstream, when: str
+) -> None:
     upstream.script = story
     with serving(database, upstream) as (service, process), app_of(service) as app:
-        visitor = leave_a_stream(app, stay=when == "streaming")
+        visitor = cut_stream(app, stay=when == "streaming")
         eventually(lambda: count(database, f"generation_id = '{ID}'"))
         if when == "asking":
             eventually(lambda: upstream.questions)
@@ -221,11 +225,13 @@ def test_after_a_crash_another_process_asks(database: str, upstream: Upstream, w
     assert (row["ended"], row["billed_nanos"]) == ("recovered", TRUE)
 
 
-def test_a_stop_leaves_the_question_to_the_next_process(database: str, upstream: Upstream) -> None:
-    """It does not wait for the record. What was metered by then is recorded."""
+def test_stopped_process_leaves_the_record_to_the_next_process(
+    database: str, upstream: Upstream
+) -> None:
+    """It does not wait for the record. The cost metered so far is recorded."""
     upstream.script = story
     with serving(database, upstream) as (service, process), app_of(service) as app:
-        leave_a_stream(app)
+        cut_stream(app)
         eventually(lambda: upstream.questions)
         process.terminate()
         process.join(PATIENCE)
@@ -238,8 +244,8 @@ def test_a_stop_leaves_the_question_to_the_next_process(database: str, upstream:
     assert (row["ended"], row["billed_nanos"]) == ("recovered", TRUE)
 
 
-def test_a_question_does_not_hold_up_the_sweep(database: str, upstream: Upstream) -> None:
-    """A call without an id is settled while the record of another is not there."""
+def test_missing_record_does_not_delay_the_sweep(database: str, upstream: Upstream) -> None:
+    """A call without an id is settled while the record of another call is missing."""
     upstream.script = story
     silent = threading.Event()
 
@@ -249,7 +255,7 @@ def test_a_question_does_not_hold_up_the_sweep(database: str, upstream: Upstream
 
     upstream.record_script = no_answer
     with serving(database, upstream) as (service, process), app_of(service) as app:
-        visitors = [leave_a_stream(app, stay=True)]
+        visitors = [cut_stream(app, stay=True)]
         eventually(lambda: count(database, f"generation_id = '{ID}'"))
         upstream.script = Exchange.hang
         host, _, port = service.url.removeprefix("http://").partition(":")
@@ -267,11 +273,11 @@ def test_a_question_does_not_hold_up_the_sweep(database: str, upstream: Upstream
         assert count(database, f"generation_id = '{ID}'") == 1
 
 
-def test_another_upstream_has_no_records(database: str, upstream: Upstream) -> None:
-    """It is billed what was recorded."""
+def test_upstream_without_records_is_not_asked(database: str, upstream: Upstream) -> None:
+    """The recorded cost is billed."""
     upstream.script = story
     with serving(database, upstream) as (service, process), app_of(service) as app:
-        leave_a_stream(app)
+        cut_stream(app)
         eventually(lambda: count(database, f"metered_nanos = {METERED}"))
         die(process, database)
     asked = len(upstream.questions)
@@ -281,11 +287,11 @@ def test_another_upstream_has_no_records(database: str, upstream: Upstream) -> N
     assert len(upstream.questions) == asked
 
 
-# -- one question, and what a record says
+# -- one lookup, and the content of a record
 
 
 class Provided:
-    """A provider that answers in turn with these costs or errors, and then with nothing."""
+    """A provider that returns these costs or errors in turn, and then nothing."""
 
     def __init__(self, *answers: int | WattfareError | None) -> None:
         self.answers = list(answers)
@@ -299,7 +305,7 @@ class Provided:
         return answer
 
 
-async def test_the_pauses_grow_and_end(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_pauses_between_lookups_grow_and_end(monkeypatch: pytest.MonkeyPatch) -> None:
     pauses: list[float] = []
     sleep = asyncio.sleep
 
@@ -343,17 +349,17 @@ RECORDS = {
 
 
 @pytest.mark.parametrize(("data", "cost"), RECORDS.values(), ids=RECORDS)
-def test_what_a_record_says(data: dict[str, Any], cost: int | None) -> None:
+def test_cost_of_a_record(data: dict[str, Any], cost: int | None) -> None:
     assert generations.cost(json.dumps({"data": data}).encode()) == cost
 
 
 @pytest.mark.parametrize("record", [b"", b"[]", b"null", b"<html>", b'{"data": []}', b"\xff"])
-def test_what_is_no_record(record: bytes) -> None:
+def test_invalid_record_has_no_cost(record: bytes) -> None:
     assert generations.cost(record) is None
 
 
 @given(*[st.decimals(0, 10**6, places=11)] * 2, st.booleans())
-def test_a_cost_is_rounded_up_once(total: Decimal, upstream: Decimal, own_key: bool) -> None:
+def test_cost_is_rounded_up_once(total: Decimal, upstream: Decimal, own_key: bool) -> None:
     data = (
         f'{{"total_cost": {total:f}, "upstream_inference_cost": {upstream:f}, '
         f'"is_byok": {str(own_key).lower()}}}'
@@ -381,7 +387,7 @@ def test_a_cost_is_rounded_up_once(total: Decimal, upstream: Decimal, own_key: b
         ("gen-1", None),
     ],
 )
-def test_the_id_of_a_generation(chunk: object, name: str | None) -> None:
+def test_generation_id_in_a_chunk(chunk: object, name: str | None) -> None:
     assert generations.id_of(json.dumps(chunk, ensure_ascii=False).encode()) == name
 
 
@@ -397,12 +403,12 @@ def test_the_id_of_a_generation(chunk: object, name: str | None) -> None:
         ("", None),
     ],
 )
-def test_the_id_in_a_header(value: str, name: str | None) -> None:
+def test_generation_id_in_a_header(value: str, name: str | None) -> None:
     assert generations.id_in({"x-generation-id": value}) == name
     assert generations.id_in({}) is None
 
 
-def test_the_path_of_a_record() -> None:
+def test_path_of_a_record() -> None:
     assert generations.path("gen-a&b=/../?#") == "/generation?id=gen-a%26b%3D%2F..%2F%3F%23"
 
 
@@ -414,5 +420,5 @@ def test_the_path_of_a_record() -> None:
         ("https://openrouter.ai.example.com/v1", False),
     ],
 )
-def test_who_keeps_records(url: str, keeps: bool) -> None:
+def test_only_openrouter_keeps_records(url: str, keeps: bool) -> None:
     assert Provider(url).keeps_records is keeps

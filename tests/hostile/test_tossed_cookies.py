@@ -1,4 +1,5 @@
-"""A neighbour's site sets cookies for the whole domain, so that a person acts as somebody else."""
+"""A neighbouring site sets cookies for the whole domain, so that a person acts in another person's
+account."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ from support.pages import Browser
 from support.people import Person
 from support.service import PATIENCE, Service, run_service
 
-#: The server sees TLS only at the proxy before it, as most services do.
+#: The server sees TLS only at the proxy in front of it, as most services do.
 PUBLIC_URL = "https://budget.example.com"
 
 
@@ -23,7 +24,7 @@ def behind_tls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 @pytest.fixture
 def mallory(own_service: Service) -> Iterator[str]:
-    """The cookie of a sign-in of Mallory's."""
+    """The cookie of Mallory's sign-in."""
     with Person(own_service) as person:
         person.sign_in()
         yield person.browser.http.cookies["wattfare"]
@@ -36,7 +37,7 @@ def get(service: Service, cookie: bytes) -> httpx.Response:
 
 
 def is_signed_in(service: Service, cookie: bytes) -> bool:
-    """The page that signs in leads on at once."""
+    """True if the sign-in page redirects at once."""
     url = f"{Browser(service).origin}/sign-in"
     headers = [(b"cookie", cookie)]
     answer = httpx.get(url, headers=headers, trust_env=False, timeout=PATIENCE)
@@ -44,16 +45,16 @@ def is_signed_in(service: Service, cookie: bytes) -> bool:
     return answer.status_code == 303
 
 
-def test_the_cookie_of_a_sign_in_works(own_service: Service, mallory: str) -> None:
+def test_cookie_of_a_sign_in_works(own_service: Service, mallory: str) -> None:
     assert is_signed_in(own_service, b"theme=dark; wattfare=%s; a=b" % mallory.encode())
 
 
-#: Python strips these from a text. A browser sends them as a part of the name.
+#: Python strips these characters. A browser sends them as a part of the name.
 SPACES = [b"\xa0", b"\x85", b"\xa0 ", b"\x85 \xa0"]
 
 
 @pytest.mark.parametrize("space", SPACES)
-def test_a_name_with_another_space_is_another_name(
+def test_cookie_name_with_unusual_white_space_is_ignored(
     own_service: Service, mallory: str, space: bytes
 ) -> None:
     assert not is_signed_in(own_service, space + b"wattfare=" + mallory.encode())
@@ -63,15 +64,15 @@ def test_a_name_with_another_space_is_another_name(
     )
 
 
-def test_of_two_cookies_with_our_name_none_counts(own_service: Service, mallory: str) -> None:
+def test_two_cookies_with_our_name_are_both_ignored(own_service: Service, mallory: str) -> None:
     for pair in (b"wattfare=%s; wattfare=mine", b"wattfare=mine; wattfare=%s"):
         assert not is_signed_in(own_service, pair % mallory.encode())
 
 
 @pytest.mark.parametrize("space", [b"", *SPACES])
-def test_under_tls_no_name_without_the_prefix_counts(behind_tls: Service, space: bytes) -> None:
-    """A form is bound to the cookie of its browser. A page with a form gives a browser without
-    such a cookie a new one."""
+def test_cookie_without_the_prefix_is_ignored_under_tls(behind_tls: Service, space: bytes) -> None:
+    """A form is bound to its browser's cookie. If the browser has no such cookie, the page sets a
+    new one."""
     value = b"A" * 43
     ours = get(behind_tls, b"__Host-wattfare-visit=" + value)
     assert "set-cookie" not in ours.headers

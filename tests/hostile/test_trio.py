@@ -1,4 +1,5 @@
-"""An app on trio: what is not ours passes, and our own paths say that they need asyncio."""
+"""An app on trio: the middleware forwards the app's requests, and its own paths answer that they
+need asyncio."""
 
 from __future__ import annotations
 
@@ -92,7 +93,7 @@ def options(request: pytest.FixtureRequest) -> dict[str, Any]:
     return {"resolve_user": request.param, "secret_key": SECRET_KEY, "base_url": "http://[::1]:9"}
 
 
-def test_the_lifespan_and_the_app_s_own_requests_pass(make: Any, options: dict[str, Any]) -> None:
+def test_lifespan_and_requests_of_the_app_pass(make: Any, options: dict[str, Any]) -> None:
     phases: list[str] = []
     with TestClient(make(phases, options), backend="trio") as client:
         assert client.get("/page").text == "the page"
@@ -100,7 +101,7 @@ def test_the_lifespan_and_the_app_s_own_requests_pass(make: Any, options: dict[s
     assert phases == ["startup", "shutdown"]
 
 
-def test_a_websocket_passes(options: dict[str, Any]) -> None:
+def test_websocket_passes(options: dict[str, Any]) -> None:
     client = TestClient(neutral([], options), backend="trio")
     with client.websocket_connect("/ws") as websocket:
         websocket.send_text("hello")
@@ -108,7 +109,7 @@ def test_a_websocket_passes(options: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("allow_grants", [False, True])
-def test_our_own_paths_say_that_they_need_asyncio(
+def test_wattfare_paths_say_that_they_need_asyncio(
     make: Any,
     options: dict[str, Any],
     allow_grants: bool,
@@ -127,11 +128,11 @@ def test_our_own_paths_say_that_they_need_asyncio(
             assert line.levelno == logging.WARNING
             assert "asyncio" in line.getMessage()
             assert line.exc_info is None
-        # What the gate refuses by itself, it refuses here, too.
+        # Checks that need no service still refuse the request here.
         assert client.put(TOKEN).status_code == 405
 
 
-def test_a_view_that_asks_for_the_user(options: dict[str, Any]) -> None:
+def test_view_that_uses_the_user_says_that_it_needs_asyncio(options: dict[str, Any]) -> None:
     with TestClient(starlette([], options), backend="trio") as client:
         answer = client.get("/budget")
     assert answer.status_code == 501
@@ -139,7 +140,7 @@ def test_a_view_that_asks_for_the_user(options: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("library", ["httpx", "httpx2", "aiohttp"])
-def test_the_client_says_that_it_needs_asyncio(library: str, fake: FakeWattfare) -> None:
+def test_client_says_that_it_needs_asyncio(library: str, fake: FakeWattfare) -> None:
     module = pytest.importorskip(library)
     kind = module.ClientSession if library == "aiohttp" else module.AsyncClient
 
@@ -158,7 +159,7 @@ def test_the_client_says_that_it_needs_asyncio(library: str, fake: FakeWattfare)
     assert not fake.exchanges
 
 
-def test_a_real_server(fake: FakeWattfare) -> None:
+def test_app_runs_on_a_real_trio_server(fake: FakeWattfare) -> None:
     phases: list[str] = []
     options = {"resolve_user": async_user, "secret_key": SECRET_KEY, "base_url": fake.url}
     with hypercorn_trio_server(neutral(phases, options)) as address:

@@ -1,4 +1,4 @@
-"""An answer that its client does not read counts as a call at once, as long as it is in memory."""
+"""An answer that its client does not read counts as a call at once while it is in memory."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from support.victim import MB, Memory
 
 from wattfare_mw import WattfareMiddleware
 
-#: Far more than the buffers of the system take.
+#: Far more than the system's buffers hold.
 LARGE = json.dumps(completion_of("x" * 30 * MB)).encode()
 BODY = json.dumps(chat_body(model="fake/model", max_tokens=5)).encode()
 
@@ -45,7 +45,7 @@ def ask(address: Any, path: str, headers: dict[str, str]) -> socket.socket:
     return client
 
 
-def test_the_service_counts_an_answer_that_is_not_read(app: App, upstream: Upstream) -> None:
+def test_service_counts_an_unread_answer_as_a_call_at_once(app: App, upstream: Upstream) -> None:
     def answer(exchange: Exchange) -> None:
         exchange.answer(LARGE)
 
@@ -59,7 +59,7 @@ def test_the_service_counts_an_answer_that_is_not_read(app: App, upstream: Upstr
     eventually(lambda: app.chat(model="fake/model", max_tokens=5).status_code == 200)
 
 
-def test_an_app_counts_an_answer_that_is_not_read(fake: FakeWattfare) -> None:
+def test_middleware_counts_an_unread_answer_as_a_call_at_once(fake: FakeWattfare) -> None:
     def answer(exchange: FakeExchange) -> None:
         exchange.answer(LARGE)
 
@@ -83,10 +83,10 @@ def test_an_app_counts_an_answer_that_is_not_read(fake: FakeWattfare) -> None:
         eventually(lambda: status() == 200)
 
 
-def test_a_stream_that_is_not_read_is_not_kept_in_memory(app: App, upstream: Upstream) -> None:
+def test_unread_stream_is_not_buffered_in_memory(app: App, upstream: Upstream) -> None:
     def flood(exchange: Exchange) -> None:
         exchange.start_stream()
-        while True:  # until the client leaves
+        while True:  # until the client disconnects
             exchange.word("x" * 10_000)
 
     upstream.script = flood
@@ -97,7 +97,7 @@ def test_a_stream_that_is_not_read_is_not_kept_in_memory(app: App, upstream: Ups
     client = connect(address_of(app.service.url))
     client.sendall(head_of("/api/v1/chat/completions", app.paid_by("u1"), len(body)) + body)
     assert client.recv(100).startswith(b"HTTP/1.1 200 ")
-    # The upstream is held back: it cannot send on, and nothing more comes into the memory.
+    # Backpressure reaches the upstream: it cannot send more, and memory does not grow.
     before = -1
 
     def is_held() -> bool:

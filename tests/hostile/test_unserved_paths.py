@@ -1,5 +1,5 @@
-"""Paths of OpenAI's API that are not served say what to use instead. A model is found by its id. An
-app's own routes at the same paths win."""
+"""Unserved paths of OpenAI's API say what to use instead. A model is found by its id. An app's own
+routes at the same paths win."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MODELS = [
     {"id": "plain"},
     {"id": "né/ö"},
 ]
-#: The paths of OpenAI's API, and what their refusal names.
+#: Unserved paths of OpenAI's API, and the text that their refusal contains.
 UNSERVED = {
     "POST responses": "openai.chat(…)",
     "GET responses/resp_1": "chat/completions",
@@ -43,7 +43,15 @@ UNSERVED = {
     "POST batches": "chat completions only",
     "GET chat/completions/chatcmpl-1": "not stored",
     "POST messages": "chat/completions",
+    "POST chat/completions/": "without the slash",
+    "POST v1/chat/completions": "the base URL of an OpenAI client is",
+    "GET v1/models": "the base URL of an OpenAI client is",
+    "POST v1/messages": "`messages`",
+    "GET generation": "`usage.cost`",
+    "GET credits": "status",
 }
+#: The words of those that name no path.
+WITHOUT_A_PATH = ("not stored", "`usage.cost`", "status")
 
 
 @pytest.fixture(scope="module")
@@ -68,14 +76,14 @@ def error_in(answer: httpx.Response, status: int = 404) -> str:
 
 
 @pytest.mark.parametrize("path", UNSERVED)
-def test_the_service_says_what_to_use(app: App, path: str) -> None:
+def test_service_says_what_to_use_instead(app: App, path: str) -> None:
     method, _, tail = path.partition(" ")
     message = error_in(app.http.request(method, f"/{tail}", headers=app.auth))
     assert UNSERVED[path] in message
     assert f"`/{tail}` is not served." in message
 
 
-def test_other_paths_of_the_service(app: App) -> None:
+def test_other_unknown_paths_of_the_service_are_not_found(app: App) -> None:
     http = httpx.Client(base_url=app.service.url, trust_env=False, timeout=PATIENCE)
     with http:
         for path in ("/api/v1/nothing", "/nothing", "/api/v1/"):
@@ -85,14 +93,14 @@ def test_other_paths_of_the_service(app: App) -> None:
 
 
 def quoted(model: str) -> list[str]:
-    """The ways to write a model's id in a path."""
+    """Returns the ways to write a model's id in a path."""
     from urllib.parse import quote
 
     return [quote(model, safe="/"), quote(model, safe="")]
 
 
 @pytest.mark.parametrize("entry", MODELS, ids=lambda entry: entry["id"])
-def test_the_service_gives_one_model(app: App, entry: dict[str, Any]) -> None:
+def test_service_returns_one_model(app: App, entry: dict[str, Any]) -> None:
     for path in quoted(entry["id"]):
         answer = app.http.get(f"/models/{path}", headers=app.auth)
         assert (answer.status_code, answer.json()) == (200, entry)
@@ -100,17 +108,17 @@ def test_the_service_gives_one_model(app: App, entry: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("model", ["vendor", "fake", "fake/model2", "x", "%ff", "a" * 999])
-def test_a_model_that_is_not_there(app: App, model: str) -> None:
+def test_unknown_model_is_not_found(app: App, model: str) -> None:
     assert "There is no model" in error_in(app.http.get(f"/models/{model}", headers=app.auth))
 
 
-def test_one_model_is_for_apps(app: App) -> None:
+def test_model_route_requires_an_app_key(app: App) -> None:
     for headers in ({}, bearer("sk_test_x_y")):
         assert app.http.get("/models/plain", headers=headers).status_code == 401
     assert app.http.post("/models/plain", headers=app.auth).status_code == 405
 
 
-def test_the_openai_package(app: App) -> None:
+def test_openai_package_reads_the_advice(app: App) -> None:
     openai = pytest.importorskip("openai")
     with app.openai() as client:
         assert client.models.retrieve(SLASHES).id == SLASHES
@@ -271,7 +279,7 @@ def around_flask(app: App) -> Any:
 
 
 async def _asgi_without_framework(scope: Any, receive: Any, send: Any) -> None:
-    """Answers 404 in text, and its own in JSON."""
+    """Answers 404: text for unknown paths, JSON for its own."""
     if scope["type"] != "http":
         await asgi_app(scope, receive, send)
         return
@@ -282,7 +290,7 @@ async def _asgi_without_framework(scope: Any, receive: Any, send: Any) -> None:
 
 
 def _wsgi_without_framework(environ: Any, start_response: Any) -> Iterator[bytes]:
-    """The same, as a generator, whose answer starts when it is read."""
+    """The same as a generator, which starts the response when it is read."""
     status, kind, body = _plain(environ["PATH_INFO"])
     start_response(f"{status} X", [("Content-Type", kind)])
     yield body.encode()[:3]
@@ -313,26 +321,26 @@ KINDS = [
 
 @pytest.fixture(scope="module", params=KINDS, ids=lambda kind: kind.__name__)
 def http(request: pytest.FixtureRequest, app: App) -> Iterator[httpx.Client]:
-    """Talks to the middleware around an app with routes of its own."""
+    """A client of the middleware around an app with its own routes."""
     with request.param(app) as url:
         client = httpx.Client(base_url=f"{url}/api/wattfare", trust_env=False, timeout=PATIENCE)
         with client:
             yield client
 
 
-def test_the_middleware_says_what_to_use(http: httpx.Client) -> None:
+def test_middleware_says_what_to_use_instead(http: httpx.Client) -> None:
     for path, words in UNSERVED.items():
         method, _, tail = path.partition(" ")
         if tail in ("embeddings", "files") or (tail, method) == ("files", "GET"):
-            continue  # the app's own
+            continue  # the app's own route
         answer = http.request(method, f"/{tail}", content=b'{"model": "x"}')
         message = error_in(answer)
         assert words in message
-        assert "/api/wattfare/chat/completions" in message or "not stored" in message
+        assert "/api/wattfare/" in message or words in WITHOUT_A_PATH
         assert answer.headers["x-request-id"]
 
 
-def test_the_middleware_gives_one_model(http: httpx.Client) -> None:
+def test_middleware_returns_one_model(http: httpx.Client) -> None:
     for entry in MODELS:
         for path in quoted(entry["id"]):
             answer = http.get(f"/models/{path}")
@@ -342,7 +350,7 @@ def test_the_middleware_gives_one_model(http: httpx.Client) -> None:
     assert http.post("/models/plain").status_code == 405
 
 
-def test_the_apps_own_routes_win(http: httpx.Client) -> None:
+def test_routes_of_the_app_win(http: httpx.Client) -> None:
     assert http.post("/embeddings").text == "own /api/wattfare/embeddings"
     assert http.get("/models/own").text == "own /api/wattfare/models/own"
     for path in ("/files", "/models/json"):
@@ -351,14 +359,14 @@ def test_the_apps_own_routes_win(http: httpx.Client) -> None:
         assert "mine" in answer.text
 
 
-def test_what_is_not_of_openai_is_the_apps(http: httpx.Client) -> None:
+def test_paths_outside_of_openais_api_go_to_the_app(http: httpx.Client) -> None:
     for path in ("/nothing", "/chat", "/response"):
         answer = http.get(path)
         assert answer.status_code in (404, 405)
         assert '"code":"invalid_request"' not in answer.text
 
 
-def test_an_app_that_allows_some_models_hides_the_others(app: App) -> None:
+def test_app_that_allows_some_models_hides_the_others(app: App) -> None:
     options = {**_options(app), "models": ["vendor/*"]}
     wrapped = WattfareMiddleware(_asgi_without_framework, **options)
     with _served(uvicorn_server, wrapped) as url, httpx.Client(trust_env=False) as http:
@@ -367,7 +375,7 @@ def test_an_app_that_allows_some_models_hides_the_others(app: App) -> None:
         assert "There is no model" in error_in(http.get(f"{base}/plain"))
 
 
-def test_one_model_needs_a_user(app: App) -> None:
+def test_model_route_requires_a_user(app: App) -> None:
     options = {**_options(app), "resolve_user": lambda _request: None}
     for server, inner in (
         (uvicorn_server, _asgi_without_framework),
@@ -379,8 +387,8 @@ def test_one_model_needs_a_user(app: App) -> None:
             assert answer.json()["error"]["code"] == "auth"
 
 
-def test_another_path_of_the_inference_is_no_base(app: App) -> None:
-    """Where it does not end as OpenAI's does, an OpenAI client cannot be there."""
+def test_other_inference_path_gives_no_advice(app: App) -> None:
+    """If the path does not end like OpenAI's, an OpenAI client cannot use it."""
     options = {**_options(app), "inference_path": "/ai"}
     assert WattfareMiddleware(asgi_app, interface="asgi", **options)._gate.below("/files") is None
     root = {**_options(app), "inference_path": "/chat/completions"}
@@ -390,7 +398,7 @@ def test_another_path_of_the_inference_is_no_base(app: App) -> None:
     assert gate.below("/models/") is None
 
 
-def test_a_litestar_app_keeps_its_own_page_for_what_is_not_found(app: App) -> None:
+def test_litestar_app_keeps_its_own_not_found_page(app: App) -> None:
     from litestar import Litestar, MediaType, Response, get
     from litestar.exceptions import HTTPException
     from wattfare_litestar import WattfarePlugin
@@ -422,11 +430,11 @@ def test_a_litestar_app_keeps_its_own_page_for_what_is_not_found(app: App) -> No
         ({"data": []}, None),
     ],
 )
-def test_an_entry_of_a_list(listing: Any, found: Any) -> None:
+def test_find_entry_reads_one_model_of_a_list(listing: Any, found: Any) -> None:
     entry = find_entry(json.dumps(listing).encode(), "b/c")
     assert (None if entry is None else json.loads(entry)) == found
 
 
-def test_an_entry_that_is_written_with_escapes() -> None:
+def test_find_entry_reads_escaped_ids() -> None:
     assert find_entry(b'{"data": [{"id": "b\\/\\u0063"}]}', "b/c") is not None
     assert find_entry('{"data": [{"id": "né"}]}'.encode(), "né") is not None

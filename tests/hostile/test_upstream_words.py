@@ -1,4 +1,4 @@
-"""An upstream that repeats the operator's key: it reaches no client, in no form."""
+"""An upstream repeats the operator's key. It must not reach a client in any form."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def in_base64(text: str) -> str:
     return base64.b64encode(text.encode()).decode()
 
 
-#: The forms in which a key may stand in a text.
+#: The forms in which a text may contain a key.
 FORMS = {
     "plain": KEY,
     "header": f"authorization: Bearer {KEY}",
@@ -53,12 +53,12 @@ FORMS = {
 
 
 def leaks(text: str) -> set[str]:
-    """The forms of the key of which eight letters and digits in a row are in this text."""
+    """The forms of the key that share eight letters or digits in a row with this text."""
     found: set[str] = set()
     letters = "".join(char for char in text.lower() if char.isalnum())
     for name in ("plain", "base64", "basic", "basic, key first", "base64 of a header", "hex"):
         form = "".join(char for char in FORMS[name].lower() if char.isalnum())
-        # The first and the last characters are the scheme and the user, and not the key.
+        # The first and last characters are the scheme and the user, not the key.
         secret = form[14:-4] if "base" in name else form[-36:]
         for place in range(len(secret) - 7):
             if secret[place : place + 8] in letters:
@@ -66,7 +66,7 @@ def leaks(text: str) -> set[str]:
     return found
 
 
-def test_a_leak_would_be_noticed() -> None:
+def test_leaks_detects_each_form() -> None:
     assert [name for name, form in FORMS.items() if not leaks(form)] == ["json"]
 
 
@@ -99,15 +99,15 @@ def paying(_paying: tuple[Service, Upstream]) -> Iterator[tuple[App, Upstream]]:
     assert not leaks("".join(service.log))
 
 
-def said_by(app: App, **fields: Any) -> str:
-    """All that a client gets of an answer."""
+def everything_in(app: App, **fields: Any) -> str:
+    """Everything that a client gets of an answer."""
     answer = app.chat(**MODEL, **fields)
     return f"{answer.headers} {answer.text}"
 
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("status", [400, 401, 402, 403, 404, 429, 500, 503])
-def test_an_error_that_repeats_the_header(
+def test_error_that_repeats_the_header_hides_the_key(
     paying: tuple[App, Upstream], status: int, stream: bool
 ) -> None:
     app, upstream = paying
@@ -119,23 +119,23 @@ def test_an_error_that_repeats_the_header(
         exchange.answer({"error": {"message": words}}, status=status, headers=headers)
 
     upstream.script = script
-    said = said_by(app, stream=stream)
+    said = everything_in(app, stream=stream)
     assert not leaks(said)
     assert ("is not welcome" in said) is (status not in (401, 402, 403))
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_an_error_with_the_key_in_any_form(paying: tuple[App, Upstream], form: str) -> None:
+def test_error_hides_the_key_in_any_form(paying: tuple[App, Upstream], form: str) -> None:
     app, upstream = paying
     error = {"error": {"message": f"before {FORMS[form]} after", "code": 500}}
     upstream.script = lambda exchange: exchange.answer(error, status=500)
-    said = said_by(app)
+    said = everything_in(app)
     assert "before " in said
     assert " after" in said
     assert not leaks(said)
 
 
-#: What an upstream may answer with a status of 200. `…` stands for the words.
+#: Bodies that an upstream may send with status 200. `…` stands for the message.
 ODD_ERRORS = [
     {"error": "…"},
     {"error": {"message": "…"}},
@@ -160,13 +160,13 @@ def words_in(value: Any, words: str) -> Any:
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("odd", ODD_ERRORS, ids=str)
-def test_an_error_with_a_status_of_200(
+def test_error_with_status_200_hides_the_key(
     paying: tuple[App, Upstream], odd: Any, stream: bool
 ) -> None:
     app, upstream = paying
     body = json.dumps(words_in(odd, f"The account of Bearer {KEY}"))
     upstream.script = lambda exchange: exchange.answer(body)
-    said = said_by(app, stream=stream)
+    said = everything_in(app, stream=stream)
     assert not leaks(said)
     about_account = any(word in body for word in ("401", "402", "api_key", "auth", "DENIED"))
     if about_account and "Bearer" in said:
@@ -175,7 +175,9 @@ def test_an_error_with_a_status_of_200(
 
 @pytest.mark.parametrize("odd", ODD_ERRORS, ids=str)
 @pytest.mark.parametrize("place", ["first", "middle", "choice"])
-def test_an_error_in_a_stream(paying: tuple[App, Upstream], odd: Any, place: str) -> None:
+def test_error_in_a_stream_hides_the_key(
+    paying: tuple[App, Upstream], odd: Any, place: str
+) -> None:
     app, upstream = paying
 
     def script(exchange: Exchange) -> None:
@@ -190,7 +192,7 @@ def test_an_error_in_a_stream(paying: tuple[App, Upstream], odd: Any, place: str
         exchange.done()
 
     upstream.script = script
-    said = said_by(app, stream=True)
+    said = everything_in(app, stream=True)
     assert not leaks(said)
     error = odd.get("error") if isinstance(odd, dict) else None
     codes = [error.get(name) for name in ("code", "type", "status")] if type(error) is dict else []
@@ -200,7 +202,7 @@ def test_an_error_in_a_stream(paying: tuple[App, Upstream], odd: Any, place: str
 
 
 @pytest.mark.parametrize("form", ["plain", "header", "base64", "basic", "basic, key first"])
-def test_an_answer_that_holds_the_key(paying: tuple[App, Upstream], form: str) -> None:
+def test_answer_hides_the_key(paying: tuple[App, Upstream], form: str) -> None:
     app, upstream = paying
     extra = {"debug": {"request": FORMS[form]}}
 
@@ -215,12 +217,12 @@ def test_an_answer_that_holds_the_key(paying: tuple[App, Upstream], form: str) -
 
     upstream.script = script
     for stream in (False, True):
-        said = said_by(app, stream=stream)
+        said = everything_in(app, stream=stream)
         assert '"content": "one"' in said
         assert not leaks(said)
 
 
-def test_moderation_stays_what_it_is(paying: tuple[App, Upstream]) -> None:
+def test_moderation_error_keeps_its_code(paying: tuple[App, Upstream]) -> None:
     app, upstream = paying
     error = {"message": f"flagged ({KEY})", "code": 403, "metadata": {"reasons": ["violence"]}}
     upstream.script = lambda exchange: exchange.answer({"error": error}, status=403)
@@ -229,17 +231,17 @@ def test_moderation_stays_what_it_is(paying: tuple[App, Upstream]) -> None:
     assert answer.json()["error"] == {"code": "invalid_request", "message": f"flagged ({MASK})"}
 
 
-def test_an_answer_without_the_key_passes_as_it_is(paying: tuple[App, Upstream]) -> None:
+def test_answer_without_the_key_is_unchanged(paying: tuple[App, Upstream]) -> None:
     app, upstream = paying
     upstream.script = good
-    assert "one two three" in said_by(app)
+    assert "one two three" in everything_in(app)
     redactor = Redactor(KEY)
     data = b'{"content": "sk-or-v1- begins a key"}'
     assert redactor.answer(data) is data
 
 
 @pytest.mark.parametrize("key", ["ollama", "none", "EMPTY", "x"])
-def test_a_placeholder_is_no_secret_in_an_answer(key: str) -> None:
+def test_placeholder_key_is_not_removed_from_an_answer(key: str) -> None:
     data = f'{{"content": "I run on {key}."}}'.encode()
     assert Redactor(key).answer(data) == data
     header = f'{{"debug": "Bearer {key}"}}'.encode()
@@ -247,7 +249,7 @@ def test_a_placeholder_is_no_secret_in_an_answer(key: str) -> None:
 
 
 @pytest.mark.parametrize("key", ["sk-up", "ollama", KEY])
-def test_no_text_of_an_error_holds_a_key(key: str) -> None:
+def test_error_text_never_holds_a_key(key: str) -> None:
     for text in (key, f"a{key}b", f"Bearer {key}", quote(key, safe="").replace("-", "%2d")):
         assert key not in Redactor(key).text(text)
         assert quote(key, safe="") not in Redactor(key).text(text)
@@ -255,12 +257,12 @@ def test_no_text_of_an_error_holds_a_key(key: str) -> None:
 
 
 @given(st.text(max_size=30), st.sampled_from(sorted(FORMS)), st.text(max_size=30))
-def test_whatever_stands_around_it(before: str, form: str, after: str) -> None:
+def test_key_is_removed_whatever_surrounds_it(before: str, form: str, after: str) -> None:
     assert not leaks(Redactor(KEY).text(before + FORMS[form] + after))
 
 
 @given(st.sampled_from([401, 402, 403]), st.text(), st.booleans())
-def test_words_about_the_account_are_never_passed_on(
+def test_account_errors_of_the_upstream_are_never_forwarded(
     status: int, words: str, as_code: bool
 ) -> None:
     error: dict[str, Any] = {"message": words, **({"code": status} if as_code else {})}

@@ -1,4 +1,4 @@
-"""No answer of an upstream stalls the service for others, or fills its memory."""
+"""An upstream's answer neither stalls the service for others nor fills its memory."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def app(attacked: Service, upstream: Upstream) -> Iterator[App]:
 
 
 def json_of(size: int, piece: bytes) -> Callable[[Exchange], None]:
-    """An answer in JSON with so many bytes, made of this piece."""
+    """A JSON answer of this many bytes, made of this piece."""
     start, end = json.dumps(completion_of("x", more=0)).encode().split(b'"more": 0')
 
     def answer(exchange: Exchange) -> None:
@@ -55,7 +55,7 @@ def json_of(size: int, piece: bytes) -> Callable[[Exchange], None]:
 
 
 def flood(piece: bytes) -> Callable[[Exchange], None]:
-    """A stream of this piece and nothing else, for 100 MB or until the client leaves."""
+    """A stream that repeats this piece for 100 MB or until the client disconnects."""
 
     def answer(exchange: Exchange) -> None:
         exchange.start_stream()
@@ -67,7 +67,7 @@ def flood(piece: bytes) -> Callable[[Exchange], None]:
 
 
 def compressed(content_type: bytes, piece: bytes) -> Callable[[Exchange], None]:
-    """A small answer that is large when it is decompressed."""
+    """A small answer that is large once decompressed."""
     start = b'{"choices": [], "more": "' if content_type == b"application/json" else b""
 
     def answer(exchange: Exchange) -> None:
@@ -79,7 +79,7 @@ def compressed(content_type: bytes, piece: bytes) -> Callable[[Exchange], None]:
         exchange.send(body)
 
     def parts() -> Iterator[bytes]:
-        # Piece by piece, so that the victim's thread is not held up.
+        # In small pieces, so that the victim's thread is not delayed.
         gzip = zlib.compressobj(1, wbits=31)
         yield gzip.compress(start)
         for _ in range(400 * MB // len(piece)):
@@ -90,7 +90,7 @@ def compressed(content_type: bytes, piece: bytes) -> Callable[[Exchange], None]:
 
 
 def endless_head(piece: bytes) -> Callable[[Exchange], None]:
-    """Headers without end, up to 100 MB."""
+    """Endless headers, up to 100 MB."""
 
     def answer(exchange: Exchange) -> None:
         exchange.send(b"HTTP/1.1 200 OK\r\na: ")
@@ -123,7 +123,7 @@ STREAMS = {
 
 
 @pytest.mark.parametrize("kind", [*WHOLE, *STREAMS])
-def test_an_upstream_does_not_stall_the_others(
+def test_upstream_answer_does_not_stall_other_users(
     attacked: Service, app: App, upstream: Upstream, kind: str
 ) -> None:
     upstream.script = (WHOLE | STREAMS)[kind]
@@ -134,7 +134,7 @@ def test_an_upstream_does_not_stall_the_others(
         assert kind == "30 MB of text" or response.status_code == 502
     else:
         passed = read_some(app)
-        # A client gets a few comments and nothing else that is not an event.
+        # A client gets a few comments, and otherwise only events.
         comments = [line for line in passed.split(b"\n") if line.startswith(b":")]
         assert len(comments) <= 3
     grown = memory.grown()
@@ -151,7 +151,7 @@ def stream_of(http: httpx.Client, app: App, user: str, text: str) -> httpx.Respo
 
 
 def read_some(app: App) -> bytes:
-    """What comes until nothing comes for a second."""
+    """Reads until nothing has arrived for a second."""
     data = b""
     http = httpx.Client(base_url=app.http.base_url, timeout=1, trust_env=False)
     with http, closing(stream_of(http, app, "u1", "flood me")) as response:
@@ -184,10 +184,10 @@ LISTS: dict[str, tuple[bytes, bytes, bytes]] = {
 }
 
 
-def test_a_list_of_models_does_not_stall_the_others(
+def test_model_list_does_not_stall_other_users(
     tmp_path: Path, upstream: Upstream, watch: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nor the app whose middleware passes the list on."""
+    """It does not stall an app whose middleware forwards the list, either."""
     monkeypatch.setattr(catalog, "FRESH_SECONDS", 0)
     monkeypatch.setattr(catalog, "RETRY_SECONDS", 0)
     settings = Settings(database=f"sqlite:///{tmp_path / 'ledger.db'}", upstream=upstream.url)
@@ -207,7 +207,7 @@ def test_a_list_of_models_does_not_stall_the_others(
                 upstream.models_script = answer
 
                 def served(name: str = name) -> bool:
-                    # The last good list holds meanwhile.
+                    # Meanwhile, the last good list is served.
                     answer = app.chat(model="fake/model", max_tokens=5)
                     assert answer.status_code == 200, (name, answer.text)
                     return read.is_set()  # noqa: B023
@@ -216,7 +216,7 @@ def test_a_list_of_models_does_not_stall_the_others(
                 assert served()
 
 
-def test_a_list_of_models_does_not_stall_an_app(fake: FakeWattfare) -> None:
+def test_model_list_does_not_stall_an_app(fake: FakeWattfare) -> None:
     listed = b'{"data": [%s{"id": "b"}]}' % (b'{"id":""},' * (15 * MB // 10))
 
     def answer(exchange: FakeExchange) -> None:

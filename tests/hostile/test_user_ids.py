@@ -1,4 +1,4 @@
-"""What ``resolve_user`` returns: an id of any usual type, and never the text of a missing user."""
+"""What ``resolve_user`` may return: an id of a usual type, never the text of a missing user."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import logging
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from enum import Enum, StrEnum
 from typing import Any
 from uuid import UUID, uuid4
 
 import flask
 import pytest
+from django.utils.functional import SimpleLazyObject
 from hypothesis import given
 from hypothesis import strategies as st
 from litestar import Litestar
@@ -26,7 +28,7 @@ from wattfare_litestar import WattfarePlugin, session_route
 from wattfare_starlette import add_wattfare, session_endpoint
 
 from wattfare_mw import AsyncWattfare, Wattfare
-from wattfare_mw.users import AppError, user_id_of
+from wattfare_mw.users import AppError, NotSignedInError, user_id_of
 
 TOKEN = "/api/wattfare-token"
 INFERENCE = "/api/wattfare/chat/completions"
@@ -103,7 +105,7 @@ MAKERS = {
 
 @pytest.fixture(params=MAKERS)
 def make(request: pytest.FixtureRequest, fake: FakeWattfare) -> Iterator[Callable[[Any], Post]]:
-    """An app of each kind, whose ``resolve_user`` returns this."""
+    """Makes an app of each kind whose ``resolve_user`` returns this value."""
     at = {"secret_key": SECRET_KEY, "base_url": fake.url}
     with ExitStack() as stack:
         yield lambda resolved: MAKERS[request.param](lambda _: resolved, at, stack)
@@ -118,13 +120,55 @@ def who_paid(fake: FakeWattfare, path: str) -> str:
 ID = UUID("6F9619FF-8B86-D011-B42D-00C04FC964FF")
 
 
+class Tenant(StrEnum):
+    A = "a1"
+
+
+class Mixed(str, Enum):  # noqa: UP042 - its `str()` is another text
+    A = "a1"
+
+
+class Number(int, Enum):
+    A = 7
+
+
+class Text(str):
+    def __str__(self) -> str:
+        return "mallory"
+
+
+LAZY = "2f6d8e60-0b2c-4c5e-8a54-8d5f3c7b9a11"
+
+
+@pytest.mark.parametrize(
+    ("resolved", "user"),
+    [
+        *((Tenant.A, "a1"), (Mixed.A, "a1"), (Number.A, "7"), (Text("u"), "u")),
+        *((SimpleLazyObject(lambda: "u1"), "u1"), (SimpleLazyObject(lambda: 5), "5")),
+        (SimpleLazyObject(lambda: UUID(LAZY)), LAZY),
+    ],
+)
+def test_subclasses_and_lazy_objects_are_plain_text(resolved: object, user: str) -> None:
+    assert user_id_of(resolved) == user
+    assert type(user_id_of(resolved)) is str
+
+
+def test_a_lazy_none_is_a_visitor() -> None:
+    with pytest.raises(NotSignedInError):
+        user_id_of(SimpleLazyObject(lambda: None))
+    with pytest.raises(AppError, match="not SimpleLazyObject"):
+        user_id_of(SimpleLazyObject(lambda: True))
+
+
 @pytest.mark.parametrize("path", [TOKEN, INFERENCE])
 @pytest.mark.parametrize(
     ("resolved", "user"),
     [(7, "7"), (0, "0"), (-3, "-3"), (10**40, "1" + "0" * 40), (ID, str(ID)), ("u 1", "u 1")],
     ids=str,
 )
-def test_usual_ids(make: Any, fake: FakeWattfare, path: str, resolved: object, user: str) -> None:
+def test_usual_id_types_are_accepted(
+    make: Any, fake: FakeWattfare, path: str, resolved: object, user: str
+) -> None:
     assert make(resolved)(path) == 200
     assert who_paid(fake, path) == user
 
@@ -134,7 +178,7 @@ NO_USERS = ["None", "null", "undefined", "AnonymousUser", "False", "NaN", "", " 
 
 @pytest.mark.parametrize("path", [TOKEN, INFERENCE])
 @pytest.mark.parametrize("resolved", [*NO_USERS, True, False], ids=repr)
-def test_no_user_is_the_apps_bug(
+def test_text_of_a_missing_user_is_the_apps_error(
     make: Any, fake: FakeWattfare, caplog: Any, path: str, resolved: object
 ) -> None:
     assert make(resolved)(path) == 500
@@ -147,7 +191,7 @@ def test_no_user_is_the_apps_bug(
         assert "return user.id if user else None" in record.getMessage()
 
 
-def test_none_is_a_visitor(make: Any, fake: FakeWattfare) -> None:
+def test_none_is_an_anonymous_visitor(make: Any, fake: FakeWattfare) -> None:
     assert make(None)(TOKEN) == 401
     assert not fake.exchanges
 
@@ -165,8 +209,8 @@ class Anonymous:
         "<flask_login.mixins.AnonymousUserMixin object at 0x7f0e5c0>",
     ],
 )
-def test_the_like_of_them(text: str) -> None:
-    with pytest.raises(AppError, match="It gave "):
+def test_similar_texts_of_a_missing_user_are_refused(text: str) -> None:
+    with pytest.raises(AppError, match="It returned "):
         user_id_of(text)
 
 
@@ -178,7 +222,7 @@ def test_the_like_of_them(text: str) -> None:
         *("Null", "none", "NONE", "nil", "true", "anonymoususer", "[]", " u1 "),
     ],
 )
-def test_other_texts_are_ids(text: str) -> None:
+def test_other_texts_are_accepted(text: str) -> None:
     assert user_id_of(text) == text
 
 
@@ -187,20 +231,20 @@ def test_other_texts_are_ids(text: str) -> None:
     [7.0, b"u1", [], {}, object(), 1 << 20_000, "x" * 257, "a\0b"],
     ids=lambda value: type(value).__name__,
 )
-def test_what_is_no_id(resolved: object) -> None:
+def test_invalid_user_id_is_refused(resolved: object) -> None:
     with pytest.raises(AppError, match="A user id must "):
         user_id_of(resolved)
 
 
 @given(st.integers(-(10**18), 10**18) | st.uuids())
-def test_each_user_has_an_id_of_their_own(resolved: int | UUID) -> None:
+def test_different_users_have_different_ids(resolved: int | UUID) -> None:
     assert user_id_of(resolved) == str(resolved)
     assert user_id_of(str(resolved)) == str(resolved)
     assert user_id_of(uuid4()) != user_id_of(resolved)
 
 
-def test_the_app_of_flasks_tutorial(fake: FakeWattfare) -> None:
-    """Its users have ids of a database: ``session["user_id"] = user["id"]`` is an int."""
+def test_app_of_the_flask_tutorial_works(fake: FakeWattfare) -> None:
+    """Its user ids come from a database: ``session["user_id"] = user["id"]`` is an int."""
     database = sqlite3.connect(":memory:", check_same_thread=False)
     database.row_factory = sqlite3.Row
     database.execute("CREATE TABLE user (id INTEGER PRIMARY KEY AUTOINCREMENT, username TEXT)")

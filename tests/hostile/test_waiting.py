@@ -1,4 +1,4 @@
-"""A refusal of the service holds no worker of the app."""
+"""A refusal of the service does not block a worker of the app."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ from wattfare_mw import (
 )
 from wattfare_mw.retries import REQUEST_RETRY_DELAY, REQUEST_RETRY_WITHIN, retry_delay
 
-#: What the service asks to wait, in seconds: a client that waits fails the test by its time.
+#: Seconds that the service asks the client to wait: a client that waits fails the test by its time
+#: limit.
 RETRY_AFTER = 20
 MODELS = "/api/wattfare/models"
 CALLS: dict[str, tuple[Any, ...]] = {
@@ -38,23 +39,23 @@ CALLS: dict[str, tuple[Any, ...]] = {
 
 
 def limited(exchange: Exchange) -> None:
-    """Too many requests."""
+    """Too many requests, with ``Retry-After``."""
     exchange.error("rate_limited", 429, retry_after=str(RETRY_AFTER))
 
 
 def busy(exchange: Exchange) -> None:
-    """A service that asks for time."""
+    """An overloaded service, with ``Retry-After``."""
     exchange.error("upstream", 503, retry_after=str(RETRY_AFTER))
 
 
 def broken(exchange: Exchange) -> None:
-    """A service that fails, and does not say for how long."""
+    """A failing service, without ``Retry-After``."""
     exchange.error("upstream", 503)
 
 
 @pytest.fixture
 def drive(request: pytest.FixtureRequest, fake: FakeWattfare) -> Iterator[Any]:
-    """The middleware of one interface."""
+    """The middleware of each interface."""
     driver = KINDS[request.param](
         resolve_user=lambda request: "user_1", secret_key=SECRET_KEY, base_url=fake.url
     )
@@ -68,7 +69,7 @@ BOTH = pytest.mark.parametrize("drive", ["asgi", "wsgi"], indirect=True)
 @BOTH
 @pytest.mark.parametrize("call", CALLS)
 @pytest.mark.parametrize("script", [limited, busy])
-def test_a_retry_after_is_passed_on_at_once(
+def test_retry_after_is_forwarded_at_once(
     drive: Any, fake: FakeWattfare, call: str, script: Callable[[Exchange], None]
 ) -> None:
     fake.script = script
@@ -79,7 +80,7 @@ def test_a_retry_after_is_passed_on_at_once(
 
 
 @BOTH
-def test_a_rate_limit_without_a_time_is_passed_on_at_once(drive: Any, fake: FakeWattfare) -> None:
+def test_rate_limit_without_a_time_is_forwarded_at_once(drive: Any, fake: FakeWattfare) -> None:
     fake.script = lambda exchange: exchange.error("rate_limited", 429)
     assert drive.request("POST", TOKEN).status == 429
     assert len(fake.exchanges) == 1
@@ -87,7 +88,7 @@ def test_a_rate_limit_without_a_time_is_passed_on_at_once(drive: Any, fake: Fake
 
 @BOTH
 @pytest.mark.parametrize(("call", "tries"), [("token", 2), ("status", 2), ("inference", 1)])
-def test_a_failure_is_tried_once_more_at_most(
+def test_failure_is_retried_at_most_once(
     drive: Any, fake: FakeWattfare, call: str, tries: int
 ) -> None:
     fake.script = broken
@@ -95,7 +96,7 @@ def test_a_failure_is_tried_once_more_at_most(
     assert len(fake.exchanges) == tries
 
 
-def test_the_rule() -> None:
+def test_retry_delay_within_a_request() -> None:
     def wait(failure: WattfareError, attempt: int = 0, took: float = 0.0) -> float | None:
         return retry_delay(failure, attempt, repeatable=True, in_request=True, took=took)
 
@@ -103,13 +104,13 @@ def test_the_rule() -> None:
     assert wait(failure) == REQUEST_RETRY_DELAY
     assert wait(WattfareNetworkError(sent=True)) == REQUEST_RETRY_DELAY
     assert wait(failure, attempt=1) is None
-    # A timeout has held the worker for long enough.
+    # A timeout has already blocked the worker for long enough.
     assert wait(failure, took=REQUEST_RETRY_WITHIN + 0.1) is None
     assert wait(WattfareRateLimitError()) is None
     assert wait(WattfareError(status=503, retry_after=0)) is None
 
 
-def test_a_users_budget_in_a_view_waits_as_little(fake: FakeWattfare) -> None:
+def test_budget_refusal_in_a_view_does_not_wait(fake: FakeWattfare) -> None:
     app = flask.Flask("app")
     extension = WattfareMiddleware(
         app, resolve_user=lambda request: "user_1", secret_key=SECRET_KEY, base_url=fake.url
@@ -122,7 +123,7 @@ def test_a_users_budget_in_a_view_waits_as_little(fake: FakeWattfare) -> None:
     extension.close()
 
 
-async def test_a_users_budget_under_asgi_waits_as_little(fake: FakeWattfare) -> None:
+async def test_budget_refusal_under_asgi_does_not_wait(fake: FakeWattfare) -> None:
     import wattfare_mw
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -141,7 +142,7 @@ async def test_a_users_budget_under_asgi_waits_as_little(fake: FakeWattfare) -> 
     await middleware.aclose()
 
 
-def test_the_token_route_alone_waits_as_little(fake: FakeWattfare) -> None:
+def test_token_route_alone_does_not_wait(fake: FakeWattfare) -> None:
     fake.script = limited
     request = Request("POST", "/token", {})
     with Wattfare(SECRET_KEY, base_url=fake.url) as client:
@@ -161,8 +162,8 @@ def test_the_token_route_alone_waits_as_little(fake: FakeWattfare) -> None:
     assert len(fake.exchanges) == 3
 
 
-def test_a_client_used_on_its_own_waits(fake: FakeWattfare, monkeypatch: Any) -> None:
-    """Also one that a middleware shares."""
+def test_standalone_client_waits(fake: FakeWattfare, monkeypatch: Any) -> None:
+    """This includes a client that a middleware shares."""
     waits: list[float] = []
     monkeypatch.setattr("wattfare_mw.client.time.sleep", waits.append)
     with Wattfare(SECRET_KEY, base_url=fake.url) as client:
@@ -186,8 +187,8 @@ WattfareMiddleware(app, resolve_user=lambda request: request.cookies.get("user")
 """
 
 
-def test_a_user_over_the_limit_stops_no_other_visitor(fake: FakeWattfare, tmp_path: Any) -> None:
-    """gunicorn with four threads, and ten times as many requests of one user."""
+def test_user_over_the_limit_blocks_no_other_visitor(fake: FakeWattfare, tmp_path: Any) -> None:
+    """gunicorn has four threads here, and one user sends ten times as many requests."""
     (tmp_path / "limited_app.py").write_text(APP)
     env = {"WATTFARE_SECRET_KEY": SECRET_KEY, "WATTFARE_BASE_URL": fake.url}
     options = ("--worker-class", "gthread", "--threads", "4", "--chdir", str(tmp_path))
@@ -197,7 +198,7 @@ def test_a_user_over_the_limit_stops_no_other_visitor(fake: FakeWattfare, tmp_pa
         def post(_: int) -> int:
             return httpx.post(url + TOKEN, cookies={"user": "mallory"}, timeout=120).status_code
 
-        assert httpx.get(url, timeout=60).text == "hi"  # it has started
+        assert httpx.get(url, timeout=60).text == "hi"  # the server has started
         fake.script = limited
         with (
             victim_at(url + INFERENCE, {"cookie": "user=victim"}),

@@ -1,4 +1,4 @@
-"""An app behind the middleware is set up and recognized as it was before."""
+"""An app behind the middleware is configured and recognized as before."""
 
 from __future__ import annotations
 
@@ -57,13 +57,13 @@ OPTIONS: dict[str, Any] = {"resolve_user": lambda request: "u", "secret_key": SE
     ]
 )
 def around(request: pytest.FixtureRequest) -> Callable[[Any], Any]:
-    """Each middleware that goes around an app."""
+    """Each middleware that wraps the app."""
     return functools.partial(request.param, **OPTIONS)
 
 
 @pytest.fixture(params=[1, 2])
 def twice(around: Any, request: pytest.FixtureRequest) -> Callable[[Any], Any]:
-    """The same, once and twice around it."""
+    """The same, once and twice around the app."""
 
     def wrap(app: Any) -> Any:
         for _ in range(request.param):
@@ -73,10 +73,10 @@ def twice(around: Any, request: pytest.FixtureRequest) -> Callable[[Any], Any]:
     return wrap
 
 
-# -- look-ups and assignments
+# -- attribute reads and writes
 
 
-def test_what_the_middleware_lacks_is_the_app_s(twice: Any) -> None:
+def test_attributes_that_the_middleware_lacks_are_the_apps(twice: Any) -> None:
     inner = FastAPI(title="mine")
     app: Any = twice(inner)
     assert app.title == "mine"
@@ -90,7 +90,7 @@ def test_what_the_middleware_lacks_is_the_app_s(twice: Any) -> None:
         assert client.get("/added").json() == "added"
 
 
-def test_an_override_of_a_dependency_is_heard(twice: Any) -> None:
+def test_dependency_override_takes_effect(twice: Any) -> None:
     inner = FastAPI()
 
     def setting() -> str:
@@ -110,7 +110,7 @@ def test_an_override_of_a_dependency_is_heard(twice: Any) -> None:
     assert "dependency_overrides" not in vars(app)
 
 
-def test_what_neither_has_stays_with_the_middleware(twice: Any) -> None:
+def test_new_attributes_stay_on_the_middleware(twice: Any) -> None:
     inner = Starlette()
     app: Any = twice(inner)
     assert not hasattr(app, "nonsense")
@@ -123,7 +123,7 @@ def test_what_neither_has_stays_with_the_middleware(twice: Any) -> None:
     assert not hasattr(app, "nonsense")
 
 
-def test_what_the_middleware_has_is_its_own(around: Any) -> None:
+def test_attributes_of_the_middleware_are_its_own(around: Any) -> None:
     inner: Any = SimpleNamespace(paths="theirs", user="theirs", __call__=asgi_app)
     app: Any = around(asgi_app)
     app.app = inner
@@ -137,7 +137,7 @@ async def other_app(scope: Any, receive: Any, send: Any) -> None:
     await PlainTextResponse("the other app")(scope, receive, send)
 
 
-def test_another_app_can_be_put_in(around: Any) -> None:
+def test_inner_app_can_be_replaced(around: Any) -> None:
     app: Any = around(asgi_app)
     app.app = other_app
     assert TestClient(app).get("/").text == "the other app"
@@ -146,7 +146,7 @@ def test_another_app_can_be_put_in(around: Any) -> None:
     assert Client(wsgi).get("/").text == "other"
 
 
-def test_names_with_an_underscore_are_never_the_app_s(twice: Any) -> None:
+def test_underscored_names_are_never_the_apps(twice: Any) -> None:
     class Inner:
         _private = "theirs"
         __fancy__ = "theirs"
@@ -169,7 +169,7 @@ def test_names_with_an_underscore_are_never_the_app_s(twice: Any) -> None:
     assert inner._private == "theirs"
 
 
-def test_a_flask_app_is_set_up_through_the_middleware() -> None:
+def test_flask_app_is_configured_through_the_middleware() -> None:
     flask = Flask("x")
     app: Any = WattfareMiddleware(flask, **OPTIONS)
     app.wsgi_app = ProxyFix(app.wsgi_app)
@@ -185,7 +185,7 @@ def test_a_flask_app_is_set_up_through_the_middleware() -> None:
     assert Client(app).put(TOKEN).status_code == 405
 
 
-def test_an_app_that_has_not_been_set_yet() -> None:
+def test_middleware_without_an_app_has_no_app_attributes() -> None:
     for kind in (WattfareASGIMiddleware, WattfareWSGIMiddleware):
         app: Any = object.__new__(kind)
         assert not hasattr(app, "app")
@@ -197,13 +197,13 @@ def test_an_app_that_has_not_been_set_yet() -> None:
             assert type(copied) is kind
 
 
-def test_an_app_that_is_none() -> None:
+def test_plugin_without_an_app_has_no_app_attributes() -> None:
     plugin = wattfare_litestar.WattfarePlugin(**OPTIONS)
     assert not hasattr(plugin._driver, "public")
 
 
 @pytest.mark.parametrize("app", [asgi_app, wsgi_app])
-def test_copies(app: Any) -> None:
+def test_copies_wrap_a_copy_of_the_app(app: Any) -> None:
     original: Any = WattfareMiddleware(app, **OPTIONS)
     for copied in (copy.copy(original), copy.deepcopy(original)):
         assert type(copied) is type(original)
@@ -211,11 +211,12 @@ def test_copies(app: Any) -> None:
     inner = SimpleNamespace(app=app)
     original.app = inner
     assert copy.deepcopy(original).app is not inner
-    with pytest.raises((AttributeError, pickle.PicklingError, TypeError)):  # as ever
+    # as without the middleware
+    with pytest.raises((AttributeError, pickle.PicklingError, TypeError)):
         pickle.dumps(original)
 
 
-def test_it_is_a_coroutine_function_where_it_was(around: Any) -> None:
+def test_middleware_is_a_coroutine_function_if_the_app_is(around: Any) -> None:
     class Marked:
         _is_coroutine = getattr(asyncio.coroutines, "_is_coroutine", None)
         _is_coroutine_mark = getattr(inspect, "_is_coroutine_mark", None)
@@ -261,7 +262,7 @@ class AwaitableASGI:
 
 
 class OfWSGI:
-    """As PEP 3333 has it."""
+    """In the style of PEP 3333."""
 
     def __init__(self, environ: Any, start_response: Any) -> None:
         self._answer = wsgi_app(environ, start_response)
@@ -271,7 +272,7 @@ class OfWSGI:
 
 
 class LikeDash:
-    """Dash 4: an app of any framework inside, and it takes anything."""
+    """Dash 4: holds an app of any framework and accepts any arguments."""
 
     def __init__(self, server: Any) -> None:
         self.server = server
@@ -302,7 +303,7 @@ ASGI_APPS = [
 
 
 @pytest.mark.parametrize("app", ASGI_APPS)
-def test_asgi_apps_of_every_kind(app: Any, fake: FakeWattfare) -> None:
+def test_asgi_apps_of_every_kind_are_recognized(app: Any, fake: FakeWattfare) -> None:
     middleware: Any = WattfareMiddleware(app, **OPTIONS, base_url=fake.url)
     assert type(middleware) is WattfareASGIMiddleware
     client = TestClient(middleware)
@@ -322,7 +323,7 @@ class MethodOfWebob:
 
 
 class OwnWsgify(wsgify):
-    """A subclass, in a module of the app's own."""
+    """A subclass in a module of the app."""
 
 
 WSGI_APPS = [
@@ -340,19 +341,19 @@ WSGI_APPS = [
 
 @pytest.mark.parametrize("app", WSGI_APPS)
 @pytest.mark.filterwarnings("ignore::werkzeug.middleware.lint.WSGIWarning")
-def test_wsgi_apps_of_every_kind(app: Any, fake: FakeWattfare) -> None:
+def test_wsgi_apps_of_every_kind_are_recognized(app: Any, fake: FakeWattfare) -> None:
     middleware: Any = WattfareMiddleware(app, **OPTIONS, base_url=fake.url)
     assert type(middleware) is WattfareWSGIMiddleware
     client = Client(middleware)
     answer = client.get("/page")
-    assert answer.text == "the app: /page" or answer.status_code == 404  # Flask has no page
+    assert answer.text == "the app: /page" or answer.status_code == 404  # Flask has no page here
     answer.close()
     assert client.post(TOKEN, headers=JSON).json["token"] == "a.b.c"
     middleware.close()
 
 
 class Endless:
-    """It leads to itself."""
+    """An attribute chain that leads to itself."""
 
     def __init__(self) -> None:
         self.app = [self]
@@ -365,7 +366,7 @@ class Endless:
 
 
 @pytest.mark.parametrize("app", [Endless(), LikeDash(None), LikeDash("x"), LikeDash(LikeDash(7))])
-def test_what_cannot_be_told_is_said(app: Any) -> None:
+def test_unrecognized_app_raises_type_error(app: Any) -> None:
     with pytest.raises(TypeError, match="interface='asgi' or interface='wsgi'"):
         WattfareMiddleware(app, **OPTIONS)
 
@@ -373,7 +374,7 @@ def test_what_cannot_be_told_is_said(app: Any) -> None:
 # -- the end of an app
 
 
-def test_nothing_outlives_its_app(fake: FakeWattfare) -> None:
+def test_client_is_closed_with_its_app(fake: FakeWattfare) -> None:
     def make() -> tuple[weakref.ref[Any], Any]:
         def app(environ: Any, start_response: Any) -> Any: ...
 
@@ -381,7 +382,7 @@ def test_nothing_outlives_its_app(fake: FakeWattfare) -> None:
         assert driver.request("POST", TOKEN, JSON).status == 200
         return weakref.ref(app), fake.next("/sessions")
 
-    make()  # the first one of the process registers for all
+    make()  # the first one in the process registers for all
     gc.collect()
     before = atexit._ncallbacks()
     made = [make() for _ in range(3)]
@@ -392,7 +393,7 @@ def test_nothing_outlives_its_app(fake: FakeWattfare) -> None:
         assert exchange.closed.wait(PATIENCE), "its connection stayed open"
 
 
-def test_a_client_of_the_app_s_stays_open(fake: FakeWattfare) -> None:
+def test_client_that_the_app_passed_stays_open(fake: FakeWattfare) -> None:
     with Wattfare(SECRET_KEY, base_url=fake.url) as client:
         driver = WSGIDriver(resolve_user=lambda request: "u", client=client)
         assert driver.request("POST", TOKEN, JSON).status == 200
@@ -402,7 +403,7 @@ def test_a_client_of_the_app_s_stays_open(fake: FakeWattfare) -> None:
         assert not exchange.closed.wait(0.1)
 
 
-def test_an_asgi_app_is_let_go_too() -> None:
+def test_asgi_app_can_be_garbage_collected() -> None:
     driver = ASGIDriver(**OPTIONS)
     middleware = weakref.ref(driver.middleware)
     driver.close()

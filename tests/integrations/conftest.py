@@ -1,4 +1,4 @@
-"""An app with users that spend, and a service that answers what a test tells it to."""
+"""An app with users who can pay, and a service that follows a test's script."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from support.upstream import Upstream, run_upstream
 
 from wattfare_mw import Wattfare
 
-#: What these libraries read of the environment.
+#: Environment variables that these libraries read.
 VARIABLES = ("OPENAI_API_KEY", "OPENAI_BASE_URL", "OPENAI_ORG_ID", "http_proxy", "all_proxy")
 
 
@@ -26,7 +26,7 @@ def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def app(service: Service) -> Iterator[App]:
-    """An app whose users ann and bob have a dollar each, and whose user max has none left."""
+    """An app whose users ann and bob have a dollar each. Its user max has spent his budget."""
     with service.app() as made:
         for user, usd in (("ann", 1), ("bob", 1), ("max", 0)):
             made.connect(user, monthlyUsd=usd)
@@ -35,14 +35,14 @@ def app(service: Service) -> Iterator[App]:
 
 @pytest.fixture
 def wf(app: App) -> Iterator[Wattfare]:
-    """Its client."""
+    """The app's client."""
     with Wattfare(app.keys.secret_key, base_url=app.service.url) as made:
         yield made
 
 
 @pytest.fixture
 def fake() -> Iterator[Upstream]:
-    """A service that does what its ``script`` says."""
+    """A service that runs its ``script``."""
     with run_upstream() as running:
         yield running
 

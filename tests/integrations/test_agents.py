@@ -42,7 +42,7 @@ def config(handle: Any) -> Any:
     return RunConfig(model_provider=provider, tracing_disabled=True)
 
 
-def test_a_run_is_billed_to_its_user(wf: Wattfare) -> None:
+def test_run_is_billed_to_its_user(wf: Wattfare) -> None:
     result = run(wf.user("ann"))
     assert result.final_output == "Hello you."
     assert result.raw_responses[-1].raw_usage["cost"] == 0.000006
@@ -54,7 +54,7 @@ def test_a_run_is_billed_to_its_user(wf: Wattfare) -> None:
     assert wf.user("bob").status().usage.monthly_usd > 0
 
 
-def test_a_cap_that_is_reached_is_raised_from_the_run(wf: Wattfare) -> None:
+def test_spent_budget_raises_from_the_run(wf: Wattfare) -> None:
     for call in (lambda: run(wf.user("max")), lambda: asyncio.run(stream(wf.user("max")))):
         with pytest.raises(WattfareBudgetExceededError) as caught:
             call()
@@ -62,7 +62,7 @@ def test_a_cap_that_is_reached_is_raised_from_the_run(wf: Wattfare) -> None:
         assert caught.value.request_id
 
 
-def test_a_cap_that_is_reached_between_two_calls(fake: Upstream, users: Wattfare) -> None:
+def test_spent_budget_raises_between_two_calls(fake: Upstream, users: Wattfare) -> None:
     from agents import function_tool
 
     def look() -> str:
@@ -75,7 +75,7 @@ def test_a_cap_that_is_reached_between_two_calls(fake: Upstream, users: Wattfare
     assert len(fake.calls) == 2
 
 
-def test_a_stream_that_breaks_off(fake: Upstream, users: Wattfare) -> None:
+def test_broken_stream_raises(fake: Upstream, users: Wattfare) -> None:
     def script(exchange: Exchange) -> None:
         exchange.start_stream()
         exchange.word("one ")
@@ -87,7 +87,7 @@ def test_a_stream_that_breaks_off(fake: Upstream, users: Wattfare) -> None:
     assert caught.value.code == "upstream"
 
 
-def test_it_takes_any_handle(fake: Upstream, client: Callable[..., Any]) -> None:
+def test_any_handle_can_pay(fake: Upstream, client: Callable[..., Any]) -> None:
     from wattfare_mw.integrations.agents import WattfareModelProvider
 
     for made in (client(), client(AsyncWattfare)):
@@ -99,7 +99,7 @@ def test_it_takes_any_handle(fake: Upstream, client: Callable[..., Any]) -> None
             WattfareModelProvider(wrong)
 
 
-def test_a_model_needs_a_name(users: Wattfare) -> None:
+def test_model_needs_a_name(users: Wattfare) -> None:
     from agents import UserError
 
     with pytest.raises(UserError, match="Name a model"):
@@ -119,8 +119,10 @@ def test_tracing_gets_no_key(users: Wattfare) -> None:
 
 @pytest.mark.filterwarnings("ignore:asynchronous generator:ResourceWarning")
 @pytest.mark.parametrize("kind", [Wattfare, AsyncWattfare])
-def test_run_sync_again(fake: Upstream, client: Callable[..., Any], kind: Any) -> None:
-    """It ends the asynchronous generators of its event loop, and goes on to use the loop."""
+def test_run_sync_can_be_called_again(
+    fake: Upstream, client: Callable[..., Any], kind: Any
+) -> None:
+    """run_sync closes the async generators of its event loop, and keeps using the loop."""
     from agents import Agent, Runner
 
     async def of_its_own() -> str:

@@ -25,7 +25,7 @@ from wattfare_mw import (
 
 
 def chat(user: Any, **options: Any) -> Any:
-    """A chat model whose calls it pays for."""
+    """A chat model whose calls this handle pays for."""
     from wattfare_mw.integrations.langchain import ChatWattfare
 
     return ChatWattfare(**{"user": user, "model": "wattfare/echo", **options})
@@ -40,11 +40,11 @@ def whole(chunks: Any) -> Any:
 
 
 async def streamed(model: Any) -> Any:
-    """The sum of an asynchronous stream."""
+    """The sum of an async stream's chunks."""
     return whole([chunk async for chunk in model.astream("Hello you.")])
 
 
-def test_an_answer_has_its_cost(wf: Wattfare) -> None:
+def test_answer_has_its_cost(wf: Wattfare) -> None:
     ann = wf.user("ann")
     model = chat(ann)
     answers = [
@@ -61,7 +61,7 @@ def test_an_answer_has_its_cost(wf: Wattfare) -> None:
     assert ann.status().usage.monthly_usd == 4 * Decimal("0.000006")
 
 
-def test_a_cap_that_is_reached_is_raised(wf: Wattfare) -> None:
+def test_spent_budget_raises(wf: Wattfare) -> None:
     from langchain_core.exceptions import ModelError
 
     model = chat(wf.user("max"))
@@ -102,7 +102,7 @@ def test_retries_and_fallbacks_work(fake: Upstream, users: Wattfare) -> None:
     assert models[0].with_fallbacks(models[1:]).invoke("Hello.").text == "Hi."
 
 
-def test_tools_and_structures(fake: Upstream, users: Wattfare) -> None:
+def test_tools_and_structured_output_work(fake: Upstream, users: Wattfare) -> None:
     from pydantic import BaseModel
 
     class City(BaseModel):
@@ -130,7 +130,7 @@ def test_tools_and_structures(fake: Upstream, users: Wattfare) -> None:
     assert structured == City(name="Paris")
 
 
-def test_a_cache_is_not_shared_between_users(fake: Upstream, users: Wattfare) -> None:
+def test_cache_is_not_shared_between_users(fake: Upstream, users: Wattfare) -> None:
     from langchain_core.caches import InMemoryCache
 
     cache = InMemoryCache()
@@ -140,7 +140,7 @@ def test_a_cache_is_not_shared_between_users(fake: Upstream, users: Wattfare) ->
     assert "dontyoutellanyone" not in repr(cache._cache)
 
 
-def test_no_credential_is_in_what_it_shows(users: Wattfare) -> None:
+def test_repr_and_dump_hide_credentials(users: Wattfare) -> None:
     from langchain_core.load import dumpd, dumps
 
     for user in (users.user("ann"), users.grant(TOKEN)):
@@ -162,14 +162,14 @@ def test_no_credential_is_in_what_it_shows(users: Wattfare) -> None:
             pickle.dumps(model)
 
 
-def test_a_copy_has_the_same_user(fake: Upstream, users: Wattfare) -> None:
+def test_copy_has_the_same_user(fake: Upstream, users: Wattfare) -> None:
     model = chat(users.user("ann"))
     for again in (copy.copy(model), copy.deepcopy(model), model.model_copy()):
         assert again.invoke("Hello.").text == "one two three"
     assert {payer_of(call)[0] for call in fake.calls} == {"ann"}
 
 
-def test_it_takes_any_handle(fake: Upstream, client: Callable[..., Any]) -> None:
+def test_any_handle_can_pay(fake: Upstream, client: Callable[..., Any]) -> None:
     for made in (client(), client(AsyncWattfare)):
         for handle in (made.user("ann"), made.grant(TOKEN)):
             chat(handle).invoke("Hello.")
@@ -180,7 +180,7 @@ def test_it_takes_any_handle(fake: Upstream, client: Callable[..., Any]) -> None
             chat(wrong)
 
 
-def test_what_the_user_and_the_service_set(
+def test_fields_set_by_the_user_handle_cannot_be_changed(
     users: Wattfare, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("api_key", "base_url", "organization"):
@@ -196,7 +196,7 @@ def test_what_the_user_and_the_service_set(
     assert str(model.root_client.base_url) == f"{users.base_url}/api/v1/"
 
 
-def test_a_stream_that_breaks_off(fake: Upstream, users: Wattfare) -> None:
+def test_broken_stream_raises(fake: Upstream, users: Wattfare) -> None:
     def script(exchange: Exchange) -> None:
         exchange.start_stream()
         exchange.word("one ")
@@ -208,7 +208,7 @@ def test_a_stream_that_breaks_off(fake: Upstream, users: Wattfare) -> None:
     assert caught.value.code == "upstream"
 
 
-def test_another_user_who_is_set_later_pays(fake: Upstream, users: Wattfare) -> None:
+def test_user_that_is_set_later_pays(fake: Upstream, users: Wattfare) -> None:
     from langchain_core.runnables import ConfigurableField
 
     model = chat(users.user("ann"))
@@ -233,7 +233,7 @@ def test_another_user_who_is_set_later_pays(fake: Upstream, users: Wattfare) -> 
     assert [payer_of(call)[0] for call in fake.calls[9:]] == ["ann"] * 2
 
 
-def test_an_answer_from_a_cache_costs_nothing(wf: Wattfare) -> None:
+def test_cached_answer_costs_nothing(wf: Wattfare) -> None:
     from langchain_core.caches import InMemoryCache
 
     model = chat(wf.user("ann"), cache=InMemoryCache())
@@ -243,8 +243,8 @@ def test_an_answer_from_a_cache_costs_nothing(wf: Wattfare) -> None:
     assert wf.user("ann").status().usage.monthly_usd == Decimal("0.000003")
 
 
-def test_a_cache_waits_for_the_current_user(app: App) -> None:
-    """The event loop that makes the key of the cache has to ask who the user is."""
+def test_cache_waits_for_the_current_user(app: App) -> None:
+    """The event loop that computes the cache key must resolve the user."""
     from langchain_core.caches import InMemoryCache
 
     from wattfare_mw import WattfareMiddleware

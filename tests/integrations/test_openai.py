@@ -1,4 +1,4 @@
-"""What ``user.openai()`` and ``user.async_openai()`` give."""
+"""The clients that ``user.openai()`` and ``user.async_openai()`` return."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ KINDS = ["openai", "async_openai"]
 
 
 def ask(handle: Any, kind: str, **fields: Any) -> Any:
-    """A call with the client of a handle, or with one that is given."""
+    """Makes a call with a handle's client, or with the given client."""
     client = getattr(handle, kind)() if hasattr(handle, kind) else handle
     if kind == "openai":
         return client.chat.completions.create(**{**ASK, **fields})
@@ -89,7 +89,7 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_call_is_billed_to_its_user(wf: Wattfare, app: App, kind: str) -> None:
+def test_call_is_billed_to_its_user(wf: Wattfare, app: App, kind: str) -> None:
     answer = ask(wf.user("ann"), kind)
     assert answer.choices[0].message.content == "Hello."
     assert Decimal(str(answer.usage.cost)) == wf.user("ann").status().usage.monthly_usd > 0
@@ -107,7 +107,7 @@ def test_each_handle_has_clients(fake: Upstream, client: Callable[..., Any], kin
     assert {call.path for call in fake.calls} == {"/api/v1/chat/completions"}
 
 
-def test_a_client_is_one_of_the_openai_package(users: Wattfare) -> None:
+def test_client_is_an_openai_client(users: Wattfare) -> None:
     import openai
 
     user = users.user("ann")
@@ -122,7 +122,7 @@ def test_a_client_is_one_of_the_openai_package(users: Wattfare) -> None:
 @pytest.mark.parametrize(
     "user", ["Zoë", "日本", "a\nb\r\nx-wattfare-user: bob", "100%", "%41", " a "]
 )
-def test_any_id_is_sent(fake: Upstream, users: Wattfare, user: str, kind: str) -> None:
+def test_any_user_id_is_sent(fake: Upstream, users: Wattfare, user: str, kind: str) -> None:
     ask(users.user(user), kind)
     value = fake.calls[0].headers["x-wattfare-user"]
     assert value.isascii()
@@ -133,7 +133,7 @@ def test_any_id_is_sent(fake: Upstream, users: Wattfare, user: str, kind: str) -
 @pytest.mark.parametrize(
     "status", [302, 400, 401, 402, 403, 404, 408, 409, 413, 422, 500, 502, 503, 504]
 )
-def test_no_refusal_but_a_429_is_sent_again(
+def test_only_a_429_is_retried(
     fake: Upstream, users: Wattfare, waits: list[float], status: int, kind: str
 ) -> None:
     fake.script = refuses(status, "", location="/elsewhere", x_should_retry="true")
@@ -143,7 +143,7 @@ def test_no_refusal_but_a_429_is_sent_again(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_429_waits_as_it_is_told(
+def test_retry_of_a_429_waits_for_retry_after(
     fake: Upstream, users: Wattfare, waits: list[float], kind: str
 ) -> None:
     busy = refuses(429, "rate_limited", retry_after="17")
@@ -166,7 +166,7 @@ def test_a_429_waits_as_it_is_told(
         ({"retry_after_ms": "120000", "retry_after": "1"}, 120),
     ],
 )
-def test_a_long_wait_is_left_to_the_caller(
+def test_long_wait_raises_at_once(
     fake: Upstream,
     users: Wattfare,
     waits: list[float],
@@ -181,7 +181,7 @@ def test_a_long_wait_is_left_to_the_caller(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_call_that_may_have_arrived_is_not_sent_again(
+def test_call_that_may_have_arrived_is_not_retried(
     fake: Upstream, users: Wattfare, waits: list[float], kind: str
 ) -> None:
     import openai
@@ -194,7 +194,7 @@ def test_a_call_that_may_have_arrived_is_not_sent_again(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_timeout_is_not_sent_again(
+def test_timeout_is_not_retried(
     fake: Upstream, client: Callable[..., Any], waits: list[float], kind: str
 ) -> None:
     import openai
@@ -208,7 +208,7 @@ def test_a_timeout_is_not_sent_again(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_connection_that_was_not_made_is_tried_again(waits: list[float], kind: str) -> None:
+def test_refused_connection_is_retried(waits: list[float], kind: str) -> None:
     with (
         Wattfare(KEY, base_url="http://127.0.0.1:9") as users,
         pytest.raises(WattfareNetworkError, match="Check WATTFARE_BASE_URL") as caught,
@@ -218,7 +218,7 @@ def test_a_connection_that_was_not_made_is_tried_again(waits: list[float], kind:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_error_is_of_both_packages(wf: Wattfare, kind: str) -> None:
+def test_error_belongs_to_both_packages(wf: Wattfare, kind: str) -> None:
     import openai
 
     with pytest.raises(WattfareBudgetExceededError) as caught:
@@ -238,7 +238,7 @@ def test_an_error_is_of_both_packages(wf: Wattfare, kind: str) -> None:
     assert isinstance(caught.value, WattfareNotConnectedError)
 
 
-def test_an_error_is_pickled_without_what_belongs_to_openai(wf: Wattfare) -> None:
+def test_pickled_error_leaves_out_openai_objects(wf: Wattfare) -> None:
     with pytest.raises(WattfareBudgetExceededError) as caught:
         ask(wf.user("max"), "openai")
     for again in (pickle.loads(pickle.dumps(caught.value)), copy.copy(caught.value)):
@@ -249,9 +249,7 @@ def test_an_error_is_pickled_without_what_belongs_to_openai(wf: Wattfare) -> Non
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("how", ["says", "breaks", "ends"])
-def test_a_stream_that_breaks_off_is_an_error(
-    fake: Upstream, users: Wattfare, how: str, kind: str
-) -> None:
+def test_broken_stream_raises(fake: Upstream, users: Wattfare, how: str, kind: str) -> None:
     import openai
 
     def script(exchange: Exchange) -> None:
@@ -299,7 +297,7 @@ def later_user(users: Wattfare) -> Any:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_each_call_asks_who_pays(fake: Upstream, users: Wattfare, kind: str) -> None:
+def test_each_call_resolves_its_payer(fake: Upstream, users: Wattfare, kind: str) -> None:
     later = later_user(users)
     made = getattr(later, kind)()
     with pytest.raises(WattfareError, match="There is no request"):
@@ -312,7 +310,7 @@ def test_each_call_asks_who_pays(fake: Upstream, users: Wattfare, kind: str) -> 
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_client_may_be_made_before_its_service_is_known(
+def test_client_can_be_created_before_its_service_is_known(
     fake: Upstream, users: Wattfare, kind: str
 ) -> None:
     class Everything(LaterPayer):
@@ -333,7 +331,7 @@ def test_a_client_may_be_made_before_its_service_is_known(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_call_cannot_name_another_payer(fake: Upstream, users: Wattfare, kind: str) -> None:
+def test_call_cannot_name_another_payer(fake: Upstream, users: Wattfare, kind: str) -> None:
     headers = {"X-Wattfare-User": "bob", "X-Wattfare-Grant": TOKEN, "Authorization": "Bearer x"}
     ask(users.user("ann").openai(default_headers=headers), "openai")
     ask(users.user("ann"), kind, extra_headers=headers)
@@ -358,9 +356,7 @@ def test_users_share_connections(fake: Upstream, users: Wattfare) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_client_that_is_closed_closes_no_other(
-    fake: Upstream, users: Wattfare, kind: str
-) -> None:
+def test_closing_one_client_closes_no_other(fake: Upstream, users: Wattfare, kind: str) -> None:
     ann, bob = users.user("ann").openai(), users.user("bob").openai()
     with ann:
         ask(ann, "openai")
@@ -377,14 +373,14 @@ def test_a_client_that_is_closed_closes_no_other(
     assert len({id(call.connection) for call in fake.calls[3:]}) == 1
 
 
-def test_connections_are_closed_with_the_wattfare_client(
+def test_connections_close_with_the_wattfare_client(
     fake: Upstream, client: Callable[..., Any]
 ) -> None:
     users = client()
     ann = users.user("ann").openai()
     ask(ann, "openai")
     users.close()
-    ask(ann, "openai")  # and it can be used again, as the client itself
+    ask(ann, "openai")  # it can be used again, as the client itself can
     assert len({id(call.connection) for call in fake.calls}) == 2
 
     async def run() -> Any:
@@ -400,11 +396,11 @@ def test_connections_are_closed_with_the_wattfare_client(
     )
 
 
-def test_one_client_is_good_for_several_event_loops(fake: Upstream, users: Wattfare) -> None:
+def test_one_client_works_in_several_event_loops(fake: Upstream, users: Wattfare) -> None:
     made = users.user("ann").async_openai()
     for _ in range(3):
         ask(made, "async_openai")
-    gc.collect()  # a connection that was left open would be a warning, and so an error
+    gc.collect()  # an open connection would cause a warning, which is an error here
     assert len({id(call.connection) for call in fake.calls}) == 3
 
 
@@ -430,7 +426,7 @@ def test_threads_bill_their_own_users(fake: Upstream, users: Wattfare) -> None:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_a_forked_worker_has_connections_of_its_own(fake: Upstream, users: Wattfare) -> None:
+def test_forked_worker_has_its_own_connections(fake: Upstream, users: Wattfare) -> None:
     made = users.user("ann").openai()
     ask(made, "openai")
     child = os.fork()
@@ -447,7 +443,7 @@ def test_a_forked_worker_has_connections_of_its_own(fake: Upstream, users: Wattf
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_no_secret_shows(
+def test_reprs_hide_secrets(
     fake: Upstream,
     client: Callable[..., Any],
     caplog: pytest.LogCaptureFixture,
@@ -474,7 +470,7 @@ def test_no_secret_shows(
         with pytest.raises(WattfareError) as caught:
             ask(made, kind)
         error: Any = caught.value
-        error.__traceback__ = error.__traceback__.tb_next  # without the service of this test
+        error.__traceback__ = error.__traceback__.tb_next  # without this test's service
         told = traceback.TracebackException.from_exception(error, capture_locals=True)
         shown += [*told.format(), str(error), repr(error), repr(error.body), error.message]
         shown += [repr(error.request.headers), str(error.to_wire()), repr(vars(error))]
@@ -484,7 +480,7 @@ def test_no_secret_shows(
     assert caplog.text
 
 
-def test_a_key_that_is_refused_is_not_repeated(fake: Upstream, users: Wattfare) -> None:
+def test_refused_key_is_not_repeated(fake: Upstream, users: Wattfare) -> None:
     def script(exchange: Exchange) -> None:
         exchange.answer({"error": {"code": "auth", "message": f"{KEY}?"}}, status=401)
 
@@ -494,7 +490,7 @@ def test_a_key_that_is_refused_is_not_repeated(fake: Upstream, users: Wattfare) 
     assert caught.value.message == "…?"
 
 
-def test_nothing_of_openai_goes_to_the_service(
+def test_openai_settings_are_not_sent_to_the_service(
     fake: Upstream, users: Wattfare, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-openai")
@@ -511,7 +507,7 @@ def test_nothing_of_openai_goes_to_the_service(
         assert call.headers["authorization"] == f"Bearer {KEY}"
 
 
-def test_no_cookie_is_kept(fake: Upstream, users: Wattfare) -> None:
+def test_cookies_are_not_kept(fake: Upstream, users: Wattfare) -> None:
     def script(exchange: Exchange) -> None:
         exchange.answer(completion_of("Hi."), headers={"set-cookie": "a=1; path=/"})
 
@@ -522,7 +518,7 @@ def test_no_cookie_is_kept(fake: Upstream, users: Wattfare) -> None:
     assert not any("cookie" in call.headers for call in fake.calls)
 
 
-def test_options(users: Wattfare) -> None:
+def test_client_options(users: Wattfare) -> None:
     made: Any = users.user("ann").openai(timeout=3, max_retries=7, default_headers={"x-mine": "1"})
     assert (made.timeout, made.max_retries, made.default_headers["x-mine"]) == (3, 7, "1")
     made = users.user("ann").async_openai()
@@ -534,7 +530,7 @@ def test_options(users: Wattfare) -> None:
             users.user("ann").async_openai().with_options(**wrong)
 
 
-def test_an_http_client_of_the_apps_own(fake: Upstream, users: Wattfare) -> None:
+def test_http_client_of_the_app_is_used(fake: Upstream, users: Wattfare) -> None:
     import openai
 
     with openai.DefaultHttpxClient() as own:
@@ -548,20 +544,22 @@ def test_an_http_client_of_the_apps_own(fake: Upstream, users: Wattfare) -> None
 
 @pytest.fixture
 def module(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """The module of the openai package's clients, to be loaded again."""
+    """The module of the openai clients, ready to be loaded again."""
     loaded = import_module("wattfare_mw.integrations.openai")
     yield loaded
     monkeypatch.undo()
     reload(loaded)
 
 
-def test_a_missing_library_says_what_to_type(module: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_library_error_says_what_to_install(
+    module: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "openai", None)
     with pytest.raises(ImportError, match=r"Type: pip install 'wattfare-mw\[openai\]'"):
         reload(module)
 
 
-def test_a_library_that_is_too_old_says_what_to_type(
+def test_outdated_library_error_says_what_to_install(
     module: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old = SimpleNamespace(OpenAI=object, __version__="1.9.0")
@@ -578,7 +576,7 @@ def test_a_library_that_is_too_old_says_what_to_type(
         ("agents", "agents", "agents"),
     ],
 )
-def test_each_module_says_what_to_type(
+def test_each_module_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch, name: str, library: str, extra: str
 ) -> None:
     for loaded in [each for each in sys.modules if each.partition(".")[0] == library]:
@@ -590,8 +588,8 @@ def test_each_module_says_what_to_type(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_request_that_cannot_be_made_shows_no_secret(users: Wattfare, kind: str) -> None:
-    """The key is not there yet."""
+def test_unencodable_request_hides_secrets(users: Wattfare, kind: str) -> None:
+    """At this point, the key has not been added."""
     for wrong in ({"user": object()}, {"extra_headers": {"x-name": "Zoë"}}):
         with pytest.raises((UnicodeEncodeError, TypeError)) as caught:
             ask(users.user("ann"), kind, **wrong)
@@ -600,7 +598,7 @@ def test_a_request_that_cannot_be_made_shows_no_secret(users: Wattfare, kind: st
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("proxy", ["http://me:pass-word@:::x", "socks9://me:pass-word@127.0.0.1:9"])
-def test_a_proxy_that_cannot_be_used(
+def test_unusable_proxy_raises(
     users: Wattfare, proxy: str, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = getattr(users.user("ann"), kind)()
@@ -613,7 +611,7 @@ def test_a_proxy_that_cannot_be_used(
 
 
 def _locals(error: BaseException | None) -> list[str]:
-    """What the frames of an error hold, but for those of the tests."""
+    """The local variables of an error's frames, except those of the tests."""
     found: list[str] = []
     while error is not None:
         for frame, _ in traceback.walk_tb(error.__traceback__):

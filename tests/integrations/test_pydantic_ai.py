@@ -29,7 +29,7 @@ def agent(handle: Any, **options: Any) -> Any:
 
 
 def model(handle: Any, name: str = "wattfare/echo") -> Any:
-    """A model whose calls it pays for."""
+    """A model whose calls this handle pays for."""
     from pydantic_ai.models.openai import OpenAIChatModel
 
     from wattfare_mw.integrations.pydantic_ai import WattfareProvider
@@ -43,7 +43,7 @@ async def words_of(handle: Any) -> list[str]:
         return [piece async for piece in result.stream_text(delta=True, debounce_by=None)]
 
 
-def test_a_run_is_billed_to_its_user(wf: Wattfare) -> None:
+def test_run_is_billed_to_its_user(wf: Wattfare) -> None:
     result = asyncio.run(agent(wf.user("ann")).run("Hello."))
     assert result.output == "Hello."
     assert result.usage.total_tokens == 2
@@ -52,7 +52,7 @@ def test_a_run_is_billed_to_its_user(wf: Wattfare) -> None:
     assert wf.user("bob").status().usage.monthly_usd > 0
 
 
-def test_a_cap_that_is_reached_is_raised_from_the_run(wf: Wattfare) -> None:
+def test_spent_budget_raises_from_the_run(wf: Wattfare) -> None:
     from pydantic_ai.exceptions import ModelHTTPError, ModelQuotaExceededError
 
     for run in (
@@ -70,7 +70,7 @@ def test_a_cap_that_is_reached_is_raised_from_the_run(wf: Wattfare) -> None:
         assert error.request_id
 
 
-def test_a_cap_that_is_reached_between_two_calls(fake: Upstream, users: Wattfare) -> None:
+def test_spent_budget_raises_between_two_calls(fake: Upstream, users: Wattfare) -> None:
     def look() -> str:
         return "sunny"
 
@@ -80,7 +80,7 @@ def test_a_cap_that_is_reached_between_two_calls(fake: Upstream, users: Wattfare
     assert len(fake.calls) == 2
 
 
-def test_a_fallback_model_works_and_its_errors_are_found(fake: Upstream, users: Wattfare) -> None:
+def test_fallback_model_works_and_its_errors_are_found(fake: Upstream, users: Wattfare) -> None:
     from pydantic_ai import Agent
     from pydantic_ai.models.fallback import FallbackModel
 
@@ -109,7 +109,7 @@ def test_a_fallback_model_works_and_its_errors_are_found(fake: Upstream, users: 
         (Exchange.reset, "network", "ModelConnectionError"),
     ],
 )
-def test_an_error_is_of_both_packages(
+def test_error_belongs_to_both_packages(
     fake: Upstream, users: Wattfare, script: Any, code: str, name: str
 ) -> None:
     from pydantic_ai import exceptions
@@ -123,7 +123,7 @@ def test_an_error_is_of_both_packages(
     assert isinstance(caught.value, WattfareNetworkError) is (code == "network")
 
 
-def test_a_stream_that_breaks_off(fake: Upstream, users: Wattfare) -> None:
+def test_broken_stream_raises(fake: Upstream, users: Wattfare) -> None:
     def script(exchange: Exchange) -> None:
         exchange.start_stream()
         exchange.word("one ")
@@ -135,7 +135,7 @@ def test_a_stream_that_breaks_off(fake: Upstream, users: Wattfare) -> None:
     assert caught.value.code == "upstream"
 
 
-def test_it_takes_any_handle(fake: Upstream, client: Callable[..., Any]) -> None:
+def test_any_handle_can_pay(fake: Upstream, client: Callable[..., Any]) -> None:
     from wattfare_mw.integrations.pydantic_ai import WattfareProvider
 
     for made in (client(), client(AsyncWattfare)):
@@ -149,7 +149,7 @@ def test_it_takes_any_handle(fake: Upstream, client: Callable[..., Any]) -> None
             WattfareProvider(wrong)
 
 
-def test_a_model_has_the_profile_of_its_vendor() -> None:
+def test_model_has_the_profile_of_its_vendor() -> None:
     from pydantic_ai.providers.openrouter import OpenRouterProvider
 
     from wattfare_mw.integrations.pydantic_ai import WattfareProvider
@@ -159,7 +159,7 @@ def test_a_model_has_the_profile_of_its_vendor() -> None:
     assert WattfareProvider.model_profile("echo") is not None
 
 
-def test_a_typed_error_is_found_in_an_unexpected_behaviour() -> None:
+def test_typed_error_is_found_in_an_unexpected_behaviour() -> None:
     from pydantic_ai import UnexpectedModelBehavior
 
     error = UnexpectedModelBehavior("Exceeded maximum retries")

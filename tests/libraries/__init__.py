@@ -1,1 +1,1 @@
-"""Real packages of AI libraries against the real service."""
+"""Real packages of AI libraries with the real service."""

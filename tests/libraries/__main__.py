@@ -1,6 +1,6 @@
-"""``python -m libraries``, in the folder ``tests``: print the matrix of the last run.
+"""``python -m libraries``, in the folder ``tests``, prints the matrix of the last run.
 
-With ``--write``, write the page too.
+With ``--write``, it also writes the page.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ for name, versions, *_ in rows[1:]:
     print(f"{name.strip()}: {versions.strip()}")
 print()
 widths = [16, *(max(len(row[0]), 14) for row in rows[1:])]
-for cells in zip(*rows, strict=True):  # a line for each case, because there are more of them
+# one line for each case, because there are more cases than libraries
+for cells in zip(*rows, strict=True):
     if cells[0].strip() != "versions":
         print(*(cell.strip().ljust(width) for cell, width in zip(cells, widths, strict=True)))

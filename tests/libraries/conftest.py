@@ -26,7 +26,7 @@ collect_ignore = [] if selected() else ["test_matrix.py", "test_middleware.py", 
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Say of each test of the matrix which cell it is."""
+    """Assigns each test of the matrix to its cell."""
     for item in items:
         if isinstance(item, pytest.Function) and item.originalname == "test_library":
             library, case = item.callspec.params["library"], item.callspec.params["case"]
@@ -34,7 +34,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """Keep what becomes a cell of the matrix."""
+    """Keeps the results for the cells of the matrix."""
     note(report)
 
 
@@ -54,7 +54,7 @@ class World:
     bills: list[tuple[str | None, str, TokenUsage | None, Decimal | None]]
 
     def endpoint(self, through: str) -> Endpoint:
-        """Where a library calls for this user."""
+        """The URL that a library calls for this user."""
         if through == "service":
             return Endpoint(
                 self.app.service.api,
@@ -70,11 +70,11 @@ class World:
         return library.load()(self.endpoint(through or library.through))
 
     def connect(self, monthly_usd: float = 1) -> None:
-        """Give the user a budget."""
+        """Gives the user a budget."""
         self.app.connect(self.user, monthlyUsd=monthly_usd)
 
     def revoke(self) -> None:
-        """Take it back."""
+        """Revokes the budget."""
         token = self.app.token(self.user)
         assert self.app.http.delete("/connections", headers=bearer(token)).status_code == 204
 
@@ -110,7 +110,7 @@ class Backend:
 
 @pytest.fixture(scope="session")
 def backend(model_service: Service) -> Iterator[Callable[[str], Backend]]:
-    """The app of this name. Each library has its own, because an app may only ask for 120 session
+    """The app of this name. Each library has its own, because an app may request only 120 session
     tokens a minute."""
     with ExitStack() as running:
 
@@ -134,7 +134,7 @@ def world(
     backend: Callable[[str], Backend],
     model_upstream: Upstream,
 ) -> Iterator[World]:
-    """A new user, without a budget."""
+    """A new user without a budget."""
     model = Model()
     model_upstream.reset()
     model_upstream.models = MODELS

@@ -1,7 +1,7 @@
-"""The model behind the service in these tests: it does what a real one does with each request.
+"""The model behind the service in these tests. It answers each request as a real one does.
 
-It calls a tool if there is one, and answers in a schema if it is asked to. Its answers have the
-fields of OpenRouter's, and its usage has the details that providers report.
+It calls a tool if there is one, and follows a schema if the request has one. Its answers have
+OpenRouter's fields, and its usage has the details that providers report.
 """
 
 from __future__ import annotations
@@ -50,15 +50,15 @@ USAGE: dict[str, Any] = {
     "prompt_tokens_details": {"cached_tokens": CACHED},
     "completion_tokens_details": {"reasoning_tokens": REASONING},
 }
-#: In USD: the price of these tokens, and a cost that an upstream names, which is another.
+#: In USD: the price of these tokens, and a different cost that an upstream reports.
 PRICED = Decimal("0.0000224")
 NAMED = Decimal("0.0000331")
 
 TEXT = "Paris is sunny."
-#: What a call of a tool, or an answer in a schema, says for each name.
+#: The value of each name in a tool call, or in an answer with a schema.
 VALUES = {"city": "Paris", "name": "Paris", "country": "France"}
 
-#: What else OpenRouter puts into a message, and libraries keep of it.
+#: Other fields that OpenRouter adds to a message, and libraries keep.
 EXTRAS: dict[str, Any] = {
     "refusal": None,
     "reasoning": "A city.",
@@ -91,7 +91,7 @@ class Model:
         self.names_cost = True
 
     def __call__(self, exchange: Exchange) -> None:
-        """Answer as one JSON object, or as a stream."""
+        """Answers as one JSON object or as a stream."""
         request = exchange.json
         usage = {**USAGE, "cost": float(NAMED)} if self.names_cost else USAGE
         message, finish = reply(request)
@@ -117,7 +117,7 @@ class Model:
 
 
 def begin(exchange: Exchange) -> dict[str, Any]:
-    """Begin a stream that lacks the last delta of its reply; returns a chunk that adds a space."""
+    """Starts a stream without the last delta of its reply. Returns a chunk that adds a space."""
     message, _ = reply(exchange.json)
     exchange.start_stream()
     for delta in [*deltas(message)][:-1]:
@@ -128,7 +128,7 @@ def begin(exchange: Exchange) -> dict[str, Any]:
 
 
 def reply(request: dict[str, Any]) -> tuple[dict[str, Any], str]:
-    """The message that answers this request, and why it ends."""
+    """The message that answers this request, and its finish reason."""
     tools = [tool["function"] for tool in request.get("tools") or []]
     answered = request["messages"][-1]["role"] in ("tool", "function")
     if tools and not answered and request.get("tool_choice") != "none":
@@ -155,7 +155,7 @@ def call_of(function: dict[str, Any]) -> dict[str, Any]:
 
 
 def fill(schema: dict[str, Any]) -> dict[str, Any]:
-    """A value of this schema."""
+    """A value that matches this schema."""
     return {name: VALUES[name] for name in schema.get("properties") or VALUES if name in VALUES}
 
 
@@ -173,7 +173,7 @@ def deltas(message: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def halves(text: str) -> tuple[str, str]:
-    """The text, in two pieces."""
+    """The text in two pieces."""
     return text[: len(text) // 2], text[len(text) // 2 :]
 
 
@@ -184,7 +184,7 @@ def chunk(delta: dict[str, Any] | None = None, finish: str | None = None) -> dic
     return chunk_of({"model": MODEL, "provider": "OpenAI", "choices": choices})
 
 
-# -- what users attach
+# -- attachments of users
 
 
 def png(width: int = 64, height: int = 48) -> bytes:
@@ -229,5 +229,5 @@ def data_url(media_type: str, data: bytes) -> str:
 
 
 def has_attached(request: dict[str, Any], data: bytes) -> bool:
-    """Does the request have these bytes in it?"""
+    """True if the request contains these bytes."""
     return base64.b64encode(data).decode() in json.dumps(request)

@@ -31,9 +31,9 @@ To bill a user for the calls of an AI library, write one line and install one ex
 
 These integrations raise [the errors of Wattfare](errors.md#through-an-ai-library), such as `WattfareBudgetExceededError`, also during the run of an agent. Other libraries raise their own exceptions. `to_wattfare_error` finds the Wattfare error in such an exception.
 
-After a 429, a call is retried, if `Retry-After` (or `retry-after-ms`) is at most 30 seconds. A call that was refused for another reason or may have been billed is not retried. `max_retries` of the `Wattfare` limits the retries.
+After a 429, a call is retried if `Retry-After` (or `retry-after-ms`) is at most 30 seconds. It is not retried after any other refusal, or if it may have been billed. `max_retries` of the `Wattfare` limits the retries.
 
-Some libraries do not accept a client. For these, set:
+If a library does not accept a client, set:
 
 - the base URL to the service's address with `/api/v1`
 - the API key to the app's secret key
@@ -52,14 +52,14 @@ python -m libraries --write
 
 
 def render(results: Mapping[str, Result]) -> str:
-    """Return the page."""
+    """Returns the page."""
     legend = [f"- {case}: {meaning[0].lower()}{meaning[1:]}." for case, meaning in CASES.items()]
     lines = [*table(results), "", *legend, "- —: the library does not support it.", ""]
     return _HEAD + "\n" + "\n".join(lines) + "".join(map(_section, LIBRARIES))
 
 
 def table(results: Mapping[str, Result]) -> Iterator[str]:
-    """Return the matrix, in Markdown."""
+    """Returns the matrix in Markdown."""
     yield _line("library", "versions", *CASES)
     yield _line(*["---"] * (len(CASES) + 2)).replace(" ", "")
     for library in LIBRARIES:
@@ -70,7 +70,7 @@ def table(results: Mapping[str, Result]) -> Iterator[str]:
 
 
 def parse(page: str) -> dict[str, Result]:
-    """Return the results in a page."""
+    """Returns the results in a page."""
     found: dict[str, Result] = {}
     for name, row in re.findall(r"^\| `([\w-]+)` \| (.*) \|$", page, re.MULTILINE):
         versions, *cells = row.split(" | ")
@@ -91,7 +91,7 @@ def _section(library: Library) -> str:
 
 
 def _code(example: Path) -> str:
-    """Return an example without its first comment."""
+    """Returns an example without its first comment."""
     head = r"//.*\n(//.*\n)*\n" if example.suffix == ".mjs" else r'"""(.|\n)*?"""\n\n'
     return re.sub(r"\A" + head, "", example.read_text())
 

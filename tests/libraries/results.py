@@ -1,4 +1,4 @@
-"""What a run finds: a file for each library, from which the matrix and the page are made."""
+"""The results of a run: a file for each library, from which the matrix and the page are made."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Result:
 
 
 def note(report: Any) -> None:
-    """Keep the outcome of a test of the matrix, if this report has one."""
+    """Keeps the outcome of a test of the matrix, if this report has one."""
     told = dict(report.user_properties)
     if "library" not in told or not (report.when == "call" or report.outcome == "skipped"):
         return
@@ -46,7 +46,7 @@ def note(report: Any) -> None:
 
 
 def read() -> dict[str, Result]:
-    """What the last run found, by library."""
+    """The results of the last run, by library."""
     found: dict[str, Result] = {}
     for library in LIBRARIES:
         file = FOLDER / f"{library.name}.json"

@@ -1,4 +1,4 @@
-"""An app whose middleware some libraries go through."""
+"""An app whose middleware some libraries call."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from wattfare_starlette import add_wattfare
 
 
 class Servers:
-    """The app of each framework, on a real server from its first use on."""
+    """The app of each framework, on a real server that starts at its first use."""
 
     def __init__(self, app: App, on_usage: Callable[..., None]) -> None:
         self._running = ExitStack()
@@ -28,7 +28,7 @@ class Servers:
         }
 
     def url(self, framework: str) -> str:
-        """Where the app of this framework listens."""
+        """The address of this framework's app."""
         if framework not in self._urls:
             run = self._starlette if framework == "starlette" else self._flask
             host, port = self._running.enter_context(run())
@@ -36,7 +36,7 @@ class Servers:
         return self._urls[framework]
 
     def close(self) -> None:
-        """Stop them."""
+        """Stops the servers."""
         self._running.close()
 
     def _starlette(self) -> Any:

@@ -1,4 +1,4 @@
-"""The libraries and the cases: what is tested, and what the page says of it."""
+"""The libraries and the cases: what is tested, and what the page says about it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-#: Names the libraries to test, with spaces in between; `all` for all that are installed.
+#: The libraries to test, separated by spaces; `all` for all installed ones.
 VARIABLE = "WATTFARE_TEST_LIBRARIES"
 #: In the matrix, if a library's usage has no cost.
 DROPPED = "dropped"
@@ -42,9 +42,9 @@ class Library:
     how: str = ""
 
     def is_installed(self) -> bool:
-        """True if it is installed, with the right openai package."""
+        """True if it is installed with the right openai package."""
         if self.openai is None:
-            return True  # npm gets it
+            return True  # npm installs it
         try:
             self.versions()
             return version("openai").split(".")[0] == str(self.openai)
@@ -57,7 +57,7 @@ class Library:
         return {package: of(package) for package in self.packages}
 
     def load(self) -> Any:
-        """Its driver."""
+        """Returns its driver."""
         return import_module(f"libraries.drivers.{self.driver}").Driver
 
 
@@ -79,7 +79,7 @@ LIBRARIES = (
         ("openai",),
         "openai_sdk.py",
         title="openai",
-        how="`user.openai()` returns an `openai.OpenAI`. `user.async_openai()` returns an `openai.AsyncOpenAI`. For the usage of a stream, set `stream_options`. The cost is the extra field `cost` of the usage. In a browser or a desktop app, use the middleware's path as `base_url`, without the secret key.",
+        how="`user.openai()` returns an `openai.OpenAI`. `user.async_openai()` returns an `openai.AsyncOpenAI`. To get the usage of a stream, set `stream_options`. The cost is the extra field `cost` of the usage. In a browser or a desktop app, use the middleware's path as `base_url`, without the secret key.",
     ),
     Library(
         "openai",
@@ -94,7 +94,7 @@ LIBRARIES = (
         ("langchain-openai", "langgraph", "openai"),
         "langchain_chat.py",
         title="LangChain and LangGraph",
-        how="`ChatWattfare` is a chat model for chains, agents and graphs. The cost is `cost_usd` in `response_metadata` of an answer or of the last chunk of a stream. If you serialize the model, `user` is not included. LangChain's cache keeps the answers of each user separate. An answer from the cache has a `cost_usd` of 0. A `user` that is set later pays from then on.",
+        how="`ChatWattfare` is a chat model for chains, agents and graphs. The cost is `cost_usd` in `response_metadata` of an answer or of the last chunk of a stream. If you serialize the model, `user` is not included. LangChain's cache keeps the answers of each user separate. An answer from the cache has a `cost_usd` of 0. If you change `user`, the new user pays for all later calls.",
     ),
     Library(
         "langchain",
@@ -108,7 +108,7 @@ LIBRARIES = (
         ("pydantic-ai-slim", "openai"),
         "pydantic_agent.py",
         title="pydantic-ai",
-        how="Pass a `WattfareProvider` to `OpenAIChatModel`. The names of models have the vendor first, as with OpenRouter. `OpenAIChatModel` reads the tokens, but not the cost. If the upstream of the service is OpenRouter, you can pass the same provider to `OpenRouterModel`. It has the cost in `provider_details` of the response.",
+        how="Pass a `WattfareProvider` to `OpenAIChatModel`. A model's name begins with its vendor, as with OpenRouter. `OpenAIChatModel` reads the tokens, but not the cost. If the upstream of the service is OpenRouter, you can pass the same provider to `OpenRouterModel`. Its responses have the cost in `provider_details`.",
     ),
     Library(
         "pydantic-ai",
@@ -128,7 +128,7 @@ LIBRARIES = (
         ("openai-agents", "openai"),
         "openai_agent.py",
         title="openai-agents",
-        how="Pass a `WattfareModelProvider` to the run, and set the model in the agent. The cost is in `raw_usage` of each response. For a stream, set `ModelSettings(preserve_raw_usage=True)`. If the environment has an OpenAI key, the library's tracing sends prompts to OpenAI, so turn tracing off. Tracing never gets a Wattfare key.",
+        how="Pass a `WattfareModelProvider` to the run, and set the model in the agent. The cost is in `raw_usage` of each response. To keep it in a stream, set `ModelSettings(preserve_raw_usage=True)`. If the environment has an OpenAI key, the library's tracing sends prompts to OpenAI, so turn tracing off. Tracing never gets a Wattfare key.",
     ),
     Library(
         "openai-agents",
@@ -150,7 +150,7 @@ LIBRARIES = (
         ("llm", "openai"),
         "llm_model.py",
         title="llm",
-        how="Create a `Chat` model with `api_base` and `headers`. For the command `llm`, set the same names in `extra-openai-models.yaml`. A stream has its usage without an option. The cost is in `details` of `response.usage()`.",
+        how="Create a `Chat` model with `api_base` and `headers`. To use the command `llm`, set the same names in `extra-openai-models.yaml`. A stream has its usage without an option. The cost is in `details` of `response.usage()`.",
     ),
     Library(
         "ai-sdk",
@@ -160,7 +160,7 @@ LIBRARIES = (
         openai=None,
         through="flask",
         title="Vercel AI SDK",
-        how="In a browser, set `baseURL` to the path of the app's middleware. The app's cookie identifies the user. For the usage of a stream, set `includeUsage`. The cost is in `usage.raw` of an answer, and of each `finish-step` of a stream.",
+        how="In a browser, set `baseURL` to the path of the app's middleware. The app's cookie identifies the user. To get the usage of a stream, set `includeUsage`. The cost is in `usage.raw` of an answer, and of each `finish-step` of a stream.",
     ),
     Library("openai-2-of-user", "openai_of_user", ("openai",), "openai_sdk.py", **_OPENAI_2),
     Library("openai-2", "openai_library", ("openai",), "openai_sdk.py", **_OPENAI_2),
@@ -179,7 +179,7 @@ LIBRARIES = (
         ("llama-index-llms-openai-like", "llama-index-core", "openai"),
         "llama_index_chat.py",
         title="LlamaIndex",
-        how="Pass the user's openai client to `OpenAILike`, which accepts any model name. Set `is_chat_model` and `is_function_calling_model`. For the usage of a stream, set `stream_options`. The usage is in `raw` of the last chunk.",
+        how="Pass the user's openai client to `OpenAILike`, which accepts any model name. Set `is_chat_model` and `is_function_calling_model`. To get the usage of a stream, set `stream_options`. The usage is in `raw` of the last chunk.",
         **_OPENAI_2,
     ),
 )
@@ -189,7 +189,7 @@ BY_NAME = {library.name: library for library in LIBRARIES}
 CASES = {
     "JSON": "An answer as JSON, with the tokens that the service reported",
     "stream": "An answer as a stream, with its usage at the end",
-    "cost": "The library's usage object has the cost, for JSON, streams or both; `dropped` means neither",
+    "cost": "The library's usage object has the cost: for JSON, for streams or for both. `dropped` means that the library leaves it out",
     "tools": "A tool call, its result, and the answer to it",
     "streamed tools": "The same as streams",
     "structured": "An answer with a schema, which the library parses",
@@ -214,7 +214,7 @@ def fails(library: str, case: str) -> str | None:
 
 
 def choose(names: Iterable[str]) -> list[Library]:
-    """The libraries of these names; `all` is all of them."""
+    """The libraries of these names; `all` for all of them."""
     names = list(dict.fromkeys(names))
     if unknown := {*names} - {*BY_NAME, "all"}:
         raise SystemExit(

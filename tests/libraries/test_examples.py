@@ -23,7 +23,7 @@ _SAID = re.compile(r"(Say hello\.|Paris)\s+(\d+) tokens(?:, (0\.\d{6}) USD)?\s*"
 
 
 @pytest.mark.parametrize("library", selected(), ids=lambda library: library.name)
-def test_an_example_runs(
+def test_example_runs(
     library: Library,
     service: Service,
     tmp_path: Path,
@@ -49,7 +49,7 @@ def test_an_example_runs(
 
 
 def _run_in_node(example: Path, app: App, home: Path) -> str:
-    """From a folder with its packages, with an app in front of the service."""
+    """Runs it in a folder with its packages, with an app in front of the service."""
     install()
     (home / "node_modules").symlink_to(NODE_MODULES)
     copy = home / example.name

@@ -50,7 +50,7 @@ def check_stream(world: World, library: Library) -> None:
 
 
 def _right(world: World, library: Library, verb: str, answer: Answer) -> None:
-    """The answer has its text and its tokens, and its cost is the one that was billed."""
+    """Checks that the answer has its text and its tokens, and the cost that was billed."""
     driver = library.load()
     assert answer.text == driver.text
     if verb not in driver.drops_usage:
@@ -66,7 +66,7 @@ def _right(world: World, library: Library, verb: str, answer: Answer) -> None:
 
 
 def check_cost(world: World, library: Library) -> str:
-    """In the JSON and in the stream, if the upstream names a cost and if it does not."""
+    """Checks the cost in JSON and in a stream, whether or not the upstream reports it."""
     world.connect()
     driver = world.driver(library)
     for world.model.names_cost, cost in ((True, NAMED), (False, PRICED)):
@@ -146,7 +146,7 @@ def check_budget_exceeded(world: World, library: Library) -> None:
 
 
 def check_cap_in_a_run(world: World, library: Library) -> None:
-    """The model calls a tool, and the user lowers the cap before the tool has its result."""
+    """The model calls a tool, and the user lowers the cap before the tool returns."""
     world.connect()
 
     def lowers(exchange: Exchange) -> None:
@@ -174,7 +174,7 @@ def check_rate_limited(world: World, library: Library) -> None:
 
 
 def _refusals(world: World, library: Library) -> list[WattfareError]:
-    """The typed errors in what the library raises, for a whole answer and for a stream."""
+    """The typed errors that the library raises, for a whole answer and for a stream."""
     driver = world.driver(library)
     found = [_found(library, driver.ask), _found(library, driver.stream)]
     for error in found:

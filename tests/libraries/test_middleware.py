@@ -1,4 +1,4 @@
-"""What `on_usage` of an app's middleware is called with, when a library calls through it."""
+"""What `on_usage` of an app's middleware gets if a library calls through it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from libraries.drivers.base import says
 from libraries.model import COMPLETION, MODEL, NAMED, PRICED, PROMPT
 from libraries.table import Library, selected
 
-#: Those that an app's frontend may use, and the package itself.
+#: Libraries that an app's frontend may use, and the openai package itself.
 LIBRARIES = [library for library in selected() if library.through != "service"]
 
 
@@ -20,7 +20,7 @@ LIBRARIES = [library for library in selected() if library.through != "service"]
 @pytest.mark.parametrize(("names_cost", "cost"), [(True, NAMED), (False, PRICED)])
 @pytest.mark.parametrize("framework", ["starlette", "flask"])
 @pytest.mark.parametrize("library", LIBRARIES, ids=lambda library: library.name)
-def test_on_usage_has_the_cost_that_the_library_reads(
+def test_on_usage_gets_the_cost_that_the_library_reads(
     library: Library, framework: str, names_cost: bool, cost: Decimal, verb: str, world: World
 ) -> None:
     world.connect()
@@ -38,7 +38,7 @@ def test_on_usage_has_the_cost_that_the_library_reads(
 @pytest.mark.parametrize(
     "library", [each for each in LIBRARIES if each.name == "openai"], ids=lambda each: each.name
 )
-def test_a_stream_that_asks_for_its_usage_as_openrouter_does(
+def test_stream_that_requests_its_usage_as_openrouter_does(
     library: Library, names_cost: bool, cost: Decimal, world: World
 ) -> None:
     world.connect()

@@ -1,4 +1,4 @@
-"""The page has all libraries and all cases, and the code of the examples."""
+"""The page has all libraries and cases, and the code of the examples."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from libraries.table import CASES, LIBRARIES, fails
 WRITE = "run `make test-libraries`, then `python -m libraries --write` in the folder tests"
 
 
-def test_the_page_is_the_one_that_its_results_make() -> None:
+def test_page_matches_its_results() -> None:
     text = page.PAGE.read_text()
     assert text == page.render(page.parse(text)), WRITE
 
@@ -21,7 +21,7 @@ def test_every_library_has_its_row() -> None:
         assert list(found[library.name].versions) == list(library.packages), WRITE
 
 
-def test_what_fails_is_known() -> None:
+def test_every_failure_is_listed_as_known() -> None:
     found = page.parse(page.PAGE.read_text())
     for name, result in found.items():
         for case in CASES:

@@ -14,13 +14,15 @@ from wattfare_mw import AsyncWattfare, Wattfare
 
 @pytest.fixture(params=["asgi", "wsgi"])
 def interface(request: pytest.FixtureRequest) -> str:
-    """Which side; a test of one side alone names it by indirect parametrization."""
+    """The interface, ASGI or WSGI. A test of one interface selects it by indirect
+    parametrization."""
     return request.param
 
 
 @pytest.fixture
 def drive(interface: str, fake: FakeWattfare) -> Iterator[Callable[..., Driver]]:
-    """Makes a middleware around an app and drives it; options as those of the middleware."""
+    """Returns a function that makes a middleware around an app, with these options, and drives
+    it."""
     drivers: list[Driver] = []
 
     def make(**options: Any) -> Driver:
@@ -37,7 +39,7 @@ def drive(interface: str, fake: FakeWattfare) -> Iterator[Callable[..., Driver]]
 
 @pytest.fixture
 def once(drive: Any, fake: FakeWattfare, interface: str) -> Iterator[Callable[..., Driver]]:
-    """A middleware over a client that tries once."""
+    """A middleware whose client does not retry."""
     kind = AsyncWattfare if interface == "asgi" else Wattfare
     clients: list[Any] = []
     drivers: list[Any] = []
@@ -57,6 +59,6 @@ def once(drive: Any, fake: FakeWattfare, interface: str) -> Iterator[Callable[..
 
 @pytest.fixture(autouse=True)
 def _no_idle_connection_goes_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that a connection is closed only by what a test is about."""
+    """Disables the idle timeout, so that only the tested event closes a connection."""
     for module in ("over_aiohttp", "own_httpx"):
         monkeypatch.setattr(f"wattfare_mw.transport.{module}.KEEPALIVE_SECONDS", 3600)

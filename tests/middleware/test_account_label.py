@@ -1,4 +1,4 @@
-"""The account label goes to the service with each session, if the service takes one."""
+"""The account label is sent with each session if the service accepts one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from support.fake_wattfare import SESSION, FakeWattfare
 Drive = Callable[..., Driver]
 
 
-def test_a_label_goes_up(drive: Drive, fake: FakeWattfare) -> None:
+def test_label_is_sent_with_a_session(drive: Drive, fake: FakeWattfare) -> None:
     assert drive(account_label="ann@example.com").request("POST", TOKEN).status == 200
     sent = fake.next("/sessions").json
     assert sent == {"appUserId": "user_1", "accountLabel": "ann@example.com"}
@@ -24,12 +24,12 @@ async def _async_label(request: Any) -> str:
 
 
 @pytest.mark.parametrize("function", [lambda request: request.headers["x-who"], _async_label])
-def test_a_function_of_the_request(drive: Drive, fake: FakeWattfare, function: Any) -> None:
+def test_label_function_of_the_request(drive: Drive, fake: FakeWattfare, function: Any) -> None:
     drive(account_label=function).request("POST", TOKEN, {"x-who": "Ann"})
     assert fake.next("/sessions").json["accountLabel"] == "Ann"
 
 
-def test_a_function_may_give_none(drive: Drive, fake: FakeWattfare) -> None:
+def test_label_function_may_return_none(drive: Drive, fake: FakeWattfare) -> None:
     drive(account_label=lambda request: None).request("POST", TOKEN)
     assert fake.next("/sessions").json == {"appUserId": "user_1"}
 
@@ -48,7 +48,7 @@ def test_a_function_may_give_none(drive: Drive, fake: FakeWattfare) -> None:
         ("  Ann  ", "Ann"),
     ],
 )
-def test_a_name_that_a_user_has_chosen_breaks_nothing(
+def test_any_label_chosen_by_a_user_is_accepted(
     drive: Drive, fake: FakeWattfare, name: str, label: str | None
 ) -> None:
     driver = drive(account_label=lambda request: name)
@@ -57,13 +57,13 @@ def test_a_name_that_a_user_has_chosen_breaks_nothing(
 
 
 @pytest.mark.parametrize("name", ["", "  ", "\0\n", "\N{ZERO WIDTH SPACE}"])
-def test_a_name_of_nothing_is_no_label(drive: Drive, fake: FakeWattfare, name: str) -> None:
+def test_blank_label_is_left_out(drive: Drive, fake: FakeWattfare, name: str) -> None:
     assert drive(account_label=lambda request: name).request("POST", TOKEN).status == 200
     assert fake.next("/sessions").json == {"appUserId": "user_1"}
 
 
 @pytest.mark.parametrize("label", [7, b"ann"])
-def test_a_wrong_label_is_reported(
+def test_invalid_label_is_the_apps_error(
     drive: Drive, fake: FakeWattfare, caplog: pytest.LogCaptureFixture, label: Any
 ) -> None:
     answer = drive(account_label=lambda request: label).request("POST", TOKEN)
@@ -72,16 +72,18 @@ def test_a_wrong_label_is_reported(
     [record] = caplog.records
     assert record.levelno == logging.ERROR
     assert "account_label" in record.getMessage()
-    assert "An account label is a string" in record.getMessage()
+    assert "An account label must be a string" in record.getMessage()
 
 
-def test_a_wrong_label_stops_the_app_at_its_start(drive: Drive) -> None:
-    with pytest.raises(Exception, match="An account label is a string"):
+def test_invalid_constant_label_stops_the_start(drive: Drive) -> None:
+    with pytest.raises(Exception, match="An account label must be a string"):
         drive(account_label=7)
 
 
 @pytest.mark.parametrize("status", [400, 422])
-def test_a_service_that_takes_none_gets_none(drive: Drive, fake: FakeWattfare, status: int) -> None:
+def test_service_without_labels_gets_no_label(
+    drive: Drive, fake: FakeWattfare, status: int
+) -> None:
     def script(exchange: Any) -> None:
         if "accountLabel" in exchange.json:
             exchange.error("invalid_request", status)
@@ -92,11 +94,11 @@ def test_a_service_that_takes_none_gets_none(drive: Drive, fake: FakeWattfare, s
     driver = drive(account_label="Ann")
     for _ in range(2):
         assert driver.request("POST", TOKEN).json == SESSION
-    # The label was tried once.
+    # The label was sent once.
     assert ["accountLabel" in each.json for each in fake.exchanges] == [True, False, False]
 
 
-def test_another_refusal_is_not_blamed_on_the_label(drive: Drive, fake: FakeWattfare) -> None:
+def test_other_refusal_is_not_blamed_on_the_label(drive: Drive, fake: FakeWattfare) -> None:
     answers = iter([400, 400, 200])
 
     def script(exchange: Any) -> None:

@@ -1,5 +1,5 @@
-"""Any request at all: the ASGI and the WSGI side give the same answer, which is always one of the
-protocol's, and nothing of the secret key."""
+"""For any request, ASGI and WSGI give the same answer. It always follows the protocol and never
+contains the secret key."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PATHS = [TOKEN, INFERENCE, STATUS, MODELS]
 
 @pytest.fixture(scope="module")
 def both() -> Iterator[Any]:
-    """Each side of one middleware, and the service."""
+    """Both interfaces of one middleware, and the service."""
     with run_fake_wattfare() as fake:
         clients: dict[str, Any] = {
             "asgi": AsyncWattfare(SECRET_KEY, base_url=fake.url, max_retries=0),
@@ -50,7 +50,7 @@ def both() -> Iterator[Any]:
 
 
 def resolve_user(request: Any) -> Any:
-    """As the request's header says: an id, nobody, nonsense, or a failure."""
+    """Returns what the request's header asks for: an id, no user, an invalid value, or an error."""
     told = request.headers.get("x-user", "user_1")
     request.cookies, request.query  # noqa: B018  # which never raise
     if told == "raise":
@@ -112,11 +112,11 @@ _TARGETS = st.one_of(
 
 
 def _answers() -> st.SearchStrategy[Any]:
-    """Scripts of the service, some right and some wrong."""
+    """Scripts of the service, some valid and some not."""
     whole = st.builds(
         lambda body, status, kind: (
             lambda x: x.answer(
-                # An answer of success passes unchanged, whatever is in it.
+                # A successful answer is forwarded unchanged, whatever it contains.
                 body if status >= 300 else body.replace(SECRET_KEY, ""),
                 status=status,
                 content_type=kind,
@@ -147,7 +147,7 @@ def _answers() -> st.SearchStrategy[Any]:
 
 
 def told(answer: Answered) -> Any:
-    """An answer, but for what is new in each."""
+    """The answer without the parts that differ each time."""
     fields = answer.headers
     request_id = fields.pop("x-request-id")
     if len(request_id) == 32:
@@ -163,7 +163,7 @@ def told(answer: Answered) -> Any:
     body=_BODIES,
     script=_answers(),
 )
-def test_the_same_answer_to_the_same_request(
+def test_asgi_and_wsgi_give_the_same_answer(
     both: Any, target: Any, query: str, headers: Any, body: bytes, script: Any
 ) -> None:
     fake, drivers = both
@@ -178,7 +178,7 @@ def test_the_same_answer_to_the_same_request(
     logger, keep = logging.getLogger("wattfare_mw"), Keep()
     logger.addHandler(keep)
     logger.propagate = False
-    # A server tells the length of a body that it has, and only its own word for it counts.
+    # A server sets the length of a body that it has itself, and ignores the client's.
     if "content-length" in headers and not headers["content-length"].isdecimal():
         headers = {name: value for name, value in headers.items() if name != "content-length"}
     if int(headers.get("content-length") or 0) not in range(301):
@@ -216,7 +216,7 @@ def test_the_same_answer_to_the_same_request(
     path=st.text(st.characters(exclude_categories=["Cs"])).map(lambda rest: "/" + rest)
     | st.text("/apiwtre-:ok.n?%", max_size=25)
 )
-def test_a_path_that_is_not_ours_is_the_apps(both: Any, path: str) -> None:
+def test_other_paths_go_to_the_app(both: Any, path: str) -> None:
     _, drivers = both
     if path in PATHS:
         return

@@ -1,4 +1,4 @@
-"""How much of a request's body is read: never more than the limit, and all of it."""
+"""How much of a request's body is read: all of it, up to the limit."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Start = Callable[..., Any]
 
 
 class Input(io.RawIOBase):
-    """A request's body as it comes from a socket: in pieces, counted."""
+    """A request's body as it arrives from a socket: in pieces, counted."""
 
     def __init__(self, data: bytes, piece: int = 7) -> None:
         self.data = data
@@ -67,7 +67,7 @@ def wsgi(fake: FakeWattfare) -> Any:
 
 
 def ask_asgi(driver: ASGIDriver, headers: Any, messages: list[Any], path: str = INFERENCE) -> Any:
-    """The status, and the messages that nobody has taken."""
+    """Returns the status and the unread messages."""
     sent: list[Any] = []
     left = list(messages)
 
@@ -91,7 +91,7 @@ def parts(*bodies: bytes) -> list[Any]:
     ]
 
 
-def test_asgi_what_says_that_it_is_too_large_is_not_read(asgi: Any, fake: FakeWattfare) -> None:
+def test_asgi_declared_too_large_body_is_not_read(asgi: Any, fake: FakeWattfare) -> None:
     for length in ("101", "100000000000000000000000000", "9" * 5000):
         status, left = ask_asgi(asgi, {**JSON, "content-length": length}, parts(b"x" * 101))
         assert status == 413
@@ -99,28 +99,28 @@ def test_asgi_what_says_that_it_is_too_large_is_not_read(asgi: Any, fake: FakeWa
     assert not fake.exchanges
 
 
-def test_asgi_what_does_not_say_is_read_up_to_the_limit(asgi: Any, fake: FakeWattfare) -> None:
+def test_asgi_undeclared_body_is_read_up_to_the_limit(asgi: Any, fake: FakeWattfare) -> None:
     status, left = ask_asgi(asgi, JSON, parts(b"x" * 60, b"x" * 40, b"x", b"x" * 1000))
     assert status == 413
     assert len(left) == 1
     assert not fake.exchanges
 
 
-def test_asgi_a_body_in_pieces(asgi: Any, fake: FakeWattfare) -> None:
+def test_asgi_body_in_pieces_is_read(asgi: Any, fake: FakeWattfare) -> None:
     body = body_of()
     status, _ = ask_asgi(asgi, JSON, parts(*[body[i : i + 1] for i in range(len(body))], b""))
     assert status == 200
     assert fake.next().body == body
 
 
-def test_asgi_a_message_may_leave_its_fields_out(asgi: Any, fake: FakeWattfare) -> None:
+def test_asgi_message_may_omit_fields(asgi: Any, fake: FakeWattfare) -> None:
     body = body_of()
     messages = [{"type": "http.request", "more_body": True}, {"type": "http.request", "body": body}]
     assert ask_asgi(asgi, JSON, messages) == (200, [])
     assert fake.next().body == body
 
 
-def test_asgi_a_client_that_leaves_within_its_body(asgi: Any, fake: FakeWattfare) -> None:
+def test_asgi_client_disconnects_within_its_body(asgi: Any, fake: FakeWattfare) -> None:
     messages = [*parts(b"{", b"}")[:1], {"type": "http.disconnect"}]
     status, left = ask_asgi(asgi, {**JSON, "content-length": "2"}, messages)
     assert status == 400
@@ -128,7 +128,7 @@ def test_asgi_a_client_that_leaves_within_its_body(asgi: Any, fake: FakeWattfare
     assert not fake.exchanges
 
 
-def test_asgi_the_token_path_reads_no_body(asgi: Any) -> None:
+def test_asgi_token_path_reads_no_body(asgi: Any) -> None:
     driver = ASGIDriver(resolve_user=lambda r: None, secret_key=SECRET_KEY, app=_app)
     status, left = ask_asgi(driver, {"content-length": "5"}, parts(b"12345"), TOKEN)
     assert status == 401
@@ -150,7 +150,7 @@ def ask_wsgi(driver: WSGIDriver, headers: Any, body: Any, **more: Any) -> int:
     return int(statuses[0][:3])
 
 
-def test_wsgi_what_says_that_it_is_too_large_is_not_read(wsgi: Any, fake: FakeWattfare) -> None:
+def test_wsgi_declared_too_large_body_is_not_read(wsgi: Any, fake: FakeWattfare) -> None:
     for length in ("101", "100000000000000000000000000", "9" * 5000):
         body = Input(b"x" * 200)
         assert ask_wsgi(wsgi, {**JSON, "content-length": length}, body) == 413
@@ -158,7 +158,7 @@ def test_wsgi_what_says_that_it_is_too_large_is_not_read(wsgi: Any, fake: FakeWa
     assert not fake.exchanges
 
 
-def test_wsgi_what_does_not_say_is_read_up_to_the_limit(wsgi: Any, fake: FakeWattfare) -> None:
+def test_wsgi_undeclared_body_is_read_up_to_the_limit(wsgi: Any, fake: FakeWattfare) -> None:
     body = Input(b"x" * 10_000)
     assert ask_wsgi(wsgi, JSON, body, **{"wsgi.input_terminated": True}) == 413
     assert body.given <= 101 + body.piece
@@ -168,7 +168,7 @@ def test_wsgi_what_does_not_say_is_read_up_to_the_limit(wsgi: Any, fake: FakeWat
 @pytest.mark.parametrize("piece", [1, 7, 1000])
 @pytest.mark.parametrize("buffered", [False, True])
 @pytest.mark.parametrize("length", [False, True])
-def test_wsgi_a_body_in_pieces(
+def test_wsgi_body_in_pieces_is_read(
     wsgi: Any, fake: FakeWattfare, piece: int, buffered: bool, length: bool
 ) -> None:
     body = body_of()
@@ -180,7 +180,7 @@ def test_wsgi_a_body_in_pieces(
     assert fake.next().body == body
 
 
-def test_wsgi_no_more_than_was_said_is_read(wsgi: Any, fake: FakeWattfare) -> None:
+def test_wsgi_reads_no_more_than_the_declared_length(wsgi: Any, fake: FakeWattfare) -> None:
     body = body_of()
     stream = Input(body + b"GET / HTTP/1.1\r\n", 1000)
     assert ask_wsgi(wsgi, {**JSON, "content-length": str(len(body))}, stream) == 200
@@ -188,26 +188,26 @@ def test_wsgi_no_more_than_was_said_is_read(wsgi: Any, fake: FakeWattfare) -> No
     assert stream.given == len(body)
 
 
-def test_wsgi_without_length_and_end_there_is_no_body(wsgi: Any, fake: FakeWattfare) -> None:
-    stream = Input(body_of())  # a server that does not end it would make us wait for ever
+def test_wsgi_request_without_length_or_end_has_no_body(wsgi: Any, fake: FakeWattfare) -> None:
+    stream = Input(body_of())  # a server that does not end the input would make us wait forever
     assert ask_wsgi(wsgi, JSON, stream) == 400
     assert stream.given == 0
 
 
 @pytest.mark.parametrize("length", ["-1", "x", "1e3", "+5", "", " ", "0x10", "1_0"])
-def test_wsgi_a_length_that_is_none(wsgi: Any, fake: FakeWattfare, length: str) -> None:
+def test_wsgi_invalid_length_is_refused(wsgi: Any, fake: FakeWattfare, length: str) -> None:
     stream = Input(body_of())
     assert ask_wsgi(wsgi, {**JSON, "content-length": length}, stream) == 400
 
 
-def test_wsgi_a_client_that_leaves_within_its_body(wsgi: Any, fake: FakeWattfare) -> None:
+def test_wsgi_client_disconnects_within_its_body(wsgi: Any, fake: FakeWattfare) -> None:
     body = body_of()
     stream = Input(body[:-1])
     assert ask_wsgi(wsgi, {**JSON, "content-length": str(len(body))}, stream) == 400
     assert not fake.exchanges
 
 
-def test_wsgi_a_connection_that_breaks_within_its_body(wsgi: Any, fake: FakeWattfare) -> None:
+def test_wsgi_connection_breaks_within_its_body(wsgi: Any, fake: FakeWattfare) -> None:
     class Broken(Input):
         def readinto(self, buffer: Any) -> int:
             raise ConnectionResetError

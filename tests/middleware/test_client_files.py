@@ -1,4 +1,4 @@
-"""``client_path`` serves ``wattfare.js``, and beside it the page to which a browser returns."""
+"""``client_path`` serves ``wattfare.js``, and next to it the page to which a browser returns."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def driver(drive: Drive) -> Driver:
     return drive(client_path=PATH)
 
 
-def test_the_module(driver: Driver) -> None:
+def test_client_path_serves_the_module(driver: Driver) -> None:
     answer = driver.request("GET", PATH)
     assert (answer.status, answer.body) == (200, read("wattfare.js"))
     assert answer.headers["content-type"] == "text/javascript; charset=utf-8"
@@ -28,7 +28,7 @@ def test_the_module(driver: Driver) -> None:
     assert answer.headers["cache-control"] == "public, max-age=300"
 
 
-def test_a_browser_that_has_it_gets_no_body(driver: Driver) -> None:
+def test_cached_module_is_not_sent_again(driver: Driver) -> None:
     etag = driver.request("GET", PATH).headers["etag"]
     for known in (etag, f'"other", W/{etag}', "*"):
         answer = driver.request("GET", PATH, {"if-none-match": known})
@@ -38,13 +38,13 @@ def test_a_browser_that_has_it_gets_no_body(driver: Driver) -> None:
     assert driver.request("GET", PATH, {"if-none-match": '"other"'}).status == 200
 
 
-def test_head(driver: Driver) -> None:
+def test_head_has_no_body(driver: Driver) -> None:
     answer = driver.request("HEAD", PATH)
     assert (answer.status, answer.body) == (200, b"")
     assert int(answer.headers["content-length"]) == len(read("wattfare.js"))
 
 
-def test_the_return_page_loads_the_module_and_nothing_else(drive: Drive) -> None:
+def test_return_page_loads_only_the_module(drive: Drive) -> None:
     driver = drive(client_path="/a/b&c.js")
     answer = driver.request("GET", "/a/wattfare-return")
     assert answer.headers["content-type"] == "text/html; charset=utf-8"
@@ -56,28 +56,28 @@ def test_the_return_page_loads_the_module_and_nothing_else(drive: Drive) -> None
     assert b'<script type="module" src="b%26c.js"></script>' in answer.body
 
 
-def test_other_methods(driver: Driver) -> None:
+def test_other_methods_are_refused(driver: Driver) -> None:
     for path in (PATH, RETURN):
         answer = driver.request("POST", path)
         assert (answer.status, answer.headers["allow"]) == (405, "GET, HEAD")
 
 
-def test_there_are_no_files_by_default(drive: Drive) -> None:
+def test_client_files_are_off_by_default(drive: Drive) -> None:
     driver = drive()
     assert PATH not in driver.middleware.paths
 
 
 @pytest.mark.parametrize("path", ["wattfare.js", "/wattfare", "/", ""])
-def test_a_wrong_path(drive: Drive, path: str) -> None:
+def test_invalid_path_is_refused(drive: Drive, path: str) -> None:
     with pytest.raises(ValueError, match="path"):
         drive(client_path=path)
 
 
-def test_a_path_that_is_taken(drive: Drive) -> None:
-    with pytest.raises(ValueError, match="each of ours is another"):
+def test_path_in_use_is_refused(drive: Drive) -> None:
+    with pytest.raises(ValueError, match="the paths must differ"):
         drive(client_path="/x.js", token_path="/x.js")
 
 
-def test_two_apps_at_once(drive: Any) -> None:
+def test_two_apps_can_serve_client_files(drive: Any) -> None:
     one, other = drive(client_path="/one.js"), drive(client_path="/other.js")
     assert one.request("GET", "/one.js").body == other.request("GET", "/other.js").body

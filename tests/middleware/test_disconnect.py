@@ -1,4 +1,4 @@
-"""DELETE on the status path revokes the connection of the user who asks, and no other."""
+"""DELETE on the status path revokes the connection of the user of the request, and no other."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Drive = Callable[..., Driver]
 OTHER = "https://other.example"
 
 
-def test_it_revokes_with_a_token_of_the_user(drive: Drive, fake: FakeWattfare) -> None:
+def test_delete_revokes_with_a_token_of_the_user(drive: Drive, fake: FakeWattfare) -> None:
     answer = drive(resolve_user=lambda request: "ann").request("DELETE", STATUS)
     assert (answer.status, answer.body) == (204, b"")
     assert fake.next("/sessions").json == {"appUserId": "ann"}
@@ -24,24 +24,26 @@ def test_it_revokes_with_a_token_of_the_user(drive: Drive, fake: FakeWattfare) -
     "headers",
     [{"sec-fetch-site": "cross-site"}, {"sec-fetch-site": "same-site"}, {"origin": OTHER}],
 )
-def test_another_site_cannot(drive: Drive, fake: FakeWattfare, headers: dict[str, str]) -> None:
+def test_other_site_cannot_revoke(
+    drive: Drive, fake: FakeWattfare, headers: dict[str, str]
+) -> None:
     answer = drive().request("DELETE", STATUS, headers)
     assert (answer.status, answer.code) == (403, "invalid_request")
     assert not fake.exchanges
 
 
-def test_an_allowed_origin_can(drive: Drive) -> None:
+def test_allowed_origin_can_revoke(drive: Drive) -> None:
     driver = drive(allowed_origins=[OTHER])
     assert driver.request("DELETE", STATUS, {"origin": OTHER}).status == 204
 
 
-def test_a_visitor_who_is_not_signed_in_cannot(drive: Drive, fake: FakeWattfare) -> None:
+def test_anonymous_visitor_cannot_revoke(drive: Drive, fake: FakeWattfare) -> None:
     answer = drive(resolve_user=lambda request: None).request("DELETE", STATUS)
     assert (answer.status, answer.code) == (401, "auth")
     assert not fake.exchanges
 
 
-def test_a_refusal_of_the_service_is_passed_on(drive: Drive, fake: FakeWattfare) -> None:
+def test_refusal_of_the_service_is_forwarded(drive: Drive, fake: FakeWattfare) -> None:
     def script(exchange: Any) -> None:
         exchange.error("rate_limited", 429, retry_after="3")
 

@@ -1,5 +1,4 @@
-"""When the client goes away, the call to the service is closed; and a cancellation that is not
-ours goes on."""
+"""If the client disconnects, the call to the service is closed. Other cancellations propagate."""
 
 from __future__ import annotations
 
@@ -51,7 +50,9 @@ def nothing_came(live: Live) -> None:
 
 @asgi_only
 @pytest.mark.parametrize("body", [body_of(), STREAM])
-def test_asgi_before_the_first_byte(drive: Drive, fake: FakeWattfare, body: bytes) -> None:
+def test_asgi_disconnect_before_the_first_byte(
+    drive: Drive, fake: FakeWattfare, body: bytes
+) -> None:
     fake.script = held
     live = drive().open("POST", INFERENCE, JSON, body)
     exchange = fake.next()
@@ -64,7 +65,9 @@ def test_asgi_before_the_first_byte(drive: Drive, fake: FakeWattfare, body: byte
 @pytest.mark.parametrize(
     ("method", "path"), [("POST", TOKEN), ("GET", STATUS), ("HEAD", STATUS), ("GET", MODELS)]
 )
-def test_asgi_on_every_path(drive: Drive, fake: FakeWattfare, method: str, path: str) -> None:
+def test_asgi_disconnect_on_every_path(
+    drive: Drive, fake: FakeWattfare, method: str, path: str
+) -> None:
     fake.script = held
     live = drive().open(method, path)
     exchange = fake.next(fake_path(path))
@@ -78,7 +81,7 @@ def fake_path(path: str) -> str:
 
 
 @asgi_only
-def test_asgi_in_the_middle_of_a_json_answer(drive: Drive, fake: FakeWattfare) -> None:
+def test_asgi_disconnect_within_a_json_answer(drive: Drive, fake: FakeWattfare) -> None:
     fake.script = lambda x: (x.head(200, {"content-length": "99"}), x.send(b"{"))
     live = drive().open("POST", INFERENCE, JSON, body_of())
     exchange = fake.next()
@@ -89,7 +92,7 @@ def test_asgi_in_the_middle_of_a_json_answer(drive: Drive, fake: FakeWattfare) -
 
 @asgi_only
 @pytest.mark.parametrize("half", [b"", b"data: half"])
-def test_asgi_in_the_middle_of_a_stream(
+def test_asgi_disconnect_within_a_stream(
     drive: Drive, fake: FakeWattfare, caplog: Any, half: bytes
 ) -> None:
     caplog.set_level("INFO", "wattfare_mw")
@@ -102,13 +105,15 @@ def test_asgi_in_the_middle_of_a_stream(
     assert live.next() == word("one", usage=USAGE)
     live.close()
     exchange.wait_gone()
-    assert live.rest() == b""  # no half event, and nobody to tell of it
+    assert live.rest() == b""  # no partial event, and no client for an error event
     assert [args[2] for args in told] == [TokenUsage(5, 3, 8)]
     assert "outcome=gone" in caplog.text
 
 
 @asgi_only
-def test_asgi_between_two_tries(drive: Drive, fake: FakeWattfare, monkeypatch: Any) -> None:
+def test_asgi_disconnect_between_two_tries(
+    drive: Drive, fake: FakeWattfare, monkeypatch: Any
+) -> None:
     asleep = threading.Event()
 
     async def sleep(seconds: float) -> None:
@@ -127,10 +132,10 @@ def test_asgi_between_two_tries(drive: Drive, fake: FakeWattfare, monkeypatch: A
 @asgi_only
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("started", [False, True])
-def test_asgi_a_cancellation_that_is_not_ours(
+def test_asgi_server_cancellation_propagates(
     drive: Drive, fake: FakeWattfare, stream: bool, started: bool
 ) -> None:
-    """The server stops: the call is closed, and the task is cancelled as it was asked to be."""
+    """The server stops: the call is closed, and the task is cancelled as requested."""
     told = threading.Event()
     fake.script = held_stream if started else held
     driver = drive(on_usage=lambda *args: told.set())
@@ -143,13 +148,14 @@ def test_asgi_a_cancellation_that_is_not_ours(
     exchange.wait_gone()
     with pytest.raises((CancelledError, asyncio.CancelledError)):
         live.rest()
-    # Under way, it may have been billed: the app is told, and that nothing is known of its cost.
+    # A call in progress may have been billed: the app is told that its cost is unknown.
     assert told.is_set()
 
 
 @asgi_only
-def test_asgi_both_at_once(drive: Drive, fake: FakeWattfare) -> None:
-    """The client goes away and the server stops: ours ends with us, the server's does not."""
+def test_asgi_disconnect_and_server_cancellation_at_once(drive: Drive, fake: FakeWattfare) -> None:
+    """The client disconnects while the server stops: our own cancellation is absorbed, the server's
+    propagates."""
     fake.script = held
     driver: Any = drive()
     live: Any = driver.open("POST", INFERENCE, JSON, STREAM)
@@ -166,7 +172,7 @@ def test_asgi_both_at_once(drive: Drive, fake: FakeWattfare) -> None:
 
 
 @asgi_only
-def test_asgi_a_cancellation_of_the_apps_own(drive: Drive) -> None:
+def test_asgi_cancellation_by_the_app_propagates(drive: Drive) -> None:
     async def resolve_user(request: Any) -> str:
         raise asyncio.CancelledError
 
@@ -178,7 +184,7 @@ def test_asgi_a_cancellation_of_the_apps_own(drive: Drive) -> None:
 @asgi_only
 @pytest.mark.parametrize("error", [OSError, BrokenPipeError, ConnectionResetError, ValueError])
 @pytest.mark.parametrize("at", [0, 1])
-def test_asgi_a_server_that_says_so_where_we_send(
+def test_asgi_send_error_ends_the_call(
     drive: Drive, fake: FakeWattfare, error: type[Exception], at: int
 ) -> None:
     fake.script = lambda x: (x.start_stream(), x.chunk(word("one")))
@@ -199,7 +205,7 @@ def test_asgi_a_server_that_says_so_where_we_send(
     call = driver.middleware(scope_of("POST", INFERENCE, JSON), receive, send)
     if issubclass(error, OSError):
         driver.loop.run(call)
-    else:  # somebody's bug, between the server and us
+    else:  # a bug between the server and us
         with pytest.raises(error):
             driver.loop.run(call)
     fake.next().wait_gone()
@@ -207,8 +213,8 @@ def test_asgi_a_server_that_says_so_where_we_send(
 
 @asgi_only
 @pytest.mark.parametrize("left_at", range(6))
-def test_asgi_at_whichever_moment(drive: Drive, fake: FakeWattfare, left_at: int) -> None:
-    """Nothing is raised, and no cancellation is left behind (the driver looks)."""
+def test_asgi_disconnect_at_any_moment(drive: Drive, fake: FakeWattfare, left_at: int) -> None:
+    """Nothing is raised, and no cancellation stays pending (the driver checks)."""
     driver = drive()
     for body in (body_of(), STREAM):
         leave: list[Callable[[], None]] = []
@@ -245,7 +251,7 @@ def test_asgi_at_whichever_moment(drive: Drive, fake: FakeWattfare, left_at: int
 
 
 @asgi_only
-def test_asgi_no_task_is_left(drive: Drive, fake: FakeWattfare) -> None:
+def test_asgi_disconnect_leaves_no_task(drive: Drive, fake: FakeWattfare) -> None:
     driver: Any = drive()
     for body in (body_of(), STREAM):
         driver.request("POST", INFERENCE, JSON, body)
@@ -259,7 +265,7 @@ def test_asgi_no_task_is_left(drive: Drive, fake: FakeWattfare) -> None:
 
 
 @asgi_only
-def test_asgi_a_receive_that_fails(drive: Drive, fake: FakeWattfare, caplog: Any) -> None:
+def test_asgi_failed_receive_closes_the_call(drive: Drive, fake: FakeWattfare, caplog: Any) -> None:
     driver: Any = drive()
     sent: list[Any] = []
     asked = 0
@@ -289,11 +295,13 @@ def test_asgi_a_receive_that_fails(drive: Drive, fake: FakeWattfare, caplog: Any
     assert not [record for record in caplog.records if record.name == "asyncio"]
 
 
-# -- WSGI, where nobody tells
+# -- WSGI, which has no disconnect message
 
 
 @wsgi_only
-def test_wsgi_closed_with_the_next_chunk(drive: Drive, fake: FakeWattfare, caplog: Any) -> None:
+def test_wsgi_disconnect_is_noticed_at_the_next_chunk(
+    drive: Drive, fake: FakeWattfare, caplog: Any
+) -> None:
     caplog.set_level("INFO", "wattfare_mw")
     told: list[Any] = []
     fake.script = held_stream
@@ -313,7 +321,7 @@ def test_wsgi_closed_with_the_next_chunk(drive: Drive, fake: FakeWattfare, caplo
 @wsgi_only
 @pytest.mark.parametrize("read", [0, 1])
 @pytest.mark.parametrize("how", ["close", "drop"])
-def test_wsgi_a_server_that_takes_no_more(
+def test_wsgi_server_that_stops_reading_closes_the_call(
     drive: Drive, fake: FakeWattfare, read: int, how: str
 ) -> None:
     told: list[Any] = []
@@ -326,7 +334,7 @@ def test_wsgi_a_server_that_takes_no_more(
         result.close()
         result.close()
         assert list(result) == []
-    else:  # as werkzeug's lint does where the app behind has failed
+    else:  # as werkzeug's lint does if the inner app has failed
         del result
         gc.collect()
     fake.next().wait_gone()
@@ -334,7 +342,7 @@ def test_wsgi_a_server_that_takes_no_more(
 
 
 @wsgi_only
-def test_wsgi_a_start_response_that_fails(drive: Drive, fake: FakeWattfare) -> None:
+def test_wsgi_failed_start_response_closes_the_call(drive: Drive, fake: FakeWattfare) -> None:
     driver: Any = drive()
     fake.script = held_stream
     environ, _ = _call(STREAM)
@@ -354,7 +362,7 @@ def _call(body: bytes) -> tuple[Any, Any]:
     return environ_of("POST", INFERENCE, with_length(JSON, body), body), lambda *args: None
 
 
-def test_a_complete_call_gives_its_connection_back(drive: Drive, fake: FakeWattfare) -> None:
+def test_complete_call_returns_its_connection_to_the_pool(drive: Drive, fake: FakeWattfare) -> None:
     driver = drive()
     for body in (body_of(), STREAM, body_of(), STREAM):
         assert driver.request("POST", INFERENCE, JSON, body).status == 200
@@ -363,10 +371,10 @@ def test_a_complete_call_gives_its_connection_back(drive: Drive, fake: FakeWattf
 
 
 @asgi_only
-def test_asgi_the_app_is_told_of_a_call_that_nobody_waited_for(
+def test_asgi_app_is_told_of_a_call_without_its_client(
     drive: Drive, fake: FakeWattfare, caplog: Any
 ) -> None:
-    """It may have been billed: `on_usage` and the log hear of it, its cost unknown."""
+    """It may have been billed: `on_usage` and the log report it with an unknown cost."""
     caplog.set_level("INFO", "wattfare_mw")
     told: queue.Queue[Any] = queue.Queue()
     fake.script = held
@@ -381,7 +389,7 @@ def test_asgi_the_app_is_told_of_a_call_that_nobody_waited_for(
     assert "outcome=gone" in caplog.text
 
 
-def test_a_refused_call_is_logged_and_is_no_usage(
+def test_refused_call_is_logged_and_has_no_usage(
     drive: Drive, fake: FakeWattfare, caplog: Any
 ) -> None:
     caplog.set_level("INFO", "wattfare_mw")
@@ -395,7 +403,7 @@ def test_a_refused_call_is_logged_and_is_no_usage(
     assert not told
 
 
-def test_a_service_that_drops_an_idle_connection(
+def test_idle_connection_closed_by_the_service_is_replaced(
     drive: Drive, fake: FakeWattfare, caplog: Any
 ) -> None:
     driver = drive()
@@ -410,7 +418,7 @@ def test_a_service_that_drops_an_idle_connection(
         exchange.reset()
         assert exchange.closed.wait(PATIENCE)
         fake.script = good
-        assert driver.request("GET", STATUS).status == 200  # so the loop has come round
+        assert driver.request("GET", STATUS).status == 200  # so the loop has run once
         fake.next("/status")
     gc.collect()
     assert not [record for record in caplog.records if record.name == "asyncio"]

@@ -1,4 +1,4 @@
-"""The inference path: what goes up, what comes down, who pays, and who is told."""
+"""The inference path: what is forwarded in both directions, who pays, and what `on_usage` gets."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from wattfare_mw import TokenUsage
 Drive = Callable[..., Driver]
 
 
-def test_bytes_pass_unchanged_both_ways(drive: Drive, fake: FakeWattfare) -> None:
+def test_bytes_are_forwarded_unchanged_both_ways(drive: Drive, fake: FakeWattfare) -> None:
     up = '{ "model":"openai/gpt-4o",\r\n"x":1e-9, "ü": "\\u00fc\u2028", "stream": null }'.encode()
     down = '{"choices": [], "n": 0.10, "ü":"\\u00fc",\n "usage": null }\n'.encode()
     fake.script = lambda exchange: exchange.answer(down)
@@ -55,7 +55,7 @@ def test_any_user_can_pay(drive: Drive, fake: FakeWattfare, user: str) -> None:
     assert fake.next().user == user
 
 
-def test_headers_go_up_by_a_list(drive: Drive, fake: FakeWattfare) -> None:
+def test_listed_request_headers_are_forwarded(drive: Drive, fake: FakeWattfare) -> None:
     allowed = {
         "content-type": "application/json; charset=utf-8",
         "accept": "text/event-stream",
@@ -81,7 +81,7 @@ def test_headers_go_up_by_a_list(drive: Drive, fake: FakeWattfare) -> None:
     }
     driver = drive()
     assert driver.request("POST", INFERENCE, {**allowed, **others}, body_of()).status == 200
-    got = fake.next().headers  # which has been checked against all that may stand there
+    got = fake.next().headers  # which has checked all allowed names
     assert {name: got[name] for name in allowed} == allowed
     assert got["x-wattfare-user"] == "user_1"
     assert got["authorization"] == f"Bearer {SECRET_KEY}"
@@ -90,15 +90,15 @@ def test_headers_go_up_by_a_list(drive: Drive, fake: FakeWattfare) -> None:
 
 @pytest.mark.parametrize("name", ["idempotency-key", "traceparent", "accept", "content-type"])
 @pytest.mark.parametrize("value", ["ü", "a\x00b", "a\x7fb", "a\tb", "\x80", "", " "])
-def test_a_header_that_cannot_go_up_is_left_out(
+def test_unsendable_header_is_left_out(
     drive: Drive, fake: FakeWattfare, name: str, value: str
 ) -> None:
     headers = {**JSON, name: f"application/json;{value}" if name == "content-type" else value}
     assert drive().request("POST", INFERENCE, headers, body_of()).status == 200
-    fake.next()  # and has found its header values to be printable
+    fake.next()  # which has checked that its header values are printable
 
 
-def test_headers_come_down_by_a_list(drive: Drive, fake: FakeWattfare) -> None:
+def test_listed_response_headers_are_forwarded(drive: Drive, fake: FakeWattfare) -> None:
     allowed = {"x-wattfare-max-tokens": "77", "x-wattfare-reserved": "0.5", "retry-after": "3"}
     others = {
         "set-cookie": "session=theirs",
@@ -123,15 +123,15 @@ def test_headers_come_down_by_a_list(drive: Drive, fake: FakeWattfare) -> None:
     }
 
 
-def test_a_call_that_has_been_made_is_not_tried_again(drive: Drive, fake: FakeWattfare) -> None:
+def test_sent_call_is_not_retried(drive: Drive, fake: FakeWattfare) -> None:
     error = {"error": {"code": "invalid_request", "message": "It has been made."}}
     fake.script = lambda exchange: exchange.answer(error, status=409)
     answer = drive().request("POST", INFERENCE, JSON, body_of())
     assert (answer.status, answer.code) == (409, "invalid_request")
-    assert answer.headers["x-should-retry"] == "false"  # which openai's clients heed
+    assert answer.headers["x-should-retry"] == "false"  # which openai's clients obey
 
 
-def test_no_cookie_of_one_call_comes_with_the_next(drive: Drive, fake: FakeWattfare) -> None:
+def test_cookie_of_one_call_is_not_sent_with_the_next(drive: Drive, fake: FakeWattfare) -> None:
     fake.script = lambda exchange: exchange.answer(
         COMPLETION, headers={"set-cookie": "a=1; Path=/"}
     )
@@ -141,7 +141,7 @@ def test_no_cookie_of_one_call_comes_with_the_next(drive: Drive, fake: FakeWattf
     assert [("cookie" in exchange.headers) for exchange in fake.exchanges] == [False, False]
 
 
-def test_nobody_signed_in(drive: Drive, fake: FakeWattfare) -> None:
+def test_anonymous_visitor_is_refused(drive: Drive, fake: FakeWattfare) -> None:
     answer = drive(resolve_user=lambda r: None).request("POST", INFERENCE, JSON, body_of())
     assert (answer.status, answer.code) == (401, "auth")
     assert not fake.exchanges
@@ -160,7 +160,7 @@ def test_nobody_signed_in(drive: Drive, fake: FakeWattfare) -> None:
     ],
 )
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_refusal_goes_out_as_it_came(
+def test_refusal_is_forwarded_unchanged(
     drive: Drive, fake: FakeWattfare, code: str, status: int, stream: bool
 ) -> None:
     fake.script = lambda exchange: exchange.error(code, status, "Because.", retry_after="9")
@@ -168,7 +168,7 @@ def test_a_refusal_goes_out_as_it_came(
     assert (answer.status, answer.code) == (status, code)
     assert answer.json["error"]["message"] == "Because."
     assert answer.headers["retry-after"] == "9"
-    assert len(fake.exchanges) == 1  # what may have been billed is never tried again
+    assert len(fake.exchanges) == 1  # a call that may have been billed is never retried
 
 
 @pytest.mark.parametrize(
@@ -202,7 +202,7 @@ def test_a_refusal_goes_out_as_it_came(
         ),
     ],
 )
-def test_what_is_not_the_protocol(
+def test_answer_outside_of_the_protocol_is_replaced(
     drive: Drive, fake: FakeWattfare, script: Any, status: int, code: str
 ) -> None:
     fake.script = script
@@ -211,7 +211,7 @@ def test_what_is_not_the_protocol(
     assert len(fake.exchanges) == 1
 
 
-def test_compressed_though_asked_not_to_be_passes_unread(drive: Drive, fake: FakeWattfare) -> None:
+def test_unexpectedly_compressed_answer_passes_unread(drive: Drive, fake: FakeWattfare) -> None:
     told: list[Any] = []
     fake.script = lambda x: x.answer(b"\x1f\x8b...", headers={"content-encoding": "gzip"})
     driver = drive(on_usage=lambda *args: told.append(args))
@@ -221,7 +221,7 @@ def test_compressed_though_asked_not_to_be_passes_unread(drive: Drive, fake: Fak
     assert told == [("user_1", "openai/gpt-4o", None, None)]
 
 
-# -- what is let in
+# -- which requests are accepted
 
 
 @pytest.mark.parametrize(
@@ -232,7 +232,9 @@ def test_compressed_though_asked_not_to_be_passes_unread(drive: Drive, fake: Fak
         *("text/plain; application/json", "application/problem+json", "json"),
     ],
 )
-def test_another_type(drive: Drive, fake: FakeWattfare, content_type: str | None) -> None:
+def test_other_content_type_is_refused(
+    drive: Drive, fake: FakeWattfare, content_type: str | None
+) -> None:
     headers = {} if content_type is None else {"content-type": content_type}
     answer = drive().request("POST", INFERENCE, headers, body_of())
     assert (answer.status, answer.code) == (415, "invalid_request")
@@ -248,7 +250,7 @@ def test_another_type(drive: Drive, fake: FakeWattfare, content_type: str | None
         "application/json ;",
     ],
 )
-def test_json_however_it_is_written(drive: Drive, content_type: str) -> None:
+def test_each_spelling_of_the_json_type_is_accepted(drive: Drive, content_type: str) -> None:
     answer = drive().request("POST", INFERENCE, {"content-type": content_type}, body_of())
     assert answer.status == 200
 
@@ -263,13 +265,15 @@ def test_json_however_it_is_written(drive: Drive, content_type: str) -> None:
         b'{"a":' * 100_000,
     ],
 )
-def test_what_is_no_request_for_a_completion(drive: Drive, fake: FakeWattfare, body: bytes) -> None:
+def test_invalid_completion_request_is_refused(
+    drive: Drive, fake: FakeWattfare, body: bytes
+) -> None:
     answer = drive().request("POST", INFERENCE, JSON, body)
     assert (answer.status, answer.code) == (400, "invalid_request")
     assert not fake.exchanges
 
 
-def test_a_body_of_just_the_limit(drive: Drive, fake: FakeWattfare) -> None:
+def test_body_of_exactly_the_limit_is_accepted(drive: Drive, fake: FakeWattfare) -> None:
     body = body_of()
     driver = drive(max_body_bytes=len(body))
     assert driver.request("POST", INFERENCE, JSON, body).status == 200
@@ -279,7 +283,7 @@ def test_a_body_of_just_the_limit(drive: Drive, fake: FakeWattfare) -> None:
 
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS"])
-def test_other_methods(drive: Drive, fake: FakeWattfare, method: str) -> None:
+def test_other_methods_are_refused(drive: Drive, fake: FakeWattfare, method: str) -> None:
     answer = drive().request(method, INFERENCE, JSON)
     assert (answer.status, answer.headers["allow"]) == (405, "POST")
     if method != "HEAD":
@@ -294,7 +298,7 @@ def never(request: Any) -> str:
     raise AssertionError("nobody is to be asked")
 
 
-def test_a_grant_pays_and_nobody_is_asked(drive: Drive, fake: FakeWattfare, caplog: Any) -> None:
+def test_grant_pays_without_resolve_user(drive: Drive, fake: FakeWattfare, caplog: Any) -> None:
     told: list[Any] = []
     driver = drive(resolve_user=never, allow_grants=True, on_usage=lambda *args: told.append(args))
     caplog.set_level(logging.DEBUG)
@@ -309,7 +313,7 @@ def test_a_grant_pays_and_nobody_is_asked(drive: Drive, fake: FakeWattfare, capl
 
 
 @pytest.mark.parametrize("grant", ["gr_1.abc", "", " ", "ü"])
-def test_a_grant_that_is_not_taken_is_never_billed_to_the_user(
+def test_refused_grant_is_never_billed_to_the_user(
     drive: Drive, fake: FakeWattfare, grant: str
 ) -> None:
     headers = {**JSON, "x-wattfare-grant": grant}
@@ -319,7 +323,7 @@ def test_a_grant_that_is_not_taken_is_never_billed_to_the_user(
 
 
 @pytest.mark.parametrize("grant", ["", " ", "a b", "ü", "a\x00", "a\tb"])
-def test_a_grant_that_is_none_is_never_billed_to_the_user(
+def test_invalid_grant_is_never_billed_to_the_user(
     drive: Drive, fake: FakeWattfare, grant: str
 ) -> None:
     driver = drive(resolve_user=never, allow_grants=True)
@@ -329,12 +333,12 @@ def test_a_grant_that_is_none_is_never_billed_to_the_user(
     assert not fake.exchanges
 
 
-def test_with_grants_a_user_still_can(drive: Drive, fake: FakeWattfare) -> None:
+def test_user_can_pay_if_grants_are_allowed(drive: Drive, fake: FakeWattfare) -> None:
     assert drive(allow_grants=True).request("POST", INFERENCE, JSON, body_of()).status == 200
     assert fake.next().user == "user_1"
 
 
-# -- who is told
+# -- what on_usage gets
 
 
 async def _async_told(*args: Any) -> None:
@@ -351,7 +355,7 @@ def _told(*args: Any) -> None:
 
 @pytest.mark.parametrize("on_usage", [_told, _async_told])
 @pytest.mark.parametrize("stream", [False, True])
-def test_on_usage_is_told(drive: Drive, on_usage: Any, stream: bool) -> None:
+def test_on_usage_is_called(drive: Drive, on_usage: Any, stream: bool) -> None:
     _TOLD.clear()
     body = body_of(stream=stream)
     assert drive(on_usage=on_usage).request("POST", INFERENCE, JSON, body).status == 200
@@ -361,7 +365,7 @@ def test_on_usage_is_told(drive: Drive, on_usage: Any, stream: bool) -> None:
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("is_async", [False, True])
-def test_on_usage_that_raises_harms_nobody(
+def test_error_in_on_usage_does_not_affect_the_answer(
     drive: Drive, caplog: Any, stream: bool, is_async: bool
 ) -> None:
     def raises(*args: Any) -> None:
@@ -382,7 +386,7 @@ def test_on_usage_that_raises_harms_nobody(
     assert "the database is away" in caplog.text
 
 
-def test_usage_that_is_nonsense_counts_as_not_told(drive: Drive, fake: FakeWattfare) -> None:
+def test_invalid_usage_counts_as_unknown(drive: Drive, fake: FakeWattfare) -> None:
     _TOLD.clear()
     fake.script = lambda x: x.answer({"usage": {"prompt_tokens": "many", "cost": "a lot"}})
     assert drive(on_usage=_told).request("POST", INFERENCE, JSON, body_of()).status == 200
@@ -407,7 +411,7 @@ EVENTS = [
         *({"usage": 1}, {"usage": []}),
     ],
 )
-def test_usage_that_only_we_asked_for_is_taken_out_again(
+def test_usage_that_the_browser_did_not_request_is_removed(
     drive: Drive, fake: FakeWattfare, options: Any, at_once: bool
 ) -> None:
     _TOLD.clear()
@@ -428,7 +432,7 @@ def test_usage_that_only_we_asked_for_is_taken_out_again(
 @pytest.mark.parametrize(
     "asks", ['"stream_options":{"include_usage":true}', '"usage":{"include":true}']
 )
-def test_usage_that_the_browser_asked_for_stays(
+def test_usage_that_the_browser_requested_stays(
     drive: Drive, fake: FakeWattfare, asks: str
 ) -> None:
     _TOLD.clear()
@@ -441,7 +445,7 @@ def test_usage_that_the_browser_asked_for_stays(
     assert len(_TOLD) == 1
 
 
-def test_without_on_usage_nothing_is_asked_for(drive: Drive, fake: FakeWattfare) -> None:
+def test_usage_is_not_requested_without_on_usage(drive: Drive, fake: FakeWattfare) -> None:
     events = [word("one"), event({"choices": [], "usage": USAGE}), DONE]
     fake.script = lambda x: x.stream(*events)
     sent = b'{"model":"m","stream":true }'
@@ -449,7 +453,7 @@ def test_without_on_usage_nothing_is_asked_for(drive: Drive, fake: FakeWattfare)
     assert fake.next().body == sent
 
 
-def test_an_error_that_tells_its_usage_is_not_taken_out(drive: Drive, fake: FakeWattfare) -> None:
+def test_error_event_with_usage_is_not_removed(drive: Drive, fake: FakeWattfare) -> None:
     error = event({"error": {"code": "budget_exceeded", "message": "Full."}, "usage": USAGE})
     fake.script = lambda x: x.stream(word("one"), error)
     answer = drive(on_usage=_told).request("POST", INFERENCE, JSON, body_of(stream=True))
@@ -461,7 +465,7 @@ def test_an_error_that_tells_its_usage_is_not_taken_out(drive: Drive, fake: Fake
 
 @pytest.mark.parametrize("given_id", ["r-1", "A.b_c~d+/=:-9", "x" * 128])
 @pytest.mark.parametrize("stream", [False, True])
-def test_the_request_id_goes_all_the_way(
+def test_request_id_is_forwarded_to_the_service_and_back(
     drive: Drive, fake: FakeWattfare, caplog: Any, given_id: str, stream: bool
 ) -> None:
     caplog.set_level(logging.INFO, "wattfare_mw")
@@ -475,7 +479,7 @@ def test_the_request_id_goes_all_the_way(
 
 
 @pytest.mark.parametrize("given_id", [None, "", "x" * 129, "a b", "ü", "a\x00", "a, b", "<script>"])
-def test_an_absurd_request_id_is_replaced(
+def test_invalid_request_id_is_replaced(
     drive: Drive, fake: FakeWattfare, given_id: str | None
 ) -> None:
     headers = JSON if given_id is None else {**JSON, "x-request-id": given_id}
@@ -487,7 +491,7 @@ def test_an_absurd_request_id_is_replaced(
     assert all(one.isalnum() and len(one) == 32 for one in new)
 
 
-def test_what_the_browser_says_makes_no_line_of_the_log(drive: Drive, caplog: Any) -> None:
+def test_browser_input_adds_no_log_line(drive: Drive, caplog: Any) -> None:
     caplog.set_level(logging.INFO, "wattfare_mw")
     forged = "m\nERROR wattfare_mw forged\x1b[31m\u2028"
     drive(resolve_user=lambda r: "u\nv").request("POST", INFERENCE, JSON, body_of(forged))
@@ -495,7 +499,7 @@ def test_what_the_browser_says_makes_no_line_of_the_log(drive: Drive, caplog: An
     assert record.getMessage().isprintable()
 
 
-# -- any bytes at all
+# -- any bytes
 
 
 @pytest.fixture(scope="module")
@@ -524,7 +528,7 @@ _JSON = st.recursive(
 @given(
     up=st.dictionaries(st.text(), _JSON, max_size=5), down=st.binary(max_size=200), data=st.data()
 )
-def test_any_json_passes_unchanged(both: Any, up: Any, down: bytes, data: Any) -> None:
+def test_any_json_is_forwarded_unchanged(both: Any, up: Any, down: bytes, data: Any) -> None:
     fake, drivers = both
     body = json.dumps({**up, "model": "m"}, ensure_ascii=data.draw(st.booleans()), indent=1)
     if "\\ud" not in body and body.isascii() is False and not _encodes(body):

@@ -1,4 +1,4 @@
-"""Which interface an app has, seen from the app; and that servers see ours."""
+"""The interface of an app is recognized, and servers recognize that of the middleware."""
 
 from __future__ import annotations
 
@@ -129,17 +129,17 @@ def _flask_wrapped() -> Any:
         lambda scope, receive, send: None,
         Starlette(),
         FastAPI(),
-        Litestar(logging_config=None),  # which would set up logging for every test
+        Litestar(logging_config=None),  # which would configure logging for every test
         GZipMiddleware(Starlette()),
         WsgiToAsgi(wsgi_function),
     ],
 )
-def test_asgi(app: Any) -> None:
+def test_asgi_apps_are_recognized(app: Any) -> None:
     middleware = WattfareMiddleware(app, **OPTIONS)
     assert type(middleware) is WattfareASGIMiddleware
     assert type(WattfareMiddleware(middleware, **OPTIONS)) is WattfareASGIMiddleware
     assert type(WattfareMiddleware(decorated(middleware), **OPTIONS)) is WattfareASGIMiddleware
-    # As servers look at it.
+    # The way servers check it.
     config = uvicorn.Config(middleware, log_config=None)
     config.load()
     assert config.interface == "asgi3"
@@ -166,7 +166,7 @@ def test_asgi(app: Any) -> None:
         ProxyFix(wsgi_function),
     ],
 )
-def test_wsgi(app: Any) -> None:
+def test_wsgi_apps_are_recognized(app: Any) -> None:
     middleware: Any = WattfareMiddleware(app, **OPTIONS)
     assert type(middleware) is WattfareWSGIMiddleware
     assert type(WattfareMiddleware(middleware, **OPTIONS)) is WattfareWSGIMiddleware
@@ -187,7 +187,7 @@ def test_wsgi(app: Any) -> None:
         werkzeug_app,
     ],
 )
-def test_what_cannot_be_told_is_said(app: Any) -> None:
+def test_unrecognized_app_raises_type_error(app: Any) -> None:
     with pytest.raises(TypeError, match="interface='asgi' or interface='wsgi'"):
         WattfareMiddleware(app, **OPTIONS)
     for interface, kind in (("asgi", WattfareASGIMiddleware), ("wsgi", WattfareWSGIMiddleware)):
@@ -197,12 +197,12 @@ def test_what_cannot_be_told_is_said(app: Any) -> None:
 @pytest.mark.parametrize(
     "app", [None, 7, "app:app", object(), Flask, Starlette, ASGIObject, [], {}]
 )
-def test_what_is_no_app(app: Any) -> None:
+def test_non_app_raises_type_error(app: Any) -> None:
     with pytest.raises(TypeError, match="is not an app"):
         WattfareMiddleware(app, **OPTIONS)
 
 
-def test_an_interface_that_there_is_not() -> None:
+def test_unknown_interface_raises_value_error() -> None:
     with pytest.raises(ValueError, match="'auto', 'asgi' or 'wsgi'"):
         WattfareMiddleware(asgi_function, interface="ASGI", **OPTIONS)  # type: ignore[arg-type]
 
@@ -224,9 +224,7 @@ def test_an_interface_that_there_is_not() -> None:
     ],
 )
 @pytest.mark.parametrize("app", [asgi_function, wsgi_function])
-def test_an_option_of_no_use_is_told_when_the_app_starts(
-    app: Any, options: Any, error: Any, told: str
-) -> None:
+def test_invalid_option_raises_at_start(app: Any, options: Any, error: Any, told: str) -> None:
     with pytest.raises(error, match=told):
         WattfareMiddleware(app, **{**OPTIONS, **options})
 
@@ -257,10 +255,10 @@ NEEDLE = "0needle0"
     ],
     ids=["asgi", "wsgi", "flask", "starlette", "litestar"],
 )
-def test_no_traceback_shows_the_key(kind: Any, options: dict[str, Any]) -> None:
+def test_traceback_does_not_show_the_key(kind: Any, options: dict[str, Any]) -> None:
     with pytest.raises((WattfareError, TypeError, ValueError)) as caught:
         kind(resolve_user=lambda request: "u", **options)
-    # What reporters of errors send: each frame's local variables; but for the test's own frames.
+    # What error reporters send: the local variables of each frame, except the test's own.
     told = "".join(
         f"{frame}: {value!r}\n"
         for frame, _ in traceback.walk_tb(caught.value.__traceback__)
@@ -272,7 +270,7 @@ def test_no_traceback_shows_the_key(kind: Any, options: dict[str, Any]) -> None:
     assert NEEDLE not in repr(caught.value)
 
 
-def test_the_key_of_the_environment(monkeypatch: Any) -> None:
+def test_key_is_read_from_the_environment(monkeypatch: Any) -> None:
     monkeypatch.delenv("WATTFARE_SECRET_KEY", raising=False)
     with pytest.raises(WattfareAuthError, match="WATTFARE_SECRET_KEY"):
         WattfareMiddleware(asgi_function, resolve_user=lambda request: "u")
@@ -285,7 +283,7 @@ def test_the_key_of_the_environment(monkeypatch: Any) -> None:
 
 @pytest.mark.parametrize("kind", [Wattfare, AsyncWattfare])
 @pytest.mark.parametrize("app", [asgi_function, wsgi_function])
-def test_a_client_of_either_kind(app: Any, kind: Any) -> None:
+def test_client_of_either_kind_is_accepted(app: Any, kind: Any) -> None:
     middleware = WattfareMiddleware(
         app, resolve_user=lambda request: "u", client=kind(SECRET_KEY, base_url="http://x")
     )

@@ -1,4 +1,4 @@
-"""The list of models that an app allows, and all the ways to get past it."""
+"""The list of models that an app allows, and the ways around it."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def ask(driver: Driver, body: bytes | str) -> tuple[int, str | None]:
         '{"model": "openai/gpt-4o", "x": "model", "y": ["model", "models", "model"]}',
     ],
 )
-def test_allowed(drive: Drive, fake: FakeWattfare, body: str) -> None:
+def test_listed_model_is_allowed(drive: Drive, fake: FakeWattfare, body: str) -> None:
     assert ask(drive(models=ALLOWED), body) == (200, None)
     assert fake.next().body == body.encode()
 
@@ -73,7 +73,7 @@ def test_allowed(drive: Drive, fake: FakeWattfare, body: str) -> None:
         r'{"model": "\u0065vil"}',
     ],
 )
-def test_not_allowed(drive: Drive, fake: FakeWattfare, body: str) -> None:
+def test_unlisted_model_is_refused(drive: Drive, fake: FakeWattfare, body: str) -> None:
     assert ask(drive(models=ALLOWED), body) == (403, "invalid_request")
     assert not fake.exchanges
 
@@ -96,7 +96,7 @@ def test_not_allowed(drive: Drive, fake: FakeWattfare, body: str) -> None:
         r'{"models": ["evil"], "model": "openai/gpt-4o", "model\u0073": []}',
         '{"model" : "evil" ,\n"model"\t: "openai/gpt-4o"}',
         '{"model":"evil","x":{"model":1},"model":"openai/gpt-4o"}',
-        # A reader of Go's kind takes these for the same name, and the last one for the value.
+        # Go's JSON reader treats these as one name, and keeps the last value.
         '{"model": "openai/gpt-4o", "Model": "evil"}',
         '{"MODELS": ["evil"], "model": "openai/gpt-4o"}',
         '{"model": "openai/gpt-4o", "model\u017f": ["evil"]}',
@@ -104,12 +104,12 @@ def test_not_allowed(drive: Drive, fake: FakeWattfare, body: str) -> None:
         r'{"model": "openai/gpt-4o", "\u004dodel": "evil"}',
     ],
 )
-def test_no_model_or_two(drive: Drive, fake: FakeWattfare, body: str) -> None:
+def test_missing_or_repeated_model_is_refused(drive: Drive, fake: FakeWattfare, body: str) -> None:
     assert ask(drive(models=ALLOWED), body) == (400, "invalid_request")
     assert not fake.exchanges
 
 
-def test_a_field_that_is_not_utf_8_is_refused(drive: Drive, fake: FakeWattfare) -> None:
+def test_field_that_is_not_utf_8_is_refused(drive: Drive, fake: FakeWattfare) -> None:
     body = b'{"model": "openai/gpt-4o", "plugins": ["\xff"]}'
     assert drive(models=ALLOWED).request("POST", INFERENCE, JSON, body).status == 400
     assert not fake.exchanges
@@ -136,7 +136,7 @@ FUNCTION = {"name": "f", "parameters": {"properties": {"model": {"enum": ["x"]}}
     ],
     ids=str,
 )
-def test_models_that_other_fields_name(
+def test_models_in_other_fields_are_checked(
     drive: Drive, fake: FakeWattfare, fields: dict[str, Any], status: int
 ) -> None:
     body = json.dumps({"model": "openai/gpt-4o", **fields})
@@ -146,7 +146,7 @@ def test_models_that_other_fields_name(
 
 @pytest.mark.parametrize("form", ["\\u{:04x}", "\\u{:04X}"])
 @pytest.mark.parametrize("name", ["model", "models", "MODELS", "model\u017f"])
-def test_any_one_letter_of_a_name_may_be_escaped(name: str, form: str) -> None:
+def test_escaped_letter_in_a_name_is_read(name: str, form: str) -> None:
     for position, letter in enumerate(name):
         spelled = name[:position] + form.format(ord(letter)) + name[position + 1 :]
         value = '"evil"' if name == "model" else '["evil"]'
@@ -158,7 +158,7 @@ def test_any_one_letter_of_a_name_may_be_escaped(name: str, form: str) -> None:
             assert refused(body.encode()) == 400, body
 
 
-def test_an_empty_list_allows_nothing(drive: Drive, fake: FakeWattfare) -> None:
+def test_empty_list_allows_no_model(drive: Drive, fake: FakeWattfare) -> None:
     driver = drive(models=[])
     for model in ("", "a", "*", "None"):
         assert ask(driver, json.dumps({"model": model})) == (403, "invalid_request")
@@ -166,7 +166,7 @@ def test_an_empty_list_allows_nothing(drive: Drive, fake: FakeWattfare) -> None:
     assert [exchange.path for exchange in fake.exchanges] == ["/models"]
 
 
-def test_without_a_list_any_model_goes(drive: Drive, fake: FakeWattfare) -> None:
+def test_any_model_is_allowed_without_a_list(drive: Drive, fake: FakeWattfare) -> None:
     driver = drive()
     for body in ('{"model": "evil", "model": "x"}', "{}", '{"models": ["evil"]}'):
         assert ask(driver, body) == (200, None)
@@ -174,7 +174,7 @@ def test_without_a_list_any_model_goes(drive: Drive, fake: FakeWattfare) -> None
 
 
 @pytest.mark.parametrize("models", ["openai/*", b"openai/*", [1], [None], 7, [b"openai/*"]])
-def test_what_is_no_list_is_told_when_the_app_starts(drive: Drive, models: Any) -> None:
+def test_invalid_list_raises_at_start(drive: Drive, models: Any) -> None:
     with pytest.raises(TypeError):
         drive(models=models)
 
@@ -183,7 +183,7 @@ def test_what_is_no_list_is_told_when_the_app_starts(drive: Drive, models: Any) 
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
-def test_the_list_is_filtered(drive: Drive, fake: FakeWattfare, method: str) -> None:
+def test_model_list_is_filtered(drive: Drive, fake: FakeWattfare, method: str) -> None:
     answer = drive(models=["openai/*"]).request(method, MODELS)
     assert answer.status == 200
     if method == "GET":
@@ -194,18 +194,17 @@ def test_the_list_is_filtered(drive: Drive, fake: FakeWattfare, method: str) -> 
         assert int(answer.headers["content-length"]) > 50
 
 
-def test_any_model_lists_all(drive: Drive, fake: FakeWattfare) -> None:
+def test_star_lists_all_models(drive: Drive, fake: FakeWattfare) -> None:
     fake.script = lambda x: x.answer({**LISTED, "object": "list", "more": [1.50]})
     answer = drive().request("GET", MODELS)
     assert answer.json == {**LISTED, "object": "list", "more": [1.5]}
 
 
-def test_the_list_is_for_users(drive: Drive, fake: FakeWattfare) -> None:
+def test_model_list_requires_a_user(drive: Drive, fake: FakeWattfare) -> None:
     nobody = {"resolve_user": lambda request: None}
     answer = drive(**nobody).request("GET", MODELS)
     assert (answer.status, answer.code) == (401, "auth")
     assert not fake.exchanges
-    # With grants an app may have no users at all.
     assert drive(**nobody, allow_grants=True).request("GET", MODELS).status == 200
 
 
@@ -222,24 +221,26 @@ def test_the_list_is_for_users(drive: Drive, fake: FakeWattfare) -> None:
         "null",
     ],
 )
-def test_what_is_no_list_of_models(drive: Drive, fake: FakeWattfare, listing: str) -> None:
+def test_invalid_model_list_of_the_service_is_502(
+    drive: Drive, fake: FakeWattfare, listing: str
+) -> None:
     fake.script = lambda exchange: exchange.answer(listing)
     answer = drive(models=["openai/*"]).request("GET", MODELS)
     assert (answer.status, answer.code) == (502, "unknown")
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS"])
-def test_other_methods(drive: Drive, method: str) -> None:
+def test_other_methods_are_refused(drive: Drive, method: str) -> None:
     answer = drive().request(method, MODELS)
     assert (answer.status, answer.headers["allow"]) == (405, "GET, HEAD")
 
 
-# -- any body: no reading of it may name a model that is not allowed
+# -- any body: no reader of it may find a model that is not allowed
 
 
 def readings(body: bytes) -> Iterator[dict[str, Any]]:
-    """What the readers of this world may take a body for: of a name given twice the first or the
-    last; names as they are, or in any case; and lenient ones that take what is no strict JSON."""
+    """All ways in which JSON readers may take a body: the first or last of two equal names; names
+    as they are or in any case; and lenient readers, which accept invalid JSON."""
     for fold in (str, str.casefold):
 
         def last(pairs: list[tuple[str, Any]], fold: Any = fold) -> dict[str, Any]:
@@ -270,7 +271,7 @@ def allowed(model: str) -> bool:
 
 
 def _escape(text: str, choices: list[int]) -> str:
-    """``text`` as a JSON string, each character written in one of the ways there are."""
+    """``text`` as a JSON string, with each character in one of its notations."""
     written = []
     for position, char in enumerate(text):
         way = choices[position % len(choices)] if choices else 0
@@ -325,7 +326,7 @@ _LIST = request_body.Models(ALLOWED)
 
 
 def refused(body: bytes) -> int | None:
-    """The status that this body is refused with, or None."""
+    """The status of the refusal of this body, or None."""
     try:
         _LIST.check(body, request_body.read_body(body))
     except WattfareError as error:
@@ -336,7 +337,7 @@ def refused(body: bytes) -> int | None:
 @examples(500)
 @given(body=_BODY)
 @example(body='{"model":"openai/gpt-4o","\\u006dodel":"evil"}')
-def test_no_reading_of_what_is_forwarded_names_another_model(body: str) -> None:
+def test_no_reader_finds_an_unlisted_model_in_a_forwarded_body(body: str) -> None:
     sent = body.encode()
     if (status := refused(sent)) is not None:
         assert status in (400, 403)
@@ -346,7 +347,7 @@ def test_no_reading_of_what_is_forwarded_names_another_model(body: str) -> None:
     assert all(allowed(model) for model in found), sent
 
 
-#: What can name models, too.
+#: These fields can name models, too.
 MAY_NAME_MODELS = ("preset", "plugins", "tools", "compound_custom", "moderation", "safety_model")
 
 
@@ -356,7 +357,7 @@ MAY_NAME_MODELS = ("preset", "plugins", "tools", "compound_custom", "moderation"
     fields=st.dictionaries(st.text(), st.text() | st.dictionaries(_NAME, _ID), max_size=4),
     escaped=st.booleans(),
 )
-def test_an_honest_body_is_not_refused(model: str, fields: Any, escaped: bool) -> None:
+def test_ordinary_body_is_not_refused(model: str, fields: Any, escaped: bool) -> None:
     known = {"model", "models", "stream", "stream_options", *MAY_NAME_MODELS}
     fields = {name: value for name, value in fields.items() if name.casefold() not in known}
     text = json.dumps({**fields, "model": model}, ensure_ascii=escaped)

@@ -1,5 +1,5 @@
-"""What is not ours goes to the app as it is: paths, mounts, websockets, lifespan; and whose
-connections are closed when."""
+"""Other requests go to the app unchanged: paths, mounts, websockets, lifespan. Also when
+connections are closed, and by whom."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ NOT_OURS = [
 
 
 @pytest.mark.parametrize("path", NOT_OURS)
-async def test_asgi_the_very_same_objects_and_nothing_around(path: str) -> None:
+async def test_asgi_app_gets_the_same_objects_and_no_extra_frame(path: str) -> None:
     seen: list[Any] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -66,11 +66,11 @@ async def test_asgi_the_very_same_objects_and_nothing_around(path: str) -> None:
     direct, through = seen
     assert all(one is other for one, other in zip(through[:3], (scope, receive, send), strict=True))
     assert scope == before
-    assert through[3] == direct[3]  # not even a call of the middleware's own
+    assert through[3] == direct[3]  # no extra call of the middleware
 
 
-async def test_asgi_it_is_seen_to_be_one() -> None:
-    """Servers and other middleware tell an app's interface by its ``__call__``."""
+async def test_asgi_middleware_is_recognized_as_asgi() -> None:
+    """Servers and other middleware recognize an app's interface by its ``__call__``."""
     seen: list[Any] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -85,7 +85,7 @@ async def test_asgi_it_is_seen_to_be_one() -> None:
 
 
 @pytest.mark.parametrize("path", NOT_OURS)
-def test_wsgi_the_very_same_objects_and_nothing_around(path: str) -> None:
+def test_wsgi_app_gets_the_same_objects_and_no_extra_frame(path: str) -> None:
     seen: list[Any] = []
     result: Any = object()
 
@@ -107,7 +107,7 @@ def test_wsgi_the_very_same_objects_and_nothing_around(path: str) -> None:
     assert through[2] - direct[2] == 1
 
 
-async def test_asgi_the_apps_own_error_is_its_own() -> None:
+async def test_asgi_error_of_the_app_propagates() -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         raise KeyError("mine")
 
@@ -115,7 +115,7 @@ async def test_asgi_the_apps_own_error_is_its_own() -> None:
         await WattfareMiddleware(app, **OPTIONS)(scope_of("GET", "/", {}), None, None)
 
 
-async def test_a_websocket_on_one_of_our_paths_is_the_apps() -> None:
+async def test_websocket_on_a_wattfare_path_goes_to_the_app() -> None:
     seen: list[Any] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -129,7 +129,7 @@ async def test_a_websocket_on_one_of_our_paths_is_the_apps() -> None:
     assert seen[0][2] is send
 
 
-# -- our own paths
+# -- Wattfare's paths
 
 
 @pytest.mark.parametrize(
@@ -141,14 +141,14 @@ async def test_a_websocket_on_one_of_our_paths_is_the_apps() -> None:
         ("inference_path", MODELS, "GET"),
     ],
 )
-def test_none_switches_a_path_off(drive: Drive, option: str, path: str, method: str) -> None:
+def test_none_turns_a_path_off(drive: Drive, option: str, path: str, method: str) -> None:
     ours = drive().request(method, path, JSON, body_of() if path == INFERENCE else b"")
     assert (ours.status, ours.body[:7]) != (200, b"the app")
     answer = drive(**{option: None}).request(method, path)
     assert answer.body == b"the app: " + path.encode()
 
 
-def test_other_paths(drive: Drive) -> None:
+def test_paths_can_be_changed(drive: Drive) -> None:
     driver = drive(token_path="/tök en", inference_path="/v1/chat/completions", status_path="/s")
     assert driver.request("POST", "/tök en").status == 200
     assert driver.request("POST", "/v1/chat/completions", JSON, body_of()).status == 200
@@ -167,7 +167,9 @@ def test_other_paths(drive: Drive) -> None:
         ("/a/", "/a/models"),
     ],
 )
-def test_the_list_of_models_is_beside(drive: Drive, inference: str, models: str) -> None:
+def test_model_list_is_next_to_the_inference_path(
+    drive: Drive, inference: str, models: str
+) -> None:
     driver = drive(inference_path=inference)
     assert driver.request("GET", models).json["data"]
 
@@ -183,12 +185,12 @@ def test_the_list_of_models_is_beside(drive: Drive, inference: str, models: str)
         {"inference_path": "/models"},
     ],
 )
-def test_paths_of_no_use_are_told_when_the_app_starts(drive: Drive, paths: Any) -> None:
+def test_invalid_paths_raise_at_start(drive: Drive, paths: Any) -> None:
     with pytest.raises(ValueError, match="path"):
         drive(**paths)
 
 
-def test_a_query_changes_nothing(drive: Drive) -> None:
+def test_query_does_not_change_the_path(drive: Drive) -> None:
     assert drive().request("POST", TOKEN, query="a=/api/b&c").status == 200
 
 
@@ -199,7 +201,7 @@ def test_a_query_changes_nothing(drive: Drive) -> None:
     ("root_path", "path", "ours"),
     [
         ("/mnt", "/mnt" + TOKEN, True),
-        ("/mnt", TOKEN, True),  # a server that leaves the root out
+        ("/mnt", TOKEN, True),  # a server that leaves the root path out
         ("/mnt", "/mntx" + TOKEN, False),
         ("/mnt", "/other" + TOKEN, False),
         ("/mnt", "/mnt", False),
@@ -234,7 +236,7 @@ async def _get(app: Any, path: str, method: str = "GET") -> tuple[int, bytes]:
 
 
 async def test_starlette_mounts_and_middleware(fake: FakeWattfare) -> None:
-    # No lifespan comes to what is mounted: a client is given, and closed by who gives it.
+    # A mounted app gets no lifespan: the parent passes a client and closes it.
     async with AsyncWattfare(SECRET_KEY, base_url=fake.url) as client:
         options: dict[str, Any] = {"resolve_user": lambda request: "u", "client": client}
         pages = [Route("/page", _page)]
@@ -274,7 +276,7 @@ def test_werkzeug_mounts(fake: FakeWattfare) -> None:
     middleware.close()
 
 
-# -- lifespan, and whose connections are closed when
+# -- lifespan, and when connections are closed
 
 
 async def _started(app: Any) -> ApplicationCommunicator:
@@ -301,7 +303,7 @@ async def _lifespan_app(scope: Any, receive: Any, send: Any) -> None:
 
 
 @pytest.mark.parametrize("end", ["complete", "failed"])
-async def test_asgi_our_own_connections_close_with_the_app(fake: FakeWattfare, end: str) -> None:
+async def test_asgi_own_connections_close_with_the_app(fake: FakeWattfare, end: str) -> None:
     middleware: Any = WattfareMiddleware(_lifespan_app, base_url=fake.url, **OPTIONS)
     scope = {"type": "lifespan", "asgi": {"version": "3.0"}, "state": {}, "end": end}
     lifespan = ApplicationCommunicator(middleware, scope)
@@ -316,13 +318,13 @@ async def test_asgi_our_own_connections_close_with_the_app(fake: FakeWattfare, e
     assert await asyncio.to_thread(exchange.closed.wait, PATIENCE)
 
 
-async def test_asgi_connections_open_when_they_are_needed(fake: FakeWattfare) -> None:
+async def test_asgi_connections_open_when_needed(fake: FakeWattfare) -> None:
     lifespan = await _started(WattfareMiddleware(_lifespan_app, base_url=fake.url, **OPTIONS))
     await _stop(lifespan)
     assert not fake.exchanges
 
 
-async def test_asgi_a_client_that_was_given_stays_open(fake: FakeWattfare) -> None:
+async def test_asgi_client_passed_as_an_option_stays_open(fake: FakeWattfare) -> None:
     async with AsyncWattfare(SECRET_KEY, base_url=fake.url) as client:
         middleware: Any = WattfareMiddleware(
             _lifespan_app, resolve_user=lambda request: "u", client=client
@@ -332,14 +334,14 @@ async def test_asgi_a_client_that_was_given_stays_open(fake: FakeWattfare) -> No
         await _stop(lifespan)
         await middleware.aclose()
         assert (await client.user("u").status()).connected
-        # The same connection went on.
+        # The same connection was used again.
         first, second = fake.exchanges
         assert first.writer is second.writer
         assert not first.closed.is_set()
     assert await asyncio.to_thread(second.closed.wait, PATIENCE)
 
 
-async def test_asgi_the_sibling_of_a_client_of_the_other_kind_is_ours(fake: FakeWattfare) -> None:
+async def test_asgi_sibling_of_a_sync_client_is_closed_with_the_app(fake: FakeWattfare) -> None:
     with Wattfare(SECRET_KEY, base_url=fake.url) as client:
         middleware: Any = WattfareMiddleware(
             _lifespan_app, resolve_user=lambda request: "u", client=client
@@ -351,18 +353,18 @@ async def test_asgi_the_sibling_of_a_client_of_the_other_kind_is_ours(fake: Fake
         assert await asyncio.to_thread(exchange.closed.wait, PATIENCE)
 
 
-def test_wsgi_close(fake: FakeWattfare) -> None:
+def test_wsgi_close_closes_own_connections(fake: FakeWattfare) -> None:
     middleware: Any = WattfareMiddleware(_wsgi_app, base_url=fake.url, **OPTIONS)
     assert Client(middleware).post(TOKEN).status_code == 200
     exchange = fake.next("/sessions")
     assert not exchange.closed.is_set()
     middleware.close()
     assert exchange.closed.wait(PATIENCE)
-    assert Client(middleware).post(TOKEN).status_code == 200  # it opens new ones
+    assert Client(middleware).post(TOKEN).status_code == 200  # the middleware opens new ones
     middleware.close()
 
 
-def test_wsgi_a_client_that_was_given_stays_open(fake: FakeWattfare) -> None:
+def test_wsgi_client_passed_as_an_option_stays_open(fake: FakeWattfare) -> None:
     with Wattfare(SECRET_KEY, base_url=fake.url) as client:
         middleware: Any = WattfareMiddleware(
             _wsgi_app, resolve_user=lambda request: "u", client=client
@@ -374,8 +376,10 @@ def test_wsgi_a_client_that_was_given_stays_open(fake: FakeWattfare) -> None:
         assert first.writer is second.writer
 
 
-def test_wsgi_at_exit_and_without_keeping_it_alive(fake: FakeWattfare) -> None:
-    """It closes its connections at exit, and nothing else keeps it."""
+def test_wsgi_connections_close_at_exit_without_keeping_the_middleware_alive(
+    fake: FakeWattfare,
+) -> None:
+    """The middleware closes its connections at exit. Nothing else holds a reference to it."""
     program = f"""
 import gc, sys, weakref
 from werkzeug.test import Client

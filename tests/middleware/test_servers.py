@@ -45,7 +45,7 @@ def environment(fake: FakeWattfare) -> dict[str, str]:
 
 @contextmanager
 def serving(name: str, fake: FakeWattfare, directory: Path) -> Iterator[Any]:
-    """The address of a server around the middleware."""
+    """Yields the address of a server around the middleware."""
     match name:
         case "uvicorn-h11" | "uvicorn-httptools":
             app = WattfareMiddleware(asgi_app, **options(fake))
@@ -79,7 +79,7 @@ WSGI = ["werkzeug", "gunicorn-sync", "gunicorn-gthread", "gunicorn-preload"]
 
 @pytest.fixture(scope="module")
 def servers(_fake: FakeWattfare, tmp_path_factory: Any) -> Iterator[Callable[[str], Any]]:
-    """Each server, started when it is first asked for."""
+    """Each server, started at its first use."""
     running: dict[str, tuple[Any, Any]] = {}
 
     def address_of(name: str) -> Any:
@@ -108,7 +108,7 @@ def connect_wsgi(request: Any, servers: Any, fake: FakeWattfare) -> Connect:
     return lambda: Visitor(servers(request.param))
 
 
-def test_each_event_comes_before_the_next_is_sent(connect: Connect, fake: FakeWattfare) -> None:
+def test_each_event_arrives_before_the_next_is_sent(connect: Connect, fake: FakeWattfare) -> None:
     fake.script = held_stream
     visitor = connect()
     visitor.ask("POST", INFERENCE, {**ME, "connection": "close"}, STREAM)
@@ -129,7 +129,7 @@ def test_each_event_comes_before_the_next_is_sent(connect: Connect, fake: FakeWa
     assert b"error" not in body
 
 
-def test_json_and_errors(connect: Connect, fake: FakeWattfare) -> None:
+def test_json_and_errors_arrive(connect: Connect, fake: FakeWattfare) -> None:
     for method, path, headers, body, status, part in (
         ("POST", TOKEN, ME, b"", b"200", b'"token":"a.b.c"'),
         ("POST", TOKEN, JSON, b"", b"401", b'"code":"auth"'),
@@ -146,7 +146,7 @@ def test_json_and_errors(connect: Connect, fake: FakeWattfare) -> None:
         assert part in answer
 
 
-def test_a_chunked_body(connect: Connect, fake: FakeWattfare) -> None:
+def test_chunked_body_is_read(connect: Connect, fake: FakeWattfare) -> None:
     visitor = connect()
     body = body_of()
     pieces = b"".join(b"%x\r\n%s\r\n" % (1, body[i : i + 1]) for i in range(len(body)))
@@ -161,7 +161,7 @@ def test_a_chunked_body(connect: Connect, fake: FakeWattfare) -> None:
     assert fake.next().body == body
 
 
-def test_a_stream_that_breaks_off(connect: Connect, fake: FakeWattfare) -> None:
+def test_stream_that_breaks_ends_with_an_error(connect: Connect, fake: FakeWattfare) -> None:
     fake.script = held_stream
     visitor = connect()
     visitor.ask("POST", INFERENCE, {**ME, "connection": "close"}, STREAM)
@@ -177,7 +177,7 @@ def test_a_stream_that_breaks_off(connect: Connect, fake: FakeWattfare) -> None:
 
 @pytest.mark.parametrize("reset", [False, True])
 @pytest.mark.parametrize("body", [body_of(), STREAM])
-def test_asgi_a_client_that_leaves_before_the_first_byte(
+def test_asgi_client_disconnects_before_the_first_byte(
     connect_asgi: Connect, fake: FakeWattfare, body: bytes, reset: bool
 ) -> None:
     fake.script = held
@@ -189,7 +189,7 @@ def test_asgi_a_client_that_leaves_before_the_first_byte(
 
 
 @pytest.mark.parametrize("reset", [False, True])
-def test_asgi_a_client_that_leaves_in_the_middle(
+def test_asgi_client_disconnects_within_a_stream(
     connect_asgi: Connect, fake: FakeWattfare, reset: bool
 ) -> None:
     fake.script = held_stream
@@ -199,11 +199,11 @@ def test_asgi_a_client_that_leaves_in_the_middle(
     exchange.chunk(word("one"))
     visitor.wait_for(word("one"))
     visitor.leave(reset=reset)
-    exchange.wait_gone()  # though nothing more is sent
+    exchange.wait_gone()  # although nothing more is sent
 
 
 @pytest.mark.parametrize("reset", [False, True])
-def test_wsgi_a_client_that_leaves_in_the_middle(
+def test_wsgi_client_disconnects_within_a_stream(
     connect_wsgi: Connect, fake: FakeWattfare, reset: bool
 ) -> None:
     fake.script = held_stream
@@ -213,7 +213,7 @@ def test_wsgi_a_client_that_leaves_in_the_middle(
     exchange.chunk(word("one"))
     visitor.wait_for(word("one"))
     visitor.leave(reset=reset)
-    # The server learns it where it writes: the first of these may still go into the void.
+    # The server notices at a write: the first write may still succeed.
     for _ in range(200):
         exchange.chunk(word("two"))
         if exchange.gone.wait(0.02):
@@ -222,8 +222,8 @@ def test_wsgi_a_client_that_leaves_in_the_middle(
 
 
 @pytest.mark.parametrize("name", ["uvicorn-h11", "hypercorn", "granian", "gunicorn-gthread"])
-def test_keep_alive_goes_on_after_a_stream(name: str, servers: Any, fake: FakeWattfare) -> None:
-    """What we watched for the client's going has taken nothing of its next request."""
+def test_keep_alive_continues_after_a_stream(name: str, servers: Any, fake: FakeWattfare) -> None:
+    """Watching for a disconnect takes nothing of the client's next request."""
     visitor = Visitor(servers(name))
     for _ in range(3):
         visitor.ask("POST", INFERENCE, ME, STREAM)
@@ -234,10 +234,8 @@ def test_keep_alive_goes_on_after_a_stream(name: str, servers: Any, fake: FakeWa
 
 
 @pytest.mark.parametrize("name", ["uvicorn-h11", "hypercorn", "granian", "gunicorn-gthread"])
-def test_a_client_that_reads_slowly_slows_the_service(
-    name: str, servers: Any, fake: FakeWattfare
-) -> None:
-    """What it does not take is not piled up here; and when it leaves, the call is closed."""
+def test_slow_reader_slows_the_service(name: str, servers: Any, fake: FakeWattfare) -> None:
+    """Unread data is not buffered here. If the client disconnects, the call is closed."""
     fake.script = held_stream
     visitor = Visitor(servers(name))
     visitor.ask("POST", INFERENCE, ME, STREAM)
@@ -246,13 +244,13 @@ def test_a_client_that_reads_slowly_slows_the_service(
     for _ in range(600):
         exchange.chunk(one)
     visitor.wait_for(b"data: ")
-    exchange.gone.wait(1)  # time enough to swallow all of it
+    exchange.gone.wait(1)  # enough time to read everything
     assert exchange.writer.transport.get_write_buffer_size() > 20_000_000
     visitor.leave()
     exchange.wait_gone()
 
 
-def test_a_stopping_server_closes_its_calls(fake: FakeWattfare) -> None:
+def test_stopping_server_closes_its_calls(fake: FakeWattfare) -> None:
     fake.script = held_stream
     app: Any = WattfareMiddleware(asgi_app, **options(fake))
     with uvicorn_server(app, timeout_graceful_shutdown=0) as address:
@@ -265,7 +263,7 @@ def test_a_stopping_server_closes_its_calls(fake: FakeWattfare) -> None:
     visitor.leave()
 
 
-def test_a_stopped_server_has_closed_its_connections(fake: FakeWattfare) -> None:
+def test_stopped_server_has_closed_its_connections(fake: FakeWattfare) -> None:
     app: Any = WattfareMiddleware(asgi_app, **options(fake))
     with uvicorn_server(app) as address:
         visitor = Visitor(address)
@@ -277,7 +275,9 @@ def test_a_stopped_server_has_closed_its_connections(fake: FakeWattfare) -> None
 
 
 @pytest.mark.parametrize("name", ["uvicorn-h11", "gunicorn-gthread"])
-def test_many_at_once(name: str, servers: Any, fake: FakeWattfare) -> None:
+def test_concurrent_requests_get_their_own_answers(
+    name: str, servers: Any, fake: FakeWattfare
+) -> None:
     address = servers(name)
     failures: list[BaseException] = []
 

@@ -1,4 +1,5 @@
-"""Who may send a browser here: the cross-site rule, the preflight and the CORS headers."""
+"""Which sites may send requests from a browser: the cross-site rule, the preflight and the CORS
+headers."""
 
 from __future__ import annotations
 
@@ -30,7 +31,7 @@ def post(driver: Driver, path: str, **headers: str) -> Any:
         {"host": "app.example"},
         {"sec_fetch_site": "same-origin"},
         {"sec_fetch_site": "none"},
-        # The browser's own word goes before what can be read from names.
+        # The browser's own statement counts more than a comparison of names.
         {"sec_fetch_site": "same-origin", "origin": "http://inner", "host": "outer"},
         {"origin": "http://app.example", "host": "app.example"},
         {"origin": "https://app.example", "host": "app.example"},
@@ -44,7 +45,9 @@ def post(driver: Driver, path: str, **headers: str) -> Any:
         {"origin": "http://127.0.0.1:5000", "host": "127.0.0.1:5000"},
     ],
 )
-def test_the_apps_own_pages_and_what_is_no_browser(drive: Drive, path: str, headers: Any) -> None:
+def test_same_site_pages_and_other_clients_are_admitted(
+    drive: Drive, path: str, headers: Any
+) -> None:
     assert post(drive(), path, **headers).status == 200
 
 
@@ -91,7 +94,7 @@ def test_the_apps_own_pages_and_what_is_no_browser(drive: Drive, path: str, head
         {"origin": "http://\u00fc.example", "host": "app.example"},
     ],
 )
-def test_other_sites(drive: Drive, fake: FakeWattfare, path: str, headers: Any) -> None:
+def test_other_sites_are_refused(drive: Drive, fake: FakeWattfare, path: str, headers: Any) -> None:
     asked: list[Any] = []
     driver = drive(resolve_user=lambda request: asked.append(request) or "user_1")
     answer = post(driver, path, **headers)
@@ -102,7 +105,7 @@ def test_other_sites(drive: Drive, fake: FakeWattfare, path: str, headers: Any) 
 
 
 @pytest.mark.parametrize("path", SPENDING)
-def test_several_origins_are_none(drive: Drive, fake: FakeWattfare, path: str) -> None:
+def test_several_origins_count_as_none(drive: Drive, fake: FakeWattfare, path: str) -> None:
     driver = drive(allowed_origins=[OTHER])
     fields = [*JSON.items(), ("host", "app.example"), ("origin", OTHER), ("origin", OTHER)]
     assert driver.request("POST", path, fields, body_of()).status == 403
@@ -111,7 +114,7 @@ def test_several_origins_are_none(drive: Drive, fake: FakeWattfare, path: str) -
 
 @pytest.mark.parametrize("path", SPENDING)
 @pytest.mark.parametrize("site", [{}, {"sec_fetch_site": "cross-site"}, {"sec_fetch_site": ""}])
-def test_allowed_origins(drive: Drive, path: str, site: dict[str, str]) -> None:
+def test_allowed_origins_are_admitted(drive: Drive, path: str, site: dict[str, str]) -> None:
     driver = drive(allowed_origins=[OTHER, "http://localhost:3000"])
     for origin in (OTHER, "http://localhost:3000"):
         answer = post(driver, path, origin=origin, host="app.example", **site)
@@ -139,7 +142,7 @@ def test_allowed_origins_are_exact(drive: Drive, fake: FakeWattfare, origin: str
     assert not fake.exchanges
 
 
-def test_a_streams_answer_can_be_read_by_an_allowed_origin(drive: Drive) -> None:
+def test_allowed_origin_can_read_a_stream(drive: Drive) -> None:
     driver = drive(allowed_origins=[OTHER])
     headers = {**JSON, "origin": OTHER, "sec-fetch-site": "cross-site"}
     answer = driver.request("POST", INFERENCE, headers, body_of(stream=True))
@@ -148,15 +151,15 @@ def test_a_streams_answer_can_be_read_by_an_allowed_origin(drive: Drive) -> None
 
 
 @pytest.mark.parametrize("path", [TOKEN, INFERENCE, STATUS, MODELS])
-def test_errors_can_be_read_by_an_allowed_origin(drive: Drive, path: str) -> None:
+def test_allowed_origin_can_read_errors(drive: Drive, path: str) -> None:
     answer = drive(allowed_origins=[OTHER]).request("PUT", path, {"origin": OTHER})
     assert answer.status == 405
     assert answer.headers["access-control-allow-origin"] == OTHER
 
 
 @pytest.mark.parametrize("path", [STATUS, MODELS])
-def test_reading_spends_nothing_and_is_shielded_by_the_browser(drive: Drive, path: str) -> None:
-    # Another site may send it and cannot read what comes back.
+def test_other_site_may_get_but_cannot_read(drive: Drive, path: str) -> None:
+    # Another site may send the request but cannot read the answer.
     answer = drive().request("GET", path, {"origin": OTHER, "sec-fetch-site": "cross-site"})
     assert answer.status == 200
     assert not any("access-control" in name for name in answer.headers)
@@ -178,7 +181,9 @@ def preflight(driver: Driver, path: str, origin: str | None, headers: str | None
     ("path", "methods"),
     [(TOKEN, "POST"), (INFERENCE, "POST"), (STATUS, "GET, HEAD, DELETE"), (MODELS, "GET, HEAD")],
 )
-def test_a_preflight(drive: Drive, fake: FakeWattfare, path: str, methods: str) -> None:
+def test_preflight_of_an_allowed_origin(
+    drive: Drive, fake: FakeWattfare, path: str, methods: str
+) -> None:
     def never(request: Any) -> str:
         raise AssertionError("a preflight carries no cookies")
 
@@ -195,20 +200,20 @@ def test_a_preflight(drive: Drive, fake: FakeWattfare, path: str, methods: str) 
 
 @pytest.mark.parametrize("origin", [None, "null", "*", "", "http://other.example", OTHER + "/"])
 @pytest.mark.parametrize("origins", [[], [OTHER]])
-def test_a_preflight_of_another_origin(drive: Drive, origin: str | None, origins: Any) -> None:
+def test_preflight_of_another_origin(drive: Drive, origin: str | None, origins: Any) -> None:
     answer = preflight(drive(allowed_origins=origins), INFERENCE, origin)
     assert (answer.status, answer.code) == (403, "invalid_request")
     assert not any("access-control" in name for name in answer.headers)
 
 
 @pytest.mark.parametrize("asked", ["a\r\nset-cookie: a=1", "a\x00", "\u00fc", "\x7f"])
-def test_what_is_no_header_is_not_repeated(drive: Drive, asked: str) -> None:
+def test_invalid_header_name_is_not_repeated(drive: Drive, asked: str) -> None:
     answer = preflight(drive(allowed_origins=[OTHER]), INFERENCE, OTHER, asked)
     assert answer.status == 204
     assert answer.headers["access-control-allow-headers"] == ""
 
 
-def test_options_that_is_no_preflight(drive: Drive) -> None:
+def test_options_without_a_preflight_is_refused(drive: Drive) -> None:
     answer = drive(allowed_origins=[OTHER]).request("OPTIONS", TOKEN, {"origin": OTHER})
     assert answer.status == 405
 
@@ -223,9 +228,7 @@ def test_options_that_is_no_preflight(drive: Drive) -> None:
         *(["https://a.example:x"], ["https://a.example:"]),
     ],
 )
-def test_an_origin_that_no_browser_sends_is_told_when_the_app_starts(
-    drive: Drive, origins: Any
-) -> None:
+def test_impossible_origin_raises_at_start(drive: Drive, origins: Any) -> None:
     with pytest.raises(ValueError, match="allowed_origins"):
         drive(allowed_origins=origins)
 
@@ -233,11 +236,11 @@ def test_an_origin_that_no_browser_sends_is_told_when_the_app_starts(
 @pytest.mark.parametrize(
     "origin", ["http://localhost:3000", "https://a.example", "http://[::1]:8080", "http://10.0.0.1"]
 )
-def test_an_origin_may_stand_alone(drive: Drive, origin: str) -> None:
+def test_single_origin_may_be_a_string(drive: Drive, origin: str) -> None:
     assert post(drive(allowed_origins=origin), TOKEN, origin=origin).status == 200
 
 
-def test_the_handler_alone_knows_the_same_rule(fake: FakeWattfare) -> None:
+def test_session_handler_applies_the_same_rule(fake: FakeWattfare) -> None:
     for kind in (Wattfare, AsyncWattfare):
         with pytest.raises(ValueError, match="allowed_origins"):
             kind(SECRET_KEY).session_handler(lambda request: "u", allowed_origins=["*"])

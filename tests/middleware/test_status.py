@@ -13,7 +13,7 @@ from support.fake_wattfare import FakeWattfare
 Drive = Callable[..., Driver]
 
 
-def test_get(drive: Drive, fake: FakeWattfare) -> None:
+def test_get_returns_the_status(drive: Drive, fake: FakeWattfare) -> None:
     answer = drive(resolve_user=lambda request: "ü ser&/%").request("GET", STATUS)
     assert answer.status == 200
     assert answer.json == TOLD
@@ -21,7 +21,7 @@ def test_get(drive: Drive, fake: FakeWattfare) -> None:
     assert fake.next("/status").query == {"appUserId": ["ü ser&/%"]}
 
 
-def test_head(drive: Drive) -> None:
+def test_head_returns_no_body(drive: Drive) -> None:
     driver = drive()
     head, get = driver.request("HEAD", STATUS), driver.request("GET", STATUS)
     assert (head.status, head.body) == (200, b"")
@@ -30,7 +30,7 @@ def test_head(drive: Drive) -> None:
     assert head.headers == get.headers
 
 
-def test_who_is_not_connected_gets_no_error(drive: Drive, fake: FakeWattfare) -> None:
+def test_user_without_a_connection_gets_a_status(drive: Drive, fake: FakeWattfare) -> None:
     told = {"connected": False, "limits": None, "usage": {"monthlyUsd": 0}, "remainingUsd": 0}
     fake.script = lambda exchange: exchange.answer(told)
     answer = drive().request("GET", STATUS)
@@ -48,7 +48,7 @@ def test_amounts_keep_every_digit(drive: Drive, fake: FakeWattfare) -> None:
     assert b"19.899999999" in body
 
 
-def test_nobody_signed_in(drive: Drive, fake: FakeWattfare) -> None:
+def test_anonymous_visitor_is_refused(drive: Drive, fake: FakeWattfare) -> None:
     driver = drive(resolve_user=lambda request: None)
     answer = driver.request("GET", STATUS)
     assert (answer.status, answer.code) == (401, "auth")
@@ -59,7 +59,7 @@ def test_nobody_signed_in(drive: Drive, fake: FakeWattfare) -> None:
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "OPTIONS"])
-def test_other_methods(drive: Drive, fake: FakeWattfare, method: str) -> None:
+def test_other_methods_are_refused(drive: Drive, fake: FakeWattfare, method: str) -> None:
     answer = drive().request(method, STATUS)
     assert (answer.status, answer.code) == (405, "invalid_request")
     assert answer.headers["allow"] == "GET, HEAD, DELETE"
@@ -67,13 +67,13 @@ def test_other_methods(drive: Drive, fake: FakeWattfare, method: str) -> None:
 
 
 @pytest.mark.parametrize("told", ["[]", "{}", '{"connected": "yes"}', "<html>", '{"connected": tr'])
-def test_what_is_no_status(drive: Drive, fake: FakeWattfare, told: str) -> None:
+def test_invalid_status_of_the_service_is_502(drive: Drive, fake: FakeWattfare, told: str) -> None:
     fake.script = lambda exchange: exchange.answer(told)
     answer = drive().request("GET", STATUS)
     assert (answer.status, answer.code) == (502, "unknown")
 
 
-def test_it_is_tried_once_more(drive: Drive, fake: FakeWattfare) -> None:
+def test_status_is_retried_once(drive: Drive, fake: FakeWattfare) -> None:
     left = [("upstream", 503)]
 
     def script(exchange: Any) -> None:

@@ -1,5 +1,5 @@
-"""Streams through the middleware: each event unchanged and as soon as it is whole, whatever the
-line ends, and what the client gets where the service breaks off."""
+"""Streams through the middleware: each event is forwarded unchanged once it is complete, with any
+line ends. Also what the client gets if the service breaks off."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ STREAM = body_of(stream=True)
 
 
 def begin(driver: Driver, fake: FakeWattfare, **more: Any) -> tuple[Live, Exchange]:
-    """A stream of which nothing but the head has come."""
+    """Opens a stream of which only the head has arrived."""
     fake.script = held_stream
     live = driver.open("POST", INFERENCE, {**JSON, "x-request-id": "r-1"}, STREAM, **more)
     exchange = fake.next()
@@ -41,7 +41,7 @@ def begin(driver: Driver, fake: FakeWattfare, **more: Any) -> tuple[Live, Exchan
 
 
 def broken(data: bytes) -> bool:
-    """Is this the one event that tells that a stream broke off?"""
+    """True if this is the single event that reports a broken stream."""
     assert data.startswith(b"data: ")
     assert data.endswith(b"\n\n")
     assert data.count(b"\n") == 2
@@ -51,7 +51,7 @@ def broken(data: bytes) -> bool:
     return error["error"]["code"] == "upstream" and "broke off" in error["error"]["message"]
 
 
-def test_each_event_goes_on_before_the_next_has_come(drive: Drive, fake: FakeWattfare) -> None:
+def test_each_event_is_forwarded_before_the_next_arrives(drive: Drive, fake: FakeWattfare) -> None:
     live, exchange = begin(drive(), fake)
     assert live.status == 200
     headers = dict(live.fields)
@@ -68,7 +68,7 @@ def test_each_event_goes_on_before_the_next_has_come(drive: Drive, fake: FakeWat
     assert live.next() is None
 
 
-def test_an_event_waits_for_its_end(drive: Drive, fake: FakeWattfare) -> None:
+def test_event_is_forwarded_once_complete(drive: Drive, fake: FakeWattfare) -> None:
     live, exchange = begin(drive(), fake)
     one, two = word("one"), word("two ü")
     exchange.chunk(one[:7])
@@ -85,7 +85,9 @@ def test_an_event_waits_for_its_end(drive: Drive, fake: FakeWattfare) -> None:
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 @pytest.mark.parametrize("byte_by_byte", [False, True])
-def test_any_line_end(drive: Drive, fake: FakeWattfare, end: str, byte_by_byte: bool) -> None:
+def test_any_line_end_is_accepted(
+    drive: Drive, fake: FakeWattfare, end: str, byte_by_byte: bool
+) -> None:
     data = b"".join(
         [b": hi\n\n", word("one"), b"event: x\ndata: 1\ndata: 2\n\n", word("two"), DONE]
     )
@@ -97,7 +99,9 @@ def test_any_line_end(drive: Drive, fake: FakeWattfare, end: str, byte_by_byte: 
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
-def test_any_line_end_goes_on_at_once(drive: Drive, fake: FakeWattfare, end: str) -> None:
+def test_event_with_any_line_end_is_forwarded_at_once(
+    drive: Drive, fake: FakeWattfare, end: str
+) -> None:
     live, exchange = begin(drive(), fake)
     for text in ("one", "two", "three"):
         one = word(text).replace(b"\n", end.encode())
@@ -112,10 +116,12 @@ def test_any_line_end_goes_on_at_once(drive: Drive, fake: FakeWattfare, end: str
     "half", [b"", b"data", b'data: {"choices": [', word("two")[:-1], b": comm"]
 )
 @pytest.mark.parametrize("how", ["reset", "hang_up", "end"])
-def test_a_stream_that_breaks_off(drive: Drive, fake: FakeWattfare, half: bytes, how: str) -> None:
+def test_broken_stream_ends_with_an_error_event(
+    drive: Drive, fake: FakeWattfare, half: bytes, how: str
+) -> None:
     live, exchange = begin(drive(), fake)
     exchange.chunk(word("one") + half)
-    assert live.next() == word("one")  # so that all of it has arrived before the RST
+    assert live.next() == word("one")  # so that everything has arrived before the RST
     getattr(exchange, how)()
     last = live.next()
     assert last is not None
@@ -126,7 +132,7 @@ def test_a_stream_that_breaks_off(drive: Drive, fake: FakeWattfare, half: bytes,
 @pytest.mark.parametrize(
     "nonsense", [b"zz\r\nwhat", b"-1\r\n", b"\r\n\r\n", b"5\r\nhellotoo", b"f" * 100_000]
 )
-def test_a_stream_that_is_no_http_any_more(
+def test_invalid_http_in_a_stream_ends_it_with_an_error_event(
     drive: Drive, fake: FakeWattfare, nonsense: bytes
 ) -> None:
     live, exchange = begin(drive(), fake)
@@ -140,7 +146,7 @@ def test_a_stream_that_is_no_http_any_more(
     assert live.next() is None
 
 
-def test_a_stream_without_any_event_is_broken(drive: Drive, fake: FakeWattfare) -> None:
+def test_stream_without_any_event_is_broken(drive: Drive, fake: FakeWattfare) -> None:
     fake.script = lambda exchange: exchange.stream()
     assert broken(drive().request("POST", INFERENCE, JSON, STREAM).body)
 
@@ -148,7 +154,7 @@ def test_a_stream_without_any_event_is_broken(drive: Drive, fake: FakeWattfare) 
 @pytest.mark.parametrize(
     "last", [b"data: [DONE]", b"data: [DONE]\n", b"data:[DONE]\r\n", b"data: [DONE]\r"]
 )
-def test_the_last_empty_line_may_be_missing(drive: Drive, fake: FakeWattfare, last: bytes) -> None:
+def test_last_empty_line_may_be_missing(drive: Drive, fake: FakeWattfare, last: bytes) -> None:
     fake.script = lambda exchange: exchange.stream(word("one"), last)
     answer = drive().request("POST", INFERENCE, JSON, STREAM)
     assert answer.body.startswith(word("one") + last)
@@ -157,7 +163,7 @@ def test_the_last_empty_line_may_be_missing(drive: Drive, fake: FakeWattfare, la
 
 
 @pytest.mark.parametrize("how", ["reset", "hang_up"])
-def test_after_its_end_it_may_break_off(drive: Drive, fake: FakeWattfare, how: str) -> None:
+def test_stream_may_break_off_after_its_end(drive: Drive, fake: FakeWattfare, how: str) -> None:
     live, exchange = begin(drive(), fake)
     exchange.chunk(word("one") + DONE)
     assert live.next() == word("one") + DONE
@@ -166,7 +172,7 @@ def test_after_its_end_it_may_break_off(drive: Drive, fake: FakeWattfare, how: s
 
 
 @pytest.mark.parametrize("how", ["reset", "hang_up", "end"])
-def test_after_an_error_of_the_services_own_there_is_no_other(
+def test_error_event_of_the_service_is_the_last_event(
     drive: Drive, fake: FakeWattfare, how: str
 ) -> None:
     error = event({"error": {"code": "budget_exceeded", "message": "The cap is reached."}})
@@ -177,7 +183,9 @@ def test_after_an_error_of_the_services_own_there_is_no_other(
     assert live.next() is None
 
 
-def test_what_only_looks_like_an_end_is_none(drive: Drive, fake: FakeWattfare) -> None:
+def test_text_that_resembles_an_end_does_not_end_the_stream(
+    drive: Drive, fake: FakeWattfare
+) -> None:
     looks = word('"error" [DONE]') + event({"error": None, "choices": []}) + b": [DONE]\n\n"
     fake.script = lambda exchange: exchange.stream(looks)
     body = drive().request("POST", INFERENCE, JSON, STREAM).body
@@ -185,9 +193,7 @@ def test_what_only_looks_like_an_end_is_none(drive: Drive, fake: FakeWattfare) -
     assert broken(body.removeprefix(looks))
 
 
-def test_an_event_without_end_is_not_kept_for_ever(
-    drive: Drive, fake: FakeWattfare, monkeypatch: Any
-) -> None:
+def test_endless_event_is_cut_off(drive: Drive, fake: FakeWattfare, monkeypatch: Any) -> None:
     monkeypatch.setattr("wattfare_mw.sse.MAX_EVENT_BYTES", 10_000)
     live, exchange = begin(drive(), fake)
     exchange.chunk(word("one"))
@@ -201,7 +207,7 @@ def test_an_event_without_end_is_not_kept_for_ever(
 
 
 @pytest.mark.parametrize("stream", [None, False, True])
-def test_what_the_service_answers_goes_out_whatever_was_asked(
+def test_type_of_the_answer_counts_and_not_that_of_the_request(
     drive: Drive, fake: FakeWattfare, stream: bool | None
 ) -> None:
     fake.script = lambda x: x.stream(
@@ -213,7 +219,7 @@ def test_what_the_service_answers_goes_out_whatever_was_asked(
     assert "content-length" not in answer.headers
 
 
-def test_the_outcome_is_told(drive: Drive, fake: FakeWattfare, caplog: Any) -> None:
+def test_outcome_is_reported(drive: Drive, fake: FakeWattfare, caplog: Any) -> None:
     caplog.set_level("INFO", "wattfare_mw")
     told: list[Any] = []
     over = threading.Event()
@@ -243,8 +249,8 @@ def test_the_outcome_is_told(drive: Drive, fake: FakeWattfare, caplog: Any) -> N
 
 
 @pytest.mark.parametrize("count", [100])
-def test_a_hundred_streams_at_once(drive: Drive, fake: FakeWattfare, count: int) -> None:
-    """None gets a byte of another's, and all are under way at the same time."""
+def test_a_hundred_concurrent_streams(drive: Drive, fake: FakeWattfare, count: int) -> None:
+    """No stream gets bytes of another, and all run at the same time."""
     driver = drive(resolve_user=lambda request: request.headers["x-me"])
     fake.script = held_stream
     lives = [
@@ -263,7 +269,7 @@ def test_a_hundred_streams_at_once(drive: Drive, fake: FakeWattfare, count: int)
     assert {live.rest() for live in lives} == {DONE}
 
 
-# -- any stream, cut anywhere
+# -- any stream, cut at any place
 
 _LINE = st.one_of(
     st.sampled_from([b"data: [DONE]", b": ping", b"data: {}", b"event: x", b"data", b"\xff\xfe"]),
@@ -295,9 +301,9 @@ def both() -> Any:
 
 @examples(80)
 @given(lines=_STREAM, cuts=st.lists(st.integers(1, 40), max_size=6), clean=st.booleans())
-def test_any_stream_cut_anywhere(both: Any, lines: Any, cuts: list[int], clean: bool) -> None:
-    """What comes out is a prefix of what went in, to the end of an event, and then nothing more
-    or the one event of a broken stream; and it is the same on both sides."""
+def test_any_stream_cut_at_any_place(both: Any, lines: Any, cuts: list[int], clean: bool) -> None:
+    """The output is a prefix of the input, up to the end of an event. It may be followed by one
+    error event. ASGI and WSGI agree."""
     fake, drivers, _ = both
     data = b"".join(line + end for line, end in lines)
     chunks, start = [], 0
@@ -324,7 +330,7 @@ def test_any_stream_cut_anywhere(both: Any, lines: Any, cuts: list[int], clean: 
         bodies.add(answer.body)
         passed = answer.body
         if passed.rstrip(b"\r\n") == data.rstrip(b"\r\n") and passed.startswith(data):
-            # Complete, or told as broken by the service itself.
+            # Complete, or reported as broken by the service itself.
             assert b"[DONE]" in passed or b'"error"' in passed
             continue
         cut = passed.rfind(b"data: ", 0, len(passed))

@@ -1,4 +1,4 @@
-"""The token path: who asks, which cap, and what an error answers."""
+"""The token path: the user, the cap, and the answers to errors."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from wattfare_mw import RequestLimit, SessionRequest, WattfareBudgetExceededErro
 
 
 @pytest.mark.parametrize("body", [b"", b"{}", b"whatever", b"\xff" * 70_000])
-def test_a_session_with_and_without_a_body(drive: Any, fake: Any, body: bytes) -> None:
+def test_session_with_and_without_a_body(drive: Any, fake: Any, body: bytes) -> None:
     answer = drive().request("POST", TOKEN, {"content-type": "text/plain"}, body)
     assert answer.status == 200
     assert answer.json == SESSION
@@ -27,20 +27,20 @@ def test_a_session_with_and_without_a_body(drive: Any, fake: Any, body: bytes) -
 
 
 @pytest.mark.parametrize("user", ["ü ser/%41?&=", "😀", " a", "a" * 256, "\u2028\n\x01"])
-def test_any_id_that_can_be_one_goes_up_as_it_is(drive: Any, fake: Any, user: str) -> None:
+def test_any_valid_user_id_is_sent_unchanged(drive: Any, fake: Any, user: str) -> None:
     assert drive(resolve_user=lambda _: user).request("POST", TOKEN).status == 200
     assert fake.next("/sessions").json == {"appUserId": user}
 
 
-def test_nobody_signed_in(drive: Any, fake: Any, caplog: Any) -> None:
+def test_anonymous_visitor_is_refused(drive: Any, fake: Any, caplog: Any) -> None:
     answer = drive(resolve_user=lambda request: None).request("POST", TOKEN)
     assert (answer.status, answer.code) == (401, "auth")
     assert not fake.exchanges
-    assert not caplog.records  # it is nobody's mistake, and the app's key is all right
+    assert not caplog.records  # this is no error, and the app's key is valid
 
 
 @pytest.mark.parametrize("user", ["", 7.0, b"user", True, [], "a" * 257, "\ud800", "a\0", object()])
-def test_what_is_no_user_id_is_the_apps_bug(
+def test_invalid_user_id_is_the_apps_error(
     drive: Any, fake: Any, caplog: Any, user: object
 ) -> None:
     answer = drive(resolve_user=lambda request: user).request("POST", TOKEN)
@@ -79,14 +79,14 @@ class _AsyncCallableUser:
         (lambda request: _async_user(request), "async me"),
     ],
 )
-def test_any_kind_of_function_tells_the_user(
+def test_resolve_user_may_be_any_kind_of_function(
     drive: Any, fake: Any, resolve: Any, user: str
 ) -> None:
     assert drive(resolve_user=resolve).request("POST", TOKEN, {"x-who": "me"}).status == 200
     assert fake.next("/sessions").json == {"appUserId": user}
 
 
-def test_what_a_request_is_to_resolve_user(drive: Any, interface: str) -> None:
+def test_request_that_resolve_user_gets(drive: Any, interface: str) -> None:
     seen: list[Any] = []
     driver = drive(resolve_user=lambda request: seen.append(request))
     fields = [("cookie", "a=1; b=x%20y"), ("cookie", "c=3"), ("x-a", "1"), ("X-A", "2")]
@@ -107,7 +107,7 @@ def test_what_a_request_is_to_resolve_user(drive: Any, interface: str) -> None:
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyError, RuntimeError, StopIteration, OSError])
-def test_an_error_of_the_apps_own_tells_nothing(drive: Any, caplog: Any, error: Any) -> None:
+def test_error_of_the_app_reveals_nothing(drive: Any, caplog: Any, error: Any) -> None:
     def resolve_user(request: Any) -> str:
         raise error("the password is hunter2")
 
@@ -119,12 +119,12 @@ def test_an_error_of_the_apps_own_tells_nothing(drive: Any, caplog: Any, error: 
     assert record.name == "wattfare_mw"
     assert record.levelno == logging.ERROR
     assert "r-1" in record.getMessage()
-    # The log has all of it, down to the line.
+    # The log has the whole error, with its line.
     assert "hunter2" in caplog.text
     assert "in resolve_user" in caplog.text
 
 
-def test_a_wattfare_error_of_the_apps_own_goes_out(drive: Any) -> None:
+def test_wattfare_error_of_the_app_is_forwarded(drive: Any) -> None:
     def resolve_user(request: Any) -> str:
         raise WattfareBudgetExceededError("Not this month.")
 
@@ -143,21 +143,21 @@ def test_a_wattfare_error_of_the_apps_own_goes_out(drive: Any) -> None:
         ("unknown", 404),
     ],
 )
-def test_a_refusal_goes_out_as_it_came(drive: Any, fake: Any, code: str, status: int) -> None:
+def test_refusal_is_forwarded_unchanged(drive: Any, fake: Any, code: str, status: int) -> None:
     fake.script = lambda exchange: exchange.error(code, status, "Because.")
     answer = drive().request("POST", TOKEN)
     assert (answer.status, answer.code) == (status, code)
     assert answer.json["error"]["message"] == "Because."
 
 
-def test_a_rate_limit_says_when(once: Any, fake: Any) -> None:
+def test_rate_limit_has_retry_after(once: Any, fake: Any) -> None:
     fake.script = lambda exchange: exchange.error("rate_limited", 429, retry_after="7")
     answer = once().request("POST", TOKEN)
     assert (answer.status, answer.code, answer.headers["retry-after"]) == (429, "rate_limited", "7")
 
 
-def test_a_service_that_is_not_there(once: Any, caplog: Any) -> None:
-    # Nothing listens on this one, and it cannot be taken in the meantime.
+def test_unreachable_service_is_502(once: Any, caplog: Any) -> None:
+    # Nothing listens on this port, and no other process can take it meanwhile.
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         answer = once(f"http://127.0.0.1:{taken.getsockname()[1]}").request("POST", TOKEN)
@@ -194,7 +194,7 @@ def test_a_service_that_is_not_there(once: Any, caplog: Any) -> None:
         (lambda x: (x.send(b"ho ho ho\r\n\r\n"), x.hang_up()), 502, "network"),
     ],
 )
-def test_what_is_not_the_protocol(
+def test_answer_outside_of_the_protocol_is_replaced(
     once: Any, fake: Any, script: Any, status: int, code: str
 ) -> None:
     fake.script = script
@@ -202,8 +202,8 @@ def test_what_is_not_the_protocol(
     assert (answer.status, answer.code) == (status, code)
 
 
-def test_the_apps_key_refused_is_told_in_words(drive: Any, fake: Any, caplog: Any) -> None:
-    # A service that repeats what it was sent must not make us tell it to everybody.
+def test_refused_app_key_is_explained_in_the_log(drive: Any, fake: Any, caplog: Any) -> None:
+    # A service that repeats the key must not make us send it to the browser.
     fake.script = lambda x: x.error("auth", 401, f"The key {SECRET_KEY} is not known.")
     answer = drive().request("POST", TOKEN, {"x-request-id": "r-2"})
     assert (answer.status, answer.code) == (401, "auth")
@@ -233,13 +233,15 @@ async def _async_limit(request: Any) -> Decimal:
         (_async_limit, 2.5),
     ],
 )
-def test_a_cap_fixed_or_of_the_request(drive: Any, fake: Any, limit: Any, sent: Any) -> None:
+def test_cap_is_fixed_or_depends_on_the_request(
+    drive: Any, fake: Any, limit: Any, sent: Any
+) -> None:
     assert drive(request_limit=limit).request("POST", TOKEN).status == 200
     assert fake.next("/sessions").json["requestLimit"] == {"monthlyUsd": sent}
 
 
 @pytest.mark.parametrize("limit", [None, lambda request: None, SessionRequest()])
-def test_no_cap(drive: Any, fake: Any, limit: Any) -> None:
+def test_session_without_a_cap(drive: Any, fake: Any, limit: Any) -> None:
     assert drive(request_limit=limit).request("POST", TOKEN).status == 200
     assert fake.next("/sessions").json == {"appUserId": "user_1"}
 
@@ -248,23 +250,23 @@ NONSENSE = [-1, float("nan"), float("inf"), "20", True, object(), [], 10**10, De
 
 
 @pytest.mark.parametrize("limit", NONSENSE)
-def test_a_function_that_gives_no_cap_is_the_apps_bug(
+def test_cap_function_with_an_invalid_result_is_the_apps_error(
     drive: Any, fake: Any, caplog: Any, limit: Any
 ) -> None:
     answer = drive(request_limit=lambda request: limit).request("POST", TOKEN)
     assert (answer.status, answer.code) == (500, "unknown")
     assert not fake.exchanges
     [record] = caplog.records
-    assert "request_limit gave no cap" in record.getMessage()
+    assert "request_limit did not return a valid cap" in record.getMessage()
 
 
 @pytest.mark.parametrize("limit", NONSENSE)
-def test_a_cap_that_is_none_is_told_when_the_app_starts(drive: Any, limit: Any) -> None:
+def test_invalid_cap_raises_at_start(drive: Any, limit: Any) -> None:
     with pytest.raises((WattfareError, TypeError, ValueError)):
         drive(request_limit=limit)
 
 
-def test_a_cap_is_asked_of_the_plan_of_the_request(drive: Any, fake: Any) -> None:
+def test_cap_function_gets_the_request(drive: Any, fake: Any) -> None:
     driver = drive(request_limit=lambda request: {"pro": 50, "free": 1}[request.headers["plan"]])
     for plan, cap in (("pro", 50), ("free", 1)):
         assert driver.request("POST", TOKEN, {"plan": plan}).status == 200
@@ -273,7 +275,7 @@ def test_a_cap_is_asked_of_the_plan_of_the_request(drive: Any, fake: Any) -> Non
 
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS"])
-def test_other_methods(drive: Any, fake: Any, method: str) -> None:
+def test_other_methods_are_refused(drive: Any, fake: Any, method: str) -> None:
     answer = drive().request(method, TOKEN)
     assert (answer.status, answer.headers["allow"]) == (405, "POST")
     assert (answer.body == b"") == (method == "HEAD")

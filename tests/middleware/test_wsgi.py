@@ -1,5 +1,5 @@
-"""What WSGI asks of a middleware: both referees of the specification, threads, forks, and
-functions that are asynchronous."""
+"""WSGI's rules for a middleware: both validators of the specification, threads, forks and async
+functions."""
 
 from __future__ import annotations
 
@@ -68,12 +68,12 @@ def start_with(answer: list[Any]) -> Any:
 
 @pytest.mark.parametrize("referee", [validator, LintMiddleware])
 @pytest.mark.parametrize(("method", "path", "headers", "body", "status"), REQUESTS)
-def test_the_referees_find_nothing(
+def test_validators_find_no_fault(
     fake: FakeWattfare, referee: Any, method: str, path: str, headers: Any, body: bytes, status: int
 ) -> None:
-    """One around the middleware, and one inside it: their warnings are errors here."""
-    # werkzeug's asks a 204 for the length that RFC 9110, 8.6 forbids it, and compares that of a
-    # HEAD, which is the GET's, to the body that it does not have.
+    """One validator around the middleware and one inside it: their warnings are errors here."""
+    # werkzeug's validator expects a length in a 204, which RFC 9110, 8.6 forbids, and compares the
+    # length in a HEAD response with its empty body.
     if status == 204:
         warnings.filterwarnings("ignore", "204 responses must have an empty content length")
     if method == "HEAD":
@@ -97,7 +97,7 @@ def test_the_referees_find_nothing(
 
 
 @pytest.mark.parametrize("referee", [validator, LintMiddleware])
-def test_the_referees_find_nothing_in_a_broken_stream(fake: FakeWattfare, referee: Any) -> None:
+def test_validators_find_no_fault_in_a_broken_stream(fake: FakeWattfare, referee: Any) -> None:
     fake.script = lambda x: x.stream(word("one"), b"data: half")
     middleware: Any = WattfareMiddleware(
         _wsgi_app, resolve_user=lambda r: "u", secret_key=SECRET_KEY, base_url=fake.url
@@ -112,8 +112,8 @@ def test_the_referees_find_nothing_in_a_broken_stream(fake: FakeWattfare, refere
 
 
 @wsgi_only
-def test_many_threads_share_one(drive: Drive, fake: FakeWattfare) -> None:
-    """From the first request on, which makes the pool."""
+def test_threads_share_one_middleware(drive: Drive, fake: FakeWattfare) -> None:
+    """Even the first requests, which create the pool, run at once."""
     driver = drive(resolve_user=lambda request: request.headers["x-me"])
     together = threading.Barrier(16)
     answers: dict[int, list[Any]] = {}
@@ -143,8 +143,8 @@ def test_many_threads_share_one(drive: Drive, fake: FakeWattfare) -> None:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
 @wsgi_only
-def test_a_forked_worker_has_connections_of_its_own(drive: Drive, fake: FakeWattfare) -> None:
-    """As under --preload, after the parent has already made a call."""
+def test_forked_worker_has_its_own_connections(drive: Drive, fake: FakeWattfare) -> None:
+    """As under --preload, after the parent has made a call."""
     driver = drive()
     assert driver.request("POST", TOKEN).status == 200
     child = os.fork()
@@ -172,10 +172,10 @@ async def _async_who(request: Any) -> str:
 
 
 @pytest.mark.parametrize("resolve_user", [lambda request: _who.get(), _async_who])
-def test_the_context_of_the_call_is_seen(
+def test_functions_see_the_context_variables_of_the_call(
     interface: str, drive: Drive, fake: FakeWattfare, resolve_user: Any
 ) -> None:
-    """What the app's own middleware has set before, in a context variable, as many do."""
+    """The app's own middleware often sets a context variable."""
     driver: Any = drive(resolve_user=resolve_user)
     inner = driver.middleware
     if interface == "asgi":
@@ -200,8 +200,8 @@ def test_the_context_of_the_call_is_seen(
         driver.middleware = inner
 
 
-def test_a_synchronous_function_blocks_nobody(fake: FakeWattfare) -> None:
-    """Under ASGI it runs in a thread, and two of them at the same time."""
+def test_sync_functions_run_concurrently(fake: FakeWattfare) -> None:
+    """Under ASGI, each runs in a thread, two at the same time."""
     from support.drivers import ASGIDriver
 
     together = threading.Barrier(2)
@@ -217,8 +217,8 @@ def test_a_synchronous_function_blocks_nobody(fake: FakeWattfare) -> None:
 
 
 @wsgi_only
-def test_an_asynchronous_function_where_a_loop_runs(fake: FakeWattfare, drive: Drive) -> None:
-    """A WSGI app that is called from a coroutine, as an asynchronous test does."""
+def test_async_function_within_a_running_loop(fake: FakeWattfare, drive: Drive) -> None:
+    """A coroutine calls the WSGI app, as an async test does."""
     driver: Any = drive(resolve_user=_async_who)
     _who.set("me")
 
@@ -231,8 +231,8 @@ def test_an_asynchronous_function_where_a_loop_runs(fake: FakeWattfare, drive: D
 
 
 @wsgi_only
-def test_a_stream_is_iterated_in_another_thread(drive: Drive, fake: FakeWattfare) -> None:
-    """As servers do that have a pool of writers."""
+def test_stream_may_be_iterated_in_another_thread(drive: Drive, fake: FakeWattfare) -> None:
+    """Servers with a pool of writer threads do this."""
     driver: Any = drive()
     body = body_of(stream=True)
     environ = environ_of("POST", INFERENCE, with_length(JSON, body), body)
@@ -251,7 +251,7 @@ def test_a_stream_is_iterated_in_another_thread(drive: Drive, fake: FakeWattfare
 
 
 @wsgi_only
-def test_one_client_under_both_kinds(drive: Drive, fake: FakeWattfare) -> None:
+def test_one_client_serves_two_middlewares(drive: Drive, fake: FakeWattfare) -> None:
     with Wattfare(SECRET_KEY, base_url=fake.url) as client:
         first, second = drive(client=client), drive(client=client)
         assert {d.request("POST", TOKEN).status for d in (first, second)} == {200}

@@ -1,1 +1,1 @@
-"""Faults put into a copy of the code on purpose: for each, a test that is named must fail."""
+"""Deliberate faults in a copy of the code: for each, a named test must fail."""

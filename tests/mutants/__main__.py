@@ -1,4 +1,4 @@
-"""``python -m mutants``, in the folder ``tests``: run all of them, or those that are named."""
+"""``python -m mutants``, in the folder ``tests``, runs all mutants, or the named ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Put each fault into a copy of the code, and run the tests that must see it."""
+"""Puts each fault into a copy of the code, and runs the tests that must detect it."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from pathlib import Path
 from mutants.table import MUTANTS, Mutant
 
 ROOT = Path(__file__).parents[2]
-#: What the tests of the flow need of the project.
+#: The files of the project that the tests need.
 COPIED = ("wattfare_mw", "adapters", "tests", "examples", "pyproject.toml")
-#: How long the tests of one mutant may take, in seconds.
+#: Seconds that the tests of one mutant may take.
 PATIENCE = 300
-#: What pytest's exit code says.
+#: The meanings of pytest's exit codes.
 PASSED, FAILED = 0, 1
 
 
 def place_of(mutant: Mutant, root: Path = ROOT) -> tuple[Path, str]:
-    """The file of a mutant, and its text; the line that changes must be there once."""
+    """The file of a mutant and its text. The line to change must occur exactly once."""
     file = root / mutant.file
     text = file.read_text()
     found = text.count(mutant.old)
@@ -36,7 +36,7 @@ def place_of(mutant: Mutant, root: Path = ROOT) -> tuple[Path, str]:
 
 
 def run(mutants: Iterable[Mutant] = MUTANTS, jobs: int | None = None) -> list[str]:
-    """Run the tests of each mutant; what survived, and what else went wrong."""
+    """Runs the tests of each mutant. Returns the survivors and all other errors."""
     chosen = list(mutants)
     with ThreadPoolExecutor(jobs or os.cpu_count()) as pool:
         sound = pool.submit(_sound, chosen)
@@ -47,7 +47,7 @@ def run(mutants: Iterable[Mutant] = MUTANTS, jobs: int | None = None) -> list[st
 
 
 def _sound(mutants: list[Mutant]) -> str | None:
-    """Without a fault, all the tests pass: else a failure would show nothing."""
+    """Checks that all the tests pass without a fault. Otherwise a failure would prove nothing."""
     tests = list(dict.fromkeys(test for mutant in mutants for test in mutant.tests))
     code, said = _pytest(ROOT, tests)
     return None if code == PASSED else f"Without any mutant, the tests do not pass:\n{said}"

@@ -1,4 +1,4 @@
-"""The faults, and the tests that must see them."""
+"""The faults, and the tests that must detect them."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ MUTANTS = [
         "hmac.compare_digest(approval.code_hash, keys.digest(code)):\n",
         "    if approval.code_hash is None:\n",
         (
-            f"{_IN_APPROVALS}test_a_mailed_link_connects_nobody",
-            f"{_IN_APPROVALS}test_a_wrong_attempt_connects_nothing_and_burns_nothing",
+            f"{_IN_APPROVALS}test_mailed_link_connects_no_user",
+            f"{_IN_APPROVALS}test_wrong_attempt_connects_nothing_and_uses_nothing_up",
         ),
     ),
     Mutant(
@@ -47,69 +47,69 @@ MUTANTS = [
         APPROVALS,
         "        or not hmac.compare_digest(approval.secret_hash, keys.digest(secret))\n",
         "",
-        (f"{_IN_APPROVALS}test_a_wrong_attempt_connects_nothing_and_burns_nothing",),
+        (f"{_IN_APPROVALS}test_wrong_attempt_connects_nothing_and_uses_nothing_up",),
     ),
     Mutant(
         "the same user",
         APPROVALS,
         "        or approval.wish.user_id != user_id\n",
         "",
-        (f"{_IN_APPROVALS}test_a_mailed_link_connects_nobody",),
+        (f"{_IN_APPROVALS}test_mailed_link_connects_no_user",),
     ),
     Mutant(
         "the origin of the return URL",
         "wattfare_mw/service/payers/return_urls.py",
         "    if not allows(origin, origins, mode):\n",
         "    if not allows(origin, origins, mode) and not origin:\n",
-        (f"{_IN_APPROVALS}test_a_page_of_another_origin_cannot_ask_for_itself",),
+        (f"{_IN_APPROVALS}test_page_of_another_origin_cannot_open_an_approval",),
     ),
     Mutant(
         "the origin of the page that redeems",
         APPROVALS,
         "    return approval.wish.origin == origin\n",
         "    return True\n",
-        (f"{_IN_APPROVALS}test_a_page_of_another_origin_cannot_redeem",),
+        (f"{_IN_APPROVALS}test_page_of_another_origin_cannot_redeem",),
     ),
     Mutant(
         "the state of the exchange",
         "wattfare_mw/service/payers/funding.py",
         '            or not hmac.compare_digest(request.cookie_hash, _hash(cookie or ""))\n',
         "",
-        (f"{_IN_FUNDING}test_another_browser_connects_nothing",),
+        (f"{_IN_FUNDING}test_callback_in_another_browser_connects_nothing",),
     ),
     Mutant(
         "single use of an approval",
         STORE,
         '    _change(sql, approval, {"state": "redeemed"})\n',
         '    _change(sql, approval, {"state": "approved"})\n',
-        (f"{_IN_APPROVALS}test_an_approval_is_redeemed_once",),
+        (f"{_IN_APPROVALS}test_approval_is_redeemed_once",),
     ),
     Mutant(
         "CSRF",
         "wattfare_mw/service/pages/endpoints.py",
         "        forms.check_token(form, visit.cookie)\n",
         "",
-        ("tests/service/test_every_page.py::test_a_form_without_its_token_is_refused",),
+        ("tests/service/test_every_page.py::test_form_without_its_token_is_refused",),
     ),
     Mutant(
         "the epoch",
         STORE,
         "        wish.epoch,\n        now,\n",
         "        None,\n        now,\n",
-        (f"{_IN_APPROVALS}test_a_revocation_after_the_start_ends_the_approval",),
+        (f"{_IN_APPROVALS}test_later_revocation_ends_the_approval",),
     ),
     Mutant(
         "freshness of the sign-in",
         "wattfare_mw/service/pages/approve.py",
         "        if sign_in is None or not sign_in.is_fresh():\n            return see_other",
         "        if sign_in is None:\n            return see_other",
-        ("tests/payers/test_sign_in.py::test_an_old_sign_in_does_not_approve",),
+        ("tests/payers/test_sign_in.py::test_old_sign_in_cannot_approve",),
     ),
     Mutant(
         "encryption",
         "wattfare_mw/service/payers/encryption.py",
         "self._ciphers[self.first_id].encrypt(nonce, secret, _bound_to(purpose))\n",
         "secret\n",
-        (f"{_IN_ENCRYPTION}test_a_secret_is_read_with_the_key_and_the_purpose_that_sealed_it",),
+        (f"{_IN_ENCRYPTION}test_secret_needs_the_key_and_purpose_that_encrypted_it",),
     ),
 ]

@@ -1,4 +1,4 @@
-"""The table of the mutants fits the code, and the runner sees a survivor.
+"""The table of mutants fits the code, and the runner reports a survivor.
 
 `make test-mutants` runs them.
 """
@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
-def test_a_mutant_fits_the_code(mutant: Mutant) -> None:
+def test_each_mutant_fits_the_code(mutant: Mutant) -> None:
     file, text = runner.place_of(mutant)
     compile(text.replace(mutant.old, mutant.new), str(file), "exec")
     for test in mutant.tests:
@@ -26,11 +26,12 @@ def test_a_mutant_fits_the_code(mutant: Mutant) -> None:
         assert f"def {name}(" in (ROOT / path).read_text(), test
 
 
-def test_each_mutant_has_a_name_of_its_own() -> None:
+def test_each_mutant_has_a_unique_name() -> None:
     assert len({mutant.name for mutant in MUTANTS}) == len(MUTANTS) >= 10
 
 
-def test_a_survivor_is_told() -> None:
+@pytest.mark.long
+def test_runner_reports_a_surviving_mutant() -> None:
     harmless = Mutant(
         "nothing",
         "wattfare_mw/service/ids.py",
@@ -42,7 +43,7 @@ def test_a_survivor_is_told() -> None:
     assert "nothing: pytest ended with 0" in fault
 
 
-def test_an_unknown_name_is_told() -> None:
+def test_runner_refuses_an_unknown_name() -> None:
     command = [sys.executable, "-m", "mutants", "nonsense"]
     done = subprocess.run(
         command, cwd=ROOT / "tests", capture_output=True, text=True, check=False, timeout=60

@@ -1,4 +1,4 @@
-"""The rules of approvals over any values."""
+"""The approval rules, for any values."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ states = st.sampled_from(["pending", "approved", "denied", "redeemed"])
 
 @dataclass(frozen=True)
 class Asks:
-    """Who asks to redeem."""
+    """The client that wants to redeem an approval."""
 
     kind: str = "connection"
     app_id: str = "a1"
@@ -70,7 +70,7 @@ def test_ids_secrets_and_codes_cannot_be_guessed() -> None:
     assert first.secret_hash not in repr(first)
 
 
-def test_the_same_page_of_the_same_user_may_ask() -> None:
+def test_same_page_of_the_same_user_may_read_an_approval() -> None:
     assert owner(approved()).id
     assert owner(approved(), origin=None).id  # a client that is not a browser
     assert owner(approved(GRANT), kind="grant", user_id=None).id
@@ -91,7 +91,7 @@ def test_the_same_page_of_the_same_user_may_ask() -> None:
         {"kind": "grant", "user_id": None},
     ],
 )
-def test_nobody_else_may_ask_or_learns_why_not(changes: dict) -> None:
+def test_other_clients_get_the_same_refusal_as_for_an_unknown_approval(changes: dict) -> None:
     messages = {
         str(refusal_of(owner, approved(state=state), **changes))
         for state in ("pending", "approved", "denied", "redeemed")
@@ -101,14 +101,14 @@ def test_nobody_else_may_ask_or_learns_why_not(changes: dict) -> None:
     assert messages == {str(refusal)}
 
 
-def test_a_grants_page_must_say_its_origin() -> None:
+def test_page_of_a_grant_must_send_its_origin() -> None:
     assert refusal_of(owner, approved(GRANT), kind="grant", user_id=None, origin=None).status == 403
 
 
 @given(
     states, st.integers(0, 2 * APPROVAL_SECONDS), st.sampled_from(["code", "", "Code", "secret"])
 )
-def test_only_an_approved_one_is_redeemed_with_its_code_in_time(
+def test_only_an_approved_request_is_redeemed_with_its_code_in_time(
     state: str, age: int, code: str
 ) -> None:
     approval = approved(state=state, code_hash=None if state == "pending" else keys.digest("code"))
@@ -122,7 +122,7 @@ def test_only_an_approved_one_is_redeemed_with_its_code_in_time(
 
 
 @given(states, st.integers(0, 2 * APPROVAL_SECONDS))
-def test_only_a_pending_one_can_be_decided(state: str, age: int) -> None:
+def test_only_a_pending_request_can_be_decided(state: str, age: int) -> None:
     approval = approved(state=state)
     if state == "pending" and age < APPROVAL_SECONDS:
         approvals.check_open(approval, NOW + age)
@@ -132,13 +132,13 @@ def test_only_a_pending_one_can_be_decided(state: str, age: int) -> None:
 
 
 @given(states, st.integers(0, 2 * APPROVAL_SECONDS), st.sampled_from(["p1", "p2"]))
-def test_only_the_same_payer_answers_again(state: str, age: int, payer_id: str) -> None:
+def test_only_the_same_payer_can_answer_again(state: str, age: int, payer_id: str) -> None:
     again = approvals.may_answer_again(approved(state=state), payer_id, NOW + age)
     assert again == ((state, payer_id) == ("approved", "p1") and age < APPROVAL_SECONDS)
 
 
 @given(st.none() | st.sampled_from(["p1", "p2"]), st.none() | st.sampled_from(["p1", "p2"]))
-def test_nobody_is_replaced_unseen(current: str | None, agreed: str | None) -> None:
+def test_payer_is_replaced_only_after_confirmation(current: str | None, agreed: str | None) -> None:
     if current in (None, agreed):
         approvals.check_replacement(current, agreed)
     else:
@@ -156,6 +156,6 @@ def test_nobody_is_replaced_unseen(current: str | None, agreed: str | None) -> N
         (None, 20 * 10**9, 20 * 10**9),
     ],
 )
-def test_the_first_value_of_the_cap(asked: int | None, current: int | None, proposed: int) -> None:
+def test_proposed_cap(asked: int | None, current: int | None, proposed: int) -> None:
     wish = msgspec.structs.replace(WISH, asked=asked)
     assert approvals.proposed_cap(wish, current) == proposed

@@ -1,4 +1,4 @@
-"""From an approval to a connection over real HTTP: the way that works, and each that must not."""
+"""From an approval to a connection over real HTTP: the correct way, and each forbidden one."""
 
 from __future__ import annotations
 
@@ -28,24 +28,24 @@ from support.service import App, Service, bearer, chat_body, run_service
 
 
 def refused(answer: httpx.Response, *statuses: int) -> str:
-    """It is such an error in the protocol's JSON; its message."""
+    """Checks that the answer is this error in the protocol's JSON. Returns its message."""
     assert answer.status_code in statuses, answer.text
     error = answer.json()["error"]
     assert error["code"] == ("auth" if answer.status_code == 401 else "invalid_request")
     return error["message"]
 
 
-# -- the way that works
+# -- the correct way
 
 
-def test_an_approval_connects_a_live_app(app: App, person: Person) -> None:
+def test_approval_connects_a_live_app(app: App, person: Person) -> None:
     asked = ask(app, monthlyUsd=5)
     assert set(asked) == {"id", "url", "secret", "expiresAt"}
     assert asked["url"] == f"{person.browser.origin}/approve/{asked['id']}"
     answer = person.approve(asked["url"])
     assert set(answer) == {"approval", "code"}
     assert answer["approval"] == asked["id"]
-    assert app.status()["connected"] is False  # the person alone connects nothing
+    assert app.status()["connected"] is False  # the person's answer alone connects nothing
     status = redeem(app, asked, answer["code"]).json()
     assert status == app.status()
     assert status["connected"] is True
@@ -64,7 +64,7 @@ def test_an_approval_connects_a_live_app(app: App, person: Person) -> None:
         ({"cap": "nonsense", "unlimited": "on"}, None),
     ],
 )
-def test_the_person_sets_the_cap(
+def test_person_sets_the_cap(
     app: App, person: Person, fields: dict[str, str], cap: float | None
 ) -> None:
     asked = ask(app, monthlyUsd=5)
@@ -73,7 +73,7 @@ def test_the_person_sets_the_cap(
 
 
 @pytest.mark.parametrize("cap", ["", "-1", "5,5", "1e3", "NaN", "99999999999", "five"])
-def test_a_cap_that_is_none(app: App, person: Person, cap: str) -> None:
+def test_invalid_cap_is_refused(app: App, person: Person, cap: str) -> None:
     asked = ask(app)
     answer = person.allow(asked["url"], cap=cap)
     assert answer.status_code == 400
@@ -81,7 +81,7 @@ def test_a_cap_that_is_none(app: App, person: Person, cap: str) -> None:
     assert person.approve(asked["url"], cap="1")["code"]  # nothing was decided
 
 
-def test_a_grant(app: App, person: Person) -> None:
+def test_approved_grant_is_redeemed(app: App, person: Person) -> None:
     asked = ask_for_grant(app, 2, maxUsd=0.5)
     code = person.approve(asked["url"])["code"]
     result = redeem(app, asked, code, token=app.keys.publishable_key)
@@ -95,11 +95,11 @@ def test_a_grant(app: App, person: Person) -> None:
         return app.http.post("/chat/completions", json=chat_body(), headers=headers).status_code
 
     assert [spend(), spend(), spend()] == [200, 200, 402]
-    # Its result is given once.
+    # Its result is returned once.
     refused(redeem(app, asked, code, token=app.keys.publishable_key), 409)
 
 
-def test_a_test_app_may_ask_a_person_too(service: Service, person: Person) -> None:
+def test_test_app_may_request_an_approval_too(service: Service, person: Person) -> None:
     with service.app() as app:
         body = {"returnUrl": "http://localhost:5000/return"}
         asked = post(app, "/approvals", app.token(), body, "http://localhost:5000").json()
@@ -113,13 +113,13 @@ def test_a_test_app_may_ask_a_person_too(service: Service, person: Person) -> No
         assert status["connected"] is True
 
 
-def test_a_denied_approval(app: App, person: Person) -> None:
+def test_denied_approval_stays_denied(app: App, person: Person) -> None:
     asked = ask(app)
     assert person.deny(asked["url"]) == {"approval": asked["id"], "denied": "1"}
-    # It cannot be allowed any more.
+    # It can no longer be allowed.
     person.sign_in()
     page = person.browser.get(urlsplit(asked["url"]).path)
-    assert page.answer.status_code == 200  # an error status would be an error on the console
+    assert page.answer.status_code == 200  # an error status would appear as an error in the console
     assert "No longer possible" in page.text
     assert "Allow" not in page.text
     answer = person.decide(asked["url"])
@@ -131,15 +131,15 @@ def test_a_denied_approval(app: App, person: Person) -> None:
 # -- what must not connect
 
 
-def test_a_mailed_link_connects_nobody(app: App, person: Person) -> None:
-    """Mallory opens an approval as a user of the app, and mails its URL. The victim allows."""
+def test_mailed_link_connects_no_user(app: App, person: Person) -> None:
+    """Mallory, a user of the app, opens an approval and mails its URL. The victim allows it."""
     asked = ask(app, "mallory")
     code = person.approve(asked["url"])["code"]
-    # The victim's browser brings the code to the app, where the victim is another user, and has
-    # no secret.
+    # The victim's browser brings the code to the app. There, the victim is another user without the
+    # secret.
     refused(redeem(app, asked, code, token=app.token("victim")), 403)
     refused(redeem(app, asked, code, token=app.token("victim"), secret="x" * 32), 403)
-    # Mallory has the secret and the session, and no code.
+    # Mallory has the secret and the session, but no code.
     for guess in ("", "x" * 32, asked["id"], asked["secret"]):
         refused(redeem(app, asked, guess, token=app.token("mallory")), 403)
     assert app.status("mallory")["connected"] is False
@@ -156,7 +156,7 @@ def test_a_mailed_link_connects_nobody(app: App, person: Person) -> None:
         ({}, "u2"),
     ],
 )
-def test_a_wrong_attempt_connects_nothing_and_burns_nothing(
+def test_wrong_attempt_connects_nothing_and_uses_nothing_up(
     app: App, person: Person, changes: dict[str, str], user: str
 ) -> None:
     asked = ask(app)
@@ -179,7 +179,7 @@ def test_another_app_cannot_redeem(app: App, service: Service, person: Person) -
         refused(redeem(app, grant, code), 403)  # a session token is for connections
 
 
-def test_a_page_of_another_origin_cannot_redeem(app: App, person: Person) -> None:
+def test_page_of_another_origin_cannot_redeem(app: App, person: Person) -> None:
     asked = ask(app)
     body = {"code": person.approve(asked["url"])["code"], "secret": asked["secret"]}
     path = f"/approvals/{asked['id']}/redeem"
@@ -192,10 +192,10 @@ def test_a_page_of_another_origin_cannot_redeem(app: App, person: Person) -> Non
             app, f"/approvals/{grant['id']}/redeem", app.keys.publishable_key, given, origin
         )
         refused(answer, 403)
-    assert post(app, path, app.token(), body, None).json()["connected"] is True  # no browser
+    assert post(app, path, app.token(), body, None).json()["connected"] is True  # not a browser
 
 
-def test_an_approval_is_redeemed_once(app: App, person: Person) -> None:
+def test_approval_is_redeemed_once(app: App, person: Person) -> None:
     asked = ask(app)
     code = person.approve(asked["url"])["code"]
     assert redeem(app, asked, code).status_code == 200
@@ -203,12 +203,12 @@ def test_an_approval_is_redeemed_once(app: App, person: Person) -> None:
     app.http.delete("/connections", headers=bearer(app.token()))
     refused(redeem(app, asked, code), 409)
     assert app.status()["connected"] is False
-    # Nor can it be answered again.
+    # It cannot be answered again either.
     assert person.decide(asked["url"]).status_code == 409
 
 
 def at_once(app: App, *requests: tuple[dict[str, Any], str, str]) -> list[int]:
-    """Redeem these at the same moment: approvals, codes and credentials; the statuses."""
+    """Redeems these concurrently: approvals, codes and credentials. Returns the statuses."""
     start = threading.Barrier(len(requests))
 
     def run(asked: dict[str, Any], code: str, credential: str) -> int:
@@ -233,14 +233,14 @@ def any_app(request: pytest.FixtureRequest) -> Iterator[App]:
 
 @pytest.fixture(scope="module")
 def on_postgresql(tmp_path_factory: pytest.TempPathFactory, cluster: Cluster) -> Iterator[Service]:
-    """A service with a database of PostgreSQL."""
+    """A service with a PostgreSQL database."""
     folder = tmp_path_factory.mktemp("on_postgresql")
     database = cluster.database()
     with run_service(folder, database=database) as running:
         yield running
 
 
-def test_two_that_redeem_at_once_get_one_connection(any_app: App) -> None:
+def test_concurrent_redemptions_make_one_connection(any_app: App) -> None:
     app = any_app
     with Person(app.service) as person:
         asked = ask_for_grant(app)
@@ -252,7 +252,7 @@ def test_two_that_redeem_at_once_get_one_connection(any_app: App) -> None:
         assert at_once(app, *[(asked, code, app.token())] * 4) == [200, 409, 409, 409]
 
 
-def test_two_payers_at_once_do_not_replace_each_other(any_app: App) -> None:
+def test_concurrent_payers_do_not_replace_each_other(any_app: App) -> None:
     app = any_app
     with Person(app.service) as person, Person(app.service) as other:
         for user in ("u1", "u2", "u3"):
@@ -263,7 +263,7 @@ def test_two_payers_at_once_do_not_replace_each_other(any_app: App) -> None:
             assert at_once(app, (first, code, token), (second, other_code, token)) == [200, 409]
 
 
-def test_an_approval_ends_after_ten_minutes(app: App, service: Service, person: Person) -> None:
+def test_approval_expires_after_ten_minutes(app: App, service: Service, person: Person) -> None:
     pending, allowed = ask(app), ask(app)
     assert 590 <= pending["expiresAt"] - time.time() <= 601
     code = person.approve(allowed["url"])["code"]
@@ -281,25 +281,25 @@ def test_an_approval_ends_after_ten_minutes(app: App, service: Service, person: 
     assert person.decide(pending["url"]).status_code == 410
 
 
-def test_a_revocation_after_the_start_ends_the_approval(app: App, person: Person) -> None:
+def test_later_revocation_ends_the_approval(app: App, person: Person) -> None:
     connect(app, person)
     asked = ask(app)
     code = person.approve(asked["url"])["code"]
     app.http.delete("/connections", headers=bearer(app.token()))
     refused(redeem(app, asked, code), 409)
     assert app.status()["connected"] is False
-    # A token from before the revocation opens none, and a new one does.
+    # A token from before the revocation opens no approval. A new one does.
     assert connect(app, person)["connected"] is True
 
 
-def test_a_token_from_before_a_revocation_opens_no_approval(app: App, person: Person) -> None:
+def test_token_from_before_a_revocation_opens_no_approval(app: App, person: Person) -> None:
     connect(app, person)
     old = app.token()
     app.http.delete("/connections", headers=bearer(app.token()))
     refused(post(app, "/approvals", old, {"returnUrl": RETURN_URL}), 401)
 
 
-# -- who may ask, and where the browser goes
+# -- who may open an approval, and where the browser returns to
 
 
 @pytest.mark.parametrize(
@@ -317,13 +317,13 @@ def test_a_token_from_before_a_revocation_opens_no_approval(app: App, person: Pe
         "",
     ],
 )
-def test_a_return_url_of_another_origin(app: App, url: str) -> None:
+def test_return_url_of_another_origin_is_refused(app: App, url: str) -> None:
     refused(post(app, "/approvals", app.token(), {"returnUrl": url}), 400, 403)
     body = {"returnUrl": url, "requests": 1}
     refused(post(app, "/approvals", app.keys.publishable_key, body), 400, 403)
 
 
-def test_a_page_of_another_origin_cannot_ask_for_itself(app: App) -> None:
+def test_page_of_another_origin_cannot_open_an_approval(app: App) -> None:
     for origin in ("https://evil.example", "http://localhost:3000"):
         body = {"returnUrl": f"{origin}/"}
         refused(post(app, "/approvals", app.token(), body, origin), 403)
@@ -331,17 +331,17 @@ def test_a_page_of_another_origin_cannot_ask_for_itself(app: App) -> None:
         refused(post(app, "/approvals", app.keys.publishable_key, body, origin), 403)
 
 
-def test_the_page_that_asks_is_of_the_same_origin(app: App) -> None:
+def test_page_must_have_the_origin_of_the_return_url(app: App) -> None:
     body = {"returnUrl": RETURN_URL, "requests": 1}
     for origin in ("https://evil.example", "null", "http://localhost:3000", None):
         refused(post(app, "/approvals", app.keys.publishable_key, body, origin), 403)
     body = {"returnUrl": RETURN_URL}
     for origin in ("https://evil.example", "null"):
         refused(post(app, "/approvals", app.token(), body, origin), 403)
-    assert post(app, "/approvals", app.token(), body, None).status_code == 200  # no browser
+    assert post(app, "/approvals", app.token(), body, None).status_code == 200  # not a browser
 
 
-def test_an_app_without_an_origin_cannot_ask(service: Service) -> None:
+def test_app_without_an_origin_cannot_open_an_approval(service: Service) -> None:
     with service.app("live") as app:
         refused(post(app, "/approvals", app.token(), {"returnUrl": RETURN_URL}), 403)
 
@@ -356,19 +356,19 @@ def test_an_app_without_an_origin_cannot_ask(service: Service) -> None:
         ([], 400),
     ],
 )
-def test_what_is_no_approval_of_a_connection(app: App, body: Any, status: int) -> None:
+def test_invalid_connection_request_is_refused(app: App, body: Any, status: int) -> None:
     refused(post(app, "/approvals", app.token(), body), status)
 
 
 @pytest.mark.parametrize(
     "fields", [{}, {"requests": 0}, {"requests": 1001}, {"requests": 1, "maxUsd": -1}]
 )
-def test_what_is_no_approval_of_a_grant(app: App, fields: dict[str, Any]) -> None:
+def test_invalid_grant_request_is_refused(app: App, fields: dict[str, Any]) -> None:
     body = {"returnUrl": RETURN_URL, **fields}
     refused(post(app, "/approvals", app.keys.publishable_key, body), 400)
 
 
-def test_who_may_not_ask(app: App) -> None:
+def test_other_credentials_cannot_open_an_approval(app: App) -> None:
     body = {"returnUrl": RETURN_URL}
     for credential in (app.keys.secret_key, "pk_live_x", "gt_x", "x"):
         refused(post(app, "/approvals", credential, body), 401)
@@ -376,7 +376,7 @@ def test_who_may_not_ask(app: App) -> None:
     refused(app.http.post("/approvals", json=body), 401)
 
 
-def test_an_approval_that_is_not_there(app: App, person: Person) -> None:
+def test_unknown_approval_is_refused(app: App, person: Person) -> None:
     asked = {"id": "x" * 32, "secret": "x" * 32}
     other = refused(redeem(app, asked, "x"), 403)
     asked = ask(app, "u2")
@@ -385,13 +385,13 @@ def test_an_approval_that_is_not_there(app: App, person: Person) -> None:
     assert person.browser.get(f"/approve/{'x' * 5000}").answer.status_code == 404
 
 
-def test_cors_is_for_the_apps_own_pages(app: App) -> None:
+def test_cors_admits_the_apps_own_pages_only(app: App) -> None:
     allowed = "access-control-allow-origin"
     body = {"returnUrl": RETURN_URL}
     answer = post(app, "/approvals", app.token(), body)
     assert answer.headers[allowed] == ORIGIN
     assert "Origin" in answer.headers["vary"]
-    # Its pages can read why an approval is refused.
+    # Its pages can read the reason for a refusal.
     answer = post(app, "/approvals", app.token(), {"returnUrl": "https://evil.example/"})
     assert answer.headers[allowed] == ORIGIN
     for path in ("/approvals", "/approvals/x/redeem", "/connections", "/grants"):
@@ -404,10 +404,10 @@ def test_cors_is_for_the_apps_own_pages(app: App) -> None:
     assert answer.headers[allowed] == ORIGIN
 
 
-# -- what the token of a live app may do
+# -- what the token of a live app may change
 
 
-def test_a_live_apps_token_only_lowers(app: App, person: Person) -> None:
+def test_token_of_a_live_app_only_lowers_the_cap(app: App, person: Person) -> None:
     token = app.token(monthlyUsd=50)
     refused(post(app, "/connections", token, {"monthlyUsd": 1}), 403)  # not connected
     assert connect(app, person, cap="10")["limits"] == {"monthlyUsd": 10}
@@ -428,14 +428,14 @@ def test_a_live_apps_token_only_lowers(app: App, person: Person) -> None:
     assert app.status()["connected"] is False
 
 
-def test_a_live_app_has_no_grants_without_a_person(app: App) -> None:
+def test_live_app_has_no_grants_without_a_person(app: App) -> None:
     refused(post(app, "/grants", app.keys.publishable_key, {"requests": 1}), 403)
 
 
 # -- rates
 
 
-def test_attempts_to_redeem_are_limited(app: App, person: Person) -> None:
+def test_redemption_attempts_are_limited(app: App, person: Person) -> None:
     asked = ask(app)
     code = person.approve(asked["url"])["code"]
     token = app.token()
@@ -444,7 +444,7 @@ def test_attempts_to_redeem_are_limited(app: App, person: Person) -> None:
     assert redeem(app, asked, code, token=token).status_code == 429
 
 
-def test_nothing_secret_is_logged(app: App, service: Service, person: Person) -> None:
+def test_log_holds_no_secret(app: App, service: Service, person: Person) -> None:
     asked = ask(app)
     code = person.approve(asked["url"])["code"]
     redeem(app, asked, "x" * 32)

@@ -1,4 +1,4 @@
-"""What the page shows, and the second page: without JavaScript, and if another person pays."""
+"""What the page shows, and its second page: without JavaScript, and if another person pays."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ def label_of(app: App, user: str, label: object) -> httpx.Response:
     return app.http.post("/sessions", json=body, headers=app.auth)
 
 
-def test_who_asks_for_what(service: Service, person: Person) -> None:
+def test_page_shows_the_app_and_the_account(service: Service, person: Person) -> None:
     with live_app(service, "Poems & <b>more</b>") as app:
         token = label_of(app, "u1", "mia@example.com").json()["token"]
         asked = ask(app, token=token)
-        # Whoever has the link sees the app. The account is for those who have signed in.
+        # Anyone with the link sees the app. Only a signed-in person sees the account.
         page = person.browser.get(urlsplit(asked["url"]).path)
         assert "Poems & <b>more</b>" in page.text
         assert ORIGIN in page.text
@@ -67,14 +67,16 @@ def test_who_asks_for_what(service: Service, person: Person) -> None:
         ({"monthlyUsd": None}, "10.00", "about 33,000 answers of wattfare/echo"),
     ],
 )
-def test_what_the_cap_buys(app: App, person: Person, limit: dict, value: str, answers: str) -> None:
+def test_page_shows_how_many_answers_the_cap_pays_for(
+    app: App, person: Person, limit: dict, value: str, answers: str
+) -> None:
     page = person.open(ask(app, **limit)["url"])
     assert field(page, "cap")["value"] == value
     assert answers in page.text
-    assert "checked" not in field(page, "unlimited")  # a person ticks it
+    assert "checked" not in field(page, "unlimited")  # the person must tick it
 
 
-def test_what_the_apps_own_answers_have_cost(app: App, person: Person) -> None:
+def test_page_shows_the_average_cost_of_the_apps_answers(app: App, person: Person) -> None:
     connect(app, person, cap="1")
     for _ in range(2):
         assert app.chat("one two three four five six seven").status_code == 200  # $0.000021
@@ -83,13 +85,13 @@ def test_what_the_apps_own_answers_have_cost(app: App, person: Person) -> None:
     assert "about 470 answers of wattfare/echo" in page.text
 
 
-def test_a_grant_shows_its_bounds(app: App, person: Person) -> None:
+def test_page_of_a_grant_shows_its_limits(app: App, person: Person) -> None:
     page = person.open(ask_for_grant(app, 3, maxUsd=0.25)["url"])
     assert "3 requests within 24 hours, for $0.25 in total at most" in page.text
     assert not any(each.get("name") == "cap" for _, each in page.elements)
 
 
-def test_the_headers_of_the_page(app: App, person: Person) -> None:
+def test_security_headers_of_the_page(app: App, person: Person) -> None:
     for page in (
         person.browser.get(urlsplit(ask(app)["url"]).path),
         person.open(ask(app)["url"]),
@@ -108,7 +110,7 @@ def test_the_headers_of_the_page(app: App, person: Person) -> None:
         assert len(page.answer.content) < 30_000
 
 
-def test_the_return_tells_nobody_where_it_comes_from(app: App, person: Person) -> None:
+def test_return_sends_no_referrer(app: App, person: Person) -> None:
     answer = person.allow(ask(app)["url"])
     assert answer.headers["referrer-policy"] == "no-referrer"
     assert answer.headers["cache-control"] == "no-store"
@@ -117,7 +119,7 @@ def test_the_return_tells_nobody_where_it_comes_from(app: App, person: Person) -
 # -- the second page
 
 
-def test_without_javascript_allow_is_a_second_page(app: App, person: Person) -> None:
+def test_without_javascript_allow_has_a_second_page(app: App, person: Person) -> None:
     asked = ask(app)
     form = person.open(asked["url"]).form("Allow")
     answer = person.browser.send(form, cap="3")
@@ -129,7 +131,7 @@ def test_without_javascript_allow_is_a_second_page(app: App, person: Person) -> 
     assert redeem(app, asked, answer["code"]).json()["limits"] == {"monthlyUsd": 3}
 
 
-def test_without_javascript_any_amount(app: App, person: Person) -> None:
+def test_without_javascript_any_amount_is_confirmed(app: App, person: Person) -> None:
     asked = ask(app)
     form = person.open(asked["url"]).form("Allow")
     page = Page(person.browser.send(form, unlimited="on"))
@@ -149,7 +151,7 @@ def test_without_javascript_a_grant_or_a_denial(app: App, person: Person) -> Non
     assert returned(person.browser.send(page.form("Deny")))["denied"] == "1"
 
 
-def test_a_second_click_leads_back_as_well(app: App, person: Person) -> None:
+def test_second_click_also_redirects_back(app: App, person: Person) -> None:
     asked = ask(app)
     form = person.open(asked["url"]).form("Allow")
     first = returned(person.browser.send(form, ready="1", cap="2"))
@@ -164,10 +166,10 @@ def test_a_second_click_leads_back_as_well(app: App, person: Person) -> None:
 @pytest.mark.parametrize(
     ("first", "second"), [("500", "2"), ("2", "500"), (None, "2"), ("2", None)]
 )
-def test_of_two_answers_the_lower_cap_counts(
+def test_lower_cap_of_two_answers_counts(
     app: App, person: Person, first: str | None, second: str | None
 ) -> None:
-    """A person who goes back to write a lower cap gets it."""
+    """A person who goes back to enter a lower cap gets the lower one."""
     asked = ask(app)
     form = person.open(asked["url"]).form("Allow")
     code = ""
@@ -187,7 +189,7 @@ def test_another_person_cannot_answer_again(app: App, person: Person, other_pers
 # -- another person pays
 
 
-def test_a_second_payer_confirms_and_replaces_the_first(
+def test_second_payer_confirms_and_replaces_the_first(
     app: App, person: Person, other_person: Person
 ) -> None:
     connect(app, person, cap="5")
@@ -203,8 +205,8 @@ def test_a_second_payer_confirms_and_replaces_the_first(
     assert app.status()["limits"] == {"monthlyUsd": 5}  # until the app's page redeems it
     status = redeem(app, asked, code).json()
     assert status["limits"] == {"monthlyUsd": 7}
-    assert status["usage"] == {"monthlyUsd": 0}  # what the first one has spent is theirs
-    # The first one may come back, with the same confirmation, and finds what they have spent.
+    assert status["usage"] == {"monthlyUsd": 0}  # the first payer's spending stays theirs
+    # The first payer may return with the same confirmation, and keeps their spending.
     asked = ask(app)
     page = Page(person.allow(asked["url"]))
     assert ANOTHER in page.text
@@ -213,7 +215,7 @@ def test_a_second_payer_confirms_and_replaces_the_first(
     assert status["usage"]["monthlyUsd"] > 0
 
 
-def test_the_confirmation_is_for_one_payer_and_one_approval(
+def test_confirmation_is_for_one_payer_and_one_approval(
     app: App, person: Person, other_person: Person
 ) -> None:
     connect(app, person)
@@ -226,18 +228,18 @@ def test_the_confirmation_is_for_one_payer_and_one_approval(
         assert ANOTHER in answer.text
 
 
-def test_nobody_is_replaced_who_connects_in_between(
+def test_payer_who_connects_in_between_is_not_replaced(
     app: App, person: Person, other_person: Person
 ) -> None:
     first, second = ask(app), ask(app)
     code = person.approve(first["url"])["code"]
-    other_code = other_person.approve(second["url"])["code"]  # nobody is connected yet
+    other_code = other_person.approve(second["url"])["code"]  # no payer is connected yet
     assert redeem(app, first, code).status_code == 200
     assert redeem(app, second, other_code).status_code == 409
     assert app.status()["connected"] is True
 
 
-def test_the_same_payer_needs_no_second_confirmation(app: App, person: Person) -> None:
+def test_same_payer_needs_no_second_confirmation(app: App, person: Person) -> None:
     connect(app, person, cap="20")
     page = person.open(ask(app, monthlyUsd=5)["url"])
     assert "the cap is $20.00 now" in page.text
@@ -259,7 +261,7 @@ def test_no_page_names_another_payer(app: App, person: Person, other_person: Per
 # -- the account's label
 
 
-def test_the_label_of_an_account(app: App, person: Person) -> None:
+def test_page_shows_the_label_of_an_account(app: App, person: Person) -> None:
     for label in (None, "", "  "):
         token = label_of(app, "u1", label).json()["token"]
         assert "u1" in person.open(ask(app, token=token)["url"]).text
@@ -270,7 +272,7 @@ def test_the_label_of_an_account(app: App, person: Person) -> None:
 @pytest.mark.parametrize(
     "label", ["x" * 201, "a\nb", "a\0b", "a\u202eb", "a\u2066b", "a\u200fb", 5, ["a"], {"a": "b"}]
 )
-def test_what_is_no_label(app: App, label: object) -> None:
+def test_invalid_label_is_refused(app: App, label: object) -> None:
     answer = label_of(app, "u1", label)
     assert answer.status_code == 400
     assert answer.json()["error"]["code"] == "invalid_request"
@@ -288,7 +290,7 @@ def paid_by_operator(tmp_path: Path, upstream: Upstream, *options: str) -> Itera
         yield app
 
 
-def test_the_ceiling_of_the_operator(tmp_path: Path, upstream: Upstream) -> None:
+def test_page_shows_the_ceiling_of_the_operator(tmp_path: Path, upstream: Upstream) -> None:
     with paid_by_operator(tmp_path, upstream) as app, Person(app.service) as person:
         asked = ask(app)
         page = person.open(asked["url"])
@@ -297,7 +299,7 @@ def test_the_ceiling_of_the_operator(tmp_path: Path, upstream: Upstream) -> None
         assert redeem(app, asked, code).json()["limits"] == {"monthlyUsd": 4}
 
 
-def test_grants_of_the_operators_money(tmp_path: Path, upstream: Upstream) -> None:
+def test_grants_of_the_operators_money_are_limited(tmp_path: Path, upstream: Upstream) -> None:
     body = {"returnUrl": RETURN_URL, "requests": 1}
     options = ("--funding", "operator")
     with paid_by_operator(tmp_path, upstream, *options) as app:
@@ -316,7 +318,7 @@ def test_grants_of_the_operators_money(tmp_path: Path, upstream: Upstream) -> No
         assert statuses == [200, 429]
 
 
-def test_a_new_passkey_does_not_begin_the_operators_ceiling_anew(
+def test_new_passkey_does_not_reset_the_operators_ceiling(
     tmp_path: Path, upstream: Upstream
 ) -> None:
     with paid_by_operator(tmp_path, upstream) as app, Person(app.service) as person:

@@ -1,4 +1,4 @@
-"""A payer who deletes their data while another of their windows says Allow."""
+"""A payer deletes their data while another of their windows sends Allow."""
 
 from __future__ import annotations
 
@@ -6,13 +6,11 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
-from pathlib import Path
 
 import pytest
 from sqlalchemy import Connection as Sql
 from sqlalchemy import select
 from support.payers import SignedIn, new_payer, store_of
-from support.postgres import Cluster
 
 from wattfare_mw.errors import WattfareError
 from wattfare_mw.service import create_keys
@@ -23,14 +21,6 @@ from wattfare_mw.service.payers.approvals import Approval, Decision, Wish
 from wattfare_mw.service.records import Terms
 
 ORIGIN = "https://app.example.com"
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'wattfare.db'}"
-    cluster: Cluster = request.getfixturevalue("cluster")
-    return cluster.database()
 
 
 @pytest.fixture
@@ -45,7 +35,7 @@ def app_id(database: str) -> str:
 
 
 async def asked(store: Store, app_id: str, user_id: str = "u1") -> Approval:
-    """A new approval."""
+    """Opens a new approval."""
     wish = Wish(
         kind="connection",
         app_id=app_id,
@@ -75,8 +65,8 @@ async def state_of(store: Store, approval: Approval) -> str | None:
     return await store.transact(lambda sql: sql.execute(query).scalar())
 
 
-async def test_a_deleted_payer_allows_nothing(store: Store, app_id: str) -> None:
-    """The form was sent, and its sign-in was looked up, before the data was deleted."""
+async def test_deleted_payer_allows_nothing(store: Store, app_id: str) -> None:
+    """The form was sent, and its sign-in was checked, before the data was deleted."""
     payer, approval = await new_payer(store), await asked(store, app_id)
     await delete(store, payer)
     with pytest.raises(WattfareError, match="deleted"):
@@ -84,16 +74,15 @@ async def test_a_deleted_payer_allows_nothing(store: Store, app_id: str) -> None
     assert await state_of(store, approval) == "pending"
 
 
-async def test_what_a_payer_has_just_allowed_is_deleted(store: Store, app_id: str) -> None:
+async def test_fresh_approval_is_deleted_with_its_payer(store: Store, app_id: str) -> None:
     payer, approval = await new_payer(store), await asked(store, app_id)
     await allow(store, approval, payer)
     await delete(store, payer)
     assert await state_of(store, approval) is None
 
 
-async def test_to_redeem_and_to_delete_at_once(store: Store, app_id: str) -> None:
-    """Both end, in either order, and no connection is left. Neither waits for the other in a
-    circle."""
+async def test_concurrent_redemption_and_deletion(store: Store, app_id: str) -> None:
+    """Both end, in any order, without a deadlock. No connection is left."""
     terms, now = Terms(), datetime.now(UTC)
     for number in range(20):
         payer, approval = await new_payer(store), await asked(store, app_id, f"u{number}")
@@ -113,8 +102,8 @@ async def test_to_redeem_and_to_delete_at_once(store: Store, app_id: str) -> Non
         assert await store.transact(lambda sql, query=query: sql.execute(query).all()) == []
 
 
-async def test_to_sign_in_and_to_delete_at_once(store: Store) -> None:
-    """Both end. A new sign-in takes the place of the former one, and names its payer."""
+async def test_concurrent_sign_in_and_deletion(store: Store) -> None:
+    """Both end. A new sign-in replaces the former one and names its payer."""
     for _ in range(20):
         payer = await new_payer(store)
         id_, cookie, now = payer.payer_id, payer.cookie, int(time.time())
@@ -132,8 +121,8 @@ async def test_to_sign_in_and_to_delete_at_once(store: Store) -> None:
         )
 
 
-async def test_both_at_once(store: Store, app_id: str) -> None:
-    """Whichever comes first, nothing is left that the payer has allowed."""
+async def test_concurrent_approval_and_deletion(store: Store, app_id: str) -> None:
+    """In any order, no approval of the payer is left."""
     for _ in range(10):
         payer, approval = await new_payer(store), await asked(store, app_id)
         allowed, deleted = await asyncio.gather(

@@ -1,4 +1,4 @@
-"""Approvals that a payer's own key pays for: the choice on the page, and what comes of it."""
+"""Approvals that a payer's own key pays for: the choice on the page, and its effect."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ def person(funded: Service) -> Iterator[Person]:
 
 
 def add_key(router: FakeOpenRouter, person: Person, page: Page) -> tuple[Key, Page]:
-    """Add a key on the way through an approval. Returns the key, and the approval's page."""
+    """Adds a key during an approval. Returns the key and the approval's page."""
     key = router.new_key(router.person("somebody"))
     form = person.browser.get(page.link("Add a way to pay")).form("Add the key")
     return key, person.browser.follow(person.browser.send(form, key=key.key))
 
 
 def radios(page: Page) -> list[tuple[str, bool]]:
-    """What can be chosen, and whether it is."""
+    """The choices, and whether each is available."""
     return [
         (attributes["value"], "checked" in attributes)
         for tag, attributes in page.elements
@@ -48,7 +48,7 @@ def radios(page: Page) -> list[tuple[str, bool]]:
     ]
 
 
-def test_a_payer_adds_a_key_and_allows(router: FakeOpenRouter, app: App, person: Person) -> None:
+def test_payer_adds_a_key_and_allows(router: FakeOpenRouter, app: App, person: Person) -> None:
     asked = ask(app, monthlyUsd=5)
     page = person.open(asked["url"])
     assert "Add a way to pay first." in page.text
@@ -62,11 +62,11 @@ def test_a_payer_adds_a_key_and_allows(router: FakeOpenRouter, app: App, person:
     assert redeem(app, asked, code).json()["connected"] is True
     assert app.chat("hello", model="fake/model").status_code == 200
     assert key.used == router.cost
-    # The next time, it is chosen already.
+    # The next time, it is preselected.
     assert radios(person.open(ask(app)["url"])) == [(funding_id, True)]
 
 
-def test_without_javascript_the_choice_is_kept(
+def test_choice_is_kept_without_javascript(
     router: FakeOpenRouter, app: App, person: Person
 ) -> None:
     asked = ask(app, monthlyUsd=5)
@@ -80,7 +80,7 @@ def test_without_javascript_the_choice_is_kept(
     assert key.used == router.cost
 
 
-def test_nothing_is_allowed_without_a_way_to_pay(app: App, person: Person) -> None:
+def test_allow_needs_a_way_to_pay(app: App, person: Person) -> None:
     asked = ask(app, monthlyUsd=5)
     answer = person.allow(asked["url"])
     assert answer.status_code == 400
@@ -89,7 +89,7 @@ def test_nothing_is_allowed_without_a_way_to_pay(app: App, person: Person) -> No
     assert answer.status_code == 400
 
 
-def test_the_funding_of_another_payer_cannot_be_chosen(
+def test_funding_of_another_payer_cannot_be_chosen(
     router: FakeOpenRouter, app: App, person: Person, funded: Service
 ) -> None:
     asked = ask(app, monthlyUsd=5)
@@ -104,9 +104,7 @@ def test_the_funding_of_another_payer_cannot_be_chosen(
     assert key.used == 0
 
 
-def test_a_key_that_is_refused_cannot_be_chosen(
-    router: FakeOpenRouter, app: App, person: Person
-) -> None:
+def test_refused_key_cannot_be_chosen(router: FakeOpenRouter, app: App, person: Person) -> None:
     asked = ask(app, monthlyUsd=5)
     key, page = add_key(router, person, person.open(asked["url"]))
     ((funding_id, _),) = radios(page)
@@ -119,7 +117,7 @@ def test_a_key_that_is_refused_cannot_be_chosen(
     check_page(page)
     assert not radios(page)
     assert person.decide(asked["url"], funding=funding_id).status_code == 400
-    # Its own button leads to where the key is replaced, and back.
+    # Its own button leads to the page that replaces the key, and back.
     there = person.browser.get(page.link("Replace the key"))
     fresh = router.new_key(router.person("somebody"))
     answer = person.browser.send(there.form("Replace"), key=fresh.key)
@@ -129,7 +127,7 @@ def test_a_key_that_is_refused_cannot_be_chosen(
     assert is_chosen
 
 
-def test_a_refused_openrouter_is_connected_again_from_the_approval(
+def test_refused_openrouter_is_connected_again_from_the_approval(
     router: FakeOpenRouter, app: App, person: Person
 ) -> None:
     somebody = router.person("somebody")
@@ -155,7 +153,7 @@ def test_a_refused_openrouter_is_connected_again_from_the_approval(
     assert len(radios(back)) == 1
 
 
-def test_funding_that_is_removed_before_the_app_redeems_connects_nothing(
+def test_funding_removed_before_the_redemption_connects_nothing(
     router: FakeOpenRouter, app: App, person: Person
 ) -> None:
     asked = ask(app, monthlyUsd=5)
@@ -169,7 +167,7 @@ def test_funding_that_is_removed_before_the_app_redeems_connects_nothing(
     assert app.status()["connected"] is False
 
 
-def test_a_key_pays_for_a_grant_and_its_removal_ends_it(
+def test_key_pays_for_a_grant_and_its_removal_ends_it(
     router: FakeOpenRouter, app: App, person: Person
 ) -> None:
     asked = ask_for_grant(app, maxUsd=1)
@@ -191,8 +189,8 @@ def test_a_key_pays_for_a_grant_and_its_removal_ends_it(
     assert key.used == router.cost
 
 
-def test_the_page_stays_in_the_popup_of_the_app(app: App, person: Person) -> None:
-    """With a COOP of its own, the popup could not be closed afterwards."""
+def test_page_stays_in_the_popup_of_the_app(app: App, person: Person) -> None:
+    """With its own COOP, the popup could not be closed afterwards."""
     page = person.open(ask(app)["url"])
     there = person.browser.get(page.link("Add a way to pay"))
     assert "cross-origin-opener-policy" not in there.answer.headers
@@ -200,7 +198,7 @@ def test_the_page_stays_in_the_popup_of_the_app(app: App, person: Person) -> Non
     assert alone.answer.headers["cross-origin-opener-policy"] == "same-origin"
 
 
-# -- what pays for a connection is changed later
+# -- the funding of a connection is changed later
 
 
 @pytest.fixture
@@ -219,7 +217,7 @@ def change_page(person: Person) -> Page:
     return page
 
 
-def test_another_key_pays_from_now_on(
+def test_payer_switches_a_connection_to_another_key(
     router: FakeOpenRouter, app: App, person: Person, connected: tuple[Key, str]
 ) -> None:
     key, funding_id = connected
@@ -236,13 +234,13 @@ def test_another_key_pays_from_now_on(
     assert dict(radios(change_page(person))) == {funding_id: False, other_id: True}
     assert app.chat("hello", model="fake/model").status_code == 200
     assert (key.used, other.used) == (0, router.cost)
-    # The key that pays no more can go, and the app goes on.
+    # The former key can be removed, and the app still works.
     remove = person.browser.get(f"/funding/{funding_id}/remove").form("Remove")
     assert person.browser.send(remove).status_code == 303
     assert app.chat("hello", model="fake/model").status_code == 200
 
 
-def test_another_key_needs_a_fresh_sign_in(
+def test_switching_the_key_needs_a_recent_sign_in(
     router: FakeOpenRouter, app: App, person: Person, connected: tuple[Key, str], funded: Service
 ) -> None:
     key, funding_id = connected
@@ -252,7 +250,7 @@ def test_another_key_needs_a_fresh_sign_in(
     answer = person.browser.send(page.form("Save"), cap="1", funding=other_id)
     assert answer.status_code == 403
     assert "sign in again first" in Page(answer).text
-    # Nothing has changed. To lower the cap alone needs none.
+    # Nothing has changed. Lowering the cap alone needs no new sign-in.
     assert "of $5.00 spent" in person.browser.get("/budget").text
     answer = person.browser.send(page.form("Save"), cap="1", funding=funding_id)
     assert "The cap was changed." in person.browser.follow(answer).text
@@ -260,7 +258,7 @@ def test_another_key_needs_a_fresh_sign_in(
     assert (key.used, other.used) == (router.cost, 0)
 
 
-def test_no_key_of_another_and_no_refused_key_is_chosen(
+def test_foreign_or_refused_key_cannot_be_chosen(
     router: FakeOpenRouter, app: App, person: Person, connected: tuple[Key, str], funded: Service
 ) -> None:
     key, funding_id = connected
@@ -281,7 +279,7 @@ def test_no_key_of_another_and_no_refused_key_is_chosen(
     assert app.chat("hello", model="fake/model").status_code == 402
     person.browser.send(page.form("Save"), funding=second)
     assert app.chat("hello", model="fake/model").status_code == 402
-    # Both are refused. What is chosen stays so, and the cap can be changed.
+    # Both are refused. The choice stays, and the cap can be changed.
     page = change_page(person)
     assert radios(page) == [(second, True)]
     assert page.text.count("Replace the key") == 2

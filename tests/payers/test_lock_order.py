@@ -1,5 +1,5 @@
-"""An app is deleted while another transaction holds what the deletion needs. In PostgreSQL, if two
-wait for each other, one of them fails."""
+"""An app is deleted while another transaction holds locks that the deletion needs. If two
+transactions wait for each other, PostgreSQL fails one of them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Step = Callable[[Sql, "World"], object]
 
 @dataclass
 class World:
-    """A payer with a connection and a grant, and an approval that is allowed."""
+    """A payer with a connection, a grant and an allowed approval."""
 
     store: Store
     database: str
@@ -111,7 +111,7 @@ def lock_connection(sql: Sql, world: World) -> None:
 
 
 def keep_key(sql: Sql, world: World) -> None:
-    """As a call does that has an Idempotency-Key."""
+    """Stores a key, as a call with an Idempotency-Key does."""
     row = {"payer": "u1", "key_hash": "k", "body_hash": "b", "reservation_id": "r"}
     sql.execute(insert(schema.idempotency).values(app_id=world.app_id, created_at=1, **row))
 
@@ -138,7 +138,7 @@ def delete_data(sql: Sql, world: World) -> None:
         ("connection", lock_approval, delete_data),
     ],
 )
-async def test_an_app_is_deleted_in_between(
+async def test_app_deleted_during_a_redemption_causes_no_deadlock(
     world: World, kind: Kind, first: Step, then: Step
 ) -> None:
     await world.allowed(kind)
@@ -163,7 +163,7 @@ async def test_an_app_is_deleted_in_between(
 
 
 def until_somebody_waits(sql: Sql) -> None:
-    """Until another transaction of this database waits for one of our locks."""
+    """Waits until another transaction of this database waits for one of our locks."""
     wanted = text(
         "SELECT count(*) FROM pg_locks"
         " WHERE NOT granted AND pg_backend_pid() = ANY (pg_blocking_pids(pid))"
@@ -189,8 +189,8 @@ async def nothing_is_connected(world: World) -> None:
     assert await world.store.transact(look) == []
 
 
-async def test_a_deleted_app_connects_nothing(world: World) -> None:
-    """Whoever asks has looked the app up a moment before."""
+async def test_deleted_app_connects_nothing(world: World) -> None:
+    """The request has looked the app up just before."""
     await world.allowed("connection")
     app = world.app_id
     await world.store.transact(

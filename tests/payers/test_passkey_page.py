@@ -1,4 +1,4 @@
-"""The page of a payer's passkeys: another one, a lost one, and never none."""
+"""The page of a payer's passkeys: adding one, removing a lost one, and keeping at least one."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def removals(page: Page) -> list[Form]:
 
 
 def add(person: Person) -> Authenticator:
-    """Press *Create a passkey* with another device."""
+    """Presses *Create a passkey* on another device."""
     device = Authenticator(person.browser.origin)
     (form,) = (form for form in passkeys(person).forms if form.action == "/sign-in/passkey")
     asked = person.challenge(form, "create")
@@ -44,7 +44,7 @@ def add(person: Person) -> Authenticator:
     return device
 
 
-def test_a_lost_passkey_is_removed(person: Person, service: Service) -> None:
+def test_lost_passkey_is_removed(person: Person, service: Service) -> None:
     person.sign_in()
     page = person.browser.get(person.browser.get("/budget").link("Passkeys"))
     check_page(page)
@@ -65,7 +65,7 @@ def test_a_lost_passkey_is_removed(person: Person, service: Service) -> None:
         after = person.browser.follow(person.browser.send(first))
         assert "The passkey was removed" in after.text
         assert removals(after) == []
-        # The lost device is signed out, cannot sign in, and cannot finish what it has begun.
+        # The lost device is signed out, cannot sign in, and cannot finish what it has started.
         assert thief.browser.http.get("/budget").status_code == 303
         assert thief.sign_in(kind="sign-in").status_code == 403
         credential = Authenticator(person.browser.origin).create(begun["options"])
@@ -76,7 +76,7 @@ def test_a_lost_passkey_is_removed(person: Person, service: Service) -> None:
     assert person.browser.send(first).status_code == 403  # the form of the former sign-in
 
 
-def test_the_only_passkey_stays(person: Person) -> None:
+def test_only_passkey_cannot_be_removed(person: Person) -> None:
     person.sign_in()
     add(person)
     forms = removals(passkeys(person))
@@ -87,7 +87,7 @@ def test_the_only_passkey_stays(person: Person) -> None:
     assert person.browser.send(forms[0]).status_code == 404
 
 
-def test_an_old_sign_in_changes_nothing(person: Person, service: Service) -> None:
+def test_old_sign_in_changes_nothing(person: Person, service: Service) -> None:
     person.sign_in()
     add(person)
     form = removals(passkeys(person))[0]
@@ -101,7 +101,7 @@ def test_an_old_sign_in_changes_nothing(person: Person, service: Service) -> Non
     assert urlsplit(Page(answer).link("Sign in")).query == "next=%2Fbudget%2Fpasskeys&again=1"
 
 
-def test_nobody_removes_the_passkey_of_another(person: Person, other_person: Person) -> None:
+def test_payer_cannot_remove_the_passkey_of_another(person: Person, other_person: Person) -> None:
     for each in (person, other_person):
         each.sign_in()
         add(each)
@@ -111,7 +111,7 @@ def test_nobody_removes_the_passkey_of_another(person: Person, other_person: Per
     assert len(removals(passkeys(other_person))) == 2
 
 
-def test_how_many_codes_are_left(person: Person) -> None:
+def test_page_shows_how_many_codes_are_left(person: Person) -> None:
     person.sign_in()
     person.browser.send(passkeys(person).form("New recovery codes"))
     assert "You have 10 recovery codes left." in passkeys(person).text
@@ -123,7 +123,7 @@ async def store(database: str) -> AsyncIterator[Store]:
         yield opened
 
 
-async def test_of_two_removals_at_once_one_passkey_is_left(store: Store) -> None:
+async def test_two_concurrent_removals_leave_one_passkey(store: Store) -> None:
     for number in range(5):
         payer_id = (await new_payer(store)).payer_id
         for name in "ab":

@@ -1,4 +1,4 @@
-"""The ceremonies of WebAuthn, with an authenticator in software."""
+"""The WebAuthn ceremonies, with an authenticator in software."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def refused(function, *arguments) -> None:
     assert refusal.value.__cause__ is None
 
 
-def test_a_passkey_is_made_and_used() -> None:
+def test_passkey_is_created_and_used() -> None:
     authenticator = Authenticator(URL)
     passkey = create(authenticator)
     assert passkey.credential_id == encode(authenticator.credentials[0].id)
@@ -45,7 +45,7 @@ def test_a_passkey_is_made_and_used() -> None:
     assert [sign_in(authenticator, passkey).sign_count for _ in range(2)] == [1, 2]
 
 
-def test_the_options() -> None:
+def test_creation_and_sign_in_options() -> None:
     challenge = passkeys.new_challenge("create", passkeys.new_payer_id())
     options = passkeys.creation_options(challenge, URL, "a name", ["AAEC"])
     assert options["rp"] == {"id": RP_ID, "name": "Wattfare"}
@@ -72,7 +72,9 @@ def test_the_options() -> None:
     ],
     ids=str,
 )
-def test_another_origin_or_host_or_nobody_verified(authenticator: Authenticator) -> None:
+def test_wrong_origin_wrong_host_or_missing_verification_is_refused(
+    authenticator: Authenticator,
+) -> None:
     refused(create, authenticator)
     good = Authenticator(URL)
     passkey = create(good)
@@ -81,7 +83,7 @@ def test_another_origin_or_host_or_nobody_verified(authenticator: Authenticator)
     refused(sign_in, good, passkey)
 
 
-def test_another_challenge() -> None:
+def test_answer_to_another_challenge_is_refused() -> None:
     authenticator = Authenticator(URL)
     payer_id = passkeys.new_payer_id()
     mine, other = (passkeys.new_challenge("create", payer_id) for _ in range(2))
@@ -91,28 +93,28 @@ def test_another_challenge() -> None:
     mine, other = (passkeys.new_challenge("sign-in") for _ in range(2))
     answer = authenticator.sign_in(passkeys.sign_in_options(mine, URL))
     refused(passkeys.verify_sign_in, answer, other, passkey, URL)
-    # A ceremony of the other kind is none.
+    # A ceremony of the other kind does not count.
     refused(passkeys.verify_creation, answer, msgspec.structs.replace(mine, payer_id="00"), URL)
 
 
-def test_another_passkey() -> None:
+def test_answer_of_another_passkey_is_refused() -> None:
     authenticator = Authenticator(URL)
     first, second = create(authenticator), create(authenticator)
     challenge = passkeys.new_challenge("sign-in")
     options = passkeys.sign_in_options(challenge, URL)
     answer = authenticator.sign_in(options, authenticator.credentials[1])
     refused(passkeys.verify_sign_in, answer, challenge, first, URL)
-    # With the id of the first one, and the signature of the second one.
+    # With the first one's id and the second one's signature.
     forged = {**json.loads(answer), "id": first.credential_id, "rawId": first.credential_id}
     refused(passkeys.verify_sign_in, json.dumps(forged), challenge, first, URL)
     del forged["response"]["userHandle"]
     refused(passkeys.verify_sign_in, json.dumps(forged), challenge, first, URL)
-    # Of another payer than the passkey's own.
+    # Of a payer who does not own the passkey.
     moved = msgspec.structs.replace(second, payer_id=first.payer_id)
     refused(passkeys.verify_sign_in, answer, challenge, moved, URL)
 
 
-def test_a_copy_of_a_passkey_that_counts() -> None:
+def test_copied_passkey_is_detected_by_its_counter() -> None:
     authenticator = Authenticator(URL)
     passkey = create(authenticator)
     passkey = sign_in(authenticator, passkey)
@@ -121,7 +123,7 @@ def test_a_copy_of_a_passkey_that_counts() -> None:
     refused(sign_in, authenticator, passkey)
 
 
-def test_a_passkey_that_does_not_count() -> None:
+def test_passkey_without_a_counter_is_accepted() -> None:
     authenticator = Authenticator(URL, counts=False)
     passkey = create(authenticator)
     for _ in range(2):
@@ -143,7 +145,7 @@ def test_a_passkey_that_does_not_count() -> None:
         "[" * 9999,
     ],
 )
-def test_what_is_no_answer(answer: str) -> None:
+def test_invalid_answer_is_refused(answer: str) -> None:
     authenticator = Authenticator(URL)
     passkey = create(authenticator)
     challenge = passkeys.new_challenge("create", passkey.payer_id)
@@ -151,7 +153,7 @@ def test_what_is_no_answer(answer: str) -> None:
     refused(passkeys.verify_sign_in, answer, passkeys.new_challenge("sign-in"), passkey, URL)
 
 
-def test_answers_that_are_broken_somewhere() -> None:
+def test_answer_broken_at_any_place_is_refused() -> None:
     authenticator = Authenticator(URL)
     challenge = passkeys.new_challenge("create", passkeys.new_payer_id())
     answer = json.loads(authenticator.create(passkeys.creation_options(challenge, URL, "a name")))
@@ -164,7 +166,7 @@ def test_answers_that_are_broken_somewhere() -> None:
         refused(passkeys.verify_creation, json.dumps(one), challenge, URL)
 
 
-def test_nothing_of_a_challenge_is_shown() -> None:
+def test_repr_hides_a_challenge() -> None:
     challenge = passkeys.new_challenge("sign-in")
     assert encode(challenge.challenge) not in repr(challenge)
     assert str(challenge.challenge) not in repr(challenge)

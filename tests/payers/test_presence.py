@@ -31,7 +31,7 @@ def close(person: Person, asked: dict[str, Any]) -> httpx.Response:
     return person.browser.post(f"{path}/left", {"csrf": form.fields["csrf"]})
 
 
-def test_a_page_that_is_closed_and_opened_again(app: App, person: Person) -> None:
+def test_page_is_closed_and_opened_again(app: App, person: Person) -> None:
     asked = ask(app)
     assert state_of(app, asked).json() == OPEN
     assert close(person, asked).status_code == 204
@@ -40,7 +40,7 @@ def test_a_page_that_is_closed_and_opened_again(app: App, person: Person) -> Non
     assert state_of(app, asked).json() == OPEN
 
 
-def test_it_still_counts_if_the_person_allows(app: App, person: Person) -> None:
+def test_closed_page_still_counts_if_the_person_allows(app: App, person: Person) -> None:
     asked = ask(app)
     close(person, asked)
     person.approve(asked["url"])
@@ -58,7 +58,7 @@ def close_after(person: Person, asked: dict[str, Any]) -> None:
     person.browser.post(f"{path}/left", {"csrf": form.fields["csrf"]})
 
 
-def test_a_grant(app: App, person: Person) -> None:
+def test_closed_page_of_a_grant(app: App, person: Person) -> None:
     asked = ask_for_grant(app)
     key = app.keys.publishable_key
     assert state_of(app, asked, token=key).json() == OPEN
@@ -67,7 +67,7 @@ def test_a_grant(app: App, person: Person) -> None:
 
 
 @pytest.mark.parametrize("wrong", ["secret", "user", "id"])
-def test_only_the_page_that_asked_may_know(app: App, wrong: str) -> None:
+def test_only_the_requesting_page_can_see_it(app: App, wrong: str) -> None:
     asked = ask(app)
     given: dict[str, str] = {}
     if wrong == "secret":

@@ -1,4 +1,4 @@
-"""Where a browser may be sent after an approval."""
+"""Where a browser may return to after an approval."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ORIGINS = frozenset({"https://app.example.com", "https://other.example:8443"})
         ("https://other.example:8443/return", "https://other.example:8443"),
     ],
 )
-def test_a_page_of_a_registered_origin(url: str, origin: str) -> None:
+def test_page_of_a_registered_origin_is_accepted(url: str, origin: str) -> None:
     assert return_urls.check(url, ORIGINS, "live") == origin
 
 
@@ -80,7 +80,7 @@ def test_a_page_of_a_registered_origin(url: str, origin: str) -> None:
         ("https://app.example.com/" + "x" * 2000, 400),
     ],
 )
-def test_no_other_page(url: str, status: int) -> None:
+def test_other_pages_are_refused(url: str, status: int) -> None:
     for mode in ("live", "test"):
         if url == "http://localhost:3000/" and mode == "test":
             continue
@@ -90,7 +90,7 @@ def test_no_other_page(url: str, status: int) -> None:
 
 
 @pytest.mark.parametrize("host", ["localhost", "localhost:3000", "127.0.0.1", "127.0.0.1:8000"])
-def test_a_test_app_may_use_any_port_of_this_machine(host: str) -> None:
+def test_test_app_may_use_any_local_port(host: str) -> None:
     assert return_urls.check(f"http://{host}/x", frozenset(), "test") == f"http://{host}"
     with pytest.raises(WattfareError):
         return_urls.check(f"http://{host}/x", frozenset(), "live")
@@ -101,7 +101,7 @@ def test_a_test_app_may_use_any_port_of_this_machine(host: str) -> None:
 @pytest.mark.parametrize(
     "url", ["http://localhost.evil.example/", "http://127.0.0.1.nip.io/", "http://127.0.0.2/"]
 )
-def test_what_only_looks_like_this_machine(url: str) -> None:
+def test_host_that_only_resembles_this_machine_is_refused(url: str) -> None:
     with pytest.raises(WattfareError):
         return_urls.check(url, frozenset(), "test")
 
@@ -116,5 +116,5 @@ def test_what_only_looks_like_this_machine(url: str) -> None:
         ("https://a.example/r?a=%20&a=+", "https://a.example/r?a=%20&a=+&approval=x&code=a%2Fb"),
     ],
 )
-def test_the_apps_own_query_stays(url: str, with_code: str) -> None:
+def test_query_of_the_app_is_kept(url: str, with_code: str) -> None:
     assert return_urls.with_answer(url, {"approval": "x", "code": "a/b"}) == with_code

@@ -1,4 +1,4 @@
-"""Signing in at the service's pages: passkeys, recovery codes, cookies, and how old a proof is."""
+"""Signing in on the service's pages: passkeys, recovery codes, cookies, and recent sign-ins."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def payer_of(service: Service, person: Person) -> str:
 
 
 def is_signed_in(person: Person, path: str = "/sign-in") -> bool:
-    """The page that signs in leads on at once."""
+    """True if the sign-in page redirects at once."""
     answer = person.browser.http.get(path)
     return answer.status_code == 303
 
@@ -53,7 +53,7 @@ def grow_old(service: Service, person: Person, seconds: int = 601) -> None:
 # -- passkeys
 
 
-def test_a_passkey_is_created_and_signs_in(person: Person) -> None:
+def test_passkey_is_created_and_signs_in(person: Person) -> None:
     answer = person.sign_in()
     assert (answer.status_code, answer.headers["location"]) == (303, "/budget")
     assert is_signed_in(person)
@@ -67,14 +67,14 @@ def test_a_passkey_is_created_and_signs_in(person: Person) -> None:
     assert is_signed_in(person)
 
 
-def test_a_payer_has_so_many_passkeys_at_most(person: Person) -> None:
-    """No script fills the table, nor the list that comes with each challenge."""
+def test_payer_has_a_limited_number_of_passkeys(person: Person) -> None:
+    """A script cannot fill the table, or the list that is sent with each challenge."""
     for _ in range(people.MAX_PASSKEYS):
         assert person.sign_in(kind="create").status_code == 303
     answer = person.sign_in(kind="create")
     assert answer.status_code == 409
     assert "20 passkeys" in Page(answer).text
-    person.authenticator.credentials.pop()  # which the service did not take
+    person.authenticator.credentials.pop()  # which the service has refused
     assert person.sign_in(kind="sign-in").status_code == 303
 
 
@@ -83,8 +83,8 @@ def sign_out(person: Person) -> None:
     assert person.browser.send(page.form("Sign out")).status_code == 303
 
 
-def test_each_sign_in_has_a_cookie_of_its_own(person: Person, service: Service) -> None:
-    """No cookie from before a sign-in is of any use after it, and no cookie after it ends."""
+def test_each_sign_in_has_its_own_cookie(person: Person, service: Service) -> None:
+    """A cookie from before a sign-in is invalid after it, and no later cookie ends."""
     person.sign_in()
     first = person.browser.http.cookies["wattfare"]
     person.sign_in()
@@ -96,7 +96,7 @@ def test_each_sign_in_has_a_cookie_of_its_own(person: Person, service: Service) 
             assert browser.http.get("/sign-in").status_code == 200
 
 
-def test_a_challenge_is_used_once(person: Person) -> None:
+def test_challenge_is_used_once(person: Person) -> None:
     form = person.form()
     asked = person.challenge(form, "create")
     credential = person.authenticator.create(asked["options"])
@@ -115,7 +115,7 @@ def test_a_challenge_is_used_once(person: Person) -> None:
     assert not is_signed_in(person)
 
 
-def test_a_failed_attempt_uses_its_challenge_up(person: Person) -> None:
+def test_failed_attempt_uses_up_its_challenge(person: Person) -> None:
     person.sign_in()
     sign_out(person)
     form = person.form()
@@ -129,14 +129,14 @@ def test_a_failed_attempt_uses_its_challenge_up(person: Person) -> None:
     assert not is_signed_in(person)
 
 
-def test_a_challenge_is_for_one_browser_and_one_ceremony(
+def test_challenge_is_for_one_browser_and_one_ceremony(
     person: Person, other_person: Person
 ) -> None:
     person.sign_in()
     sign_out(person)
     theirs = person.challenge(person.form(), "sign-in")
     credential = person.authenticator.sign_in(theirs["options"])
-    # Another browser with the answer, as one has it that is tricked into signing in as Mallory.
+    # Another browser with the answer, for example one that is tricked into Mallory's account.
     form = other_person.form()
     sent = {"challenge": theirs["id"], "credential": credential}
     assert other_person.browser.send(form, **sent).status_code == 403
@@ -147,7 +147,7 @@ def test_a_challenge_is_for_one_browser_and_one_ceremony(
     assert person.browser.send(person.form(), **sent).status_code == 403
 
 
-def test_a_challenge_ends(person: Person, service: Service) -> None:
+def test_challenge_expires(person: Person, service: Service) -> None:
     form = person.form()
     asked = person.challenge(form, "create")
     credential = person.authenticator.create(asked["options"])
@@ -156,7 +156,7 @@ def test_a_challenge_ends(person: Person, service: Service) -> None:
     assert person.browser.send(form, **sent).status_code == 403
 
 
-def test_a_copy_of_a_passkey_is_noticed(person: Person, service: Service) -> None:
+def test_copied_passkey_is_detected(person: Person, service: Service) -> None:
     person.sign_in()
     for _ in range(2):
         sign_out(person)
@@ -168,7 +168,7 @@ def test_a_copy_of_a_passkey_is_noticed(person: Person, service: Service) -> Non
 
 
 def test_another_origin_is_refused(person: Person) -> None:
-    """A site that shows our page's text gets the authenticator to sign for its own origin only."""
+    """A site that imitates our page gets signatures for its own origin only."""
     person.sign_in()
     sign_out(person)
     origin = person.authenticator.origin
@@ -178,7 +178,7 @@ def test_another_origin_is_refused(person: Person) -> None:
         assert not is_signed_in(person)
 
 
-def test_a_second_passkey_of_the_same_payer(person: Person, service: Service) -> None:
+def test_payer_adds_a_second_passkey(person: Person, service: Service) -> None:
     person.sign_in()
     form = person.form()
     asked = person.challenge(form, "create")
@@ -195,7 +195,7 @@ def test_a_second_passkey_of_the_same_payer(person: Person, service: Service) ->
     assert answer.status_code == 403
 
 
-def test_an_unknown_passkey(person: Person) -> None:
+def test_unknown_passkey_is_refused(person: Person) -> None:
     stranger = Authenticator(person.browser.origin)
     stranger.create({"user": {"id": "AAEC"}, "rp": {"id": "localhost"}, "challenge": "AAEC"})
     form = person.form()
@@ -206,7 +206,7 @@ def test_an_unknown_passkey(person: Person) -> None:
 
 
 @pytest.mark.parametrize("credential", ["", "x", "{}", "[]", '{"id": "x"}', "x" * 40_000])
-def test_what_is_no_answer_of_an_authenticator(person: Person, credential: str) -> None:
+def test_invalid_authenticator_answer_is_refused(person: Person, credential: str) -> None:
     for kind in ("create", "sign-in"):
         form = person.form()
         asked = person.challenge(form, kind)
@@ -218,7 +218,7 @@ def test_what_is_no_answer_of_an_authenticator(person: Person, credential: str) 
 # -- recovery codes
 
 
-def test_recovery_codes(person: Person) -> None:
+def test_recovery_codes_sign_in(person: Person) -> None:
     person.sign_in()
     codes = recovery_codes(person)
     assert len(set(codes)) == 10
@@ -227,17 +227,17 @@ def test_recovery_codes(person: Person) -> None:
     assert (answer.status_code, answer.headers["location"]) == (303, "/budget")
     assert is_signed_in(person)
     sign_out(person)
-    assert enter(person, codes[0]).status_code == 403  # each once
-    # However a person writes it down.
+    assert enter(person, codes[0]).status_code == 403  # each works once
+    # In any notation that a person may use.
     assert enter(person, codes[1].upper().replace("-", " ").replace("0", "O")).status_code == 303
-    # New codes take the place of the old ones.
+    # New codes replace the old ones.
     new = recovery_codes(person)
     sign_out(person)
     assert enter(person, codes[2]).status_code == 403
     assert enter(person, new[0]).status_code == 303
 
 
-def test_a_recovery_code_is_a_proof_for_what_costs_money(
+def test_recovery_code_counts_as_a_recent_sign_in(
     person: Person, app: App, service: Service
 ) -> None:
     person.sign_in()
@@ -251,7 +251,7 @@ def test_a_recovery_code_is_a_proof_for_what_costs_money(
     assert person.approve(asked["url"])["code"]
 
 
-def test_codes_are_shown_once_and_only_after_a_fresh_proof(
+def test_codes_are_shown_once_and_only_after_a_recent_sign_in(
     person: Person, service: Service
 ) -> None:
     person.sign_in()
@@ -266,7 +266,7 @@ def test_codes_are_shown_once_and_only_after_a_fresh_proof(
     assert not CODE.search(answer.text)
 
 
-def test_no_secret_is_kept(person: Person, service: Service) -> None:
+def test_database_holds_no_secret(person: Person, service: Service) -> None:
     person.sign_in()
     codes = recovery_codes(person)
     cookie = person.browser.http.cookies["wattfare"]
@@ -291,7 +291,7 @@ def test_guessing_codes_is_limited(tmp_path: Path) -> None:
         answer = enter(person, code)
         assert answer.status_code == 429
         assert 1 <= int(answer.headers["retry-after"]) <= 60
-        assert person.sign_in().status_code == 303  # with a passkey, nothing can be guessed
+        assert person.sign_in().status_code == 303  # with a passkey, there is nothing to guess
 
 
 def test_sign_ins_are_limited(tmp_path: Path) -> None:
@@ -302,10 +302,10 @@ def test_sign_ins_are_limited(tmp_path: Path) -> None:
         assert statuses == [200] * 120 + [429]
 
 
-# -- how old a proof is
+# -- how recent a sign-in is
 
 
-def test_an_old_sign_in_does_not_approve(person: Person, app: App, service: Service) -> None:
+def test_old_sign_in_cannot_approve(person: Person, app: App, service: Service) -> None:
     person.sign_in()
     grow_old(service, person, 590)
     asked = ask(app)
@@ -319,12 +319,12 @@ def test_an_old_sign_in_does_not_approve(person: Person, app: App, service: Serv
     assert not any(form.button == "Allow" for form in page.forms)
     assert "Sign in with a passkey" in page.answer.text
     assert "Create a passkey" not in page.answer.text
-    # With a new proof, it goes on.
+    # With a new sign-in, it continues.
     person.sign_in(path)
     assert person.approve(asked["url"])["code"]
 
 
-def test_a_sign_in_ends(person: Person, service: Service) -> None:
+def test_sign_in_expires(person: Person, service: Service) -> None:
     person.sign_in()
     change(
         service,
@@ -334,7 +334,7 @@ def test_a_sign_in_ends(person: Person, service: Service) -> None:
     assert not is_signed_in(person)
 
 
-def test_a_deleted_payer_cannot_sign_in(person: Person, service: Service) -> None:
+def test_deleted_payer_cannot_sign_in(person: Person, service: Service) -> None:
     person.sign_in()
     codes = recovery_codes(person)
     change(
@@ -347,7 +347,7 @@ def test_a_deleted_payer_cannot_sign_in(person: Person, service: Service) -> Non
     assert enter(person, codes[0]).status_code == 403
 
 
-# -- where it leads, and who may send its forms
+# -- where a sign-in leads, and who may send its forms
 
 
 @pytest.mark.parametrize(
@@ -366,7 +366,7 @@ def test_a_deleted_payer_cannot_sign_in(person: Person, service: Service) -> Non
         "/budget" + "x" * 2000,
     ],
 )
-def test_a_sign_in_leads_to_pages_of_ours_only(person: Person, path: str) -> None:
+def test_sign_in_leads_to_our_own_pages_only(person: Person, path: str) -> None:
     form = person.form()
     asked = person.challenge(form, "create")
     credential = person.authenticator.create(asked["options"])
@@ -413,7 +413,7 @@ def test_each_form_needs_the_token_of_its_browser(
     assert person.approve(asked["url"])["code"]
 
 
-def test_the_host_of_a_request_makes_no_url(app: App, person: Person) -> None:
+def test_urls_ignore_the_host_header(app: App, person: Person) -> None:
     headers = {"host": "evil.example", "x-forwarded-host": "evil.example"}
     body = {"returnUrl": "https://app.example.com/"}
     answer = app.http.post(
@@ -431,7 +431,7 @@ def test_the_host_of_a_request_makes_no_url(app: App, person: Person) -> None:
     assert answer.json()["options"]["rp"]["id"] == "localhost"
 
 
-def test_under_tls_the_cookie_is_bound_to_the_host(tmp_path: Path) -> None:
+def test_cookie_is_bound_to_the_host_under_tls(tmp_path: Path) -> None:
     public_url = "https://wattfare.example.com"
     with run_service(tmp_path, "--public-url", public_url) as service:
         with live_app(service) as app:

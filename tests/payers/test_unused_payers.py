@@ -1,4 +1,4 @@
-"""Payers who never pay are deleted a month after their last sign-in, a few at a time."""
+"""Payers who never pay are deleted a month after their last sign-in, in small batches."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def app_id(database: str) -> str:
 
 
 async def visitor(store: Store, *, at: int = OLD) -> str:
-    """A payer who has made a passkey, and has signed in, at this moment."""
+    """A payer who creates a passkey and signs in now."""
     payer_id = secrets.token_hex(16)
 
     def make(sql: Sql) -> None:
@@ -66,7 +66,7 @@ async def add(store: Store, table: Table, **row: Any) -> None:
     await write(store, insert(table).values(**row))
 
 
-async def test_a_payer_who_never_paid_is_deleted(store: Store) -> None:
+async def test_payer_who_never_paid_is_deleted(store: Store) -> None:
     gone, young = await visitor(store), await visitor(store, at=NOW - 29 * DAY)
     await add(
         store,
@@ -158,7 +158,7 @@ def used_passkey(payer_id: str, app_id: str) -> tuple[Table, dict[str, Any]]:
         used_passkey,
     ],
 )
-async def test_who_is_kept(store: Store, app_id: str, kept: Row) -> None:
+async def test_payer_with_any_data_is_kept(store: Store, app_id: str, kept: Row) -> None:
     payer_id, gone = await visitor(store), await visitor(store)
     table, row = kept(payer_id, app_id)
     await add(store, table, **row)
@@ -167,14 +167,14 @@ async def test_who_is_kept(store: Store, app_id: str, kept: Row) -> None:
     assert not await is_there(store, gone)
 
 
-async def test_a_payer_whose_data_is_deleted_stays(store: Store) -> None:
+async def test_payer_whose_data_was_deleted_is_kept(store: Store) -> None:
     payer_id = await visitor(store)
     await store.transact(lambda sql: payer_actions.delete_data(sql, payer_id, utc_now()))
     await sweep(store)
     assert await is_there(store, payer_id)
 
 
-async def test_a_few_at_a_time(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_payers_are_deleted_in_batches(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(unused, "AT_A_TIME", 2)
     ids = sorted([await visitor(store) for _ in range(5)])
     assert await sweep(store) == ids[1]
@@ -185,8 +185,8 @@ async def test_a_few_at_a_time(store: Store, monkeypatch: pytest.MonkeyPatch) ->
     assert await sweep(store) is None
 
 
-async def test_to_sign_in_and_to_be_swept_at_once(store: Store) -> None:
-    """Either the payer signs in and stays, or the passkey is not known any more."""
+async def test_concurrent_sign_in_and_sweep(store: Store) -> None:
+    """Either the payer signs in and stays, or the passkey is unknown."""
     for number in range(20):
         payer_id = await visitor(store)
         passkey = Passkey(f"passkey of {payer_id}", payer_id, b"key", 0)
@@ -216,8 +216,8 @@ async def test_to_sign_in_and_to_be_swept_at_once(store: Store) -> None:
         assert await is_there(store, payer_id) == signed_in
 
 
-async def test_an_index_leads_to_each_row(store: Store) -> None:
-    """However many payers and rows there are, only those of a few payers are read."""
+async def test_sweep_uses_an_index(store: Store) -> None:
+    """With any number of payers and rows, the sweep reads only the rows of a few payers."""
 
     def plan(sql: Sql) -> str:
         payers = schema.payers
@@ -235,7 +235,7 @@ async def test_an_index_leads_to_each_row(store: Store) -> None:
     assert "Seq Scan" not in found, found
 
 
-async def test_the_service_sweeps(tmp_path: Path) -> None:
+async def test_service_sweeps_unused_payers(tmp_path: Path) -> None:
     async with store_of(f"sqlite:///{tmp_path / 'wattfare.db'}") as store:
         payer_id, young = await visitor(store), await visitor(store, at=NOW)
         with run_service(tmp_path) as service:
@@ -246,7 +246,7 @@ async def test_the_service_sweeps(tmp_path: Path) -> None:
             assert await is_there(store, young)
 
 
-async def test_a_swept_passkey_is_not_known(store: Store) -> None:
+async def test_swept_passkey_is_unknown(store: Store) -> None:
     payer_id = await visitor(store)
     before = Passkey(f"passkey of {payer_id}", payer_id, b"key", 0)
     await sweep(store)

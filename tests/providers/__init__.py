@@ -1,7 +1,7 @@
 """The provider table: what each provider sends, what the service does with it, and the bill.
 
-A new quirk is a new :class:`~providers.rows.Row` in the file of its provider. A new provider is a
-file and a name below. ``python -m providers``, in the folder ``tests``, writes the page.
+Add a new quirk as a :class:`~providers.rows.Row` in the file of its provider. Add a new provider as
+a file, and its name below. ``python -m providers``, in the folder ``tests``, writes the page.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""``python -m providers``, in the folder ``tests``: write the page."""
+"""``python -m providers``, in the folder ``tests``, writes the page."""
 
 from __future__ import annotations
 

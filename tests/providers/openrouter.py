@@ -144,7 +144,7 @@ PROVIDER = Provider(
         ),
         Row(
             quirk="fees for a request ($0.005) and for each web search ($0.01)",
-            rule="bills the fees as well",
+            rule="also bills the fees",
             source=_PRICES,
             price={**LIST, "request": "0.005", "web_search": "0.01"},
             usage=tokens(100, 10, server_tool_use={"web_search_requests": 3}),

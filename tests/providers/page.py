@@ -73,7 +73,7 @@ def _section_lines(provider: Provider) -> Iterator[str]:
 
 
 def _usd(nanos: int) -> str:
-    """All digits that count, and no others."""
+    """An amount without superfluous digits."""
     whole, rest = divmod(nanos, 10**9)
     return f"{whole}.{rest:09}".rstrip("0").rstrip(".")
 

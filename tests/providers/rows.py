@@ -1,6 +1,6 @@
-"""What a row of the provider table is, and how the usual streams are made of it.
+"""Defines a row of the provider table, and how the usual streams are made from it.
 
-A row holds one quirk: what the provider sends, what the service does with it, and the bill.
+A row describes one quirk: what the provider sends, what the service does with it, and the bill.
 :mod:`.test_bills` runs each row, as an answer and as a stream. :mod:`.page` writes
 ``docs/providers.md`` from them.
 """
@@ -11,17 +11,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-#: $1 and $2 for a million tokens, $0.10 for a million cached ones. A token of the prompt costs
-#: 1000 nano-dollars, one of the answer 2000, a cached one 100.
+#: $1 and $2 for a million tokens, $0.10 for a million cached ones. A prompt token costs 1000
+#: nano-dollars, a completion token 2000, a cached token 100.
 LIST: Mapping[str, Any] = {
     "prompt": "0.000001",
     "completion": "0.000002",
     "input_cache_read": "0.0000001",
 }
-#: What the test asks. If no usage is reported, the service takes it for so many tokens.
+#: The test's prompt. If no usage is reported, the service counts it as this many tokens.
 QUESTION = "one two three"
 ESTIMATED = 11
-#: What the models answer. Each word has 4 bytes, so the service takes it for one token.
+#: The models' answer. Each word has 4 bytes, so the service counts it as one token.
 WORDS = ("one ", "two ", "six ", "ten ")
 #: The bill at the prices of :data:`LIST` if no usage is reported.
 COUNTED = ESTIMATED * 1000 + len(WORDS) * 2000
@@ -35,7 +35,7 @@ Shape = Callable[[Sequence[Fields], Fields | None], "list[Chunk]"]
 
 @dataclass(frozen=True)
 class Published:
-    """The list names no price, so the published one counts.
+    """The list has no price, so the published price applies.
 
     Attributes:
         model: its name in ``genai-prices``.
@@ -87,7 +87,7 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Provider:
-    """A provider, and what is known of it.
+    """A provider, and what is known about it.
 
     Attributes:
         name: as it calls itself.
@@ -122,7 +122,7 @@ def answer_of(row: Row) -> dict[str, Any]:
 
 
 def stream_of(provider: Provider, row: Row) -> list[Chunk]:
-    """The chunks of the stream, without its ``[DONE]``."""
+    """The chunks of the stream without its ``[DONE]``."""
     chunks = row.chunks
     if chunks is None:
         chunks = (row.shape or provider.shape)(row.deltas, row.usage)
@@ -133,7 +133,7 @@ _HEAD = {"id": "chatcmpl-1", "created": 1796000000, "model": "m"}
 _IN_CHUNKS = {**_HEAD, "object": "chat.completion.chunk"}
 
 
-# -- the shapes of streams
+# -- the formats of streams
 
 
 def delta_chunk(delta: Fields, **more: Any) -> dict[str, Any]:
@@ -159,7 +159,7 @@ def _pieces(deltas: Sequence[Fields]) -> list[dict[str, Any]]:
 
 
 def on_a_last_chunk(deltas: Sequence[Fields], usage: Fields | None) -> list[Chunk]:
-    """OpenAI's: null on each chunk, then a chunk with the usage and no choice."""
+    """OpenAI's format: null on each chunk, then a chunk with the usage and no choice."""
     if usage is None:
         return without_usage(deltas, usage)
     chunks = [{**chunk, "usage": None} for chunk in (*_pieces(deltas), finish_chunk())]
@@ -188,7 +188,7 @@ def in_the_choice(deltas: Sequence[Fields], usage: Fields | None) -> list[Chunk]
 
 
 def under_its_own_name(name: str) -> Shape:
-    """Under a name of the provider's own, with the finish reason: ``{name: {"usage": …}}``."""
+    """Under the provider's own name, with the finish reason: ``{name: {"usage": …}}``."""
 
     def shape(deltas: Sequence[Fields], usage: Fields | None) -> list[Chunk]:
         return [*_pieces(deltas), {**finish_chunk(), name: {"id": "req_1", "usage": usage}}]
@@ -197,11 +197,11 @@ def under_its_own_name(name: str) -> Shape:
 
 
 def without_usage(deltas: Sequence[Fields], usage: Fields | None) -> list[Chunk]:
-    """The stream has none, even if the whole answer has."""
+    """The stream has no usage, even if the whole answer has one."""
     return [*_pieces(deltas), finish_chunk()]
 
 
-# -- values that several providers have
+# -- values that several providers share
 
 
 def tokens(prompt: int, completion: int, **more: Any) -> dict[str, Any]:
@@ -215,7 +215,7 @@ def tokens(prompt: int, completion: int, **more: Any) -> dict[str, Any]:
 
 
 def cached(count: int, **more: Any) -> dict[str, Any]:
-    """The detail that says how many tokens came from the cache.
+    """The detail with the number of tokens from the cache.
 
     Args:
         more: more details.
@@ -224,7 +224,7 @@ def cached(count: int, **more: Any) -> dict[str, Any]:
 
 
 def reasoned(count: int, **more: Any) -> dict[str, Any]:
-    """The detail that says how many tokens of the answer are reasoning.
+    """The detail with the number of reasoning tokens.
 
     Args:
         more: more details.

@@ -1,4 +1,4 @@
-"""Every quirk of every provider is billed as the provider means it, to the nano-dollar.
+"""Every quirk of every provider is billed exactly as the provider means it.
 
 One service and one upstream run all rows. The upstream's list has a model for each row.
 """
@@ -31,7 +31,7 @@ ASKING = {
     "stream_options": {"stream_options": {"include_usage": True}},
     "usage": {"usage": {"include": True}},
 }
-#: A reservation that is above every bill.
+#: A reservation above every bill.
 MAX_TOKENS = 1_000_000
 
 
@@ -57,7 +57,7 @@ class Till:
     billed: int = 0
 
     def ask(self, row: Row, **fields: Any) -> tuple[httpx.Response, int]:
-        """The answer, and what the user was billed for it, in nano-dollars."""
+        """The answer, and the user's bill for it in nano-dollars."""
         answer = self.app.chat(QUESTION, model=model_of(row), max_tokens=MAX_TOKENS, **fields)
         before, self.billed = self.billed, self._billed()
         return answer, self.billed - before
@@ -104,7 +104,7 @@ def nanos(cost: Any) -> int | None:
 
 
 def in_json(value: Any) -> Any:
-    """As it is read from the wire."""
+    """The value as it is read from the wire."""
     return json.loads(json.dumps(value), parse_float=Decimal)
 
 
@@ -113,7 +113,7 @@ def without_usage(answer: dict[str, Any]) -> dict[str, Any]:
 
 
 @each_row
-def test_answers(service: Till, provider: Provider, row: Row) -> None:
+def test_bill_of_an_answer(service: Till, provider: Provider, row: Row) -> None:
     service.upstream.script = answering(provider, row)
     answer, billed = service.ask(row)
     assert billed == row.bill
@@ -136,7 +136,9 @@ COUNTS = {"prompt_tokens", "completion_tokens", "total_tokens"}
 
 @pytest.mark.parametrize("asking", [*ASKING.values(), {}], ids=[*ASKING, "not asked"])
 @each_row
-def test_streams(service: Till, provider: Provider, row: Row, asking: dict[str, Any]) -> None:
+def test_bill_of_a_stream(
+    service: Till, provider: Provider, row: Row, asking: dict[str, Any]
+) -> None:
     service.upstream.script = answering(provider, row)
     answer, billed = service.ask(row, stream=True, **asking)
     bill = row.bill if row.stream_bill is None else row.stream_bill
@@ -161,10 +163,10 @@ def test_streams(service: Till, provider: Provider, row: Row, asking: dict[str, 
         last_cost = [each["usage"]["cost"] for each in told if each.get("usage")][-1]
         assert nanos(last_cost) == bill
         if len(told) > len(passed):
-            # The upstream's stream did not say what it cost, so there is one chunk more.
+            # The upstream's stream did not report its cost, so there is one more chunk.
             assert told.pop()["choices"] == []
     else:
-        # The service has asked for the usage. The client has not.
+        # The service has requested the usage, but the client has not.
         passed = [each for each in passed if each["choices"] or not each.get("usage")]
     assert [without_usage(each) for each in told] == [without_usage(each) for each in passed]
 
@@ -172,7 +174,7 @@ def test_streams(service: Till, provider: Provider, row: Row, asking: dict[str, 
 @pytest.mark.parametrize(
     "row", [row for _, row in ROWS if isinstance(row.price, Published)], ids=lambda row: row.quirk
 )
-def test_published_prices_say_the_same(row: Row) -> None:
+def test_published_prices_give_the_same_bill(row: Row) -> None:
     assert isinstance(row.price, Published)
     price = calc_price(Usage(**row.price.tokens), row.price.model, price_context=row.price.context)
     assert nanos_ceil(price.total_price) == row.bill

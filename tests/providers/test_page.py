@@ -1,4 +1,4 @@
-"""The page about providers is the one that the rows make."""
+"""The page about providers matches the rows."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from providers import PROVIDERS, page
 from wattfare_mw.service.models.provider_facts import BY_NAME
 
 
-def test_the_page_is_the_one_that_the_rows_make() -> None:
+def test_page_matches_the_rows() -> None:
     assert page.PAGE.read_text() == page.render(), "run `python -m providers` in the folder tests"
 
 
@@ -17,7 +17,7 @@ def test_every_row_names_its_source() -> None:
             assert row.source.startswith("https://"), row.quirk
 
 
-def test_the_service_knows_the_same_of_each_provider() -> None:
+def test_service_and_page_agree_on_each_provider() -> None:
     for provider in PROVIDERS:
         name = "azure" if provider.name == "Azure OpenAI" else provider.name.lower()
         facts = BY_NAME[name.replace(" ", "-")]

@@ -21,7 +21,7 @@ _DOCS = "https://docs.vllm.ai/en/latest/serving/openai_compatible_server.html"
 
 
 def _continuous(deltas: Sequence[Fields], usage: Fields | None) -> list[Chunk]:
-    """On each chunk, from the empty one at the start, and on a last one without choices."""
+    """On each chunk, starting with the empty first one, and on a last one without choices."""
     *counted, _ = on_every_chunk(deltas, usage)
     last = finish_chunk(stop_reason=None, token_ids=None)
     return [*counted, {**last, "usage": usage}, {"choices": [], "usage": usage}]

@@ -45,7 +45,7 @@ _numbers = itertools.count()
 
 @pytest.fixture
 def new_user() -> Callable[[], str]:
-    """Gives the id of a user of this app whom nobody has seen before."""
+    """Returns the id of a new user of this app."""
     return lambda: f"user-{next(_numbers)}"
 
 

@@ -1,5 +1,5 @@
-"""Each framework under its server, driven by the two clients that people have: what they are
-told, and to the last nano-dollar what it costs whom."""
+"""Each framework under its server, used by the two common clients: what they receive, and the exact
+bill of each user."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def says(text: str) -> list[Any]:
 
 
 def by_sdk(server: Server, user: str | None, prompt: str, **more: Any) -> dict[str, Any]:
-    """A request for the AI SDK, whose user is told by a header."""
+    """A request for the AI SDK. A header names its user."""
     return {
         "baseURL": f"{server.url}/api/wattfare",
         "headers": {"x-user": user} if user else {},
@@ -52,7 +52,7 @@ def user(app: App, new_user: Callable[[], str]) -> str:
     return user
 
 
-def test_the_openai_client(
+def test_openai_client(
     server: Server, app: App, user: str, new_user: Callable[[], str], openai_for: Any
 ) -> None:
     other = new_user()
@@ -83,14 +83,12 @@ def test_the_openai_client(
     assert spent(app, user) == cost(3, 3) + cost(prompt, 3)
 
     assert {model.id for model in client.models.list()} == {ECHO, SLOW}
-    # Nobody else has paid for any of it.
+    # No other user has paid for any of it.
     assert spent(app, other) == 0
     assert app.status(user)["remainingUsd"] == float(1 - cost(3, 3) - cost(prompt, 3))
 
 
-def test_the_ai_sdk(
-    server: Server, app: App, user: str, new_user: Callable[[], str], sdk: Sdk
-) -> None:
+def test_ai_sdk(server: Server, app: App, user: str, new_user: Callable[[], str], sdk: Sdk) -> None:
     other = new_user()
     app.connect(other, monthlyUsd=1)
 
@@ -114,7 +112,7 @@ def test_the_ai_sdk(
     assert spent(app, other) == 0
 
 
-def test_a_first_run_and_what_the_app_itself_sees(
+def test_first_run_and_the_apps_own_view(
     server: Server,
     app: App,
     new_user: Callable[[], str],
@@ -125,7 +123,7 @@ def test_a_first_run_and_what_the_app_itself_sees(
     user = new_user()
     client = openai_for(server, user)
 
-    # Nobody is signed in.
+    # No user is signed in.
     with pytest.raises(openai.AuthenticationError) as nobody:
         openai_for(server, None).chat.completions.create(model=ECHO, messages=says("hi"))
     assert nobody.value.code == "auth"
@@ -133,7 +131,7 @@ def test_a_first_run_and_what_the_app_itself_sees(
     assert (failed["event"], failed["status"], failed["code"]) == ("failed", 401, "auth")
     assert browser.get(f"{server.url}/spent").status_code == 401
 
-    # Signed in, and nothing connected yet.
+    # Signed in, but not connected.
     for stream in (False, True):
         with pytest.raises(openai.APIStatusError) as refused:
             client.chat.completions.create(model=ECHO, messages=says("hi"), stream=stream)
@@ -160,7 +158,7 @@ def test_a_first_run_and_what_the_app_itself_sees(
     answer = client.chat.completions.create(model=ECHO, messages=says("a b c"))
     assert answer.choices[0].message.content == "a b c"
 
-    # And the cap is reached.
+    # Now the cap is reached.
     for stream in (False, True):
         with pytest.raises(openai.APIStatusError) as refused:
             client.chat.completions.create(model=ECHO, messages=says("a b c"), stream=stream)
@@ -178,7 +176,7 @@ def test_a_first_run_and_what_the_app_itself_sees(
     assert browser.get(f"{server.url}/spent", headers=cookie).json() == {"usd": 0.000009}
 
 
-def test_the_cap_holds_for_calls_at_the_same_time(
+def test_cap_holds_for_concurrent_calls(
     server: Server, app: App, new_user: Callable[[], str], openai_for: Any
 ) -> None:
     user = new_user()
@@ -195,7 +193,7 @@ def test_the_cap_holds_for_calls_at_the_same_time(
     with ThreadPoolExecutor(8) as threads:
         said = list(threads.map(call, range(8)))
     assert said.count("a b") == 3
-    # Those that others in flight stood in the way of are told to try again.
+    # Calls in flight may hold the budget. The error of the others says to retry.
     assert set(said) <= {"a b", "budget_exceeded", "rate_limited"}
     assert spent(app, user) == 3 * cost(2, 2)
 
@@ -204,7 +202,7 @@ WORDS = 200
 
 
 @pytest.mark.parametrize("client", ["openai", "ai-sdk"])
-def test_who_goes_away_pays_for_what_was_said(
+def test_disconnected_client_pays_for_what_was_sent(
     client: str, server: Server, app: App, user: str, openai_for: Any, sdk: Sdk
 ) -> None:
     text = "w " * WORDS
@@ -221,15 +219,15 @@ def test_who_goes_away_pays_for_what_was_said(
         job.abort()
     billed = eventually(lambda: spent(app, user))
     words = (billed - cost(WORDS, 0)) / cost(0, 1)
-    # Some more are said before it is known that nobody listens.
+    # Some more words are sent before the disconnect is noticed.
     assert 3 <= words < WORDS
-    # And nothing of it is held back.
+    # No reservation is left.
     whole = openai_for(server, user).chat.completions.create(model=ECHO, messages=says("a"))
     assert whole.choices[0].message.content == "a"
     assert spent(app, user) == billed + cost(1, 1)
 
 
-def test_a_service_that_dies_in_mid_stream_is_an_error_to_both_clients(
+def test_service_that_dies_within_a_stream_is_an_error_to_both_clients(
     pair: Pair, tmp_path: Path, openai_for: Any, sdk: Sdk
 ) -> None:
     database = f"sqlite:///{tmp_path / 'wattfare.db'}"
@@ -259,7 +257,7 @@ def test_a_service_that_dies_in_mid_stream_is_an_error_to_both_clients(
             assert "broke off" in str(job.events[-1])
             assert ended.get("finishReason") not in ("stop", "length")
 
-            # Nothing is there any more.
+            # Nothing listens any more.
             with pytest.raises(openai.APIStatusError) as away:
                 openai_for(server, "one").chat.completions.create(model=ECHO, messages=says("a"))
             assert (away.value.status_code, away.value.code) == (502, "network")

@@ -10,7 +10,7 @@ from support.service import App, Service
 
 @pytest.fixture
 def app(service: Service) -> Iterator[App]:
-    """A test app of its own."""
+    """A test app for one test."""
     app = service.app()
     yield app
     app.close()

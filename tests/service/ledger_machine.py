@@ -1,5 +1,5 @@
-"""Any order of events, in a store that several processes share and in the pure rules; both say the
-same after each."""
+"""Runs events in any order against a store that several processes share and against the pure rules,
+and compares them after each event."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ amounts = st.integers(0, 100)
 
 
 class Offer(msgspec.Struct, frozen=True):
-    """What a call asks for: bounds, or a price and the most tokens that it can have."""
+    """What a call requests: cost bounds, or a price and the highest number of tokens."""
 
     bounds: Bounds
     price: Price | None = None
@@ -81,7 +81,7 @@ def offers(draw: st.DrawFn) -> Offer:
 
 @st.composite
 def all_terms(draw: st.DrawFn) -> Terms:
-    """The operator pays or not, with each kind of ceiling or without."""
+    """Terms with or without the operator's money, with each kind of ceiling or none."""
     shared = st.none() | st.integers(0, 300)
     return Terms(
         operator_pays=draw(st.booleans()),
@@ -94,7 +94,7 @@ def all_terms(draw: st.DrawFn) -> Terms:
 def connected(
     connection: Connection | None, cap: int | None, payer: str, funding: str | None
 ) -> Connection:
-    """The connection after an approval by this payer, who may take another's place."""
+    """The connection after this payer approves. The payer may replace another."""
     revocations = 0
     if connection is not None:
         revocations = connection.revocations + (connection.payer_id != payer)
@@ -102,7 +102,7 @@ def connected(
 
 
 def revoked_of(connection: Connection | None) -> Connection | None:
-    """The connection after a revocation. What is not connected stays as it is."""
+    """The connection after a revocation. A connection that is not active stays unchanged."""
     if connection is None or not connection.connected:
         return connection
     return msgspec.structs.replace(
@@ -111,7 +111,7 @@ def revoked_of(connection: Connection | None) -> Connection | None:
 
 
 class Call:
-    """A reservation as the rules have it."""
+    """A reservation, as the rules see it."""
 
     def __init__(
         self,
@@ -140,7 +140,7 @@ class Call:
 
 
 class LedgerMachine(RuleBasedStateMachine):
-    """The subclass says which store: :meth:`new_store`."""
+    """The subclass chooses the store: :meth:`new_store`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -156,9 +156,9 @@ class LedgerMachine(RuleBasedStateMachine):
         self.do(self.stores[0].add_app(self.app))
         self.connections: dict[str, Connection] = {}
         self.totals: dict[tuple[str, str, str], Totals] = {}
-        #: What each payer sees of a user's connection: its cap, and how it has ended.
+        #: Each payer's view of a user's connection: its cap, and how it ended.
         self.seen: dict[tuple[str, str], tuple[int | None, str | None]] = {}
-        #: Each funding's payer and state.
+        #: The payer and state of each funding.
         self.funding: dict[str, tuple[str, str]] = {}
         self.operator: dict[tuple[str, str], Totals] = {}
         self.grants: dict[str, GrantBudget] = {}
@@ -170,7 +170,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.steps = 0
 
     def begin(self) -> None:
-        """What has to be there before the first store."""
+        """Prepares what must exist before the first store."""
 
     def new_store(self) -> Store:
         raise NotImplementedError
@@ -179,7 +179,7 @@ class LedgerMachine(RuleBasedStateMachine):
         return self.runner.run(job)
 
     def teardown(self) -> None:
-        # The database may serve the next example: nothing in flight is left in it.
+        # The next example may use the same database, so no call may stay in flight.
         self.now += timedelta(days=4000)
         self.do(self.stores[0].sweep())
         assert self.do(self.stores[0].transact(verify)) == []
@@ -210,7 +210,7 @@ class LedgerMachine(RuleBasedStateMachine):
         return msgspec.structs.replace(found, funding_valid=valid, others=others)
 
     def spent_by_others(self, user: str, payer: str, month: str) -> int:
-        """What the operator's ceiling of this user counts beside this payer's own totals."""
+        """What the operator's ceiling counts for this user in addition to this payer's totals."""
         return sum(
             totals.billed + totals.reserved
             for (of_user, other, at), totals in self.totals.items()
@@ -230,7 +230,7 @@ class LedgerMachine(RuleBasedStateMachine):
         return self.connections[user].payer_id if user in self.connections else ""
 
     def total(self, user: str) -> Totals:
-        """Of the current payer, in this month."""
+        """The current payer's total of this month."""
         return self.totals.get((user, self.payer_of(user), self.month), Totals())
 
     def counted(self, month: str) -> OperatorTotals:
@@ -238,14 +238,14 @@ class LedgerMachine(RuleBasedStateMachine):
 
     def scope(self, scope: str, month: str) -> Totals:
         if (scope, month) not in self.operator:
-            # The database may have served another example, whose calls are of the same month.
+            # Another example may have used the database, with calls of the same month.
             self.operator[scope, month] = self.do(
                 self.stores[0].transact(lambda sql: operator_totals(sql, scope, month))
             )
         return self.operator[scope, month]
 
     def within(self, terms: Terms) -> Terms:
-        """The terms with room for what other examples have left in the database."""
+        """Raises the terms by what other examples have left in the database."""
         if terms.total_ceiling is None:
             return terms
         of_all, of_this = self.scope(ALL_APPS, self.month), self.scope(self.app.id, self.month)
@@ -261,8 +261,8 @@ class LedgerMachine(RuleBasedStateMachine):
         process=st.sampled_from(PROCESSES),
     )
     def connect(self, data, user: str, cap: int | None, payer: str, late: int, process) -> None:
-        """A payer approves, and may take another's place. Some use another payer's funding, or
-        have waited for too long."""
+        """A payer approves and may replace another. Some use another payer's funding or an expired
+        approval."""
         funding = data.draw(st.sampled_from([None, *self.funding]))
         before = self.connections.get(user)
         epoch = (before.revocations if before else 0) + late
@@ -339,7 +339,7 @@ class LedgerMachine(RuleBasedStateMachine):
         stop=st.sampled_from(["funding", "grant", "payer", "nothing"]),
     )
     def spend_and_stop(self, user, payer: str, process: int, terms: Terms, stop: str) -> None:
-        """A funding pays for a user and for a grant. Calls of both are in flight as it ends."""
+        """A funding pays for a user and a grant. It ends while calls of both are in flight."""
         holder = self.holder(process)
         if holder is None or not self.alive(holder):
             return
@@ -389,7 +389,7 @@ class LedgerMachine(RuleBasedStateMachine):
             self.has_lost(name)
 
     def has_lost(self, name: str) -> None:
-        """This funding is gone, and what it paid for."""
+        """Notes that this funding has ended, with everything it paid for."""
         owner, _ = self.funding[name]
         self.funding[name] = (owner, "removed")
         for user, found in self.connections.items():
@@ -468,7 +468,7 @@ class LedgerMachine(RuleBasedStateMachine):
         | st.builds(IdempotencyKey, st.sampled_from(["k1", "k2"]), st.sampled_from("ab")),
     )
     def reserve(self, data, process, offer, terms, stream, key) -> None:
-        # Those that can pay come first, and are drawn more often.
+        # Payers that can pay come first and are drawn more often.
         ready = [user for user in USERS if user in self.connections]
         account = data.draw(st.sampled_from([*ready, *self.grants, *USERS, "g-unknown"]))
         self.call(process, account, offer, self.within(terms), stream=stream, key=key)
@@ -483,7 +483,7 @@ class LedgerMachine(RuleBasedStateMachine):
         stream: bool = False,
         key: IdempotencyKey | None = None,
     ) -> str | None:
-        """Reserve for a call of this user or grant. Returns its name; None if it is refused."""
+        """Reserves for a call of this user or grant. Returns its name, or None if it is refused."""
         by_grant = account not in USERS
         self.count += 1
         order = InferenceCall(
@@ -617,12 +617,12 @@ class LedgerMachine(RuleBasedStateMachine):
         assert min(free)[0] < least
         only_in_flight = least <= min(unspent)[0]
         assert (refusal.http_status == 429) == only_in_flight
-        # What is needed would be let in if it were left, and what is left is no more than that.
+        # A budget of `needed` would admit the call. What remains is less than that.
         assert refusal.needed_usd == usd(least)
         left = min(each for each, _ in (free if only_in_flight else unspent))
         assert refusal.remaining_usd in (None, usd(max(left, 0)))
         assert refusal.remaining_usd is None or refusal.remaining_usd < refusal.needed_usd
-        if len(limits) == 1:  # what is left of the operator's money is not told
+        if len(limits) == 1:  # the rest of the operator's money is not disclosed
             assert (refusal.remaining_usd is None) == (limits[0][0] is not cap)
         kinds = {kind for each, kind in unspent if each == left}
         assert refusal.limited_by in ({"in_flight"} if only_in_flight else kinds)
@@ -650,14 +650,14 @@ class LedgerMachine(RuleBasedStateMachine):
         assert self.do(self.stores[process].settle(call, account, outcome)) is None
 
     def other_accounts(self, account: Account) -> list[Account]:
-        """Accounts that have no such reservation."""
+        """Accounts without this reservation."""
         others = [Account(self.app.id, "u1"), Account(self.app.id, "u2"), Account("other", "u1")]
         return [other for other in others if other != account]
 
     @precondition(lambda self: any(call.offer.price for call in self.calls.values()))
     @rule(data=st.data(), process=st.sampled_from(PROCESSES), used=token_counts(40))
     def settle_what_is_reported(self, data, process: int, used: TokenCounts) -> None:
-        """The upstream reports any usage. The bill is its own arithmetic, within the grant."""
+        """The upstream reports any usage. The bill follows it, within the reservation."""
         priced = [name for name, call in self.calls.items() if call.offer.price is not None]
         name = data.draw(st.sampled_from(sorted(priced)))
         call = self.calls[name]
@@ -709,7 +709,8 @@ class LedgerMachine(RuleBasedStateMachine):
         right_account=st.sampled_from([True, True, True, False]),
     )
     def renew(self, data, process: int, more: int, generation: str | None, right_account) -> None:
-        """With what one call has cost so far: one's own, or by mistake another's."""
+        """Renews with the cost so far of one call, which may by mistake belong to another
+        process."""
         metered = []
         name = None
         if self.calls:
@@ -736,7 +737,7 @@ class LedgerMachine(RuleBasedStateMachine):
         assert renewal.revoked == self.taken_back(holder)
 
     def taken_back(self, holder: str | None) -> set[str]:
-        """The calls of this process that are to be cut off."""
+        """The calls of this process that must be cut off."""
         return {
             name
             for name, call in self.calls.items()
@@ -763,14 +764,14 @@ class LedgerMachine(RuleBasedStateMachine):
             call = self.calls[name]
             billed = self.settled(name, Outcome(ended=ended, generated=generated, cost=cost))
             if held.unbounded:
-                # What was recorded, and never more than is held.
+                # The recorded cost, never more than the reservation.
                 assert (billed, ended) == (min(held.metered, held.reserved), "lost")
             self.swept[name] = (call, billed, ended)
         self.leases = {holder: until for holder, until in self.leases.items() if until > self.now}
 
     @rule(process=st.sampled_from(PROCESSES))
     def take_over(self, process: int) -> None:
-        """Of the streams that nobody holds, those whose true cost can be asked for."""
+        """Takes over the abandoned streams whose true cost can be looked up."""
         holder = self.holder(process)
         taken = self.do(self.stores[process].take_over())
         if holder is None:
@@ -804,7 +805,7 @@ class LedgerMachine(RuleBasedStateMachine):
         terms=all_terms(),
     )
     def correct(self, data, process, cost: int, generated: bool, terms: Terms) -> None:
-        """The process of a call that was swept is alive after all."""
+        """A process whose call was swept turns out to be alive."""
         name = data.draw(st.sampled_from(sorted(self.swept)))
         self.is_corrected(name, process, cost, generated, self.within(terms))
 
@@ -822,7 +823,7 @@ class LedgerMachine(RuleBasedStateMachine):
             totals = self.totals[where]
             cap = self.connections[user].cap
             if self.connections[user].payer_id != call.payer:
-                # Another has taken the place. Without a payer, the former cap is not known.
+                # Another payer has replaced this one. Without a payer, the former cap is unknown.
                 cap = self.seen[call.payer, user][0] if call.payer else 0
             if rules.operator_pays(call.funding, terms):
                 others = self.spent_by_others(user, call.payer, call.month)
@@ -862,7 +863,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule(process=st.sampled_from(PROCESSES))
     def crash(self, process: int) -> None:
-        """It says nothing to anybody; another one begins."""
+        """A process dies without a message, and another starts."""
         store = self.stores[process]
         store._holder = None
         self.do(store.close())
@@ -878,7 +879,7 @@ class LedgerMachine(RuleBasedStateMachine):
         later=st.none() | st.tuples(st.integers(0, 200), st.integers(0, 100)),
     )
     def hold_and_crash(self, process, hold, metered, stream: bool, counted: bool, later) -> None:
-        """A process dies in the middle of a call whose cost has no bound."""
+        """A process dies during a call whose cost has no bound."""
         holder = self.holder(process)
         if holder is None or not self.alive(holder):
             return
@@ -900,7 +901,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.now += timedelta(seconds=LEASE_SECONDS)
         self.sweep(1 - process, keep_streams=False)
         assert self.swept[order.id][1:] == (min(metered, granted), "lost")
-        if later is not None:  # it was alive after all
+        if later is not None:  # the process was alive after all
             cost, more = later
             counted_so_far = self.scope(self.app.id, call.month)
             room = counted_so_far.billed + counted_so_far.reserved + more
@@ -938,12 +939,12 @@ class LedgerMachine(RuleBasedStateMachine):
         for user in USERS:
             connection, totals = self.do(self.stores[0].account(self.app.id, user))
             assert connection == self.connection(user)
-            # Those of the current payer, and nothing of another's.
+            # The calls of the current payer only.
             assert totals == self.total(user)
 
     @invariant()
     def the_rows_prove_the_totals(self) -> None:
-        # It takes most of the time, and what is wrong stays wrong.
+        # This check takes most of the time, and an error persists.
         self.steps += 1
         if self.steps % 5 == 0:
             assert self.do(self.stores[1].transact(verify)) == []
@@ -961,7 +962,7 @@ class LedgerMachine(RuleBasedStateMachine):
                 assert found == counted
 
 
-# -- what other parts of the service do, and what is read to compare
+# -- actions of other parts of the service, and what is compared
 
 
 def add_funding(sql: Sql, name: str, payer: str) -> None:
@@ -997,7 +998,7 @@ def operator_totals(sql: Sql, scope: str, month: str) -> Totals:
 
 
 def rows_of_payers(sql: Sql, app_id: str) -> tuple[dict[Any, Totals], dict[Any, Any]]:
-    """The totals of each user and payer, and what each payer sees."""
+    """The totals of each user and payer, and each payer's view."""
     totals, seen = schema.totals, schema.payer_connections
     return (
         {

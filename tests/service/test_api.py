@@ -1,4 +1,4 @@
-"""The routes over real HTTP: who may do what, with which input, and what every error looks like."""
+"""The routes over real HTTP: who may use them, with which input, and how every error looks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NOT_CONNECTED = {
 
 
 def refused(answer, status: int, code: str) -> str:
-    """It is this error in the protocol's JSON; its message."""
+    """Checks that the answer is this error in the protocol's JSON. Returns its message."""
     assert answer.status_code == status, answer.text
     body = answer.json()
     assert list(body) == ["error"]
@@ -28,7 +28,7 @@ def refused(answer, status: int, code: str) -> str:
     return body["error"]["message"]
 
 
-def test_the_story_of_a_connection(app: App) -> None:
+def test_connection_from_approval_to_revocation(app: App) -> None:
     assert app.status() == NOT_CONNECTED
     refused(app.chat(), 402, "not_connected")
     token = app.token(monthlyUsd=20)
@@ -51,7 +51,7 @@ def test_the_story_of_a_connection(app: App) -> None:
     assert app.http.delete("/connections", headers=auth).status_code == 204
     assert app.status() == {**NOT_CONNECTED, "usage": {"monthlyUsd": 0.000009}}
     refused(app.chat(), 402, "not_connected")
-    # Coming back does not wipe the slate.
+    # Connecting again does not reset the spending.
     app.connect(monthlyUsd=0.000009)
     refused(app.chat(), 402, "budget_exceeded")
 
@@ -75,7 +75,9 @@ def test_the_story_of_a_connection(app: App) -> None:
         ({}, {"monthlyUsd": 3, "more": 1}, 3),
     ],
 )
-def test_which_cap_an_approval_sets(app: App, limit: dict, asked: dict, cap: float) -> None:
+def test_approval_sets_the_requested_or_the_default_cap(
+    app: App, limit: dict, asked: dict, cap: float
+) -> None:
     token = app.token(**limit)
     status = app.http.post("/connections", json=asked, headers=bearer(token)).json()
     assert status["limits"] == {"monthlyUsd": cap}
@@ -86,7 +88,7 @@ NO_AMOUNTS = ["-1", "1000000000.01", "1e400", "1e999999999", "NaN", "Infinity", 
 
 
 @pytest.mark.parametrize("amount", NO_AMOUNTS)
-def test_no_amount_is_taken_for_one(app: App, amount: str) -> None:
+def test_invalid_amount_is_refused(app: App, amount: str) -> None:
     json_type = {"content-type": "application/json"}
     body = f'{{"monthlyUsd": {amount}}}'
     auth = bearer(app.token())
@@ -101,7 +103,7 @@ def test_no_amount_is_taken_for_one(app: App, amount: str) -> None:
     refused(answer, 400, "invalid_request")
 
 
-def test_a_session(app: App) -> None:
+def test_session_route_returns_a_token(app: App) -> None:
     import time
 
     answer = app.http.post("/sessions", json={"appUserId": "u1"}, headers=app.auth)
@@ -132,7 +134,7 @@ def test_a_session(app: App) -> None:
         b"[" * 5000,
     ],
 )
-def test_no_session_for(app: App, body: bytes) -> None:
+def test_session_route_refuses_invalid_bodies(app: App, body: bytes) -> None:
     headers = {**app.auth, "content-type": "application/json"}
     refused(app.http.post("/sessions", content=body, headers=headers), 400, "invalid_request")
 
@@ -140,7 +142,7 @@ def test_no_session_for(app: App, body: bytes) -> None:
 @pytest.mark.parametrize(
     "user", ["user 1", "a/b?c=d&e#f", "100%", "%41", "zoë ✨", "x" * 256, "é" * 256, "a,b", "\t"]
 )
-def test_any_text_names_a_user(app: App, user: str) -> None:
+def test_any_text_can_be_a_user_id(app: App, user: str) -> None:
     app.connect(user)
     header = quote(user, safe="!#$&'()*+,/:;=?@[]-._~")
     answer = app.http.post(
@@ -152,13 +154,13 @@ def test_any_text_names_a_user(app: App, user: str) -> None:
 
 
 @pytest.mark.parametrize("header", ["", "%", "%4", "%zz", "%ff", "a b", "%00", "u" * 257])
-def test_what_is_no_user_header(app: App, header: str) -> None:
+def test_invalid_user_header_is_refused(app: App, header: str) -> None:
     headers = {**app.auth, "x-wattfare-user": header}
     answer = app.http.post("/chat/completions", json=chat_body(), headers=headers)
     refused(answer, 400, "invalid_request")
 
 
-def test_exactly_one_pays(app: App) -> None:
+def test_call_needs_exactly_one_payer(app: App) -> None:
     for headers in (
         [],
         [("x-wattfare-user", "u1"), ("x-wattfare-grant", "gt_x")],
@@ -172,11 +174,11 @@ def test_exactly_one_pays(app: App) -> None:
 @pytest.mark.parametrize(
     "query", ["", "?appUserId=", "?appuserid=u1", "?appUserId=a&appUserId=b", "?appUserId=%ff"]
 )
-def test_no_status_for(app: App, query: str) -> None:
+def test_status_route_refuses_invalid_users(app: App, query: str) -> None:
     refused(app.http.get(f"/status{query}", headers=app.auth), 400, "invalid_request")
 
 
-def test_every_call_takes_its_own_credential(app: App, service: Service) -> None:
+def test_each_route_accepts_only_its_own_credential(app: App, service: Service) -> None:
     other = service.create_app()
     secret, publishable, token = app.keys.secret_key, app.keys.publishable_key, app.token()
     mixed = secret.rsplit("_", 1)[0] + "_" + other.secret_key.rsplit("_", 1)[1]
@@ -206,7 +208,7 @@ def test_every_call_takes_its_own_credential(app: App, service: Service) -> None
         refused(app.http.request(method, path, headers=twice), 400, "invalid_request")
 
 
-def test_apps_do_not_see_each_other(app: App, service: Service) -> None:
+def test_apps_cannot_see_each_other(app: App, service: Service) -> None:
     app.connect(monthlyUsd=1)
     other = service.app()
     assert other.status() == NOT_CONNECTED
@@ -216,7 +218,7 @@ def test_apps_do_not_see_each_other(app: App, service: Service) -> None:
     other.close()
 
 
-def test_a_live_app_asks_its_users(service: Service) -> None:
+def test_live_app_needs_the_approval_of_its_users(service: Service) -> None:
     live = service.app("live")
     assert live.keys.secret_key.startswith("sk_live_")
     page = {"origin": "https://app.example"}
@@ -232,7 +234,7 @@ def test_a_live_app_asks_its_users(service: Service) -> None:
     live.close()
 
 
-def test_browsers_may_call_what_is_theirs(app: App) -> None:
+def test_browsers_may_call_the_public_routes(app: App) -> None:
     page = {"origin": "https://app.example"}
     ask = {**page, "access-control-request-method": "DELETE"}
     for path in ("/connections", "/grants"):
@@ -242,7 +244,7 @@ def test_browsers_may_call_what_is_theirs(app: App) -> None:
         assert "DELETE" in answer.headers["access-control-allow-methods"]
         assert "Authorization" in answer.headers["access-control-allow-headers"]
         assert "access-control-allow-credentials" not in answer.headers
-        refusal = app.http.post(path, headers=page)  # a page must be able to read why
+        refusal = app.http.post(path, headers=page)  # a page must be able to read the error
         assert refusal.status_code == 401
         assert refusal.headers["access-control-allow-origin"] == "*"
     answer = app.http.get("/connections", headers={**page, **bearer(app.token())})
@@ -254,7 +256,7 @@ def test_browsers_may_call_what_is_theirs(app: App) -> None:
         assert "access-control-allow-origin" not in answer.headers
 
 
-def test_what_is_not_there(app: App, service: Service) -> None:
+def test_unknown_paths_and_methods_are_refused(app: App, service: Service) -> None:
     for path in ("/", "/session", "/status/", "/../x"):
         refused(app.http.get(path, headers=app.auth), 404, "invalid_request")
     allowed = {
@@ -270,7 +272,7 @@ def test_what_is_not_there(app: App, service: Service) -> None:
         assert set(answer.headers["allow"].split(", ")) == methods
 
 
-def test_bodies_are_json_and_bounded(app: App) -> None:
+def test_body_must_be_json_of_limited_size(app: App) -> None:
     form = {**app.auth, "content-type": "application/x-www-form-urlencoded"}
     refused(app.http.post("/sessions", content=b"a=b", headers=form), 415, "invalid_request")
     large = {"appUserId": "u1", "x": "x" * 70_000}
@@ -287,7 +289,7 @@ def test_bodies_are_json_and_bounded(app: App) -> None:
     refused(answer, 413, "invalid_request")
 
 
-def test_a_body_said_to_be_too_large_is_not_read(app: App, service: Service) -> None:
+def test_body_with_too_large_a_declared_length_is_not_read(app: App, service: Service) -> None:
     where = urlsplit(service.url)
     with socket.create_connection((where.hostname, where.port), timeout=60) as connection:
         head = (
@@ -298,7 +300,7 @@ def test_a_body_said_to_be_too_large_is_not_read(app: App, service: Service) -> 
         assert connection.recv(100).startswith(b"HTTP/1.1 413 ")
 
 
-def test_one_model_whatever_is_named_twice(app: App) -> None:
+def test_model_named_twice_is_read_once(app: App) -> None:
     app.connect()
     body = (
         b'{"model": "nothing/here", "messages": [{"role": "user", "content": "a"}], '
@@ -309,7 +311,7 @@ def test_one_model_whatever_is_named_twice(app: App) -> None:
     assert answer.json()["model"] == "wattfare/echo"
 
 
-def test_a_request_id_goes_through(app: App, service: Service) -> None:
+def test_request_id_is_forwarded(app: App, service: Service) -> None:
     answer = app.http.get("/models", headers={**app.auth, "x-request-id": "my-id.1_2~+/=:"})
     assert answer.headers["x-request-id"] == "my-id.1_2~+/=:"
     eventually(lambda: any("request_id=my-id.1_2~+/=:" in line for line in service.log))
@@ -341,7 +343,7 @@ def test_health(app: App, service: Service) -> None:
     assert app.http.get(f"{service.url}/healthz").json() == {"status": "ok"}
 
 
-def test_secrets_are_nowhere(app: App, service: Service, tmp_path) -> None:
+def test_secrets_never_appear(app: App, service: Service, tmp_path) -> None:
     app.connect()
     token = app.token()
     grant_auth = bearer(app.keys.publishable_key)
@@ -381,7 +383,7 @@ class TestGrants:
         headers = {**app.auth, "x-wattfare-grant": token}
         return app.http.post("/chat/completions", json=chat_body(text), headers=headers)
 
-    def test_it_pays_for_its_requests(self, app: App) -> None:
+    def test_grant_pays_for_its_requests(self, app: App) -> None:
         grant = self.grant(app, requests=2)
         assert set(grant) == {"grantToken", "expiresAt", "requests"}
         assert grant["requests"] == 2
@@ -389,17 +391,17 @@ class TestGrants:
         assert self.spend(app, grant["grantToken"]).status_code == 200
         refused(self.spend(app, grant["grantToken"]), 402, "grant_invalid")
 
-    def test_it_pays_up_to_its_cap(self, app: App) -> None:
+    def test_grant_pays_up_to_its_cap(self, app: App) -> None:
         grant = self.grant(app, requests=5, maxUsd=0.00001)
         assert self.spend(app, grant["grantToken"]).status_code == 200
         refused(self.spend(app, grant["grantToken"]), 402, "grant_invalid")
 
-    def test_a_refused_call_does_not_use_it_up(self, app: App) -> None:
+    def test_refused_call_does_not_use_up_a_grant(self, app: App) -> None:
         grant = self.grant(app, requests=1, maxUsd=0.00001)
         refused(self.spend(app, grant["grantToken"], "a b c d e"), 402, "grant_invalid")
         assert self.spend(app, grant["grantToken"]).status_code == 200
 
-    def test_it_is_one_apps_own(self, app: App, service: Service) -> None:
+    def test_grant_belongs_to_one_app(self, app: App, service: Service) -> None:
         grant = self.grant(app, requests=1)
         other = service.app()
         refused(self.spend(other, grant["grantToken"]), 402, "grant_invalid")
@@ -409,6 +411,6 @@ class TestGrants:
     @pytest.mark.parametrize(
         "body", [{}, {"requests": 0}, {"requests": 1001}, {"requests": True}, {"requests": 1.5}]
     )
-    def test_what_is_no_grant(self, app: App, body: dict) -> None:
+    def test_invalid_grant_request_is_refused(self, app: App, body: dict) -> None:
         auth = bearer(app.keys.publishable_key)
         refused(app.http.post("/grants", json=body, headers=auth), 400, "invalid_request")

@@ -1,4 +1,5 @@
-"""Images, files and audio: what is read of them, and that their bound is never below a bill."""
+"""Images, files and audio: what the service reads of them, and bounds that are never below a
+bill."""
 
 from __future__ import annotations
 
@@ -58,11 +59,11 @@ def seen(*parts: object) -> tuple[int, int]:
 
 @pytest.mark.parametrize("make", [png, jpeg, webp])
 @pytest.mark.parametrize("kind", ["image/png", "image/jpeg", "text/plain", ""])
-def test_an_image_is_as_large_as_its_own_head_says(make, kind: str) -> None:
+def test_image_size_is_read_from_its_header(make, kind: str) -> None:
     assert seen(image_part(data_url(make(640, 480), kind))) == (640, 480)
 
 
-def test_a_jpeg_with_a_long_preview_before_its_size() -> None:
+def test_jpeg_with_a_long_preview_before_its_size() -> None:
     assert seen(image_part(data_url(jpeg(640, 480, before=300_000)))) == (640, 480)
 
 
@@ -90,7 +91,7 @@ def test_a_jpeg_with_a_long_preview_before_its_size() -> None:
     ],
     ids=str,
 )
-def test_the_shapes_of_an_image(part: dict) -> None:
+def test_image_size_is_read_from_each_notation(part: dict) -> None:
     assert seen(part) == (64, 48)
 
 
@@ -113,7 +114,7 @@ def test_the_shapes_of_an_image(part: dict) -> None:
         data_url(b"\0\0\0\x20ftypavif" + b"\0" * 200),
     ],
 )
-def test_what_cannot_be_read_counts_as_the_most(url: str) -> None:
+def test_unreadable_image_counts_as_the_largest(url: str) -> None:
     assert seen(image_part(url)) == (0, 0)
     for family in (*FAMILIES, UNKNOWN):
         most = max(rule.most() for rule in family.images)
@@ -122,14 +123,14 @@ def test_what_cannot_be_read_counts_as_the_most(url: str) -> None:
 
 
 @given(st.binary(max_size=400), st.sampled_from([b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"]))
-def test_any_bytes_are_an_image_of_some_size(data: bytes, start: bytes) -> None:
+def test_any_bytes_have_some_image_size(data: bytes, start: bytes) -> None:
     assume(b"%PDF-" not in data)
     width, height = seen(image_part(data_url(start + data)))
     assert (width > 0) == (height > 0)
 
 
 @given(st.text(max_size=300))
-def test_any_text_is_the_url_of_an_image_or_refused(text: str) -> None:
+def test_any_text_is_an_image_url_or_is_refused(text: str) -> None:
     for url in (text, "data:image/png;base64," + text, "data:," + text, "https://x/" + text):
         try:
             assert attached(image_part(url)) != Attachments()
@@ -149,7 +150,7 @@ def test_any_text_is_the_url_of_an_image_or_refused(text: str) -> None:
     ],
     ids=str,
 )
-def test_what_is_no_image_where_one_belongs_has_no_bound(part: dict) -> None:
+def test_image_part_without_an_image_has_no_bound(part: dict) -> None:
     found = attached(part)
     assert [name for name, _ in found.unbounded] == ["messages[0].content[0]"]
     assert found.images == ()
@@ -164,40 +165,61 @@ def test_what_is_no_image_where_one_belongs_has_no_bound(part: dict) -> None:
         {"type": "file", "file": {"file_data": "s3://bucket/a.pdf"}},
         {"type": "input_file", "file_url": "gs://bucket/a.pdf"},
         {"type": "document", "source": {"type": "url", "url": "FILE:///etc/passwd"}},
+        # As lenient readers of URLs and paths take them.
+        image_part("file:/etc/a.png"),
+        image_part(" fi\tle:///etc/a.png"),
+        image_part("\x01file:///etc/a.png"),
+        image_part("/etc/a.png"),
+        {"type": "video_url", "video_url": {"url": "gs://bucket/a.mp4"}},
+        {"type": "video_url", "video_url": {"url": "/srv/a.mp4"}},
+        {"type": "video", "video": ["https://example.com/1.png", "file:///srv/2.png"]},
+        {"type": "audio_url", "audio_url": {"url": "s3://bucket/a.wav"}},
+        {"type": "document_url", "document_url": "gs://bucket/a.pdf"},
     ],
     ids=str,
 )
-def test_a_place_of_the_operators_is_refused(part: dict) -> None:
+def test_location_that_only_the_operator_may_read_is_refused(part: dict) -> None:
     with pytest.raises(WattfareError, match="only the operator may read"):
         attached(part)
 
 
 @pytest.mark.parametrize("kind", ["application/pdf", "image/png"])
-async def test_a_pdf_where_an_image_belongs_counts_by_its_pages(kind: str) -> None:
+async def test_pdf_in_an_image_part_counts_by_its_pages(kind: str) -> None:
     found = await documents.read(attached(image_part(data_url(pdf(["a", "b"]), kind))))
     assert [len(each.text) for each in found.pages] == [2]
     assert found.images == ()
 
 
-def test_the_data_is_no_text_of_the_prompt() -> None:
+def test_image_data_does_not_count_as_prompt_text() -> None:
     small, large = (read(image_part(data_url(png(9, 9) + b"\0" * more))) for more in (0, 10**6))
     counted = [prompt_bound.bound({"messages": each.text}) for each in (small, large)]
     assert counted[0] == counted[1] < 500
-    assert "base64" in json.dumps(large.messages)  # what goes up is whole
+    assert "base64" in json.dumps(large.messages)  # the upstream gets the whole image
 
 
-def test_images_that_a_model_made_are_counted_when_they_come_back() -> None:
+def test_images_made_by_a_model_are_counted_when_sent_back() -> None:
     made = {"role": "assistant", "content": "x", "images": [image_part(data_url(png(64, 48)))]}
     body = chat_body(messages=[made, {"role": "user", "content": "again"}])
     request = chat_request.read(json.dumps(body).encode())
     assert request.attachments == Attachments(images=(Image(64, 48),))
 
 
+def test_the_images_of_a_file_that_was_read_before_are_counted() -> None:
+    pages = [{"type": "text", "text": "page"}, image_part(data_url(png(64, 48) + b"\0" * 10**5))]
+    file = {"type": "file", "file": {"hash": "h", "name": "a.pdf", "content": pages}}
+    made = {"role": "assistant", "content": "x", "annotations": [file]}
+    request = chat_request.read(json.dumps(chat_body(messages=[made])).encode())
+    assert request.attachments == Attachments(images=(Image(64, 48),))
+    assert "page" in json.dumps(request.text)
+    assert prompt_bound.bound({"messages": request.text}) < 1000
+    assert request.messages == [made]
+
+
 # -- images: their tokens
 
 
 def openai_tiles(base: int, tile: int, width: int, height: int) -> int:
-    """As OpenAI's own page says it, in floats."""
+    """The formula of OpenAI's documentation, in floats."""
     scale = min(1, 2048 / max(width, height))
     width, height = int(width * scale) or 1, int(height * scale) or 1
     scale = min(1, 768 / min(width, height))
@@ -277,19 +299,19 @@ BILLS = {
 
 
 @given(sides, sides, st.sampled_from(sorted(BILLS)))
-def test_no_image_of_any_size_costs_more_than_its_bound(
-    width: int, height: int, model: str
-) -> None:
+def test_no_image_costs_more_than_its_bound(width: int, height: int, model: str) -> None:
     family = Families().of(model)
     bound = family.image_tokens(Image(width, height))
     assert family is not UNKNOWN
     assert BILLS[model](width, height) <= bound <= family.image_tokens(Image())
-    # A model that is not known is none of the cheaper ones.
+    # An unknown model does not get a cheap family.
     assert bound <= UNKNOWN.image_tokens(Image(width, height))
 
 
 @given(sides, sides, details, st.sampled_from([*FAMILIES, UNKNOWN]))
-def test_the_bound_of_an_image(width: int, height: int, detail: str | None, family) -> None:
+def test_bound_of_an_image_covers_its_tokens(
+    width: int, height: int, detail: str | None, family
+) -> None:
     tokens = family.image_tokens(Image(width, height, detail))
     assert tokens == family.image_tokens(Image(height, width, detail))
     assert AROUND < tokens <= max(rule.most() for rule in family.images) + AROUND
@@ -299,7 +321,7 @@ def test_the_bound_of_an_image(width: int, height: int, detail: str | None, fami
 @pytest.mark.parametrize(
     ("model", "image", "tokens"),
     [
-        # The examples of OpenAI's page.
+        # The examples of OpenAI's documentation.
         ("gpt-4o", Image(1024, 1024, "high"), 765),
         ("gpt-4o", Image(2048, 4096, "high"), 1105),
         ("gpt-4o", Image(4096, 8192, "low"), 85),
@@ -313,11 +335,11 @@ def test_the_bound_of_an_image(width: int, height: int, detail: str | None, fami
         ("grok-4", Image(), 1792),
     ],
 )
-def test_known_counts(model: str, image: Image, tokens: int) -> None:
+def test_image_tokens_match_documented_counts(model: str, image: Image, tokens: int) -> None:
     assert Families().of(model).image_tokens(image) == tokens + AROUND
 
 
-def test_the_operators_rows_come_first() -> None:
+def test_rows_of_the_operator_come_first() -> None:
     families = Families({"My-Llava*": {"image": 576}, "*": {"audio_second": 7}})
     llava = families.of("local/my-llava:13b")
     assert llava.image_tokens(Image(9, 9)) == 576 + AROUND
@@ -327,7 +349,7 @@ def test_the_operators_rows_come_first() -> None:
 
 
 @pytest.mark.parametrize("row", [{"image": -1}, {"image": True}, {"tiles": 3}, {"page": 10**9}])
-def test_a_row_of_the_operators_that_is_wrong(row: dict) -> None:
+def test_invalid_row_of_the_operator_is_refused(row: dict) -> None:
     with pytest.raises(WattfareError, match=r"'m' of \[media\]"):
         Families({"m": row})
 
@@ -347,33 +369,33 @@ def test_a_row_of_the_operators_that_is_wrong(row: dict) -> None:
         (mp3(2) + b"TAG" + b"\0" * 125, 2),
     ],
 )
-def test_audio_is_as_long_as_its_own_sound(data: bytes, seconds: float) -> None:
+def test_length_of_audio_is_read_from_its_data(data: bytes, seconds: float) -> None:
     (found,) = attached(audio_part(data)).audio
     assert seconds - 0.03 <= found <= seconds + 0.2
     assert attached(file_part(data, "audio/wav")).audio == (found,)
 
 
 @given(st.binary(max_size=300), st.sampled_from([b"", b"RIFF\0\0\0\0WAVEfmt ", MP3_FRAME]))
-def test_any_bytes_are_audio_or_not(data: bytes, start: bytes) -> None:
+def test_any_bytes_are_audio_or_are_refused(data: bytes, start: bytes) -> None:
     found = audio_length.seconds(start + data)
     assert found is None or 0 <= found < 10**6
 
 
-def test_noise_is_soon_found_to_be_no_audio() -> None:
+def test_noise_is_rejected_as_audio_fast() -> None:
     assert audio_length.seconds(b"\xff\xfb\x90\x00\xff" * 2_000_000) is None
 
 
 @pytest.mark.parametrize(
     ("model", "tokens"), [("gpt-4o-audio-preview", 20), ("gemini-2.5-pro", 64), ("x", 960)]
 )
-def test_the_tokens_of_two_seconds(model: str, tokens: int) -> None:
+def test_tokens_of_two_seconds_of_audio(model: str, tokens: int) -> None:
     assert Families().of(model).audio_tokens(2) == tokens + AROUND
 
 
 # -- files
 
 
-async def test_a_pdf_is_read_page_by_page() -> None:
+async def test_pdf_is_read_page_by_page() -> None:
     text = "\n".join(["All happy families are alike."] * 60)
     found = await documents.read(attached(file_part(pdf(["one", text, text * 3]))))
     assert found.documents == ()
@@ -394,32 +416,58 @@ async def test_a_pdf_is_read_page_by_page() -> None:
         b"%PDF-1.4 and no more",
         pdf([]),
         pdf(["x"])[:200],
-        # It holds itself.
+        # The object contains itself.
         pdf(["x"]).replace(b"/Kids [4 0 R]", b"/Kids [2 0 R]"),
         pdf(["x"]).replace(b"trailer << ", b"trailer << /Encrypt 3 0 R "),
     ],
 )
-async def test_a_pdf_that_cannot_be_read_is_refused(data: bytes) -> None:
+async def test_unreadable_pdf_is_refused(data: bytes) -> None:
     with pytest.raises(WattfareError, match=r"messages\[0\].content\[0\]") as refused:
         await documents.read(attached(file_part(data)))
     assert refused.value.code == "invalid_request"
     assert "Send its text" in refused.value.message
 
 
-def test_a_file_is_what_its_bytes_are() -> None:
+def test_file_type_is_read_from_its_bytes() -> None:
     assert attached(file_part(png(64, 48))).images == (Image(64, 48),)
     assert attached(file_part(b"a,b\n1,2\n", name="")).text == 8
-    assert attached(file_part(b"BMW," * 9, name="")).text == 36  # and no bitmap
+    assert attached(file_part(b"BMW," * 9, name="")).text == 36  # not a bitmap
     flat = {"type": "input_file", "filename": "", "file_data": data_url("é".encode(), "text/csv")}
     assert attached(flat).text == 3  # its longest form
     source = {"type": "text", "media_type": "text/plain", "data": "four"}
     assert attached({"type": "document", "source": source}).text == 4
+    source = {"type": "content", "content": [{"type": "text", "text": "x" * 900}]}
+    document = {"type": "document", "source": source, "citations": {"enabled": True}}
+    assert 900 < attached(document).text < 999
+    mistral = {"type": "document_url", "document_url": data_url(b"four", "text/plain")}
+    assert attached(mistral).text == 4
+    url = data_url(wav(3), "audio/wav")
+    assert attached({"type": "audio_url", "audio_url": {"url": url}}).audio == (3,)
+    assert attached({"type": "input_audio", "input_audio": url.partition(",")[2]}).audio == (3,)
 
 
-# -- all together
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "audio_url", "audio_url": {"url": "https://example.com/a.wav"}},
+        {"type": "document_url", "document_url": "https://example.com/a.pdf"},
+        {"type": "video", "video": ["https://example.com/1.png"], "fps": 2},
+        {"type": "video_url", "video_url": {"url": data_url(b"\0" * 10**5, "video/mp4")}},
+        image_part("https://example.com/a.png") | {"max_pixels": 10**6},
+    ],
+    ids=lambda part: part["type"],
+)
+def test_what_has_no_bound_is_held_and_no_text_of_the_prompt(part: dict) -> None:
+    request = read(part)
+    assert all(name.startswith("messages[0].content[0]") for name in request.held)
+    assert request.held
+    assert prompt_bound.bound({"messages": request.text}) < 1000
 
 
-def test_the_counts_of_a_prompt() -> None:
+# -- all kinds together
+
+
+def test_counts_of_a_prompt_include_its_attachments() -> None:
     found = attached(
         image_part(data_url(png(512, 512)), detail="low"),
         image_part("https://example.com/a.png"),
@@ -433,7 +481,7 @@ def test_the_counts_of_a_prompt() -> None:
     assert counts.prompt == 100 + counts.image + counts.audio
 
 
-def test_a_request_without_attachments_is_as_it_was() -> None:
+def test_request_without_attachments_is_unchanged() -> None:
     request = read({"type": "text", "text": "x"})
     assert request.attachments is None
     assert request.text is request.messages

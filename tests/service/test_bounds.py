@@ -1,5 +1,5 @@
-"""Bounds that hold: the prompt's, whatever reads it; the cost's, whatever is generated; and a
-limit that what is granted always pays for."""
+"""Bounds that hold: of the prompt, for any tokenizer; of the cost, for any answer; and a lowered
+limit that the reservation always covers."""
 
 from __future__ import annotations
 
@@ -50,9 +50,9 @@ tools = st.lists(
 
 
 @given(messages, tools)
-def test_no_tokenizer_makes_more_of_a_prompt(messages: list, tools: list) -> None:
+def test_no_tokenizer_exceeds_the_prompt_bound(messages: list, tools: list) -> None:
     body = {"model": "m", "messages": messages, **({"tools": tools} if tools else {})}
-    # A chat template at its most wordy, read byte by byte in any of the forms that are in use.
+    # The longest chat template, read byte by byte in each form in use.
     written = "".join(
         f"<|im_start|>{message['role']} {message.get('name', '')}\n{message['content']}<|im_end|>\n"
         for message in messages
@@ -68,7 +68,7 @@ def test_no_tokenizer_makes_more_of_a_prompt(messages: list, tools: list) -> Non
 @pytest.mark.parametrize(
     "text", ["\ufdfa" * 9, "a\u0308\u0323" * 9, "ä\u0323" * 9, "\u0958" * 9, "\u1e9b" * 9]
 )
-def test_text_that_grows_when_it_is_normalized(text: str) -> None:
+def test_text_that_grows_by_normalization_stays_within_its_bound(text: str) -> None:
     with_it = prompt_bound.bound(chat_body(text))
     without = prompt_bound.bound(chat_body(""))
     longest = max(
@@ -77,13 +77,13 @@ def test_text_that_grows_when_it_is_normalized(text: str) -> None:
     assert with_it - without >= longest
 
 
-def test_each_message_has_its_template_around_it() -> None:
+def test_each_message_counts_its_template() -> None:
     message = {"role": "user", "content": "x"}
     one, two = (prompt_bound.bound({"messages": [message] * times}) for times in (1, 2))
     assert two - one == len('{"role":"user","content":"x"},') + prompt_bound.PER_MESSAGE
 
 
-def test_what_a_template_writes_anew_counts() -> None:
+def test_text_repeated_by_a_template_counts() -> None:
     def with_arguments(arguments: str) -> int:
         call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": arguments}}
         return prompt_bound.bound({"messages": [{"role": "assistant", "tool_calls": [call]}]})
@@ -98,14 +98,14 @@ def test_what_a_template_writes_anew_counts() -> None:
     assert prompt_bound.bound({"messages": [], "tools": []}) < prompt_bound.PER_CALL + 100
 
 
-def test_a_bound_takes_no_more_time_than_the_text_is_long() -> None:
-    # In one piece, its marks would be sorted in the square of their number.
+def test_bound_takes_linear_time() -> None:
+    # In one piece, sorting its marks would take quadratic time.
     text = "a" + "\u0301\u0323" * 200_000
     assert prompt_bound.bound(chat_body(text)) > len(text)
 
 
 def sent(used: TokenCounts, more: int = 0, images: int = 0) -> TokenCounts:
-    """What is known of such a prompt before it is sent."""
+    """What the service knows of such a prompt before it sends it."""
     return TokenCounts(
         prompt=used.prompt + more,
         audio=used.audio + used.audio_cache_read,
@@ -115,7 +115,7 @@ def sent(used: TokenCounts, more: int = 0, images: int = 0) -> TokenCounts:
 
 
 @given(prices, token_counts(), st.integers(0, 5), st.integers(0, 5), counts, counts, st.datetimes())
-def test_a_cost_is_exact_and_within_its_bound(
+def test_cost_is_exact_and_within_its_bound(
     price: Price,
     used: TokenCounts,
     searches: int,
@@ -136,15 +136,19 @@ def test_a_cost_is_exact_and_within_its_bound(
 
 
 @given(prices, counts, st.datetimes())
-def test_more_tokens_of_an_answer(price: Price, tokens: int, moment: datetime) -> None:
+def test_more_completion_tokens_never_lower_the_bound(
+    price: Price, tokens: int, moment: datetime
+) -> None:
     one, more = TokenCounts(prompt=10), TokenCounts(prompt=10, completion=tokens)
     added = price.cost(more, moment) - price.cost(one, moment)
     assert abs(price.cost_of_more(tokens, 10, moment) - added) <= 1
 
 
 @given(flat_prices, st.integers(0, 10**15), st.integers(0, 10**9))
-def test_what_an_amount_pays_for(price: Price, nanos: int, prompt: int) -> None:
-    """As many tokens as it pays for, and not one more."""
+def test_pays_for_returns_the_highest_affordable_count(
+    price: Price, nanos: int, prompt: int
+) -> None:
+    """Returns as many tokens as the amount pays for, and not one more."""
 
     def cost(completion: int) -> int:
         return price.cost(TokenCounts(prompt=prompt, completion=completion))
@@ -167,13 +171,13 @@ def test_what_an_amount_pays_for(price: Price, nanos: int, prompt: int) -> None:
     st.integers(0, 10**14),
     st.integers(0, 10**14),
 )
-def test_what_is_granted_pays_for_the_lowered_limit(
+def test_granted_amount_pays_for_the_lowered_limit(
     price, prompt, answers, most, granted, more
 ) -> None:
     limit = price.pays_for(granted, prompt, answers, most)
     assert 0 <= limit <= most
     assert limit == 0 or price.bound(prompt, answers * limit) <= granted
-    # And for no token more, unless that is all that was asked for.
+    # It pays for no further token, unless the full limit was granted.
     assert limit == most or price.bound(prompt, answers * (limit + 1)) > granted
     assert price.pays_for(granted + more, prompt, answers, most) >= limit
     if granted >= price.bound(prompt, answers * most):
@@ -186,7 +190,7 @@ def test_what_is_granted_pays_for_the_lowered_limit(
     st.none() | st.integers(1, chat_request.MAX_TOKENS),
     st.booleans(),
 )
-def test_limits(asked, default, thinking, uncut) -> None:
+def test_limits_of_a_request(asked, default, thinking, uncut) -> None:
     body = chat_body(max_tokens=asked, reasoning={"max_tokens": thinking})
     request = chat_request.read(msgspec.json.encode(body), uncut=uncut)
     wanted = asked or default
@@ -215,7 +219,7 @@ def test_limits(asked, default, thinking, uncut) -> None:
         ),
     ],
 )
-def test_a_limit_is_under_the_names_asked_for_and_no_other(fields: dict, names: tuple) -> None:
+def test_limit_is_set_under_the_requested_names_only(fields: dict, names: tuple) -> None:
     request = chat_request.read(json.dumps(chat_body(**fields)).encode())
     assert request.limit_names == names
     assert request.limited(7, "new_name") == {**chat_body(), "new_name": 7}

@@ -1,4 +1,4 @@
-"""``GET /wattfare.js``: a redirect to the present version, which a browser keeps for ever."""
+"""``GET /wattfare.js`` redirects to the current version, which a browser caches for good."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ from support.service import Service
         ("wattfare.d.ts", "text/plain; charset=utf-8"),
     ],
 )
-def test_the_present_version(service: Service, name: str, media_type: str) -> None:
+def test_unversioned_path_redirects_to_the_current_version(
+    service: Service, name: str, media_type: str
+) -> None:
     first = httpx.get(f"{service.url}/{name}", trust_env=False)
     assert first.status_code == 307
     assert first.headers["cache-control"] == "public, max-age=300"
@@ -35,7 +37,7 @@ def test_the_present_version(service: Service, name: str, media_type: str) -> No
         assert response.headers["cross-origin-resource-policy"] == "cross-origin"
         assert response.headers["x-content-type-options"] == "nosniff"
         assert "set-cookie" not in response.headers
-    # What `integrity` takes.
+    # The value for `integrity`.
     assert base64.b64encode(hashlib.sha384(answer.content).digest())
     assert httpx.head(target, trust_env=False).status_code == 200
 
@@ -43,7 +45,7 @@ def test_the_present_version(service: Service, name: str, media_type: str) -> No
 @pytest.mark.parametrize(
     "name", ["wattfare.0123456789abcdef.js", "wattfare.x.d.ts", "wattfare..js"]
 )
-def test_another_version(service: Service, name: str) -> None:
+def test_unknown_version_is_not_found(service: Service, name: str) -> None:
     answer = httpx.get(f"{service.url}/{name}", trust_env=False)
     assert answer.status_code == 404
     assert "immutable" not in answer.headers["cache-control"]

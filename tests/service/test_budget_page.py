@@ -34,14 +34,14 @@ SCRIPT = "<script>alert('x')</script>\"&"
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """A service of this module: its tests write rows that no call has made."""
+    """A service of this module: its tests write ledger rows without calls."""
     with run_service(tmp_path_factory.mktemp("budget")) as running:
         yield running
 
 
 @dataclass
 class Someone:
-    """A payer, with a browser that is signed in."""
+    """A payer with a signed-in browser."""
 
     payer: SignedIn
     browser: Browser
@@ -64,7 +64,7 @@ class Someone:
         cap: int | None = 20 * USD,
         label: str | None = None,
     ) -> None:
-        """Connect this payer to a user of an app, as an approval does."""
+        """Connects this payer to a user of an app, as an approval does."""
         connected = await self.store.connect(
             app.keys.app_id, user, cap, payer_id=self.payer_id, label=label
         )
@@ -79,7 +79,7 @@ async def store(service: Service) -> AsyncIterator[Store]:
 
 @pytest.fixture
 async def arrive(service: Service, store: Store) -> AsyncIterator[Callable[[], Any]]:
-    """Make one more payer."""
+    """Creates another payer."""
     with ExitStack() as stack:
 
         async def arrive() -> Someone:
@@ -103,7 +103,7 @@ async def bob(arrive: Callable[[], Any]) -> Someone:
 async def add_calls(
     ada: Someone, app: App, count: int, *, user: str = "u1", **columns: Any
 ) -> None:
-    """Rows of the ledger, without the calls."""
+    """Writes rows of the ledger without calls."""
     now = int(time.time())
     rows = [
         {
@@ -132,10 +132,10 @@ def models(page: Page) -> list[str]:
     return re.findall(r'data-label="Model"><span><bdi>([^<]*)</bdi>', page.answer.text)
 
 
-# -- who sees what
+# -- who can see what
 
 
-async def test_nobody_sees_it_without_a_sign_in(service: Service) -> None:
+async def test_budget_page_needs_a_sign_in(service: Service) -> None:
     with Browser(service) as browser:
         for path in ("/budget", "/budget/calls?before=1.2", "/budget/calls.csv", "/budget/delete"):
             answer = browser.http.get(path)
@@ -144,7 +144,7 @@ async def test_nobody_sees_it_without_a_sign_in(service: Service) -> None:
             assert location.startswith("/sign-in?next=%2Fbudget")
 
 
-async def test_what_an_app_spends(ada: Someone, app: App) -> None:
+async def test_budget_page_shows_what_each_app_spends(ada: Someone, app: App) -> None:
     await ada.pays_for(app, cap=20 * USD, label="ada@example.com")
     assert app.chat("one two three").status_code == 200
     page = ada.budget()
@@ -157,7 +157,7 @@ async def test_what_an_app_spends(ada: Someone, app: App) -> None:
     assert "test app" in page.text
 
 
-async def test_no_payer_sees_the_calls_of_another(
+async def test_payer_cannot_see_the_calls_of_another_payer(
     ada: Someone, bob: Someone, service: Service
 ) -> None:
     with service.app() as app:
@@ -180,7 +180,7 @@ async def test_no_payer_sees_the_calls_of_another(
                 assert f"{secret}-{other}" not in text
             assert ada.payer_id not in text
             assert bob.payer_id not in text
-        # The key of Bob's connections opens nothing of Bob's to Ada.
+        # With the key of Bob's connection, Ada sees nothing of Bob's.
         shared, own = key_of(bob, "shared-by-bob"), key_of(bob, "label-of-bob")
         calls = ada.browser.get(f"/budget/calls?connection={shared}")
         assert "shared-by-ada" in calls.text
@@ -190,7 +190,7 @@ async def test_no_payer_sees_the_calls_of_another(
             assert ada.browser.get(f"/budget/connections/{key}").answer.status_code == 404
 
 
-async def test_no_payer_changes_or_stops_what_another_pays_for(
+async def test_payer_cannot_change_or_stop_the_connection_of_another(
     ada: Someone, bob: Someone, app: App
 ) -> None:
     await ada.pays_for(app, label="of-ada")
@@ -198,7 +198,7 @@ async def test_no_payer_changes_or_stops_what_another_pays_for(
     await bob.pays_for(app, label="of-bob", cap=USD)
     key = key_of(bob, "of-bob")
     csrf = token_of(ada.browser)
-    # Ada's own connection had the same key, and is replaced.
+    # Ada's own connection had the same key, and was replaced.
     assert ada.browser.send(form).status_code == 303
     answer = ada.browser.post(f"/budget/connections/{key}", {"csrf": csrf, "cap": "0"})
     assert answer.status_code == 404
@@ -212,7 +212,7 @@ async def test_no_payer_changes_or_stops_what_another_pays_for(
         assert "also-of-bob" in bob.budget().text
 
 
-async def test_a_replaced_connection_is_shown_to_its_former_payer(
+async def test_replaced_connection_is_shown_to_its_former_payer(
     ada: Someone, bob: Someone, app: App
 ) -> None:
     await ada.pays_for(app, label="mine")
@@ -225,7 +225,7 @@ async def test_a_replaced_connection_is_shown_to_its_former_payer(
     assert [form for form in page.forms if form.button == "Stop"] == []
 
 
-async def test_texts_of_an_app_are_texts(ada: Someone, service: Service) -> None:
+async def test_markup_in_texts_of_an_app_is_escaped(ada: Someone, service: Service) -> None:
     keys = service.create_app(name=f"App {SCRIPT}")
     with App(service, keys) as app:
         await ada.pays_for(app, f"user {SCRIPT}")
@@ -246,8 +246,8 @@ async def test_texts_of_an_app_are_texts(ada: Someone, service: Service) -> None
         assert f"model {SCRIPT}" in ada.budget().text
 
 
-async def test_the_largest_page_is_small(ada: Someone, service: Service) -> None:
-    """With as many rows as a page shows, and the longest names there are."""
+async def test_largest_page_is_small(ada: Someone, service: Service) -> None:
+    """It has the maximum number of rows, with the longest names."""
     long = '"' * 256
     with App(service, service.create_app(name=long)) as app:
         for number in range(12):
@@ -294,7 +294,7 @@ async def test_calls_are_shown_in_pages(ada: Someone, app: App) -> None:
     assert models(ada.budget()) == [f"m{number}" for number in range(59, 54, -1)]
 
 
-async def test_a_call_that_comes_while_one_reads_moves_nothing(ada: Someone, app: App) -> None:
+async def test_new_call_does_not_move_rows_between_pages(ada: Someone, app: App) -> None:
     await ada.pays_for(app)
     await add_calls(ada, app, 30)
     older = ada.browser.get("/budget/calls").link("Older calls")
@@ -329,14 +329,14 @@ async def test_apps_are_shown_in_pages(ada: Someone, app: App) -> None:
         "/budget/calls?before=%00",
     ],
 )
-async def test_a_made_up_link_is_refused(ada: Someone, path: str) -> None:
+async def test_made_up_page_link_is_refused(ada: Someone, path: str) -> None:
     page = ada.browser.get(path)
     assert page.answer.status_code == 400
     check_page(page)
 
 
 @pytest.mark.parametrize("key", ["x", "0" * 32, "..", "%2e%2e", "%00", "%f0%9f%92%a3"])
-async def test_a_made_up_connection_is_not_found(ada: Someone, key: str) -> None:
+async def test_made_up_connection_is_not_found(ada: Someone, key: str) -> None:
     csrf = token_of(ada.browser)
     for path in (f"/budget/connections/{key}/stop", f"/budget/grants/{key}/stop"):
         assert ada.browser.post(path, {"csrf": csrf}).status_code == 404
@@ -356,7 +356,7 @@ async def test_spending_of_last_month_does_not_count(ada: Someone, app: App) -> 
     assert "$0.00 of $1.00 spent, $1.00 left" in ada.budget().text
 
 
-async def test_a_call_that_runs_is_shown_apart(ada: Someone, app: App) -> None:
+async def test_call_in_flight_is_shown_separately(ada: Someone, app: App) -> None:
     await ada.pays_for(app, cap=USD)
     row = {"app_id": app.keys.app_id, "user_id": "u1", "payer_id": ada.payer_id}
     await write(
@@ -373,7 +373,7 @@ async def test_a_call_that_runs_is_shown_apart(ada: Someone, app: App) -> None:
 # -- who pays
 
 
-async def test_the_way_to_pay_is_shown(ada: Someone, bob: Someone, app: App) -> None:
+async def test_page_shows_the_payment_method(ada: Someone, bob: Someone, app: App) -> None:
     assert "paid by" not in ada.budget().text
     mine, other = await add_funding(ada, "My <key>"), await add_funding(bob, "Key of bob")
     await ada.store.connect(
@@ -396,7 +396,7 @@ async def test_the_way_to_pay_is_shown(ada: Someone, bob: Someone, app: App) -> 
     assert other in await rows_of_funding(bob)
 
 
-async def test_the_ceiling_of_the_operator_is_shown(tmp_path: Path) -> None:
+async def test_page_shows_the_ceiling_of_the_operator(tmp_path: Path) -> None:
     options = ("--upstream", "http://127.0.0.1:9/v1", "--upstream-key", "k")
     with run_service(tmp_path, *options, "--user-ceiling-usd", "10") as service:
         async with store_of(service.database) as store:
@@ -414,7 +414,7 @@ async def test_the_ceiling_of_the_operator_is_shown(tmp_path: Path) -> None:
                 assert "This service pays at most $10.00 a month." in change.text
 
 
-# -- change
+# -- change the cap
 
 
 @pytest.mark.parametrize(
@@ -430,9 +430,9 @@ async def test_the_ceiling_of_the_operator_is_shown(tmp_path: Path) -> None:
         ("20", "$20.00"),
     ],
 )
-async def test_a_cap_is_lowered(ada: Someone, app: App, written: str, shown: str) -> None:
+async def test_lowering_a_cap(ada: Someone, app: App, written: str, shown: str) -> None:
     await ada.pays_for(app, cap=20 * USD)
-    await grow_old(ada.store, ada.payer)  # a fresh sign-in is not needed
+    await grow_old(ada.store, ada.payer)  # this needs no recent sign-in
     page = ada.browser.get(ada.budget().link("Change"))
     check_page(page)
     assert page.form("Save").fields["cap"] == "20.00"
@@ -443,7 +443,7 @@ async def test_a_cap_is_lowered(ada: Someone, app: App, written: str, shown: str
     assert app.status()["limits"]["monthlyUsd"] == float(written.strip(" $"))
 
 
-async def test_a_cap_is_raised_by_a_fresh_sign_in_only(ada: Someone, app: App) -> None:
+async def test_raising_a_cap_needs_a_recent_sign_in(ada: Someone, app: App) -> None:
     await ada.pays_for(app, cap=20 * USD)
     form = ada.browser.get(ada.budget().link("Change")).form("Save")
     assert ada.browser.send(form, cap="21").status_code == 303
@@ -461,7 +461,7 @@ async def test_a_cap_is_raised_by_a_fresh_sign_in_only(ada: Someone, app: App) -
     assert ada.browser.send(form, cap="21").status_code == 303
 
 
-async def test_no_cap_has_a_box_of_its_own(ada: Someone, app: App) -> None:
+async def test_no_cap_has_its_own_checkbox(ada: Someone, app: App) -> None:
     await ada.pays_for(app, cap=20 * USD)
     form = ada.browser.get(ada.budget().link("Change")).form("Save")
     assert "unlimited" not in form.fields
@@ -479,7 +479,7 @@ async def test_no_cap_has_a_box_of_its_own(ada: Someone, app: App) -> None:
     "written",
     ["", "x", "-1", "1e3", "1,5", "1.2.3", "NaN", "Infinity", "1000000001", "9" * 400, "٣", "0x10"],
 )
-async def test_what_is_no_cap_changes_nothing(ada: Someone, app: App, written: str) -> None:
+async def test_invalid_cap_changes_nothing(ada: Someone, app: App, written: str) -> None:
     await ada.pays_for(app, cap=20 * USD)
     form = ada.browser.get(ada.budget().link("Change")).form("Save")
     answer = ada.browser.send(form, cap=written)
@@ -527,7 +527,7 @@ async def test_stop_cuts_off_a_stream(ada: Someone, app: App) -> None:
     assert json.loads(last.removeprefix("data: "))["error"]["code"] == "not_connected"
 
 
-async def test_stop_ends_a_stream_of_another_process(tmp_path: Path) -> None:
+async def test_stop_cuts_off_a_stream_of_another_process(tmp_path: Path) -> None:
     with run_service(tmp_path) as first, run_service(tmp_path) as second:
         async with store_of(first.database) as store:
             payer = await new_payer(store)
@@ -548,7 +548,7 @@ async def test_stop_ends_a_stream_of_another_process(tmp_path: Path) -> None:
                 assert json.loads(last[6:])["error"]["code"] == "not_connected"
 
 
-async def test_a_grant_is_shown_and_stopped(ada: Someone, bob: Someone, app: App) -> None:
+async def test_grant_is_shown_and_can_be_stopped(ada: Someone, bob: Someone, app: App) -> None:
     await write(ada.store, insert(schema.grants).values(grant_of(ada, app)))
     page = ada.budget()
     assert "$0.00 of $1.00 spent, 3 calls left, until" in page.text
@@ -564,14 +564,14 @@ async def test_a_grant_is_shown_and_stopped(ada: Someone, bob: Someone, app: App
 # -- forms
 
 
-async def test_a_form_of_another_sign_in_is_refused(ada: Someone, bob: Someone, app: App) -> None:
+async def test_form_of_another_sign_in_is_refused(ada: Someone, bob: Someone, app: App) -> None:
     await ada.pays_for(app)
     form = ada.budget().form("Stop")
     for csrf in (token_of(bob.browser), form.fields["csrf"][:-1], "", form.fields["csrf"] + "A"):
         assert ada.browser.send(form, csrf=csrf).status_code == 403
     assert "test app Account" not in ada.budget().text  # no label was given
     assert app.status()["connected"] is True
-    # Without the cookie, the token is of no use.
+    # Without its cookie, the token is invalid.
     ada.browser.http.cookies.clear()
     assert ada.browser.send(form).status_code == 403
     assert app.status()["connected"] is True
@@ -580,7 +580,7 @@ async def test_a_form_of_another_sign_in_is_refused(ada: Someone, bob: Someone, 
 # -- export
 
 
-async def test_the_export_has_each_row(ada: Someone, app: App) -> None:
+async def test_export_has_each_row(ada: Someone, app: App) -> None:
     await ada.pays_for(app)
     await add_calls(ada, app, 2345, billed_nanos=7)
     first = await first_row(ada)
@@ -607,7 +607,7 @@ async def test_the_export_has_each_row(ada: Someone, app: App) -> None:
 @pytest.mark.parametrize(
     "name", ["=1+1", "+1", "-1", "@x", "\t=1", " =1", "\uff1d1", "\uff0b1", "\uff0d1", "\uff201"]
 )
-async def test_no_text_of_the_export_is_a_formula(
+async def test_text_in_the_export_cannot_become_a_formula(
     ada: Someone, service: Service, name: str
 ) -> None:
     keys = service.create_app()
@@ -627,7 +627,9 @@ async def test_no_text_of_the_export_is_a_formula(
 # -- delete my data
 
 
-async def test_delete_my_data(ada: Someone, bob: Someone, app: App) -> None:
+async def test_delete_my_data_deletes_every_row_of_the_payer(
+    ada: Someone, bob: Someone, app: App
+) -> None:
     await ada.pays_for(app, label="ada@example.com")
     await ada.pays_for(app, "u2", label="ada@example.com")
     await bob.pays_for(app, "u2", label="bob@example.com")
@@ -661,14 +663,14 @@ async def test_delete_my_data(ada: Someone, bob: Someone, app: App) -> None:
         assert (row["state"], row["label"]) == ("removed", "")
     assert "ada@example.com" not in repr(left)
     assert all(row["expires_at"] <= time.time() for row in left["grants"])
-    # Bob has kept everything.
+    # Bob's data is unchanged.
     assert "bob@example.com" in bob.budget().text
     kept = await rows_with(ada.store, bob.payer_id)
     assert {"passkeys", "recovery_codes", "sign_ins", "funding"} <= kept.keys()
     assert kept["funding"][0]["ciphertext"] == b"secret"
 
 
-async def test_delete_needs_a_fresh_sign_in(ada: Someone, app: App) -> None:
+async def test_delete_needs_a_recent_sign_in(ada: Someone, app: App) -> None:
     await ada.pays_for(app)
     form = ada.browser.get("/budget/delete").form("Delete my data")
     await grow_old(ada.store, ada.payer)
@@ -679,7 +681,7 @@ async def test_delete_needs_a_fresh_sign_in(ada: Someone, app: App) -> None:
     assert app.status()["connected"] is True
 
 
-# -- what the tests above share
+# -- helpers of the tests above
 
 
 def key_of(someone: Someone, label: str) -> str:
@@ -693,7 +695,7 @@ def key_of(someone: Someone, label: str) -> str:
 
 
 def grant_of(someone: Someone, app: App) -> dict[str, Any]:
-    """A row of a grant that this payer has approved."""
+    """A row for a grant that this payer has approved."""
     return {
         "token_hash": secrets.token_hex(32),
         "app_id": app.keys.app_id,
@@ -715,7 +717,7 @@ async def first_row(someone: Someone) -> int:
 
 
 async def add_credentials(someone: Someone) -> None:
-    """One row in each table that knows who a payer is."""
+    """Adds a row to each table that refers to a payer."""
     payer = {"payer_id": someone.payer_id}
     name = secrets.token_hex(8)
     rows: dict[str, dict[str, Any]] = {
@@ -735,7 +737,7 @@ async def add_credentials(someone: Someone) -> None:
 
 
 async def add_funding(someone: Someone, label: str) -> str:
-    """A key of this payer's own; its id."""
+    """Adds a key of this payer; returns its id."""
     id_ = secrets.token_hex(8)
     row = insert(schema.funding).values(
         id=id_,
@@ -758,7 +760,7 @@ async def rows_of_funding(someone: Someone) -> list[str]:
 
 
 async def rows_with(store: Store, payer_id: str) -> dict[str, list[Any]]:
-    """Each row of the database that has this payer's id."""
+    """Returns each row of the database that has this payer's id."""
 
     def job(sql: Sql) -> dict[str, list[Any]]:
         found: dict[str, list[Any]] = {}

@@ -1,4 +1,4 @@
-"""One call, from its reservation to its settling, with everything around it in the test's hand."""
+"""One call, from its reservation to its settlement. The test controls everything around it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from itertools import pairwise
 
 import pytest
 from support.service import chat_body
+from support.sqlite import sqlite_database
 
 from wattfare_mw import sse
 from wattfare_mw.errors import WattfareError, WattfareNotConnectedError
@@ -40,7 +41,7 @@ COST = 3 * 1000 + 3 * 2000
 
 
 class Bench:
-    """A store, calls on it, and an ``Out`` that notes the totals whenever it is given something."""
+    """A store, calls on it, and an ``Out`` that records the totals at each write."""
 
     def __init__(self, store: SQLiteStore) -> None:
         self.store = store
@@ -93,7 +94,7 @@ class Bench:
 
 @pytest.fixture
 async def bench(tmp_path):
-    store = SQLiteStore(f"sqlite:///{tmp_path / 'ledger.db'}")
+    store = SQLiteStore(sqlite_database(tmp_path))
     bench = Bench(store)
     await store.add_app(bench.app)
     await store.connect(bench.app.id, "u1", COST)
@@ -104,7 +105,7 @@ async def bench(tmp_path):
     await store.close()
 
 
-async def test_it_is_settled_before_the_client_can_know_that_it_is_over(bench: Bench) -> None:
+async def test_call_is_settled_before_the_client_sees_its_end(bench: Bench) -> None:
     await bench.run()
     assert bench.sent[-2].endswith(b"data: [DONE]\n\n")
     assert bench.sent[-1] == b"end"
@@ -113,8 +114,8 @@ async def test_it_is_settled_before_the_client_can_know_that_it_is_over(bench: B
 
 
 class AllAtOnce:
-    """An upstream whose stream comes in one piece, as that of a short answer may: it is its own
-    transport, and its own answer."""
+    """An upstream that sends its whole stream in one piece, as a short answer may. It is its own
+    transport and response."""
 
     status = 200
 
@@ -143,7 +144,7 @@ class AllAtOnce:
 
 
 @pytest.mark.parametrize("include_usage", [True, False])
-async def test_what_comes_before_the_end_does_not_wait_until_it_is_settled(
+async def test_text_before_the_end_does_not_wait_for_the_settlement(
     bench: Bench, include_usage: bool
 ) -> None:
     words = [
@@ -163,10 +164,10 @@ async def test_what_comes_before_the_end_does_not_wait_until_it_is_settled(
     assert bench.totals == [Totals(reserved=job.bounds.most), Totals(billed=3 * 1000 + 2 * 2000)]
 
 
-async def test_a_call_that_waits_is_counted_by_a_tokenizer_once(
+async def test_waiting_call_is_tokenized_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """It asks for closer bounds each time that it looks for its budget."""
+    """It requests tighter bounds each time it checks its budget."""
     counts: list[int] = []
 
     def counted(_offers: object, _request: object, text: int) -> list[int]:
@@ -185,7 +186,7 @@ async def test_a_call_that_waits_is_counted_by_a_tokenizer_once(
     assert len(counts) == 1
 
 
-async def test_an_answer_that_is_nothing_but_its_end(bench: Bench) -> None:
+async def test_answer_with_nothing_but_its_end_is_a_failure(bench: Bench) -> None:
     upstream = Upstream("http://upstream", transport=AllAtOnce(sse.DONE))
     await bench.store.connect(bench.app.id, "u1", 10**9)
     job = await upstream.prepare(
@@ -196,12 +197,12 @@ async def test_an_answer_that_is_nothing_but_its_end(bench: Bench) -> None:
     assert bench.totals == [Totals()]
 
 
-async def test_a_whole_answer_is_settled_before_it_is_given(bench: Bench) -> None:
+async def test_whole_answer_is_settled_before_it_is_sent(bench: Bench) -> None:
     await bench.run(stream=False)
     assert bench.totals == [Totals(billed=COST)]
 
 
-async def test_cancelled_in_the_middle_bills_what_was_said(bench: Bench) -> None:
+async def test_call_cancelled_midway_is_billed_what_was_sent(bench: Bench) -> None:
     here = asyncio.Event()
 
     async def stay(block: bytes) -> None:
@@ -219,7 +220,7 @@ async def test_cancelled_in_the_middle_bills_what_was_said(bench: Bench) -> None
     assert not any(b"error" in block for block in bench.sent)
 
 
-async def test_cancelled_while_it_reserves_holds_nothing(bench: Bench) -> None:
+async def test_call_cancelled_during_its_reservation_reserves_nothing(bench: Bench) -> None:
     for turns in range(6):
         task = asyncio.ensure_future(bench.run())
         for _ in range(turns):
@@ -230,7 +231,7 @@ async def test_cancelled_while_it_reserves_holds_nothing(bench: Bench) -> None:
         assert (await bench.account()).reserved == 0
 
 
-async def test_a_server_that_says_that_the_client_has_gone(bench: Bench) -> None:
+async def test_write_error_of_the_server_ends_the_call(bench: Bench) -> None:
     async def gone(block: bytes) -> None:
         if b"one" in block:
             raise OSError("the client has gone")
@@ -240,7 +241,7 @@ async def test_a_server_that_says_that_the_client_has_gone(bench: Bench) -> None
     assert await bench.account() == Totals(billed=3 * 1000 + 1 * 2000)
 
 
-async def test_cut_off_it_says_why_and_ends(bench: Bench) -> None:
+async def test_call_that_is_cut_off_sends_the_reason_and_ends(bench: Bench) -> None:
     error = WattfareNotConnectedError("taken back")
 
     async def cut(block: bytes) -> None:
@@ -257,7 +258,7 @@ async def test_cut_off_it_says_why_and_ends(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_a_mistake_of_ours_tells_nothing_and_holds_nothing(
+async def test_internal_error_reveals_nothing_and_reserves_nothing(
     bench: Bench, caplog: pytest.LogCaptureFixture, stream: bool
 ) -> None:
     request = chat_request.read(json.dumps(chat_body("one two three")).encode())
@@ -276,11 +277,13 @@ async def test_a_mistake_of_ours_tells_nothing_and_holds_nothing(
 
 
 @pytest.mark.parametrize(("last", "words"), [(b"one", 1), (b"[DONE]", 3)])
-async def test_closing_waits_until_all_is_settled(bench: Bench, last: bytes, words: int) -> None:
+async def test_close_waits_until_all_calls_are_settled(
+    bench: Bench, last: bytes, words: int
+) -> None:
     async def deaf(block: bytes) -> None:
         if last in block or b"shutting" in block:
             here.set()
-            await asyncio.Event().wait()  # a client that takes nothing, not even last words
+            await asyncio.Event().wait()  # a client that reads nothing, not even the last event
 
     here = asyncio.Event()
     bench.on_write = deaf
@@ -294,7 +297,7 @@ async def test_closing_waits_until_all_is_settled(bench: Bench, last: bytes, wor
         await task
 
 
-async def test_a_whole_answer_goes_on_without_its_client(bench: Bench) -> None:
+async def test_whole_answer_continues_without_its_client(bench: Bench) -> None:
     job = await Echo().prepare(chat_request.read(encode(chat_body("one two three"))), "r")
     said: list[bool] = []
     say = job._say
@@ -311,7 +314,7 @@ async def test_a_whole_answer_goes_on_without_its_client(bench: Bench) -> None:
     assert not bench.calls.detach("call0")
 
 
-async def test_a_lost_lease_ends_a_call_without_its_client(bench: Bench) -> None:
+async def test_lost_lease_ends_a_call_without_its_client(bench: Bench) -> None:
     body = encode(chat_body("one two three"))
     job = await Echo().prepare(chat_request.read(body), "r")
 
@@ -325,7 +328,7 @@ async def test_a_lost_lease_ends_a_call_without_its_client(bench: Bench) -> None
     assert await bench.account() == Totals(billed=3 * 1000)
 
 
-async def test_what_is_not_sent_does_not_go_on(bench: Bench) -> None:
+async def test_unsent_request_does_not_continue_without_its_client(bench: Bench) -> None:
     job = await Echo().prepare(chat_request.read(encode(chat_body("one two three"))), "r")
     start = job.start
     said: list[bool] = []
@@ -339,7 +342,7 @@ async def test_what_is_not_sent_does_not_go_on(bench: Bench) -> None:
     assert said == [False]
 
 
-async def test_a_server_that_says_that_the_client_of_a_finishing_stream_has_gone(
+async def test_write_error_near_the_end_does_not_stop_the_stream(
     bench: Bench,
 ) -> None:
     async def gone(block: bytes) -> None:
@@ -356,7 +359,7 @@ async def test_a_server_that_says_that_the_client_of_a_finishing_stream_has_gone
 
 
 @pytest.mark.parametrize("words", [5, 400])
-async def test_a_stream_is_recorded_at_each_tenth_of_its_reservation(
+async def test_stream_is_recorded_at_each_tenth_of_its_reservation(
     bench: Bench, words: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await bench.store.connect(bench.app.id, "u1", None)
@@ -385,7 +388,7 @@ async def test_a_stream_is_recorded_at_each_tenth_of_its_reservation(
 
 
 class Records(Echo):
-    """The built-in model, as if it kept records. It tells this cost, in nano-dollars."""
+    """The built-in model with cost records. Each has this cost, in nano-dollars."""
 
     keeps_records = True
     cost: int | None = None
@@ -397,7 +400,7 @@ class Records(Echo):
 @pytest.mark.parametrize(
     ("told", "billed"), [(None, 3 * 1000 + 2000), (7000, 7000), (0, 0), (10**12, COST)]
 )
-async def test_a_stopped_stream_is_billed_its_record_or_as_metered(
+async def test_cut_stream_is_billed_by_its_record_or_as_metered(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, told: int | None, billed: int
 ) -> None:
     monkeypatch.setattr(true_costs, "FIRST_PAUSE", 0)

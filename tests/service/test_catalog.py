@@ -1,4 +1,4 @@
-"""The upstream's list of models: read now and then, in nobody's way, and kept where it fails."""
+"""The upstream's list of models: refreshed in the background, and kept if a refresh fails."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def listing(price: str) -> bytes:
 
 
 class Source:
-    """Answers when it is let, with what stands in ``now``."""
+    """Answers on command with the list in ``now``."""
 
     def __init__(self) -> None:
         self.now: Any = listing("1")
@@ -75,18 +75,20 @@ async def until_read(models: Catalog) -> None:
     await asyncio.wait({reading})
 
 
-async def test_many_at_once_share_one_question(models: Catalog, source: Source) -> None:
+async def test_concurrent_reads_share_one_request(models: Catalog, source: Source) -> None:
     source.may_answer.clear()
     calls = [asyncio.create_task(prompt_price(models)) for _ in range(10)]
     impatient = asyncio.create_task(prompt_price(models))
     await asyncio.sleep(0)
-    impatient.cancel()  # who goes takes nothing from the others
+    impatient.cancel()  # a cancelled read does not affect the others
     source.may_answer.set()
     assert await asyncio.gather(*calls) == [1] * 10
     assert source.asked == 1
 
 
-async def test_nobody_waits_for_a_newer_list(models: Catalog, source: Source, clock: Clock) -> None:
+async def test_stale_list_is_served_while_it_is_refreshed(
+    models: Catalog, source: Source, clock: Clock
+) -> None:
     assert await prompt_price(models) == 1
     clock.now = FRESH_SECONDS - 1
     assert await prompt_price(models) == 1
@@ -111,7 +113,7 @@ async def test_nobody_waits_for_a_newer_list(models: Catalog, source: Source, cl
         b'{"data": 5}',
     ],
 )
-async def test_the_last_list_is_good_for_a_day(
+async def test_last_list_is_used_for_a_day(
     models: Catalog, source: Source, clock: Clock, failure: Any
 ) -> None:
     assert await prompt_price(models) == 1
@@ -121,7 +123,7 @@ async def test_the_last_list_is_good_for_a_day(
     await until_read(models)
     clock.now += RETRY_SECONDS - 1
     assert await prompt_price(models) == 1
-    assert source.asked == 2  # not at once again
+    assert source.asked == 2  # no second request at once
     clock.now += 1
     assert await prompt_price(models) == 1
     await until_read(models)
@@ -135,15 +137,15 @@ async def test_the_last_list_is_good_for_a_day(
 
 
 @pytest.mark.parametrize("nothing", [NoListError(), b"<html>", b"", b'{"data": 5}', b"[", b"7"])
-async def test_an_upstream_that_gives_no_list(
+async def test_upstream_without_a_list_uses_published_prices(
     models: Catalog,
     source: Source,
     clock: Clock,
     monkeypatch: pytest.MonkeyPatch,
     nothing: Any,
 ) -> None:
-    """What is published is all that is known; and what is not is not remembered, because anyone
-    can make up names."""
+    """Only published models are known. Unknown names are not cached, because anyone can make them
+    up."""
     asked: list[str] = []
 
     def published(model: str, _base_url: str) -> Any:
@@ -185,7 +187,7 @@ PRICING = {"prompt": "1", "completion": "2"}
     ],
     ids=str,
 )
-async def test_the_shapes_of_lists(models: Catalog, source: Source, listed: Any) -> None:
+async def test_each_list_format_is_read(models: Catalog, source: Source, listed: Any) -> None:
     source.now = json.dumps(listed).encode()
     assert await prompt_price(models) == 1
     assert await prompt_price(models, "models/m") == 1
@@ -196,12 +198,12 @@ async def test_the_shapes_of_lists(models: Catalog, source: Source, listed: Any)
     assert body["data"][0]["pricing"] == PRICING
 
 
-async def test_a_list_of_the_usual_shape_stays_as_it_is(models: Catalog, source: Source) -> None:
+async def test_list_in_the_usual_format_is_unchanged(models: Catalog, source: Source) -> None:
     source.now = b'{ "data": [ {"id": "m", "x": 1.50} ], "more": null }'
     assert await models.body() == source.now
 
 
-async def test_closing_ends_a_question(models: Catalog, source: Source) -> None:
+async def test_close_cancels_a_request(models: Catalog, source: Source) -> None:
     source.may_answer.clear()
     call = asyncio.create_task(prompt_price(models))
     await asyncio.sleep(0)

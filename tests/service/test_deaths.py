@@ -1,6 +1,6 @@
-"""`kill -9` of serving processes, at random moments and under load: the books stay right, and what
-was billed is what the upstream counts. What may be lost of each call in flight is a tenth of its
-reservation, and what was said since the last renewal."""
+"""`kill -9` of serving processes at random moments under load. The ledger stays correct, and the
+bills match the upstream's counts. Each call in flight may lose a tenth of its reservation, and what
+was sent after the last renewal."""
 
 from __future__ import annotations
 
@@ -31,40 +31,40 @@ from wattfare_mw.service.ledger.export import rows as rows_of
 from wattfare_mw.service.ledger.verify import verify
 from wattfare_mw.types import encode
 
-#: Deaths on each of the two databases. `make test-long` has a hundred.
+#: Deaths on each of the two databases. `make test-long` runs a hundred.
 DEATHS = int(os.environ.get("WATTFARE_TEST_KILLS", "12"))
-#: So many processes are mortal at a time; one beside them is not.
+#: This many processes can be killed at a time. One more is never killed.
 MORTALS = 3
-#: A process dies when the upstream has said so many words to its clients, at most.
+#: A process dies at the latest when the upstream has sent this many words to its clients.
 MOST_WORDS_OF_LIFE = 300
-#: The lengths of the answers that are asked for, in words: some are complete before any death.
+#: The lengths of the requested answers, in words: some are complete before any death.
 LENGTHS = (12, 40, 250)
-#: Seconds for a word.
+#: Seconds for each word.
 PAUSE = 0.02
-#: The upstream is no more than so many words ahead of what its client has read: a process that
-#: gets no turn hears no words either.
+#: The upstream is at most this many words ahead of its client: a process that gets no CPU time
+#: receives no words.
 AHEAD = 3
-#: What a stream has cost is looked at every 0.3 s, and recorded if it has grown by a tenth of the
-#: reservation. A machine with more to do than it can may take its time, but a stream that cannot be
-#: recorded any more is cut off, so that there is a bound to it.
+#: The cost of a stream is checked every 0.3 s, and recorded if it has grown by a tenth of the
+#: reservation. An overloaded machine may take longer. A stream that can no longer be recorded is
+#: cut off, so the delay is bounded.
 LOOKED_AT_SECONDS = 1.0
-#: What the prompt of each call counts as, in tokens, and what tokens cost, in nano-dollars.
+#: The prompt tokens of each call, and the price of tokens in nano-dollars.
 PROMPT = estimate_tokens(encode(chat_body("x")["messages"]))
 PROMPT_NANOS, WORD_NANOS = 1000, 2000
 
 
 @dataclass(eq=False)
 class Life:
-    """A serving process, from when it listens to its death."""
+    """A serving process, from its start to its death."""
 
     url: str
-    words: int  # that are left to it
+    words: int  # words left before its death
     due: threading.Event = field(default_factory=threading.Event)
     dead: bool = False
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def word(self) -> None:
-        """One of its clients is told a word."""
+        """One of its clients receives a word."""
         with self._lock:
             self.words -= 1
             if self.words == 0:
@@ -73,7 +73,7 @@ class Life:
 
 @dataclass(eq=False)
 class Call:
-    """A call, as the upstream and the client have seen it."""
+    """A call, as the upstream and the client saw it."""
 
     life: Life
     said: int = 0
@@ -82,12 +82,12 @@ class Call:
 
 
 class Counting:
-    """An upstream that says a word at a time, and keeps its own count of them."""
+    """An upstream that sends one word at a time and counts them."""
 
     def __init__(self) -> None:
         self.calls: dict[str, Call] = {}
         self.reached: set[str] = set()
-        self.over = threading.Event()  # from when on nobody pauses
+        self.over = threading.Event()  # set once all pauses end
 
     def __call__(self, exchange: Exchange) -> None:
         name = exchange.headers["x-request-id"]
@@ -103,7 +103,7 @@ class Counting:
             call.said += 1
             call.life.word()
             if stream:
-                exchange.word("wor ")  # four bytes: what counts as a token
+                exchange.word("wor ")  # four bytes count as one token
             self.over.wait(PAUSE)
         if stream:
             exchange.event(chunk_of({"choices": [], "usage": usage}))
@@ -115,10 +115,10 @@ class Counting:
 def make_calls(
     life: Life, count: Counting, headers: dict[str, str], seed: int, stream: bool
 ) -> None:
-    """One call after the other, until the process is dead or all is over."""
+    """Makes one call after another until the process is dead or the test ends."""
     chance = random.Random(seed)
     url = f"{life.url}/api/v1"
-    # Not verified: what there is not, need not be read from the disk for each.
+    # Without verification: loading certificates for each client is slow.
     with httpx.Client(base_url=url, timeout=60, trust_env=False, verify=False) as client:
         while not count.over.is_set():
             name = secrets.token_hex(8)
@@ -138,7 +138,8 @@ def make_calls(
                             call.room.release()
                         call.delivered |= line == "data: [DONE]"
                     call.delivered |= answer.status_code == 200 and not stream
-                if answer.status_code != 200:  # it has lost its lease: machines can be that busy
+                # the process has lost its lease, as can happen on a busy machine
+                if answer.status_code != 200:
                     count.over.wait(PAUSE)
             except httpx.HTTPError:
                 assert life.dead
@@ -151,7 +152,7 @@ def make_calls(
 def under_load(
     life: Life, count: Counting, headers: dict[str, str], chance: random.Random
 ) -> Iterator[None]:
-    """Streams, and a call without one, as long as the process lives."""
+    """Runs streams, and one call without a stream, while the process lives."""
     with ThreadPoolExecutor(4) as pool:
         calls = [
             pool.submit(make_calls, life, count, headers, chance.randrange(2**32), stream)
@@ -162,7 +163,7 @@ def under_load(
         call.result()
 
 
-def test_sudden_deaths(database: str) -> None:
+def test_sudden_deaths_keep_the_ledger_correct(database: str) -> None:
     keys = create_keys(database, "test app")
     headers = {**bearer(keys.secret_key), "x-wattfare-user": "u1"}
     count = Counting()
@@ -177,7 +178,7 @@ def test_sudden_deaths(database: str) -> None:
                 life = Life(url, chance.randint(1, MOST_WORDS_OF_LIFE))
                 with under_load(life, count, headers, chance):
                     assert life.due.wait(60)
-                    time.sleep(chance.uniform(0, PAUSE))  # between two words, too
+                    time.sleep(chance.uniform(0, PAUSE))  # also between two words
                     life.dead = True
                     process.kill()
                     process.join()
@@ -212,9 +213,9 @@ def reserved(url: str) -> int:
 
 
 def compare(count: Counting, rows: list[RowMapping]) -> None:
-    """Hold each row to what the upstream and the client have seen of its call."""
+    """Compares each row with what the upstream and the client saw of its call."""
     ended = Counter(row["ended"] for row in rows)
-    # All but always there is more than one call in flight where a process dies.
+    # Nearly always, several calls are in flight at a death.
     assert ended["expired"] + ended["abandoned"] >= DEATHS, ended
     assert ended["completed"] >= DEATHS, ended
     lags: list[float] = []  # in words
@@ -224,7 +225,7 @@ def compare(count: Counting, rows: list[RowMapping]) -> None:
     for name, row in by_call.items():
         call = count.calls[name]
         tokens, cost = row["completion_tokens"], row["billed_nanos"]
-        if row["ended"] == "abandoned":  # nobody knows any more
+        if row["ended"] == "abandoned":  # the cost is unknown
             assert not call.delivered
             assert cost == row["reserved_nanos"]
             continue
@@ -234,8 +235,8 @@ def compare(count: Counting, rows: list[RowMapping]) -> None:
         else:
             assert not call.delivered
             assert tokens <= call.said
-            # Nothing is recorded so far, or all but a tenth of the reservation was, when it was
-            # last looked at.
+            # Either nothing is recorded yet, or the last check recorded all but a tenth of the
+            # reservation.
             lost = PROMPT * PROMPT_NANOS + call.said * WORD_NANOS - cost
             since = (lost - row["reserved_nanos"] / 10) / WORD_NANOS
             assert since <= FORWARD_SECONDS / PAUSE + AHEAD, dict(row)

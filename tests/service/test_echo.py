@@ -1,4 +1,4 @@
-"""The built-in model over real HTTP, by hand and by the official client."""
+"""The built-in model over real HTTP, with a plain client and with the official one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def exact(text: str) -> dict:
     return json.loads(text, parse_float=Decimal)
 
 
-def test_a_call_answers_counts_and_bills(app: App) -> None:
+def test_call_answers_counts_and_bills(app: App) -> None:
     app.connect(monthlyUsd=1)
     answer = app.chat("one  two\nthree")
     assert answer.status_code == 200
@@ -41,7 +41,7 @@ def test_a_call_answers_counts_and_bills(app: App) -> None:
 
 @pytest.mark.parametrize(("limit", "said", "finish"), [(2, "a b", "length"), (3, "a b c", "stop")])
 @pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
-def test_a_limit_shortens_the_answer_and_the_bill(
+def test_limit_shortens_the_answer_and_the_bill(
     app: App, name: str, limit: int, said: str, finish: str
 ) -> None:
     app.connect()
@@ -51,7 +51,7 @@ def test_a_limit_shortens_the_answer_and_the_bill(
     assert body["usage"]["cost"] == cost(3, limit)
 
 
-def test_all_messages_are_read_and_the_last_of_the_user_repeated(app: App) -> None:
+def test_all_messages_count_and_the_last_user_message_is_repeated(app: App) -> None:
     app.connect()
     messages = [
         {"role": "system", "content": "be kind"},
@@ -68,7 +68,7 @@ def test_all_messages_are_read_and_the_last_of_the_user_repeated(app: App) -> No
     assert body["usage"]["prompt_tokens"] == 6
 
 
-def test_a_stream_is_a_word_a_chunk(app: App) -> None:
+def test_stream_has_a_chunk_for_each_word(app: App) -> None:
     app.connect()
     body = chat_body("one two three", stream=True, stream_options={"include_usage": True})
     answer = app.http.post("/chat/completions", json=body, headers=app.paid_by("u1"))
@@ -94,7 +94,7 @@ def test_a_stream_is_a_word_a_chunk(app: App) -> None:
     assert app.status()["usage"]["monthlyUsd"] == 0.000009
 
 
-def test_the_official_client(app: App) -> None:
+def test_official_client_works(app: App) -> None:
     app.connect(monthlyUsd=0.00002)
     with app.openai() as client:
         messages = [{"role": "user", "content": "one two three"}]
@@ -112,14 +112,14 @@ def test_the_official_client(app: App) -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_parallel_calls_stop_at_the_cap_to_the_nano_dollar(app: App, stream: bool) -> None:
+def test_parallel_calls_stop_exactly_at_the_cap(app: App, stream: bool) -> None:
     paid_for = 37
     app.connect(monthlyUsd=float(cost(3, 3) * paid_for))
     with ThreadPoolExecutor(50) as pool:
         answers = list(pool.map(lambda _: app.chat(stream=stream), range(50)))
     good = [answer for answer in answers if answer.status_code == 200]
     refused = {answer.json()["error"]["code"] for answer in answers if answer not in good}
-    # Some may meet a budget that only calls in flight hold: they are told to try again.
+    # Calls in flight may hold the budget of some. Their error says to retry.
     assert refused <= {"budget_exceeded", "rate_limited"}
     while len(good) < paid_for:
         answer = app.chat(stream=stream)
@@ -131,20 +131,20 @@ def test_parallel_calls_stop_at_the_cap_to_the_nano_dollar(app: App, stream: boo
     assert app.status()["remainingUsd"] == 0
 
 
-def test_a_client_that_hangs_up_is_billed_what_was_said(app: App) -> None:
+def test_disconnected_client_is_billed_what_was_sent(app: App) -> None:
     app.connect(monthlyUsd=1)
-    words = " ".join(["word"] * 200)  # ten seconds of it
+    words = " ".join(["word"] * 200)  # ten seconds of text
     body = chat_body(words, model="wattfare/echo-slow", stream=True)
     with app.http.stream("POST", "/chat/completions", json=body, headers=app.paid_by("u1")) as it:
         lines = it.iter_lines()
         while "word" not in next(lines):
             pass
-    # It is settled when the service has noticed; until then it is only reserved.
+    # It is settled once the service notices. Until then it is only reserved.
     billed = eventually(lambda: app.status()["usage"]["monthlyUsd"])
     assert float(cost(200, 1)) <= billed < float(cost(200, 200))
 
 
-def test_a_budget_held_by_a_call_in_flight_is_waited_for(app: App) -> None:
+def test_call_waits_for_a_budget_held_by_another_call(app: App) -> None:
     app.connect(monthlyUsd=float(cost(40, 40)))
     body = chat_body(" ".join(["w"] * 40), model="wattfare/echo-slow", stream=True)
     with app.http.stream("POST", "/chat/completions", json=body, headers=app.paid_by("u1")) as it:
@@ -156,7 +156,7 @@ def test_a_budget_held_by_a_call_in_flight_is_waited_for(app: App) -> None:
         assert int(refused.headers["retry-after"]) >= 1
 
 
-def test_revoking_cuts_off_a_call_in_flight(app: App) -> None:
+def test_revocation_cuts_off_a_call_in_flight(app: App) -> None:
     app.connect(monthlyUsd=1)
     token = app.token()
     body = chat_body(" ".join(["w"] * 400), model="wattfare/echo-slow", stream=True)
@@ -172,7 +172,7 @@ def test_revoking_cuts_off_a_call_in_flight(app: App) -> None:
 
 
 @pytest.mark.parametrize("stop", ["told", "finished"])
-def test_sigterm_during_a_stream(tmp_path, stop: str) -> None:
+def test_sigterm_during_a_stream_ends_it_with_an_error(tmp_path, stop: str) -> None:
     with run_service(tmp_path, stop_grace=0 if stop == "told" else 30) as service:
         app = service.app()
         app.connect()
@@ -206,7 +206,7 @@ def test_sigterm_during_a_stream(tmp_path, stop: str) -> None:
         ({"messages": "hello"}, "`messages`"),
         ({"messages": ["hello"]}, "`messages`"),
         ({"messages": [{"role": "system", "content": "x"}]}, "last user message"),
-        ({"messages": [{"role": "user", "content": 5}]}, "content` is a string"),
+        ({"messages": [{"role": "user", "content": 5}]}, "content` must be a string"),
         (
             {
                 "messages": [
@@ -226,7 +226,7 @@ def test_sigterm_during_a_stream(tmp_path, stop: str) -> None:
         ({"max_tokens": "5"}, "`max_tokens`"),
         ({"max_tokens": 1.5}, "`max_tokens`"),
         ({"max_tokens": 10**30}, "`max_tokens`"),
-        ({"max_tokens": 1, "max_completion_tokens": 2}, "two names"),
+        ({"max_tokens": 1, "max_completion_tokens": 2}, "the same limit"),
         ({"n": 2}, "`n`"),
         ({"n": True}, "`n`"),
         ({"stream": "yes"}, "`stream`"),
@@ -234,7 +234,7 @@ def test_sigterm_during_a_stream(tmp_path, stop: str) -> None:
         ({"stream_options": {"include_usage": True}}, "`stream_options`"),
     ],
 )
-def test_what_cannot_be_is_refused_and_bills_nothing(app: App, fields: dict, says: str) -> None:
+def test_invalid_request_is_refused_and_not_billed(app: App, fields: dict, says: str) -> None:
     app.connect()
     answer = app.chat(**fields)
     assert answer.status_code == 400
@@ -243,20 +243,20 @@ def test_what_cannot_be_is_refused_and_bills_nothing(app: App, fields: dict, say
     assert app.status()["usage"]["monthlyUsd"] == 0
 
 
-def test_null_is_as_good_as_absent(app: App) -> None:
+def test_null_field_counts_as_absent(app: App) -> None:
     app.connect()
     fields = ("max_tokens", "max_completion_tokens", "n", "stream", "stream_options")
     assert app.chat(**dict.fromkeys(fields)).status_code == 200
 
 
-def test_an_empty_message_costs_its_prompt_only(app: App) -> None:
+def test_empty_message_costs_its_prompt_only(app: App) -> None:
     app.connect()
     body = exact(app.chat(" \n ").text)
     assert body["choices"][0]["message"]["content"] == ""
     assert body["usage"]["cost"] == 0
 
 
-def test_models(app: App, service: Service) -> None:
+def test_models_route_lists_the_builtin_models(app: App, service: Service) -> None:
     answer = app.http.get("/models", headers=app.auth)
     prices = {model["id"]: model["pricing"] for model in answer.json()["data"]}
     assert prices["wattfare/echo"] == {"prompt": "0.000001", "completion": "0.000002"}

@@ -1,4 +1,4 @@
-"""The encryption of stored keys: purposes, rotation, where the encryption keys come from."""
+"""The encryption of stored keys: purposes, rotation, and the source of the encryption keys."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SECRET = b"sk-or-v1-a-key-of-a-payer"
 OLD, NEW = bytes(range(KEY_BYTES)), bytes(range(100, 100 + KEY_BYTES))
 
 
-def test_a_secret_is_read_with_the_key_and_the_purpose_that_sealed_it() -> None:
+def test_secret_needs_the_key_and_purpose_that_encrypted_it() -> None:
     ring = Keyring([OLD])
     sealed = ring.seal(SECRET, "funding:1")
     assert ring.open(sealed, "funding:1") == SECRET
@@ -34,14 +34,14 @@ def test_a_secret_is_read_with_the_key_and_the_purpose_that_sealed_it() -> None:
     assert ring.seal(SECRET, "funding:1").ciphertext != sealed.ciphertext
 
 
-def test_a_ciphertext_of_another_row_is_not_read() -> None:
+def test_ciphertext_of_another_row_is_not_decrypted() -> None:
     ring = Keyring([OLD])
     sealed = ring.seal(SECRET, "funding:1")
     with pytest.raises(UnreadableError):
         ring.open(sealed, "funding:2")
 
 
-def test_a_changed_ciphertext_is_not_read() -> None:
+def test_changed_ciphertext_is_not_decrypted() -> None:
     ring = Keyring([OLD])
     sealed = ring.seal(SECRET, "funding:1")
     for place in range(len(sealed.ciphertext)):
@@ -54,7 +54,7 @@ def test_a_changed_ciphertext_is_not_read() -> None:
             ring.open(Sealed(sealed.ciphertext[:length], sealed.key_id), "funding:1")
 
 
-def test_the_first_key_encrypts_and_all_keys_decrypt() -> None:
+def test_first_key_encrypts_and_all_keys_decrypt() -> None:
     old = Keyring([OLD]).seal(SECRET, "p")
     both = Keyring([NEW, OLD])
     assert both.open(old, "p") == SECRET
@@ -83,7 +83,7 @@ def test_keys_are_read_from_a_list_in_either_base64() -> None:
         "é" * 44,
     ],
 )
-def test_what_is_no_key_is_refused_and_not_repeated(text: str) -> None:
+def test_invalid_key_is_refused_and_not_repeated(text: str) -> None:
     with pytest.raises(WattfareError) as caught:
         read_keys(text)
     assert "WATTFARE_ENCRYPTION_KEY" in caught.value.message
@@ -91,7 +91,7 @@ def test_what_is_no_key_is_refused_and_not_repeated(text: str) -> None:
     assert len(text) < 5 or text not in caught.value.message
 
 
-def test_nothing_shows_the_keys() -> None:
+def test_repr_hides_the_keys() -> None:
     keys = read_keys(b64encode(OLD).decode())
     ring = Keyring(keys)
     sealed = ring.seal(SECRET, "p")
@@ -100,7 +100,7 @@ def test_nothing_shows_the_keys() -> None:
     assert SECRET.decode() not in shown
 
 
-def test_the_file_beside_a_database_is_for_its_owner_only(tmp_path: Path) -> None:
+def test_key_file_is_readable_by_its_owner_only(tmp_path: Path) -> None:
     database = tmp_path / "wattfare.db"
     keys = key_beside(database)
     file = tmp_path / f"wattfare.db{FILE_SUFFIX}"
@@ -109,7 +109,7 @@ def test_the_file_beside_a_database_is_for_its_owner_only(tmp_path: Path) -> Non
     assert [path.name for path in tmp_path.iterdir()] == [file.name]
 
 
-def test_processes_that_start_at_once_use_one_file(tmp_path: Path) -> None:
+def test_concurrent_starts_share_one_key_file(tmp_path: Path) -> None:
     with ThreadPoolExecutor(16) as pool:
         found = list(pool.map(lambda _: key_beside(tmp_path / "wattfare.db"), range(64)))
     assert len(set(found)) == 1
@@ -117,7 +117,7 @@ def test_processes_that_start_at_once_use_one_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="files have no modes")
-def test_a_file_that_others_can_read_is_refused(tmp_path: Path) -> None:
+def test_key_file_that_others_can_read_is_refused(tmp_path: Path) -> None:
     key_beside(tmp_path / "wattfare.db")
     file = tmp_path / f"wattfare.db{FILE_SUFFIX}"
     file.chmod(0o640)
@@ -130,12 +130,12 @@ def test_a_file_that_others_can_read_is_refused(tmp_path: Path) -> None:
     assert "nonsense" not in str(caught.value)
 
 
-def test_a_folder_that_takes_no_file_says_what_to_do(tmp_path: Path) -> None:
+def test_unwritable_folder_error_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(WattfareError, match="WATTFARE_ENCRYPTION_KEY"):
         key_beside(tmp_path / "missing" / "wattfare.db")
 
 
-def test_postgresql_needs_the_variable_if_the_operator_offers_payers_funding() -> None:
+def test_postgresql_needs_the_variable_if_payers_bring_keys() -> None:
     url = "postgresql://user@host/database"
     assert find_keyring(url, None, needed=True) is None
     assert find_keyring(url, [OLD], needed=True, demanded=True) is not None
@@ -144,15 +144,15 @@ def test_postgresql_needs_the_variable_if_the_operator_offers_payers_funding() -
     assert "WATTFARE_ENCRYPTION_KEY" in caught.value.message
 
 
-def test_no_file_is_made_if_payers_add_nothing(tmp_path: Path) -> None:
+def test_no_key_file_is_created_if_payers_bring_no_keys(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'wattfare.db'}"
     assert find_keyring(url, None, needed=False) is None
     assert not list(tmp_path.iterdir())
     assert find_keyring(url, None, needed=True) is not None
-    # What was added before can still be used.
+    # Keys stored earlier still work.
     assert find_keyring(url, None, needed=False) is not None
 
 
-def test_a_database_in_memory_has_a_key_in_memory() -> None:
+def test_in_memory_database_has_an_in_memory_key() -> None:
     assert find_keyring("sqlite://", None, needed=True) is not None
     assert find_keyring("sqlite:///:memory:", None, needed=True) is not None

@@ -1,5 +1,5 @@
-"""What holds for every page of the service, whichever it is. A new page is tested by itself: the
-tests go through the table of the pages."""
+"""Rules for every page of the service. The tests go through the table of pages, so a new page is
+covered by itself."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ POSTS = [route for route in ROUTES if "POST" in (route.methods or ())]
 
 
 def path_of(route: Route) -> str:
-    """A path of this route: its parameters lead to nothing."""
+    """A path of this route whose parameters match nothing."""
     return re.sub(r"\{[^}]*\}", "0" * 32, route.path)
 
 
@@ -30,7 +30,7 @@ def name(route: Route) -> str:
 
 @pytest.fixture
 async def ada(service: Service) -> AsyncIterator[Browser]:
-    """The browser of a payer who has signed in."""
+    """The browser of a signed-in payer."""
     async with store_of(service.database) as store:
         payer = await new_payer(store)
     with Browser(service, payer.cookie) as browser:
@@ -44,21 +44,21 @@ def browser(service: Service) -> Iterator[Browser]:
 
 
 @pytest.mark.parametrize("route", GETS, ids=name)
-def test_a_page_that_nobody_has_signed_in_to(browser: Browser, route: Route) -> None:
+def test_payer_page_needs_a_sign_in(browser: Browser, route: Route) -> None:
     check_page(browser.get(path_of(route)))
 
 
 @pytest.mark.parametrize(
     "path", ["/budget/nothing", "/approve", "/sign-in/x/y", "/funding/a/b/c", "/pages/nothing.css"]
 )
-def test_an_error_is_a_page(browser: Browser, path: str) -> None:
+def test_error_of_a_page_is_a_page(browser: Browser, path: str) -> None:
     page = browser.get(path)
     assert page.answer.status_code in (404, 405)
     check_page(page)
 
 
 @pytest.mark.parametrize("route", POSTS, ids=name)
-def test_a_form_without_its_token_is_refused(browser: Browser, route: Route) -> None:
+def test_form_without_its_token_is_refused(browser: Browser, route: Route) -> None:
     for fields in ({}, {"csrf": ""}, {"csrf": "A" * 32}):
         answer = browser.post(path_of(route), fields)
         assert answer.status_code == 403
@@ -75,7 +75,7 @@ def test_a_form_without_its_token_is_refused(browser: Browser, route: Route) -> 
         {"sec_fetch_site": "cross-site", "origin": "null"},
     ],
 )
-async def test_a_form_of_another_site_is_refused(
+async def test_form_of_another_site_is_refused(
     ada: Browser, route: Route, headers: dict[str, str]
 ) -> None:
     fields = {"csrf": token_of(ada)}
@@ -85,14 +85,14 @@ async def test_a_form_of_another_site_is_refused(
 
 
 @pytest.mark.parametrize("route", GETS, ids=name)
-async def test_a_page_of_a_payer(ada: Browser, route: Route) -> None:
+async def test_payer_page_has_its_security_headers(ada: Browser, route: Route) -> None:
     if not route.path.endswith(".csv"):
         check_page(ada.get(path_of(route)))
 
 
 @pytest.mark.parametrize("route", ROUTES, ids=name)
-async def test_no_page_can_be_framed(ada: Browser, browser: Browser, route: Route) -> None:
-    """Neither what a payer sees, nor what anybody sees, nor a refusal."""
+async def test_pages_cannot_be_framed(ada: Browser, browser: Browser, route: Route) -> None:
+    """This covers private pages, public pages and refusals."""
     for who in (ada, browser):
         if route in GETS:
             answer = who.http.get(path_of(route), follow_redirects=True)
@@ -105,13 +105,13 @@ async def test_no_page_can_be_framed(ada: Browser, browser: Browser, route: Rout
 
 
 @pytest.mark.parametrize("route", POSTS, ids=name)
-async def test_a_form_of_a_payer_without_its_token_is_refused(ada: Browser, route: Route) -> None:
+async def test_payer_form_without_its_token_is_refused(ada: Browser, route: Route) -> None:
     for fields in ({}, {"csrf": "A" * 32}):
         assert ada.post(path_of(route), fields).status_code == 403
 
 
 @pytest.mark.parametrize("route", POSTS, ids=name)
-def test_a_form_is_read_within_limits(browser: Browser, route: Route) -> None:
+def test_form_body_is_limited(browser: Browser, route: Route) -> None:
     path = path_of(route)
     assert browser.post(path, {"csrf": "x" * 70_000}).status_code == 413
     headers = {"sec-fetch-site": "same-origin"}

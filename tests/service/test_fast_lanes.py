@@ -1,4 +1,4 @@
-"""The short ways of the hot path give what the rules give that they stand for."""
+"""The shortcuts of the hot path agree with the full rules that they replace."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ rates = st.decimals(0, 1, places=9)
 
 
 @given(st.text(), st.text())
-def test_a_message_of_text_is_let_through_by_both_rules(role: str, content: str) -> None:
+def test_text_message_passes_both_rules(role: str, content: str) -> None:
     message = {"role": role, "content": content}
     assert allowed_fields._message("messages[0]", message) is None
     assert allowed_fields._MADE_BY_APP("messages[0]", message) is None
@@ -44,7 +44,9 @@ def chunks() -> st.SearchStrategy[dict[str, Any]]:
 
 
 @given(chunks(), st.booleans())
-def test_a_chunk_that_may_end_nothing_ends_nothing(chunk: dict[str, Any], spaced: bool) -> None:
+def test_chunk_that_cannot_end_the_stream_is_not_checked(
+    chunk: dict[str, Any], spaced: bool
+) -> None:
     data = json.dumps(chunk, separators=None if spaced else (",", ":")).encode()
     price = Price.flat(Decimal(1), Decimal(1))
     try:
@@ -58,7 +60,7 @@ def test_a_chunk_that_may_end_nothing_ends_nothing(chunk: dict[str, Any], spaced
 
 
 @given(rates, rates, rates, st.integers(0, 10**6), st.integers(1, 10**6), st.integers(1, 4))
-def test_what_is_granted_in_full_lowers_no_limit(
+def test_full_grant_lowers_no_limit(
     prompt: Decimal, completion: Decimal, request: Decimal, tokens: int, most: int, answers: int
 ) -> None:
     price = Price.flat(prompt, completion, request)

@@ -1,4 +1,4 @@
-"""Which fields an inference request may have, and of which kind each is."""
+"""Which fields an inference request may have, and the kind of each."""
 
 from __future__ import annotations
 
@@ -52,7 +52,13 @@ ORDINARY = {
     "modalities": ["text"],
     "transforms": ["middle-out"],
     "usage": {"include": True},
-    "provider": {"data_collection": "deny", "order": ["x"]},
+    "provider": {
+        "data_collection": "deny",
+        "order": ["x"],
+        "preferred_min_throughput": {"p90": 50},
+        "preferred_max_latency": 3,
+        "max_price": {"prompt": 1, "completion": 2.5, "image": None},
+    },
     "thinking": {"type": "enabled", "budget_tokens": 1024},
     "thinking_budget": 500,
     "enable_thinking": True,
@@ -74,16 +80,53 @@ ORDINARY = {
     "best_of": 1,
     "prompt_logprobs": 1,
     "ignore_eos": True,
-    # Nothing is asked for by these.
+    # These request nothing.
     "plugins": [],
     "models": [],
     "use_beam_search": False,
     "web_search_options": None,
     "audio": None,
     "prediction": None,
+    "something_unknown": None,
+    "priority": 0,
+    "samplers": ["top_k", "xtc"],
+    "dry_multiplier": 0.8,
+    "xtc_probability": 0.5,
+    "stop_sequences": ["x"],
+    "safety_settings": [{"category": "x", "threshold": "BLOCK_NONE"}],
+    "translation_options": {"source_lang": "auto", "target_lang": "English"},
+    "output_format": {"type": "json_schema", "schema": {}},
+    "citation_options": {"mode": "FAST"},
+    "request_id": "r",
+    "vllm_xargs": {"a": 1},
 }
+#: More values of fields of that table.
+ALSO_ORDINARY: list[tuple[str, Any]] = [
+    ("google", {"thinking_config": {"thinking_budget": 9, "include_thoughts": True}}),
+    ("google", {"thought_tag_marker": "think", "safety_settings": [{"category": "x"}]}),
+    ("extra_body", {"google": {"thinking_config": {"thinking_level": "low"}}}),
+    ("service_tier", "auto"),
+    ("search_parameters", {"mode": "off"}),
+    ("logit_bias", [[15043, -1.0], ["x", False]]),
+    ("metadata", {"tags": ["a", "b"], "trace_id": "t"}),
+    ("max_tokens", -1),
+    ("options", {"num_predict": -1}),
+    ("reasoning", {"effort": "xhigh", "summary": "auto", "generate_summary": "x"}),
+    ("response_format", {"type": "json_schema", "name": "x", "strict": True, "schema": {}}),
+    ("response_format", {"type": "regex", "pattern": "a"}),
+    ("response_format", {"type": "grammar", "grammar": {"root": "x"}}),
+    ("response_format", {"type": "structural_tag", "structures": [{}], "triggers": ["a"]}),
+    ("tool_choice", {"type": "function", "name": "weather"}),
+    ("tool_choice", {"function": {"name": "weather"}}),
+    ("tool_choice", {"type": "tool", "name": "weather"}),
+    ("tool_choice", {"type": "any", "disable_parallel_tool_use": True}),
+    ("tool_choice", {"type": "allowed_tools", "mode": "auto", "tools": [{"type": "function"}]}),
+    ("tools", [{"function": FUNCTION}]),
+    ("tools", [{"type": "function", **FUNCTION, "strict": True}]),
+    ("tools", [{"name": "weather", "input_schema": {"type": "object"}}]),
+]
 
-#: Those whose cost has no bound.
+#: Fields whose cost has no bound.
 HELD = {
     "plugins": [{"id": "web", "max_results": 5}],
     "web_search_options": {},
@@ -104,6 +147,8 @@ HELD = {
     "cache_control": {"type": "ephemeral", "ttl": "1h"},
     "tools": [{"type": "function"}, {"type": "openrouter:web_search", "parameters": {"a": 1}}],
     "return_images": True,
+    "google": {"image_config": {"aspect_ratio": "16:9"}},
+    "extra_body": {"google": {"response_modalities": ["IMAGE"]}},
 }
 
 REFUSED = {
@@ -114,11 +159,14 @@ REFUSED = {
     "deferred": True,
     "background": True,
     "n": 129,
-    "options": {"num_predict": -1},
+    "options": {"num_predict": 0},
     "thinking": {"type": "enabled", "budget_tokens": "many"},
     "Temperature": 1,
-    "something_new": None,
-    "provider": {"max_price": {"prompt": 1}},
+    "something_new": 1,
+    "provider": {"max_price": {"prompt": "x"}},
+    **dict.fromkeys(("input", "system", "instructions"), "x"),
+    **dict.fromkeys(("n_predict", "max_new_tokens", "max_output_tokens"), 5),
+    **dict.fromkeys(("max_gen_len", "max_length"), 5),
     "reasoning": {"budget": 1},
     "stream_options": {"what": 1},
 }
@@ -136,18 +184,44 @@ def refusal(**fields) -> str:
 
 
 @pytest.mark.parametrize(("name", "value"), ORDINARY.items(), ids=ORDINARY)
-def test_ordinary_fields_pass_as_they_are(name: str, value: object) -> None:
-    assert read(**{name: value}).body[name] == value
+def test_ordinary_fields_are_forwarded_unchanged(name: str, value: object) -> None:
+    body = read(**{name: value}).body
+    assert body.get(name) == value
+
+
+@pytest.mark.parametrize(("name", "value"), ALSO_ORDINARY, ids=str)
+def test_other_values_that_pass_as_they_are(name: str, value: object) -> None:
+    request = read(**{name: value})
+    assert (request.body[name], request.held) == (value, ())
+
+
+def test_an_unknown_field_that_is_null_is_left_out() -> None:
+    assert "something_unknown" not in read(something_unknown=None, stop=None).body
+    assert read(something_unknown=None, stop=None).body["stop"] is None
+
+
+@pytest.mark.parametrize("value", [{"api_base": "x"}, {"google": {}, "model": "x"}, {}, "x"])
+def test_of_an_extra_body_only_gemini_s_fields_pass(value: object) -> None:
+    assert "`extra_body` is never allowed" in refusal(extra_body=value)
+    assert "never allowed" in refusal(extra_body={"google": {"cached_content": "x"}})
+
+
+def test_no_limit_is_the_limit_of_the_service() -> None:
+    request = read(max_tokens=-1, options={"num_predict": -1})
+    assert request.limits(500) == (16, 500)
+    sent = request.limited(500, *request.limit_names)
+    assert (sent["max_tokens"], sent["options"]) == (500, {"num_predict": 500})
+    assert "max_tokens" not in request.limited(500, "max_completion_tokens")
 
 
 @pytest.mark.parametrize(("name", "value"), REFUSED.items(), ids=REFUSED)
-def test_what_cannot_be_bounded_is_refused_by_its_name(name: str, value: object) -> None:
+def test_refusal_names_the_field_that_cannot_be_bounded(name: str, value: object) -> None:
     more = {"stream": True} if name == "stream_options" else {}
     assert f"`{name}" in refusal(**{name: value}, **more)
 
 
 @pytest.mark.parametrize(("name", "value"), HELD.items(), ids=HELD)
-def test_what_has_no_bound_is_held_or_refused(name: str, value: object) -> None:
+def test_unbounded_field_is_reserved_or_refused(name: str, value: object) -> None:
     request = read(**{name: value})
     assert [held.partition("[")[0].partition(".")[0] for held in request.held] == [name]
     assert request.body[name] == value
@@ -172,7 +246,7 @@ def test_true_is_not_one(value: object) -> None:
     ],
     ids=["message", "part"],
 )
-def test_a_cache_for_an_hour_is_held(message: dict) -> None:
+def test_one_hour_cache_is_reserved(message: dict) -> None:
     [name] = read(messages=[message]).held
     assert name.endswith("cache_control.ttl")
 
@@ -181,7 +255,7 @@ KINDS = list(Kind)
 
 
 def kind_of(name: str, value: object, **more: object) -> Kind:
-    """The kind that the table gives a request with this field."""
+    """The kind that the table gives to a request with this field."""
     try:
         held = read(**{name: value, **more}).held
     except WattfareError:
@@ -196,13 +270,13 @@ def kind_of(name: str, value: object, **more: object) -> Kind:
         max_size=6,
     )
 )
-def test_a_request_is_of_the_kind_of_its_strongest_field(chosen: dict[str, dict]) -> None:
+def test_request_has_the_kind_of_its_strongest_field(chosen: dict[str, dict]) -> None:
     fields = {name: table[name] for name, table in chosen.items() if name in table}
     strongest = max((KINDS.index(kind_of(*each)) for each in fields.items()), default=1)
     try:
         held = read(**fields).held
     except WattfareError:
-        # Two names of the limit, or thinking beyond it, are refused together only.
+        # Two names of the limit, or thinking above the limit, are refused only in combination.
         assert KINDS[strongest] == Kind.REFUSED or "limit" in refusal(**fields)
         return
     assert KINDS[strongest] == (Kind.HELD if held else Kind.COUNTED)
@@ -212,10 +286,10 @@ def test_a_request_is_of_the_kind_of_its_strongest_field(chosen: dict[str, dict]
 
 
 @pytest.mark.parametrize("name", sorted(allowed_fields.REQUEST))
-def test_a_row_has_the_strongest_kind_of_its_values(name: str) -> None:
+def test_row_has_the_strongest_kind_of_its_values(name: str) -> None:
     row = allowed_fields.REQUEST[name]
     if name in HELD:
-        assert row.kind in (Kind.HELD, Kind.COUNTED)  # a cache for an hour, a tool
+        assert row.kind in (Kind.HELD, Kind.COUNTED)  # a one-hour cache, or a tool
     elif row.kind == Kind.HELD:
         value = next(each for each in (True, "x", ["x"], {"x": 1}) if passes(name, each))
         assert read(**{name: value}).held == (name,)
@@ -239,12 +313,11 @@ REFUSE = Policy(unbounded="refuse")
     "fields",
     [
         {"something_new": {"a": [1]}},
-        {"something_new": None},
         {"provider": {"something_new": 1}},
     ],
     ids=str,
 )
-def test_what_is_not_known_passes_only_with_the_option(fields: dict) -> None:
+def test_unknown_field_passes_only_with_the_option(fields: dict) -> None:
     assert "--unknown-fields pass" in refusal(**fields)
     [name] = read(**fields, policy=PASS).held
     assert name.endswith("something_new")
@@ -254,7 +327,7 @@ FOREIGN = [
     *("api_base", "base_url", "baseURL", "api_key", "apiKey", "API-KEY", "api_version"),
     *("callbacks", "success_callback", "failure_callback", "callback_url", "webhook"),
     *("fallbacks", "context_window_fallbacks", "mock_response", "custom_llm_provider"),
-    *("model_list", "extra_headers", "extra_body", "headers", "proxy", "user_config"),
+    *("model_list", "extra_headers", "headers", "proxy", "user_config"),
     *("aws_access_key_id", "vertex_project", "litellm_metadata", "langfuse_host", "guardrails"),
     *("input_cost_per_token", "mcp_servers", "kv_transfer_params", "azure_ad_token", "no-log"),
     *("logits_processors", "custom_logit_processor", "bootstrap_host", "previous_response_id"),
@@ -263,7 +336,7 @@ FOREIGN = [
 
 @pytest.mark.parametrize("policy", [allowed_fields.DEFAULT_POLICY, PASS], ids=["refuse", "pass"])
 @pytest.mark.parametrize("name", FOREIGN)
-def test_what_acts_with_the_operators_keys_never_passes(name: str, policy: Policy) -> None:
+def test_field_that_uses_the_operators_keys_never_passes(name: str, policy: Policy) -> None:
     for fields in (
         {name: "x"},
         {name: None},
@@ -297,7 +370,7 @@ def names_in(value: Any) -> set[str]:
 
 
 @given(NESTED)
-def test_a_foreign_name_is_found_at_any_depth(value: Any) -> None:
+def test_foreign_field_is_found_at_any_depth(value: Any) -> None:
     found = foreign_fields.find(value)
     foreign = set(filter(foreign_fields.is_foreign, names_in(value)))
     assert foreign == names_in(value).intersection(FOREIGN)
@@ -305,12 +378,12 @@ def test_a_foreign_name_is_found_at_any_depth(value: Any) -> None:
 
 
 @pytest.mark.parametrize("name", ["langfuse_host", "aws_role_name", "api_key", "callback_url"])
-def test_litellm_reads_metadata_too(name: str) -> None:
+def test_foreign_field_in_metadata_is_refused(name: str) -> None:
     assert "never allowed" in refusal(metadata={"a": 1, name: "x"})
     assert "never allowed" in refusal(trace={"a": [{name: "x"}]})
 
 
-def test_a_key_of_ones_own_is_no_field() -> None:
+def test_clients_own_key_is_not_a_foreign_field() -> None:
     own = {"thread_id": "t", "project": "p", "client": "c", "endpoint": "/x", "thread_tokens": 1}
     assert read(metadata=own, trace=own).held == ()
     schema = {"type": "object", "properties": {"api_key": {"type": "string"}}}
@@ -319,11 +392,11 @@ def test_a_key_of_ones_own_is_no_field() -> None:
 
 
 @pytest.mark.parametrize("kind", ["file_search", "mcp", "x_new"])
-def test_tools_that_read_what_the_operator_keeps(kind: str) -> None:
+def test_tool_that_reads_the_operators_data_is_refused(kind: str) -> None:
     assert "`tools[0]`" in refusal(tools=[{"type": kind}], policy=PASS)
 
 
-def test_the_names_of_what_is_held_are_few() -> None:
+def test_list_of_reserved_fields_is_short() -> None:
     tools = [{"type": "web_search"}] * 1000
     held = read(tools=tools, unknown=1, policy=PASS).held
     assert len(held) == MAX_NAMED + 1
@@ -351,9 +424,9 @@ def test_num_predict_is_a_name_of_the_limit() -> None:
     ],
     ids=str,
 )
-def test_thinking_is_part_of_the_limit(fields: dict) -> None:
+def test_thinking_counts_in_the_limit(fields: dict) -> None:
     assert read(**fields).limits(8192) == (116, 8192)
-    with pytest.raises(WattfareError, match="part of the limit"):
+    with pytest.raises(WattfareError, match="count towards the limit"):
         read(**fields, max_tokens=100).limits(8192)
 
 
@@ -367,7 +440,7 @@ def test_thinking_is_part_of_the_limit(fields: dict) -> None:
     ],
     ids=lambda fields: next(iter(fields)),
 )
-def test_text_for_the_template_is_part_of_the_bound(fields: dict) -> None:
+def test_template_text_counts_in_the_bound(fields: dict) -> None:
     plain, more = prompt_bound.bound(read().body), prompt_bound.bound(read(**fields).body)
     assert more >= plain + 1000
 
@@ -392,7 +465,7 @@ def test_text_for_the_template_is_part_of_the_bound(fields: dict) -> None:
     ],
     ids=str,
 )
-def test_parts_that_are_never_let_through(part: object) -> None:
+def test_part_types_that_are_always_refused(part: object) -> None:
     said = refusal(messages=[{"role": "user", "content": ["x", part][1:]}])
     assert "messages[0].content[0]" in said
 
@@ -408,7 +481,7 @@ def test_parts_that_are_never_let_through(part: object) -> None:
     ],
     ids=str,
 )
-def test_parts_whose_cost_has_no_bound_are_held(part: object) -> None:
+def test_parts_with_unbounded_cost_are_reserved(part: object) -> None:
     messages = [{"role": "user", "content": [part]}]
     (held,) = read(messages=messages).held
     assert held.startswith("messages[0].content[0]")
@@ -419,7 +492,7 @@ def test_parts_whose_cost_has_no_bound_are_held(part: object) -> None:
     "message",
     [
         {"role": "user", "content": {"type": "image_url"}},
-        {"role": "assistant", "audio": {"id": "a"}},
+        {"role": "assistant", "audio": {"id": "a", "url": "gs://b/a"}},
         {"role": "user", "content": "x", "images": [{}]},
         {"role": "user", "content": "x", "images": [{"type": "file", "file": {}}]},
         {"role": "user", "content": "x", "attachments": [1]},
@@ -433,17 +506,17 @@ def test_messages_with_more_than_text(message: dict) -> None:
 
 
 @pytest.mark.parametrize("kind", ["web_search", "code_interpreter", "openrouter:x"])
-def test_tools_that_the_upstream_runs_are_held(kind: str) -> None:
+def test_tools_that_the_upstream_runs_are_reserved(kind: str) -> None:
     assert read(tools=[{"type": "function"}, {"type": kind}]).held == ("tools[1]",)
 
 
 @pytest.mark.parametrize("kind", [None, 1])
-def test_tools_without_a_type(kind: object) -> None:
+def test_tools_without_a_type_are_refused(kind: object) -> None:
     assert "`tools[1]`" in refusal(tools=[{"type": "function"}, {"type": kind}])
 
 
-def test_an_answer_can_be_sent_back_as_it_came() -> None:
-    """The SDKs' habit: the assistant's message with all its nulls, then the tool's."""
+def test_answer_can_be_sent_back_unchanged() -> None:
+    """SDKs send the assistant's message with all its nulls, then the tool's message."""
     answer = {
         "role": "assistant",
         "content": None,
@@ -476,7 +549,7 @@ def test_every_parameter_of_the_openai_package_is_known() -> None:
 
 
 @given(st.text().filter(lambda name: name not in allowed_fields.REQUEST), st.none() | st.integers())
-def test_nothing_unknown_passes(name: str, value: object) -> None:
+def test_unknown_fields_are_refused(name: str, value: object) -> None:
     if foreign_fields.is_foreign(name):
         return
     with pytest.raises(WattfareError, match="does not know the field"):

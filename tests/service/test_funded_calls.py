@@ -1,4 +1,5 @@
-"""Calls that payers' own keys pay for: which key goes up, what a refusal does, what shows a key."""
+"""Calls paid with payers' own keys: which key is sent, the effect of a refusal, and where a key
+could appear."""
 
 from __future__ import annotations
 
@@ -45,7 +46,7 @@ class Payer:
 
 @pytest.fixture
 def router(router: FakeOpenRouter) -> FakeOpenRouter:
-    """The fake, with the operator as its only person."""
+    """The fake OpenRouter, with the operator as its only person."""
     router.person("operator", "1000")
     router.keys[OPERATOR] = Key(OPERATOR, "operator", "operator")
     return router
@@ -67,7 +68,7 @@ def funded(
     openrouter: FakeOpenRouter,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Service]:
-    """A service on each database, whose operator has a key as well."""
+    """A service on each database, whose operator also has a key."""
     folder = tmp_path_factory.mktemp("funded")
     database = None
     if request.param == "postgresql":
@@ -91,7 +92,7 @@ def app(funded: Service) -> Iterator[App]:
 async def new_funding(
     router: FakeOpenRouter, service: Service, store: Store, person: str, **fields: Any
 ) -> tuple[SignedIn, Key, str]:
-    """A payer who has added a key of their own. Returns the payer, the key and the funding's id."""
+    """A payer who has added their own key. Returns the payer, the key and the id of the funding."""
     key = router.new_key(router.person(person), **fields)
     signed_in = await new_payer(store)
     funding_id = add_key(service, signed_in, key)
@@ -99,7 +100,7 @@ async def new_funding(
 
 
 def add_key(service: Service, payer: SignedIn, key: Key, **fields: str) -> str:
-    """Add a key on the page. Returns the funding's id."""
+    """Adds a key on the page. Returns the id of the funding."""
     with Browser(service, payer.cookie) as browser:
         answer = browser.send(browser.get("/funding").form("Add the key"), key=key.key, **fields)
         assert answer.status_code == 303, answer.text
@@ -111,14 +112,14 @@ def add_key(service: Service, payer: SignedIn, key: Key, **fields: str) -> str:
 async def connect(
     store: Store, app: App, user: str, payer_id: str, funding_id: str | None, cap: int | None = None
 ) -> None:
-    """Connect a user's budget, as an approval does."""
+    """Connects a user's budget, as an approval does."""
     await store.connect(app.keys.app_id, user, cap, payer_id=payer_id, funding_id=funding_id)
 
 
 async def new_paying(
     router: FakeOpenRouter, app: App, store: Store, person: str, **fields: Any
 ) -> Payer:
-    """A payer with a key of their own, who pays for the user of the same name."""
+    """A payer with their own key, who pays for the user of the same name."""
     signed_in, key, funding_id = await new_funding(router, app.service, store, person, **fields)
     await connect(store, app, person, signed_in.payer_id, funding_id)
     return Payer(signed_in, key, funding_id, person)
@@ -129,12 +130,12 @@ def chat(app: App, user: str, **fields: Any) -> httpx.Response:
 
 
 def logged(service: Service, words: str) -> bool:
-    """Has the service said this as an error? Its log comes through a pipe."""
+    """True if the service has logged this as an error. Its log comes through a pipe."""
     return eventually(lambda: any("ERROR" in line and words in line for line in service.log))
 
 
 def sent_keys(router: FakeOpenRouter) -> list[str]:
-    """The keys of the calls that came to OpenRouter."""
+    """The keys of the calls that OpenRouter has received."""
     return [call.headers.get("authorization", "") for call in router.upstream.calls]
 
 
@@ -161,7 +162,7 @@ async def test_each_payer_of_an_app_pays_with_their_own_key(
     assert app.status("alice")["usage"]["monthlyUsd"] == float(2 * router.cost)
 
 
-async def test_the_operators_ceiling_is_not_the_payers(
+async def test_operators_ceiling_does_not_limit_payers(
     router: FakeOpenRouter, app: App, store: Store
 ) -> None:
     await new_paying(router, app, store, "alice")
@@ -176,7 +177,7 @@ async def test_the_operators_ceiling_is_not_the_payers(
 # -- refusals
 
 
-async def test_a_revoked_key_is_invalid_until_it_is_connected_again(
+async def test_revoked_key_is_invalid_until_it_is_connected_again(
     router: FakeOpenRouter, app: App, store: Store
 ) -> None:
     alice = await new_paying(router, app, store, "alice")
@@ -186,7 +187,7 @@ async def test_a_revoked_key_is_invalid_until_it_is_connected_again(
     assert (answer.status_code, answer.json()["error"]["code"]) == (402, "funding_invalid")
     assert await state_of(store, alice.funding_id) == "invalid"
     assert app.status("alice")["usage"]["monthlyUsd"] == float(router.cost)
-    # The next one is not even sent.
+    # The next call is not even sent.
     sent = len(router.upstream.calls)
     answer = chat(app, "alice")
     assert (answer.status_code, answer.json()["error"]["code"]) == (402, "funding_invalid")
@@ -203,7 +204,7 @@ async def test_a_revoked_key_is_invalid_until_it_is_connected_again(
     assert await state_of(store, alice.funding_id) == "removed"
 
 
-async def test_openrouter_is_connected_again(
+async def test_openrouter_can_be_connected_again(
     router: FakeOpenRouter, app: App, store: Store
 ) -> None:
     person = router.person("alice")
@@ -227,9 +228,7 @@ async def test_openrouter_is_connected_again(
     assert first.used == router.cost
 
 
-async def test_a_stream_says_that_the_key_is_refused(
-    router: FakeOpenRouter, app: App, store: Store
-) -> None:
+async def test_stream_reports_a_refused_key(router: FakeOpenRouter, app: App, store: Store) -> None:
     alice = await new_paying(router, app, store, "alice")
     alice.key.revoked = True
     answer = chat(app, "alice", stream=True)
@@ -237,7 +236,7 @@ async def test_a_stream_says_that_the_key_is_refused(
     assert await state_of(store, alice.funding_id) == "invalid"
 
 
-async def test_missing_money_says_what_to_do(
+async def test_empty_account_error_says_what_to_do(
     router: FakeOpenRouter, app: App, store: Store
 ) -> None:
     alice = await new_paying(router, app, store, "alice")
@@ -258,7 +257,7 @@ async def test_missing_money_says_what_to_do(
     assert chat(app, "alice").status_code == 200
 
 
-async def test_the_operators_own_key_stays_the_operators_matter(
+async def test_refusal_of_the_operators_key_is_not_shown_to_users(
     router: FakeOpenRouter, app: App, store: Store
 ) -> None:
     app.connect("carol", monthlyUsd=1)
@@ -271,10 +270,10 @@ async def test_the_operators_own_key_stays_the_operators_matter(
 # -- what is stored
 
 
-async def test_a_swapped_ciphertext_pays_for_nothing(
+async def test_swapped_ciphertext_pays_for_nothing(
     router: FakeOpenRouter, app: App, store: Store
 ) -> None:
-    """Who can write to the database, and not decrypt, cannot let Bob pay for Mallory."""
+    """An attacker who can write to the database but not decrypt cannot make Bob pay for Mallory."""
     bob = await new_paying(router, app, store, "bob")
     mallory = await new_paying(router, app, store, "mallory")
     table = schema.funding
@@ -294,7 +293,7 @@ async def test_a_swapped_ciphertext_pays_for_nothing(
     assert chat(app, "bob").status_code == 200
 
 
-async def test_a_key_is_sent_to_no_other_upstream(router: FakeOpenRouter, tmp_path: Path) -> None:
+async def test_key_is_sent_to_no_other_upstream(router: FakeOpenRouter, tmp_path: Path) -> None:
     with serving(tmp_path, router) as service, service.app() as app:
         async with store_of(service.database) as store:
             await new_paying(router, app, store, "alice")
@@ -309,7 +308,7 @@ async def test_a_key_is_sent_to_no_other_upstream(router: FakeOpenRouter, tmp_pa
         assert not other.upstream.calls
 
 
-async def test_the_encryption_key_is_rotated(router: FakeOpenRouter, tmp_path: Path) -> None:
+async def test_encryption_key_can_be_rotated(router: FakeOpenRouter, tmp_path: Path) -> None:
     old, new = (b64encode(secrets.token_bytes(32)).decode() for _ in range(2))
 
     def rotated(keys: str) -> Any:
@@ -342,7 +341,7 @@ async def test_the_encryption_key_is_rotated(router: FakeOpenRouter, tmp_path: P
     assert set(sent_keys(router)) == {f"Bearer {alice.key.key}"}
 
 
-def test_a_wrong_encryption_key_stops_the_start_and_is_not_shown(tmp_path: Path) -> None:
+def test_wrong_encryption_key_stops_the_start_and_is_not_shown(tmp_path: Path) -> None:
     database = f"sqlite:///{tmp_path / 'wattfare.db'}"
     run = invoke_cli(
         "serve", "--port", "0", "--database", database, env={"WATTFARE_ENCRYPTION_KEY": "hunter2"}
@@ -403,7 +402,7 @@ async def test_removal_ends_a_stream_and_deletes_the_key(
 # -- the true cost
 
 
-async def test_a_record_is_asked_for_with_the_key_that_paid(
+async def test_record_is_read_with_the_key_that_paid(
     router: FakeOpenRouter, app: App, store: Store
 ) -> None:
     alice = await new_paying(router, app, store, "alice")
@@ -415,7 +414,7 @@ async def test_a_record_is_asked_for_with_the_key_that_paid(
     assert asked == {f"Bearer {alice.key.key}"}
 
 
-async def test_after_a_crash_a_record_is_asked_for_with_the_key_that_paid(
+async def test_record_is_read_with_the_key_that_paid_after_a_crash(
     router: FakeOpenRouter, tmp_path: Path, database: str
 ) -> None:
     with serving(tmp_path, router, database=database) as service, service.app() as app:
@@ -426,7 +425,7 @@ async def test_after_a_crash_a_record_is_asked_for_with_the_key_that_paid(
             assert "one" in next(lines)
             table = schema.reservations
             async with store_of(database) as store:
-                # The id of the generation is recorded with the next renewal.
+                # The generation's id is recorded at the next renewal.
                 async with asyncio.timeout(PATIENCE):
                     while not await store.transact(
                         lambda sql: sql.execute(select(table.c.generation_id)).scalar_one_or_none()
@@ -441,10 +440,10 @@ async def test_after_a_crash_a_record_is_asked_for_with_the_key_that_paid(
     assert asked == {f"Bearer {alice.key.key}"}
 
 
-# -- what the operator offers
+# -- the funding that the operator offers
 
 
-async def test_without_the_operators_funding_only_payers_pay(
+async def test_without_operator_funding_only_payers_pay(
     router: FakeOpenRouter, tmp_path: Path
 ) -> None:
     options = ("--funding", "openrouter,key")
@@ -462,7 +461,7 @@ async def test_without_the_operators_funding_only_payers_pay(
     assert sent_keys(router) == [f"Bearer {alice.key.key}"]
 
 
-def test_with_the_operators_funding_only_nothing_can_be_added(
+def test_with_operator_funding_only_keys_cannot_be_added(
     router: FakeOpenRouter, tmp_path: Path
 ) -> None:
     options = ("--funding", "operator", "--user-ceiling-usd", "1")
@@ -480,7 +479,7 @@ def test_with_the_operators_funding_only_nothing_can_be_added(
         (("--funding", "operator", "--upstream", "https://openrouter.ai/api/v1"), "--upstream-key"),
     ],
 )
-def test_funding_that_cannot_be_stops_the_start(
+def test_impossible_funding_stops_the_start(
     tmp_path: Path, options: tuple[str, ...], words: str
 ) -> None:
     database = f"sqlite:///{tmp_path / 'wattfare.db'}"
@@ -489,7 +488,7 @@ def test_funding_that_cannot_be_stops_the_start(
     assert words in run.stderr
 
 
-def test_postgresql_wants_the_variable_if_funding_is_named(
+def test_postgresql_needs_the_variable_if_funding_is_named(
     router: FakeOpenRouter, cluster: Any
 ) -> None:
     run = invoke_cli(
@@ -507,11 +506,11 @@ def test_postgresql_wants_the_variable_if_funding_is_named(
     assert "With PostgreSQL, the keys of payers need WATTFARE_ENCRYPTION_KEY" in run.stderr
 
 
-# -- what shows a key
+# -- where a key could appear
 
 
-async def test_nothing_shows_a_key(router: FakeOpenRouter, tmp_path: Path, database: str) -> None:
-    """The keys of payers are in no log, database, answer, argument or file, even if the upstream
+async def test_key_never_appears(router: FakeOpenRouter, tmp_path: Path, database: str) -> None:
+    """Payers' keys appear in no log, database, answer, argument or file, even if the upstream
     repeats them."""
     shown: list[str] = []
     with (

@@ -1,4 +1,4 @@
-"""The pages of funding: OpenRouter by OAuth, keys of one's own, removal."""
+"""The funding pages: OpenRouter by OAuth, a payer's own keys, and removal."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from sqlalchemy import select, update
 from support.fake_openrouter import FakeOpenRouter
 from support.pages import Browser, Page, check_page
 from support.payers import grow_old, new_payer, store_of, write
-from support.people import new_address
 from support.service import Service, run_service
 
 from wattfare_mw.service.ledger import schema
@@ -22,7 +21,7 @@ from wattfare_mw.service.ledger.store import Store
 def funded(
     openrouter: FakeOpenRouter, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Service]:
-    """A service whose payers bring their own keys of OpenRouter."""
+    """A service whose payers bring their own OpenRouter keys."""
     with run_service(tmp_path_factory.mktemp("funded"), *openrouter.options) as service:
         yield service
 
@@ -37,12 +36,11 @@ async def store(funded: Service) -> AsyncIterator[Store]:
 async def browser(funded: Service, store: Store) -> AsyncIterator[Browser]:
     """The browser of a new payer."""
     with Browser(funded, (await new_payer(store)).cookie) as browser:
-        browser.http.headers["x-forwarded-for"] = new_address()
         yield browser
 
 
 def leave(browser: Browser, **fields: str) -> str:
-    """Press the button that leads to OpenRouter. Returns where it leads."""
+    """Presses the button to OpenRouter. Returns the URL that it leads to."""
     form = browser.get("/funding").form("Connect OpenRouter")
     answer = browser.send(form, **fields)
     assert answer.status_code == 303, answer.text
@@ -50,12 +48,12 @@ def leave(browser: Browser, **fields: str) -> str:
 
 
 def connect(router: FakeOpenRouter, browser: Browser, person: str, **fields: str) -> Page:
-    """Connect OpenRouter, as this person there."""
+    """Connects OpenRouter as this person."""
     return browser.get(router.allow(leave(browser, **fields), person))
 
 
 async def rows(store: Store) -> list[dict[str, object]]:
-    """All funding, the newest last."""
+    """All funding, newest last."""
     table = schema.funding
     return await store.transact(
         lambda sql: [
@@ -67,7 +65,7 @@ async def rows(store: Store) -> list[dict[str, object]]:
 # -- OpenRouter
 
 
-async def test_a_payer_connects_openrouter(
+async def test_payer_connects_openrouter(
     router: FakeOpenRouter, browser: Browser, store: Store, funded: Service
 ) -> None:
     person = router.person("alice")
@@ -94,7 +92,7 @@ async def test_a_payer_connects_openrouter(
     assert key.key not in page.answer.text
 
 
-def test_the_verifier_stays_on_the_server(
+def test_verifier_stays_on_the_server(
     router: FakeOpenRouter, browser: Browser, funded: Service
 ) -> None:
     person = router.person("bob")
@@ -112,7 +110,7 @@ def test_the_verifier_stays_on_the_server(
         assert secret not in logged
 
 
-def test_the_callback_is_never_where_the_host_header_says(browser: Browser) -> None:
+def test_callback_url_ignores_the_host_header(browser: Browser) -> None:
     form = browser.get("/funding").form("Connect OpenRouter")
     answer = browser.post(form.action, form.fields, host="evil.example")
     assert answer.status_code == 303, answer.text
@@ -120,12 +118,14 @@ def test_the_callback_is_never_where_the_host_header_says(browser: Browser) -> N
     assert callback.startswith(f"{browser.origin}/funding/openrouter/callback")
 
 
-def test_the_form_may_lead_to_openrouter(router: FakeOpenRouter, browser: Browser) -> None:
+def test_csp_allows_the_form_to_lead_to_openrouter(
+    router: FakeOpenRouter, browser: Browser
+) -> None:
     policy = browser.get("/funding").answer.headers["content-security-policy"]
     assert f"form-action 'self' {router.url.removesuffix('/api/v1')};" in policy
 
 
-def test_the_cookie_is_for_this_browser_and_ten_minutes(browser: Browser) -> None:
+def test_cookie_is_bound_to_this_browser_for_ten_minutes(browser: Browser) -> None:
     form = browser.get("/funding").form("Connect OpenRouter")
     cookie = browser.send(form).headers["set-cookie"].lower()
     assert cookie.startswith("wattfare-openrouter=")
@@ -133,7 +133,7 @@ def test_the_cookie_is_for_this_browser_and_ten_minutes(browser: Browser) -> Non
         assert part in cookie
 
 
-def test_a_state_works_once(router: FakeOpenRouter, browser: Browser) -> None:
+def test_state_works_once(router: FakeOpenRouter, browser: Browser) -> None:
     person = router.person("carol")
     callback = router.allow(leave(browser), person)
     assert browser.http.get(callback).status_code == 303
@@ -143,8 +143,8 @@ def test_a_state_works_once(router: FakeOpenRouter, browser: Browser) -> None:
     assert len(router.keys_of(person)) == 1
 
 
-def test_a_state_is_used_up_before_the_exchange(router: FakeOpenRouter, browser: Browser) -> None:
-    """A code that OpenRouter refuses uses the state up, too."""
+def test_state_is_used_up_before_the_exchange(router: FakeOpenRouter, browser: Browser) -> None:
+    """A code that OpenRouter refuses also uses up the state."""
     person = router.person("dave")
     callback = router.allow(leave(browser), person)
     wrong = callback.partition("&code=")[0] + "&code=wrong"
@@ -158,9 +158,7 @@ def test_a_state_is_used_up_before_the_exchange(router: FakeOpenRouter, browser:
 
 
 @pytest.mark.parametrize("state", ["", "wrong", "A" * 43, "\0", "é" * 500])
-def test_a_wrong_state_connects_nothing(
-    router: FakeOpenRouter, browser: Browser, state: str
-) -> None:
+def test_wrong_state_connects_nothing(router: FakeOpenRouter, browser: Browser, state: str) -> None:
     person = router.person("erin")
     callback = router.allow(leave(browser), person)
     code = parse_qs(urlsplit(callback).query)["code"][0]
@@ -172,10 +170,10 @@ def test_a_wrong_state_connects_nothing(
 
 
 @pytest.mark.parametrize("cookie", [None, "A" * 43, ""])
-def test_another_browser_connects_nothing(
+def test_callback_in_another_browser_connects_nothing(
     router: FakeOpenRouter, browser: Browser, cookie: str | None
 ) -> None:
-    """Mallory's callback does not work in the browser of a payer who did not start it."""
+    """Mallory's callback fails in the browser of a payer who did not start it."""
     person = router.person("mallory")
     callback = router.allow(leave(browser), person)
     exchanges = len(router.exchanges)
@@ -188,10 +186,10 @@ def test_another_browser_connects_nothing(
     assert len(router.exchanges) == exchanges
 
 
-async def test_the_callback_of_another_payer_connects_nothing(
+async def test_callback_of_another_payer_connects_nothing(
     router: FakeOpenRouter, browser: Browser, store: Store, funded: Service
 ) -> None:
-    """Even with the cookie: two people may share a browser."""
+    """It fails even with the cookie: two people may share a browser."""
     person = router.person("peggy")
     callback = router.allow(leave(browser), person)
     exchanges = len(router.exchanges)
@@ -202,7 +200,7 @@ async def test_the_callback_of_another_payer_connects_nothing(
     assert len(router.exchanges) == exchanges
 
 
-async def test_a_request_ends_after_ten_minutes(
+async def test_request_expires_after_ten_minutes(
     router: FakeOpenRouter, browser: Browser, store: Store
 ) -> None:
     person = router.person("trent")
@@ -214,10 +212,11 @@ async def test_a_request_ends_after_ten_minutes(
     assert len(router.exchanges) == exchanges
 
 
-async def test_a_verifier_of_another_request_does_not_work(
+async def test_verifier_of_another_request_does_not_work(
     router: FakeOpenRouter, browser: Browser, store: Store
 ) -> None:
-    """Who can write to the database cannot swap verifiers: they are bound to their state."""
+    """An attacker who can write to the database cannot swap verifiers: each is bound to its
+    state."""
     person = router.person("victor")
     first = router.allow(leave(browser), person)
     second = router.allow(leave(browser), person)
@@ -242,9 +241,7 @@ def test_two_tabs_can_be_open(router: FakeOpenRouter, browser: Browser) -> None:
     assert len(router.keys_of(person)) == 2
 
 
-def test_a_callback_without_a_code_connects_nothing(
-    router: FakeOpenRouter, browser: Browser
-) -> None:
+def test_callback_without_a_code_connects_nothing(router: FakeOpenRouter, browser: Browser) -> None:
     asked = dict(parse_qsl(urlsplit(leave(browser)).query))
     exchanges = len(router.exchanges)
     answer = browser.get(asked["callback_url"])
@@ -252,7 +249,7 @@ def test_a_callback_without_a_code_connects_nothing(
     assert len(router.exchanges) == exchanges
 
 
-def test_a_callback_needs_the_sign_in(router: FakeOpenRouter, browser: Browser) -> None:
+def test_callback_needs_the_sign_in(router: FakeOpenRouter, browser: Browser) -> None:
     person = router.person("olivia")
     callback = router.allow(leave(browser), person)
     browser.http.cookies.delete("wattfare")
@@ -262,9 +259,7 @@ def test_a_callback_needs_the_sign_in(router: FakeOpenRouter, browser: Browser) 
     assert not router.keys_of(person)
 
 
-def test_a_limit_that_openrouter_does_not_set_is_said(
-    router: FakeOpenRouter, browser: Browser
-) -> None:
+def test_page_warns_if_openrouter_sets_no_limit(router: FakeOpenRouter, browser: Browser) -> None:
     person = router.person("niaj")
     router.grants_limits = False
     try:
@@ -275,7 +270,7 @@ def test_a_limit_that_openrouter_does_not_set_is_said(
     assert router.keys_of(person)[0].limit is None
 
 
-def test_the_page_of_an_app_comes_next(router: FakeOpenRouter, browser: Browser) -> None:
+def test_connecting_returns_to_the_approval_page(router: FakeOpenRouter, browser: Browser) -> None:
     person = router.person("rupert")
     page = browser.get("/funding?return_to=/approve/abc-DEF_1")
     answer = browser.send(page.form("Connect OpenRouter"))
@@ -295,7 +290,9 @@ def test_the_page_of_an_app_comes_next(router: FakeOpenRouter, browser: Browser)
         "javascript:alert(1)",
     ],
 )
-def test_no_other_page_comes_next(router: FakeOpenRouter, browser: Browser, path: str) -> None:
+def test_connecting_returns_to_no_other_page(
+    router: FakeOpenRouter, browser: Browser, path: str
+) -> None:
     person = router.person("sybil")
     page = browser.get(f"/funding?{urlencode({'return_to': path})}")
     answer = browser.send(page.form("Connect OpenRouter"), return_to=path)
@@ -310,8 +307,8 @@ ON_THE_WAY = f"/funding?{urlencode({'return_to': APPROVAL})}"
 
 
 def leads_back(browser: Browser, page: Page) -> None:
-    """The page of an error leads to the page of all funding, which leads to the request. It stays
-    in the popup of the app: with a COOP of its own, the popup could not be closed afterwards."""
+    """The error page links to the funding page, which links to the request. Both stay in the app's
+    popup: with its own COOP, the popup could not be closed afterwards."""
     check_page(page)
     assert "cross-origin-opener-policy" not in page.answer.headers
     there = browser.get(page.link("Ways to pay"))
@@ -321,7 +318,7 @@ def leads_back(browser: Browser, page: Page) -> None:
 
 
 @pytest.mark.parametrize("failure", ["code", "no code", "state", "again", "cookie", "outage"])
-def test_the_way_back_outlasts_a_failed_callback(
+def test_way_back_survives_a_failed_callback(
     router: FakeOpenRouter, browser: Browser, failure: str
 ) -> None:
     form = browser.get(ON_THE_WAY).form("Connect OpenRouter")
@@ -344,7 +341,7 @@ def test_the_way_back_outlasts_a_failed_callback(
     leads_back(browser, page)
 
 
-def test_the_way_back_is_a_page_of_ours(router: FakeOpenRouter, browser: Browser) -> None:
+def test_way_back_leads_to_our_own_pages_only(router: FakeOpenRouter, browser: Browser) -> None:
     callback = router.allow(leave(browser), router.person("wendy"))
     cookie = "wattfare-openrouter-return"
     browser.http.cookies.delete(cookie)
@@ -354,7 +351,7 @@ def test_the_way_back_is_a_page_of_ours(router: FakeOpenRouter, browser: Browser
     assert page.link("Ways to pay") == "/funding"
 
 
-async def test_the_way_back_outlasts_an_old_sign_in(browser: Browser, store: Store) -> None:
+async def test_way_back_survives_an_old_sign_in(browser: Browser, store: Store) -> None:
     page = browser.get(ON_THE_WAY)
     await write(store, update(schema.sign_ins).values(fresh_at=0))
     for button in ("Connect OpenRouter", "Add the key"):
@@ -366,7 +363,7 @@ async def test_the_way_back_outlasts_an_old_sign_in(browser: Browser, store: Sto
         assert dict(parse_qsl(urlsplit(url).query)) == {"next": ON_THE_WAY, "again": "1"}
 
 
-def test_the_way_back_outlasts_a_removal(router: FakeOpenRouter, browser: Browser) -> None:
+def test_way_back_survives_a_removal(router: FakeOpenRouter, browser: Browser) -> None:
     key = router.new_key(router.person("xavier"))
     browser.send(browser.get("/funding").form("Add the key"), key=key.key)
     page = browser.get(browser.get(ON_THE_WAY).link("Remove"))
@@ -383,10 +380,10 @@ def test_the_way_back_outlasts_a_removal(router: FakeOpenRouter, browser: Browse
     leads_back(browser, again)
 
 
-# -- a key of one's own
+# -- a payer's own key
 
 
-async def test_a_key_is_checked_before_it_is_kept(
+async def test_key_is_checked_before_it_is_stored(
     router: FakeOpenRouter, browser: Browser, store: Store
 ) -> None:
     key = router.new_key(router.person("frank"), limit=Decimal(7))
@@ -413,7 +410,7 @@ async def test_a_key_is_checked_before_it_is_kept(
         ("sk-or-v1-unknown-to-all", "refuses this key"),
     ],
 )
-async def test_a_wrong_key_is_not_kept(
+async def test_wrong_key_is_not_stored(
     browser: Browser, store: Store, key: str, words: str
 ) -> None:
     before = len(await rows(store))
@@ -424,7 +421,7 @@ async def test_a_wrong_key_is_not_kept(
     assert len(await rows(store)) == before
 
 
-def test_a_long_name_is_refused(router: FakeOpenRouter, browser: Browser) -> None:
+def test_long_name_is_refused(router: FakeOpenRouter, browser: Browser) -> None:
     key = router.new_key(router.person("grace")).key
     answer = browser.send(browser.get("/funding").form("Add the key"), key=key, label="x" * 61)
     assert answer.status_code == 400
@@ -432,7 +429,7 @@ def test_a_long_name_is_refused(router: FakeOpenRouter, browser: Browser) -> Non
     assert key not in answer.text
 
 
-async def test_the_pages_need_a_fresh_sign_in(
+async def test_funding_pages_need_a_recent_sign_in(
     router: FakeOpenRouter, browser: Browser, store: Store, funded: Service
 ) -> None:
     payer = await new_payer(store)
@@ -448,7 +445,7 @@ async def test_the_pages_need_a_fresh_sign_in(
     assert not [row for row in await rows(store) if row["payer_id"] == payer.payer_id]
 
 
-def test_the_pages_need_a_sign_in(funded: Service) -> None:
+def test_funding_pages_need_a_sign_in(funded: Service) -> None:
     with Browser(funded) as nobody:
         for path in ("/funding", "/funding/abc/remove"):
             answer = nobody.http.get(path)
@@ -457,14 +454,14 @@ def test_the_pages_need_a_sign_in(funded: Service) -> None:
 
 
 @pytest.mark.parametrize("path", ["/funding/keys", "/funding/openrouter", "/funding/abc/remove"])
-def test_a_form_without_its_token_changes_nothing(browser: Browser, path: str) -> None:
+def test_form_without_its_token_changes_nothing(browser: Browser, path: str) -> None:
     answer = browser.post(path, {"key": "x", "csrf": "wrong"})
     assert answer.status_code == 403
     answer = browser.post(path, {"key": "x"}, sec_fetch_site="cross-site")
     assert answer.status_code == 403
 
 
-async def test_a_payer_sees_and_removes_only_what_is_theirs(
+async def test_payer_sees_and_removes_only_their_own_funding(
     router: FakeOpenRouter, browser: Browser, store: Store, funded: Service
 ) -> None:
     key = router.new_key(router.person("ivan"))
@@ -490,7 +487,7 @@ async def test_a_payer_sees_and_removes_only_what_is_theirs(
     )
 
 
-def test_a_payer_adds_no_more_than_twenty(router: FakeOpenRouter, browser: Browser) -> None:
+def test_payer_adds_at_most_twenty_keys(router: FakeOpenRouter, browser: Browser) -> None:
     key = router.new_key(router.person("kim")).key
     form = browser.get("/funding").form("Add the key")
     for _ in range(20):
@@ -501,7 +498,7 @@ def test_a_payer_adds_no_more_than_twenty(router: FakeOpenRouter, browser: Brows
     assert len(answer.content) < 30_000
 
 
-def test_an_address_tries_thirty_keys_a_minute(browser: Browser) -> None:
+def test_address_may_try_thirty_keys_a_minute(browser: Browser) -> None:
     form = browser.get("/funding").form("Add the key")
     statuses = [browser.send(form, key=f"sk-{number}").status_code for number in range(31)]
     assert statuses == [400] * 30 + [429]
@@ -510,7 +507,7 @@ def test_an_address_tries_thirty_keys_a_minute(browser: Browser) -> None:
 # -- My budget
 
 
-async def test_my_budget_shows_what_pays(
+async def test_my_budget_shows_the_funding(
     router: FakeOpenRouter, browser: Browser, store: Store, funded: Service
 ) -> None:
     payer = await new_payer(store)

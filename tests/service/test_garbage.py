@@ -1,5 +1,5 @@
-"""What a call leaves behind: nothing that the garbage collector would have to find, which stops
-the server for as long as it looks."""
+"""A call leaves no reference cycles. The garbage collector would have to find them, which pauses
+the server."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 from support.service import bearer, chat_body
+from support.sqlite import sqlite_database
 
 from wattfare_mw.service import Settings, create_app, create_keys
 
 
 class Cycle:
-    """A request as a server has it: the scope is its, and so is the ``send`` that the app is
-    given."""
+    """A request as in a real server: the server owns the scope and the ``send`` function."""
 
     def __init__(self, scope: dict[str, Any], body: bytes) -> None:
         self.scope = scope
@@ -27,7 +27,7 @@ class Cycle:
 
     async def receive(self) -> dict[str, Any]:
         if self.received:
-            await asyncio.Event().wait()  # the client stays
+            await asyncio.Event().wait()  # the client stays connected
         self.received = True
         return {"type": "http.request", "body": self.body}
 
@@ -52,8 +52,8 @@ async def serve(app: Any, headers: dict[str, str], body: dict[str, Any]) -> weak
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("model", ["wattfare/echo", "wattfare/echo-slow"])
-async def test_a_call_leaves_nothing_to_the_garbage_collector(tmp_path, stream, model) -> None:
-    database = f"sqlite:///{tmp_path / 'ledger.db'}"
+async def test_call_leaves_no_reference_cycles(tmp_path, stream, model) -> None:
+    database = sqlite_database(tmp_path)
     keys = create_keys(database, "app")
     app = create_app(Settings(database=database))
     async with app.router.lifespan_context(app):
@@ -63,7 +63,7 @@ async def test_a_call_leaves_nothing_to_the_garbage_collector(tmp_path, stream, 
         gc.disable()
         try:
             served = await serve(app, headers, body)
-            await asyncio.sleep(0)  # what was cancelled hears of it
+            await asyncio.sleep(0)  # let cancelled tasks finish
             assert served() is None
         finally:
             gc.enable()

@@ -1,4 +1,4 @@
-"""Grants of the operator's money: none without a ceiling, and never more than it."""
+"""Grants of the operator's money: none without a ceiling, and never more than the ceiling."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ amounts = st.integers(0, 10**12)
 
 
 @given(amounts, amounts, st.none() | amounts, st.booleans())
-def test_the_rule(held: int, cap: int, ceiling: int | None, operator_pays: bool) -> None:
+def test_admit_grant_rule(held: int, cap: int, ceiling: int | None, operator_pays: bool) -> None:
     terms = Terms(operator_pays=operator_pays, grant_ceiling=ceiling, grant_max=10**12)
     try:
         rules.admit_grant(held, GrantBudget(1, cap, 0), terms)
@@ -43,7 +43,7 @@ def ask(app: App, max_usd: float | None):
     )
 
 
-def test_an_apps_grants_hold_no_more_than_their_ceiling(tmp_path: Path, upstream: Upstream) -> None:
+def test_grants_of_an_app_hold_at_most_their_ceiling(tmp_path: Path, upstream: Upstream) -> None:
     upstream.script = good
     options = ("--upstream", upstream.url, "--user-ceiling-usd", "1", "--grant-ceiling-usd", "2")
     options += ("--grant-max-usd", "2.5")
@@ -55,10 +55,10 @@ def test_an_apps_grants_hold_no_more_than_their_ceiling(tmp_path: Path, upstream
         refused = [answer.json()["error"]["code"] for answer in answers if answer not in granted]
         assert len(granted) == 4
         assert set(refused) == {"budget_exceeded"}
-        # Another app has a ceiling of its own.
+        # Another app has its own ceiling.
         assert ask(other, 2.1).status_code == 402
         assert ask(other, 2).status_code == 200
-        # And such a grant is good for a call.
+        # Such a grant pays for a call.
         headers = {**app.auth, "x-wattfare-grant": granted[0].json()["grantToken"]}
         body = {"model": "fake/model", "messages": [{"role": "user", "content": "x"}]}
         assert app.http.post("/chat/completions", json=body, headers=headers).status_code == 200
@@ -67,21 +67,21 @@ def test_an_apps_grants_hold_no_more_than_their_ceiling(tmp_path: Path, upstream
 
 
 @pytest.mark.parametrize("more", [(), ("--upstream", "http://127.0.0.1:9/v1")])
-def test_a_ceiling_is_for_the_operators_money(more: tuple[str, ...]) -> None:
+def test_grant_ceiling_applies_to_the_operators_money_only(more: tuple[str, ...]) -> None:
     said = invoke_cli("serve", "--grant-ceiling-usd", "2", *more)
     assert said.exit_code == 2
     assert "--grant-ceiling-usd needs" in said.stderr
 
 
-def test_a_ceiling_is_an_amount() -> None:
+def test_grant_ceiling_must_be_an_amount() -> None:
     options = ("--upstream", "http://127.0.0.1:9/v1", "--user-ceiling-usd", "1")
     said = invoke_cli("serve", *options, "--grant-ceiling-usd", "none", env=KEY)
     assert said.exit_code == 2
     assert "--grant-ceiling-usd must be an amount" in said.stderr
 
 
-def test_a_grant_that_names_no_cap_has_the_operators_default(tmp_path: Path) -> None:
-    # One call of three words, and not a second.
+def test_grant_without_a_cap_gets_the_operators_default(tmp_path: Path) -> None:
+    # It pays for one call of three words, and not for a second.
     with run_service(tmp_path, "--grant-default-usd", "0.000009") as service, service.app() as app:
         headers = {**app.auth, "x-wattfare-grant": ask(app, None).json()["grantToken"]}
         statuses = [
@@ -94,7 +94,7 @@ def test_a_grant_that_names_no_cap_has_the_operators_default(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("amount", ["-1", "NaN", "much", "1e400", "none"])
-def test_a_default_that_is_no_amount(tmp_path: Path, amount: str) -> None:
+def test_invalid_default_is_refused(tmp_path: Path, amount: str) -> None:
     database = f"sqlite:///{tmp_path / 'ledger.db'}"
     done = invoke_cli("serve", "--port", "0", "--database", database, "--grant-default-usd", amount)
     assert done.exit_code in (1, 2)

@@ -1,4 +1,4 @@
-"""Calls whose cost has no bound: each holds an amount, and is billed what it really cost."""
+"""Calls whose cost has no bound: each reserves an amount and is billed its true cost."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from wattfare_mw.service.settings import Settings
 
 MODEL = {"model": "fake/model", "max_tokens": 20}
 TOKENS = {"prompt_tokens": 5, "completion_tokens": 1, "total_tokens": 6}
-#: One field of each sort. `test_fields.py` has them all.
+#: One field of each kind. `test_fields.py` has them all.
 HELD: dict[str, dict[str, Any]] = {
     "a plugin": {"plugins": [{"id": "web"}]},
     "a tool of the provider": {"tools": [{"type": "web_search"}]},
@@ -41,7 +41,7 @@ HELD: dict[str, dict[str, Any]] = {
 
 
 def costing(usd: float) -> Any:
-    """A script whose answer costs this."""
+    """A script whose answer has this cost."""
 
     def script(exchange: Exchange) -> None:
         usage = {**TOKENS, "cost": usd}
@@ -58,7 +58,7 @@ def costing(usd: float) -> Any:
 
 @pytest.fixture(scope="module")
 def held(tmp_path_factory: pytest.TempPathFactory, _upstream: Upstream) -> Iterator[Service]:
-    """In front of an upstream that names each cost. A call holds half a dollar."""
+    """An app in front of an upstream that reports each cost. A call reserves half a dollar."""
     options = ("--upstream", _upstream.url, "--provider", "openrouter", "--metrics")
     options += ("--price", "fake/free=0/0")
     with run_service(
@@ -90,7 +90,7 @@ def error_of(answer: httpx.Response) -> tuple[int, str, str]:
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("fields", HELD.values(), ids=HELD)
-def test_it_holds_an_amount_and_is_billed_its_cost(
+def test_unbounded_call_reserves_an_amount_and_is_billed_its_cost(
     app: App, upstream: Upstream, fields: dict[str, Any], stream: bool
 ) -> None:
     upstream.script = costing(0.0321)
@@ -105,7 +105,7 @@ def test_it_holds_an_amount_and_is_billed_its_cost(
     assert {name: sent[name] for name in fields} == fields
 
 
-def test_a_plain_call_holds_no_such_amount(app: App, upstream: Upstream) -> None:
+def test_plain_call_reserves_no_such_amount(app: App, upstream: Upstream) -> None:
     answer = app.chat(**MODEL)
     assert answer.status_code == 200
     assert "x-wattfare-reserved" not in answer.headers
@@ -113,14 +113,14 @@ def test_a_plain_call_holds_no_such_amount(app: App, upstream: Upstream) -> None
 
 
 def overrun(app: App) -> dict[str, float]:
-    """What the service has counted of what went beyond the reservations."""
+    """The overrun that the service has counted."""
     text = app.http.get(f"{app.service.url}/metrics").text
     lines = (line.split() for line in text.splitlines() if "_overrun_" in line and line[0] != "#")
     return {name.partition("_overrun_")[2]: float(value) for name, value in lines}
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_what_is_above_the_hold_is_the_operators(
+def test_operator_pays_what_exceeds_the_reservation(
     app: App, upstream: Upstream, stream: bool
 ) -> None:
     before = overrun(app)
@@ -134,7 +134,7 @@ def test_what_is_above_the_hold_is_the_operators(
     assert more["usd_total"] == pytest.approx(0.25)
 
 
-def test_what_a_record_says_above_the_hold_is_counted(app: App, upstream: Upstream) -> None:
+def test_record_above_the_reservation_is_counted(app: App, upstream: Upstream) -> None:
     def script(exchange: Exchange) -> None:
         exchange.start_stream()
         delta = {"index": 0, "delta": {"content": "one"}}
@@ -154,8 +154,8 @@ def test_what_a_record_says_above_the_hold_is_counted(app: App, upstream: Upstre
     assert row_of(app)["billed_nanos"] == 5 * 10**8
 
 
-def test_it_holds_what_is_left(app: App, upstream: Upstream) -> None:
-    """And the budget is used to its last nano-dollar."""
+def test_unbounded_call_reserves_what_is_left(app: App, upstream: Upstream) -> None:
+    """The budget is used to its last nano-dollar."""
     app.connect("poor", monthlyUsd=0.6)
     upstream.script = costing(0.4)
     held = {**MODEL, "plugins": [{"id": "web"}]}
@@ -170,8 +170,8 @@ def test_it_holds_what_is_left(app: App, upstream: Upstream) -> None:
 
 
 @pytest.mark.parametrize("model", ["fake/model", "fake/unpriced", "fake/free"])
-def test_nothing_left_is_nothing_to_hold(app: App, upstream: Upstream, model: str) -> None:
-    """A plugin costs something, even if the model is free."""
+def test_empty_budget_refuses_an_unbounded_call(app: App, upstream: Upstream, model: str) -> None:
+    """A plugin costs money even if the model is free."""
     upstream.calls.clear()
     app.connect("broke", monthlyUsd=0)
     answer = app.chat(user="broke", model=model, plugins=[{"id": "web"}])
@@ -179,7 +179,7 @@ def test_nothing_left_is_nothing_to_hold(app: App, upstream: Upstream, model: st
     assert upstream.calls == []
 
 
-def test_an_ordinary_bound_above_the_hold_is_reserved(app: App, upstream: Upstream) -> None:
+def test_ordinary_bound_above_the_amount_is_reserved(app: App, upstream: Upstream) -> None:
     upstream.script = costing(0.7)
     answer = app.chat(model="fake/model", max_tokens=400_000, plugins=[{"id": "web"}])
     reserved = Decimal(answer.headers["x-wattfare-reserved"])
@@ -187,8 +187,8 @@ def test_an_ordinary_bound_above_the_hold_is_reserved(app: App, upstream: Upstre
     assert app.status()["usage"]["monthlyUsd"] == 0.7
 
 
-def test_two_at_once_hold_two_amounts(app: App, upstream: Upstream) -> None:
-    """No more of them are let in than the cap has room for."""
+def test_two_concurrent_calls_reserve_two_amounts(app: App, upstream: Upstream) -> None:
+    """Only as many calls are admitted as the cap allows."""
     app.connect("two", monthlyUsd=0.5)
     seen: list[httpx.Response] = []
 
@@ -202,8 +202,8 @@ def test_two_at_once_hold_two_amounts(app: App, upstream: Upstream) -> None:
     assert [answer.status_code for answer in seen] == [429]
 
 
-def test_who_leaves_pays_for_the_search(tmp_path: Path, upstream: Upstream) -> None:
-    """An upstream that keeps no records tells the cost at the end, so the stream is read to it."""
+def test_disconnected_client_pays_for_the_search(tmp_path: Path, upstream: Upstream) -> None:
+    """An upstream without records reports the cost at the end, so the stream is read to its end."""
     gone = threading.Event()
 
     def script(exchange: Exchange) -> None:
@@ -227,7 +227,7 @@ def test_who_leaves_pays_for_the_search(tmp_path: Path, upstream: Upstream) -> N
         assert row_of(app)["ended"] == "completed"
 
 
-def test_it_needs_a_cap(app: App, upstream: Upstream) -> None:
+def test_unbounded_call_needs_a_cap(app: App, upstream: Upstream) -> None:
     app.connect("unlimited")
     upstream.calls.clear()
     status, code, message = error_of(app.chat(user="unlimited", **MODEL, preset="mine"))
@@ -237,7 +237,7 @@ def test_it_needs_a_cap(app: App, upstream: Upstream) -> None:
     assert app.chat(user="unlimited", **MODEL).status_code == 200
 
 
-def test_the_operators_ceiling_is_a_cap(tmp_path: Path, upstream: Upstream) -> None:
+def test_operators_ceiling_counts_as_a_cap(tmp_path: Path, upstream: Upstream) -> None:
     options = ("--upstream", upstream.url, "--provider", "openrouter", "--user-ceiling-usd", "0.3")
     env = {"WATTFARE_UPSTREAM_KEY": "sk-or-v1-0123456789abcdef"}
     with run_service(tmp_path, *options, env=env) as service, service.app() as app:
@@ -246,7 +246,7 @@ def test_the_operators_ceiling_is_a_cap(tmp_path: Path, upstream: Upstream) -> N
         assert answer.headers["x-wattfare-reserved"] == "0.3"
 
 
-def test_a_grant_holds_too(app: App, upstream: Upstream) -> None:
+def test_grant_reserves_an_amount_too(app: App, upstream: Upstream) -> None:
     upstream.script = costing(0.2)
     made = app.http.post(
         "/grants",
@@ -264,7 +264,7 @@ def test_a_grant_holds_too(app: App, upstream: Upstream) -> None:
     assert reserved == ["0.25", "0.05"]
 
 
-def test_the_middleware_passes_the_header(app: App, upstream: Upstream) -> None:
+def test_middleware_forwards_the_header(app: App, upstream: Upstream) -> None:
     around = WattfareMiddleware(
         asgi_app,
         resolve_user=lambda request: "u1",
@@ -284,7 +284,7 @@ def test_the_middleware_passes_the_header(app: App, upstream: Upstream) -> None:
     assert "x-wattfare-reserved" in answer.headers["access-control-expose-headers"]
 
 
-def test_the_built_in_model_holds_as_well(service: Service) -> None:
+def test_builtin_model_reserves_an_amount_too(service: Service) -> None:
     with service.app() as app:
         app.connect(monthlyUsd=3)
         answer = app.chat("one two", plugins=[{"id": "web"}])
@@ -292,7 +292,7 @@ def test_the_built_in_model_holds_as_well(service: Service) -> None:
         assert app.status()["usage"]["monthlyUsd"] == 0.000006
 
 
-def test_refuse_is_as_before(tmp_path: Path, upstream: Upstream) -> None:
+def test_unbounded_refuse_option_refuses_such_calls(tmp_path: Path, upstream: Upstream) -> None:
     options = ("--upstream", upstream.url, "--provider", "openrouter", "--unbounded", "refuse")
     with run_service(tmp_path, *options) as service, service.app() as app:
         app.connect(monthlyUsd=2)
@@ -333,6 +333,6 @@ def test_unknown_fields_pass_with_the_option(tmp_path: Path, upstream: Upstream)
     ],
     ids=str,
 )
-def test_settings_that_cannot_be(settings: dict[str, Any]) -> None:
+def test_impossible_settings_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(WattfareError):
         Settings(**settings)

@@ -24,12 +24,12 @@ values = st.recursive(
 
 
 @given(values, st.sampled_from([None, 0, 2, 4]))
-def test_it_is_the_length_of_the_text(value: Any, indent: int | None) -> None:
+def test_json_length_equals_the_length_of_the_text(value: Any, indent: int | None) -> None:
     assert json_length(value, indent) == len(json.dumps(value, indent=indent))
 
 
 @given(texts, st.integers(1, 5))
-def test_a_long_text_is_counted_in_pieces(text: str, piece: int) -> None:
+def test_long_text_is_counted_in_pieces(text: str, piece: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "_PIECE", piece)
         assert json_length(text) == len(json.dumps(text))

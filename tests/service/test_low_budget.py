@@ -1,5 +1,5 @@
-"""Where the budget pays for less than was asked: a lower limit, and the client is told; or a
-refusal, for who would rather have that. And models without a price."""
+"""If the budget covers less than the request, the limit is lowered and the answer says so, or the
+call is refused if the client prefers that. Also models without a price."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from wattfare_mw.service.chat.request import FLOOR_TOKENS
 
 REFUSE = {"x-wattfare-on-low-budget": "refuse"}
 WORDS = " ".join(f"w{number}" for number in range(100))
-#: Of fake/model and of the built-in one, in nano-dollars.
+#: Prices of fake/model and the built-in model, in nano-dollars.
 PROMPT_PRICE, COMPLETION_PRICE = 1000, 2000
 
 
@@ -46,7 +46,7 @@ def far(forwarding: Service, upstream: Upstream):
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("left", [FLOOR_TOKENS, 60, 99])
-def test_the_built_in_model_says_less(app: App, stream: bool, left: int) -> None:
+def test_builtin_model_shortens_its_answer(app: App, stream: bool, left: int) -> None:
     app.connect(monthlyUsd=usd(100 * PROMPT_PRICE + left * COMPLETION_PRICE + 1999))
     answer = chat(app, text=WORDS, stream=stream)
     assert answer.headers["x-wattfare-max-tokens"] == str(left)
@@ -65,7 +65,7 @@ def test_the_built_in_model_says_less(app: App, stream: bool, left: int) -> None
         (4, {"max_tokens": 5}, {}),
     ],
 )
-def test_what_would_be_too_little_is_refused(
+def test_limit_below_the_minimum_is_refused(
     app: App, left: int, fields: dict, headers: dict
 ) -> None:
     app.connect(monthlyUsd=usd(100 * PROMPT_PRICE + left * COMPLETION_PRICE))
@@ -75,7 +75,7 @@ def test_what_would_be_too_little_is_refused(
 
 
 @pytest.mark.parametrize("headers", [{}, REFUSE, {"x-wattfare-on-low-budget": "lower"}])
-def test_what_is_paid_for_is_not_lowered(app: App, headers: dict) -> None:
+def test_affordable_limit_is_not_lowered(app: App, headers: dict) -> None:
     app.connect(monthlyUsd=usd(100 * PROMPT_PRICE + 100 * COMPLETION_PRICE))
     answer = chat(app, headers, text=WORDS)
     assert answer.status_code == 200
@@ -83,7 +83,7 @@ def test_what_is_paid_for_is_not_lowered(app: App, headers: dict) -> None:
     assert answer.json()["choices"][0]["finish_reason"] == "stop"
 
 
-def test_a_header_that_says_something_else(app: App) -> None:
+def test_invalid_low_budget_header_is_refused(app: App) -> None:
     app.connect()
     answer = chat(app, {"x-wattfare-on-low-budget": "Refuse!"})
     assert (answer.status_code, code(answer)) == (400, "invalid_request")
@@ -91,7 +91,9 @@ def test_a_header_that_says_something_else(app: App) -> None:
 
 @pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens", None])
 @pytest.mark.parametrize("n", [1, 3])
-def test_the_limit_goes_up_lowered(far: App, upstream: Upstream, name: str | None, n: int) -> None:
+def test_upstream_gets_the_lowered_limit(
+    far: App, upstream: Upstream, name: str | None, n: int
+) -> None:
     asked = {name: 5000} if name else {}
     asked |= {"n": n} if n > 1 else {}
     body = chat_body(model="fake/model", **asked)
@@ -103,7 +105,7 @@ def test_the_limit_goes_up_lowered(far: App, upstream: Upstream, name: str | Non
     assert upstream.calls[0].json == {**body, name or "max_tokens": 40}
 
 
-def test_the_floor_is_for_each_answer(far: App, upstream: Upstream) -> None:
+def test_minimum_applies_to_each_answer(far: App, upstream: Upstream) -> None:
     asked = {"model": "fake/model", "n": 3}
     bound = prompt_bound.bound(chat_body(**asked)) * PROMPT_PRICE
     far.connect(monthlyUsd=usd(bound + 3 * FLOOR_TOKENS * COMPLETION_PRICE - 1))
@@ -112,7 +114,7 @@ def test_the_floor_is_for_each_answer(far: App, upstream: Upstream) -> None:
     assert chat(far, **asked).headers["x-wattfare-max-tokens"] == str(FLOOR_TOKENS)
 
 
-def test_thinking_keeps_its_room(far: App, upstream: Upstream) -> None:
+def test_thinking_keeps_its_share(far: App, upstream: Upstream) -> None:
     asked = {"model": "fake/model", "max_tokens": 5000, "reasoning": {"max_tokens": 1024}}
     bound = prompt_bound.bound(chat_body(**asked)) * PROMPT_PRICE
     least = 1024 + FLOOR_TOKENS
@@ -125,7 +127,7 @@ def test_thinking_keeps_its_room(far: App, upstream: Upstream) -> None:
     assert (refused.status_code, code(refused)) == (400, "invalid_request")
 
 
-def test_a_dear_place_is_not_chosen(far: App, upstream: Upstream) -> None:
+def test_expensive_provider_is_not_chosen(far: App, upstream: Upstream) -> None:
     far.connect()
     assert chat(far, model="fake/model", provider={"order": ["dear"]}).status_code == 200
     assert upstream.calls[0].json["provider"] == {
@@ -134,7 +136,16 @@ def test_a_dear_place_is_not_chosen(far: App, upstream: Upstream) -> None:
     }
 
 
-def test_the_operators_default(tmp_path, upstream: Upstream) -> None:
+def test_a_lower_price_of_the_client_counts(far: App, upstream: Upstream) -> None:
+    far.connect()
+    asked = {"max_price": {"prompt": 0.5, "completion": 99, "image": 0.1}}
+    assert chat(far, model="fake/model", provider=asked).status_code == 200
+    assert upstream.calls[0].json["provider"] == {
+        "max_price": {"prompt": 0.5, "completion": 2, "request": 0, "image": 0.1}
+    }
+
+
+def test_operators_default_for_low_budgets(tmp_path, upstream: Upstream) -> None:
     upstream.script = good
     upstream.calls.clear()
     options = ("--upstream", upstream.url, "--default-max-tokens", "77")
@@ -147,13 +158,13 @@ def test_the_operators_default(tmp_path, upstream: Upstream) -> None:
     assert [call.json["max_tokens"] for call in upstream.calls] == [77, 99]
 
 
-def test_models_without_a_price(tmp_path, upstream: Upstream) -> None:
-    """Each call holds all that is left; one whose cost is not reported costs nothing."""
+def test_call_without_a_price_reserves_all_that_is_left(tmp_path, upstream: Upstream) -> None:
+    """A call whose cost is not reported costs nothing."""
     upstream.calls.clear()
     held: list[int] = []
 
     def script(exchange: Exchange) -> None:
-        # While this one runs, nothing is left for another.
+        # While this call runs, nothing is left for another.
         held.append(chat(app, model="fake/router").status_code if not held else 0)
         exchange.answer(completion_of("x", usage={"cost": 0.25}))
 
@@ -180,5 +191,6 @@ def test_models_without_a_price(tmp_path, upstream: Upstream) -> None:
 
 
 def app_cost(upstream: Upstream) -> int:
-    """Of a call to fake/model that says that it cost a quarter of a dollar: all it reserved."""
+    """The app's cost of a call to fake/model that reports a quarter of a dollar: its whole
+    reservation."""
     return prompt_bound.bound(upstream.calls[-1].json) * PROMPT_PRICE + 8192 * COMPLETION_PRICE

@@ -1,4 +1,4 @@
-"""Where a user can do something about an error, the error names the page of their budget."""
+"""If the user can fix an error, the error links to the page of their budget."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ SLOW: dict[str, Any] = {"model": "wattfare/echo-slow", "stream": True}
 
 
 def budget_page(app: App) -> str:
-    """The service listens on the loopback address, and its pages are on localhost."""
+    """The service listens on the loopback address. Its pages are on localhost."""
     return app.service.url.replace("127.0.0.1", "localhost") + "/budget"
 
 
@@ -18,7 +18,7 @@ def error_in(answer: Any) -> dict[str, Any]:
     return answer.json()["error"]
 
 
-def test_the_errors_of_a_budget_name_it(app: App) -> None:
+def test_budget_errors_link_to_the_budget_page(app: App) -> None:
     page = budget_page(app)
     assert error_in(app.chat())["manageUrl"] == page
     app.connect(monthlyUsd=0)
@@ -26,13 +26,13 @@ def test_the_errors_of_a_budget_name_it(app: App) -> None:
     assert (refusal["code"], refusal["manageUrl"]) == ("budget_exceeded", page)
 
 
-def test_other_errors_do_not(app: App) -> None:
+def test_other_errors_do_not_link_to_the_budget_page(app: App) -> None:
     app.connect()
     assert "manageUrl" not in error_in(app.chat(model="no/such"))
     assert "manageUrl" not in error_in(app.http.get("/connections", headers=bearer("x")))
 
 
-def test_the_event_that_ends_a_stream_names_it(app: App) -> None:
+def test_final_event_of_a_stream_links_to_the_budget_page(app: App) -> None:
     app.connect()
     body = chat_body("w " * 200, **SLOW)
     with app.http.stream(

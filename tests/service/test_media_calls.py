@@ -1,5 +1,5 @@
 """Images, files, audio, fallbacks and variants of models, through a real service in front of a fake
-upstream: what is reserved, what goes up, and what is billed."""
+upstream: what is reserved, sent and billed."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def app(openrouter: Service, upstream: Upstream) -> Iterator[App]:
 
 
 def answering(model: str = GPT, **usage: Any):
-    """Two words, with this usage."""
+    """A script that answers two words with this usage."""
     fields = {"usage": {"prompt_tokens": 300, "completion_tokens": 2, **usage}, "model": model}
 
     def script(exchange: Exchange) -> None:
@@ -93,13 +93,13 @@ def ask(app: App, body: dict[str, Any]) -> httpx.Response:
 
 
 def text_of(body: dict[str, Any]) -> int:
-    """The bound of a prompt's text, without what is attached."""
+    """The bound of a prompt's text, without its attachments."""
     request = chat_request.read(json.dumps(body).encode())
     return prompt_bound.bound({**request.body, "messages": request.text})
 
 
 def needs(app: App, body: dict[str, Any], nanos: int) -> httpx.Response:
-    """The answer to this call, for which a budget of so much is enough, and not any less."""
+    """Checks that the call needs exactly this budget. Returns its answer."""
     app.connect(monthlyUsd=float(Decimal(nanos - 1).scaleb(-9)))
     refused = ask(app, body)
     assert (refused.status_code, refused.json()["error"]["code"]) == (402, "budget_exceeded")
@@ -123,12 +123,12 @@ def billed(app: App) -> int:
     ],
     ids=["data", "url", "gif"],
 )
-def test_an_image(app: App, upstream: Upstream, part: Any, image: int) -> None:
+def test_image_is_reserved_and_billed(app: App, upstream: Upstream, part: Any, image: int) -> None:
     body = body_of(part, model=CLAUDE)
     tokens = text_of(body) + image + 32
     needs(app, body, tokens * 3000 + TOKENS * 15_000 + 1_000_000)
     assert upstream.calls[-1].json["messages"] == body["messages"]
-    # The image has a price of its own beside its tokens.
+    # Besides its tokens, the image has its own price.
     assert billed(app) == 300 * 3000 + 2 * 15_000 + 1_000_000
 
 
@@ -139,23 +139,25 @@ def test_two_images_in_a_stream(app: App) -> None:
     assert billed(app) == 300 * 3000 + 2 * 15_000 + 2_000_000
 
 
-def test_a_tokenizer_counts_what_does_not_fit_otherwise(app: App, upstream: Upstream) -> None:
+def test_tokenizer_admits_a_prompt_that_the_byte_bound_refuses(
+    app: App, upstream: Upstream
+) -> None:
     pytest.importorskip("bpe_openai")
     words = {"type": "text", "text": "All happy families are alike. " * 500}
     budget = {}
     for model, prompt, completion in ((GPT, 2500, 10_000), (CLAUDE, 3000, 15_000)):
         body = body_of(words, model=model)
-        # Half of what its bytes would need.
+        # Half of what the prompt's bytes would need.
         app.connect(monthlyUsd=text_of(body) * prompt / 2e9 + TOKENS * completion / 1e9)
         budget[model] = ask(app, body)
         assert upstream.calls == [] or upstream.calls[-1].json["max_tokens"] == TOKENS
     assert budget[GPT].status_code == 200
     assert "x-wattfare-max-tokens" not in budget[GPT].headers
-    # Another model's tokenizer may make more of the same text.
+    # Another model's tokenizer may give more tokens for the same text.
     assert budget[CLAUDE].status_code == 402
 
 
-def test_a_tokenizer_lowers_a_limit_less(app: App, upstream: Upstream) -> None:
+def test_tokenizer_lowers_the_limit_less(app: App, upstream: Upstream) -> None:
     pytest.importorskip("bpe_openai")
     words = {"type": "text", "text": "All happy families are alike. " * 500}
     body = body_of(words, model=GPT, max_tokens=2000)
@@ -166,7 +168,7 @@ def test_a_tokenizer_lowers_a_limit_less(app: App, upstream: Upstream) -> None:
 
 
 @pytest.mark.parametrize("sound", [wav(10), mp3(10)], ids=["wav", "mp3"])
-def test_audio_at_its_own_price(app: App, upstream: Upstream, sound: bytes) -> None:
+def test_audio_is_billed_at_its_own_price(app: App, upstream: Upstream, sound: bytes) -> None:
     upstream.script = answering(
         GEMINI, prompt_tokens=900, prompt_tokens_details={"audio_tokens": 320}
     )
@@ -183,17 +185,17 @@ def test_audio_at_its_own_price(app: App, upstream: Upstream, sound: bytes) -> N
     assert billed(app) == 580 * 300 + 320 * 1000 + 2 * 2500
 
 
-def test_a_text_is_not_bounded_at_the_price_of_audio(app: App) -> None:
+def test_text_is_not_bounded_at_the_audio_price(app: App) -> None:
     body = body_of(model=GEMINI)
     needs(app, body, text_of(body) * 300 + TOKENS * 2500)
 
 
-def test_a_pdf(app: App, upstream: Upstream) -> None:
+def test_pdf_is_reserved_and_billed(app: App, upstream: Upstream) -> None:
     upstream.script = answering(GEMINI)
     body = body_of(file_part(pdf(["one", "two\n" * 2000])), model=GEMINI)
-    text = len("two\r\n" * 2000) - 2  # more than a page usually has
+    text = len("two\r\n" * 2000) - 2  # more than a usual page
     tokens = text_of(body) + len("a.pdf") + 32 + (258 + 3000) + (258 + text)
-    # OpenRouter charges for each page that it has to read itself.
+    # OpenRouter charges for each page that it must parse itself.
     needs(app, body, tokens * 300 + TOKENS * 2500 + 2 * 2_200_000)
     assert upstream.calls[-1].json["messages"] == body["messages"]
 
@@ -210,9 +212,10 @@ def test_a_pdf(app: App, upstream: Upstream) -> None:
         ("", 300 * 10_000 + 2 * 50_000),
     ],
 )
-def test_fallbacks(app: App, upstream: Upstream, answered: str, bill: int, stream: bool) -> None:
-    """The dearest is reserved for, and the one that answers is billed; the dearest, if the answer
-    does not say which one."""
+def test_dearest_fallback_is_reserved(
+    app: App, upstream: Upstream, answered: str, bill: int, stream: bool
+) -> None:
+    """The model that answers is billed. If the answer does not name it, the dearest is billed."""
     upstream.script = answering(answered)
     body = body_of(model=GEMINI, models=[GEMINI, DEAR], stream=stream)
     needs(app, body, text_of(body) * 10_000 + TOKENS * 50_000)
@@ -220,7 +223,7 @@ def test_fallbacks(app: App, upstream: Upstream, answered: str, bill: int, strea
     assert billed(app) == bill
 
 
-def test_the_limit_is_what_the_dearest_fallback_leaves(app: App, upstream: Upstream) -> None:
+def test_dearest_fallback_sets_the_limit(app: App, upstream: Upstream) -> None:
     body = body_of(model=GEMINI, models=[DEAR])
     app.connect(monthlyUsd=(text_of(body) * 10_000 + 40 * 50_000) / 1e9)
     answer = app.http.post("/chat/completions", json=body, headers=app.paid_by("u1"))
@@ -228,7 +231,7 @@ def test_the_limit_is_what_the_dearest_fallback_leaves(app: App, upstream: Upstr
     assert upstream.calls[-1].json["max_tokens"] == 40
 
 
-def test_fallbacks_go_by_their_aliases() -> None:
+def test_fallbacks_are_found_by_their_aliases() -> None:
     names = {"best": DEAR, "fast": GEMINI}
     body = body_of(model="fast", models=["fast", "best", GPT])
     request = chat_request.read(json.dumps(body).encode())
@@ -250,9 +253,7 @@ def test_fallbacks_without_a_model(app: App, upstream: Upstream) -> None:
 
 
 @pytest.mark.parametrize("variant", ["nitro", "floor", "exacto"])
-def test_a_variant_goes_by_the_price_of_its_model(
-    app: App, upstream: Upstream, variant: str
-) -> None:
+def test_variant_has_the_price_of_its_model(app: App, upstream: Upstream, variant: str) -> None:
     body = body_of(model=f"{GEMINI}:{variant}")
     needs(app, body, text_of(body) * 300 + TOKENS * 2500)
     sent = upstream.calls[-1].json
@@ -260,7 +261,7 @@ def test_a_variant_goes_by_the_price_of_its_model(
     assert sent["provider"] == {"max_price": {"prompt": 0.3, "completion": 2.5, "request": 0}}
 
 
-def test_the_limit_of_a_price_keeps_what_the_client_asks(app: App, upstream: Upstream) -> None:
+def test_max_price_keeps_the_clients_preferences(app: App, upstream: Upstream) -> None:
     app.connect(monthlyUsd=1)
     part = image_part(data_url(png(9, 9)))
     body = body_of(part, model=f"{GPT}:nitro", models=[DEAR], provider={"order": ["a"]})
@@ -272,7 +273,7 @@ def test_the_limit_of_a_price_keeps_what_the_client_asks(app: App, upstream: Ups
 
 
 @pytest.mark.parametrize("model", [f"{GEMINI}:online", "cheap/model:free:online"])
-def test_online_counts_as_a_search(app: App, upstream: Upstream, model: str) -> None:
+def test_online_variant_counts_as_a_search(app: App, upstream: Upstream, model: str) -> None:
     body = body_of(model=model)
     prompt, completion = (300, 2500) if model.startswith(GEMINI) else (0, 0)
     tokens = text_of(body) + variants.SEARCH_TOKENS
@@ -281,7 +282,7 @@ def test_online_counts_as_a_search(app: App, upstream: Upstream, model: str) -> 
 
 
 @pytest.mark.parametrize("model", [f"{GEMINI}:free", f"{GEMINI}:thinking", "nobody/knows:nitro"])
-def test_other_variants_are_models_of_their_own(app: App, upstream: Upstream, model: str) -> None:
+def test_other_variants_are_separate_models(app: App, upstream: Upstream, model: str) -> None:
     app.connect(monthlyUsd=1)
     refused = ask(app, body_of(model=model))
     assert refused.json()["error"]["code"] == "invalid_request"
@@ -293,12 +294,12 @@ def test_other_variants_are_models_of_their_own(app: App, upstream: Upstream, mo
     ("name", "searches", "base"),
     [("a/b", 0, "a/b"), ("b:online:nitro", 1, "b"), ("b:free:online", 1, "b:free"), (":", 0, ":")],
 )
-def test_variants_are_read(name: str, searches: int, base: str) -> None:
+def test_variant_names_are_parsed(name: str, searches: int, base: str) -> None:
     variant = variants.read(name)
     assert (variant.base, variant.searches) == (base, searches)
 
 
-def test_no_report_says_how_many_images_there_are() -> None:
+def test_images_are_billed_although_usage_does_not_count_them() -> None:
     from wattfare_mw.service.chat.meter import Meter
     from wattfare_mw.service.chat.price import Price, Rates
 

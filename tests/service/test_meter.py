@@ -1,4 +1,4 @@
-"""What a meter makes of what passes and of what it is told."""
+"""How the meter counts chunks and reported usage."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ def chunk(**delta) -> bytes:
     return encode({"choices": [{"index": 0, "delta": delta}]})
 
 
-def test_nothing_is_billed_for_nothing() -> None:
+def test_empty_answer_costs_nothing() -> None:
     idle = meter()
     read_chunk(chunk(role="assistant", content=""), idle, NO_KEY)
     assert (idle.cost(), idle.outcome("failed").prompt_tokens) == (0, 0)
     assert meter(price=None).cost() == 0
 
 
-def test_chunks_or_a_quarter_of_the_bytes_whichever_is_more() -> None:
+def test_tokens_are_the_chunks_or_a_quarter_of_the_bytes() -> None:
     short = meter()
     for _ in range(5):
         read_chunk(chunk(content="a"), short, NO_KEY)
@@ -51,7 +51,7 @@ def test_chunks_or_a_quarter_of_the_bytes_whichever_is_more() -> None:
     assert long.cost() == 10 * 1000 + 5 * 2000
 
 
-def test_what_the_model_made_is_counted_once_wherever_it_stands() -> None:
+def test_generated_text_is_counted_once_in_any_field() -> None:
     call = {"index": 0, "id": "x" * 99, "function": {"name": "four", "arguments": '{"a":1}..'}}
     for delta, size in (
         ({"content": "12345678"}, 8),
@@ -70,7 +70,7 @@ def test_what_the_model_made_is_counted_once_wherever_it_stands() -> None:
         assert counted.completion_tokens == max(1, -(-size // 4)), delta
 
 
-def test_a_whole_answer_and_its_stream_cost_the_same() -> None:
+def test_whole_answer_and_its_stream_cost_the_same() -> None:
     whole, streamed = meter(), meter()
     message = {"role": "assistant", "content": "one two three four"}
     read_completion(encode({"choices": [{"message": message}]}), whole, NO_KEY)
@@ -79,7 +79,7 @@ def test_a_whole_answer_and_its_stream_cost_the_same() -> None:
     assert whole.cost() == streamed.cost() == 10 * 1000 + 5 * 2000
 
 
-def test_the_last_word_counts_and_what_comes_behind_it_on_top() -> None:
+def test_last_usage_counts_and_later_chunks_are_added() -> None:
     told = meter()
     told.count(3)
     told.add_usage({"prompt_tokens": 4, "completion_tokens": 100})
@@ -96,7 +96,7 @@ def test_the_last_word_counts_and_what_comes_behind_it_on_top() -> None:
     assert told.cost() == 100_000_000
 
 
-def test_the_claim_is_the_upstreams_own() -> None:
+def test_claimed_cost_comes_from_the_upstream() -> None:
     told = meter()
     told.count(50)
     assert told.claimed is None
@@ -107,7 +107,7 @@ def test_the_claim_is_the_upstreams_own() -> None:
     assert told.outcome("completed").claimed == 10**9
 
 
-def test_without_a_price_only_the_upstream_can_say() -> None:
+def test_without_a_price_only_the_upstream_reports_the_cost() -> None:
     unpriced = meter(price=None, granted=777)
     unpriced.count(5)
     assert unpriced.cost() == 777
@@ -125,13 +125,13 @@ def test_without_a_price_only_the_upstream_can_say() -> None:
     st.integers(1, 60),
     st.integers(1, 4),
     st.text(max_size=200),
-    # Where the prompt costs nothing, its bound leaves no room for a mistake.
+    # If the prompt is free, its bound leaves no margin for an error.
     st.sampled_from([PRICE, Price.flat(Decimal(0), Decimal("0.000002"))]),
 )
-def test_an_upstream_that_keeps_to_its_limit_is_never_cut_off(
+def test_upstream_within_its_limit_is_never_cut_off(
     pieces: list[str], limit: int, answers: int, prompt: str, price: Price
 ) -> None:
-    """A chunk is a token or more, and a token has eight characters at most on the whole."""
+    """A chunk has at least one token, and a token has eight characters at most on average."""
     messages = [{"role": "user", "content": prompt}]
     granted = price.bound(prompt_bound.bound({"messages": messages}), answers * limit)
     counted = Meter(price, estimate_tokens(encode(messages)))
@@ -146,9 +146,7 @@ def test_an_upstream_that_keeps_to_its_limit_is_never_cut_off(
 
 
 @given(st.integers(0, 100), st.integers(1, 300))
-def test_one_that_does_not_is_cut_off_when_the_reservation_is_spent(
-    limit: int, chunks: int
-) -> None:
+def test_upstream_above_its_limit_is_cut_off(limit: int, chunks: int) -> None:
     counted = meter(granted=PRICE.bound(10, limit))
     for passed in range(1, chunks + 1):
         counted.count(1, "w ")
@@ -157,13 +155,13 @@ def test_one_that_does_not_is_cut_off_when_the_reservation_is_spent(
             assert counted.cost() > counted.granted
 
 
-def test_who_leaves_pays_for_the_prompt_once_it_is_on_its_way() -> None:
+def test_disconnected_client_pays_for_a_prompt_that_was_sent() -> None:
     counted = meter(granted=PRICE.bound(10, 5))
     counted.left()
     assert counted.outcome("client_gone").cost == 0
     assert not counted.outcome("client_gone").generated
     counted.sent = True
-    assert counted.outcome("failed").cost == 0  # the upstream failed, and nobody left
+    assert counted.outcome("failed").cost == 0  # the upstream failed, and the client stayed
     counted.left()
     gone = counted.outcome("client_gone")
     assert (gone.cost, gone.prompt_tokens, gone.completion_tokens) == (PRICE.bound(10, 0), 10, 0)
@@ -203,14 +201,14 @@ CHUNKS = st.fixed_dictionaries(
 
 
 @given(CHUNKS)
-def test_the_short_way_through_a_plain_chunk_counts_as_the_long_one(fields: dict) -> None:
+def test_shortcut_for_a_plain_chunk_counts_like_the_full_path(fields: dict) -> None:
     def counted() -> tuple:
         made = meter()
         try:
             read = upstream_answers.read_chunk(encode(fields), made, NO_KEY)
         except WattfareError as error:
             return (error.code,)
-        # Only the short way knows that a chunk ends nothing.
+        # Only the shortcut knows that a chunk does not end the stream.
         return (msgspec.structs.replace(read, may_end=True), made.outcome("completed"))
 
     def not_plain(_: bytes) -> None:

@@ -1,4 +1,4 @@
-"""What the operator is told of upstreams that do not keep to what was reserved."""
+"""What the operator sees of upstreams that exceed a reservation."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def counters(app: App) -> dict[str, float]:
     }
 
 
-def test_what_is_claimed_beyond_the_reservation(tmp_path: Path, upstream: Upstream) -> None:
+def test_metrics_count_claims_above_the_reservation(tmp_path: Path, upstream: Upstream) -> None:
     with run_service(tmp_path, "--upstream", upstream.url, "--metrics") as service:
         app = service.app()
         app.connect()
@@ -64,5 +64,5 @@ def test_what_is_claimed_beyond_the_reservation(tmp_path: Path, upstream: Upstre
     assert answer.headers["x-request-id"] in warned[0]
 
 
-def test_it_is_not_there_unless_asked_for(app: App) -> None:
+def test_metrics_are_off_by_default(app: App) -> None:
     assert app.http.get(f"{app.service.url}/metrics").status_code == 404

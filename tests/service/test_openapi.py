@@ -1,4 +1,4 @@
-"""The OpenAPI document that the service serves."""
+"""The OpenAPI document of the service."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def _document(*, with_metrics: bool = False) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("with_metrics", [False, True])
-def test_the_document_has_each_route_and_no_other(with_metrics: bool) -> None:
+def test_document_has_exactly_the_routes(with_metrics: bool) -> None:
     routed = {
         (route.path_format, method.lower())
         for route in routes(with_metrics=with_metrics)
@@ -32,7 +32,7 @@ def test_the_document_has_each_route_and_no_other(with_metrics: bool) -> None:
     assert {(path, method) for path, item in paths.items() for method in item} == routed
 
 
-def test_each_reference_leads_somewhere() -> None:
+def test_each_reference_resolves() -> None:
     document = _document(with_metrics=True)
     components = document["components"]
     names = set(re.findall(r"#/components/schemas/(\w+)", repr(document)))
@@ -42,7 +42,7 @@ def test_each_reference_leads_somewhere() -> None:
     assert used == set(components["securitySchemes"])
 
 
-def test_the_amounts_and_the_codes_are_those_of_the_protocol() -> None:
+def test_amounts_and_codes_match_the_protocol() -> None:
     schemas = _document()["components"]["schemas"]
     assert schemas["ConnectionStatus"]["properties"].keys() == {
         "connected",
@@ -55,7 +55,7 @@ def test_the_amounts_and_the_codes_are_those_of_the_protocol() -> None:
     assert set(codes) == set(STATUS_BY_CODE)
 
 
-def test_anybody_may_read_it(service: Service) -> None:
+def test_document_is_public(service: Service) -> None:
     answer = httpx.get(f"{service.url}/openapi.json", trust_env=False)
     assert answer.status_code == 200
     assert answer.headers["content-type"] == "application/json"

@@ -13,7 +13,7 @@ from wattfare_mw.service.ledger.databases import read_database
 from wattfare_mw.service.ledger.verify import verify
 
 KEY = {"WATTFARE_UPSTREAM_KEY": "sk-operator-0123456789"}
-#: A call costs 3 millionths of a dollar, and holds 313 of them while it runs.
+#: A call costs 3 millionths of a dollar and reserves 313 of them while it runs.
 PRICED = ("--price", "fake/model=1/1")
 CALL = {"model": "fake/model", "max_tokens": 10}
 
@@ -42,7 +42,7 @@ def serving(tmp_path: Path, upstream: Upstream, *options: str, env=KEY):
 
 
 def spend(app: App, user: str, most: int = 100) -> tuple[int, dict]:
-    """Call until it is refused. Returns how many calls were answered, and the refusal."""
+    """Calls until a refusal. Returns the number of answered calls and the refusal."""
     for calls in range(most):
         answer = app.chat("x", user, **CALL)
         if answer.status_code != 200:
@@ -63,19 +63,19 @@ def connected(service: Service, count: int) -> list[App]:
     return apps
 
 
-def test_the_users_of_an_app_share_its_ceiling(tmp_path: Path, upstream: Upstream) -> None:
+def test_users_of_an_app_share_its_ceiling(tmp_path: Path, upstream: Upstream) -> None:
     with serving(tmp_path, upstream, "--app-ceiling-usd", "0.0004") as service:
         one, other = apps = connected(service, 2)
         first, refusal = spend(one, "u1")
         assert first > 10
         assert (refusal["code"], refusal["limitedBy"]) == ("budget_exceeded", "ceiling")
         assert "this app" in refusal["message"]
-        # What is left of it would tell what the other users spend.
+        # The rest would reveal what the other users spend.
         assert "remainingUsd" not in refusal
         assert one.status("u1")["remainingUsd"] is None
         assert spend(one, "u2")[0] == 0
         assert billed(service, [one]) <= 0.0004
-        # Another app has a ceiling of its own.
+        # Another app has its own ceiling.
         assert spend(other, "u1")[0] == first
         for app in apps:
             app.close()
@@ -93,7 +93,7 @@ def test_all_apps_share_the_total_ceiling(tmp_path: Path, upstream: Upstream) ->
         assert "remainingUsd" not in refusal
         assert spend(other, "u2")[0] == 0
         assert billed(service, apps) <= 0.0004
-        # A grant is the operator's money, too.
+        # A grant spends the operator's money too.
         asked = {"requests": 5, "maxUsd": 0.5}
         grant = one.http.post("/grants", json=asked, headers=bearer(one.keys.publishable_key))
         headers = {**one.auth, "x-wattfare-grant": grant.json()["grantToken"]}
@@ -106,7 +106,7 @@ def test_all_apps_share_the_total_ceiling(tmp_path: Path, upstream: Upstream) ->
         assert read_database(service.database, verify) == []
 
 
-def test_a_ceiling_is_given_in_the_environment(tmp_path: Path, upstream: Upstream) -> None:
+def test_ceiling_can_be_set_in_the_environment(tmp_path: Path, upstream: Upstream) -> None:
     env = {**KEY, "WATTFARE_TOTAL_CEILING_USD": "0"}
     with serving(tmp_path, upstream, env=env) as service:
         [app] = connected(service, 1)
@@ -115,7 +115,7 @@ def test_a_ceiling_is_given_in_the_environment(tmp_path: Path, upstream: Upstrea
 
 
 @pytest.mark.parametrize("option", ["--app-ceiling-usd", "--total-ceiling-usd"])
-def test_a_ceiling_is_for_the_operators_money(option: str) -> None:
+def test_ceiling_applies_to_the_operators_money_only(option: str) -> None:
     said = invoke_cli("serve", option, "2", "--upstream", "http://127.0.0.1:9/v1")
     assert said.exit_code == 2
     assert f"{option} needs" in said.stderr

@@ -1,8 +1,9 @@
-"""What each kind of upstream comes to, to the nano-dollar: one that tells the truth, that lies,
-that ignores its limit, that falls silent in every way there is.
+"""The exact bill for each kind of upstream: honest, lying, ignoring its limit, or silent in every
+way.
 
-The call is always the same: a prompt of 11 tokens by its length, of PROMPT at most, 4 tokens of
-answer at most, at a thousand nano-dollars for a token of the prompt and two for one of the answer.
+The call is always the same: a prompt of 11 tokens by its length, of PROMPT at most, and 4
+completion tokens at most. A prompt token costs a thousand nano-dollars, a completion token two
+thousand.
 """
 
 from __future__ import annotations
@@ -84,7 +85,7 @@ def raw(data: bytes) -> Callable[[Exchange], None]:
     return lambda exchange: exchange.chunk(data)
 
 
-#: What the upstream says about usage, and what a whole answer then costs.
+#: What the upstream reports as usage, and the cost of a whole answer then.
 WHOLE = {
     "cost": ({**USAGE, "cost": 0.000123}, 123_000),
     "cost below a nano-dollar": ({"cost": 1e-10}, 1),
@@ -110,13 +111,13 @@ WHOLE = {
 
 
 @pytest.mark.parametrize(("told", "cost"), WHOLE.values(), ids=WHOLE)
-def test_whole_answers(app: App, upstream: Upstream, told: object, cost: int) -> None:
+def test_bill_of_a_whole_answer(app: App, upstream: Upstream, told: object, cost: int) -> None:
     upstream.script = whole(told)
     assert app.chat(**CALL).status_code == 200
     assert billed(app) == cost
 
 
-#: What the upstream streams, what the client's stream ends with, and what it costs.
+#: What the upstream streams, how the client's stream ends, and the cost.
 STREAMS = {
     "usage": ((word(), usage({**USAGE, "cost": 0.000123}), done), "[DONE]", 123_000),
     "no usage": ((word(), word(), done), "[DONE]", metered(2)),
@@ -176,7 +177,7 @@ def last_of(text: str) -> str:
 
 
 @pytest.mark.parametrize(("steps", "last", "cost"), STREAMS.values(), ids=STREAMS)
-def test_streams(
+def test_bill_of_a_stream(
     app: App,
     upstream: Upstream,
     steps: tuple[Callable[[Exchange], None], ...],
@@ -192,10 +193,11 @@ def test_streams(
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("told", [True, False], ids=["and says so", "and does not"])
-def test_an_upstream_that_ignores_its_limit(
+def test_upstream_that_ignores_its_limit_is_cut_off(
     app: App, upstream: Upstream, stream: bool, told: bool
 ) -> None:
-    """Cut off at the chunk that the reservation does not pay for; that one is not delivered."""
+    """It is cut off at the chunk that the reservation does not cover. That chunk is not
+    forwarded."""
     left = (RESERVED - ESTIMATED * 1000) // 2000
     if not stream:
         upstream.script = whole(
@@ -210,7 +212,7 @@ def test_an_upstream_that_ignores_its_limit(
         sent = 0
         while True:
             sent += 1
-            # If it says so, by 10 tokens a chunk.
+            # Its usage reports 10 tokens a chunk.
             said = {"prompt_tokens": ESTIMATED, "completion_tokens": 10 * sent}
             (word_with_usage(said) if told else word("w "))(exchange)
 
@@ -222,7 +224,7 @@ def test_an_upstream_that_ignores_its_limit(
     assert billed(app) == RESERVED
 
 
-def test_an_upstream_that_goes_on_in_one_event(app: App, upstream: Upstream) -> None:
+def test_upstream_that_exceeds_its_limit_in_one_event(app: App, upstream: Upstream) -> None:
     upstream.script = streamed(word("one "), word("characters " * 1000), done)
     answer = app.chat(**CALL, stream=True)
     assert last_of(answer.text) == "budget_exceeded"
@@ -231,14 +233,14 @@ def test_an_upstream_that_goes_on_in_one_event(app: App, upstream: Upstream) -> 
     assert billed(app) == RESERVED
 
 
-def test_long_words_within_the_limit_are_let_through(app: App, upstream: Upstream) -> None:
+def test_long_words_within_the_limit_pass(app: App, upstream: Upstream) -> None:
     upstream.script = streamed(*[word("extraordinarily ")] * LIMIT, done)
     assert last_of(app.chat(**CALL, stream=True).text) == "[DONE]"
     assert billed(app) == metered(16)
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_compressed_answer(app: App, upstream: Upstream, stream: bool) -> None:
+def test_compressed_answer_is_billed(app: App, upstream: Upstream, stream: bool) -> None:
     body = gzip.compress(json.dumps(completion_of("one")).encode())
     kind = "text/event-stream" if stream else "application/json"
     headers = {"content-encoding": "gzip"}
@@ -252,7 +254,7 @@ def test_a_compressed_answer(app: App, upstream: Upstream, stream: bool) -> None
 @pytest.mark.parametrize(
     "body", ["<html>", "", "null", "[]", '{"choices": 5}', '{"choices": []} x']
 )
-def test_a_whole_answer_that_is_none(app: App, upstream: Upstream, body: str) -> None:
+def test_invalid_whole_answer_is_a_failure(app: App, upstream: Upstream, body: str) -> None:
     upstream.script = lambda exchange: exchange.answer(body)
     answer = app.chat(**CALL)
     assert (answer.status_code, answer.json()["error"]["code"]) == (502, "upstream")
@@ -260,10 +262,8 @@ def test_a_whole_answer_that_is_none(app: App, upstream: Upstream, body: str) ->
 
 
 @pytest.mark.parametrize("said", [0, 2])
-def test_an_upstream_that_stalls_is_paid_for_what_it_said(
-    app: App, upstream: Upstream, said: int
-) -> None:
-    """Until the client has enough of it."""
+def test_stalled_upstream_is_paid_what_it_sent(app: App, upstream: Upstream, said: int) -> None:
+    """It stalls until the client disconnects."""
     upstream.script = streamed(*[word()] * said, Exchange.hang)
     body = chat_body(**CALL, stream=True)
     with app.http.stream("POST", "/chat/completions", json=body, headers=app.paid_by("u1")) as it:
@@ -273,7 +273,7 @@ def test_an_upstream_that_stalls_is_paid_for_what_it_said(
                 pass
     upstream.wait_gone()
     assert eventually(lambda: billed(app)) == metered(said)
-    # A second call can only have all of the cap when the first is settled.
+    # A second call can reserve the whole cap only once the first is settled.
     app.connect(monthlyUsd=(billed(app) + RESERVED) / 10**9)
     upstream.script = good
     eventually(lambda: app.chat(**CALL).status_code == 200)

@@ -1,4 +1,4 @@
-"""The prices that the operator sets: which one counts, and what a call costs by it."""
+"""The prices that the operator sets: which one applies, and what a call costs by it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ USAGE = {"prompt_tokens": 1000, "completion_tokens": 100, "total_tokens": 1100}
 
 
 def uncosted(exchange: Exchange) -> None:
-    """Three words, and a usage that names no cost, as a local server answers."""
+    """Three words and a usage without a cost, as a local server answers."""
     if not exchange.json.get("stream"):
         exchange.answer(completion_of("one two three", usage=USAGE))
         return
@@ -37,7 +37,7 @@ def billed(app: App) -> Decimal:
     return Decimal(str(app.status()["usage"]["monthlyUsd"]))
 
 
-# -- the form
+# -- the format
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def billed(app: App) -> Decimal:
         ("1000000/0.000000000001", (1_000_000, "0.000000000001", None)),
     ],
 )
-def test_a_price(text: str, amounts: tuple) -> None:
+def test_price_is_parsed(text: str, amounts: tuple) -> None:
     read = read_price("m", text)
     wanted = tuple(None if each is None else Decimal(each) for each in amounts)
     assert (read.input, read.output, read.cached) == wanted
@@ -71,30 +71,30 @@ BAD += [
 
 
 @pytest.mark.parametrize("text", BAD)
-def test_no_price(text: str) -> None:
+def test_invalid_price_is_refused(text: str) -> None:
     with pytest.raises(WattfareError, match="MODEL=IN/OUT") as raised:
         Settings(prices={"m": text})
     assert raised.value.code == "invalid_request"
 
 
 @pytest.mark.parametrize("model", ["", "m" * 257])
-def test_no_model(model: str) -> None:
+def test_invalid_model_pattern_is_refused(model: str) -> None:
     with pytest.raises(WattfareError, match="MODEL=IN/OUT"):
         Settings(prices={model: "1/2"})
 
 
-def test_the_price_of_a_token() -> None:
+def test_price_of_a_token() -> None:
     price = OwnPrices({"m": "0.10/0.40"}).named("m")
     assert price is not None
     assert (price.rates.prompt, price.rates.completion) == (Decimal("1e-7"), Decimal("4e-7"))
     assert price.bound(3_000_000, 2_000_000) == 1_100_000_000
-    # A cache may be dearer than what is not cached.
+    # Cached tokens may cost more than others.
     dear = OwnPrices({"m": "1/2/5"}).named("m")
     assert dear is not None
     assert dear.bound(1, 0) == 5000
 
 
-# -- which one counts
+# -- which price applies
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_the_price_of_a_token() -> None:
         ("qwen\n", 3),
     ],
 )
-def test_the_name_and_then_the_longest_pattern(model: str, price: int | None) -> None:
+def test_exact_name_wins_over_the_longest_pattern(model: str, price: int | None) -> None:
     own = OwnPrices({"*": "9/9", "qwen*": "3/3", "qwen3*": "2/2", "qwen3": "1/1", "m[0-9]": "4/4"})
     found = own.named(model)
     per_million = found and found.bound(10**6, 0) // 10**9
@@ -133,7 +133,7 @@ LISTED = {
 async def cost(
     prices: dict[str, str], model: str, *, local: bool = False, no_list: bool = False
 ) -> int | str | None:
-    """What a million prompt tokens cost, in USD; the code of the error, if there is one."""
+    """The price of a million prompt tokens in USD, or the code of the error."""
 
     async def fetch() -> bytes:
         if no_list:
@@ -156,7 +156,7 @@ def published(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("published")
 @pytest.mark.parametrize("model", ["listed", "router", "unpriced", "known", "not listed"])
-async def test_a_price_by_name_counts_before_all_others(model: str) -> None:
+async def test_price_by_name_wins_over_all_others(model: str) -> None:
     assert await cost({model: "5/5"}, model) == 5
     assert await cost({f"{model[:3]}*": "5/5", "*": "6/6"}, model) == 5
     assert await cost({"?*": "5/5"}, model, no_list=True) == 5
@@ -173,7 +173,7 @@ async def test_a_price_by_name_counts_before_all_others(model: str) -> None:
         ("not listed", "invalid_request", 6),
     ],
 )
-async def test_the_default_is_for_models_without_another_price(
+async def test_default_applies_to_models_without_another_price(
     model: str, without: int | str | None, price: int
 ) -> None:
     assert await cost({}, model) == without
@@ -183,7 +183,7 @@ async def test_the_default_is_for_models_without_another_price(
 
 
 @pytest.mark.usefixtures("published")
-async def test_a_price_that_is_published_of_another_upstream_does_not_count() -> None:
+async def test_published_price_of_another_upstream_is_not_used() -> None:
     assert await cost({}, "known", local=True) == 7
     assert await cost({"*": "6/6"}, "known", local=True) == 6
     assert await cost({"*": "0/0"}, "listed", local=True) == 1
@@ -193,11 +193,11 @@ async def test_a_price_that_is_published_of_another_upstream_does_not_count() ->
 
 
 @pytest.mark.parametrize("given", ["--price", "WATTFARE_PRICE"])
-def test_a_model_that_is_free_works_with_a_cap_of_0(
+def test_free_model_works_with_a_cap_of_0(
     tmp_path: Path, database: str, upstream: Upstream, given: str
 ) -> None:
     upstream.script = uncosted
-    upstream.models = {"data": [{"id": "llama3.2:latest"}]}  # and Ollama knows it as llama3.2, too
+    upstream.models = {"data": [{"id": "llama3.2:latest"}]}  # Ollama also knows it as llama3.2
     options, env = ["--upstream", upstream.url], {}
     if given == "--price":
         options += ["--price", "llama3.2=0/0", "--price", "*=0.10/0.40"]
@@ -221,7 +221,7 @@ def test_a_model_that_is_free_works_with_a_cap_of_0(
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_call_is_billed_at_the_operators_price(
+def test_call_is_billed_at_the_operators_price(
     tmp_path: Path, upstream: Upstream, stream: bool
 ) -> None:
     upstream.script = uncosted
@@ -235,8 +235,8 @@ def test_a_call_is_billed_at_the_operators_price(
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_an_ollama_as_in_the_docs(tmp_path: Path, upstream: Upstream, stream: bool) -> None:
-    """Its models are free, and so is one whose name has a published price elsewhere."""
+def test_ollama_setup_of_the_docs(tmp_path: Path, upstream: Upstream, stream: bool) -> None:
+    """Its models are free, even one whose name has a published price elsewhere."""
     upstream.script = uncosted
     upstream.models = {"object": "list", "data": [{"id": "llama3.2:latest"}, {"id": "gpt-4o"}]}
     with (

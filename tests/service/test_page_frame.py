@@ -23,7 +23,7 @@ FOLDER = Path(wattfare_mw.service.pages.__file__).parent
 
 
 @pytest.mark.parametrize("file", sorted(each.name for each in (FOLDER / "static").iterdir()))
-def test_a_static_file_may_be_kept_for_ever(service: Service, file: str) -> None:
+def test_static_file_is_cached_for_good(service: Service, file: str) -> None:
     path = static(file)
     stem, _, suffix = file.partition(".")
     assert re.fullmatch(rf"/pages/{stem}\.[0-9a-f]{{16}}\.{suffix}", path)
@@ -40,14 +40,14 @@ def test_a_static_file_may_be_kept_for_ever(service: Service, file: str) -> None
 @pytest.mark.parametrize(
     "name", ["style.css", "style.0000000000000000.css", "..%2froutes.py", "%2e%2e", "a/b", "%00"]
 )
-def test_nothing_else_is_served(service: Service, name: str) -> None:
+def test_no_other_file_is_served(service: Service, name: str) -> None:
     with Browser(service) as browser:
         answer = browser.http.get(f"/pages/{name}")
     assert answer.status_code == 404
     assert answer.headers.get_list("cache-control") == ["no-store"]
 
 
-def test_the_style_sheet_asks_nobody_for_anything() -> None:
+def test_style_sheet_loads_nothing() -> None:
     style = (FOLDER / "static" / "style.css").read_text()
     assert "url(" not in style
     assert "@import" not in style
@@ -61,19 +61,19 @@ def test_the_style_sheet_asks_nobody_for_anything() -> None:
 
 
 @pytest.mark.parametrize("name", environment.list_templates())
-def test_no_template_lets_markup_through(name: str) -> None:
+def test_templates_escape_markup(name: str) -> None:
     source = (FOLDER / "templates" / name).read_text()
     assert not re.search(r"\|\s*safe\b|autoescape|Markup|\bstyle=|\son[a-z]+=|<script>", source)
     for form in re.findall(r'<form[^>]*method="post".*?</form>', source, re.DOTALL):
         assert "csrf_field()" in form
 
 
-def test_a_template_fails_on_a_name_that_is_not_given() -> None:
+def test_template_fails_on_a_missing_name() -> None:
     with pytest.raises(Exception, match="undefined"):
         environment.get_template("error.html").render(title="x")
 
 
-# -- paths that lead nowhere
+# -- unknown paths
 
 UNKNOWN = ["/nothing", "/favicon.ico", "/api/v1/nothing", "/api/v2", "/v1/chat/completions", "//x"]
 BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,*/*;q=0.8"
@@ -83,7 +83,7 @@ BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,*/*;
 @pytest.mark.parametrize(
     "accept", [BROWSER, "text/html", "TEXT/HTML; q=1", "application/json, text/html"]
 )
-def test_a_browser_gets_a_page_of_an_unknown_path(service: Service, path: str, accept: str) -> None:
+def test_browser_gets_a_page_for_an_unknown_path(service: Service, path: str, accept: str) -> None:
     answer = httpx.get(f"{service.url}{path}", headers={"accept": accept}, trust_env=False)
     assert answer.status_code == 404
     page = Page(answer)
@@ -107,7 +107,7 @@ def test_a_browser_gets_a_page_of_an_unknown_path(service: Service, path: str, a
         "text/htmlx",
     ],
 )
-def test_a_client_gets_json_of_an_unknown_path(service: Service, path: str, accept: str) -> None:
+def test_client_gets_json_for_an_unknown_path(service: Service, path: str, accept: str) -> None:
     answer = httpx.get(f"{service.url}{path}", headers={"accept": accept}, trust_env=False)
     assert answer.status_code == 404
     assert answer.json()["error"]["code"] == "invalid_request"
@@ -120,7 +120,7 @@ def test_only_a_get_of_an_unknown_path_gets_a_page(service: Service) -> None:
             method, f"{service.url}/nothing", headers=headers, content=b"", trust_env=False
         )
         assert (answer.status_code, answer.headers["content-type"]) == (404, "application/json")
-    # This path is known.
+    # This path exists.
     answer = httpx.get(f"{service.api}/sessions", headers=headers, trust_env=False)
     assert (answer.status_code, answer.headers["content-type"]) == (405, "application/json")
 
@@ -131,7 +131,7 @@ def test_only_a_get_of_an_unknown_path_gets_a_page(service: Service) -> None:
 @pytest.mark.parametrize(
     "path", ["/budget", "/budget/calls?before=1.2&connection=%20x", "/sign-in", "/"]
 )
-def test_a_page_at_an_ip_address_leads_to_localhost(service: Service, path: str) -> None:
+def test_page_at_an_ip_address_redirects_to_localhost(service: Service, path: str) -> None:
     port = httpx.URL(service.url).port
     for host in (f"127.0.0.1:{port}", "127.0.0.1", f"[::1]:{port}", "127.8.9.10"):
         answer = httpx.get(f"{service.url}{path}", headers={"host": host}, trust_env=False)
@@ -139,12 +139,12 @@ def test_a_page_at_an_ip_address_leads_to_localhost(service: Service, path: str)
         assert answer.headers["location"] == f"http://localhost:{port}{path}"
 
 
-def test_the_api_is_not_redirected(service: Service) -> None:
+def test_api_is_not_redirected(service: Service) -> None:
     assert httpx.get(f"{service.url}/healthz", trust_env=False).status_code == 200
     assert httpx.get(f"{service.api}/status", trust_env=False).status_code == 401
 
 
-def test_no_link_is_made_from_the_host_header(service: Service) -> None:
+def test_links_ignore_the_host_header(service: Service) -> None:
     for host in ("evil.example", "127.0.0.1.evil.example", 'x"><b>', "localhost@evil.example"):
         for path in ("/budget", "/budget/nothing", "/"):
             headers = {"host": host, "x-forwarded-host": "evil.example"}
@@ -152,8 +152,8 @@ def test_no_link_is_made_from_the_host_header(service: Service) -> None:
             assert "evil.example" not in answer.text + repr(answer.headers)
 
 
-def test_another_public_url_redirects_nothing(secure: Service) -> None:
-    """The proxy in front of it may well ask for 127.0.0.1."""
+def test_other_public_url_redirects_nothing(secure: Service) -> None:
+    """The proxy in front of it may use 127.0.0.1."""
     answer = httpx.get(f"{secure.url}/budget", trust_env=False)
     assert answer.status_code == 303
     assert answer.headers["location"] == "/sign-in?next=%2Fbudget"
@@ -162,7 +162,7 @@ def test_another_public_url_redirects_nothing(secure: Service) -> None:
 # -- cookies and tokens
 
 
-def test_with_tls_a_cookie_is_for_this_host_only() -> None:
+def test_cookie_has_the_host_prefix_under_tls() -> None:
     assert cookies.name_of(cookies.SIGN_IN, "https://x.example") == "__Host-wattfare"
     assert cookies.name_of(cookies.SIGN_IN, "http://localhost:1") == "wattfare"
 
@@ -184,7 +184,7 @@ def test_cookies_are_secure_behind_tls(secure: Service) -> None:
     assert {"Secure", "HttpOnly", "SameSite=lax", "Path=/"} <= set(rest.split("; "))
 
 
-def test_a_cookie_without_the_prefix_counts_for_nothing(secure: Service) -> None:
+def test_cookie_without_the_prefix_is_ignored(secure: Service) -> None:
     """Another host of the same site, or a page without TLS, could have set it."""
     planted = forms.new_cookie()
     answer = httpx.post(
@@ -198,7 +198,7 @@ def test_a_cookie_without_the_prefix_counts_for_nothing(secure: Service) -> None
     assert "out of date" in Page(answer).text
 
 
-def test_a_form_before_the_sign_in_is_bound_to_its_browser(service: Service) -> None:
+def test_form_before_the_sign_in_is_bound_to_its_browser(service: Service) -> None:
     with Browser(service) as one, Browser(service) as other:
         form = one.get("/sign-in").form("Sign in with a code")
         assert "out of date" in Page(other.send(form)).text
@@ -210,7 +210,7 @@ def test_a_form_before_the_sign_in_is_bound_to_its_browser(service: Service) -> 
 
 
 @pytest.mark.parametrize("cookie", ["", "x", "A" * 42, "A" * 44, "A" * 42 + "!", "é" * 43])
-def test_a_made_up_cookie_is_replaced(service: Service, cookie: str) -> None:
+def test_made_up_cookie_is_replaced(service: Service, cookie: str) -> None:
     headers = {
         "cookie": f"wattfare-visit={cookie}; wattfare={cookie}".encode(),
         "host": "localhost",
@@ -220,7 +220,7 @@ def test_a_made_up_cookie_is_replaced(service: Service, cookie: str) -> None:
     assert answer.headers["set-cookie"].startswith("wattfare-visit=")
 
 
-def test_a_token_is_that_of_one_cookie() -> None:
+def test_form_token_depends_on_the_cookie() -> None:
     one, other = forms.new_cookie(), forms.new_cookie()
     assert forms.token(one) == forms.token(one) != forms.token(other)
     assert one not in forms.token(one)
@@ -229,7 +229,7 @@ def test_a_token_is_that_of_one_cookie() -> None:
 # -- errors
 
 
-def test_an_error_of_a_page_shows_no_more_than_of_the_api(service: Service) -> None:
+def test_page_error_reveals_no_more_than_the_api(service: Service) -> None:
     with Browser(service) as browser:
         answer = browser.http.put("/budget")
         page = Page(answer)

@@ -1,4 +1,4 @@
-"""What an upstream's refusal of a payer's own key or account becomes."""
+"""How the service translates an upstream's refusal of a payer's own key or account."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ REFUSED_KEYS = [
 
 
 @pytest.mark.parametrize(("status", "body"), REFUSED_KEYS)
-def test_a_refused_key_is_invalid_funding(status: int, body: bytes) -> None:
+def test_refused_key_is_invalid_funding(status: int, body: bytes) -> None:
     error = upstream_answers.failure(status, body, {}, PAYER)
     assert type(error) is KeyRefusedError
     assert isinstance(error, WattfareFundingError)
@@ -77,7 +77,7 @@ def test_a_refused_key_is_invalid_funding(status: int, body: bytes) -> None:
         ),
     ],
 )
-def test_missing_money_says_what_to_do(status: int, body: bytes, words: str) -> None:
+def test_empty_account_error_says_what_to_do(status: int, body: bytes, words: str) -> None:
     error = upstream_answers.failure(status, body, {}, PAYER)
     assert type(error) is WattfareBudgetExceededError
     assert error.status == 402
@@ -87,13 +87,13 @@ def test_missing_money_says_what_to_do(status: int, body: bytes, words: str) -> 
 
 @pytest.mark.parametrize("status", [402, 429])
 @pytest.mark.parametrize("message", [NO_CREDIT, LIMIT_OF_KEY])
-def test_missing_money_that_comes_back_is_a_rate_limit(status: int, message: str) -> None:
+def test_temporary_lack_of_money_is_a_rate_limit(status: int, message: str) -> None:
     error = upstream_answers.failure(status, openrouter(402, message), {"retry-after": "7"}, PAYER)
     assert type(error) is WattfareRateLimitError
     assert (error.status, error.retry_after) == (429, 7)
 
 
-def test_a_rate_limit_stays_one() -> None:
+def test_rate_limit_stays_a_rate_limit() -> None:
     body = openrouter(429, "Rate limit exceeded")
     error = upstream_answers.failure(429, body, {"retry-after": "3"}, PAYER)
     assert type(error) is WattfareRateLimitError
@@ -103,21 +103,22 @@ def test_a_rate_limit_stays_one() -> None:
 @pytest.mark.parametrize(
     ("status", "body"),
     [
-        # Of the account's rights, not of the key.
+        # It is about the account's rights, not the key.
         (403, openai("You do not have access to this project", "permission_denied")),
         (403, openrouter(403, "This region is not supported")),
-        # Of the provider behind OpenRouter.
+        # It is about the provider behind OpenRouter.
         (401, openrouter(401, "Provider returned error", provider_name="X", raw="bad key")),
     ],
 )
-def test_other_refusals_do_not_make_the_funding_invalid(status: int, body: bytes) -> None:
-    """An app could name a model that the key may not use, and stop the payer's other apps."""
+def test_other_refusals_do_not_invalidate_the_funding(status: int, body: bytes) -> None:
+    """Otherwise, an app could name a model that the key may not use and stop the payer's other
+    apps."""
     error = upstream_answers.failure(status, body, {}, PAYER)
     assert (error.code, error.status) == ("upstream", 502)
     assert type(error) is WattfareError
 
 
-def test_moderation_stays_about_the_prompt() -> None:
+def test_moderation_error_is_about_the_prompt() -> None:
     body = openrouter(403, "flagged", reasons=["violence"], flagged_input="x")
     assert upstream_answers.failure(403, body, {}, PAYER).code == "invalid_request"
 
@@ -125,7 +126,7 @@ def test_moderation_stays_about_the_prompt() -> None:
 @pytest.mark.parametrize(
     ("status", "body"), [*REFUSED_KEYS, (402, openrouter(402, NO_CREDIT)), (403, b"")]
 )
-def test_the_operators_own_key_stays_the_operators_matter(
+def test_refusal_of_the_operators_key_is_not_shown_to_users(
     status: int, body: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     error = upstream_answers.failure(status, body, {}, OPERATOR)
@@ -134,7 +135,7 @@ def test_the_operators_own_key_stays_the_operators_matter(
 
 
 @pytest.mark.parametrize(("status", "body"), REFUSED_KEYS)
-def test_a_payers_key_is_no_error_of_the_operators_log(
+def test_payers_key_error_is_not_logged_as_the_operators(
     status: int, body: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     upstream_answers.failure(status, body, {}, PAYER)

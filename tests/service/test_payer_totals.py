@@ -1,5 +1,5 @@
-"""One payer after another at the same user, with money of their own or the operator's: what the
-ledger keeps apart, and what ends with a funding."""
+"""Several payers in turn for the same user, with their own money or the operator's: what the ledger
+keeps separate, and what ends with a funding."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from wattfare_mw.service.records import (
     Totals,
 )
 
-#: The operator pays for what has no funding.
+#: Without a funding, the operator pays.
 OPERATOR = Terms(operator_pays=True)
 TOMORROW = int((datetime.now(UTC) + timedelta(days=1)).timestamp())
 
@@ -103,7 +103,7 @@ async def ledger(database: str) -> AsyncIterator[Ledger]:
         await store.close()
 
 
-async def test_a_payer_who_comes_back_finds_the_total_again(ledger: Ledger) -> None:
+async def test_returning_payer_finds_their_total(ledger: Ledger) -> None:
     await ledger.connect("alice", 20, label="alice@example")
     await ledger.reserve("a1")
     await ledger.settle("a1", 7)
@@ -128,17 +128,17 @@ async def test_a_payer_who_comes_back_finds_the_total_again(ledger: Ledger) -> N
     assert (await ledger.seen())["alice"][2] == "revoked"
 
 
-async def test_a_new_payer_cuts_off_the_calls_of_the_former_one(ledger: Ledger) -> None:
+async def test_new_payer_cuts_off_the_calls_of_the_former_one(ledger: Ledger) -> None:
     await ledger.connect("alice")
     await ledger.reserve("a1")
     assert await ledger.connect("alice", 50, epoch=0)  # the cap alone cuts nothing off
     assert (await ledger.store.renew()).revoked == frozenset()
     assert await ledger.connect("bob", epoch=0)
     assert (await ledger.store.renew()).revoked == {"a1"}
-    # It is billed to the one who had it made.
+    # The payer of the call is billed.
     assert await ledger.settle("a1", 4) == 4
     assert await ledger.totals() == Totals()
-    # Who has waited for too long does not take the place of another.
+    # An expired approval does not replace a payer.
     assert not await ledger.connect("alice", epoch=0)
     assert (await ledger.store.account(ledger.app, "u1"))[0] == Connection(
         100, True, 1, "bob", others=4
@@ -160,7 +160,7 @@ async def test_only_the_payer_stops_or_changes_a_connection(ledger: Ledger) -> N
         await ledger.reserve("b1")
 
 
-async def test_a_funding_that_is_removed_ends_all_that_it_pays_for(ledger: Ledger) -> None:
+async def test_removed_funding_ends_everything_it_pays_for(ledger: Ledger) -> None:
     await ledger.fund("f1", "alice")
     await ledger.connect("alice", funding_id="f1")
     await ledger.store.connect(ledger.other, "u1", None, payer_id="bob")
@@ -183,7 +183,7 @@ async def test_a_funding_that_is_removed_ends_all_that_it_pays_for(ledger: Ledge
     table = schema.funding
     kept = await ledger.store.transact(lambda sql: sql.execute(select(table)).one())
     assert (kept.ciphertext, kept.encryption_key_id, kept.state) == (None, None, "removed")
-    # What is removed begins nothing again.
+    # A removed funding pays for nothing new.
     with pytest.raises(WattfareFundingError):
         await ledger.connect("alice", funding_id="f1")
     assert await ledger.settle("a1", 3) == 3
@@ -191,7 +191,7 @@ async def test_a_funding_that_is_removed_ends_all_that_it_pays_for(ledger: Ledge
 
 
 @pytest.mark.parametrize("payer", ["", "bob"])
-async def test_nobody_else_pays_with_a_funding(ledger: Ledger, payer: str) -> None:
+async def test_funding_pays_for_its_own_payer_only(ledger: Ledger, payer: str) -> None:
     await ledger.fund("f1", "alice")
     with pytest.raises(WattfareFundingError):
         await ledger.connect(payer, funding_id="f1")
@@ -200,7 +200,7 @@ async def test_nobody_else_pays_with_a_funding(ledger: Ledger, payer: str) -> No
         await ledger.store.add_grant(ledger.app, "g1", grant, OPERATOR)
 
 
-async def test_a_funding_that_was_refused_pays_for_nothing(ledger: Ledger) -> None:
+async def test_refused_funding_pays_for_no_new_call(ledger: Ledger) -> None:
     await ledger.fund("f1", "alice")
     await ledger.connect("alice", funding_id="f1")
     await ledger.reserve("a1")
@@ -210,12 +210,12 @@ async def test_a_funding_that_was_refused_pays_for_nothing(ledger: Ledger) -> No
         await ledger.reserve("a2")
     with pytest.raises(WattfareFundingError):
         await ledger.store.check_account(ledger.app, "u1", None, OPERATOR)
-    # A call that is under way goes on.
+    # A call in flight continues.
     assert (await ledger.store.renew()).revoked == frozenset()
     await ledger.settle("a1", 1)
 
 
-async def test_the_operators_ceilings_are_for_the_operators_money(ledger: Ledger) -> None:
+async def test_operators_ceilings_apply_to_the_operators_money_only(ledger: Ledger) -> None:
     none = Terms(operator_pays=True, ceiling=0, app_ceiling=0, total_ceiling=0)
     await ledger.fund("f1", "alice")
     await ledger.connect("alice", funding_id="f1")
@@ -236,9 +236,9 @@ async def test_calls_in_flight_count_towards_a_ceiling(ledger: Ledger) -> None:
     with pytest.raises(WattfareRateLimitError) as refused:
         await ledger.reserve("a3", 10, terms)
     assert refused.value.limited_by == "in_flight"
-    assert refused.value.remaining_usd is None  # it would tell what others spend
+    assert refused.value.remaining_usd is None  # it would reveal what others spend
     await ledger.settle("a1", 1)
-    # One that may be cut short takes what is left.
+    # A call that may be cut short takes what is left.
     call = InferenceCall(
         id="a4", app_id=ledger.app, user_id="u1", model="m", bounds=Bounds(1, 50), request_id="r"
     )
@@ -256,7 +256,7 @@ async def test_calls_in_flight_count_towards_a_ceiling(ledger: Ledger) -> None:
         (Terms(operator_pays=True, ceiling=30, app_ceiling=400), 10),
     ],
 )
-async def test_a_correction_stays_within_each_ceiling(
+async def test_correction_stays_within_each_ceiling(
     ledger: Ledger, terms: Terms, delta: int
 ) -> None:
     await ledger.connect("alice", None)
@@ -282,11 +282,11 @@ async def test_a_correction_stays_within_each_ceiling(
 
 
 @pytest.mark.parametrize(("payer", "delta"), [("alice", 40), ("", 0)])
-async def test_a_correction_is_for_the_payer_of_the_call(
+async def test_correction_bills_the_payer_of_the_call(
     ledger: Ledger, payer: str, delta: int
 ) -> None:
-    """Another has taken the place. The cap of the former payer holds; without a payer it is not
-    known any more, and nothing is billed in addition."""
+    """Another payer has taken over. The former payer's cap holds. Without a payer, the cap is
+    unknown, and nothing more is billed."""
     await ledger.connect(payer, 40)
     call = InferenceCall(
         id="a1",
@@ -306,7 +306,7 @@ async def test_a_correction_is_for_the_payer_of_the_call(
     assert await ledger.totals() == Totals()
 
 
-async def test_an_app_that_is_deleted_takes_all_back(ledger: Ledger) -> None:
+async def test_deleting_an_app_deletes_all_its_data(ledger: Ledger) -> None:
     await ledger.connect("alice")
     await ledger.store.add_grant(ledger.app, "g1", GrantBudget(5, 100, TOMORROW))
     await ledger.reserve("a1")

@@ -1,4 +1,4 @@
-"""What a model costs: by the upstream's list, else by the published one; never by a guess."""
+"""What a model costs: by the upstream's list, or else by the published one. It is never guessed."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def price_of(pricing: object) -> Price | Unpriced:
         ({**BASE, "discount": 1.5}, Unpriced.NOT_FIXED),
     ],
 )
-def test_what_is_no_price(pricing: object, why: Unpriced) -> None:
+def test_invalid_price_entry_gives_no_price(pricing: object, why: Unpriced) -> None:
     assert price_of(pricing) is why
 
 
@@ -57,7 +57,7 @@ def cost(price: Price, prompt: int, completion: int, **parts: int) -> int:
     return price.cost(TokenCounts(prompt=prompt, completion=completion, **parts), NOON)
 
 
-def test_every_rate_counts_where_it_applies_and_bounds_the_cost() -> None:
+def test_every_rate_is_billed_and_bounded() -> None:
     price = price_of(
         {
             **BASE,
@@ -84,33 +84,33 @@ def test_every_rate_counts_where_it_applies_and_bounds_the_cost() -> None:
 
 
 @pytest.mark.parametrize("name", ["internal_reasoning", "input_cache_read", "audio_output"])
-def test_zero_is_no_rate_of_its_own(name: str) -> None:
+def test_zero_rate_falls_back_to_the_base_rate(name: str) -> None:
     price = price_of({**BASE, name: "0", "per_haiku": "0"})
     assert isinstance(price, Price)
     used = TokenCounts(prompt=9, completion=9, cache_read=9, reasoning=5, audio_output=4)
     assert price.cost(used) == 9 * 3000
 
 
-def test_a_discount_lowers_the_bill_and_not_the_bound() -> None:
+def test_discount_lowers_the_bill_but_not_the_bound() -> None:
     price = price_of({**BASE, "discount": 0.25})
     assert isinstance(price, Price)
     assert cost(price, 100, 100) == 225_000
     assert price.bound(100, 100) == 300_000
 
 
-def test_an_exact_price_has_every_digit() -> None:
+def test_exact_price_keeps_every_digit() -> None:
     price = price_of({"prompt": 0.0000001, "completion": "0.00000000015"})
     assert isinstance(price, Price)
     assert price.rates.prompt == Decimal("1E-7")
     assert price.rates.completion == Decimal("1.5E-10")
-    # Rounded up once, and not for each side.
+    # Rounded up once, not once for each side.
     assert cost(price, 0, 1) == 1
     assert cost(price, 0, 7) == 2
     half = Decimal("5E-10")
     assert cost(Price.flat(half, half, half), 1, 1) == 2
 
 
-def test_an_entry_of_another_shape_hides_no_other() -> None:
+def test_odd_entry_hides_no_other_entry() -> None:
     models = [5, {"id": 7}, {"id": "odd", "pricing": "free"}, {"id": "m", "pricing": BASE}]
     assert set(read_prices(json.dumps({"data": models}).encode())) == {"m"}
 
@@ -127,21 +127,21 @@ def test_an_entry_of_another_shape_hides_no_other() -> None:
 def test_any_list_gives_a_price_or_none(pricing: dict) -> None:
     body = json.dumps({"data": [{"id": "m", "pricing": pricing}]})
     if "NaN" in body or "Infinity" in body:
-        return  # this is no JSON
+        return  # this is not JSON
     price = read_prices(body.encode())["m"]
     if isinstance(price, Price):
         assert 0 <= cost(price, 1, 1) <= price.bound(1, 1)
 
 
-def test_the_published_price() -> None:
-    """As published; should it change in a later version of the data, so may this."""
+def test_published_price_of_a_model() -> None:
+    """These are the published prices. Update them if a later version of the data changes them."""
     price = published("gpt-4o", OPENAI)
     assert price is not None
     assert price.rates.prompt == Decimal("0.0000025")
     assert price.rates.completion == Decimal("0.00001")
-    # By the name alone, where nobody knows who is behind the URL.
+    # By the name alone if the provider behind the URL is unknown.
     assert published("gpt-4o", "http://127.0.0.1:1/v1") == price
-    # A cache for an hour is dearer, and a long prompt.
+    # A one-hour cache costs more, and so does a long prompt.
     sonnet = published("claude-sonnet-4-5", "https://api.anthropic.com/v1")
     assert sonnet is not None
     assert sonnet.bound(10**5, 0) > cost(sonnet, 10**5, 0) == 3 * 10**8
@@ -153,7 +153,7 @@ def test_the_published_price() -> None:
 
 
 @pytest.mark.parametrize("model", ["deepseek-chat", "deepseek-flash", "deepseek-v4-pro"])
-def test_a_published_price_for_a_time_of_the_day(model: str) -> None:
+def test_published_price_that_depends_on_the_time_of_day(model: str) -> None:
     price = published(model, "https://api.deepseek.com")
     assert price is not None
     used = Usage(input_tokens=1000, cache_read_tokens=400, output_tokens=100)
@@ -173,10 +173,10 @@ def test_a_published_price_for_a_time_of_the_day(model: str) -> None:
     ("model", "url"),
     [
         ("no-such-model", OPENAI),
-        ("claude-sonnet-4-5", OPENAI),  # not theirs
+        ("claude-sonnet-4-5", OPENAI),  # another provider's model
         ("fake/unpriced", "http://127.0.0.1:1/v1"),
-        ("text-embedding-3-small", OPENAI),  # answers nothing
+        ("text-embedding-3-small", OPENAI),  # generates no text
     ],
 )
-def test_what_is_not_published(model: str, url: str) -> None:
+def test_model_without_a_published_price(model: str, url: str) -> None:
     assert published(model, url) is None

@@ -1,5 +1,5 @@
-"""Several `wattfare serve` on one database: shared caps, shared revocations, and what happens
-while the database is gone."""
+"""Several `wattfare serve` processes on one database: shared caps, shared revocations, and an
+unavailable database."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from wattfare_mw.service.ledger.databases import read_database
 from wattfare_mw.service.ledger.export import rows as rows_of
 from wattfare_mw.service.ledger.verify import verify
 
-ECHO = 3 * 1000 + 3 * 2000  # nano-dollars for three words, said and repeated
+ECHO = 3 * 1000 + 3 * 2000  # nano-dollars for three words, sent and repeated
 
 
 @pytest.fixture(scope="module")
@@ -49,8 +49,10 @@ def usd(nanos: int) -> float:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_200_at_once_against_a_cap_of_37(four: list[Service], stream: bool) -> None:
-    """The first-ever requests of a new user, through four processes."""
+def test_cap_for_37_calls_admits_37_of_200_concurrent_calls(
+    four: list[Service], stream: bool
+) -> None:
+    """These are the first requests of a new user, through four processes."""
     with four[0].app() as app:
         app.connect(monthlyUsd=usd(37 * ECHO))
         headers = app.paid_by("u1")
@@ -69,7 +71,7 @@ def test_200_at_once_against_a_cap_of_37(four: list[Service], stream: bool) -> N
 
         with ThreadPoolExecutor(50) as pool:
             statuses = Counter(pool.map(call, range(200)))
-            # Those that others in flight stood in the way of may come again.
+            # Calls that others in flight held back may be retried.
             while statuses[429]:
                 again, statuses[429] = statuses[429], 0
                 statuses.update(pool.map(call, range(again)))
@@ -88,7 +90,7 @@ def test_200_at_once_against_a_cap_of_37(four: list[Service], stream: bool) -> N
     assert read_database(four[0].database, verify) == []
 
 
-def test_a_revocation_is_heard_by_the_neighbour_within_a_second(two: list[Service]) -> None:
+def test_another_process_sees_a_revocation_within_a_second(two: list[Service]) -> None:
     one, other = two
     with one.app() as app:
         app.connect()
@@ -106,18 +108,18 @@ def test_a_revocation_is_heard_by_the_neighbour_within_a_second(two: list[Servic
             lines = answer.iter_lines()
             assert any("word" in line for line in lines)
             app.http.delete("/connections", headers=bearer(token))
-            # Coming back does not bring back what was cut off.
+            # Connecting again does not restore what was cut off.
             app.connect()
             began = time.monotonic()
             rest = list(lines)
-            assert time.monotonic() - began < 20  # of the 100 that it would take
+            assert time.monotonic() - began < 20  # of the 100 seconds that it would take
         assert "not_connected" in rest[-2]
         assert app.status()["connected"]
         assert app.chat().status_code == 200
     assert read_database(one.database, verify) == []
 
 
-def test_idempotency_keys(two: list[Service]) -> None:
+def test_idempotency_keys_work_across_processes(two: list[Service]) -> None:
     one, other = two
     with one.app() as app:
         app.connect()
@@ -144,25 +146,25 @@ def test_idempotency_keys(two: list[Service]) -> None:
         for bad in ("", "x" * 256):
             assert call(one, "a b", bad).status_code == 400
         assert app.status()["usage"]["monthlyUsd"] == usd(2 * 2 * 3000)
-        # One that is in flight.
+        # A call that is in flight.
         slow = chat_body("word " * 2000, model="wattfare/echo-slow", stream=True)
         headers = {**app.paid_by("u1"), "idempotency-key": "k3"}
         with app.http.stream("POST", "/chat/completions", json=slow, headers=headers) as answer:
-            lines = answer.iter_lines()  # kept: letting go of it would close the connection
+            lines = answer.iter_lines()  # keep a reference: dropping it would close the connection
             assert any("word" in line for line in lines)
             repeat = app.http.post("/chat/completions", json=slow, headers=headers)
             assert repeat.status_code == 409
             assert "in flight" in repeat.json()["error"]["message"]
-        # One that came to nothing may be tried again.
+        # A call that produced nothing may be retried.
         app.connect(monthlyUsd=0)
         assert call(one, "a b", "k4").status_code == 402
         app.connect()
         assert call(one, "a b", "k4").status_code == 200
 
 
-def test_the_database_goes_and_comes_back(tmp_path) -> None:
+def test_service_recovers_when_the_database_returns(tmp_path) -> None:
     with ExitStack() as stack:
-        # Its own, because other tests use the shared one meanwhile.
+        # Its own database, because other tests use the shared one.
         cluster = stack.enter_context(run_cluster())
         url = cluster.database()
         service = stack.enter_context(run_service(tmp_path, database=url))
@@ -180,11 +182,11 @@ def test_the_database_goes_and_comes_back(tmp_path) -> None:
                 assert refused.status_code == 503
                 assert refused.json()["error"]["code"] == "upstream"
                 assert int(refused.headers["retry-after"]) > 0
-                # What is in flight ends before others may take it for dead.
+                # Calls in flight end before other processes may declare this one dead.
                 assert '"upstream"' in list(lines)[-2]
             finally:
                 cluster.start()
-        # By itself, and nothing is held for ever.
+        # It recovers by itself, and no reservation stays.
         assert eventually(lambda: app.chat().status_code == 200)
         eventually(lambda: not reserved(url))
         assert service.stop() == 0

@@ -1,4 +1,4 @@
-"""Who is behind a URL, and what is known of them."""
+"""Which provider is behind a URL, and what the table says about it."""
 
 from __future__ import annotations
 
@@ -48,11 +48,11 @@ from wattfare_mw.service.models.upstream import Upstream
         ("https://example.com/api.openai.com", "other"),
     ],
 )
-def test_who_is_behind_a_url(url: str, name: str) -> None:
+def test_provider_is_found_by_url(url: str, name: str) -> None:
     assert find_provider(url).name == name
 
 
-def test_every_row_can_be_named_and_found() -> None:
+def test_every_provider_can_be_found_by_name() -> None:
     assert len(BY_NAME) == len(PROVIDERS)
     for provider in PROVIDERS:
         assert find_provider("https://example.com/v1", provider.name) is provider
@@ -63,7 +63,7 @@ def test_every_row_can_be_named_and_found() -> None:
         assert provider.hosts or provider.ports or provider is OTHER
 
 
-def test_what_only_some_do() -> None:
+def test_features_that_only_some_providers_have() -> None:
     def those(field: str) -> set[str]:
         return {provider.name for provider in PROVIDERS if getattr(provider, field)}
 
@@ -75,13 +75,13 @@ def test_what_only_some_do() -> None:
     assert {"openai", "azure", "anthropic", "other", "ollama"} <= those("stops_on_hang_up")
 
 
-def test_a_name_that_is_not_known() -> None:
+def test_unknown_provider_name_is_refused() -> None:
     with pytest.raises(WattfareError, match="openrouter") as raised:
         Settings(provider="nobody")
     assert raised.value.code == "invalid_request"
 
 
-async def test_an_upstream_knows_its_provider() -> None:
+async def test_upstream_knows_its_provider() -> None:
     for url, name, limit in [
         ("https://api.openai.com/v1", None, "max_completion_tokens"),
         ("https://proxy.example.com/v1", "azure", "max_completion_tokens"),

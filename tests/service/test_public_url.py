@@ -1,4 +1,4 @@
-"""Which URLs people can open the pages under."""
+"""The URLs under which people can open the pages."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from wattfare_mw.service import Settings, public_url
         ("http://app.localhost:8787", "http://app.localhost:8787"),
     ],
 )
-def test_a_name_is_taken_as_an_origin(given: str, origin: str) -> None:
+def test_valid_name_becomes_an_origin(given: str, origin: str) -> None:
     assert Settings(public_url=given).public_url == origin
 
 
@@ -67,7 +67,7 @@ def test_a_name_is_taken_as_an_origin(given: str, origin: str) -> None:
         ("https://a'b.com", "its host or its port"),
     ],
 )
-def test_what_is_no_name_is_refused(given: str, fault: str) -> None:
+def test_invalid_name_is_refused(given: str, fault: str) -> None:
     with pytest.raises(WattfareError) as refusal:
         Settings(public_url=given)
     assert refusal.value.code == "invalid_request"
@@ -75,12 +75,12 @@ def test_what_is_no_name_is_refused(given: str, fault: str) -> None:
     assert "password" not in refusal.value.message.replace("a user name or a password", "")
 
 
-def test_the_command_says_so_before_it_starts() -> None:
+def test_command_refuses_an_invalid_name_at_start() -> None:
     answer = invoke_cli("serve", "--public-url", "http://127.0.0.1:8787")
     assert answer.exit_code != 0
     assert "IP address" in answer.output
 
 
-def test_without_one_it_is_localhost() -> None:
+def test_default_is_localhost() -> None:
     assert Settings().public_url is None
     assert public_url.of_port(8787) == "http://localhost:8787"

@@ -1,5 +1,5 @@
-"""Requests as apps send them, written by the templates of common models and read by real
-tokenizers: the bound is above what they count, and not far above."""
+"""Requests as apps send them, rendered by the templates of common models and counted by real
+tokenizers. The bound is above the counts, but not far above."""
 
 from __future__ import annotations
 
@@ -24,16 +24,17 @@ Counter = Callable[[str], int]
 
 @pytest.fixture(scope="module", autouse=True)
 def _tokenizers() -> None:
-    """Load them here, and not when the tests are collected: it takes half a second."""
+    """Loads tokenizers here rather than at collection: it takes half a second."""
     pytest.importorskip("bpe_openai")
 
 
 @cache
 def requests() -> list[tuple[str, dict[str, Any]]]:
-    """All of the corpus. It is made when a test first needs it."""
+    """The whole corpus. It is built when a test first needs it."""
     return list(corpus())
 
 
+@cache
 def openai_counter(name: str) -> Counter:
     import bpe_openai
 
@@ -43,20 +44,20 @@ def openai_counter(name: str) -> Counter:
 
 @pytest.fixture(scope="module")
 def counters() -> dict[str, Counter]:
-    """Real tokenizers, whose vocabularies are in packages. ``voyage3_base`` is Qwen's."""
+    """Real tokenizers whose vocabularies are in packages. ``voyage3_base`` is Qwen's."""
     return {name: openai_counter(name) for name in (*OPENAI, "voyage3_base")}
 
 
-def test_there_are_two_hundred() -> None:
+def test_corpus_has_two_hundred_requests() -> None:
     assert len(requests()) == len({name for name, _ in requests()}) >= 200
 
 
 @pytest.mark.parametrize("html", [False, True])
 @pytest.mark.parametrize("template", TEMPLATES)
-def test_no_template_makes_more_of_a_request(
+def test_no_template_exceeds_the_bound_of_a_request(
     counters: dict[str, Counter], template: str, html: bool
 ) -> None:
-    # One in four; `make test-long` tries them all.
+    # One request in four; `make test-long` tries them all.
     for name, request in requests()[:: 4 if examples.FACTOR == 1 else 1]:
         bound = prompt_bound.bound(request)
         written = render(template, request, html=html)
@@ -71,7 +72,7 @@ def ratios(bound: Callable[[dict[str, Any]], int], count: Counter, template: str
 
 
 @pytest.mark.parametrize("encoding", OPENAI)
-def test_a_count_is_a_close_bound(counters: dict[str, Counter], encoding: str) -> None:
+def test_tokenizer_count_is_a_tight_bound(counters: dict[str, Counter], encoding: str) -> None:
     """OpenAI's models read tools as TypeScript."""
 
     def bound(request: dict[str, Any]) -> int:
@@ -81,7 +82,7 @@ def test_a_count_is_a_close_bound(counters: dict[str, Counter], encoding: str) -
 
     found = ratios(bound, counters[encoding], "typescript")
     assert min(found) >= 1
-    # What stands around a prompt is a large part of a short one.
+    # The text around a short prompt is a large part of it.
     assert statistics.median(found) <= 2.5
     long = [
         ratio
@@ -91,8 +92,8 @@ def test_a_count_is_a_close_bound(counters: dict[str, Counter], encoding: str) -
     assert statistics.median(long) <= 1.5
 
 
-def test_the_bytes_of_sixty_tools(counters: dict[str, Counter]) -> None:
-    """They were bounded by 151,700 tokens, and are 71 kB."""
+def test_bound_of_sixty_tools_is_close_to_their_bytes(counters: dict[str, Counter]) -> None:
+    """The tools are 71 kB. An earlier bound was 151,700 tokens."""
     request = {"messages": [{"role": "user", "content": "x"}], "tools": tools(60)}
     compact = len(json.dumps(request["tools"], separators=(",", ":")))
     bound = prompt_bound.bound(request)
@@ -104,7 +105,7 @@ def test_the_bytes_of_sixty_tools(counters: dict[str, Counter]) -> None:
 
 
 @pytest.mark.parametrize("line", ['{{\n{}"a"', ',\n{}"type"', "[\n{}{{", "\n{}}}", "x\n{}y"])
-def test_a_line_end_and_its_spaces_are_a_few_tokens(
+def test_line_break_with_indentation_is_a_few_tokens(
     counters: dict[str, Counter], line: str
 ) -> None:
     for count in counters.values():
@@ -125,8 +126,8 @@ def test_a_line_end_and_its_spaces_are_a_few_tokens(
         ("Claude 2", {0: 1, 4: 1, 64: 1, 100: 2, 200: 2, 256: 3}),
     ],
 )
-def test_a_line_end_and_its_spaces_by_hand(model: str, measured: dict[int, int]) -> None:
-    """Measured with tokenizers that no package of the tests has."""
+def test_bound_of_line_breaks_with_indentation(model: str, measured: dict[int, int]) -> None:
+    """Measured with tokenizers that are not in the test dependencies."""
     assert all(tokens <= _LINE_TOKENS[spaces // 4] for spaces, tokens in measured.items())
 
 
@@ -139,7 +140,7 @@ values = st.recursive(
 
 
 @given(values)
-def test_json_in_any_form_has_no_more_tokens(value: Any) -> None:
+def test_no_json_notation_has_more_tokens(value: Any) -> None:
     import jinja2
     from jinja2.utils import htmlsafe_json_dumps
 
@@ -158,7 +159,7 @@ def test_json_in_any_form_has_no_more_tokens(value: Any) -> None:
 
 @settings(deadline=None)
 @given(st.text(max_size=300), st.sampled_from(OPENAI), st.integers(1, 40))
-def test_a_text_in_pieces_has_no_fewer_tokens(text: str, encoding: str, piece: int) -> None:
+def test_text_in_pieces_has_no_fewer_tokens(text: str, encoding: str, piece: int) -> None:
     readable = text.encode("utf-8", "replace").decode()
     whole = openai_counter(encoding)(readable)
     assert tokenizer.count(encoding, text) == whole
@@ -191,16 +192,16 @@ def test_a_text_in_pieces_has_no_fewer_tokens(text: str, encoding: str, piece: i
         ("olmo-2", None),
     ],
 )
-def test_which_model_has_which_tokenizer(model: str, encoding: str | None) -> None:
+def test_tokenizer_of_a_model(model: str, encoding: str | None) -> None:
     assert tokenizer.encoding_of(model) == encoding
 
 
-def test_without_the_extra_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_models_have_no_tokenizer_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tokenizer, "is_installed", lambda: False)
     assert tokenizer.encoding_of("gpt-4o") is None
 
 
-def test_half_a_pair_is_counted() -> None:
+def test_half_a_surrogate_pair_is_counted() -> None:
     assert tokenizer.count("o200k_base", "\ud83d" * 9) > 0
     body = {"messages": [{"role": "user", "content": [{"type": "text", "text": "\udc00"}]}]}
     assert tokenizer.tokens("o200k_base", body, body["messages"]) > tokenizer.PER_CALL

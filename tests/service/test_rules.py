@@ -1,4 +1,4 @@
-"""The money rules over any values."""
+"""The money rules, for any values."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def no_more(one: int | None, other: int | None) -> bool:
 
 
 @given(st.just(UNSET) | caps, caps, terms)
-def test_an_approval(asked, limit, terms) -> None:
+def test_approval_sets_the_lowest_cap(asked, limit, terms) -> None:
     cap = rules.cap_to_approve(asked, limit, terms)
     wanted = limit if asked is UNSET else asked
     ceiling = terms.ceiling if terms.operator_pays else None
@@ -44,7 +44,7 @@ def test_an_approval(asked, limit, terms) -> None:
 
 
 @given(st.builds(Connection, caps, st.booleans()) | st.none(), totals, bounds, terms)
-def test_a_reservation(connection, before, call, terms) -> None:
+def test_reservation_stays_within_the_budget(connection, before, call, terms) -> None:
     cap = rules.cap_in_force(connection, terms) if connection else 0
     try:
         after, granted = rules.reserve(connection, before, call, terms, NOW)
@@ -54,7 +54,7 @@ def test_a_reservation(connection, before, call, terms) -> None:
         assert cap is not None
         assert before.billed + call.least > cap
     except WattfareRateLimitError as refusal:
-        # It fits, but for what is in flight; waiting helps.
+        # It would fit without the calls in flight, so waiting helps.
         assert cap is not None
         assert before.billed + call.least <= cap < before.billed + before.reserved + call.least
         assert refusal.retry_after  # noqa: PT017
@@ -62,13 +62,13 @@ def test_a_reservation(connection, before, call, terms) -> None:
         assert connection.connected
         assert call.least <= granted <= call.most
         assert after == Totals(before.billed, before.reserved + granted)
-        # Less than was asked for is given only where that is all there is.
+        # Less than the request is granted only if that is all that is left.
         assert granted == call.most or after.billed + after.reserved == cap
         assert no_more(after.billed + after.reserved, cap)
 
 
 @given(totals, amounts, st.integers(-(10**18), 10**19))
-def test_settling(before, reserved, cost) -> None:
+def test_settlement_bills_within_the_reservation(before, reserved, cost) -> None:
     before = Totals(before.billed, before.reserved + reserved)
     after, billed = rules.settle(before, reserved, cost)
     assert 0 <= billed <= reserved
@@ -77,7 +77,7 @@ def test_settling(before, reserved, cost) -> None:
 
 
 @given(st.builds(Connection, caps, st.booleans()) | st.none(), totals, terms)
-def test_a_status(connection, totals, terms) -> None:
+def test_status_matches_the_connection(connection, totals, terms) -> None:
     status = rules.status(connection, totals, terms)
     assert status.connected is bool(connection and connection.connected)
     if not status.connected:
@@ -95,7 +95,7 @@ def test_a_status(connection, totals, terms) -> None:
     amounts,
     st.booleans(),
 )
-def test_a_grant(before, call, now, cost, generated) -> None:
+def test_grant_reservation_stays_within_the_grant(before, call, now, cost, generated) -> None:
     try:
         held, granted = rules.reserve_grant(before, call, now)
     except (WattfareGrantError, WattfareRateLimitError):
@@ -111,8 +111,8 @@ def test_a_grant(before, call, now, cost, generated) -> None:
 
 
 @given(st.integers(0, 10**12), st.integers(0, 10**12))
-def test_what_a_message_says_is_true(one: int, other: int) -> None:
-    """It rounds, but never so that enough seems to be left."""
+def test_rounded_amounts_in_messages_are_true(one: int, other: int) -> None:
+    """Rounding never makes the remaining budget look sufficient."""
     left, needed = sorted((one, other))
     texts = [dollars(left, up=False), dollars(needed, up=True)]
     said = [Decimal(text.removeprefix("$").replace(",", "")) for text in texts]
@@ -133,7 +133,7 @@ def test_amounts_for_people() -> None:
         assert (dollars(nanos, up=False), dollars(nanos, up=True)) == (down, up)
 
 
-def test_a_budget_resets_when_the_month_ends() -> None:
+def test_budget_resets_at_the_end_of_the_month() -> None:
     for now, then in [
         ("2026-11-30T23:59:59", "2026-12-01"),
         ("2026-12-31T23:59:59", "2027-01-01"),
@@ -145,7 +145,9 @@ def test_a_budget_resets_when_the_month_ends() -> None:
 
 
 @given(amounts, amounts, st.booleans())
-def test_a_death(reserved: int, metered: int, stream: bool) -> None:
+def test_expired_reservation_is_billed_as_metered(
+    reserved: int, metered: int, stream: bool
+) -> None:
     lost = Reservation(reserved, stream, metered, unbounded=True)
     assert rules.expire(lost) == (metered, "lost")
     plain = Reservation(reserved, stream, metered)
@@ -161,15 +163,15 @@ def test_months_are_utc() -> None:
 
 def test_postgresql_keeps_idempotency_keys_as_long_as_the_rules_say() -> None:
     migrations = Path(migrate.__file__).parent / "migrations" / "postgresql"
-    # A later migration replaces the function, and its file sorts behind.
+    # A later migration replaces the function, and its file sorts last.
     *_, newest = sorted(migrations.glob("*_reserve.sql"))
     [seconds] = re.findall(r"created_at > o_now - (\d+)", newest.read_text("utf-8"))
     assert int(seconds) == rules.KEY_SECONDS
 
 
 @given(st.integers(1, 10**6), st.lists(st.integers(0, 10**5), max_size=60))
-def test_a_stream_is_recorded_ten_times_at_most(reserved: int, growth: list[int]) -> None:
-    """And what is not recorded is less than a tenth of the reservation."""
+def test_stream_is_recorded_at_most_ten_times(reserved: int, growth: list[int]) -> None:
+    """The unrecorded cost is less than a tenth of the reservation."""
     cost = recorded = times = 0
     for more in growth:
         cost += more
@@ -180,7 +182,7 @@ def test_a_stream_is_recorded_ten_times_at_most(reserved: int, growth: list[int]
     assert times <= 10
 
 
-def test_a_stream_that_costs_nothing_is_not_recorded() -> None:
+def test_stream_without_a_cost_is_not_recorded() -> None:
     assert not rules.is_worth_recording(0, 0, 0)
     assert not rules.is_worth_recording(0, 0, 5)
     assert not rules.is_worth_recording(100, 0, 9)

@@ -1,11 +1,10 @@
-"""What a payer sees and changes in the ledger, in both kinds of database."""
+"""What a payer sees and changes in the ledger, on both kinds of database."""
 
 from __future__ import annotations
 
 import secrets
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +14,6 @@ from support.payers import new_payer, store_of, write
 from wattfare_mw.service.keys import new_app
 from wattfare_mw.service.ledger import payer_actions, schema, spending
 from wattfare_mw.service.ledger.clock import utc_now
-from wattfare_mw.service.ledger.databases import migrate_database
 from wattfare_mw.service.ledger.rules import month_of
 from wattfare_mw.service.ledger.store import Store
 from wattfare_mw.service.records import App
@@ -24,20 +22,9 @@ USD = 10**9
 NOW = datetime(2026, 11, 30, 23, 59, 59, tzinfo=UTC)
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """An empty ledger, in each kind of database."""
-    if request.param == "sqlite":
-        url = f"sqlite:///{tmp_path / 'ledger.db'}"
-    else:
-        url = request.getfixturevalue("cluster").database()
-    migrate_database(url)
-    return url
-
-
 @pytest.fixture
-async def store(url: str) -> AsyncIterator[Store]:
-    async with store_of(url) as store:
+async def store(database: str) -> AsyncIterator[Store]:
+    async with store_of(database) as store:
         yield store
 
 
@@ -102,7 +89,7 @@ async def test_pages_of_calls_have_each_row_once(
 async def test_pages_of_the_calls_of_one_connection(
     store: Store, app: App, ada: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They are complete, although only some calls are looked at for each page."""
+    """They are complete, although each page reads only some calls."""
     rows = [row_of(app, ada, 1000 + n // 7, model=f"m{n}", user_id=f"u{n % 5}") for n in range(60)]
     await write(store, insert(schema.ledger).values(rows))
     wanted = [f"m{n}" for n in reversed(range(60)) if n % 5 == 2]
@@ -127,7 +114,7 @@ async def pages_of_calls(store: Store, payer_id: str, size: int, **options: Any)
             return seen
 
 
-async def test_an_export_has_each_row_once(
+async def test_export_has_each_row_once(
     store: Store, app: App, ada: str, bob: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(spending, "EXPORT_PAGE", 4)
@@ -143,7 +130,7 @@ async def test_an_export_has_each_row_once(
     assert seen == [f"m{n}" for n in range(30)]
 
 
-async def test_a_connection_shows_the_totals_of_its_payer_and_month(
+async def test_connection_shows_the_totals_of_its_payer_and_month(
     store: Store, app: App, ada: str, bob: str
 ) -> None:
     await store.connect(app.id, "u1", 5 * USD, payer_id=ada, label="ada")
@@ -169,7 +156,7 @@ async def test_a_connection_shows_the_totals_of_its_payer_and_month(
     assert await connections(store, "") == []
 
 
-async def test_the_label_of_funding_is_that_of_the_same_payer(
+async def test_connection_shows_the_funding_label_of_its_payer(
     store: Store, app: App, ada: str, bob: str
 ) -> None:
     for payer_id, name in ((ada, "of ada"), (bob, "of bob")):
@@ -210,7 +197,7 @@ def funding_of(payer_id: str, name: str) -> dict[str, Any]:
         (0, 1, False),
     ],
 )
-async def test_what_raises_a_cap(
+async def test_raises_cap_compares_two_caps(
     store: Store, app: App, ada: str, before: int | None, after: int | None, lowers: bool
 ) -> None:
     await store.connect(app.id, "u1", before, payer_id=ada)
@@ -231,14 +218,14 @@ async def change(store: Store, payer_id: str, app: App, cap: int | None, *, may_
 
 
 async def caps(store: Store) -> list[int | None]:
-    """The cap in force, and the one that the payer sees."""
+    """The cap in force, and the cap that the payer sees."""
     tables = (schema.connections, schema.payer_connections)
     return await store.transact(
         lambda sql: [sql.execute(select(table.c.cap_nanos)).scalar_one() for table in tables]
     )
 
 
-async def test_a_payer_changes_and_stops_their_own_connection_only(
+async def test_payer_changes_and_stops_only_their_own_connection(
     store: Store, app: App, ada: str, bob: str
 ) -> None:
     await store.connect(app.id, "u1", USD, payer_id=ada)
@@ -259,10 +246,10 @@ async def stop(store: Store, payer_id: str, app: App) -> bool:
     return await store.revoke(app.id, "u1", payer_id=payer_id)
 
 
-async def test_a_stopped_grant_of_the_operator_counts_until_its_end(
+async def test_stopped_grant_of_the_operator_counts_until_it_expires(
     store: Store, app: App, ada: str, bob: str
 ) -> None:
-    """Otherwise one could spend a grant, stop it and ask for the next, above the ceiling."""
+    """Otherwise a person could spend a grant, stop it and get the next, beyond the ceiling."""
     expires_at = int(utc_now().timestamp()) + 3600
     for name, funding_id in (("a" * 64, None), ("b" * 64, "own")):
         await write(
@@ -303,7 +290,7 @@ async def test_a_stopped_grant_of_the_operator_counts_until_its_end(
     assert [tuple(row) for row in held] == [(USD, 0, "")]
 
 
-async def test_deleted_data_leads_nowhere(store: Store, app: App, ada: str, bob: str) -> None:
+async def test_deleted_data_leaves_no_reference(store: Store, app: App, ada: str, bob: str) -> None:
     await store.connect(app.id, "u1", USD, payer_id=ada, label="ada")
     await store.connect(app.id, "u2", USD, payer_id=bob, label="bob")
     for payer_id, name in ((ada, "of ada"), (bob, "of bob")):
@@ -325,7 +312,7 @@ async def test_deleted_data_leads_nowhere(store: Store, app: App, ada: str, bob:
     assert (again.accounts, again.grants) == (frozenset(), frozenset())
 
 
-async def test_the_month_is_that_of_the_database(store: Store) -> None:
+async def test_month_comes_from_the_clock_of_the_database(store: Store) -> None:
     assert await store.at(lambda _, now: month_of(now)) in (
         month_of(utc_now()),
         month_of(utc_now() - timedelta(minutes=1)),

@@ -1,4 +1,5 @@
-"""What a store promises beyond the rules: atomic, exactly once, whoever is cancelled; versions."""
+"""What a store guarantees beyond the rules: atomic, exactly once, even if cancelled; and
+versions."""
 
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ from typing import Any
 import msgspec
 import pytest
 from sqlalchemy import delete, make_url, text, update
+from support.sqlite import sqlite_database
 
 from wattfare_mw.errors import WattfareError, WattfareRateLimitError
 from wattfare_mw.service.keys import new_app
@@ -41,9 +43,9 @@ DONE = Outcome(ended="completed", generated=True, cost=4)
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def url(request: pytest.FixtureRequest, tmp_path) -> str:
-    """An empty ledger, in each kind of database."""
+    """An empty ledger, on each kind of database."""
     if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'ledger.db'}"
+        return sqlite_database(tmp_path)
     return request.getfixturevalue("cluster").database()
 
 
@@ -72,8 +74,8 @@ async def new_user(store: Store, cap: int | None) -> App:
     return app
 
 
-async def test_as_many_at_once_as_the_cap_pays_for(url: str) -> None:
-    """Of two processes, and the first ever of this user."""
+async def test_concurrent_calls_of_two_processes_stop_at_the_cap(url: str) -> None:
+    """These are the first calls of this user."""
     stores = [store_at(url), store_at(url)]
     app = await new_user(stores[0], 37 * 9)
     await stores[1].renew()
@@ -85,7 +87,7 @@ async def test_as_many_at_once_as_the_cap_pays_for(url: str) -> None:
     assert sum(isinstance(answer, WattfareRateLimitError) for answer in answers) == 163
     assert (await stores[0].account(app.id, "u1"))[1] == Totals(0, 37 * 9)
     granted = [number for number, answer in enumerate(answers) if answer == Granted(9)]
-    # Each is settled by both, and billed once.
+    # Both processes settle each call. It is billed once.
     billed = await asyncio.gather(
         *(
             store.settle(str(number), Account(app.id, "u1"), DONE)
@@ -100,8 +102,8 @@ async def test_as_many_at_once_as_the_cap_pays_for(url: str) -> None:
         await store.close()
 
 
-async def test_the_first_calls_ever_of_a_user(url: str) -> None:
-    """There is no row of totals yet, which all of them could lock."""
+async def test_concurrent_first_calls_of_a_user(url: str) -> None:
+    """There is no totals row yet that they could lock."""
     stores = [store_at(url), store_at(url)]
     app = await new_user(stores[0], 0)
     await stores[1].renew()
@@ -121,7 +123,7 @@ async def test_the_first_calls_ever_of_a_user(url: str) -> None:
         await store.close()
 
 
-async def test_who_is_cancelled_is_carried_out_all_the_same(url: str) -> None:
+async def test_cancelled_reservation_is_still_written(url: str) -> None:
     store = store_at(url)
     app = await new_user(store, 100)
     for turns in range(12):
@@ -134,14 +136,14 @@ async def test_who_is_cancelled_is_carried_out_all_the_same(url: str) -> None:
             await task
             held = True
         except asyncio.CancelledError:
-            held = turns > 0  # it had begun
-        # What is settled after it has said that it was cancelled, is settled.
+            held = turns > 0  # it had started
+        # A call that is settled after its cancellation stays settled.
         assert await store.settle(str(turns), Account(app.id, "u1"), DONE) == (4 if held else None)
     assert (await store.account(app.id, "u1"))[1] == Totals(11 * 4, 0)
     await store.close()
 
 
-async def test_a_cap_that_is_changed_while_calls_are_reserved(url: str) -> None:
+async def test_cap_changes_while_calls_are_reserved(url: str) -> None:
     stores = [store_at(url), store_at(url)]
     app = await new_user(stores[0], 0)
     await stores[1].renew()
@@ -165,7 +167,7 @@ async def test_a_cap_that_is_changed_while_calls_are_reserved(url: str) -> None:
         await store.close()
 
 
-async def test_a_call_belongs_to_the_month_in_which_it_was_reserved(url: str) -> None:
+async def test_call_belongs_to_the_month_of_its_reservation(url: str) -> None:
     now = datetime(2026, 10, 31, 23, 59, 59, tzinfo=UTC)
     store = store_at(url, lambda: now)
     app = await new_user(store, 5)
@@ -180,7 +182,7 @@ async def test_a_call_belongs_to_the_month_in_which_it_was_reserved(url: str) ->
     await store.close()
 
 
-async def test_two_who_approve_at_once(url: str) -> None:
+async def test_two_concurrent_approvals(url: str) -> None:
     stores = [store_at(url), store_at(url)]
     app = await new_user(stores[0], 1)
     await asyncio.gather(*(stores[n % 2].connect(app.id, "new", 7) for n in range(20)))
@@ -191,8 +193,8 @@ async def test_two_who_approve_at_once(url: str) -> None:
         await store.close()
 
 
-async def test_an_app_is_looked_up_once_a_second(url: str, monkeypatch) -> None:
-    """It is asked for with each call; where its row is changed by hand, that is heard."""
+async def test_app_is_looked_up_once_a_second(url: str, monkeypatch) -> None:
+    """Each call needs the app. A change of its row by hand is noticed."""
     store = store_at(url)
     app, _ = new_app("app", "test")
     asked: list[str] = []
@@ -206,7 +208,7 @@ async def test_an_app_is_looked_up_once_a_second(url: str, monkeypatch) -> None:
     moment = 100.0
     monkeypatch.setattr(store_module.time, "monotonic", lambda: moment)
     assert await store.app_by_id(app.id) is None
-    await store.add_app(app)  # one that was unknown is found at once
+    await store.add_app(app)  # a new app is found at once
     for _ in range(3):
         assert await store.app_by_id(app.id) == app
     assert asked == [app.id] * 2
@@ -226,8 +228,9 @@ async def test_an_app_is_looked_up_once_a_second(url: str, monkeypatch) -> None:
     await store.close()
 
 
-async def test_a_call_is_two_round_trips(cluster) -> None:
-    """One to reserve, one to settle: what is sent ahead of an answer is counted as one."""
+async def test_call_takes_two_round_trips(cluster) -> None:
+    """One to reserve and one to settle. Data sent without waiting for an answer counts as one
+    trip."""
     url = make_url(await asyncio.to_thread(cluster.database))
     trips = 0
     asking = False
@@ -250,7 +253,7 @@ async def test_a_call_is_two_round_trips(cluster) -> None:
         store = store_at(url.set(port=port).render_as_string(hide_password=False))
         app = await new_user(store, None)
         counts: list[int] = []
-        for name in range(3):  # the first ones prepare the statements
+        for name in range(3):  # the first calls prepare the statements
             counts.append(trips)
             assert await store.reserve(order(app, name), Terms()) == Granted(9)
             counts.append(trips)
@@ -260,7 +263,7 @@ async def test_a_call_is_two_round_trips(cluster) -> None:
     assert [after - before for before, after in pairwise(counts)][2:] == [1, 1, 1, 1]
 
 
-async def test_no_row_of_the_ledger_is_changed(cluster, tmp_path) -> None:
+async def test_ledger_rows_cannot_be_changed(cluster, tmp_path) -> None:
     import sqlite3
 
     import asyncpg
@@ -286,12 +289,12 @@ async def test_no_row_of_the_ledger_is_changed(cluster, tmp_path) -> None:
     await postgres.close()
 
 
-async def test_without_its_tables_or_with_others_postgresql_is_left_alone(cluster) -> None:
+async def test_postgresql_without_current_tables_is_left_unchanged(cluster) -> None:
     url = await asyncio.to_thread(cluster.empty_database)
     with pytest.raises(WattfareError, match="wattfare migrate"):
         await open_store(url)
     await asyncio.to_thread(migrate_database, url)
-    await asyncio.to_thread(migrate_database, url)  # again changes nothing
+    await asyncio.to_thread(migrate_database, url)  # a second migration changes nothing
     await (await open_store(url)).close()
     name = url.rsplit("/", 1)[1]
     newer = "UPDATE alembic_version SET version_num = '9999'"
@@ -301,7 +304,7 @@ async def test_without_its_tables_or_with_others_postgresql_is_left_alone(cluste
             await attempt
 
 
-def test_the_migrations_make_the_schema_in_postgresql(cluster) -> None:
+def test_migrations_create_the_schema_in_postgresql(cluster) -> None:
     from alembic.autogenerate import compare_metadata
     from alembic.migration import MigrationContext
 
@@ -315,7 +318,7 @@ def test_the_migrations_make_the_schema_in_postgresql(cluster) -> None:
     assert read_database(cluster.database(), compare) == []
 
 
-async def test_a_database_error_of_one_leaves_the_others_alone(tmp_path) -> None:
+async def test_database_error_affects_only_its_own_transaction(tmp_path) -> None:
     store = SQLiteStore(f"sqlite:///{tmp_path / 'ledger.db'}")
     app, _ = new_app("app", "test")
     jobs = [store.add_app(app), store.add_app(app), store.connect(app.id, "u1", 5)]
@@ -327,7 +330,7 @@ async def test_a_database_error_of_one_leaves_the_others_alone(tmp_path) -> None
     await store.close()
 
 
-async def test_a_total_that_its_rows_do_not_prove_is_found(tmp_path) -> None:
+async def test_verify_finds_a_total_that_its_rows_do_not_support(tmp_path) -> None:
     import sqlite3
 
     store = SQLiteStore(f"sqlite:///{tmp_path / 'ledger.db'}")
@@ -347,7 +350,7 @@ async def test_a_total_that_its_rows_do_not_prove_is_found(tmp_path) -> None:
     await store.close()
 
 
-async def test_a_database_of_another_version_is_left_alone(tmp_path) -> None:
+async def test_database_of_another_version_is_left_unchanged(tmp_path) -> None:
     import sqlite3
 
     await SQLiteStore(f"sqlite:///{tmp_path / 'ledger.db'}").close()
@@ -359,8 +362,9 @@ async def test_a_database_of_another_version_is_left_alone(tmp_path) -> None:
         SQLiteStore(f"sqlite:///{tmp_path / 'ledger.db'}")
 
 
-def test_threads_that_open_databases_of_their_own_at_once(tmp_path) -> None:
-    """As an app's tests do, a service to each. Alembic by itself has one migration in a process."""
+def test_threads_can_open_their_own_databases_at_once(tmp_path) -> None:
+    """An app's tests do this, with a service each. Alembic itself allows one migration in a
+    process."""
     threads = 8
     ready = threading.Barrier(threads)
 
@@ -379,7 +383,7 @@ def test_threads_that_open_databases_of_their_own_at_once(tmp_path) -> None:
         assert list(pool.map(open_it, range(threads))) == [[]] * threads
 
 
-def test_the_migrations_make_the_schema(tmp_path) -> None:
+def test_migrations_create_the_schema(tmp_path) -> None:
     from alembic.autogenerate import compare_metadata
     from alembic.migration import MigrationContext
     from sqlalchemy import create_engine
@@ -392,7 +396,7 @@ def test_the_migrations_make_the_schema(tmp_path) -> None:
     with engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         assert compare_metadata(context, metadata) == []
-        # Which alembic does not look at.
+        # Alembic does not compare these.
         written = dict(connection.exec_driver_sql("SELECT name, sql FROM sqlite_master").all())
         for table in metadata.sorted_tables:
             own_index = not table.dialect_options["sqlite"]["with_rowid"]
@@ -400,8 +404,8 @@ def test_the_migrations_make_the_schema(tmp_path) -> None:
     engine.dispose()
 
 
-async def test_what_an_older_version_kept_is_there_in_this_one(tmp_path) -> None:
-    """In SQLite, whose tables are made anew: a call that was in flight is settled, too."""
+async def test_data_of_an_older_version_survives_the_migration(tmp_path) -> None:
+    """SQLite tables are rebuilt, so a call that was in flight is settled, too."""
     from alembic import command
     from sqlalchemy import create_engine
 
@@ -438,7 +442,7 @@ async def test_what_an_older_version_kept_is_there_in_this_one(tmp_path) -> None
     store = SQLiteStore(f"sqlite:///{tmp_path / 'ledger.db'}")
     assert await store.transact(verify) == []
     assert (await store.account("a", "u1"))[0] == Connection(100, revocations=3)
-    assert await store.sweep() == 1  # and not what another process still holds
+    assert await store.sweep() == 1  # except what another process still holds
     assert await store.transact(verify) == []
     [_, swept] = await store.transact(lambda sql: list(rows_of(sql)))
     told = {name: swept[name] for name in ("reservation_id", "billed_nanos", "prompt_tokens")}
@@ -449,8 +453,8 @@ async def test_what_an_older_version_kept_is_there_in_this_one(tmp_path) -> None
 
 
 class OlderStore(PostgreSQLStore):
-    """The store as it was before there were payers, before what is settled named its account, and
-    before a reservation said whether the cost has a bound."""
+    """The store before three changes: before payers, before settlements named their account, and
+    before reservations recorded whether the cost has a bound."""
 
     async def connect(self, app_id: str, user_id: str, *_: Any, **__: Any) -> bool:
         insert = text(
@@ -487,7 +491,7 @@ class OlderStore(PostgreSQLStore):
         return LeaseRenewal(held=row["o_held"])
 
 
-async def test_postgresql_is_migrated_under_a_service_that_goes_on(cluster) -> None:
+async def test_postgresql_is_migrated_under_a_running_service(cluster) -> None:
     from alembic import command
 
     from wattfare_mw.service.ledger.migrate import _config, migrate
@@ -515,13 +519,13 @@ async def test_postgresql_is_migrated_under_a_service_that_goes_on(cluster) -> N
         while not migrated.is_set():
             calls += 1
             id_ = str(calls)
-            await store.renew()  # however long all of this takes
+            await store.renew()  # however long this takes
             waits = not done
             try:
                 await store.reserve(order(app, id_, user=name), Terms())
             except WattfareError as failure:
-                # A call that waits for the migration runs the function as it was before, which
-                # knows another key of the totals.
+                # A call that waits for the migration runs the old function, which knows another key
+                # of the totals.
                 if waits and failure.http_status == 503:
                     continue
                 raise
@@ -545,8 +549,9 @@ async def test_postgresql_is_migrated_under_a_service_that_goes_on(cluster) -> N
     await store.close()
 
 
-async def test_a_call_whose_total_is_not_there_is_not_settled(tmp_path) -> None:
-    """Somebody has taken the row out by hand. What the cap is held against must not fall behind."""
+async def test_call_without_a_total_is_not_settled(tmp_path) -> None:
+    """A person has deleted the row by hand. The spending that the cap is compared with must not
+    shrink."""
     store = SQLiteStore(f"sqlite:///{tmp_path / 'ledger.db'}")
     app = await new_user(store, None)
     await store.reserve(order(app, "1", cost=5), Terms())
@@ -555,5 +560,5 @@ async def test_a_call_whose_total_is_not_there_is_not_settled(tmp_path) -> None:
         await store.settle("1", Account(app.id, "u1"), DONE)
     assert caught.value.http_status == 503
     assert await store.transact(lambda sql: list(rows_of(sql))) == []
-    assert await store.transact(verify) != []  # the reservation stands
+    assert await store.transact(verify) != []  # the reservation stays
     await store.close()

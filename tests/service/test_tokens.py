@@ -1,4 +1,4 @@
-"""Session tokens: what is not exactly ours opens nothing."""
+"""Session tokens: only our own tokens are valid."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ def forged(key: bytes = KEY, algorithm: str = "HS256", **changes: object) -> str
     return jwt.encode(changed, key, algorithm=algorithm)
 
 
-def test_it_says_what_was_put_in() -> None:
+def test_token_contains_its_session() -> None:
     created = SIGNER.mint(SESSION)
     assert SIGNER.read(created.token) == SESSION
     assert created.token not in repr(created)
-    assert SIGNER.read(forged()) == SESSION  # so that the forgeries below fail for their reason
+    assert SIGNER.read(forged()) == SESSION  # so that the forgeries below fail for the right reason
 
 
 @given(st.text(min_size=1), st.none() | st.integers(0, 10**18))
-def test_any_user_and_limit(user: str, limit: int | None) -> None:
+def test_any_user_and_limit_round_trip(user: str, limit: int | None) -> None:
     session = Session("app1", user, limit)
     assert SIGNER.read(SIGNER.mint(session).token) == session
 
@@ -70,12 +70,12 @@ def test_any_user_and_limit(user: str, limit: int | None) -> None:
         {"lim": 1.5},
     ],
 )
-def test_forgeries(changes: dict) -> None:
+def test_forged_tokens_are_refused(changes: dict) -> None:
     with pytest.raises(WattfareAuthError):
         SIGNER.read(forged(**changes))
 
 
-def test_algorithm_none() -> None:
+def test_algorithm_none_is_refused() -> None:
     header = base64.urlsafe_b64encode(b'{"alg":"none","typ":"JWT"}').rstrip(b"=").decode()
     payload = base64.urlsafe_b64encode(json.dumps(claims()).encode()).rstrip(b"=").decode()
     for signature in ("", "x", SIGNER.mint(SESSION).token.rsplit(".", 1)[1]):
@@ -84,24 +84,24 @@ def test_algorithm_none() -> None:
 
 
 @given(st.text() | st.from_regex(r"[\w-]*\.[\w-]*\.[\w-]*", fullmatch=True))
-def test_any_text_is_no_token(text: str) -> None:
+def test_any_other_text_is_refused(text: str) -> None:
     with pytest.raises(WattfareAuthError):
         SIGNER.read(text)
 
 
-def test_it_ends() -> None:
+def test_token_expires() -> None:
     old = SIGNER.mint(SESSION, now=time.time() - LIFETIME - 1)
     with pytest.raises(WattfareAuthError, match="expired"):
         SIGNER.read(old.token)
 
 
 @pytest.mark.parametrize("key", [b"", b"short", b"k" * 31])
-def test_a_weak_key_is_refused(key: bytes) -> None:
+def test_weak_signing_key_is_refused(key: bytes) -> None:
     with pytest.raises(WattfareError, match="32"):
         Signer(key)
 
 
-def test_of_another_app_and_another_service(tmp_path) -> None:
+def test_token_of_another_app_or_service_is_refused(tmp_path) -> None:
     secret = "s" * 40
     with run_service(tmp_path, env={"WATTFARE_SERVICE_SECRET": secret}) as service:
         app = service.app()
@@ -112,7 +112,7 @@ def test_of_another_app_and_another_service(tmp_path) -> None:
         for bad in (
             signer.mint(
                 Session("0123456789abcdef", "u1", None)
-            ).token,  # an app of another database
+            ).token,  # an app in another database
             Signer(b"another key of thirty-two bytes!")
             .mint(Session(app.keys.app_id, "u1", None))
             .token,
@@ -124,7 +124,7 @@ def test_of_another_app_and_another_service(tmp_path) -> None:
         app.close()
 
 
-def test_the_key_is_made_once_and_kept(tmp_path) -> None:
+def test_signing_key_is_created_once_and_kept(tmp_path) -> None:
     with run_service(tmp_path) as service:
         app = service.app()
         token = app.token()

@@ -1,4 +1,5 @@
-"""Models whose cost neither a price nor the upstream names: refused, with the option to set."""
+"""Models without a price whose upstream reports no cost are refused. The error names the option to
+set."""
 
 from __future__ import annotations
 
@@ -50,7 +51,7 @@ def app(forwarding: Service):
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_without_a_price_the_message_says_which_option_to_set(
+def test_error_names_the_option_for_a_model_without_a_price(
     app: App, upstream: Upstream, stream: bool
 ) -> None:
     for model in ("fake/unpriced", "fake/router"):
@@ -67,7 +68,7 @@ def test_without_a_price_the_message_says_which_option_to_set(
 @pytest.mark.parametrize(
     ("provider", "allowed"), [("openrouter", True), ("ollama", False), (None, True)]
 )
-async def test_unpriced_calls_are_named_if_the_upstream_may_name_costs(
+async def test_log_names_unpriced_calls_if_the_upstream_may_report_costs(
     upstream: Upstream, provider: str | None, allowed: bool
 ) -> None:
     body = {"model": "fake/unpriced", "messages": [{"role": "user", "content": "x"}]}
@@ -84,7 +85,7 @@ async def test_unpriced_calls_are_named_if_the_upstream_may_name_costs(
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("usage", [None, NO_COST, {**NO_COST, "cost": "much"}])
-def test_an_upstream_that_names_no_cost_is_asked_once(
+def test_upstream_without_costs_is_called_once(
     tmp_path: Path, upstream: Upstream, stream: bool, usage: dict | None
 ) -> None:
     with run_service(tmp_path, "--upstream", upstream.url, UNPRICED) as service:
@@ -104,7 +105,7 @@ def test_an_upstream_that_names_no_cost_is_asked_once(
             assert upstream.calls == []
             assert app.status("u2")["remainingUsd"] == 0.8
 
-            # Another model, and one with a price, go on.
+            # Another model, and a model with a price, still work.
             upstream.script = answering({**NO_COST, "cost": 0.1})
             assert app.chat(user="u2", model="fake/router", stream=stream).status_code == 200
             assert app.chat(user="u2", model="fake/model", stream=stream).status_code == 200
@@ -115,7 +116,7 @@ def test_an_upstream_that_names_no_cost_is_asked_once(
         assert "fake/unpriced" in line
 
 
-def test_an_answer_that_broke_off_says_nothing_of_the_next(
+def test_interrupted_answer_does_not_affect_the_next_call(
     tmp_path: Path, upstream: Upstream
 ) -> None:
     def broken(exchange: Exchange) -> None:
@@ -135,7 +136,7 @@ def test_an_answer_that_broke_off_says_nothing_of_the_next(
         assert app.chat(user="u2", model="fake/unpriced").status_code == 200
 
 
-async def test_the_memory_of_such_models_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_memory_of_unpriced_models_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_WITHOUT_COST", 3)
     upstream = Provider("http://upstream.invalid", allow_unpriced=True)
     for number in range(10):

@@ -1,4 +1,4 @@
-"""An upstream that behaves, breaks, lies, hangs: what the client sees, and what is billed."""
+"""An upstream that works, breaks, lies or hangs: what the client sees, and what is billed."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def last_error(answer) -> str:
     return json.loads(events_of(answer.text)[-1])["error"]["code"]
 
 
-def test_a_whole_answer_as_it_came(app: App, upstream: Upstream) -> None:
+def test_whole_answer_is_forwarded_unchanged(app: App, upstream: Upstream) -> None:
     body = '{"choices": [ {} ],\n "extra": 1.0, "usage": {"cost": 0.0000123, "x": 1}}'
     upstream.script = lambda exchange: exchange.answer(body)
     answer = app.chat(**MODEL, temperature=0.5)
@@ -61,7 +61,7 @@ def test_a_whole_answer_as_it_came(app: App, upstream: Upstream) -> None:
     assert not {"authorization", "x-wattfare-user", "cookie"} & set(sent.headers)
 
 
-def test_a_stream_as_it_comes(app: App, upstream: Upstream) -> None:
+def test_stream_is_forwarded_unchanged(app: App, upstream: Upstream) -> None:
     raw = (
         b": OPENROUTER PROCESSING\n\n",
         b'data: {"choices":[{"delta":{"content":"\xe2\x82',
@@ -80,12 +80,12 @@ def test_a_stream_as_it_comes(app: App, upstream: Upstream) -> None:
     answer = app.chat(**MODEL, stream=True)
     assert answer.content == b"".join(raw) + b"data: [DONE]\n\n"
     assert upstream.calls[0].json["stream_options"] == {"include_usage": True}
-    # Half a dollar is more than was reserved.
+    # Half a dollar is more than the reservation.
     assert 0 < billed(app) < Decimal("0.5")
 
 
 @pytest.mark.parametrize("asked", [True, False])
-def test_the_usage_chunk_is_for_who_asked(app: App, upstream: Upstream, asked: bool) -> None:
+def test_usage_chunk_is_sent_only_on_request(app: App, upstream: Upstream, asked: bool) -> None:
     options = (
         {"stream_options": {"include_usage": True, "include_obfuscation": False}} if asked else {}
     )
@@ -96,7 +96,7 @@ def test_the_usage_chunk_is_for_who_asked(app: App, upstream: Upstream, asked: b
     assert sent == {"include_usage": True, **options.get("stream_options", {})}
 
 
-def test_the_official_client(app: App, upstream: Upstream) -> None:
+def test_official_client_works(app: App, upstream: Upstream) -> None:
     messages = [{"role": "user", "content": "hello"}]
     with app.openai() as client:
         whole = client.chat.completions.create(model="fake/model", messages=messages)
@@ -128,7 +128,7 @@ def test_the_official_client(app: App, upstream: Upstream) -> None:
         (302, 502, "upstream"),
     ],
 )
-def test_what_it_refuses(
+def test_refusals_of_the_upstream_are_translated(
     app: App, upstream: Upstream, stream: bool, status: int, ours: int, code: str
 ) -> None:
     error = {"error": {"message": "said the upstream", "code": status}}
@@ -146,9 +146,9 @@ def test_what_it_refuses(
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_prompt_that_is_moderated(app: App, upstream: Upstream, stream: bool) -> None:
-    """OpenRouter says so with a 403, which also stands for a key that is used up: the user who
-    connects anew would have the same prompt refused again."""
+def test_moderated_prompt_is_an_invalid_request(app: App, upstream: Upstream, stream: bool) -> None:
+    """OpenRouter answers 403, which can also mean an exhausted key. A user who connects again would
+    get the same refusal."""
     error: dict = {"code": 403, "message": "flagged", "metadata": {"reasons": ["violence"]}}
     upstream.script = lambda exchange: exchange.answer({"error": error}, status=403)
     answer = app.chat(**MODEL, stream=stream)
@@ -158,7 +158,7 @@ def test_a_prompt_that_is_moderated(app: App, upstream: Upstream, stream: bool) 
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_errors_with_status_200(app: App, upstream: Upstream, stream: bool) -> None:
+def test_error_with_status_200_is_an_error(app: App, upstream: Upstream, stream: bool) -> None:
     error = {"error": {"message": "too many", "code": 429}}
     upstream.script = lambda exchange: exchange.answer(error)
     assert app.chat(**MODEL, stream=stream).status_code == 429
@@ -169,7 +169,7 @@ def test_errors_with_status_200(app: App, upstream: Upstream, stream: bool) -> N
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("status", [200, 404, 502])
-def test_html(app: App, upstream: Upstream, stream: bool, status: int) -> None:
+def test_html_answer_is_a_failure(app: App, upstream: Upstream, stream: bool, status: int) -> None:
     upstream.script = lambda exchange: exchange.answer(
         "<html>nginx</html>", status=status, content_type="text/html"
     )
@@ -179,7 +179,7 @@ def test_html(app: App, upstream: Upstream, stream: bool, status: int) -> None:
     assert billed(app) == 0
 
 
-def test_a_stream_where_none_was_asked_for(app: App, upstream: Upstream) -> None:
+def test_unrequested_stream_is_a_failure(app: App, upstream: Upstream) -> None:
     def script(exchange: Exchange) -> None:
         exchange.start_stream()
         exchange.word("x")
@@ -190,7 +190,7 @@ def test_a_stream_where_none_was_asked_for(app: App, upstream: Upstream) -> None
     assert (answer.status_code, error_in(answer)) == (502, "upstream")
 
 
-def test_breaking_in_mid_stream(app: App, upstream: Upstream) -> None:
+def test_stream_that_breaks_midway_is_billed(app: App, upstream: Upstream) -> None:
     def script(exchange: Exchange) -> None:
         exchange.start_stream()
         exchange.word("one ")
@@ -203,12 +203,12 @@ def test_breaking_in_mid_stream(app: App, upstream: Upstream) -> None:
     assert last_error(answer) == "upstream"
     assert "half" not in answer.text
     assert len(events_of(answer.text)) == 3
-    # Its prompt, for want of the upstream's word, by its length; two tokens as they passed.
+    # Without reported usage, the prompt counts by its length, and each forwarded token counts.
     prompt = -(-len('[{"role":"user","content":"one two three"}]') // 4)
     assert billed(app) == prompt * Decimal("0.000001") + 2 * Decimal("0.000002")
 
 
-def test_ending_without_done(app: App, upstream: Upstream) -> None:
+def test_stream_that_ends_without_done(app: App, upstream: Upstream) -> None:
     def script(exchange: Exchange) -> None:
         exchange.start_stream()
         exchange.word("one")
@@ -248,7 +248,7 @@ def ended(index: int = 0) -> dict:
 
 
 @pytest.mark.parametrize("last", ["blank line", "no blank line", "usage"])
-def test_the_end_of_the_body_after_a_finish_reason_is_the_end(
+def test_body_that_ends_after_a_finish_reason_is_complete(
     app: App, upstream: Upstream, last: str
 ) -> None:
     usage = {"prompt_tokens": 5, "completion_tokens": 3, "cost": 0.000011}
@@ -272,7 +272,9 @@ def test_the_end_of_the_body_after_a_finish_reason_is_the_end(
 
 
 @pytest.mark.parametrize("how", ["reset", "another choice", "error", "half"])
-def test_a_finish_reason_alone_is_no_end(app: App, upstream: Upstream, how: str) -> None:
+def test_finish_reason_alone_does_not_end_the_stream(
+    app: App, upstream: Upstream, how: str
+) -> None:
     def script(exchange: Exchange) -> None:
         exchange.start_stream()
         exchange.word("one")
@@ -291,7 +293,7 @@ def test_a_finish_reason_alone_is_no_end(app: App, upstream: Upstream, how: str)
     assert last_error(answer) == "upstream"
 
 
-def test_breaking_before_anything_is_said(app: App, upstream: Upstream) -> None:
+def test_upstream_that_breaks_before_any_text(app: App, upstream: Upstream) -> None:
     upstream.script = lambda exchange: exchange.reset()
     answer = app.chat(**MODEL)
     assert (answer.status_code, error_in(answer)) == (502, "upstream")
@@ -306,7 +308,7 @@ def test_breaking_before_anything_is_said(app: App, upstream: Upstream) -> None:
 
 
 @pytest.mark.parametrize("data", ['{"error": {"message": "boo", "code": 500}}', "<html>"])
-def test_an_error_inside_a_stream(app: App, upstream: Upstream, data: str) -> None:
+def test_error_inside_a_stream(app: App, upstream: Upstream, data: str) -> None:
     def script(exchange: Exchange) -> None:
         exchange.start_stream()
         exchange.word("one")
@@ -342,9 +344,7 @@ ESTIMATED_PROMPT = 11 * Decimal("0.000001")
 
 @pytest.mark.parametrize("usage", LIES, ids=repr)
 @pytest.mark.parametrize("stream", [False, True])
-def test_lies_about_usage_do_not_count(
-    app: App, upstream: Upstream, stream: bool, usage: object
-) -> None:
+def test_false_usage_is_ignored(app: App, upstream: Upstream, stream: bool, usage: object) -> None:
     def script(exchange: Exchange) -> None:
         if not stream:
             exchange.answer(completion_of("one two", usage=usage))
@@ -364,7 +364,7 @@ def test_lies_about_usage_do_not_count(
         assert events_of(answer.text)[-1] == "[DONE]"
     else:
         assert answer.json()["choices"][0]["message"]["content"] == "one two"
-    # Two chunks, and seven bytes, four for a token.
+    # Two chunks with seven bytes, four for a token.
     assert billed(app) == ESTIMATED_PROMPT + 2 * Decimal("0.000002")
 
 
@@ -372,7 +372,7 @@ def test_lies_about_usage_do_not_count(
 @pytest.mark.parametrize(
     "usage", [{"cost": 99}, {"prompt_tokens": 10**6, "completion_tokens": 10**6}], ids=repr
 )
-def test_nothing_is_billed_beyond_the_reservation(
+def test_bill_never_exceeds_the_reservation(
     app: App, upstream: Upstream, stream: bool, usage: dict
 ) -> None:
     def script(exchange: Exchange) -> None:
@@ -392,10 +392,8 @@ def test_nothing_is_billed_beyond_the_reservation(
 
 
 @pytest.mark.parametrize("models", [["nobody/knows"], "fake/tiny", [1], {}, ["x"] * 17])
-def test_fallbacks_without_a_price_are_refused_by_name(
-    app: App, upstream: Upstream, models
-) -> None:
-    # Any of them may be the one that answers, and be dearer than what was reserved.
+def test_refusal_names_fallbacks_without_a_price(app: App, upstream: Upstream, models) -> None:
+    # Any of them may answer, and cost more than the reservation.
     answer = app.chat(**MODEL, models=models)
     assert error_in(answer) == "invalid_request"
     words = ("`models`", "nobody/knows")
@@ -404,14 +402,14 @@ def test_fallbacks_without_a_price_are_refused_by_name(
 
 
 @pytest.mark.parametrize("name", ["Model", "MODELS", "model\u017f", "Max_Tokens", "N", "Stream"])
-def test_what_an_upstream_may_read_for_a_name_that_we_read(
+def test_field_name_that_an_upstream_may_misread_is_refused(
     app: App, upstream: Upstream, name: str
 ) -> None:
     assert error_in(app.chat(**MODEL, **{name: 1})) == "invalid_request"
     assert upstream.calls == []
 
 
-def test_half_a_surrogate_pair_is_no_reason_to_lose_an_answer(app: App, upstream: Upstream) -> None:
+def test_half_a_surrogate_pair_does_not_lose_an_answer(app: App, upstream: Upstream) -> None:
     usage = {"prompt_tokens": 5, "completion_tokens": 3, "cost": 0.000011}
     body = json.dumps(completion_of("half \ud83d, whole \U0001f600", usage=usage))
     assert "half \\ud83d," in body
@@ -434,34 +432,32 @@ def test_many_tokens_in_one_chunk_are_counted(app: App, upstream: Upstream) -> N
     assert billed(app) == ESTIMATED_PROMPT + 20 * Decimal("0.000002")
 
 
-def test_usage_times_price_where_no_cost_is_named(app: App, upstream: Upstream) -> None:
+def test_usage_is_billed_by_price_if_no_cost_is_reported(app: App, upstream: Upstream) -> None:
     usage = {"prompt_tokens": 5, "completion_tokens": 3}
     upstream.script = lambda exchange: exchange.answer(completion_of("x", usage=usage))
     app.chat(**MODEL)
     assert billed(app) == Decimal("0.000011")
-    # Below a nano-dollar for a token, rounded up once: 0.5 + 0.9 nano-dollars are two.
+    # Prices below a nano-dollar for a token, rounded up once: 0.5 + 0.9 nano-dollars are two.
     app.chat(model="fake/tiny")
     assert billed(app) == Decimal("0.000011002")
 
 
 @pytest.mark.parametrize("model", ["fake/router", "fake/unpriced", "no/such"])
-def test_a_model_without_a_price_is_refused(app: App, upstream: Upstream, model: str) -> None:
+def test_model_without_a_price_is_refused(app: App, upstream: Upstream, model: str) -> None:
     answer = app.chat(model=model)
     assert (answer.status_code, error_in(answer)) == (400, "invalid_request")
     assert model in answer.text
     assert upstream.calls == []
 
 
-def test_the_limit_under_the_clients_own_name(app: App, upstream: Upstream) -> None:
+def test_limit_is_sent_under_the_clients_own_name(app: App, upstream: Upstream) -> None:
     app.chat(**MODEL, max_completion_tokens=10)
     assert upstream.calls[0].json["max_completion_tokens"] == 10
     assert "max_tokens" not in upstream.calls[0].json
 
 
 @pytest.mark.parametrize("when", ["before", "middle"])
-def test_a_client_that_leaves_a_stream_closes_the_upstream(
-    app: App, upstream: Upstream, when: str
-) -> None:
+def test_disconnected_client_closes_the_upstream(app: App, upstream: Upstream, when: str) -> None:
     arrived = threading.Event()
 
     def script(exchange: Exchange) -> None:
@@ -488,20 +484,20 @@ def test_a_client_that_leaves_a_stream_closes_the_upstream(
         assert arrived.wait(PATIENCE)
         visitor.leave()
     upstream.wait_gone()
-    # Settled as soon as it is closed: the model had the prompt, and said that much.
+    # It is settled once it is closed: the model got the prompt and sent this much.
     said = Decimal("0.000002") * (when == "middle")
     assert eventually(lambda: billed(app)) == ESTIMATED_PROMPT + said
-    # Nothing is held any more: all of the budget is there for the next.
+    # No reservation is left: the next call gets the whole budget.
     app.connect(monthlyUsd=0.0201)
     upstream.script = good
     eventually(lambda: app.chat(**MODEL).status_code == 200)
 
 
-def test_the_models_are_the_upstreams(app: App, upstream: Upstream) -> None:
+def test_models_route_returns_the_upstreams_list(app: App, upstream: Upstream) -> None:
     assert app.http.get("/models", headers=app.auth).json() == upstream.models
 
 
-def test_an_upstream_that_is_not_there(tmp_path) -> None:
+def test_unreachable_upstream_is_a_failure(tmp_path) -> None:
     with run_service(tmp_path, "--upstream", f"http://127.0.0.1:{refused_port()}/v1") as service:
         app = service.app()
         app.connect()
@@ -512,7 +508,7 @@ def test_an_upstream_that_is_not_there(tmp_path) -> None:
         app.close()
 
 
-def test_where_the_operator_pays(tmp_path, upstream: Upstream) -> None:
+def test_operator_pays_with_ceilings(tmp_path, upstream: Upstream) -> None:
     key = "sk-operator-0123456789"
     env = {"WATTFARE_UPSTREAM_KEY": key}
     options = ("--upstream", upstream.url, "--user-ceiling-usd", "2.50")
@@ -546,7 +542,7 @@ def test_where_the_operator_pays(tmp_path, upstream: Upstream) -> None:
         service.stop()
         assert not any(key in line for line in service.log)
         assert any("operator's key" in line for line in service.log)
-    # A ceiling that has come down counts for the caps that were set before.
+    # A lowered ceiling also applies to caps that were set before.
     options = ("--upstream", upstream.url, "--user-ceiling-usd", "0.25")
     with run_service(tmp_path, *options, env=env) as service:
         app.service = service
@@ -555,8 +551,8 @@ def test_where_the_operator_pays(tmp_path, upstream: Upstream) -> None:
         app.close()
 
 
-def test_events_without_an_empty_line_between(app: App, upstream: Upstream) -> None:
-    """And a ping that has no data."""
+def test_events_without_an_empty_line_between_them(app: App, upstream: Upstream) -> None:
+    """The stream also has a ping without data."""
     word = {"choices": [{"index": 0, "delta": {"content": "one "}}]}
     usage = {"prompt_tokens": 5, "completion_tokens": 1}
     chunks = [chunk_of(word), chunk_of({"choices": [], "usage": usage})]

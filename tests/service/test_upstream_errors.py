@@ -1,5 +1,5 @@
-"""What upstreams say when they refuse, in the shapes of many providers: which words, which code and
-which status reach the client, and what the log says to the operator."""
+"""Refusals of upstreams, in the formats of many providers: which message, code and status reach the
+client, and what the log tells the operator."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def openrouter(raw: Any, code: int = 400) -> dict[str, Any]:
     return {"error": {"message": "Provider returned error", "code": code, "metadata": metadata}}
 
 
-#: The shapes: a status, a body, and the code that is passed on.
+#: The formats: a status, a body, and the code that is forwarded.
 SHAPES: dict[str, tuple[int, Any, str | None]] = {
     "openai": (400, {"error": {"message": WORDS, "param": None, "code": "too_long"}}, "too_long"),
     "azure": (
@@ -106,7 +106,7 @@ SHAPES: dict[str, tuple[int, Any, str | None]] = {
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_the_words_and_the_code_are_passed_on(shape: str) -> None:
+def test_message_and_code_are_forwarded(shape: str) -> None:
     status, body, code = SHAPES[shape]
     error = read(status, body)
     assert (error.code, error.status) == ("invalid_request", 400)
@@ -134,14 +134,14 @@ def test_the_words_and_the_code_are_passed_on(shape: str) -> None:
     ],
     ids=str,
 )
-def test_a_body_that_says_nothing(body: Any) -> None:
+def test_body_without_a_message(body: Any) -> None:
     error = read(400, body)
     assert error.code == "invalid_request"
     assert error.upstream_code is None
     assert "html" not in error.message
 
 
-def test_an_error_in_an_error_without_end() -> None:
+def test_deeply_nested_error() -> None:
     body: Any = WORDS
     for _ in range(30):
         body = {"error": body}
@@ -162,7 +162,7 @@ def test_an_error_in_an_error_without_end() -> None:
         (413, {"error": {"message": WORDS}}, "invalid_request", 400),
         (422, {"detail": WORDS}, "invalid_request", 400),
         (429, {"error": {"message": WORDS, "code": "rate_limit_exceeded"}}, "rate_limited", 429),
-        # Google says this of an ordinary rate limit.
+        # Google sends this for an ordinary rate limit.
         (
             429,
             [
@@ -180,7 +180,7 @@ def test_an_error_in_an_error_without_end() -> None:
         (403, {"error": {"message": WORDS, "code": "model_not_found"}}, "invalid_request", 400),
     ],
 )
-def test_statuses(status: int, body: Any, code: str, ours: int) -> None:
+def test_statuses_are_translated(status: int, body: Any, code: str, ours: int) -> None:
     error = read(status, body)
     assert (error.code, error.http_status) == (code, ours)
     assert WORDS in error.message
@@ -200,13 +200,13 @@ def test_statuses(status: int, body: Any, code: str, ours: int) -> None:
     ],
     ids=str,
 )
-def test_errors_with_status_200(body: Any, code: str) -> None:
+def test_error_with_status_200_is_translated(body: Any, code: str) -> None:
     error = upstream_answers.error_of(body, NO_KEY)
     assert error is not None
     assert (error.code, error.message) == (code, WORDS)
 
 
-#: What is about the operator's account, and a word of the advice that the log gives.
+#: Errors about the operator's account, and a word of the advice that the log gives.
 ACCOUNT = {
     "401": (401, {"error": {"message": WORDS}}, "key"),
     "litellm, budget": (
@@ -301,7 +301,9 @@ ACCOUNT = {
 
 
 @pytest.mark.parametrize("name", ACCOUNT)
-def test_what_is_about_the_operators_account(name: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_error_about_the_operators_account_is_hidden(
+    name: str, caplog: pytest.LogCaptureFixture
+) -> None:
     status, body, advice = ACCOUNT[name]
     error = read(status, body, retry_after="7")
     assert (error.code, error.http_status, error.retry_after) == ("upstream", 502, None)
@@ -325,12 +327,12 @@ def test_what_is_about_the_operators_account(name: str, caplog: pytest.LogCaptur
         ({}, 1),
     ],
 )
-def test_when_to_ask_again(headers: dict[str, str], seconds: float) -> None:
+def test_retry_after_is_read(headers: dict[str, str], seconds: float) -> None:
     error = read(429, {"error": {"message": WORDS}}, **headers)
     assert error.retry_after == seconds
 
 
-def test_a_date_in_the_future() -> None:
+def test_retry_after_date_in_the_future() -> None:
     error = read(503, b"", retry_after=formatdate(time.time() + 100, usegmt=True))
     assert error.retry_after is not None
     assert 0 < error.retry_after <= 101
@@ -350,7 +352,7 @@ def app(forwarding: Service, upstream: Upstream) -> Iterator[App]:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_the_upstreams_code_reaches_the_openai_package(
+def test_upstream_code_reaches_the_openai_package(
     app: App, upstream: Upstream, stream: bool
 ) -> None:
     error = {"error": {"message": WORDS, "code": "context_length_exceeded"}}
@@ -376,7 +378,7 @@ def test_the_upstreams_code_reaches_the_openai_package(
     assert found.request_id == caught.value.request_id
 
 
-def test_an_error_event_has_the_code_too(app: App, upstream: Upstream) -> None:
+def test_error_event_has_the_code_too(app: App, upstream: Upstream) -> None:
     def script(exchange: Exchange) -> None:
         exchange.start_stream()
         exchange.word("one")
@@ -391,7 +393,7 @@ def test_an_error_event_has_the_code_too(app: App, upstream: Upstream) -> None:
     }
 
 
-def test_an_empty_account_is_no_rate_limit(app: App, upstream: Upstream) -> None:
+def test_empty_account_is_not_a_rate_limit(app: App, upstream: Upstream) -> None:
     error = {"error": {"message": WORDS, "code": "insufficient_quota"}}
     headers = {"retry-after": "7"}
     upstream.script = lambda exchange: exchange.answer(error, status=429, headers=headers)
@@ -413,20 +415,20 @@ def test_an_empty_account_is_no_rate_limit(app: App, upstream: Upstream) -> None
         ({"index": 0, "delta": {}, "detail": WORDS}, None),
     ],
 )
-def test_a_flat_error_under_status_200(answer: dict[str, Any], words: str | None) -> None:
+def test_flat_error_with_status_200(answer: dict[str, Any], words: str | None) -> None:
     error = upstream_answers.error_of(answer, NO_KEY)
     assert (error and error.message) == words
 
 
 @pytest.mark.parametrize("ping", [b"", b" ", b"ping", b"keep-alive", b"PING "])
-def test_a_ping_that_is_no_json_is_ignored(ping: bytes) -> None:
+def test_ping_that_is_not_json_is_ignored(ping: bytes) -> None:
     meter = Meter(None, 10)
     read = upstream_answers.read_chunk(ping, meter, NO_KEY)
     assert (read.passes, read.choices, meter.generated) == (False, False, False)
 
 
 @pytest.mark.parametrize("broken", [b"{", b'{"choices": [', b"<html>", b"one two"])
-def test_an_event_that_is_neither_is_a_failure(broken: bytes) -> None:
+def test_event_that_is_not_json_is_a_failure(broken: bytes) -> None:
     with pytest.raises(WattfareError, match="not JSON"):
         upstream_answers.read_chunk(broken, Meter(None, 10), NO_KEY)
 
@@ -443,7 +445,7 @@ def test_an_event_that_is_neither_is_a_failure(broken: bytes) -> None:
         ("9" * 99 + "s", 1),
     ],
 )
-def test_google_names_the_delay_in_the_error(delay: object, seconds: float) -> None:
+def test_delay_in_an_error_of_google_is_read(delay: object, seconds: float) -> None:
     details = [{"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": delay}]
     body = [{"error": {"code": 429, "message": WORDS, "details": details}}]
     assert read(429, body).retry_after == seconds

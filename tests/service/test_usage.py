@@ -1,4 +1,4 @@
-"""What providers report is read as they mean it, under all of their names."""
+"""The usage that providers report is read as they mean it, under all of its names."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ def billed(reported: dict[str, Any], *, chunks: int = 0, price: Price | None = P
 
 
 @given(token_counts())
-def test_counts_survive_the_wire(counts: TokenCounts) -> None:
+def test_counts_survive_encoding(counts: TokenCounts) -> None:
     report = usage.read(in_openai_names(counts))
-    # No prompt has 0 tokens, so an answer without a prompt is all that is left then.
+    # No prompt has 0 tokens, so only an answer without a prompt is left.
     assert report.counts == counts
     assert report.prompt == bool(counts.prompt)
 
 
 @given(prices, token_counts())
-def test_the_bill_is_the_providers_arithmetic(price: Price, counts: TokenCounts) -> None:
+def test_bill_follows_the_providers_arithmetic(price: Price, counts: TokenCounts) -> None:
     if not counts.prompt:
         return
     exact = provider_cost(price, counts)
@@ -226,7 +226,7 @@ CALLS = {
 
 
 @pytest.mark.parametrize(("reported", "nanos"), CALLS.values(), ids=CALLS)
-def test_each_provider_by_its_own_arithmetic(reported: dict[str, Any], nanos: int) -> None:
+def test_each_provider_has_its_own_arithmetic(reported: dict[str, Any], nanos: int) -> None:
     assert billed(reported) == nanos
 
 
@@ -248,7 +248,7 @@ def test_zeros_after_text_are_a_placeholder(reported: dict[str, Any], nanos: int
     assert billed(reported, chunks=20) == nanos
 
 
-def test_zeros_of_a_free_model() -> None:
+def test_zeros_of_a_free_model_count() -> None:
     free = Price.flat(Decimal(0), Decimal(0))
     assert billed({**ZEROS, "cost": 0}, chunks=20, price=free) == 0
     assert billed({**ZEROS, "cost": 0}, chunks=20, price=None) == 0
@@ -261,7 +261,7 @@ def test_each_choice_reports_its_own_usage() -> None:
     assert meter.cost() == 20 * 1000 + 9 * 2000
 
 
-def test_the_prompt_first_and_the_answer_last() -> None:
+def test_prompt_and_answer_may_be_reported_separately() -> None:
     meter = Meter(PRICE, prompt_tokens=10, began=NOON)
     cached = {"prompt_tokens_details": {"cached_tokens": 1900}}
     meter.add_usage({"prompt_tokens": 2000, "completion_tokens": 1, **cached})
@@ -285,7 +285,7 @@ USAGE = {"prompt_tokens": 7, "completion_tokens": 3}
         ({"eval_count": 5}, [(None, {"eval_count": 5})]),
     ],
 )
-def test_where_usage_stands(answer: dict[str, Any], found: list[Any]) -> None:
+def test_usage_is_found_in_each_place(answer: dict[str, Any], found: list[Any]) -> None:
     assert list(usage.find(answer)) == found
 
 
@@ -322,7 +322,7 @@ JSON = st.recursive(
 
 
 @given(prices, st.lists(st.dictionaries(NAMES, JSON), max_size=4), st.integers(0, 10**12))
-def test_any_report_is_billed_within_the_grant(
+def test_any_report_is_billed_within_the_reservation(
     price: Price, reports: list[dict[str, Any]], granted: int
 ) -> None:
     meter = Meter(price, prompt_tokens=10, began=NOON)

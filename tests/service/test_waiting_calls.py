@@ -15,11 +15,11 @@ ALICE, BOB = Account("app", "alice"), Account("app", "bob")
 
 @pytest.fixture(autouse=True)
 def _never_look(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What happens must wake the calls, or the tests take a minute."""
+    """Events must wake the calls. Otherwise the tests take a minute."""
     monkeypatch.setattr(waiting, "LOOK_SECONDS", 60.0)
 
 
-async def test_a_call_that_ends_wakes_the_first_of_its_payer() -> None:
+async def test_ended_call_wakes_the_first_call_of_its_payer() -> None:
     queues = BudgetQueues()
     with queues.place(ALICE) as first, queues.place(ALICE) as second, queues.place(BOB) as other:
         assert first.is_first
@@ -35,7 +35,7 @@ async def test_a_call_that_ends_wakes_the_first_of_its_payer() -> None:
             wait.cancel()
 
 
-async def test_a_call_that_leaves_wakes_the_next() -> None:
+async def test_cancelled_call_wakes_the_next() -> None:
     queues = BudgetQueues()
     with queues.place(ALICE):
         second = queues.place(ALICE)
@@ -47,11 +47,11 @@ async def test_a_call_that_leaves_wakes_the_next() -> None:
     assert not queues._queues  # a payer without calls takes no memory
 
 
-async def test_what_happens_during_a_look_is_not_lost() -> None:
+async def test_event_during_a_check_is_not_lost() -> None:
     queues = BudgetQueues()
     with queues.place(ALICE) as place:
         place.look()
-        queues.freed(ALICE)  # while the ledger is asked
+        queues.freed(ALICE)  # while the ledger is read
         async with asyncio.timeout(10):
             await place.wait(60)
         place.look()
@@ -61,9 +61,9 @@ async def test_what_happens_during_a_look_is_not_lost() -> None:
         wait.cancel()
 
 
-async def test_a_wait_ends_by_itself() -> None:
+async def test_wait_times_out() -> None:
     queues = BudgetQueues()
-    queues.freed(ALICE)  # nobody waits
+    queues.freed(ALICE)  # no call waits
     with queues.place(ALICE) as place:
         await place.wait(0.01)
         await place.wait(0)

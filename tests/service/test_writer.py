@@ -1,5 +1,5 @@
-"""The hand that writes SQLite: who shares a commit shares nothing else; nobody is forgotten; and
-the loop waits for nothing."""
+"""The writer of SQLite: jobs that share a commit are otherwise independent, every job runs, and the
+event loop never blocks."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from wattfare_mw.service.ledger.sqlite.writer import Writer
 from wattfare_mw.service.records import Account, Bounds, InferenceCall, Outcome, Terms
 
 KEEP = "INSERT INTO settings (name, value) VALUES (?, x'00')"
-#: For what should take no time at all, in seconds.
+#: Seconds that an immediate step may take.
 PATIENCE = 60
 DONE = Outcome(ended="completed", generated=True, cost=4)
 
@@ -63,7 +63,7 @@ async def outcomes(*futures) -> list[object]:
     return [answer if isinstance(answer, int) else type(answer) for answer in answers]
 
 
-async def test_a_refusal_undoes_nothing_of_the_others(writer: Writer, file: str) -> None:
+async def test_refused_job_undoes_nothing_of_the_others(writer: Writer, file: str) -> None:
     began: list[str] = []
 
     def once(name: str):
@@ -76,10 +76,10 @@ async def test_a_refusal_undoes_nothing_of_the_others(writer: Writer, file: str)
     futures = [writer.run(job) for job in (once("a"), refuse, once("b"))]
     assert await outcomes(*futures) == [1, WattfareRateLimitError, 1]
     assert kept(file) == {"a", "b"}
-    assert began == ["a", "b"]  # and nothing is done again for its sake
+    assert began == ["a", "b"]  # and no other job runs twice
 
 
-async def test_a_refusal_and_a_driver_error_in_one_commit(writer: Writer, file: str) -> None:
+async def test_refusal_and_driver_error_in_one_commit(writer: Writer, file: str) -> None:
     def twice(cursor) -> None:
         keep("c")(cursor)
         keep("c")(cursor)
@@ -89,7 +89,7 @@ async def test_a_refusal_and_a_driver_error_in_one_commit(writer: Writer, file: 
     assert kept(file) == {"a", "b"}
 
 
-async def test_what_fails_half_way_is_not_committed_with_the_others(writer: Writer, file) -> None:
+async def test_job_that_fails_midway_is_rolled_back_alone(writer: Writer, file) -> None:
     def half(cursor) -> None:
         keep("half")(cursor)
         raise ValueError
@@ -108,8 +108,8 @@ async def test_what_fails_half_way_is_not_committed_with_the_others(writer: Writ
     assert kept(file) == {"a", "b"}
 
 
-async def test_a_commit_that_fails(writer: Writer, file: str) -> None:
-    """Of one that only the commit finds fault with, all others are tried again."""
+async def test_failed_commit_is_retried_job_by_job(writer: Writer, file: str) -> None:
+    """If only the commit detects the failure of one job, all others are retried."""
 
     def no_such_app(cursor) -> None:
         cursor.execute("PRAGMA defer_foreign_keys = ON")
@@ -128,8 +128,8 @@ async def test_a_commit_that_fails(writer: Writer, file: str) -> None:
     assert kept(file) == {"a", "b", "core"}
 
 
-async def test_a_transaction_that_sqlite_itself_gave_up(writer: Writer, file: str) -> None:
-    """A full disk rolls back what came before in the same commit, and says so to one only."""
+async def test_transaction_that_sqlite_rolled_back(writer: Writer, file: str) -> None:
+    """A full disk rolls back earlier jobs of the same commit, but raises in one only."""
 
     def full_disk(cursor) -> None:
         cursor.execute("ROLLBACK")
@@ -140,7 +140,7 @@ async def test_a_transaction_that_sqlite_itself_gave_up(writer: Writer, file: st
     assert kept(file) == {"before", "after"}
 
 
-async def test_both_ways_in_are_one_transaction(writer: Writer, file: str) -> None:
+async def test_core_and_driver_statements_share_a_transaction(writer: Writer, file: str) -> None:
     def core_then_driver(cursor) -> int:
         accounts.setting(writer.sql, "core", b"1")
         return cursor.execute("SELECT count(*) FROM settings").fetchone()[0]
@@ -158,7 +158,7 @@ async def test_both_ways_in_are_one_transaction(writer: Writer, file: str) -> No
     assert await writer.run(keep("later")) == 1
 
 
-async def test_a_loop_is_woken_once_for_a_commit(writer: Writer, monkeypatch) -> None:
+async def test_loop_is_woken_once_for_a_commit(writer: Writer, monkeypatch) -> None:
     loop = asyncio.get_running_loop()
     woken = 0
     wake = loop.call_soon_threadsafe
@@ -179,12 +179,12 @@ def refuse_nothing(_) -> None:
     pass
 
 
-async def test_who_is_cancelled_is_carried_out_and_not_told(writer: Writer, file: str) -> None:
+async def test_cancelled_job_is_still_executed(writer: Writer, file: str) -> None:
     async def wait(job) -> None:
         await writer.run(job)
 
     tasks = [asyncio.create_task(wait(job)) for job in (keep("a"), refuse, keep("b"))]
-    await asyncio.sleep(0)  # they have begun to wait
+    await asyncio.sleep(0)  # they are waiting now
     for task in tasks[:2]:
         task.cancel()
     assert await outcomes(*tasks) == [
@@ -197,7 +197,7 @@ async def test_who_is_cancelled_is_carried_out_and_not_told(writer: Writer, file
 
 @contextmanager
 def held_up(writer: Writer) -> Iterator[None]:
-    """The thread has the connection meanwhile."""
+    """Holds the connection in the thread."""
     begun, gate = threading.Event(), threading.Event()
 
     def hold_up(_) -> None:
@@ -212,14 +212,14 @@ def held_up(writer: Writer) -> Iterator[None]:
         gate.set()
 
 
-def test_a_loop_that_is_closed_meanwhile(file: str) -> None:
-    """Nobody is left to tell; what was handed in is carried out all the same."""
+def test_job_of_a_closed_loop_is_still_executed(file: str) -> None:
+    """The result has no receiver any more."""
     writer = Writer(make_url(f"sqlite:///{file}"))
 
     async def leave(stack: ExitStack) -> None:
         stack.enter_context(held_up(writer))
         await asyncio.sleep(0)
-        await asyncio.sleep(0)  # it is under way
+        await asyncio.sleep(0)  # it is running
         for job in (keep("a"), refuse, keep("b")):
             writer.run(job)
 
@@ -229,7 +229,7 @@ def test_a_loop_that_is_closed_meanwhile(file: str) -> None:
     assert kept(file) == {"a", "b"}
 
 
-async def test_what_comes_in_during_a_commit_shares_the_next(writer: Writer, file: str) -> None:
+async def test_jobs_that_arrive_during_a_commit_share_the_next(writer: Writer, file: str) -> None:
     began: list[str] = []
     raw = writer.sql.connection.driver_connection
     assert raw is not None
@@ -239,11 +239,11 @@ async def test_what_comes_in_during_a_commit_shares_the_next(writer: Writer, fil
         futures = [writer.run(keep(str(number))) for number in range(20)]
         raw.set_trace_callback(began.append)
     assert await outcomes(*futures) == [1] * 20
-    assert began.count("COMMIT") == 2  # the one that was under way, and theirs
+    assert began.count("COMMIT") == 2  # the running commit, and theirs
     assert len(kept(file)) == 20
 
 
-async def test_the_loop_decides_and_the_thread_waits_for_the_disk(writer: Writer) -> None:
+async def test_statements_run_on_the_loop_and_commits_in_the_thread(writer: Writer) -> None:
     where: dict[str, int] = {}
     raw = writer.sql.connection.driver_connection
     assert raw is not None
@@ -253,24 +253,22 @@ async def test_the_loop_decides_and_the_thread_waits_for_the_disk(writer: Writer
     assert where == {"BEGIN": threading.get_ident(), "INSERT": threading.get_ident()}
 
 
-async def test_the_loop_goes_on_where_another_holds_the_file(writer: Writer, file: str) -> None:
+async def test_loop_is_not_blocked_by_a_locked_file(writer: Writer, file: str) -> None:
     other = sqlite3.connect(file, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     began = time.monotonic()
     futures = [writer.run(job) for job in (keep("a"), refuse)]
     for _ in range(10):
         await asyncio.sleep(0)
-    assert (
-        time.monotonic() - began < sqlite_writer.BUSY_SECONDS
-    )  # the thread waits, and not the loop
+    assert time.monotonic() - began < sqlite_writer.BUSY_SECONDS  # the thread waits, not the loop
     assert not any(future.done() for future in futures)
-    other.execute("COMMIT")  # which a loop that waits would never come to
+    other.execute("COMMIT")  # which a blocked loop would never reach
     other.close()
     assert await outcomes(*futures) == [1, WattfareRateLimitError]
     assert kept(file) == {"a"}
 
 
-async def test_what_was_handed_in_is_carried_out_before_the_end(file: str) -> None:
+async def test_close_executes_all_queued_jobs(file: str) -> None:
     writer = Writer(make_url(f"sqlite:///{file}"))
     futures = [writer.run(keep(str(number))) for number in range(200)]
     writer.close()
@@ -279,7 +277,7 @@ async def test_what_was_handed_in_is_carried_out_before_the_end(file: str) -> No
         writer.run(refuse)
 
 
-async def test_a_database_that_another_holds_is_503(file: str, monkeypatch) -> None:
+async def test_locked_database_is_503(file: str, monkeypatch) -> None:
     monkeypatch.setattr(sqlite_writer, "BUSY_SECONDS", 0.01)
     store = SQLiteStore(f"sqlite:///{file}")
     app, _ = new_app("app", "test")
@@ -297,7 +295,7 @@ async def test_a_database_that_another_holds_is_503(file: str, monkeypatch) -> N
         assert answer.http_status == 503
     other.execute("ROLLBACK")
     await store.connect(app.id, "u1", 5)
-    # What a driver's error says is logged: no user is named in it.
+    # The driver's message is logged: it names no user.
     other.execute("ALTER TABLE totals RENAME TO gone")
     other.close()
     order = InferenceCall(
@@ -317,7 +315,7 @@ async def test_a_database_that_another_holds_is_503(file: str, monkeypatch) -> N
 
 
 def test_no_statement_reads_a_whole_table(writer: Writer, file: str) -> None:
-    """What a call costs must not grow with the ledger."""
+    """The cost of a call must not grow with the ledger."""
     texts = {
         name: text
         for name, text in vars(statements).items()

@@ -1,1 +1,1 @@
-"""What tests stand on: real servers on real sockets, started and stopped for one test."""
+"""Helpers for tests: real servers on real sockets, started and stopped for one test."""

@@ -1,4 +1,4 @@
-"""A passkey authenticator in software: ES256, without attestation, as a phone or a laptop has one.
+"""A passkey authenticator in software: ES256 without attestation, like that of a phone or a laptop.
 
 It answers the options of `navigator.credentials.create` and `get` in the JSON form of WebAuthn.
 """
@@ -48,7 +48,7 @@ class Authenticator:
     credentials: list[Credential] = field(default_factory=list)
 
     def create(self, options: dict[str, Any]) -> str:
-        """A new passkey, as `navigator.credentials.create` gives it."""
+        """Creates a passkey, as `navigator.credentials.create` does."""
         credential = Credential(
             id=secrets.token_bytes(16),
             user=decode(options["user"]["id"]),
@@ -71,7 +71,7 @@ class Authenticator:
         )
 
     def sign_in(self, options: dict[str, Any], credential: Credential | None = None) -> str:
-        """A signature by the last passkey, as `navigator.credentials.get` gives it."""
+        """Signs with the last passkey, as `navigator.credentials.get` does."""
         credential = credential or self.credentials[-1]
         if self.counts:
             credential.count += 1
@@ -111,17 +111,17 @@ class Authenticator:
 
 
 def encode(data: bytes) -> str:
-    """Base64url without padding."""
+    """Encodes in base64url without padding."""
     return urlsafe_b64encode(data).rstrip(b"=").decode()
 
 
 def decode(text: str) -> bytes:
-    """The bytes of base64url without padding."""
+    """Decodes base64url without padding."""
     return urlsafe_b64decode(text + "=" * (-len(text) % 4))
 
 
 def cbor(value: Any) -> bytes:
-    """The few kinds of CBOR that an authenticator sends."""
+    """Encodes the few kinds of CBOR that an authenticator sends."""
     if isinstance(value, int):
         return _head(0, value) if value >= 0 else _head(1, -1 - value)
     if isinstance(value, bytes):

@@ -1,4 +1,4 @@
-"""The certificates of this machine, read once: to read them takes longer than most tests."""
+"""The certificates of this machine, read once: reading them takes longer than most tests."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ from functools import cache
 
 @cache
 def ssl_context() -> ssl.SSLContext:
-    """For the ``verify`` of an HTTP client."""
+    """A value for the ``verify`` option of an HTTP client."""
     return ssl.create_default_context()

@@ -1,4 +1,4 @@
-"""A real Chromium, driven by Playwright: Debian's, or the one that the variable CHROMIUM names."""
+"""A real Chromium, driven by Playwright: Debian's, or the one in the variable CHROMIUM."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ ARGUMENTS = [
 
 
 def chromium(run: SharedRun) -> str:
-    """The path of Chromium. It is installed with apt if the machine has none."""
+    """The path of Chromium. It is installed with apt if necessary."""
     path = run.once("chromium", _find_or_install)
     if path is None:
         pytest.exit(MISSING, returncode=1)
@@ -48,7 +48,7 @@ def _find_or_install() -> str | None:
 
 
 def find() -> str | None:
-    """The path of a Chromium on this machine."""
+    """The path of an installed Chromium."""
     named = os.environ.get("CHROMIUM")
     if named:
         return shutil.which(named)
@@ -60,13 +60,13 @@ def _can_install() -> bool:
         return False
     if os.geteuid() == 0:
         return True
-    sudo = ["sudo", "--non-interactive", "true"]  # never ask for a password in a test
+    sudo = ["sudo", "--non-interactive", "true"]  # a test must never ask for a password
     return bool(shutil.which("sudo")) and not subprocess.run(sudo, check=False).returncode
 
 
 @contextmanager
 def run_chromium(path: str) -> Iterator[Browser]:
-    """A browser that lasts as long as the block."""
+    """Runs a browser until the block ends."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:

@@ -1,4 +1,4 @@
-"""`wattfare …` inside this process, for tests that are not about the process."""
+"""Runs `wattfare …` in this process, for tests that do not test the process."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from wattfare_mw.cli.commands import cli
 
 
 def invoke_cli(*arguments: str, env: dict[str, str] | None = None) -> Result:
-    """Run a command to its end.
+    """Runs a command to its end.
 
-    ``serve`` must end by itself: with an AssertionError if it starts to serve.
+    ``serve`` must exit by itself: if it starts to serve, an AssertionError is raised.
 
     Args:
         env: more variables. The command sees none of this process's own `WATTFARE_…`.

@@ -1,7 +1,7 @@
-"""Every kind of HTTP client behind one face, so that one test drives them all.
+"""Every kind of HTTP client behind one interface, so that one test covers them all.
 
-A kind is a library (httpx, httpx2, aiohttp), synchronous or not, and whose the client is: injected
-by the app, made by a function of the app's, or our own.
+A kind is a library (httpx, httpx2, aiohttp), sync or async, and who owns the client: passed by the
+app, made by a factory of the app, or our own.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from wattfare_mw import AsyncWattfare, Chunk, Request, Response, Wattfare
 from wattfare_mw.headers import Headers
 from wattfare_mw.transport import direct
 
-#: What may stand in no error, log or traceback; it is spelled out nowhere in a source.
+#: May appear in no error, log or traceback. No source file spells it out.
 NEEDLE = bytes(range(0x61, 0x71)).decode()
-SECRET = f"sk_test_app1_{NEEDLE * 8}"  # longer than what rich cuts a string at
+SECRET = f"sk_test_app1_{NEEDLE * 8}"  # longer than the length at which rich truncates strings
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,8 @@ class Kind:
 
     library: str
     is_async: bool
-    whose: str  # injected, factory, own
-    direct: bool = True  # by the short way, where there is one
+    whose: str  # passed, factory, own
+    direct: bool = True  # through the direct path, if there is one
 
     @property
     def id(self) -> str:
@@ -43,7 +43,7 @@ class Kind:
         return f"{'async' if self.is_async else 'sync'}-{self.library}-{self.whose}{way}"
 
     def make(self, **options: Any) -> Any:
-        """A client of this library, as an app would make one."""
+        """Makes a client of this library, as an app would."""
         if self.library != "aiohttp":
             options.setdefault("verify", ssl_context())
         match self.library, self.is_async:
@@ -79,7 +79,7 @@ KINDS = [
 ]
 
 
-#: For what does not depend on whose the client is.
+#: For tests that do not depend on who owns the client.
 ONE_OF_EACH = [
     Kind("httpx", False, "own"),
     Kind("httpx2", False, "injected"),
@@ -92,7 +92,7 @@ ONE_OF_EACH = [
 
 
 class Driver:
-    """A client of this kind, driven synchronously whichever it is.
+    """A client of this kind, driven synchronously even if it is async.
 
     Args:
         kind: of the HTTP client.
@@ -134,7 +134,7 @@ class Driver:
         return make()
 
     def run(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Call it, and await what it gives on our event loop where it gives an awaitable."""
+        """Calls the function, and runs an awaitable result on our event loop."""
         if self.runner is None:
             return function(*args, **kwargs)
 
@@ -163,11 +163,11 @@ class Driver:
         return self.run(handler, request)
 
     def close(self) -> None:
-        """Close the client, and nothing else."""
+        """Closes the client and nothing else."""
         self.run(self.client.aclose if self.kind.is_async else self.client.close)
 
     def end(self) -> None:
-        """Close all that this driver has made."""
+        """Closes everything that this driver has created."""
         self.close()
         if self.http_client is not None:
             if self.kind.library == "aiohttp":
@@ -210,7 +210,7 @@ class DrivenStream:
             raise StopIteration from None
 
     def texts(self) -> list[str]:
-        """All that ``text_stream`` gives."""
+        """Returns everything that ``text_stream`` yields."""
         if not self.driver.kind.is_async:
             return list(self.stream.text_stream)
 
@@ -221,7 +221,7 @@ class DrivenStream:
 
 
 def without_aiohttp() -> AbstractContextManager[Any]:
-    """As if aiohttp were not installed."""
+    """Hides aiohttp, as if it were not installed."""
     find = importlib.util.find_spec
     return patch(
         "importlib.util.find_spec",
@@ -231,7 +231,7 @@ def without_aiohttp() -> AbstractContextManager[Any]:
 
 @contextmanager
 def driving(kind: Kind, url: str, http: dict[str, Any] | None = None, **options: Any) -> Any:
-    """A driver for as long as the block runs."""
+    """A driver that is closed at the end of the block."""
     driver = Driver(kind, url, http, **options)
     try:
         yield driver
@@ -240,6 +240,6 @@ def driving(kind: Kind, url: str, http: dict[str, Any] | None = None, **options:
 
 
 def post(path: str = "/api/wattfare-token", **headers: str) -> Request:
-    """A POST as a browser of the app's own page sends it."""
+    """A POST as a browser sends it from the app's own page."""
     fields = [(name.replace("_", "-"), value) for name, value in headers.items()]
     return Request("POST", path, Headers(fields))

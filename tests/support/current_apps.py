@@ -1,6 +1,6 @@
 """Apps of several frameworks, each with global models and clients of the current user.
 
-A user ``u7`` asks with seven words. So the ledger shows who asked and who was billed.
+A user ``u7`` sends seven words, so the ledger shows who sent a call and who was billed.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ from wattfare_mw.service.ledger.export import rows
 
 model = current_user.model("wattfare/echo")
 async_model = current_async_user.model("wattfare/echo")
-#: Its threads have no context of a request.
+#: Its threads have no request context.
 pool = ThreadPoolExecutor(4)
 
 
 def words(me: str | None) -> str:
-    """What this user asks: ``u3`` asks three words."""
+    """The words that this user sends: ``u3`` sends three."""
     return " ".join(["w"] * int((me or "u1")[1:]))
 
 
 def billed(app: App) -> dict[str, list[int]]:
-    """For each user who was billed, how many words each call had."""
+    """For each billed user, the number of words of each call."""
     found: dict[str, list[int]] = defaultdict(list)
     for row in read_database(
         app.service.database, lambda sql: list(rows(sql, app_id=app.keys.app_id))
@@ -109,7 +109,7 @@ async def _together(request: Request) -> PlainTextResponse:
 
 
 def starlette_app(app: App) -> Starlette:
-    """A Starlette app with an asynchronous ``resolve_user``."""
+    """A Starlette app with an async ``resolve_user``."""
     site = Starlette(
         routes=[
             Route("/whole", _whole),
@@ -161,7 +161,7 @@ def litestar_app(app: App) -> Litestar:
 
 
 def flask_app(app: App) -> flask.Flask:
-    """A Flask app whose ``before_request`` function knows the user, as many have it."""
+    """A Flask app whose ``before_request`` function sets the user, as in many apps."""
     site = flask.Flask(__name__)
 
     @site.before_request

@@ -41,7 +41,7 @@ class Dev:
         return App(self, AppKeys(*(self.ready[name] for name in names)))  # type: ignore[arg-type]
 
     def next_call(self) -> dict[str, Any]:
-        """The next line, which is that of a call."""
+        """The next line, which is about a call."""
         line = json.loads(self.process.stdout.readline())
         assert line["event"] == "call"
         return line
@@ -49,7 +49,7 @@ class Dev:
 
 @contextmanager
 def run_dev(tmp_path: Path, *options: str) -> Iterator[Dev]:
-    """From the line that says that it is ready until the block ends."""
+    """Runs the command from its ready line to the end of the block."""
     database = f"sqlite:///{tmp_path / 'wattfare.db'}"
     arguments = ["dev", "--port", "0", "--json", "--database", database, *options]
     process = ForkedCommand(arguments, environment())

@@ -1,6 +1,6 @@
-"""The Django project for servers that run as processes of their own. Its users have UUIDs.
+"""The Django project for servers that run as separate processes. Its users have UUIDs.
 
-The environment names the database, and the key and the address of the service.
+Environment variables name the database, the key and the service's address.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def application(interface: str) -> Any:
 
 
 def any_user(_request: Request) -> str:
-    """For the middleware that knows nothing of Django."""
+    """For the middleware that knows nothing about Django."""
     from django.contrib.auth import get_user_model
 
     return f"one of {get_user_model().objects.count()}"

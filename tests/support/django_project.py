@@ -34,7 +34,7 @@ INSTALLED_APPS = [
 
 
 def configure(database: str, conn_max_age: int | None = 0, **more: Any) -> None:
-    """Set Django up, once in a process.
+    """Configures Django, once in a process.
 
     Args:
         database: the URL of a PostgreSQL database, or the path of a SQLite file.
@@ -47,7 +47,7 @@ def configure(database: str, conn_max_age: int | None = 0, **more: Any) -> None:
         ALLOWED_HOSTS=["*"],
         DATABASES={"default": {**_database(database), "CONN_MAX_AGE": conn_max_age}},
         DEFAULT_AUTO_FIELD="django.db.models.BigAutoField",
-        # Tables come without migrations, which take a while.
+        # Tables are created without migrations, which are slow.
         MIGRATION_MODULES=dict.fromkeys(("auth", "authtoken", "contenttypes", "sessions")),
         PASSWORD_HASHERS=["django.contrib.auth.hashers.MD5PasswordHasher"],
         SECRET_KEY="not secret",
@@ -76,14 +76,14 @@ def _database(where: str) -> dict[str, Any]:
 
 
 def make_tables() -> None:
-    """Make the tables of all apps."""
+    """Creates the tables of all apps."""
     from django.core.management import call_command
 
     call_command("migrate", run_syncdb=True, verbosity=0)
 
 
 class Browser:
-    """Django's test client, synchronous or not, behind one face. It keeps its cookies.
+    """Django's sync or async test client behind one interface. It keeps cookies.
 
     Args:
         kind: ``sync``, through WSGI's handler, or ``async``, through ASGI's.
@@ -104,7 +104,7 @@ class Browser:
         headers: dict[str, str] | None = None,
         **more: Any,
     ) -> Reply:
-        """Send a request, and read the whole answer."""
+        """Sends a request and reads the whole answer."""
         headers = dict(headers or {})
         kind = headers.pop("content-type", "application/json")
         if self.kind == "async":
@@ -126,7 +126,7 @@ class Browser:
 
 
 class Reply:
-    """An answer, whole."""
+    """A whole answer."""
 
     def __init__(self, answer: Any, body: bytes) -> None:
         self.status = answer.status_code
@@ -146,7 +146,7 @@ class Reply:
 
 
 def sign_in(request: HttpRequest, name: str) -> HttpResponse:
-    """Sign this user in, who need not exist."""
+    """Signs in this user, who need not exist."""
     from django.contrib.auth import get_user_model, login
 
     user, _ = get_user_model().objects.get_or_create(username=name)
@@ -246,12 +246,12 @@ async def current_stream_async(_request: HttpRequest) -> StreamingHttpResponse:
     return StreamingHttpResponse(text(), content_type="text/plain")
 
 
-#: What code that outlives its request said of the current user.
+#: What code that outlives its request found as the current user.
 LATER: list[Any] = []
 
 
 def later(_request: HttpRequest) -> HttpResponse:
-    """Start work that goes on after the response."""
+    """Starts work that continues after the response."""
     context = copy_context()
 
     def work() -> None:

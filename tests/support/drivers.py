@@ -1,4 +1,4 @@
-"""The same request to the ASGI and to the WSGI side of the middleware, and what came of it."""
+"""Sends the same request through the ASGI and the WSGI middleware, and shows the result."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ JSON = {"content-type": "application/json"}
 
 @dataclass
 class Answered:
-    """An answer, whole."""
+    """A whole answer."""
 
     status: int
     fields: list[tuple[str, str]]
@@ -44,7 +44,7 @@ class Answered:
 
     @property
     def code(self) -> str:
-        """The error's code; checks that it is an error in the protocol's form."""
+        """The error's code. Checks that the error has the form of the protocol."""
         assert self.status >= 400
         assert self.headers["content-type"] == "application/json"
         assert self.headers["cache-control"] == "no-store"
@@ -55,7 +55,7 @@ class Answered:
 
 
 class LoopThread:
-    """An event loop that runs all along, as a server's does."""
+    """An event loop that runs permanently, as a server's does."""
 
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
@@ -63,7 +63,7 @@ class LoopThread:
         self._thread.start()
 
     def submit(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
-        """A future of it."""
+        """Starts a coroutine on the loop and returns its future."""
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop)
 
     def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
@@ -85,7 +85,7 @@ class LoopThread:
 
 
 def scope_of(method: str, path: str, headers: Fields, query: str = "", **more: Any) -> Any:
-    """An ASGI scope of a request."""
+    """The ASGI scope of a request."""
     fields = list(headers.items()) if isinstance(headers, dict) else headers
     return {
         "type": "http",
@@ -112,7 +112,7 @@ def environ_of(
     query: str = "",
     **more: Any,
 ) -> dict[str, Any]:
-    """A WSGI environ of the same request; a body of None: one whose length nobody told."""
+    """The WSGI environ of the same request. A body of None has an unknown length."""
     environ: dict[str, Any] = {
         "REQUEST_METHOD": method,
         "SCRIPT_NAME": "",
@@ -134,7 +134,7 @@ def environ_of(
         key = name.upper().replace("-", "_")
         if key not in ("CONTENT_TYPE", "CONTENT_LENGTH"):
             key = f"HTTP_{key}"
-        # As servers join what came more than once.
+        # Servers join repeated headers this way.
         glue = "; " if key == "HTTP_COOKIE" else ", "
         environ[key] = f"{environ[key]}{glue}{value}" if key in environ else value
     return {**environ, **more}
@@ -142,7 +142,7 @@ def environ_of(
 
 @dataclass
 class Live:
-    """An answer under way, seen from its client.
+    """An answer in progress, as its client sees it.
 
     Attributes:
         chunks: what has come and nobody has taken; None is the end, an exception a failure.
@@ -155,17 +155,17 @@ class Live:
     fields: list[tuple[str, str]] = field(default_factory=list)
 
     def wait_started(self) -> None:
-        assert self.started.wait(PATIENCE), "no answer has come"
+        assert self.started.wait(PATIENCE), "no answer arrived"
 
     def next(self) -> bytes | None:
-        """What comes next, as soon as it comes; None: the end."""
+        """The next chunk as soon as it arrives, or None at the end."""
         chunk = self.chunks.get(timeout=PATIENCE)
         if isinstance(chunk, BaseException):
             raise chunk
         return chunk
 
     def rest(self) -> bytes:
-        """All that comes from here to the end."""
+        """Everything from here to the end."""
         return b"".join(iter(self.next, None))
 
     def respond_to_errors(self) -> Answered:
@@ -174,7 +174,7 @@ class Live:
 
 
 class ASGIDriver:
-    """Speaks to a middleware as an ASGI server does."""
+    """Calls a middleware as an ASGI server does."""
 
     interface = "asgi"
 
@@ -192,7 +192,7 @@ class ASGIDriver:
         query: str = "",
         **more: Any,
     ) -> Live:
-        """Begin a request; like a server, tell its length."""
+        """Starts a request. Like a server, it declares the length."""
         fields = with_length(headers, body)
         scope = scope_of(method, path, fields, query, **more)
         messages: asyncio.Queue[Any] = asyncio.Queue()
@@ -220,7 +220,7 @@ class ASGIDriver:
         async def run() -> None:
             try:
                 await self.middleware(scope, messages.get, send)
-                # The server goes on in this task: no cancellation of ours may be left in it.
+                # The server continues in this task: none of our cancellations may be pending in it.
                 task = asyncio.current_task()
                 assert task is not None
                 assert not task.cancelling()
@@ -235,7 +235,7 @@ class ASGIDriver:
         return live
 
     def request(self, *args: Any, **more: Any) -> Answered:
-        """A request, and its whole answer."""
+        """Makes a request and returns its whole answer."""
         return self.open(*args, **more).respond_to_errors()
 
     def close(self) -> None:
@@ -244,7 +244,7 @@ class ASGIDriver:
 
 
 class WSGIDriver:
-    """Speaks to a middleware as a WSGI server does, in a thread for each request."""
+    """Calls a middleware as a WSGI server does, in a thread for each request."""
 
     interface = "wsgi"
 
@@ -261,7 +261,7 @@ class WSGIDriver:
         query: str = "",
         **more: Any,
     ) -> Live:
-        """Begin a request; like a server, tell its length."""
+        """Starts a request. Like a server, it declares the length."""
         environ = environ_of(method, path, with_length(headers, body), body, query, **more)
         gone = threading.Event()
         live = Live(gone.set)
@@ -280,7 +280,7 @@ class WSGIDriver:
                 result = self.wrapped(environ, start_response)
                 try:
                     for chunk in result:
-                        # A server learns that its client is gone when it writes.
+                        # A server notices a disconnect when it writes.
                         if gone.is_set():
                             break
                         if chunk:
@@ -297,7 +297,7 @@ class WSGIDriver:
         return live
 
     def request(self, *args: Any, **more: Any) -> Answered:
-        """A request, and its whole answer."""
+        """Makes a request and returns its whole answer."""
         return self.open(*args, **more).respond_to_errors()
 
     def close(self) -> None:
@@ -321,7 +321,7 @@ def body_of(model: Any = "openai/gpt-4o", **fields: Any) -> bytes:
 
 
 async def asgi_app(scope: Any, receive: Any, send: Any) -> None:
-    """The app behind: says where it was."""
+    """The inner app. It reports its path."""
     if scope["type"] == "lifespan":
         for phase in ("startup", "shutdown"):
             assert (await receive())["type"] == f"lifespan.{phase}"
@@ -333,6 +333,6 @@ async def asgi_app(scope: Any, receive: Any, send: Any) -> None:
 
 
 def wsgi_app(environ: Any, start_response: Any) -> Iterator[bytes]:
-    """The app behind: says where it was."""
+    """The inner app. It reports its path."""
     start_response("200 OK", [("Content-Type", "text/plain")])
     return iter([b"the app: " + environ["PATH_INFO"].encode("latin-1")])

@@ -11,13 +11,13 @@ from hypothesis import HealthCheck, settings
 
 FACTOR = int(os.environ.get("WATTFARE_TEST_EXAMPLES", "1"))
 
-#: Neither the deadline nor this check says anything about the code: other work on the machine
-#: can make any example slow.
+#: The deadline and this check say nothing about the code: other work on the machine can slow down
+#: any example.
 UNTIMED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def load_profile() -> None:
-    """Set what counts for each test without settings of its own."""
+    """Loads the settings for tests without their own."""
     settings.register_profile("tests", UNTIMED, max_examples=100 * FACTOR)
     settings.load_profile("tests")
 

@@ -1,5 +1,5 @@
-"""A fake OpenRouter on a real socket: people with credit, the page where they allow an app a key,
-the exchange of the code, keys with limits, calls that cost, and generation records.
+"""A fake OpenRouter on a real socket: people with credit, the page on which they give an app a key,
+the exchange of the code, keys with limits, calls that cost money, and generation records.
 
 It follows OpenRouter's documentation of "OAuth PKCE", ``POST /auth/keys``, ``POST /auth/keys/code``
 and ``GET /key``.
@@ -25,7 +25,7 @@ import httpx
 from support.pages import Page
 from support.upstream import PATIENCE, Exchange, Upstream, completion_of, run_upstream
 
-#: What each call costs, in USD, unless the fake says otherwise.
+#: The cost of each call in USD, unless the fake has another.
 COST = Decimal("0.000011")
 SETTINGS = "https://openrouter.ai/settings"
 
@@ -88,11 +88,11 @@ class FakeOpenRouter:
 
     @property
     def options(self) -> tuple[str, ...]:
-        """The options of a service whose upstream this is."""
+        """The options of a service that has this fake as its upstream."""
         return ("--upstream", self.url, "--provider", "openrouter")
 
     def reset(self) -> None:
-        """Forget everybody and everything."""
+        """Removes all people, keys and settings."""
         for kept in (self.credit, self.keys, self.codes, self.records, self.exchanges):
             kept.clear()
         self.upstream.reset()
@@ -105,17 +105,17 @@ class FakeOpenRouter:
         return name
 
     def new_key(self, person: str, **fields: Any) -> Key:
-        """A key that a person has made on OpenRouter's own pages."""
+        """A key that a person has created on OpenRouter's own pages."""
         key = Key(f"sk-or-v1-{secrets.token_hex(32)}", person, fields.pop("label", "key"), **fields)
         self.keys[key.key] = key
         return key
 
     def keys_of(self, person: str) -> list[Key]:
-        """The keys of a person, the oldest first."""
+        """The keys of a person, oldest first."""
         return [key for key in self.keys.values() if key.person == person]
 
     def allow(self, url: str, person: str, limit: str | None = None) -> str:
-        """Open the page that an app leads to, as this person, and allow what it asks for.
+        """Opens the page that an app leads to, as this person, and allows the request.
 
         Args:
             limit: what the person writes into the field with the limit.
@@ -131,10 +131,10 @@ class FakeOpenRouter:
         assert answer.status_code == 302, answer.text
         return answer.headers["location"]
 
-    # -- what it answers
+    # -- its answers
 
     def answer(self, exchange: Exchange) -> bool:
-        """Answer a request; False if another part of the fake has to."""
+        """Answers a request. Returns False if another part of the fake must answer it."""
         parts = urlsplit(exchange.path)
         query = dict(parse_qsl(parts.query))
         route = (exchange.method, parts.path.removeprefix("/api/v1"))
@@ -336,7 +336,7 @@ def _refuse(
 
 @contextmanager
 def run_openrouter() -> Iterator[FakeOpenRouter]:
-    """The fake on a free port. ``.url`` is its base URL."""
+    """Runs the fake on a free port. ``.url`` is its base URL."""
     with run_upstream() as upstream:
         router = FakeOpenRouter(upstream)
         upstream.first = router.answer

@@ -1,8 +1,8 @@
-"""A strict Wattfare service on a real socket: it checks every request that it gets, and answers
-what a test tells it to, byte by byte where the test wants that.
+"""A strict Wattfare service on a real socket. It checks every request and answers as a test scripts
+it, byte by byte if necessary.
 
-It runs on an event loop of its own in a thread. Every method may be called from any thread and
-none of them waits, except those named ``next`` and ``wait_…``.
+It runs on its own event loop in a thread. Every method may be called from any thread. None of them
+waits, except ``next`` and those named ``wait_…``.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-#: How long anything of this may take before a test is called failed, in seconds.
+#: Seconds before any step counts as failed.
 PATIENCE = 20
 
-#: What stands in the body of a call of :mod:`support.victim`.
+#: Marks the body of a call of :mod:`support.victim`.
 VICTIM = b'"victim'
 
 SECRET_KEY = "sk_test_app1_dontyoutellanyone"
@@ -51,12 +51,12 @@ _USER = re.compile(r"(?:[!-$&-~]|%[0-9A-F]{2})+")
 
 
 class WrongRequestError(AssertionError):
-    """The request is not what the protocol says."""
+    """The request does not follow the protocol."""
 
 
 @dataclass
 class Exchange:
-    """One request, and the way to answer it.
+    """One request, and the methods to answer it.
 
     Attributes:
         gone: set when the client has closed the connection before the answer's end.
@@ -75,7 +75,7 @@ class Exchange:
 
     @property
     def path(self) -> str:
-        """Below ``/api/v1``, without the query."""
+        """The path below ``/api/v1``, without the query."""
         return urlsplit(self.target).path.removeprefix("/api/v1")
 
     @property
@@ -88,7 +88,7 @@ class Exchange:
 
     @property
     def user(self) -> str | None:
-        """Who pays, decoded."""
+        """The user who pays, decoded."""
         value = self.headers.get("x-wattfare-user")
         return None if value is None else unquote(value, errors="strict")
 
@@ -100,7 +100,7 @@ class Exchange:
         content_type: str | None = "application/json",
         headers: dict[str, str] | None = None,
     ) -> None:
-        """A whole answer."""
+        """Sends a whole answer."""
         if isinstance(body, dict):
             body = json.dumps(body)
         if isinstance(body, str):
@@ -110,14 +110,14 @@ class Exchange:
         self.send(body)
 
     def error(self, code: str, status: int, message: str = "No.", **headers: str) -> None:
-        """The protocol's answer of an error."""
+        """Sends an error of the protocol."""
         headers = {name.replace("_", "-"): value for name, value in headers.items()}
         self.answer({"error": {"code": code, "message": message}}, status=status, headers=headers)
 
     def head(
         self, status: int, headers: dict[str, str], content_type: str | None = "application/json"
     ) -> None:
-        """The head of an answer alone."""
+        """Sends only the head of an answer."""
         if content_type is not None:
             headers = {"content-type": content_type, **headers}
         fields = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
@@ -126,35 +126,35 @@ class Exchange:
     def start_stream(
         self, content_type: str = "text/event-stream", headers: dict[str, str] | None = None
     ) -> None:
-        """The head of a stream."""
+        """Sends the head of a stream."""
         self.head(200, {"transfer-encoding": "chunked", **(headers or {})}, content_type)
 
     def chunk(self, data: bytes) -> None:
-        """Some of a stream."""
+        """Sends a part of a stream."""
         if data:
             self.send(b"%x\r\n%s\r\n" % (len(data), data))
 
     def end(self) -> None:
-        """The end of a stream."""
+        """Ends a stream."""
         self.complete = True
         self.send(b"0\r\n\r\n")
 
     def stream(self, *chunks: bytes, **head: Any) -> None:
-        """A whole stream."""
+        """Sends a whole stream."""
         self.start_stream(**head)
         for chunk in chunks:
             self.chunk(chunk)
         self.end()
 
     def send(self, data: bytes) -> None:
-        """Bytes as they are."""
+        """Sends raw bytes."""
         self._soon(self.writer.write, data)
 
     def reset(self) -> None:
-        """Break the connection: RST."""
+        """Breaks the connection with RST."""
 
         def reset() -> None:
-            # What was said before has to have arrived: the RST would overtake it.
+            # Earlier bytes must have arrived: the RST would overtake them.
             connection = self.writer.get_extra_info("socket")
             linger = struct.pack("ii", 1, 0)
             with suppress(OSError):
@@ -165,12 +165,12 @@ class Exchange:
         self._soon(reset)
 
     def hang_up(self) -> None:
-        """Close the connection, wherever the answer is: FIN."""
+        """Closes the connection with FIN at any point of the answer."""
         self.complete = True
         self._soon(self.writer.close)
 
     def wait_gone(self, patience: float = 5) -> None:
-        """Wait until the client has closed the connection."""
+        """Waits until the client has closed the connection."""
         assert self.gone.wait(patience), "the call to the service stayed open"
 
     def _soon(self, function: Callable[..., Any], *args: Any) -> None:
@@ -187,7 +187,7 @@ def event(data: dict[str, Any] | str) -> bytes:
 
 
 def word(text: str, **fields: Any) -> bytes:
-    """The event of a chunk of a completion."""
+    """An event with a chunk of a completion."""
     choices = [{"index": 0, "delta": {"content": text}, "finish_reason": None}]
     return event({"id": "c1", "object": "chat.completion.chunk", "choices": choices, **fields})
 
@@ -224,7 +224,7 @@ MODELS = {
 
 
 def good(exchange: Exchange) -> None:
-    """What a well-behaved service does."""
+    """Answers as a correct service does."""
     match exchange.path:
         case "/sessions":
             exchange.answer(SESSION)
@@ -245,11 +245,11 @@ def good(exchange: Exchange) -> None:
 
 
 def held(_exchange: Exchange) -> None:
-    """Nothing: the test answers."""
+    """Sends nothing: the test answers."""
 
 
 def held_stream(exchange: Exchange) -> None:
-    """The head of a stream; the test does the rest."""
+    """Sends the head of a stream. The test sends the rest."""
     exchange.start_stream()
 
 
@@ -280,19 +280,19 @@ class FakeWattfare:
         self._writers: set[asyncio.StreamWriter] = set()
 
     def next(self, path: str = "/chat/completions") -> Exchange:
-        """The next request that nobody has taken, as soon as it has come."""
+        """The next request, as soon as it has arrived."""
         exchange = self._arrived.get(timeout=PATIENCE)
         assert exchange.path == path
         return exchange
 
     def forget(self) -> None:
-        """Begin anew, as after the last test."""
+        """Resets everything for the next test."""
         self.script = good
         self.failures.clear()
         self.forget_exchanges()
 
     def forget_exchanges(self) -> None:
-        """Leave only what has been wrong."""
+        """Forgets everything except the failures."""
         self.exchanges.clear()
         while not self._arrived.empty():
             self._arrived.get()
@@ -315,7 +315,7 @@ class FakeWattfare:
                     self.failures.append(error)
                     latest.answer(status=500)
                 self._arrived.put(latest)
-                # Whatever the client sends next shows whether it has waited for the end.
+                # The client's next request shows whether it has waited for the end.
                 more = await _peek(reader)
                 if not latest.complete:
                     if more:
@@ -331,13 +331,13 @@ class FakeWattfare:
             writer.close()
 
     def close_all(self) -> None:
-        """Close all connections, and wait until that is done."""
+        """Closes all connections and waits until they are closed."""
         asyncio.run_coroutine_threadsafe(self.abort_all(), self.loop).result(PATIENCE)
 
     async def abort_all(self) -> None:
         for writer in list(self._writers):
             writer.transport.abort()
-        await asyncio.sleep(0)  # here the sockets are closed
+        await asyncio.sleep(0)  # closes the sockets
 
     async def _read(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
@@ -371,7 +371,7 @@ class FakeWattfare:
         _need(headers.get("authorization") == f"Bearer {credential}", "authorization")
         _need(headers.get("accept-encoding") == "identity", "accept-encoding")
         _need(headers["host"] == self.url.removeprefix("http://"), headers["host"])
-        # httpx says what holds anyway; nothing else of one hop may come through.
+        # httpx states the default; no other hop-by-hop header may be sent.
         _need(headers.get("connection", "keep-alive") == "keep-alive", "connection")
         unknown = set(headers) - _KNOWN_HEADERS[path] - _ON_EVERY_REQUEST - {"connection"}
         _need(not unknown, f"headers that have no business here: {unknown}")
@@ -406,7 +406,7 @@ def _need(condition: bool, what: str) -> None:
 
 
 async def _peek(reader: asyncio.StreamReader) -> bool:
-    """Wait for the next byte, without taking it; False: there is none."""
+    """Waits for the next byte without reading it. False if there is none."""
     try:
         first = await reader.read(1)
     except ConnectionError:
@@ -418,7 +418,7 @@ async def _peek(reader: asyncio.StreamReader) -> bool:
 
 @contextmanager
 def run_fake_wattfare() -> Iterator[FakeWattfare]:
-    """The service on a free port."""
+    """Runs the service on a free port."""
     loop = asyncio.new_event_loop()
     fake = FakeWattfare(loop)
 

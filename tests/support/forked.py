@@ -1,5 +1,5 @@
-"""Serving processes by the dozen: forked from one that has imported everything, each is up in a
-moment, and is as real, and as mortal, as one that a shell has started."""
+"""Many serving processes: each is forked from one that has imported everything. Each starts at once
+and is a real process, which can be killed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-#: How long anything of this may take before a test is called failed, in seconds.
+#: Seconds before any step counts as failed.
 PATIENCE = 60
 
 _forks = multiprocessing.get_context("forkserver")
@@ -33,8 +33,8 @@ _forks.set_forkserver_preload(
 
 @contextmanager
 def run_forked(**settings: Any) -> Iterator[tuple[BaseProcess, str]]:
-    """A process that serves with these :class:`~wattfare_mw.service.Settings`, and its URL. It is
-    stopped at the end of the block, unless it is dead by then."""
+    """Runs a process that serves with these :class:`~wattfare_mw.service.Settings`; yields it with
+    its URL. The process is stopped at the end of the block if it still runs."""
     listening, said = _forks.Pipe(duplex=False)
     process = _forks.Process(target=_serve, args=(settings, said), daemon=True)
     process.start()
@@ -51,14 +51,14 @@ def run_forked(**settings: Any) -> Iterator[tuple[BaseProcess, str]]:
 
 
 def _serve(settings: dict[str, Any], said: Connection) -> None:
-    gc.freeze()  # what was imported needs no look from each process
+    gc.freeze()  # garbage collection need not check imported modules in each process
     from wattfare_mw.service import Settings, serve
 
     serve(Settings(**settings), "127.0.0.1", 0, said.send)
 
 
 class ForkedCommand:
-    """`wattfare …` in a process of its own, with what tests use of a ``subprocess.Popen``.
+    """`wattfare …` in its own process, with the parts of ``subprocess.Popen`` that tests use.
 
     Args:
         arguments: of the command.
@@ -81,11 +81,11 @@ class ForkedCommand:
         return self._process.pid
 
     def poll(self) -> int | None:
-        """The exit code; None if it runs."""
+        """The exit code, or None while it runs."""
         return self._process.exitcode
 
     def wait(self, timeout: float) -> int:
-        """The exit code, once it has ended."""
+        """The exit code, once the process has ended."""
         self._process.join(timeout)
         if self._process.exitcode is None:
             raise subprocess.TimeoutExpired("wattfare", timeout)

@@ -1,4 +1,4 @@
-"""A Flask app with an asynchronous ``resolve_user``, for gunicorn's gevent worker."""
+"""A Flask app with an async ``resolve_user``, for gunicorn's gevent worker."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from wattfare_flask import WattfareMiddleware, get_user
 
 app = flask.Flask(__name__)
 
-#: How many calls ask for their user at the moment, and the most that did at once.
+#: The number of calls that resolve their user now, and its maximum.
 at_once = {"now": 0, "most": 0}
 
 
 async def resolve_user(request: flask.Request) -> str | None:
-    """The user that the request names, after the waits of a real one."""
+    """Returns the user that the request names, after waits like those of a real function."""
     at_once["now"] += 1
     at_once["most"] = max(at_once.values())
     try:
         await asyncio.sleep(0.2)
-        # A host name and a function in a thread: gevent has its hand in both.
+        # A host name and a function in a thread: gevent patches both.
         await asyncio.get_running_loop().getaddrinfo("localhost", 80)
         await asyncio.to_thread(time.sleep, 0.01)
         return request.headers.get("x-me")

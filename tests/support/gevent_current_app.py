@@ -21,7 +21,7 @@ pool = ThreadPoolExecutor(2)
 
 
 async def who(request: flask.Request) -> str | None:
-    """The user that the request names, after the waits of a real one."""
+    """Returns the user that the request names, after waits like those of a real function."""
     await asyncio.sleep(0.01)
     return request.headers.get("x-me")
 
@@ -31,12 +31,12 @@ WattfareMiddleware(app, resolve_user=who, current_user=True)
 
 
 def text() -> str:
-    """``u3`` asks three words."""
+    """``u3`` sends three words."""
     return " ".join(["w"] * int(flask.request.headers["x-me"][1:]))
 
 
 def outcome(call: Callable[[], Any]) -> str:
-    """What this gives; or that there is no current user."""
+    """Returns the result of the call, or a note that there is no current user."""
     try:
         return call()
     except WattfareCurrentUserError:
@@ -71,7 +71,7 @@ def in_pool() -> list[str]:
 
 @app.get("/thread")
 def in_thread() -> list[str]:
-    """A thread of this request's, and a greenlet if there are such."""
+    """Runs it in a thread of this request, or in a greenlet if threads are greenlets."""
     found: list[str] = []
     asked = text()
 

@@ -1,4 +1,4 @@
-"""The lease of a process that is dead or stopped, without the wait for its end."""
+"""Ends the lease of a dead or stopped process without waiting."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from wattfare_mw.service.ledger.databases import open_store
 
 
 def end_leases(database: str) -> None:
-    """End the lease of each process that has calls in flight, as if its time had passed. The next
-    sweep of any process finds it expired.
+    """Ends the lease of each process that has calls in flight, as if its time were over. The next
+    sweep of any process treats it as expired.
 
     ``service/test_deaths.py`` and ``hostile/test_pauses.py`` wait for the real end.
     """

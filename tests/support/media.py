@@ -1,4 +1,4 @@
-"""Images, sound and PDF files, as small as they can be, and the arithmetic of their providers."""
+"""Minimal images, sounds and PDF files, and the formulas of their providers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 
 def png(width: int, height: int, *, extra: bytes = b"") -> bytes:
-    """A PNG whose head says this. It has no pixels."""
+    """A PNG whose header states this size. It has no pixels."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(data, 0))
@@ -19,7 +19,7 @@ def png(width: int, height: int, *, extra: bytes = b"") -> bytes:
 
 
 def jpeg(width: int, height: int, *, before: int = 0) -> bytes:
-    """A JPEG whose head says this, behind so many bytes of other segments."""
+    """A JPEG whose header states this size, after this many bytes of other segments."""
     segments = b""
     while before > 0:
         size = min(before, 60_000)
@@ -30,7 +30,7 @@ def jpeg(width: int, height: int, *, before: int = 0) -> bytes:
 
 
 def webp(width: int, height: int) -> bytes:
-    """A lossy WebP whose head says this."""
+    """A lossy WebP whose header states this size."""
     frame = b"\x9d\x01\x2a" + struct.pack("<HH", width, height)
     data = b"\x30\x01\x00" + frame + b"\0" * 20
     body = b"WEBPVP8 " + struct.pack("<I", len(data)) + data
@@ -38,12 +38,12 @@ def webp(width: int, height: int) -> bytes:
 
 
 def gif(width: int, height: int) -> bytes:
-    """A GIF whose head says this."""
+    """A GIF whose header states this size."""
     return b"GIF89a" + struct.pack("<HH", width, height) + b"\0\0\0;"
 
 
 def wav(seconds: float, rate: int = 16_000, *, says: int | None = None) -> bytes:
-    """Silence of one channel with 16 bits. ``says``: as many bytes as its head names."""
+    """Silence with one channel of 16 bits. ``says``: the number of bytes that its header states."""
     data = b"\0\0" * int(seconds * rate)
     said = len(data) if says is None else says
     form = struct.pack("<HHIIHH", 1, 1, rate, rate * 2, 2, 16)
@@ -57,7 +57,7 @@ MP3_FRAME_SECONDS = 1152 / 44_100
 
 
 def mp3(seconds: float, *, tag: int = 0) -> bytes:
-    """Silence, behind a tag of so many bytes."""
+    """Silence, after a tag of this many bytes."""
     size = bytes(tag >> shift & 0x7F for shift in (21, 14, 7, 0))
     head = b"ID3\4\0\0" + size + b"\0" * tag if tag else b""
     return head + MP3_FRAME * round(seconds / MP3_FRAME_SECONDS)
@@ -96,21 +96,21 @@ def pdf(pages: Sequence[str]) -> bytes:
 
 
 def data_url(data: bytes, kind: str = "image/png") -> str:
-    """These bytes as a URL."""
+    """These bytes as a data URL."""
     return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
 
 def image_part(url: str, **fields: str) -> dict[str, object]:
-    """A part with an image, as OpenAI shapes it."""
+    """A part with an image, in OpenAI's format."""
     return {"type": "image_url", "image_url": {"url": url, **fields}}
 
 
 def audio_part(data: bytes, kind: str = "wav") -> dict[str, object]:
-    """A part with audio, as OpenAI shapes it."""
+    """A part with audio, in OpenAI's format."""
     text = base64.b64encode(data).decode()
     return {"type": "input_audio", "input_audio": {"data": text, "format": kind}}
 
 
 def file_part(data: bytes, kind: str = "application/pdf", name: str = "a.pdf") -> dict[str, object]:
-    """A part with a file, as OpenAI shapes it."""
+    """A part with a file, in OpenAI's format."""
     return {"type": "file", "file": {"filename": name, "file_data": data_url(data, kind)}}

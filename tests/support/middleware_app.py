@@ -1,4 +1,4 @@
-"""The middleware around a small app, for servers that run as processes of their own."""
+"""The middleware around a small app, for servers that run as separate processes."""
 
 from __future__ import annotations
 
@@ -14,5 +14,5 @@ def who(request: Request) -> str | None:
 # Key and address are in the environment.
 asgi = WattfareMiddleware(asgi_app, resolve_user=who)
 wsgi = WattfareMiddleware(wsgi_app, resolve_user=who)
-#: The same, with a list of models, which has to look into each body.
+#: The same with a list of models, so that it must inspect each body.
 guarded = WattfareMiddleware(asgi_app, resolve_user=who, models=["fake/*"], allow_grants=True)

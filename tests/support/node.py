@@ -25,7 +25,7 @@ _OLDEST = 20
 
 
 def node_and_npm() -> tuple[list[str], list[str]]:
-    """How to run the two: those of this machine, or else those of the wheel."""
+    """The commands for the two: this machine's, or else those of the wheel."""
     node, npm = shutil.which("node"), shutil.which("npm")
     if node and npm and _version(node) >= _OLDEST:
         return [node], [npm]
@@ -42,7 +42,7 @@ def _version(node: str) -> int:
 
 
 def install() -> None:
-    """What the lock file names, once."""
+    """Installs what the lock file names, once."""
     with locked(_HERE / "package-lock.json"):
         _install()
 
@@ -64,14 +64,14 @@ def _install() -> None:
 
 
 def package_version(name: str) -> str:
-    """The version of an npm package that is installed here."""
+    """The installed version of an npm package."""
     install()
     package = json.loads((_HERE / "node_modules" / name / "package.json").read_text())
     return package["version"]
 
 
 def npm_install(folder: Path, *packages: str) -> None:
-    """Install npm packages, or skip the test if the registry cannot be reached."""
+    """Installs npm packages. Skips the test if the registry cannot be reached."""
     _, npm = node_and_npm()
     command: list[Any] = [
         *npm,
@@ -89,32 +89,32 @@ def npm_install(folder: Path, *packages: str) -> None:
 
 
 class Job:
-    """Something the SDK is asked to do, and what it says of it."""
+    """A request to the SDK, and what it reports."""
 
     def __init__(self, sdk: Sdk, number: int) -> None:
         self._sdk = sdk
         self._number = number
         self.said: queue.Queue[dict[str, Any]] = queue.Queue()
-        #: What was said before the end.
+        #: The reports before the end.
         self.events: list[dict[str, Any]] = []
 
     def next(self) -> dict[str, Any]:
-        """What it says next."""
+        """The next report."""
         return self.said.get(timeout=PATIENCE)
 
     def end(self) -> dict[str, Any]:
-        """What it says at last."""
+        """The last report."""
         while (said := self.next())["event"] not in ("end", "failed"):
             self.events.append(said)
         return said
 
     def abort(self) -> None:
-        """Have the client go away."""
+        """Disconnects the client."""
         self._sdk.tell({"job": self._number, "do": "abort"})
 
 
 class Sdk:
-    """The SDK, in its process."""
+    """The SDK in its process."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
@@ -151,7 +151,7 @@ class Sdk:
 
 @contextmanager
 def run_sdk() -> Iterator[Sdk]:
-    """The SDK, its packages installed."""
+    """Runs the SDK after installing its packages."""
     install()
     node, _ = node_and_npm()
     process = subprocess.Popen(

@@ -1,4 +1,4 @@
-"""A pytest plugin: the short way through aiohttp does not know the version that is installed."""
+"""A pytest plugin that disables the direct path through aiohttp, as with an unknown version."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""How fast this machine is while a test runs: a process that does a little work now and then, and
-nothing that an attack can touch.
+"""Measures how fast this machine is during a test. A separate process does a little work at
+intervals; attacks do not affect it.
 
-A limit in seconds means the seconds of a machine that has nothing else to do. If other programs
-take the processors, everything takes longer, and this process tells by how much.
+A limit in seconds means seconds on an idle machine. If other programs use the CPU, everything takes
+longer, and this process measures by how much.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import sys
 from contextlib import suppress
 from typing import Self
 
-# Every 40 ms, 1 ms of work. A line asks for what was seen since the last one.
+# 1 ms of work every 40 ms. An input line asks for the results since the last one.
 _PROGRAM = """
 import select, sys, time
 wall = cpu = late = 0.0
@@ -34,7 +34,7 @@ while True:
 
 
 class Pace:
-    """Watches the machine, in a ``with`` block."""
+    """Watches the machine in a ``with`` block."""
 
     def __enter__(self) -> Self:
         self._process = subprocess.Popen(
@@ -52,8 +52,8 @@ class Pace:
             self._process.communicate()
 
     def since(self) -> tuple[float, float]:
-        """How many times longer work took since the last call than it should, and by how many
-        seconds the process woke up too late, at most."""
+        """How many times longer than on an idle machine work has taken since the last call, and the
+        longest delay of the process in seconds."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write("\n")

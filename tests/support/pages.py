@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from dataclasses import dataclass, field
 from functools import cached_property
 from html.parser import HTMLParser
@@ -11,9 +12,10 @@ from urllib.parse import urljoin, urlsplit
 
 import httpx
 
+from support.certificates import ssl_context
 from support.service import PATIENCE, Service
 
-#: The most bytes of a page.
+#: The highest number of bytes of a page.
 MAX_BYTES = 30_000
 POLICY = {
     "default-src": "'none'",
@@ -91,7 +93,7 @@ class Page(HTMLParser):
         raise AssertionError(f"no button {button!r} in {self.answer.text}")
 
     def link(self, text: str) -> str:
-        """Where the first link with this text leads to."""
+        """The target of the first link with this text."""
         for found, href in self.links:
             if " ".join(found.split()) == text:
                 return href
@@ -114,8 +116,8 @@ class Page(HTMLParser):
                 self.forms[-1].fields[attributes["name"]] = attributes.get("value", "on")
 
     def handle_endtag(self, tag: str) -> None:
-        assert self._open, f"</{tag}> closes nothing"
-        assert self._open.pop() == tag, f"</{tag}> is out of its turn"
+        assert self._open, f"</{tag}> closes no element"
+        assert self._open.pop() == tag, f"</{tag}> is out of order"
 
     def handle_data(self, data: str) -> None:
         if self._open and self._open[-1] in ("script", "style"):
@@ -130,8 +132,13 @@ class Page(HTMLParser):
             self.forms[-1].button += data.strip()
 
 
+def new_address() -> str:
+    """A random private address."""
+    return f"10.{'.'.join(str(byte) for byte in secrets.token_bytes(3))}"
+
+
 class Browser:
-    """What a browser does with the pages, without JavaScript.
+    """A browser without JavaScript.
 
     Args:
         cookie: the value of the sign-in's cookie.
@@ -141,18 +148,20 @@ class Browser:
         port = httpx.URL(service.url).port
         self.origin = f"http://localhost:{port}"
         self.http = httpx.Client(
-            base_url=self.origin, timeout=PATIENCE, trust_env=False, follow_redirects=False
+            base_url=self.origin, timeout=PATIENCE, trust_env=False, verify=ssl_context()
         )
+        # An own address: the service limits the requests of each.
+        self.http.headers["x-forwarded-for"] = new_address()
         if cookie is not None:
             self.http.cookies.set("wattfare", cookie, domain="localhost.local", path="/")
 
     def get(self, path: str) -> Page:
-        """Open a page. Redirects are followed."""
+        """Opens a page and follows redirects."""
         answer = self.http.get(path, headers={"sec-fetch-site": "none"}, follow_redirects=True)
         return Page(answer)
 
     def send(self, form: Form, **fields: str) -> httpx.Response:
-        """Send a form, as a browser does. Redirects are not followed.
+        """Sends a form, as a browser does. Does not follow redirects.
 
         Args:
             fields: what the person fills in.
@@ -160,7 +169,7 @@ class Browser:
         return self.post(form.action, {**form.fields, **fields})
 
     def post(self, path: str, fields: dict[str, str], **headers: str) -> httpx.Response:
-        """A form from a page of the service, unless ``headers`` say otherwise."""
+        """Posts a form from a page of the service, unless ``headers`` say otherwise."""
         given = {"sec-fetch-site": "same-origin", "origin": "null"}
         given.update({name.replace("_", "-"): value for name, value in headers.items()})
         return self.http.post(urljoin("/", path), data=fields, headers=given)
@@ -209,7 +218,7 @@ def check_headers(page: Page) -> None:
 
 
 def check_page(page: Page) -> None:
-    """All that holds for a page."""
+    """Checks the rules for every page."""
     check_headers(page)
     assert len(page.answer.content) <= MAX_BYTES
     assert page.inline == []

@@ -1,4 +1,4 @@
-"""An app under a real server, in a process of its own."""
+"""An app under a real server, in its own process."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _LISTENING = re.compile(r"(?:Listening at|Running on|running on):? (http://127\.
 
 @dataclass(frozen=True)
 class Pair:
-    """A framework's app, and the server to run it.
+    """A framework's app, and the server that runs it.
 
     Attributes:
         command: of the server; ``{port}`` is where it listens.
@@ -59,7 +59,7 @@ PAIRS = [
 
 @dataclass
 class Server:
-    """An app, running."""
+    """A running app."""
 
     url: str
     process: subprocess.Popen[str]
@@ -68,15 +68,15 @@ class Server:
 
 @contextmanager
 def run_server(pair: Pair, service: Service, keys: AppKeys, home: Path) -> Iterator[Server]:
-    """The app with these keys in front of this service, from when it answers until the block
-    ends; then it must stop by itself, and have nothing to complain of."""
+    """Runs the app with these keys in front of this service, until the block ends. Then it must
+    exit by itself without any complaint."""
     port = 0 if pair.tells_port else free_port()
     env = environment(
         {
             "WATTFARE_SECRET_KEY": keys.secret_key,
             "WATTFARE_BASE_URL": service.url,
             "HOME": str(home),
-            # What is not closed is to be told of.
+            # Unclosed resources must cause a warning.
             "PYTHONWARNINGS": "default::ResourceWarning",
         }
     )
@@ -119,7 +119,8 @@ def run_server(pair: Pair, service: Service, keys: AppKeys, home: Path) -> Itera
 
 def _is_complaint(line: str) -> bool:
     if "ResourceWarning: unclosed <socket" in line:
-        return "raddr" in line  # the server leaves its own listener to the end of the process
+        # the server leaves closing its own listener to the end of the process
+        return "raddr" in line
     told = ("Traceback", "ResourceWarning: unclosed", "Unclosed", "never awaited")
     return any(word in line for word in told)
 

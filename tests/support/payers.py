@@ -1,4 +1,4 @@
-"""People who pay: made in the database, without a passkey."""
+"""Payers, created in the database without a passkey."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from wattfare_mw.service.ledger.store import Store
 
 @dataclass(frozen=True)
 class SignedIn:
-    """A payer whose browser is signed in."""
+    """A payer with a signed-in browser."""
 
     payer_id: str
     cookie: str
@@ -27,7 +27,7 @@ class SignedIn:
 
 @asynccontextmanager
 async def store_of(database: str) -> AsyncIterator[Store]:
-    """A store of this process, beside those of the service."""
+    """A store of this process, in addition to those of the service."""
     store = await open_store(database)
     try:
         yield store
@@ -58,7 +58,7 @@ async def new_payer(store: Store, *, age: int = 0) -> SignedIn:
 
 
 async def grow_old(store: Store, payer: SignedIn) -> None:
-    """Make the payer's sign-ins older than ten minutes."""
+    """Makes the payer's sign-ins older than ten minutes."""
     await write(
         store,
         update(schema.sign_ins)
@@ -68,5 +68,5 @@ async def grow_old(store: Store, payer: SignedIn) -> None:
 
 
 async def write(store: Store, statement: Any) -> None:
-    """Carry out one statement."""
+    """Runs one statement."""
     await store.transact(lambda sql: sql.execute(statement).rowcount)

@@ -1,9 +1,8 @@
-"""People at the service's pages, without a browser: each has an authenticator in software."""
+"""People who use the service's pages without a browser: each has an authenticator in software."""
 
 from __future__ import annotations
 
 import asyncio
-import secrets
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Self
 from urllib.parse import parse_qs, urlsplit
@@ -12,7 +11,7 @@ import httpx
 from sqlalchemy import text
 
 from support.authenticator import Authenticator
-from support.pages import Browser, Form, Page
+from support.pages import Browser, Form, Page, new_address
 from support.service import App, Service, bearer
 from wattfare_mw.service.ledger.databases import open_store
 
@@ -22,16 +21,15 @@ RETURN_URL = f"{ORIGIN}/return?from=here"
 
 
 class Person:
-    """A person with a browser, and with passkeys in an authenticator of their own."""
+    """A person with a browser, and with passkeys in their own authenticator."""
 
     def __init__(self, service: Service) -> None:
         self.service = service
         self.browser = Browser(service)
-        self.browser.http.headers["x-forwarded-for"] = new_address()
         self.authenticator = Authenticator(self.browser.origin)
 
     def sign_in(self, next_: str = "/budget", kind: str | None = None) -> httpx.Response:
-        """What the script of the page does: create a passkey, or sign in with one.
+        """Does what the page's script does: creates a passkey, or signs in with one.
 
         Args:
             kind: ``create`` or ``sign-in``; None: what fits.
@@ -60,7 +58,8 @@ class Person:
         return answer.json()
 
     def allow(self, url: str, **fields: str) -> httpx.Response:
-        """Open an approval, sign in if need be, and press Allow, as a browser with JavaScript."""
+        """Opens an approval, signs in if necessary, and presses Allow, as a browser with
+        JavaScript."""
         return self.browser.send(self.open(url).form("Allow"), ready="1", **fields)
 
     def open(self, url: str) -> Page:
@@ -72,18 +71,19 @@ class Person:
         return page
 
     def decide(self, url: str, **fields: str) -> httpx.Response:
-        """Send the form of an approval from another page, whatever the approval's own page says."""
+        """Sends the form of an approval from another page, whatever the approval's own page
+        shows."""
         form = self.form()
         fields = {"decision": "allow", "cap": "1", "ready": "1", **fields}
         path = urlsplit(url).path
         return self.browser.post(path, {"csrf": form.fields["csrf"], **fields})
 
     def approve(self, url: str, **fields: str) -> dict[str, str]:
-        """Allow, and what comes back to the app in the query of the return URL."""
+        """Allows the approval. Returns the query of the return URL, which the app gets."""
         return returned(self.allow(url, **fields))
 
     def deny(self, url: str) -> dict[str, str]:
-        """Press Deny, without signing in."""
+        """Presses Deny without signing in."""
         page = self.browser.get(urlsplit(url).path)
         return returned(self.browser.send(page.form("Deny")))
 
@@ -106,11 +106,6 @@ def returned(answer: httpx.Response) -> dict[str, str]:
     return {name: value for name, (value,) in query.items() if name != "from"}
 
 
-def new_address() -> str:
-    """An address of its own for a client, so that its requests count for itself."""
-    return f"10.{'.'.join(str(byte) for byte in secrets.token_bytes(3))}"
-
-
 def live_app(service: Service, name: str = "live app", origin: str = ORIGIN) -> App:
     """A live app with a registered origin."""
     app = App(service, service.create_app("live", name))
@@ -125,14 +120,14 @@ def live_app(service: Service, name: str = "live app", origin: str = ORIGIN) -> 
 
 
 def ask(app: App, user: str = "u1", *, token: str | None = None, **limit: Any) -> dict[str, Any]:
-    """Open an approval of a connection, as the app's page does."""
+    """Opens an approval of a connection, as the app's page does."""
     answer = post(app, "/approvals", token or app.token(user, **limit), {"returnUrl": RETURN_URL})
     assert answer.status_code == 200, answer.text
     return answer.json()
 
 
 def ask_for_grant(app: App, requests: int = 2, **fields: Any) -> dict[str, Any]:
-    """Open an approval of a grant, as the app's page does."""
+    """Opens an approval of a grant, as the app's page does."""
     body = {"returnUrl": RETURN_URL, "requests": requests, **fields}
     answer = post(app, "/approvals", app.keys.publishable_key, body)
     assert answer.status_code == 200, answer.text
@@ -142,7 +137,7 @@ def ask_for_grant(app: App, requests: int = 2, **fields: Any) -> dict[str, Any]:
 def redeem(
     app: App, asked: dict[str, Any], code: str, *, token: str | None = None, **changes: Any
 ) -> httpx.Response:
-    """Redeem an approval, as the app's page does."""
+    """Redeems an approval, as the app's page does."""
     body = {"code": code, "secret": asked["secret"], **changes}
     return post(app, f"/approvals/{asked['id']}/redeem", token or app.token(), body)
 
@@ -150,7 +145,7 @@ def redeem(
 def post(
     app: App, path: str, credential: str, body: object, origin: str | None = ORIGIN
 ) -> httpx.Response:
-    """A request of a page of this origin."""
+    """Sends a request from a page of this origin."""
     headers = bearer(credential)
     if origin is not None:
         headers["origin"] = origin
@@ -158,7 +153,7 @@ def post(
 
 
 def connect(app: App, person: Person, user: str = "u1", **fields: str) -> dict[str, Any]:
-    """From the app's button to a connected budget."""
+    """Goes all the way from the app's button to a connected budget."""
     asked = ask(app, user)
     code = person.approve(asked["url"], **fields)["code"]
     answer = redeem(app, asked, code, token=app.token(user))
@@ -167,7 +162,7 @@ def connect(app: App, person: Person, user: str = "u1", **fields: str) -> dict[s
 
 
 def change(service: Service, statement: str, **values: Any) -> int:
-    """Change the database beside the service, as time would, or an operator."""
+    """Changes the database of the running service, to simulate time or an operator."""
 
     async def carry_out() -> int:
         store = await open_store(service.database)
@@ -176,5 +171,5 @@ def change(service: Service, statement: str, **values: Any) -> int:
         finally:
             await store.close()
 
-    with ThreadPoolExecutor(1) as thread:  # a test may have an event loop of its own
+    with ThreadPoolExecutor(1) as thread:  # a test may have its own event loop
         return thread.submit(asyncio.run, carry_out()).result()

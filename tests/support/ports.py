@@ -9,15 +9,15 @@ from functools import cache
 
 
 def free_port() -> int:
-    """A port that nobody uses now.
+    """An unused port.
 
-    It is below the range from which the system gives ports to connections and to servers that ask
-    for any port. So nothing else on the machine takes it before the caller's server does.
+    It is below the range from which the system assigns ports to connections and to servers on port
+    0. So nothing else on the machine takes it before the caller's server does.
     """
     while True:
         port = random.SystemRandom().randrange(10_000, 32_000)
         with socket.socket() as probe:
-            # Some connections to a server that is gone may still linger at its port.
+            # Some connections to a stopped server may still linger on its port.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind(("127.0.0.1", port))
@@ -28,8 +28,8 @@ def free_port() -> int:
 
 @cache
 def refused_port() -> int:
-    """A port at which connections are refused, as long as this process lives."""
-    # The socket keeps the port, and it never listens.
+    """A port that refuses connections as long as this process runs."""
+    # The socket keeps the port but never listens.
     holder = socket.socket()
     holder.bind(("127.0.0.1", 0))
     atexit.register(holder.close)

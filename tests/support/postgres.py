@@ -1,4 +1,4 @@
-"""A PostgreSQL of the tests' own: one cluster for a run, one database for each test."""
+"""A PostgreSQL for tests: one cluster for a run, one database for each test."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ import pytest
 from .ports import free_port
 from .shared_run import SharedRun, at_the_end, locked
 
-#: How long any of this may take, in seconds.
+#: Seconds that each step may take.
 PATIENCE = 60
 MISSING = (
     "PostgreSQL is not installed: the ledger is tested on SQLite only. "
     "To have the rest: apt-get install postgresql (Debian), and the extra `postgresql`."
 )
-#: Nothing here outlives the machine, so that nothing needs to reach the disk. What is committed
-#: reaches the system all the same: a server that is stopped on the spot must not forget it. No
-#: database is used for long enough to be vacuumed.
+#: Nothing needs to survive a crash of the machine, so nothing is flushed to the disk. Committed
+#: data still reaches the operating system: a server that is killed must not lose it. No database
+#: lives long enough to need a vacuum.
 FAST = ("fsync=off", "full_page_writes=off", "autovacuum=off", "max_connections=500")
 
 
 class Cluster:
-    """A running server that trusts everybody on this machine."""
+    """A running server that trusts every local client."""
 
     def __init__(self, folder: Path, binaries: Path, port: int) -> None:
         self.folder = folder
@@ -42,7 +42,7 @@ class Cluster:
         return f"postgresql://wattfare@127.0.0.1:{self.port}/{name}"
 
     def database(self) -> str:
-        """The URL of a new database, with its tables."""
+        """The URL of a new database with tables."""
         with locked(self.folder / "template.lock"):
             ready = self.folder / "template.ready"
             if not ready.exists():
@@ -54,13 +54,13 @@ class Cluster:
         return self.empty_database('TEMPLATE "template"')
 
     def empty_database(self, options: str = "") -> str:
-        """The URL of a new database, without tables."""
+        """The URL of a new database without tables."""
         name = f"t{secrets.token_hex(8)}"
         self.execute(f"CREATE DATABASE {name} {options}")
         return self.url(name)
 
     def execute(self, statement: str, name: str = "postgres") -> None:
-        """Run this in that database."""
+        """Runs this statement in that database."""
         import asyncpg
 
         async def run() -> None:
@@ -73,21 +73,21 @@ class Cluster:
         asyncio.run(run())
 
     def start(self) -> None:
-        """Start the server, and wait until it answers."""
+        """Starts the server and waits until it answers."""
         settings = [*FAST, "listen_addresses=127.0.0.1", f"unix_socket_directories={self.folder}"]
         options = f"-p {self.port} " + " ".join(f"-c {setting}" for setting in settings)
         self._run("pg_ctl", "-w", "-l", str(self.folder / "log"), "-o", options, "start")
 
     def stop(self) -> None:
-        """Stop it, whoever is connected."""
+        """Stops the server even if clients are connected."""
         self._run("pg_ctl", "-w", "-m", "immediate", "stop")
 
     def create(self) -> None:
-        """Make its files."""
+        """Creates its files."""
         self._run("initdb", "-U", "wattfare", "-A", "trust", "-E", "UTF8", "--no-sync")
 
     def command(self, name: str, *arguments: str) -> list[str]:
-        """The command line of one of PostgreSQL's programs, for this cluster."""
+        """The command line of one of PostgreSQL's programs for this cluster."""
         line = [str(self._binaries / name), "-D", str(self.folder / "data"), *arguments]
         if os.geteuid() == 0:  # which PostgreSQL refuses to be
             line = ["runuser", "-u", "postgres", "--", *line]
@@ -108,7 +108,7 @@ class Cluster:
 
 @contextmanager
 def run_cluster() -> Iterator[Cluster]:
-    """A cluster that lasts as long as the block; skip the test if PostgreSQL is not installed."""
+    """Runs a cluster until the block ends. Skips the test if PostgreSQL is not installed."""
     cluster = _new_cluster()
     remove, *arguments = _removal(cluster)
     with at_the_end(remove, *arguments):
@@ -118,7 +118,7 @@ def run_cluster() -> Iterator[Cluster]:
 
 
 def shared_cluster(run: SharedRun) -> Cluster:
-    """The cluster of this run; skip the test if PostgreSQL is not installed."""
+    """The cluster of this run. Skips the test if PostgreSQL is not installed."""
 
     def start() -> tuple[str, int]:
         cluster = _new_cluster()
@@ -149,7 +149,7 @@ def _new_cluster() -> Cluster:
 
 
 def _removal(cluster: Cluster) -> list[str]:
-    """A shell script and its arguments, which stop the cluster and remove its files."""
+    """A shell script with its arguments that stops the cluster and removes its files."""
     stop = cluster.command("pg_ctl", "-w", "-m", "immediate", "stop")
     return ['cd /; "$@"; rm -rf "$0"', str(cluster.folder), *stop]
 
@@ -158,13 +158,13 @@ def _binaries() -> Path | None:
     found = shutil.which("initdb")
     if found:
         return Path(found).parent
-    versions = Path("/usr/lib/postgresql").glob("*/bin/initdb")  # where Debian has it
+    versions = Path("/usr/lib/postgresql").glob("*/bin/initdb")  # Debian's location
     newest = max(versions, key=lambda path: int(path.parents[1].name), default=None)
     return None if newest is None else newest.parent
 
 
 def install(*packages: str) -> None:
-    """Install these Debian packages, which is for CI only."""
+    """Installs these Debian packages, in CI only."""
     sudo = [] if os.geteuid() == 0 else ["sudo"]
     for arguments in (["update"], ["install", "-y", "--no-install-recommends", *packages]):
         subprocess.run(

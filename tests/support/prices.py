@@ -1,4 +1,4 @@
-"""Made-up prices and counts, and the arithmetic of a provider, written a second time."""
+"""Generated prices and counts, and an independent version of a provider's arithmetic."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ discounts = st.just(Decimal(0)) | st.decimals(0, 1, places=3)
 
 
 def _prices(rate: st.SearchStrategy[Decimal], long: int) -> st.SearchStrategy[Price]:
-    """Prices with rates of any kind, some for prompts of up to so many tokens or more."""
+    """Prices with rates of any kind, some only for prompts above or below a length."""
     optional = {name: rate for name in _NAMES if name not in ("prompt", "completion")}
     base = st.fixed_dictionaries({"prompt": rate, "completion": rate}, optional=optional)
     some = st.fixed_dictionaries({}, optional=dict.fromkeys(_NAMES, rate))
@@ -47,7 +47,7 @@ flat_prices = st.builds(Price.flat, rates, rates, rates)
 
 @st.composite
 def token_counts(draw: st.DrawFn, most: int = 2000) -> TokenCounts:
-    """Counts whose parts fit into their wholes."""
+    """Counts whose parts fit into their totals."""
     fields: dict[str, int] = {}
     for whole, parts in (("prompt", PROMPT_PARTS), ("completion", COMPLETION_PARTS)):
         given = {name: draw(st.integers(0, most // 10)) for name in parts}
@@ -67,7 +67,7 @@ _OTHERWISE = {
 
 
 def provider_cost(price: Price, used: TokenCounts, moment: datetime = NOON) -> Fraction:
-    """What a provider charges for this, in nano-dollars, by its own list."""
+    """What a provider charges for this by its own list, in nano-dollars."""
     rate = {name: getattr(price.rates, name) for name in _NAMES}
     for override in price.overrides:
         window = override.window or (time(0), time(0))

@@ -89,7 +89,7 @@ HTML = """\
 
 
 def records(number: int) -> str:
-    """Rows as JSON, as a tool gives them."""
+    """Rows as JSON, as a tool returns them."""
     rows = [
         {
             "id": f"ord_{index:06}",
@@ -123,7 +123,7 @@ _FIELDS = {
 
 
 def tools(number: int) -> list[dict[str, Any]]:
-    """So many functions, of different sizes."""
+    """This many functions of different sizes."""
     names = ("search", "create", "update", "delete", "list", "send")
     things = ("orders", "customers", "invoices", "tickets", "messages")
     return [
@@ -322,7 +322,7 @@ TEMPLATES = {
 
 
 def render(template: str, request: dict[str, Any], *, html: bool) -> str:
-    """What this template makes of the request.
+    """Renders the request with this template.
 
     Args:
         html: does ``tojson`` write ASCII and escape ``<``, as Jinja's own does? Those of vLLM and

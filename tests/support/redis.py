@@ -1,4 +1,4 @@
-"""A Redis of the tests' own."""
+"""A Redis for tests."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MISSING = (
 
 
 def shared_redis(run: SharedRun) -> str:
-    """The URL of this run's Redis; skip the test if Redis is not installed."""
+    """The URL of this run's Redis. Skips the test if Redis is not installed."""
     pytest.importorskip("redis", reason=MISSING)
     if not shutil.which("redis-server") and os.environ.get("CI"):
         install("redis-server")

@@ -1,4 +1,4 @@
-"""What a service refuses, and who a call says pays for it: scripts for a fake one."""
+"""Scripts of a fake service: refusals, and the payer that a call names."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def refuses(status: int, code: str, **headers: str) -> Callable[[Exchange], None
 
 
 def calls_a_tool_then_refuses(fake: Upstream, tool: str) -> Callable[[Exchange], None]:
-    """A script that answers the first call with a tool call, and refuses each other one."""
+    """A script that answers the first call with a tool call and refuses all others."""
     refuse = refuses(402, "budget_exceeded")
 
     def script(exchange: Exchange) -> None:

@@ -1,4 +1,4 @@
-"""What every adapter must answer alike, asked through its framework's test client."""
+"""Answers that every adapter must give, requested through its framework's test client."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ def ask(model: str = "openai/gpt-4o", **fields: Any) -> str:
 
 
 def cost(words: int) -> float:
-    """What the built-in model takes for so many words, said once and repeated once."""
+    """The built-in model's cost for this many words, sent once and repeated once."""
     return round(words * 0.000003, 9)
 
 
 @dataclass
 class Refused:
-    """A request that is refused, and how."""
+    """A refused request, and its refusal."""
 
     method: str
     path: str
@@ -59,7 +59,7 @@ REFUSED = [
         {"origin": "https://evil.example", "access-control-request-method": "POST"},
     ),
 ]
-#: Options of a middleware that refuses all these.
+#: Options of a middleware that refuses all of these.
 REFUSING: dict[str, Any] = {
     "models": ["openai/gpt-4o"],
     "max_body_bytes": 1000,
@@ -73,7 +73,7 @@ PREFLIGHT = {
 
 
 def check_refused(refused: Refused, status: int, headers: Any, body: bytes) -> None:
-    """An answer in the protocol's form."""
+    """Checks an answer in the protocol's form."""
     assert status == refused.status, body
     assert headers["content-type"] == "application/json"
     assert headers["cache-control"] == "no-store"
@@ -82,7 +82,7 @@ def check_refused(refused: Refused, status: int, headers: Any, body: bytes) -> N
 
 
 def check_preflight(status: int, headers: Any) -> None:
-    """An allowed preflight, answered by us and not by the framework."""
+    """Checks an allowed preflight, answered by us and not by the framework."""
     assert status == 204
     assert headers["access-control-allow-origin"] == "https://app.example"
     assert headers["access-control-allow-methods"] == "POST"

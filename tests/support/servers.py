@@ -1,5 +1,5 @@
-"""Real servers around an app, each on a socket that listens before it starts: who connects early
-waits in its queue, and nobody has to ask whether it is there yet."""
+"""Real servers around an app. Each socket listens before its server starts: early clients wait in
+its queue, so no test must poll for the server."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ def gunicorn_server(app: str, *options: str, env: dict[str, str]) -> Iterator[Ad
 
 @contextmanager
 def uvicorn_process(app: str, *, env: dict[str, str]) -> Iterator[tuple[Address, int]]:
-    """uvicorn as a process, and the id of the process."""
+    """uvicorn as a process. Yields its address and process id."""
     with (
         _listening() as listener,
         _process(
@@ -182,11 +182,11 @@ def uvicorn_process(app: str, *, env: dict[str, str]) -> Iterator[tuple[Address,
 
 @contextmanager
 def granian_server(app: str, directory: Path, *, env: dict[str, str]) -> Iterator[Address]:
-    """granian, as processes, on a socket of the file system."""
+    """granian as processes, on a Unix socket."""
     path = directory / "s"
     program = ("-m", "granian", "--interface", "asgi", "--uds", str(path), "--no-ws", app)
     with _process(*program, env=env) as process:
-        # It says that it listens a moment before it does.
+        # It reports that it listens slightly too early.
         deadline = time.monotonic() + PATIENCE
         while True:
             try:
@@ -213,7 +213,7 @@ def _process(*arguments: str, env: dict[str, str], **more: Any) -> Iterator[subp
     )
     assert process.stdout is not None
     log: list[str] = []
-    # Read all along, so that a full pipe never stops it.
+    # Read all the time, so that a full pipe never blocks it.
     reader = threading.Thread(target=log.extend, args=(process.stdout,), daemon=True)
     reader.start()
     try:
@@ -232,7 +232,7 @@ def _process(*arguments: str, env: dict[str, str], **more: Any) -> Iterator[subp
 
 
 class Visitor:
-    """A client that speaks HTTP by hand, and so can go away at any moment."""
+    """A client that writes HTTP by hand, so it can disconnect at any moment."""
 
     def __init__(self, address: Address) -> None:
         family = socket.AF_UNIX if isinstance(address, str) else socket.AF_INET
@@ -246,21 +246,21 @@ class Visitor:
         self._seen = b""
 
     def ask(self, method: str, path: str, headers: dict[str, str], body: bytes = b"") -> None:
-        """Send a request."""
+        """Sends a request."""
         headers = {"host": "testserver", "content-length": str(len(body)), **headers}
         fields = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
         self.send(f"{method} {path} HTTP/1.1\r\n{fields}\r\n".encode() + body)
 
     def send(self, data: bytes) -> None:
-        """Send bytes as they are."""
+        """Sends raw bytes."""
         self._socket.sendall(data)
 
     def forget(self) -> None:
-        """What has come so far does not count any more."""
+        """Discards what has arrived so far."""
         self._seen = b""
 
     def wait_for(self, part: bytes) -> bytes:
-        """All that has come, as soon as this is in it."""
+        """Everything that has arrived, once it contains this."""
         while part not in self._seen:
             more = self._socket.recv(65536)
             assert more, self._seen
@@ -268,14 +268,14 @@ class Visitor:
         return self._seen
 
     def leave(self, *, reset: bool = False) -> None:
-        """Close the connection."""
+        """Closes the connection."""
         if reset:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
         with suppress(OSError):
             self._socket.close()
 
     def rest(self) -> bytes:
-        """All that comes, to the end of the connection."""
+        """Everything until the end of the connection."""
         while more := self._socket.recv(65536):
             self._seen += more
         self._socket.close()

@@ -19,12 +19,13 @@ import httpx
 
 from support.certificates import ssl_context
 from support.forked import ForkedCommand
+from support.sqlite import sqlite_database
 from wattfare_mw.service import AppKeys, create_keys
 from wattfare_mw.service.records import Mode
 
 T = TypeVar("T")
 
-#: How long anything of this may take before a test is called failed, in seconds.
+#: Seconds before any step counts as failed.
 PATIENCE = 60
 
 
@@ -43,22 +44,22 @@ class Service:
         return f"{self.url}/api/v1"
 
     def create_app(self, mode: Mode = "test", name: str = "test app") -> AppKeys:
-        """A new app, made as ``wattfare apps create`` makes it, without a process for each."""
+        """A new app, created as ``wattfare apps create`` does, but without a new process."""
         return create_keys(self.database, name, mode)
 
     def app(self, mode: Mode = "test") -> App:
-        """A new app, with what its backend does."""
+        """A new app, with the calls of its backend."""
         return App(self, self.create_app(mode))
 
     def stop(self) -> int:
-        """SIGTERM; the exit code."""
+        """Sends SIGTERM. Returns the exit code."""
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(PATIENCE)
 
 
 @dataclass
 class App:
-    """An app's backend, calling by plain HTTP."""
+    """An app's backend, which calls by plain HTTP."""
 
     service: Service
     keys: AppKeys
@@ -74,7 +75,7 @@ class App:
         return bearer(self.keys.secret_key)
 
     def token(self, user: str = "u1", **limit: Any) -> str:
-        """A session token; ``monthlyUsd=…`` for a limit."""
+        """A session token; ``monthlyUsd=…`` sets a limit."""
         body: dict[str, Any] = {"appUserId": user}
         if limit:
             body["requestLimit"] = limit
@@ -83,7 +84,7 @@ class App:
         return answer.json()["token"]
 
     def connect(self, user: str = "u1", **cap: Any) -> dict[str, Any]:
-        """Connect this user; ``monthlyUsd=…`` for a cap."""
+        """Connects this user; ``monthlyUsd=…`` sets a cap."""
         answer = self.http.post("/connections", json=cap, headers=bearer(self.token(user)))
         assert answer.status_code == 200, answer.text
         return answer.json()
@@ -91,7 +92,7 @@ class App:
     def status(self, user: str = "u1") -> dict[str, Any]:
         """This user's ConnectionStatus."""
         answer = self.http.get(
-            # httpx before 0.28 leaves a "%41" in `params` as it is.
+            # httpx before 0.28 leaves a "%41" in `params` unchanged.
             f"/status?appUserId={quote(user, safe='')}",
             headers=self.auth,
         )
@@ -99,13 +100,13 @@ class App:
         return answer.json()
 
     def chat(self, text: str = "one two three", user: str = "u1", **fields: Any) -> httpx.Response:
-        """An inference call for this user, whole."""
+        """A whole inference call for this user."""
         return self.http.post(
             "/chat/completions", json=chat_body(text, **fields), headers=self.paid_by(user)
         )
 
     def paid_by(self, user: str) -> dict[str, str]:
-        """The headers of a call for this user, whose id is plain ASCII."""
+        """The headers of a call for this user, whose id must be plain ASCII."""
         return {**self.auth, "x-wattfare-user": user}
 
     def openai(self, user: str = "u1", **options: Any) -> Any:
@@ -122,7 +123,7 @@ class App:
         )
 
     def close(self) -> None:
-        """Let go of the connections."""
+        """Closes the connections."""
         self.http.close()
 
     def __enter__(self) -> App:
@@ -133,12 +134,13 @@ class App:
 
 
 def eventually(probe: Callable[[], T]) -> T:
-    """What this says as soon as it says anything, for what has no event to wait for."""
+    """Polls a function until its result is true, and returns the result. For conditions without an
+    event to wait for."""
     deadline = time.monotonic() + PATIENCE
     pause = 0.01
     while not (said := probe()):
-        assert time.monotonic() < deadline, "it never came to be"
-        time.sleep(pause)  # a probe may open a database, and the machine has other work
+        assert time.monotonic() < deadline, "it never became true"
+        time.sleep(pause)  # the function may open a database, and the machine is shared
         pause = min(1.5 * pause, 0.1)
     return said
 
@@ -158,7 +160,7 @@ def chat_body(text: str = "one two three", **fields: Any) -> dict[str, Any]:
 
 
 def run_cli(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    """`wattfare …`, to its end."""
+    """Runs `wattfare …` to its end."""
     return subprocess.run(
         [sys.executable, "-m", "wattfare_mw.cli", *arguments],
         capture_output=True,
@@ -178,8 +180,8 @@ def run_service(
     database: str | None = None,
     forked: bool = True,
 ) -> Iterator[Service]:
-    """`wattfare serve --port 0` over a database in ``tmp_path``, from the line that says that it
-    listens until the block ends.
+    """Runs `wattfare serve --port 0` over a database in ``tmp_path``, from its ready line to the
+    end of the block.
 
     Args:
         options: more arguments of ``serve``.
@@ -189,7 +191,9 @@ def run_service(
         forked: from a process that has imported everything, which takes a tenth of the time. A
             test of how the command starts wants False.
     """
-    database = database or f"sqlite:///{tmp_path / 'wattfare.db'}"
+    if database is None:
+        file = tmp_path / "wattfare.db"
+        database = f"sqlite:///{file}" if file.exists() else sqlite_database(tmp_path, file.name)
     arguments = [
         "serve",
         "--port",
@@ -214,7 +218,7 @@ def run_service(
     assert process.stdout is not None
     assert process.stderr is not None
     log: list[str] = []
-    # Read all along, so that a full pipe never stops it.
+    # Read all the time, so that a full pipe never blocks it.
     reader = threading.Thread(target=log.extend, args=(process.stderr,), daemon=True)
     reader.start()
     try:
@@ -240,7 +244,7 @@ def run_service(
 
 
 def environment(more: dict[str, str] | None = None) -> dict[str, str]:
-    """This process's variables, without those that would steer the service from outside."""
+    """This process's variables without those that would change the service."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("WATTFARE_")}
     kept["PYTHONUNBUFFERED"] = "1"
     # The package of this tree, whichever is installed.

@@ -1,8 +1,8 @@
 """What the processes of one test run share.
 
-With pytest-xdist, a run has a controller and several workers. The controller makes a folder, and
-each worker gets its path. A server that is expensive to start is started once in a run, by the
-first worker that asks for it, and ends with the controller.
+With pytest-xdist, a run has a controller and several workers. The controller creates a folder, and
+each worker gets its path. An expensive server is started once in a run, by the first worker that
+needs it, and stops with the controller.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-#: How long the end of a run may take, in seconds.
+#: Seconds that the end of a run may take.
 PATIENCE = 60
 
 
@@ -29,7 +29,7 @@ class SharedRun:
         self.folder = folder
 
     def once(self, name: str, start: Callable[[], Any]) -> Any:
-        """Call ``start`` once in this run, and return its result in every process.
+        """Calls ``start`` once in this run, and returns its result in every process.
 
         Args:
             name: identifies what is started.
@@ -42,7 +42,7 @@ class SharedRun:
             return json.loads(result.read_text())
 
     def at_end(self, *command: str) -> None:
-        """Run this command when the run ends, even if its processes are killed."""
+        """Runs this command when the run ends, even if its processes are killed."""
         file, _ = tempfile.mkstemp(suffix=".end", dir=self.folder)
         os.write(file, shlex.join(command).encode())
         os.close(file)
@@ -50,7 +50,7 @@ class SharedRun:
 
 @contextmanager
 def new_run() -> Iterator[SharedRun]:
-    """A run that lasts as long as the block."""
+    """A run that lasts until the block ends."""
     folder = tempfile.mkdtemp(prefix="wattfare-tests-")
     script = 'cd "$0"; for command in *.end; do test -e "$command" && sh "$command"; done; cd /; '
     with at_the_end(script + 'rm -rf "$0"', folder):
@@ -59,7 +59,7 @@ def new_run() -> Iterator[SharedRun]:
 
 @contextmanager
 def locked(file: Path) -> Iterator[None]:
-    """Let one process at a time into the block."""
+    """Lets one process at a time into the block."""
     descriptor = os.open(file, os.O_RDWR | os.O_CREAT)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -70,7 +70,7 @@ def locked(file: Path) -> Iterator[None]:
 
 @contextmanager
 def at_the_end(script: str, name: str, *arguments: str) -> Iterator[None]:
-    """Run a shell script when the block ends, or when this process dies. ``$0`` is the name."""
+    """Runs a shell script when the block ends or when this process dies. ``$0`` is the name."""
     shell = subprocess.Popen(
         ["sh", "-c", f"cat; {script}", name, *arguments],
         stdin=subprocess.PIPE,

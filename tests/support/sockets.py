@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from support.servers import uvicorn_server
 from support.service import PATIENCE
+from support.sqlite import sqlite_database
 from wattfare_mw.service import Settings, create_app, sockets
 
 
@@ -28,7 +29,7 @@ def address_of(url: str) -> tuple[str, int]:
 
 
 def rest(client: socket.socket) -> bytes:
-    """All that comes to the end of the connection."""
+    """Everything until the end of the connection."""
     data = b""
     with suppress(ConnectionError):
         while more := client.recv(65536):
@@ -38,7 +39,7 @@ def rest(client: socket.socket) -> bytes:
 
 
 def head_of(path: str, headers: dict[str, str], length: int | None = None) -> bytes:
-    """The head of a POST, whose body has this length; None: it comes in chunks."""
+    """The head of a POST whose body has this length, or arrives in chunks if it is None."""
     fields = {"host": "x", "content-type": "application/json", **headers}
     if length is None:
         fields["transfer-encoding"] = "chunked"
@@ -51,7 +52,7 @@ def head_of(path: str, headers: dict[str, str], length: int | None = None) -> by
 @contextmanager
 def served(folder: Path, **options: Any) -> Generator[Any]:
     """The service in this process, so that a test can set its limits."""
-    app = create_app(Settings(database=database_in(folder)))
+    app = create_app(Settings(database=sqlite_database(folder)))
     with uvicorn_server(app, http=sockets.LimitedProtocol, **options) as address:
         yield address
 

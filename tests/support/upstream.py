@@ -1,6 +1,6 @@
-"""A fake OpenAI-compatible upstream on a real socket, which does what a test's script says.
+"""A fake OpenAI-compatible upstream on a real socket, which follows a test's script.
 
-It speaks HTTP by hand, so that it can also speak it wrongly: break off, hang, lie.
+It writes HTTP by hand, so it can also break the protocol: disconnect, hang, lie.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-#: How long anything of this may take before a test is called failed, in seconds.
+#: Seconds before any step counts as failed.
 PATIENCE = 60
 
-#: What stands in the body of a call of :mod:`support.victim`.
+#: Marks the body of a call of :mod:`support.victim`.
 VICTIM = b'"victim'
 
 #: Prices as OpenRouter lists them, in USD for a token.
@@ -35,7 +35,7 @@ class GoneError(Exception):
 
 @dataclass
 class Exchange:
-    """One request, and the connection to answer it on."""
+    """One request, and the connection for its answer."""
 
     method: str
     path: str
@@ -50,7 +50,7 @@ class Exchange:
         return json.loads(self.body)
 
     def send(self, data: bytes) -> None:
-        """Raw bytes."""
+        """Sends raw bytes."""
         try:
             self.connection.sendall(data)
         except OSError:
@@ -64,7 +64,7 @@ class Exchange:
         content_type: str = "application/json",
         headers: dict[str, str] | None = None,
     ) -> None:
-        """A whole answer."""
+        """Sends a whole answer."""
         if isinstance(body, dict):
             body = json.dumps(body)
         if isinstance(body, str):
@@ -79,40 +79,40 @@ class Exchange:
         *,
         headers: dict[str, str] | None = None,
     ) -> None:
-        """The head of a chunked event stream."""
+        """Sends the head of a chunked event stream."""
         self._head(200, content_type, {"transfer-encoding": "chunked", **(headers or {})})
 
     def event(self, data: dict[str, Any] | str) -> None:
-        """An event in an HTTP chunk of its own."""
+        """Sends an event in its own HTTP chunk."""
         text = data if isinstance(data, str) else json.dumps(data)
         self.chunk(f"data: {text}\n\n".encode())
 
     def chunk(self, data: bytes) -> None:
-        """An HTTP chunk."""
+        """Sends an HTTP chunk."""
         self.send(b"%x\r\n%s\r\n" % (len(data), data))
 
     def word(self, word: str) -> None:
-        """A chunk of a completion."""
+        """Sends a chunk of a completion."""
         self.event(chunk_of({"choices": [{"index": 0, "delta": {"content": word}}]}))
 
     def usage(self, usage: Any) -> None:
-        """The extra chunk with the usage."""
+        """Sends the extra chunk with the usage."""
         self.event(chunk_of({"choices": [], "usage": usage}))
 
     def done(self) -> None:
-        """The end of a complete stream."""
+        """Ends a complete stream."""
         self.event("[DONE]")
         self.send(b"0\r\n\r\n")
 
     def hang(self) -> None:
-        """Say nothing until the client goes away, and count that."""
+        """Sends nothing until the client disconnects, and counts that."""
         with suppress(OSError):
             while self.connection.recv(65536):
                 pass
         raise GoneError
 
     def reset(self) -> None:
-        """Break the connection in the middle of what is being said."""
+        """Breaks the connection within the answer."""
         with suppress(OSError):
             self.connection.shutdown(socket.SHUT_RDWR)
         raise GoneError
@@ -126,7 +126,7 @@ Script = Callable[[Exchange], None]
 
 
 def no_record(exchange: Exchange) -> None:
-    """There is no such generation, or its record is not there yet."""
+    """Answers that there is no such generation, or no record of it yet."""
     exchange.answer({"error": {"code": 404, "message": "Generation not found"}}, status=404)
 
 
@@ -155,7 +155,7 @@ def completion_of(text: str, **fields: Any) -> dict[str, Any]:
 
 
 def good(exchange: Exchange) -> None:
-    """What a well-behaved upstream does: three words, their usage, and what they cost."""
+    """Answers as a correct upstream does: three words, their usage and their cost."""
     usage = {"prompt_tokens": 5, "completion_tokens": 3, "total_tokens": 8, "cost": 0.000011}
     if not exchange.json.get("stream"):
         exchange.answer(completion_of("one two three", usage=usage))
@@ -170,7 +170,7 @@ def good(exchange: Exchange) -> None:
 
 @dataclass
 class Upstream:
-    """The fake.
+    """The fake upstream.
 
     Attributes:
         script: what to do with a call to ``/chat/completions``; set it before the call.
@@ -195,7 +195,7 @@ class Upstream:
     failures: list[BaseException] = field(default_factory=list)
 
     def reset(self) -> None:
-        """Forget what an earlier test has set, and what it has caused."""
+        """Removes the settings and results of an earlier test."""
         self.script = good
         self.models = {"data": MODELS}
         self.models_script = None
@@ -206,13 +206,13 @@ class Upstream:
         self.gone = threading.Semaphore(0)
 
     def wait_gone(self) -> None:
-        """Wait until the client of a call has gone away."""
+        """Waits until the client of a call has disconnected."""
         assert self.gone.acquire(timeout=PATIENCE), "the connection to the upstream stayed open"
 
 
 @contextmanager
 def run_upstream(script: Script = good) -> Iterator[Upstream]:
-    """The fake on a free port; ``.url`` is its base URL, OpenRouter's way."""
+    """Runs the fake on a free port. ``.url`` is its base URL, in OpenRouter's format."""
     listener = socket.create_server(("127.0.0.1", 0))
     upstream = Upstream(f"http://127.0.0.1:{listener.getsockname()[1]}/api/v1", script)
     open_connections: list[socket.socket] = []
@@ -235,7 +235,7 @@ def run_upstream(script: Script = good) -> Iterator[Upstream]:
     try:
         yield upstream
     finally:
-        # Closing a listener does not wake up who waits on it; shutting it down does.
+        # Closing a listener does not wake up a thread that waits on it. Shutting it down does.
         with suppress(OSError):
             listener.shutdown(socket.SHUT_RDWR)
         listener.close()
@@ -270,7 +270,7 @@ def _talk(upstream: Upstream, connection: socket.socket) -> None:
         upstream.gone.release()
     except OSError:
         pass
-    except BaseException as error:  # a mistake in a script fails the test
+    except BaseException as error:  # an error in a script fails the test
         upstream.failures.append(error)
     finally:
         reader.close()

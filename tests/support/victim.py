@@ -1,5 +1,5 @@
-"""A user whose stream runs beside an attack: nothing of it may be cut, or wait for long. And the
-memory of a process."""
+"""A user whose stream runs beside an attack: it must not be cut or delayed. Also the memory of a
+process."""
 
 from __future__ import annotations
 
@@ -19,25 +19,24 @@ from support.service import PATIENCE, App, chat_body
 from wattfare_mw.service.ledger.databases import read_database
 from wattfare_mw.service.ledger.verify import verify
 
-#: The longest time without a word that a victim may see, in seconds of a machine that has nothing
-#: else to do.
+#: The longest time without a word that a victim may see, in seconds on an idle machine.
 LONGEST_GAP = 1.0
-#: The first word of what a victim asks. The fakes know by it which call is a victim's: they answer
-#: with a word every 50 ms until the client leaves, as `wattfare/echo-slow` does.
+#: The first word of a victim's prompt. The fakes recognize a victim's call by it: they answer with
+#: a word every 50 ms until the client disconnects, as `wattfare/echo-slow` does.
 QUESTION = "victim"
 
-#: The limit of the stream, in tokens: it outlasts the slowest test.
+#: The limit of the stream, in tokens. It outlasts the slowest test.
 ENOUGH = 1_000_000
 
 MB = 10**6
-#: By how many bytes the memory of a process may grow under attack, at most.
+#: The highest growth of a process's memory under attack, in bytes.
 MOST_MEMORY = 200 * MB
 
 Open = Callable[[], AbstractContextManager[httpx.Response]]
 
 
 class Victim:
-    """A stream that is read all along, in as many calls as it takes.
+    """A stream that is read all the time, in as many calls as necessary.
 
     Args:
         open_stream: makes a call.
@@ -58,15 +57,15 @@ class Victim:
         self.failure: str | None = None
 
     def forget(self) -> None:
-        """Measure the longest gap anew."""
+        """Starts measuring the longest gap again."""
         self._longest_gap = 0.0
         self._latest = max(self._latest, time.monotonic())
         self._pace.since()
         self._slowness, self._late = 1.0, 0.0
 
     def longest_gap(self) -> float:
-        """The longest time between two pieces of the stream, in seconds of a machine that has
-        nothing else to do: what the machine itself was late is taken off."""
+        """The longest time between two pieces of the stream, in seconds on an idle machine: the
+        delay of the machine itself is subtracted."""
         under_way = time.monotonic() - self._latest if self.failure is None else 0.0
         slowness, late = self._pace.since()
         self._slowness, self._late = max(self._slowness, slowness), max(self._late, late)
@@ -74,7 +73,7 @@ class Victim:
         return max(0.0, gap - self._late) / self._slowness
 
     def check(self) -> None:
-        """Nothing has happened to the stream so far."""
+        """Checks that the stream has not failed so far."""
         assert self.failure is None, self.failure
         assert self.longest_gap() < LONGEST_GAP
 
@@ -130,8 +129,8 @@ class Victim:
 
 @contextmanager
 def victim(app: App, model: str = "wattfare/echo-slow", user: str = "victim") -> Iterator[Victim]:
-    """A connected user's stream beside the block. Afterwards: nothing has happened to it, and the
-    ledger is right."""
+    """Runs a connected user's stream beside the block. Afterwards, checks that the stream was
+    complete and the ledger is correct."""
     app.connect(user, monthlyUsd=100)
     body = chat_body(f"{QUESTION} " * 400, model=model, stream=True, max_tokens=ENOUGH)
     with victim_at(app.http.base_url.join("chat/completions"), app.paid_by(user), body) as seen:
@@ -141,7 +140,7 @@ def victim(app: App, model: str = "wattfare/echo-slow", user: str = "victim") ->
 
 @contextmanager
 def victim_at(url: Any, headers: dict[str, str], body: Any = None) -> Iterator[Victim]:
-    """The same at this URL of a service or of an app. There is no ledger to look at."""
+    """The same for the URL of a service or an app. There is no ledger to check."""
     body = body or chat_body(QUESTION, model="fake/model", stream=True, max_tokens=ENOUGH)
     with (
         httpx.Client(timeout=PATIENCE, trust_env=False, verify=ssl_context()) as http,
@@ -159,12 +158,12 @@ class Memory:
         self.mark()
 
     def mark(self) -> None:
-        """Count from now on."""
-        (self._folder / "clear_refs").write_text("5")  # the peak begins anew
+        """Starts measuring."""
+        (self._folder / "clear_refs").write_text("5")  # resets the peak
         self._before = self._status("VmRSS")
 
     def grown(self) -> int:
-        """The most bytes that the process has held since then, above what it held then."""
+        """The most bytes that the process has held since then, minus the bytes at the start."""
         return self._status("VmHWM") - self._before
 
     def _status(self, name: str) -> int:

@@ -1,9 +1,9 @@
-"""A Wattfare service made of a bare socket: it answers, byte for byte, what a test scripts, and
-remembers what it was told. It is strict: a request that is not clean HTTP/1.1 fails the test.
+"""A Wattfare service on a bare socket: it answers byte for byte as a test scripts it, and records
+the requests. It is strict: a request that is not clean HTTP/1.1 fails the test.
 
-An answer is a sequence of parts: bytes are sent, an event is waited for, a function is called
-with the connection (:func:`reset`, :func:`close`, :func:`hang`). After the last part the
-connection waits for the next request.
+An answer is a sequence of parts. Bytes are sent, an event is awaited, and a function is called with
+the connection (:func:`reset`, :func:`close`, :func:`hang`). After the last part, the connection
+waits for the next request.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-#: How long anything of this may take before a test is called failed, in seconds.
+#: Seconds before any step counts as failed.
 PATIENCE = 20
 
 Part = bytes | threading.Event | Callable[["Connection"], None]
@@ -28,7 +28,7 @@ Part = bytes | threading.Event | Callable[["Connection"], None]
 
 @dataclass(frozen=True)
 class Seen:
-    """A request, as it came."""
+    """A request as it arrived."""
 
     method: str
     target: str
@@ -38,9 +38,9 @@ class Seen:
 
     @property
     def headers(self) -> dict[str, str]:
-        """By name in lower case; no name may have come twice."""
+        """The headers by lower-case name. No name may be repeated."""
         headers = {name.lower(): value for name, value in self.fields}
-        assert len(headers) == len(self.fields), f"a header came twice: {self.fields}"
+        assert len(headers) == len(self.fields), f"a header was sent twice:{self.fields}"
         return headers
 
     @property
@@ -63,12 +63,12 @@ class Connection:
             if isinstance(part, bytes):
                 self.sock.sendall(part)
             elif isinstance(part, threading.Event):
-                assert part.wait(PATIENCE), "nobody set the event that the script waits for"
+                assert part.wait(PATIENCE), "the event that the script waits for was not set"
             else:
                 part(self)
 
     def read(self) -> bytes:
-        """Some bytes; none at the end."""
+        """Reads some bytes; none at the end."""
         try:
             data = self.sock.recv(65_536)
         except (ConnectionError, ssl.SSLError):
@@ -83,21 +83,21 @@ class Ended(Exception):  # noqa: N818  # it is no error
 
 
 def reset(connection: Connection) -> None:
-    """Break the connection off with a RST."""
+    """Breaks the connection with RST."""
     linger = struct.pack("ii", 1, 0)
     connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
     raise Ended
 
 
 def close(connection: Connection) -> None:
-    """Close the connection with a FIN."""
+    """Closes the connection with FIN."""
     with suppress(OSError):
         connection.sock.shutdown(socket.SHUT_WR)
     raise Ended
 
 
 def hang(connection: Connection) -> None:
-    """Say nothing until the client goes away (or the test ends)."""
+    """Sends nothing until the client disconnects or the test ends."""
     while connection.read():
         pass
     raise Ended
@@ -122,7 +122,7 @@ class Wire:
         self.url = f"{scheme}://127.0.0.1:{self.port}"
 
     def then(self, *parts: Part) -> Self:
-        """Script the answer to the next request that has none yet."""
+        """Scripts the answer to the next unanswered request."""
         self._script.append(parts)
         return self
 
@@ -132,16 +132,19 @@ class Wire:
         return self.seen[-1]
 
     def wait_for(self, what: Callable[[], Any]) -> None:
-        """Until this holds; it is asked again at every connection, request and end of either."""
+        """Waits until the condition holds. It is checked at each connection, each request and each
+        end of one."""
         with self._news:
-            assert self._news.wait_for(what, PATIENCE), "what the test waits for never happened"
+            assert self._news.wait_for(what, PATIENCE), (
+                "the condition that the test waits for never held"
+            )
 
     def start(self) -> None:
         self._go(self._accept)
 
     def stop(self) -> None:
         self._stopping = True
-        # A listener that another thread waits on wakes up for a connection, not for its close.
+        # A listener that a thread waits on wakes up for a connection, but not for its own close.
         with suppress(OSError):
             socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
         self._threads[0].join(PATIENCE)
@@ -238,7 +241,7 @@ class Wire:
 
 @contextmanager
 def run_wire(tls: ssl.SSLContext | None = None) -> Iterator[Wire]:
-    """A server for as long as the block runs."""
+    """Runs a server until the block ends."""
     wire = Wire(tls)
     wire.start()
     try:
@@ -270,7 +273,7 @@ def head(status: int, fields: dict[str, str]) -> bytes:
 
 
 def json_answer(value: Any, status: int = 200, **headers: str) -> bytes:
-    """A whole answer in JSON; ``retry_after="1"`` is the header ``retry-after``."""
+    """A whole answer in JSON; ``retry_after="1"`` becomes the header ``retry-after``."""
     fields = {name.replace("_", "-"): value for name, value in headers.items()}
     return answer(status, json.dumps(value).encode(), fields)
 
@@ -287,12 +290,12 @@ END = b"0\r\n\r\n"
 
 
 def piece(data: bytes) -> bytes:
-    """A piece of a chunked body."""
+    """A part of a chunked body."""
     return b"%x\r\n%s\r\n" % (len(data), data)
 
 
 def event(value: Any) -> bytes:
-    """An event, as bytes."""
+    """An event as bytes."""
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return f"data: {text}\n\n".encode()
 
@@ -305,7 +308,7 @@ def delta(text: str | None = None, finish: str | None = None, **fields: Any) -> 
 
 
 def streamed(*values: Any) -> bytes:
-    """A whole streamed answer, each event in a piece of its own, ``[DONE]`` included."""
+    """A whole streamed answer with each event in its own part, including ``[DONE]``."""
     pieces = [piece(event(value)) for value in (*values, "[DONE]")]
     return STREAM + b"".join(pieces) + END
 
@@ -339,7 +342,7 @@ SESSION = {"token": "a.jwt.token", "expiresAt": 1_800_000_000}
 
 @contextmanager
 def deaf_port() -> Iterator[int]:
-    """A port on which a connection is never made: its queue is full, and nobody accepts."""
+    """A port to which no connection is completed: its queue is full and is never accepted."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen(0)
@@ -358,7 +361,7 @@ def deaf_port() -> Iterator[int]:
 
 @dataclass
 class Recorder:
-    """Takes down what it is called with."""
+    """Records the arguments of its calls."""
 
     calls: list[Any] = field(default_factory=list)
 

@@ -35,7 +35,7 @@ from wattfare_mw.testing.address import Address
 from wattfare_mw.testing.servers import first_server
 
 FOUR_WORDS = "Say hello to Ann"
-#: Four words in, and the same four words out.
+#: Four words sent, and the same four returned.
 PRICE = Decimal("0.000012")
 
 
@@ -64,7 +64,7 @@ def test_each_test_has_an_app_without_users(turn: int, wattfare: WattfareService
     wattfare.fail("upstream")
 
 
-def test_the_environment_is_set_for_the_test_and_put_back(wattfare: WattfareService) -> None:
+def test_environment_is_set_for_the_test_and_restored(wattfare: WattfareService) -> None:
     outer = dict(os.environ)
     assert outer["WATTFARE_SECRET_KEY"] == wattfare.secret_key
     assert outer["WATTFARE_BASE_URL"] == wattfare.url
@@ -77,7 +77,7 @@ def test_the_environment_is_set_for_the_test_and_put_back(wattfare: WattfareServ
         assert dict(os.environ) == outer
 
 
-def test_a_proxy_of_the_machine_is_not_used(
+def test_proxy_of_the_machine_is_not_used(
     wattfare: WattfareService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
@@ -89,7 +89,7 @@ def test_a_proxy_of_the_machine_is_not_used(
     assert os.environ["NO_PROXY"] == "example.com"
 
 
-def test_an_app_that_was_made_before_calls_as_the_app_of_each_test(
+def test_app_created_earlier_calls_as_the_app_of_each_test(
     wattfare_service: SharedService,
 ) -> None:
     key, url = wattfare_service.secret_key, wattfare_service.url
@@ -104,18 +104,18 @@ def test_an_app_that_was_made_before_calls_as_the_app_of_each_test(
                 model.generate(FOUR_WORDS)
                 assert made_once.user("ann").status().connected
                 assert wattfare.billed("ann") == PRICE
-        with pytest.raises(WattfareAuthError, match="No test uses this service"):
+        with pytest.raises(WattfareAuthError, match="No test is using this service"):
             model.generate(FOUR_WORDS)
 
 
-def test_a_key_of_a_test_that_is_over_opens_nothing() -> None:
+def test_key_of_a_finished_test_is_refused() -> None:
     with WattfareService() as over:
         over.user("ann").connect(5)
         straggler = Wattfare(over.secret_key, base_url=over.url)
         token = straggler.create_session("ann").token
     with straggler, WattfareService() as wattfare:
         wattfare.user("ann").connect(5)
-        with pytest.raises(WattfareAuthError, match="is over"):
+        with pytest.raises(WattfareAuthError, match="has ended"):
             straggler.user("ann").model("openai/gpt-5").generate(FOUR_WORDS)
         answer = httpx.get(
             f"{wattfare.url}/api/v1/connections", headers={"authorization": f"Bearer {token}"}
@@ -124,7 +124,7 @@ def test_a_key_of_a_test_that_is_over_opens_nothing() -> None:
         assert (wattfare.calls, wattfare.billed()) == ([], 0)
 
 
-def test_the_next_one_starts_no_thread_and_no_service() -> None:
+def test_next_service_starts_no_thread_and_no_server() -> None:
     with WattfareService():
         before = set(threading.enumerate())
         server = first_server()
@@ -136,7 +136,7 @@ def test_the_next_one_starts_no_thread_and_no_service() -> None:
     assert server._thread.daemon
 
 
-def test_two_at_once_share_nothing(wattfare: WattfareService) -> None:
+def test_two_services_at_once_share_nothing(wattfare: WattfareService) -> None:
     with WattfareService(set_environment=False) as other:
         other.clock.advance(days=40)
         other.reply("from the other")
@@ -149,18 +149,18 @@ def test_two_at_once_share_nothing(wattfare: WattfareService) -> None:
             wrong.user("ann").status()
 
 
-def test_a_closed_one_says_so() -> None:
+def test_closed_service_raises() -> None:
     service = WattfareService()
     with pytest.raises(RuntimeError, match="with WattfareService"):
         service.billed()
-    with service, pytest.raises(RuntimeError, match="open already"):
+    with service, pytest.raises(RuntimeError, match="already open"):
         service.open()
     service.close()
     with service as again:
         assert again.billed() == 0
 
 
-def test_nothing_shows_a_secret(wattfare: WattfareService, wattfare_service: SharedService) -> None:
+def test_reprs_hide_secrets(wattfare: WattfareService, wattfare_service: SharedService) -> None:
     wattfare.user("ann").connect(5)
     ask(wattfare)
     with wattfare.client() as wf:
@@ -177,7 +177,7 @@ def test_nothing_shows_a_secret(wattfare: WattfareService, wattfare_service: Sha
 # -- budgets
 
 
-def test_the_verbs_of_a_budget(wattfare: WattfareService) -> None:
+def test_budget_methods(wattfare: WattfareService) -> None:
     ann = wattfare.user("ann")
     with pytest.raises(WattfareNotConnectedError):
         ask(wattfare)
@@ -208,13 +208,13 @@ def test_the_verbs_of_a_budget(wattfare: WattfareService) -> None:
     assert ann.billed == Decimal("0.020001")
 
 
-def test_fund_fails_connects_whoever_is_not(wattfare: WattfareService) -> None:
+def test_fund_fails_connects_a_new_user(wattfare: WattfareService) -> None:
     wattfare.user("ann").fund_fails()
     with pytest.raises(WattfareFundingError):
         ask(wattfare)
 
 
-def test_what_cannot_be_spent(wattfare: WattfareService) -> None:
+def test_impossible_spending_raises(wattfare: WattfareService) -> None:
     ann = wattfare.user("ann")
     with pytest.raises(WattfareNotConnectedError, match="connect"):
         ann.spend_to(1)
@@ -235,13 +235,13 @@ def test_what_cannot_be_spent(wattfare: WattfareService) -> None:
 
 
 @pytest.mark.parametrize("amount", ["five", "", "NaN", -1, True, "1e99", "0.0000000001", 10**10])
-def test_what_is_no_amount(wattfare: WattfareService, amount: Any) -> None:
+def test_invalid_amount_raises(wattfare: WattfareService, amount: Any) -> None:
     with pytest.raises(ValueError, match="USD"):
         wattfare.user("ann").connect(amount)
 
 
 @pytest.mark.parametrize("user", [7, uuid.UUID(int=7), "7", "zoë & co", "a%20b"])
-def test_the_ids_that_an_app_can_have(wattfare: WattfareService, user: Any) -> None:
+def test_valid_user_ids(wattfare: WattfareService, user: Any) -> None:
     wattfare.user(user).connect(5)
     ask(wattfare, user=str(user))
     assert wattfare.billed(user) == PRICE
@@ -249,12 +249,12 @@ def test_the_ids_that_an_app_can_have(wattfare: WattfareService, user: Any) -> N
 
 
 @pytest.mark.parametrize("user", [None, True, "", "x" * 300])
-def test_what_is_no_id(wattfare: WattfareService, user: Any) -> None:
+def test_invalid_user_id_raises(wattfare: WattfareService, user: Any) -> None:
     with pytest.raises(WattfareError, match="user id"):
         wattfare.user(user)
 
 
-def test_a_grant(wattfare: WattfareService) -> None:
+def test_grant_pays_for_its_requests(wattfare: WattfareService) -> None:
     with wattfare.client() as wf:
         model = wf.grant(wattfare.grant(requests=1, max_usd="0.5")).model("openai/gpt-5")
         model.generate(FOUR_WORDS)
@@ -267,7 +267,7 @@ def test_a_grant(wattfare: WattfareService) -> None:
     ]
 
 
-def test_a_browser_connects_for_real(wattfare: WattfareService) -> None:
+def test_browser_can_connect(wattfare: WattfareService) -> None:
     token = wattfare.client().create_session("ann", request_limit=3).token
     answer = httpx.post(
         f"{wattfare.url}/api/v1/connections", headers={"authorization": f"Bearer {token}"}
@@ -286,14 +286,14 @@ def test_replies_come_in_turn_and_the_last_one_stays(wattfare: WattfareService) 
     wattfare.reply("two", times=2)
     wattfare.reply("three")
     assert [ask(wattfare).text for _ in range(5)] == ["one", "two", "two", "three", "three"]
-    wattfare.reply({"city": "Paris"}, times=1)  # in place of the one that has been given
+    wattfare.reply({"city": "Paris"}, times=1)  # in place of the reply already used
     assert [ask(wattfare).text for _ in range(2)] == ['{"city":"Paris"}', FOUR_WORDS]
     with pytest.raises(ValueError, match="times"):
         wattfare.reply("x", times=0)
 
 
 @pytest.mark.parametrize("text", ["", " ", "one", " two  words\n", "a\n\n\tb", "naïve ☕ text"])
-def test_a_reply_arrives_as_it_was_given(wattfare: WattfareService, text: str) -> None:
+def test_reply_arrives_unchanged(wattfare: WattfareService, text: str) -> None:
     wattfare.user("ann").connect(5)
     wattfare.reply(text)
     assert ask(wattfare).text == text
@@ -301,14 +301,14 @@ def test_a_reply_arrives_as_it_was_given(wattfare: WattfareService, text: str) -
     assert [call.text for call in wattfare.calls] == [text, text]
 
 
-def test_a_stream_comes_word_by_word(wattfare: WattfareService) -> None:
+def test_stream_arrives_word_by_word(wattfare: WattfareService) -> None:
     wattfare.user("ann").connect(5)
     wattfare.reply("one two three")
     assert list(read_stream(wattfare)) == ["one ", "two ", "three"]
     assert wattfare.billed("ann") == Decimal("0.00001")
 
 
-def test_a_refused_call_uses_no_reply(wattfare: WattfareService) -> None:
+def test_refused_call_uses_no_reply(wattfare: WattfareService) -> None:
     wattfare.reply("one", times=1)
     with pytest.raises(WattfareNotConnectedError):
         ask(wattfare)
@@ -316,7 +316,7 @@ def test_a_refused_call_uses_no_reply(wattfare: WattfareService) -> None:
     assert ask(wattfare).text == "one"
 
 
-def test_the_tokens_and_the_cost_can_be_set(wattfare: WattfareService) -> None:
+def test_tokens_and_cost_can_be_set(wattfare: WattfareService) -> None:
     wattfare.user("ann").connect(5)
     wattfare.reply("ok", cost="0.002", times=1)
     assert ask(wattfare).cost_usd == Decimal("0.002")
@@ -332,7 +332,7 @@ def test_the_tokens_and_the_cost_can_be_set(wattfare: WattfareService) -> None:
         ask(wattfare)
 
 
-def test_a_budget_that_is_nearly_spent_shortens_an_answer(wattfare: WattfareService) -> None:
+def test_nearly_spent_budget_shortens_an_answer(wattfare: WattfareService) -> None:
     wattfare.user("ann").connect("0.00004")
     wattfare.reply("word " * 100)
     answer = ask(wattfare)
@@ -360,7 +360,7 @@ def test_tool_calls(wattfare: WattfareService, given: Any) -> None:
     wattfare.reply(tool_calls=[given])
     answer = ask(wattfare)
     assert (answer.tool_calls, answer.finish_reason) == (expected, "tool_calls")
-    assert ask(wattfare).text == FOUR_WORDS  # it is given once
+    assert ask(wattfare).text == FOUR_WORDS  # it is returned once
 
     wattfare.reply("Let me see.", tool_calls=[given])
     if isinstance(given, tuple) or (isinstance(given, dict) and "id" not in given):
@@ -374,7 +374,7 @@ def test_tool_calls(wattfare: WattfareService, given: Any) -> None:
         wattfare.reply(tool_calls=[given, 5])
 
 
-def test_the_client_of_openai(wattfare: WattfareService) -> None:
+def test_openai_client_works(wattfare: WattfareService) -> None:
     wattfare.user("ann").connect(5)
     wattfare.tool_call("get_weather", {"city": "Paris"})
     wattfare.reply("It rains.")
@@ -417,7 +417,7 @@ def test_the_client_of_openai(wattfare: WattfareService) -> None:
         ("unknown", WattfareError, 500),
     ],
 )
-def test_each_error_can_be_had(
+def test_each_error_can_be_triggered(
     wattfare: WattfareService, code: str, kind: type[WattfareError], status: int
 ) -> None:
     wattfare.user("ann").connect(5)
@@ -431,7 +431,7 @@ def test_each_error_can_be_had(
     assert [call.error for call in wattfare.calls] == [code, None]
 
 
-def test_an_error_says_what_the_real_one_says(wattfare: WattfareService) -> None:
+def test_error_has_the_text_of_the_real_one(wattfare: WattfareService) -> None:
     wattfare.user("ann").connect(5)
     wattfare.fail("budget_exceeded")
     with pytest.raises(WattfareBudgetExceededError) as failed:
@@ -471,17 +471,17 @@ def test_an_error_says_what_the_real_one_says(wattfare: WattfareService) -> None
         ("cut_stream", -1, {}),
     ],
 )
-def test_a_mistake_in_a_script_is_refused_at_once(
+def test_invalid_script_is_refused_at_once(
     wattfare: WattfareService, verb: str, given: Any, options: dict[str, Any]
 ) -> None:
-    with pytest.raises((TypeError, ValueError), match=r"`\w+` is|A reply is"):
+    with pytest.raises((TypeError, ValueError), match=r"`\w+` must be|A reply must be"):
         getattr(wattfare, verb)(given, **options)
     wattfare.user("ann").connect(5)
     assert ask(wattfare).text  # it has changed nothing
 
 
 @pytest.mark.parametrize("network", [False, True])
-def test_a_stream_that_is_cut(wattfare: WattfareService, network: bool) -> None:
+def test_stream_can_be_cut(wattfare: WattfareService, network: bool) -> None:
     wattfare.user("ann").connect(5)
     wattfare.reply("one two three four five")
     wattfare.cut_stream(after=3, network=network)
@@ -501,7 +501,7 @@ def _read_into(came: list[str], wattfare: WattfareService) -> None:
         came.append(text)  # noqa: PERF402 - one after the other
 
 
-def test_the_budget_ends_in_mid_stream(wattfare: WattfareService) -> None:
+def test_budget_ends_within_a_stream(wattfare: WattfareService) -> None:
     wattfare.user("ann").connect(5)
     wattfare.fail("budget_exceeded", after=2)
     came: list[str] = []
@@ -520,7 +520,7 @@ def test_the_budget_ends_in_mid_stream(wattfare: WattfareService) -> None:
 # -- the clock
 
 
-def test_a_new_month(wattfare: WattfareService) -> None:
+def test_new_month_resets_the_budget(wattfare: WattfareService) -> None:
     ann = wattfare.user("ann").connect("0.01").spend_to("0.01")
     with pytest.raises(WattfareBudgetExceededError):
         ask(wattfare)
@@ -535,7 +535,7 @@ def test_a_new_month(wattfare: WattfareService) -> None:
         wattfare.clock.advance(days=-1)
 
 
-def test_what_ends_by_the_clock(wattfare: WattfareService) -> None:
+def test_tokens_and_grants_expire_by_the_clock(wattfare: WattfareService) -> None:
     wf = wattfare.client()
     token = wf.create_session("ann").token
     of_browser = {"authorization": f"Bearer {token}"}
@@ -560,7 +560,7 @@ def test_what_ends_by_the_clock(wattfare: WattfareService) -> None:
         grant.generate("x")
 
 
-def test_no_call_in_flight_is_lost_when_the_clock_moves(wattfare: WattfareService) -> None:
+def test_call_in_flight_survives_a_clock_change(wattfare: WattfareService) -> None:
     wattfare.user("ann").connect(5)
     wattfare.reply("one two", pause=0.2)
     stream = read_stream(wattfare)
@@ -570,10 +570,10 @@ def test_no_call_in_flight_is_lost_when_the_clock_moves(wattfare: WattfareServic
     assert wattfare.billed("ann") == Decimal("0.000008")
 
 
-# -- what has happened
+# -- recorded calls
 
 
-def test_a_call_is_kept(wattfare: WattfareService) -> None:
+def test_call_is_recorded(wattfare: WattfareService) -> None:
     wattfare.user("ann").connect(5)
     answer = httpx.post(
         f"{wattfare.url}/api/v1/chat/completions",
@@ -605,7 +605,7 @@ def test_a_call_is_kept(wattfare: WattfareService) -> None:
 
 
 @pytest.mark.parametrize("body", [b"", b"no JSON", b"[]", b'{"model": 5, "messages": "x"}'])
-def test_a_call_that_cannot_be_read_is_kept_too(wattfare: WattfareService, body: bytes) -> None:
+def test_unreadable_call_is_recorded_too(wattfare: WattfareService, body: bytes) -> None:
     answer = httpx.post(
         f"{wattfare.url}/api/v1/chat/completions",
         content=body,
@@ -618,7 +618,7 @@ def test_a_call_that_cannot_be_read_is_kept_too(wattfare: WattfareService, body:
     assert (wattfare.calls[0].user, wattfare.calls[0].error) == (None, "invalid_request")
 
 
-def test_a_client_that_leaves_is_billed_what_it_has_got(wattfare: WattfareService) -> None:
+def test_disconnected_client_is_billed_what_was_sent(wattfare: WattfareService) -> None:
     wattfare.user("ann").connect(5)
     wattfare.reply("one two three", pause=0.15)
     stream = read_stream(wattfare)
@@ -646,7 +646,7 @@ def test_many_threads(wattfare: WattfareService) -> None:
     assert len(wattfare.calls) == 9
 
 
-async def test_an_async_app(wattfare: WattfareService) -> None:
+async def test_async_app(wattfare: WattfareService) -> None:
     wattfare.user("ann").connect(5)
     async with wattfare.async_client() as wf:
         model = wf.user("ann").model("x")
@@ -656,7 +656,7 @@ async def test_an_async_app(wattfare: WattfareService) -> None:
     assert wattfare.billed("ann") == 4 * PRICE
 
 
-def test_the_loops_of_tests_come_and_go(wattfare: WattfareService) -> None:
+def test_each_test_may_have_its_own_event_loop(wattfare: WattfareService) -> None:
     wattfare.user("ann").connect(5)
 
     async def call() -> None:
@@ -680,7 +680,7 @@ def _leave_open(wattfare: WattfareService) -> None:
     _open.append(wattfare.client().user("ann").model("slow").stream("x"))
 
 
-def test_the_end_names_the_calls_that_are_left(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_close_names_the_calls_left_open(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("wattfare_mw.testing.service.END_SECONDS", 0.05)
     wattfare = WattfareService().open()
     _leave_open(wattfare)
@@ -701,7 +701,7 @@ def _fail_with_an_open_stream() -> None:
         raise ZeroDivisionError
 
 
-def test_a_service_that_has_lost_its_lease_answers_again(wattfare: WattfareService) -> None:
+def test_service_recovers_after_losing_its_lease(wattfare: WattfareService) -> None:
     """As after a debugger has stopped its thread."""
     wattfare.user("ann").connect(5)
 
@@ -713,7 +713,7 @@ def test_a_service_that_has_lost_its_lease_answers_again(wattfare: WattfareServi
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_fork_can_call_and_cannot_look(wattfare: WattfareService) -> None:
+def test_forked_child_can_call_but_not_inspect(wattfare: WattfareService) -> None:
     wattfare.user("ann").connect(5)
     readable, writable = os.pipe()
     child = os.fork()
@@ -733,7 +733,7 @@ def test_a_fork_can_call_and_cannot_look(wattfare: WattfareService) -> None:
     ask(wattfare)
 
 
-def test_a_service_that_does_not_start_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_start_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any, **__: Any) -> Any:
         raise OSError("no more sockets")
 
@@ -743,10 +743,10 @@ def test_a_service_that_does_not_start_says_why(monkeypatch: pytest.MonkeyPatch)
     assert isinstance(failed.value.__cause__, OSError)
 
 
-def test_time_that_stands_still_stops_no_service(
+def test_frozen_time_stops_no_service(
     wattfare: WattfareService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As with the libraries that freeze the time."""
+    """Some libraries freeze the time."""
     now, steady = time.time(), time.monotonic()
     monkeypatch.setattr(time, "time", lambda: now)
     monkeypatch.setattr(time, "monotonic", lambda: steady)

@@ -1,4 +1,4 @@
-"""The plugin in pytest runs of their own: what it loads, what it shows, and what a run may do."""
+"""The plugin in separate pytest runs: what it loads and shows, and that whole runs work."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import pytest
 from support.service import PATIENCE, environment
 
 ROOT = Path(__file__).parents[2]
-#: What takes time to import.
+#: Modules that are slow to import.
 HEAVY = {"aiohttp", "httpx", "msgspec", "sqlalchemy", "starlette", "uvicorn", "wattfare_mw.service"}
 OPTIONS = ("-q", "-W", "error", "-p", "no:cacheprovider", "-p", "wattfare_mw.testing.plugin")
 
 
 def run_pytest(folder: Path, *arguments: str) -> str:
-    """`pytest …` in this folder, to its end, without the plugins of other packages; its output."""
+    """Runs pytest in this folder without plugins of other packages. Returns its output."""
     run = subprocess.run(
         [sys.executable, "-m", "pytest", *OPTIONS, *arguments],
         cwd=folder,
@@ -31,7 +31,7 @@ def run_pytest(folder: Path, *arguments: str) -> str:
     return run.stdout + run.stderr
 
 
-def test_the_plugin_loads_nothing_that_takes_time_and_is_shown(tmp_path: Path) -> None:
+def test_plugin_loads_no_slow_module_and_is_listed(tmp_path: Path) -> None:
     (tmp_path / "conftest.py").write_text(
         "import sys\n\n"
         "def pytest_unconfigure(config):\n"
@@ -43,18 +43,19 @@ def test_the_plugin_loads_nothing_that_takes_time_and_is_shown(tmp_path: Path) -
     assert "A real Wattfare service on a real socket, with a new app" in said, said
 
 
-def test_the_marker_is_described(pytestconfig: pytest.Config) -> None:
+def test_marker_is_described(pytestconfig: pytest.Config) -> None:
     assert any(line.startswith("wattfare(") for line in pytestconfig.getini("markers"))
 
 
-def test_the_package_names_the_plugin() -> None:
+def test_package_declares_the_plugin() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert project["entry-points"]["pytest11"] == {"wattfare": "wattfare_mw.testing.fixtures"}
     assert project["optional-dependencies"]["testing"] == ["wattfare-mw[service]"]
 
 
-def test_a_whole_run_in_two_processes(tmp_path: Path) -> None:
-    """The examples, an app that is made at its import, and calls that are left open."""
+@pytest.mark.long
+def test_whole_run_in_two_processes(tmp_path: Path) -> None:
+    """Runs the examples, an app that is created at import, and calls that are left open."""
     (tmp_path / "pytest.ini").write_text(
         "[pytest]\nwattfare_environment = true\nasyncio_default_fixture_loop_scope = function\n"
     )

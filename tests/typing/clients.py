@@ -1,4 +1,4 @@
-"""What type checkers must make of the clients."""
+"""What type checkers must infer for the clients."""
 
 # Each line below with a comment that ignores an error must have one.
 # pyright: reportUnnecessaryTypeIgnoreComment=true

@@ -1,4 +1,4 @@
-"""What type checkers must make of the middleware."""
+"""What type checkers must infer for the middleware."""
 
 # Each line below with a comment that ignores an error must have one.
 # pyright: reportUnnecessaryTypeIgnoreComment=true
@@ -103,7 +103,7 @@ async def use(scope: MutableMapping[str, Any], environ: WSGIEnvironment) -> None
     WattfareMiddleware(Flask("app"), resolve_user=who).config["TESTING"] = True
 
 
-# `resolve_user` gives any kind of id, and may be asynchronous.
+# `resolve_user` returns any kind of id, and may be async.
 def by_number(request: Request) -> int | None:
     return 1
 
@@ -121,7 +121,7 @@ WattfareMiddleware(asgi, resolve_user=by_uuid)
 WattfareMiddleware(asgi, resolve_user=lambda request: request.headers.get("user"))
 
 
-# The other options that are functions.
+# The other function options.
 async def limit_of(request: Request) -> RequestLimit:
     return RequestLimit(5)
 

@@ -8,11 +8,14 @@ import sys
 import tomllib
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 FILES = ("tests/typing/clients.py", "tests/typing/middleware.py", "examples/*.py")
 
 
-def test_mypy_agrees() -> None:
+@pytest.mark.long
+def test_mypy_accepts_the_files() -> None:
     checked = subprocess.run(
         [sys.executable, "-m", "mypy", "--strict", "--follow-imports=silent", *_expanded(FILES)],
         cwd=ROOT,
@@ -24,7 +27,7 @@ def test_mypy_agrees() -> None:
     assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
-def test_pyright_reads_the_same_files() -> None:
+def test_pyright_checks_the_same_files() -> None:
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pyright"]
     assert settings["typeCheckingMode"] == "strict"
     assert {*_expanded(FILES)} <= {*_expanded(settings["include"])}

@@ -146,7 +146,7 @@ class Service:
             todo = "Start the service with `wattfare dev`. It prints the address to export."
         elif isinstance(error, httpx.ConnectError) and self._is_default:
             todo = (
-                "WATTFARE_BASE_URL is not set. For a service of your own, type: export"
+                "WATTFARE_BASE_URL is not set. To use your own service, type: export"
                 " WATTFARE_BASE_URL=http://127.0.0.1:8787"
             )
         elif isinstance(error, httpx.TimeoutException):
@@ -173,7 +173,7 @@ class Service:
         parts = urlsplit(url)
         if self._is_default:
             says = f"WATTFARE_BASE_URL is not set, so the app calls {url}."
-            todo = "For a service of your own: export WATTFARE_BASE_URL=http://127.0.0.1:8787"
+            todo = "To use your own service, type: export WATTFARE_BASE_URL=http://127.0.0.1:8787"
             return Finding("address", "warn", says, todo)
         if parts.scheme == "http" and parts.hostname not in LOCAL_HOSTS:
             says = f"{url} is a Wattfare service, but the key is sent without TLS."
@@ -363,10 +363,10 @@ def check_database(database: str, app_id: str | None, *, is_given: bool) -> Find
     except WattfareError as error:
         return Finding(name, "fail", error.message, _todo_of(error, database))
     if not known:
-        says = f"{where(database)} is of this version, but the app of your key is not in it."
+        says = f"{where(database)} has the right version, but does not contain the app of your key."
         todo = "Add --database with the database of your service, or use a key from this one."
         return Finding(name, "warn", says, todo)
-    return Finding(name, "ok", f"{where(database)} is of this version.")
+    return Finding(name, "ok", f"{where(database)} has the right version.")
 
 
 def _todo_of(error: WattfareError, database: str) -> str:

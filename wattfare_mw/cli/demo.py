@@ -134,11 +134,11 @@ class _Story:
         user, title = self._user, self._title
         console.rule(f"[bold]{title}[/], and {user} is signed in")
         with self._app, self._caller:
-            self._step("The app itself is what it was.")
+            self._step("The app's other paths are unchanged.")
             answer = self._app.get("/")
             self._expect("GET /", answer.status_code == 200, answer.text.strip())
 
-            self._step(f"{user} has connected no budget yet: the first call is refused.")
+            self._step(f"{user} has not connected a budget yet: the first call is refused.")
             self._refused("not_connected")
 
             self._step(f"{user}'s browser asks the app for a session token.")
@@ -165,7 +165,7 @@ class _Story:
                 told = self._bar()
                 self._check(told == left, f"${told} are left, and it should be ${left}")
 
-            self._step("The next answer would pass the cap: it is refused, and costs nothing.")
+            self._step("The next answer would exceed the cap: it is refused, and costs nothing.")
             self._refused("budget_exceeded")
             self._check(self._bar() == left, "a refused call has cost something")
 
@@ -260,7 +260,7 @@ def _environment(keys: AppKeys, service: str) -> dict[str, str]:
 def _running(
     log: Path, module: list[str], environment: dict[str, str] | None = None
 ) -> Generator[str]:
-    """Run a module in a process of its own and return the URL that it prints."""
+    """Run a module in a new process and return the URL that it prints."""
     with log.open("w") as stderr:
         process = subprocess.Popen(  # noqa: S603
             [sys.executable, "-m", *module],
@@ -293,7 +293,7 @@ def _without_ours(variables: Mapping[str, str]) -> dict[str, str]:
 
 
 def _keep(service: str, apps: dict[str, str]) -> None:
-    console.print("\nAll is left running. In another terminal:\n")
+    console.print("\nEverything is still running. In another terminal:\n")
     for what, line in _curl_lines(service, apps["flask"]):
         console.print(f"[dim]# {what}[/]")
         console.print(line, soft_wrap=True, markup=False)

@@ -1,5 +1,5 @@
-"""The two small apps of ``wattfare demo``, each on a server of its own: what an app has to add
-is one line. Run as ``python -m wattfare_mw.cli.demo_apps flask`` (or ``starlette``)."""
+"""The two small apps of ``wattfare demo``, each on its own server. Each adds one line to an
+existing app. Run as ``python -m wattfare_mw.cli.demo_apps flask`` (or ``starlette``)."""
 
 from __future__ import annotations
 

@@ -285,7 +285,7 @@ class _Screen:
         say(f"\nThe first billed call, paid by the test user {one_line(users[0])}:\n")
         self._command(_curl(url, keys, users[0], self._upstream))
         if self._upstream:
-            say(f"\nPut a model of your upstream in the place of MODEL. See {url}/api/v1/models.")
+            say(f"\nReplace MODEL with a model of your upstream. See {url}/api/v1/models.")
         say(f"\nThe key for your pages: {keys.publishable_key}")
         say("Each call shows here. Ctrl-C stops the service.\n")
         heading = _row("time", "user", "model", "tokens", "cost", "left")

@@ -45,8 +45,8 @@ def file_of(database: str) -> Path:
 
 
 def file_of_keys(database: str) -> Path:
-    """The file of the keys. The database keeps only hashes, so the keys are kept in a file beside
-    it, for its owner only."""
+    """The file of the keys. The database keeps only hashes, so the keys are in a file next to it,
+    which only its owner can read."""
     file = file_of(database)
     return file.with_name(file.name + FILE_SUFFIX)
 

@@ -82,7 +82,7 @@ class ChatWattfare(BaseChatOpenAI):
             if name in self.model_fields_set and value is not None and not _is_ours(value):
                 raise ValueError(f"{name} cannot be set: the user and the service set it.")
         if self.n is not None and (self.n < 1 or (self.n > 1 and self.streaming)):
-            raise ValueError("n is at least 1, and 1 if streaming=True.")
+            raise ValueError("n must be at least 1, or exactly 1 if streaming=True.")
         self.openai_proxy = None
         self.use_responses_api = False
         self._make_clients()

@@ -127,7 +127,7 @@ class WattfareASGIMiddleware(_Base):
         return await self.user_of(self.request_from(scope))
 
     async def user_of(self, request: Request) -> AsyncUser:
-        """:meth:`user`, for a framework with requests of its own."""
+        """:meth:`user`, for a framework with its own requests."""
         return self._client.user(await self._runner.run(self._gate.identify(request)))
 
     def request_from(self, raw: Any) -> Request:

@@ -23,7 +23,8 @@ from .options import HEARTBEAT_SECONDS, INFERENCE_PATH, STATUS_PATH, TOKEN_PATH,
 
 
 class Answer(msgspec.Struct, frozen=True, gc=False):
-    """An answer to a request on one of our paths, for a framework with its own responses.
+    """An answer to a request to one of our paths. Frameworks with their own response classes use
+    it.
 
     Attributes:
         status: the status code.
@@ -67,8 +68,8 @@ class AsyncAnswer(Answer, frozen=True, gc=False):
 class Middleware:
     """The base of both kinds of middleware. See :class:`wattfare_mw.WattfareMiddleware`."""
 
-    # What each request needs has a slot: in a class with `__getattr__`, access to `__dict__` is
-    # slow.
+    # The attribute that each request needs has a slot: in a class with `__getattr__`, access to
+    # `__dict__` is slow.
     __slots__ = ("__dict__", "__weakref__", "_app_and_paths")
 
     def __init__(
@@ -127,8 +128,8 @@ class Middleware:
         self._use_paths(self._routes, self._gate.base)
         self._show_interface()
 
-    # A wrapped app can still be set up: `app.dependency_overrides = …`. Names with an underscore
-    # are never passed on, because copy, pickle and servers look for them.
+    # The attributes of the app can still be used: `app.dependency_overrides = …`. Names with an
+    # underscore are never passed on, because copy, pickle and servers look for them.
 
     def __getattr__(self, name: str) -> Any:
         app = None if name.startswith("_") else self.__dict__.get("app")
@@ -167,8 +168,8 @@ class Middleware:
         ) and (hasattr(self.app, name) or name in own.get("_deleted", ()))
 
     def around(self, app: Any) -> Any:
-        """The app as it is called: with a current user, if the option is set. For an adapter that
-        does not wrap the app."""
+        """The app, wrapped so that it has a current user if the option is set. Adapters that do not
+        wrap the app use it."""
         if self.has_current_user and app is not None:
             return self._with_current_user(app)
         return app
@@ -178,10 +179,10 @@ class Middleware:
         return self._app_and_paths[0]
 
     def current_request(self, request: Request | Callable[[], Request]) -> CurrentRequest:
-        """A request whose user is the current user. For a framework with requests of its own.
+        """A request whose user is the current user. Frameworks with their own requests use it.
 
         Args:
-            request: as ``user_of()`` takes it, or a function that makes it when it is needed.
+            request: the same as for ``user_of()``, or a function that creates it when it is needed.
         """
         raise NotImplementedError  # pragma: no cover
 
@@ -210,19 +211,20 @@ class Middleware:
         )
 
     def keep_context(self) -> None:
-        """For an adapter: call ``resolve_user`` in a copy of this context, if ``_context_of`` finds
-        that the code which first needs the user runs in another one."""
+        """Save a copy of the current context. If the code that first needs the user runs in another
+        context, ``resolve_user`` is called in this copy: see ``_context_of``. Adapters call this.
+        """
         request = CurrentRequest.of(self._driver)
         if request is not None:
             request.context = copy_context()
 
     def _context_of(self, request: CurrentRequest) -> Context | None:
-        """Where ``resolve_user`` has to be called under WSGI, if not here."""
+        """The context in which to call ``resolve_user`` under WSGI. None is the present one."""
         return request.context
 
     @property
     def paths(self) -> Iterable[str]:
-        """The paths that are ours."""
+        """The paths that the middleware answers."""
         return self._routes
 
     @property
@@ -246,13 +248,14 @@ class Middleware:
     """The exceptions of the app's functions that the framework answers itself."""
 
     current_request_class: type[CurrentRequest] = CurrentRequest
-    """The class of :meth:`current_request`, for an adapter that overrides some of its methods."""
+    """The class that :meth:`current_request` returns. An adapter can set a subclass."""
 
     find_app_cors: FindAppCors | None = None
-    """Finds what the app's own CORS middleware allows. None if the framework has none."""
+    """Returns what the app's own CORS middleware allows. None if the framework has no such
+    middleware."""
 
     def _show_interface(self) -> None:
-        """A hook for a class whose ``__call__`` does not show its interface."""
+        """A hook for a class whose ``__call__`` does not show whether it is ASGI or WSGI."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         raise NotImplementedError  # pragma: no cover

@@ -11,7 +11,7 @@ import msgspec
 from .. import browser
 from ..web import Response
 
-#: The name of the page beside the module. ``wattfare.js`` looks for it there.
+#: The name of the page next to the module. ``wattfare.js`` looks for it there.
 RETURN_PAGE = "wattfare-return"
 #: How long a browser may cache a file, in seconds.
 CACHE_SECONDS = 300
@@ -43,7 +43,7 @@ def at(client_path: str | None) -> dict[str, ClientFile]:
     if client_path is None:
         return {}
     if not client_path.endswith(".js"):
-        raise ValueError("client_path is a path that ends in .js, such as /wattfare.js")
+        raise ValueError("client_path must be a path that ends in .js, such as /wattfare.js")
     folder, _, name = client_path.rpartition("/")
     return {
         client_path: _file(browser.read("wattfare.js"), "text/javascript; charset=utf-8"),
@@ -52,7 +52,7 @@ def at(client_path: str | None) -> dict[str, ClientFile]:
 
 
 def _return_page(name: str) -> bytes:
-    # The name is a part of the app's own configuration, and quoted as a part of a URL.
+    # The name comes from the app's configuration, and is quoted as a part of a URL.
     return browser.read("return.html").replace(b"wattfare.js", quote(name).encode())
 
 

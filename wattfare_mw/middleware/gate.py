@@ -99,13 +99,13 @@ class Gate:
         if heartbeat is not None and not (
             type(heartbeat) in (int, float) and 0 < heartbeat <= MAX_HEARTBEAT
         ):
-            raise ValueError(f"heartbeat is up to {MAX_HEARTBEAT:,} seconds, or None")
+            raise ValueError(f"heartbeat must be at most {MAX_HEARTBEAT:,} seconds, or None")
         if max_calls_per_user is not None and (
             type(max_calls_per_user) is not int or max_calls_per_user < 1
         ):
-            raise ValueError("max_calls_per_user is a number of calls from 1, or None")
+            raise ValueError("max_calls_per_user must be 1 or more calls, or None")
         if not callable(request_limit):
-            # Report an invalid limit when the app starts.
+            # Check it now, so that an invalid limit is reported when the app starts.
             try:
                 calls.session_request(request_limit)
             except WattfareError as error:
@@ -160,7 +160,7 @@ class Gate:
             if path is None:
                 continue
             if not path.startswith("/") or path in self.routes:
-                raise ValueError(f"{path!r}: a path starts with '/', and each of ours is another")
+                raise ValueError(f"{path!r}: a path must start with '/', and the paths must differ")
             self.routes[path] = (methods, route)
         #: The path of an OpenAI client's base URL; None if ``inference_path`` does not allow one.
         self.base: str | None = None

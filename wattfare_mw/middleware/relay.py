@@ -150,7 +150,7 @@ class Relay:
                 return last
         if self._ended:
             return b""
-        return self.broken("it ended before its end")
+        return self.broken("it is incomplete")
 
     def broken(self, why: str) -> bytes:
         """The bytes to pass on after the stream broke. An incomplete event is dropped."""
@@ -164,7 +164,7 @@ class Relay:
         )
 
     def heartbeat(self) -> bytes:
-        """A comment of our own."""
+        """A comment from the middleware."""
         self._next_comment = time.monotonic() + COMMENT_SECONDS
         return COMMENT
 

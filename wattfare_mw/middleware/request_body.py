@@ -133,7 +133,7 @@ class Models:
             return
         patterns = [allowed] if isinstance(allowed, str) else list(allowed)
         if isinstance(allowed, str) or not all(isinstance(one, str) for one in patterns):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise TypeError("models is a list of model ids and globs, such as ['openai/*']")
+            raise TypeError("models must be a list of model ids and globs, such as ['openai/*']")
         self._presets = any(_PRESET in pattern for pattern in patterns)
         # An empty collection allows nothing.
         self._pattern = re.compile("|".join(map(fnmatch.translate, patterns)) or r"(?!)")

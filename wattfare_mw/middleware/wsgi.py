@@ -112,7 +112,7 @@ class WattfareWSGIMiddleware(_Base):
         return self.user_of(self.request_from(environ))
 
     def user_of(self, request: Request) -> User:
-        """:meth:`user`, for a framework with requests of its own."""
+        """:meth:`user`, for a framework with its own requests."""
         return self._client.user(self._runner.run(self._gate.identify(request)))
 
     def request_from(self, raw: Any) -> Request:

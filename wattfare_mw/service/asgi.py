@@ -58,10 +58,10 @@ def create_app(
     """A Wattfare-compatible service. Its lifespan opens and closes the database.
 
     Args:
-        transport: calls the upstream; by default, over an HTTP client of its own.
+        transport: calls the upstream. By default, the service creates one.
         model: answers the calls if there is no upstream; by default, the built-in model.
         make_store: opens the store of a database URL.
-        clock: gives the time in Unix seconds. The store has a clock of its own.
+        clock: gives the time in Unix seconds. The store has its own clock.
         on_call: called after each inference call, on the event loop.
     """
     settings = settings or Settings()

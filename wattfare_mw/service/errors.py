@@ -39,7 +39,7 @@ def revoked() -> WattfareError:
 def not_answered(seconds: float) -> WattfareError:
     """The client left, and the upstream did not end its answer in this time."""
     return WattfareError(
-        f"The client left, and the answer had no end {seconds:g} seconds later.",
+        f"The client left, and the answer did not end within {seconds:g} seconds.",
         code="upstream",
         status=504,
     )

@@ -1,5 +1,4 @@
-"""Files that browsers keep for ever: each has its hash in its name, so that a new content has a new
-name."""
+"""Files that browsers cache forever. Each name has a hash, so new content has a new name."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ def digest(secret: str) -> str:
 
 
 def app_id_of(secret_key: str) -> str | None:
-    """The id of the app in a secret key; None if it is not a secret key."""
+    """The id of the app in a secret key; None if the text is not a secret key."""
     match = _SECRET_KEY.fullmatch(secret_key)
     return match[1] if match else None
 

@@ -11,7 +11,7 @@ from ..money import NANOS_PER_USD
 
 #: The cap of a grant that names none, unless the operator sets another default.
 DEFAULT_GRANT = NANOS_PER_USD
-#: What a call without a bound holds. The operator can set another amount.
+#: The amount that a call without a bound holds. The operator can set another one.
 UNBOUNDED_HOLD = NANOS_PER_USD
 #: How long a call may go on without its client, in seconds.
 DETACHED_SECONDS = 300.0
@@ -53,8 +53,8 @@ class Connection(msgspec.Struct, frozen=True):
         revocations: how often it was revoked. A call that was reserved before the last revocation
             is cut off, even if the user has connected again since.
         payer_id: the person whose budget it is; ``""`` for none, as in a test app.
-        funding_id: where the payer's own money comes from; None if the operator pays, or if the
-            upstream costs nothing.
+        funding_id: the payer's funding that pays; None if the operator pays, or if the upstream
+            costs nothing.
         funding_valid: False if the upstream has refused that funding's key, or if it was removed.
         others: what this user's other payers were billed this month, plus what their calls in
             flight have reserved.
@@ -70,22 +70,22 @@ class Connection(msgspec.Struct, frozen=True):
 
 
 class Totals(msgspec.Struct, frozen=True):
-    """What one account was billed, and what its calls in flight have reserved."""
+    """The bills of one account, and the reservations of its calls in flight."""
 
     billed: int = 0
     reserved: int = 0
 
 
 class OperatorTotals(msgspec.Struct, frozen=True):
-    """What counts towards the operator's ceilings this month: the calls of one app, and those of
-    all apps."""
+    """The totals that count towards the operator's ceilings this month: of one app, and of all
+    apps."""
 
     app: Totals = Totals()
     all_apps: Totals = Totals()
 
 
 class Granted(msgspec.Struct, frozen=True):
-    """What a call may cost, and whose money pays.
+    """The reserved amount of a call, and the funding that pays.
 
     Attributes:
         amount: in nano-dollars.
@@ -98,7 +98,7 @@ class Granted(msgspec.Struct, frozen=True):
 
 class GrantBudget(msgspec.Struct, frozen=True):
     """A one-time grant: a number of calls and an amount, until ``expires_at`` (Unix seconds). Its
-    payer and funding are as those of a :class:`Connection`."""
+    payer and funding have the same meaning as in a :class:`Connection`."""
 
     requests: int
     cap: int
@@ -139,13 +139,13 @@ USERS_PAY = Terms()
 
 
 class Bounds(msgspec.Struct, frozen=True):
-    """What a call asks for.
+    """The bounds of a call's cost.
 
     Attributes:
         least: with less than this, the call makes no sense. Equal to ``most`` if the call must not
             be shortened.
         most: the highest possible cost. A smaller budget shortens the answer.
-        requires_cap: the cost has no bound of its own, so only a cap can bound it.
+        requires_cap: True if only a cap can bound the cost.
         unbounded: ``most`` is only an amount to hold, and the call can cost more. If its process
             dies, the call is billed what was recorded, not the whole hold.
     """
@@ -239,7 +239,7 @@ class CallReport(msgspec.Struct):
     code: str | None = None
 
     def settled(self, outcome: Outcome, billed: int | None) -> None:
-        """The call is settled, and so much is billed; None if another process has settled it."""
+        """Record that the call is settled. ``billed`` is None if another process has settled it."""
         self.prompt_tokens, self.completion_tokens = (
             outcome.prompt_tokens,
             outcome.completion_tokens,
@@ -274,7 +274,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MeterReading(msgspec.Struct, frozen=True):
-    """What a stream has cost so far. If its process dies, this is billed, unless the provider tells
+    """The cost of a stream so far. If its process dies, this is billed, unless the provider tells
     the true cost by the generation's id."""
 
     reservation_id: str

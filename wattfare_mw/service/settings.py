@@ -191,7 +191,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         self._check_unbounded()
         if not 1 <= self.default_max_tokens <= MAX_TOKENS:
             raise invalid_request(
-                f"The limit of a call that names none is from 1 to {MAX_TOKENS:,} tokens."
+                f"The default limit (--default-max-tokens) must be from 1 to {MAX_TOKENS:,} tokens."
             )
         if self.max_answer_bytes < 1:
             raise invalid_request("The most bytes of an answer must be above 0.")
@@ -212,7 +212,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         for each in self.funding or ():
             if each not in FUNDING:
                 raise invalid_request(
-                    f"Funding {each!r:.100} is not known. Known are {', '.join(FUNDING)}."
+                    f"Funding {each!r:.100} is unknown. Use {', '.join(FUNDING)}."
                 )
             if each not in possible:
                 raise invalid_request(f"Funding `{each}` needs {_NEEDS[each]}.")
@@ -301,7 +301,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def held(self) -> int | None:
-        """What a call without a bound holds, in nano-dollars; None if such calls are refused."""
+        """The amount that a call without a bound holds, in nano-dollars; None if such calls are
+        refused."""
         return self.unbounded_hold if self.unbounded == "hold" else None
 
     def __repr__(self) -> str:

@@ -2,8 +2,8 @@
 of a request's headers, the overhead of a body, pipelined requests, unread responses, and the number
 of connections.
 
-With httptools, uvicorn has none of these limits, except for one on the total number of connections.
-This is uvicorn's protocol with the limits added.
+With httptools, uvicorn has only one of these limits: the total number of connections. This is
+uvicorn's protocol with the limits added.
 """
 
 from __future__ import annotations
@@ -67,8 +67,8 @@ def raise_descriptors() -> None:
 
 
 def most_connections() -> int:
-    """The most connections of this process: as many as it has file descriptors for. Each may need
-    a second one, for its call to the upstream."""
+    """The most connections of this process. It needs two file descriptors for each: one is for the
+    call to the upstream."""
     if sys.platform == "win32":
         return MAX_CONNECTIONS
     import resource
@@ -140,11 +140,15 @@ class LimitedProtocol(HttpToolsProtocol):
             self._around_body = 0
             self._keep_alive()
         elif self._around_body > MAX_AROUND_BODY:
-            self.refuse(invalid_request("The body has too small chunks, or too long trailers."))
+            self.refuse(
+                invalid_request(
+                    "The chunks of the body are too small, or its trailers are too long."
+                )
+            )
 
     def on_message_begin(self) -> None:
         if len(self.pipeline) >= MAX_PIPELINED:
-            raise ValueError("too many requests ahead of their turn")  # uvicorn answers with 400
+            raise ValueError("too many pipelined requests")  # uvicorn answers with 400
         self._in_head = True
         super().on_message_begin()
 
@@ -311,8 +315,7 @@ class _SendWait(IdleWait):
 
 
 class _IdleConnections:
-    """The idle connections of a process, those of each address in the order in which they became
-    idle."""
+    """The idle connections of a process, by address, in the order in which they became idle."""
 
     def __init__(self) -> None:
         self._by_address: dict[str, dict[LimitedProtocol, None]] = {}

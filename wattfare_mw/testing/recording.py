@@ -40,15 +40,16 @@ class RecordedCall:
         messages: the messages of the prompt.
         params: the other fields of the request, such as ``max_tokens`` and ``tools``.
         stream: True if the app asked for a stream.
-        headers: the request's headers that belong to Wattfare, in lower case. Credentials are
-            left out.
+        headers: the request's headers that belong to Wattfare, in lower case. Credentials are left
+            out.
         status: the HTTP status; None before there is one.
         error: the code of the error that refused or ended the call, such as ``"budget_exceeded"``;
             None if there was no error.
         text: the text of the answer so far.
-        prompt_tokens: the billed tokens of the prompt. completion_tokens: the billed tokens of the
-            answer. cost: the billed cost, in USD. reserved: the reserved amount, in USD; 0 once the
-            call is settled.
+        prompt_tokens: the billed tokens of the prompt.
+        completion_tokens: the billed tokens of the answer.
+        cost: the billed cost, in USD.
+        reserved: the reserved amount, in USD; 0 once the call is settled.
         request_id: the service's id of the call.
     """
 

@@ -67,7 +67,7 @@ class Script:
         self._replies: deque[Reply] = deque()
         self._stays = False  # the first reply has been used
         self._faults: list[Fault] = []
-        #: Of the tool calls.
+        #: The numbers of the tool calls.
         self.numbers = itertools.count(1)
 
     def add_reply(self, reply: Reply) -> None:

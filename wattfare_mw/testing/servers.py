@@ -182,7 +182,7 @@ class Server:
         if self._pid != os.getpid():
             raise RuntimeError(
                 "This process was forked from the one that runs the service. It can call the "
-                "service over HTTP. Only the process of the test can look into it."
+                "service over HTTP, but only the process of the test can use this object."
             )
         if not self._thread.is_alive():
             raise RuntimeError("The service has ended.") from self._failure
@@ -227,8 +227,8 @@ class Server:
         """Wait until no call of the test is in flight. Returns False if one still is.
 
         Args:
-            user_id: whose calls; None: any user or grant. patience: the maximum time to wait, in
-                seconds.
+            user_id: whose calls; None: any user or grant.
+            patience: the maximum time to wait, in seconds.
         """
         tested = self._tested
         if tested is None:
@@ -280,7 +280,7 @@ class Server:
         tested = self._tested
         if tested is None:
             raise WattfareAuthError(
-                "No test uses this service at present. A test asks for the fixture `wattfare`, or "
+                "No test is using this service. A test asks for the fixture `wattfare`, or "
                 "opens a WattfareService."
             )
         return App(
@@ -383,7 +383,7 @@ class _Store(SQLiteStore):
             return self._server.standing_app()
         app = await super().app_by_id(app_id)
         if app is not None and self._server.app_with_id(app_id) is None:
-            raise WattfareAuthError("The test that this credential is for is over.")
+            raise WattfareAuthError("This credential belongs to a test that has ended.")
         return app
 
     async def app_by_publishable_key(self, key: str) -> App | None:

@@ -118,7 +118,7 @@ class WattfareService:
     def open(self) -> Self:
         """Start. A ``with`` block does this."""
         if self._opened is not None:
-            raise RuntimeError("This service is open already.")
+            raise RuntimeError("This service is already open.")
         server = take_server()
         try:
             self._opened = server, server.begin()
@@ -261,7 +261,7 @@ class WattfareService:
         """
         if not isinstance(text, (str, list, Mapping)):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError(
-                f"A reply is a str, or a dict or a list for JSON, not {type(text).__name__}."
+                f"A reply must be a str, or a dict or a list for JSON, not {type(text).__name__}."
             )
         if not isinstance(text, str):
             text = encode(text).decode()
@@ -304,10 +304,11 @@ class WattfareService:
             code: ``not_connected``, ``budget_exceeded``, ``funding_invalid``, ``grant_invalid``,
                 ``rate_limited``, ``auth``, ``invalid_request``, ``upstream`` or ``unknown``. With
                 ``network``, the connection is closed without an answer.
-            message: the text of the error; None: the service's own text. status: the HTTP status;
-            None: the one of the code. retry_after: the ``Retry-After`` of the answer, in seconds.
-                after: how many events of the next stream come first. These are billed. times:
-            how many calls fail.
+            message: the text of the error; None: the service's own text.
+            status: the HTTP status; None: the one of the code.
+            retry_after: the ``Retry-After`` of the answer, in seconds.
+            after: how many events of the next stream come first. These are billed.
+            times: how many calls fail.
 
         Raises:
             ValueError: the code is unknown, or a number is out of its range.
@@ -317,7 +318,7 @@ class WattfareService:
         _check_at_least(1, times=times)
         _check_at_least(0, after=after, retry_after=retry_after)
         if status is not None and not 400 <= status <= 599:
-            raise ValueError("`status` is 400 to 599.")
+            raise ValueError("`status` must be from 400 to 599.")
         now = self.clock.now()
 
         def make() -> WattfareError:
@@ -366,7 +367,7 @@ class WattfareService:
         return self._sum(schema.ledger, "billed_nanos", user_id)
 
     def reserved(self, user: UserId | None = None) -> Decimal:
-        """What the calls in flight have reserved, in USD.
+        """The amount that the calls in flight have reserved, in USD.
 
         Args:
             user: the user's id; None: all users and grants of the app.
@@ -428,13 +429,15 @@ class WattfareService:
             f" (request_id={call.request_id})"
             for call in in_flight
         ]
-        return "\n".join(["The test is over, and calls of the app still run:", *lines, _ADVICE])
+        return "\n".join(
+            ["The test is over, but calls of the app are still running:", *lines, _ADVICE]
+        )
 
 
 def _check_at_least(least: int, **numbers: float | None) -> None:
     for name, number in numbers.items():
         if number is not None and not number >= least:
-            raise ValueError(f"`{name}` is {least} or more.")
+            raise ValueError(f"`{name}` must be {least} or more.")
 
 
 def _error(code: str, now: datetime) -> WattfareError:

@@ -31,7 +31,7 @@ _MODEL = "wattfare/spent-by-test"
 
 
 class OfTest(NamedTuple):
-    """What a user needs of the test.
+    """The parts of a test that its users need.
 
     Attributes:
         server: returns the service. It raises an error after the test.
@@ -76,7 +76,7 @@ class AppUser:
         Raises:
             WattfareError: the ledger refuses the call: the user has connected no budget, or less
                 is left of it.
-            ValueError: it is no such amount.
+            ValueError: it is not a valid amount.
         """
         self._spend(nanos_of(amount))
         return self
@@ -94,20 +94,20 @@ class AppUser:
         Raises:
             WattfareError: the ledger refuses the call: the user has connected no budget, or less
                 is left of it.
-            ValueError: more has been spent already, there is no cap, or it is no such amount.
+            ValueError: more has been spent already, there is no cap, or the amount is invalid.
         """
         if (billed is None) == (left is None):
             raise ValueError('Pass either spend_to("0.01") or spend_to(left="0.01").')
         connection, totals = self._account()
         if connection is None or not connection.connected:
             raise WattfareNotConnectedError(
-                f"{self.id!r} has connected no budget: user({self.id!r}).connect(5) comes first."
+                f"{self.id!r} has not connected a budget: user({self.id!r}).connect(5) comes first."
             )
         if billed is not None:
             more = nanos_of(billed) - totals.billed
         elif connection.cap is None:
             raise ValueError(
-                f"{self.id!r} has no cap, so there is no end of what is left: connect(5) sets one."
+                f"{self.id!r} has no cap, so no amount can be left of it: set one with connect(5)."
             )
         else:
             assert left is not None

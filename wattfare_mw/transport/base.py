@@ -1,4 +1,4 @@
-"""What all transports share: requests and responses, pools, and errors."""
+"""The parts that all transports share: requests and responses, pools, and errors."""
 
 from __future__ import annotations
 

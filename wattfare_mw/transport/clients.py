@@ -57,7 +57,7 @@ class AiohttpSession(Protocol):
 
 
 SyncHTTPClient = HttpxClient | Callable[[], HttpxClient]
-"""A client, or a function that makes one. The class itself stands for connections of our own."""
+"""A client, or a function that makes one. The class itself stands for the built-in connections."""
 
 _AsyncClient = AsyncHttpxClient | AiohttpSession
 AsyncHTTPClient = _AsyncClient | Callable[[], _AsyncClient]

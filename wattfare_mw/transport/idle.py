@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from contextvars import Context
 
-#: A time that never comes: there is no wait now.
+#: A time that never comes. It means that there is no wait now.
 NEVER = math.inf
 #: The resolution of a loop's clock, in seconds (uvloop counts milliseconds). A shorter timer would
 #: be set again and again until the clock ticks.

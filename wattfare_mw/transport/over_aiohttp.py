@@ -243,7 +243,7 @@ class AiohttpResponse:
         _take(closed)
         content = self._content
         if not content.is_eof() and content.exception() is None:
-            content.set_exception(aiohttp.ClientPayloadError("The body is no HTTP any more."))
+            content.set_exception(aiohttp.ClientPayloadError("The body is not valid HTTP."))
 
     async def read(self, limit: int = MAX_BODY_BYTES) -> bytes:
         parts = BodyParts(limit)
@@ -302,7 +302,7 @@ class _IdleWait(IdleWait):
 
     def timed_out(self) -> None:
         if self._awaited.exception() is None:
-            self._awaited.set_exception(aiohttp.SocketTimeoutError("Nothing was heard any more."))
+            self._awaited.set_exception(aiohttp.SocketTimeoutError("No more data arrived."))
 
 
 def _take(closed: asyncio.Future[None]) -> None:

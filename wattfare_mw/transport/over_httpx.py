@@ -115,7 +115,7 @@ def _library_of_class(cls: type[object]) -> Library:
         name = base.__module__.partition(".")[0]
         if name in ("httpx", "httpx2"):
             return library_named(name)
-    raise TypeError(f"{cls} is no client of httpx or httpx2")  # pragma: no cover
+    raise TypeError(f"{cls} is not a client of httpx or httpx2")  # pragma: no cover
 
 
 @cache

@@ -25,7 +25,7 @@ MAX_IDLE = 100
 
 
 def own_transport(library: str) -> OwnHttpxTransport:
-    """A transport with connections of our own, over ``httpx`` or ``httpx2``."""
+    """A transport with built-in connections, over ``httpx`` or ``httpx2``."""
     return OwnHttpxTransport(
         Pool(
             lambda: HTTPConnections(library_named(library), "HTTPTransport"), HTTPConnections.close
@@ -59,7 +59,7 @@ class HTTPConnection:
 
 
 class HTTPConnections:
-    """One connection for each call in progress. For one event loop, or for all threads.
+    """One connection for each call in progress, on one event loop or in all threads.
 
     Attributes:
         closed: True after the end. A call that was connecting at that time must close its own

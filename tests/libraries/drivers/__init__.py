@@ -1,1 +1,1 @@
-"""A driver for each library: the same verbs, each in its own words."""
+"""A driver for each library: the same methods, in the library's own way."""

@@ -1,4 +1,4 @@
-"""What all drivers share: where to call, and what an answer holds."""
+"""What all drivers share: where to call, and what an answer contains."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Endpoint:
 
 @dataclass(frozen=True)
 class Tokens:
-    """What a library's own usage object holds; None for what it has no name for."""
+    """The content of a library's own usage object. None if it has no name for a value."""
 
     prompt: int | None
     completion: int | None
@@ -79,19 +79,19 @@ class Driver(Protocol):
     def __init__(self, endpoint: Endpoint) -> None: ...
 
     def ask(self, text: str = QUESTION) -> Answer:
-        """A question, and the whole answer."""
+        """Sends a question. Returns the whole answer."""
         ...
 
     def stream(self, heard: Callable[[str], object] = ...) -> Answer:
-        """A question, and the answer in pieces; ``heard`` gets each."""
+        """Sends a question and calls ``heard`` with each piece of the answer."""
         ...
 
     def tools(self) -> Answer:
-        """A question whose answer needs :func:`weather`, to the last answer."""
+        """Sends a question whose answer needs :func:`weather`. Returns the last answer."""
         ...
 
     def stream_tools(self) -> Answer:
-        """The same, as streams."""
+        """The same as streams."""
         ...
 
     def structured(self) -> tuple[str, str]:
@@ -107,28 +107,28 @@ class Driver(Protocol):
         ...
 
     def second_turn(self) -> Answer:
-        """A question, and another one with what came back in between."""
+        """A question, and another one that includes the first answer."""
         ...
 
 
 def user_of(endpoint: Endpoint) -> User:
-    """The user who pays, of a client that repeats no call."""
+    """The user who pays, from a client that retries no call."""
     wf = Wattfare(endpoint.key, base_url=endpoint.url, max_retries=0)
     return wf.user(unquote(endpoint.headers["X-Wattfare-User"]))
 
 
 def ignore(_text: str) -> None:
-    """For whoever wants the whole answer only."""
+    """For callers that need only the whole answer."""
 
 
 def cost_of(usage: Any) -> Decimal | None:
-    """The ``cost`` in a usage, which is an object or a dict, exactly as it was on the wire."""
+    """The ``cost`` in a usage object or dict, exactly as it was sent."""
     cost = usage.get("cost") if isinstance(usage, Mapping) else getattr(usage, "cost", None)
     return None if cost is None else Decimal(str(cost))
 
 
 def openai_tokens(usage: Any) -> Tokens:
-    """Those of a usage that is shaped as the openai package shapes it."""
+    """The tokens of a usage in the format of the openai package."""
     prompt, completion = usage.prompt_tokens_details, usage.completion_tokens_details
     return Tokens(
         usage.prompt_tokens,

@@ -40,7 +40,7 @@ class Driver(base.Driver):
         "streamed tools": "its answers are models of pydantic",
         "cap in a run": "it has no run of several calls",
     }
-    # It retries a stream as a whole, and so reads all of it first.
+    # It retries a stream as a whole, so it reads all of it first.
     hears_late: ClassVar = True
     text: ClassVar = "Paris France"
 

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-# Or else it downloads a list of prices when it is imported.
+# Otherwise, it downloads a list of prices at import.
 os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
 
 import litellm

@@ -1,4 +1,4 @@
-"""llama-index, with its package for servers that are like OpenAI's."""
+"""llama-index, with its package for OpenAI-compatible servers."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class City(BaseModel):
 
 
 class Driver(base.Driver):
-    """OpenAILike, called by itself, as an agent would."""
+    """OpenAILike, called directly, as an agent would."""
 
     shows_cost: ClassVar = frozenset({"ask", "stream"})
 

@@ -1,4 +1,4 @@
-"""llm, the package behind the command of that name."""
+"""llm, the package behind the command of the same name."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class _Chat(Chat):
 
 
 class Driver(base.Driver):
-    """A Chat model of its plug-in for OpenAI, as `extra-openai-models.yaml` makes one."""
+    """A Chat model of its OpenAI plug-in, as `extra-openai-models.yaml` creates one."""
 
     shows_cost: ClassVar = frozenset({"ask", "stream"})
 

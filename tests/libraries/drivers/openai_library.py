@@ -123,7 +123,7 @@ class Driver(base.Driver):
         first = self.client.chat.completions.parse(
             model=self.model, messages=messages, response_format=City
         )
-        # The message as it is, with `parsed` and what else came.
+        # The whole message, with `parsed` and all other fields.
         messages += [first.choices[0].message, *says("And tomorrow?")]
         second = self.create(model=self.model, messages=messages)
         messages += [second.choices[0].message.model_dump(), *says("And then?")]

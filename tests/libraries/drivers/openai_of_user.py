@@ -9,7 +9,7 @@ from libraries.drivers.base import Endpoint, user_of
 
 
 class Driver(openai_library.Driver):
-    """The package, as ``user.openai()`` gives it."""
+    """The package, with the client of ``user.openai()``."""
 
     typed: ClassVar = True
 

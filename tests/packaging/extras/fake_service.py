@@ -1,4 +1,4 @@
-"""The least of a service that answers a call, with the standard library alone."""
+"""A minimal service that answers a call, with the standard library alone."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def fake_service() -> Iterator[None]:
-    """A service that the environment's variables name."""
+    """Runs a service that the environment's variables name."""
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()

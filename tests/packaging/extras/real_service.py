@@ -26,7 +26,7 @@ def wattfare(*arguments: str) -> str:
 
 @contextmanager
 def real_service(*options: str) -> Iterator[Wattfare]:
-    """A client of an app of its own."""
+    """A client of its own app."""
     with tempfile.TemporaryDirectory() as folder:
         database = f"sqlite:///{folder}/wattfare.db"
         process = subprocess.Popen(
@@ -40,7 +40,7 @@ def real_service(*options: str) -> Iterator[Wattfare]:
             said = ""
             while (found := re.search(r"http://127\.0\.0\.1:\d+", said)) is None:
                 line = process.stdout.readline()
-                assert line, f"it ended: {said}"
+                assert line, f"it exited:{said}"
                 said += line
             keys = json.loads(wattfare("apps", "create", "app", "--json", "--database", database))
             with Wattfare(keys["secretKey"], base_url=found[0]) as wf:

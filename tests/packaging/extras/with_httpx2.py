@@ -1,4 +1,4 @@
-"""httpx2 can be the HTTP client of both kinds of client."""
+"""httpx2 can be the HTTP client of sync and async clients."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""The service finds its driver for PostgreSQL. No database listens here, and it says so."""
+"""The service finds its PostgreSQL driver. No database listens here, and the service says so."""
 
 import subprocess
 

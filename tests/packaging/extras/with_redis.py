@@ -1,4 +1,4 @@
-"""The service has its driver for Redis. None listens here, and the service says so."""
+"""The service finds its Redis driver. No Redis listens here, and the service says so."""
 
 from real_service import real_service
 

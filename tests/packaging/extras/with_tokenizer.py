@@ -1,4 +1,4 @@
-"""The service counts prompts as OpenAI's models do."""
+"""The service counts prompts with OpenAI's tokenizers."""
 
 from wattfare_mw.service.chat.tokenizer import count, encoding_of
 

@@ -1,4 +1,4 @@
-"""A FastAPI app, and one line more."""
+"""A FastAPI app, and one more line."""
 
 from __future__ import annotations
 

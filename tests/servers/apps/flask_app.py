@@ -1,4 +1,4 @@
-"""A Flask app, and one line more."""
+"""A Flask app, and one more line."""
 
 from __future__ import annotations
 

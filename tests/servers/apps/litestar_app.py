@@ -1,4 +1,4 @@
-"""A Litestar app, and one line more."""
+"""A Litestar app, and one more line."""
 
 from __future__ import annotations
 

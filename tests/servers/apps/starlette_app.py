@@ -1,4 +1,4 @@
-"""A Starlette app, and one line more."""
+"""A Starlette app, and one more line."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""An app for Django whose users have UUIDs."""
+"""A Django app whose users have UUIDs."""

@@ -9,6 +9,6 @@ from django.db import models
 
 
 class Member(AbstractUser):
-    """A user in place of Django's own."""
+    """Replaces Django's own user model."""
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4)

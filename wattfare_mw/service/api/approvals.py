@@ -75,8 +75,8 @@ async def create_approval(request: Request) -> Response:
     page = page_origin(request)
     if page != origin and (page is not None or session is None):
         raise invalid_request(
-            "An approval returns to the origin of the page that asks for it: returnUrl is of "
-            f"{origin}.",
+            f"returnUrl has the origin {origin}. It must have the origin of the page that asks for "
+            "the approval.",
             403,
         )
     if session is not None:
@@ -120,7 +120,7 @@ async def create_approval(request: Request) -> Response:
 
 
 class StateQuestion(msgspec.Struct, frozen=True):
-    """The secret of the page that asks how its approval stands."""
+    """The secret of the page that asks for the state of its approval."""
 
     secret: str
 
@@ -129,7 +129,7 @@ class StateQuestion(msgspec.Struct, frozen=True):
 
 
 class ApprovalState(msgspec.Struct, frozen=True):
-    """How an approval stands: ``pending``, ``approved``, ``denied``, ``redeemed`` or ``expired``.
+    """The state of an approval: ``pending``, ``approved``, ``denied``, ``redeemed`` or ``expired``.
     ``open`` is False if the person has closed the page without an answer."""
 
     state: str
@@ -188,7 +188,8 @@ class _Find(Protocol):
 
 
 def _finder(request: Request, app: App, session: Session | None, secret: str) -> _Find:
-    """What finds the approval of this request's path, if the page that asks has begun it."""
+    """A function that finds the approval in this request's path, if the page that asks has created
+    it."""
     approval_id: str = request.path_params["id"]
     origin = page_origin(request)
 
@@ -206,8 +207,8 @@ def _finder(request: Request, app: App, session: Session | None, secret: str) ->
 
 
 async def _count_grant(state: ServiceState, app: App, approval: Approval, address: str) -> None:
-    """Count a grant of the operator's money. Anybody can make passkeys, so that an address takes
-    no more of it by approvals than it would as a test app's browser."""
+    """Count a grant of the operator's money. Anyone can create passkeys, so an address gets no more
+    of this money through approvals than as a browser of a test app."""
     terms = state.terms
     if approval.state != "approved" or not rules.operator_pays(approval.funding_id, terms):
         return

@@ -42,11 +42,11 @@ async def read_json(request: Request, shape: type[T], *, empty: T | None = None)
     """The body, decoded as this shape.
 
     Args:
-        empty: the value of an empty body; None refuses an empty body. Only the bytes tell that a
+        empty: the value of an empty body; None refuses an empty body. Only the bytes show that a
             body is empty: with HTTP/2 or chunks, the headers have no length.
 
     Raises:
-        WattfareError: ``invalid_request``; the message says what is wrong, and where.
+        WattfareError: ``invalid_request``; the message names the fault and its place.
     """
     headers = headers_of(request.scope)
     receiving.check_length(headers.first("content-length"), MAX_BODY_BYTES)
@@ -65,7 +65,7 @@ async def read_json(request: Request, shape: type[T], *, empty: T | None = None)
 def _check_type(headers: Headers) -> None:
     kind = headers.first("content-type")
     if kind not in (None, JSON) and kind.split(";")[0].strip().lower() != JSON:
-        raise invalid_request("The body is JSON: send it as application/json.", 415)
+        raise invalid_request("The body must be JSON: send it as application/json.", 415)
 
 
 def json_response(body: bytes) -> Response:

@@ -11,7 +11,7 @@ from ... import browser
 from ..hashed_files import IMMUTABLE, hashed_name
 from .framing import allow_caching
 
-#: How long a browser may keep the redirect to the present version, in seconds.
+#: How long a browser may cache the redirect to the current version, in seconds.
 REDIRECT_SECONDS = 300
 _HEADERS = {
     # For `integrity` on a page of another origin, and for a page with `require-corp`.

@@ -61,7 +61,7 @@ async def _approve(request: Request) -> Response:
         if not await state.store.connect(app.id, session.user_id, cap, session.epoch):
             raise lowering.stale_token()
     else:
-        # The app alone makes its tokens, and browsers have them. Money is for a person to allow.
+        # Only the app creates tokens, but browsers have them. So a person must allow the spending.
         lower = session.limit if cap is UNSET else cap
         await state.store.at(
             lambda sql, now: lowering.lower_cap(
@@ -72,8 +72,8 @@ async def _approve(request: Request) -> Response:
 
 
 async def _revoke(request: Request) -> Response:
-    """Revoke the connection, and cut off its calls in flight. A token from before a revocation
-    does it, too: taking back is never dangerous, and must not fail."""
+    """Revoke the connection, and cut off its calls in flight. A token from before a revocation is
+    accepted, too, because revoking is always safe and must not fail."""
     state = state_of(request)
     session, _ = await _session(request, state)
     await state.store.revoke(session.app_id, session.user_id)

@@ -1,4 +1,4 @@
-"""Which credential comes with a request: a secret key, a publishable key or a session token."""
+"""Reads the credential of a request: a secret key, a publishable key or a session token."""
 
 from __future__ import annotations
 

@@ -86,7 +86,7 @@ class Frame:
             self._report(scope, sender.status, time.monotonic() - began)
 
     def _report(self, scope: Scope, status: int | None, seconds: float) -> None:
-        """Write the line of this request into the log."""
+        """Log this request."""
         call = _call_of(scope)
         if log.isEnabledFor(logging.INFO):
             method, ms = scope["method"], round(seconds * 1000)
@@ -132,7 +132,8 @@ def _describe(call: CallReport, fields: dict[str, Field]) -> None:
     if call.user_id is not None:
         fields["user"] = call.user_id
     elif call.grant_hash is not None:
-        # Enough to find its rows in `wattfare ledger export`. It opens nothing: it is of a hash.
+        # Enough to find its rows in `wattfare ledger export`. It gives no access, because it is a
+        # part of a hash.
         fields["grant"] = call.grant_hash[:16]
     if call.model is not None:
         fields["model"] = call.model

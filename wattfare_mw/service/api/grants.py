@@ -66,5 +66,7 @@ def check_requests(requests: int | None) -> int:
         WattfareError: ``invalid_request``; the number is missing, too small or too large.
     """
     if requests is None or not 1 <= requests <= MAX_GRANT_REQUESTS:
-        raise invalid_request(f"`requests` is a whole number from 1 to {MAX_GRANT_REQUESTS:,}.")
+        raise invalid_request(
+            f"`requests` must be a whole number from 1 to {MAX_GRANT_REQUESTS:,}."
+        )
     return requests

@@ -53,7 +53,7 @@ class Health:
                 log.error("unhealthy: %s cause=%r", error.message, error.__cause__)
         except Exception:
             self._problem = "The service failed."
-            log.exception("the health could not be looked after")
+            log.exception("the health check failed")
         finally:
             self._fresh_until = time.monotonic() + FRESH_SECONDS
             self._look = None

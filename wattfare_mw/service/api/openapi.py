@@ -56,7 +56,7 @@ _WHY = {
     402: "The user or the grant cannot pay.",
     403: "This app may not do this, or the upstream's moderation refuses the prompt.",
     404: "There is no such model.",
-    408: "The body came too slowly.",
+    408: "The body arrived too slowly.",
     409: "A call with this Idempotency-Key was made before, or the approval is in another state.",
     413: "The body is too large.",
     415: "The body is not JSON.",
@@ -433,7 +433,7 @@ _PAYMENT: list[Json] = [
         "header",
         KEY_HEADER,
         {"type": "string", "minLength": 1, "maxLength": MAX_KEY},
-        "Makes a call once in 24 hours.",
+        "Makes the call at most once in 24 hours.",
     ),
 ]
 

@@ -47,7 +47,7 @@ def _user_in_header(headers: Headers) -> str | None:
         return None
     if "%" not in value and is_visible(value):
         return check_user_id(value)
-    message = "X-Wattfare-User is a user id, percent-encoded as UTF-8."
+    message = "X-Wattfare-User must be a user id, percent-encoded as UTF-8."
     if not _PERCENT_ENCODED.fullmatch(value):
         raise invalid_request(message)
     try:
@@ -66,7 +66,7 @@ def user_in_query(query: bytes) -> str:
     try:
         pairs = parse_qsl(query.decode("ascii"), keep_blank_values=True, errors="strict")
     except (UnicodeDecodeError, ValueError):
-        raise invalid_request("The query is percent-encoded UTF-8.") from None
+        raise invalid_request("The query must be percent-encoded UTF-8.") from None
     found = [value for name, value in pairs if name == "appUserId"]
     if len(found) != 1:
         raise invalid_request("Send exactly one user id: ?appUserId=…")
@@ -82,7 +82,7 @@ def refuses_low_budget(headers: Headers) -> bool:
     """
     value = headers.single(LOW_BUDGET_HEADER)
     if value not in (None, "lower", "refuse"):
-        raise invalid_request("X-Wattfare-On-Low-Budget is `lower` or `refuse`.")
+        raise invalid_request("X-Wattfare-On-Low-Budget must be `lower` or `refuse`.")
     return value == "refuse"
 
 
@@ -90,13 +90,15 @@ def wait_seconds(headers: Headers) -> float:
     """How long the call may wait if only other calls of its payer hold the budget.
 
     Raises:
-        WattfareError: ``invalid_request``; the header is no such number of seconds.
+        WattfareError: ``invalid_request``; the header is not a valid number of seconds.
     """
     value = headers.single(WAIT_HEADER)
     if value is None:
         return 0
     if _SECONDS.fullmatch(value) is None or float(value) > MAX_WAIT_SECONDS:
-        raise invalid_request(f"X-Wattfare-Wait is a number of seconds up to {MAX_WAIT_SECONDS}.")
+        raise invalid_request(
+            f"X-Wattfare-Wait must be a number of seconds up to {MAX_WAIT_SECONDS}."
+        )
     return float(value)
 
 
@@ -110,7 +112,7 @@ def idempotency_key(headers: Headers, body: bytes) -> IdempotencyKey | None:
     if name is None:
         return None
     if not 0 < len(name) <= MAX_KEY:
-        raise invalid_request(f"Idempotency-Key is a string of 1 to {MAX_KEY} characters.")
+        raise invalid_request(f"Idempotency-Key must be a string of 1 to {MAX_KEY} characters.")
     return IdempotencyKey(keys.digest(name), hashlib.sha256(body).hexdigest())
 
 

@@ -2,9 +2,9 @@
 
 The rule is in :func:`_admit`. No user and no address can use up what all others need:
 
-- A user or an address has its own limit. Requests above it do not count against the app. - The
-first requests of each in a minute (``fair``) count against the app only. All further requests share
-one half of the app's limit, so the other half is left for those with few requests.
+- A user or an address has its own limit. Requests above it do not count against the app.
+- The first requests of each in a minute (``fair``) count against the app only. All further requests
+  share one half of the app's limit, so the other half is left for those with few requests.
 
 Inference calls and failed authentications are counted in this process, because a query to Redis
 would take longer than the rest of a call. Other rates are counted in Redis if it is configured.
@@ -123,7 +123,7 @@ def _admit(rate: Rate, app_id: str, client: str = "") -> Flow[None]:
         if rate.app is not None and mine > rate.fair:
             counter = _Count(rate.by_busy, (app_id,))
             if (yield counter) > rate.app // 2:
-                what = f"{rate.what} a minute for all who ask often of this app"
+                what = f"{rate.what} a minute for all users of this app with many requests"
                 raise _too_many(rate.app // 2, what, (yield _Ends(counter)))
     if rate.app is not None:
         counter = _Count(rate.by_app, (app_id,))
@@ -390,7 +390,7 @@ def _redis_pool(url: str) -> ConnectionPool:
     except (ValueError, TypeError):  # the message may repeat the password
         fault = (
             "The Redis URL cannot be read: it is redis://user:password@host:port/0. In the"
-            " password, percent-encode what is no letter and no digit (@ is %40, / is %2F)."
+            " password, percent-encode all but letters and digits (@ is %40, / is %2F)."
         )
     raise invalid_request(fault)
 

@@ -37,7 +37,7 @@ async def create_session(request: Request) -> Response:
 
 
 def _check_label(label: str | None) -> str | None:
-    """A label that a person can read; None for none.
+    """A label that a person can read; None if there is none.
 
     Raises:
         WattfareError: ``invalid_request``; it is too long, or has characters that do not print or
@@ -47,7 +47,7 @@ def _check_label(label: str | None) -> str | None:
         return None
     if len(label) > MAX_ACCOUNT_LABEL or any(map(is_hidden, label)):
         raise invalid_request(
-            f"`accountLabel` is text of up to {MAX_ACCOUNT_LABEL} characters, without control "
+            f"`accountLabel` must be text of up to {MAX_ACCOUNT_LABEL} characters, without control "
             "characters and marks of direction."
         )
     return label.strip()

@@ -1,17 +1,17 @@
 """The fields that an inference request may have: one table, with a rule for each field.
 
-A reservation is a promise about a cost, so each field has a kind, by what it can cost:
+A reservation bounds the cost of a call, so each field has a kind, depending on what it can cost:
 
-- *free*: nothing of its own.
-- *counted*: part of the reservation, as a part of the prompt or as a limit. - *held*: no bound is
-known. The call is allowed, and holds a fixed amount. - *refused*: the service cannot serve it, or a
-client could misuse the operator's keys.
+- *free*: adds no cost.
+- *counted*: part of the reservation, as a part of the prompt or as a limit.
+- *held*: no bound is known. The call is allowed, and holds a fixed amount.
+- *refused*: the service cannot serve it, or a client could misuse the operator's keys.
 
 **An unknown field is refused by name**, because a new field of an API may cost money. If the
-operator allows unknown fields, the call is held. Some names are refused at any depth, whatever the
-operator allows: see :mod:`.foreign_fields`. Each object in a request has its own list of keys. Only
-schemas and arguments of functions may be any JSON. Fields that libraries add to messages have a
-rule of their own: see :mod:`.kept_fields`.
+operator allows unknown fields, the call is held. Some names are always refused, at any depth: see
+:mod:`.foreign_fields`. Each object in a request has its own list of keys. Only schemas and
+arguments of functions may be any JSON. Fields that libraries add to messages have a separate rule:
+see :mod:`.kept_fields`.
 
 Sources: the request bodies of OpenAI's and OpenRouter's chat completions, and the documentation of
 vLLM, SGLang, llama.cpp, Ollama, LM Studio, LiteLLM, Mistral, Groq, xAI, Perplexity, Together,
@@ -30,15 +30,17 @@ from typing import Any, Literal, NamedTuple, cast
 import msgspec
 
 from ...errors import invalid_request
-from . import foreign_fields, kept_fields
+from . import attachments, foreign_fields, kept_fields
 from .found import Found, Held, both
 
+#: The prices in OpenRouter's `provider.max_price`.
+MAX_PRICES = ("prompt", "completion", "request", "image")
 #: How many answers one call may ask for: OpenAI's own limit.
 MAX_N = 128
 
 
 class Kind(StrEnum):
-    """What a field can cost. A later kind is stronger."""
+    """The cost of a field. A later kind is stronger."""
 
     FREE = "free"
     COUNTED = "counted"
@@ -89,6 +91,18 @@ def check(request: dict[str, Any], policy: Policy = DEFAULT_POLICY) -> tuple[str
     return (*(name for name, _ in found.held), *unknown)
 
 
+def without_nulls(request: dict[str, Any]) -> dict[str, Any]:
+    """The request without unknown fields whose value is null. A library that writes all of its
+    fields asks for nothing with them."""
+    if None not in request.values():
+        return request
+    return {
+        name: value
+        for name, value in request.items()
+        if value is not None or name in REQUEST or foreign_fields.is_foreign(name)
+    }
+
+
 def _not_allowed(name: str, because: str) -> Exception:
     return invalid_request(f"`{name}` is not allowed: {because}.")
 
@@ -110,16 +124,16 @@ def _foreign(name: str, found: str) -> Exception:
 
 
 def _plain(name: str, value: Any) -> None:
-    """A string, a number or a boolean. It costs nothing of its own: at most it is part of the
-    prompt, which is counted."""
+    """A string, a number or a boolean. It adds no cost. If it is a part of the prompt, it is
+    counted there."""
     if isinstance(value, (dict, list)):
-        raise invalid_request(f"`{name}` is a string, a number or a boolean.")
+        raise invalid_request(f"`{name}` must be a string, a number or a boolean.")
 
 
 def _text(name: str, value: Any) -> None:
     """As :func:`plain`, for a string."""
     if not isinstance(value, str):
-        raise invalid_request(f"`{name}` is a string.")
+        raise invalid_request(f"`{name}` must be a string.")
 
 
 def _json(_name: str, _value: Any) -> None:
@@ -128,14 +142,14 @@ def _json(_name: str, _value: Any) -> None:
 
 
 def _tame(name: str, value: Any) -> None:
-    """Any JSON in which no name is a foreign one."""
+    """Any JSON without a name of :mod:`.foreign_fields`."""
     found = foreign_fields.find(value)
     if found is not None:
         raise _foreign(name, found)
 
 
 def _own_keys(name: str, value: Any) -> None:
-    """Any JSON whose keys are the client's own."""
+    """Any JSON whose keys the client chooses."""
     found = foreign_fields.find(value, fields=False)
     if found is not None:
         raise _foreign(name, found)
@@ -178,7 +192,7 @@ def _only(*allowed: Any) -> Rule:
 def _object(rules: Mapping[str, Rule]) -> Rule:
     def rule(name: str, value: Any) -> Found | None:
         if not isinstance(value, dict):
-            raise invalid_request(f"`{name}` is an object.")
+            raise invalid_request(f"`{name}` must be an object.")
         prefix = f"{name}." if name else ""
         found: Found | None = None
         for field, inner in cast("dict[str, Any]", value).items():
@@ -200,7 +214,7 @@ def _object(rules: Mapping[str, Rule]) -> Rule:
 def _each(rule: Rule) -> Rule:
     def each(name: str, value: Any) -> Found | None:
         if not isinstance(value, list):
-            raise invalid_request(f"`{name}` is an array.")
+            raise invalid_request(f"`{name}` must be an array.")
         found: Found | None = None
         for place, item in enumerate(cast("list[Any]", value)):
             more = rule(f"{name}[{place}]", item)
@@ -216,7 +230,7 @@ def _text_or(rule: Rule, otherwise: str) -> Rule:
         if isinstance(value, str):
             return None
         if not isinstance(value, (dict, list)):
-            raise invalid_request(f"`{name}` is a string, or {otherwise}.")
+            raise invalid_request(f"`{name}` must be a string, or {otherwise}.")
         return rule(name, value)
 
     return either
@@ -232,7 +246,7 @@ def _plain_or(rule: Rule) -> Rule:
 def _map(name: str, value: Any) -> None:
     """An object of any keys, with a plain value each."""
     if not isinstance(value, dict):
-        raise invalid_request(f"`{name}` is an object.")
+        raise invalid_request(f"`{name}` must be an object.")
     for key, inner in cast("dict[str, Any]", value).items():
         _plain(f"{name}.{key[:64]}", inner)
     _own_keys(name, value)
@@ -257,7 +271,7 @@ def _of_type(
     return rule
 
 
-# A cache that is written for five minutes is priced in every list; for an hour, in hardly any.
+# Every price list has a price for writing a cache for five minutes. Few have one for an hour.
 _CACHE_CONTROL = _object(
     {
         "type": _only("ephemeral"),
@@ -265,19 +279,38 @@ _CACHE_CONTROL = _object(
     }
 )
 
-# What bounds an image, a file and audio is read in :mod:`.attachments`.
-_MEDIA = {"type": _plain, "cache_control": _CACHE_CONTROL}
+# :mod:`.attachments` bounds images, files and audio.
+_MEDIA = {
+    "type": _plain,
+    "cache_control": _CACHE_CONTROL,
+    **dict.fromkeys(("id", "uuid", "index", "name", "alt"), _plain),
+}
+_OF_SIZE = _held("it sets how many tokens the model makes of an image", shape=_plain)
 _OF_OPERATOR = _refused("it names a file that is kept in the operator's account")
 _IMAGE = {
     **_MEDIA,
     "image_url": _text_or(_object({"url": _text, "detail": _plain, "format": _plain}), "an object"),
     "detail": _plain,
+    **dict.fromkeys(("min_pixels", "max_pixels", "total_pixels", "media_resolution"), _OF_SIZE),
     "file_id": _OF_OPERATOR,
 }
+_TEXT_PART = _object({"type": _only("text"), "text": _text, "cache_control": _CACHE_CONTROL})
+_TEXTS = _text_or(_each(_TEXT_PART), "an array of text parts")
+_CITATIONS = _object({"enabled": _plain})
 _SOURCE = _object(
-    {"type": _plain, "media_type": _plain, "data": _text, "url": _text, "file_id": _OF_OPERATOR}
+    {
+        "type": _plain,
+        "media_type": _plain,
+        "data": _text,
+        "url": _text,
+        "content": _TEXTS,
+        "file_id": _OF_OPERATOR,
+    }
 )
-_FILE = {"file_data": _text, "filename": _plain, "format": _plain}
+_FILE = {
+    "file_data": _text,
+    **dict.fromkeys(("filename", "format", "mime_type", "media_type"), _plain),
+}
 _STORED = {"file_id": _OF_OPERATOR, "file_url": _text}
 _SOUND = {"data": _text, "format": _plain}
 _IMAGE_PARTS = {
@@ -287,11 +320,29 @@ _IMAGE_PARTS = {
 }
 _ATTACHED: Mapping[str, Rule] = {
     **_IMAGE_PARTS,
-    "document": _object({**_MEDIA, "source": _SOURCE, "title": _plain, "context": _plain}),
+    "document": _object(
+        {
+            **_MEDIA,
+            "source": _SOURCE,
+            "title": _plain,
+            "context": _plain,
+            "citations": _CITATIONS,
+        }
+    ),
+    "document_url": _object(
+        {
+            **_MEDIA,
+            "document_url": _text_or(_object({"url": _text}), "an object"),
+            "document_name": _plain,
+        }
+    ),
     "file": _object({**_MEDIA, "file": _object({**_FILE, **_STORED})}),
     "input_file": _object({**_MEDIA, **_FILE, **_STORED}),
-    "input_audio": _object({**_MEDIA, "input_audio": _object(_SOUND)}),
-    **dict.fromkeys(("video_url", "input_video"), _held("a video has no bound")),
+    "input_audio": _object(
+        {**_MEDIA, "input_audio": _text_or(_object(_SOUND), "an object")},
+    ),
+    "audio_url": _object({**_MEDIA, "audio_url": _text_or(_object({"url": _text}), "an object")}),
+    **dict.fromkeys(("video_url", "input_video", "video"), _held("a video has no bound")),
 }
 #: An image that a model has made, and an app sends back.
 _MADE_IMAGE = _of_type(
@@ -309,7 +360,7 @@ def _known_or(rules: Mapping[str, Rule], other: Callable[[str, str, Any], Found 
 
     def rule(name: str, value: Any) -> Found | None:
         if not isinstance(value, dict):
-            raise invalid_request(f"`{name}` is an object.")
+            raise invalid_request(f"`{name}` must be an object.")
         found: Found | None = None
         for field, inner in cast("dict[str, Any]", value).items():
             if inner is None:
@@ -323,10 +374,10 @@ def _known_or(rules: Mapping[str, Rule], other: Callable[[str, str, Any], Found 
 
 
 def _beside(rules: Mapping[str, Rule], *, made: bool = True) -> Rule:
-    """An object with these fields, and what libraries keep beside them.
+    """An object with these fields, and fields that libraries add.
 
     Args:
-        made: has a model made it?
+        made: True if a model made it.
     """
 
     def kept(name: str, field: str, value: Any) -> Found | None:
@@ -337,9 +388,9 @@ def _beside(rules: Mapping[str, Rule], *, made: bool = True) -> Rule:
     return _known_or(rules, kept)
 
 
-# What a model has thought, said or called before, as parts: Mistral's, Anthropic's, and those of
-# OpenAI's other API. Each is text to the next model.
-_SAID = ("thinking", "redacted_thinking", "reasoning", "output_text", "input_text")
+# The parts with which Mistral, Anthropic and OpenAI's Responses API send back a model's earlier
+# thoughts, texts and calls. Each is text to the next model.
+_SAID = ("thinking", "redacted_thinking", "reasoning", "output_text", "input_text", "reference")
 
 
 def _parts(*, made: bool) -> Rule:
@@ -354,6 +405,10 @@ def _parts(*, made: bool) -> Rule:
             "refusal": part({"refusal": _text}),
             **dict.fromkeys(_SAID, part({})),
             "tool_use": part({"name": _plain, "input": _json}),
+            "tool_result": part({"tool_use_id": _plain, "is_error": _plain, "content": _TEXTS}),
+            "search_result": part(
+                {"source": _text, "title": _plain, "content": _TEXTS, "citations": _CITATIONS}
+            ),
             **_ATTACHED,
         },
         "its tokens cannot be counted before it is read",
@@ -362,7 +417,7 @@ def _parts(*, made: bool) -> Rule:
 
 _NAMED = _object({"name": _plain})
 
-# What a model made before, and an app sends back.
+# The calls that a model made before, and that an app sends back.
 _CALLED = _beside({"name": _plain, "arguments": _json})
 _CALLS = {
     "function": _beside({"id": _plain, "type": _plain, "function": _CALLED}),
@@ -370,19 +425,30 @@ _CALLS = {
         {"id": _plain, "type": _plain, "custom": _beside({"name": _plain, "input": _plain})}
     ),
 }
-_OF_KNOWN_TYPE = _of_type(_CALLS, "it is no such call")
+_OF_KNOWN_TYPE = _of_type(_CALLS, "it is not a tool call")
 
 
 def _tool_call(name: str, value: Any) -> Found | None:
-    # Some libraries leave the type out where there is only one.
+    # Some libraries leave out the type, and some providers have their own types for the calls that
+    # they made themselves. All of them are text.
     fields = cast("dict[str, Any]", value) if isinstance(value, dict) else {}
-    if fields.get("type") is None and isinstance(fields.get("function"), dict):
+    if isinstance(fields.get("function"), dict):
         return _CALLS["function"](name, value)
     return _OF_KNOWN_TYPE(name, value)
 
 
+#: A page of a file that OpenRouter has read, and reads again from here.
+_PAGE = _of_type({"text": _TEXT_PART, **_IMAGE_PARTS}, "its tokens cannot be counted")
+
+
 def _annotation(name: str, value: Any) -> Found | None:
-    return kept_fields.check_annotation(name, value, _CACHE_CONTROL)
+    found = None
+    pages = attachments.pages_of_annotation(value)
+    if pages:
+        found = _each(_PAGE)(f"{name}.file.content", pages)
+        file = {**value["file"], "content": None}
+        value = {**value, "file": file}
+    return both(found, kept_fields.check_annotation(name, value, _CACHE_CONTROL))
 
 
 _IN_MESSAGE: Mapping[str, Rule] = {
@@ -394,7 +460,10 @@ _IN_MESSAGE: Mapping[str, Rule] = {
     "function_call": _CALLED,
     "cache_control": _CACHE_CONTROL,
     "annotations": _each(_annotation),
-    "audio": _refused("what an earlier answer said cannot be bounded; send its transcript"),
+    "audio": _held(
+        "the length of the earlier audio answer is not known",
+        shape=_object({**_SOUND, "id": _plain, "expires_at": _plain, "transcript": _plain}),
+    ),
     "images": _each(_MADE_IMAGE),
 }
 
@@ -411,18 +480,18 @@ _MADE_BY_MODEL, _MADE_BY_APP = _messages(made=True), _messages(made=False)
 def _message(name: str, value: Any) -> Found | None:
     fields = cast("dict[str, Any]", value) if isinstance(value, dict) else {}
     role = fields.get("role")
-    # Most messages are this. Both rules let it through, and take longer to say so.
+    # Most messages have this form. Both rules accept it, but take longer.
     if len(fields) == 2 and isinstance(role, str) and isinstance(fields.get("content"), str):
         return None
     return (_MADE_BY_MODEL if role == "assistant" else _MADE_BY_APP)(name, value)
 
 
 def _of_tool(rules: Mapping[str, Rule], *, plain: bool) -> Rule:
-    """A tool, or the function in it, and what libraries keep beside.
+    """A tool, or the function in it, and fields that libraries add.
 
     Args:
-        plain: only plain values are kept. Some APIs name a tool of the provider's own by a field
-            of the tool.
+        plain: only plain values are allowed. In some APIs, a field of a tool names a tool of the
+        provider.
     """
 
     def kept(name: str, field: str, value: Any) -> None:
@@ -443,7 +512,7 @@ _FUNCTION = _of_tool(
     },
     plain=False,
 )
-#: What Anthropic's SDK and others keep beside a function. Examples are text.
+#: The fields that Anthropic's SDK and others add to a function. Examples are text.
 _BESIDE_TOOL: Mapping[str, Rule] = {
     "type": _plain,
     "cache_control": _CACHE_CONTROL,
@@ -456,7 +525,7 @@ _CUSTOM = _object(
     {
         "name": _plain,
         "description": _plain,
-        # OpenAI's own shape, and the flat one of its other API.
+        # OpenAI's usual shape, and the flat one of its Responses API.
         "format": _object(
             {"type": _plain, "grammar": _GRAMMAR, "syntax": _plain, "definition": _plain}
         ),
@@ -469,60 +538,118 @@ PROVIDER_TOOLS = (
     *("openrouter:", "web_search", "web_fetch", "x_search", "live_search", "browser_search"),
     *("browser_automation", "visit_website", "wolfram_alpha", "code_interpreter"),
     *("code_execution", "image_generation", "builtin_function"),
+    # Google's. Anthropic's, whose descriptions the provider adds to the prompt.
+    *("google_search", "google_maps", "enterprise_web_search", "url_context"),
+    *("computer", "bash_", "text_editor_", "memory_", "tool_search_tool_"),
 )
-_RUN_BY_PROVIDER = _held("the provider runs this tool, at a price of its own")
+_RUN_BY_PROVIDER = _held("the provider runs or describes this tool, and charges for it")
+#: Gemini's tools, which have no type: `{"googleSearch": {}}`.
+_OF_GEMINI = frozenset(
+    {
+        *("googlesearch", "googlesearchretrieval", "codeexecution", "urlcontext"),
+        *("enterprisewebsearch", "googlemaps", "computeruse"),
+    }
+)
 
 
 def _of_provider(kind: str) -> Rule | None:
     return _RUN_BY_PROVIDER if kind.startswith(PROVIDER_TOOLS) else None
 
 
-_TOOL = _of_type(
-    {
-        "function": _of_tool({**_BESIDE_TOOL, "function": _FUNCTION}, plain=True),
-        "custom": _of_tool({**_BESIDE_TOOL, "custom": _CUSTOM}, plain=True),
-    },
-    "only tools that the app runs itself cost nothing of their own",
-    _of_provider,
+# OpenAI's shape, and the flat ones of its other API and of Anthropic. All are text of the prompt.
+_FLAT = {**dict.fromkeys(("name", "description", "strict"), _plain), "parameters": _json}
+_FUNCTION_TOOL = _of_tool(
+    {**_BESIDE_TOOL, **_FLAT, "input_schema": _json, "function": _FUNCTION}, plain=True
 )
-_CHOSEN_TOOL = {
-    "function": _object({"type": _plain, "function": _NAMED}),
-    "custom": _object({"type": _plain, "custom": _NAMED}),
-}
-_TOOL_CHOICE = _of_type(
+_APP_RUNS = "only tools that the app runs itself add no cost"
+_TYPED_TOOL = _of_type(
     {
-        **_CHOSEN_TOOL,
-        "allowed_tools": _object(
-            {
-                "type": _plain,
-                "allowed_tools": _object(
-                    {"mode": _plain, "tools": _each(_of_type(_CHOSEN_TOOL, "it is no tool"))}
-                ),
-            }
-        ),
+        "function": _FUNCTION_TOOL,
+        "custom": _of_tool({**_BESIDE_TOOL, **_FLAT, "custom": _CUSTOM}, plain=True),
     },
-    "only tools that the app runs itself cost nothing of their own",
+    _APP_RUNS,
     _of_provider,
 )
 
+
+def _tool(name: str, value: Any) -> Found | None:
+    fields = cast("dict[str, Any]", value) if isinstance(value, dict) else {}
+    if fields.get("type") is None and fields:
+        if isinstance(fields.get("function"), dict) or isinstance(fields.get("name"), str):
+            return _FUNCTION_TOOL(name, value)
+        if all(field.replace("_", "").lower() in _OF_GEMINI for field in fields):
+            return _RUN_BY_PROVIDER(name, value)
+    return _TYPED_TOOL(name, value)
+
+
+_CHOSEN = _object(
+    {
+        **dict.fromkeys(("type", "name", "disable_parallel_tool_use"), _plain),
+        **dict.fromkeys(("function", "custom", "tool"), _NAMED),
+    }
+)
+_CHOSEN_TOOL: Mapping[str, Rule] = {"function": _CHOSEN, "custom": _CHOSEN, "tool": _CHOSEN}
+_ALLOWED_TOOLS = {"mode": _plain, "tools": _each(_of_type(_CHOSEN_TOOL, "it is no tool"))}
+_TYPED_CHOICE = _of_type(
+    {
+        **_CHOSEN_TOOL,
+        # Anthropic's shape.
+        **dict.fromkeys(("auto", "any", "none", "required"), _CHOSEN),
+        "allowed_tools": _object(
+            {"type": _plain, **_ALLOWED_TOOLS, "allowed_tools": _object(_ALLOWED_TOOLS)}
+        ),
+    },
+    _APP_RUNS,
+    _of_provider,
+)
+
+
+def _tool_choice(name: str, value: Any) -> Found | None:
+    fields = cast("dict[str, Any]", value) if isinstance(value, dict) else {}
+    if fields.get("type") is None and isinstance(fields.get("function"), dict):
+        return _CHOSEN(name, value)
+    return _TYPED_CHOICE(name, value)
+
+
+# A format is text of the prompt. Each server has its own names for the kinds that OpenAI lacks.
 _RESPONSE_FORMAT = _object(
     {
-        "type": _plain,
+        **dict.fromkeys(("type", "name", "description", "strict", "pattern"), _plain),
         "json_schema": _object(
             {"name": _plain, "description": _plain, "schema": _json, "strict": _plain}
         ),
-        "schema": _json,
-        "grammar": _plain,
+        **dict.fromkeys(
+            ("schema", "value", "grammar", "structures", "triggers", "format"), _plain_or(_json)
+        ),
     }
 )
 
 # Thinking is part of the answer, and ends with its limit: see `chat.ChatRequest.floor`.
 _REASONING = _object(
-    dict.fromkeys(("effort", "max_tokens", "exclude", "enabled", "summary"), _plain)
+    dict.fromkeys(
+        (
+            *("effort", "max_tokens", "exclude", "enabled", "summary", "generate_summary"),
+            "context",
+        ),
+        _plain,
+    )
 )
 
-# Where it may go changes the price, so that the price reserved for goes up with it, as
-# `max_price`: see `upstream.UpstreamJob`.
+
+def _max_price(name: str, value: Any) -> None:
+    if not isinstance(value, dict):
+        raise invalid_request(f"`{name}` must be an object.")
+    for key, price in cast("dict[str, Any]", value).items():
+        if key not in MAX_PRICES:
+            raise invalid_request(f"`{name}` may have {', '.join(MAX_PRICES)}.")
+        if price is not None and not (type(price) in (int, float) and price >= 0):
+            raise invalid_request(f"`{name}.{key}` must be a number of USD, at least 0.")
+
+
+_NUMBERS = _plain_or(_object(dict.fromkeys(("p50", "p75", "p90", "p99"), _plain)))
+
+# It selects the provider, and so the price. So the reserved price is sent with it, as `max_price`:
+# see `upstream.UpstreamJob`.
 _PROVIDER = _object(
     {
         "order": _each(_plain),
@@ -535,7 +662,9 @@ _PROVIDER = _object(
         "data_collection": _plain,
         "zdr": _plain,
         "enforce_distillable_text": _plain,
-        "max_price": _refused("this service sets it to the price that it has reserved for"),
+        "preferred_min_throughput": _NUMBERS,
+        "preferred_max_latency": _NUMBERS,
+        "max_price": _max_price,
     }
 )
 
@@ -560,7 +689,7 @@ _OLLAMA_OPTIONS = _object(
     }
 )
 
-# vLLM gives these to the template, over what it sets by itself. A template of the client's own
+# vLLM passes these to the template, and they override its own values. A template from the client
 # could repeat the prompt without end (CVE-2025-61620), and so could other messages.
 _TEMPLATE_REFUSED = (
     *("chat_template", "tokenize", "messages", "conversation", "conversations", "tools"),
@@ -570,17 +699,40 @@ _TEMPLATE_REFUSED = (
 
 def _template_arguments(name: str, value: Any) -> None:
     if not isinstance(value, dict):
-        raise invalid_request(f"`{name}` is an object.")
+        raise invalid_request(f"`{name}` must be an object.")
     for key in cast("dict[str, Any]", value):
         if key in _TEMPLATE_REFUSED:
-            raise _not_allowed(f"{name}.{key}", "it replaces what the template is given")
+            raise _not_allowed(f"{name}.{key}", "it replaces the input of the template")
+
+
+# Gemini's own fields: ai.google.dev/gemini-api/docs/openai. Thoughts are part of the answer.
+_GOOGLE = _object(
+    {
+        "thinking_config": _object(
+            dict.fromkeys(("thinking_budget", "thinking_level", "include_thoughts"), _plain)
+        ),
+        "thought_tag_marker": _plain,
+        "safety_settings": _tame,
+        **dict.fromkeys(
+            ("response_modalities", "image_config"), _held("an image or audio has its own price")
+        ),
+    }
+)
+_GOOGLE_ONLY = _object({"google": _GOOGLE})
+
+
+def _extra_body(name: str, value: Any) -> Found | None:
+    # Gemini's clients send it as a field. LiteLLM reads any field in it.
+    if not isinstance(value, dict) or cast("dict[str, Any]", value).keys() != {"google"}:
+        raise _foreign(name, name)
+    return _GOOGLE_ONLY(name, value)
 
 
 class Field(NamedTuple):
     """A row of the table.
 
     Attributes:
-        kind: the strongest that its value can have.
+        kind: the strongest kind that its value can have.
         rule: checks the value.
         note: what it is, for the documentation. Fields of one kind and note share a line.
     """
@@ -611,9 +763,24 @@ def _refused_row(name: str, because: str) -> dict[str, Field]:
 
 _LIST_OF_PLAIN = _each(_plain)
 
+
+def _logit_bias(name: str, value: Any) -> Found | None:
+    # llama.cpp also reads pairs: `[[15043, -1.0]]`.
+    return _each(_LIST_OF_PLAIN)(name, value) if isinstance(value, list) else _map(name, value)
+
+
+def _metadata(name: str, value: Any) -> None:
+    """The client's own keys, with a plain value or a list of plain ones each."""
+    if not isinstance(value, dict):
+        raise invalid_request(f"`{name}` must be an object.")
+    for key, inner in cast("dict[str, Any]", value).items():
+        (_LIST_OF_PLAIN if isinstance(inner, list) else _plain)(f"{name}.{key[:64]}", inner)
+    _own_keys(name, value)
+
+
 #: Every field that a request may have.
 REQUEST: Mapping[str, Field] = {
-    # What the reservation counts.
+    # Fields that the reservation counts.
     "model": Field(
         Kind.COUNTED,
         _text,
@@ -626,7 +793,7 @@ REQUEST: Mapping[str, Field] = {
     "models": Field(Kind.COUNTED, _each(_plain), "fallbacks; the most expensive one is reserved"),
     "tools": Field(
         Kind.COUNTED,
-        _each(_TOOL),
+        _each(_tool),
         "part of the prompt; held for a tool that the provider runs; refused for a tool that "
         "reads the operator's data (`file_search`, `mcp`)",
     ),
@@ -635,7 +802,7 @@ REQUEST: Mapping[str, Field] = {
         "part of the prompt",
         {
             "functions": _each(_FUNCTION),
-            "tool_choice": _text_or(_TOOL_CHOICE, "an object that names a tool"),
+            "tool_choice": _text_or(_tool_choice, "an object that names a tool"),
             "function_call": _text_or(_NAMED, "an object that names a function"),
             "response_format": _RESPONSE_FORMAT,
             "reasoning": _REASONING,
@@ -657,10 +824,22 @@ REQUEST: Mapping[str, Field] = {
             **dict.fromkeys(("json_schema", "format", "structural_tag"), _plain_or(_json)),
             **dict.fromkeys(("guided_regex", "guided_grammar", "regex", "ebnf", "grammar"), _text),
             "output_config": _object({"effort": _plain, "format": _json}),
+            "output_format": _json,
         },
     ),
     "documents": Field(Kind.COUNTED, _each(_json), "part of the prompt"),
-    **_plain_rows(Kind.COUNTED, "the limit", "max_tokens", "max_completion_tokens"),
+    "translation_options": Field(Kind.COUNTED, _tame, "part of the prompt"),
+    "google": Field(
+        Kind.HELD, _GOOGLE, "Gemini's options; held for an image or audio, others are free"
+    ),
+    "extra_body": Field(
+        Kind.HELD, _extra_body, "the same, as Gemini's clients send it; only with `google`"
+    ),
+    **_plain_rows(
+        Kind.COUNTED,
+        "the limit; `-1` leaves it to the service",
+        *("max_tokens", "max_completion_tokens"),
+    ),
     "options": Field(
         Kind.COUNTED,
         _OLLAMA_OPTIONS,
@@ -671,7 +850,9 @@ REQUEST: Mapping[str, Field] = {
     "thinking": Field(Kind.COUNTED, _THINKING, "part of the answer, within the limit"),
     "thinking_budget": Field(Kind.COUNTED, _plain, "part of the answer, within the limit"),
     "provider": Field(
-        Kind.COUNTED, _PROVIDER, "the service sets `max_price` to the reserved price"
+        Kind.COUNTED,
+        _PROVIDER,
+        "the service sends `max_price`: the reserved price, or yours if it is lower",
     ),
     "cache_control": Field(
         Kind.COUNTED, _CACHE_CONTROL, "writes a cache for five minutes; held for an hour"
@@ -690,7 +871,21 @@ REQUEST: Mapping[str, Field] = {
         "how the answer is sent",
     ),
     "usage": Field(Kind.FREE, _object({"include": _plain}), "how the answer is sent"),
-    # How a token is chosen, and what is reported about it.
+    **_plain_rows(
+        Kind.FREE,
+        "how the answer is sent",
+        *("incremental_output", "result_format", "stream_mode", "tool_stream", "raw_output"),
+        *("parse_tool_calls", "timings_per_token", "return_progress", "perf_metrics_in_response"),
+    ),
+    **_rows(
+        Kind.FREE,
+        "what the provider filters",
+        {
+            **dict.fromkeys(("safety_settings", "asr_options"), _tame),
+            **dict.fromkeys(("safety_mode", "mask_sensitive_info"), _plain),
+        },
+    ),
+    # How tokens are chosen and reported.
     **_plain_rows(
         Kind.FREE,
         "how tokens are chosen and reported",
@@ -701,12 +896,30 @@ REQUEST: Mapping[str, Field] = {
         *("min_tokens", "ignore_eos", "include_stop_str_in_output", "skip_special_tokens"),
         *("spaces_between_special_tokens", "truncate_prompt_tokens", "return_token_ids"),
         *("return_tokens_as_token_ids", "guided_decoding_backend", "guided_whitespace_pattern"),
+        # llama.cpp, KoboldCpp, text-generation-webui, TabbyAPI, SGLang
+        *("dry_multiplier", "dry_base", "dry_allowed_length", "dry_penalty_last_n", "dry_range"),
+        *("xtc_probability", "xtc_threshold", "dynatemp_range", "dynatemp_exponent"),
+        *("dynatemp_low", "dynatemp_high", "dynamic_temperature", "smoothing_factor"),
+        *("smoothing_curve", "temperature_last", "repeat_last_n", "repetition_penalty_range"),
+        *("no_repeat_ngram_size", "encoder_repetition_penalty", "epsilon_cutoff", "eta_cutoff"),
+        *("top_n_sigma", "tfs_z", "tfs", "typical", "rep_pen", "min_keep", "penalize_nl"),
+        *("mirostat_mode", "mirostat_target", "mirostat_lr", "do_sample", "n_probs", "n_keep"),
+        *("n_discard", "n_indent", "post_sampling_probs", "return_tokens", "t_max_predict_ms"),
+        *("no_stop_trim", "return_hidden_states", "ban_eos_token"),
     ),
     **_rows(
         Kind.FREE,
         "how tokens are chosen and reported",
         {
-            "logit_bias": _map,
+            "logit_bias": _logit_bias,
+            **dict.fromkeys(
+                (
+                    *("samplers", "sampler_priority", "sampler_order", "dry_sequence_breakers"),
+                    *("stop_sequences", "stop_regex", "banned_strings", "banned_tokens"),
+                ),
+                _plain_or(_LIST_OF_PLAIN),
+            ),
+            **dict.fromkeys(("vllm_xargs", "repetition_detection"), _tame),
             "stop": _text_or(_LIST_OF_PLAIN, "an array of strings"),
             "stop_token_ids": _LIST_OF_PLAIN,
             "allowed_token_ids": _LIST_OF_PLAIN,
@@ -718,35 +931,42 @@ REQUEST: Mapping[str, Field] = {
         "how tools are called",
         *("parallel_tool_calls", "disable_tool_validation"),
     ),
-    # How much is thought and said, within the limit.
+    # How much the model thinks and writes, within the limit.
     **_plain_rows(
         Kind.FREE,
         "how much the model thinks and writes, within the limit",
         *("reasoning_effort", "include_reasoning", "reasoning_format", "verbosity"),
         *("enable_thinking", "think", "thinking_token_budget", "separate_reasoning"),
-        *("stream_reasoning", "prompt_mode"),
+        *("stream_reasoning", "prompt_mode", "disable_reasoning", "clear_thinking"),
+        *("preserve_thinking", "reasoning_history", "reasoning_split", "reasoning_in_content"),
+        *("thinking_forced_open",),
     ),
-    # How the prompt is written down.
+    # How the prompt is formatted.
     **_plain_rows(
         Kind.FREE,
         "how the prompt is formatted",
         *("echo", "add_generation_prompt", "continue_final_message", "add_special_tokens"),
-        *("safe_prompt", "context_length_exceeded_behavior"),
+        *("safe_prompt", "context_length_exceeded_behavior", "prompt_truncate_len"),
+        *("truncate", "shift", "document_image_limit", "document_page_limit"),
     ),
     "transforms": Field(
         Kind.FREE, _only([], ["middle-out"]), "shortens a long prompt; other values are refused"
     ),
-    # What the upstream keeps or sorts by.
+    # Caching and grouping at the upstream.
     **_plain_rows(
         Kind.FREE,
         "caching and grouping at the upstream",
         *("user", "safety_identifier", "session_id", "prompt_cache_key"),
-        *("prompt_cache_retention", "cache_salt", "cache_prompt"),
+        *("prompt_cache_retention", "cache_salt", "cache_prompt", "prompt_cache_max_len"),
+        *("prompt_cache_isolation_key", "id_slot"),
+        *("request_id", "rid", "user_id"),
     ),
     "store": Field(
         Kind.FREE, _plain, "the upstream keeps the answer, in the account whose key is used"
     ),
-    "metadata": Field(Kind.FREE, _map, "your own keys, except those that could redirect the call"),
+    "metadata": Field(
+        Kind.FREE, _metadata, "your own keys, except those that could redirect the call"
+    ),
     "trace": Field(
         Kind.FREE,
         _own_keys,
@@ -756,8 +976,9 @@ REQUEST: Mapping[str, Field] = {
         Kind.FREE,
         "how long a model stays loaded, and its speed",
         *("keep_alive", "ttl", "draft_model"),
+        *("speculative.n_max", "speculative.n_min", "speculative.p_min"),
     ),
-    # What an answer of a search shows. The search itself is part of the model's price.
+    # Filters of a search. The search itself is part of the model's price.
     **_rows(
         Kind.FREE,
         "filters the results of a search",
@@ -773,17 +994,18 @@ REQUEST: Mapping[str, Field] = {
                 (
                     *("search_recency_filter", "search_after_date_filter", "disable_search"),
                     *("search_before_date_filter", "last_updated_after_filter"),
-                    *("last_updated_before_filter", "language_preference", "citation_options"),
+                    *("last_updated_before_filter", "language_preference"),
                     *("enable_search_classifier", "safe_search"),
                 ),
                 _plain,
             ),
+            "citation_options": _plain_or(_object({"mode": _plain})),
         },
     ),
-    # What has no bound.
+    # Fields whose cost has no bound.
     **_held_row("plugins", "plugins have their own prices"),
     **_held_row("web_search_options", "a search has its own price"),
-    **_held_row("search_parameters", "a search has its own price"),
+    **_held_row("search_parameters", "a search has its own price", {"mode": "off"}),
     **_held_row("search_settings", "a search has its own price"),
     **_held_row("enable_search", "a search has its own price"),
     **_held_row("search_options", "a search has its own price"),
@@ -799,8 +1021,9 @@ REQUEST: Mapping[str, Field] = {
     **_held_row(
         "service_tier",
         "another tier has another price",
-        *("default", "flex", "standard", "on_demand"),
-        note="`default`, `standard`, `on_demand` and `flex` are free",
+        # `auto` is what each provider uses for a call without the field.
+        *("auto", "default", "flex", "standard", "standard_only", "on_demand"),
+        note="`auto`, `default`, `standard`, `standard_only`, `on_demand` and `flex` are free",
         shape=_text,
     ),
     **_held_row(
@@ -825,12 +1048,28 @@ REQUEST: Mapping[str, Field] = {
     **_held_row("mm_processor_kwargs", "an image has its own price"),
     **_held_row("moderation", "it asks another model"),
     **_held_row("safety_model", "it asks another model"),
+    **_held_row("vl_high_resolution_images", "an image has its own price"),
+    **_held_row("enable_code_interpreter", "the provider's tools have their own price"),
+    **_held_row("priority", "another place in the queue may have another price", 0, shape=_plain),
+    **_held_row("tags", "a router may choose the price by it"),
+    **_held_row("providerOptions", "its fields choose providers and tools"),
+    **_held_row("provider_options", "its fields choose providers and tools"),
+    **_held_row("betas", "a beta may have its own price"),
+    **_held_row("anthropic_beta", "a beta may have its own price"),
     **_held_row("prompt_cache_options", "writing a cache has its own price"),
     **_held_row("context_management", "writing a cache has its own price"),
     **_held_row("best_of", "each attempt is billed", 1, note="`1` is free", shape=_plain),
     **_held_row("use_beam_search", "each attempt is billed", shape=_plain),
-    # What is not served.
+    # Fields that the service does not support.
     **_refused_row("prompt", "this is a chat API: use `messages`"),
+    **_refused_row("input", "this is a chat API: use `messages`"),
+    **_refused_row("system", "use a message with the role `system`"),
+    **_refused_row("instructions", "use a message with the role `system`"),
+    **_refused_row("n_predict", "use `max_tokens`"),
+    **_refused_row("max_new_tokens", "use `max_tokens`"),
+    **_refused_row("max_output_tokens", "use `max_tokens`"),
+    **_refused_row("max_gen_len", "use `max_tokens`"),
+    **_refused_row("max_length", "use `max_tokens`"),
     **_refused_row("chat_template", "a template can repeat the prompt without end"),
     **_refused_row("background", "a later answer cannot be billed"),
     **_refused_row("deferred", "a later answer cannot be billed"),

@@ -1,8 +1,8 @@
 """Images, files and audio in the messages of a request, and what bounds their cost.
 
 The service reads the bytes, because a media type, a file name or a header may be wrong. An
-attachment that it cannot read counts as the most that the model can make of it. If that has no
-bound, the call is held or refused.
+attachment that it cannot read counts as the most tokens that a model can make of it. If there is no
+such bound, the call is held or refused.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import binascii
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, cast
 from urllib.parse import unquote_to_bytes
 
@@ -62,9 +62,18 @@ def refusal(name: str, because: str) -> WattfareError:
 def are_possible(messages: list[dict[str, Any]]) -> bool:
     """True if these messages may have attachments. A quick check, because most have text only."""
     for message in messages:
-        if "images" in message or isinstance(message.get("content"), list):
+        if isinstance(message.get("content"), list) or not _KEEPING.isdisjoint(message):
             return True
     return False
+
+
+def pages_of_annotation(value: object) -> list[Any] | None:
+    """The pages of a file that OpenRouter has read for an earlier answer. It reads them from here
+    instead of from the file."""
+    fields = cast("dict[str, Any]", value) if isinstance(value, dict) else {}
+    file = fields.get("file")
+    pages = cast("dict[str, Any]", file).get("content") if isinstance(file, dict) else None
+    return cast("list[Any]", pages) if isinstance(pages, list) else None
 
 
 def take_out(
@@ -76,32 +85,56 @@ def take_out(
     Args:
         messages: already checked by :mod:`.allowed_fields`.
     """
-    found: _Found | None = None
+    found = _Found()
     plain = messages
     for place, message in enumerate(messages):
-        for field in ("content", "images"):
-            parts = message.get(field)
-            if not isinstance(parts, list):
-                continue
-            for index, part in enumerate(cast("list[Any]", parts)):
-                if not isinstance(part, dict):
-                    continue
-                fields = cast("dict[str, Any]", part)
-                kind = fields.get("type")
-                if not isinstance(kind, str) or kind not in _READERS:
-                    continue
-                if found is None:
-                    found = _Found()
-                if plain is messages:
-                    plain = list(messages)
-                if plain[place] is message:
-                    plain[place] = dict(message)
-                if plain[place][field] is parts:
-                    plain[place][field] = list(cast("list[Any]", parts))
-                name = f"messages[{place}].{field}[{index}]"
-                _READERS[kind](found, name, fields)
-                plain[place][field][index] = {"type": kind}
-    return plain, None if found is None else found.all()
+        taken = _without_data(found, f"messages[{place}]", message)
+        if taken is not message:
+            if plain is messages:
+                plain = list(messages)
+            plain[place] = taken
+    return plain, None if plain is messages else found.all()
+
+
+def _without_data(found: _Found, name: str, message: dict[str, Any]) -> dict[str, Any]:
+    """The message without the data of its attachments; the same one if it has none."""
+    changed: dict[str, Any] = {}
+    for field in ("content", "images"):
+        parts = message.get(field)
+        if isinstance(parts, list):
+            taken = _parts(found, f"{name}.{field}", cast("list[Any]", parts))
+            if taken is not None:
+                changed[field] = taken
+    annotations = message.get("annotations")
+    if isinstance(annotations, list):
+        taken = cast("list[Any]", annotations)
+        for index, annotation in enumerate(cast("list[Any]", annotations)):
+            pages = pages_of_annotation(annotation)
+            where = f"{name}.annotations[{index}].file.content"
+            inner = None if pages is None else _parts(found, where, pages)
+            if inner is not None:
+                taken = list(taken)
+                taken[index] = {**annotation, "file": {**annotation["file"], "content": inner}}
+                changed["annotations"] = taken
+    audio = message.get("audio")
+    if isinstance(audio, dict):  # of an earlier answer: the table of fields holds it
+        changed["audio"] = {**cast("dict[str, Any]", audio), "data": None}
+    return {**message, **changed} if changed else message
+
+
+def _parts(found: _Found, name: str, parts: list[Any]) -> list[Any] | None:
+    """The parts without the data of attachments; None if there are none."""
+    plain: list[Any] | None = None
+    for index, part in enumerate(parts):
+        fields = cast("dict[str, Any]", part) if isinstance(part, dict) else {}
+        kind = fields.get("type")
+        if not isinstance(kind, str) or kind not in _READERS:
+            continue
+        if plain is None:
+            plain = list(parts)
+        _READERS[kind](found, f"{name}[{index}]", fields)
+        plain[index] = {"type": kind}
+    return plain
 
 
 class _Found:
@@ -136,11 +169,13 @@ class _Found:
             self._picture(name, value, None, fields.get("media_type"))
         elif fields.get("type") == "text" and isinstance(value, str):
             self._text(value.encode("utf-8", "surrogatepass"))
+        elif fields.get("type") == "content" and fields.get("content"):
+            self._text(msgspec.json.encode(fields["content"]))
         else:
             self._file(name, value)
 
     def file(self, name: str, part: dict[str, Any]) -> None:
-        """OpenAI's file, and the flat one of its other API."""
+        """OpenAI's file, and the flat one of its Responses API."""
         inner = part.get("file")
         fields = cast("dict[str, Any]", inner) if isinstance(inner, dict) else part
         named = fields.get("filename")
@@ -149,15 +184,30 @@ class _Found:
         self._file(name, fields.get("file_data") or fields.get("file_url"))
 
     def input_audio(self, name: str, part: dict[str, Any]) -> None:
-        inner = part.get("input_audio")
-        fields = cast("dict[str, Any]", inner) if isinstance(inner, dict) else part
-        data = _bytes(_content(name, fields.get("data")))
+        inner = part.get("input_audio") or part.get("audio_url")
+        fields = cast("dict[str, Any]", inner) if isinstance(inner, dict) else {"data": inner}
+        data = _bytes(_content(name, fields.get("data") or fields.get("url")))
         seconds = None if data is None else audio_length.seconds(data)
         if seconds is None:
-            because = "only WAV and MP3 say how long they are; send one of these"
+            because = "only the length of WAV and MP3 can be measured; send one of these"
             self.unbounded.append((name, because))
         else:
             self.audio.append(seconds)
+
+    def document_url(self, name: str, part: dict[str, Any]) -> None:
+        """Mistral's shape of a document."""
+        value = part.get("document_url")
+        url = cast("dict[str, Any]", value).get("url") if isinstance(value, dict) else value
+        named = part.get("document_name")
+        if isinstance(named, str):
+            self._text(named.encode("utf-8", "surrogatepass"))
+        self._file(name, url)
+
+    def video(self, name: str, part: dict[str, Any]) -> None:
+        """A video, or its frames. The table of fields holds it."""
+        for value in _strings({**part, "type": None}):
+            if _PATH.match(value) or ":" in value:
+                _check_place(name, value)
 
     def _text(self, data: bytes) -> None:
         self.text += prompt_bound.longest_form(data)
@@ -177,7 +227,7 @@ class _Found:
         value = _content(name, value)
         data = _bytes(value)
         if data is None:
-            because = "its content is not here; send the file itself, as a data URL"
+            because = "the request does not contain its content; send the file as a data URL"
             self.unbounded.append((name, because))
         elif _PDF in data[:1024]:
             self.documents.append((name, data))
@@ -195,10 +245,27 @@ class _Found:
 def _content(name: str, value: object) -> str:
     if not isinstance(value, str) or not value.strip():
         raise invalid_request(f"`{name}` has no content.")
-    if _SCHEME.match(value) and not _WEB.match(value):
-        # Such as gs:// or file://, which name the operator's own storage.
-        raise refusal(name, "it names a place that only the operator may read")
+    _check_place(name, value)
     return value
+
+
+def _check_place(name: str, value: str) -> None:
+    """Refuse an address such as gs:// or file:, which names the operator's own storage."""
+    start = value[:64].translate(_IGNORED_IN_URLS)
+    if _PUBLIC.match(start):
+        return
+    # Some servers take other text for the path of a file.
+    if _SCHEME.match(start) or _PATH.match(start) or _bytes(value, 48) is None:
+        raise refusal(name, "it names a place that only the operator may read")
+
+
+def _strings(value: object) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, (dict, list)):
+        inner = cast("dict[str, Any] | list[Any]", value)
+        for each in inner.values() if isinstance(inner, dict) else inner:
+            yield from _strings(each)
 
 
 _READERS = {
@@ -209,25 +276,33 @@ _READERS = {
     "file": _Found.file,
     "input_file": _Found.file,
     "input_audio": _Found.input_audio,
+    "audio_url": _Found.input_audio,
+    "document_url": _Found.document_url,
+    **dict.fromkeys(("video_url", "input_video", "video"), _Found.video),
 }
+#: The fields besides ``content`` that may have attachments.
+_KEEPING = frozenset({"images", "annotations", "audio"})
 _PDF = b"%PDF-"
-_SCHEME = re.compile(r"\s*[a-z][a-z0-9+.-]{1,30}://", re.IGNORECASE)
-_WEB = re.compile(r"\s*https?://", re.IGNORECASE)
+#: Readers of URLs leave these out: white space and control characters.
+_IGNORED_IN_URLS = dict.fromkeys(range(33))
+_SCHEME = re.compile(r"[a-z][a-z0-9+.-]{1,30}:", re.IGNORECASE)
+_PATH = re.compile(r"~?/(?:[^/]{1,100}/)*[^/]{1,100}\.|\.{1,2}/")
+_PUBLIC = re.compile(r"https?://|data:", re.IGNORECASE)
 
 
 _MEDIA_TYPE = re.compile(r"data:([^,;]{1,100})[,;]", re.IGNORECASE)
 _IMAGE_NAMES = (".png", ".jpg", ".jpeg", ".gif", ".webp", ".heic", ".heif", ".avif", ".bmp")
-#: File names of kinds that cost more than an image. A URL may also tell nothing about its kind.
+#: File names of kinds that cost more than an image. A URL may also not show its kind.
 _OTHER_NAMES = (
     *(".pdf", ".mp4", ".mov", ".mpeg", ".mpg", ".webm", ".avi", ".mkv", ".flv", ".wmv", ".3gp"),
     *(".wav", ".mp3", ".m4a", ".ogg", ".opus", ".flac", ".aac", ".aiff", ".txt", ".csv"),
 )
-#: Gemini takes the address of a film for the film.
+#: Gemini reads the URL of a video as the video itself.
 _FILMS = re.compile(r"https?://(?:[^/]{1,100}\.)?(?:youtube\.com|youtu\.be)/")
 
 
 def _may_be_other(value: str, kind: object) -> bool:
-    """True if this URL may be something else than an image."""
+    """True if this URL may be something other than an image."""
     declared = _MEDIA_TYPE.match(value)
     if declared is not None:
         kind = declared.group(1)
@@ -260,7 +335,7 @@ def _is_text(data: bytes) -> bool:
 _SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF8", b"BM", b"II*\0", b"MM\0*")
 
 
-#: AVIF and HEIF. Films have the same beginning, and other brands.
+#: AVIF and HEIF. Videos begin in the same way, but with other brands.
 _IMAGE_BRANDS = frozenset({b"avif", b"heic", b"heix", b"heim", b"heis", b"mif1"})
 
 
@@ -302,8 +377,8 @@ _URL_SAFE = str.maketrans("-_", "+/")
 
 def _bytes(value: object, most: int | None = None) -> bytes | None:
     """The content of a data URL or of base64: at least this many bytes from the start. None for
-    another URL, or neither. White space and the URL-safe alphabet are accepted, as most decoders
-    do."""
+    another kind of URL or text. White space and the URL-safe alphabet are accepted, as most
+    decoders do."""
     if not isinstance(value, str):
         return None
     head = _HEAD.match(value)

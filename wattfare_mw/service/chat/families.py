@@ -1,8 +1,8 @@
 """How many tokens a model makes of an image, a page of a PDF and a second of audio.
 
 One row for each family of models that counts in the same way. The comment of each row names its
-source. A model that no row fits counts as the dearest of all rows. ``[media]`` in the file of
-``--config`` has rows of the operator's own, which come first.
+source. A model without a row counts as the most expensive row. ``[media]`` in the file of
+``--config`` has the operator's rows, which come first.
 
 Every rule gives an upper bound. An image and the same image turned by 90 degrees have the same
 bound, because a camera can say in the file that it is turned.
@@ -12,15 +12,17 @@ from __future__ import annotations
 
 import fnmatch
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from functools import lru_cache
+from itertools import islice
 
 import msgspec
 
 from ...errors import invalid_request
 
-#: Tokens around an image or a file: a mark at its begin and its end, and its name.
+#: Tokens around an image or a file: a mark at its start and its end, and its name.
 AROUND = 32
 #: Tokens of the text of one page. Anthropic says "typically 1,500-3,000 tokens per page": Claude
 #: docs, "PDF support". A page that is only scanned has no text in the file, but a provider may
@@ -31,6 +33,8 @@ AUDIO_SECOND = 32
 #: Some models count audio in whole windows of this many seconds: Whisper's encoder, and models
 #: built on it.
 AUDIO_WINDOW = 30
+#: How many different images of a request count by their size.
+MAX_EXACT_IMAGES = 1_000
 
 
 class Image(msgspec.Struct, frozen=True):
@@ -47,7 +51,7 @@ class Image(msgspec.Struct, frozen=True):
 
     @property
     def is_known(self) -> bool:
-        """Are its dimensions known?"""
+        """True if its dimensions are known."""
         return self.width > 0 and self.height > 0
 
 
@@ -178,6 +182,15 @@ class Family(msgspec.Struct, frozen=True, kw_only=True):
         """The most tokens of one image."""
         return max(rule.of(image) for rule in self.images) + AROUND
 
+    def images_tokens(self, images: Sequence[Image]) -> int:
+        """The most tokens of these images. After :data:`MAX_EXACT_IMAGES` different ones, each
+        counts as the most that any image has, because a close look takes 0.2 ms."""
+        counted = Counter(images)
+        exact = list(islice(counted.items(), MAX_EXACT_IMAGES))
+        tokens = sum(self.image_tokens(image) * times for image, times in exact)
+        others = len(images) - sum(times for _, times in exact)
+        return tokens + others * (max(rule.most() for rule in self.images) + AROUND)
+
     def page_tokens(self, text_bytes: int) -> int:
         """The most tokens of a page with this much text (bytes of UTF-8)."""
         seen = max(rule.most() for rule in self.images) if self.page is None else self.page
@@ -198,7 +211,7 @@ def _factor(text: str) -> Fraction:
 
 
 # OpenAI's, from "Images and vision", "Calculating costs" (developers.openai.com/api/docs/guides).
-# Prices of models that are not there any more are from earlier versions of the same page.
+# Prices of models that the page no longer lists are from earlier versions of it.
 _PATCHES_1536 = 1536
 
 FAMILIES: Sequence[Family] = (
@@ -322,7 +335,7 @@ FAMILIES: Sequence[Family] = (
     ),
 )
 
-#: The family of a model that no row fits: the rules of all rows.
+#: The family of a model without a row: the rules of all rows.
 UNKNOWN = Family(
     models=("*",),
     images=tuple(dict.fromkeys(rule for family in FAMILIES for rule in family.images)),
@@ -343,7 +356,8 @@ class Families:
 
     Args:
         own: for a model or a pattern (``my-llava*``): tokens of an ``image``, of a ``page`` of a
-            PDF and of an ``audio_second``. Values that a row leaves out are those of the table.
+            PDF and of an ``audio_second``. If a row leaves out a value, the value of the table
+            counts.
 
     Raises:
         WattfareError: ``invalid_request``; a row is not of this form.

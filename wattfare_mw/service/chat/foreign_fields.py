@@ -52,6 +52,7 @@ NAMES = (
     *("kv_transfer_params", "logits_processors", "custom_logit_processor", "lora_path"),
     *("file_id", "file_ids", "vector_store_id", "vector_store_ids", "container", "containers"),
     *("collection_ids", "library_ids", "conversation", "previous_response_id", "cached_content"),
+    *("container_id", "additional_drop_params"),
     *("assistant_id", "thread_id", "endpoint", "endpoint_url", "ad_token"),
 )
 
@@ -77,8 +78,8 @@ def find(value: Any, *, fields: bool = True) -> str | None:
 
     Args:
         value: decoded JSON, nested no deeper than :data:`~wattfare_mw.json_limits.MAX_DEPTH`.
-        fields: False if the keys of the value are the client's own, as in ``metadata``. There, a
-            key such as ``thread_id`` is not a field.
+        fields: False if the client chooses the keys of the value, as in ``metadata``. There, a key
+            such as ``thread_id`` is not a field.
     """
     names = list(_names_in(value))
     if not _hold_foreign(names, fields=fields):
@@ -97,8 +98,8 @@ def _names_in(value: Any) -> Iterator[str]:
 
 
 def _hold_foreign(names: list[str], *, fields: bool = True) -> bool:
-    # All names at once: a request can have thousands, and each search is one pass in C. A reader
-    # may take names in any case for the same. `casefold` knows the odd letters, too.
+    # Search all names at once: a request can have thousands, and each search is one pass in C. Some
+    # parsers ignore the case of names. `casefold` also covers unusual letters.
     text = "\n".join(("", *names)).casefold().replace("-", "_")
     if any(prefix in text for prefix in _LINE_PREFIXES):
         return True

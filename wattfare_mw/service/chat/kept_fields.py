@@ -1,13 +1,15 @@
 """Undocumented fields that libraries add to a message and send back.
 
-A library sends back a model's message with fields of its own: ``parsed``,
-``provider_specific_fields``, ``thinking_blocks``, an id, a date. No list of them is complete. Such
-a field costs no more than its own text, which is part of the prompt's bound, unless it refers to an
-image, a file or a sound. So an unknown field of a message may be any JSON, but nothing in it may
-look like such a reference, at any depth:
+A library sends back a model's message with added fields: ``parsed``, ``provider_specific_fields``,
+``thinking_blocks``, an id, a date. No list of them is complete. Such a field costs no more than its
+own text, which is part of the prompt's bound, unless it refers to an image, a file or a sound. So
+an unknown field of a message may be any JSON, but nothing in it may look like such a reference, at
+any depth:
 
-- a name such as ``image_url``, unless its value is a number or empty; - a ``type`` or a media type
-that names one; - a data URL; - any URL in a message that a model has not made.
+- a name such as ``image_url``, unless its value is a number or empty;
+- a ``type`` or a media type that names one;
+- a data URL;
+- any URL in a message that a model has not made, except in an app's own notes (``metadata``).
 
 A cache has a price by its time, so ``cache_control`` must follow the rule of the table.
 """
@@ -22,7 +24,7 @@ from typing import Any, cast
 from ...errors import WattfareError, invalid_request
 from .found import Found, both
 
-#: The arguments of a call, in the names that libraries give them. No API reads anything else in
+#: The names under which libraries keep the arguments of a call. APIs read nothing but arguments in
 #: them.
 FREE_FORM = frozenset({"arguments", "args", "parsed", "parsed_arguments"})
 
@@ -30,7 +32,7 @@ _MEDIA = re.compile(
     r"image|audio|video|attachment|screenshot|picture|photo|inlinedata|filedata|fileid|fileur[il]"
     r"|^input?file$|^files?$|^documents?$|^media$|^blobs?$|^sounds?$|^pdfs?$"
 )
-#: Tools that a provider runs, as names of fields next to a function's own.
+#: The names of a provider's tools, as fields next to those of a function.
 _PROVIDER_TOOL = re.compile(
     r"search|retrieval|grounding|codeexec|interpreter|computer|browser|urlcontext|maps|mcp|connector"
     r"|container|fetch|callers|plugin"
@@ -39,6 +41,8 @@ _MEDIA_TYPE = re.compile(r"\s*(?:image|audio|video)/|\s*application/(?:pdf|octet
 _MEDIA_TYPE_NAMES = frozenset({"mediatype", "mimetype", "contenttype"})
 _DATA_URL = re.compile(r"\s*data:[\w.+-]+/[\w.+-]+[;,]", re.IGNORECASE)
 _URL = re.compile(r"\s*[a-z][a-z0-9+.-]{1,20}://", re.IGNORECASE)
+#: Where apps and libraries keep notes of their own, in plain names. No API reads media there.
+_NOTES = frozenset({"metadata", "artifact", "additionalkwargs", "responsemetadata"})
 _NOT_IN_NAMES = re.compile(r"[^a-z0-9]")
 #: Values that ask for nothing. An empty object could mean a feature with its defaults.
 _NOTHING: tuple[Any, ...] = ("", [])
@@ -51,10 +55,10 @@ def check(name: str, value: Any, check_cache: CheckCache, *, made: bool) -> Foun
     """Check an unknown field, and refuse it if it may refer to media.
 
     Args:
-        name: where it stands.
+        name: the path of the field.
         made: True if a model has made the message.
 
-    Returns: what in it has no bound.
+    Returns: the parts without a bound.
 
     Raises:
         WattfareError: ``invalid_request``, with the name of what is refused.
@@ -100,10 +104,12 @@ class _Walk:
                 raise _media(name)
         if self._made and key in FREE_FORM:
             return None
+        if not self._made and plain in _NOTES:
+            return _Walk(self._check_cache, made=True).value(name, value)
         return self.value(name, value)
 
     def value(self, name: str, value: Any) -> Found | None:
-        """Check a value, whatever its name."""
+        """Check a value. Its name does not matter."""
         if isinstance(value, str):
             if _DATA_URL.match(value) is not None:
                 raise _media(name)
@@ -131,6 +137,13 @@ class _Walk:
                 continue
             if key == "file_id" and isinstance(inner, str):
                 continue
+            if key == "url_citation" and isinstance(inner, dict):
+                # A search adds the address of an icon or a picture, which is not read again.
+                cited = cast("dict[str, Any]", inner)
+                texts = {name for name, text in cited.items() if _is_web_address(text)}
+                named = {name: item for name, item in cited.items() if name not in texts}
+                found.append(self.value(where, named))
+                continue
             if key.startswith("file") and isinstance(inner, dict):
                 fields = cast("dict[str, Any]", inner)
                 named = {key: item for key, item in fields.items() if key != "file_id"}
@@ -138,6 +151,10 @@ class _Walk:
             else:
                 found.append(self.field(where, key, inner))
         return _all(found)
+
+
+def _is_web_address(value: Any) -> bool:
+    return isinstance(value, str) and value[:8].lower().startswith(("http://", "https://"))
 
 
 def _all(results: Iterable[Found | None]) -> Found | None:

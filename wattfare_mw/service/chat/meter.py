@@ -60,7 +60,7 @@ class Meter:
     _granted: int | None = None
     _tokens_reported = False
     _cost: int | None = None  # the cost that the upstream reports
-    _counted_in_cost = 0  # the completion tokens that had passed by then
+    _counted_in_cost = 0  # the completion tokens that had passed at that time
     _chunks = _bytes = _characters = 0  # passed since the last report
     # The number of tokens that the reservation pays for; None for any number. Each chunk needs it.
     _paid_for: int | None = None
@@ -105,7 +105,8 @@ class Meter:
 
     def left(self) -> None:
         """Record that the client has left. The prompt is billed, because the model may have read
-        it. Otherwise a client could hang up early and have prompts read at the operator's cost."""
+        it. Otherwise, a client could disconnect early and have prompts read at the operator's cost.
+        """
         self.generated |= self.sent
 
     def empty(self) -> None:
@@ -176,7 +177,7 @@ class Meter:
 
     @property
     def claimed(self) -> int | None:
-        """The cost by the upstream's reports alone, in nano-dollars; None if there is none."""
+        """The cost from the upstream's reports alone, in nano-dollars; None without a report."""
         if self._cost is not None:
             return self._cost
         if not self._tokens_reported or self.price is None:
@@ -211,9 +212,9 @@ class Meter:
         """The cost so far, in nano-dollars; 0 if nothing was generated.
 
         If neither a report nor a price gives the cost, an answer that breaks off costs the whole
-        reservation. Otherwise a client could hang up on an unpriced model and get answers for
-        nothing. A complete answer then costs nothing, because the operator should have set a price:
-        see :meth:`.Upstream.prepare`.
+        reservation. Otherwise, a client could disconnect early and get answers of an unpriced model
+        for free. A complete answer then costs nothing, because the operator should have set a
+        price: see :meth:`.Upstream.prepare`.
         """
         if not self.generated:
             return 0

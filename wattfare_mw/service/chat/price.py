@@ -19,7 +19,7 @@ DEAR_TIERS = frozenset({"priority", "fast"})
 
 
 class Rates(msgspec.Struct, frozen=True, kw_only=True):
-    """The price of each kind of token, in USD per token; None if it has no price of its own.
+    """The price of each kind of token, in USD per token; None if it has no separate price.
 
     Attributes:
         prompt: a token of the prompt.
@@ -30,7 +30,7 @@ class Rates(msgspec.Struct, frozen=True, kw_only=True):
         reasoning, audio_output, image_output: a token of the answer of this kind.
         request: USD for each request.
         search: USD for each web search.
-        per_image: USD for each image of the prompt, beside its tokens.
+        per_image: USD for each image of the prompt, in addition to its tokens.
     """
 
     prompt: Decimal | None = None
@@ -50,7 +50,7 @@ class Rates(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Override(msgspec.Struct, frozen=True, kw_only=True):
-    """Other rates under a condition. A rate that is None stays as it is.
+    """Other rates under a condition. A rate of None does not change.
 
     Attributes:
         rates: the rates that change.

@@ -4,15 +4,15 @@ A tokenizer never makes more tokens than its text has bytes, because each token 
 byte. So the bound is the size of the text that the upstream's chat template makes of the request:
 
 - The messages, as JSON: its keys and quotes are longer than what a template writes around each
-value. Some tokenizers normalize characters first (NFC, NFKC), which makes a few of them longer,
-U+FDFA elevenfold; so each character counts in its longest form. Characters are normalized one by
-one: to normalize a whole text takes time in the square of its combining marks. - The arguments of
-    earlier tool calls, and everything else in a message that is not text, once more: a template may
-    write this JSON again, with a space after each comma and colon.
+  value. Some tokenizers normalize characters first (NFC, NFKC), which makes a few of them longer,
+  U+FDFA elevenfold; so each character counts in its longest form. Characters are normalized one by
+  one: to normalize a whole text takes time in the square of its combining marks.
+- The arguments of earlier tool calls, and everything else in a message that is not text, once more:
+  a template may write this JSON again, with a space after each comma and colon.
 - Tools and the answer's format, as a template may write them: see :func:`.json_tokens`.
-- What a template adds: :data:`PER_MESSAGE` around each message, :data:`PER_CALL` before all of them
-(a default system message, the date, the list of channels), and :data:`WITH_TOOLS` for the rules on
-calling tools.
+- The additions of a template: :data:`PER_MESSAGE` around each message, :data:`PER_CALL` before all
+  of them (a default system message, the date, the list of channels), and :data:`WITH_TOOLS` for the
+  rules on calling tools.
 
 Fields with which the upstream adds more, such as retrieved pages, have no bound: see
 :mod:`.allowed_fields`.
@@ -51,6 +51,7 @@ _WRITTEN = frozenset(
         *("chat_template_kwargs", "documents", "structured_outputs", "structural_tag"),
         *("guided_json", "guided_choice", "guided_regex", "guided_grammar", "json_schema"),
         *("format", "regex", "ebnf", "grammar", "output_config", "thinking", "options"),
+        *("output_format", "translation_options"),
     }
 )
 _TOOLS = ("tools", "functions")
@@ -95,7 +96,7 @@ def counts(text: int, attached: Attachments | None, family: Family) -> TokenCoun
     if attached is None:
         return TokenCounts(prompt=text)
     pages = [length for document in attached.pages for length in document.text]
-    image = sum(map(family.image_tokens, attached.images)) + sum(map(family.page_tokens, pages))
+    image = family.images_tokens(attached.images) + sum(map(family.page_tokens, pages))
     audio = sum(map(family.audio_tokens, attached.audio))
     return TokenCounts(
         prompt=text + image + audio + attached.text + AROUND * len(attached.pages),
@@ -128,7 +129,7 @@ def _bytes(char: str) -> int:
 
 
 def _arguments(message: dict[str, Any]) -> int:
-    """What a template may write again: everything except the text."""
+    """The parts that a template may write a second time: everything except the text."""
     return sum(
         json_length(value)
         for name, value in message.items()

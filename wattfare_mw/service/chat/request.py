@@ -26,6 +26,8 @@ MAX_TOKENS = 10_000_000
 #: The most models that a request may name.
 MAX_MODELS = 16
 
+#: What some clients send for no limit.
+_NO_LIMIT = -1
 #: Ollama's name of the limit, in ``options``.
 _OLLAMA_LIMIT = "num_predict"
 _THINKING = frozenset({"reasoning", "thinking", "thinking_budget"})
@@ -36,12 +38,11 @@ _LIMITS = frozenset({*_TOKEN_FIELDS, "options"})
 class ChatRequest(msgspec.Struct, frozen=True):
     """The fields that the service reads, and the whole body.
 
-    ``body`` is decoded JSON: where a name stood in it twice, one value is left, the one that was
-    looked at. ``max_tokens``, for each of the ``n`` answers, is under whichever name the client
-    used. ``thinking``: as many of those tokens are set aside for it. ``uncut``: rather no answer
-    than a shortened one. ``held``: the fields whose cost has no bound. ``attachments``: images,
-    files and audio; ``text``: the messages without their data. ``fallbacks``: other models that may
-    answer.
+    ``body`` is decoded JSON: if a name occurred twice, it has the one value that was checked.
+    ``max_tokens`` is the limit of each of the ``n`` answers, under any of its names. ``thinking``:
+    how many of these tokens are for thinking. ``uncut``: refuse the call instead of shortening its
+    answer. ``held``: the fields whose cost has no bound. ``attachments``: images, files and audio;
+    ``text``: the messages without their data. ``fallbacks``: other models that may answer.
     """
 
     model: str
@@ -60,7 +61,7 @@ class ChatRequest(msgspec.Struct, frozen=True):
     fallbacks: tuple[str, ...] = ()
 
     def limits(self, default: int) -> tuple[int, int]:
-        """The tokens of each answer: the fewest that make sense, and the most.
+        """The token limits of each answer: the lowest useful one, and the highest.
 
         Raises:
             WattfareError: ``invalid_request``; thinking alone would use all of them.
@@ -69,7 +70,7 @@ class ChatRequest(msgspec.Struct, frozen=True):
         if self.thinking >= most:
             raise invalid_request(
                 "The tokens for thinking (`reasoning.max_tokens`, `thinking.budget_tokens`, "
-                f"`thinking_budget`) are part of the limit, which is {most:,}."
+                f"`thinking_budget`) count towards the limit, which is {most:,}."
             )
         least = most if self.uncut else min(most, self.thinking + FLOOR_TOKENS)
         return least, most
@@ -86,8 +87,9 @@ class ChatRequest(msgspec.Struct, frozen=True):
             body.pop(name, None)
         for name in names:
             body[name] = tokens
-        if "options" in body and _ollama_limit(body) is not None:
-            body["options"] = {**body["options"], _OLLAMA_LIMIT: tokens}
+        options = body.get("options")
+        if options and options.get(_OLLAMA_LIMIT) is not None:
+            body["options"] = {**options, _OLLAMA_LIMIT: tokens}
         return body
 
     @property
@@ -126,13 +128,15 @@ def read(body: bytes, *, uncut: bool = False, policy: Policy = DEFAULT_POLICY) -
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         raise invalid_request("The body is not valid JSON.") from None
     if not isinstance(decoded, dict):
-        raise invalid_request("The body is a JSON object.")
-    known = cast("dict[str, Any]", decoded)
+        raise invalid_request("The body must be a JSON object.")
+    known = allowed_fields.without_nulls(cast("dict[str, Any]", decoded))
     names = known.get("models")
     fallbacks = None if names is None else _fallbacks(known, names)
     model = known.get("model")
     if not isinstance(model, str) or not 0 < len(model) <= MAX_MODEL_CHARACTERS:
-        raise invalid_request(f"`model` is a string of 1 to {MAX_MODEL_CHARACTERS} characters.")
+        raise invalid_request(
+            f"`model` must be a string of 1 to {MAX_MODEL_CHARACTERS} characters."
+        )
     stream = _flag(known, "stream")
     messages = _messages(known.get("messages"))
     request = ChatRequest(
@@ -177,12 +181,17 @@ def text_of(message: dict[str, Any]) -> str:
         return content
     if isinstance(content, list):
         return "".join(_text_part(part) for part in cast("list[object]", content))
-    raise invalid_request("A message's `content` is a string, or an array of parts.")
+    raise invalid_request("A message's `content` must be a string or an array of parts.")
 
 
 #: The parts whose text counts. No model repeats others, such as thoughts.
 _READ = frozenset({"text", "input_text", "output_text"})
-_UNREAD = frozenset({"refusal", "thinking", "redacted_thinking", "reasoning", "tool_use"})
+_UNREAD = frozenset(
+    {
+        *("refusal", "thinking", "redacted_thinking", "reasoning", "reference"),
+        *("tool_use", "tool_result", "search_result"),
+    }
+)
 
 
 def _text_part(part: object) -> str:
@@ -197,13 +206,13 @@ def _text_part(part: object) -> str:
 
 def _messages(value: object) -> list[dict[str, Any]]:
     if not isinstance(value, list) or not value:
-        raise invalid_request("`messages` is an array of at least one message.")
+        raise invalid_request("`messages` must be an array of at least one message.")
     messages = cast("list[object]", value)
     for message in messages:
         if not isinstance(message, dict) or not isinstance(
             cast("dict[str, Any]", message).get("role"), str
         ):
-            raise invalid_request("Each of `messages` is an object with a `role`.")
+            raise invalid_request("Each of `messages` must be an object with a `role`.")
     return cast("list[dict[str, Any]]", messages)
 
 
@@ -216,8 +225,8 @@ def _fallbacks(fields: dict[str, Any], value: object) -> list[str]:
     names = cast("list[object]", value) if isinstance(value, list) else [None]
     if len(names) > MAX_MODELS or not all(map(_is_model, names)):
         raise invalid_request(
-            f"`models` is an array of up to {MAX_MODELS} strings of 1 to {MAX_MODEL_CHARACTERS} "
-            "characters."
+            f"`models` must be an array of up to {MAX_MODELS} strings of 1 to "
+            f"{MAX_MODEL_CHARACTERS} characters."
         )
     if names and fields.get("model") is None:
         fields["model"] = names[0]
@@ -227,7 +236,7 @@ def _fallbacks(fields: dict[str, Any], value: object) -> list[str]:
 def _flag(fields: dict[str, Any], name: str) -> bool:
     value = fields.get(name)
     if value is not None and not isinstance(value, bool):
-        raise invalid_request(f"`{name}` is true or false.")
+        raise invalid_request(f"`{name}` must be true or false.")
     return bool(value)
 
 
@@ -239,14 +248,14 @@ def _include_usage(fields: dict[str, Any], stream: bool) -> bool:
     asks = _flag(_object(fields, "usage"), "include")
     options = _object(fields, "stream_options")
     if fields.get("stream_options") is not None and not stream:
-        raise invalid_request("`stream_options` goes with `stream: true` only.")
+        raise invalid_request("`stream_options` needs `stream: true`.")
     return _flag(options, "include_usage") or asks
 
 
 def _object(fields: dict[str, Any], name: str) -> dict[str, Any]:
     value = fields.get(name)
     if value is not None and not isinstance(value, dict):
-        raise invalid_request(f"`{name}` is an object.")
+        raise invalid_request(f"`{name}` must be an object.")
     return cast("dict[str, Any]", value or {})
 
 
@@ -254,7 +263,7 @@ def _whole(fields: dict[str, Any], name: str, most: int, prefix: str = "") -> in
     value = fields.get(name)
     # `True == 1`, but true is not a number.
     if value is not None and not (type(value) is int and 1 <= value <= most):
-        raise invalid_request(f"`{prefix}{name}` is a whole number from 1 to {most:,}.")
+        raise invalid_request(f"`{prefix}{name}` must be a whole number from 1 to {most:,}.")
     return value
 
 
@@ -282,17 +291,28 @@ def _inner(fields: dict[str, Any], name: str, limit: str) -> int | None:
     return _whole(cast("dict[str, Any]", value), limit, MAX_TOKENS, f"{name}.")
 
 
+def _limit(fields: dict[str, Any], name: str, prefix: str = "") -> int | None:
+    # LM Studio, llama.cpp and Ollama write -1 for no limit. The service then sets its own.
+    value = fields.get(name)
+    if type(value) is int and value == _NO_LIMIT:
+        return None
+    return _whole(fields, name, MAX_TOKENS, prefix)
+
+
 def _ollama_limit(fields: dict[str, Any]) -> int | None:
-    return _inner(fields, "options", _OLLAMA_LIMIT)
+    options = fields.get("options")
+    if not isinstance(options, dict):
+        return None  # the table of fields checks it
+    return _limit(cast("dict[str, Any]", options), _OLLAMA_LIMIT, "options.")
 
 
 def _max_tokens(fields: dict[str, Any]) -> int | None:
     if _LIMITS.isdisjoint(fields):
         return None
-    new, old = (_whole(fields, name, MAX_TOKENS) for name in _TOKEN_FIELDS)
+    new, old = (_limit(fields, name) for name in _TOKEN_FIELDS)
     if new is not None and old is not None and new != old:
         raise invalid_request(
-            "`max_tokens` and `max_completion_tokens` are two names of one limit."
+            "`max_tokens` and `max_completion_tokens` are the same limit: send one of them."
         )
     limit = old if new is None else new
     if "options" not in fields:

@@ -6,10 +6,10 @@ ignored, and the other parts still count. ``tests/providers`` has an example of 
 
 Two counts differ from provider to provider:
 
-- *Reasoning*: for OpenAI it is part of the completion tokens. xAI and Google count it beside them,
+- *Reasoning*: for OpenAI it is part of the completion tokens. xAI and Google count it separately,
   and only the total includes it. Perplexity's total does not.
 - *Cached tokens*: for OpenAI they are part of the prompt tokens. Anthropic's and Bedrock's own
-  names (``cache_read_input_tokens``) stand beside them.
+  names (``cache_read_input_tokens``) are separate counts.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ COMPLETION_PARTS = ("reasoning", "audio_output", "image_output")
 
 
 class ReportedUsage(msgspec.Struct, frozen=True):
-    """What one report says.
+    """The contents of one report.
 
     Attributes:
         prompt: True if ``counts`` has prompt tokens. Every prompt has some, so 0 means no report.
@@ -189,7 +189,7 @@ _OF_ANSWER: _Fields = {
 }
 #: The names of the counts, and what they mean. ``read_beside`` and ``write_beside`` are cached
 #: tokens that some providers do not count in the prompt. ``input`` is a prompt without them.
-#: ``tool_use`` is what Google's own tools add to a prompt. Google counts it beside the prompt.
+#: ``tool_use`` is the text that Google's own tools add to a prompt. Google counts it separately.
 _FIELDS: _Fields = {
     "prompt_tokens": "prompt",
     "promptTokenCount": "prompt",
@@ -332,9 +332,9 @@ def _count(value: object) -> int | None:
 def _charged(usage: dict[str, Any]) -> int | None:
     """What the provider charges for the call, in nano-dollars, or None.
 
-    OpenRouter charges its fee alone if the operator has a key of their own at the model's
-    provider (BYOK). That provider then charges the rest. OpenRouter fills the same field on other
-    calls, too, where it is part of the cost.
+    If the operator has their own key at the model's provider (BYOK), OpenRouter charges only its
+    fee, and the provider charges the rest. OpenRouter fills the same field on other calls, too, but
+    there it is part of the cost.
     """
     cost = None
     for name in _COST:

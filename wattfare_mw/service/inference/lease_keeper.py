@@ -78,6 +78,6 @@ class LeaseKeeper:
     async def _sweep(self) -> None:
         swept, asked = await self._runner.sweep()
         if swept:
-            log.warning("%d calls were settled that a process which died had left behind", swept)
+            log.warning("%d calls of dead processes were settled", swept)
         if asked:
-            log.warning("%d streams of a process which died are asked about upstream", asked)
+            log.warning("the upstream is asked about %d streams of dead processes", asked)

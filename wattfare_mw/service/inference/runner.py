@@ -55,7 +55,7 @@ Settled = Callable[[Outcome, int | None], None]
 
 
 class Output(Protocol):
-    """Where the answer goes."""
+    """The destination of an answer."""
 
     async def begin(self) -> None:
         """Send the head of an event stream."""
@@ -111,7 +111,7 @@ class ActiveCall:
             self._timer.cancel()
 
     def reading(self) -> MeterReading | None:
-        """What a stream has cost so far; None if it has grown too little to record."""
+        """The cost of a stream so far; None if it has grown too little to record."""
         meter, name = self._job.meter, self._job.generation_id
         reserved = meter.granted
         if not self.call.stream or reserved is None:
@@ -133,7 +133,7 @@ class ActiveCall:
         self._recorded, self._recorded_id = reading.cost, reading.generation_id
 
     def question(self, ended: str) -> OpenQuestion | None:
-        """The open question what this call cost; None unless it is a stream that broke off at a
+        """The unknown true cost of this call; None unless it is a stream that broke off at a
         provider that keeps records."""
         meter, name = self._job.meter, self._job.generation_id
         if meter.complete or name is None or not self.call.stream:
@@ -413,8 +413,8 @@ class CallRunner:
         settled: Settled = lambda outcome, billed: None,
         wait: float = 0,
     ) -> None:
-        """Run a call, in a task of its own. If the client leaves, call :meth:`detach`, and cancel
-        the task if it returns False.
+        """Run a call. Use a separate task for each call. If the client leaves, call :meth:`detach`,
+        and cancel the task if it returns False.
 
         Args:
             wait: how long to wait if other calls of this account hold the budget, in seconds.
@@ -537,7 +537,7 @@ class CallRunner:
         if funding_id is None:
             if self._needs_funding:
                 raise WattfareFundingError(
-                    "Nothing pays for this connection. Connect it again, and choose what pays."
+                    "This connection has no funding. Connect it again, and choose what pays."
                 )
             return None
         if self._keys is None:

@@ -78,7 +78,7 @@ class TrueCosts:
     async def _credential(self, funding_id: str | None) -> Credential | None:
         if funding_id is None or self._keys is None:
             return None
-        # From the database, because the payer may have removed it meanwhile.
+        # From the database, because the payer may have removed it since the call.
         return await self._keys.credential(funding_id, fresh=True)
 
 
@@ -101,7 +101,7 @@ class OpenQuestion(msgspec.Struct, eq=False):
     is_recorded: bool = False
 
     def reading(self) -> MeterReading | None:
-        """What another process needs to know; None if it is already recorded."""
+        """The facts that another process needs; None if they are already recorded."""
         if self.is_recorded:
             return None
         return MeterReading(

@@ -26,7 +26,7 @@ class Place:
 
     @property
     def is_first(self) -> bool:
-        """Is it this call's turn?"""
+        """True if it is this call's turn."""
         return self._queue[0] is self
 
     def wake(self) -> None:

@@ -96,8 +96,8 @@ def connect(
     funding_id: str | None = None,
     label: str | None = None,
 ) -> bool:
-    """Connect a user's budget, or change its cap, payer and funding. Returns False and changes
-    nothing if the connection was revoked after this epoch. An epoch of None always connects.
+    """Connect a user's budget, or change its cap, payer and funding. If the connection was revoked
+    after this epoch, it returns False and changes nothing. An epoch of None always connects.
 
     A new payer replaces the former one. Calls in flight of the former payer are cut off.
 
@@ -159,9 +159,9 @@ def change_cap(
     if there is no such connection.
 
     Args:
-        epoch: the connection has been revoked so often, and not since; None is any.
-        payer_id: it is this payer's; None is any payer's.
-        only_lower: a cap above the present one changes nothing, and gives True.
+        epoch: the number of revocations that the connection must have; None accepts any.
+        payer_id: the payer of the connection; None accepts any.
+        only_lower: a cap above the present one changes nothing, and returns True.
     """
     table = schema.connections
     this = [table.c.app_id == app_id, table.c.user_id == user_id, table.c.connected]
@@ -270,7 +270,7 @@ def remove_funding(sql: Sql, payer_id: str, funding_id: str, now: datetime) -> b
 
 
 def check_funding(sql: Sql, payer_id: str, funding_id: str | None) -> None:
-    """Keep a funding in use until the end of the transaction. None, the operator's key, always is.
+    """Lock a funding until the end of the transaction. None, the operator's key, needs no lock.
 
     Raises:
         WattfareFundingError: the payer has no such funding, or it is not valid.
@@ -278,7 +278,7 @@ def check_funding(sql: Sql, payer_id: str, funding_id: str | None) -> None:
     if funding_id is None:
         return
     table = schema.funding
-    # Locked, so that it is not removed before the connection is there to be revoked.
+    # Locked, so that it is not removed before the connection exists and can be revoked.
     found = sql.execute(
         select(table.c.state)
         .where(table.c.id == funding_id, table.c.payer_id == payer_id)
@@ -326,7 +326,7 @@ def _begin_payer_connection(
             set_={
                 "account_label": func.coalesce(new.excluded.account_label, table.c.account_label),
                 "cap_nanos": cap,
-                # A change of the cap does not begin it anew.
+                # A change of the cap does not start a new connection.
                 "connected_at": case(
                     (table.c.ended_at.is_(None), table.c.connected_at),
                     else_=new.excluded.connected_at,
@@ -382,7 +382,7 @@ def add_grant(
 ) -> None:
     """Store a new grant, or raise the refusal."""
     operator_pays = rules.operator_pays(grant.funding_id, terms)
-    # One at a time for each app: two at once would both find room for one.
+    # One at a time for each app. Otherwise, two at once could both find room for one.
     lock_app(sql, app_id, alone=operator_pays)
     check_funding(sql, grant.payer_id, grant.funding_id)
     held = 0

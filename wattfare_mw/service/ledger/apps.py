@@ -1,4 +1,4 @@
-"""What an operator does with the apps of a database: list them, change their keys and origins,
+"""The operator's actions on the apps of a database: list them, change their keys and origins,
 delete them. Each function is one transaction, on any database."""
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ..records import App, Mode
 from . import accounts, schema
 from .clock import seconds
 
-#: Hosts on which a page may be served without TLS: those of the developer's own machine.
+#: Hosts of the developer's own machine, on which a page may be served without TLS.
 LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 _apps = schema.apps
 _origins = schema.app_origins
@@ -57,7 +57,7 @@ def check_origins(origins: Iterable[str]) -> list[str]:
         if fault is None:
             parts = urlsplit(origin)
             if parts.scheme not in ("http", "https"):
-                fault = "is no origin of a web page: it begins with https://"
+                fault = "is not the origin of a web page: it must begin with https://"
             elif parts.scheme == "http" and parts.hostname not in LOCAL_HOSTS:
                 fault = "is not encrypted: use https://, or http://localhost on your own machine"
         if fault is not None:

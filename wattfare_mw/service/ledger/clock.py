@@ -1,7 +1,7 @@
 """The clocks of the ledger.
 
-Bills use the wall clock. Leases use a clock that is never set, so that a step of the wall clock
-neither ends a lease nor extends it.
+Bills use the wall clock. Leases use a clock that is never set, so a step of the wall clock does not
+end or extend a lease.
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ async def open_store(url: str) -> Store:
 
 
 def _postgresql() -> ModuleType:
-    """The module for PostgreSQL. SQLite needs none of what it imports.
+    """The module for PostgreSQL. It is imported late, because SQLite does not need its imports.
 
     Raises:
         WattfareError: ``invalid_request``; the extra is not installed.
@@ -97,7 +97,7 @@ def sqlite_file(url: str) -> Path | None:
 def create_keys(
     database: str, name: str, mode: Mode = "test", origins: Iterable[str] = ()
 ) -> AppKeys:
-    """Make an app in this database, and return its keys. Only a hash of the secret key is kept.
+    """Create an app in this database, and return its keys. Only a hash of the secret key is kept.
 
     Args:
         origins: of the app's pages, such as ``https://app.example.com``.
@@ -108,7 +108,7 @@ def create_keys(
     """
     database = hidden(database)
     if not 0 < len(name.strip()) <= MAX_NAME or not name.isprintable():
-        raise invalid_request(f"An app's name is a line of 1 to {MAX_NAME} characters.")
+        raise invalid_request(f"An app's name must be one line of 1 to {MAX_NAME} characters.")
     checked = apps.check_origins(origins)
     app, app_keys = new_app(name, mode)
 
@@ -141,7 +141,7 @@ def _transact(url: str, job: Callable[[Sql], T]) -> T:
         finally:
             await store.close()
 
-    # In a thread of its own, so that it also works if an event loop is running.
+    # In a new thread, so that it also works if an event loop is running.
     with ThreadPoolExecutor(1) as pool:
         return pool.submit(asyncio.run, run()).result()
 
@@ -208,7 +208,7 @@ def _read_sqlite(url: URL, job: Callable[[Sql], T]) -> T:
 
 def _must_be_there(url: URL) -> None:
     if not url.database or not Path(url.database).is_file():
-        # Looking for it must not create it.
+        # The check must not create it.
         there = f" {Path(url.database).absolute()}" if url.database else ""
         raise invalid_request(
             f"There is no database{there}. If your service keeps its database in another directory,"

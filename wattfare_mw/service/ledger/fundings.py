@@ -1,4 +1,4 @@
-"""What payers pay with, in SQL.
+"""The funding of payers, in SQL.
 
 Each function runs inside the transaction of its connection. Keys are stored encrypted.
 """
@@ -23,7 +23,7 @@ MAX_FUNDING = 20
 
 
 class Funding(msgspec.Struct, frozen=True):
-    """What a payer pays with.
+    """A payer's funding.
 
     Attributes:
         upstream: the base URL that the key is for. The key is sent nowhere else.
@@ -74,7 +74,7 @@ class FundingRequest(msgspec.Struct, frozen=True):
 
 
 def of_payer(sql: Sql, payer_id: str) -> list[Funding]:
-    """What this payer pays with, the oldest first."""
+    """This payer's funding, the oldest first."""
     table = schema.funding
     rows = sql.execute(
         select(*_COLUMNS)
@@ -206,7 +206,7 @@ def encrypted_by_others(sql: Sql, key_id: str, after: str, most: int) -> list[St
 
 
 def encrypt_anew(sql: Sql, old: StoredKey, new: StoredKey) -> None:
-    """Store the same key under another encryption key, unless it has changed meanwhile."""
+    """Store the same key under another encryption key, unless it has changed in the meantime."""
     table = schema.funding
     sql.execute(
         update(table)

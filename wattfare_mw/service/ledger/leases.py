@@ -61,7 +61,7 @@ def orphaned_calls(sql: Sql, *, keep_streams: bool = False) -> list[tuple[str, A
 
 def take_over(sql: Sql, holder: str) -> list[OrphanedStream]:
     """Make this process the holder of some streams that have lost their process, and whose true
-    cost the provider can tell. Their reservations last meanwhile."""
+    cost the provider can tell. Until then, their reservations stay."""
     holders, calls = schema.holders.c, schema.reservations
     if sql.execute(select(holders.id).where(holders.id == holder)).first() is None:
         return []  # the lease has expired, so this process cannot hold them

@@ -1,4 +1,4 @@
-"""What a payer changes on their own page. Nothing here changes a row of another payer.
+"""The changes that a payer makes on their own page. They never change a row of another payer.
 
 Each function runs inside the transaction of its connection.
 """
@@ -50,8 +50,8 @@ def change_connection(
         is_fresh: the payer has signed in a short while ago. If not, the cap cannot be raised and
             the funding cannot be changed.
 
-    Returns: ``ended`` if the payer has no such connection, or no more. Nothing has changed then,
-    nor if a fresh sign-in is needed.
+    Returns: ``ended`` if the payer does not have this connection, or no longer has it. In this
+    case, and if a fresh sign-in is needed, nothing has changed.
 
     Raises:
         WattfareFundingError: the payer has no such funding, or it is not valid.

@@ -3,8 +3,8 @@
 Values are immutable, and every amount is an integer of nano-dollars. A store must carry out each
 decision in one transaction: read, apply the rule, write.
 
-All rules serve this one: **no reservation lifts billed + reserved above the cap in force, or above
-a ceiling of the operator who pays for it, and no bill exceeds its reservation.**
+All rules serve this one: **a reservation never raises billed + reserved above the cap in force, or
+above a ceiling if the operator pays, and a bill never exceeds its reservation.**
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ RECORDED_PARTS_UNBOUNDED = 1000
 IN_FLIGHT_RETRY_SECONDS = 1
 #: The limit of a call that must wait for other calls to end.
 IN_FLIGHT = "in_flight"
-#: What can limit a call.
+#: The limits of a call that an error can name.
 Limit = Literal["cap", "ceiling", "grant"]
 _OF_CAP = "the monthly cap"
 _OF_USER = "the operator's limit for this user"
@@ -72,7 +72,7 @@ def month_of(moment: datetime) -> str:
 
 
 def month_after(now: int) -> datetime:
-    """The begin of the next UTC month, when each budget starts again.
+    """The start of the next UTC month, when each budget resets.
 
     Args:
         now: Unix seconds.
@@ -89,25 +89,26 @@ def least_of(*caps: int | None) -> int | None:
 
 def cap_to_approve(asked: int | UnsetType | None, limit: int | None, terms: Terms) -> int | None:
     """The cap that an approval with a session token sets: the amount ``asked`` for, never above the
-    ``limit`` in the token. A higher cap needs a new token from the app, or a person on a page of
-    the service. If the operator pays, the ceiling is a limit as well."""
+    ``limit`` in the token. A higher cap needs a new token from the app, or an approval on a page of
+    the service. If the operator pays, the cap is never above the ceiling either."""
     wanted = limit if asked is UNSET else asked
     return least_of(wanted, limit, terms.ceiling if terms.operator_pays else None)
 
 
 def operator_pays(funding_id: str | None, terms: Terms) -> bool:
-    """Does the operator's own money pay for a call with this funding?"""
+    """True if the operator's own money pays for a call with this funding."""
     return terms.operator_pays and funding_id is None
 
 
 def is_funding_valid(funding_id: str | None, state: str | None) -> bool:
-    """Can this funding pay, given the state in its row? A ``funding_id`` of None has no row."""
+    """True if this funding can pay, given the state in its row. A ``funding_id`` of None has no
+    row."""
     return funding_id is None or state == "valid"
 
 
 def counts_for_operator(funding_id: str | None, terms: Terms) -> bool:
-    """Does a call with this funding count towards the ceilings of its app and of all apps? It does
-    if one of them is set and the operator pays. A call counts in both totals or in none."""
+    """True if a call with this funding counts towards the ceilings of its app and of all apps: if
+    one of them is set and the operator pays. A call counts in both totals or in neither."""
     has_ceiling = terms.app_ceiling is not None or terms.total_ceiling is not None
     return has_ceiling and operator_pays(funding_id, terms)
 
@@ -119,8 +120,9 @@ def cap_in_force(connection: Connection, terms: Terms) -> int | None:
 
 
 def _ceiling_left(connection: Connection, terms: Terms) -> int | None:
-    """What this payer may spend of the operator's money; None for no limit. The ceiling is for the
-    user, so the spending of the user's other payers counts: a new passkey makes a new payer.
+    """The most that this payer may spend of the operator's money; None for no limit. The ceiling is
+    for the user, so the spending of the user's other payers counts. Otherwise, a user could create
+    a new passkey, and so a new payer, to start again at zero.
     """
     if terms.ceiling is None or not operator_pays(connection.funding_id, terms):
         return None
@@ -146,7 +148,7 @@ def reserve(
         WattfareNotConnectedError: there is no connection, or it was revoked.
         WattfareFundingError: the upstream refused the payer's funding.
         WattfareBudgetExceededError: the cap or a ceiling of the operator is too low for the call.
-        WattfareRateLimitError: only other calls in flight are in the way.
+        WattfareRateLimitError: the reservations of other calls use the rest of the budget.
         WattfareError: ``invalid_request``; the call needs a cap, and there is none.
     """
     if connection is None or not connection.connected:
@@ -154,7 +156,7 @@ def reserve(
     if not connection.funding_valid:
         raise refused_funding()
     cap = cap_in_force(connection, terms)
-    # If they are the same, a higher cap would not help.
+    # If the ceiling is the cap in force, a higher cap would not help.
     at_ceiling = cap is not None and cap == _ceiling_left(connection, terms)
     own = (
         _Budget(cap, totals, "ceiling", _OF_USER)
@@ -178,8 +180,8 @@ def billed_for(reserved: int, cost: int) -> int:
 
 
 def correction(billed: int, reserved: int, cost: int, room: int | None) -> int:
-    """What to bill in addition after the true cost of a call is known. It is negative if too much
-    was billed.
+    """The amount to bill in addition once the true cost of a call is known. It is negative if too
+    much was billed.
 
     Args:
         billed: what was billed for the call so far.
@@ -197,8 +199,8 @@ def room_under(cap: int | None, totals: Totals) -> int | None:
 
 
 def largest_grant(terms: Terms) -> int | None:
-    """The largest cap of one grant; None for no limit. Grants of the operator's money have a limit,
-    so that one grant cannot take what all share."""
+    """The largest cap of one grant; None if there is no limit. Grants of the operator's money have
+    a limit, so that one grant cannot use up the shared money."""
     if not terms.operator_pays:
         return None
     return terms.grant_default if terms.grant_max is None else terms.grant_max
@@ -213,14 +215,15 @@ def grant_cap(asked: int | None, terms: Terms) -> int:
 
 
 def allows_grants(funding_id: str | None, terms: Terms) -> bool:
-    """Does this funding allow grants? The operator's money needs a ceiling for them."""
+    """True if this funding allows grants. The operator's money needs a ceiling for them."""
     return terms.grant_ceiling is not None or not operator_pays(funding_id, terms)
 
 
 def refused_grant() -> WattfareError:
     """The refusal of a grant that the operator would pay for without a ceiling."""
     return invalid_request(
-        "This service gives no grants, because its operator has set no ceiling for them.", 403
+        "This service does not allow grants, because its operator has not set a ceiling for them.",
+        403,
     )
 
 
@@ -266,7 +269,7 @@ def reserve_grant(
         WattfareGrantError: the grant is unknown, expired or used up, or is too small for this call.
         WattfareFundingError: the payer's funding was refused by the upstream.
         WattfareBudgetExceededError: a ceiling of the operator is too low for the call.
-        WattfareRateLimitError: only other calls in flight are in the way.
+        WattfareRateLimitError: the reservations of other calls use the rest of the budget.
     """
     if grant is None:
         raise WattfareGrantError("This grant is unknown.")
@@ -308,8 +311,8 @@ def check_key(key: IdempotencyKey, prior: PriorCall | None) -> None:
 
 
 def is_worth_recording(reserved: int, recorded: int, cost: int, *, unbounded: bool = False) -> bool:
-    """Has the cost of a stream grown by a tenth of its reservation since it was last recorded?
-    It is recorded ten times at most, because the cost counts up to the reservation."""
+    """True if the cost of a stream has grown by a tenth of its reservation since it was last
+    recorded. It is recorded at most ten times, because the cost counts up to the reservation."""
     growth = min(cost, reserved) - recorded
     parts = RECORDED_PARTS_UNBOUNDED if unbounded else RECORDED_PARTS
     return growth > 0 and growth * parts >= reserved
@@ -318,15 +321,15 @@ def is_worth_recording(reserved: int, recorded: int, cost: int, *, unbounded: bo
 def expire(held: Reservation) -> tuple[int, str]:
     """The cost of a call whose process died, and how it ended. A stream costs what was last
     recorded. A call without a stream costs its whole reservation, because the answer may have been
-    generated. A call without a bound costs what was recorded, because it holds more than it usually
-    costs."""
+    generated. A call without a bound also costs what was recorded, because its reservation is
+    usually much more than its cost."""
     if held.unbounded:
         return held.metered, "lost"
     return (held.metered, "expired") if held.stream else (held.reserved, "abandoned")
 
 
 def status(connection: Connection | None, totals: Totals, terms: Terms) -> ConnectionStatus:
-    """What a user may see. Reservations do not count."""
+    """The status that the user may see. Reservations do not count."""
     used = Usage(monthly_usd=usd(totals.billed))
     if connection is None or not connection.connected:
         return ConnectionStatus(connected=False, usage=used, remaining_usd=usd(0))
@@ -362,8 +365,8 @@ class _Budget(NamedTuple):
 
     @property
     def is_shared(self) -> bool:
-        """Others spend from this budget, too. What is left of it would show their spending, so
-        errors do not tell it."""
+        """Other users spend from this budget, too. Its remaining amount would show their spending,
+        so errors leave it out."""
         return self.name in (_OF_APP, _OF_ALL)
 
     @property
@@ -396,7 +399,7 @@ def refused_funding() -> WattfareError:
 
 
 def _grant(budgets: tuple[_Budget, ...], bounds: Bounds, now: int) -> int:
-    """How much a call may reserve. Each of the budgets limits it."""
+    """The amount that a call may reserve. Each of the budgets limits it."""
     free: int | None = None
     for cap, totals, _, _ in budgets:  # a plain loop, because every call runs it
         if cap is not None:
@@ -414,10 +417,10 @@ def _grant(budgets: tuple[_Budget, ...], bounds: Bounds, now: int) -> int:
 
 
 def _refusal(limits: list[_Budget], least: int, now: int) -> WattfareError:
-    # If two are equal, the first one counts: the user can change it.
+    # If two are equal, the first one counts, because the user can change it.
     spent = min(limits, key=lambda budget: budget.unspent)
     if least > spent.unspent:
-        # Even without calls in flight it would not fit, so waiting would not help.
+        # The call would not fit even without calls in flight, so waiting would not help.
         return _exceeded(spent, least, now)
     return _in_flight(min(limits, key=lambda budget: budget.free), least, now)
 

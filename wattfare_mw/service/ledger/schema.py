@@ -75,7 +75,7 @@ connections = Table(
     Column("revocations", BigInteger, nullable=False, server_default="0"),
     # The person whose budget it is; "" for none, as in a test app.
     Column("payer_id", String(64), nullable=False, server_default=""),
-    # Where the money comes from; NULL for the operator's key, or the built-in model.
+    # The funding that pays; NULL for the operator's key, or the built-in model.
     Column("funding_id", String(64)),
     Index("connections_by_payer", "payer_id"),
     sqlite_with_rowid=False,
@@ -113,7 +113,7 @@ totals = Table(
     sqlite_with_rowid=False,
 )
 
-# What counts towards the operator's ceilings: one row for each app, one for all apps.
+# The totals that count towards the operator's ceilings: one row for each app, one for all apps.
 operator_totals = Table(
     "operator_totals",
     metadata,
@@ -302,7 +302,7 @@ challenges = Table(
     Index("challenges_by_expiry", "expires_at"),
 )
 
-# The approval requests. One has expired once ``expires_at`` has passed.
+# The approval requests. An approval has expired once ``expires_at`` has passed.
 approvals = Table(
     "approvals",
     metadata,
@@ -333,7 +333,7 @@ approvals = Table(
     Index("approvals_by_expiry", "expires_at"),
 )
 
-# Where a payer's money comes from. An id is never used again, and its key never changes.
+# The funding of payers. An id is never used again, and its key never changes.
 funding = Table(
     "funding",
     metadata,

@@ -1,4 +1,4 @@
-"""What one payer sees of the ledger: their own connections, grants and calls.
+"""The part of the ledger that one payer sees: their own connections, grants and calls.
 
 Each function runs inside the transaction of its connection.
 """
@@ -19,7 +19,7 @@ from .clock import seconds
 #: The position before a page of calls: the ``settled_at`` and the ``id`` of the last row before it.
 Position = tuple[int, int]
 
-#: How many calls of a payer are searched for those of one connection, which have no index.
+#: How many calls of a payer are searched for the calls of one connection, which have no index.
 LOOKED_AT = 10_000
 #: How many rows of an export are in memory at a time.
 EXPORT_PAGE = 1000
@@ -70,7 +70,7 @@ class PayerGrant(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PayerCall(msgspec.Struct, frozen=True, kw_only=True):
-    """A row of the ledger that this payer paid for. A correction is a row of its own."""
+    """A row of the ledger that this payer paid for. A correction is a separate row."""
 
     id: int
     settled_at: int
@@ -128,7 +128,7 @@ def find_connection(sql: Sql, payer_id: str, key: str, now: datetime) -> PayerCo
 
 
 def grants(sql: Sql, payer_id: str, now: datetime, limit: int) -> list[PayerGrant]:
-    """This payer's grants that have not expired, the latest first, and no more than ``limit``."""
+    """This payer's grants that have not expired, the latest first, at most ``limit``."""
     table = schema.grants
     rows = sql.execute(
         select(table, schema.apps.c.name)
@@ -165,7 +165,7 @@ def calls(
     Args:
         limit: the most rows.
         before: only the rows after this position.
-        account: only those of this app's id and user's id. A page searches the next
+        account: only the calls of this app id and user id. A page searches the next
             :data:`LOOKED_AT` calls of the payer, so it may have fewer rows than ``limit`` although
             more follow.
     """

@@ -50,7 +50,7 @@ MAX_APPS = 1000
 
 
 class Store(ABC):
-    """Where apps, connections and the ledger are kept.
+    """The storage of apps, connections and the ledger.
 
     Every method raises a WattfareError with status 503 if the database is not available. A change
     is carried out even if the task that waits for it is cancelled.
@@ -144,7 +144,7 @@ class Store(ABC):
         payer_id: str | None = None,
         only_lower: bool = False,
     ) -> bool:
-        """Change the cap of a connection, and leave its payer and funding as they are.
+        """Change the cap of a connection, and keep its payer and funding.
 
         Args:
             cap: in nano-dollars; None for no cap.
@@ -292,7 +292,7 @@ class Store(ABC):
 
     async def take_over(self) -> list[OrphanedStream]:
         """Hold some streams whose process has died, and whose true cost the provider can tell. This
-        process has to settle them. If it dies, another one takes them over."""
+        process must settle them. If it dies, another one takes them over."""
         holder = self._holder
         if holder is None:
             return []
@@ -300,8 +300,8 @@ class Store(ABC):
         return await self.transact(lambda sql: leases.take_over(sql, holder))
 
     async def _expire_leases(self) -> None:
-        # Committed before anything is settled. From then on, a dead process can neither reserve
-        # nor record.
+        # Committed before anything is settled. After that, the dead process cannot reserve or
+        # record anything.
         await self.transact(
             lambda sql: leases.expire_leases(sql, self._now(sql), self._lease_now(sql))
         )
@@ -313,7 +313,7 @@ class Store(ABC):
         try:
             await self.transact(lambda sql: accounts.note_health(sql, self._now(sql)))
         except WattfareError as error:
-            message = "The service's database takes no writes: it is gone, or its disk is full."
+            message = "The service's database accepts no writes: it is gone, or its disk is full."
             raise not_available(message) from error.__cause__
 
     async def close(self) -> None:

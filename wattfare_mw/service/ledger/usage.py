@@ -1,4 +1,4 @@
-"""Who spent what: the rows of the ledger, added up for each app and user. Changes nothing."""
+"""The spending of each app and user, summed up from the rows of the ledger. Changes nothing."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from . import schema
 
 
 class Spent(msgspec.Struct, frozen=True):
-    """What one user of an app spent, or all one-time grants of the app together.
+    """The spending of one user of an app, or of all one-time grants of the app together.
 
     Attributes:
         user_id: None for the grants.
-        calls: calls of the month that have ended, those that cost nothing too.
+        calls: calls of the month that have ended, including those that cost nothing.
         month: billed for the calls of the month, in nano-dollars.
         total: billed for all calls, in nano-dollars.
     """
@@ -32,7 +32,7 @@ class Spent(msgspec.Struct, frozen=True):
 
 
 class AppUsage(msgspec.Struct, frozen=True):
-    """What the users of one app spent, those who spent most in the month first."""
+    """The spending of the users of one app, the highest in the month first."""
 
     app_id: str
     name: str
@@ -42,7 +42,7 @@ class AppUsage(msgspec.Struct, frozen=True):
 
 
 def usage(sql: Sql, month: str, app: str | None = None) -> list[AppUsage]:
-    """What each app's users spent.
+    """The spending of each app's users.
 
     Args:
         month: in UTC, such as ``2026-11``. A call belongs to the month in which it was reserved.
@@ -83,8 +83,8 @@ def usage(sql: Sql, month: str, app: str | None = None) -> list[AppUsage]:
 
 
 def _sums(counts: Any) -> list[Any]:
-    """Calls, nano-dollars and tokens of the rows that count. A row that corrects another one is no
-    call of its own: only its amount counts."""
+    """Calls, nano-dollars and tokens of the rows that count. A row that corrects another one is not
+    a separate call: only its amount counts."""
     table = schema.ledger
     is_call = case((table.c.corrects.is_(None), 1), else_=0)
     return [
@@ -116,7 +116,7 @@ def _no_such_app(wanted: str) -> WattfareError:
 
 
 def is_connected(sql: Sql, app_id: str, user_id: str) -> bool:
-    """Does this user have a connected budget?"""
+    """True if this user has a connected budget."""
     table = schema.connections
     this = (table.c.app_id == app_id, table.c.user_id == user_id, table.c.connected)
     return sql.execute(select(table.c.user_id).where(*this)).first() is not None

@@ -121,7 +121,7 @@ class Catalog:
         if listed is None and models.body is not None:
             if default is None:
                 raise invalid_request(
-                    f"The upstream lists no model {model!r}. If it has this model all the same, "
+                    f"The upstream lists no model {model!r}. If the model exists anyway, "
                     "the operator of the service can set a price with --price 'MODEL=IN/OUT'."
                 )
             return default

@@ -9,7 +9,7 @@ from .redaction import Redactor
 
 
 class Credential:
-    """A key for the upstream: the operator's, or that of a payer.
+    """A key for the upstream: the operator's or a payer's.
 
     Args:
         key: the key; None sends no key.

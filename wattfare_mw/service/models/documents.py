@@ -1,4 +1,4 @@
-"""Reads the PDF files of a request, each in a process of its own with little memory and time."""
+"""Reads the PDF files of a request, each in a separate process with little memory and time."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ _OF_ANSWERS = frozenset({"choices", "usage", "delta", "finish_reason", "index"})
 
 
 class Said(msgspec.Struct, frozen=True, gc=False):
-    """What an error says.
+    """The contents of an error.
 
     Attributes:
         message: the message of the innermost error, which is the most exact.
@@ -119,7 +119,7 @@ def _levels(value: object, depth: int) -> Iterator[dict[str, Any] | str]:
         for name in _WRAPPERS:
             inner: object = fields.get(name)
             if isinstance(inner, str) and _message(fields) is not None:
-                continue  # such as "Bad Request", beside a message that says more
+                continue  # such as "Bad Request", next to a message that says more
             if inner:
                 yield from _levels(inner, depth - 1)
                 return
@@ -137,7 +137,7 @@ def _in_list(items: list[object], depth: int) -> Iterator[dict[str, Any] | str]:
     if len(items) == 1 or not any(places):
         yield from _levels(items[0] if items else None, depth - 1)
         return
-    # FastAPI lists what is wrong with a body, and where.
+    # FastAPI lists the faults of a body with their places.
     yield "; ".join(place for place in places if place)
 
 

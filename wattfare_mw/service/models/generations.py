@@ -1,5 +1,5 @@
-"""Reads OpenRouter's records of generations, which tell the cost of a stream even if it was not
-read to its end. No I/O."""
+"""Reads OpenRouter's records of generations. They have the cost of a stream even if it was not read
+to its end. No I/O."""
 
 from __future__ import annotations
 

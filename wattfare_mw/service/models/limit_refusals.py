@@ -76,7 +76,7 @@ _BELOW = re.compile(r"(?:less|lower|smaller) than\s*[`'\"]?$|below\s*[`'\"]?$", 
 
 
 class LimitRefusal(msgspec.Struct, frozen=True):
-    """What to do about a refusal.
+    """The action after a refusal.
 
     Attributes:
         name: the name to use instead; None if the name was not the reason.
@@ -96,7 +96,7 @@ OTHER_REASON = LimitRefusal()
 def read(
     status: int, body: bytes, *, names: tuple[str, ...], limit: int, model: str
 ) -> LimitRefusal:
-    """What this refusal says about the limit.
+    """The action that this refusal asks for.
 
     Args:
         names: the names under which the limit was sent.
@@ -140,7 +140,7 @@ def _is_exclusive(text: str, number: re.Match[str]) -> bool:
 
 
 def _left_of_context(text: str, limit: int) -> int | None:
-    """What the prompt leaves of the context window, if the text is about that."""
+    """The rest of the context window after the prompt, if the text is about that."""
     added = _SUM.search(text)
     if added is not None:
         left = _whole(added[2]) - _whole(added[1])

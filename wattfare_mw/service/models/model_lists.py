@@ -1,4 +1,4 @@
-"""Converts a list of models from any provider's shape into that of OpenAI: ``{"data": [{"id":
+"""Converts a list of models from any provider's shape into OpenAI's shape: ``{"data": [{"id":
 …}]}``. No I/O."""
 
 from __future__ import annotations
@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-#: The list of an upstream that has none.
+#: An empty list, for an upstream without one.
 NO_MODELS = b'{"object":"list","data":[]}'
 #: Google lists its models with this prefix, and accepts their names without it.
 _PREFIX = "models/"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 
 import msgspec
@@ -88,12 +88,19 @@ def bounds(
         page_usd: what the provider may charge for a page of a PDF.
     """
     found: list[Bound] = []
+    media: dict[int, TokenCounts] = {}  # of each family
     for offer, text in zip(offers, texts, strict=True):
         if offer.price is None:
             return []
         searches = offer.variant.searches
         more = searches * variants.SEARCH_TOKENS
-        prompt = prompt_bound.counts(text + more, attached, offer.family)
+        prompt = TokenCounts(prompt=text + more)
+        if attached is not None:
+            family = id(offer.family)
+            if family not in media:
+                media[family] = prompt_bound.counts(0, attached, offer.family)
+            counts = media[family]
+            prompt = msgspec.structs.replace(counts, prompt=text + more + counts.prompt)
         fees = _fees(offer, prompt, attached, page_usd) if searches or attached else 0
         found.append(Bound(offer.price, prompt, fees))
     return found
@@ -124,7 +131,7 @@ def between(found: Sequence[Bound], least: int, most: int) -> Bounds:
 
 
 def longest(found: Sequence[Bound]) -> int:
-    """The most tokens of the prompt, whichever of these models answers."""
+    """The most tokens of the prompt with any of these models."""
     if len(found) == 1:
         return found[0].prompt.prompt
     return max(each.prompt.prompt for each in found)
@@ -138,12 +145,18 @@ def dearest(found: Sequence[Bound], most: int) -> Price | None:
 
 
 def limit(found: Sequence[Bound], granted: int, answers: int, most: int) -> int:
-    """The limit, up to ``most``, that this amount pays for, whichever model answers."""
+    """The limit, up to ``most``, that this amount pays for with any of these models."""
     return min([each.limit(granted, answers, most) for each in found])
 
 
-def max_price(found: Sequence[Bound]) -> dict[str, float]:
-    """OpenRouter's ``max_price``: any provider that it routes to costs no more than this."""
+def max_price(
+    found: Sequence[Bound], asked: Mapping[str, float | None] | None = None
+) -> dict[str, float]:
+    """OpenRouter's ``max_price``: any provider that it routes to costs no more than this.
+
+    Args:
+        asked: the client's own prices. A lower one counts.
+    """
     rates = [each.price.most_per_unit(each.prompt.prompt) for each in found]
 
     def most(name: str) -> Decimal:
@@ -156,4 +169,9 @@ def max_price(found: Sequence[Bound]) -> dict[str, float]:
     }
     if any(each.prompt.images for each in found):
         prices["image"] = most("per_image")
-    return {name: float(price) for name, price in prices.items()}
+    reserved = {name: float(price) for name, price in prices.items()}
+    lower = {name: price for name, price in (asked or {}).items() if price is not None}
+    return {
+        **lower,
+        **{name: min(price, lower.get(name, price)) for name, price in reserved.items()},
+    }

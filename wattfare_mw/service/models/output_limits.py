@@ -222,12 +222,12 @@ def names_for(
 
 
 class LearnedLimits:
-    """What an upstream has said about its models when it refused a limit. Only the latest models
-    are kept."""
+    """The limits that an upstream has named when it refused a call. Only the latest models are
+    kept."""
 
     def __init__(self) -> None:
         self._names: dict[str, LimitName] = {}
-        # A maximum can hold for answers without a stream only, as at Fireworks.
+        # A maximum can be only for answers without a stream, as at Fireworks.
         self._most: dict[tuple[str, bool], int] = {}
 
     def name(self, model: str) -> LimitName | None:

@@ -1,7 +1,7 @@
 """Reads a PDF from its standard input, and writes how many bytes of text each page has, as JSON.
 
-It runs in a process of its own with limited memory and time, because a hostile file can use any
-amount of both. It imports nothing of this package, so that it starts fast.
+It runs in a separate process with limited memory and time, because a hostile file can use any
+amount of both. It does not import this package, so that it starts fast.
 """
 
 import json

@@ -29,7 +29,7 @@ class Unpriced(Enum):
     """Why a model in the list has no price."""
 
     NOT_LISTED = "the list names none"
-    NOT_FIXED = "the list names one that is no price, -1 for instance"
+    NOT_FIXED = "the list has an invalid one, such as -1"
 
 
 class _Model(msgspec.Struct):
@@ -45,7 +45,7 @@ def read_prices(body: bytes) -> dict[str, Price | Unpriced]:
     """The price of each model in the list, as far as it names one.
 
     Raises:
-        msgspec.MsgspecError: it is no list of models.
+        msgspec.MsgspecError: it is not a list of models.
     """
     prices: dict[str, Price | Unpriced] = {}
     for entry in msgspec.json.decode(body, type=_List).data:
@@ -114,10 +114,10 @@ def _price(pricing: dict[str, Any]) -> Price | Unpriced:
     try:
         overrides: object = pricing.get("overrides") or []
         if not isinstance(overrides, list):
-            raise ValueError("overrides are a list")
+            raise ValueError("overrides must be a list")
         discount = _amount(pricing.get("discount") or 0)
         if discount > 1:
-            raise ValueError("a discount is a part of the price")
+            raise ValueError("a discount must be a part of the price")
         return Price(
             _rates(pricing, frozenset({"overrides", "discount"})),
             tuple(map(_override, cast("list[object]", overrides))),
@@ -142,7 +142,7 @@ def _rates(pricing: dict[str, Any], others: frozenset[str]) -> Rates:
             continue
         amount = _amount(value)
         if name in _NAMES:
-            # Zero for a part of the prompt or the answer means that it has no rate of its own.
+            # Zero for a part of the prompt or the answer means that it has no separate rate.
             if amount or name in ("prompt", "completion"):
                 rates[_NAMES[name]] = amount
         elif amount:
@@ -152,11 +152,11 @@ def _rates(pricing: dict[str, Any], others: frozenset[str]) -> Rates:
 
 def _override(override: object) -> Override:
     if not isinstance(override, dict):
-        raise ValueError("an override is an object")
+        raise ValueError("an override must be an object")
     fields = cast("dict[str, Any]", override)
     least = fields.get("min_prompt_tokens") or 0
     if not isinstance(least, (int, Decimal)):
-        raise ValueError("`min_prompt_tokens` is a number")
+        raise ValueError("`min_prompt_tokens` must be a number")
     start, end = fields.get("utc_start"), fields.get("utc_end")
     window = None if start is None and end is None else (_time(start), _time(end))
     return Override(
@@ -169,7 +169,7 @@ def _time(value: object) -> time:
     if value is None:
         return time()
     if not isinstance(value, str):
-        raise ValueError("a time of the day is text")
+        raise ValueError("a time of the day must be text")
     return time.fromisoformat(value.removesuffix("Z"))
 
 

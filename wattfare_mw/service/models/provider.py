@@ -41,7 +41,7 @@ class Job(Protocol):
 
     @property
     def lowered(self) -> int | None:
-        """After the start: the limit, in tokens, if it is lower than what was asked for."""
+        """After the start: the limit, in tokens, if it is lower than the requested one."""
         ...
 
     async def tighten(self) -> Bounds | None:
@@ -74,7 +74,7 @@ class Job(Protocol):
 
 
 class Provider(Protocol):
-    """Where answers come from."""
+    """The source of answers."""
 
     @property
     def keeps_records(self) -> bool:
@@ -96,7 +96,7 @@ class Provider(Protocol):
     async def true_cost(
         self, generation_id: str, credential: Credential | None = None
     ) -> int | None:
-        """What a generation cost, in nano-dollars; None if the record is not there yet.
+        """The cost of a generation, in nano-dollars; None if its record does not exist yet.
 
         Args:
             credential: the payer's key that paid; None: the operator's.

@@ -6,7 +6,7 @@ The facts are from public documentation and bug reports, which the comment of ea
   (openrouter.ai/docs/api-reference/streaming). It says of each provider whether it stops the model,
   and the bill, when the connection closes.
 - If nothing is documented, ``stops_on_hang_up`` is False, because the operator may go on paying
-after a closed connection.
+  after a closed connection.
 """
 
 from __future__ import annotations
@@ -222,7 +222,7 @@ def find_provider(base_url: str, name: str | None = None) -> ProviderFacts:
         except KeyError:
             known = ", ".join(sorted(BY_NAME))
             raise invalid_request(
-                f"The provider {name!r} is not known. Known are {known}."
+                f"The provider {name!r} is unknown. Use one of {known}."
             ) from None
     parts = urlsplit(base_url)
     host = (parts.hostname or "").rstrip(".")

@@ -10,6 +10,7 @@ import base64
 import re
 from collections.abc import Iterator
 from functools import cached_property
+from itertools import islice
 
 from ...transport import Secret, SecretBytes
 
@@ -19,9 +20,12 @@ MASK = "…"
 RUN = 8
 #: The longest text that is searched, in characters. A longer text is cut first.
 MAX_TEXT = 20_000
-#: A shorter key may be a word that a model says: local servers take "ollama", "none" or "EMPTY".
+#: A shorter key may be a word in a model's answer: local servers take "ollama", "none" or "EMPTY".
 #: In an answer it is removed only behind "Bearer". In an error it is always removed.
 MIN_KEY_IN_ANSWER = 16
+#: The most occurrences in one answer that are searched for closely. If there are more, only the
+#: longest run of letters and digits of the key is removed.
+MAX_MARKS = 100
 
 # One character, as texts, JSON, URLs and HTML write it. An escaped percent sign may be escaped
 # again.
@@ -41,8 +45,13 @@ class Redactor:
     def __init__(self, key: str | None) -> None:
         self._key = Secret(key or "")
         self._marks: tuple[SecretBytes, ...] = ()
+        self._always: tuple[SecretBytes, ...] = ()
         if key:
             self._marks = tuple(_mark(form) for form in (key, *_coded(key)))
+            if not _may_be_a_word(key):
+                self._always = tuple(mark for mark in self._marks if len(mark) >= RUN)
+            #: No way of writing the key is longer, unless it has rows of backslashes.
+            self._reach = 8 * max(map(len, (key, *_coded(key)))) + 64
 
     # Most keys never occur in an answer or an error. Patterns take 15 ms and 180 kB for each key.
 
@@ -62,7 +71,7 @@ class Redactor:
     def _in_answer(self) -> re.Pattern[bytes]:
         key = self._key
         plain = "".join(map(_written, key))
-        if len(key) < MIN_KEY_IN_ANSWER and not key.startswith("sk-"):
+        if _may_be_a_word(key):
             plain = rf"Bearer(?:[ +]|%20|\\u0020)+{plain}"
         patterns = [plain, *("".join(map(_written, form)) for form in _coded(key) if form != key)]
         return re.compile("|".join(patterns).encode())
@@ -96,10 +105,28 @@ class Redactor:
         key, first, second, third = self._marks
         if find(key) < 0 and find(first) < 0 and find(second) < 0 and find(third) < 0:
             return data
-        return self._in_answer.sub(MASK.encode(), data)
+        return self._masked(data)
+
+    def _masked(self, data: bytes) -> bytes:
+        # The pattern takes a microsecond for each byte, and no other thread can run meanwhile. So
+        # only the surroundings of each mark are searched.
+        mask = MASK.encode()
+        most = MAX_MARKS + 1 if self._always else None
+        places = sorted(place for mark in self._marks for place in islice(_all(data, mark), most))
+        if not self._always or len(places) <= MAX_MARKS:
+            pieces: list[bytes] = []
+            done = 0
+            for start, end in _joined(places, self._reach):
+                for match in self._in_answer.finditer(data, max(start, done), end):
+                    pieces += (data[done : match.start()], mask)
+                    done = match.end()
+            data = b"".join((*pieces, data[done:]))
+        for mark in self._always:
+            data = data.replace(mark, mask)
+        return data
 
     def _found(self, words: str) -> Iterator[tuple[int, int]]:
-        # Case, escapes and whatever stands between two letters do not count.
+        # Case, escapes and characters between two letters are ignored.
         places: list[tuple[int, int]] = []
         letters: list[str] = []
         for match in _TOKEN.finditer(words):
@@ -114,6 +141,31 @@ class Redactor:
         for start in range(len(text) - RUN + 1):
             if text[start : start + RUN] in self._runs:
                 yield places[start][0], places[start + RUN - 1][1]
+
+
+def _all(data: bytes, mark: bytes) -> Iterator[int]:
+    """Each place of the mark."""
+    place = data.find(mark)
+    while place >= 0:
+        yield place
+        place = data.find(mark, place + len(mark))
+
+
+def _joined(places: list[int], reach: int) -> Iterator[tuple[int, int]]:
+    """The surroundings of these places, in order. Those that overlap are one."""
+    start = end = -1
+    for place in places:
+        if place - reach > end:
+            if end >= 0:
+                yield start, end
+            start = max(0, place - reach)
+        end = place + reach
+    if end >= 0:
+        yield start, end
+
+
+def _may_be_a_word(key: str) -> bool:
+    return len(key) < MIN_KEY_IN_ANSWER and not key.startswith("sk-")
 
 
 def _coded(key: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""An OpenAI-compatible API as the provider. It forwards bodies and answers as they are, and meters
+"""An OpenAI-compatible API as the provider. It forwards bodies and answers unchanged, and meters
 them."""
 
 from __future__ import annotations
@@ -47,6 +47,8 @@ MAX_ERROR_BYTES = 2**20
 MAX_LIST_BYTES = 16 * 2**20
 #: A block of events of up to this many bytes is metered on the event loop.
 LARGE_BLOCK = 2**19
+#: How many images are counted on the event loop. Each of the models that may answer counts them.
+MANY_IMAGES = 50
 #: The most comments in a row that are passed on. An upstream could send them forever.
 MAX_COMMENTS = 3
 MAX_COMMENT_BYTES = 1024
@@ -54,8 +56,8 @@ MAX_COMMENT_BYTES = 1024
 LIST_IDLE_SECONDS = 20.0
 #: How many models without a reported cost are remembered.
 MAX_WITHOUT_COST = 1000
-#: How often a limit of our own is lowered: to the model's maximum, and to what the prompt leaves of
-#: its window.
+#: How often the service's own limit is lowered: to the model's maximum, and to the rest of its
+#: window after the prompt.
 MAX_LOWERINGS = 2
 #: How many models are cached with their prices and families.
 MAX_OFFERS = 1000
@@ -162,7 +164,7 @@ class Upstream:
         if request.attachments is not None and request.attachments.documents:
             read = await documents.read(request.attachments)
             request = msgspec.structs.replace(request, attachments=read)
-        if request.large:
+        if request.large or _has_many_images(request):
             return await in_thread(UpstreamJob, self, request, models, request_id, hold)
         return UpstreamJob(self, request, models, request_id, hold)
 
@@ -232,7 +234,7 @@ class Upstream:
         try:
             await self._get(_LIST, MAX_LIST_BYTES, credential)
         except NoListError as no_list:
-            # An upstream without a list tells nothing about the key. The first call will.
+            # An upstream without a list does not check the key. The first call does.
             if isinstance(no_list.__cause__, WattfareFundingError):
                 raise no_list.__cause__ from None
         return None
@@ -258,17 +260,17 @@ class Upstream:
 
     def _unpriced(self, model: str) -> WattfareError:
         words = (
-            f"There is no fixed price for {model!r}, and without one its cost cannot be bounded. "
+            f"There is no fixed price for {model!r}, so its cost cannot be bounded. "
             "The operator of the service can set a price with --price 'MODEL=IN/OUT', in USD per "
             "million tokens."
         )
         may_name_cost = self.provider.names_cost or self.provider is OTHER
         if may_name_cost and not self._allow_unpriced:
-            words += " If the upstream names what each call has cost, --allow-unpriced will do."
+            words += " If the upstream reports the cost of each call, use --allow-unpriced instead."
         return invalid_request(words)
 
     async def close(self) -> None:
-        """Let go of the connections."""
+        """Close the connections."""
         await self._catalog.close()
         await self._transport.close()
 
@@ -355,6 +357,12 @@ async def read_whole(answer: AsyncHTTPResponse, most: int) -> bytes:
         raise upstream_answers.unreachable(error) from error.__cause__
     finally:
         await answer.close()
+
+
+def _has_many_images(request: ChatRequest) -> bool:
+    # Each takes up to 0.2 ms, for each model that may answer.
+    attached = request.attachments
+    return attached is not None and len(attached.images) * len(request.models) > MANY_IMAGES
 
 
 def _names_preset(model: str) -> bool:
@@ -476,7 +484,7 @@ class UpstreamJob:
         if encoding != "identity":
             # The request asked for an uncompressed answer. A compressed one cannot be metered.
             raise upstream_answers.failed(
-                "The upstream's answer is compressed, which it was asked not to."
+                "The upstream compressed its answer, although the request refused that."
             )
         kind = self._answer.headers.get("content-type", "").split(";")[0].strip().lower()
         if request.stream and kind == sse.CONTENT_TYPE:
@@ -580,7 +588,7 @@ class UpstreamJob:
             except WattfareNetworkError as error:
                 raise upstream_answers.unreachable(error) from error.__cause__
             except sse.EventTooLargeError:
-                raise upstream_answers.failed("The upstream's answer has no end.") from None
+                raise upstream_answers.failed("The upstream's answer did not end.") from None
             if self._done:
                 # Events before the end need not wait for the settlement.
                 start = sse.last_event(events)
@@ -589,7 +597,7 @@ class UpstreamJob:
                 return events
             await asyncio.sleep(0)  # an upstream that floods us must not block other tasks
         raise WattfareBudgetExceededError(
-            "The model went on beyond its limit: what was reserved for this call is spent."
+            "The model exceeded its limit, and this call's reservation is spent."
         )
 
     def _last_events(self) -> bytes:
@@ -642,10 +650,9 @@ class UpstreamJob:
         routed = True in [offer.variant.routed for offer in self._offers]
         if (body.get("provider") or routed) and self._bounds:
             # No provider that it is routed to may cost more than was reserved.
-            body["provider"] = {
-                **(body.get("provider") or {}),
-                "max_price": offers.max_price(self._bounds),
-            }
+            provider: dict[str, Any] = body.get("provider") or {}
+            price = offers.max_price(self._bounds, provider.get("max_price"))
+            body["provider"] = {**provider, "max_price": price}
         return body
 
     def _metered(self, block: bytes) -> bytes:

@@ -34,9 +34,9 @@ log = get_logger("wattfare_mw.service", show_messages=False)
 
 #: How many values an answer may have. Those with log probabilities have many.
 MAX_ELEMENTS = 1_000_000
-#: What limits a call if the payer's own key or account has no money left: ``limitedBy``.
+#: The value of ``limitedBy`` if the payer's own key or account has no money left.
 FUNDING = "funding"
-#: How much of the upstream's own message is passed on, in characters.
+#: How many characters of the upstream's own message are passed on.
 MAX_MESSAGE = 500
 
 
@@ -98,7 +98,7 @@ def _failure(
             return _payer_refused(status, said, retry_after)
         return _account_refused(status, said)
     if status == 429:
-        ours = "The upstream is asked too often."
+        ours = "The upstream's rate limit is reached."
         failure = WattfareRateLimitError(ours, retry_after=retry_after or 1)
     elif status == 403 and said.flagged:
         failure = invalid_request("The upstream's moderation refuses the prompt.", 403)
@@ -247,22 +247,21 @@ _ACCOUNT_ERRORS = _KEY_ERRORS | {
     "payment_required",
     "quota_exceeded_error",
 }
-#: The words of errors about the account's money that have no name of their own: Anthropic says so
-#: with a 400, xAI and Zhipu with a 429.
+#: The words of errors about the account's money that have no name. Anthropic sends them with a 400,
+#: xAI and Zhipu with a 429.
 _MONEY_WORDS = re.compile(
     r"credit balance is too low|insufficient (?:account )?(?:balance|credits?|funds|quota)"
     r"|(?:used all|run out of|out of) (?:\w+ )?(?:credits|funds)|spending limit"
     r"|account (?:is |has been )?(?:suspended|deactivated|disabled|in arrears)|余额不足|欠费",
     re.IGNORECASE,
 )
-#: The words of errors about the limit that a key has of its own: OpenRouter says so with a 402 or a
-#: 403.
+#: The words of errors about the limit of a key. OpenRouter sends them with a 402 or a 403.
 _KEY_LIMIT_WORDS = re.compile(
     r"\bkey limit\b|\blimit (?:of|on|for) (?:this|the|your) (?:api )?key\b"
     r"|key with a higher|openrouter\.ai/[\w/-]*\bkeys\b",
     re.IGNORECASE,
 )
-#: The words of errors about a key: Google and xAI say so with a 400.
+#: The words of errors about a key. Google and xAI send them with a 400.
 _KEY_WORDS = re.compile(
     r"(?:incorrect|invalid|expired) api[ -]?key|api[ -]?key (?:is )?(?:not valid|invalid|expired)",
     re.IGNORECASE,
@@ -496,7 +495,7 @@ def check_size(data: bytes) -> None:
 
 
 class Read(msgspec.Struct, frozen=True):
-    """What a chunk contains.
+    """The contents of a chunk.
 
     Attributes:
         generated: True if it has output of the model.
@@ -541,7 +540,7 @@ def read_chunk(data: bytes, meter: Meter, credential: Credential) -> Read:
     try:
         chunk = decode(data)
     except ValueError:
-        if _PING.fullmatch(data) is not None:
+        if _PING.fullmatch(data.strip()) is not None:
             return _IGNORED
         raise failed("The upstream sent an event that is not JSON.") from None
     if not isinstance(chunk, dict):
@@ -571,7 +570,7 @@ TEXT = Read(generated=True, may_end=False)
 _NOTHING = Read(may_end=False)
 _IGNORED = Read(choices=False, passes=False)
 #: Some gateways keep a connection open with events without data, or of one word.
-_PING = re.compile(rb"\s*[A-Za-z_-]{0,32}\s*")
+_PING = re.compile(rb"[A-Za-z_-]{0,32}")
 
 
 # The usual chunk has only text. Untracked structs save the garbage collector work.

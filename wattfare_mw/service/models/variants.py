@@ -2,7 +2,7 @@
 
 ``:nitro``, ``:floor`` and ``:exacto`` choose among the providers of one model, and are not listed
 with a price. ``:online`` searches the web for each call. All others (``:free``, ``:thinking``,
-``:extended``, …) are models of their own in the list.
+``:extended``, …) are separate models in the list.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import msgspec
 
 _ROUTED = frozenset({"nitro", "floor", "exacto"})
 _ONLINE = "online"
-#: What a search costs if the list does not say more: five results at $4 for 1,000:
+#: The price of a search if the list does not have a higher one: five results at $4 for 1,000:
 #: openrouter.ai/docs/features/web-search.
 SEARCH_USD = Decimal("0.02")
 #: The text of five results, in tokens, which becomes part of the prompt.

@@ -41,9 +41,9 @@ class _Seen(msgspec.Struct, frozen=True):
     """An approval with the other data of its page.
 
     Attributes:
-        other_payer: another person whose budget is connected to this user at present. own_cap: the
-            person's present cap; UNSET if they are not connected. own_funding: the id of the
-            present funding; None for the operator's, or if there is none.
+        other_payer: another person whose budget is connected to this user at present.
+        own_cap: the person's present cap; UNSET if they are not connected.
+        own_funding: the id of the present funding; None for the operator's, or if there is none.
     """
 
     approval: Approval

@@ -20,7 +20,7 @@ def name_of(kind: str, public_url: str) -> str:
 
 
 def read(request: Request, kind: str) -> str | None:
-    """The value of our cookie; None if the request has no such cookie, or more than one.
+    """The value of our cookie; None if the request does not have exactly one.
 
     Starlette strips all white space from a name. Another host such as ``https://blog.example.com``
     can set a cookie for ``example.com`` whose name begins with a no-break space. Browsers do not

@@ -95,7 +95,7 @@ async def read_form(request: Request) -> dict[str, str]:
         raise invalid_request("The form cannot be read.") from None
     form = dict(pairs)
     if any("\0" in text for pair in pairs for text in pair):
-        raise invalid_request("The form cannot be read.")  # PostgreSQL keeps no such text
+        raise invalid_request("The form cannot be read.")  # PostgreSQL cannot store such text
     if len(form) != len(pairs):
         raise invalid_request("The form has a field twice.")
     return form

@@ -46,10 +46,11 @@ class FundingChoices(msgspec.Struct, frozen=True):
     """The choices of a payer, for the template ``funding_choice.html``.
 
     Attributes:
-        mine: the payer's own funding. Invalid funding cannot be chosen. operator: True if the
-            operator's key is also a choice. needed: True if the payer must choose something. If
-            not, calls cost no real money. offers: the kinds of funding that the payer can add.
-            return_to: the page with the choice. The funding pages return to it.
+        mine: the payer's own funding. Invalid funding cannot be chosen.
+        operator: True if the operator's key is also a choice.
+        needed: True if the payer must choose something. If not, calls cost no real money.
+        offers: the kinds of funding that the payer can add.
+        return_to: the page with the choice. The funding pages return to it.
     """
 
     mine: list[Funding]

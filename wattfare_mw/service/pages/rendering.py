@@ -96,8 +96,8 @@ def page(
 
     Args:
         template: the name of a file in ``templates/``.
-        leads_to: other origins to which the forms of the page may redirect. in_popup: True if the
-            page opens in an app's popup, which returns to the app afterwards.
+        leads_to: other origins to which the forms of the page may redirect.
+        in_popup: True if the page opens in an app's popup, which returns to the app afterwards.
     """
     visit = visit_of(request)
 

@@ -1,5 +1,5 @@
 """The style sheet, the scripts and the icon of the pages. Each has its hash in its name, so that a
-browser can keep it for ever."""
+browser can cache it forever."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _TYPES = {
     ".js": "text/javascript; charset=utf-8",
     ".svg": "image/svg+xml",
 }
-#: Where the files are served.
+#: The path under which the files are served.
 PREFIX = "/pages"
 
 
@@ -57,7 +57,7 @@ async def serve_static(request: Request) -> Response:
         **IMMUTABLE,
         "x-content-type-options": "nosniff",
         "cross-origin-resource-policy": "same-origin",
-        # Given as a header, so that Starlette adds no charset of its own.
+        # Passed as a header, so that Starlette does not add a charset.
         "content-type": media_type,
     }
     return Response(content, headers=headers)

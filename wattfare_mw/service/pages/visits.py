@@ -1,4 +1,4 @@
-"""One request to a page: who is signed in, which cookie its forms are bound to, what it sent."""
+"""One request to a page: its signed-in payer, the cookie of its forms, and its fields."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _COOKIE = re.compile(r"[A-Za-z0-9_-]{43}")
 
 
 class Visit:
-    """What is known of one request to a page.
+    """The data of one request to a page.
 
     Attributes:
         sign_in: the payer; None without a sign-in.

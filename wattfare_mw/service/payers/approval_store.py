@@ -117,8 +117,8 @@ def allow(sql: Sql, approval_id: str, decision: Decision, now: int) -> tuple[App
 
 
 def _check_payer(sql: Sql, payer_id: str) -> None:
-    """Refuse a payer whose data was deleted after their browser sent the form. No one could see or
-    stop what such a payer pays for.
+    """Refuse a payer whose data was deleted after their browser sent the form. Otherwise, such a
+    payer would pay for something that can no longer be seen or stopped.
 
     The payer is locked before the approval, as in :func:`.payer_actions.delete_data`. So the
     deletion comes first and is seen here, or it comes later and finds the approval.

@@ -32,15 +32,17 @@ State = Literal["pending", "approved", "denied", "redeemed"]
 
 
 class Wish(msgspec.Struct, frozen=True, kw_only=True):
-    """What an app asks for.
+    """The request of an app.
 
     Attributes:
         kind: a connection with a monthly cap, or a one-time grant.
         user_id: the app's own id of the user; None for a grant.
         epoch: how often the user's connection had been revoked at that time.
-        origin: the origin of the app's page. return_url: where the browser goes afterwards.
-        account_label: the name of the user's account at the app. asked: the cap, in nano-dollars;
-            None if the app asks for none. requests: the number of calls of a grant.
+        origin: the origin of the app's page.
+        return_url: the page to which the browser returns.
+        account_label: the name of the user's account at the app.
+        asked: the cap, in nano-dollars; None if the app asks for none.
+        requests: the number of calls of a grant.
     """
 
     kind: Kind
@@ -59,7 +61,8 @@ class Approval(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         replaces: the payer whose connection ends when this one begins, if the person who allowed it
-        saw this. left: True if the person has closed the page.
+            saw this.
+        left: True if the person has closed the page.
     """
 
     id: str
@@ -80,13 +83,13 @@ class Approval(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
-    """What a person allows.
+    """The answer of a person who allows a request.
 
     Attributes:
         payer_id: the person.
         cap: for each month, in nano-dollars; None for no cap. Not used for a grant.
-        funding_id: the funding that pays; None for the operator's. replaces: the other payer whose
-        connection the person has agreed to end.
+        funding_id: the funding that pays; None for the operator's.
+        replaces: the other payer whose connection the person has agreed to end.
     """
 
     payer_id: str

@@ -2,7 +2,7 @@
 
 The cipher is AES-256-GCM. Each ciphertext is bound to one purpose, such as the id of its funding,
 so it cannot be decrypted from another row. The encryption keys are in ``WATTFARE_ENCRYPTION_KEY``,
-or in a file beside an SQLite database. The database never has them.
+or in a file next to an SQLite database. The database never has them.
 """
 
 from __future__ import annotations
@@ -162,9 +162,10 @@ def find_keyring(
 
     Args:
         database: the URL of its database.
-        keys: the configured keys. needed: True if payers may add keys. If not, an existing key file
-            is used, but none is created. demanded: True if the operator explicitly lets payers add
-            keys.
+        keys: the configured keys.
+        needed: True if payers may add keys. If not, an existing key file is used, but none is
+            created.
+        demanded: True if the operator explicitly lets payers add keys.
 
     Raises:
         WattfareError: ``invalid_request`` if the keys are invalid, or demanded but missing.
@@ -186,7 +187,7 @@ def find_keyring(
         )
     if needed:
         log.warning(
-            "payers cannot pay with keys of their own, because %s is not set", ENCRYPTION_VARIABLE
+            "payers cannot pay with their own keys, because %s is not set", ENCRYPTION_VARIABLE
         )
     return None
 

@@ -42,8 +42,8 @@ class Started(msgspec.Struct, frozen=True):
     """A redirect of a payer to OpenRouter.
 
     Attributes:
-        url: the target of the redirect. cookie: the cookie that the browser must have when it
-            returns.
+        url: the target of the redirect.
+        cookie: the cookie that the browser must have when it returns.
     """
 
     url: str
@@ -57,8 +57,8 @@ class Added(msgspec.Struct, frozen=True):
     """A funding that has been added.
 
     Attributes:
-        asked_limit: the requested limit, in nano-dollars; None for no limit. return_to: our page to
-            show next.
+        asked_limit: the requested limit, in nano-dollars; None for no limit.
+        return_to: our page to show next.
     """
 
     funding: Funding
@@ -77,9 +77,10 @@ class PayerFunding:
 
     Args:
         keyring: the encryption keys; None: no payer can add anything, and no stored key is read.
-        upstream: the upstream of the keys; None for the built-in model, which needs none. offers:
-        the kinds of funding that the operator lets payers add. operator_pays: True if a payer can
-        choose that the service pays. public_url: the origin of the service's pages.
+        upstream: the upstream of the keys; None for the built-in model, which needs none.
+        offers: the kinds of funding that the operator lets payers add.
+        operator_pays: True if a payer can choose that the service pays.
+        public_url: the origin of the service's pages.
     """
 
     def __init__(
@@ -163,8 +164,9 @@ class PayerFunding:
         """Keep a payer's own key for the upstream, once the upstream has accepted it.
 
         Args:
-            label: a name that the payer sees. replaces: the id of a funding of this payer. The new
-                key pays in its place, and the old one is deleted.
+            label: a name that the payer sees.
+            replaces: the id of a funding of this payer. The new key pays in its place, and the old
+                one is deleted.
 
         Raises:
             WattfareError: ``invalid_request``; the key, the label or the funding cannot be used.
@@ -217,8 +219,8 @@ class PayerFunding:
 
         Args:
             limit: what the key may spend in a month, in nano-dollars; None for no limit.
-            return_to: our page to show afterwards. cookie: the browser's cookie from an earlier
-            start, which may still be open.
+            return_to: our page to show afterwards.
+            cookie: the browser's cookie from an earlier start, which may still be open.
         """
         upstream, keyring = self._needs("openrouter")
         if cookie is None or not _TOKEN.fullmatch(cookie):
@@ -465,7 +467,7 @@ def _hash(token: str) -> str:
 def _label(text: str) -> str:
     label = " ".join(text.split())
     if len(label) > MAX_LABEL or not label.isprintable():
-        raise invalid_request(f"A name is a line of up to {MAX_LABEL} characters.")
+        raise invalid_request(f"A name must be one line of up to {MAX_LABEL} characters.")
     return label
 
 

@@ -1,11 +1,11 @@
 """Gets a payer's key from OpenRouter by OAuth with PKCE. It does not use the database.
 
-The steps are those of "OAuth PKCE" in OpenRouter's documentation:
+The steps follow "OAuth PKCE" in OpenRouter's documentation:
 
 1. The browser goes to ``/auth`` with ``callback_url``, ``code_challenge`` and
    ``code_challenge_method=S256``. ``limit``, ``usage_limit_type`` and ``key_label`` are documented
    for ``POST /auth/keys/code``, which makes the code and needs a key of the person. The page makes
-   the code here, so it gets the same names, and what it makes of them is looked up afterwards.
+   the code here, so the service sends it the same names, and reads the result afterwards.
 2. OpenRouter sends the browser to the callback, with a ``code``.
 3. ``POST /auth/keys`` gives the key for ``code`` and ``code_verifier``.
 4. ``GET /key`` tells the limit that the key really has.
@@ -72,10 +72,9 @@ def auth_url(
 
     Args:
         base_url: of OpenRouter's API.
-        public_url: of this service. The callback uses it, never the ``Host`` header. state:
-            OpenRouter returns it in the callback's URL. limit: what the key may spend in a month,
-            in nano-dollars; None
-        for no limit.
+        public_url: of this service. The callback uses it, never the ``Host`` header.
+        state: OpenRouter returns it in the callback's URL.
+        limit: what the key may spend in a month, in nano-dollars; None for no limit.
     """
     challenge = urlsafe_b64encode(sha256(verifier).digest()).rstrip(b"=").decode()
     query = {

@@ -38,8 +38,9 @@ class Challenge(msgspec.Struct, frozen=True):
     """A challenge for a browser to sign. Each is used once.
 
     Attributes:
-        kind: the ceremony. challenge: random bytes. payer_id: the payer of a new passkey; None to
-            sign in.
+        kind: the ceremony.
+        challenge: random bytes.
+        payer_id: the payer of a new passkey; None to sign in.
     """
 
     kind: Ceremony
@@ -81,8 +82,9 @@ def creation_options(
     """The options of ``navigator.credentials.create``, in WebAuthn's JSON.
 
     Args:
-        name: distinguishes this passkey from the person's others. existing: the ids of the payer's
-            passkeys. An authenticator with one of them does not create another.
+        name: distinguishes this passkey from the person's others.
+        existing: the ids of the payer's passkeys. An authenticator with one of them does not create
+            another.
     """
     from webauthn import base64url_to_bytes, generate_registration_options
     from webauthn.helpers import options_to_json_dict, structs

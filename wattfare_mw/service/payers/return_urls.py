@@ -34,8 +34,9 @@ def check(url: str, origins: Collection[str], mode: Mode) -> str:
     """Check a return URL and return its origin.
 
     Args:
-        url: the URL from the app's page. origins: the registered origins of the app. mode: a test
-            app may also use any port of this machine over ``http``.
+        url: the URL from the app's page.
+        origins: the registered origins of the app.
+        mode: a test app may also use any port of this machine over ``http``.
 
     Raises:
         WattfareError: ``invalid_request``, 400 for an invalid URL, 403 for another origin.
@@ -46,22 +47,22 @@ def check(url: str, origins: Collection[str], mode: Mode) -> str:
             'them is ", <, > or a backslash'
         )
     if "#" in url:
-        raise _not_a_url("it has no fragment")
+        raise _not_a_url("it must not have a fragment")
     scheme, separator, rest = url.partition("://")
     authority = re.split(r"[/?]", rest, maxsplit=1)[0]
     if not separator or scheme not in _DEFAULT_PORTS:
-        raise _not_a_url("it begins with https:// or http://")
+        raise _not_a_url("it must begin with https:// or http://")
     if "@" in authority:
-        raise _not_a_url("it has no user name and no password")
+        raise _not_a_url("it must not have a user name or a password")
     found = _ORIGIN.fullmatch(f"{scheme}://{authority}")
     if found is None:
-        raise _not_a_url("its host is in lower case, and its port is a number")
+        raise _not_a_url("its host must be in lower case, and its port must be a number")
     host, port = found[2], found[3]
     if port is not None and (port.startswith("0") or int(port) > 65535):
-        raise _not_a_url("its port is a number from 1 to 65535")
+        raise _not_a_url("its port must be a number from 1 to 65535")
     names = {name for name, _ in parse_qsl(urlsplit(url).query, keep_blank_values=True)}
     if names & _OURS:
-        raise _not_a_url("its query does not name `approval`, `code` or `denied`")
+        raise _not_a_url("its query must not have `approval`, `code` or `denied`")
     default = port is None or int(port) == _DEFAULT_PORTS[scheme]
     origin = f"{scheme}://{host}" if default else f"{scheme}://{host}:{port}"
     if not allows(origin, origins, mode):
@@ -88,4 +89,4 @@ def with_answer(url: str, answer: Mapping[str, str]) -> str:
 
 
 def _not_a_url(fault: str) -> Exception:
-    return invalid_request(f"`returnUrl` is the URL of a page of the app's: {fault}.")
+    return invalid_request(f"`returnUrl` must be the URL of one of the app's pages: {fault}.")

@@ -1,6 +1,6 @@
 """Reads a database's URL, as hosting providers write it, into arguments for asyncpg.
 
-Their URLs are for libpq. asyncpg knows some of the parameters, and takes any other for a setting of
+Their URLs are for libpq. asyncpg knows some of the parameters. It treats any other as a setting of
 the server, which then refuses the connection. Here each parameter is passed on, replaced by
 something equal, or refused by name. The password is removed, so that no frame of asyncpg shows it.
 """
@@ -97,7 +97,7 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def is_postgresql(url: str) -> bool:
-    """Is this the URL of a PostgreSQL?"""
+    """True if this is the URL of a PostgreSQL database."""
     scheme, separator, _ = url.partition("://")
     return separator != "" and scheme.partition("+")[0] in SCHEMES
 
@@ -195,8 +195,8 @@ class _Parameters:
     def bind_channel(self) -> None:
         """Apply ``channel_binding`` after all parameters are read.
 
-        asyncpg has no channel binding. It proves that no third party is between the two ends, and
-        so does a certificate that is checked. A connection to the same machine needs neither.
+        asyncpg has no channel binding. It proves that no third party is between the two ends.
+        Checking the certificate proves the same. A connection to the same machine does not need it.
         """
         if self._binding != "require" or self._local:
             return
@@ -219,7 +219,7 @@ class _Parameters:
         if mode == "no-verify":
             mode = "require"
         if mode not in _SSL_MODES:
-            raise invalid_request(f"`{name}` is one of {', '.join(sorted(_SSL_MODES))}.")
+            raise invalid_request(f"`{name}` must be one of {', '.join(sorted(_SSL_MODES))}.")
         self.passed["sslmode"] = mode
 
     def _check_by_system(self) -> None:
@@ -232,22 +232,22 @@ class _Parameters:
 
     def channel_binding(self, name: str, value: str) -> None:
         if value not in ("disable", "prefer", "require"):
-            raise invalid_request(f"`{name}` is one of disable, prefer, require.")
+            raise invalid_request(f"`{name}` must be one of disable, prefer, require.")
         self._binding = value
 
     def connect_timeout(self, name: str, value: str) -> None:
         if not value.isascii() or not value.removeprefix("-").isdigit():
-            raise invalid_request(f"`{name}` is a whole number of seconds.")
+            raise invalid_request(f"`{name}` must be a whole number of seconds.")
         self.connect_seconds = float(value[:9]) if int(value[:9]) > 0 else None  # 0 is no limit
 
     def pooler(self, name: str, value: str) -> None:
         if value.lower() not in _TRUE | _FALSE:
-            raise invalid_request(f"`{name}` is true or false.")
+            raise invalid_request(f"`{name}` must be true or false.")
         self.pooled |= value.lower() in _TRUE
 
     def no_cache(self, name: str, value: str) -> None:
         if value != "0":
-            raise invalid_request(f"`{name}` may be 0 only, which `pgbouncer=true` means, too.")
+            raise invalid_request(f"`{name}` must be 0, which is the same as `pgbouncer=true`.")
         self.pooled = True
 
     def fallback_name(self, _name: str, value: str) -> None:
@@ -255,7 +255,7 @@ class _Parameters:
 
     def negotiation(self, name: str, value: str) -> None:
         if value not in ("postgres", "direct"):
-            raise invalid_request(f"`{name}` is postgres or direct.")
+            raise invalid_request(f"`{name}` must be postgres or direct.")
         if value == "direct":
             self.more["direct_tls"] = True
 
@@ -279,7 +279,7 @@ def _unsupported(name: str) -> WattfareError:
 
 
 def _is_local(host: str) -> bool:
-    """Is this a socket of this machine? No host means the same."""
+    """True if this is a socket of this machine. So is an empty host."""
     name = unquote(host)
     if name == "" or name.startswith("/"):
         return True

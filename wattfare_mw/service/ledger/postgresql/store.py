@@ -101,7 +101,7 @@ async def open_postgresql(url: str, *, clock: Callable[[], datetime] | None = No
 
 
 async def run_once(url: str, job: Callable[[Sql], T], *, isolation: str | None = None) -> T:
-    """Run one job over a connection of its own. The job begins its transactions itself, unless an
+    """Run one job over a separate connection. The job begins its transactions itself, unless an
     isolation is given."""
     url = hidden(url)
     at = _address(url)

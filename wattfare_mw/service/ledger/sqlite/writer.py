@@ -54,8 +54,8 @@ class _Step(NamedTuple):
 
 
 class Writer:
-    """Runs functions over one connection, each as a transaction of its own. Use it from one event
-    loop at a time.
+    """Runs functions over one connection, each in its own transaction. Use it from one event loop
+    at a time.
 
     Functions receive a cursor of the driver. Code that uses SQLAlchemy takes :attr:`sql`, which is
     the same connection and the same transaction.
@@ -105,7 +105,7 @@ class Writer:
         self._waiting.insert(0 if first else len(self._waiting), _Job(job, future, in_thread))
         if not self._busy:
             self._busy = True
-            # Soon, not now: the jobs that are submitted until then share the commit.
+            # Soon, not now: jobs that are submitted in the meantime share the commit.
             loop.call_soon(self._next)
         return future
 
@@ -184,7 +184,7 @@ class Writer:
             self._raw.execute("ROLLBACK")
         if len(batch) == 1:
             return [_Result(batch[0], None, results)]
-        # One of the jobs failed, or the commit: run each in a transaction of its own.
+        # One of the jobs failed, or the commit: run each in its own transaction.
         return [answer for single in batch for answer in self._carry_out([single])]
 
     # -- on either side
