@@ -589,8 +589,13 @@ class UpstreamJob:
                 self._check_cost_is_known()
                 return self._end
             try:
-                chunk = b"" if self._body_ended else await self._answer.read_some()
-                block = self._whole_events(chunk)
+                if not self._body_ended and (chunk := await self._answer.read_some()):
+                    block = self._splitter.feed(chunk)
+                    # Some upstreams leave the connection open after the end.
+                    if block is not chunk and self._splitter.ends:
+                        block += self._splitter.finish()
+                else:
+                    block = self._last_events()
                 if _is_large(block):
                     events = await in_thread(self._metered, block)
                 else:
@@ -610,14 +615,8 @@ class UpstreamJob:
             "The model exceeded its limit, and this call's reservation is spent."
         )
 
-    def _whole_events(self, chunk: bytes) -> bytes:
-        """The events that are complete with this chunk. An empty chunk is the end of the body."""
-        if chunk:
-            block = self._splitter.feed(chunk)
-            # Some upstreams leave the connection open after the end.
-            if block is not chunk and self._splitter.ends:
-                block += self._splitter.finish()
-            return block
+    def _last_events(self) -> bytes:
+        """The events that are complete with the end of the body."""
         block = self._splitter.finish()
         for event in sse.events(block):
             self._finishes.look(event.data)
@@ -674,11 +673,11 @@ class UpstreamJob:
     def _metered(self, block: bytes) -> bytes:
         """Meter these events, and return those for the client."""
         data = sse.lone_data(block)
-        if data is None and block.find(b"data") < 0:
-            return self._comment(block)  # however many lines it has
         if data is not None:
             event = self._passed(data)
             passed = block if event is data else b"" if event is None else sse.write(event)
+        elif block.find(b"data") < 0:
+            return self._comment(block)  # however many lines it has
         elif (lines := sse.data_lines(block)) is None:
             passed = b"".join(self._passed_events(block))
         else:
@@ -738,6 +737,12 @@ class UpstreamJob:
         if self._unanswered:
             self._find_model(data)
         read = upstream_answers.read_chunk(data, self.meter, self._credential)
+        if (
+            read is upstream_answers.TEXT and not self.meter.spent
+        ):  # the usual chunk, by a short way
+            self._answered = True
+            self._last = data
+            return data
         if read.may_end:
             self._finishes.look(data)
         self._answered = self._answered or read.choices
