@@ -38,7 +38,7 @@ supports it by itself. For other adapters, the base classes have:
 - ``keep_context()``: saves the context variables of a framework (WSGI only). Call it in each
   request, once they are set. Code that first uses the current user later, such as in a streamed
   body, may run without them. ``resolve_user`` is then called with the saved variables. An adapter
-  can override ``_context_of(request)`` to decide when.
+  can override ``context_of(request)`` to decide when.
 
 What a :class:`CurrentRequest` has:
 
@@ -57,6 +57,8 @@ The options of the middleware:
 - :func:`adapt_options`: wraps the app's functions in the options so that they get the framework's
   own request.
 - :func:`adapt_function`: does this for one function.
+- :func:`check_options`: refuses an option that does not exist. The base classes do this, too.
+- :func:`unknown_option`: the message for such an option, for options with other names.
 - :func:`hide_secret_key`: keeps the secret key out of tracebacks.
 
 Requests, bodies and errors:
@@ -104,7 +106,13 @@ if TYPE_CHECKING:
         request_from_scope,
     )
     from .middleware.base import Answer, AsyncAnswer
-    from .middleware.options import Options, adapt_options, hide_secret_key
+    from .middleware.options import (
+        Options,
+        adapt_options,
+        check_options,
+        hide_secret_key,
+        unknown_option,
+    )
     from .middleware.wsgi import (
         WattfareWSGIMiddleware,
         read_limited,
@@ -146,12 +154,14 @@ __all__ = [
     "adapt_function",
     "adapt_options",
     "below_mount",
+    "check_options",
     "hide_secret_key",
     "read_limited",
     "read_up_to",
     "request_from_environ",
     "request_from_scope",
     "respond_to_error",
+    "unknown_option",
 ]
 
 _HOMES = {
@@ -171,7 +181,13 @@ _HOMES = {
         "request_from_scope",
     ),
     "middleware.base": ("Answer", "AsyncAnswer"),
-    "middleware.options": ("Options", "adapt_options", "hide_secret_key"),
+    "middleware.options": (
+        "Options",
+        "adapt_options",
+        "check_options",
+        "hide_secret_key",
+        "unknown_option",
+    ),
     "middleware.wsgi": (
         "WattfareWSGIMiddleware",
         "read_limited",

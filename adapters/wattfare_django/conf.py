@@ -6,14 +6,13 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import Any, cast
 
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.module_loading import import_string
 
-from wattfare_mw.framework import Options, hide_secret_key
+from wattfare_mw.framework import Options, hide_secret_key, unknown_option
 
 #: The names of the middleware's options in the setting.
 OPTIONS = {name.upper(): name for name in Options.__annotations__}
@@ -38,7 +37,7 @@ def read_setting() -> dict[str, Any]:
     _hide_key(given)
     for name in given:
         if name not in OPTIONS:
-            raise ImproperlyConfigured(_unknown(name))
+            raise ImproperlyConfigured(unknown_option("WATTFARE", name, OPTIONS))
     return {OPTIONS[name]: _value(name, given[name]) for name in given}
 
 
@@ -48,15 +47,6 @@ def _hide_key(given: dict[Any, Any]) -> None:
     hide_secret_key(key)
     if key["secret_key"] is not None:
         given["SECRET_KEY"] = key["secret_key"]
-
-
-def _unknown(name: Any) -> str:
-    near = difflib.get_close_matches(str(name).upper(), OPTIONS, cutoff=0.5)
-    if near:
-        advice = f"Did you mean {' or '.join(near)}?"
-    else:
-        advice = f"It takes {', '.join(sorted(OPTIONS))}."
-    return f"WATTFARE has no option {name!r}. {advice}"
 
 
 def _value(name: str, value: Any) -> Any:

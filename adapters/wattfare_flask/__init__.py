@@ -6,10 +6,13 @@ its session and its login manager.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+import inspect
+import sys
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextvars import Context
 from functools import cached_property
 from typing import Any, Unpack
+from urllib.parse import unquote
 
 try:
     import flask
@@ -24,6 +27,7 @@ from werkzeug.exceptions import HTTPException
 
 from wattfare_mw.framework import (
     AccountLabelOption,
+    AppCors,
     CurrentRequest,
     Options,
     Request,
@@ -36,6 +40,7 @@ from wattfare_mw.framework import (
     WattfareWSGIMiddleware,
     adapt_function,
     adapt_options,
+    check_options,
     hide_secret_key,
     read_limited,
     read_up_to,
@@ -65,6 +70,7 @@ class WattfareMiddleware:
 
     def __init__(self, app: flask.Flask | None = None, **options: Unpack[Options]) -> None:
         hide_secret_key(options)
+        check_options(options)
         self._options = options
         self._extensions: list[_Extension] = []
         if app is not None:
@@ -146,6 +152,7 @@ def session_view(
         account_label=adapt_function(account_label, _flask_request),
         allowed_origins=allowed_origins,
         let_through=_FLASK_ANSWERS,
+        app_cors=_FindCors(),
     )
 
     def wattfare_session() -> flask.Response:
@@ -160,6 +167,7 @@ class _Extension(WattfareWSGIMiddleware):
     let_through = _FLASK_ANSWERS
 
     def __init__(self, app: Any, **options: Unpack[Options]) -> None:
+        self.find_app_cors = _FindCors()
         super().__init__(app, **adapt_options(options, _flask_request))
 
     @cached_property
@@ -167,7 +175,7 @@ class _Extension(WattfareWSGIMiddleware):
         """The WSGI app to call for a request."""
         return self.around(self.app)
 
-    def _context_of(self, request: CurrentRequest) -> Context | None:
+    def context_of(self, request: CurrentRequest) -> Context | None:
         if flask.has_request_context() and flask.request.environ is request.raw:
             return None
         return request.context
@@ -190,6 +198,48 @@ class _Extension(WattfareWSGIMiddleware):
             return _flask_response(status, headers, body)
 
         return wattfare
+
+
+class _FindCors:
+    """Finds what the app's Flask-CORS allows for a path. It reads each setting once."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[Any, AppCors]] = {}
+
+    def __call__(self, _request: Request) -> AppCors | None:
+        core = sys.modules.get("flask_cors.core")
+        if core is None:
+            return None
+        path = unquote(flask.request.path)
+        for pattern, options in _flask_cors_rules():
+            if core.try_match_pattern(path, pattern, caseSensitive=True):
+                return self._of(core, options)
+        return None
+
+    def _of(self, core: Any, options: Any) -> AppCors:
+        known = self._known.get(id(options))
+        if known is not None:
+            return known[1]
+
+        def allows(origin: str) -> bool:
+            sent = core.get_cors_headers(options, Headers({"Origin": origin}), "GET")
+            return "Access-Control-Allow-Origin" in sent
+
+        cors = AppCors(allows, credentials=options.supports_credentials, answers=True)
+        # Flask-CORS adds no headers to a response that has them. So ours are not repeated.
+        cors.answers = cors.allows_all
+        self._known[id(options)] = options, cors  # the options must live, to keep their id
+        return cors
+
+
+def _flask_cors_rules() -> Iterator[tuple[Any, Any]]:
+    """The patterns and the options of Flask-CORS 6 for this request. It keeps them in its
+    ``after_request`` functions only."""
+    functions = flask.current_app.after_request_funcs
+    for scope in (*flask.request.blueprints, None):
+        for function in reversed(functions.get(scope, ())):
+            if function.__module__ == "flask_cors.extension":
+                yield from inspect.getclosurevars(function).nonlocals.get("resources", ())
 
 
 def _configured(options: Options, config: dict[str, Any]) -> Options:

@@ -7,8 +7,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import httpx
 import pytest
 from fastapi import FastAPI
+from flask import Flask
+from flask_cors import CORS
 from litestar import Litestar
 from litestar.config.cors import CORSConfig
 from litestar.testing import TestClient as LitestarClient
@@ -19,6 +22,7 @@ from starlette.testclient import TestClient
 from support.fake_wattfare import FakeWattfare
 from support.rules import INFERENCE, JSON, MODELS, STATUS, TOKEN, ask
 from wattfare_fastapi import add_wattfare as add_to_fastapi
+from wattfare_flask import WattfareMiddleware as FlaskWattfare
 from wattfare_litestar import WattfarePlugin
 from wattfare_starlette import WattfareMiddleware, add_wattfare
 
@@ -75,6 +79,26 @@ def litestar(cors: dict[str, Any], options: dict[str, Any]) -> Any:
     )
 
 
+def flask_cors(cors: dict[str, Any]) -> dict[str, Any]:
+    """The settings of Flask-CORS that mean the same."""
+    origins = [*cors.get("allow_origins", ()), *filter(None, [cors.get("allow_origin_regex")])]
+    return {"origins": origins, "supports_credentials": cors.get("allow_credentials", False)}
+
+
+def flask_cors_first(cors: dict[str, Any], options: dict[str, Any]) -> Any:
+    app = Flask(__name__)
+    CORS(app, **flask_cors(cors))
+    FlaskWattfare(app, resolve_user=user, **options)
+    return app
+
+
+def flask_cors_last(cors: dict[str, Any], options: dict[str, Any]) -> Any:
+    app = Flask(__name__)
+    FlaskWattfare(app, resolve_user=user, **options)
+    CORS(app, resources={"/api/*": flask_cors(cors), "/*": {"origins": [STRANGER]}})
+    return app
+
+
 BUILDS: dict[str, Build] = {
     "fastapi, cors first": cors_first(FastAPI, add_to_fastapi),
     "fastapi, cors last": cors_last(FastAPI, add_to_fastapi),
@@ -85,6 +109,8 @@ BUILDS: dict[str, Build] = {
     "around the app": around,
     "around CORSMiddleware": around_cors,
     "litestar": litestar,
+    "flask, cors first": flask_cors_first,
+    "flask, cors last": flask_cors_last,
 }
 ANY_METHOD = {"allow_methods": ["*"], "allow_headers": ["*"]}
 
@@ -96,6 +122,10 @@ def build(request: pytest.FixtureRequest) -> Build:
 
 @contextmanager
 def served(app: Any) -> Iterator[Any]:
+    if isinstance(app, Flask):
+        with httpx.Client(transport=httpx.WSGITransport(app), base_url="http://testserver") as one:
+            yield one
+        return
     client = LitestarClient(app) if isinstance(app, Litestar) else TestClient(app)
     with client:
         yield client

@@ -49,12 +49,25 @@ def test_first_line_has_everything_that_an_app_needs(tmp_path: Path) -> None:
             "cost_usd": 0.000006,
             "left_usd": 4.999994,
             "ended": "completed",
+            "code": None,
         }
 
 
-def test_only_billed_calls_have_a_line(tmp_path: Path) -> None:
+def test_refused_call_has_a_line_with_its_code(tmp_path: Path) -> None:
     with run_dev(tmp_path) as dev, dev.app() as app:
         assert app.chat(user="bob").status_code == 402
+        refused = dev.next_line()
+        assert refused.pop("request_id")
+        assert refused == {
+            "event": "refused",
+            "app_id": dev.ready["app_id"],
+            "user": "bob",
+            "grant": None,
+            "model": "wattfare/echo",
+            "stream": False,
+            "code": "not_connected",
+            "left_usd": 0,
+        }
         app.connect("bob", monthlyUsd=1)
         with app.http.stream(
             "POST", "/chat/completions", json=chat_body(stream=True), headers=app.paid_by("bob")

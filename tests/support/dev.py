@@ -40,9 +40,13 @@ class Dev:
         names = ("app_id", "publishable_key", "secret_key")
         return App(self, AppKeys(*(self.ready[name] for name in names)))  # type: ignore[arg-type]
 
+    def next_line(self) -> dict[str, Any]:
+        """The next line."""
+        return json.loads(self.process.stdout.readline())
+
     def next_call(self) -> dict[str, Any]:
         """The next line, which is about a call."""
-        line = json.loads(self.process.stdout.readline())
+        line = self.next_line()
         assert line["event"] == "call"
         return line
 

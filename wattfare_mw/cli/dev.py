@@ -78,7 +78,7 @@ _ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104 - to print,
     "--json",
     "as_json",
     is_flag=True,
-    help="Print a JSON line with the address and the keys, then one for each billed call.",
+    help="Print a JSON line with the address and the keys, then one for each call.",
 )
 @option("--upstream", metavar="URL", help="Base URL of an OpenAI-compatible API, including /v1.")
 @option("--upstream-key", metavar="KEY", help="Your key for the upstream: you pay.")
@@ -237,22 +237,28 @@ class _JSONScreen:
         )
 
     def call(self, call: CallReport, left: Decimal | None) -> None:
-        """A call is over. One that was refused, or that failed, is not billed."""
-        if call.cost is None or (call.cost == 0 and not call.generated):
+        """A call is over."""
+        about = {
+            "app_id": call.app_id,
+            "user": call.user_id,
+            "grant": call.grant_hash and call.grant_hash[:16],
+            "model": call.model,
+            "stream": call.stream,
+        }
+        if call.ended is None:
+            ended = {"code": call.code, "left_usd": left, "request_id": call.request_id}
+            self._print({"event": "refused", **about, **ended})
             return
         self._print(
             {
                 "event": "call",
-                "app_id": call.app_id,
-                "user": call.user_id,
-                "grant": call.grant_hash and call.grant_hash[:16],
-                "model": call.model,
-                "stream": call.stream,
+                **about,
                 "prompt_tokens": call.prompt_tokens,
                 "completion_tokens": call.completion_tokens,
-                "cost_usd": money.usd(call.cost),
+                "cost_usd": None if call.cost is None else money.usd(call.cost),
                 "left_usd": left,
                 "ended": call.ended,
+                "code": call.code,
                 "request_id": call.request_id,
             }
         )

@@ -27,7 +27,7 @@ from ..web import Request, Response
 from .base import AsyncAnswer, Middleware
 from .gate import Gate, ReadBody, cut_short, is_json
 from .interface import single_callable
-from .options import Options, hide_secret_key
+from .options import Options, check_options, hide_secret_key
 from .relay import Record, Relay
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ class WattfareASGIMiddleware(_Base):
         self, app: Any, *, interface: Literal["auto", "asgi"] = "asgi", **options: Unpack[Options]
     ) -> None:
         hide_secret_key(options)
+        check_options(options)
         super().__init__(single_callable(app), **options)
         seconds = self._gate.heartbeat
         self._heartbeats = None if seconds is None else _heartbeats(seconds)

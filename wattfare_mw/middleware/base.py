@@ -205,21 +205,24 @@ class Middleware:
     def _driver(self) -> Driver:
         return Driver(
             self._identify,
-            self._context_of,
+            self.context_of,
             lambda: self._sync_client,
             lambda: self._async_client,
         )
 
     def keep_context(self) -> None:
         """Save a copy of the current context. If the code that first needs the user runs in another
-        context, ``resolve_user`` is called in this copy: see ``_context_of``. Adapters call this.
+        context, ``resolve_user`` is called in this copy: see ``context_of``. Adapters call this.
         """
         request = CurrentRequest.of(self._driver)
         if request is not None:
             request.context = copy_context()
 
-    def _context_of(self, request: CurrentRequest) -> Context | None:
-        """The context in which to call ``resolve_user`` under WSGI. None is the present one."""
+    def context_of(self, request: CurrentRequest) -> Context | None:
+        """The context to call ``resolve_user`` in, under WSGI. None is the present one.
+
+        An adapter can override this, if its framework's variables may be set here already.
+        """
         return request.context
 
     @property

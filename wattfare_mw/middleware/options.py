@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Iterable
 from decimal import Decimal
 from typing import Any, NotRequired, Required, TypedDict
@@ -47,6 +48,32 @@ class Options(TypedDict, total=False):
     on_usage: NotRequired[OnUsage | None]
     heartbeat: NotRequired[float | None]
     current_user: NotRequired[bool]
+
+
+def check_options(options: Iterable[str]) -> None:
+    """Check the names of options.
+
+    Raises:
+        TypeError: an option does not exist. The message names the nearest one.
+    """
+    for name in options:
+        if name not in Options.__annotations__:
+            raise TypeError(unknown_option("WattfareMiddleware", name, Options.__annotations__))
+
+
+def unknown_option(owner: str, name: object, known: Iterable[str]) -> str:
+    """The message for an option that does not exist.
+
+    Args:
+        owner: what has the options. name: as the app gives it. known: the names of all options.
+    """
+    names = {option.lower(): option for option in known}
+    near = difflib.get_close_matches(str(name).lower(), names, cutoff=0.5)
+    if near:
+        advice = f"Did you mean {' or '.join(names[option] for option in near)}?"
+    else:
+        advice = f"It takes {', '.join(sorted(names.values()))}."
+    return f"{owner} has no option {name!r}. {advice}"
 
 
 def adapt_options(options: Options, convert: Callable[[Request], Any]) -> Options:

@@ -21,7 +21,7 @@ from ..receiving import too_large
 from ..web import Request
 from .base import Answer, Middleware
 from .gate import ReadBody, cut_short, is_json
-from .options import Options, hide_secret_key
+from .options import Options, check_options, hide_secret_key
 from .relay import Record, Relay
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ class WattfareWSGIMiddleware(_Base):
         self, app: Any, *, interface: Literal["auto", "wsgi"] = "wsgi", **options: Unpack[Options]
     ) -> None:
         hide_secret_key(options)
+        check_options(options)
         super().__init__(app, **options)
         # A WSGI environ has the bytes of the path as latin-1.
         base = self._gate.base
