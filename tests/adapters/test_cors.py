@@ -80,7 +80,7 @@ def litestar(cors: dict[str, Any], options: dict[str, Any]) -> Any:
 
 
 def flask_cors(cors: dict[str, Any]) -> dict[str, Any]:
-    """The settings of Flask-CORS that mean the same."""
+    """The equivalent Flask-CORS settings."""
     origins = [*cors.get("allow_origins", ()), *filter(None, [cors.get("allow_origin_regex")])]
     return {"origins": origins, "supports_credentials": cors.get("allow_credentials", False)}
 

@@ -1,4 +1,4 @@
-"""The large bodies of one payer do not keep those of others waiting."""
+"""Large bodies of one payer do not delay those of others."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LARGE = "word " * 20_000
 
 
 class Slow:
-    """Mallory's bodies take until the end of the test."""
+    """Mallory's large bodies, which last until the end of the test."""
 
     def __init__(self, read: Callable[..., Any], place: int) -> None:
         self.read, self.place = read, place
@@ -64,7 +64,7 @@ def check(url: str, headers: Callable[[str], dict[str, str]], slow: Slow, pool: 
         assert [each.result(PATIENCE) for each in attack] == [200] * 4
 
 
-def test_at_the_service(
+def test_service_takes_large_bodies_of_payers_in_turn(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: ThreadPoolExecutor
 ) -> None:
     slow = Slow(chat_completions._read, 1)
@@ -79,7 +79,7 @@ def test_at_the_service(
             check(f"{service.api}/chat/completions", app.paid_by, slow, at_once)
 
 
-def test_at_the_middleware(
+def test_middleware_takes_large_bodies_of_payers_in_turn(
     fake: FakeWattfare, monkeypatch: pytest.MonkeyPatch, at_once: ThreadPoolExecutor
 ) -> None:
     slow = Slow(request_body.read, 0)
@@ -94,7 +94,7 @@ def test_at_the_middleware(
         check(f"http://{host}:{port}{INFERENCE}", lambda user: {"x-me": user}, slow, at_once)
 
 
-async def test_a_turn_that_is_cancelled_is_free_again() -> None:
+async def test_cancelled_turn_is_freed() -> None:
     over = threading.Event()
     first = asyncio.create_task(in_turn("mallory", over.wait, PATIENCE))
     second = asyncio.create_task(in_turn("mallory", lambda: 2))

@@ -50,7 +50,7 @@ UNSERVED = {
     "GET generation": "`usage.cost`",
     "GET credits": "status",
 }
-#: The words of those that name no path.
+#: The message for paths without a replacement.
 WITHOUT_A_PATH = ("not stored", "`usage.cost`", "status")
 
 
@@ -335,7 +335,7 @@ def test_middleware_says_what_to_use_instead(http: httpx.Client) -> None:
             continue  # the app's own route
         answer = http.request(method, f"/{tail}", content=b'{"model": "x"}')
         if tail.endswith("/") and answer.status_code != 404:
-            continue  # Litestar takes it for the path without the slash
+            continue  # Litestar treats it as the path without the slash
         message = error_in(answer)
         assert words in message
         assert "/api/wattfare/" in message or words in WITHOUT_A_PATH

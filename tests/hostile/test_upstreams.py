@@ -104,7 +104,7 @@ def endless_head(piece: bytes) -> Callable[[Exchange], None]:
 
 
 def endless(piece: bytes) -> Script:
-    """These bytes again and again, for 100 MB."""
+    """Repeats these bytes for 100 MB."""
 
     def answer(exchange: Exchange) -> None:
         for _ in range(100):
@@ -158,14 +158,16 @@ def test_upstream_answer_does_not_stall_other_users(
     assert not [line for line in attacked.log if "Traceback" in line]
 
 
-def test_interim_answers_to_a_large_call(attacked: Service, app: App, upstream: Upstream) -> None:
+def test_endless_interim_responses_end_the_call(
+    attacked: Service, app: App, upstream: Upstream
+) -> None:
     upstream.script = endless(b"HTTP/1.1 100 Continue\r\n\r\n")
     app.connect("rich", monthlyUsd=1000)
     answer = app.chat("word " * (MB // 4), "rich", model="fake/model", max_tokens=5)
     assert answer.status_code == 502, answer.text
 
 
-async def test_a_list_that_drips_has_an_end(
+async def test_slow_model_list_times_out(
     upstream: Upstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def drip(exchange: Exchange) -> None:
