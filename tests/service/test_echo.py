@@ -221,7 +221,7 @@ def test_sigterm_during_a_stream_ends_it_with_an_error(tmp_path, stop: str) -> N
             "type `text` only",
         ),
         ({"max_tokens": 0}, "`max_tokens`"),
-        ({"max_tokens": -1}, "`max_tokens`"),
+        ({"max_tokens": -2}, "`max_tokens`"),
         ({"max_tokens": True}, "`max_tokens`"),
         ({"max_tokens": "5"}, "`max_tokens`"),
         ({"max_tokens": 1.5}, "`max_tokens`"),
