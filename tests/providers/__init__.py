@@ -9,11 +9,16 @@ from __future__ import annotations
 from providers import (
     anthropic,
     azure,
+    cohere,
+    dashscope,
+    deepinfra,
     deepseek,
     google,
     groq,
     litellm,
+    llamacpp,
     lmstudio,
+    minimax,
     mistral,
     moonshot,
     ollama,
@@ -23,6 +28,7 @@ from providers import (
     together,
     vllm,
     xai,
+    zhipu,
 )
 
 PROVIDERS = tuple(
@@ -44,5 +50,11 @@ PROVIDERS = tuple(
         vllm,
         lmstudio,
         litellm,
+        minimax,
+        dashscope,
+        zhipu,
+        cohere,
+        deepinfra,
+        llamacpp,
     )
 )
