@@ -16,7 +16,6 @@ from providers import (
     google,
     groq,
     litellm,
-    llamacpp,
     lmstudio,
     minimax,
     mistral,
@@ -55,6 +54,5 @@ PROVIDERS = tuple(
         zhipu,
         cohere,
         deepinfra,
-        llamacpp,
     )
 )

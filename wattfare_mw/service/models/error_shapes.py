@@ -76,7 +76,7 @@ def in_success(answer: object) -> Said | None:
             return _said(fields)
         groq = fields.get("x_groq")
         if isinstance(groq, dict) and cast("dict[str, Any]", groq).get("error"):
-            return _said(groq)
+            return _said(cast("object", groq))
         return _said(fields) if _failed_at_minimax(fields) else None
     if isinstance(answer, list) and answer:  # Google's
         first = cast("list[object]", answer)[0]
@@ -242,7 +242,9 @@ def _retry_after(fields: dict[str, Any]) -> float | None:
     for place in (fields, inner):
         for name in _DELAYS:
             seconds = place.get(name)
-            if isinstance(seconds, (int, Decimal)) and 0 < seconds <= _MOST_SECONDS:
+            if not isinstance(seconds, (int, Decimal)) or seconds is True:
+                continue
+            if 0 < seconds <= _MOST_SECONDS:
                 return float(seconds)
     return None
 

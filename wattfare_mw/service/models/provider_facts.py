@@ -214,8 +214,6 @@ PROVIDERS = (
         stops_on_hang_up=True,
         names_cost=True,
     ),
-    # It stops when its client disconnects. Its port, 8080, is that of many other servers.
-    ProviderFacts(name="llama.cpp", stops_on_hang_up=True),
     # "When the connection is closed Ollama should stop generating": ollama/ollama#1695 and #9813.
     # It knows `max_tokens` only: docs/openai.md of ollama/ollama.
     ProviderFacts(name="ollama", ports=(11434,), stops_on_hang_up=True, one_limit_name=True),
