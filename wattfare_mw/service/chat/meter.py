@@ -2,7 +2,8 @@
 
 A cost that the upstream reports comes first, then reported tokens at their prices, then the meter's
 own count. A report covers everything before it. The last report counts, and tokens after it are
-added. A part of a report that cannot be true is ignored, see :mod:`.usage`.
+added. If its count has not grown with the text, it counts one chunk alone, and is added too. A part
+of a report that cannot be true is ignored, see :mod:`.usage`.
 
 If the upstream reports nothing, the number of tokens is not known. The meter then uses two
 estimates, for two questions:
