@@ -9,11 +9,15 @@ from __future__ import annotations
 from providers import (
     anthropic,
     azure,
+    cohere,
+    dashscope,
+    deepinfra,
     deepseek,
     google,
     groq,
     litellm,
     lmstudio,
+    minimax,
     mistral,
     moonshot,
     ollama,
@@ -23,6 +27,7 @@ from providers import (
     together,
     vllm,
     xai,
+    zhipu,
 )
 
 PROVIDERS = tuple(
@@ -44,5 +49,10 @@ PROVIDERS = tuple(
         vllm,
         lmstudio,
         litellm,
+        minimax,
+        dashscope,
+        zhipu,
+        cohere,
+        deepinfra,
     )
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from providers.rows import (
+    LIST,
     WORDS,
     Fields,
     Provider,
@@ -13,6 +14,7 @@ from providers.rows import (
     finish_chunk,
     on_a_last_chunk,
     on_every_chunk,
+    on_the_finish_chunk,
     reasoned,
     tokens,
 )
@@ -150,6 +152,37 @@ PROVIDER = Provider(
             shape=on_a_last_chunk,
             usage=tokens(60, 14, total_tokens=120),
             bill=60 * 1000 + 60 * 2000,
+        ),
+        Row(
+            quirk="audio and images as lists of modalities ($40 and $30)",
+            rule="bills these tokens at `audio` and `image_output`",
+            source="https://ai.google.dev/api/generate-content#UsageMetadata",
+            price={**LIST, "audio": "0.00004", "image_output": "0.00003"},
+            shape=on_the_finish_chunk,
+            usage={
+                "promptTokenCount": 90,
+                "candidatesTokenCount": 1292,
+                "totalTokenCount": 1382,
+                "promptTokensDetails": [
+                    {"modality": "TEXT", "tokenCount": 10},
+                    {"modality": "AUDIO", "tokenCount": 80},
+                ],
+                "candidatesTokensDetails": [{"modality": "IMAGE", "tokenCount": 1290}],
+            },
+            bill=10 * 1000 + 80 * 40_000 + 2 * 2000 + 1290 * 30_000,
+        ),
+        Row(
+            quirk="the field names of Google's Python library, from a gateway",
+            rule="bills the answer and the reasoning",
+            source="https://github.com/googleapis/python-genai/blob/main/google/genai/types.py",
+            shape=on_the_finish_chunk,
+            usage={
+                "prompt_token_count": 10,
+                "candidates_token_count": 2,
+                "thoughts_token_count": 5,
+                "total_token_count": 17,
+            },
+            bill=10 * 1000 + 7 * 2000,
         ),
     ),
 )

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from providers.rows import (
+    ESTIMATED,
     WORDS,
     Provider,
     Row,
     cached,
     delta_chunk,
+    failed_choice,
     finish_chunk,
     reasoned,
     tokens,
@@ -64,6 +66,18 @@ PROVIDER = Provider(
             ),
             usage=tokens(80, 50, **reasoned(40)),
             bill=80 * 1000 + 50 * 2000,
+        ),
+        Row(
+            quirk="an error in `x_groq` after some words of a stream",
+            rule="sends an error event, and bills the tokens sent so far",
+            source="https://github.com/groq/groq-python/blob/main/src/groq/types/chat/chat_completion_chunk.py",
+            answer=failed_choice({"message": "over capacity"}, **tokens(ESTIMATED, 2)),
+            chunks=(
+                *(delta_chunk({"content": word}) for word in WORDS[:2]),
+                {**delta_chunk({}), "x_groq": {"id": "req_1", "error": "over capacity"}},
+            ),
+            fails=True,
+            bill=ESTIMATED * 1000 + 2 * 2000,
         ),
     ),
 )

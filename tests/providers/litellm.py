@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from providers.rows import LIST, Provider, Row, cached, on_a_last_chunk, reasoned, tokens
+from providers.rows import (
+    LIST,
+    WORDS,
+    Provider,
+    Row,
+    cached,
+    delta_chunk,
+    finish_chunk,
+    on_a_last_chunk,
+    reasoned,
+    tokens,
+)
 
 _HEADERS = "https://docs.litellm.ai/docs/proxy/response_headers"
 _USAGE = "https://docs.litellm.ai/docs/completion/usage"
@@ -103,6 +114,17 @@ PROVIDER = Provider(
             source="https://github.com/BerriAI/litellm/issues/10667",
             usage=tokens(10_761, 774, **reasoned(1175, text_tokens=None)),
             bill=10_761 * 1000 + (774 + 1175) * 2000,
+        ),
+        Row(
+            quirk="a count for each chunk alone, from a server behind it",
+            rule="adds them up",
+            source="https://github.com/praxis-proxy/ai/issues/119",
+            usage=tokens(10, 4),
+            chunks=(
+                *({**delta_chunk({"content": word}), "usage": tokens(10, 1)} for word in WORDS),
+                finish_chunk(),
+            ),
+            bill=10 * 1000 + 4 * 2000,
         ),
     ),
 )

@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
-from providers.rows import COUNTED, WORDS, Provider, Row, on_a_last_chunk, tokens, without_usage
+from providers.rows import (
+    COUNTED,
+    WORDS,
+    Provider,
+    Row,
+    delta_chunk,
+    finish_chunk,
+    on_a_last_chunk,
+    tokens,
+    without_usage,
+)
 
 _DOCS = "https://lmstudio.ai/docs/developer/openai-compat"
+_TIMINGS_PAGE = "https://github.com/ggml-org/llama.cpp/pull/15827"
+_TIMINGS = {"cache_n": 236, "prompt_n": 1, "prompt_ms": 30.958, "predicted_n": 35}
 
 PROVIDER = Provider(
     name="LM Studio",
@@ -42,6 +54,26 @@ PROVIDER = Provider(
             },
             usage=tokens(19, 4),
             bill=19 * 1000 + 4 * 2000,
+        ),
+        Row(
+            quirk="only llama.cpp's `timings`, where `prompt_n` does not include the cached tokens",
+            rule="bills `prompt_n`, `cache_n` and `predicted_n`",
+            source=_TIMINGS_PAGE,
+            answer={
+                "choices": [
+                    {
+                        "index": 0,
+                        "message": {"role": "assistant", "content": "".join(WORDS)},
+                        "finish_reason": "stop",
+                    }
+                ],
+                "timings": _TIMINGS,
+            },
+            chunks=(
+                *(delta_chunk({"content": word}) for word in WORDS),
+                {**finish_chunk(), "timings": _TIMINGS},
+            ),
+            bill=1 * 1000 + 236 * 100 + 35 * 2000,
         ),
     ),
 )

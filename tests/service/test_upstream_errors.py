@@ -194,6 +194,9 @@ def test_statuses_are_translated(status: int, body: Any, code: str, ours: int) -
         ({"error": {"type": "rate_limit_error", "message": WORDS}}, "rate_limited"),
         ({"error": {"code": "context_length_exceeded", "message": WORDS}}, "invalid_request"),
         ({"error": WORDS}, "upstream"),
+        ({"error": {"http_status_code": 422, "message": WORDS}}, "invalid_request"),
+        ({"base_resp": {"status_code": 1002, "status_msg": WORDS}}, "rate_limited"),
+        ({"base_resp": {"status_code": 2013, "status_msg": WORDS}}, "invalid_request"),
         ({"object": "error", "message": WORDS, "code": 400}, "invalid_request"),
         ([{"error": {"code": 400, "message": WORDS}}], "invalid_request"),
         (openrouter(json.dumps(RAW), 502), "upstream"),
@@ -409,7 +412,14 @@ def test_empty_account_is_not_a_rate_limit(app: App, upstream: Upstream) -> None
         ({"type": "error", "message": WORDS}, WORDS),
         ({"detail": WORDS}, WORDS),
         ({"success": False, "errors": [{"message": WORDS}]}, WORDS),
+        ({"code": "InternalError", "message": WORDS, "request_id": "r"}, WORDS),
+        ({"success": False, "message": WORDS}, WORDS),
+        ({"base_resp": {"status_code": 1013, "status_msg": WORDS}}, WORDS),
+        ({"choices": [], "x_groq": {"id": "r", "error": WORDS}}, WORDS),
         ({"type": "ping"}, None),
+        ({"code": 200, "message": WORDS}, None),
+        ({"choices": None, "base_resp": {"status_code": 0, "status_msg": ""}}, None),
+        ({"choices": [], "x_groq": {"id": "r"}}, None),
         ({"detail": None, "errors": []}, None),
         ({"choices": [], "type": "error", "detail": WORDS}, None),
         ({"index": 0, "delta": {}, "detail": WORDS}, None),
@@ -450,3 +460,22 @@ def test_delay_in_an_error_of_google_is_read(delay: object, seconds: float) -> N
     body = [{"error": {"code": 429, "message": WORDS, "details": details}}]
     assert read(429, body).retry_after == seconds
     assert read(429, body, retry_after="7").retry_after == 7
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        {"retry_after": 31},
+        {"retryAfter": 31.0},
+        {"metadata": {"retry_after_seconds": 31, "provider_name": "p"}},
+    ],
+    ids=str,
+)
+def test_delay_in_an_error_is_read(error: dict[str, Any]) -> None:
+    assert read(429, {"error": {"code": 429, "message": WORDS, **error}}).retry_after == 31
+
+
+@pytest.mark.parametrize("delay", ["31", True, -1, 10**9, None, [31]], ids=str)
+def test_delay_that_cannot_be_true_is_ignored(delay: object) -> None:
+    body = {"error": {"code": 429, "message": WORDS, "retry_after": delay}}
+    assert read(429, body).retry_after == 1

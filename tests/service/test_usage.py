@@ -50,6 +50,35 @@ def test_bill_follows_the_providers_arithmetic(price: Price, counts: TokenCounts
 
 
 CALLS = {
+    "counts as text, and a cost with its currency": (
+        {"prompt_tokens": "2000.0", "completion_tokens": " 10 ", "cost": "0.00123 USD"},
+        1_230_000,
+    ),
+    "counts as text with a decimal point": (
+        {"prompt_tokens": "2000.0", "completion_tokens": "10.0"},
+        2_020_000,
+    ),
+    "only the total": ({"total_tokens": 329}, 10 * 1000 + 319 * 2000),
+    "cached tokens under LangChain's names": (
+        {
+            "input_tokens": 2000,
+            "output_tokens": 10,
+            "input_token_details": {"cache_read": 1900, "audio": 0},
+        },
+        310_000,
+    ),
+    "cached tokens as `cached_prompt_tokens`": (
+        {"prompt_tokens": 2000, "completion_tokens": 10, "cached_prompt_tokens": 1900},
+        310_000,
+    ),
+    "a list of modalities that cannot be read": (
+        {
+            "prompt_tokens": 100,
+            "completion_tokens": 10,
+            "promptTokensDetails": [None, "AUDIO", {"modality": ["AUDIO"], "tokenCount": 5}],
+        },
+        120_000,
+    ),
     "OpenRouter, own key at the provider": (
         {
             "prompt_tokens": 9000,

@@ -2,7 +2,8 @@
 
 A cost that the upstream reports comes first, then reported tokens at their prices, then the meter's
 own count. A report covers everything before it. The last report counts, and tokens after it are
-added. A part of a report that cannot be true is ignored, see :mod:`.usage`.
+added. If its count has not grown with the text, it counts one chunk alone, and is added too. A part
+of a report that cannot be true is ignored, see :mod:`.usage`.
 
 If the upstream reports nothing, the number of tokens is not known. The meter then uses two
 estimates, for two questions:
@@ -123,6 +124,11 @@ class Meter:
             return
         report = reported_usage.read(cast("dict[str, Any]", usage))
         passed = self.completion_tokens > 0
+        if report.only_total:
+            # MiniMax's. The rest of the total is the answer, with the reasoning that is not shown.
+            rest = max(report.only_total - self.prompt_tokens, self.completion_tokens)
+            counts = TokenCounts(completion=rest)
+            report = msgspec.structs.replace(report, counts=counts, completion=True)
         # Zeros are a placeholder: a prompt has tokens, and so does an answer that has arrived.
         completion = report.completion and (report.counts.completion > 0 or not passed)
         if report.prompt or (completion and report.counts.completion):
@@ -152,6 +158,9 @@ class Meter:
             if choice in self._by_choice or len(self._by_choice) < MAX_CHOICES:
                 self._by_choice[choice] = counts
             counts = _sum_of_choices(list(self._by_choice.values()))
+        elif completion and self._is_for_one_chunk(counts.completion):
+            whole = self._used.completion + counts.completion
+            counts = msgspec.structs.replace(counts, completion=whole)
         if not report.prompt:
             counts = _with_side(counts, self._used, "prompt", *reported_usage.PROMPT_PARTS)
         if completion:
@@ -164,6 +173,12 @@ class Meter:
         self._tokens_reported = True
         self.generated = True
         self._paid_for_is_known = False
+
+    def _is_for_one_chunk(self, completion: int) -> bool:
+        """True if the report counts only what has passed since the one before. A count of the whole
+        answer grows with its text."""
+        since = self.completion_tokens - self._used.completion
+        return 0 < completion <= min(self._used.completion, 2 * since)
 
     @property
     def prompt_tokens(self) -> int:

@@ -75,12 +75,14 @@ class ReportedUsage(msgspec.Struct, frozen=True):
         prompt: True if ``counts`` has prompt tokens. Every prompt has some, so 0 means no report.
         completion: True if it has completion tokens. They can be 0.
         cost: what the provider charges, in nano-dollars; None if it does not say.
+        only_total: all tokens of the call, if the report has no other number; else 0.
     """
 
     counts: TokenCounts
     prompt: bool
     completion: bool
     cost: int | None
+    only_total: int = 0
 
 
 def find(answer: dict[str, Any]) -> Iterable[tuple[int | None, dict[str, Any]]]:
@@ -120,8 +122,10 @@ def _find_elsewhere(answer: dict[str, Any]) -> Iterator[tuple[int | None, dict[s
             yield (place if index is None else index), cast("dict[str, Any]", usage)
 
 
-#: Other objects with usage: Google's and Bedrock's.
-_OWN_NAMES = frozenset({"usageMetadata", "usage_metadata", "amazon-bedrock-invocationMetrics"})
+#: Other objects with usage: Google's, Bedrock's and llama.cpp's.
+_OWN_NAMES = frozenset(
+    {"usageMetadata", "usage_metadata", "amazon-bedrock-invocationMetrics", "timings"}
+)
 #: Fields that only a report has.
 _OWN_COUNTS = frozenset({"prompt_eval_count", "eval_count"})
 
@@ -165,6 +169,7 @@ def read(usage: dict[str, Any]) -> ReportedUsage:
         prompt=bool(prompt),
         completion=completion is not None,
         cost=_charged(usage),
+        only_total=(total or 0) if not prompt and completion is None else 0,
     )
 
 
@@ -181,7 +186,13 @@ _OF_PROMPT: _Fields = {
     "cache_creation_token_details": {"ephemeral_1h_input_tokens": "cache_write_1h"},
     "audio_tokens": "audio",
     "image_tokens": "image",
+    "cache_read_tokens": "cache_read",
+    "cache_read": "cache_read",
 }
+#: Google lists the tokens of each kind: ``[{"modality": "AUDIO", "tokenCount": 80}]``.
+_MODALITIES_OF_PROMPT: _Fields = {"AUDIO": "audio", "IMAGE": "image"}
+_MODALITIES_OF_CACHE: _Fields = {"AUDIO": "audio_cache_read"}
+_MODALITIES_OF_ANSWER: _Fields = {"AUDIO": "audio_output", "IMAGE": "image_output"}
 _OF_ANSWER: _Fields = {
     "reasoning_tokens": "reasoning",
     "audio_tokens": "audio_output",
@@ -210,11 +221,14 @@ _FIELDS: _Fields = {
     "totalTokens": "total",
     "prompt_tokens_details": _OF_PROMPT,
     "prompt_token_details": _OF_PROMPT,
+    "input_token_details": _OF_PROMPT,
     "input_tokens_details": _OF_PROMPT,
     "prompt_cache_hit_tokens": "hits",
     "prompt_cache_miss_tokens": "misses",
     "cached_tokens": "cache_read",
     "num_cached_tokens": "cache_read",
+    "cached_prompt_tokens": "cache_read",
+    "cached_prompt_text_tokens": "cache_read",
     "cachedContentTokenCount": "cache_read",
     "prompt_eval_cached_count": "cache_read",
     "cache_read_input_tokens": "read_beside",
@@ -236,6 +250,25 @@ _FIELDS: _Fields = {
     "server_tool_use_details": {"web_search_requests": "searches"},
     "server_side_tool_usage_details": {"web_search_calls": "searches"},
     "num_search_queries": "searches",
+    # DashScope's and Cohere's. Cohere bills fewer tokens than the model reads.
+    "plugins": {"search": {"count": "searches"}},
+    "billed_units": {"input_tokens": "prompt", "output_tokens": "completion"},
+    "promptTokensDetails": _MODALITIES_OF_PROMPT,
+    "cacheTokensDetails": _MODALITIES_OF_CACHE,
+    "candidatesTokensDetails": _MODALITIES_OF_ANSWER,
+    # Google's own names, as its Python library writes them.
+    "cache_tokens_details": _MODALITIES_OF_CACHE,
+    "candidates_tokens_details": _MODALITIES_OF_ANSWER,
+    "prompt_token_count": "prompt",
+    "candidates_token_count": "completion",
+    "total_token_count": "total",
+    "thoughts_token_count": "reasoning",
+    "cached_content_token_count": "cache_read",
+    "tool_use_prompt_token_count": "tool_use",
+    # llama.cpp's. ``prompt_n`` does not include what was in the cache.
+    "prompt_n": "input",
+    "cache_n": "read_beside",
+    "predicted_n": "completion",
 }
 _PLAIN = frozenset({"prompt", "completion", "total"})
 _PARTS_OF_ANSWER = frozenset(COMPLETION_PARTS)
@@ -265,6 +298,16 @@ def _collect(usage: dict[str, Any], fields: _Fields, found: dict[str, int]) -> N
                 found[meaning] = count
         elif isinstance(value, dict):
             _collect(cast("dict[str, Any]", value), meaning, found)
+        elif isinstance(value, list):
+            for item in cast("list[Any]", value):
+                if isinstance(item, dict):
+                    _collect(_of_modality(cast("dict[str, Any]", item)), meaning, found)
+
+
+def _of_modality(item: dict[str, Any]) -> dict[str, Any]:
+    """One kind of token in Google's list, by its name."""
+    modality, count = item.get("modality"), item.get("tokenCount", item.get("token_count"))
+    return {modality: count} if isinstance(modality, str) else {}
 
 
 def _prompt_parts(found: dict[str, int]) -> dict[str, int]:
@@ -320,7 +363,9 @@ def _count(value: object) -> int | None:
     if isinstance(value, bool):
         return None
     if isinstance(value, str):
-        value = int(value) if value.isascii() and value.isdigit() and len(value) < 11 else None
+        whole, _, fraction = value.strip().partition(".")
+        is_whole = whole.isascii() and whole.isdigit() and len(whole) < 11
+        value = int(whole) if is_whole and not fraction.strip("0") else None
     elif isinstance(value, (Decimal, float)):
         whole = 0 <= value <= MAX_PLAUSIBLE_TOKENS and value == int(value)
         value = int(value) if whole else None
@@ -373,7 +418,7 @@ def _usd(value: object) -> money.Usd | None:
         return next((total for total in totals if total is not None), None)
     if isinstance(value, str):
         try:
-            value = Decimal(value.strip().removeprefix("$"))
+            value = Decimal(value.strip().removeprefix("$").removesuffix("USD").strip())
         except InvalidOperation:
             return None
     try:

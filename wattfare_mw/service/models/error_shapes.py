@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from decimal import Decimal
 from typing import Any, cast
 
 import msgspec
@@ -15,12 +16,27 @@ _MOST_LEVELS = 8
 _MOST_WORDS = 20_000
 #: A code is one word, such as ``context_length_exceeded``. A sentence is not a code.
 _CODE = re.compile(r"[A-Za-z][A-Za-z0-9_.:-]{0,63}")
+#: The longest time to wait, in seconds.
+_MOST_SECONDS = 86_400
 #: A time in Google's JSON, such as "31s".
 _DELAY = re.compile(r"(\d{1,5}(?:\.\d{1,9})?)s", re.ASCII)
 #: The fields with the message of an error.
-_MESSAGES = ("message", "msg", "detail", "Message", "error_description")
+_MESSAGES = ("message", "msg", "detail", "Message", "error_description", "status_msg")
 #: The fields that an error may be wrapped in.
-_WRAPPERS = ("error", "errors", "detail")
+_WRAPPERS = ("error", "errors", "detail", "base_resp")
+#: The fields with the time to wait, in seconds.
+_DELAYS = ("retry_after", "retry_after_seconds", "retryAfter")
+#: MiniMax's own codes, which it sends under status 200.
+_STATUS_OF_MINIMAX = {
+    1002: 429,
+    1004: 401,
+    1008: 402,
+    1026: 400,
+    1027: 400,
+    1039: 400,
+    2013: 400,
+    2049: 401,
+}
 #: The fields of answers, chunks and choices.
 _OF_ANSWERS = frozenset({"choices", "usage", "delta", "finish_reason", "index"})
 
@@ -58,7 +74,10 @@ def in_success(answer: object) -> Said | None:
         fields = cast("dict[str, Any]", answer)
         if fields.get("error") or fields.get("object") == "error" or _is_flat(fields):
             return _said(fields)
-        return None
+        groq = fields.get("x_groq")
+        if isinstance(groq, dict) and cast("dict[str, Any]", groq).get("error"):
+            return _said(cast("object", groq))
+        return _said(fields) if _failed_at_minimax(fields) else None
     if isinstance(answer, list) and answer:  # Google's
         first = cast("list[object]", answer)[0]
         return in_success(cast("object", first)) if isinstance(first, dict) else None
@@ -70,7 +89,20 @@ def _is_flat(fields: dict[str, Any]) -> bool:
     error."""
     if not _OF_ANSWERS.isdisjoint(fields):
         return False
-    return fields.get("type") == "error" or bool(fields.get("errors") or fields.get("detail"))
+    if fields.get("type") == "error" or fields.get("errors") or fields.get("detail"):
+        return True
+    # DashScope's.
+    has_code = fields.get("code") not in _NO_FAULT
+    return isinstance(fields.get("message"), str) and (has_code or fields.get("success") is False)
+
+
+#: Codes that are not an error.
+_NO_FAULT = (None, "", 0, "0", 200, "200", "ok", "OK", "success", "Success")
+
+
+def _failed_at_minimax(fields: dict[str, Any]) -> bool:
+    status = fields.get("base_resp")
+    return isinstance(status, dict) and bool(cast("dict[str, Any]", status).get("status_code"))
 
 
 def _said(answer: object) -> Said:
@@ -205,14 +237,25 @@ def _retry_after(fields: dict[str, Any]) -> float | None:
         found = _DELAY.fullmatch(delay) if isinstance(delay, str) else None
         if found is not None:
             return float(found[1])
+    metadata = fields.get("metadata")
+    inner = cast("dict[str, Any]", metadata) if isinstance(metadata, dict) else {}
+    for place in (fields, inner):
+        for name in _DELAYS:
+            seconds = place.get(name)
+            if not isinstance(seconds, (int, Decimal)) or seconds is True:
+                continue
+            if 0 < seconds <= _MOST_SECONDS:
+                return float(seconds)
     return None
 
 
 def _status(fields: dict[str, Any]) -> int | None:
-    for name in ("code", "status", "status_code", "statusCode"):
+    for name in ("code", "status", "status_code", "statusCode", "http_status_code", "http_code"):
         value = fields.get(name)
         if isinstance(value, str) and value.isascii() and value.isdigit():
             value = int(value[:4])
-        if type(value) is int and 400 <= value < 600:
-            return value
+        if type(value) is int:
+            value = _STATUS_OF_MINIMAX.get(value, value)
+            if 400 <= value < 600:
+                return value
     return None

@@ -186,6 +186,34 @@ PROVIDERS = (
         stops_on_hang_up=False,
         limit_name="max_completion_tokens",
     ),
+    # The OpenRouter list: does not stop.
+    ProviderFacts(
+        name="minimax",
+        hosts=("api.minimax.io", "api.minimaxi.com", "api.minimax.chat"),
+        stops_on_hang_up=False,
+    ),
+    # The OpenRouter list: does not stop (Alibaba). `cached_tokens` are part of the prompt: "Context
+    # cache" in its documentation.
+    ProviderFacts(
+        name="dashscope",
+        hosts=("dashscope.aliyuncs.com", ".dashscope.aliyuncs.com", "dashscope-intl.aliyuncs.com"),
+        stops_on_hang_up=False,
+    ),
+    # Nothing is documented of a hang-up.
+    ProviderFacts(
+        name="zhipu",
+        hosts=("api.z.ai", "open.bigmodel.cn"),
+        stops_on_hang_up=False,
+    ),
+    # The OpenRouter list: stops.
+    ProviderFacts(name="cohere", hosts=("api.cohere.ai", "api.cohere.com"), stops_on_hang_up=True),
+    # The OpenRouter list: stops. `usage.estimated_cost` is in each answer.
+    ProviderFacts(
+        name="deepinfra",
+        hosts=("api.deepinfra.com",),
+        stops_on_hang_up=True,
+        names_cost=True,
+    ),
     # "When the connection is closed Ollama should stop generating": ollama/ollama#1695 and #9813.
     # It knows `max_tokens` only: docs/openai.md of ollama/ollama.
     ProviderFacts(name="ollama", ports=(11434,), stops_on_hang_up=True, one_limit_name=True),

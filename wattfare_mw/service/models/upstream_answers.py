@@ -475,9 +475,14 @@ def _failure_of(choice: dict[str, Any], credential: Credential) -> WattfareError
     said = error_shapes.in_success(choice)
     if said is not None:
         return _error_of(said, credential)
-    if choice.get("finish_reason") == "error":
+    reason = choice.get("finish_reason")
+    if isinstance(reason, str) and reason in _FAILURES:
         return failed("The model's provider failed while it answered.")
     return None
+
+
+#: The finish reasons of a failure. The second is Zhipu's.
+_FAILURES = frozenset({"error", "network_error"})
 
 
 def check_size(data: bytes) -> None:
@@ -587,10 +592,20 @@ class _PlainChoice(msgspec.Struct, gc=False):
     finish_reason: Literal["stop", "length", "tool_calls", "content_filter"] | None = None
 
 
+class _PlainGroq(msgspec.Struct, gc=False):
+    error: None = None
+
+
 class _PlainChunk(msgspec.Struct, gc=False):
     choices: Annotated[list[_PlainChoice], msgspec.Meta(min_length=1)]
     usage: UnsetType | None = UNSET
     error: None = None
+    x_groq: _PlainGroq | None = None
+    base_resp: None = None
+    # Reports that do not have "usage" in their name.
+    timings: None = None
+    eval_count: None = None
+    metrics: None = msgspec.field(default=None, name="amazon-bedrock-invocationMetrics")
 
 
 _decode_plain = msgspec.json.Decoder(_PlainChunk).decode

@@ -1,0 +1,33 @@
+"""DeepInfra."""
+
+from __future__ import annotations
+
+from providers.rows import Provider, Row, on_a_last_chunk, tokens
+
+_CHAT = "https://deepinfra.com/docs/openai_api"
+
+PROVIDER = Provider(
+    name="DeepInfra",
+    cached="yes",
+    reasoning="in `completion_tokens`",
+    cost="yes, in `usage.estimated_cost`",
+    streams="on a last chunk, if requested",
+    source=_CHAT,
+    shape=on_a_last_chunk,
+    rows=(
+        Row(
+            quirk="the cost in `estimated_cost`",
+            rule="bills it",
+            source=_CHAT,
+            usage=tokens(15, 16, estimated_cost=1.268e-05),
+            bill=12_680,
+        ),
+        Row(
+            quirk="`estimated_cost: null`",
+            rule="bills the tokens",
+            source=_CHAT,
+            usage=tokens(15, 16, estimated_cost=None),
+            bill=15 * 1000 + 16 * 2000,
+        ),
+    ),
+)
