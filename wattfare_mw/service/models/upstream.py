@@ -737,9 +737,7 @@ class UpstreamJob:
         if self._unanswered:
             self._find_model(data)
         read = upstream_answers.read_chunk(data, self.meter, self._credential)
-        if (
-            read is upstream_answers.TEXT and not self.meter.spent
-        ):  # the usual chunk, by a short way
+        if read is upstream_answers.TEXT and not self.meter.spent:  # most chunks: a short way
             self._answered = True
             self._last = data
             return data
