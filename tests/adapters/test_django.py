@@ -553,7 +553,7 @@ def test_sync_only_and_async_only_middleware(
         ({"ALLOWED_ORIGIN": []}, r"Did you mean ALLOWED_ORIGINS"),
         ({"ZZZ": []}, r"It takes ACCOUNT_LABEL, .*TOKEN_PATH"),
         ({3: []}, r"no option 3"),
-        (["SECRET_KEY"], "is a dict of options"),
+        (["SECRET_KEY"], "must be a dict of options"),
         ({"RESOLVE_USER": "nowhere.at.all"}, r'WATTFARE\["RESOLVE_USER"\]'),
         ({"RESOLVE_USER": f"{HERE}.nothing"}, "nothing"),
         ({"RESOLVE_USER": 5}, "resolve_user"),
