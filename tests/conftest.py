@@ -46,10 +46,10 @@ FIRST = {*LONG, "test_examples", "test_large_bodies", "test_lost_calls", "test_m
 FIRST |= {"test_pairs", "test_passwords", "test_stopped_streams", "test_unpriced"}
 FIRST |= {"test_upstreams", "test_wrapped_app"}
 #: Names that a test or fixture uses to start a process.
-STARTERS = {"run_service", "run_cli", "run_cluster", "run_forked", "run_sdk", "run_server"}
-STARTERS |= {"getfixturevalue", "loaded_by", "serving", "shared_cluster", "shared_redis"}
-STARTERS |= {"WattfareService", "shared_service", "subprocess", "uvicorn_process"}
-STARTERS |= {"victim", "victim_at"}
+PROCESS_STARTERS = {"run_service", "run_cli", "run_cluster", "run_forked", "run_sdk", "run_server"}
+PROCESS_STARTERS |= {"getfixturevalue", "loaded_by", "serving", "shared_cluster", "shared_redis"}
+PROCESS_STARTERS |= {"WattfareService", "shared_service", "subprocess", "uvicorn_process"}
+PROCESS_STARTERS |= {"victim", "victim_at"}
 #: Modules that are not fast although their tests use none of these: they write to a database on the
 #: disk, start processes in other ways, wait for timeouts of real connections, or read long texts.
 SLOW = {
@@ -118,7 +118,7 @@ def is_fast(item: pytest.Item) -> bool:
 def starts_a_process(function: Callable[..., Any]) -> bool:
     """True if the code of the test or of a fixture starts a process."""
     code = getattr(inspect.unwrap(function), "__code__", None)
-    return code is not None and not STARTERS.isdisjoint(names_in(code))
+    return code is not None and not PROCESS_STARTERS.isdisjoint(names_in(code))
 
 
 def names_in(code: CodeType) -> Iterator[str]:

@@ -32,6 +32,7 @@ from .transport import (
     running_loop,
     sync_transport,
 )
+from .turns import in_turn
 from .types import CreatedSession, SessionRequest, UserId
 from .users import CallFunction, ResolveUser
 from .web import Request, Response
@@ -121,7 +122,9 @@ class AsyncRunner(_Runner[AsyncTransport]):
             case Sleep():
                 return asyncio.sleep(command.seconds)
             case InThread():
-                return in_thread(command.function, *command.args)
+                if command.payer is None:
+                    return in_thread(command.function, *command.args)
+                return in_turn(command.payer, command.function, *command.args)
             case _:
                 raise TypeError(f"unknown command {command!r}")
 

@@ -4,7 +4,7 @@ async code. The two functions here are the only difference."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Generator, Hashable
 from typing import Any, TypeVar
 
 import msgspec
@@ -15,10 +15,15 @@ Flow = Generator[Any, Any, T]
 
 
 class InThread(msgspec.Struct, frozen=True, gc=False):
-    """A command: call this function in a thread. It does no I/O, but may take long."""
+    """A command: call this function in a thread. It does no I/O, but may take long.
+
+    Attributes:
+        payer: whose turn it takes, see :mod:`.turns`; None for none.
+    """
 
     function: Callable[..., Any]
     args: tuple[Any, ...]
+    payer: Hashable = None
 
 
 def run(flow: Flow[T], perform: Callable[[Any], Any]) -> T:

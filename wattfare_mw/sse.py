@@ -18,6 +18,8 @@ CONTENT_TYPE = "text/event-stream"
 DONE = b"[DONE]"
 #: The most bytes of an event.
 MAX_EVENT_BYTES = 32 * 2**20
+#: The most lines of an event. A line takes more memory than its bytes.
+MAX_EVENT_LINES = 200_000
 
 # A line end and the empty lines after it. The atomic group keeps a CRLF in one piece.
 _EVENT_END = re.compile(rb"(?>\r\n|\r|\n)[\r\n]+")
@@ -30,7 +32,7 @@ _COMMENTS_ONLY = re.compile(rb"[\r\n]*(?::[^\r\n]*[\r\n]+)+")
 
 
 class EventTooLargeError(ValueError):
-    """An event passed :data:`MAX_EVENT_BYTES`."""
+    """An event passed :data:`MAX_EVENT_BYTES` or :data:`MAX_EVENT_LINES`."""
 
 
 class Splitter:
@@ -40,13 +42,13 @@ class Splitter:
     case, a chunk ends with an event and is returned as it is.
     """
 
-    __slots__ = ("_line_end", "_parts", "_size")
+    __slots__ = ("_line_end", "_line_ends", "_parts", "_size")
 
     def __init__(self) -> None:
         # The incomplete event, in pieces: joining them each time would take the square of its
         # length. If its last byte ends a line, it is examined again.
         self._parts: list[bytes] = []
-        self._size = 0
+        self._size = self._line_ends = 0
         self._line_end = b""
 
     def feed(self, chunk: bytes) -> bytes:
@@ -63,11 +65,15 @@ class Splitter:
         if cut:
             whole = b"".join((*self._parts, chunk[: cut - seen])) if self._parts else data[:cut]
             self._parts, self._size, chunk = [], 0, data[cut:]
+            self._line_ends = 0
         else:
             whole = b""
         if chunk:
             self._parts.append(chunk)
             self._size += len(chunk)
+            self._line_ends += chunk.count(b"\n") + chunk.count(b"\r")
+            if self._line_ends > MAX_EVENT_LINES:
+                raise EventTooLargeError(f"an event of more than {MAX_EVENT_LINES:,} lines")
             if self._size > MAX_EVENT_BYTES:
                 raise EventTooLargeError(f"an event of more than {MAX_EVENT_BYTES:,} bytes")
         last = data[max(cut, len(data) - 1) :]
@@ -89,6 +95,7 @@ class Splitter:
         """Handle the end of the bytes. Returns the incomplete event as a complete one, or nothing.
         A server may leave out the empty line after the last event."""
         rest, self._parts, self._size, self._line_end = self.rest, [], 0, b""
+        self._line_ends = 0
         return rest.rstrip(b"\r\n") + b"\n\n" if rest else b""
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Callable
 from decimal import Decimal, InvalidOperation
 from functools import cache
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 from uuid import UUID
 
 import msgspec
@@ -85,14 +86,15 @@ def user_id_text(user_id: object) -> str:
         raise invalid_request("A user id must not be a huge int.") from None
 
 
-def _plain(user_id: object, kind: type) -> str:
+def _plain(user_id: object, kind: type[UserId]) -> str:
     """The text of an id. For a member of an enum, the text of its value, and not its name. A lazy
     object, such as Django's, only claims to be of its kind. Its own text is that of its value."""
     if type(user_id) is str:
         return user_id
     if not issubclass(type(user_id), kind):
         return str(user_id)
-    return int.__repr__(user_id) if isinstance(user_id, int) else kind.__str__(user_id)
+    to_text: Callable[[Any], str] = cast("Any", int.__repr__ if kind is int else kind.__str__)
+    return to_text(user_id)
 
 
 def readable_label(label: object) -> str | None:

@@ -44,7 +44,9 @@ def refusal(base: str, tail: str) -> WattfareError | None:
         tail: the rest of the path: ``responses/resp_1``.
     """
     advice = _advice(base, tail)
-    return advice and invalid_request(f"`/{tail[:64]}` is not served. {advice}", 404)
+    if advice is None:
+        return None
+    return invalid_request(f"`/{tail[:64]}` is not served. {advice}", 404)
 
 
 def _advice(base: str, tail: str) -> str | None:
@@ -59,7 +61,7 @@ def _advice(base: str, tail: str) -> str | None:
             return f"Use {base}/{rest[:64]}: the base URL of an OpenAI client is {base}."
         return _advice(base, rest)
     found = _ADVICE.get(first)
-    return found and found.format(base=base)
+    return None if found is None else found.format(base=base)
 
 
 def is_of_openai(tail: str) -> bool:

@@ -406,7 +406,7 @@ def test_body_that_other_middleware_has_read(
     answer = start(resolve_user=by_header).post(INFERENCE, ask(), {"x-read": how})
     if how == "read":  # the body is gone
         assert answer.status == 500
-        assert "Read request.body there" in caplog.text
+        assert "Use request.body there" in caplog.text
         return
     assert answer.status == 200
     assert fake.next().body == ask().encode()
@@ -545,7 +545,7 @@ def test_sync_only_and_async_only_middleware(
 
 
 @pytest.mark.parametrize(
-    ("wattfare", "said"),
+    ("wattfare", "expected"),
     [
         ({"SECRETKEY": "x"}, r"no option 'SECRETKEY'. Did you mean SECRET_KEY"),
         ({"secret_key": "x"}, r"Did you mean SECRET_KEY"),
@@ -563,11 +563,11 @@ def test_sync_only_and_async_only_middleware(
     ],
 )
 def test_invalid_setting_raises_improperly_configured(
-    wattfare: Any, said: str, kind: str, setting: Any, monkeypatch: pytest.MonkeyPatch
+    wattfare: Any, expected: str, kind: str, setting: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WATTFARE_SECRET_KEY", SECRET_KEY)
     setting(WATTFARE=wattfare)
-    with pytest.raises(ImproperlyConfigured, match=said):
+    with pytest.raises(ImproperlyConfigured, match=expected):
         Browser(kind).get("/count")
     (error,) = checks.run_checks()
     assert error.id in ("wattfare.E001", "wattfare.E002")

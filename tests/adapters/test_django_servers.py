@@ -152,7 +152,7 @@ def test_disconnect_within_a_stream_ends_the_call(
 ) -> None:
     fake.script = held_stream
     used: list[Any] = []
-    visitor = visit(MAX_CALLS_PER_USER=1, ON_USAGE=lambda *told: used.append(told))
+    visitor = visit(MAX_CALLS_PER_USER=1, ON_USAGE=lambda *usage: used.append(usage))
     stream(visitor)
     exchange = fake.next()
     exchange.chunk(word("one"))

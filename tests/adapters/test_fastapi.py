@@ -488,8 +488,8 @@ def test_models_of_the_document_have_the_fields_of_the_protocol(at_fake: dict[st
             limited_by="cap",
         ),
     )
-    told = error.to_wire()["error"]
-    assert set(told) == set(schemas["WattfareErrorDetail"]["properties"])
+    wire = error.to_wire()["error"]
+    assert set(wire) == set(schemas["WattfareErrorDetail"]["properties"])
 
 
 def test_app_can_document_the_errors_of_its_endpoints(at_fake: dict[str, Any]) -> None:
@@ -591,7 +591,7 @@ def test_answer_has_one_content_type(at_service: dict[str, Any], account: App) -
 
 def test_started_app_is_refused(at_fake: dict[str, Any]) -> None:
     app = FastAPI()
-    with TestClient(app), pytest.raises(RuntimeError, match="has started"):
+    with TestClient(app), pytest.raises(RuntimeError, match="has already started"):
         add_wattfare(app, resolve_user=account_id, **at_fake)
 
 

@@ -629,8 +629,8 @@ def test_context_is_left_before_a_stream_starts(
 def test_events_arrive_one_by_one_and_close_ends_the_call(
     at_fake: dict[str, Any], fake: FakeWattfare
 ) -> None:
-    told: list[Any] = []
-    app = wrapped(at_fake, on_usage=lambda *args: told.append(args))
+    reports: list[Any] = []
+    app = wrapped(at_fake, on_usage=lambda *args: reports.append(args))
 
     def first_word(exchange: Any) -> None:  # werkzeug's client waits for it
         exchange.start_stream()
@@ -646,7 +646,7 @@ def test_events_arrive_one_by_one_and_close_ends_the_call(
     assert answer.headers["x-accel-buffering"] == "no"
     answer.close()
     exchange.wait_gone()
-    assert told == [("u1", "openai/gpt-4o", None, None)]
+    assert reports == [("u1", "openai/gpt-4o", None, None)]
 
 
 def test_failed_after_request_closes_the_stream(

@@ -205,7 +205,7 @@ def test_websocket_has_the_user(resolving: Any, at_service: dict[str, Any], acco
 def test_get_user_without_the_middleware_raises() -> None:
     with TestClient(Starlette(routes=ME)) as client:
         for path in ("/me", "/me-sync"):
-            with pytest.raises(RuntimeError, match="around this app"):
+            with pytest.raises(RuntimeError, match="has no WattfareMiddleware"):
                 client.get(path)
 
 

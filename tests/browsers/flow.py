@@ -72,7 +72,7 @@ def approve(person: Person, page: Page, cap: float | str | None = None) -> None:
     person.click(page, ALLOW)
 
 
-def said(page: Page) -> Any:
+def result_text(page: Page) -> Any:
     """The text that the lab shows once a call has ended."""
     output = page.get_by_role("status")
     expect(output).not_to_have_text(re.compile('^("…"|"ready"|-)$'))
@@ -82,7 +82,7 @@ def said(page: Page) -> Any:
 def press(page: Page, name: str) -> Any:
     """Presses a button of the lab. Returns the text that it shows once the call has ended."""
     button(page, name).click()
-    return said(page)
+    return result_text(page)
 
 
 def open_lab(person: Person, site: Site) -> Page:
@@ -98,7 +98,7 @@ def connect(person: Person, site: Site, cap: float | str | None = None) -> Page:
     popup = person.popup(page, lambda: person.click(page, "Connect"))
     with popup.expect_event("close"):
         approve(person, popup, cap)
-    assert said(page)["connected"] is True
+    assert result_text(page)["connected"] is True
     return page
 
 

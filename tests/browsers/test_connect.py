@@ -21,7 +21,7 @@ from browsers.flow import (
     connect,
     open_lab,
     press,
-    said,
+    result_text,
     tab_to,
     user_of,
 )
@@ -69,7 +69,7 @@ def test_person_denies(person: Person, site: Site) -> None:
     flow.sign_in(person, popup)
     with popup.expect_event("close"):
         button(popup, DENY).click()
-    assert said(page).items() >= NOT_CONNECTED.items()
+    assert result_text(page).items() >= NOT_CONNECTED.items()
     assert site.status(user_of(person, site))["connected"] is False
 
 
@@ -79,7 +79,7 @@ def test_closed_popup_cancels(person: Person, site: Site) -> None:
     button(popup, flow.CREATE).wait_for()
     popup.close()
     page.bring_to_front()
-    assert said(page).items() >= NOT_CONNECTED.items()
+    assert result_text(page).items() >= NOT_CONNECTED.items()
 
 
 def test_blocked_popup_falls_back_to_a_redirect(person: Person, site: Site) -> None:
@@ -195,7 +195,7 @@ def test_forged_return_does_not_end_a_running_approval(person: Person, site: Sit
         forged.close()
     with popup.expect_event("close"):
         approve(person, popup)
-    assert said(page)["connected"] is True  # by the right code
+    assert result_text(page)["connected"] is True  # by the right code
     expect_connected(person, site)
 
 
@@ -232,7 +232,7 @@ def test_double_click_on_the_apps_button_opens_one_approval(person: Person, site
     popup = person.popup(page, button(page, "Connect").dblclick)
     with popup.expect_event("close"):
         approve(person, popup)
-    assert said(page)["connected"] is True
+    assert result_text(page)["connected"] is True
     assert len(asked) == 1
     assert len(person.context.pages) == 1
 
@@ -245,7 +245,7 @@ def test_double_click_on_allow_connects_once(person: Person, site: Site) -> None
     expect(allow).to_be_enabled()
     with popup.expect_event("close"):
         allow.dblclick(no_wait_after=True)
-    assert said(page)["connected"] is True
+    assert result_text(page)["connected"] is True
     expect_connected(person, site)
 
 
@@ -276,7 +276,7 @@ def test_reload_of_the_app_opens_no_second_approval(person: Person, site: Site) 
     popup.reload()
     with popup.expect_event("close"):
         approve(person, popup)
-    assert said(page)["connected"] is True
+    assert result_text(page)["connected"] is True
 
 
 # -- tokens
@@ -291,7 +291,7 @@ def test_token_that_expires_between_two_clicks(person: Person, site: Site) -> No
     with popup.expect_event("close"):
         approve(person, popup)
     page.clock.run_for(1000)
-    assert said(page)["connected"] is True
+    assert result_text(page)["connected"] is True
     assert len(tokens) == 1  # it is kept
     page.clock.fast_forward("12:00")
     assert press(page, "Status")["connected"] is True
@@ -337,7 +337,7 @@ def test_keyboard_alone_is_enough(person: Person, site: Site) -> None:
     tab_to(popup, ALLOW)
     with popup.expect_event("close"):
         popup.keyboard.press("Enter")
-    assert said(page)["connected"] is True
+    assert result_text(page)["connected"] is True
 
 
 # -- how long it takes
@@ -357,7 +357,7 @@ def test_time_from_the_last_click_to_connected(new_person: NewPerson, site: Site
         )
         began = time.time()
         button(popup, ALLOW).click(no_wait_after=True)
-        assert said(page)["connected"] is True
+        assert result_text(page)["connected"] is True
         times.append(page.evaluate("window.changedAt") / 1000 - began)
         press(page, "Disconnect")
         page.close()
@@ -374,7 +374,7 @@ def test_grant_is_requested_and_used_up(person: Person, site: Site) -> None:
         flow.sign_in(person, popup)
         expect(button(popup, ALLOW)).to_be_enabled()
         button(popup, ALLOW).click()
-    grant = said(page)
+    grant = result_text(page)
     assert grant["requests"] == 2
     answers = [spend(site, grant["grantToken"]) for _ in range(3)]
     assert [status for status, _ in answers] == [200, 200, 402]

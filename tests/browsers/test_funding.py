@@ -13,7 +13,7 @@ from support.fake_openrouter import FakeOpenRouter
 from support.service import chat_body
 
 from browsers import flow, screenshots
-from browsers.flow import ALLOW, approve, button, open_lab, said, user_of
+from browsers.flow import ALLOW, approve, button, open_lab, result_text, user_of
 from browsers.people import PHONE, Person, assert_accessible
 from browsers.site import Site, run_site
 from wattfare_mw.cli.demo_chat import MODEL
@@ -67,7 +67,7 @@ def test_connecting_through_openrouter_and_calling(
     popup.wait_for_url(re.compile("/approve/"))
     with popup.expect_event("close"):
         approve(person, popup, cap=3)
-    assert said(page)["limits"] == {"monthlyUsd": 3}
+    assert result_text(page)["limits"] == {"monthlyUsd": 3}
     user = user_of(person, funded_site)
     assert call(funded_site, user) == (200, "")
     [key] = router.keys_of("ada")
@@ -88,7 +88,7 @@ def test_key_without_a_limit_leads_back_to_the_request(
     popup.get_by_role("link", name="Back to the app's request").click()
     with popup.expect_event("close"):
         approve(person, popup)
-    assert said(page)["connected"] is True
+    assert result_text(page)["connected"] is True
 
 
 def test_refused_own_key_and_a_valid_one(
@@ -107,7 +107,7 @@ def test_refused_own_key_and_a_valid_one(
     popup.wait_for_url(re.compile("/approve/"))
     with popup.expect_event("close"):
         approve(person, popup)
-    assert said(page)["connected"] is True
+    assert result_text(page)["connected"] is True
     assert call(funded_site, user_of(person, funded_site)) == (200, "")
 
 
@@ -134,7 +134,7 @@ def test_failed_openrouter_callback_leads_back_to_the_request(
     popup.wait_for_url(re.compile("/approve/"))
     with popup.expect_event("close"):
         approve(person, popup)
-    assert said(page)["connected"] is True
+    assert result_text(page)["connected"] is True
 
 
 def test_refused_openrouter_is_connected_again_in_the_popup(
@@ -281,7 +281,7 @@ def test_refused_key_is_replaced(person: Person, funded_site: Site, router: Fake
     button(popup, "Add the key").click()
     with popup.expect_event("close"):
         approve(person, popup)
-    assert said(page)["connected"] is True
+    assert result_text(page)["connected"] is True
     user = user_of(person, funded_site)
     key.revoked = True
     assert call(funded_site, user) == (402, "funding_invalid")

@@ -41,7 +41,7 @@ def test_demo_output_and_curl_lines_of_keep_work() -> None:
             if "Ctrl-C stops it" in line:
                 break
         text = "".join(lines)
-        check_story(text)
+        check_demo_output(text)
         script = [line for line in lines if line.startswith(("curl", "TOKEN="))]
         assert len(script) == 4, text
         played = subprocess.run(
@@ -86,8 +86,8 @@ def test_demo_names_what_is_missing(
     assert says in run.output
 
 
-def check_story(text: str) -> None:
-    story = [
+def check_demo_output(text: str) -> None:
+    expected_lines = [
         "402 not_connected ✓",
         "a token, for ten minutes ✓",
         "connected ✓",
@@ -100,7 +100,7 @@ def check_story(text: str) -> None:
     ]
     for title in ("Flask, and ada", "Starlette, and grace"):
         rest = text.partition(title)[2]
-        for line in story:
+        for line in expected_lines:
             _, found, rest = rest.partition(line)
             assert found, f"{line!r} is missing at its place in\n{text}"
     assert "Every step succeeded." in text

@@ -43,12 +43,12 @@ def checks(*arguments: str, key: str = "", url: str = "") -> tuple[int, dict[str
     answer = invoke_cli("doctor", "--json", *arguments, env=env)
     assert answer.exit_code in (0, 1), answer.output
     assert not key or key not in answer.output
-    said = json.loads(answer.stdout)
-    assert said["ok"] == (answer.exit_code == 0)
-    for one in said["checks"]:
+    findings = json.loads(answer.stdout)
+    assert findings["ok"] == (answer.exit_code == 0)
+    for one in findings["checks"]:
         assert one["state"] in ("ok", "warn", "fail", "skip")
         assert one["do"] or one["state"] in ("ok", "skip"), one
-    return answer.exit_code, {one["name"]: one for one in said["checks"]}
+    return answer.exit_code, {one["name"]: one for one in findings["checks"]}
 
 
 def test_correct_setup_passes(dev: Dev) -> None:

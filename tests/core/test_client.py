@@ -308,7 +308,7 @@ def test_errors_hide_a_grant_token(driver: Driver) -> None:
     token = [f"gt_{NEEDLE}\n"]  # not in a variable of this frame
     with pytest.raises(WattfareGrantError) as caught:
         driver.client.grant(token.pop())
-    assert NEEDLE not in all_that_is_told(caught.value)
+    assert NEEDLE not in everything_shown(caught.value)
 
 
 @pytest.mark.parametrize("pays", ["user", "grant"])
@@ -481,8 +481,8 @@ def test_each_protocol_error_is_raised(
 def test_error_event_raises_its_typed_error(
     driver: Driver, wire: Wire, code: str, status: int, cls: type[WattfareError]
 ) -> None:
-    told = event({"error": {"code": code, "message": "Because."}})
-    wire.then(STREAM + piece(event(delta("one")) + told) + END)
+    error_event = event({"error": {"code": code, "message": "Because."}})
+    wire.then(STREAM + piece(event(delta("one")) + error_event) + END)
     with driver.stream() as stream:
         assert next(stream).text == "one"  # although both arrived in one piece
         with pytest.raises(WattfareError, match=r"Because\.") as caught:
@@ -494,7 +494,7 @@ def test_error_event_raises_its_typed_error(
 
 @FEW
 @pytest.mark.parametrize(
-    "told",
+    "error_event",
     [
         {"error": {"code": 502, "message": "Provider disconnected"}},
         {"error": {"code": "server_error", "message": "Provider disconnected"}, **delta("")},
@@ -503,13 +503,13 @@ def test_error_event_raises_its_typed_error(
     ],
 )
 def test_error_in_the_format_of_providers_is_raised(
-    driver: Driver, wire: Wire, told: dict[str, Any]
+    driver: Driver, wire: Wire, error_event: dict[str, Any]
 ) -> None:
-    wire.then(streamed(delta("one"), told))
+    wire.then(streamed(delta("one"), error_event))
     with driver.stream() as stream, pytest.raises(WattfareError, match="disconnected") as caught:
         stream.texts()
     assert (caught.value.code, caught.value.status) == ("upstream", 502)
-    wire.then(json_answer(told))  # with status 200
+    wire.then(json_answer(error_event))  # with status 200
     with pytest.raises(WattfareError, match="disconnected") as caught:
         driver.generate()
     assert (caught.value.code, caught.value.status) == ("upstream", 502)
@@ -807,12 +807,12 @@ def test_long_retry_after_raises_at_once(drive: Drive, wire: Wire, no_wait: list
 # -- what is never revealed
 
 
-def all_that_is_told(error: BaseException, *, screen: bool = False) -> str:
+def everything_shown(error: BaseException, *, screen: bool = False) -> str:
     """Everything that a log, an error reporter or (slowly) a developer's terminal may show of
     it."""
-    told = [repr(error), str(error), "".join(traceback.format_exception(error))]
+    error_event = [repr(error), str(error), "".join(traceback.format_exception(error))]
     captured = traceback.TracebackException.from_exception(error, capture_locals=True)
-    told.append("".join(captured.format()))
+    error_event.append("".join(captured.format()))
     if screen:
         shown = Traceback.from_exception(
             type(error),
@@ -825,15 +825,15 @@ def all_that_is_told(error: BaseException, *, screen: bool = False) -> str:
         )
         with patch.object(Traceback, "_guess_lexer", return_value="text"):  # colors are slow
             Console(file=(file := io.StringIO()), width=400).print(shown)
-        told.append(file.getvalue())
+        error_event.append(file.getvalue())
     inner: BaseException | None = error
     while inner is not None:  # a suppressed error can still be reached
-        told.append(repr(inner))
+        error_event.append(repr(inner))
         if inner.__traceback__ is not None:
             stack = traceback.TracebackException.from_exception(inner, capture_locals=True)
-            told.append("".join(stack.format()))
+            error_event.append("".join(stack.format()))
         inner = inner.__context__
-    return "\n".join(told)
+    return "\n".join(error_event)
 
 
 FAILURES: dict[str, tuple[Any, ...]] = {
@@ -869,7 +869,7 @@ def test_errors_hide_the_key(
         with pytest.raises(WattfareError) as caught:
             call(driver)
         screen = failure == "reset" and call is CALLS["generate"] and kind in SCREENED
-        assert NEEDLE not in all_that_is_told(caught.value, screen=screen)
+        assert NEEDLE not in everything_shown(caught.value, screen=screen)
     assert NEEDLE not in caplog.text
 
 
@@ -878,16 +878,20 @@ def test_connection_errors_hide_the_key(drive: Drive) -> None:
     for call in CALLS.values():
         with pytest.raises(WattfareNetworkError) as caught:
             call(driver)
-        told = all_that_is_told(caught.value)
-        assert NEEDLE not in told
-        assert "refused" in told or "ConnectError" in told or "Connect call failed" in told
+        error_event = everything_shown(caught.value)
+        assert NEEDLE not in error_event
+        assert (
+            "refused" in error_event
+            or "ConnectError" in error_event
+            or "Connect call failed" in error_event
+        )
 
 
 def test_broken_stream_hides_the_key(driver: Driver, wire: Wire) -> None:
     wire.then(STREAM, piece(event(delta("one"))), reset)
     with pytest.raises(WattfareError) as caught, driver.stream() as stream:
         stream.texts()
-    assert NEEDLE not in all_that_is_told(caught.value)
+    assert NEEDLE not in everything_shown(caught.value)
 
 
 @FEW
@@ -912,9 +916,9 @@ def test_timeout_of_the_app_hides_the_key(kind: Kind, wire: Wire, inside: str) -
 
         with pytest.raises(TimeoutError) as caught:
             driver.run(impatient)
-        told = all_that_is_told(caught.value, screen=inside == "head" and kind in SCREENED)
-        assert "impatient" in told
-        assert NEEDLE not in told
+        error_event = everything_shown(caught.value, screen=inside == "head" and kind in SCREENED)
+        assert "impatient" in error_event
+        assert NEEDLE not in error_event
 
 
 def talkative(kind: Kind, failure: Callable[[], Any]) -> dict[str, Any]:
@@ -970,7 +974,7 @@ def test_library_errors_hide_the_key(kind: Kind, ending: str) -> None:
         expected = {"failure": WattfareError, "bug": ZeroDivisionError, "timeout": TimeoutError}
         with pytest.raises(expected[ending]) as caught:
             driver.run(call if kind.is_async else driver.client.user("u1").status)
-    assert NEEDLE not in all_that_is_told(caught.value)
+    assert NEEDLE not in everything_shown(caught.value)
 
 
 @BOTH
@@ -980,10 +984,24 @@ def test_reprs_hide_the_key(cls: Any) -> None:
     user, grant = client.user("u1"), client.grant(f"gr_{NEEDLE}")
     call = calls.chat_completion("m", "Hi", None, {}, stream=True)(grant._paid_by.payer)
     request = service.request(call)
-    told = [client, service, vars(service), request, request.headers, grant, grant._paid_by.payer]
-    told += [user, user.model("m"), grant.model("m"), service.secret_key[:8], client.__dict__]
-    told += [CreatedSession(NEEDLE, 1)]
-    assert NEEDLE not in "".join(map(repr, told))
+    error_event = [
+        client,
+        service,
+        vars(service),
+        request,
+        request.headers,
+        grant,
+        grant._paid_by.payer,
+    ]
+    error_event += [
+        user,
+        user.model("m"),
+        grant.model("m"),
+        service.secret_key[:8],
+        client.__dict__,
+    ]
+    error_event += [CreatedSession(NEEDLE, 1)]
+    assert NEEDLE not in "".join(map(repr, error_event))
     assert repr(client) == f"{cls.__name__}(base_url='https://w.test')"
     assert repr(user.model("a/b")) in ("Model('a/b')", "AsyncModel('a/b')")
 
@@ -998,7 +1016,7 @@ def test_failed_construction_hides_the_key(cls: Any, wrong: Any) -> None:
 
     with pytest.raises((ValueError, TypeError)) as caught:
         make()
-    assert NEEDLE not in all_that_is_told(caught.value)
+    assert NEEDLE not in everything_shown(caught.value)
 
 
 # -- session_handler

@@ -142,7 +142,7 @@ def test_text_in_parts_is_joined() -> None:
 
 
 @pytest.mark.parametrize(
-    ("usage", "told"),
+    ("usage", "metered"),
     [
         (None, Metering()),
         ({}, Metering(TokenUsage(0, 0, 0))),
@@ -172,8 +172,8 @@ def test_text_in_parts_is_joined() -> None:
         ([], Metering()),
     ],
 )
-def test_metering_of_an_answer(usage: Any, told: Metering) -> None:
-    assert metering(json.dumps({"usage": usage}).encode()) == told
+def test_metering_of_an_answer(usage: Any, metered: Metering) -> None:
+    assert metering(json.dumps({"usage": usage}).encode()) == metered
 
 
 @pytest.mark.parametrize("cost", [b"1e999", b"1e99999999999999999999", b"1e-99999999999999999999"])

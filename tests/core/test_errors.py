@@ -370,8 +370,8 @@ def test_invalid_headers_are_ignored(headers: Any) -> None:
 def test_error_event_in_a_stream_of_the_openai_package(
     service: Wire, cls: type[WattfareError], code: str, status: int
 ) -> None:
-    told = event({"error": {"code": code, "message": "Because."}})
-    service.then(STREAM + piece(event(delta("one")) + told) + END)
+    error_event = event({"error": {"code": code, "message": "Because."}})
+    service.then(STREAM + piece(event(delta("one")) + error_event) + END)
     with openai.OpenAI(api_key="none", base_url=f"{service.url}/v1", max_retries=0) as client:
         messages: Any = [{"role": "user", "content": "Hi"}]
         stream = client.chat.completions.create(model="m", messages=messages, stream=True)

@@ -32,7 +32,7 @@ def test_proxy_error_hides_its_password(
     error = asyncio.run(call())
     assert not error.sent
     # What the log and a traceback reporter show of an error.
-    told = repr(error.__cause__) + "".join(traceback.format_exception(error))
-    assert ("ClientHttpProxyError" if listening else "ClientProxyConnectionError") in told
+    shown = repr(error.__cause__) + "".join(traceback.format_exception(error))
+    assert ("ClientHttpProxyError" if listening else "ClientProxyConnectionError") in shown
     for secret in (PASSWORD, "Proxy-Authorization", SECRET):
-        assert secret not in told
+        assert secret not in shown

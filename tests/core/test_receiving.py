@@ -88,7 +88,7 @@ class Waiting(IdleWait):
 def test_timer_that_fires_slightly_early_is_not_set_again() -> None:
     """A loop's clock may count milliseconds, and float sums are not exact."""
     loop: Any = Loop()
-    watch = IdleTimer(loop, 0.1)
+    watch = IdleTimer(loop, 0.1, loop.time)
     first = Waiting(watch)
     loop.now = 0.06
     second = Waiting(watch)

@@ -319,14 +319,22 @@ def test_slow_first_token_does_not_time_out(drive: Drive, wire: Wire) -> None:
     slow = threading.Event()
     driver = drive(timeout=Timeout(connect=PATIENCE, read=0.01, inference=PATIENCE))
 
-    def silence(_: Any) -> None:
+    def send_nothing(_: Any) -> None:
         slow.wait(0.04)
 
     first, second = piece(event(delta("one"))), piece(event(delta(" two")))
-    wire.then(silence, STREAM, silence, first, silence, second, piece(event("[DONE]")) + END)
+    wire.then(
+        send_nothing,
+        STREAM,
+        send_nothing,
+        first,
+        send_nothing,
+        second,
+        piece(event("[DONE]")) + END,
+    )
     with driver.stream() as stream:
         assert stream.texts() == ["one", " two"]
-    wire.then(silence, json_answer(completion("whole")))
+    wire.then(send_nothing, json_answer(completion("whole")))
     assert driver.generate().text == "whole"
 
 

@@ -220,8 +220,10 @@ def test_every_command_option_is_documented() -> None:
 
 
 def test_every_option_of_the_middleware_is_documented() -> None:
-    told = set(re.findall(r"^\| `(\w+)`", (ROOT / "docs" / "middleware.md").read_text(), re.M))
-    assert {*Options.__annotations__, "interface"} <= told
+    documented = set(
+        re.findall(r"^\| `(\w+)`", (ROOT / "docs" / "middleware.md").read_text(), re.M)
+    )
+    assert {*Options.__annotations__, "interface"} <= documented
 
 
 def test_documented_defaults_match_the_code() -> None:
@@ -233,11 +235,11 @@ def test_documented_defaults_match_the_code() -> None:
     }
     text = (ROOT / "docs" / "middleware.md").read_text()
     rows = re.findall(r"^\| `(\w+)` \| `(.*?)` \|", text, re.M)
-    rows = [(name, told) for name, told in rows if name in defaults]
+    rows = [(name, documented) for name, documented in rows if name in defaults]
     assert len(rows) > 8
-    for name, told in rows:
+    for name, documented in rows:
         shown = "20 * 2**20" if name == "max_body_bytes" else repr(defaults[name])
-        assert told.replace('"', "'") == shown, name
+        assert documented.replace('"', "'") == shown, name
 
 
 def test_every_error_is_documented() -> None:

@@ -127,9 +127,9 @@ def test_failed_calls_free_their_slots(app: App) -> None:
 
 @pytest.mark.parametrize("option", ["--max-calls-per-user", "--max-calls-per-app"])
 def test_limit_of_zero_calls_is_refused(option: str) -> None:
-    said = run_cli("serve", option, "0")
-    assert said.returncode == 2
-    assert option in said.stderr
+    command = run_cli("serve", option, "0")
+    assert command.returncode == 2
+    assert option in command.stderr
 
 
 # -- the count

@@ -175,7 +175,7 @@ def test_request_is_not_sent_after_its_client_disconnects(
         assert len(upstream.calls) == len(ledger(app.service)) == 1
 
 
-class Story:
+class PausedStream:
     """A stream of two words and its usage, with a pause after the first word."""
 
     def __init__(self) -> None:
@@ -202,7 +202,7 @@ def leave_a_stream(app: App) -> None:
 def test_stream_is_closed_after_its_client_disconnects(
     tmp_path: Path, upstream: Upstream, options: tuple[str, ...]
 ) -> None:
-    upstream.script = Story()
+    upstream.script = PausedStream()
     with serving(tmp_path, upstream, *options) as app:
         leave_a_stream(app)
         upstream.wait_gone()
@@ -213,13 +213,13 @@ def test_stream_is_closed_after_its_client_disconnects(
 def test_stream_is_read_to_its_end_after_its_client_disconnects(
     tmp_path: Path, upstream: Upstream
 ) -> None:
-    upstream.script = story = Story()
+    upstream.script = paused = PausedStream()
     options = ("--on-hang-up", "finish", "--max-calls-per-user", "1")
     with serving(tmp_path, upstream, *options) as app:
         leave_a_stream(app)
         keeps_upstream_connection(upstream)
         assert app.chat(**MODEL).status_code == 429
-        story.go.set()
+        paused.go.set()
         [row] = ledger(app.service)
         assert (row["ended"], row["billed_nanos"]) == ("completed", COST)
 
@@ -227,7 +227,7 @@ def test_stream_is_read_to_its_end_after_its_client_disconnects(
 def test_stream_without_its_client_is_read_for_a_limited_time(
     tmp_path: Path, upstream: Upstream
 ) -> None:
-    upstream.script = Story()
+    upstream.script = PausedStream()
     options = ("--on-hang-up", "finish", "--detached-seconds", "0.2")
     with serving(tmp_path, upstream, *options) as app:
         leave_a_stream(app)

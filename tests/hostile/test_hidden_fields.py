@@ -186,7 +186,7 @@ def passes_unknown(path: Path, key: str, value: Any) -> bool:
     if name in FUNCTIONS:
         return value is None or not media
     if not path and value is None:
-        return key not in allowed_fields.REQUEST  # it is left out
+        return key not in allowed_fields.REQUEST  # the service leaves it out
     # A map with the client's own keys takes plain values, and lists of them in `metadata`.
     return name in FREE_KEYS and not isinstance(value, dict if name == "metadata" else (dict, list))
 

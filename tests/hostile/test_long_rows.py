@@ -73,7 +73,7 @@ def event_of_spaces(exchange: Exchange) -> None:
 
 
 @pytest.mark.parametrize("script", [repeated_key, flood_of_keys, event_of_spaces])
-def test_an_answer_does_not_stall_the_others(
+def test_answer_does_not_stall_other_users(
     with_key: Service, upstream: Upstream, script: Script
 ) -> None:
     upstream.script = script
@@ -112,8 +112,8 @@ def test_events_that_may_be_errors_do_not_stall_an_app(fake: FakeWattfare) -> No
         url = f"http://{host}:{port}{INFERENCE}"
         with victim_at(url, {"x-me": "victim"}) as victim:
             body = chat_body(model="fake/model", stream=True)
-            told = httpx.post(url, json=body, headers={"x-me": "u"}, timeout=60, trust_env=False)
-            assert told.text.endswith("[DONE]\n\n")
+            listing = httpx.post(url, json=body, headers={"x-me": "u"}, timeout=60, trust_env=False)
+            assert listing.text.endswith("[DONE]\n\n")
             assert victim.longest_gap() < LONGEST_GAP
 
 
@@ -184,7 +184,7 @@ def test_time_grows_linearly_with_length(
 @pytest.mark.parametrize("way", ["\\s", "\\\\\\s", "\\\\u0073", "\\u0073", "%73", "s"])
 def test_escaped_key_is_removed(way: str) -> None:
     for start in ("", "\\", "a\\\\", "%"):
-        said = f"{start}{way}{KEY[1:]}"
-        assert "a1b2c3d4" not in Redactor(KEY).text(said)
+        escaped = f"{start}{way}{KEY[1:]}"
+        assert "a1b2c3d4" not in Redactor(KEY).text(escaped)
         if way != "\\\\u0073":
-            assert b"a1b2c3d4" not in Redactor(KEY).answer(said.encode())
+            assert b"a1b2c3d4" not in Redactor(KEY).answer(escaped.encode())

@@ -32,7 +32,7 @@ WORDS = 2500
 METERED = 11 * 1000 + WORDS * 2000
 
 
-def story(exchange: Exchange) -> None:
+def many_words_then_hang(exchange: Exchange) -> None:
     """Sends many words at once, then nothing until the client disconnects. Each word has four
     bytes: one token."""
     exchange.start_stream()
@@ -88,7 +88,7 @@ def test_each_lost_call_is_billed_its_recorded_cost(database: str, upstream: Ups
     """A whole answer has no recorded cost before it arrives. For a stream of a model without a
     price, only the upstream knows the cost so far."""
     upstream.script = lambda exchange: (
-        story(exchange) if exchange.json.get("stream") else exchange.hang()
+        many_words_then_hang(exchange) if exchange.json.get("stream") else exchange.hang()
     )
     plugins = [{"id": "web"}]
     with dying(database, upstream, allow_unpriced=True) as (app, process):
@@ -116,10 +116,10 @@ def test_each_lost_call_is_billed_its_recorded_cost(database: str, upstream: Ups
     }
     assert {rows[name]["reserved_nanos"] for name in ("stream", "whole", "unpriced")} == {HOLD}
 
-    told = run_cli("ledger", "verify", "--database", database)
-    assert told.returncode == 0, told.stderr
-    assert "The ledger is consistent" in told.stdout
-    listed = [line for line in told.stdout.splitlines() if "process died" in line]
+    verified = run_cli("ledger", "verify", "--database", database)
+    assert verified.returncode == 0, verified.stderr
+    assert "The ledger is consistent" in verified.stdout
+    listed = [line for line in verified.stdout.splitlines() if "process died" in line]
     assert len(listed) == 3
     assert any(f"{METERED} of {HOLD} held" in line and "=stream" in line for line in listed)
 

@@ -195,9 +195,9 @@ def test_grant_spends_no_more_than_its_own_cap(
 
 @pytest.mark.parametrize("more", [(), ("--upstream", "http://127.0.0.1:9/v1")])
 def test_grant_limit_applies_to_the_operators_money(more: tuple[str, ...]) -> None:
-    said = invoke_cli("serve", "--grant-max-usd", "2", *more)
-    assert said.exit_code == 2
-    assert "--grant-max-usd needs" in said.stderr
+    command = invoke_cli("serve", "--grant-max-usd", "2", *more)
+    assert command.exit_code == 2
+    assert "--grant-max-usd needs" in command.stderr
 
 
 # -- in memory

@@ -328,20 +328,22 @@ def test_prompt_bound_covers_reformatted_json(place: str) -> None:
 @pytest.mark.parametrize("costly", COSTLY, ids=json.dumps)
 @pytest.mark.parametrize("place", PLACES)
 def test_costly_value_in_a_kept_message_is_refused(place: str, costly: Any) -> None:
-    said = refusal({"role": "assistant", "content": "x", place: [costly]})
-    assert f"messages[0].{place}" in said
-    said = refusal({"role": "assistant", "content": [{"type": "text", "text": "x", place: costly}]})
-    assert f"messages[0].content[0].{place}" in said
+    message_text = refusal({"role": "assistant", "content": "x", place: [costly]})
+    assert f"messages[0].{place}" in message_text
+    message_text = refusal(
+        {"role": "assistant", "content": [{"type": "text", "text": "x", place: costly}]}
+    )
+    assert f"messages[0].content[0].{place}" in message_text
     call = {**CALL, place: costly}
-    said = refusal({"role": "assistant", "tool_calls": [call]})
-    assert f"messages[0].tool_calls[0].{place}" in said
+    message_text = refusal({"role": "assistant", "tool_calls": [call]})
+    assert f"messages[0].tool_calls[0].{place}" in message_text
 
 
 @pytest.mark.parametrize("role", ["user", "system", "developer", "tool", "function", "ai"])
 def test_url_in_an_unknown_field_of_a_message_is_refused(role: str) -> None:
     for value in ("https://a.example/a", "gs://bucket/x", ["s3://b/x"], {"a": {"b": "file:///x"}}):
-        said = refusal({"role": role, "content": "x", "pointer": value})
-        assert "which has a URL" in said
+        message_text = refusal({"role": role, "content": "x", "pointer": value})
+        assert "which has a URL" in message_text
     check({"role": role, "content": "see https://a.example", "note": "no url", "n": [1, None]})
 
 
@@ -353,7 +355,13 @@ def test_one_hour_cache_is_reserved_at_any_depth() -> None:
             assert [name.rpartition(".")[2] for name in held] == ["ttl"]
 
 
-def test_replayed_audio_is_held() -> None:
+@pytest.mark.parametrize("kind", ["builtin_function", "web_search_call"])
+def test_replayed_call_that_the_provider_may_run_is_held(kind: str) -> None:
+    message = {"role": "assistant", "content": "", "tool_calls": [{**CALL, "type": kind}]}
+    assert check(message, RESULT) == ("messages[0].tool_calls[0]",)
+
+
+def test_replayed_audio_is_reserved() -> None:
     whole = {"id": "audio_1", "data": "A" * 40_000, "expires_at": 1, "transcript": "hello"}
     for audio in ({"id": "audio_1"}, whole):
         message = {"role": "assistant", "content": None, "audio": audio}
@@ -418,8 +426,8 @@ def test_kept_function_fields_are_forwarded(more: dict[str, Any]) -> None:
 )
 def test_provider_tool_beside_a_function_is_refused(more: dict[str, Any]) -> None:
     message = {"role": "user", "content": "x"}
-    said = refusal(message, tools=[{"type": "function", "function": FUNCTION, **more}])
-    assert "`tools[0]." in said
+    message_text = refusal(message, tools=[{"type": "function", "function": FUNCTION, **more}])
+    assert "`tools[0]." in message_text
 
 
 def test_builtin_model_reads_the_text_of_kept_parts() -> None:

@@ -38,7 +38,7 @@ RECORD = {"id": ID, "total_cost": 0.00012345, "is_byok": False}
 TRUE = 123_450
 
 
-def story(exchange: Exchange) -> None:
+def one_word_then_hang(exchange: Exchange) -> None:
     """Sends a word, then nothing until the client disconnects."""
     exchange.start_stream()
     exchange.chunk(b": OPENROUTER PROCESSING\n\n")
@@ -103,7 +103,7 @@ def ledger(database: str) -> list[RowMapping]:
 
 
 def test_cut_stream_is_billed_by_its_record(database: str, upstream: Upstream) -> None:
-    upstream.script, upstream.record_script = story, AfterSome()
+    upstream.script, upstream.record_script = one_word_then_hang, AfterSome()
     with serving(database, upstream) as (service, _), app_of(service) as app:
         cut_stream(app)
         upstream.wait_gone()
@@ -157,7 +157,7 @@ def test_header_that_is_not_a_generation_id_is_ignored(database: str, upstream: 
 def test_cut_stream_counts_as_a_call_at_once_until_it_is_settled(
     database: str, upstream: Upstream
 ) -> None:
-    upstream.script = story
+    upstream.script = one_word_then_hang
     with serving(database, upstream, max_calls_per_user=1) as (service, _), app_of(service) as app:
         cut_stream(app)
         eventually(lambda: upstream.questions)
@@ -172,7 +172,7 @@ def test_cut_stream_counts_as_a_call_at_once_until_it_is_settled(
 def test_cut_stream_is_never_billed_more_than_its_reservation(
     database: str, upstream: Upstream
 ) -> None:
-    upstream.script, upstream.record_script = story, record(total_cost=5)
+    upstream.script, upstream.record_script = one_word_then_hang, record(total_cost=5)
     with serving(database, upstream) as (service, _), app_of(service) as app:
         cut_stream(app)
         [row] = ledger(database)
@@ -181,7 +181,7 @@ def test_cut_stream_is_never_billed_more_than_its_reservation(
 
 
 def test_revoked_stream_ends_before_its_record_is_read(database: str, upstream: Upstream) -> None:
-    upstream.script = story
+    upstream.script = one_word_then_hang
     with serving(database, upstream) as (service, _), app_of(service) as app:
         visitor = cut_stream(app, stay=True)
         app.http.delete("/connections", headers=bearer(app.token()))
@@ -211,7 +211,7 @@ def die(process: BaseProcess, database: str) -> None:
 def test_another_process_reads_the_record_after_a_crash(
     database: str, upstream: Upstream, when: str
 ) -> None:
-    upstream.script = story
+    upstream.script = one_word_then_hang
     with serving(database, upstream) as (service, process), app_of(service) as app:
         visitor = cut_stream(app, stay=when == "streaming")
         eventually(lambda: count(database, f"generation_id = '{ID}'"))
@@ -229,7 +229,7 @@ def test_stopped_process_leaves_the_record_to_the_next_process(
     database: str, upstream: Upstream
 ) -> None:
     """It does not wait for the record. The cost metered so far is recorded."""
-    upstream.script = story
+    upstream.script = one_word_then_hang
     with serving(database, upstream) as (service, process), app_of(service) as app:
         cut_stream(app)
         eventually(lambda: upstream.questions)
@@ -246,7 +246,7 @@ def test_stopped_process_leaves_the_record_to_the_next_process(
 
 def test_missing_record_does_not_delay_the_sweep(database: str, upstream: Upstream) -> None:
     """A call without an id is settled while the record of another call is missing."""
-    upstream.script = story
+    upstream.script = one_word_then_hang
     silent = threading.Event()
 
     def no_answer(exchange: Exchange) -> None:
@@ -275,7 +275,7 @@ def test_missing_record_does_not_delay_the_sweep(database: str, upstream: Upstre
 
 def test_upstream_without_records_is_not_asked(database: str, upstream: Upstream) -> None:
     """The recorded cost is billed."""
-    upstream.script = story
+    upstream.script = one_word_then_hang
     with serving(database, upstream) as (service, process), app_of(service) as app:
         cut_stream(app)
         eventually(lambda: count(database, f"metered_nanos = {METERED}"))

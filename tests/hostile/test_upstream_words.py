@@ -119,9 +119,9 @@ def test_error_that_repeats_the_header_hides_the_key(
         exchange.answer({"error": {"message": words}}, status=status, headers=headers)
 
     upstream.script = script
-    said = everything_in(app, stream=stream)
-    assert not leaks(said)
-    assert ("is not welcome" in said) is (status not in (401, 402, 403))
+    shown = everything_in(app, stream=stream)
+    assert not leaks(shown)
+    assert ("is not welcome" in shown) is (status not in (401, 402, 403))
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -129,10 +129,10 @@ def test_error_hides_the_key_in_any_form(paying: tuple[App, Upstream], form: str
     app, upstream = paying
     error = {"error": {"message": f"before {FORMS[form]} after", "code": 500}}
     upstream.script = lambda exchange: exchange.answer(error, status=500)
-    said = everything_in(app)
-    assert "before " in said
-    assert " after" in said
-    assert not leaks(said)
+    shown = everything_in(app)
+    assert "before " in shown
+    assert " after" in shown
+    assert not leaks(shown)
 
 
 #: Bodies that an upstream may send with status 200. `…` stands for the message.
@@ -166,11 +166,11 @@ def test_error_with_status_200_hides_the_key(
     app, upstream = paying
     body = json.dumps(words_in(odd, f"The account of Bearer {KEY}"))
     upstream.script = lambda exchange: exchange.answer(body)
-    said = everything_in(app, stream=stream)
-    assert not leaks(said)
+    shown = everything_in(app, stream=stream)
+    assert not leaks(shown)
     about_account = any(word in body for word in ("401", "402", "api_key", "auth", "DENIED"))
-    if about_account and "Bearer" in said:
-        pytest.fail(said)
+    if about_account and "Bearer" in shown:
+        pytest.fail(shown)
 
 
 @pytest.mark.parametrize("odd", ODD_ERRORS, ids=str)
@@ -192,13 +192,13 @@ def test_error_in_a_stream_hides_the_key(
         exchange.done()
 
     upstream.script = script
-    said = everything_in(app, stream=True)
-    assert not leaks(said)
+    shown = everything_in(app, stream=True)
+    assert not leaks(shown)
     error = odd.get("error") if isinstance(odd, dict) else None
     codes = [error.get(name) for name in ("code", "type", "status")] if type(error) is dict else []
     if set(codes) & {401, "402", "invalid_api_key", "authentication_error", "PERMISSION_DENIED"}:
-        assert "The account" not in said
-        assert "refuses the account of this service" in said
+        assert "The account" not in shown
+        assert "refuses the account of this service" in shown
 
 
 @pytest.mark.parametrize("form", ["plain", "header", "base64", "basic", "basic, key first"])
@@ -217,9 +217,9 @@ def test_answer_hides_the_key(paying: tuple[App, Upstream], form: str) -> None:
 
     upstream.script = script
     for stream in (False, True):
-        said = everything_in(app, stream=stream)
-        assert '"content": "one"' in said
-        assert not leaks(said)
+        shown = everything_in(app, stream=stream)
+        assert '"content": "one"' in shown
+        assert not leaks(shown)
 
 
 def test_moderation_error_keeps_its_code(paying: tuple[App, Upstream]) -> None:

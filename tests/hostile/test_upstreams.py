@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import threading
+import time
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -17,11 +18,13 @@ from support.fake_wattfare import SECRET_KEY, FakeWattfare
 from support.fake_wattfare import Exchange as FakeExchange
 from support.servers import uvicorn_process, uvicorn_server
 from support.service import App, Service, chat_body, eventually
-from support.upstream import Exchange, Upstream, completion_of
+from support.upstream import Exchange, Script, Upstream, completion_of
 from support.victim import LONGEST_GAP, MB, MOST_MEMORY, Memory, victim_at
 
+from wattfare_mw.errors import WattfareError
 from wattfare_mw.service.asgi import create_app
 from wattfare_mw.service.models import catalog
+from wattfare_mw.service.models import upstream as models_upstream
 from wattfare_mw.service.settings import Settings
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -100,6 +103,16 @@ def endless_head(piece: bytes) -> Callable[[Exchange], None]:
     return answer
 
 
+def endless(piece: bytes) -> Script:
+    """These bytes again and again, for 100 MB."""
+
+    def answer(exchange: Exchange) -> None:
+        for _ in range(100):
+            exchange.send(piece * (MB // len(piece)))
+
+    return answer
+
+
 WHOLE = {
     "400 MB": json_of(400 * MB, b'"aaaaaaaaaaaaaaaa",'),
     "30 MB of numbers": json_of(30 * MB, b"1,"),
@@ -110,7 +123,8 @@ WHOLE = {
     "compressed zeros": compressed(b"application/json", bytes(MB)),
     "an endless header": endless_head(b"b"),
     "endless headers": endless_head(b"b\r\na: "),
-    "endless interim answers": endless_head(b"b\r\n\r\nHTTP/1.1 103 X\r\na: "),
+    "endless interim answers": endless(b"HTTP/1.1 100 Continue\r\n\r\n"),
+    "endless hints": endless(b"HTTP/1.1 103 X\r\nlink: a\r\n\r\n"),
     "30 MB of text": json_of(30 * MB, b'"%s",' % (b"word " * 1000)),
 }
 STREAMS = {
@@ -119,6 +133,8 @@ STREAMS = {
     "events without text": flood(b'data: {"choices":[{"delta":{}}]}\n\n'),
     "empty lines": flood(b"\n"),
     "one endless line": flood(b"d"),
+    "one event of endless lines": flood(b"data: a\n"),
+    "tiny events": flood(b"data: {}\r\r"),
 }
 
 
@@ -140,6 +156,30 @@ def test_upstream_answer_does_not_stall_other_users(
     grown = memory.grown()
     assert grown < MOST_MEMORY, f"{grown / MB:.0f} MB"
     assert not [line for line in attacked.log if "Traceback" in line]
+
+
+def test_interim_answers_to_a_large_call(attacked: Service, app: App, upstream: Upstream) -> None:
+    upstream.script = endless(b"HTTP/1.1 100 Continue\r\n\r\n")
+    app.connect("rich", monthlyUsd=1000)
+    answer = app.chat("word " * (MB // 4), "rich", model="fake/model", max_tokens=5)
+    assert answer.status_code == 502, answer.text
+
+
+async def test_a_list_that_drips_has_an_end(
+    upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def drip(exchange: Exchange) -> None:
+        exchange.start_stream("application/json")
+        while True:
+            exchange.chunk(b" ")
+            time.sleep(0.02)
+
+    upstream.models_script = drip
+    monkeypatch.setattr(models_upstream, "LIST_SECONDS", 0.2)
+    provider = models_upstream.Upstream(upstream.url)
+    with pytest.raises(WattfareError, match="takes too long"):
+        await provider.models()
+    await provider.close()
 
 
 def stream_of(http: httpx.Client, app: App, user: str, text: str) -> httpx.Response:
@@ -227,6 +267,6 @@ def test_model_list_does_not_stall_an_app(fake: FakeWattfare) -> None:
     with uvicorn_process("support.middleware_app:guarded", env=env) as ((host, port), _):
         url = f"http://{host}:{port}/api/wattfare"
         with victim_at(f"{url}/chat/completions", {"x-me": "victim"}) as victim:
-            told = httpx.get(f"{url}/models", headers={"x-me": "u"}, timeout=60, trust_env=False)
-            assert told.json() == {"data": []}
+            listing = httpx.get(f"{url}/models", headers={"x-me": "u"}, timeout=60, trust_env=False)
+            assert listing.json() == {"data": []}
             assert victim.longest_gap() < LONGEST_GAP / 2  # on the loop, it took twice as long

@@ -148,12 +148,12 @@ LAZY = "2f6d8e60-0b2c-4c5e-8a54-8d5f3c7b9a11"
         (SimpleLazyObject(lambda: UUID(LAZY)), LAZY),
     ],
 )
-def test_subclasses_and_lazy_objects_are_plain_text(resolved: object, user: str) -> None:
+def test_subclass_or_lazy_object_becomes_plain_text(resolved: object, user: str) -> None:
     assert user_id_of(resolved) == user
     assert type(user_id_of(resolved)) is str
 
 
-def test_a_lazy_none_is_a_visitor() -> None:
+def test_lazy_none_is_an_anonymous_visitor() -> None:
     with pytest.raises(NotSignedInError):
         user_id_of(SimpleLazyObject(lambda: None))
     with pytest.raises(AppError, match="not SimpleLazyObject"):

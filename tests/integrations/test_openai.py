@@ -471,8 +471,8 @@ def test_reprs_hide_secrets(
             ask(made, kind)
         error: Any = caught.value
         error.__traceback__ = error.__traceback__.tb_next  # without this test's service
-        told = traceback.TracebackException.from_exception(error, capture_locals=True)
-        shown += [*told.format(), str(error), repr(error), repr(error.body), error.message]
+        trace = traceback.TracebackException.from_exception(error, capture_locals=True)
+        shown += [*trace.format(), str(error), repr(error), repr(error.body), error.message]
         shown += [repr(error.request.headers), str(error.to_wire()), repr(vars(error))]
     assert isinstance(to_wattfare_error(caught.value), WattfareNetworkError)
     for text in (*shown, caplog.text):

@@ -43,7 +43,7 @@ class World:
     """A user of an app, the service that the app calls, and the model behind the service.
 
     Attributes:
-        bills: what `on_usage` of the middleware was called with.
+        bills: the arguments of each call of `on_usage`.
     """
 
     user: str

@@ -84,7 +84,7 @@ class Model:
     """A script of the fake upstream.
 
     Attributes:
-        names_cost: does its usage name the cost, as OpenRouter's does?
+        names_cost: True if its usage has the cost, as OpenRouter's does.
     """
 
     def __init__(self) -> None:

@@ -19,8 +19,8 @@ class Result:
     """One row of the matrix.
 
     Attributes:
-        versions: of the library's packages.
-        cells: by case.
+        versions: the versions of the library's packages.
+        cells: the cells, by case.
     """
 
     versions: Mapping[str, str]
@@ -29,18 +29,18 @@ class Result:
 
 def note(report: Any) -> None:
     """Keeps the outcome of a test of the matrix, if this report has one."""
-    told = dict(report.user_properties)
-    if "library" not in told or not (report.when == "call" or report.outcome == "skipped"):
+    properties = dict(report.user_properties)
+    if "library" not in properties or not (report.when == "call" or report.outcome == "skipped"):
         return
-    library = BY_NAME[told["library"]]
+    library = BY_NAME[properties["library"]]
     failed = report.outcome == "failed" or hasattr(report, "wasxfail")
-    cell = NO if failed else LACKS if report.outcome == "skipped" else told.get("cell", YES)
+    cell = NO if failed else LACKS if report.outcome == "skipped" else properties.get("cell", YES)
     if hasattr(report, "wasxfail") and report.outcome == "passed":
-        cell = told.get("cell", YES)
+        cell = properties.get("cell", YES)
     file = FOLDER / f"{library.name}.json"
     kept = json.loads(file.read_text()) if file.exists() else {"cells": {}}
     kept["versions"] = library.versions()
-    kept["cells"][told["case"]] = cell
+    kept["cells"][properties["case"]] = cell
     FOLDER.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(kept, indent=2))
 

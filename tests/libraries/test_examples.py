@@ -36,13 +36,13 @@ def test_example_runs(
         monkeypatch.setenv("WATTFARE_BASE_URL", service.url)
         app.connect("user_123", monthlyUsd=1)
         if example.suffix == ".mjs":
-            said = _run_in_node(example, app, tmp_path)
+            printed = _run_in_node(example, app, tmp_path)
         else:
             runpy.run_path(str(example))
-            said = capsys.readouterr().out
+            printed = capsys.readouterr().out
         spent = Decimal(str(app.status("user_123")["usage"]["monthlyUsd"]))
-    found = _SAID.fullmatch(said)
-    assert found, said
+    found = _SAID.fullmatch(printed)
+    assert found, printed
     assert int(found[2]) > 0
     assert spent > 0
     assert found[3] is None or Decimal(found[3]) == spent

@@ -51,11 +51,11 @@ def both() -> Iterator[Any]:
 
 def resolve_user(request: Any) -> Any:
     """Returns what the request's header asks for: an id, no user, an invalid value, or an error."""
-    told = request.headers.get("x-user", "user_1")
+    comparable = request.headers.get("x-user", "user_1")
     request.cookies, request.query  # noqa: B018  # which never raise
-    if told == "raise":
+    if comparable == "raise":
         raise RuntimeError(SECRET_KEY)
-    return {"nobody": None, "7": 7, "": ""}.get(told, told)
+    return {"nobody": None, "7": 7, "": ""}.get(comparable, comparable)
 
 
 def request_limit(request: Any) -> Any:
@@ -146,7 +146,7 @@ def _answers() -> st.SearchStrategy[Any]:
     return st.one_of(whole, stream, st.just(good), st.just(lambda x: x.hang_up()))
 
 
-def told(answer: Answered) -> Any:
+def comparable(answer: Answered) -> Any:
     """The answer without the parts that differ each time."""
     fields = answer.headers
     request_id = fields.pop("x-request-id")
@@ -193,7 +193,7 @@ def test_asgi_and_wsgi_give_the_same_answer(
     finally:
         logger.removeHandler(keep)
         logger.propagate = True
-    assert told(answers["asgi"]) == told(answers["wsgi"])
+    assert comparable(answers["asgi"]) == comparable(answers["wsgi"])
     answer = answers["asgi"]
     if answer.status >= 400 and method != "HEAD":
         assert answer.code

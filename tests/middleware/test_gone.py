@@ -96,9 +96,9 @@ def test_asgi_disconnect_within_a_stream(
     drive: Drive, fake: FakeWattfare, caplog: Any, half: bytes
 ) -> None:
     caplog.set_level("INFO", "wattfare_mw")
-    told: list[Any] = []
+    reports: list[Any] = []
     fake.script = held_stream
-    driver = drive(on_usage=lambda *args: told.append(args))
+    driver = drive(on_usage=lambda *args: reports.append(args))
     live = driver.open("POST", INFERENCE, JSON, STREAM)
     exchange = fake.next()
     exchange.chunk(word("one", usage=USAGE) + half)
@@ -106,7 +106,7 @@ def test_asgi_disconnect_within_a_stream(
     live.close()
     exchange.wait_gone()
     assert live.rest() == b""  # no partial event, and no client for an error event
-    assert [args[2] for args in told] == [TokenUsage(5, 3, 8)]
+    assert [args[2] for args in reports] == [TokenUsage(5, 3, 8)]
     assert "outcome=gone" in caplog.text
 
 
@@ -136,9 +136,9 @@ def test_asgi_server_cancellation_propagates(
     drive: Drive, fake: FakeWattfare, stream: bool, started: bool
 ) -> None:
     """The server stops: the call is closed, and the task is cancelled as requested."""
-    told = threading.Event()
+    reports = threading.Event()
     fake.script = held_stream if started else held
-    driver = drive(on_usage=lambda *args: told.set())
+    driver = drive(on_usage=lambda *args: reports.set())
     live: Any = driver.open("POST", INFERENCE, JSON, body_of(stream=stream))
     exchange = fake.next()
     if started:
@@ -149,7 +149,7 @@ def test_asgi_server_cancellation_propagates(
     with pytest.raises((CancelledError, asyncio.CancelledError)):
         live.rest()
     # A call in progress may have been billed: the app is told that its cost is unknown.
-    assert told.is_set()
+    assert reports.is_set()
 
 
 @asgi_only
@@ -303,9 +303,9 @@ def test_wsgi_disconnect_is_noticed_at_the_next_chunk(
     drive: Drive, fake: FakeWattfare, caplog: Any
 ) -> None:
     caplog.set_level("INFO", "wattfare_mw")
-    told: list[Any] = []
+    reports: list[Any] = []
     fake.script = held_stream
-    driver = drive(on_usage=lambda *args: told.append(args))
+    driver = drive(on_usage=lambda *args: reports.append(args))
     live = driver.open("POST", INFERENCE, JSON, STREAM)
     exchange = fake.next()
     exchange.chunk(word("one"))
@@ -314,7 +314,7 @@ def test_wsgi_disconnect_is_noticed_at_the_next_chunk(
     exchange.chunk(word("two"))
     exchange.wait_gone()
     assert live.rest() == b""
-    assert len(told) == 1
+    assert len(reports) == 1
     assert "outcome=gone" in caplog.text
 
 
@@ -324,8 +324,8 @@ def test_wsgi_disconnect_is_noticed_at_the_next_chunk(
 def test_wsgi_server_that_stops_reading_closes_the_call(
     drive: Drive, fake: FakeWattfare, read: int, how: str
 ) -> None:
-    told: list[Any] = []
-    driver: Any = drive(on_usage=lambda *args: told.append(args))
+    reports: list[Any] = []
+    driver: Any = drive(on_usage=lambda *args: reports.append(args))
     fake.script = lambda x: (x.start_stream(), x.chunk(word("one")))
     result = iter(driver.middleware(*_call(STREAM)))
     for _ in range(read):
@@ -338,7 +338,7 @@ def test_wsgi_server_that_stops_reading_closes_the_call(
         del result
         gc.collect()
     fake.next().wait_gone()
-    assert len(told) == 1
+    assert len(reports) == 1
 
 
 @wsgi_only
@@ -376,15 +376,15 @@ def test_asgi_app_is_told_of_a_call_without_its_client(
 ) -> None:
     """It may have been billed: `on_usage` and the log report it with an unknown cost."""
     caplog.set_level("INFO", "wattfare_mw")
-    told: queue.Queue[Any] = queue.Queue()
+    reports: queue.Queue[Any] = queue.Queue()
     fake.script = held
-    live = drive(on_usage=lambda *args: told.put(args)).open(
+    live = drive(on_usage=lambda *args: reports.put(args)).open(
         "POST", INFERENCE, JSON, body_of(stream=False)
     )
     exchange = fake.next()
     live.close()
     exchange.wait_gone()
-    _user, _model, usage, cost = told.get(timeout=PATIENCE)
+    _user, _model, usage, cost = reports.get(timeout=PATIENCE)
     assert (usage, cost) == (None, None)
     assert "outcome=gone" in caplog.text
 
@@ -393,14 +393,14 @@ def test_refused_call_is_logged_and_has_no_usage(
     drive: Drive, fake: FakeWattfare, caplog: Any
 ) -> None:
     caplog.set_level("INFO", "wattfare_mw")
-    told: list[Any] = []
+    reports: list[Any] = []
     fake.script = lambda x: x.error("budget_exceeded", 402)
-    answer = drive(on_usage=lambda *args: told.append(args)).request(
+    answer = drive(on_usage=lambda *args: reports.append(args)).request(
         "POST", INFERENCE, JSON, body_of(stream=False)
     )
     assert answer.code == "budget_exceeded"
     assert "status=402 outcome=refused" in caplog.text
-    assert not told
+    assert not reports
 
 
 def test_idle_connection_closed_by_the_service_is_replaced(

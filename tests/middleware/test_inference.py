@@ -212,13 +212,13 @@ def test_answer_outside_of_the_protocol_is_replaced(
 
 
 def test_unexpectedly_compressed_answer_passes_unread(drive: Drive, fake: FakeWattfare) -> None:
-    told: list[Any] = []
+    reports: list[Any] = []
     fake.script = lambda x: x.answer(b"\x1f\x8b...", headers={"content-encoding": "gzip"})
-    driver = drive(on_usage=lambda *args: told.append(args))
+    driver = drive(on_usage=lambda *args: reports.append(args))
     answer = driver.request("POST", INFERENCE, JSON, body_of())
     assert (answer.status, answer.body) == (200, b"\x1f\x8b...")
     assert answer.headers["content-encoding"] == "gzip"
-    assert told == [("user_1", "openai/gpt-4o", None, None)]
+    assert reports == [("user_1", "openai/gpt-4o", None, None)]
 
 
 # -- which requests are accepted
@@ -299,8 +299,10 @@ def never(request: Any) -> str:
 
 
 def test_grant_pays_without_resolve_user(drive: Drive, fake: FakeWattfare, caplog: Any) -> None:
-    told: list[Any] = []
-    driver = drive(resolve_user=never, allow_grants=True, on_usage=lambda *args: told.append(args))
+    reports: list[Any] = []
+    driver = drive(
+        resolve_user=never, allow_grants=True, on_usage=lambda *args: reports.append(args)
+    )
     caplog.set_level(logging.DEBUG)
     headers = {**JSON, "X-Wattfare-Grant": "gr_1.abc"}
     assert driver.request("POST", INFERENCE, headers, body_of()).status == 200
@@ -308,7 +310,7 @@ def test_grant_pays_without_resolve_user(drive: Drive, fake: FakeWattfare, caplo
     assert exchange.headers["x-wattfare-grant"] == "gr_1.abc"
     assert "x-wattfare-user" not in exchange.headers
     usage = TokenUsage(5, 3, 8)
-    assert told == [(None, "openai/gpt-4o", usage, Decimal("0.000011"))]
+    assert reports == [(None, "openai/gpt-4o", usage, Decimal("0.000011"))]
     assert "gr_1.abc" not in caplog.text
 
 
@@ -341,26 +343,26 @@ def test_user_can_pay_if_grants_are_allowed(drive: Drive, fake: FakeWattfare) ->
 # -- what on_usage gets
 
 
-async def _async_told(*args: Any) -> None:
+async def _async_record_usage(*args: Any) -> None:
     await asyncio.sleep(0)
-    _TOLD.append(args)
+    _RECORDED.append(args)
 
 
-_TOLD: list[Any] = []
+_RECORDED: list[Any] = []
 
 
-def _told(*args: Any) -> None:
-    _TOLD.append(args)
+def _record_usage(*args: Any) -> None:
+    _RECORDED.append(args)
 
 
-@pytest.mark.parametrize("on_usage", [_told, _async_told])
+@pytest.mark.parametrize("on_usage", [_record_usage, _async_record_usage])
 @pytest.mark.parametrize("stream", [False, True])
 def test_on_usage_is_called(drive: Drive, on_usage: Any, stream: bool) -> None:
-    _TOLD.clear()
+    _RECORDED.clear()
     body = body_of(stream=stream)
     assert drive(on_usage=on_usage).request("POST", INFERENCE, JSON, body).status == 200
     usage = TokenUsage(5, 3, 8)
-    assert [("user_1", "openai/gpt-4o", usage, Decimal("0.000011"))] == _TOLD
+    assert [("user_1", "openai/gpt-4o", usage, Decimal("0.000011"))] == _RECORDED
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -387,10 +389,10 @@ def test_error_in_on_usage_does_not_affect_the_answer(
 
 
 def test_invalid_usage_counts_as_unknown(drive: Drive, fake: FakeWattfare) -> None:
-    _TOLD.clear()
+    _RECORDED.clear()
     fake.script = lambda x: x.answer({"usage": {"prompt_tokens": "many", "cost": "a lot"}})
-    assert drive(on_usage=_told).request("POST", INFERENCE, JSON, body_of()).status == 200
-    assert _TOLD == [("user_1", "openai/gpt-4o", None, None)]
+    assert drive(on_usage=_record_usage).request("POST", INFERENCE, JSON, body_of()).status == 200
+    assert _RECORDED == [("user_1", "openai/gpt-4o", None, None)]
 
 
 EVENTS = [
@@ -414,19 +416,19 @@ EVENTS = [
 def test_usage_that_the_browser_did_not_request_is_removed(
     drive: Drive, fake: FakeWattfare, options: Any, at_once: bool
 ) -> None:
-    _TOLD.clear()
-    told = event({"id": "c1", "choices": [], "usage": USAGE})
-    events = [*EVENTS, told, DONE]
+    _RECORDED.clear()
+    reports = event({"id": "c1", "choices": [], "usage": USAGE})
+    events = [*EVENTS, reports, DONE]
     fake.script = lambda x: x.stream(b"".join(events)) if at_once else x.stream(*events)
     sent = body_of(stream=True, messages=[{"content": "\u2028 ü"}], n=12345678901234567890123)
     sent = json.dumps({**json.loads(sent), **options}).encode()
-    answer = drive(on_usage=_told).request("POST", INFERENCE, JSON, sent)
+    answer = drive(on_usage=_record_usage).request("POST", INFERENCE, JSON, sent)
     assert answer.body == b"".join([*EVENTS, DONE])
     got = fake.next().json
     expected = {**(options.get("stream_options") or {}), "include_usage": True}
     assert got.pop("stream_options") == expected
     assert got == {k: v for k, v in json.loads(sent).items() if k != "stream_options"}
-    assert [("user_1", "openai/gpt-4o", TokenUsage(5, 3, 8), Decimal("0.000011"))] == _TOLD
+    assert [("user_1", "openai/gpt-4o", TokenUsage(5, 3, 8), Decimal("0.000011"))] == _RECORDED
 
 
 @pytest.mark.parametrize(
@@ -435,14 +437,14 @@ def test_usage_that_the_browser_did_not_request_is_removed(
 def test_usage_that_the_browser_requested_stays(
     drive: Drive, fake: FakeWattfare, asks: str
 ) -> None:
-    _TOLD.clear()
+    _RECORDED.clear()
     events = [*EVENTS, event({"choices": [], "usage": USAGE}), DONE]
     fake.script = lambda x: x.stream(*events)
     sent = b'{"model":"m","stream":true , %s}' % asks.encode()
-    answer = drive(on_usage=_told).request("POST", INFERENCE, JSON, sent)
+    answer = drive(on_usage=_record_usage).request("POST", INFERENCE, JSON, sent)
     assert answer.body == b"".join(events)
     assert fake.next().body == sent
-    assert len(_TOLD) == 1
+    assert len(_RECORDED) == 1
 
 
 def test_usage_is_not_requested_without_on_usage(drive: Drive, fake: FakeWattfare) -> None:
@@ -456,7 +458,7 @@ def test_usage_is_not_requested_without_on_usage(drive: Drive, fake: FakeWattfar
 def test_error_event_with_usage_is_not_removed(drive: Drive, fake: FakeWattfare) -> None:
     error = event({"error": {"code": "budget_exceeded", "message": "Full."}, "usage": USAGE})
     fake.script = lambda x: x.stream(word("one"), error)
-    answer = drive(on_usage=_told).request("POST", INFERENCE, JSON, body_of(stream=True))
+    answer = drive(on_usage=_record_usage).request("POST", INFERENCE, JSON, body_of(stream=True))
     assert answer.body == word("one") + error
 
 

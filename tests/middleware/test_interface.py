@@ -208,7 +208,7 @@ def test_unknown_interface_raises_value_error() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "error", "told"),
+    ("options", "error", "expected"),
     [
         ({"resolve_user": None}, TypeError, "resolve_user"),
         ({"resolve_user": "user"}, TypeError, "resolve_user"),
@@ -224,8 +224,8 @@ def test_unknown_interface_raises_value_error() -> None:
     ],
 )
 @pytest.mark.parametrize("app", [asgi_function, wsgi_function])
-def test_invalid_option_raises_at_start(app: Any, options: Any, error: Any, told: str) -> None:
-    with pytest.raises(error, match=told):
+def test_invalid_option_raises_at_start(app: Any, options: Any, error: Any, expected: str) -> None:
+    with pytest.raises(error, match=expected):
         WattfareMiddleware(app, **{**OPTIONS, **options})
 
 
@@ -259,14 +259,14 @@ def test_traceback_does_not_show_the_key(kind: Any, options: dict[str, Any]) -> 
     with pytest.raises((WattfareError, TypeError, ValueError)) as caught:
         kind(resolve_user=lambda request: "u", **options)
     # What error reporters send: the local variables of each frame, except the test's own.
-    told = "".join(
+    expected = "".join(
         f"{frame}: {value!r}\n"
         for frame, _ in traceback.walk_tb(caught.value.__traceback__)
         if frame.f_code.co_filename != __file__
         for value in frame.f_locals.values()
     )
-    assert told
-    assert NEEDLE not in told
+    assert expected
+    assert NEEDLE not in expected
     assert NEEDLE not in repr(caught.value)
 
 

@@ -221,11 +221,11 @@ def test_type_of_the_answer_counts_and_not_that_of_the_request(
 
 def test_outcome_is_reported(drive: Drive, fake: FakeWattfare, caplog: Any) -> None:
     caplog.set_level("INFO", "wattfare_mw")
-    told: list[Any] = []
+    reports: list[Any] = []
     over = threading.Event()
 
     def on_usage(*args: Any) -> None:
-        told.append(args)
+        reports.append(args)
         over.set()
 
     driver = drive(on_usage=on_usage)
@@ -239,7 +239,7 @@ def test_outcome_is_reported(drive: Drive, fake: FakeWattfare, caplog: Any) -> N
         fake.script = lambda x, last=last, usage=usage: x.stream(word("one"), usage, last)
         assert driver.request("POST", INFERENCE, JSON, STREAM).status == 200
         assert over.wait(5)
-        assert told.pop()[2] == TokenUsage(5, 3, 8)
+        assert reports.pop()[2] == TokenUsage(5, 3, 8)
         line = [r.getMessage() for r in caplog.records if r.getMessage().startswith("inference")][
             -1
         ]
@@ -281,7 +281,7 @@ _STREAM = st.lists(st.tuples(_LINE, st.sampled_from([b"\n\n", b"\r\n\r\n", b"\r\
 
 @pytest.fixture(scope="module")
 def both() -> Any:
-    told: list[Any] = []
+    reports: list[Any] = []
     with run_fake_wattfare() as fake, pytest.MonkeyPatch.context() as patch:
         # However many comments there are.
         patch.setattr("wattfare_mw.middleware.relay.COMMENT_SECONDS", 0)
@@ -293,7 +293,7 @@ def both() -> Any:
             )
             for name, kind in KINDS.items()
         }
-        yield fake, drivers, told
+        yield fake, drivers, reports
         for driver in drivers.values():
             driver.close()
         assert not fake.failures

@@ -49,8 +49,8 @@ def run(mutants: Iterable[Mutant] = MUTANTS, jobs: int | None = None) -> list[st
 def _sound(mutants: list[Mutant]) -> str | None:
     """Checks that all the tests pass without a fault. Otherwise a failure would prove nothing."""
     tests = list(dict.fromkeys(test for mutant in mutants for test in mutant.tests))
-    code, said = _pytest(ROOT, tests)
-    return None if code == PASSED else f"Without any mutant, the tests do not pass:\n{said}"
+    code, output = _pytest(ROOT, tests)
+    return None if code == PASSED else f"Without any mutant, the tests do not pass:\n{output}"
 
 
 def _survives(mutant: Mutant) -> str | None:
@@ -65,12 +65,12 @@ def _survives(mutant: Mutant) -> str | None:
                 shutil.copy(source, copy / name)
         file, text = place_of(mutant, copy)
         file.write_text(text.replace(mutant.old, mutant.new))
-        code, said = _pytest(copy, list(mutant.tests), "-x")
+        code, output = _pytest(copy, list(mutant.tests), "-x")
     if code == FAILED:
         print(f"caught    {mutant.name}", flush=True)
         return None
     print(f"SURVIVED  {mutant.name}", flush=True)
-    return f"{mutant.name}: pytest ended with {code}, not with a failed test.\n{said}"
+    return f"{mutant.name}: pytest ended with {code}, not with a failed test.\n{output}"
 
 
 def _pytest(root: Path, tests: list[str], *options: str) -> tuple[int, str]:

@@ -10,11 +10,11 @@ class Mutant:
     """A fault.
 
     Attributes:
-        name: what no longer holds.
-        file: that the fault is put into.
-        old: what stands there, once in this file.
-        new: what takes its place.
-        tests: as pytest names them; one of them fails.
+        name: the rule that the fault breaks.
+        file: the file that gets the fault.
+        old: the original text, which occurs once in this file.
+        new: the text that replaces it.
+        tests: the pytest ids of the tests, of which at least one must fail.
     """
 
     name: str

@@ -87,7 +87,7 @@ def test_page_shows_the_average_cost_of_the_apps_answers(app: App, person: Perso
 
 def test_page_of_a_grant_shows_its_limits(app: App, person: Person) -> None:
     page = person.open(ask_for_grant(app, 3, maxUsd=0.25)["url"])
-    assert "3 requests within 24 hours, for $0.25 in total at most" in page.text
+    assert "3 requests within 24 hours, for at most $0.25 in total" in page.text
     assert not any(each.get("name") == "cap" for _, each in page.elements)
 
 

@@ -34,7 +34,7 @@ def app_id(database: str) -> str:
     return create_keys(database, "live app", "live").app_id
 
 
-async def asked(store: Store, app_id: str, user_id: str = "u1") -> Approval:
+async def new_approval(store: Store, app_id: str, user_id: str = "u1") -> Approval:
     """Opens a new approval."""
     wish = Wish(
         kind="connection",
@@ -67,7 +67,7 @@ async def state_of(store: Store, approval: Approval) -> str | None:
 
 async def test_deleted_payer_allows_nothing(store: Store, app_id: str) -> None:
     """The form was sent, and its sign-in was checked, before the data was deleted."""
-    payer, approval = await new_payer(store), await asked(store, app_id)
+    payer, approval = await new_payer(store), await new_approval(store, app_id)
     await delete(store, payer)
     with pytest.raises(WattfareError, match="deleted"):
         await allow(store, approval, payer)
@@ -75,7 +75,7 @@ async def test_deleted_payer_allows_nothing(store: Store, app_id: str) -> None:
 
 
 async def test_fresh_approval_is_deleted_with_its_payer(store: Store, app_id: str) -> None:
-    payer, approval = await new_payer(store), await asked(store, app_id)
+    payer, approval = await new_payer(store), await new_approval(store, app_id)
     await allow(store, approval, payer)
     await delete(store, payer)
     assert await state_of(store, approval) is None
@@ -85,7 +85,7 @@ async def test_concurrent_redemption_and_deletion(store: Store, app_id: str) -> 
     """Both end, in any order, without a deadlock. No connection is left."""
     terms, now = Terms(), datetime.now(UTC)
     for number in range(20):
-        payer, approval = await new_payer(store), await asked(store, app_id, f"u{number}")
+        payer, approval = await new_payer(store), await new_approval(store, app_id, f"u{number}")
         await allow(store, approval, payer)
 
         def redeem(sql: Sql, id_: str = approval.id) -> None:
@@ -124,7 +124,7 @@ async def test_concurrent_sign_in_and_deletion(store: Store) -> None:
 async def test_concurrent_approval_and_deletion(store: Store, app_id: str) -> None:
     """In any order, no approval of the payer is left."""
     for _ in range(10):
-        payer, approval = await new_payer(store), await asked(store, app_id)
+        payer, approval = await new_payer(store), await new_approval(store, app_id)
         allowed, deleted = await asyncio.gather(
             allow(store, approval, payer), delete(store, payer), return_exceptions=True
         )

@@ -51,6 +51,8 @@ def test_page_of_a_registered_origin_is_accepted(url: str, origin: str) -> None:
         ("https:app.example.com/", 400),
         ("https:///app.example.com/", 400),
         ("//app.example.com/", 400),
+        ("https://[:::]/", 403),
+        ("https://[1.2.3.4]/", 403),
         ("/return", 400),
         ("", 400),
         ("javascript:alert(1)", 400),

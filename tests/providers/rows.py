@@ -39,8 +39,8 @@ class Published:
 
     Attributes:
         model: its name in ``genai-prices``.
-        tokens: what the row's usage is in the names of ``genai-prices``.
-        context: what else the price depends on, in its names.
+        tokens: the row's usage in the names of ``genai-prices``.
+        context: the other conditions of the price, in its names.
     """
 
     model: str
@@ -66,7 +66,7 @@ class Row:
         answer: the whole answer, if it has more than a message and the usage.
         chunks: the whole stream, if no shape fits.
         headers: more HTTP headers of the whole answer.
-        fails: is it a failure? The client then gets a 502, or an error event.
+        fails: True for a failure. The client then gets a 502 or an error event.
     """
 
     quirk: str
@@ -90,10 +90,10 @@ class Provider:
     """A provider, and what is known about it.
 
     Attributes:
-        name: as it calls itself.
-        cached: are the cached tokens a part of ``prompt_tokens``?
+        name: the name that the provider uses.
+        cached: whether the cached tokens are a part of ``prompt_tokens``.
         reasoning: where reasoning is counted.
-        cost: does an answer name its cost?
+        cost: whether an answer has its cost.
         streams: where a stream has the usage.
         source: its own documentation, a URL.
         shape: makes its usual stream.

@@ -117,16 +117,16 @@ def test_bill_of_an_answer(service: Till, provider: Provider, row: Row) -> None:
     service.upstream.script = answering(provider, row)
     answer, billed = service.ask(row)
     assert billed == row.bill
-    told = json.loads(answer.text, parse_float=Decimal)
+    received = json.loads(answer.text, parse_float=Decimal)
     if row.fails:
-        assert (answer.status_code, told["error"]["code"]) == (502, "upstream")
+        assert (answer.status_code, received["error"]["code"]) == (502, "upstream")
         return
     assert answer.status_code == 200
-    assert nanos(told["usage"]["cost"]) == row.bill
+    assert nanos(received["usage"]["cost"]) == row.bill
     sent = in_json(answer_of(row))
-    assert without_usage(told) == without_usage(sent)
+    assert without_usage(received) == without_usage(sent)
     kept = sent.get("usage", {}).keys() - {"cost", *COUNTS}
-    assert {name: told["usage"][name] for name in kept} == {
+    assert {name: received["usage"][name] for name in kept} == {
         name: sent["usage"][name] for name in kept
     }
 
@@ -153,22 +153,22 @@ def test_bill_of_a_stream(
     assert [each for each in events if each.startswith(":")] == [
         each for each in sent if isinstance(each, str)
     ]
-    told = [
+    received = [
         json.loads(each.removeprefix("data: "), parse_float=Decimal)
         for each in events
         if each.startswith("data: ")
     ]
     passed = in_json([each for each in sent if not isinstance(each, str)])
     if asking:
-        last_cost = [each["usage"]["cost"] for each in told if each.get("usage")][-1]
+        last_cost = [each["usage"]["cost"] for each in received if each.get("usage")][-1]
         assert nanos(last_cost) == bill
-        if len(told) > len(passed):
+        if len(received) > len(passed):
             # The upstream's stream did not report its cost, so there is one more chunk.
-            assert told.pop()["choices"] == []
+            assert received.pop()["choices"] == []
     else:
         # The service has requested the usage, but the client has not.
         passed = [each for each in passed if each["choices"] or not each.get("usage")]
-    assert [without_usage(each) for each in told] == [without_usage(each) for each in passed]
+    assert [without_usage(each) for each in received] == [without_usage(each) for each in passed]
 
 
 @pytest.mark.parametrize(

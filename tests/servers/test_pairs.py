@@ -191,10 +191,10 @@ def test_cap_holds_for_concurrent_calls(
         return answer.choices[0].message.content
 
     with ThreadPoolExecutor(8) as threads:
-        said = list(threads.map(call, range(8)))
-    assert said.count("a b") == 3
+        statuses = list(threads.map(call, range(8)))
+    assert statuses.count("a b") == 3
     # Calls in flight may hold the budget. The error of the others says to retry.
-    assert set(said) <= {"a b", "budget_exceeded", "rate_limited"}
+    assert set(statuses) <= {"a b", "budget_exceeded", "rate_limited"}
     assert spent(app, user) == 3 * cost(2, 2)
 
 

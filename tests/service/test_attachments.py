@@ -165,7 +165,7 @@ def test_image_part_without_an_image_has_no_bound(part: dict) -> None:
         {"type": "file", "file": {"file_data": "s3://bucket/a.pdf"}},
         {"type": "input_file", "file_url": "gs://bucket/a.pdf"},
         {"type": "document", "source": {"type": "url", "url": "FILE:///etc/passwd"}},
-        # As lenient readers of URLs and paths take them.
+        # Lenient readers treat these as URLs or paths.
         image_part("file:/etc/a.png"),
         image_part(" fi\tle:///etc/a.png"),
         image_part("\x01file:///etc/a.png"),
@@ -204,7 +204,7 @@ def test_images_made_by_a_model_are_counted_when_sent_back() -> None:
     assert request.attachments == Attachments(images=(Image(64, 48),))
 
 
-def test_the_images_of_a_file_that_was_read_before_are_counted() -> None:
+def test_images_of_an_already_parsed_file_are_counted() -> None:
     pages = [{"type": "text", "text": "page"}, image_part(data_url(png(64, 48) + b"\0" * 10**5))]
     file = {"type": "file", "file": {"hash": "h", "name": "a.pdf", "content": pages}}
     made = {"role": "assistant", "content": "x", "annotations": [file]}
@@ -454,10 +454,11 @@ def test_file_type_is_read_from_its_bytes() -> None:
         {"type": "video", "video": ["https://example.com/1.png"], "fps": 2},
         {"type": "video_url", "video_url": {"url": data_url(b"\0" * 10**5, "video/mp4")}},
         image_part("https://example.com/a.png") | {"max_pixels": 10**6},
+        image_part("https://example.com/a.png") | {"uuid": "larger"},
     ],
     ids=lambda part: part["type"],
 )
-def test_what_has_no_bound_is_held_and_no_text_of_the_prompt(part: dict) -> None:
+def test_unbounded_part_is_reserved_and_not_counted_as_text(part: dict) -> None:
     request = read(part)
     assert all(name.startswith("messages[0].content[0]") for name in request.held)
     assert request.held

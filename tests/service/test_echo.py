@@ -39,14 +39,16 @@ def test_call_answers_counts_and_bills(app: App) -> None:
     assert status["remainingUsd"] == 0.999991
 
 
-@pytest.mark.parametrize(("limit", "said", "finish"), [(2, "a b", "length"), (3, "a b c", "stop")])
+@pytest.mark.parametrize(
+    ("limit", "expected", "finish"), [(2, "a b", "length"), (3, "a b c", "stop")]
+)
 @pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
 def test_limit_shortens_the_answer_and_the_bill(
-    app: App, name: str, limit: int, said: str, finish: str
+    app: App, name: str, limit: int, expected: str, finish: str
 ) -> None:
     app.connect()
     body = exact(app.chat("a b c", **{name: limit}).text)
-    assert body["choices"][0]["message"]["content"] == said
+    assert body["choices"][0]["message"]["content"] == expected
     assert body["choices"][0]["finish_reason"] == finish
     assert body["usage"]["cost"] == cost(3, limit)
 

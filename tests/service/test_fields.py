@@ -121,6 +121,10 @@ ALSO_ORDINARY: list[tuple[str, Any]] = [
     ("tool_choice", {"type": "tool", "name": "weather"}),
     ("tool_choice", {"type": "any", "disable_parallel_tool_use": True}),
     ("tool_choice", {"type": "allowed_tools", "mode": "auto", "tools": [{"type": "function"}]}),
+    ("thinking", {"type": "disabled", "budget_tokens": 0}),
+    ("thinking", {"type": "enabled", "budget_tokens": -1}),
+    ("provider", {"max_price": {"prompt": "1.5", "audio": 2}}),
+    ("tools", [{"type": "custom", "name": "w", "format": {"type": "grammar", "syntax": "lark"}}]),
     ("tools", [{"function": FUNCTION}]),
     ("tools", [{"type": "function", **FUNCTION, "strict": True}]),
     ("tools", [{"name": "weather", "input_schema": {"type": "object"}}]),
@@ -190,23 +194,23 @@ def test_ordinary_fields_are_forwarded_unchanged(name: str, value: object) -> No
 
 
 @pytest.mark.parametrize(("name", "value"), ALSO_ORDINARY, ids=str)
-def test_other_values_that_pass_as_they_are(name: str, value: object) -> None:
+def test_other_allowed_values_are_unchanged(name: str, value: object) -> None:
     request = read(**{name: value})
     assert (request.body[name], request.held) == (value, ())
 
 
-def test_an_unknown_field_that_is_null_is_left_out() -> None:
+def test_unknown_field_that_is_null_is_left_out() -> None:
     assert "something_unknown" not in read(something_unknown=None, stop=None).body
     assert read(something_unknown=None, stop=None).body["stop"] is None
 
 
 @pytest.mark.parametrize("value", [{"api_base": "x"}, {"google": {}, "model": "x"}, {}, "x"])
-def test_of_an_extra_body_only_gemini_s_fields_pass(value: object) -> None:
+def test_extra_body_may_have_gemini_fields_only(value: object) -> None:
     assert "`extra_body` is never allowed" in refusal(extra_body=value)
     assert "never allowed" in refusal(extra_body={"google": {"cached_content": "x"}})
 
 
-def test_no_limit_is_the_limit_of_the_service() -> None:
+def test_request_without_a_limit_gets_the_limit_of_the_service() -> None:
     request = read(max_tokens=-1, options={"num_predict": -1})
     assert request.limits(500) == (16, 500)
     sent = request.limited(500, *request.limit_names)

@@ -68,16 +68,16 @@ def test_grants_of_an_app_hold_at_most_their_ceiling(tmp_path: Path, upstream: U
 
 @pytest.mark.parametrize("more", [(), ("--upstream", "http://127.0.0.1:9/v1")])
 def test_grant_ceiling_applies_to_the_operators_money_only(more: tuple[str, ...]) -> None:
-    said = invoke_cli("serve", "--grant-ceiling-usd", "2", *more)
-    assert said.exit_code == 2
-    assert "--grant-ceiling-usd needs" in said.stderr
+    command = invoke_cli("serve", "--grant-ceiling-usd", "2", *more)
+    assert command.exit_code == 2
+    assert "--grant-ceiling-usd needs" in command.stderr
 
 
 def test_grant_ceiling_must_be_an_amount() -> None:
     options = ("--upstream", "http://127.0.0.1:9/v1", "--user-ceiling-usd", "1")
-    said = invoke_cli("serve", *options, "--grant-ceiling-usd", "none", env=KEY)
-    assert said.exit_code == 2
-    assert "--grant-ceiling-usd must be an amount" in said.stderr
+    command = invoke_cli("serve", *options, "--grant-ceiling-usd", "none", env=KEY)
+    assert command.exit_code == 2
+    assert "--grant-ceiling-usd must be an amount" in command.stderr
 
 
 def test_grant_without_a_cap_gets_the_operators_default(tmp_path: Path) -> None:

@@ -136,9 +136,9 @@ def test_expensive_provider_is_not_chosen(far: App, upstream: Upstream) -> None:
     }
 
 
-def test_a_lower_price_of_the_client_counts(far: App, upstream: Upstream) -> None:
+def test_lower_max_price_of_the_client_is_kept(far: App, upstream: Upstream) -> None:
     far.connect()
-    asked = {"max_price": {"prompt": 0.5, "completion": 99, "image": 0.1}}
+    asked = {"max_price": {"prompt": "0.5", "completion": 99, "image": 0.1}}
     assert chat(far, model="fake/model", provider=asked).status_code == 200
     assert upstream.calls[0].json["provider"] == {
         "max_price": {"prompt": 0.5, "completion": 2, "request": 0, "image": 0.1}

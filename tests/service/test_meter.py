@@ -80,31 +80,31 @@ def test_whole_answer_and_its_stream_cost_the_same() -> None:
 
 
 def test_last_usage_counts_and_later_chunks_are_added() -> None:
-    told = meter()
-    told.count(3)
-    told.add_usage({"prompt_tokens": 4, "completion_tokens": 100})
-    assert told.cost() == 4 * 1000 + 100 * 2000
-    told.count(2)
-    assert told.cost() == 4 * 1000 + 102 * 2000
-    told.add_usage({"prompt_tokens": 4, "completion_tokens": 5, "cost": Decimal("0.5")})
-    assert told.cost() == told.claimed == 500_000_000
-    told.count(1)
-    assert told.cost() == 500_000_000 + 2000
-    told.add_usage({"cost": Decimal("0.25")})
-    assert told.cost() == 250_000_000
-    told.add_usage({"cost": "0.1"})
-    assert told.cost() == 100_000_000
+    measured = meter()
+    measured.count(3)
+    measured.add_usage({"prompt_tokens": 4, "completion_tokens": 100})
+    assert measured.cost() == 4 * 1000 + 100 * 2000
+    measured.count(2)
+    assert measured.cost() == 4 * 1000 + 102 * 2000
+    measured.add_usage({"prompt_tokens": 4, "completion_tokens": 5, "cost": Decimal("0.5")})
+    assert measured.cost() == measured.claimed == 500_000_000
+    measured.count(1)
+    assert measured.cost() == 500_000_000 + 2000
+    measured.add_usage({"cost": Decimal("0.25")})
+    assert measured.cost() == 250_000_000
+    measured.add_usage({"cost": "0.1"})
+    assert measured.cost() == 100_000_000
 
 
 def test_claimed_cost_comes_from_the_upstream() -> None:
-    told = meter()
-    told.count(50)
-    assert told.claimed is None
-    told.add_usage({"prompt_tokens": 7, "completion_tokens": 8})
-    told.count(50)
-    assert told.claimed == 7 * 1000 + 8 * 2000
-    told.add_usage({"cost": 1})
-    assert told.outcome("completed").claimed == 10**9
+    measured = meter()
+    measured.count(50)
+    assert measured.claimed is None
+    measured.add_usage({"prompt_tokens": 7, "completion_tokens": 8})
+    measured.count(50)
+    assert measured.claimed == 7 * 1000 + 8 * 2000
+    measured.add_usage({"cost": 1})
+    assert measured.outcome("completed").claimed == 10**9
 
 
 def test_without_a_price_only_the_upstream_reports_the_cost() -> None:

@@ -116,10 +116,10 @@ def test_ceiling_can_be_set_in_the_environment(tmp_path: Path, upstream: Upstrea
 
 @pytest.mark.parametrize("option", ["--app-ceiling-usd", "--total-ceiling-usd"])
 def test_ceiling_applies_to_the_operators_money_only(option: str) -> None:
-    said = invoke_cli("serve", option, "2", "--upstream", "http://127.0.0.1:9/v1")
-    assert said.exit_code == 2
-    assert f"{option} needs" in said.stderr
+    command = invoke_cli("serve", option, "2", "--upstream", "http://127.0.0.1:9/v1")
+    assert command.exit_code == 2
+    assert f"{option} needs" in command.stderr
     paid = ("--upstream", "http://127.0.0.1:9/v1", "--user-ceiling-usd", "1")
-    said = invoke_cli("serve", *paid, option, "much", env=KEY)
-    assert said.exit_code == 2
-    assert f"{option} must be an amount" in said.stderr
+    command = invoke_cli("serve", *paid, option, "much", env=KEY)
+    assert command.exit_code == 2
+    assert f"{option} must be an amount" in command.stderr

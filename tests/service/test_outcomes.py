@@ -110,9 +110,9 @@ WHOLE = {
 }
 
 
-@pytest.mark.parametrize(("told", "cost"), WHOLE.values(), ids=WHOLE)
-def test_bill_of_a_whole_answer(app: App, upstream: Upstream, told: object, cost: int) -> None:
-    upstream.script = whole(told)
+@pytest.mark.parametrize(("reported", "cost"), WHOLE.values(), ids=WHOLE)
+def test_bill_of_a_whole_answer(app: App, upstream: Upstream, reported: object, cost: int) -> None:
+    upstream.script = whole(reported)
     assert app.chat(**CALL).status_code == 200
     assert billed(app) == cost
 
@@ -192,16 +192,16 @@ def test_bill_of_a_stream(
 
 
 @pytest.mark.parametrize("stream", [False, True])
-@pytest.mark.parametrize("told", [True, False], ids=["and says so", "and does not"])
+@pytest.mark.parametrize("reported", [True, False], ids=["and says so", "and does not"])
 def test_upstream_that_ignores_its_limit_is_cut_off(
-    app: App, upstream: Upstream, stream: bool, told: bool
+    app: App, upstream: Upstream, stream: bool, reported: bool
 ) -> None:
     """It is cut off at the chunk that the reservation does not cover. That chunk is not
     forwarded."""
     left = (RESERVED - ESTIMATED * 1000) // 2000
     if not stream:
         upstream.script = whole(
-            {"prompt_tokens": 5, "completion_tokens": 10**4} if told else None, "word " * 5000
+            {"prompt_tokens": 5, "completion_tokens": 10**4} if reported else None, "word " * 5000
         )
         assert app.chat(**CALL).status_code == 200
         assert billed(app) == RESERVED
@@ -214,13 +214,13 @@ def test_upstream_that_ignores_its_limit_is_cut_off(
             sent += 1
             # Its usage reports 10 tokens a chunk.
             said = {"prompt_tokens": ESTIMATED, "completion_tokens": 10 * sent}
-            (word_with_usage(said) if told else word("w "))(exchange)
+            (word_with_usage(said) if reported else word("w "))(exchange)
 
     upstream.script = script
     answer = app.chat(**CALL, stream=True)
     upstream.wait_gone()
     assert last_of(answer.text) == "budget_exceeded"
-    assert answer.text.count('"delta"') == (left // 10 if told else left)
+    assert answer.text.count('"delta"') == (left // 10 if reported else left)
     assert billed(app) == RESERVED
 
 

@@ -162,9 +162,11 @@ def test_published_price_that_depends_on_the_time_of_day(model: str) -> None:
     costs: set[int] = set()
     for minutes in range(0, 24 * 60, 30):
         moment = midnight + timedelta(minutes=minutes)
-        told = calc_price(used, model, provider_id="deepseek", genai_request_timestamp=moment)
+        published_cost = calc_price(
+            used, model, provider_id="deepseek", genai_request_timestamp=moment
+        )
         costs.add(price.cost(counts, moment))
-        assert price.cost(counts, moment) == nanos_ceil(told.total_price)
+        assert price.cost(counts, moment) == nanos_ceil(published_cost.total_price)
     assert len(costs) == 2
     assert price.bound(1000, 100) >= max(costs)
 

@@ -115,8 +115,8 @@ def test_rounded_amounts_in_messages_are_true(one: int, other: int) -> None:
     """Rounding never makes the remaining budget look sufficient."""
     left, needed = sorted((one, other))
     texts = [dollars(left, up=False), dollars(needed, up=True)]
-    said = [Decimal(text.removeprefix("$").replace(",", "")) for text in texts]
-    assert said[0] * 10**9 <= left <= needed <= said[1] * 10**9
+    rounded = [Decimal(text.removeprefix("$").replace(",", "")) for text in texts]
+    assert rounded[0] * 10**9 <= left <= needed <= rounded[1] * 10**9
     assert all(len(text.rpartition(".")[2]) >= 2 for text in texts)
 
 

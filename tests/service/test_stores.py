@@ -445,8 +445,8 @@ async def test_data_of_an_older_version_survives_the_migration(tmp_path) -> None
     assert await store.sweep() == 1  # except what another process still holds
     assert await store.transact(verify) == []
     [_, swept] = await store.transact(lambda sql: list(rows_of(sql)))
-    told = {name: swept[name] for name in ("reservation_id", "billed_nanos", "prompt_tokens")}
-    assert told == {"reservation_id": "r1", "billed_nanos": 2, "prompt_tokens": 8}
+    settled = {name: swept[name] for name in ("reservation_id", "billed_nanos", "prompt_tokens")}
+    assert settled == {"reservation_id": "r1", "billed_nanos": 2, "prompt_tokens": 8}
     assert await store.settle("r2", Account("a", grant_hash="g"), DONE) == 4
     assert await store.transact(verify) == []
     await store.close()

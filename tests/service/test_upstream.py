@@ -566,7 +566,7 @@ def test_events_without_an_empty_line_between_them(app: App, upstream: Upstream)
 
     upstream.script = script
     answer = app.chat(**MODEL, stream=True)
-    told = events_of(answer.text)
-    assert [json.loads(each) for each in told[:-1]] == [chunks[0]]
-    assert told[-1] == "[DONE]"
+    received = events_of(answer.text)
+    assert [json.loads(each) for each in received[:-1]] == [chunks[0]]
+    assert received[-1] == "[DONE]"
     assert billed(app) == Decimal("0.000007")

@@ -308,9 +308,9 @@ def test_error_about_the_operators_account_is_hidden(
     error = read(status, body, retry_after="7")
     assert (error.code, error.http_status, error.retry_after) == ("upstream", 502, None)
     assert error.upstream_code is None
-    said = json.dumps(error.to_wire())
+    wire = json.dumps(error.to_wire())
     for words in (WORDS, "credit", "API key", "Balance", "quota", "reconnect"):
-        assert words not in said
+        assert words not in wire
     [record] = caplog.records
     assert record.levelno == logging.ERROR
     assert advice in record.getMessage().partition("). ")[2]

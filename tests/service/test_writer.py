@@ -196,7 +196,7 @@ async def test_cancelled_job_is_still_executed(writer: Writer, file: str) -> Non
 
 
 @contextmanager
-def held_up(writer: Writer) -> Iterator[None]:
+def blocked_thread(writer: Writer) -> Iterator[None]:
     """Holds the connection in the thread."""
     begun, gate = threading.Event(), threading.Event()
 
@@ -217,7 +217,7 @@ def test_job_of_a_closed_loop_is_still_executed(file: str) -> None:
     writer = Writer(make_url(f"sqlite:///{file}"))
 
     async def leave(stack: ExitStack) -> None:
-        stack.enter_context(held_up(writer))
+        stack.enter_context(blocked_thread(writer))
         await asyncio.sleep(0)
         await asyncio.sleep(0)  # it is running
         for job in (keep("a"), refuse, keep("b")):
@@ -233,7 +233,7 @@ async def test_jobs_that_arrive_during_a_commit_share_the_next(writer: Writer, f
     began: list[str] = []
     raw = writer.sql.connection.driver_connection
     assert raw is not None
-    with held_up(writer):
+    with blocked_thread(writer):
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         futures = [writer.run(keep(str(number))) for number in range(20)]
@@ -247,7 +247,9 @@ async def test_statements_run_on_the_loop_and_commits_in_the_thread(writer: Writ
     where: dict[str, int] = {}
     raw = writer.sql.connection.driver_connection
     assert raw is not None
-    raw.set_trace_callback(lambda said: where.update({said.split()[0]: threading.get_ident()}))
+    raw.set_trace_callback(
+        lambda statement: where.update({statement.split()[0]: threading.get_ident()})
+    )
     await writer.run(keep("a"))
     assert where.pop("COMMIT") != threading.get_ident()
     assert where == {"BEGIN": threading.get_ident(), "INSERT": threading.get_ident()}

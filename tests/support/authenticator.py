@@ -35,10 +35,10 @@ class Authenticator:
     """The passkeys of one person.
 
     Attributes:
-        origin: that of the page which the browser shows.
-        rp_id: the relying party for which the authenticator signs; None: what the options say.
-        verifies: does it check a finger or a PIN?
-        counts: does it count how often each passkey is used?
+        origin: the origin of the page in the browser.
+        rp_id: the relying party for which the authenticator signs; None takes it from the options.
+        verifies: True if it verifies the person, by a finger or a PIN.
+        counts: True if it counts the uses of each passkey.
     """
 
     origin: str

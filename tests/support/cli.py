@@ -17,7 +17,7 @@ def invoke_cli(*arguments: str, env: dict[str, str] | None = None) -> Result:
     ``serve`` must exit by itself: if it starts to serve, an AssertionError is raised.
 
     Args:
-        env: more variables. The command sees none of this process's own `WATTFARE_…`.
+        env: more variables. The command does not see this process's own `WATTFARE_…`.
     """
     ours: dict[str, str | None] = {
         name: None for name in os.environ if name.startswith("WATTFARE_")

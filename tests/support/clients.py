@@ -95,9 +95,9 @@ class Driver:
     """A client of this kind, driven synchronously even if it is async.
 
     Args:
-        kind: of the HTTP client.
-        url: the service's.
-        http: options for the HTTP client, where it is not our own.
+        kind: the kind of the HTTP client.
+        url: the service's URL.
+        http: options for the HTTP client, if it is not our own.
         options: for :class:`Wattfare` or :class:`AsyncWattfare`.
     """
 

@@ -38,7 +38,7 @@ def configure(database: str, conn_max_age: int | None = 0, **more: Any) -> None:
 
     Args:
         database: the URL of a PostgreSQL database, or the path of a SQLite file.
-        conn_max_age: how long a connection to it is kept, in seconds; None: for good.
+        conn_max_age: seconds for which a connection is kept; None keeps it for good.
         more: other settings.
     """
     if settings.configured:
@@ -86,8 +86,8 @@ class Browser:
     """Django's sync or async test client behind one interface. It keeps cookies.
 
     Args:
-        kind: ``sync``, through WSGI's handler, or ``async``, through ASGI's.
-        options: of the test client.
+        kind: ``sync`` for the WSGI handler, or ``async`` for the ASGI handler.
+        options: for the test client.
     """
 
     def __init__(self, kind: str, **options: Any) -> None:

@@ -145,7 +145,7 @@ class Live:
     """An answer in progress, as its client sees it.
 
     Attributes:
-        chunks: what has come and nobody has taken; None is the end, an exception a failure.
+        chunks: the unread chunks; None is the end, an exception is a failure.
     """
 
     close: Callable[[], None]

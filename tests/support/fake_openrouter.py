@@ -60,12 +60,12 @@ class FakeOpenRouter:
     """The fake.
 
     Attributes:
-        credit: what each person has, in USD.
+        credit: the credit of each person, in USD.
         keys: all keys, by the key itself.
-        grants_limits: does the page take the limit that the app asks for?
+        grants_limits: True if the page accepts the limit that the app requests.
         exchanges: the bodies of all requests to ``/auth/keys``.
-        hang_after: a stream stops after so many words, and its connection stays open.
-        cost: what each call costs, in USD.
+        hang_after: the number of words after which a stream stops and stays open.
+        cost: the cost of each call, in USD.
         streaming: released once for each stream that hangs.
     """
 
@@ -118,9 +118,9 @@ class FakeOpenRouter:
         """Opens the page that an app leads to, as this person, and allows the request.
 
         Args:
-            limit: what the person writes into the field with the limit.
+            limit: the limit that the person enters.
 
-        Returns: where the page leads to.
+        Returns: the URL that the page redirects to.
         """
         with httpx.Client(trust_env=False, timeout=PATIENCE) as http:
             form = Page(http.get(url)).form("Authorize")

@@ -60,7 +60,7 @@ class Exchange:
 
     Attributes:
         gone: set when the client has closed the connection before the answer's end.
-        closed: set when the connection is closed, at whichever time.
+        closed: set when the connection is closed at any time.
     """
 
     method: str
@@ -266,8 +266,8 @@ class FakeWattfare:
 
     Attributes:
         script: answers the next requests.
-        exchanges: the requests that came, in order.
-        failures: what was wrong with them; the fixture looks.
+        exchanges: the received requests, in order.
+        failures: the faults of the requests; the fixture checks them.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:

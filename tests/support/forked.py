@@ -61,7 +61,7 @@ class ForkedCommand:
     """`wattfare …` in its own process, with the parts of ``subprocess.Popen`` that tests use.
 
     Args:
-        arguments: of the command.
+        arguments: the arguments of the command.
         variables: the whole environment.
     """
 

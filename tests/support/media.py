@@ -45,10 +45,10 @@ def gif(width: int, height: int) -> bytes:
 def wav(seconds: float, rate: int = 16_000, *, says: int | None = None) -> bytes:
     """Silence with one channel of 16 bits. ``says``: the number of bytes that its header states."""
     data = b"\0\0" * int(seconds * rate)
-    said = len(data) if says is None else says
+    stated = len(data) if says is None else says
     form = struct.pack("<HHIIHH", 1, 1, rate, rate * 2, 2, 16)
-    head = b"WAVEfmt " + struct.pack("<I", 16) + form + b"data" + struct.pack("<I", said)
-    return b"RIFF" + struct.pack("<I", len(head) + said) + head + data
+    head = b"WAVEfmt " + struct.pack("<I", 16) + form + b"data" + struct.pack("<I", stated)
+    return b"RIFF" + struct.pack("<I", len(head) + stated) + head + data
 
 
 #: A frame of MPEG 1, layer 3, with 128 kbit/s at 44.1 kHz: 417 bytes for 1,152 samples.

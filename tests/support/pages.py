@@ -64,7 +64,7 @@ class Page(HTMLParser):
         forms: its forms, in order.
         links: the text and the target of each link.
         elements: each start tag, with its attributes.
-        inline: what stands in `<script>` and `<style>` elements.
+        inline: the content of `<script>` and `<style>` elements.
         text: all of its visible text, with single spaces.
     """
 
@@ -150,7 +150,7 @@ class Browser:
         self.http = httpx.Client(
             base_url=self.origin, timeout=PATIENCE, trust_env=False, verify=ssl_context()
         )
-        # An own address: the service limits the requests of each.
+        # Its own address: the service limits the requests of each address.
         self.http.headers["x-forwarded-for"] = new_address()
         if cookie is not None:
             self.http.cookies.set("wattfare", cookie, domain="localhost.local", path="/")
@@ -164,7 +164,7 @@ class Browser:
         """Sends a form, as a browser does. Does not follow redirects.
 
         Args:
-            fields: what the person fills in.
+            fields: the fields that the person fills in.
         """
         return self.post(form.action, {**form.fields, **fields})
 

@@ -28,8 +28,8 @@ class Pair:
     """A framework's app, and the server that runs it.
 
     Attributes:
-        command: of the server; ``{port}`` is where it listens.
-        tells_port: does it say which one it took, where told 0?
+        command: the command of the server; ``{port}`` is its port.
+        tells_port: True if it prints its port when started with port 0.
     """
 
     name: str
@@ -105,9 +105,9 @@ def run_server(pair: Pair, service: Service, keys: AppKeys, home: Path) -> Itera
         process.send_signal(signal.SIGTERM)
         code = process.wait(PATIENCE)
         reader.join(PATIENCE)
-        said = "".join(log)
-        assert code in (0, -signal.SIGTERM), said
-        assert not [line for line in log if _is_complaint(line)], said
+        output = "".join(log)
+        assert code in (0, -signal.SIGTERM), output
+        assert not [line for line in log if _is_complaint(line)], output
     finally:
         if process.poll() is None:
             process.kill()

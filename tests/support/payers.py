@@ -39,7 +39,7 @@ async def new_payer(store: Store, *, age: int = 0) -> SignedIn:
     """A payer who has signed in.
 
     Args:
-        age: how long ago, in seconds.
+        age: how many seconds ago.
     """
     payer_id, cookie = secrets.token_hex(16), secrets.token_urlsafe(32)
     now = int(time.time())

@@ -32,7 +32,7 @@ class Person:
         """Does what the page's script does: creates a passkey, or signs in with one.
 
         Args:
-            kind: ``create`` or ``sign-in``; None: what fits.
+            kind: ``create`` or ``sign-in``; None chooses.
         """
         kind = kind or ("sign-in" if self.authenticator.credentials else "create")
         form = self.form(next_)

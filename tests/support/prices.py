@@ -85,8 +85,8 @@ def provider_cost(price: Price, used: TokenCounts, moment: datetime = NOON) -> F
         return Fraction(next((value for value in given if value is not None), 0))
 
     text = used.prompt - sum(getattr(used, name) for name in PROMPT_PARTS)
-    said = used.completion - sum(getattr(used, name) for name in COMPLETION_PARTS)
-    usd = text * of("prompt") + said * of("completion")
+    text_tokens = used.completion - sum(getattr(used, name) for name in COMPLETION_PARTS)
+    usd = text * of("prompt") + text_tokens * of("completion")
     usd += sum(getattr(used, name) * of(name) for name in PROMPT_PARTS + COMPLETION_PARTS)
     usd += of("request") + used.searches * of("search")
     usd += used.images * of("per_image")

@@ -325,8 +325,8 @@ def render(template: str, request: dict[str, Any], *, html: bool) -> str:
     """Renders the request with this template.
 
     Args:
-        html: does ``tojson`` write ASCII and escape ``<``, as Jinja's own does? Those of vLLM and
-            of transformers do not.
+        html: True if ``tojson`` writes ASCII and escapes ``<``, as Jinja's own does. Those of
+            vLLM and transformers do not.
     """
     import jinja2
 

@@ -138,11 +138,11 @@ def eventually(probe: Callable[[], T]) -> T:
     event to wait for."""
     deadline = time.monotonic() + PATIENCE
     pause = 0.01
-    while not (said := probe()):
+    while not (result := probe()):
         assert time.monotonic() < deadline, "it never became true"
         time.sleep(pause)  # the function may open a database, and the machine is shared
         pause = min(1.5 * pause, 0.1)
-    return said
+    return result
 
 
 def bearer(credential: str) -> dict[str, str]:
@@ -186,8 +186,8 @@ def run_service(
     Args:
         options: more arguments of ``serve``.
         env: more variables.
-        stop_grace: seconds that streams may go on after SIGTERM.
-        database: another one than a file in ``tmp_path``.
+        stop_grace: seconds that streams may continue after SIGTERM.
+        database: a database other than a file in ``tmp_path``.
         forked: from a process that has imported everything, which takes a tenth of the time. A
             test of how the command starts wants False.
     """

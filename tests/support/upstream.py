@@ -173,14 +173,14 @@ class Upstream:
     """The fake upstream.
 
     Attributes:
-        script: what to do with a call to ``/chat/completions``; set it before the call.
+        script: answers a call to ``/chat/completions``; set it before the call.
         models: what ``/models`` lists.
-        models_script: what to do with a call to ``/models`` instead.
-        record_script: what to do with a question for a generation's record.
-        first: looks at each request before all this, and returns True if it has answered it.
-        calls: the calls that came.
-        questions: the questions for records that came.
-        gone: released once for each call whose client went away before its end.
+        models_script: answers a call to ``/models`` instead.
+        record_script: answers a request for a generation's record.
+        first: sees each request first, and returns True if it has answered it.
+        calls: the received calls.
+        questions: the received requests for records.
+        gone: released once for each call whose client disconnected before its end.
     """
 
     url: str = ""

@@ -757,12 +757,12 @@ def test_forked_child_can_call_but_not_inspect(wattfare: WattfareService) -> Non
     readable, writable = os.pipe()
     child = os.fork()
     if child == 0:
-        said = "nothing"
+        outcome = "nothing"
         try:
             wattfare.billed()
         except RuntimeError as error:
-            said = str(error)
-        os.write(writable, said.encode())
+            outcome = str(error)
+        os.write(writable, outcome.encode())
         servers.stop_servers()
         os._exit(0)
     os.close(writable)

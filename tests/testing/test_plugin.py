@@ -37,10 +37,10 @@ def test_plugin_loads_no_slow_module_and_is_listed(tmp_path: Path) -> None:
         "def pytest_unconfigure(config):\n"
         f"    print('loaded:', sorted({HEAVY!r} & sys.modules.keys()))\n"
     )
-    said = run_pytest(tmp_path, "--fixtures")
-    assert "loaded: []" in said, said
-    assert "wattfare --" in said, said
-    assert "A real Wattfare service on a real socket, with a new app" in said, said
+    output = run_pytest(tmp_path, "--fixtures")
+    assert "loaded: []" in output, output
+    assert "wattfare --" in output, output
+    assert "A real Wattfare service on a real socket, with a new app" in output, output
 
 
 def test_marker_is_described(pytestconfig: pytest.Config) -> None:
@@ -69,13 +69,13 @@ def test_whole_run_in_two_processes(tmp_path: Path) -> None:
     assert len(examples) == 5
     for example in examples:
         shutil.copy(example, tmp_path)
-    said = run_pytest(tmp_path, "-p", "asyncio", "-p", "xdist", "-n", "2")
-    assert "15 passed" in said, said
-    assert "1 failed" in said, said
-    assert "1 error" in said, said
-    assert "ann reserves 0.000007 USD for a stream of openai/gpt-5" in said, said
-    assert "ERROR test_shop.py::test_leaves_a_stream_open" in said, said
-    assert "ResourceWarning" not in said, said
+    output = run_pytest(tmp_path, "-p", "asyncio", "-p", "xdist", "-n", "2")
+    assert "15 passed" in output, output
+    assert "1 failed" in output, output
+    assert "1 error" in output, output
+    assert "ann reserves 0.000007 USD for a stream of openai/gpt-5" in output, output
+    assert "ERROR test_shop.py::test_leaves_a_stream_open" in output, output
+    assert "ResourceWarning" not in output, output
 
 
 _RUN = """

@@ -35,7 +35,7 @@ export interface WattfareOptions {
   consentURL?: string;
   /**
    * The page of this origin to which a popup returns. It loads this module. Default: the page
-   * `wattfare-return` beside the module, or this page if the module is on another origin.
+   * `wattfare-return` next to the module, or this page if the module is on another origin.
    */
   returnURL?: string | URL;
 }
@@ -71,8 +71,8 @@ export interface ApprovalOptions {
 
 export interface Wattfare {
   /**
-   * Asks the person for a budget, and resolves to the status afterwards. To deny, or to close the
-   * window, is not an error: the status has `connected: false`, or the previous budget.
+   * Asks the person for a budget, and resolves to the status afterwards. If the person denies, or
+   * closes the window, there is no error: the status has `connected: false`, or the previous budget.
    *
    * @throws {WattfareError} `popup_blocked`, and the errors of the service.
    */

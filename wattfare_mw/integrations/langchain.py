@@ -151,7 +151,7 @@ class ChatWattfare(BaseChatOpenAI):
 
     async def _agenerate_with_cache(self, *args: Any, **kwargs: Any) -> Any:
         if self.cache is not False and (self.cache or get_llm_cache()):
-            # The key of the cache has the user, and is made where nothing can wait for it.
+            # The key of the cache has the user. It is created in code that cannot wait.
             await paying(self.user).pays_async()
         return await super()._agenerate_with_cache(*args, **kwargs)
 

@@ -340,7 +340,7 @@ class Gate:
                 upload = request_body.read(body, self._models, self._on_usage is not None)
             else:
                 reading = (body, self._models, self._on_usage is not None)
-                upload = yield InThread(request_body.read, reading)
+                upload = yield InThread(request_body.read, reading, sender or "")
             record.model = upload.model
             call = calls.relayed_completion(
                 payer, upload.body, forwarding.headers_up(headers, record.request_id)

@@ -53,7 +53,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def _set_environment(config: pytest.Config) -> None:
     if config.getini(_OPTION) and _environment not in config.stash:
-        # Each worker of pytest-xdist has an address of its own.
+        # Each worker of pytest-xdist has its own address.
         environment = config.stash[_environment] = Environment(keep_address().environ)
         config.add_cleanup(environment.restore)
         config.add_cleanup(release_address)

@@ -176,7 +176,7 @@ class Recorder:
         """ASGI."""
         headers = Headers.of_scope(scope["headers"])
         tested = self._server.app_of(headers)
-        # Each test has an address of its own, so tests do not share rate limits.
+        # Each test has its own address, so tests do not share rate limits.
         scope["client"] = (self._server.client_address, 0)
         on = _KINDS.get((scope["method"], scope["path"]))
         if on == "disconnect":

@@ -247,7 +247,7 @@ class Pool(Generic[C]):
 
     Args:
         make: makes one.
-        close: closes one; None where the client is not ours to close.
+        close: closes one; None if the app closes the client itself.
     """
 
     def __init__(self, make: Callable[[], C], close: Callable[[C], None] | None = None) -> None:
@@ -303,7 +303,7 @@ class LoopPool(Generic[C]):
 
     Args:
         make: makes one.
-        close: closes one; None where the client is not ours to close.
+        close: closes one; None if the app closes the client itself.
     """
 
     def __init__(
@@ -337,7 +337,7 @@ class LoopPool(Generic[C]):
             return
         try:
             loop = asyncio.get_running_loop()
-        except RuntimeError:  # on trio, where no client has been made
+        except RuntimeError:  # on trio, on which no client has been made
             return
         _, lease = self._clients.pop(loop, (None, None))
         if lease is not None:

@@ -132,7 +132,7 @@ def _write(transport: Any, request: HTTPRequest, url: yarl.URL) -> None:
 
 
 def _head(request: HTTPRequest, url: yarl.URL, length: int) -> bytes:
-    # In a frame of its own, which has the unmasked secret key.
+    # In a separate frame, because it has the unmasked secret key.
     lines = [
         f"{request.method} {url.raw_path_qs} HTTP/1.1",
         f"host: {url.host_port_subcomponent}",

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
+from collections.abc import Callable
 from contextvars import Context
 
 #: A time that never comes. It means that there is no wait now.
@@ -23,7 +25,7 @@ class IdleWait:
     Attributes:
         since: when the current wait began, by :attr:`now`; :data:`NEVER` while data is available,
             because the reader may take any time.
-        now: the time on the clock of its loop.
+        now: the time on the clock of its timer.
     """
 
     __slots__ = ("_timer", "now", "since")
@@ -44,11 +46,22 @@ class IdleWait:
 
 
 class IdleTimer:
-    """Watches all waits on one event loop that have the same limit, in seconds."""
+    """Watches all waits on one event loop that have the same limit.
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, limit: float) -> None:
+    Args:
+        limit: in seconds.
+        now: the clock of the waits. A stream reads it at each chunk, and asyncio's own `loop.time`
+            is a Python function around the same clock.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        limit: float,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._loop = loop
-        self.now = loop.time
+        self.now = now
         self._limit = limit
         self._waits: set[IdleWait] = set()
         self.discard = self._waits.discard

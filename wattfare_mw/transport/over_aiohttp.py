@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import io
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import aiohttp
 import yarl
+from aiohttp.client_proto import ResponseHandler
 from aiohttp.http_exceptions import HttpProcessingError
 
 from ..errors import WattfareError
@@ -33,11 +34,34 @@ _SMALL = 2**15
 _PIECEMEAL = 2**20
 
 
+#: The most responses such as "103 Early Hints" before an answer. A server could send them forever.
+MAX_INTERIM = 10
+
+
+class _Protocol(ResponseHandler):
+    """aiohttp's protocol, with a limit of interim responses."""
+
+    _interim = 0
+
+    async def read(self) -> Any:
+        message, content = await super().read()
+        if 100 <= message.code < 200 and message.code != 101:
+            self._interim += 1
+            if self._interim > MAX_INTERIM:
+                raise aiohttp.ClientPayloadError("The answer has too many interim responses.")
+        else:
+            self._interim = 0
+        return message, content
+
+
 def own_session() -> Any:
+    connector = aiohttp.TCPConnector(
+        limit=0, keepalive_timeout=KEEPALIVE_SECONDS, ssl=ssl_context()
+    )
+    # It has no public name.
+    vars(connector)["_factory"] = partial(_Protocol, loop=asyncio.get_running_loop())
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(
-            limit=0, keepalive_timeout=KEEPALIVE_SECONDS, ssl=ssl_context()
-        ),
+        connector=connector,
         cookie_jar=aiohttp.DummyCookieJar(),
         # Not `trust_env`: it looks up the proxy in a thread for each request, and a ~/.netrc would
         # conflict with our credentials. We look it up once.

@@ -154,7 +154,7 @@ async def _aclose(connections: Iterable[HTTPConnection]) -> None:
 
 
 def _request_of(library: Library, request: HTTPRequest) -> Any:
-    # In a frame of its own, which has the unmasked secret key.
+    # In a separate frame, because it has the unmasked secret key.
     headers = [(name.encode(), value.encode()) for name, value in request.headers.items()]
     return library.request(request, headers)
 

@@ -46,7 +46,7 @@ class Answer:
     """What a library returned.
 
     Attributes:
-        cost: what its usage object says of the cost, in USD; None if it drops that.
+        cost: the cost in its usage object, in USD; None if it drops the cost.
         pieces: how many pieces of text a stream gave.
     """
 
@@ -61,12 +61,12 @@ class Driver(Protocol):
     """One library.
 
     Attributes:
-        shows_cost: the verbs after which the library shows ``usage.cost``.
-        drops_usage: the verbs after which the library has no usage.
-        lacks: the cases that the library has no part for, and why.
-        hears_late: its streams give nothing before their end.
-        typed: what it raises is a ``WattfareError`` itself.
-        text: what it makes of the model's answer.
+        shows_cost: the methods after which the library shows ``usage.cost``.
+        drops_usage: the methods after which the library has no usage.
+        lacks: the cases that the library does not support, and why.
+        hears_late: True if its streams yield nothing before their end.
+        typed: True if it raises a ``WattfareError`` itself.
+        text: the text that it returns for the model's answer.
     """
 
     shows_cost: ClassVar[frozenset[str]] = frozenset()

@@ -37,11 +37,11 @@ def real_service(*options: str) -> Iterator[Wattfare]:
             env={**os.environ, "PYTHONUNBUFFERED": "1"},
         )
         try:
-            said = ""
-            while (found := re.search(r"http://127\.0\.0\.1:\d+", said)) is None:
+            output = ""
+            while (found := re.search(r"http://127\.0\.0\.1:\d+", output)) is None:
                 line = process.stdout.readline()
-                assert line, f"it exited:{said}"
-                said += line
+                assert line, f"it exited:{output}"
+                output += line
             keys = json.loads(wattfare("apps", "create", "app", "--json", "--database", database))
             with Wattfare(keys["secretKey"], base_url=found[0]) as wf:
                 yield wf

@@ -7,7 +7,7 @@ from real_service import COMMAND
 address = "postgresql://ann@127.0.0.1:1/ledger"
 command = [COMMAND, "serve", "--port", "0", "--database", address]
 run = subprocess.run(command, capture_output=True, text=True, check=False)
-said = run.stdout + run.stderr
+output = run.stdout + run.stderr
 assert run.returncode != 0
-assert "not installed" not in said, said
-assert "Traceback" not in said, said
+assert "not installed" not in output, output
+assert "Traceback" not in output, output

@@ -4,10 +4,10 @@ from real_service import real_service
 
 from wattfare_mw import WattfareError
 
-said = ""
+output = ""
 with real_service("--rate-limit-storage", "redis://127.0.0.1:1") as wf:
     try:
         wf.user("ann").status()
     except WattfareError as error:
-        said = error.message
-assert "storage of rate limits" in said, said
+        output = error.message
+assert "storage of rate limits" in output, output

@@ -7,8 +7,9 @@ from starlette.types import Receive, Scope, Send
 
 from ... import money
 from ...headers import Headers
-from ...offload import LARGE_BODY, in_thread
+from ...offload import LARGE_BODY
 from ...receiving import UntilDisconnect, read_body
+from ...turns import in_turn, turn_of
 from ...types import LOWERED_HEADER, RESERVED_HEADER
 from ..chat import request as chat_request
 from ..chat.allowed_fields import Policy
@@ -51,7 +52,9 @@ class ChatCompletions:
             if len(body) <= LARGE_BODY:
                 request, key = _read(headers, body, uncut, state.fields)
             else:
-                request, key = await in_thread(_read, headers, body, uncut, state.fields)
+                request, key = await in_turn(
+                    (app.id, payer), _read, headers, body, uncut, state.fields
+                )
             if state.aliases:
                 request = request.renamed(state.aliases)
             call: InferenceCall | None = None
@@ -61,7 +64,11 @@ class ChatCompletions:
 
             async with UntilDisconnect(receive, goes_on) as client:
                 client.watch()
-                job = await state.provider.prepare(request, request_id)
+                if request.large:
+                    async with turn_of((app.id, payer)):
+                        job = await state.provider.prepare(request, request_id)
+                else:
+                    job = await state.provider.prepare(request, request_id)
                 call = InferenceCall(
                     id=new_id(),
                     app_id=app.id,

@@ -23,6 +23,7 @@ values checked there.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from enum import StrEnum
 from typing import Any, Literal, NamedTuple, cast
@@ -34,7 +35,7 @@ from . import attachments, foreign_fields, kept_fields
 from .found import Found, Held, both
 
 #: The prices in OpenRouter's `provider.max_price`.
-MAX_PRICES = ("prompt", "completion", "request", "image")
+MAX_PRICES = ("prompt", "completion", "request", "image", "audio")
 #: How many answers one call may ask for: OpenAI's own limit.
 MAX_N = 128
 
@@ -283,7 +284,8 @@ _CACHE_CONTROL = _object(
 _MEDIA = {
     "type": _plain,
     "cache_control": _CACHE_CONTROL,
-    **dict.fromkeys(("id", "uuid", "index", "name", "alt"), _plain),
+    **dict.fromkeys(("id", "index", "name", "alt"), _plain),
+    "uuid": _held("the upstream may use another file that it keeps by this name", shape=_plain),
 }
 _OF_SIZE = _held("it sets how many tokens the model makes of an image", shape=_plain)
 _OF_OPERATOR = _refused("it names a file that is kept in the operator's account")
@@ -429,11 +431,16 @@ _OF_KNOWN_TYPE = _of_type(_CALLS, "it is not a tool call")
 
 
 def _tool_call(name: str, value: Any) -> Found | None:
-    # Some libraries leave out the type, and some providers have their own types for the calls that
-    # they made themselves. All of them are text.
+    # Some libraries leave out the type, and some providers have their own types. Moonshot runs a
+    # replayed call of its own tool.
     fields = cast("dict[str, Any]", value) if isinstance(value, dict) else {}
-    if isinstance(fields.get("function"), dict):
-        return _CALLS["function"](name, value)
+    kind = fields.get("type")
+    if isinstance(fields.get("function"), dict) and (kind is None or isinstance(kind, str)):
+        found = _CALLS["function"](name, value)
+        runs = kind is not None and kind.startswith(PROVIDER_TOOLS)
+        return (
+            both(Found((Held(name, "the provider may run this call"),)), found) if runs else found
+        )
     return _OF_KNOWN_TYPE(name, value)
 
 
@@ -521,16 +528,11 @@ _BESIDE_TOOL: Mapping[str, Rule] = {
     "metadata": _json,
 }
 _GRAMMAR = _object({"syntax": _plain, "definition": _plain})
-_CUSTOM = _object(
-    {
-        "name": _plain,
-        "description": _plain,
-        # OpenAI's usual shape, and the flat one of its Responses API.
-        "format": _object(
-            {"type": _plain, "grammar": _GRAMMAR, "syntax": _plain, "definition": _plain}
-        ),
-    }
+# OpenAI's usual shape, and the flat one of its Responses API.
+_TOOL_FORMAT = _object(
+    {"type": _plain, "grammar": _GRAMMAR, "syntax": _plain, "definition": _plain}
 )
+_CUSTOM = _object({"name": _plain, "description": _plain, "format": _TOOL_FORMAT})
 #: The types of tools that a provider runs by itself begin so: OpenAI's, OpenRouter's, xAI's,
 #: Groq's, Mistral's, Moonshot's, Anthropic's. Others may read what the operator keeps at the
 #: provider (``file_search``, ``mcp``).
@@ -565,7 +567,9 @@ _APP_RUNS = "only tools that the app runs itself add no cost"
 _TYPED_TOOL = _of_type(
     {
         "function": _FUNCTION_TOOL,
-        "custom": _of_tool({**_BESIDE_TOOL, **_FLAT, "custom": _CUSTOM}, plain=True),
+        "custom": _of_tool(
+            {**_BESIDE_TOOL, **_FLAT, "custom": _CUSTOM, "format": _TOOL_FORMAT}, plain=True
+        ),
     },
     _APP_RUNS,
     _of_provider,
@@ -642,8 +646,20 @@ def _max_price(name: str, value: Any) -> None:
     for key, price in cast("dict[str, Any]", value).items():
         if key not in MAX_PRICES:
             raise invalid_request(f"`{name}` may have {', '.join(MAX_PRICES)}.")
-        if price is not None and not (type(price) in (int, float) and price >= 0):
+        if price is not None and max_price_of(price) is None:
             raise invalid_request(f"`{name}.{key}` must be a number of USD, at least 0.")
+
+
+def max_price_of(value: Any) -> float | None:
+    """A price in ``max_price``, in USD: OpenRouter takes a number or a string. None for another
+    value."""
+    if type(value) not in (int, float, str):
+        return None
+    try:
+        price = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return price if 0 <= price < math.inf else None
 
 
 _NUMBERS = _plain_or(_object(dict.fromkeys(("p50", "p75", "p90", "p99"), _plain)))
@@ -866,6 +882,7 @@ REQUEST: Mapping[str, Field] = {
                 "include_usage": _plain,
                 "include_obfuscation": _plain,
                 "continuous_usage_stats": _plain,
+                "chunk_include_usage": _plain,
             }
         ),
         "how the answer is sent",

@@ -41,7 +41,7 @@ _MEDIA_TYPE = re.compile(r"\s*(?:image|audio|video)/|\s*application/(?:pdf|octet
 _MEDIA_TYPE_NAMES = frozenset({"mediatype", "mimetype", "contenttype"})
 _DATA_URL = re.compile(r"\s*data:[\w.+-]+/[\w.+-]+[;,]", re.IGNORECASE)
 _URL = re.compile(r"\s*[a-z][a-z0-9+.-]{1,20}://", re.IGNORECASE)
-#: Where apps and libraries keep notes of their own, in plain names. No API reads media there.
+#: The plain names under which apps and libraries keep their own notes. No API reads media there.
 _NOTES = frozenset({"metadata", "artifact", "additionalkwargs", "responsemetadata"})
 _NOT_IN_NAMES = re.compile(r"[^a-z0-9]")
 #: Values that ask for nothing. An empty object could mean a feature with its defaults.

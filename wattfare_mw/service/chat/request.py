@@ -271,24 +271,25 @@ def _thinking(fields: dict[str, Any]) -> int:
     if _THINKING.isdisjoint(fields):
         return 0
     return max(
-        _inner(fields, "reasoning", "max_tokens") or 0,
-        _inner(fields, "thinking", "budget_tokens") or 0,
-        _thinking_budget(fields),
+        _tokens_of_thinking(fields, "thinking_budget"),
+        _inner(fields, "reasoning", "max_tokens"),
+        _inner(fields, "thinking", "budget_tokens"),
     )
 
 
-def _thinking_budget(fields: dict[str, Any]) -> int:
-    # 0 means no limit, and -1 means as many as the model wants.
-    if fields.get("thinking_budget") in (0, -1):
-        return 0
-    return _whole(fields, "thinking_budget", MAX_TOKENS) or 0
-
-
-def _inner(fields: dict[str, Any], name: str, limit: str) -> int | None:
+def _inner(fields: dict[str, Any], name: str, limit: str) -> int:
     value = fields.get(name)
     if not isinstance(value, dict):
-        return None  # the table of fields checks it
-    return _whole(cast("dict[str, Any]", value), limit, MAX_TOKENS, f"{name}.")
+        return 0  # the table of fields checks it
+    return _tokens_of_thinking(cast("dict[str, Any]", value), limit, f"{name}.")
+
+
+def _tokens_of_thinking(fields: dict[str, Any], name: str, prefix: str = "") -> int:
+    # 0 means no thinking or no limit, and -1 means as many as the model wants.
+    value = fields.get(name)
+    if type(value) is int and value in (0, -1):
+        return 0
+    return _whole(fields, name, MAX_TOKENS, prefix) or 0
 
 
 def _limit(fields: dict[str, Any], name: str, prefix: str = "") -> int | None:

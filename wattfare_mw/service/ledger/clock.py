@@ -7,6 +7,7 @@ end or extend a lease.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import cache, partial
 from pathlib import Path
@@ -14,7 +15,11 @@ from typing import NamedTuple
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _BOOTTIME = getattr(time, "CLOCK_BOOTTIME", None)
-_steady = time.monotonic if _BOOTTIME is None else partial(time.clock_gettime, _BOOTTIME)
+#: Seconds on a clock that is never set. It also counts the time in which the machine sleeps, if the
+#: system has such a clock.
+steady_seconds: Callable[[], float] = (
+    time.monotonic if _BOOTTIME is None else partial(time.clock_gettime, _BOOTTIME)
+)
 
 
 class LeaseTime(NamedTuple):
@@ -33,12 +38,6 @@ class LeaseTime(NamedTuple):
 def utc_now() -> datetime:
     """The wall clock, in UTC."""
     return datetime.now(UTC)
-
-
-def steady_seconds() -> float:
-    """Seconds on a clock that is never set. It also counts the time in which the machine sleeps, if
-    the system has such a clock."""
-    return _steady()
 
 
 def lease_now() -> LeaseTime:

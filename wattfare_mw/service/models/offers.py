@@ -9,6 +9,7 @@ import msgspec
 
 from ... import money
 from ..chat import prompt_bound, tokenizer
+from ..chat.allowed_fields import max_price_of
 from ..chat.attachments import Attachments
 from ..chat.families import Family
 from ..chat.price import Price
@@ -150,7 +151,7 @@ def limit(found: Sequence[Bound], granted: int, answers: int, most: int) -> int:
 
 
 def max_price(
-    found: Sequence[Bound], asked: Mapping[str, float | None] | None = None
+    found: Sequence[Bound], asked: Mapping[str, object] | None = None
 ) -> dict[str, float]:
     """OpenRouter's ``max_price``: any provider that it routes to costs no more than this.
 
@@ -170,7 +171,8 @@ def max_price(
     if any(each.prompt.images for each in found):
         prices["image"] = most("per_image")
     reserved = {name: float(price) for name, price in prices.items()}
-    lower = {name: price for name, price in (asked or {}).items() if price is not None}
+    prices_asked = ((name, max_price_of(value)) for name, value in (asked or {}).items())
+    lower = {name: price for name, price in prices_asked if price is not None}
     return {
         **lower,
         **{name: min(price, lower.get(name, price)) for name, price in reserved.items()},

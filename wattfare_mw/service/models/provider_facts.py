@@ -193,9 +193,9 @@ PROVIDERS = (
     ProviderFacts(name="vllm", ports=(8000,), stops_on_hang_up=True),
     # Its log says "Client disconnected. Stopping generation": lmstudio-ai/lmstudio-bug-tracker.
     ProviderFacts(name="lm-studio", ports=(1234,), stops_on_hang_up=True),
-    # It reads a stream of its own upstream to the end: BerriAI/litellm#17364. The usage names a
-    # cost only with a setting of its own. `cached_tokens` are part of the prompt, as it writes them
-    # for any provider: docs.litellm.ai/docs/completion/prompt_caching.
+    # It reads the stream of its upstream to the end: BerriAI/litellm#17364. The usage names a cost
+    # only with a special setting. `cached_tokens` are part of the prompt, for any provider:
+    # docs.litellm.ai/docs/completion/prompt_caching.
     ProviderFacts(name="litellm", ports=(4000,), stops_on_hang_up=False),
     OTHER,
 )

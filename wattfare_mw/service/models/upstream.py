@@ -45,15 +45,17 @@ IDLE_SECONDS = 600.0
 #: The most bytes of an error, and of the list of models.
 MAX_ERROR_BYTES = 2**20
 MAX_LIST_BYTES = 16 * 2**20
-#: A block of events of up to this many bytes is metered on the event loop.
+#: A block of events with more bytes, or more lines, is metered in a thread.
 LARGE_BLOCK = 2**19
+MANY_LINES = 4000
 #: How many images are counted on the event loop. Each of the models that may answer counts them.
 MANY_IMAGES = 50
 #: The most comments in a row that are passed on. An upstream could send them forever.
 MAX_COMMENTS = 3
 MAX_COMMENT_BYTES = 1024
-#: The same for its list of models.
+#: The same for its list of models and its records, and how long one of them may take in all.
 LIST_IDLE_SECONDS = 20.0
+LIST_SECONDS = 60.0
 #: How many models without a reported cost are remembered.
 MAX_WITHOUT_COST = 1000
 #: How often the service's own limit is lowered: to the model's maximum, and to the rest of its
@@ -338,8 +340,13 @@ class Upstream:
         return await self._get(_LIST, MAX_LIST_BYTES)
 
     async def _get(self, path: str, most: int, credential: Credential | None = None) -> bytes:
-        answer = await self.send("GET", path, None, None, LIST_IDLE_SECONDS, credential)
-        return await read_whole(answer, most)
+        try:
+            # Not only between two bytes: an answer of a byte now and then would never end.
+            async with asyncio.timeout(LIST_SECONDS):
+                answer = await self.send("GET", path, None, None, LIST_IDLE_SECONDS, credential)
+                return await read_whole(answer, most)
+        except TimeoutError:
+            raise upstream_answers.failed("The upstream takes too long to answer.") from None
 
 
 async def read_whole(answer: AsyncHTTPResponse, most: int) -> bytes:
@@ -357,6 +364,14 @@ async def read_whole(answer: AsyncHTTPResponse, most: int) -> bytes:
         raise upstream_answers.unreachable(error) from error.__cause__
     finally:
         await answer.close()
+
+
+def _is_large(block: bytes) -> bool:
+    size = len(block)
+    if size <= 2 * MANY_LINES:
+        return False
+    # Each event takes time, however small it is.
+    return size > LARGE_BLOCK or block.count(b"\n") + block.count(b"\r") > MANY_LINES
 
 
 def _has_many_images(request: ChatRequest) -> bool:
@@ -574,12 +589,17 @@ class UpstreamJob:
                 self._check_cost_is_known()
                 return self._end
             try:
-                chunk = b"" if self._body_ended else await self._answer.read_some()
-                block = self._whole_events(chunk)
-                if len(block) <= LARGE_BLOCK:
-                    events = self._metered(block)
+                if not self._body_ended and (chunk := await self._answer.read_some()):
+                    block = self._splitter.feed(chunk)
+                    # Some upstreams leave the connection open after the end.
+                    if block is not chunk and self._splitter.ends:
+                        block += self._splitter.finish()
                 else:
+                    block = self._last_events()
+                if _is_large(block):
                     events = await in_thread(self._metered, block)
+                else:
+                    events = self._metered(block)
             except WattfareNetworkError as error:
                 raise upstream_answers.unreachable(error) from error.__cause__
             except sse.EventTooLargeError:
@@ -595,14 +615,8 @@ class UpstreamJob:
             "The model exceeded its limit, and this call's reservation is spent."
         )
 
-    def _whole_events(self, chunk: bytes) -> bytes:
-        """The events that are complete with this chunk. An empty chunk is the end of the body."""
-        if chunk:
-            block = self._splitter.feed(chunk)
-            # Some upstreams leave the connection open after the end.
-            if block is not chunk and self._splitter.ends:
-                block += self._splitter.finish()
-            return block
+    def _last_events(self) -> bytes:
+        """The events that are complete with the end of the body."""
         block = self._splitter.finish()
         for event in sse.events(block):
             self._finishes.look(event.data)
@@ -659,11 +673,11 @@ class UpstreamJob:
     def _metered(self, block: bytes) -> bytes:
         """Meter these events, and return those for the client."""
         data = sse.lone_data(block)
-        if data is None and block.find(b"data") < 0:
-            return self._comment(block)  # however many lines it has
         if data is not None:
             event = self._passed(data)
             passed = block if event is data else b"" if event is None else sse.write(event)
+        elif block.find(b"data") < 0:
+            return self._comment(block)  # however many lines it has
         elif (lines := sse.data_lines(block)) is None:
             passed = b"".join(self._passed_events(block))
         else:
@@ -723,6 +737,12 @@ class UpstreamJob:
         if self._unanswered:
             self._find_model(data)
         read = upstream_answers.read_chunk(data, self.meter, self._credential)
+        if (
+            read is upstream_answers.TEXT and not self.meter.spent
+        ):  # the usual chunk, by a short way
+            self._answered = True
+            self._last = data
+            return data
         if read.may_end:
             self._finishes.look(data)
         self._answered = self._answered or read.choices

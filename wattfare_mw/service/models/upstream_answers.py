@@ -536,7 +536,7 @@ def read_chunk(data: bytes, meter: Meter, credential: Credential) -> Read:
                     may_end = True
             if may_end:
                 return Read(generated)
-            return _TEXT if generated else _NOTHING
+            return TEXT if generated else _NOTHING
     try:
         chunk = decode(data)
     except ValueError:
@@ -565,7 +565,8 @@ def read_chunk(data: bytes, meter: Meter, credential: Credential) -> Read:
     return Read(generated, bool(choices), usage)
 
 
-_TEXT = Read(generated=True, may_end=False)
+#: The result of a chunk that has only text.
+TEXT = Read(generated=True, may_end=False)
 _NOTHING = Read(may_end=False)
 _IGNORED = Read(choices=False, passes=False)
 #: Some gateways keep a connection open with events without data, or of one word.

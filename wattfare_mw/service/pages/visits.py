@@ -17,7 +17,7 @@ class Visit:
 
     Attributes:
         sign_in: the payer; None without a sign-in.
-        form: the fields of a POST. They are there only if the form is one of our own.
+        form: the fields of a POST. They are set only if the form is ours.
         new_cookie: a cookie to set, because a form of the page is bound to it.
     """
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
-from urllib.parse import parse_qsl, urlencode, urlsplit
+from urllib.parse import parse_qsl, urlencode
 
 from ...errors import invalid_request
 from ..records import Mode
@@ -60,7 +60,8 @@ def check(url: str, origins: Collection[str], mode: Mode) -> str:
     host, port = found[2], found[3]
     if port is not None and (port.startswith("0") or int(port) > 65535):
         raise _not_a_url("its port must be a number from 1 to 65535")
-    names = {name for name, _ in parse_qsl(urlsplit(url).query, keep_blank_values=True)}
+    query = url.partition("?")[2]  # `urlsplit` fails with some hosts in brackets
+    names = {name for name, _ in parse_qsl(query, keep_blank_values=True)}
     if names & _OURS:
         raise _not_a_url("its query must not have `approval`, `code` or `denied`")
     default = port is None or int(port) == _DEFAULT_PORTS[scheme]

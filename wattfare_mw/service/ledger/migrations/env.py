@@ -1,4 +1,4 @@
-"""Alembic's door: runs the migrations over the connection, and in the transaction, it is given."""
+"""Alembic's entry point: runs the migrations over the given connection, in its transaction."""
 
 from alembic import context
 

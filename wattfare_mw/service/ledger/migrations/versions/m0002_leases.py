@@ -1,5 +1,5 @@
-"""Reservations become leases; idempotency keys; nobody changes a row of the ledger; and the hot
-statements of PostgreSQL, each as one function."""
+"""Leases for reservations; idempotency keys; an append-only ledger; and the hot statements of
+PostgreSQL, each as one function."""
 
 from pathlib import Path
 
@@ -35,7 +35,8 @@ def upgrade() -> None:
     op.create_index("idempotency_by_age", "idempotency", ["created_at"])
     op.create_index("idempotency_by_call", "idempotency", ["reservation_id"])
     op.add_column("connections", _zero("revocations"))
-    # What an older version left in flight belongs to no holder: it is settled at the next sweep.
+    # The calls in flight of an older version belong to no holder, so they are settled at the next
+    # sweep.
     op.add_column(
         "reservations",
         sa.Column("holder", sa.String(length=64), nullable=False, server_default=""),
@@ -77,5 +78,5 @@ def _postgresql() -> None:
 
 
 def downgrade() -> None:
-    # A ledger is not taken back: an older version would not know what its rows stand for.
+    # A ledger is not downgraded: an older version would not understand its rows.
     raise NotImplementedError

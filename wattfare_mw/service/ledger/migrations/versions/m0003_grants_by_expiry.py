@@ -1,4 +1,4 @@
-"""What an app's grants hold is summed up without reading every grant that there ever was."""
+"""An index to sum up what an app's open grants hold, without reading every old grant."""
 
 from alembic import op
 

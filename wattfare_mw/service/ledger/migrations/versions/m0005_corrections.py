@@ -17,8 +17,8 @@ _ONCE = sa.text("corrects IS NULL")
 def upgrade() -> None:
     on_sqlite = op.get_bind().dialect.name == "sqlite"
     if not on_sqlite:
-        # In the order of a service's own statements, which may go on meanwhile: else a call could
-        # wait for this migration, and this migration for the call.
+        # In the order of the statements of a running service. Otherwise, a call and this migration
+        # could wait for each other.
         op.execute("LOCK TABLE connections IN EXCLUSIVE MODE")
         op.execute("LOCK TABLE holders, ledger IN ACCESS EXCLUSIVE MODE")
     op.add_column("holders", sa.Column("boot", sa.String(64), nullable=False, server_default=""))
@@ -88,5 +88,5 @@ def _rebuild_ledger() -> None:
 
 
 def downgrade() -> None:
-    # An older version would not know what the new rows mean.
+    # An older version would not understand the new rows.
     raise NotImplementedError
