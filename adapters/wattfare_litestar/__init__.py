@@ -48,6 +48,8 @@ from wattfare_mw.framework import (
 from wattfare_mw.framework import Request as NeutralRequest
 from wattfare_mw.framework import Response as NeutralResponse
 
+from .openapi import documented
+
 __all__ = ["WattfareMiddleware", "WattfarePlugin", "session_route", "wattfare_error_handler"]
 
 # As in a handler, Litestar answers a `raise PermissionDeniedException` in `resolve_user`.
@@ -71,9 +73,11 @@ class WattfarePlugin(InitPlugin):
     ``session``. If they raise an ``HTTPException``, the app's exception handlers answer it.
     Handlers can take ``wattfare_user: AsyncUser``, and synchronous ones ``wattfare_user_sync:
     User``. A WattfareError that a handler does not catch is answered in the protocol's JSON.
+    The app's OpenAPI document shows the paths, unless ``include_in_schema`` is False.
     """
 
-    def __init__(self, **options: Unpack[Options]) -> None:
+    def __init__(self, *, include_in_schema: bool = True, **options: Unpack[Options]) -> None:
+        self._in_schema = include_in_schema
         self._prefix = ""
         self._driver = _Driver(None, **adapt_options(options, _connection))
 
@@ -92,6 +96,10 @@ class WattfarePlugin(InitPlugin):
         handlers.setdefault(WattfareError, wattfare_error_handler)
         if self._driver.openai_base is not None and not handlers.keys() & {404, NotFoundException}:
             handlers[NotFoundException] = self._not_found
+        if app_config.openapi_config is not None and self._in_schema:
+            app_config.openapi_config = documented(
+                app_config.openapi_config, self._prefix, self._driver.named_paths
+            )
         app_config.on_shutdown.append(self._driver.aclose)
         return app_config
 

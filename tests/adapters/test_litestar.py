@@ -255,7 +255,17 @@ def test_path_of_the_app_prefixes_the_routes(at_fake: dict[str, Any]) -> None:
 def test_openapi_schema_is_generated(at_fake: dict[str, Any]) -> None:
     with TestClient(app_with(at_fake)) as client:
         schema = client.get("/schema/openapi.json").json()
-    assert set(schema["paths"]) == {"/me", "/me-sync"}
+    assert set(schema["paths"]) == {"/me", "/me-sync", TOKEN, STATUS, MODELS, INFERENCE}
+    assert set(schema["paths"][STATUS]) == {"get", "delete"}
+    for path, method in ((TOKEN, "post"), (STATUS, "get"), (MODELS, "get"), (INFERENCE, "post")):
+        operation = schema["paths"][path][method]
+        assert operation["tags"] == ["wattfare"]
+        assert set(operation["responses"]) == {"200", "401", "402", "403", "429", "502"}
+        error = operation["responses"]["402"]["content"]["application/json"]["schema"]
+        assert "code" in error["properties"]["error"]["properties"]
+    chat = schema["paths"][INFERENCE]["post"]
+    assert set(chat["responses"]["200"]["content"]) == {"application/json", "text/event-stream"}
+    assert "messages" in str(chat["requestBody"])
     assert "parameters" not in schema["paths"]["/me"]["get"]
 
 

@@ -24,6 +24,11 @@ from wattfare_mw.framework import (
     WattfareWSGIMiddleware,
 )
 
+
+def user(_request: Any) -> str:
+    return "u1"
+
+
 Make = Callable[..., Any]
 MAKERS: dict[str, Make] = {
     "asgi": lambda **options: WattfareMiddleware(Starlette(), **options),
@@ -46,11 +51,11 @@ MAKERS: dict[str, Make] = {
     ("options", "says"),
     [
         (
-            {"resolve_usr": str},
+            {"resolve_usr": user},
             "WattfareMiddleware has no option 'resolve_usr'. Did you mean resolve_user?",
         ),
-        ({"resolve_user": str, "request_limits": 5}, "Did you mean request_limit?"),
-        ({"resolve_user": str, "zzz": 5}, "has no option 'zzz'. It takes account_label, allow_"),
+        ({"resolve_user": user, "request_limits": 5}, "Did you mean request_limit?"),
+        ({"resolve_user": user, "zzz": 5}, "has no option 'zzz'. It takes account_label, allow_"),
     ],
 )
 def test_misspelt_option_names_the_nearest(make: Make, options: dict[str, Any], says: str) -> None:

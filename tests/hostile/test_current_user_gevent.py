@@ -41,6 +41,7 @@ def url(request: pytest.FixtureRequest, app: App) -> Iterator[str]:
     ("path", "answer", "calls"),
     [
         ("/whole", lambda text: text, 1),
+        ("/openai", lambda text: text, 1),
         ("/stream", lambda text: text * 2, 2),
         # A new thread has no request, even if it is a greenlet.
         ("/pool", lambda text: f'["none","{text}"]\n', 1),

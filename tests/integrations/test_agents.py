@@ -10,7 +10,13 @@ import pytest
 from support.refusals import KEY, TOKEN, calls_a_tool_then_refuses, payer_of
 from support.upstream import Exchange, Upstream
 
-from wattfare_mw import AsyncWattfare, Wattfare, WattfareBudgetExceededError, WattfareError
+from wattfare_mw import (
+    AsyncWattfare,
+    Wattfare,
+    WattfareBudgetExceededError,
+    WattfareError,
+    to_wattfare_error,
+)
 
 
 def run(handle: Any, *, tools: Any = (), model: str | None = "wattfare/echo") -> Any:
@@ -60,6 +66,25 @@ def test_spent_budget_raises_from_the_run(wf: Wattfare) -> None:
             call()
         assert caught.value.needed_usd is not None
         assert caught.value.request_id
+
+
+def test_spent_budget_inside_a_tool_raises_if_the_tool_handles_no_errors(
+    fake: Upstream, users: Wattfare, wf: Wattfare
+) -> None:
+    from agents import function_tool
+
+    def look() -> str:
+        """Look."""
+        return wf.user("max").model("wattfare/echo").generate("Hello you.").text
+
+    fake.script = calls_a_tool_then_refuses(fake, "look")
+    tool = function_tool(look, failure_error_function=None)
+    with pytest.raises(Exception) as caught:  # noqa: PT011
+        run(users.user("ann"), tools=[tool])
+    found = to_wattfare_error(caught.value)
+    assert isinstance(found, WattfareBudgetExceededError)
+    assert found.request_id
+    assert len(fake.calls) == 1  # the model is not asked again
 
 
 def test_spent_budget_raises_between_two_calls(fake: Upstream, users: Wattfare) -> None:

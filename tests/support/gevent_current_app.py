@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import flask
-from wattfare_flask import WattfareMiddleware
+from wattfare_flask import WattfareMiddleware, get_user
 
 from wattfare_mw import WattfareCurrentUserError, current_user
 
@@ -46,6 +46,18 @@ def outcome(call: Callable[[], Any]) -> str:
 @app.get("/whole")
 def whole() -> str:
     return model.generate(text()).text
+
+
+@app.get("/openai")
+def of_openai() -> str:
+    answer = (
+        get_user()
+        .openai()
+        .chat.completions.create(
+            model="wattfare/echo", messages=[{"role": "user", "content": text()}]
+        )
+    )
+    return answer.choices[0].message.content or ""
 
 
 @app.get("/stream")

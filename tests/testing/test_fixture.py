@@ -7,7 +7,7 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any
@@ -429,6 +429,45 @@ def test_each_error_can_be_triggered(
     assert ask(wattfare).text == FOUR_WORDS
     assert wattfare.billed("ann") == PRICE
     assert [call.error for call in wattfare.calls] == [code, None]
+
+
+def list_models(wf: Wattfare) -> None:
+    wf.user("ann").openai(max_retries=0).models.list()
+
+
+def no_retries(wattfare: WattfareService) -> Wattfare:
+    return Wattfare(wattfare.secret_key, base_url=wattfare.url, max_retries=0)
+
+
+@pytest.mark.parametrize(
+    ("on", "request_it"),
+    [
+        ("token", lambda wf: wf.create_session("ann")),
+        ("status", lambda wf: wf.user("ann").status()),
+        ("disconnect", lambda wf: wf.user("ann").disconnect()),
+        ("models", list_models),
+    ],
+)
+def test_other_requests_can_fail(
+    wattfare: WattfareService, on: Any, request_it: Callable[[Wattfare], object]
+) -> None:
+    wattfare.user("ann").connect(5)
+    with no_retries(wattfare) as wf:
+        for code, status in (("auth", 401), ("upstream", 502), ("network", 0)):
+            wattfare.fail(code, on=on)
+            ask(wattfare)  # is not a request of this kind
+            with pytest.raises(WattfareError) as failed:
+                request_it(wf)
+            assert (failed.value.code, failed.value.status) == (code, status)
+        wattfare.fail("upstream")  # only calls of a model
+        request_it(wf)
+
+
+def test_only_known_requests_can_fail(wattfare: WattfareService) -> None:
+    with pytest.raises(ValueError, match="token, status"):
+        wattfare.fail("auth", on="sessions")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="`after`"):
+        wattfare.fail("auth", on="status", after=3)
 
 
 def test_error_has_the_text_of_the_real_one(wattfare: WattfareService) -> None:

@@ -68,9 +68,9 @@ def unknown_option(owner: str, name: object, known: Iterable[str]) -> str:
         owner: what has the options. name: as the app gives it. known: the names of all options.
     """
     names = {option.lower(): option for option in known}
-    near = difflib.get_close_matches(str(name).lower(), names, cutoff=0.5)
+    near = difflib.get_close_matches(str(name).lower(), names, n=1, cutoff=0.5)
     if near:
-        advice = f"Did you mean {' or '.join(names[option] for option in near)}?"
+        advice = f"Did you mean {names[near[0]]}?"
     else:
         advice = f"It takes {', '.join(sorted(names.values()))}."
     return f"{owner} has no option {name!r}. {advice}"

@@ -41,7 +41,9 @@ class ScriptedProvider:
         if record is None:  # its test is over
             return ScriptedJob(request, _echo(request), hold=self._hold)
         stream = request.stream
-        fault = record.script.take_fault(lambda fault: fault.after is None or stream)
+        fault = record.script.take_fault(
+            lambda fault: fault.on == "model" and (fault.after is None or stream)
+        )
         if fault is not None and fault.after is None and fault.make_error is not None:
             raise fault.make_error()
         reply, give_back = record.script.take_reply()

@@ -8,19 +8,29 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, cast
 
+import jwt
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .. import money
+from ..error_responses import error_response
 from ..errors import WattfareError, wire_error
 from ..headers import Headers
 from ..service.api.parameters import payer_in_headers
 from ..service.api.routes import COMPLETIONS
-from ..types import GRANT_HEADER
-from .scripts import Script
+from ..types import API_PREFIX, GRANT_HEADER
+from .scripts import FailOn, Fault, Script
 
 if TYPE_CHECKING:
     from .servers import Server
 
+#: The kinds of requests of an app's backend, by their method and path.
+_KINDS: dict[tuple[str, str], FailOn] = {
+    ("POST", COMPLETIONS): "model",
+    ("POST", f"{API_PREFIX}/sessions"): "token",
+    ("GET", f"{API_PREFIX}/status"): "status",
+    ("DELETE", f"{API_PREFIX}/connections"): "disconnect",
+    ("GET", f"{API_PREFIX}/models"): "models",
+}
 #: Recorded headers whose name does not begin with ``x-wattfare-``.
 _KEPT = frozenset({"idempotency-key", "x-request-id"})
 #: The beginning of an event that ends a stream with an error.
@@ -168,12 +178,24 @@ class Recorder:
         tested = self._server.app_of(headers)
         # Each test has its own address, so tests do not share rate limits.
         scope["client"] = (self._server.client_address, 0)
-        if tested is None or (scope["method"], scope["path"]) != ("POST", COMPLETIONS):
+        on = _KINDS.get((scope["method"], scope["path"]))
+        if on == "disconnect":
+            tested = self._server.app_with_id(_app_of_session(headers))
+        if tested is None or on is None:
             await self._app(scope, receive, send)
+            return
+        if on != "model":
+            fault = tested.script.take_fault(lambda fault: fault.on == on)
+            if fault is None:
+                await self._app(scope, receive, send)
+            elif fault.make_error is None:
+                scope["wattfare.connection"].close()
+            else:
+                await _refuse(send, fault.make_error())
             return
         record = Record(tested.script, headers, scope)
         tested.records.append(record)
-        if tested.script.take_fault(lambda fault: fault == (None, None)) is not None:
+        if tested.script.take_fault(lambda fault: fault == Fault(None)) is not None:
             while (await record.receive_from(receive)).get("more_body", False):
                 pass
             await _drop(record, receive)
@@ -191,6 +213,24 @@ class Recorder:
             CURRENT.reset(token)
             if record.is_dropped:
                 await _drop(record, receive)
+
+
+def _app_of_session(headers: Headers) -> str:
+    """The id of the app in a session token, which the service checks later. The client ends a
+    connection with such a token."""
+    token = (headers.first("authorization") or "").rpartition(" ")[2]
+    try:
+        return str(jwt.decode(token, options={"verify_signature": False}).get("app"))
+    except jwt.InvalidTokenError:
+        return ""
+
+
+async def _refuse(send: Send, error: WattfareError) -> None:
+    """Answer with this error instead of the service."""
+    answer = error_response(error)
+    headers = [(name.encode(), value.encode("latin-1")) for name, value in answer.headers.items()]
+    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+    await send({"type": "http.response.body", "body": answer.body})
 
 
 async def _drop(record: Record, receive: Receive) -> None:

@@ -8,7 +8,7 @@ import re
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import msgspec
 
@@ -17,6 +17,9 @@ from ..errors import WattfareError
 
 #: A word of an answer, with the white space behind it.
 _WORD = re.compile(r"\s*\S+\s*|\s+")
+
+FailOn = Literal["model", "token", "status", "disconnect", "models"]
+"""The kinds of requests that a test can let fail."""
 
 MakeError = Callable[[], WattfareError]
 
@@ -53,10 +56,12 @@ class Fault(NamedTuple):
     Attributes:
         make_error: creates the error; None: the connection is closed.
         after: how many events of a stream come first; None: the call fails as a whole.
+        on: the kind of request that fails.
     """
 
     make_error: MakeError | None
     after: int | None = None
+    on: FailOn = "model"
 
 
 class Script:

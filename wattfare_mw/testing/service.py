@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import datetime
 from decimal import Decimal
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, get_args
 
 from sqlalchemy import Connection as Sql
 from sqlalchemy import func, select
@@ -24,7 +24,7 @@ from ..transport import hidden
 from ..types import UserId, encode, user_id_text
 from .address import Environment, environ
 from .recording import RecordedCall
-from .scripts import Fault, Reply, tool_calls_in, words_in
+from .scripts import FailOn, Fault, Reply, tool_calls_in, words_in
 from .servers import (
     Clock,
     Server,
@@ -297,6 +297,7 @@ class WattfareService:
         retry_after: float | None = None,
         after: int | None = None,
         times: int = 1,
+        on: FailOn = "model",
     ) -> None:
         """Let the next call fail, for any user. Nothing is billed for it.
 
@@ -309,6 +310,8 @@ class WattfareService:
             retry_after: the ``Retry-After`` of the answer, in seconds.
             after: how many events of the next stream come first. These are billed.
             times: how many calls fail.
+            on: what fails: ``model`` (a call), ``token`` (creating a session token), ``status``,
+                ``disconnect`` or ``models`` (the list of models).
 
         Raises:
             ValueError: the code is unknown, or a number is out of its range.
@@ -319,6 +322,10 @@ class WattfareService:
         _check_at_least(0, after=after, retry_after=retry_after)
         if status is not None and not 400 <= status <= 599:
             raise ValueError("`status` must be from 400 to 599.")
+        if on not in get_args(FailOn):
+            raise ValueError(f"`on` must be one of {', '.join(get_args(FailOn))}, not {on!r}.")
+        if after is not None and on != "model":
+            raise ValueError("`after` is for the stream of a model: leave out `on`.")
         now = self.clock.now()
 
         def make() -> WattfareError:
@@ -333,7 +340,7 @@ class WattfareService:
             error.retry_after = retry_after if retry_after is not None else error.retry_after
             return error
 
-        self._tested.script.add_fault(Fault(None if code == "network" else make, after), times)
+        self._tested.script.add_fault(Fault(None if code == "network" else make, after, on), times)
 
     def cut_stream(self, after: int, *, network: bool = False) -> None:
         """Let the next stream break off after this many events. Each event is a word, and is
