@@ -1,5 +1,5 @@
-"""Reservations become leases; idempotency keys; nobody changes a row of the ledger; and the hot
-statements of PostgreSQL, each as one function."""
+"""Add leases and idempotency keys, make the ledger append-only, and put the most frequent
+statements of PostgreSQL into functions."""
 
 from pathlib import Path
 
@@ -35,7 +35,7 @@ def upgrade() -> None:
     op.create_index("idempotency_by_age", "idempotency", ["created_at"])
     op.create_index("idempotency_by_call", "idempotency", ["reservation_id"])
     op.add_column("connections", _zero("revocations"))
-    # What an older version left in flight belongs to no holder: it is settled at the next sweep.
+    # Calls in flight of an older version get no holder. The next sweep settles them.
     op.add_column(
         "reservations",
         sa.Column("holder", sa.String(length=64), nullable=False, server_default=""),
@@ -77,5 +77,5 @@ def _postgresql() -> None:
 
 
 def downgrade() -> None:
-    # A ledger is not taken back: an older version would not know what its rows stand for.
+    # There is no downgrade: an older version would misread the rows of the ledger.
     raise NotImplementedError

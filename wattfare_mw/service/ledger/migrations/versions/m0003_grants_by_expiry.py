@@ -1,4 +1,4 @@
-"""What an app's grants hold is summed up without reading every grant that there ever was."""
+"""Sum the reservations of an app's grants without reading all its old grants."""
 
 from alembic import op
 

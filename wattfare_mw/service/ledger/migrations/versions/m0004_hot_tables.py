@@ -1,6 +1,6 @@
-"""What is written for each call is kept where it is looked up: in SQLite, the tables of each call
-are their own index. None of them asks whether there is such an app, which the connection, the grant
-or the ledger's row has asked; and nothing needs the ledger's index by user."""
+"""Make the writes of each call faster. In SQLite, the tables that each call writes have no rowid.
+They have no foreign key to the app: the connection, the grant or the row of the ledger has one.
+The unused index of the ledger by user is dropped."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -14,8 +14,8 @@ depends_on = None
 def upgrade() -> None:
     on_sqlite = op.get_bind().dialect.name == "sqlite"
     if not on_sqlite:
-        # In the order of the calls of a service that goes on meanwhile, which then wait for us and
-        # we for them, and never both.
+        # Lock in the same order as a running service, so that its calls and this migration
+        # cannot deadlock.
         op.execute("LOCK TABLE connections IN EXCLUSIVE MODE")
         op.execute("LOCK TABLE holders, reservations, totals, ledger IN ACCESS EXCLUSIVE MODE")
         for table in ("totals", "reservations"):
@@ -88,5 +88,5 @@ def _anew(name: str, *parts: sa.schema.SchemaItem) -> None:
 
 
 def downgrade() -> None:
-    # A ledger is not taken back: an older version would not know what its rows stand for.
+    # There is no downgrade: an older version would misread the rows of the ledger.
     raise NotImplementedError

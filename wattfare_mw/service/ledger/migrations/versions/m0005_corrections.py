@@ -1,5 +1,5 @@
-"""A row of the ledger can correct another. A lease names the boot of the machine since which its
-time counts."""
+"""A row of the ledger can correct another. A lease names the boot of the machine, because its time
+counts from that boot."""
 
 from pathlib import Path
 
@@ -17,8 +17,8 @@ _ONCE = sa.text("corrects IS NULL")
 def upgrade() -> None:
     on_sqlite = op.get_bind().dialect.name == "sqlite"
     if not on_sqlite:
-        # In the order of a service's own statements, which may go on meanwhile: else a call could
-        # wait for this migration, and this migration for the call.
+        # Lock in the same order as a running service. Otherwise one of its calls and this
+        # migration could deadlock.
         op.execute("LOCK TABLE connections IN EXCLUSIVE MODE")
         op.execute("LOCK TABLE holders, ledger IN ACCESS EXCLUSIVE MODE")
     op.add_column("holders", sa.Column("boot", sa.String(64), nullable=False, server_default=""))
@@ -88,5 +88,5 @@ def _rebuild_ledger() -> None:
 
 
 def downgrade() -> None:
-    # An older version would not know what the new rows mean.
+    # An older version would misread the new rows.
     raise NotImplementedError

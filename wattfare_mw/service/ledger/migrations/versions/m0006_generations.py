@@ -1,7 +1,7 @@
-"""A reservation names the generation by which the provider can be asked for its true cost. What is
-settled or recorded names its payer.
+"""A reservation names the generation, with which the service asks the provider for the true cost.
+Settlements and recorded costs name their payer.
 
-The functions that this replaces stay: a service of an older version may go on meanwhile.
+The replaced functions stay, because a service of an older version may still be running.
 """
 
 from pathlib import Path

@@ -1,6 +1,6 @@
 """A reservation says whether the call's cost has a bound.
 
-The function that this replaces stays: a service of an older version may go on meanwhile.
+The replaced function stays, because a service of an older version may still be running.
 """
 
 from pathlib import Path
@@ -24,5 +24,5 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    # An older version would bill such a call all that it holds if its process died.
+    # If the process of such a call died, an older version would bill the whole reservation.
     raise NotImplementedError

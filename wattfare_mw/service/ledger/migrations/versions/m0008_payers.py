@@ -1,8 +1,8 @@
 """Payers, their passkeys, approvals and funding. Totals belong to a payer. The operator's ceilings
 have totals of their own.
 
-The functions that are replaced stay, in a form that knows no payers: a service of an older version
-may go on meanwhile, for the connections that have none.
+The replaced functions stay, without payers, because a service of an older version may still be
+running. It serves only connections without a payer.
 """
 
 from pathlib import Path
@@ -31,7 +31,7 @@ _FUNCTIONS = (
 def upgrade() -> None:
     on_sqlite = op.get_bind().dialect.name == "sqlite"
     if not on_sqlite:
-        # In the order of the calls of a service that goes on meanwhile.
+        # Lock in the same order as the calls of a running service.
         op.execute("LOCK TABLE connections, grants IN ACCESS EXCLUSIVE MODE")
         op.execute("LOCK TABLE holders, reservations, totals, ledger IN ACCESS EXCLUSIVE MODE")
     op.add_column("apps", sa.Column("other_secret_hash", sa.String(64)))
@@ -218,5 +218,5 @@ def _create_tables() -> None:
 
 
 def downgrade() -> None:
-    # An older version would not know whose totals these are.
+    # An older version would not know which payer these totals belong to.
     raise NotImplementedError
