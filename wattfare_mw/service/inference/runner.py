@@ -55,7 +55,7 @@ Settled = Callable[[Outcome, int | None], None]
 
 
 class Output(Protocol):
-    """Where the answer goes."""
+    """The destination of an answer."""
 
     async def begin(self) -> None:
         """Send the head of an event stream."""
@@ -75,7 +75,7 @@ class Output(Protocol):
 
 
 class ActiveCall:
-    """A call under way, which can be cut off from outside."""
+    """A running call. Other code can cut it off."""
 
     def __init__(self, call: InferenceCall, job: Job) -> None:
         self.call = call
@@ -111,7 +111,7 @@ class ActiveCall:
             self._timer.cancel()
 
     def reading(self) -> MeterReading | None:
-        """What a stream has cost so far; None if it has grown too little to record."""
+        """The cost of a stream so far; None if it has grown too little to record."""
         meter, name = self._job.meter, self._job.generation_id
         reserved = meter.granted
         if not self.call.stream or reserved is None:

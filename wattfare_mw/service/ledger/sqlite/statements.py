@@ -61,7 +61,7 @@ _seen = schema.payer_connections.c
 _funding, _operator = schema.funding.c, schema.operator_totals.c
 
 _other = schema.totals.alias("other")
-#: What the other payers of a user have spent.
+#: The amount that the other payers of a user have spent.
 _OTHERS = (
     select(func.sum(_other.c.billed_nanos + _other.c.reserved_nanos))
     .where(

@@ -1,4 +1,4 @@
-"""Sum the reservations of an app's grants without reading all its old grants."""
+"""Index grants by expiry, so that the sum of an app's open grants does not read expired ones."""
 
 from alembic import op
 
