@@ -21,10 +21,10 @@ CHANGES = FOLDER / "CHANGES.md"
 _QUIET = 0.1
 _ROUNDS = 5
 
-_INTRODUCTION = """# What it costs
+_INTRODUCTION = """# Results of the benchmarks
 
-Written by `make bench`; how it is measured is told in [README.md](README.md).
-A ratio is the median of the ratios of rounds in turns, at least five, all in one run.
+`make bench` writes this page. [README.md](README.md) explains the method. Each row runs at least
+five rounds, which alternate between the subjects. A ratio is the median of the rounds' ratios.
 """
 
 
@@ -60,7 +60,7 @@ def write(order: list[str]) -> None:
         "## At a glance\n",
         _glance({name: rows[name] for name in order}),
     ]
-    parts += ["## What each change gave\n", CHANGES.read_text().strip() + "\n"]
+    parts += ["## Effect of each change\n", CHANGES.read_text().strip() + "\n"]
     parts.append("## Row by row\n")
     for name in order:
         parts.append(_row(name, rows[name]))
@@ -76,7 +76,7 @@ def _caution(rows: list[dict[str, Any]]) -> str:
     if not loud and not few:
         return ""
     return (
-        f"**Not to be relied on**: of {len(rows)} rows, {loud} were measured while others used the"
+        f"**Not reliable**: of {len(rows)} rows, {loud} were measured while others used the"
         f" machine, and {few} with fewer than {_ROUNDS} rounds.\n"
     )
 

@@ -75,7 +75,7 @@ class Output(Protocol):
 
 
 class ActiveCall:
-    """A call under way, which can be cut off from outside."""
+    """A running call. Other code can cut it off."""
 
     def __init__(self, call: InferenceCall, job: Job) -> None:
         self.call = call

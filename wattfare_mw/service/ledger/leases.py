@@ -1,4 +1,4 @@
-"""Leases in SQL, for any database: which calls have lost their process, and how each has ended."""
+"""Leases in SQL, for any database: the calls of dead processes, and how each of them ended."""
 
 from __future__ import annotations
 
@@ -50,10 +50,10 @@ def expire_leases(sql: Sql, now: datetime, lease_now: LeaseTime) -> None:
 
 
 def orphaned_calls(sql: Sql, *, keep_streams: bool = False) -> list[tuple[str, Account, Outcome]]:
-    """Some of the calls whose process has lost its lease, and how each has ended.
+    """Some of the calls of processes without a valid lease, and how each of them ended.
 
     Args:
-        keep_streams: leave out streams whose true cost the provider can tell.
+        keep_streams: leave out streams if the provider can report their true cost.
     """
     where = [schema.reservations.c.generation_id.is_(None)] if keep_streams else []
     return [(row.id, _account_of(row), _expired(row)) for row in _orphans(sql, *where)]

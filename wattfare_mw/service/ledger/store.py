@@ -278,7 +278,7 @@ class Store(ABC):
         """Settle the calls whose process has died. Returns how many there were.
 
         Args:
-            keep_streams: leave streams whose true cost the provider can tell to :meth:`take_over`.
+            keep_streams: leave streams to :meth:`take_over` if the provider can report their cost.
         """
         await self._expire_leases()
         swept = 0
@@ -317,7 +317,7 @@ class Store(ABC):
             raise not_available(message) from error.__cause__
 
     async def close(self) -> None:
-        """Finish what is under way, end the lease, and close the database."""
+        """Finish running jobs, end the lease, and close the database."""
         holder, self._holder = self._holder, None
         if holder is not None:
             with suppress(WattfareError):  # the lease runs out by itself

@@ -34,7 +34,7 @@ def verify(sql: Sql) -> list[str]:
 
 
 def lost_calls(sql: Sql) -> list[str]:
-    """The calls without a bound whose process died. Their true cost is not known. One line each,
+    """The calls without a bound whose process died. Their true cost is unknown. One line each,
     except for calls whose bill was corrected later."""
     first, later = schema.ledger, schema.ledger.alias()
     rows = sql.execute(

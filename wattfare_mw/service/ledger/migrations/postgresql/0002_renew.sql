@@ -1,6 +1,6 @@
--- Begin or prolong the lease of a whole process, note what its streams have cost, and hand back
--- which of its calls belong to a connection that was taken back. A lease that has run out is not
--- prolonged: somebody may be settling its calls already.
+-- Start or renew the lease of a process, record the costs of its streams so far, and return its calls
+-- whose connection was revoked. An expired lease is not renewed, because another process may already
+-- be settling its calls.
 CREATE FUNCTION wattfare_renew(
     p_holder text, p_begin boolean, p_lease_ms bigint,
     p_ids text[], p_costs bigint[], p_prompts bigint[], p_completions bigint[], p_now_ms bigint,

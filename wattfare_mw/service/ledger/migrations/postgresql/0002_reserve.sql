@@ -1,9 +1,10 @@
--- Reserve for one call, in one round trip, and hand back what was found, so that the service's own
--- rules say what a refusal is called. The rules are in rules.py; this carries them out.
+-- Reserve for one call in one round trip. Returns the values it read, so that the service can choose
+-- the right error. It implements the rules of rules.py.
 --
--- Why it is atomic under READ COMMITTED: the payer's own row (connection or grant) is locked first.
--- Every reservation of this payer, and every change of the cap, waits for that lock; what is read
--- after it is read anew. A user's first call ever has no row of totals, but has a connection.
+-- It is atomic under READ COMMITTED, because it locks the payer's row (connection or grant) first.
+-- Every other reservation of this payer, and every change of the cap, waits for that lock. Later
+-- statements see committed changes. Before a user's first call, there is no row of totals, but there
+-- is a connection.
 CREATE FUNCTION wattfare_reserve(
     p_id text, p_holder text, p_app text, p_user text, p_grant text, p_model text,
     p_stream boolean, p_least bigint, p_most bigint, p_needs_cap boolean,
@@ -35,12 +36,12 @@ BEGIN
         v_cap := o_cap;
     END IF;
 
-    -- The time is told once the lock is held: who waited over midnight is of the new month.
+    -- Read the clock after locking: a call that waited past midnight belongs to the new month.
     v_now_ms := COALESCE(p_now_ms, floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint);
     o_now := v_now_ms / 1000;
     v_month := to_char(to_timestamp(o_now) AT TIME ZONE 'UTC', 'YYYY-MM');
 
-    -- The lock holds off whoever would declare this process dead until this is committed.
+    -- Until the commit, this lock stops other processes from declaring this one dead.
     PERFORM 1 FROM holders
     WHERE id = p_holder AND expires_at_ms > v_now_ms FOR KEY SHARE;
     o_held := FOUND;
@@ -68,7 +69,7 @@ BEGIN
         v_open := o_requests >= 1 AND o_now < o_expires_at;
     END IF;
 
-    -- No cap is NULL, which LEAST leaves out.
+    -- NULL means no cap. LEAST ignores NULL.
     o_granted := LEAST(p_most, v_cap - o_billed - o_reserved);
     IF NOT v_open OR o_granted < p_least OR (p_needs_cap AND v_cap IS NULL) THEN
         o_granted := NULL;

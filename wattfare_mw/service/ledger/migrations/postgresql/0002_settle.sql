@@ -1,5 +1,5 @@
--- End a reservation and bill it, exactly once: who deletes the row settles it, and whoever comes
--- second finds none. NULL where there was none.
+-- End a reservation and bill it, exactly once: the process that deletes the row settles it, and a
+-- second one finds no row. Returns NULL if there is no such reservation.
 CREATE FUNCTION wattfare_settle(
     p_id text, p_ended text, p_generated boolean, p_cost bigint, p_claimed bigint,
     p_prompt_tokens bigint, p_completion_tokens bigint, p_now_ms bigint
@@ -38,7 +38,7 @@ BEGIN
         r.request_id
     );
     IF NOT p_generated THEN
-        -- Nothing came of the call, so that its key may be used again.
+        -- The call produced nothing, so its key can be reused.
         DELETE FROM idempotency WHERE reservation_id = r.id;
     END IF;
     RETURN v_billed;

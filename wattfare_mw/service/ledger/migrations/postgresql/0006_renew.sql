@@ -1,7 +1,7 @@
--- Begin or prolong the lease of a whole process, note what its streams have cost, and hand back
--- which of its calls belong to a connection that was taken back. A lease that has run out is not
--- prolonged: somebody may be settling its calls already. Each reading names its payer, and the
--- generation by which the provider can be asked for the true cost, once it is known.
+-- Start or renew the lease of a process, record the costs of its streams so far, and return its calls
+-- whose connection was revoked. An expired lease is not renewed, because another process may already
+-- be settling its calls. Each recorded cost names its payer and, once known, the id of the
+-- generation, with which the service asks the provider for the true cost.
 CREATE FUNCTION wattfare_renew(
     p_holder text, p_begin boolean, p_lease_ms bigint,
     p_ids text[], p_apps text[], p_users text[], p_grants text[], p_generations text[],

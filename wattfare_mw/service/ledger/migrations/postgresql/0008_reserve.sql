@@ -1,11 +1,12 @@
--- Reserve for one call, in one round trip, and return what was found, so that the service's own rules
--- can name a refusal. The rules are in rules.py; this carries them out. It replaces 0007_reserve.sql:
+-- Reserve for one call in one round trip. Returns the values it read, so that the service can choose
+-- the right error. It implements the rules of rules.py. It replaces 0007_reserve.sql:
 -- totals belong to a payer, a funding must be valid, and the operator's money has two more ceilings.
 --
--- Why it is atomic under READ COMMITTED: the row that pays (connection or grant) is locked first.
--- Every reservation on it, and every change of it, waits for that lock; what is read after it is read
--- anew. A user's first call ever has no row of totals, but has a connection. The operator's totals are
--- locked last, the app's before those of all apps, here and where a call is settled.
+-- It is atomic under READ COMMITTED, because it locks the row that pays (connection or grant) first.
+-- Every other reservation on that row, and every change of it, waits for that lock. Later statements
+-- see committed changes. Before a user's first call, there is no row of totals, but there is a
+-- connection. The operator's totals are locked last: the app's, then those of all apps. Settling a
+-- call locks them in the same order.
 CREATE FUNCTION wattfare_reserve(
     p_id text, p_holder text, p_app text, p_user text, p_grant text, p_model text,
     p_stream boolean, p_unbounded boolean, p_least bigint, p_most bigint, p_needs_cap boolean,
@@ -51,12 +52,12 @@ BEGIN
     v_operator := p_operator_pays AND o_funding IS NULL
         AND (p_app_ceiling IS NOT NULL OR p_total_ceiling IS NOT NULL);
 
-    -- The time is told once the lock is held: who waited over midnight is of the new month.
+    -- Read the clock after locking: a call that waited past midnight belongs to the new month.
     v_now_ms := COALESCE(p_now_ms, floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint);
     o_now := v_now_ms / 1000;
     v_month := to_char(to_timestamp(o_now) AT TIME ZONE 'UTC', 'YYYY-MM');
 
-    -- The lock holds off whoever would declare this process dead until this is committed.
+    -- Until the commit, this lock stops other processes from declaring this one dead.
     PERFORM 1 FROM holders
     WHERE id = p_holder AND expires_at_ms > v_now_ms FOR KEY SHARE;
     o_held := FOUND;
@@ -82,8 +83,8 @@ BEGIN
             o_reserved := 0;
         END IF;
         IF p_operator_pays AND o_funding IS NULL AND p_ceiling IS NOT NULL THEN
-            -- The ceiling is for the user, whoever pays. The lock of the connection holds off the
-            -- reservations of the other payers.
+            -- The ceiling limits the user, regardless of the payer. Reservations of other payers
+            -- wait for the lock of the connection.
             SELECT COALESCE(sum(billed_nanos + reserved_nanos), 0)::bigint INTO o_others
             FROM totals WHERE app_id = p_app AND user_id = p_user AND payer_id <> o_payer
                 AND month = v_month;
@@ -95,8 +96,8 @@ BEGIN
     END IF;
 
     IF v_operator THEN
-        -- The rows are there before they are locked: else two first calls of a month would both
-        -- find none.
+        -- Create the rows before locking them. Otherwise the first two calls of a month could
+        -- both find no row.
         INSERT INTO operator_totals (scope, month, billed_nanos, reserved_nanos)
         VALUES (p_app, v_month, 0, 0) ON CONFLICT DO NOTHING;
         SELECT billed_nanos, reserved_nanos INTO o_app_billed, o_app_reserved
@@ -109,7 +110,7 @@ BEGIN
         v_all_left := p_total_ceiling - o_all_billed - o_all_reserved;
     END IF;
 
-    -- No cap is NULL, which LEAST leaves out.
+    -- NULL means no cap. LEAST ignores NULL.
     o_granted := LEAST(p_most, v_cap - o_billed - o_reserved, v_app_left, v_all_left);
     IF NOT v_open OR NOT o_funding_valid OR o_granted < p_least
        OR (p_needs_cap AND COALESCE(v_cap, v_app_left, v_all_left) IS NULL) THEN

@@ -1,5 +1,5 @@
--- What a service of an older version calls (0007_reserve.sql). It knows neither a payer's own money,
--- which it refuses, nor the operator's ceilings for an app and for all.
+-- Older versions of the service call this function (0007_reserve.sql). It refuses calls that a payer's
+-- own money would pay for, and does not apply the operator's ceilings for an app and for all apps.
 CREATE OR REPLACE FUNCTION wattfare_reserve(
     p_id text, p_holder text, p_app text, p_user text, p_grant text, p_model text,
     p_stream boolean, p_unbounded boolean, p_least bigint, p_most bigint, p_needs_cap boolean,

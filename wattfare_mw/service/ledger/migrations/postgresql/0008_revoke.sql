@@ -1,5 +1,5 @@
--- Take a connection back, in one round trip: its streams go on until this is committed. It does what
--- accounts.revoke does. False if there is no such connection, or if it is not this payer's.
+-- Revoke a connection in one round trip, because its streams continue until the commit. It does the
+-- same as accounts.revoke. Returns false if this payer has no such connection.
 CREATE FUNCTION wattfare_revoke(p_app text, p_user text, p_payer text, p_now_ms bigint)
 RETURNS boolean LANGUAGE plpgsql AS $$
 #variable_conflict use_column

@@ -1,6 +1,7 @@
--- End a reservation and bill it, exactly once: who deletes the row settles it, and whoever comes
--- second finds none. NULL where this account has none. It takes the place of 0006_settle.sql: the
--- reservation names the payer whose total it is, and if it counts towards the operator's ceilings.
+-- End a reservation and bill it, exactly once: the process that deletes the row settles it, and a
+-- second one finds no row. Returns NULL if this account has no such reservation. It replaces
+-- 0006_settle.sql: the reservation names the payer whose total it changes, and whether it counts
+-- towards the operator's ceilings.
 CREATE OR REPLACE FUNCTION wattfare_settle(
     p_id text, p_app text, p_user text, p_grant text,
     p_ended text, p_generated boolean, p_cost bigint, p_claimed bigint,
@@ -33,7 +34,7 @@ BEGIN
         WHERE token_hash = r.grant_hash;
     END IF;
     IF r.operator THEN
-        -- One after the other, in the order in which they are locked for a reservation.
+        -- In the order in which a reservation locks them.
         UPDATE operator_totals
         SET billed_nanos = billed_nanos + v_billed,
             reserved_nanos = reserved_nanos - r.reserved_nanos
@@ -55,7 +56,7 @@ BEGIN
         r.request_id, r.payer_id, r.funding_id, r.operator
     );
     IF NOT p_generated THEN
-        -- Nothing came of the call, so that its key may be used again.
+        -- The call produced nothing, so its key can be reused.
         DELETE FROM idempotency WHERE reservation_id = r.id;
     END IF;
     RETURN v_billed;

@@ -1,4 +1,4 @@
--- What a service of an older version calls (0002_settle.sql), which does not name the account.
+-- Older versions of the service call this function (0002_settle.sql). They do not pass the account.
 CREATE OR REPLACE FUNCTION wattfare_settle(
     p_id text, p_ended text, p_generated boolean, p_cost bigint, p_claimed bigint,
     p_prompt_tokens bigint, p_completion_tokens bigint, p_now_ms bigint

@@ -1,5 +1,5 @@
-"""A row of the ledger can correct another. A lease names the boot of the machine since which its
-time counts."""
+"""A row of the ledger can correct another. A lease names the boot of the machine, because its time
+counts from that boot."""
 
 from pathlib import Path
 
