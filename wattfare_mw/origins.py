@@ -184,7 +184,10 @@ def fault_in(origin: str) -> str | None:
         return f"has a path: an origin ends with its host, '{scheme}://{authority.split('/')[0]}'"
     match = _AUTHORITY.fullmatch(authority)
     if match is None:
-        return "is not an origin such as 'https://app.example.com': scheme, ASCII host and port"
+        return (
+            "is not an origin such as 'https://app.example.com' or 'https://xn--bcher-kva.example': "
+            "give a scheme, an ASCII host and a port only"
+        )
     host, port = match.groups()
     if port is not None and (port.startswith("0") or int(port) > 65535):
         return f"has an invalid port: {port}"

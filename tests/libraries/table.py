@@ -128,7 +128,7 @@ LIBRARIES = (
         ("openai-agents", "openai"),
         "openai_agent.py",
         title="openai-agents",
-        how="Pass a `WattfareModelProvider` to the run, and set the model in the agent. The cost is in `raw_usage` of each response. To keep it in a stream, set `ModelSettings(preserve_raw_usage=True)`. If the environment has an OpenAI key, the library's tracing sends prompts to OpenAI, so turn tracing off. Tracing never gets a Wattfare key.",
+        how="Pass a `WattfareModelProvider` to the run, and set the model in the agent. The cost is in `raw_usage` of each response. To keep it in a stream, set `ModelSettings(preserve_raw_usage=True)`. If the environment has an OpenAI key, the library's tracing sends prompts to OpenAI, so turn tracing off. Tracing never gets a Wattfare key.\n\nIf a tool itself calls a model and the budget is spent, openai-agents sends the text of the error to the model, and the run goes on. To end the run instead, create the tool with `@function_tool(failure_error_function=None)`, and a nested agent with `agent.as_tool(…, failure_error_function=None)`. The run then raises an error of openai-agents, and `to_wattfare_error(error)` returns the `WattfareBudgetExceededError` in it.",
     ),
     Library(
         "openai-agents",

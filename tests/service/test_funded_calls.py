@@ -474,7 +474,7 @@ def test_with_operator_funding_only_keys_cannot_be_added(
     ("options", "words"),
     [
         (("--funding", "key"), "an --upstream"),
-        (("--funding", "gold", "--upstream", "https://x.example/v1"), "'gold' is not known"),
+        (("--funding", "gold", "--upstream", "https://x.example/v1"), "'gold' is unknown"),
         (("--funding", "openrouter", "--upstream", "https://x.example/v1"), "OpenRouter as the"),
         (("--funding", "operator", "--upstream", "https://openrouter.ai/api/v1"), "--upstream-key"),
     ],
