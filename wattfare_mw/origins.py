@@ -185,8 +185,8 @@ def fault_in(origin: str) -> str | None:
     match = _AUTHORITY.fullmatch(authority)
     if match is None:
         return (
-            "is not an origin such as 'https://app.example.com' or 'https://xn--bcher-kva.example': "
-            "give a scheme, an ASCII host and a port only"
+            "is not an origin such as 'https://app.example.com' or 'https://xn--bcher-kva.example':"
+            " give a scheme, an ASCII host and a port only"
         )
     host, port = match.groups()
     if port is not None and (port.startswith("0") or int(port) > 65535):
