@@ -208,7 +208,7 @@ class _FindCors:
 
     def __call__(self, _request: Request) -> AppCors | None:
         core = sys.modules.get("flask_cors.core")
-        if core is None:
+        if core is None or not hasattr(core, "try_match_pattern"):  # version 5 has another name
             return None
         path = unquote(flask.request.path)
         for pattern, options in _flask_cors_rules():
