@@ -12,7 +12,7 @@ PYTEST = $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 PYRIGHT = $(BIN)/pyright --pythonpath $(BIN)/python
 PYTEST_ARGS ?=
 # Those that take longer with more examples and more deaths of processes, and are not fast.
-LONG = tests/service/test_ledger.py tests/service/test_deaths.py tests/service/test_real_prompts.py tests/hostile/test_stop.py
+LONG = tests/service/test_ledger.py tests/service/test_deaths.py tests/service/test_real_prompts.py tests/hostile/test_large_bodies.py tests/hostile/test_stop.py
 BENCH_ARGS ?=
 # How long `make fuzz` may take; without it, it runs a million inputs.
 FUZZ_SECONDS ?=

@@ -224,11 +224,14 @@ def fake(_fake: FakeWattfare) -> Iterator[FakeWattfare]:
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """A database that several processes can share."""
     if request.param == "sqlite":
-        return sqlite_database(tmp_path)
-    return request.getfixturevalue("cluster").database()
+        yield sqlite_database(tmp_path)
+        return
+    cluster: Cluster = request.getfixturevalue("cluster")
+    with cluster.lent_database() as url:
+        yield url
 
 
 # -- each test

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
+from support import examples
 from support.servers import uvicorn_process
 from support.service import PATIENCE, App, Service, run_service
 from support.upstream import Upstream
@@ -81,6 +82,21 @@ BODIES: dict[str, Callable[[], bytes]] = {
     "a deep schema": lambda: schema(b'{"a":' * 57 + b'"a"' + b"}" * 57),
     "a long schema": lambda: schema(b"[" + b",".join([b'"\\n%s"' % (b"a" * 190)] * 98_000) + b"]"),
 }
+#: `make test` sends those of each kind that have cost the most. `make test-long` sends all.
+COSTLY = {
+    "nested 300 deep",
+    "nested 972 deep",
+    "60 deep with many values",
+    "many small objects",
+    "many messages",
+    "every character there is",
+    "long integers",
+    "numbers with large exponents",
+    "a long schema",
+}
+if examples.FACTOR == 1:
+    BODIES = {name: make for name, make in BODIES.items() if name in COSTLY}
+    assert BODIES.keys() == COSTLY
 TOO_DEEP = [name for name in BODIES if name.startswith("nested")]
 
 
