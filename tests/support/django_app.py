@@ -6,6 +6,7 @@ Environment variables name the database, the key and the service's address.
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from django.db import connections
@@ -19,8 +20,10 @@ django_project.configure(
     AUTH_USER_MODEL="django_members.Member",
     INSTALLED_APPS=[*django_project.INSTALLED_APPS, "support.django_members"],
 )
-django_project.make_tables()
-connections.close_all()
+# In a thread: older versions of uvicorn import this module on the event loop.
+with ThreadPoolExecutor(1) as thread:
+    thread.submit(django_project.make_tables).result()
+    thread.submit(connections.close_all).result()
 
 
 def application(interface: str) -> Any:
