@@ -221,8 +221,8 @@ class Wattfare(_Client[Transport, SyncHTTPClient, SyncRunner]):
             user_id: the app's own id of the user.
             request_limit: the monthly cap to ask for, in USD. With None, the user chooses it.
             account_label: the name of the user's account at the app, such as ``"ann@example.com"``.
-                The service shows it to the payer. If the service does not support it, it is left
-                out.
+                The service shows it to the payer. If the service refuses labels, the session is
+                created without one.
 
         Raises:
             WattfareError: for example ``invalid_request`` for an invalid cap, or ``rate_limited``.
@@ -251,7 +251,8 @@ class Wattfare(_Client[Transport, SyncHTTPClient, SyncRunner]):
             account_label: the name of the user's account at the app, or a function of the request
                 that returns it.
             allowed_origins: origins of other sites whose pages may call it.
-            let_through: exceptions of these functions that your framework answers itself.
+            let_through: exceptions that the functions above may raise, and that your framework
+                answers itself.
             app_cors: returns what the app's own CORS middleware allows. Only adapters need it.
         """
         origins = Origins(allowed_origins, app_cors)
@@ -358,9 +359,9 @@ def client_for(
     secret_key: str | None = None,
     base_url: str | None = None,
 ) -> tuple[C, bool]:
-    """The client of this kind to use, and True if the caller must close it. If ``client`` is of
-    this kind, it is ``client`` itself. If it is of the other kind, it is a new client with the same
-    settings.
+    """A client of this kind, and True if the caller must close it. A ``client`` of this kind is
+    returned as it is. For a ``client`` of the other kind, a new client with the same settings is
+    created.
 
     Raises:
         TypeError: ``client`` is not a client, or a key or a URL is passed with it.

@@ -1,6 +1,6 @@
 """Private: a flow is a rule that needs I/O, written as a generator. It yields commands, receives
-their results, and returns its decision. It does no I/O itself, so the same flow serves sync and
-async code. The two functions here are the only difference."""
+their results, and returns its decision. It does no I/O itself, so sync and async code use the same
+flow. Only the function that runs it differs: :func:`run` or :func:`run_async`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ class InThread(msgspec.Struct, frozen=True, gc=False):
     """A command: call this function in a thread. It does no I/O, but may take long.
 
     Attributes:
-        payer: whose turn it takes, see :mod:`.turns`; None for none.
+        payer: the function waits for this payer's turn, see :mod:`.turns`. With None, it does not
+            wait.
     """
 
     function: Callable[..., Any]
@@ -27,7 +28,8 @@ class InThread(msgspec.Struct, frozen=True, gc=False):
 
 
 def run(flow: Flow[T], perform: Callable[[Any], Any]) -> T:
-    """Run a flow. ``perform`` carries out its commands; an exception is raised inside the flow."""
+    """Run a flow. ``perform`` carries out its commands. If ``perform`` raises an exception, it is
+    raised inside the flow."""
     try:
         command = next(flow)
         while True:
@@ -36,8 +38,8 @@ def run(flow: Flow[T], perform: Callable[[Any], Any]) -> T:
             except BaseException as error:
                 command = flow.throw(error)
             else:
-                # Passed on and not kept: the local variables of a traceback then show only what the
-                # flow itself has, and no value that it has dropped or cleaned of a secret.
+                # Do not keep the result: it may contain a secret that the flow removes, and a
+                # traceback can show the local variables of this function.
                 command = flow.send(result.pop())
     except StopIteration as stop:
         return stop.value

@@ -128,7 +128,7 @@ def dev(
     for user in users:
         check_user_id(user)
     if upstream is None and is_from_environment("upstream_key"):
-        upstream_key = None  # it may be meant for later
+        upstream_key = None  # the variable may be set for later runs with --upstream
     operator_pays = bool(upstream_key)
     ceiling = read_nanos(
         user_ceiling_usd or cap_usd, "--user-ceiling-usd must be an amount in USD."
@@ -208,7 +208,7 @@ class _Calls:
             self._lines.put((call, left))
 
     def _write(self) -> None:
-        with suppress(OSError, ValueError):  # a reader that has gone
+        with suppress(OSError, ValueError):  # the output is closed, such as a pipe to `head`
             while (line := self._lines.get()) is not None:
                 self._screen.call(*line)
 
@@ -268,7 +268,7 @@ class _JSONScreen:
 
     @staticmethod
     def _print(line: dict[str, Any]) -> None:
-        click.echo(encode(line).decode())  # which flushes
+        click.echo(encode(line).decode())  # `echo` flushes, so each line appears at once
 
 
 class _Screen:

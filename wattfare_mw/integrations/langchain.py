@@ -37,7 +37,7 @@ except ImportError as _error:
 
 from .openai import AsyncWattfareOpenAI, WattfareOpenAI, async_client, sync_client
 
-#: The options that the user and the service set.
+#: The options that an app cannot set, because the payer and the service determine them.
 _SET = (
     *("openai_api_key", "openai_api_base", "openai_organization", "openai_proxy"),
     *("client", "async_client", "root_client", "root_async_client"),
@@ -63,22 +63,22 @@ class ChatWattfare(BaseChatOpenAI):
 
     Raises:
         TypeError: ``user`` is neither a user nor a grant.
-        ValueError: an option is set by the user and the service.
+        ValueError: an option cannot be set, because the user and the service set it.
     """
 
     user: Any = Field(default=None, exclude=True)
     model_name: str = Field(alias="model")
     stream_usage: bool | None = True
-    #: The client has a timeout for each pause.
+    #: None, because the openai client's read timeout already limits each pause.
     stream_chunk_timeout: float | None = None
     use_responses_api: bool | None = False
 
     @model_validator(mode="after")
     def validate_environment(self) -> Self:
-        """Create the clients. This replaces the method that reads OpenAI's variables."""
+        """Create the clients. The replaced method reads OpenAI's environment variables."""
         for name in _SET:
             value = getattr(self, name)
-            # `configurable_fields` makes a copy with all that the model has.
+            # `configurable_fields` copies a model by passing all its fields, so accept our clients.
             if name in self.model_fields_set and value is not None and not _is_ours(value):
                 raise ValueError(f"{name} cannot be set: the user and the service set it.")
         if self.n is not None and (self.n < 1 or (self.n > 1 and self.streaming)):
@@ -151,14 +151,15 @@ class ChatWattfare(BaseChatOpenAI):
 
     async def _agenerate_with_cache(self, *args: Any, **kwargs: Any) -> Any:
         if self.cache is not False and (self.cache or get_llm_cache()):
-            # The key of the cache has the user. It is created in code that cannot wait.
+            # The cache key contains the payer. It is created in sync code, so find the payer first.
             await paying(self.user).pays_async()
         return await super()._agenerate_with_cache(*args, **kwargs)
 
     def _convert_cached_generations(self, cache_val: list[Any]) -> list[ChatGeneration]:
         generations = super()._convert_cached_generations(cache_val)
         for generation in generations:
-            # The cache keeps its objects, and a hit is not billed.
+            # A hit is not billed, so its cost is 0. The original belongs to the cache: change a
+            # copy.
             message = generation.message
             if "cost_usd" in message.response_metadata:
                 metadata = {**message.response_metadata, "cost_usd": 0.0}

@@ -1,5 +1,5 @@
-"""All decisions of the middleware, without I/O. The flows here yield step by step what they need.
-:mod:`.asgi` and :mod:`.wsgi` carry it out."""
+"""All decisions of the middleware, without I/O. The flows here yield commands. :mod:`.asgi` and
+:mod:`.wsgi` carry them out."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ from .options import OnUsage
 from .relay import Record, Relay
 
 _COMPLETIONS = "/chat/completions"
-#: The most bytes of large bodies with grants. Anyone can send these, so they have separate memory
-#: from the users'. One address may use as much of it as one user.
+#: The memory for large bodies of calls with a grant, in bytes. Anyone can send such a call, so its
+#: body does not use the memory for users' bodies. One address may use ``MAX_PAYER_BYTES``.
 MAX_GRANT_BYTES = 2 * MAX_PAYER_BYTES
-#: How long the list of models is cached, in seconds. It is the same for all users of the app, and
-#: one user must not use up the app's rate.
+#: How long the list of models is cached, in seconds. All users of the app get the same list.
+#: Without the cache, one user could use up the app's rate limit.
 LISTING_SECONDS = 10.0
 #: Media types in their usual spelling.
 _OFTEN = frozenset({"application/json", sse.CONTENT_TYPE})
@@ -116,7 +116,7 @@ class Gate:
         self._allow_grants = allow_grants
         self._origins = Origins(allowed_origins, app_cors)
         if account_label is not None and not callable(account_label):
-            readable_label(account_label)  # likewise
+            readable_label(account_label)  # report an invalid label when the app starts
         self._token_route = TokenRoute(
             caller, resolve_user, request_limit, account_label, self._origins
         )
@@ -168,8 +168,9 @@ class Gate:
             self.base = inference_path.removesuffix(_COMPLETIONS)
 
     def below(self, path: str) -> tuple[tuple[str, ...], Route] | None:
-        """The flow for a path below the base of an OpenAI client, if the app has no route for it:
-        one model, or a hint what to use instead."""
+        """The methods and the flow for a path below the base URL of an OpenAI client, if the app
+        has no route for it. The flow answers with one model, or with a 404 that says what to use
+        instead."""
         if self.base is None or not path.startswith(f"{self.base}/"):
             return None
         tail = path[len(self.base) + 1 :]
@@ -180,7 +181,7 @@ class Gate:
             return None
 
         def refuse(_request: Request, _record: Record) -> Flow[Response]:
-            yield from ()  # a flow, as the others are
+            yield from ()  # makes this function a flow
             raise refusal
 
         return unserved.METHODS, refuse
@@ -252,7 +253,7 @@ class Gate:
             logger.exception("on_usage failed. request_id=%s", record.request_id)
 
     def _other_method(self, request: Request, methods: tuple[str, ...]) -> Flow[Response]:
-        yield from ()  # a flow, as the others are
+        yield from ()  # makes this function a flow
         if request.method != "OPTIONS" or "access-control-request-method" not in request.headers:
             refuse_other_methods(request, *methods)
         if not self._origins.allow(request):
@@ -329,7 +330,7 @@ class Gate:
             record.user = user_id_of((yield CallFunction(self._resolve_user, (request,))))
             payer = calls.payer_of(record.user)
             memory, sender = self._bodies, record.user
-        if self._calls_at_once is not None:  # before the body, which can take long
+        if self._calls_at_once is not None:  # refuse the call before its body is read
             record.slot = self._calls_at_once.hold(payer)
         claim = None
         if not check_length(headers.get("content-length"), self._max_body_bytes):
@@ -376,7 +377,7 @@ class Gate:
         content = yield calls.Read(answer)
         if kind != "application/json":
             raise not_the_protocol(answer.status, "JSON or an event stream")
-        if not encoded:  # a compressed answer, which was not asked for, passes unread
+        if not encoded:  # a compressed answer was not asked for, and its usage is not read
             try:
                 record.set_usage(usage_in(content))
             except msgspec.MsgspecError as error:
@@ -392,7 +393,7 @@ class Gate:
 
 def _serve_file(file: client_files.ClientFile) -> Route:
     def serve(request: Request, _record: Record) -> Flow[Response]:
-        yield from ()  # a flow, as the others are
+        yield from ()  # makes this function a flow
         return file.response(request.headers.get("if-none-match"))
 
     return serve

@@ -31,7 +31,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-# Before other plugins load the configuration of Django.
+# `tryfirst`, because other plugins load Django's settings in this hook.
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_load_initial_conftests(
     early_config: pytest.Config,
@@ -72,8 +72,8 @@ def pytest_runtest_makereport(
 
 @pytest.fixture(scope="session")
 def wattfare_service() -> Iterator[SharedService]:
-    """The Wattfare service that all tests share, for an app that is created once. Its url and
-    secret_key stay the same. The key belongs to the app of the current test.
+    """The Wattfare service that all tests share. Use it if your code creates its app once for all
+    tests: url and secret_key stay the same. Each test still has its own users.
     """
     from . import shared_service
     from .servers import stop_servers

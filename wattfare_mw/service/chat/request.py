@@ -16,7 +16,7 @@ from .allowed_fields import DEFAULT_POLICY, Policy
 from .attachments import Attachments
 from .found import MAX_NAMED
 
-#: The limit of a call that names none, in tokens. The operator can set another one.
+#: The token limit of a call if the request sets none. The operator can change this default.
 DEFAULT_MAX_TOKENS = 8192
 #: If the budget pays for less than the client asks for, the limit is lowered, but never below this.
 FLOOR_TOKENS = 16
@@ -38,11 +38,15 @@ _LIMITS = frozenset({*_TOKEN_FIELDS, "options"})
 class ChatRequest(msgspec.Struct, frozen=True):
     """The fields that the service reads, and the whole body.
 
-    ``body`` is decoded JSON: if a name occurred twice, it has the one value that was checked.
-    ``max_tokens`` is the limit of each of the ``n`` answers, under any of its names. ``thinking``:
-    how many of these tokens are for thinking. ``uncut``: refuse the call instead of shortening its
-    answer. ``held``: the fields whose cost has no bound. ``attachments``: images, files and audio;
-    ``text``: the messages without their data. ``fallbacks``: other models that may answer.
+    Attributes:
+        body: decoded JSON. If a name occurred twice, ``body`` has only the value that was checked.
+        max_tokens: the limit of each of the ``n`` answers, whichever field the client used for it.
+        thinking: how many of these tokens are for thinking.
+        uncut: refuse the call instead of shortening its answer.
+        held: the fields whose cost has no bound.
+        attachments: images, files and audio.
+        text: the messages without the data of attachments.
+        fallbacks: other models that may answer.
     """
 
     model: str
@@ -81,7 +85,8 @@ class ChatRequest(msgspec.Struct, frozen=True):
         return tuple([known for known in _TOKEN_FIELDS if self.body.get(known) is not None])
 
     def limited(self, tokens: int, *names: str) -> dict[str, Any]:
-        """The body with this limit, under these names only."""
+        """A copy of the body with this limit in the fields ``names``. Other fields for the limit
+        are removed. Ollama's is set, too, if the client has set it."""
         body = self.body.copy()
         for name in _TOKEN_FIELDS:
             body.pop(name, None)
@@ -184,7 +189,7 @@ def text_of(message: dict[str, Any]) -> str:
     raise invalid_request("A message's `content` must be a string or an array of parts.")
 
 
-#: The parts whose text counts. No model repeats others, such as thoughts.
+#: The parts that the echo model repeats. It ignores the parts in `_UNREAD`, such as thoughts.
 _READ = frozenset({"text", "input_text", "output_text"})
 _UNREAD = frozenset(
     {
@@ -221,7 +226,8 @@ def _is_model(name: object) -> TypeGuard[str]:
 
 
 def _fallbacks(fields: dict[str, Any], value: object) -> list[str]:
-    """The names in ``models``. The first is the ``model`` of a request that has none."""
+    """The names in ``models``. If the request has no ``model``, the first name becomes its
+    ``model``."""
     names = cast("list[object]", value) if isinstance(value, list) else [None]
     if len(names) > MAX_MODELS or not all(map(_is_model, names)):
         raise invalid_request(
@@ -285,7 +291,8 @@ def _inner(fields: dict[str, Any], name: str, limit: str) -> int:
 
 
 def _tokens_of_thinking(fields: dict[str, Any], name: str, prefix: str = "") -> int:
-    # 0 means no thinking or no limit, and -1 means as many as the model wants.
+    # 0 means no thinking or no limit, and -1 means that the model decides. Neither sets a number
+    # of tokens.
     value = fields.get(name)
     if type(value) is int and value in (0, -1):
         return 0

@@ -14,7 +14,8 @@ from .clock import LeaseTime, milliseconds, seconds
 
 #: How many calls of dead processes are looked up at a time.
 SWEEP_BATCH = 100
-#: The largest integer of the database. A higher cost exceeds any reservation anyway.
+#: The largest integer of the database. A higher cost is lowered to it, and still exceeds
+#: any reservation.
 MAX_INTEGER = 2**63 - 1
 
 
@@ -50,7 +51,7 @@ def expire_leases(sql: Sql, now: datetime, lease_now: LeaseTime) -> None:
 
 
 def orphaned_calls(sql: Sql, *, keep_streams: bool = False) -> list[tuple[str, Account, Outcome]]:
-    """Some of the calls of processes without a valid lease, and how each of them ended.
+    """Up to ``SWEEP_BATCH`` calls whose process has no valid lease, and how each of them ended.
 
     Args:
         keep_streams: leave out streams if the provider can report their true cost.
@@ -60,8 +61,8 @@ def orphaned_calls(sql: Sql, *, keep_streams: bool = False) -> list[tuple[str, A
 
 
 def take_over(sql: Sql, holder: str) -> list[OrphanedStream]:
-    """Make this process the holder of some streams that have lost their process, and whose true
-    cost the provider can tell. Until then, their reservations stay."""
+    """Make this process the holder of up to ``SWEEP_BATCH`` streams whose process has no valid
+    lease, if the provider can report their true cost. Their reservations stay until it does."""
     holders, calls = schema.holders.c, schema.reservations
     if sql.execute(select(holders.id).where(holders.id == holder)).first() is None:
         return []  # the lease has expired, so this process cannot hold them

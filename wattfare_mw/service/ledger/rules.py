@@ -43,16 +43,16 @@ from ..records import (
 #: How long an ``Idempotency-Key`` identifies its call, in seconds. The SQL function of PostgreSQL
 #: has the same number.
 KEY_SECONDS = 24 * 3600
-#: The cost of a stream is recorded each time it has grown by this fraction of its reservation. If
-#: the cost has no bound, the reservation is much more than the usual cost, so the fraction is
-#: smaller.
+#: The cost of a stream is recorded each time the cost has grown by one tenth of the reservation. If
+#: the cost has no bound, the reservation is much more than the usual cost, so the cost is recorded
+#: each time it has grown by one thousandth.
 RECORDED_PARTS = 10
 RECORDED_PARTS_UNBOUNDED = 1000
 #: How long a client should wait if only calls in flight hold the budget, in seconds.
 IN_FLIGHT_RETRY_SECONDS = 1
-#: The limit of a call that must wait for other calls to end.
+#: The ``limited_by`` of an error if the call would fit once other calls end.
 IN_FLIGHT = "in_flight"
-#: The limits of a call that an error can name.
+#: The other values of ``limited_by``: what limits the call.
 Limit = Literal["cap", "ceiling", "grant"]
 _OF_CAP = "the monthly cap"
 _OF_USER = "the operator's limit for this user"
@@ -61,7 +61,7 @@ _OF_APP = "the operator's limit for this app"
 _OF_ALL = "the operator's limit for all apps"
 
 
-#: No call counts towards a ceiling yet.
+#: The operator's totals before any call counts towards a ceiling.
 NOTHING_COUNTED = OperatorTotals()
 
 
@@ -101,8 +101,8 @@ def operator_pays(funding_id: str | None, terms: Terms) -> bool:
 
 
 def is_funding_valid(funding_id: str | None, state: str | None) -> bool:
-    """True if this funding can pay, given the state in its row. A ``funding_id`` of None has no
-    row."""
+    """True if this funding can pay, given the state in its row. A ``funding_id`` of None means that
+    there is no row. It can always pay."""
     return funding_id is None or state == "valid"
 
 
@@ -312,7 +312,8 @@ def check_key(key: IdempotencyKey, prior: PriorCall | None) -> None:
 
 def is_worth_recording(reserved: int, recorded: int, cost: int, *, unbounded: bool = False) -> bool:
     """True if the cost of a stream has grown by a tenth of its reservation since it was last
-    recorded. It is recorded at most ten times, because the cost counts up to the reservation."""
+    recorded, or by a thousandth if the call is ``unbounded``. Cost above the reservation does not
+    count, so a stream is recorded at most ten or a thousand times."""
     growth = min(cost, reserved) - recorded
     parts = RECORDED_PARTS_UNBOUNDED if unbounded else RECORDED_PARTS
     return growth > 0 and growth * parts >= reserved
@@ -321,8 +322,8 @@ def is_worth_recording(reserved: int, recorded: int, cost: int, *, unbounded: bo
 def expire(held: Reservation) -> tuple[int, str]:
     """The cost of a call whose process died, and how it ended. A stream costs what was last
     recorded. A call without a stream costs its whole reservation, because the answer may have been
-    generated. A call without a bound also costs what was recorded, because its reservation is
-    usually much more than its cost."""
+    generated. If the cost of a call has no bound, the call always costs what was last recorded,
+    because its reservation is usually much more than its cost."""
     if held.unbounded:
         return held.metered, "lost"
     return (held.metered, "expired") if held.stream else (held.reserved, "abandoned")
@@ -345,8 +346,11 @@ def status(connection: Connection | None, totals: Totals, terms: Terms) -> Conne
 
 
 def in_flight_for(refusal: WattfareError, seconds: int | None) -> WattfareError:
-    """Add to this refusal how long the oldest call in flight has run, in seconds; None if none is
-    left."""
+    """Add the age of the oldest call in flight to the message of this refusal.
+
+    Args:
+        seconds: the age; None if no call is in flight any more.
+    """
     if seconds is not None:
         ran = "less than a second" if seconds < 1 else "1 second"
         ran = ran if seconds < 2 else f"{seconds:,} seconds"
@@ -417,7 +421,7 @@ def _grant(budgets: tuple[_Budget, ...], bounds: Bounds, now: int) -> int:
 
 
 def _refusal(limits: list[_Budget], least: int, now: int) -> WattfareError:
-    # If two are equal, the first one counts, because the user can change it.
+    # If two budgets have the same amount left, the error names the first one: the user's own.
     spent = min(limits, key=lambda budget: budget.unspent)
     if least > spent.unspent:
         # The call would not fit even without calls in flight, so waiting would not help.

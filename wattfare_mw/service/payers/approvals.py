@@ -5,8 +5,8 @@ Pure functions over immutable values. :mod:`.approval_store` carries them out in
 An approval is ``pending`` until a person allows or denies it. Once it is allowed, a one-time code
 goes to the app in that person's browser. Nothing is connected until the app's own page redeems the
 approval: with the code, with the secret that only this page has, and for the same user of the same
-app. So a mailed link has no effect: the code reaches the browser of the person who clicked, but the
-secret and the session are in the other browser.
+app. So an attacker gains nothing by mailing a link to their own approval: the code reaches the
+browser of the person who clicked, but the secret and the session are in the attacker's browser.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         kind: a connection with a monthly cap, or a one-time grant.
         user_id: the app's own id of the user; None for a grant.
-        epoch: how often the user's connection had been revoked at that time.
+        epoch: how often the user's connection had been revoked when the approval began.
         origin: the origin of the app's page.
         return_url: the page to which the browser returns.
         account_label: the name of the user's account at the app.
@@ -60,8 +60,8 @@ class Approval(msgspec.Struct, frozen=True, kw_only=True):
     """An approval request and its state.
 
     Attributes:
-        replaces: the payer whose connection ends when this one begins, if the person who allowed it
-            saw this.
+        replaces: another payer, whose connection ends when this approval is redeemed. The person
+            who allowed it has agreed to this. None if there is no such payer.
         left: True if the person has closed the page.
     """
 
@@ -136,8 +136,9 @@ def check_open(approval: Approval, now: int) -> None:
 
 
 def may_answer_again(approval: Approval, payer_id: str, now: int) -> bool:
-    """True if this payer has just allowed the approval, and the app has not seen the code. That is
-    a second click on the same button: the browser shows only the answer to the last one."""
+    """True if this payer has allowed the approval, and it is neither redeemed nor expired. After a
+    double click, the browser sends the form twice and shows only the second answer, so the second
+    one must succeed, too."""
     return (
         approval.state == "approved"
         and approval.payer_id == payer_id
@@ -216,7 +217,8 @@ def redeemed_before() -> WattfareError:
 
 
 def revoked_since() -> WattfareError:
-    """The user has revoked the connection since the approval began, or it has changed hands."""
+    """The error for a connection that was revoked, or that another payer replaced, after the
+    approval began."""
     return _state("The connection was revoked after this approval began: start again.")
 
 
