@@ -212,6 +212,8 @@ class _FindCors:
             return None
         path = unquote(flask.request.path)
         for pattern, options in _flask_cors_rules():
+            if isinstance(options, dict):  # before version 6.0.4
+                return None
             if core.try_match_pattern(path, pattern, caseSensitive=True):
                 return self._of(core, options)
         return None
@@ -233,7 +235,7 @@ class _FindCors:
 
 
 def _flask_cors_rules() -> Iterator[tuple[Any, Any]]:
-    """The patterns and the options of Flask-CORS 6 for this request. It keeps them in its
+    """The patterns and the options of Flask-CORS for this request. It keeps them in its
     ``after_request`` functions only."""
     functions = flask.current_app.after_request_funcs
     for scope in (*flask.request.blueprints, None):

@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from wattfare_mw.cli import demo as demo_module
 from wattfare_mw.cli.commands import cli
 
-PATIENCE = 60
+PATIENCE = 120
 
 
 def test_failed_step_is_reported_and_exits_with_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
