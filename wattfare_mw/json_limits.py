@@ -38,7 +38,8 @@ def check_structure(body: bytes, max_elements: int = MAX_ELEMENTS) -> None:
         WattfareError: ``invalid_request``.
     """
     openings = body.count(b"[") + body.count(b"{")
-    if openings <= MAX_DEPTH and len(body) <= max_elements and len(body) <= _SLICE:
+    large = len(body) > _SLICE
+    if openings <= MAX_DEPTH and len(body) <= max_elements and not large:
         return  # even if none of them is in a string
     depth = elements = extreme = start = 0
     last = b""
@@ -53,15 +54,16 @@ def check_structure(body: bytes, max_elements: int = MAX_ELEMENTS) -> None:
         parts = piece.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')
         outside = b"".join(parts[in_string::2])
         in_string ^= len(parts) % 2 == 0
-        numbers = last + outside.translate(_DIGITS)
-        if len(body) > _SLICE and too_long in numbers:
-            raise invalid_request(f"A number in the body has more than {MAX_DIGITS} digits.")
-        extreme += _count_extreme(numbers) - _count_extreme(last)
-        if len(body) > _SLICE and extreme > MAX_EXTREME_NUMBERS:
-            raise invalid_request(
-                f"The body has more than {MAX_EXTREME_NUMBERS:,} numbers of an extreme size."
-            )
-        last = numbers[-MAX_DIGITS:]
+        if large:
+            numbers = last + outside.translate(_DIGITS)
+            if too_long in numbers:
+                raise invalid_request(f"A number in the body has more than {MAX_DIGITS} digits.")
+            extreme += _count_extreme(numbers) - _count_extreme(last)
+            if extreme > MAX_EXTREME_NUMBERS:
+                raise invalid_request(
+                    f"The body has more than {MAX_EXTREME_NUMBERS:,} numbers of an extreme size."
+                )
+            last = numbers[-MAX_DIGITS:]
         brackets = outside.translate(None, _NOT_BRACKETS)
         elements += outside.count(b",")
         for bracket in brackets:
