@@ -64,8 +64,7 @@ class Splitter:
         cut = _last_event_end(data, under_way=bool(self._parts))
         if cut:
             whole = b"".join((*self._parts, chunk[: cut - seen])) if self._parts else data[:cut]
-            self._parts, self._size, chunk = [], 0, data[cut:]
-            self._line_ends = 0
+            self._parts, self._size, self._line_ends, chunk = [], 0, 0, data[cut:]
         else:
             whole = b""
         if chunk:
@@ -94,8 +93,8 @@ class Splitter:
     def finish(self) -> bytes:
         """Handle the end of the bytes. Returns the incomplete event as a complete one, or nothing.
         A server may leave out the empty line after the last event."""
-        rest, self._parts, self._size, self._line_end = self.rest, [], 0, b""
-        self._line_ends = 0
+        rest, self._parts, self._line_end = self.rest, [], b""
+        self._size = self._line_ends = 0
         return rest.rstrip(b"\r\n") + b"\n\n" if rest else b""
 
 
