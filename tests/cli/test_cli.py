@@ -142,15 +142,21 @@ def test_invalid_database_is_reported(tmp_path) -> None:
     assert "database" in failed(invoke_cli("serve", "--database", f"sqlite:///{path}"))
 
 
-def test_missing_extra_is_named() -> None:
-    code = "import sys; sys.modules['sqlalchemy'] = None\nfrom wattfare_mw.cli import main; main()"
-    answer = subprocess.run(
+def run_code(code: str) -> subprocess.CompletedProcess[str]:
+    """Runs this code in a new interpreter."""
+    return subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,
         text=True,
         timeout=60,
         env=environment(),
         check=False,
+    )
+
+
+def test_missing_extra_is_named() -> None:
+    answer = run_code(
+        "import sys; sys.modules['sqlalchemy'] = None\nfrom wattfare_mw.cli import main; main()"
     )
     assert answer.returncode == 1
     assert "wattfare-mw[service]" in answer.stderr
@@ -158,7 +164,7 @@ def test_missing_extra_is_named() -> None:
 
 
 def test_ctrl_c_during_the_start_prints_no_traceback() -> None:
-    code = (
+    answer = run_code(
         "import sys\n"
         "class Loads:\n"
         "    def find_spec(self, name, *_):\n"
@@ -166,27 +172,11 @@ def test_ctrl_c_during_the_start_prints_no_traceback() -> None:
         "sys.meta_path.insert(0, Loads())\n"
         "from wattfare_mw.cli import main; main()"
     )
-    answer = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env=environment(),
-        check=False,
-    )
     assert (answer.returncode, answer.stderr) == (1, "Aborted!\n")
 
 
 def test_service_without_its_extra_says_what_to_install() -> None:
-    code = "import sys; sys.modules['starlette'] = None\nimport wattfare_mw.service"
-    answer = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env=environment(),
-        check=False,
-    )
+    answer = run_code("import sys; sys.modules['starlette'] = None\nimport wattfare_mw.service")
     assert "Type: pip install 'wattfare-mw[service]'" in answer.stderr
 
 
@@ -298,13 +288,8 @@ def test_command_without_its_extra_says_what_to_install() -> None:
         assert found is not None
         name = names.get(found[0], found[0].replace("-", "_"))
         assert name in _NEEDED or name == "uvloop"  # which is optional
-    missing = "import sys; sys.modules['rich'] = None; from wattfare_mw.cli import main; main()"
-    run = subprocess.run(
-        [sys.executable, "-c", missing],
-        capture_output=True,
-        text=True,
-        env=environment(),
-        check=False,
+    run = run_code(
+        "import sys; sys.modules['rich'] = None; from wattfare_mw.cli import main; main()"
     )
     assert run.returncode == 1
     assert "pip install 'wattfare-mw[service]'" in run.stderr
