@@ -78,6 +78,13 @@ The app's own CORS settings:
 - :class:`AppCors`: what it returns.
 - :data:`FindAppCors`: the type of ``find_app_cors``.
 
+An OpenAPI document that shows the paths:
+
+- ``named_paths``: see above.
+- :data:`ERROR_DESCRIPTIONS`: the errors of a request that spends a user's budget.
+- :data:`CHAT_BODY`: the JSON schema of an inference request.
+- :func:`json_fields`: the JSON fields of :class:`ConnectionStatus` or :class:`CreatedSession`.
+
 Public names of :mod:`wattfare_mw` that an adapter needs: :class:`Wattfare`,
 :class:`AsyncWattfare`, :class:`User`, :class:`AsyncUser`, :class:`ConnectionStatus`,
 :class:`CreatedSession`, :class:`Request`, :class:`Response` and :class:`WattfareError`.
@@ -90,6 +97,7 @@ from typing import TYPE_CHECKING
 from .lazy import names_from
 
 if TYPE_CHECKING:
+    from .api_docs import CHAT_BODY, ERROR_DESCRIPTIONS, json_fields
     from .app_functions import adapt_function
     from .client import AsyncWattfare, Wattfare
     from .current import CurrentRequest
@@ -126,6 +134,8 @@ if TYPE_CHECKING:
     from .web import Request, Response
 
 __all__ = [
+    "CHAT_BODY",
+    "ERROR_DESCRIPTIONS",
     "AccountLabelOption",
     "Answer",
     "AppCors",
@@ -156,6 +166,7 @@ __all__ = [
     "below_mount",
     "check_options",
     "hide_secret_key",
+    "json_fields",
     "read_limited",
     "read_up_to",
     "request_from_environ",
@@ -165,6 +176,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "api_docs": ("CHAT_BODY", "ERROR_DESCRIPTIONS", "json_fields"),
     "app_functions": ("adapt_function",),
     "client": ("AsyncWattfare", "Wattfare"),
     "current": ("CurrentRequest",),

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
-from decimal import Decimal
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
-from types import NoneType
-from typing import Any, Optional, get_args, get_type_hints
+from typing import Any, Optional
 
 import msgspec
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, Field, create_model
 
-from wattfare_mw.framework import ConnectionStatus, CreatedSession, Options
+from wattfare_mw.framework import (
+    CHAT_BODY,
+    ERROR_DESCRIPTIONS,
+    ConnectionStatus,
+    CreatedSession,
+    Options,
+    json_fields,
+)
 
 from .injection import dependency_of
 
@@ -38,22 +43,14 @@ class WattfareErrorResponse(BaseModel):
     error: WattfareErrorDetail
 
 
-def _errors(descriptions: dict[int, str]) -> dict[int | str, dict[str, Any]]:
+def _errors(descriptions: Mapping[int, str]) -> dict[int | str, dict[str, Any]]:
     return {
         status: {"model": WattfareErrorResponse, "description": description}
         for status, description in descriptions.items()
     }
 
 
-wattfare_responses: dict[int | str, dict[str, Any]] = _errors(
-    {
-        401: "No user is signed in.",
-        402: "The user has not connected a budget, or the budget does not cover the call.",
-        403: "The request comes from another site, or the app does not allow the model.",
-        429: "Too many requests. Wait for `Retry-After` seconds.",
-        502: "Wattfare or the model's provider failed.",
-    }
-)
+wattfare_responses: dict[int | str, dict[str, Any]] = _errors(ERROR_DESCRIPTIONS)
 """The error responses of an endpoint that spends a user's budget: ``responses=wattfare_responses``.
 """
 
@@ -62,21 +59,7 @@ _STREAM = {"text/event-stream": {"schema": {"type": "string"}}}
 _CHAT = {
     "requestBody": {
         "required": True,
-        "content": {
-            "application/json": {
-                "schema": {
-                    "type": "object",
-                    "required": ["model", "messages"],
-                    "properties": {
-                        "model": {"type": "string"},
-                        "messages": {"type": "array", "items": {"type": "object"}},
-                        "stream": {"type": "boolean"},
-                        "max_tokens": {"type": "integer"},
-                    },
-                    "additionalProperties": True,
-                }
-            }
-        },
+        "content": {"application/json": {"schema": dict(CHAT_BODY)}},
     }
 }
 
@@ -143,21 +126,17 @@ def _signed_in(resolve_user: Any) -> Callable[..., Any]:
 @cache
 def _model(struct: type[msgspec.Struct]) -> type[BaseModel]:
     """A pydantic model with the JSON fields of a struct."""
-    hints = get_type_hints(struct)
     fields: dict[str, Any] = {
-        field.encode_name: (_wire_type(hints[field.name]), ... if field.required else None)
-        for field in msgspec.structs.fields(struct)
+        name: (
+            Optional[_type(field.kind)] if field.optional else _type(field.kind),  # noqa: UP045
+            ... if field.required else None,
+        )
+        for name, field in json_fields(struct).items()
     }
     name = struct.__name__.removeprefix("Created")
     # The app's own names stay the same: FastAPI renames models with equal names.
     return create_model(f"Wattfare{name}", __doc__=inspect.getdoc(struct), **fields)
 
 
-def _wire_type(kind: Any) -> Any:
-    parts = get_args(kind)
-    if parts:  # an optional one
-        (only,) = (part for part in parts if part is not NoneType)
-        return Optional[_wire_type(only)]  # noqa: UP045
-    if issubclass(kind, Decimal):
-        return float
+def _type(kind: type[Any]) -> type[Any]:
     return _model(kind) if issubclass(kind, msgspec.Struct) else kind

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import fields
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
+import msgspec
 from litestar.openapi.config import OpenAPIConfig
 from litestar.openapi.spec import (
     OpenAPI,
@@ -15,56 +16,56 @@ from litestar.openapi.spec import (
     Operation,
     PathItem,
     RequestBody,
-    Schema,
 )
-from litestar.openapi.spec.enums import OpenAPIType
 
-_STRING = Schema(type=OpenAPIType.STRING)
-_NUMBER = Schema(type=OpenAPIType.NUMBER)
-_INTEGER = Schema(type=OpenAPIType.INTEGER)
-_BOOLEAN = Schema(type=OpenAPIType.BOOLEAN)
-_OBJECT = Schema(type=OpenAPIType.OBJECT)
+from wattfare_mw.framework import (
+    CHAT_BODY,
+    ERROR_DESCRIPTIONS,
+    ConnectionStatus,
+    CreatedSession,
+    json_fields,
+)
+
+if TYPE_CHECKING:
+    from litestar.openapi.spec import Schema
+
+#: A JSON schema as a dict. Litestar writes it unchanged.
+JsonSchema = Mapping[str, Any]
+
+_OBJECT: JsonSchema = {"type": "object"}
+_TYPES = {bool: "boolean", int: "integer", float: "number", str: "string"}
 
 
-def _object(*required: str, **properties: Schema) -> Schema:
-    return Schema(type=OpenAPIType.OBJECT, required=list(required), properties={**properties})
+def _object(required: Sequence[str], properties: JsonSchema) -> JsonSchema:
+    return {**_OBJECT, "required": list(required), "properties": properties}
+
+
+def _schema_of(struct: type[msgspec.Struct]) -> JsonSchema:
+    fields = json_fields(struct)
+    return _object(
+        [name for name, field in fields.items() if field.required],
+        {name: _schema_of_kind(field.kind) for name, field in fields.items()},
+    )
+
+
+def _schema_of_kind(kind: type) -> JsonSchema:
+    return _schema_of(kind) if issubclass(kind, msgspec.Struct) else {"type": _TYPES[kind]}
 
 
 _ERROR = _object(
-    "error",
-    error=_object(
-        "code",
-        "message",
-        code=_STRING,
-        message=_STRING,
-        upstreamCode=_STRING,
-        neededUsd=_NUMBER,
-        remainingUsd=_NUMBER,
-        resetsAt=_INTEGER,
-        limitedBy=_STRING,
-        manageUrl=_STRING,
-    ),
+    ["error"],
+    {
+        "error": _object(
+            ["code", "message"],
+            {
+                **{name: {"type": "string"} for name in ("code", "message", "upstreamCode")},
+                **{name: {"type": "number"} for name in ("neededUsd", "remainingUsd")},
+                "resetsAt": {"type": "integer"},
+                **{name: {"type": "string"} for name in ("limitedBy", "manageUrl")},
+            },
+        )
+    },
 )
-_LIMITS = _object(monthlyUsd=_NUMBER)
-_SESSION = _object("token", "expiresAt", token=_STRING, expiresAt=_INTEGER)
-_STATUS = _object(
-    "connected", connected=_BOOLEAN, limits=_LIMITS, usage=_OBJECT, remainingUsd=_NUMBER
-)
-_CHAT = _object(
-    "model",
-    "messages",
-    model=_STRING,
-    messages=Schema(type=OpenAPIType.ARRAY, items=_OBJECT),
-    stream=_BOOLEAN,
-    max_tokens=_INTEGER,
-)
-_ERRORS = {
-    "401": "No user is signed in.",
-    "402": "The user has connected no budget, or the budget does not pay for the call.",
-    "403": "The request comes from another site, or the app does not allow the model.",
-    "429": "Too many requests. Wait for `Retry-After` seconds.",
-    "502": "Wattfare or the model's provider failed.",
-}
 
 
 def documented(
@@ -102,14 +103,22 @@ def documented(
 def _items() -> dict[str, PathItem]:
     chat = _answer("The answer, or its events.", _OBJECT)
     assert chat.content is not None
-    chat.content["text/event-stream"] = OpenAPIMediaType(schema=_STRING)
-    body = RequestBody(content={"application/json": OpenAPIMediaType(schema=_CHAT)}, required=True)
+    chat.content["text/event-stream"] = _media_type({"type": "string"})
+    body = RequestBody(content={"application/json": _media_type(CHAT_BODY)}, required=True)
     return {
         "token_path": PathItem(
-            post=_operation("CreateToken", "Create a session token", _answer("Created.", _SESSION))
+            post=_operation(
+                "CreateToken",
+                "Create a session token",
+                _answer("Created.", _schema_of(CreatedSession)),
+            )
         ),
         "status_path": PathItem(
-            get=_operation("Status", "Read the user's connection", _answer("Read.", _STATUS)),
+            get=_operation(
+                "Status",
+                "Read the user's connection",
+                _answer("Read.", _schema_of(ConnectionStatus)),
+            ),
             delete=_operation(
                 "Disconnect", "End the user's connection", OpenAPIResponse("Ended."), "204"
             ),
@@ -131,7 +140,7 @@ def _operation(
     *,
     body: RequestBody | None = None,
 ) -> Operation:
-    errors = {code: _answer(text, _ERROR) for code, text in _ERRORS.items()}
+    errors = {str(code): _answer(text, _ERROR) for code, text in ERROR_DESCRIPTIONS.items()}
     return Operation(
         tags=["wattfare"],
         summary=summary,
@@ -141,7 +150,9 @@ def _operation(
     )
 
 
-def _answer(description: str, schema: Schema) -> OpenAPIResponse:
-    return OpenAPIResponse(
-        description, content={"application/json": OpenAPIMediaType(schema=schema)}
-    )
+def _answer(description: str, schema: JsonSchema) -> OpenAPIResponse:
+    return OpenAPIResponse(description, content={"application/json": _media_type(schema)})
+
+
+def _media_type(schema: JsonSchema) -> OpenAPIMediaType:
+    return OpenAPIMediaType(schema=cast("Schema", {**schema}))
