@@ -11,7 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wattfare_mw import WattfareError, json_limits
-from wattfare_mw.json_limits import MAX_DEPTH, MAX_DIGITS, MAX_ELEMENTS, check_structure
+from wattfare_mw.json_limits import (
+    MAX_DEPTH,
+    MAX_DIGITS,
+    MAX_ELEMENTS,
+    MAX_EXTREME_NUMBERS,
+    check_structure,
+)
 
 
 def depth_of(value: Any) -> int:
@@ -90,3 +96,19 @@ def test_numbers_have_limited_digits(monkeypatch: pytest.MonkeyPatch, piece: int
             check_structure(body(number))
     if piece > 7:
         check_structure(b"1" * 10_000)
+
+
+@pytest.mark.parametrize("number", [b"1e307", b"1E-300", b"1e+100", b"0." + b"1" * 100])
+def test_large_bodies_have_few_extreme_numbers(number: bytes) -> None:
+    room = b" " * 2**16
+
+    def body(times: int) -> bytes:
+        return b"[" + b",".join([number] * times) + b"]"
+
+    check_structure(room + body(MAX_EXTREME_NUMBERS))
+    with pytest.raises(WattfareError, match="numbers of an extreme size"):
+        check_structure(room + body(MAX_EXTREME_NUMBERS + 1))
+    # A string may contain any number of them, and so may a small body.
+    check_structure(room + json.dumps(body(MAX_EXTREME_NUMBERS + 1).decode()).encode())
+    short = number if len(number) < 10 else b"1e100"
+    check_structure(b"[" + b",".join([short] * (MAX_EXTREME_NUMBERS + 1)) + b"]")
