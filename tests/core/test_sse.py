@@ -165,6 +165,22 @@ def test_endless_event_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         splitter.feed(b"x")
 
 
+@pytest.mark.parametrize("line_end", [b"\n", b"\r"])
+def test_event_of_endless_lines_is_refused(
+    monkeypatch: pytest.MonkeyPatch, line_end: bytes
+) -> None:
+    monkeypatch.setattr(sse, "MAX_EVENT_LINES", 10)
+    splitter = sse.Splitter()
+    whole = (b"data: x" + line_end) * 8 + line_end
+    for _ in range(5):  # an event that has ended does not count
+        assert splitter.feed(whole[:-10]) == b""
+        assert splitter.feed(whole[-10:]) == whole
+    for _ in range(10):
+        assert splitter.feed(b"data: x" + line_end) == b""
+    with pytest.raises(sse.EventTooLargeError, match="10 lines"):
+        splitter.feed(b"data: x" + line_end)
+
+
 @given(st.text())
 def test_written_event_is_read(text: str) -> None:
     data = json.dumps({"x": text}, ensure_ascii=False).encode("utf-8", "replace")

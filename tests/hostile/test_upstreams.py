@@ -184,6 +184,15 @@ async def test_slow_model_list_times_out(
     await provider.close()
 
 
+@pytest.mark.parametrize("line_end", [b"\n", b"\r"])
+def test_blocks_of_many_lines_or_bytes_are_large(line_end: bytes) -> None:
+    line = b"data:" + line_end
+    assert not models_upstream._is_large(line * models_upstream.MANY_LINES)
+    assert models_upstream._is_large(line * (models_upstream.MANY_LINES + 1))
+    assert not models_upstream._is_large(b"x" * models_upstream.LARGE_BLOCK)
+    assert models_upstream._is_large(b"x" * (models_upstream.LARGE_BLOCK + 1))
+
+
 def stream_of(http: httpx.Client, app: App, user: str, text: str) -> httpx.Response:
     body = chat_body(text, model="fake/model", stream=True, max_tokens=1_000_000)
     request = http.build_request("POST", "/chat/completions", json=body, headers=app.paid_by(user))
