@@ -59,6 +59,7 @@ def sign_in(person: Person, page: Page) -> None:
     if button(page, ALLOW).is_visible():
         return
     person.click(page, SIGN_IN if person.passkeys else CREATE)
+    page.locator("#passkey").wait_for(state="detached")
 
 
 def approve(person: Person, page: Page, cap: float | str | None = None) -> None:

@@ -6,10 +6,10 @@ import re
 import secrets
 from collections.abc import Callable
 
-from playwright.sync_api import expect
+from playwright.sync_api import Route, expect
 
 from browsers import flow
-from browsers.flow import ALLOW, CAP, allow, approve, ask, button, new_user, redeem
+from browsers.flow import ALLOW, CAP, CREATE, allow, approve, ask, button, new_user, redeem
 from browsers.people import Person
 from browsers.site import Site
 
@@ -59,6 +59,45 @@ def test_denied_approval_stays_denied(person: Person, site: Site) -> None:
     expect(page.get_by_role("heading", level=1)).to_be_visible()
     assert not button(page, ALLOW).is_visible()
     assert redeem(site, user, approval, "x").status_code >= 400
+
+
+def test_deny_ends_a_sign_in_that_waits_for_the_device(person: Person, site: Site) -> None:
+    user = new_user()
+    approval = ask(site, user)
+    page = person.open(approval["url"])
+    challenges: list[Route] = []
+    page.route("**/sign-in/challenge", lambda route: challenges.append(route))
+    with page.expect_request("**/sign-in/challenge"):
+        button(page, CREATE).click()
+    denials: list[Route] = []
+    page.route("**/approve/*", lambda route: denials.append(route))
+    with page.expect_request("**/approve/*"):
+        button(page, flow.DENY).click(no_wait_after=True)
+    with page.expect_response("**/sign-in/challenge"):
+        challenges[0].continue_()
+    page.wait_for_timeout(300)  # the device would have answered
+    with page.expect_request(re.compile(r"[?&]denied=1")):
+        denials[0].continue_()
+    assert redeem(site, user, approval, "x").status_code >= 400
+
+
+def test_deny_during_the_sign_in_waits_for_the_next_page(person: Person, site: Site) -> None:
+    approval = ask(site, new_user())
+    page = person.open(approval["url"])
+    sign_ins: list[Route] = []
+    page.route("**/sign-in/passkey", lambda route: sign_ins.append(route))
+    page.evaluate(
+        """document.addEventListener("submit", () => setTimeout(() => {
+            [...document.forms].at(-1).requestSubmit();
+            console.log("Deny was pressed");
+        }, 50), { once: true })"""
+    )
+    with page.expect_console_message():
+        button(page, CREATE).click()
+    sign_ins[0].continue_()
+    button(page, ALLOW).wait_for()
+    with page.expect_request(re.compile(r"[?&]denied=1")):
+        button(page, flow.DENY).click()
 
 
 def test_invalid_cap_is_reported_at_the_field(person: Person, site: Site) -> None:

@@ -6,6 +6,9 @@
   const box = document.getElementById("passkey-buttons");
   const alert = document.getElementById("passkey-error");
   const buttons = [...box.querySelectorAll("button")];
+  // Another form of this page, such as Deny, ends a sign-in that still runs.
+  const other = new AbortController();
+  let sent = false;
 
   const bytes = (text) =>
     Uint8Array.from(atob(text.replace(/-/g, "+").replace(/_/g, "/")), (c) => c.charCodeAt(0));
@@ -25,13 +28,14 @@
 
   async function credential(kind, options) {
     const publicKey = { ...options, challenge: bytes(options.challenge) };
+    const { signal } = other;
     if (kind === "create") {
       publicKey.user = withId(options.user);
       publicKey.excludeCredentials = (options.excludeCredentials || []).map(withId);
-      return navigator.credentials.create({ publicKey });
+      return navigator.credentials.create({ publicKey, signal });
     }
     publicKey.allowCredentials = (options.allowCredentials || []).map(withId);
-    return navigator.credentials.get({ publicKey });
+    return navigator.credentials.get({ publicKey, signal });
   }
 
   function json(made) {
@@ -49,10 +53,12 @@
       if (!window.PublicKeyCredential) throw new Error("This browser has no passkeys. Use a recovery code.");
       const { id, options } = await challenge(kind);
       const made = await credential(kind, options);
+      if (other.signal.aborted) return;
       form.elements.challenge.value = id;
       form.elements.credential.value = json(made);
       form.requestSubmit();
     } catch (error) {
+      if (other.signal.aborted) return;
       for (const each of buttons) each.disabled = false;
       alert.textContent = error instanceof DOMException
         ? "Your browser did not give a passkey. Try again, or use a recovery code."
@@ -60,6 +66,11 @@
     }
   }
 
+  document.addEventListener("submit", (event) => {
+    if (sent) event.preventDefault(); // the next page needs a new form token, and has the same button
+    else if (event.target === form) sent = true;
+    else other.abort();
+  });
   for (const each of buttons) each.addEventListener("click", () => run(each.dataset.kind));
   window.addEventListener("pageshow", (event) => { if (event.persisted) location.reload(); });
   box.hidden = false;
