@@ -31,8 +31,8 @@ PROVIDER = Provider(
     source=_USAGE,
     shape=on_a_last_chunk,
     note=(
-        "If you use your own key of the model's provider (BYOK), `usage.cost` is only "
-        "OpenRouter's fee. The provider charges your key for the rest."
+        "OpenRouter can use your own key of the model's provider (BYOK). Then `usage.cost` is "
+        "only OpenRouter's fee, and the provider charges your key for the rest."
     ),
     rows=(
         Row(

@@ -849,7 +849,7 @@ REQUEST: Mapping[str, Field] = {
         Kind.HELD, _GOOGLE, "Gemini's options; held for an image or audio, others are free"
     ),
     "extra_body": Field(
-        Kind.HELD, _extra_body, "the same, as Gemini's clients send it; only with `google`"
+        Kind.HELD, _extra_body, "Gemini's options, as its clients send them; only `google`"
     ),
     **_plain_rows(
         Kind.COUNTED,
