@@ -198,7 +198,7 @@ PROVIDER = Provider(
             bill=100_000,
         ),
         Row(
-            quirk="an error before anything was generated, under status 200",
+            quirk="an error before anything was generated, with status 200",
             rule="answers 502, and bills nothing",
             source=_STREAMS,
             answer={"error": {"code": 502, "message": "Provider returned error"}},
@@ -212,7 +212,7 @@ PROVIDER = Provider(
             bill=0,
         ),
         Row(
-            quirk="an error after some words, under status 200",
+            quirk="an error after some words, with status 200",
             rule="answers 502, and bills the reported usage; for a stream, the tokens sent so far",
             source=_STREAMS,
             answer=failed_choice({"code": 502, "message": "Upstream failed"}, **tokens(18, 2)),

@@ -39,7 +39,9 @@ _RULES = """
 - `usage.cost` in the answer is what the user is billed.
 - A bill never exceeds the reservation.
 
-Rows without a price use these prices per million tokens: $1 for the prompt, $2 for the answer, and $0.10 for cached tokens.
+*Cached* tokens are read from the provider's cache. *Written* tokens are written to this cache.
+
+Prices in parentheses are in USD per million tokens, per request or per search. All other prices per million tokens are $1 for the prompt, $2 for the answer, and $0.10 for cached tokens.
 """
 
 
