@@ -806,7 +806,9 @@ REQUEST: Mapping[str, Field] = {
     "messages": Field(
         Kind.COUNTED, _each(_message), "the prompt; held if it writes a cache for an hour"
     ),
-    "models": Field(Kind.COUNTED, _each(_plain), "fallbacks; the most expensive model is reserved"),
+    "models": Field(
+        Kind.COUNTED, _each(_plain), "fallbacks; the price of the most expensive model counts"
+    ),
     "tools": Field(
         Kind.COUNTED,
         _each(_tool),
