@@ -35,20 +35,20 @@ demo: $(VENV)/demo ## show the main job on screen, with real HTTP
 # The type checker takes longer than all linters, so it runs beside the tests. Its report comes last.
 test: style ## run the linters, the type checker and all tests but a few long ones
 	@types=$$(mktemp); $(PYRIGHT) >$$types 2>&1 & checker=$$!; \
-		$(PYTEST) -m 'not long' $(PYTEST_ARGS); tests=$$?; \
+		WATTFARE_TEST_EXAMPLES=0.5 $(PYTEST) -m 'not long' $(PYTEST_ARGS); tests=$$?; \
 		wait $$checker; checked=$$?; echo "$(PYRIGHT)"; cat $$types; rm -f $$types; \
 		exit $$((tests ? tests : checked))
 
 test-fast: $(VENV)/test ## run the tests that need no server and no database
-	$(PYTEST) -m fast $(PYTEST_ARGS)
+	WATTFARE_TEST_EXAMPLES=0.2 $(PYTEST) -m fast $(PYTEST_ARGS)
 
-# Half of its time goes to the session `lowest`, which runs all tests.
+# Half of its time goes to the session `lowest`, which runs what `make test` runs.
 test-long: $(VENV)/test $(TOOLS)/tools ## run longer tests, and the tests with other versions
 	$(PYTEST) -m long $(PYTEST_ARGS)
 	WATTFARE_TEST_EXAMPLES=10 $(PYTEST) -m fast $(PYTEST_ARGS)
 	WATTFARE_TEST_EXAMPLES=10 WATTFARE_TEST_KILLS=100 WATTFARE_TEST_STREAMS=500 $(PYTEST) $(LONG) $(PYTEST_ARGS)
 	cd tests && ../$(BIN)/python -m mutants
-	$(TOOLS)/bin/nox --sessions lowest aiohttp other_aiohttp extras
+	WATTFARE_TEST_EXAMPLES=0.5 $(TOOLS)/bin/nox --sessions lowest aiohttp other_aiohttp extras
 
 test-mutants: $(VENV)/test ## put faults into a copy of the code; a test must see each
 	cd tests && ../$(BIN)/python -m mutants $(MUTANTS)
