@@ -27,7 +27,7 @@ To bill a user for the calls of an AI library, write one line and install one ex
 | LangChain, LangGraph | `ChatWattfare(user=user, model=model)` | `langchain` |
 | openai-agents | `RunConfig(model_provider=WattfareModelProvider(user))` | `agents` |
 
-`user` is a user or a grant of a `Wattfare` or an `AsyncWattfare`. All users of one client share its connections.
+`user` is a user or a grant of a `Wattfare` or an `AsyncWattfare`. All users of one client share its HTTP connections.
 
 These integrations raise [the errors of Wattfare](errors.md#through-an-ai-library), such as `WattfareBudgetExceededError`, even in the middle of an agent's run. Other libraries raise their own exceptions. `to_wattfare_error` finds the Wattfare error in such an exception.
 

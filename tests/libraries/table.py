@@ -191,7 +191,7 @@ CASES = {
     "stream": "An answer as a stream, with its usage at the end",
     "cost": "The library's usage object has the cost, for JSON, for streams or for both. `dropped` means that the library removes the cost",
     "tools": "A tool call, its result, and the model's answer to the result",
-    "streamed tools": "The same calls as streams",
+    "streamed tools": "The same steps, but the answers are streams",
     "structured": "An answer with a schema, which the library parses",
     "image": "A PNG in the request",
     "PDF": "A PDF in the request",
