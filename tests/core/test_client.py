@@ -5,22 +5,19 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import io
 import json
 import logging
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from decimal import Decimal
 from typing import Any
-from unittest.mock import patch
 from uuid import UUID
 
 import aiohttp
 import httpx
 import httpx2
 import pytest
-from rich.console import Console
 from rich.traceback import Traceback
 from support.clients import (
     KINDS,
@@ -810,30 +807,40 @@ def test_long_retry_after_raises_at_once(drive: Drive, wire: Wire, no_wait: list
 def everything_shown(error: BaseException, *, screen: bool = False) -> str:
     """Everything that a log, an error reporter or (slowly) a developer's terminal may show of
     it."""
-    error_event = [repr(error), str(error), "".join(traceback.format_exception(error))]
+    # It has the errors before this one, too, also those that the traceback leaves out.
     captured = traceback.TracebackException.from_exception(error, capture_locals=True)
-    error_event.append("".join(captured.format()))
+    shown = [*captured.format(), *_values(captured)]
     if screen:
-        shown = Traceback.from_exception(
-            type(error),
-            error,
-            error.__traceback__,
-            show_locals=True,
-            locals_hide_sunder=False,
-            locals_hide_dunder=False,
-            suppress=[asyncio],
-        )
-        with patch.object(Traceback, "_guess_lexer", return_value="text"):  # colors are slow
-            Console(file=(file := io.StringIO()), width=400).print(shown)
-        error_event.append(file.getvalue())
+        shown += _values_on_screen(error)
     inner: BaseException | None = error
     while inner is not None:  # a suppressed error can still be reached
-        error_event.append(repr(inner))
-        if inner.__traceback__ is not None:
-            stack = traceback.TracebackException.from_exception(inner, capture_locals=True)
-            error_event.append("".join(stack.format()))
+        shown += [repr(inner), str(inner)]
         inner = inner.__context__
-    return "\n".join(error_event)
+    return "\n".join(shown)
+
+
+def _values(captured: traceback.TracebackException) -> Iterator[str]:
+    """The local variables of these errors, as an error reporter sends them."""
+    for frame in captured.stack:
+        yield from (frame.locals or {}).values()
+    for inner in (captured.__cause__, captured.__context__, *(captured.exceptions or ())):
+        if inner is not None:
+            yield from _values(inner)
+
+
+def _values_on_screen(error: BaseException) -> Iterator[str]:
+    """The local variables of these errors, as rich shows them."""
+    trace = Traceback.extract(
+        type(error),
+        error,
+        error.__traceback__,
+        show_locals=True,
+        locals_hide_sunder=False,
+        locals_hide_dunder=False,
+    )
+    for stack in trace.stacks:
+        for frame in stack.frames:
+            yield from (node.render() for node in (frame.locals or {}).values())
 
 
 FAILURES: dict[str, tuple[Any, ...]] = {
