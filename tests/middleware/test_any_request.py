@@ -155,7 +155,7 @@ def comparable(answer: Answered) -> Any:
     return answer.status, fields, request_id, answer.body
 
 
-@examples(400)
+@examples(200)
 @given(
     target=_TARGETS,
     query=_TEXT,
