@@ -155,7 +155,7 @@ def comparable(answer: Answered) -> Any:
     return answer.status, fields, request_id, answer.body
 
 
-@examples(200)
+@examples(400)
 @given(
     target=_TARGETS,
     query=_TEXT,

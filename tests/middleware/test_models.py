@@ -334,7 +334,7 @@ def refused(body: bytes) -> int | None:
     return None
 
 
-@examples(250)
+@examples(500)
 @given(body=_BODY)
 @example(body='{"model":"openai/gpt-4o","\\u006dodel":"evil"}')
 def test_no_reader_finds_an_unlisted_model_in_a_forwarded_body(body: str) -> None:

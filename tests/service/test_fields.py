@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.examples import examples
 from support.service import chat_body
 
 from wattfare_mw.errors import WattfareError
@@ -561,7 +560,6 @@ def test_unknown_fields_are_refused(name: str, value: object) -> None:
         allowed_fields.check({name: value})
 
 
-@examples(50)
 @given(
     st.dictionaries(
         st.text(max_size=3),

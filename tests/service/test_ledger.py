@@ -16,9 +16,9 @@ from wattfare_mw.service.ledger.store import Store
 
 from .ledger_machine import LedgerMachine
 
-thorough = examples(8, stateful_step_count=40)
+thorough = examples(15, stateful_step_count=40)
 #: Each step takes four times as long on PostgreSQL.
-fewer = examples(4, stateful_step_count=40)
+fewer = examples(8, stateful_step_count=40)
 
 
 class SQLiteMachine(LedgerMachine):

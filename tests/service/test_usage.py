@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.examples import examples
 from support.prices import NOON, in_openai_names, prices, provider_cost, token_counts
 
 from wattfare_mw.service.chat import usage
@@ -351,7 +350,6 @@ JSON = st.recursive(
 )
 
 
-@examples(50)
 @given(prices, st.lists(st.dictionaries(NAMES, JSON), max_size=4), st.integers(0, 10**12))
 def test_any_report_is_billed_within_the_reservation(
     price: Price, reports: list[dict[str, Any]], granted: int

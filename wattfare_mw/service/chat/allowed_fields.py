@@ -800,18 +800,20 @@ REQUEST: Mapping[str, Field] = {
     "model": Field(
         Kind.COUNTED,
         _text,
-        "the price of the model; held for a preset (`@preset/…`), and for a router or another "
-        "model without a fixed price if the upstream names the cost",
+        "the price of the model; a preset (`@preset/…`) is held; a model without a fixed price, "
+        "such as a router, is held if the upstream names the cost",
     ),
     "messages": Field(
         Kind.COUNTED, _each(_message), "the prompt; held if it writes a cache for an hour"
     ),
-    "models": Field(Kind.COUNTED, _each(_plain), "fallbacks; the most expensive one is reserved"),
+    "models": Field(
+        Kind.COUNTED, _each(_plain), "fallbacks; the price of the most expensive model counts"
+    ),
     "tools": Field(
         Kind.COUNTED,
         _each(_tool),
-        "part of the prompt; held for a tool that the provider runs; refused for a tool that "
-        "reads the operator's data (`file_search`, `mcp`)",
+        "part of the prompt; a tool that the provider runs is held; a tool that reads the "
+        "operator's data (`file_search`, `mcp`) is refused",
     ),
     **_rows(
         Kind.COUNTED,
@@ -846,14 +848,18 @@ REQUEST: Mapping[str, Field] = {
     "documents": Field(Kind.COUNTED, _each(_json), "part of the prompt"),
     "translation_options": Field(Kind.COUNTED, _tame, "part of the prompt"),
     "google": Field(
-        Kind.HELD, _GOOGLE, "Gemini's options; held for an image or audio, others are free"
+        Kind.HELD,
+        _GOOGLE,
+        "Gemini's options; those for an image or audio are held, others are free",
     ),
     "extra_body": Field(
-        Kind.HELD, _extra_body, "the same, as Gemini's clients send it; only with `google`"
+        Kind.HELD,
+        _extra_body,
+        "the same options in an object `google`, as Gemini's clients send them",
     ),
     **_plain_rows(
         Kind.COUNTED,
-        "the limit; `-1` leaves it to the service",
+        "the limit of the answer; with `-1`, the service chooses it",
         *("max_tokens", "max_completion_tokens"),
     ),
     "options": Field(
@@ -862,16 +868,18 @@ REQUEST: Mapping[str, Field] = {
         "Ollama's options; `num_predict` is another name of the limit; options that load a model "
         "(`num_gpu`, …) are refused",
     ),
-    "n": Field(Kind.COUNTED, _plain, "each answer has the limit"),
+    "n": Field(Kind.COUNTED, _plain, "the number of answers; the limit applies to each"),
     "thinking": Field(Kind.COUNTED, _THINKING, "part of the answer, within the limit"),
     "thinking_budget": Field(Kind.COUNTED, _plain, "part of the answer, within the limit"),
     "provider": Field(
         Kind.COUNTED,
         _PROVIDER,
-        "the service sends `max_price`: the reserved price, or yours if it is lower",
+        "the service sends the reserved price as `max_price`, or your `max_price` if it is lower",
     ),
     "cache_control": Field(
-        Kind.COUNTED, _CACHE_CONTROL, "writes a cache for five minutes; held for an hour"
+        Kind.COUNTED,
+        _CACHE_CONTROL,
+        "a cache for five minutes is counted, a cache for an hour is held",
     ),
     # How the answer is sent.
     "stream": Field(Kind.FREE, _plain, "how the answer is sent"),
@@ -1050,7 +1058,7 @@ REQUEST: Mapping[str, Field] = {
         note="`standard` is free",
         shape=_text,
     ),
-    **_held_row("inference_geo", "another place has another price", "global", shape=_text),
+    **_held_row("inference_geo", "another region has another price", "global", shape=_text),
     **_held_row("route", "a router chooses the price"),
     **_held_row("preset", "its fields are not visible to the service", shape=_text),
     **_held_row(
@@ -1063,12 +1071,12 @@ REQUEST: Mapping[str, Field] = {
     **_held_row("audio", "audio has its own price"),
     **_held_row("image_config", "an image has its own price"),
     **_held_row("mm_processor_kwargs", "an image has its own price"),
-    **_held_row("moderation", "it asks another model"),
-    **_held_row("safety_model", "it asks another model"),
+    **_held_row("moderation", "it calls another model"),
+    **_held_row("safety_model", "it calls another model"),
     **_held_row("vl_high_resolution_images", "an image has its own price"),
     **_held_row("enable_code_interpreter", "the provider's tools have their own price"),
-    **_held_row("priority", "another place in the queue may have another price", 0, shape=_plain),
-    **_held_row("tags", "a router may choose the price by it"),
+    **_held_row("priority", "another priority can have another price", 0, shape=_plain),
+    **_held_row("tags", "a router can use it to choose the price"),
     **_held_row("providerOptions", "its fields choose providers and tools"),
     **_held_row("provider_options", "its fields choose providers and tools"),
     **_held_row("betas", "a beta may have its own price"),
