@@ -138,7 +138,10 @@ def test_keep_alive_requests_bill_their_own_users(app: App) -> None:
         app.connect(user)
     sites = [(starlette_app, uvicorn_server, "/sync"), (flask_app, werkzeug_server, "/stream")]
     for make, server, path in sites:
-        with server(make(app)) as (host, port), httpx.Client(trust_env=False) as client:
+        with (
+            server(make(app)) as (host, port),
+            httpx.Client(trust_env=False, verify=ssl_context()) as client,
+        ):
             for user in ("u1", "u2", "u1"):
                 url = f"http://{host}:{port}{path}"
                 answer = client.get(url, headers={"x-me": user}, timeout=PATIENCE)

@@ -15,6 +15,7 @@ from typing import Any
 
 import httpx
 import pytest
+from support.certificates import ssl_context
 from support.postgres import Cluster
 from support.service import Service, eventually, run_cli, run_service
 
@@ -25,7 +26,7 @@ from wattfare_mw.service.errors import not_available
 
 
 def healthz(service: Service) -> httpx.Response:
-    return httpx.get(f"{service.url}/healthz", trust_env=False)
+    return httpx.get(f"{service.url}/healthz", trust_env=False, verify=ssl_context())
 
 
 def unhealthy(service: Service) -> httpx.Response | None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
+from support.certificates import ssl_context
 from support.drivers import INFERENCE
 from support.fake_wattfare import SECRET_KEY, FakeWattfare
 from support.fake_wattfare import Exchange as FakeExchange
@@ -112,7 +113,14 @@ def test_events_that_may_be_errors_do_not_stall_an_app(fake: FakeWattfare) -> No
         url = f"http://{host}:{port}{INFERENCE}"
         with victim_at(url, {"x-me": "victim"}) as victim:
             body = chat_body(model="fake/model", stream=True)
-            listing = httpx.post(url, json=body, headers={"x-me": "u"}, timeout=60, trust_env=False)
+            listing = httpx.post(
+                url,
+                json=body,
+                headers={"x-me": "u"},
+                timeout=60,
+                trust_env=False,
+                verify=ssl_context(),
+            )
             assert listing.text.endswith("[DONE]\n\n")
             assert victim.longest_gap() < LONGEST_GAP
 

@@ -27,6 +27,7 @@ from ..retries import retry_delay
 from ..sse import error_in
 from ..transport import running_loop
 from ..transport.base import LibraryError
+from ..transport.environment import ssl_context
 from ..types import API_PREFIX, GRANT_HEADER, USER_HEADER
 from . import not_installed
 from .joined import join
@@ -85,28 +86,27 @@ def async_client(
 
 def http_client() -> Any:
     """An HTTP client of the openai package's default kind, without cookies."""
-    return _without_cookies(openai.OpenAI)
+    return _without_cookies(openai.DefaultHttpxClient)
 
 
 def async_http_client() -> Any:
     """:func:`http_client`, for one event loop."""
-    return _without_cookies(openai.AsyncOpenAI)
+    return _without_cookies(openai.DefaultAsyncHttpxClient)
 
 
-def _without_cookies(kind: type[openai.OpenAI | openai.AsyncOpenAI]) -> Any:
-    client, reason = None, ""
+def _without_cookies(kind: Any) -> Any:
+    certificates = ssl_context()  # read once: it takes as long as all the rest
+    http_client, reason = None, ""
     try:
-        client = kind(api_key=_LATER, base_url="http://localhost")
+        http_client = kind(verify=certificates)
     except Exception as error:
         forget_frames(error)  # they hold the password of a proxy
         reason = type(error).__name__
-    if client is None:
+    if http_client is None:
         raise SetupError(
             f"The openai package cannot be used with this environment ({reason}). Give each proxy"
-            " as http://host:port in HTTP_PROXY, HTTPS_PROXY and ALL_PROXY, or unset them. Check"
-            " SSL_CERT_FILE and SSL_CERT_DIR, too."
+            " as http://host:port in HTTP_PROXY, HTTPS_PROXY and ALL_PROXY, or unset them."
         )
-    http_client: Any = client._client  # pyright: ignore[reportPrivateUsage]
     http_client.cookies.jar.set_policy(DefaultCookiePolicy(allowed_domains=()))
     return http_client
 
