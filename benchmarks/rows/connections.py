@@ -43,7 +43,7 @@ def row(kind: str) -> Callable[[Bench], None]:
             curves: plots.Curves = {subject.name: {} for subject in subjects}
             for count in connections:
                 samples = bench.load(
-                    f"{kind}, {count} connections",
+                    f"{kind}, connections: {count}",
                     [replace(s, load=replace(s.load, connections=count)) for s in subjects],
                 )
                 for name, taken in samples.items():
