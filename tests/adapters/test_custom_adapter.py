@@ -139,7 +139,7 @@ def test_path_without_a_route_is_not_found(serve: Serve) -> None:
     address = serve(app)
     answer = httpx.get(url(address, "/api/wattfare/embeddings"), trust_env=False)
     assert answer.status_code == 404
-    assert "is not served" in answer.json()["error"]["message"]
+    assert "is not supported" in answer.json()["error"]["message"]
     assert httpx.get(url(address, "/api/wattfare/files"), trust_env=False).text == "No such file."
     assert httpx.get(url(address, "/elsewhere"), trust_env=False).text == "404: Not Found"
 

@@ -80,7 +80,7 @@ def test_service_says_what_to_use_instead(app: App, path: str) -> None:
     method, _, tail = path.partition(" ")
     message = error_in(app.http.request(method, f"/{tail}", headers=app.auth))
     assert UNSERVED[path] in message
-    assert f"`/{tail}` is not served." in message
+    assert f"`/{tail}` is not supported." in message
 
 
 def test_other_unknown_paths_of_the_service_are_not_found(app: App) -> None:
@@ -419,7 +419,7 @@ def test_litestar_app_keeps_its_own_not_found_page(app: App) -> None:
 
     for kind in (HTTPException, Exception, 404):
         assert get_text({kind: page}, "/nothing") == "own page"
-    assert "is not served" in get_text({HTTPException: page}, "/api/wattfare/files")
+    assert "is not supported" in get_text({HTTPException: page}, "/api/wattfare/files")
     # The app answers each 404 itself.
     assert get_text({404: page}, "/api/wattfare/files") == "own page"
 
