@@ -110,9 +110,8 @@ def _original(error: BaseException) -> BaseException | None:
 
 
 def _kind(error: BaseException) -> str:
-    kinds: Any = getattr(
-        error, "kinds", None
-    )  # an error of an HTTP library, whose frames were removed
+    # An error of an HTTP library, whose frames were removed.
+    kinds: Any = getattr(error, "kinds", None)
     if isinstance(kinds, str) and kinds:
         return kinds
     name = type(error).__qualname__

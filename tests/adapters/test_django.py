@@ -406,7 +406,7 @@ def test_body_that_other_middleware_has_read(
     answer = start(resolve_user=by_header).post(INFERENCE, ask(), {"x-read": how})
     if how == "read":  # the body is gone
         assert answer.status == 500
-        assert "Use request.body there" in caplog.text
+        assert "use request.body instead" in caplog.text
         return
     assert answer.status == 200
     assert fake.next().body == ask().encode()

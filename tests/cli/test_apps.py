@@ -93,7 +93,7 @@ def test_live_app_without_an_origin_says_what_to_do(tmp_path: Path) -> None:
         ("http://192.168.1.4:8000", "not encrypted"),
         ("capacitor://localhost", "web page"),
         ("javascript:alert(1)", "null"),
-        ("null", "hides its own"),
+        ("null", "hides its origin"),
         ("", "not an origin"),
     ],
 )

@@ -390,7 +390,7 @@ def test_app_that_raises_clears_its_current_user() -> None:
         wrapped(environ_of("GET", "/", {"x-me": "u1"}), lambda *_: None)
     context, user = seen[0]
     assert user == "u1"
-    with pytest.raises(WattfareCurrentUserError, match="does not run in a request"):
+    with pytest.raises(WattfareCurrentUserError, match="set current_user=True"):
         current_user.id  # noqa: B018
     with pytest.raises(WattfareCurrentUserError, match="has ended"):
         context.run(lambda: current_user.id)

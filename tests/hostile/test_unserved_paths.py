@@ -30,17 +30,17 @@ MODELS = [
 UNSERVED = {
     "POST responses": "openai.chat(…)",
     "GET responses/resp_1": "chat/completions",
-    "POST embeddings": "chat completions only",
+    "POST embeddings": "Only chat completions are supported",
     "POST completions": "`messages`",
-    "POST images/generations": "chat completions only",
-    "POST images/edits": "chat completions only",
-    "POST audio/speech": "chat completions only",
-    "POST audio/transcriptions": "chat completions only",
-    "POST moderations": "chat completions only",
-    "GET files": "chat completions only",
-    "POST files": "chat completions only",
-    "DELETE files/file-1": "chat completions only",
-    "POST batches": "chat completions only",
+    "POST images/generations": "Only chat completions are supported",
+    "POST images/edits": "Only chat completions are supported",
+    "POST audio/speech": "Only chat completions are supported",
+    "POST audio/transcriptions": "Only chat completions are supported",
+    "POST moderations": "Only chat completions are supported",
+    "GET files": "Only chat completions are supported",
+    "POST files": "Only chat completions are supported",
+    "DELETE files/file-1": "Only chat completions are supported",
+    "POST batches": "Only chat completions are supported",
     "GET chat/completions/chatcmpl-1": "not stored",
     "POST messages": "chat/completions",
     "POST chat/completions/": "without the slash",
@@ -126,7 +126,7 @@ def test_openai_package_reads_the_advice(app: App) -> None:
             client.models.retrieve("no/such")
         with pytest.raises(openai.NotFoundError, match=r"openai\.chat"):
             client.responses.create(model="fake/model", input="hi")
-        with pytest.raises(openai.NotFoundError, match="chat completions only"):
+        with pytest.raises(openai.NotFoundError, match="Only chat completions are supported"):
             client.embeddings.create(model="fake/model", input="hi")
 
 
