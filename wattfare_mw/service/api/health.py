@@ -1,4 +1,4 @@
-"""The health check: the database must accept a write, because a full disk can still be read."""
+"""The health check. It writes to the database, because a full disk can still be read."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from ...errors import WattfareError
 from ..errors import not_available
 from ..ledger.store import Store
 
-#: How long a result is valid, in seconds, because anyone may ask at any rate.
+#: How long a result is cached, in seconds, because anyone may send any number of checks.
 FRESH_SECONDS = 1.0
-#: How long the database may take for it, in seconds.
+#: How long the database may take for the write, in seconds.
 PATIENCE_SECONDS = 5.0
 
 log = logging.getLogger("wattfare_mw.service")
@@ -31,7 +31,7 @@ class Health:
     async def check(self) -> None:
         """
         Raises:
-            WattfareError: 503; the database does not answer, or takes no write.
+            WattfareError: 503; the database does not answer, or refuses the write.
         """
         if self._look is None and time.monotonic() >= self._fresh_until:
             self._look = asyncio.create_task(self._look_after())
