@@ -229,7 +229,7 @@ def test_unknown_app_is_refused(tmp_path: Path, command: str) -> None:
     assert "apps list" in refused(database, command, "nosuchapp", *more)
     # A key in place of the id is an easy mistake.
     message = refused(database, command, keys.secret_key, *more)
-    assert "takes the app's id" in message
+    assert "needs the app's id" in message
     assert keys.secret_key not in message
     away = f"sqlite:///{tmp_path / 'y.db'}"
     assert "There is no database" in refused(away, command, keys.app_id, *more)

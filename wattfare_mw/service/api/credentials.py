@@ -24,8 +24,7 @@ async def app_by_secret_key(headers: Headers, store: Store) -> App:
     app = await store.app_by_id(app_id)
     if app is None or not keys.opens(credential, app):
         raise WattfareAuthError(
-            "This service does not know this secret key. To list its apps, type: wattfare apps"
-            " list"
+            "This service does not know this secret key. To list its apps, type: wattfare apps list"
         )
     return app
 

@@ -217,8 +217,9 @@ def _no_such_path(path: str) -> WattfareError:
         return found or invalid_request("There is no such path here.", 404)
     tail = path.lstrip("/").removeprefix("api/").removeprefix("v1/")
     if unserved.is_of_openai(tail):
-        message = ("There is no such path here. The base URL of a client must end with"
-                  f" {API_PREFIX}.")
+        message = (
+            f"There is no such path here. The base URL of a client must end with {API_PREFIX}."
+        )
         return invalid_request(message, 404)
     return invalid_request("There is no such path here.", 404)
 

@@ -388,7 +388,7 @@ _ERROR: Json = {
                 "limitedBy": {
                     "enum": ["cap", "ceiling", "grant", "in_flight"],
                     "description": "The limit that was reached: the user's cap, the operator's"
-                                   " limit, the grant's cap, or other calls that have not ended.",
+                    " limit, the grant's cap, or other calls that have not ended.",
                 },
             },
         }
@@ -455,7 +455,7 @@ _TEXT: Json = {
 _CHAT: Json = {
     "type": "object",
     "description": "The fields that the service accepts. Its documentation describes the cost of"
-                   " each.",
+    " each.",
     "required": ["model", "messages"],
     "additionalProperties": False,
     "properties": {
@@ -483,12 +483,12 @@ _COMPLETION_ANSWER: Json = {
         "headers": {
             LOWERED_HEADER: {
                 "description": "The lowered token limit. Only present if the service has lowered"
-                               " it.",
+                " it.",
                 "schema": {"type": "integer"},
             },
             RESERVED_HEADER: {
                 "description": "The amount that the call holds, in USD. Only present if the cost"
-                               " has no bound.",
+                " has no bound.",
                 "schema": {"type": "string"},
             },
         },

@@ -380,8 +380,9 @@ def address_of(scope: Scope) -> str:
 def _redis_pool(url: str) -> ConnectionPool:
     url = hidden(url)
     if not url.startswith(("redis://", "rediss://")):
-        raise invalid_request("The storage of rate limits must be redis://host:port. Leave it out"
-                              " to count in memory.")
+        raise invalid_request(
+            "The storage of rate limits must be redis://host:port. Leave it out to count in memory."
+        )
     try:
         from redis.asyncio import ConnectionPool
 

@@ -186,8 +186,9 @@ def _only(*allowed: Any) -> Rule:
     def rule(name: str, value: Any) -> None:
         if not _is_one_of(value, allowed):
             said = " or ".join(json.dumps(one) for one in allowed)
-            raise invalid_request(f"`{name}` may only be {said}, because the cost of other values"
-                                  " has no bound.")
+            raise invalid_request(
+                f"`{name}` may only be {said}, because the cost of other values has no bound."
+            )
 
     return rule
 
