@@ -1,4 +1,4 @@
-"""Proves the ledger: compares every total with the sum of its rows. Changes nothing."""
+"""Verifies the ledger: compares each total with the sum of its rows. Changes nothing."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from . import schema
 
 
 def verify(sql: Sql) -> list[str]:
-    """The totals that differ from the sum of their rows, and the corrections after which less than
-    nothing or more than the reservation is billed. One line each."""
+    """One line for each total that differs from the sum of its rows, and for each corrected bill
+    that is negative or above its reservation."""
     faults = _wrong_corrections(sql)
     by_user = ("app_id", "user_id", "payer_id", "month")
     billed = _sums(sql, schema.ledger, by_user, "billed_nanos")
@@ -34,8 +34,8 @@ def verify(sql: Sql) -> list[str]:
 
 
 def lost_calls(sql: Sql) -> list[str]:
-    """The calls without a bound whose process died. Their true cost is unknown. One line each,
-    except for calls whose bill was corrected later."""
+    """One line for each call without a bound whose process died, because its true cost is unknown.
+    Calls whose bill was corrected later are left out."""
     first, later = schema.ledger, schema.ledger.alias()
     rows = sql.execute(
         select(first)
