@@ -324,9 +324,9 @@ class Caller:
     def in_request(self) -> Self:
         """A copy for calls inside a request to the app. Such a call must not block a worker of the
         app for long, so it is retried only once and soon. See :func:`.retries.retry_delay`."""
-        impatient = copy.copy(self)
-        impatient._in_request = True
-        return impatient
+        copied = copy.copy(self)
+        copied._in_request = True
+        return copied
 
     def named(self, error: WattfareNetworkError) -> WattfareNetworkError:
         """Add the service's address to the message, if the service could not be reached."""

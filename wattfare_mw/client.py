@@ -59,9 +59,9 @@ class _Runner(Generic[TransportT]):
 
     def in_request(self) -> Self:
         """A copy for calls inside a request to the app. It shares the connections."""
-        impatient = copy.copy(self)
-        impatient.caller = self.caller.in_request()
-        return impatient
+        copied = copy.copy(self)
+        copied.caller = self.caller.in_request()
+        return copied
 
 
 class SyncRunner(_Runner[Transport]):
@@ -397,6 +397,6 @@ def runner_of(client: Wattfare | AsyncWattfare) -> Any:
 
 def in_request(client: C) -> C:
     """A copy of the client for calls inside a request to the app. It shares the connections."""
-    impatient = copy.copy(client)
-    vars(impatient)["_runner"] = runner_of(client).in_request()
-    return impatient
+    copied = copy.copy(client)
+    vars(copied)["_runner"] = runner_of(client).in_request()
+    return copied

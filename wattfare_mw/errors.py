@@ -374,10 +374,10 @@ def wire_error(body: bytes) -> WireError | None:
         return None
     if isinstance(error, str):
         return WireError(message=error) if error else None
-    return _told(error)
+    return _parse_error(error)
 
 
-def _told(error: Mapping[Any, Any]) -> WireError | None:
+def _parse_error(error: Mapping[Any, Any]) -> WireError | None:
     code, message, upstream = (error.get(name) for name in ("code", "message", "upstreamCode"))
     if not code and not message:
         return None
@@ -603,5 +603,5 @@ def _wire_error_of(body: object) -> WireError | None:
         # The openai package has already taken the error out of its envelope.
         inner: object = body.get("error", body)  # pyright: ignore[reportUnknownVariableType,reportUnknownMemberType]
         if isinstance(inner, Mapping):
-            return _told(inner)  # pyright: ignore[reportUnknownArgumentType]
+            return _parse_error(inner)  # pyright: ignore[reportUnknownArgumentType]
     return None

@@ -181,14 +181,14 @@ class LogEvent:
         in_text: fields that the text already contains. Only a JSON log shows them separately.
     """
 
-    __slots__ = ("_line", "fields", "said", "text")
+    __slots__ = ("_line", "fields", "in_text", "text")
 
     def __init__(
-        self, text: str, fields: Mapping[str, Field], said: Mapping[str, Field] | None = None
+        self, text: str, fields: Mapping[str, Field], in_text: Mapping[str, Field] | None = None
     ) -> None:
         self.text = text
         self.fields = fields
-        self.said: Mapping[str, Field] = said or {}
+        self.in_text: Mapping[str, Field] = in_text or {}
         self._line: str | None = None
 
     def __str__(self) -> str:
@@ -265,7 +265,7 @@ class JSONFormatter(ProcessFormatter):
         }
         if isinstance(event, LogEvent):
             line["message"] = event.text
-            line.update(event.said)
+            line.update(event.in_text)
             line.update((name, value) for name, value in event.fields.items() if value is not None)
         return _to_json(line).decode()
 

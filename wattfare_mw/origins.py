@@ -13,7 +13,7 @@ logger = get_logger("wattfare_mw")
 
 #: Origins that an app would not list. A rule that allows one of them is treated as allowing every
 #: origin.
-_STRANGERS = tuple(
+_UNLISTED = tuple(
     f"{scheme}://{host}"
     for scheme in ("https", "http")
     for host in ("wattfare-stranger.com", "wattfare-stranger.org", "wattfare.stranger.invalid")
@@ -42,7 +42,7 @@ class AppCors:
         self._is_allowed = is_allowed
         self.credentials = credentials
         self.answers = answers
-        self.allows_all = any(map(is_allowed, _STRANGERS))
+        self.allows_all = any(map(is_allowed, _UNLISTED))
         if self.allows_all:
             logger.warning(
                 "The app's CORS settings allow every origin. Wattfare's paths ignore such a rule."

@@ -88,7 +88,7 @@ class Service:
         """Close the connections."""
         self._http.close()
 
-    def look(self) -> Iterator[Finding]:
+    def run(self) -> Iterator[Finding]:
         """Check the key, the address and the clock."""
         yield self._check_form()
         address = _fault_in(self.base_url, self._is_default)

@@ -162,8 +162,8 @@ class _Story:
             while left >= cost:
                 self._stream()
                 left -= cost
-                told = self._bar()
-                self._check(told == left, f"${told} are left, but it should be ${left}")
+                shown = self._bar()
+                self._check(shown == left, f"${shown} are left, but it should be ${left}")
 
             self._step("The next answer would exceed the cap: it is refused, and costs nothing.")
             self._refused("budget_exceeded")

@@ -94,7 +94,7 @@ def doctor(
     console = Console(highlight=False, soft_wrap=True)
     service = checks.Service.from_environment(base_url)
     click.get_current_context().call_on_close(service.close)
-    for finding in service.look():
+    for finding in service.run():
         show(finding)
     is_given = _is_given("database")
     if config is not None:

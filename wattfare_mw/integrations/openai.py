@@ -255,7 +255,7 @@ class _Shared:
         what = "The connection to Wattfare broke." if sent else "Wattfare could not be reached."
         ours = self._connections.caller.named(WattfareNetworkError(what, sent=sent))
         joined = self._join(ours, error)
-        joined.__cause__ = _said(cause)
+        joined.__cause__ = _cleaned(cause)
         return joined
 
     def __copy__(self) -> Self:
@@ -398,7 +398,7 @@ class _Events:
         except Exception as error:
             if (broken := self._broken(error)) is None:
                 raise
-            raise broken from _said(error)
+            raise broken from _cleaned(error)
         self._end()
 
     async def aiter_bytes(self, parts: AsyncIterator[bytes]) -> AsyncIterator[Any]:
@@ -409,7 +409,7 @@ class _Events:
         except Exception as error:
             if (broken := self._broken(error)) is None:
                 raise
-            raise broken from _said(error)
+            raise broken from _cleaned(error)
         self._end()
 
     def _check(self, data: str) -> None:
@@ -425,7 +425,7 @@ class _Events:
 
     def _broken(self, error: Exception) -> Exception | None:
         forget_frames(error)  # they contain the headers
-        return self._raised(_cut(str(_said(error))), None) if _is_httpx(error) else None
+        return self._raised(_cut(str(_cleaned(error))), None) if _is_httpx(error) else None
 
     def _raised(self, ours: WattfareError, body: Any) -> Exception:
         request: Any = None
@@ -464,7 +464,7 @@ def _not_repeated(error: BaseException, request: Any) -> openai.OpenAIError | No
     return openai.APIConnectionError(request=request)
 
 
-def _said(error: BaseException | None) -> LibraryError | None:
+def _cleaned(error: BaseException | None) -> LibraryError | None:
     """The text of an HTTP library's error, without data from the server."""
     if error is None:
         return None

@@ -101,14 +101,14 @@ class WattfareASGIMiddleware(_Base):
         """Call the app first. If it has no route for the path, send our own answer."""
         is_ours = False
 
-        async def look(message: Message) -> None:
+        async def watch_send(message: Message) -> None:
             nonlocal is_ours
             if message["type"] == "http.response.start":
                 is_ours = message["status"] in (404, 405) and not _has_route(scope, message)
             if not is_ours:
                 await send(message)
 
-        await self._called_app(scope, receive, look)
+        await self._called_app(scope, receive, watch_send)
         if is_ours:
             await self.serve(path, scope, receive, send)
 
@@ -317,7 +317,7 @@ class _Exchange:
         send, answer, feed = self._send, relay.answer, relay.feed
         heartbeat = None
         try:
-            await self._tell(_start(relay.status, relay.headers))
+            await self._try_send(_start(relay.status, relay.headers))
             heartbeat = self._heartbeat(relay)
             try:
                 while chunk := await answer.read_some():
@@ -341,7 +341,7 @@ class _Exchange:
                 last = relay.broken(error.message.rstrip("."))
             if heartbeat is not None:
                 await heartbeat.stop()
-            await self._tell({"type": "http.response.body", "body": last, "more_body": False})
+            await self._try_send({"type": "http.response.body", "body": last, "more_body": False})
         finally:
             if heartbeat is not None:
                 heartbeat.close()
@@ -353,11 +353,11 @@ class _Exchange:
 
         async def send() -> None:
             comment = relay.heartbeat()
-            await self._tell({"type": "http.response.body", "body": comment, "more_body": True})
+            await self._try_send({"type": "http.response.body", "body": comment, "more_body": True})
 
         return Heartbeat(self._heartbeats.get(), send)
 
-    async def _tell(self, message: Message) -> None:
+    async def _try_send(self, message: Message) -> None:
         try:
             await self._send(message)
         except OSError:  # by the specification, the client has left
@@ -369,13 +369,13 @@ class _Stream:
     service, close the stream or cancel the task that waits for a piece."""
 
     def __init__(
-        self, relay: Relay, silence: float | None, finish: Callable[[Record], Awaitable[None]]
+        self, relay: Relay, idle_limit: float | None, finish: Callable[[Record], Awaitable[None]]
     ) -> None:
         self._closed = False
         self._relay = relay
         self._finish = finish
         self._loop = asyncio.get_running_loop()
-        self._silence = silence
+        self._idle_limit = idle_limit
         self._reading: asyncio.Task[bytes] | None = None
         self._ended = False
 
@@ -410,12 +410,12 @@ class _Stream:
 
     async def _read(self) -> bytes | None:
         """Read the next piece. None if a heartbeat is due."""
-        if self._silence is None:
+        if self._idle_limit is None:
             return await self._relay.answer.read_some()
         reading = self._reading
         if reading is None:
             reading = self._reading = asyncio.ensure_future(self._relay.answer.read_some())
-        await asyncio.wait((reading,), timeout=self._silence)
+        await asyncio.wait((reading,), timeout=self._idle_limit)
         if not reading.done():
             return None
         self._reading = None

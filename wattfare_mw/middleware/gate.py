@@ -313,12 +313,12 @@ class Gate:
             yield from self.identify(request)
         until, listing = self._listing
         if time.monotonic() >= until:
-            told = yield from self.caller.fetch(calls.models())
+            received = yield from self.caller.fetch(calls.models())
             try:
-                if len(told) <= LARGE_BODY:
-                    listing = self._models.filter(told)
+                if len(received) <= LARGE_BODY:
+                    listing = self._models.filter(received)
                 else:
-                    listing = yield InThread(self._models.filter, (told,))
+                    listing = yield InThread(self._models.filter, (received,))
             except (msgspec.MsgspecError, RecursionError) as error:
                 raise not_the_protocol(200, "a list of models", error) from None
             self._listing = (time.monotonic() + LISTING_SECONDS, listing)

@@ -88,13 +88,13 @@ class WattfareWSGIMiddleware(_Base):
         """Call the app first. If it has no route for the path, send our own answer."""
         begun = is_ours = False
 
-        def look(status: str, headers: list[tuple[str, str]], *error: Any) -> Any:
+        def watch_start(status: str, headers: list[tuple[str, str]], *error: Any) -> Any:
             nonlocal begun, is_ours
             begun = True
             is_ours = status.startswith("404") and not _has_route(environ, headers)
             return _drop if is_ours else start_response(status, headers, *error)
 
-        body = self._called_app(environ, look)
+        body = self._called_app(environ, watch_start)
         if not begun:
             body = _Begun(body)  # a generator calls start_response on the first read
         if not is_ours:

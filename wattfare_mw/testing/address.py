@@ -89,27 +89,27 @@ class Environment:
 
 
 #: The address that was reserved for the first service of this process, until a service takes it.
-_kept: Address | None = None
+_reserved: Address | None = None
 
 
-def keep_address() -> Address:
+def reserve_address() -> Address:
     """Reserve the address of this process's first service."""
-    global _kept
-    if _kept is None:
-        _kept = Address()
-    return _kept
+    global _reserved
+    if _reserved is None:
+        _reserved = Address()
+    return _reserved
 
 
 def release_address() -> None:
     """Release the reserved address, if no service has taken it."""
-    global _kept
-    if _kept is not None:
-        _kept.close()
-        _kept = None
+    global _reserved
+    if _reserved is not None:
+        _reserved.close()
+        _reserved = None
 
 
 def take_address() -> Address:
     """The address for a new service: the reserved one or a new one."""
-    global _kept
-    address, _kept = _kept or Address(), None
+    global _reserved
+    address, _reserved = _reserved or Address(), None
     return address

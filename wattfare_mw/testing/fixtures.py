@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from .address import Environment, keep_address, release_address
+from .address import Environment, release_address, reserve_address
 
 if TYPE_CHECKING:
     from .service import SharedService, WattfareService
@@ -54,7 +54,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def _set_environment(config: pytest.Config) -> None:
     if config.getini(_OPTION) and _environment not in config.stash:
         # Each worker of pytest-xdist has its own address.
-        environment = config.stash[_environment] = Environment(keep_address().environ)
+        environment = config.stash[_environment] = Environment(reserve_address().environ)
         config.add_cleanup(environment.restore)
         config.add_cleanup(release_address)
 

@@ -99,7 +99,7 @@ class ScriptedJob(EchoJob):
         self._record = record
         self._give_back = give_back
         self._events = 0
-        self._calls_said = 0  # parts of tool calls
+        self._call_parts_sent = 0  # parts of tool calls
         if reply.is_whole:
             self._limit = len(reply.words)
             tokens = reply.completion_tokens
@@ -121,7 +121,7 @@ class ScriptedJob(EchoJob):
 
     async def body(self) -> bytes:
         """The whole answer."""
-        text = "".join([await self._say() for _ in range(self._limit)])
+        text = "".join([await self._next_word() for _ in range(self._limit)])
         calls = [_in_message(call) for call in self._reply.tool_calls]
         for _ in range(2 * len(calls)):
             await self._pass_token()
@@ -175,13 +175,13 @@ class ScriptedJob(EchoJob):
         raise ConnectionAbortedError
 
     async def _next_delta(self) -> dict[str, Any] | None:
-        if self._said < self._limit:
-            return {"content": await self._say()}
-        index, is_end = divmod(self._calls_said, 2)
+        if self._words_sent < self._limit:
+            return {"content": await self._next_word()}
+        index, is_end = divmod(self._call_parts_sent, 2)
         if self._limit < len(self._words) or index == len(self._reply.tool_calls):
             return None
         await self._pass_token()
-        self._calls_said += 1
+        self._call_parts_sent += 1
         call = self._reply.tool_calls[index]
         if is_end:
             part: dict[str, Any] = {"function": {"arguments": call.arguments}}
@@ -190,8 +190,8 @@ class ScriptedJob(EchoJob):
             part = {"id": call.id, "type": "function", "function": named}
         return {"tool_calls": [{"index": index, **part}]}
 
-    async def _say(self) -> str:
-        word = await super()._say()
+    async def _next_word(self) -> str:
+        word = await super()._next_word()
         if self._record is not None:
             self._record.text += word
         return word

@@ -261,11 +261,11 @@ class AiohttpResponse:
         self._closed = getattr(protocol, "closed", None)
         if self._closed is not None:
             self._closed.remove_done_callback(_take)
-            self._closed.add_done_callback(self._tell)
+            self._closed.add_done_callback(self._wake_reader)
         if timer is not None:
             self._wait = _IdleWait(timer, content)
 
-    def _tell(self, closed: asyncio.Future[None]) -> None:
+    def _wake_reader(self, closed: asyncio.Future[None]) -> None:
         _take(closed)
         content = self._content
         if not content.is_eof() and content.exception() is None:
@@ -292,7 +292,7 @@ class AiohttpResponse:
             try:
                 chunk = await self._content.readany()
             except RuntimeError as error:
-                # The connection has just been closed, and `_tell` has not been called yet.
+                # The connection has just been closed, and `_wake_reader` has not been called yet.
                 if self._closed is None or not self._closed.done():
                     raise
                 raise aiohttp.ClientPayloadError(str(error)) from None
@@ -313,7 +313,7 @@ class AiohttpResponse:
         self._let_go()
         if self._wait is not None:
             self._wait.end()
-        if self._closed is not None and self._closed.remove_done_callback(self._tell):
+        if self._closed is not None and self._closed.remove_done_callback(self._wake_reader):
             self._closed.add_done_callback(_take)
 
 

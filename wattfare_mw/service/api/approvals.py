@@ -19,7 +19,7 @@ from .. import keys
 from ..ledger import rules
 from ..ledger.clock import seconds
 from ..payers import approval_store, approvals, lowering, return_urls
-from ..payers.approvals import Approval, Wish
+from ..payers.approvals import Approval, ApprovalRequest
 from ..records import USERS_PAY, App
 from ..tokens import Session
 from . import credentials
@@ -87,7 +87,7 @@ async def create_approval(request: Request) -> Response:
             )
         if await state.store.epoch(app.id, session.user_id) != session.epoch:
             raise lowering.stale_token()
-        wish = Wish(
+        requested = ApprovalRequest(
             kind="connection",
             app_id=app.id,
             user_id=session.user_id,
@@ -100,7 +100,7 @@ async def create_approval(request: Request) -> Response:
     else:
         if not rules.allows_grants(None, state.terms) and not state.funding.offers:
             raise rules.refused_grant()
-        wish = Wish(
+        requested = ApprovalRequest(
             kind="grant",
             app_id=app.id,
             origin=origin,
@@ -111,7 +111,7 @@ async def create_approval(request: Request) -> Response:
     secret = approvals.new_secret()
 
     def begin(sql: Sql, now: datetime) -> Approval:
-        approval = approvals.begin(wish, secret, seconds(now))
+        approval = approvals.begin(requested, secret, seconds(now))
         approval_store.add(sql, approval, seconds(now))
         return approval
 
@@ -216,7 +216,7 @@ async def _count_grant(state: ServiceState, app: App, approval: Approval, addres
     await state.rate_limits.grant(app.id, address)
     largest = rules.largest_grant(terms)
     if largest is not None and terms.grant_ceiling is not None:
-        cap = rules.grant_cap(approval.wish.asked, terms)
+        cap = rules.grant_cap(approval.requested.asked, terms)
         await state.rate_limits.grant_hold(app.id, address, cap, terms.grant_ceiling, largest)
 
 

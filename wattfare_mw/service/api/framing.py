@@ -92,7 +92,7 @@ class Frame:
             method, ms = scope["method"], round(seconds * 1000)
             path = _quoted(scope["path"])[:200]  # without the query, which may have a user's id
             request_id = scope["wattfare.request_id"]
-            said: dict[str, Field] = {
+            in_text: dict[str, Field] = {
                 "method": method,
                 "path": path,
                 "status": status,
@@ -103,7 +103,7 @@ class Frame:
             if call is not None:
                 _describe(call, fields)
             text = f"{method} {path} {status or 'gone'} {ms}ms request_id={request_id}"
-            log.info(LogEvent(text, fields, said))
+            log.info(LogEvent(text, fields, in_text))
         if call is not None:
             on_call = scope["app"].state.service.on_call
             if on_call is not None:

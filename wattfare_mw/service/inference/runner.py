@@ -367,14 +367,14 @@ class CallRunner:
         self, question: OpenQuestion, true_costs: TrueCosts, settled: Settled
     ) -> None:
         # If this task is cancelled, the question stays open, so the last renewal records it.
-        told = await true_costs.ask(question.generation_id, question.funding_id)
-        outcome = question.answered(told)
+        true_cost = await true_costs.ask(question.generation_id, question.funding_id)
+        outcome = question.answered(true_cost)
         this, account = question.reservation_id, question.account
         try:
             billed = await self._settle(this, account, outcome)
             settled(outcome, billed)
-            if told is not None and billed is not None and told > billed:
-                self._overrun(told - billed)
+            if true_cost is not None and billed is not None and true_cost > billed:
+                self._overrun(true_cost - billed)
         except WattfareError as failure:
             self._unsettled[this] = account, outcome
             log.error("call not settled: %s reservation=%s", describe(failure), this)
@@ -390,7 +390,7 @@ class CallRunner:
             while True:
                 left = until - loop.time()
                 if place.is_first or left <= 0:
-                    place.look()
+                    place.clear()
                     try:
                         return await self._reserve(active.call, job)
                     except WattfareError as refusal:
@@ -517,7 +517,7 @@ class CallRunner:
         if error is None:
             return
         try:
-            await self._tell(error, active, output, begun=begun)
+            await self._send_error(error, active, output, begun=begun)
         finally:
             if asking is not None:
                 await asyncio.wait({asking})
@@ -559,7 +559,7 @@ class CallRunner:
             # The next call uses the key again, and the upstream refuses it again.
             log.error("a refused key is not noted: %s", describe(failure))
 
-    async def _tell(
+    async def _send_error(
         self, error: WattfareError, active: ActiveCall, output: Output, *, begun: bool
     ) -> None:
         """Send the error that ended a call to its client, if the client has not left."""

@@ -2,7 +2,7 @@
 
 When a call ends in this process, the first call in the queue of its account is woken. A queue is
 not woken when a call ends in another process or when the cap is raised. So the first call also
-tries again every :data:`LOOK_SECONDS`.
+tries again every :data:`RETRY_SECONDS`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from ..records import Account
 
 #: How often the first call of a queue tries again, in seconds.
-LOOK_SECONDS = 0.5
+RETRY_SECONDS = 0.5
 
 
 class Place:
@@ -33,14 +33,14 @@ class Place:
         """Wake this call, because budget may be available, or it may now be the first."""
         self._woken.set()
 
-    def look(self) -> None:
+    def clear(self) -> None:
         """Clear earlier wake-ups, before a new attempt."""
         self._woken.clear()
 
     async def wait(self, seconds: float) -> None:
         """Wait until this call is woken, for at most this many seconds."""
         if self.is_first:
-            seconds = min(seconds, LOOK_SECONDS)
+            seconds = min(seconds, RETRY_SECONDS)
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._woken.wait()

@@ -84,8 +84,9 @@ class Echo:
             if message["role"] == "user"
         ]
         if not said:
-            raise invalid_request("This model repeats the last user message, but `messages` has no"
-                                  " user message.")
+            raise invalid_request(
+                "This model repeats the last user message, but `messages` has no user message."
+            )
         return EchoJob(
             request,
             words_of(said[-1]),
@@ -141,7 +142,7 @@ class EchoJob:
         self._limit = min(most, len(words))
         self.detaches = not request.stream
         self._begun = False
-        self._said = 0  # the number of words
+        self._words_sent = 0  # the number of words
         self._request = request
         self._pause = pause
         self._about: dict[str, Any] = {
@@ -176,7 +177,7 @@ class EchoJob:
 
     async def body(self) -> bytes:
         """Return the whole answer, after the time for its last word."""
-        words = [await self._say() for _ in range(self._limit)]
+        words = [await self._next_word() for _ in range(self._limit)]
         self._complete()
         message = {"role": "assistant", "content": "".join(words)}
         choice = {"index": 0, "message": message, "finish_reason": self._finish, "logprobs": None}
@@ -194,8 +195,8 @@ class EchoJob:
         if not self._begun:
             self._begun = True
             return self._chunk({"role": "assistant", "content": ""})
-        if self._said < self._limit:
-            return self._chunk({"content": await self._say()})
+        if self._words_sent < self._limit:
+            return self._chunk({"content": await self._next_word()})
         self._complete()
         last = self._chunk({}, finish=self._finish)
         if self._request.include_usage:
@@ -205,12 +206,12 @@ class EchoJob:
     async def close(self) -> None:
         """Do nothing: there are no connections."""
 
-    async def _say(self) -> str:
+    async def _next_word(self) -> str:
         """Wait for the pause, and return the next word."""
         await self._pass_token()
-        word = self._words[self._said]
-        self._said += 1
-        return word.rstrip() if self._said == self._limit < len(self._words) else word
+        word = self._words[self._words_sent]
+        self._words_sent += 1
+        return word.rstrip() if self._words_sent == self._limit < len(self._words) else word
 
     async def _pass_token(self) -> None:
         # Even without a pause, let other tasks run.

@@ -41,7 +41,7 @@ _STATUS_OF_MINIMAX = {
 _OF_ANSWERS = frozenset({"choices", "usage", "delta", "finish_reason", "index"})
 
 
-class Said(msgspec.Struct, frozen=True, gc=False):
+class ParsedError(msgspec.Struct, frozen=True, gc=False):
     """The contents of an error.
 
     Attributes:
@@ -64,21 +64,21 @@ class Said(msgspec.Struct, frozen=True, gc=False):
     retry_after: float | None = None
 
 
-def in_error(answer: object) -> Said:
+def in_error(answer: object) -> ParsedError:
     """Read the body of an HTTP error, which may have any shape and need not be JSON."""
-    return _said(answer)
+    return _parsed(answer)
 
 
-def in_success(answer: object) -> Said | None:
+def in_success(answer: object) -> ParsedError | None:
     """Read the error in an answer or an event with status 200; None if it is not an error."""
     if isinstance(answer, dict):
         fields = cast("dict[str, Any]", answer)
         if fields.get("error") or fields.get("object") == "error" or _is_flat(fields):
-            return _said(fields)
+            return _parsed(fields)
         groq = fields.get("x_groq")
         if isinstance(groq, dict) and cast("dict[str, Any]", groq).get("error"):
-            return _said(cast("object", groq))
-        return _said(fields) if _failed_at_minimax(fields) else None
+            return _parsed(cast("object", groq))
+        return _parsed(fields) if _failed_at_minimax(fields) else None
     if isinstance(answer, list) and answer:  # Google sends a list
         first = cast("list[object]", answer)[0]
         return in_success(cast("object", first)) if isinstance(first, dict) else None
@@ -106,7 +106,7 @@ def _failed_at_minimax(fields: dict[str, Any]) -> bool:
     return isinstance(status, dict) and bool(cast("dict[str, Any]", status).get("status_code"))
 
 
-def _said(answer: object) -> Said:
+def _parsed(answer: object) -> ParsedError:
     message = code = status = None
     names: set[str] = set()
     flagged = quoted = False
@@ -126,7 +126,7 @@ def _said(answer: object) -> Said:
         code = _code(fields) or code
         retry_after = _retry_after(fields) or retry_after
         names.update(_names(fields))
-    return Said(
+    return ParsedError(
         message and message[:_MOST_WORDS],
         code,
         status,

@@ -405,7 +405,7 @@ class UpstreamJob:
     _lowerings = 0
     _spent = _done = _tallied = _answered = False
     _last = b"{}"  # the last chunk that has choices
-    _told: int | None = None  # the cost that was sent to the client
+    _sent_cost: int | None = None  # the cost that was sent to the client
 
     def __init__(
         self,
@@ -446,8 +446,8 @@ class UpstreamJob:
             upstream.learned.name(request.model),
         )
         # The other costs of a held call come at its end, or are in a record.
-        told_at_end = hold is not None and not upstream.keeps_records
-        self.detaches = not request.stream or upstream.on_hang_up == "finish" or told_at_end
+        cost_at_end = hold is not None and not upstream.keeps_records
+        self.detaches = not request.stream or upstream.on_hang_up == "finish" or cost_at_end
         self._upstream = upstream
         self._credential = upstream.operator
         self._request = request
@@ -621,7 +621,7 @@ class UpstreamJob:
         """The events that are complete with the end of the body."""
         block = self._splitter.finish()
         for event in sse.events(block):
-            self._finishes.look(event.data)
+            self._finishes.record(event.data)
         if not self._body_ended and self._finishes.all_of(self._request.n):
             block += sse.write(sse.DONE)
         elif not block:
@@ -744,7 +744,7 @@ class UpstreamJob:
             self._last = data
             return data
         if read.may_end:
-            self._finishes.look(data)
+            self._finishes.record(data)
         self._answered = self._answered or read.choices
         if read.generated and self.meter.spent:
             self._spent = True
@@ -757,7 +757,7 @@ class UpstreamJob:
             return data
         if not self._request.include_usage:
             return data if read.choices else None  # the client did not ask for the usage
-        self._told = self.meter.billed
+        self._sent_cost = self.meter.billed
         return upstream_answers.with_cost(data, self.meter)
 
     def _is_named(self, generation_id: str | None) -> None:
@@ -780,7 +780,7 @@ class UpstreamJob:
 
     def _final_usage(self) -> bytes:
         """The event with the usage, if the client has asked for it and has not received it yet."""
-        if not self._request.include_usage or self._told == self.meter.billed:
+        if not self._request.include_usage or self._sent_cost == self.meter.billed:
             return b""
         return sse.write(upstream_answers.usage_chunk(self._last, self.meter))
 

@@ -23,7 +23,7 @@ from .. import keys
 #: The maximum time from the creation of an approval until it is redeemed, in seconds.
 APPROVAL_SECONDS = 600
 #: The cap that the page proposes if the app asks for none: 10 USD, in nano-dollars.
-DEFAULT_WISH = 10 * 10**9
+DEFAULT_CAP = 10 * 10**9
 #: The lengths of an id, a secret and a code, in bytes.
 _RANDOM_BYTES = 24
 
@@ -31,7 +31,7 @@ Kind = Literal["connection", "grant"]
 State = Literal["pending", "approved", "denied", "redeemed"]
 
 
-class Wish(msgspec.Struct, frozen=True, kw_only=True):
+class ApprovalRequest(msgspec.Struct, frozen=True, kw_only=True):
     """The request of an app.
 
     Attributes:
@@ -66,7 +66,7 @@ class Approval(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     id: str
-    wish: Wish
+    requested: ApprovalRequest
     secret_hash: str
     state: State
     created_at: int
@@ -103,11 +103,11 @@ def new_secret() -> str:
     return secrets.token_urlsafe(_RANDOM_BYTES)
 
 
-def begin(wish: Wish, secret: str, now: int) -> Approval:
+def begin(requested: ApprovalRequest, secret: str, now: int) -> Approval:
     """A new approval."""
     return Approval(
         id=new_secret(),
-        wish=wish,
+        requested=requested,
         secret_hash=keys.digest(secret),
         state="pending",
         created_at=now,
@@ -120,11 +120,11 @@ def is_over(approval: Approval, now: int) -> bool:
     return now >= approval.expires_at
 
 
-def proposed_cap(wish: Wish, current: int | None) -> int:
+def proposed_cap(requested: ApprovalRequest, current: int | None) -> int:
     """The initial value of the cap field, in nano-dollars: the app's request, or the same payer's
     present cap if that is higher."""
-    wished = DEFAULT_WISH if wish.asked is None else wish.asked
-    return wished if current is None else max(wished, current)
+    proposed = DEFAULT_CAP if requested.asked is None else requested.asked
+    return proposed if current is None else max(proposed, current)
 
 
 def check_open(approval: Approval, now: int) -> None:
@@ -180,8 +180,8 @@ def check_owner(
     if (
         approval is None
         or not hmac.compare_digest(approval.secret_hash, keys.digest(secret))
-        or (approval.wish.kind, approval.wish.app_id) != (kind, app_id)
-        or approval.wish.user_id != user_id
+        or (approval.requested.kind, approval.requested.app_id) != (kind, app_id)
+        or approval.requested.user_id != user_id
         or not _of_its_page(approval, origin)
     ):
         raise _not_yours()
@@ -226,8 +226,8 @@ def _of_its_page(approval: Approval, origin: str | None) -> bool:
     if (
         origin is None
     ):  # not a browser: a session token is enough, because only the app can create it
-        return approval.wish.kind == "connection"
-    return approval.wish.origin == origin
+        return approval.requested.kind == "connection"
+    return approval.requested.origin == origin
 
 
 def _state(message: str) -> WattfareError:
