@@ -89,7 +89,7 @@ def test_other_unknown_paths_of_the_service_are_not_found(app: App) -> None:
         for path in ("/api/v1/nothing", "/nothing", "/api/v1/"):
             assert error_in(http.get(path)) == "There is no such path here."
         for path in ("/v1/chat/completions", "/chat/completions", "/v1/responses", "/v1/models"):
-            assert "base URL ends with /api/v1" in error_in(http.post(path))
+            assert "base URL of a client must end with /api/v1" in error_in(http.post(path))
 
 
 def quoted(model: str) -> list[str]:
