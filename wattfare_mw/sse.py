@@ -36,7 +36,8 @@ class EventTooLargeError(ValueError):
 
 
 class Splitter:
-    """Splits a stream into complete events and an incomplete rest, for any chunks.
+    """Splits a stream into complete events and an incomplete rest. A chunk may start and end
+    anywhere in an event.
 
     ``feed`` returns the bytes of all complete events unchanged, and keeps the rest. Usually, a
     chunk ends with an event, and is returned without a copy.
@@ -240,7 +241,7 @@ def is_done(data: bytes) -> bool:
 
 
 def is_ping(event: Event) -> bool:
-    """True if an event only keeps the connection open. Its data may be no JSON."""
+    """True if an event only keeps the connection open. Its data may not be JSON."""
     return not event.data.strip() or event.type in ("ping", "heartbeat", "keepalive", "keep-alive")
 
 

@@ -141,7 +141,8 @@ class Middleware:
 
     def _use_paths(self, paths: dict[str, Any], base: str | None) -> None:
         """Answer these paths, and paths below ``base``."""
-        # In one tuple, so that a request needs one lookup. A base with NUL matches no path.
+        # One tuple has all three, so that a request needs one attribute lookup. Without a base, NUL
+        # is used, because no path starts with it.
         called = self.around(self.app)
         self._app_and_paths = called, paths, "\0" if base is None else f"{base}/"
 
@@ -264,7 +265,8 @@ class Middleware:
     no CORS middleware."""
 
     def _show_interface(self) -> None:
-        """A hook for a class whose ``__call__`` does not show whether it is ASGI or WSGI."""
+        """A hook for subclasses. Override it if ``__call__`` does not show whether the middleware
+        is ASGI or WSGI."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         raise NotImplementedError  # pragma: no cover

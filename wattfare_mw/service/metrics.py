@@ -36,12 +36,12 @@ class Metrics:
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
         self.overrun_calls = self._counter(
-            "overrun_calls", "Calls whose cost, as reported by the upstream, was above their"
-                             " reservation."
+            "overrun_calls",
+            "Calls whose cost, as reported by the upstream, was above their reservation.",
         )
         self.overrun_usd = self._counter(
-            "overrun_usd", "The cost reported by the upstream above the reservations, in USD. It"
-                           " is not billed."
+            "overrun_usd",
+            "The cost reported by the upstream above the reservations, in USD. It is not billed.",
         )
         self.spent_streams = self._counter(
             "spent_streams", "Streams that were cut off because their reservation was spent."

@@ -85,7 +85,7 @@ class ActiveCall:
         self.cut: WattfareError | None = None
         self.ended = "cut_off"  # how it ends if it is cut off
         self.detached = False
-        self.funding_id: str | None = None  # of the payer's key, if one pays
+        self.funding_id: str | None = None  # the payer's funding; None for the operator's
         self.waits = False  # True while it waits for its account's budget
         self._task = asyncio.current_task()
         self._timer: asyncio.TimerHandle | None = None
@@ -134,8 +134,8 @@ class ActiveCall:
         self._recorded, self._recorded_id = reading.cost, reading.generation_id
 
     def question(self, ended: str) -> OpenQuestion | None:
-        """The question for the true cost of this call, if it is a stream that broke off at a
-        provider that keeps records. Otherwise None."""
+        """An open question about the true cost of this call. None unless the call is a stream that
+        broke off, and the provider keeps records."""
         meter, name = self._job.meter, self._job.generation_id
         if meter.complete or name is None or not self.call.stream:
             return None
@@ -423,8 +423,8 @@ class CallRunner:
 
         Args:
             wait: how long to wait if other calls of this account hold the budget, in seconds.
-            started: called when the upstream has received the request, which the job no longer
-                needs.
+            started: called when the upstream has received the request. From then on, the job does
+                not need the request, so its memory can be freed.
             settled: called when the call is settled.
 
         Raises:
@@ -557,7 +557,7 @@ class CallRunner:
             await self._keys.refused(funding_id)
         except WattfareError as failure:
             # The next call uses the key again, and the upstream refuses it again.
-            log.error("a refused key is not noted: %s", describe(failure))
+            log.error("could not record that a key was refused: %s", describe(failure))
 
     async def _send_error(
         self, error: WattfareError, active: ActiveCall, output: Output, *, begun: bool

@@ -44,9 +44,9 @@ def lost_calls(sql: Sql) -> list[str]:
         .order_by(first.c.id)
     )
     return [
-        f"call {row.reservation_id}: its process died. Billed what was recorded, "
-        f"{row.billed_nanos} of {row.reserved_nanos} held: model={row.model!r} "
-        f"request_id={row.request_id}"
+        f"call {row.reservation_id}: its process died. Billed the last recorded cost,"
+        f" {row.billed_nanos} of {row.reserved_nanos} held: model={row.model!r}"
+        f" request_id={row.request_id}"
         for row in rows
     ]
 
@@ -101,5 +101,8 @@ def _compare(
         kept = (row.billed_nanos, row.reserved_nanos) if row is not None else (0, 0)
         proved = (billed.get(key, 0), reserved.get(key, 0))
         if kept != proved:
-            faults.append(f"{kind} {key}: billed, reserved are {kept}, the rows say {proved}")
+            faults.append(
+                f"{kind} {key}: the totals (billed, reserved) are {kept}, but the rows"
+                f" add up to {proved}"
+            )
     return faults

@@ -1,4 +1,5 @@
-"""Reads the PDF files of a request, each in a separate process with little memory and time."""
+"""Reads the PDF files of a request. Each is read in a separate process with limited memory and
+time."""
 
 from __future__ import annotations
 

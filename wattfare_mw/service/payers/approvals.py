@@ -1,11 +1,11 @@
-"""Approval requests: an app asks a person for a budget, and the person allows or denies it.
+"""Approvals. An app asks a person for a budget, and the person allows or denies it.
 
-Pure functions over immutable values. :mod:`.approval_store` carries them out in SQL.
+This module has pure functions over immutable values. :mod:`.approval_store` applies them in SQL.
 
 An approval is ``pending`` until a person allows or denies it. Once it is allowed, a one-time code
 goes to the app in that person's browser. Nothing is connected until the app's own page redeems the
 approval: with the code, with the secret that only this page has, and for the same user of the same
-app. So an attacker gains nothing by mailing a link to their own approval: the code reaches the
+app. So an attacker gains nothing by mailing a link to their own approval. The code would reach the
 browser of the person who clicked, but the secret and the session are in the attacker's browser.
 """
 
@@ -41,7 +41,7 @@ class ApprovalRequest(msgspec.Struct, frozen=True, kw_only=True):
         origin: the origin of the app's page.
         return_url: the page to which the browser returns.
         account_label: the name of the user's account at the app.
-        asked: the cap, in nano-dollars; None if the app asks for none.
+        asked: the requested cap, in nano-dollars; None if the app does not ask for a cap.
         requests: the number of calls of a grant.
     """
 
@@ -60,8 +60,8 @@ class Approval(msgspec.Struct, frozen=True, kw_only=True):
     """An approval request and its state.
 
     Attributes:
-        replaces: another payer, whose connection ends when this approval is redeemed. The person
-            who allowed it has agreed to this. None if there is no such payer.
+        replaces: another payer whose connection ends when this approval is redeemed, with the
+            consent of the person who allowed it. None if there is no such payer.
         left: True if the person has closed the page.
     """
 
@@ -195,7 +195,7 @@ def check_redeemable(approval: Approval, code: str, now: int) -> None:
         WattfareError: ``invalid_request``; 409 for the state, 403 for the code.
     """
     if is_over(approval, now):
-        raise _state("This approval has expired: it takes at most ten minutes.")
+        raise _state("This approval has expired, because it was not redeemed within ten minutes.")
     if approval.state == "pending":
         raise _state("This approval has not been answered yet.")
     if approval.state == "denied":

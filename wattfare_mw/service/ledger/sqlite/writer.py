@@ -57,12 +57,12 @@ class Writer:
     """Runs jobs with one connection. Each job behaves as if it had its own transaction. Use a
     writer from one event loop at a time.
 
-    Functions receive a cursor of the driver. Code that uses SQLAlchemy takes :attr:`sql`, which is
-    the same connection and the same transaction.
+    A job receives a cursor of the driver. A job that uses SQLAlchemy uses :attr:`sql` instead,
+    which is the same connection and the same transaction.
 
     Raises:
         WattfareError: the database has another version.
-        sqlalchemy.exc.DBAPIError: it cannot be opened.
+        sqlalchemy.exc.DBAPIError: the database cannot be opened.
     """
 
     def __init__(self, url: URL) -> None:
@@ -158,7 +158,7 @@ class Writer:
             try:
                 # Wake the event loop once for the whole batch, because waking it is slow.
                 batch[0].future.get_loop().call_soon_threadsafe(self._deliver, done)
-            except RuntimeError:  # it is closed, so nothing waits any more
+            except RuntimeError:  # the event loop is closed, so the jobs have no waiting tasks
                 self._busy = False
 
     def _carry_out(self, batch: list[_Job]) -> list[_Result]:
@@ -174,7 +174,8 @@ class Writer:
     def _end(self, batch: list[_Job], results: list[_Result] | Exception) -> list[_Result]:
         if not isinstance(results, Exception):
             try:
-                # As a statement, because it fails if SQLite has rolled back by itself.
+                # A COMMIT statement fails if SQLite has rolled back by itself, but the driver's
+                # `commit()` does not.
                 self._raw.execute("COMMIT")
             except sqlite3.Error as error:
                 results = error
@@ -230,7 +231,7 @@ def _engine(url: URL) -> Any:
 
     @event.listens_for(engine, "connect")
     def _on_connect(connection: Any, _record: Any) -> None:  # pyright: ignore[reportUnusedFunction]
-        # The driver begins no transaction by itself. The BEGIN is below.
+        # The driver must not begin transactions by itself. Our own BEGIN is below.
         connection.isolation_level = None
         cursor = connection.cursor()
         cursor.execute("PRAGMA journal_mode = WAL")
