@@ -1,4 +1,4 @@
-# Needs Python 3.11 or newer, make and a network to the package registries.
+# You need Python 3.11 or newer, make and an internet connection.
 # Each target sets up the rest.
 PYTHON ?= python3
 VENV := .venv
@@ -6,21 +6,21 @@ BIN := $(VENV)/bin
 BENCH := benchmarks/.venv
 TOOLS := .venv-tools
 FUZZ := .venv-fuzz
-# How many tests run at a time.
+# The number of tests that run at a time.
 JOBS ?= auto
 PYTEST = $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 PYTEST_ARGS ?=
-# Those that take longer with more examples and more deaths of processes, and are not fast.
+# The slow tests that `make test-long` repeats with more random input and more process crashes.
 LONG = tests/service/test_ledger.py tests/service/test_deaths.py tests/service/test_real_prompts.py tests/hostile/test_large_bodies.py tests/hostile/test_stop.py
 BENCH_ARGS ?=
-# How long `make fuzz` may take; without it, it runs a million inputs.
+# How long `make fuzz` runs, in seconds. Without it, `make fuzz` tries a million inputs.
 FUZZ_SECONDS ?=
 FUZZ_ARGS ?=
-# Which AI libraries `make test-libraries` runs: names, or `all`.
+# The AI libraries that `make test-libraries` runs: names, or `all`.
 LIBRARIES ?= all
-# Which faults `make test-mutants` tries: names, or all.
+# The faults that `make test-mutants` tries, by name. Without names, it tries all.
 MUTANTS ?=
-# The Chromium that `make test-browsers` drives. Without it: that of the machine, or of apt.
+# The Chromium for `make test-browsers`. By default, that of the system, or else one from apt.
 CHROMIUM ?=
 
 .PHONY: help demo test test-fast test-long test-newest test-libraries test-browsers test-mutants screenshots fuzz lint format coverage bench lock upgrade clean
@@ -90,13 +90,13 @@ bench: $(BENCH)/bench ## measure the middleware and the service; write benchmark
 clean: ## delete the virtual environments
 	rm -rf $(VENV) $(BENCH) $(TOOLS) $(FUZZ) .nox
 
-# Environments. `install.py` installs what the lock names, here and in the sessions of nox.
+# Environments. `install.py` installs a lock file, here and in the sessions of nox.
 
 $(VENV)/demo $(VENV)/test: $(VENV)/%: requirements/%.txt pyproject.toml | $(VENV)/pyvenv.cfg
 	$(BIN)/python requirements/install.py $*
 	@touch $@
 
-# An environment of its own, so that the tests do not run on its event loop.
+# The benchmarks have a separate environment, so that their packages cannot change the tests.
 $(BENCH)/bench: requirements/bench.txt pyproject.toml | $(BENCH)/pyvenv.cfg
 	$(BENCH)/bin/python requirements/install.py bench
 	@touch $@
@@ -113,7 +113,8 @@ $(FUZZ)/fuzz: requirements/fuzz.txt pyproject.toml | $(FUZZ)/pyvenv.cfg
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 …")'
 	$(PYTHON) -m venv $*
 
-# Locks. The other sets have the same versions as the tests, but for the libraries on openai 2.
+# Lock files. They have the versions of requirements/test.txt, except for lowest.txt and
+# libraries-openai-2.txt.
 
 COMPILE = $(TOOLS)/bin/uv pip compile - --quiet --universal --python-version 3.11 \
 	--generate-hashes --no-emit-index-url --no-emit-find-links --no-emit-package wattfare-mw \

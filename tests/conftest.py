@@ -64,7 +64,7 @@ SLOW = {
 }
 SLOW |= {"test_django", "test_django_recipes", "test_django_servers"}
 SLOW |= {"test_dev", "test_doctor", "test_quickstart"}
-SLOW |= {"test_current_user_gevent", "test_full_disk", "test_gevent", "test_silence"}
+SLOW |= {"test_current_user_gevent", "test_full_disk", "test_gevent", "test_silent_streams"}
 
 
 # -- one run, in one process or several

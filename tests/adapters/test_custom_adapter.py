@@ -148,7 +148,7 @@ def test_path_without_a_route_is_not_found(serve: Serve) -> None:
         url(address, "/api/wattfare/embeddings"), trust_env=False, verify=ssl_context()
     )
     assert answer.status_code == 404
-    assert "is not served" in answer.json()["error"]["message"]
+    assert "is not supported" in answer.json()["error"]["message"]
     assert (
         httpx.get(url(address, "/api/wattfare/files"), trust_env=False, verify=ssl_context()).text
         == "No such file."

@@ -190,7 +190,7 @@ def test_middleware_counts_streams_until_they_end(drive: Any, fake: FakeWattfare
     exchanges = [fake.next() for _ in streams]
     over = ask(drive, stream=True).respond_to_errors()
     assert (over.status, over.code) == (429, "rate_limited")
-    assert "for one user or grant" in over.json["error"]["message"]
+    assert "A user or a grant may have at most" in over.json["error"]["message"]
     assert over.headers["retry-after"] == "1"
     other = ask(drive, "alice", stream=True)
     exchanges.append(fake.next())

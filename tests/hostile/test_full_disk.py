@@ -186,7 +186,7 @@ async def test_failed_health_check_is_cached_for_a_second_too(
 
 
 async def test_hanging_database_is_checked_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(health, "PATIENCE_SECONDS", 0.01)
+    monkeypatch.setattr(health, "TIMEOUT_SECONDS", 0.01)
     database: Any = Database()
     looked_after = Health(database)
     for _ in range(3):

@@ -138,7 +138,7 @@ def marks(times: int) -> Callable[[], object]:
 def finishes(times: int) -> Callable[[], object]:
     choice = b'{"index":%d,"finish_reason":"stop"}'
     choices = b",".join(choice % (MODULUS * number) for number in range(times))
-    return lambda: Finishes().look(b'{"choices":[%s]}' % choices)
+    return lambda: Finishes().record(b'{"choices":[%s]}' % choices)
 
 
 def calls(times: int) -> Callable[[], object]:

@@ -31,17 +31,17 @@ MODELS = [
 UNSERVED = {
     "POST responses": "openai.chat(…)",
     "GET responses/resp_1": "chat/completions",
-    "POST embeddings": "chat completions only",
+    "POST embeddings": "Only chat completions are supported",
     "POST completions": "`messages`",
-    "POST images/generations": "chat completions only",
-    "POST images/edits": "chat completions only",
-    "POST audio/speech": "chat completions only",
-    "POST audio/transcriptions": "chat completions only",
-    "POST moderations": "chat completions only",
-    "GET files": "chat completions only",
-    "POST files": "chat completions only",
-    "DELETE files/file-1": "chat completions only",
-    "POST batches": "chat completions only",
+    "POST images/generations": "Only chat completions are supported",
+    "POST images/edits": "Only chat completions are supported",
+    "POST audio/speech": "Only chat completions are supported",
+    "POST audio/transcriptions": "Only chat completions are supported",
+    "POST moderations": "Only chat completions are supported",
+    "GET files": "Only chat completions are supported",
+    "POST files": "Only chat completions are supported",
+    "DELETE files/file-1": "Only chat completions are supported",
+    "POST batches": "Only chat completions are supported",
     "GET chat/completions/chatcmpl-1": "not stored",
     "POST messages": "chat/completions",
     "POST chat/completions/": "without the slash",
@@ -81,7 +81,7 @@ def test_service_says_what_to_use_instead(app: App, path: str) -> None:
     method, _, tail = path.partition(" ")
     message = error_in(app.http.request(method, f"/{tail}", headers=app.auth))
     assert UNSERVED[path] in message
-    assert f"`/{tail}` is not served." in message
+    assert f"`/{tail}` is not supported." in message
 
 
 def test_other_unknown_paths_of_the_service_are_not_found(app: App) -> None:
@@ -92,7 +92,7 @@ def test_other_unknown_paths_of_the_service_are_not_found(app: App) -> None:
         for path in ("/api/v1/nothing", "/nothing", "/api/v1/"):
             assert error_in(http.get(path)) == "There is no such path here."
         for path in ("/v1/chat/completions", "/chat/completions", "/v1/responses", "/v1/models"):
-            assert "base URL ends with /api/v1" in error_in(http.post(path))
+            assert "base URL of a client must end with /api/v1" in error_in(http.post(path))
 
 
 def quoted(model: str) -> list[str]:
@@ -129,7 +129,7 @@ def test_openai_package_reads_the_advice(app: App) -> None:
             client.models.retrieve("no/such")
         with pytest.raises(openai.NotFoundError, match=r"openai\.chat"):
             client.responses.create(model="fake/model", input="hi")
-        with pytest.raises(openai.NotFoundError, match="chat completions only"):
+        with pytest.raises(openai.NotFoundError, match="Only chat completions are supported"):
             client.embeddings.create(model="fake/model", input="hi")
 
 
@@ -429,7 +429,7 @@ def test_litestar_app_keeps_its_own_not_found_page(app: App) -> None:
 
     for kind in (HTTPException, Exception, 404):
         assert get_text({kind: page}, "/nothing") == "own page"
-    assert "is not served" in get_text({HTTPException: page}, "/api/wattfare/files")
+    assert "is not supported" in get_text({HTTPException: page}, "/api/wattfare/files")
     # The app answers each 404 itself.
     assert get_text({404: page}, "/api/wattfare/files") == "own page"
 

@@ -187,7 +187,7 @@ def test_text_of_a_missing_user_is_the_apps_error(
         assert record.levelno == logging.ERROR
         assert record.getMessage().startswith("resolve_user ")
         if isinstance(resolved[0], str):
-            assert "return None" in record.getMessage()
+            assert "or None if no user is signed in" in record.getMessage()
             assert "return user.id if user else None" in record.getMessage()
 
 

@@ -370,7 +370,7 @@ def test_way_back_survives_a_removal(router: FakeOpenRouter, browser: Browser) -
         assert page.link(name) == ON_THE_WAY
     form = page.form("Remove")
     removed = browser.follow(browser.send(form))
-    assert "Its key was deleted here" in removed.text
+    assert "The key was deleted here" in removed.text
     assert removed.link("Back to the app's request") == APPROVAL
     again = Page(browser.send(form))
     assert again.answer.status_code == 404

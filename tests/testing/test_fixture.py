@@ -227,7 +227,7 @@ def test_impossible_spending_raises(wattfare: WattfareService) -> None:
     with pytest.raises(WattfareBudgetExceededError):
         ann.spend("1.01")
     ann.spend("0.5")
-    with pytest.raises(ValueError, match=r"has spent 0\.5 USD already"):
+    with pytest.raises(ValueError, match=r"has already spent 0\.5 USD"):
         ann.spend_to("0.4")
     with pytest.raises(ValueError, match="Pass either"):
         ann.spend_to()
