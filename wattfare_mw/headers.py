@@ -18,7 +18,7 @@ from .types import (
 
 #: The headers of a browser's request that the middleware sends to the service. It adds its own
 #: credentials and a request id.
-PASSED_UP = (
+PASSED_TO_SERVICE = (
     "content-type",
     "accept",
     "idempotency-key",
@@ -28,7 +28,7 @@ PASSED_UP = (
     "tracestate",
 )
 #: The headers of the service's response that the middleware sends to the browser.
-PASSED_DOWN = (
+PASSED_TO_BROWSER = (
     *("content-type", "content-encoding", "retry-after"),
     *(LOWERED_HEADER, RESERVED_HEADER),
 )
@@ -36,7 +36,7 @@ PASSED_DOWN = (
 # Almost every request needs these headers, so they are decoded at once. Other headers are decoded
 # on first access.
 _COMMON_REQUEST = (
-    *PASSED_UP,
+    *PASSED_TO_SERVICE,
     "authorization",
     "content-length",
     "cookie",
@@ -58,8 +58,8 @@ class Headers(Mapping[str, str]):
     and cookies by semicolons.
 
     Attributes:
-        common: the headers in ``PASSED_UP``, ``PASSED_DOWN`` and a few more that almost every
-            request needs. The names are in lower case. Use ``get`` for other headers.
+        common: the headers in ``PASSED_TO_SERVICE``, ``PASSED_TO_BROWSER`` and a few more that
+            almost every request needs. The names are in lower case. Use ``get`` for other headers.
     """
 
     __slots__ = ("_fields", "_load", "_repeated", "_source", "common")
@@ -161,7 +161,7 @@ def _values_of_repeated(pairs: Pairs) -> dict[str, list[str]]:
 
 
 _REQUEST_BYTES = {name.encode(): name for name in _COMMON_REQUEST}
-_RESPONSE_BYTES = {name.encode(): name for name in PASSED_DOWN}
+_RESPONSE_BYTES = {name.encode(): name for name in PASSED_TO_BROWSER}
 
 
 def _picked(raw: Raw, names: dict[bytes, str]) -> tuple[dict[str, str], dict[str, list[str]]]:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping
 
-from ..headers import PASSED_DOWN, PASSED_UP
+from ..headers import PASSED_TO_BROWSER, PASSED_TO_SERVICE
 from ..types import SANE_REQUEST_ID
 from ..web import Request
 
@@ -25,7 +25,7 @@ def headers_up(headers: Mapping[str, str], request_id: str) -> dict[str, str]:
     """The headers to send to the service with an inference call. Values that some HTTP clients
     would refuse are left out."""
     up = {"content-type": "application/json"}
-    for name in PASSED_UP:
+    for name in PASSED_TO_SERVICE:
         if name in headers and is_plain(value := headers[name].strip()):
             up[name] = value
     up["x-request-id"] = request_id
@@ -35,7 +35,7 @@ def headers_up(headers: Mapping[str, str], request_id: str) -> dict[str, str]:
 def headers_down(headers: Mapping[str, str]) -> dict[str, str]:
     """The headers of the service's answer to send to the browser."""
     down = {"cache-control": "no-store", "x-accel-buffering": "no"}
-    for name in PASSED_DOWN:
+    for name in PASSED_TO_BROWSER:
         if name in headers and is_plain(value := headers[name]):
             down[name] = value
     return down

@@ -25,6 +25,16 @@ _NOTHING = msgspec.Raw(b"null")
 #: The prefix of OpenRouter's saved settings, which can name any model. It occurs after a model's
 #: name or instead of it.
 _PRESET = "@preset/"
+#: Fields in which "model" can be a word of the app or its users, such as a property of a schema.
+_OWN_WORDS = frozenset(
+    {
+        *("messages", "functions", "documents", "metadata", "trace", "chat_template_kwargs"),
+        *("response_format", "output_format", "output_config", "format", "json_schema"),
+        *("structured_outputs", "structural_tag", "guided_json"),
+    }
+)
+#: The bytes of a field's value that may contain the name "model".
+_MODEL = re.compile(rb"model|\\u", re.IGNORECASE)
 
 
 class Asked(msgspec.Struct):
@@ -35,24 +45,6 @@ class Asked(msgspec.Struct):
     stream: bool | None = None
     stream_options: dict[str, Any] | None = None
     usage: msgspec.Raw = _NOTHING
-    # These fields can name models, too. They are decoded only if the app does not allow all models.
-    preset: msgspec.Raw = _NOTHING
-    plugins: msgspec.Raw = _NOTHING
-    tools: msgspec.Raw = _NOTHING
-    compound_custom: msgspec.Raw = _NOTHING
-    moderation: msgspec.Raw = _NOTHING
-    safety_model: msgspec.Raw = _NOTHING
-
-    def models_elsewhere(self) -> Iterator[str]:
-        """The names of models in plugins, the provider's own tools and similar fields."""
-        for field in (self.plugins, self.compound_custom, self.moderation):
-            yield from _models_in(_value(field))
-        yield from _texts(_value(self.safety_model))
-        tools = _value(self.tools)
-        for tool in cast("list[Any]", tools) if isinstance(tools, list) else []:
-            # A function that the app runs may have any schema, so its schema is not searched.
-            if not isinstance(tool, dict) or cast("Json", tool).get("type") not in _OWN_TOOLS:
-                yield from _models_in(tool)
 
     @property
     def includes_usage(self) -> bool:
@@ -162,17 +154,14 @@ class Models:
                 "The field `model` or `models` is repeated or misspelled. Send each of them only"
                 " once."
             )
-        named = [] if asked.model is None else [asked.model]
-        named += asked.models or []
-        if _value(asked.preset):
+        if asked.model is None and not asked.models:
+            raise invalid_request("The field `model` is missing.")
+        fields = decode(dict[str, msgspec.Raw], body)
+        if _value(fields.get("preset", _NOTHING)):
             raise invalid_request(
                 "This app does not allow presets, because they can name any model.", 403
             )
-        if not named:
-            raise invalid_request("The field `model` is missing.")
-        for model in named:
-            self._check_name(model)
-        for model in asked.models_elsewhere():
+        for model in _models_of(fields):
             self._check_name(model)
 
     def _check_name(self, model: str) -> None:
@@ -196,6 +185,22 @@ def _value(raw: msgspec.Raw) -> Any:
         return msgspec.json.decode(raw)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise invalid_request(f"The body is not a chat completion request: {error}") from None
+
+
+def _models_of(fields: dict[str, msgspec.Raw]) -> Iterator[str]:
+    """The names of models in all fields: `model`, plugins, the provider's own tools and so on."""
+    for name, raw in fields.items():
+        if name in _OWN_WORDS or not (_MODEL.search(raw) or "model" in name.casefold()):
+            continue
+        value = _value(raw)
+        if name == "tools" and isinstance(value, list):
+            # A function that the app runs may have any schema, so its schema is not searched.
+            value = [tool for tool in cast("list[Any]", value) if not _is_own_tool(tool)]
+        yield from _models_in({name: value})
+
+
+def _is_own_tool(tool: Any) -> bool:
+    return isinstance(tool, dict) and cast("Json", tool).get("type") in _OWN_TOOLS
 
 
 def _models_in(value: Any) -> Iterator[str]:
