@@ -69,10 +69,9 @@ class WattfareASGIMiddleware(_Base):
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         # Most requests are not ours, and take only these steps. They get the app's own coroutine,
         # without a wrapper.
-        app, routes, below = self._app_and_paths
+        app, first, last = self._app_and_range
         try:
-            path = scope["path"]
-            if path in routes or path.startswith(below) or scope["root_path"]:
+            if last >= scope["path"] >= first or scope["root_path"]:
                 app = self._app_for(scope)
         except KeyError:  # some servers leave out root_path; a lifespan has neither
             app = self._app_for(scope)
