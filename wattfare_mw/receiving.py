@@ -13,7 +13,7 @@ from .body_memory import BodyClaim
 from .errors import WattfareError, invalid_request
 from .offload import LARGE_BODY
 from .transport.base import LoopPool
-from .transport.idle import IdleTimer, IdleWait
+from .transport.idle import NEVER, IdleTimer, IdleWait
 
 #: How long to wait before checking whether the client is still there, in seconds. A fast answer
 #: needs no check, which takes a task.
@@ -48,8 +48,46 @@ def too_large(limit: int) -> WattfareError:
     return invalid_request(f"The body is larger than {limit:,} bytes.", 413)
 
 
+class BodyWait(IdleWait):
+    """Waits for a body. If it takes too long, its task is cancelled."""
+
+    __slots__ = ("_late", "_task")
+
+    def __init__(self) -> None:
+        super().__init__(_TIMERS.get())
+        self.since = NEVER
+        self._late = False
+        self._task = asyncio.current_task()
+
+    def begin(self) -> None:
+        """The body is expected from now on."""
+        # Its timer has a shorter limit, so the wait begins later.
+        self.since = self.now() + BODY_SECONDS - WATCH_AFTER
+
+    def received(self, size: int) -> None:
+        """This many bytes have arrived."""
+        since = self.since + size / BODY_BYTES_PER_SECOND
+        self.begin()
+        self.since = min(since, self.since)
+
+    def timed_out(self) -> None:
+        if self._task is not None:
+            self._late = True
+            self._task.cancel()
+
+    def ended_by(self, error: BaseException) -> bool:
+        """True if this error is the cancellation by :meth:`timed_out` alone."""
+        if not self._late or self._task is None:
+            return False
+        return self._task.uncancel() == 0 and isinstance(error, asyncio.CancelledError)
+
+
 async def read_body(
-    receive: Receive, limit: int, cut_short: Callable[[], Exception], claim: BodyClaim | None = None
+    receive: Receive,
+    limit: int,
+    cut_short: Callable[[], Exception],
+    claim: BodyClaim | None = None,
+    wait: BodyWait | None = None,
 ) -> bytes:
     """The request's body. If it came in one piece, it is not copied.
 
@@ -57,15 +95,19 @@ async def read_body(
         limit: the most bytes.
         cut_short: returns the error to raise if the client leaves before the end of the body.
         claim: the claim on the memory of the body.
+        wait: the wait of the request, which ends it; None for a wait of the body alone.
 
     Raises:
         WattfareError: ``invalid_request``, 413: the body is larger than ``limit``; 408: it takes
             too long to arrive; ``upstream``, 503: there is no room for it.
     """
+    own = None
+    if wait is None:
+        wait = own = BodyWait()
     parts: list[bytes] = []
     size = 0
     more = True
-    wait = _BodyWait(_BODY_TIMERS.get())
+    wait.begin()
     try:
         while more:
             message = await receive()
@@ -80,46 +122,26 @@ async def read_body(
             parts.append(part)
             more = message.get("more_body", False)
             if more:
-                wait.since = min(wait.since + len(part) / BODY_BYTES_PER_SECOND, wait.now())
+                wait.received(len(part))
     except BaseException as error:
         parts.clear()  # the error's traceback keeps this frame alive, perhaps for long
         if wait.ended_by(error):
             raise invalid_request("The body took too long to arrive.", 408) from None
         raise
     finally:
-        wait.end()
+        wait.since = NEVER
+        if own is not None:
+            own.end()
     return parts[0] if len(parts) == 1 else b"".join(parts)
-
-
-class _BodyWait(IdleWait):
-    """Waits for a body. If it takes too long, its task is cancelled."""
-
-    __slots__ = ("_late", "_task")
-
-    def __init__(self, timer: IdleTimer) -> None:
-        super().__init__(timer)
-        self._late = False
-        self._task = asyncio.current_task()
-
-    def timed_out(self) -> None:
-        if self._task is not None:
-            self._late = True
-            self._task.cancel()
-
-    def ended_by(self, error: BaseException) -> bool:
-        """True if this error is the cancellation by :meth:`timed_out` alone."""
-        if not self._late or self._task is None:
-            return False
-        return self._task.uncancel() == 0 and isinstance(error, asyncio.CancelledError)
 
 
 class ClientGoneError(Exception):
     """The client has left. The server reported it when we sent something."""
 
 
-class UntilDisconnect(IdleWait):
+class UntilDisconnect(BodyWait):
     """A block that is cancelled when the client leaves, as by :func:`asyncio.timeout`. The
-    cancellation ends with the block.
+    cancellation ends with the block. Until :meth:`watch` is called, it can wait for the body.
 
     Args:
         receive: the ``receive`` of the request. Its body must be read before :meth:`watch` is
@@ -127,14 +149,14 @@ class UntilDisconnect(IdleWait):
         goes_on: called when the client leaves. If it returns True, nothing is cancelled.
     """
 
-    __slots__ = ("_context", "_goes_on", "_gone", "_receive", "_task", "_watcher")
+    __slots__ = ("_context", "_goes_on", "_gone", "_receive", "_watcher")
 
     def __init__(self, receive: Receive, goes_on: Callable[[], bool] = lambda: False) -> None:
+        super().__init__()
         self._receive = receive
         self._goes_on = goes_on
         self._context: Context | None = None  # until then, nothing is watched
         self._watcher: asyncio.Task[None] | None = None
-        self._task: asyncio.Task[Any] | None = None
         self._gone = False
 
     def watch(self) -> None:
@@ -142,10 +164,13 @@ class UntilDisconnect(IdleWait):
         if self._context is None:
             # A wrapper of `receive` may use the context of its request.
             self._context = copy_context()
-            super().__init__(_IDLE_TIMERS.get())
+            self.since = self.now()
 
     def timed_out(self) -> None:
-        """Watch the client from now on."""
+        """Watch the client from now on. If its body is late, stop waiting."""
+        if self._context is None:
+            super().timed_out()
+            return
         loop = asyncio.get_running_loop()
         self._watcher = loop.create_task(self._watch_client(), context=self._context)
 
@@ -157,7 +182,6 @@ class UntilDisconnect(IdleWait):
             self._task.cancel()
 
     async def __aenter__(self) -> Self:
-        self._task = asyncio.current_task()
         return self
 
     async def __aexit__(
@@ -167,8 +191,7 @@ class UntilDisconnect(IdleWait):
         traceback: TracebackType | None,
     ) -> bool:
         task, self._task = self._task, None
-        if self._context is not None:
-            self.end()
+        self.end()
         if self._watcher is not None:
             self._watcher.cancel()
             # Break the reference cycle, which only the garbage collector could free.
@@ -187,5 +210,4 @@ class UntilDisconnect(IdleWait):
         return task.uncancel() == 0 and kind is asyncio.CancelledError
 
 
-_IDLE_TIMERS = LoopPool(lambda: IdleTimer(asyncio.get_running_loop(), WATCH_AFTER))
-_BODY_TIMERS = LoopPool(lambda: IdleTimer(asyncio.get_running_loop(), BODY_SECONDS))
+_TIMERS = LoopPool(lambda: IdleTimer(asyncio.get_running_loop(), WATCH_AFTER))

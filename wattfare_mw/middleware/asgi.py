@@ -20,7 +20,6 @@ from ..headers import Headers
 from ..heartbeat import Heartbeat
 from ..offload import LARGE_BODY
 from ..receiving import ClientGoneError, Receive, UntilDisconnect, read_body
-from ..transport import running_loop
 from ..transport.base import LoopPool
 from ..transport.idle import NEVER, IdleTimer
 from ..web import Request, Response
@@ -162,11 +161,10 @@ class WattfareASGIMiddleware(_Base):
         """Answer a request to one of our paths."""
         request = request_from_scope(scope, path)
         try:
-            running_loop()
-        except WattfareError as error:
+            exchange = _Exchange(self._gate, self._runner, receive, send, self._heartbeats)
+        except WattfareError as error:  # there is no event loop of asyncio
             await _refuse(self._gate, request, send, error)
         else:
-            exchange = _Exchange(self._gate, self._runner, receive, send, self._heartbeats)
             await exchange.run(request)
 
     async def respond(
@@ -291,7 +289,7 @@ class _Exchange:
 
     def _perform(self, command: Any) -> Awaitable[Any]:
         if isinstance(command, ReadBody):
-            return read_body(self._receive, command.limit, cut_short, command.claim)
+            return read_body(self._receive, command.limit, cut_short, command.claim, self._gone)
         if isinstance(command, (calls.Send, calls.Read)):
             # We wait for the service now, so watch whether the client is still there.
             self._gone.watch()
