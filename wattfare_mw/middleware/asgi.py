@@ -288,9 +288,10 @@ class _Exchange:
                 record.release()
 
     def _perform(self, command: Any) -> Awaitable[Any]:
-        if isinstance(command, ReadBody):
+        kind: type[Any] = type(command)
+        if kind is ReadBody:
             return read_body(self._receive, command.limit, cut_short, command.claim, self._gone)
-        if isinstance(command, (calls.Send, calls.Read)):
+        if kind is calls.Send or kind is calls.Read:
             # We wait for the service now, so watch whether the client is still there.
             self._gone.watch()
         return self._runner.perform(command)
