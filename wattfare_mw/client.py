@@ -80,7 +80,7 @@ class SyncRunner(_Runner[Transport]):
         return run(flow, self.perform)
 
     def perform(self, command: Any) -> Any:
-        kind: type[Any] = type(command)  # a comparison is faster than `match`
+        kind = command.__class__  # a comparison is faster than `match`
         if kind is Send:
             return self.transport.send(command.request)
         if kind is Read:
@@ -111,7 +111,7 @@ class AsyncRunner(_Runner[AsyncTransport]):
         return await run_async(flow, self.perform)
 
     def perform(self, command: Any) -> Awaitable[Any]:
-        kind: type[Any] = type(command)
+        kind = command.__class__
         if kind is Send:
             return self.transport.send(command.request)
         if kind is Read:

@@ -288,7 +288,7 @@ class _Exchange:
                 record.release()
 
     def _perform(self, command: Any) -> Awaitable[Any]:
-        kind: type[Any] = type(command)
+        kind = command.__class__
         if kind is ReadBody:
             return read_body(self._receive, command.limit, cut_short, command.claim, self._gone)
         if kind is calls.Send or kind is calls.Read:
