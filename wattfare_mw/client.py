@@ -80,19 +80,18 @@ class SyncRunner(_Runner[Transport]):
         return run(flow, self.perform)
 
     def perform(self, command: Any) -> Any:
-        match command:
-            case Send():
-                return self.transport.send(command.request)
-            case Read():
-                return command.answer.read()
-            case Sleep():
-                return time.sleep(command.seconds)
-            case CallFunction():
-                return command.function.call(*command.args)
-            case InThread():
-                return command.function(*command.args)
-            case _:
-                raise TypeError(f"unknown command {command!r}")
+        kind = command.__class__  # a comparison is faster than `match`
+        if kind is Send:
+            return self.transport.send(command.request)
+        if kind is Read:
+            return command.answer.read()
+        if kind is CallFunction:
+            return command.function.call(*command.args)
+        if kind is InThread:
+            return command.function(*command.args)
+        if kind is Sleep:
+            return time.sleep(command.seconds)
+        raise TypeError(f"unknown command {command!r}")
 
 
 class AsyncRunner(_Runner[AsyncTransport]):
@@ -112,21 +111,20 @@ class AsyncRunner(_Runner[AsyncTransport]):
         return await run_async(flow, self.perform)
 
     def perform(self, command: Any) -> Awaitable[Any]:
-        match command:
-            case CallFunction():
-                return command.function.call_async(*command.args)
-            case Send():
-                return self.transport.send(command.request)
-            case Read():
-                return command.answer.read()
-            case Sleep():
-                return asyncio.sleep(command.seconds)
-            case InThread():
-                if command.payer is None:
-                    return in_thread(command.function, *command.args)
-                return in_turn(command.payer, command.function, *command.args)
-            case _:
-                raise TypeError(f"unknown command {command!r}")
+        kind = command.__class__
+        if kind is Send:
+            return self.transport.send(command.request)
+        if kind is Read:
+            return command.answer.read()
+        if kind is CallFunction:
+            return command.function.call_async(*command.args)
+        if kind is InThread:
+            if command.payer is None:
+                return in_thread(command.function, *command.args)
+            return in_turn(command.payer, command.function, *command.args)
+        if kind is Sleep:
+            return asyncio.sleep(command.seconds)
+        raise TypeError(f"unknown command {command!r}")
 
 
 RunnerT = TypeVar("RunnerT", bound="SyncRunner | AsyncRunner")

@@ -13,7 +13,7 @@ from .body_memory import BodyClaim
 from .errors import WattfareError, invalid_request
 from .offload import LARGE_BODY
 from .transport.base import LoopPool
-from .transport.idle import IdleTimer, IdleWait
+from .transport.idle import NEVER, IdleTimer, IdleWait
 
 #: How long a call runs before the check whether its client has left begins, in seconds. The check
 #: needs a task, and a fast answer does not need the check.
@@ -48,8 +48,46 @@ def too_large(limit: int) -> WattfareError:
     return invalid_request(f"The body is larger than {limit:,} bytes.", 413)
 
 
+class BodyWait(IdleWait):
+    """The wait for a body. If it takes too long, the reading task is cancelled."""
+
+    __slots__ = ("_late", "_task")
+
+    def __init__(self) -> None:
+        super().__init__(_TIMERS.get())
+        self.since = NEVER
+        self._late = False
+        self._task = asyncio.current_task()
+
+    def begin(self) -> None:
+        """The body is expected from now on."""
+        # Its timer has a shorter limit, so the wait begins later.
+        self.since = self.now() + BODY_SECONDS - WATCH_AFTER
+
+    def received(self, size: int) -> None:
+        """This many bytes have arrived."""
+        since = self.since + size / BODY_BYTES_PER_SECOND
+        self.begin()
+        self.since = min(since, self.since)
+
+    def timed_out(self) -> None:
+        if self._task is not None:
+            self._late = True
+            self._task.cancel()
+
+    def ended_by(self, error: BaseException) -> bool:
+        """True if this error is only the cancellation by :meth:`timed_out`."""
+        if not self._late or self._task is None:
+            return False
+        return self._task.uncancel() == 0 and isinstance(error, asyncio.CancelledError)
+
+
 async def read_body(
-    receive: Receive, limit: int, cut_short: Callable[[], Exception], claim: BodyClaim | None = None
+    receive: Receive,
+    limit: int,
+    cut_short: Callable[[], Exception],
+    claim: BodyClaim | None = None,
+    wait: BodyWait | None = None,
 ) -> bytes:
     """Read the request's body. If it comes in one piece, it is not copied.
 
@@ -57,16 +95,20 @@ async def read_body(
         limit: the maximum number of bytes.
         cut_short: returns the error to raise if the client leaves before the end of the body.
         claim: the claim of this body on memory, see :mod:`.body_memory`.
+        wait: the timer of the whole request, if it has one.
 
     Raises:
         WattfareError: ``invalid_request``, 413, if the body is larger than ``limit``.
             ``invalid_request``, 408, if it takes too long to arrive. ``upstream``, 503, if there is
             not enough memory for it.
     """
+    own = None
+    if wait is None:
+        wait = own = BodyWait()
     parts: list[bytes] = []
     size = 0
     more = True
-    wait = _BodyWait(_BODY_TIMERS.get())
+    wait.begin()
     try:
         while more:
             message = await receive()
@@ -81,46 +123,26 @@ async def read_body(
             parts.append(part)
             more = message.get("more_body", False)
             if more:
-                wait.since = min(wait.since + len(part) / BODY_BYTES_PER_SECOND, wait.now())
+                wait.received(len(part))
     except BaseException as error:
         parts.clear()  # the error's traceback keeps this frame alive
         if wait.ended_by(error):
             raise invalid_request("The body took too long to arrive.", 408) from None
         raise
     finally:
-        wait.end()
+        wait.since = NEVER
+        if own is not None:
+            own.end()
     return parts[0] if len(parts) == 1 else b"".join(parts)
-
-
-class _BodyWait(IdleWait):
-    """The wait for a body. If it takes too long, the reading task is cancelled."""
-
-    __slots__ = ("_late", "_task")
-
-    def __init__(self, timer: IdleTimer) -> None:
-        super().__init__(timer)
-        self._late = False
-        self._task = asyncio.current_task()
-
-    def timed_out(self) -> None:
-        if self._task is not None:
-            self._late = True
-            self._task.cancel()
-
-    def ended_by(self, error: BaseException) -> bool:
-        """True if this error is only the cancellation by :meth:`timed_out`."""
-        if not self._late or self._task is None:
-            return False
-        return self._task.uncancel() == 0 and isinstance(error, asyncio.CancelledError)
 
 
 class ClientGoneError(Exception):
     """The client has left. The server reported this when we sent something."""
 
 
-class UntilDisconnect(IdleWait):
+class UntilDisconnect(BodyWait):
     """A block that is cancelled when the client leaves. As with :func:`asyncio.timeout`, the
-    cancellation does not leave the block.
+    cancellation does not leave the block. Until :meth:`watch` is called, it can time the body.
 
     Args:
         receive: the ``receive`` of the request. The body must be read before :meth:`watch` is
@@ -128,14 +150,14 @@ class UntilDisconnect(IdleWait):
         goes_on: called when the client leaves. If it returns True, the block is not cancelled.
     """
 
-    __slots__ = ("_context", "_goes_on", "_gone", "_receive", "_task", "_watcher")
+    __slots__ = ("_context", "_goes_on", "_gone", "_receive", "_watcher")
 
     def __init__(self, receive: Receive, goes_on: Callable[[], bool] = lambda: False) -> None:
+        super().__init__()
         self._receive = receive
         self._goes_on = goes_on
         self._context: Context | None = None  # None until `watch` is called
         self._watcher: asyncio.Task[None] | None = None
-        self._task: asyncio.Task[Any] | None = None
         self._gone = False
 
     def watch(self) -> None:
@@ -143,10 +165,13 @@ class UntilDisconnect(IdleWait):
         if self._context is None:
             # A wrapper around `receive` may use the context of its request.
             self._context = copy_context()
-            super().__init__(_IDLE_TIMERS.get())
+            self.since = self.now()
 
     def timed_out(self) -> None:
-        """Start the task that waits for the client to leave."""
+        """Start the task that waits for the client to leave. If the body is late, cancel."""
+        if self._context is None:
+            super().timed_out()
+            return
         loop = asyncio.get_running_loop()
         self._watcher = loop.create_task(self._watch_client(), context=self._context)
 
@@ -158,7 +183,6 @@ class UntilDisconnect(IdleWait):
             self._task.cancel()
 
     async def __aenter__(self) -> Self:
-        self._task = asyncio.current_task()
         return self
 
     async def __aexit__(
@@ -168,8 +192,7 @@ class UntilDisconnect(IdleWait):
         traceback: TracebackType | None,
     ) -> bool:
         task, self._task = self._task, None
-        if self._context is not None:
-            self.end()
+        self.end()
         if self._watcher is not None:
             self._watcher.cancel()
             # Break the reference cycle: otherwise, only the garbage collector could free it.
@@ -190,5 +213,4 @@ class UntilDisconnect(IdleWait):
         return task.uncancel() == 0 and kind is asyncio.CancelledError
 
 
-_IDLE_TIMERS = LoopPool(lambda: IdleTimer(asyncio.get_running_loop(), WATCH_AFTER))
-_BODY_TIMERS = LoopPool(lambda: IdleTimer(asyncio.get_running_loop(), BODY_SECONDS))
+_TIMERS = LoopPool(lambda: IdleTimer(asyncio.get_running_loop(), WATCH_AFTER))

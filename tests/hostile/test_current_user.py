@@ -795,7 +795,7 @@ def test_app_is_not_wrapped_without_the_option() -> None:
         wrapped: Any = WattfareMiddleware(
             app, interface=kind, resolve_user=who, **{**NO_SERVICE, "current_user": False}
         )
-        assert wrapped._app_and_paths[0] is app
+        assert wrapped._app_and_range[0] is app
 
 
 def test_current_user_option_must_be_a_boolean() -> None:

@@ -20,7 +20,6 @@ from ..headers import Headers
 from ..heartbeat import Heartbeat
 from ..offload import LARGE_BODY
 from ..receiving import ClientGoneError, Receive, UntilDisconnect, read_body
-from ..transport import running_loop
 from ..transport.base import LoopPool
 from ..transport.idle import NEVER, IdleTimer
 from ..web import Request, Response
@@ -70,10 +69,9 @@ class WattfareASGIMiddleware(_Base):
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         # Most requests are for the app's own paths, and take only these steps. They return the
         # app's own coroutine, without a wrapper.
-        app, routes, below = self._app_and_paths
+        app, first, last = self._app_and_range
         try:
-            path = scope["path"]
-            if path in routes or path.startswith(below) or scope["root_path"]:
+            if last >= scope["path"] >= first or scope["root_path"]:
                 app = self._app_for(scope)
         except KeyError:  # some servers leave out root_path, and a lifespan has no path
             app = self._app_for(scope)
@@ -164,11 +162,10 @@ class WattfareASGIMiddleware(_Base):
         """Answer a request to one of our paths."""
         request = request_from_scope(scope, path)
         try:
-            running_loop()
-        except WattfareError as error:
+            exchange = _Exchange(self._gate, self._runner, receive, send, self._heartbeats)
+        except WattfareError as error:  # there is no event loop of asyncio
             await _refuse(self._gate, request, send, error)
         else:
-            exchange = _Exchange(self._gate, self._runner, receive, send, self._heartbeats)
             await exchange.run(request)
 
     async def respond(
@@ -293,9 +290,10 @@ class _Exchange:
                 record.release()
 
     def _perform(self, command: Any) -> Awaitable[Any]:
-        if isinstance(command, ReadBody):
-            return read_body(self._receive, command.limit, cut_short, command.claim)
-        if isinstance(command, (calls.Send, calls.Read)):
+        kind = command.__class__
+        if kind is ReadBody:
+            return read_body(self._receive, command.limit, cut_short, command.claim, self._gone)
+        if kind is calls.Send or kind is calls.Read:
             # While we wait for the service, the client may leave, so watch it.
             self._gone.watch()
         return self._runner.perform(command)

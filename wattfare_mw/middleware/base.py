@@ -70,7 +70,7 @@ class Middleware:
 
     # The attribute that each request needs has a slot, because access to `__dict__` is slow in a
     # class with `__getattr__`.
-    __slots__ = ("__dict__", "__weakref__", "_app_and_paths")
+    __slots__ = ("__dict__", "__weakref__", "_app_and_range")
 
     def __init__(
         self,
@@ -125,7 +125,8 @@ class Middleware:
             app_cors=self.find_app_cors,
         )
         self._routes = self._gate.routes
-        self._use_paths(self._routes, self._gate.base)
+        # One tuple, so that a request looks it up once.
+        self._app_and_range = (self.around(app), *self._range())
         self._show_interface()
 
     # The middleware passes on the attributes of the app, as in `app.dependency_overrides = …`. It
@@ -139,16 +140,19 @@ class Middleware:
             )
         return getattr(app, name)
 
-    def _use_paths(self, paths: dict[str, Any], base: str | None) -> None:
-        """Answer these paths, and paths below ``base``."""
-        # One tuple has all three, so that a request needs one attribute lookup. Without a base, NUL
-        # is used, because no path starts with it.
-        called = self.around(self.app)
-        self._app_and_paths = called, paths, "\0" if base is None else f"{base}/"
+    def _range(self) -> tuple[str, str]:
+        """The first and the last of our paths, in alphabetical order. A path outside of this range
+        is not ours, and two comparisons are faster than a lookup. The caller compares with the last
+        path first, because most paths of apps come after "/api"."""
+        ends = list(self._routes)
+        base = self._gate.base
+        if base is not None:
+            ends += (f"{base}/", f"{base}0")  # "0" is the character after "/"
+        return min(ends, default="\1"), max(ends, default="\0")
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "app" and "_routes" in self.__dict__:
-            self._app_and_paths = self.around(value), *self._app_and_paths[1:]
+            self._app_and_range = (self.around(value), *self._app_and_range[1:])
         if self._is_the_app_s(name):
             setattr(self.app, name, value)
         else:
@@ -178,7 +182,7 @@ class Middleware:
 
     @property
     def _called_app(self) -> Any:
-        return self._app_and_paths[0]
+        return self._app_and_range[0]
 
     def current_request(self, request: Request | Callable[[], Request]) -> CurrentRequest:
         """Create a request whose user can be the current user. For frameworks with their own

@@ -52,35 +52,37 @@ class WattfareWSGIMiddleware(_Base):
         hide_secret_key(options)
         check_options(options)
         super().__init__(app, **options)
-        # A WSGI environ has the bytes of the path as latin-1.
-        base = self._gate.base
-        self._use_paths(
-            {path.encode().decode("latin-1"): path for path in self._routes},
-            None if base is None else base.encode().decode("latin-1"),
-        )
+        # A WSGI environ has the bytes of a path as latin-1. The order of UTF-8 is that of strings.
+        called, first, last = self._app_and_range
+        self._app_and_range = called, _latin_1(first), _latin_1(last)
         if self._owns_client:
             # WSGI has no shutdown event. Connections are closed when the middleware is freed, or
             # when Python exits.
             weakref.finalize(self, self._client.close)
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        app, paths, below = self._app_and_paths
+        app, first, last = self._app_and_range
         try:
             path = environ["PATH_INFO"]
         except KeyError:  # the app's root
             path = ""
-        if path not in paths:
-            if path.startswith(below) and (ours := self._below(path)) is not None:
-                return self._serve_unless_app(ours, environ, start_response)
-            return app(environ, start_response)
-        status, headers, body = self.serve(paths[path], environ)
+        if last >= path >= first:
+            app = self._app_for(path)
+        return app(environ, start_response)
+
+    def _app_for(self, raw: str) -> Callable[[Environ, StartResponse], Iterable[bytes]]:
+        """The app that answers this path: the wrapped one, or our own."""
+        path = raw.encode("latin-1").decode("utf-8", "replace")
+        if path in self._routes:
+            return partial(self._serve, path)
+        if self._gate.below(path) is not None:
+            return partial(self._serve_unless_app, path)
+        return self._called_app
+
+    def _serve(self, path: str, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        status, headers, body = self.serve(path, environ)
         start_response(status, headers)
         return body
-
-    def _below(self, raw: str) -> str | None:
-        """The decoded path, if we answer it when the app has no route for it."""
-        path = raw.encode("latin-1").decode("utf-8", "replace")
-        return None if self._gate.below(path) is None else path
 
     def _serve_unless_app(
         self, path: str, environ: Environ, start_response: StartResponse
@@ -100,9 +102,7 @@ class WattfareWSGIMiddleware(_Base):
         if not is_ours:
             return body
         _close(body)
-        status, headers, body = self.serve(path, environ)
-        start_response(status, headers)
-        return body
+        return self._serve(path, environ, start_response)
 
     def user(self, environ: Environ) -> User:
         """A handle for the user who makes this request, for the app's own code.
@@ -194,6 +194,10 @@ class WattfareWSGIMiddleware(_Base):
             raise
         close = None if record.slot is None else record.release
         return Answer(reply.status, reply.headers, reply.body, close)
+
+
+def _latin_1(path: str) -> str:
+    return path.encode().decode("latin-1")
 
 
 def _has_route(environ: Environ, headers: list[tuple[str, str]]) -> bool:

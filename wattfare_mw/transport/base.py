@@ -311,27 +311,31 @@ class LoopPool(Generic[C]):
     ) -> None:
         self._make = make
         self._close = close
-        self._clients: dict[asyncio.AbstractEventLoop, tuple[C, Lease[C] | None]] = {}
+        self._clients: dict[asyncio.AbstractEventLoop, tuple[C, Any]] = {}
         self._pid = _pid
 
     def get(self) -> C:
+        try:
+            client, lease = self._clients[asyncio.get_running_loop()]
+        except (KeyError, RuntimeError):  # the first use on this loop, or there is no loop
+            return self._first(running_loop())
+        # `Runner.run_sync` of openai-agents ends all async generators, and keeps its loop.
+        if self._pid != _pid or (lease is not None and lease.ag_frame is None):
+            return self._first(running_loop())
+        return client
+
+    def _first(self, loop: asyncio.AbstractEventLoop) -> C:
         if self._pid != _pid:
             _inherited.append(self._clients)
             self._clients, self._pid = {}, _pid
-        loop = running_loop()
-        entry = self._clients.get(loop)
-        # `Runner.run_sync` of openai-agents ends all async generators of its event loop, but keeps
-        # the loop.
-        if entry is None or _has_ended(entry[1]):
-            # A client may reference its loop, so remove the clients of closed loops. Otherwise,
-            # neither would be freed.
-            for other in list(self._clients):
-                if other.is_closed():
-                    self._clients.pop(other, None)
-            client = self._make()
-            lease = None if self._close is None else _lease(client, self._close)
-            entry = self._clients[loop] = (client, lease)
-        return entry[0]
+        # A client may reference its loop, so neither would ever be freed.
+        for other in list(self._clients):
+            if other.is_closed():
+                self._clients.pop(other, None)
+        client = self._make()
+        lease: Any = None if self._close is None else _lease(client, self._close)
+        self._clients[loop] = (client, lease)
+        return client
 
     async def close(self) -> None:
         """Close the running loop's client, if it is ours."""
@@ -344,10 +348,6 @@ class LoopPool(Generic[C]):
         _, lease = self._clients.pop(loop, (None, None))
         if lease is not None:
             await lease.aclose()
-
-
-def _has_ended(lease: Any) -> bool:
-    return lease is not None and lease.ag_frame is None
 
 
 def _lease(client: C, close: Callable[[C], Awaitable[None]]) -> Lease[C]:

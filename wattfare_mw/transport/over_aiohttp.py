@@ -272,9 +272,11 @@ class AiohttpResponse:
             content.set_exception(aiohttp.ClientPayloadError("The body is not valid HTTP."))
 
     async def read(self, limit: int = MAX_BODY_BYTES) -> bytes:
+        part = await self.read_some()
+        if self._is_here and len(part) <= limit:
+            return part
         parts = BodyParts(limit)
         try:
-            part = await self.read_some()
             parts.add(part)
             while part and not self._is_here:
                 part = await self.read_some()
